@@ -1,0 +1,3 @@
+"""Bayesian Transformers in Pyro."""
+
+__version__ = "0.1.0.dev0"
