@@ -1,0 +1,160 @@
+r"""The posterior of the NVAE: a Transformer encoder turns each token into one component of the mixture.
+
+The story of one text::
+
+    h_1..h_n            = encoder(text)
+    mu_i, sigma_i^2, log alpha_i  read off h_i by linear heads; component 0 is the prior's own
+    log pi  ~ LogDirichlet(log alpha_0 .. log alpha_n)
+    z_i     ~ Normal(mu_i, sigma_i^2)
+
+With kappa > 1 every component is repeated kappa times at 1/kappa of its alpha, which is the paper's nested draw (Eq. 4).
+"""
+
+import math
+from typing import Literal, NamedTuple, get_args
+
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ..models.batch import Batch
+from ..models.distributions import LogDirichlet
+from ..models.mixture import Mixture
+from ..models.nvae import NVAE, component_mask
+from ..models.transformer import Encoder
+from .base import Guide
+
+__all__ = ["AlphaHead", "NVAEGuide", "Posterior"]
+
+AlphaForm = Literal["linear", "relu", "quadratic"]
+VarianceForm = Literal["diagonal", "isotropic", "shared"]
+LOG_ALPHA_RANGE = (-20.0, 20.0)  # beyond it a weight is 0 or certain to float32, and the sampler only loses digits
+
+
+class Posterior(NamedTuple):
+    """Parameters of the posterior mixture; components on axis -1 of ``log_alpha``."""
+
+    log_alpha: Float[Tensor, "*batch N"]
+    mean: Float[Tensor, "*batch N P"]
+    variance: Float[Tensor, "*batch N P"]
+    mask: Bool[Tensor, "*batch N"]
+
+    @property
+    def log_weights(self) -> Float[Tensor, "*batch N"]:
+        r"""Log of the mean weights, :math:`\log \alpha_i / \alpha_0`."""
+        return torch.log_softmax(self.log_alpha.masked_fill(~self.mask, -math.inf), -1)
+
+    def mixture(self) -> Mixture:
+        """The posterior's mean measure: the Gaussian mixture that evaluation attends to."""
+        return Mixture(self.log_weights, self.mean, variances=self.variance, mask=self.mask)
+
+
+class AlphaHead(nn.Module):
+    r"""Log concentration of a component from its token's encoding ``h``.
+
+    ========== ============================================= =========================================
+    form       log alpha                                     where
+    ========== ============================================= =========================================
+    linear     :math:`w \cdot h + b`                         the package's second version, here default
+    relu       :math:`\log \max(w \cdot h + b, 0)`           the published experiments
+    quadratic  :math:`w_2 \cdot h^2 + w_1 \cdot h + b`       the package's third version, for pretrained models
+    ========== ============================================= =========================================
+
+    ``quadratic`` starts at :math:`|h|^2 / (2 \sqrt{P/H})`, where denoising attention is softmax attention.
+    """
+
+    def __init__(self, width: int, heads: int, form: AlphaForm) -> None:
+        super().__init__()
+        if form not in get_args(AlphaForm):
+            raise ValueError(f"alpha {form!r} is unknown: choose one of {', '.join(get_args(AlphaForm))}.")
+        self.form = form
+        self.linear = nn.Linear(width, 1)
+        if form == "quadratic":
+            self.square = nn.Parameter(torch.full((width,), 0.5 / math.sqrt(width / heads)))
+            nn.init.zeros_(self.linear.weight)
+            nn.init.zeros_(self.linear.bias)
+
+    def forward(self, h: Float[Tensor, "*batch n P"]) -> Float[Tensor, "*batch n"]:
+        score: Tensor = self.linear(h).squeeze(-1).float()
+        if self.form == "relu":
+            return F.relu(score).clamp(min=math.exp(LOG_ALPHA_RANGE[0])).log()
+        if self.form == "quadratic":
+            return score + (self.square * h.float().square()).sum(-1)
+        return score
+
+
+class NVAEGuide(Guide[NVAE]):
+    r"""Amortised posterior of :class:`~pyroformer.NVAE`.
+
+    Arguments:
+        model: The model whose sites it samples.
+        alpha: How a concentration is read off an encoding, see :class:`AlphaHead`.
+        variance: ``diagonal`` (one variance per component and dimension), ``isotropic`` (one per component) or
+            ``shared`` (one vector for all tokens).
+        log_variance: Log variance that every component starts at.
+
+    Raises:
+        ValueError: If ``alpha`` or ``variance`` has no such name, or the batch is unobserved.
+
+    Examples:
+        >>> from pyroformer.models.transformer import TransformerConfig
+        >>> model = NVAE(TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2))
+        >>> NVAEGuide(model).encode(Batch.pad([[5, 6, 2], [7, 2]])).mean.shape
+        torch.Size([2, 4, 16])
+    """
+
+    def __init__(
+        self, model: NVAE, alpha: AlphaForm = "linear", variance: VarianceForm = "diagonal", log_variance: float = -3.0
+    ) -> None:
+        super().__init__(model)
+        if variance not in get_args(VarianceForm):
+            raise ValueError(f"variance {variance!r} is unknown: choose one of {', '.join(get_args(VarianceForm))}.")
+        width = model.config.width
+        self.encoder = Encoder(model.config)
+        self.mean = nn.Linear(width, width)
+        self.alpha = AlphaHead(width, model.config.heads, alpha)
+        self.variance = variance
+        self.log_variance = nn.Linear(1 if variance == "shared" else width, 1 if variance == "isotropic" else width)
+        nn.init.zeros_(self.log_variance.weight)
+        nn.init.constant_(self.log_variance.bias, log_variance)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        log_alpha, mean, variance, mask = self.encode(batch)
+        with self.texts(batch):
+            weights = pyro.sample("weights", LogDirichlet(log_alpha.double(), mask))
+            normal = dist.Normal(mean, variance.sqrt()).to_event(1)
+            vectors = pyro.sample("vectors", normal.mask(mask).to_event(1))
+        return weights, vectors
+
+    def encode(self, batch: Batch) -> Posterior:
+        """The posterior of each text, the prior's component first."""
+        if batch.tokens is None or batch.mask is None:
+            raise ValueError("the batch is unobserved: a guide needs texts. Call the model alone to sample from it.")
+        h = self.encoder(batch.tokens, batch.mask)
+        base = self.model.base_measure()
+        mean = _prepend(base.mean, self.mean(h).float())
+        variance = _prepend(base.variance, self._variance(h))
+        log_alpha = F.pad(self.alpha(h).clamp(*LOG_ALPHA_RANGE), (1, 0), value=self.prior_log_alpha)
+        kappa = self.model.kappa
+        if kappa > 1:
+            log_alpha = (log_alpha - math.log(kappa)).repeat_interleave(kappa, -1)
+            mean, variance = mean.repeat_interleave(kappa, -2), variance.repeat_interleave(kappa, -2)
+        return Posterior(log_alpha, mean, variance, component_mask(batch.lengths, kappa, log_alpha.shape[-1]))
+
+    @property
+    def prior_log_alpha(self) -> float:
+        """Log concentration of the prior's component: that of the plain Dirichlet process, 1 for other priors."""
+        return math.log(getattr(self.model.weight_prior, "concentration", 1.0))
+
+    def _variance(self, h: Float[Tensor, "*batch n P"]) -> Float[Tensor, "*batch n P"]:
+        source = h.new_zeros(1) if self.variance == "shared" else h
+        return self.log_variance(source).float().exp().expand(h.shape)
+
+
+def _prepend(component: Float[Tensor, " P"], others: Float[Tensor, "*batch n P"]) -> Float[Tensor, "*batch m P"]:
+    """Put the prior's component before those of the tokens."""
+    first = component.to(others.dtype).expand(*others.shape[:-2], 1, others.shape[-1])
+    return torch.cat([first, others], -2)

@@ -1,0 +1,238 @@
+r"""The evidence lower bound, term by term and text by text, without a host synchronisation.
+
+.. math::
+
+    \mathrm{ELBO}_i = \mathbb{E}_q[\log p(x_i \mid z)] - \sum_s \beta_s \, \mathrm{KL}_{i,s}
+
+with one term per latent site ``s`` of text ``i``. It bounds :math:`\log p(x_i)` when every :math:`\beta_s` is 1.
+"""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from jaxtyping import Float
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine import Trace
+from pyro.poutine.util import prune_subsample_sites
+from pyro.util import check_model_guide_match
+from torch import Tensor, nn
+from torch.distributions import kl_divergence
+
+from ..models.base import TEXTS
+from ..models.batch import Batch
+
+__all__ = ["ELBO", "Objective", "Terms"]
+
+Site = dict[str, Any]
+
+
+class Terms(NamedTuple):
+    """What a bound is made of, each entry one number a text, in nats.
+
+    ``kl`` has one entry per site other than the text: the divergence of a latent, minus log p of an observed one.
+    """
+
+    log_likelihood: Float[Tensor, " B"]
+    kl: dict[str, Float[Tensor, " B"]]
+    penalty: dict[str, Float[Tensor, " B"]]
+
+    @property
+    def bound(self) -> Float[Tensor, " B"]:
+        """The ELBO with every weight 1: a lower bound of log p(x)."""
+        return self.log_likelihood - sum(self.kl.values())
+
+
+class ELBO(pyro.infer.ELBO):
+    r"""Pyro's ELBO for reparameterised guides: closed-form KLs where there are any, Monte Carlo elsewhere.
+
+    ``ELBO()(model, guide)`` is an :class:`Objective`, a module whose call gives the loss of a batch. The loss is the
+    weighted mean over texts in nats per text; sites outside the plate ``texts`` are global and count once for all
+    ``data_size`` texts. There is no ``.item()`` in it, so a training step never waits for the device and the whole
+    bound can be captured into one graph.
+
+    Arguments:
+        num_particles: Draws from the guide that are averaged.
+        kl_weights: What the divergence of a site counts, by site name; 1 where nothing is said, 0 is legal.
+        data_size: Number of texts that share the global sites; only models with such sites need it.
+
+    Raises:
+        ValueError: At the call, if the model has global sites and ``data_size`` is missing.
+
+    Examples:
+        >>> from pyroformer.models.language_model import LanguageModel
+        >>> from pyroformer.models.transformer import TransformerConfig
+        >>> model = LanguageModel(TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2))
+        >>> loss = ELBO()(model, None)
+        >>> loss(Batch.pad([[5, 6, 2], [7, 2]])).shape
+        torch.Size([])
+    """
+
+    name = "elbo"
+    is_bound = True
+
+    def __init__(
+        self, num_particles: int = 1, kl_weights: Mapping[str, float] | None = None, data_size: int | None = None
+    ) -> None:
+        if num_particles < 1:
+            raise ValueError(f"num_particles is {num_particles}: at least one draw is needed.")
+        super().__init__(num_particles=num_particles)
+        self.kl_weights = dict(kl_weights or {})
+        self.data_size = data_size
+
+    def __call__(self, model: nn.Module, guide: nn.Module | None) -> "Objective":
+        return Objective(model, guide, self)
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Float[Tensor, ""]:
+        """The loss of a batch; ``loss`` of stock Pyro, with gradients."""
+        terms = self.terms(model, guide, *args, **kwargs)
+        weights = {site: torch.as_tensor(weight) for site, weight in self.kl_weights.items()}
+        return self.combine(terms, weights, _text_weights(args, terms))
+
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """The loss of a batch as a number."""
+        with torch.no_grad():
+            return float(self.differentiable_loss(model, guide, *args, **kwargs))
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """The loss of a batch as a number, with gradients accumulated into the parameters."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    def combine(self, terms: Terms, kl_weights: Mapping[str, Tensor], text_weights: Float[Tensor, " B"]) -> Tensor:
+        """The loss that the terms of a batch add up to."""
+        loss = -terms.log_likelihood
+        for site, penalty in terms.penalty.items():
+            loss = loss + (penalty if site not in kl_weights else kl_weights[site] * penalty)
+        return (text_weights * loss).sum()
+
+    def terms(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Terms:
+        """The terms of the bound, averaged over particles."""
+        draws = [self._terms(*trace_pair(model, guide, *args, **kwargs)) for _ in range(self.num_particles)]
+        if len(draws) == 1:
+            return draws[0]
+        mean = lambda values: sum(values) / len(draws)  # noqa: E731
+        return Terms(
+            mean([draw.log_likelihood for draw in draws]),
+            {site: mean([draw.kl[site] for draw in draws]) for site in draws[0].kl},
+            {site: mean([draw.penalty[site] for draw in draws]) for site in draws[0].penalty},
+        )
+
+    def log_weights(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Float[Tensor, " B"]:
+        r"""One draw's log importance weight of each text, :math:`\log p(x_i, z_i) - \log q(z_i \mid x_i)`."""
+        model_trace, guide_trace = trace_pair(model, guide, *args, **kwargs)
+        log_p = [self._per_text(site, _log_prob(site)) for site in _samples(model_trace).values()]
+        log_q = [self._per_text(site, _log_prob(site)) for site in _samples(guide_trace).values()]
+        return torch.stack(torch.broadcast_tensors(*log_p)).sum(0) - sum(log_q)
+
+    def _terms(self, model_trace: Trace, guide_trace: Trace) -> Terms:
+        sites, posterior = _samples(model_trace), _samples(guide_trace)
+        log_likelihood = None
+        kl = {}
+        for name, site in sites.items():
+            if name == "text":
+                log_likelihood = self._per_text(site, _log_prob(site))
+            elif name in posterior:
+                kl[name] = self._per_text(site, _divergence(posterior[name], site))
+            elif site["is_observed"]:
+                kl[name] = -self._per_text(site, _log_prob(site))
+        for name, site in posterior.items():
+            if name not in sites:  # an auxiliary site of the guide
+                kl[name] = self._per_text(site, _log_prob(site))
+        if log_likelihood is None:
+            raise ValueError("the model has no site 'text': observe the data under that name.")
+        kl = {name: value.expand_as(log_likelihood) for name, value in kl.items()}
+        return Terms(log_likelihood, kl, self._penalties(kl, sites, posterior))
+
+    def _penalties(self, kl: dict[str, Tensor], sites: dict[str, Site], posterior: dict[str, Site]) -> dict[str, Tensor]:
+        """What is charged for each site in training: its divergence, unless a subclass regularises otherwise."""
+        return kl
+
+    def _per_text(self, site: Site, value: Tensor) -> Tensor:
+        """Sum a site's values over everything but the texts; spread a global site over all texts of the data."""
+        plate = next((frame for frame in site["cond_indep_stack"] if frame.name == TEXTS), None)
+        if plate is None:
+            if self.data_size is None:
+                raise ValueError(
+                    f"site {site['name']!r} lies outside the plate 'texts', so all texts share it: "
+                    "say how many there are with ELBO(data_size=...)."
+                )
+            return value.sum() / self.data_size
+        right = range(plate.dim + 1, 0)
+        return value.sum(dim=tuple(right)) if right else value
+
+
+class Objective(pyro.infer.elbo.ELBOModule):
+    r"""A model, its guide and an ELBO as one module: ``objective(batch)`` is the loss.
+
+    ``kl_weights`` are buffers, one per group of sites, so that a schedule changes them without a new graph.
+    """
+
+    def __init__(self, model: nn.Module, guide: nn.Module | None, elbo: ELBO) -> None:
+        super().__init__(model, guide, elbo)
+        self.kl_weights = nn.Module()
+        for site, weight in elbo.kl_weights.items():
+            self.kl_weights.register_buffer(site, torch.tensor(float(weight)), persistent=False)
+
+    def terms(self, *args: Any) -> Terms:
+        """The terms of the bound, text by text."""
+        terms: Terms = self.elbo.terms(self.model, self.guide, *args)
+        return terms
+
+    def losses(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """The loss with its gradient, and beside it, without, the weighted mean of each term in nats per text."""
+        terms = self.terms(batch)
+        mean = lambda value: (batch.weight * value.detach()).sum()  # noqa: E731
+        parts = {"reconstruction": mean(-terms.log_likelihood), "bound": mean(-terms.bound)}
+        parts |= {f"kl_{site}": mean(value) for site, value in terms.kl.items()}
+        return {"objective": self.elbo.combine(terms, dict(self.kl_weights.named_buffers()), batch.weight)} | parts
+
+    def forward(self, *args: Any) -> Float[Tensor, ""]:
+        terms = self.terms(*args)
+        loss: Tensor = self.elbo.combine(terms, dict(self.kl_weights.named_buffers()), _text_weights(args, terms))
+        return loss
+
+
+def trace_pair(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Trace, Trace]:
+    """One run of the guide and the model replayed on its draws; with validation on, checked against each other."""
+    if guide is None:
+        guide_trace, model_trace = Trace(), poutine.trace(model).get_trace(*args, **kwargs)
+    else:
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+    if is_validation_enabled():
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a site that the guide forgets is a bug, not a remark
+            check_model_guide_match(model_trace, guide_trace)
+    return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+
+
+def _samples(trace: Trace) -> dict[str, Site]:
+    return {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
+
+
+def _log_prob(site: Site) -> Tensor:
+    value: Tensor = scale_and_mask(site["fn"].log_prob(site["value"]), site["scale"], site["mask"])
+    return value
+
+
+def _divergence(posterior: Site, prior: Site) -> Tensor:
+    """The site's KL in closed form where one is registered, otherwise its unbiased estimate at the draw."""
+    try:
+        kl = kl_divergence(posterior["fn"], prior["fn"])
+    except NotImplementedError:
+        return _log_prob(posterior) - _log_prob(prior)
+    value: Tensor = scale_and_mask(kl, posterior["scale"], posterior["mask"])
+    return value
+
+
+def _text_weights(args: tuple[Any, ...], terms: Terms) -> Tensor:
+    """The batch's own weights; a plain mean for models that are called with something else."""
+    if args and isinstance(args[0], Batch):
+        return args[0].weight
+    return torch.full_like(terms.log_likelihood, 1 / terms.log_likelihood.shape[-1])

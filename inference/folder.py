@@ -1,0 +1,164 @@
+"""The folder of a run: its configuration, its checkpoints, its metrics, each written whole or not at all."""
+
+import csv
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+__all__ = ["RunFolder", "write_atomically"]
+
+
+class RunFolder:
+    r"""What ``fit`` writes and every other command reads.
+
+    ::
+
+        config.yaml            the model, the guide, the training options, the corpus
+        corpus/                tokenizer and token arrays
+        checkpoints/last.ckpt  the state to resume from
+        checkpoints/best.ckpt  the weights that did best on held-out texts
+        metrics.csv            one row a report
+
+    Arguments:
+        path: The folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.corpus = self.path / "corpus"
+        self.last = self.path / "checkpoints" / "last.ckpt"
+        self.best = self.path / "checkpoints" / "best.ckpt"
+        self.metrics_file = self.path / "metrics.csv"
+
+    def prepare(self, resume: bool) -> None:
+        """Make the folder, or see that it may be continued.
+
+        Raises:
+            ValueError: If it holds a run and ``resume`` is off, holds something else, or cannot be written.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file: a run needs a folder, choose another --out.")
+        if self.config_file.exists() and not resume:
+            at = f"step {self.step():,}" if self.last.exists() else "no step yet"
+            raise ValueError(
+                f"{self.path} already holds a run ({at}). Continue it with --resume, or choose another --out."
+            )
+        foreign = self.path.is_dir() and not self.config_file.exists()
+        if foreign and any(item.name != "corpus" for item in self.path.iterdir()):
+            raise ValueError(f"{self.path} holds files that are not a run's: choose an empty or new folder with --out.")
+        try:
+            self.last.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path / ".writable", lambda file: file.write_bytes(b""))
+            (self.path / ".writable").unlink()
+        except OSError as error:
+            raise ValueError(f"{self.path} cannot be written ({error.strerror}): choose another --out.") from error
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        text = yaml.safe_dump(dict(config), sort_keys=False, width=100)
+        write_atomically(self.config_file, lambda file: file.write_text(text))
+
+    def read_config(self) -> dict[str, Any]:
+        """The configuration.
+
+        Raises:
+            ValueError: If the folder is missing or holds none.
+        """
+        if not self.path.is_dir():
+            raise ValueError(f"{self.path} is not a folder: give the --out of an earlier fit.")
+        if not self.config_file.exists():
+            raise ValueError(f"{self.path} holds no run (no {self.config_file.name}): give the --out of an earlier fit.")
+        try:
+            config = yaml.safe_load(self.config_file.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{self.config_file} is damaged: {str(error).splitlines()[0]}.") from error
+        if not isinstance(config, dict) or "model" not in config:
+            raise ValueError(f"{self.config_file} is not a run's configuration: it names no model.")
+        return config
+
+    def step(self) -> int:
+        """The step of the last checkpoint, 0 without one."""
+        return int(read_checkpoint(self.last)["global_step"]) if self.last.exists() else 0
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add a row to the metrics; the first row names the columns."""
+        new = not self.metrics_file.exists() or self.metrics_file.stat().st_size == 0
+        with self.metrics_file.open("a", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drop the rows that a resumed run will write again."""
+        if not self.metrics_file.exists():
+            return
+        with self.metrics_file.open(newline="") as file:
+            rows = [row for row in csv.reader(file)]
+        at = rows[0].index("step") if rows and "step" in rows[0] else 0
+        kept = rows[:1] + [row for row in rows[1:] if len(row) == len(rows[0]) and int(row[at]) <= step]
+
+        def write(path: Path) -> None:
+            with path.open("w", newline="") as file:
+                csv.writer(file).writerows(kept)
+
+        write_atomically(self.metrics_file, write)
+
+    def read_metrics(self) -> dict[str, list[float | str]]:
+        """The metrics, column by column.
+
+        Raises:
+            ValueError: If the run has none yet.
+        """
+        if not self.metrics_file.exists():
+            raise ValueError(f"{self.path} has no metrics yet: let fit run for longer.")
+        with self.metrics_file.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return {name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else {})}
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's content, as data: nothing in it is ever executed.
+
+    Raises:
+        ValueError: If it is missing, cut short, or holds anything but tensors and plain data.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} does not exist: the run has no checkpoint yet, let fit run for longer.") from error
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} holds more than tensors and plain data, or is damaged: it was not loaded.") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read ({_first_line(error)}): it is cut short or not a checkpoint.") from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise ValueError(f"{path} is not a checkpoint of pyroformer: it holds no weights.")
+    return content
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """Write beside the file and rename over it, so that a kill or a full disk leaves the old one whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:120] if lines else type(error).__name__

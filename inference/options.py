@@ -1,0 +1,82 @@
+"""How a run trains: every option with its default and its rule."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from .schedules import SCHEDULES
+
+__all__ = ["Compile", "Precision", "TrainingOptions"]
+
+Compile = Literal["auto", "off", "blocks", "full"]
+Precision = Literal["32", "bf16"]
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What :func:`~pyroformer.fit` may be told.
+
+    Arguments:
+        steps: Optimiser steps to take; the same seed then gives the same weights, killed and resumed or not.
+        minutes: Wall-clock minutes to train for, in place of or beside ``steps``; 3 if neither is given.
+        batch_size: Texts in a batch of each device.
+        learning_rate: Peak of the learning rate, reached after a warm-up and left along half a cosine.
+        weight_decay: Decoupled weight decay of AdamW.
+        clip: Largest norm of the gradient of one token's mean loss; larger ones are scaled down. 0 turns it off.
+        accumulate: Batches whose gradients are added up before a step.
+        objective: ``elbo`` for the exact bound, ``nvib`` for the published regulariser of the NVAE (not a bound);
+            by default what the model was published with.
+        kl_weight: How the weight of the KL terms moves over the run: ``constant``, ``linear`` or ``cyclical``.
+        beta: What the KL terms are weighted with on top; a bound of log p(x) is trained only at 1.
+        seed: Of weights, batches and noise.
+        devices: Processes that train together, each on a device of its own.
+        precision: ``32``, or ``bf16`` for the networks with distributions kept in float32.
+        compile: ``off``, ``blocks`` (each Transformer block), ``full`` (the whole objective as one graph), or ``auto``:
+            blocks on a GPU, off elsewhere.
+        validations: How often the run looks at held-out texts.
+        validation_texts: How many of them it looks at.
+        patience: Stop after so many looks without improvement; 0 never stops early.
+    """
+
+    steps: int | None = None
+    minutes: float | None = None
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    accumulate: int = 1
+    objective: Literal["elbo", "nvib"] | None = None
+    kl_weight: Literal["constant", "linear", "cyclical"] = "constant"
+    beta: float = 1.0
+    seed: int = 0
+    devices: int = 1
+    precision: Precision = "32"
+    compile: Compile = "auto"
+    validations: int = 10
+    validation_texts: int = 1024
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps is None and self.minutes is None:
+            object.__setattr__(self, "minutes", 3.0)
+        for name in ("steps", "batch_size", "accumulate", "devices", "validations", "validation_texts"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}: give a positive whole number.")
+        for name in ("minutes", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} is {value}: give a positive number.")
+        for name in ("weight_decay", "clip", "beta", "patience", "seed"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{name} is {value}: give zero or a positive number.")
+        choices = {
+            "objective": ("elbo", "nvib", None),
+            "kl_weight": tuple(SCHEDULES),
+            "precision": get_args(Precision),
+            "compile": get_args(Compile),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                names = ", ".join(choice for choice in allowed if choice)
+                raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {names}.")

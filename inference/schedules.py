@@ -1,0 +1,54 @@
+"""How a number changes over a run: functions of the run's progress, from 0 at its start to 1 at its end."""
+
+import math
+from collections.abc import Callable
+
+__all__ = ["SCHEDULES", "Schedule", "constant", "cyclical", "linear", "warmup_cosine"]
+
+Schedule = Callable[[float], float]
+
+
+def constant(progress: float) -> float:
+    """Always 1."""
+    return 1.0
+
+
+def linear(progress: float, until: float = 0.25) -> float:
+    """From 0 to 1 over the first quarter of the run, then 1.
+
+    Examples:
+        >>> linear(0.0), linear(0.125), linear(0.6)
+        (0.0, 0.5, 1.0)
+    """
+    return min(1.0, progress / until)
+
+
+def cyclical(progress: float, cycles: int = 4, ramp: float = 0.5) -> float:
+    """In each of four cycles from 0 to 1 over its first half, then 1.
+
+    References:
+        Cyclical Annealing Schedule (Fu et al., 2019), https://arxiv.org/abs/1903.10145
+
+    Examples:
+        >>> cyclical(0.0), cyclical(0.0625), cyclical(0.2), cyclical(0.25), cyclical(1.0)
+        (0.0, 0.5, 1.0, 0.0, 1.0)
+    """
+    if progress >= 1:
+        return 1.0
+    return min(1.0, (progress * cycles % 1.0) / ramp)
+
+
+def warmup_cosine(progress: float, warmup: float = 0.05, final: float = 0.1) -> float:
+    """Learning rate: linear to 1 over the first twentieth, then half a cosine down to a tenth.
+
+    Examples:
+        >>> round(warmup_cosine(0.025), 3), round(warmup_cosine(0.05), 3), round(warmup_cosine(1.0), 3)
+        (0.5, 1.0, 0.1)
+    """
+    if progress < warmup:
+        return progress / warmup
+    phase = min(1.0, (progress - warmup) / (1 - warmup))
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * phase))
+
+
+SCHEDULES: dict[str, Schedule] = {"constant": constant, "linear": linear, "cyclical": cyclical}

@@ -1,0 +1,413 @@
+"""Fit a model and its guide to a corpus: stochastic variational inference inside Lightning's training loop."""
+
+import hashlib
+import logging
+import math
+import os
+import signal
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning
+import pyro
+import torch
+from lightning.pytorch.plugins import TorchCheckpointIO
+from torch import Tensor, nn
+
+from ..models.base import Model
+from ..models.batch import Batch
+from ..models.recipe import describe
+from ..models.transformer import compile_blocks
+from .batches import TrainingStream
+from .compiled import NO_VALIDATION, CompiledObjective
+from .corpus import Corpus
+from .elbo import ELBO, Objective
+from .folder import RunFolder, read_checkpoint, write_atomically
+from .nvib import NVIB
+from .options import TrainingOptions
+from .run import Run, run_config
+from .schedules import SCHEDULES, warmup_cosine
+
+__all__ = ["Status", "Training", "fit", "make_objective"]
+
+
+class Status(NamedTuple):
+    """Where a run stands; ``values`` are means in nats per token since the last report, or over held-out texts."""
+
+    step: int
+    progress: float
+    seconds: float
+    seconds_left: float
+    tokens_per_second: float
+    split: str
+    values: dict[str, float]
+
+
+def fit(
+    model: Model,
+    guide: nn.Module | None,
+    corpus: Corpus,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    report: Callable[[Status], None] | None = None,
+    **options: Any,
+) -> Run:
+    r"""Train by stochastic variational inference and keep the weights that did best on held-out texts.
+
+    Every random number is a function of the seed, the step and the process, so a run that was killed and resumed takes
+    the same steps as one that was not. Runs limited by ``steps`` are reproducible; by ``minutes``, as far as the clock
+    is.
+
+    Arguments:
+        model: The generative model.
+        guide: Its posterior, or None where nothing is latent.
+        corpus: Texts to train on, and to validate on.
+        out: The run's folder; a temporary one by default.
+        resume: Continue the run in ``out``; one that has not got to a checkpoint starts at step 0.
+        report: Called about twice a second with a :class:`Status`, and after each look at held-out texts.
+        options: Fields of :class:`TrainingOptions`, such as ``steps``, ``minutes``, ``learning_rate``.
+
+    Returns:
+        The run, with the best weights loaded.
+
+    Raises:
+        ValueError: If an option breaks its rule, ``out`` is used, or the run to resume is of another model.
+
+    Examples:
+        >>> corpus = pf.Corpus.from_texts([f"The number {n} is even." for n in range(0, 100, 2)], window=32)
+        >>> model = pf.LanguageModel.for_corpus(corpus, width=16, layers=1, heads=2)
+        >>> fit(model, None, corpus, steps=2, batch_size=8).step
+        2
+    """
+    settings = TrainingOptions(**options)
+    folder = RunFolder(out if out is not None else tempfile.mkdtemp(prefix="pyroformer-"))
+    objective = make_objective(model, guide, settings, len(corpus.train))
+    config = run_config(model, guide, corpus, settings, objective.elbo)
+    if _rank() == 0:
+        folder.prepare(resume)
+        if resume and folder.config_file.exists():
+            _check_same_model(folder, config)
+        folder.write_config(config)
+        if folder.last.exists():
+            folder.forget_metrics_after(folder.step())
+    training = Training(objective, corpus, settings, folder, report)
+    with _quiet_lightning(), _stop_on_interrupt(training):
+        _trainer(settings).fit(
+            training, ckpt_path=str(folder.last) if folder.last.exists() else None, weights_only=True
+        )
+    best = folder.best if folder.best.exists() else folder.last
+    objective.load_state_dict(_objective_state(read_checkpoint(best)))
+    objective.eval()
+    return Run(model, guide, corpus, folder, config, step=training.best_step)
+
+
+def make_objective(model: Model, guide: nn.Module | None, options: TrainingOptions, data_size: int) -> Objective:
+    """The objective that the options name, or that the model was published with."""
+    name = options.objective or model.objective
+    if name == "nvib":
+        return NVIB(beta=options.beta)(model, guide)
+    return ELBO(kl_weights=dict.fromkeys(model.latents, options.beta), data_size=data_size)(model, guide)
+
+
+class Training(lightning.LightningModule):
+    """An objective and a corpus as Lightning trains them; the state beyond weights and optimiser is a few numbers."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        corpus: Corpus,
+        options: TrainingOptions,
+        folder: RunFolder,
+        report: Callable[[Status], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.objective = objective
+        self.corpus, self.options, self.folder, self.report = corpus, options, folder, report
+        self.tokens_per_text = float(corpus.train.lengths.mean())
+        self.full_weights = {site: float(weight) for site, weight in objective.kl_weights.named_buffers()}
+        self.best, self.best_step, self.waited, self.looks = math.inf, 0, 0, 0
+        self.seconds_before, self.started, self.reported = 0.0, time.monotonic(), 0.0
+        self.stop_requested = False
+        self.meter = _Meter()
+        self._losses: Callable[[Batch], dict[str, Tensor]] = objective.losses
+        self._micro = 0
+
+    # What Lightning calls, in the order in which it does.
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        decay = [p for p in self.objective.parameters() if p.requires_grad and p.ndim >= 2]
+        rest = [p for p in self.objective.parameters() if p.requires_grad and p.ndim < 2]
+        groups = [{"params": decay, "weight_decay": self.options.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=self.options.learning_rate, betas=(0.9, 0.98))
+
+    def train_dataloader(self) -> "_Loader":
+        stream = TrainingStream(
+            self.corpus.train,
+            self.options.batch_size,
+            seed=self.options.seed,
+            rank=self.trainer.global_rank,
+            world=self.trainer.world_size,
+            accumulate=self.options.accumulate,
+        )
+        return _Loader(stream, self.trainer.global_step)
+
+    def on_train_start(self) -> None:
+        self.started = time.monotonic()
+        mode = self.options.compile
+        if mode == "auto":
+            mode = "blocks" if self.device.type == "cuda" else "off"
+        if mode == "blocks":
+            for network in self.objective.children():
+                compile_blocks(network)
+        if mode == "full":
+            self._losses = CompiledObjective(self.objective).losses
+        self.objective.train()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        progress = self.progress()
+        rate = self.options.learning_rate * warmup_cosine(progress)
+        for group in self.optimizers().param_groups:  # type: ignore[union-attr]
+            group["lr"] = rate
+        scale = SCHEDULES[self.options.kl_weight](progress)
+        for site, weight in self.objective.kl_weights.named_buffers():
+            weight.fill_(self.full_weights[site] * scale)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        step = self.trainer.global_step
+        torch.manual_seed(_noise_seed(self.options.seed, step, self._micro, self.trainer.global_rank))
+        self._micro = (self._micro + 1) % self.options.accumulate
+        with _validation(self.reported == 0.0):  # arguments are checked at the first step only: a check waits
+            losses = self._losses(batch)
+        self.meter.add({name: value.detach() for name, value in losses.items()}, batch)
+        return losses["objective"] / self.tokens_per_text
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if self._micro:
+            return
+        progress = self.progress()
+        done = progress >= 1 or self._anywhere(self.stop_requested)
+        if done or progress >= (self.looks + 1) / self.options.validations:
+            self.looks = max(self.looks + 1, math.floor(progress * self.options.validations))
+            done = self._look(progress) or done
+        elif time.monotonic() - self.reported > 0.5:
+            self._tell(progress, "train", self.meter.read())
+        if done:
+            self.trainer.should_stop = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["run"] = {
+            "best": self.best,
+            "best_step": self.best_step,
+            "waited": self.waited,
+            "looks": self.looks,
+            "seconds": self.seconds(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["run"]
+        self.best, self.best_step, self.waited = state["best"], state["best_step"], state["waited"]
+        self.looks, self.seconds_before = state["looks"], state["seconds"]
+
+    # The clock.
+
+    def seconds(self) -> float:
+        """Seconds of training, earlier sessions of the run included."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def progress(self) -> float:
+        """How much of the run is done, from 0 to 1; the same in every process."""
+        by_steps = self.trainer.global_step / self.options.steps if self.options.steps else 0.0
+        if not self.options.minutes:
+            return by_steps
+        by_clock: float = self.trainer.strategy.broadcast(self.seconds() / (60 * self.options.minutes))
+        return max(by_steps, by_clock)
+
+    # Looking at held-out texts.
+
+    def _look(self, progress: float) -> bool:
+        """Validate, keep the best weights, write the state to resume from; True if patience has run out."""
+        values = self.validate()
+        self._tell(progress, "train", self.meter.read())
+        if values["objective"] < self.best:
+            self.best, self.best_step, self.waited = values["objective"], self.trainer.global_step, 0
+            if self.trainer.is_global_zero:
+                content = {"state_dict": self.state_dict(), "global_step": self.best_step}
+                write_atomically(self.folder.best, lambda path: torch.save(content, path))
+        else:
+            self.waited += 1
+        self._tell(progress, "valid", values)
+        self.trainer.save_checkpoint(self.folder.last)
+        return 0 < self.options.patience <= self.waited
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Means over held-out texts in nats per token, with KL weights at their full value and noise of its own."""
+        meter = _Meter()
+        for site, weight in self.objective.kl_weights.named_buffers():
+            weight.fill_(self.full_weights[site])
+        self.objective.eval()
+        batches = self.corpus.batches("valid", self.options.batch_size, limit=self.options.validation_texts)
+        for index, batch in enumerate(batches):
+            if index % self.trainer.world_size == self.trainer.global_rank:
+                torch.manual_seed(_noise_seed(self.options.seed, -1, index, 0))
+                with self.trainer.precision_plugin.forward_context(), _validation(False):
+                    meter.add(self.objective.losses(batch.to(self.device)), batch.to(self.device))
+        self.objective.train()
+        return meter.read(self.trainer.strategy.reduce)
+
+    def _anywhere(self, flag: bool) -> bool:
+        if self.trainer.world_size == 1:
+            return flag
+        return bool(self.trainer.strategy.reduce_boolean_decision(flag, all=False))
+
+    def _tell(self, progress: float, split: str, values: dict[str, float]) -> None:
+        self.reported = time.monotonic()
+        seconds = self.seconds()
+        rate = self.meter.tokens * self.trainer.world_size / max(seconds - self.seconds_before, 1e-9)
+        left = seconds * (1 - progress) / progress if progress > 0 else math.inf
+        status = Status(self.trainer.global_step, min(progress, 1.0), seconds, max(left, 0.0), rate, split, values)
+        if not self.trainer.is_global_zero:
+            return
+        row = {"step": status.step, "seconds": round(seconds, 2), "split": split, "tokens_per_second": round(rate, 1)}
+        self.folder.append_metrics(row | {name: f"{value:.6g}" for name, value in values.items()})
+        if self.report is not None:
+            self.report(status)
+
+
+class _Meter:
+    """Sums on the device, read as means in nats per token now and then: reading waits, adding does not."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.tokens = 0.0  # all that were ever read
+
+    def add(self, losses: dict[str, Tensor], batch: Batch) -> None:
+        assert batch.mask is not None
+        real = (batch.weight > 0).to(batch.weight.dtype)
+        texts = real.sum()
+        entries = {name: value * texts / batch.weight.sum().clamp(min=1e-12) for name, value in losses.items()}
+        entries["tokens"] = (batch.mask.sum(-1) * real).sum()
+        for name, value in entries.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.detach().clone()
+
+    def read(self, reduce: Callable[..., Any] | None = None) -> dict[str, float]:
+        if not self.sums:
+            return {}
+        stacked = torch.stack([value.double() for value in self.sums.values()])
+        if reduce is not None:
+            stacked = reduce(stacked, reduce_op="sum")
+        names, values = list(self.sums), stacked.tolist()
+        self.sums = {}
+        sums = dict(zip(names, values, strict=True))
+        tokens = sums.pop("tokens")
+        self.tokens += tokens
+        return {name: value / tokens for name, value in sums.items()}
+
+
+class _Loader:
+    """The training stream from a step on, as Lightning wants to iterate over it."""
+
+    def __init__(self, stream: TrainingStream, start: int) -> None:
+        self.stream, self.start = stream, start
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.stream.iterate(self.start)
+
+
+class _AtomicCheckpoints(TorchCheckpointIO):
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        write_atomically(Path(path), lambda temporary: torch.save(checkpoint, temporary))
+
+
+def _trainer(options: TrainingOptions) -> lightning.Trainer:
+    cuda = torch.cuda.is_available()
+    processes = max(options.devices, int(os.environ.get("WORLD_SIZE", 1)))
+    return lightning.Trainer(
+        accelerator="cuda" if cuda else "cpu",
+        devices=options.devices if "TORCHELASTIC_RUN_ID" not in os.environ else int(os.environ["LOCAL_WORLD_SIZE"]),
+        num_nodes=max(1, processes // int(os.environ.get("LOCAL_WORLD_SIZE", processes))),
+        strategy="ddp" if processes > 1 else "auto",
+        precision="bf16-mixed" if options.precision == "bf16" else "32-true",
+        max_steps=options.steps or -1,
+        max_epochs=-1,
+        accumulate_grad_batches=options.accumulate,
+        gradient_clip_val=options.clip or None,
+        plugins=[_AtomicCheckpoints()],
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def _check_same_model(folder: RunFolder, config: dict[str, Any]) -> None:
+    """A run continues with the model it began with."""
+    before = folder.read_config()
+    for part in ("model", "guide"):
+        if before.get(part) != config[part]:
+            raise ValueError(
+                f"{folder.path} holds a run of another {part}: continue it with the same one, or choose another --out."
+            )
+
+
+def _objective_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    prefix = "objective."
+    return {name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items()}
+
+
+def _noise_seed(seed: int, step: int, micro: int, rank: int) -> int:
+    """A seed for each batch of each process: no generator state has to survive a kill."""
+    digest = hashlib.blake2b(f"{seed} {step} {micro} {rank}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
+
+
+def _validation(on: bool) -> AbstractContextManager[None]:
+    return nullcontext() if on else pyro.settings.context(**NO_VALIDATION)
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning's remarks about devices and loaders say nothing to who called fit."""
+    logger = logging.getLogger("lightning.pytorch")
+    fabric = logging.getLogger("lightning.fabric")
+    levels = logger.level, fabric.level
+    logger.setLevel(logging.WARNING)
+    fabric.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+            yield
+    finally:
+        logger.setLevel(levels[0])
+        fabric.setLevel(levels[1])
+
+
+@contextmanager
+def _stop_on_interrupt(training: Training) -> Iterator[None]:
+    """The first Ctrl-C ends the run after its step, checkpoint written; the second one ends it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        training.stop_requested = True
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,110 @@
+"""What every generative model here shares: parameters of its own, one plate over texts, sizes by name."""
+
+from dataclasses import fields
+from inspect import signature
+from typing import Any, ClassVar, Self
+
+import pyro
+import torch
+from pyro.nn import PyroModule
+from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.trace_messenger import TraceMessenger
+from torch import nn
+
+from .batch import Batch
+from .recipe import Recorded
+from .transformer import TransformerConfig
+
+__all__ = ["TEXTS", "LocalModule", "Model"]
+
+TEXTS = "texts"  # the plate over the texts of a batch, at dim -1 in every model and guide
+
+
+class LocalModule(PyroModule):
+    r"""A :class:`pyro.nn.PyroModule` whose parameters are its own.
+
+    Pyro keeps parameters in one global store, so that a second module of the same name takes the first one's values,
+    and a notebook cell that is run again trains nothing. Pyro's setting ``module_local_params`` ends that, but is
+    global too. This class enters the setting around its own construction and calls, and leaves it as it was.
+
+    Examples:
+        >>> class Coin(LocalModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.logit = nn.Parameter(torch.zeros(()))
+        >>> [name for name, _ in Coin().named_parameters()], len(pyro.get_param_store())
+        (['logit'], 0)
+    """
+
+    def __init__(self, name: str = "") -> None:
+        with pyro.settings.context(module_local_params=True):
+            super().__init__(name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(handler, TraceMessenger) and handler.param_only for handler in _PYRO_STACK):
+            raise RuntimeError(
+                "pyro.infer.SVI trains Pyro's global parameter store, which this module does not use: "
+                "take pyroformer.SVI, which has the same step()."
+            )
+        with pyro.settings.context(module_local_params=True):
+            return super().__call__(*args, **kwargs)
+
+
+class Model(Recorded, LocalModule):
+    r"""Base class of the generative models.
+
+    A model is called with a :class:`~pyroformer.Batch`, opens the plate ``texts`` at dim -1, and observes the site
+    ``text``. Its sites have the same names as its guide's. ``size`` is the one dial: :meth:`for_corpus` derives every
+    dimension from it.
+    """
+
+    latents: ClassVar[tuple[str, ...]] = ()  # sites whose divergence a KL weight scales
+    objective: ClassVar[str] = "elbo"  # what it trains on unless told otherwise
+    sizes: ClassVar[dict[str, dict[str, Any]]] = {
+        "tiny": {"width": 128, "layers": 2, "heads": 4},
+        "small": {"width": 256, "layers": 4, "heads": 4},
+        "base": {"width": 512, "layers": 6, "heads": 8},
+    }
+
+    @classmethod
+    def for_corpus(cls, corpus: Any, size: str = "tiny", **options: Any) -> Self:
+        """The model of a named size that fits a corpus: its vocabulary, its window, its lengths.
+
+        Arguments:
+            corpus: A :class:`~pyroformer.Corpus`.
+            size: ``tiny``, ``small`` or ``base``.
+            options: Fields of :class:`TransformerConfig` and arguments of the constructor; they win over ``size``.
+
+        Raises:
+            ValueError: If the size or an option has no such name.
+        """
+        if size not in cls.sizes:
+            raise ValueError(f"size {size!r} is unknown: choose one of {', '.join(cls.sizes)}.")
+        known = {field.name for field in fields(TransformerConfig)}
+        network = {"vocabulary": corpus.vocabulary, "window": corpus.window, **cls.sizes[size]}
+        network |= {name: value for name, value in options.items() if name in known}
+        rest = {name: value for name, value in options.items() if name not in known}
+        accepted = list(signature(cls.__init__).parameters)[2:]
+        for name in rest:
+            if name not in accepted:
+                choices = ", ".join(sorted(known | set(accepted)))
+                raise ValueError(f"{cls.__name__} has no option {name!r}: choose among {choices}.")
+        return cls(TransformerConfig(**network), **cls.fitted(corpus) | rest)
+
+    @classmethod
+    def fitted(cls, corpus: Any) -> dict[str, Any]:
+        """Constructor arguments that only the corpus can give."""
+        return {}
+
+    def texts(self, batch: Batch) -> pyro.plate:
+        """The plate over the texts of ``batch``."""
+        return pyro.plate(TEXTS, batch.weight.shape[-1], dim=-1)
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The plain networks in it: what is compiled block by block."""
+        return [child for child in self.children() if not isinstance(child, PyroModule)]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device

@@ -1,0 +1,41 @@
+r"""A plain decoder-only language model: nothing is latent, so its ELBO is log p(x) itself; the baseline of every model.
+
+The story::
+
+    text ~ AutoregressiveText(decoder)        p(x) = prod_t p(x_t | x_<t)
+"""
+
+import pyro
+from jaxtyping import Int
+from torch import Tensor
+
+from .base import Model
+from .batch import Batch
+from .text import AutoregressiveText
+from .transformer import Decoder, TransformerConfig
+
+__all__ = ["LanguageModel"]
+
+
+class LanguageModel(Model):
+    r"""A causal Transformer that predicts each token from those before it.
+
+    Arguments:
+        config: The network.
+
+    Examples:
+        >>> model = LanguageModel(TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2))
+        >>> trace = pyro.poutine.trace(model).get_trace(Batch.pad([[5, 6, 2], [7, 2]]))
+        >>> trace.compute_log_prob()
+        >>> trace.nodes["text"]["log_prob"].shape
+        torch.Size([2])
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.decoder = Decoder(config)
+
+    def forward(self, batch: Batch) -> Int[Tensor, "*batch T"]:
+        with self.texts(batch):
+            return pyro.sample("text", AutoregressiveText(self.decoder, mask=batch.mask), obs=batch.tokens)

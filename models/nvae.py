@@ -1,0 +1,103 @@
+r"""The nonparametric variational autoencoder: a text is decoded from a random mixture over vectors.
+
+The story of one text::
+
+    n       ~ LengthPrior                         its length in tokens
+    log pi  ~ WeightPrior(n)                      weights of kappa (n + 1) components: a bounded Dirichlet process
+    z_i     ~ VectorPrior                         one vector per component
+    text    ~ AutoregressiveText(decoder, F)      whose every cross-attention is the posterior mean under
+                                                  F = sum_i pi_i delta(z_i)
+
+The first kappa components belong to the prior; the others, kappa each, to the tokens that a guide may see. That the
+mixture knows ``n`` makes the length a random variable: the bound is one of log p(x), and includes log p(n).
+
+References:
+    A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck (Henderson & Fehr,
+    2023), https://arxiv.org/abs/2207.13529
+"""
+
+from typing import Any
+
+import pyro
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from .base import Model
+from .batch import Batch
+from .mixture import Mixture
+from .priors import BoundedDirichletProcess, GaussianBase, LengthPrior, VectorPrior, WeightPrior, check_prior
+from .text import AutoregressiveText
+from .transformer import Decoder, TransformerConfig
+
+__all__ = ["NVAE", "component_mask"]
+
+
+class NVAE(Model):
+    r"""A Transformer decoder that attends to a Dirichlet-process mixture instead of to encoded tokens.
+
+    Arguments:
+        config: The network.
+        weight_prior: Prior of the log weights; a bounded Dirichlet process by default.
+        base_measure: Prior of a vector; a standard Gaussian by default.
+        length_prior: Prior of the number of tokens; uniform over the window by default, and a smoothed histogram of
+            the training texts in :meth:`for_corpus`.
+        kappa: Vectors drawn for each component of the posterior.
+
+    Raises:
+        ValueError: If ``kappa`` is not positive or a prior has another shape or support than its role asks for.
+
+    Examples:
+        >>> model = NVAE(TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2))
+        >>> trace = pyro.poutine.trace(model).get_trace(Batch.unobserved(3))
+        >>> trace.nodes["vectors"]["value"].shape[-1]
+        16
+    """
+
+    latents = ("weights", "vectors")
+    objective = "nvib"
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        weight_prior: WeightPrior | None = None,
+        base_measure: VectorPrior | None = None,
+        length_prior: LengthPrior | None = None,
+        kappa: int = 1,
+    ) -> None:
+        super().__init__()
+        if kappa < 1:
+            raise ValueError(f"kappa is {kappa}: each component needs at least one vector.")
+        self.config = config
+        self.kappa = kappa
+        self.weight_prior = weight_prior or BoundedDirichletProcess(kappa=kappa)
+        self.base_measure = base_measure or GaussianBase(config.width)
+        self.length_prior = length_prior or LengthPrior(config.window)
+        self.decoder = Decoder(config, cross_attention=True)
+        check_prior(self.weight_prior, component_mask(torch.tensor(2), kappa, 3 * kappa), name="weight_prior")
+        check_prior(self.base_measure, event_shape=(config.width,), name="base_measure")
+
+    @classmethod
+    def fitted(cls, corpus: Any) -> dict[str, Any]:
+        return {"length_prior": LengthPrior.fit(corpus.train.lengths, corpus.window)}
+
+    def forward(self, batch: Batch) -> Int[Tensor, "*batch T"]:
+        observed = batch.mask is not None
+        with self.texts(batch):
+            length = pyro.sample("length", self.length_prior(), obs=batch.lengths if observed else None)
+            width = batch.mask.shape[-1] if batch.mask is not None else int(length.max())
+            mask = component_mask(length, self.kappa, self.kappa * (width + 1))
+            log_weights = pyro.sample("weights", self.weight_prior(mask))
+            vectors = pyro.sample("vectors", self.base_measure().expand(mask.shape).mask(mask).to_event(1))
+            mixture = Mixture(log_weights.to(vectors.dtype), vectors, mask=mask)
+            return pyro.sample("text", AutoregressiveText(self.decoder, mixture, mask=batch.mask), obs=batch.tokens)
+
+
+def component_mask(length: Int[Tensor, "*batch"], kappa: int, width: int) -> Bool[Tensor, "*batch N"]:
+    """Which of ``width`` components exist for texts of these lengths: kappa of the prior and kappa for each token.
+
+    Examples:
+        >>> component_mask(torch.tensor([1, 2]), kappa=1, width=3).tolist()
+        [[True, True, False], [True, True, True]]
+    """
+    return torch.arange(width, device=length.device) < kappa * (length[..., None] + 1)

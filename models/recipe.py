@@ -1,0 +1,94 @@
+"""How a module was made: its class and arguments as plain data, so that a run can be written down and built again."""
+
+from collections.abc import Collection
+from dataclasses import asdict, is_dataclass
+from importlib import import_module
+from inspect import signature
+from typing import Any, Self
+
+__all__ = ["Recorded", "build", "describe"]
+
+
+class Recorded:
+    r"""Remembers the arguments that it was constructed with.
+
+    Examples:
+        >>> class Ball(Recorded):
+        ...     def __init__(self, radius, colour="red"):
+        ...         pass
+        >>> Ball(2.0).arguments
+        {'radius': 2.0}
+    """
+
+    arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        bound = signature(cls.__init__).bind_partial(self, *args, **kwargs)  # partial: unpickling passes nothing
+        self.__dict__["arguments"] = dict(list(bound.arguments.items())[1:])
+        return self
+
+
+def describe(value: Any, leave_out: Collection[str] = ()) -> Any:
+    """The recipe of a module or value: ``{"class_path": ..., "init_args": {...}}`` down to plain data.
+
+    Arguments:
+        value: A :class:`Recorded` object, a dataclass or plain data.
+        leave_out: Arguments that the recipe does not hold.
+
+    Raises:
+        ValueError: If it holds something that is neither.
+
+    Examples:
+        >>> from pyroformer.models.transformer import TransformerConfig
+        >>> describe(TransformerConfig(vocabulary=300, window=8))["init_args"]["vocabulary"]
+        300
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [describe(item) for item in value]
+    if isinstance(value, dict):
+        return {key: describe(item) for key, item in value.items()}
+    if isinstance(value, Recorded):
+        arguments = {name: describe(item) for name, item in value.arguments.items() if name not in leave_out}
+    elif is_dataclass(value) and not isinstance(value, type):
+        arguments = describe(asdict(value))
+    else:
+        raise ValueError(
+            f"a {type(value).__name__} cannot be written into a run's configuration: "
+            "give numbers, names, or a module derived from a pyroformer prior."
+        )
+    return {"class_path": f"{type(value).__module__}.{type(value).__qualname__}", "init_args": arguments}
+
+
+def build(recipe: Any, trusted: Collection[str] = (), **arguments: Any) -> Any:
+    """Make what a recipe describes.
+
+    Arguments:
+        recipe: What :func:`describe` gave.
+        trusted: Modules or class paths outside pyroformer that may be imported: importing is running their code.
+        arguments: Arguments that the recipe leaves out.
+
+    Raises:
+        ValueError: If a class lies outside pyroformer and is not trusted, or does not exist.
+    """
+    if isinstance(recipe, list):
+        return [build(item, trusted) for item in recipe]
+    if not isinstance(recipe, dict):
+        return recipe
+    if "class_path" not in recipe:
+        return {key: build(item, trusted) for key, item in recipe.items()}
+    path = str(recipe["class_path"])
+    module, _, name = path.rpartition(".")
+    if not path.startswith("pyroformer.") and not {path, module} & set(trusted):
+        raise ValueError(
+            f"the run uses {path}, which is code outside pyroformer: name it again to import it, as in trust=[{path!r}]."
+        )
+    try:
+        cls = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"the run uses {path}, which cannot be imported: {error}.") from error
+    if not (isinstance(cls, type) and (issubclass(cls, Recorded) or is_dataclass(cls))):
+        raise ValueError(f"the run uses {path}, which is not something that a run can build.")
+    return cls(**{key: build(item, trusted) for key, item in recipe.get("init_args", {}).items()} | arguments)
