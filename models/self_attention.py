@@ -10,35 +10,28 @@ __all__ = ["KeyValueCache", "SelfAttention"]
 
 
 class KeyValueCache:
-    r"""Keys and values of the tokens read so far, in memory that is allocated once.
+    r"""Keys and values of the tokens read so far, in memory that is allocated once, at the first tokens.
 
-    For inference only: appending writes in place. Rows stay aligned; prompts of different lengths are padded on the
-    left and ``mask`` says where.
+    For inference only: appending writes in place. Rows stay aligned: a text that is finished simply goes on with
+    padding, and prompts of different lengths are padded on the left, where ``mask`` is False.
 
     Arguments:
-        batch: The number of texts :math:`B`.
-        heads: The number of heads :math:`H`.
         capacity: The largest number of tokens.
-        width: The width :math:`E` of a head.
+
+    Examples:
+        >>> cache = KeyValueCache(capacity=8)
+        >>> keys, values, mask = cache.append(torch.randn(2, 4, 3, 16), torch.randn(2, 4, 3, 16))
+        >>> keys, values, mask = cache.append(torch.randn(2, 4, 1, 16), torch.randn(2, 4, 1, 16))
+        >>> keys.shape, cache.length
+        (torch.Size([2, 4, 4, 16]), 4)
     """
 
-    def __init__(
-        self,
-        batch: int,
-        heads: int,
-        capacity: int,
-        width: int,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        self.keys = torch.zeros(batch, heads, capacity, width, device=device, dtype=dtype)
-        self.values = torch.zeros_like(self.keys)
-        self.mask: Tensor | None = None
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
         self.length = 0
-
-    @property
-    def capacity(self) -> int:
-        return self.keys.shape[-2]
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+        self.mask: Tensor | None = None
 
     def append(
         self,
@@ -46,7 +39,7 @@ class KeyValueCache:
         values: Float[Tensor, "b h t e"],
         mask: Bool[Tensor, "b t"] | None = None,
     ) -> tuple[Float[Tensor, "b h n e"], Float[Tensor, "b h n e"], Bool[Tensor, "b n"] | None]:
-        """Keeps the keys and values of t more tokens; returns those of all tokens so far and their mask.
+        """Keeps the keys and values of t more tokens; returns those of all tokens so far, and their mask.
 
         Raises:
             ValueError: If the cache is full.
@@ -54,14 +47,18 @@ class KeyValueCache:
         start, end = self.length, self.length + keys.shape[-2]
         if end > self.capacity:
             raise ValueError(f"{end} tokens do not fit a cache of {self.capacity}; make it larger or generate fewer")
-        self.keys[..., start:end, :] = keys
-        self.values[..., start:end, :] = values
+        if self.keys is None or self.values is None:
+            self.keys = keys.new_zeros(*keys.shape[:2], self.capacity, keys.shape[-1])
+            self.values = torch.zeros_like(self.keys)
         if mask is not None and self.mask is None:
             self.mask = mask.new_ones(len(mask), self.capacity)
-        if self.mask is not None:
-            self.mask[:, start:end] = True if mask is None else mask
+        self.keys[..., start:end, :] = keys
+        self.values[..., start:end, :] = values
+        if self.mask is not None and mask is not None:
+            self.mask[:, start:end] = mask
         self.length = end
-        return self.keys[..., :end, :], self.values[..., :end, :], None if self.mask is None else self.mask[:, :end]
+        mask = None if self.mask is None else self.mask[:, :end]
+        return self.keys[..., :end, :], self.values[..., :end, :], mask
 
 
 class SelfAttention(nn.Module):
@@ -78,13 +75,6 @@ class SelfAttention(nn.Module):
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}, dropout={self.dropout}"
-
-    def cache(self, batch: int, capacity: int, dtype: torch.dtype | None = None) -> KeyValueCache:
-        """An empty cache for this layer, on its device."""
-        weight = self.out.weight
-        return KeyValueCache(
-            batch, self.heads, capacity, len(weight) // self.heads, weight.device, dtype or weight.dtype
-        )
 
     def forward(
         self,
@@ -120,7 +110,7 @@ def _bias(mask: Tensor | None, t: int, n: int, causal: bool, like: Tensor) -> Te
     Twice as much for the future as for padding: a query that may only look at padding then looks at no future, and as
     the padding's values are zero it gets zero.
     """
-    masked = -3e4 if like.dtype == torch.float16 else -1e30
+    masked = -1e4 if like.dtype == torch.float16 else -1e30
     bias = None
     if mask is not None:
         bias = like.new_zeros(len(mask), 1, 1, n).masked_fill(~mask[:, None, None, :], masked)
