@@ -1,0 +1,249 @@
+r"""The likelihood of tokens given hidden states, without ever holding the logits of a whole batch."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from .batch import PAD
+
+__all__ = ["TokenLikelihood", "chunk_bytes", "token_log_prob"]
+
+
+class TokenLikelihood(TorchDistribution):
+    r"""Distribution over token sequences, each token independent given its hidden state.
+
+    .. math::
+
+        \log p(x \mid h) = \sum_{t: m_t} \big( h_t \cdot e_{x_t} + b_{x_t}
+                           - \log \sum_v \exp(h_t \cdot e_v + b_v) \big)
+
+    Positions that ``mask`` leaves out contribute nothing and are sampled as padding. The logits are computed in
+    float32 at least, a chunk of positions at a time, and again in the backward pass; see :func:`token_log_prob`.
+    A dimension added by :meth:`expand` is not computed again.
+
+    Arguments:
+        hidden: Hidden states :math:`h` with shape :math:`(*, T, P)`.
+        embedding: One row :math:`e_v` per token of the vocabulary, with shape :math:`(V, P)`.
+        bias: Offsets :math:`b` with shape :math:`(V)`, or None for zero.
+        mask: True where a token is present, with shape broadcastable to :math:`(*, T)`, or None for everywhere.
+
+    Raises:
+        ValueError: If the widths of ``hidden`` and ``embedding`` differ.
+
+    Examples:
+        >>> likelihood = TokenLikelihood(torch.zeros(3, 5, 4), torch.zeros(10, 4))
+        >>> likelihood.batch_shape, likelihood.event_shape
+        (torch.Size([3]), torch.Size([5]))
+        >>> likelihood.log_prob(torch.zeros(3, 5, dtype=torch.long)).exp()
+        tensor([1.0000e-05, 1.0000e-05, 1.0000e-05])
+    """
+
+    arg_constraints = {
+        "hidden": constraints.independent(constraints.real, 2),
+        "embedding": constraints.independent(constraints.real, 2),
+    }
+
+    def __init__(
+        self,
+        hidden: Float[Tensor, "*batch T P"],
+        embedding: Float[Tensor, "V Q"],
+        bias: Float[Tensor, " V"] | None = None,
+        mask: Bool[Tensor, "..."] | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        if hidden.shape[-1] != embedding.shape[-1]:
+            raise ValueError(
+                f"hidden states of width {hidden.shape[-1]} do not fit an embedding of width {embedding.shape[-1]}; "
+                "give both the same width"
+            )
+        self.hidden, self.embedding, self.bias, self.token_mask = hidden, embedding, bias, mask
+        super().__init__(hidden.shape[:-2], hidden.shape[-2:-1], validate_args=validate_args)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=1)
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.integer_interval(0, len(self.embedding) - 1), 1)
+
+    def expand(self, batch_shape: Sequence[int], _instance: "TokenLikelihood | None" = None) -> "TokenLikelihood":
+        new = self._get_checked_instance(TokenLikelihood, _instance)
+        new.hidden, new.embedding, new.bias, new.token_mask = self.hidden, self.embedding, self.bias, self.token_mask
+        super(TokenLikelihood, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def log_prob(self, value: Int[Tensor, "*sample T"]) -> Float[Tensor, "..."]:
+        if self._validate_args:
+            self._validate_sample(value)
+        total = self.token_log_prob(value).sum(-1)
+        return total.expand(torch.broadcast_shapes(total.shape, self.batch_shape))
+
+    def token_log_prob(self, value: Int[Tensor, "*sample T"]) -> Float[Tensor, "..."]:
+        """Log probability of each token, zero where the mask leaves it out; not expanded to the batch shape."""
+        shape = torch.broadcast_shapes(self.hidden.shape[:-1], value.shape)
+        hidden = self.hidden.expand(*shape, -1).flatten(0, -2)
+        mask = None if self.token_mask is None else self.token_mask.expand(shape).flatten()
+        return token_log_prob(hidden, self.embedding, value.expand(shape).flatten(), self.bias, mask).reshape(shape)
+
+    def logits(self) -> Float[Tensor, "*batch T V"]:
+        """All logits at once, for small models and for plots; nothing else in this class holds them."""
+        return _logits(*_common(self.hidden, self.embedding, self.bias))
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Int[Tensor, "..."]:
+        shape = torch.Size(sample_shape) + self.batch_shape + self.event_shape
+        return self._choose(lambda logits: logits.softmax(-1).multinomial(1).squeeze(-1), shape)
+
+    @torch.no_grad()
+    def predicted(self) -> Int[Tensor, "*batch T"]:
+        """The most probable token at each position, padding where the mask leaves it out."""
+        return self._choose(lambda logits: logits.argmax(-1), self.batch_shape + self.event_shape)
+
+    def _choose(self, choose: Callable[[Tensor], Tensor], shape: torch.Size) -> Tensor:
+        hidden, embedding, bias = _common(self.hidden, self.embedding, self.bias)
+        rows = hidden.expand(*shape, -1).flatten(0, -2)
+        size = _chunk_rows(rows, embedding)
+        tokens = torch.cat([choose(_logits(chunk, embedding, bias)) for chunk in rows.split(size)]).reshape(shape)
+        return tokens if self.token_mask is None else tokens.masked_fill(~self.token_mask, PAD)
+
+
+def token_log_prob(
+    hidden: Float[Tensor, "N P"],
+    embedding: Float[Tensor, "V P"],
+    tokens: Int[Tensor, " N"],
+    bias: Float[Tensor, " V"] | None = None,
+    mask: Bool[Tensor, " N"] | None = None,
+) -> Float[Tensor, " N"]:
+    r"""Log probability of one token per row, :math:`\log \mathrm{softmax}(h_n E^\top + b)_{x_n}`.
+
+    Logits that fit into one chunk (:func:`chunk_bytes`) are kept for the backward pass. Larger ones are computed a
+    chunk at a time and again in the backward pass, so that a training step holds :math:`O(N P + V P)` numbers and one
+    chunk, not :math:`O(N V)`. This happens inside an operator of its own: a compiler which saw the two identical
+    products would merge them and keep the logits after all. That operator can be differentiated once.
+
+    Arguments:
+        hidden: Hidden states with shape :math:`(N, P)`.
+        embedding: Token vectors with shape :math:`(V, P)`.
+        tokens: Token ids with shape :math:`(N)`.
+        bias: Offsets with shape :math:`(V)`, or None.
+        mask: True for the rows that count, with shape :math:`(N)`; the others are zero and have no gradient.
+
+    Examples:
+        >>> token_log_prob(torch.zeros(2, 4), torch.zeros(8, 4), torch.tensor([1, 7])).exp()
+        tensor([0.1250, 0.1250])
+    """
+    hidden, embedding, bias = _common(hidden, embedding, bias)
+    if mask is not None:  # what is not there, be it NaN, must reach neither the value nor the gradients
+        hidden = hidden.masked_fill(~mask[:, None], 0)
+    rows = _chunk_rows(hidden, embedding)
+    if rows < len(hidden):
+        log_prob = torch.ops.pyroformer.token_log_prob(hidden, embedding, bias, tokens, mask, rows)[0]
+    else:
+        log_prob = -F.cross_entropy(_logits(hidden, embedding, bias), tokens, reduction="none")
+    return log_prob if mask is None else log_prob.masked_fill(~mask, 0)
+
+
+def chunk_bytes(device: torch.device) -> int:
+    """Size of a chunk of logits: near the cache on a CPU, large enough to fill an accelerator elsewhere."""
+    return 2**23 if device.type == "cpu" else 2**27
+
+
+def _chunk_rows(hidden: Tensor, embedding: Tensor) -> int:
+    return max(1, chunk_bytes(hidden.device) // (len(embedding) * embedding.element_size()))
+
+
+def _common(hidden: Tensor, embedding: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """All in one dtype, float32 at least."""
+    dtype = torch.promote_types(torch.promote_types(hidden.dtype, embedding.dtype), torch.float32)
+    return hidden.to(dtype), embedding.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def _logits(hidden: Tensor, embedding: Tensor, bias: Tensor | None) -> Tensor:
+    with torch.autocast(hidden.device.type, enabled=False):
+        return F.linear(hidden, embedding, bias)
+
+
+def _chunks(mask: Tensor | None, tokens: Tensor, rows: int) -> Iterator[slice | Tensor]:
+    """Which rows to compute together. Absent rows are left out on a CPU; elsewhere that would wait for the device."""
+    if mask is not None and tokens.device.type == "cpu":
+        yield from mask.nonzero().squeeze(-1).split(rows)
+    else:
+        yield from (slice(start, start + rows) for start in range(0, len(tokens), rows))
+
+
+@torch.library.custom_op(
+    "pyroformer::token_log_prob",
+    mutates_args=(),
+    schema="(Tensor hidden, Tensor embedding, Tensor? bias, Tensor tokens, Tensor? mask, int rows) -> (Tensor, Tensor)",
+)
+def _chunked(
+    hidden: Tensor, embedding: Tensor, bias: Tensor | None, tokens: Tensor, mask: Tensor | None, rows: int
+) -> tuple[Tensor, Tensor]:
+    """Log probabilities, and the logarithms of their normalisers, which the backward pass needs."""
+    log_prob, log_norm = hidden.new_zeros(len(hidden)), hidden.new_zeros(len(hidden))
+    for part in _chunks(mask, tokens, rows):
+        logits = _logits(hidden[part], embedding, bias)
+        chosen = logits.gather(1, tokens[part].unsqueeze(1)).squeeze(1)
+        peak = logits.amax(-1)
+        norm = logits.sub_(peak.unsqueeze(1)).exp_().sum(-1).log_().add_(peak)
+        log_prob[part], log_norm[part] = chosen - norm, norm
+    return log_prob, log_norm
+
+
+@torch.library.custom_op(
+    "pyroformer::token_log_prob_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor hidden, Tensor embedding, Tensor? bias, Tensor tokens, Tensor? mask, Tensor log_norm, "
+    "int rows) -> (Tensor, Tensor, Tensor)",
+)
+def _chunked_backward(
+    grad: Tensor,
+    hidden: Tensor,
+    embedding: Tensor,
+    bias: Tensor | None,
+    tokens: Tensor,
+    mask: Tensor | None,
+    log_norm: Tensor,
+    rows: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of hidden states, embedding and bias; that of the logits is ``grad * (one_hot(token) - softmax)``."""
+    d_hidden, d_embedding = torch.zeros_like(hidden), torch.zeros_like(embedding)
+    d_bias = embedding.new_zeros(0 if bias is None else len(embedding))
+    with torch.autocast(hidden.device.type, enabled=False):
+        for part in _chunks(mask, tokens, rows):
+            h, g = hidden[part], grad[part].unsqueeze(1)
+            d_logits = F.linear(h, embedding, bias).sub_(log_norm[part].unsqueeze(1)).exp_().mul_(-g)
+            d_logits.scatter_add_(1, tokens[part].unsqueeze(1), g)
+            d_hidden[part] = d_logits @ embedding
+            d_embedding.addmm_(d_logits.T, h)
+            if bias is not None:
+                d_bias += d_logits.sum(0)
+    return d_hidden, d_embedding, d_bias
+
+
+@_chunked.register_fake
+def _(hidden, embedding, bias, tokens, mask, rows):  # type: ignore[no-untyped-def]
+    return hidden.new_empty(len(hidden)), hidden.new_empty(len(hidden))
+
+
+@_chunked_backward.register_fake
+def _(grad, hidden, embedding, bias, tokens, mask, log_norm, rows):  # type: ignore[no-untyped-def]
+    d_bias = embedding.new_empty(0 if bias is None else len(embedding))
+    return torch.empty_like(hidden), torch.empty_like(embedding), d_bias
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    hidden, embedding, bias, tokens, mask, ctx.rows = inputs
+    ctx.save_for_backward(hidden, embedding, bias, tokens, mask, output[1])
+
+
+def _backward(ctx, grad, _):  # type: ignore[no-untyped-def]
+    d_hidden, d_embedding, d_bias = torch.ops.pyroformer.token_log_prob_backward(grad, *ctx.saved_tensors, ctx.rows)
+    bias = ctx.saved_tensors[2]
+    return d_hidden, d_embedding, None if bias is None else d_bias, None, None, None
+
+
+_chunked.register_autograd(_backward, setup_context=_setup_context)
