@@ -1,0 +1,450 @@
+r"""Transformer encoder and decoder: configuration, blocks and stacks, in reading order.
+
+Pre-norm blocks. With the default options (learnt positions, biases, tanh-GELU, tied embeddings) the decoder is GPT-2.
+A decoder can also attend to a memory, and that memory is always a :class:`~.mixture.Mixture`: what its cross-attention
+returns is the posterior mean of what a position saw.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from .attention import DenoisingAttention, Form, KeyValueCache, ProjectedMixture, SelfAttention
+from .batch import BOS, EOS, PAD
+from .mixture import Mixture, SharedVariances
+
+__all__ = [
+    "Block",
+    "Decoder",
+    "DecoderCache",
+    "Embedding",
+    "Encoder",
+    "TransformerConfig",
+    "compile_blocks",
+    "gpt2_weights",
+]
+
+RECOMPILE_LIMIT = 64  # graphs of blocks: {encoder, decoder} x {training, evaluation} x {autocast or not} x ...
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu": F.gelu,
+    "relu": F.relu,
+}
+
+GPT2_NAMES = {
+    "transformer.wte.": "embedding.tokens.",
+    "transformer.wpe.weight": "embedding.positions",
+    "transformer.h.": "blocks.",
+    "transformer.ln_f.": "norm.",
+    ".ln_1.": ".attention_norm.",
+    ".ln_2.": ".mlp_norm.",
+    ".attn.c_attn.": ".attention.qkv.",
+    ".attn.c_proj.": ".attention.out.",
+    ".mlp.c_fc.": ".mlp.up.",
+    ".mlp.c_proj.": ".mlp.down.",
+}
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    r"""Sizes and options of a Transformer.
+
+    Arguments:
+        vocabulary: The number of token ids :math:`V`, padding and the ends of text included.
+        window: The longest text in tokens, its end included.
+        width: The size :math:`P` of a hidden state.
+        layers: The number of blocks.
+        heads: The number of attention heads; it divides ``width``.
+        hidden: The size of the feed-forward layer; None is ``4 * width``.
+        dropout: Probability of dropping an activation in training.
+        bias: Whether linear layers and norms have biases.
+        norm_eps: What the layer norms add to a variance.
+        activation: Of the feed-forward layers.
+        positions: ``"learned"``, or ``"sinusoidal"``: fixed, added to embeddings that are scaled by :math:`\sqrt P`.
+        tied: Whether a decoder's readout is its token embedding.
+        init_std: Standard deviation of the initial weights.
+        pad: Id of padding.
+        bos: Id of the token that the decoder puts before a text.
+        eos: Id of the token that ends a text.
+
+    Raises:
+        ValueError: If a field is out of range or two do not go together.
+
+    Examples:
+        >>> TransformerConfig(vocabulary=100, window=16, width=30, heads=4)
+        Traceback (most recent call last):
+        ValueError: width is 30, which is not a multiple of heads = 4
+    """
+
+    vocabulary: int
+    window: int
+    width: int = 128
+    layers: int = 2
+    heads: int = 4
+    hidden: int | None = None
+    dropout: float = 0.1
+    bias: bool = True
+    norm_eps: float = 1e-5
+    activation: Literal["gelu_tanh", "gelu", "relu"] = "gelu_tanh"
+    positions: Literal["learned", "sinusoidal"] = "learned"
+    tied: bool = True
+    init_std: float = 0.02
+    pad: int = PAD
+    bos: int = BOS
+    eos: int = EOS
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary", "window", "width", "layers", "heads", "hidden"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        if self.width % self.heads:
+            raise ValueError(f"width is {self.width}, which is not a multiple of heads = {self.heads}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+        for name in ("norm_eps", "init_std"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation is {self.activation!r}; choose one of {', '.join(ACTIVATIONS)}")
+        if self.positions not in ("learned", "sinusoidal"):
+            raise ValueError(f"positions is {self.positions!r}; choose learned or sinusoidal")
+        if self.positions == "sinusoidal" and self.width % 2:
+            raise ValueError(f"width is {self.width}; sinusoidal positions need an even width")
+        for name in ("pad", "bos", "eos"):
+            if not 0 <= getattr(self, name) < self.vocabulary:
+                raise ValueError(f"{name} is {getattr(self, name)}, outside of a vocabulary of {self.vocabulary}")
+        if self.pad == self.eos:
+            raise ValueError(f"pad and eos are both {self.pad}; padding and the end of a text need ids of their own")
+
+    @property
+    def feed_forward(self) -> int:
+        """The size of the feed-forward layer."""
+        return 4 * self.width if self.hidden is None else self.hidden
+
+
+class Block(nn.Module):
+    r"""One pre-norm layer.
+
+        x = x + SelfAttention(norm(x))
+        x = x + DenoisingAttention(norm(x), memory)        if the block has cross-attention
+        x = x + MLP(norm(x))
+
+    Whether attention is causal is said at each call, so that an encoder and a decoder can share blocks.
+
+    Arguments:
+        config: Sizes and options.
+        cross_attention: Whether the block attends to a memory.
+    """
+
+    def __init__(self, config: TransformerConfig, cross_attention: bool = False) -> None:
+        super().__init__()
+        width, bias, dropout = config.width, config.bias, config.dropout
+        self.attention_norm = _norm(config)
+        self.attention = SelfAttention(width, config.heads, bias=bias, dropout=dropout)
+        self.cross_norm = _norm(config) if cross_attention else None
+        self.cross = DenoisingAttention(width, config.heads, bias=bias, dropout=dropout) if cross_attention else None
+        self.mlp_norm = _norm(config)
+        self.mlp = MLP(config)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch T P"],
+        mask: Bool[Tensor, "*batch N"] | None = None,
+        causal: bool = False,
+        memory: Mixture | ProjectedMixture | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Float[Tensor, "*batch T P"]:
+        x = x + self.dropout(self.attention(self.attention_norm(x), mask, causal, cache))
+        if memory is not None:
+            x = x + self.dropout(_cross_attention(self)(self.cross_norm(x), memory))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class MLP(nn.Module):
+    """Two linear layers around an activation."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[config.activation]
+        self.up = nn.Linear(config.width, config.feed_forward, bias=config.bias)
+        self.down = nn.Linear(config.feed_forward, config.width, bias=config.bias)
+
+    def forward(self, x: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch P"]:
+        return self.down(self.activation(self.up(x)))
+
+
+class Embedding(nn.Module):
+    r"""Tokens and their positions as vectors."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(config.vocabulary, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.scale = 1.0
+        if config.positions == "learned":
+            self.positions = nn.Parameter(torch.empty(config.window, config.width))
+        else:
+            self.scale = math.sqrt(config.width)
+            self.register_buffer("positions", _sinusoids(config.window, config.width), persistent=False)
+
+    def forward(
+        self, tokens: Int[Tensor, "*batch T"], position: Int[Tensor, "*#batch T"] | None = None
+    ) -> Float[Tensor, "*batch T P"]:
+        """Embeds tokens at the given positions; None is 0, 1, ..., T - 1."""
+        places = self.positions[: tokens.shape[-1]] if position is None else self.positions[position]
+        return self.dropout(self.tokens(tokens) * self.scale + places)
+
+
+class Encoder(nn.Module):
+    r"""Bidirectional stack: tokens to one hidden state each.
+
+    Arguments:
+        config: Sizes and options.
+
+    Examples:
+        >>> encoder = Encoder(TransformerConfig(vocabulary=20, window=8, width=16))
+        >>> encoder(torch.randint(20, (3, 8))).shape
+        torch.Size([3, 8, 16])
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = Embedding(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = _norm(config)
+        _initialise(self, config)
+
+    def forward(
+        self, tokens: Int[Tensor, "*batch T"], mask: Bool[Tensor, "*batch T"] | None = None
+    ) -> Float[Tensor, "*batch T P"]:
+        """Hidden states; those where ``mask`` is False mean nothing, and no other depends on them."""
+        _check_length(tokens.shape[-1], self.config)
+        x = self.embedding(tokens)
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x)
+
+
+@dataclass
+class DecoderCache:
+    r"""What a decoder keeps of the tokens that it has read; made by :meth:`Decoder.cache`.
+
+    Arguments:
+        layers: Keys and values of each block.
+        memory: The memory as each block sees it, or None for every block.
+        position: Position of each text's next token, with shape :math:`(B)`.
+    """
+
+    layers: list[KeyValueCache]
+    memory: list[ProjectedMixture] | list[None]
+    position: Int[Tensor, " B"]
+
+
+class Decoder(nn.Module):
+    r"""Causal stack: a hidden state that predicts each token from those before it, and from a memory if there is one.
+
+    It puts the beginning-of-text token before a text by itself: ``hidden[:, t]`` predicts ``tokens[:, t]``.
+
+    Arguments:
+        config: Sizes and options.
+        cross_attention: Whether its blocks attend to a memory.
+
+    Examples:
+        >>> decoder = Decoder(TransformerConfig(vocabulary=20, window=8, width=16), cross_attention=True)
+        >>> particles = Mixture(torch.zeros(5, 3, 4), torch.randn(5, 3, 4, 16))
+        >>> decoder(torch.randint(20, (3, 8)), particles).shape
+        torch.Size([5, 3, 8, 16])
+    """
+
+    def __init__(self, config: TransformerConfig, cross_attention: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = Embedding(config)
+        self.blocks = nn.ModuleList(Block(config, cross_attention) for _ in range(config.layers))
+        self.norm = _norm(config)
+        self.head = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=config.bias)
+        _initialise(self, config)
+
+    @property
+    def readout(self) -> tuple[Float[Tensor, "V P"], Float[Tensor, " V"] | None]:
+        """The matrix, and the offsets or None, that turn hidden states into logits."""
+        return (self.embedding.tokens.weight, None) if self.head is None else (self.head.weight, self.head.bias)
+
+    def forward(
+        self, tokens: Int[Tensor, "*texts T"], memory: Mixture | None = None, form: Form = "exact"
+    ) -> Float[Tensor, "*batch T P"]:
+        r"""Hidden states by teacher forcing.
+
+        Padding may stand at the end of a text: a position sees only those before it.
+
+        Arguments:
+            tokens: Texts, with shape :math:`(*, T)`.
+            memory: What is known of each text. It may have dimensions to the left of those of the texts, such as
+                particles, which the result has too.
+            form: How attention treats a memory with variances.
+
+        Raises:
+            ValueError: If the texts are longer than the window, or there is a memory but no cross-attention.
+        """
+        _check_length(tokens.shape[-1], self.config)
+        batch, length = tokens.shape[:-1], tokens.shape[-1]
+        if memory is not None:
+            batch = torch.broadcast_shapes(batch, memory.vectors.shape[:-2], memory.log_weights.shape[:-1])
+            memory = _rows(memory, batch)
+        tokens = tokens.expand(*batch, length).reshape(-1, length)
+        memories = [memory] * len(self.blocks) if form == "exact" or memory is None else self.project(memory, form)
+        x = self.embedding(F.pad(tokens[:, :-1], (1, 0), value=self.config.bos))
+        for block, seen in zip(self.blocks, memories, strict=True):
+            x = block(x, causal=True, memory=seen)
+        return self.norm(x).reshape(*batch, length, -1)
+
+    def project(self, memory: Mixture, form: Form = "exact") -> list[ProjectedMixture]:
+        """The memory as each block sees it: computed once for a text, however many tokens follow."""
+        return [_cross_attention(block).project(memory, form) for block in self.blocks]
+
+    def cache(
+        self, batch: Sequence[int], capacity: int, memory: Mixture | None = None, form: Form = "exact"
+    ) -> DecoderCache:
+        """An empty cache for a batch of texts, which :meth:`step` sees as one row each.
+
+        Arguments:
+            batch: Batch shape of the texts; that of the memory expands to it.
+            capacity: The most tokens of a text, the one at its beginning included.
+            memory: What is known of each text.
+            form: How attention treats a memory with variances.
+        """
+        projected = [None] * len(self.blocks) if memory is None else self.project(_rows(memory, batch), form)
+        layers = [KeyValueCache(capacity) for _ in self.blocks]
+        position = torch.zeros(math.prod(batch), dtype=torch.long, device=self.embedding.tokens.weight.device)
+        return DecoderCache(layers, projected, position)
+
+    def step(
+        self, tokens: Int[Tensor, "B T"], cache: DecoderCache, mask: Bool[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T P"]:
+        r"""Hidden states of the next tokens, which the cache then holds; ``hidden[:, -1]`` predicts what comes next.
+
+        The first token of a text is the beginning-of-text token. Texts of different lengths are aligned by padding on
+        the left, where ``mask`` is False.
+        """
+        count = torch.ones_like(tokens) if mask is None else mask.long()
+        position = (cache.position[:, None] + count.cumsum(-1) - 1).clamp(min=0)
+        cache.position = cache.position + count.sum(-1)
+        x = self.embedding(tokens, position)
+        for block, keys_values, seen in zip(self.blocks, cache.layers, cache.memory, strict=True):
+            # Not block(...): a compiled block would be compiled again for every length of the cache.
+            x = block.forward(x, mask, causal=True, memory=seen, cache=keys_values)
+        return self.norm(x)
+
+
+def compile_blocks(module: nn.Module, **options: Any) -> None:
+    r"""Compiles every :class:`Block` in ``module``, in place and without graph breaks; names of parameters stay.
+
+    Lengths and batch sizes are dynamic from the start, so that a block is compiled once for each way it is used
+    (training or not, with or without gradients, autocast, mask, memory), not once for each shape. All blocks of equal
+    sizes share these graphs, and the limit on their number, which is raised from 8, is shared too.
+
+    Arguments:
+        module: A network, or anything that contains some.
+        options: Passed to :func:`torch.compile`.
+    """
+    options = {"fullgraph": True, "dynamic": True, **options}
+    if "recompile_limit" in inspect.signature(torch.compile).parameters:
+        options.setdefault("recompile_limit", RECOMPILE_LIMIT)
+    else:
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
+    validate = torch.distributions.Distribution._validate_args
+    for block in module.modules():
+        if isinstance(block, Block):
+            block.compile(**options)
+    # On its first use torch.compile switches the validation of every distribution off.
+    torch.distributions.Distribution.set_default_validate_args(validate)
+
+
+def gpt2_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    r"""The weights of a GPT-2 from ``transformers`` under the names that :class:`Decoder` has for them.
+
+    Arguments:
+        weights: The ``state_dict`` of a ``GPT2LMHeadModel``.
+
+    Examples:
+        >>> list(gpt2_weights({"transformer.h.0.mlp.c_fc.weight": torch.zeros(4, 16)}).items())[0][0]
+        'blocks.0.mlp.up.weight'
+    """
+    result = {}
+    for name, value in weights.items():
+        for theirs, ours in GPT2_NAMES.items():
+            name = name.replace(theirs, ours)
+        if name.startswith(("lm_head", "transformer.")) or name.endswith((".attn.bias", ".attn.masked_bias")):
+            continue  # the tied readout, and buffers of old versions
+        # GPT-2 stores the matrices of linear layers as [in, out]
+        linear = name.endswith(("qkv.weight", "out.weight", "up.weight", "down.weight"))
+        result[name] = value.T.contiguous() if linear else value
+    return result
+
+
+def _norm(config: TransformerConfig) -> nn.LayerNorm:
+    return nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
+
+
+def _initialise(module: nn.Module, config: TransformerConfig) -> None:
+    """As GPT-2: a normal of standard deviation ``init_std``, narrower for what is added to the residual stream."""
+    for name, parameter in module.named_parameters():
+        if name.endswith("norm.weight"):
+            nn.init.ones_(parameter)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        else:
+            residual = name.endswith(("out.weight", "down.weight"))
+            nn.init.normal_(parameter, std=config.init_std / (math.sqrt(2 * config.layers) if residual else 1))
+
+
+def _sinusoids(length: int, width: int) -> Float[Tensor, "T P"]:
+    """Sines in the even dimensions and cosines in the odd ones, of wavelengths from 2 pi to 20000 pi."""
+    rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
+    angles = torch.arange(length)[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+
+
+def _rows(memory: Mixture, batch: Sequence[int]) -> Mixture:
+    """The memory with its leading dimensions expanded to ``batch`` and made one."""
+    if memory.vectors.ndim == 3 and memory.vectors.shape[:1] == tuple(batch) == memory.log_weights.shape[:-1]:
+        return memory
+
+    def flat(x: Tensor | None, trailing: int) -> Tensor | None:
+        return None if x is None else x.expand(*batch, *x.shape[x.ndim - trailing :]).reshape(-1, *x.shape[-trailing:])
+
+    variances = memory.variances
+    if isinstance(variances, SharedVariances):
+        variances = SharedVariances(variances.table, flat(variances.index, 1))
+    elif variances is not None and variances.ndim > 2:
+        variances = flat(variances, 2)
+    return replace(
+        memory,
+        log_weights=flat(memory.log_weights, 1),
+        vectors=flat(memory.vectors, 2),
+        variances=variances,
+        mask=flat(memory.mask, 1),
+        values=flat(memory.values, 2),
+    )
+
+
+def _cross_attention(block: nn.Module) -> DenoisingAttention:
+    if not isinstance(block, Block) or block.cross is None:
+        raise ValueError("this decoder has no cross-attention; build it with cross_attention=True to give it a memory")
+    return block.cross
+
+
+def _check_length(length: int, config: TransformerConfig) -> None:
+    if length > config.window:
+        raise ValueError(f"a text of {length} tokens does not fit window = {config.window}; cut it or widen the window")
