@@ -130,6 +130,9 @@ class ELBO(pyro.infer.ELBO):
         log_q = [self._per_text(site, _log_prob(site)) for site in _samples(guide_trace).values()]
         return torch.stack(torch.broadcast_tensors(*log_p)).sum(0) - sum(log_q)
 
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+        return trace_pair(model, guide, *args, **kwargs)
+
     def _terms(self, model_trace: Trace, guide_trace: Trace) -> Terms:
         sites, posterior = _samples(model_trace), _samples(guide_trace)
         log_likelihood = None

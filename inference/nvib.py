@@ -45,7 +45,7 @@ class NVIB(ELBO):
         if missing:
             raise ValueError(f"the nvib objective needs an NVAE: the model has no site {sorted(missing)[0]!r}.")
         q, p = posterior["weights"]["fn"], sites["weights"]["fn"]
-        log_alpha, mask = q.log_concentration, q.mask_
+        log_alpha, mask = q.log_concentration, q.present
         components = mask.sum(-1)
         per_token = (sites["length"]["value"] / (sites["length"]["value"] + 1)).to(kl["vectors"].dtype)
         prior_alpha0 = torch.logsumexp(p.log_concentration.masked_fill(~mask, -torch.inf), -1).exp()

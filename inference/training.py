@@ -147,16 +147,16 @@ class Training(lightning.LightningModule):
         groups = [{"params": decay, "weight_decay": self.options.weight_decay}, {"params": rest, "weight_decay": 0.0}]
         return torch.optim.AdamW(groups, lr=self.options.learning_rate, betas=(0.9, 0.98))
 
-    def train_dataloader(self) -> "_Loader":
-        stream = TrainingStream(
+    def train_dataloader(self) -> TrainingStream:
+        return TrainingStream(
             self.corpus.train,
             self.options.batch_size,
             seed=self.options.seed,
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
             accumulate=self.options.accumulate,
+            start=self.trainer.global_step,
         )
-        return _Loader(stream, self.trainer.global_step)
 
     def on_train_start(self) -> None:
         self.started = time.monotonic()
@@ -309,16 +309,6 @@ class _Meter:
         tokens = sums.pop("tokens")
         self.tokens += tokens
         return {name: value / tokens for name, value in sums.items()}
-
-
-class _Loader:
-    """The training stream from a step on, as Lightning wants to iterate over it."""
-
-    def __init__(self, stream: TrainingStream, start: int) -> None:
-        self.stream, self.start = stream, start
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self.stream.iterate(self.start)
 
 
 class _AtomicCheckpoints(TorchCheckpointIO):

@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 from inspect import signature
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import pyro
 import torch
@@ -18,6 +18,8 @@ from .transformer import TransformerConfig
 __all__ = ["TEXTS", "LocalModule", "Model"]
 
 TEXTS = "texts"  # the plate over the texts of a batch, at dim -1 in every model and guide
+
+M = TypeVar("M", bound="Model")
 
 
 class LocalModule(PyroModule):
@@ -67,7 +69,7 @@ class Model(Recorded, LocalModule):
     }
 
     @classmethod
-    def for_corpus(cls, corpus: Any, size: str = "tiny", **options: Any) -> Self:
+    def for_corpus(cls: type[M], corpus: Any, size: str = "tiny", **options: Any) -> M:
         """The model of a named size that fits a corpus: its vocabulary, its window, its lengths.
 
         Arguments:

@@ -6,7 +6,7 @@ The story::
 """
 
 import pyro
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from .base import Model
@@ -38,4 +38,8 @@ class LanguageModel(Model):
 
     def forward(self, batch: Batch) -> Int[Tensor, "*batch T"]:
         with self.texts(batch):
-            return pyro.sample("text", AutoregressiveText(self.decoder, mask=batch.mask), obs=batch.tokens)
+            return pyro.sample("text", self.likelihood(mask=batch.mask), obs=batch.tokens)
+
+    def likelihood(self, memory: None = None, mask: Bool[Tensor, "*batch T"] | None = None) -> AutoregressiveText:
+        """p(text); there is no memory to attend to."""
+        return AutoregressiveText(self.decoder, memory, mask=mask)

@@ -90,7 +90,11 @@ class NVAE(Model):
             log_weights = pyro.sample("weights", self.weight_prior(mask))
             vectors = pyro.sample("vectors", self.base_measure().expand(mask.shape).mask(mask).to_event(1))
             mixture = Mixture(log_weights.to(vectors.dtype), vectors, mask=mask)
-            return pyro.sample("text", AutoregressiveText(self.decoder, mixture, mask=batch.mask), obs=batch.tokens)
+            return pyro.sample("text", self.likelihood(mixture, batch.mask), obs=batch.tokens)
+
+    def likelihood(self, memory: Mixture, mask: Bool[Tensor, "*batch T"] | None = None) -> AutoregressiveText:
+        """p(text | mixture): of a drawn mixture, or of the posterior's mean one."""
+        return AutoregressiveText(self.decoder, memory, mask=mask)
 
 
 def component_mask(length: Int[Tensor, "*batch"], kappa: int, width: int) -> Bool[Tensor, "*batch N"]:

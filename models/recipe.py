@@ -4,9 +4,11 @@ from collections.abc import Collection
 from dataclasses import asdict, is_dataclass
 from importlib import import_module
 from inspect import signature
-from typing import Any, Self
+from typing import Any, TypeVar
 
 __all__ = ["Recorded", "build", "describe"]
+
+R = TypeVar("R", bound="Recorded")
 
 
 class Recorded:
@@ -22,7 +24,7 @@ class Recorded:
 
     arguments: dict[str, Any]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+    def __new__(cls: type[R], *args: Any, **kwargs: Any) -> R:
         self = super().__new__(cls)
         bound = signature(cls.__init__).bind_partial(self, *args, **kwargs)  # partial: unpickling passes nothing
         self.__dict__["arguments"] = dict(list(bound.arguments.items())[1:])
@@ -62,26 +64,26 @@ def describe(value: Any, leave_out: Collection[str] = ()) -> Any:
     return {"class_path": f"{type(value).__module__}.{type(value).__qualname__}", "init_args": arguments}
 
 
-def build(recipe: Any, trusted: Collection[str] = (), **arguments: Any) -> Any:
+def build(recipe: Any, trust: Collection[str] = (), **arguments: Any) -> Any:
     """Make what a recipe describes.
 
     Arguments:
         recipe: What :func:`describe` gave.
-        trusted: Modules or class paths outside pyroformer that may be imported: importing is running their code.
+        trust: Modules or class paths outside pyroformer that may be imported: importing is running their code.
         arguments: Arguments that the recipe leaves out.
 
     Raises:
         ValueError: If a class lies outside pyroformer and is not trusted, or does not exist.
     """
     if isinstance(recipe, list):
-        return [build(item, trusted) for item in recipe]
+        return [build(item, trust) for item in recipe]
     if not isinstance(recipe, dict):
         return recipe
     if "class_path" not in recipe:
-        return {key: build(item, trusted) for key, item in recipe.items()}
+        return {key: build(item, trust) for key, item in recipe.items()}
     path = str(recipe["class_path"])
     module, _, name = path.rpartition(".")
-    if not path.startswith("pyroformer.") and not {path, module} & set(trusted):
+    if not path.startswith("pyroformer.") and not {path, module} & set(trust):
         raise ValueError(
             f"the run uses {path}, which is code outside pyroformer: name it again to import it, as in trust=[{path!r}]."
         )
@@ -91,4 +93,4 @@ def build(recipe: Any, trusted: Collection[str] = (), **arguments: Any) -> Any:
         raise ValueError(f"the run uses {path}, which cannot be imported: {error}.") from error
     if not (isinstance(cls, type) and (issubclass(cls, Recorded) or is_dataclass(cls))):
         raise ValueError(f"the run uses {path}, which is not something that a run can build.")
-    return cls(**{key: build(item, trusted) for key, item in recipe.get("init_args", {}).items()} | arguments)
+    return cls(**{key: build(item, trust) for key, item in recipe.get("init_args", {}).items()} | arguments)

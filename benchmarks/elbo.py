@@ -1,0 +1,201 @@
+"""What Pyro costs: one optimiser step of the NVAE's exact ELBO, written four ways, side by side in one process.
+
+hand      the same networks, noise and closed forms in plain PyTorch
+eager     pyroformer.ELBO
+captured  the same, captured into one graph
+pyro      stock SVI with TraceMeanField_ELBO on an equivalent plain-Pyro model: what one would write without pyroformer
+
+    python benchmarks/elbo.py --width 64 256 --out table.md
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyroformer.guides.nvae import NVAEGuide
+from pyroformer.inference.compiled import CompiledObjective
+from pyroformer.inference.elbo import ELBO
+from pyroformer.models.batch import EOS, Batch
+from pyroformer.models.dirichlet import dirichlet_kl, sample_log_dirichlet
+from pyroformer.models.distributions import LogDirichlet
+from pyroformer.models.mixture import Mixture
+from pyroformer.models.nvae import NVAE
+from pyroformer.models.transformer import TransformerConfig
+from torch import Tensor, nn
+
+VOCABULARY, TIME, TEXTS, LAYERS = 2000, 32, 32, 2
+
+
+def make(width: int, device: str) -> tuple[NVAE, NVAEGuide, Batch]:
+    """One model, its guide and a batch, the same for every way of writing the step."""
+    torch.manual_seed(0)
+    config = TransformerConfig(
+        vocabulary=VOCABULARY, window=TIME, width=width, layers=LAYERS, heads=4, dropout=0.0
+    )
+    model = NVAE(config)
+    guide = NVAEGuide(model)
+    lengths = torch.randint(TIME // 2, TIME, (TEXTS,)).tolist()
+    texts = [[*torch.randint(3, VOCABULARY, (n,)).tolist(), EOS] for n in lengths]
+    return model.to(device), guide.to(device), Batch.pad(texts, width=TIME).to(torch.device(device))
+
+
+def by_hand(model: NVAE, guide: NVAEGuide, batch: Batch) -> Tensor:
+    """The exact ELBO without any probabilistic programming; the posterior's sites drawn in the guide's order."""
+    posterior = guide.encode(batch)
+    log_alpha, mask = posterior.log_alpha.double(), posterior.mask
+    log_weights = sample_log_dirichlet(log_alpha, mask)
+    noise = torch.empty_like(posterior.mean).normal_()
+    vectors = posterior.mean + posterior.variance.sqrt() * noise
+    prior = model.weight_prior(mask).log_concentration
+    kl_weights = dirichlet_kl(log_alpha, prior, mask)
+    kl_each = 0.5 * (posterior.mean.square() + posterior.variance - 1 - posterior.variance.log()).sum(-1)
+    kl_vectors = (kl_each * mask).sum(-1)
+    kl_length = -model.length_prior().log_prob(batch.lengths)
+    mixture = Mixture(log_weights.float(), vectors, mask=mask)
+    log_likelihood = model.likelihood(mixture, batch.mask).log_prob(batch.tokens)
+    return (batch.weight * (kl_weights + kl_vectors + kl_length - log_likelihood)).sum()
+
+
+def stock_pair(model: NVAE, guide: NVAEGuide) -> tuple[Callable[[Batch], None], Callable[[Batch], None]]:
+    """The same model and guide as plain Pyro functions, networks registered with ``pyro.module``."""
+
+    def stock_model(batch: Batch) -> None:
+        pyro.module("decoder", model.decoder)
+        assert batch.mask is not None
+        with pyro.plate("texts", batch.weight.shape[0], dim=-1):
+            pyro.sample("length", model.length_prior(), obs=batch.lengths)
+            mask = torch.nn.functional.pad(batch.mask, (1, 0), value=True)
+            weights = pyro.sample("weights", model.weight_prior(mask))
+            base = dist.Normal(batch.weight.new_zeros(model.config.width), 1.0).to_event(1)
+            vectors = pyro.sample("vectors", base.expand(mask.shape).mask(mask).to_event(1))
+            mixture = Mixture(weights.float(), vectors, mask=mask)
+            pyro.sample("text", model.likelihood(mixture, batch.mask), obs=batch.tokens)
+
+    def stock_guide(batch: Batch) -> None:
+        pyro.module("encoder", guide.encoder)
+        pyro.module("mean", guide.mean)
+        pyro.module("alpha", guide.alpha)
+        pyro.module("log_variance", guide.log_variance)
+        log_alpha, mean, variance, mask = guide.encode(batch)
+        with pyro.plate("texts", batch.weight.shape[0], dim=-1):
+            pyro.sample("weights", LogDirichlet(log_alpha.double(), mask))
+            pyro.sample("vectors", dist.Normal(mean, variance.sqrt()).to_event(1).mask(mask).to_event(1))
+
+    return stock_model, stock_guide
+
+
+def steps(width: int, device: str) -> dict[str, Callable[[], object]]:
+    """One optimiser step each, on a model of its own."""
+
+    def optimised(parameters: list[nn.Parameter], loss: Callable[[], Tensor]) -> Callable[[], object]:
+        optimiser = torch.optim.AdamW(parameters, lr=1e-4)
+
+        def step() -> None:
+            optimiser.zero_grad()
+            loss().backward()
+            optimiser.step()
+
+        return step
+
+    model, guide, batch = make(width, device)
+    parameters = [*model.parameters(), *guide.parameters()]
+    result = {"hand": optimised(parameters, lambda: by_hand(model, guide, batch))}
+    eager = ELBO()(*make(width, device)[:2])
+    result["eager"] = optimised(list(eager.parameters()), lambda: eager(batch))
+    objective = ELBO()(*make(width, device)[:2])
+    captured = CompiledObjective(objective)
+    result["captured"] = optimised(list(objective.parameters()), lambda: captured.losses(batch)["objective"])
+    stock = make(width, device)
+    pyro.clear_param_store()
+    svi = pyro.infer.SVI(
+        *stock_pair(stock[0], stock[1]), pyro.optim.AdamW({"lr": 1e-4}), pyro.infer.TraceMeanField_ELBO()
+    )
+    result["pyro"] = lambda: svi.step(batch)
+    return result
+
+
+def largest_difference(width: int, device: str) -> dict[str, float]:
+    """Largest relative difference of a gradient from the hand-written one, with the same noise."""
+    model, guide, batch = make(width, device)
+    objective = ELBO()(model, guide)
+    captured = CompiledObjective(objective)
+    losses: dict[str, Callable[[], Tensor]] = {
+        "hand": lambda: by_hand(model, guide, batch),
+        "eager": lambda: objective(batch),
+        "captured": lambda: captured.losses(batch)["objective"],
+    }
+    gradients = {}
+    with torch._inductor.config.patch(fallback_random=True):  # type: ignore[attr-defined]
+        for name, loss in losses.items():
+            torch.manual_seed(5)
+            gradients[name] = torch.autograd.grad(loss(), list(objective.parameters()))
+    scale = max(g.abs().max() for g in gradients["hand"])
+    return {
+        name: float(max((a - b).abs().max() for a, b in zip(gradients[name], gradients["hand"], strict=True)) / scale)
+        for name in ("eager", "captured")
+    }
+
+
+def measure(step: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:
+    """Median milliseconds a step, the ways interleaved so that a busy machine slows all of them alike."""
+    times: dict[str, list[float]] = {name: [] for name in step}
+    for name, run in step.items():
+        for _ in range(3):
+            run()
+    for _ in range(repeats):
+        for name, run in step.items():
+            _synchronise(device)
+            start = time.perf_counter()
+            run()
+            _synchronise(device)
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    lines = [
+        f"torch {torch.__version__}, {arguments.device}, {torch.get_num_threads()} threads; {TEXTS} texts of up to "
+        f"{TIME} tokens, vocabulary {VOCABULARY}, {LAYERS} + {LAYERS} layers; median of {arguments.repeats}, interleaved",
+        "",
+        "| width | hand-written | eager | captured | stock Pyro SVI | gradient: eager | gradient: captured |",
+        "|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for width in arguments.width:
+        with pyro.settings.context(
+            validate_infer=False,
+            validate_poutine=False,
+            validate_distributions_pyro=False,
+            validate_distributions_torch=False,
+        ):
+            difference = largest_difference(width, arguments.device)
+            result = measure(steps(width, arguments.device), arguments.repeats, arguments.device)
+        ratio = {name: value / result["hand"] for name, value in result.items()}
+        lines.append(
+            f"| {width} | 1.00 ({result['hand']:.1f} ms) | {ratio['eager']:.2f} | {ratio['captured']:.2f} "
+            f"| {ratio['pyro']:.2f} | {difference['eager']:.0e} | {difference['captured']:.0e} |"
+        )
+        print(lines[-1], flush=True)
+    table = "\n".join(lines)
+    print(table)
+    if arguments.out:
+        arguments.out.write_text(table + "\n")
+
+
+if __name__ == "__main__":
+    main()

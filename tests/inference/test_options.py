@@ -1,0 +1,33 @@
+"""Every training option has a rule, and breaking it names the option, the value and the way out."""
+
+from typing import Any
+
+import pytest
+from pyroformer.inference.options import TrainingOptions
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps is 0: give a positive whole number"),
+        ({"steps": -5}, "steps is -5"),
+        ({"minutes": 0.0}, "minutes is 0.0: give a positive number"),
+        ({"minutes": float("nan")}, "minutes is nan"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0"),
+        ({"learning_rate": float("inf")}, "learning_rate is inf"),
+        ({"clip": -1.0}, "clip is -1.0: give zero or a positive number"),
+        ({"beta": -0.5}, "beta is -0.5"),
+        ({"devices": 0}, "devices is 0"),
+        ({"validations": 0}, "validations is 0"),
+        ({"patience": -1}, "patience is -1"),
+    ],
+)
+def test_rules(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainingOptions(**options)
+
+
+def test_without_a_budget_it_is_three_minutes() -> None:
+    assert TrainingOptions().minutes == 3.0
+    assert TrainingOptions(steps=10).minutes is None

@@ -1,0 +1,198 @@
+"""What every model and guide promises, run over all of them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import Predictive, Trace_ELBO
+from pyroformer.guides.nvae import NVAEGuide
+from pyroformer.inference.elbo import ELBO
+from pyroformer.inference.nvib import NVIB
+from pyroformer.inference.svi import SVI
+from pyroformer.models.base import Model
+from pyroformer.models.batch import EOS, PAD, Batch
+from pyroformer.models.language_model import LanguageModel
+from pyroformer.models.nvae import NVAE
+from pyroformer.models.recipe import build, describe
+from pyroformer.models.transformer import TransformerConfig
+from torch import Tensor, nn
+
+CONFIG = TransformerConfig(vocabulary=30, window=12, width=16, layers=2, heads=2, dropout=0.0)
+TEXTS = [[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]]
+
+
+class Pair(NamedTuple):
+    model: Model
+    guide: nn.Module | None
+
+
+def nvae(kappa: int = 1, **options: Any) -> Callable[[], Pair]:
+    def make() -> Pair:
+        model = NVAE(CONFIG, kappa=kappa)
+        return Pair(model, NVAEGuide(model, **options))
+
+    return make
+
+
+PAIRS: dict[str, Callable[[], Pair]] = {
+    "lm": lambda: Pair(LanguageModel(CONFIG), None),
+    "nvae": nvae(),
+    "nvae-relu": nvae(alpha="relu"),
+    "nvae-quadratic": nvae(alpha="quadratic"),
+    "nvae-isotropic": nvae(variance="isotropic"),
+    "nvae-shared": nvae(variance="shared"),
+    "nvae-kappa-3": nvae(kappa=3),
+}
+
+
+@pytest.fixture(params=PAIRS)
+def pair(request: pytest.FixtureRequest) -> Pair:
+    torch.manual_seed(0)
+    made = PAIRS[request.param]()
+    for module in made:
+        if module is not None:
+            module.eval()
+            for parameter in module.parameters():  # away from special values such as zero heads
+                parameter.data.add_(0.05 * torch.randn_like(parameter))
+    return made
+
+
+def terms(pair: Pair, batch: Batch) -> Any:
+    torch.manual_seed(1)
+    return ELBO().terms(pair.model, pair.guide, batch)
+
+
+def test_guide_and_model_have_the_same_latent_sites(pair: Pair) -> None:
+    latent = {
+        name
+        for name, site in poutine.trace(pair.model).get_trace(Batch.unobserved(2)).nodes.items()
+        if site["type"] == "sample" and name not in ("text", "length", "texts")
+    }
+    assert latent == set(pair.model.latents)
+    if pair.guide is not None:
+        trace = poutine.trace(pair.guide).get_trace(Batch.pad(TEXTS))
+        assert {n for n, s in trace.nodes.items() if s["type"] == "sample" and n != "texts"} == latent
+
+
+def test_a_gradient_reaches_every_parameter(pair: Pair) -> None:
+    objective = ELBO()(pair.model, pair.guide)
+    objective(Batch.pad(TEXTS)).backward()
+    dead = [n for n, p in objective.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert not dead
+
+
+def test_terms_are_finite_and_one_a_text(pair: Pair) -> None:
+    result = terms(pair, Batch.pad(TEXTS))
+    for value in (result.log_likelihood, *result.kl.values()):
+        assert value.shape == (3,)
+        assert value.isfinite().all()
+
+
+def test_padding_changes_nothing(pair: Pair) -> None:
+    narrow, wide = Batch.pad(TEXTS), Batch.pad(TEXTS, width=9)
+    assert wide.tokens is not None
+    scribbled = wide._replace(tokens=torch.where(wide.mask, wide.tokens, 17))  # type: ignore[arg-type]
+    for site, value in terms(pair, narrow).kl.items():
+        for other in (wide, scribbled):
+            assert torch.allclose(terms(pair, other).kl[site], value, atol=1e-4, rtol=1e-5)
+    for other in (wide, scribbled):
+        assert torch.allclose(log_likelihood(pair, narrow), log_likelihood(pair, other), atol=1e-4, rtol=1e-5)
+
+
+def test_batch_composition_changes_nothing(pair: Pair) -> None:
+    together = log_likelihood(pair, Batch.pad(TEXTS))
+    for index, text in enumerate(TEXTS):
+        assert torch.allclose(log_likelihood(pair, Batch.pad([text])), together[index : index + 1], atol=1e-4)
+    swapped = log_likelihood(pair, Batch.pad(TEXTS[::-1]))
+    assert torch.allclose(swapped.flip(0), together, atol=1e-4)
+
+
+def log_likelihood(pair: Pair, batch: Batch) -> Tensor:
+    """log p(x | z) with the posterior's mean mixture: no noise, so that shapes may differ."""
+    memory = None if pair.guide is None else pair.guide.encode(batch).mixture()  # type: ignore[operator]
+    return pair.model.likelihood(memory, batch.mask).log_prob(batch.tokens)  # type: ignore[operator, no-any-return]
+
+
+def test_fillers_weigh_nothing(pair: Pair) -> None:
+    batch = Batch.pad([*TEXTS, [EOS]], width=5)._replace(weight=torch.tensor([1 / 3] * 3 + [0.0]))
+    objective = ELBO()(pair.model, pair.guide)
+    objective(batch).backward()
+    values = terms(pair, batch)
+    torch.manual_seed(1)
+    assert torch.allclose(objective(batch), -values.bound[:3].mean(), rtol=1e-5)
+
+
+def test_state_survives_saving(pair: Pair) -> None:
+    model = build(describe(pair.model))
+    guide = None if pair.guide is None else build(describe(pair.guide, leave_out=["model"]), model=model)
+    ELBO()(model, guide).load_state_dict(ELBO()(pair.model, pair.guide).state_dict())
+    model.eval()
+    again = Pair(model, None if guide is None else guide.eval())
+    assert torch.equal(terms(again, Batch.pad(TEXTS)).bound, terms(pair, Batch.pad(TEXTS)).bound)
+
+
+def test_unobserved_texts_are_sampled(pair: Pair) -> None:
+    with torch.no_grad():
+        texts = pair.model(Batch.unobserved(4))
+    assert texts.shape[0] == 4
+    for row in texts.tolist():
+        ended = row.index(EOS) if EOS in row else len(row)
+        assert all(token == PAD for token in row[ended + 1 :])
+
+
+def test_predictive_agrees_with_itself_in_parallel(pair: Pair) -> None:
+    with torch.no_grad():
+        draws = Predictive(pair.model, guide=pair.guide, num_samples=3, parallel=True)(Batch.pad(TEXTS))
+    assert draws["text"].shape[:2] == (3, 3) or draws["text"].shape[0] == 3
+
+
+def test_the_parameter_store_stays_empty_and_training_trains_twice(pair: Pair) -> None:
+    for _ in range(2):
+        fresh = build(describe(pair.model))
+        guide = None if pair.guide is None else build(describe(pair.guide, leave_out=["model"]), model=fresh)
+        svi = SVI(fresh, guide, torch.optim.Adam, lr=1e-2)
+        torch.manual_seed(0)
+        losses = [svi.step(Batch.pad(TEXTS)) for _ in range(30)]
+        assert sum(losses[-5:]) < sum(losses[:5])
+    assert len(pyro.get_param_store()) == 0
+
+
+def test_stock_svi_says_what_to_use(pair: Pair) -> None:
+    guide = pair.guide or (lambda batch: None)
+    svi = pyro.infer.SVI(pair.model, guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
+    with pytest.raises(RuntimeError, match=r"take pyroformer.SVI"):
+        svi.step(Batch.pad(TEXTS))
+
+
+def test_double_precision_follows_the_parameters(pair: Pair) -> None:
+    for module in pair:
+        if module is not None:
+            module.double()
+    batch = Batch.pad(TEXTS)
+    result = terms(pair, batch._replace(weight=batch.weight.double()))
+    assert result.log_likelihood.dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", [name for name in PAIRS if name != "lm"])
+def test_nvib_and_elbo_share_reconstruction_and_exact_divergences(name: str) -> None:
+    made = PAIRS[name]()
+    batch = Batch.pad(TEXTS)
+    results = []
+    for objective in (ELBO(), NVIB()):
+        torch.manual_seed(2)
+        results.append(objective.terms(made.model, made.guide, batch))
+    exact, paper = results
+    assert torch.equal(exact.log_likelihood, paper.log_likelihood)
+    for site in exact.kl:
+        assert torch.equal(exact.kl[site], paper.kl[site])
+    assert set(paper.penalty) == {"weights", "vectors"}
+    assert all((value >= -1e-5).all() for value in paper.penalty.values())
+
+
+def test_a_guide_needs_texts() -> None:
+    made = PAIRS["nvae"]()
+    with pytest.raises(ValueError, match="the batch is unobserved"):
+        made.guide(Batch.unobserved(2))  # type: ignore[misc]
