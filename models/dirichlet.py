@@ -1,0 +1,344 @@
+"""Gamma and Dirichlet laws in log space: sampler, density, entropy and KL from log concentrations."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.distributions import Gamma
+
+__all__ = [
+    "LOG_ALPHA_MIN",
+    "LOG_ZERO",
+    "dirichlet_entropy",
+    "dirichlet_kl",
+    "dirichlet_log_prob",
+    "dirichlet_mean_log",
+    "gamma_kl_remainder",
+    "sample_log_dirichlet",
+    "sample_log_gamma",
+]
+
+LOG_ZERO = -1e30
+"""The logarithm that stands for zero: finite, so that no gradient is NaN, and exp(LOG_ZERO) is 0 in every dtype."""
+
+LOG_ALPHA_MIN = -60.0
+"""Log concentrations are raised to this before sampling: below it a float32 draw of a log Gamma overflows."""
+
+_LOG_ALPHA_NORMAL = math.log(1e6)  # above: a cubed normal, within 1e-9 of the Gamma law and resolved by float32
+_EXPONENT_MAX = 600.0  # exp() saturates here in float64, so that products of two such factors stay finite
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+_SERIES_FROM = math.log(10.0)  # Stirling's series from here on: seven terms reach 1e-15
+_BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6)  # B_2, B_4, ..., B_14
+
+
+def sample_log_gamma(log_alpha: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    r"""Draws :math:`\log g` with :math:`g \sim \mathrm{Gamma}(\alpha, 1)`, with a pathwise gradient.
+
+    .. math:: \log g = \log g' - e / \alpha, \quad g' \sim \mathrm{Gamma}(\alpha + 1, 1), \; e \sim \mathrm{Exp}(1)
+
+    Finite for every :math:`\log \alpha`. The draw is exact up to :math:`\alpha = 10^6`; above, it is the
+    Wilson-Hilferty cube of a normal, whose cumulants differ from the Gamma's by less than 1e-9. Below
+    ``LOG_ALPHA_MIN`` the concentration is clamped and its gradient is zero.
+
+    Arguments:
+        log_alpha: Log concentrations, of any shape. Half precision is raised to float32.
+
+    References:
+        | Generating Gamma Variates of a Shape Below One (Marsaglia & Tsang, 2000), section 6
+        | The Distribution of Chi-square (Wilson & Hilferty, 1931)
+
+    Examples:
+        >>> sample_log_gamma(torch.tensor([-60.0, 0.0, 200.0])).isfinite().all()
+        tensor(True)
+    """
+    log_alpha = _at_least_float32(log_alpha).clamp(min=LOG_ALPHA_MIN)
+    large = log_alpha > _LOG_ALPHA_NORMAL
+    moderate = torch.where(large, 0.0, log_alpha)
+    alpha = moderate.exp()
+    boosted = Gamma(alpha + 1, torch.ones_like(alpha), validate_args=False).rsample().log()
+    exact = boosted - torch.empty_like(alpha).exponential_() / alpha
+    ample = torch.where(large, log_alpha, _LOG_ALPHA_NORMAL)
+    cube = ample + 3 * torch.log1p(torch.randn_like(ample) * (-ample / 2).exp() / 3 - (-ample).exp() / 9)
+    return torch.where(large, cube, exact)
+
+
+def sample_log_dirichlet(
+    log_alpha: Float[Tensor, "*batch n"], mask: Bool[Tensor, "*#batch n"] | None = None
+) -> Float[Tensor, "*batch n"]:
+    r"""Draws :math:`\log \pi` with :math:`\pi \sim \mathrm{Dir}(\alpha)`, with a pathwise gradient.
+
+    .. math:: \log \pi_i = \log g_i - \log \textstyle\sum_j g_j, \quad g_i \sim \mathrm{Gamma}(\alpha_i, 1)
+
+    Masked components get ``LOG_ZERO`` and no gradient; the others are drawn as if the masked did not exist.
+
+    Arguments:
+        log_alpha: Log concentrations, with shape :math:`(*, N)`.
+        mask: True where a component exists, with shape :math:`(*, N)`.
+
+    Examples:
+        >>> log_pi = sample_log_dirichlet(torch.tensor([0.0, 1.0, 5.0]), torch.tensor([True, True, False]))
+        >>> torch.allclose(log_pi.exp().sum(), torch.tensor(1.0)), log_pi[2].item() < -1e29
+        (True, True)
+    """
+    log_g = sample_log_gamma(log_alpha)
+    if mask is None:
+        return log_g.log_softmax(-1)
+    return torch.where(mask, torch.where(mask, log_g, LOG_ZERO).log_softmax(-1), LOG_ZERO)
+
+
+def dirichlet_log_prob(
+    log_alpha: Float[Tensor, "*#batch n"],
+    log_weights: Float[Tensor, "*#batch n"],
+    mask: Bool[Tensor, "*#batch n"] | None = None,
+) -> Float[Tensor, "*batch"]:
+    r"""Log density of :math:`\log \pi` when :math:`\pi \sim \mathrm{Dir}(\alpha)`.
+
+    .. math:: \log p = \sum_i \alpha_i \log \pi_i - \log B(\alpha)
+
+    The reference measure is Lebesgue's on the log ratios :math:`\log \pi_i / \pi_N`, so that the density is finite
+    where a weight underflows; it differs from the density of :math:`\pi` by the factor :math:`\prod_i \pi_i`.
+    Computed in float64 as
+
+    .. math::
+        -\alpha_0 \mathrm{KL}(\bar\alpha \| \pi) + \frac12 \Big(\sum_i \log \alpha_i - \log \alpha_0\Big)
+        - \frac{k - 1}{2} \log 2\pi + d(\alpha_0) - \sum_i d(\alpha_i)
+
+    with :math:`\bar\alpha = \alpha / \alpha_0` and Stirling's remainder :math:`d`: no term cancels another. The first
+    term reads ``log_weights`` up to a common shift, so the rounding of their sum does no harm. Where float32 draws are
+    too coarse for the density (:math:`\log\alpha` above about 28), it is exact for the draw as rounded.
+
+    Arguments:
+        log_alpha: Log concentrations, with shape :math:`(*, N)`.
+        log_weights: Log weights, with shape :math:`(*, N)`.
+        mask: True where a component exists; the others count for nothing.
+
+    Examples:
+        >>> dirichlet_log_prob(torch.zeros(2), torch.tensor([0.5, 0.5]).log())  # uniform: log(pi_1 pi_2)
+        tensor(-1.3863)
+    """
+    dtype = torch.promote_types(_at_least_float32(log_alpha).dtype, log_weights.dtype)
+    y, la, mask = _prepare(log_weights, log_alpha, mask)
+    shares = _Shares(y, la, mask)
+    log_a0 = shares.log_b0
+    count = mask.sum(-1)
+    each = torch.where(mask, la / 2 - _stirling(la) - _HALF_LOG_2PI, 0.0).sum(-1)
+    total = log_a0 / 2 - _stirling(log_a0) - _HALF_LOG_2PI
+    return _narrow(torch.where(count > 0, each - total - shares.scaled_kl(), 0.0), dtype)
+
+
+def dirichlet_entropy(
+    log_alpha: Float[Tensor, "*batch n"], mask: Bool[Tensor, "*#batch n"] | None = None
+) -> Float[Tensor, "*batch"]:
+    r"""Entropy of :math:`\log \pi`, :math:`-\mathrm E \log p`, in the measure of :func:`dirichlet_log_prob`.
+
+    Examples:
+        >>> dirichlet_entropy(torch.zeros(2))  # the logistic law: 2 nats
+        tensor(2.)
+    """
+    dtype = _at_least_float32(log_alpha).dtype
+    la, _, mask = _prepare(log_alpha, log_alpha, mask)
+    log_a0 = torch.where(mask, la, LOG_ZERO).logsumexp(-1)
+    each = torch.where(mask, _entropy_term(la), 0.0).sum(-1)
+    return _narrow(torch.where(mask.any(-1), each - _entropy_term(log_a0), 0.0), dtype)
+
+
+def dirichlet_mean_log(
+    log_alpha: Float[Tensor, "*batch n"], mask: Bool[Tensor, "*#batch n"] | None = None
+) -> Float[Tensor, "*batch n"]:
+    r"""The mean :math:`\mathrm E \log \pi_i = \psi(\alpha_i) - \psi(\alpha_0)`; ``LOG_ZERO`` where masked.
+
+    Examples:
+        >>> dirichlet_mean_log(torch.zeros(2))
+        tensor([-1., -1.])
+    """
+    dtype = _at_least_float32(log_alpha).dtype
+    la, _, mask = _prepare(log_alpha, log_alpha, mask)
+    log_a0 = torch.where(mask, la, LOG_ZERO).logsumexp(-1, keepdim=True)
+    log_a0 = torch.where(mask.any(-1, keepdim=True), log_a0, 0.0)
+    mean = la - log_a0 - _gap(la) * _exp(-la) + _gap(log_a0) * _exp(-log_a0)
+    return _narrow(torch.where(mask, mean, LOG_ZERO), dtype)
+
+
+def dirichlet_kl(
+    log_a: Float[Tensor, "*#batch n"],
+    log_b: Float[Tensor, "*#batch n"],
+    mask: Bool[Tensor, "*#batch n"] | None = None,
+) -> Float[Tensor, "*batch"]:
+    r"""Divergence of :math:`\mathrm{Dir}(a)` from :math:`\mathrm{Dir}(b)`, from log concentrations.
+
+    .. math:: \mathrm{KL} = b_0 \, \mathrm{KL}(\bar b \| \bar a) + \sum_i r(a_i, b_i) - r(a_0, b_0)
+
+    with :math:`a_0 = \sum_i a_i`, :math:`\bar a = a / a_0` and :math:`r` of :func:`gamma_kl_remainder`. The textbook
+    form subtracts terms of size :math:`a_0 \log a_0`; here the only terms that cancel are those of the largest
+    :math:`a_j`, and they are subtracted analytically. Computed in float64 whatever the input; within 1e-10 (1 + KL)
+    of a 100-digit reference for logarithms from -30 to 200, gradients too. A result that its dtype cannot hold
+    saturates at the dtype's largest number.
+
+    Arguments:
+        log_a: Log concentrations of the first argument, with shape :math:`(*, N)`.
+        log_b: Log concentrations of the second, with shape :math:`(*, N)`.
+        mask: True where a component exists; the others count for nothing.
+
+    Examples:
+        >>> dirichlet_kl(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
+        tensor(0.)
+        >>> dirichlet_kl(torch.tensor([100.0, 101.0]), torch.tensor([0.0, 1.0])).isfinite()
+        tensor(True)
+    """
+    dtype = torch.promote_types(_at_least_float32(log_a).dtype, log_b.dtype)
+    la, lb, mask = _prepare(log_a, log_b, mask)
+    shares = _Shares(la, lb, mask)
+    rest = torch.where(shares.rest, gamma_kl_remainder(la, lb), 0.0).sum(-1)
+    return _narrow(shares.scaled_kl() + rest + _pivot_remainder(shares), dtype)
+
+
+def gamma_kl_remainder(log_a: Float[Tensor, "*#shape"], log_b: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+    r"""What remains of a Gamma divergence, :math:`r(a, b)`, when its leading terms are taken out.
+
+    .. math::
+        \mathrm{KL}(\mathrm{Gamma}(a, 1) \| \mathrm{Gamma}(b, 1)) &= b \log (b / a) - b + a + r(a, b) \\
+        r(a, b) &= \frac12 \log \frac ab + d(b) - d(a) + \Big(\frac ba - 1\Big) c(a)
+
+    with Stirling's remainder :math:`d(x) = \log\Gamma(x) - (x - \frac12) \log x + x - \frac12 \log 2\pi` and
+    :math:`c(x) = x (\log x - \psi(x)) \in [\frac12, 1]`. The leading terms of a Dirichlet's divergence add up to a
+    categorical one, so this is all that it needs of each concentration. Returns float64.
+
+    Examples:
+        >>> gamma_kl_remainder(torch.tensor(3.0), torch.tensor(3.0))
+        tensor(0., dtype=torch.float64)
+    """
+    la, lb = log_a.double(), log_b.double()
+    return (la - lb) / 2 + _stirling(lb) - _stirling(la) + torch.expm1((lb - la).clamp(max=_EXPONENT_MAX)) * _gap(la)
+
+
+class _Shares:
+    r"""Two weight vectors in log space, compared through the largest entry :math:`j` of the first, the pivot.
+
+    Everything is relative to the pivot, so common shifts of ``la`` or of ``lb`` are gone before anything is rounded.
+    """
+
+    def __init__(self, la: Tensor, lb: Tensor, mask: Tensor) -> None:
+        pivot = torch.where(mask, la, LOG_ZERO).argmax(-1, keepdim=True)
+        self.mask, self.rest, self.lb = mask, mask & torch.ones_like(mask).scatter(-1, pivot, False), lb
+        la_j, lb_j = la.gather(-1, pivot), lb.gather(-1, pivot)
+        gap = _difference_of_differences(lb, la, lb_j, la_j)
+        log_a = la - la_j
+        log_a_sum = torch.where(self.rest, log_a.exp(), 0.0).sum(-1, keepdim=True).log1p()  # log a_0 / a_j
+        # sum_i abar_i (exp(gap_i) - 1), with a form each for near and far; never below abar_j - 1
+        near = gap.abs() < 1
+        share = (log_a - log_a_sum).exp()
+        moved = torch.where(near, share * torch.where(near, gap, 0.0).expm1(), _exp(lb - lb_j - log_a_sum) - share)
+        log_gain = torch.where(self.rest, moved, 0.0).sum(-1, keepdim=True).log1p()
+        self.t = gap - log_gain  # log bbar_i / abar_i
+        self.log_b0_share = lb_j + log_gain + log_a  # log b_0 abar_i
+        self.la_j, self.lb_j, self.log_gain = la_j.squeeze(-1), lb_j.squeeze(-1), log_gain.squeeze(-1)
+        self.log_a_sum = log_a_sum.squeeze(-1)
+        self.log_a0 = self.la_j + self.log_a_sum
+        self.log_b0 = self.lb_j + self.log_a_sum + self.log_gain
+
+    def scaled_kl(self) -> Tensor:
+        r""":math:`b_0 \mathrm{KL}(\bar b \| \bar a) = \sum_i b_i (t_i - 1 + e^{-t_i})`, every summand positive."""
+        near = self.t.abs() < 0.5
+        t, b = torch.where(near, self.t, 0.0), _exp(self.lb)
+        series = torch.zeros_like(t)
+        for power in range(16, 1, -1):
+            series = series * t + (-1) ** power / math.factorial(power)
+        terms = torch.where(near, b * t.square() * series, b * (self.t - 1) + _exp(self.log_b0_share))
+        return torch.where(self.mask, terms, 0.0).sum(-1)
+
+
+def _pivot_remainder(shares: _Shares) -> Tensor:
+    """r(a_j, b_j) - r(a_0, b_0), accurate when the pivot is nearly all of a: no large terms are subtracted."""
+    gain, log_a0 = shares.log_gain, shares.log_a0
+    ratio = _exp(shares.lb_j - shares.la_j)
+    level = _stirling(shares.lb_j) - _stirling(shares.log_b0) + _stirling(log_a0) - _stirling(shares.la_j)
+    slope = (1 - ratio) * _gap_increase(shares.la_j, shares.log_a_sum)
+    return gain / 2 + level + slope - ratio * gain.clamp(max=_EXPONENT_MAX).expm1() * _gap(log_a0)
+
+
+def _gap_increase(log_x: Tensor, step: Tensor) -> Tensor:
+    """c(x e^step) - c(x) for step >= 0: the midpoint rule while the step is too small to subtract."""
+    short = step < 3e-5
+    middle = torch.where(short, log_x + step / 2, 0.0)
+    return torch.where(short, step * _gap_slope(middle), _gap(log_x + step) - _gap(log_x))
+
+
+def _stirling(log_x: Tensor) -> Tensor:
+    r"""Stirling's remainder :math:`d(x)`; written on :math:`\Gamma(1 + x)` below 10, so that x = 0 is harmless."""
+    small, low, y = _branches(log_x)
+    x = low.exp()
+    series = sum(b / (2 * m * (2 * m - 1)) * y ** (2 * m - 1) for m, b in enumerate(_BERNOULLI, 1))
+    return torch.where(small, torch.lgamma(1 + x) - (x + 0.5) * low + x - _HALF_LOG_2PI, series)
+
+
+def _gap(log_x: Tensor) -> Tensor:
+    r""":math:`c(x) = x (\log x - \psi(x))`, which falls from 1 to 1/2."""
+    small, low, y = _branches(log_x)
+    x = low.exp()
+    return torch.where(small, 1 + x * (low - _digamma_1p(x)), _gap_series(y))
+
+
+def _gap_slope(log_x: Tensor) -> Tensor:
+    r""":math:`\mathrm d c / \mathrm d \log x`."""
+    small, low, y = _branches(log_x)
+    x = low.exp()
+    series = sum(-(2 * m - 1) * b / (2 * m) * y ** (2 * m - 1) for m, b in enumerate(_BERNOULLI, 1))
+    trigamma = torch.special.zeta(2.0, 1 + x)
+    return torch.where(small, x * (low + 1 - _digamma_1p(x) - x * trigamma), series)
+
+
+def _gap_series(y: Tensor) -> Tensor:
+    return 0.5 + sum(b / (2 * m) * y ** (2 * m - 1) for m, b in enumerate(_BERNOULLI, 1))
+
+
+def _digamma_1p(x: Tensor) -> Tensor:
+    r""":math:`\psi(1 + x)` for x >= 0. By recurrence, because torch's trigamma, its gradient, is good to 1e-10 only."""
+    above = x + 10
+    steps = torch.arange(1, 10, dtype=x.dtype, device=x.device)
+    return above.log() - _gap_series(above.reciprocal()) / above - (x[..., None] + steps).reciprocal().sum(-1)
+
+
+def _entropy_term(log_x: Tensor) -> Tensor:
+    return _gap(log_x) + _stirling(log_x) - log_x / 2 + _HALF_LOG_2PI
+
+
+def _branches(log_x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where x is small, log x there (0 elsewhere), and 1/x where it is not (1/10 elsewhere): safe in both branches."""
+    small = log_x < _SERIES_FROM
+    return small, torch.where(small, log_x, 0.0), torch.where(small, -_SERIES_FROM, -log_x).exp()
+
+
+def _difference_of_differences(lb: Tensor, la: Tensor, lb_j: Tensor, la_j: Tensor) -> Tensor:
+    """(lb - la) - (lb_j - la_j), with the rounding of the inner differences put back (Knuth's two-sum)."""
+    high, high_j = lb - la, lb_j - la_j
+    low = _rounding(lb.detach(), la.detach(), high.detach())
+    low_j = _rounding(lb_j.detach(), la_j.detach(), high_j.detach())
+    return (high - high_j) + (low - low_j)
+
+
+def _rounding(x: Tensor, y: Tensor, difference: Tensor) -> Tensor:
+    virtual = difference - x
+    return (x - (difference - virtual)) - (y + virtual)
+
+
+def _prepare(first: Tensor, second: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Both in float64 and of one shape, zero where masked."""
+    if mask is None:
+        mask = torch.ones((), dtype=torch.bool, device=first.device)
+    first, second, mask = torch.broadcast_tensors(first.double(), second.double(), mask)
+    return torch.where(mask, first, 0.0), torch.where(mask, second, 0.0), mask
+
+
+def _exp(x: Tensor) -> Tensor:
+    return x.clamp(max=_EXPONENT_MAX).exp()
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _narrow(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """To ``dtype``, saturating instead of overflowing."""
+    largest = torch.finfo(dtype).max
+    return x.clamp(-largest, largest).to(dtype)

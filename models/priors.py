@@ -1,0 +1,215 @@
+"""The priors that a user swaps: modules whose forward returns a distribution."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pyro import distributions as dist
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from .adapters import as_prior, check_latent_prior, check_vector_prior, check_weight_prior
+from .distributions import Lengths, LogDirichlet
+from .nvib import conditional_concentration
+
+__all__ = [
+    "BoundedDirichletProcess",
+    "GaussianBase",
+    "LatentPrior",
+    "LengthPrior",
+    "VectorPrior",
+    "WeightPrior",
+    "as_prior",
+    "check_latent_prior",
+    "check_vector_prior",
+    "check_weight_prior",
+]
+
+
+class WeightPrior(nn.Module):
+    r"""The role of a prior over the log weights of a mixture.
+
+    ``forward(mask)`` takes a mask of the components that exist, with shape :math:`(*, N)`, and returns a distribution
+    with batch shape :math:`(*)` and event shape :math:`(N)` whose draws are log weights: their exponentials sum to one
+    and are zero (``LOG_ZERO``) where ``mask`` is False. Component 0 is the prior's own and always exists, so a text
+    of :math:`n` tokens has :math:`n + 1` components (times kappa, where each is drawn kappa times).
+    """
+
+    def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
+        raise NotImplementedError(f"{type(self).__name__} is a WeightPrior: write forward(mask) -> Distribution")
+
+
+class VectorPrior(nn.Module):
+    r"""The role of a base measure: ``forward()`` returns a distribution with event shape :math:`(P)`."""
+
+    def forward(self) -> Distribution:
+        raise NotImplementedError(f"{type(self).__name__} is a VectorPrior: write forward() -> Distribution")
+
+
+class LatentPrior(nn.Module):
+    r"""The role of a prior over the latent of one layer.
+
+    ``forward(summary, layer)`` takes what the layers below know, with shape :math:`(*, P)`, and the layer's number from
+    0, and returns a distribution with batch shape :math:`(*)` and event shape :math:`(p)`.
+    """
+
+    def forward(self, summary: Float[Tensor, "*batch p"], layer: int) -> Distribution:
+        raise NotImplementedError(
+            f"{type(self).__name__} is a LatentPrior: write forward(summary, layer) -> Distribution"
+        )
+
+
+class BoundedDirichletProcess(WeightPrior):
+    r"""A Dirichlet process over the mixture, bounded to as many draws as the text has components.
+
+    .. math:: \pi \sim \mathrm{Dir}\Big( \frac{\alpha_0 + \Delta n}{\kappa (n + 1)}, \dots \Big)
+
+    Arguments:
+        concentration: :math:`\alpha_0 > 0`, the total concentration of an empty text.
+        delta: :math:`\Delta \geq 0`, what each token adds to it.
+        kappa: Number of draws of each component.
+
+    References:
+        A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck
+        (Henderson & Fehr, 2023), section 3.1, https://arxiv.org/abs/2207.13529
+
+    Examples:
+        >>> prior = BoundedDirichletProcess(delta=1.0)
+        >>> prior(torch.tensor([[True, True, True], [True, False, False]])).log_concentration[:, 0].exp()
+        tensor([1., 1.])
+    """
+
+    concentration: Tensor
+    delta: Tensor
+
+    def __init__(self, concentration: float = 1.0, delta: float = 0.3, kappa: int = 1) -> None:
+        super().__init__()
+        if not concentration > 0:
+            raise ValueError(f"concentration {concentration}: must be positive; smaller means fewer components in use")
+        if not delta >= 0:
+            raise ValueError(f"delta {delta}: must not be negative; 0 is the plain Dirichlet process")
+        if kappa < 1:
+            raise ValueError(f"kappa {kappa}: must be at least 1, the number of draws of each component")
+        self.kappa = kappa
+        self.register_buffer("concentration", torch.tensor(float(concentration)))
+        self.register_buffer("delta", torch.tensor(float(delta)))
+
+    def total_concentration(self, components: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        r""":math:`\alpha_0 + \Delta n` for a text of ``components`` :math:`= \kappa (n + 1)`, the prior's included."""
+        length = (components / self.kappa - 1).clamp(min=0)
+        return conditional_concentration(_at_least_float32(self.concentration), _at_least_float32(self.delta), length)
+
+    def forward(self, mask: Bool[Tensor, "*batch n"]) -> LogDirichlet:
+        components = mask.sum(-1)
+        each = self.total_concentration(components) / components.clamp(min=1)
+        return LogDirichlet(each.log()[..., None].expand(mask.shape), mask)
+
+    def extra_repr(self) -> str:
+        return f"concentration={self.concentration:g}, delta={self.delta:g}, kappa={self.kappa}"
+
+
+class GaussianBase(VectorPrior):
+    r"""A Gaussian base measure, :math:`z \sim \mathcal N(\mu, \operatorname{diag} \sigma^2)`.
+
+    Arguments:
+        width: :math:`P`.
+        mean: A number, or a tensor with shape :math:`(P)`.
+        variance: A positive number, or a tensor with shape :math:`(P)`.
+        learnable: Whether mean and variance are parameters rather than buffers.
+
+    Examples:
+        >>> GaussianBase(8)().event_shape
+        torch.Size([8])
+    """
+
+    mean: Tensor
+    log_variance: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        mean: float | Float[Tensor, " width"] = 0.0,
+        variance: float | Float[Tensor, " width"] = 1.0,
+        learnable: bool = False,
+    ) -> None:
+        super().__init__()
+        if width < 1:
+            raise ValueError(f"width {width}: must be at least 1, the number of a vector's entries")
+        if not bool((torch.as_tensor(variance) > 0).all()):
+            raise ValueError(f"variance {variance}: every entry must be positive")
+        location, scale = _filled(mean, width), _filled(variance, width).log()
+        if learnable:
+            self.mean, self.log_variance = nn.Parameter(location), nn.Parameter(scale)
+        else:
+            self.register_buffer("mean", location)
+            self.register_buffer("log_variance", scale)
+
+    @property
+    def variance(self) -> Float[Tensor, " width"]:
+        return _at_least_float32(self.log_variance).exp()
+
+    def forward(self) -> Distribution:
+        scale = (_at_least_float32(self.log_variance) / 2).exp()
+        normal: Distribution = dist.Normal(_at_least_float32(self.mean), scale).to_event(1)
+        return normal
+
+    def extra_repr(self) -> str:
+        return f"width={len(self.mean)}, learnable={self.mean.requires_grad}"
+
+
+class LengthPrior(nn.Module):
+    r"""A histogram over the lengths of texts, :math:`1, \dots, W`.
+
+    Arguments:
+        window: :math:`W`, the longest text that the model takes.
+        probabilities: With shape :math:`(W)`; uniform by default.
+
+    Examples:
+        >>> prior = LengthPrior.fit([3, 3, 4], window=8)
+        >>> prior().log_prob(torch.tensor([3, 8])).exp()
+        tensor([0.2727, 0.0909])
+    """
+
+    log_probabilities: Tensor
+
+    def __init__(self, window: int, probabilities: Float[Tensor, " window"] | None = None) -> None:
+        super().__init__()
+        if window < 1:
+            raise ValueError(f"window {window}: must be at least 1, the length of the longest text")
+        if probabilities is None:
+            probabilities = torch.ones(window)
+        self.register_buffer("log_probabilities", (probabilities / probabilities.sum()).log())
+
+    @classmethod
+    def fit(cls, lengths: Int[Tensor, " texts"] | Sequence[int], window: int, smoothing: float = 1.0) -> "LengthPrior":
+        r"""The smoothed histogram of the texts of a training split.
+
+        .. math:: p(n) = \frac{c_n + s}{\sum_m (c_m + s)}
+
+        Arguments:
+            lengths: Of each text, from 1 to ``window``.
+            window: :math:`W`.
+            smoothing: :math:`s > 0`, added to each count, so that no length is impossible.
+        """
+        if not smoothing > 0:
+            raise ValueError(f"smoothing {smoothing}: must be positive, or lengths nobody has seen are impossible")
+        lengths = torch.as_tensor(lengths, dtype=torch.long)
+        outside = (lengths < 1) | (lengths > window)
+        if outside.any():
+            raise ValueError(f"length {int(lengths[outside][0])}: must be from 1 to the window of {window}")
+        counts = torch.bincount(lengths - 1, minlength=window).double() + smoothing
+        return cls(window, (counts / counts.sum()).float())
+
+    def forward(self) -> Lengths:
+        return Lengths(_at_least_float32(self.log_probabilities))
+
+    def extra_repr(self) -> str:
+        return f"window={len(self.log_probabilities)}"
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _filled(value: float | Tensor, width: int) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.get_default_dtype()).expand(width).clone()
