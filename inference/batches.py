@@ -1,0 +1,169 @@
+"""Texts in batches: of few shapes, in an order that is a function of the seed and the step alone."""
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from torch.utils.data import IterableDataset, get_worker_info
+
+from ..models.batch import Batch
+from .texts import Texts
+
+__all__ = ["TrainingStream", "once"]
+
+
+class TrainingStream(IterableDataset[Batch]):
+    r"""The batches that training sees, without end: what step :math:`s` is given depends on nothing that came before.
+
+    Each epoch shuffles the texts, sorts them by bucket, cuts the row into chunks of
+
+        batch_size x accumulate x world
+
+    texts, one chunk for each optimiser step, and shuffles the chunks. A chunk is as wide as the bucket of its longest
+    text, so that there are no more shapes than buckets; chunk number :math:`j` deals its texts in turn to the
+    micro-batches :math:`(a, r)` of accumulation :math:`a` and rank :math:`r`. Only the last chunk can be short: it is
+    filled with rows of weight zero. Every text comes exactly once an epoch.
+
+    A text weighs :math:`\text{world} \cdot \text{accumulate} / n`, where :math:`n` is the number of texts in the step,
+    so that it counts :math:`1/n` once gradients are averaged over ranks and micro-batches.
+
+    Iterating gives this rank's micro-batches from step ``start`` on; it may be wrapped in a ``DataLoader`` with
+    ``batch_size=None`` and any number of workers. A run that resumes sets ``start`` to the number of steps it has made.
+
+    Arguments:
+        texts: The training texts.
+        batch_size: Number of rows of a micro-batch.
+        seed: What the order follows from.
+        rank: Which of ``world`` processes this one is.
+        world: How many processes share each step.
+        accumulate: How many micro-batches each process adds up in a step.
+        start: The first step.
+
+    Raises:
+        ValueError: If there are no texts, a size is below 1, or the rank is not below ``world``.
+
+    Examples:
+        >>> from pyroformer.inference.tokenizer import Tokenizer
+        >>> tokenizer = Tokenizer.train(["a rose is a rose"], vocabulary=259)
+        >>> texts = Texts.encode(["rose", "is", "a"], tokenizer, window=8)
+        >>> stream = TrainingStream(texts, batch_size=2)
+        >>> [batch] = stream.step(1)
+        >>> batch.tokens.shape, batch.weight.tolist()
+        (torch.Size([2, 8]), [0.5, 0.5])
+    """
+
+    def __init__(
+        self,
+        texts: Texts,
+        batch_size: int = 64,
+        seed: int = 0,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
+        start: int = 0,
+    ) -> None:
+        super().__init__()
+        if not len(texts):
+            raise ValueError("there are no texts to train on: give some.")
+        for name, size in {"batch_size": batch_size, "world": world, "accumulate": accumulate}.items():
+            if size < 1:
+                raise ValueError(f"{name} is {size}: give at least 1.")
+        if not 0 <= rank < world:
+            raise ValueError(f"rank {rank} is none of {world} processes: give one from 0 to {world - 1}.")
+        self.texts = texts
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.accumulate = accumulate
+        self.start = start
+        self._plan: tuple[int, Int[np.ndarray, "steps chunk"], Int[np.ndarray, " steps"]] | None = None
+
+    @property
+    def texts_per_step(self) -> int:
+        """Number of texts in an optimiser step over all ranks; one step of an epoch may have fewer."""
+        return self.batch_size * self.accumulate * self.world
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.texts) // self.texts_per_step)
+
+    def step(self, step: int) -> list[Batch]:
+        """This rank's micro-batches of one optimiser step."""
+        return [self.micro_batch(step, index) for index in range(self.accumulate)]
+
+    def micro_batch(self, step: int, index: int = 0) -> Batch:
+        """This rank's micro-batch number ``index`` of one optimiser step."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        chunks, widths = self._epoch(epoch)
+        dealt = chunks[place, index * self.world + self.rank :: self.world * self.accumulate]
+        weight = self.world * self.accumulate / int((chunks[place] >= 0).sum())
+        return self.texts.batch(dealt, int(widths[place]), weight)
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        for number in count(self.start * self.accumulate + first, stride):
+            yield self.micro_batch(*divmod(number, self.accumulate))
+
+    def state_dict(self, step: int) -> dict[str, Any]:
+        """What a run needs to go on after ``step`` steps."""
+        return {"step": step, "seed": self.seed, "texts": len(self.texts), "texts_per_step": self.texts_per_step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Starts where a run ended; its steps may be divided among other ranks and micro-batches if they stay as large.
+
+        Raises:
+            ValueError: If the order would not be the one that the run began with.
+        """
+        for name, now in self.state_dict(0).items():
+            if name != "step" and state[name] != now:
+                raise ValueError(
+                    f"the run began with {name.replace('_', ' ')} = {state[name]} and would go on with {now}: "
+                    "its batches would be others. Resume it with the same data, seed and texts per step."
+                )
+        self.start = state["step"]
+
+    def _epoch(self, epoch: int) -> tuple[Int[np.ndarray, "steps chunk"], Int[np.ndarray, " steps"]]:
+        """Which texts each step of an epoch has (-1: none), and how wide it is."""
+        if self._plan is None or self._plan[0] != epoch:
+            generator = np.random.default_rng((self.seed, epoch))
+            order = generator.permutation(len(self.texts))
+            fitting = np.searchsorted(self.texts.widths, self.texts.lengths[order])
+            chunks, widths = _chunks(order[np.argsort(fitting, kind="stable")], self.texts, self.texts_per_step)
+            shuffled = generator.permutation(len(chunks))
+            self._plan = epoch, chunks[shuffled], widths[shuffled]
+        return self._plan[1:]
+
+
+def once(texts: Texts, batch_size: int = 64) -> Iterator[tuple[Int[np.ndarray, " texts"], Batch]]:
+    r"""Every text once, shortest first, in batches of one size: pairs (which texts, batch).
+
+    The last batch is filled with rows of weight zero, which follow the texts; the real ones weigh 1 / number of texts
+    in the batch.
+
+    Examples:
+        >>> from pyroformer.inference.tokenizer import Tokenizer
+        >>> tokenizer = Tokenizer.train(["a rose is a rose"], vocabulary=259)
+        >>> texts = Texts.encode(["rose", "is", "a"], tokenizer, window=8)
+        >>> [(indices.tolist(), batch.weight.tolist()) for indices, batch in once(texts, batch_size=2)]
+        [([2, 1], [0.5, 0.5]), ([0], [1.0, 0.0])]
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: give at least 1.")
+    chunks, widths = _chunks(np.argsort(texts.lengths, kind="stable"), texts, batch_size)
+    for chunk, width in zip(chunks, widths, strict=True):
+        yield chunk[chunk >= 0], texts.batch(chunk, int(width))
+
+
+def _chunks(
+    order: Int[np.ndarray, " texts"], texts: Texts, size: int
+) -> tuple[Int[np.ndarray, "chunks {size}"], Int[np.ndarray, " chunks"]]:
+    """Texts in order of their buckets, cut into chunks (the last filled with -1), and the widths of the chunks."""
+    chunks = np.full((-(-len(order) // size), size), -1)
+    chunks.reshape(-1)[: len(order)] = order
+    longest = np.where(chunks >= 0, texts.lengths[chunks], 0).max(1)
+    return chunks, np.asarray(texts.widths)[np.searchsorted(texts.widths, longest)]

@@ -1,0 +1,244 @@
+"""Tokenised texts: a long array of tokens, and where each text begins."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int, Integer
+from tokenizers import Encoding
+from torch import Tensor
+
+from ..models.batch import EOS, PAD, Batch
+from .tokenizer import Tokenizer
+
+__all__ = ["SHORTEST_WINDOW", "Texts", "buckets", "check_window", "fitting", "flatten"]
+
+SHORTEST_WINDOW = 8  # tokens: any character and the end fit, with room for a word
+
+Long = Literal["split", "drop"]
+
+
+class Texts(Sequence[str]):
+    r"""Texts as a sequence of strings that lie as tokens in one array, usually a memory-mapped file.
+
+    Arguments:
+        tokens: The tokens of all texts one after the other, each text's end included.
+        offsets: Where text :math:`i` begins, and where the last one ends.
+        tokenizer: What the tokens mean.
+        widths: The widths to which batches are padded, ascending; no text is longer than the last.
+        owner: An object that must live as long as the array, such as the folder it lies in.
+
+    Examples:
+        >>> tokenizer = Tokenizer.train(["a rose is a rose"], vocabulary=259)
+        >>> texts = Texts.encode(["a rose", "is"], tokenizer, window=8)
+        >>> texts[1], texts.lengths.tolist(), texts.bytes.tolist(), texts.widths
+        ('is', [7, 3], [6, 2], (8,))
+    """
+
+    def __init__(
+        self,
+        tokens: Integer[np.ndarray, " n"],
+        offsets: Int[np.ndarray, " texts_and_1"],
+        tokenizer: Tokenizer,
+        widths: tuple[int, ...],
+        owner: object = None,
+    ) -> None:
+        self.tokens = tokens
+        self.offsets = offsets
+        self.tokenizer = tokenizer
+        self.widths = widths
+        self.owner = owner
+
+    @classmethod
+    def encode(cls, texts: Sequence[str], tokenizer: Tokenizer, window: int, long: Long = "split") -> "Texts":
+        """Strings as ``Texts`` in memory. Those that do not fit into ``window`` are split or dropped as in a corpus."""
+        rows, _ = fitting(texts, tokenizer, window, long)
+        tokens, offsets = flatten(rows, tokenizer.vocabulary)
+        return cls(tokens, offsets, tokenizer, buckets(np.diff(offsets), window))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return self.tokenizer.decode_batch([self.ids(i) for i in range(*index.indices(len(self)))])
+        return self.tokenizer.decode(self.ids(index))
+
+    def ids(self, index: int) -> Int[np.ndarray, " n"]:
+        """The tokens of one text, its end included."""
+        index = range(len(self))[index]
+        return np.asarray(self.tokens[self.offsets[index] : self.offsets[index + 1]], dtype=np.int64)
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " texts"]:
+        """Number of tokens of each text, its end included."""
+        return np.diff(self.offsets)
+
+    @property
+    def bytes(self) -> Int[np.ndarray, " texts"]:
+        """Number of bytes of each text in UTF-8: what bits per byte are counted over."""
+        sums = np.concatenate([[0], np.cumsum(self.tokenizer.byte_lengths()[self.tokens])])
+        return np.diff(sums[self.offsets])
+
+    def pad(
+        self, indices: Int[np.ndarray, " B"], width: int
+    ) -> tuple[Int[Tensor, "B {width}"], Bool[Tensor, "B {width}"]]:
+        """Tokens and mask of some texts; index -1 gives a row that only fills up a batch: an end and nothing else."""
+        filler = indices < 0
+        starts = np.where(filler, 0, self.offsets[indices])[:, None]
+        lengths = np.where(filler, 1, self.offsets[indices + 1] - self.offsets[indices])[:, None]
+        positions = np.arange(width)
+        mask = positions < lengths
+        tokens = np.where(mask, self.tokens[np.where(mask, starts + positions, 0)], PAD).astype(np.int64)
+        tokens[filler, 0] = EOS
+        return torch.from_numpy(tokens), torch.from_numpy(mask)
+
+    def batch(self, indices: Int[np.ndarray, " B"], width: int, weight: float | None = None) -> Batch:
+        """A batch of some texts, each weighing ``weight`` (1 / number of texts, if None) and fillers nothing."""
+        tokens, mask = self.pad(indices, width)
+        real = torch.from_numpy(indices >= 0)
+        if weight is None:
+            weight = 1 / max(1, int(real.sum()))
+        return Batch(tokens, mask, real.float() * weight)
+
+    def __repr__(self) -> str:
+        return f"Texts({len(self):,} texts, {len(self.tokens):,} tokens)"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A memory-mapped array travels to another process as its path."""
+        state = self.__dict__.copy()
+        if isinstance(self.tokens, np.memmap):
+            state |= {"tokens": self.tokens.filename, "owner": None}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if not isinstance(self.tokens, np.ndarray):
+            self.tokens = np.load(self.tokens, mmap_mode="r")
+
+
+def buckets(lengths: Integer[np.ndarray, " texts"], window: int, at_most: int = 6) -> tuple[int, ...]:
+    r"""The widths to which texts are padded: the few that waste least.
+
+    Minimises :math:`\sum_i \min \{ w \in W : w \ge n_i \}` over sets :math:`W` of at most ``at_most`` multiples of 8
+    (and the window itself), by dynamic programming.
+
+    Arguments:
+        lengths: Number of tokens of each text, none above ``window``.
+        window: The largest width that a model takes.
+        at_most: How many widths; each is one shape to compile.
+
+    Examples:
+        >>> buckets(np.array([5, 5, 5, 13, 60]), window=64, at_most=2)
+        (16, 64)
+    """
+    longest = int(lengths.max(initial=1))
+    if longest > window:
+        raise ValueError(f"a text of {longest} tokens does not fit into a window of {window}: split or drop it.")
+    if at_most < 1:
+        raise ValueError(f"at_most is {at_most}: texts need at least one width.")
+    candidates = np.minimum(np.arange(8, longest + 8, 8), window)  # the last one fits the longest text
+    below = np.concatenate([[0], np.searchsorted(np.sort(lengths), candidates, side="right")])
+    # cost[i, j]: texts that fit into candidate j and not into candidate i - 1, padded to candidate j
+    cost = candidates * (below[None, 1:] - below[:-1, None]).astype(float)
+    cost[np.tril_indices(len(candidates), -1)] = np.inf
+    best, cuts = cost[0], []
+    for _ in range(at_most - 1):
+        totals = np.concatenate([[0.0], best[:-1]])[:, None] + cost
+        cuts.append(totals.argmin(0))
+        best = totals.min(0)
+    widths, last = [], len(candidates) - 1
+    for cut in [*reversed(cuts), np.zeros(len(candidates), dtype=int)]:
+        widths.append(int(candidates[last]))
+        last = int(cut[last]) - 1
+        if last < 0:
+            break
+    return tuple(reversed(widths))
+
+
+def fitting(
+    texts: Sequence[str], tokenizer: Tokenizer, window: int, long: Long = "split"
+) -> tuple[list[list[int]], int]:
+    """The tokens of texts that fit into a window, in order, and how many texts did not.
+
+    A text that does not fit is dropped, or split between words into pieces that do (within a word only where one word
+    fills a window). Pieces are tokenised as the texts they are, without the blanks around them.
+
+    Raises:
+        ValueError: If the window is too short for a word, or ``long`` is neither "split" nor "drop".
+    """
+    check_window(window, long)
+    rows: list[list[int]] = []
+    count = 0
+    for start in range(0, len(texts), _AT_ONCE):
+        some = texts[start : start + _AT_ONCE]
+        encoded = tokenizer.encode_batch(some)
+        too_long = [i for i, row in enumerate(encoded) if len(row) > window]
+        pieces = _split([some[i] for i in too_long], tokenizer, window) if long == "split" else [[] for _ in too_long]
+        instead = dict(zip(too_long, pieces, strict=True))
+        for i, row in enumerate(encoded):
+            rows.extend(instead.get(i, [row]))
+        count += len(too_long)
+    return rows, count
+
+
+def check_window(window: int, long: str) -> None:
+    """Raises a ValueError if a window is too short for a word, or ``long`` is neither "split" nor "drop"."""
+    if window < SHORTEST_WINDOW:
+        raise ValueError(f"a window of {window} tokens is too short for text: give at least {SHORTEST_WINDOW}.")
+    if long not in ("split", "drop"):
+        raise ValueError(f"long={long!r} says not what to do with texts longer than the window: 'split' or 'drop'.")
+
+
+def flatten(
+    rows: list[list[int]], vocabulary: int
+) -> tuple[Integer[np.ndarray, " n"], Int[np.ndarray, " texts_and_1"]]:
+    """Rows of tokens as one array in the smallest type that holds the vocabulary, and their offsets."""
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
+    tokens = np.empty(offsets[-1], dtype=np.uint16 if vocabulary <= 2**16 else np.uint32)
+    for start, row in zip(offsets, rows, strict=False):
+        tokens[start : start + len(row)] = row
+    return tokens, offsets
+
+
+_AT_ONCE = 20_000  # texts; bounds the memory that the tokenizer's own objects take
+
+
+def _split(texts: list[str], tokenizer: Tokenizer, window: int) -> list[list[list[int]]]:
+    """For each text the tokens of its pieces."""
+    done: dict[tuple[int, ...], list[int]] = {}
+    todo: list[tuple[tuple[int, ...], str]] = [((i,), text.strip()) for i, text in enumerate(texts)]
+    while todo:  # rounds, because a piece that lost the blank before it can have become longer
+        rest: list[tuple[tuple[int, ...], str]] = []
+        for (place, text), encoding in zip(todo, tokenizer.core.encode_batch([text for _, text in todo]), strict=True):
+            if len(encoding.ids) < window:
+                done[place] = [*encoding.ids, EOS]
+            else:
+                rest.extend(((*place, j), piece) for j, piece in enumerate(_cut(text, encoding, window)) if piece)
+        todo = rest
+    rows: list[list[list[int]]] = [[] for _ in texts]
+    for place in sorted(done):
+        rows[place[0]].append(done[place])
+    return rows
+
+
+def _cut(text: str, encoding: Encoding, window: int) -> list[str]:
+    """A text in as few pieces as may fit, similarly long, cut between words or, in a long word, characters."""
+    starts = np.array([start for start, _ in encoding.offsets])
+    inner = np.arange(1, len(starts))
+    places = inner[[text[start].isspace() for start in starts[1:]]]
+    if not len(places):
+        places = inner[starts[1:] > starts[:-1]]
+    pieces = -(-len(starts) // (window - 1))
+    targets = np.arange(1, pieces) * len(starts) / pieces
+    after = np.searchsorted(places, targets).clip(1, max(1, len(places) - 1))
+    before, after = places[after - 1], places[after.clip(max=len(places) - 1)]
+    nearest = np.where(targets - before <= after - targets, before, after)
+    cuts = [0, *np.unique(starts[nearest]).tolist(), len(text)]
+    return [text[start:end].strip() for start, end in pairwise(cuts)]

@@ -1,0 +1,185 @@
+"""Byte-level sub-words: every text has tokens, and its tokens give the text back."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from jaxtyping import Int
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+
+from ..models.batch import BOS, EOS, PAD
+
+__all__ = ["SMALLEST", "Tokenizer", "check_vocabulary"]
+
+SPECIALS = {PAD: "<pad>", BOS: "<bos>", EOS: "<eos>"}
+SMALLEST = len(SPECIALS) + 256  # every byte is a token, so nothing is unknown
+
+Tokens = Sequence[int] | Int[Tensor, "_"] | Int[np.ndarray, "_"]
+
+
+class Tokenizer:
+    r"""Byte-pair encoding over UTF-8 bytes.
+
+    Token 0 pads, token 1 begins and token 2 ends a text; the 256 single bytes follow, then the merges. Nothing is
+    unknown and nothing is normalised:
+
+        decode(encode(text)) == text    for every text,
+
+    also where a text spells out the name of a special token.
+
+    Arguments:
+        core: A byte-level tokenizer of the ``tokenizers`` library whose first tokens are the three special ones.
+
+    Raises:
+        ValueError: If the special tokens are elsewhere or a byte is missing.
+
+    References:
+        Neural Machine Translation of Rare Words with Subword Units (Sennrich et al., 2016),
+        https://arxiv.org/abs/1508.07909
+
+    Examples:
+        >>> tokenizer = Tokenizer.train(["low lower lowest"] * 9, vocabulary=262)
+        >>> tokenizer.pieces("low or lower")
+        ['low', ' ', 'o', 'r', ' low', 'e', 'r', '<eos>']
+        >>> tokenizer.decode(tokenizer.encode("Größe <eos> 大"))
+        'Größe <eos> 大'
+    """
+
+    def __init__(self, core: tokenizers.Tokenizer) -> None:
+        missing = [name for index, name in SPECIALS.items() if core.id_to_token(index) != name]
+        if missing:
+            raise ValueError(f"tokens 0, 1, 2 must be {', '.join(SPECIALS.values())}: train one with Tokenizer.train.")
+        missing = [letter for letter in pre_tokenizers.ByteLevel.alphabet() if core.token_to_id(letter) is None]
+        if missing:
+            raise ValueError(f"the tokenizer lacks {len(missing)} of the 256 bytes: train one with Tokenizer.train.")
+        core.encode_special_tokens = True  # "<eos>" in a text is five letters, not its end
+        self.core = core
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocabulary: int = 4000) -> "Tokenizer":
+        """Learns at most ``vocabulary`` tokens from ``texts``; where they have fewer to give, fewer.
+
+        Raises:
+            ValueError: If the vocabulary cannot hold every byte.
+        """
+        check_vocabulary(vocabulary)
+        core = tokenizers.Tokenizer(models.BPE())
+        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        core.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=list(SPECIALS.values()),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        core.train_from_iterator(texts, trainer)
+        return cls(core)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens, special ones included."""
+        return self.core.get_vocab_size()
+
+    def __len__(self) -> int:
+        return self.vocabulary
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.vocabulary:,} tokens)"
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text, its end included."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids + [EOS] for encoding in self.core.encode_batch_fast(_encodable(texts))]
+
+    def decode(self, tokens: Tokens) -> str:
+        """The text of some tokens, up to its end. Bytes that are not UTF-8 (a sample may hold some) read as �."""
+        return self.decode_batch([tokens])[0]
+
+    def decode_batch(self, rows: Sequence[Tokens] | Int[Tensor, "B T"] | Int[np.ndarray, "B T"]) -> list[str]:
+        return self.core.decode_batch([_until_end(row) for row in rows])
+
+    def pieces(self, text: str | Tokens) -> list[str]:
+        r"""What each token reads like, one string a token, for labels: bytes that are half a character as ``\xe4``."""
+        tokens = self.encode(text) if isinstance(text, str) else [int(token) for token in text]
+        return [SPECIALS.get(token) or self._bytes(token).decode(errors="backslashreplace") for token in tokens]
+
+    def byte_lengths(self) -> Int[np.ndarray, " V"]:
+        """The number of bytes of text in each token; special tokens have none."""
+        return np.array([len(self._bytes(token)) for token in range(self.vocabulary)], dtype=np.int64)
+
+    def _bytes(self, token: int) -> bytes:
+        return b"" if token in SPECIALS else bytes(_BYTES[letter] for letter in self.core.id_to_token(token) or "")
+
+    def save(self, path: str | Path) -> None:
+        """Writes one JSON file, which the ``tokenizers`` library reads as well."""
+        Path(path).write_text(self.core.to_str(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Tokenizer":
+        """Reads what ``save`` has written.
+
+        Raises:
+            ValueError: If the file is missing or holds no such tokenizer.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"cannot read the tokenizer {path}: {error.strerror}.") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} holds no tokenizer: it is not UTF-8 text.") from error
+        try:
+            json.loads(text)
+            core = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the library raises bare exceptions
+            raise ValueError(f"{path} holds no tokenizer ({error}).") from error
+        return cls(core)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"core": self.core.to_str()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(tokenizers.Tokenizer.from_str(state["core"]))  # type: ignore[misc]
+
+
+def check_vocabulary(vocabulary: int) -> None:
+    """Raises a ValueError if a vocabulary cannot hold every byte."""
+    if vocabulary < SMALLEST:
+        raise ValueError(
+            f"a vocabulary of {vocabulary} is too small: 256 bytes and {len(SPECIALS)} special tokens take {SMALLEST}. "
+            f"Give at least {SMALLEST}."
+        )
+
+
+def _encodable(texts: Sequence[str]) -> Sequence[str]:
+    try:
+        for text in texts:
+            text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"a text holds {error.object[error.start]!a} at position {error.start}, half of a character: "
+            "give whole Unicode characters."
+        ) from error
+    return texts
+
+
+def _until_end(row: Tokens) -> list[int]:
+    tokens: list[int] = row.tolist() if isinstance(row, Tensor | np.ndarray) else list(row)
+    if EOS in tokens:
+        tokens = tokens[: tokens.index(EOS)]
+    return [token for token in tokens if token not in SPECIALS]
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letter that stands for each byte: itself where it prints, else one of the letters from U+0100 (GPT-2)."""
+    printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printing]
+    return {chr(byte): byte for byte in printing} | {chr(256 + index): byte for index, byte in enumerate(others)}
+
+
+_BYTES = _byte_letters()
