@@ -1,4 +1,4 @@
-"""What holds for every test and doctest: the same seeds, validation on, and no global state left changed."""
+"""What holds for every test and doctest: seeds, validation on, no global state left changed, and who is skipped."""
 
 import os
 import random
@@ -9,6 +9,8 @@ import numpy as np
 import pyro
 import pytest
 import torch
+
+import pyroformer
 
 torch.set_num_threads(min(4, torch.get_num_threads()))  # many small tensors: more threads only wait for one another
 
@@ -23,43 +25,43 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def isolated(doctest_namespace: dict[str, Any]) -> Iterator[None]:
+def isolated(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) -> Iterator[None]:
     """Seeded, validated, and with the global state of torch and Pyro as it was."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
     pyro.clear_param_store()
     pyro.enable_validation(True)
-    doctest_namespace["torch"] = torch
+    doctest_namespace.update(torch=torch, pyro=pyro, pf=pyroformer)
     before = _global_state()
     yield
     after = _global_state()
-    _restore(before)
+    if after != before:
+        _restore(before)
     pyro.clear_param_store()
-    changed = [f"{name}: {before[name]} -> {after[name]}" for name in before if before[name] != after[name]]
+    if "compile" in request.keywords:  # torch.compile switches torch's validation off itself
+        del before["pyro's validate_distributions_torch"]
+    changed = [f"{name}: {value} -> {after[name]}" for name, value in before.items() if after[name] != value]
     assert not changed, f"the test left global state changed: {', '.join(changed)}"
 
 
 def _global_state() -> dict[str, Any]:
     return {
+        **{f"pyro's {name}": value for name, value in pyro.settings.get().items()},
         "default dtype": torch.get_default_dtype(),
         "default device": torch.get_default_device(),
-        "grad mode": torch.is_grad_enabled(),
-        "threads": torch.get_num_threads(),
+        "gradient mode": torch.is_grad_enabled(),
         "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-        "torch validation": torch.distributions.Distribution._validate_args,
-        "pyro validation": pyro.distributions.torch_distribution.TorchDistributionMixin._validate_args
-        if hasattr(pyro.distributions.torch_distribution.TorchDistributionMixin, "_validate_args")
-        else None,
-        "pyro local params": pyro.settings.get("module_local_params"),
+        "matmul precision": torch.get_float32_matmul_precision(),
+        "threads": torch.get_num_threads(),
     }
 
 
 def _restore(state: dict[str, Any]) -> None:
+    pyro.settings.set(**{name.removeprefix("pyro's "): value for name, value in state.items() if "pyro's " in name})
     torch.set_default_dtype(state["default dtype"])
-    torch.set_default_device(state["default device"])
-    torch.set_grad_enabled(state["grad mode"])
-    torch.set_num_threads(state["threads"])
+    torch.set_default_device(None)  # as it is at the start: a device, even the CPU, would put a mode around every call
+    torch.set_grad_enabled(state["gradient mode"])
     torch.use_deterministic_algorithms(state["deterministic algorithms"])
-    pyro.enable_validation(True)
-    pyro.settings.set(module_local_params=state["pyro local params"])
+    torch.set_float32_matmul_precision(state["matmul precision"])
+    torch.set_num_threads(state["threads"])

@@ -1,0 +1,56 @@
+# Each target works alone on a bare machine with Python >= 3.11: it creates .venv and installs what it needs.
+
+PYTHON ?= python3
+BIN := .venv/bin
+APP := .venv/.app
+DEV := .venv/.dev
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test lint format clean
+
+help:
+	@echo "make demo     train a small model on the built-in English corpus, then show what it learnt"
+	@echo "make test     ruff, mypy and all tests"
+	@echo "make lint     ruff and mypy alone"
+	@echo "make format   let ruff rewrite the code"
+	@echo "make clean    remove .venv and the tools' caches"
+	@echo
+	@echo "PYTHON=/path/to/python3.12 picks the interpreter that .venv is made from (default: python3)."
+
+demo: $(APP)
+	$(BIN)/pyroformer demo
+
+# Two processes: jaxtyping's checks, which the first makes on every call, cannot be compiled. All parts run, whatever fails.
+test: $(DEV)
+	@status=0; \
+	$(MAKE) --no-print-directory lint || status=1; \
+	$(BIN)/python -m pytest -m "not compile" || status=1; \
+	JAXTYPING_DISABLE=1 $(BIN)/python -m pytest -m compile --jaxtyping-packages= || status=1; \
+	exit $$status
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "pyroformer needs Python 3.11 or newer, but $(PYTHON) is '$$($(PYTHON) --version 2>&1)': use make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+$(APP): pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) --editable .
+	touch $@
+
+$(DEV): pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) --editable ".[dev]"
+	touch $(APP) $@
