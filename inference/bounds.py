@@ -1,0 +1,73 @@
+r"""Lower bounds of log p(x) from many draws of a guide, in memory that does not grow with their number."""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from pyro import poutine
+from pyro.poutine import Trace
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from ..models.base import TEXTS
+from .elbo import ELBO
+
+__all__ = ["importance_weighted"]
+
+
+@torch.no_grad()
+def importance_weighted(
+    model: Any, guide: Any, batch: Any, particles: int = 64, data_size: int | None = None
+) -> Float[Tensor, " B"]:
+    r"""The importance-weighted bound of each text's log evidence, in nats.
+
+    .. math::
+
+        \log p(x) \ge \mathbb{E} \Big[ \log \frac1K \sum_{k=1}^K \frac{p(x, z_k)}{q(z_k \mid x)} \Big],
+        \qquad z_k \sim q
+
+    It is the ELBO at :math:`K = 1`, and grows with :math:`K` towards :math:`\log p(x)`. The draws are taken one after
+    the other and added up in float64. Sites outside the plate ``texts`` belong to all texts, so that one draw of them
+    serves all :math:`K`: with more, the sum over texts would bound nothing.
+
+    Arguments:
+        model: The generative model.
+        guide: Its posterior, or None where nothing is latent.
+        batch: What both are called with.
+        particles: Number of draws :math:`K`.
+        data_size: Number of texts that share the global sites, as in :class:`ELBO`.
+
+    Raises:
+        ValueError: If ``particles`` is not positive.
+
+    References:
+        Importance Weighted Autoencoders (Burda et al., 2016), https://arxiv.org/abs/1509.00519
+
+    Examples:
+        >>> from pyroformer.models.batch import Batch
+        >>> from pyroformer.models.language_model import LanguageModel
+        >>> from pyroformer.models.transformer import TransformerConfig
+        >>> model = LanguageModel(TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2))
+        >>> importance_weighted(model, None, Batch.pad([[5, 6, 2], [7, 2]]), particles=1).shape
+        torch.Size([2])
+    """
+    if particles < 1:
+        raise ValueError(f"particles is {particles}: at least one draw is needed.")
+    elbo = ELBO(data_size=data_size)
+    guide = _with_shared_sites(guide, batch)
+    total = elbo.log_weights(model, guide, batch).double()
+    for _ in range(particles - 1):
+        total = torch.logaddexp(total, elbo.log_weights(model, guide, batch).double())
+    return total - math.log(particles)
+
+
+def _with_shared_sites(guide: Any, batch: Any) -> Any:
+    """The guide with its global sites held at one draw."""
+    if guide is None:
+        return None
+    shared = Trace()
+    for name, site in prune_subsample_sites(poutine.trace(guide).get_trace(batch)).nodes.items():
+        if site["type"] == "sample" and all(frame.name != TEXTS for frame in site["cond_indep_stack"]):
+            shared.add_node(name, **{key: value for key, value in site.items() if key != "name"})
+    return poutine.replay(guide, trace=shared) if len(shared.nodes) else guide

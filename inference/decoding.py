@@ -1,0 +1,105 @@
+"""How the next token is chosen: the most probable one, or a draw from a distribution that may be sharpened or cut."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+__all__ = ["Decoding", "uniforms"]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    r"""A rule for choosing a token from logits :math:`l`.
+
+    .. math:: x \sim p, \qquad p_v \propto \exp(l_v / \tau) \; [v \in K] \; [v \in N]
+
+    :math:`K` are the ``top_k`` most probable tokens, :math:`N` the fewest of them that together hold a share ``top_p``
+    of what :math:`K` holds. All defaults together draw from the model itself.
+
+    Arguments:
+        temperature: :math:`\tau`; below 1 sharpens, above 1 flattens.
+        top_k: How many tokens to draw from; 0 for all.
+        top_p: Share of the probability to draw from; 1 for all.
+        greedy: Take the most probable token instead of drawing; the rest then plays no role.
+
+    Raises:
+        ValueError: If a number is out of its range.
+
+    References:
+        The Curious Case of Neural Text Degeneration (Holtzman et al., 2020), https://arxiv.org/abs/1904.09751
+
+    Examples:
+        >>> logits = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
+        >>> Decoding(greedy=True)(logits)
+        tensor([1])
+        >>> Decoding(top_k=3, top_p=0.7).probabilities(logits)
+        tensor([[0.0000, 0.5714, 0.0000, 0.4286]])
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    greedy: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature is {self.temperature}: give a positive number, or greedy=True.")
+        if self.top_k < 0:
+            raise ValueError(f"top_k is {self.top_k}: give a positive whole number, or 0 for all tokens.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}: give a share above 0, up to 1 for all tokens.")
+
+    def probabilities(self, logits: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
+        """What tokens are drawn from."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature
+        if 0 < self.top_k < logits.shape[-1]:
+            last = logits.topk(self.top_k).values[..., -1:]
+            logits = logits.masked_fill(logits < last, -torch.inf)
+        if self.top_p < 1:
+            descending, order = logits.softmax(-1).sort(-1, descending=True)
+            before = descending.cumsum(-1) - descending
+            dropped = torch.zeros_like(order, dtype=torch.bool).scatter(-1, order, before >= self.top_p)
+            logits = logits.masked_fill(dropped, -torch.inf)
+        return logits.softmax(-1)
+
+    def __call__(
+        self, logits: Float[Tensor, "*batch V"], uniform: Float[Tensor, "*batch"] | None = None
+    ) -> Int[Tensor, "*batch"]:
+        """One token for each row.
+
+        Arguments:
+            logits: Logits with shape :math:`(*, V)`.
+            uniform: Numbers in [0, 1) with shape :math:`(*)` that decide the draw; fresh ones if None.
+        """
+        if self.greedy:
+            return logits.argmax(-1)
+        if uniform is None:
+            uniform = torch.rand(logits.shape[:-1], device=logits.device)
+        cumulative = self.probabilities(logits).double().cumsum(-1)
+        level = uniform.double()[..., None] * cumulative[..., -1:]
+        return torch.searchsorted(cumulative, level, right=True).squeeze(-1)
+
+    def chooser(self, noise: Float[Tensor, "B T"]) -> Callable[[Float[Tensor, "B V"]], Int[Tensor, " B"]]:
+        """The rule as a function that is called once for each position and uses up one column of ``noise`` then."""
+        columns = iter(noise.unbind(-1))
+        return lambda logits: self(logits, next(columns))
+
+
+def uniforms(seed: int, items: Iterable[int], length: int) -> Float[Tensor, "B T"]:
+    """Uniform noise, one row for each item, that depends on the seed and the item and on nothing else.
+
+    Examples:
+        >>> torch.equal(uniforms(7, [0, 1, 2], 5)[1:], uniforms(7, [1, 2], 5))
+        True
+    """
+    rows = [torch.rand(length, generator=torch.Generator().manual_seed(_seed(seed, item))) for item in items]
+    return torch.stack(rows)
+
+
+def _seed(seed: int, item: int) -> int:
+    digest = hashlib.blake2b(f"{seed} {item}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1
