@@ -1,0 +1,202 @@
+r"""Distribution over whole texts: what an autoregressive decoder says about a text, and texts that it says."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from .attention import Form
+from .likelihood import TokenLikelihood
+from .mixture import Mixture
+from .transformer import Decoder, TransformerConfig
+
+__all__ = ["AutoregressiveText", "decode", "text_mask"]
+
+
+class AutoregressiveText(TorchDistribution):
+    r"""Distribution over texts, one token after the other.
+
+    .. math::
+
+        p(x \mid F) = \prod_{t \le n} p(x_t \mid x_{<t}, F), \qquad
+        n = \min \{ t : x_t = \text{eos} \} \ \text{or}\ T
+
+    A text ends with its end-of-text token, or unended where the event does, after :math:`T` tokens: nothing forces an
+    end, and the probabilities of all texts of both kinds sum to one. What follows the end is padding and contributes
+    nothing. A ``mask`` cuts texts earlier.
+
+    Arguments:
+        decoder: The network that gives the conditional distributions.
+        memory: The mixture :math:`F` that it attends to, or None.
+        mask: True where a token may stand, with shape :math:`(*, T)`, or None for everywhere.
+        length: The number of positions :math:`T`; None is that of the mask, or the decoder's window.
+        form: How attention treats a memory with variances.
+
+    Raises:
+        ValueError: If there are more positions than the decoder's window has.
+
+    Examples:
+        >>> decoder = Decoder(TransformerConfig(vocabulary=20, window=8, width=16))
+        >>> texts = AutoregressiveText(decoder).expand([3])
+        >>> tokens = texts.sample()
+        >>> tokens.shape, texts.log_prob(tokens).shape
+        (torch.Size([3, 8]), torch.Size([3]))
+    """
+
+    arg_constraints = {}
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        memory: Mixture | None = None,
+        mask: Bool[Tensor, "*batch T"] | None = None,
+        length: int | None = None,
+        form: Form = "exact",
+        validate_args: bool | None = None,
+    ) -> None:
+        window = decoder.config.window
+        length = length or (window if mask is None else mask.shape[-1])
+        if length > window:
+            raise ValueError(f"texts of {length} tokens do not fit the decoder's window of {window}; cut or split them")
+        self.decoder, self.memory, self.token_mask, self.form = decoder, memory, mask, form
+        shapes = [] if memory is None else [memory.vectors.shape[:-2], memory.log_weights.shape[:-1]]
+        if mask is not None:
+            shapes.append(mask.shape[:-1])
+        super().__init__(torch.broadcast_shapes(*shapes), torch.Size((length,)), validate_args=validate_args)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=1)
+    def support(self) -> constraints.Constraint:
+        return _Texts(self.decoder.config)
+
+    def expand(self, batch_shape: Sequence[int], _instance: "AutoregressiveText | None" = None) -> "AutoregressiveText":
+        new: AutoregressiveText = self._get_checked_instance(AutoregressiveText, _instance)
+        new.decoder, new.memory, new.token_mask, new.form = self.decoder, self.memory, self.token_mask, self.form
+        super(AutoregressiveText, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def log_prob(self, value: Int[Tensor, "*texts T"]) -> Float[Tensor, "..."]:
+        """By teacher forcing: all positions at once. Dimensions added by ``expand`` are not computed again."""
+        if self._validate_args:
+            self._validate_sample(value)
+        log_prob = self.likelihood(value).log_prob(value)
+        return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
+
+    def likelihood(self, value: Int[Tensor, "*texts T"]) -> TokenLikelihood:
+        """The distribution of each token of a text given those before it."""
+        mask = text_mask(value, self.decoder.config.eos)
+        if self.token_mask is not None:
+            mask = mask & self.token_mask
+        hidden = self.decoder(value, self.memory, self.form)
+        return TokenLikelihood(hidden, *self.decoder.readout, mask=mask, validate_args=False)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Int[Tensor, "*batch T"]:
+        """Ancestral sampling; texts that end early are padded."""
+        batch = torch.Size(sample_shape) + self.batch_shape
+        (length,) = self.event_shape
+        tokens = decode(self.decoder, _draw, batch, length, self.memory, self.form)
+        tokens = F.pad(tokens, (0, length - tokens.shape[-1]), value=self.decoder.config.pad)
+        return tokens if self.token_mask is None else tokens.masked_fill(~self.token_mask, self.decoder.config.pad)
+
+
+@torch.no_grad()
+def decode(
+    decoder: Decoder,
+    choose: Callable[[Float[Tensor, "N V"]], Int[Tensor, " N"]],
+    batch: int | Sequence[int],
+    max_length: int | None = None,
+    memory: Mixture | None = None,
+    form: Form = "exact",
+    prompt: Int[Tensor, "*#batch K"] | None = None,
+) -> Int[Tensor, "*batch T"]:
+    r"""Writes texts token by token; stops when all have ended.
+
+    Arguments:
+        decoder: Gives the logits of the next token.
+        choose: Chooses one token from each row of logits, for all texts of the batch, flattened to :math:`N` rows.
+        batch: Batch shape of the texts; that of the memory expands to it.
+        max_length: The most tokens of a text, prompt included; None is the decoder's window.
+        memory: What the decoder attends to.
+        form: How attention treats a memory with variances.
+        prompt: How each text begins, with padding on any side.
+
+    Returns:
+        Whole texts, prompts included, padded at the end to the longest.
+
+    Raises:
+        ValueError: If ``max_length`` exceeds the window, or a prompt exceeds ``max_length``.
+
+    Examples:
+        >>> decoder = Decoder(TransformerConfig(vocabulary=20, window=8, width=16)).eval()
+        >>> texts = decode(decoder, lambda logits: logits.argmax(-1), batch=2, prompt=torch.tensor([[5, 6], [7, 0]]))
+        >>> texts[0, :2].tolist(), texts[1, :1].tolist()
+        ([5, 6], [7])
+    """
+    config, device = decoder.config, decoder.embedding.tokens.weight.device
+    batch = (batch,) if isinstance(batch, int) else tuple(batch)
+    max_length = max_length or config.window
+    if max_length > config.window:
+        raise ValueError(f"max_length is {max_length}, but the decoder's window is {config.window}; ask for less")
+    prompt = torch.empty(0, dtype=torch.long) if prompt is None else prompt
+    prompt = prompt.to(device).expand(*batch, -1).reshape(math.prod(batch), -1)
+    length = (prompt != config.pad).sum(-1)
+    if (longest := max(length.tolist(), default=0)) > max_length:
+        raise ValueError(f"a prompt has {longest} tokens, but max_length is {max_length}; shorten it or allow more")
+
+    # The prompt is read from the right end, where all rows go on, and kept at the left end.
+    begun = F.pad(prompt, (1, 0), value=config.bos)
+    tokens, present = _align(begun, F.pad(prompt != config.pad, (1, 0), value=True), right=True)
+    mask = None if bool(present.all()) else present
+    texts = F.pad(_align(prompt, prompt != config.pad)[0][:, :longest], (0, max_length + 1 - longest), value=config.pad)
+    cache = decoder.cache(batch, tokens.shape[-1] + max_length, memory, form)
+    ended = (length >= max_length) | (prompt == config.eos).any(-1)
+    while not bool(ended.all()):
+        hidden = decoder.step(tokens, cache, mask)[:, -1:]
+        token = choose(TokenLikelihood(hidden, *decoder.readout, validate_args=False).logits().squeeze(1))
+        token = token.masked_fill(ended, config.pad)
+        texts = texts.scatter(1, length[:, None], token[:, None])  # padding, after the end of one that has ended
+        length = length + ~ended
+        ended = ended | (token == config.eos) | (length >= max_length)
+        tokens, mask = token[:, None], None
+    return texts[:, : max(length.tolist(), default=0)].unflatten(0, batch) if batch else texts[0, : int(length)]
+
+
+def text_mask(tokens: Int[Tensor, "*batch T"], eos: int) -> Bool[Tensor, "*batch T"]:
+    """True up to the first end-of-text token, itself included, and everywhere in a text without one.
+
+    Examples:
+        >>> text_mask(torch.tensor([[5, 2, 0, 0], [5, 6, 7, 8]]), eos=2).tolist()
+        [[True, True, False, False], [True, True, True, True]]
+    """
+    ends = (tokens == eos).long()
+    return ends.cumsum(-1) - ends == 0
+
+
+class _Texts(constraints.Constraint):
+    """Token ids of the vocabulary, and nothing but padding after the end."""
+
+    is_discrete = True
+    event_dim = 1
+
+    def __init__(self, config: TransformerConfig) -> None:
+        self.config = config
+
+    def check(self, value: Tensor) -> Tensor:
+        known = (value >= 0) & (value < self.config.vocabulary)
+        return (known & (text_mask(value, self.config.eos) | (value == self.config.pad))).all(-1)
+
+
+def _draw(logits: Float[Tensor, "N V"]) -> Int[Tensor, " N"]:
+    return logits.softmax(-1).multinomial(1).squeeze(-1)
+
+
+def _align(tokens: Tensor, present: Tensor, right: bool = False) -> tuple[Tensor, Tensor]:
+    """Moves the present tokens of each row to one end, in their order."""
+    order = (present if right else ~present).byte().argsort(dim=-1, stable=True)
+    return tokens.gather(-1, order), present.gather(-1, order)
