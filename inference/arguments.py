@@ -1,0 +1,238 @@
+"""What the command line accepts: one parser for each command, and errors of one line that say the way out."""
+
+import re
+from argparse import SUPPRESS, Action, ArgumentError
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from types import NoneType, UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from .signatures import Option, description, options, summary
+
+__all__ = ["COMMANDS", "MODELS", "NETWORK", "TRAINING", "ModelClasses", "UsageError", "imported", "overview", "parse"]
+
+
+class ModelClasses(NamedTuple):
+    """Where a model and its guide are; a guide of None means that nothing is latent."""
+
+    model: str
+    guide: str | None
+
+
+MODELS = {
+    "lm": ModelClasses("pyroformer.models.language_model:LanguageModel", None),
+    "nvae": ModelClasses("pyroformer.models.nvae:NVAE", "pyroformer.guides.nvae:NVAEGuide"),
+}
+NETWORK = "pyroformer.models.transformer:TransformerConfig"
+FROM_CORPUS = ("vocabulary", "window", "pad", "bos", "eos")  # fields of the network that the corpus decides
+TRAINING = "pyroformer.inference.options:TrainingOptions"
+COMMANDS = {
+    name: f"pyroformer.inference.{module}:{name}"
+    for name, module in {
+        "fit": "commands",
+        "evaluate": "commands",
+        "sample": "commands",
+        "reconstruct": "commands",
+        "plot": "commands",
+        "demo": "demo",
+    }.items()
+}
+
+
+def imported(path: str) -> Any:
+    """What lies at ``package.module:name`` or ``package.module.name``."""
+    module, _, name = path.replace(":", ".").rpartition(".")
+    return getattr(import_module(module), name)
+
+
+class UsageError(ValueError):
+    """What was typed is not understood; :class:`ValueError` is for what was understood and cannot be done."""
+
+
+def overview() -> str:
+    """The help of the program itself."""
+    lines = [f"  {name:<12} {summary(path)}" for name, path in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: pyroformer COMMAND ...",
+            "",
+            "Bayesian Transformers in Pyro: attention as posterior inference, trained by SVI.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "pyroformer COMMAND --help says more, with an example. To see everything at once: pyroformer demo",
+        ]
+    )
+
+
+def parse(command: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """The arguments that were given, and only those, by name; ``--model.x`` and ``--guide.x`` as dictionaries.
+
+    Raises:
+        UsageError: If an argument is unknown or has a value of another type.
+    """
+    rest, name = list(arguments), None
+    asks_for_help = "-h" in rest or "--help" in rest
+    if command == "fit" and not (asks_for_help and rest[0].startswith("-")):
+        name, rest = _model(rest)
+    # Types that are classes of ours need torch; most commands name none.
+    importing = not asks_for_help and any(item.startswith(("--model.", "--guide.", "--config")) for item in rest)
+    parser = _parser(command, name, importing)
+    try:
+        # With all defaults only where they are to be printed: what was given is what may contradict a run.
+        given = parser.parse_args(rest, defaults=any(item.startswith("--print_config") for item in rest))
+    except ArgumentError as error:
+        raise UsageError(_in_one_line(str(error), parser)) from error
+    values = {key: value for key, value in given.as_dict().items() if value is not None and key != "config"}
+    for group in ("model", "guide"):
+        if group in values:
+            values[group] = {key: value for key, value in values[group].items() if value is not None}
+    return values if name is None else {"name": name} | values
+
+
+def _model(arguments: list[str]) -> tuple[str, list[str]]:
+    """The model that ``fit`` was given first, and the rest."""
+    if not arguments or arguments[0].startswith("-"):
+        raise UsageError(f"fit needs a model first: pyroformer fit {'|'.join(MODELS)} --data FILE --out FOLDER.")
+    if arguments[0] not in MODELS:
+        raise UsageError(f"model {arguments[0]!r} is unknown: choose one of {', '.join(MODELS)}.")
+    return arguments[0], arguments[1:]
+
+
+def _parser(command: str, model: str | None, importing: bool) -> ArgumentParser:
+    """The parser of one command; that of ``fit`` has the options of its model."""
+    usage = {"fit": f"{model or 'MODEL'} --data FILE --out FOLDER [options]", "demo": "[options]"}
+    parser = ArgumentParser(
+        prog=f"pyroformer {command}" + (f" {model}" if model else ""),
+        usage=f"pyroformer {command} {usage.get(command, 'RUN [options]')}",
+        description=description(COMMANDS[command]),
+        formatter_class=_HelpFormatter,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    _add(parser, options(COMMANDS[command], skip=["name", "model", "guide"]))
+    if command == "fit":
+        _add(parser.add_argument_group("training"), options(TRAINING))
+        if model is None:
+            listed = "\n".join(f"{name:<6} {summary(MODELS[name].model)}" for name in MODELS)
+            text = f"{listed}\n\npyroformer fit MODEL --help lists the options of a model: --model.width, --guide.alpha ..."
+            parser.add_argument_group("models", text)
+        else:
+            _add_model(parser, MODELS[model], importing)
+        parser.add_argument("--config", action="config", help="A YAML file with any of these options.")
+        parser._option_string_actions["--print_config"].help = "Print all options as such a file, and exit."
+    return parser
+
+
+def _add_model(parser: ArgumentParser, classes: ModelClasses, importing: bool) -> None:
+    group = parser.add_argument_group("model", summary(classes.model))
+    sized = [option._replace(default=None) if option.name in ("width", "layers", "heads") else option for option in
+             options(NETWORK, skip=FROM_CORPUS)]
+    _add(group, sized, "model.")
+    _add(group, options(classes.model, skip=["config"], importing=importing), "model.")
+    if classes.guide is not None:
+        _add(parser.add_argument_group("guide", summary(classes.guide)), options(classes.guide, skip=["model"]), "guide.")
+
+
+def _add(group: Any, described: Sequence[Option], prefix: str = "") -> None:
+    """Add an argument for each option: ``run`` by its place, a bool that is off as a flag, the others with a value."""
+    for name, kind, default, text in described:
+        flag = f"-{name}" if len(name) == 1 else f"--{prefix}{name}"
+        if name == "run":
+            group.add_argument(name, type=str, metavar="RUN", help=text)
+        elif kind is bool and default is False:
+            group.add_argument(flag, action="store_true", help=text)
+        elif list[str] in _parts(kind):
+            group.add_argument(flag, type=str, nargs="+", metavar=name.upper(), help=text)
+        else:
+            text += "" if kind is not None else " An import path, as in my_module.MyClass."
+            group.add_argument(flag, type=str if kind is None else kind, default=default, metavar=_metavar(kind), help=text)
+
+
+class _HelpFormatter(DefaultHelpFormatter):
+    """Help in words: no types in Python's notation, and no markup."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=110)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "".join(indent + line for line in text.splitlines(keepends=True))
+
+    def _get_help_string(self, action: Action) -> str:
+        text = action.help or ""
+        shown = not any(action.default is value for value in (None, SUPPRESS, False)) and "default" not in text
+        return f"{text} (default: {action.default})" if shown else text
+
+
+def _metavar(kind: Any) -> str:
+    """What stands for a value in the help: its choices, or the sort of thing that it is."""
+    choices = [choice for part in _parts(kind) for choice in (get_args(part) if get_origin(part) is Literal else ())]
+    sorts = [_SORTS.get(part, "CLASS") for part in _parts(kind) if get_origin(part) is not Literal]
+    return "|".join([*dict.fromkeys(sorts), *map(str, choices)]) or "CLASS"
+
+
+_SORTS = {int: "N", float: "X", str: "TEXT", bool: "true|false"}
+_RULES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+
+
+def _parts(kind: Any) -> list[Any]:
+    """The members of a union but None, or the type itself."""
+    union = get_args(kind) if isinstance(kind, UnionType) or get_origin(kind) is Union else (kind,)
+    return [part for part in union if part not in (None, NoneType)]
+
+
+def _rule(kind: Any) -> str:
+    """What to give for a type, in words."""
+    words = []
+    for part in _parts(kind):
+        if get_origin(part) is Literal:
+            words.append(f"one of {', '.join(map(str, get_args(part)))}" if len(get_args(part)) > 1 else get_args(part)[0])
+        elif isinstance(part, type):
+            words.append(_RULES.get(part) or f"the import path of a {part.__name__}, as in my_module.MyPrior")
+    return " or ".join(words) or "a value"
+
+
+def _in_one_line(message: str, parser: ArgumentParser) -> str:
+    """What jsonargparse says in many lines: the value, the rule and the way out."""
+    if found := re.match(r'Parser key "([\w.]+)":(.*)', message, re.DOTALL):
+        return _wrong_value(found[1], found[2], parser)
+    if found := re.match(r"unrecognized arguments: (\S+)", message):
+        return _unknown(found[1].partition("=")[0], parser)
+    if found := re.match(r"Option '([\w.]+)' is not accepted", message):
+        return _unknown(f"--{found[1]}", parser)
+    if found := re.match(r"argument (\S+?)(?:/\S+)?: expected", message):
+        kind = getattr(parser._option_string_actions.get(found[1]), "_typehint", str)
+        return f"{found[1]} needs a value: give {_rule(kind)}."
+    if found := re.match(r'Key "(\w+)" is required', message):
+        return f"{parser.prog} needs {found[1].upper()}: {(parser.usage or '').removeprefix('usage: ')}."
+    if message.startswith("Problems parsing config"):
+        return f"the file of --config is not YAML: {_flat(message.partition(':')[2])}."
+    if message.startswith("Unexpected config"):
+        return f"the file of --config must hold lines of the form 'option: value', not {_flat(message.partition(':')[2])!r}."
+    return f"{_flat(message).rstrip('.')}. See {parser.prog} --help."
+
+
+def _wrong_value(key: str, details: str, parser: ArgumentParser) -> str:
+    given = re.search(r"(?:Given|Got) value: (.*)", details)
+    action = parser._option_string_actions.get(f"--{key}")
+    kind = getattr(action, "_typehint", getattr(action, "type", None))
+    if key == "config":
+        return f"the file of --config cannot be read: {_flat(details)}."
+    if found := re.search(r"Problem with given class_path '([^']+)':\s*(.*?)\s*(?:- Expected a <class 'None|Given value|$)", details, re.DOTALL):
+        return f"--{key} {found[1]} cannot be used ({_flat(found[2]).rstrip('.')}): give {_rule(kind)}."
+    return f"--{key} is {given[1].strip() if given else ''!r}: give {_rule(kind)}."
+
+
+def _unknown(flag: str, parser: ArgumentParser) -> str:
+    if not flag.startswith("-"):
+        return f"{flag!r} is one argument too many for {parser.prog}. See {parser.prog} --help."
+    near = get_close_matches(flag.replace("-", "_").replace("__", "--", 1), parser._option_string_actions, n=1)
+    return f"{parser.prog} has no option {flag}{f': did you mean {near[0]}?' if near else '.'} See {parser.prog} --help."
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,92 @@
+"""The command line: ``pyroformer fit | evaluate | sample | reconstruct | plot | demo``."""
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+
+from .arguments import COMMANDS, UsageError, imported, overview, parse
+from .commands import rank
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 1 if it could not be done, 2 if it was not understood.
+
+    Arguments:
+        argv: The arguments, without the program's name; those of the process by default.
+
+    Examples:
+        >>> main(["fit", "nvea"])
+        2
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    with _silent_unless_first(), _local_modules():
+        try:
+            return _run(arguments)
+        except UsageError as error:
+            return _fail(str(error), 2)
+        except ValueError as error:
+            return _fail(str(error), 1)
+        except KeyboardInterrupt:
+            return _fail("interrupted; what was saved until now can be used, and fit goes on with --resume", 130)
+        except BrokenPipeError:  # whoever read the output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except OSError as error:
+            return _fail(f"{error.filename or 'a file'}: {error.strerror or error}. {_way_out(error)}", 1)
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    if arguments[0] == "--version":
+        from .. import __version__
+
+        print(f"pyroformer {__version__}")
+        return 0
+    command, *rest = arguments
+    if command not in COMMANDS:
+        raise UsageError(f"command {command!r} is unknown: choose one of {', '.join(COMMANDS)}.")
+    try:
+        values = parse(command, rest)
+    except SystemExit as end:  # help or a configuration was printed
+        return int(end.code or 0)
+    imported(COMMANDS[command])(**values)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    if rank() == 0:
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _way_out(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "Nothing already written is lost: make room, then fit goes on with --resume."
+    return "Check the path and its permissions."
+
+
+@contextlib.contextmanager
+def _silent_unless_first() -> Iterator[None]:
+    """Of several processes that train together only the first one speaks."""
+    with contextlib.ExitStack() as stack:
+        if rank() > 0:
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        yield
+
+
+@contextlib.contextmanager
+def _local_modules() -> Iterator[None]:
+    """Classes named by import path may lie in the current folder, as with ``python -m``."""
+    here = os.getcwd()
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)

@@ -1,0 +1,115 @@
+"""What the commands show: a line of progress that rewrites itself, tables, and nothing from more than one process."""
+
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+__all__ = ["Progress", "say", "table"]
+
+
+def say(text: str = "") -> None:
+    """Print a line at once, also into a pipe."""
+    print(text, flush=True)
+
+
+class Progress:
+    r"""Shows where a run stands: one line that rewrites itself on a terminal, a line for each look at held-out texts elsewhere.
+
+    Arguments:
+        objective: What the objective is called; whether it is a bound belongs into its name.
+        stream: Where to write.
+
+    Examples:
+        >>> Progress.clock(227), Progress.clock(3700)
+        ('3:47', '1:01:40')
+    """
+
+    def __init__(self, objective: str = "objective", stream: TextIO | None = None) -> None:
+        self.objective = objective
+        self.stream = stream or sys.stdout
+        self.rewrites = self.stream.isatty()
+        self.done, self.step = 0.0, 0
+        self.train: Mapping[str, float] = {}
+        self.held_out: float | None = None
+        self.drawn = 0.0
+
+    def __call__(self, status: Any) -> None:
+        """Take a :class:`~pyroformer.inference.training.Status`."""
+        self.done, self.step = status.progress, status.step
+        looked = status.split != "train"
+        if looked:
+            self.held_out = status.values.get("objective")
+        else:
+            self.train = status.values or self.train
+        if self.rewrites and (looked or time.monotonic() - self.drawn > 0.1):
+            self.drawn = time.monotonic()
+            self.stream.write(f"\r\x1b[K{self.line(status, shutil.get_terminal_size().columns - 1)}")
+        elif looked and not self.rewrites:
+            self.stream.write(self.line(status) + "\n")
+        self.stream.flush()
+
+    def line(self, status: Any, width: int = 200) -> str:
+        """The line; where it is wider than ``width``, without its least important parts."""
+        values = self.train
+        divergence = [value for name, value in values.items() if name.startswith("kl_")]
+        parts = {
+            "progress": f"{100 * status.progress:3.0f} %",
+            "step": f"step {status.step:,}",
+            "objective": f"{self.objective} {values['objective']:.2f}" if "objective" in values else "",
+            "held-out": f"held-out {self.held_out:.2f}" if self.held_out is not None else "",
+            "reconstruction": f"reconstruction {values['reconstruction']:.2f}" if divergence else "",
+            "divergence": f"KL {sum(divergence):.1f} nats/token" if divergence else "",
+            "speed": f"{self.quantity(status.tokens_per_second)} tokens/s",
+            "left": f"{self.clock(status.seconds_left)} left",
+        }
+        for least in ("speed", "held-out", "step", "reconstruction", "divergence", "objective"):
+            if len(" | ".join(filter(None, parts.values()))) > width:
+                parts[least] = ""
+        return " | ".join(filter(None, parts.values()))
+
+    def close(self) -> None:
+        """Leave the last line as it is and go on below it."""
+        if self.rewrites and self.drawn:
+            self.stream.write("\n")
+            self.stream.flush()
+
+    @staticmethod
+    def clock(seconds: float) -> str:
+        """Seconds as minutes and seconds, or hours."""
+        if not seconds < 1e6:
+            return "?"
+        minutes, rest = divmod(round(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+    @staticmethod
+    def quantity(number: float) -> str:
+        """A number in three digits: 9.8k, 2.1 M.
+
+        Examples:
+            >>> [Progress.quantity(n) for n in (7, 9_800, 412_000, 2_100_000)]
+            ['7', '9.8k', '412k', '2.1M']
+        """
+        for size, unit in ((1e6, "M"), (1e3, "k")):
+            if number >= size:
+                return f"{number / size:.1f}{unit}" if number < 100 * size else f"{number / size:.0f}{unit}"
+        return f"{number:.0f}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text in columns, the first to the left and the others to the right.
+
+    Examples:
+        >>> print(table(["", "nats"], [["bound", "1.5"], ["reconstruction", "0.25"]]))
+                        nats
+        bound            1.5
+        reconstruction  0.25
+    """
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    lines = []
+    for row in [head, *rows]:
+        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *cells]).rstrip())
+    return "\n".join(lines)

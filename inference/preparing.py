@@ -1,0 +1,158 @@
+"""What ``fit`` trains: a new model on texts that are read, or those of the run that it goes on with."""
+
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from inspect import signature
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ..models.base import Model
+from ..models.recipe import build
+from .arguments import MODELS, NETWORK, imported
+from .corpus import Corpus
+from .folder import RunFolder
+from .signatures import options
+
+__all__ = ["Prepared", "claim", "make_model", "prepare_new", "prepare_old", "read_corpus"]
+
+# What may change from one session of a run to the next: how long it is, and the machine.
+FREE = {"accumulate", "batch_size", "compile", "devices", "minutes", "patience", "precision", "steps"}
+FREE |= {"validations", "validation_texts"}
+
+
+class Prepared(NamedTuple):
+    """All that training needs."""
+
+    model: Model
+    guide: nn.Module | None
+    corpus: Corpus
+    training: dict[str, Any]
+
+
+def claim(folder: RunFolder, resume: bool) -> None:
+    """See that a run may be kept in a folder, before anything is read for it.
+
+    Raises:
+        ValueError: If it holds something else, or a run that is not to go on, or cannot be written.
+    """
+    folder.prepare(resume)
+    if not folder.config_file.exists():
+        with suppress(OSError):
+            folder.last.parent.rmdir()  # a folder that holds checkpoints but no configuration would be taken for foreign
+
+
+def prepare_new(
+    name: str,
+    corpus: Corpus,
+    *,
+    size: str = "tiny",
+    model: Mapping[str, Any] | None = None,
+    guide: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> Prepared:
+    """A model of a registered name and its guide, with weights that follow from the seed.
+
+    A prior comes as ``{"class_path": ..., "init_args": {...}}``. Where its constructor asks for something that the model
+    has, such as ``width``, it is filled in.
+    """
+    classes, asked = MODELS[name], dict(model or {})
+    cls = imported(classes.model)
+    if size not in cls.sizes:
+        raise ValueError(f"size {size!r} is unknown: choose one of {', '.join(cls.sizes)}.")
+    known = {"vocabulary": corpus.vocabulary, "window": corpus.window, **cls.sizes[size], **asked}
+    torch.manual_seed((training or {}).get("seed", 0))
+    made: Model = cls.for_corpus(corpus, size=size, **{key: _made(value, known) for key, value in asked.items()})
+    posterior = imported(classes.guide)(made, **guide or {}) if classes.guide else None
+    return Prepared(made, posterior, corpus, dict(training or {}))
+
+
+def prepare_old(
+    folder: RunFolder, name: str, asked: Mapping[str, Any], training: Mapping[str, Any], trust: Collection[str] = ()
+) -> Prepared:
+    """What the run in a folder was begun with. Of the training, what may change is as it is given now.
+
+    Who gives one of ``steps`` and ``minutes`` says how long the run is to be, whatever it was to be.
+
+    Arguments:
+        folder: The run's folder.
+        name: The model that is asked for.
+        asked: What else is asked for and may not change, by flag.
+        training: Options of the training.
+        trust: Classes outside pyroformer that may be imported.
+
+    Raises:
+        ValueError: If the run is of another model, or what is asked for is not what it has.
+    """
+    config = folder.read_config()
+    corpus = Corpus.open(folder.corpus)
+    before = dict(config.get("training") or {})
+    try:
+        _check(folder, config, corpus, name, dict(asked) | {f"--{k}": v for k, v in training.items() if k not in FREE})
+        torch.manual_seed(before.get("seed", 0))
+        model = build(config["model"], trust)
+        guide = build(config["guide"], trust, model=model) if config.get("guide") else None
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder.config_file} is damaged ({error}): choose another --out.") from error
+    if {"steps", "minutes"} & set(training):
+        before |= {"steps": None, "minutes": None}
+    return Prepared(model, guide, corpus, before | dict(training))
+
+
+def read_corpus(data: str, folder: RunFolder | None = None, **asked: Any) -> Corpus:
+    """The texts of a file, a folder, or Python's documentation (``builtin``), kept in the run's folder if there is one."""
+    wanted = {name: value for name, value in asked.items() if value is not None}
+    home = None if folder is None else folder.corpus
+    if data != "builtin":
+        return Corpus.read(data, folder=home, **wanted)
+    if "field" in wanted:
+        raise ValueError(f"the built-in texts have no field {wanted['field']!r}: leave --field out.")
+    return Corpus.builtin(folder=home, **wanted)
+
+
+def _made(value: Any, known: Mapping[str, Any]) -> Any:
+    """An option of the model; a class that it names is constructed."""
+    if not (isinstance(value, Mapping) and "class_path" in value):
+        return value
+    path = str(value["class_path"])
+    given = dict(value.get("init_args") or {})
+    wanted = signature(imported(path)).parameters
+    filled = {key: item for key, item in known.items() if key in wanted and key not in given}
+    return build({"class_path": path, "init_args": given}, trust=[path], **filled)
+
+
+def _check(folder: RunFolder, config: Mapping[str, Any], corpus: Corpus, name: str, asked: Mapping[str, Any]) -> None:
+    """See that what is asked for is what the run has."""
+    classes, path = MODELS[name], config["model"]["class_path"]
+    if path != classes.model.replace(":", "."):
+        other = next((known for known, item in MODELS.items() if item.model.replace(":", ".") == path), path)
+        raise ValueError(f"{folder.path} holds a run of the model {other}, not of {name}: choose another --out.")
+    has = {f"--{key}": value for key, value in (config.get("training") or {}).items()}
+    has |= {"--vocabulary": corpus.asked, "--window": corpus.window, "--long": corpus.long}
+    has |= _recorded("model", classes.model, config["model"])
+    has |= _recorded("model", NETWORK, config["model"]["init_args"]["config"])
+    has |= _recorded("guide", classes.guide, config["guide"]) if classes.guide else {}
+    for flag, value in asked.items():
+        if not _agree(value, has.get(flag)):
+            raise ValueError(
+                f"{flag} is {_shown(value)}, but {folder.path} was begun with {_shown(has.get(flag))}: leave it out to "
+                "go on with that, or choose another --out."
+            )
+
+
+def _recorded(part: str, path: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments in a recipe by flag, with the defaults of those that it does not mention."""
+    defaults = {option.name: option.default for option in options(path)}
+    return {f"--{part}.{key}": value for key, value in (defaults | recipe["init_args"]).items()}
+
+
+def _agree(asked: Any, has: Any) -> bool:
+    """Equality; of a class, only what is asked about it."""
+    if isinstance(asked, Mapping) and isinstance(has, Mapping):
+        return all(_agree(value, has.get(key)) for key, value in asked.items())
+    return bool(asked == has)
+
+
+def _shown(value: Any) -> str:
+    return str(value.get("class_path", value) if isinstance(value, Mapping) else value)
