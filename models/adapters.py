@@ -1,17 +1,16 @@
 """Makes a module of whatever a user gave for a prior, and checks it when a model is built."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
 from .distributions import log_simplex
 
-__all__ = ["as_prior", "check_latent_prior", "check_vector_prior", "check_weight_prior"]
+__all__ = ["as_prior", "check_prior"]
 
 
 def as_prior(prior: object, role: type[nn.Module], name: str = "prior") -> nn.Module:
@@ -43,68 +42,44 @@ def as_prior(prior: object, role: type[nn.Module], name: str = "prior") -> nn.Mo
     )
 
 
-def check_weight_prior(prior: nn.Module, mask: Bool[Tensor, "*batch n"], name: str = "weight_prior") -> None:
-    r"""Draws once and says in one sentence what is wrong with a weight prior, if anything is.
+def check_prior(prior: nn.Module, *args: Any, event_shape: Sequence[int] | None = None, name: str = "prior") -> None:
+    r"""Draws once and says in one sentence what is wrong with a prior, if anything is.
 
     Arguments:
         prior: What :func:`as_prior` returned.
-        mask: Components that exist, with shape :math:`(*, N)`; best with some that do not.
+        args: What the model calls it with. The first gives the batch shape: a mask of the components that exist, with
+            shape :math:`(*, N)`, for a weight prior, best with some that do not; a summary, with shape :math:`(*, P)`,
+            for a latent's.
+        event_shape: Of what it is a prior of; that of the mask by default.
         name: What the message calls it.
 
     Raises:
-        ValueError: If it returns no distribution, one of another shape, or draws that are not log weights.
+        ValueError: If it returns no distribution; one of another shape; draws that are not log weights (when the first
+            argument is a mask) or, for other priors, a support that leaves out real numbers.
 
     Examples:
-        >>> from pyroformer.models.priors import BoundedDirichletProcess
-        >>> check_weight_prior(BoundedDirichletProcess(), torch.tensor([[True, True], [True, False]]))
+        >>> from pyroformer.models.priors import BoundedDirichletProcess, GaussianBase
+        >>> check_prior(BoundedDirichletProcess(), torch.tensor([[True, True], [True, False]]))
+        >>> check_prior(GaussianBase(8), event_shape=(8,))
+        >>> check_prior(GaussianBase(8), event_shape=(9,), name="base_measure")
+        Traceback (most recent call last):
+        ValueError: base_measure GaussianBase gave event shape (8,), expected (9,): return a law over one vector, ...
     """
     who = _who(prior, name)
-    law, draw = _drawn(prior, who, mask)
-    way_out = "return log weights of all components, such as LogDirichlet(log_concentration, mask)"
-    _check_shape(law, who, mask.shape[:-1], mask.shape[-1:], way_out)
-    if not bool(log_simplex.check(draw).all()):
-        raise ValueError(f"{who} drew values whose exponentials do not sum to one: {way_out}")
-    if bool(((draw.exp() > 0) & ~mask).any()):
-        raise ValueError(f"{who} gave weight to components that its mask excludes: {way_out}")
-
-
-def check_vector_prior(prior: nn.Module, width: int, name: str = "base_measure") -> None:
-    r"""Draws once and says in one sentence what is wrong with a base measure, if anything is.
-
-    Raises:
-        ValueError: If it returns no distribution, one of another shape, or one whose support is not the whole space.
-
-    Examples:
-        >>> from pyroformer.models.priors import GaussianBase
-        >>> check_vector_prior(GaussianBase(8), width=8)
-    """
-    who = _who(prior, name)
-    law, draw = _drawn(prior, who)
-    _check_shape(law, who, torch.Size(), torch.Size([width]), "return a distribution over one vector, .to_event(1)")
-    _check_real(law, who, draw)
-
-
-def check_latent_prior(
-    prior: nn.Module, summary: Float[Tensor, "*batch p"], layers: int, width: int, name: str = "latent_prior"
-) -> None:
-    r"""Draws once for each layer and says in one sentence what is wrong with a latent prior, if anything is.
-
-    Arguments:
-        prior: What :func:`as_prior` returned.
-        summary: Any summary that the model may give, with shape :math:`(*, P)`.
-        layers: Number of layers.
-        width: Of a latent.
-        name: What the message calls it.
-
-    Raises:
-        ValueError: If it returns no distribution, one of another shape, or one whose support is not the whole space.
-    """
-    who = _who(prior, name)
-    for layer in range(layers):
-        law, draw = _drawn(prior, who, summary, layer)
-        way_out = "return a distribution over one latent of each text, .to_event(1)"
-        _check_shape(law, who, summary.shape[:-1], torch.Size([width]), way_out)
-        _check_real(law, who, draw)
+    batch_shape = args[0].shape[:-1] if args else torch.Size()
+    # building a model must not move the noise of what follows
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        law = prior(*args)
+        if not isinstance(law, Distribution):
+            raise ValueError(f"{who} returned a {type(law).__name__}: return a torch or Pyro distribution")
+        if event_shape is None:
+            way_out = "return a law over the log weights of all components, as LogDirichlet(log_concentration, mask)"
+            _check_shape(law, who, batch_shape, args[0].shape[-1:], way_out)
+            _check_weights(law.sample(), args[0], who, way_out)
+        else:
+            way_out = "return a law over one vector, with .to_event(1) where its entries are independent"
+            _check_shape(law, who, batch_shape, torch.Size(event_shape), way_out)
+            _check_real(law, law.sample(), who)
 
 
 def _who(prior: nn.Module, name: str) -> str:
@@ -113,32 +88,28 @@ def _who(prior: nn.Module, name: str) -> str:
     return f"{name} {kind}"
 
 
-def _drawn(prior: nn.Module, who: str, *args: Any) -> tuple[Distribution, Tensor]:
-    # building a model must not move the noise of what follows
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        law = prior(*args)
-        if not isinstance(law, Distribution):
-            raise ValueError(f"{who} returned {type(law).__name__}: return a torch or Pyro distribution")
-        return law, law.sample()
-
-
 def _check_shape(law: Distribution, who: str, batch: torch.Size, event: torch.Size, way_out: str) -> None:
     if law.event_shape != event:
         raise ValueError(f"{who} gave event shape {tuple(law.event_shape)}, expected {tuple(event)}: {way_out}")
-    size = len(law.batch_shape)
-    if size > len(batch) or any(
-        a not in (1, b) for a, b in zip(law.batch_shape, batch[len(batch) - size :], strict=True)
-    ):
+    # as in expand(): the prior may be the same for all texts
+    short = torch.Size((1,) * (len(batch) - len(law.batch_shape))) + law.batch_shape
+    if len(short) > len(batch) or any(size not in (1, full) for size, full in zip(short, batch, strict=True)):
         raise ValueError(f"{who} gave batch shape {tuple(law.batch_shape)}, expected {tuple(batch)}: {way_out}")
 
 
-def _check_real(law: Distribution, who: str, draw: Tensor) -> None:
+def _check_weights(draw: Tensor, mask: Tensor, who: str, way_out: str) -> None:
+    if not bool(log_simplex.check(draw).all()):
+        raise ValueError(f"{who} drew values whose exponentials do not sum to one: {way_out}")
+    if bool((draw.exp() > 0).logical_and(~mask).any()):
+        raise ValueError(f"{who} gave weight to components that its mask excludes: {way_out}")
+
+
+def _check_real(law: Distribution, draw: Tensor, who: str) -> None:
     if not bool(draw.isfinite().all()):
         raise ValueError(f"{who} drew values that are not finite: check its parameters")
-    probe = torch.linspace(-3, 3, draw.shape[-1] + 2, dtype=draw.dtype, device=draw.device)[1:-1].expand(draw.shape)
-    support = law.support
-    if support is not None and not all(bool(support.check(sign * probe).all()) for sign in (-1, 1)):
-        raise ValueError(f"{who} has support {support}: a posterior reaches all real numbers, so the prior must too")
+    support: Any = law.support
+    if support is not None and not all(bool(support.check(torch.full_like(draw, x)).all()) for x in (-3, 3)):
+        raise ValueError(f"{who} has the support {support}: posteriors reach all real numbers, so the prior must too")
 
 
 class _Function(nn.Module):

@@ -114,7 +114,7 @@ class LogDirichlet(TorchDistribution):
 
 
 @register_kl(LogDirichlet, LogDirichlet)
-def _kl_log_dirichlet(p: LogDirichlet, q: LogDirichlet) -> Tensor:
+def _kl_log_dirichlet(p: Any, q: Any) -> Tensor:  # not LogDirichlet: beartype warns of Pyro's typing.Callable
     if (p.present is None) != (q.present is None):
         raise ValueError("one LogDirichlet has a mask and the other none: give both the same mask")
     return dirichlet_kl(p.log_concentration, q.log_concentration, p.present)

@@ -8,9 +8,10 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from .adapters import as_prior, check_latent_prior, check_vector_prior, check_weight_prior
+from .adapters import as_prior, check_prior
 from .distributions import Lengths, LogDirichlet
 from .nvib import conditional_concentration
+from .recipe import Recorded
 
 __all__ = [
     "BoundedDirichletProcess",
@@ -20,13 +21,11 @@ __all__ = [
     "VectorPrior",
     "WeightPrior",
     "as_prior",
-    "check_latent_prior",
-    "check_vector_prior",
-    "check_weight_prior",
+    "check_prior",
 ]
 
 
-class WeightPrior(nn.Module):
+class WeightPrior(Recorded, nn.Module):
     r"""The role of a prior over the log weights of a mixture.
 
     ``forward(mask)`` takes a mask of the components that exist, with shape :math:`(*, N)`, and returns a distribution
@@ -39,14 +38,14 @@ class WeightPrior(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} is a WeightPrior: write forward(mask) -> Distribution")
 
 
-class VectorPrior(nn.Module):
+class VectorPrior(Recorded, nn.Module):
     r"""The role of a base measure: ``forward()`` returns a distribution with event shape :math:`(P)`."""
 
     def forward(self) -> Distribution:
         raise NotImplementedError(f"{type(self).__name__} is a VectorPrior: write forward() -> Distribution")
 
 
-class LatentPrior(nn.Module):
+class LatentPrior(Recorded, nn.Module):
     r"""The role of a prior over the latent of one layer.
 
     ``forward(summary, layer)`` takes what the layers below know, with shape :math:`(*, P)`, and the layer's number from
@@ -99,7 +98,7 @@ class BoundedDirichletProcess(WeightPrior):
         length = (components / self.kappa - 1).clamp(min=0)
         return conditional_concentration(_at_least_float32(self.concentration), _at_least_float32(self.delta), length)
 
-    def forward(self, mask: Bool[Tensor, "*batch n"]) -> LogDirichlet:
+    def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
         components = mask.sum(-1)
         each = self.total_concentration(components) / components.clamp(min=1)
         return LogDirichlet(each.log()[..., None].expand(mask.shape), mask)
@@ -157,7 +156,7 @@ class GaussianBase(VectorPrior):
         return f"width={len(self.mean)}, learnable={self.mean.requires_grad}"
 
 
-class LengthPrior(nn.Module):
+class LengthPrior(Recorded, nn.Module):
     r"""A histogram over the lengths of texts, :math:`1, \dots, W`.
 
     Arguments:
@@ -198,9 +197,11 @@ class LengthPrior(nn.Module):
         if outside.any():
             raise ValueError(f"length {int(lengths[outside][0])}: must be from 1 to the window of {window}")
         counts = torch.bincount(lengths - 1, minlength=window).double() + smoothing
-        return cls(window, (counts / counts.sum()).float())
+        prior = cls(window)
+        prior.log_probabilities = (counts / counts.sum()).log().float()
+        return prior
 
-    def forward(self) -> Lengths:
+    def forward(self) -> Distribution:
         return Lengths(_at_least_float32(self.log_probabilities))
 
     def extra_repr(self) -> str:
