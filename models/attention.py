@@ -1,14 +1,16 @@
-r"""Attention as inference: the posterior mean of what a query saw, for one mixture or for every head of a network."""
+r"""Attention as inference: the posterior mean of what a query saw, on a bare mixture or in the heads of a network."""
 
 import math
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from .fused import Form, fused_attention, natural, pack_keys, pack_queries, pack_values, packed_width
-from .mixture import Mixture, responsibilities
+from .fused import fused_attention, pack_keys, pack_queries, pack_values, packed_width
+from .mixture import Mixture, log_sum
+from .natural import Basis, Form, LowRank, Natural, natural
 from .self_attention import KeyValueCache, SelfAttention
 
 __all__ = ["DenoisingAttention", "Form", "KeyValueCache", "ProjectedMixture", "SelfAttention", "attend"]
@@ -18,47 +20,99 @@ def attend(
     queries: Float[Tensor, "*#batch m d"],
     mixture: Mixture,
     *,
-    returns: Literal["mean", "evidence", "variance"] = "mean",
+    returns: Literal["mean", "variance", "evidence"] = "mean",
     form: Form = "exact",
     causal: bool = False,
 ) -> Float[Tensor, "..."]:
-    r"""What queries tell about the vectors that they saw: attention on a bare mixture."""
-    if returns != "mean":
-        raise NotImplementedError
+    r"""What noisy queries tell about the vectors that they saw: attention, without weights to learn.
+
+    .. math::
+        \text{mean } E[v \mid u], \qquad \text{variance } \text{Var}[v \mid u] \text{ of each dimension}, \qquad
+        \text{evidence } \log p(u)
+
+    Same results as :func:`~pyroformer.models.mixture.posterior_mean`, ``posterior_variance`` and ``evidence``, at the
+    cost of softmax attention.
+
+    Arguments:
+        queries: The queries :math:`u`, with shape :math:`(*, M, D)`.
+        mixture: The mixture, with :math:`N` components.
+        returns: ``"mean"`` or ``"variance"`` with shape :math:`(*, M, V)`, or ``"evidence"`` with shape :math:`(*, M)`.
+        form: ``"exact"``, or ``"published"`` for evaluation as the NVIB paper has it: without the query's squared norm,
+            which does not cancel when variances differ, so that it is not the posterior mean then.
+        causal: Whether query m sees component n only if :math:`n \le m + N - M`.
+
+    Raises:
+        ValueError: If ``returns`` or ``form`` is none of these.
+
+    Examples:
+        >>> queries, keys, values = torch.randn(3, 8), torch.randn(5, 8), torch.randn(5, 4)
+        >>> mixture = pf.Mixture.from_attention(keys, values)
+        >>> softmax = (queries @ keys.T / 8**0.5).softmax(-1) @ values
+        >>> torch.allclose(pf.attend(queries, mixture), softmax, atol=1e-5)
+        True
+        >>> pf.attend(queries, mixture, returns="evidence").shape
+        torch.Size([3])
+    """
+    _check_choice("returns", returns, ("mean", "variance", "evidence"))
+    _check_choice("form", form, ("exact", "published"))
+    if returns == "variance":
+        return _variance(queries, mixture, form, causal)
     terms = natural(mixture, mixture.query_noise, form)
-    squares = None
-    if terms.curvature is not None:
-        squares = queries.square()
-        if terms.curvature_basis is not None:
-            squares = squares @ terms.curvature_basis.mT
-    columns = 0 if squares is None else squares.shape[-1]
-    answer = terms.values.shape[-1]
-    rank = 0 if terms.response is None else terms.response.shape[-1]
-    width = packed_width(mixture.width, columns, answer + rank, queries.dtype)
-    packed = fused_attention(
-        pack_queries(queries, squares, width),
-        pack_keys(terms.slope.to(queries.dtype), terms.bias, terms.curvature, width),
-        pack_values(terms.values.to(queries.dtype), terms.response, width),
-        causal,
-    )
-    mean = packed[..., :answer]
-    if terms.response is None:
-        return mean
-    tail = packed[..., answer : answer + rank]
-    return mean + queries * (tail if terms.response_basis is None else tail @ terms.response_basis)
+    if returns == "evidence":
+        return _evidence(queries, terms, causal)
+    return _mean(queries, terms, causal)
 
 
 class ProjectedMixture(NamedTuple):
-    r"""A mixture as the heads of one :class:`DenoisingAttention` see it: computed once for a text, then kept."""
+    r"""A mixture as the heads of one :class:`DenoisingAttention` see it; computed once for a text, used at every token.
+
+    Arguments:
+        keys: Packed keys of every head, with shape :math:`(*, H, N, W)`.
+        values: Packed values of every head, with shape :math:`(*, H, N, W)`.
+        curvature: The basis of the squared query in the logits, or None.
+        response: The basis of the query in the answers, or None.
+    """
 
     keys: Float[Tensor, "*batch h n w"]
     values: Float[Tensor, "*batch h n w"]
-    curvature: Float[Tensor, "h ..."] | None = None
-    response: Float[Tensor, "h ..."] | None = None
+    curvature: Basis | None
+    response: Basis | None
 
 
 class DenoisingAttention(nn.Module):
-    r"""Multi-head attention over a mixture."""
+    r"""Multi-head attention over a mixture: every head's posterior mean of the vector that its query saw.
+
+    .. math::
+        q^h = W_q^h x + b_q^h, \qquad u^h = W_k^{hT} q^h, \qquad
+        y = W_o \, \big\|_h \left( W_v^h E[v \mid u^h] + b_v^h \right) + b_o
+
+    with the query noise :math:`s = \sqrt E`, E = P / H, in all P dimensions. There is one mixture for all heads, so a
+    key's bias is the same in every head. A bias of the keys would add the same to all logits of a query and cancel:
+    there is none. Point masses weighted by :math:`\log \pi_n = |z_n|^2 / (2 s)` make this ordinary multi-head attention.
+
+    A position that sees no component gets :math:`b_o`. Dropout acts on attention weights.
+
+    Arguments:
+        width: The width :math:`P` of the model and of the mixture's vectors.
+        heads: The number of heads :math:`H`.
+        bias: Whether queries, values and outputs have a bias.
+        dropout: Probability that an attention weight is dropped in training.
+
+    Raises:
+        ValueError: If the width is not a multiple of the number of heads.
+
+    References:
+        A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck
+        (Henderson and Fehr, 2023), section 3. https://arxiv.org/abs/2207.13529
+
+    Examples:
+        >>> layer = DenoisingAttention(width=16, heads=2)
+        >>> mixture = pf.Mixture(torch.zeros(5).log_softmax(-1), torch.randn(5, 16), torch.rand(5, 1))
+        >>> x = torch.randn(3, 16)
+        >>> memory = layer.project(mixture)  # once for a text
+        >>> torch.allclose(layer(x[:1], memory), layer(x, mixture)[:1], atol=1e-6)
+        True
+    """
 
     def __init__(self, width: int, heads: int, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
@@ -75,76 +129,152 @@ class DenoisingAttention(nn.Module):
         return f"heads={self.heads}, dropout={self.dropout}"
 
     def project(self, mixture: Mixture, form: Form = "exact") -> ProjectedMixture:
-        """Keys and values of every head, ready for any number of queries."""
-        width = mixture.width // self.heads
-        terms = natural(mixture, self._noise(mixture), form)
-        keys = self._split(self.key(terms.slope))
-        values = self.value(terms.values)
-        if mixture.mask is not None:
-            values = torch.where(mixture.mask[..., None], values, 0)
-        values = self._split(values)
-        curvature = self._form(self.key.weight, terms.curvature, terms.curvature_basis)
-        response = self._form(self.value.weight, terms.response, terms.response_basis)
-        rank = 0 if terms.response is None else terms.response.shape[-1]
-        columns = 0 if terms.curvature is None else terms.curvature.shape[-1]
-        packed = packed_width(width, columns, width + rank, keys.dtype)
+        r"""Keys and values of all heads, for any number of queries.
+
+        Arguments:
+            mixture: The mixture. Its noise, if it has one, takes the place of :math:`\sqrt E`.
+            form: ``"exact"``, or ``"published"`` for evaluation as the paper has it, see :func:`attend`.
+        """
+        _check_choice("form", form, ("exact", "published"))
+        width, dtype = mixture.width // self.heads, self.key.weight.dtype
+        terms = natural(mixture, math.sqrt(width) if mixture.noise is None else mixture.noise, form)
+        keys = self._heads(self.key(terms.slope.to(dtype)))
+        values = self.value(terms.values.to(dtype))
+        if self.value.bias is not None:
+            values = torch.where(terms.present[..., None], values, 0)
+        values = self._heads(values)
+        rank = 0 if terms.curvature is None else terms.curvature.rank
+        answer = width if terms.response is None else width + terms.response.rank
+        packed = packed_width(width, rank, answer, keys.dtype)
         return ProjectedMixture(
-            pack_keys(keys, terms.bias[..., None, :], _per_head(terms.curvature), packed),
-            pack_values(values, _per_head(terms.response), packed),
-            curvature,
-            response,
+            pack_keys(keys, terms.bias[..., None, :], _every_head(terms.curvature), packed),
+            pack_values(values, _every_head(terms.response), packed),
+            None if terms.curvature is None else terms.curvature.basis,
+            None if terms.response is None else terms.response.basis,
         )
 
     def forward(
-        self, x: Float[Tensor, "*#batch m p"], memory: Mixture | ProjectedMixture
+        self, x: Float[Tensor, "*#batch m p"], memory: Mixture | ProjectedMixture, causal: bool = False
     ) -> Float[Tensor, "*#batch m p"]:
-        """What each position of x gets from the memory."""
-        if isinstance(memory, Mixture):
-            memory = self.project(memory)
-        queries = self._split(self.query(x))
-        width = queries.shape[-1]
-        squares = None
-        lifted = None
-        if memory.curvature is not None or memory.response is not None:
-            lifted = torch.einsum("...hme,hep->...hmp", queries, self.key.weight.unflatten(0, (self.heads, -1)))
-        if memory.curvature is not None:
-            if memory.curvature.ndim == 3:
-                squares = lifted.square()
-            else:
-                squares = torch.einsum("...hme,href,...hmf->...hmr", queries, memory.curvature, queries)
-        packed = fused_attention(
-            pack_queries(queries, squares, memory.keys.shape[-1]),
-            memory.keys,
-            memory.values,
-            dropout=self.dropout if self.training else 0.0,
-        )
-        answer = packed[..., :width]
+        r"""What every position of x gets from the mixture.
+
+        Leading dimensions broadcast: a mixture may be shared by several x, or an x by several mixtures.
+
+        Arguments:
+            x: What the queries are made of, with shape :math:`(*, M, P)`.
+            memory: A mixture with vectors of shape :math:`(*, N, P)`, or what :meth:`project` made of it.
+            causal: Whether position m sees component n only if :math:`n \le m + N - M`.
+        """
+        memory = self.project(memory) if isinstance(memory, Mixture) else memory
+        queries = self._heads(self.query(x))
+        packed, lifted = self._pack(queries, memory)
+        dropout = self.dropout if self.training else 0.0
+        answers = fused_attention(packed, memory.keys, memory.values, causal, dropout)
+        y = answers[..., : queries.shape[-1]]
         if memory.response is not None:
-            if memory.response.ndim == 3:
-                p = lifted.shape[-1]
-                answer = answer + torch.einsum("...hmp,hep->...hme", packed[..., width : width + p] * lifted, memory.response)
-            else:
-                r = memory.response.shape[1]
-                answer = answer + torch.einsum(
-                    "...hmr,href,...hmf->...hme", packed[..., width : width + r], memory.response, queries
-                )
-        return self.out(answer.transpose(-2, -3).flatten(-2))
+            assert lifted is not None
+            rank = lifted.shape[-1] if memory.response.vectors is None else len(memory.response.vectors)
+            tail = answers[..., queries.shape[-1] : queries.shape[-1] + rank]
+            y = y + torch.einsum("...hmp,hep->...hme", memory.response.combine(tail) * lifted, self._weight(self.value))
+        return self.out(y.transpose(-2, -3).flatten(-2))
 
-    def _noise(self, mixture: Mixture) -> float | Tensor:
-        return math.sqrt(mixture.width // self.heads) if mixture.noise is None else mixture.noise
+    @torch.no_grad()
+    def attention_weights(
+        self, x: Float[Tensor, "*#batch m p"], memory: Mixture | ProjectedMixture
+    ) -> Float[Tensor, "*#batch h m n"]:
+        """How much each head at each position attends to each component; for plots: it holds them all in memory."""
+        memory = self.project(memory) if isinstance(memory, Mixture) else memory
+        packed, _ = self._pack(self._heads(self.query(x)), memory)
+        high = torch.promote_types(packed.dtype, torch.float32)
+        logits = packed.to(high) @ memory.keys.to(high).mT
+        return torch.where(logits > -1e4, logits.softmax(-1), 0)
 
-    def _split(self, x: Tensor) -> Tensor:
+    def _pack(self, queries: Tensor, memory: ProjectedMixture) -> tuple[Tensor, Tensor | None]:
+        """Packed queries and, for components that have variances, the queries in all P dimensions."""
+        if memory.curvature is None and memory.response is None:
+            return pack_queries(queries, None, memory.keys.shape[-1]), None
+        lifted = torch.einsum("...hme,hep->...hmp", queries, self._weight(self.key))
+        squares = None if memory.curvature is None else memory.curvature.coordinates(lifted.square())
+        return pack_queries(queries, squares, memory.keys.shape[-1]), lifted
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """[*, rows, P] as [*, H, rows, E]."""
         return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
 
-    def _form(self, weight: Tensor, coefficients: Tensor | None, basis: Tensor | None) -> Tensor | None:
-        if coefficients is None:
-            return None
-        weight = weight.unflatten(0, (self.heads, -1))
-        if basis is None:
-            return weight
-        key = self.key.weight.unflatten(0, (self.heads, -1))
-        return torch.einsum("hep,rp,hfp->href", weight, basis, key)
+    def _weight(self, projection: nn.Linear) -> Tensor:
+        """[P, P] as [H, E, P]."""
+        return projection.weight.unflatten(0, (self.heads, -1))
 
 
-def _per_head(coefficients: Tensor | None) -> Tensor | None:
-    return None if coefficients is None else coefficients[..., None, :, :]
+def _pack_bare(queries: Tensor, terms: Natural, answer: int) -> tuple[Tensor, Tensor]:
+    """Packed queries and keys of a bare mixture, wide enough for ``answer`` columns of values."""
+    curvature = terms.curvature
+    squares = None if curvature is None else curvature.basis.coordinates(queries.square())
+    width = packed_width(queries.shape[-1], 0 if curvature is None else curvature.rank, answer, queries.dtype)
+    coefficients = None if curvature is None else curvature.coefficients
+    keys = pack_keys(terms.slope.to(queries.dtype), terms.bias, coefficients, width)
+    return pack_queries(queries, squares, width), keys
+
+
+def _mean(queries: Tensor, terms: Natural, causal: bool) -> Tensor:
+    answer = terms.values.shape[-1]
+    if terms.response is None:
+        return _average(queries, terms, terms.values, causal)
+    averages = _average(queries, terms, torch.cat([terms.values, terms.response.coefficients], -1), causal)
+    return averages[..., :answer] + terms.response.basis.combine(averages[..., answer:]) * queries
+
+
+def _average(queries: Tensor, terms: Natural, values: Tensor, causal: bool) -> Tensor:
+    """Averages of any values under the responsibilities."""
+    packed_queries, packed_keys = _pack_bare(queries, terms, values.shape[-1])
+    packed_values = pack_values(values.to(queries.dtype), None, packed_keys.shape[-1])
+    return fused_attention(packed_queries, packed_keys, packed_values, causal)[..., : values.shape[-1]]
+
+
+def _variance(queries: Tensor, mixture: Mixture, form: Form, causal: bool) -> Tensor:
+    """Second moment less squared mean, about the centre of the components, where the two cancel least."""
+    mixture, queries = _centred(mixture, queries)
+    terms = natural(mixture, mixture.query_noise, form)
+    still = terms.values
+    if terms.response is None:
+        mean, second = _average(queries, terms, torch.cat([still, still.square()], -1), causal).chunk(2, -1)
+    else:
+        moving = terms.response.basis.combine(terms.response.coefficients).expand_as(still)
+        own = moving * mixture.query_noise
+        moments = [still, moving, still.square() + own, 2 * still * moving, moving.square()]
+        averages = _average(queries, terms, torch.cat(moments, -1), causal).chunk(5, -1)
+        mean = averages[0] + averages[1] * queries
+        second = averages[2] + averages[3] * queries + averages[4] * queries.square()
+    return (second - mean.square()).clamp_min(0)
+
+
+def _centred(mixture: Mixture, queries: Tensor) -> tuple[Mixture, Tensor]:
+    """The mixture and its queries moved so that the mean of what is returned is 0; the variance stays."""
+    present = mixture.present[..., None]
+    returned = mixture.vectors if mixture.values is None else mixture.values
+    centre = torch.where(present, returned, 0).sum(-2, keepdim=True) / present.sum(-2, keepdim=True).clamp_min(1)
+    if mixture.values is not None:
+        return replace(mixture, values=mixture.values - centre), queries
+    return replace(mixture, vectors=mixture.vectors - centre), queries - centre
+
+
+def _evidence(queries: Tensor, terms: Natural, causal: bool) -> Tensor:
+    """log p(u) with all the constants that cancel in attention weights."""
+    high = queries.to(terms.bias.dtype)
+    packed_queries, packed_keys = _pack_bare(high, terms, 0)
+    visible = terms.present[..., None, :]
+    if causal:
+        m, n = queries.shape[-2], terms.bias.shape[-1]
+        visible = visible & torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m)
+    logits = torch.where(visible, packed_queries @ packed_keys.mT, -torch.inf)
+    constant = high.square() / terms.reference + (2 * math.pi * terms.reference).log()
+    return log_sum(logits) + terms.peak - 0.5 * constant.sum(-1)
+
+
+def _every_head(terms: LowRank | None) -> Tensor | None:
+    return None if terms is None else terms.coefficients[..., None, :, :]
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}")

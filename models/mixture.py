@@ -137,7 +137,7 @@ class Mixture:
         lengths = keys.square().sum(-1) / (2 * math.sqrt(keys.shape[-1]))
         if mask is not None:
             lengths = torch.where(mask, lengths, -torch.inf)
-        return cls(lengths - _log_sum(lengths)[..., None], keys, mask=mask, values=values)
+        return cls(lengths - log_sum(lengths)[..., None], keys, mask=mask, values=values)
 
     @property
     def width(self) -> int:
@@ -153,6 +153,12 @@ class Mixture:
     def query_noise(self) -> float | Tensor:
         r"""The variance of a query around the vector that it saw: ``noise``, or :math:`\sqrt D`."""
         return math.sqrt(self.width) if self.noise is None else self.noise
+
+    @property
+    def present(self) -> Bool[Tensor, "*batch n"]:
+        """True for the components that are not masked and have any weight."""
+        weighted = self.log_weights != -torch.inf
+        return weighted if self.mask is None else weighted & self.mask
 
     def dense_variances(self) -> Float[Tensor, "..."] | None:
         """The variances as a tensor that broadcasts to the vectors, or None for point masses."""
@@ -198,7 +204,7 @@ def evidence(
 
     The evidence of a mixture without any component is :math:`-\infty`.
     """
-    return _log_sum(log_joint(queries, mixture, visible))
+    return log_sum(log_joint(queries, mixture, visible))
 
 
 def responsibilities(
@@ -232,7 +238,7 @@ def posterior_mean(
     r"""Posterior mean of what each query saw: attention.
 
     .. math::
-        E[v \mid u_m] = \sum_n w_{mn} \left[ \frac{\sigma_n^2}{\sigma_n^2 + s} u_m + \frac{s}{\sigma_n^2 + s} \mu_n \right]
+        E[v \mid u_m] = \sum_n w_{mn} \frac{\sigma_n^2 u_m + s \mu_n}{\sigma_n^2 + s}
         \qquad \text{or} \qquad \sum_n w_{mn} \, \text{value}_n
 
     A query that sees no component gives zeros.
@@ -282,7 +288,7 @@ def _present(mixture: Mixture) -> tuple[Tensor, Tensor, Tensor | None]:
     return torch.where(mask, mixture.vectors, 0), torch.where(mask, variances, 1), values
 
 
-def _log_sum(joint: Tensor) -> Tensor:
+def log_sum(joint: Tensor) -> Tensor:
     """logsumexp over the last dimension whose gradient is zero, not NaN, where every entry is -inf."""
     top = _top(joint)
     total = (joint - top).exp().sum(-1)
@@ -298,4 +304,6 @@ def _top(joint: Tensor) -> Tensor:
 
 def _check_components(name: str, shape: torch.Size, components: int) -> None:
     if not shape or shape[-1] != components:
-        raise ValueError(f"{name} has shape {tuple(shape)}, but there are {components} vectors; its last size must match")
+        raise ValueError(
+            f"{name} has shape {tuple(shape)}, but there are {components} vectors; its last size must match"
+        )

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 __all__ = ["KeyValueCache", "SelfAttention"]
 
 
-
 class KeyValueCache:
     r"""Keys and values of the tokens read so far, in memory that is allocated once, at the first tokens.
 

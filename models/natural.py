@@ -1,0 +1,166 @@
+r"""A mixture in natural parameters: the terms of a component's logit that an attention kernel can add up.
+
+With :math:`V_n = \sigma_n^2 + s` the logit of component n for a query u, up to what is the same for every n, is
+
+.. math::
+    u \cdot \frac{\mu_n}{V_n} + b_n + u^2 \cdot c_n, \qquad
+    b_n = \log \pi_n - \frac12 \sum \frac{\mu_n^2}{V_n} - \frac12 \sum \log V_n, \qquad
+    c_n = \frac12 \left( \max_k \frac{1}{V_k} - \frac{1}{V_n} \right)
+
+and what component n returns is :math:`(1 - r_n) \mu_n + r_n u` with :math:`r_n = \sigma_n^2 / V_n`.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from .mixture import Mixture, SharedVariances
+
+__all__ = ["Basis", "Form", "LowRank", "Natural", "natural"]
+
+Form = Literal["exact", "published"]
+
+
+class Basis(NamedTuple):
+    r"""R vectors in D dimensions that a family of vectors is written in.
+
+    Arguments:
+        vectors: The basis, with shape :math:`(R, D)`; None is the identity.
+    """
+
+    vectors: Float[Tensor, "r d"] | None = None
+
+    def coordinates(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch r"]:
+        """Inner products of x with the basis, in float32 at least: they add up many squares."""
+        if self.vectors is None:
+            return x
+        with torch.autocast(x.device.type, enabled=False):
+            return x.to(torch.promote_types(x.dtype, self.vectors.dtype)) @ self.vectors.mT
+
+    def combine(self, coefficients: Float[Tensor, "*batch r"]) -> Float[Tensor, "*batch d"]:
+        """The vectors with these coefficients."""
+        return coefficients if self.vectors is None else coefficients @ self.vectors.to(coefficients.dtype)
+
+
+class LowRank(NamedTuple):
+    r"""One vector for every component, as few coefficients: component n's is ``basis.combine(coefficients[n])``.
+
+    Isotropic variances need one coefficient each, R groups that share theirs need R, free diagonal ones need all D.
+    """
+
+    coefficients: Float[Tensor, "*batch n r"]
+    basis: Basis
+
+    @property
+    def rank(self) -> int:
+        return self.coefficients.shape[-1]
+
+
+class Natural(NamedTuple):
+    r"""The terms of a mixture's logits and answers. Components that are absent are zero in all of them.
+
+    Arguments:
+        slope: :math:`\mu_n / V_n`, with shape :math:`(*, N, D)`.
+        bias: :math:`b_n` less ``peak``: finite, at most 0, with shape :math:`(*, N)`.
+        values: What a component returns apart from the query's part, with shape :math:`(*, N, V)`.
+        present: True for the components that have any weight, with shape :math:`(*, N)`.
+        peak: The largest bias of each row, with shape :math:`(*, 1)`.
+        reference: :math:`\min_k V_k`, which broadcasts to :math:`(*, 1, D)`.
+        curvature: :math:`c_n`, or None where it cancels or is left out.
+        response: :math:`r_n`, or None where it is zero.
+    """
+
+    slope: Float[Tensor, "*batch n d"]
+    bias: Float[Tensor, "*batch n"]
+    values: Float[Tensor, "*batch n v"]
+    present: Bool[Tensor, "*batch n"]
+    peak: Float[Tensor, "*batch 1"]
+    reference: Float[Tensor, "..."]
+    curvature: LowRank | None
+    response: LowRank | None
+
+
+def natural(mixture: Mixture, noise: float | Tensor, form: Form = "exact") -> Natural:
+    r"""The natural parameters of a mixture, in float32 at least.
+
+    Arguments:
+        mixture: The mixture.
+        noise: The variance :math:`s` of a query around the vector that it saw.
+        form: ``"published"`` leaves out the query's squared norm (Henderson and Fehr, 2023), ``"exact"`` does not.
+    """
+    log_weights, present = _float(mixture.log_weights), mixture.present
+    vectors = torch.where(present[..., None], _float(mixture.vectors), 0)
+    variances = _own_variances(mixture, present)
+    total = variances + noise
+    reference = _smallest(total, None if isinstance(mixture.variances, SharedVariances) else present)
+    response = variances / total
+    log_det = (total / reference).log().sum(-1, keepdim=True) * (mixture.width / total.shape[-1])
+
+    slope = vectors / _rows(total, mixture)
+    bias = log_weights - 0.5 * (vectors * slope).sum(-1) - 0.5 * _rows(log_det, mixture).squeeze(-1)
+    bias, peak = _recentred(torch.where(present, bias, -torch.inf))
+    if mixture.values is None:
+        values = (1 - _rows(response, mixture)) * vectors
+    else:
+        values = torch.where(present[..., None], _float(mixture.values), 0)
+    curved = form == "exact" and total.shape[-2] > 1
+    responds = mixture.values is None and mixture.variances is not None
+    return Natural(
+        slope,
+        bias,
+        values,
+        present,
+        peak,
+        reference,
+        curvature=_low_rank(0.5 * (1 / reference - 1 / total), mixture, present) if curved else None,
+        response=_low_rank(response, mixture, present) if responds else None,
+    )
+
+
+def _own_variances(mixture: Mixture, present: Tensor) -> Tensor:
+    """The variances in as few rows and columns as they were given; zero for point masses."""
+    if mixture.variances is None:
+        return _float(mixture.vectors).new_zeros(1, 1)
+    if isinstance(mixture.variances, SharedVariances):
+        return _float(mixture.variances.table)
+    variances = _float(mixture.variances)
+    return variances if variances.shape[-2] == 1 else torch.where(present[..., None], variances, 1)
+
+
+def _rows(own: Tensor, mixture: Mixture) -> Tensor:
+    """A function of the variances, given in their own rows, as one row for each component."""
+    return own[mixture.variances.index] if isinstance(mixture.variances, SharedVariances) else own
+
+
+def _low_rank(own: Tensor, mixture: Mixture, present: Tensor) -> LowRank:
+    """A function of the variances in the basis that their shape allows."""
+    coefficients, basis = own, None
+    if isinstance(mixture.variances, SharedVariances):
+        coefficients, basis = mixture.variances.membership().to(own.dtype), own
+    elif own.ndim == 2 and len(own) == 1:
+        coefficients, basis = own.new_ones(1, 1), own.expand(1, mixture.width)
+    elif own.shape[-1] == 1:
+        basis = own.new_ones(1, mixture.width)
+    return LowRank(torch.where(present[..., None], coefficients, 0), Basis(basis))
+
+
+def _smallest(total: Tensor, present: Tensor | None) -> Tensor:
+    """The smallest total variance of each dimension: a constant that cancels, so it carries no gradient."""
+    total = total.detach()
+    if present is not None:
+        total = torch.where(present[..., None], total, torch.inf)
+    smallest = total.amin(-2, keepdim=True)
+    return torch.where(smallest.isfinite(), smallest, 1)
+
+
+def _recentred(bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The bias less its largest entry, which cancels too, and that entry; -inf becomes finite, as do its gradients."""
+    peak = bias.detach().amax(-1, keepdim=True)
+    peak = torch.where(peak.isfinite(), peak, 0)
+    return (bias - peak).clamp_min(-1e30), peak
+
+
+def _float(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
