@@ -164,8 +164,11 @@ class _HelpFormatter(DefaultHelpFormatter):
 
     def _get_help_string(self, action: Action) -> str:
         text = action.help or ""
-        shown = not any(action.default is value for value in (None, SUPPRESS, False)) and "default" not in text
+        shown = action.default not in _UNSAID and "default" not in text
         return f"{text} (default: {action.default})" if shown else text
+
+
+_UNSAID = (None, SUPPRESS, "")
 
 
 def _metavar(kind: Any) -> str:

@@ -1,7 +1,9 @@
 """What each command does; its signature and docstring are its help."""
 
+import json as javascript
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .console import Progress, say
@@ -9,8 +11,9 @@ from .console import Progress, say
 if TYPE_CHECKING:  # torch is imported when a command runs, not for its help
     from .options import TrainingOptions
     from .preparing import Prepared
+    from .run import Run
 
-__all__ = ["fit", "rank"]
+__all__ = ["evaluate", "fit", "plot", "rank", "reconstruct", "sample"]
 
 
 def fit(
@@ -52,14 +55,18 @@ def fit(
         guide: Options of the guide.
         training: Options of the training.
     """
-    from .folder import RunFolder
     from .options import TrainingOptions
-    from .preparing import claim, prepare_new, prepare_old, read_corpus
-    from .training import fit as train
 
     if out is None:
         raise ValueError("fit needs --out FOLDER: the run is kept there.")
+    if data is None and not resume:
+        raise ValueError("fit needs --data: a file of texts, a folder with train/valid/test, or the word builtin.")
     TrainingOptions(**training)  # says what is wrong with them before anything is read
+
+    from .folder import RunFolder
+    from .preparing import claim, prepare_new, prepare_old, read_corpus
+    from .training import fit as train
+
     folder = RunFolder(out)
     if rank() == 0:
         claim(folder, resume)
@@ -70,7 +77,7 @@ def fit(
         say(f"going on with {out}: {prepared.corpus.describe()}")
     else:
         if data is None:
-            raise ValueError("fit needs --data: a file of texts, a folder with train/valid/test, or the word builtin.")
+            raise ValueError(f"{out} holds no run to go on with: give --data to begin one.")
         corpus = read_corpus(data, folder if rank() == 0 else None, field=field, **texts)
         say(f"reading {corpus.describe()}")
         prepared = prepare_new(name, corpus, size=size or "tiny", model=model, guide=guide, training=training)
@@ -84,6 +91,149 @@ def fit(
     if progress.done < 1:
         say(f"ended at {100 * progress.done:.0f} %; pyroformer fit {name} --out {out} --resume goes on")
     say(f"best at step {run.step:,}; run saved in {out}")
+
+
+def evaluate(
+    run: str,
+    *,
+    data: str | None = None,
+    field: str | None = None,
+    split: Literal["train", "valid", "test"] = "test",
+    json: str | None = None,
+    particles: int = 64,
+    limit: int | None = None,
+    seed: int = 0,
+    trust: list[str] | None = None,
+) -> None:
+    """Measure a run on texts that it was not trained on: bounds of log p(x), and what comes back from the posterior.
+
+    Example:
+      pyroformer evaluate runs/reviews --json reviews.json
+
+    Arguments:
+        run: The folder that fit wrote.
+        data: Other texts to measure it on: a file, or a folder, of which it takes the test file.
+        field: The key of a .jsonl file, or the column of a .tsv file, that holds the text.
+        split: Which of the run's own texts to measure it on.
+        json: A file to write every number to.
+        particles: Draws of the importance-weighted bound; more make it tighter and take longer.
+        limit: At most so many texts.
+        seed: Of all noise.
+        trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
+    """
+    from .folder import write_atomically
+
+    if json is not None and not Path(json).parent.is_dir():
+        raise ValueError(f"--json {json} lies in no folder: make {Path(json).parent} first.")
+    texts = None if data is None else _texts(data, field)
+    found = _load(run, trust).evaluate(texts, split=split, particles=particles, limit=limit, seed=seed)
+    say(found.table())
+    if json is not None:
+        content = javascript.dumps(found.as_dict(), indent=2, allow_nan=False) + "\n"
+        write_atomically(Path(json), lambda path: path.write_text(content, encoding="utf-8"))
+
+
+def sample(
+    run: str,
+    *,
+    n: int = 5,
+    prompt: str = "",
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    greedy: bool = False,
+    trust: list[str] | None = None,
+) -> None:
+    """Make texts up, from the prior down: one line of JSON for each.
+
+    Example:
+      pyroformer sample runs/reviews -n 10 --temperature 0.8
+
+    Arguments:
+        run: The folder that fit wrote.
+        n: How many.
+        prompt: How every text begins.
+        seed: The same seed gives the same texts; another one others.
+        temperature: Below 1 sharpens the distribution of each token, above 1 flattens it.
+        top_k: Draw from so many most probable tokens; 0 is all of them.
+        top_p: Draw from the most probable tokens that together have this share of the probability.
+        greedy: Take the most probable token each time; what is random is the prior's draw.
+        trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
+    """
+    rule = _rule(temperature, top_k, top_p, greedy)
+    if n < 1:
+        raise ValueError(f"-n is {n}: give a positive whole number.")
+    for text in _load(run, trust).sample(n, seed=seed, prompt=prompt, **rule):
+        _say_json({"text": text})
+
+
+def reconstruct(
+    run: str,
+    *,
+    text: str | None = None,
+    data: str | None = None,
+    field: str | None = None,
+    n: int | None = None,
+    seed: int = 0,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    trust: list[str] | None = None,
+) -> None:
+    """Encode texts and write them again from the mean of their posterior: one line of JSON for each.
+
+    Without --text and --data it takes five held-out texts of the run. The most probable token is taken each time unless
+    --temperature, --top_k or --top_p says how to draw.
+
+    Example:
+      pyroformer reconstruct runs/reviews --text "I would read it again."
+
+    Arguments:
+        run: The folder that fit wrote.
+        text: A text to encode.
+        data: A file of texts to encode.
+        field: The key of a .jsonl file, or the column of a .tsv file, that holds the text.
+        n: At most so many texts.
+        seed: Of the draws.
+        temperature: Below 1 sharpens the distribution of each token, above 1 flattens it.
+        top_k: Draw from so many most probable tokens; 0 is all of them.
+        top_p: Draw from the most probable tokens that together have this share of the probability.
+        trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
+    """
+    rule = _rule(temperature, top_k, top_p)
+    if text is not None and data is not None:
+        raise ValueError("both --text and --data say what to encode: give one of them.")
+    if text is not None and not text.strip():
+        raise ValueError("--text is empty: give a text of at least one word.")
+    if n is not None and n < 1:
+        raise ValueError(f"-n is {n}: give a positive whole number.")
+    given = [text] if text is not None else None if data is None else _texts(data, field)
+    loaded = _load(run, trust)
+    texts = loaded.corpus.test[: n or HELD_OUT] if given is None else given[:n]
+    for found in loaded.reconstruct(texts, seed=seed, **rule):
+        item = found.as_dict()
+        _say_json({"original": item.pop("original"), "reconstruction": item.pop("text")} | item)
+
+
+def plot(run: str, *, out: str | None = None, trust: list[str] | None = None) -> None:
+    """Draw the training curves and, for a few held-out texts, the mixture's weights and the decoder's attention.
+
+    Example:
+      pyroformer plot runs/reviews
+
+    Arguments:
+        run: The folder that fit wrote.
+        out: The folder for the pictures; plots in the run's folder if not given.
+        trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
+    """
+    from .plots import save_all
+
+    for path in save_all(_load(run, trust), out):
+        say(str(path))
+
+
+HELD_OUT = 5  # texts that `reconstruct` shows
 
 
 def rank() -> int:
@@ -118,7 +268,8 @@ def _what(prepared: "Prepared", settings: "TrainingOptions", size: str) -> str:
     count = sum(parameter.numel() for part in parts for parameter in part.parameters())
     precision = "bfloat16" if settings.precision == "bf16" else "float32"
     kind = f"{type(prepared.model).__name__} {size}".strip()
-    return f"training on {place}, {precision}, {kind}, {count / 1e6:.1f} M parameters"
+    number = f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,}"
+    return f"training on {place}, {precision}, {kind}, {number} parameters"
 
 
 def _objective(prepared: "Prepared", settings: "TrainingOptions") -> str:
@@ -127,3 +278,34 @@ def _objective(prepared: "Prepared", settings: "TrainingOptions") -> str:
     if name != "elbo":
         return f"objective ({name}, not a bound)"
     return "objective" if settings.beta == 1 or not prepared.model.latents else f"objective (beta {settings.beta:g}, not a bound)"
+
+
+def _load(path: str, trust: Sequence[str] | None) -> "Run":
+    import torch
+
+    from .run import load
+
+    return load(path, trust=trust or (), device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _texts(data: str, field: str | None) -> list[str]:
+    """The texts of a file, or of a folder's test file."""
+    from .reading import read_file, read_splits
+
+    return read_splits(data, field)[0]["test"] if Path(data).is_dir() else read_file(data, field)[0]
+
+
+def _rule(
+    temperature: float | None = None, top_k: int | None = None, top_p: float | None = None, greedy: bool = False
+) -> dict[str, Any]:
+    """How tokens are chosen, as far as it was said; what is wrong with it is told before anything is loaded."""
+    from .decoding import Decoding
+
+    rule = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "greedy": greedy or None}
+    given = {name: value for name, value in rule.items() if value is not None}
+    Decoding(**given)
+    return given
+
+
+def _say_json(item: Mapping[str, Any]) -> None:
+    say(javascript.dumps(item, ensure_ascii=False, allow_nan=False))

@@ -1,12 +1,12 @@
-"""What the commands show: a line of progress that rewrites itself, tables, and nothing from more than one process."""
+"""What the commands show: a line of progress that rewrites itself, and lines."""
 
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TextIO
 
-__all__ = ["Progress", "say", "table"]
+__all__ = ["Progress", "say"]
 
 
 def say(text: str = "") -> None:
@@ -96,20 +96,3 @@ class Progress:
             if number >= size:
                 return f"{number / size:.1f}{unit}" if number < 100 * size else f"{number / size:.0f}{unit}"
         return f"{number:.0f}"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text in columns, the first to the left and the others to the right.
-
-    Examples:
-        >>> print(table(["", "nats"], [["bound", "1.5"], ["reconstruction", "0.25"]]))
-                        nats
-        bound            1.5
-        reconstruction  0.25
-    """
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    lines = []
-    for row in [head, *rows]:
-        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join([row[0].ljust(widths[0]), *cells]).rstrip())
-    return "\n".join(lines)
