@@ -1,6 +1,6 @@
 """What every guide here shares: parameters of its own, and the model it belongs to."""
 
-from typing import Generic, TypeVar
+from typing import Any
 
 import pyro
 from pyro.nn import PyroModule
@@ -12,22 +12,20 @@ from ..models.recipe import Recorded
 
 __all__ = ["Guide"]
 
-M = TypeVar("M", bound=Model)
 
-
-class Guide(Recorded, LocalModule, Generic[M]):
+class Guide(Recorded, LocalModule):
     r"""Base class of the amortised posteriors.
 
     A guide is called like its model and samples the same latent sites. It may read the model (its sizes, its priors,
     networks that both use) but does not own it: the model's parameters stay out of the guide's.
     """
 
-    def __init__(self, model: M) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         self._owner = (model,)  # a tuple keeps the model from being registered as a child
 
     @property
-    def model(self) -> M:
+    def model(self) -> Any:  # the subclass knows which
         return self._owner[0]
 
     def texts(self, batch: Batch) -> pyro.plate:

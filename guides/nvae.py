@@ -86,7 +86,7 @@ class AlphaHead(nn.Module):
         return score
 
 
-class NVAEGuide(Guide[NVAE]):
+class NVAEGuide(Guide):
     r"""Amortised posterior of :class:`~pyroformer.NVAE`.
 
     Arguments:
@@ -137,17 +137,18 @@ class NVAEGuide(Guide[NVAE]):
         base = self.model.base_measure()
         mean = _prepend(base.mean, self.mean(h).float())
         variance = _prepend(base.variance, self._variance(h))
-        log_alpha = F.pad(self.alpha(h).clamp(*LOG_ALPHA_RANGE), (1, 0), value=self.prior_log_alpha)
+        log_alpha = self.alpha(h).clamp(*LOG_ALPHA_RANGE)
+        log_alpha = torch.cat([self._prior_log_alpha(log_alpha), log_alpha], -1)
         kappa = self.model.kappa
         if kappa > 1:
             log_alpha = (log_alpha - math.log(kappa)).repeat_interleave(kappa, -1)
             mean, variance = mean.repeat_interleave(kappa, -2), variance.repeat_interleave(kappa, -2)
         return Posterior(log_alpha, mean, variance, component_mask(batch.lengths, kappa, log_alpha.shape[-1]))
 
-    @property
-    def prior_log_alpha(self) -> float:
-        """Log concentration of the prior's component: that of the plain Dirichlet process, 1 for other priors."""
-        return math.log(getattr(self.model.weight_prior, "concentration", 1.0))
+    def _prior_log_alpha(self, like: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:
+        """Log concentration of the prior's component: that of the plain Dirichlet process, 0 for other priors."""
+        concentration = getattr(self.model.weight_prior, "concentration", like.new_ones(()))
+        return concentration.log().to(like.dtype).expand(*like.shape[:-1], 1)
 
     def _variance(self, h: Float[Tensor, "*batch n P"]) -> Float[Tensor, "*batch n P"]:
         source = h.new_zeros(1) if self.variance == "shared" else h

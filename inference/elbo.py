@@ -149,7 +149,7 @@ class ELBO(pyro.infer.ELBO):
                 kl[name] = self._per_text(site, _log_prob(site))
         if log_likelihood is None:
             raise ValueError("the model has no site 'text': observe the data under that name.")
-        kl = {name: value.expand_as(log_likelihood) for name, value in kl.items()}
+        kl = {name: value.to(log_likelihood.dtype).expand_as(log_likelihood) for name, value in kl.items()}
         return Terms(log_likelihood, kl, self._penalties(kl, sites, posterior))
 
     def _penalties(self, kl: dict[str, Tensor], sites: dict[str, Site], posterior: dict[str, Site]) -> dict[str, Tensor]:

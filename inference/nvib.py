@@ -53,6 +53,12 @@ class NVIB(ELBO):
         gaussian, base = posterior["vectors"]["fn"], sites["vectors"]["fn"]
         weight_term = weight_regulariser(alpha0, prior_alpha0, components)
         vector_term = vector_regulariser(
-            log_alpha, gaussian.mean, gaussian.variance, base.mean, base.variance, mask, reduction="mean"
+            log_alpha,
+            gaussian.mean,
+            gaussian.variance,
+            base.mean[..., 0, :],  # the same for every component
+            base.variance[..., 0, :],
+            mask,
+            reduction="mean",
         )
         return {"weights": per_token * weight_term.to(per_token.dtype), "vectors": per_token * vector_term}

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from ..models.base import Model
 from ..models.batch import Batch
 from ..models.recipe import describe
 from ..models.transformer import compile_blocks
-from .batches import TrainingStream
+from .batches import TrainingStream, once
 from .compiled import NO_VALIDATION, CompiledObjective
 from .corpus import Corpus
 from .elbo import ELBO, Objective
@@ -81,7 +82,7 @@ def fit(
         ValueError: If an option breaks its rule, ``out`` is used, or the run to resume is of another model.
 
     Examples:
-        >>> corpus = pf.Corpus.from_texts([f"The number {n} is even." for n in range(0, 100, 2)], window=32)
+        >>> corpus = pf.Corpus.of([f"The number {n} is even." for n in range(0, 100, 2)], window=32)
         >>> model = pf.LanguageModel.for_corpus(corpus, width=16, layers=1, heads=2)
         >>> fit(model, None, corpus, steps=2, batch_size=8).step
         2
@@ -253,12 +254,13 @@ class Training(lightning.LightningModule):
         for site, weight in self.objective.kl_weights.named_buffers():
             weight.fill_(self.full_weights[site])
         self.objective.eval()
-        batches = self.corpus.batches("valid", self.options.batch_size, limit=self.options.validation_texts)
-        for index, batch in enumerate(batches):
+        every = math.ceil(len(self.corpus.valid) / self.options.validation_texts)  # batches come in order of length
+        for index, (_, batch) in enumerate(islice(once(self.corpus.valid, self.options.batch_size), 0, None, every)):
             if index % self.trainer.world_size == self.trainer.global_rank:
                 torch.manual_seed(_noise_seed(self.options.seed, -1, index, 0))
+                batch = batch.to(self.device)
                 with self.trainer.precision_plugin.forward_context(), _validation(False):
-                    meter.add(self.objective.losses(batch.to(self.device)), batch.to(self.device))
+                    meter.add(self.objective.losses(batch), batch)
         self.objective.train()
         return meter.read(self.trainer.strategy.reduce)
 

@@ -16,17 +16,20 @@ References:
     2023), https://arxiv.org/abs/2207.13529
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import pyro
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.distributions import Distribution
 
+from .adapters import as_prior, check_prior
 from .base import Model
 from .batch import Batch
 from .mixture import Mixture
-from .priors import BoundedDirichletProcess, GaussianBase, LengthPrior, VectorPrior, WeightPrior, check_prior
+from .priors import BoundedDirichletProcess, GaussianBase, LengthPrior, VectorPrior, WeightPrior
 from .text import AutoregressiveText
 from .transformer import Decoder, TransformerConfig
 
@@ -60,8 +63,8 @@ class NVAE(Model):
     def __init__(
         self,
         config: TransformerConfig,
-        weight_prior: WeightPrior | None = None,
-        base_measure: VectorPrior | None = None,
+        weight_prior: WeightPrior | Distribution | Callable[..., Distribution] | None = None,
+        base_measure: VectorPrior | Distribution | Callable[..., Distribution] | None = None,
         length_prior: LengthPrior | None = None,
         kappa: int = 1,
     ) -> None:
@@ -70,11 +73,11 @@ class NVAE(Model):
             raise ValueError(f"kappa is {kappa}: each component needs at least one vector.")
         self.config = config
         self.kappa = kappa
-        self.weight_prior = weight_prior or BoundedDirichletProcess(kappa=kappa)
-        self.base_measure = base_measure or GaussianBase(config.width)
+        self.weight_prior = as_prior(weight_prior or BoundedDirichletProcess(kappa=kappa), WeightPrior, "weight_prior")
+        self.base_measure = as_prior(base_measure or GaussianBase(config.width), VectorPrior, "base_measure")
         self.length_prior = length_prior or LengthPrior(config.window)
         self.decoder = Decoder(config, cross_attention=True)
-        check_prior(self.weight_prior, component_mask(torch.tensor(2), kappa, 3 * kappa), name="weight_prior")
+        check_prior(self.weight_prior, component_mask(torch.tensor([1, 2]), kappa, 3 * kappa), name="weight_prior")
         check_prior(self.base_measure, event_shape=(config.width,), name="base_measure")
 
     @classmethod
