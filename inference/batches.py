@@ -109,17 +109,17 @@ class TrainingStream(IterableDataset[Batch]):
         for number in count(self.start * self.accumulate + first, stride):
             yield self.micro_batch(*divmod(number, self.accumulate))
 
-    def state_dict(self, step: int) -> dict[str, Any]:
+    def position(self, step: int) -> dict[str, Any]:
         """What a run needs to go on after ``step`` steps."""
         return {"step": step, "seed": self.seed, "texts": len(self.texts), "texts_per_step": self.texts_per_step}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def resume(self, state: dict[str, Any]) -> None:
         """Starts where a run ended; its steps may be divided among other ranks and micro-batches if they stay as large.
 
         Raises:
             ValueError: If the order would not be the one that the run began with.
         """
-        for name, now in self.state_dict(0).items():
+        for name, now in self.position(0).items():
             if name != "step" and state[name] != now:
                 raise ValueError(
                     f"the run began with {name.replace('_', ' ')} = {state[name]} and would go on with {now}: "

@@ -136,6 +136,7 @@ class Training(lightning.LightningModule):
         self.best, self.best_step, self.waited, self.looks = math.inf, 0, 0, 0
         self.seconds_before, self.started, self.reported = 0.0, time.monotonic(), 0.0
         self.stop_requested = False
+        self.position: dict[str, Any] | None = None
         self.meter = _Meter()
         self._losses: Callable[[Batch], dict[str, Tensor]] = objective.losses
         self._micro = 0
@@ -149,15 +150,17 @@ class Training(lightning.LightningModule):
         return torch.optim.AdamW(groups, lr=self.options.learning_rate, betas=(0.9, 0.98))
 
     def train_dataloader(self) -> TrainingStream:
-        return TrainingStream(
+        self.stream = TrainingStream(
             self.corpus.train,
             self.options.batch_size,
             seed=self.options.seed,
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
             accumulate=self.options.accumulate,
-            start=self.trainer.global_step,
         )
+        if self.position:
+            self.stream.resume(self.position)
+        return self.stream
 
     def on_train_start(self) -> None:
         self.started = time.monotonic()
@@ -209,12 +212,13 @@ class Training(lightning.LightningModule):
             "waited": self.waited,
             "looks": self.looks,
             "seconds": self.seconds(),
+            "position": self.stream.position(self.trainer.global_step),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["run"]
         self.best, self.best_step, self.waited = state["best"], state["best_step"], state["waited"]
-        self.looks, self.seconds_before = state["looks"], state["seconds"]
+        self.looks, self.seconds_before, self.position = state["looks"], state["seconds"], state["position"]
 
     # The clock.
 
