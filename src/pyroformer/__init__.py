@@ -6,24 +6,64 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "ELBO",
+    "NVAE",
+    "SVI",
     "Batch",
+    "Corpus",
+    "LanguageModel",
+    "Mixture",
+    "NVAEGuide",
+    "Run",
+    "attend",
+    "distributions",
+    "fit",
     "guides",
     "inference",
+    "load",
     "models",
+    "plot",
+    "priors",
 ]
 
-# Where each name lives, as in an entry point. It is imported when it is first used (PEP 562), so that `import pyroformer`
-# and the command line's --help do not wait for torch. The same names follow below for type checkers and editors.
+# Where each name lives, as in an entry point. It is imported when it is first used (PEP 562), so that neither
+# `import pyroformer` nor the command line's --help waits for torch. Type checkers and editors read the same below.
 _HOMES = {
+    "ELBO": "inference.elbo:ELBO",
+    "NVAE": "models.nvae:NVAE",
+    "SVI": "inference.svi:SVI",
     "Batch": "models.batch:Batch",
+    "Corpus": "inference.corpus:Corpus",
+    "LanguageModel": "models.language_model:LanguageModel",
+    "Mixture": "models.mixture:Mixture",
+    "NVAEGuide": "guides.nvae:NVAEGuide",
+    "Run": "inference.run:Run",
+    "attend": "models.attention:attend",
+    "distributions": "models.distributions",
+    "fit": "inference.training:fit",
     "guides": "guides",
     "inference": "inference",
+    "load": "inference.run:load",
     "models": "models",
+    "plot": "inference.plots",
+    "priors": "models.priors",
 }
 
 if TYPE_CHECKING:
     from . import guides, inference, models
+    from .guides.nvae import NVAEGuide
+    from .inference import plots as plot
+    from .inference.corpus import Corpus
+    from .inference.elbo import ELBO
+    from .inference.run import Run, load
+    from .inference.svi import SVI
+    from .inference.training import fit
+    from .models import distributions, priors
+    from .models.attention import attend
     from .models.batch import Batch
+    from .models.language_model import LanguageModel
+    from .models.mixture import Mixture
+    from .models.nvae import NVAE
 else:
 
     def __getattr__(name: str) -> Any:
