@@ -7,6 +7,7 @@ DEV := .venv/.dev
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo test lint format clean
 
@@ -24,8 +25,10 @@ demo: $(APP)
 
 # Two processes: jaxtyping's checks, which the first makes on every call, cannot be compiled. All parts run, whatever fails.
 test: $(DEV)
-	@status=0; \
-	$(MAKE) --no-print-directory lint || status=1; \
+	@status=0; set -x; \
+	$(BIN)/ruff check . || status=1; \
+	$(BIN)/ruff format --check . || status=1; \
+	$(BIN)/mypy || status=1; \
 	$(BIN)/python -m pytest -m "not compile" || status=1; \
 	JAXTYPING_DISABLE=1 $(BIN)/python -m pytest -m compile --jaxtyping-packages= || status=1; \
 	exit $$status
@@ -43,8 +46,8 @@ clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 
 .venv/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "pyroformer needs Python 3.11 or newer, but $(PYTHON) is '$$($(PYTHON) --version 2>&1)': use make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "pyroformer needs Python 3.11 or newer, which '$(PYTHON)' is not: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
 $(APP): pyproject.toml constraints.txt | .venv/bin/python
