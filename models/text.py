@@ -144,7 +144,7 @@ def decode(
     if max_length > config.window:
         raise ValueError(f"max_length is {max_length}, but the decoder's window is {config.window}; ask for less")
     prompt = torch.empty(0, dtype=torch.long) if prompt is None else prompt
-    prompt = prompt.to(device).expand(*batch, -1).reshape(math.prod(batch), -1)
+    prompt = prompt.to(device).expand(*batch, -1).reshape(math.prod(batch), prompt.shape[-1])
     length = (prompt != config.pad).sum(-1)
     if (longest := max(length.tolist(), default=0)) > max_length:
         raise ValueError(f"a prompt has {longest} tokens, but max_length is {max_length}; shorten it or allow more")

@@ -338,7 +338,8 @@ class Decoder(nn.Module):
         the left, where ``mask`` is False.
         """
         count = torch.ones_like(tokens) if mask is None else mask.long()
-        position = (cache.position[:, None] + count.cumsum(-1) - 1).clamp(min=0)
+        # Texts that have ended run on, beyond the window too, until the last one of their batch has.
+        position = (cache.position[:, None] + count.cumsum(-1) - 1).clamp(0, self.config.window - 1)
         cache.position = cache.position + count.sum(-1)
         x = self.embedding(tokens, position)
         for block, keys_values, seen in zip(self.blocks, cache.layers, cache.memory, strict=True):
