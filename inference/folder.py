@@ -3,6 +3,7 @@
 import csv
 import os
 import pickle
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,11 @@ class RunFolder:
     def write_config(self, config: Mapping[str, Any]) -> None:
         text = yaml.safe_dump(dict(config), sort_keys=False, width=100)
         write_atomically(self.config_file, lambda file: file.write_text(text))
+
+    def keep_corpus(self, corpus: Path) -> None:
+        """Copy a corpus into the folder, unless it is there already, so that the run needs nothing else."""
+        if not self.corpus.exists():
+            write_atomically(self.corpus, lambda temporary: shutil.copytree(corpus, temporary))
 
     def read_config(self) -> dict[str, Any]:
         """The configuration.
@@ -142,13 +148,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def write_atomically(path: Path, write: Any) -> None:
-    """Write beside the file and rename over it, so that a kill or a full disk leaves the old one whole."""
+    """Write beside the file or folder and rename over it, so that a kill or a full disk leaves the old one whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
         os.replace(temporary, path)
     finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
 
 

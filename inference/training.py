@@ -95,6 +95,7 @@ def fit(
         folder.prepare(resume)
         if resume and folder.config_file.exists():
             _check_same_model(folder, config)
+        folder.keep_corpus(corpus.folder)
         folder.write_config(config)
         if folder.last.exists():
             folder.forget_metrics_after(folder.step())

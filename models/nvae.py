@@ -82,7 +82,7 @@ class NVAE(Model):
 
     @classmethod
     def fitted(cls, corpus: Any) -> dict[str, Any]:
-        return {"length_prior": LengthPrior.fit(corpus.train.lengths, corpus.window)}
+        return {"length_prior": LengthPrior.fit(torch.as_tensor(corpus.train.lengths), corpus.window)}
 
     def forward(self, batch: Batch) -> Int[Tensor, "*batch T"]:
         observed = batch.mask is not None

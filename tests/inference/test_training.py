@@ -1,0 +1,246 @@
+"""Training: what a run learns, what a kill costs (nothing), and that every way of computing a step is the same step."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pyroformer.guides.nvae import NVAEGuide
+from pyroformer.inference.compiled import CompiledObjective
+from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.elbo import ELBO, Objective
+from pyroformer.inference.nvib import NVIB
+from pyroformer.inference.options import TrainingOptions
+from pyroformer.inference.run import Run, load
+from pyroformer.inference.svi import SVI
+from pyroformer.inference.training import Status, _noise_seed, fit, make_objective
+from pyroformer.models.base import Model
+from pyroformer.models.batch import Batch
+from pyroformer.models.language_model import LanguageModel
+from pyroformer.models.nvae import NVAE
+from torch import nn
+
+SMALL = {"width": 16, "layers": 1, "heads": 2, "dropout": 0.0}
+TEXTS = [f"The number {n} follows {n - 1} and comes before {n + 1}." for n in range(1, 121)]
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return Corpus.of(TEXTS, vocabulary=280, window=64)
+
+
+def pair(corpus: Corpus, name: str) -> tuple[Model, nn.Module | None]:
+    torch.manual_seed(0)
+    if name == "lm":
+        return LanguageModel.for_corpus(corpus, **SMALL), None
+    model = NVAE.for_corpus(corpus, **SMALL)
+    return model, NVAEGuide(model)
+
+
+def train(corpus: Corpus, out: Path, name: str = "nvae", **options: Any) -> Run:
+    return fit(*pair(corpus, name), corpus, out=out, **{"batch_size": 16, "validations": 3, **options})
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return ELBO()(run.model, run.guide).state_dict()
+
+
+def same(a: Run, b: Run) -> bool:
+    return all(torch.equal(value, weights(b)[name]) for name, value in weights(a).items())
+
+
+def last_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def last_step(folder: Path) -> int:
+    return int(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"])
+
+
+class Crash(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", ["lm", "nvae"])
+def test_training_learns_and_is_reproducible(corpus: Corpus, tmp_path: Path, name: str) -> None:
+    first = train(corpus, tmp_path / "a", name, steps=30, learning_rate=3e-3)
+    metrics = first.folder.read_metrics()
+    held_out = [v for v, split in zip(metrics["objective"], metrics["split"], strict=True) if split == "valid"]
+    assert len(held_out) == 3
+    assert held_out[-1] < held_out[0]
+    assert same(first, train(corpus, tmp_path / "b", name, steps=30, learning_rate=3e-3))
+    assert same(first, load(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_crashed_run_resumes_to_the_same_weights(corpus: Corpus, tmp_path: Path, accumulate: int) -> None:
+    options: dict[str, Any] = {"steps": 9, "accumulate": accumulate, "kl_weight": "cyclical"}
+    train(corpus, tmp_path / "whole", **options)
+
+    def crash(status: Status) -> None:
+        if status.split == "train" and status.step >= 6:
+            raise Crash
+
+    with pytest.raises(Crash):
+        train(corpus, tmp_path / "cut", report=crash, **options)
+    assert last_step(tmp_path / "cut") == 3
+    train(corpus, tmp_path / "cut", resume=True, **options)
+    whole, cut = last_weights(tmp_path / "whole"), last_weights(tmp_path / "cut")
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    steps = load(tmp_path / "cut").folder.read_metrics()["step"]
+    assert steps == sorted(steps)
+
+
+def test_resuming_nothing_starts_at_the_beginning(corpus: Corpus, tmp_path: Path) -> None:
+    train(corpus, tmp_path / "whole", steps=3)
+
+    def crash(status: Status) -> None:
+        raise Crash
+
+    with pytest.raises(Crash):
+        train(corpus, tmp_path / "cut", steps=3, report=crash)
+    assert not (tmp_path / "cut" / "checkpoints" / "last.ckpt").exists()
+    train(corpus, tmp_path / "cut", steps=3, resume=True)
+    assert torch.equal(*(next(iter(last_weights(tmp_path / name).values())) for name in ("whole", "cut")))
+
+
+def test_a_used_folder_and_another_model_are_refused(corpus: Corpus, tmp_path: Path) -> None:
+    train(corpus, tmp_path, "lm", steps=1)
+    with pytest.raises(ValueError, match=r"already holds a run \(step 1\)"):
+        train(corpus, tmp_path, "lm", steps=2)
+    with pytest.raises(ValueError, match="holds a run of another model"):
+        train(corpus, tmp_path, "nvae", steps=2, resume=True)
+
+
+def test_an_interrupt_leaves_a_usable_run(corpus: Corpus, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt(status: Status) -> None:
+        if status.step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    run = train(corpus, tmp_path, "lm", steps=100_000, report=interrupt)
+    assert 1 <= run.step < 1000
+    assert same(run, load(tmp_path))
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_minutes_end_a_run(corpus: Corpus, tmp_path: Path) -> None:
+    start = time.monotonic()
+    run = train(corpus, tmp_path, "lm", minutes=0.02)
+    assert run.step >= 1
+    assert time.monotonic() - start < 60
+
+
+def test_patience_stops_early(corpus: Corpus, tmp_path: Path) -> None:
+    train(corpus, tmp_path, "lm", steps=50, validations=50, patience=2, learning_rate=1e-12, weight_decay=0.0)
+    assert last_step(tmp_path) < 50
+
+
+def test_svi_gives_the_loss_that_fit_reports(corpus: Corpus, tmp_path: Path) -> None:
+    run = train(corpus, tmp_path, steps=1)
+    reported = run.folder.read_metrics()["objective"][0]
+    model, guide = pair(corpus, "nvae")
+    batch = next(corpus.batches("train", batch_size=16, seed=0))
+    svi = SVI(model, guide, torch.optim.AdamW, loss=NVIB(), lr=1e-3)
+    torch.manual_seed(_noise_seed(0, 0, 0, 0))
+    loss = svi.evaluate_loss(batch)
+    assert loss / float(batch.lengths.float().mean()) == pytest.approx(reported, rel=1e-4)
+
+
+def test_the_objective_is_what_the_options_name(corpus: Corpus) -> None:
+    model, guide = pair(corpus, "nvae")
+    assert make_objective(model, guide, TrainingOptions(), 10).elbo.name == "nvib"
+    exact = make_objective(model, guide, TrainingOptions(objective="elbo", beta=0.5), 10)
+    assert exact.elbo.name == "elbo"
+    assert {name: float(value) for name, value in exact.kl_weights.named_buffers()} == {"weights": 0.5, "vectors": 0.5}
+
+
+def test_gradients_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
+    script = Path(__file__).parent / "two_processes.py"
+    result = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert float(result.stdout) < 1e-5
+
+
+@pytest.mark.slow
+def test_two_devices_train_what_one_trains_with_twice_the_batch(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    common = ["fit", "lm", "--data", str(tmp_path / "texts.txt"), "--vocabulary", "280", "--steps", "4"]
+    common += ["--model.width", "16", "--model.layers", "1", "--model.heads", "2", "--model.dropout", "0"]
+    for out, rest in {"one": ["--batch_size", "16"], "two": ["--batch_size", "8", "--devices", "2"]}.items():
+        command = [sys.executable, "-m", "pyroformer", *common, "--out", str(tmp_path / out), *rest]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+        assert result.returncode == 0, result.stderr[-2000:]
+    one, two = last_weights(tmp_path / "one"), last_weights(tmp_path / "two")
+    assert all(torch.allclose(one[name], two[name], atol=2e-5) for name in one)
+
+
+@pytest.mark.slow
+def test_a_killed_process_resumes_to_the_same_weights(corpus: Corpus, tmp_path: Path) -> None:
+    script = Path(__file__).parent / "train_forever.py"
+    train(corpus, tmp_path / "whole", steps=400, validations=40)
+    arguments = [sys.executable, str(script), str(corpus.folder), str(tmp_path / "cut")]
+    process = subprocess.Popen(arguments, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
+    checkpoint = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 200
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.kill()
+    process.wait()
+    assert 0 < last_step(tmp_path / "cut") <= 400
+    train(corpus, tmp_path / "cut", steps=400, validations=40, resume=True)
+    whole, cut = last_weights(tmp_path / "whole"), last_weights(tmp_path / "cut")
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def objective_of(corpus: Corpus) -> tuple[Objective, Batch]:
+    model, guide = pair(corpus, "nvae")
+    return ELBO()(model, guide), next(corpus.batches("train", batch_size=8))
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("mode", ["blocks", "full"])
+def test_compiled_steps_equal_eager_ones(corpus: Corpus, mode: str) -> None:
+    from pyroformer.models.transformer import compile_blocks
+
+    results = []
+    for compiled in (False, True):
+        objective, batch = objective_of(corpus)
+        losses = objective.losses
+        if compiled and mode == "full":
+            losses = CompiledObjective(objective, backend="aot_eager").losses
+        elif compiled:
+            for network in (objective.model, objective.guide):
+                compile_blocks(network, backend="aot_eager")
+        torch.manual_seed(7)
+        loss = losses(batch)["objective"]
+        loss.backward()
+        results.append((loss.detach(), {n: p.grad for n, p in objective.named_parameters()}))
+    (loss, gradients), (other, others) = results
+    assert torch.allclose(loss, other, rtol=1e-4)
+    for name, gradient in gradients.items():
+        assert torch.allclose(gradient, others[name], atol=1e-4 * float(gradient.abs().max()) + 1e-6), name
+
+
+@pytest.mark.compile
+def test_two_captured_objectives_do_not_share_a_graph(corpus: Corpus) -> None:
+    objective, batch = objective_of(corpus)
+    model, guide = pair(corpus, "nvae")
+    weighted = ELBO(kl_weights={"vectors": 0.0})(model, guide)
+    losses = []
+    for each in (objective, weighted):
+        torch.manual_seed(7)
+        losses.append(float(CompiledObjective(each, backend="aot_eager").losses(batch)["objective"]))
+        torch.manual_seed(7)
+        assert losses[-1] == pytest.approx(float(each.losses(batch)["objective"]), rel=1e-4)
+    assert losses[1] < losses[0]

@@ -1,0 +1,15 @@
+"""Trains the model of ``test_training.py`` until it is killed: ``python train_forever.py CORPUS OUT``."""
+
+import sys
+
+import torch
+from pyroformer.guides.nvae import NVAEGuide
+from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.training import fit
+from pyroformer.models.nvae import NVAE
+
+if __name__ == "__main__":
+    corpus = Corpus.open(sys.argv[1])
+    torch.manual_seed(0)
+    model = NVAE.for_corpus(corpus, width=16, layers=1, heads=2, dropout=0.0)
+    fit(model, NVAEGuide(model), corpus, out=sys.argv[2], steps=400, batch_size=16, validations=40)
