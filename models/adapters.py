@@ -118,7 +118,8 @@ class _Function(nn.Module):
         self.function = function
 
     def forward(self, *args: Any) -> Distribution:
-        return self.function(*args)
+        law: Distribution = self.function(*args)
+        return law
 
     def extra_repr(self) -> str:
         return getattr(self.function, "__name__", repr(self.function))
@@ -131,10 +132,11 @@ class _Constant(nn.Module):
         for path, tensor in _tensors(distribution):
             if tensor.requires_grad:
                 raise ValueError(f"{name}: a bare distribution is not trained; write a module with a parameter {path}")
-            self.register_buffer(path, tensor)
+            self.register_buffer(path, tensor.detach().clone())
 
     def forward(self, *args: Any) -> Distribution:
-        return _rebuilt(self.distribution, dict(self.named_buffers()))
+        law: Distribution = _rebuilt(self.distribution, dict(self.named_buffers()))
+        return law
 
 
 def _tensors(owner: object, path: str = "at") -> Iterator[tuple[str, Tensor]]:

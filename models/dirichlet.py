@@ -7,6 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import Gamma
 
+from .stirling import digamma_gap, digamma_gap_slope, stirling_remainder
+
 __all__ = [
     "LOG_ALPHA_MIN",
     "LOG_ZERO",
@@ -28,8 +30,6 @@ LOG_ALPHA_MIN = -60.0
 _LOG_ALPHA_NORMAL = math.log(1e6)  # above: a cubed normal, within 1e-9 of the Gamma law and resolved by float32
 _EXPONENT_MAX = 600.0  # exp() saturates here in float64, so that products of two such factors stay finite
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-_SERIES_FROM = math.log(10.0)  # Stirling's series from here on: seven terms reach 1e-15
-_BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6)  # B_2, B_4, ..., B_14
 
 
 def sample_log_gamma(log_alpha: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -118,12 +118,12 @@ def dirichlet_log_prob(
         tensor(-1.3863)
     """
     dtype = torch.promote_types(_at_least_float32(log_alpha).dtype, log_weights.dtype)
-    y, la, mask = _prepare(log_weights, log_alpha, mask)
+    y, la, mask = _prepare(log_weights.clamp(min=LOG_ZERO), log_alpha, mask)
     shares = _Shares(y, la, mask)
     log_a0 = shares.log_b0
     count = mask.sum(-1)
-    each = torch.where(mask, la / 2 - _stirling(la) - _HALF_LOG_2PI, 0.0).sum(-1)
-    total = log_a0 / 2 - _stirling(log_a0) - _HALF_LOG_2PI
+    each = torch.where(mask, la / 2 - stirling_remainder(la) - _HALF_LOG_2PI, 0.0).sum(-1)
+    total = log_a0 / 2 - stirling_remainder(log_a0) - _HALF_LOG_2PI
     return _narrow(torch.where(count > 0, each - total - shares.scaled_kl(), 0.0), dtype)
 
 
@@ -156,7 +156,7 @@ def dirichlet_mean_log(
     la, _, mask = _prepare(log_alpha, log_alpha, mask)
     log_a0 = torch.where(mask, la, LOG_ZERO).logsumexp(-1, keepdim=True)
     log_a0 = torch.where(mask.any(-1, keepdim=True), log_a0, 0.0)
-    mean = la - log_a0 - _gap(la) * _exp(-la) + _gap(log_a0) * _exp(-log_a0)
+    mean = la - log_a0 - digamma_gap(la) * _exp(-la) + digamma_gap(log_a0) * _exp(-log_a0)
     return _narrow(torch.where(mask, mean, LOG_ZERO), dtype)
 
 
@@ -209,7 +209,12 @@ def gamma_kl_remainder(log_a: Float[Tensor, "*#shape"], log_b: Float[Tensor, "*#
         tensor(0., dtype=torch.float64)
     """
     la, lb = log_a.double(), log_b.double()
-    return (la - lb) / 2 + _stirling(lb) - _stirling(la) + torch.expm1((lb - la).clamp(max=_EXPONENT_MAX)) * _gap(la)
+    return (
+        (la - lb) / 2
+        + stirling_remainder(lb)
+        - stirling_remainder(la)
+        + torch.expm1((lb - la).clamp(max=_EXPONENT_MAX)) * digamma_gap(la)
+    )
 
 
 class _Shares:
@@ -223,7 +228,7 @@ class _Shares:
         self.mask, self.rest, self.lb = mask, mask & torch.ones_like(mask).scatter(-1, pivot, False), lb
         la_j, lb_j = la.gather(-1, pivot), lb.gather(-1, pivot)
         gap = _difference_of_differences(lb, la, lb_j, la_j)
-        log_a = la - la_j
+        log_a = torch.where(mask, la - la_j, 0.0)
         log_a_sum = torch.where(self.rest, log_a.exp(), 0.0).sum(-1, keepdim=True).log1p()  # log a_0 / a_j
         # sum_i abar_i (exp(gap_i) - 1), with a form each for near and far; never below abar_j - 1
         near = gap.abs() < 1
@@ -252,61 +257,23 @@ def _pivot_remainder(shares: _Shares) -> Tensor:
     """r(a_j, b_j) - r(a_0, b_0), accurate when the pivot is nearly all of a: no large terms are subtracted."""
     gain, log_a0 = shares.log_gain, shares.log_a0
     ratio = _exp(shares.lb_j - shares.la_j)
-    level = _stirling(shares.lb_j) - _stirling(shares.log_b0) + _stirling(log_a0) - _stirling(shares.la_j)
+    pivot_b, total_b, total_a, pivot_a = stirling_remainder(
+        torch.stack([shares.lb_j, shares.log_b0, log_a0, shares.la_j])
+    )
     slope = (1 - ratio) * _gap_increase(shares.la_j, shares.log_a_sum)
-    return gain / 2 + level + slope - ratio * gain.clamp(max=_EXPONENT_MAX).expm1() * _gap(log_a0)
+    raised = ratio * gain.clamp(max=_EXPONENT_MAX).expm1() * digamma_gap(log_a0)
+    return gain / 2 + (pivot_b - total_b + total_a - pivot_a) + slope - raised
 
 
 def _gap_increase(log_x: Tensor, step: Tensor) -> Tensor:
     """c(x e^step) - c(x) for step >= 0: the midpoint rule while the step is too small to subtract."""
     short = step < 3e-5
     middle = torch.where(short, log_x + step / 2, 0.0)
-    return torch.where(short, step * _gap_slope(middle), _gap(log_x + step) - _gap(log_x))
-
-
-def _stirling(log_x: Tensor) -> Tensor:
-    r"""Stirling's remainder :math:`d(x)`; written on :math:`\Gamma(1 + x)` below 10, so that x = 0 is harmless."""
-    small, low, y = _branches(log_x)
-    x = low.exp()
-    series = sum(b / (2 * m * (2 * m - 1)) * y ** (2 * m - 1) for m, b in enumerate(_BERNOULLI, 1))
-    return torch.where(small, torch.lgamma(1 + x) - (x + 0.5) * low + x - _HALF_LOG_2PI, series)
-
-
-def _gap(log_x: Tensor) -> Tensor:
-    r""":math:`c(x) = x (\log x - \psi(x))`, which falls from 1 to 1/2."""
-    small, low, y = _branches(log_x)
-    x = low.exp()
-    return torch.where(small, 1 + x * (low - _digamma_1p(x)), _gap_series(y))
-
-
-def _gap_slope(log_x: Tensor) -> Tensor:
-    r""":math:`\mathrm d c / \mathrm d \log x`."""
-    small, low, y = _branches(log_x)
-    x = low.exp()
-    series = sum(-(2 * m - 1) * b / (2 * m) * y ** (2 * m - 1) for m, b in enumerate(_BERNOULLI, 1))
-    trigamma = torch.special.zeta(2.0, 1 + x)
-    return torch.where(small, x * (low + 1 - _digamma_1p(x) - x * trigamma), series)
-
-
-def _gap_series(y: Tensor) -> Tensor:
-    return 0.5 + sum(b / (2 * m) * y ** (2 * m - 1) for m, b in enumerate(_BERNOULLI, 1))
-
-
-def _digamma_1p(x: Tensor) -> Tensor:
-    r""":math:`\psi(1 + x)` for x >= 0. By recurrence, because torch's trigamma, its gradient, is good to 1e-10 only."""
-    above = x + 10
-    steps = torch.arange(1, 10, dtype=x.dtype, device=x.device)
-    return above.log() - _gap_series(above.reciprocal()) / above - (x[..., None] + steps).reciprocal().sum(-1)
+    return torch.where(short, step * digamma_gap_slope(middle), digamma_gap(log_x + step) - digamma_gap(log_x))
 
 
 def _entropy_term(log_x: Tensor) -> Tensor:
-    return _gap(log_x) + _stirling(log_x) - log_x / 2 + _HALF_LOG_2PI
-
-
-def _branches(log_x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where x is small, log x there (0 elsewhere), and 1/x where it is not (1/10 elsewhere): safe in both branches."""
-    small = log_x < _SERIES_FROM
-    return small, torch.where(small, log_x, 0.0), torch.where(small, -_SERIES_FROM, -log_x).exp()
+    return digamma_gap(log_x) + stirling_remainder(log_x) - log_x / 2 + _HALF_LOG_2PI
 
 
 def _difference_of_differences(lb: Tensor, la: Tensor, lb_j: Tensor, la_j: Tensor) -> Tensor:
@@ -326,7 +293,9 @@ def _prepare(first: Tensor, second: Tensor, mask: Tensor | None) -> tuple[Tensor
     """Both in float64 and of one shape, zero where masked."""
     if mask is None:
         mask = torch.ones((), dtype=torch.bool, device=first.device)
-    first, second, mask = torch.broadcast_tensors(first.double(), second.double(), mask)
+    first, second = first.double(), second.double()
+    shape = torch.broadcast_shapes(first.shape, second.shape, mask.shape)
+    first, second, mask = first.expand(shape), second.expand(shape), mask.expand(shape)
     return torch.where(mask, first, 0.0), torch.where(mask, second, 0.0), mask
 
 

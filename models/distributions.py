@@ -1,5 +1,7 @@
 """Distributions that Pyro lacks: a Dirichlet over log weights, and text lengths."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -78,7 +80,7 @@ class LogDirichlet(TorchDistribution):
         self.present = None if mask is None else mask.expand(log_concentration.shape)
         super().__init__(log_concentration.shape[:-1], log_concentration.shape[-1:], validate_args)
 
-    def expand(self, batch_shape: Size, _instance: Any = None) -> "LogDirichlet":
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "LogDirichlet":
         new: LogDirichlet = self._get_checked_instance(LogDirichlet, _instance)
         shape = Size(batch_shape) + self.event_shape
         new.log_concentration = self.log_concentration.expand(shape)
@@ -87,8 +89,8 @@ class LogDirichlet(TorchDistribution):
         new._validate_args = self._validate_args
         return new
 
-    def rsample(self, sample_shape: Size = _ONCE) -> Tensor:
-        log_concentration = self.log_concentration.expand(self._extended_shape(sample_shape))
+    def rsample(self, sample_shape: Sequence[int] = _ONCE) -> Tensor:
+        log_concentration = self.log_concentration.expand(self._extended_shape(Size(sample_shape)))
         return sample_log_dirichlet(log_concentration, self.present)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -153,26 +155,26 @@ class Lengths(TorchDistribution):
     def probs(self) -> Tensor:
         return self.logits.exp()
 
-    def expand(self, batch_shape: Size, _instance: Any = None) -> "Lengths":
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Lengths":
         new: Lengths = self._get_checked_instance(Lengths, _instance)
         new.logits = self.logits.expand(Size(batch_shape) + self.logits.shape[-1:])
         super(Lengths, new).__init__(Size(batch_shape), Size(), validate_args=False)
         new._validate_args = self._validate_args
         return new
 
-    def sample(self, sample_shape: Size = _ONCE) -> Int[Tensor, "..."]:
-        shape = self._extended_shape(sample_shape)
+    def sample(self, sample_shape: Sequence[int] = _ONCE) -> Int[Tensor, "..."]:
+        shape = self._extended_shape(Size(sample_shape))
         with torch.no_grad():
             flat = self.logits.exp().reshape(-1, self.window)
-            draws = torch.multinomial(flat, Size(sample_shape).numel(), replacement=True).T
+            draws = torch.multinomial(flat, math.prod(sample_shape), replacement=True).T
             return (draws + 1).reshape(shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        value = value.long()[..., None] - 1
-        value, logits = torch.broadcast_tensors(value, self.logits)
-        return logits.gather(-1, value[..., :1]).squeeze(-1)
+        shape = torch.broadcast_shapes(value.shape, self.batch_shape)
+        logits = self.logits.expand(shape + (self.window,))
+        return logits.gather(-1, value.long().expand(shape)[..., None] - 1).squeeze(-1)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         values = torch.arange(1, self.window + 1, device=self.logits.device)
