@@ -43,11 +43,11 @@ class CompiledObjective(nn.Module):
             raise RuntimeError(f"torch {torch.__version__} cannot capture a whole objective: use compile='blocks'.")
 
         @nonstrict  # type: ignore[untyped-decorator]
-        def losses(state: dict[str, Tensor], mode: int, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        def losses(state: dict[str, Tensor], mode: int, batch: tuple[Tensor | None, ...]) -> dict[str, Tensor]:
             result: dict[str, Tensor] = functional_call(_Losses(objective), state, (Batch(*batch),))
             return result
 
-        def entry(state: dict[str, Tensor], mode: int, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        def entry(state: dict[str, Tensor], mode: int, batch: tuple[Tensor | None, ...]) -> dict[str, Tensor]:
             result: dict[str, Tensor] = losses(state, mode, batch)
             return result
 

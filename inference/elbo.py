@@ -28,7 +28,7 @@ from ..models.batch import Batch
 
 __all__ = ["ELBO", "Objective", "Terms"]
 
-Site = dict[str, Any]
+Site = Mapping[str, Any]
 
 
 class Terms(NamedTuple):
@@ -44,7 +44,7 @@ class Terms(NamedTuple):
     @property
     def bound(self) -> Float[Tensor, " B"]:
         """The ELBO with every weight 1: a lower bound of log p(x)."""
-        return self.log_likelihood - sum(self.kl.values())
+        return self.log_likelihood - sum(self.kl.values(), torch.zeros_like(self.log_likelihood))
 
 
 class ELBO(pyro.infer.ELBO):
@@ -116,11 +116,10 @@ class ELBO(pyro.infer.ELBO):
         draws = [self._terms(*trace_pair(model, guide, *args, **kwargs)) for _ in range(self.num_particles)]
         if len(draws) == 1:
             return draws[0]
-        mean = lambda values: sum(values) / len(draws)  # noqa: E731
         return Terms(
-            mean([draw.log_likelihood for draw in draws]),
-            {site: mean([draw.kl[site] for draw in draws]) for site in draws[0].kl},
-            {site: mean([draw.penalty[site] for draw in draws]) for site in draws[0].penalty},
+            torch.stack([draw.log_likelihood for draw in draws]).mean(0),
+            {site: torch.stack([draw.kl[site] for draw in draws]).mean(0) for site in draws[0].kl},
+            {site: torch.stack([draw.penalty[site] for draw in draws]).mean(0) for site in draws[0].penalty},
         )
 
     def log_weights(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Float[Tensor, " B"]:
@@ -176,29 +175,29 @@ class Objective(pyro.infer.elbo.ELBOModule):
     ``kl_weights`` are buffers, one per group of sites, so that a schedule changes them without a new graph.
     """
 
+    elbo: ELBO
+
     def __init__(self, model: nn.Module, guide: nn.Module | None, elbo: ELBO) -> None:
-        super().__init__(model, guide, elbo)
+        super().__init__(model, guide, elbo)  # type: ignore[arg-type]
         self.kl_weights = nn.Module()
         for site, weight in elbo.kl_weights.items():
             self.kl_weights.register_buffer(site, torch.tensor(float(weight)), persistent=False)
 
     def terms(self, *args: Any) -> Terms:
         """The terms of the bound, text by text."""
-        terms: Terms = self.elbo.terms(self.model, self.guide, *args)
-        return terms
+        return self.elbo.terms(self.model, self.guide, *args)
 
     def losses(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The loss with its gradient, and beside it, without, the weighted mean of each term in nats per text."""
         terms = self.terms(batch)
-        mean = lambda value: (batch.weight * value.detach()).sum()  # noqa: E731
-        parts = {"reconstruction": mean(-terms.log_likelihood), "bound": mean(-terms.bound)}
-        parts |= {f"kl_{site}": mean(value) for site, value in terms.kl.items()}
-        return {"objective": self.elbo.combine(terms, dict(self.kl_weights.named_buffers()), batch.weight)} | parts
+        parts = {"reconstruction": -terms.log_likelihood, "bound": -terms.bound}
+        parts |= {f"kl_{site}": value for site, value in terms.kl.items()}
+        objective = self.elbo.combine(terms, dict(self.kl_weights.named_buffers()), batch.weight)
+        return {"objective": objective} | {name: (batch.weight * v.detach()).sum() for name, v in parts.items()}
 
     def forward(self, *args: Any) -> Float[Tensor, ""]:
         terms = self.terms(*args)
-        loss: Tensor = self.elbo.combine(terms, dict(self.kl_weights.named_buffers()), _text_weights(args, terms))
-        return loss
+        return self.elbo.combine(terms, dict(self.kl_weights.named_buffers()), _text_weights(args, terms))
 
 
 def trace_pair(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Trace, Trace]:
@@ -215,7 +214,7 @@ def trace_pair(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Trace
     return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
 
 
-def _samples(trace: Trace) -> dict[str, Site]:
+def _samples(trace: Trace) -> dict[str, Any]:
     return {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
 
 

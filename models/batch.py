@@ -61,4 +61,7 @@ class Batch(NamedTuple):
         return self.mask.sum(-1)
 
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(*(None if field is None else field.to(device, non_blocking=True) for field in self))
+        """The batch on another device."""
+        tokens = None if self.tokens is None else self.tokens.to(device, non_blocking=True)
+        mask = None if self.mask is None else self.mask.to(device, non_blocking=True)
+        return Batch(tokens, mask, self.weight.to(device, non_blocking=True))

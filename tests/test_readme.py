@@ -1,0 +1,28 @@
+"""The README's code runs as printed, but for how long it trains."""
+
+import re
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def test_the_first_screen_says_what_it_is_and_how_to_start() -> None:
+    first = README.read_text().splitlines()[:40]
+    assert any("make demo" in line for line in first)
+    assert any("make test" in line for line in first)
+    assert any("pf.fit(" in line for line in first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", BLOCKS, ids=[block.splitlines()[-1][:30] for block in BLOCKS])
+def test_the_code_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    matplotlib.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    shortened = block.replace("minutes=3", "steps=2, validation_texts=64").replace("limit=200", "limit=4, particles=2")
+    if "pf.fit(" in block:
+        assert shortened != block
+    exec(compile(shortened, "README.md", "exec"), {})
