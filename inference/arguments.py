@@ -2,7 +2,7 @@
 
 import re
 from argparse import SUPPRESS, Action, ArgumentError
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from types import NoneType, UnionType
@@ -27,6 +27,7 @@ MODELS = {
     "nvae": ModelClasses("pyroformer.models.nvae:NVAE", "pyroformer.guides.nvae:NVAEGuide"),
 }
 NETWORK = "pyroformer.models.transformer:TransformerConfig"
+SIZED = ("width", "layers", "heads")  # what --size decides
 FROM_CORPUS = ("vocabulary", "window", "pad", "bos", "eos")  # fields of the network that the corpus decides
 TRAINING = "pyroformer.inference.options:TrainingOptions"
 COMMANDS = {
@@ -81,12 +82,12 @@ def parse(command: str, arguments: Sequence[str]) -> dict[str, Any]:
         name, rest = _model(rest)
     # Types that are classes of ours need torch; most commands name none.
     importing = not asks_for_help and any(item.startswith(("--model.", "--guide.", "--config")) for item in rest)
-    parser = _parser(command, name, importing)
+    parser, kinds = _parser(command, name, importing)
     try:
         # With all defaults only where they are to be printed: what was given is what may contradict a run.
         given = parser.parse_args(rest, defaults=any(item.startswith("--print_config") for item in rest))
     except ArgumentError as error:
-        raise UsageError(_in_one_line(str(error), parser)) from error
+        raise UsageError(_in_one_line(str(error), parser.prog, parser.usage or "", kinds)) from error
     values = {key: value for key, value in given.as_dict().items() if value is not None and key != "config"}
     for group in ("model", "guide"):
         if group in values:
@@ -103,8 +104,8 @@ def _model(arguments: list[str]) -> tuple[str, list[str]]:
     return arguments[0], arguments[1:]
 
 
-def _parser(command: str, model: str | None, importing: bool) -> ArgumentParser:
-    """The parser of one command; that of ``fit`` has the options of its model."""
+def _parser(command: str, model: str | None, importing: bool) -> tuple[ArgumentParser, dict[str, Any]]:
+    """The parser of one command, and the type behind each flag; that of ``fit`` has the options of its model."""
     usage = {"fit": f"{model or 'MODEL'} --data FILE --out FOLDER [options]", "demo": "[options]"}
     parser = ArgumentParser(
         prog=f"pyroformer {command}" + (f" {model}" if model else ""),
@@ -114,43 +115,47 @@ def _parser(command: str, model: str | None, importing: bool) -> ArgumentParser:
         exit_on_error=False,
         allow_abbrev=False,
     )
-    _add(parser, options(COMMANDS[command], skip=["name", "model", "guide"]))
+    kinds = _add(parser, options(COMMANDS[command], skip=["name", "model", "guide"]))
     if command == "fit":
-        _add(parser.add_argument_group("training"), options(TRAINING))
+        kinds |= _add(parser.add_argument_group("training"), options(TRAINING))
         if model is None:
-            listed = "\n".join(f"{name:<6} {summary(MODELS[name].model)}" for name in MODELS)
-            text = f"{listed}\n\npyroformer fit MODEL --help lists the options of a model: --model.width, --guide.alpha ..."
-            parser.add_argument_group("models", text)
+            names = "\n".join(f"{name:<6} {summary(MODELS[name].model)}" for name in MODELS)
+            more = "pyroformer fit MODEL --help lists the options of a model: --model.width, --guide.alpha ..."
+            parser.add_argument_group("models", f"{names}\n\n{more}")
         else:
-            _add_model(parser, MODELS[model], importing)
+            kinds |= _add_model(parser, MODELS[model], importing)
         parser.add_argument("--config", action="config", help="A YAML file with any of these options.")
-        parser._option_string_actions["--print_config"].help = "Print all options as such a file, and exit."
-    return parser
+    return parser, kinds
 
 
-def _add_model(parser: ArgumentParser, classes: ModelClasses, importing: bool) -> None:
+def _add_model(parser: ArgumentParser, classes: ModelClasses, importing: bool) -> dict[str, Any]:
     group = parser.add_argument_group("model", summary(classes.model))
-    sized = [option._replace(default=None) if option.name in ("width", "layers", "heads") else option for option in
-             options(NETWORK, skip=FROM_CORPUS)]
-    _add(group, sized, "model.")
-    _add(group, options(classes.model, skip=["config"], importing=importing), "model.")
+    network = [option._replace(default=None) if option.name in SIZED else option for option in options(NETWORK, FROM_CORPUS)]
+    kinds = _add(group, network, "model.")
+    kinds |= _add(group, options(classes.model, skip=["config"], importing=importing), "model.")
     if classes.guide is not None:
-        _add(parser.add_argument_group("guide", summary(classes.guide)), options(classes.guide, skip=["model"]), "guide.")
+        group = parser.add_argument_group("guide", summary(classes.guide))
+        kinds |= _add(group, options(classes.guide, skip=["model"], importing=importing), "guide.")
+    return kinds
 
 
-def _add(group: Any, described: Sequence[Option], prefix: str = "") -> None:
+def _add(group: Any, described: Sequence[Option], prefix: str = "") -> dict[str, Any]:
     """Add an argument for each option: ``run`` by its place, a bool that is off as a flag, the others with a value."""
+    kinds = {}
     for name, kind, default, text in described:
         flag = f"-{name}" if len(name) == 1 else f"--{prefix}{name}"
         if name == "run":
             group.add_argument(name, type=str, metavar="RUN", help=text)
-        elif kind is bool and default is False:
+            continue
+        kinds[flag] = kind
+        if kind is bool and default is False:
             group.add_argument(flag, action="store_true", help=text)
         elif list[str] in _parts(kind):
-            group.add_argument(flag, type=str, nargs="+", metavar=name.upper(), help=text)
+            group.add_argument(flag, type=str, nargs="+", metavar="CLASS", help=text)
         else:
             text += "" if kind is not None else " An import path, as in my_module.MyClass."
-            group.add_argument(flag, type=str if kind is None else kind, default=default, metavar=_metavar(kind), help=text)
+            group.add_argument(flag, type=kind or str, default=default, metavar=_metavar(kind), help=text)
+    return kinds
 
 
 class _HelpFormatter(DefaultHelpFormatter):
@@ -164,7 +169,7 @@ class _HelpFormatter(DefaultHelpFormatter):
 
     def _get_help_string(self, action: Action) -> str:
         text = action.help or ""
-        shown = action.default not in _UNSAID and "default" not in text
+        shown = action.default is not False and action.default not in _UNSAID and "default" not in text
         return f"{text} (default: {action.default})" if shown else text
 
 
@@ -199,42 +204,42 @@ def _rule(kind: Any) -> str:
     return " or ".join(words) or "a value"
 
 
-def _in_one_line(message: str, parser: ArgumentParser) -> str:
+def _in_one_line(message: str, program: str, usage: str, kinds: Mapping[str, Any]) -> str:
     """What jsonargparse says in many lines: the value, the rule and the way out."""
     if found := re.match(r'Parser key "([\w.]+)":(.*)', message, re.DOTALL):
-        return _wrong_value(found[1], found[2], parser)
+        return _wrong_value(found[1], found[2], kinds)
     if found := re.match(r"unrecognized arguments: (\S+)", message):
-        return _unknown(found[1].partition("=")[0], parser)
+        return _unknown(found[1].partition("=")[0], program, kinds)
     if found := re.match(r"Option '([\w.]+)' is not accepted", message):
-        return _unknown(f"--{found[1]}", parser)
-    if found := re.match(r"argument (\S+?)(?:/\S+)?: expected", message):
-        kind = getattr(parser._option_string_actions.get(found[1]), "_typehint", str)
-        return f"{found[1]} needs a value: give {_rule(kind)}."
-    if found := re.match(r'Key "(\w+)" is required', message):
-        return f"{parser.prog} needs {found[1].upper()}: {(parser.usage or '').removeprefix('usage: ')}."
+        return _unknown(f"--{found[1]}", program, kinds)
+    if found := re.match(r"argument (\S+): expected", message):
+        return f"{found[1]} needs a value: give {_rule(kinds.get(found[1], str))}."
+    if found := re.match(r"the following arguments are required: (\w+)", message):
+        return f"{program} needs {found[1].upper()}: {usage}."
     if message.startswith("Problems parsing config"):
         return f"the file of --config is not YAML: {_flat(message.partition(':')[2])}."
     if message.startswith("Unexpected config"):
-        return f"the file of --config must hold lines of the form 'option: value', not {_flat(message.partition(':')[2])!r}."
-    return f"{_flat(message).rstrip('.')}. See {parser.prog} --help."
+        content = _flat(message.partition(":")[2])
+        return f"the file of --config must hold lines of the form 'option: value', not {content!r}."
+    return f"{_flat(message).rstrip('.')}. See {program} --help."
 
 
-def _wrong_value(key: str, details: str, parser: ArgumentParser) -> str:
-    given = re.search(r"(?:Given|Got) value: (.*)", details)
-    action = parser._option_string_actions.get(f"--{key}")
-    kind = getattr(action, "_typehint", getattr(action, "type", None))
+def _wrong_value(key: str, details: str, kinds: Mapping[str, Any]) -> str:
     if key == "config":
         return f"the file of --config cannot be read: {_flat(details)}."
-    if found := re.search(r"Problem with given class_path '([^']+)':\s*(.*?)\s*(?:- Expected a <class 'None|Given value|$)", details, re.DOTALL):
-        return f"--{key} {found[1]} cannot be used ({_flat(found[2]).rstrip('.')}): give {_rule(kind)}."
-    return f"--{key} is {given[1].strip() if given else ''!r}: give {_rule(kind)}."
+    flag = f"-{key}" if len(key) == 1 else f"--{key}"
+    rule = _rule(kinds.get(flag, str))
+    if found := re.search(r"Problem with given class_path '([^']+)':\s*(.*?)\s*(- Expected|Given value|$)", details, re.DOTALL):
+        return f"{flag} {found[1]} cannot be used ({_flat(found[2]).rstrip('.')}): give {rule}."
+    given = re.search(r"(?:Given|Got) value: (.*)", details)
+    return f"{flag} is {given[1].strip() if given else ''!r}: give {rule}."
 
 
-def _unknown(flag: str, parser: ArgumentParser) -> str:
+def _unknown(flag: str, program: str, kinds: Mapping[str, Any]) -> str:
     if not flag.startswith("-"):
-        return f"{flag!r} is one argument too many for {parser.prog}. See {parser.prog} --help."
-    near = get_close_matches(flag.replace("-", "_").replace("__", "--", 1), parser._option_string_actions, n=1)
-    return f"{parser.prog} has no option {flag}{f': did you mean {near[0]}?' if near else '.'} See {parser.prog} --help."
+        return f"{flag!r} is one argument too many for {program}. See {program} --help."
+    near = get_close_matches("--" + flag.lstrip("-").replace("-", "_"), kinds, n=1)
+    return f"{program} has no option {flag}{f': did you mean {near[0]}?' if near else '.'} See {program} --help."
 
 
 def _flat(text: str) -> str:

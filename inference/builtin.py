@@ -23,6 +23,7 @@ SKIPPED = {
     "turtledemo",
 }
 LONGEST = 40  # words
+FEWEST = 1000  # sentences; fewer are no standard library
 
 
 def sentences() -> list[str]:
@@ -36,7 +37,7 @@ def sentences() -> list[str]:
     """
     root = Path(sysconfig.get_paths()["stdlib"])
     found = dict.fromkeys(sentence for prose in _prose(root) for sentence in _split(prose))
-    if len(found) < 1000:
+    if len(found) < FEWEST:
         raise ValueError(
             f"{root} holds {len(found)} sentences, the built-in corpus needs the standard library's sources: "
             "give a text file instead."

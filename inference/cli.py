@@ -38,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         except OSError as error:
             return _fail(f"{error.filename or 'a file'}: {error.strerror or error}. {_way_out(error)}", 1)
+        except RuntimeError as error:
+            if (known := _known(error)) is None:
+                raise
+            return _fail(known, 1)
 
 
 def _run(arguments: list[str]) -> int:
@@ -72,6 +76,15 @@ def _way_out(error: OSError) -> str:
     return "Check the path and its permissions."
 
 
+def _known(error: RuntimeError) -> str | None:
+    """What torch raises in place of an OSError and a MemoryError."""
+    if "PytorchStreamWriter" in str(error):
+        return f"a checkpoint could not be written. {_way_out(OSError(errno.ENOSPC, ''))}"
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the device has no memory left: lower --batch_size and raise --accumulate, or take a smaller --size."
+    return None
+
+
 @contextlib.contextmanager
 def _silent_unless_first() -> Iterator[None]:
     """Of several processes that train together only the first one speaks."""
@@ -84,9 +97,9 @@ def _silent_unless_first() -> Iterator[None]:
 @contextlib.contextmanager
 def _local_modules() -> Iterator[None]:
     """Classes named by import path may lie in the current folder, as with ``python -m``."""
-    here = os.getcwd()
-    sys.path.append(here)
+    before = list(sys.path)
+    sys.path.append("")
     try:
         yield
     finally:
-        sys.path.remove(here)
+        sys.path[:] = before

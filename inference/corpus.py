@@ -15,7 +15,7 @@ import numpy as np
 from ..models.batch import Batch
 from . import builtin, reading
 from .batches import TrainingStream, once
-from .texts import Long, Texts, buckets, check_window, fitting, flatten
+from .texts import Long, Texts, buckets, check_window, tokenised
 from .tokenizer import Tokenizer, check_vocabulary
 
 __all__ = ["Corpus"]
@@ -53,10 +53,12 @@ class Corpus:
         self.window: int = about["window"]
         self.long: str = about["long"]
         self.seed: int = about["seed"]
-        self.asked: int = about["asked"]
+        self.asked: int | None = about["asked"]
         self.counts: dict[str, int] = about["counts"]
         self.widths: tuple[int, ...] = tuple(about["widths"])
         self.tokenizer = Tokenizer.load(self.folder / _TOKENIZER)
+        if self.vocabulary != about["vocabulary"]:
+            raise _damaged(self.folder, f"its tokenizer has {self.vocabulary} tokens, not {about['vocabulary']}")
         self.train = self._texts("train", about, owner)
         self.valid = self._texts("valid", about, owner)
         self.test = self._texts("test", about, owner)
@@ -150,8 +152,8 @@ class Corpus:
         splits = texts if isinstance(texts, Mapping) else reading.divide(list(texts), seed)
         if set(splits) != set(reading.SPLITS):
             raise ValueError(f"the splits are {', '.join(splits) or 'none'}: give train, valid and test.")
-        asked = _vocabulary(splits["train"]) if vocabulary == "auto" else vocabulary
-        tokenizer = tokenizer or Tokenizer.train(splits["train"], asked)
+        asked = None if vocabulary == "auto" or tokenizer else vocabulary
+        tokenizer = tokenizer or Tokenizer.train(splits["train"], asked or _vocabulary(splits["train"]))
         about: dict[str, Any] = {"name": name, "window": window, "long": long, "seed": seed, "asked": asked}
         owner = _TemporaryFolder() if folder is None else None
         target = owner.path if owner else Path(str(folder))
@@ -196,7 +198,7 @@ class Corpus:
         if self.counts["blank"]:
             notes.append(f"{self.counts['blank']:,} blank line{'s' if self.counts['blank'] > 1 else ''} left out")
         size = f"{self.vocabulary:,}-token BPE"
-        if self.vocabulary < self.asked:
+        if self.asked and self.vocabulary < self.asked:
             size += f" (the text has no more; {self.asked:,} were asked for)"
         return f"{self.name and self.name + ': '}{self.counts['texts']:,} texts{_bracket(notes)}, {size}"
 
@@ -212,13 +214,14 @@ class Corpus:
             tokens = np.load(self.folder / f"{split}.tokens.npy", mmap_mode="r")
             offsets = np.load(self.folder / f"{split}.offsets.npy")
         except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"the corpus in {self.folder} is damaged ({error}): read it anew.") from error
+            raise _damaged(self.folder, error) from error
         if len(offsets) != about["texts"][split] + 1 or offsets[-1] != len(tokens):
-            raise ValueError(f"the corpus in {self.folder} is damaged (the sizes of {split} differ): read it anew.")
+            raise _damaged(self.folder, f"the {split} texts are not all there")
         return Texts(tokens, offsets, self.tokenizer, self.widths, owner)
 
 
 _ABOUT, _TOKENIZER = "corpus.json", "tokenizer.json"
+_KEYS = {"name", "window", "long", "seed", "asked", "vocabulary", "texts", "widths", "counts"}
 _PAST = {"split": "split", "drop": "dropped"}
 
 
@@ -256,9 +259,8 @@ def _write(
     folder: Path, splits: Mapping[str, Sequence[str]], tokenizer: Tokenizer, about: dict[str, Any], blank: int
 ) -> None:
     """Tokenises the splits into a folder; the description, without which nothing counts, comes last."""
-    found = {split: fitting(splits[split], tokenizer, about["window"], about["long"]) for split in reading.SPLITS}
-    arrays = {split: flatten(rows, tokenizer.vocabulary) for split, (rows, _) in found.items()}
-    lengths = {split: np.diff(offsets) for split, (_, offsets) in arrays.items()}
+    found = {split: tokenised(splits[split], tokenizer, about["window"], about["long"]) for split in reading.SPLITS}
+    lengths = {split: np.diff(offsets) for split, (_, offsets, _) in found.items()}
     for split, some in lengths.items():
         if not len(some):
             raise ValueError(
@@ -267,18 +269,19 @@ def _write(
             )
     longest = max(int(some.max()) for some in lengths.values())
     about |= {
+        "vocabulary": tokenizer.vocabulary,
         "texts": {split: len(some) for split, some in lengths.items()},
         "widths": buckets(np.append(lengths["train"], longest), about["window"]),
         "counts": {
             "texts": sum(len(splits[split]) for split in reading.SPLITS),
-            "long": sum(count for _, count in found.values()),
+            "long": sum(count for _, _, count in found.values()),
             "blank": blank,
         },
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _ABOUT).unlink(missing_ok=True)
-        for split, (tokens, offsets) in arrays.items():
+        for split, (tokens, offsets, _) in found.items():
             _replace(folder / f"{split}.tokens.npy", partial(_save, tokens))
             _replace(folder / f"{split}.offsets.npy", partial(_save, offsets))
         _replace(folder / _TOKENIZER, tokenizer.save)
@@ -305,11 +308,17 @@ def _save(array: np.ndarray, path: Path) -> None:
 
 def _about(folder: Path) -> dict[str, Any]:
     try:
-        about: dict[str, Any] = json.loads((folder / _ABOUT).read_text())
+        about = json.loads((folder / _ABOUT).read_text())
     except OSError as error:
         raise ValueError(
             f"{folder} holds no corpus ({_ABOUT}: {error.strerror}): make one with Corpus.read."
         ) from error
-    except ValueError as error:
-        raise ValueError(f"the corpus in {folder} is damaged ({_ABOUT}: {error}): read it anew.") from error
+    except (ValueError, RecursionError) as error:
+        raise _damaged(folder, f"{_ABOUT}: {error}") from error
+    if not isinstance(about, dict) or not about.keys() >= _KEYS:
+        raise _damaged(folder, f"{_ABOUT} describes no corpus")
     return about
+
+
+def _damaged(folder: Path, why: object) -> ValueError:
+    return ValueError(f"the corpus in {folder} is damaged ({why}): make it anew.")

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["Decoding", "uniforms"]
+__all__ = ["Decoding", "item_seed", "uniforms"]
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,11 @@ def uniforms(seed: int, items: Iterable[int], length: int) -> Float[Tensor, "B T
         >>> torch.equal(uniforms(7, [0, 1, 2], 5)[1:], uniforms(7, [1, 2], 5))
         True
     """
-    rows = [torch.rand(length, generator=torch.Generator().manual_seed(_seed(seed, item))) for item in items]
-    return torch.stack(rows)
+    generators = [torch.Generator().manual_seed(item_seed(seed, item, "tokens")) for item in items]
+    return torch.stack([torch.rand(length, generator=generator) for generator in generators])
 
 
-def _seed(seed: int, item: int) -> int:
-    digest = hashlib.blake2b(f"{seed} {item}".encode(), digest_size=8).digest()
+def item_seed(seed: int, item: int, purpose: str) -> int:
+    """A seed of its own for each item of a list and each purpose."""
+    digest = hashlib.blake2b(f"{seed} {item} {purpose}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1

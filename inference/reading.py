@@ -5,6 +5,7 @@ import json
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 
@@ -29,12 +30,11 @@ def read_splits(path: str | Path, field: str | int | None = None, seed: int = 0)
         ValueError: In one line, if there is nothing to read, or it is not text, or too little of it.
     """
     path = Path(path)
-    if not path.exists():
-        raise ValueError(f"{path} does not exist. {_WAY_OUT}")
-    if not path.is_dir():
+    with _told(path):
+        files = _split_files(path) if path.is_dir() else None
+    if files is None:
         texts, blank = read_file(path, field)
         return divide(texts, seed, name=str(path)), blank
-    files = _split_files(path)
     read = {split: read_file(file, field) for split, file in files.items()}
     splits = {split: texts for split, (texts, _) in read.items()}
     missing = tuple(split for split in SPLITS if split not in splits)
@@ -58,17 +58,12 @@ def read_file(path: str | Path, field: str | int | None = None) -> tuple[list[st
     """
     path = Path(path)
     kind = next((kind for kind in _KINDS if path.name.endswith((kind, kind + ".gz"))), None)
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            lines = _lines(file, path)
-            if kind is None:
-                deque(islice(lines, 1000), maxlen=0)  # what is no text at all is told first
-                raise ValueError(f"{path} ends in none of {', '.join(_KINDS)} (or these with .gz). {_WAY_OUT}")
-            texts = [text.strip() for text in _KINDS[kind](lines, path, field)]
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is no whole gzip file ({error}). Compress it again, or give it unpacked.") from error
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror or error}. {_WAY_OUT}") from error
+    with _told(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        lines = _lines(file, path)
+        if kind is None:
+            deque(islice(lines, 1000), maxlen=0)  # what is no text at all is told first
+            raise ValueError(f"{path} ends in none of {', '.join(_KINDS)} (or these with .gz). {_WAY_OUT}")
+        texts = [text.strip() for text in _KINDS[kind](lines, path, field)]
     found = [text for text in texts if text]
     if not found:
         what = f"holds only blank lines ({len(texts)} of them)" if texts else "is empty"
@@ -103,6 +98,19 @@ def divide(
     for text in texts:
         split[part_of.get(text, "train")].append(text)
     return split
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What the system says, in a line that says which file."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} does not exist. {_WAY_OUT}") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is no whole gzip file ({error}). Compress it again, or give it unpacked.") from error
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}. {_WAY_OUT}") from error
 
 
 def _split_files(folder: Path) -> dict[str, Path]:

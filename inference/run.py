@@ -1,20 +1,25 @@
 """A fitted model with everything that belongs to it, and the way back from its folder."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from ..models.base import Model
 from ..models.batch import Batch
+from ..models.mixture import Mixture
 from ..models.recipe import build, describe
 from .corpus import Corpus
+from .decoding import Decoding
 from .elbo import ELBO
 from .folder import RunFolder, read_checkpoint
 from .options import TrainingOptions
+from .reconstruction import Reconstruction
+from .report import Evaluation
 
 __all__ = ["Run", "load", "run_config"]
 
@@ -65,6 +70,84 @@ class Run:
                 )
         return Batch.pad(ids).to(self.model.device)
 
+    def encode(self, texts: str | Sequence[str]) -> Any:
+        """The posterior of each text, as the guide's ``encode`` gives it; its ``mixture()`` can be decoded.
+
+        Raises:
+            ValueError: If nothing is latent in the model, or a text does not fit its window.
+        """
+        from .generation import encode
+
+        return encode(self, texts)
+
+    def decode(self, mixture: Mixture, *, seed: int = 0, **decoding: Any) -> list[str]:
+        """The text that the model writes for each mixture of a batch.
+
+        Arguments:
+            mixture: What the decoder attends to, with vectors of shape :math:`(B, N, P)`.
+            seed: Of the noise, where tokens are drawn.
+            decoding: Fields of :class:`Decoding`; without any, the most probable token is taken.
+        """
+        from .generation import decode
+
+        return decode(self, mixture, _greedy_unless(decoding), seed=seed)
+
+    @overload
+    def reconstruct(self, texts: str, *, seed: int = 0, **decoding: Any) -> Reconstruction: ...
+    @overload
+    def reconstruct(self, texts: Sequence[str], *, seed: int = 0, **decoding: Any) -> list[Reconstruction]: ...
+    def reconstruct(
+        self, texts: str | Sequence[str], *, seed: int = 0, **decoding: Any
+    ) -> Reconstruction | list[Reconstruction]:
+        """Each text, encoded and written again from the mean of its posterior; one for a text, a list for several.
+
+        Arguments:
+            texts: What to encode; none may be longer than the model's window.
+            seed: Of the noise, where tokens are drawn.
+            decoding: Fields of :class:`Decoding`; without any, the most probable token is taken.
+
+        Raises:
+            ValueError: If nothing is latent in the model, or a text does not fit its window.
+        """
+        from .generation import reconstruct
+
+        found = reconstruct(self, _several(texts), _greedy_unless(decoding), seed=seed)
+        return found[0] if isinstance(texts, str) else found
+
+    def sample(self, n: int = 1, *, seed: int = 0, prompt: str = "", **decoding: Any) -> list[str]:
+        """Texts that the model makes up, from its latents down.
+
+        Arguments:
+            n: How many.
+            seed: Of latents and tokens; the first texts of a longer list are those of a shorter one.
+            prompt: How every text begins.
+            decoding: Fields of :class:`Decoding`, such as ``temperature``; without any, the model itself is drawn from.
+        """
+        from .generation import sample
+
+        return sample(self, n, Decoding(**decoding), seed=seed, prompt=prompt)
+
+    def bound(self, texts: str | Sequence[str], particles: int = 64, *, seed: int = 0) -> Float[Tensor, " texts"]:
+        """A lower bound of each text's log p(x), in nats: importance-weighted; log p(x) itself if nothing is latent.
+
+        Raises:
+            ValueError: If a text does not fit the model's window.
+        """
+        from .evaluation import text_bounds
+
+        return text_bounds(self, _several(texts), particles, seed=seed)
+
+    def evaluate(self, texts: Sequence[str] | None = None, **options: Any) -> Evaluation:
+        """Measure the model, on the test split of its corpus by default.
+
+        Arguments:
+            texts: Other texts to measure it on.
+            options: Of :func:`~pyroformer.inference.evaluation.evaluate`, such as ``particles`` or ``limit``.
+        """
+        from .evaluation import evaluate
+
+        return evaluate(self, texts, **options)
+
 
 def load(path: str | Path, *, trust: Collection[str] = (), device: str | torch.device = "cpu") -> Run:
     """The run in a folder, with its best weights.
@@ -106,3 +189,12 @@ def run_config(
         "objective": {"name": objective.name, "is_bound": objective.is_bound, "kl_weights": objective.kl_weights},
         "training": asdict(options),
     }
+
+
+def _several(texts: str | Sequence[str]) -> Sequence[str]:
+    return [texts] if isinstance(texts, str) else texts
+
+
+def _greedy_unless(decoding: Mapping[str, Any]) -> Decoding:
+    """Whoever names no rule wants the most probable text."""
+    return Decoding(**decoding) if decoding else Decoding(greedy=True)

@@ -1,7 +1,7 @@
 """Tokenised texts: a long array of tokens, and where each text begins."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from ..models.batch import EOS, PAD, Batch
 from .tokenizer import Tokenizer
 
-__all__ = ["SHORTEST_WINDOW", "Texts", "buckets", "check_window", "fitting", "flatten"]
+__all__ = ["SHORTEST_WINDOW", "Texts", "buckets", "check_window", "tokenised"]
 
 SHORTEST_WINDOW = 8  # tokens: any character and the end fit, with room for a word
 
@@ -54,8 +54,7 @@ class Texts(Sequence[str]):
     @classmethod
     def encode(cls, texts: Sequence[str], tokenizer: Tokenizer, window: int, long: Long = "split") -> "Texts":
         """Strings as ``Texts`` in memory. Those that do not fit into ``window`` are split or dropped as in a corpus."""
-        rows, _ = fitting(texts, tokenizer, window, long)
-        tokens, offsets = flatten(rows, tokenizer.vocabulary)
+        tokens, offsets, _ = tokenised(texts, tokenizer, window, long)
         return cls(tokens, offsets, tokenizer, buckets(np.diff(offsets), window))
 
     def __len__(self) -> int:
@@ -83,8 +82,7 @@ class Texts(Sequence[str]):
     @property
     def bytes(self) -> Int[np.ndarray, " texts"]:
         """Number of bytes of each text in UTF-8: what bits per byte are counted over."""
-        sums = np.concatenate([[0], np.cumsum(self.tokenizer.byte_lengths()[self.tokens])])
-        return np.diff(sums[self.offsets])
+        return np.add.reduceat(self.tokenizer.byte_lengths()[self.tokens], self.offsets[:-1], dtype=np.int64)
 
     def pad(
         self, indices: Int[np.ndarray, " B"], width: int
@@ -162,10 +160,10 @@ def buckets(lengths: Integer[np.ndarray, " texts"], window: int, at_most: int = 
     return tuple(reversed(widths))
 
 
-def fitting(
+def tokenised(
     texts: Sequence[str], tokenizer: Tokenizer, window: int, long: Long = "split"
-) -> tuple[list[list[int]], int]:
-    """The tokens of texts that fit into a window, in order, and how many texts did not.
+) -> tuple[Integer[np.ndarray, " n"], Int[np.ndarray, " texts_and_1"], int]:
+    """Texts that fit into a window as one array of tokens and where each begins, and how many texts did not fit.
 
     A text that does not fit is dropped, or split between words into pieces that do (within a word only where one word
     fills a window). Pieces are tokenised as the texts they are, without the blanks around them.
@@ -174,18 +172,19 @@ def fitting(
         ValueError: If the window is too short for a word, or ``long`` is neither "split" nor "drop".
     """
     check_window(window, long)
-    rows: list[list[int]] = []
-    count = 0
+    kind = np.uint16 if tokenizer.vocabulary <= 2**16 else np.uint32
+    parts, lengths, count = [np.empty(0, kind)], [0], 0
     for start in range(0, len(texts), _AT_ONCE):
         some = texts[start : start + _AT_ONCE]
         encoded = tokenizer.encode_batch(some)
         too_long = [i for i, row in enumerate(encoded) if len(row) > window]
         pieces = _split([some[i] for i in too_long], tokenizer, window) if long == "split" else [[] for _ in too_long]
         instead = dict(zip(too_long, pieces, strict=True))
-        for i, row in enumerate(encoded):
-            rows.extend(instead.get(i, [row]))
+        rows = [row for i, one in enumerate(encoded) for row in instead.get(i, [one])]
+        parts.append(np.fromiter(chain.from_iterable(rows), kind))
+        lengths.extend(map(len, rows))
         count += len(too_long)
-    return rows, count
+    return np.concatenate(parts), np.cumsum(lengths), count
 
 
 def check_window(window: int, long: str) -> None:
@@ -193,18 +192,7 @@ def check_window(window: int, long: str) -> None:
     if window < SHORTEST_WINDOW:
         raise ValueError(f"a window of {window} tokens is too short for text: give at least {SHORTEST_WINDOW}.")
     if long not in ("split", "drop"):
-        raise ValueError(f"long={long!r} says not what to do with texts longer than the window: 'split' or 'drop'.")
-
-
-def flatten(
-    rows: list[list[int]], vocabulary: int
-) -> tuple[Integer[np.ndarray, " n"], Int[np.ndarray, " texts_and_1"]]:
-    """Rows of tokens as one array in the smallest type that holds the vocabulary, and their offsets."""
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
-    tokens = np.empty(offsets[-1], dtype=np.uint16 if vocabulary <= 2**16 else np.uint32)
-    for start, row in zip(offsets, rows, strict=False):
-        tokens[start : start + len(row)] = row
-    return tokens, offsets
+        raise ValueError(f"long is {long!r}: 'split' or 'drop' what is longer than the window.")
 
 
 _AT_ONCE = 20_000  # texts; bounds the memory that the tokenizer's own objects take

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import tokenizers
-from jaxtyping import Int
+from jaxtyping import Int, UInt
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
@@ -109,9 +109,9 @@ class Tokenizer:
         tokens = self.encode(text) if isinstance(text, str) else [int(token) for token in text]
         return [SPECIALS.get(token) or self._bytes(token).decode(errors="backslashreplace") for token in tokens]
 
-    def byte_lengths(self) -> Int[np.ndarray, " V"]:
+    def byte_lengths(self) -> UInt[np.ndarray, " V"]:
         """The number of bytes of text in each token; special tokens have none."""
-        return np.array([len(self._bytes(token)) for token in range(self.vocabulary)], dtype=np.int64)
+        return np.array([len(self._bytes(token)) for token in range(self.vocabulary)], np.uint16)
 
     def _bytes(self, token: int) -> bytes:
         return b"" if token in SPECIALS else bytes(_BYTES[letter] for letter in self.core.id_to_token(token) or "")

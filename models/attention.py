@@ -38,11 +38,12 @@ def attend(
         mixture: The mixture, with :math:`N` components.
         returns: ``"mean"`` or ``"variance"`` with shape :math:`(*, M, V)`, or ``"evidence"`` with shape :math:`(*, M)`.
         form: ``"exact"``, or ``"published"`` for evaluation as the NVIB paper has it: without the query's squared norm,
-            which does not cancel when variances differ, so that it is not the posterior mean then.
+            which does not cancel when variances differ, so that it is not the posterior mean then. The evidence has
+            only the exact form.
         causal: Whether query m sees component n only if :math:`n \le m + N - M`.
 
     Raises:
-        ValueError: If ``returns`` or ``form`` is none of these.
+        ValueError: If ``returns`` or ``form`` is none of these, or the evidence is asked for in the published form.
 
     Examples:
         >>> queries, keys, values = torch.randn(3, 8), torch.randn(5, 8), torch.randn(5, 4)
@@ -55,6 +56,8 @@ def attend(
     """
     _check_choice("returns", returns, ("mean", "variance", "evidence"))
     _check_choice("form", form, ("exact", "published"))
+    if (returns, form) == ("evidence", "published"):
+        raise ValueError("form 'published' has no evidence: its weights belong to no density; use form 'exact'")
     if returns == "variance":
         return _variance(queries, mixture, form, causal)
     terms = natural(mixture, mixture.query_noise, form)
@@ -267,8 +270,8 @@ def _evidence(queries: Tensor, terms: Natural, causal: bool) -> Tensor:
         m, n = queries.shape[-2], terms.bias.shape[-1]
         visible = visible & torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m)
     logits = torch.where(visible, packed_queries @ packed_keys.mT, -torch.inf)
-    constant = high.square() / terms.reference + (2 * math.pi * terms.reference).log()
-    return log_sum(logits) + terms.peak - 0.5 * constant.sum(-1)
+    squares = high.square() / terms.reference + (2 * math.pi * terms.reference).log()
+    return log_sum(logits) + terms.peak + (high * terms.centre - 0.5 * squares).sum(-1)
 
 
 def _every_head(terms: LowRank | None) -> Tensor | None:

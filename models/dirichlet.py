@@ -55,9 +55,8 @@ def sample_log_gamma(log_alpha: Float[Tensor, "*shape"]) -> Float[Tensor, "*shap
     log_alpha = _at_least_float32(log_alpha).clamp(min=LOG_ALPHA_MIN)
     large = log_alpha > _LOG_ALPHA_NORMAL
     moderate = torch.where(large, 0.0, log_alpha)
-    alpha = moderate.exp()
-    boosted = Gamma(alpha + 1, torch.ones_like(alpha), validate_args=False).rsample().log()
-    exact = boosted - torch.empty_like(alpha).exponential_() / alpha
+    boosted = Gamma(moderate.exp() + 1, torch.ones_like(moderate), validate_args=False).rsample().log()
+    exact = boosted - torch.empty_like(moderate).exponential_() * (-moderate).exp()  # not / alpha: alpha^2 underflows
     ample = torch.where(large, log_alpha, _LOG_ALPHA_NORMAL)
     cube = ample + 3 * torch.log1p(torch.randn_like(ample) * (-ample / 2).exp() / 3 - (-ample).exp() / 9)
     return torch.where(large, cube, exact)

@@ -73,8 +73,6 @@ class LogDirichlet(TorchDistribution):
         mask: Bool[Tensor, "*#batch n"] | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        if log_concentration.dim() < 1:
-            raise ValueError("log_concentration is a scalar: give one value per component, in a last dimension")
         self.log_concentration = log_concentration
         # not `mask`: that name is Pyro's method
         self.present = None if mask is None else mask.expand(log_concentration.shape)
@@ -137,8 +135,6 @@ class Lengths(TorchDistribution):
     has_enumerate_support = True
 
     def __init__(self, logits: Float[Tensor, "*batch w"], validate_args: bool | None = None) -> None:
-        if logits.dim() < 1:
-            raise ValueError("logits is a scalar: give one value per length, in a last dimension")
         self.logits = logits.log_softmax(-1)
         super().__init__(logits.shape[:-1], Size(), validate_args)
 

@@ -94,24 +94,15 @@ class Mixture:
     noise: float | Float[Tensor, ""] | None = None
 
     def __post_init__(self) -> None:
-        *_, components, width = self.vectors.shape
-        _check_components("log_weights", self.log_weights.shape, components)
+        _check_rows("log_weights", self.log_weights.shape, self.components)
         if self.mask is not None:
-            _check_components("mask", self.mask.shape, components)
+            _check_rows("mask", self.mask.shape, self.components)
         if self.values is not None:
-            _check_components("values (without its last size)", self.values.shape[:-1], components)
+            _check_rows("values", self.values.shape[:-1], self.components)
         if isinstance(self.variances, SharedVariances):
-            _check_components("variances.index", self.variances.index.shape, components)
-            shape = torch.Size((components, self.variances.table.shape[-1]))
+            _check_variances((*self.variances.index.shape, self.variances.table.shape[-1]), self.vectors.shape)
         elif self.variances is not None:
-            shape = self.variances.shape
-        else:
-            return
-        if len(shape) < 2 or shape[-2] not in (1, components) or shape[-1] not in (1, width):
-            raise ValueError(
-                f"variances have shape {tuple(shape)}, which does not broadcast to the vectors' "
-                f"{tuple(self.vectors.shape)}; give (*, N, D), (*, N, 1), (1, D) or SharedVariances"
-            )
+            _check_variances(self.variances.shape, self.vectors.shape)
 
     @classmethod
     def from_attention(
@@ -134,10 +125,11 @@ class Mixture:
             >>> torch.allclose(posterior_mean(q, Mixture.from_attention(k, v)), softmax, atol=1e-5)
             True
         """
+        keys = keys if mask is None else torch.where(mask[..., None], keys, 0)
         lengths = keys.square().sum(-1) / (2 * math.sqrt(keys.shape[-1]))
-        if mask is not None:
-            lengths = torch.where(mask, lengths, -torch.inf)
-        return cls(lengths - log_sum(lengths)[..., None], keys, mask=mask, values=values)
+        lengths = lengths if mask is None else torch.where(mask, lengths, -torch.inf)
+        total = log_sum(lengths)[..., None]
+        return cls(lengths - torch.where(total.isfinite(), total, 0), keys, mask=mask, values=values)
 
     @property
     def width(self) -> int:
@@ -302,8 +294,16 @@ def _top(joint: Tensor) -> Tensor:
     return torch.where(top.isfinite(), top, 0)
 
 
-def _check_components(name: str, shape: torch.Size, components: int) -> None:
-    if not shape or shape[-1] != components:
+def _check_rows(name: str, shape: torch.Size, components: int) -> None:
+    if shape[-1:] != (components,):
         raise ValueError(
-            f"{name} has shape {tuple(shape)}, but there are {components} vectors; its last size must match"
+            f"{name} has {shape[-1:].numel()} components and vectors {components}; give one for each vector"
+        )
+
+
+def _check_variances(shape: tuple[int, ...], vectors: tuple[int, ...]) -> None:
+    if len(shape) < 2 or shape[-2] not in (1, vectors[-2]) or shape[-1] not in (1, vectors[-1]):
+        raise ValueError(
+            f"variances of shape {tuple(shape)} do not broadcast to vectors of shape {tuple(vectors)}; "
+            "give (N, D), (N, 1), (1, D) or SharedVariances"
         )

@@ -62,11 +62,12 @@ class Natural(NamedTuple):
     r"""The terms of a mixture's logits and answers. Components that are absent are zero in all of them.
 
     Arguments:
-        slope: :math:`\mu_n / V_n`, with shape :math:`(*, N, D)`.
+        slope: :math:`\mu_n / V_n` less ``centre``, with shape :math:`(*, N, D)`.
         bias: :math:`b_n` less ``peak``: finite, at most 0, with shape :math:`(*, N)`.
         values: What a component returns apart from the query's part, with shape :math:`(*, N, V)`.
         present: True for the components that have any weight, with shape :math:`(*, N)`.
-        peak: The largest bias of each row, with shape :math:`(*, 1)`.
+        centre: The mean slope, with shape :math:`(*, 1, D)`. It cancels; without it half precision rounds less away.
+        peak: The largest bias of each row, with shape :math:`(*, 1)`. It cancels too.
         reference: :math:`\min_k V_k`, which broadcasts to :math:`(*, 1, D)`.
         curvature: :math:`c_n`, or None where it cancels or is left out.
         response: :math:`r_n`, or None where it is zero.
@@ -76,6 +77,7 @@ class Natural(NamedTuple):
     bias: Float[Tensor, "*batch n"]
     values: Float[Tensor, "*batch n v"]
     present: Bool[Tensor, "*batch n"]
+    centre: Float[Tensor, "*batch 1 d"]
     peak: Float[Tensor, "*batch 1"]
     reference: Float[Tensor, "..."]
     curvature: LowRank | None
@@ -100,6 +102,7 @@ def natural(mixture: Mixture, noise: float | Tensor, form: Form = "exact") -> Na
 
     slope = vectors / _rows(total, mixture)
     bias = log_weights - 0.5 * (vectors * slope).sum(-1) - 0.5 * _rows(log_det, mixture).squeeze(-1)
+    slope, centre = _centred(slope, present)
     bias, peak = _recentred(torch.where(present, bias, -torch.inf))
     if mixture.values is None:
         values = (1 - _rows(response, mixture)) * vectors
@@ -112,6 +115,7 @@ def natural(mixture: Mixture, noise: float | Tensor, form: Form = "exact") -> Na
         bias,
         values,
         present,
+        centre,
         peak,
         reference,
         curvature=_low_rank(0.5 * (1 / reference - 1 / total), mixture, present) if curved else None,
@@ -147,12 +151,21 @@ def _low_rank(own: Tensor, mixture: Mixture, present: Tensor) -> LowRank:
 
 
 def _smallest(total: Tensor, present: Tensor | None) -> Tensor:
-    """The smallest total variance of each dimension: a constant that cancels, so it carries no gradient."""
+    """The smallest total variance of each dimension; a constant that cancels, so without gradient, unless the only one."""
+    if total.shape[-2] == 1:
+        return total
     total = total.detach()
     if present is not None:
         total = torch.where(present[..., None], total, torch.inf)
     smallest = total.amin(-2, keepdim=True)
     return torch.where(smallest.isfinite(), smallest, 1)
+
+
+def _centred(slope: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """The slope less its mean over the components that are present, and that mean, without gradient as it cancels."""
+    count = present.sum(-1, keepdim=True).clamp_min(1)[..., None]
+    centre = slope.detach().sum(-2, keepdim=True) / count
+    return torch.where(present[..., None], slope - centre, 0), centre
 
 
 def _recentred(bias: Tensor) -> tuple[Tensor, Tensor]:

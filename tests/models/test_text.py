@@ -133,7 +133,9 @@ def test_batch_and_padding_change_nothing() -> None:
     tokens[:, -1] = EOS
     tokens[1, 2:] = torch.tensor([EOS, PAD, PAD])
     together = AutoregressiveText(network, seen, length=5).log_prob(tokens)
-    padded = AutoregressiveText(network, seen, mask=F.pad(text_mask(tokens, EOS), (0, 3))).log_prob(F.pad(tokens, (0, 3)))
+    padded = AutoregressiveText(network, seen, mask=F.pad(text_mask(tokens, EOS), (0, 3))).log_prob(
+        F.pad(tokens, (0, 3))
+    )
     torch.testing.assert_close(padded, together, atol=1e-5, rtol=0)
     for i in range(4):
         alone = AutoregressiveText(network, _take(seen, i), length=5).log_prob(tokens[i])

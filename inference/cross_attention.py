@@ -1,0 +1,51 @@
+"""Where a decoder looks while it reads a text by teacher forcing."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..models.attention import DenoisingAttention
+from ..models.mixture import Mixture
+from ..models.transformer import Decoder
+
+__all__ = ["attention_shares", "cross_attention"]
+
+
+@torch.no_grad()
+def cross_attention(
+    decoder: Decoder, tokens: Int[Tensor, "B T"], memory: Mixture
+) -> Float[Tensor, "layers B heads T N"]:
+    """How much each head of each layer attends to each component at each token."""
+    cache = decoder.cache(tokens.shape[:1], tokens.shape[-1], memory)
+    with _inputs(block.cross for block in decoder.blocks) as inputs:
+        # step() and not forward(): it runs blocks as they are, where a compiled one would not call a hook
+        decoder.step(F.pad(tokens[:, :-1], (1, 0), value=decoder.config.bos), cache)
+    return torch.stack([cross.attention_weights(x, memory) for cross, x in inputs])
+
+
+def attention_shares(
+    decoder: Decoder, tokens: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"], memory: Mixture
+) -> Float[Tensor, "B N"]:
+    """Each component's share in all the attention of a text: the mean over layers, heads and tokens."""
+    weights = cross_attention(decoder, tokens, memory).mean((0, 2))
+    return torch.where(mask[..., None], weights, 0).sum(-2) / mask.sum(-1, keepdim=True).clamp(min=1)
+
+
+@contextmanager
+def _inputs(modules: Iterable[nn.Module | None]) -> Iterator[list[tuple[DenoisingAttention, Tensor]]]:
+    """Collects what the modules are called with."""
+    seen: list[tuple[DenoisingAttention, Tensor]] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda module, inputs: seen.append((module, inputs[0])))
+        for module in modules
+        if module is not None
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,195 @@
+r"""How good a fitted model is: bounds of log p(x), what they are made of, and what comes back from the posterior.
+
+Whatever was trained, the bound is that of the model that is sampled: beta = 1, exact divergences, the length included.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..models.batch import Batch
+from ..models.text import AutoregressiveText
+from .batches import once
+from .bounds import importance_weighted
+from .cross_attention import attention_shares
+from .elbo import ELBO, Terms, trace_pair
+from .figures import LEAST_ALPHA, Columns, accuracies, bounds, components, parts, share
+from .frozen import frozen
+from .generation import reconstruct
+from .metrics import bleu, effective_components, holding
+from .nvib import NVIB
+from .report import Evaluation, Figure, Quantity
+from .run import Run
+from .texts import Texts
+
+__all__ = ["evaluate", "text_bounds"]
+
+Split = Literal["train", "valid", "test"]
+DRAWS = 8  # for terms that are not importance-weighted: with exact divergences they hardly vary
+
+
+def evaluate(
+    run: Run,
+    texts: Sequence[str] | None = None,
+    *,
+    split: Split = "test",
+    particles: int = 64,
+    seed: int = 0,
+    limit: int | None = None,
+    reconstructions: int = 256,
+    batch_size: int = 64,
+) -> Evaluation:
+    r"""Measure a run on held-out texts.
+
+    Arguments:
+        run: Any run.
+        texts: What to measure it on; a split of its corpus by default. Texts longer than the window are treated as
+            those of the corpus were.
+        split: Which split.
+        particles: Draws :math:`K` of the importance-weighted bound.
+        seed: Of all noise.
+        limit: At most so many texts, evenly spaced.
+        reconstructions: How many of them are written again, for BLEU and exact match.
+        batch_size: Texts at a time.
+
+    Raises:
+        ValueError: If there are no texts, or a number is not positive.
+    """
+    numbers = {"particles": particles, "limit": limit, "reconstructions": reconstructions, "batch_size": batch_size}
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name} is {number}: give a positive whole number.")
+    chosen = _some(_texts(run, texts, split), limit)
+    if not len(chosen):
+        raise ValueError("there are no texts to evaluate on: give some, or another split.")
+    objective = _trained_objective(run, min(particles, DRAWS))
+    with frozen(run.model, run.guide, seed=seed):
+        columns = _measure(run, chosen, objective, particles, batch_size)
+    figures = bounds(columns, particles) | parts(columns, objective) | accuracies(columns)
+    if run.guide is not None:
+        figures |= _reconstructed(run, _some(chosen, reconstructions), seed, batch_size) | components(columns)
+    about = {"texts": len(chosen), "tokens": int(columns["tokens"].sum()), "bytes": int(columns["bytes"].sum())}
+    about |= {"split": split if texts is None else None, "seed": seed, "step": run.step}
+    if run.guide is not None:
+        about |= {
+            "particles": particles,
+            "draws": objective.num_particles,
+            "reconstructions": min(reconstructions, len(chosen)),
+        }
+    return Evaluation(figures, about)
+
+
+def text_bounds(
+    run: Run, texts: Sequence[str], particles: int = 64, *, seed: int = 0, batch_size: int = 64
+) -> Float[Tensor, " texts"]:
+    """The importance-weighted lower bound of each text's log p(x), in nats and float64; log p(x) if nothing is latent.
+
+    Raises:
+        ValueError: If a text does not fit the model's window.
+    """
+    particles = 1 if run.guide is None else particles
+    found = []
+    with frozen(run.model, run.guide, seed=seed):
+        for start in range(0, len(texts), batch_size):
+            batch = run.batch(texts[start : start + batch_size])
+            found.append(importance_weighted(run.model, run.guide, batch, particles, len(run.corpus.train)).cpu())
+    return torch.cat(found) if found else torch.empty(0, dtype=torch.float64)
+
+
+def _measure(run: Run, texts: Texts, objective: ELBO, particles: int, batch_size: int) -> Columns:
+    """Everything that is measured: one number a text, in the order of the texts."""
+    columns: Columns = {"tokens": texts.lengths.astype(float), "bytes": texts.bytes.astype(float)}
+    for indices, batch in once(texts, batch_size):
+        for name, values in _measure_batch(run, batch.to(run.model.device), objective, particles).items():
+            column = columns.setdefault(name, np.zeros(len(texts)))
+            column[indices] = values[: len(indices)].double().cpu().numpy()  # rows beyond only fill up the batch
+    return columns
+
+
+def _measure_batch(run: Run, batch: Batch, objective: ELBO, particles: int) -> dict[str, Tensor]:
+    assert batch.tokens is not None and batch.mask is not None
+    terms = objective.terms(run.model, run.guide, batch)
+    drawn: AutoregressiveText = trace_pair(run.model, run.guide, batch)[0].nodes["text"]["fn"]
+    values = {
+        "reconstruction": -terms.log_likelihood,
+        **{f"kl_{site}": kl for site, kl in terms.kl.items()},
+        "objective": _loss(terms, objective),
+        "hits_sampled": _hits(drawn, batch.tokens, batch.mask),
+    }
+    if run.guide is None:
+        return values
+    bound = importance_weighted(run.model, run.guide, batch, particles, len(run.corpus.train))
+    return values | {"importance_weighted": -bound} | _measure_mean(run, batch, batch.tokens, batch.mask)
+
+
+def _measure_mean(run: Run, batch: Batch, tokens: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> dict[str, Tensor]:
+    """What the mean of the posterior gives, and how many components it uses."""
+    model: Any = run.model
+    guide: Any = run.guide
+    posterior = guide.encode(batch)
+    memory = posterior.mixture()
+    return {
+        "hits": _hits(model.likelihood(memory, mask), tokens, mask),
+        "components": posterior.mask.sum(-1),
+        "kept_alpha": (posterior.mask & (posterior.log_alpha > math.log(LEAST_ALPHA))).sum(-1),
+        "kept_entropy": effective_components(posterior.log_weights),
+        "kept_attention": holding(attention_shares(model.decoder, tokens, mask, memory)),
+    }
+
+
+def _loss(terms: Terms, objective: ELBO) -> Float[Tensor, " B"]:
+    """What was minimised, text by text, with the weights at their full value."""
+    loss = -terms.log_likelihood.double()
+    for site, penalty in terms.penalty.items():
+        loss = loss + objective.kl_weights.get(site, 1.0) * penalty.double()
+    return loss
+
+
+def _hits(text: AutoregressiveText, tokens: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Int[Tensor, " B"]:
+    """How many tokens are the most probable ones, the true ones before them given."""
+    return ((text.likelihood(tokens).predicted() == tokens) & mask).sum(-1)
+
+
+def _reconstructed(run: Run, texts: Texts, seed: int, batch_size: int) -> dict[str, Figure]:
+    pairs = reconstruct(run, texts[:], seed=seed, batch_size=batch_size)
+    which = f"{len(pairs):,} greedy reconstructions, mean posterior"
+    score = bleu([pair.text for pair in pairs], [pair.original for pair in pairs])
+    exact = np.array([pair.exact for pair in pairs], dtype=float)
+    return {
+        "bleu": Figure(f"BLEU of {which}", {"of 100": Quantity(score)}),
+        "exact_match": share(f"exact match of {which}", exact),
+    }
+
+
+def _trained_objective(run: Run, draws: int) -> ELBO:
+    """What the run was trained on."""
+    trained = run.config["objective"]
+    if trained["name"] == NVIB.name:
+        return NVIB(num_particles=draws, **trained["kl_weights"])
+    return ELBO(num_particles=draws, kl_weights=trained["kl_weights"], data_size=len(run.corpus.train))
+
+
+def _texts(run: Run, texts: Sequence[str] | None, split: Split) -> Texts:
+    if texts is None:
+        if split not in get_args(Split):
+            raise ValueError(f"there is no split {split!r}: give {', '.join(get_args(Split))}.")
+        held: Texts = getattr(run.corpus, split)
+        return held
+    if isinstance(texts, Texts):
+        return texts
+    texts = [texts] if isinstance(texts, str) else texts
+    return Texts.encode(texts, run.tokenizer, run.corpus.window, run.corpus.long)
+
+
+def _some(texts: Texts, limit: int | None) -> Texts:
+    """At most ``limit`` of the texts, evenly spaced."""
+    if limit is None or limit >= len(texts):
+        return texts
+    rows = [texts.ids(round(index)) for index in np.linspace(0, len(texts) - 1, limit)]
+    offsets = np.cumsum([0, *map(len, rows)])
+    return Texts(np.concatenate(rows), offsets, texts.tokenizer, texts.widths)

@@ -1,0 +1,104 @@
+"""From one number a text to the figures of an evaluation: rates, what they bound, and how they are called."""
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+
+from .elbo import ELBO
+from .metrics import perplexity, ratio
+from .report import Figure, Quantity
+
+__all__ = ["LEAST_ALPHA", "Columns", "accuracies", "bounds", "components", "parts", "share"]
+
+Column = Float[np.ndarray, " texts"]
+Columns = dict[str, Column]
+LEAST_ALPHA = 0.1  # the published code removes components below it
+
+
+def bounds(columns: Columns, particles: int) -> dict[str, Figure]:
+    """The bounds of log p(x), and beside them those given the length where the model has a prior of it."""
+    elbo = _total(columns, ["reconstruction", *_sites(columns)])
+    if "importance_weighted" not in columns:  # nothing is latent
+        return {"bound": _bound("log-likelihood", elbo, columns, exact=True)}
+    figures = {}
+    for name, label, cost in [
+        ("bound", "bound, beta = 1", elbo),
+        ("importance_weighted", f"importance-weighted, K = {particles}", columns["importance_weighted"]),
+    ]:
+        figures[name] = _bound(label, cost, columns)
+        if "kl_length" in columns:  # minus log p(n), the same for every draw
+            given = cost - columns["kl_length"]
+            units = _nats(given, columns) | _bits(given, columns)
+            figures[f"{name}_given_length"] = Figure("  given the length", units, "log p(x | n)")
+    return figures
+
+
+def parts(columns: Columns, objective: ELBO) -> dict[str, Figure]:
+    """What the bound is made of, and the value of what was trained."""
+    sites = _sites(columns)
+    if not sites:
+        return {}
+    labels = {"reconstruction": "reconstruction, -E log p(x | z)"}
+    labels |= {name: f"KL of {name.removeprefix('kl_')}" for name in sites} | {"kl_length": "length, -log p(n)"}
+    figures = {name: Figure(labels[name], _nats(columns[name], columns)) for name in ["reconstruction", *sites]}
+    rate = _total(columns, [name for name in sites if name != "kl_length"])
+    figures["rate"] = Figure("rate, KL of all latents", _nats(rate, columns))
+    # a weight above 1 only lowers the bound
+    is_bound = objective.is_bound and all(weight >= 1 for weight in objective.kl_weights.values())
+    label = f"objective that was trained: {objective.name}"
+    trained = _nats(columns["objective"], columns)
+    figures["objective"] = Figure(label, trained, "log p(x)" if is_bound else None)
+    return figures
+
+
+def accuracies(columns: Columns) -> dict[str, Figure]:
+    """How often the true token is the most probable one, the true ones before it given."""
+    label = "token accuracy, teacher-forced"
+    if "hits" not in columns:
+        return {"accuracy": share(label, columns["hits_sampled"], columns["tokens"])}
+    return {
+        "accuracy": share(f"{label}, mean posterior", columns["hits"], columns["tokens"]),
+        "accuracy_sampled": share(f"{label}, sampled posterior", columns["hits_sampled"], columns["tokens"]),
+    }
+
+
+def components(columns: Columns) -> dict[str, Figure]:
+    """How many components are in use, counted in three ways, the prior's included."""
+    labels = {
+        "kept_alpha": f"components with alpha > {LEAST_ALPHA}",
+        "kept_entropy": "components, exp of the entropy of E[pi]",
+        "kept_attention": "components that hold 99 % of the decoder's attention",
+    }
+    figures = {}
+    for name, label in labels.items():
+        of_all = ratio(columns[name] / columns["components"])
+        figures[name] = Figure(label, {"components": ratio(columns[name]), "of the text's": of_all})
+    return figures
+
+
+def share(label: str, hits: Column, counts: Column | None = None) -> Figure:
+    """A figure between 0 and 1."""
+    return Figure(label, {"share": ratio(hits, counts)})
+
+
+def _bound(label: str, cost: Column, columns: Columns, exact: bool = False) -> Figure:
+    nats = _nats(cost, columns)
+    confusion = {"perplexity": perplexity(nats["nats/token"])}
+    return Figure(label, nats | _bits(cost, columns) | confusion, "log p(x)", exact)
+
+
+def _nats(cost: Column, columns: Columns) -> dict[str, Quantity]:
+    return {"nats/token": ratio(cost, columns["tokens"]), "nats/text": ratio(cost)}
+
+
+def _bits(cost: Column, columns: Columns) -> dict[str, Quantity]:
+    return {"bits/byte": ratio(cost / math.log(2), columns["bytes"])}
+
+
+def _sites(columns: Columns) -> list[str]:
+    return [name for name in columns if name.startswith("kl_")]
+
+
+def _total(columns: Columns, names: list[str]) -> Column:
+    return np.sum([columns[name] for name in names], axis=0)

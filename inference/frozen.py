@@ -1,0 +1,34 @@
+"""Using a model without leaving a trace: no gradients, no dropout, and noise of one's own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+__all__ = ["frozen"]
+
+
+@contextmanager
+def frozen(*modules: nn.Module | None, seed: int) -> Iterator[None]:
+    """Modules in eval mode, no gradients, random numbers from ``seed``; afterwards all is as it was.
+
+    Examples:
+        >>> layer = torch.nn.Dropout()
+        >>> with frozen(layer, seed=0):
+        ...     layer.training, torch.is_grad_enabled()
+        (False, False)
+        >>> layer.training, torch.is_grad_enabled()
+        (True, True)
+    """
+    modes = [(part, part.training) for module in modules if module is not None for part in module.modules()]
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        try:
+            for part, _ in modes:
+                part.training = False  # not eval(): each part has a mode of its own to go back to
+            yield
+        finally:
+            for part, training in modes:
+                part.training = training

@@ -1,0 +1,198 @@
+r"""Texts from a fitted model: those that it gives back, and those that it makes up.
+
+The noise of each text is a function of the seed and the text's number: neither the size of a batch nor what else is in
+it changes a text.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from pyro import poutine
+from torch import Tensor
+
+from ..models.batch import Batch
+from ..models.mixture import Mixture
+from ..models.text import AutoregressiveText
+from ..models.text import decode as write_tokens
+from .decoding import Decoding, item_seed, uniforms
+from .frozen import frozen
+from .reconstruction import Reconstruction
+from .run import Run
+
+__all__ = ["decode", "encode", "reconstruct", "sample", "write"]
+
+GREEDY = Decoding(greedy=True)
+
+
+def encode(run: Run, texts: str | Sequence[str]) -> Any:
+    """The posterior of each text.
+
+    Raises:
+        ValueError: If nothing is latent in the model, or a text does not fit its window.
+    """
+    with frozen(run.model, run.guide, seed=0):
+        return _posterior(run, run.batch(texts))
+
+
+def decode(run: Run, memory: Mixture, decoding: Decoding = GREEDY, *, seed: int = 0) -> list[str]:
+    """The text that the model writes for each mixture of a batch."""
+    with frozen(run.model, run.guide, seed=seed):
+        tokens = write(_likelihood(run, memory), decoding, _noise(run, seed, range(len(memory.log_weights))))
+        return run.tokenizer.decode_batch(tokens)
+
+
+def reconstruct(
+    run: Run, texts: Sequence[str], decoding: Decoding = GREEDY, *, seed: int = 0, batch_size: int = 64
+) -> list[Reconstruction]:
+    """Each text, encoded and written again from the mean of its posterior.
+
+    Arguments:
+        run: A run with a guide.
+        texts: What to encode; none may be longer than the model's window.
+        decoding: How tokens are chosen; the most probable ones by default.
+        seed: Of the noise, where tokens are drawn.
+        batch_size: Texts that are written at a time.
+
+    Raises:
+        ValueError: If nothing is latent in the model, or a text does not fit its window.
+    """
+    result = []
+    with frozen(run.model, run.guide, seed=seed):
+        for items in _chunks(len(texts), batch_size):
+            originals = [texts[item] for item in items]
+            batch = run.batch(originals)
+            memory = _posterior(run, batch).mixture()
+            tokens = write(_likelihood(run, memory), decoding, _noise(run, seed, items))
+            written = run.tokenizer.decode_batch(tokens)
+            weights = _per_token(memory, batch)
+            for text, original, (prior, *kept) in zip(written, originals, weights, strict=True):
+                pieces = tuple(run.tokenizer.pieces(original))
+                result.append(Reconstruction(text, original, pieces, tuple(kept[: len(pieces)]), prior))
+    return result
+
+
+def sample(
+    run: Run,
+    n: int = 1,
+    decoding: Decoding | None = None,
+    *,
+    seed: int = 0,
+    prompt: str = "",
+    batch_size: int = 64,
+) -> list[str]:
+    """Texts that the model makes up, from its latents down; the first ones of a longer list are those of a shorter.
+
+    Arguments:
+        run: Any run.
+        n: How many.
+        decoding: How tokens are chosen; drawn from the model itself by default.
+        seed: Of latents and tokens.
+        prompt: How every text begins.
+        batch_size: Texts that are written at a time.
+
+    Raises:
+        ValueError: If ``n`` is negative, or the prompt leaves no room in the model's window.
+    """
+    if n < 0:
+        raise ValueError(f"n is {n}: give how many texts to sample.")
+    begun = torch.tensor(run.tokenizer.encode(prompt)[:-1], dtype=torch.long)
+    if len(begun) >= run.corpus.window:
+        raise ValueError(f"the prompt has {len(begun)} tokens, the window is {run.corpus.window}: shorten it.")
+    texts: list[str] = []
+    with frozen(run.model, run.guide, seed=seed):
+        for items in _chunks(n, batch_size):
+            memory = _stacked([_prior_memory(run, item_seed(seed, item, "latents")) for item in items])
+            text = _likelihood(run, memory).expand([len(items)])
+            tokens = write(text, decoding or Decoding(), _noise(run, seed, items), begun)
+            texts += run.tokenizer.decode_batch(tokens)
+    return texts
+
+
+def write(
+    text: AutoregressiveText,
+    decoding: Decoding,
+    noise: Float[Tensor, "B W"],
+    prompt: Int[Tensor, " K"] | None = None,
+) -> Int[Tensor, "B T"]:
+    """Tokens of one text for each row, padding and beginning-of-text never among them.
+
+    Arguments:
+        text: The distribution over texts, with batch shape :math:`(B)`.
+        decoding: How tokens are chosen.
+        noise: What decides the draws, one column for each token.
+        prompt: How every text begins.
+    """
+    config = text.decoder.config
+    never = torch.tensor([config.pad, config.bos], device=noise.device)
+    rule = decoding.chooser(noise)
+
+    def choose(logits: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:
+        return rule(logits.index_fill(-1, never, -torch.inf))
+
+    tokens: Tensor = write_tokens(text.decoder, choose, text.batch_shape, None, text.memory, text.form, prompt)
+    return tokens
+
+
+def _posterior(run: Run, batch: Batch) -> Any:
+    if run.guide is None:
+        name = type(run.model).__name__
+        raise ValueError(f"a {name} has no latents, so no posterior to encode a text into: sample from it instead.")
+    return run.guide.encode(batch)  # type: ignore[operator]
+
+
+def _likelihood(run: Run, memory: Any) -> AutoregressiveText:
+    text: AutoregressiveText = run.model.likelihood(memory)  # type: ignore[operator]
+    return text
+
+
+def _prior_memory(run: Run, seed: int) -> Mixture | None:
+    """What the decoder of one made-up text attends to: the model's own draw of everything but the text."""
+    torch.manual_seed(seed)
+    placeholder = {"text": torch.zeros(1, run.corpus.window, dtype=torch.long, device=run.model.device)}
+    unwritten = poutine.trace(poutine.condition(run.model, placeholder))
+    trace = unwritten.get_trace(Batch.unobserved(1, like=next(run.model.parameters())))
+    memory: Mixture | None = trace.nodes["text"]["fn"].memory
+    return memory
+
+
+def _stacked(memories: list[Mixture | None]) -> Mixture | None:
+    """Mixtures of one text each as one batch, filled up with absent components."""
+    mixtures = [memory for memory in memories if memory is not None]
+    if not mixtures:
+        return None
+    widest = max(mixture.components for mixture in mixtures)
+    fill = [widest - mixture.components for mixture in mixtures]
+    every = list(zip(mixtures, fill, strict=True))
+    return replace(
+        mixtures[0],
+        log_weights=torch.cat([F.pad(mixture.log_weights, (0, more)) for mixture, more in every]),
+        vectors=torch.cat([F.pad(mixture.vectors, (0, 0, 0, more)) for mixture, more in every]),
+        mask=torch.cat([F.pad(_mask(mixture), (0, more)) for mixture, more in every]),
+    )
+
+
+def _mask(mixture: Mixture) -> Tensor:
+    every = torch.ones_like(mixture.log_weights, dtype=torch.bool)
+    return every if mixture.mask is None else mixture.mask
+
+
+def _per_token(memory: Mixture, batch: Batch) -> list[list[float]]:
+    """The weight of the prior's vectors, then that of each token's."""
+    assert batch.mask is not None
+    groups = memory.log_weights.exp().unflatten(-1, (batch.mask.shape[-1] + 1, -1))
+    weights: list[list[float]] = groups.sum(-1).tolist()
+    return weights
+
+
+def _noise(run: Run, seed: int, items: range) -> Float[Tensor, "B W"]:
+    return uniforms(seed, items, run.corpus.window).to(run.model.device)
+
+
+def _chunks(n: int, size: int) -> Iterator[range]:
+    if size < 1:
+        raise ValueError(f"batch_size is {size}: give at least 1.")
+    return (range(start, min(start + size, n)) for start in range(0, n, size))

@@ -1,0 +1,85 @@
+"""Where the tokens of a text go when it is set in lines; every length is in ems."""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+from matplotlib.font_manager import FontProperties
+from matplotlib.path import Path
+from matplotlib.textpath import TextPath, TextToPath
+
+from .style import printable
+
+__all__ = ["MARGIN", "Placed", "letters", "set_in_lines", "text_width"]
+
+MARGIN = 0.1  # between a token's text and the edge of its box
+SPACE = 0.3
+
+
+class Placed(NamedTuple):
+    """A token's box: its text without the spaces before it, its left edge, its width, and its line from 0."""
+
+    text: str
+    x: float
+    width: float
+    line: int
+
+
+def set_in_lines(pieces: Sequence[str], width: float, notes: Sequence[str] = (), note_size: float = 1.0) -> list[Placed]:
+    """Set tokens as running text in lines of at most ``width``, broken between words.
+
+    A word breaks between its tokens only where it is longer than a line; a token never breaks.
+
+    Arguments:
+        pieces: What each token reads like, with the spaces before it.
+        width: Length of a line.
+        notes: What will stand under each token, which must be as wide as that.
+        note_size: Size of the notes, 1 being that of the text.
+
+    Examples:
+        >>> [(box.text, box.line) for box in set_in_lines(["A", " copy", " of", " it", "."], width=6)]
+        [('A', 0), ('copy', 0), ('of', 1), ('it', 1), ('.', 1)]
+    """
+    boxes = [_box(piece, notes[i] if notes else "", note_size) for i, piece in enumerate(pieces)]
+    placed: list[Placed] = []
+    x, line = 0.0, 0
+    for start, end in pairwise(_word_starts(boxes)):
+        word = boxes[start:end]
+        length = sum(box.x + box.width for box in word)
+        if x > 0 and x + length > width:
+            x, line = 0.0, line + 1
+        for text, gap, box, _ in word:
+            if x > 0 and x + gap + box > width:
+                x, line = 0.0, line + 1
+            left = x + gap if x > 0 else 0.0
+            placed.append(Placed(text, left, box, line))
+            x = left + box
+    return placed
+
+
+def letters(text: str, x: float, y: float, size: float = 1.0) -> Path:
+    """The outlines of a text; dollars are dollars, not mathematics."""
+    return TextPath((x, y), text.replace("$", r"\$"), size=size, prop=FontProperties())
+
+
+@lru_cache(maxsize=4096)
+def text_width(text: str) -> float:
+    """How far a text moves the pen; spaces at its ends count."""
+    measure = TextToPath().get_text_width_height_descent
+    prop = FontProperties(size=1)
+    return float(measure(f"|{text}|", prop, False)[0] - measure("||", prop, False)[0])
+
+
+def _box(piece: str, note: str, note_size: float) -> Placed:
+    """A token before it has a place: ``x`` is the gap before it."""
+    body = piece.lstrip(" ")
+    text = printable(body if body else piece)
+    gap = SPACE * (len(piece) - len(body)) if body else 0.0
+    return Placed(text, gap, max(text_width(text), note_size * text_width(note)) + 2 * MARGIN, 0)
+
+
+def _word_starts(boxes: Sequence[Placed]) -> list[int]:
+    starts = [i for i, box in enumerate(boxes) if i == 0 or box.x > 0]
+    return [*starts, len(boxes)]

@@ -1,0 +1,76 @@
+"""All pictures of a run as files."""
+
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ...guides.nvae import NVAEGuide
+from ..folder import write_atomically
+from ..run import Run
+from .attention_map import decoder_attention, figure_size, heat_map
+from .training_curves import HEIGHT, WIDTH, curves
+from .weight_strip import INCHES, weights
+
+__all__ = ["save_all"]
+
+TEXTS = 3  # held-out ones that are drawn unless others are given
+DPI = 150
+
+
+def save_all(run: Run, folder: str | Path | None = None, texts: Sequence[str] | None = None) -> list[Path]:
+    """Write every picture that a run has as PNG: ``curves``, and ``weights-1``, ``attention-1`` and so on for each text.
+
+    Arguments:
+        run: Any run.
+        folder: Where to; ``plots`` in the run's folder by default. Earlier pictures there are replaced.
+        texts: What to draw weights and attention of; three held-out texts by default.
+
+    Returns:
+        The files, in the order of the names above.
+
+    Raises:
+        ValueError: If the folder cannot be written, or a text does not fit the model's window.
+    """
+    folder = run.folder.path / "plots" if folder is None else Path(folder)
+    if texts is None:
+        texts = run.corpus.test[:TEXTS]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # such letters show as boxes
+        figures = {"curves": _curves(run)}
+        if isinstance(run.guide, NVAEGuide):
+            for number, text in enumerate(texts, 1):
+                figures[f"weights-{number}"] = _weights(run, text)
+                figures[f"attention-{number}"] = _attention(run, text)
+        return [_save(figure, folder / f"{name}.png") for name, figure in figures.items()]
+
+
+def _curves(run: Run) -> Figure:
+    panels = 2 if run.model.latents else 1
+    figure = Figure((WIDTH * panels, HEIGHT), layout="constrained")
+    curves(run, axes=figure.subplots(1, panels, squeeze=False)[0])
+    return figure
+
+
+def _weights(run: Run, text: str) -> Figure:
+    figure = Figure((INCHES, 2 * INCHES))  # far higher than needed: what stays empty is cropped
+    weights(run, text, ax=figure.add_axes((0, 0, 1, 1)))
+    return figure
+
+
+def _attention(run: Run, text: str) -> Figure:
+    found = decoder_attention(run, text)
+    figure = Figure(figure_size(found.written, found.read), layout="constrained")
+    heat_map(found.written, found.read, found.weights.mean((0, 1)), ax=figure.subplots())
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    write = partial(figure.savefig, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.1)
+    try:
+        write_atomically(path, write)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror}): choose another folder.") from error
+    return path

@@ -1,0 +1,48 @@
+"""What the pictures share: colours that everybody can tell apart, and axes that are made only where none are given."""
+
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, LinearSegmentedColormap, to_rgb
+from matplotlib.typing import ColorType
+
+__all__ = ["COLOURS", "DEPTHS", "FRAME", "INK", "SHADES", "contrast", "new_axes", "printable"]
+
+INK = "#16202b"
+FRAME = "#9aa5b1"
+
+# Okabe and Ito's colours, in an order in which neighbours differ in lightness too.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+
+# White to a middle blue, as light as dark text on it needs: contrast with INK is at least 5 : 1 all the way.
+SHADES: Colormap = LinearSegmentedColormap.from_list("pyroformer_shades", ["#ffffff", "#c6def3", "#5ba4d8"])
+
+# The same and on to a dark blue, for cells without text.
+DEPTHS: Colormap = LinearSegmentedColormap.from_list("pyroformer_depths", ["#ffffff", "#a9cfec", "#2f7fbf", "#08264a"])
+
+
+def contrast(colour: ColorType) -> float:
+    """How well ``INK`` reads on a colour: the contrast ratio of WCAG 2, from 1 to 21; 4.5 is enough."""
+    weights = (0.2126, 0.7152, 0.0722)
+    linear = [[x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in to_rgb(c)] for c in (colour, INK)]
+    lighter, darker = (sum(w * x for w, x in zip(weights, rgb, strict=True)) + 0.05 for rgb in linear)
+    return lighter / darker
+
+
+def new_axes(width: float, height: float, columns: int = 1) -> list[Axes]:
+    """Axes side by side in a new pyplot figure of a size in inches, so that a notebook shows it."""
+    import matplotlib.pyplot as plt  # only here: it picks a backend
+
+    figure, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False, layout="constrained")
+    return list(axes[0])
+
+
+def printable(piece: str) -> str:
+    r"""A token's text with what would not show made visible.
+
+    Examples:
+        >>> printable("a\n b\t"), printable(" "), printable("\x07")
+        ('a↵ b⇥', '␣', '\\x07')
+    """
+    if piece.isspace() and set(piece) == {" "}:
+        return "␣" * len(piece)
+    shown = piece.replace("\n", "↵").replace("\t", "⇥")
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in shown)

@@ -1,0 +1,158 @@
+r"""A text whose tokens are shaded by their weight in the posterior mixture."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
+from matplotlib.colors import Normalize
+from matplotlib.patches import PathPatch, Rectangle
+from matplotlib.path import Path
+
+from ...guides.nvae import NVAEGuide
+from ..run import Run
+from .running_text import MARGIN, Placed, letters, set_in_lines, text_width
+from .style import FRAME, INK, SHADES, new_axes
+
+__all__ = ["TokenWeights", "strip", "token_weights", "weights"]
+
+# Lengths are in ems of the text; y points up, and the baseline of the first line is at 0.
+ABOVE, BELOW = 0.92, 0.3  # how far a box reaches from its baseline
+PITCH = 1.6  # from one baseline to the next
+NOTE = 0.58  # size of the alphas, each under its token
+LEGEND = 3.2  # height of what stands under the text
+BAR = 13.0  # length of the colour bar
+NARROWEST = 22.0  # line that holds the legend
+POINTS, INCHES = 11.0, 7.2  # size of the text and width of a figure of our own
+
+
+class TokenWeights(NamedTuple):
+    """The posterior mixture of one text, vectors of one token taken together; the prior's component comes first."""
+
+    pieces: list[str]
+    weights: Float[np.ndarray, " 1+n"]
+    log_alpha: Float[np.ndarray, " 1+n"]
+
+
+def token_weights(run: Run, text: str) -> TokenWeights:
+    r"""The posterior mean weight of each token of a text, and of the prior's component.
+
+    .. math::
+        E[\pi_i \mid x] = \alpha_i / \sum_j \alpha_j
+
+    Raises:
+        ValueError: If the run's model has no mixture weights, or the text does not fit its window.
+    """
+    if not isinstance(run.guide, NVAEGuide):
+        raise ValueError(f"a {type(run.model).__name__} has no mixture weights to draw: fit an nvae to see some.")
+    log_alpha = run.encode([text]).log_alpha[0].double().unflatten(-1, (-1, run.guide.model.kappa)).logsumexp(-1)
+    weights = torch.softmax(log_alpha, -1)
+    return TokenWeights(run.tokenizer.pieces(text), weights.cpu().numpy(), log_alpha.cpu().numpy())
+
+
+def weights(run: Run, text: str, *, alpha: bool = False, ax: Axes | None = None) -> Axes:
+    r"""Draw a text with each token shaded by its posterior mean weight.
+
+    The prior's component, which answers where no token does, has a box of its own under the text.
+
+    Arguments:
+        run: A run of a model whose memory is a mixture.
+        text: What to read.
+        alpha: Write each token's concentration under it.
+        ax: Where to draw; by default a new figure of pyplot's, as high as the text needs.
+
+    Raises:
+        ValueError: If the run's model has no mixture weights, or the text does not fit its window.
+    """
+    found = token_weights(run, text)
+    return strip(found.pieces, found.weights, found.log_alpha if alpha else None, ax=ax)
+
+
+def strip(
+    pieces: Sequence[str],
+    weights: Float[np.ndarray, " 1+n"],
+    log_alpha: Float[np.ndarray, " 1+n"] | None = None,
+    *,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw tokens as running text, shaded by weights of which the first is the prior's.
+
+    Boxes and letters are paths in one coordinate system, so that they stay together at any size.
+
+    Raises:
+        ValueError: If there is not one weight for each token and one for the prior.
+    """
+    if len(weights) != len(pieces) + 1:
+        raise ValueError(f"{len(weights)} weights for {len(pieces)} tokens: give one for the prior and one for each.")
+    notes = [] if log_alpha is None else [f"{value:.2g}" for value in np.exp(log_alpha)]
+    pitch = PITCH + (NOTE + 0.25 if notes else 0)
+
+    def layout(width: float) -> tuple[list[Placed], float]:
+        placed = set_in_lines(pieces, width, notes[1:], NOTE)
+        return placed, ABOVE + (placed[-1].line + 1) * pitch + LEGEND
+
+    if ax is None:
+        _, height = layout(INCHES * 72 / POINTS)
+        ax = new_axes(INCHES, height * POINTS / 72)[0]
+    width = _width_that_fits(layout, ax)
+    placed, height = layout(width)
+    width = max(width, *(box.x + box.width for box in placed))
+    ax.set(xlim=(-MARGIN, width + MARGIN), ylim=(ABOVE - height, ABOVE + MARGIN))
+    ax.set_aspect("equal", anchor="NW")
+    ax.set_axis_off()
+
+    legend = -(placed[-1].line + 1) * pitch - 0.5
+    boxes = [Placed("prior", 0.0, text_width("prior") + 2 * MARGIN, 0), *placed]
+    baselines = [legend, *(-box.line * pitch for box in placed)]
+    shades = _draw_boxes(ax, boxes, baselines, weights)
+    outlines = [letters(box.text, box.x + MARGIN, y) for box, y in zip(boxes, baselines, strict=True)]
+    outlines.append(letters(f"{weights[0]:.2g}", boxes[0].width + 0.5, legend))
+    for note, box, y in zip(notes[1:], placed, baselines[1:], strict=False):
+        outlines.append(letters(note, box.x + (box.width - NOTE * text_width(note)) / 2, y - BELOW - NOTE, NOTE))
+    ax.add_patch(PathPatch(Path.make_compound_path(*outlines), facecolor=INK, linewidth=0))
+    _draw_colour_bar(ax, shades, width - BAR - 1, legend, over=bool(weights[0] > weights[1:].max()))
+    return ax
+
+
+def _width_that_fits(layout: Callable[[float], tuple[list[Placed], float]], ax: Axes) -> float:
+    """The shortest line with which the text fits into the axes: letters as large as can be, up to POINTS."""
+    extent = ax.get_window_extent()
+    width = max(extent.width * 72 / ax.figure.dpi / POINTS, NARROWEST)
+    while layout(width)[1] > width * extent.height / extent.width and width < 1000:
+        width *= 1.05
+    return width
+
+
+def _draw_boxes(
+    ax: Axes, boxes: Sequence[Placed], baselines: Sequence[float], weights: Float[np.ndarray, " n"]
+) -> PatchCollection:
+    """One shaded box each; the darkest shade is the largest weight of a token, so that a large prior hides nothing."""
+    rectangles = [
+        Rectangle((box.x, y - BELOW), box.width, ABOVE + BELOW) for box, y in zip(boxes, baselines, strict=True)
+    ]
+    collection = PatchCollection(
+        rectangles,
+        cmap=SHADES,
+        norm=Normalize(0, float(weights[1:].max())),
+        edgecolor=FRAME,
+        linewidth=[1.0] + [0.4] * (len(boxes) - 1),
+        linestyle=["--"] + ["-"] * (len(boxes) - 1),
+    )
+    collection.set_array(weights)
+    ax.add_collection(collection, autolim=False)
+    return collection
+
+
+def _draw_colour_bar(ax: Axes, shades: PatchCollection, x: float, y: float, over: bool) -> None:
+    """A colour bar in the coordinates of the text, beside the prior's box."""
+    left, right = ax.get_xlim()
+    em = ax.get_window_extent().width * 72 / ax.figure.dpi / (right - left)
+    inset = ax.inset_axes((x, y - BELOW, BAR, 0.5), transform=ax.transData)
+    bar = ax.figure.colorbar(shades, cax=inset, orientation="horizontal", extend="max" if over else "neither")
+    bar.ax.locator_params(nbins=3)
+    bar.ax.tick_params(labelsize=0.75 * em, labelcolor=INK, color=FRAME, length=2)
+    bar.outline.set_edgecolor(FRAME)
+    bar.ax.set_title("posterior mean weight", fontsize=0.75 * em, color=INK, pad=3)

@@ -1,0 +1,98 @@
+"""Draws figures/overview.png, the README's picture, from a run: ``python notebooks/make_overview.py RUN``.
+
+Its first panel needs no run; the other two show what is in the run's folder, so that the same folder gives the same picture.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import numpy as np
+import pyroformer as pf
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse
+from pyroformer.inference.plots.style import COLOURS, DEPTHS, FRAME, INK
+from pyroformer.models.mixture import Mixture, posterior_mean, responsibilities
+
+HERE = Path(__file__).resolve().parent
+TITLES = ("Attention is a posterior mean", "What a text leaves in its mixture", "What it costs, and what it gives back")
+TOKENS = range(16, 25)  # of the held-out text that is shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="the folder of an NVAE's run")
+    parser.add_argument("--text", help="the text to shade; by default a held-out one")
+    parser.add_argument("--out", type=Path, default=HERE / "figures" / "overview.png")
+    arguments = parser.parse_args()
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    overview(pf.load(arguments.run), arguments.text).savefig(arguments.out, dpi=200)
+
+
+def overview(run: pf.Run, text: str | None = None) -> Figure:
+    """Attention as denoising, the posterior of a text, and how rate was traded for distortion."""
+    figure = Figure((12, 3.7), layout="constrained")
+    denoising, strip, trade = figure.subplots(1, 3, width_ratios=(1, 1.25, 1))
+    draw_denoising(denoising)
+    pf.plot.weights(run, text or held_out(run), ax=strip)
+    draw_rate(run, trade)
+    for ax, title in zip((denoising, strip, trade), TITLES, strict=True):
+        ax.set_title(title, loc="left", fontsize=11, color=INK)
+    return figure
+
+
+def draw_denoising(ax: Axes) -> None:
+    """A query, the mixture that it was seen under, and what it was a sight of."""
+    means = torch.tensor([[-2.2, 0.9], [0.4, 2.3], [2.3, 0.2], [-0.4, -1.7]])
+    variances = torch.tensor([[0.30, 0.16], [0.20, 0.30], [0.35, 0.20], [0.16, 0.30]])
+    weights = torch.tensor([0.3, 0.2, 0.35, 0.15])
+    mixture = Mixture(weights.log(), means, variances, noise=0.8)
+    query = torch.tensor([[0.75, 0.75]])
+    shares = responsibilities(query, mixture)[0]
+    answer = posterior_mean(query, mixture)[0]
+    for mean, variance, share in zip(means, variances, shares, strict=True):
+        for deviations in (2, 1):
+            size = 2 * deviations * variance.sqrt()
+            colour = DEPTHS(0.15 + 0.6 * float(share))
+            ax.add_patch(Ellipse(mean.tolist(), *size.tolist(), facecolor=colour, edgecolor=FRAME, alpha=0.6))
+        ax.annotate(f"{share:.2f}", mean.tolist(), ha="center", va="center", fontsize=9, color=INK)
+    ax.add_patch(Ellipse(query[0].tolist(), *[2 * math.sqrt(0.8)] * 2, fill=False, edgecolor=COLOURS[1], linestyle=":"))
+    ax.annotate("", answer.tolist(), query[0].tolist(), arrowprops={"arrowstyle": "->", "color": INK})
+    ax.plot(*query[0].tolist(), "o", color=COLOURS[1], label="query $u$, a noisy sight of $v$")
+    ax.plot(*answer.tolist(), "*", color=COLOURS[0], markersize=13, label="attention: $E[v \\mid u]$")
+    ax.legend(loc="lower left", fontsize=8, frameon=False)
+    ax.set(aspect="equal", xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+
+
+def held_out(run: pf.Run) -> str:
+    """The first held-out text of a length that fills the panel, with a capital and a full stop."""
+    for text, length in zip(run.corpus.test, run.corpus.test.lengths, strict=True):
+        if length in TOKENS and text[0].isupper() and text.endswith("."):
+            return text
+    return run.corpus.test[0]
+
+
+def draw_rate(run: pf.Run, ax: Axes) -> None:
+    """The path of the held-out texts through rate and distortion, from the first look at them to the last."""
+    table = run.folder.read_metrics()
+    valid = [row for row, split in enumerate(table["split"]) if split == "valid"]
+    columns = {name: np.array([float(column[row]) for row in valid]) for name, column in table.items() if name != "split"}
+    rate = np.sum([columns[f"kl_{site}"] for site in run.model.latents], axis=0)
+    ax.plot(rate, columns["reconstruction"], color=FRAME, linewidth=1, zorder=1)
+    points = ax.scatter(rate, columns["reconstruction"], c=columns["step"], cmap=DEPTHS, vmin=0, edgecolor=INK, linewidth=0.5)
+    bar = ax.figure.colorbar(points, ax=ax, pad=0.02, aspect=30)
+    bar.set_label("step", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    ax.set_xlabel("rate: KL of the mixture, nats per token", fontsize=9)
+    ax.set_ylabel("distortion: −log p(text | mixture)", fontsize=9)
+    ax.tick_params(labelsize=8)
+    ax.set_ylim(bottom=0)
+    ax.grid(alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,286 @@
+"""Whatever a command is given, it ends with one line that names the value, the rule and the way out."""
+
+import gzip
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from pyroformer.inference.cli import main
+
+TINY = "--model.width 8 --model.layers 1 --model.heads 2 --vocabulary 270 --window 32 --batch_size 8"
+PRIORS = '''
+import torch
+from pyro import distributions as dist
+from pyroformer.distributions import LogDirichlet
+from pyroformer.priors import VectorPrior, WeightPrior
+
+open("imported", "w").close()
+
+class Flat(WeightPrior):
+    def forward(self, mask):
+        return LogDirichlet(torch.zeros(mask.shape), mask)
+
+class Narrow(VectorPrior):
+    def forward(self):
+        return dist.Normal(torch.zeros(3), 1.0).to_event(1)
+
+class Unfinished(WeightPrior):
+    pass
+'''
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of bad and good files, and two small runs."""
+    here = tmp_path_factory.mktemp("here")
+    lines = [f"Number {i} is {'even' if i % 2 == 0 else 'odd'}, the next is {i + 1}." for i in range(80)]
+    (here / "good.txt").write_text("\n".join(lines))
+    (here / "empty.txt").write_bytes(b"")
+    (here / "blank.txt").write_text("\n  \n\t\n")
+    (here / "few.txt").write_text("one\ntwo\n")
+    (here / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0" * 50)
+    (here / "latin.txt").write_bytes("Größe\n".encode("latin-1") * 50)
+    (here / "zeros.txt").write_bytes(b"text\0text\n" * 50)
+    (here / "table.xlsx").write_text("\n".join(lines))
+    (here / "cut.txt.gz").write_bytes(gzip.compress("\n".join(lines).encode())[:-20])
+    (here / "no.jsonl").write_text("{'a': 1}\n" * 30)
+    (here / "other.jsonl").write_text('{"body": "a text"}\n' * 30)
+    (here / "wide.tsv").write_text("a\tb\n" * 30)
+    (here / "folder").mkdir()
+    (here / "thesis").mkdir()
+    (here / "thesis" / "thesis.tex").write_text("dear")
+    (here / "broken.yaml").write_text("steps: [1, 2\n")
+    (here / "list.yaml").write_text("- steps\n")
+    (here / "unknown.yaml").write_text("steps: 2\ntemprature: 3\n")
+    (here / "wrong.yaml").write_text("steps: many\n")
+    (here / "my_priors.py").write_text(PRIORS)
+    for name in ("nvae", "lm"):
+        arguments = f"fit {name} --data {here}/good.txt --out {here}/{name} --steps 2 --validations 1 {TINY}"
+        assert main(shlex.split(arguments)) == 0
+    return here
+
+
+def complaint(arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """The exit code and the one line on standard error."""
+    capsys.readouterr()
+    code = main(shlex.split(arguments))
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("error: "), error
+    return code, error
+
+
+FIT = "fit nvae --data {here}/good.txt --out {here}/new " + TINY
+READ = "fit lm --out {here}/new --data {here}/"
+CASES = [
+    # files
+    (READ + "none.txt", 1, r"none\.txt does not exist\. Give a \.txt, .* file, or a folder"),
+    (READ + "empty.txt", 1, r"empty\.txt is empty\. Give a \.txt"),
+    (READ + "blank.txt", 1, r"blank\.txt holds only blank lines \(3 of them\)\. Give a \.txt"),
+    (READ + "few.txt", 1, r"few\.txt holds 2 different texts, too few to split: give at least 20"),
+    (READ + "photo.jpg", 1, r"photo\.jpg is not UTF-8 text \(byte 0xff at position 0\)\. Give a \.txt"),
+    (READ + "latin.txt", 1, r"latin\.txt is not UTF-8 text \(byte 0xf6 at position 2\)\. Give a \.txt"),
+    (READ + "zeros.txt", 1, r"zeros\.txt is not text \(a NUL byte at position 4\)\. Give a \.txt"),
+    (READ + "table.xlsx", 1, r"table\.xlsx ends in none of \.txt.*\. Give a \.txt"),
+    (READ + "cut.txt.gz", 1, r"cut\.txt\.gz is no whole gzip file .*\. Compress it again, or give it unpacked"),
+    (READ + "no.jsonl", 1, r"line 1 of .*no\.jsonl is not JSON .*\. Give one JSON object a line"),
+    (READ + "other.jsonl", 1, r"line 1 of .*other\.jsonl lacks the field 'text': it has only 'body'\. Name the field"),
+    (READ + "wide.tsv", 1, r"wide\.tsv has 2 columns: name the one with the texts"),
+    (READ + "good.txt --field body", 1, r"good\.txt has no fields, so none that is 'body': leave the field out"),
+    (READ + "folder", 1, r"folder holds nothing\. Put train\.txt, valid\.txt and test\.txt there"),
+    (READ + "thesis", 1, r"thesis holds no train file \(but thesis\.tex\)\. Put train\.txt"),
+    ("fit lm --data builtin --field x --out {here}/new", 1, "the built-in texts have no field 'x': leave --field out"),
+    (READ + "good.txt --window 3", 1, "a window of 3 tokens is too short for text: give at least 8"),
+    (READ + "good.txt --vocabulary 100", 1, "vocabulary of 100 is too small: .* Give at least 259"),
+    # what was typed
+    ("train lm", 2, "command 'train' is unknown: choose one of fit, evaluate, sample, reconstruct, plot, demo"),
+    ("fit", 2, r"fit needs a model first: pyroformer fit lm\|nvae --data FILE --out FOLDER"),
+    ("fit --steps 3", 2, "fit needs a model first"),
+    ("fit gpt5 --data x --out y", 2, "model 'gpt5' is unknown: choose one of lm, nvae"),
+    (FIT + " --model.widht 3", 2, r"has no option --model\.widht: did you mean --model\.width\? See .* --help"),
+    (FIT + " --batch-size 3", 2, r"has no option --batch-size: did you mean --batch_size\? See .* --help"),
+    (FIT + " twice", 2, "'twice' is one argument too many for pyroformer fit nvae. See .* --help"),
+    (FIT + " --steps", 2, "--steps needs a value: give a whole number"),
+    (FIT + " --steps many", 2, "--steps is 'many': give a whole number"),
+    (FIT + " --size huge", 2, "--size is 'huge': give one of tiny, small, base"),
+    (FIT + " --precision 16", 2, "--precision is '16': give one of 32, bf16"),
+    (FIT + " --compile yes", 2, "--compile is 'yes': give one of auto, off, blocks, full"),
+    (FIT + " --long cut", 2, "--long is 'cut': give one of split, drop"),
+    (FIT + " --vocabulary large", 2, "--vocabulary is 'large': give a whole number or auto"),
+    (FIT + " --objective loss", 2, "--objective is 'loss': give one of elbo, nvib"),
+    (FIT + " --guide.alpha exp", 2, r"--guide\.alpha is 'exp': give one of linear, relu, quadratic"),
+    (FIT + " --guide.variance full", 2, r"--guide\.variance is 'full': give one of diagonal, isotropic, shared"),
+    ("fit lm --guide.alpha relu", 2, r"fit lm has no option --guide\.alpha"),
+    ("evaluate", 2, r"pyroformer evaluate needs RUN"),
+    ("sample {here}/nvae -n few", 2, "-n is 'few': give a whole number"),
+    ("sample {here}/nvae --temperature hot", 2, "--temperature is 'hot': give a number"),
+    # configuration files
+    (FIT + " --config {here}/none.yaml", 2, r"the file of --config cannot be read: File does not exist: .*none\.yaml"),
+    (FIT + " --config {here}/broken.yaml", 2, "the file of --config is not YAML: .* line 1"),
+    (FIT + " --config {here}/list.yaml", 2, "the file of --config must hold lines of the form 'option: value'"),
+    (FIT + " --config {here}/unknown.yaml", 2, "has no option --temprature.* See .* --help"),
+    (FIT + " --config {here}/wrong.yaml", 2, "--steps is 'many': give a whole number"),
+    # numbers that break a rule
+    ("fit lm --out {here}/new --steps 3", 1, "fit needs --data: a file of texts, a folder .*, or the word builtin"),
+    ("fit lm --data {here}/good.txt --steps 3", 1, "fit needs --out FOLDER: the run is kept there"),
+    (FIT + " --steps -1", 1, "steps is -1: give a positive whole number"),
+    (FIT + " --steps 0", 1, "steps is 0: give a positive whole number"),
+    (FIT + " --minutes 0", 1, r"minutes is 0\.0: give a positive number"),
+    (FIT + " --minutes inf", 1, "minutes is inf: give a positive number"),
+    (FIT + " --devices 0", 1, "devices is 0: give a positive whole number"),
+    (FIT + " --learning_rate -1", 1, r"learning_rate is -1\.0: give a positive number"),
+    (FIT + " --beta -1", 1, r"beta is -1\.0: give zero or a positive number"),
+    (FIT + " --seed -1", 1, "seed is -1: give zero or a positive number"),
+    (FIT + " --model.heads 3", 1, "width is 8, which is not a multiple of heads = 3"),
+    (FIT + " --model.dropout 1", 1, r"dropout is 1\.0; it must be at least 0 and below 1"),
+    (FIT + " --model.kappa 0", 1, "kappa is 0: each component needs at least one vector"),
+    # folders of runs
+    ("fit lm --data {here}/good.txt --out {here}/thesis", 1, "holds files that are not a run's: choose an empty or new"),
+    ("fit lm --data {here}/good.txt --out {here}/good.txt", 1, "is a file: a run needs a folder, choose another --out"),
+    ("fit lm --data {here}/good.txt --out /proc/run", 1, r"/proc/run cannot be written \(.*\): choose another --out"),
+    ("fit lm --data {here}/good.txt --out {here}/lm", 1, r"already holds a run \(step 2\)\. Continue it with --resume"),
+    ("fit lm --out {here}/new --resume", 1, "holds no run to go on with: give --data to begin one"),
+    ("fit lm --out {here}/nvae --resume", 1, "nvae holds a run of the model nvae, not of lm: choose another --out"),
+    ("fit nvae --out {here}/nvae --resume --model.width 16", 1, r"--model\.width is 16, but .* begun with 8: leave it out"),
+    ("fit nvae --out {here}/nvae --resume --size base", 1, r"--model\.width is 512, but .* begun with 8: leave it out"),
+    ("fit nvae --out {here}/nvae --resume --model.kappa 2", 1, r"--model\.kappa is 2, but .* with 1: leave it out"),
+    ("fit nvae --out {here}/nvae --resume --guide.alpha relu", 1, r"--guide\.alpha is relu, but .* with linear: leave"),
+    ("fit nvae --out {here}/nvae --resume --window 64", 1, "--window is 64, but .* begun with 32: leave it out"),
+    ("fit nvae --out {here}/nvae --resume --seed 5", 1, "--seed is 5, but .* begun with 0: leave it out"),
+    ("evaluate {here}/none", 1, r"none is not a folder: give the --out of an earlier fit"),
+    ("sample {here}/thesis", 1, r"thesis holds no run \(no config\.yaml\): give the --out of an earlier fit"),
+    ("plot {here}/good.txt", 1, r"good\.txt is not a folder: give the --out of an earlier fit"),
+    # using a run
+    ("evaluate {here}/nvae --json {here}/nowhere/x.json", 1, "nowhere/x.json lies in no folder: make .*nowhere first"),
+    ("evaluate {here}/nvae --particles 0", 1, "particles is 0: give a positive whole number"),
+    ("evaluate {here}/nvae --limit -3", 1, "limit is -3: give a positive whole number"),
+    ("evaluate {here}/nvae --data {here}/blank.txt", 1, r"blank\.txt holds only blank lines"),
+    ("sample {here}/nvae -n 0", 1, "-n is 0: give a positive whole number"),
+    ("sample {here}/nvae --temperature 0", 1, r"temperature is 0\.0: give a positive number, or"),
+    ("sample {here}/nvae --top_p 1.5", 1, r"top_p is 1\.5: give a share above 0, up to 1"),
+    ("sample {here}/nvae --top_k -1", 1, "top_k is -1: give a positive whole number, or 0 for all tokens"),
+    ("sample {here}/nvae --prompt '" + "word " * 99 + "'", 1, "the prompt has .* tokens, the window is 32: shorten it"),
+    ("reconstruct {here}/nvae --text ''", 1, "--text is empty: give a text of at least one word"),
+    ("reconstruct {here}/nvae --text a --data b", 1, "both --text and --data say what to encode: give one of them"),
+    ("reconstruct {here}/nvae --text '" + "word " * 99 + "'", 1, "has .* tokens, the model's window is 32: shorten it"),
+    ("reconstruct {here}/nvae --data {here}/none.txt", 1, r"none\.txt does not exist\. Give a"),
+    ("reconstruct {here}/lm", 1, "a LanguageModel has no latents, so no posterior .*: sample from it instead"),
+    ("plot {here}/nvae --out /proc/plots", 1, r"/proc/plots.* cannot be written \(.*\): choose another folder"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), CASES, ids=[str(i) for i in range(len(CASES))])
+def test_bad_input_gets_one_line(
+    arguments: str, code: int, message: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, error = complaint(arguments.format(here=here), capsys)
+    assert re.search(message, error), error
+    assert found == code
+    assert not (here / "new").exists() or not (here / "new" / "config.yaml").exists()
+
+
+PRIOR_CASES = [
+    ("--model.weight_prior nosuch.Prior", 2, r"weight_prior nosuch\.Prior cannot be used \(No module named 'nosuch'\): give"),
+    ("--model.weight_prior my_priors.Nope", 2, r"my_priors\.Nope cannot be used \(.*no attribute 'Nope'\): give the import"),
+    ("--model.weight_prior os.getcwd", 2, r"--model\.weight_prior is 'os\.getcwd': give the import path of a WeightPrior"),
+    ("--model.weight_prior my_priors.Narrow", 2, "weight_prior is 'my_priors.Narrow': give the import path of a WeightPrior"),
+    ("--model.base_measure my_priors.Narrow", 1, r"base_measure Narrow gave event shape \(3,\), expected \(8,\): return"),
+    ("--model.weight_prior my_priors.Unfinished", 1, r"Unfinished is a WeightPrior: write forward\(mask\)"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), PRIOR_CASES, ids=[case[0].split(".")[-1] for case in PRIOR_CASES])
+def test_priors_that_cannot_be_used(
+    arguments: str,
+    code: int,
+    message: str,
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(here)
+    found, error = complaint(f"{FIT.format(here=here)} {arguments}", capsys)
+    assert re.search(message, error), error
+    assert found == code
+
+
+class Hostile:
+    """Writes a file if it is ever unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return eval, (f"__import__('pathlib').Path({str(self.marker)!r}).touch()",)
+
+
+def best(run: Path) -> Path:
+    return run / "checkpoints" / "best.ckpt"
+
+
+def hostile(run: Path) -> None:
+    torch.save({"state_dict": {}, "global_step": 1, "x": Hostile(run / "executed")}, best(run))
+
+
+def configured(change: Callable[[dict[str, object]], object]) -> Callable[[Path], None]:
+    def spoil(run: Path) -> None:
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        change(config)
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+
+    return spoil
+
+
+def foreign(config: dict[str, object]) -> None:
+    config["model"]["init_args"]["weight_prior"] = {"class_path": "my_priors.Flat", "init_args": {}}  # type: ignore[index]
+
+
+SPOILT: list[tuple[str, Callable[[Path], object], str, str]] = [
+    ("cut", lambda run: best(run).write_bytes(best(run).read_bytes()[:3000]), "sample", "best.ckpt .*cut short or not a"),
+    ("empty", lambda run: best(run).write_bytes(b""), "evaluate", "best.ckpt .*not a checkpoint"),
+    ("text", lambda run: best(run).write_text("weights"), "reconstruct", "best.ckpt .*not loaded|not a checkpoint"),
+    ("hostile", hostile, "sample", "best.ckpt holds more than tensors and plain data, or is damaged: it was not loaded"),
+    ("no weights", lambda run: torch.save({"a": 1}, best(run)), "plot", "is not a checkpoint of pyroformer"),
+    ("other model", lambda run: shutil.copy(best(run.parent / "lm"), best(run)), "sample", "checkpoint of another model"),
+    ("no checkpoint", lambda run: shutil.rmtree(run / "checkpoints"), "sample", "no checkpoint yet, let fit run for longer"),
+    ("no metrics", lambda run: (run / "metrics.csv").unlink(), "plot", "has no metrics yet: let fit run for longer"),
+    ("no corpus", lambda run: shutil.rmtree(run / "corpus"), "sample", "holds no corpus"),
+    ("cut corpus", lambda run: (run / "corpus" / "train.tokens.npy").write_bytes(b""), "sample", "the corpus .* damaged"),
+    ("not YAML", lambda run: (run / "config.yaml").write_text("model: ["), "sample", "config.yaml is damaged"),
+    ("binary", lambda run: (run / "config.yaml").write_bytes(b"\xff\xfe\x00"), "sample", "config.yaml is damaged"),
+    ("no model", lambda run: (run / "config.yaml").write_text("a: 1"), "sample", "is not a run's configuration: it names no"),
+    ("a text for a model", configured(lambda config: config.update(model="NVAE")), "sample", "config.yaml is"),
+    ("a list for a model", configured(lambda config: config.update(model=[1])), "fit nvae --resume --out", "config.yaml is"),
+    ("code", configured(lambda config: config.update(model={"class_path": "os.system"})), "sample", "os.system, which is code"),
+    ("our code", configured(lambda c: c.update(model={"class_path": "pyroformer.load"})), "sample", "not something that a run"),
+    ("no such class", configured(lambda c: c.update(model={"class_path": "pyroformer.X"})), "sample", "cannot be imported"),
+    ("foreign prior", configured(foreign), "sample", r"uses my_priors.Flat, which is code outside .*--trust my_priors.Flat"),
+    ("foreign, resumed", configured(foreign), "fit nvae --resume --out", "my_priors.Flat.*--trust my_priors.Flat"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "command", "message"), [case[1:] for case in SPOILT], ids=[case[0] for case in SPOILT])
+def test_spoilt_runs(
+    spoil: Callable[[Path], object],
+    command: str,
+    message: str,
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = here / "spoilt"
+    shutil.rmtree(run, ignore_errors=True)
+    shutil.copytree(here / "nvae", run)
+    (here / "imported").unlink(missing_ok=True)
+    monkeypatch.chdir(here)
+    spoil(run)
+    code, error = complaint(f"{command} {run}", capsys)
+    assert re.search(message, error), error
+    assert code == 1
+    assert not (run / "executed").exists(), "a checkpoint was executed"
+    assert not (here / "imported").exists(), "code that nobody named was imported"

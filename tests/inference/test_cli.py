@@ -1,0 +1,263 @@
+"""Each command from its arguments to its output, on a corpus of a few lines."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pyroformer.inference.arguments import COMMANDS, MODELS, NETWORK, TRAINING, imported
+from pyroformer.inference.cli import main
+from pyroformer.inference.console import Progress
+from pyroformer.inference.signatures import options
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = "--model.width 8 --model.layers 1 --model.heads 2 --vocabulary 270 --window 32 --batch_size 8 --validations 1"
+
+
+def command(arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command prints, all having gone well."""
+    capsys.readouterr()
+    code = main(shlex.split(arguments))
+    out, error = capsys.readouterr()
+    assert (code, error) == (0, "")
+    return out
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    here = tmp_path_factory.mktemp("here")
+    lines = [f"Number {i} is {'even' if i % 2 == 0 else 'odd'}, the next is {i + 1}." for i in range(80)]
+    (here / "texts.txt").write_text("\n".join(lines))
+    (here / "my_priors.py").write_text(PRIORS)
+    return here
+
+
+PRIORS = '''
+from pyro import distributions as dist
+import torch
+from pyroformer.distributions import LogDirichlet
+from pyroformer.priors import VectorPrior, WeightPrior
+
+class Flat(WeightPrior):
+    def __init__(self, log_concentration: float = 0.0):
+        super().__init__()
+        self.log_concentration = log_concentration
+
+    def forward(self, mask):
+        return LogDirichlet(torch.full(mask.shape, self.log_concentration), mask)
+
+class Wide(VectorPrior):
+    def __init__(self, width: int, scale: float = 2.0):
+        super().__init__()
+        self.register_buffer("loc", torch.zeros(width))
+        self.scale = scale
+
+    def forward(self):
+        return dist.Normal(self.loc, self.scale).to_event(1)
+'''
+
+
+@pytest.fixture(scope="module")
+def nvae(here: Path) -> Path:
+    assert main(shlex.split(f"fit nvae --data {here}/texts.txt --out {here}/nvae --steps 3 {TINY}")) == 0
+    return here / "nvae"
+
+
+@pytest.fixture(scope="module")
+def lm(here: Path) -> Path:
+    assert main(shlex.split(f"fit lm --data {here}/texts.txt --out {here}/lm --steps 3 {TINY}")) == 0
+    return here / "lm"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_fit_says_what_it_does(model: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = here / f"said-{model}"
+    said = command(f"fit {model} --data {here}/texts.txt --out {out} --steps 3 {TINY}", capsys).splitlines()
+    assert re.match(r"reading texts\.txt: 80 texts.*, 270-token BPE", said[0])
+    assert re.match(r"training on .*, float32, \w+ tiny, [\d,]+ parameters", said[1])
+    assert re.match(r"100 % \| step 3 \| objective.* \d+\.\d\d \| ", said[2])
+    assert ("objective (nvib, not a bound)" in said[2]) == (model == "nvae")
+    assert ("KL" in said[2]) == (model == "nvae")
+    assert said[3:] == [f"best at step 3; run saved in {out}"]
+
+
+def test_evaluate_prints_a_table_and_writes_json(nvae: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = nvae / "test.json"
+    table = command(f"evaluate {nvae} --particles 2 --json {file}", capsys)
+    assert "importance-weighted, K = 2" in table and "not a bound" in table
+    figures = json.loads(file.read_text(), parse_constant=pytest.fail)["figures"]  # NaN and infinities are no JSON
+    assert 0 <= figures["accuracy"]["units"]["share"]["value"] <= 1
+    assert not list(nvae.glob(".*tmp"))
+
+
+def test_evaluate_on_other_texts(nvae: Path, lm: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "others").mkdir()
+    for split in ("train", "valid", "test"):
+        (here / "others" / f"{split}.txt").write_text(f"The {split} text.\nAnother one.\n")
+    file = here / "others.json"
+    command(f"evaluate {lm} --data {here}/others --json {file}", capsys)
+    assert json.loads(file.read_text())["about"]["texts"] == 2
+    command(f"evaluate {nvae} --data {here}/texts.txt --limit 7 --particles 1 --json {file}", capsys)
+    assert json.loads(file.read_text())["about"]["texts"] == 7
+
+
+def test_sample_is_seeded_and_one_line_of_json_each(nvae: Path, lm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for run in (nvae, lm):
+        first = command(f"sample {run} -n 3 --seed 7 --temperature 0.9 --top_k 50 --top_p 0.9", capsys)
+        assert len([json.loads(line)["text"] for line in first.splitlines()]) == 3
+        assert first == command(f"sample {run} -n 3 --seed 7 --temperature 0.9 --top_k 50 --top_p 0.9", capsys)
+        assert first != command(f"sample {run} -n 3 --seed 8 --temperature 0.9 --top_k 50 --top_p 0.9", capsys)
+    greedy = command(f"sample {lm} -n 2 --greedy", capsys).splitlines()
+    assert greedy[0] == greedy[1]
+
+
+def test_an_empty_output_stays_a_line(lm: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyroformer.inference.run.Run.sample", lambda self, n, **rule: ["", "a\nb"])
+    assert command(f"sample {lm}", capsys) == '{"text": ""}\n{"text": "a\\nb"}\n'
+
+
+def test_reconstruct(nvae: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    held_out = [json.loads(line) for line in command(f"reconstruct {nvae} -n 2", capsys).splitlines()]
+    assert [set(item) >= {"original", "reconstruction", "tokens", "kept"} for item in held_out] == [True, True]
+    (item,) = [json.loads(line) for line in command(f"reconstruct {nvae} --text 'Größe 7'", capsys).splitlines()]
+    assert item["original"] == "Größe 7" and len(item["tokens"]) == len(item["kept"])
+    assert len(command(f"reconstruct {nvae} --data {here}/texts.txt", capsys).splitlines()) == 80
+    drawn = f"reconstruct {nvae} --temperature 1.5 --seed "
+    assert command(drawn + "1", capsys) != command(drawn + "2", capsys)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_plot_prints_the_paths_of_pictures(
+    model: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = command(f"plot {request.getfixturevalue(model)} --out {tmp_path}/plots", capsys).splitlines()
+    assert paths and all(Path(path).read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_resume_goes_on_and_needs_nothing_but_the_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = here / "resumed"
+    fit = f"fit nvae --data {here}/texts.txt --out {out} --resume --steps"
+    assert "best at step 2" in command(f"{fit} 2 {TINY}", capsys)  # with nothing there yet it begins
+    said = command(f"fit nvae --out {out} --resume --steps 4", capsys)
+    assert said.startswith(f"going on with {out}: texts.txt: 80 texts")
+    assert re.search(r"100 % \| step 4 ", said)
+    assert yaml.safe_load((out / "config.yaml").read_text())["training"]["batch_size"] == 8
+    command(f"fit nvae --data gone.txt --out {out} --resume --steps 5 --model.width 8 --window 32 --compile off", capsys)
+
+
+def test_priors_by_import_path(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(here)
+    priors = "--model.weight_prior my_priors.Flat --model.weight_prior.log_concentration 0.5 --model.base_measure my_priors.Wide"
+    command(f"fit nvae --data texts.txt --out priors --steps 2 {TINY} {priors}", capsys)
+    recipe = yaml.safe_load(Path("priors/config.yaml").read_text())["model"]["init_args"]
+    assert recipe["weight_prior"] == {"class_path": "my_priors.Flat", "init_args": {"log_concentration": 0.5}}
+    assert recipe["base_measure"] == {"class_path": "my_priors.Wide", "init_args": {"width": 8}}
+    assert main(shlex.split("sample priors")) == 1  # importing is running: not unless it is named
+    command("sample priors --trust my_priors", capsys)
+    command(f"fit nvae --out priors --resume --steps 3 {priors} --trust my_priors.Flat my_priors.Wide", capsys)
+
+
+def test_a_printed_configuration_can_be_given_back(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = command(f"fit nvae --data {here}/texts.txt --steps 2 {TINY} --guide.alpha relu --print_config", capsys)
+    config = yaml.safe_load(printed)
+    assert config["guide"]["alpha"] == "relu" and config["batch_size"] == 8 and config["learning_rate"] > 0
+    (here / "config.yaml").write_text(printed)
+    command(f"fit nvae --config {here}/config.yaml --out {here}/configured --steps 1", capsys)
+    run = yaml.safe_load((here / "configured" / "config.yaml").read_text())
+    assert run["guide"]["init_args"]["alpha"] == "relu" and run["training"]["steps"] == 1
+    assert run["model"]["init_args"]["config"]["init_args"]["width"] == 8
+
+
+def test_interrupting_is_no_accident(lm: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pyroformer.inference.run.Run.sample", interrupt)
+    assert main(["sample", str(lm)]) == 130
+    assert capsys.readouterr().err.startswith("error: interrupted; ")
+
+
+def test_a_full_disk_is_said_in_one_line(lm: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "runs/x/metrics.csv")
+
+    monkeypatch.setattr("pyroformer.inference.run.Run.sample", full)
+    assert main(["sample", str(lm)]) == 1
+    error = capsys.readouterr().err
+    assert error == "error: runs/x/metrics.csv: No space left on device. Nothing already written is lost: make room, then " \
+        "fit goes on with --resume.\n"
+
+
+def test_only_the_first_of_several_processes_speaks(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert main(["fit", "lm", "--data", f"{here}/none.txt", "--out", f"{here}/silent"]) == 1
+    assert main(["--help"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert not (here / "silent").exists()
+
+
+HELP = [["--help"], ["fit", "--help"], *[["fit", model, "--help"] for model in MODELS], *[[c, "-h"] for c in COMMANDS]]
+
+
+@pytest.mark.parametrize("arguments", HELP, ids=" ".join)
+def test_help_has_an_example(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    text = command(shlex.join(arguments), capsys)
+    assert text.startswith("usage: pyroformer")
+    assert len(re.findall(r"^  pyroformer \w+|pyroformer demo$", text, re.MULTILINE)) >= 1
+    assert not re.search(r"Optional\[|Union|null|``|:\w+:`", text), "help is for people"
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = f"""
+import sys
+from pyroformer.inference.cli import main
+assert all(main(arguments) == 0 for arguments in {HELP!r})
+heavy = {{"torch", "numpy", "pyro", "lightning", "matplotlib", "tokenizers"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+
+
+def test_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "pyroformer", "fit", "nvea"], capture_output=True, text=True, env=environment())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: model 'nvea' is unknown: choose one of lm, nvae.\n"
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT / "src")}
+
+
+@pytest.mark.parametrize("path", [NETWORK, TRAINING, *[p for classes in MODELS.values() for p in classes if p]])
+def test_options_read_from_source_are_those_of_the_class(path: str) -> None:
+    from inspect import Parameter, signature
+
+    found = {option.name: option.default for option in options(path)}
+    real = {p.name: None if p.default is Parameter.empty else p.default for p in signature(imported(path)).parameters.values()}
+    assert found | {"pad": 0, "bos": 1, "eos": 2} == real | {"pad": 0, "bos": 1, "eos": 2}
+    assert all(option.help for option in options(path)), "each option needs a line in the docstring"
+
+
+def test_progress_fits_its_terminal_and_drops_the_least_first() -> None:
+    from pyroformer.inference.training import Status
+
+    progress = Progress("objective (nvib, not a bound)")
+    values = {"objective": 2.31, "reconstruction": 0.41, "kl_weights": 18.2, "kl_vectors": 100.0}
+    progress.train = values
+    status = Status(1940, 0.62, 372.0, 227.0, 9800.0, "train", values)
+    assert progress.line(status) == (
+        " 62 % | step 1,940 | objective (nvib, not a bound) 2.31 | reconstruction 0.41 | KL 118.2 nats/token | "
+        "9.8k tokens/s | 3:47 left"
+    )
+    for width in (120, 80, 60, 40, 20):
+        assert len(progress.line(status, width)) <= width
+    assert progress.line(status, 30) == " 62 % | step 1,940 | 3:47 left"[:0] + progress.line(status, 30)

@@ -1,0 +1,297 @@
+"""Pictures show the numbers they are given, under the right names, and leave matplotlib as it was."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
+from matplotlib.figure import Figure
+from pyroformer.guides.nvae import NVAEGuide
+from pyroformer.inference import plots
+from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.folder import RunFolder
+from pyroformer.inference.plots.attention_map import decoder_attention, heat_map
+from pyroformer.inference.plots.running_text import set_in_lines, text_width
+from pyroformer.inference.plots.style import SHADES, contrast
+from pyroformer.inference.plots.weight_strip import strip, token_weights
+from pyroformer.inference.run import Run
+from pyroformer.models.language_model import LanguageModel
+from pyroformer.models.nvae import NVAE
+
+TEXT = "Return a copy of the $list$."
+SIZES: dict[str, Any] = {"width": 16, "layers": 2, "heads": 2}
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    texts = [f"Return a copy of the list, number {n}, and {n % 7} more." for n in range(60)]
+    return Corpus.of(texts, vocabulary=280, window=48)
+
+
+@pytest.fixture
+def run(corpus: Corpus, tmp_path: Path) -> Run:
+    model = NVAE.for_corpus(corpus, **SIZES)
+    config = {"objective": {"name": "nvib", "is_bound": False, "kl_weights": {}}}
+    return Run(model, NVAEGuide(model).eval(), corpus, with_metrics(tmp_path / "run", latent=True), config, step=30)
+
+
+@pytest.fixture
+def plain(corpus: Corpus, tmp_path: Path) -> Run:
+    config = {"objective": {"name": "elbo", "is_bound": True, "kl_weights": {}}}
+    model = LanguageModel.for_corpus(corpus, **SIZES)
+    return Run(model, None, corpus, with_metrics(tmp_path / "plain", latent=False), config, step=30)
+
+
+def with_metrics(path: Path, latent: bool) -> RunFolder:
+    folder = RunFolder(path)
+    folder.prepare(resume=False)
+    for step, split in itertools.product(range(10, 40, 10), ("train", "valid")):
+        row = {"step": step, "seconds": step / 2, "split": split, "objective": 90.0 / step, "reconstruction": 80.0 / step}
+        row |= {"bound": 500.0 + step} | ({"kl_weights": 0.5, "kl_vectors": 400.0} if latent else {})
+        folder.append_metrics(row)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def matplotlib_left_alone() -> Iterator[None]:
+    plt.switch_backend("Agg")
+    before = dict(matplotlib.rcParams)
+    yield
+    plt.close("all")
+    assert dict(matplotlib.rcParams) == before
+
+
+def own_axes(size: tuple[float, float] = (6, 4)) -> Axes:
+    return Figure(size).subplots()
+
+
+def labels(ax: Axes) -> list[str]:
+    return [str(text.get_text()) for text in ax.get_legend().get_texts()]
+
+
+def cells(ax: Axes) -> PatchCollection:
+    [collection] = [artist for artist in ax.collections if isinstance(artist, PatchCollection)]
+    return collection
+
+
+# Training curves
+
+
+def test_curves_show_the_metrics_and_say_what_is_a_bound(run: Run) -> None:
+    trained, bound = plots.curves(run)
+    assert labels(trained) == ["objective: nvib, not a bound", "reconstruction: not a bound"]
+    assert labels(bound) == ["−ELBO: bounds −log p(x)", "KL of weights", "KL of vectors"]
+    train, valid = trained.lines[:2]
+    assert list(valid.get_xdata()) == list(train.get_xdata()) == [10, 20, 30]
+    assert list(valid.get_ydata()) == [9, 4.5, 3]
+    assert len(trained.lines) == 4 and len(bound.lines) == 6
+    assert {ax.get_ylabel() for ax in (trained, bound)} == {"nats per token"}
+    assert bound.get_yscale() == "log" and trained.get_yscale() == "linear"
+
+
+@pytest.mark.parametrize(
+    ("weights", "label"),
+    [
+        ({"weights": 1.0, "vectors": 1.0}, "objective: −ELBO, bounds −log p(x)"),
+        ({"weights": 0.1, "vectors": 0.1}, "objective: −ELBO at KL weight 0.1, not a bound"),
+        ({"weights": 0.0, "vectors": 1.0}, "objective: −ELBO at KL weights 0 and 1, not a bound"),
+    ],
+)
+def test_an_elbo_bounds_only_with_its_whole_kl(run: Run, weights: dict[str, float], label: str) -> None:
+    run.config["objective"] = {"name": "elbo", "is_bound": True, "kl_weights": weights}
+    assert labels(plots.curves(run)[0])[0] == label
+
+
+def test_without_latents_the_objective_is_the_likelihood(plain: Run) -> None:
+    [ax] = plots.curves(plain, axes=[own_axes()])
+    assert labels(ax) == ["objective: −log p(x), exact"]
+
+
+def test_curves_of_a_run_that_was_killed_while_writing(run: Run) -> None:
+    with run.folder.metrics_file.open("a") as file:
+        file.write("40,20,train,2.")
+    assert list(plots.curves(run)[0].lines[1].get_xdata()) == [10, 20, 30]
+
+
+def test_curves_say_what_is_missing(run: Run) -> None:
+    with pytest.raises(ValueError, match="1 axes were given for 2 panels"):
+        plots.curves(run, axes=[own_axes()])
+    run.folder.metrics_file.unlink()
+    with pytest.raises(ValueError, match="has no metrics yet: let fit run for longer"):
+        plots.curves(run)
+
+
+# Weights over a text
+
+
+@pytest.mark.parametrize("kappa", [1, 3])
+def test_weights_are_the_posterior_means_token_by_token(corpus: Corpus, run: Run, kappa: int) -> None:
+    model = NVAE.for_corpus(corpus, kappa=kappa, **SIZES)
+    found = token_weights(Run(model, NVAEGuide(model), corpus, run.folder, run.config, 0), TEXT)
+    assert found.pieces == corpus.tokenizer.pieces(TEXT)
+    assert len(found.weights) == len(found.pieces) + 1
+    assert found.weights.sum() == pytest.approx(1)
+    alpha = np.exp(found.log_alpha)
+    np.testing.assert_allclose(found.weights, alpha / alpha.sum(), rtol=1e-12)
+    assert alpha[0] == pytest.approx(np.exp(model_prior_log_alpha(model)), rel=1e-6)
+
+
+def model_prior_log_alpha(model: NVAE) -> float:
+    return NVAEGuide(model).prior_log_alpha
+
+
+def test_weights_draw_a_cell_for_each_token_and_one_for_the_prior(run: Run) -> None:
+    found = token_weights(run, TEXT)
+    ax = plots.weights(run, TEXT)
+    np.testing.assert_array_equal(cells(ax).get_array(), found.weights)
+    assert len(cells(ax).get_paths()) == len(found.pieces) + 1
+    assert [bar.get_title() for bar in ax.child_axes] == ["posterior mean weight"]
+    assert plt.get_fignums() == [ax.figure.number]  # a notebook shows it
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+@pytest.mark.parametrize("size", [(6.0, 4.0), (2.0, 2.0), (9.0, 0.8)])
+def test_a_long_text_stays_inside_the_axes_it_is_given(run: Run, size: tuple[float, float], alpha: bool) -> None:
+    text = "Return a copy of the list and of"
+    ax = own_axes(size)
+    assert plots.weights(run, text, alpha=alpha, ax=ax) is ax
+    ax.figure.draw_without_rendering()
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    drawn = [*cells(ax).get_paths(), *(patch.get_path() for patch in ax.patches)]
+    corners = np.concatenate([path.get_extents().get_points() for path in drawn])
+    assert left <= corners[:, 0].min() and corners[:, 0].max() <= right
+    assert bottom <= corners[:, 1].min() and corners[:, 1].max() <= top
+    assert not plt.get_fignums()
+
+
+def test_a_prior_that_outweighs_every_token_hides_nothing() -> None:
+    ax = strip(["a", " b"], np.array([0.8, 0.15, 0.05]), ax=own_axes())
+    assert cells(ax).norm.vmax == 0.15
+
+
+def test_text_can_be_read_on_every_shade() -> None:
+    assert min(contrast(SHADES(share)) for share in np.linspace(0, 1, 20)) > 5
+
+
+def test_weights_say_what_is_wrong(run: Run, plain: Run) -> None:
+    with pytest.raises(ValueError, match="a LanguageModel has no mixture weights to draw: fit an nvae"):
+        plots.weights(plain, TEXT)
+    with pytest.raises(ValueError, match="the model's window is 48: shorten it"):
+        plots.weights(run, TEXT * 9)
+    with pytest.raises(ValueError, match="2 weights for 2 tokens: give one for the prior and one for each"):
+        strip(["a", "b"], np.ones(2))
+
+
+# Setting a text in lines
+
+PIECES = st.lists(st.sampled_from(["a", " of", " the", "list", " incomprehens", "ibilities", ".", "$", "\n", " ", "   "]))
+
+
+@given(pieces=PIECES.filter(bool), width=st.floats(4, 60))
+@settings(max_examples=50, deadline=None)
+def test_lines_hold_every_token_once_in_order_and_none_overlap(pieces: list[str], width: float) -> None:
+    placed = set_in_lines(pieces, width)
+    assert len(placed) == len(pieces)
+    assert [box.text.strip() for box in placed] == [
+        piece.strip(" ").replace("\n", "↵") or "␣" * len(piece) for piece in pieces
+    ]
+    for before, after in itertools.pairwise(placed):
+        assert after.line - before.line in (0, 1)
+        assert after.x >= before.x + before.width if after.line == before.line else after.x == 0
+    for box in placed:
+        assert box.x + box.width <= width or box.x == 0
+
+
+def test_a_word_breaks_only_where_it_is_longer_than_a_line() -> None:
+    word = [" incom", "pre", "hensible"]
+    long, short = text_width("incomprehensible") + 1, text_width("hensible") + 1
+    assert [box.line for box in set_in_lines(["of", *word], long)] == [0, 1, 1, 1]
+    assert len({box.line for box in set_in_lines(word, short)}) > 1
+
+
+def test_spaces_at_the_ends_count_as_width() -> None:
+    assert text_width(" a ") > text_width("a") > text_width(".") > 0
+
+
+# Attention
+
+
+def test_attention_has_a_row_for_each_token_written_and_a_column_for_each_read(run: Run) -> None:
+    found = decoder_attention(run, TEXT)
+    assert found.read == ["prior", *run.tokenizer.pieces(TEXT)]
+    assert found.weights.shape == (2, 2, len(found.written), len(found.read))
+    np.testing.assert_allclose(found.weights.sum(-1), 1, rtol=1e-5)
+    ax = plots.attention(run, TEXT)
+    [image] = ax.images
+    np.testing.assert_allclose(image.get_array(), found.weights.mean((0, 1)))
+    assert [str(tick.get_text()) for tick in ax.get_xticklabels()][:2] == ["prior", "R"]
+    assert len(ax.get_yticklabels()) == len(found.written)
+
+
+def test_attention_takes_the_vectors_of_a_token_together(corpus: Corpus, run: Run) -> None:
+    model = NVAE.for_corpus(corpus, kappa=2, **SIZES)
+    found = decoder_attention(Run(model, NVAEGuide(model), corpus, run.folder, run.config, 0), TEXT)
+    assert found.weights.shape[-1] == len(found.read)
+    np.testing.assert_allclose(found.weights.sum(-1), 1, rtol=1e-5)
+
+
+def test_attention_of_a_layer_into_given_axes(run: Run) -> None:
+    found = decoder_attention(run, TEXT)
+    ax = own_axes()
+    assert plots.attention(run, TEXT, layer=1, ax=ax) is ax
+    np.testing.assert_allclose(ax.images[0].get_array(), found.weights[1].mean(0))
+    assert ax.get_title() == "layer 1, mean of its heads"
+    assert not plt.get_fignums()
+
+
+def test_attention_leaves_the_random_state_and_the_modes_alone(run: Run) -> None:
+    run.model.train()
+    state = torch.random.get_rng_state()
+    first, second = (decoder_attention(run, TEXT).weights for _ in range(2))
+    np.testing.assert_array_equal(first, second)  # no dropout
+    assert torch.equal(torch.random.get_rng_state(), state) and run.model.training
+
+
+def test_attention_says_what_is_wrong(run: Run, plain: Run) -> None:
+    with pytest.raises(ValueError, match="a LanguageModel attends to no mixture: fit an nvae"):
+        plots.attention(plain, TEXT)
+    with pytest.raises(ValueError, match="layer is 2: the decoder has layers 0 to 1"):
+        plots.attention(run, TEXT, layer=2)
+    with pytest.raises(ValueError, match=r"weights of shape \(2, 2\) for 1 tokens written and 2 read"):
+        heat_map(["a"], ["prior", "a"], np.ones((2, 2)))
+
+
+# Files
+
+
+def test_every_picture_is_saved(run: Run) -> None:
+    paths = plots.save_all(run, texts=[TEXT, "大 \x07\n"])
+    names = ["curves", "weights-1", "attention-1", "weights-2", "attention-2"]
+    assert paths == [run.folder.path / "plots" / f"{name}.png" for name in names]
+    for path in paths:
+        assert path.read_bytes().startswith(b"\x89PNG") and plt.imread(path).std() > 0
+    assert sorted(path.name for path in (run.folder.path / "plots").iterdir()) == sorted(path.name for path in paths)
+    assert not plt.get_fignums()
+
+
+def test_a_language_model_has_curves_only(plain: Run, tmp_path: Path) -> None:
+    assert plots.save_all(plain, tmp_path / "pictures") == [tmp_path / "pictures" / "curves.png"]
+
+
+def test_held_out_texts_are_drawn_by_default(run: Run) -> None:
+    assert len(plots.save_all(run)) == 1 + 2 * min(3, len(run.corpus.test))
+
+
+def test_pictures_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"curves\.png cannot be written \(.*\): choose another folder"):
+        plots.save_all(run, tmp_path / "file")

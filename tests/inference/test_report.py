@@ -1,0 +1,58 @@
+"""What a reader and a JSON parser get."""
+
+import json
+import math
+
+import pytest
+
+from pyroformer.inference.report import Evaluation, Figure, Quantity
+
+EVALUATION = Evaluation(
+    {
+        "bound": Figure(
+            "bound, beta = 1",
+            {"nats/token": Quantity(121.94, 0.5), "nats/text": Quantity(1707.31), "perplexity": Quantity(None)},
+            "log p(x)",
+        ),
+        "given": Figure("  given the length", {"nats/token": Quantity(1.234)}, "log p(x | n)"),
+        "reconstruction": Figure("reconstruction", {"nats/token": Quantity(0.38), "nats/text": Quantity(math.nan)}),
+        "exact": Figure("log-likelihood", {"nats/token": Quantity(3.0)}, "log p(x)", exact=True),
+        "accuracy": Figure("token accuracy", {"share": Quantity(0.9617, math.inf)}),
+        "kept": Figure("components", {"components": Quantity(9.31), "of the text's": Quantity(0.85)}),
+    },
+    {"texts": 3},
+)
+
+
+def test_table() -> None:
+    assert EVALUATION.table().splitlines() == [
+        "                    nats/token  nats/text  bits/byte  perplexity   bound on",
+        "bound, beta = 1          121.9    1,707.3                      -   log p(x)",
+        "  given the length        1.23                                     log p(x | n)",
+        "reconstruction           0.380          -                          not a bound",
+        "log-likelihood            3.00                                     log p(x), exact",
+        "",
+        "token accuracy   0.962 share",
+        "components       9.31 components, 0.850 of the text's",
+    ]
+
+
+def test_json_holds_numbers_that_are_finite_or_null() -> None:
+    plain = json.loads(json.dumps(EVALUATION.as_dict(), allow_nan=False))
+    assert plain["about"]["texts"] == 3
+    bound = plain["figures"]["bound"]
+    assert bound["is_bound"] and bound["bound_on"] == "log p(x)" and not bound["is_exact"]
+    assert bound["units"]["nats/token"] == {"value": 121.94, "standard_error": 0.5}
+    assert bound["units"]["perplexity"]["value"] is None
+    assert not plain["figures"]["reconstruction"]["is_bound"]
+    assert plain["figures"]["reconstruction"]["units"]["nats/text"]["value"] is None
+    assert plain["figures"]["accuracy"]["units"]["share"]["standard_error"] is None
+    assert plain["figures"]["given"]["label"] == "given the length"
+
+
+def test_figures_by_name() -> None:
+    assert EVALUATION["accuracy"].value == 0.9617
+    assert EVALUATION["bound"]["nats/text"] == 1707.31
+    assert "bound" in EVALUATION and list(EVALUATION)[0] == "bound" and str(EVALUATION) == EVALUATION.table()
+    with pytest.raises(KeyError, match="there is no figure 'bleu': choose among bound, given"):
+        EVALUATION["bleu"]

@@ -1,0 +1,126 @@
+"""Byte-level tokens give every text back; nothing in a text is special."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyroformer.inference.tokenizer import SMALLEST, Tokenizer
+from pyroformer.models.batch import BOS, EOS, PAD
+
+TEXTS = [f"The {what} of number {i} is the other {what}." for i in range(30) for what in ("weight", "vector")]
+TOKENIZER = Tokenizer.train(TEXTS, 320)
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@settings(max_examples=150, deadline=None)
+@given(ANY_TEXT | st.sampled_from(["<eos>", "a<pad> <bos>b", "", " ", "\r\n\t  x ", "\x00", "\ufeffa", "e\u0301 🏳️‍🌈"]))
+def test_tokens_give_the_text_back(text: str) -> None:
+    tokens = TOKENIZER.encode(text)
+    assert TOKENIZER.decode(tokens) == text
+    assert tokens[-1] == EOS
+    assert not {PAD, BOS, EOS} & set(tokens[:-1])
+    assert sum(TOKENIZER.byte_lengths()[tokens].tolist()) == len(text.encode())
+    assert len(TOKENIZER.pieces(text)) == len(tokens)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(ANY_TEXT, max_size=4))
+def test_a_batch_is_its_texts(texts: list[str]) -> None:
+    rows = TOKENIZER.encode_batch(texts)
+    assert rows == [TOKENIZER.encode(text) for text in texts]
+    assert TOKENIZER.decode_batch(rows) == texts
+
+
+def test_special_tokens_come_first_and_every_byte_follows() -> None:
+    ids = [TOKENIZER.core.token_to_id(name) for name in ("<pad>", "<bos>", "<eos>")]
+    assert ids == [PAD, BOS, EOS] == [0, 1, 2]
+    assert TOKENIZER.byte_lengths()[:SMALLEST].tolist() == [0] * 3 + [1] * 256
+    assert len(TOKENIZER) == TOKENIZER.vocabulary == len(TOKENIZER.byte_lengths()) == 320
+    assert repr(TOKENIZER) == "Tokenizer(320 tokens)"
+
+
+def test_decoding_stops_at_the_end_and_leaves_padding_out() -> None:
+    the, end = TOKENIZER.encode("The")
+    assert TOKENIZER.decode([BOS, the, PAD, end, the]) == "The"
+    assert TOKENIZER.decode([the, the]) == "TheThe"
+    assert TOKENIZER.decode([]) == TOKENIZER.decode([end]) == ""
+    rows = [[the, end, PAD], [the, the, end]]
+    for batch in (rows, torch.tensor(rows), np.array(rows)):
+        assert TOKENIZER.decode_batch(batch) == ["The", "TheThe"]
+    assert TOKENIZER.decode(torch.tensor(rows[0])) == TOKENIZER.decode(np.array(rows[0])) == "The"
+
+
+def test_bytes_that_are_no_character_are_decoded_all_the_same() -> None:
+    first = TOKENIZER.encode("é")[0]
+    assert TOKENIZER.decode([first]) == "�"
+    assert TOKENIZER.pieces([first, EOS]) == [r"\xc3", "<eos>"]
+
+
+def test_pieces_read_like_the_text() -> None:
+    assert TOKENIZER.pieces("The weight of") == ["The", " weight", " of", "<eos>"]
+    assert TOKENIZER.pieces(torch.tensor(TOKENIZER.encode("The vector"))) == ["The", " vector", "<eos>"]
+
+
+def test_training_is_deterministic() -> None:
+    assert Tokenizer.train(iter(TEXTS), 320).core.to_str() == TOKENIZER.core.to_str()
+
+
+def test_a_text_with_little_to_learn_gives_fewer_tokens() -> None:
+    assert Tokenizer.train(["aa"], 4000).vocabulary == SMALLEST + 1
+    assert Tokenizer.train([""], SMALLEST).vocabulary == SMALLEST
+
+
+def test_it_is_the_same_after_a_file_and_in_another_process(tmp_path: Path) -> None:
+    TOKENIZER.save(tmp_path / "tokenizer.json")
+    for again in (Tokenizer.load(tmp_path / "tokenizer.json"), pickle.loads(pickle.dumps(TOKENIZER))):
+        assert again.encode("The <eos> weight") == TOKENIZER.encode("The <eos> weight")
+        assert again.vocabulary == 320
+
+
+@pytest.mark.parametrize("vocabulary", [-1, 0, 1, 258])
+def test_a_vocabulary_without_room_for_every_byte(vocabulary: int) -> None:
+    with pytest.raises(ValueError, match=f"a vocabulary of {vocabulary} is too small: .* Give at least 259"):
+        Tokenizer.train(TEXTS, vocabulary)
+
+
+def test_half_a_character() -> None:
+    with pytest.raises(ValueError, match=r"'\\ud800' at position 1, half of a character: give whole"):
+        TOKENIZER.encode("a\ud800")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read the tokenizer .*tokenizer.json: No such file"),
+        (b"", "tokenizer.json holds no tokenizer"),
+        (b"\xff\xfe", "tokenizer.json holds no tokenizer: it is not UTF-8 text"),
+        (b'{"model": 3}', "tokenizer.json holds no tokenizer"),
+        (b"[" * 100_000, "tokenizer.json holds no tokenizer"),
+        (TOKENIZER.core.to_str().encode()[:-100], "tokenizer.json holds no tokenizer"),
+    ],
+)
+def test_a_file_that_holds_no_tokenizer(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        Tokenizer.load(tmp_path / "tokenizer.json")
+
+
+def test_a_tokenizer_of_another_kind(tmp_path: Path) -> None:
+    other = json.loads(TOKENIZER.core.to_str())
+    other["added_tokens"] = []
+    other["model"]["vocab"] = {f"x{i}": i for i in range(5)}
+    other["model"]["merges"] = []
+    (tmp_path / "tokenizer.json").write_text(json.dumps(other))
+    with pytest.raises(ValueError, match="tokens 0, 1, 2 must be <pad>, <bos>, <eos>: train one"):
+        Tokenizer.load(tmp_path / "tokenizer.json")
+    other["model"]["vocab"] = {"<pad>": 0, "<bos>": 1, "<eos>": 2, "a": 3}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(other))
+    with pytest.raises(ValueError, match="lacks 255 of the 256 bytes: train one"):
+        Tokenizer.load(tmp_path / "tokenizer.json")
