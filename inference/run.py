@@ -66,7 +66,8 @@ class Run:
         for text, tokens in zip(texts, ids, strict=True):
             if len(tokens) > self.corpus.window:
                 raise ValueError(
-                    f"{text[:40]!r}... has {len(tokens)} tokens, the model's window is {self.corpus.window}: shorten it."
+                    f"{text[:40]!r}... has {len(tokens)} tokens, the model's window is {self.corpus.window}: "
+                    "shorten it."
                 )
         return Batch.pad(ids).to(self.model.device)
 
