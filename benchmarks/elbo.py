@@ -81,7 +81,7 @@ def stock_pair(model: NVAE, guide: NVAEGuide) -> tuple[Callable[[Batch], None], 
         pyro.module("mean", guide.mean)
         pyro.module("alpha", guide.alpha)
         pyro.module("log_variance", guide.log_variance)
-        log_alpha, mean, variance, mask = guide.encode(batch)
+        log_alpha, mean, variance, mask, _ = guide.encode(batch)
         with pyro.plate("texts", batch.weight.shape[0], dim=-1):
             pyro.sample("weights", LogDirichlet(log_alpha.double(), mask))
             pyro.sample("vectors", dist.Normal(mean, variance.sqrt()).to_event(1).mask(mask).to_event(1))

@@ -7,7 +7,7 @@ The story of one text::
     log pi  ~ LogDirichlet(log alpha_0 .. log alpha_n)
     z_i     ~ Normal(mu_i, sigma_i^2)
 
-With kappa > 1 every component is repeated kappa times at 1/kappa of its alpha, which is the paper's nested draw (Eq. 4).
+With kappa > 1 every component is repeated kappa times at 1/kappa of its alpha, which is the paper's nested draw.
 """
 
 import math
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..models.batch import Batch
 from ..models.distributions import LogDirichlet
-from ..models.mixture import Mixture
+from ..models.mixture import Mixture, SharedVariances
 from ..models.nvae import NVAE, component_mask
 from ..models.transformer import Encoder
 from .base import Guide
@@ -41,6 +41,7 @@ class Posterior(NamedTuple):
     mean: Float[Tensor, "*batch N P"]
     variance: Float[Tensor, "*batch N P"]
     mask: Bool[Tensor, "*batch N"]
+    shared: SharedVariances | None = None  # the same variances as groups, where there are only two
 
     @property
     def log_weights(self) -> Float[Tensor, "*batch N"]:
@@ -49,7 +50,8 @@ class Posterior(NamedTuple):
 
     def mixture(self) -> Mixture:
         """The posterior's mean measure: the Gaussian mixture that evaluation attends to."""
-        return Mixture(self.log_weights, self.mean, variances=self.variance, mask=self.mask)
+        variances = self.variance if self.shared is None else self.shared
+        return Mixture(self.log_weights, self.mean, variances=variances, mask=self.mask)
 
 
 class AlphaHead(nn.Module):
@@ -63,7 +65,8 @@ class AlphaHead(nn.Module):
     quadratic  :math:`w_2 \cdot h^2 + w_1 \cdot h + b`       the package's third version, for pretrained models
     ========== ============================================= =========================================
 
-    ``quadratic`` starts at :math:`|h|^2 / (2 \sqrt{P/H})`, where denoising attention is softmax attention.
+    A component that ``relu`` switches off has almost no alpha, which the exact Dirichlet divergence charges without limit:
+    it goes with the published objective only. ``quadratic`` starts at :math:`|h|^2 / (2 \sqrt{P/H})`, where denoising attention is softmax attention.
     """
 
     def __init__(self, width: int, heads: int, form: AlphaForm) -> None:
@@ -78,12 +81,31 @@ class AlphaHead(nn.Module):
             nn.init.zeros_(self.linear.bias)
 
     def forward(self, h: Float[Tensor, "*batch n P"]) -> Float[Tensor, "*batch n"]:
-        score: Tensor = self.linear(h).squeeze(-1).float()
+        score = _at_least_float32(self.linear(h).squeeze(-1))
         if self.form == "relu":
             return F.relu(score).clamp(min=math.exp(LOG_ALPHA_RANGE[0])).log()
         if self.form == "quadratic":
-            return score + (self.square * h.float().square()).sum(-1)
+            return score + (self.square * _at_least_float32(h).square()).sum(-1)
         return score
+
+
+class VarianceHead(nn.Module):
+    r"""Log variance of a component from its token's encoding: one for each dimension, one for all, or one vector for all
+    tokens; at the start the same everywhere."""
+
+    def __init__(self, width: int, form: VarianceForm, start: float) -> None:
+        super().__init__()
+        if form not in get_args(VarianceForm):
+            raise ValueError(f"variance {form!r} is unknown: choose one of {', '.join(get_args(VarianceForm))}.")
+        self.form = form
+        outputs = 1 if form == "isotropic" else width
+        self.bias = nn.Parameter(torch.full((outputs,), start))
+        self.weight = None if form == "shared" else nn.Parameter(torch.zeros(outputs, width))
+
+    def forward(self, h: Float[Tensor, "*batch n P"]) -> Float[Tensor, "*batch n P"]:
+        if self.weight is None:
+            return self.bias.expand(h.shape)
+        return F.linear(h, self.weight, self.bias).expand(h.shape)
 
 
 class NVAEGuide(Guide):
@@ -110,23 +132,18 @@ class NVAEGuide(Guide):
         self, model: NVAE, alpha: AlphaForm = "linear", variance: VarianceForm = "diagonal", log_variance: float = -3.0
     ) -> None:
         super().__init__(model)
-        if variance not in get_args(VarianceForm):
-            raise ValueError(f"variance {variance!r} is unknown: choose one of {', '.join(get_args(VarianceForm))}.")
         width = model.config.width
         self.encoder = Encoder(model.config)
         self.mean = nn.Linear(width, width)
         self.alpha = AlphaHead(width, model.config.heads, alpha)
-        self.variance = variance
-        self.log_variance = nn.Linear(1 if variance == "shared" else width, 1 if variance == "isotropic" else width)
-        nn.init.zeros_(self.log_variance.weight)
-        nn.init.constant_(self.log_variance.bias, log_variance)
+        self.log_variance = VarianceHead(width, variance, log_variance)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        log_alpha, mean, variance, mask = self.encode(batch)
+        posterior = self.encode(batch)
         with self.texts(batch):
-            weights = pyro.sample("weights", LogDirichlet(log_alpha.double(), mask))
-            normal = dist.Normal(mean, variance.sqrt()).to_event(1)
-            vectors = pyro.sample("vectors", normal.mask(mask).to_event(1))
+            weights = pyro.sample("weights", LogDirichlet(posterior.log_alpha.double(), posterior.mask))
+            normal = dist.Normal(posterior.mean, posterior.variance.sqrt()).to_event(1)
+            vectors = pyro.sample("vectors", normal.mask(posterior.mask).to_event(1))
         return weights, vectors
 
     def encode(self, batch: Batch) -> Posterior:
@@ -135,27 +152,35 @@ class NVAEGuide(Guide):
             raise ValueError("the batch is unobserved: a guide needs texts. Call the model alone to sample from it.")
         h = self.encoder(batch.tokens, batch.mask)
         base = self.model.base_measure()
-        mean = _prepend(base.mean, self.mean(h).float())
-        variance = _prepend(base.variance, self._variance(h))
+        mean = _prepend(base.mean, _at_least_float32(self.mean(h)))
+        variance = _prepend(base.variance, _at_least_float32(self.log_variance(h)).exp())
         log_alpha = self.alpha(h).clamp(*LOG_ALPHA_RANGE)
         log_alpha = torch.cat([self._prior_log_alpha(log_alpha), log_alpha], -1)
         kappa = self.model.kappa
         if kappa > 1:
             log_alpha = (log_alpha - math.log(kappa)).repeat_interleave(kappa, -1)
             mean, variance = mean.repeat_interleave(kappa, -2), variance.repeat_interleave(kappa, -2)
-        return Posterior(log_alpha, mean, variance, component_mask(batch.lengths, kappa, log_alpha.shape[-1]))
+        mask = component_mask(batch.lengths, kappa, log_alpha.shape[-1])
+        return Posterior(log_alpha, mean, variance, mask, self._shared(base.variance, log_alpha))
 
     def _prior_log_alpha(self, like: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:
         """Log concentration of the prior's component: that of the plain Dirichlet process, 0 for other priors."""
         concentration = getattr(self.model.weight_prior, "concentration", like.new_ones(()))
         return concentration.log().to(like.dtype).expand(*like.shape[:-1], 1)
 
-    def _variance(self, h: Float[Tensor, "*batch n P"]) -> Float[Tensor, "*batch n P"]:
-        source = h.new_zeros(1) if self.variance == "shared" else h
-        return self.log_variance(source).float().exp().expand(h.shape)
+    def _shared(self, base: Float[Tensor, " P"], like: Float[Tensor, "*batch N"]) -> SharedVariances | None:
+        if self.log_variance.form != "shared":
+            return None
+        table = torch.stack([base.to(like.dtype), self.log_variance.bias.to(like.dtype).exp()])
+        index = (torch.arange(like.shape[-1], device=like.device) >= self.model.kappa).long()
+        return SharedVariances(table, index.expand(like.shape))
 
 
 def _prepend(component: Float[Tensor, " P"], others: Float[Tensor, "*batch n P"]) -> Float[Tensor, "*batch m P"]:
     """Put the prior's component before those of the tokens."""
     first = component.to(others.dtype).expand(*others.shape[:-2], 1, others.shape[-1])
     return torch.cat([first, others], -2)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -10,7 +10,7 @@ __all__ = ["NVIB"]
 
 
 class NVIB(ELBO):
-    r"""Reconstruction plus the paper's regularisers of weights and vectors, Eq. 5 and 6, in its own scaling.
+    r"""Reconstruction plus the paper's regularisers of weights and vectors, in its own scaling.
 
     .. math::
 
@@ -29,7 +29,7 @@ class NVIB(ELBO):
 
     References:
         A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck (Henderson &
-        Fehr, 2023), Eq. 5 and 6, https://arxiv.org/abs/2207.13529
+        Fehr, 2023), https://arxiv.org/abs/2207.13529
     """
 
     name = "nvib"

@@ -30,7 +30,7 @@ def conditional_concentration(
 
     References:
         A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck
-        (Henderson & Fehr, 2023), section 3.1, https://arxiv.org/abs/2207.13529
+        (Henderson & Fehr, 2023), https://arxiv.org/abs/2207.13529
 
     Examples:
         >>> conditional_concentration(1.0, 0.3, torch.tensor([10, 20]))
@@ -66,7 +66,7 @@ def weight_regulariser(
 
     References:
         A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck
-        (Henderson & Fehr, 2023), equation (11) and appendix B, https://arxiv.org/abs/2207.13529
+        (Henderson & Fehr, 2023), https://arxiv.org/abs/2207.13529
 
     Examples:
         >>> weight_regulariser(torch.tensor(0.0), 1.0, 11)
@@ -113,7 +113,7 @@ def vector_regulariser(
 
     References:
         A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck
-        (Henderson & Fehr, 2023), equation (12) and appendix B, https://arxiv.org/abs/2207.13529
+        (Henderson & Fehr, 2023), https://arxiv.org/abs/2207.13529
 
     Examples:
         >>> ones = torch.ones(5, 8)

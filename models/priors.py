@@ -70,7 +70,7 @@ class BoundedDirichletProcess(WeightPrior):
 
     References:
         A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck
-        (Henderson & Fehr, 2023), section 3.1, https://arxiv.org/abs/2207.13529
+        (Henderson & Fehr, 2023), https://arxiv.org/abs/2207.13529
 
     Examples:
         >>> prior = BoundedDirichletProcess(delta=1.0)

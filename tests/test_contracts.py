@@ -95,11 +95,11 @@ def test_padding_changes_nothing(pair: Pair) -> None:
     narrow, wide = Batch.pad(TEXTS), Batch.pad(TEXTS, width=9)
     assert wide.tokens is not None
     scribbled = wide._replace(tokens=torch.where(wide.mask, wide.tokens, 17))  # type: ignore[arg-type]
-    for site, value in terms(pair, narrow).kl.items():
+    with pyro.settings.context(validate_distributions_pyro=False, validate_distributions_torch=False):
         for other in (wide, scribbled):
-            assert torch.allclose(terms(pair, other).kl[site], value, atol=1e-4, rtol=1e-5)
-    for other in (wide, scribbled):
-        assert torch.allclose(log_likelihood(pair, narrow), log_likelihood(pair, other), atol=1e-4, rtol=1e-5)
+            for site, value in terms(pair, narrow).kl.items():
+                assert torch.allclose(terms(pair, other).kl[site], value, atol=1e-4, rtol=1e-5)
+            assert torch.allclose(log_likelihood(pair, narrow), log_likelihood(pair, other), atol=1e-4, rtol=1e-5)
 
 
 def test_batch_composition_changes_nothing(pair: Pair) -> None:
@@ -153,7 +153,8 @@ def test_the_parameter_store_stays_empty_and_training_trains_twice(pair: Pair) -
     for _ in range(2):
         fresh = build(describe(pair.model))
         guide = None if pair.guide is None else build(describe(pair.guide, leave_out=["model"]), model=fresh)
-        svi = SVI(fresh, guide, torch.optim.Adam, lr=1e-2)
+        loss = NVIB() if fresh.objective == "nvib" else ELBO()
+        svi = SVI(fresh, guide, torch.optim.Adam, loss, lr=1e-2)
         torch.manual_seed(0)
         losses = [svi.step(Batch.pad(TEXTS)) for _ in range(30)]
         assert sum(losses[-5:]) < sum(losses[:5])
