@@ -20,8 +20,6 @@ from .tokenizer import Tokenizer, check_vocabulary
 
 __all__ = ["Corpus"]
 
-Split = Literal["train", "valid", "test"]
-
 
 class Corpus:
     r"""Texts to train on, to choose by and to test on.
@@ -174,9 +172,7 @@ class Corpus:
         """Number of tokens, special ones included."""
         return self.tokenizer.vocabulary
 
-    def batches(
-        self, split: Split = "train", batch_size: int = 64, *, epochs: int = 1, seed: int = 0
-    ) -> Iterator[Batch]:
+    def batches(self, split: str = "train", batch_size: int = 64, *, epochs: int = 1, seed: int = 0) -> Iterator[Batch]:
         """Batches for a loop of one's own: ``train`` shuffled anew each epoch, the others shortest first.
 
         Every batch has ``batch_size`` rows and one of at most six widths. Texts weigh 1 / number of texts in the batch;

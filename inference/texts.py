@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import chain, pairwise
-from typing import Any, Literal, overload
+from typing import Any, Literal, SupportsIndex, overload
 
 import numpy as np
 import torch
@@ -61,15 +61,15 @@ class Texts(Sequence[str]):
         return len(self.offsets) - 1
 
     @overload
-    def __getitem__(self, index: int) -> str: ...
+    def __getitem__(self, index: SupportsIndex) -> str: ...
     @overload
     def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
+    def __getitem__(self, index: SupportsIndex | slice) -> str | list[str]:
         if isinstance(index, slice):
             return self.tokenizer.decode_batch([self.ids(i) for i in range(*index.indices(len(self)))])
         return self.tokenizer.decode(self.ids(index))
 
-    def ids(self, index: int) -> Int[np.ndarray, " n"]:
+    def ids(self, index: SupportsIndex) -> Int[np.ndarray, " n"]:
         """The tokens of one text, its end included."""
         index = range(len(self))[index]
         return np.asarray(self.tokens[self.offsets[index] : self.offsets[index + 1]], dtype=np.int64)

@@ -132,6 +132,7 @@ def test_batches_are_mostly_full() -> None:
 
 @pytest.mark.parametrize("workers", [0, 3])
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes:UserWarning")
 def test_a_data_loader_changes_nothing(workers: int) -> None:
     stream = TrainingStream(texts_of(30), 4, accumulate=2, start=5)
     loader = DataLoader(stream, batch_size=None, num_workers=workers)

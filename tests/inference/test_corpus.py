@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyroformer.inference import builtin, reading
-from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.corpus import Corpus, _remove, _vocabulary
 from pyroformer.inference.reading import divide, read_file, read_splits
-from pyroformer.inference.texts import Texts, tokenised
+from pyroformer.inference.texts import Texts, check_window, tokenised
 from pyroformer.inference.tokenizer import Tokenizer
 
 LINES = [f"Number {i} is {'even' if i % 2 == 0 else 'odd'}." for i in range(100)]
@@ -34,7 +34,7 @@ def write(path: Path, content: bytes | str | None) -> Path:
     return path
 
 
-# Reading ---------------------------------------------------------------------------------------------------------------
+# Reading
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_what_is_no_text(
 
 
 @pytest.mark.parametrize(
-    "broken", [b"no gzip", gzip.compress(b"one\n" * 99)[:-9], gzip.compress(b"one")[:12] + b"\xff" * 9]
+    "broken", [b"no gzip", gzip.compress(b"one\n" * 9)[:-9], gzip.compress(b"one")[:12] + b"\xff" * 9]
 )
 def test_broken_gzip(tmp_path: Path, broken: bytes) -> None:
     (tmp_path / "a.txt.gz").write_bytes(broken)
@@ -139,7 +139,7 @@ def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
         read_splits(tmp_path)
 
 
-# Splits ----------------------------------------------------------------------------------------------------------------
+# Splits
 
 
 def test_a_folder_gives_its_splits(tmp_path: Path) -> None:
@@ -194,15 +194,13 @@ def test_the_split_follows_from_the_seed() -> None:
 
 def test_too_few_texts(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "\n".join(LINES[:19] * 3))
-    with pytest.raises(
-        ValueError, match="a.txt holds 19 different texts, too few to split: give at least 20, or a folder"
-    ):
+    with pytest.raises(ValueError, match="a.txt holds 19 different texts, too few to split: give at least 20, or"):
         Corpus.read(path)
     with pytest.raises(ValueError, match="the corpus holds 1 different texts"):
         Corpus.of(["one"])
 
 
-# Windows ---------------------------------------------------------------------------------------------------------------
+# Windows
 
 words = st.lists(st.text("abcé大😀 .", min_size=1, max_size=12) | st.just("Number"), min_size=1, max_size=60)
 
@@ -244,11 +242,11 @@ def test_order_is_kept_over_many_texts(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"window": -1}, "a window of -1 tokens is too short"),
         (
             {"vocabulary": 1},
-            "a vocabulary of 1 is too small: 256 bytes and 3 special tokens take 259. Give at least 259",
+            "a vocabulary of 1 is too small: 256 bytes and 3 special tokens take 259. Give",
         ),
         (
             {"window": 8, "long": "drop"},
-            "no text of the train split fits into a window of 8 tokens: give a longer window",
+            "no text of the train split fits into a window of 8 tokens: give a longer",
         ),
     ],
 )
@@ -266,7 +264,7 @@ def test_an_unknown_way_with_long_texts() -> None:
         check_window(8, "chop")
 
 
-# Texts -----------------------------------------------------------------------------------------------------------------
+# Texts
 
 
 def test_texts_are_a_sequence_of_strings() -> None:
@@ -286,23 +284,23 @@ def test_nothing_is_too_little_to_count() -> None:
     assert (len(texts), texts[:], texts.lengths.tolist(), texts.bytes.tolist()) == (0, [], [], [])
 
 
-# Corpora ---------------------------------------------------------------------------------------------------------------
+# Corpora
 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Corpus:
     path = write(tmp_path / "numbers.txt", "\n".join([*LINES, "", "word " * 50]))
-    return Corpus.read(path, vocabulary=300, window=16, folder=tmp_path / "run" / "corpus")
+    return Corpus.read(path, vocabulary=4000, window=16, folder=tmp_path / "run" / "corpus")
 
 
 def test_a_corpus_says_what_it_is(corpus: Corpus) -> None:
     assert corpus.describe() == (
         "numbers.txt: 101 texts (1 longer than 16 tokens split, 1 blank line left out), "
-        f"{corpus.vocabulary}-token BPE (the text has no more; 300 were asked for)"
+        f"{corpus.vocabulary}-token BPE (the text has no more; 4,000 were asked for)"
     )
     assert corpus.counts == {"texts": 101, "long": 1, "blank": 1}
     assert repr(corpus).startswith("Corpus(numbers.txt: 101 texts")
-    assert f"train {len(corpus.train)}, valid 5, test 5" in repr(corpus)
+    assert f"; train {len(corpus.train)}, valid {len(corpus.valid)}, test {len(corpus.test)})" in repr(corpus)
 
 
 def test_a_corpus_holds_every_text(corpus: Corpus) -> None:
@@ -352,16 +350,15 @@ def test_a_corpus_of_nowhere_cleans_up() -> None:
 
 def test_a_forked_process_leaves_the_folder_alone() -> None:
     corpus = Corpus.of(LINES, vocabulary=259)
-    remove, parent = __import__("pyroformer.inference.corpus", fromlist=["_remove"])._remove, os.getpid()
-    remove(str(corpus.folder), parent + 1)
+    _remove(str(corpus.folder), os.getpid() + 1)
     assert corpus.folder.exists()
 
 
 def test_the_same_corpus_from_the_same_seed(corpus: Corpus, tmp_path: Path) -> None:
-    again = Corpus.read(tmp_path / "numbers.txt", vocabulary=300, window=16)
+    again = Corpus.read(tmp_path / "numbers.txt", vocabulary=4000, window=16)
     assert again.train[:] == corpus.train[:]
     assert (again.folder / "tokenizer.json").read_text() == (corpus.folder / "tokenizer.json").read_text()
-    other = Corpus.read(tmp_path / "numbers.txt", vocabulary=300, window=16, seed=1)
+    other = Corpus.read(tmp_path / "numbers.txt", vocabulary=4000, window=16, seed=1)
     assert other.test[:] != corpus.test[:]
 
 
@@ -373,14 +370,13 @@ def test_a_given_tokenizer_is_used(tmp_path: Path) -> None:
 
 def test_the_vocabulary_grows_with_the_text() -> None:
     assert Corpus.of(LINES).vocabulary < 1000
-    size = __import__("pyroformer.inference.corpus", fromlist=["_vocabulary"])._vocabulary
-    assert [size(["x" * n]) for n in (1, 10**6, 4 * 10**6)] == [1000, 4000, 8000]
-    assert size(["x" * 10**6] * 100) == 32000
+    assert [_vocabulary(["x" * n]) for n in (1, 10**6, 4 * 10**6)] == [1000, 4000, 8000]
+    assert _vocabulary(["x" * 10**6] * 100) == 32000
 
 
 def test_batches_for_a_loop_of_ones_own(corpus: Corpus) -> None:
     for split, texts in {"train": corpus.train, "valid": corpus.valid, "test": corpus.test}.items():
-        batches = list(corpus.batches(split, 8))  # type: ignore[arg-type]
+        batches = list(corpus.batches(split, 8))
         assert sum(int((batch.weight > 0).sum()) for batch in batches) == len(texts)
         assert all(float(batch.weight.sum()) == pytest.approx(1) for batch in batches)
         assert {batch.tokens.shape[1] for batch in batches} <= set(corpus.widths)  # type: ignore[union-attr]
@@ -389,7 +385,7 @@ def test_batches_for_a_loop_of_ones_own(corpus: Corpus) -> None:
 
 def test_splits_that_are_not_there(corpus: Corpus) -> None:
     with pytest.raises(ValueError, match="there is no split 'dev': give train, valid, test"):
-        corpus.batches("dev")  # type: ignore[arg-type]
+        corpus.batches("dev")
     with pytest.raises(ValueError, match="the splits are train, dev: give train, valid and test"):
         Corpus.of({"train": LINES, "dev": LINES})
 
@@ -421,9 +417,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(
-        ValueError, match="cannot write the corpus into .*: No space left on device. Give another folder"
-    ):
+    with pytest.raises(ValueError, match="cannot write the corpus into .*: No space left on device. Give another"):
         Corpus.of(LINES, folder=tmp_path / "run")
     assert not list((tmp_path / "run").iterdir())
 
@@ -461,7 +455,7 @@ def test_splits_of_another_size(corpus: Corpus) -> None:
         Corpus.open(corpus.folder)
 
 
-# Built in --------------------------------------------------------------------------------------------------------------
+# Built in
 
 EXAMPLE = '''
 """Tools for cheese.
@@ -469,7 +463,7 @@ EXAMPLE = '''
 The module lets one age `cheese` in a cellar, e.g. for years.  It needs
 patience; see also wine.
 
-    cellar = Cellar(depth=3)  # This is code. It is no prose.
+    cellar = Cellar(depth=3)  # This is code.
 
 >>> Cellar().age()
 The result is none.
@@ -515,7 +509,7 @@ def test_the_built_in_corpus() -> None:
     assert 0.8 < np.mean([batch.mask.float().mean() for batch in corpus.batches("train")])  # type: ignore[union-attr]
 
 
-# Real ones -------------------------------------------------------------------------------------------------------------
+# Real ones
 
 
 @pytest.mark.slow
@@ -541,4 +535,4 @@ def test_other_corpora_are_read(data: Path, name: str, field: int | None, count:
 
 def test_json_of_the_description_is_plain(corpus: Corpus) -> None:
     about = json.loads((corpus.folder / "corpus.json").read_text())
-    assert about["texts"] == {"train": len(corpus.train), "valid": 5, "test": 5}
+    assert about["texts"] == {split: len(getattr(corpus, split)) for split in ("train", "valid", "test")}
