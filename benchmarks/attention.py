@@ -2,9 +2,9 @@ r"""What attention over a mixture costs, in multiples of softmax attention of th
 
     python benchmarks/attention.py [--device cuda] [--out FILE]
 
-One layer each, projections included: M = N queries over N components, ``--width`` P, ``--heads`` H. The layers take turns,
-so that what else the machine does hits all of them; a ratio is the median over the rounds of time divided by that of
-plain attention in the same round.
+One layer each, projections included: M = N queries over N components, ``--width`` P, ``--heads`` H. The layers take
+turns, so that what else the machine does hits all of them; a ratio is the median over the rounds of time divided by
+that of plain attention in the same round.
 
     plain               softmax attention: F.scaled_dot_product_attention between four projections
     training            fused, over point masses: what a sampled mixture is in training
@@ -233,7 +233,9 @@ def main() -> None:
         bare[components] = measure(kernels(problem), problem.leaves, options.rounds, options.device)
     size = f"P = {options.width}, H = {options.heads}, {options.batch} texts, float32"
     where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {options.threads} threads"
-    report = f"torch {torch.__version__}, {where}, {size}, {options.rounds} rounds; all ratios are to plain attention.\n\n"
+    report = (
+        f"torch {torch.__version__}, {where}, {size}, {options.rounds} rounds; all ratios are to plain attention.\n\n"
+    )
     report += "\n".join([table("Layers", whole), targets(whole), table("Kernels", bare)])
     print(report)
     if options.out is not None:

@@ -90,8 +90,8 @@ class DenoisingAttention(nn.Module):
         y = W_o \, \big\|_h \left( W_v^h E[v \mid u^h] + b_v^h \right) + b_o
 
     with the query noise :math:`s = \sqrt E`, E = P / H, in all P dimensions. There is one mixture for all heads, so a
-    key's bias is the same in every head. A bias of the keys would add the same to all logits of a query and cancel:
-    there is none. Point masses weighted by :math:`\log \pi_n = |z_n|^2 / (2 s)` make this ordinary multi-head attention.
+    key's bias is the same in every head. A bias of the key projection would add the same to all logits of a query and
+    cancel, so there is none. Point masses with :math:`\log \pi_n = |z_n|^2 / (2 s)` make this ordinary attention.
 
     A position that sees no component gets :math:`b_o`. Dropout acts on attention weights.
 
@@ -106,7 +106,7 @@ class DenoisingAttention(nn.Module):
 
     References:
         A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck
-        (Henderson and Fehr, 2023), section 3. https://arxiv.org/abs/2207.13529
+        (Henderson and Fehr, 2023), https://arxiv.org/abs/2207.13529
 
     Examples:
         >>> layer = DenoisingAttention(width=16, heads=2)
@@ -197,7 +197,7 @@ class DenoisingAttention(nn.Module):
         if memory.curvature is None and memory.response is None:
             return pack_queries(queries, None, memory.keys.shape[-1]), None
         lifted = torch.einsum("...hme,hep->...hmp", queries, self._weight(self.key))
-        squares = None if memory.curvature is None else memory.curvature.coordinates(lifted.square())
+        squares = None if memory.curvature is None else memory.curvature.squares(lifted)
         return pack_queries(queries, squares, memory.keys.shape[-1]), lifted
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -212,7 +212,7 @@ class DenoisingAttention(nn.Module):
 def _pack_bare(queries: Tensor, terms: Natural, answer: int) -> tuple[Tensor, Tensor]:
     """Packed queries and keys of a bare mixture, wide enough for ``answer`` columns of values."""
     curvature = terms.curvature
-    squares = None if curvature is None else curvature.basis.coordinates(queries.square())
+    squares = None if curvature is None else curvature.basis.squares(queries)
     width = packed_width(queries.shape[-1], 0 if curvature is None else curvature.rank, answer, queries.dtype)
     coefficients = None if curvature is None else curvature.coefficients
     keys = pack_keys(terms.slope.to(queries.dtype), terms.bias, coefficients, width)

@@ -76,7 +76,7 @@ class Mixture:
 
     References:
         A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck
-        (Henderson and Fehr, 2023), section 3. https://arxiv.org/abs/2207.13529
+        (Henderson and Fehr, 2023), https://arxiv.org/abs/2207.13529
 
         Probabilistic Transformers (Movellan and Gabbur, 2020). https://arxiv.org/abs/2010.15583
 

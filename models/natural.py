@@ -32,12 +32,13 @@ class Basis(NamedTuple):
 
     vectors: Float[Tensor, "r d"] | None = None
 
-    def coordinates(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch r"]:
-        """Inner products of x with the basis, in float32 at least: they add up many squares."""
+    def squares(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch r"]:
+        """Inner products of x squared with the basis, in float32 at least, as they add up so much."""
+        squared = _float(x).square()
         if self.vectors is None:
-            return x
+            return squared
         with torch.autocast(x.device.type, enabled=False):
-            return x.to(torch.promote_types(x.dtype, self.vectors.dtype)) @ self.vectors.mT
+            return squared @ self.vectors.to(squared.dtype).mT
 
     def combine(self, coefficients: Float[Tensor, "*batch r"]) -> Float[Tensor, "*batch d"]:
         """The vectors with these coefficients."""
@@ -151,7 +152,7 @@ def _low_rank(own: Tensor, mixture: Mixture, present: Tensor) -> LowRank:
 
 
 def _smallest(total: Tensor, present: Tensor | None) -> Tensor:
-    """The smallest total variance of each dimension; a constant that cancels, so without gradient, unless the only one."""
+    """The smallest total variance of each dimension: if not the only one, it cancels and so carries no gradient."""
     if total.shape[-2] == 1:
         return total
     total = total.detach()

@@ -188,7 +188,7 @@ def test_any_shape_mask_and_concentration(
     for one, other in zip(gradients(actual, inputs, weight), reference, strict=True):
         assert_close(one, other, 1e-9)
 
-    single = with_gradients(single_precision(mixture))
+    single = with_gradients(to_dtype(mixture, torch.float))
     low = queries.detach().float().requires_grad_()
     actual = attend(low, single)
     torch.testing.assert_close(actual.double(), expected, rtol=1e-3, atol=1e-3)
@@ -196,8 +196,8 @@ def test_any_shape_mask_and_concentration(
         assert gradient.isfinite().all()
 
 
-def single_precision(mixture: Mixture) -> Mixture:
-    changed: dict[str, Any] = {name: value.detach().float() for name, value in tensors(mixture).items()}
+def to_dtype(mixture: Mixture, dtype: torch.dtype) -> Mixture:
+    changed: dict[str, Any] = {name: value.detach().to(dtype) for name, value in tensors(mixture).items()}
     if isinstance(mixture.variances, SharedVariances):
         changed["variances"] = mixture.variances._replace(table=changed["variances"])
     return replace(mixture, **changed)
@@ -362,20 +362,22 @@ def test_never_leaves_the_fast_kernel(kind: str, form: Any) -> None:
         layer(x, layer.project(replace(mixture, values=None), form)).sum().backward()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_as_good_as_its_inputs(dtype: torch.dtype) -> None:
-    """Attention weights by values that are one-hot; the floor is what rounding queries and keys alone costs."""
-    keys, queries = torch.randn(1, 64, 64) + 3, torch.randn(1, 64, 64)
-    log_weights = keys.square().sum(-1) / 16 - 0.05 * torch.randn(1, 64).square()
-    one_hot = torch.eye(64)[None]
-    exact = Mixture(log_weights.double(), keys.double(), values=one_hot.double())
-    expected = posterior_mean(queries.double(), exact)
-    rounded = replace(exact, vectors=exact.vectors.to(dtype).double())
-    rounded = replace(rounded, log_weights=exact.log_weights - (keys.square() - rounded.vectors.square()).sum(-1) / 16)
-    floor = posterior_mean(queries.to(dtype).double(), rounded)
-    half = Mixture(log_weights, keys.to(dtype), values=one_hot.to(dtype))
-    actual = attend(queries.to(dtype), half).double()
-    print(dtype, variation(actual, expected), variation(floor, expected))
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 4e-3), (torch.float16, 5e-4)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_rounds_little_away(kind: str, dtype: torch.dtype, bound: float) -> None:
+    """Attention weights (by values that are one-hot) although all vectors are far off in one direction.
+
+    A bias in one bfloat16 column that is not centred is off by 0.04 here.
+    """
+    queries = torch.randn(BATCH, 64, 64).to(dtype)
+    mixture = draw(kind, width=64, components=64, dtype=torch.float)
+    vectors = mixture.vectors + 3
+    log_weights = mixture.log_weights + vectors.square().sum(-1) / 16
+    one_hot = torch.eye(64).expand(BATCH, -1, -1)
+    mixture = replace(mixture, vectors=vectors, log_weights=log_weights, values=one_hot)
+    actual = attend(queries, mixture)
+    assert actual.dtype == dtype
+    assert variation(actual.double(), posterior_mean(queries.double(), to_dtype(mixture, torch.double))) < bound
 
 
 def variation(a: Tensor, b: Tensor) -> float:
