@@ -7,7 +7,7 @@ returns is the posterior mean of what a position saw.
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -28,7 +28,6 @@ __all__ = [
     "Encoder",
     "TransformerConfig",
     "compile_blocks",
-    "gpt2_weights",
 ]
 
 RECOMPILE_LIMIT = 64  # graphs of blocks: {encoder, decoder} x {training, evaluation} x {autocast or not} x ...
@@ -37,19 +36,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "gelu": F.gelu,
     "relu": F.relu,
-}
-
-GPT2_NAMES = {
-    "transformer.wte.": "embedding.tokens.",
-    "transformer.wpe.weight": "embedding.positions",
-    "transformer.h.": "blocks.",
-    "transformer.ln_f.": "norm.",
-    ".ln_1.": ".attention_norm.",
-    ".ln_2.": ".mlp_norm.",
-    ".attn.c_attn.": ".attention.qkv.",
-    ".attn.c_proj.": ".attention.out.",
-    ".mlp.c_fc.": ".mlp.up.",
-    ".mlp.c_proj.": ".mlp.down.",
 }
 
 
@@ -370,28 +356,6 @@ def compile_blocks(module: nn.Module, **options: Any) -> None:
             block.compile(**options)
     # On its first use torch.compile switches the validation of every distribution off.
     torch.distributions.Distribution.set_default_validate_args(validate)
-
-
-def gpt2_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    r"""The weights of a GPT-2 from ``transformers`` under the names that :class:`Decoder` has for them.
-
-    Arguments:
-        weights: The ``state_dict`` of a ``GPT2LMHeadModel``.
-
-    Examples:
-        >>> list(gpt2_weights({"transformer.h.0.mlp.c_fc.weight": torch.zeros(4, 16)}).items())[0][0]
-        'blocks.0.mlp.up.weight'
-    """
-    result = {}
-    for name, value in weights.items():
-        for theirs, ours in GPT2_NAMES.items():
-            name = name.replace(theirs, ours)
-        if name.startswith(("lm_head", "transformer.")) or name.endswith((".attn.bias", ".attn.masked_bias")):
-            continue  # the tied readout, and buffers of old versions
-        # GPT-2 stores the matrices of linear layers as [in, out]
-        linear = name.endswith(("qkv.weight", "out.weight", "up.weight", "down.weight"))
-        result[name] = value.T.contiguous() if linear else value
-    return result
 
 
 def _norm(config: TransformerConfig) -> nn.LayerNorm:

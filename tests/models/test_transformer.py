@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyroformer.models import transformer
 from pyroformer.models.batch import PAD
+from pyroformer.models.gpt2 import gpt2_weights
 from pyroformer.models.mixture import Mixture
 from pyroformer.models.transformer import (
     Block,
@@ -18,7 +19,6 @@ from pyroformer.models.transformer import (
     Encoder,
     TransformerConfig,
     compile_blocks,
-    gpt2_weights,
 )
 
 CONFIG = TransformerConfig(vocabulary=40, window=12, width=32, layers=2, heads=4, init_std=0.2)
@@ -231,6 +231,11 @@ def test_configurations_that_cannot_be(changes: dict[str, Any], message: str) ->
 
 # --- compilation ------------------------------------------------------------------------------------------------------
 
+# Dynamo itself looks at .grad of a block's input, and hides the warning only where warnings are not errors.
+dynamo_looks_at_grad = pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+)
+
 LENGTHS = {2: 24, 4: 12, 6: 8, 8: 6, 10: 5, 12: 4}  # texts of a batch by their length
 
 
@@ -252,6 +257,7 @@ def batch(length: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.compile
+@dynamo_looks_at_grad
 def test_few_graphs_for_all_shapes_and_modes() -> None:
     """One graph for each way a block is used, whatever the length; Dynamo's limit is never met (it would raise)."""
     torch._dynamo.reset()
@@ -261,11 +267,11 @@ def test_few_graphs_for_all_shapes_and_modes() -> None:
         graphs.append(graph.code)
         return graph.forward
 
-    network = Autoencoder(replace(CONFIG, layers=3, dropout=0.1))
+    network = Autoencoder(replace(CONFIG, layers=2, dropout=0.1))
     names = list(network.state_dict())
     compile_blocks(network, backend=count)
     assert list(network.state_dict()) == names
-    for training, gradient, autocast in [(1, 1, 0), (0, 0, 0), (0, 1, 0), (1, 1, 1), (0, 0, 1)]:
+    for training, gradient, autocast in [(1, 1, 0), (0, 0, 0), (0, 1, 0), (1, 1, 1), (0, 0, 1), (1, 1, 0)]:
         before = len(graphs)
         network.train(bool(training))
         for length in LENGTHS:
@@ -277,6 +283,7 @@ def test_few_graphs_for_all_shapes_and_modes() -> None:
 
 
 @pytest.mark.compile
+@dynamo_looks_at_grad
 def test_compiled_blocks_equal_eager() -> None:
     torch._dynamo.reset()
     network = Autoencoder(replace(CONFIG, layers=1, dropout=0.0))
