@@ -261,7 +261,9 @@ class Training(lightning.LightningModule):
         self.objective.eval()
         every = math.ceil(len(self.corpus.valid) / self.options.validation_texts)  # batches come in order of length
         for index, (_, batch) in enumerate(islice(once(self.corpus.valid, self.options.batch_size), 0, None, every)):
-            if index % self.trainer.world_size == self.trainer.global_rank:
+            own = index % self.trainer.world_size == self.trainer.global_rank
+            if own or index == 0:  # every process has something to add to the mean, if only nothing
+                batch = batch if own else batch._replace(weight=torch.zeros_like(batch.weight))
                 torch.manual_seed(_noise_seed(self.options.seed, -1, index, 0))
                 batch = batch.to(self.device)
                 with self.trainer.precision_plugin.forward_context(), _validation(False):
