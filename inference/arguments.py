@@ -130,8 +130,8 @@ def _parser(command: str, model: str | None, importing: bool) -> tuple[ArgumentP
 
 def _add_model(parser: ArgumentParser, classes: ModelClasses, importing: bool) -> dict[str, Any]:
     group = parser.add_argument_group("model", summary(classes.model))
-    network = [option._replace(default=None) if option.name in SIZED else option for option in options(NETWORK, FROM_CORPUS)]
-    kinds = _add(group, network, "model.")
+    network = options(NETWORK, skip=FROM_CORPUS)
+    kinds = _add(group, [item._replace(default=None) if item.name in SIZED else item for item in network], "model.")
     kinds |= _add(group, options(classes.model, skip=["config"], importing=importing), "model.")
     if classes.guide is not None:
         group = parser.add_argument_group("guide", summary(classes.guide))
@@ -198,7 +198,8 @@ def _rule(kind: Any) -> str:
     words = []
     for part in _parts(kind):
         if get_origin(part) is Literal:
-            words.append(f"one of {', '.join(map(str, get_args(part)))}" if len(get_args(part)) > 1 else get_args(part)[0])
+            choices = ", ".join(map(str, get_args(part)))
+            words.append(f"one of {choices}" if len(get_args(part)) > 1 else choices)
         elif isinstance(part, type):
             words.append(_RULES.get(part) or f"the import path of a {part.__name__}, as in my_module.MyPrior")
     return " or ".join(words) or "a value"
@@ -229,7 +230,7 @@ def _wrong_value(key: str, details: str, kinds: Mapping[str, Any]) -> str:
         return f"the file of --config cannot be read: {_flat(details)}."
     flag = f"-{key}" if len(key) == 1 else f"--{key}"
     rule = _rule(kinds.get(flag, str))
-    if found := re.search(r"Problem with given class_path '([^']+)':\s*(.*?)\s*(- Expected|Given value|$)", details, re.DOTALL):
+    if found := re.search(r"given class_path '([^']+)':\s*(.*?)\s*(- Expected|Given value|$)", details, re.DOTALL):
         return f"{flag} {found[1]} cannot be used ({_flat(found[2]).rstrip('.')}): give {rule}."
     given = re.search(r"(?:Given|Got) value: (.*)", details)
     return f"{flag} is {given[1].strip() if given else ''!r}: give {rule}."

@@ -3,9 +3,9 @@
 import contextlib
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 
 from .arguments import COMMANDS, UsageError, imported, overview, parse
 from .commands import rank
@@ -66,7 +66,8 @@ def _run(arguments: list[str]) -> int:
 
 def _fail(message: str, code: int) -> int:
     if rank() == 0:
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        message = re.sub(r"\btrust=\['([^']+)'\]", r"--trust \1", " ".join(message.split()))
+        print(f"error: {message}", file=sys.stderr)
     return code
 
 

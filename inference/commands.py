@@ -2,6 +2,7 @@
 
 import json as javascript
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -71,7 +72,8 @@ def fit(
     if rank() == 0:
         claim(folder, resume)
     texts = {"vocabulary": vocabulary, "window": window, "long": long}
-    if resume and folder.config_file.exists():
+    # Of processes that train together, those that the first one starts find what it has made.
+    if folder.config_file.exists() and (resume or rank() > 0):
         asked = _asked(name, size, texts, model or {}, guide or {})
         prepared = prepare_old(folder, name, asked, training, trust or ())
         say(f"going on with {out}: {prepared.corpus.describe()}")
@@ -89,7 +91,7 @@ def fit(
     finally:
         progress.close()
     if progress.done < 1:
-        say(f"ended at {100 * progress.done:.0f} %; pyroformer fit {name} --out {out} --resume goes on")
+        say(f"ended at {100 * progress.done:.0f} %; pyroformer fit {name} --out {shlex.quote(out)} --resume goes on")
     say(f"best at step {run.step:,}; run saved in {out}")
 
 
@@ -277,14 +279,19 @@ def _objective(prepared: "Prepared", settings: "TrainingOptions") -> str:
     name = settings.objective or prepared.model.objective
     if name != "elbo":
         return f"objective ({name}, not a bound)"
-    return "objective" if settings.beta == 1 or not prepared.model.latents else f"objective (beta {settings.beta:g}, not a bound)"
+    if settings.beta != 1 and prepared.model.latents:
+        return f"objective (beta = {settings.beta:g}, not a bound)"
+    return "objective"
 
 
 def _load(path: str, trust: Sequence[str] | None) -> "Run":
     import torch
 
+    from .folder import RunFolder
+    from .preparing import read_config
     from .run import load
 
+    read_config(RunFolder(path))
     return load(path, trust=trust or (), device="cuda" if torch.cuda.is_available() else "cpu")
 
 

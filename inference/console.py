@@ -15,7 +15,7 @@ def say(text: str = "") -> None:
 
 
 class Progress:
-    r"""Shows where a run stands: one line that rewrites itself on a terminal, a line for each look at held-out texts elsewhere.
+    """Shows where a run stands, in one line that rewrites itself; in a pipe, a line for each look at held-out texts.
 
     Arguments:
         objective: What the objective is called; whether it is a bound belongs into its name.

@@ -47,7 +47,7 @@ def demo(*, minutes: float = 3.5, out: str | None = None, seed: int = 0) -> None
         say(f"  {text.original}\n  {text.text}\n")
 
     rate = evaluation["rate"]["nats/token"]
-    say(f"samples from the prior; the posterior is {rate:,.1f} nats/token away from it (rate, exact KL of all latents):")
+    say(f"samples from the prior, at a rate (exact KL of all latents) of {rate:,.1f} nats/token:")
     for sample in run.sample(5, seed=seed):
         say(f"  {sample}")
 

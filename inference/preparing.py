@@ -15,7 +15,7 @@ from .corpus import Corpus
 from .folder import RunFolder
 from .signatures import options
 
-__all__ = ["Prepared", "claim", "make_model", "prepare_new", "prepare_old", "read_corpus"]
+__all__ = ["Prepared", "claim", "prepare_new", "prepare_old", "read_config", "read_corpus"]
 
 # What may change from one session of a run to the next: how long it is, and the machine.
 FREE = {"accumulate", "batch_size", "compile", "devices", "minutes", "patience", "precision", "steps"}
@@ -40,7 +40,7 @@ def claim(folder: RunFolder, resume: bool) -> None:
     folder.prepare(resume)
     if not folder.config_file.exists():
         with suppress(OSError):
-            folder.last.parent.rmdir()  # a folder that holds checkpoints but no configuration would be taken for foreign
+            folder.last.parent.rmdir()  # checkpoints without a configuration would be taken for somebody else's
 
 
 def prepare_new(
@@ -54,8 +54,8 @@ def prepare_new(
 ) -> Prepared:
     """A model of a registered name and its guide, with weights that follow from the seed.
 
-    A prior comes as ``{"class_path": ..., "init_args": {...}}``. Where its constructor asks for something that the model
-    has, such as ``width``, it is filled in.
+    A prior comes as ``{"class_path": ..., "init_args": {...}}``. Where its constructor asks for something that the
+    model has, such as ``width``, it is filled in.
     """
     classes, asked = MODELS[name], dict(model or {})
     cls = imported(classes.model)
@@ -85,7 +85,7 @@ def prepare_old(
     Raises:
         ValueError: If the run is of another model, or what is asked for is not what it has.
     """
-    config = folder.read_config()
+    config = read_config(folder)
     corpus = Corpus.open(folder.corpus)
     before = dict(config.get("training") or {})
     try:
@@ -100,8 +100,24 @@ def prepare_old(
     return Prepared(model, guide, corpus, before | dict(training))
 
 
+def read_config(folder: RunFolder) -> dict[str, Any]:
+    """A run's configuration, which names the class of a model and, if it has one, of a guide.
+
+    Raises:
+        ValueError: If there is none, or it was damaged.
+    """
+    config = folder.read_config()
+    for part in ("model", "guide"):
+        recipe = config.get(part)
+        if not (isinstance(recipe, dict) and isinstance(recipe.get("class_path"), str)) and (part == "model" or recipe):
+            raise ValueError(
+                f"{folder.config_file} is damaged: its {part} names no class. Fit anew with another --out."
+            )
+    return config
+
+
 def read_corpus(data: str, folder: RunFolder | None = None, **asked: Any) -> Corpus:
-    """The texts of a file, a folder, or Python's documentation (``builtin``), kept in the run's folder if there is one."""
+    """The texts of a file, a folder, or Python's documentation (``builtin``), kept in the run's folder if given."""
     wanted = {name: value for name, value in asked.items() if value is not None}
     home = None if folder is None else folder.corpus
     if data != "builtin":

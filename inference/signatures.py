@@ -81,9 +81,9 @@ def _parameters(node: ast.ClassDef | ast.FunctionDef) -> Iterator[tuple[str, str
             return
         node = init
     given = node.args
-    positional = [*given.posonlyargs, *given.args]
-    defaults = [None] * (len(positional) - len(given.defaults)) + list(given.defaults)
-    for argument, default in [*zip(positional, defaults, strict=True), *zip(given.kwonlyargs, given.kw_defaults, strict=True)]:
+    arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+    without = len(given.posonlyargs) + len(given.args) - len(given.defaults)
+    for argument, default in zip(arguments, [None] * without + given.defaults + given.kw_defaults, strict=True):
         if argument.annotation is not None:
             yield argument.arg, ast.unparse(argument.annotation), _value(default)
 

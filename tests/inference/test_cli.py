@@ -38,21 +38,20 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
-PRIORS = '''
-from pyro import distributions as dist
+PRIORS = """
+import pyroformer as pf
 import torch
-from pyroformer.distributions import LogDirichlet
-from pyroformer.priors import VectorPrior, WeightPrior
+from pyro import distributions as dist
 
-class Flat(WeightPrior):
+class Flat(pf.priors.WeightPrior):
     def __init__(self, log_concentration: float = 0.0):
         super().__init__()
         self.log_concentration = log_concentration
 
     def forward(self, mask):
-        return LogDirichlet(torch.full(mask.shape, self.log_concentration), mask)
+        return pf.distributions.LogDirichlet(torch.full(mask.shape, self.log_concentration), mask)
 
-class Wide(VectorPrior):
+class Wide(pf.priors.VectorPrior):
     def __init__(self, width: int, scale: float = 2.0):
         super().__init__()
         self.register_buffer("loc", torch.zeros(width))
@@ -60,7 +59,7 @@ class Wide(VectorPrior):
 
     def forward(self):
         return dist.Normal(self.loc, self.scale).to_event(1)
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +116,9 @@ def test_sample_is_seeded_and_one_line_of_json_each(nvae: Path, lm: Path, capsys
     assert greedy[0] == greedy[1]
 
 
-def test_an_empty_output_stays_a_line(lm: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_output_stays_a_line(
+    lm: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pyroformer.inference.run.Run.sample", lambda self, n, **rule: ["", "a\nb"])
     assert command(f"sample {lm}", capsys) == '{"text": ""}\n{"text": "a\\nb"}\n'
 
@@ -148,7 +149,9 @@ def test_resume_goes_on_and_needs_nothing_but_the_folder(here: Path, capsys: pyt
     assert said.startswith(f"going on with {out}: texts.txt: 80 texts")
     assert re.search(r"100 % \| step 4 ", said)
     assert yaml.safe_load((out / "config.yaml").read_text())["training"]["batch_size"] == 8
-    command(f"fit nvae --data gone.txt --out {out} --resume --steps 5 --model.width 8 --window 32 --compile off", capsys)
+    command(
+        f"fit nvae --data gone.txt --out {out} --resume --steps 5 --model.width 8 --window 32 --compile off", capsys
+    )
 
 
 def test_priors_by_import_path(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +177,9 @@ def test_a_printed_configuration_can_be_given_back(here: Path, capsys: pytest.Ca
     assert run["model"]["init_args"]["config"]["init_args"]["width"] == 8
 
 
-def test_interrupting_is_no_accident(lm: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupting_is_no_accident(
+    lm: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -183,15 +188,19 @@ def test_interrupting_is_no_accident(lm: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err.startswith("error: interrupted; ")
 
 
-def test_a_full_disk_is_said_in_one_line(lm: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_said_in_one_line(
+    lm: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "runs/x/metrics.csv")
 
     monkeypatch.setattr("pyroformer.inference.run.Run.sample", full)
     assert main(["sample", str(lm)]) == 1
     error = capsys.readouterr().err
-    assert error == "error: runs/x/metrics.csv: No space left on device. Nothing already written is lost: make room, then " \
+    assert (
+        error == "error: runs/x/metrics.csv: No space left on device. Nothing already written is lost: make room, then "
         "fit goes on with --resume.\n"
+    )
 
 
 def test_only_the_first_of_several_processes_speaks(
@@ -228,7 +237,9 @@ assert not heavy, heavy
 
 
 def test_as_a_module() -> None:
-    done = subprocess.run([sys.executable, "-m", "pyroformer", "fit", "nvea"], capture_output=True, text=True, env=environment())
+    done = subprocess.run(
+        [sys.executable, "-m", "pyroformer", "fit", "nvea"], capture_output=True, text=True, env=environment()
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: model 'nvea' is unknown: choose one of lm, nvae.\n"
 
@@ -242,7 +253,10 @@ def test_options_read_from_source_are_those_of_the_class(path: str) -> None:
     from inspect import Parameter, signature
 
     found = {option.name: option.default for option in options(path)}
-    real = {p.name: None if p.default is Parameter.empty else p.default for p in signature(imported(path)).parameters.values()}
+    real = {
+        p.name: None if p.default is Parameter.empty else p.default
+        for p in signature(imported(path)).parameters.values()
+    }
     assert found | {"pad": 0, "bos": 1, "eos": 2} == real | {"pad": 0, "bos": 1, "eos": 2}
     assert all(option.help for option in options(path)), "each option needs a line in the docstring"
 
