@@ -1,0 +1,213 @@
+"""Evaluation: arithmetic by hand, the same figures whatever the batch, and nothing called a bound that is none."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from pyroformer.guides.nvae import NVAEGuide
+from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.cross_attention import attention_shares, cross_attention
+from pyroformer.inference.evaluation import evaluate
+from pyroformer.inference.folder import RunFolder
+from pyroformer.inference.report import Evaluation
+from pyroformer.inference.run import Run
+from pyroformer.models.language_model import LanguageModel
+from pyroformer.models.nvae import NVAE
+
+TEXTS = [f"{'Ones' if n % 3 else 'A few'} and {n * n * n} more." for n in range(40)]
+SOME = TEXTS[:7]
+ELBO_TRAINED = {"name": "elbo", "is_bound": True, "kl_weights": {"weights": 1.0, "vectors": 1.0}}
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return Corpus.of(TEXTS, vocabulary=270, window=24)
+
+
+def made(corpus: Corpus, name: str, objective: dict[str, Any] = ELBO_TRAINED, **options: Any) -> Run:
+    """A run that nobody trained, with weights that say something."""
+    torch.manual_seed(0)
+    model = (NVAE if name == "nvae" else LanguageModel).for_corpus(corpus, width=16, layers=2, heads=2, **options)
+    guide = NVAEGuide(model) if isinstance(model, NVAE) else None
+    for module in (model, guide):
+        for parameter in [] if module is None else module.parameters():
+            parameter.data.add_(0.2 * torch.randn_like(parameter))
+    if name == "lm":
+        objective = objective | {"kl_weights": {}}
+    return Run(model, guide, corpus, RunFolder(corpus.folder), {"objective": objective}, 0)
+
+
+@pytest.fixture(scope="module")
+def nvae(corpus: Corpus) -> Run:
+    return made(corpus, "nvae")
+
+
+@pytest.fixture(scope="module")
+def lm(corpus: Corpus) -> Run:
+    return made(corpus, "lm")
+
+
+@pytest.fixture(scope="module")
+def found(nvae: Run) -> Evaluation:
+    return nvae.evaluate(SOME, particles=3)
+
+
+def nats(evaluation: Evaluation, name: str) -> float:
+    value = evaluation[name]["nats/text"]
+    assert value is not None
+    return value
+
+
+def test_the_bound_is_the_sum_of_its_parts(found: Evaluation) -> None:
+    rate = nats(found, "kl_weights") + nats(found, "kl_vectors")
+    assert nats(found, "rate") == pytest.approx(rate)
+    assert nats(found, "bound") == pytest.approx(nats(found, "reconstruction") + rate + nats(found, "kl_length"))
+    for name in ("bound", "importance_weighted"):
+        given = nats(found, f"{name}_given_length")
+        assert nats(found, name) - given == pytest.approx(nats(found, "kl_length"))
+
+
+def test_units_by_hand(nvae: Run, found: Evaluation) -> None:
+    tokens = sum(len(nvae.tokenizer.encode(text)) for text in SOME)
+    size = sum(len(text.encode()) for text in SOME)
+    assert (found.about["texts"], found.about["tokens"], found.about["bytes"]) == (7, tokens, size)
+    total = nats(found, "bound") * 7
+    assert found["bound"]["nats/token"] == pytest.approx(total / tokens)
+    assert found["bound"]["bits/byte"] == pytest.approx(total / math.log(2) / size)
+    if total / tokens < math.log(1e9):
+        assert found["bound"]["perplexity"] == pytest.approx(math.exp(total / tokens))
+    else:
+        assert found["bound"]["perplexity"] is None
+
+
+def test_batches_change_nothing(nvae: Run, found: Evaluation) -> None:
+    other = evaluate(nvae, list(reversed(SOME)), particles=3, batch_size=2)
+    exact = ["accuracy", "kl_length", "kl_weights", "kl_vectors", "kept_alpha", "kept_entropy", "kept_attention"]
+    for name in [*exact, "exact_match", "bleu"]:
+        assert other[name].value == pytest.approx(found[name].value, rel=1e-5, abs=1e-5), name
+
+
+def test_what_is_a_bound_and_of_what(found: Evaluation) -> None:
+    bounds = {name: found[name].bound_on for name in found if found[name].bound_on}
+    assert bounds == {
+        "bound": "log p(x)",
+        "importance_weighted": "log p(x)",
+        "bound_given_length": "log p(x | n)",
+        "importance_weighted_given_length": "log p(x | n)",
+        "objective": "log p(x)",
+    }
+    assert not any(found[name].exact for name in found)
+    assert nats(found, "objective") == pytest.approx(nats(found, "bound"))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {"name": "nvib", "is_bound": False, "kl_weights": {"weights": 1.0, "vectors": 1e-3}},
+        {"name": "elbo", "is_bound": True, "kl_weights": {"weights": 0.5, "vectors": 0.5}},
+    ],
+    ids=["nvib", "beta"],
+)
+def test_what_was_trained_is_no_bound_by_name(corpus: Corpus, found: Evaluation, objective: dict[str, Any]) -> None:
+    trained = made(corpus, "nvae", objective).evaluate(SOME, particles=3)
+    assert trained["objective"].bound_on is None and objective["name"] in trained["objective"].label
+    for name in ("kl_vectors", "kl_weights", "kl_length"):  # exact, whatever was trained
+        assert nats(trained, name) == pytest.approx(nats(found, name))
+
+
+def test_accuracy_is_that_of_texts_on_their_own(nvae: Run, found: Evaluation) -> None:
+    model: Any = nvae.model
+    hits = count = 0
+    for text in SOME:
+        tokens = torch.tensor([nvae.tokenizer.encode(text)])
+        with torch.no_grad():
+            logits = model.eval().likelihood(nvae.encode(text).mixture(), None).likelihood(tokens).logits()
+        hits += int((logits.argmax(-1) == tokens).sum())
+        count += tokens.numel()
+    assert found["accuracy"].value == pytest.approx(hits / count)
+
+
+def test_a_language_model_has_log_p_itself(lm: Run) -> None:
+    model: Any = lm.model
+    with torch.no_grad():
+        each = [model.eval().likelihood().likelihood(t).log_prob(t) for t in map(as_tensor(lm), SOME)]
+    evaluation = lm.evaluate(SOME)
+    assert list(evaluation) == ["bound", "accuracy"]
+    assert evaluation["bound"].exact and evaluation["bound"].bounds == "log p(x), exact"
+    assert nats(evaluation, "bound") == pytest.approx(-float(torch.cat(each).mean()), rel=1e-5)
+    torch.testing.assert_close(lm.bound(SOME), torch.cat(each).double(), atol=1e-4, rtol=1e-5)
+
+
+def as_tensor(run: Run) -> Any:
+    return lambda text: torch.tensor([run.tokenizer.encode(text)])
+
+
+def test_bounds_of_single_texts(nvae: Run) -> None:
+    bounds = nvae.bound(SOME, particles=2)
+    assert bounds.shape == (7,) and bounds.dtype == torch.float64 and bounds.isfinite().all()
+    assert nvae.bound(SOME[0], particles=2).shape == (1,)
+    assert torch.equal(bounds, nvae.bound(SOME, particles=2))
+    assert nvae.bound([]).shape == (0,)
+
+
+def test_every_number_is_finite_or_null(corpus: Corpus) -> None:
+    run = made(corpus, "nvae")
+    assert isinstance(run.guide, NVAEGuide)
+    run.guide.mean.weight.data.mul_(1e3)  # means far from the prior: a huge divergence
+    evaluation = run.evaluate(SOME, particles=2)
+    plain = json.loads(json.dumps(evaluation.as_dict(), allow_nan=False))
+    assert plain["figures"]["bound"]["units"]["perplexity"]["value"] is None
+    assert plain["figures"]["bound"]["units"]["nats/token"]["value"] > 100
+    assert " - " in evaluation.table()
+
+
+def test_one_text_has_no_standard_error(nvae: Run) -> None:
+    assert nvae.evaluate(SOME[:1], particles=1)["bound"].units["nats/text"].error is None
+
+
+def test_nothing_is_left_changed_and_the_seed_decides(nvae: Run, found: Evaluation) -> None:
+    assert nvae.guide is not None
+    nvae.model.train(), nvae.guide.train()
+    state = torch.get_rng_state()
+    assert nvae.evaluate(SOME, particles=3) == found
+    assert nats(nvae.evaluate(SOME, particles=3, seed=1), "bound") != nats(found, "bound")
+    assert torch.equal(state, torch.get_rng_state()) and torch.is_grad_enabled()
+    assert all(part.training for part in (*nvae.model.modules(), *nvae.guide.modules()))
+
+
+def test_limit_takes_texts_from_everywhere(lm: Run) -> None:
+    evaluation = lm.evaluate(split="train", limit=3)
+    assert evaluation.about["texts"] == 3 and evaluation.about["split"] == "train"
+    assert lm.evaluate(split="train", limit=10_000).about["texts"] == len(lm.corpus.train)
+
+
+def test_attention_is_shared_among_the_components_there_are(nvae: Run) -> None:
+    decoder: Any = nvae.model.decoder
+    batch = nvae.batch(SOME[:3])
+    assert batch.tokens is not None and batch.mask is not None
+    memory = nvae.encode(SOME[:3]).mixture()
+    nvae.model.eval()
+    weights = cross_attention(decoder, batch.tokens, memory)
+    assert weights.shape == (2, 3, 2, batch.tokens.shape[1], memory.components)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+    shares = attention_shares(decoder, batch.tokens, batch.mask, memory)
+    assert memory.mask is not None and not shares[~memory.mask].any()
+    torch.testing.assert_close(shares.sum(-1), torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"particles": 0}, "particles is 0: give a positive whole number"),
+        ({"limit": 0}, "limit is 0"),
+        ({"batch_size": -1}, "batch_size is -1"),
+        ({"reconstructions": 0}, "reconstructions is 0"),
+        ({"texts": []}, "there are no texts to evaluate on"),
+    ],
+)
+def test_what_cannot_be_evaluated(lm: Run, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        lm.evaluate(**options)
