@@ -17,6 +17,8 @@ from pathlib import Path
 import pyro
 import pyro.distributions as dist
 import torch
+from torch import Tensor, nn
+
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.compiled import CompiledObjective
 from pyroformer.inference.elbo import ELBO
@@ -26,7 +28,6 @@ from pyroformer.models.distributions import LogDirichlet
 from pyroformer.models.mixture import Mixture
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.transformer import TransformerConfig
-from torch import Tensor, nn
 
 VOCABULARY, TIME, TEXTS, LAYERS = 2000, 32, 32, 2
 
@@ -34,9 +35,7 @@ VOCABULARY, TIME, TEXTS, LAYERS = 2000, 32, 32, 2
 def make(width: int, device: str) -> tuple[NVAE, NVAEGuide, Batch]:
     """One model, its guide and a batch, the same for every way of writing the step."""
     torch.manual_seed(0)
-    config = TransformerConfig(
-        vocabulary=VOCABULARY, window=TIME, width=width, layers=LAYERS, heads=4, dropout=0.0
-    )
+    config = TransformerConfig(vocabulary=VOCABULARY, window=TIME, width=width, layers=LAYERS, heads=4, dropout=0.0)
     model = NVAE(config)
     guide = NVAEGuide(model)
     lengths = torch.randint(TIME // 2, TIME, (TEXTS,)).tolist()
@@ -144,7 +143,7 @@ def largest_difference(width: int, device: str) -> dict[str, float]:
 def measure(step: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:
     """Median milliseconds a step, the ways interleaved so that a busy machine slows all of them alike."""
     times: dict[str, list[float]] = {name: [] for name in step}
-    for name, run in step.items():
+    for run in step.values():
         for _ in range(3):
             run()
     for _ in range(repeats):
@@ -171,7 +170,8 @@ def main() -> None:
     arguments = parser.parse_args()
     lines = [
         f"torch {torch.__version__}, {arguments.device}, {torch.get_num_threads()} threads; {TEXTS} texts of up to "
-        f"{TIME} tokens, vocabulary {VOCABULARY}, {LAYERS} + {LAYERS} layers; median of {arguments.repeats}, interleaved",
+        f"{TIME} tokens, vocabulary {VOCABULARY}, {LAYERS} + {LAYERS} layers; "
+        f"median of {arguments.repeats}, interleaved",
         "",
         "| width | hand-written | eager | captured | stock Pyro SVI | gradient: eager | gradient: captured |",
         "|---:|---:|---:|---:|---:|---:|---:|",

@@ -1,4 +1,4 @@
-"""Our language model against transformers' GPT2LMHeadModel: the same sizes, start, texts, batches, optimiser and number of steps.
+"""Our language model against transformers' GPT2LMHeadModel: same sizes, texts, batches, optimiser, number of steps.
 
     python benchmarks/language_model.py --data FOLDER_OR_FILE --steps 600
 
@@ -15,14 +15,15 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
 from pyroformer.inference.batches import TrainingStream, once
 from pyroformer.inference.corpus import Corpus
 from pyroformer.inference.elbo import ELBO
 from pyroformer.inference.schedules import warmup_cosine
 from pyroformer.models.batch import BOS, EOS, Batch
 from pyroformer.models.language_model import LanguageModel
-from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel
 
 Loss = Callable[[Batch], Tensor]  # nats per text of a batch, weighted
 
@@ -104,8 +105,13 @@ def main() -> None:
         seconds = train(module, loss, corpus, arguments)
         losses[name] = held_out(module, loss, corpus)
         parameters = sum(p.numel() for p in module.parameters())
-        print(f"| {name} | {parameters:,} | {losses[name]:.4f} | {math.exp(losses[name]):.1f} | {seconds:.0f} |", flush=True)
-    print(f"\nratio {losses['pyroformer'] / losses['transformers']:.4f}, seed {arguments.seed}, {arguments.steps} steps")
+        print(
+            f"| {name} | {parameters:,} | {losses[name]:.4f} | {math.exp(losses[name]):.1f} | {seconds:.0f} |",
+            flush=True,
+        )
+    print(
+        f"\nratio {losses['pyroformer'] / losses['transformers']:.4f}, seed {arguments.seed}, {arguments.steps} steps"
+    )
 
 
 if __name__ == "__main__":

@@ -65,8 +65,9 @@ class AlphaHead(nn.Module):
     quadratic  :math:`w_2 \cdot h^2 + w_1 \cdot h + b`       the package's third version, for pretrained models
     ========== ============================================= =========================================
 
-    A component that ``relu`` switches off has almost no alpha, which the exact Dirichlet divergence charges without limit:
-    it goes with the published objective only. ``quadratic`` starts at :math:`|h|^2 / (2 \sqrt{P/H})`, where denoising attention is softmax attention.
+    A component that ``relu`` switches off has almost no alpha, which the exact Dirichlet divergence charges without
+    limit: it goes with the published objective only. ``quadratic`` starts at :math:`|h|^2 / (2 \sqrt{P/H})`, where
+    denoising attention is softmax attention.
     """
 
     def __init__(self, width: int, heads: int, form: AlphaForm) -> None:
@@ -90,8 +91,10 @@ class AlphaHead(nn.Module):
 
 
 class VarianceHead(nn.Module):
-    r"""Log variance of a component from its token's encoding: one for each dimension, one for all, or one vector for all
-    tokens; at the start the same everywhere."""
+    """Log variance of a component from its token's encoding, at the start the same everywhere.
+
+    One for each dimension, one for all of them, or one vector for all tokens.
+    """
 
     def __init__(self, width: int, form: VarianceForm, start: float) -> None:
         super().__init__()

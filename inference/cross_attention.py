@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..models.attention import DenoisingAttention
 from ..models.mixture import Mixture
@@ -36,7 +37,7 @@ def attention_shares(
 
 
 @contextmanager
-def _inputs(modules: Iterable[nn.Module | None]) -> Iterator[list[tuple[DenoisingAttention, Tensor]]]:
+def _inputs(modules: Iterable[Any]) -> Iterator[list[tuple[DenoisingAttention, Tensor]]]:
     """Collects what the modules are called with."""
     seen: list[tuple[DenoisingAttention, Tensor]] = []
     hooks = [

@@ -151,7 +151,9 @@ class ELBO(pyro.infer.ELBO):
         kl = {name: value.to(log_likelihood.dtype).expand_as(log_likelihood) for name, value in kl.items()}
         return Terms(log_likelihood, kl, self._penalties(kl, sites, posterior))
 
-    def _penalties(self, kl: dict[str, Tensor], sites: dict[str, Site], posterior: dict[str, Site]) -> dict[str, Tensor]:
+    def _penalties(
+        self, kl: dict[str, Tensor], sites: dict[str, Site], posterior: dict[str, Site]
+    ) -> dict[str, Tensor]:
         """What is charged for each site in training: its divergence, unless a subclass regularises otherwise."""
         return kl
 

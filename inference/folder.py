@@ -78,7 +78,9 @@ class RunFolder:
         if not self.path.is_dir():
             raise ValueError(f"{self.path} is not a folder: give the --out of an earlier fit.")
         if not self.config_file.exists():
-            raise ValueError(f"{self.path} holds no run (no {self.config_file.name}): give the --out of an earlier fit.")
+            raise ValueError(
+                f"{self.path} holds no run (no {self.config_file.name}): give the --out of an earlier fit."
+            )
         try:
             config = yaml.safe_load(self.config_file.read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -141,7 +143,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} holds more than tensors and plain data, or is damaged: it was not loaded.") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read ({_first_line(error)}): it is cut short or not a checkpoint.") from error
+        raise ValueError(
+            f"{path} cannot be read ({_first_line(error)}): it is cut short or not a checkpoint."
+        ) from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise ValueError(f"{path} is not a checkpoint of pyroformer: it holds no weights.")
     return content

@@ -35,12 +35,12 @@ class NVIB(ELBO):
     name = "nvib"
     is_bound = False
 
-    def __init__(
-        self, num_particles: int = 1, weights: float = 1.0, vectors: float = 1e-3, beta: float = 1.0
-    ) -> None:
+    def __init__(self, num_particles: int = 1, weights: float = 1.0, vectors: float = 1e-3, beta: float = 1.0) -> None:
         super().__init__(num_particles, {"weights": beta * weights, "vectors": beta * vectors})
 
-    def _penalties(self, kl: dict[str, Tensor], sites: dict[str, Site], posterior: dict[str, Site]) -> dict[str, Tensor]:
+    def _penalties(
+        self, kl: dict[str, Tensor], sites: dict[str, Site], posterior: dict[str, Site]
+    ) -> dict[str, Tensor]:
         missing = {"length", "weights", "vectors"} - set(sites)
         if missing:
             raise ValueError(f"the nvib objective needs an NVAE: the model has no site {sorted(missing)[0]!r}.")

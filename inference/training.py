@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from ..models.base import Model
 from ..models.batch import Batch
-from ..models.recipe import describe
 from ..models.transformer import compile_blocks
 from .batches import TrainingStream, once
 from .compiled import NO_VALIDATION, CompiledObjective

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
+from torch.distributions.transforms import _InverseTransform
 
 from .distributions import log_simplex
 
@@ -117,9 +118,8 @@ class _Function(nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, *args: Any) -> Distribution:
-        law: Distribution = self.function(*args)
-        return law
+    def forward(self, *args: Any) -> Any:  # what it is, check_prior says in words of its own
+        return self.function(*args)
 
     def extra_repr(self) -> str:
         return getattr(self.function, "__name__", repr(self.function))
@@ -161,4 +161,8 @@ def _rebuilt(owner: Any, tensors: dict[str, Tensor], path: str = "at") -> Any:
 
 def _parts(owner: object) -> Iterator[tuple[Any, Any]]:
     items = enumerate(owner) if isinstance(owner, list) else owner.__dict__.items()
-    return ((key, value) for key, value in items if isinstance(value, Tensor | Distribution | Transform | list))
+    for key, value in items:
+        # a transform remembers its inverse, which holds the transform: only the latter is a part
+        remembered = key == "_inv" and not isinstance(owner, _InverseTransform)
+        if isinstance(value, Tensor | Distribution | Transform | list) and not remembered:
+            yield key, value

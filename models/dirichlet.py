@@ -1,6 +1,7 @@
 """Gamma and Dirichlet laws in log space: sampler, density, entropy and KL from log concentrations."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -118,12 +119,12 @@ def dirichlet_log_prob(
     """
     dtype = torch.promote_types(_at_least_float32(log_alpha).dtype, log_weights.dtype)
     y, la, mask = _prepare(log_weights.clamp(min=LOG_ZERO), log_alpha, mask)
-    shares = _Shares(y, la, mask)
+    shares = _compare(y, la, mask)
     log_a0 = shares.log_b0
     count = mask.sum(-1)
     each = torch.where(mask, la / 2 - stirling_remainder(la) - _HALF_LOG_2PI, 0.0).sum(-1)
     total = log_a0 / 2 - stirling_remainder(log_a0) - _HALF_LOG_2PI
-    return _narrow(torch.where(count > 0, each - total - shares.scaled_kl(), 0.0), dtype)
+    return _narrow(torch.where(count > 0, each - total - _scaled_kl(shares), 0.0), dtype)
 
 
 def dirichlet_entropy(
@@ -187,9 +188,9 @@ def dirichlet_kl(
     """
     dtype = torch.promote_types(_at_least_float32(log_a).dtype, log_b.dtype)
     la, lb, mask = _prepare(log_a, log_b, mask)
-    shares = _Shares(la, lb, mask)
+    shares = _compare(la, lb, mask)
     rest = torch.where(shares.rest, gamma_kl_remainder(la, lb), 0.0).sum(-1)
-    return _narrow(shares.scaled_kl() + rest + _pivot_remainder(shares), dtype)
+    return _narrow(_scaled_kl(shares) + rest + _pivot_remainder(shares), dtype)
 
 
 def gamma_kl_remainder(log_a: Float[Tensor, "*#shape"], log_b: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
@@ -216,40 +217,54 @@ def gamma_kl_remainder(log_a: Float[Tensor, "*#shape"], log_b: Float[Tensor, "*#
     )
 
 
-class _Shares:
-    r"""Two weight vectors in log space, compared through the largest entry :math:`j` of the first, the pivot.
+class _Shares(NamedTuple):
+    """Two weight vectors in log space, compared through the largest entry j of the first, the pivot."""
 
-    Everything is relative to the pivot, so common shifts of ``la`` or of ``lb`` are gone before anything is rounded.
-    """
+    mask: Tensor
+    rest: Tensor  # the mask without the pivot
+    lb: Tensor
+    t: Tensor  # log bbar_i / abar_i
+    log_b0_share: Tensor  # log b_0 abar_i
+    la_j: Tensor
+    lb_j: Tensor
+    log_a_sum: Tensor  # log a_0 / a_j
+    log_gain: Tensor  # log of the sum of abar_i (b_i / a_i) / (b_j / a_j)
 
-    def __init__(self, la: Tensor, lb: Tensor, mask: Tensor) -> None:
-        pivot = torch.where(mask, la, LOG_ZERO).argmax(-1, keepdim=True)
-        self.mask, self.rest, self.lb = mask, mask & torch.ones_like(mask).scatter(-1, pivot, False), lb
-        la_j, lb_j = la.gather(-1, pivot), lb.gather(-1, pivot)
-        gap = _difference_of_differences(lb, la, lb_j, la_j)
-        log_a = torch.where(mask, la - la_j, 0.0)
-        log_a_sum = torch.where(self.rest, log_a.exp(), 0.0).sum(-1, keepdim=True).log1p()  # log a_0 / a_j
-        # sum_i abar_i (exp(gap_i) - 1), with a form each for near and far; never below abar_j - 1
-        near = gap.abs() < 1
-        share = (log_a - log_a_sum).exp()
-        moved = torch.where(near, share * torch.where(near, gap, 0.0).expm1(), _exp(lb - lb_j - log_a_sum) - share)
-        log_gain = torch.where(self.rest, moved, 0.0).sum(-1, keepdim=True).log1p()
-        self.t = gap - log_gain  # log bbar_i / abar_i
-        self.log_b0_share = lb_j + log_gain + log_a  # log b_0 abar_i
-        self.la_j, self.lb_j, self.log_gain = la_j.squeeze(-1), lb_j.squeeze(-1), log_gain.squeeze(-1)
-        self.log_a_sum = log_a_sum.squeeze(-1)
-        self.log_a0 = self.la_j + self.log_a_sum
-        self.log_b0 = self.lb_j + self.log_a_sum + self.log_gain
+    @property
+    def log_a0(self) -> Tensor:
+        return self.la_j + self.log_a_sum
 
-    def scaled_kl(self) -> Tensor:
-        r""":math:`b_0 \mathrm{KL}(\bar b \| \bar a) = \sum_i b_i (t_i - 1 + e^{-t_i})`, every summand positive."""
-        near = self.t.abs() < 0.5
-        t, b = torch.where(near, self.t, 0.0), _exp(self.lb)
-        series = torch.zeros_like(t)
-        for power in range(16, 1, -1):
-            series = series * t + (-1) ** power / math.factorial(power)
-        terms = torch.where(near, b * t.square() * series, b * (self.t - 1) + _exp(self.log_b0_share))
-        return torch.where(self.mask, terms, 0.0).sum(-1)
+    @property
+    def log_b0(self) -> Tensor:
+        return self.lb_j + self.log_a_sum + self.log_gain
+
+
+def _compare(la: Tensor, lb: Tensor, mask: Tensor) -> _Shares:
+    """Everything relative to the pivot: common shifts of ``la`` or of ``lb`` are gone before anything is rounded."""
+    pivot = torch.where(mask, la, LOG_ZERO).argmax(-1, keepdim=True)
+    rest = mask & torch.ones_like(mask).scatter(-1, pivot, False)
+    la_j, lb_j = la.gather(-1, pivot), lb.gather(-1, pivot)
+    gap = _difference_of_differences(lb, la, lb_j, la_j)
+    log_a = torch.where(mask, la - la_j, 0.0)
+    log_a_sum = torch.where(rest, log_a.exp(), 0.0).sum(-1, keepdim=True).log1p()
+    # the sum of abar_i (exp(gap_i) - 1), with a form each for near and far; it is never below abar_j - 1
+    near = gap.abs() < 1
+    share = (log_a - log_a_sum).exp()
+    moved = torch.where(near, share * torch.where(near, gap, 0.0).expm1(), _exp(lb - lb_j - log_a_sum) - share)
+    log_gain = torch.where(rest, moved, 0.0).sum(-1, keepdim=True).log1p()
+    scalars = (x.squeeze(-1) for x in (la_j, lb_j, log_a_sum, log_gain))
+    return _Shares(mask, rest, lb, gap - log_gain, lb_j + log_gain + log_a, *scalars)
+
+
+def _scaled_kl(shares: _Shares) -> Tensor:
+    """b_0 KL(bbar || abar) as the sum of b_i (t_i - 1 + exp(-t_i)), in which every summand is positive."""
+    near = shares.t.abs() < 0.5
+    t, b = torch.where(near, shares.t, 0.0), _exp(shares.lb)
+    series = torch.zeros_like(t)
+    for power in range(16, 1, -1):
+        series = series * t + (-1) ** power / math.factorial(power)
+    terms = torch.where(near, b * t.square() * series, b * (shares.t - 1) + _exp(shares.log_b0_share))
+    return torch.where(shares.mask, terms, 0.0).sum(-1)
 
 
 def _pivot_remainder(shares: _Shares) -> Tensor:

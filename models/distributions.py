@@ -69,14 +69,16 @@ class LogDirichlet(TorchDistribution):
 
     def __init__(
         self,
-        log_concentration: Float[Tensor, "*batch n"],
+        log_concentration: Float[Tensor, "*#batch n"],
         mask: Bool[Tensor, "*#batch n"] | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        self.log_concentration = log_concentration
-        # not `mask`: that name is Pyro's method
-        self.present = None if mask is None else mask.expand(log_concentration.shape)
-        super().__init__(log_concentration.shape[:-1], log_concentration.shape[-1:], validate_args)
+        shape = log_concentration.shape
+        if mask is not None:
+            shape = torch.broadcast_shapes(shape, mask.shape)
+        self.log_concentration = log_concentration.expand(shape)
+        self.present = None if mask is None else mask.expand(shape)  # not `mask`: that name is Pyro's method
+        super().__init__(shape[:-1], shape[-1:], validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "LogDirichlet":
         new: LogDirichlet = self._get_checked_instance(LogDirichlet, _instance)

@@ -22,13 +22,13 @@ __all__ = [
 class SharedVariances(NamedTuple):
     r"""Variances that groups of components have in common.
 
-        variance of component n = table[index[n]]
+        variance of component n = table[group[n]]
 
     A few rows in ``table`` let attention over Gaussian components run at the cost of plain attention.
 
     Arguments:
         table: One variance vector for each group, with shape :math:`(R, D)`.
-        index: The group of each component, with shape :math:`(*, N)`.
+        group: The group of each component, with shape :math:`(*, N)`.
 
     Examples:
         >>> prior_and_tokens = SharedVariances(torch.tensor([[1.0, 1.0], [0.1, 0.2]]), torch.tensor([0, 1, 1]))
@@ -37,16 +37,16 @@ class SharedVariances(NamedTuple):
     """
 
     table: Float[Tensor, "r d"]
-    index: Int[Tensor, "*batch n"]
+    group: Int[Tensor, "*batch n"]
 
     def dense(self) -> Float[Tensor, "*batch n d"]:
         """The variances of every component, written out."""
-        return self.table[self.index]
+        return self.table[self.group]
 
     def membership(self) -> Float[Tensor, "*batch n r"]:
         """One-hot groups: ``dense() == membership() @ table``."""
-        groups = torch.arange(len(self.table), device=self.index.device)
-        return (self.index[..., None] == groups).to(self.table.dtype)
+        groups = torch.arange(len(self.table), device=self.group.device)
+        return (self.group[..., None] == groups).to(self.table.dtype)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Mixture:
         if self.values is not None:
             _check_rows("values", self.values.shape[:-1], self.components)
         if isinstance(self.variances, SharedVariances):
-            _check_variances((*self.variances.index.shape, self.variances.table.shape[-1]), self.vectors.shape)
+            _check_variances((*self.variances.group.shape, self.variances.table.shape[-1]), self.vectors.shape)
         elif self.variances is not None:
             _check_variances(self.variances.shape, self.vectors.shape)
 

@@ -136,7 +136,7 @@ def _own_variances(mixture: Mixture, present: Tensor) -> Tensor:
 
 def _rows(own: Tensor, mixture: Mixture) -> Tensor:
     """A function of the variances, given in their own rows, as one row for each component."""
-    return own[mixture.variances.index] if isinstance(mixture.variances, SharedVariances) else own
+    return own[mixture.variances.group] if isinstance(mixture.variances, SharedVariances) else own
 
 
 def _low_rank(own: Tensor, mixture: Mixture, present: Tensor) -> LowRank:

@@ -1,7 +1,5 @@
 """The regulariser of NVIB and its length-conditional prior. Not a bound: see :func:`weight_regulariser`."""
 
-from typing import Literal
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -90,7 +88,7 @@ def vector_regulariser(
     prior_variance: Float[Tensor, "*#batch #p"],
     mask: Bool[Tensor, "*batch n"] | None = None,
     components: Int[Tensor, "*#batch"] | Float[Tensor, "*#batch"] | int | None = None,
-    reduction: Literal["sum", "mean"] = "sum",
+    reduction: str = "sum",
 ) -> Float[Tensor, "*batch"]:
     r"""NVIB's penalty on the vectors, :math:`L_G`. With :math:`L_D` it does **not** bound the evidence.
 

@@ -95,8 +95,9 @@ class BoundedDirichletProcess(WeightPrior):
 
     def total_concentration(self, components: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         r""":math:`\alpha_0 + \Delta n` for a text of ``components`` :math:`= \kappa (n + 1)`, the prior's included."""
-        length = (components / self.kappa - 1).clamp(min=0)
-        return conditional_concentration(_at_least_float32(self.concentration), _at_least_float32(self.delta), length)
+        concentration, delta = _at_least_float32(self.concentration), _at_least_float32(self.delta)
+        length = (components.to(concentration.dtype) / self.kappa - 1).clamp(min=0)
+        return conditional_concentration(concentration, delta, length)
 
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
         components = mask.sum(-1)

@@ -85,7 +85,7 @@ def build(recipe: Any, trust: Collection[str] = (), **arguments: Any) -> Any:
     module, _, name = path.rpartition(".")
     if not path.startswith("pyroformer.") and not {path, module} & set(trust):
         raise ValueError(
-            f"the run uses {path}, which is code outside pyroformer: name it again to import it, as in trust=[{path!r}]."
+            f"the run uses {path}, which is code outside pyroformer: name it again to import it, with trust=[{path!r}]."
         )
     try:
         cls = getattr(import_module(module), name)

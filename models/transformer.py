@@ -386,12 +386,12 @@ def _rows(memory: Mixture, batch: Sequence[int]) -> Mixture:
     if memory.vectors.ndim == 3 and memory.vectors.shape[:1] == tuple(batch) == memory.log_weights.shape[:-1]:
         return memory
 
-    def flat(x: Tensor | None, trailing: int) -> Tensor | None:
-        return None if x is None else x.expand(*batch, *x.shape[x.ndim - trailing :]).reshape(-1, *x.shape[-trailing:])
+    def flat(x: Tensor, trailing: int) -> Tensor:
+        return x.expand(*batch, *x.shape[x.ndim - trailing :]).reshape(-1, *x.shape[-trailing:])
 
     variances = memory.variances
     if isinstance(variances, SharedVariances):
-        variances = SharedVariances(variances.table, flat(variances.index, 1))
+        variances = SharedVariances(variances.table, flat(variances.group, 1))
     elif variances is not None and variances.ndim > 2:
         variances = flat(variances, 2)
     return replace(
@@ -399,8 +399,8 @@ def _rows(memory: Mixture, batch: Sequence[int]) -> Mixture:
         log_weights=flat(memory.log_weights, 1),
         vectors=flat(memory.vectors, 2),
         variances=variances,
-        mask=flat(memory.mask, 1),
-        values=flat(memory.values, 2),
+        mask=None if memory.mask is None else flat(memory.mask, 1),
+        values=None if memory.values is None else flat(memory.values, 2),
     )
 
 

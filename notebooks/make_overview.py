@@ -1,6 +1,6 @@
 """Draws figures/overview.png, the README's picture, from a run: ``python notebooks/make_overview.py RUN``.
 
-Its first panel needs no run; the other two show what is in the run's folder, so that the same folder gives the same picture.
+Its first panel needs no run; the other two show what is in the run's folder: the same folder gives the same picture.
 """
 
 import argparse
@@ -8,11 +8,12 @@ import math
 from pathlib import Path
 
 import numpy as np
-import pyroformer as pf
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
+
+import pyroformer as pf
 from pyroformer.inference.plots.style import COLOURS, DEPTHS, FRAME, INK
 from pyroformer.models.mixture import Mixture, posterior_mean, responsibilities
 
@@ -45,25 +46,28 @@ def overview(run: pf.Run, text: str | None = None) -> Figure:
 
 def draw_denoising(ax: Axes) -> None:
     """A query, the mixture that it was seen under, and what it was a sight of."""
-    means = torch.tensor([[-2.2, 0.9], [0.4, 2.3], [2.3, 0.2], [-0.4, -1.7]])
-    variances = torch.tensor([[0.30, 0.16], [0.20, 0.30], [0.35, 0.20], [0.16, 0.30]])
-    weights = torch.tensor([0.3, 0.2, 0.35, 0.15])
-    mixture = Mixture(weights.log(), means, variances, noise=0.8)
-    query = torch.tensor([[0.75, 0.75]])
-    shares = responsibilities(query, mixture)[0]
-    answer = posterior_mean(query, mixture)[0]
-    for mean, variance, share in zip(means, variances, shares, strict=True):
+    means = torch.tensor([[-2.3, 0.8], [-0.1, 1.7], [2.2, 0.7], [-0.3, -1.2]])
+    variances = torch.tensor([[0.30, 0.16], [0.22, 0.14], [0.30, 0.22], [0.34, 0.14]])
+    mixture = Mixture(torch.tensor([0.3, 0.15, 0.4, 0.15]).log(), means, variances, noise=0.7)
+    query = torch.tensor([[0.85, 0.35]])
+    shares = responsibilities(query, mixture)[0].tolist()
+    answer = posterior_mean(query, mixture)[0].tolist()
+    for mean, variance, share in zip(means.tolist(), variances, shares, strict=True):
         for deviations in (2, 1):
-            size = 2 * deviations * variance.sqrt()
-            colour = DEPTHS(0.15 + 0.6 * float(share))
-            ax.add_patch(Ellipse(mean.tolist(), *size.tolist(), facecolor=colour, edgecolor=FRAME, alpha=0.6))
-        ax.annotate(f"{share:.2f}", mean.tolist(), ha="center", va="center", fontsize=9, color=INK)
-    ax.add_patch(Ellipse(query[0].tolist(), *[2 * math.sqrt(0.8)] * 2, fill=False, edgecolor=COLOURS[1], linestyle=":"))
-    ax.annotate("", answer.tolist(), query[0].tolist(), arrowprops={"arrowstyle": "->", "color": INK})
-    ax.plot(*query[0].tolist(), "o", color=COLOURS[1], label="query $u$, a noisy sight of $v$")
-    ax.plot(*answer.tolist(), "*", color=COLOURS[0], markersize=13, label="attention: $E[v \\mid u]$")
-    ax.legend(loc="lower left", fontsize=8, frameon=False)
-    ax.set(aspect="equal", xticks=[], yticks=[])
+            size = (2 * deviations * variance.sqrt()).tolist()
+            shade = DEPTHS(0.1 + 0.5 * share * (3 - deviations) / 2)
+            ax.add_patch(Ellipse(mean, *size, facecolor=shade, edgecolor=FRAME, linewidth=0.8))
+        ax.annotate(f"{share:.2f}", mean, ha="center", va="center", fontsize=9, color=INK)
+    noise = 2 * math.sqrt(0.7)
+    ax.add_patch(Ellipse(query[0].tolist(), noise, noise, fill=False, edgecolor=COLOURS[1], linestyle=":"))
+    ax.annotate(
+        "", answer, query[0].tolist(), arrowprops={"arrowstyle": "->", "color": INK, "shrinkA": 0, "shrinkB": 4}
+    )
+    ax.plot(*query[0].tolist(), "o", color=COLOURS[1], label="query $u$: a noisy sight of a vector $v$")
+    ax.plot(*answer, "*", color=COLOURS[0], markersize=12, label=r"attention: $\mathrm{E}[v \mid u]$")
+    ax.plot([], [], "o", color=DEPTHS(0.4), markeredgecolor=FRAME, label="mixture over $v$, with attention weights")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.02), fontsize=8, frameon=False)
+    ax.set(xlim=(-3.6, 3.5), ylim=(-2.1, 2.6), aspect="equal", xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
 
 
@@ -79,10 +83,14 @@ def draw_rate(run: pf.Run, ax: Axes) -> None:
     """The path of the held-out texts through rate and distortion, from the first look at them to the last."""
     table = run.folder.read_metrics()
     valid = [row for row, split in enumerate(table["split"]) if split == "valid"]
-    columns = {name: np.array([float(column[row]) for row in valid]) for name, column in table.items() if name != "split"}
+    columns = {
+        name: np.array([float(column[row]) for row in valid]) for name, column in table.items() if name != "split"
+    }
     rate = np.sum([columns[f"kl_{site}"] for site in run.model.latents], axis=0)
     ax.plot(rate, columns["reconstruction"], color=FRAME, linewidth=1, zorder=1)
-    points = ax.scatter(rate, columns["reconstruction"], c=columns["step"], cmap=DEPTHS, vmin=0, edgecolor=INK, linewidth=0.5)
+    points = ax.scatter(
+        rate, columns["reconstruction"], c=columns["step"], cmap=DEPTHS, vmin=0, edgecolor=INK, linewidth=0.5
+    )
     bar = ax.figure.colorbar(points, ax=ax, pad=0.02, aspect=30)
     bar.set_label("step", fontsize=8)
     bar.ax.tick_params(labelsize=8)

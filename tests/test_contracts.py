@@ -8,6 +8,8 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO
+from torch import Tensor, nn
+
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.elbo import ELBO
 from pyroformer.inference.nvib import NVIB
@@ -18,7 +20,6 @@ from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.recipe import build, describe
 from pyroformer.models.transformer import TransformerConfig
-from torch import Tensor, nn
 
 CONFIG = TransformerConfig(vocabulary=30, window=12, width=16, layers=2, heads=2, dropout=0.0)
 TEXTS = [[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]]

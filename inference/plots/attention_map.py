@@ -21,11 +21,11 @@ FONT, SMALLEST_FONT = 8.0, 4.0  # of the tokens, in points
 
 
 class DecoderAttention(NamedTuple):
-    """Attention of every layer and head, a row for each token written, a column for the prior and for each token read."""
+    """Attention of every layer and head: a row for each token written, a column for the prior and each token read."""
 
     written: list[str]
     read: list[str]
-    weights: Float[np.ndarray, "layers heads m 1+n"]
+    weights: Float[np.ndarray, "layers heads m n"]
 
 
 def decoder_attention(run: Run, text: str) -> DecoderAttention:
@@ -73,7 +73,9 @@ def attention(run: Run, text: str, *, layer: int | None = None, ax: Axes | None 
         raise ValueError(f"layer is {layer}: the decoder has layers 0 to {layers - 1}.")
     weights = found.weights if layer is None else found.weights[[layer]]
     ax = heat_map(found.written, found.read, weights.mean((0, 1)), ax=ax)
-    ax.set_title("mean of all layers and heads" if layer is None else f"layer {layer}, mean of its heads", fontsize=FONT)
+    ax.set_title(
+        "mean of all layers and heads" if layer is None else f"layer {layer}, mean of its heads", fontsize=FONT
+    )
     return ax
 
 

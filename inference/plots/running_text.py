@@ -1,6 +1,5 @@
 """Where the tokens of a text go when it is set in lines; every length is in ems."""
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -27,7 +26,9 @@ class Placed(NamedTuple):
     line: int
 
 
-def set_in_lines(pieces: Sequence[str], width: float, notes: Sequence[str] = (), note_size: float = 1.0) -> list[Placed]:
+def set_in_lines(
+    pieces: Sequence[str], width: float, notes: Sequence[str] = (), note_size: float = 1.0
+) -> list[Placed]:
     """Set tokens as running text in lines of at most ``width``, broken between words.
 
     A word breaks between its tokens only where it is longer than a line; a token never breaks.

@@ -21,7 +21,7 @@ DPI = 150
 
 
 def save_all(run: Run, folder: str | Path | None = None, texts: Sequence[str] | None = None) -> list[Path]:
-    """Write every picture that a run has as PNG: ``curves``, and ``weights-1``, ``attention-1`` and so on for each text.
+    """Write every picture of a run as PNG: ``curves``, and ``weights-1``, ``attention-1`` and so on for each text.
 
     Arguments:
         run: Any run.

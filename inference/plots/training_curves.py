@@ -1,6 +1,6 @@
 """How a run trained: its objective, how well it reconstructs, and what its latents cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from jaxtyping import Float
@@ -18,7 +18,7 @@ SPREAD = 20  # ratio of values from which an axis is logarithmic
 Columns = Mapping[str, Float[np.ndarray, " rows"]]
 
 
-def curves(run: Run, *, axes: Sequence[Axes] | None = None) -> list[Axes]:
+def curves(run: Run, *, axes: Iterable[Axes] | None = None) -> list[Axes]:
     r"""Draw the training curves of a run, in nats per token: held-out texts as dots, training as faint lines.
 
     The first axes hold the objective that was trained and the reconstruction term; the second ones the bound of
@@ -34,23 +34,25 @@ def curves(run: Run, *, axes: Sequence[Axes] | None = None) -> list[Axes]:
     """
     table = run.folder.read_metrics()
     splits = np.array(table.pop("split", []))
-    columns = {name: np.array([x if isinstance(x, float) else np.nan for x in column]) for name, column in table.items()}
+    columns = {
+        name: np.array([x if isinstance(x, float) else np.nan for x in column]) for name, column in table.items()
+    }
     if "objective" not in columns:
         raise ValueError(f"{run.folder.path} has no metrics yet: let fit run for longer.")
     latents = [name for name in columns if name.startswith("kl_")]
     panels = 2 if latents else 1
-    axes = new_axes(WIDTH * panels, HEIGHT, panels) if axes is None else list(axes)
-    if len(axes) < panels:
-        raise ValueError(f"{len(axes)} axes were given for {panels} panels: give {panels}, or none.")
+    chosen = new_axes(WIDTH * panels, HEIGHT, panels) if axes is None else list(axes)
+    if len(chosen) < panels:
+        raise ValueError(f"{len(chosen)} axes were given for {panels} panels: give {panels}, or none.")
 
     first = {"objective": _objective_label(run.config["objective"], bool(latents))}
     if latents:
         first["reconstruction"] = "reconstruction: not a bound"
-    _panel(axes[0], columns, splits, first, "What was trained")
+    _panel(chosen[0], columns, splits, first, "What was trained")
     if latents:
         second = {"bound": "−ELBO: bounds −log p(x)"} | {name: _kl_label(name) for name in latents}
-        _panel(axes[1], columns, splits, second, "The bound and its KL parts", offset=2)
-    return axes[:panels]
+        _panel(chosen[1], columns, splits, second, "The bound and its KL parts", offset=2)
+    return chosen[:panels]
 
 
 def _panel(

@@ -33,8 +33,8 @@ class TokenWeights(NamedTuple):
     """The posterior mixture of one text, vectors of one token taken together; the prior's component comes first."""
 
     pieces: list[str]
-    weights: Float[np.ndarray, " 1+n"]
-    log_alpha: Float[np.ndarray, " 1+n"]
+    weights: Float[np.ndarray, " components"]
+    log_alpha: Float[np.ndarray, " components"]
 
 
 def token_weights(run: Run, text: str) -> TokenWeights:
@@ -73,8 +73,8 @@ def weights(run: Run, text: str, *, alpha: bool = False, ax: Axes | None = None)
 
 def strip(
     pieces: Sequence[str],
-    weights: Float[np.ndarray, " 1+n"],
-    log_alpha: Float[np.ndarray, " 1+n"] | None = None,
+    weights: Float[np.ndarray, " components"],
+    log_alpha: Float[np.ndarray, " components"] | None = None,
     *,
     ax: Axes | None = None,
 ) -> Axes:
@@ -127,7 +127,7 @@ def _width_that_fits(layout: Callable[[float], tuple[list[Placed], float]], ax: 
 
 
 def _draw_boxes(
-    ax: Axes, boxes: Sequence[Placed], baselines: Sequence[float], weights: Float[np.ndarray, " n"]
+    ax: Axes, boxes: Sequence[Placed], baselines: Sequence[float], weights: Float[np.ndarray, " components"]
 ) -> PatchCollection:
     """One shaded box each; the darkest shade is the largest weight of a token, so that a large prior hides nothing."""
     rectangles = [

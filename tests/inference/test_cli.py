@@ -156,7 +156,8 @@ def test_resume_goes_on_and_needs_nothing_but_the_folder(here: Path, capsys: pyt
 
 def test_priors_by_import_path(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(here)
-    priors = "--model.weight_prior my_priors.Flat --model.weight_prior.log_concentration 0.5 --model.base_measure my_priors.Wide"
+    priors = "--model.weight_prior my_priors.Flat --model.weight_prior.log_concentration 0.5"
+    priors += " --model.base_measure my_priors.Wide"
     command(f"fit nvae --data texts.txt --out priors --steps 2 {TINY} {priors}", capsys)
     recipe = yaml.safe_load(Path("priors/config.yaml").read_text())["model"]["init_args"]
     assert recipe["weight_prior"] == {"class_path": "my_priors.Flat", "init_args": {"log_concentration": 0.5}}

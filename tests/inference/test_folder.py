@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from pyroformer.inference.folder import RunFolder, read_checkpoint, write_atomically
 
 
@@ -97,4 +98,8 @@ def test_metrics_survive_a_kill(tmp_path: Path) -> None:
         file.write("4,1.")  # a row that was being written
     folder.forget_metrics_after(2)
     folder.append_metrics({"step": 3, "objective": 7.0, "split": "valid"})
-    assert folder.read_metrics() == {"step": [1, 2, 3], "objective": [0.5, 1.0, 7.0], "split": ["train", "train", "valid"]}
+    assert folder.read_metrics() == {
+        "step": [1, 2, 3],
+        "objective": [0.5, 1.0, 7.0],
+        "split": ["train", "train", "valid"],
+    }

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from pyroformer.inference.options import TrainingOptions
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.compiled import CompiledObjective
 from pyroformer.inference.corpus import Corpus
@@ -23,7 +25,6 @@ from pyroformer.models.base import Model
 from pyroformer.models.batch import Batch
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
-from torch import nn
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "dropout": 0.0}
 TEXTS = [f"The number {n} follows {n - 1} and comes before {n + 1}." for n in range(1, 121)]
@@ -164,7 +165,11 @@ def test_the_objective_is_what_the_options_name(corpus: Corpus) -> None:
 def test_gradients_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
     script = Path(__file__).parent / "two_processes.py"
     result = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert result.returncode == 0, result.stderr[-2000:]
     assert float(result.stdout) < 1e-5

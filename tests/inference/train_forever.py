@@ -3,6 +3,7 @@
 import sys
 
 import torch
+
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.corpus import Corpus
 from pyroformer.inference.training import fit

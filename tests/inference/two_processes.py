@@ -7,13 +7,14 @@ import pyro
 import pyro.distributions as dist
 import torch
 import torch.multiprocessing as mp
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
 from pyroformer.inference.batches import TrainingStream
 from pyroformer.inference.corpus import Corpus
 from pyroformer.inference.elbo import ELBO
 from pyroformer.models.base import LocalModule
 from pyroformer.models.batch import Batch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 TEXTS = [f"{n} is {n % 7} modulo seven." for n in range(37)]  # 33 train: the last step is short on both ranks
 

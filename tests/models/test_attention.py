@@ -296,7 +296,7 @@ def test_padding_and_company_change_nothing(kind: str) -> None:
     mixture, x = draw(kind, width=12, dtype=torch.float), torch.randn(BATCH, QUERIES, 12)
     if kind == "shared":
         assert isinstance(mixture.variances, SharedVariances)
-        variances: Any = mixture.variances._replace(index=torch.tensor([0] + [1] * (COMPONENTS + 2)))
+        variances: Any = mixture.variances._replace(group=torch.tensor([0] + [1] * (COMPONENTS + 2)))
     else:
         variances = mixture.variances
         if kind in ("isotropic", "diagonal"):

@@ -176,7 +176,7 @@ def test_masked_components_are_as_good_as_removed(kind: str) -> None:
         variances = torch.where(mask[..., None], variances, torch.nan)
     masked = replace(whole, vectors=broken, variances=variances, mask=mask)
     if isinstance(whole.variances, SharedVariances):
-        kept: Any = whole.variances._replace(index=whole.variances.index[:4])
+        kept: Any = whole.variances._replace(group=whole.variances.group[:4])
     else:
         kept = variances[..., :4, :] if kind in ("isotropic", "diagonal") and variances is not None else variances
     removed = Mixture(whole.log_weights[:, :4], whole.vectors[:, :4], kept)

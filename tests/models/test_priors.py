@@ -47,7 +47,8 @@ class TestBoundedDirichletProcess:
 
     def test_without_components(self) -> None:
         law = BoundedDirichletProcess()(torch.zeros(3, dtype=torch.bool))
-        assert law.log_prob(law.rsample()) == 0
+        with pyro.validation_enabled(False):  # nothing sums to one here, and nothing should be NaN
+            assert law.log_prob(law.rsample()) == 0
 
     def test_follows_the_module(self) -> None:
         law: Any = BoundedDirichletProcess().double()(MASK)

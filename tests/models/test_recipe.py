@@ -1,6 +1,7 @@
 """What a run writes down of a model is enough to build it, and no more than that is ever built."""
 
 import pytest
+
 from pyroformer.models.recipe import Recorded, build, describe
 from pyroformer.models.transformer import TransformerConfig
 
