@@ -115,7 +115,7 @@ class LogDirichlet(TorchDistribution):
         return torch.where(self.present, kept.log_softmax(-1), LOG_ZERO)
 
 
-@register_kl(LogDirichlet, LogDirichlet)
+@register_kl(LogDirichlet, LogDirichlet)  # type: ignore[untyped-decorator]
 def _kl_log_dirichlet(p: Any, q: Any) -> Tensor:  # not LogDirichlet: beartype warns of Pyro's typing.Callable
     if (p.present is None) != (q.present is None):
         raise ValueError("one LogDirichlet has a mask and the other none: give both the same mask")
