@@ -28,6 +28,7 @@ MODELS = {
 }
 NETWORK = "pyroformer.models.transformer:TransformerConfig"
 SIZED = ("width", "layers", "heads")  # what --size decides
+FROM_MODEL = ("width", "kappa", "window", "heads", "layers")
 FROM_CORPUS = ("vocabulary", "window", "pad", "bos", "eos")  # fields of the network that the corpus decides
 TRAINING = "pyroformer.inference.options:TrainingOptions"
 COMMANDS = {
@@ -153,6 +154,17 @@ def _add(group: Any, described: Sequence[Option], prefix: str = "") -> dict[str,
         elif list[str] in _parts(kind):
             group.add_argument(flag, type=str, nargs="+", metavar="CLASS", help=text)
         else:
+            bases = [part for part in _parts(kind) if isinstance(part, type) and part not in _SORTS]
+            if bases:  # what a prior wants of the model, such as its width, is filled in when it is made
+                names = {
+                    "as_group": False,
+                    "skip": set(FROM_MODEL),
+                    "required": False,
+                    "metavar": "CLASS",
+                    "help": text,
+                }
+                group.add_subclass_arguments(bases[0], flag.removeprefix("--"), **names)
+                continue
             text += "" if kind is not None else " An import path, as in my_module.MyClass."
             group.add_argument(flag, type=kind or str, default=default, metavar=_metavar(kind), help=text)
     return kinds

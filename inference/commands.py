@@ -309,7 +309,7 @@ def _rule(
     from .decoding import Decoding
 
     rule = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "greedy": greedy or None}
-    given = {name: value for name, value in rule.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in rule.items() if value is not None}
     Decoding(**given)
     return given
 

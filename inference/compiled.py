@@ -44,7 +44,7 @@ class CompiledObjective(nn.Module):
 
         @nonstrict  # type: ignore[untyped-decorator]
         def losses(state: dict[str, Tensor], mode: int, batch: tuple[Tensor | None, ...]) -> dict[str, Tensor]:
-            result: dict[str, Tensor] = functional_call(_Losses(objective), state, (Batch(*batch),))
+            result: dict[str, Tensor] = functional_call(_Losses(objective), state, (Batch(*batch),))  # type: ignore[arg-type]
             return result
 
         def entry(state: dict[str, Tensor], mode: int, batch: tuple[Tensor | None, ...]) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ class Progress:
         stream: Where to write.
 
     Examples:
-        >>> Progress.clock(227), Progress.clock(3700)
+        >>> Progress.clock(227.0), Progress.clock(3700.0)
         ('3:47', '1:01:40')
     """
 
@@ -89,7 +89,7 @@ class Progress:
         """A number in three digits: 9.8k, 2.1 M.
 
         Examples:
-            >>> [Progress.quantity(n) for n in (7, 9_800, 412_000, 2_100_000)]
+            >>> [Progress.quantity(n) for n in (7.0, 9_800.0, 412_000.0, 2_100_000.0)]
             ['7', '9.8k', '412k', '2.1M']
         """
         for size, unit in ((1e6, "M"), (1e3, "k")):

@@ -101,7 +101,7 @@ class ELBO(pyro.infer.ELBO):
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """The loss of a batch as a number, with gradients accumulated into the parameters."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return float(loss.detach())
 
     def combine(self, terms: Terms, kl_weights: Mapping[str, Tensor], text_weights: Float[Tensor, " B"]) -> Tensor:

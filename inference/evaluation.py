@@ -73,7 +73,11 @@ def evaluate(
     figures = bounds(columns, particles) | parts(columns, objective) | accuracies(columns)
     if run.guide is not None:
         figures |= _reconstructed(run, _some(chosen, reconstructions), seed, batch_size) | components(columns)
-    about = {"texts": len(chosen), "tokens": int(columns["tokens"].sum()), "bytes": int(columns["bytes"].sum())}
+    about: dict[str, Any] = {
+        "texts": len(chosen),
+        "tokens": int(columns["tokens"].sum()),
+        "bytes": int(columns["bytes"].sum()),
+    }
     about |= {"split": split if texts is None else None, "seed": seed, "step": run.step}
     if run.guide is not None:
         about |= {
@@ -114,7 +118,7 @@ def _measure(run: Run, texts: Texts, objective: ELBO, particles: int, batch_size
 def _measure_batch(run: Run, batch: Batch, objective: ELBO, particles: int) -> dict[str, Tensor]:
     assert batch.tokens is not None and batch.mask is not None
     terms = objective.terms(run.model, run.guide, batch)
-    drawn: AutoregressiveText = trace_pair(run.model, run.guide, batch)[0].nodes["text"]["fn"]
+    drawn: Any = trace_pair(run.model, run.guide, batch)[0].nodes["text"]["fn"]
     values = {
         "reconstruction": -terms.log_likelihood,
         **{f"kl_{site}": kl for site, kl in terms.kl.items()},
@@ -183,7 +187,7 @@ def _texts(run: Run, texts: Sequence[str] | None, split: Split) -> Texts:
     if isinstance(texts, Texts):
         return texts
     texts = [texts] if isinstance(texts, str) else texts
-    return Texts.encode(texts, run.tokenizer, run.corpus.window, run.corpus.long)
+    return Texts.encode(texts, run.tokenizer, run.corpus.window, run.corpus.long)  # type: ignore[arg-type]
 
 
 def _some(texts: Texts, limit: int | None) -> Texts:

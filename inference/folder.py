@@ -1,6 +1,7 @@
 """The folder of a run: its configuration, its checkpoints, its metrics, each written whole or not at all."""
 
 import csv
+import errno
 import os
 import pickle
 import shutil
@@ -51,7 +52,7 @@ class RunFolder:
                 f"{self.path} already holds a run ({at}). Continue it with --resume, or choose another --out."
             )
         foreign = self.path.is_dir() and not self.config_file.exists()
-        if foreign and any(item.name != "corpus" for item in self.path.iterdir()):
+        if foreign and any(item.name not in ("corpus", "checkpoints") for item in self.path.iterdir()):
             raise ValueError(f"{self.path} holds files that are not a run's: choose an empty or new folder with --out.")
         try:
             self.last.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +127,7 @@ class RunFolder:
         if not self.metrics_file.exists():
             raise ValueError(f"{self.path} has no metrics yet: let fit run for longer.")
         with self.metrics_file.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+            rows = [row for row in csv.DictReader(file) if None not in row.values()]  # a kill cuts the last one
         return {name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else {})}
 
 
@@ -158,6 +159,10 @@ def write_atomically(path: Path, write: Any) -> None:
     try:
         write(temporary)
         os.replace(temporary, path)
+    except RuntimeError as error:
+        if "PytorchStreamWriter" in str(error):  # torch's word for what the system calls a full disk
+            raise OSError(errno.ENOSPC, f"{path} could not be written whole: is the disk full?") from error
+        raise
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)

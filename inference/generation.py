@@ -145,8 +145,7 @@ def _posterior(run: Run, batch: Batch) -> Any:
 
 
 def _likelihood(run: Run, memory: Any) -> AutoregressiveText:
-    text: AutoregressiveText = run.model.likelihood(memory)  # type: ignore[operator]
-    return text
+    return run.model.likelihood(memory)  # type: ignore[operator]
 
 
 def _prior_memory(run: Run, seed: int) -> Mixture | None:
@@ -155,8 +154,8 @@ def _prior_memory(run: Run, seed: int) -> Mixture | None:
     placeholder = {"text": torch.zeros(1, run.corpus.window, dtype=torch.long, device=run.model.device)}
     unwritten = poutine.trace(poutine.condition(run.model, placeholder))
     trace = unwritten.get_trace(Batch.unobserved(1, like=next(run.model.parameters())))
-    memory: Mixture | None = trace.nodes["text"]["fn"].memory
-    return memory
+    text: Any = trace.nodes["text"]["fn"]
+    return text.memory
 
 
 def _stacked(memories: list[Mixture | None]) -> Mixture | None:

@@ -182,12 +182,13 @@ def run_config(
     """The resolved configuration of a run, as plain data."""
     from .. import __version__
 
+    bound = objective.is_bound and all(weight == 1 for weight in objective.kl_weights.values())
     return {
         "pyroformer": __version__,
         "model": describe(model),
         "guide": None if guide is None else describe(guide, leave_out=["model"]),
         "corpus": corpus.describe(),
-        "objective": {"name": objective.name, "is_bound": objective.is_bound, "kl_weights": objective.kl_weights},
+        "objective": {"name": objective.name, "is_bound": bound, "kl_weights": objective.kl_weights},
         "training": asdict(options),
     }
 

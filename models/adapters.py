@@ -70,7 +70,10 @@ def check_prior(prior: nn.Module, *args: Any, event_shape: Sequence[int] | None 
     batch_shape = args[0].shape[:-1] if args else torch.Size()
     # building a model must not move the noise of what follows
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        law = prior(*args)
+        try:
+            law = prior(*args)
+        except NotImplementedError as error:
+            raise ValueError(f"{who} is unfinished: {error}.") from error
         if not isinstance(law, Distribution):
             raise ValueError(f"{who} returned a {type(law).__name__}: return a torch or Pyro distribution")
         if event_shape is None:

@@ -93,4 +93,7 @@ def build(recipe: Any, trust: Collection[str] = (), **arguments: Any) -> Any:
         raise ValueError(f"the run uses {path}, which cannot be imported: {error}.") from error
     if not (isinstance(cls, type) and (issubclass(cls, Recorded) or is_dataclass(cls))):
         raise ValueError(f"the run uses {path}, which is not something that a run can build.")
-    return cls(**{key: build(item, trust) for key, item in recipe.get("init_args", {}).items()} | arguments)
+    try:
+        return cls(**{key: build(item, trust) for key, item in recipe.get("init_args", {}).items()} | arguments)
+    except TypeError as error:
+        raise ValueError(f"the run's arguments do not fit {path}: {error}.") from error

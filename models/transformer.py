@@ -152,7 +152,9 @@ class Block(nn.Module):
     ) -> Float[Tensor, "*batch T P"]:
         x = x + self.dropout(self.attention(self.attention_norm(x), mask, causal, cache))
         if memory is not None:
-            x = x + self.dropout(_cross_attention(self)(self.cross_norm(x), memory))
+            cross = _cross_attention(self)
+            assert self.cross_norm is not None
+            x = x + self.dropout(cross(self.cross_norm(x), memory))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 

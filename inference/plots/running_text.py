@@ -40,7 +40,7 @@ def set_in_lines(
         note_size: Size of the notes, 1 being that of the text.
 
     Examples:
-        >>> [(box.text, box.line) for box in set_in_lines(["A", " copy", " of", " it", "."], width=6)]
+        >>> [(box.text, box.line) for box in set_in_lines(["A", " copy", " of", " it", "."], width=6.0)]
         [('A', 0), ('copy', 0), ('of', 1), ('it', 1), ('.', 1)]
     """
     boxes = [_box(piece, notes[i] if notes else "", note_size) for i, piece in enumerate(pieces)]

@@ -503,7 +503,8 @@ def test_the_built_in_corpus() -> None:
     texts = [*corpus.train, *corpus.valid, *corpus.test]
     assert 8_000 < len(texts) == len(set(texts)) < 20_000
     assert corpus.vocabulary == 4000
-    assert len(corpus.valid) == len(corpus.test) == pytest.approx(len(texts) / 20, rel=0.02)
+    for split in (corpus.valid, corpus.test):
+        assert len(split) == pytest.approx(len(texts) / 20, rel=0.02)
     assert all(3 <= len(text.split()) <= 40 and text[0] in '("ABCDEFGHIJKLMNOPQRSTUVWXYZ' for text in texts)
     assert not any(mark in text for text in texts for mark in ("`", ">>>", "=", "{", "\\", "  ", "\n"))
     assert 0.8 < np.mean([batch.mask.float().mean() for batch in corpus.batches("train")])  # type: ignore[union-attr]

@@ -96,6 +96,7 @@ def test_metrics_survive_a_kill(tmp_path: Path) -> None:
         folder.append_metrics({"step": step, "objective": step / 2, "split": "train"})
     with folder.metrics_file.open("a") as file:
         file.write("4,1.")  # a row that was being written
+    assert folder.read_metrics()["step"] == [1, 2, 3]
     folder.forget_metrics_after(2)
     folder.append_metrics({"step": 3, "objective": 7.0, "split": "valid"})
     assert folder.read_metrics() == {

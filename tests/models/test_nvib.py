@@ -1,6 +1,7 @@
 r"""The paper's regulariser: equal to its definition to 100 digits, and not a bound."""
 
 import math
+from typing import Any
 
 import mpmath as mp
 import pytest
