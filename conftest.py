@@ -33,6 +33,8 @@ def isolated(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) 
     pyro.clear_param_store()
     pyro.enable_validation(True)
     doctest_namespace.update(torch=torch, pyro=pyro, pf=pyroformer)
+    if "compile" in request.keywords:
+        torch._dynamo.reset()  # graphs of other tests count towards the limit of recompilations
     before = _global_state()
     yield
     after = _global_state()
