@@ -145,7 +145,7 @@ def _posterior(run: Run, batch: Batch) -> Any:
 
 
 def _likelihood(run: Run, memory: Any) -> AutoregressiveText:
-    return run.model.likelihood(memory)  # type: ignore[operator]
+    return run.model.likelihood(memory)
 
 
 def _prior_memory(run: Run, seed: int) -> Mixture | None:

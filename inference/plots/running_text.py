@@ -41,7 +41,7 @@ def set_in_lines(
 
     Examples:
         >>> [(box.text, box.line) for box in set_in_lines(["A", " copy", " of", " it", "."], width=6.0)]
-        [('A', 0), ('copy', 0), ('of', 1), ('it', 1), ('.', 1)]
+        [('A', 0), ('copy', 0), ('of', 0), ('it', 1), ('.', 1)]
     """
     boxes = [_box(piece, notes[i] if notes else "", note_size) for i, piece in enumerate(pieces)]
     placed: list[Placed] = []

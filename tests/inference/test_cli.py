@@ -25,7 +25,8 @@ def command(arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
     code = main(shlex.split(arguments))
     out, error = capsys.readouterr()
-    assert (code, error) == (0, "")
+    assert code == 0, error
+    assert error == ""
     return out
 
 
