@@ -35,7 +35,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     here = tmp_path_factory.mktemp("here")
     lines = [f"Number {i} is {'even' if i % 2 == 0 else 'odd'}, the next is {i + 1}." for i in range(80)]
     (here / "texts.txt").write_text("\n".join(lines))
-    (here / "my_priors.py").write_text(PRIORS)
+    (here / "chosen_priors.py").write_text(PRIORS)
     return here
 
 
@@ -157,15 +157,15 @@ def test_resume_goes_on_and_needs_nothing_but_the_folder(here: Path, capsys: pyt
 
 def test_priors_by_import_path(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(here)
-    priors = "--model.weight_prior my_priors.Flat --model.weight_prior.log_concentration 0.5"
-    priors += " --model.base_measure my_priors.Wide"
+    priors = "--model.weight_prior chosen_priors.Flat --model.weight_prior.log_concentration 0.5"
+    priors += " --model.base_measure chosen_priors.Wide"
     command(f"fit nvae --data texts.txt --out priors --steps 2 {TINY} {priors}", capsys)
     recipe = yaml.safe_load(Path("priors/config.yaml").read_text())["model"]["init_args"]
-    assert recipe["weight_prior"] == {"class_path": "my_priors.Flat", "init_args": {"log_concentration": 0.5}}
-    assert recipe["base_measure"] == {"class_path": "my_priors.Wide", "init_args": {"width": 8}}
+    assert recipe["weight_prior"] == {"class_path": "chosen_priors.Flat", "init_args": {"log_concentration": 0.5}}
+    assert recipe["base_measure"] == {"class_path": "chosen_priors.Wide", "init_args": {"width": 8}}
     assert main(shlex.split("sample priors")) == 1  # importing is running: not unless it is named
-    command("sample priors --trust my_priors", capsys)
-    command(f"fit nvae --out priors --resume --steps 3 {priors} --trust my_priors.Flat my_priors.Wide", capsys)
+    command("sample priors --trust chosen_priors", capsys)
+    command(f"fit nvae --out priors --resume --steps 3 {priors} --trust chosen_priors.Flat chosen_priors.Wide", capsys)
 
 
 def test_a_printed_configuration_can_be_given_back(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
