@@ -297,7 +297,7 @@ def test_compiled_blocks_equal_eager() -> None:
         return results
 
     eager = run()
-    compile_blocks(network)
+    compile_blocks(network, backend="aot_eager")
     for actual, expected in zip(run(), eager, strict=True):
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
     text = network.decoder.cache((2,), 4, mixture(2))
