@@ -4,7 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 APP := .venv/.app
 DEV := .venv/.dev
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+# Byte code is written when a module is first imported: compiling all of what is installed takes longer than the tests.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -23,13 +25,15 @@ help:
 demo: $(APP)
 	$(BIN)/pyroformer demo
 
-# Two processes: jaxtyping's checks, which the first makes on every call, cannot be compiled. All parts run, whatever fails.
+# Two pytests: jaxtyping's checks, which the first makes on every call, cannot be compiled. All parts run, whatever fails.
+# One thread for each worker: the tensors are small.
+test: export OMP_NUM_THREADS = 1
 test: $(DEV)
 	@status=0; set -x; \
 	$(BIN)/ruff check . || status=1; \
 	$(BIN)/ruff format --check . || status=1; \
 	$(BIN)/mypy || status=1; \
-	$(BIN)/python -m pytest -m "not compile" || status=1; \
+	$(BIN)/python -m pytest -m "not compile" --numprocesses 2 --dist loadfile || status=1; \
 	JAXTYPING_DISABLE=1 $(BIN)/python -m pytest -m compile --jaxtyping-packages= || status=1; \
 	exit $$status
 

@@ -197,8 +197,9 @@ def test_a_killed_process_resumes_to_the_same_weights(corpus: Corpus, tmp_path: 
     process = subprocess.Popen(arguments, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
     checkpoint = tmp_path / "cut" / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 200
-    while not checkpoint.exists() and time.monotonic() < deadline:
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert checkpoint.exists()
     time.sleep(0.3)
     process.kill()
     process.wait()
