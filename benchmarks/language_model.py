@@ -1,8 +1,12 @@
 """Our language model against transformers' GPT2LMHeadModel: same sizes, texts, batches, optimiser, number of steps.
 
-    python benchmarks/language_model.py --data FOLDER_OR_FILE --steps 600
+    python benchmarks/language_model.py --data FOLDER_OR_FILE --steps 600 [--out FILE]
 
-Both learn from the batches of one training stream, teacher-forced with the same shift, and are scored on the same
+transformers      GPT2LMHeadModel
+as GPT-2          our decoder with GPT-2's positions and initial weights
+by default        our decoder as ``pyroformer fit lm`` makes it
+
+All learn from the batches of one training stream, step by step in turn, without dropout, and are scored on the same
 held-out texts in nats per token, their ends counted. ``transformers`` must be installed.
 """
 
@@ -12,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,16 +33,47 @@ from pyroformer.models.language_model import LanguageModel
 Loss = Callable[[Batch], Tensor]  # nats per text of a batch, weighted
 
 
-def ours(corpus: Corpus, **network: int) -> tuple[nn.Module, Loss]:
-    model = LanguageModel.for_corpus(corpus, dropout=0.1, **network)
-    objective = ELBO()(model, None)
+class Learner:
+    """A network with its loss, its optimiser and its clock."""
+
+    def __init__(self, network: nn.Module, loss: Loss, learning_rate: float) -> None:
+        self.network, self.loss, self.peak = network, loss, learning_rate
+        decay = [p for p in network.parameters() if p.ndim >= 2]
+        rest = [p for p in network.parameters() if p.ndim < 2]
+        groups = [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
+        self.seconds: list[float] = []
+
+    def step(self, batch: Batch, tokens: float, progress: float) -> None:
+        start = time.perf_counter()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.peak * warmup_cosine(progress)
+        self.optimiser.zero_grad()
+        (self.loss(batch) / tokens).backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimiser.step()
+        self.seconds.append(time.perf_counter() - start)
+
+    @torch.no_grad()
+    def held_out(self, corpus: Corpus) -> float:
+        """Nats per token over the validation texts."""
+        self.network.eval()
+        nats = tokens = 0.0
+        for indices, batch in once(corpus.valid, 64):
+            nats += float(self.loss(batch)) * len(indices)
+            tokens += float(corpus.valid.lengths[indices].sum())
+        return nats / tokens
+
+
+def ours(corpus: Corpus, **options: Any) -> tuple[nn.Module, Loss]:
+    objective = ELBO()(LanguageModel.for_corpus(corpus, **options), None)
     return objective, objective
 
 
 def theirs(corpus: Corpus, width: int, layers: int, heads: int) -> tuple[nn.Module, Loss]:
     config = GPT2Config(
         vocab_size=corpus.vocabulary, n_positions=corpus.window, n_embd=width, n_layer=layers, n_head=heads,
-        bos_token_id=BOS, eos_token_id=EOS,
+        embd_pdrop=0.0, resid_pdrop=0.0, attn_pdrop=0.0, bos_token_id=BOS, eos_token_id=EOS,
     )  # fmt: skip
     model = GPT2LMHeadModel(config)
 
@@ -51,67 +87,59 @@ def theirs(corpus: Corpus, width: int, layers: int, heads: int) -> tuple[nn.Modu
     return model, loss
 
 
-def train(network: nn.Module, loss: Loss, corpus: Corpus, arguments: argparse.Namespace) -> float:
-    """Seconds that the steps took."""
-    decay = [p for p in network.parameters() if p.ndim >= 2]
-    rest = [p for p in network.parameters() if p.ndim < 2]
-    groups = [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=arguments.learning_rate, betas=(0.9, 0.98))
-    network.train()
-    per_text = float(corpus.train.lengths.mean())
-    stream: Iterator[Batch] = iter(TrainingStream(corpus.train, arguments.batch_size, seed=arguments.seed))
-    start = time.perf_counter()
-    for step, batch in enumerate(islice(stream, arguments.steps)):
-        for group in optimiser.param_groups:
-            group["lr"] = arguments.learning_rate * warmup_cosine(step / arguments.steps)
-        optimiser.zero_grad()
-        (loss(batch) / per_text).backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-    return time.perf_counter() - start
-
-
-@torch.no_grad()
-def held_out(network: nn.Module, loss: Loss, corpus: Corpus) -> float:
-    """Nats per token over the validation texts."""
-    network.eval()
-    nats = tokens = 0.0
-    for indices, batch in once(corpus.valid, 64):
-        nats += float(loss(batch)) * len(indices)
-        tokens += float(corpus.valid.lengths[indices].sum())
-    return nats / tokens
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--vocabulary", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--out", type=Path, help="file to write the table to as well")
     arguments = parser.parse_args()
     corpus = Corpus.read(arguments.data, vocabulary=arguments.vocabulary, window=64)
-    network = {name: getattr(arguments, name) for name in ("width", "layers", "heads")}
-    print(corpus.describe())
-    print("| model | parameters | held-out nats/token | perplexity | seconds |\n|---|---:|---:|---:|---:|")
-    losses = {}
-    for name, make in {"pyroformer": ours, "transformers": theirs}.items():
+    sizes = {name: getattr(arguments, name) for name in ("width", "layers", "heads")}
+    learners = {}
+    for name, make in {
+        "transformers": lambda: theirs(corpus, **sizes),
+        "as GPT-2": lambda: ours(corpus, positions="learned", init_std=0.02, **sizes),
+        "by default": lambda: ours(corpus, **sizes),
+    }.items():
         torch.manual_seed(arguments.seed)
-        module, loss = make(corpus, **network)
-        seconds = train(module, loss, corpus, arguments)
-        losses[name] = held_out(module, loss, corpus)
-        parameters = sum(p.numel() for p in module.parameters())
-        print(
-            f"| {name} | {parameters:,} | {losses[name]:.4f} | {math.exp(losses[name]):.1f} | {seconds:.0f} |",
-            flush=True,
+        learners[name] = Learner(*make(), arguments.learning_rate)
+    tokens = float(corpus.train.lengths.mean())
+    stream: Iterator[Batch] = iter(TrainingStream(corpus.train, arguments.batch_size, seed=arguments.seed))
+    for step, batch in enumerate(islice(stream, arguments.steps)):
+        for learner in learners.values():
+            learner.step(batch, tokens, step / arguments.steps)
+    report = table(learners, corpus, arguments)
+    print(report)
+    if arguments.out is not None:
+        arguments.out.write_text(report)
+
+
+def table(learners: dict[str, Learner], corpus: Corpus, arguments: argparse.Namespace) -> str:
+    """Losses, and times of the fastest step: what else the machine does can only add to a time."""
+    lines = [
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads; {corpus.describe()}; width {arguments.width}, "
+        f"{arguments.layers} layers, {arguments.steps} steps of {arguments.batch_size} texts, seed {arguments.seed}",
+        "",
+        "| model | parameters | held-out nats/token | ratio | perplexity | time of a step, ratio |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    base = learners["transformers"]
+    reference = base.held_out(corpus)
+    for name, learner in learners.items():
+        loss = learner.held_out(corpus)
+        parameters = sum(p.numel() for p in learner.network.parameters())
+        pace = min(learner.seconds) / min(base.seconds)
+        lines.append(
+            f"| {name} | {parameters:,} | {loss:.4f} | {loss / reference:.4f} | {math.exp(loss):.1f} | {pace:.2f} |"
         )
-    print(
-        f"\nratio {losses['pyroformer'] / losses['transformers']:.4f}, seed {arguments.seed}, {arguments.steps} steps"
-    )
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

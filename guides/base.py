@@ -16,8 +16,8 @@ __all__ = ["Guide"]
 class Guide(Recorded, LocalModule):
     r"""Base class of the amortised posteriors.
 
-    A guide is called like its model and samples the same latent sites. It may read the model (its sizes, its priors,
-    networks that both use) but does not own it: the model's parameters stay out of the guide's.
+    A guide is called like its model and samples the same latent sites. It may read the model (its sizes, its priors)
+    but does not own it: of the model's parameters, only those of a network that both use are the guide's too.
     """
 
     def __init__(self, model: Model) -> None:

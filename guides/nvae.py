@@ -2,7 +2,7 @@ r"""The posterior of the NVAE: a Transformer encoder turns each token into one c
 
 The story of one text::
 
-    h_1..h_n            = encoder(text)
+    h_1..h_n            = encoder(text), which reads tokens through the decoder's embedding
     mu_i, sigma_i^2, log alpha_i  read off h_i by linear heads; component 0 is the prior's own
     log pi  ~ LogDirichlet(log alpha_0 .. log alpha_n)
     z_i     ~ Normal(mu_i, sigma_i^2)
@@ -136,8 +136,10 @@ class NVAEGuide(Guide):
     ) -> None:
         super().__init__(model)
         width = model.config.width
-        self.encoder = Encoder(model.config)
+        self.encoder = Encoder(model.config, model.decoder.embedding)  # what is read is what has to be written
         self.mean = nn.Linear(width, width)
+        nn.init.eye_(self.mean.weight)  # a vector starts as the token's encoding
+        nn.init.zeros_(self.mean.bias)
         self.alpha = AlphaHead(width, model.config.heads, alpha)
         self.log_variance = VarianceHead(width, variance, log_variance)
 

@@ -267,7 +267,8 @@ def _what(prepared: "Prepared", settings: "TrainingOptions", size: str) -> str:
     if settings.devices > 1:
         place = f"{settings.devices} x {place}"
     parts = [part for part in prepared[:2] if part is not None]
-    count = sum(parameter.numel() for part in parts for parameter in part.parameters())
+    parameters = {parameter for part in parts for parameter in part.parameters()}  # a guide shares some of its model's
+    count = sum(parameter.numel() for parameter in parameters)
     precision = "bfloat16" if settings.precision == "bf16" else "float32"
     kind = f"{type(prepared.model).__name__} {size}".strip()
     number = f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,}"

@@ -8,7 +8,7 @@ from .console import Progress, say
 __all__ = ["demo"]
 
 
-def demo(*, minutes: float = 3.5, out: str | None = None, seed: int = 0) -> None:
+def demo(*, minutes: float = 3.8, out: str | None = None, seed: int = 0) -> None:
     """Train a small NVAE on Python's own documentation, then show what it learnt.
 
     Example:
@@ -35,7 +35,7 @@ def demo(*, minutes: float = 3.5, out: str | None = None, seed: int = 0) -> None
     model = NVAE.for_corpus(corpus, size="tiny")  # what is assumed
     guide = NVAEGuide(model)  # what is learnt
     progress = Progress("objective (nvib, not a bound)")
-    run = fit(model, guide, corpus, minutes=minutes, seed=seed, out=folder, report=progress)
+    run = fit(model, guide, corpus, minutes=minutes, validation_texts=256, seed=seed, out=folder, report=progress)
     progress.close()
     say(f"best at step {run.step:,}; run saved in {folder}")
 

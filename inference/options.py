@@ -39,8 +39,8 @@ class TrainingOptions:
 
     steps: int | None = None
     minutes: float | None = None
-    batch_size: int = 64
-    learning_rate: float = 1e-3
+    batch_size: int = 32
+    learning_rate: float = 2e-3
     weight_decay: float = 0.01
     clip: float = 1.0
     accumulate: int = 1

@@ -147,7 +147,7 @@ class Training(lightning.LightningModule):
         decay = [p for p in self.objective.parameters() if p.requires_grad and p.ndim >= 2]
         rest = [p for p in self.objective.parameters() if p.requires_grad and p.ndim < 2]
         groups = [{"params": decay, "weight_decay": self.options.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=self.options.learning_rate, betas=(0.9, 0.98))
+        return torch.optim.AdamW(groups, lr=self.options.learning_rate, betas=(0.9, 0.98), fused=True)
 
     def train_dataloader(self) -> TrainingStream:
         self.stream = TrainingStream(

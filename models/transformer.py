@@ -1,6 +1,6 @@
 r"""Transformer encoder and decoder: configuration, blocks and stacks, in reading order.
 
-Pre-norm blocks. With the default options (learnt positions, biases, tanh-GELU, tied embeddings) the decoder is GPT-2.
+Pre-norm blocks with biases, tanh-GELU and tied embeddings; with learnt positions the decoder is GPT-2.
 A decoder can also attend to a memory, and that memory is always a :class:`~.mixture.Mixture`: what its cross-attention
 returns is the posterior mean of what a position saw.
 """
@@ -54,9 +54,11 @@ class TransformerConfig:
         bias: Whether linear layers and norms have biases.
         norm_eps: What the layer norms add to a variance.
         activation: Of the feed-forward layers.
-        positions: ``"learned"``, or ``"sinusoidal"``: fixed, added to embeddings that are scaled by :math:`\sqrt P`.
+        positions: ``"sinusoidal"``: fixed, added to embeddings that are scaled by :math:`\sqrt P`; or ``"learned"``,
+            as in GPT-2.
         tied: Whether a decoder's readout is its token embedding.
-        init_std: Standard deviation of the initial weights.
+        init_std: Standard deviation of the initial weights; None is :math:`1 / \sqrt P`, which keeps the scale of what
+            goes through a layer. GPT-2 has 0.02.
         pad: Id of padding.
         bos: Id of the token that the decoder puts before a text.
         eos: Id of the token that ends a text.
@@ -76,13 +78,13 @@ class TransformerConfig:
     layers: int = 2
     heads: int = 4
     hidden: int | None = None
-    dropout: float = 0.1
+    dropout: float = 0.0
     bias: bool = True
     norm_eps: float = 1e-5
     activation: Literal["gelu_tanh", "gelu", "relu"] = "gelu_tanh"
-    positions: Literal["learned", "sinusoidal"] = "learned"
+    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
     tied: bool = True
-    init_std: float = 0.02
+    init_std: float | None = None
     pad: int = PAD
     bos: int = BOS
     eos: int = EOS
@@ -97,12 +99,13 @@ class TransformerConfig:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
         for name in ("norm_eps", "init_std"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} is {value}; it must be positive")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation is {self.activation!r}; choose one of {', '.join(ACTIVATIONS)}")
         if self.positions not in ("learned", "sinusoidal"):
-            raise ValueError(f"positions is {self.positions!r}; choose learned or sinusoidal")
+            raise ValueError(f"positions is {self.positions!r}; choose sinusoidal or learned")
         if self.positions == "sinusoidal" and self.width % 2:
             raise ValueError(f"width is {self.width}; sinusoidal positions need an even width")
         for name in ("pad", "bos", "eos"):
@@ -198,6 +201,7 @@ class Encoder(nn.Module):
 
     Arguments:
         config: Sizes and options.
+        embedding: The embedding to use, such as a decoder's; one of its own by default.
 
     Examples:
         >>> encoder = Encoder(TransformerConfig(vocabulary=20, window=8, width=16))
@@ -205,13 +209,15 @@ class Encoder(nn.Module):
         torch.Size([3, 8, 16])
     """
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, embedding: Embedding | None = None) -> None:
         super().__init__()
         self.config = config
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = _norm(config)
         _initialise(self, config)
+        if embedding is not None:
+            self.embedding = embedding
 
     def forward(
         self, tokens: Int[Tensor, "*batch T"], mask: Bool[Tensor, "*batch T"] | None = None
@@ -366,6 +372,7 @@ def _norm(config: TransformerConfig) -> nn.LayerNorm:
 
 def _initialise(module: nn.Module, config: TransformerConfig) -> None:
     """As GPT-2: a normal of standard deviation ``init_std``, narrower for what is added to the residual stream."""
+    std = 1 / math.sqrt(config.width) if config.init_std is None else config.init_std
     for name, parameter in module.named_parameters():
         if name.endswith("norm.weight"):
             nn.init.ones_(parameter)
@@ -373,7 +380,7 @@ def _initialise(module: nn.Module, config: TransformerConfig) -> None:
             nn.init.zeros_(parameter)
         else:
             residual = name.endswith(("out.weight", "down.weight"))
-            nn.init.normal_(parameter, std=config.init_std / (math.sqrt(2 * config.layers) if residual else 1))
+            nn.init.normal_(parameter, std=std / (math.sqrt(2 * config.layers) if residual else 1))
 
 
 def _sinusoids(length: int, width: int) -> Float[Tensor, "T P"]:

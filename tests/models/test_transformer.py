@@ -21,7 +21,7 @@ from pyroformer.models.transformer import (
     compile_blocks,
 )
 
-CONFIG = TransformerConfig(vocabulary=40, window=12, width=32, layers=2, heads=4, init_std=0.2)
+CONFIG = TransformerConfig(vocabulary=40, window=12, width=32, layers=2, heads=4, positions="learned", init_std=0.2)
 STYLES = {
     "gpt2": CONFIG,
     "sinusoidal": replace(CONFIG, positions="sinusoidal", activation="relu"),
@@ -56,14 +56,16 @@ def test_equals_gpt2() -> None:
     torch.testing.assert_close(logits, theirs(begun).logits, atol=1e-5, rtol=0)
 
 
-def test_initial_weights_are_gpt2s() -> None:
-    config = TransformerConfig(vocabulary=1000, window=100, width=128, layers=8, heads=4)
+@pytest.mark.parametrize(("init_std", "std"), [(0.02, 0.02), (None, 128**-0.5)])
+def test_initial_weights_are_narrower_into_the_residual_stream(init_std: float | None, std: float) -> None:
+    options = {"width": 128, "layers": 8, "heads": 4, "positions": "learned", "init_std": init_std}
+    config = TransformerConfig(vocabulary=1000, window=100, **options)  # type: ignore[arg-type]
     decoder = Decoder(config, cross_attention=True)
     for name, parameter in decoder.named_parameters():
         if "norm" in name or name.endswith("bias"):
             assert parameter.eq(float(name.endswith("weight"))).all(), name
         else:
-            expected = 0.005 if name.endswith(("out.weight", "down.weight")) else 0.02
+            expected = std / 4 if name.endswith(("out.weight", "down.weight")) else std
             assert abs(parameter.std().item() / expected - 1) < 0.05, name
 
 
@@ -215,7 +217,7 @@ def test_memory_without_cross_attention_is_refused() -> None:
         ({"norm_eps": 0.0}, "norm_eps is 0.0; it must be positive"),
         ({"init_std": -1.0}, "init_std is -1.0; it must be positive"),
         ({"activation": "tanh"}, "activation is 'tanh'; choose one of gelu_tanh, gelu, relu"),
-        ({"positions": "rotary"}, "positions is 'rotary'; choose learned or sinusoidal"),
+        ({"positions": "rotary"}, "positions is 'rotary'; choose sinusoidal or learned"),
         ({"positions": "sinusoidal", "width": 3, "heads": 1}, "width is 3; sinusoidal positions need an even width"),
         ({"eos": 40}, "eos is 40, outside of a vocabulary of 40"),
         ({"eos": 0}, "pad and eos are both 0"),
