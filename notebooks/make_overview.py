@@ -19,7 +19,7 @@ from pyroformer.models.mixture import Mixture, posterior_mean, responsibilities
 
 HERE = Path(__file__).resolve().parent
 TITLES = ("Attention is a posterior mean", "What a text leaves in its mixture", "What it costs, and what it gives back")
-TOKENS = range(16, 25)  # of the held-out text that is shown
+TOKENS = range(40, 60)  # of the held-out text that is shown
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ def corpus() -> Corpus:
 def made(corpus: Corpus, name: str, **options: Any) -> Run:
     """A run that nobody trained, with weights that say something."""
     torch.manual_seed(0)
-    shape = {"width": 16, "layers": 2, "heads": 2}
+    shape = {"width": 16, "layers": 2, "heads": 2, "positions": "learned", "init_std": 0.02}
     model = (NVAE if name == "nvae" else LanguageModel).for_corpus(corpus, **shape, **options)
     guide = NVAEGuide(model) if isinstance(model, NVAE) else None
     for module in (model, guide):

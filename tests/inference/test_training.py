@@ -179,14 +179,15 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
 def test_two_devices_train_what_one_trains_with_twice_the_batch(tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
     common = ["fit", "lm", "--data", str(tmp_path / "texts.txt"), "--vocabulary", "280", "--steps", "4"]
-    common += ["--model.width", "16", "--model.layers", "1", "--model.heads", "2", "--model.dropout", "0"]
+    common += ["--model.width", "16", "--model.layers", "1", "--model.heads", "2"]
+    common += ["--model.bias", "false"]  # a key's has no gradient but rounding, which Adam makes large
     for out, rest in {"one": ["--batch_size", "16"], "two": ["--batch_size", "8", "--devices", "2"]}.items():
         command = [sys.executable, "-m", "pyroformer", *common, "--out", str(tmp_path / out), *rest]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
         assert result.returncode == 0, result.stderr[-2000:]
     one, two = last_weights(tmp_path / "one"), last_weights(tmp_path / "two")
-    assert all(torch.allclose(one[name], two[name], atol=2e-5) for name in one)
+    assert all(torch.allclose(one[name], two[name], atol=1e-6) for name in one)
 
 
 @pytest.mark.slow
