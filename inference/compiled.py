@@ -44,7 +44,7 @@ class CompiledObjective(nn.Module):
 
         @nonstrict  # type: ignore[untyped-decorator]
         def losses(state: dict[str, Tensor], mode: int, batch: tuple[Tensor | None, ...]) -> dict[str, Tensor]:
-            result: dict[str, Tensor] = functional_call(_Losses(objective), state, (Batch(*batch),))  # type: ignore[arg-type]
+            result: dict[str, Tensor] = functional_call(_Losses(objective), state, (Batch(*batch),), tie_weights=False)  # type: ignore[arg-type]
             return result
 
         def entry(state: dict[str, Tensor], mode: int, batch: tuple[Tensor | None, ...]) -> dict[str, Tensor]:
@@ -58,8 +58,7 @@ class CompiledObjective(nn.Module):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """What :meth:`Objective.losses` returns, from the graph."""
-        wrapped = _Losses(self.objective)
-        state = dict(wrapped.named_parameters()) | dict(wrapped.named_buffers())
+        state = _state(_Losses(self.objective))
         mode = sum(int(module.training) << i % 60 for i, module in enumerate(self.objective.modules()))
         with pyro.settings.context(**NO_VALIDATION):  # validation reads values, which no graph can hold
             result: dict[str, Tensor] = self._entry(state, mode, tuple(batch))
@@ -75,6 +74,20 @@ class _Losses(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         return self.objective.losses(batch)
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    """Each tensor under each place that holds it, once.
+
+    A module that has two names has one place: ``functional_call``, left to tie weights itself, swaps it under both, and
+    what it puts back last is the tracer's tensor.
+    """
+    return {
+        f"{prefix}.{name}": tensor
+        for prefix, part in module.named_modules()
+        for own in (part.named_parameters(recurse=False), part.named_buffers(recurse=False))
+        for name, tensor in own
+    }
 
 
 NO_VALIDATION = {
