@@ -92,12 +92,13 @@ class SelfAttention(nn.Module):
         n = keys.shape[-2]
         if mask is not None:
             values = torch.where(mask[:, None, :, None], values, 0)
+        plain = mask is None and cache is None  # and not t == n: compiled for any length, that is no bool
         y = F.scaled_dot_product_attention(
             queries,
             keys,
             values,
-            attn_mask=_bias(mask, t, n, causal, queries),
-            is_causal=causal and t == n and mask is None,
+            attn_mask=None if plain else _bias(mask, t, n, causal, queries),
+            is_causal=causal and plain,
             dropout_p=self.dropout if self.training else 0.0,
         )
         return self.out(y.transpose(1, 2).reshape(*batch, t, p))
@@ -113,7 +114,7 @@ def _bias(mask: Tensor | None, t: int, n: int, causal: bool, like: Tensor) -> Te
     bias = None
     if mask is not None:
         bias = like.new_zeros(len(mask), 1, 1, n).masked_fill(~mask[:, None, None, :], masked)
-    if causal and t > 1 and (mask is not None or t != n):
+    if causal and t > 1:
         hidden = torch.ones(t, n, dtype=torch.bool, device=like.device).tril(n - t).logical_not()
         future = like.new_zeros(t, n).masked_fill(hidden, 2 * masked)
         bias = future if bias is None else bias + future
