@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 APP := .venv/.app
 DEV := .venv/.dev
-# Byte code is written when a module is first imported: compiling all of what is installed takes longer than the tests.
+# Byte code is written when a module is first imported, because most of what is installed never is.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 

@@ -92,7 +92,7 @@ class SelfAttention(nn.Module):
         n = keys.shape[-2]
         if mask is not None:
             values = torch.where(mask[:, None, :, None], values, 0)
-        plain = mask is None and cache is None  # and not t == n: compiled for any length, that is no bool
+        plain = mask is None and cache is None  # without a cache t is n; comparing them here would compile to no bool
         y = F.scaled_dot_product_attention(
             queries,
             keys,

@@ -162,6 +162,14 @@ def test_the_parameter_store_stays_empty_and_training_trains_twice(pair: Pair) -
     assert len(pyro.get_param_store()) == 0
 
 
+def test_a_rebuilt_guide_reads_through_its_models_embedding(pair: Pair) -> None:
+    if pair.guide is None:
+        return
+    fresh = build(describe(pair.model))
+    guide = build(describe(pair.guide, leave_out=["model"]), model=fresh)
+    assert guide.encoder.embedding is fresh.decoder.embedding
+
+
 def test_stock_svi_says_what_to_use(pair: Pair) -> None:
     guide = pair.guide or (lambda batch: None)
     svi = pyro.infer.SVI(pair.model, guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pyroformer.guides.nvae import NVAEGuide
-from pyroformer.inference.compiled import CompiledObjective
+from pyroformer.inference.compiled import CompiledObjective, _state
 from pyroformer.inference.corpus import Corpus
 from pyroformer.inference.elbo import ELBO, Objective
 from pyroformer.inference.nvib import NVIB
@@ -237,6 +237,14 @@ def test_compiled_steps_equal_eager_ones(corpus: Corpus, mode: str) -> None:
     assert torch.allclose(loss, other, rtol=1e-4)
     for name, gradient in gradients.items():
         assert torch.allclose(gradient, others[name], atol=1e-4 * float(gradient.abs().max()) + 1e-6), name
+
+
+def test_a_capture_names_each_place_of_a_tensor_once() -> None:
+    shared = nn.Linear(2, 2, bias=False)
+    tied = nn.Linear(2, 2, bias=False)
+    tied.weight = shared.weight
+    state = _state(nn.ModuleDict({"one": nn.Sequential(shared), "two": nn.Sequential(shared), "three": tied}))
+    assert list(state) == ["one.0.weight", "three.weight"]
 
 
 @pytest.mark.compile
