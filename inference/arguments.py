@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from .signatures import Option, description, options, summary
+from .signatures import Option, attribute, description, options, summary
 
 __all__ = ["COMMANDS", "MODELS", "NETWORK", "TRAINING", "ModelClasses", "UsageError", "imported", "overview", "parse"]
 
@@ -131,8 +131,9 @@ def _parser(command: str, model: str | None, importing: bool) -> tuple[ArgumentP
 
 def _add_model(parser: ArgumentParser, classes: ModelClasses, importing: bool) -> dict[str, Any]:
     group = parser.add_argument_group("model", summary(classes.model))
+    defaults = dict.fromkeys(SIZED) | (attribute(classes.model, "network") or {})
     network = options(NETWORK, skip=FROM_CORPUS)
-    kinds = _add(group, [item._replace(default=None) if item.name in SIZED else item for item in network], "model.")
+    kinds = _add(group, [item._replace(default=defaults.get(item.name, item.default)) for item in network], "model.")
     kinds |= _add(group, options(classes.model, skip=["config"], importing=importing), "model.")
     if classes.guide is not None:
         group = parser.add_argument_group("guide", summary(classes.guide))

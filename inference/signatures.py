@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import docstring_parser
 
-__all__ = ["Option", "description", "options", "summary"]
+__all__ = ["Option", "attribute", "description", "options", "summary"]
 
 
 class Option(NamedTuple):
@@ -52,6 +52,20 @@ def options(path: str, skip: Collection[str] = (), importing: bool = False) -> l
             kind = eval(annotation.partition(" | ")[0], vars(import_module(module))) | None if importing else None
         found.append(Option(parameter, kind, default, _plain(" ".join(help_of.get(parameter, "").split()))))
     return found
+
+
+def attribute(path: str, name: str) -> Any:
+    """A class attribute that is a literal, or None where the class itself defines none of that name.
+
+    Examples:
+        >>> attribute("pyroformer.models.language_model:LanguageModel", "network")["positions"]
+        'learned'
+    """
+    module, _, owner = path.partition(":")
+    for item in _find(module, owner).body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.target.id == name:
+            return _value(item.value)
+    return None
 
 
 def summary(path: str) -> str:

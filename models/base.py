@@ -62,6 +62,7 @@ class Model(Recorded, LocalModule):
 
     latents: ClassVar[tuple[str, ...]] = ()  # sites whose divergence a KL weight scales
     objective: ClassVar[str] = "elbo"  # what it trains on unless told otherwise
+    network: ClassVar[dict[str, Any]] = {}  # where its defaults differ from those of TransformerConfig
     sizes: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": {"width": 128, "layers": 2, "heads": 4},
         "small": {"width": 256, "layers": 4, "heads": 4},
@@ -83,7 +84,7 @@ class Model(Recorded, LocalModule):
         if size not in cls.sizes:
             raise ValueError(f"size {size!r} is unknown: choose one of {', '.join(cls.sizes)}.")
         known = {field.name for field in fields(TransformerConfig)}
-        network = {"vocabulary": corpus.vocabulary, "window": corpus.window, **cls.sizes[size]}
+        network = {"vocabulary": corpus.vocabulary, "window": corpus.window, **cls.network, **cls.sizes[size]}
         network |= {name: value for name, value in options.items() if name in known}
         rest = {name: value for name, value in options.items() if name not in known}
         accepted = list(signature(cls.__init__).parameters)[2:]

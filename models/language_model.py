@@ -5,6 +5,8 @@ The story::
     text ~ AutoregressiveText(decoder)        p(x) = prod_t p(x_t | x_<t)
 """
 
+from typing import Any, ClassVar
+
 import pyro
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -20,6 +22,8 @@ __all__ = ["LanguageModel"]
 class LanguageModel(Model):
     r"""A causal Transformer that predicts each token from those before it.
 
+    Built for a corpus it starts as GPT-2 does, with learned positions and weights of standard deviation 0.02.
+
     Arguments:
         config: The network.
 
@@ -30,6 +34,8 @@ class LanguageModel(Model):
         >>> trace.nodes["text"]["log_prob"].shape
         torch.Size([2])
     """
+
+    network: ClassVar[dict[str, Any]] = {"positions": "learned", "init_std": 0.02}  # as GPT-2
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

@@ -246,6 +246,16 @@ def test_as_a_module() -> None:
     assert done.stderr == "error: model 'nvea' is unknown: choose one of lm, nvae.\n"
 
 
+def test_help_shows_the_defaults_of_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    def default(model: str, option: str) -> str:
+        text = " ".join(command(f"fit {model} --help", capsys).split())
+        found = re.search(rf"--model.{option} .*?\(default: (\w+)\)", text)
+        assert found is not None
+        return found[1]
+
+    assert (default("lm", "positions"), default("nvae", "positions")) == ("learned", "sinusoidal")
+
+
 def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT / "src")}
 

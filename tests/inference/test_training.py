@@ -67,6 +67,13 @@ class Crash(Exception):
     pass
 
 
+def test_a_model_has_defaults_of_its_own_and_options_win(corpus: Corpus) -> None:
+    config = LanguageModel.for_corpus(corpus).config
+    assert (config.positions, config.init_std) == ("learned", 0.02)
+    assert LanguageModel.for_corpus(corpus, positions="sinusoidal").config.positions == "sinusoidal"
+    assert NVAE.for_corpus(corpus).config.positions == "sinusoidal"
+
+
 @pytest.mark.parametrize("name", ["lm", "nvae"])
 def test_training_learns_and_is_reproducible(corpus: Corpus, tmp_path: Path, name: str) -> None:
     first = train(corpus, tmp_path / "a", name, steps=30, learning_rate=3e-3)
