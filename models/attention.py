@@ -240,7 +240,10 @@ def _variance(queries: Tensor, mixture: Mixture, form: Form, causal: bool) -> Te
     terms = natural(mixture, mixture.query_noise, form)
     still = terms.values
     if terms.response is None:
-        mean, second = _average(queries, terms, torch.cat([still, still.square()], -1), causal).chunk(2, -1)
+        own = (
+            0 if mixture.value_variances is None else torch.where(terms.present[..., None], mixture.value_variances, 0)
+        )
+        mean, second = _average(queries, terms, torch.cat([still, still.square() + own], -1), causal).chunk(2, -1)
     else:
         moving = terms.response.basis.combine(terms.response.coefficients).expand_as(still)
         own = moving * mixture.query_noise
@@ -263,15 +266,12 @@ def _centred(mixture: Mixture, queries: Tensor) -> tuple[Mixture, Tensor]:
 
 def _evidence(queries: Tensor, terms: Natural, causal: bool) -> Tensor:
     """log p(u) with all the constants that cancel in attention weights."""
-    high = queries.to(terms.bias.dtype)
-    packed_queries, packed_keys = _pack_bare(high, terms, 0)
-    visible = terms.present[..., None, :]
+    logits, own = terms.joint(queries.to(terms.bias.dtype))
     if causal:
-        m, n = queries.shape[-2], terms.bias.shape[-1]
-        visible = visible & torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m)
-    logits = torch.where(visible, packed_queries @ packed_keys.mT, -torch.inf)
-    squares = high.square() / terms.reference + (2 * math.pi * terms.reference).log()
-    return log_sum(logits) + terms.peak + (high * terms.centre - 0.5 * squares).sum(-1)
+        m, n = logits.shape[-2:]
+        visible = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m)
+        logits = torch.where(visible, logits, -torch.inf)
+    return log_sum(logits) + own
 
 
 def _every_head(terms: LowRank | None) -> Tensor | None:

@@ -1,14 +1,16 @@
 r"""A mixture over vectors, and what a noisy sight of one of them tells about it: the definition of attention here."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 __all__ = [
+    "Covariances",
     "Mixture",
     "SharedVariances",
     "evidence",
@@ -49,6 +51,20 @@ class SharedVariances(NamedTuple):
         return (self.group[..., None] == groups).to(self.table.dtype)
 
 
+class Covariances(NamedTuple):
+    r"""Full covariance matrices, which only the explicit functions of this module take: no attention kernel can.
+
+    Arguments:
+        matrices: One symmetric, positive semi-definite matrix for each component, with shape :math:`(*, N, D, D)`.
+
+    Examples:
+        >>> Covariances(torch.eye(2).expand(3, 2, 2)).matrices.shape
+        torch.Size([3, 2, 2])
+    """
+
+    matrices: Float[Tensor, "*batch n d d"]
+
+
 @dataclass(frozen=True)
 class Mixture:
     r"""A mixture over vectors that a query is a noisy sight of.
@@ -65,14 +81,17 @@ class Mixture:
         log_weights: :math:`\log \pi_n`, with shape :math:`(*, N)`. Means do not need them normalised; the evidence
             takes them as they are.
         vectors: The means :math:`\mu_n`, with shape :math:`(*, N, D)`.
-        variances: :math:`\sigma_n^2` with a shape that broadcasts to :math:`(*, N, D)`, :class:`SharedVariances`, or
-            None for point masses. Attention is cheap for :math:`(*, N, 1)` and :math:`(1, D)`.
+        variances: :math:`\sigma_n^2` with a shape that broadcasts to :math:`(*, N, D)`, :class:`SharedVariances`,
+            :class:`Covariances`, or None for point masses. Attention is cheap for :math:`(*, N, 1)` and :math:`(1, D)`.
         mask: True where a component is present, with shape :math:`(*, N)`, or None when all are.
         values: What is returned for a component, with shape :math:`(*, N, V)`, or None for the vectors themselves.
-        noise: Variance :math:`s` of a query around the vector that it saw; None is :math:`\sqrt D`.
+        noise: Variance :math:`s` of a query around the vector that it saw; None is :math:`\sqrt D`. With 0 a query is
+            the vector itself, as in an ordinary mixture of Gaussians: then the variances must be positive.
+        value_variances: Variance of a value around its component's, with a shape that broadcasts to :math:`(*, N, V)`,
+            or None where values are exact. A token whose value is known tells by it which component it came from.
 
     Raises:
-        ValueError: If the shapes do not fit.
+        ValueError: If the shapes do not fit, or value variances come without values.
 
     References:
         A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck
@@ -88,10 +107,11 @@ class Mixture:
 
     log_weights: Float[Tensor, "*#batch n"]
     vectors: Float[Tensor, "*#batch n d"]
-    variances: Float[Tensor, "..."] | SharedVariances | None = None
+    variances: Float[Tensor, "..."] | SharedVariances | Covariances | None = None
     mask: Bool[Tensor, "*#batch n"] | None = None
     values: Float[Tensor, "*#batch n v"] | None = None
     noise: float | Float[Tensor, ""] | None = None
+    value_variances: Float[Tensor, "..."] | None = None
 
     def __post_init__(self) -> None:
         _check_rows("log_weights", self.log_weights.shape, self.components)
@@ -100,9 +120,16 @@ class Mixture:
         if self.values is not None:
             _check_rows("values", self.values.shape[:-1], self.components)
         if isinstance(self.variances, SharedVariances):
-            _check_variances((*self.variances.group.shape, self.variances.table.shape[-1]), self.vectors.shape)
+            shape = (*self.variances.group.shape, self.variances.table.shape[-1])
+            _check_variances("variances", shape, self.vectors.shape)
+        elif isinstance(self.variances, Covariances):
+            _check_rows("variances", self.variances.matrices.shape[:-2], self.components)
         elif self.variances is not None:
-            _check_variances(self.variances.shape, self.vectors.shape)
+            _check_variances("variances", self.variances.shape, self.vectors.shape)
+        if self.value_variances is not None:
+            if self.values is None:
+                raise ValueError("value_variances without values: give values too, or leave both out")
+            _check_variances("value_variances", self.value_variances.shape, self.values.shape)
 
     @classmethod
     def from_attention(
@@ -110,6 +137,7 @@ class Mixture:
         keys: Float[Tensor, "*batch n d"],
         values: Float[Tensor, "*batch n v"],
         mask: Bool[Tensor, "*batch n"] | None = None,
+        value_variances: Float[Tensor, "..."] | None = None,
     ) -> "Mixture":
         r"""The mixture whose posterior mean is softmax attention, exactly.
 
@@ -117,7 +145,9 @@ class Mixture:
             \pi_n \propto \exp \frac{|k_n|^2}{2 \sqrt D} \quad\Rightarrow\quad
             E[\text{value} \mid q] = \sum_n \text{softmax}_n(q \cdot k_n / \sqrt D) \, \text{value}_n
 
-        The prior in favour of long keys is what softmax attention silently assumes.
+        The prior in favour of long keys is what softmax attention silently assumes. With value variances
+        :math:`1 / \beta` it favours long values too, by :math:`\beta |\text{value}_n|^2 / 2`, and what equals softmax
+        attention is one step of :func:`~.value_map.value_map` from zero (Movellan and Gabbur, 2020).
 
         Examples:
             >>> q, k, v = torch.randn(3, 8), torch.randn(5, 8), torch.randn(5, 8)
@@ -127,9 +157,92 @@ class Mixture:
         """
         keys = keys if mask is None else torch.where(mask[..., None], keys, 0)
         lengths = keys.square().sum(-1) / (2 * math.sqrt(keys.shape[-1]))
+        if value_variances is not None:
+            lengths = lengths + 0.5 * (values.square() / value_variances).sum(-1)
         lengths = lengths if mask is None else torch.where(mask, lengths, -torch.inf)
         total = log_sum(lengths)[..., None]
-        return cls(lengths - torch.where(total.isfinite(), total, 0), keys, mask=mask, values=values)
+        log_weights = lengths - torch.where(total.isfinite(), total, 0)
+        return cls(log_weights, keys, mask=mask, values=values, value_variances=value_variances)
+
+    @classmethod
+    def of_mixtures(
+        cls,
+        log_weights: Float[Tensor, "*#batch n"],
+        inner_log_weights: Float[Tensor, "*#batch n r"],
+        vectors: Float[Tensor, "*batch n r d"],
+        variances: Float[Tensor, "*#batch n r e"] | None = None,
+        *,
+        values: Float[Tensor, "*batch n v"],
+        noise: float | Float[Tensor, ""] | None = None,
+    ) -> "Mixture":
+        r"""A mixture whose components are mixtures of R Gaussians themselves, written out as N R components.
+
+        .. math::
+            \pi_n \sum_r \pi_{r \mid n} N(u; \mu_{nr}, \sigma_{nr}^2 + s)
+
+        The R components of one share its value. This is attention with a mixture of Gaussian keys.
+
+        References:
+            Improving Transformers with Probabilistic Attention Keys (Nguyen et al., 2022)
+            https://arxiv.org/abs/2110.08678
+
+        Examples:
+            >>> log_weights, inner = torch.zeros(3), torch.zeros(3, 2)
+            >>> Mixture.of_mixtures(log_weights, inner, torch.randn(3, 2, 4), values=torch.randn(3, 4)).components
+            6
+        """
+        flat = log_weights[..., None] + inner_log_weights
+        return cls(
+            flat.flatten(-2),
+            vectors.flatten(-3, -2),
+            None if variances is None else variances.flatten(-3, -2),
+            values=values.repeat_interleave(vectors.shape[-2], -2),
+            noise=noise,
+        )
+
+    def with_null(
+        self, log_weight: float | Tensor = 0.0, variance: float | Tensor | None = None, value: Tensor | None = None
+    ) -> "Mixture":
+        r"""The mixture and one more component, the last, for queries that none of the others explains.
+
+        Its mean is zero. Where all components have one variance, its logit is ``log_weight`` whatever the query, so
+        that 0 is the "softmax plus one": a query may attend to nothing.
+
+        Arguments:
+            log_weight: Its log weight, with shape :math:`(*)`. The weights are not normalised again.
+            variance: Its own variance, broad for a component that catches outliers; None is the first component's.
+            value: What it returns, with shape :math:`(V)`; None is zero.
+
+        Raises:
+            ValueError: If the mixture has full covariances.
+
+        Examples:
+            >>> mixture = Mixture.from_attention(torch.randn(5, 8), torch.randn(5, 8)).with_null()
+            >>> mixture.components
+            6
+        """
+        own = self.dense_variances()
+        new = own if own is None or own.shape[-2] == 1 else own[..., :1, :]
+        if variance is not None:
+            own = self.vectors.new_zeros(1, 1) if own is None else own
+            new = torch.as_tensor(variance, dtype=own.dtype, device=own.device).reshape(-1, 1, 1)[0]
+        row = self.vectors.new_zeros(*self.vectors.shape[:-2], 1, self.width)
+        weight = torch.as_tensor(log_weight, dtype=self.log_weights.dtype, device=self.log_weights.device)
+        batch = self.log_weights.shape[:-1]
+        weights = torch.cat([self.log_weights, weight.expand(batch)[..., None]], -1)
+        values = self.values
+        if values is not None:
+            nothing = values.new_zeros(values.shape[-1]) if value is None else value.to(values.dtype)
+            values = torch.cat([values, nothing.expand(*values.shape[:-2], 1, -1)], -2)
+        return replace(
+            self,
+            log_weights=weights,
+            vectors=torch.cat([self.vectors, row], -2),
+            variances=_appended(own, new, self.components),
+            mask=None if self.mask is None else F.pad(self.mask, (0, 1), value=True),
+            values=values,
+            value_variances=_appended(self.value_variances, None, self.components),
+        )
 
     @property
     def width(self) -> int:
@@ -153,7 +266,13 @@ class Mixture:
         return weighted if self.mask is None else weighted & self.mask
 
     def dense_variances(self) -> Float[Tensor, "..."] | None:
-        """The variances as a tensor that broadcasts to the vectors, or None for point masses."""
+        """The variances as a tensor that broadcasts to the vectors, or None for point masses.
+
+        Raises:
+            ValueError: If they are full covariances.
+        """
+        if isinstance(self.variances, Covariances):
+            raise ValueError("full covariances have only the explicit functions of models.mixture; use diagonal ones")
         return self.variances.dense() if isinstance(self.variances, SharedVariances) else self.variances
 
 
@@ -161,11 +280,14 @@ def log_joint(
     queries: Float[Tensor, "*#batch m d"],
     mixture: Mixture,
     visible: Bool[Tensor, "*#batch m n"] | None = None,
+    values: Float[Tensor, "*#batch m v"] | None = None,
+    annotated: Bool[Tensor, "*#batch m"] | None = None,
 ) -> Float[Tensor, "*#batch m n"]:
-    r"""Log density of each query together with the component that it came from.
+    r"""Log density of each query, and of its value where that is known, together with the component it came from.
 
     .. math::
         \ell_{mn} = \log \pi_n + \log N(u_m; \mu_n, \sigma_n^2 + s)
+        \; [ + \log N(v_m; \text{value}_n, \beta_n^{-1}) ]
 
     It is :math:`-\infty` at masked components and where ``visible`` is False.
 
@@ -173,12 +295,15 @@ def log_joint(
         queries: The queries :math:`u`, with shape :math:`(*, M, D)`.
         mixture: The mixture, with :math:`N` components.
         visible: True where query m may see component n, with shape :math:`(*, M, N)`, or None.
+        values: Values that are known, with shape :math:`(*, M, V)`, or None.
+        annotated: True where a query's value is known, with shape :math:`(*, M)`; None is everywhere.
+
+    Raises:
+        ValueError: If there are values and the mixture has no ``value_variances`` for them.
     """
-    vectors, variances, _ = _present(mixture)
-    total = (variances + mixture.query_noise)[..., None, :, :]
-    distance = (queries[..., :, None, :] - vectors[..., None, :, :]).square() / total
-    log_density = -0.5 * (distance + total.log() + math.log(2 * math.pi)).sum(-1)
-    joint = mixture.log_weights[..., None, :] + log_density
+    joint = mixture.log_weights[..., None, :] + _log_density(queries, mixture)
+    if values is not None:
+        joint = joint + _log_density_of_values(values, annotated, mixture)
     if mixture.mask is not None:
         joint = torch.where(mixture.mask[..., None, :], joint, -torch.inf)
     return joint if visible is None else torch.where(visible, joint, -torch.inf)
@@ -188,23 +313,27 @@ def evidence(
     queries: Float[Tensor, "*#batch m d"],
     mixture: Mixture,
     visible: Bool[Tensor, "*#batch m n"] | None = None,
+    values: Float[Tensor, "*#batch m v"] | None = None,
+    annotated: Bool[Tensor, "*#batch m"] | None = None,
 ) -> Float[Tensor, "*#batch m"]:
-    r"""Log density of each query under the mixture.
+    r"""Log density of each query, and of its value where that is known, under the mixture.
 
     .. math::
         \log p(u_m) = \log \sum_n \exp \ell_{mn}
 
     The evidence of a mixture without any component is :math:`-\infty`.
     """
-    return log_sum(log_joint(queries, mixture, visible))
+    return log_sum(log_joint(queries, mixture, visible, values, annotated))
 
 
 def responsibilities(
     queries: Float[Tensor, "*#batch m d"],
     mixture: Mixture,
     visible: Bool[Tensor, "*#batch m n"] | None = None,
+    values: Float[Tensor, "*#batch m v"] | None = None,
+    annotated: Bool[Tensor, "*#batch m"] | None = None,
 ) -> Float[Tensor, "*#batch m n"]:
-    r"""Posterior probability that a query came from a component: the attention weights.
+    r"""Posterior probability that a query came from a component: the attention weights, the E-step of EM.
 
     .. math::
         w_{mn} = \frac{\exp \ell_{mn}}{\sum_k \exp \ell_{mk}}
@@ -216,7 +345,7 @@ def responsibilities(
         >>> responsibilities(torch.tensor([[3.0]]), mixture).tolist()
         [[1.0, 0.0]]
     """
-    joint = log_joint(queries, mixture, visible)
+    joint = log_joint(queries, mixture, visible, values, annotated)
     weights = (joint - _top(joint)).exp()
     total = weights.sum(-1, keepdim=True)
     return weights / torch.where(total > 0, total, 1)
@@ -251,7 +380,8 @@ def posterior_variance(
         \text{Var}[v \mid u] = \sum_n w_n \left[ \frac{s \, \sigma_n^2}{\sigma_n^2 + s} + (m_n - \bar m)^2 \right],
         \qquad \bar m = \sum_n w_n m_n
 
-    where :math:`m_n` is the posterior mean under component n. Values have no variance of their own.
+    where :math:`m_n` is the posterior mean under component n. Values have the variance that ``value_variances`` gives
+    them, or none.
     """
     weights = responsibilities(queries, mixture, visible)[..., None]
     means, variances = _component_posterior(queries, mixture)
@@ -259,25 +389,77 @@ def posterior_variance(
     return (weights * (variances + (means - mean).square())).sum(-2)
 
 
+def _log_density(queries: Tensor, mixture: Mixture) -> Tensor:
+    """log N(u_m; mu_n, sigma_n^2 + s), with shape [*batch M N]."""
+    difference = queries[..., :, None, :] - _present(mixture.vectors, mixture.mask)[..., None, :, :]
+    if isinstance(mixture.variances, Covariances):
+        factor = torch.linalg.cholesky(_total_covariances(mixture))[..., None, :, :, :]
+        whitened = torch.linalg.solve_triangular(factor, difference[..., None], upper=False)[..., 0]
+        log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return -0.5 * (whitened.square().sum(-1) + log_det + mixture.width * math.log(2 * math.pi))
+    return _log_normal(difference, (_variances(mixture) + mixture.query_noise)[..., None, :, :])
+
+
+def _log_density_of_values(values: Tensor, annotated: Tensor | None, mixture: Mixture) -> Tensor:
+    """log N(v_m; value_n, 1 / beta_n) where a value is known and 0 elsewhere, with shape [*batch M N]."""
+    if mixture.values is None or mixture.value_variances is None:
+        raise ValueError("values are known but the mixture has no value_variances: give it values and their variances")
+    variances = _present(mixture.value_variances, mixture.mask, 1.0)[..., None, :, :]
+    if annotated is not None:
+        values = torch.where(annotated[..., None], values, 0)
+    density = _log_normal(values[..., None, :] - _present(mixture.values, mixture.mask)[..., None, :, :], variances)
+    return density if annotated is None else torch.where(annotated[..., None], density, 0)
+
+
+def _log_normal(difference: Tensor, variances: Tensor) -> Tensor:
+    return -0.5 * (difference.square() / variances + variances.log() + math.log(2 * math.pi)).sum(-1)
+
+
 def _component_posterior(queries: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
     """Mean and variance of what was seen if the component were known; both broadcast to [*batch M N V]."""
-    vectors, variances, values = _present(mixture)
-    if values is not None:
-        return values[..., None, :, :], values.new_zeros(())
+    if mixture.values is not None:
+        values = _present(mixture.values, mixture.mask)[..., None, :, :]
+        own = values.new_zeros(1, 1) if mixture.value_variances is None else mixture.value_variances
+        return values, _present(own, mixture.mask)[..., None, :, :]
+    vectors = _present(mixture.vectors, mixture.mask)[..., None, :, :]
+    if isinstance(mixture.variances, Covariances):
+        noise = mixture.query_noise * torch.eye(mixture.width, dtype=vectors.dtype, device=vectors.device)
+        shrinkage = torch.linalg.solve(_total_covariances(mixture), _total_covariances(mixture) - noise, left=False)
+        moved = (shrinkage[..., None, :, :, :] @ (queries[..., :, None, :] - vectors)[..., None])[..., 0]
+        return vectors + moved, (mixture.query_noise * shrinkage.diagonal(dim1=-2, dim2=-1))[..., None, :, :]
+    variances = _variances(mixture)
     shrinkage = (variances / (variances + mixture.query_noise))[..., None, :, :]
-    means = shrinkage * queries[..., :, None, :] + (1 - shrinkage) * vectors[..., None, :, :]
+    means = shrinkage * queries[..., :, None, :] + (1 - shrinkage) * vectors
     return means, shrinkage * mixture.query_noise
 
 
-def _present(mixture: Mixture) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Vectors, variances (zero for point masses) and values, with whatever stands in masked places cleared away."""
+def _variances(mixture: Mixture) -> Tensor:
+    """The variances, zero for point masses, with ones in masked places."""
     variances = mixture.dense_variances()
-    variances = mixture.vectors.new_zeros(1, 1) if variances is None else variances
-    if mixture.mask is None:
-        return mixture.vectors, variances, mixture.values
-    mask = mixture.mask[..., None]
-    values = None if mixture.values is None else torch.where(mask, mixture.values, 0)
-    return torch.where(mask, mixture.vectors, 0), torch.where(mask, variances, 1), values
+    return mixture.vectors.new_zeros(1, 1) if variances is None else _present(variances, mixture.mask, 1.0)
+
+
+def _total_covariances(mixture: Mixture) -> Tensor:
+    """Covariances of a query, with ones on the diagonal in masked places."""
+    assert isinstance(mixture.variances, Covariances)
+    matrices = mixture.variances.matrices
+    unit = torch.eye(mixture.width, dtype=matrices.dtype, device=matrices.device)
+    total = matrices + mixture.query_noise * unit
+    return total if mixture.mask is None else torch.where(mixture.mask[..., None, None], total, unit)
+
+
+def _present(rows: Tensor, mask: Tensor | None, otherwise: float = 0.0) -> Tensor:
+    """Rows with whatever stands in masked places cleared away."""
+    return rows if mask is None else torch.where(mask[..., None], rows, otherwise)
+
+
+def _appended(rows: Tensor | None, row: Tensor | None, components: int) -> Tensor | None:
+    """Variances with one more row, by default the first; rows that all components share stay as they are."""
+    if rows is None or (rows.shape[-2] == 1 and components > 1 and (row is None or row is rows)):
+        return rows
+    row = rows[..., :1, :] if row is None else row
+    batch, width = rows.shape[:-2], max(rows.shape[-1], row.shape[-1])
+    return torch.cat([rows.expand(*batch, components, width), row.expand(*batch, 1, width)], -2)
 
 
 def log_sum(joint: Tensor) -> Tensor:
@@ -301,9 +483,11 @@ def _check_rows(name: str, shape: torch.Size, components: int) -> None:
         )
 
 
-def _check_variances(shape: tuple[int, ...], vectors: tuple[int, ...]) -> None:
+def _check_variances(name: str, shape: tuple[int, ...], vectors: tuple[int, ...]) -> None:
     if len(shape) < 2 or shape[-2] not in (1, vectors[-2]) or shape[-1] not in (1, vectors[-1]):
+        what = "values" if name == "value_variances" else "vectors"
+        rest = "" if name == "value_variances" else " or SharedVariances"
         raise ValueError(
-            f"variances of shape {tuple(shape)} do not broadcast to vectors of shape {tuple(vectors)}; "
-            "give (N, D), (N, 1), (1, D) or SharedVariances"
+            f"{name} of shape {tuple(shape)} do not broadcast to {what} of shape {tuple(vectors)}; "
+            f"give (N, D), (N, 1), (1, D){rest}"
         )

@@ -10,6 +10,7 @@ With :math:`V_n = \sigma_n^2 + s` the logit of component n for a query u, up to 
 and what component n returns is :math:`(1 - r_n) \mu_n + r_n u` with :math:`r_n = \sigma_n^2 / V_n`.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -84,6 +85,21 @@ class Natural(NamedTuple):
     curvature: LowRank | None
     response: LowRank | None
 
+    def joint(
+        self, queries: Float[Tensor, "*#batch m d"]
+    ) -> tuple[Float[Tensor, "*batch m n"], Float[Tensor, "*batch m"]]:
+        r"""The log joint as one matrix product: logits, and what a query adds to all of its own.
+
+        .. math:: \ell_{mn} = \text{logit}_{mn} + \text{own}_m
+
+        Absent components are :math:`-\infty`.
+        """
+        logits = queries @ self.slope.mT + torch.where(self.present, self.bias, -torch.inf)[..., None, :]
+        if self.curvature is not None:
+            logits = logits + self.curvature.basis.squares(queries) @ self.curvature.coefficients.mT
+        squares = queries.square() / self.reference + (2 * math.pi * self.reference).log()
+        return logits, self.peak + (queries * self.centre - 0.5 * squares).sum(-1)
+
 
 def natural(mixture: Mixture, noise: float | Tensor, form: Form = "exact") -> Natural:
     r"""The natural parameters of a mixture, in float32 at least.
@@ -130,7 +146,9 @@ def _own_variances(mixture: Mixture, present: Tensor) -> Tensor:
         return _float(mixture.vectors).new_zeros(1, 1)
     if isinstance(mixture.variances, SharedVariances):
         return _float(mixture.variances.table)
-    variances = _float(mixture.variances)
+    dense = mixture.dense_variances()
+    assert dense is not None
+    variances = _float(dense)
     return variances if variances.shape[-2] == 1 else torch.where(present[..., None], variances, 1)
 
 

@@ -410,6 +410,7 @@ def _rows(memory: Mixture, batch: Sequence[int]) -> Mixture:
         variances=variances,
         mask=None if memory.mask is None else flat(memory.mask, 1),
         values=None if memory.values is None else flat(memory.values, 2),
+        value_variances=None,  # what is returned is the mean
     )
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "Run",
     "attend",
     "distributions",
+    "em",
     "fit",
     "guides",
     "inference",
@@ -40,6 +41,7 @@ _HOMES = {
     "Run": "inference.run:Run",
     "attend": "models.attention:attend",
     "distributions": "models.distributions",
+    "em": "inference.em",
     "fit": "inference.training:fit",
     "guides": "guides",
     "inference": "inference",
@@ -52,6 +54,7 @@ _HOMES = {
 if TYPE_CHECKING:
     from . import guides, inference, models
     from .guides.nvae import NVAEGuide
+    from .inference import em
     from .inference import plots as plot
     from .inference.corpus import Corpus
     from .inference.elbo import ELBO

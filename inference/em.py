@@ -1,0 +1,307 @@
+r"""Expectation-maximisation: a mixture moves to explain the queries that it meets.
+
+The E-step is attention, the M-steps are :mod:`~pyroformer.models.updates`; this is the loop around them, with the
+objective that it climbs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..models.mixture import Covariances, Mixture
+from ..models.updates import (
+    ConjugatePriors,
+    Covariance,
+    Statistics,
+    expected_statistics,
+    update_log_weights,
+    update_means,
+    update_variances,
+)
+from ..models.value_map import value_map
+
+__all__ = ["Adapted", "ConjugatePriors", "Moves", "adapt", "value_map"]
+
+Moves = Literal["vectors", "values", "variances", "weights"]
+
+
+class Adapted(NamedTuple):
+    r"""A mixture after EM.
+
+    Arguments:
+        mixture: The mixture. Where variances moved, they are those of queries and its noise is 0.
+        objective: :math:`J` before each step and after the last, in nats up to a constant, with shape
+            :math:`(*, T + 1)`.
+        counts: How many queries each component explains, with shape :math:`(*, N)`.
+        converged: Whether the last step raised the objective by less than the tolerance.
+    """
+
+    mixture: Mixture
+    objective: Float[Tensor, "*batch t"]
+    counts: Float[Tensor, "*batch n"]
+    converged: bool
+
+
+@torch.no_grad()
+def adapt(
+    queries: Float[Tensor, "*#batch m d"],
+    mixture: Mixture,
+    *,
+    values: Float[Tensor, "*#batch m v"] | None = None,
+    annotated: Bool[Tensor, "*#batch m"] | None = None,
+    visible: Bool[Tensor, "*#batch m n"] | None = None,
+    mask: Bool[Tensor, "*#batch m"] | None = None,
+    steps: int = 20,
+    tolerance: float | None = None,
+    moves: Sequence[Moves] | None = None,
+    covariance: Covariance = "isotropic",
+    priors: ConjugatePriors | None = None,
+    centre: Literal["initial", "previous"] = "initial",
+    variational: bool = False,
+) -> Adapted:
+    r"""Maximises the posterior of a mixture by EM, given queries and, for some of them, values.
+
+    .. math::
+        J = \sum_m \log \sum_n \exp \ell_{mn} + \log p(\mu) + \log p(\text{values}) + \log p(\sigma^2) + \log p(\pi)
+
+    :math:`J` never falls. The weights stay as they are unless they are said to move: the prior in favour of long keys
+    that softmax attention assumes is a constant here, not a function of keys that have moved.
+
+    Arguments:
+        queries: The queries, with shape :math:`(*, M, D)`.
+        mixture: Where everything starts, and what the priors are centred at.
+        values: Values that are known, with shape :math:`(*, M, V)`.
+        annotated: True where a value is known; None is everywhere. Such a value enters the E-step too.
+        visible: True where query m may have come from component n.
+        mask: True for the queries that count.
+        steps: The most steps.
+        tolerance: Stop when a step raises :math:`J` by less than ``tolerance * (1 + |J|)``, in every batch element.
+        moves: What is adapted: ``vectors``, ``values``, ``variances``, ``weights``; None is the vectors, and the values
+            where some are known.
+        covariance: Of the variances that move: ``isotropic``, ``diagonal`` or ``full``.
+        priors: The priors; one query's worth of the initial vectors and values by default.
+        centre: ``"previous"`` centres the prior at the vectors of the step before, as the authors' published code does.
+            It climbs the likelihood and forgets the prior.
+        variational: Whether vectors have a posterior of their own, :math:`N(m_n, (\sigma_n^2 + s) / (\kappa + N_n))`:
+            :math:`J` is then the ELBO, and the mixture returned is the predictive one, a little broader.
+
+    Raises:
+        ValueError: If an option is out of range or two do not go together.
+
+    References:
+        Probabilistic Transformers (Movellan and Gabbur, 2020). https://arxiv.org/abs/2010.15583
+
+        Probabilistic Attention for Interactive Segmentation (Gabbur et al., 2021). https://arxiv.org/abs/2106.15338
+
+    Examples:
+        >>> queries = torch.randn(100, 2) + torch.tensor([3.0, 0.0])
+        >>> mixture = pf.Mixture(torch.zeros(2).log_softmax(-1), torch.tensor([[0.0, 0.0], [1.0, 0.0]]), noise=1.0)
+        >>> state = adapt(queries, mixture, steps=20)
+        >>> bool((state.objective.diff() >= -1e-4).all())
+        True
+    """
+    priors = ConjugatePriors() if priors is None else priors
+    moves = _checked(mixture, values, steps, moves, covariance, priors, centre, variational)
+    middle = _middle(queries, mask)
+    data = _Data(queries - middle, visible, values, annotated, mask)
+    start = state = _moved(mixture, queries, -middle)
+    if "variances" in moves:
+        start = state = _folded(start, covariance)
+    floor = torch.finfo(queries.dtype).eps * data.queries.square().mean()
+    spread = torch.zeros_like(start.log_weights) if variational else None  # counts of the step before
+    trace: list[Tensor] = []
+    converged = False
+    for step in range(steps + 1):
+        statistics = data.statistics(_penalised(state, priors, spread), covariance if "variances" in moves else None)
+        trace.append(statistics.evidence + _log_prior(state, start, priors, moves, spread))
+        if tolerance is not None and step > 0:
+            rise = trace[-1] - trace[-2]
+            converged = bool((rise <= tolerance * (1 + trace[-1].abs())).all())
+        if step == steps or converged:
+            break
+        anchor = start if centre == "initial" else replace(start, vectors=state.vectors)
+        state = _m_step(statistics, state, anchor, priors, moves, floor)
+        spread = None if spread is None else statistics.count
+    if spread is not None:
+        state = _predictive(state, priors, spread)
+    return Adapted(_moved(state, queries, middle), torch.stack(trace, -1), statistics.count, converged)
+
+
+class _Data(NamedTuple):
+    """What is observed."""
+
+    queries: Tensor
+    visible: Tensor | None
+    values: Tensor | None
+    annotated: Tensor | None
+    mask: Tensor | None
+
+    def statistics(self, mixture: Mixture, squares: Covariance | None) -> Statistics:
+        return expected_statistics(
+            self.queries, mixture, visible=self.visible, values=self.values, annotated=self.annotated, mask=self.mask,
+            squares=squares,
+        )  # fmt: skip
+
+
+def _m_step(
+    statistics: Statistics,
+    state: Mixture,
+    start: Mixture,
+    priors: ConjugatePriors,
+    moves: Sequence[Moves],
+    floor: Tensor,
+) -> Mixture:
+    """All that moves, moved."""
+    if "vectors" in moves:
+        new = update_means(statistics.queries, statistics.count, start.vectors, state.vectors, priors.vectors)
+        state = replace(state, vectors=new)
+    if "variances" in moves:
+        variances = update_variances(statistics, state.vectors, start.vectors, priors, floor)
+        full = isinstance(state.variances, Covariances)
+        state = replace(state, variances=Covariances(variances) if full else variances)
+    if "values" in moves:
+        assert statistics.values is not None and statistics.value_count is not None
+        assert start.values is not None and state.values is not None
+        known = (statistics.values, statistics.value_count)
+        state = replace(state, values=update_means(*known, start.values, state.values, priors.values))
+    if "weights" in moves:
+        state = replace(state, log_weights=update_log_weights(statistics.count, priors.weights))
+    return state
+
+
+def _log_prior(
+    state: Mixture, start: Mixture, priors: ConjugatePriors, moves: Sequence[Moves], spread: Tensor | None
+) -> Tensor:
+    """Log density of what moves under its prior up to a constant, less the entropy's part in the variational form."""
+    parts = [state.vectors.new_zeros(state.log_weights.shape)]
+    if spread is not None:
+        kappa = torch.as_tensor(priors.vectors, dtype=spread.dtype, device=spread.device)
+        share = kappa / (kappa + spread)
+        parts.append(-0.5 * state.width * (share - 1 - share.log()))
+    if "vectors" in moves or "variances" in moves:
+        parts.append(_log_prior_of_vectors(state, start, priors))
+    if "variances" in moves:
+        parts.append(_log_prior_of_variances(state, priors))
+    if "values" in moves:
+        assert state.values is not None and start.values is not None and state.value_variances is not None
+        distance = ((state.values - start.values).square() / state.value_variances).sum(-1)
+        parts.append(-0.5 * torch.as_tensor(priors.values, device=distance.device) * distance)
+    if "weights" in moves and priors.weights != 1:
+        parts.append((priors.weights - 1) * state.log_weights)
+    total = torch.stack(torch.broadcast_tensors(*parts)).sum(0)
+    present = torch.broadcast_to(start.present, total.shape)
+    return torch.where(present, total, 0).sum(-1)
+
+
+def _log_prior_of_vectors(state: Mixture, start: Mixture, priors: ConjugatePriors) -> Tensor:
+    """log N(mu_n; mu_n^0, (sigma_n^2 + s) / kappa) without its constants; zero where kappa is."""
+    moved = state.vectors - start.vectors
+    kappa = torch.as_tensor(priors.vectors, dtype=moved.dtype, device=moved.device)
+    if isinstance(state.variances, Covariances):
+        factor = torch.linalg.cholesky(state.variances.matrices)
+        whitened = torch.linalg.solve_triangular(factor, moved[..., None], upper=False)[..., 0]
+        log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return -0.5 * ((kappa > 0) * log_det + kappa * whitened.square().sum(-1))
+    total = _total(state)
+    log_det = total.log().sum(-1) * (state.width / total.shape[-1])
+    return -0.5 * ((kappa > 0) * log_det + kappa * (moved.square() / total).sum(-1))
+
+
+def _log_prior_of_variances(state: Mixture, priors: ConjugatePriors) -> Tensor:
+    if isinstance(state.variances, Covariances):
+        inverse = torch.linalg.inv(state.variances.matrices)
+        trace = inverse.diagonal(dim1=-2, dim2=-1).sum(-1)
+        return -(priors.shape - 1) * torch.logdet(state.variances.matrices) - priors.rate * trace
+    total = _total(state)
+    return (-(priors.shape - 1) * total.log() - priors.rate / total).sum(-1)
+
+
+def _penalised(state: Mixture, priors: ConjugatePriors, spread: Tensor | None) -> Mixture:
+    """In the variational form a vector that is not known well explains a query less well."""
+    if spread is None:
+        return state
+    kappa = torch.as_tensor(priors.vectors, dtype=spread.dtype, device=spread.device)
+    return replace(state, log_weights=state.log_weights - 0.5 * state.width / (kappa + spread))
+
+
+def _predictive(state: Mixture, priors: ConjugatePriors, spread: Tensor) -> Mixture:
+    """The mixture of a new query, its vector integrated out."""
+    kappa = torch.as_tensor(priors.vectors, dtype=spread.dtype, device=spread.device)
+    total = _total(state) * (1 + 1 / (kappa + spread))[..., None]
+    return replace(state, variances=total - state.query_noise)
+
+
+def _total(state: Mixture) -> Tensor:
+    """Variances of queries, in as few rows and columns as they were given."""
+    own = state.dense_variances()
+    return (state.vectors.new_zeros(1, 1) if own is None else own) + state.query_noise
+
+
+def _folded(start: Mixture, covariance: Covariance) -> Mixture:
+    """The mixture with the noise in its variances, which have the form that they are to move in."""
+    shape = start.vectors.shape
+    if isinstance(start.variances, Covariances):
+        unit = torch.eye(start.width, dtype=start.vectors.dtype, device=start.vectors.device)
+        return replace(start, variances=Covariances(start.variances.matrices + start.query_noise * unit), noise=0.0)
+    total = _total(start)
+    if covariance == "full":
+        return replace(start, variances=Covariances(torch.diag_embed(total.expand(shape))), noise=0.0)
+    return replace(start, variances=total.expand(*shape[:-1], 1 if covariance == "isotropic" else shape[-1]), noise=0.0)
+
+
+def _middle(queries: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean query: around it second moments cancel least."""
+    if mask is None:
+        return queries.mean(-2, keepdim=True)
+    total = torch.where(mask[..., None], queries, 0).sum(-2, keepdim=True)
+    return total / mask.sum(-1)[..., None, None].clamp_min(1)
+
+
+def _moved(mixture: Mixture, queries: Tensor, by: Tensor) -> Mixture:
+    """The mixture with its vectors moved, and with the batch dimensions of the queries."""
+    batch = torch.broadcast_shapes(mixture.vectors.shape[:-2], mixture.log_weights.shape[:-1], queries.shape[:-2])
+    weights = mixture.log_weights.expand(*batch, mixture.components)
+    values = mixture.values
+    values = None if values is None else values.expand(*batch, *values.shape[-2:])
+    return replace(mixture, log_weights=weights, vectors=mixture.vectors + by, values=values)
+
+
+def _checked(
+    mixture: Mixture,
+    values: Tensor | None,
+    steps: int,
+    moves: Sequence[Moves] | None,
+    covariance: str,
+    priors: ConjugatePriors,
+    centre: str,
+    variational: bool,
+) -> Sequence[Moves]:
+    """What moves, if all of it can."""
+    if moves is None:
+        moves = ("vectors",) if values is None else ("vectors", "values")
+    if steps < 0:
+        raise ValueError(f"steps is {steps}; it must be at least 0")
+    for name in moves:
+        if name not in get_args(Moves):
+            raise ValueError(f"moves names {name!r}; choose among {', '.join(get_args(Moves))}")
+    for option, value, choices in (
+        ("covariance", covariance, get_args(Covariance)),
+        ("centre", centre, ("initial", "previous")),
+    ):
+        if value not in choices:
+            raise ValueError(f"{option} is {value!r}; choose one of {', '.join(choices)}")
+    if "values" in moves and values is None:
+        raise ValueError("values cannot move where none is known: give values, and annotated if only some are")
+    if isinstance(mixture.variances, Covariances) and "variances" in moves and covariance != "full":
+        raise ValueError(f"covariance is {covariance!r} but the mixture has full ones; say covariance='full'")
+    if not bool(mixture.present.any(-1).all()):
+        raise ValueError("the mixture has no component left: each of its masks or weights must leave one")
+    if variational and (tuple(moves) != ("vectors",) or not (torch.as_tensor(priors.vectors) > 0).all()):
+        raise ValueError("the variational form moves vectors alone, under a prior worth more than 0 queries")
+    if variational and isinstance(mixture.variances, Covariances):
+        raise ValueError("the variational form needs isotropic or diagonal variances")
+    return moves
