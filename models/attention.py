@@ -2,10 +2,10 @@ r"""Attention as inference: the posterior mean of what a query saw, on a bare mi
 
 import math
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .fused import fused_attention, pack_keys, pack_queries, pack_values, packed_width
@@ -13,16 +13,20 @@ from .mixture import Mixture, log_sum
 from .natural import Basis, Form, LowRank, Natural, natural
 from .self_attention import KeyValueCache, SelfAttention
 
-__all__ = ["DenoisingAttention", "Form", "KeyValueCache", "ProjectedMixture", "SelfAttention", "attend"]
+__all__ = ["DenoisingAttention", "Form", "KeyValueCache", "ProjectedMixture", "Returns", "SelfAttention", "attend"]
+
+Returns = Literal["mean", "variance", "evidence"]
 
 
 def attend(
     queries: Float[Tensor, "*#batch m d"],
     mixture: Mixture,
     *,
-    returns: Literal["mean", "variance", "evidence"] = "mean",
+    returns: Returns = "mean",
     form: Form = "exact",
     causal: bool = False,
+    visible: Bool[Tensor, "*#batch m n"] | None = None,
+    dropout: float = 0.0,
 ) -> Float[Tensor, "..."]:
     r"""What noisy queries tell about the vectors that they saw: attention, without weights to learn.
 
@@ -41,9 +45,12 @@ def attend(
             which does not cancel when variances differ, so that it is not the posterior mean then. The evidence has
             only the exact form.
         causal: Whether query m sees component n only if :math:`n \le m + N - M`.
+        visible: True where query m may see component n, with shape :math:`(*, M, N)`, in place of ``causal``.
+        dropout: Probability that a component is dropped from a mean, the rest being scaled up.
 
     Raises:
-        ValueError: If ``returns`` or ``form`` is none of these, or the evidence is asked for in the published form.
+        ValueError: If ``returns`` or ``form`` is none of these, the evidence is asked for in the published form, or
+            both ``causal`` and ``visible`` are given.
 
     Examples:
         >>> queries, keys, values = torch.randn(3, 8), torch.randn(5, 8), torch.randn(5, 4)
@@ -54,16 +61,32 @@ def attend(
         >>> pf.attend(queries, mixture, returns="evidence").shape
         torch.Size([3])
     """
-    _check_choice("returns", returns, ("mean", "variance", "evidence"))
+    _check_choice("returns", returns, get_args(Returns))
     _check_choice("form", form, ("exact", "published"))
     if (returns, form) == ("evidence", "published"):
         raise ValueError("form 'published' has no evidence: its weights belong to no density; use form 'exact'")
+    if causal and visible is not None:
+        raise ValueError("causal and visible both say what a query sees; give one of them")
+    view = _View(causal, visible, dropout if returns == "mean" else 0.0)
     if returns == "variance":
-        return _variance(queries, mixture, form, causal)
-    terms = natural(mixture, mixture.query_noise, form)
+        return _variance(queries, mixture, form, view)
+    terms = natural(mixture, mixture.query_noise, form, view.local)
     if returns == "evidence":
-        return _evidence(queries, terms, causal)
-    return _mean(queries, terms, causal)
+        return _evidence(queries, terms, view)
+    return _mean(queries, terms, view)
+
+
+class _View(NamedTuple):
+    """What queries see of the components."""
+
+    causal: bool
+    visible: Tensor | None
+    dropout: float
+
+    @property
+    def local(self) -> bool:
+        """Whether not even rounding may tell a query of components that it does not see."""
+        return self.causal or self.visible is not None
 
 
 class ProjectedMixture(NamedTuple):
@@ -172,7 +195,7 @@ class DenoisingAttention(nn.Module):
         queries = self._heads(self.query(x))
         packed, lifted = self._pack(queries, memory)
         dropout = self.dropout if self.training else 0.0
-        answers = fused_attention(packed, memory.keys, memory.values, causal, dropout)
+        answers = fused_attention(packed, memory.keys, memory.values, causal, dropout=dropout)
         y = answers[..., : queries.shape[-1]]
         if memory.response is not None:
             assert lifted is not None
@@ -219,36 +242,37 @@ def _pack_bare(queries: Tensor, terms: Natural, answer: int) -> tuple[Tensor, Te
     return pack_queries(queries, squares, width), keys
 
 
-def _mean(queries: Tensor, terms: Natural, causal: bool) -> Tensor:
+def _mean(queries: Tensor, terms: Natural, view: _View) -> Tensor:
     answer = terms.values.shape[-1]
     if terms.response is None:
-        return _average(queries, terms, terms.values, causal)
-    averages = _average(queries, terms, torch.cat([terms.values, terms.response.coefficients], -1), causal)
+        return _average(queries, terms, terms.values, view)
+    averages = _average(queries, terms, torch.cat([terms.values, terms.response.coefficients], -1), view)
     return averages[..., :answer] + terms.response.basis.combine(averages[..., answer:]) * queries
 
 
-def _average(queries: Tensor, terms: Natural, values: Tensor, causal: bool) -> Tensor:
+def _average(queries: Tensor, terms: Natural, values: Tensor, view: _View) -> Tensor:
     """Averages of any values under the responsibilities."""
     packed_queries, packed_keys = _pack_bare(queries, terms, values.shape[-1])
     packed_values = pack_values(values.to(queries.dtype), None, packed_keys.shape[-1])
-    return fused_attention(packed_queries, packed_keys, packed_values, causal)[..., : values.shape[-1]]
+    answers = fused_attention(packed_queries, packed_keys, packed_values, *view)
+    return answers[..., : values.shape[-1]]
 
 
-def _variance(queries: Tensor, mixture: Mixture, form: Form, causal: bool) -> Tensor:
+def _variance(queries: Tensor, mixture: Mixture, form: Form, view: _View) -> Tensor:
     """Second moment less squared mean, about the centre of the components, where the two cancel least."""
-    mixture, queries = _centred(mixture, queries)
-    terms = natural(mixture, mixture.query_noise, form)
+    mixture, queries = (mixture, queries) if view.local else _centred(mixture, queries)
+    terms = natural(mixture, mixture.query_noise, form, view.local)
     still = terms.values
     if terms.response is None:
         own = (
             0 if mixture.value_variances is None else torch.where(terms.present[..., None], mixture.value_variances, 0)
         )
-        mean, second = _average(queries, terms, torch.cat([still, still.square() + own], -1), causal).chunk(2, -1)
+        mean, second = _average(queries, terms, torch.cat([still, still.square() + own], -1), view).chunk(2, -1)
     else:
         moving = terms.response.basis.combine(terms.response.coefficients).expand_as(still)
         own = moving * mixture.query_noise
         moments = [still, moving, still.square() + own, 2 * still * moving, moving.square()]
-        averages = _average(queries, terms, torch.cat(moments, -1), causal).chunk(5, -1)
+        averages = _average(queries, terms, torch.cat(moments, -1), view).chunk(5, -1)
         mean = averages[0] + averages[1] * queries
         second = averages[2] + averages[3] * queries + averages[4] * queries.square()
     return (second - mean.square()).clamp_min(0)
@@ -264,12 +288,14 @@ def _centred(mixture: Mixture, queries: Tensor) -> tuple[Mixture, Tensor]:
     return replace(mixture, vectors=mixture.vectors - centre), queries - centre
 
 
-def _evidence(queries: Tensor, terms: Natural, causal: bool) -> Tensor:
+def _evidence(queries: Tensor, terms: Natural, view: _View) -> Tensor:
     """log p(u) with all the constants that cancel in attention weights."""
     logits, own = terms.joint(queries.to(terms.bias.dtype))
-    if causal:
+    visible = view.visible
+    if view.causal:
         m, n = logits.shape[-2:]
         visible = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m)
+    if visible is not None:
         logits = torch.where(visible, logits, -torch.inf)
     return log_sum(logits) + own
 

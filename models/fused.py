@@ -10,10 +10,10 @@ all three have one width, a multiple of 8, because that is what those kernels ta
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["fused_attention", "pack_keys", "pack_queries", "pack_values", "packed_width"]
+__all__ = ["fused_attention", "pack_keys", "pack_queries", "pack_values", "packed_width", "side_by_side"]
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -43,7 +43,7 @@ def pack_queries(
     if squares is not None:
         high, *low = _parts(squares, queries.dtype)
         columns += [high, *low, high] if low else [high]
-    return _side_by_side(columns, width)
+    return side_by_side(columns, width)
 
 
 def pack_keys(
@@ -59,14 +59,14 @@ def pack_keys(
     if curvature is not None:
         high, *low = _parts(curvature, keys.dtype)
         columns += [high, high, *low] if low else [high]
-    return _side_by_side(columns, width)
+    return side_by_side(columns, width)
 
 
 def pack_values(
     values: Float[Tensor, "*batch n v"], response: Float[Tensor, "*#batch n r"] | None, width: int
 ) -> Float[Tensor, "*batch n w"]:
     """Values, and the coefficients of the query in what a component returns."""
-    return _side_by_side([values] if response is None else [values, response.to(values.dtype)], width)
+    return side_by_side([values] if response is None else [values, response.to(values.dtype)], width)
 
 
 def fused_attention(
@@ -74,12 +74,13 @@ def fused_attention(
     keys: Float[Tensor, "*#batch n w"],
     values: Float[Tensor, "*#batch n w"],
     causal: bool = False,
+    visible: Bool[Tensor, "*#batch m n"] | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "*#batch m w"]:
     r"""Attention on packed queries, keys and values.
 
     With ``causal`` the last M components belong to the M queries, and what comes before is visible to all: query m sees
-    component n if :math:`n \le m + N - M`.
+    component n if :math:`n \le m + N - M`. With ``visible`` it sees those that are marked, and gets zero if none is.
 
     Raises:
         ValueError: If attention is causal and there are more queries than components.
@@ -87,19 +88,26 @@ def fused_attention(
     m, n = queries.shape[-2], keys.shape[-2]
     if causal and m > n:
         raise ValueError(f"causal attention of {m} queries over {n} components: every query needs one of its own")
-    hidden_ahead = causal and 1 < m < n  # the kernels' own causal mask starts at the first component
-    mask = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m) if hidden_ahead else None
+    if causal and 1 < m < n:  # the kernels' own causal mask starts at the first component
+        visible, causal = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m), False
     batch = torch.broadcast_shapes(queries.shape[:-2], keys.shape[:-2], values.shape[:-2])
     answer = F.scaled_dot_product_attention(
         _four_dimensions(queries, batch),
         _four_dimensions(keys, batch),
         _four_dimensions(values, batch),
-        attn_mask=mask,
+        attn_mask=None if visible is None else _hidden(visible, batch, queries.dtype),
         is_causal=causal and m == n,
         dropout_p=dropout,
         scale=1.0,
     )
-    return answer.reshape(*batch, *answer.shape[-2:])
+    answer = answer.reshape(*batch, *answer.shape[-2:])
+    return answer if visible is None else torch.where(visible.any(-1, keepdim=True), answer, 0)
+
+
+def _hidden(visible: Tensor, batch: torch.Size, dtype: torch.dtype) -> Tensor:
+    """What is added to logits: -inf where a query must not look, unless it may look nowhere, which would be NaN."""
+    bias = torch.zeros_like(visible, dtype=dtype).masked_fill(~visible & visible.any(-1, keepdim=True), -torch.inf)
+    return bias if bias.ndim == 2 else _four_dimensions(bias, batch)
 
 
 def _parts(x: Tensor, dtype: torch.dtype) -> list[Tensor]:
@@ -108,7 +116,7 @@ def _parts(x: Tensor, dtype: torch.dtype) -> list[Tensor]:
     return [high, (x - high.to(x.dtype)).to(dtype)] if dtype in _HALF else [high]
 
 
-def _side_by_side(columns: list[Tensor], width: int) -> Tensor:
+def side_by_side(columns: list[Tensor], width: int) -> Tensor:
     """The columns and as many zeros as make up ``width``."""
     batch = torch.broadcast_shapes(*(column.shape[:-1] for column in columns))
     used = sum(column.shape[-1] for column in columns)

@@ -203,7 +203,7 @@ class Mixture:
     def with_null(
         self, log_weight: float | Tensor = 0.0, variance: float | Tensor | None = None, value: Tensor | None = None
     ) -> "Mixture":
-        r"""The mixture and one more component, the last, for queries that none of the others explains.
+        r"""The mixture and, before the others, one more component for queries that none of them explains.
 
         Its mean is zero. Where all components have one variance, its logit is ``log_weight`` whatever the query, so
         that 0 is the "softmax plus one": a query may attend to nothing.
@@ -229,19 +229,19 @@ class Mixture:
         row = self.vectors.new_zeros(*self.vectors.shape[:-2], 1, self.width)
         weight = torch.as_tensor(log_weight, dtype=self.log_weights.dtype, device=self.log_weights.device)
         batch = self.log_weights.shape[:-1]
-        weights = torch.cat([self.log_weights, weight.expand(batch)[..., None]], -1)
+        weights = torch.cat([weight.expand(batch)[..., None], self.log_weights], -1)
         values = self.values
         if values is not None:
             nothing = values.new_zeros(values.shape[-1]) if value is None else value.to(values.dtype)
-            values = torch.cat([values, nothing.expand(*values.shape[:-2], 1, -1)], -2)
+            values = torch.cat([nothing.expand(*values.shape[:-2], 1, -1), values], -2)
         return replace(
             self,
             log_weights=weights,
-            vectors=torch.cat([self.vectors, row], -2),
-            variances=_appended(own, new, self.components),
-            mask=None if self.mask is None else F.pad(self.mask, (0, 1), value=True),
+            vectors=torch.cat([row, self.vectors], -2),
+            variances=_preceded(own, new, self.components),
+            mask=None if self.mask is None else F.pad(self.mask, (1, 0), value=True),
             values=values,
-            value_variances=_appended(self.value_variances, None, self.components),
+            value_variances=_preceded(self.value_variances, None, self.components),
         )
 
     @property
@@ -453,13 +453,13 @@ def _present(rows: Tensor, mask: Tensor | None, otherwise: float = 0.0) -> Tenso
     return rows if mask is None else torch.where(mask[..., None], rows, otherwise)
 
 
-def _appended(rows: Tensor | None, row: Tensor | None, components: int) -> Tensor | None:
+def _preceded(rows: Tensor | None, row: Tensor | None, components: int) -> Tensor | None:
     """Variances with one more row, by default the first; rows that all components share stay as they are."""
     if rows is None or (rows.shape[-2] == 1 and components > 1 and (row is None or row is rows)):
         return rows
     row = rows[..., :1, :] if row is None else row
     batch, width = rows.shape[:-2], max(rows.shape[-1], row.shape[-1])
-    return torch.cat([rows.expand(*batch, components, width), row.expand(*batch, 1, width)], -2)
+    return torch.cat([row.expand(*batch, 1, width), rows.expand(*batch, components, width)], -2)
 
 
 def log_sum(joint: Tensor) -> Tensor:

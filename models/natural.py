@@ -101,26 +101,30 @@ class Natural(NamedTuple):
         return logits, self.peak + (queries * self.centre - 0.5 * squares).sum(-1)
 
 
-def natural(mixture: Mixture, noise: float | Tensor, form: Form = "exact") -> Natural:
+def natural(mixture: Mixture, noise: float | Tensor, form: Form = "exact", local: bool = False) -> Natural:
     r"""The natural parameters of a mixture, in float32 at least.
 
     Arguments:
         mixture: The mixture.
         noise: The variance :math:`s` of a query around the vector that it saw.
         form: ``"published"`` leaves out the query's squared norm (Henderson and Fehr, 2023), ``"exact"`` does not.
+        local: Whether a component's terms are made of itself alone. What they are otherwise measured from, the centre,
+            the peak and the reference, is that of all components, which rounding lets a causal query notice.
     """
     log_weights, present = _float(mixture.log_weights), mixture.present
     vectors = torch.where(present[..., None], _float(mixture.vectors), 0)
     variances = _own_variances(mixture, present)
     total = variances + noise
-    reference = _smallest(total, None if isinstance(mixture.variances, SharedVariances) else present)
+    together = None if isinstance(mixture.variances, SharedVariances) else present
+    alone = local and total.shape[-2] > 1
+    reference = total.new_ones(1, 1) if alone else _smallest(total, together)
     response = variances / total
     log_det = (total / reference).log().sum(-1, keepdim=True) * (mixture.width / total.shape[-1])
 
     slope = vectors / _rows(total, mixture)
     bias = log_weights - 0.5 * (vectors * slope).sum(-1) - 0.5 * _rows(log_det, mixture).squeeze(-1)
-    slope, centre = _centred(slope, present)
-    bias, peak = _recentred(torch.where(present, bias, -torch.inf))
+    slope, centre = _centred(slope, present, local)
+    bias, peak = _recentred(torch.where(present, bias, -torch.inf), local)
     if mixture.values is None:
         values = (1 - _rows(response, mixture)) * vectors
     else:
@@ -180,15 +184,19 @@ def _smallest(total: Tensor, present: Tensor | None) -> Tensor:
     return torch.where(smallest.isfinite(), smallest, 1)
 
 
-def _centred(slope: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+def _centred(slope: Tensor, present: Tensor, local: bool) -> tuple[Tensor, Tensor]:
     """The slope less its mean over the components that are present, and that mean, without gradient as it cancels."""
+    if local:
+        return torch.where(present[..., None], slope, 0), slope.new_zeros(1, 1)
     count = present.sum(-1, keepdim=True).clamp_min(1)[..., None]
     centre = slope.detach().sum(-2, keepdim=True) / count
     return torch.where(present[..., None], slope - centre, 0), centre
 
 
-def _recentred(bias: Tensor) -> tuple[Tensor, Tensor]:
+def _recentred(bias: Tensor, local: bool) -> tuple[Tensor, Tensor]:
     """The bias less its largest entry, which cancels too, and that entry; -inf becomes finite, as do its gradients."""
+    if local:
+        return bias.clamp_min(-1e30), bias.new_zeros(1)
     peak = bias.detach().amax(-1, keepdim=True)
     peak = torch.where(peak.isfinite(), peak, 0)
     return (bias - peak).clamp_min(-1e30), peak

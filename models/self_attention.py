@@ -35,9 +35,9 @@ class KeyValueCache:
     def append(
         self,
         keys: Float[Tensor, "b h t e"],
-        values: Float[Tensor, "b h t e"],
+        values: Float[Tensor, "b h t v"],
         mask: Bool[Tensor, "b t"] | None = None,
-    ) -> tuple[Float[Tensor, "b h n e"], Float[Tensor, "b h n e"], Bool[Tensor, "b n"] | None]:
+    ) -> tuple[Float[Tensor, "b h n e"], Float[Tensor, "b h n v"], Bool[Tensor, "b n"] | None]:
         """Keeps the keys and values of t more tokens; returns those of all tokens so far, and their mask.
 
         Raises:
@@ -48,7 +48,7 @@ class KeyValueCache:
             raise ValueError(f"{end} tokens do not fit a cache of {self.capacity}; make it larger or generate fewer")
         if self.keys is None or self.values is None:
             self.keys = keys.new_zeros(*keys.shape[:2], self.capacity, keys.shape[-1])
-            self.values = torch.zeros_like(self.keys)
+            self.values = values.new_zeros(*values.shape[:2], self.capacity, values.shape[-1])
         if mask is not None and self.mask is None:
             self.mask = mask.new_ones(len(mask), self.capacity)
         self.keys[..., start:end, :] = keys

@@ -1,0 +1,179 @@
+r"""Keys that move to explain the queries that they meet, inside a network: EM that gradients go through.
+
+:func:`~pyroformer.inference.em.adapt` is the same for data; it has more to move and says what it climbs.
+"""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from .fused import fused_attention, side_by_side
+from .mixture import Mixture, log_sum
+from .natural import Natural, natural
+
+__all__ = ["adapt_keys", "causal_responsibilities"]
+
+
+def adapt_keys(
+    queries: Float[Tensor, "*#batch m d"],
+    mixture: Mixture,
+    *,
+    steps: int = 1,
+    pseudo_counts: float | Float[Tensor, "*#batch n"] = 1.0,
+    mask: Bool[Tensor, "*#batch m"] | None = None,
+) -> Mixture:
+    r"""The mixture after EM on its vectors, in memory :math:`O(M + N)`.
+
+    .. math:: \mu_n \leftarrow \frac{\kappa \mu_n^0 + \sum_m w_{mn} u_m}{\kappa + N_n}
+
+    The update is attention the other way round: components attend to queries, with logits
+    :math:`\ell_{mn} - \log p(u_m)`, and the prior is one more query, with logit :math:`\log \kappa`.
+
+    Arguments:
+        queries: The queries, with shape :math:`(*, M, D)`.
+        mixture: The mixture; its weights and variances stay.
+        steps: The number of steps.
+        pseudo_counts: :math:`\kappa > 0`: how many queries the initial vector is worth; a number, or one for each
+            component.
+        mask: True for the queries that count.
+
+    Raises:
+        ValueError: If ``pseudo_counts`` is not positive.
+
+    References:
+        Probabilistic Attention for Interactive Segmentation (Gabbur et al., 2021). https://arxiv.org/abs/2106.15338
+
+    Examples:
+        >>> queries, mixture = torch.randn(6, 4), pf.Mixture.from_attention(torch.randn(3, 4), torch.randn(3, 2))
+        >>> before, after = (
+        ...     pf.attend(queries, each, returns="evidence").sum() for each in (mixture, adapt_keys(queries, mixture))
+        ... )
+        >>> bool(after > before)
+        True
+    """
+    initial, log_kappa = mixture.vectors, _log(pseudo_counts, mixture.vectors)
+    for _ in range(steps):
+        terms = natural(mixture, mixture.query_noise)
+        mixture = replace(mixture, vectors=_m_step(queries, terms, initial, log_kappa, mask).to(initial.dtype))
+    return mixture
+
+
+def causal_responsibilities(
+    queries: Float[Tensor, "*#batch m d"],
+    mixture: Mixture,
+    *,
+    steps: int = 1,
+    pseudo_counts: float = 1.0,
+    mask: Bool[Tensor, "*#batch m"] | None = None,
+    visible: Bool[Tensor, "*#batch m n"] | None = None,
+) -> Float[Tensor, "*batch m n"]:
+    r"""Attention weights of keys that have met only the queries so far: nothing leaks from later ones.
+
+    .. math::
+        \mu_n^{(m)} = \frac{\kappa \mu_n^0 + \sum_{i \le m} w_{in} u_i}{\kappa + \sum_{i \le m} w_{in}}, \qquad
+        w_{mn} \propto \pi_n N(u_m; \mu_n^{(m)}, \sigma_n^2 + s) \quad \text{where visible}
+
+    In every step all :math:`\mu_n^{(m)}` are those of the step before. Only :math:`M \times N` matrices are held: what
+    the weights need of a key are its products with a query and with itself, which prefix sums give.
+
+    Arguments:
+        queries: The queries, with shape :math:`(*, M, D)`.
+        mixture: A mixture with point masses or isotropic variances.
+        steps: The number of steps; 0 is causal attention.
+        pseudo_counts: :math:`\kappa > 0`.
+        mask: True for the queries that count.
+        visible: True where query m sees component n; None is where :math:`n \le m + N - M`.
+
+    Raises:
+        ValueError: If variances are not isotropic or ``pseudo_counts`` is not positive.
+
+    Examples:
+        >>> queries, mixture = torch.randn(5, 4), pf.Mixture.from_attention(torch.randn(5, 4), torch.randn(5, 2))
+        >>> weights = causal_responsibilities(queries, mixture, steps=3)
+        >>> queries[4] += 1.0
+        >>> torch.equal(causal_responsibilities(queries, mixture, steps=3)[:4], weights[:4])
+        True
+    """
+    own = mixture.dense_variances()
+    if own is not None and own.shape[-1] != 1:
+        raise ValueError("causal adaptation needs point masses or isotropic variances, of shape (*, N, 1)")
+    kappa = _log(pseudo_counts, queries).exp()
+    total = (queries.new_zeros(1, 1) if own is None else own)[..., 0] + mixture.query_noise
+    precision = (1 / total)[..., None, :]
+    log_weights = torch.where(mixture.present, mixture.log_weights - 0.5 * mixture.width * total.log(), -torch.inf)
+    vectors = torch.where(mixture.present[..., None], mixture.vectors, 0)
+    queries = queries if mask is None else torch.where(mask[..., None], queries, 0)
+    m, n = queries.shape[-2], mixture.components
+    if visible is None:
+        visible = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m)
+    products, lengths = queries @ vectors.mT, vectors.square().sum(-1)[..., None, :]
+    own_lengths = queries.square().sum(-1, keepdim=True)
+    gram = (queries @ queries.mT).tril(-1)
+
+    def weigh(dot: Tensor, square: Tensor) -> Tensor:
+        logits = log_weights[..., None, :] + precision * (dot - 0.5 * (square + own_lengths))
+        logits = torch.where(visible, logits, -torch.inf)
+        total = log_sum(logits)[..., None]
+        return (logits - torch.where(total.isfinite(), total, 0)).exp()
+
+    weights = weigh(products, lengths)
+    for _ in range(steps):
+        counted = weights if mask is None else torch.where(mask[..., None], weights, 0)
+        before = gram @ counted  # of each query with the sum of those before it
+        squared = (counted * (2 * before + counted * own_lengths)).cumsum(-2)
+        along = (counted * products).cumsum(-2)
+        strength = kappa + counted.cumsum(-2)
+        dot = (kappa * products + before + counted * own_lengths) / strength
+        square = (kappa.square() * lengths + 2 * kappa * along + squared) / strength.square()
+        weights = weigh(dot, square)
+    return weights
+
+
+def _m_step(queries: Tensor, terms: Natural, initial: Tensor, log_kappa: Tensor, mask: Tensor | None) -> Tensor:
+    """Components attend to queries and to the prior."""
+    queries = queries.to(terms.bias.dtype)
+    one = torch.ones_like(queries[..., :1])
+    sights, units = [queries, one], [terms.slope, terms.bias[..., None]]
+    if terms.curvature is not None:
+        sights.append(terms.curvature.basis.squares(queries))
+        units.append(terms.curvature.coefficients)
+    used = sum(column.shape[-1] for column in units)
+    log_normaliser = _log_normaliser(side_by_side(sights, used), side_by_side(units, used))
+    counted = log_normaliser.isfinite() if mask is None else log_normaliser.isfinite() & mask
+    offset = torch.where(counted, -log_normaliser, -1e30)[..., None]
+    log_kappa = log_kappa.to(offset.dtype).expand(terms.bias.shape)[..., None]
+
+    width = -(-(used + 2) // 8) * 8
+    asking = side_by_side([*units, torch.ones_like(log_kappa), log_kappa], width)
+    asked = side_by_side([*sights, offset], width)
+    prior = F.one_hot(torch.tensor(used + 1, device=asked.device), width).to(asked).expand(*asked.shape[:-2], 1, width)
+    answers = side_by_side([torch.where(counted[..., None], queries, 0), one], width)
+    total = fused_attention(asking, torch.cat([asked, prior], -2), F.pad(answers, (0, 0, 0, 1)))
+    size = queries.shape[-1]
+    return total[..., :size] + (1 - total[..., size : size + 1]) * initial
+
+
+def _log_normaliser(queries: Tensor, keys: Tensor) -> Tensor:
+    """logsumexp of the logits of each query, a few queries at a time, computed again in the backward pass."""
+    batch = torch.broadcast_shapes(queries.shape[:-2], keys.shape[:-2]).numel()
+    size = max(1, (2**18 if queries.device.type == "cpu" else 2**26) // (batch * keys.shape[-2]))
+    if size >= queries.shape[-2]:
+        return _log_sum_of_products(queries, keys)
+    parts = queries.split(max(size, 32), -2)
+    return torch.cat([checkpoint(_log_sum_of_products, part, keys, use_reentrant=False) for part in parts], -1)
+
+
+def _log_sum_of_products(queries: Tensor, keys: Tensor) -> Tensor:
+    total = (queries @ keys.mT).logsumexp(-1)
+    return torch.where(total < -1e29, -torch.inf, total)
+
+
+def _log(pseudo_counts: float | Tensor, like: Tensor) -> Tensor:
+    kappa = torch.as_tensor(pseudo_counts, dtype=like.dtype, device=like.device)
+    if isinstance(pseudo_counts, float | int) and pseudo_counts <= 0:
+        raise ValueError(f"pseudo_counts is {pseudo_counts}; it must be positive, so that a key without a query stays")
+    return kappa.log()

@@ -1,0 +1,267 @@
+r"""Self-attention as inference in a mixture of Gaussians: what softmax attention takes as given is learned."""
+
+import math
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from .adaptation import adapt_keys, causal_responsibilities
+from .attention import Returns, attend
+from .mixture import Mixture
+from .self_attention import KeyValueCache
+
+__all__ = ["Posterior", "ProbabilisticAttention"]
+
+Precision = Literal["shared", "unit", "diagonal"]
+KeyPrior = Literal["magnitude", "gated", "learned"]
+
+
+class Posterior(NamedTuple):
+    r"""What each head of a layer infers at each position.
+
+    Arguments:
+        mean: :math:`E[v \mid q]`, what the head returns, with shape :math:`(*, H, T, E)`.
+        variance: :math:`\text{Var}[v \mid q]` of each dimension, with shape :math:`(*, H, T, E)`.
+        evidence: :math:`\log p(q)`: how much the keys led to expect such a query, with shape :math:`(*, H, T)`.
+    """
+
+    mean: Float[Tensor, "*batch h t e"]
+    variance: Float[Tensor, "*batch h t e"]
+    evidence: Float[Tensor, "*batch h t"]
+
+
+class ProbabilisticAttention(nn.Module):
+    r"""Multi-head self-attention whose keys are Gaussians; at initialisation exactly softmax attention.
+
+    .. math::
+        p(q) = \sum_n \pi_n \, N(q; k_n, a_n^{-1}), \qquad
+        \log \pi_n = \gamma \, \tfrac12 \sum_e a_{ne} k_{ne}^2 + c_n, \qquad y = E[v \mid q]
+
+    With :math:`a = 1 / \sqrt E` and :math:`\gamma = 1`, the prior that favours long keys, this is softmax attention;
+    :math:`\gamma = 0` is attention by distance. The projections have the names and shapes of
+    :class:`~.self_attention.SelfAttention`'s, whose weights load with ``strict=False`` and give the same outputs.
+
+    Arguments:
+        width: The width :math:`P` of the model.
+        heads: The number of heads :math:`H`.
+        bias: Whether projections have biases.
+        dropout: Probability that an attention weight is dropped in training; not with ``steps``.
+        precision: ``"shared"``: one learned :math:`a` for each head; ``"unit"``: one for each key, read off its token;
+            ``"diagonal"``: one for each of its dimensions.
+        prior: ``"magnitude"``: :math:`\gamma = 1, c = 0`; ``"gated"``: :math:`\gamma` learned for each head;
+            ``"learned"``: :math:`c_n` too, read off the token.
+        components: Gaussians in each key. All but the first have a projection of their own, behind a gate that starts
+            closed.
+        null_unit: Whether there is one more key, at zero and with value zero, for queries that no other explains; its
+            log weight is learned, and it alone departs from softmax attention at initialisation.
+        steps: How often keys adapt to the queries that they meet.
+        pseudo_counts: How many queries a key is worth when it adapts.
+
+    Raises:
+        ValueError: If an option is out of range or two do not go together.
+
+    References:
+        Probabilistic Transformers (Movellan and Gabbur, 2020). https://arxiv.org/abs/2010.15583
+
+        Improving Transformers with Probabilistic Attention Keys (Nguyen et al., 2022). https://arxiv.org/abs/2110.08678
+
+    Examples:
+        >>> from pyroformer.models.self_attention import SelfAttention
+        >>> softmax, layer = SelfAttention(16, heads=2), ProbabilisticAttention(16, heads=2, precision="diagonal")
+        >>> _ = layer.load_state_dict(softmax.state_dict(), strict=False)
+        >>> x = torch.randn(3, 5, 16)
+        >>> torch.allclose(layer(x, causal=True), softmax(x, causal=True), atol=1e-6)
+        True
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        bias: bool = True,
+        dropout: float = 0.0,
+        precision: Precision = "unit",
+        prior: KeyPrior = "gated",
+        components: int = 1,
+        null_unit: bool = False,
+        steps: int = 0,
+        pseudo_counts: float = 1.0,
+    ) -> None:
+        super().__init__()
+        _check(width, heads, precision, prior, components, steps, pseudo_counts, dropout)
+        self.heads, self.dropout = heads, dropout
+        self.precision, self.prior = precision, prior
+        self.components, self.steps, self.pseudo_counts = components, steps, pseudo_counts
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.out = nn.Linear(width, width, bias=bias)
+        sizes = {"unit": 1, "diagonal": width // heads}
+        self.log_precision: nn.Parameter | _Reading = (
+            nn.Parameter(torch.zeros(heads)) if precision == "shared" else _Reading(width, heads, sizes[precision])
+        )
+        self.gamma = nn.Parameter(torch.ones(heads)) if prior != "magnitude" else None
+        self.log_prior = _Reading(width, heads, 1) if prior == "learned" else None
+        self.other_keys = nn.Linear(width, width * (components - 1), bias=bias) if components > 1 else None
+        self.gate = nn.Parameter(torch.zeros(heads, components - 1)) if components > 1 else None
+        self.log_null = nn.Parameter(torch.zeros(heads)) if null_unit else None
+
+    def extra_repr(self) -> str:
+        return (
+            f"heads={self.heads}, precision={self.precision!r}, prior={self.prior!r}, components={self.components}, "
+            f"null_unit={self.log_null is not None}, steps={self.steps}"
+        )
+
+    def reset_to_softmax(self) -> None:
+        """Back to precisions, priors and gates under which this is softmax attention; the projections stay."""
+        for part in (self.gate, self.log_null, self.log_precision, self.log_prior):
+            if isinstance(part, _Reading):
+                part.reset()
+            elif part is not None:
+                nn.init.zeros_(part)
+        if self.gamma is not None:
+            nn.init.ones_(self.gamma)
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch t p"],
+        mask: Bool[Tensor, "*batch t"] | None = None,
+        causal: bool = False,
+        cache: KeyValueCache | None = None,
+    ) -> Float[Tensor, "*batch t p"]:
+        """x after every token has attended to those that ``mask`` marks and, if causal, to none after itself."""
+        batch, (t, p) = x.shape[:-2], x.shape[-2:]
+        queries, mixture, counted = self._read(x, mask, cache)
+        plain = self.components == 1 and self.log_null is None
+        visible = None if plain or not causal else self._visible(queries.shape[-2], mixture)
+        if self.steps and causal:
+            weights = causal_responsibilities(queries, mixture, visible=visible, mask=counted, **self._adaptation)
+            present = torch.where(mixture.present[..., None], mixture.values, 0)
+            y = (weights @ present)[..., -t:, :]
+        else:
+            if self.steps:
+                mixture = adapt_keys(queries, mixture, mask=counted, **self._adaptation)
+            dropout = self.dropout if self.training else 0.0
+            y = attend(queries, mixture, causal=causal and visible is None, visible=visible, dropout=dropout)
+        return self.out(y.transpose(-2, -3).reshape(*batch, t, p))
+
+    @property
+    def _adaptation(self) -> dict[str, Any]:
+        return {"steps": self.steps, "pseudo_counts": self.pseudo_counts}
+
+    def posterior(
+        self, x: Float[Tensor, "*batch t p"], mask: Bool[Tensor, "*batch t"] | None = None, causal: bool = False
+    ) -> Posterior:
+        """Mean, variance and evidence of every head at every position, before the heads are put together.
+
+        Raises:
+            ValueError: If the layer's keys adapt causally: they differ from query to query then.
+        """
+        queries, mixture, counted = self._read(x, mask, None)
+        if self.steps and causal:
+            raise ValueError(f"steps is {self.steps}: keys that adapt causally have no one mixture; use steps=0")
+        if self.steps:
+            mixture = adapt_keys(queries, mixture, mask=counted, **self._adaptation)
+        visible = self._visible(queries.shape[-2], mixture) if causal else None
+        results = (attend(queries, mixture, returns=what, visible=visible) for what in get_args(Returns))
+        return Posterior(*(result.reshape(*x.shape[:-2], *result.shape[1:]) for result in results))
+
+    def _read(
+        self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None
+    ) -> tuple[Tensor, Mixture, Tensor | None]:
+        """Queries, the mixture of all tokens so far in every head, and which of these queries count."""
+        t, p = x.shape[-2:]
+        x, mask = x.reshape(-1, t, p), None if mask is None else mask.reshape(-1, t)
+        queries, keys, values = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        read = {"keys": keys}
+        if self.other_keys is not None:
+            read["other_keys"] = self.other_keys(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        for name, source in (("log_precision", self.log_precision), ("log_prior", self.log_prior)):
+            if isinstance(source, _Reading):
+                read[name] = source(x)
+        if cache is not None:
+            read |= {"queries": queries} if self.steps else {}
+            widths = [part.shape[-1] for part in read.values()]
+            kept, values, mask = cache.append(torch.cat(list(read.values()), -1), values, mask)
+            read = dict(zip(read, kept.split(widths, -1), strict=True))
+            queries = read.pop("queries", queries)
+        return queries, self._mixture(read, values, mask), None if mask is None else mask[:, None]
+
+    def _mixture(self, read: dict[str, Tensor], values: Tensor, mask: Tensor | None) -> Mixture:
+        """Tokens as Gaussians, R to a token; before them the null unit, if there is one."""
+        keys, count = read["keys"].unsqueeze(-2), self.components
+        width = keys.shape[-1]
+        if self.gate is not None:
+            others = read["other_keys"].unflatten(-1, (count - 1, width))
+            keys = torch.cat([keys, keys + self.gate[:, None, :, None] * others], -2)
+        log_precision = read.get("log_precision", None)
+        if log_precision is None:
+            assert isinstance(self.log_precision, Tensor)
+            log_precision = self.log_precision[:, None, None]
+        precision = log_precision.unsqueeze(-2).exp() / width**0.5
+        log_weights = 0.5 * (precision * keys.square()).sum(-1)
+        if self.gamma is not None:
+            log_weights = self.gamma[:, None, None] * log_weights
+        if "log_prior" in read:
+            log_weights = log_weights + read["log_prior"]
+        variances = (1 / precision)[..., 0, :]
+        if count > 1:
+            log_weights = log_weights - math.log(count)
+            values = values.repeat_interleave(count, -2)
+            variances = variances if variances.shape[-2] == 1 else variances.repeat_interleave(count, -2)
+            mask = None if mask is None else mask.repeat_interleave(count, -1)
+        mask = None if mask is None else mask[:, None]
+        mixture = Mixture(log_weights.flatten(-2), keys.flatten(-3, -2), variances, mask, values, noise=0.0)
+        if self.log_null is None:
+            return mixture
+        return mixture.with_null(self.log_null, None if variances.shape[-2] == 1 else width**0.5)
+
+    def _visible(self, t: int, mixture: Mixture) -> Tensor:
+        """Which component each position may see where tokens are not simply one component each."""
+        null = int(self.log_null is not None)
+        n = (mixture.components - null) // self.components
+        visible = torch.ones(t, n, dtype=torch.bool, device=mixture.vectors.device).tril(n - t)
+        return F.pad(visible.repeat_interleave(self.components, -1), (null, 0), value=True)
+
+
+class _Reading(nn.Module):
+    """Numbers that every head reads off a token, zero at the start."""
+
+    def __init__(self, width: int, heads: int, size: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.linear = nn.Linear(width, heads * size)
+        self.reset()
+
+    def reset(self) -> None:
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Float[Tensor, "b t p"]) -> Float[Tensor, "b h t size"]:
+        return self.linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def _check(
+    width: int,
+    heads: int,
+    precision: str,
+    prior: str,
+    components: int,
+    steps: int,
+    pseudo_counts: float,
+    dropout: float,
+) -> None:
+    if width % heads:
+        raise ValueError(f"width {width} is not a multiple of {heads} heads; choose a width that is")
+    for name, value, choices in (("precision", precision, get_args(Precision)), ("prior", prior, get_args(KeyPrior))):
+        if value not in choices:
+            raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+    if components < 1:
+        raise ValueError(f"components is {components}; a key needs at least 1")
+    if steps < 0:
+        raise ValueError(f"steps is {steps}; it must be at least 0, which leaves keys as they are")
+    if pseudo_counts <= 0:
+        raise ValueError(f"pseudo_counts is {pseudo_counts}; it must be positive, so that a key without a query stays")
+    if steps and dropout:
+        raise ValueError(f"dropout is {dropout} and steps is {steps}; keys that adapt need dropout=0")
