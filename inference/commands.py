@@ -23,6 +23,7 @@ def fit(
     data: str | None = None,
     out: str | None = None,
     size: Literal["tiny", "small", "base"] | None = None,
+    attention: Literal["softmax", "probabilistic"] | None = None,
     resume: bool = False,
     vocabulary: int | Literal["auto"] = "auto",
     window: int | None = None,
@@ -46,6 +47,7 @@ def fit(
             the word builtin: English sentences from Python's own documentation.
         out: The folder of the run, new or empty.
         size: How large the model is (default: tiny); --model.width and the like change one dimension.
+        attention: What every sequence attends to itself by (default: softmax); short for --model.attention.
         resume: Go on with the run in --out; its texts, model and options are remembered.
         vocabulary: Number of sub-words that texts are cut into, or auto: by the size of the data.
         window: The longest text in tokens (default: 64).
@@ -62,6 +64,7 @@ def fit(
         raise ValueError("fit needs --out FOLDER: the run is kept there.")
     if data is None and not resume:
         raise ValueError("fit needs --data: a file of texts, a folder with train/valid/test, or the word builtin.")
+    model = dict(model or {}) | ({} if attention is None else {"attention": attention})
     TrainingOptions(**training)  # says what is wrong with them before anything is read
 
     from .folder import RunFolder
@@ -74,7 +77,7 @@ def fit(
     texts = {"vocabulary": vocabulary, "window": window, "long": long}
     # Of processes that train together, those that the first one starts find what it has made.
     if folder.config_file.exists() and (resume or rank() > 0):
-        asked = _asked(name, size, texts, model or {}, guide or {})
+        asked = _asked(name, size, texts, model, guide or {})
         prepared = prepare_old(folder, name, asked, training, trust or ())
         say(f"going on with {out}: {prepared.corpus.describe()}")
     else:

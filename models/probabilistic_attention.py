@@ -113,15 +113,15 @@ class ProbabilisticAttention(nn.Module):
             f"null_unit={self.log_null is not None}, steps={self.steps}"
         )
 
-    def reset_to_softmax(self) -> None:
-        """Back to precisions, priors and gates under which this is softmax attention; the projections stay."""
+    def reset_to_softmax(self) -> list[nn.Parameter]:
+        """Back to precisions, priors and gates under which this is softmax attention; returns them."""
+        found = []
         for part in (self.gate, self.log_null, self.log_precision, self.log_prior):
-            if isinstance(part, _Reading):
-                part.reset()
-            elif part is not None:
-                nn.init.zeros_(part)
-        if self.gamma is not None:
-            nn.init.ones_(self.gamma)
+            if part is not None:
+                found += list(part.parameters()) if isinstance(part, _Reading) else [part]
+        for parameter in found:
+            nn.init.zeros_(parameter)
+        return found if self.gamma is None else [*found, nn.init.ones_(self.gamma)]
 
     def forward(
         self,
@@ -231,10 +231,7 @@ class _Reading(nn.Module):
     def __init__(self, width: int, heads: int, size: int) -> None:
         super().__init__()
         self.heads = heads
-        self.linear = nn.Linear(width, heads * size)
-        self.reset()
-
-    def reset(self) -> None:
+        self.linear = nn.utils.skip_init(nn.Linear, width, heads * size)  # draws nothing: a seed gives the same network
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .attention import DenoisingAttention, Form, KeyValueCache, ProjectedMixture, SelfAttention
 from .batch import BOS, EOS, PAD
 from .mixture import Mixture, SharedVariances
+from .probabilistic_attention import ProbabilisticAttention
 
 __all__ = [
     "Block",
@@ -59,6 +60,16 @@ class TransformerConfig:
         tied: Whether a decoder's readout is its token embedding.
         init_std: Standard deviation of the initial weights; None is :math:`1 / \sqrt P`, which keeps the scale of what
             goes through a layer. GPT-2 has 0.02.
+        attention: Of a sequence to itself: ``"softmax"``, or ``"probabilistic"``, which starts as softmax attention and
+            learns what that takes as given.
+        key_precision: Of probabilistic attention: one precision for each head, each key (``"unit"``) or each of its
+            dimensions.
+        key_prior: Of probabilistic attention: whether long keys are favoured as in softmax attention
+            (``"magnitude"``), to a degree that is learned (``"gated"``), or with a prior for each key besides
+            (``"learned"``).
+        key_components: Of probabilistic attention: Gaussians in each key.
+        null_unit: Of probabilistic attention: whether a query may attend to nothing.
+        key_steps: Of probabilistic attention: how often keys adapt to the queries that they meet.
         pad: Id of padding.
         bos: Id of the token that the decoder puts before a text.
         eos: Id of the token that ends a text.
@@ -85,6 +96,12 @@ class TransformerConfig:
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
     tied: bool = True
     init_std: float | None = None
+    attention: Literal["softmax", "probabilistic"] = "softmax"
+    key_precision: Literal["shared", "unit", "diagonal"] = "unit"
+    key_prior: Literal["magnitude", "gated", "learned"] = "gated"
+    key_components: int = 1
+    null_unit: bool = False
+    key_steps: int = 0
     pad: int = PAD
     bos: int = BOS
     eos: int = EOS
@@ -104,6 +121,8 @@ class TransformerConfig:
                 raise ValueError(f"{name} is {value}; it must be positive")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation is {self.activation!r}; choose one of {', '.join(ACTIVATIONS)}")
+        if self.attention not in ("softmax", "probabilistic"):
+            raise ValueError(f"attention is {self.attention!r}; choose softmax or probabilistic")
         if self.positions not in ("learned", "sinusoidal"):
             raise ValueError(f"positions is {self.positions!r}; choose sinusoidal or learned")
         if self.positions == "sinusoidal" and self.width % 2:
@@ -138,7 +157,7 @@ class Block(nn.Module):
         super().__init__()
         width, bias, dropout = config.width, config.bias, config.dropout
         self.attention_norm = _norm(config)
-        self.attention = SelfAttention(width, config.heads, bias=bias, dropout=dropout)
+        self.attention = _self_attention(config)
         self.cross_norm = _norm(config) if cross_attention else None
         self.cross = DenoisingAttention(width, config.heads, bias=bias, dropout=dropout) if cross_attention else None
         self.mlp_norm = _norm(config)
@@ -366,6 +385,22 @@ def compile_blocks(module: nn.Module, **options: Any) -> None:
     torch.distributions.Distribution.set_default_validate_args(validate)
 
 
+def _self_attention(config: TransformerConfig) -> SelfAttention | ProbabilisticAttention:
+    if config.attention == "softmax":
+        return SelfAttention(config.width, config.heads, bias=config.bias, dropout=config.dropout)
+    return ProbabilisticAttention(
+        config.width,
+        config.heads,
+        bias=config.bias,
+        dropout=config.dropout,
+        precision=config.key_precision,
+        prior=config.key_prior,
+        components=config.key_components,
+        null_unit=config.null_unit,
+        steps=config.key_steps,
+    )
+
+
 def _norm(config: TransformerConfig) -> nn.LayerNorm:
     return nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
 
@@ -373,7 +408,11 @@ def _norm(config: TransformerConfig) -> nn.LayerNorm:
 def _initialise(module: nn.Module, config: TransformerConfig) -> None:
     """As GPT-2: a normal of standard deviation ``init_std``, narrower for what is added to the residual stream."""
     std = 1 / math.sqrt(config.width) if config.init_std is None else config.init_std
+    probabilistic = [layer for layer in module.modules() if isinstance(layer, ProbabilisticAttention)]
+    started = {id(parameter) for layer in probabilistic for parameter in layer.reset_to_softmax()}
     for name, parameter in module.named_parameters():
+        if id(parameter) in started:
+            continue
         if name.endswith("norm.weight"):
             nn.init.ones_(parameter)
         elif name.endswith("bias"):
