@@ -95,14 +95,41 @@ class ProjectedMixture(NamedTuple):
     Arguments:
         keys: Packed keys of every head, with shape :math:`(*, H, N, W)`.
         values: Packed values of every head, with shape :math:`(*, H, N, W)`.
-        curvature: The basis of the squared query in the logits, or None.
-        response: The basis of the query in the answers, or None.
+        curvature: What the squared query in the logits is made of, or None.
+        response: What the query in the answers is made of, or None.
     """
 
     keys: Float[Tensor, "*batch h n w"]
     values: Float[Tensor, "*batch h n w"]
-    curvature: Basis | None
-    response: Basis | None
+    curvature: "LiftedBasis | None"
+    response: "LiftedBasis | None"
+
+
+class LiftedBasis(NamedTuple):
+    r"""A basis in all P dimensions as the heads see it, so that no query is ever lifted into them.
+
+    .. math:: F_r^h = W_k^h \, \text{diag}(b_r) \, W^{hT}
+
+    where :math:`W` is the key projection again for squared queries, :math:`\sum_p b_{rp} (W_k^{hT} q)_p^2 = q F_r^h q`,
+    and the value projection for answers, :math:`W_v^h (b_r \odot W_k^{hT} q) = q F_r^h`.
+
+    Arguments:
+        basis: The basis.
+        forms: :math:`F`, with shape :math:`(H, E, R, E)`; None where the basis is all P dimensions, which is no saving.
+    """
+
+    basis: Basis
+    forms: Float[Tensor, "h e r e"] | None
+
+    @property
+    def rank(self) -> int | None:
+        """The number of vectors; None is all P dimensions."""
+        return None if self.basis.vectors is None else len(self.basis.vectors)
+
+    def apply(self, queries: Float[Tensor, "*batch h m e"]) -> Float[Tensor, "*batch h m r e"]:
+        """:math:`q F_r` for every r."""
+        assert self.forms is not None
+        return (queries @ self.forms.flatten(-2).to(queries.dtype)).unflatten(-1, self.forms.shape[-2:])
 
 
 class DenoisingAttention(nn.Module):
@@ -175,8 +202,8 @@ class DenoisingAttention(nn.Module):
         return ProjectedMixture(
             pack_keys(keys, terms.bias[..., None, :], _every_head(terms.curvature), packed),
             pack_values(values, _every_head(terms.response), packed),
-            None if terms.curvature is None else terms.curvature.basis,
-            None if terms.response is None else terms.response.basis,
+            self._lifted(terms.curvature, self.key),
+            self._lifted(terms.response, self.value),
         )
 
     def forward(
@@ -193,15 +220,12 @@ class DenoisingAttention(nn.Module):
         """
         memory = self.project(memory) if isinstance(memory, Mixture) else memory
         queries = self._heads(self.query(x))
-        packed, lifted = self._pack(queries, memory)
+        packed = self._pack(queries, memory)
         dropout = self.dropout if self.training else 0.0
         answers = fused_attention(packed, memory.keys, memory.values, causal, dropout=dropout)
         y = answers[..., : queries.shape[-1]]
         if memory.response is not None:
-            assert lifted is not None
-            rank = lifted.shape[-1] if memory.response.vectors is None else len(memory.response.vectors)
-            tail = answers[..., queries.shape[-1] : queries.shape[-1] + rank]
-            y = y + torch.einsum("...hmp,hep->...hme", memory.response.combine(tail) * lifted, self._weight(self.value))
+            y = y + self._respond(queries, answers[..., queries.shape[-1] :], memory.response)
         return self.out(y.transpose(-2, -3).flatten(-2))
 
     @torch.no_grad()
@@ -210,18 +234,41 @@ class DenoisingAttention(nn.Module):
     ) -> Float[Tensor, "*#batch h m n"]:
         """How much each head at each position attends to each component; for plots: it holds them all in memory."""
         memory = self.project(memory) if isinstance(memory, Mixture) else memory
-        packed, _ = self._pack(self._heads(self.query(x)), memory)
+        packed = self._pack(self._heads(self.query(x)), memory)
         high = torch.promote_types(packed.dtype, torch.float32)
         logits = packed.to(high) @ memory.keys.to(high).mT
         return torch.where(logits > -1e4, logits.softmax(-1), 0)
 
-    def _pack(self, queries: Tensor, memory: ProjectedMixture) -> tuple[Tensor, Tensor | None]:
-        """Packed queries and, for components that have variances, the queries in all P dimensions."""
-        if memory.curvature is None and memory.response is None:
-            return pack_queries(queries, None, memory.keys.shape[-1]), None
-        lifted = torch.einsum("...hme,hep->...hmp", queries, self._weight(self.key))
-        squares = None if memory.curvature is None else memory.curvature.squares(lifted)
-        return pack_queries(queries, squares, memory.keys.shape[-1]), lifted
+    def _pack(self, queries: Tensor, memory: ProjectedMixture) -> Tensor:
+        """Packed queries, with their squares in all P dimensions where components have variances of their own."""
+        squares = None
+        if memory.curvature is not None:
+            with torch.autocast(queries.device.type, enabled=False):  # squares add up so much
+                high = queries.to(torch.promote_types(queries.dtype, torch.float32))
+                if memory.curvature.forms is None:
+                    squares = self._lift(high).square()
+                else:
+                    squares = (memory.curvature.apply(high) * high[..., None, :]).sum(-1)
+        return pack_queries(queries, squares, memory.keys.shape[-1])
+
+    def _respond(self, queries: Tensor, tail: Tensor, response: LiftedBasis) -> Tensor:
+        """The part of the answers that is a multiple of the query, in each dimension another."""
+        if response.rank is not None:
+            return (tail[..., : response.rank, None] * response.apply(queries)).sum(-2)
+        lifted = self._lift(queries)
+        return torch.einsum("...hmp,hep->...hme", tail[..., : lifted.shape[-1]] * lifted, self._weight(self.value))
+
+    def _lift(self, queries: Tensor) -> Tensor:
+        """[*, H, M, E] as [*, H, M, P]: what each head's query says of a vector."""
+        return torch.einsum("...hme,hep->...hmp", queries, self._weight(self.key).to(queries.dtype))
+
+    def _lifted(self, terms: LowRank | None, projection: nn.Linear) -> LiftedBasis | None:
+        if terms is None or terms.basis.vectors is None:
+            return None if terms is None else LiftedBasis(terms.basis, None)
+        with torch.autocast(projection.weight.device.type, enabled=False):
+            vectors = terms.basis.vectors.to(self.key.weight.dtype)
+            forms = torch.einsum("hep,rp,hfp->herf", self._weight(self.key), vectors, self._weight(projection))
+        return LiftedBasis(terms.basis, forms)
 
     def _heads(self, x: Tensor) -> Tensor:
         """[*, rows, P] as [*, H, rows, E]."""
