@@ -189,7 +189,7 @@ def _log_prior(
     if "values" in moves:
         assert state.values is not None and start.values is not None and state.value_variances is not None
         distance = ((state.values - start.values).square() / state.value_variances).sum(-1)
-        parts.append(-0.5 * torch.as_tensor(priors.values, device=distance.device) * distance)
+        parts.append(-0.5 * torch.as_tensor(priors.values, dtype=distance.dtype, device=distance.device) * distance)
     if "weights" in moves and priors.weights != 1:
         parts.append((priors.weights - 1) * state.log_weights)
     total = torch.stack(torch.broadcast_tensors(*parts)).sum(0)

@@ -17,6 +17,8 @@ from .natural import Natural, natural
 
 __all__ = ["adapt_keys", "causal_responsibilities"]
 
+LEAST_QUERIES = 32  # in a part, so that matrix products stay worth while
+
 
 def adapt_keys(
     queries: Float[Tensor, "*#batch m d"],
@@ -160,11 +162,16 @@ def _m_step(queries: Tensor, terms: Natural, initial: Tensor, log_kappa: Tensor,
 def _log_normaliser(queries: Tensor, keys: Tensor) -> Tensor:
     """logsumexp of the logits of each query, a few queries at a time, computed again in the backward pass."""
     batch = torch.broadcast_shapes(queries.shape[:-2], keys.shape[:-2]).numel()
-    size = max(1, (2**18 if queries.device.type == "cpu" else 2**26) // (batch * keys.shape[-2]))
+    size = max(LEAST_QUERIES, _entries(queries) // (batch * keys.shape[-2]))
     if size >= queries.shape[-2]:
         return _log_sum_of_products(queries, keys)
-    parts = queries.split(max(size, 32), -2)
+    parts = queries.split(size, -2)
     return torch.cat([checkpoint(_log_sum_of_products, part, keys, use_reentrant=False) for part in parts], -1)
+
+
+def _entries(like: Tensor) -> int:
+    """How many logits to hold at once: what a CPU's cache takes, more on a GPU."""
+    return 2**18 if like.device.type == "cpu" else 2**26
 
 
 def _log_sum_of_products(queries: Tensor, keys: Tensor) -> Tensor:

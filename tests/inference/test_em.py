@@ -1,0 +1,311 @@
+"""EM against scikit-learn step by step, against gradients of what it climbs, and its promises: it never falls."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
+
+from pyroformer.inference.em import Adapted, ConjugatePriors, adapt
+from pyroformer.models.mixture import Covariances, Mixture, evidence, responsibilities
+from pyroformer.models.updates import expected_statistics, update_means
+
+M, N, D, V = 40, 6, 3, 2
+EVERYTHING = ("vectors", "variances", "weights")
+
+
+def randn(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.double)
+
+
+def rand(*shape: int) -> Tensor:
+    return torch.rand(*shape, dtype=torch.double) + 0.5
+
+
+def draw(columns: int = 1, batch: tuple[int, ...] = ()) -> tuple[Tensor, Mixture]:
+    mixture = Mixture(
+        randn(*batch, N).log_softmax(-1), randn(*batch, N, D), rand(*batch, N, columns), values=randn(*batch, N, V),
+        noise=0.2, value_variances=rand(*batch, N, 1),
+    )  # fmt: skip
+    return 1.5 * randn(*batch, M, D), mixture
+
+
+def variances_of(mixture: Mixture) -> Tensor:
+    if isinstance(mixture.variances, Covariances):
+        return mixture.variances.matrices
+    assert isinstance(mixture.variances, Tensor)
+    return mixture.variances
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("steps", [1, 2, 10, 50])
+@pytest.mark.parametrize("kind", ["isotropic", "diagonal", "full"])
+def test_scikit_learn_step_by_step(kind: str, steps: int) -> None:
+    centres = torch.tensor([[0.0, 0, 0], [2, 1, 0], [-1, 2, 1]], dtype=torch.double)
+    x = (0.5 * randn(60, 3, 3) + centres).flatten(0, 1)
+    weights, precision = (torch.tensor(x, dtype=torch.double) for x in ([0.2, 0.5, 0.3], [1, 0.5, 2]))
+    means = randn(3, 3)
+    each = {"isotropic": precision, "diagonal": precision[:, None].expand(3, 3)}
+    each["full"] = torch.diag_embed(each["diagonal"])
+    oracle = GaussianMixture(
+        3, covariance_type={"isotropic": "spherical", "diagonal": "diag", "full": "full"}[kind], reg_covar=0, tol=0,
+        max_iter=steps, weights_init=weights.numpy(), means_init=means.numpy(), precisions_init=each[kind].numpy(),
+    )  # fmt: skip
+    oracle.fit(x.numpy())
+    state = adapt(
+        x, Mixture(weights.log(), means, 1 / precision[:, None], noise=0.0), steps=steps, moves=EVERYTHING,
+        covariance=kind, priors=ConjugatePriors(vectors=0.0),
+    )  # type: ignore[arg-type]  # fmt: skip
+    np.testing.assert_allclose(state.mixture.vectors, oracle.means_, atol=1e-9)
+    np.testing.assert_allclose(variances_of(state.mixture).squeeze(-1), oracle.covariances_, atol=1e-9)
+    np.testing.assert_allclose(state.mixture.log_weights.exp(), oracle.weights_, atol=1e-9)
+    np.testing.assert_allclose(responsibilities(x, state.mixture), oracle.predict_proba(x.numpy()), atol=1e-9)
+    np.testing.assert_allclose(evidence(x, state.mixture), oracle.score_samples(x.numpy()), atol=1e-9)
+    np.testing.assert_allclose(state.objective[-1] / len(x), oracle.score(x.numpy()), atol=1e-9)
+    assert (state.objective.diff() >= -1e-9).all()
+
+
+def test_all_values_annotated_is_a_mixture_of_pairs() -> None:
+    """With fixed variances and weights, keys and values move as the means of a diagonal mixture of [query, value]."""
+    queries, mixture = draw()
+    values = randn(M, V)
+    state = adapt(queries, mixture, values=values, steps=5, priors=ConjugatePriors(vectors=0.0, values=0.0))
+    variances = torch.cat([(variances_of(mixture) + 0.2).expand(N, D), rand(0, V).new_zeros(N, V)], -1)
+    assert mixture.value_variances is not None and mixture.values is not None and state.mixture.values is not None
+    variances[:, D:] = mixture.value_variances
+    pairs = Mixture(mixture.log_weights, torch.cat([mixture.vectors, mixture.values], -1), variances, noise=0.0)
+    expected = adapt(torch.cat([queries, values], -1), pairs, steps=5, priors=ConjugatePriors(vectors=0.0)).mixture
+    torch.testing.assert_close(state.mixture.vectors, expected.vectors[:, :D], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(state.mixture.values, expected.vectors[:, D:], rtol=1e-9, atol=1e-9)
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "keys": {},
+    "keys and values": {"annotated": True},
+    "values": {"annotated": True, "moves": ("values",)},
+    "isotropic": {"moves": EVERYTHING, "priors": ConjugatePriors(0.7, 1.0, 2.5, 1.5, 1.8)},
+    "diagonal": {"moves": EVERYTHING, "covariance": "diagonal", "priors": ConjugatePriors(0.7, 1.0, 2.5, 1.5, 1.8)},
+    "full": {"moves": EVERYTHING, "covariance": "full", "priors": ConjugatePriors(0.7, 1.0, 2.5, 1.5, 1.8)},
+    "everything": {"annotated": True, "moves": (*EVERYTHING, "values"), "priors": ConjugatePriors(shape=2.0, rate=0.5)},
+    "variational": {"variational": True},
+}
+
+
+def run(name: str, queries: Tensor, mixture: Mixture, steps: int, **more: Any) -> Adapted:
+    options = dict(VARIANTS[name])
+    if options.pop("annotated", False):
+        torch.manual_seed(1)
+        values, annotated = randn(*queries.shape[:-1], V), torch.arange(M) % 3 == 0
+        options |= {"values": values, "annotated": annotated.expand(queries.shape[:-1])}
+    return adapt(queries, mixture, steps=steps, **options | more)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_never_falls(name: str) -> None:
+    queries, mixture = draw(D if name == "diagonal" else 1)
+    objective = run(name, queries, mixture, steps=100).objective
+    assert (objective.diff() >= -1e-9 * (1 + objective[:-1].abs())).all()
+    assert objective[-1] > objective[0] + 1
+
+
+def posterior(x: dict[str, Tensor], queries: Tensor, start: Mixture, priors: ConjugatePriors, **known: Any) -> Tensor:
+    """J written by hand, with torch's distributions as the priors; differentiable in what ``x`` holds."""
+    total = x["variances"]
+    mixture = replace(
+        start, vectors=x["vectors"], variances=total, noise=0.0, values=x["values"],
+        log_weights=x["log_weights"].log_softmax(-1),
+    )  # fmt: skip
+    spread = (total / priors.vectors).sqrt()
+    assert start.values is not None and start.value_variances is not None
+    value_spread = (start.value_variances / priors.values).sqrt()
+    log_prior = torch.distributions.Normal(start.vectors, spread).log_prob(x["vectors"]).sum()
+    log_prior = log_prior + torch.distributions.Normal(start.values, value_spread).log_prob(x["values"]).sum()
+    shape, rate = (torch.tensor(x, dtype=torch.double) for x in (priors.shape, priors.rate))
+    log_prior = log_prior + torch.distributions.Gamma(shape, rate).log_prob(1 / total).sum()
+    dirichlet = torch.distributions.Dirichlet(torch.full((N,), priors.weights, dtype=torch.double))
+    return evidence(queries, mixture, **known).sum() + log_prior + dirichlet.log_prob(x["log_weights"].softmax(-1))
+
+
+@pytest.mark.parametrize("columns", [1, D])
+def test_end_point_is_stationary(columns: int) -> None:
+    """The gradient of J, from torch's own densities, is zero where EM ends; J's rise is EM's to the last digit."""
+    queries, mixture = draw(columns)
+    priors = ConjugatePriors(0.7, 1.3, 2.5, 1.5, 1.8)
+    known = {"values": randn(M, V), "annotated": torch.arange(M) % 3 == 0}
+    covariance = "isotropic" if columns == 1 else "diagonal"
+    options: dict[str, Any] = {"moves": (*EVERYTHING, "values"), "covariance": covariance, "priors": priors, **known}
+    state = adapt(queries, mixture, steps=600, **options)
+
+    def parameters(at: Mixture, total: Tensor) -> dict[str, Tensor]:
+        assert at.values is not None
+        return {"vectors": at.vectors, "values": at.values, "variances": total, "log_weights": at.log_weights}
+
+    end = {k: v.clone().requires_grad_() for k, v in parameters(state.mixture, variances_of(state.mixture)).items()}
+    value = posterior(end, queries, mixture, priors, **known)
+    for gradient in torch.autograd.grad(value, list(end.values())):
+        assert gradient.abs().max() < 1e-8
+    start = posterior(parameters(mixture, variances_of(mixture) + 0.2), queries, mixture, priors, **known)
+    assert float(value.detach() - start) == pytest.approx(float(state.objective[-1] - state.objective[0]), abs=1e-8)
+
+
+def test_step_is_a_preconditioned_gradient() -> None:
+    """Fisher's identity at a random point: the M-step of the keys is the gradient of J over theta + alpha N."""
+    queries, mixture = draw()
+    keys, total = randn(N, D).requires_grad_(), variances_of(mixture) + 0.2
+    moved = replace(mixture, vectors=keys)
+    prior = torch.distributions.Normal(mixture.vectors, total.sqrt()).log_prob(keys).sum()
+    (gradient,) = torch.autograd.grad(evidence(queries, moved).sum() + prior, keys)
+    statistics = expected_statistics(queries, moved)
+    new = update_means(statistics.queries, statistics.count, mixture.vectors, keys, 1.0)
+    expected = gradient * total / (1 + statistics.count[:, None])
+    torch.testing.assert_close(new - keys, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("squares", [None, "isotropic", "diagonal", "full"])
+def test_statistics_in_parts(squares: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, mixture = draw(batch=(2,))
+    mask, visible = torch.rand(2, M) < 0.8, torch.rand(2, M, N) < 0.7
+    visible[:, 3] = False  # a query that sees nothing counts for nothing
+    known = {"values": randn(2, M, V), "annotated": torch.rand(2, M) < 0.5}
+    weights = responsibilities(queries, mixture, visible, **known) * mask[..., None]  # type: ignore[arg-type]
+    second = {None: None, "isotropic": queries.square().sum(-1, keepdim=True), "diagonal": queries.square()}
+    outer = queries[..., :, None] * queries[..., None, :]
+    shares = weights * known["annotated"][..., None]
+    monkeypatch.setattr("pyroformer.models.updates._entries", lambda *_: 7 * 2 * N)
+    found = expected_statistics(queries, mixture, visible=visible, mask=mask, squares=squares, **known)
+    assert found.values is not None and found.value_count is not None
+    torch.testing.assert_close(found.count, weights.sum(-2), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(found.queries, weights.mT @ queries, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(found.values, shares.mT @ known["values"], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(found.value_count, shares.sum(-2), rtol=1e-10, atol=1e-10)
+    log_p = evidence(queries, mixture, visible, **known)  # type: ignore[arg-type]
+    counted = mask & log_p.isfinite()
+    torch.testing.assert_close(found.evidence, torch.where(counted, log_p, 0).sum(-1), rtol=1e-10, atol=1e-10)
+    if squares == "full":
+        torch.testing.assert_close(found.squares, torch.einsum("bmn,bmde->bnde", weights, outer), rtol=1e-9, atol=1e-9)
+    elif squares is not None:
+        torch.testing.assert_close(found.squares, weights.mT @ second[squares], rtol=1e-10, atol=1e-10)  # type: ignore
+
+
+def test_masked_queries_and_components_change_nothing() -> None:
+    queries, mixture = draw()
+    expected = adapt(queries[:30], replace(mixture, log_weights=mixture.log_weights), steps=5)
+    mask = torch.arange(M) < 30
+    actual = adapt(queries.masked_fill(~mask[:, None], 7.0), mixture, steps=5, mask=mask)
+    torch.testing.assert_close(actual.mixture.vectors, expected.mixture.vectors, rtol=1e-10, atol=1e-10)
+    more = Mixture(
+        torch.cat([mixture.log_weights, torch.zeros(1).double()]), torch.cat([mixture.vectors, 9 * torch.ones(1, D)]),
+        torch.cat([variances_of(mixture), torch.ones(1, 1)]), torch.arange(N + 1) < N, noise=0.2,
+    )  # fmt: skip
+    actual = adapt(queries[:30], more, steps=5)
+    torch.testing.assert_close(actual.mixture.vectors[:N], expected.mixture.vectors, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(actual.objective, expected.objective, rtol=1e-10, atol=1e-10)
+
+
+def test_batches_are_problems_of_their_own() -> None:
+    queries, mixture = draw(batch=(2,))
+    both = adapt(queries, mixture, steps=4)
+    for row in range(2):
+        one = Mixture(mixture.log_weights[row], mixture.vectors[row], variances_of(mixture)[row], noise=0.2)
+        alone = adapt(queries[row], one, steps=4)
+        torch.testing.assert_close(both.mixture.vectors[row], alone.mixture.vectors, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(both.objective[row], alone.objective, rtol=1e-10, atol=1e-10)
+
+
+def test_empty_components_stay() -> None:
+    queries, mixture = draw()
+    far = replace(mixture, vectors=torch.cat([mixture.vectors[:-1], torch.full((1, D), 1e3).double()]))
+    for priors in (ConjugatePriors(vectors=0.0), ConjugatePriors()):
+        state = adapt(queries, far, steps=3, moves=EVERYTHING, priors=priors)
+        torch.testing.assert_close(state.mixture.vectors[-1], far.vectors[-1])
+        assert state.mixture.vectors.isfinite().all() and state.objective.isfinite().all()
+
+
+def test_component_on_one_query_keeps_a_variance() -> None:
+    queries, _ = draw()
+    queries[0] = 50.0
+    mixture = Mixture(
+        torch.zeros(2).double(), torch.stack([queries[0], queries[1]]), torch.ones(2, 1).double(), noise=0.0
+    )
+    for covariance in ("isotropic", "diagonal", "full"):
+        options: dict[str, Any] = {
+            "moves": EVERYTHING,
+            "covariance": covariance,
+            "priors": ConjugatePriors(vectors=0.0),
+        }
+        state = adapt(queries, mixture, steps=10, **options)
+        assert state.objective.isfinite().all() and evidence(queries, state.mixture).isfinite().all()
+
+
+def test_centre_of_the_step_before_climbs_the_likelihood_and_forgets_the_prior() -> None:
+    queries, mixture = draw()
+    previous = adapt(queries, mixture, steps=400, centre="previous").mixture
+    maximum = adapt(queries, mixture, steps=400, priors=ConjugatePriors(vectors=0.0)).mixture
+    anchored = adapt(queries, mixture, steps=400).mixture
+    likelihood = [float(evidence(queries, m).sum()) for m in (previous, maximum, anchored)]
+    assert likelihood[0] == pytest.approx(likelihood[1], abs=0.05) and likelihood[0] > likelihood[2] + 0.1
+    one = adapt(queries, mixture, steps=1, centre="previous").mixture.vectors
+    torch.testing.assert_close(one, adapt(queries, mixture, steps=1).mixture.vectors)
+
+
+def test_tolerance_stops() -> None:
+    queries, mixture = draw()
+    state = adapt(queries, mixture, steps=1000, tolerance=1e-6)
+    assert state.converged and 2 < state.objective.shape[-1] < 1000
+    assert not adapt(queries, mixture, steps=2, tolerance=1e-12).converged
+    still = adapt(queries, mixture, steps=0)
+    assert still.objective.shape == (1,) and torch.equal(
+        still.mixture.vectors.round(decimals=9), mixture.vectors.round(decimals=9)
+    )
+
+
+def test_variational_keys() -> None:
+    """The bound is one: under the evidence by importance sampling of the keys; and the predictive is broader."""
+    queries, mixture = draw()
+    state = adapt(queries, mixture, steps=200, variational=True)
+    total = variances_of(mixture) + 0.2
+    counts = state.counts[:, None]
+    torch.manual_seed(2)
+    noise = randn(4000, N, D)
+    posterior_sd, prior_sd = (total / (1 + counts)).sqrt(), total.sqrt()
+    keys = state.mixture.vectors + posterior_sd * noise
+    log_ratio = torch.distributions.Normal(mixture.vectors, prior_sd).log_prob(keys)
+    log_ratio = log_ratio - torch.distributions.Normal(state.mixture.vectors, posterior_sd).log_prob(keys)
+    draws = evidence(queries, replace(mixture, vectors=keys, variances=variances_of(mixture))).sum(-1)
+    log_weights = draws + log_ratio.sum((-1, -2))
+    collapsed, marginal = log_weights.mean(), log_weights.logsumexp(0) - math.log(len(noise))
+    assert state.objective[-1] < collapsed + 3 * log_weights.std() / math.sqrt(len(noise)) < marginal + 0.5
+    torch.testing.assert_close(variances_of(state.mixture) + 0.2, total * (1 + 1 / (1 + counts)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": -1}, "steps is -1; it must be at least 0"),
+        ({"moves": ("keys",)}, "moves names 'keys'; choose among vectors, values, variances, weights"),
+        ({"moves": ("values",)}, "values cannot move where none is known"),
+        ({"covariance": "round"}, "covariance is 'round'; choose one of isotropic, diagonal, full"),
+        ({"centre": "here"}, "centre is 'here'; choose one of initial, previous"),
+        ({"variational": True, "moves": ("vectors", "weights")}, "the variational form moves vectors alone"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
+    queries, mixture = draw()
+    with pytest.raises(ValueError, match=message):
+        adapt(queries, mixture, **options)
+
+
+def test_bad_mixture() -> None:
+    queries, mixture = draw()
+    with pytest.raises(ValueError, match="no component left"):
+        adapt(queries, replace(mixture, mask=torch.zeros(N, dtype=torch.bool)))
+    with pytest.raises(ValueError, match="rate is -1.0; it must be at least 0"):
+        ConjugatePriors(rate=-1.0)
+    with pytest.raises(ValueError, match="there are no queries"):
+        adapt(queries[:0], mixture)

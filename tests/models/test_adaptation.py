@@ -1,0 +1,119 @@
+"""Keys that adapt inside a network, against the EM driver, brute force and their own unrolled gradients."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from pyroformer.inference.em import ConjugatePriors, adapt
+from pyroformer.models import adaptation
+from pyroformer.models.adaptation import adapt_keys, causal_responsibilities
+from pyroformer.models.attention import attend
+from pyroformer.models.mixture import Mixture, responsibilities
+
+M, N, D = 12, 6, 3
+
+
+def randn(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.double)
+
+
+def draw(columns: int | None, *batch: int) -> tuple[Tensor, Mixture]:
+    variances = None if columns is None else torch.rand(*batch, N, columns, dtype=torch.double) + 0.1
+    weights = randn(*batch, N).log_softmax(-1)
+    return randn(*batch, M, D), Mixture(weights, randn(*batch, N, D), variances, values=randn(*batch, N, 2))
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("pseudo_counts", [1.0, 0.3, torch.linspace(0.2, 2, N, dtype=torch.double)])
+@pytest.mark.parametrize("columns", [None, 1, D])
+def test_adapted_keys_are_those_of_em(columns: int | None, pseudo_counts: float | Tensor) -> None:
+    queries, mixture = draw(columns, 2)
+    mixture = replace(mixture, mask=torch.tensor([[True] * N, [True] * 4 + [False] * 2]))
+    mask = torch.rand(2, M) < 0.8
+    expected = adapt(
+        queries, mixture, steps=4, mask=mask, priors=ConjugatePriors(vectors=pseudo_counts)
+    ).mixture.vectors
+    actual = adapt_keys(queries, mixture, steps=4, mask=mask, pseudo_counts=pseudo_counts).vectors
+    present = mixture.present[..., None]
+    close(torch.where(present, actual, 0), torch.where(present, expected, 0))
+
+
+@pytest.mark.parametrize("columns", [None, 1, D])
+def test_gradients_are_those_of_the_matrix(columns: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the normaliser is computed a few queries at a time."""
+    queries, mixture = draw(columns, 2)
+    leaves = [queries.requires_grad_(), mixture.vectors.requires_grad_()]
+    by_hand = mixture
+    for _ in range(3):
+        weights = responsibilities(queries, by_hand)
+        moved = (mixture.vectors + weights.mT @ queries) / (1 + weights.sum(-2))[..., None]
+        by_hand = replace(by_hand, vectors=moved)
+    upstream = randn(2, N, D)
+    expected = torch.autograd.grad(by_hand.vectors, leaves, upstream)
+    sizes: list[int] = []
+    whole = adaptation._log_sum_of_products
+    monkeypatch.setattr(adaptation, "LEAST_QUERIES", 5)
+    monkeypatch.setattr(adaptation, "_entries", lambda _: 1)
+    monkeypatch.setattr(adaptation, "_log_sum_of_products", lambda q, k: (sizes.append(q.shape[-2]), whole(q, k))[1])
+    actual = torch.autograd.grad(adapt_keys(queries, mixture, steps=3).vectors, leaves, upstream)
+    assert max(sizes) == 5
+    for a, e in zip(actual, expected, strict=True):
+        close(a, e, 1e-9)
+
+
+def brute_force(queries: Tensor, mixture: Mixture, steps: int, kappa: float, mask: Tensor) -> Tensor:
+    """Every query's own keys, written out."""
+    visible = torch.ones(len(queries), mixture.components, dtype=torch.bool).tril()
+    weights = responsibilities(queries, mixture, visible)
+    for _ in range(steps):
+        rows = []
+        counted = weights * mask[:, None]
+        for i in range(len(queries)):
+            total = counted[: i + 1].T @ queries[: i + 1]
+            keys = (kappa * mixture.vectors + total) / (kappa + counted[: i + 1].sum(0))[:, None]
+            rows.append(responsibilities(queries[i : i + 1], replace(mixture, vectors=keys), visible[i : i + 1]))
+        weights = torch.cat(rows)
+    return weights
+
+
+@pytest.mark.parametrize("columns", [None, 1])
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_causal_responsibilities_by_brute_force(columns: int | None, steps: int) -> None:
+    queries, mixture = draw(columns)
+    queries, mask = queries[:N], torch.tensor([True, True, False, True, True, True])
+    actual = causal_responsibilities(queries, mixture, steps=steps, pseudo_counts=0.7, mask=mask)
+    expected = brute_force(queries, mixture, steps, 0.7, mask)
+    close(actual[mask], expected[mask])
+
+
+def test_causal_adaptation_leaks_nothing() -> None:
+    """Editing a query and its component changes nothing before it, not by one bit."""
+    queries, mixture = draw(1, 2)
+    queries = queries[:, :N]
+    before = causal_responsibilities(queries, mixture, steps=4)
+    for tensor in (queries, mixture.vectors, mixture.variances, mixture.log_weights):
+        assert isinstance(tensor, Tensor)
+        tensor[:, 4] += 2
+    after = causal_responsibilities(queries, mixture, steps=4)
+    assert torch.equal(before[:, :4], after[:, :4]) and not torch.equal(before[:, 4:], after[:, 4:])
+
+
+def test_without_steps_it_is_attention() -> None:
+    queries, mixture = draw(None, 2)
+    queries = queries[:, :N]
+    assert mixture.values is not None
+    close(causal_responsibilities(queries, mixture, steps=0) @ mixture.values, attend(queries, mixture, causal=True))
+    assert adapt_keys(queries, mixture, steps=0) is mixture
+
+
+def test_bad_options() -> None:
+    queries, mixture = draw(D)
+    with pytest.raises(ValueError, match="causal adaptation needs point masses or isotropic variances"):
+        causal_responsibilities(queries[:N], mixture)
+    with pytest.raises(ValueError, match=r"pseudo_counts is 0.0; it must be positive"):
+        adapt_keys(queries, mixture, pseudo_counts=0.0)

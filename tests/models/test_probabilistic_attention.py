@@ -1,0 +1,180 @@
+"""The layer: softmax attention at its start, whatever its options; causal to the last bit; a cache that agrees."""
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import jaxtyping
+import pytest
+import torch
+from torch import Tensor
+
+from pyroformer.models.mixture import Mixture, evidence, posterior_variance
+from pyroformer.models.probabilistic_attention import ProbabilisticAttention
+from pyroformer.models.self_attention import KeyValueCache, SelfAttention
+from pyroformer.models.transformer import Decoder, TransformerConfig
+
+WIDTH, HEADS, TOKENS = 16, 2, 6
+
+
+def every_option() -> Iterator[dict[str, Any]]:
+    for precision, prior, components, null_unit, steps in product(
+        ("shared", "unit", "diagonal"), ("magnitude", "gated", "learned"), (1, 2), (False, True), (0, 2)
+    ):
+        if not (steps and precision == "diagonal"):
+            yield {
+                "precision": precision, "prior": prior, "components": components, "null_unit": null_unit,
+                "steps": steps,
+            }  # fmt: skip
+
+
+OPTIONS = [pytest.param(options, id=" ".join(map(str, options.values()))) for options in every_option()]
+SOME = [OPTIONS[i] for i in (0, 3, 7, 13, 22, 31, 40, 47, 53, 59)]
+
+
+def draw(options: dict[str, Any], moved: bool = True) -> tuple[ProbabilisticAttention, SelfAttention, Tensor]:
+    softmax = SelfAttention(WIDTH, HEADS).double()
+    layer = ProbabilisticAttention(WIDTH, HEADS, **options).double()
+    assert not layer.load_state_dict(softmax.state_dict(), strict=False).unexpected_keys
+    if moved:
+        for parameter in layer.parameters():
+            parameter.data.add_(0.3 * torch.randn_like(parameter))
+    return layer, softmax, torch.randn(3, TOKENS, WIDTH, dtype=torch.double)
+
+
+def padding() -> Tensor:
+    mask = torch.ones(3, TOKENS, dtype=torch.bool)
+    mask[1, 4:] = mask[2, :2] = False
+    return mask
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-11) -> None:
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("options", [p for p in OPTIONS if not (p.values[0]["steps"] or p.values[0]["null_unit"])])
+def test_it_starts_as_softmax_attention(options: dict[str, Any]) -> None:
+    layer, softmax, x = draw(options, moved=False)
+    for mask, causal in product((None, padding()), (False, True)):
+        close(layer(x, mask, causal), softmax(x, mask, causal))
+
+
+@pytest.mark.parametrize("options", SOME)
+def test_padding_changes_nothing(options: dict[str, Any]) -> None:
+    layer, _, x = draw(options)
+    for causal in (False, True):
+        edited = x.clone()
+        edited[1, 4:] = 7.0
+        close(layer(x, padding(), causal)[1, :4], layer(edited, padding(), causal)[1, :4])
+        close(layer(x, padding(), causal)[1:2, :4], layer(x[1:2, :4], None, causal))
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_later_token_changes_nothing_at_all(options: dict[str, Any]) -> None:
+    layer, _, x = draw(options)
+    edited = x.clone()
+    edited[:, 4] += 1
+    before, after = layer(x, causal=True), layer(edited, causal=True)
+    assert torch.equal(before[:, :4], after[:, :4]) and not torch.equal(before, after)
+
+
+@pytest.mark.parametrize("options", SOME)
+def test_cache_reads_on(options: dict[str, Any]) -> None:
+    layer, _, x = draw(options)
+    cache = KeyValueCache(TOKENS)
+    parts = [layer(x[:, :3], None, True, cache)]
+    parts += [layer(x[:, i : i + 1], None, True, cache) for i in range(3, TOKENS)]
+    close(torch.cat(parts, 1), layer(x, causal=True))
+
+
+@pytest.mark.parametrize("options", SOME)
+def test_gradients_reach_every_parameter(options: dict[str, Any]) -> None:
+    layer, _, x = draw(options)
+    loss = layer(x, padding()).square().sum() + layer(x, padding(), True).square().sum()
+    for name, gradient in zip(
+        dict(layer.named_parameters()), torch.autograd.grad(loss, layer.parameters()), strict=True
+    ):
+        assert gradient.isfinite().all() and (gradient != 0).any(), name
+
+
+def test_at_the_start_too_every_departure_has_a_gradient() -> None:
+    layer, _, x = draw({"precision": "diagonal", "prior": "learned", "components": 2, "null_unit": True}, moved=False)
+    started = {id(parameter) for parameter in layer.reset_to_softmax()}
+    loss = (layer(x, causal=True) * torch.randn_like(x)).sum()
+    for name, parameter in layer.named_parameters():
+        (gradient,) = torch.autograd.grad(loss, parameter, retain_graph=True)
+        if id(parameter) in started:
+            assert (gradient != 0).any(), name
+
+
+@pytest.mark.parametrize("precision", ["shared", "unit", "diagonal"])
+def test_posterior_is_that_of_the_mixture_it_says(precision: str) -> None:
+    layer, _, x = draw({"precision": precision, "prior": "learned"})
+    found = layer.posterior(x)
+    width = WIDTH // HEADS
+    queries, keys, values = layer.qkv(x).unflatten(-1, (3, HEADS, width)).permute(2, 0, 3, 1, 4)
+    if precision == "shared":
+        read = layer.log_precision[:, None, None]  # type: ignore[index]
+    else:
+        read = layer.log_precision(x)  # type: ignore[operator]
+    a = read.exp() / width**0.5
+    assert layer.gamma is not None and layer.log_prior is not None
+    log_weights = layer.gamma[:, None] * 0.5 * (a * keys.square()).sum(-1) + layer.log_prior(x)[..., 0]
+    mixture = Mixture(log_weights, keys, 1 / a, values=values, noise=0.0)
+    close(found.evidence, evidence(queries, mixture))
+    close(found.variance, posterior_variance(queries, mixture))
+    close(layer.out(found.mean.transpose(1, 2).flatten(-2)), layer(x))
+
+
+@pytest.mark.parametrize("options", [{}, {"key_precision": "diagonal", "key_prior": "learned"}])
+def test_a_seed_gives_the_network_of_softmax_attention(options: dict[str, Any]) -> None:
+    sizes: dict[str, Any] = {"vocabulary": 50, "window": 12, "width": 32, "heads": 2}
+    texts, hidden = torch.randint(3, 50, (4, 12)), []
+    for config in (TransformerConfig(**sizes), TransformerConfig(**sizes, attention="probabilistic", **options)):
+        torch.manual_seed(0)
+        hidden.append(Decoder(config).double()(texts))
+    close(hidden[1], hidden[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"width": 15}, "width 15 is not a multiple of 2 heads"),
+        ({"precision": "free"}, "precision is 'free'; choose one of shared, unit, diagonal"),
+        ({"prior": "flat"}, "prior is 'flat'; choose one of magnitude, gated, learned"),
+        ({"components": 0}, "components is 0; a key needs at least 1"),
+        ({"steps": -1}, "steps is -1; it must be at least 0"),
+        ({"pseudo_counts": 0.0}, "pseudo_counts is 0.0; it must be positive"),
+        ({"steps": 1, "dropout": 0.1}, "keys that adapt need dropout=0"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
+    with pytest.raises(ValueError, match=message):
+        ProbabilisticAttention(**{"width": WIDTH, "heads": HEADS} | options)
+
+
+def test_a_posterior_needs_one_mixture() -> None:
+    layer = ProbabilisticAttention(WIDTH, HEADS, steps=1)
+    with pytest.raises(ValueError, match="keys that adapt causally have no one mixture"):
+        layer.posterior(torch.randn(1, 3, WIDTH), causal=True)
+
+
+def test_dropout_acts_in_training_only() -> None:
+    layer = ProbabilisticAttention(WIDTH, HEADS, dropout=0.5)
+    x = torch.randn(2, TOKENS, WIDTH)
+    assert not torch.equal(layer(x), layer(x))
+    layer.eval()
+    assert torch.equal(layer(x), layer(x))
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize(
+    "options", [{}, {"precision": "shared"}, {"precision": "diagonal", "components": 2}, {"steps": 1}]
+)
+def test_it_compiles_in_one_graph(options: dict[str, Any]) -> None:
+    layer = ProbabilisticAttention(WIDTH, HEADS, **options)
+    x = torch.randn(2, TOKENS, WIDTH)
+    expected = layer(x, causal=True)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, causal=True), expected)
