@@ -16,8 +16,8 @@ References:
     Probabilistic Attention for Interactive Segmentation (Gabbur et al., 2021). https://arxiv.org/abs/2106.15338
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import pyro
@@ -37,7 +37,7 @@ from .mixture_priors import GaussianVectors, VectorsPrior
 from .priors import WeightPrior
 from .updates import ConjugatePriors
 
-__all__ = ["Bank", "MixtureAttention", "gather", "masked_logits", "normal_of_unit"]
+__all__ = ["Bank", "MixtureAttention", "gather", "inside", "masked_logits", "normal_of_unit"]
 
 Prior = nn.Module | Distribution | Callable[..., Distribution]
 
@@ -137,7 +137,7 @@ class MixtureAttention(LocalModule):
         # building a model must not move the noise of what follows
         with torch.no_grad(), torch.random.fork_rng(devices=[]), poutine.block():
             self._read_priors()
-            self._draw(self._plates(self.leading))
+            self._draw(self.plates(self.leading))
 
     @classmethod
     def conjugate(
@@ -157,7 +157,7 @@ class MixtureAttention(LocalModule):
         Examples:
             >>> mixture = pf.Mixture(torch.zeros(5).log_softmax(-1), torch.randn(5, 2), noise=1.0)
             >>> MixtureAttention.conjugate(mixture).key_prior.pseudo_counts
-            tensor(1.)
+            tensor([1., 1., 1., 1., 1.])
         """
         priors = ConjugatePriors() if priors is None else priors
         chosen: dict[str, Any] = {}
@@ -251,12 +251,10 @@ class MixtureAttention(LocalModule):
             ValueError: If shapes do not fit or values are given to a mixture without value variances.
         """
         shape = self._token_shape(queries, values, annotated, visible, mask, tokens)
-        plates = self._plates(shape[:-1])
+        plates = self.plates(shape[:-1])
         bank = self._draw(plates)
         seen, counted = self.sight(visible, mask)
-        with ExitStack() as stack:
-            for plate in (*plates, pyro.plate("tokens", shape[-1], dim=-1)):
-                stack.enter_context(plate)
+        with inside(*plates, pyro.plate("tokens", shape[-1], dim=-1)):
             law = dist.Categorical(logits=masked_logits(bank.log_weights, seen, counted))
             assignment = pyro.sample("assignment", law, infer={"enumerate": "parallel"})
             law = normal_of_unit(bank.keys, bank.precision, assignment)
@@ -281,6 +279,14 @@ class MixtureAttention(LocalModule):
             counted = seen.any(-1) if mask is None else seen.any(-1) & mask
         return seen, counted
 
+    def plates(self, leading: Sequence[int]) -> list[Any]:
+        """A plate for each leading dimension, from the left."""
+        names = {-2: "heads", -3: TEXTS}
+        dims = range(-1 - len(leading), -1)
+        return [
+            pyro.plate(names.get(dim, f"batch_{-dim}"), size, dim=dim) for dim, size in zip(dims, leading, strict=True)
+        ]
+
     def _draw(self, plates: Sequence[Any]) -> Bank:
         """The units' sites, in those of the queries' plates that are the mixture's own."""
         leading, draws = self.leading, dict[str, Tensor]()
@@ -296,14 +302,6 @@ class MixtureAttention(LocalModule):
         if self.value_prior is not None:
             draws["values"] = _sampled("values", self.value_prior(self.bank(draws).value_precision), units)
         return self.bank(draws)
-
-    def _plates(self, leading: Sequence[int]) -> list[Any]:
-        """A plate for each leading dimension, from the left."""
-        names = {-2: "heads", -3: TEXTS}
-        dims = range(-1 - len(leading), -1)
-        return [
-            pyro.plate(names.get(dim, f"batch_{-dim}"), size, dim=dim) for dim, size in zip(dims, leading, strict=True)
-        ]
 
     def _unit_mask(self) -> Tensor:
         """Which units exist, in the shape of the weights."""
@@ -395,6 +393,15 @@ def gather(rows: Float[Tensor, "*batch n d"], assignment: Int[Tensor, "*tokens m
     return Vindex(rows.unsqueeze(-3))[..., assignment, :]
 
 
+@contextmanager
+def inside(*plates: Any) -> Iterator[None]:
+    """Several plates as one context."""
+    with ExitStack() as stack:
+        for plate in plates:
+            stack.enter_context(plate)
+        yield
+
+
 def normal_of_unit(rows: Tensor, precision: Tensor, assignment: Tensor) -> Any:
     """The law of what a token shows of its unit: around the unit's row, with the unit's precision."""
     scale = precision.rsqrt()
@@ -410,9 +417,7 @@ def masked_logits(logits: Tensor, seen: Tensor | None, counted: Tensor | None) -
 
 
 def _sampled(name: str, law: Any, plates: Sequence[Any]) -> Tensor:
-    with ExitStack() as stack:
-        for plate in plates:
-            stack.enter_context(plate)
+    with inside(*plates):
         draw: Tensor = pyro.sample(name, law)
     return draw
 

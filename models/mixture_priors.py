@@ -63,7 +63,7 @@ class GaussianVectors(VectorsPrior):
         if not bool((kappa > 0).all()):
             raise ValueError(f"pseudo_counts is {float(kappa.min())}; it must be positive: leave the prior out instead")
         self.register_buffer("initial", initial)
-        self.register_buffer("pseudo_counts", kappa)
+        self.register_buffer("pseudo_counts", kappa.expand(initial.shape[:-1]).clone())
 
     def forward(self, precision: Float[Tensor, "..."]) -> Distribution:
         scale = (self.pseudo_counts[..., None] * precision).rsqrt()
