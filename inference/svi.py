@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+import pyro
 import torch
 from torch import nn
 
-from .elbo import ELBO, Objective
+from .elbo import ELBO
 
 __all__ = ["SVI"]
 
@@ -14,11 +15,13 @@ __all__ = ["SVI"]
 class SVI:
     r"""Pyro's ``SVI`` for modules: ``step`` and ``evaluate_loss``, with a torch optimiser and no parameter store.
 
+    Parameters that only the first call makes, as of :class:`~pyroformer.guides.automatic.Automatic`, are trained too.
+
     Arguments:
         model: The generative model.
         guide: Its posterior, or None where nothing is latent.
         optimiser: A torch optimiser class, or a function that makes one from parameters.
-        loss: The objective; the ELBO by default.
+        loss: The objective: the ELBO by default, or any of Pyro's, such as ``TraceEnum_ELBO`` for a mixture.
         options: What the optimiser is made with, for example ``lr``.
 
     Examples:
@@ -38,21 +41,33 @@ class SVI:
         model: nn.Module,
         guide: nn.Module | None,
         optimiser: Callable[..., torch.optim.Optimizer],
-        loss: ELBO | None = None,
+        loss: pyro.infer.ELBO | None = None,
         **options: Any,
     ) -> None:
-        self.objective: Objective = (loss or ELBO())(model, guide)
-        self.optimiser = optimiser(self.objective.parameters(), **options)
+        loss = ELBO() if loss is None else loss
+        latent = guide if guide is not None or isinstance(loss, ELBO) else _Nothing()
+        self.objective: nn.Module = loss(model, latent)  # type: ignore[arg-type]  # ours takes None
+        self._make = lambda parameters: optimiser(parameters, **options)
+        self.optimiser: torch.optim.Optimizer | None = None  # made at the first step, when all parameters exist
 
-    def step(self, *args: Any) -> float:
+    def step(self, *args: Any, **kwargs: Any) -> float:
         """One gradient step on a batch; the loss before it, in nats per text."""
+        loss = self.objective(*args, **kwargs)
+        if self.optimiser is None:
+            self.optimiser = self._make(self.objective.parameters())
         self.optimiser.zero_grad()
-        loss = self.objective(*args)
         loss.backward()
         self.optimiser.step()
         return float(loss.detach())
 
     @torch.no_grad()
-    def evaluate_loss(self, *args: Any) -> float:
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
         """The loss of a batch, with nothing learnt from it."""
-        return float(self.objective(*args))
+        return float(self.objective(*args, **kwargs))
+
+
+class _Nothing(nn.Module):
+    """The guide of a model in which nothing is latent."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> None:
+        return None

@@ -1,0 +1,317 @@
+r"""Amortised posteriors of the mixture that attention is inference in: networks that read the queries.
+
+The story of each::
+
+    AssignmentGuide   assignment_m ~ Categorical(affine in q_m, or in q_m and its squares)
+                      value_m      ~ Normal(mu[assignment], 1 / beta[assignment])     where values are free
+    ValueGuide        value_m      ~ Normal(m(q_m), s(q_m))                           with assignments summed out
+    KeyGuide          keys_n       ~ Normal(m_n, s_n), read off the whole set of queries
+                      assignment_m ~ Categorical(optimal given these)                 if it is not summed out
+
+Each starts at what is known in closed form, attention, its two moments and the variational update, and learns what is
+left. None reads the text in any other way than attention does.
+"""
+
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Bool, Float
+from pyro import poutine
+from torch import Tensor, nn
+
+from ..models.attention import attend
+from ..models.base import LocalModule
+from ..models.mixture import log_joint, posterior_mean, posterior_variance
+from ..models.mixture_attention import MixtureAttention, inside, masked_logits, normal_of_unit
+from ..models.mixture_priors import GaussianVectors
+from ..models.updates import expected_statistics, update_means
+
+__all__ = ["AssignmentGuide", "KeyGuide", "MixtureGuide", "ValueGuide"]
+
+Features = Literal["linear", "norm", "squares"]
+Start = Literal["attention", "random"]
+
+
+class MixtureGuide(LocalModule):
+    r"""Base class: a guide is called like its model, which it may read but does not own."""
+
+    def __init__(self, model: MixtureAttention) -> None:
+        super().__init__()
+        self._owner = (model,)  # a tuple keeps the model from being registered as a child
+
+    @property
+    def model(self) -> MixtureAttention:
+        return self._owner[0]
+
+    def tokens(self, queries: Tensor) -> list[Any]:
+        """The plates of the queries."""
+        return [*self.model.plates(queries.shape[:-2]), pyro.plate("tokens", queries.shape[-2], dim=-1)]
+
+    def sample_value(self, law: Any, values: Tensor | None, annotated: Tensor | None, counted: Tensor | None) -> None:
+        """The model's site of the values that are not known, if there are any."""
+        if values is not None and annotated is None:
+            return
+        with poutine.mask(mask=True if counted is None else counted):
+            if annotated is None:
+                pyro.sample("value", law)
+                return
+            with poutine.mask(mask=~annotated):
+                pyro.sample("value_unobserved", law)
+
+
+class AssignmentGuide(MixtureGuide):
+    r"""A classifier of queries: which unit each came from.
+
+    .. math:: g_n(q) = a_n \cdot q + c_n \; [ + b_n \cdot q^2 ]
+
+    With :math:`a_n = \alpha_n \xi_n` this is dot-product attention, the exact posterior if all units have one
+    precision: its gap is zero. Units of their own precisions need the squared norm of the query as a feature too, and
+    diagonal ones the square of each entry. Known values it does not read.
+
+    Arguments:
+        model: A model whose units have no prior.
+        features: ``linear``, ``norm`` (and the squared norm) or ``squares`` (and every entry's square).
+        start: ``attention``, the posterior itself as far as the features can tell it, or ``random``.
+
+    Raises:
+        ValueError: If an option has no such name.
+
+    Examples:
+        >>> mixture = pf.Mixture.from_attention(torch.randn(5, 8), torch.randn(5, 8))
+        >>> guide = AssignmentGuide(MixtureAttention(mixture))
+        >>> attention = (torch.randn(3, 8) @ mixture.vectors.T / 8**0.5).softmax(-1)
+        >>> guide.logits(torch.randn(3, 8)).shape
+        torch.Size([3, 5])
+    """
+
+    def __init__(self, model: MixtureAttention, features: Features = "linear", start: Start = "attention") -> None:
+        super().__init__(model)
+        _check_choice("features", features, get_args(Features))
+        _check_choice("start", start, get_args(Start))
+        bank = model.bank()
+        keys, precision = bank.keys.detach(), bank.precision.detach()
+        slope = precision * keys
+        each = precision.expand(slope.shape)
+        log_weights = bank.log_weights.detach().reshape(model.log_weights.shape)
+        bias = log_weights + 0.5 * (each.log() - each * keys.square()).sum(-1)
+        curvature = -0.5 * (each if features == "squares" else each.mean(-1, keepdim=True))
+        if start == "random":
+            slope, bias, curvature = 0.1 * torch.randn_like(slope), torch.zeros_like(bias), torch.zeros_like(curvature)
+        self.slope = nn.Parameter(slope.clone())
+        self.bias = nn.Parameter(torch.where(bias.isfinite(), bias, 0))  # the model masks what has no weight
+        self.curvature = None if features == "linear" else nn.Parameter(curvature.clone())
+
+    def logits(self, queries: Float[Tensor, "*batch m d"]) -> Float[Tensor, "*batch m n"]:
+        """The log posterior of each unit, up to a constant of each query."""
+        logits = queries @ self.slope.mT + self.bias[..., None, :]
+        if self.curvature is None:
+            return logits
+        squares = queries.square()
+        squares = squares if self.curvature.shape[-1] > 1 else squares.sum(-1, keepdim=True)
+        return logits + squares @ self.curvature.mT
+
+    def forward(
+        self,
+        queries: Float[Tensor, "*batch m d"],
+        values: Float[Tensor, "*#batch m v"] | None = None,
+        annotated: Bool[Tensor, "*#batch m"] | None = None,
+        *,
+        visible: Bool[Tensor, "*#batch #m n"] | None = None,
+        mask: Bool[Tensor, "*#batch m"] | None = None,
+    ) -> None:
+        seen, counted = self.model.sight(visible, mask)
+        logits = masked_logits(self.logits(queries), seen, counted)
+        with inside(*self.tokens(queries)):
+            assignment = pyro.sample("assignment", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
+            if self.model.free_values:
+                bank = self.model.bank()
+                assert bank.values is not None and bank.value_precision is not None
+                law = normal_of_unit(bank.values, bank.value_precision, assignment)
+                self.sample_value(law, values, annotated, counted)
+
+
+class ValueGuide(MixtureGuide):
+    r"""A Gaussian for the value of each query, with the two moments of attention where it starts.
+
+    .. math::
+        v \sim N\left( \bar v + s_0 \, f(q),\; s_0^2 e^{2 g(q)} \right), \qquad
+        \bar v = E[v \mid q], \quad s_0^2 = \text{Var}[v \mid q]
+
+    One Gaussian cannot be a mixture, so that some gap is left where attention has several modes.
+
+    Arguments:
+        model: A model with ``free_values``, whose units have no prior.
+        hidden: Width of the network, whose output starts at zero.
+
+    Raises:
+        ValueError: If the model's values are not free.
+
+    Examples:
+        >>> mixture = pf.Mixture.from_attention(torch.randn(5, 8), torch.randn(5, 4), value_variances=torch.ones(1, 1))
+        >>> guide = ValueGuide(MixtureAttention(mixture, free_values=True))
+        >>> mean, scale = guide.moments(torch.randn(3, 8))
+        >>> mean.shape, scale.shape
+        (torch.Size([3, 4]), torch.Size([3, 4]))
+    """
+
+    def __init__(self, model: MixtureAttention, hidden: int = 32) -> None:
+        super().__init__(model)
+        if not model.free_values or model.unit_values is None:
+            raise ValueError("the model's values are not sites: make it with free_values=True")
+        width = model.unit_values.shape[-1]
+        self.network = _residual(model.vectors.shape[-1] + 2 * width, hidden, 2 * width, model.vectors)
+
+    def moments(
+        self, queries: Float[Tensor, "*batch m d"], visible: Bool[Tensor, "*#batch #m n"] | None = None
+    ) -> tuple[Float[Tensor, "*batch m v"], Float[Tensor, "*batch m v"]]:
+        """Mean and scale of each query's value."""
+        mixture = self.model.mixture()
+        if visible is None:
+            mean, variance = attend(queries, mixture), attend(queries, mixture, returns="variance")
+        else:
+            mean, variance = (f(queries, mixture, visible) for f in (posterior_mean, posterior_variance))
+        scale = torch.where(variance > 0, variance, 1).sqrt()  # 0 only where nothing is seen
+        shift, log_ratio = self.network(torch.cat([queries, mean, scale.log()], -1)).chunk(2, -1)
+        return mean + scale * shift, scale * log_ratio.exp()
+
+    def forward(
+        self,
+        queries: Float[Tensor, "*batch m d"],
+        values: Float[Tensor, "*#batch m v"] | None = None,
+        annotated: Bool[Tensor, "*#batch m"] | None = None,
+        *,
+        visible: Bool[Tensor, "*#batch #m n"] | None = None,
+        mask: Bool[Tensor, "*#batch m"] | None = None,
+    ) -> None:
+        _, counted = self.model.sight(visible, mask)
+        queries = queries if counted is None else torch.where(counted[..., None], queries, 0)
+        law = dist.Normal(*self.moments(queries, visible)).to_event(1)
+        with inside(*self.tokens(queries)):
+            self.sample_value(law, values, annotated, counted)
+
+
+class KeyGuide(MixtureGuide):
+    r"""Gaussians for the keys, from the statistics of the whole set of queries.
+
+    .. math::
+        \xi_n \sim N\left( m_n + s_n f(\cdot), \; s_n^2 e^{2 g(\cdot)} \right), \qquad
+        m_n = \frac{\kappa \xi_n^0 + \sum_m w_{mn} q_m}{\kappa + N_n}, \quad s_n^2 = \frac{1}{\alpha_n (\kappa + N_n)}
+
+    :math:`m` and :math:`s` are those of variational EM, with no gradient through them; :math:`f` and :math:`g` read
+    what the statistics of a unit say and start at zero.
+
+    Arguments:
+        model: A model whose keys have the prior :class:`~pyroformer.models.mixture_priors.GaussianVectors`, and whose
+            other parts have none.
+        hidden: Width of the network.
+        steps: Steps of variational EM.
+        assignment: Whether assignments are sites of the guide, independent of the keys. Summing them out in the model,
+            the default, gives the tighter bound.
+
+    Raises:
+        ValueError: If the model has other priors, ``steps`` is below 1, or the queries have dimensions that the keys
+            have not.
+
+    References:
+        Probabilistic Transformers (Movellan and Gabbur, 2020). https://arxiv.org/abs/2010.15583
+
+    Examples:
+        >>> mixture = pf.Mixture(torch.zeros(5).log_softmax(-1), torch.randn(5, 2), noise=1.0)
+        >>> guide = KeyGuide(MixtureAttention.conjugate(mixture))
+        >>> mean, scale = guide.moments(torch.randn(20, 2))
+        >>> mean.shape, scale.shape
+        (torch.Size([5, 2]), torch.Size([5, 2]))
+    """
+
+    def __init__(self, model: MixtureAttention, hidden: int = 32, steps: int = 20, assignment: bool = False) -> None:
+        super().__init__(model)
+        others = (model.precision_prior, model.weight_prior, model.value_prior)
+        if not isinstance(model.key_prior, GaussianVectors) or any(prior is not None for prior in others):
+            raise ValueError(
+                "the variational update needs keys with GaussianVectors as their prior, and no other prior"
+            )
+        if steps < 1:
+            raise ValueError(f"steps is {steps}; it must be at least 1")
+        self.prior = (model.key_prior,)
+        self.steps = steps
+        self.assignment = assignment
+        width = model.vectors.shape[-1]
+        self.network = _residual(width + 1, hidden, width + 1, model.vectors)
+
+    def moments(
+        self,
+        queries: Float[Tensor, "*batch m d"],
+        values: Float[Tensor, "*#batch m v"] | None = None,
+        annotated: Bool[Tensor, "*#batch m"] | None = None,
+        *,
+        visible: Bool[Tensor, "*#batch #m n"] | None = None,
+        mask: Bool[Tensor, "*#batch m"] | None = None,
+    ) -> tuple[Float[Tensor, "*batch n d"], Float[Tensor, "*batch n d"]]:
+        """Mean and scale of each key."""
+        if queries.ndim - 2 != len(self.model.leading):
+            raise ValueError(
+                f"queries have {queries.ndim - 2} leading dimensions and keys {len(self.model.leading)}; "
+                "a posterior of shared keys needs their queries in one set"
+            )
+        data = {"values": values, "annotated": annotated, "visible": visible, "mask": mask}
+        means, strength = self._variational(queries, data)
+        prior, precision = self.prior[0], self.model.bank().precision
+        scale = (precision * strength[..., None]).rsqrt().expand(means.shape)
+        moved = (means - prior.initial) * precision.sqrt()
+        features = torch.cat([moved, (strength / prior.pseudo_counts).log()[..., None]], -1)
+        output = self.network(features)
+        return means + scale * output[..., :-1], scale * output[..., -1:].exp()
+
+    def forward(
+        self,
+        queries: Float[Tensor, "*batch m d"],
+        values: Float[Tensor, "*#batch m v"] | None = None,
+        annotated: Bool[Tensor, "*#batch m"] | None = None,
+        *,
+        visible: Bool[Tensor, "*#batch #m n"] | None = None,
+        mask: Bool[Tensor, "*#batch m"] | None = None,
+    ) -> None:
+        model = self.model
+        means, scale = self.moments(queries, values, annotated, visible=visible, mask=mask)
+        *plates, tokens = self.tokens(queries)
+        with inside(*plates, pyro.plate("units", model.components, dim=-1)):
+            pyro.sample("keys", dist.Normal(means, scale).to_event(1))
+        if not self.assignment:
+            return
+        seen, counted = model.sight(visible, mask)
+        blurred = 0.5 * (model.bank().precision * scale.square()).sum(-1)
+        mixture = replace(model.mixture(), vectors=means)
+        logits = log_joint(queries, mixture, None, values, annotated) - blurred[..., None, :]
+        with inside(*plates, tokens):
+            law = dist.Categorical(logits=masked_logits(logits, seen, counted))
+            pyro.sample("assignment", law, infer={"enumerate": "parallel"})
+
+    @torch.no_grad()
+    def _variational(self, queries: Tensor, data: dict[str, Tensor | None]) -> tuple[Tensor, Tensor]:
+        """Means of the keys and how many queries they are worth, after variational EM from the prior."""
+        prior, mixture = self.prior[0], self.model.mixture()
+        means, kappa = prior.initial, prior.pseudo_counts
+        strength = kappa
+        for _ in range(self.steps):
+            weights = mixture.log_weights - 0.5 * mixture.width / strength
+            state = replace(mixture, log_weights=weights, vectors=means)
+            statistics = expected_statistics(queries, state, **data)  # type: ignore[arg-type]
+            means = update_means(statistics.queries, statistics.count, prior.initial, means, kappa)
+            strength = kappa + statistics.count
+        return means, strength
+
+
+def _residual(inputs: int, hidden: int, outputs: int, like: Tensor) -> nn.Sequential:
+    """A small network whose output is zero at the start."""
+    last = nn.Linear(hidden, outputs)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.SiLU(), last).to(like)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}")

@@ -1,0 +1,473 @@
+r"""Attention as a generative model: every query, and the value that belongs to it, came from one unit of a mixture.
+
+The story of one bank of N units and the M tokens that it explains::
+
+    weights        ~ WeightPrior                        pi, or held fixed, as is each of the four
+    precision_n    ~ a prior over precisions            alpha_n
+    keys_n         ~ VectorsPrior(precision_n)          xi_n
+    values_n       ~ VectorsPrior(value precision_n)    mu_n
+    assignment_m   ~ Categorical(pi)                    which unit; summed out: its posterior is the attention matrix
+    query_m        ~ Normal(xi[assignment], 1 / alpha[assignment])
+    value_m        ~ Normal(mu[assignment], 1 / beta[assignment])      known for the annotated tokens
+
+References:
+    Probabilistic Transformers (Movellan and Gabbur, 2020). https://arxiv.org/abs/2010.15583
+
+    Probabilistic Attention for Interactive Segmentation (Gabbur et al., 2021). https://arxiv.org/abs/2106.15338
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Bool, Float, Int
+from pyro import poutine
+from pyro.ops.indexing import Vindex
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from .adapters import as_prior
+from .base import TEXTS, LocalModule
+from .distributions import log_simplex
+from .mixture import Mixture, log_sum
+from .mixture_priors import GaussianVectors, VectorsPrior
+from .priors import WeightPrior
+from .updates import ConjugatePriors
+
+__all__ = ["Bank", "MixtureAttention", "gather", "inside", "masked_logits", "normal_of_unit"]
+
+Prior = nn.Module | Distribution | Callable[..., Distribution]
+
+
+class Bank(NamedTuple):
+    """The units, as they were drawn or as they are held fixed; particles and other draws come before ``batch``."""
+
+    log_weights: Float[Tensor, "..."]  # [*batch 1 N], or [N] of a single bank
+    keys: Float[Tensor, "..."]  # [*batch N D]
+    precision: Float[Tensor, "..."]  # [*batch N|1 D|1]
+    values: Float[Tensor, "..."] | None  # [*batch N V]
+    value_precision: Float[Tensor, "..."] | None  # [*batch N|1 V|1]
+
+
+class MixtureAttention(LocalModule):
+    r"""The joint density of queries, their values and the mixture that they came from.
+
+    .. math::
+        p(q, v, \xi, \mu, \alpha, \pi) = p(\pi) \prod_n p(\alpha_n) \, p(\xi_n \mid \alpha_n) \, p(\mu_n)
+        \prod_m \sum_n \pi_n N(q_m; \xi_n, \alpha_n^{-1}) \left[ N(v_m; \mu_n, \beta_n^{-1}) \right]
+
+    ``TraceEnum_ELBO().compute_marginals(model, guide, queries)["assignment"]`` is the attention matrix; with point
+    masses for whatever has a prior, the loss is minus the log joint, exactly: what :mod:`~pyroformer.inference.em`
+    maximises.
+
+    Plates are ``units`` and ``tokens``, siblings at dim -1, ``heads`` at -2, ``texts`` at -3 and ``batch_4``, ...
+    further left: as many as the mixture has leading dimensions. Queries may have more of them than the mixture, which
+    they then share. ``max_plate_nesting`` is 1 plus the number of the queries' leading dimensions.
+
+    What has a prior is a site of the same name: ``weights`` (:math:`(*, 1, N)`, or :math:`(N)` of a single bank),
+    ``precision`` (:math:`(*, N)`, or :math:`(*, N, D)` if the prior has one for each dimension), ``keys`` and
+    ``values`` (:math:`(*, N, D)` and :math:`(*, N, V)`).
+
+    Arguments:
+        mixture: The units: weights that sum to one, keys (its vectors), the variance of a query (its variances plus its
+            noise), values and their variances. What has no prior stays as it is, and trains if it is an
+            ``nn.Parameter``.
+        keys: Prior over the keys, called with the precisions; see :class:`~.mixture_priors.VectorsPrior`.
+        values: Prior over the values, called with their precisions.
+        precision: Prior over the precision of queries, with event shape () for one a unit or :math:`(D)`.
+        weights: Prior over the weights or their logarithms, called with a mask of the units that exist; the mixture's
+            own weights then say only that.
+        free_values: Whether values that are not known are sites too, ``value`` if none is known and
+            ``value_unobserved`` beside those that are. Otherwise they are integrated out.
+
+    Raises:
+        ValueError: If a precision is not positive, weights do not sum to one, no unit is left, a prior has another
+            shape or support than its place asks for, or values are asked of a mixture that has none.
+
+    Examples:
+        >>> from pyro.infer import TraceEnum_ELBO
+        >>> keys, values, queries = torch.randn(5, 8), torch.randn(5, 4), torch.randn(3, 8)
+        >>> mixture = pf.Mixture.from_attention(keys, values)
+        >>> model = MixtureAttention(mixture)
+        >>> attention = TraceEnum_ELBO(max_plate_nesting=1).compute_marginals(model, lambda *_: None, queries)
+        >>> torch.allclose(attention["assignment"].probs @ values, pf.attend(queries, mixture), atol=1e-5)
+        True
+    """
+
+    vectors: Tensor
+    log_weights: Tensor
+    noise: Tensor
+    variances: Tensor | None
+    mask: Tensor | None
+    unit_values: Tensor | None
+    value_variances: Tensor | None
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        *,
+        keys: Prior | None = None,
+        values: Prior | None = None,
+        precision: Prior | None = None,
+        weights: Prior | None = None,
+        free_values: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_mixture(mixture, weighted=weights is None)
+        if (free_values or values is not None) and mixture.value_variances is None:
+            raise ValueError("values need a mixture with values and value_variances: give it both")
+        present = mixture.present
+        vectors = mixture.vectors if mixture.mask is None else torch.where(present[..., None], mixture.vectors, 0)
+        _hold(self, "vectors", vectors)
+        _hold(self, "log_weights", mixture.log_weights)
+        _hold(self, "noise", torch.as_tensor(mixture.query_noise, dtype=vectors.dtype, device=vectors.device))
+        _hold(self, "variances", mixture.dense_variances())
+        _hold(self, "mask", None if bool(present.all()) else present)
+        _hold(self, "unit_values", mixture.values)
+        _hold(self, "value_variances", mixture.value_variances)
+        self.free_values = free_values
+        self.key_prior = None if keys is None else as_prior(keys, VectorsPrior, "keys")
+        self.value_prior = None if values is None else as_prior(values, VectorsPrior, "values")
+        self.precision_prior = None if precision is None else as_prior(precision, nn.Module, "precision")
+        self.weight_prior = None if weights is None else as_prior(weights, WeightPrior, "weights")
+        self._log_weights_drawn = self._diagonal = False
+        # building a model must not move the noise of what follows
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), poutine.block():
+            self._read_priors()
+            self._draw(self.plates(self.leading))
+
+    @classmethod
+    def conjugate(
+        cls, mixture: Mixture, priors: ConjugatePriors | None = None, moves: Sequence[str] = ("vectors",)
+    ) -> "MixtureAttention":
+        r"""The model whose log joint is the objective of :func:`~pyroformer.inference.em.adapt`, up to a constant.
+
+        Arguments:
+            mixture: The mixture, which the priors are centred at.
+            priors: As EM takes them. A prior that moves must be proper: :math:`\kappa > 0` and, for variances,
+                :math:`b > 0`.
+            moves: Which parts have a prior: of ``vectors``, ``values``, ``variances`` (isotropic) and ``weights``.
+
+        Raises:
+            ValueError: If a prior is improper or a move has no such name.
+
+        Examples:
+            >>> mixture = pf.Mixture(torch.zeros(5).log_softmax(-1), torch.randn(5, 2), noise=1.0)
+            >>> MixtureAttention.conjugate(mixture).key_prior.pseudo_counts
+            tensor([1., 1., 1., 1., 1.])
+        """
+        priors = ConjugatePriors() if priors is None else priors
+        chosen: dict[str, Any] = {}
+        for name in moves:
+            if name == "vectors":
+                chosen["keys"] = GaussianVectors(mixture.vectors, priors.vectors)
+            elif name == "values":
+                if mixture.values is None:
+                    raise ValueError("values cannot have a prior in a mixture without any: give it values")
+                chosen["values"] = GaussianVectors(mixture.values, priors.values)
+            elif name == "variances":
+                if not priors.rate > 0:
+                    raise ValueError(f"rate is {priors.rate}; a proper prior over precisions needs a positive one")
+                like = mixture.vectors.new_ones(())
+                chosen["precision"] = dist.Gamma(priors.shape * like, priors.rate * like)
+            elif name == "weights":
+                chosen["weights"] = dist.Dirichlet(mixture.vectors.new_full((mixture.components,), priors.weights))
+            else:
+                raise ValueError(f"moves names {name!r}; choose among vectors, values, variances, weights")
+        return cls(mixture, **chosen)
+
+    @property
+    def leading(self) -> torch.Size:
+        """The mixture's leading dimensions: those of the plates around its units."""
+        rows = [self.log_weights.shape[:-1], self.vectors.shape[:-2]]
+        rows += [x.shape[:-2] for x in (self.variances, self.unit_values, self.value_variances) if x is not None]
+        return torch.broadcast_shapes(*rows)
+
+    @property
+    def components(self) -> int:
+        """The number of units."""
+        return self.vectors.shape[-2]
+
+    def bank(self, draws: Mapping[str, Tensor] | None = None) -> Bank:
+        """The units, those parts taken from ``draws`` that are in it, by the names of their sites."""
+        draws = {} if draws is None else draws
+        log_weights = self.log_weights[..., None, :] if self.leading else self.log_weights
+        if "weights" in draws:
+            log_weights = draws["weights"] if self._log_weights_drawn else draws["weights"].log()
+        precision = 1 / (self.noise.expand(1, 1) if self.variances is None else self.variances + self.noise)
+        if "precision" in draws:
+            precision = draws["precision"] if self._diagonal else draws["precision"][..., None]
+        return Bank(
+            log_weights,
+            draws.get("keys", self.vectors),
+            precision,
+            draws.get("values", self.unit_values),
+            None if self.value_variances is None else 1 / self.value_variances,
+        )
+
+    def mixture(self, draws: Mapping[str, Tensor] | None = None) -> Mixture:
+        """The mixture with some parts replaced, for example by a guide's ``median()``."""
+        draws = {} if draws is None else draws
+        bank = self.bank(draws)
+        log_weights = bank.log_weights
+        if "weights" in draws:
+            log_weights = masked_logits(log_weights, self.sight()[0], None).log_softmax(-1)
+        moved = "precision" in draws
+        return Mixture(
+            log_weights.squeeze(-2) if self.leading else log_weights,
+            bank.keys,
+            1 / bank.precision if moved else self.variances,
+            self.mask,
+            bank.values,
+            torch.zeros_like(self.noise) if moved else self.noise,
+            self.value_variances,
+        )
+
+    def forward(
+        self,
+        queries: Float[Tensor, "*batch m d"] | None = None,
+        values: Float[Tensor, "*#batch m v"] | None = None,
+        annotated: Bool[Tensor, "*#batch m"] | None = None,
+        *,
+        visible: Bool[Tensor, "*#batch #m n"] | None = None,
+        mask: Bool[Tensor, "*#batch m"] | None = None,
+        tokens: int = 1,
+    ) -> Float[Tensor, "..."]:
+        r"""Draws the units, then the tokens; returns the queries.
+
+        Arguments:
+            queries: With shape :math:`(*, M, D)`, or None to draw them.
+            values: Values that are known, with shape :math:`(*, M, V)`.
+            annotated: True where a value is known; None is everywhere.
+            visible: True where query m may have come from unit n: it draws among those, with weights that sum to one
+                again. A query that sees no unit counts for nothing. ``torch.ones(M, N).tril().bool()`` is causal.
+            mask: True for the queries that count.
+            tokens: How many queries to draw where none are given.
+
+        Raises:
+            ValueError: If shapes do not fit or values are given to a mixture without value variances.
+        """
+        shape = self._token_shape(queries, values, annotated, visible, mask, tokens)
+        plates = self.plates(shape[:-1])
+        bank = self._draw(plates)
+        seen, counted = self.sight(visible, mask)
+        with inside(*plates, pyro.plate("tokens", shape[-1], dim=-1)):
+            law = dist.Categorical(logits=masked_logits(bank.log_weights, seen, counted))
+            assignment = pyro.sample("assignment", law, infer={"enumerate": "parallel"})
+            law = normal_of_unit(bank.keys, bank.precision, assignment)
+            with poutine.mask(mask=True if counted is None else counted):
+                if queries is not None and counted is not None:
+                    queries = torch.where(counted[..., None], queries, 0)
+                drawn: Tensor = pyro.sample("query", law, obs=queries)
+                if values is not None or self.free_values:
+                    assert bank.values is not None and bank.value_precision is not None
+                    law = normal_of_unit(bank.values, bank.value_precision, assignment)
+                    self._sample_values(law, values, annotated)
+        return drawn
+
+    def sight(
+        self, visible: Bool[Tensor, "..."] | None = None, mask: Bool[Tensor, "..."] | None = None
+    ) -> tuple[Bool[Tensor, "..."] | None, Bool[Tensor, "..."] | None]:
+        """Which units a query can come from, with shape [*batch M|1 N], and which queries count, with [*batch M]."""
+        seen = self.mask[..., None, :] if self.mask is not None and self.leading else self.mask
+        counted = mask
+        if visible is not None:
+            seen = visible if seen is None else visible & seen
+            counted = seen.any(-1) if mask is None else seen.any(-1) & mask
+        return seen, counted
+
+    def plates(self, leading: Sequence[int]) -> list[Any]:
+        """A plate for each leading dimension, from the left."""
+        names = {-2: "heads", -3: TEXTS}
+        dims = range(-1 - len(leading), -1)
+        return [
+            pyro.plate(names.get(dim, f"batch_{-dim}"), size, dim=dim) for dim, size in zip(dims, leading, strict=True)
+        ]
+
+    def _draw(self, plates: Sequence[Any]) -> Bank:
+        """The units' sites, in those of the queries' plates that are the mixture's own."""
+        leading, draws = self.leading, dict[str, Tensor]()
+        inside = plates[len(plates) - len(leading) :]
+        if self.weight_prior is not None:
+            law = self.weight_prior(self._unit_mask())  # before any plate: its own priors are drawn once
+            draws["weights"] = _sampled("weights", law, inside)
+        units = (*inside, pyro.plate("units", self.components, dim=-1))
+        if self.precision_prior is not None:
+            draws["precision"] = _sampled("precision", self.precision_prior(), units)
+        if self.key_prior is not None:
+            draws["keys"] = _sampled("keys", self.key_prior(self.bank(draws).precision), units)
+        if self.value_prior is not None:
+            draws["values"] = _sampled("values", self.value_prior(self.bank(draws).value_precision), units)
+        return self.bank(draws)
+
+    def _unit_mask(self) -> Tensor:
+        """Which units exist, in the shape of the weights."""
+        shape = (*self.leading, self.components)
+        mask = torch.ones(shape, dtype=torch.bool, device=self.vectors.device)
+        mask = mask if self.mask is None else mask & self.mask
+        return mask[..., None, :] if self.leading else mask
+
+    def _read_priors(self) -> None:
+        """Learns in which form the priors draw, and says what is wrong with their shapes or supports."""
+        leading, rows = self.leading, (*self.leading, self.components)
+        draws: dict[str, Tensor] = {}
+        if self.weight_prior is not None:
+            law = self.weight_prior(self._unit_mask())
+            _check_law("weights", law, (*leading, 1) if leading else (), [(self.components,)])
+            self._log_weights_drawn = law.support is log_simplex
+            weights = law.sample().exp() if self._log_weights_drawn else law.sample()
+            simple = bool((weights >= 0).all()) and bool(((weights.sum(-1) - 1).abs() < 1e-3).all())
+            _check_support("weights", law, "weights, or their logarithms as LogDirichlet does", simple)
+        if self.precision_prior is not None:
+            law = self.precision_prior()
+            _check_law("precision", law, rows, [(), (self.vectors.shape[-1],)])
+            self._diagonal = len(law.event_shape) == 1
+            draws["precision"] = law.expand(rows).sample()
+            _check_support("precision", law, "positive numbers", bool((draws["precision"] > 0).all()))
+        if self.key_prior is not None:
+            _check_law("keys", self.key_prior(self.bank(draws).precision), rows, [self.vectors.shape[-1:]])
+        if self.value_prior is not None:
+            assert self.unit_values is not None
+            law = self.value_prior(self.bank(draws).value_precision)
+            _check_law("values", law, rows, [self.unit_values.shape[-1:]])
+
+    def _token_shape(
+        self,
+        queries: Tensor | None,
+        values: Tensor | None,
+        annotated: Tensor | None,
+        visible: Tensor | None,
+        mask: Tensor | None,
+        tokens: int,
+    ) -> torch.Size:
+        """The shape of the tokens' plates, if everything fits in it."""
+        width, leading = self.vectors.shape[-1], self.leading
+        shape = torch.Size((*leading, tokens)) if queries is None else queries.shape[:-1]
+        if queries is not None and queries.shape[-1] != width:
+            raise ValueError(f"queries have {queries.shape[-1]} dimensions and keys {width}; give them as many")
+        if not _fits(leading, shape[:-1]):
+            raise ValueError(
+                f"queries have leading dimensions {tuple(shape[:-1])} and the mixture {tuple(leading)}; "
+                "queries need those of the mixture, with others further left only"
+            )
+        if values is not None:
+            if self.unit_values is None or self.value_variances is None:
+                raise ValueError("values are known but the mixture has no value_variances: give it values and both")
+            if not _fits(values.shape, (*shape, self.unit_values.shape[-1])):
+                expected = (*shape, self.unit_values.shape[-1])
+                raise ValueError(f"values have shape {tuple(values.shape)}, expected {expected}: one for each query")
+        elif annotated is not None:
+            raise ValueError("annotated says which values are known but there are none: give values too")
+        for name, given, expected in (
+            ("annotated", annotated, shape),
+            ("mask", mask, shape),
+            ("visible", visible, (*shape, self.components)),
+        ):
+            if given is not None and not _fits(given.shape, expected):
+                raise ValueError(f"{name} has shape {tuple(given.shape)}, expected {tuple(expected)}")
+        return shape
+
+    def _sample_values(self, law: Any, values: Tensor | None, annotated: Tensor | None) -> None:
+        if annotated is None or values is None:
+            pyro.sample("value", law, obs=values)
+            return
+        values = torch.where(annotated[..., None], values, 0)
+        if self.free_values:
+            pyro.sample("value", law, obs=values, obs_mask=annotated)
+            return
+        with poutine.mask(mask=annotated):
+            pyro.sample("value", law, obs=values)
+
+
+def gather(rows: Float[Tensor, "*batch n d"], assignment: Int[Tensor, "*tokens m"]) -> Float[Tensor, "..."]:
+    r"""Each token's row of the unit that it is assigned to; leading dimensions broadcast from the right.
+
+    Examples:
+        >>> rows, assignment = torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]]), torch.tensor([[1, 0, 1], [0, 0, 1]])
+        >>> gather(rows, assignment)[..., 0].tolist()
+        [[2.0, 1.0, 2.0], [3.0, 3.0, 4.0]]
+    """
+    return Vindex(rows.unsqueeze(-3))[..., assignment, :]
+
+
+@contextmanager
+def inside(*plates: Any) -> Iterator[None]:
+    """Several plates as one context."""
+    with ExitStack() as stack:
+        for plate in plates:
+            stack.enter_context(plate)
+        yield
+
+
+def normal_of_unit(rows: Tensor, precision: Tensor, assignment: Tensor) -> Any:
+    """The law of what a token shows of its unit: around the unit's row, with the unit's precision."""
+    scale = precision.rsqrt()
+    scale = scale if scale.shape[-2] == 1 else gather(scale, assignment)
+    return dist.Normal(gather(rows, assignment), scale).to_event(1)
+
+
+def masked_logits(logits: Tensor, seen: Tensor | None, counted: Tensor | None) -> Tensor:
+    """Logits over units, -inf for those that cannot be, and flat for the queries that count for nothing."""
+    if seen is not None:
+        logits = torch.where(seen, logits, -torch.inf)
+    return logits if counted is None else torch.where(counted[..., None], logits, 0)
+
+
+def _sampled(name: str, law: Any, plates: Sequence[Any]) -> Tensor:
+    with inside(*plates):
+        draw: Tensor = pyro.sample(name, law)
+    return draw
+
+
+def _hold(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+    """Keeps a parameter as one, and anything else as a buffer."""
+    if isinstance(tensor, nn.Parameter):
+        setattr(module, name, tensor)
+    else:
+        module.register_buffer(name, tensor)
+
+
+def _fits(shape: Sequence[int], expected: Sequence[int]) -> bool:
+    """Whether a shape broadcasts to another one."""
+    aligned = zip(reversed(shape), reversed(expected), strict=False)
+    return len(shape) <= len(expected) and all(size in (1, full) for size, full in aligned)
+
+
+def _check_mixture(mixture: Mixture, weighted: bool) -> None:
+    present = mixture.present
+    if not bool(present.any(-1).all()):
+        raise ValueError("the mixture has no unit left: each of its masks or weights must leave one")
+    own = mixture.dense_variances()
+    own = torch.zeros(1, 1) if own is None else own
+    for name, variances in (("precision", own + mixture.query_noise), ("value precision", mixture.value_variances)):
+        if variances is None:
+            continue
+        variances = torch.where(present[..., None], variances, 1)
+        bad = ~((variances > 0) & variances.isfinite())
+        if bool(bad.any()):
+            raise ValueError(
+                f"{name} 1 / {float(variances[bad][0]):g} is not positive and finite: give it positive variances"
+            )
+    total = log_sum(torch.where(present, mixture.log_weights, -torch.inf)).exp()
+    tolerance = 1e-6 if total.dtype == torch.float64 else 1e-4
+    if weighted and bool(((total - 1).abs() > tolerance).any()):
+        worst = float(total.flatten()[(total - 1).abs().argmax()])
+        raise ValueError(f"the weights sum to {worst:g}, not to 1: take log_softmax of log_weights")
+
+
+def _check_law(name: str, law: object, batch: Sequence[int], events: Sequence[Sequence[int]]) -> None:
+    if not isinstance(law, Distribution):
+        raise ValueError(f"the prior of {name} returned a {type(law).__name__}: return a torch or Pyro distribution")
+    if tuple(law.event_shape) not in [tuple(event) for event in events]:
+        wanted = " or ".join(str(tuple(event)) for event in events)
+        raise ValueError(f"the prior of {name} has event shape {tuple(law.event_shape)}, expected {wanted}")
+    if not _fits(law.batch_shape, batch):
+        raise ValueError(f"the prior of {name} has batch shape {tuple(law.batch_shape)}, expected {tuple(batch)}")
+
+
+def _check_support(name: str, law: Any, what: str, holds: bool) -> None:
+    if not holds:
+        raise ValueError(f"the prior of {name} has the support {law.support}: it must draw {what}")

@@ -1,0 +1,170 @@
+r"""Priors over the parts of a mixture: conjugate ones for its vectors, and broken sticks for its weights."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from pyro import distributions as dist
+from pyro.distributions import TorchDistribution
+from pyro.nn import PyroSample
+from torch import Size, Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from .adapters import as_prior
+from .base import LocalModule
+from .recipe import Recorded
+
+__all__ = ["DirichletProcess", "GaussianVectors", "StickBreaking", "VectorsPrior"]
+
+_ONCE = Size()
+
+
+class VectorsPrior(Recorded, nn.Module):
+    r"""The role of a prior over a mixture's vectors, or over its values.
+
+    ``forward(precision)`` takes the precisions of what is seen of a vector, with a shape that broadcasts to
+    :math:`(*, N, D)`, and returns a distribution with event shape :math:`(D)` and a batch shape that broadcasts to
+    :math:`(*, N)`.
+    """
+
+    def forward(self, precision: Float[Tensor, "..."]) -> Distribution:
+        raise NotImplementedError(f"{type(self).__name__} is a VectorsPrior: write forward(precision) -> Distribution")
+
+
+class GaussianVectors(VectorsPrior):
+    r"""The conjugate prior: an initial vector is worth :math:`\kappa` queries.
+
+    .. math:: \mu_n \sim N\left(\mu_n^0, \frac{1}{\kappa \alpha_n}\right)
+
+    With a Gamma prior over the precisions :math:`\alpha_n` it is the Normal-Gamma prior; it is that of
+    :class:`~pyroformer.models.updates.ConjugatePriors`.
+
+    Arguments:
+        initial: :math:`\mu^0`, with shape :math:`(*, N, D)`.
+        pseudo_counts: :math:`\kappa > 0`; a number, or one for each component with shape :math:`(*, N)`.
+
+    Raises:
+        ValueError: If a pseudo-count is not positive.
+
+    Examples:
+        >>> GaussianVectors(torch.zeros(3, 2), pseudo_counts=4.0)(torch.ones(3, 1)).stddev[0]
+        tensor([0.5000, 0.5000])
+    """
+
+    initial: Tensor
+    pseudo_counts: Tensor
+
+    def __init__(
+        self, initial: Float[Tensor, "*batch n d"], pseudo_counts: float | Float[Tensor, "*#batch n"] = 1.0
+    ) -> None:
+        super().__init__()
+        kappa = torch.as_tensor(pseudo_counts, dtype=initial.dtype, device=initial.device)
+        if not bool((kappa > 0).all()):
+            raise ValueError(f"pseudo_counts is {float(kappa.min())}; it must be positive: leave the prior out instead")
+        self.register_buffer("initial", initial)
+        self.register_buffer("pseudo_counts", kappa.expand(initial.shape[:-1]).clone())
+
+    def forward(self, precision: Float[Tensor, "..."]) -> Distribution:
+        scale = (self.pseudo_counts[..., None] * precision).rsqrt()
+        normal: Distribution = dist.Normal(self.initial, scale).to_event(1)
+        return normal
+
+
+class StickBreaking(TorchDistribution):
+    r"""Weights of the first N components of a Dirichlet process, the last of which takes what is left of the stick.
+
+    .. math::
+        \pi_n = b_n \prod_{k < n} (1 - b_k), \qquad b_n \sim \text{Beta}(1, a), \qquad
+        p(\pi) = a^{N-1} \pi_N^{a-1} \prod_{n=2}^{N-1} \Big( \sum_{k \ge n} \pi_k \Big)^{-1}
+
+    Arguments:
+        concentration: :math:`a`, with shape :math:`(*)`.
+        components: :math:`N \ge 2`.
+
+    References:
+        Gibbs Sampling Methods for Stick-Breaking Priors (Ishwaran and James, 2001).
+
+    Examples:
+        >>> law = StickBreaking(torch.tensor(3.0), components=2)
+        >>> torch.allclose(law.log_prob(torch.tensor([0.2, 0.8])), torch.tensor(3 * 0.8**2).log())
+        True
+    """
+
+    arg_constraints = {"concentration": constraints.positive}
+    support = constraints.simplex
+    has_rsample = True
+
+    def __init__(
+        self, concentration: Float[Tensor, "*batch"], components: int, validate_args: bool | None = None
+    ) -> None:
+        if components < 2:
+            raise ValueError(f"components is {components}; a stick breaks into at least 2")
+        self.concentration = concentration
+        super().__init__(concentration.shape, Size((components,)), validate_args)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "StickBreaking":
+        new: StickBreaking = self._get_checked_instance(StickBreaking, _instance)
+        new.concentration = self.concentration.expand(Size(batch_shape))
+        super(StickBreaking, new).__init__(Size(batch_shape), self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def rsample(self, sample_shape: Sequence[int] = _ONCE) -> Tensor:
+        each = self.concentration[..., None].expand(*self.batch_shape, self.event_shape[0] - 1)
+        parts = dist.Beta(torch.ones_like(each), each).rsample(Size(sample_shape))
+        rest = (1 - parts).cumprod(-1)
+        one = torch.ones_like(rest[..., :1])
+        return torch.cat([parts, one], -1) * torch.cat([one, rest], -1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        tiny = torch.finfo(value.dtype).tiny
+        rest = value.flip(-1).cumsum(-1).flip(-1).clamp_min(tiny)
+        shrinkage = (self.concentration - 1) * rest[..., -1].log()
+        return (value.shape[-1] - 1) * self.concentration.log() + shrinkage - rest[..., 1:-1].log().sum(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        each = 1 / (1 + self.concentration[..., None])
+        order = torch.arange(self.event_shape[0], device=each.device)
+        last = order == self.event_shape[0] - 1
+        return torch.where(last, 1, each) * (1 - each) ** order
+
+
+class DirichletProcess(Recorded, LocalModule):
+    r"""Weights of a Dirichlet process, cut off after as many components as there are, with a prior of its own.
+
+    .. math:: a \sim p(a), \qquad \pi \sim \text{StickBreaking}(a)
+
+    Arguments:
+        concentration: :math:`a`: a positive number, or its prior: a distribution, a module or a function. About
+            :math:`a \log (1 + M / a)` components explain M queries.
+
+    Examples:
+        >>> import pyro.distributions as dist
+        >>> prior = DirichletProcess(dist.Gamma(1.0, 1.0))
+        >>> prior(torch.ones(5, dtype=torch.bool)).event_shape
+        torch.Size([5])
+    """
+
+    def __init__(self, concentration: float | nn.Module | Distribution | Callable[..., Distribution] = 1.0) -> None:
+        super().__init__()
+        if not isinstance(concentration, float | int):
+            self.hyperprior = as_prior(concentration, nn.Module, "concentration")
+            self.concentration = PyroSample(_hyperprior)
+            return
+        if not concentration > 0:
+            raise ValueError(f"concentration is {concentration}; it must be positive")
+        self.register_buffer("concentration", torch.tensor(float(concentration)))
+
+    def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
+        concentration: Tensor = self.concentration
+        batch = torch.broadcast_shapes(concentration.shape, mask.shape[:-1])
+        return StickBreaking(concentration.expand(batch), mask.shape[-1])
+
+
+def _hyperprior(module: DirichletProcess) -> Distribution:
+    law: Distribution = module.hyperprior()
+    return law

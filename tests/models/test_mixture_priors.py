@@ -1,0 +1,100 @@
+"""Priors over the parts of a mixture, against closed forms, integration and torch's transforms."""
+
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyroformer.models.mixture_priors import DirichletProcess, GaussianVectors, StickBreaking, VectorsPrior
+
+
+def sticks(parts: Tensor) -> Tensor:
+    """Weights of broken sticks, by the definition."""
+    weights, rest = [], torch.ones_like(parts[0])
+    for part in parts:
+        weights.append(part * rest)
+        rest = rest * (1 - part)
+    return torch.stack(weights)
+
+
+@pytest.mark.parametrize("concentration", [0.3, 1.0, 4.0])
+def test_density_is_that_of_the_broken_sticks(concentration: float) -> None:
+    parts = torch.rand(4, dtype=torch.double)
+    jacobian = torch.autograd.functional.jacobian(sticks, parts)
+    a = torch.tensor(concentration, dtype=torch.double)
+    expected = dist.Beta(torch.ones_like(a), a).log_prob(parts).sum() - jacobian.det().log()
+    weights = sticks(parts)
+    weights = torch.cat([weights, 1 - weights.sum(0, keepdim=True)])
+    torch.testing.assert_close(StickBreaking(a, 5).log_prob(weights), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_two_pieces_are_a_dirichlet() -> None:
+    a, weights = torch.tensor([0.5, 3.0]).double(), torch.rand(7, 1).double()
+    weights = torch.cat([weights, 1 - weights], -1)
+    for concentration in a:
+        expected = dist.Dirichlet(torch.stack([torch.ones_like(concentration), concentration])).log_prob(weights)
+        torch.testing.assert_close(StickBreaking(concentration, 2).log_prob(weights), expected)
+
+
+def test_draws_are_weights_with_the_stated_mean_and_gradients() -> None:
+    concentration = torch.tensor([[0.5], [3.0]], requires_grad=True)
+    law = StickBreaking(concentration, 6)
+    draws = law.rsample((20_000,))
+    assert draws.shape == (20_000, 2, 1, 6)
+    assert constraints.simplex.check(draws).all()
+    standard_error = draws.std(0) / 20_000**0.5
+    assert ((draws.mean(0) - law.mean).abs() <= 5 * standard_error + 1e-6).all()
+    draws[..., 0].sum().backward()
+    assert (concentration.grad < 0).all()  # a larger concentration leaves less for the first piece
+
+
+def test_expanded_law_is_the_same_law() -> None:
+    law = StickBreaking(torch.tensor(2.0), 4)
+    weights = torch.rand(3, 4).softmax(-1)
+    torch.testing.assert_close(law.expand((3,)).log_prob(weights), law.log_prob(weights))
+    assert law.expand((5, 3)).sample().shape == (5, 3, 4)
+
+
+def test_concentration_has_a_prior_of_its_own() -> None:
+    prior = DirichletProcess(dist.Gamma(2.0, 4.0))
+    trace = pyro.poutine.trace(prior).get_trace(torch.ones(5, dtype=torch.bool))
+    law = trace.nodes["_RETURN"]["value"]
+    assert torch.equal(law.concentration, trace.nodes["concentration"]["value"])
+    assert trace.nodes["concentration"]["fn"].mean == 0.5
+    assert sorted(prior.double().state_dict()) == ["hyperprior.at_concentration", "hyperprior.at_rate"]
+
+
+def test_fixed_concentration_is_a_buffer() -> None:
+    prior = DirichletProcess(2.0)
+    assert dict(prior.named_buffers())["concentration"] == 2
+    assert prior(torch.ones(3, 1, 5, dtype=torch.bool)).batch_shape == (3, 1)
+
+
+def test_vectors_are_worth_their_pseudo_counts() -> None:
+    initial, kappa, precision = torch.randn(4, 3), torch.rand(4) + 0.5, torch.rand(4, 1) + 0.5
+    law = GaussianVectors(initial, kappa)(precision)
+    assert law.batch_shape == (4,) and law.event_shape == (3,)
+    torch.testing.assert_close(law.variance, (1 / (kappa[:, None] * precision)).expand(4, 3))
+    assert torch.equal(law.mean, initial)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: GaussianVectors(torch.zeros(2, 2), 0.0), "pseudo_counts is 0.0; it must be positive"),
+        (lambda: StickBreaking(torch.tensor(1.0), 1), "components is 1; a stick breaks into at least 2"),
+        (lambda: DirichletProcess(-1.0), "concentration is -1.0; it must be positive"),
+    ],
+)
+def test_bad_input(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_role_asks_for_its_method() -> None:
+    with pytest.raises(NotImplementedError, match="write forward"):
+        VectorsPrior()(torch.ones(1, 1))
