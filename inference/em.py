@@ -107,11 +107,11 @@ def adapt(
     priors = ConjugatePriors() if priors is None else priors
     moves = _checked(mixture, values, steps, moves, covariance, priors, centre, variational)
     middle = _middle(queries, mask)
-    data = _Data(queries - middle, visible, values, annotated, mask)
+    data = _Data(_centred(queries, middle, mask), visible, values, annotated, mask)
     start = state = _moved(mixture, queries, -middle)
     if "variances" in moves:
         start = state = _folded(start, covariance)
-    floor = torch.finfo(queries.dtype).eps * data.queries.square().mean()
+    floor = torch.finfo(queries.dtype).eps * torch.linalg.vector_norm(data.queries).square() / queries.numel()
     spread = torch.zeros_like(start.log_weights) if variational else None  # counts of the step before
     trace: list[Tensor] = []
     converged = False
@@ -259,6 +259,11 @@ def _middle(queries: Tensor, mask: Tensor | None) -> Tensor:
         return queries.mean(-2, keepdim=True)
     total = torch.where(mask[..., None], queries, 0).sum(-2, keepdim=True)
     return total / mask.sum(-1)[..., None, None].clamp_min(1)
+
+
+def _centred(queries: Tensor, middle: Tensor, mask: Tensor | None) -> Tensor:
+    """Queries around their mean; those that do not count are cleared, as even NaN may stand there."""
+    return queries - middle if mask is None else torch.where(mask[..., None], queries - middle, 0)
 
 
 def _moved(mixture: Mixture, queries: Tensor, by: Tensor) -> Mixture:

@@ -94,11 +94,15 @@ class Natural(NamedTuple):
 
         Absent components are :math:`-\infty`.
         """
-        logits = queries @ self.slope.mT + torch.where(self.present, self.bias, -torch.inf)[..., None, :]
+        bias = torch.where(self.present, self.bias, -torch.inf)[..., None]
+        features, keys = [queries, torch.ones_like(queries[..., :1])], [self.slope, bias]
         if self.curvature is not None:
-            logits = logits + self.curvature.basis.squares(queries) @ self.curvature.coefficients.mT
-        squares = queries.square() / self.reference + (2 * math.pi * self.reference).log()
-        return logits, self.peak + (queries * self.centre - 0.5 * squares).sum(-1)
+            features.append(self.curvature.basis.squares(queries))
+            keys.append(self.curvature.coefficients)
+        logits = torch.cat(features, -1) @ _joined(keys).mT
+        precision = (1 / self.reference).expand(*self.reference.shape[:-1], queries.shape[-1])
+        own = queries @ self.centre.mT - 0.5 * (queries.square() @ precision.mT)
+        return logits, self.peak + own[..., 0] - 0.5 * (2 * math.pi / precision).log().sum(-1)
 
 
 def natural(mixture: Mixture, noise: float | Tensor, form: Form = "exact", local: bool = False) -> Natural:
@@ -171,6 +175,12 @@ def _low_rank(own: Tensor, mixture: Mixture, present: Tensor) -> LowRank:
     elif own.shape[-1] == 1:
         basis = own.new_ones(1, mixture.width)
     return LowRank(torch.where(present[..., None], coefficients, 0), Basis(basis))
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Columns side by side, whichever batch dimensions each of them has."""
+    batch = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    return torch.cat([part.expand(*batch, part.shape[-1]) for part in parts], -1)
 
 
 def _smallest(total: Tensor, present: Tensor | None) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .mixture import Covariances, Mixture, log_joint, log_sum
+from .mixture import Covariances, Mixture, log_joint
 from .natural import natural
 
 __all__ = [
@@ -285,18 +285,21 @@ def _sums(
     annotated, mask = flags
     assert queries is not None
     logits, own = joint(part, annotated)
-    log_p = log_sum(logits)
-    seen = log_p.isfinite() if mask is None else log_p.isfinite() & mask
-    weights = (logits - torch.where(seen, log_p, 0)[..., None]).exp()
+    top = logits.detach().amax(-1, keepdim=True)
+    top = torch.where(top.isfinite(), top, 0)
+    shares = logits.sub_(top).exp_()  # in place: nothing else costs as much as passes over these entries
+    total = shares.sum(-1, keepdim=True)
+    seen = total > 0 if mask is None else (total > 0) & mask[..., None]
     columns = [torch.ones_like(queries[..., :1]), queries]
     if squares is not None:
         columns.append(_squared(queries, squares))
     if values is not None:
         known = torch.ones_like(queries[..., :1]) if annotated is None else annotated[..., None].to(queries.dtype)
         columns += [known, known * torch.where(known > 0, values, 0)]
-    features = torch.where(seen[..., None], torch.cat(columns, -1), 0)
-    sums = (weights.mT @ features).double().split([column.shape[-1] for column in columns], -1)
-    evidence = torch.where(seen, log_p + own, 0).double().sum(-1)
+    features = torch.where(seen, torch.cat(columns, -1) / total, 0)
+    sums = (shares.mT @ features).double().split([column.shape[-1] for column in columns], -1)
+    log_p = (top + total.log())[..., 0] + own
+    evidence = torch.where(seen[..., 0], log_p, 0).double().sum(-1)
     result = [sums[0][..., 0], sums[1], evidence]
     if squares is not None:
         width = queries.shape[-1]

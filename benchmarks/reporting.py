@@ -1,0 +1,45 @@
+"""What the experiments share: a mean with its standard error, a markdown table, a command line."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["Scores", "add", "command_line", "table"]
+
+Scores = dict[str, dict[str, list[float]]]
+"""Row, column, one score a seed."""
+
+
+def add(scores: Scores, row: str, **columns: float) -> None:
+    """One seed's scores of one method."""
+    for column, value in columns.items():
+        scores.setdefault(row, {}).setdefault(column, []).append(value)
+
+
+def table(scores: Mapping[str, Mapping[str, Sequence[float]]], digits: int = 3) -> str:
+    """Means over seeds with their standard errors."""
+    columns = list(dict.fromkeys(column for row in scores.values() for column in row))
+    lines = [f"| | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
+    lines += [f"| {name} | {' | '.join(_cell(row.get(c), digits) for c in columns)} |" for name, row in scores.items()]
+    return "\n".join(lines) + "\n"
+
+
+def command_line(report: Callable[[int], str], document: str | None, seeds: int) -> None:
+    """``--seeds`` and ``--out``; prints what ``report`` makes of the number of seeds."""
+    parser = argparse.ArgumentParser(description=(document or "").split("\n", 1)[0])
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--out", type=Path, help="file to write the tables to as well")
+    options = parser.parse_args()
+    text = report(options.seeds)
+    print(text)
+    if options.out is not None:
+        options.out.write_text(text)
+
+
+def _cell(values: Sequence[float] | None, digits: int) -> str:
+    if not values:
+        return "–"
+    error = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
+    return f"{np.mean(values):.{digits}f} ± {error:.{digits}f}"
