@@ -12,57 +12,19 @@ held-out texts in nats per token, their ends counted. ``transformers`` must be i
 
 import argparse
 import math
-import time
-from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from learner import Learner, Loss, learn_in_turn
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from pyroformer.inference.batches import TrainingStream, once
 from pyroformer.inference.corpus import Corpus
 from pyroformer.inference.elbo import ELBO
-from pyroformer.inference.schedules import warmup_cosine
 from pyroformer.models.batch import BOS, EOS, Batch
 from pyroformer.models.language_model import LanguageModel
-
-Loss = Callable[[Batch], Tensor]  # nats per text of a batch, weighted
-
-
-class Learner:
-    """A network with its loss, its optimiser and its clock."""
-
-    def __init__(self, network: nn.Module, loss: Loss, learning_rate: float) -> None:
-        self.network, self.loss, self.peak = network, loss, learning_rate
-        decay = [p for p in network.parameters() if p.ndim >= 2]
-        rest = [p for p in network.parameters() if p.ndim < 2]
-        groups = [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
-        self.seconds: list[float] = []
-
-    def step(self, batch: Batch, tokens: float, progress: float) -> None:
-        start = time.perf_counter()
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.peak * warmup_cosine(progress)
-        self.optimiser.zero_grad()
-        (self.loss(batch) / tokens).backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimiser.step()
-        self.seconds.append(time.perf_counter() - start)
-
-    @torch.no_grad()
-    def held_out(self, corpus: Corpus) -> float:
-        """Nats per token over the validation texts."""
-        self.network.eval()
-        nats = tokens = 0.0
-        for indices, batch in once(corpus.valid, 64):
-            nats += float(self.loss(batch)) * len(indices)
-            tokens += float(corpus.valid.lengths[indices].sum())
-        return nats / tokens
 
 
 def ours(corpus: Corpus, **options: Any) -> tuple[nn.Module, Loss]:
@@ -110,11 +72,7 @@ def main() -> None:
     }.items():
         torch.manual_seed(arguments.seed)
         learners[name] = Learner(*make(), arguments.learning_rate)
-    tokens = float(corpus.train.lengths.mean())
-    stream: Iterator[Batch] = iter(TrainingStream(corpus.train, arguments.batch_size, seed=arguments.seed))
-    for step, batch in enumerate(islice(stream, arguments.steps)):
-        for learner in learners.values():
-            learner.step(batch, tokens, step / arguments.steps)
+    learn_in_turn(learners, corpus, arguments.batch_size, arguments.steps, arguments.seed)
     report = table(learners, corpus, arguments)
     print(report)
     if arguments.out is not None:

@@ -55,7 +55,9 @@ Method = Callable[[Tasks, float], Tensor]
 
 
 def dot_product(tasks: Tasks, temperature: float) -> Tensor:
-    return responsibilities(temperature * WIDTH**0.5 * tasks.queries, pf.Mixture.from_attention(tasks.support, tasks.support))
+    return responsibilities(
+        temperature * WIDTH**0.5 * tasks.queries, pf.Mixture.from_attention(tasks.support, tasks.support)
+    )
 
 
 def squared_distance(tasks: Tasks, precision: float) -> Tensor:

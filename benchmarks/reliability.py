@@ -151,9 +151,7 @@ def tune(method: Tuned, draw: Callable[[int], Draw]) -> float:
     return min(TEMPERATURES, key=lambda t: sum(scores(method(d, t), d)["NLL"] for d in draws))
 
 
-def compare(
-    draw: Callable[[int], Draw], tuned: dict[str, Tuned], untuned: dict[str, Method], seeds: int
-) -> Scores:
+def compare(draw: Callable[[int], Draw], tuned: dict[str, Tuned], untuned: dict[str, Method], seeds: int) -> Scores:
     results: Scores = {}
     for name, method in tuned.items():
         temperature = tune(method, draw)

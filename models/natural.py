@@ -197,7 +197,7 @@ def _smallest(total: Tensor, present: Tensor | None) -> Tensor:
 def _centred(slope: Tensor, present: Tensor, local: bool) -> tuple[Tensor, Tensor]:
     """The slope less its mean over the components that are present, and that mean, without gradient as it cancels."""
     if local:
-        return torch.where(present[..., None], slope, 0), slope.new_zeros(1, 1)
+        return torch.where(present[..., None], slope, 0), slope.new_zeros(1, slope.shape[-1])
     count = present.sum(-1, keepdim=True).clamp_min(1)[..., None]
     centre = slope.detach().sum(-2, keepdim=True) / count
     return torch.where(present[..., None], slope - centre, 0), centre

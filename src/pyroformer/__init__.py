@@ -13,7 +13,9 @@ __all__ = [
     "Corpus",
     "LanguageModel",
     "Mixture",
+    "MixtureAttention",
     "NVAEGuide",
+    "ProbabilisticAttention",
     "Run",
     "attend",
     "distributions",
@@ -37,7 +39,9 @@ _HOMES = {
     "Corpus": "inference.corpus:Corpus",
     "LanguageModel": "models.language_model:LanguageModel",
     "Mixture": "models.mixture:Mixture",
+    "MixtureAttention": "models.mixture_attention:MixtureAttention",
     "NVAEGuide": "guides.nvae:NVAEGuide",
+    "ProbabilisticAttention": "models.probabilistic_attention:ProbabilisticAttention",
     "Run": "inference.run:Run",
     "attend": "models.attention:attend",
     "distributions": "models.distributions",
@@ -66,7 +70,9 @@ if TYPE_CHECKING:
     from .models.batch import Batch
     from .models.language_model import LanguageModel
     from .models.mixture import Mixture
+    from .models.mixture_attention import MixtureAttention
     from .models.nvae import NVAE
+    from .models.probabilistic_attention import ProbabilisticAttention
 else:
 
     def __getattr__(name: str) -> Any:

@@ -1,0 +1,181 @@
+"""Language models with softmax and with probabilistic self-attention, at equal size and budget.
+
+    python benchmarks/probabilistic_lm.py --data FOLDER_OR_FILE [--other FOLDER_OR_FILE] [--out FILE]
+
+softmax        softmax attention
+gated          one precision and one gate of the prior for long keys in each head
+unit           a precision for each key as well
+2 keys, H / 2  two Gaussians in each key and half the heads; a narrower MLP makes up for the second projection
+null           gated, and a null unit
+
+All have the same initial weights where they have the same parameters, learn from the batches of one training stream,
+step by step in turn, and are scored on the same held-out texts, for each seed.
+
+With ``--other``, every text is scored by how much the keys led to expect its queries, the mean of log p(q) over heads,
+layers and tokens, and by its likelihood; the figure is the area under the ROC curve for telling held-out texts from
+those of the other corpus.
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+from learner import Learner, learn_in_turn
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from pyroformer.inference.batches import once
+from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.elbo import ELBO
+from pyroformer.inference.reading import read_splits
+from pyroformer.inference.texts import Texts
+from pyroformer.models.attention import attend
+from pyroformer.models.batch import Batch
+from pyroformer.models.language_model import LanguageModel
+from pyroformer.models.mixture import Mixture
+from pyroformer.models.probabilistic_attention import ProbabilisticAttention
+from pyroformer.models.self_attention import SelfAttention
+from pyroformer.models.transformer import Block
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "softmax": {},
+    "gated": {"attention": "probabilistic", "key_precision": "shared"},
+    "unit": {"attention": "probabilistic", "key_precision": "unit"},
+    "2 keys, H / 2": {"attention": "probabilistic", "key_precision": "shared", "key_components": 2},
+    "null": {"attention": "probabilistic", "key_precision": "shared", "null_unit": True},
+}
+
+
+def make(corpus: Corpus, name: str, width: int, layers: int, heads: int) -> LanguageModel:
+    options: dict[str, Any] = {"width": width, "layers": layers, "heads": heads, **VARIANTS[name]}
+    if options.get("key_components", 1) > 1:
+        options |= {"heads": heads // 2, "hidden": 4 * width - width // 2}  # P^2 of a projection is P/2 hidden units
+    return LanguageModel.for_corpus(corpus, **options)
+
+
+@torch.no_grad()
+def scores(model: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Mean evidence of the queries and mean log-likelihood of the tokens, for each text."""
+    found: list[Tensor] = []
+
+    def look(attention: torch.nn.Module, inputs: tuple[Any, ...], kept: dict[str, Any]) -> None:
+        found.append(evidence(attention, inputs[0]).mean(1))
+
+    hooks = [
+        block.attention.register_forward_pre_hook(look, with_kwargs=True)
+        for block in model.modules()
+        if isinstance(block, Block)
+    ]
+    assert batch.mask is not None and batch.tokens is not None
+    log_likelihood = model.likelihood(mask=batch.mask).log_prob(batch.tokens)
+    for hook in hooks:
+        hook.remove()
+    tokens = batch.mask.sum(-1)
+    each = torch.stack(found).mean(0) * batch.mask
+    return each.sum(-1) / tokens, log_likelihood / tokens
+
+
+def evidence(attention: torch.nn.Module, x: Tensor) -> Tensor:
+    """log p(q) of every head and token."""
+    if isinstance(attention, ProbabilisticAttention):
+        return attention.posterior(x, causal=True).evidence
+    assert isinstance(attention, SelfAttention)
+    queries, keys, values = attention.qkv(x).unflatten(-1, (3, attention.heads, -1)).permute(2, 0, 3, 1, 4)
+    return attend(queries, Mixture.from_attention(keys, values), returns="evidence", causal=True)
+
+
+def areas(model: LanguageModel, inside: Texts, outside: Texts) -> tuple[float, float]:
+    """Areas under the ROC curve of evidence and of likelihood."""
+    labels, columns = [], []
+    for label, texts in ((1, inside), (0, outside)):
+        for indices, batch in once(texts, 64):
+            columns.append(torch.stack(scores(model, batch), -1)[: len(indices)])
+            labels += [label] * len(indices)
+    by_evidence, by_likelihood = torch.cat(columns).T
+    return float(roc_auc_score(labels, by_evidence)), float(roc_auc_score(labels, by_likelihood))
+
+
+def spread(values: list[float], digits: int) -> str:
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return f"{statistics.mean(values):.{digits}f} ± {error:.{digits}f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--other", type=Path, help="a corpus to tell from the first one")
+    parser.add_argument("--texts", type=int, default=1000, help="held-out texts of each corpus that are scored")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--learning_rate", type=float, default=2e-3)
+    parser.add_argument("--vocabulary", type=int, default=4000)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--out", type=Path, help="file to write the table to as well")
+    arguments = parser.parse_args()
+    corpus = Corpus.read(arguments.data, vocabulary=arguments.vocabulary, window=64)
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
+    for seed in range(arguments.seeds):
+        for name, figures in run(corpus, seed, arguments).items():
+            runs[name].append(figures)
+            print(seed, name, figures, flush=True)
+    report = table(runs, corpus, arguments)
+    print(report)
+    if arguments.out is not None:
+        arguments.out.write_text(report)
+
+
+def run(corpus: Corpus, seed: int, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """All variants from one seed."""
+    models, learners = {}, {}
+    for name in VARIANTS:
+        torch.manual_seed(seed)
+        models[name] = make(corpus, name, arguments.width, arguments.layers, arguments.heads)
+        objective = ELBO()(models[name], None)
+        learners[name] = Learner(objective, objective, arguments.learning_rate)
+    learn_in_turn(learners, corpus, arguments.batch_size, arguments.steps, seed)
+    results = {}
+    for name, model in models.items():
+        model.eval()
+        results[name] = {
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "loss": learners[name].held_out(corpus),
+            "seconds": min(learners[name].seconds),
+        }
+        if arguments.other is not None:
+            inside = Texts.encode(corpus.valid[: arguments.texts], corpus.tokenizer, corpus.window)
+            texts = read_splits(arguments.other)[0]["valid"][: arguments.texts]
+            by_evidence, by_likelihood = areas(model, inside, Texts.encode(texts, corpus.tokenizer, corpus.window))
+            results[name] |= {"evidence": by_evidence, "likelihood": by_likelihood}
+    return results
+
+
+def table(runs: dict[str, list[dict[str, float]]], corpus: Corpus, arguments: argparse.Namespace) -> str:
+    """Means over seeds with their standard errors; differences to softmax are of the same seed."""
+    lines = [
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads; {corpus.describe()}; width {arguments.width}, "
+        f"{arguments.layers} layers, {arguments.steps} steps of {arguments.batch_size} texts, {arguments.seeds} seeds",
+        "",
+        "| attention | parameters | held-out nats/token | less softmax's | time | ROC: evidence | ROC: likelihood |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    base = runs["softmax"]
+    for name, found in runs.items():
+        difference = [a["loss"] - b["loss"] for a, b in zip(found, base, strict=True)]
+        pace = min(x["seconds"] for x in found) / min(x["seconds"] for x in base)
+        columns = [spread([x[column] for x in found], 3) if column in found[0] else "" for column in ROC]
+        loss = spread([x["loss"] for x in found], 4)
+        cells = [name, f"{found[0]['parameters']:,}", loss, spread(difference, 4), f"{pace:.2f}", *columns]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+ROC = ("evidence", "likelihood")
+
+
+if __name__ == "__main__":
+    main()
