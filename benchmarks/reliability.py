@@ -2,8 +2,8 @@ r"""Keys that are not equally reliable, and keys of which parts are missing: att
 
     python benchmarks/reliability.py [--seeds 20] [--out FILE]
 
-A memory of K = 64 vectors in d = 16 dimensions; a query is one of them with noise of sd 0.3, and the task is to say which.
-In the first table half of the stored keys are corrupted with sd 1.5, the others with 0.1, and the sd is known. In the
+A memory of K = 64 vectors in d = 16 dimensions; a query is one of them with noise of sd 0.3, and the task is to say
+which. In the first table half of the stored keys are corrupted with sd 1.5, the others with 0.1, and the sd is known. In the
 second 60 % of the entries of the keys are missing. A mixture says this by its variances: what the key does not tell
 about the vector. Baselines have their temperature tuned by NLL on five draws of their own.
 
@@ -151,9 +151,7 @@ def tune(method: Tuned, draw: Callable[[int], Draw]) -> float:
     return min(TEMPERATURES, key=lambda t: sum(scores(method(d, t), d)["NLL"] for d in draws))
 
 
-def compare(
-    draw: Callable[[int], Draw], tuned: dict[str, Tuned], untuned: dict[str, Method], seeds: int
-) -> Scores:
+def compare(draw: Callable[[int], Draw], tuned: dict[str, Tuned], untuned: dict[str, Method], seeds: int) -> Scores:
     results: Scores = {}
     for name, method in tuned.items():
         temperature = tune(method, draw)
@@ -186,7 +184,8 @@ def report(seeds: int) -> str:
         {"precision of each entry": marginalised},
         seeds,
     )
-    return f"Keys of unequal reliability, {seeds} seeds\n\n{table(first)}\nMissing entries, {seeds} seeds\n\n{table(second)}"
+    parts = {"Keys of unequal reliability": first, "Missing entries": second}
+    return "\n".join(f"{title}, {seeds} seeds\n\n{table(scores)}" for title, scores in parts.items())
 
 
 if __name__ == "__main__":
