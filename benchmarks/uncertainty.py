@@ -5,7 +5,8 @@ r"""How sure an answer is: attention's mean with a constant residual, its varian
 Regression in one dimension on 300 points of context, x uniform in [-3, 3]; each seed is another draw, scored on 500
 points. In the first table the noise depends on x (sd 0.05 on the left, 0.55 on the right) around sin 2x; in the second
 the answer is +-(0.3 + |x| / 2) with either sign. Precisions of queries and values have the greatest leave-one-out
-density; the first method's precision has the least leave-one-out squared error, and its residual is the one that it leaves.
+density; the first method's precision has the least leave-one-out squared error, and its residual is the one that it
+leaves.
 
 Columns: NLL in nats; how often the answer lies in the interval of 90 % posterior probability, everywhere and on the
 right; error of the point estimate (distance to sin 2x, root mean square; or to the nearer branch, mean).
