@@ -2,9 +2,9 @@ r"""One labelled example a class, and unlabelled ones: keys that adapt to the qu
 
     python benchmarks/one_shot.py [--seeds 300] [--out FILE]
 
-A task has 5 Gaussian classes in d = 16 dimensions, means N(0, 0.75^2 I), unit variance; one labelled example of each and
-15 unlabelled ones, all classified together. A seed is a task. Every temperature is tuned by NLL on 40 tasks that are
-not reported. Columns: accuracy on the unlabelled examples and NLL of their classes in nats.
+A task has 5 Gaussian classes in d = 16 dimensions, means N(0, 0.75^2 I), unit variance; one labelled example of each
+and 15 unlabelled ones, all classified together. A seed is a task. Every temperature is tuned by NLL on 40 tasks that
+are not reported. Columns: accuracy on the unlabelled examples and NLL of their classes in nats.
 """
 
 from collections.abc import Callable

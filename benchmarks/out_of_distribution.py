@@ -2,8 +2,8 @@ r"""Out-of-distribution detection: the evidence of a query against what attentio
 
     python benchmarks/out_of_distribution.py [--seeds 5] [--out FILE]
 
-scikit-learn's digits, first 20 principal components. The memory is 600 images of the classes 0 to 7, with their class as
-value; queries are held-out images of these classes, and six kinds of images that are not: classes 8 and 9, inverted,
+scikit-learn's digits, first 20 principal components. The memory is 600 images of the classes 0 to 7, with their class
+as value; queries are held-out images of these classes, and six kinds of images that are not: classes 8 and 9, inverted,
 uniform noise, contrast times 0.3 and 2, shuffled pixels. Scores are areas under the ROC curve: how often an image of
 the known classes looks more familiar than one that is not, with 1/2 for chance. Each seed is another split.
 

@@ -2,10 +2,10 @@ r"""Keys that are not equally reliable, and keys of which parts are missing: att
 
     python benchmarks/reliability.py [--seeds 20] [--out FILE]
 
-A memory of K = 64 vectors in d = 16 dimensions; a query is one of them with noise of sd 0.3, and the task is to say which.
-In the first table half of the stored keys are corrupted with sd 1.5, the others with 0.1, and the sd is known. In the
-second 60 % of the entries of the keys are missing. A mixture says this by its variances: what the key does not tell
-about the vector. Baselines have their temperature tuned by NLL on five draws of their own.
+A memory of K = 64 vectors in d = 16 dimensions; a query is one of them with noise of sd 0.3, and the task is to say
+which. In the first table half of the stored keys are corrupted with sd 1.5, the others with 0.1, and the sd is known.
+In the second 60 % of the entries of the keys are missing. A mixture says this by its variances: what the key does not
+tell about the vector. Baselines have their temperature tuned by NLL on five draws of their own.
 
 Columns: how often the right unit has the most weight, NLL of the right unit in nats, mean squared error of the value.
 """
@@ -184,7 +184,8 @@ def report(seeds: int) -> str:
         {"precision of each entry": marginalised},
         seeds,
     )
-    return f"Keys of unequal reliability, {seeds} seeds\n\n{table(first)}\nMissing entries, {seeds} seeds\n\n{table(second)}"
+    parts = {"Keys of unequal reliability": first, "Missing entries": second}
+    return "\n".join(f"{title}, {seeds} seeds\n\n{table(scores)}" for title, scores in parts.items())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,195 @@
+r"""What EM costs: a Gaussian mixture fitted by ``pf.em.adapt`` and by scikit-learn, from the same start, step for step.
+
+    python benchmarks/em.py [--queries N] [--threads 1] [--out FILE]
+
+K spherical components in d dimensions, maximum likelihood (no prior, no regularisation, no convergence test), a fixed
+number of steps and one more E-step. Fits take turns and the fastest of each counts, because what else the machine does
+can only add to a time. Both programs have the same number of threads. The second table is memory: the largest number
+of bytes alive at once beyond the inputs, which grows with the number of queries only as far as the moved copy of them
+does.
+"""
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+import pyroformer as pf
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 5e-3}
+"""How far means, variances and weights may be from scikit-learn's in double precision, relative to the largest."""
+
+
+class Problem(NamedTuple):
+    """Queries and the mixture that EM starts from."""
+
+    queries: Tensor
+    log_weights: Tensor
+    vectors: Tensor
+    variances: Tensor
+
+    @classmethod
+    def draw(cls, queries: int, components: int, width: int) -> "Problem":
+        """Queries from a mixture of as many components; the start is its means, disturbed, and one variance."""
+        generator = torch.Generator().manual_seed(0)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+        means = 1.5 * normal(components, width)
+        scales = 0.5 + torch.rand(components, 1, generator=generator, dtype=torch.float64)
+        drawn = torch.randint(components, (queries,), generator=generator)
+        return cls(
+            means[drawn] + scales[drawn] * normal(queries, width),
+            torch.zeros(components, dtype=torch.float64).log_softmax(-1),
+            means + 0.5 * normal(components, width),
+            torch.ones(components, 1, dtype=torch.float64),
+        )
+
+    def to(self, dtype: torch.dtype) -> "Problem":
+        return Problem(*(x.to(dtype) for x in self))
+
+
+class Fit(NamedTuple):
+    """What EM found."""
+
+    vectors: Tensor
+    variances: Tensor
+    weights: Tensor
+
+    def distance(self, other: "Fit") -> float:
+        """The largest difference of anything, relative to the largest entry."""
+        return max(float((a.double() - b).abs().max() / b.abs().max()) for a, b in zip(self, other, strict=True))
+
+
+def ours(problem: Problem, steps: int) -> Fit:
+    state = pf.em.adapt(
+        problem.queries,
+        pf.Mixture(problem.log_weights, problem.vectors, problem.variances, noise=0.0),
+        steps=steps,
+        moves=("vectors", "variances", "weights"),
+        priors=pf.em.ConjugatePriors(vectors=0.0),
+    ).mixture
+    variances = state.dense_variances()
+    assert variances is not None
+    return Fit(state.vectors, variances[..., 0], state.log_weights.exp())
+
+
+def theirs(problem: Problem, steps: int) -> Fit:
+    arrays = [x.numpy() for x in (problem.log_weights.exp(), problem.vectors, 1 / problem.variances[:, 0])]
+    mixture = GaussianMixture(
+        len(arrays[0]), covariance_type="spherical", tol=0, reg_covar=0, max_iter=steps,
+        weights_init=arrays[0], means_init=arrays[1], precisions_init=arrays[2],
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # tol=0: it never says that it has converged
+        mixture.fit(problem.queries.numpy())
+    return Fit(*(torch.as_tensor(x) for x in (mixture.means_, mixture.covariances_, mixture.weights_)))
+
+
+def race(forms: dict[str, Callable[[], Fit]], rounds: int) -> dict[str, float]:
+    """Seconds of the fastest round of each, taken in turn after one that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in forms}
+    for count in range(rounds + 1):
+        for name, form in forms.items():
+            start = time.perf_counter()
+            form()
+            if count > 0:
+                times[name].append(time.perf_counter() - start)
+    return {name: min(each) for name, each in times.items()}
+
+
+def peak_memory(problem: Problem) -> int:
+    """The largest number of bytes that one step holds at once, beyond its inputs."""
+    with torch.autograd.profiler.profile(profile_memory=True) as profile:
+        ours(problem, 1)
+    assert profile.kineto_results is not None
+    events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
+    sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return int(np.cumsum(sizes).max())
+
+
+def speed_table(problem: Problem, steps: int, rounds: int) -> str:
+    """Seconds and ratios, and how far the results are apart."""
+    double, single = problem, problem.to(torch.float32)
+    forms: dict[str, Callable[[], Fit]] = {
+        "scikit-learn, float64": lambda: theirs(double, steps),
+        "scikit-learn, float32": lambda: theirs(single, steps),
+        "pyroformer, float64": lambda: ours(double, steps),
+        "pyroformer, float32": lambda: ours(single, steps),
+    }
+    reference = forms["scikit-learn, float64"]()
+    gaps = {name: form().distance(reference) for name, form in forms.items()}
+    for name, dtype in (("pyroformer, float64", torch.float64), ("pyroformer, float32", torch.float32)):
+        assert gaps[name] < TOLERANCE[dtype], f"{name} is {gaps[name]:.1e} from scikit-learn"
+    times = race(forms, rounds)
+    lines = [
+        "| | seconds | sklearn float64 ÷ this | sklearn float32 ÷ this | largest difference |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, seconds in times.items():
+        ratios = [times[f"scikit-learn, {dtype}"] / seconds for dtype in ("float64", "float32")]
+        lines.append(f"| {name} | {seconds:.2f} | {ratios[0]:.1f} | {ratios[1]:.1f} | {gaps[name]:.0e} |")
+    return "\n".join(lines) + "\n"
+
+
+def memory_table(problem: Problem, components: tuple[int, ...] = (64, 256)) -> str:
+    """Bytes at a quarter of the queries, half of them and all, and the matrix of weights that is not there."""
+    lines = ["| queries | K | peak beyond the inputs, MiB | of it for each query, bytes | weights would be, MiB |"]
+    lines.append("|---:|---:|---:|---:|---:|")
+    total, width = problem.queries.shape
+    for count in components:
+        single = Problem.draw(total, count, width).to(torch.float32)
+        peaks = {
+            n: peak_memory(single._replace(queries=single.queries[:n].clone())) for n in (total // 4, total // 2, total)
+        }
+        (few, fewest), *_, (many, most) = peaks.items()
+        slope = (most - fewest) / (many - few)
+        for n, peak in peaks.items():
+            lines.append(f"| {n} | {count} | {peak / 2**20:.1f} | {slope:.0f} | {4 * n * count / 2**20:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def report(queries: int, components: int, width: int, steps: int, rounds: int, threads: int) -> str:
+    """Both tables."""
+    problem = Problem.draw(queries, components, width)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with threadpool_limits(threads):
+            title = (
+                f"n = {queries}, K = {components}, d = {width}, {steps} steps, {threads} thread(s), fastest of {rounds}"
+            )
+            return f"{title}\n\n{speed_table(problem, steps, rounds)}\n{memory_table(problem)}"
+    finally:
+        torch.set_num_threads(before)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--queries", type=int, default=100_000)
+    parser.add_argument("--components", type=int, default=64)
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1, help="for both programs")
+    parser.add_argument("--out", type=Path, help="file to write the tables to as well")
+    options = vars(parser.parse_args())
+    out = options.pop("out")
+    text = report(**options)
+    print(text)
+    if out is not None:
+        out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The benchmarks still run: each script's report at a tiny size."""
+
+import importlib
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def script(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module(request.param)
+
+
+def numbers(text: str) -> dict[str, list[float]]:
+    """First numbers of the cells of each row that a table names."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    return {row[0]: [float(x) for cell in row[1:] for x in re.findall(r"^-?[\d.]+", cell)] for row in rows}
+
+
+@pytest.mark.parametrize("script", ["em"], indirect=True)
+def test_em_agrees_with_scikit_learn(script: ModuleType) -> None:
+    text = script.report(queries=400, components=4, width=3, steps=3, rounds=1, threads=1)
+    assert "pyroformer, float32" in text and "peak beyond the inputs" in text
+
+
+@pytest.mark.parametrize("script", ["reliability"], indirect=True)
+def test_reliability(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "TEMPERATURES", (0.35,))
+    monkeypatch.setattr(script, "QUERIES", 128)
+    rows = numbers(script.report(seeds=2))
+    accuracy, nll, error = rows["precision of each unit"]
+    assert accuracy > 0.7 and nll < 0.9 and error < 0.4
+    assert rows["precision of each entry"][0] > 0.9
+
+
+@pytest.mark.parametrize("script", ["out_of_distribution"], indirect=True)
+def test_out_of_distribution(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "PRECISIONS", (4.0, 16.0))
+    rows = numbers(script.report(seeds=1))
+    assert min(rows["log p(q)"]) > 0.95
+
+
+@pytest.mark.parametrize("script", ["one_shot"], indirect=True)
+def test_one_shot(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "PRECISIONS", (0.5,))
+    rows = numbers(script.report(seeds=20))
+    assert rows["keys adapted, 20 steps (0.5)"][0] > rows["L2 (0.5)"][0] + 0.1
+
+
+@pytest.mark.parametrize("script", ["shift"], indirect=True)
+def test_shift(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "ANNOTATIONS", (10,))
+    settings = {name: grid[0] for name, (_, grid) in script.METHODS.items()}
+    settings |= {"L2": (6.0,), "keys and values": (12.0, 10.0, 8.0, 0.5)}
+    rows = numbers(script.table(script.compare(settings, script.rotate, 1)))
+    assert set(rows) > set(script.METHODS)
+    assert rows["keys and values"][0] > rows["L2"][0]
+    gated = numbers(script.table(script.gate(settings, 1, 10)))
+    assert gated["invert"][3] == 1 and gated["none"][3] == 0
+
+
+@pytest.mark.parametrize("script", ["uncertainty"], indirect=True)
+def test_uncertainty(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "PRECISIONS", (10.0, 100.0))
+    rows = numbers(script.table(script.compare(script.bimodal, script.to_nearer_branch, 1)))
+    assert rows["mixture, mode"][0] < rows["mean and variance"][0]
+    assert rows["mixture, mode"][3] < 0.3 < rows["mean and variance"][3]
