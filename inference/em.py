@@ -125,10 +125,10 @@ def adapt(
             break
         anchor = start if centre == "initial" else replace(start, vectors=state.vectors)
         state = _m_step(statistics, state, anchor, priors, moves, floor)
-        spread = None if spread is None else statistics.count
+        spread = None if spread is None else statistics.counts
     if spread is not None:
         state = _predictive(state, priors, spread)
-    return Adapted(_moved(state, queries, middle), torch.stack(trace, -1), statistics.count, converged)
+    return Adapted(_moved(state, queries, middle), torch.stack(trace, -1), statistics.counts, converged)
 
 
 class _Data(NamedTuple):
@@ -157,19 +157,19 @@ def _m_step(
 ) -> Mixture:
     """All that moves, moved."""
     if "vectors" in moves:
-        new = update_means(statistics.queries, statistics.count, start.vectors, state.vectors, priors.vectors)
+        new = update_means(statistics.queries, statistics.counts, start.vectors, state.vectors, priors.vectors)
         state = replace(state, vectors=new)
     if "variances" in moves:
         variances = update_variances(statistics, state.vectors, start.vectors, priors, floor)
         full = isinstance(state.variances, Covariances)
         state = replace(state, variances=Covariances(variances) if full else variances)
     if "values" in moves:
-        assert statistics.values is not None and statistics.value_count is not None
+        assert statistics.values is not None and statistics.value_counts is not None
         assert start.values is not None and state.values is not None
-        known = (statistics.values, statistics.value_count)
+        known = (statistics.values, statistics.value_counts)
         state = replace(state, values=update_means(*known, start.values, state.values, priors.values))
     if "weights" in moves:
-        state = replace(state, log_weights=update_log_weights(statistics.count, priors.weights))
+        state = replace(state, log_weights=update_log_weights(statistics.counts, priors.weights))
     return state
 
 
@@ -286,8 +286,8 @@ def _checked(
     variational: bool,
 ) -> Sequence[Moves]:
     """What moves, if all of it can."""
-    if moves is None:
-        moves = ("vectors",) if values is None else ("vectors", "values")
+    both: Sequence[Moves] = ("vectors",) if values is None else ("vectors", "values")
+    moves = both if moves is None else moves
     if steps < 0:
         raise ValueError(f"steps is {steps}; it must be at least 0")
     for name in moves:

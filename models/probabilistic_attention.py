@@ -121,7 +121,10 @@ class ProbabilisticAttention(nn.Module):
                 found += list(part.parameters()) if isinstance(part, _Reading) else [part]
         for parameter in found:
             nn.init.zeros_(parameter)
-        return found if self.gamma is None else [*found, nn.init.ones_(self.gamma)]
+        if self.gamma is None:
+            return found
+        nn.init.ones_(self.gamma)
+        return [*found, self.gamma]
 
     def forward(
         self,
@@ -137,6 +140,7 @@ class ProbabilisticAttention(nn.Module):
         visible = None if plain or not causal else self._visible(queries.shape[-2], mixture)
         if self.steps and causal:
             weights = causal_responsibilities(queries, mixture, visible=visible, mask=counted, **self._adaptation)
+            assert mixture.values is not None
             present = torch.where(mixture.present[..., None], mixture.values, 0)
             y = (weights @ present)[..., -t:, :]
         else:

@@ -437,11 +437,12 @@ def _rows(memory: Mixture, batch: Sequence[int]) -> Mixture:
     def flat(x: Tensor, trailing: int) -> Tensor:
         return x.expand(*batch, *x.shape[x.ndim - trailing :]).reshape(-1, *x.shape[-trailing:])
 
-    variances = memory.variances
-    if isinstance(variances, SharedVariances):
-        variances = SharedVariances(variances.table, flat(variances.group, 1))
-    elif variances is not None and variances.ndim > 2:
-        variances = flat(variances, 2)
+    variances: Tensor | SharedVariances | None
+    if isinstance(memory.variances, SharedVariances):
+        variances = SharedVariances(memory.variances.table, flat(memory.variances.group, 1))
+    else:
+        variances = memory.dense_variances()
+        variances = flat(variances, 2) if variances is not None and variances.ndim > 2 else variances
     return replace(
         memory,
         log_weights=flat(memory.log_weights, 1),

@@ -79,19 +79,19 @@ class Statistics(NamedTuple):
     r"""What the E-step says of every component.
 
     Arguments:
-        count: :math:`N_n = \sum_m w_{mn}`, with shape :math:`(*, N)`.
+        counts: :math:`N_n = \sum_m w_{mn}`, with shape :math:`(*, N)`.
         queries: :math:`\sum_m w_{mn} u_m`, with shape :math:`(*, N, D)`.
         squares: :math:`\sum_m w_{mn} |u_m|^2` with shape :math:`(*, N, 1)`, or of each dimension's square with shape
             :math:`(*, N, D)`, or of :math:`u_m u_m^T` with shape :math:`(*, N, D, D)`; None where it was not asked for.
-        value_count: :math:`\sum_m w_{mn}` over the queries whose value is known; None without values.
+        value_counts: :math:`\sum_m w_{mn}` over the queries whose value is known; None without values.
         values: :math:`\sum_m w_{mn} v_m` over the same, with shape :math:`(*, N, V)`; None without values.
         evidence: :math:`\sum_m \log p(u_m)`, values that are known included, with shape :math:`(*)`.
     """
 
-    count: Float[Tensor, "*batch n"]
+    counts: Float[Tensor, "*batch n"]
     queries: Float[Tensor, "*batch n d"]
     squares: Float[Tensor, "..."] | None
-    value_count: Float[Tensor, "*batch n"] | None
+    value_counts: Float[Tensor, "*batch n"] | None
     values: Float[Tensor, "*batch n v"] | None
     evidence: Float[Tensor, "*batch"]
 
@@ -119,7 +119,7 @@ def expected_statistics(
 
     Examples:
         >>> mixture = pf.Mixture(torch.zeros(2), torch.tensor([[0.0], [4.0]]), noise=1.0)
-        >>> expected_statistics(torch.tensor([[0.0], [0.0], [4.0]]), mixture).count.round(decimals=2).tolist()
+        >>> expected_statistics(torch.tensor([[0.0], [0.0], [4.0]]), mixture).counts.round(decimals=2).tolist()
         [2.0, 1.0]
     """
     joint = _joint(mixture, values is not None)
@@ -196,7 +196,7 @@ def update_variances(
     if second is None:
         raise ValueError("variances need second moments; ask expected_statistics for squares")
     kappa = torch.as_tensor(priors.vectors, dtype=vectors.dtype, device=vectors.device)[..., None]
-    count, moved = statistics.count[..., None], vectors - initial
+    count, moved = statistics.counts[..., None], vectors - initial
     degrees = count + (kappa > 0)
     if second.ndim > vectors.ndim:
         cross = statistics.queries[..., :, None] * vectors[..., None, :]

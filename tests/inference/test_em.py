@@ -161,8 +161,8 @@ def test_step_is_a_preconditioned_gradient() -> None:
     prior = torch.distributions.Normal(mixture.vectors, total.sqrt()).log_prob(keys).sum()
     (gradient,) = torch.autograd.grad(evidence(queries, moved).sum() + prior, keys)
     statistics = expected_statistics(queries, moved)
-    new = update_means(statistics.queries, statistics.count, mixture.vectors, keys, 1.0)
-    expected = gradient * total / (1 + statistics.count[:, None])
+    new = update_means(statistics.queries, statistics.counts, mixture.vectors, keys, 1.0)
+    expected = gradient * total / (1 + statistics.counts[:, None])
     torch.testing.assert_close(new - keys, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -178,11 +178,11 @@ def test_statistics_in_parts(squares: Any, monkeypatch: pytest.MonkeyPatch) -> N
     shares = weights * known["annotated"][..., None]
     monkeypatch.setattr("pyroformer.models.updates._entries", lambda *_: 7 * 2 * N)
     found = expected_statistics(queries, mixture, visible=visible, mask=mask, squares=squares, **known)
-    assert found.values is not None and found.value_count is not None
-    torch.testing.assert_close(found.count, weights.sum(-2), rtol=1e-10, atol=1e-10)
+    assert found.values is not None and found.value_counts is not None
+    torch.testing.assert_close(found.counts, weights.sum(-2), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(found.queries, weights.mT @ queries, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(found.values, shares.mT @ known["values"], rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(found.value_count, shares.sum(-2), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(found.value_counts, shares.sum(-2), rtol=1e-10, atol=1e-10)
     log_p = evidence(queries, mixture, visible, **known)  # type: ignore[arg-type]
     counted = mask & log_p.isfinite()
     torch.testing.assert_close(found.evidence, torch.where(counted, log_p, 0).sum(-1), rtol=1e-10, atol=1e-10)
