@@ -19,13 +19,12 @@ import pyro
 import pyro.distributions as dist
 import torch
 from jaxtyping import Bool, Float
-from pyro import poutine
 from torch import Tensor, nn
 
 from ..models.attention import attend
 from ..models.base import LocalModule
 from ..models.mixture import log_joint, posterior_mean, posterior_variance
-from ..models.mixture_attention import MixtureAttention, inside, masked_logits, normal_of_unit
+from ..models.mixture_attention import MixtureAttention, inside, masked_logits, normal_of_unit, only
 from ..models.mixture_priors import GaussianVectors
 from ..models.updates import expected_statistics, update_means
 
@@ -54,11 +53,11 @@ class MixtureGuide(LocalModule):
         """The model's site of the values that are not known, if there are any."""
         if values is not None and annotated is None:
             return
-        with poutine.mask(mask=True if counted is None else counted):
+        with only(counted):
             if annotated is None:
                 pyro.sample("value", law)
                 return
-            with poutine.mask(mask=~annotated):
+            with only(~annotated):
                 pyro.sample("value_unobserved", law)
 
 

@@ -37,7 +37,7 @@ from .mixture_priors import GaussianVectors, VectorsPrior
 from .priors import WeightPrior
 from .updates import ConjugatePriors
 
-__all__ = ["Bank", "MixtureAttention", "gather", "inside", "masked_logits", "normal_of_unit"]
+__all__ = ["Bank", "MixtureAttention", "gather", "inside", "masked_logits", "normal_of_unit", "only"]
 
 Prior = nn.Module | Distribution | Callable[..., Distribution]
 
@@ -258,7 +258,7 @@ class MixtureAttention(LocalModule):
             law = dist.Categorical(logits=masked_logits(bank.log_weights, seen, counted))
             assignment = pyro.sample("assignment", law, infer={"enumerate": "parallel"})
             law = normal_of_unit(bank.keys, bank.precision, assignment)
-            with poutine.mask(mask=True if counted is None else counted):
+            with only(counted):
                 if queries is not None and counted is not None:
                     queries = torch.where(counted[..., None], queries, 0)
                 drawn: Tensor = pyro.sample("query", law, obs=queries)
@@ -376,9 +376,10 @@ class MixtureAttention(LocalModule):
             return
         values = torch.where(annotated[..., None], values, 0)
         if self.free_values:
-            pyro.sample("value", law, obs=values, obs_mask=annotated)
+            known: Any = annotated
+            pyro.sample("value", law, obs=values, obs_mask=known)
             return
-        with poutine.mask(mask=annotated):
+        with only(annotated):
             pyro.sample("value", law, obs=values)
 
 
@@ -400,6 +401,11 @@ def inside(*plates: Any) -> Iterator[None]:
         for plate in plates:
             stack.enter_context(plate)
         yield
+
+
+def only(mask: Any) -> Any:
+    """The context in which sites count only where a mask is True; everywhere if it is None."""
+    return poutine.mask(mask=True if mask is None else mask)
 
 
 def normal_of_unit(rows: Tensor, precision: Tensor, assignment: Tensor) -> Any:
