@@ -134,7 +134,7 @@ def test_precisions_of_their_own_need_squares(variances: str, enough: Any) -> No
         optimiser.step(closure)
         left[features] = gap(model, guide, observed)
     assert 0 <= left[enough] < 1e-3
-    assert left["linear"] > 0.02
+    assert left["linear"] > 5e-3
 
 
 def test_guide_of_assignments_starts_where_its_features_can() -> None:
