@@ -32,7 +32,8 @@ from torch.distributions import Distribution
 from .adapters import as_prior
 from .base import TEXTS, LocalModule
 from .distributions import log_simplex
-from .mixture import Mixture, log_sum
+from .mixture import Mixture
+from .mixture_checks import check_law, check_mixture, check_support, fits
 from .mixture_priors import GaussianVectors, VectorsPrior
 from .priors import WeightPrior
 from .updates import ConjugatePriors
@@ -116,7 +117,7 @@ class MixtureAttention(LocalModule):
         free_values: bool = False,
     ) -> None:
         super().__init__()
-        _check_mixture(mixture, weighted=weights is None)
+        check_mixture(mixture, weighted=weights is None)
         if (free_values or values is not None) and mixture.value_variances is None:
             raise ValueError("values need a mixture with values and value_variances: give it both")
         present = mixture.present
@@ -316,23 +317,23 @@ class MixtureAttention(LocalModule):
         draws: dict[str, Tensor] = {}
         if self.weight_prior is not None:
             law = self.weight_prior(self._unit_mask())
-            _check_law("weights", law, (*leading, 1) if leading else (), [(self.components,)])
+            check_law("weights", law, (*leading, 1) if leading else (), [(self.components,)])
             self._log_weights_drawn = law.support is log_simplex
             weights = law.sample().exp() if self._log_weights_drawn else law.sample()
             simple = bool((weights >= 0).all()) and bool(((weights.sum(-1) - 1).abs() < 1e-3).all())
-            _check_support("weights", law, "weights, or their logarithms as LogDirichlet does", simple)
+            check_support("weights", law, "weights, or their logarithms as LogDirichlet does", simple)
         if self.precision_prior is not None:
             law = self.precision_prior()
-            _check_law("precision", law, rows, [(), (self.vectors.shape[-1],)])
+            check_law("precision", law, rows, [(), (self.vectors.shape[-1],)])
             self._diagonal = len(law.event_shape) == 1
             draws["precision"] = law.expand(rows).sample()
-            _check_support("precision", law, "positive numbers", bool((draws["precision"] > 0).all()))
+            check_support("precision", law, "positive numbers", bool((draws["precision"] > 0).all()))
         if self.key_prior is not None:
-            _check_law("keys", self.key_prior(self.bank(draws).precision), rows, [self.vectors.shape[-1:]])
+            check_law("keys", self.key_prior(self.bank(draws).precision), rows, [self.vectors.shape[-1:]])
         if self.value_prior is not None:
             assert self.unit_values is not None
             law = self.value_prior(self.bank(draws).value_precision)
-            _check_law("values", law, rows, [self.unit_values.shape[-1:]])
+            check_law("values", law, rows, [self.unit_values.shape[-1:]])
 
     def _token_shape(
         self,
@@ -348,7 +349,7 @@ class MixtureAttention(LocalModule):
         shape = torch.Size((*leading, tokens)) if queries is None else queries.shape[:-1]
         if queries is not None and queries.shape[-1] != width:
             raise ValueError(f"queries have {queries.shape[-1]} dimensions and keys {width}; give them as many")
-        if not _fits(leading, shape[:-1]):
+        if not fits(leading, shape[:-1]):
             raise ValueError(
                 f"queries have leading dimensions {tuple(shape[:-1])} and the mixture {tuple(leading)}; "
                 "queries need those of the mixture, with others further left only"
@@ -356,7 +357,7 @@ class MixtureAttention(LocalModule):
         if values is not None:
             if self.unit_values is None or self.value_variances is None:
                 raise ValueError("values are known but the mixture has no value_variances: give it values and both")
-            if not _fits(values.shape, (*shape, self.unit_values.shape[-1])):
+            if not fits(values.shape, (*shape, self.unit_values.shape[-1])):
                 expected = (*shape, self.unit_values.shape[-1])
                 raise ValueError(f"values have shape {tuple(values.shape)}, expected {expected}: one for each query")
         elif annotated is not None:
@@ -366,7 +367,7 @@ class MixtureAttention(LocalModule):
             ("mask", mask, shape),
             ("visible", visible, (*shape, self.components)),
         ):
-            if given is not None and not _fits(given.shape, expected):
+            if given is not None and not fits(given.shape, expected):
                 raise ValueError(f"{name} has shape {tuple(given.shape)}, expected {tuple(expected)}")
         return shape
 
@@ -435,46 +436,3 @@ def _hold(module: nn.Module, name: str, tensor: Tensor | None) -> None:
         setattr(module, name, tensor)
     else:
         module.register_buffer(name, tensor)
-
-
-def _fits(shape: Sequence[int], expected: Sequence[int]) -> bool:
-    """Whether a shape broadcasts to another one."""
-    aligned = zip(reversed(shape), reversed(expected), strict=False)
-    return len(shape) <= len(expected) and all(size in (1, full) for size, full in aligned)
-
-
-def _check_mixture(mixture: Mixture, weighted: bool) -> None:
-    present = mixture.present
-    if not bool(present.any(-1).all()):
-        raise ValueError("the mixture has no unit left: each of its masks or weights must leave one")
-    own = mixture.dense_variances()
-    own = torch.zeros(1, 1) if own is None else own
-    for name, variances in (("precision", own + mixture.query_noise), ("value precision", mixture.value_variances)):
-        if variances is None:
-            continue
-        variances = torch.where(present[..., None], variances, 1)
-        bad = ~((variances > 0) & variances.isfinite())
-        if bool(bad.any()):
-            raise ValueError(
-                f"{name} 1 / {float(variances[bad][0]):g} is not positive and finite: give it positive variances"
-            )
-    total = log_sum(torch.where(present, mixture.log_weights, -torch.inf)).exp()
-    tolerance = 1e-6 if total.dtype == torch.float64 else 1e-4
-    if weighted and bool(((total - 1).abs() > tolerance).any()):
-        worst = float(total.flatten()[(total - 1).abs().argmax()])
-        raise ValueError(f"the weights sum to {worst:g}, not to 1: take log_softmax of log_weights")
-
-
-def _check_law(name: str, law: object, batch: Sequence[int], events: Sequence[Sequence[int]]) -> None:
-    if not isinstance(law, Distribution):
-        raise ValueError(f"the prior of {name} returned a {type(law).__name__}: return a torch or Pyro distribution")
-    if tuple(law.event_shape) not in [tuple(event) for event in events]:
-        wanted = " or ".join(str(tuple(event)) for event in events)
-        raise ValueError(f"the prior of {name} has event shape {tuple(law.event_shape)}, expected {wanted}")
-    if not _fits(law.batch_shape, batch):
-        raise ValueError(f"the prior of {name} has batch shape {tuple(law.batch_shape)}, expected {tuple(batch)}")
-
-
-def _check_support(name: str, law: Any, what: str, holds: bool) -> None:
-    if not holds:
-        raise ValueError(f"the prior of {name} has the support {law.support}: it must draw {what}")
