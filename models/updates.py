@@ -8,11 +8,13 @@ The E-step is :func:`~.mixture.responsibilities`. What the M-steps need of it is
 which :func:`expected_statistics` adds up over a few queries at a time.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -287,7 +289,10 @@ def _sums(
     logits, own = joint(part, annotated)
     top = logits.detach().amax(-1, keepdim=True)
     top = torch.where(top.isfinite(), top, 0)
-    shares = logits.sub_(top).exp_()  # in place: nothing else costs as much as passes over these entries
+    # In place, as nothing costs more than these passes. The exponential is very slow where it underflows, and
+    # so are products of subnormal numbers: what is that small beside its row's largest share, 1, becomes zero.
+    least = 0.7 * math.log(torch.finfo(logits.dtype).tiny)
+    shares = F.threshold(logits.sub_(top).clamp_min_(least).exp_(), 2 * math.exp(least), 0.0)
     total = shares.sum(-1, keepdim=True)
     seen = total > 0 if mask is None else (total > 0) & mask[..., None]
     columns = [torch.ones_like(queries[..., :1]), queries]
