@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..models.mixture import Covariances, Mixture
+from ..models.mixture import Covariances, Mixture, check_queries
 from ..models.updates import (
     ConjugatePriors,
     Covariance,
@@ -105,7 +105,7 @@ def adapt(
         True
     """
     priors = ConjugatePriors() if priors is None else priors
-    moves = _checked(mixture, values, steps, moves, covariance, priors, centre, variational)
+    moves = _checked(queries, mixture, values, steps, moves, covariance, priors, centre, variational)
     middle = _middle(queries, mask)
     data = _Data(_centred(queries, middle, mask), visible, values, annotated, mask)
     start = state = _moved(mixture, queries, -middle)
@@ -276,6 +276,7 @@ def _moved(mixture: Mixture, queries: Tensor, by: Tensor) -> Mixture:
 
 
 def _checked(
+    queries: Tensor,
     mixture: Mixture,
     values: Tensor | None,
     steps: int,
@@ -303,8 +304,13 @@ def _checked(
         raise ValueError("values cannot move where none is known: give values, and annotated if only some are")
     if isinstance(mixture.variances, Covariances) and "variances" in moves and covariance != "full":
         raise ValueError(f"covariance is {covariance!r} but the mixture has full ones; say covariance='full'")
+    check_queries(queries, mixture)
     if not bool(mixture.present.any(-1).all()):
         raise ValueError("the mixture has no component left: each of its masks or weights must leave one")
+    if not isinstance(mixture.variances, Covariances):
+        total = torch.where(mixture.present[..., None], _total(mixture), 1)
+        if not bool((total > 0).all()):
+            raise ValueError(f"a query's variance is {float(total.min()):g}; with the noise it must be positive")
     if variational and (tuple(moves) != ("vectors",) or not (torch.as_tensor(priors.vectors) > 0).all()):
         raise ValueError("the variational form moves vectors alone, under a prior worth more than 0 queries")
     if variational and isinstance(mixture.variances, Covariances):

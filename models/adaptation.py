@@ -9,15 +9,13 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from .fused import fused_attention, side_by_side
 from .mixture import Mixture, log_sum
 from .natural import Natural, natural
+from .parts import in_parts
 
 __all__ = ["adapt_keys", "causal_responsibilities"]
-
-LEAST_QUERIES = 32  # in a part, so that matrix products stay worth while
 
 
 def adapt_keys(
@@ -160,23 +158,14 @@ def _m_step(queries: Tensor, terms: Natural, initial: Tensor, log_kappa: Tensor,
 
 
 def _log_normaliser(queries: Tensor, keys: Tensor) -> Tensor:
-    """logsumexp of the logits of each query, a few queries at a time, computed again in the backward pass."""
+    """logsumexp of the logits of each query; -inf where every component is absent."""
     batch = torch.broadcast_shapes(queries.shape[:-2], keys.shape[:-2]).numel()
-    size = max(LEAST_QUERIES, _entries(queries) // (batch * keys.shape[-2]))
-    if size >= queries.shape[-2]:
-        return _log_sum_of_products(queries, keys)
-    parts = queries.split(size, -2)
-    return torch.cat([checkpoint(_log_sum_of_products, part, keys, use_reentrant=False) for part in parts], -1)
 
+    def part(rows: slice) -> Tensor:
+        total = (queries[..., rows, :] @ keys.mT).logsumexp(-1)
+        return torch.where(total < -1e29, -torch.inf, total)
 
-def _entries(like: Tensor) -> int:
-    """How many logits to hold at once: what a CPU's cache takes, more on a GPU."""
-    return 2**18 if like.device.type == "cpu" else 2**26
-
-
-def _log_sum_of_products(queries: Tensor, keys: Tensor) -> Tensor:
-    total = (queries @ keys.mT).logsumexp(-1)
-    return torch.where(total < -1e29, -torch.inf, total)
+    return in_parts(part, queries.shape[-2], batch * keys.shape[-2], queries.device)
 
 
 def _log(pseudo_counts: float | Tensor, like: Tensor) -> Tensor:

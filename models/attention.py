@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .fused import fused_attention, pack_keys, pack_queries, pack_values, packed_width
-from .mixture import Mixture, log_sum
+from .mixture import Mixture, check_queries, log_sum
 from .natural import Basis, Form, LowRank, Natural, natural
+from .parts import in_parts
 from .self_attention import KeyValueCache, SelfAttention
 
 __all__ = ["DenoisingAttention", "Form", "KeyValueCache", "ProjectedMixture", "Returns", "SelfAttention", "attend"]
@@ -49,8 +50,8 @@ def attend(
         dropout: Probability that a component is dropped from a mean, the rest being scaled up.
 
     Raises:
-        ValueError: If ``returns`` or ``form`` is none of these, the evidence is asked for in the published form, or
-            both ``causal`` and ``visible`` are given.
+        ValueError: If queries and vectors have different widths, ``returns`` or ``form`` is none of these, the evidence
+            is asked for in the published form, or both ``causal`` and ``visible`` are given.
 
     Examples:
         >>> queries, keys, values = torch.randn(3, 8), torch.randn(5, 8), torch.randn(5, 4)
@@ -61,6 +62,7 @@ def attend(
         >>> pf.attend(queries, mixture, returns="evidence").shape
         torch.Size([3])
     """
+    check_queries(queries, mixture)
     _check_choice("returns", returns, get_args(Returns))
     _check_choice("form", form, ("exact", "published"))
     if (returns, form) == ("evidence", "published"):
@@ -337,14 +339,19 @@ def _centred(mixture: Mixture, queries: Tensor) -> tuple[Mixture, Tensor]:
 
 def _evidence(queries: Tensor, terms: Natural, view: _View) -> Tensor:
     """log p(u) with all the constants that cancel in attention weights."""
-    logits, own = terms.joint(queries.to(terms.bias.dtype))
+    queries, (m, n) = queries.to(terms.bias.dtype), (queries.shape[-2], terms.bias.shape[-1])
     visible = view.visible
     if view.causal:
-        m, n = logits.shape[-2:]
         visible = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m)
-    if visible is not None:
-        logits = torch.where(visible, logits, -torch.inf)
-    return log_sum(logits) + own
+
+    def part(rows: slice) -> Tensor:
+        logits, own = terms.joint(queries[..., rows, :])
+        if visible is not None:
+            logits = torch.where(visible[..., rows, :], logits, -torch.inf)
+        return log_sum(logits) + own
+
+    batch = torch.broadcast_shapes(queries.shape[:-2], terms.bias.shape[:-1], terms.slope.shape[:-2]).numel()
+    return in_parts(part, m, batch * n, queries.device)
 
 
 def _every_head(terms: LowRank | None) -> Tensor | None:

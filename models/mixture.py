@@ -299,8 +299,10 @@ def log_joint(
         annotated: True where a query's value is known, with shape :math:`(*, M)`; None is everywhere.
 
     Raises:
-        ValueError: If there are values and the mixture has no ``value_variances`` for them.
+        ValueError: If queries and vectors have different widths, or there are values and the mixture has no
+            ``value_variances`` for them.
     """
+    check_queries(queries, mixture)
     joint = mixture.log_weights[..., None, :] + _log_density(queries, mixture)
     if values is not None:
         joint = joint + _log_density_of_values(values, annotated, mixture)
@@ -460,6 +462,14 @@ def _preceded(rows: Tensor | None, row: Tensor | None, components: int) -> Tenso
     row = rows[..., :1, :] if row is None else row
     batch, width = rows.shape[:-2], max(rows.shape[-1], row.shape[-1])
     return torch.cat([row.expand(*batch, 1, width), rows.expand(*batch, components, width)], -2)
+
+
+def check_queries(queries: Tensor, mixture: Mixture) -> None:
+    """Raises a ValueError where queries have another width than the vectors that they are sights of."""
+    if queries.shape[-1] != mixture.width:
+        raise ValueError(
+            f"queries have {queries.shape[-1]} dimensions and the mixture's vectors {mixture.width}; give them as many"
+        )
 
 
 def log_sum(joint: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ class ProbabilisticAttention(nn.Module):
             nn.Parameter(torch.zeros(heads)) if precision == "shared" else _Reading(width, heads, sizes[precision])
         )
         self.gamma = nn.Parameter(torch.ones(heads)) if prior != "magnitude" else None
-        self.log_prior = _Reading(width, heads, 1) if prior == "learned" else None
+        self.log_prior = _Reading(width, heads, 1, bias=False) if prior == "learned" else None  # a bias would cancel
         self.other_keys = nn.Linear(width, width * (components - 1), bias=bias) if components > 1 else None
         self.gate = nn.Parameter(torch.zeros(heads, components - 1)) if components > 1 else None
         self.log_null = nn.Parameter(torch.zeros(heads)) if null_unit else None
@@ -232,12 +232,13 @@ class ProbabilisticAttention(nn.Module):
 class _Reading(nn.Module):
     """Numbers that every head reads off a token, zero at the start."""
 
-    def __init__(self, width: int, heads: int, size: int) -> None:
+    def __init__(self, width: int, heads: int, size: int, bias: bool = True) -> None:
         super().__init__()
         self.heads = heads
-        self.linear = nn.utils.skip_init(nn.Linear, width, heads * size)  # draws nothing: a seed gives the same network
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
+        # skip_init draws nothing, so that a seed gives the same network with and without
+        self.linear = nn.utils.skip_init(nn.Linear, width, heads * size, bias=bias)
+        for parameter in self.linear.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Float[Tensor, "b t p"]) -> Float[Tensor, "b h t size"]:
         return self.linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)

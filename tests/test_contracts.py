@@ -1,6 +1,7 @@
 """What every model and guide promises, run over all of them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pyro
@@ -38,8 +39,14 @@ def nvae(kappa: int = 1, **options: Any) -> Callable[[], Pair]:
     return make
 
 
+def probabilistic(**options: Any) -> TransformerConfig:
+    return replace(CONFIG, attention="probabilistic", **options)
+
+
 PAIRS: dict[str, Callable[[], Pair]] = {
     "lm": lambda: Pair(LanguageModel(CONFIG), None),
+    "lm-probabilistic": lambda: Pair(LanguageModel(probabilistic(key_components=2, null_unit=True)), None),
+    "lm-adapting": lambda: Pair(LanguageModel(probabilistic(key_prior="learned", key_steps=1)), None),
     "nvae": nvae(),
     "nvae-relu": nvae(alpha="relu"),
     "nvae-quadratic": nvae(alpha="quadratic"),
@@ -186,7 +193,7 @@ def test_double_precision_follows_the_parameters(pair: Pair) -> None:
     assert result.log_likelihood.dtype == torch.float64
 
 
-@pytest.mark.parametrize("name", [name for name in PAIRS if name != "lm"])
+@pytest.mark.parametrize("name", [name for name in PAIRS if not name.startswith("lm")])
 def test_nvib_and_elbo_share_reconstruction_and_exact_divergences(name: str) -> None:
     made = PAIRS[name]()
     batch = Batch.pad(TEXTS)

@@ -246,6 +246,18 @@ def test_as_a_module() -> None:
     assert done.stderr == "error: model 'nvea' is unknown: choose one of lm, nvae.\n"
 
 
+def test_fit_takes_the_kind_of_attention(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(f"The number {n} follows {n - 1}." for n in range(1, 60)))
+    small = "--model.width 16 --model.layers 1 --model.heads 2 --steps 2 --vocabulary 270 --batch_size 8"
+    command(f"fit lm --data {texts} --out {tmp_path / 'run'} --attention probabilistic {small}", capsys)
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert "attention: probabilistic" in yaml.safe_dump(config)
+    assert command(f"sample {tmp_path / 'run'} -n 2", capsys).count("\n") == 2
+    assert main(shlex.split(f"fit lm --data {texts} --out {tmp_path / 'other'} --attention hard")) == 2
+    assert "--attention is 'hard': give one of softmax, probabilistic" in capsys.readouterr().err
+
+
 def test_help_shows_the_defaults_of_the_model(capsys: pytest.CaptureFixture[str]) -> None:
     def default(model: str, option: str) -> str:
         text = " ".join(command(f"fit {model} --help", capsys).split())

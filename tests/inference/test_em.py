@@ -301,10 +301,15 @@ def test_bad_options(options: dict[str, Any], message: str, monkeypatch: pytest.
         adapt(queries, mixture, **options)
 
 
-def test_bad_mixture() -> None:
+def test_bad_mixture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
     queries, mixture = draw()
     with pytest.raises(ValueError, match="no component left"):
         adapt(queries, replace(mixture, mask=torch.zeros(N, dtype=torch.bool)))
+    with pytest.raises(ValueError, match="a query's variance is -0.8; with the noise it must be positive"):
+        adapt(queries, replace(mixture, variances=-torch.ones(N, 1, dtype=torch.double)))
+    with pytest.raises(ValueError, match="queries have 2 dimensions and the mixture's vectors 3"):
+        adapt(queries[:, :2], mixture)
     with pytest.raises(ValueError, match="rate is -1.0; it must be at least 0"):
         ConjugatePriors(rate=-1.0)
     with pytest.raises(ValueError, match="there are no queries"):

@@ -3,11 +3,13 @@
 import math
 from dataclasses import replace
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from pyroformer.models import parts
 from pyroformer.models.attention import attend
 from pyroformer.models.mixture import (
     Covariances,
@@ -299,7 +301,25 @@ def test_bad_mixtures(options: dict[str, Tensor], message: str) -> None:
         Mixture(torch.zeros(3), torch.zeros(3, 2), **options)  # type: ignore[arg-type]
 
 
-def test_bad_questions() -> None:
+@pytest.mark.parametrize("causal", [False, True])
+def test_evidence_in_parts(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k = randn(2, 9, D).requires_grad_(), randn(2, 9, D).requires_grad_()
+    mixture = Mixture(randn(2, 9), k, rand(2, 9, D), noise=0.3)
+    visible = torch.ones(9, 9, dtype=torch.bool).tril() if causal else None
+    upstream = randn(2, 9)
+    expected = torch.autograd.grad(evidence(q, mixture, visible), (q, k), upstream)
+    monkeypatch.setattr(parts, "LEAST_QUERIES", 4)
+    monkeypatch.setattr(parts, "_entries", lambda _: 1)
+    found = attend(q, mixture, returns="evidence", causal=causal)
+    close(found, evidence(q, mixture, visible), 1e-10)
+    for a, e in zip(torch.autograd.grad(found, (q, k), upstream), expected, strict=True):
+        close(a, e, 1e-9)
+
+
+def test_bad_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
+    with pytest.raises(ValueError, match="queries have 3 dimensions and the mixture's vectors 2"):
+        attend(torch.zeros(1, 3), Mixture(torch.zeros(3), torch.zeros(3, 2)))
     mixture = Mixture(torch.zeros(3), torch.zeros(3, 2), values=torch.zeros(3, 1))
     with pytest.raises(ValueError, match="no value_variances"):
         log_joint(torch.zeros(1, 2), mixture, values=torch.zeros(1, 1))

@@ -136,6 +136,19 @@ def test_a_seed_gives_the_network_of_softmax_attention(options: dict[str, Any]) 
     close(hidden[1], hidden[0])
 
 
+@pytest.mark.parametrize("options", [{}, {"key_components": 2, "null_unit": True}, {"key_steps": 1}], ids=str)
+def test_a_decoder_writes_as_it_reads(options: dict[str, Any]) -> None:
+    config = TransformerConfig(vocabulary=50, window=12, width=16, heads=2, attention="probabilistic", **options)
+    decoder = Decoder(config).double()
+    for parameter in decoder.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    texts = torch.randint(3, 50, (4, 12))
+    cache = decoder.cache([4], capacity=12)
+    before = torch.cat([torch.full((4, 1), config.bos), texts[:, :-1]], 1)
+    parts = [decoder.step(before[:, :5], cache)] + [decoder.step(before[:, i : i + 1], cache) for i in range(5, 12)]
+    close(torch.cat(parts, 1), decoder(texts))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
