@@ -52,6 +52,7 @@ def test_one_shot(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows["keys adapted, 20 steps (0.5)"][0] > rows["L2 (0.5)"][0] + 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["shift"], indirect=True)
 def test_shift(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(script, "ANNOTATIONS", (10,))
