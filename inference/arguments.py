@@ -26,7 +26,7 @@ MODELS = {
     "lm": ModelClasses("pyroformer.models.language_model:LanguageModel", None),
     "nvae": ModelClasses("pyroformer.models.nvae:NVAE", "pyroformer.guides.nvae:NVAEGuide"),
 }
-NETWORK = "pyroformer.models.transformer:TransformerConfig"
+NETWORK = "pyroformer.models.config:TransformerConfig"
 SIZED = ("width", "layers", "heads")  # what --size decides
 FROM_MODEL = ("width", "kappa", "window", "heads", "layers")
 FROM_CORPUS = ("vocabulary", "window", "pad", "bos", "eos")  # fields of the network that the corpus decides

@@ -1,0 +1,108 @@
+"""Sizes and options of a Transformer."""
+
+from dataclasses import dataclass, fields
+from typing import Literal, get_args, get_origin
+
+from .batch import BOS, EOS, PAD
+
+__all__ = ["TransformerConfig"]
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    r"""Sizes and options of a Transformer.
+
+    Arguments:
+        vocabulary: The number of token ids :math:`V`, padding and the ends of text included.
+        window: The longest text in tokens, its end included.
+        width: The size :math:`P` of a hidden state.
+        layers: The number of blocks.
+        heads: The number of attention heads; it divides ``width``.
+        hidden: The size of the feed-forward layer; None is ``4 * width``.
+        dropout: Probability of dropping an activation in training.
+        bias: Whether linear layers and norms have biases.
+        norm_eps: What the layer norms add to a variance.
+        activation: Of the feed-forward layers.
+        positions: ``"sinusoidal"``: fixed, added to embeddings that are scaled by :math:`\sqrt P`; or ``"learned"``,
+            as in GPT-2.
+        tied: Whether a decoder's readout is its token embedding.
+        init_std: Standard deviation of the initial weights; None is :math:`1 / \sqrt P`, which keeps the scale of what
+            goes through a layer. GPT-2 has 0.02.
+        attention: Of a sequence to itself: ``"softmax"``, or ``"probabilistic"``, which starts as softmax attention and
+            learns what that takes as given.
+        key_precision: Of probabilistic attention: one precision for each head, each key (``"unit"``) or each of its
+            dimensions.
+        key_prior: Of probabilistic attention: whether long keys are favoured as in softmax attention
+            (``"magnitude"``), to a degree that is learned (``"gated"``), or with a prior for each key besides
+            (``"learned"``).
+        key_components: Of probabilistic attention: Gaussians in each key.
+        null_unit: Of probabilistic attention: whether a query may attend to nothing.
+        key_steps: Of probabilistic attention: how often keys adapt to the queries that they meet.
+        pad: Id of padding.
+        bos: Id of the token that the decoder puts before a text.
+        eos: Id of the token that ends a text.
+
+    Raises:
+        ValueError: If a field is out of range or two do not go together.
+
+    Examples:
+        >>> TransformerConfig(vocabulary=100, window=16, width=30, heads=4)
+        Traceback (most recent call last):
+        ValueError: width is 30, which is not a multiple of heads = 4
+    """
+
+    vocabulary: int
+    window: int
+    width: int = 128
+    layers: int = 2
+    heads: int = 4
+    hidden: int | None = None
+    dropout: float = 0.0
+    bias: bool = True
+    norm_eps: float = 1e-5
+    activation: Literal["gelu_tanh", "gelu", "relu"] = "gelu_tanh"
+    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
+    tied: bool = True
+    init_std: float | None = None
+    attention: Literal["softmax", "probabilistic"] = "softmax"
+    key_precision: Literal["shared", "unit", "diagonal"] = "unit"
+    key_prior: Literal["magnitude", "gated", "learned"] = "gated"
+    key_components: int = 1
+    null_unit: bool = False
+    key_steps: int = 0
+    pad: int = PAD
+    bos: int = BOS
+    eos: int = EOS
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary", "window", "width", "layers", "heads", "hidden", "key_components"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        if self.key_steps < 0:
+            raise ValueError(f"key_steps is {self.key_steps}; it must be at least 0, which leaves keys as they are")
+        if self.width % self.heads:
+            raise ValueError(f"width is {self.width}, which is not a multiple of heads = {self.heads}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+        for name in ("norm_eps", "init_std"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} is {value}; it must be positive")
+        for field in fields(self):
+            choices = get_args(field.type) if get_origin(field.type) is Literal else ()
+            value = getattr(self, field.name)
+            if choices and value not in choices:
+                raise ValueError(f"{field.name} is {value!r}; choose one of {', '.join(choices)}")
+        if self.positions == "sinusoidal" and self.width % 2:
+            raise ValueError(f"width is {self.width}; sinusoidal positions need an even width")
+        for name in ("pad", "bos", "eos"):
+            if not 0 <= getattr(self, name) < self.vocabulary:
+                raise ValueError(f"{name} is {getattr(self, name)}, outside of a vocabulary of {self.vocabulary}")
+        if self.pad == self.eos:
+            raise ValueError(f"pad and eos are both {self.pad}; padding and the end of a text need ids of their own")
+
+    @property
+    def feed_forward(self) -> int:
+        """The size of the feed-forward layer."""
+        return 4 * self.width if self.hidden is None else self.hidden
