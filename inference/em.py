@@ -90,7 +90,7 @@ def adapt(
             :math:`J` is then the ELBO, and the mixture returned is the predictive one, a little broader.
 
     Raises:
-        ValueError: If an option is out of range or two do not go together.
+        ValueError: If shapes do not fit, an option is out of range, or two do not go together.
 
     References:
         Probabilistic Transformers (Movellan and Gabbur, 2020). https://arxiv.org/abs/2010.15583
@@ -105,6 +105,7 @@ def adapt(
         True
     """
     priors = ConjugatePriors() if priors is None else priors
+    check_queries(queries, mixture, visible=visible, values=values, annotated=annotated, mask=mask)
     moves = _checked(queries, mixture, values, steps, moves, covariance, priors, centre, variational)
     middle = _middle(queries, mask)
     data = _Data(_centred(queries, middle, mask), visible, values, annotated, mask)
@@ -304,7 +305,6 @@ def _checked(
         raise ValueError("values cannot move where none is known: give values, and annotated if only some are")
     if isinstance(mixture.variances, Covariances) and "variances" in moves and covariance != "full":
         raise ValueError(f"covariance is {covariance!r} but the mixture has full ones; say covariance='full'")
-    check_queries(queries, mixture)
     if not bool(mixture.present.any(-1).all()):
         raise ValueError("the mixture has no component left: each of its masks or weights must leave one")
     if not isinstance(mixture.variances, Covariances):

@@ -50,8 +50,8 @@ def attend(
         dropout: Probability that a component is dropped from a mean, the rest being scaled up.
 
     Raises:
-        ValueError: If queries and vectors have different widths, ``returns`` or ``form`` is none of these, the evidence
-            is asked for in the published form, or both ``causal`` and ``visible`` are given.
+        ValueError: If shapes do not fit, ``returns`` or ``form`` is none of these, the evidence is asked for in the
+            published form, or both ``causal`` and ``visible`` are given.
 
     Examples:
         >>> queries, keys, values = torch.randn(3, 8), torch.randn(5, 8), torch.randn(5, 4)
@@ -62,7 +62,7 @@ def attend(
         >>> pf.attend(queries, mixture, returns="evidence").shape
         torch.Size([3])
     """
-    check_queries(queries, mixture)
+    check_queries(queries, mixture, visible=visible)
     _check_choice("returns", returns, get_args(Returns))
     _check_choice("form", form, ("exact", "published"))
     if (returns, form) == ("evidence", "published"):

@@ -299,10 +299,9 @@ def log_joint(
         annotated: True where a query's value is known, with shape :math:`(*, M)`; None is everywhere.
 
     Raises:
-        ValueError: If queries and vectors have different widths, or there are values and the mixture has no
-            ``value_variances`` for them.
+        ValueError: If shapes do not fit, or there are values and the mixture has no ``value_variances`` for them.
     """
-    check_queries(queries, mixture)
+    check_queries(queries, mixture, visible=visible, values=values, annotated=annotated)
     joint = mixture.log_weights[..., None, :] + _log_density(queries, mixture)
     if values is not None:
         joint = joint + _log_density_of_values(values, annotated, mixture)
@@ -464,12 +463,24 @@ def _preceded(rows: Tensor | None, row: Tensor | None, components: int) -> Tenso
     return torch.cat([row.expand(*batch, 1, width), rows.expand(*batch, components, width)], -2)
 
 
-def check_queries(queries: Tensor, mixture: Mixture) -> None:
-    """Raises a ValueError where queries have another width than the vectors that they are sights of."""
+def check_queries(queries: Tensor, mixture: Mixture, **others: Tensor | None) -> None:
+    """Raises a ValueError where queries, or what comes with them by name, do not fit the mixture or one another."""
     if queries.shape[-1] != mixture.width:
         raise ValueError(
             f"queries have {queries.shape[-1]} dimensions and the mixture's vectors {mixture.width}; give them as many"
         )
+    m, n = queries.shape[-2], mixture.components
+    width = None if mixture.values is None else mixture.values.shape[-1]
+    expected = {"visible": (m, n), "values": (m, width), "start": (m, width), "annotated": (m,), "mask": (m,)}
+    for name, given in others.items():
+        sizes = expected[name]
+        if given is None or None in sizes:
+            continue
+        ends = given.shape[-len(sizes) :]
+        if len(ends) < len(sizes) or any(size not in (1, full) for size, full in zip(ends, sizes, strict=True)):
+            raise ValueError(
+                f"{name} has shape {tuple(given.shape)}; {m} queries and {n} components need it to end in {sizes}"
+            )
 
 
 def log_sum(joint: Tensor) -> Tensor:

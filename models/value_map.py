@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .attention import attend
-from .mixture import Mixture, responsibilities
+from .mixture import Mixture, check_queries, responsibilities
 
 __all__ = ["value_map"]
 
@@ -39,7 +39,7 @@ def value_map(
             number of steps. They are those of the fixed point, so give enough steps to reach it.
 
     Raises:
-        ValueError: If the mixture has no value variances, or ``steps`` is negative.
+        ValueError: If the mixture has no value variances, shapes do not fit, or ``steps`` is negative.
 
     References:
         Probabilistic Transformers (Movellan and Gabbur, 2020). https://arxiv.org/abs/2010.15583
@@ -53,6 +53,7 @@ def value_map(
     """
     if mixture.values is None or mixture.value_variances is None:
         raise ValueError("a value's mode needs value_variances: give the mixture values and their variances")
+    check_queries(queries, mixture, start=start)
     if steps < 0:
         raise ValueError(f"steps is {steps}; it must be at least 0")
     values = attend(queries, mixture, causal=causal) if start is None else start

@@ -301,6 +301,21 @@ def test_bad_options(options: dict[str, Any], message: str, monkeypatch: pytest.
         adapt(queries, mixture, **options)
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("visible", torch.ones(3, N).bool(), rf"\({M}, {N}\)"),
+        ("values", torch.ones(M, 5).double(), rf"\({M}, {V}\)"),
+        ("mask", torch.ones(3).bool(), rf"\({M},\)"),
+    ],
+)
+def test_shapes_that_do_not_fit(name: str, given: Tensor, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
+    queries, mixture = draw()
+    with pytest.raises(ValueError, match=rf"{name} has shape .*; {M} queries and {N} components need .* {expected}"):
+        adapt(queries, mixture, **{name: given})
+
+
 def test_bad_mixture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
     queries, mixture = draw()
