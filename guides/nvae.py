@@ -48,7 +48,7 @@ class Posterior(NamedTuple):
         r"""Log of the mean weights, :math:`\log \alpha_i / \alpha_0`."""
         return torch.log_softmax(self.log_alpha.masked_fill(~self.mask, -math.inf), -1)
 
-    def mixture(self) -> Mixture:
+    def memory(self) -> Mixture:
         """The posterior's mean measure: the Gaussian mixture that evaluation attends to."""
         variances = self.variance if self.shared is None else self.shared
         return Mixture(self.log_weights, self.mean, variances=variances, mask=self.mask)

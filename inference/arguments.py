@@ -24,12 +24,20 @@ class ModelClasses(NamedTuple):
 
 MODELS = {
     "lm": ModelClasses("pyroformer.models.language_model:LanguageModel", None),
+    "della": ModelClasses("pyroformer.models.della:DELLA", "pyroformer.guides.della:DELLAGuide"),
     "nvae": ModelClasses("pyroformer.models.nvae:NVAE", "pyroformer.guides.nvae:NVAEGuide"),
 }
 NETWORK = "pyroformer.models.config:TransformerConfig"
 SIZED = ("width", "layers", "heads")  # what --size decides
-FROM_MODEL = ("width", "kappa", "window", "heads", "layers")
-FROM_CORPUS = ("vocabulary", "window", "pad", "bos", "eos")  # fields of the network that the corpus decides
+FROM_MODEL = ("width", "kappa", "window", "heads", "layers", "latent_size", "summary_size")
+FROM_CORPUS = (
+    "vocabulary",
+    "window",
+    "condition",
+    "pad",
+    "bos",
+    "eos",
+)  # fields of the network that the corpus decides
 TRAINING = "pyroformer.inference.options:TrainingOptions"
 COMMANDS = {
     name: f"pyroformer.inference.{module}:{name}"

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..models.batch import Batch
+from ..models.mixture import Mixture
 from ..models.text import AutoregressiveText
 from .batches import once
 from .bounds import importance_weighted
@@ -136,9 +137,11 @@ def _measure_mean(run: Run, batch: Batch, tokens: Int[Tensor, "B T"], mask: Bool
     model: Any = run.model
     guide: Any = run.guide
     posterior = guide.encode(batch)
-    memory = posterior.mixture()
-    return {
-        "hits": _hits(model.likelihood(memory, mask), tokens, mask),
+    memory = posterior.memory()
+    hits = {"hits": _hits(model.likelihood(memory, mask), tokens, mask)}
+    if not isinstance(memory, Mixture):
+        return hits
+    return hits | {
         "components": posterior.mask.sum(-1),
         "kept_alpha": (posterior.mask & (posterior.log_alpha > math.log(LEAST_ALPHA))).sum(-1),
         "kept_entropy": effective_components(posterior.log_weights),

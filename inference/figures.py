@@ -64,7 +64,9 @@ def accuracies(columns: Columns) -> dict[str, Figure]:
 
 
 def components(columns: Columns) -> dict[str, Figure]:
-    """How many components are in use, counted in three ways, the prior's included."""
+    """How many components of a mixture are in use, counted in three ways, the prior's included."""
+    if "components" not in columns:
+        return {}
     labels = {
         "kept_alpha": f"components with alpha > {LEAST_ALPHA}",
         "kept_entropy": "components, exp of the entropy of E[pi]",

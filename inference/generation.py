@@ -5,16 +5,15 @@ it changes a text.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from pyro import poutine
 from torch import Tensor
 
 from ..models.batch import Batch
+from ..models.memory import Memory, batch_shape, stacked
 from ..models.mixture import Mixture
 from ..models.text import AutoregressiveText
 from ..models.text import decode as write_tokens
@@ -38,10 +37,10 @@ def encode(run: Run, texts: str | Sequence[str]) -> Any:
         return _posterior(run, run.batch(texts))
 
 
-def decode(run: Run, memory: Mixture, decoding: Decoding = GREEDY, *, seed: int = 0) -> list[str]:
-    """The text that the model writes for each mixture of a batch."""
+def decode(run: Run, memory: Memory, decoding: Decoding = GREEDY, *, seed: int = 0) -> list[str]:
+    """The text that the model writes for each memory of a batch."""
     with frozen(run.model, run.guide, seed=seed):
-        tokens = write(_likelihood(run, memory), decoding, _noise(run, seed, range(len(memory.log_weights))))
+        tokens = write(_likelihood(run, memory), decoding, _noise(run, seed, range(*batch_shape(memory))))
         return run.tokenizer.decode_batch(tokens)
 
 
@@ -65,13 +64,13 @@ def reconstruct(
         for items in _chunks(len(texts), batch_size):
             originals = [texts[item] for item in items]
             batch = run.batch(originals)
-            memory = _posterior(run, batch).mixture()
+            memory = _posterior(run, batch).memory()
             tokens = write(_likelihood(run, memory), decoding, _noise(run, seed, items))
             written = run.tokenizer.decode_batch(tokens)
-            weights = _per_token(memory, batch)
-            for text, original, (prior, *kept) in zip(written, originals, weights, strict=True):
+            weights = _per_token(memory, batch) if isinstance(memory, Mixture) else [None] * len(items)
+            for text, original, kept in zip(written, originals, weights, strict=True):
                 pieces = tuple(run.tokenizer.pieces(original))
-                result.append(Reconstruction(text, original, pieces, tuple(kept[: len(pieces)]), prior))
+                result.append(Reconstruction.of(text, original, pieces, kept))
     return result
 
 
@@ -105,8 +104,9 @@ def sample(
     texts: list[str] = []
     with frozen(run.model, run.guide, seed=seed):
         for items in _chunks(n, batch_size):
-            memory = _stacked([_prior_memory(run, item_seed(seed, item, "latents")) for item in items])
-            text = _likelihood(run, memory).expand([len(items)])
+            drawn = [_prior_memory(run, item_seed(seed, item, "latents")) for item in items]
+            memories = [memory for memory in drawn if memory is not None]
+            text = _likelihood(run, stacked(memories) if memories else None).expand([len(items)])
             tokens = write(text, decoding or Decoding(), _noise(run, seed, items), begun)
             texts += run.tokenizer.decode_batch(tokens)
     return texts
@@ -148,35 +148,14 @@ def _likelihood(run: Run, memory: Any) -> AutoregressiveText:
     return run.model.likelihood(memory)
 
 
-def _prior_memory(run: Run, seed: int) -> Mixture | None:
-    """What the decoder of one made-up text attends to: the model's own draw of everything but the text."""
+def _prior_memory(run: Run, seed: int) -> Memory | None:
+    """What the decoder of one made-up text is told: the model's own draw of everything but the text."""
     torch.manual_seed(seed)
     placeholder = {"text": torch.zeros(1, run.corpus.window, dtype=torch.long, device=run.model.device)}
     unwritten = poutine.trace(poutine.condition(run.model, placeholder))
     trace = unwritten.get_trace(Batch.unobserved(1, like=next(run.model.parameters())))
     text: Any = trace.nodes["text"]["fn"]
     return text.memory
-
-
-def _stacked(memories: list[Mixture | None]) -> Mixture | None:
-    """Mixtures of one text each as one batch, filled up with absent components."""
-    mixtures = [memory for memory in memories if memory is not None]
-    if not mixtures:
-        return None
-    widest = max(mixture.components for mixture in mixtures)
-    fill = [widest - mixture.components for mixture in mixtures]
-    every = list(zip(mixtures, fill, strict=True))
-    return replace(
-        mixtures[0],
-        log_weights=torch.cat([F.pad(mixture.log_weights, (0, more)) for mixture, more in every]),
-        vectors=torch.cat([F.pad(mixture.vectors, (0, 0, 0, more)) for mixture, more in every]),
-        mask=torch.cat([F.pad(_mask(mixture), (0, more)) for mixture, more in every]),
-    )
-
-
-def _mask(mixture: Mixture) -> Tensor:
-    every = torch.ones_like(mixture.log_weights, dtype=torch.bool)
-    return every if mixture.mask is None else mixture.mask
 
 
 def _per_token(memory: Mixture, batch: Batch) -> list[list[float]]:

@@ -60,7 +60,7 @@ class Model(Recorded, LocalModule):
     dimension from it.
     """
 
-    latents: ClassVar[tuple[str, ...]] = ()  # sites whose divergence a KL weight scales
+    latents: tuple[str, ...] = ()  # sites whose divergence a KL weight scales
     objective: ClassVar[str] = "elbo"  # what it trains on unless told otherwise
     network: ClassVar[dict[str, Any]] = {}  # where its defaults differ from those of TransformerConfig
     sizes: ClassVar[dict[str, dict[str, Any]]] = {

@@ -28,6 +28,8 @@ class TransformerConfig:
         tied: Whether a decoder's readout is its token embedding.
         init_std: Standard deviation of the initial weights; None is :math:`1 / \sqrt P`, which keeps the scale of what
             goes through a layer. GPT-2 has 0.02.
+        word_dropout: Probability that a decoder in training reads padding in place of a token.
+        condition: The longest condition in tokens, which stands before a text; 0 where there is none.
         attention: Of a sequence to itself: ``"softmax"``, or ``"probabilistic"``, which starts as softmax attention and
             learns what that takes as given.
         key_precision: Of probabilistic attention: one precision for each head, each key (``"unit"``) or each of its
@@ -64,6 +66,8 @@ class TransformerConfig:
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
     tied: bool = True
     init_std: float | None = None
+    word_dropout: float = 0.0
+    condition: int = 0
     attention: Literal["softmax", "probabilistic"] = "softmax"
     key_precision: Literal["shared", "unit", "diagonal"] = "unit"
     key_prior: Literal["magnitude", "gated", "learned"] = "gated"
@@ -83,8 +87,11 @@ class TransformerConfig:
             raise ValueError(f"key_steps is {self.key_steps}; it must be at least 0, which leaves keys as they are")
         if self.width % self.heads:
             raise ValueError(f"width is {self.width}, which is not a multiple of heads = {self.heads}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+        if self.condition < 0:
+            raise ValueError(f"condition is {self.condition}; it must be at least 0, which is none")
+        for name in ("dropout", "word_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
         for name in ("norm_eps", "init_std"):
             value = getattr(self, name)
             if value is not None and value <= 0:

@@ -1,6 +1,7 @@
 """The priors that a user swaps: modules whose forward returns a distribution."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,11 +19,15 @@ __all__ = [
     "GaussianBase",
     "LatentPrior",
     "LengthPrior",
+    "LinearGaussian",
     "VectorPrior",
     "WeightPrior",
     "as_prior",
     "check_prior",
+    "gaussian",
 ]
+
+LOG_VARIANCE = 5.0  # the largest log variance of a latent, and minus the smallest
 
 
 class WeightPrior(Recorded, nn.Module):
@@ -48,8 +53,8 @@ class VectorPrior(Recorded, nn.Module):
 class LatentPrior(Recorded, nn.Module):
     r"""The role of a prior over the latent of one layer.
 
-    ``forward(summary, layer)`` takes what the layers below know, with shape :math:`(*, P)`, and the layer's number from
-    0, and returns a distribution with batch shape :math:`(*)` and event shape :math:`(p)`.
+    ``forward(summary, layer)`` takes what the latents below and the condition say, with shape :math:`(*, S)`, and the
+    latent's number from 0, and returns a distribution with batch shape :math:`(*)` and event shape :math:`(p)`.
     """
 
     def forward(self, summary: Float[Tensor, "*batch p"], layer: int) -> Distribution:
@@ -155,6 +160,71 @@ class GaussianBase(VectorPrior):
 
     def extra_repr(self) -> str:
         return f"width={len(self.mean)}, learnable={self.mean.requires_grad}"
+
+
+class LinearGaussian(LatentPrior):
+    r"""A Gaussian whose mean and log variance are linear in the summary.
+
+    .. math:: z_l \sim \mathcal N(\mu_l, \operatorname{diag} \sigma_l^2), \quad (\mu_l, \log \sigma_l^2) = W_l s_l + b_l
+
+    At the start it is standard normal for every layer. The log variance is bounded smoothly by :data:`LOG_VARIANCE`.
+
+    Arguments:
+        latent_size: :math:`p`.
+        summary_size: :math:`S`; 0 where the latents know nothing of one another.
+        layers: How many latents there are.
+        first: Of the first latent, which has none below: ``"standard"`` normal, or ``"learned"`` (a mean and a variance
+            that depend on nothing), or ``"linear"`` like the others, where a condition says something.
+
+    References:
+        Fuse It More Deeply! (Hu et al., 2022), Eq. 8, https://arxiv.org/abs/2207.06130
+
+    Examples:
+        >>> prior = LinearGaussian(latent_size=4, summary_size=6, layers=3)
+        >>> prior(torch.randn(5, 6), layer=2).batch_shape
+        torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        latent_size: int,
+        summary_size: int,
+        layers: int,
+        first: Literal["standard", "learned", "linear"] = "standard",
+    ) -> None:
+        super().__init__()
+        for name, size in {"latent_size": latent_size, "layers": layers}.items():
+            if size < 1:
+                raise ValueError(f"{name} {size}: must be at least 1")
+        self.latent_size = latent_size
+        linear = [summary_size > 0 and (layer > 0 or first == "linear") for layer in range(layers)]
+        learned = [linear[layer] or (layer == 0 and first == "learned") for layer in range(layers)]
+        outputs = 2 * latent_size
+        self.weights = nn.ParameterDict(
+            {str(k): torch.zeros(outputs, summary_size) for k in range(layers) if linear[k]}
+        )
+        self.biases = nn.ParameterDict({str(k): torch.zeros(outputs) for k in range(layers) if learned[k]})
+
+    def forward(self, summary: Float[Tensor, "*batch p"], layer: int) -> Distribution:
+        name = str(layer)
+        if name in self.weights:
+            scores = nn.functional.linear(summary, self.weights[name], self.biases[name])
+        else:
+            bias = self.biases[name] if name in self.biases else summary.new_zeros(2 * self.latent_size)
+            scores = bias.expand(*summary.shape[:-1], -1)
+        return gaussian(*_at_least_float32(scores).chunk(2, -1))
+
+
+def gaussian(mean: Float[Tensor, "*batch p"], log_variance: Float[Tensor, "*batch p"]) -> Distribution:
+    r"""A diagonal Gaussian whose log variance is bounded smoothly, :math:`b \tanh(\log \sigma^2 / b)`.
+
+    Examples:
+        >>> gaussian(torch.zeros(4), torch.full((4,), 100.0)).stddev
+        tensor([12.1825, 12.1825, 12.1825, 12.1825])
+    """
+    bounded = LOG_VARIANCE * torch.tanh(log_variance / LOG_VARIANCE)
+    normal: Distribution = dist.Normal(mean, (bounded / 2).exp()).to_event(1)
+    return normal
 
 
 class LengthPrior(Recorded, nn.Module):

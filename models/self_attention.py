@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from .fusion import MemorySlot
+
 __all__ = ["KeyValueCache", "SelfAttention"]
 
 
@@ -61,7 +63,12 @@ class KeyValueCache:
 
 
 class SelfAttention(nn.Module):
-    r"""Multi-head softmax attention of a sequence to itself."""
+    r"""Multi-head softmax attention of a sequence to itself.
+
+    Its values, or what else it attends to, can depend on a latent: see :mod:`~pyroformer.models.fusion`.
+    """
+
+    fusion: nn.Module | None  # how a latent enters, where one does
 
     def __init__(self, width: int, heads: int, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
@@ -71,6 +78,7 @@ class SelfAttention(nn.Module):
         self.dropout = dropout
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.out = nn.Linear(width, width, bias=bias)
+        self.fusion = None
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}, dropout={self.dropout}"
@@ -81,18 +89,24 @@ class SelfAttention(nn.Module):
         mask: Bool[Tensor, "*batch t"] | None = None,
         causal: bool = False,
         cache: KeyValueCache | None = None,
+        latent: Float[Tensor, "*batch k"] | None = None,
     ) -> Float[Tensor, "*batch t p"]:
         """x after every token has attended to those that ``mask`` marks and, if causal, to none after itself."""
         batch, (t, p) = x.shape[:-2], x.shape[-2:]
-        qkv = self.qkv(x).reshape(-1, t, 3, self.heads, p // self.heads)
-        queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        queries, keys, values = self.qkv(x).reshape(-1, t, 3, p).unbind(2)
         mask = None if mask is None else mask.reshape(-1, t)
+        slot = False
+        if latent is not None:
+            keys, values, slot = self._fused(keys, values, latent, begins=cache is None or cache.length == 0)
+            mask = F.pad(mask, (1, 0), value=True) if slot and mask is not None else mask
+        queries, keys, values = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (queries, keys, values))
         if cache is not None:
             keys, values, mask = cache.append(keys, values, mask)
         n = keys.shape[-2]
         if mask is not None:
             values = torch.where(mask[:, None, :, None], values, 0)
-        plain = mask is None and cache is None  # without a cache t is n; comparing them here would compile to no bool
+        # Without a cache and a slot t is n; comparing them here would compile to no bool.
+        plain = mask is None and cache is None and not slot
         y = F.scaled_dot_product_attention(
             queries,
             keys,
@@ -102,6 +116,17 @@ class SelfAttention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0,
         )
         return self.out(y.transpose(1, 2).reshape(*batch, t, p))
+
+    def _fused(self, keys: Tensor, values: Tensor, latent: Tensor, begins: bool) -> tuple[Tensor, Tensor, bool]:
+        """Keys and values that know a latent, and whether there is one more of them, before the first token."""
+        if self.fusion is None:
+            raise ValueError("this layer takes no latent: give the decoder a fusion, or no latents")
+        if not isinstance(self.fusion, MemorySlot):
+            return keys, self.fusion(values, latent), False
+        if not begins:
+            return keys, values, False  # it is in the cache
+        key, value = self.fusion(latent)
+        return torch.cat([key.to(keys.dtype), keys], 1), torch.cat([value.to(values.dtype), values], 1), True
 
 
 def _bias(mask: Tensor | None, t: int, n: int, causal: bool, like: Tensor) -> Tensor | None:

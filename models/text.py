@@ -12,7 +12,7 @@ from torch.distributions import constraints
 
 from .attention import Form
 from .likelihood import TokenLikelihood
-from .mixture import Mixture
+from .memory import Context, Memory, batch_shape, flat
 from .transformer import Decoder, TransformerConfig
 
 __all__ = ["AutoregressiveText", "decode", "text_mask"]
@@ -32,10 +32,10 @@ class AutoregressiveText(TorchDistribution):
 
     Arguments:
         decoder: The network that gives the conditional distributions.
-        memory: The mixture :math:`F` that it attends to, or None.
+        memory: What it is told, :math:`F`: a mixture to attend to, or latents and a condition; or None.
         mask: True where a token may stand, with shape :math:`(*, T)`, or None for everywhere.
         length: The number of positions :math:`T`; None is that of the mask, or the decoder's window.
-        form: How attention treats a memory with variances.
+        form: How attention treats a mixture with variances.
 
     Raises:
         ValueError: If there are more positions than the decoder's window has.
@@ -53,7 +53,7 @@ class AutoregressiveText(TorchDistribution):
     def __init__(
         self,
         decoder: Decoder,
-        memory: Mixture | None = None,
+        memory: Memory | None = None,
         mask: Bool[Tensor, "*batch T"] | None = None,
         length: int | None = None,
         form: Form = "exact",
@@ -64,7 +64,7 @@ class AutoregressiveText(TorchDistribution):
         if length > window:
             raise ValueError(f"texts of {length} tokens do not fit the decoder's window of {window}; cut or split them")
         self.decoder, self.memory, self.token_mask, self.form = decoder, memory, mask, form
-        shapes = [] if memory is None else [memory.vectors.shape[:-2], memory.log_weights.shape[:-1]]
+        shapes = [] if memory is None else [batch_shape(memory)]
         if mask is not None:
             shapes.append(mask.shape[:-1])
         super().__init__(torch.broadcast_shapes(*shapes), torch.Size((length,)), validate_args=validate_args)
@@ -111,7 +111,7 @@ def decode(
     choose: Callable[[Float[Tensor, "N V"]], Int[Tensor, " N"]],
     batch: int | Sequence[int],
     max_length: int | None = None,
-    memory: Mixture | None = None,
+    memory: Memory | None = None,
     form: Form = "exact",
     prompt: Int[Tensor, "*#batch K"] | None = None,
 ) -> Int[Tensor, "*batch T"]:
@@ -122,8 +122,8 @@ def decode(
         choose: Chooses one token from each row of logits, for all texts of the batch, flattened to :math:`N` rows.
         batch: Batch shape of the texts; that of the memory expands to it.
         max_length: The most tokens of a text, prompt included; None is the decoder's window.
-        memory: What the decoder attends to.
-        form: How attention treats a memory with variances.
+        memory: What the decoder is told.
+        form: How attention treats a mixture with variances.
         prompt: How each text begins, with padding on any side.
 
     Returns:
@@ -150,8 +150,11 @@ def decode(
         raise ValueError(f"a prompt has {longest} tokens, but max_length is {max_length}; shorten it or allow more")
 
     # The prompt is read from the right end, where all rows go on, and kept at the left end.
-    begun = F.pad(prompt, (1, 0), value=config.bos)
-    tokens, present = _align(begun, F.pad(prompt != config.pad, (1, 0), value=True), right=True)
+    begun, present = F.pad(prompt, (1, 0), value=config.bos), F.pad(prompt != config.pad, (1, 0), value=True)
+    if isinstance(memory, Context) and memory.condition is not None:
+        told = flat(memory, batch)
+        begun, present = torch.cat([told.condition, begun], 1), torch.cat([told.present, present], 1)
+    tokens, present = _align(begun, present, right=True)
     mask = None if bool(present.all()) else present
     texts = F.pad(_align(prompt, prompt != config.pad)[0][:, :longest], (0, max_length + 1 - longest), value=config.pad)
     cache = decoder.cache(batch, tokens.shape[-1] + max_length, memory, form)

@@ -1,15 +1,16 @@
 r"""Transformer encoder and decoder: blocks and stacks, in reading order.
 
 Pre-norm blocks with biases, tanh-GELU and tied embeddings; with learnt positions the decoder is GPT-2.
-A decoder can also attend to a memory, and that memory is always a :class:`~.mixture.Mixture`: what its cross-attention
-returns is the posterior mean of what a position saw.
+A decoder can also be told something, its memory: a :class:`~.mixture.Mixture` to attend to, so that what its
+cross-attention returns is the posterior mean of what a position saw; or a :class:`~.memory.Context`, with latents for
+its layers and a condition that stands before the text.
 """
 
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,9 @@ from torch import Tensor, nn
 
 from .attention import DenoisingAttention, Form, KeyValueCache, ProjectedMixture, SelfAttention
 from .config import TransformerConfig
-from .mixture import Mixture, SharedVariances
+from .fusion import Fusion, FusionKind, MemorySlot, Shift, layer_fusion
+from .memory import Context, Memory, batch_shape, flat
+from .mixture import Mixture
 from .probabilistic_attention import ProbabilisticAttention
 
 __all__ = [
@@ -29,6 +32,7 @@ __all__ = [
     "Encoder",
     "TransformerConfig",
     "compile_blocks",
+    "initialise",
 ]
 
 RECOMPILE_LIMIT = 64  # graphs of blocks: {encoder, decoder} x {training, evaluation} x {autocast or not} x ...
@@ -72,8 +76,10 @@ class Block(nn.Module):
         causal: bool = False,
         memory: Mixture | ProjectedMixture | None = None,
         cache: KeyValueCache | None = None,
+        latent: Float[Tensor, "*batch k"] | None = None,
     ) -> Float[Tensor, "*batch T P"]:
-        x = x + self.dropout(self.attention(self.attention_norm(x), mask, causal, cache))
+        fused = () if latent is None else (latent,)
+        x = x + self.dropout(self.attention(self.attention_norm(x), mask, causal, cache, *fused))
         if memory is not None:
             cross = _cross_attention(self)
             assert self.cross_norm is not None
@@ -102,11 +108,12 @@ class Embedding(nn.Module):
         self.tokens = nn.Embedding(config.vocabulary, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.scale = 1.0
+        longest = config.condition + config.window
         if config.positions == "learned":
-            self.positions = nn.Parameter(torch.empty(config.window, config.width))
+            self.positions = nn.Parameter(torch.empty(longest, config.width))
         else:
             self.scale = math.sqrt(config.width)
-            self.register_buffer("positions", _sinusoids(config.window, config.width), persistent=False)
+            self.register_buffer("positions", _sinusoids(longest, config.width), persistent=False)
 
     def forward(
         self, tokens: Int[Tensor, "*batch T"], position: Int[Tensor, "*#batch T"] | None = None
@@ -135,7 +142,7 @@ class Encoder(nn.Module):
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = _norm(config)
-        _initialise(self, config)
+        initialise(self, config)
         if embedding is not None:
             self.embedding = embedding
 
@@ -150,18 +157,27 @@ class Encoder(nn.Module):
         return self.norm(x)
 
 
+class Told(NamedTuple):
+    """What one block is told of a text: a mixture to attend to, or a latent, or nothing."""
+
+    memory: Mixture | ProjectedMixture | None = None
+    latent: Float[Tensor, "B k"] | None = None
+
+
 @dataclass
 class DecoderCache:
     r"""What a decoder keeps of the tokens that it has read; made by :meth:`Decoder.cache`.
 
     Arguments:
         layers: Keys and values of each block.
-        memory: The memory as each block sees it, or None for every block.
+        told: What each block is told of the texts.
+        latents: All latents of a text as one vector, with shape :math:`(B, K p)`, or None.
         position: Position of each text's next token, with shape :math:`(B)`.
     """
 
     layers: list[KeyValueCache]
-    memory: list[ProjectedMixture] | list[None]
+    told: list[Told]
+    latents: Float[Tensor, "B k"] | None
     position: Int[Tensor, " B"]
 
 
@@ -172,23 +188,31 @@ class Decoder(nn.Module):
 
     Arguments:
         config: Sizes and options.
-        cross_attention: Whether its blocks attend to a memory.
+        cross_attention: Whether its blocks attend to a mixture.
+        fusion: How latents enter it, or None where there are none.
 
     Examples:
         >>> decoder = Decoder(TransformerConfig(vocabulary=20, window=8, width=16), cross_attention=True)
         >>> particles = Mixture(torch.zeros(5, 3, 4), torch.randn(5, 3, 4, 16))
         >>> decoder(torch.randint(20, (3, 8)), particles).shape
         torch.Size([5, 3, 8, 16])
+        >>> decoder = Decoder(decoder.config, fusion=Fusion("product", latent=4, layers=(0, 1), rank=2))
+        >>> decoder(torch.randint(20, (3, 8)), Context(torch.randn(5, 3, 2, 4))).shape
+        torch.Size([5, 3, 8, 16])
     """
 
-    def __init__(self, config: TransformerConfig, cross_attention: bool = False) -> None:
+    def __init__(self, config: TransformerConfig, cross_attention: bool = False, fusion: Fusion | None = None) -> None:
         super().__init__()
         self.config = config
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config, cross_attention) for _ in range(config.layers))
         self.norm = _norm(config)
         self.head = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=config.bias)
-        _initialise(self, config)
+        initialise(self, config)
+        self.fusion = fusion
+        self.shift: Shift | None = None
+        if fusion is not None:
+            self._add(fusion)
 
     @property
     def readout(self) -> tuple[Float[Tensor, "V P"], Float[Tensor, " V"] | None]:
@@ -196,7 +220,7 @@ class Decoder(nn.Module):
         return (self.embedding.tokens.weight, None) if self.head is None else (self.head.weight, self.head.bias)
 
     def forward(
-        self, tokens: Int[Tensor, "*texts T"], memory: Mixture | None = None, form: Form = "exact"
+        self, tokens: Int[Tensor, "*texts T"], memory: Memory | None = None, form: Form = "exact"
     ) -> Float[Tensor, "*batch T P"]:
         r"""Hidden states by teacher forcing.
 
@@ -206,42 +230,45 @@ class Decoder(nn.Module):
             tokens: Texts, with shape :math:`(*, T)`.
             memory: What is known of each text. It may have dimensions to the left of those of the texts, such as
                 particles, which the result has too.
-            form: How attention treats a memory with variances.
+            form: How attention treats a mixture with variances.
 
         Raises:
-            ValueError: If the texts are longer than the window, or there is a memory but no cross-attention.
+            ValueError: If the texts are longer than the window, or the decoder was not built for such a memory.
         """
         _check_length(tokens.shape[-1], self.config)
         batch, length = tokens.shape[:-1], tokens.shape[-1]
         if memory is not None:
-            batch = torch.broadcast_shapes(batch, memory.vectors.shape[:-2], memory.log_weights.shape[:-1])
-            memory = _rows(memory, batch)
-        tokens = tokens.expand(*batch, length).reshape(-1, length)
-        memories = [memory] * len(self.blocks) if form == "exact" or memory is None else self.project(memory, form)
-        x = self.embedding(F.pad(tokens[:, :-1], (1, 0), value=self.config.bos))
-        for block, seen in zip(self.blocks, memories, strict=True):
-            x = block(x, causal=True, memory=seen)
-        return self.norm(x).reshape(*batch, length, -1)
+            batch = torch.broadcast_shapes(batch, batch_shape(memory))
+            memory = flat(memory, batch)
+        tokens = self._read(tokens.expand(*batch, length).reshape(-1, length))
+        tokens, mask, position = _conditioned(tokens, memory, self.config)
+        told, latents = self._told(memory, form)
+        x = self._shifted("embedding", self.embedding(tokens, position), latents)
+        for block, seen in zip(self.blocks, told, strict=True):
+            x = block(x, mask, causal=True, memory=seen.memory, latent=seen.latent)
+        x = self._shifted("softmax", self.norm(x), latents)
+        return x[:, x.shape[1] - length :].reshape(*batch, length, -1)
 
     def project(self, memory: Mixture, form: Form = "exact") -> list[ProjectedMixture]:
         """The memory as each block sees it: computed once for a text, however many tokens follow."""
         return [_cross_attention(block).project(memory, form) for block in self.blocks]
 
     def cache(
-        self, batch: Sequence[int], capacity: int, memory: Mixture | None = None, form: Form = "exact"
+        self, batch: Sequence[int], capacity: int, memory: Memory | None = None, form: Form = "exact"
     ) -> DecoderCache:
         """An empty cache for a batch of texts, which :meth:`step` sees as one row each.
 
         Arguments:
             batch: Batch shape of the texts; that of the memory expands to it.
-            capacity: The most tokens of a text, the one at its beginning included.
-            memory: What is known of each text.
-            form: How attention treats a memory with variances.
+            capacity: The most tokens of a text, its condition and the one at its beginning included.
+            memory: What is known of each text. Of a condition, the tokens are to be given to :meth:`step`.
+            form: How attention treats a mixture with variances.
         """
-        projected = [None] * len(self.blocks) if memory is None else self.project(_rows(memory, batch), form)
-        layers = [KeyValueCache(capacity) for _ in self.blocks]
+        memory = None if memory is None else flat(memory, batch)
+        told, latents = self._told(memory, form, project=True)
+        layers = [KeyValueCache(capacity + isinstance(_fusion(block), MemorySlot)) for block in self.blocks]
         position = torch.zeros(math.prod(batch), dtype=torch.long, device=self.embedding.tokens.weight.device)
-        return DecoderCache(layers, projected, position)
+        return DecoderCache(layers, told, latents, position)
 
     def step(
         self, tokens: Int[Tensor, "B T"], cache: DecoderCache, mask: Bool[Tensor, "B T"] | None = None
@@ -253,13 +280,53 @@ class Decoder(nn.Module):
         """
         count = torch.ones_like(tokens) if mask is None else mask.long()
         # Texts that have ended run on, beyond the window too, until the last one of their batch has.
-        position = (cache.position[:, None] + count.cumsum(-1) - 1).clamp(0, self.config.window - 1)
+        last = self.config.condition + self.config.window - 1
+        position = (cache.position[:, None] + count.cumsum(-1) - 1).clamp(0, last)
         cache.position = cache.position + count.sum(-1)
-        x = self.embedding(tokens, position)
-        for block, keys_values, seen in zip(self.blocks, cache.layers, cache.memory, strict=True):
+        x = self._shifted("embedding", self.embedding(tokens, position), cache.latents)
+        for block, keys_values, seen in zip(self.blocks, cache.layers, cache.told, strict=True):
             # Not block(...): a compiled block would be compiled again for every length of the cache.
-            x = block.forward(x, mask, causal=True, memory=seen, cache=keys_values)
-        return self.norm(x)
+            x = block.forward(x, mask, causal=True, memory=seen.memory, cache=keys_values, latent=seen.latent)
+        return self._shifted("softmax", self.norm(x), cache.latents)
+
+    def _add(self, fusion: Fusion) -> None:
+        """Makes the parts through which latents enter."""
+        fusion.check(self.config)
+        for layer in fusion.layers:
+            if (part := layer_fusion(fusion.kind, self.config.width, fusion.latent, fusion.rank)) is not None:
+                self.blocks[layer].attention.fusion = part  # type: ignore[union-attr]
+        if fusion.kind in ("embedding", "softmax"):
+            self.shift = Shift(self.config.width, fusion.count * fusion.latent)
+
+    def _read(self, tokens: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+        """What stands before each token, some of it hidden in training."""
+        before = F.pad(tokens[:, :-1], (1, 0), value=self.config.bos)
+        if self.training and self.config.word_dropout:
+            hidden = torch.rand(before[:, 1:].shape, device=before.device) < self.config.word_dropout
+            before = before.masked_fill(F.pad(hidden, (1, 0), value=False), self.config.pad)
+        return before
+
+    def _told(self, memory: Memory | None, form: Form, project: bool = False) -> tuple[list[Told], Tensor | None]:
+        """What each block is told, and all latents as one vector."""
+        if isinstance(memory, Mixture):
+            projected = project or form != "exact"
+            memories = self.project(memory, form) if projected else [memory] * len(self.blocks)
+            return [Told(memory=seen) for seen in memories], None
+        told = [Told() for _ in self.blocks]
+        if memory is None or memory.latents is None:
+            return told, None
+        if self.fusion is None:
+            raise ValueError("this decoder takes no latents; build it with a fusion to give it some")
+        latents = self.fusion.checked(memory.latents)
+        if self.shift is None:
+            for layer, latent in zip(self.fusion.layers, self.fusion.each(latents), strict=True):
+                told[layer] = Told(latent=latent)
+        return told, latents.flatten(-2)
+
+    def _shifted(self, kind: FusionKind, x: Tensor, latents: Tensor | None) -> Tensor:
+        if self.shift is None or latents is None or self.fusion is None or self.fusion.kind != kind:
+            return x
+        return self.shift(x, latents)
 
 
 def compile_blocks(module: nn.Module, **options: Any) -> None:
@@ -306,7 +373,7 @@ def _norm(config: TransformerConfig) -> nn.LayerNorm:
     return nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
 
 
-def _initialise(module: nn.Module, config: TransformerConfig) -> None:
+def initialise(module: nn.Module, config: TransformerConfig) -> None:
     """As GPT-2: a normal of standard deviation ``init_std``, narrower for what is added to the residual stream."""
     std = 1 / math.sqrt(config.width) if config.init_std is None else config.init_std
     probabilistic = [layer for layer in module.modules() if isinstance(layer, ProbabilisticAttention)]
@@ -330,29 +397,23 @@ def _sinusoids(length: int, width: int) -> Float[Tensor, "T P"]:
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 
-def _rows(memory: Mixture, batch: Sequence[int]) -> Mixture:
-    """The memory with its leading dimensions expanded to ``batch`` and made one."""
-    if memory.vectors.ndim == 3 and memory.vectors.shape[:1] == tuple(batch) == memory.log_weights.shape[:-1]:
-        return memory
+def _conditioned(
+    tokens: Int[Tensor, "B T"], memory: Memory | None, config: TransformerConfig
+) -> tuple[Int[Tensor, "B n"], Bool[Tensor, "B n"] | None, Int[Tensor, "B n"] | None]:
+    """Tokens with the condition before them, if there is one; which of them are there; and their positions."""
+    if not isinstance(memory, Context) or memory.condition is None:
+        return tokens, None, None
+    if memory.condition.shape[-1] > config.condition:
+        raise ValueError(
+            f"a condition of {memory.condition.shape[-1]} tokens does not fit the decoder's longest of "
+            f"{config.condition}; shorten it, or build the decoder with more"
+        )
+    mask = torch.cat([memory.present, torch.ones_like(tokens, dtype=torch.bool)], 1)
+    return torch.cat([memory.condition, tokens], 1), mask, (mask.long().cumsum(1) - 1).clamp(min=0)
 
-    def flat(x: Tensor, trailing: int) -> Tensor:
-        return x.expand(*batch, *x.shape[x.ndim - trailing :]).reshape(-1, *x.shape[-trailing:])
 
-    variances: Tensor | SharedVariances | None
-    if isinstance(memory.variances, SharedVariances):
-        variances = SharedVariances(memory.variances.table, flat(memory.variances.group, 1))
-    else:
-        variances = memory.dense_variances()
-        variances = flat(variances, 2) if variances is not None and variances.ndim > 2 else variances
-    return replace(
-        memory,
-        log_weights=flat(memory.log_weights, 1),
-        vectors=flat(memory.vectors, 2),
-        variances=variances,
-        mask=None if memory.mask is None else flat(memory.mask, 1),
-        values=None if memory.values is None else flat(memory.values, 2),
-        value_variances=None,  # what is returned is the mean
-    )
+def _fusion(block: nn.Module) -> nn.Module | None:
+    return getattr(block.attention, "fusion", None)
 
 
 def _cross_attention(block: nn.Module) -> DenoisingAttention:

@@ -42,7 +42,7 @@ def decoder_attention(run: Run, text: str) -> DecoderAttention:
     with frozen(model, run.guide, seed=0):
         batch = run.batch([text])
         assert batch.tokens is not None
-        memory = run.guide.encode(batch).mixture()
+        memory = run.guide.encode(batch).memory()
         tokens = write(model.likelihood(memory), GREEDY, memory.vectors.new_zeros(1, run.corpus.window))
         weights = cross_attention(model.decoder, tokens, memory)[:, 0]
         weights = weights.unflatten(-1, (-1, model.kappa)).sum(-1)

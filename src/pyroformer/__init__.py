@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "DELLA",
     "ELBO",
     "NVAE",
     "SVI",
     "Batch",
     "Corpus",
+    "DELLAGuide",
     "LanguageModel",
     "Mixture",
     "MixtureAttention",
@@ -32,11 +34,13 @@ __all__ = [
 # Where each name lives, as in an entry point. It is imported when it is first used (PEP 562), so that neither
 # `import pyroformer` nor the command line's --help waits for torch. Type checkers and editors read the same below.
 _HOMES = {
+    "DELLA": "models.della:DELLA",
     "ELBO": "inference.elbo:ELBO",
     "NVAE": "models.nvae:NVAE",
     "SVI": "inference.svi:SVI",
     "Batch": "models.batch:Batch",
     "Corpus": "inference.corpus:Corpus",
+    "DELLAGuide": "guides.della:DELLAGuide",
     "LanguageModel": "models.language_model:LanguageModel",
     "Mixture": "models.mixture:Mixture",
     "MixtureAttention": "models.mixture_attention:MixtureAttention",
@@ -57,6 +61,7 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from . import guides, inference, models
+    from .guides.della import DELLAGuide
     from .guides.nvae import NVAEGuide
     from .inference import em
     from .inference import plots as plot
@@ -68,6 +73,7 @@ if TYPE_CHECKING:
     from .models import distributions, priors
     from .models.attention import attend
     from .models.batch import Batch
+    from .models.della import DELLA
     from .models.language_model import LanguageModel
     from .models.mixture import Mixture
     from .models.mixture_attention import MixtureAttention

@@ -124,7 +124,7 @@ def test_accuracy_is_that_of_texts_on_their_own(nvae: Run, found: Evaluation) ->
     for text in SOME:
         tokens = torch.tensor([nvae.tokenizer.encode(text)])
         with torch.no_grad():
-            logits = model.eval().likelihood(nvae.encode(text).mixture(), None).likelihood(tokens).logits()
+            logits = model.eval().likelihood(nvae.encode(text).memory(), None).likelihood(tokens).logits()
         hits += int((logits.argmax(-1) == tokens).sum())
         count += tokens.numel()
     assert found["accuracy"].value == pytest.approx(hits / count)
@@ -188,7 +188,7 @@ def test_attention_is_shared_among_the_components_there_are(nvae: Run) -> None:
     decoder: Any = nvae.model.decoder
     batch = nvae.batch(SOME[:3])
     assert batch.tokens is not None and batch.mask is not None
-    memory = nvae.encode(SOME[:3]).mixture()
+    memory = nvae.encode(SOME[:3]).memory()
     nvae.model.eval()
     weights = cross_attention(decoder, batch.tokens, memory)
     assert weights.shape == (2, 3, 2, batch.tokens.shape[1], memory.components)

@@ -58,7 +58,7 @@ def always(run: Run, token: int) -> None:
 
 def test_greedy_reconstruction_is_the_argmax_one_token_after_the_other(nvae: Run) -> None:
     model: Any = nvae.model
-    memory = encode(nvae, TEXTS[3]).mixture()
+    memory = encode(nvae, TEXTS[3]).memory()
     tokens = [PAD]
     model.eval()
     with torch.no_grad():
@@ -146,7 +146,7 @@ def test_a_prompt_begins_every_text(lm: Run, nvae: Run) -> None:
 
 
 def test_encode_and_decode_are_a_reconstruction(nvae: Run) -> None:
-    mixture = nvae.encode(TEXTS[:3]).mixture()
+    mixture = nvae.encode(TEXTS[:3]).memory()
     assert decode(nvae, mixture) == [item.text for item in reconstruct(nvae, TEXTS[:3])]
     assert not mixture.vectors.requires_grad
 
@@ -155,7 +155,7 @@ def test_the_methods_of_a_run(nvae: Run) -> None:
     assert nvae.reconstruct(TEXTS[0]) == nvae.reconstruct([TEXTS[0]])[0]
     assert nvae.reconstruct(TEXTS[:2], greedy=False, seed=3) == reconstruct(nvae, TEXTS[:2], Decoding(), seed=3)
     assert nvae.sample(2, seed=5, top_k=3) == sample(nvae, 2, Decoding(top_k=3), seed=5)
-    assert nvae.decode(nvae.encode(TEXTS[:2]).mixture()) == [item.text for item in nvae.reconstruct(TEXTS[:2])]
+    assert nvae.decode(nvae.encode(TEXTS[:2]).memory()) == [item.text for item in nvae.reconstruct(TEXTS[:2])]
 
 
 @pytest.mark.parametrize("name", ["nvae", "lm"])

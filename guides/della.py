@@ -1,0 +1,145 @@
+r"""The posterior of DELLA: the blocks of the decoder read the whole text, and each layer decides on its latent.
+
+The story of one text::
+
+    r_1..r_L = what each layer of a bidirectional encoder makes of the text
+    s_1  = 0
+    z_l  ~ Normal(mu_l, sigma_l^2)             read off (s_l, r_l) by a linear head
+    s_l+1 = tanh(W_l s_l + V_l z_l + b_l)      the model's own summary of the latents up to l
+
+In the order of the model's story, so that the divergence of a layer, given the draws below, is exact.
+"""
+
+from typing import Any, Literal, NamedTuple, get_args
+
+import pyro
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from pyro.distributions import Normal
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from ..models.batch import Batch
+from ..models.della import DELLA, joined
+from ..models.encoding import LayerEncoder, PoolKind
+from ..models.memory import Context
+from ..models.priors import gaussian
+from .base import Guide
+
+__all__ = ["DELLAGuide", "LatentPosterior"]
+
+Form = Literal["full", "residual"]
+
+
+class LatentPosterior(NamedTuple):
+    """Parameters of the posterior, each latent given the means of those below; latents on axis -2."""
+
+    mean: Float[Tensor, "*batch K p"]
+    variance: Float[Tensor, "*batch K p"]
+    condition: Int[Tensor, "*batch C"] | None = None
+    condition_mask: Bool[Tensor, "*batch C"] | None = None
+
+    def memory(self) -> Context:
+        """What the decoder is told of texts whose latents are the means."""
+        return Context(self.mean, self.condition, self.condition_mask)
+
+
+class DELLAGuide(Guide):
+    r"""Amortised posterior of :class:`~pyroformer.DELLA`.
+
+    Arguments:
+        model: The model whose sites it samples.
+        encoder: ``shared``: the text is read by the decoder's own blocks; ``separate``: by others of the same sizes.
+        pool: How the states of a layer become one vector: ``attention``, ``mean`` or ``first``, the state of the token
+            at the beginning.
+        posterior: ``full``: mean and variance are read off; ``residual``: what is read off is the difference of the
+            mean from the prior's and of the log variances.
+
+    Raises:
+        ValueError: If an option has no such name, the posterior is residual and the prior is no Gaussian, or the batch
+            is unobserved.
+
+    References:
+        NVAE: A Deep Hierarchical Variational Autoencoder (Vahdat & Kautz, 2020), for residual posteriors,
+        https://arxiv.org/abs/2007.03898
+
+    Examples:
+        >>> from pyroformer.models.transformer import TransformerConfig
+        >>> model = DELLA(TransformerConfig(vocabulary=20, window=8, width=16, layers=2, heads=2), latent_size=4)
+        >>> DELLAGuide(model).encode(Batch.pad([[5, 6, 2], [7, 2]])).mean.shape
+        torch.Size([2, 2, 4])
+    """
+
+    def __init__(
+        self,
+        model: DELLA,
+        encoder: Literal["shared", "separate"] = "shared",
+        pool: PoolKind = "attention",
+        posterior: Form = "full",
+    ) -> None:
+        super().__init__(model)
+        for name, value, choices in [
+            ("encoder", encoder, ("shared", "separate")),
+            ("posterior", posterior, get_args(Form)),
+        ]:
+            if value not in choices:
+                raise ValueError(f"{name} is {value!r}: choose one of {', '.join(choices)}.")
+        self.form = posterior
+        self.encoder = LayerEncoder(model.decoder, model.layers, shared=encoder == "shared", pool=pool)
+        inputs = model.summary_size + model.config.width
+        self.heads = nn.ModuleList(nn.Linear(inputs, 2 * model.latent_size) for _ in model.layers)
+        if posterior == "residual":
+            for number in range(len(model.layers)):
+                _moments(model.prior(torch.zeros(1, model.summary_size), number))
+
+    def forward(self, batch: Batch) -> Float[Tensor, "*batch K p"]:
+        seen = self._read(batch)
+
+        def draw(name: str, number: int, summary: Tensor) -> Tensor:
+            return pyro.sample(name, self._law(number, summary, seen))
+
+        with self.texts(batch):
+            return self.model.climb(batch, draw)
+
+    def encode(self, batch: Batch) -> LatentPosterior:
+        """The posterior of each text along the means of its latents."""
+        seen, variances = self._read(batch), []
+
+        def mean(name: str, number: int, summary: Tensor) -> Tensor:
+            law = self._law(number, summary, seen)
+            variances.append(law.variance)
+            return law.mean
+
+        means = self.model.climb(batch, mean)
+        return LatentPosterior(means, torch.stack(variances, -2), batch.condition, batch.condition_mask)
+
+    def _read(self, batch: Batch) -> list[Tensor]:
+        """What each layer makes of the texts; it reads what the decoder reads."""
+        if batch.tokens is None or batch.mask is None:
+            raise ValueError("the batch is unobserved: a guide needs texts. Call the model alone to sample from it.")
+        before = F.pad(batch.tokens[:, :-1], (1, 0), value=self.model.config.bos)
+        found: list[Tensor] = self.encoder(before, batch.mask)
+        return found
+
+    def _law(self, number: int, summary: Tensor, seen: list[Tensor]) -> Any:
+        """The posterior of a latent, given those below."""
+        head: Any = self.heads[number]
+        read = head(joined(summary, seen[number]))
+        mean, log_variance = read.to(torch.promote_types(read.dtype, torch.float32)).chunk(2, -1)
+        law: Any = gaussian(mean, log_variance)
+        if self.form == "residual":
+            prior_mean, prior_scale = _moments(self.model.prior(summary, number))
+            law = Normal(prior_mean + law.mean, prior_scale * law.stddev).to_event(1)
+        return law
+
+
+def _moments(prior: Distribution) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of a Gaussian prior."""
+    base: Any = getattr(prior, "base_dist", prior)
+    if not isinstance(base, torch.distributions.Normal):
+        raise ValueError(
+            f"a residual posterior needs a Gaussian prior, and this one is a {type(base).__name__}: choose "
+            "posterior 'full', or another prior."
+        )
+    return base.mean, base.stddev

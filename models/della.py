@@ -1,0 +1,213 @@
+r"""A hierarchy of latents, one for each layer, each fused into the values of that layer's attention.
+
+The story of one text::
+
+    s_1  = 0
+    z_l  ~ LatentPrior(s_l, l)                         one latent for each layer l, given those below
+    s_l+1 = tanh(W_l s_l + V_l z_l + b_l)              what the latents up to l say
+    text ~ AutoregressiveText(decoder, z_1 .. z_L)     z_l enters layer l; all layers see the tokens written so far
+
+A text may answer to a condition c. Then the prior of each layer also knows what that layer makes of c, and the decoder
+reads c before the text.
+
+References:
+    Fuse It More Deeply! A Variational Transformer with Layer-Wise Latent Variable Inference for Text Generation
+    (Hu et al., 2022), https://arxiv.org/abs/2207.06130
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, get_args
+
+import pyro
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from .adapters import as_prior, check_prior
+from .base import Model
+from .batch import Batch
+from .encoding import LayerEncoder
+from .fusion import Fusion, FusionKind
+from .memory import Context
+from .priors import LatentPrior, LinearGaussian
+from .text import AutoregressiveText
+from .transformer import Decoder, TransformerConfig
+
+__all__ = ["DELLA", "Draw", "Recursion", "Structure"]
+
+Structure = Literal["chain", "independent", "single"]
+Draw = Callable[[str, int, Tensor], Tensor]  # the latent of a name, a number and a summary
+
+
+class DELLA(Model):
+    r"""A Transformer decoder each of whose layers is given a latent of its own.
+
+    Arguments:
+        config: The network.
+        latent_size: :math:`p`, the size of the latent of a layer.
+        structure: ``chain``: each latent depends on those below; ``independent``: on none; ``single``: there is one
+            latent for all layers, as large as those of all layers together.
+        fusion: How a latent enters: ``product``, ``collapsed``, ``add``, ``film`` or ``memory`` in its layer,
+            ``embedding`` or ``softmax`` all together before the first or after the last.
+        rank: Of the tensor product.
+        first_layer: The lowest layer with a latent, from 1.
+        last_layer: The highest one; by default the top.
+        latent_prior: Prior of each latent; by default a Gaussian that is linear in the summary.
+        first_prior: Of that default, for the lowest latent: ``standard`` normal or ``learned``.
+
+    Raises:
+        ValueError: If a size or a range of layers makes no sense, or the prior has another shape than its role asks
+            for.
+
+    Examples:
+        >>> model = DELLA(TransformerConfig(vocabulary=20, window=8, width=16, layers=2, heads=2), latent_size=4)
+        >>> trace = pyro.poutine.trace(model).get_trace(Batch.unobserved(3))
+        >>> [(name, tuple(trace.nodes[name]["value"].shape)) for name in model.latents]
+        [('z_1', (3, 4)), ('z_2', (3, 4))]
+    """
+
+    network: ClassVar[dict[str, Any]] = {"positions": "learned", "init_std": 0.02}  # as GPT-2
+    conditional: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        latent_size: int = 32,
+        structure: Structure = "chain",
+        fusion: FusionKind = "product",
+        rank: int = 4,
+        first_layer: int = 1,
+        last_layer: int | None = None,
+        latent_prior: LatentPrior | Distribution | Callable[..., Distribution] | None = None,
+        first_prior: Literal["standard", "learned"] = "standard",
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.structure = _known("structure", structure, get_args(Structure))
+        layers = _layers(first_layer, last_layer, config)
+        if latent_size < 1:
+            raise ValueError(f"latent_size is {latent_size}: a latent needs at least one dimension.")
+        single = structure == "single"
+        self.latent_size = latent_size * len(layers) if single else latent_size
+        self.layers = layers[-1:] if single else layers  # whose view of the text decides on each latent
+        self.latents = tuple(f"z_{layer + 1}" for layer in self.layers) if not single else ("z",)
+        self.decoder = Decoder(config, fusion=Fusion(fusion, self.latent_size, layers, rank, single))
+        self.condition = LayerEncoder(self.decoder, self.layers) if config.condition else None
+        links = range(len(self.layers) - 1 if structure == "chain" else 0)
+        self.recursions = nn.ModuleList(Recursion(self.latent_size, first=link == 0) for link in links)
+        if latent_prior is None:
+            first = "linear" if self.condition is not None else _known("first_prior", first_prior, _FIRST)
+            latent_prior = LinearGaussian(self.latent_size, self.summary_size, len(self.layers), first)
+        self.latent_prior = as_prior(latent_prior, LatentPrior, "latent_prior")
+        for number in range(len(self.layers)):
+            summary = torch.zeros(2, self.summary_size)
+            check_prior(self.latent_prior, summary, number, event_shape=(self.latent_size,), name="latent_prior")
+
+    @property
+    def summary_size(self) -> int:
+        """The size of what a prior is given: the latents below, and the condition."""
+        below = self.latent_size if self.structure == "chain" else 0
+        return below + (self.config.width if self.condition is not None else 0)
+
+    def forward(self, batch: Batch) -> Int[Tensor, "*batch T"]:
+        with self.texts(batch):
+            latents = self.climb(batch, lambda name, number, summary: pyro.sample(name, self.prior(summary, number)))
+            return pyro.sample("text", self.likelihood(self.context(latents, batch), batch.mask), obs=batch.tokens)
+
+    def prior(self, summary: Float[Tensor, "*batch S"], number: int) -> Distribution:
+        """The prior of a latent, given what those below and the condition say."""
+        law: Distribution = self.latent_prior(summary, number)
+        return law
+
+    def climb(self, batch: Batch, draw: Draw) -> Float[Tensor, "*batch K p"]:
+        """The latents from the lowest one up, as the model and its guide both draw them.
+
+        Arguments:
+            batch: Texts, observed or not, and their conditions.
+            draw: Gives a latent, from its name, its number and the summary :math:`(*, S)` of what it depends on.
+        """
+        told = self.read_condition(batch)
+        below = told[0].new_zeros(len(batch.weight), self.latent_size if self.structure == "chain" else 0)
+        latents = []
+        for number, name in enumerate(self.latents):
+            latents.append(draw(name, number, joined(below, told[number])))
+            if number < len(self.recursions):
+                below = self.recursions[number](below, latents[-1])
+        return torch.stack(torch.broadcast_tensors(*latents), -2)
+
+    def read_condition(self, batch: Batch) -> list[Float[Tensor, "B c"]]:
+        """What each layer with a latent makes of the condition; vectors of no entries where there is none.
+
+        Raises:
+            ValueError: If the model answers to conditions and the batch has none, or the other way round.
+        """
+        if (self.condition is None) != (batch.condition is None):
+            ways = ("no condition, and one was given", "a condition, and none was given")
+            raise ValueError(f"the model takes {ways[self.condition is not None]}: build the model for such texts.")
+        if self.condition is None or batch.condition is None or batch.condition_mask is None:
+            return [batch.weight.new_zeros(len(batch.weight), 0)] * len(self.layers)
+        begun = F.pad(batch.condition, (1, 0), value=self.config.bos)
+        found: list[Tensor] = self.condition(begun, F.pad(batch.condition_mask, (1, 0), value=True))
+        return found
+
+    def context(self, latents: Float[Tensor, "*batch K p"], batch: Batch) -> Context:
+        """What the decoder is told of the texts of a batch."""
+        return Context(latents, batch.condition, batch.condition_mask)
+
+    def likelihood(self, memory: Context, mask: Bool[Tensor, "*batch T"] | None = None) -> AutoregressiveText:
+        """p(text | latents, condition)."""
+        return AutoregressiveText(self.decoder, memory, mask=mask)
+
+
+class Recursion(nn.Module):
+    r"""What the latents up to a layer say, :math:`s_{l+1} = \tanh(W s_l + V z_l + b)`.
+
+    Arguments:
+        size: Of a latent, and of the summary.
+        first: Whether there is nothing to sum up yet, :math:`s_1 = 0`.
+
+    References:
+        Fuse It More Deeply! (Hu et al., 2022), Eq. 7, https://arxiv.org/abs/2207.06130
+    """
+
+    def __init__(self, size: int, first: bool) -> None:
+        super().__init__()
+        self.latent = nn.Linear(size, size)
+        self.below = None if first else nn.Linear(size, size, bias=False)
+
+    def forward(self, below: Float[Tensor, "*#batch p"], latent: Float[Tensor, "*#batch p"]) -> Tensor:
+        score = self.latent(latent)
+        return torch.tanh(score if self.below is None else score + self.below(below))
+
+
+def joined(*parts: Float[Tensor, "*#batch _"]) -> Float[Tensor, "*batch q"]:
+    """Vectors end to end, their leading dimensions broadcast.
+
+    Examples:
+        >>> joined(torch.zeros(5, 1, 2), torch.zeros(3, 4)).shape
+        torch.Size([5, 3, 6])
+    """
+    batch = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    return torch.cat([part.expand(*batch, part.shape[-1]) for part in parts], -1)
+
+
+_FIRST = ("standard", "learned")
+
+
+def _known(name: str, value: Any, choices: tuple[str, ...]) -> Any:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}: choose one of {', '.join(choices)}.")
+    return value
+
+
+def _layers(first: int, last: int | None, config: TransformerConfig) -> tuple[int, ...]:
+    """The layers with a latent, from 0."""
+    top = config.layers if last is None else last
+    if not 1 <= first <= top <= config.layers:
+        raise ValueError(
+            f"latents enter layers {first} to {top}: give first_layer and last_layer in this order, from 1 to the "
+            f"{config.layers} layers that there are."
+        )
+    return tuple(range(first - 1, top))

@@ -1,0 +1,100 @@
+"""What each layer of a bidirectional stack makes of a text: one vector a layer, in which padding plays no part."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from .transformer import Block, Decoder, TransformerConfig, initialise
+
+__all__ = ["LayerEncoder", "Pool", "PoolKind"]
+
+PoolKind = Literal["attention", "mean", "first"]
+
+
+class Pool(nn.Module):
+    r"""The states of a text as one vector.
+
+    .. math:: r = \sum_t \alpha_t h_t, \qquad \alpha = \operatorname{softmax}_t (w \cdot h_t)
+
+    over the tokens that the mask marks; or their ``mean``, which is where ``attention`` starts; or the ``first`` one.
+
+    Arguments:
+        width: Of the states.
+        kind: ``attention``, ``mean`` or ``first``.
+
+    Raises:
+        ValueError: If there is no such kind.
+
+    Examples:
+        >>> states, mask = torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]])
+        >>> Pool(1, "attention")(states, mask)
+        tensor([[2.]], grad_fn=<SqueezeBackward1>)
+    """
+
+    def __init__(self, width: int, kind: PoolKind = "attention") -> None:
+        super().__init__()
+        if kind not in get_args(PoolKind):
+            raise ValueError(f"pool is {kind!r}: choose one of {', '.join(get_args(PoolKind))}.")
+        self.kind = kind
+        self.weight = nn.Parameter(torch.zeros(width)) if kind == "attention" else None
+
+    def extra_repr(self) -> str:
+        return f"kind={self.kind}"
+
+    def forward(self, states: Float[Tensor, "*batch t p"], mask: Bool[Tensor, "*batch t"]) -> Float[Tensor, "*batch p"]:
+        if self.kind == "first":
+            return states[..., 0, :]
+        scores = states.new_zeros(states.shape[:-1]) if self.weight is None else states @ self.weight
+        shares = scores.masked_fill(~mask, -torch.inf).softmax(-1)
+        return (shares.unsqueeze(-2) @ torch.where(mask[..., None], states, 0)).squeeze(-2)
+
+
+class LayerEncoder(nn.Module):
+    r"""Reads a text with the blocks of a decoder, or with its own, and pools what each layer makes of it.
+
+    Blocks see the whole text, and know nothing of latents. The states of a layer are normalised, without weights,
+    before they are pooled: the residual stream grows from layer to layer.
+
+    Arguments:
+        decoder: Its embedding is shared: what is read is what has to be written.
+        layers: The layers whose vectors are wanted, from 0, ascending.
+        shared: Whether the decoder's blocks are used as well.
+        pool: See :class:`Pool`.
+
+    Examples:
+        >>> decoder = Decoder(TransformerConfig(vocabulary=20, window=8, width=16))
+        >>> encoder = LayerEncoder(decoder, layers=(0, 1))
+        >>> [layer.shape for layer in encoder(torch.ones(3, 5, dtype=torch.long), torch.ones(3, 5, dtype=torch.bool))]
+        [torch.Size([3, 16]), torch.Size([3, 16])]
+    """
+
+    def __init__(
+        self, decoder: Decoder, layers: Sequence[int], shared: bool = True, pool: PoolKind = "attention"
+    ) -> None:
+        super().__init__()
+        config: TransformerConfig = decoder.config
+        self.layers = tuple(layers)
+        self.embedding = decoder.embedding
+        used = range(max(self.layers) + 1)
+        if shared:
+            self.blocks = nn.ModuleList(decoder.blocks[layer] for layer in used)
+        else:
+            self.blocks = nn.ModuleList(Block(config) for _ in used)
+            initialise(self.blocks, config)
+        self.pools = nn.ModuleList(Pool(config.width, pool) for _ in self.layers)
+
+    def forward(
+        self, tokens: Int[Tensor, "*batch t"], mask: Bool[Tensor, "*batch t"]
+    ) -> list[Float[Tensor, "*batch p"]]:
+        x = self.embedding(tokens)
+        found = []
+        for layer, block in enumerate(self.blocks):
+            x = block(x, mask)
+            if layer in self.layers:
+                pool = self.pools[self.layers.index(layer)]
+                found.append(pool(F.layer_norm(x, x.shape[-1:]), mask))
+        return found

@@ -1,0 +1,133 @@
+"""What a decoder is told of a text besides the text: a mixture to attend to; or latents, and a condition."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .mixture import Mixture, SharedVariances
+
+__all__ = ["Context", "Memory", "batch_shape", "flat", "stacked"]
+
+
+@dataclass(frozen=True)
+class Context:
+    r"""Latents that enter the layers of a decoder, and a condition that stands before the text.
+
+    Arguments:
+        latents: One latent for each layer that takes one, from below, with shape :math:`(*, K, p)`; or None.
+        condition: Token ids with shape :math:`(*, C)`, or None.
+        condition_mask: True where the condition has a token, with the same shape, or None for everywhere.
+
+    Raises:
+        ValueError: If it holds nothing.
+
+    Examples:
+        >>> batch_shape(Context(torch.zeros(5, 1, 4, 8), torch.ones(3, 2, dtype=torch.long)))
+        torch.Size([5, 3])
+    """
+
+    latents: Float[Tensor, "*#batch K p"] | None = None
+    condition: Int[Tensor, "*#batch C"] | None = None
+    condition_mask: Bool[Tensor, "*#batch C"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.latents is None and self.condition is None:
+            raise ValueError("the context is empty: give latents or a condition, or no context at all")
+
+    @property
+    def present(self) -> Bool[Tensor, "*#batch C"]:
+        """Where the condition has a token."""
+        assert self.condition is not None, "there is no condition"
+        return _where(self.condition, self.condition_mask)
+
+
+Memory: TypeAlias = Mixture | Context
+
+
+def batch_shape(memory: Memory) -> torch.Size:
+    """The shape of the texts that a memory is of."""
+    if isinstance(memory, Mixture):
+        return torch.broadcast_shapes(memory.vectors.shape[:-2], memory.log_weights.shape[:-1])
+    shapes = [] if memory.latents is None else [memory.latents.shape[:-2]]
+    shapes += [] if memory.condition is None else [memory.condition.shape[:-1]]
+    return torch.broadcast_shapes(*shapes)
+
+
+def flat(memory: Memory, batch: Sequence[int]) -> Memory:
+    """The memory with its leading dimensions expanded to ``batch`` and made one.
+
+    Examples:
+        >>> flat(Context(torch.zeros(5, 1, 4, 8)), (5, 3)).latents.shape
+        torch.Size([15, 4, 8])
+    """
+
+    def rows(x: Tensor, trailing: int) -> Tensor:
+        return x.expand(*batch, *x.shape[x.ndim - trailing :]).reshape(math.prod(batch), *x.shape[x.ndim - trailing :])
+
+    if isinstance(memory, Context):
+        return Context(
+            None if memory.latents is None else rows(memory.latents, 2),
+            None if memory.condition is None else rows(memory.condition, 1),
+            None if memory.condition_mask is None else rows(memory.condition_mask, 1),
+        )
+    if memory.vectors.ndim == 3 and memory.vectors.shape[:1] == tuple(batch) == memory.log_weights.shape[:-1]:
+        return memory
+    variances: Tensor | SharedVariances | None
+    if isinstance(memory.variances, SharedVariances):
+        variances = SharedVariances(memory.variances.table, rows(memory.variances.group, 1))
+    else:
+        variances = memory.dense_variances()
+        variances = rows(variances, 2) if variances is not None and variances.ndim > 2 else variances
+    return replace(
+        memory,
+        log_weights=rows(memory.log_weights, 1),
+        vectors=rows(memory.vectors, 2),
+        variances=variances,
+        mask=None if memory.mask is None else rows(memory.mask, 1),
+        values=None if memory.values is None else rows(memory.values, 2),
+        value_variances=None,  # what is returned is the mean
+    )
+
+
+def stacked(memories: Sequence[Memory]) -> Memory:
+    """Memories of one text each, of one kind, as one batch; what they have less of than others is filled up as absent.
+
+    Examples:
+        >>> stacked([Context(torch.zeros(1, 4, 8)), Context(torch.ones(1, 4, 8))]).latents.shape
+        torch.Size([2, 4, 8])
+    """
+    mixtures = [memory for memory in memories if isinstance(memory, Mixture)]
+    return _mixtures(mixtures) if mixtures else _contexts([one for one in memories if isinstance(one, Context)])
+
+
+def _mixtures(mixtures: list[Mixture]) -> Mixture:
+    widest = max(mixture.components for mixture in mixtures)
+    every = [(mixture, widest - mixture.components) for mixture in mixtures]
+    return replace(
+        mixtures[0],
+        log_weights=torch.cat([F.pad(mixture.log_weights, (0, more)) for mixture, more in every]),
+        vectors=torch.cat([F.pad(mixture.vectors, (0, 0, 0, more)) for mixture, more in every]),
+        mask=torch.cat([F.pad(_where(mixture.log_weights, mixture.mask), (0, more)) for mixture, more in every]),
+    )
+
+
+def _contexts(contexts: list[Context]) -> Context:
+    latents = [context.latents for context in contexts if context.latents is not None]
+    told = [(one.condition, one.present) for one in contexts if one.condition is not None]
+    longest = max((tokens.shape[-1] for tokens, _ in told), default=0)
+    more = [longest - tokens.shape[-1] for tokens, _ in told]
+    return Context(
+        torch.cat(latents) if latents else None,
+        torch.cat([F.pad(tokens, (0, n)) for (tokens, _), n in zip(told, more, strict=True)]) if told else None,
+        torch.cat([F.pad(mask, (0, n)) for (_, mask), n in zip(told, more, strict=True)]) if told else None,
+    )
+
+
+def _where(like: Tensor, mask: Tensor | None) -> Tensor:
+    return torch.ones_like(like, dtype=torch.bool) if mask is None else mask
