@@ -46,6 +46,8 @@ COMMANDS = {
         "evaluate": "commands",
         "sample": "commands",
         "reconstruct": "commands",
+        "interpolate": "latent_commands",
+        "swap": "latent_commands",
         "plot": "commands",
         "demo": "demo",
     }.items()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # torch is imported when a command runs, not for its help
     from .preparing import Prepared
     from .run import Run
 
-__all__ = ["evaluate", "fit", "plot", "rank", "reconstruct", "sample"]
+__all__ = ["evaluate", "fit", "load_run", "plot", "rank", "reconstruct", "rule", "sample", "say_json"]
 
 
 def fit(
@@ -131,7 +131,7 @@ def evaluate(
     if json is not None and not Path(json).parent.is_dir():
         raise ValueError(f"--json {json} lies in no folder: make {Path(json).parent} first.")
     texts = None if data is None else _texts(data, field)
-    found = _load(run, trust).evaluate(texts, split=split, particles=particles, limit=limit, seed=seed)
+    found = load_run(run, trust).evaluate(texts, split=split, particles=particles, limit=limit, seed=seed)
     say(found.table())
     if json is not None:
         content = javascript.dumps(found.as_dict(), indent=2, allow_nan=False) + "\n"
@@ -166,11 +166,11 @@ def sample(
         greedy: Take the most probable token each time; what is random is the prior's draw.
         trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
     """
-    rule = _rule(temperature, top_k, top_p, greedy)
+    chosen = rule(temperature, top_k, top_p, greedy)
     if n < 1:
         raise ValueError(f"-n is {n}: give a positive whole number.")
-    for text in _load(run, trust).sample(n, seed=seed, prompt=prompt, **rule):
-        _say_json({"text": text})
+    for text in load_run(run, trust).sample(n, seed=seed, prompt=prompt, **chosen):
+        say_json({"text": text})
 
 
 def reconstruct(
@@ -206,7 +206,7 @@ def reconstruct(
         top_p: Draw from the most probable tokens that together have this share of the probability.
         trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
     """
-    rule = _rule(temperature, top_k, top_p)
+    chosen = rule(temperature, top_k, top_p)
     if text is not None and data is not None:
         raise ValueError("both --text and --data say what to encode: give one of them.")
     if text is not None and not text.strip():
@@ -214,11 +214,11 @@ def reconstruct(
     if n is not None and n < 1:
         raise ValueError(f"-n is {n}: give a positive whole number.")
     given = [text] if text is not None else None if data is None else _texts(data, field)
-    loaded = _load(run, trust)
+    loaded = load_run(run, trust)
     texts = loaded.corpus.test[: n or HELD_OUT] if given is None else given[:n]
-    for found in loaded.reconstruct(texts, seed=seed, **rule):
+    for found in loaded.reconstruct(texts, seed=seed, **chosen):
         item = found.as_dict()
-        _say_json({"original": item.pop("original"), "reconstruction": item.pop("text")} | item)
+        say_json({"original": item.pop("original"), "reconstruction": item.pop("text")} | item)
 
 
 def plot(run: str, *, out: str | None = None, trust: list[str] | None = None) -> None:
@@ -234,7 +234,7 @@ def plot(run: str, *, out: str | None = None, trust: list[str] | None = None) ->
     """
     from .plots import save_all
 
-    for path in save_all(_load(run, trust), out):
+    for path in save_all(load_run(run, trust), out):
         say(str(path))
 
 
@@ -288,7 +288,8 @@ def _objective(prepared: "Prepared", settings: "TrainingOptions") -> str:
     return "objective"
 
 
-def _load(path: str, trust: Sequence[str] | None) -> "Run":
+def load_run(path: str, trust: Sequence[str] | None) -> "Run":
+    """The run in a folder, on the GPU if there is one."""
     import torch
 
     from .folder import RunFolder
@@ -306,17 +307,18 @@ def _texts(data: str, field: str | None) -> list[str]:
     return read_splits(data, field)[0]["test"] if Path(data).is_dir() else read_file(data, field)[0]
 
 
-def _rule(
+def rule(
     temperature: float | None = None, top_k: int | None = None, top_p: float | None = None, greedy: bool = False
 ) -> dict[str, Any]:
     """How tokens are chosen, as far as it was said; what is wrong with it is told before anything is loaded."""
     from .decoding import Decoding
 
-    rule = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "greedy": greedy or None}
-    given: dict[str, Any] = {name: value for name, value in rule.items() if value is not None}
+    asked = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "greedy": greedy or None}
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     Decoding(**given)
     return given
 
 
-def _say_json(item: Mapping[str, Any]) -> None:
+def say_json(item: Mapping[str, Any]) -> None:
+    """Print a line of JSON."""
     say(javascript.dumps(item, ensure_ascii=False, allow_nan=False))

@@ -27,8 +27,8 @@ __all__ = ["decode", "encode", "reconstruct", "sample", "write"]
 GREEDY = Decoding(greedy=True)
 
 
-def encode(run: Run, texts: str | Sequence[str]) -> Any:
-    """The posterior of each text.
+def encode(run: Run, texts: str | Sequence[str], conditions: Sequence[str] | None = None) -> Any:
+    """The posterior of each text, with what each answers to if the run was trained on pairs.
 
     Raises:
         ValueError: If nothing is latent in the model, or a text does not fit its window.

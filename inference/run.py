@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..models.base import Model
 from ..models.batch import Batch
-from ..models.mixture import Mixture
+from ..models.memory import Memory
 from ..models.recipe import build, describe
 from .corpus import Corpus
 from .decoding import Decoding
@@ -72,7 +72,7 @@ class Run:
         return Batch.pad(ids).to(self.model.device)
 
     def encode(self, texts: str | Sequence[str]) -> Any:
-        """The posterior of each text, as the guide's ``encode`` gives it; its ``mixture()`` can be decoded.
+        """The posterior of each text, as the guide's ``encode`` gives it; its ``memory()`` can be decoded.
 
         Raises:
             ValueError: If nothing is latent in the model, or a text does not fit its window.
@@ -81,17 +81,18 @@ class Run:
 
         return encode(self, texts)
 
-    def decode(self, mixture: Mixture, *, seed: int = 0, **decoding: Any) -> list[str]:
-        """The text that the model writes for each mixture of a batch.
+    def decode(self, memory: Memory, *, seed: int = 0, **decoding: Any) -> list[str]:
+        """The text that the model writes for each memory of a batch.
 
         Arguments:
-            mixture: What the decoder attends to, with vectors of shape :math:`(B, N, P)`.
+            memory: What the decoder is told: a mixture with vectors of shape :math:`(B, N, P)`, or a context with
+                latents of shape :math:`(B, K, p)`.
             seed: Of the noise, where tokens are drawn.
             decoding: Fields of :class:`Decoding`; without any, the most probable token is taken.
         """
         from .generation import decode
 
-        return decode(self, mixture, _greedy_unless(decoding), seed=seed)
+        return decode(self, memory, _greedy_unless(decoding), seed=seed)
 
     @overload
     def reconstruct(self, texts: str, *, seed: int = 0, **decoding: Any) -> Reconstruction: ...

@@ -1,0 +1,103 @@
+"""Commands on the latents of a run whose layers have their own; signature and docstring are their help."""
+
+from typing import Any
+
+from .commands import load_run, rule, say_json
+
+__all__ = ["interpolate", "swap"]
+
+
+def interpolate(
+    run: str,
+    *,
+    text: str | None = None,
+    other: str | None = None,
+    steps: int = 5,
+    layers: str | None = None,
+    condition: str | None = None,
+    seed: int = 0,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    trust: list[str] | None = None,
+) -> None:
+    """Write the texts on the straight way from one text's latents to another's: one line of JSON for each.
+
+    Example:
+      pyroformer interpolate runs/snli --text "a man sleeps" --other "two dogs run" --layers 1-2
+
+    Arguments:
+        run: The folder that fit wrote.
+        text: The text to begin with.
+        other: The text to end with.
+        steps: How many texts to write, both ends included.
+        layers: Layers whose latents move, such as 2 or 1-3 (default: all); the others keep those of the first text.
+        condition: What both texts answer to, if the run was trained on pairs.
+        seed: Of the draws.
+        temperature: Below 1 sharpens the distribution of each token, above 1 flattens it.
+        top_k: Draw from so many most probable tokens; 0 is all of them.
+        top_p: Draw from the most probable tokens that together have this share of the probability.
+        trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
+    """
+    from .latents import interpolate as between
+    from .latents import layer_numbers
+
+    chosen = None if layers is None else layer_numbers(layers)
+    given = _given(temperature, top_k, top_p) | {"seed": seed, "condition": condition}
+    first, second = _both(text, other)
+    for found in between(load_run(run, trust), first, second, steps, layers=chosen, **given):
+        say_json({"share": round(found.share, 6), "text": found.text})
+
+
+def swap(
+    run: str,
+    *,
+    text: str | None = None,
+    other: str | None = None,
+    layers: str | None = None,
+    condition: str | None = None,
+    seed: int = 0,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    trust: list[str] | None = None,
+) -> None:
+    """Put the latents of some layers of one text into another and write it: one line of JSON for each choice of layers.
+
+    Example:
+      pyroformer swap runs/snli --text "a man sleeps" --other "two dogs run" --layers 1-2
+
+    Arguments:
+        run: The folder that fit wrote.
+        text: The text that is changed.
+        other: The text whose latents come in.
+        layers: In which layers, such as 2 or 1-3 (default: none of them, then each alone, then all).
+        condition: What both texts answer to, if the run was trained on pairs.
+        seed: Of the draws.
+        temperature: Below 1 sharpens the distribution of each token, above 1 flattens it.
+        top_k: Draw from so many most probable tokens; 0 is all of them.
+        top_p: Draw from the most probable tokens that together have this share of the probability.
+        trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
+    """
+    from .latents import layer_numbers, swaps
+
+    choices = None if layers is None else [layer_numbers(layers)]
+    given = _given(temperature, top_k, top_p) | {"seed": seed, "condition": condition}
+    for found in swaps(load_run(run, trust), *_both(text, other), choices, **given):
+        say_json({"layers": list(found.layers), "text": found.text})
+
+
+def _both(text: str | None, other: str | None) -> tuple[str, str]:
+    for flag, value in {"--text": text, "--other": other}.items():
+        if value is None or not value.strip():
+            raise ValueError(f"{flag} is {'missing' if value is None else 'empty'}: give a text of at least one word.")
+    assert text is not None and other is not None
+    return text, other
+
+
+def _given(temperature: float | None, top_k: int | None, top_p: float | None) -> dict[str, Any]:
+    """How tokens are chosen, if it was said."""
+    from .decoding import Decoding
+
+    said = rule(temperature, top_k, top_p)
+    return {"decoding": Decoding(**said)} if said else {}
