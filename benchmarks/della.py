@@ -1,0 +1,224 @@
+"""What DELLA costs: a training step, the activations that it keeps, and sampling; side by side in one process.
+
+by hand     an encoder pass and a decoder pass of the same trunk in plain PyTorch, the mean state of the one added to
+            the embeddings of the other; no latents
+collapsed   DELLA whose product is collapsed, as published
+product     DELLA with the true product of rank 4
+
+A step is the loss, its gradients and AdamW. Activations are the bytes that the blocks keep for the backward pass,
+parameters left out. Sampling writes texts of 128 tokens with the cache, or reading the whole prefix again for each.
+
+    python benchmarks/della.py --width 256 --layers 4 --out table.md
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyro
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyroformer.guides.della import DELLAGuide
+from pyroformer.inference.elbo import ELBO
+from pyroformer.models.batch import EOS, Batch
+from pyroformer.models.della import DELLA
+from pyroformer.models.memory import Context
+from pyroformer.models.text import decode
+from pyroformer.models.transformer import Block, Decoder, TransformerConfig, compile_blocks
+
+LATENT, RANK, LENGTH = 32, 4, 128
+
+
+def batch_of(config: TransformerConfig, texts: int, time: int, device: str) -> Batch:
+    """Random texts of between half of ``time`` and ``time`` tokens."""
+    lengths = torch.randint(time // 2, time, (texts,)).tolist()
+    rows = [[*torch.randint(3, config.vocabulary, (n,)).tolist(), EOS] for n in lengths]
+    return Batch.pad(rows, width=time).to(device)
+
+
+def by_hand(trunk: Decoder, batch: Batch) -> Tensor:
+    """Both passes of the trunk and the loss, without latents."""
+    assert batch.tokens is not None and batch.mask is not None
+    before = F.pad(batch.tokens[:, :-1], (1, 0), value=trunk.config.bos)
+    seen = trunk.embedding(before)
+    for block in trunk.blocks:
+        seen = block(seen, batch.mask)
+    mean = (seen * batch.mask[..., None]).sum(1, keepdim=True) / batch.lengths[:, None, None]
+    x = trunk.embedding(before) + mean
+    for block in trunk.blocks:
+        x = block(x, causal=True)
+    logits = F.linear(trunk.norm(x), trunk.embedding.tokens.weight)
+    nats = F.cross_entropy(logits.flatten(0, 1), batch.tokens.flatten(), reduction="none").view(batch.tokens.shape)
+    return (batch.weight * (nats * batch.mask).sum(-1)).sum()
+
+
+def ways(config: TransformerConfig, batch: Batch, device: str) -> dict[str, tuple[nn.Module, Callable[[], Tensor]]]:
+    """The networks of each way, and its loss."""
+    torch.manual_seed(0)
+    trunk = Decoder(config).to(device)
+    found: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {"by hand": (trunk, lambda: by_hand(trunk, batch))}
+    for name in ("collapsed", "product"):
+        torch.manual_seed(0)
+        model = DELLA(config, latent_size=LATENT, fusion=name, rank=RANK).to(device)
+        objective = ELBO()(model, DELLAGuide(model).to(device))
+        found[name] = (objective, lambda objective=objective: objective(batch))  # type: ignore[misc]
+    if device == "cuda":
+        for network, _ in found.values():
+            compile_blocks(network)
+    return found
+
+
+def milliseconds(run: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:
+    """Of the fastest of several calls, the ways taking turns: what else the machine does can only add to a time."""
+    best = dict.fromkeys(run, float("inf"))
+    for name in run:
+        run[name]()
+    for _ in range(repeats):
+        for name, call in run.items():
+            synchronise(device)
+            start = time.perf_counter()
+            call()
+            synchronise(device)
+            best[name] = min(best[name], 1e3 * (time.perf_counter() - start))
+    return best
+
+
+def stepper(network: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], object]:
+    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        loss().backward()
+        optimiser.step()
+
+    return step
+
+
+@contextmanager
+def kept(network: nn.Module) -> Iterator[Callable[[], int]]:
+    """Counts the bytes that blocks keep for the backward pass, every storage once."""
+    inside, sizes = [0], {}
+    weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
+
+    def pack(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if inside[0] and storage.data_ptr() not in weights:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    hooks = []
+    for block in network.modules():
+        if isinstance(block, Block):
+            hooks.append(block.register_forward_pre_hook(lambda *_: inside.__setitem__(0, 1)))
+            hooks.append(block.register_forward_hook(lambda *_: inside.__setitem__(0, 0)))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        yield lambda: sum(sizes.values())
+    for hook in hooks:
+        hook.remove()
+
+
+def activations(network: nn.Module, loss: Callable[[], Tensor]) -> int:
+    with kept(network) as total:
+        value = loss()  # alive until counted: no storage is used twice
+        return total() + 0 * int(value.numel())
+
+
+def sampling(config: TransformerConfig, texts: int, repeats: int, device: str) -> dict[str, float]:
+    """Milliseconds to write texts of LENGTH tokens."""
+    model = DELLA(config, latent_size=LATENT, rank=RANK).to(device).eval()
+    context = Context(torch.randn(texts, config.layers, LATENT, device=device))
+
+    def never_end(logits: Tensor) -> Tensor:
+        return logits[:, EOS + 1 :].argmax(-1) + EOS + 1
+
+    @torch.no_grad()
+    def again() -> Tensor:
+        tokens = torch.zeros(texts, 0, dtype=torch.long, device=device)
+        for _ in range(LENGTH):
+            hidden = model.decoder(F.pad(tokens, (0, 1), value=EOS), context)[:, -1]
+            tokens = torch.cat([tokens, never_end(hidden @ model.decoder.readout[0].T)[:, None]], 1)
+        return tokens
+
+    def cached() -> Tensor:
+        return decode(model.decoder, never_end, texts, LENGTH, context)
+
+    assert torch.equal(again(), cached())
+    return milliseconds({"cached": cached, "again": again}, repeats, device)
+
+
+def synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def report(
+    width: int = 256,
+    layers: int = 4,
+    vocabulary: int = 4000,
+    texts: int = 32,
+    time: int = 32,
+    repeats: int = 20,
+    device: str = "cpu",
+) -> str:
+    """The tables as markdown."""
+    config = TransformerConfig(
+        vocabulary, window=LENGTH, width=width, layers=layers, heads=max(1, width // 64), positions="learned"
+    )
+    torch.manual_seed(1)
+    batch = batch_of(config, texts, time, device)
+    no_checks = {
+        f"validate_{name}": False for name in ("distributions_pyro", "distributions_torch", "infer", "poutine")
+    }
+    with pyro.settings.context(**no_checks):
+        made = ways(config, batch, device)
+        taken = milliseconds({name: stepper(*way) for name, way in made.items()}, repeats, device)
+        held = {name: activations(*way) for name, way in made.items()}
+    lines = [
+        f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads; width {width}, {layers} layers, "
+        f"{vocabulary:,} tokens, {texts} texts of up to {time} tokens, latents of {LATENT}, rank {RANK}; fastest of "
+        f"{repeats}",
+        "",
+        "| training step | time | of by hand | activations of the blocks, MB | of by hand |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name in made:
+        lines.append(
+            f"| {name} | {taken[name]:.1f} ms | {taken[name] / taken['by hand']:.2f} | {held[name] / 2**20:.1f} "
+            f"| {held[name] / held['by hand']:.2f} |"
+        )
+    speed = sampling(config, 8, max(1, repeats // 10), device)
+    lines += [
+        "",
+        f"| 8 texts of {LENGTH} tokens | time |",
+        "|---|---:|",
+        f"| with the cache | {speed['cached']:.0f} ms |",
+        f"| reading the prefix again | {speed['again']:.0f} ms |",
+        f"| ratio | {speed['again'] / speed['cached']:.1f} |",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--vocabulary", type=int, default=4000)
+    parser.add_argument("--texts", type=int, default=32)
+    parser.add_argument("--time", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path)
+    options = vars(parser.parse_args())
+    out = options.pop("out")
+    text = report(**options)
+    print(text)
+    if out is not None:
+        out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
