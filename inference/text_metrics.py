@@ -275,7 +275,7 @@ def ngram_divergence(
     p, q = (np.array([held[gram] for gram in either]) / held.total() for held in (ours, theirs))
     middle = (p + q) / 2
     nats = (_kl(p, middle) + _kl(q, middle)) / 2
-    return Divergence(Quantity(min(nats, math.log(2))), *sizes)
+    return Divergence(Quantity(min(max(nats, 0.0), math.log(2))), *sizes)
 
 
 def diversity(
