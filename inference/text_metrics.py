@@ -330,7 +330,9 @@ def diversity(
         mean, nearest = jaccard(texts, n, sample, seed)
         label = f"Jaccard similarity of {n}-grams, {drawn_with[n]}, seed {seed}"
         figures[f"jaccard_{n}"] = Figure(label, {"over pairs": mean, "to the nearest": nearest})
-    for n in orders if references is not None else ():
+    if references is None:
+        return figures
+    for n in orders:
         nats, number, of_references = ngram_divergence(texts, references, n, ngrams, seed)
         label = f"Jensen-Shannon divergence of {n}-grams, {number:,} against {of_references:,}, seed {seed}"
         figures[f"divergence_{n}"] = Figure(label, {"nats": nats})
