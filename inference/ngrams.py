@@ -1,0 +1,102 @@
+"""Words and n-grams of texts, counted: what the metrics of texts are made of.
+
+Words are what white space separates, with their case and punctuation.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+import numpy as np
+
+__all__ = ["NGram", "drawn", "largest", "ngrams_of", "ngrams_up_to", "read", "second_largest", "split"]
+
+NGram = tuple[str, ...]
+
+
+def split(texts: Sequence[str], shortest: int = 0) -> list[list[str]]:
+    """The words of each text that has at least ``shortest`` of them.
+
+    Raises:
+        ValueError: If the texts are one string.
+
+    Examples:
+        >>> split(["a red rose", "", "sky"], shortest=1)
+        [['a', 'red', 'rose'], ['sky']]
+    """
+    if isinstance(texts, str):
+        raise ValueError(f"the texts are one string, {texts[:20]!r}, not a list of them: give [text].")
+    rows = (text.split() for text in texts)
+    return [words for words in rows if len(words) >= shortest]
+
+
+def drawn(rows: list[list[str]], sample: int, seed: int) -> list[list[str]]:
+    """As many texts as the sample holds, drawn without replacement; all where there are no more."""
+    if len(rows) <= sample:
+        return rows
+    chosen = np.random.default_rng(seed).choice(len(rows), sample, replace=False)
+    return [rows[i] for i in np.sort(chosen)]
+
+
+def read(texts: Sequence[str], n: int, limit: int | None = None, seed: int = 0) -> list[list[NGram]]:
+    """The n-grams of each text that has any; with a limit, of texts in a random order until it is reached.
+
+    Examples:
+        >>> read(["a red rose", "sky", "so blue"], n=2)
+        [[('a', 'red'), ('red', 'rose')], [('so', 'blue')]]
+        >>> sum(map(len, read(["a red rose", "a red sky"], n=2, limit=3)))
+        3
+    """
+    rows = split(texts, shortest=n)
+    if limit is None:
+        return [ngrams_of(words, n) for words in rows]
+    found = []
+    for i in np.random.default_rng(seed).permutation(len(rows)):
+        if limit <= 0:
+            break
+        found.append(ngrams_of(rows[i], n)[:limit])
+        limit -= len(found[-1])
+    return found
+
+
+def ngrams_of(words: Sequence[str], n: int) -> list[NGram]:
+    """The n-grams of a text, in its order.
+
+    Examples:
+        >>> ngrams_of(["a", "red", "rose"], 2)
+        [('a', 'red'), ('red', 'rose')]
+    """
+    return list(zip(*(words[i:] for i in range(n)), strict=False))
+
+
+def ngrams_up_to(words: Sequence[str], n: int) -> Counter[NGram]:
+    """How often each n-gram of 1 to ``n`` words occurs in a text."""
+    return Counter(chain.from_iterable(ngrams_of(words, order) for order in range(1, n + 1)))
+
+
+def largest(counts: Iterable[Counter[NGram]], wanted: set[NGram]) -> Counter[NGram]:
+    """The largest count of each wanted n-gram in any text."""
+    most: Counter[NGram] = Counter()
+    for own in counts:
+        for gram in own.keys() & wanted:
+            most[gram] = max(most[gram], own[gram])
+    return most
+
+
+def second_largest(counts: Iterable[Counter[NGram]]) -> Counter[NGram]:
+    """The second largest count of each n-gram in any text, which clips each text's counts as all *others* would.
+
+    For a text with the largest count, the second largest is the largest of the others; for any other text, neither of
+    the two is below its own count, so neither clips it.
+
+    Examples:
+        >>> second_largest([Counter({("so",): 3}), Counter({("so",): 2, ("a",): 1}), Counter({("so",): 1})])
+        Counter({('so',): 2, ('a',): 0})
+    """
+    first: Counter[NGram] = Counter()
+    second: Counter[NGram] = Counter()
+    for own in counts:
+        for gram, count in own.items():
+            second[gram] = max(second[gram], min(count, first[gram]))
+            first[gram] = max(first[gram], count)
+    return second
