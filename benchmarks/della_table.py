@@ -1,0 +1,223 @@
+"""DELLA against its rivals at equal terms: one trunk, one budget, one evaluation; resumes where it stopped.
+
+    python benchmarks/della_table.py --data SNLI_FOLDER --out results/snli [--seeds 3] [--steps 1500]
+
+language model   the trunk alone, nothing latent
+embedding        one latent of the total size, added to the token embeddings
+memory           the same latent as one more key and value in each layer
+softmax          the same latent added to the hidden states before the readout
+independent      one latent a layer, none knows of another; true product
+residual         the chain; the posterior is a step away from the prior; true product
+collapsed        the chain; the product as published
+product          the chain; the true product of rank r
+
+All have the same layers and width, and as many parameters: those that take fewer get a wider MLP. Each is trained with
+and without cyclical annealing of the KL and otherwise at beta = 1 on summed KLs, on the same batches and with the same
+learning rate, and measured on the same held-out texts. A result is a JSON file; those that exist are not made again.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from pyroformer.guides.della import DELLAGuide
+from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.folder import write_atomically
+from pyroformer.inference.text_metrics import diversity
+from pyroformer.inference.training import fit
+from pyroformer.models.base import Model
+from pyroformer.models.della import DELLA
+from pyroformer.models.language_model import LanguageModel
+from pyroformer.models.transformer import TransformerConfig
+
+LATENT, RANK = 8, 4
+
+VARIANTS: dict[str, dict[str, Any] | None] = {
+    "language model": None,
+    "embedding": {"structure": "single", "fusion": "embedding"},
+    "memory": {"structure": "single", "fusion": "memory"},
+    "softmax": {"structure": "single", "fusion": "softmax"},
+    "independent": {"structure": "independent"},
+    "residual": {"guide": {"posterior": "residual"}},
+    "collapsed": {"fusion": "collapsed"},
+    "product": {},
+}
+SCHEDULES = {"none": "constant", "cyclical": "cyclical"}
+
+
+class Task(NamedTuple):
+    """One model to train and measure."""
+
+    name: str
+    annealing: str
+    seed: int
+
+    @property
+    def file(self) -> str:
+        return f"{self.name.replace(' ', '-')}.{self.annealing}.{self.seed}.json"
+
+
+def tasks(seeds: int, names: Sequence[str]) -> Iterator[Task]:
+    """Seed by seed, so that what is there at any time compares."""
+    for seed in range(seeds):
+        for annealing in SCHEDULES:
+            for name in names:
+                if annealing == "none" or VARIANTS[name] is not None:
+                    yield Task(name, annealing, seed)
+
+
+def make(name: str, config: TransformerConfig) -> tuple[Model, nn.Module | None]:
+    """A model of the table and its guide."""
+    options = VARIANTS[name]
+    if options is None:
+        return LanguageModel(config), None
+    guide = options.get("guide", {})
+    model = DELLA(config, LATENT, rank=RANK, **{key: value for key, value in options.items() if key != "guide"})
+    return model, DELLAGuide(model, **guide)
+
+
+def parameters(*modules: nn.Module | None) -> int:
+    return len(torch.nn.utils.parameters_to_vector({p for m in modules if m is not None for p in m.parameters()}))
+
+
+def equal(name: str, config: TransformerConfig) -> TransformerConfig:
+    """The configuration with an MLP so wide that the model has as many parameters as the largest of the table."""
+    largest = parameters(*make("product", config))
+    missing = largest - parameters(*make(name, config))
+    more = round(missing / (config.layers * (2 * config.width + 1)))
+    return replace(config, hidden=config.feed_forward + max(0, more))
+
+
+def measure(task: Task, corpus: Corpus, config: TransformerConfig, options: argparse.Namespace) -> dict[str, Any]:
+    """Train one model and measure it."""
+    torch.manual_seed(task.seed)
+    model, guide = make(task.name, equal(task.name, config))
+    start = time.perf_counter()
+    run = fit(
+        model,
+        guide,
+        corpus,
+        steps=options.steps,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        kl_weight=SCHEDULES[task.annealing],
+        seed=task.seed,
+        validation_texts=512,
+    )
+    seconds = time.perf_counter() - start
+    found = run.evaluate(limit=options.texts, particles=options.particles, seed=1).as_dict()
+    samples = run.sample(options.samples, seed=2)
+    written = diversity(samples, corpus.test[: 10 * options.samples], seed=3)
+    return {
+        "task": task._asdict(),
+        "parameters": parameters(model, guide),
+        "hidden": run.model.config.feed_forward,
+        "seconds": round(seconds),
+        "step": run.step,
+        "evaluation": found,
+        "diversity": {key: figure.as_dict() for key, figure in written.items()},
+        "samples": samples[:10],
+        "reconstructions": [] if guide is None else [(r.original, r.text) for r in run.reconstruct(corpus.test[:10])],
+    }
+
+
+COLUMNS = {
+    "bound, nats/text": ("bound", "nats/text", 2),
+    "IW perplexity": ("importance_weighted", "perplexity", 2),
+    "KL": ("rate", "nats/text", 2),
+    "MI": ("information", "nats/text", 2),
+    "AU > 0.01": ("active", "above 0.01", 0),
+    "BLEU": ("bleu", "of 100", 1),
+    "Self-BLEU": ("self_bleu", "of 100", 1),
+    "distinct-2": ("distinct_2", "share", 3),
+}
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Means over seeds, with standard errors where there are several."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for result in results:
+        groups.setdefault((result["task"]["name"], result["task"]["annealing"]), []).append(result)
+    lines = [f"| model | annealing | seeds | {' | '.join(COLUMNS)} |", f"|---|---|---:|{'---:|' * len(COLUMNS)}"]
+    for name in VARIANTS:
+        for annealing in SCHEDULES:
+            if some := groups.get((name, annealing)):
+                cells = [
+                    _cell([_value(result, *column[:2]) for result in some], column[2]) for column in COLUMNS.values()
+                ]
+                lines.append(f"| {name} | {annealing} | {len(some)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _value(result: dict[str, Any], name: str, unit: str) -> float | None:
+    figures = result["evaluation"]["figures"] | result["diversity"]
+    if name == "importance_weighted" and name not in figures:
+        name = "bound"  # nothing is latent: exact
+    value: float | None = figures.get(name, {}).get("units", {}).get(unit, {}).get("value")
+    return value
+
+
+def _cell(values: Sequence[float | None], digits: int) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    if len(known) == 1:
+        return f"{known[0]:.{digits}f}"
+    return f"{np.mean(known):.{digits}f} ± {np.std(known, ddof=1) / len(known) ** 0.5:.{max(1, digits)}f}"
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--models", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--learning_rate", type=float, default=2e-3)
+    parser.add_argument("--vocabulary", type=int, default=4000)
+    parser.add_argument("--window", type=int, default=48)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--texts", type=int, default=512, help="held-out texts that are measured")
+    parser.add_argument("--particles", type=int, default=64)
+    parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--shard", default="0/1", help="part I of N of the work, as 0/2, for several processes")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    part, parts = map(int, options.shard.split("/"))
+    corpus = Corpus.read(options.data, vocabulary=options.vocabulary, window=options.window)
+    config = TransformerConfig(
+        corpus.vocabulary,
+        corpus.window,
+        width=options.width,
+        layers=options.layers,
+        heads=options.heads,
+        positions="learned",
+        init_std=0.02,
+    )
+    for number, task in enumerate(tasks(options.seeds, options.models)):
+        path = options.out / task.file
+        if number % parts != part or path.exists():
+            continue
+        print(task, flush=True)
+        content = json.dumps(measure(task, corpus, config, options), indent=1)
+        write_atomically(path, lambda beside, content=content: beside.write_text(content))  # type: ignore[misc]
+    print(table(read(options.out)))
+
+
+if __name__ == "__main__":
+    main()
