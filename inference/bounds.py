@@ -1,6 +1,7 @@
 r"""Lower bounds of log p(x) from many draws of a guide, in memory that does not grow with their number."""
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from ..models.base import TEXTS
 from .elbo import ELBO
 
-__all__ = ["importance_weighted"]
+__all__ = ["importance_sweep", "importance_weighted"]
 
 
 @torch.no_grad()
@@ -52,14 +53,35 @@ def importance_weighted(
         >>> importance_weighted(model, None, Batch.pad([[5, 6, 2], [7, 2]]), particles=1).shape
         torch.Size([2])
     """
-    if particles < 1:
-        raise ValueError(f"particles is {particles}: at least one draw is needed.")
+    return importance_sweep(model, guide, batch, [particles], data_size)[particles]
+
+
+@torch.no_grad()
+def importance_sweep(
+    model: Any, guide: Any, batch: Any, particles: Collection[int], data_size: int | None = None
+) -> dict[int, Float[Tensor, " B"]]:
+    r"""The importance-weighted bound of each text for several numbers of draws, at the cost of the largest.
+
+    Each takes the first draws of the same row, so that they differ by their number and not by their noise. How much the
+    bound still rises tells how far it may be from log p(x).
+
+    Arguments: as in :func:`importance_weighted`, with several numbers of draws.
+
+    Raises:
+        ValueError: If there is none, or one is not positive.
+    """
+    if not particles or min(particles) < 1:
+        shown = min(particles, default="empty")
+        raise ValueError(f"particles is {shown}: at least one draw is needed.")
     elbo = ELBO(data_size=data_size)
     guide = _with_shared_sites(guide, batch)
-    total = elbo.log_weights(model, guide, batch).double()
-    for _ in range(particles - 1):
-        total = torch.logaddexp(total, elbo.log_weights(model, guide, batch).double())
-    return total - math.log(particles)
+    found, total = {}, None
+    for drawn in range(1, max(particles) + 1):
+        weight = elbo.log_weights(model, guide, batch).double()
+        total = weight if total is None else torch.logaddexp(total, weight)
+        if drawn in particles:
+            found[drawn] = total - math.log(drawn)
+    return found
 
 
 def _with_shared_sites(guide: Any, batch: Any) -> Any:
