@@ -280,12 +280,10 @@ def _what(prepared: "Prepared", settings: "TrainingOptions", size: str) -> str:
 
 def _objective(prepared: "Prepared", settings: "TrainingOptions") -> str:
     """What the objective is called; a bound of log p(x) needs no remark."""
-    name = settings.objective or prepared.model.objective
-    if name != "elbo":
-        return f"objective ({name}, not a bound)"
-    if settings.beta != 1 and prepared.model.latents:
-        return f"objective (beta = {settings.beta:g}, not a bound)"
-    return "objective"
+    from .objectives import describe_objective, in_words
+
+    words = in_words(describe_objective(prepared.model, settings))
+    return f"objective ({words})" if words else "objective"
 
 
 def load_run(path: str, trust: Sequence[str] | None) -> "Run":

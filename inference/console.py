@@ -61,10 +61,11 @@ class Progress:
             "held-out": f"held-out {self.held_out:.2f}" if self.held_out is not None else "",
             "reconstruction": f"reconstruction {values['reconstruction']:.2f}" if divergence else "",
             "divergence": f"KL {sum(divergence):.1f} nats/token" if divergence else "",
+            "beta": f"beta {values['beta']:.3g}" if "beta" in values else "",
             "speed": f"{self.quantity(status.tokens_per_second)} tokens/s",
             "left": f"{self.clock(status.seconds_left)} left",
         }
-        for least in ("speed", "held-out", "step", "reconstruction", "divergence", "objective"):
+        for least in ("speed", "held-out", "step", "reconstruction", "beta", "divergence", "objective"):
             if len(" | ".join(filter(None, parts.values()))) > width:
                 parts[least] = ""
         return " | ".join(filter(None, parts.values()))

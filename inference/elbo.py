@@ -25,6 +25,7 @@ from torch.distributions import kl_divergence
 
 from ..models.base import TEXTS
 from ..models.batch import Batch
+from .kl import FreeBits, by_dimension
 
 __all__ = ["ELBO", "Objective", "Terms"]
 
@@ -35,11 +36,12 @@ class Terms(NamedTuple):
     """What a bound is made of, each entry one number a text, in nats.
 
     ``kl`` has one entry per site other than the text: the divergence of a latent, minus log p of an observed one.
+    ``penalty`` is what is charged for it in training; with free bits per dimension it has the site's dimensions.
     """
 
     log_likelihood: Float[Tensor, " B"]
     kl: dict[str, Float[Tensor, " B"]]
-    penalty: dict[str, Float[Tensor, " B"]]
+    penalty: dict[str, Float[Tensor, "B ..."]]
 
     @property
     def bound(self) -> Float[Tensor, " B"]:
@@ -59,9 +61,11 @@ class ELBO(pyro.infer.ELBO):
         num_particles: Draws from the guide that are averaged.
         kl_weights: What the divergence of a site counts, by site name; 1 where nothing is said, 0 is legal.
         data_size: Number of texts that share the global sites; only models with such sites need it.
+        free_bits: An allowance for the divergences of some sites; the loss is then no bound.
 
     Raises:
-        ValueError: At the call, if the model has global sites and ``data_size`` is missing.
+        ValueError: At the call, if the model has global sites and ``data_size`` is missing, or free bits ask for sites
+            or dimensions that it does not have.
 
     Examples:
         >>> from pyroformer.models.language_model import LanguageModel
@@ -73,16 +77,25 @@ class ELBO(pyro.infer.ELBO):
     """
 
     name = "elbo"
-    is_bound = True
 
     def __init__(
-        self, num_particles: int = 1, kl_weights: Mapping[str, float] | None = None, data_size: int | None = None
+        self,
+        num_particles: int = 1,
+        kl_weights: Mapping[str, float] | None = None,
+        data_size: int | None = None,
+        free_bits: FreeBits | None = None,
     ) -> None:
         if num_particles < 1:
             raise ValueError(f"num_particles is {num_particles}: at least one draw is needed.")
         super().__init__(num_particles=num_particles)
         self.kl_weights = dict(kl_weights or {})
         self.data_size = data_size
+        self.free_bits = free_bits
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether minus the loss bounds log p(x) where no KL weight is below 1."""
+        return self.free_bits is None
 
     def __call__(self, model: nn.Module, guide: nn.Module | None) -> "Objective":
         return Objective(model, guide, self)
@@ -106,10 +119,17 @@ class ELBO(pyro.infer.ELBO):
 
     def combine(self, terms: Terms, kl_weights: Mapping[str, Tensor], text_weights: Float[Tensor, " B"]) -> Tensor:
         """The loss that the terms of a batch add up to."""
+        return (text_weights * self.text_losses(terms, kl_weights, text_weights)).sum()
+
+    def text_losses(
+        self, terms: Terms, kl_weights: Mapping[str, Tensor | float], text_weights: Float[Tensor, " B"]
+    ) -> Float[Tensor, " B"]:
+        """What each text adds to the loss, before it is weighted."""
+        penalties = terms.penalty if self.free_bits is None else self.free_bits(terms.penalty, text_weights)
         loss = -terms.log_likelihood
-        for site, penalty in terms.penalty.items():
+        for site, penalty in penalties.items():
             loss = loss + (penalty if site not in kl_weights else kl_weights[site] * penalty)
-        return (text_weights * loss).sum()
+        return loss
 
     def terms(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Terms:
         """The terms of the bound, averaged over particles."""
@@ -155,10 +175,21 @@ class ELBO(pyro.infer.ELBO):
         self, kl: dict[str, Tensor], sites: dict[str, Site], posterior: dict[str, Site]
     ) -> dict[str, Tensor]:
         """What is charged for each site in training: its divergence, unless a subclass regularises otherwise."""
-        return kl
+        if self.free_bits is None or self.free_bits.per != "dimension":
+            return kl
+        split = {}
+        for name in [site for site in self.free_bits.sites if site in sites and site in posterior]:
+            q, p = by_dimension(posterior[name]), by_dimension(sites[name])
+            dimensions = sites[name]["fn"].event_shape
+            value = self._per_text(sites[name], _divergence(q, p), len(dimensions))
+            split[name] = value.to(kl[name].dtype).expand(*kl[name].shape, *dimensions)
+        return kl | split
 
-    def _per_text(self, site: Site, value: Tensor) -> Tensor:
-        """Sum a site's values over everything but the texts; spread a global site over all texts of the data."""
+    def _per_text(self, site: Site, value: Tensor, kept: int = 0) -> Tensor:
+        """Sum a site's values over everything but the texts; spread a global site over all texts of the data.
+
+        The last ``kept`` dimensions stay as they are.
+        """
         plate = next((frame for frame in site["cond_indep_stack"] if frame.name == TEXTS), None)
         if plate is None:
             if self.data_size is None:
@@ -166,8 +197,8 @@ class ELBO(pyro.infer.ELBO):
                     f"site {site['name']!r} lies outside the plate 'texts', so all texts share it: "
                     "say how many there are with ELBO(data_size=...)."
                 )
-            return value.sum() / self.data_size
-        right = range(plate.dim + 1, 0)
+            return value.reshape(-1, *value.shape[value.ndim - kept :]).sum(0) / self.data_size
+        right = range(plate.dim + 1 - kept, -kept)
         return value.sum(dim=tuple(right)) if right else value
 
 

@@ -23,7 +23,7 @@ from .figures import LEAST_ALPHA, Columns, accuracies, bounds, components, parts
 from .frozen import frozen
 from .generation import reconstruct
 from .metrics import bleu, effective_components, holding
-from .nvib import NVIB
+from .objectives import held_out_objective, remarks
 from .report import Evaluation, Figure, Quantity
 from .run import Run
 from .texts import Texts
@@ -31,6 +31,7 @@ from .texts import Texts
 __all__ = ["evaluate", "text_bounds"]
 
 Split = Literal["train", "valid", "test"]
+PENALTY = "penalty of "  # columns of what is charged in training, before free bits
 DRAWS = 8  # for terms that are not importance-weighted: with exact divergences they hardly vary
 
 
@@ -68,10 +69,11 @@ def evaluate(
     chosen = _some(_texts(run, texts, split), limit)
     if not len(chosen):
         raise ValueError("there are no texts to evaluate on: give some, or another split.")
-    objective = _trained_objective(run, min(particles, DRAWS))
+    trained = run.config["objective"]
+    objective = held_out_objective(trained, min(particles, DRAWS), len(run.corpus.train))
     with frozen(run.model, run.guide, seed=seed):
         columns = _measure(run, chosen, objective, particles, batch_size)
-    figures = bounds(columns, particles) | parts(columns, objective) | accuracies(columns)
+    figures = bounds(columns, particles) | parts(columns, objective, remarks(trained)) | accuracies(columns)
     if run.guide is not None:
         figures |= _reconstructed(run, _some(chosen, reconstructions), seed, batch_size) | components(columns)
     about: dict[str, Any] = {
@@ -108,12 +110,12 @@ def text_bounds(
 
 def _measure(run: Run, texts: Texts, objective: ELBO, particles: int, batch_size: int) -> Columns:
     """Everything that is measured: one number a text, in the order of the texts."""
-    columns: Columns = {"tokens": texts.lengths.astype(float), "bytes": texts.bytes.astype(float)}
+    columns: dict[str, np.ndarray] = {"tokens": texts.lengths.astype(float), "bytes": texts.bytes.astype(float)}
     for indices, batch in once(texts, batch_size):
         for name, values in _measure_batch(run, batch.to(run.model.device), objective, particles).items():
-            column = columns.setdefault(name, np.zeros(len(texts)))
+            column = columns.setdefault(name, np.zeros((len(texts), *values.shape[1:])))
             column[indices] = values[: len(indices)].double().cpu().numpy()  # rows beyond only fill up the batch
-    return columns
+    return _charged(columns, objective)
 
 
 def _measure_batch(run: Run, batch: Batch, objective: ELBO, particles: int) -> dict[str, Tensor]:
@@ -123,7 +125,7 @@ def _measure_batch(run: Run, batch: Batch, objective: ELBO, particles: int) -> d
     values = {
         "reconstruction": -terms.log_likelihood,
         **{f"kl_{site}": kl for site, kl in terms.kl.items()},
-        "objective": _loss(terms, objective),
+        **{f"{PENALTY}{site}": penalty for site, penalty in terms.penalty.items()},
         "hits_sampled": _hits(drawn, batch.tokens, batch.mask),
     }
     if run.guide is None:
@@ -149,12 +151,17 @@ def _measure_mean(run: Run, batch: Batch, tokens: Int[Tensor, "B T"], mask: Bool
     }
 
 
-def _loss(terms: Terms, objective: ELBO) -> Float[Tensor, " B"]:
-    """What was minimised, text by text, with the weights at their full value."""
-    loss = -terms.log_likelihood.double()
-    for site, penalty in terms.penalty.items():
-        loss = loss + objective.kl_weights.get(site, 1.0) * penalty.double()
-    return loss
+def _charged(columns: dict[str, np.ndarray], objective: ELBO) -> Columns:
+    """What was minimised in place of the penalties, text by text, with the weights at their full value.
+
+    Free bits are those of the mean over all texts, so that the figure does not depend on who shares a batch with whom.
+    """
+    penalties = {name: torch.from_numpy(column) for name, column in columns.items() if name.startswith(PENALTY)}
+    cost = torch.from_numpy(columns["reconstruction"])
+    terms = Terms(-cost, {}, {name.removeprefix(PENALTY): penalty for name, penalty in penalties.items()})
+    charged = objective.text_losses(terms, objective.kl_weights, torch.ones_like(cost))
+    rest = {name: column for name, column in columns.items() if name not in penalties}
+    return rest | {"objective": charged.numpy()}
 
 
 def _hits(text: AutoregressiveText, tokens: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Int[Tensor, " B"]:
@@ -171,14 +178,6 @@ def _reconstructed(run: Run, texts: Texts, seed: int, batch_size: int) -> dict[s
         "bleu": Figure(f"BLEU of {which}", {"of 100": Quantity(score)}),
         "exact_match": share(f"exact match of {which}", exact),
     }
-
-
-def _trained_objective(run: Run, draws: int) -> ELBO:
-    """What the run was trained on."""
-    trained = run.config["objective"]
-    if trained["name"] == NVIB.name:
-        return NVIB(num_particles=draws, **trained["kl_weights"])
-    return ELBO(num_particles=draws, kl_weights=trained["kl_weights"], data_size=len(run.corpus.train))
 
 
 def _texts(run: Run, texts: Sequence[str] | None, split: Split) -> Texts:

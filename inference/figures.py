@@ -1,6 +1,7 @@
 """From one number a text to the figures of an evaluation: rates, what they bound, and how they are called."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -34,8 +35,8 @@ def bounds(columns: Columns, particles: int) -> dict[str, Figure]:
     return figures
 
 
-def parts(columns: Columns, objective: ELBO) -> dict[str, Figure]:
-    """What the bound is made of, and the value of what was trained."""
+def parts(columns: Columns, objective: ELBO, remarks: Sequence[str] = ()) -> dict[str, Figure]:
+    """What the bound is made of, and the value of what was trained; ``remarks`` say how that differs from the bound."""
     sites = _sites(columns)
     if not sites:
         return {}
@@ -46,7 +47,7 @@ def parts(columns: Columns, objective: ELBO) -> dict[str, Figure]:
     figures["rate"] = Figure("rate, KL of all latents", _nats(rate, columns))
     # a weight above 1 only lowers the bound
     is_bound = objective.is_bound and all(weight >= 1 for weight in objective.kl_weights.values())
-    label = f"objective that was trained: {objective.name}"
+    label = f"objective that was trained: {', '.join([objective.name, *remarks])}"
     trained = _nats(columns["objective"], columns)
     figures["objective"] = Figure(label, trained, "log p(x)" if is_bound else None)
     return figures

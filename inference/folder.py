@@ -152,6 +152,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def objective_state(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights of model and guide in a checkpoint, by their names in the objective; the rest is for going on."""
+    prefix = "objective."
+    state = checkpoint["state_dict"].items()
+    return {name.removeprefix(prefix): value for name, value in state if name.startswith(prefix)}
+
+
 def write_atomically(path: Path, write: Any) -> None:
     """Write beside the file or folder and rename over it, so that a kill or a full disk leaves the old one whole."""
     path.parent.mkdir(parents=True, exist_ok=True)

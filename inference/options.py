@@ -5,8 +5,9 @@ from typing import Literal, get_args
 
 from .schedules import SCHEDULES
 
-__all__ = ["Compile", "Precision", "TrainingOptions"]
+__all__ = ["Compile", "FreeBitsPer", "Precision", "TrainingOptions"]
 
+FreeBitsPer = Literal["dimension", "layer", "total"]
 Compile = Literal["auto", "off", "blocks", "full"]
 Precision = Literal["32", "bf16"]
 
@@ -27,6 +28,13 @@ class TrainingOptions:
             by default what the model was published with.
         kl_weight: How the weight of the KL terms moves over the run: ``constant``, ``linear`` or ``cyclical``.
         beta: What the KL terms are weighted with on top; a bound of log p(x) is trained only at 1.
+        free_bits: Nats up to which the KL of a group of latents costs no more than they do; the KL is the mean over one
+            batch of one device, see :class:`~pyroformer.inference.kl.FreeBits`. Not a bound. 0 turns it off.
+        free_bits_per: What a group is: each ``dimension`` of a latent site, each site (``layer``), or the ``total``.
+        target_kl: Nats per text that the KLs of all latents are to add up to: their weight moves until they do, see
+            :class:`~pyroformer.inference.kl.KLController`. Not a bound. Held-out texts are charged at least the target.
+        kl_reduction: ``sum`` over the latent sites, or ``mean``, which weights each KL with beta / number of sites, as
+            some published code does. Not a bound if there are several.
         seed: Of weights, batches and noise.
         devices: Processes that train together, each on a device of its own.
         precision: ``32``, or ``bf16`` for the networks with distributions kept in float32.
@@ -47,6 +55,10 @@ class TrainingOptions:
     objective: Literal["elbo", "nvib"] | None = None
     kl_weight: Literal["constant", "linear", "cyclical"] = "constant"
     beta: float = 1.0
+    free_bits: float = 0.0
+    free_bits_per: FreeBitsPer = "layer"
+    target_kl: float | None = None
+    kl_reduction: Literal["sum", "mean"] = "sum"
     seed: int = 0
     devices: int = 1
     precision: Precision = "32"
@@ -62,17 +74,19 @@ class TrainingOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}: give a positive whole number.")
-        for name in ("minutes", "learning_rate"):
+        for name in ("minutes", "learning_rate", "target_kl"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} is {value}: give a positive number.")
-        for name in ("weight_decay", "clip", "beta", "patience", "seed"):
+        for name in ("weight_decay", "clip", "beta", "free_bits", "patience", "seed"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise ValueError(f"{name} is {value}: give zero or a positive number.")
         choices = {
             "objective": ("elbo", "nvib", None),
             "kl_weight": tuple(SCHEDULES),
+            "free_bits_per": get_args(FreeBitsPer),
+            "kl_reduction": ("sum", "mean"),
             "precision": get_args(Precision),
             "compile": get_args(Compile),
         }
@@ -80,3 +94,10 @@ class TrainingOptions:
             if getattr(self, name) not in allowed:
                 names = ", ".join(choice for choice in allowed if choice)
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {names}.")
+        if self.target_kl is not None:
+            for name, alone in {"kl_weight": "constant", "beta": 1.0, "kl_reduction": "sum", "free_bits": 0.0}.items():
+                if getattr(self, name) != alone:
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)}, but target_kl decides alone how the KL terms are weighted: "
+                        f"leave {name} at {alone}, or leave target_kl out."
+                    )

@@ -16,7 +16,8 @@ from ..models.recipe import build, describe
 from .corpus import Corpus
 from .decoding import Decoding
 from .elbo import ELBO
-from .folder import RunFolder, read_checkpoint
+from .folder import RunFolder, objective_state, read_checkpoint
+from .objectives import describe_objective
 from .options import TrainingOptions
 from .reconstruction import Reconstruction
 from .report import Evaluation
@@ -168,28 +169,24 @@ def load(path: str | Path, *, trust: Collection[str] = (), device: str | torch.d
     guide = build(config["guide"], trust, model=model) if config.get("guide") else None
     checkpoint = read_checkpoint(folder.best if folder.best.exists() else folder.last)
     objective = ELBO()(model, guide)
-    state = {name.removeprefix("objective."): value for name, value in checkpoint["state_dict"].items()}
     try:
-        objective.load_state_dict(state)
+        objective.load_state_dict(objective_state(checkpoint))
     except RuntimeError as error:
         raise ValueError(f"{folder.best} is a checkpoint of another model than {folder.config_file} names.") from error
     objective.to(device).eval()
     return Run(model, guide, Corpus.open(folder.corpus), folder, config, int(checkpoint["global_step"]))
 
 
-def run_config(
-    model: Model, guide: nn.Module | None, corpus: Corpus, options: TrainingOptions, objective: ELBO
-) -> dict[str, Any]:
+def run_config(model: Model, guide: nn.Module | None, corpus: Corpus, options: TrainingOptions) -> dict[str, Any]:
     """The resolved configuration of a run, as plain data."""
     from .. import __version__
 
-    bound = objective.is_bound and all(weight == 1 for weight in objective.kl_weights.values())
     return {
         "pyroformer": __version__,
         "model": describe(model),
         "guide": None if guide is None else describe(guide, leave_out=["model"]),
         "corpus": corpus.describe(),
-        "objective": {"name": objective.name, "is_bound": bound, "kl_weights": objective.kl_weights},
+        "objective": describe_objective(model, options),
         "training": asdict(options),
     }
 

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -27,18 +27,22 @@ from ..models.transformer import compile_blocks
 from .batches import TrainingStream, once
 from .compiled import NO_VALIDATION, CompiledObjective
 from .corpus import Corpus
-from .elbo import ELBO, Objective
-from .folder import RunFolder, read_checkpoint, write_atomically
-from .nvib import NVIB
+from .elbo import Objective
+from .folder import RunFolder, objective_state, read_checkpoint, write_atomically
+from .kl import KLController
+from .objectives import make_objective
 from .options import TrainingOptions
 from .run import Run, run_config
 from .schedules import SCHEDULES, warmup_cosine
 
-__all__ = ["Status", "Training", "fit", "make_objective"]
+__all__ = ["Status", "Training", "fit"]
 
 
 class Status(NamedTuple):
-    """Where a run stands; ``values`` are means in nats per token since the last report, or over held-out texts."""
+    """Where a run stands; ``values`` are means in nats per token since the last report, or over held-out texts.
+
+    Where the weight of the KL terms moves, ``values["beta"]`` is the one of the last batch.
+    """
 
     step: int
     progress: float
@@ -89,11 +93,11 @@ def fit(
     settings = TrainingOptions(**options)
     folder = RunFolder(out if out is not None else tempfile.mkdtemp(prefix="pyroformer-"))
     objective = make_objective(model, guide, settings, len(corpus.train))
-    config = run_config(model, guide, corpus, settings, objective.elbo)
+    config = run_config(model, guide, corpus, settings)
     if _rank() == 0:
         folder.prepare(resume)
         if resume and folder.config_file.exists():
-            _check_same_model(folder, config)
+            _check_same_run(folder, config)
         folder.keep_corpus(corpus.folder)
         folder.write_config(config)
         if folder.last.exists():
@@ -104,21 +108,17 @@ def fit(
             training, ckpt_path=str(folder.last) if folder.last.exists() else None, weights_only=True
         )
     best = folder.best if folder.best.exists() else folder.last
-    objective.load_state_dict(_objective_state(read_checkpoint(best)))
+    objective.load_state_dict(objective_state(read_checkpoint(best)))
     objective.eval()
     return Run(model, guide, corpus, folder, config, step=training.best_step)
 
 
-def make_objective(model: Model, guide: nn.Module | None, options: TrainingOptions, data_size: int) -> Objective:
-    """The objective that the options name, or that the model was published with."""
-    name = options.objective or model.objective
-    if name == "nvib":
-        return NVIB(beta=options.beta)(model, guide)
-    return ELBO(kl_weights=dict.fromkeys(model.latents, options.beta), data_size=data_size)(model, guide)
-
-
 class Training(lightning.LightningModule):
-    """An objective and a corpus as Lightning trains them; the state beyond weights and optimiser is a few numbers."""
+    """An objective and a corpus as Lightning trains them; the state beyond weights and optimiser is a few numbers.
+
+    The weight of the KL terms is set before each batch, to what its schedule says or to where a controller has moved
+    it. The controller is told the mean KL of all texts of a step, whatever batches and devices had them.
+    """
 
     def __init__(
         self,
@@ -133,6 +133,8 @@ class Training(lightning.LightningModule):
         self.corpus, self.options, self.folder, self.report = corpus, options, folder, report
         self.tokens_per_text = float(corpus.train.lengths.mean())
         self.full_weights = {site: float(weight) for site, weight in objective.kl_weights.named_buffers()}
+        self.controller = None if options.target_kl is None else KLController(options.target_kl)
+        self.scale: float | Tensor = 1.0  # of the full weights, at the last batch
         self.best, self.best_step, self.waited, self.looks = math.inf, 0, 0, 0
         self.seconds_before, self.started, self.reported = 0.0, time.monotonic(), 0.0
         self.stop_requested = False
@@ -140,6 +142,7 @@ class Training(lightning.LightningModule):
         self.meter = _Meter()
         self._losses: Callable[[Batch], dict[str, Tensor]] = objective.losses
         self._micro = 0
+        self._kl: list[Tensor] = []  # of the batches of a step
 
     # What Lightning calls, in the order in which it does.
 
@@ -179,9 +182,8 @@ class Training(lightning.LightningModule):
         rate = self.options.learning_rate * warmup_cosine(progress)
         for group in self.optimizers().param_groups:  # type: ignore[union-attr]
             group["lr"] = rate
-        scale = SCHEDULES[self.options.kl_weight](progress)
-        for site, weight in self.objective.kl_weights.named_buffers():
-            weight.fill_(self.full_weights[site] * scale)
+        self.scale = SCHEDULES[self.options.kl_weight](progress) if self.controller is None else self.controller.weight
+        self._weigh_kl(self.scale)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         step = self.trainer.global_step
@@ -190,11 +192,16 @@ class Training(lightning.LightningModule):
         with _validation(self.reported == 0.0):  # arguments are checked at the first step only: a check waits
             losses = self._losses(batch)
         self.meter.add({name: value.detach() for name, value in losses.items()}, batch)
+        if self.controller is not None:
+            self._kl.append(self._latent_kl(losses))
         return losses["objective"] / self.tokens_per_text
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self._micro:
             return
+        if self.controller is not None:
+            self.controller.update(self.trainer.strategy.reduce(torch.stack(self._kl).mean(), reduce_op="mean"))
+            self._kl = []
         progress = self.progress()
         done = progress >= 1 or self._anywhere(self.stop_requested)
         if done or progress >= (self.looks + 1) / self.options.validations:
@@ -219,6 +226,17 @@ class Training(lightning.LightningModule):
         state = checkpoint["run"]
         self.best, self.best_step, self.waited = state["best"], state["best_step"], state["waited"]
         self.looks, self.seconds_before, self.position = state["looks"], state["seconds"], state["position"]
+
+    # The KL.
+
+    def _weigh_kl(self, scale: float | Tensor) -> None:
+        """Let the KL of each site count ``scale`` times its full weight."""
+        for site, weight in self.objective.kl_weights.named_buffers():
+            weight.fill_(self.full_weights[site] * scale)
+
+    def _latent_kl(self, values: Mapping[str, Any]) -> Any:
+        """The KL of all latents together, from values by name."""
+        return sum(values[f"kl_{site}"] for site in self.full_weights)
 
     # The clock.
 
@@ -253,10 +271,13 @@ class Training(lightning.LightningModule):
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Means over held-out texts in nats per token, with KL weights at their full value and noise of its own."""
+        """Means over held-out texts in nats per token, with KL weights at their full value and noise of its own.
+
+        A KL that is to be held at a target is charged at least the target: the objectives of two looks can then be
+        compared, whatever the weight was, and a KL that has not got there yet does not win.
+        """
         meter = _Meter()
-        for site, weight in self.objective.kl_weights.named_buffers():
-            weight.fill_(self.full_weights[site])
+        self._weigh_kl(1.0)
         self.objective.eval()
         every = math.ceil(len(self.corpus.valid) / self.options.validation_texts)  # batches come in order of length
         for index, (_, batch) in enumerate(islice(once(self.corpus.valid, self.options.batch_size), 0, None, every)):
@@ -268,7 +289,11 @@ class Training(lightning.LightningModule):
                 with self.trainer.precision_plugin.forward_context(), _validation(False):
                     meter.add(self.objective.losses(batch), batch)
         self.objective.train()
-        return meter.read(self.trainer.strategy.reduce)
+        values = meter.read(self.trainer.strategy.reduce)
+        if self.controller is not None:
+            missing = self.controller.target / meter.tokens_per_text - self._latent_kl(values)
+            values["objective"] = values["bound"] + max(missing, 0.0)
+        return values
 
     def _anywhere(self, flag: bool) -> bool:
         if self.trainer.world_size == 1:
@@ -280,6 +305,8 @@ class Training(lightning.LightningModule):
         seconds = self.seconds()
         rate = self.meter.tokens * self.trainer.world_size / max(seconds - self.seconds_before, 1e-9)
         left = seconds * (1 - progress) / progress if progress > 0 else math.inf
+        if values and self.full_weights and (self.controller is not None or self.options.kl_weight != "constant"):
+            values = values | {"beta": float(self.scale * max(self.full_weights.values()))}
         status = Status(self.trainer.global_step, min(progress, 1.0), seconds, max(left, 0.0), rate, split, values)
         if not self.trainer.is_global_zero:
             return
@@ -295,13 +322,14 @@ class _Meter:
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.tokens = 0.0  # all that were ever read
+        self.tokens_per_text = math.nan  # of the last that were read
 
     def add(self, losses: dict[str, Tensor], batch: Batch) -> None:
         assert batch.mask is not None
         real = (batch.weight > 0).to(batch.weight.dtype)
         texts = real.sum()
         entries = {name: value * texts / batch.weight.sum().clamp(min=1e-12) for name, value in losses.items()}
-        entries["tokens"] = (batch.mask.sum(-1) * real).sum()
+        entries |= {"tokens": (batch.mask.sum(-1) * real).sum(), "texts": texts}
         for name, value in entries.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value.detach().clone()
 
@@ -314,8 +342,9 @@ class _Meter:
         names, values = list(self.sums), stacked.tolist()
         self.sums = {}
         sums = dict(zip(names, values, strict=True))
-        tokens = sums.pop("tokens")
+        tokens, texts = sums.pop("tokens"), sums.pop("texts")
         self.tokens += tokens
+        self.tokens_per_text = tokens / texts
         return {name: value / tokens for name, value in sums.items()}
 
 
@@ -347,19 +376,19 @@ def _trainer(options: TrainingOptions) -> lightning.Trainer:
     )
 
 
-def _check_same_model(folder: RunFolder, config: dict[str, Any]) -> None:
-    """A run continues with the model it began with."""
+def _check_same_run(folder: RunFolder, config: dict[str, Any]) -> None:
+    """A run continues with the model and the target of the KL that it began with."""
     before = folder.read_config()
     for part in ("model", "guide"):
         if before.get(part) != config[part]:
             raise ValueError(
                 f"{folder.path} holds a run of another {part}: continue it with the same one, or choose another --out."
             )
-
-
-def _objective_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    prefix = "objective."
-    return {name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items()}
+    had, has = (each.get("training", {}).get("target_kl") for each in (before, config))
+    if had != has:
+        raise ValueError(
+            f"target_kl is {has}, but {folder.path} was begun with {had}: go on with that, or choose another --out."
+        )
 
 
 def _noise_seed(seed: int, step: int, micro: int, rank: int) -> int:

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from ..objectives import in_words
 from ..run import Run
 from .style import COLOURS, INK, new_axes
 
@@ -88,11 +89,7 @@ def _objective_label(objective: Mapping[str, object], latent: bool) -> str:
         return "objective: −log p(x), exact"
     if objective.get("is_bound") and all(weight >= 1 for weight in weights.values()):
         return "objective: −ELBO, bounds −log p(x)"
-    if objective.get("is_bound"):
-        different = [f"{weight:g}" for weight in sorted(set(weights.values()))]
-        plural = "s" if len(different) > 1 else ""
-        return f"objective: −ELBO at KL weight{plural} {' and '.join(different)}, not a bound"
-    return f"objective: {objective.get('name')}, not a bound"
+    return f"objective: {'−ELBO, ' if objective.get('name') == 'elbo' else ''}{in_words(objective)}"
 
 
 def _kl_label(name: str) -> str:

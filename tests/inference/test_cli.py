@@ -87,6 +87,19 @@ def test_fit_says_what_it_does(model: str, here: Path, capsys: pytest.CaptureFix
     assert said[3:] == [f"best at step 3; run saved in {out}"]
 
 
+def test_a_run_says_that_its_kl_is_averaged(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = here / "averaged"
+    said = command(
+        f"fit nvae --data {here}/texts.txt --out {out} --steps 1 --objective elbo --kl_reduction mean {TINY}", capsys
+    )
+    words = "KL averaged over 2 latents: effective beta = 0.5"
+    assert f"objective ({words}, not a bound)" in said
+    table = command(f"evaluate {out} --particles 1 --limit 2", capsys)
+    [line] = [line for line in table.splitlines() if line.startswith(f"objective that was trained: elbo, {words}")]
+    assert line.endswith("not a bound")
+    assert yaml.safe_load((out / "config.yaml").read_text())["objective"]["is_bound"] is False
+
+
 def test_evaluate_prints_a_table_and_writes_json(nvae: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = nvae / "test.json"
     table = command(f"evaluate {nvae} --particles 2 --json {file}", capsys)
@@ -299,3 +312,5 @@ def test_progress_fits_its_terminal_and_drops_the_least_first() -> None:
     for width in (120, 80, 60, 40, 20):
         assert len(progress.line(status, width)) <= width
     assert progress.line(status, 60) == " 62 % | objective (nvib, not a bound) 2.31 | 3:47 left"
+    progress.train = values | {"beta": 0.03125}
+    assert "| KL 118.2 nats/token | beta 0.0312 |" in progress.line(status)

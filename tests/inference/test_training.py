@@ -17,10 +17,11 @@ from pyroformer.inference.compiled import CompiledObjective, _state
 from pyroformer.inference.corpus import Corpus
 from pyroformer.inference.elbo import ELBO, Objective
 from pyroformer.inference.nvib import NVIB
+from pyroformer.inference.objectives import make_objective
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.svi import SVI
-from pyroformer.inference.training import Status, _noise_seed, fit, make_objective
+from pyroformer.inference.training import Status, _noise_seed, fit
 from pyroformer.models.base import Model
 from pyroformer.models.batch import Batch
 from pyroformer.models.language_model import LanguageModel

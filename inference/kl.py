@@ -1,0 +1,195 @@
+r"""Control of the KL term: divergences that are free up to an allowance, and a weight that holds them at a target.
+
+Both change what is trained and neither the model nor its bound: what is reported as a bound has every weight 1.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Independent
+
+from .options import FreeBitsPer
+
+__all__ = ["FreeBits", "KLController", "by_dimension"]
+
+
+@dataclass(frozen=True)
+class FreeBits:
+    r"""A divergence that costs nothing more while it is below an allowance :math:`\lambda`.
+
+    .. math::
+
+        \sum_g \max\!\Big(\lambda, \sum_i \bar w_i \, \mathrm{KL}_{i,g}\Big), \qquad \bar w_i = w_i \big/ \sum_j w_j
+
+    with :math:`w_i` the weight of text :math:`i`. A group :math:`g` is one dimension of a latent site, one site (a
+    layer, where each layer has its own), or all of them together. The mean over texts comes before the maximum, so
+    that a text may use more than the allowance where another one uses less. Above it the gradient is exactly that of
+    the divergence, the prior's parameters included; below it is zero.
+
+    The texts are those that are given at once: in training one batch of one device, also where gradients of several
+    are added up and on held-out texts; in :func:`~pyroformer.inference.evaluation.evaluate` all of them. What a text is
+    charged bounds nothing: only the mean does, and less tightly than the bound by what is missing of the allowance.
+
+    Arguments:
+        nats: The allowance :math:`\lambda` of a group.
+        sites: The latent sites that it holds for.
+        per: What a group is: a ``dimension``, a ``layer`` (each site), or the ``total``.
+
+    Raises:
+        ValueError: If ``nats`` or ``per`` breaks its rule; at the call, if a site is missing.
+
+    References:
+        Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016),
+        https://arxiv.org/abs/1606.04934
+
+    Examples:
+        >>> kl = {"z_1": torch.tensor([0.0, 1.0]), "z_2": torch.tensor([3.0, 5.0])}
+        >>> charged = FreeBits(2.0, ("z_1", "z_2"))(kl, torch.tensor([0.5, 0.5]))
+        >>> {site: values.tolist() for site, values in charged.items()}  # means 2 = max(2, 0.5) and 4 = max(2, 4)
+        {'z_1': [2.0, 2.0], 'z_2': [3.0, 5.0]}
+    """
+
+    nats: float
+    sites: tuple[str, ...]
+    per: FreeBitsPer = "layer"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.nats < math.inf:
+            raise ValueError(f"nats is {self.nats}: give zero or a positive number of free nats.")
+        if self.per not in get_args(FreeBitsPer):
+            raise ValueError(f"per is {self.per!r}: choose one of {', '.join(get_args(FreeBitsPer))}.")
+
+    def __call__(
+        self, kl: Mapping[str, Float[Tensor, "B ..."]], weight: Float[Tensor, " B"]
+    ) -> dict[str, Float[Tensor, " B"]]:
+        """What each text is charged for each site, so that the weighted mean is the formula above.
+
+        Arguments:
+            kl: The divergences of each text, by site; with dimensions where a group is one.
+            weight: What each text counts.
+        """
+        for site in self.sites:
+            if site not in kl:
+                raise ValueError(
+                    f"free bits are asked for at the site {site!r}, but the model has only {', '.join(kl) or 'none'}: "
+                    "name its latent sites."
+                )
+        share = weight / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+        mean = {site: torch.tensordot(share, kl[site].detach().to(share.dtype), 1) for site in self.sites}
+        floor = self.nats
+        if self.per == "total":
+            total = torch.stack(list(mean.values())).sum(0)
+            mean, floor = dict.fromkeys(self.sites, total), self.nats / len(self.sites)
+        charged = {site: torch.where(mean[site] > self.nats, kl[site], floor) for site in self.sites}
+        return {site: charged.get(site, value).reshape(len(value), -1).sum(-1) for site, value in kl.items()}
+
+
+def by_dimension(site: Mapping[str, Any]) -> dict[str, Any]:
+    """A site of a trace as if each of its dimensions were a draw of its own.
+
+    Raises:
+        ValueError: If its dimensions are not independent, as those of ``Normal(...).to_event(1)`` are.
+
+    Examples:
+        >>> normal = pyro.distributions.Normal(torch.zeros(3, 4), 1.0).to_event(1)
+        >>> by_dimension({"name": "z", "fn": normal, "scale": 1.0, "mask": None})["fn"].batch_shape
+        torch.Size([3, 4])
+    """
+    fn, dimensions = site["fn"], len(site["fn"].event_shape)
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    if fn.event_shape:
+        raise ValueError(
+            f"free bits per dimension need independent dimensions, and those of the site {site['name']!r} "
+            f"({type(fn).__name__}) are not: give them per layer, or in total."
+        )
+    # what holds for a draw holds for all of its dimensions
+    whole = {key: _append(site[key], dimensions) for key in ("scale", "mask")}
+    return {**site, **whole, "fn": fn}
+
+
+def _append(value: Any, dimensions: int) -> Any:
+    """A tensor with dimensions of size 1 at its end; anything else as it is."""
+    return value.reshape(value.shape + (1,) * dimensions) if isinstance(value, Tensor) else value
+
+
+class KLController(nn.Module):
+    r"""A weight of the KL that moves until the KL is at a target: a PI controller of the weight's logarithm.
+
+    .. math::
+
+        e_t = \min\!\Big(\frac{\overline{\mathrm{KL}}_t}{C} - 1, \; 1\Big), \qquad
+        \log \beta_{t+1} = K_P \, e_t + K_I \sum_{s \le t} e_s
+
+    with the target :math:`C` and a moving average of the KL. While the KL is above its target the weight grows, by a
+    factor of at most :math:`\exp(K_I)` a step; below, it falls. The sum finds the weight that holds the target, the
+    proportional term damps the way there. At rest :math:`\beta` is the Lagrange multiplier of the constraint KL = C, so
+    what is minimised is the reconstruction at that KL.
+
+    The weight begins at 1 and the average at the target, so that nothing moves before there is something to go by. All
+    state is in buffers: it is saved with a checkpoint, and no step waits for the device.
+
+    Arguments:
+        target: The KL to hold, in nats per text.
+        proportional: :math:`K_P`.
+        integral: :math:`K_I`.
+        memory: How much of the moving average is kept at a step.
+        least: The smallest weight.
+        largest: The largest weight.
+
+    Raises:
+        ValueError: If the target is not positive.
+
+    References:
+        ControlVAE: Controllable Variational Autoencoder (Shao et al., 2020), https://arxiv.org/abs/2004.05988, for a PI
+        controller; Taming VAEs (Rezende & Viola, 2018), https://arxiv.org/abs/1810.00597, for multiplicative steps on a
+        moving average and for the constraint.
+
+    Examples:
+        >>> controller = KLController(target=4.0)
+        >>> for _ in range(10):
+        ...     controller.update(torch.tensor(0.5))
+        >>> float(controller.weight) < 1
+        True
+    """
+
+    average: Tensor
+    log_weight: Tensor
+
+    def __init__(
+        self,
+        target: float,
+        proportional: float = 1.0,
+        integral: float = 0.02,
+        memory: float = 0.95,
+        least: float = 1e-6,
+        largest: float = 100.0,
+    ) -> None:
+        super().__init__()
+        if not 0 < target < math.inf:
+            raise ValueError(f"target is {target}: give a positive number of nats per text.")
+        self.target, self.proportional, self.integral, self.memory = target, proportional, integral, memory
+        self.range = math.log(least), math.log(largest)
+        self.register_buffer("average", torch.tensor(float(target)))
+        self.register_buffer("log_weight", torch.zeros(()))  # its integral part
+
+    @property
+    def error(self) -> Float[Tensor, ""]:
+        """How far the average is from the target, in targets: from -1 to 1."""
+        return (self.average / self.target - 1).clamp(-1, 1)
+
+    @property
+    def weight(self) -> Float[Tensor, ""]:
+        """What the KL counts at the next step."""
+        return (self.log_weight + self.proportional * self.error).clamp(*self.range).exp()
+
+    @torch.no_grad()
+    def update(self, kl: Float[Tensor, ""]) -> None:
+        """Take the KL of a step, in nats per text."""
+        self.average.lerp_(kl.to(self.average.dtype), 1 - self.memory)
+        self.log_weight.add_(self.integral * self.error).clamp_(*self.range)  # no further than it can act
