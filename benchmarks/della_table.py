@@ -18,7 +18,6 @@ learning rate, and measured on the same held-out texts. A result is a JSON file;
 
 import argparse
 import json
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from torch import nn
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.inference.corpus import Corpus
 from pyroformer.inference.folder import write_atomically
+from pyroformer.inference.run import Run, load
 from pyroformer.inference.text_metrics import diversity
 from pyroformer.inference.training import fit
 from pyroformer.models.base import Model
@@ -96,15 +96,20 @@ def equal(name: str, config: TransformerConfig) -> TransformerConfig:
     return replace(config, hidden=config.feed_forward + max(0, more))
 
 
-def measure(task: Task, corpus: Corpus, config: TransformerConfig, options: argparse.Namespace) -> dict[str, Any]:
-    """Train one model and measure it."""
+def trained(task: Task, corpus: Corpus, config: TransformerConfig, options: argparse.Namespace) -> tuple[Run, float]:
+    """A fitted model, from its folder if it is finished there, and the seconds that it took."""
+    folder = options.out / "runs" / Path(task.file).stem
+    done = folder / "seconds.txt"
+    if done.exists():
+        return load(folder), float(done.read_text())
     torch.manual_seed(task.seed)
     model, guide = make(task.name, equal(task.name, config))
-    start = time.perf_counter()
     run = fit(
         model,
         guide,
         corpus,
+        out=folder,
+        resume=folder.exists(),
         steps=options.steps,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
@@ -112,20 +117,28 @@ def measure(task: Task, corpus: Corpus, config: TransformerConfig, options: argp
         seed=task.seed,
         validation_texts=512,
     )
-    seconds = time.perf_counter() - start
+    done.write_text(str(run.folder.read_metrics()["seconds"][-1]))
+    return run, float(done.read_text())
+
+
+def measure(task: Task, corpus: Corpus, config: TransformerConfig, options: argparse.Namespace) -> dict[str, Any]:
+    """Train one model, or take the one that is there, and measure it."""
+    run, seconds = trained(task, corpus, config, options)
     found = run.evaluate(limit=options.texts, particles=options.particles, seed=1).as_dict()
     samples = run.sample(options.samples, seed=2)
     written = diversity(samples, corpus.test[: 10 * options.samples], seed=3)
     return {
         "task": task._asdict(),
-        "parameters": parameters(model, guide),
+        "parameters": parameters(run.model, run.guide),
         "hidden": run.model.config.feed_forward,
-        "seconds": round(seconds),
+        "seconds": seconds,
         "step": run.step,
         "evaluation": found,
         "diversity": {key: figure.as_dict() for key, figure in written.items()},
         "samples": samples[:10],
-        "reconstructions": [] if guide is None else [(r.original, r.text) for r in run.reconstruct(corpus.test[:10])],
+        "reconstructions": []
+        if run.guide is None
+        else [(r.original, r.text) for r in run.reconstruct(corpus.test[:10])],
     }
 
 
