@@ -1,0 +1,106 @@
+"""Latents of two texts mixed: the ends are the texts' own, and layers that are not named do not move."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from pyroformer.guides.della import DELLAGuide
+from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.decoding import Decoding
+from pyroformer.inference.folder import RunFolder
+from pyroformer.inference.generation import decode, encode
+from pyroformer.inference.latents import interpolate, layer_numbers, swap, swaps
+from pyroformer.inference.run import Run
+from pyroformer.models.della import DELLA
+from pyroformer.models.language_model import LanguageModel
+from pyroformer.models.memory import Context
+
+FIRST, SECOND = "A few and 64 more.", "Ones and 125 more."
+TEXTS = [FIRST, SECOND] + [f"{'Ones' if n % 3 else 'A few'} and {n * n * n} more." for n in range(40)]
+
+
+def made(**options: Any) -> Run:
+    """A run that nobody trained, whose decoder minds its latents."""
+    corpus = Corpus.of(TEXTS, vocabulary=270, window=24)
+    torch.manual_seed(0)
+    model = DELLA.for_corpus(corpus, width=16, layers=3, heads=2, latent_size=4, **options)
+    guide = DELLAGuide(model)
+    for module in (model, guide):
+        for parameter in module.parameters():
+            parameter.data.add_(0.5 * torch.randn_like(parameter))
+    config = {"objective": {"name": "elbo", "is_bound": True, "kl_weights": {}}}
+    return Run(model, guide, corpus, RunFolder(corpus.folder), config, 0)
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return made()
+
+
+def own(run: Run, text: str) -> str:
+    return decode(run, encode(run, text).memory())[0]
+
+
+def test_the_ends_are_what_each_texts_own_latents_write(run: Run) -> None:
+    found = interpolate(run, FIRST, SECOND, steps=3)
+    assert [item.share for item in found] == [0.0, 0.5, 1.0]
+    assert found[0].text == own(run, FIRST) != own(run, SECOND) == found[-1].text
+
+
+def test_the_middle_is_the_mean_of_the_latents(run: Run) -> None:
+    latents = encode(run, [FIRST, SECOND]).mean
+    assert interpolate(run, FIRST, SECOND, steps=3)[1].text == decode(run, Context(latents.mean(0, keepdim=True)))[0]
+
+
+def test_only_the_chosen_layers_move(run: Run) -> None:
+    latents = encode(run, [FIRST, SECOND]).mean
+    mixed = torch.stack([latents[0, 0], latents[1, 1], latents[0, 2]])[None]
+    end = interpolate(run, FIRST, SECOND, steps=2, layers=[2])[-1]
+    assert end.layers == (2,)
+    assert end.text == decode(run, Context(mixed))[0] == swap(run, FIRST, SECOND, [2]).text
+
+
+def test_swaps_go_from_the_texts_own_latents_to_the_others(run: Run) -> None:
+    found = swaps(run, FIRST, SECOND)
+    assert [item.layers for item in found] == [(), (1,), (2,), (3,), (1, 2, 3)]
+    assert found[0].text == own(run, FIRST)
+    assert found[-1].text == own(run, SECOND)
+
+
+def test_the_same_seed_draws_the_same_texts(run: Run) -> None:
+    hot = Decoding(temperature=3.0)
+    once, again, other = (interpolate(run, FIRST, SECOND, decoding=hot, seed=seed) for seed in (1, 1, 2))
+    assert once == again != other
+
+
+def test_layers_are_those_that_have_a_latent() -> None:
+    upper = made(first_layer=2)
+    assert [item.layers for item in swaps(upper, FIRST, SECOND)] == [(), (2,), (3,), (2, 3)]
+    with pytest.raises(ValueError, match="layer 1 has no latent: choose among 2, 3"):
+        swap(upper, FIRST, SECOND, [1])
+
+
+def test_one_latent_for_the_whole_text_can_only_move_as_a_whole() -> None:
+    single = made(structure="single")
+    assert interpolate(single, FIRST, SECOND, steps=2)[-1].text == own(single, SECOND)
+    with pytest.raises(ValueError, match="belong to no layers .it has one for the whole text"):
+        swap(single, FIRST, SECOND, [1])
+
+
+def test_a_model_without_latents_says_so() -> None:
+    corpus = Corpus.of(TEXTS, vocabulary=270, window=24)
+    plain = Run(LanguageModel.for_corpus(corpus, width=16), None, corpus, RunFolder(corpus.folder), {}, 0)
+    with pytest.raises(ValueError, match="LanguageModel has no latents"):
+        interpolate(plain, FIRST, SECOND)
+
+
+def test_there_are_at_least_two_ends(run: Run) -> None:
+    with pytest.raises(ValueError, match="steps is 1: give at least 2"):
+        interpolate(run, FIRST, SECOND, steps=1)
+
+
+@pytest.mark.parametrize("text", ["", "x", "3-1", "1-", "1,,2"])
+def test_layers_are_written_as_numbers_and_ranges(text: str) -> None:
+    with pytest.raises(ValueError, match="is no list of layers"):
+        layer_numbers(text)
