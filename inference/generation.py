@@ -34,7 +34,7 @@ def encode(run: Run, texts: str | Sequence[str], conditions: Sequence[str] | Non
         ValueError: If nothing is latent in the model, or a text does not fit its window.
     """
     with frozen(run.model, run.guide, seed=0):
-        return _posterior(run, run.batch(texts))
+        return _posterior(run, run.batch(texts, conditions))
 
 
 def decode(run: Run, memory: Memory, decoding: Decoding = GREEDY, *, seed: int = 0) -> list[str]:
@@ -45,7 +45,13 @@ def decode(run: Run, memory: Memory, decoding: Decoding = GREEDY, *, seed: int =
 
 
 def reconstruct(
-    run: Run, texts: Sequence[str], decoding: Decoding = GREEDY, *, seed: int = 0, batch_size: int = 64
+    run: Run,
+    texts: Sequence[str],
+    decoding: Decoding = GREEDY,
+    *,
+    conditions: Sequence[str] | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
 ) -> list[Reconstruction]:
     """Each text, encoded and written again from the mean of its posterior.
 
@@ -53,6 +59,7 @@ def reconstruct(
         run: A run with a guide.
         texts: What to encode; none may be longer than the model's window.
         decoding: How tokens are chosen; the most probable ones by default.
+        conditions: What each text answers to, if the run was trained on pairs.
         seed: Of the noise, where tokens are drawn.
         batch_size: Texts that are written at a time.
 
@@ -63,7 +70,7 @@ def reconstruct(
     with frozen(run.model, run.guide, seed=seed):
         for items in _chunks(len(texts), batch_size):
             originals = [texts[item] for item in items]
-            batch = run.batch(originals)
+            batch = run.batch(originals, None if conditions is None else [conditions[item] for item in items])
             memory = _posterior(run, batch).memory()
             tokens = write(_likelihood(run, memory), decoding, _noise(run, seed, items))
             written = run.tokenizer.decode_batch(tokens)
@@ -81,6 +88,7 @@ def sample(
     *,
     seed: int = 0,
     prompt: str = "",
+    condition: str | None = None,
     batch_size: int = 64,
 ) -> list[str]:
     """Texts that the model makes up, from its latents down; the first ones of a longer list are those of a shorter.
@@ -91,20 +99,23 @@ def sample(
         decoding: How tokens are chosen; drawn from the model itself by default.
         seed: Of latents and tokens.
         prompt: How every text begins.
+        condition: What every text answers to, if the run was trained on pairs.
         batch_size: Texts that are written at a time.
 
     Raises:
-        ValueError: If ``n`` is negative, or the prompt leaves no room in the model's window.
+        ValueError: If ``n`` is negative, the prompt leaves no room in the model's window, or there is a condition and
+            should be none, or the other way round.
     """
     if n < 0:
         raise ValueError(f"n is {n}: give how many texts to sample.")
     begun = torch.tensor(run.tokenizer.encode(prompt)[:-1], dtype=torch.long)
     if len(begun) >= run.corpus.window:
         raise ValueError(f"the prompt has {len(begun)} tokens, the window is {run.corpus.window}: shorten it.")
+    told = run.conditions(None if condition is None else [condition])
     texts: list[str] = []
     with frozen(run.model, run.guide, seed=seed):
         for items in _chunks(n, batch_size):
-            drawn = [_prior_memory(run, item_seed(seed, item, "latents")) for item in items]
+            drawn = [_prior_memory(run, item_seed(seed, item, "latents"), told) for item in items]
             memories = [memory for memory in drawn if memory is not None]
             text = _likelihood(run, stacked(memories) if memories else None).expand([len(items)])
             tokens = write(text, decoding or Decoding(), _noise(run, seed, items), begun)
@@ -148,12 +159,12 @@ def _likelihood(run: Run, memory: Any) -> AutoregressiveText:
     return run.model.likelihood(memory)
 
 
-def _prior_memory(run: Run, seed: int) -> Memory | None:
+def _prior_memory(run: Run, seed: int, told: list[list[int]] | None) -> Memory | None:
     """What the decoder of one made-up text is told: the model's own draw of everything but the text."""
     torch.manual_seed(seed)
     placeholder = {"text": torch.zeros(1, run.corpus.window, dtype=torch.long, device=run.model.device)}
     unwritten = poutine.trace(poutine.condition(run.model, placeholder))
-    trace = unwritten.get_trace(Batch.unobserved(1, like=next(run.model.parameters())))
+    trace = unwritten.get_trace(Batch.unobserved(1, like=next(run.model.parameters()), conditions=told))
     text: Any = trace.nodes["text"]["fn"]
     return text.memory
 
