@@ -129,7 +129,7 @@ class DELLA(Model):
             draw: Gives a latent, from its name, its number and the summary :math:`(*, S)` of what it depends on.
         """
         told = self.read_condition(batch)
-        below = told[0].new_zeros(len(batch.weight), self.latent_size if self.structure == "chain" else 0)
+        below = self.zeros(len(batch.weight), self.latent_size if self.structure == "chain" else 0)
         latents = []
         for number, name in enumerate(self.latents):
             latents.append(draw(name, number, joined(below, told[number])))
@@ -147,7 +147,7 @@ class DELLA(Model):
             ways = ("no condition, and one was given", "a condition, and none was given")
             raise ValueError(f"the model takes {ways[self.condition is not None]}: build the model for such texts.")
         if self.condition is None or batch.condition is None or batch.condition_mask is None:
-            return [batch.weight.new_zeros(len(batch.weight), 0)] * len(self.layers)
+            return [self.zeros(len(batch.weight), 0)] * len(self.layers)
         begun = F.pad(batch.condition, (1, 0), value=self.config.bos)
         found: list[Tensor] = self.condition(begun, F.pad(batch.condition_mask, (1, 0), value=True))
         return found
@@ -155,6 +155,10 @@ class DELLA(Model):
     def context(self, latents: Float[Tensor, "*batch K p"], batch: Batch) -> Context:
         """What the decoder is told of the texts of a batch."""
         return Context(latents, batch.condition, batch.condition_mask)
+
+    def zeros(self, *shape: int) -> Tensor:
+        """Zeros of the type of the networks, which may be less precise than latents are, on their device."""
+        return self.decoder.embedding.tokens.weight.new_zeros(shape)
 
     def likelihood(self, memory: Context, mask: Bool[Tensor, "*batch T"] | None = None) -> AutoregressiveText:
         """p(text | latents, condition)."""
@@ -178,7 +182,7 @@ class Recursion(nn.Module):
         self.below = None if first else nn.Linear(size, size, bias=False)
 
     def forward(self, below: Float[Tensor, "*#batch p"], latent: Float[Tensor, "*#batch p"]) -> Tensor:
-        score = self.latent(latent)
+        score = self.latent(latent.to(self.latent.weight.dtype))
         return torch.tanh(score if self.below is None else score + self.below(below))
 
 

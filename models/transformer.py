@@ -317,7 +317,7 @@ class Decoder(nn.Module):
             return told, None
         if self.fusion is None:
             raise ValueError("this decoder takes no latents; build it with a fusion to give it some")
-        latents = self.fusion.checked(memory.latents)
+        latents = self.fusion.checked(memory.latents).to(self.embedding.tokens.weight.dtype)
         if self.shift is None:
             for layer, latent in zip(self.fusion.layers, self.fusion.each(latents), strict=True):
                 told[layer] = Told(latent=latent)
