@@ -91,7 +91,7 @@ class DELLAGuide(Guide):
         self.heads = nn.ModuleList(nn.Linear(inputs, 2 * model.latent_size) for _ in model.layers)
         if posterior == "residual":
             for number in range(len(model.layers)):
-                _moments(model.prior(torch.zeros(1, model.summary_size), number))
+                _moments(model.prior(model.zeros(1, model.summary_size), number))
 
     def forward(self, batch: Batch) -> Float[Tensor, "*batch K p"]:
         seen = self._read(batch)
