@@ -33,7 +33,7 @@ from .fusion import Fusion, FusionKind
 from .memory import Context
 from .priors import LatentPrior, LinearGaussian
 from .text import AutoregressiveText
-from .transformer import Decoder, TransformerConfig
+from .transformer import Decoder, TransformerConfig, check_condition
 
 __all__ = ["DELLA", "Draw", "Recursion", "Structure"]
 
@@ -141,15 +141,18 @@ class DELLA(Model):
         """What each layer with a latent makes of the condition; vectors of no entries where there is none.
 
         Raises:
-            ValueError: If the model answers to conditions and the batch has none, or the other way round.
+            ValueError: If the model answers to conditions and the batch has none, or the other way round; or they are
+                too long.
         """
         if (self.condition is None) != (batch.condition is None):
             ways = ("no condition, and one was given", "a condition, and none was given")
             raise ValueError(f"the model takes {ways[self.condition is not None]}: build the model for such texts.")
-        if self.condition is None or batch.condition is None or batch.condition_mask is None:
+        if self.condition is None or batch.condition is None:
             return [self.zeros(len(batch.weight), 0)] * len(self.layers)
+        check_condition(batch.condition, self.config)
+        told = Context(condition=batch.condition, condition_mask=batch.condition_mask)
         begun = F.pad(batch.condition, (1, 0), value=self.config.bos)
-        found: list[Tensor] = self.condition(begun, F.pad(batch.condition_mask, (1, 0), value=True))
+        found: list[Tensor] = self.condition(begun, F.pad(told.present, (1, 0), value=True))
         return found
 
     def context(self, latents: Float[Tensor, "*batch K p"], batch: Batch) -> Context:
