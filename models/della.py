@@ -55,7 +55,8 @@ class DELLA(Model):
         first_layer: The lowest layer with a latent, from 1.
         last_layer: The highest one; by default the top.
         latent_prior: Prior of each latent; by default a Gaussian that is linear in the summary.
-        first_prior: Of that default, for the lowest latent: ``standard`` normal or ``learned``.
+        first_prior: Of that default, for the lowest latent where no condition decides on it: ``standard`` normal or
+            ``learned``.
 
     Raises:
         ValueError: If a size or a range of layers makes no sense, or the prior has another shape than its role asks
@@ -86,6 +87,7 @@ class DELLA(Model):
         super().__init__()
         self.config = config
         self.structure = _known("structure", structure, get_args(Structure))
+        first_prior = _known("first_prior", first_prior, _FIRST)
         layers = _layers(first_layer, last_layer, config)
         if latent_size < 1:
             raise ValueError(f"latent_size is {latent_size}: a latent needs at least one dimension.")
@@ -98,7 +100,7 @@ class DELLA(Model):
         links = range(len(self.layers) - 1 if structure == "chain" else 0)
         self.recursions = nn.ModuleList(Recursion(self.latent_size, first=link == 0) for link in links)
         if latent_prior is None:
-            first = "linear" if self.condition is not None else _known("first_prior", first_prior, _FIRST)
+            first = "linear" if self.condition is not None else first_prior
             latent_prior = LinearGaussian(self.latent_size, self.summary_size, len(self.layers), first)
         self.latent_prior = as_prior(latent_prior, LatentPrior, "latent_prior")
         for number in range(len(self.layers)):
