@@ -25,6 +25,7 @@ from ..models.della import DELLA, joined
 from ..models.encoding import LayerEncoder, PoolKind
 from ..models.memory import Context
 from ..models.priors import gaussian
+from ..models.transformer import check_length
 from .base import Guide
 
 __all__ = ["DELLAGuide", "LatentPosterior"]
@@ -91,7 +92,7 @@ class DELLAGuide(Guide):
         self.heads = nn.ModuleList(nn.Linear(inputs, 2 * model.latent_size) for _ in model.layers)
         if posterior == "residual":
             for number in range(len(model.layers)):
-                _moments(model.prior(torch.zeros(1, model.summary_size), number))
+                _moments(model.prior(model.zeros(1, model.summary_size), number))
 
     def forward(self, batch: Batch) -> Float[Tensor, "*batch K p"]:
         seen = self._read(batch)
@@ -118,6 +119,7 @@ class DELLAGuide(Guide):
         """What each layer makes of the texts; it reads what the decoder reads."""
         if batch.tokens is None or batch.mask is None:
             raise ValueError("the batch is unobserved: a guide needs texts. Call the model alone to sample from it.")
+        check_length(batch.tokens.shape[-1], self.model.config)
         before = F.pad(batch.tokens[:, :-1], (1, 0), value=self.model.config.bos)
         found: list[Tensor] = self.encoder(before, batch.mask)
         return found

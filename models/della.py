@@ -33,7 +33,7 @@ from .fusion import Fusion, FusionKind
 from .memory import Context
 from .priors import LatentPrior, LinearGaussian
 from .text import AutoregressiveText
-from .transformer import Decoder, TransformerConfig
+from .transformer import Decoder, TransformerConfig, check_condition
 
 __all__ = ["DELLA", "Draw", "Recursion", "Structure"]
 
@@ -55,7 +55,8 @@ class DELLA(Model):
         first_layer: The lowest layer with a latent, from 1.
         last_layer: The highest one; by default the top.
         latent_prior: Prior of each latent; by default a Gaussian that is linear in the summary.
-        first_prior: Of that default, for the lowest latent: ``standard`` normal or ``learned``.
+        first_prior: Of that default, for the lowest latent where no condition decides on it: ``standard`` normal or
+            ``learned``.
 
     Raises:
         ValueError: If a size or a range of layers makes no sense, or the prior has another shape than its role asks
@@ -86,6 +87,7 @@ class DELLA(Model):
         super().__init__()
         self.config = config
         self.structure = _known("structure", structure, get_args(Structure))
+        first_prior = _known("first_prior", first_prior, _FIRST)
         layers = _layers(first_layer, last_layer, config)
         if latent_size < 1:
             raise ValueError(f"latent_size is {latent_size}: a latent needs at least one dimension.")
@@ -98,7 +100,7 @@ class DELLA(Model):
         links = range(len(self.layers) - 1 if structure == "chain" else 0)
         self.recursions = nn.ModuleList(Recursion(self.latent_size, first=link == 0) for link in links)
         if latent_prior is None:
-            first = "linear" if self.condition is not None else _known("first_prior", first_prior, _FIRST)
+            first = "linear" if self.condition is not None else first_prior
             latent_prior = LinearGaussian(self.latent_size, self.summary_size, len(self.layers), first)
         self.latent_prior = as_prior(latent_prior, LatentPrior, "latent_prior")
         for number in range(len(self.layers)):
@@ -129,7 +131,7 @@ class DELLA(Model):
             draw: Gives a latent, from its name, its number and the summary :math:`(*, S)` of what it depends on.
         """
         told = self.read_condition(batch)
-        below = told[0].new_zeros(len(batch.weight), self.latent_size if self.structure == "chain" else 0)
+        below = self.zeros(len(batch.weight), self.latent_size if self.structure == "chain" else 0)
         latents = []
         for number, name in enumerate(self.latents):
             latents.append(draw(name, number, joined(below, told[number])))
@@ -141,20 +143,27 @@ class DELLA(Model):
         """What each layer with a latent makes of the condition; vectors of no entries where there is none.
 
         Raises:
-            ValueError: If the model answers to conditions and the batch has none, or the other way round.
+            ValueError: If the model answers to conditions and the batch has none, or the other way round; or they are
+                too long.
         """
         if (self.condition is None) != (batch.condition is None):
             ways = ("no condition, and one was given", "a condition, and none was given")
             raise ValueError(f"the model takes {ways[self.condition is not None]}: build the model for such texts.")
-        if self.condition is None or batch.condition is None or batch.condition_mask is None:
-            return [batch.weight.new_zeros(len(batch.weight), 0)] * len(self.layers)
+        if self.condition is None or batch.condition is None:
+            return [self.zeros(len(batch.weight), 0)] * len(self.layers)
+        check_condition(batch.condition, self.config)
+        told = Context(condition=batch.condition, condition_mask=batch.condition_mask)
         begun = F.pad(batch.condition, (1, 0), value=self.config.bos)
-        found: list[Tensor] = self.condition(begun, F.pad(batch.condition_mask, (1, 0), value=True))
+        found: list[Tensor] = self.condition(begun, F.pad(told.present, (1, 0), value=True))
         return found
 
     def context(self, latents: Float[Tensor, "*batch K p"], batch: Batch) -> Context:
         """What the decoder is told of the texts of a batch."""
         return Context(latents, batch.condition, batch.condition_mask)
+
+    def zeros(self, *shape: int) -> Tensor:
+        """Zeros of the type of the networks, which may be less precise than latents are, on their device."""
+        return self.decoder.embedding.tokens.weight.new_zeros(shape)
 
     def likelihood(self, memory: Context, mask: Bool[Tensor, "*batch T"] | None = None) -> AutoregressiveText:
         """p(text | latents, condition)."""
@@ -178,7 +187,7 @@ class Recursion(nn.Module):
         self.below = None if first else nn.Linear(size, size, bias=False)
 
     def forward(self, below: Float[Tensor, "*#batch p"], latent: Float[Tensor, "*#batch p"]) -> Tensor:
-        score = self.latent(latent)
+        score = self.latent(latent.to(self.latent.weight.dtype))
         return torch.tanh(score if self.below is None else score + self.below(below))
 
 

@@ -48,9 +48,10 @@ class Pool(nn.Module):
     def forward(self, states: Float[Tensor, "*batch t p"], mask: Bool[Tensor, "*batch t"]) -> Float[Tensor, "*batch p"]:
         if self.kind == "first":
             return states[..., 0, :]
+        states = torch.where(mask[..., None], states, 0)  # whatever padding holds, gradients included
         scores = states.new_zeros(states.shape[:-1]) if self.weight is None else states @ self.weight
         shares = scores.masked_fill(~mask, -torch.inf).softmax(-1)
-        return (shares.unsqueeze(-2) @ torch.where(mask[..., None], states, 0)).squeeze(-2)
+        return (shares.unsqueeze(-2) @ states).squeeze(-2)
 
 
 class LayerEncoder(nn.Module):

@@ -227,11 +227,13 @@ class Fusion:
         """See that a decoder can take the latents.
 
         Raises:
-            ValueError: If it lacks such layers, or its attention takes no latents.
+            ValueError: If it lacks such layers, they are out of order, or its attention takes no latents.
         """
+        shown = ", ".join(str(layer + 1) for layer in self.layers) or "none"
         if not self.layers or not 0 <= min(self.layers) <= max(self.layers) < config.layers:
-            shown = ", ".join(str(layer + 1) for layer in self.layers) or "none"
             raise ValueError(f"latents enter layers {shown}, but the decoder has layers 1 to {config.layers}.")
+        if list(self.layers) != sorted(set(self.layers)):
+            raise ValueError(f"latents enter layers {shown}: name each layer once, from below.")
         if config.attention != "softmax" and self.kind not in ("embedding", "softmax"):
             raise ValueError(
                 f"fusion {self.kind!r} changes what softmax attention attends to, and attention is "

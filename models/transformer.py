@@ -31,6 +31,8 @@ __all__ = [
     "Embedding",
     "Encoder",
     "TransformerConfig",
+    "check_condition",
+    "check_length",
     "compile_blocks",
     "initialise",
 ]
@@ -150,7 +152,7 @@ class Encoder(nn.Module):
         self, tokens: Int[Tensor, "*batch T"], mask: Bool[Tensor, "*batch T"] | None = None
     ) -> Float[Tensor, "*batch T P"]:
         """Hidden states; those where ``mask`` is False mean nothing, and no other depends on them."""
-        _check_length(tokens.shape[-1], self.config)
+        check_length(tokens.shape[-1], self.config)
         x = self.embedding(tokens)
         for block in self.blocks:
             x = block(x, mask)
@@ -235,13 +237,13 @@ class Decoder(nn.Module):
         Raises:
             ValueError: If the texts are longer than the window, or the decoder was not built for such a memory.
         """
-        _check_length(tokens.shape[-1], self.config)
+        check_length(tokens.shape[-1], self.config)
         batch, length = tokens.shape[:-1], tokens.shape[-1]
         if memory is not None:
             batch = torch.broadcast_shapes(batch, batch_shape(memory))
             memory = flat(memory, batch)
         tokens = self._read(tokens.expand(*batch, length).reshape(-1, length))
-        tokens, mask, position = _conditioned(tokens, memory, self.config)
+        tokens, mask, position = _conditioned(tokens, memory)
         told, latents = self._told(memory, form)
         x = self._shifted("embedding", self.embedding(tokens, position), latents)
         for block, seen in zip(self.blocks, told, strict=True):
@@ -308,6 +310,8 @@ class Decoder(nn.Module):
 
     def _told(self, memory: Memory | None, form: Form, project: bool = False) -> tuple[list[Told], Tensor | None]:
         """What each block is told, and all latents as one vector."""
+        if isinstance(memory, Context) and memory.condition is not None:
+            check_condition(memory.condition, self.config)
         if isinstance(memory, Mixture):
             projected = project or form != "exact"
             memories = self.project(memory, form) if projected else [memory] * len(self.blocks)
@@ -317,7 +321,7 @@ class Decoder(nn.Module):
             return told, None
         if self.fusion is None:
             raise ValueError("this decoder takes no latents; build it with a fusion to give it some")
-        latents = self.fusion.checked(memory.latents)
+        latents = self.fusion.checked(memory.latents).to(self.embedding.tokens.weight.dtype)
         if self.shift is None:
             for layer, latent in zip(self.fusion.layers, self.fusion.each(latents), strict=True):
                 told[layer] = Told(latent=latent)
@@ -398,16 +402,11 @@ def _sinusoids(length: int, width: int) -> Float[Tensor, "T P"]:
 
 
 def _conditioned(
-    tokens: Int[Tensor, "B T"], memory: Memory | None, config: TransformerConfig
+    tokens: Int[Tensor, "B T"], memory: Memory | None
 ) -> tuple[Int[Tensor, "B n"], Bool[Tensor, "B n"] | None, Int[Tensor, "B n"] | None]:
     """Tokens with the condition before them, if there is one; which of them are there; and their positions."""
     if not isinstance(memory, Context) or memory.condition is None:
         return tokens, None, None
-    if memory.condition.shape[-1] > config.condition:
-        raise ValueError(
-            f"a condition of {memory.condition.shape[-1]} tokens does not fit the decoder's longest of "
-            f"{config.condition}; shorten it, or build the decoder with more"
-        )
     mask = torch.cat([memory.present, torch.ones_like(tokens, dtype=torch.bool)], 1)
     return torch.cat([memory.condition, tokens], 1), mask, (mask.long().cumsum(1) - 1).clamp(min=0)
 
@@ -422,6 +421,16 @@ def _cross_attention(block: nn.Module) -> DenoisingAttention:
     return block.cross
 
 
-def _check_length(length: int, config: TransformerConfig) -> None:
+def check_length(length: int, config: TransformerConfig) -> None:
+    """Raises a ValueError if a text is longer than the window."""
     if length > config.window:
         raise ValueError(f"a text of {length} tokens does not fit window = {config.window}; cut it or widen the window")
+
+
+def check_condition(condition: Int[Tensor, "*batch C"], config: TransformerConfig) -> None:
+    """Raises a ValueError if a condition is longer than a decoder has room for."""
+    if condition.shape[-1] > config.condition:
+        raise ValueError(
+            f"a condition of {condition.shape[-1]} tokens does not fit the decoder's longest of {config.condition}; "
+            "shorten it, or build the decoder with more"
+        )

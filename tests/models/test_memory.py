@@ -1,0 +1,145 @@
+"""What a decoder is told: the shapes of memories, flattened and stacked, and what stays absent."""
+
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+from pyroformer.models.batch import PAD, Batch
+from pyroformer.models.fusion import Fusion
+from pyroformer.models.memory import Context, batch_shape, flat, stacked
+from pyroformer.models.mixture import Mixture
+from pyroformer.models.transformer import Decoder, TransformerConfig
+
+CONDITION = torch.tensor([[5, 6, 7], [8, 9, PAD]])
+
+
+def context(memory: object) -> Context:
+    assert isinstance(memory, Context)
+    return memory
+
+
+def parts(memory: object) -> tuple[Tensor, Tensor, Tensor]:
+    """All three parts of a context that has them."""
+    told = context(memory)
+    assert told.latents is not None and told.condition is not None
+    return told.latents, told.condition, told.present
+
+
+@pytest.mark.parametrize(
+    ("memory", "shape"),
+    [
+        (Context(torch.zeros(4, 8)), ()),
+        (Context(torch.zeros(3, 4, 8)), (3,)),
+        (Context(torch.zeros(5, 1, 4, 8), CONDITION), (5, 2)),
+        (Context(condition=CONDITION), (2,)),
+        (Context(torch.zeros(4, 8), CONDITION), (2,)),
+        (Context(torch.zeros(7, 2, 4, 8), CONDITION[0]), (7, 2)),
+        (Mixture(torch.zeros(3, 5), torch.zeros(5, 6)), (3,)),
+        (Mixture(torch.zeros(5), torch.zeros(7, 3, 5, 6)), (7, 3)),
+    ],
+)
+def test_the_shape_of_the_texts(memory: Context | Mixture, shape: tuple[int, ...]) -> None:
+    assert batch_shape(memory) == shape
+
+
+def test_flat_makes_one_row_of_each_text() -> None:
+    latents = torch.randn(5, 1, 4, 8)
+    rows, tokens, present = parts(flat(Context(latents, CONDITION, CONDITION != PAD), (5, 2)))
+    assert rows.shape == (10, 4, 8) and tokens.shape == present.shape == (10, 3)
+    for row, (s, text) in enumerate(product(range(5), range(2))):
+        assert torch.equal(rows[row], latents[s, 0])
+        assert torch.equal(tokens[row], CONDITION[text])
+        assert torch.equal(present[row], CONDITION[text] != PAD)
+
+
+def test_flat_keeps_what_is_absent_absent() -> None:
+    told = context(flat(Context(torch.zeros(3, 4, 8)), (3,)))
+    assert told.condition is None and told.condition_mask is None
+    told = context(flat(Context(condition=CONDITION), (2,)))
+    assert told.latents is None and told.condition_mask is None and bool(told.present.all())
+
+
+def test_flat_of_one_text_and_of_no_batch() -> None:
+    latents = torch.randn(4, 8)
+    assert torch.equal(context(flat(Context(latents), ())).latents, latents[None])  # type: ignore[arg-type]
+    assert torch.equal(context(flat(Context(latents), (3,))).latents[2], latents)  # type: ignore[index]
+
+
+def test_flat_mixtures() -> None:
+    mixture = Mixture(torch.randn(2, 5), torch.randn(7, 1, 5, 6), torch.rand(5, 1), mask=torch.rand(2, 5) < 0.5)
+    rows = flat(mixture, (7, 2))
+    assert isinstance(rows, Mixture) and mixture.mask is not None and rows.mask is not None
+    for row, (s, text) in enumerate(product(range(7), range(2))):
+        assert torch.equal(rows.vectors[row], mixture.vectors[s, 0])
+        assert torch.equal(rows.log_weights[row], mixture.log_weights[text])
+        assert torch.equal(rows.mask[row], mixture.mask[text])
+
+
+def test_a_condition_without_a_mask_is_there_everywhere() -> None:
+    assert torch.equal(Context(condition=CONDITION).present, torch.ones(2, 3, dtype=torch.bool))
+    mask = CONDITION != PAD
+    assert torch.equal(Context(condition=CONDITION, condition_mask=mask).present, mask)
+
+
+def test_contexts_with_conditions_of_different_lengths_are_stacked() -> None:
+    each = [
+        Context(torch.full((1, 4, 8), 1.0), torch.tensor([[5, 6, 7]])),
+        Context(torch.full((1, 4, 8), 2.0), torch.tensor([[8, 17]]), torch.tensor([[True, False]])),
+        Context(torch.full((1, 4, 8), 3.0), torch.empty(1, 0, dtype=torch.long)),
+    ]
+    latents, tokens, present = parts(stacked(each))
+    assert latents[:, 0, 0].tolist() == [1.0, 2.0, 3.0]
+    assert tokens[0].tolist() == [5, 6, 7] and tokens[1, 0] == 8
+    assert present.tolist() == [[True, True, True], [True, False, False], [False, False, False]]
+
+
+def test_stacked_keeps_what_is_absent_absent() -> None:
+    told = context(stacked([Context(torch.zeros(1, 4, 8))] * 2))
+    assert told.condition is None and told.condition_mask is None
+    told = context(stacked([Context(condition=CONDITION[:1, :2]), Context(condition=CONDITION[1:])]))
+    assert told.latents is None and told.present.tolist() == [[True, True, False], [True, True, True]]
+
+
+def test_stacked_mixtures_of_different_sizes() -> None:
+    one, other = (Mixture(torch.randn(1, n), torch.randn(1, n, 6)) for n in (2, 4))
+    both = stacked([one, other])
+    assert isinstance(both, Mixture) and both.mask is not None
+    assert both.mask.tolist() == [[True, True, False, False], [True] * 4]
+    assert torch.equal(both.vectors[:1, :2], one.vectors) and torch.equal(both.vectors[1:], other.vectors)
+
+
+def test_a_decoder_says_the_same_of_stacked_texts_as_of_each_alone() -> None:
+    config = TransformerConfig(vocabulary=30, window=6, width=16, layers=2, heads=2, condition=3)
+    decoder = Decoder(config, fusion=Fusion("film", latent=4, layers=(0, 1))).eval()
+    for parameter in decoder.parameters():
+        parameter.data.add_(0.2 * torch.randn_like(parameter))
+    tokens = torch.randint(3, 30, (3, 6))
+    conditions = torch.tensor([[5, 6, 7]]), torch.tensor([[8]]), torch.empty(1, 0, dtype=torch.long)
+    each = [Context(torch.randn(1, 2, 4), condition) for condition in conditions]
+    together = decoder(tokens, stacked(each))
+    for i, alone in enumerate(each):
+        torch.testing.assert_close(together[i : i + 1], decoder(tokens[i : i + 1], alone), atol=1e-5, rtol=0)
+
+
+def test_an_empty_context_is_refused() -> None:
+    with pytest.raises(ValueError, match="the context is empty: give latents or a condition, or no context at all"):
+        Context()
+
+
+@pytest.mark.parametrize("given", [0, 3])
+def test_a_batch_has_a_condition_for_each_text_or_none(given: int) -> None:
+    with pytest.raises(ValueError, match=f"{given} conditions for 2 texts: give one for each"):
+        Batch.pad([[5, 2], [2]], conditions=[[7]] * given)
+    with pytest.raises(ValueError, match=f"{given} conditions for 2 texts: give one for each"):
+        Batch.unobserved(2, conditions=[[7]] * given)
+
+
+def test_conditions_go_where_their_batch_goes() -> None:
+    batch = Batch.pad([[5, 2], [2]], conditions=[[7, 8], []])
+    assert batch.condition is not None and batch.condition_mask is not None
+    assert batch.condition_mask.tolist() == [[True, True], [False, False]]
+    moved = batch.to("meta")
+    assert all(part is not None and part.device.type == "meta" for part in moved)
+    assert Batch.unobserved(2).to("meta").condition is None
