@@ -28,7 +28,7 @@ class TrainingOptions:
             by default what the model was published with.
         kl_weight: How the weight of the KL terms moves over the run: ``constant``, ``linear`` or ``cyclical``.
         beta: What the KL terms are weighted with on top; a bound of log p(x) is trained only at 1.
-        free_bits: Nats up to which the KL of a group of latents costs no more than they do; the KL is the mean over one
+        free_bits: Nats below which the KL of a group of latents is not reduced any further; it is averaged over one
             batch of one device, see :class:`~pyroformer.inference.kl.FreeBits`. Not a bound. 0 turns it off.
         free_bits_per: What a group is: each ``dimension`` of a latent site, each site (``layer``), or the ``total``.
         target_kl: Nats per text that the KLs of all latents are to add up to: their weight moves until they do, see
