@@ -24,6 +24,7 @@ def fit(
     out: str | None = None,
     size: Literal["tiny", "small", "base"] | None = None,
     attention: Literal["softmax", "probabilistic"] | None = None,
+    init_from: str | None = None,
     resume: bool = False,
     vocabulary: int | Literal["auto"] = "auto",
     window: int | None = None,
@@ -39,6 +40,7 @@ def fit(
     Examples:
       pyroformer fit nvae --data reviews.txt --out runs/reviews --minutes 10
       pyroformer fit lm --data builtin --out runs/lm --size small --steps 5000
+      pyroformer fit lm --data reviews.txt --out runs/gpt2 --init_from gpt2
       pyroformer fit nvae --out runs/reviews --resume        goes on after Ctrl-C or a crash
 
     Arguments:
@@ -48,6 +50,8 @@ def fit(
         out: The folder of the run, new or empty.
         size: How large the model is (default: tiny); --model.width and the like change one dimension.
         attention: What every sequence attends to itself by (default: softmax); short for --model.attention.
+        init_from: A pretrained GPT-2 that the decoder starts from: a folder in Hugging Face format, or a name on its
+            hub. Sizes, tokenizer and dropout are then GPT-2's, and the learning_rate is 1e-4 by default.
         resume: Go on with the run in --out; its texts, model and options are remembered.
         vocabulary: Number of sub-words that texts are cut into, or auto: by the size of the data.
         window: The longest text in tokens (default: 64).
@@ -68,7 +72,7 @@ def fit(
     TrainingOptions(**training)  # says what is wrong with them before anything is read
 
     from .folder import RunFolder
-    from .preparing import claim, prepare_new, prepare_old, read_corpus
+    from .preparing import claim, prepare_new, prepare_old, read_corpus, read_trunk
     from .training import fit as train
 
     folder = RunFolder(out)
@@ -83,11 +87,18 @@ def fit(
     else:
         if data is None:
             raise ValueError(f"{out} holds no run to go on with: give --data to begin one.")
+        trunk = None if init_from is None else read_trunk(init_from, size, texts, model)
+        texts["tokenizer"] = None if trunk is None else trunk.tokenizer
         corpus = read_corpus(data, folder if rank() == 0 else None, field=field, **texts)
         say(f"reading {corpus.describe()}")
-        prepared = prepare_new(name, corpus, size=size or "tiny", model=model, guide=guide, training=training)
+        options = {"size": size or "tiny", "model": model, "guide": guide, "training": training}
+        prepared = prepare_new(name, corpus, **options, trunk=trunk)
+        if trunk is not None:
+            say(f"starting from {trunk.describe()}")
+            if rank() == 0:
+                folder.keep_start(prepared.model)
     settings = TrainingOptions(**prepared.training)
-    say(_what(prepared, settings, "" if resume else size or "tiny"))
+    say(_what(prepared, settings, "" if resume or init_from else size or "tiny"))
     progress = Progress(_objective(prepared, settings))
     try:
         run = train(*prepared[:3], out=out, resume=resume, report=progress, **prepared.training)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch import nn
 
 __all__ = ["RunFolder", "write_atomically"]
 
@@ -20,11 +21,12 @@ class RunFolder:
 
     ::
 
-        config.yaml            the model, the guide, the training options, the corpus
-        corpus/                tokenizer and token arrays
-        checkpoints/last.ckpt  the state to resume from
-        checkpoints/best.ckpt  the weights that did best on held-out texts
-        metrics.csv            one row a report
+        config.yaml             the model, the guide, the training options, the corpus
+        corpus/                 tokenizer and token arrays
+        checkpoints/start.ckpt  pretrained weights that the run began with, until there is a state to resume from
+        checkpoints/last.ckpt   the state to resume from
+        checkpoints/best.ckpt   the weights that did best on held-out texts
+        metrics.csv             one row a report
 
     Arguments:
         path: The folder.
@@ -34,6 +36,7 @@ class RunFolder:
         self.path = Path(path)
         self.config_file = self.path / "config.yaml"
         self.corpus = self.path / "corpus"
+        self.start = self.path / "checkpoints" / "start.ckpt"
         self.last = self.path / "checkpoints" / "last.ckpt"
         self.best = self.path / "checkpoints" / "best.ckpt"
         self.metrics_file = self.path / "metrics.csv"
@@ -89,6 +92,10 @@ class RunFolder:
         if not isinstance(config, dict) or "model" not in config:
             raise ValueError(f"{self.config_file} is not a run's configuration: it names no model.")
         return config
+
+    def keep_start(self, model: nn.Module) -> None:
+        """Keep the weights that no seed gives back, so that a run which is killed at once can resume."""
+        write_atomically(self.start, lambda path: torch.save({"state_dict": model.state_dict()}, path))
 
     def step(self) -> int:
         """The step of the last checkpoint, 0 without one."""

@@ -10,16 +10,19 @@ from torch import nn
 
 from ..models.base import Model
 from ..models.recipe import build
+from ..models.trunk import Trunk
 from .arguments import MODELS, NETWORK, imported
 from .corpus import Corpus
-from .folder import RunFolder
+from .folder import RunFolder, read_checkpoint
+from .pretrained import Pretrained
 from .signatures import options
 
-__all__ = ["Prepared", "claim", "prepare_new", "prepare_old", "read_config", "read_corpus"]
+__all__ = ["Prepared", "claim", "prepare_new", "prepare_old", "read_config", "read_corpus", "read_trunk"]
 
 # What may change from one session of a run to the next: how long it is, and the machine.
 FREE = {"accumulate", "batch_size", "compile", "devices", "minutes", "patience", "precision", "steps"}
 FREE |= {"validations", "validation_texts"}
+FINE_TUNING = 1e-4  # learning rate: that of training from nothing would unlearn what a trunk knows
 
 
 class Prepared(NamedTuple):
@@ -39,6 +42,7 @@ def claim(folder: RunFolder, resume: bool) -> None:
     """
     folder.prepare(resume)
     if not folder.config_file.exists():
+        folder.start.unlink(missing_ok=True)
         with suppress(OSError):
             folder.last.parent.rmdir()  # checkpoints without a configuration would be taken for somebody else's
 
@@ -51,21 +55,25 @@ def prepare_new(
     model: Mapping[str, Any] | None = None,
     guide: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
+    trunk: Trunk | None = None,
 ) -> Prepared:
-    """A model of a registered name and its guide, with weights that follow from the seed.
+    """A model of a registered name and its guide, with weights that follow from the seed and the trunk, if any.
 
     A prior comes as ``{"class_path": ..., "init_args": {...}}``. Where its constructor asks for something that the
-    model has, such as ``width``, it is filled in.
+    model has, such as ``width``, it is filled in. With a trunk the learning rate is that of fine-tuning unless given.
     """
     classes, asked = MODELS[name], dict(model or {})
     cls = imported(classes.model)
     if size not in cls.sizes:
         raise ValueError(f"size {size!r} is unknown: choose one of {', '.join(cls.sizes)}.")
-    known = {"vocabulary": corpus.vocabulary, "window": corpus.window, **cls.sizes[size], **asked}
+    sizes = cls.sizes[size] if trunk is None else trunk.sizes
+    known = {"vocabulary": corpus.vocabulary, "window": corpus.window, **sizes, **asked}
     torch.manual_seed((training or {}).get("seed", 0))
-    made: Model = cls.for_corpus(corpus, size=size, **{key: _made(value, known) for key, value in asked.items()})
+    asked = {key: _made(value, known) for key, value in asked.items()}
+    made: Model = cls.for_corpus(corpus, size=size, trunk=trunk, **asked)
     posterior = imported(classes.guide)(made, **guide or {}) if classes.guide else None
-    return Prepared(made, posterior, corpus, dict(training or {}))
+    fine_tuning = {} if trunk is None else {"learning_rate": FINE_TUNING}
+    return Prepared(made, posterior, corpus, fine_tuning | dict(training or {}))
 
 
 def prepare_old(
@@ -92,6 +100,8 @@ def prepare_old(
         _check(folder, config, corpus, name, dict(asked) | {f"--{k}": v for k, v in training.items() if k not in FREE})
         torch.manual_seed(before.get("seed", 0))
         model = build(config["model"], trust)
+        if folder.start.exists() and not folder.last.exists():
+            model.load_state_dict(read_checkpoint(folder.start)["state_dict"])
         guide = build(config["guide"], trust, model=model) if config.get("guide") else None
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{folder.config_file} is damaged ({error}): choose another --out.") from error
@@ -125,6 +135,20 @@ def read_corpus(data: str, folder: RunFolder | None = None, **asked: Any) -> Cor
     if "field" in wanted:
         raise ValueError(f"the built-in texts have no field {wanted['field']!r}: leave --field out.")
     return Corpus.builtin(folder=home, **wanted)
+
+
+def read_trunk(source: str, size: str | None, texts: Mapping[str, Any], model: Mapping[str, Any]) -> Pretrained:
+    """A pretrained GPT-2, before any text is read.
+
+    Raises:
+        ValueError: If it cannot be read, or something that it decides is asked for otherwise.
+    """
+    for name, value in {"size": size, "vocabulary": texts["vocabulary"]}.items():
+        if value not in (None, "auto"):
+            raise ValueError(f"--{name} is {value}, but {source} has one of its own: leave it out.")
+    trunk = Pretrained.read(source)
+    trunk.check(**model, window=texts["window"] or 0)
+    return trunk
 
 
 def _made(value: Any, known: Mapping[str, Any]) -> Any:

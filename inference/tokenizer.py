@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..models.batch import BOS, EOS, PAD
 
-__all__ = ["SMALLEST", "Tokenizer", "check_vocabulary"]
+__all__ = ["SMALLEST", "Tokenizer", "check_vocabulary", "read_core"]
 
 SPECIALS = {PAD: "<pad>", BOS: "<bos>", EOS: "<eos>"}
 SMALLEST = len(SPECIALS) + 256  # every byte is a token, so nothing is unknown
@@ -67,9 +67,7 @@ class Tokenizer:
             ValueError: If the vocabulary cannot hold every byte.
         """
         check_vocabulary(vocabulary)
-        core = tokenizers.Tokenizer(models.BPE())
-        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        core.decoder = decoders.ByteLevel()
+        core = _byte_level(models.BPE())
         trainer = trainers.BpeTrainer(
             vocab_size=vocabulary,
             special_tokens=list(SPECIALS.values()),
@@ -77,6 +75,31 @@ class Tokenizer:
             show_progress=False,
         )
         core.train_from_iterator(texts, trainer)
+        return cls(core)
+
+    @classmethod
+    def of(cls, tokens: Sequence[str], merges: Sequence[tuple[str, str]]) -> "Tokenizer":
+        """The tokenizer that somebody else's merges make.
+
+        Arguments:
+            tokens: What follows the special tokens, in that order: the 256 bytes, as the letters that stand for them,
+                and every result of a merge.
+            merges: Which two tokens become one, the first merge first.
+
+        Raises:
+            ValueError: If a byte is missing, or what a merge needs.
+
+        Examples:
+            >>> tokenizer = Tokenizer.of([*pre_tokenizers.ByteLevel.alphabet(), "ab"], [("a", "b")])
+            >>> tokenizer.pieces("abba")
+            ['ab', 'b', 'a', '<eos>']
+        """
+        vocabulary = {token: index for index, token in enumerate([*SPECIALS.values(), *tokens])}
+        try:
+            core = _byte_level(models.BPE(vocab=vocabulary, merges=list(merges)))
+        except Exception as error:  # the library raises bare exceptions
+            raise ValueError(f"the merges do not fit the tokens ({error}).") from error
+        core.add_special_tokens(list(SPECIALS.values()))
         return cls(core)
 
     @property
@@ -127,24 +150,32 @@ class Tokenizer:
         Raises:
             ValueError: If the file is missing or holds no such tokenizer.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except OSError as error:
-            raise ValueError(f"cannot read the tokenizer {path}: {error.strerror}.") from error
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} holds no tokenizer: it is not UTF-8 text.") from error
-        try:
-            json.loads(text)
-            core = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the library raises bare exceptions
-            raise ValueError(f"{path} holds no tokenizer ({error}).") from error
-        return cls(core)
+        return cls(read_core(path))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"core": self.core.to_str()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(tokenizers.Tokenizer.from_str(state["core"]))  # type: ignore[misc]
+
+
+def read_core(path: str | Path) -> tokenizers.Tokenizer:
+    """A tokenizer of the ``tokenizers`` library, whatever its tokens.
+
+    Raises:
+        ValueError: If the file is missing or holds none.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"cannot read the tokenizer {path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} holds no tokenizer: it is not UTF-8 text.") from error
+    try:
+        json.loads(text)
+        return tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the library raises bare exceptions
+        raise ValueError(f"{path} holds no tokenizer ({error}).") from error
 
 
 def check_vocabulary(vocabulary: int) -> None:
@@ -154,6 +185,13 @@ def check_vocabulary(vocabulary: int) -> None:
             f"a vocabulary of {vocabulary} is too small: 256 bytes and {len(SPECIALS)} special tokens take {SMALLEST}. "
             f"Give at least {SMALLEST}."
         )
+
+
+def _byte_level(model: models.BPE) -> tokenizers.Tokenizer:
+    core = tokenizers.Tokenizer(model)
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    return core
 
 
 def _encodable(texts: Sequence[str]) -> Sequence[str]:

@@ -267,6 +267,8 @@ class Training(lightning.LightningModule):
             self.waited += 1
         self._tell(progress, "valid", values)
         self.trainer.save_checkpoint(self.folder.last)
+        if self.trainer.is_global_zero:
+            self.folder.start.unlink(missing_ok=True)
         return 0 < self.options.patience <= self.waited
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ from torch import nn
 from .batch import Batch
 from .recipe import Recorded
 from .transformer import TransformerConfig
+from .trunk import Trunk
 
 __all__ = ["TEXTS", "LocalModule", "Model"]
 
@@ -70,20 +71,23 @@ class Model(Recorded, LocalModule):
     }
 
     @classmethod
-    def for_corpus(cls: type[M], corpus: Any, size: str = "tiny", **options: Any) -> M:
+    def for_corpus(cls: type[M], corpus: Any, size: str = "tiny", *, trunk: Trunk | None = None, **options: Any) -> M:
         """The model of a named size that fits a corpus: its vocabulary, its window, its lengths.
 
         Arguments:
             corpus: A :class:`~pyroformer.Corpus`.
             size: ``tiny``, ``small`` or ``base``.
+            trunk: What its decoder starts from, such as a :class:`~pyroformer.Pretrained`; its sizes win over ``size``.
             options: Fields of :class:`TransformerConfig` and arguments of the constructor; they win over ``size``.
 
         Raises:
-            ValueError: If the size or an option has no such name.
+            ValueError: If the size or an option has no such name, or the trunk does not fit the corpus or an option.
         """
         if size not in cls.sizes:
             raise ValueError(f"size {size!r} is unknown: choose one of {', '.join(cls.sizes)}.")
         known = {field.name for field in fields(TransformerConfig)}
+        if trunk is not None:
+            options = {**trunk.sizes, **options}
         network = {"vocabulary": corpus.vocabulary, "window": corpus.window, **cls.network, **cls.sizes[size]}
         network |= {name: value for name, value in options.items() if name in known}
         rest = {name: value for name, value in options.items() if name not in known}
@@ -92,7 +96,10 @@ class Model(Recorded, LocalModule):
             if name not in accepted:
                 choices = ", ".join(sorted(known | set(accepted)))
                 raise ValueError(f"{cls.__name__} has no option {name!r}: choose among {choices}.")
-        return cls(TransformerConfig(**network), **cls.fitted(corpus) | rest)
+        model = cls(TransformerConfig(**network), **cls.fitted(corpus) | rest)
+        if trunk is not None:
+            trunk.load_into(model)
+        return model
 
     @classmethod
     def fitted(cls, corpus: Any) -> dict[str, Any]:

@@ -1,30 +1,94 @@
-r"""Pretrained GPT-2: its weights under the names of our decoder, which computes the same with its default options."""
+r"""Pretrained GPT-2: its configuration and weights as those of our decoder, which computes the same."""
 
+import re
 from collections.abc import Mapping
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-__all__ = ["gpt2_weights"]
+from .config import TransformerConfig
 
+__all__ = ["gpt2_config", "gpt2_weights"]
+
+_ACTIVATIONS: dict[str, Literal["gelu_tanh", "gelu", "relu"]] = {
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu": "gelu",
+    "relu": "relu",
+}
+_ONLY = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
 _NAMES = {
-    "transformer.wte.": "embedding.tokens.",
-    "transformer.wpe.weight": "embedding.positions",
-    "transformer.h.": "blocks.",
-    "transformer.ln_f.": "norm.",
-    ".ln_1.": ".attention_norm.",
-    ".ln_2.": ".mlp_norm.",
-    ".attn.c_attn.": ".attention.qkv.",
-    ".attn.c_proj.": ".attention.out.",
-    ".mlp.c_fc.": ".mlp.up.",
-    ".mlp.c_proj.": ".mlp.down.",
+    r"^transformer\.": "",  # a GPT2LMHeadModel has it, a GPT2Model and the published files do not
+    r"^wte\.": "embedding.tokens.",
+    r"^wpe\.weight$": "embedding.positions",
+    r"^h\.": "blocks.",
+    r"^ln_f\.": "norm.",
+    r"^lm_head\.": "head.",
+    r"\.ln_1\.": ".attention_norm.",
+    r"\.ln_2\.": ".mlp_norm.",
+    r"\.attn\.c_attn\.": ".attention.qkv.",
+    r"\.attn\.c_proj\.": ".attention.out.",
+    r"\.mlp\.c_fc\.": ".mlp.up.",
+    r"\.mlp\.c_proj\.": ".mlp.down.",
 }
 
 
-def gpt2_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    r"""The weights of a GPT-2 from ``transformers`` under the names that :class:`~.transformer.Decoder` has for them.
+def gpt2_config(config: Mapping[str, Any]) -> TransformerConfig:
+    r"""The sizes and options under which our decoder computes what a GPT-2 does.
+
+    ``reorder_and_upcast_attn`` is ignored: it computes the same, in another order.
 
     Arguments:
-        weights: The ``state_dict`` of a ``GPT2LMHeadModel``.
+        config: The content of its ``config.json``.
+
+    Raises:
+        ValueError: If it is of another kind, lacks a size, or asks for something that our decoder does not compute.
+
+    Examples:
+        >>> sizes = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12}
+        >>> config = gpt2_config({"model_type": "gpt2", "activation_function": "gelu_new", **sizes})
+        >>> config.width, config.feed_forward, config.activation
+        (768, 3072, 'gelu_tanh')
+    """
+    if config.get("model_type") != "gpt2":
+        raise ValueError(f"model_type is {config.get('model_type')!r}, and only 'gpt2' can be loaded.")
+    for name, only in _ONLY.items():
+        if config.get(name, only) != only:
+            raise ValueError(f"{name} is {config[name]}, and only a GPT-2 with {only} can be loaded.")
+    activation = config.get("activation_function", "gelu_new")
+    if activation not in _ACTIVATIONS:
+        raise ValueError(f"activation_function is {activation!r}, and only {', '.join(_ACTIVATIONS)} can be loaded.")
+    rates = [config.get(name, 0.1) for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop")]
+    if len(set(rates)) > 1:
+        raise ValueError(
+            f"resid_pdrop, embd_pdrop and attn_pdrop are {', '.join(map(str, rates))}, and our decoder has one rate "
+            "for all: make them equal in config.json."
+        )
+    return TransformerConfig(
+        vocabulary=_size(config, "vocab_size"),
+        window=_size(config, "n_positions"),
+        width=_size(config, "n_embd"),
+        layers=_size(config, "n_layer"),
+        heads=_size(config, "n_head"),
+        hidden=None if config.get("n_inner") is None else _size(config, "n_inner"),
+        dropout=float(rates[0]),
+        norm_eps=float(config.get("layer_norm_epsilon", 1e-5)),
+        activation=_ACTIVATIONS[activation],
+        positions="learned",
+        tied=bool(config.get("tie_word_embeddings", True)),
+    )
+
+
+def gpt2_weights(weights: Mapping[str, Tensor], tied: bool = True) -> dict[str, Tensor]:
+    r"""The weights of a GPT-2 from ``transformers`` under the names that :class:`~.transformer.Decoder` has for them.
+
+    What our decoder has no name for keeps its own, so that loading it fails.
+
+    Arguments:
+        weights: The ``state_dict`` of a ``GPT2LMHeadModel`` or ``GPT2Model``.
+        tied: Whether the readout is the token embedding; if not, it is a matrix of its own, without offsets.
 
     Examples:
         >>> list(gpt2_weights({"transformer.h.0.mlp.c_fc.weight": torch.zeros(4, 16)}).items())[0][0]
@@ -32,11 +96,22 @@ def gpt2_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     result = {}
     for name, value in weights.items():
+        if name.endswith((".attn.bias", ".attn.masked_bias")):
+            continue  # buffers of old versions
         for theirs, ours in _NAMES.items():
-            name = name.replace(theirs, ours)
-        if name.startswith(("lm_head", "transformer.")) or name.endswith((".attn.bias", ".attn.masked_bias")):
-            continue  # the tied readout, and buffers of old versions
+            name = re.sub(theirs, ours, name)
         # GPT-2 stores the matrices of linear layers as [in, out]
         linear = name.endswith(("qkv.weight", "out.weight", "up.weight", "down.weight"))
         result[name] = value.T.contiguous() if linear else value
+    if tied:
+        result.pop("head.weight", None)
+    elif "head.weight" in result:
+        result.setdefault("head.bias", torch.zeros_like(result["head.weight"][:, 0]))
     return result
+
+
+def _size(config: Mapping[str, Any], name: str) -> int:
+    value = config.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} is {value}, and a GPT-2 needs a positive whole number there.")
+    return value

@@ -17,6 +17,7 @@ __all__ = [
     "Mixture",
     "MixtureAttention",
     "NVAEGuide",
+    "Pretrained",
     "ProbabilisticAttention",
     "Run",
     "attend",
@@ -45,6 +46,7 @@ _HOMES = {
     "Mixture": "models.mixture:Mixture",
     "MixtureAttention": "models.mixture_attention:MixtureAttention",
     "NVAEGuide": "guides.nvae:NVAEGuide",
+    "Pretrained": "inference.pretrained:Pretrained",
     "ProbabilisticAttention": "models.probabilistic_attention:ProbabilisticAttention",
     "Run": "inference.run:Run",
     "attend": "models.attention:attend",
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
     from .inference import plots as plot
     from .inference.corpus import Corpus
     from .inference.elbo import ELBO
+    from .inference.pretrained import Pretrained
     from .inference.run import Run, load
     from .inference.svi import SVI
     from .inference.training import fit

@@ -1,0 +1,141 @@
+"""Models in the format of Hugging Face: the folder of one, its configuration and its weights."""
+
+import json
+import pickle
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["find", "read_config", "read_weights"]
+
+
+def find(source: str | Path) -> Path:
+    """The folder of a model: the one that is named, or else what the hub has under that name.
+
+    Nothing is downloaded for a folder that exists, nor twice.
+
+    Raises:
+        ValueError: If there is no such folder, and no such model either or no way to get it.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ValueError(f"{path} is a file: give the folder that holds config.json.")
+    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", str(source)):
+        raise ValueError(f"{path} does not exist: give the folder of a model, or its name on the Hugging Face hub.")
+    return _download(str(source))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of ``config.json``.
+
+    Raises:
+        ValueError: If it is missing or damaged.
+    """
+    if not (folder / "config.json").exists():
+        raise ValueError(f"{folder} holds no model (no config.json): give a folder that save_pretrained wrote.")
+    return _read_json(folder / "config.json")
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights by name, from ``model.safetensors`` or ``pytorch_model.bin``, in one file or several.
+
+    Raises:
+        ValueError: If there are none, a file is missing or damaged, or holds more than tensors.
+    """
+    for name, read in _KINDS.items():
+        index = folder / f"{name}.index.json"
+        if (folder / name).exists():
+            return read(folder / name)
+        if index.exists():
+            return _read_shards(index, read)
+    raise ValueError(f"{folder} holds no weights: put {' or '.join(_KINDS)} there.")
+
+
+def _read_shards(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The weights of several files, each of which the index names for every weight in it."""
+    places = _read_json(index).get("weight_map")
+    if not isinstance(places, dict):
+        raise ValueError(f"{index} is damaged: it has no weight_map.")
+    weights: dict[str, Tensor] = {}
+    for shard in sorted({Path(str(place)).name for place in places.values()}):
+        if not (index.parent / shard).exists():
+            raise ValueError(f"{index.parent} lacks {shard}, which {index.name} names: put it there.")
+        weights |= read(index.parent / shard)
+    return weights
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ValueError(f"reading {path} needs the package safetensors: pip install pyroformer[hub].") from error
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from error
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} holds more than tensors, or is damaged: it was not loaded.") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise _damaged(path, error) from error
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"{path} is not the state_dict of a model: it holds more than tensors by name.")
+    return weights
+
+
+_KINDS = {"model.safetensors": _read_safetensors, "pytorch_model.bin": _read_pickle}  # the first that is there
+_TEXTS = ["config.json", "tokenizer.json", "vocab.json", "merges.txt"]
+
+
+def _download(name: str) -> Path:
+    """What the hub has of a model: the files that are read here, weights of one kind."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ValueError(f"{name} is no folder, and the hub needs a package: pip install pyroformer[hub].") from error
+
+    def files(kind: str) -> Iterable[str]:
+        stem, _, ending = kind.partition(".")
+        return [kind, f"{stem}-*.{ending}", f"{kind}.index.json"]
+
+    try:
+        for kind in _KINDS:
+            folder = Path(snapshot_download(name, allow_patterns=[*_TEXTS, *files(kind)]))
+            if any(folder.glob(f"{kind.partition('.')[0]}*")):
+                break
+    except Exception as error:  # of the hub, of the network, of the disk
+        raise ValueError(
+            f"{name} is no folder, and the hub did not give it ({_first_line(error)}): give the folder of a model, or "
+            "its name on the hub while online."
+        ) from error
+    return folder
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, RecursionError, ValueError) as error:
+        raise _damaged(path, error) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: it holds no object.")
+    return content
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} cannot be read ({_first_line(error)}): it is cut short or damaged, get it again.")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:120] if lines else type(error).__name__

@@ -1,0 +1,100 @@
+"""A pretrained GPT-2 to start from: read from a folder in Hugging Face format, with its tokenizer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models.gpt2 import gpt2_config, gpt2_weights
+from ..models.trunk import Trunk
+from .gpt2_tokenizer import read_gpt2_tokenizer
+from .hub import find, read_config, read_weights
+from .tokenizer import Tokenizer
+
+__all__ = ["Pretrained"]
+
+
+@dataclass(frozen=True, repr=False)
+class Pretrained(Trunk):
+    r"""A GPT-2 as the trunk of our decoders, with the tokenizer of its texts.
+
+    A decoder that starts from it gives every token GPT-2's logit. Its vocabulary is our three special tokens, then
+    GPT-2's without ``<|endoftext|>``, whose row of the embedding the ends of a text take over: GPT-2 saw it at both.
+    Padding has the mean :math:`\bar e` of all rows, so that it is never likely. (A row of zeros would be nearly
+    certain: GPT-2's logits are far below 0.) With
+
+    .. math::
+        \log p(x_t \mid x_{<t}) = \log p_\text{GPT-2}(x_t \mid x_{<t})
+                                  - \log \left( 1 + p_\text{GPT-2}(\text{end}) + e^{\bar\ell} / Z \right), \qquad
+        \bar\ell = h_t \cdot \bar e \le \log (Z / V)
+
+    the loss before training is GPT-2's, and up to :math:`\log 2` more where a text is about to end, as long as the
+    beginning of a text is as likely there as its end.
+
+    Arguments:
+        tokenizer: GPT-2's, with our special tokens.
+
+    References:
+        Language Models are Unsupervised Multitask Learners (Radford et al., 2019),
+        https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf
+
+    Examples:
+        A folder that ``save_pretrained`` wrote, or a name on the hub; then the texts, then the model::
+
+            trunk = pf.Pretrained.read("gpt2-folder")
+            corpus = pf.Corpus.read("reviews.txt", tokenizer=trunk.tokenizer)
+            model = pf.LanguageModel.for_corpus(corpus, trunk=trunk)
+            run = pf.fit(model, None, corpus, learning_rate=1e-4)
+    """
+
+    tokenizer: Tokenizer
+
+    @classmethod
+    def read(cls, source: str | Path) -> "Pretrained":
+        """Reads a GPT-2: a folder with ``config.json``, weights and a tokenizer.
+
+        The weights are ``model.safetensors`` or ``pytorch_model.bin``, in one file or several, the tokenizer is
+        ``tokenizer.json``, or ``vocab.json`` and ``merges.txt``.
+
+        Arguments:
+            source: The folder; where there is none of this name, the name of a model on the Hugging Face hub.
+
+        Raises:
+            ValueError: In one line, whatever is missing, damaged, or not computed by our decoder.
+        """
+        folder = find(source)
+        content = read_config(folder)
+        try:
+            config = gpt2_config(content)
+            whole = Trunk(str(source), config, gpt2_weights(read_weights(folder), config.tied))
+            tokenizer, ids = read_gpt2_tokenizer(folder)
+            rows = [*_ends(content, config.vocabulary), *ids]
+            if max(rows) >= config.vocabulary:
+                raise ValueError(f"its tokenizer has a token {max(rows)}, but vocab_size is {config.vocabulary}.")
+        except ValueError as error:
+            raise ValueError(f"cannot start from {source}: {error}") from error
+        weights = {name: _select(value, rows) if name in _BY_TOKEN else value for name, value in whole.weights.items()}
+        return cls(whole.name, replace(config, vocabulary=tokenizer.vocabulary), weights, tokenizer)
+
+
+_END = 50256  # <|endoftext|>
+_BY_TOKEN = ("embedding.tokens.weight", "head.weight", "head.bias")
+
+
+def _ends(content: Mapping[str, Any], vocabulary: int) -> list[int]:
+    """GPT-2's tokens before and after a text, which are usually one."""
+    end = content.get("eos_token_id", _END)
+    begin = content.get("bos_token_id", _END)
+    ends = {"bos_token_id": end if begin is None else begin, "eos_token_id": end}
+    for name, token in ends.items():
+        if not isinstance(token, int) or not 0 <= token < vocabulary:
+            raise ValueError(f"{name} is {token}, which is no token: give config.json that of the ends of a text.")
+    return list(ends.values())
+
+
+def _select(rows: Tensor, ids: list[int]) -> Tensor:
+    """The row of each of our tokens; that of padding is the mean of all others."""
+    return torch.cat([rows[sorted(set(ids))].mean(0, keepdim=True), rows[ids]])

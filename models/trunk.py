@@ -1,0 +1,156 @@
+r"""A pretrained trunk: the weights that a decoder of the same sizes starts from, whatever it has besides."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .config import TransformerConfig
+from .transformer import Decoder
+
+__all__ = ["Trunk"]
+
+_DECIDES = ("width", "layers", "heads", "bias", "norm_eps", "activation", "positions", "tied")
+
+
+@dataclass(frozen=True, repr=False)
+class Trunk:
+    r"""A trained decoder as its options and weights.
+
+    :meth:`load_into` gives the weights by name to another decoder that computes the same. What that one has besides,
+    such as cross-attention to a memory or the precisions of probabilistic attention, keeps its initial values.
+
+    Arguments:
+        name: What messages call it.
+        config: Its sizes and options; the window is the longest that it has positions for.
+        weights: All weights of a :class:`~.transformer.Decoder` with this configuration, by name.
+
+    Raises:
+        ValueError: If a weight is missing, unknown, or of another shape.
+
+    Examples:
+        >>> config = TransformerConfig(vocabulary=20, window=12, width=16, layers=1, positions="learned")
+        >>> trained = Decoder(config)
+        >>> trunk = Trunk("trained", config, trained.state_dict())
+        >>> decoder = Decoder(TransformerConfig(vocabulary=20, window=8, **trunk.sizes), cross_attention=True)
+        >>> trunk.load_into(decoder)[0]
+        'blocks.0.cross_norm.weight'
+        >>> torch.equal(decoder.norm.weight, trained.norm.weight)
+        True
+    """
+
+    name: str
+    config: TransformerConfig
+    weights: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        shapes = _shapes(self.config)
+        missing = [name for name in shapes if name not in self.weights]
+        if missing:
+            raise ValueError(f"{len(missing)} of the decoder's weights are missing, such as {missing[0]}.")
+        _check_shapes(self.weights, shapes)
+
+    def describe(self) -> str:
+        """Its sizes, in a line."""
+        config = self.config
+        sizes = f"width {config.width}, {config.layers} layers, {config.heads} heads, {config.vocabulary:,} tokens"
+        return f"{self.name}: {sizes}, window up to {config.window:,}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.describe()})"
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """Options of a decoder that computes what this one does. Its vocabulary is the same, its window its own."""
+        return {
+            **{name: getattr(self.config, name) for name in _DECIDES},
+            "hidden": self.config.feed_forward,
+            "dropout": self.config.dropout,
+        }
+
+    def check(self, **asked: Any) -> None:
+        """Sees that a decoder with these options can start from this trunk.
+
+        Arguments:
+            asked: Fields of :class:`~.config.TransformerConfig`. Dropout may be another than the trunk's.
+
+        Raises:
+            ValueError: If another one is not the trunk's, or the window is longer.
+        """
+        has = self.sizes | {"vocabulary": self.config.vocabulary}
+        for name, value in asked.items():
+            if name != "dropout" and value != has.get(name, value):
+                raise ValueError(f"{name} is {value}, but {self.name} has {has[name]}: {_way_out(name)}.")
+        if asked.get("window", 0) > self.config.window:
+            raise ValueError(
+                f"a window of {asked['window']} tokens is longer than the {self.config.window} positions of "
+                f"{self.name}: give at most {self.config.window}."
+            )
+
+    @torch.no_grad()
+    def load_into(self, model: nn.Module) -> list[str]:
+        """Copies the weights into a decoder; of the positions, as many as its window has.
+
+        Arguments:
+            model: A :class:`~.transformer.Decoder`, or a model with one as its ``decoder``.
+
+        Returns:
+            The names of the decoder's parameters that the trunk does not have, and that are as they were.
+
+        Raises:
+            ValueError: If there is no decoder, or it computes something else, or has no place for a weight.
+        """
+        decoder = model if isinstance(model, Decoder) else getattr(model, "decoder", None)
+        if not isinstance(decoder, Decoder):
+            raise ValueError(f"a {type(model).__name__} has no decoder: give one, or a model with one.")
+        config = decoder.config
+        options = {name: getattr(config, name) for name in (*_DECIDES, "vocabulary", "window")}
+        self.check(**options, hidden=config.feed_forward)
+        weights = {
+            name: value[: config.window] if name == "embedding.positions" else value
+            for name, value in self.weights.items()
+        }
+        own = dict(decoder.named_parameters())
+        _check_shapes(weights, {name: parameter.shape for name, parameter in own.items()})
+        for name, value in weights.items():
+            own[name].copy_(value)
+        return [name for name in own if name not in weights]
+
+
+def _shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
+    """Those of a decoder's weights, without the time and memory that making one takes."""
+    p, hidden = config.width, config.feed_forward
+    block = {
+        "attention_norm": (p,),
+        "attention.qkv": (3 * p, p),
+        "attention.out": (p, p),
+        "mlp_norm": (p,),
+        "mlp.up": (hidden, p),
+        "mlp.down": (p, hidden),
+    }
+    layers = {f"blocks.{i}.{name}": shape for i in range(config.layers) for name, shape in block.items()}
+    layers |= {"norm": (p,)} | ({} if config.tied else {"head": (config.vocabulary, p)})
+    shapes: dict[str, tuple[int, ...]] = {"embedding.tokens.weight": (config.vocabulary, p)}
+    if config.positions == "learned":
+        shapes["embedding.positions"] = (config.window, p)
+    for name, shape in layers.items():
+        shapes[f"{name}.weight"] = shape
+        if config.bias:
+            shapes[f"{name}.bias"] = shape[:1]
+    return shapes
+
+
+def _check_shapes(weights: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    for name in weights:
+        if name not in shapes:
+            raise ValueError(f"the decoder has no place for the weight {name}.")
+    for name, needed in shapes.items():
+        if name in weights and tuple(weights[name].shape) != tuple(needed):
+            has = tuple(weights[name].shape)
+            raise ValueError(f"{name} has shape {has}, but the decoder needs {tuple(needed)}.")
+
+
+def _way_out(name: str) -> str:
+    return "read the texts with its tokenizer" if name == "vocabulary" else "leave it out"
