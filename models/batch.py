@@ -1,6 +1,6 @@
 """What a model is given: a padded batch of texts, observed or not."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,12 +16,15 @@ class Batch(NamedTuple):
 
     A row of ``tokens`` holds a text's tokens, its end-of-text token, then padding; the decoder prepends the
     beginning-of-text token itself, so that every entry that ``mask`` marks is predicted. Without tokens the texts are
-    unobserved: a model then samples them.
+    unobserved: a model then samples them. A text may come with a condition, such as a label or a question, that a model
+    sees before it writes; a condition has neither a beginning nor an end, and no token at all is legal.
 
     Arguments:
         tokens: Token ids with shape :math:`(B, T)`, or None.
         mask: True where a token is part of the text, with shape :math:`(B, T)`, or None.
         weight: What each text counts in the objective, with shape :math:`(B)`. Rows that only fill up a batch weigh 0.
+        condition: Token ids of the conditions with shape :math:`(B, C)`, or None where texts have none.
+        condition_mask: True where a token is part of the condition, with shape :math:`(B, C)`, or None.
 
     Examples:
         >>> batch = Batch.pad([[5, 6, EOS], [7, EOS]])
@@ -29,26 +32,31 @@ class Batch(NamedTuple):
         ([[5, 6, 2], [7, 2, 0]], [3, 2])
         >>> Batch.unobserved(4).observed
         False
+        >>> Batch.unobserved(2, conditions=[[5], [6, 7]]).condition.tolist()
+        [[5, 0], [6, 7]]
     """
 
     tokens: Int[Tensor, "B T"] | None
     mask: Bool[Tensor, "B T"] | None
     weight: Float[Tensor, " B"]
+    condition: Int[Tensor, "B C"] | None = None
+    condition_mask: Bool[Tensor, "B C"] | None = None
 
     @classmethod
-    def pad(cls, texts: list[list[int]], width: int | None = None) -> "Batch":
+    def pad(
+        cls, texts: list[list[int]], width: int | None = None, conditions: list[list[int]] | None = None
+    ) -> "Batch":
         """A batch of token lists, padded to the longest or to ``width``; every text weighs 1 / number of texts."""
-        width = width or max(len(text) for text in texts)
-        tokens = torch.tensor([text + [PAD] * (width - len(text)) for text in texts])
-        lengths = torch.tensor([len(text) for text in texts])
-        mask = torch.arange(width) < lengths[:, None]
-        return cls(tokens, mask, torch.full((len(texts),), 1 / len(texts)))
+        tokens, mask = _padded(texts, width)
+        batch = cls(tokens, mask, torch.full((len(texts),), 1 / len(texts)))
+        return batch if conditions is None else batch._given(conditions)
 
     @classmethod
-    def unobserved(cls, size: int, like: Tensor | None = None) -> "Batch":
+    def unobserved(cls, size: int, like: Tensor | None = None, conditions: list[list[int]] | None = None) -> "Batch":
         """``size`` texts that nobody has seen; device and dtype follow ``like``."""
         weight = torch.full((size,), 1 / size) if like is None else like.new_full((size,), 1 / size)
-        return cls(None, None, weight)
+        batch = cls(None, None, weight)
+        return batch if conditions is None else batch._given(conditions)
 
     @property
     def observed(self) -> bool:
@@ -62,6 +70,21 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device."""
-        tokens = None if self.tokens is None else self.tokens.to(device, non_blocking=True)
-        mask = None if self.mask is None else self.mask.to(device, non_blocking=True)
-        return Batch(tokens, mask, self.weight.to(device, non_blocking=True))
+        moved: dict[str, Any] = {
+            name: part.to(device, non_blocking=True) for name, part in self._asdict().items() if part is not None
+        }
+        return self._replace(**moved)
+
+    def _given(self, conditions: list[list[int]]) -> "Batch":
+        """The batch with a condition for each of its texts."""
+        if len(conditions) != len(self.weight):
+            raise ValueError(f"{len(conditions)} conditions for {len(self.weight)} texts: give one for each.")
+        condition, mask = (part.to(self.weight.device) for part in _padded(conditions))
+        return self._replace(condition=condition, condition_mask=mask)
+
+
+def _padded(rows: list[list[int]], width: int | None = None) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """Tokens and mask of rows of at least one column."""
+    width = width or max([1, *map(len, rows)])
+    tokens = torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
+    return tokens, torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
