@@ -30,6 +30,8 @@ def fit(
     window: int | None = None,
     long: Literal["split", "drop"] | None = None,
     field: str | None = None,
+    condition: str | None = None,
+    labels: bool | None = None,
     trust: list[str] | None = None,
     model: Mapping[str, Any] | None = None,
     guide: Mapping[str, Any] | None = None,
@@ -57,6 +59,8 @@ def fit(
         window: The longest text in tokens (default: 64).
         long: What becomes of longer texts (default: split; of built-in ones: drop).
         field: The key of a .jsonl file, or the column of a .tsv file, that holds the text.
+        condition: The key or the column that holds what each text is written for, such as a label or a question.
+        labels: Whether each condition is one token (default: if they are at most 1,000 different words).
         trust: Classes outside pyroformer that the run to go on with may import, such as my_priors.Sticky.
         model: Options of the model.
         guide: Options of the guide.
@@ -71,6 +75,7 @@ def fit(
     model = dict(model or {}) | ({} if attention is None else {"attention": attention})
     TrainingOptions(**training)  # says what is wrong with them before anything is read
 
+    from .arguments import MODELS, imported
     from .folder import RunFolder
     from .preparing import claim, prepare_new, prepare_old, read_corpus, read_trunk
     from .training import fit as train
@@ -87,9 +92,11 @@ def fit(
     else:
         if data is None:
             raise ValueError(f"{out} holds no run to go on with: give --data to begin one.")
+        imported(MODELS[name].model).check_conditions(condition is not None)
         trunk = None if init_from is None else read_trunk(init_from, size, texts, model)
         texts["tokenizer"] = None if trunk is None else trunk.tokenizer
-        corpus = read_corpus(data, folder if rank() == 0 else None, field=field, **texts)
+        fields = {"field": field, "condition": condition, "labels": labels}
+        corpus = read_corpus(data, folder if rank() == 0 else None, **fields, **texts)
         say(f"reading {corpus.describe()}")
         options = {"size": size or "tiny", "model": model, "guide": guide, "training": training}
         prepared = prepare_new(name, corpus, **options, trunk=trunk)
@@ -114,6 +121,7 @@ def evaluate(
     *,
     data: str | None = None,
     field: str | None = None,
+    condition: str | None = None,
     split: Literal["train", "valid", "test"] = "test",
     json: str | None = None,
     particles: int = 64,
@@ -130,6 +138,7 @@ def evaluate(
         run: The folder that fit wrote.
         data: Other texts to measure it on: a file, or a folder, of which it takes the test file.
         field: The key of a .jsonl file, or the column of a .tsv file, that holds the text.
+        condition: The key or the column that holds what each text is written for, if the run was trained on pairs.
         split: Which of the run's own texts to measure it on.
         json: A file to write every number to.
         particles: Draws of the importance-weighted bound; more make it tighter and take longer.
@@ -141,7 +150,7 @@ def evaluate(
 
     if json is not None and not Path(json).parent.is_dir():
         raise ValueError(f"--json {json} lies in no folder: make {Path(json).parent} first.")
-    texts = None if data is None else _texts(data, field)
+    texts = None if data is None else _texts(data, field, condition)
     found = load_run(run, trust).evaluate(texts, split=split, particles=particles, limit=limit, seed=seed)
     say(found.table())
     if json is not None:
@@ -309,11 +318,13 @@ def load_run(path: str, trust: Sequence[str] | None) -> "Run":
     return load(path, trust=trust or (), device="cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _texts(data: str, field: str | None) -> list[str]:
-    """The texts of a file, or of a folder's test file."""
+def _texts(data: str, field: str | None, condition: str | None = None) -> Any:
+    """The texts or pairs of a file, or of a folder's test file."""
     from .reading import read_file, read_splits
 
-    return read_splits(data, field)[0]["test"] if Path(data).is_dir() else read_file(data, field)[0]
+    if Path(data).is_dir():
+        return read_splits(data, field, condition=condition)[0]["test"]
+    return read_file(data, field, condition=condition)[0]
 
 
 def rule(

@@ -1,20 +1,20 @@
-"""A corpus: texts in three splits, their tokenizer, and the window that every text fits into."""
+"""A corpus: texts or pairs in three splits, their tokenizer, and the window that every text fits into."""
 
-import json
-import os
-import shutil
-import tempfile
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Int
 
 from ..models.batch import Batch
 from . import builtin, reading
 from .batches import TrainingStream, once
+from .corpus_folder import TOKENIZER, TemporaryFolder, condition_tokenizer, read_about, read_splits, write_corpus
+from .fields import Field
+from .labels import Labels, label_names
+from .pairs import condition_widths, encode_pairs, separated
+from .reading import Pair
 from .texts import Long, Texts, buckets, check_window, tokenised
 from .tokenizer import Tokenizer, check_vocabulary
 
@@ -22,15 +22,18 @@ __all__ = ["Corpus"]
 
 
 class Corpus:
-    r"""Texts to train on, to choose by and to test on.
+    r"""Texts to train on, to choose by and to test on; or pairs (condition, text), for models that write on demand.
 
     The texts are tokenised once into memory-mapped arrays, in a folder of the user's choice or in a temporary one that
     lives as long as the corpus. The tokenizer has seen the training texts only. The constructor opens a folder; use
     :meth:`builtin`, :meth:`read` or :meth:`of` to make a corpus and :meth:`open` to open one.
 
+    A condition is a text as well, cut by the same tokenizer, or a label: one token of its own beyond those of texts.
+
     Attributes:
-        train, valid, test: The splits, each a sequence of strings (:class:`Texts`).
+        train, valid, test: The splits, each a sequence of strings (:class:`Texts`), with their ``conditions`` if any.
         tokenizer: What the tokens mean.
+        condition_tokenizer: What those of conditions mean: ``tokenizer``, :class:`Labels`, or None without conditions.
         window: The most tokens that a text has, its end included.
         widths: The at most six widths that batches have.
         counts: How many texts were read, how many of them were longer than the window, how many lines were blank.
@@ -42,24 +45,24 @@ class Corpus:
         >>> batch = next(corpus.batches("train", batch_size=4))
         >>> batch.tokens.shape
         torch.Size([4, 16])
+        >>> pairs = Corpus.of([("even" if i % 2 == 0 else "odd", f"Number {i}") for i in range(100)], vocabulary=270)
+        >>> pairs.describe(), pairs.labels, pairs.vocabulary
+        ('100 pairs, 2 labels, 270-token BPE', ('even', 'odd'), 272)
     """
 
     def __init__(self, folder: str | Path, owner: object = None) -> None:
         self.folder = Path(folder)
-        about = _about(self.folder)
+        about = read_about(self.folder)
         self.name: str = about["name"]
         self.window: int = about["window"]
-        self.long: str = about["long"]
+        self.long: Long = about["long"]
         self.seed: int = about["seed"]
         self.asked: int | None = about["asked"]
         self.counts: dict[str, int] = about["counts"]
         self.widths: tuple[int, ...] = tuple(about["widths"])
-        self.tokenizer = Tokenizer.load(self.folder / _TOKENIZER)
-        if self.vocabulary != about["vocabulary"]:
-            raise _damaged(self.folder, f"its tokenizer has {self.vocabulary} tokens, not {about['vocabulary']}")
-        self.train = self._texts("train", about, owner)
-        self.valid = self._texts("valid", about, owner)
-        self.test = self._texts("test", about, owner)
+        self.tokenizer = Tokenizer.load(self.folder / TOKENIZER)
+        self.condition_tokenizer = condition_tokenizer(about, self.tokenizer)
+        self.train, self.valid, self.test = read_splits(self.folder, about, self.tokenizer, owner)
 
     @classmethod
     def builtin(
@@ -94,12 +97,14 @@ class Corpus:
         vocabulary: int | Literal["auto"] = "auto",
         window: int = 64,
         long: Long = "split",
-        field: str | int | None = None,
+        field: Field | None = None,
+        condition: Field | None = None,
+        labels: bool | None = None,
         seed: int = 0,
         folder: str | Path | None = None,
         tokenizer: Tokenizer | None = None,
     ) -> "Corpus":
-        """A file of texts, or a folder with a file for each split.
+        """A file of texts or pairs, or a folder with a file for each split.
 
         One file is split at random into 90 % training, 5 % validation and 5 % test texts; equal texts go to the same
         split. Blank lines are left out and counted.
@@ -108,8 +113,12 @@ class Corpus:
             path: A .txt, .txt.gz, .jsonl or .tsv file, or a folder with train/valid/test files of these kinds.
             vocabulary: Number of tokens, or "auto": from 1,000 to 32,000 by the size of the training texts.
             window: The most tokens that a text may have, its end included.
-            long: What becomes of longer texts: "split" between words into texts that fit, or "drop".
+            long: What becomes of longer texts: "split" between words into texts that fit, or "drop". A pair can only be
+                dropped, and is if its condition or its text is longer.
             field: The field of a .jsonl file or the column of a .tsv file that holds the text (see :func:`read_file`).
+            condition: The field or column, likewise, that holds what the text is written for, if anything.
+            labels: Whether each different condition is a label; if None, it is if the training texts have at most 1,000
+                and each is one word, with no blank in it.
             seed: What the split follows from.
             folder: Where the tokenised corpus is kept, such as a run's folder; temporary if None. One process writes.
             tokenizer: A tokenizer to use instead of a new one.
@@ -118,12 +127,13 @@ class Corpus:
             ValueError: In one line, whatever is wrong with the file, the folder or the sizes.
         """
         _check(vocabulary, window, long)
-        splits, blank = reading.read_splits(path, field, seed)
+        splits, blank = reading.read_splits(path, field, seed, condition=condition)
         return cls.of(
             splits,
             vocabulary=vocabulary,
             window=window,
             long=long,
+            labels=labels,
             seed=seed,
             folder=folder,
             tokenizer=tokenizer,
@@ -134,28 +144,45 @@ class Corpus:
     @classmethod
     def of(
         cls,
-        texts: Sequence[str] | Mapping[str, Sequence[str]],
+        texts: Sequence[str] | Sequence[Pair] | Mapping[str, Sequence[str]] | Mapping[str, Sequence[Pair]],
         *,
         vocabulary: int | Literal["auto"] = "auto",
         window: int = 64,
         long: Long = "split",
+        labels: bool | None = None,
         seed: int = 0,
         folder: str | Path | None = None,
         tokenizer: Tokenizer | None = None,
         name: str = "",
         blank: int = 0,
     ) -> "Corpus":
-        """Strings, split as in :meth:`read`, or a dictionary of strings by split."""
+        """Strings or pairs (condition, text), split as in :meth:`read`, or a dictionary of them by split."""
         _check(vocabulary, window, long)
-        splits = texts if isinstance(texts, Mapping) else reading.divide(list(texts), seed)
-        if set(splits) != set(reading.SPLITS):
-            raise ValueError(f"the splits are {', '.join(splits) or 'none'}: give train, valid and test.")
+        parts = _separated(texts if isinstance(texts, Mapping) else reading.divide(list(texts), seed))
+        read, conditions = parts["train"]
+        if labels is not None and conditions is None:
+            raise ValueError("labels are conditions, and these texts have none: give pairs, or leave labels out.")
+        names = None if conditions is None else label_names(conditions, labels)
+        if conditions is not None and names is None:
+            read = [*read, *conditions]
         asked = None if vocabulary == "auto" or tokenizer else vocabulary
-        tokenizer = tokenizer or Tokenizer.train(splits["train"], asked or _vocabulary(splits["train"]))
+        tokenizer = tokenizer or Tokenizer.train(read, asked or _vocabulary(read))
         about: dict[str, Any] = {"name": name, "window": window, "long": long, "seed": seed, "asked": asked}
-        owner = _TemporaryFolder() if folder is None else None
+        if conditions is not None:
+            about["conditions"] = {"labels": names}
+        found, too_long = _encoded(parts, tokenizer, about)
+        about |= {
+            "vocabulary": tokenizer.vocabulary + len(names or ()),
+            "texts": {split: len(some) for split, some in found.items()},
+            "widths": buckets(_typical(list(found.values())), window),
+            "counts": {"texts": sum(len(some) for some, _ in parts.values()), "long": too_long, "blank": blank},
+        }
+        if conditions is not None:
+            held = [some.conditions for some in found.values() if some.conditions is not None]
+            about["conditions"]["widths"] = condition_widths(_typical(held), window)
+        owner = TemporaryFolder() if folder is None else None
         target = owner.path if owner else Path(str(folder))
-        _write(target, splits, tokenizer, about, blank)
+        write_corpus(target, found, tokenizer, about)
         return cls(target, owner)
 
     @classmethod
@@ -169,8 +196,43 @@ class Corpus:
 
     @property
     def vocabulary(self) -> int:
-        """Number of tokens, special ones included."""
-        return self.tokenizer.vocabulary
+        """Number of tokens, special ones and labels included."""
+        return (self.condition_tokenizer or self.tokenizer).vocabulary
+
+    @property
+    def conditional(self) -> bool:
+        """Whether texts come with conditions."""
+        return self.condition_tokenizer is not None
+
+    @property
+    def condition_window(self) -> int:
+        """The most tokens that a condition has: one for a label, a window for a text, 0 where there is none."""
+        return 0 if not self.conditional else 1 if self.labels else self.window
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The conditions, where each is a token of its own."""
+        return self.condition_tokenizer.names if isinstance(self.condition_tokenizer, Labels) else ()
+
+    def encode(self, entries: Sequence[str] | Sequence[Pair]) -> Texts:
+        """Other texts in memory, or pairs if those of the corpus are; what is too long is treated as it was there.
+
+        Raises:
+            ValueError: If texts are given for pairs or pairs for texts, a label is unknown, or a pair too long.
+        """
+        texts, conditions = separated(entries)
+        if len(texts) and self.conditional and conditions is None:
+            raise ValueError(
+                "these texts lack the conditions that those of the corpus have: give pairs (condition, text)."
+            )
+        if len(texts) and conditions is not None and not self.conditional:
+            raise ValueError("these texts have conditions, and those of the corpus have none: give the texts alone.")
+        if isinstance(texts, Texts):
+            return texts
+        if self.condition_tokenizer is None:
+            return Texts.encode(texts, self.tokenizer, self.window, self.long)
+        reader = self.condition_tokenizer
+        return encode_pairs(texts, conditions or [], self.tokenizer, reader, self.window, self.long)[0]
 
     def batches(self, split: str = "train", batch_size: int = 64, *, epochs: int = 1, seed: int = 0) -> Iterator[Batch]:
         """Batches for a loop of one's own: ``train`` shuffled anew each epoch, the others shortest first.
@@ -193,10 +255,12 @@ class Corpus:
             notes.append(f"{self.counts['long']:,} longer than {self.window} tokens {_PAST[self.long]}")
         if self.counts["blank"]:
             notes.append(f"{self.counts['blank']:,} blank line{'s' if self.counts['blank'] > 1 else ''} left out")
-        size = f"{self.vocabulary:,}-token BPE"
-        if self.asked and self.vocabulary < self.asked:
+        size = f"{self.tokenizer.vocabulary:,}-token BPE"
+        if self.asked and self.tokenizer.vocabulary < self.asked:
             size += f" (the text has no more; {self.asked:,} were asked for)"
-        return f"{self.name and self.name + ': '}{self.counts['texts']:,} texts{_bracket(notes)}, {size}"
+        what = f"{self.counts['texts']:,} {'pairs' if self.conditional else 'texts'}{_bracket(notes)}"
+        what += f", {len(self.labels):,} label{'s' if len(self.labels) > 1 else ''}" if self.labels else ""
+        return f"{self.name and self.name + ': '}{what}, {size}"
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{split} {len(getattr(self, split)):,}" for split in reading.SPLITS)
@@ -205,33 +269,8 @@ class Corpus:
     def __reduce__(self) -> tuple[Any, ...]:
         return Corpus, (self.folder,)
 
-    def _texts(self, split: str, about: dict[str, Any], owner: object) -> Texts:
-        try:
-            tokens = np.load(self.folder / f"{split}.tokens.npy", mmap_mode="r")
-            offsets = np.load(self.folder / f"{split}.offsets.npy")
-        except (OSError, ValueError, EOFError) as error:
-            raise _damaged(self.folder, error) from error
-        if len(offsets) != about["texts"][split] + 1 or offsets[-1] != len(tokens):
-            raise _damaged(self.folder, f"the {split} texts are not all there")
-        return Texts(tokens, offsets, self.tokenizer, self.widths, owner)
 
-
-_ABOUT, _TOKENIZER = "corpus.json", "tokenizer.json"
-_KEYS = {"name", "window", "long", "seed", "asked", "vocabulary", "texts", "widths", "counts"}
 _PAST = {"split": "split", "drop": "dropped"}
-
-
-class _TemporaryFolder:
-    """A folder that goes when nothing needs it any more; a forked process leaves it alone."""
-
-    def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="pyroformer-"))
-        weakref.finalize(self, _remove, str(self.path), os.getpid())
-
-
-def _remove(path: str, pid: int) -> None:
-    if os.getpid() == pid:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _check(vocabulary: int | Literal["auto"], window: int, long: str) -> None:
@@ -251,70 +290,40 @@ def _bracket(notes: list[str]) -> str:
     return f" ({', '.join(notes)})" if notes else ""
 
 
-def _write(
-    folder: Path, splits: Mapping[str, Sequence[str]], tokenizer: Tokenizer, about: dict[str, Any], blank: int
-) -> None:
-    """Tokenises the splits into a folder; the description, without which nothing counts, comes last."""
-    found = {split: tokenised(splits[split], tokenizer, about["window"], about["long"]) for split in reading.SPLITS}
-    lengths = {split: np.diff(offsets) for split, (_, offsets, _) in found.items()}
-    for split, some in lengths.items():
-        if not len(some):
+_Parts = Mapping[str, tuple[Sequence[str], Sequence[str] | None]]  # the texts of each split, and their conditions
+
+
+def _separated(splits: Mapping[str, Sequence[Any]]) -> _Parts:
+    """Each split's texts, and their conditions in all or none."""
+    if set(splits) != set(reading.SPLITS):
+        raise ValueError(f"the splits are {', '.join(splits) or 'none'}: give train, valid and test.")
+    parts = {split: separated(splits[split]) for split in reading.SPLITS}
+    paired = [split for split, (_, conditions) in parts.items() if conditions is not None]
+    alone = [split for split, (texts, conditions) in parts.items() if conditions is None and len(texts)]
+    if paired and alone:
+        raise ValueError(f"{paired[0]} holds pairs and {alone[0]} texts alone: give pairs in every split, or in none.")
+    return parts
+
+
+def _encoded(parts: _Parts, tokenizer: Tokenizer, about: Mapping[str, Any]) -> tuple[dict[str, Texts], int]:
+    """The splits in memory, and how many of their texts or pairs were too long for the window."""
+    window, long, reader = about["window"], about["long"], condition_tokenizer(about, tokenizer)
+    found, count = {}, 0
+    for split, (texts, conditions) in parts.items():
+        if reader is None:
+            tokens, offsets, some = tokenised(texts, tokenizer, window, long)
+            found[split] = Texts(tokens, offsets, tokenizer, (window,))
+        else:
+            found[split], some = encode_pairs(texts, conditions or [], tokenizer, reader, window, long)
+        if not len(found[split]):
+            what, instead = ("text", ", or split long texts") if reader is None else ("pair", "")
             raise ValueError(
-                f"no text of the {split} split fits into a window of {about['window']} tokens: give a longer window, "
-                "or split long texts."
+                f"no {what} of the {split} split fits into a window of {window} tokens: give a longer window{instead}."
             )
-    longest = max(int(some.max()) for some in lengths.values())
-    about |= {
-        "vocabulary": tokenizer.vocabulary,
-        "texts": {split: len(some) for split, some in lengths.items()},
-        "widths": buckets(np.append(lengths["train"], longest), about["window"]),
-        "counts": {
-            "texts": sum(len(splits[split]) for split in reading.SPLITS),
-            "long": sum(count for _, _, count in found.values()),
-            "blank": blank,
-        },
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / _ABOUT).unlink(missing_ok=True)
-        for split, (tokens, offsets, _) in found.items():
-            _replace(folder / f"{split}.tokens.npy", partial(_save, tokens))
-            _replace(folder / f"{split}.offsets.npy", partial(_save, offsets))
-        _replace(folder / _TOKENIZER, tokenizer.save)
-        _replace(folder / _ABOUT, lambda path: path.write_text(json.dumps(about, indent=1)))
-    except OSError as error:
-        raise ValueError(f"cannot write the corpus into {folder}: {error.strerror}. Give another folder.") from error
+        count += some
+    return found, count
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes beside a file and renames, so that a kill leaves the old file or the new one."""
-    beside = path.with_name(path.name + ".partial")
-    try:
-        write(beside)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-
-
-def _save(array: np.ndarray, path: Path) -> None:
-    with path.open("wb") as file:
-        np.save(file, array)
-
-
-def _about(folder: Path) -> dict[str, Any]:
-    try:
-        about = json.loads((folder / _ABOUT).read_text())
-    except OSError as error:
-        raise ValueError(
-            f"{folder} holds no corpus ({_ABOUT}: {error.strerror}): make one with Corpus.read."
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise _damaged(folder, f"{_ABOUT}: {error}") from error
-    if not isinstance(about, dict) or not about.keys() >= _KEYS:
-        raise _damaged(folder, f"{_ABOUT} describes no corpus")
-    return about
-
-
-def _damaged(folder: Path, why: object) -> ValueError:
-    return ValueError(f"the corpus in {folder} is damaged ({why}): make it anew.")
+def _typical(splits: Sequence[Texts]) -> Int[np.ndarray, " n"]:
+    """The lengths of the training texts and the longest of all: what the widths of batches are chosen by."""
+    return np.append(splits[0].lengths, max(int(texts.lengths.max()) for texts in splits))

@@ -24,6 +24,7 @@ from .frozen import frozen
 from .generation import reconstruct
 from .metrics import bleu, effective_components, holding
 from .objectives import held_out_objective, remarks
+from .reading import Pair
 from .report import Evaluation, Figure, Quantity
 from .run import Run
 from .texts import Texts
@@ -37,7 +38,7 @@ DRAWS = 8  # for terms that are not importance-weighted: with exact divergences 
 
 def evaluate(
     run: Run,
-    texts: Sequence[str] | None = None,
+    texts: Sequence[str] | Sequence[Pair] | None = None,
     *,
     split: Split = "test",
     particles: int = 64,
@@ -50,8 +51,8 @@ def evaluate(
 
     Arguments:
         run: Any run.
-        texts: What to measure it on; a split of its corpus by default. Texts longer than the window are treated as
-            those of the corpus were.
+        texts: What to measure it on; a split of its corpus by default. It is made of texts or of pairs
+            (condition, text), as the corpus is; those longer than the window are treated as those of the corpus were.
         split: Which split.
         particles: Draws :math:`K` of the importance-weighted bound.
         seed: Of all noise.
@@ -180,22 +181,17 @@ def _reconstructed(run: Run, texts: Texts, seed: int, batch_size: int) -> dict[s
     }
 
 
-def _texts(run: Run, texts: Sequence[str] | None, split: Split) -> Texts:
+def _texts(run: Run, texts: Sequence[str] | Sequence[Pair] | None, split: Split) -> Texts:
     if texts is None:
         if split not in get_args(Split):
             raise ValueError(f"there is no split {split!r}: give {', '.join(get_args(Split))}.")
         held: Texts = getattr(run.corpus, split)
         return held
-    if isinstance(texts, Texts):
-        return texts
-    texts = [texts] if isinstance(texts, str) else texts
-    return Texts.encode(texts, run.tokenizer, run.corpus.window, run.corpus.long)  # type: ignore[arg-type]
+    return run.corpus.encode([texts] if isinstance(texts, str) else texts)
 
 
 def _some(texts: Texts, limit: int | None) -> Texts:
     """At most ``limit`` of the texts, evenly spaced."""
     if limit is None or limit >= len(texts):
         return texts
-    rows = [texts.ids(round(index)) for index in np.linspace(0, len(texts) - 1, limit)]
-    offsets = np.cumsum([0, *map(len, rows)])
-    return Texts(np.concatenate(rows), offsets, texts.tokenizer, texts.widths)
+    return texts.select(np.linspace(0, len(texts) - 1, limit).round().astype(int))

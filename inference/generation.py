@@ -40,7 +40,8 @@ def encode(run: Run, texts: str | Sequence[str], conditions: Sequence[str] | Non
 def decode(run: Run, memory: Memory, decoding: Decoding = GREEDY, *, seed: int = 0) -> list[str]:
     """The text that the model writes for each memory of a batch."""
     with frozen(run.model, run.guide, seed=seed):
-        tokens = write(_likelihood(run, memory), decoding, _noise(run, seed, range(*batch_shape(memory))))
+        noise = _noise(run, seed, range(*batch_shape(memory)))
+        tokens = write(_likelihood(run, memory), decoding, noise, words=run.tokenizer.vocabulary)
         return run.tokenizer.decode_batch(tokens)
 
 
@@ -66,13 +67,13 @@ def reconstruct(
     Raises:
         ValueError: If nothing is latent in the model, or a text does not fit its window.
     """
-    result = []
+    result, words = [], run.tokenizer.vocabulary
     with frozen(run.model, run.guide, seed=seed):
         for items in _chunks(len(texts), batch_size):
             originals = [texts[item] for item in items]
             batch = run.batch(originals, None if conditions is None else [conditions[item] for item in items])
             memory = _posterior(run, batch).memory()
-            tokens = write(_likelihood(run, memory), decoding, _noise(run, seed, items))
+            tokens = write(_likelihood(run, memory), decoding, _noise(run, seed, items), words=words)
             written = run.tokenizer.decode_batch(tokens)
             weights = _per_token(memory, batch) if isinstance(memory, Mixture) else [None] * len(items)
             for text, original, kept in zip(written, originals, weights, strict=True):
@@ -118,7 +119,8 @@ def sample(
             drawn = [_prior_memory(run, item_seed(seed, item, "latents"), told) for item in items]
             memories = [memory for memory in drawn if memory is not None]
             text = _likelihood(run, stacked(memories) if memories else None).expand([len(items)])
-            tokens = write(text, decoding or Decoding(), _noise(run, seed, items), begun)
+            noise = _noise(run, seed, items)
+            tokens = write(text, decoding or Decoding(), noise, begun, words=run.tokenizer.vocabulary)
             texts += run.tokenizer.decode_batch(tokens)
     return texts
 
@@ -128,17 +130,20 @@ def write(
     decoding: Decoding,
     noise: Float[Tensor, "B W"],
     prompt: Int[Tensor, " K"] | None = None,
+    words: int | None = None,
 ) -> Int[Tensor, "B T"]:
-    """Tokens of one text for each row, padding and beginning-of-text never among them.
+    """Tokens of one text for each row, never padding, beginning-of-text or a label.
 
     Arguments:
         text: The distribution over texts, with batch shape :math:`(B)`.
         decoding: How tokens are chosen.
         noise: What decides the draws, one column for each token.
         prompt: How every text begins.
+        words: The number of tokens that texts are made of; those beyond are labels. All if None.
     """
     config = text.decoder.config
-    never = torch.tensor([config.pad, config.bos], device=noise.device)
+    labels = range(config.vocabulary if words is None else words, config.vocabulary)
+    never = torch.tensor([config.pad, config.bos, *labels], device=noise.device)
     rule = decoding.chooser(noise)
 
     def choose(logits: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:

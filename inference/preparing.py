@@ -132,8 +132,9 @@ def read_corpus(data: str, folder: RunFolder | None = None, **asked: Any) -> Cor
     home = None if folder is None else folder.corpus
     if data != "builtin":
         return Corpus.read(data, folder=home, **wanted)
-    if "field" in wanted:
-        raise ValueError(f"the built-in texts have no field {wanted['field']!r}: leave --field out.")
+    for name in ("field", "condition", "labels"):
+        if name in wanted:
+            raise ValueError(f"the built-in texts have no {name} {wanted[name]!r}: leave --{name} out.")
     return Corpus.builtin(folder=home, **wanted)
 
 

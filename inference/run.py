@@ -19,6 +19,7 @@ from .elbo import ELBO
 from .folder import RunFolder, objective_state, read_checkpoint
 from .objectives import describe_objective
 from .options import TrainingOptions
+from .reading import Pair
 from .reconstruction import Reconstruction
 from .report import Evaluation
 
@@ -53,24 +54,18 @@ class Run:
     def tokenizer(self) -> Any:
         return self.corpus.tokenizer
 
-    def batch(self, texts: Collection[str]) -> Batch:
-        """Texts as one batch on the model's device.
+    def batch(self, texts: Collection[str], conditions: Collection[str] | None = None) -> Batch:
+        """Texts as one batch on the model's device, with what each is written for if the model reads conditions.
 
         Raises:
-            ValueError: If there is no text, or one is longer than the model's window.
+            ValueError: If there is no text, one is longer than the model's window, or the conditions are not as many.
         """
-        if isinstance(texts, str):
-            texts = [texts]
+        texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
             raise ValueError("no text was given: give at least one.")
-        ids = self.tokenizer.encode_batch(list(texts))
-        for text, tokens in zip(texts, ids, strict=True):
-            if len(tokens) > self.corpus.window:
-                raise ValueError(
-                    f"{text[:40]!r}... has {len(tokens)} tokens, the model's window is {self.corpus.window}: "
-                    "shorten it."
-                )
-        return Batch.pad(ids).to(self.model.device)
+        ids = self.tokenizer.encode_batch(texts)
+        _check_lengths(texts, ids, self.corpus.window)
+        return Batch.pad(ids, conditions=self.conditions(conditions)).to(self.model.device)
 
     def encode(self, texts: str | Sequence[str]) -> Any:
         """The posterior of each text, as the guide's ``encode`` gives it; its ``memory()`` can be decoded.
@@ -140,16 +135,30 @@ class Run:
 
         return text_bounds(self, _several(texts), particles, seed=seed)
 
-    def evaluate(self, texts: Sequence[str] | None = None, **options: Any) -> Evaluation:
+    def evaluate(self, texts: Sequence[str] | Sequence[Pair] | None = None, **options: Any) -> Evaluation:
         """Measure the model, on the test split of its corpus by default.
 
         Arguments:
-            texts: Other texts to measure it on.
+            texts: Other texts to measure it on; pairs (condition, text), if it was trained on pairs.
             options: Of :func:`~pyroformer.inference.evaluation.evaluate`, such as ``particles`` or ``limit``.
         """
         from .evaluation import evaluate
 
         return evaluate(self, texts, **options)
+
+    def conditions(self, conditions: Collection[str] | None) -> list[list[int]] | None:
+        """The tokens of conditions, without an end."""
+        tokenizer = self.corpus.condition_tokenizer
+        if tokenizer is None:
+            if conditions is not None:
+                raise ValueError("the run was trained on texts without conditions: leave the conditions out.")
+            return None
+        if conditions is None:
+            raise ValueError("the run was trained on pairs: give the condition of each text as well.")
+        conditions = [conditions] if isinstance(conditions, str) else list(conditions)
+        ids = [tokens[:-1] for tokens in tokenizer.encode_batch(conditions)]
+        _check_lengths(conditions, ids, self.corpus.window)
+        return ids
 
 
 def load(path: str | Path, *, trust: Collection[str] = (), device: str | torch.device = "cpu") -> Run:
@@ -193,6 +202,12 @@ def run_config(model: Model, guide: nn.Module | None, corpus: Corpus, options: T
 
 def _several(texts: str | Sequence[str]) -> Sequence[str]:
     return [texts] if isinstance(texts, str) else texts
+
+
+def _check_lengths(texts: Sequence[str], ids: Sequence[list[int]], window: int) -> None:
+    for text, tokens in zip(texts, ids, strict=True):
+        if len(tokens) > window:
+            raise ValueError(f"{text[:40]!r}... has {len(tokens)} tokens, the model's window is {window}: shorten it.")
 
 
 def _greedy_unless(decoding: Mapping[str, Any]) -> Decoding:

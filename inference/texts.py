@@ -11,6 +11,7 @@ from tokenizers import Encoding
 from torch import Tensor
 
 from ..models.batch import EOS, PAD, Batch
+from .labels import Labels
 from .tokenizer import Tokenizer
 
 __all__ = ["SHORTEST_WINDOW", "Texts", "buckets", "check_window", "tokenised"]
@@ -29,6 +30,7 @@ class Texts(Sequence[str]):
         tokenizer: What the tokens mean.
         widths: The widths to which batches are padded, ascending; no text is longer than the last.
         owner: An object that must live as long as the array, such as the folder it lies in.
+        conditions: What each text is written for, if anything: as many texts, or labels.
 
     Examples:
         >>> tokenizer = Tokenizer.train(["a rose is a rose"], vocabulary=259)
@@ -41,15 +43,17 @@ class Texts(Sequence[str]):
         self,
         tokens: Integer[np.ndarray, " n"],
         offsets: Int[np.ndarray, " texts_and_1"],
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | Labels,
         widths: tuple[int, ...],
         owner: object = None,
+        conditions: "Texts | None" = None,
     ) -> None:
         self.tokens = tokens
         self.offsets = offsets
         self.tokenizer = tokenizer
         self.widths = widths
         self.owner = owner
+        self.conditions = conditions
 
     @classmethod
     def encode(cls, texts: Sequence[str], tokenizer: Tokenizer, window: int, long: Long = "split") -> "Texts":
@@ -84,17 +88,29 @@ class Texts(Sequence[str]):
         """Number of bytes of each text in UTF-8: what bits per byte are counted over."""
         return np.add.reduceat(self.tokenizer.byte_lengths()[self.tokens], self.offsets[:-1], dtype=np.int64)
 
+    def select(self, indices: Int[np.ndarray, " some"]) -> "Texts":
+        """Some of the texts in memory, with their conditions, as wide as before."""
+        rows = [self.tokens[self.offsets[index] : self.offsets[index + 1]] for index in indices]
+        tokens = np.concatenate([np.empty(0, self.tokens.dtype), *rows])
+        offsets = np.cumsum([0, *map(len, rows)])
+        conditions = None if self.conditions is None else self.conditions.select(indices)
+        return Texts(tokens, offsets, self.tokenizer, self.widths, conditions=conditions)
+
     def pad(
-        self, indices: Int[np.ndarray, " B"], width: int
+        self, indices: Int[np.ndarray, " B"], width: int, end: bool = True
     ) -> tuple[Int[Tensor, "B {width}"], Bool[Tensor, "B {width}"]]:
-        """Tokens and mask of some texts; index -1 gives a row that only fills up a batch: an end and nothing else."""
+        """Tokens and mask of some texts; index -1 gives a row that only fills up a batch: an end and nothing else.
+
+        Without ``end`` every row lacks the end of its text, as a condition does.
+        """
         filler = indices < 0
         starts = np.where(filler, 0, self.offsets[indices])[:, None]
         lengths = np.where(filler, 1, self.offsets[indices + 1] - self.offsets[indices])[:, None]
         positions = np.arange(width)
-        mask = positions < lengths
+        mask = positions < (lengths if end else lengths - 1)
         tokens = np.where(mask, self.tokens[np.where(mask, starts + positions, 0)], PAD).astype(np.int64)
-        tokens[filler, 0] = EOS
+        if end:
+            tokens[filler, 0] = EOS
         return torch.from_numpy(tokens), torch.from_numpy(mask)
 
     def batch(self, indices: Int[np.ndarray, " B"], width: int, weight: float | None = None) -> Batch:
@@ -103,10 +119,21 @@ class Texts(Sequence[str]):
         real = torch.from_numpy(indices >= 0)
         if weight is None:
             weight = 1 / max(1, int(real.sum()))
-        return Batch(tokens, mask, real.float() * weight)
+        batch = Batch(tokens, mask, real.float() * weight)
+        if self.conditions is None:
+            return batch
+        condition, condition_mask = self.conditions.pad(indices, self.conditions.fitting(indices) - 1, end=False)
+        return batch._replace(condition=condition, condition_mask=condition_mask)
+
+    def fitting(self, indices: Int[np.ndarray, " B"]) -> int:
+        """The smallest of the widths that some texts fit into; index -1 is no text."""
+        real = indices[indices >= 0]
+        longest = (self.offsets[real + 1] - self.offsets[real]).max(initial=1)
+        return self.widths[int(np.searchsorted(self.widths, longest))]
 
     def __repr__(self) -> str:
-        return f"Texts({len(self):,} texts, {len(self.tokens):,} tokens)"
+        what = "texts" if self.conditions is None else "pairs"
+        return f"Texts({len(self):,} {what}, {len(self.tokens):,} tokens)"
 
     def __getstate__(self) -> dict[str, Any]:
         """A memory-mapped array travels to another process as its path."""
@@ -161,7 +188,7 @@ def buckets(lengths: Integer[np.ndarray, " texts"], window: int, at_most: int = 
 
 
 def tokenised(
-    texts: Sequence[str], tokenizer: Tokenizer, window: int, long: Long = "split"
+    texts: Sequence[str], tokenizer: Tokenizer | Labels, window: int, long: Long = "split"
 ) -> tuple[Integer[np.ndarray, " n"], Int[np.ndarray, " texts_and_1"], int]:
     """Texts that fit into a window as one array of tokens and where each begins, and how many texts did not fit.
 
@@ -198,8 +225,9 @@ def check_window(window: int, long: str) -> None:
 _AT_ONCE = 20_000  # texts; bounds the memory that the tokenizer's own objects take
 
 
-def _split(texts: list[str], tokenizer: Tokenizer, window: int) -> list[list[list[int]]]:
+def _split(texts: list[str], tokenizer: Tokenizer | Labels, window: int) -> list[list[list[int]]]:
     """For each text the tokens of its pieces."""
+    assert isinstance(tokenizer, Tokenizer), "a label is one token: there is nothing to split"
     done: dict[tuple[int, ...], list[int]] = {}
     todo: list[tuple[tuple[int, ...], str]] = [((i,), text.strip()) for i, text in enumerate(texts)]
     while todo:  # rounds, because a piece that lost the blank before it can have become longer

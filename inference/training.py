@@ -82,7 +82,8 @@ def fit(
         The run, with the best weights loaded.
 
     Raises:
-        ValueError: If an option breaks its rule, ``out`` is used, or the run to resume is of another model.
+        ValueError: If an option breaks its rule, ``out`` is used, the run to resume is of another model, or the model
+            does not read the conditions that the texts have.
 
     Examples:
         >>> corpus = pf.Corpus.of([f"The number {n} is even." for n in range(0, 100, 2)], window=32)
@@ -91,6 +92,7 @@ def fit(
         2
     """
     settings = TrainingOptions(**options)
+    model.check_conditions(corpus.conditional)
     folder = RunFolder(out if out is not None else tempfile.mkdtemp(prefix="pyroformer-"))
     objective = make_objective(model, guide, settings, len(corpus.train))
     config = run_config(model, guide, corpus, settings)

@@ -64,6 +64,7 @@ class Model(Recorded, LocalModule):
     latents: tuple[str, ...] = ()  # sites whose divergence a KL weight scales
     objective: ClassVar[str] = "elbo"  # what it trains on unless told otherwise
     network: ClassVar[dict[str, Any]] = {}  # where its defaults differ from those of TransformerConfig
+    conditional: ClassVar[bool] = False  # whether it reads the conditions of a batch
     sizes: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": {"width": 128, "layers": 2, "heads": 4},
         "small": {"width": 256, "layers": 4, "heads": 4},
@@ -81,14 +82,17 @@ class Model(Recorded, LocalModule):
             options: Fields of :class:`TransformerConfig` and arguments of the constructor; they win over ``size``.
 
         Raises:
-            ValueError: If the size or an option has no such name, or the trunk does not fit the corpus or an option.
+            ValueError: If the size or an option has no such name, the trunk does not fit the corpus or an option, or the
+                corpus holds pairs and the model reads none.
         """
+        cls.check_conditions(corpus.conditional)
         if size not in cls.sizes:
             raise ValueError(f"size {size!r} is unknown: choose one of {', '.join(cls.sizes)}.")
         known = {field.name for field in fields(TransformerConfig)}
         if trunk is not None:
             options = {**trunk.sizes, **options}
-        network = {"vocabulary": corpus.vocabulary, "window": corpus.window, **cls.network, **cls.sizes[size]}
+        network = {"vocabulary": corpus.vocabulary, "window": corpus.window, "condition": corpus.condition_window}
+        network |= {**cls.network, **cls.sizes[size]}
         network |= {name: value for name, value in options.items() if name in known}
         rest = {name: value for name, value in options.items() if name not in known}
         accepted = list(signature(cls.__init__).parameters)[2:]
@@ -105,6 +109,15 @@ class Model(Recorded, LocalModule):
     def fitted(cls, corpus: Any) -> dict[str, Any]:
         """Constructor arguments that only the corpus can give."""
         return {}
+
+    @classmethod
+    def check_conditions(cls, given: bool) -> None:
+        """Raises a ValueError if texts are given with conditions that the model does not read."""
+        if given and not cls.conditional:
+            raise ValueError(
+                f"{cls.__name__} does not read the conditions that the texts come with: leave the condition out, or "
+                "choose another model."
+            )
 
     def texts(self, batch: Batch) -> pyro.plate:
         """The plate over the texts of ``batch``."""

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyroformer.inference import builtin, reading
-from pyroformer.inference.corpus import Corpus, _remove, _vocabulary
+from pyroformer.inference.corpus import Corpus, _vocabulary
+from pyroformer.inference.corpus_folder import _remove
 from pyroformer.inference.reading import divide, read_file, read_splits
 from pyroformer.inference.texts import Texts, check_window, tokenised
 from pyroformer.inference.tokenizer import Tokenizer

@@ -1,0 +1,95 @@
+"""Labels: conditions of which there are few, each a token of its own."""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+import numpy as np
+from jaxtyping import Int, UInt
+from torch import Tensor
+
+from ..models.batch import EOS
+
+__all__ = ["MOST_LABELS", "Labels", "label_names"]
+
+MOST_LABELS = 1000  # more different conditions than that are texts, unless one says otherwise
+
+Tokens = Sequence[int] | Int[Tensor, "_"] | Int[np.ndarray, "_"]
+
+
+class Labels:
+    r"""A tokenizer whose texts are one token each: label :math:`i` is token ``first + i``.
+
+    The tokens of texts come before ``first``, so that no text can spell a label, and the name of a label in a text is
+    tokenised as any word.
+
+    Arguments:
+        names: What the labels are called.
+        first: The number of tokens that texts are made of.
+
+    Examples:
+        >>> labels = Labels(["book", "cancel"], first=259)
+        >>> labels.encode("cancel"), labels.decode([260, EOS]), labels.vocabulary
+        ([260, 2], 'cancel', 261)
+    """
+
+    def __init__(self, names: Sequence[str], first: int) -> None:
+        self.names = tuple(names)
+        self.first = first
+        self._tokens = {name: first + index for index, name in enumerate(self.names)}
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens, those of texts included."""
+        return self.first + len(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        return f"Labels({len(self):,} labels)"
+
+    def encode(self, text: str) -> list[int]:
+        """The token of a label, then an end, as every text has.
+
+        Raises:
+            ValueError: If there is no such label.
+        """
+        if text not in self._tokens:
+            close = get_close_matches(text, self.names, 3) or self.names[:3]
+            raise ValueError(
+                f"{text!r} is none of the {len(self):,} labels that the training texts have: give one of those, such "
+                f"as {', '.join(map(repr, close))}, or make a corpus whose conditions are texts (labels=False)."
+            )
+        return [self._tokens[text], EOS]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
+
+    def decode(self, tokens: Tokens) -> str:
+        """The name of the label that some tokens hold, or of several in a row; other tokens have no name."""
+        return "".join(self.names[token - self.first] for token in map(int, tokens) if token >= self.first)
+
+    def decode_batch(self, rows: Sequence[Tokens] | Int[Tensor, "B T"] | Int[np.ndarray, "B T"]) -> list[str]:
+        return [self.decode(row) for row in rows]
+
+    def byte_lengths(self) -> UInt[np.ndarray, " V"]:
+        """The number of bytes of each label's name; the tokens of texts count nothing here."""
+        return np.array([0] * self.first + [len(name.encode()) for name in self.names], np.uint16)
+
+
+def label_names(conditions: Iterable[str], labels: bool | None = None) -> list[str] | None:
+    """The names of the labels among the conditions of training texts, in order; None if conditions are texts.
+
+    Arguments:
+        conditions: Those of all training texts.
+        labels: Whether they are labels; if None, they are if at most 1,000 are different and each is one word, with no
+            blank in it.
+
+    Examples:
+        >>> label_names(["book", "cancel", "book"]), label_names(["Where to?"]), label_names(["Where to?"], labels=True)
+        (['book', 'cancel'], None, ['Where to?'])
+    """
+    names = sorted(set(conditions))
+    if labels is None:
+        labels = 0 < len(names) <= MOST_LABELS and all(name.split() == [name] for name in names)
+    return names if labels else None
