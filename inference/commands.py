@@ -163,6 +163,7 @@ def sample(
     *,
     n: int = 5,
     prompt: str = "",
+    condition: str | None = None,
     seed: int = 0,
     temperature: float = 1.0,
     top_k: int = 0,
@@ -179,6 +180,7 @@ def sample(
         run: The folder that fit wrote.
         n: How many.
         prompt: How every text begins.
+        condition: What every text answers to, if the run was trained on pairs.
         seed: The same seed gives the same texts; another one others.
         temperature: Below 1 sharpens the distribution of each token, above 1 flattens it.
         top_k: Draw from so many most probable tokens; 0 is all of them.
@@ -189,7 +191,7 @@ def sample(
     chosen = rule(temperature, top_k, top_p, greedy)
     if n < 1:
         raise ValueError(f"-n is {n}: give a positive whole number.")
-    for text in load_run(run, trust).sample(n, seed=seed, prompt=prompt, **chosen):
+    for text in load_run(run, trust).sample(n, seed=seed, prompt=prompt, condition=condition, **chosen):
         say_json({"text": text})
 
 
@@ -199,6 +201,7 @@ def reconstruct(
     text: str | None = None,
     data: str | None = None,
     field: str | None = None,
+    condition: str | None = None,
     n: int | None = None,
     seed: int = 0,
     temperature: float | None = None,
@@ -219,6 +222,7 @@ def reconstruct(
         text: A text to encode.
         data: A file of texts to encode.
         field: The key of a .jsonl file, or the column of a .tsv file, that holds the text.
+        condition: For a run on pairs: what --text answers to, or the key or column of --data that holds it.
         n: At most so many texts.
         seed: Of the draws.
         temperature: Below 1 sharpens the distribution of each token, above 1 flattens it.
@@ -233,10 +237,18 @@ def reconstruct(
         raise ValueError("--text is empty: give a text of at least one word.")
     if n is not None and n < 1:
         raise ValueError(f"-n is {n}: give a positive whole number.")
-    given = [text] if text is not None else None if data is None else _texts(data, field)
+    if text is None and data is None and condition is not None:
+        raise ValueError(f"--condition is {condition!r}, but of no text: give --text or --data with it.")
+    given = None if data is None else _texts(data, field, condition)[:n]
+    if text is not None:
+        given = [text] if condition is None else [(condition, text)]
     loaded = load_run(run, trust)
-    texts = loaded.corpus.test[: n or HELD_OUT] if given is None else given[:n]
-    for found in loaded.reconstruct(texts, seed=seed, **chosen):
+    if given is None:
+        given = loaded.corpus.entries("test", n or HELD_OUT)
+    from .pairs import separated
+
+    texts, conditions = separated(given)
+    for found in loaded.reconstruct(texts, conditions=conditions, seed=seed, **chosen):
         item = found.as_dict()
         say_json({"original": item.pop("original"), "reconstruction": item.pop("text")} | item)
 

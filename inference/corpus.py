@@ -214,6 +214,13 @@ class Corpus:
         """The conditions, where each is a token of its own."""
         return self.condition_tokenizer.names if isinstance(self.condition_tokenizer, Labels) else ()
 
+    def entries(self, split: str = "test", limit: int | None = None) -> list[str] | list[Pair]:
+        """The first texts of a split, or pairs (condition, text), as :meth:`of` takes them."""
+        texts: Texts = getattr(self, split)
+        if texts.conditions is None:
+            return texts[:limit]
+        return list(zip(texts.conditions[:limit], texts[:limit], strict=True))
+
     def encode(self, entries: Sequence[str] | Sequence[Pair]) -> Texts:
         """Other texts in memory, or pairs if those of the corpus are; what is too long is treated as it was there.
 

@@ -93,7 +93,13 @@ def evaluate(
 
 
 def text_bounds(
-    run: Run, texts: Sequence[str], particles: int = 64, *, seed: int = 0, batch_size: int = 64
+    run: Run,
+    texts: Sequence[str],
+    particles: int = 64,
+    *,
+    conditions: Sequence[str] | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
 ) -> Float[Tensor, " texts"]:
     """The importance-weighted lower bound of each text's log p(x), in nats and float64; log p(x) if nothing is latent.
 
@@ -104,7 +110,8 @@ def text_bounds(
     found = []
     with frozen(run.model, run.guide, seed=seed):
         for start in range(0, len(texts), batch_size):
-            batch = run.batch(texts[start : start + batch_size])
+            chunk = slice(start, start + batch_size)
+            batch = run.batch(texts[chunk], None if conditions is None else conditions[chunk])
             found.append(importance_weighted(run.model, run.guide, batch, particles, len(run.corpus.train)).cpu())
     return torch.cat(found) if found else torch.empty(0, dtype=torch.float64)
 
@@ -171,7 +178,8 @@ def _hits(text: AutoregressiveText, tokens: Int[Tensor, "B T"], mask: Bool[Tenso
 
 
 def _reconstructed(run: Run, texts: Texts, seed: int, batch_size: int) -> dict[str, Figure]:
-    pairs = reconstruct(run, texts[:], seed=seed, batch_size=batch_size)
+    conditions = None if texts.conditions is None else texts.conditions[:]
+    pairs = reconstruct(run, texts[:], conditions=conditions, seed=seed, batch_size=batch_size)
     which = f"{len(pairs):,} greedy reconstructions, mean posterior"
     score = bleu([pair.text for pair in pairs], [pair.original for pair in pairs])
     exact = np.array([pair.exact for pair in pairs], dtype=float)

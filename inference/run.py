@@ -67,15 +67,19 @@ class Run:
         _check_lengths(texts, ids, self.corpus.window)
         return Batch.pad(ids, conditions=self.conditions(conditions)).to(self.model.device)
 
-    def encode(self, texts: str | Sequence[str]) -> Any:
+    def encode(self, texts: str | Sequence[str], conditions: str | Sequence[str] | None = None) -> Any:
         """The posterior of each text, as the guide's ``encode`` gives it; its ``memory()`` can be decoded.
+
+        Arguments:
+            texts: What to encode; none may be longer than the model's window.
+            conditions: What each answers to, if the run was trained on pairs.
 
         Raises:
             ValueError: If nothing is latent in the model, or a text does not fit its window.
         """
         from .generation import encode
 
-        return encode(self, texts)
+        return encode(self, texts, conditions)
 
     def decode(self, memory: Memory, *, seed: int = 0, **decoding: Any) -> list[str]:
         """The text that the model writes for each memory of a batch.
@@ -91,16 +95,26 @@ class Run:
         return decode(self, memory, _greedy_unless(decoding), seed=seed)
 
     @overload
-    def reconstruct(self, texts: str, *, seed: int = 0, **decoding: Any) -> Reconstruction: ...
-    @overload
-    def reconstruct(self, texts: Sequence[str], *, seed: int = 0, **decoding: Any) -> list[Reconstruction]: ...
     def reconstruct(
-        self, texts: str | Sequence[str], *, seed: int = 0, **decoding: Any
+        self, texts: str, *, conditions: str | None = None, seed: int = 0, **decoding: Any
+    ) -> Reconstruction: ...
+    @overload
+    def reconstruct(
+        self, texts: Sequence[str], *, conditions: Sequence[str] | None = None, seed: int = 0, **decoding: Any
+    ) -> list[Reconstruction]: ...
+    def reconstruct(
+        self,
+        texts: str | Sequence[str],
+        *,
+        conditions: str | Sequence[str] | None = None,
+        seed: int = 0,
+        **decoding: Any,
     ) -> Reconstruction | list[Reconstruction]:
         """Each text, encoded and written again from the mean of its posterior; one for a text, a list for several.
 
         Arguments:
             texts: What to encode; none may be longer than the model's window.
+            conditions: What each answers to, if the run was trained on pairs.
             seed: Of the noise, where tokens are drawn.
             decoding: Fields of :class:`Decoding`; without any, the most probable token is taken.
 
@@ -109,31 +123,71 @@ class Run:
         """
         from .generation import reconstruct
 
-        found = reconstruct(self, _several(texts), _greedy_unless(decoding), seed=seed)
+        told = None if conditions is None else _several(conditions)
+        found = reconstruct(self, _several(texts), _greedy_unless(decoding), conditions=told, seed=seed)
         return found[0] if isinstance(texts, str) else found
 
-    def sample(self, n: int = 1, *, seed: int = 0, prompt: str = "", **decoding: Any) -> list[str]:
+    def sample(
+        self, n: int = 1, *, seed: int = 0, prompt: str = "", condition: str | None = None, **decoding: Any
+    ) -> list[str]:
         """Texts that the model makes up, from its latents down.
 
         Arguments:
             n: How many.
             seed: Of latents and tokens; the first texts of a longer list are those of a shorter one.
             prompt: How every text begins.
+            condition: What every text answers to, if the run was trained on pairs.
             decoding: Fields of :class:`Decoding`, such as ``temperature``; without any, the model itself is drawn from.
         """
         from .generation import sample
 
-        return sample(self, n, Decoding(**decoding), seed=seed, prompt=prompt)
+        return sample(self, n, Decoding(**decoding), seed=seed, prompt=prompt, condition=condition)
 
-    def bound(self, texts: str | Sequence[str], particles: int = 64, *, seed: int = 0) -> Float[Tensor, " texts"]:
+    def interpolate(self, first: str, second: str, steps: int = 5, **options: Any) -> list[str]:
+        """The texts on the straight way from one text's latents to another's.
+
+        Arguments:
+            first: The text to begin with.
+            second: The text to end with.
+            steps: How many texts to write, both ends included.
+            options: Of :func:`~pyroformer.inference.latents.interpolate`, such as ``layers``.
+        """
+        from .latents import interpolate
+
+        return [found.text for found in interpolate(self, first, second, steps, **options)]
+
+    def swap(self, text: str, other: str, layers: Sequence[int], **options: Any) -> str:
+        """What a text becomes with the latents of some layers, from 1, replaced by another text's.
+
+        Arguments:
+            text: The text that is changed.
+            other: The text whose latents come in.
+            layers: In which layers.
+            options: Of :func:`~pyroformer.inference.latents.swap`, such as ``seed``.
+        """
+        from .latents import swap
+
+        return swap(self, text, other, layers, **options).text
+
+    def bound(
+        self,
+        texts: str | Sequence[str],
+        particles: int = 64,
+        *,
+        conditions: str | Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> Float[Tensor, " texts"]:
         """A lower bound of each text's log p(x), in nats: importance-weighted; log p(x) itself if nothing is latent.
+
+        Where texts answer to conditions, of log p(x | c).
 
         Raises:
             ValueError: If a text does not fit the model's window.
         """
         from .evaluation import text_bounds
 
-        return text_bounds(self, _several(texts), particles, seed=seed)
+        told = None if conditions is None else _several(conditions)
+        return text_bounds(self, _several(texts), particles, conditions=told, seed=seed)
 
     def evaluate(self, texts: Sequence[str] | Sequence[Pair] | None = None, **options: Any) -> Evaluation:
         """Measure the model, on the test split of its corpus by default.

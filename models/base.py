@@ -82,8 +82,8 @@ class Model(Recorded, LocalModule):
             options: Fields of :class:`TransformerConfig` and arguments of the constructor; they win over ``size``.
 
         Raises:
-            ValueError: If the size or an option has no such name, the trunk does not fit the corpus or an option, or the
-                corpus holds pairs and the model reads none.
+            ValueError: If the size or an option has no such name, the trunk does not fit the corpus or an option, or
+                the corpus holds pairs and the model reads none.
         """
         cls.check_conditions(corpus.conditional)
         if size not in cls.sizes:

@@ -374,7 +374,8 @@ def test_half_precision_is_near_single() -> None:
 
 
 def test_for_corpus_is_built_like_gpt2() -> None:
-    model = DELLA.for_corpus(SimpleNamespace(vocabulary=40, window=12), latent_size=8, condition=5, fusion="add")
+    corpus = SimpleNamespace(vocabulary=40, window=12, conditional=False, condition_window=0)
+    model = DELLA.for_corpus(corpus, latent_size=8, condition=5, fusion="add")
     assert (model.config.positions, model.config.init_std, model.config.condition) == ("learned", 0.02, 5)
     assert model.latent_size == 8 and model.decoder.fusion is not None and model.decoder.fusion.kind == "add"
 
@@ -398,7 +399,10 @@ class Unfinished(LatentPrior):
         ({"first_layer": 0}, "latents enter layers 0 to 3: give first_layer and last_layer in this order, from 1 to"),
         ({"last_layer": 4}, "latents enter layers 1 to 4: .* from 1 to the 3 layers that there are"),
         ({"first_layer": 3, "last_layer": 2}, "latents enter layers 3 to 2"),
-        ({"config": replace(CONFIG, attention="probabilistic")}, "choose fusion 'embedding' or 'softmax', or attention"),
+        (
+            {"config": replace(CONFIG, attention="probabilistic")},
+            "choose fusion 'embedding' or 'softmax', or attention",
+        ),
         (
             {"latent_prior": dist.Normal(torch.zeros(5), 1.0).to_event(1)},
             r"latent_prior Independent gave event shape \(5,\), expected \(4,\): return a law over one vector",
