@@ -398,7 +398,10 @@ class Unfinished(LatentPrior):
         ({"first_layer": 0}, "latents enter layers 0 to 3: give first_layer and last_layer in this order, from 1 to"),
         ({"last_layer": 4}, "latents enter layers 1 to 4: .* from 1 to the 3 layers that there are"),
         ({"first_layer": 3, "last_layer": 2}, "latents enter layers 3 to 2"),
-        ({"config": replace(CONFIG, attention="probabilistic")}, "choose fusion 'embedding' or 'softmax', or attention"),
+        (
+            {"config": replace(CONFIG, attention="probabilistic")},
+            "choose fusion 'embedding' or 'softmax', or attention",
+        ),
         (
             {"latent_prior": dist.Normal(torch.zeros(5), 1.0).to_event(1)},
             r"latent_prior Independent gave event shape \(5,\), expected \(4,\): return a law over one vector",

@@ -417,17 +417,25 @@ def test_probabilistic_attention_goes_with_latents_outside_of_it(kind: FusionKin
 @pytest.mark.parametrize(
     ("make", "told", "message"),
     [
-    (lambda: build("add"), {"latents": latents(3, count=3)}, "last dimensions must be 2 latents of size 4"),
-    (lambda: build("add"), {"latents": latents(3, count=1)}, r"the latents have shape \(3, 1, 4\)"),
-    (lambda: build("embedding"), {"latents": torch.zeros(3, 2, 5)}, r"the latents have shape \(3, 2, 5\)"),
-    (lambda: build("film", single=True), {"latents": latents(3)}, "last dimensions must be 1 latents of size 4"),
-    (lambda: Decoder(CONFIG), {"latents": latents(3)}, "this decoder takes no latents; build it with a fusion to give it some"),
-    (lambda: Decoder(CONFIG), {"condition": CONDITIONS}, "a condition of 3 tokens does not fit the decoder's longest of 0"),
-    (
-        lambda: build("add", condition=2),
-        {"latents": latents(3), "condition": CONDITIONS},
-        "a condition of 3 tokens does not fit the decoder's longest of 2; shorten it, or build the decoder with more",
-    ),
+        (lambda: build("add"), {"latents": latents(3, count=3)}, "last dimensions must be 2 latents of size 4"),
+        (lambda: build("add"), {"latents": latents(3, count=1)}, r"the latents have shape \(3, 1, 4\)"),
+        (lambda: build("embedding"), {"latents": torch.zeros(3, 2, 5)}, r"the latents have shape \(3, 2, 5\)"),
+        (lambda: build("film", single=True), {"latents": latents(3)}, "last dimensions must be 1 latents of size 4"),
+        (
+            lambda: Decoder(CONFIG),
+            {"latents": latents(3)},
+            "this decoder takes no latents; build it with a fusion to give it some",
+        ),
+        (
+            lambda: Decoder(CONFIG),
+            {"condition": CONDITIONS},
+            "a condition of 3 tokens does not fit the decoder's longest of 0",
+        ),
+        (
+            lambda: build("add", condition=2),
+            {"latents": latents(3), "condition": CONDITIONS},
+            "a condition of 3 tokens does not fit the decoder's longest of 2; shorten it, or build the decoder with more",
+        ),
     ],
 )
 def test_memories_that_do_not_fit(make: Callable[[], Decoder], told: dict[str, Tensor], message: str) -> None:
