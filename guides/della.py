@@ -58,7 +58,7 @@ class DELLAGuide(Guide):
             mean from the prior's and of the log variances.
 
     Raises:
-        ValueError: If an option has no such name, the posterior is residual and the prior is no Gaussian, or the batch
+        ValueError: If an option has no such name, the posterior is residual and the prior no diagonal Gaussian, or the batch
             is unobserved.
 
     References:
@@ -137,11 +137,11 @@ class DELLAGuide(Guide):
 
 
 def _moments(prior: Distribution) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of a Gaussian prior."""
+    """Mean and standard deviation of a diagonal Gaussian prior."""
     base: Any = getattr(prior, "base_dist", prior)
     if not isinstance(base, torch.distributions.Normal):
         raise ValueError(
-            f"a residual posterior needs a Gaussian prior, and this one is a {type(base).__name__}: choose "
+            f"a residual posterior needs a diagonal Gaussian prior, and this one is a {type(base).__name__}: choose "
             "posterior 'full', or another prior."
         )
     return base.mean, base.stddev
