@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..models.batch import Batch
-from ..models.della import DELLA, joined
+from ..models.della import DELLA
 from ..models.encoding import LayerEncoder, PoolKind
 from ..models.memory import Context
 from ..models.priors import gaussian
@@ -95,28 +95,32 @@ class DELLAGuide(Guide):
                 _moments(model.prior(model.zeros(1, model.summary_size), number))
 
     def forward(self, batch: Batch) -> Float[Tensor, "*batch K p"]:
-        seen = self._read(batch)
+        seen = self.read(batch)
 
         def draw(name: str, number: int, summary: Tensor) -> Tensor:
-            return pyro.sample(name, self._law(number, summary, seen))
+            return pyro.sample(name, self.law(number, summary, seen))
 
         with self.texts(batch):
             return self.model.climb(batch, draw)
 
     def encode(self, batch: Batch) -> LatentPosterior:
         """The posterior of each text along the means of its latents."""
-        seen, variances = self._read(batch), []
+        seen, variances = self.read(batch), []
 
         def mean(name: str, number: int, summary: Tensor) -> Tensor:
-            law = self._law(number, summary, seen)
+            law = self.law(number, summary, seen)
             variances.append(law.variance)
             return law.mean
 
         means = self.model.climb(batch, mean)
         return LatentPosterior(means, torch.stack(variances, -2), batch.condition, batch.condition_mask)
 
-    def _read(self, batch: Batch) -> list[Tensor]:
-        """What each layer makes of the texts; it reads what the decoder reads."""
+    def read(self, batch: Batch) -> list[Float[Tensor, "B r"]]:
+        """What each layer makes of the texts; it reads what the decoder reads.
+
+        Raises:
+            ValueError: If the batch is unobserved.
+        """
         if batch.tokens is None or batch.mask is None:
             raise ValueError("the batch is unobserved: a guide needs texts. Call the model alone to sample from it.")
         check_length(batch.tokens.shape[-1], self.model.config)
@@ -124,12 +128,23 @@ class DELLAGuide(Guide):
         found: list[Tensor] = self.encoder(before, batch.mask)
         return found
 
-    def _law(self, number: int, summary: Tensor, seen: list[Tensor]) -> Any:
-        """The posterior of a latent, given those below."""
+    def law(self, number: int, summary: Float[Tensor, "*#batch S"], seen: list[Tensor]) -> Any:
+        """The posterior of a latent, given those below.
+
+        The summary and what was read broadcast against each other: the law under every text of the latents of every
+        other takes no more memory than its parameters.
+
+        Arguments:
+            number: Of the latent, from 0.
+            summary: What the latents below and the condition say.
+            seen: What :meth:`read` found.
+        """
         head: Any = self.heads[number]
-        read = head(joined(summary, seen[number]))
-        mean, log_variance = read.to(torch.promote_types(read.dtype, torch.float32)).chunk(2, -1)
-        law: Any = gaussian(mean, log_variance)
+        known, read = head.weight.split([summary.shape[-1], seen[number].shape[-1]], -1)
+        scores = _at_least_float32(F.linear(summary, known)) + _at_least_float32(
+            F.linear(seen[number], read, head.bias)
+        )
+        law: Any = gaussian(*scores.chunk(2, -1))
         if self.form == "residual":
             prior_mean, prior_scale = _moments(self.model.prior(summary, number))
             law = Normal(prior_mean + law.mean, prior_scale * law.stddev).to_event(1)
@@ -145,3 +160,7 @@ def _moments(prior: Distribution) -> tuple[Tensor, Tensor]:
             "posterior 'full', or another prior."
         )
     return base.mean, base.stddev
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..guides.della import DELLAGuide
 from ..models.batch import Batch
 from ..models.mixture import Mixture
 from ..models.text import AutoregressiveText
@@ -19,9 +20,10 @@ from .batches import once
 from .bounds import importance_weighted
 from .cross_attention import attention_shares
 from .elbo import ELBO, Terms, trace_pair
-from .figures import LEAST_ALPHA, Columns, accuracies, bounds, components, parts, share
+from .figures import LEAST_ALPHA, Columns, accuracies, bounds, components, layers, parts, share
 from .frozen import frozen
 from .generation import reconstruct
+from .layers import carried
 from .metrics import bleu, effective_components, holding
 from .objectives import held_out_objective, remarks
 from .reading import Pair
@@ -45,6 +47,7 @@ def evaluate(
     seed: int = 0,
     limit: int | None = None,
     reconstructions: int = 256,
+    compared: int = 512,
     batch_size: int = 64,
 ) -> Evaluation:
     r"""Measure a run on held-out texts.
@@ -58,12 +61,20 @@ def evaluate(
         seed: Of all noise.
         limit: At most so many texts, evenly spaced.
         reconstructions: How many of them are written again, for BLEU and exact match.
+        compared: How many of them are compared with one another, for what each latent of a DELLA carries; of one text
+            nothing of it can be told.
         batch_size: Texts at a time.
 
     Raises:
         ValueError: If there are no texts, or a number is not positive.
     """
-    numbers = {"particles": particles, "limit": limit, "reconstructions": reconstructions, "batch_size": batch_size}
+    numbers = {
+        "particles": particles,
+        "limit": limit,
+        "reconstructions": reconstructions,
+        "compared": compared,
+        "batch_size": batch_size,
+    }
     for name, number in numbers.items():
         if number is not None and number < 1:
             raise ValueError(f"{name} is {number}: give a positive whole number.")
@@ -89,7 +100,10 @@ def evaluate(
             "draws": objective.num_particles,
             "reconstructions": min(reconstructions, len(chosen)),
         }
-    return Evaluation(figures, about)
+    if not isinstance(run.guide, DELLAGuide) or min(compared, len(chosen)) < 2:
+        return Evaluation(figures, about)
+    figures |= _by_latent(run, _some(chosen, compared), seed, batch_size)
+    return Evaluation(figures, about | {"compared": min(compared, len(chosen))}, run.model.latents)
 
 
 def text_bounds(
@@ -187,6 +201,14 @@ def _reconstructed(run: Run, texts: Texts, seed: int, batch_size: int) -> dict[s
         "bleu": Figure(f"BLEU of {which}", {"of 100": Quantity(score)}),
         "exact_match": share(f"exact match of {which}", exact),
     }
+
+
+def _by_latent(run: Run, texts: Texts, seed: int, batch_size: int) -> dict[str, Figure]:
+    batches = [batch.to(run.model.device) for _, batch in once(texts, batch_size)]
+    model: Any = run.model
+    guide: Any = run.guide
+    with frozen(model, guide, seed=seed):
+        return layers(carried(model, guide, batches), model.latents)
 
 
 def _texts(run: Run, texts: Sequence[str] | Sequence[Pair] | None, split: Split) -> Texts:

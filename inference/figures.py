@@ -4,17 +4,21 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from .elbo import ELBO
+from .layers import Carried
 from .metrics import perplexity, ratio
 from .report import Figure, Quantity
 
-__all__ = ["LEAST_ALPHA", "Columns", "accuracies", "bounds", "components", "parts", "share"]
+__all__ = ["LEAST_ALPHA", "Columns", "accuracies", "bounds", "components", "layers", "parts", "share"]
 
 Column = Float[np.ndarray, " texts"]
 Columns = dict[str, Column]
 LEAST_ALPHA = 0.1  # the published code removes components below it
+ACTIVE = (0.01, 0.2)  # a unit's variance over texts: the usual threshold, and DELLA's
 
 
 def bounds(columns: Columns, particles: int) -> dict[str, Figure]:
@@ -80,6 +84,29 @@ def components(columns: Columns) -> dict[str, Figure]:
     return figures
 
 
+def layers(found: Carried, latents: Sequence[str]) -> dict[str, Figure]:
+    """What each latent carries, and all of them together; their divergences are among the parts of the bound."""
+    count = len(found.information)
+    labels = {
+        "information": f"information of {{}} over {count:,} texts, at most ln {count:,} = {math.log(count):.2f}",
+        "mismatch": f"mismatch of {{}} over {count:,} texts, aggregated posterior against prior",
+        "active": f"active units of {{}} over {count:,} texts, lower latents averaged out",
+        "sensitivity": f"drop of log p(x | z) over {count:,} texts with another text's {{}}",
+    }
+    columns = {
+        "information": _with_all(found.information, found.information.sum(-1)),
+        "mismatch": _with_all(found.mismatch, found.mismatch.sum(-1)),
+        "sensitivity": _with_all(found.sensitivity, found.sensitivity_all),
+    }
+    variance = found.variance.cpu().numpy()
+    figures = {}
+    for number, (suffix, what) in enumerate([*((f"_{latent}", latent) for latent in latents), ("", "all latents")]):
+        units = {name: {"nats/text": ratio(column[:, number])} for name, column in columns.items()}
+        units["active"] = _active(variance[number] if suffix else variance)
+        figures |= {f"{name}{suffix}": Figure(label.format(what), units[name]) for name, label in labels.items()}
+    return figures
+
+
 def share(label: str, hits: Column, counts: Column | None = None) -> Figure:
     """A figure between 0 and 1."""
     return Figure(label, {"share": ratio(hits, counts)})
@@ -89,6 +116,15 @@ def _bound(label: str, cost: Column, columns: Columns, exact: bool = False) -> F
     nats = _nats(cost, columns)
     confusion = {"perplexity": perplexity(nats["nats/token"])}
     return Figure(label, nats | _bits(cost, columns) | confusion, "log p(x)", exact)
+
+
+def _active(variance: Float[np.ndarray, "*units"]) -> dict[str, Quantity]:
+    counts = {f"above {least}": Quantity(float((variance > least).sum())) for least in ACTIVE}
+    return counts | {"of": Quantity(float(variance.size))}
+
+
+def _with_all(each: Float[Tensor, "texts K"], together: Float[Tensor, " texts"]) -> Float[np.ndarray, "texts K_and_1"]:
+    return torch.cat([each, together[:, None]], -1).cpu().numpy()
 
 
 def _nats(cost: Column, columns: Columns) -> dict[str, Quantity]:

@@ -19,8 +19,8 @@ class Quantity(NamedTuple):
 class Figure:
     r"""One thing that was measured, in one or more units.
 
-    Figures in nats and bits are costs, :math:`-\log p`: smaller is better, and what bounds :math:`\log p` from below
-    is minus the figure.
+    Figures that bound something are costs in nats and bits, :math:`-\log p`: smaller is better, and what bounds
+    :math:`\log p` from below is minus the figure.
 
     Arguments:
         label: What it is.
@@ -72,10 +72,12 @@ class Evaluation:
     Arguments:
         figures: The figures by name, in the order in which they are read.
         about: What they were measured on, and how.
+        latents: Which latents of a text have figures of their own; the table gives each a row.
     """
 
     figures: dict[str, Figure]
     about: dict[str, Any]
+    latents: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> Figure:
         if name not in self.figures:
@@ -93,22 +95,54 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON: every number is finite or null."""
-        sign = "nats and bits are costs: minus the figure is the lower bound of what bound_on names"
+        sign = "where bound_on names something, nats and bits are costs: minus the figure is its lower bound"
         figures = {name: figure.as_dict() for name, figure in self.figures.items()}
         return {"about": self.about | {"sign": sign}, "figures": figures}
 
     def table(self) -> str:
-        """For reading: the figures in nats, then the others."""
-        costs = [figure for figure in self.figures.values() if "nats/token" in figure.units]
-        others = [figure for figure in self.figures.values() if "nats/token" not in figure.units]
+        """For reading: the figures in nats, what each latent carries, then the others."""
+        by_latent = {name for row in self._rows().values() for name in row.values()} - {"rate"}
+        figures = [figure for name, figure in self.figures.items() if name not in by_latent]
+        costs = [figure for figure in figures if "nats/token" in figure.units]
+        others = [figure for figure in figures if "nats/token" not in figure.units]
         rows = [["", *_COSTS, "bound on"]]
         rows += [[figure.label, *(_number(figure, unit) for unit in _COSTS), figure.bounds] for figure in costs]
         with_units = [", ".join(f"{_number(figure, unit)} {unit}" for unit in figure.units) for figure in others]
         lines = _aligned([[figure.label, units] for figure, units in zip(others, with_units, strict=True)])
-        return "\n".join([*_aligned(rows), "", *lines])
+        return "\n".join([*_aligned(rows), *self._by_latent(), "", *lines])
+
+    def _rows(self) -> dict[str, dict[str, str]]:
+        """The names of the figures about each latent and about all of them, by what they measure."""
+        if not self.latents:
+            return {}
+        measures = [measure for measure, _ in _BY_LATENT.values()]
+        rows = {latent: {measure: f"{measure}_{latent}" for measure in measures} for latent in self.latents}
+        return rows | {"all": {measure: measure for measure in measures} | {"kl": "rate"}}
+
+    def _by_latent(self) -> list[str]:
+        """A row for each latent, with a title."""
+        if not self.latents:
+            return []
+        count = self.about["compared"]
+        title = f"by latent, in nats/text: information is at most ln {count:,} = {math.log(count):.2f}"
+        if count < self.about["texts"]:
+            title += f"; KL of all {self.about['texts']:,} texts, the rest of {count:,}"
+        rows = [["latent", *_BY_LATENT, ""]]
+        for latent, names in self._rows().items():
+            cells = [_cell(self.figures[names[measure]], unit) for measure, unit in _BY_LATENT.values()]
+            rows.append([latent, *cells, ""])
+        return ["", title, *_aligned(rows)]
 
 
 _COSTS = ("nats/token", "nats/text", "bits/byte", "perplexity")
+_BY_LATENT = {
+    "KL": ("kl", "nats/text"),
+    "information": ("information", "nats/text"),
+    "mismatch": ("mismatch", "nats/text"),
+    "active > 0.01": ("active", "above 0.01"),
+    "active > 0.2": ("active", "above 0.2"),
+    "sensitivity": ("sensitivity", "nats/text"),
+}
 
 
 def _finite(value: float | None) -> float | None:
@@ -123,6 +157,11 @@ def _number(figure: Figure, unit: str) -> str:
     if value is None:
         return "-"
     return f"{value:,.{1 if abs(value) >= 100 else 2 if abs(value) >= 1 else 3}f}"
+
+
+def _cell(figure: Figure, unit: str) -> str:
+    """A number, and where it is a count of units, of how many."""
+    return f"{figure[unit]:.0f} / {figure['of']:.0f}" if "of" in figure.units else _number(figure, unit)
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

@@ -1,0 +1,400 @@
+"""What latents carry: against closed forms, against Pyro one pair of texts at a time, and where nothing is carried."""
+
+import json
+import math
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import Normal
+
+from pyroformer.guides.della import DELLAGuide
+from pyroformer.inference import layers
+from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.elbo import ELBO
+from pyroformer.inference.folder import RunFolder
+from pyroformer.inference.layers import (
+    aggregated,
+    carried,
+    derangement,
+    explained_variance,
+    information_and_mismatch,
+)
+from pyroformer.inference.report import Evaluation
+from pyroformer.inference.run import Run
+from pyroformer.inference.svi import SVI
+from pyroformer.models.batch import EOS, Batch
+from pyroformer.models.della import DELLA
+from pyroformer.models.priors import LatentPrior
+from pyroformer.models.transformer import TransformerConfig
+
+TEXTS = [[5, 6, 7, EOS], [8, EOS], [9, 10, EOS], [11, 12, EOS], [13, 6, EOS], [5, EOS]]
+CONDITIONS = [[3], [4], [3, 4], [], [4, 4], [3]]
+KINDS: dict[str, dict[str, Any]] = {
+    "chain": {},
+    "upper": {"first_layer": 2},
+    "independent": {"structure": "independent"},
+    "single": {"structure": "single", "fusion": "softmax"},
+    "residual": {"posterior": "residual", "first_prior": "learned"},
+    "conditional": {"condition": 2},
+    "conditional-residual": {"condition": 2, "posterior": "residual"},
+}
+
+
+def config(condition: int = 0, **options: Any) -> TransformerConfig:
+    sizes = {"vocabulary": 20, "window": 8, "width": 16, "layers": 3, "heads": 2} | options
+    return TransformerConfig(**sizes, condition=condition, dropout=0.0)
+
+
+def pair(posterior: str = "full", condition: int = 0, noise: float = 0.3, **options: Any) -> tuple[DELLA, DELLAGuide]:
+    """A model and a guide with weights that say something, in float64."""
+    model = DELLA(config(condition), latent_size=4, **options)
+    guide = DELLAGuide(model, posterior=posterior)  # type: ignore[arg-type]
+    for parameter in {*model.parameters(), *guide.parameters()}:
+        parameter.data.add_(noise * torch.randn_like(parameter))
+    return model.double().eval(), guide.double().eval()
+
+
+def double(batch: Batch) -> Batch:
+    return batch._replace(weight=batch.weight.double())
+
+
+def texts(model: DELLA, rows: slice = slice(None), copies: int = 1) -> Batch:
+    conditions = None if model.condition is None else CONDITIONS[rows] * copies
+    return double(Batch.pad(TEXTS[rows] * copies, conditions=conditions))
+
+
+class Codes(DELLAGuide):
+    """A guide that is told what it reads: vector number t of a table for a text that begins with token t."""
+
+    def __init__(self, model: DELLA, table: Tensor, **options: Any) -> None:
+        super().__init__(model, **options)
+        self.table = table
+
+    def read(self, batch: Batch) -> list[Tensor]:
+        assert batch.tokens is not None
+        return [self.table[batch.tokens[:, 0]]] * len(self.heads)
+
+
+def test_a_linear_gaussian_chain_has_its_closed_form() -> None:
+    """x ~ N(0, 1), z_1 = a x + noise, z_2 = b z_1 + c x + noise; the prior N(0, 1), N(d z_1, 1)."""
+    a, b, c, d, sd = 0.8, 0.5, 1.2, -0.3, torch.tensor([0.7, 0.6], dtype=torch.double)
+    x, e = torch.randn(1500, dtype=torch.double), torch.randn(2, 1500, dtype=torch.double)
+    z1 = a * x + sd[0] * e[0]
+    z2 = b * z1 + c * x + sd[1] * e[1]
+    log_q = [Normal(a * x, sd[0]).log_prob(z1[:, None]), Normal(b * z1[:, None] + c * x, sd[1]).log_prob(z2[:, None])]
+    log_p = [Normal(0.0, 1.0).log_prob(z1[:, None]), Normal(d * z1[:, None], 1.0).log_prob(z2[:, None])]
+    parts = information_and_mismatch(torch.stack(log_q), torch.stack(log_p), torch.arange(1500))
+    left = 1 / (1 + (a / sd[0]) ** 2)  # the variance of x given z_1
+    information = torch.stack([(1 + (a / sd[0]) ** 2).log(), (1 + (c / sd[1]) ** 2 * left).log()]) / 2
+    square = (b - d) ** 2 * float(a**2 + sd[0] ** 2) + c**2 + 2 * (b - d) * c * a  # E ((b - d) z_1 + c x)^2
+    kl = (sd**2 - 1 - 2 * sd.log() + torch.tensor([a**2, square])) / 2
+    for found, expected in zip(parts, (information, kl - information), strict=True):
+        error = found.std(0) / math.sqrt(len(x))
+        assert ((found.mean(0) - expected).abs() < 4 * error).all()
+        assert (error < 0.1).all()
+
+
+def test_two_texts_by_quadrature() -> None:
+    """I(x; z) of two Gaussians, from many draws, is the integral of their Jensen-Shannon divergence."""
+    means = torch.tensor([-0.8, 0.9], dtype=torch.double)
+    z, own = torch.randn(40_000, dtype=torch.double) + means.repeat(20_000), torch.arange(2).repeat(20_000)
+    log_q = Normal(means, 1.0).log_prob(z[:, None])[None]
+    information, _ = information_and_mismatch(log_q, torch.zeros(1, len(z), 1), own)
+    grid = torch.linspace(-12, 12, 20_001, dtype=torch.double)
+    density = Normal(means, 1.0).log_prob(grid[:, None]).exp()
+    expected = torch.trapezoid((density * (density / density.mean(-1, keepdim=True)).log()).mean(-1), grid)
+    assert (information.mean() - expected).abs() < 4 * information.std() / math.sqrt(len(z))
+
+
+def test_aggregated_multiplies_up_to_the_mixture_of_all_latents() -> None:
+    log_q = torch.randn(4, 5, 7, dtype=torch.double)
+    mixture = torch.stack([log_q[: number + 1].sum(0).exp().mean(-1).log() for number in range(4)])
+    torch.testing.assert_close(aggregated(log_q).cumsum(0), mixture)
+
+
+def test_what_does_not_depend_on_the_text_is_its_own_aggregate() -> None:
+    log_p = torch.randn(3, 6, 1)
+    torch.testing.assert_close(aggregated(log_p), log_p[..., 0].double(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(aggregated(log_p.expand(-1, -1, 9)), log_p[..., 0].double(), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+def test_pyro_finds_the_same_one_pair_of_texts_at_a_time(options: dict[str, Any]) -> None:
+    model, guide = pair(**options)
+    count, latents = len(TEXTS), model.latents
+    torch.manual_seed(3)
+    found = carried(model, guide, [texts(model)], draws=2)
+    torch.manual_seed(3)
+    noise = torch.randn(count, len(latents), model.latent_size)
+    torch.randn(2, 1, len(latents), model.latent_size)
+    others = derangement(count)
+
+    def densities(part: Any, z: dict[str, Tensor]) -> Tensor:  # of one text's latents under each text
+        sites = poutine.trace(poutine.condition(part, data=z)).get_trace(texts(model)).nodes
+        return torch.stack([sites[name]["fn"].log_prob(z[name]).expand(count) for name in latents], -1)
+
+    def likelihood(n: int, z: dict[str, Tensor]) -> Tensor:
+        trace = poutine.trace(poutine.condition(model, data=z)).get_trace(texts(model, slice(n, n + 1)))
+        return trace.nodes["text"]["fn"].log_prob(trace.nodes["text"]["value"]).sum()
+
+    with torch.no_grad():
+        z = [drawn(model, guide, n, noise[n]) for n in range(count)]
+        log_q, log_p = (torch.stack([densities(part, each) for each in z]) for part in (guide, model))
+        own_q, own_p = (x.diagonal().T for x in (log_q, log_p))
+        up_to_q, up_to_p = (x.cumsum(-1).exp().mean(1).log() for x in (log_q, log_p))
+        zero = torch.zeros(count, 1, dtype=torch.double)
+        of_all_q, of_all_p = (x.diff(dim=1, prepend=zero) for x in (up_to_q, up_to_p))
+        kept = torch.stack([likelihood(n, z[n]) for n in range(count)])
+        swapped = [[likelihood(n, z[n] | {name: z[others[n]][name]}) for name in latents] for n in range(count)]
+        swapped_all = torch.stack([likelihood(n, z[others[n]]) for n in range(count)])
+    exactly = {"atol": 1e-8, "rtol": 1e-8}
+    torch.testing.assert_close(found.information, own_q - of_all_q, **exactly)
+    torch.testing.assert_close(found.mismatch, of_all_q - of_all_p, **exactly)
+    torch.testing.assert_close(found.sensitivity, kept[:, None] - torch.tensor(swapped, dtype=torch.double), **exactly)
+    torch.testing.assert_close(found.sensitivity_all, kept - swapped_all, **exactly)
+    assert found.sensitivity.abs().min() > 0
+    if model.condition is None:  # the two parts are the whole divergence
+        torch.testing.assert_close(found.information + found.mismatch, own_q - own_p, **exactly)
+    else:
+        assert not torch.allclose(own_p, of_all_p, atol=1e-3)
+
+
+def drawn(model: DELLA, guide: DELLAGuide, n: int, noise: Tensor) -> dict[str, Tensor]:
+    """The latents of one text, as the guide draws them with given noise."""
+    batch, numbers = texts(model, slice(n, n + 1)), iter(noise)
+
+    class Given(poutine.messenger.Messenger):
+        def _pyro_sample(self, msg: Any) -> None:
+            if msg["name"] in model.latents:
+                msg["value"], msg["done"] = msg["fn"].mean + msg["fn"].stddev * next(numbers), True
+
+    with Given():
+        trace = poutine.trace(guide).get_trace(batch)
+    return {name: trace.nodes[name]["value"] for name in model.latents}
+
+
+@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+def test_information_is_at_most_the_divergence_and_what_tells_the_texts_apart(options: dict[str, Any]) -> None:
+    model, guide = pair(**options, noise=0.5)
+    found = carried(model, guide, [texts(model, copies=30)], draws=2)
+    assert (found.information.sum(-1) <= math.log(180) + 1e-9).all()
+    surplus = found.kl.sum(-1) - found.information.sum(-1)
+    assert surplus.mean() > -4 * surplus.std() / math.sqrt(180)
+    below = found.information.mean(0) + 4 * found.information.std(0) / math.sqrt(180)
+    assert (below > 0).all() and found.information.sum(-1).mean() > 0.1
+
+
+def test_the_divergence_is_that_of_the_bound() -> None:
+    model, guide = pair(structure="independent")  # without latents below, no noise is in it
+    kl = ELBO().terms(model, guide, texts(model)).kl
+    found = carried(model, guide, [texts(model)], draws=2)
+    torch.testing.assert_close(found.kl, torch.stack([kl[name] for name in model.latents], -1))
+
+
+def test_a_perfect_code_tells_each_text_from_all_others() -> None:
+    model = DELLA(config(), latent_size=4)
+    guide = Codes(model, 100 * torch.randn(20, 16))
+    for number, head in enumerate(guide.heads):
+        torch.nn.init.zeros_(head.weight)
+        torch.nn.init.constant_(head.bias[4:], -100.0)  # the narrowest posterior there is
+        if number != 1:
+            torch.nn.init.eye_(head.weight[:4, -16:])
+    found = carried(model, guide, [Batch.pad([[token, EOS] for token in range(3, 20)])])
+    expected = torch.tensor([math.log(17), 0.0, 0.0], dtype=torch.double).expand(17, -1)
+    torch.testing.assert_close(found.information, expected, atol=1e-6, rtol=0)  # what is known is not told again
+    variances = guide.table[3:, :4].var(0)
+    torch.testing.assert_close(found.variance[0].float(), variances, rtol=1e-4, atol=0)
+    assert (found.variance[1].abs() < 1e-6).all()
+
+
+@pytest.mark.parametrize("structure", ["chain", "independent", "single"])
+def test_a_posterior_that_is_the_prior_carries_nothing(structure: Any) -> None:
+    model, guide = collapsed(structure=structure)
+    found = carried(model, guide, [texts(model)])
+    for part in (found.kl, found.information, found.mismatch):
+        torch.testing.assert_close(part, torch.zeros_like(part), atol=1e-8, rtol=0)
+
+
+def collapsed(size: int = 4, structure: Any = "chain", **options: Any) -> tuple[DELLA, DELLAGuide]:
+    """Random weights everywhere, and a posterior that is the prior, whatever the text."""
+    model = DELLA(config(**options), size, structure, fusion="add", first_prior="learned")
+    guide = DELLAGuide(model, posterior="residual")
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    for head in guide.heads:
+        torch.nn.init.zeros_(head.weight), torch.nn.init.zeros_(head.bias)
+    return model.double().eval(), guide.double().eval()
+
+
+def test_a_collapsed_chain_has_no_active_unit_where_the_published_recipe_sees_most() -> None:
+    model, guide = collapsed(size=32, layers=12)
+    batch = double(Batch.pad([[token, EOS] for token in range(3, 20)] * 4))
+    with torch.no_grad():
+        trace = poutine.trace(guide).get_trace(batch)  # one path a text, as published
+    published = [int((trace.nodes[name]["fn"].mean.var(0) > 0.2).sum()) for name in model.latents]
+    assert published[0] == 0 and min(published[1:]) > 16, published
+    found = carried(model, guide, [batch])
+    assert found.variance.shape == (12, 32)
+    assert not (found.variance > 0.01).any()
+
+
+def test_explained_variance_is_that_of_the_expected_mean() -> None:
+    """Averaged over many draws of the noise, shared among texts or not, against the variance without any."""
+    said = torch.randn(9, 2, dtype=torch.double)
+    for texts_of_noise in (1, 9):
+        noise = torch.randn(3, texts_of_noise, 20_000, 2, dtype=torch.double)
+        estimates = explained_variance(said[:, None] + 1.5 * noise * said.abs().sqrt()[:, None])
+        error = estimates.std(0) / math.sqrt(20_000)
+        assert ((estimates.mean(0) - said.var(0)).abs() < 4 * error).all()
+
+
+def test_explained_variance_is_the_variance_between_texts_less_the_noise_within() -> None:
+    said, noise = torch.randn(400, 3), torch.randn(16, 400, 3)
+    means = (said + 2 * noise).double()
+    corrected = means.mean(0).var(0) - means.var(0).mean(0) / 16
+    torch.testing.assert_close(explained_variance(means), corrected, atol=0.02, rtol=0)
+    assert (means.mean(0).var(0) - said.var(0)).min() > 0.1  # what the correction is for
+    torch.testing.assert_close(explained_variance(said + 7 * noise[:, :1]), said.double().var(0), atol=1e-4, rtol=0)
+
+
+def test_a_decoder_that_ignores_its_latents_is_not_sensitive() -> None:
+    model = DELLA(config(), latent_size=4)  # fusions start as the identity
+    found = carried(model.eval(), DELLAGuide(model).eval(), [texts(model)._replace(weight=torch.ones(6))])
+    assert found.sensitivity.abs().max() < 1e-5 and found.sensitivity_all.abs().max() < 1e-5
+
+
+def test_a_derangement_leaves_nothing_in_its_place() -> None:
+    orders = [derangement(count) for count in (2, 3, 50) for _ in range(20)]
+    for order in orders:
+        assert order.sort().values.tolist() == list(range(len(order)))
+        assert not (order == torch.arange(len(order))).any()
+    assert len({tuple(order.tolist()) for order in orders[-20:]}) == 20
+
+
+def test_neither_batches_nor_fillers_nor_parts_change_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, guide = pair()
+    filler = Batch.pad([*TEXTS[4:], [EOS]])._replace(weight=torch.tensor([0.5, 0.5, 0.0], dtype=torch.double))
+    torch.manual_seed(0)
+    whole = carried(model, guide, [texts(model)])
+    monkeypatch.setattr(layers, "ENTRIES", 1)
+    torch.manual_seed(0)
+    parts = carried(model, guide, [texts(model, slice(0, 3)), texts(model, slice(3, 4)), filler])
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_prior_of_ones_own_without_a_closed_form() -> None:
+    class Heavy(LatentPrior):
+        def forward(self, summary: Tensor, layer: int) -> Any:
+            return pyro.distributions.StudentT(5.0, summary[..., :4], 1.0).to_event(1)
+
+    model, guide = pair(latent_prior=Heavy())
+    found = carried(model, guide, [texts(model)])
+    torch.testing.assert_close(found.information + found.mismatch, found.kl, atol=1e-8, rtol=0)
+
+
+def test_memory_does_not_grow_with_the_square_of_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, guide = pair()
+    sizes, law = [], guide.law
+    monkeypatch.setattr(layers, "ENTRIES", 4000)
+
+    def watched(*args: Any) -> Any:
+        found = law(*args)
+        sizes.append(found.mean.numel())
+        return found
+
+    monkeypatch.setattr(guide, "law", watched)
+    for copies in (10, 20):
+        sizes.clear()
+        carried(model, guide, [texts(model, copies=copies)], draws=2)
+        assert max(sizes) <= 4000 < (6 * copies) ** 2 * 4
+
+
+@pytest.mark.parametrize(
+    ("batches", "draws", "message"),
+    [
+        ([], 16, "number of texts is 0: what a latent carries shows where texts differ, so give two or more"),
+        ([Batch.pad([[5, EOS]])], 16, "number of texts is 1"),
+        ([Batch.pad(TEXTS)], 1, "draws is 1: what noise adds to a mean shows in how two draws differ"),
+    ],
+)
+def test_what_cannot_be_told(batches: list[Batch], draws: int, message: str) -> None:
+    model = DELLA(config(), latent_size=4)
+    with pytest.raises(ValueError, match=message):
+        carried(model, DELLAGuide(model), batches, draws)
+
+
+SENTENCES = [f"{'Ones' if n % 3 else 'A few'} and {n * n * n} more." for n in range(40)]
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    """A run of a few steps."""
+    torch.manual_seed(0)
+    corpus = Corpus.of(SENTENCES, vocabulary=270, window=24)
+    model = DELLA.for_corpus(corpus, width=16, layers=3, heads=2, latent_size=4)
+    guide = DELLAGuide(model)
+    made = Run(model, guide, corpus, RunFolder(corpus.folder), {}, 10)
+    svi = SVI(model, guide, torch.optim.Adam, lr=1e-2)
+    for _ in range(10):
+        svi.step(made.batch(SENTENCES[:20]))
+    made.config = {"objective": {"name": "elbo", "is_bound": True, "kl_weights": dict.fromkeys(model.latents, 1.0)}}
+    return made
+
+
+def measured(run: Run, **options: Any) -> Evaluation:
+    return run.evaluate(SENTENCES[:20], particles=1, reconstructions=1, **options)
+
+
+def test_an_evaluation_tells_what_each_latent_carries(run: Run) -> None:
+    found = measured(run, compared=15)
+    measures = ["information", "mismatch", "active", "sensitivity"]
+    assert list(found)[-16:] == [f"{measure}{of}" for of in ("_z_1", "_z_2", "_z_3", "") for measure in measures]
+    assert found.about["compared"] == 15 and found.latents == ("z_1", "z_2", "z_3")
+    assert found["information_z_2"].label == "information of z_2 over 15 texts, at most ln 15 = 2.71"
+    assert 0 < nats(found, "information") <= math.log(15)
+    assert nats(found, "information") == pytest.approx(sum(nats(found, f"information_z_{k}") for k in (1, 2, 3)))
+    plain = json.loads(json.dumps(found.as_dict(), allow_nan=False))["figures"]
+    assert set(plain) == set(found)
+    assert plain["active_z_1"]["units"]["of"]["value"] == 4 and plain["active"]["units"]["of"]["value"] == 12
+    assert plain["sensitivity_z_3"]["units"]["nats/text"]["standard_error"] > 0
+    assert not any(plain[measure]["is_bound"] for measure in measures)
+
+
+def nats(evaluation: Evaluation, name: str) -> float:
+    value = evaluation[name]["nats/text"]
+    assert value is not None
+    return value
+
+
+def test_information_is_less_than_the_divergence_of_a_trained_guide(run: Run) -> None:
+    found = measured(run)
+    whole, told = found["rate"].units["nats/text"], found["information"].units["nats/text"]
+    assert told.value is not None and whole.value is not None and told.error is not None and whole.error is not None
+    assert told.value <= whole.value + 4 * (told.error + whole.error)
+
+
+def test_one_row_for_each_latent(run: Run) -> None:
+    lines = measured(run, compared=12).table().splitlines()
+    start = lines.index("") + 1
+    assert lines[start].startswith("by latent, in nats/text: information is at most ln 12 = 2.48; KL of all 20 texts")
+    assert lines[start + 1].split("  ")[0] == "latent" and lines[start + 1].endswith("sensitivity")
+    assert [line.split()[0] for line in lines[start + 2 : start + 6]] == ["z_1", "z_2", "z_3", "all"]
+    assert lines[start + 6] == "" and not any("KL of z_1" in line for line in lines)
+
+
+def test_the_limit_bounds_it_and_one_text_has_nothing_to_be_compared_with(run: Run) -> None:
+    assert measured(run, limit=7)["information_z_1"].label.endswith("ln 7 = 1.95")
+    for options in ({"limit": 1}, {"compared": 1}):
+        alone = measured(run, **options)
+        assert "information_z_1" not in alone and "kl_z_1" in alone and "KL of z_1" in alone.table()
+
+
+def test_the_seed_decides_and_batches_do_not(run: Run) -> None:
+    one, other = (measured(run, batch_size=size) for size in (20, 7))
+    assert nats(one, "information_z_2") == pytest.approx(nats(other, "information_z_2"), rel=1e-3)
+    assert nats(one, "information_z_2") != nats(measured(run, seed=1), "information_z_2")
