@@ -58,8 +58,8 @@ class DELLAGuide(Guide):
             mean from the prior's and of the log variances.
 
     Raises:
-        ValueError: If an option has no such name, the posterior is residual and the prior no diagonal Gaussian, or the batch
-            is unobserved.
+        ValueError: If an option has no such name, the posterior is residual and the prior no diagonal Gaussian, or the
+            batch is unobserved.
 
     References:
         NVAE: A Deep Hierarchical Variational Autoencoder (Vahdat & Kautz, 2020), for residual posteriors,

@@ -17,10 +17,10 @@ from ..models.batch import Batch
 from ..models.mixture import Mixture
 from ..models.text import AutoregressiveText
 from .batches import once
-from .bounds import importance_weighted
+from .bounds import importance_sweep, importance_weighted
 from .cross_attention import attention_shares
 from .elbo import ELBO, Terms, trace_pair
-from .figures import LEAST_ALPHA, Columns, accuracies, bounds, components, layers, parts, share
+from .figures import LEAST_ALPHA, Columns, accuracies, bounds, components, layers, parts, share, sweep
 from .frozen import frozen
 from .generation import reconstruct
 from .layers import carried
@@ -152,8 +152,10 @@ def _measure_batch(run: Run, batch: Batch, objective: ELBO, particles: int) -> d
     }
     if run.guide is None:
         return values
-    bound = importance_weighted(run.model, run.guide, batch, particles, len(run.corpus.train))
-    return values | {"importance_weighted": -bound} | _measure_mean(run, batch, batch.tokens, batch.mask)
+    swept = importance_sweep(run.model, run.guide, batch, sweep(particles), len(run.corpus.train))
+    costs = {f"importance_weighted_{count}": -bound for count, bound in swept.items()}
+    costs["importance_weighted"] = costs.pop(f"importance_weighted_{particles}")
+    return values | costs | _measure_mean(run, batch, batch.tokens, batch.mask)
 
 
 def _measure_mean(run: Run, batch: Batch, tokens: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> dict[str, Tensor]:

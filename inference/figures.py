@@ -13,7 +13,7 @@ from .layers import Carried
 from .metrics import perplexity, ratio
 from .report import Figure, Quantity
 
-__all__ = ["LEAST_ALPHA", "Columns", "accuracies", "bounds", "components", "layers", "parts", "share"]
+__all__ = ["LEAST_ALPHA", "Columns", "accuracies", "bounds", "components", "layers", "parts", "share", "sweep"]
 
 Column = Float[np.ndarray, " texts"]
 Columns = dict[str, Column]
@@ -27,16 +27,30 @@ def bounds(columns: Columns, particles: int) -> dict[str, Figure]:
     if "importance_weighted" not in columns:  # nothing is latent
         return {"bound": _bound("log-likelihood", elbo, columns, exact=True)}
     figures = {}
-    for name, label, cost in [
-        ("bound", "bound, beta = 1", elbo),
-        ("importance_weighted", f"importance-weighted, K = {particles}", columns["importance_weighted"]),
-    ]:
+    weighted = {f"importance_weighted_{count}": count for count in sweep(particles)[:-1]}
+    weighted["importance_weighted"] = particles
+    rows = [(name, f"importance-weighted, K = {count}", columns[name]) for name, count in weighted.items()]
+    for name, label, cost in [("bound", "bound, beta = 1", elbo), *rows]:
         figures[name] = _bound(label, cost, columns)
-        if "kl_length" in columns:  # minus log p(n), the same for every draw
+        if "kl_length" in columns and name in (
+            "bound",
+            "importance_weighted",
+        ):  # minus log p(n), the same for every draw
             given = cost - columns["kl_length"]
             units = _nats(given, columns) | _bits(given, columns)
             figures[f"{name}_given_length"] = Figure("  given the length", units, "log p(x | n)")
     return figures
+
+
+def sweep(particles: int) -> list[int]:
+    """The numbers of draws that the importance-weighted bound is taken at: in steps of four, up to the largest.
+
+    Examples:
+        >>> sweep(64), sweep(50), sweep(1)
+        ([4, 16, 64], [4, 16, 50], [1])
+    """
+    fewer = [4**power for power in range(1, 16) if 4**power < particles]
+    return [*fewer[-2:], particles]
 
 
 def parts(columns: Columns, objective: ELBO, remarks: Sequence[str] = ()) -> dict[str, Figure]:

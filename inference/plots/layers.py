@@ -62,14 +62,13 @@ def active_units(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
     if not names:
         raise ValueError("the evaluation counted no active units: evaluate a run whose layers have latents.")
     ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
-    units = list(evaluation[names[0]].units)
+    units = [unit for unit in evaluation[names[0]].units if unit.startswith("above")]
     places, width = np.arange(len(names)), 0.8 / len(units)
     for number, unit in enumerate(units):
         counts = [evaluation[name][unit] or 0.0 for name in names]
-        label = unit.removeprefix("at ") if unit.startswith("at ") else unit
-        ax.bar(places + (number + 0.5) * width - 0.4, counts, width, color=_shade(number, len(units)), label=label)
+        ax.bar(places + (number + 0.5) * width - 0.4, counts, width, color=_shade(number, len(units)), label=unit)
     ax.set_xticks(places, [name.removeprefix("active_") for name in names])
-    ax.set(xlabel="latent", ylabel="dimensions")
+    ax.set(xlabel="latent", ylabel="dimensions", ylim=(0, max(evaluation[name]["of"] or 1.0 for name in names)))
     ax.set_title("Active units", loc="left", fontsize="medium", color=INK)
     ax.legend(fontsize="small", frameon=False, title="variance of the posterior mean", title_fontsize="small")
     return _plain(ax)

@@ -7,26 +7,32 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ...guides.della import DELLAGuide
 from ...guides.nvae import NVAEGuide
 from ..folder import write_atomically
 from ..run import Run
 from .attention_map import decoder_attention, figure_size, heat_map
+from .layers import active_units, layer_curves, swap_table
 from .training_curves import HEIGHT, WIDTH, curves
 from .weight_strip import INCHES, weights
 
 __all__ = ["save_all"]
 
 TEXTS = 3  # held-out ones that are drawn unless others are given
+MEASURED = 256  # held-out ones that active units are counted over
 DPI = 150
 
 
 def save_all(run: Run, folder: str | Path | None = None, texts: Sequence[str] | None = None) -> list[Path]:
-    """Write every picture of a run as PNG: ``curves``, and ``weights-1``, ``attention-1`` and so on for each text.
+    """Write every picture of a run as PNG: ``curves``, and what there is to see of its latents.
+
+    Of a mixture, ``weights-1``, ``attention-1`` and so on for each text; of latents in layers, ``layers`` (their KL
+    over the training), ``units`` (how many are active) and ``swap`` (the first text with latents of the second).
 
     Arguments:
         run: Any run.
         folder: Where to; ``plots`` in the run's folder by default. Earlier pictures there are replaced.
-        texts: What to draw weights and attention of; three held-out texts by default.
+        texts: What to draw; three held-out texts by default.
 
     Returns:
         The files, in the order of the names above.
@@ -44,6 +50,8 @@ def save_all(run: Run, folder: str | Path | None = None, texts: Sequence[str] | 
             for number, text in enumerate(texts, 1):
                 figures[f"weights-{number}"] = _weights(run, text)
                 figures[f"attention-{number}"] = _attention(run, text)
+        if isinstance(run.guide, DELLAGuide) and not run.corpus.conditional:
+            figures |= _layers(run, texts)
         return [_save(figure, folder / f"{name}.png") for name, figure in figures.items()]
 
 
@@ -52,6 +60,17 @@ def _curves(run: Run) -> Figure:
     figure = Figure((WIDTH * panels, HEIGHT), layout="constrained")
     curves(run, axes=figure.subplots(1, panels, squeeze=False)[0])
     return figure
+
+
+def _layers(run: Run, texts: Sequence[str]) -> dict[str, Figure]:
+    names = ["layers", "units"]
+    figures = {name: Figure((WIDTH, HEIGHT), layout="constrained") for name in names}
+    layer_curves(run, ax=figures["layers"].subplots())
+    active_units(run.evaluate(limit=MEASURED, particles=1, reconstructions=1), ax=figures["units"].subplots())
+    if len(texts) > 1 and run.model.latents != ("z",):
+        figures["swap"] = Figure((2 * WIDTH, 0.45 * (len(run.model.latents) + 4)))
+        swap_table(run, texts[0], texts[1], ax=figures["swap"].add_axes((0, 0, 1, 1)))
+    return figures
 
 
 def _weights(run: Run, text: str) -> Figure:

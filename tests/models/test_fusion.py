@@ -1,4 +1,4 @@
-"""Fusion: the low-rank product by brute force and as a tensor, the identity at the start, the cache, what is refused."""
+"""Fusion: the low-rank product by brute force and as a tensor, the identity at the start, the cache, bad input."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -434,7 +434,7 @@ def test_probabilistic_attention_goes_with_latents_outside_of_it(kind: FusionKin
         (
             lambda: build("add", condition=2),
             {"latents": latents(3), "condition": CONDITIONS},
-            "a condition of 3 tokens does not fit the decoder's longest of 2; shorten it, or build the decoder with more",
+            "a condition of 3 tokens does not fit the decoder's longest of 2; shorten it, or build the decoder with",
         ),
     ],
 )
