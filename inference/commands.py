@@ -94,12 +94,13 @@ def fit(
             raise ValueError(f"{out} holds no run to go on with: give --data to begin one.")
         imported(MODELS[name].model).check_conditions(condition is not None)
         trunk = None if init_from is None else read_trunk(init_from, size, texts, model)
-        texts["tokenizer"] = None if trunk is None else trunk.tokenizer
-        fields = {"field": field, "condition": condition, "labels": labels}
+        fields: dict[str, Any] = {"field": field, "condition": condition, "labels": labels}
+        fields["tokenizer"] = None if trunk is None else trunk.tokenizer
         corpus = read_corpus(data, folder if rank() == 0 else None, **fields, **texts)
         say(f"reading {corpus.describe()}")
-        options = {"size": size or "tiny", "model": model, "guide": guide, "training": training}
-        prepared = prepare_new(name, corpus, **options, trunk=trunk)
+        prepared = prepare_new(
+            name, corpus, size=size or "tiny", model=model, guide=guide, training=training, trunk=trunk
+        )
         if trunk is not None:
             say(f"starting from {trunk.describe()}")
             if rank() == 0:

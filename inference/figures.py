@@ -26,7 +26,7 @@ def bounds(columns: Columns, particles: int) -> dict[str, Figure]:
     elbo = _total(columns, ["reconstruction", *_sites(columns)])
     if "importance_weighted" not in columns:  # nothing is latent
         return {"bound": _bound("log-likelihood", elbo, columns, exact=True)}
-    figures = {}
+    figures: dict[str, Figure] = {}
     weighted = {f"importance_weighted_{count}": count for count in sweep(particles)[:-1]}
     weighted["importance_weighted"] = particles
     rows = [(name, f"importance-weighted, K = {count}", columns[name]) for name, count in weighted.items()]
@@ -113,7 +113,7 @@ def layers(found: Carried, latents: Sequence[str]) -> dict[str, Figure]:
         "sensitivity": _with_all(found.sensitivity, found.sensitivity_all),
     }
     variance = found.variance.cpu().numpy()
-    figures = {}
+    figures: dict[str, Figure] = {}
     for number, (suffix, what) in enumerate([*((f"_{latent}", latent) for latent in latents), ("", "all latents")]):
         units = {name: {"nats/text": ratio(column[:, number])} for name, column in columns.items()}
         units["active"] = _active(variance[number] if suffix else variance)

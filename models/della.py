@@ -118,10 +118,9 @@ class DELLA(Model):
             latents = self.climb(batch, lambda name, number, summary: pyro.sample(name, self.prior(summary, number)))
             return pyro.sample("text", self.likelihood(self.context(latents, batch), batch.mask), obs=batch.tokens)
 
-    def prior(self, summary: Float[Tensor, "*batch S"], number: int) -> Distribution:
-        """The prior of a latent, given what those below and the condition say."""
-        law: Distribution = self.latent_prior(summary, number)
-        return law
+    def prior(self, summary: Float[Tensor, "*batch S"], number: int) -> Any:
+        """The prior of a latent, given what those below and the condition say: a distribution."""
+        return self.latent_prior(summary, number)
 
     def climb(self, batch: Batch, draw: Draw) -> Float[Tensor, "*batch K p"]:
         """The latents from the lowest one up, as the model and its guide both draw them.

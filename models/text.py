@@ -12,7 +12,7 @@ from torch.distributions import constraints
 
 from .attention import Form
 from .likelihood import TokenLikelihood
-from .memory import Context, Memory, batch_shape, flat
+from .memory import Context, Memory, batch_shape
 from .transformer import Decoder, TransformerConfig
 
 __all__ = ["AutoregressiveText", "decode", "text_mask"]
@@ -152,8 +152,8 @@ def decode(
     # The prompt is read from the right end, where all rows go on, and kept at the left end.
     begun, present = F.pad(prompt, (1, 0), value=config.bos), F.pad(prompt != config.pad, (1, 0), value=True)
     if isinstance(memory, Context) and memory.condition is not None:
-        told = flat(memory, batch)
-        begun, present = torch.cat([told.condition, begun], 1), torch.cat([told.present, present], 1)
+        condition, there = (x.expand(*batch, -1).reshape(len(begun), -1) for x in (memory.condition, memory.present))
+        begun, present = torch.cat([condition, begun], 1), torch.cat([there, present], 1)
     tokens, present = _align(begun, present, right=True)
     mask = None if bool(present.all()) else present
     texts = F.pad(_align(prompt, prompt != config.pad)[0][:, :longest], (0, max_length + 1 - longest), value=config.pad)

@@ -1,0 +1,99 @@
+"""A model of pairs answers to what it is asked: labels and texts as conditions, from training to the command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import pyroformer as pf
+from pyroformer.inference.cli import main
+from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.latents import interpolate
+from pyroformer.inference.run import Run
+
+ANSWERS = {
+    "colour": ["a red one", "a blue one", "a green one"],
+    "count": ["two of them", "nine of them", "six of them"],
+}
+PAIRS = [(label, f"{answer} {n % 9}") for label, answers in ANSWERS.items() for n in range(27) for answer in answers]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A small model that was trained until it minds its labels."""
+    corpus = Corpus.of(PAIRS, vocabulary=290, window=16)
+    torch.manual_seed(0)
+    model = pf.DELLA.for_corpus(corpus, width=32, layers=2, heads=2, latent_size=4)
+    out = tmp_path_factory.mktemp("run") / "run"
+    return pf.fit(model, pf.DELLAGuide(model), corpus, steps=80, batch_size=16, learning_rate=1e-2, out=out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", ANSWERS)
+def test_samples_answer_to_their_label(run: Run, label: str) -> None:
+    middle = {"colour": "one", "count": "of them"}[label]
+    found = run.sample(20, seed=1, condition=label)
+    assert sum(middle in text for text in found) >= 18
+
+
+def test_a_right_label_makes_a_text_likelier(run: Run) -> None:
+    right = run.bound(["a red one 3"], 8, conditions=["colour"])
+    wrong = run.bound(["a red one 3"], 8, conditions=["count"])
+    assert right > wrong + 2
+
+
+def test_samples_hold_no_labels_and_do_not_depend_on_their_number(run: Run) -> None:
+    hot: dict[str, Any] = {"temperature": 5.0, "condition": "count"}
+    assert run.sample(5, seed=3, **hot) == run.sample(9, seed=3, **hot)[:5]
+    assert all(run.tokenizer.encode(text) for text in run.sample(20, seed=4, **hot))
+
+
+def test_the_run_comes_back_from_its_folder(run: Run) -> None:
+    again = pf.load(run.folder.path)
+    assert again.sample(3, seed=5, condition="colour") == run.sample(3, seed=5, condition="colour")
+    assert again.model.config.condition == 1
+
+
+def test_reconstruction_and_evaluation_take_the_conditions_of_the_corpus(run: Run) -> None:
+    label, text = run.corpus.entries("test", 1)[0]
+    assert run.reconstruct(text, conditions=label).original == text
+    found = run.evaluate(particles=4)
+    assert found["bound"].value is not None and "bleu" in found
+    pairs = run.evaluate([("colour", "a red one 3"), ("count", "two of them 4")], particles=4)
+    assert pairs.about["texts"] == 2
+
+
+def test_interpolation_answers_to_one_condition(run: Run) -> None:
+    found = interpolate(run, "a red one 3", "a blue one 4", steps=3, condition="colour")
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda run: run.sample(1), "the run was trained on pairs: give the condition"),
+        (lambda run: run.sample(1, condition="color"), "'color' is none of the 2 labels .* 'colour'"),
+        (lambda run: run.reconstruct("a red one 3"), "the run was trained on pairs: give the condition"),
+        (lambda run: run.evaluate(["a red one 3"]), "these texts lack the conditions"),
+    ],
+)
+def test_a_missing_or_unknown_condition_is_told(run: Run, call: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(run)
+
+
+def test_conditions_that_are_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "pairs.tsv"
+    file.write_text("".join(f"how many is {n} and one\tit is {n + 1}\n" for n in range(60)))
+    out = str(tmp_path / "run")
+    small = "--model.width 16 --model.layers 2 --model.heads 2 --model.latent_size 4 --vocabulary 270 --window 24"
+    command = f"fit della --data {file} --condition 0 --out {out} --steps 2 {small}"
+    assert main(command.split()) == 0
+    assert main(["sample", out, "-n", "2", "--condition", "how many is 3 and one"]) == 0
+    assert main(["reconstruct", out, "--text", "it is 4", "--condition", "how many is 3 and one"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert len(lines) == 3 and lines[2]["original"] == "it is 4"
+    assert main(["sample", out, "--condition", "how many " * 30]) == 1
+    assert "the model's window is 24: shorten it" in capsys.readouterr().err
