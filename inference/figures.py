@@ -99,7 +99,7 @@ def layers(found: Carried, latents: Sequence[str]) -> dict[str, Figure]:
         "sensitivity": _with_all(found.sensitivity, found.sensitivity_all),
     }
     variance = found.variance.cpu().numpy()
-    figures = {}
+    figures: dict[str, Figure] = {}
     for number, (suffix, what) in enumerate([*((f"_{latent}", latent) for latent in latents), ("", "all latents")]):
         units = {name: {"nats/text": ratio(column[:, number])} for name, column in columns.items()}
         units["active"] = _active(variance[number] if suffix else variance)
