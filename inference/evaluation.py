@@ -1,4 +1,4 @@
-r"""How good a fitted model is: bounds of log p(x), what they are made of, and what comes back from the posterior.
+r"""How good a fitted model is: bounds of log p(x), what they are made of, what each latent carries, what comes back.
 
 Whatever was trained, the bound is that of the model that is sampled: beta = 1, exact divergences, the length included.
 """

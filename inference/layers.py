@@ -268,9 +268,11 @@ def _drops(
     model: DELLA, batch: Batch, latents: Float[Tensor, "B K p"], others: Float[Tensor, "B K p"]
 ) -> Float[Tensor, "B K_and_1"]:
     """How far the log-likelihood drops when each latent, and when all, are others."""
+    tokens = batch.tokens
+    assert tokens is not None  # the guide has read them
 
     def score(latents: Tensor) -> Tensor:
-        return model.likelihood(model.context(latents, batch), batch.mask).log_prob(batch.tokens).double()
+        return model.likelihood(model.context(latents, batch), batch.mask).log_prob(tokens).double()
 
     swapped = [
         torch.cat([latents[:, :number], others[:, number : number + 1], latents[:, number + 1 :]], 1)
@@ -281,7 +283,7 @@ def _drops(
 
 def _without_fillers(batch: Batch) -> Batch:
     real = batch.weight > 0
-    return Batch(*(None if part is None else part[real] for part in batch))
+    return batch._replace(**{name: part[real] for name, part in batch._asdict().items() if part is not None})
 
 
 def _check(texts: int, draws: int) -> None:

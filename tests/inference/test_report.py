@@ -37,6 +37,35 @@ def test_table() -> None:
     ]
 
 
+def nats(value: float) -> Figure:
+    return Figure("", {"nats/text": Quantity(value, 0.1)})
+
+
+def test_a_row_for_each_latent() -> None:
+    active = {
+        f"active{of}": Figure("", {"above 0.01": Quantity(low), "above 0.2": Quantity(high), "of": Quantity(size)})
+        for of, low, high, size in [("_z_1", 8.0, 3.0, 32.0), ("_z_2", 0.0, 0.0, 32.0), ("", 8.0, 3.0, 64.0)]
+    }
+    kl = {f"kl_z_{k}": Figure("KL", {"nats/token": Quantity(0.1), "nats/text": Quantity(float(k))}) for k in (1, 2)}
+    rate = {"rate": Figure("rate", {"nats/token": Quantity(0.2), "nats/text": Quantity(3.0)})}
+    others = {
+        f"{name}{of}": nats(value)
+        for name in ("information", "mismatch", "sensitivity")
+        for of, value in [("_z_1", 0.5), ("_z_2", -0.001), ("", 12.0)]
+    }
+    evaluation = Evaluation(kl | rate | others | active, {"texts": 900, "compared": 512}, ("z_1", "z_2"))
+    assert evaluation.table().splitlines() == [
+        "      nats/token  nats/text  bits/byte  perplexity   bound on",
+        "rate       0.200       3.00                          not a bound",
+        "",
+        "by latent, in nats/text: information is at most ln 512 = 6.24; KL of all 900 texts, the rest of 512",
+        "latent    KL  information  mismatch  active > 0.01  active > 0.2  sensitivity",
+        "z_1     1.00        0.500     0.500         8 / 32        3 / 32        0.500",
+        "z_2     2.00       -0.001    -0.001         0 / 32        0 / 32       -0.001",
+        "all     3.00        12.00     12.00         8 / 64        3 / 64        12.00",
+    ]
+
+
 def test_json_holds_numbers_that_are_finite_or_null() -> None:
     plain = json.loads(json.dumps(EVALUATION.as_dict(), allow_nan=False))
     assert plain["about"]["texts"] == 3
