@@ -76,6 +76,7 @@ def complaint(arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, 
 
 FIT = "fit nvae --data {here}/good.txt --out {here}/new " + TINY
 READ = "fit lm --out {here}/new --data {here}/"
+DELLA = "fit della --data {here}/good.txt --out {here}/new "
 CASES = [
     # files
     (READ + "none.txt", 1, r"none\.txt does not exist\. Give a \.txt, .* file, or a folder"),
@@ -97,10 +98,14 @@ CASES = [
     (READ + "good.txt --window 3", 1, "a window of 3 tokens is too short for text: give at least 8"),
     (READ + "good.txt --vocabulary 100", 1, "vocabulary of 100 is too small: .* Give at least 259"),
     # what was typed
-    ("train lm", 2, "command 'train' is unknown: choose one of fit, evaluate, sample, reconstruct, plot, demo"),
-    ("fit", 2, r"fit needs a model first: pyroformer fit lm\|nvae --data FILE --out FOLDER"),
+    (
+        "train lm",
+        2,
+        "command 'train' is unknown: choose one of fit, evaluate, sample, reconstruct, interpolate, swap, ",
+    ),
+    ("fit", 2, r"fit needs a model first: pyroformer fit lm\|della\|nvae --data FILE --out FOLDER"),
     ("fit --steps 3", 2, "fit needs a model first"),
-    ("fit gpt5 --data x --out y", 2, "model 'gpt5' is unknown: choose one of lm, nvae"),
+    ("fit gpt5 --data x --out y", 2, "model 'gpt5' is unknown: choose one of lm, della, nvae"),
     (FIT + " --model.widht 3", 2, r"has no option --model\.widht: did you mean --model\.width\? See .* --help"),
     (FIT + " --batch-size 3", 2, r"has no option --batch-size: did you mean --batch_size\? See .* --help"),
     (FIT + " twice", 2, "'twice' is one argument too many for pyroformer fit nvae. See .* --help"),
@@ -177,6 +182,17 @@ CASES = [
     ("evaluate {here}/nvae --particles 0", 1, "particles is 0: give a positive whole number"),
     ("evaluate {here}/nvae --limit -3", 1, "limit is -3: give a positive whole number"),
     ("evaluate {here}/nvae --data {here}/blank.txt", 1, r"blank\.txt holds only blank lines"),
+    (DELLA + "--model.latent_size 0", 1, "latent_size is 0: a latent needs at least one dimension"),
+    (DELLA + "--model.rank 0", 1, "the rank of a fusion is 0: it must be at least 1"),
+    (DELLA + "--model.first_layer 2 --model.last_layer 1", 1, "latents enter layers 2 to 1: give first_layer and last"),
+    (DELLA + "--model.last_layer 9", 1, "latents enter layers 1 to 9: .* from 1 to the 2 layers that there are"),
+    (DELLA + "--model.fusion glue", 2, "--model.fusion is 'glue': give one of product, collapsed, add, film, memory"),
+    (DELLA + "--model.attention probabilistic", 1, "fusion 'product' changes what softmax attention attends to"),
+    (DELLA + "--guide.posterior half", 2, "--guide.posterior is 'half': give one of full, residual"),
+    ("swap {here}/nvae --text one --other two", 1, "the latents of this NVAE belong to no layers"),
+    ("swap {here}/nvae --text one --other two --layers x", 1, "layers 'x' is no list of layers: write 2, or 1-3"),
+    ("interpolate {here}/lm --text one --other two", 1, "a LanguageModel has no latents"),
+    ("interpolate {here}/nvae --text one", 1, "--other is missing: give a text of at least one word"),
     ("sample {here}/nvae -n 0", 1, "-n is 0: give a positive whole number"),
     ("sample {here}/nvae --temperature 0", 1, r"temperature is 0\.0: give a positive number, or"),
     ("sample {here}/nvae --top_p 1.5", 1, r"top_p is 1\.5: give a share above 0, up to 1"),
