@@ -43,11 +43,11 @@ class CompiledObjective(nn.Module):
             raise RuntimeError(f"torch {torch.__version__} cannot capture a whole objective: use compile='blocks'.")
 
         @nonstrict  # type: ignore[untyped-decorator]
-        def losses(state: dict[str, Tensor], mode: int, batch: tuple[Tensor | None, ...]) -> dict[str, Tensor]:
-            result: dict[str, Tensor] = functional_call(_Losses(objective), state, (Batch(*batch),), tie_weights=False)  # type: ignore[arg-type]
+        def losses(state: dict[str, Tensor], mode: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            result: dict[str, Tensor] = functional_call(_Losses(objective), state, (Batch(**batch),), tie_weights=False)
             return result
 
-        def entry(state: dict[str, Tensor], mode: int, batch: tuple[Tensor | None, ...]) -> dict[str, Tensor]:
+        def entry(state: dict[str, Tensor], mode: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
             result: dict[str, Tensor] = losses(state, mode, batch)
             return result
 
@@ -60,8 +60,9 @@ class CompiledObjective(nn.Module):
         """What :meth:`Objective.losses` returns, from the graph."""
         state = _state(_Losses(self.objective))
         mode = sum(int(module.training) << i % 60 for i, module in enumerate(self.objective.modules()))
+        parts = {name: part for name, part in batch._asdict().items() if part is not None}  # a graph takes no None
         with pyro.settings.context(**NO_VALIDATION):  # validation reads values, which no graph can hold
-            result: dict[str, Tensor] = self._entry(state, mode, tuple(batch))
+            result: dict[str, Tensor] = self._entry(state, mode, parts)
         return result
 
 

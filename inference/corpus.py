@@ -156,7 +156,7 @@ class Corpus:
         name: str = "",
         blank: int = 0,
     ) -> "Corpus":
-        """Strings or pairs (condition, text), split as in :meth:`read`, or a dictionary of them by split."""
+        """Strings or pairs (condition, text), split as in :meth:`read`, or a dictionary of either by split."""
         _check(vocabulary, window, long)
         parts = _separated(texts if isinstance(texts, Mapping) else reading.divide(list(texts), seed))
         read, conditions = parts["train"]
@@ -230,7 +230,8 @@ class Corpus:
         texts, conditions = separated(entries)
         if len(texts) and self.conditional and conditions is None:
             raise ValueError(
-                "these texts lack the conditions that those of the corpus have: give pairs (condition, text)."
+                "these texts lack the conditions that those of the corpus have: give pairs (condition, text), or the "
+                "file's field with --condition."
             )
         if len(texts) and conditions is not None and not self.conditional:
             raise ValueError("these texts have conditions, and those of the corpus have none: give the texts alone.")
@@ -244,8 +245,8 @@ class Corpus:
     def batches(self, split: str = "train", batch_size: int = 64, *, epochs: int = 1, seed: int = 0) -> Iterator[Batch]:
         """Batches for a loop of one's own: ``train`` shuffled anew each epoch, the others shortest first.
 
-        Every batch has ``batch_size`` rows and one of at most six widths. Texts weigh 1 / number of texts in the batch;
-        the last batch of an epoch is filled with rows of weight zero.
+        Every batch has ``batch_size`` rows and one of at most six widths; its conditions have one of at most three.
+        Texts weigh 1 / number of texts in the batch; the last batch of an epoch is filled with rows of weight zero.
         """
         if split not in reading.SPLITS:
             raise ValueError(f"there is no split {split!r}: give {', '.join(reading.SPLITS)}.")

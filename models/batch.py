@@ -78,7 +78,9 @@ class Batch(NamedTuple):
     def _given(self, conditions: list[list[int]]) -> "Batch":
         """The batch with a condition for each of its texts."""
         if len(conditions) != len(self.weight):
-            raise ValueError(f"{len(conditions)} conditions for {len(self.weight)} texts: give one for each.")
+            raise ValueError(
+                f"texts: {len(self.weight)}, conditions: {len(conditions)}; give one condition for each text."
+            )
         condition, mask = (part.to(self.weight.device) for part in _padded(conditions))
         return self._replace(condition=condition, condition_mask=mask)
 

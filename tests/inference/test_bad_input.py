@@ -51,6 +51,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (here / "no.jsonl").write_text("{'a': 1}\n" * 30)
     (here / "other.jsonl").write_text('{"body": "a text"}\n' * 30)
     (here / "wide.tsv").write_text("a\tb\n" * 30)
+    (here / "pairs.tsv").write_text("".join(f"{'odd' if i % 2 else 'even'}\tNumber {i}.\n" for i in range(40)))
     (here / "folder").mkdir()
     (here / "thesis").mkdir()
     (here / "thesis" / "thesis.tex").write_text("dear")
@@ -97,6 +98,9 @@ CASES = [
     ("fit lm --data builtin --field x --out {here}/new", 1, "the built-in texts have no field 'x': leave --field out"),
     (READ + "good.txt --window 3", 1, "a window of 3 tokens is too short for text: give at least 8"),
     (READ + "good.txt --vocabulary 100", 1, "vocabulary of 100 is too small: .* Give at least 259"),
+    (READ + "pairs.tsv --condition 0", 1, "LanguageModel does not read the conditions .*: leave the condition out, or"),
+    (FIT + " --condition 0", 1, "NVAE does not read the conditions that the texts come with: leave the condition out"),
+    (READ + "good.txt --labels true", 1, "labels are conditions, and these texts have none: give pairs, or leave lab"),
     # what was typed
     (
         "train lm",
@@ -114,6 +118,7 @@ CASES = [
     (FIT + " --size huge", 2, "--size is 'huge': give one of tiny, small, base"),
     (FIT + " --precision 16", 2, "--precision is '16': give one of 32, bf16"),
     (FIT + " --compile yes", 2, "--compile is 'yes': give one of auto, off, blocks, full"),
+    (FIT + " --labels few", 2, "--labels is 'few': give true or false"),
     (FIT + " --long cut", 2, "--long is 'cut': give one of split, drop"),
     (FIT + " --vocabulary large", 2, "--vocabulary is 'large': give a whole number or auto"),
     (FIT + " --objective loss", 2, "--objective is 'loss': give one of elbo, nvib"),
@@ -193,6 +198,13 @@ CASES = [
     ("swap {here}/nvae --text one --other two --layers x", 1, "layers 'x' is no list of layers: write 2, or 1-3"),
     ("interpolate {here}/lm --text one --other two", 1, "a LanguageModel has no latents"),
     ("interpolate {here}/nvae --text one", 1, "--other is missing: give a text of at least one word"),
+    (
+        "evaluate {here}/lm --data {here}/pairs.tsv --condition 0",
+        1,
+        "these texts have conditions, and those of the corpus have none: give the texts alone",
+    ),
+    ("evaluate {here}/lm --data {here}/good.txt --condition 0", 1, r"line 1 of .*good\.txt has no tab: a pair is a"),
+    ("evaluate {here}/lm --data {here}/pairs.tsv --condition 0 --field 0", 1, "are both column 0: name two different"),
     ("sample {here}/nvae -n 0", 1, "-n is 0: give a positive whole number"),
     ("sample {here}/nvae --temperature 0", 1, r"temperature is 0\.0: give a positive number, or"),
     ("sample {here}/nvae --top_p 1.5", 1, r"top_p is 1\.5: give a share above 0, up to 1"),
