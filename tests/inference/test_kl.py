@@ -196,6 +196,23 @@ def test_dimensions_add_up_under_masks_scales_and_for_sites_that_all_texts_share
         torch.testing.assert_close(terms.penalty[site].flatten(1).sum(-1), terms.kl[site])
 
 
+def test_plates_inside_a_text_are_summed_over_and_dimensions_are_not() -> None:
+    class Parts(LocalModule):
+        def __init__(self, mean: float) -> None:
+            super().__init__()
+            self.mean = mean
+
+        def forward(self, x: Tensor) -> None:
+            with pyro.plate("texts", len(x), dim=-2):
+                with pyro.plate("parts", 2, dim=-1):
+                    pyro.sample("z_1", dist.Normal(self.mean * x.view(3, 2, 2), 1.0).to_event(1))
+                if self.mean == 0:
+                    pyro.sample("text", dist.Normal(torch.zeros(4), 1.0).to_event(1), obs=x[:, None])
+
+    terms = ELBO(free_bits=FreeBits(0.1, ("z_1",), "dimension")).terms(Parts(0.0), Parts(2.0), DATA)
+    torch.testing.assert_close(terms.penalty["z_1"], 2 * DATA.view(3, 2, 2).square().sum(1))
+
+
 def test_particles_are_averaged_before_the_hinge() -> None:
     terms = ELBO(num_particles=3, free_bits=FreeBits(0.1, SITES, "dimension")).terms(Chain(), Posterior(), DATA)
     assert terms.penalty["z_2"].shape == (3, 2)
