@@ -75,6 +75,13 @@ def lm(here: Path) -> Path:
     return here / "lm"
 
 
+@pytest.fixture(scope="module")
+def della(here: Path) -> Path:
+    two = TINY.replace("--model.layers 1", "--model.layers 2 --model.latent_size 4")
+    assert main(shlex.split(f"fit della --data {here}/texts.txt --out {here}/della --steps 3 {two}")) == 0
+    return here / "della"
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_fit_says_what_it_does(model: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = here / f"said-{model}"
@@ -83,7 +90,7 @@ def test_fit_says_what_it_does(model: str, here: Path, capsys: pytest.CaptureFix
     assert re.match(r"training on .*, float32, \w+ tiny, [\d,]+ parameters", said[1])
     assert re.match(r"100 % \| step 3 \| objective.* \d+\.\d\d \| ", said[2])
     assert ("objective (nvib, not a bound)" in said[2]) == (model == "nvae")
-    assert ("KL" in said[2]) == (model == "nvae")
+    assert ("KL" in said[2]) == (model != "lm")
     assert said[3:] == [f"best at step 3; run saved in {out}"]
 
 
@@ -251,12 +258,31 @@ assert not heavy, heavy
     assert done.returncode == 0, done.stderr
 
 
+def test_interpolate_and_swap_write_a_line_of_json_each(della: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = "--text 'Number 1 is odd.' --other 'Number 2 is even.'"
+    between = [json.loads(line) for line in command(f"interpolate {della} {texts} --steps 3", capsys).splitlines()]
+    assert [item["share"] for item in between] == [0.0, 0.5, 1.0]
+    swapped = [json.loads(line) for line in command(f"swap {della} {texts}", capsys).splitlines()]
+    assert [item["layers"] for item in swapped] == [[], [1], [2], [1, 2]]
+    assert swapped[0]["text"] == between[0]["text"] and swapped[-1]["text"] == between[-1]["text"]
+    hot = command(f"swap {della} {texts} --layers 1-2 --temperature 3 --seed 1", capsys)
+    assert hot == command(f"swap {della} {texts} --layers 1-2 --temperature 3 --seed 1", capsys)
+
+
+def test_evaluate_says_what_each_layer_carries(della: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = della / "test.json"
+    table = command(f"evaluate {della} --particles 5 --json {file}", capsys)
+    assert "importance-weighted, K = 4" in table and "importance-weighted, K = 5" in table
+    figures = json.loads(file.read_text(), parse_constant=pytest.fail)["figures"]
+    assert {"kl_z_1", "information_z_2", "mismatch_z_1", "active_z_2", "sensitivity"} <= set(figures)
+
+
 def test_as_a_module() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pyroformer", "fit", "nvea"], capture_output=True, text=True, env=environment()
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: model 'nvea' is unknown: choose one of lm, nvae.\n"
+    assert done.stderr == "error: model 'nvea' is unknown: choose one of lm, della, nvae.\n"
 
 
 def test_fit_takes_the_kind_of_attention(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
