@@ -24,18 +24,24 @@ class Pretrained(Trunk):
     A decoder that starts from it gives every token GPT-2's logit. Its vocabulary is our three special tokens, then
     GPT-2's without ``<|endoftext|>``, whose row of the embedding the ends of a text take over: GPT-2 saw it at both.
     Padding has the mean :math:`\bar e` of all rows, so that it is never likely. (A row of zeros would be nearly
-    certain: GPT-2's logits are far below 0.) With
+    certain: GPT-2's logits are far below 0.) So
 
     .. math::
         \log p(x_t \mid x_{<t}) = \log p_\text{GPT-2}(x_t \mid x_{<t})
                                   - \log \left( 1 + p_\text{GPT-2}(\text{end}) + e^{\bar\ell} / Z \right), \qquad
         \bar\ell = h_t \cdot \bar e \le \log (Z / V)
 
-    the loss before training is GPT-2's, and up to :math:`\log 2` more where a text is about to end, as long as the
-    beginning of a text is as likely there as its end.
+    where :math:`Z` normalises the probabilities of GPT-2's :math:`V` tokens. The loss before training is GPT-2's, and up
+    to :math:`\log 2` more where a text may end: until training tells them apart, its beginning is as likely there.
 
     Arguments:
-        tokenizer: GPT-2's, with our special tokens.
+        name: What messages call it.
+        config: Its sizes and options, with our vocabulary.
+        weights: By the names of :class:`~pyroformer.models.transformer.Decoder`, with a row for each of our tokens.
+        tokenizer: GPT-2's merges behind our special tokens.
+
+    Raises:
+        ValueError: If a weight is missing, unknown, or of another shape.
 
     References:
         Language Models are Unsupervised Multitask Learners (Radford et al., 2019),
