@@ -31,8 +31,8 @@ class Pretrained(Trunk):
                                   - \log \left( 1 + p_\text{GPT-2}(\text{end}) + e^{\bar\ell} / Z \right), \qquad
         \bar\ell = h_t \cdot \bar e \le \log (Z / V)
 
-    where :math:`Z` normalises the probabilities of GPT-2's :math:`V` tokens. The loss before training is GPT-2's, and up
-    to :math:`\log 2` more where a text may end: until training tells them apart, its beginning is as likely there.
+    where :math:`Z` normalises the probabilities of GPT-2's :math:`V` tokens. The loss before training is GPT-2's, and
+    up to :math:`\log 2` more where a text may end: until training tells them apart, its beginning is as likely there.
 
     Arguments:
         name: What messages call it.

@@ -21,7 +21,9 @@ from pyroformer.inference.corpus import Corpus
 from pyroformer.inference.pretrained import Pretrained
 from pyroformer.inference.run import load
 from pyroformer.models.batch import BOS, EOS, PAD, Batch
+from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
+from pyroformer.models.memory import Context
 from pyroformer.models.nvae import NVAE
 
 transformers = pytest.importorskip("transformers", reason="it writes the models that are read here")
@@ -205,6 +207,15 @@ def test_an_nvae_starts_from_it_with_cross_attention_of_its_own(trunk: Pretraine
     own = dict(model.decoder.named_parameters())
     assert all(torch.equal(own[name], value) for name, value in trunk.weights.items())
     assert {name.split(".")[2] for name in own.keys() - trunk.weights.keys()} == {"cross", "cross_norm"}
+
+
+@pytest.mark.parametrize("fusion", ["product", "collapsed", "add", "film", "embedding", "softmax"])
+def test_della_starts_as_gpt2_whatever_its_latents_are(trunk: Pretrained, corpus: Corpus, fusion: Any) -> None:
+    plain = LanguageModel.for_corpus(corpus, trunk=trunk).eval()
+    model = DELLA.for_corpus(corpus, trunk=trunk, fusion=fusion, latent_size=4).eval()
+    tokens = torch.as_tensor(corpus.test.ids(0))[None]
+    latents = Context(torch.randn(1, len(model.latents), 4))
+    assert torch.allclose(model.likelihood(latents).likelihood(tokens).logits(), logits(plain, tokens), atol=1e-5)
 
 
 def test_options_win_where_gpt2_does_not_decide(trunk: Pretrained, corpus: Corpus) -> None:
