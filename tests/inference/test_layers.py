@@ -185,7 +185,7 @@ def test_information_is_at_most_the_divergence_and_what_tells_the_texts_apart(op
     surplus = found.kl.sum(-1) - found.information.sum(-1)
     assert surplus.mean() > -4 * surplus.std() / math.sqrt(180)
     below = found.information.mean(0) + 4 * found.information.std(0) / math.sqrt(180)
-    assert (below > 0).all() and found.information.sum(-1).mean() > 0.1
+    assert (below > -1e-9).all() and found.information.sum(-1).mean() > 0.1
 
 
 def test_the_divergence_is_that_of_the_bound() -> None:
