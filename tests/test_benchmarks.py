@@ -71,3 +71,20 @@ def test_uncertainty(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Non
     rows = numbers(script.table(script.compare(script.bimodal, script.to_nearer_branch, 1)))
     assert rows["mixture, mode"][0] < rows["mean and variance"][0]
     assert rows["mixture, mode"][3] < 0.3 < rows["mean and variance"][3]
+
+
+@pytest.mark.parametrize("script", ["della"], indirect=True)
+def test_della(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "LENGTH", 8)
+    rows = numbers(script.report(width=16, layers=2, vocabulary=40, texts=4, time=8, repeats=1))
+    assert rows["by hand"][1] == 1.0
+    assert 1.0 < rows["collapsed"][3] < rows["product"][3]  # activations
+
+
+@pytest.mark.parametrize("script", ["della_table"], indirect=True)
+def test_the_models_of_the_table_are_of_one_size(script: ModuleType) -> None:
+    config = script.TransformerConfig(vocabulary=60, window=8, width=32, layers=2, heads=2)
+    sizes = {name: script.parameters(*script.make(name, script.equal(name, config))) for name in script.VARIANTS}
+    assert max(sizes.values()) < 1.01 * min(sizes.values())
+    done = [task.file for task in script.tasks(2, list(script.VARIANTS))]
+    assert len(set(done)) == len(done) == 2 * (2 * len(script.VARIANTS) - 1)
