@@ -18,7 +18,8 @@ class Decoding:
     .. math:: x \sim p, \qquad p_v \propto \exp(l_v / \tau) \; [v \in K] \; [v \in N]
 
     :math:`K` are the ``top_k`` most probable tokens, :math:`N` the fewest of them that together hold a share ``top_p``
-    of what :math:`K` holds. All defaults together draw from the model itself.
+    of what :math:`K` holds. All defaults together draw from the model itself. There is no
+    beam search: all models are compared under one rule for one token after the other.
 
     Arguments:
         temperature: :math:`\tau`; below 1 sharpens, above 1 flattens.
