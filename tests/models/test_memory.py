@@ -130,9 +130,9 @@ def test_an_empty_context_is_refused() -> None:
 
 @pytest.mark.parametrize("given", [0, 3])
 def test_a_batch_has_a_condition_for_each_text_or_none(given: int) -> None:
-    with pytest.raises(ValueError, match=f"{given} conditions for 2 texts: give one for each"):
+    with pytest.raises(ValueError, match=f"texts: 2, conditions: {given}; give one condition for each text"):
         Batch.pad([[5, 2], [2]], conditions=[[7]] * given)
-    with pytest.raises(ValueError, match=f"{given} conditions for 2 texts: give one for each"):
+    with pytest.raises(ValueError, match=f"texts: 2, conditions: {given}; give one condition for each text"):
         Batch.unobserved(2, conditions=[[7]] * given)
 
 
