@@ -1,7 +1,7 @@
 """What DELLA costs: a training step, the activations that it keeps, and sampling; side by side in one process.
 
 by hand     an encoder pass and a decoder pass of the same trunk in plain PyTorch, the mean state of the one added to
-            the embeddings of the other; no latents
+            the embeddings of the other; no latents, and our readout
 collapsed   DELLA whose product is collapsed, as published
 product     DELLA with the true product of rank 4
 
@@ -26,6 +26,7 @@ from pyroformer.guides.della import DELLAGuide
 from pyroformer.inference.elbo import ELBO
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.della import DELLA
+from pyroformer.models.likelihood import TokenLikelihood
 from pyroformer.models.memory import Context
 from pyroformer.models.text import decode
 from pyroformer.models.transformer import Block, Decoder, TransformerConfig, compile_blocks
@@ -51,9 +52,8 @@ def by_hand(trunk: Decoder, batch: Batch) -> Tensor:
     x = trunk.embedding(before) + mean
     for block in trunk.blocks:
         x = block(x, causal=True)
-    logits = F.linear(trunk.norm(x), trunk.embedding.tokens.weight)
-    nats = F.cross_entropy(logits.flatten(0, 1), batch.tokens.flatten(), reduction="none").view(batch.tokens.shape)
-    return (batch.weight * (nats * batch.mask).sum(-1)).sum()
+    readout = TokenLikelihood(trunk.norm(x), *trunk.readout, mask=batch.mask, validate_args=False)
+    return -(batch.weight * readout.log_prob(batch.tokens)).sum()
 
 
 def ways(config: TransformerConfig, batch: Batch, device: str) -> dict[str, tuple[nn.Module, Callable[[], Tensor]]]:

@@ -26,6 +26,7 @@ MODELS = {
     "lm": ModelClasses("pyroformer.models.language_model:LanguageModel", None),
     "della": ModelClasses("pyroformer.models.della:DELLA", "pyroformer.guides.della:DELLAGuide"),
     "nvae": ModelClasses("pyroformer.models.nvae:NVAE", "pyroformer.guides.nvae:NVAEGuide"),
+    "vae": ModelClasses("pyroformer.models.vae:VAE", "pyroformer.guides.vae:VAEGuide"),
 }
 NETWORK = "pyroformer.models.config:TransformerConfig"
 SIZED = ("width", "layers", "heads")  # what --size decides

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..guides.della import DELLAGuide
+from ..guides.nvae import Posterior
 from ..models.batch import Batch
 from ..models.mixture import Mixture
 from ..models.text import AutoregressiveText
@@ -167,11 +168,15 @@ def _measure_mean(run: Run, batch: Batch, tokens: Int[Tensor, "B T"], mask: Bool
     hits = {"hits": _hits(model.likelihood(memory, mask), tokens, mask)}
     if not isinstance(memory, Mixture):
         return hits
-    return hits | {
+    hits |= {
         "components": posterior.mask.sum(-1),
+        "kept_attention": holding(attention_shares(model.decoder, tokens, mask, memory)),
+    }
+    if not isinstance(posterior, Posterior):
+        return hits
+    return hits | {
         "kept_alpha": (posterior.mask & (posterior.log_alpha > math.log(LEAST_ALPHA))).sum(-1),
         "kept_entropy": effective_components(posterior.log_weights),
-        "kept_attention": holding(attention_shares(model.decoder, tokens, mask, memory)),
     }
 
 

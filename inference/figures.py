@@ -93,6 +93,8 @@ def components(columns: Columns) -> dict[str, Figure]:
     }
     figures = {}
     for name, label in labels.items():
+        if name not in columns:
+            continue
         of_all = ratio(columns[name] / columns["components"])
         figures[name] = Figure(label, {"components": ratio(columns[name]), "of the text's": of_all})
     return figures

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from pyro import poutine
 from torch import Tensor
 
+from ..guides.nvae import Posterior
 from ..models.batch import Batch
 from ..models.memory import Memory, batch_shape, stacked
 from ..models.mixture import Mixture
@@ -72,10 +73,11 @@ def reconstruct(
         for items in _chunks(len(texts), batch_size):
             originals = [texts[item] for item in items]
             batch = run.batch(originals, None if conditions is None else [conditions[item] for item in items])
-            memory = _posterior(run, batch).memory()
+            posterior = _posterior(run, batch)
+            memory = posterior.memory()
             tokens = write(_likelihood(run, memory), decoding, _noise(run, seed, items), words=words)
             written = run.tokenizer.decode_batch(tokens)
-            weights = _per_token(memory, batch) if isinstance(memory, Mixture) else [None] * len(items)
+            weights = _per_token(memory, batch) if isinstance(posterior, Posterior) else [None] * len(items)
             for text, original, kept in zip(written, originals, weights, strict=True):
                 pieces = tuple(run.tokenizer.pieces(original))
                 result.append(Reconstruction.of(text, original, pieces, kept))

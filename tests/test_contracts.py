@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
+from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.elbo import ELBO
 from pyroformer.inference.nvib import NVIB
 from pyroformer.inference.svi import SVI
@@ -23,6 +24,7 @@ from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.recipe import build, describe
 from pyroformer.models.transformer import TransformerConfig
+from pyroformer.models.vae import VAE
 
 CONFIG = TransformerConfig(vocabulary=30, window=12, width=16, layers=2, heads=2, dropout=0.0)
 TEXTS = [[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]]
@@ -39,6 +41,11 @@ def nvae(kappa: int = 1, **options: Any) -> Callable[[], Pair]:
         return Pair(model, NVAEGuide(model, **options))
 
     return make
+
+
+def vae() -> Pair:
+    model = VAE(CONFIG)
+    return Pair(model, VAEGuide(model))
 
 
 def probabilistic(**options: Any) -> TransformerConfig:
@@ -65,6 +72,7 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "nvae-isotropic": nvae(variance="isotropic"),
     "nvae-shared": nvae(variance="shared"),
     "nvae-kappa-3": nvae(kappa=3),
+    "vae": vae,
     "della": della(),
     "della-collapsed-upper": della(fusion="collapsed", first_layer=2),
     "della-residual-separate": della(guide={"posterior": "residual", "encoder": "separate"}, first_prior="learned"),

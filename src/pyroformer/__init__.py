@@ -10,6 +10,7 @@ __all__ = [
     "ELBO",
     "NVAE",
     "SVI",
+    "VAE",
     "Batch",
     "Corpus",
     "DELLAGuide",
@@ -20,6 +21,7 @@ __all__ = [
     "Pretrained",
     "ProbabilisticAttention",
     "Run",
+    "VAEGuide",
     "attend",
     "distributions",
     "em",
@@ -39,6 +41,7 @@ _HOMES = {
     "ELBO": "inference.elbo:ELBO",
     "NVAE": "models.nvae:NVAE",
     "SVI": "inference.svi:SVI",
+    "VAE": "models.vae:VAE",
     "Batch": "models.batch:Batch",
     "Corpus": "inference.corpus:Corpus",
     "DELLAGuide": "guides.della:DELLAGuide",
@@ -49,6 +52,7 @@ _HOMES = {
     "Pretrained": "inference.pretrained:Pretrained",
     "ProbabilisticAttention": "models.probabilistic_attention:ProbabilisticAttention",
     "Run": "inference.run:Run",
+    "VAEGuide": "guides.vae:VAEGuide",
     "attend": "models.attention:attend",
     "distributions": "models.distributions",
     "em": "inference.em",
@@ -65,6 +69,7 @@ if TYPE_CHECKING:
     from . import guides, inference, models
     from .guides.della import DELLAGuide
     from .guides.nvae import NVAEGuide
+    from .guides.vae import VAEGuide
     from .inference import em
     from .inference import plots as plot
     from .inference.corpus import Corpus

@@ -1,0 +1,84 @@
+r"""The posterior of the Gaussian autoencoder: a Transformer encoder turns each token into a Gaussian.
+
+The story of one text::
+
+    h_1..h_n            = encoder(text), which reads tokens through the decoder's embedding
+    mu_i, sigma_i^2     read off h_i by linear heads
+    z_i ~ Normal(mu_i, sigma_i^2)
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ..models.batch import Batch
+from ..models.mixture import Mixture
+from ..models.transformer import Encoder
+from ..models.vae import VAE
+from .base import Guide
+
+__all__ = ["GaussianPosterior", "VAEGuide"]
+
+
+class GaussianPosterior(NamedTuple):
+    """Parameters of the posterior of each vector, and how a model makes a memory of vectors."""
+
+    mean: Float[Tensor, "*batch N P"]
+    variance: Float[Tensor, "*batch N P"]
+    mask: Bool[Tensor, "*batch N"]
+    read: Callable[[Tensor, Tensor], Mixture]
+
+    def memory(self) -> Mixture:
+        """What the decoder attends to at the posterior's mean."""
+        return self.read(self.mean, self.mask)
+
+
+class VAEGuide(Guide):
+    r"""Amortised posterior of :class:`~pyroformer.VAE`.
+
+    Arguments:
+        model: The model whose site it samples.
+        log_variance: Log variance that every vector starts at.
+
+    Raises:
+        ValueError: If the batch is unobserved.
+
+    Examples:
+        >>> from pyroformer.models.transformer import TransformerConfig
+        >>> model = VAE(TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2))
+        >>> VAEGuide(model).encode(Batch.pad([[5, 6, 2], [7, 2]])).mean.shape
+        torch.Size([2, 3, 16])
+    """
+
+    def __init__(self, model: VAE, log_variance: float = -3.0) -> None:
+        super().__init__(model)
+        width = model.config.width
+        self.encoder = Encoder(model.config, model.decoder.embedding)  # what is read is what has to be written
+        self.mean, self.log_variance = nn.Linear(width, width), nn.Linear(width, width)
+        nn.init.eye_(self.mean.weight)  # a vector starts as the token's encoding
+        nn.init.zeros_(self.mean.bias)
+        nn.init.zeros_(self.log_variance.weight)
+        nn.init.constant_(self.log_variance.bias, log_variance)
+
+    def forward(self, batch: Batch) -> Tensor:
+        posterior = self.encode(batch)
+        normal = dist.Normal(posterior.mean, posterior.variance.sqrt()).to_event(1)
+        with self.texts(batch):
+            return pyro.sample("vectors", normal.mask(posterior.mask).to_event(1))
+
+    def encode(self, batch: Batch) -> GaussianPosterior:
+        """The posterior of each text's vectors."""
+        if batch.tokens is None or batch.mask is None:
+            raise ValueError("the batch is unobserved: a guide needs texts. Call the model alone to sample from it.")
+        h = self.encoder(batch.tokens, batch.mask)
+        mean, log_variance = (_at_least_float32(head(h)) for head in (self.mean, self.log_variance))
+        return GaussianPosterior(mean, log_variance.exp(), batch.mask, self.model.memory)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

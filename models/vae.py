@@ -1,0 +1,103 @@
+r"""The Gaussian variational autoencoder: a text is decoded from one random vector for each token.
+
+The story of one text::
+
+    n    ~ LengthPrior                    its length in tokens
+    z_i  ~ VectorPrior                    one vector per token
+    text ~ AutoregressiveText(decoder, z) whose every cross-attention is softmax attention over z_1 .. z_n
+
+What is random in the NVAE, and fixed here, is how much each vector weighs: with
+:math:`\pi_i \propto \exp(|z_i|^2 / 2s)`, denoising attention is softmax attention. A VAE with a single vector for the
+whole text is :class:`~pyroformer.DELLA` with ``structure="single"``.
+
+References:
+    A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck (Henderson & Fehr,
+    2023), whose baseline VTV this is, https://arxiv.org/abs/2207.13529
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.distributions import Distribution
+
+from .adapters import as_prior, check_prior
+from .base import Model
+from .batch import Batch
+from .mixture import Mixture
+from .priors import GaussianBase, LengthPrior, VectorPrior
+from .text import AutoregressiveText
+from .transformer import Decoder, TransformerConfig
+
+__all__ = ["VAE", "length_mask"]
+
+
+class VAE(Model):
+    r"""A Transformer decoder that attends to Gaussian vectors instead of to encoded tokens.
+
+    Arguments:
+        config: The network.
+        base_measure: Prior of a vector; a standard Gaussian by default.
+        length_prior: Prior of the number of tokens; uniform over the window by default, and a smoothed histogram of
+            the training texts in :meth:`for_corpus`.
+
+    Raises:
+        ValueError: If the prior has another shape than the network.
+
+    Examples:
+        >>> model = VAE(TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2))
+        >>> trace = pyro.poutine.trace(model).get_trace(Batch.unobserved(3))
+        >>> trace.nodes["vectors"]["value"].shape[-1]
+        16
+    """
+
+    latents = ("vectors",)
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        base_measure: VectorPrior | Distribution | Callable[..., Distribution] | None = None,
+        length_prior: LengthPrior | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.base_measure = as_prior(base_measure or GaussianBase(config.width), VectorPrior, "base_measure")
+        self.length_prior = length_prior or LengthPrior(config.window)
+        self.decoder = Decoder(config, cross_attention=True)
+        check_prior(self.base_measure, event_shape=(config.width,), name="base_measure")
+
+    @classmethod
+    def fitted(cls, corpus: Any) -> dict[str, Any]:
+        return {"length_prior": LengthPrior.fit(torch.as_tensor(corpus.train.lengths), corpus.window)}
+
+    def forward(self, batch: Batch) -> Int[Tensor, "*batch T"]:
+        observed = batch.mask is not None
+        with self.texts(batch):
+            length = pyro.sample("length", self.length_prior(), obs=batch.lengths if observed else None)
+            mask = length_mask(length, batch.mask.shape[-1] if batch.mask is not None else int(length.max()))
+            vectors = pyro.sample("vectors", self.base_measure().expand(mask.shape).mask(mask).to_event(1))
+            return pyro.sample("text", self.likelihood(self.memory(vectors, mask), batch.mask), obs=batch.tokens)
+
+    def memory(self, vectors: Float[Tensor, "*#batch N P"], mask: Bool[Tensor, "*#batch N"]) -> Mixture:
+        """The mixture for which denoising attention with the query noise of a head is softmax attention."""
+        noise = math.sqrt(self.config.width / self.config.heads)
+        log_weights = (vectors.square().sum(-1) / (2 * noise)).masked_fill(~mask, -math.inf).log_softmax(-1)
+        return Mixture(log_weights, vectors, mask=mask)
+
+    def likelihood(self, memory: Mixture, mask: Bool[Tensor, "*batch T"] | None = None) -> AutoregressiveText:
+        """p(text | vectors): of drawn vectors, or of the posterior's means."""
+        return AutoregressiveText(self.decoder, memory, mask=mask)
+
+
+def length_mask(length: Int[Tensor, "*batch"], width: int) -> Bool[Tensor, "*batch N"]:
+    """Which of ``width`` places texts of these lengths fill.
+
+    Examples:
+        >>> length_mask(torch.tensor([1, 2]), width=2).tolist()
+        [[True, False], [True, True]]
+    """
+    return torch.arange(width, device=length.device) < length[..., None]
