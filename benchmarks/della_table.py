@@ -17,22 +17,17 @@ learning rate, and measured on the same held-out texts. A result is a JSON file;
 """
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
+from resumable import cell, figure, make_missing, parameters, read, trained
 from torch import nn
 
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.inference.corpus import Corpus
-from pyroformer.inference.folder import write_atomically
-from pyroformer.inference.run import Run, load
 from pyroformer.inference.text_metrics import diversity
-from pyroformer.inference.training import fit
 from pyroformer.models.base import Model
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
@@ -62,7 +57,7 @@ class Task(NamedTuple):
 
     @property
     def file(self) -> str:
-        return f"{self.name.replace(' ', '-')}.{self.annealing}.{self.seed}.json"
+        return f"{self.name.replace(' ', '-')}.{self.annealing}.{self.seed}"
 
 
 def tasks(seeds: int, names: Sequence[str]) -> Iterator[Task]:
@@ -84,10 +79,6 @@ def make(name: str, config: TransformerConfig) -> tuple[Model, nn.Module | None]
     return model, DELLAGuide(model, **guide)
 
 
-def parameters(*modules: nn.Module | None) -> int:
-    return len(torch.nn.utils.parameters_to_vector({p for m in modules if m is not None for p in m.parameters()}))
-
-
 def equal(name: str, config: TransformerConfig) -> TransformerConfig:
     """The configuration with an MLP so wide that the model has as many parameters as the largest of the table."""
     largest = parameters(*make("product", config))
@@ -96,34 +87,19 @@ def equal(name: str, config: TransformerConfig) -> TransformerConfig:
     return replace(config, hidden=config.feed_forward + max(0, more))
 
 
-def trained(task: Task, corpus: Corpus, config: TransformerConfig, options: argparse.Namespace) -> tuple[Run, float]:
-    """A fitted model, from its folder if it is finished there, and the seconds that it took."""
-    folder = options.out / "runs" / Path(task.file).stem
-    done = folder / "seconds.txt"
-    if done.exists():
-        return load(folder), float(done.read_text())
-    torch.manual_seed(task.seed)
-    model, guide = make(task.name, equal(task.name, config))
-    run = fit(
-        model,
-        guide,
+def measure(task: Task, corpus: Corpus, config: TransformerConfig, options: argparse.Namespace) -> dict[str, Any]:
+    """Train one model, or take the one that is there, and measure it."""
+    run, seconds = trained(
+        options.out / "runs" / task.file,
+        task.seed,
+        lambda: make(task.name, equal(task.name, config)),
         corpus,
-        out=folder,
-        resume=folder.exists(),
         steps=options.steps,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         kl_weight=SCHEDULES[task.annealing],
-        seed=task.seed,
         validation_texts=512,
     )
-    done.write_text(str(run.folder.read_metrics()["seconds"][-1]))
-    return run, float(done.read_text())
-
-
-def measure(task: Task, corpus: Corpus, config: TransformerConfig, options: argparse.Namespace) -> dict[str, Any]:
-    """Train one model, or take the one that is there, and measure it."""
-    run, seconds = trained(task, corpus, config, options)
     found = run.evaluate(limit=options.texts, particles=options.particles, seed=1).as_dict()
     samples = run.sample(options.samples, seed=2)
     written = diversity(samples, corpus.test[: 10 * options.samples], seed=3)
@@ -164,31 +140,10 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         for annealing in SCHEDULES:
             if some := groups.get((name, annealing)):
                 cells = [
-                    _cell([_value(result, *column[:2]) for result in some], column[2]) for column in COLUMNS.values()
+                    cell([figure(result, *column[:2]) for result in some], column[2]) for column in COLUMNS.values()
                 ]
                 lines.append(f"| {name} | {annealing} | {len(some)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def _value(result: dict[str, Any], name: str, unit: str) -> float | None:
-    figures = result["evaluation"]["figures"] | result["diversity"]
-    if name == "importance_weighted" and name not in figures:
-        name = "bound"  # nothing is latent: exact
-    value: float | None = figures.get(name, {}).get("units", {}).get(unit, {}).get("value")
-    return value
-
-
-def _cell(values: Sequence[float | None], digits: int) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return ""
-    if len(known) == 1:
-        return f"{known[0]:.{digits}f}"
-    return f"{np.mean(known):.{digits}f} ± {np.std(known, ddof=1) / len(known) ** 0.5:.{max(1, digits)}f}"
-
-
-def read(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
 def main() -> None:
@@ -210,8 +165,6 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--shard", default="0/1", help="part I of N of the work, as 0/2, for several processes")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    part, parts = map(int, options.shard.split("/"))
     corpus = Corpus.read(options.data, vocabulary=options.vocabulary, window=options.window)
     config = TransformerConfig(
         corpus.vocabulary,
@@ -222,13 +175,11 @@ def main() -> None:
         positions="learned",
         init_std=0.02,
     )
-    for number, task in enumerate(tasks(options.seeds, options.models)):
-        path = options.out / task.file
-        if number % parts != part or path.exists():
-            continue
-        print(task, flush=True)
-        content = json.dumps(measure(task, corpus, config, options), indent=1)
-        write_atomically(path, lambda beside, content=content: beside.write_text(content))  # type: ignore[misc]
+    work = [
+        (task.file, lambda task=task: measure(task, corpus, config, options))  # type: ignore[misc]
+        for task in tasks(options.seeds, options.models)
+    ]
+    make_missing(options.out, work, options.shard)
     print(table(read(options.out)))
 
 

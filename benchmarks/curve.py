@@ -1,0 +1,203 @@
+"""Rate against distortion: what a nat of information about a text buys, for four ways to make it pass through latents.
+
+    python benchmarks/curve.py --data FOLDER --out results/curve [--steps 1200] [--plot curve.png]
+
+nvae             a Dirichlet process over one vector for each token, and the prior's own
+vae              a Gaussian vector for each token, under softmax attention
+one vector       a single Gaussian vector of the same width, as one more key and value in each layer
+autoencoder      vae, whose divergence costs nothing: the one end
+language model   nothing is latent: the other end
+
+Each point trains on reconstruction + beta * KL with the exact KL summed over all latents, whose weight grows over the
+first quarter of the run unless its name says otherwise. All have the same width, layers, batches and learning rate, and
+are measured on the same held-out texts. The bound, rate + distortion + length, is one of log p(x) at every beta.
+A result is a JSON file; those that exist are not made again.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from resumable import cell, figure, make_missing, parameters, read, trained
+from torch import nn
+
+from pyroformer.guides.della import DELLAGuide
+from pyroformer.guides.nvae import NVAEGuide
+from pyroformer.guides.vae import VAEGuide
+from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.text_metrics import diversity
+from pyroformer.models.base import Model
+from pyroformer.models.della import DELLA
+from pyroformer.models.language_model import LanguageModel
+from pyroformer.models.nvae import NVAE
+from pyroformer.models.vae import VAE
+
+
+class Point(NamedTuple):
+    """One model to train and measure."""
+
+    family: str
+    beta: float = 1.0
+    schedule: str = "linear"
+    free_bits: float = 0.0  # nats per text, in total
+
+    @property
+    def name(self) -> str:
+        """The name of its files."""
+        parts = [self.family.replace(" ", "-"), f"{self.beta:g}"]
+        parts += [self.schedule] if self.schedule != "linear" else []
+        parts += [f"free{self.free_bits:g}"] if self.free_bits else []
+        return ".".join(parts)
+
+
+POINTS = [
+    Point("language model"),
+    *[Point("nvae", beta) for beta in (1e-3, 1e-2, 1e-1, 1e-5, 1.0)],
+    *[Point("vae", beta) for beta in (1e-3, 1e-2, 1e-1)],
+    Point("autoencoder", 0.0),
+    *[Point("one vector", beta) for beta in (1e-2, 1e-1, 1.0)],
+    Point("nvae", 1e-1, "cyclical"),
+    Point("nvae", 1.0, "linear", free_bits=30.0),
+]
+
+
+def make(point: Point, corpus: Corpus, size: str) -> tuple[Model, nn.Module | None]:
+    """A model and its guide; all have as many layers in all."""
+    if point.family == "language model":
+        return LanguageModel.for_corpus(corpus, size=size, layers=2 * LanguageModel.sizes[size]["layers"]), None
+    if point.family == "nvae":
+        nvae = NVAE.for_corpus(corpus, size=size)
+        return nvae, NVAEGuide(nvae)
+    if point.family == "one vector":
+        width = DELLA.sizes[size]["width"]
+        della = DELLA.for_corpus(corpus, size=size, structure="single", fusion="memory", latent_size=width)
+        return della, DELLAGuide(della, encoder="separate")
+    vae = VAE.for_corpus(corpus, size=size)
+    return vae, VAEGuide(vae)
+
+
+def measure(point: Point, corpus: Corpus, options: argparse.Namespace) -> dict[str, Any]:
+    """Train one model, or take the one that is there, and measure it."""
+    extra = {"free_bits": point.free_bits, "free_bits_per": "total"} if point.free_bits else {}
+    if point.family != "language model":
+        extra |= {"objective": "elbo", "beta": point.beta, "kl_weight": point.schedule}
+    run, seconds = trained(
+        options.out / "runs" / point.name,
+        options.seed,
+        lambda: make(point, corpus, options.size),
+        corpus,
+        steps=options.steps,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        validation_texts=512,
+        **extra,
+    )
+    samples = run.sample(options.samples, seed=2)
+    written = diversity(samples, corpus.test[: 10 * options.samples], seed=3)
+    reconstructions = [] if run.guide is None else run.reconstruct(corpus.test[:10])
+    return {
+        "point": point._asdict(),
+        "seed": options.seed,
+        "parameters": parameters(run.model, run.guide),
+        "seconds": seconds,
+        "step": run.step,
+        "evaluation": run.evaluate(limit=options.texts, particles=options.particles, seed=1).as_dict(),
+        "diversity": {key: found.as_dict() for key, found in written.items()},
+        "samples": samples[:10],
+        "reconstructions": [(found.original, found.text) for found in reconstructions],
+    }
+
+
+COLUMNS = {
+    "rate, nats/token": ("rate", "nats/token", 2),
+    "distortion, nats/token": ("reconstruction", "nats/token", 2),
+    "bound": ("bound", "nats/token", 2),
+    "IW bound": ("importance_weighted", "nats/token", 2),
+    "accuracy": ("accuracy", "share", 3),
+    "BLEU": ("bleu", "of 100", 1),
+    "alpha > 0.1": ("kept_alpha", "of the text's", 2),
+    "exp entropy": ("kept_entropy", "of the text's", 2),
+    "99 % of attention": ("kept_attention", "of the text's", 2),
+}
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> str:
+    """One row a point."""
+    lines = [f"| model | beta | {' | '.join(COLUMNS)} |", f"|---|---:|{'---:|' * len(COLUMNS)}"]
+    order = list(dict.fromkeys(point.family for point in POINTS))
+    for result in sorted(results, key=lambda one: (order.index(one["point"]["family"]), one["point"]["beta"])):
+        point = Point(**result["point"])
+        beta = "" if point.family == "language model" else f"{point.beta:g}"
+        extra = [point.schedule] if point.schedule != "linear" else []
+        extra += [f"{point.free_bits:g} nats free"] if point.free_bits else []
+        cells = [cell([figure(result, *column[:2])], column[2]) for column in COLUMNS.values()]
+        lines.append(f"| {', '.join([point.family, *extra])} | {beta} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(results: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Rate against distortion, with the language model's loss as the line on which both add up to it."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    axes = plt.subplots(figsize=(7, 4.5), layout="constrained")[1]
+    for family in dict.fromkeys(point.family for point in POINTS):
+        rows = [one for one in results if one["point"]["family"] == family]
+        rows.sort(key=lambda one: one["point"]["beta"])
+        found = [[figure(one, name, "nats/token") for name in ("rate", "reconstruction")] for one in rows]
+        if family == "language model":
+            for one in rows:
+                loss = figure(one, "bound", "nats/token") or 0.0
+                rates = np.geomspace(1e-3, loss, 200)
+                axes.plot(rates, loss - rates, color="0.6", linestyle="--", label="rate + distortion = language model")
+            continue
+        if found:
+            x, y = np.array(found, dtype=float).T
+            axes.plot(np.maximum(x, 1e-3), y, marker="o", linestyle=":" if len(x) > 1 else "", label=family)
+            for one, at in zip(rows, found, strict=True):
+                axes.annotate(
+                    f"{one['point']['beta']:g}",
+                    (max(at[0] or 0, 1e-3), at[1] or 0),
+                    fontsize=7,
+                    xytext=(4, 4),
+                    textcoords="offset points",
+                )
+    axes.set(
+        xscale="log",
+        xlabel="rate: KL of all latents, nats per token",
+        ylabel="distortion: -log p(x | z), nats per token",
+    )
+    axes.legend(frameon=False)
+    axes.figure.savefig(path, dpi=150)  # type: ignore[union-attr]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--families", nargs="+", help="only these (default: all)")
+    parser.add_argument("--size", default="tiny")
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--learning_rate", type=float, default=2e-3)
+    parser.add_argument("--vocabulary", type=int, default=4000)
+    parser.add_argument("--window", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--texts", type=int, default=512, help="held-out texts that are measured")
+    parser.add_argument("--particles", type=int, default=16)
+    parser.add_argument("--samples", type=int, default=200)
+    parser.add_argument("--plot", type=Path, help="file to draw the curve to")
+    parser.add_argument("--shard", default="0/1", help="part I of N of the work, as 0/2, for several processes")
+    options = parser.parse_args()
+    corpus = Corpus.read(options.data, vocabulary=options.vocabulary, window=options.window)
+    points = [point for point in POINTS if not options.families or point.family in options.families]
+    work = [(point.name, lambda point=point: measure(point, corpus, options)) for point in points]  # type: ignore[misc]
+    make_missing(options.out, work, options.shard)
+    print(table(read(options.out)))
+    if options.plot is not None:
+        plot(read(options.out), options.plot)
+
+
+if __name__ == "__main__":
+    main()
