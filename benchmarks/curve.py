@@ -1,6 +1,6 @@
 """Rate against distortion: what a nat of information about a text buys, for four ways to make it pass through latents.
 
-    python benchmarks/curve.py --data FOLDER --out results/curve [--steps 1200] [--plot curve.png]
+    python benchmarks/curve.py --data FOLDER --out results/curve [--steps 800] [--plot curve.png]
 
 nvae             a Dirichlet process over one vector for each token, and the prior's own
 vae              a Gaussian vector for each token, under softmax attention
@@ -62,18 +62,18 @@ POINTS = [
 ]
 
 
-def make(point: Point, corpus: Corpus, size: str) -> tuple[Model, nn.Module | None]:
+def make(point: Point, corpus: Corpus, width: int, layers: int) -> tuple[Model, nn.Module | None]:
     """A model and its guide; all have as many layers in all."""
     if point.family == "language model":
-        return LanguageModel.for_corpus(corpus, size=size, layers=2 * LanguageModel.sizes[size]["layers"]), None
+        return LanguageModel.for_corpus(corpus, width=width, layers=2 * layers), None
+    sizes: dict[str, Any] = {"width": width, "layers": layers}
     if point.family == "nvae":
-        nvae = NVAE.for_corpus(corpus, size=size)
+        nvae = NVAE.for_corpus(corpus, **sizes)
         return nvae, NVAEGuide(nvae)
     if point.family == "one vector":
-        width = DELLA.sizes[size]["width"]
-        della = DELLA.for_corpus(corpus, size=size, structure="single", fusion="memory", latent_size=width)
+        della = DELLA.for_corpus(corpus, structure="single", fusion="memory", latent_size=width, **sizes)
         return della, DELLAGuide(della, encoder="separate")
-    vae = VAE.for_corpus(corpus, size=size)
+    vae = VAE.for_corpus(corpus, **sizes)
     return vae, VAEGuide(vae)
 
 
@@ -85,7 +85,7 @@ def measure(point: Point, corpus: Corpus, options: argparse.Namespace) -> dict[s
     run, seconds = trained(
         options.out / "runs" / point.name,
         options.seed,
-        lambda: make(point, corpus, options.size),
+        lambda: make(point, corpus, options.width, options.layers),
         corpus,
         steps=options.steps,
         batch_size=options.batch_size,
@@ -177,11 +177,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--families", nargs="+", help="only these (default: all)")
-    parser.add_argument("--size", default="tiny")
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--width", type=int, default=96)
+    parser.add_argument("--layers", type=int, default=2, help="of each encoder and each decoder")
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--learning_rate", type=float, default=2e-3)
-    parser.add_argument("--vocabulary", type=int, default=4000)
+    parser.add_argument("--vocabulary", type=int, default=2000)
     parser.add_argument("--window", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--texts", type=int, default=512, help="held-out texts that are measured")
