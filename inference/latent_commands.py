@@ -1,4 +1,4 @@
-"""Commands on the latents of a run whose layers have their own; signature and docstring are their help."""
+"""Commands on the latents of a run; signature and docstring are their help."""
 
 from typing import Any
 
@@ -21,10 +21,13 @@ def interpolate(
     top_p: float | None = None,
     trust: list[str] | None = None,
 ) -> None:
-    """Write the texts on the straight way from one text's latents to another's: one line of JSON for each.
+    """Write the texts on the way from one text's latents to another's: one line of JSON for each.
 
-    Example:
+    Latents of layers go in a straight line; mixtures are mixed, each with its share.
+
+    Examples:
       pyroformer interpolate runs/snli --text "a man sleeps" --other "two dogs run" --layers 1-2
+      pyroformer interpolate runs/reviews --text "The food was good." --other "We waited for an hour."
 
     Arguments:
         run: The folder that fit wrote.
@@ -32,6 +35,7 @@ def interpolate(
         other: The text to end with.
         steps: How many texts to write, both ends included.
         layers: Layers whose latents move, such as 2 or 1-3 (default: all); the others keep those of the first text.
+            Only where latents belong to layers.
         condition: What both texts answer to, if the run was trained on pairs.
         seed: Of the draws.
         temperature: Below 1 sharpens the distribution of each token, above 1 flattens it.

@@ -144,7 +144,7 @@ class Run:
         return sample(self, n, Decoding(**decoding), seed=seed, prompt=prompt, condition=condition)
 
     def interpolate(self, first: str, second: str, steps: int = 5, **options: Any) -> list[str]:
-        """The texts on the straight way from one text's latents to another's.
+        """The texts on the way from one text's latents to another's.
 
         Arguments:
             first: The text to begin with.

@@ -196,6 +196,7 @@ CASES = [
     (DELLA + "--guide.posterior half", 2, "--guide.posterior is 'half': give one of full, residual"),
     ("swap {here}/nvae --text one --other two", 1, "the latents of this NVAE belong to no layers"),
     ("swap {here}/nvae --text one --other two --layers x", 1, "layers 'x' is no list of layers: write 2, or 1-3"),
+    ("interpolate {here}/nvae --text one --other two --layers 1", 1, "the latents of this NVAE belong to no layers"),
     ("interpolate {here}/lm --text one --other two", 1, "a LanguageModel has no latents"),
     ("interpolate {here}/nvae --text one", 1, "--other is missing: give a text of at least one word"),
     (
