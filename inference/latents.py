@@ -12,7 +12,7 @@ from .decoding import Decoding
 from .generation import GREEDY, decode, encode
 from .run import Run
 
-__all__ = ["Mixed", "interpolate", "layer_numbers", "swap", "swaps"]
+__all__ = ["Mixed", "interpolate", "swap", "swaps"]
 
 
 class Mixed(NamedTuple):
@@ -116,25 +116,6 @@ def swaps(
     one, two = _memories(run, text, other, condition)
     texts = decode(run, stacked([_moved(run, one, two, chosen) for chosen in some]), decoding, seed=seed)
     return [Mixed(text, 1.0, chosen) for text, chosen in zip(texts, some, strict=True)]
-
-
-def layer_numbers(text: str, of: str = "layers") -> list[int]:
-    """Numbers of layers, or of something else, as one writes them: single ones and ranges.
-
-    Raises:
-        ValueError: If it is none of these.
-
-    Examples:
-        >>> layer_numbers("1-3, 6")
-        [1, 2, 3, 6]
-    """
-    numbers: list[int] = []
-    for part in text.split(","):
-        found = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
-        if not found or int(found[2] or found[1]) < int(found[1]):
-            raise ValueError(f"layers {text!r} is no list of layers: write 2, or 1-3, or 1-3,6.")
-        numbers += range(int(found[1]), int(found[2] or found[1]) + 1)
-    return numbers
 
 
 def _of_layers(run: Run) -> list[int]:

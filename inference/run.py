@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,9 @@ from .options import TrainingOptions
 from .reading import Pair
 from .reconstruction import Reconstruction
 from .report import Evaluation
+
+if TYPE_CHECKING:
+    from .editing import Edited
 
 __all__ = ["Run", "load", "run_config"]
 
@@ -168,6 +171,17 @@ class Run:
         from .latents import swap
 
         return swap(self, text, other, layers, **options).text
+
+    def edit(self, text: str, **options: Any) -> "Edited":
+        """What a text becomes with vectors of its mixture dropped, scaled or swapped for another text's.
+
+        Arguments:
+            text: What to encode.
+            options: Of :func:`~pyroformer.inference.editing.edit`, such as ``drop`` or ``scale``.
+        """
+        from .editing import edit
+
+        return edit(self, text, **options)
 
     def bound(
         self,

@@ -11,7 +11,7 @@ from pyroformer.inference.corpus import Corpus
 from pyroformer.inference.decoding import Decoding
 from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.generation import decode, encode
-from pyroformer.inference.latents import interpolate, layer_numbers, swap, swaps
+from pyroformer.inference.latents import interpolate, swap, swaps
 from pyroformer.inference.run import Run
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
@@ -137,9 +137,3 @@ def test_a_model_without_latents_says_so() -> None:
 def test_there_are_at_least_two_ends(run: Run) -> None:
     with pytest.raises(ValueError, match="steps is 1: give at least 2"):
         interpolate(run, FIRST, SECOND, steps=1)
-
-
-@pytest.mark.parametrize("text", ["", "x", "3-1", "1-", "1,,2"])
-def test_layers_are_written_as_numbers_and_ranges(text: str) -> None:
-    with pytest.raises(ValueError, match="is no list of layers"):
-        layer_numbers(text)
