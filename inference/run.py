@@ -99,17 +99,24 @@ class Run:
 
     @overload
     def reconstruct(
-        self, texts: str, *, conditions: str | None = None, seed: int = 0, **decoding: Any
+        self, texts: str, *, conditions: str | None = None, drop_below: float = 0.0, seed: int = 0, **decoding: Any
     ) -> Reconstruction: ...
     @overload
     def reconstruct(
-        self, texts: Sequence[str], *, conditions: Sequence[str] | None = None, seed: int = 0, **decoding: Any
+        self,
+        texts: Sequence[str],
+        *,
+        conditions: Sequence[str] | None = None,
+        drop_below: float = 0.0,
+        seed: int = 0,
+        **decoding: Any,
     ) -> list[Reconstruction]: ...
     def reconstruct(
         self,
         texts: str | Sequence[str],
         *,
         conditions: str | Sequence[str] | None = None,
+        drop_below: float = 0.0,
         seed: int = 0,
         **decoding: Any,
     ) -> Reconstruction | list[Reconstruction]:
@@ -118,6 +125,7 @@ class Run:
         Arguments:
             texts: What to encode; none may be longer than the model's window.
             conditions: What each answers to, if the run was trained on pairs.
+            drop_below: Vectors of a mixture that weigh less leave before anything is written, which takes less time.
             seed: Of the noise, where tokens are drawn.
             decoding: Fields of :class:`Decoding`; without any, the most probable token is taken.
 
@@ -127,7 +135,8 @@ class Run:
         from .generation import reconstruct
 
         told = None if conditions is None else _several(conditions)
-        found = reconstruct(self, _several(texts), _greedy_unless(decoding), conditions=told, seed=seed)
+        options: dict[str, Any] = {"conditions": told, "drop_below": drop_below, "seed": seed}
+        found = reconstruct(self, _several(texts), _greedy_unless(decoding), **options)
         return found[0] if isinstance(texts, str) else found
 
     def sample(

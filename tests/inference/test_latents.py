@@ -134,6 +134,11 @@ def test_a_model_without_latents_says_so() -> None:
         interpolate(plain, FIRST, SECOND)
 
 
+def test_vectors_of_a_mixture_are_dropped_and_latents_of_layers_are_not(run: Run) -> None:
+    with pytest.raises(ValueError, match="drop_below is 0.1, but the latents of a DELLA are no mixture: leave it out"):
+        run.reconstruct(FIRST, drop_below=0.1)
+
+
 def test_there_are_at_least_two_ends(run: Run) -> None:
     with pytest.raises(ValueError, match="steps is 1: give at least 2"):
         interpolate(run, FIRST, SECOND, steps=1)
