@@ -49,6 +49,7 @@ COMMANDS = {
         "reconstruct": "commands",
         "interpolate": "latent_commands",
         "swap": "latent_commands",
+        "edit": "latent_commands",
         "plot": "commands",
         "demo": "demo",
     }.items()

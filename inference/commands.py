@@ -127,6 +127,7 @@ def evaluate(
     json: str | None = None,
     particles: int = 64,
     limit: int | None = None,
+    drop_below: float = 0.0,
     seed: int = 0,
     trust: list[str] | None = None,
 ) -> None:
@@ -144,6 +145,7 @@ def evaluate(
         json: A file to write every number to.
         particles: Draws of the importance-weighted bound; more make it tighter and take longer.
         limit: At most so many texts.
+        drop_below: Vectors of a mixture that weigh less leave before texts are written again.
         seed: Of all noise.
         trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
     """
@@ -152,7 +154,8 @@ def evaluate(
     if json is not None and not Path(json).parent.is_dir():
         raise ValueError(f"--json {json} lies in no folder: make {Path(json).parent} first.")
     texts = None if data is None else _texts(data, field, condition)
-    found = load_run(run, trust).evaluate(texts, split=split, particles=particles, limit=limit, seed=seed)
+    options: dict[str, Any] = {"split": split, "particles": particles, "limit": limit, "seed": seed}
+    found = load_run(run, trust).evaluate(texts, drop_below=drop_below, **options)
     say(found.table())
     if json is not None:
         content = javascript.dumps(found.as_dict(), indent=2, allow_nan=False) + "\n"
@@ -204,6 +207,7 @@ def reconstruct(
     field: str | None = None,
     condition: str | None = None,
     n: int | None = None,
+    drop_below: float = 0.0,
     seed: int = 0,
     temperature: float | None = None,
     top_k: int | None = None,
@@ -225,6 +229,7 @@ def reconstruct(
         field: The key of a .jsonl file, or the column of a .tsv file, that holds the text.
         condition: For a run on pairs: what --text answers to, or the key or column of --data that holds it.
         n: At most so many texts.
+        drop_below: Vectors of a mixture that weigh less leave before anything is written, which takes less time then.
         seed: Of the draws.
         temperature: Below 1 sharpens the distribution of each token, above 1 flattens it.
         top_k: Draw from so many most probable tokens; 0 is all of them.
@@ -249,7 +254,7 @@ def reconstruct(
     from .pairs import separated
 
     texts, conditions = separated(given)
-    for found in loaded.reconstruct(texts, conditions=conditions, seed=seed, **chosen):
+    for found in loaded.reconstruct(texts, conditions=conditions, drop_below=drop_below, seed=seed, **chosen):
         item = found.as_dict()
         say_json({"original": item.pop("original"), "reconstruction": item.pop("text")} | item)
 

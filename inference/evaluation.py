@@ -49,6 +49,7 @@ def evaluate(
     limit: int | None = None,
     reconstructions: int = 256,
     compared: int = 512,
+    drop_below: float = 0.0,
     batch_size: int = 64,
 ) -> Evaluation:
     r"""Measure a run on held-out texts.
@@ -64,10 +65,12 @@ def evaluate(
         reconstructions: How many of them are written again, for BLEU and exact match.
         compared: How many of them are compared with one another, for what each latent of a DELLA carries; of one text
             nothing of it can be told.
+        drop_below: Vectors of a mixture whose mean weight is below it leave before texts are written again; every other
+            figure is of the whole mixture.
         batch_size: Texts at a time.
 
     Raises:
-        ValueError: If there are no texts, or a number is not positive.
+        ValueError: If there are no texts, a number is out of its range, or there is no mixture to drop vectors of.
     """
     numbers = {
         "particles": particles,
@@ -82,13 +85,16 @@ def evaluate(
     chosen = _some(_texts(run, texts, split), limit)
     if not len(chosen):
         raise ValueError("there are no texts to evaluate on: give some, or another split.")
+    written = {}
+    if run.guide is not None or drop_below:  # first, because it is what may be refused
+        written = _reconstructed(run, _some(chosen, reconstructions), drop_below, seed, batch_size)
     trained = run.config["objective"]
     objective = held_out_objective(trained, min(particles, DRAWS), len(run.corpus.train))
     with frozen(run.model, run.guide, seed=seed):
         columns = _measure(run, chosen, objective, particles, batch_size)
     figures = bounds(columns, particles) | parts(columns, objective, remarks(trained)) | accuracies(columns)
     if run.guide is not None:
-        figures |= _reconstructed(run, _some(chosen, reconstructions), seed, batch_size) | components(columns)
+        figures |= written | components(columns)
     about: dict[str, Any] = {
         "texts": len(chosen),
         "tokens": int(columns["tokens"].sum()),
@@ -100,6 +106,7 @@ def evaluate(
             "particles": particles,
             "draws": objective.num_particles,
             "reconstructions": min(reconstructions, len(chosen)),
+            "drop_below": drop_below,
         }
     if not isinstance(run.guide, DELLAGuide) or min(compared, len(chosen)) < 2:
         return Evaluation(figures, about)
@@ -198,10 +205,12 @@ def _hits(text: AutoregressiveText, tokens: Int[Tensor, "B T"], mask: Bool[Tenso
     return ((text.likelihood(tokens).predicted() == tokens) & mask).sum(-1)
 
 
-def _reconstructed(run: Run, texts: Texts, seed: int, batch_size: int) -> dict[str, Figure]:
+def _reconstructed(run: Run, texts: Texts, drop_below: float, seed: int, batch_size: int) -> dict[str, Figure]:
+    options: dict[str, Any] = {"drop_below": drop_below, "seed": seed, "batch_size": batch_size}
     conditions = None if texts.conditions is None else texts.conditions[:]
-    pairs = reconstruct(run, texts[:], conditions=conditions, seed=seed, batch_size=batch_size)
+    pairs = reconstruct(run, texts[:], conditions=conditions, **options)
     which = f"{len(pairs):,} greedy reconstructions, mean posterior"
+    which += f" without vectors below {drop_below:g}" if drop_below else ""
     score = bleu([pair.text for pair in pairs], [pair.original for pair in pairs])
     exact = np.array([pair.exact for pair in pairs], dtype=float)
     return {

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from ..guides.nvae import Posterior
 from ..models.batch import Batch
+from ..models.compaction import compacted
 from ..models.memory import Memory, batch_shape, stacked
 from ..models.mixture import Mixture
+from ..models.nvae import NVAE
 from ..models.text import AutoregressiveText
 from ..models.text import decode as write_tokens
 from .decoding import Decoding, item_seed, uniforms
@@ -52,6 +54,7 @@ def reconstruct(
     decoding: Decoding = GREEDY,
     *,
     conditions: Sequence[str] | None = None,
+    drop_below: float = 0.0,
     seed: int = 0,
     batch_size: int = 64,
 ) -> list[Reconstruction]:
@@ -62,11 +65,14 @@ def reconstruct(
         texts: What to encode; none may be longer than the model's window.
         decoding: How tokens are chosen; the most probable ones by default.
         conditions: What each text answers to, if the run was trained on pairs.
+        drop_below: Vectors of a mixture whose mean weight is below it leave before anything is written, which takes
+            less time then; the prior's stay. The weights that are told are those of all vectors.
         seed: Of the noise, where tokens are drawn.
         batch_size: Texts that are written at a time.
 
     Raises:
-        ValueError: If nothing is latent in the model, or a text does not fit its window.
+        ValueError: If nothing is latent in the model, a text does not fit its window, or ``drop_below`` is out of range
+            or is given where there is no mixture.
     """
     result, words = [], run.tokenizer.vocabulary
     with frozen(run.model, run.guide, seed=seed):
@@ -75,7 +81,8 @@ def reconstruct(
             batch = run.batch(originals, None if conditions is None else [conditions[item] for item in items])
             posterior = _posterior(run, batch)
             memory = posterior.memory()
-            tokens = write(_likelihood(run, memory), decoding, _noise(run, seed, items), words=words)
+            likelihood = _likelihood(run, _thinned(run, memory, drop_below))
+            tokens = write(likelihood, decoding, _noise(run, seed, items), words=words)
             written = run.tokenizer.decode_batch(tokens)
             weights = _per_token(memory, batch) if isinstance(posterior, Posterior) else [None] * len(items)
             for text, original, kept in zip(written, originals, weights, strict=True):
@@ -160,6 +167,16 @@ def _posterior(run: Run, batch: Batch) -> Any:
         name = type(run.model).__name__
         raise ValueError(f"a {name} has no latents, so no posterior to encode a text into: sample from it instead.")
     return run.guide.encode(batch)  # type: ignore[operator]
+
+
+def _thinned(run: Run, memory: Memory, drop_below: float) -> Memory:
+    """A mixture without the vectors that weigh less, the prior's kept."""
+    if drop_below == 0:
+        return memory
+    if not (isinstance(memory, Mixture) and isinstance(run.model, NVAE)):
+        name = type(run.model).__name__
+        raise ValueError(f"drop_below is {drop_below}, but a {name} has no weights to drop vectors by: leave it out.")
+    return compacted(memory, drop_below, keep=run.model.kappa)
 
 
 def _likelihood(run: Run, memory: Any) -> AutoregressiveText:

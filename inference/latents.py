@@ -1,19 +1,18 @@
-r"""What one text's latents do to another: on the way from one to the other, and layer by layer."""
+"""What one text's latents do to another's: on the way from one to the other, and layer by layer."""
 
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from ..models.memory import Context
+from ..models.memory import Context, Memory, stacked
 from .decoding import Decoding
 from .generation import GREEDY, decode, encode
 from .run import Run
 
-__all__ = ["Mixed", "interpolate", "layer_numbers", "swap", "swaps"]
+__all__ = ["Mixed", "interpolate", "swap", "swaps"]
 
 
 class Mixed(NamedTuple):
@@ -21,7 +20,7 @@ class Mixed(NamedTuple):
 
     text: str
     share: float  # of the second one's latents
-    layers: tuple[int, ...]  # in these layers, from 1
+    layers: tuple[int, ...]  # in these layers, from 1; none where latents belong to no layers
 
 
 def interpolate(
@@ -35,32 +34,42 @@ def interpolate(
     seed: int = 0,
     condition: str | None = None,
 ) -> list[Mixed]:
-    r"""What the decoder writes on the straight way from one text's latents to another's.
+    r"""What the decoder writes on the way from one text's posterior mean to another's.
+
+    For latents of layers, the way is a straight line,
 
     .. math:: z_l(\tau) = (1 - \tau) \, z_l^{(1)} + \tau \, z_l^{(2)}, \qquad \tau = 0, \tfrac{1}{S - 1}, \dots, 1
 
-    in the chosen layers; in the others the latents stay those of the first text. They are the means of the posteriors.
+    in the chosen layers; in the others the latents stay those of the first text. For mixtures it is the mixture of
+    both, :math:`(1 - \tau) F_1 + \tau F_2`. Any model says what it is by :meth:`Model.between`.
 
     Arguments:
-        run: A run whose latents belong to layers.
+        run: A run whose model has latents.
         first: The text to begin with.
         second: The text to end with.
         steps: How many texts :math:`S` to write, both ends included.
-        layers: Layers whose latents move, from 1; all if None.
+        layers: Layers whose latents move, from 1; all if None. Only where latents belong to layers.
         decoding: How tokens are chosen; the most probable ones by default.
         seed: Of the noise, where tokens are drawn.
         condition: What both texts answer to, if the run was trained on pairs.
 
     Raises:
         ValueError: If there are fewer than two steps, the run has no such layers, or a text does not fit its window.
+
+    References:
+        A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck
+        (Henderson and Fehr, 2023), https://arxiv.org/abs/2207.13529
     """
     if steps < 2:
         raise ValueError(f"steps is {steps}: give at least 2, the two ends.")
-    chosen, moves, found = _pair(run, first, second, layers, condition)
-    shares = torch.linspace(0, 1, steps)
-    mixed = [torch.lerp(found.latents[0], found.latents[1], share * moves) for share in shares.to(moves.device)]
-    texts = _written(run, torch.stack(mixed), found, decoding, seed)
-    return [Mixed(text, float(share), chosen) for text, share in zip(texts, shares, strict=True)]
+    one, other = _memories(run, first, second, condition)
+    shares = [float(share) for share in torch.linspace(0, 1, steps)]
+    chosen = tuple(_of_layers(run)) if layers is None else _chosen(run, layers)
+    way = [run.model.between(one, other, share) for share in shares]
+    if layers is not None:
+        way = [_moved(run, one, memory, chosen) for memory in way]
+    texts = decode(run, stacked(way), decoding, seed=seed)
+    return [Mixed(text, share, chosen) for text, share in zip(texts, shares, strict=True)]
 
 
 def swap(
@@ -103,66 +112,48 @@ def swaps(
     """:func:`swap` for several choices of layers; by default none of them, each alone, and all."""
     every = _numbers(run)
     choices = [(), *([number] for number in every), every] if choices is None else choices
-    some = [_pair(run, text, other, layers, condition) for layers in choices]
-    found = some[0][2]
-    mixed = torch.stack([torch.lerp(found.latents[0], found.latents[1], moves) for _, moves, _ in some])
-    texts = _written(run, mixed, found, decoding, seed)
-    return [Mixed(text, 1.0, chosen) for text, (chosen, _, _) in zip(texts, some, strict=True)]
+    some = [_chosen(run, layers) for layers in choices]
+    one, two = _memories(run, text, other, condition)
+    texts = decode(run, stacked([_moved(run, one, two, chosen) for chosen in some]), decoding, seed=seed)
+    return [Mixed(text, 1.0, chosen) for text, chosen in zip(texts, some, strict=True)]
 
 
-def layer_numbers(text: str) -> list[int]:
-    """Numbers of layers as one writes them: single ones and ranges.
-
-    Raises:
-        ValueError: If it is none of these.
-
-    Examples:
-        >>> layer_numbers("1-3, 6")
-        [1, 2, 3, 6]
-    """
-    numbers: list[int] = []
-    for part in text.split(","):
-        found = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
-        if not found or int(found[2] or found[1]) < int(found[1]):
-            raise ValueError(f"layers {text!r} is no list of layers: write 2, or 1-3, or 1-3,6.")
-        numbers += range(int(found[1]), int(found[2] or found[1]) + 1)
-    return numbers
-
-
-class _Found(NamedTuple):
-    latents: Float[Tensor, "two K p"]
-    context: Context
+def _of_layers(run: Run) -> list[int]:
+    """The layers that have a latent of their own, from 1; none where latents belong to no layers."""
+    numbers = [re.fullmatch(r"z_(\d+)", name) for name in run.model.latents]
+    return [int(number[1]) for number in numbers if number] if all(numbers) else []
 
 
 def _numbers(run: Run) -> list[int]:
-    """The layers that have a latent of their own, from 1."""
-    names = run.model.latents
-    numbers = [re.fullmatch(r"z_(\d+)", name) for name in names]
-    if not names or not all(numbers):
+    """The layers that have a latent of their own, of which there must be some."""
+    if not (found := _of_layers(run)):
+        names = run.model.latents
         held = f"one for the whole text, {names[0]}" if names == ("z",) else ", ".join(names) or "none"
         raise ValueError(
             f"the latents of this {type(run.model).__name__} belong to no layers (it has {held}): fit a della whose "
             "structure is chain or independent."
         )
-    return [int(number[1]) for number in numbers if number]
+    return found
 
 
-def _pair(
-    run: Run, first: str, second: str, layers: Sequence[int] | None, condition: str | None
-) -> tuple[tuple[int, ...], Float[Tensor, "K 1"], _Found]:
-    """The chosen layers, 1 for each latent that is among them, and the latents of both texts."""
-    posterior: Any = encode(run, [first, second], None if condition is None else [condition] * 2)
-    memory: Context = posterior.memory()
-    every = [0] if layers is None and run.model.latents == ("z",) else _numbers(run)
-    chosen = every if layers is None else list(layers)
-    if unknown := [number for number in chosen if number not in every]:
+def _chosen(run: Run, layers: Sequence[int]) -> tuple[int, ...]:
+    """The layers whose latents move, all of which must have one."""
+    every = _numbers(run)
+    if unknown := [number for number in layers if number not in every]:
         raise ValueError(f"layer {unknown[0]} has no latent: choose among {', '.join(map(str, every))}.")
-    assert memory.latents is not None
-    moves = torch.tensor([[float(number in chosen)] for number in every])
-    return tuple(chosen), moves.to(memory.latents), _Found(memory.latents, memory)
+    return tuple(layers)
 
 
-def _written(run: Run, latents: Tensor, found: _Found, decoding: Decoding, seed: int) -> list[str]:
-    context = found.context
-    one = [None if part is None else part[:1] for part in (context.condition, context.condition_mask)]
-    return decode(run, Context(latents, *one), decoding, seed=seed)
+def _memories(run: Run, first: str, second: str, condition: str | None) -> tuple[Memory, Memory]:
+    """The means of the posteriors of two texts."""
+    told = None if condition is None else [condition]
+    one, other = (encode(run, [text], told).memory() for text in (first, second))
+    return one, other
+
+
+def _moved(run: Run, start: Memory, end: Memory, chosen: Sequence[int]) -> Memory:
+    """The memory at the start with the latents of the chosen layers of that at the end."""
+    assert isinstance(start, Context) and isinstance(end, Context)
+    assert start.latents is not None and end.latents is not None
+    moves = torch.tensor([[number in chosen] for number in _numbers(run)], device=start.latents.device)
+    return replace(start, latents=torch.where(moves, end.latents, start.latents))

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,9 @@ from .options import TrainingOptions
 from .reading import Pair
 from .reconstruction import Reconstruction
 from .report import Evaluation
+
+if TYPE_CHECKING:
+    from .editing import Edited
 
 __all__ = ["Run", "load", "run_config"]
 
@@ -96,17 +99,24 @@ class Run:
 
     @overload
     def reconstruct(
-        self, texts: str, *, conditions: str | None = None, seed: int = 0, **decoding: Any
+        self, texts: str, *, conditions: str | None = None, drop_below: float = 0.0, seed: int = 0, **decoding: Any
     ) -> Reconstruction: ...
     @overload
     def reconstruct(
-        self, texts: Sequence[str], *, conditions: Sequence[str] | None = None, seed: int = 0, **decoding: Any
+        self,
+        texts: Sequence[str],
+        *,
+        conditions: Sequence[str] | None = None,
+        drop_below: float = 0.0,
+        seed: int = 0,
+        **decoding: Any,
     ) -> list[Reconstruction]: ...
     def reconstruct(
         self,
         texts: str | Sequence[str],
         *,
         conditions: str | Sequence[str] | None = None,
+        drop_below: float = 0.0,
         seed: int = 0,
         **decoding: Any,
     ) -> Reconstruction | list[Reconstruction]:
@@ -115,6 +125,7 @@ class Run:
         Arguments:
             texts: What to encode; none may be longer than the model's window.
             conditions: What each answers to, if the run was trained on pairs.
+            drop_below: Vectors of a mixture that weigh less leave before anything is written, which takes less time.
             seed: Of the noise, where tokens are drawn.
             decoding: Fields of :class:`Decoding`; without any, the most probable token is taken.
 
@@ -124,7 +135,8 @@ class Run:
         from .generation import reconstruct
 
         told = None if conditions is None else _several(conditions)
-        found = reconstruct(self, _several(texts), _greedy_unless(decoding), conditions=told, seed=seed)
+        options: dict[str, Any] = {"conditions": told, "drop_below": drop_below, "seed": seed}
+        found = reconstruct(self, _several(texts), _greedy_unless(decoding), **options)
         return found[0] if isinstance(texts, str) else found
 
     def sample(
@@ -144,7 +156,7 @@ class Run:
         return sample(self, n, Decoding(**decoding), seed=seed, prompt=prompt, condition=condition)
 
     def interpolate(self, first: str, second: str, steps: int = 5, **options: Any) -> list[str]:
-        """The texts on the straight way from one text's latents to another's.
+        """The texts on the way from one text's latents to another's.
 
         Arguments:
             first: The text to begin with.
@@ -168,6 +180,17 @@ class Run:
         from .latents import swap
 
         return swap(self, text, other, layers, **options).text
+
+    def edit(self, text: str, **options: Any) -> "Edited":
+        """What a text becomes with vectors of its mixture dropped, scaled or swapped for another text's.
+
+        Arguments:
+            text: What to encode.
+            options: Of :func:`~pyroformer.inference.editing.edit`, such as ``drop`` or ``scale``.
+        """
+        from .editing import edit
+
+        return edit(self, text, **options)
 
     def bound(
         self,

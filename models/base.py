@@ -12,6 +12,7 @@ from pyro.poutine.trace_messenger import TraceMessenger
 from torch import nn
 
 from .batch import Batch
+from .memory import Memory
 from .recipe import Recorded
 from .transformer import TransformerConfig
 from .trunk import Trunk
@@ -122,6 +123,22 @@ class Model(Recorded, LocalModule):
     def texts(self, batch: Batch) -> pyro.plate:
         """The plate over the texts of ``batch``."""
         return pyro.plate(TEXTS, batch.weight.shape[-1], dim=-1)
+
+    def between(self, first: Memory, second: Memory, share: float) -> Memory:
+        r"""What its decoder is told on the way from one text to another; each model says what the way is.
+
+        Arguments:
+            first: What it is told of the text at the beginning.
+            second: What it is told of the text at the end.
+            share: How far it is from the first to the second, from 0 to 1.
+
+        Raises:
+            ValueError: If the model has no latents or says of no way between them, or the share is out of range.
+        """
+        name = type(self).__name__
+        if not self.latents:
+            raise ValueError(f"a {name} has no latents, so nothing lies between two texts: choose a model with some.")
+        raise ValueError(f"a {name} does not say what lies between two texts: write between(first, second, share).")
 
     @property
     def networks(self) -> list[nn.Module]:

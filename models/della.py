@@ -16,6 +16,7 @@ References:
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, get_args
 
 import pyro
@@ -30,7 +31,8 @@ from .base import Model
 from .batch import Batch
 from .encoding import LayerEncoder
 from .fusion import Fusion, FusionKind
-from .memory import Context
+from .memory import Context, Memory
+from .mixing import check_share
 from .priors import LatentPrior, LinearGaussian
 from .text import AutoregressiveText
 from .transformer import Decoder, TransformerConfig, check_condition
@@ -167,6 +169,13 @@ class DELLA(Model):
     def likelihood(self, memory: Context, mask: Bool[Tensor, "*batch T"] | None = None) -> AutoregressiveText:
         """p(text | latents, condition)."""
         return AutoregressiveText(self.decoder, memory, mask=mask)
+
+    def between(self, first: Memory, second: Memory, share: float) -> Context:
+        r"""A straight line, :math:`(1 - \tau) z^{(1)} + \tau z^{(2)}`; the condition is the first text's."""
+        check_share(share)
+        assert isinstance(first, Context) and isinstance(second, Context)
+        assert first.latents is not None and second.latents is not None
+        return replace(first, latents=torch.lerp(first.latents, second.latents, share))
 
 
 class Recursion(nn.Module):

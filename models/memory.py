@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from .components import joined, padded
 from .mixture import Mixture, SharedVariances
 
 __all__ = ["Context", "Memory", "batch_shape", "flat", "stacked"]
@@ -108,13 +109,7 @@ def stacked(memories: Sequence[Memory]) -> Memory:
 
 def _mixtures(mixtures: list[Mixture]) -> Mixture:
     widest = max(mixture.components for mixture in mixtures)
-    every = [(mixture, widest - mixture.components) for mixture in mixtures]
-    return replace(
-        mixtures[0],
-        log_weights=torch.cat([F.pad(mixture.log_weights, (0, more)) for mixture, more in every]),
-        vectors=torch.cat([F.pad(mixture.vectors, (0, 0, 0, more)) for mixture, more in every]),
-        mask=torch.cat([F.pad(_where(mixture.log_weights, mixture.mask), (0, more)) for mixture, more in every]),
-    )
+    return joined([padded(mixture, widest) for mixture in mixtures], along="texts")
 
 
 def _contexts(contexts: list[Context]) -> Context:

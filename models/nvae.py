@@ -28,6 +28,8 @@ from torch.distributions import Distribution
 from .adapters import as_prior, check_prior
 from .base import Model
 from .batch import Batch
+from .memory import Memory
+from .mixing import interpolated
 from .mixture import Mixture
 from .priors import BoundedDirichletProcess, GaussianBase, LengthPrior, VectorPrior, WeightPrior
 from .text import AutoregressiveText
@@ -98,6 +100,11 @@ class NVAE(Model):
     def likelihood(self, memory: Mixture, mask: Bool[Tensor, "*batch T"] | None = None) -> AutoregressiveText:
         """p(text | mixture): of a drawn mixture, or of the posterior's mean one."""
         return AutoregressiveText(self.decoder, memory, mask=mask)
+
+    def between(self, first: Memory, second: Memory, share: float) -> Mixture:
+        """The components of both mixtures, weighted by their shares: see :func:`~.mixing.interpolated`."""
+        assert isinstance(first, Mixture) and isinstance(second, Mixture)
+        return interpolated(first, second, share)
 
 
 def component_mask(length: Int[Tensor, "*batch"], kappa: int, width: int) -> Bool[Tensor, "*batch N"]:

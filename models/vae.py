@@ -17,6 +17,7 @@ References:
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pyro
@@ -28,6 +29,9 @@ from torch.distributions import Distribution
 from .adapters import as_prior, check_prior
 from .base import Model
 from .batch import Batch
+from .components import padded
+from .memory import Memory
+from .mixing import check_share
 from .mixture import Mixture
 from .priors import GaussianBase, LengthPrior, VectorPrior
 from .text import AutoregressiveText
@@ -87,6 +91,22 @@ class VAE(Model):
         noise = math.sqrt(self.config.width / self.config.heads)
         log_weights = (vectors.square().sum(-1) / (2 * noise)).masked_fill(~mask, -math.inf).log_softmax(-1)
         return Mixture(log_weights, vectors, mask=mask)
+
+    def between(self, first: Memory, second: Memory, share: float) -> Mixture:
+        r"""Vectors averaged position by position, :math:`(1 - \tau) z_i^{(1)} + \tau z_i^{(2)}`.
+
+        Where only one text has a vector, it stays and weighs as much less as its text's share is.
+        """
+        check_share(share)
+        assert isinstance(first, Mixture) and isinstance(second, Mixture)
+        one, other = (padded(mixture, max(first.components, second.components)) for mixture in (first, second))
+        assert one.mask is not None and other.mask is not None
+        here, there = (1 - share) * one.mask[..., None], share * other.mask[..., None]
+        total = here + there
+        mean = (here * one.vectors + there * other.vectors) / torch.where(total > 0, total, 1)
+        total = total.squeeze(-1)
+        memory = self.memory(mean, total > 0)
+        return replace(memory, log_weights=(memory.log_weights + total.log()).log_softmax(-1))
 
     def likelihood(self, memory: Mixture, mask: Bool[Tensor, "*batch T"] | None = None) -> AutoregressiveText:
         """p(text | vectors): of drawn vectors, or of the posterior's means."""

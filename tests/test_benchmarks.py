@@ -7,6 +7,9 @@ from types import ModuleType
 
 import pytest
 
+import pyroformer as pf
+from pyroformer.inference.folder import RunFolder
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -88,3 +91,18 @@ def test_the_models_of_the_table_are_of_one_size(script: ModuleType) -> None:
     assert max(sizes.values()) < 1.01 * min(sizes.values())
     done = [task.file for task in script.tasks(2, list(script.VARIANTS))]
     assert len(set(done)) == len(done) == 2 * (2 * len(script.VARIANTS) - 1)
+
+
+@pytest.mark.parametrize("script", ["compaction"], indirect=True)
+def test_compaction(script: ModuleType) -> None:
+    corpus = pf.Corpus.of([f"The number {n} follows {n - 1}." for n in range(60)], vocabulary=270, window=24)
+    model = pf.NVAE.for_corpus(corpus, width=16, layers=1, heads=2)
+    run = pf.Run(model, pf.NVAEGuide(model), corpus, RunFolder(corpus.folder), {}, 0)
+    rows = numbers(script.report(run, thresholds=(0.01, 0.9), texts=3, rounds=1))
+    cache = {name: rows[name][3] for name in ("0", "0.01", "0.9")}
+    assert rows["0"][0] == 100 and rows["0"][-1] == 0
+    assert rows["0.9"][0] < rows["0.01"][0] <= 100
+    assert cache["0.9"] < cache["0.01"] <= cache["0"]  # of one vector each, the prior's
+    language_model = pf.Run(pf.LanguageModel.for_corpus(corpus, width=16), None, corpus, run.folder, {}, 0)
+    with pytest.raises(ValueError, match="a LanguageModel has no mixture to thin: give a run of an nvae"):
+        script.report(language_model)

@@ -1,5 +1,6 @@
 """Texts from a model: the same whatever the batch, and what the model says."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -139,6 +140,20 @@ def test_kappa_vectors_of_a_token_are_weighed_together(corpus: Corpus) -> None:
     assert two.kept == pytest.approx(one.kept, abs=1e-5)
 
 
+@pytest.mark.parametrize("kappa", [1, 2])
+def test_vectors_below_a_weight_leave_before_anything_is_written(corpus: Corpus, kappa: int) -> None:
+    run, drawn = made(corpus, "nvae", kappa=kappa), Decoding()
+    weights = run.encode(TEXTS[:3]).log_weights.exp()
+    threshold = float(weights.median())
+    whole, thin = (reconstruct(run, TEXTS[:3], drawn, drop_below=below) for below in (0.0, threshold))
+    memory = run.encode(TEXTS[:3]).memory()
+    mask = memory.mask & ((weights >= threshold) | (torch.arange(memory.components) < kappa))
+    assert [item.text for item in thin] == decode(run, replace(memory, mask=mask), drawn)
+    assert [item.text for item in thin] != [item.text for item in whole]
+    assert [item.kept for item in thin] == [item.kept for item in whole]
+    assert run.reconstruct(TEXTS[:3], drop_below=threshold, greedy=False) == thin
+
+
 def test_a_prompt_begins_every_text(lm: Run, nvae: Run) -> None:
     for run in (lm, nvae):
         assert all(text.startswith("A few") for text in sample(run, 4, HOT, prompt="A few"))
@@ -197,6 +212,8 @@ def test_what_cannot_be_done(lm: Run, nvae: Run) -> None:
         nvae.reconstruct("word " * 40)
     with pytest.raises(ValueError, match="temperature is 0.0: give a positive number"):
         lm.sample(1, temperature=0.0)
+    with pytest.raises(ValueError, match="the threshold is -0.5: give a weight from 0 to below 1"):
+        nvae.reconstruct(TEXTS[0], drop_below=-0.5)
     with pytest.raises(ValueError, match="batch_size is 0"):
         sample(lm, 1, batch_size=0)
 

@@ -6,15 +6,18 @@ import pytest
 import torch
 
 from pyroformer.guides.della import DELLAGuide
+from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.corpus import Corpus
 from pyroformer.inference.decoding import Decoding
 from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.generation import decode, encode
-from pyroformer.inference.latents import interpolate, layer_numbers, swap, swaps
+from pyroformer.inference.latents import interpolate, swap, swaps
 from pyroformer.inference.run import Run
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.memory import Context
+from pyroformer.models.mixing import interpolated
+from pyroformer.models.nvae import NVAE
 
 FIRST, SECOND = "A few and 64 more.", "Ones and 125 more."
 TEXTS = [FIRST, SECOND] + [f"{'Ones' if n % 3 else 'A few'} and {n * n * n} more." for n in range(40)]
@@ -88,6 +91,42 @@ def test_one_latent_for_the_whole_text_can_only_move_as_a_whole() -> None:
         swap(single, FIRST, SECOND, [1])
 
 
+@pytest.fixture(scope="module", params=["diagonal", "shared"])
+def nvae(request: pytest.FixtureRequest) -> Run:
+    return mixed_run(variance=request.param)
+
+
+def mixed_run(**options: Any) -> Run:
+    """An NVAE that nobody trained, whose decoder minds its mixture."""
+    corpus = Corpus.of(TEXTS, vocabulary=270, window=24)
+    torch.manual_seed(0)
+    model = NVAE.for_corpus(corpus, width=16, layers=2, heads=2, kappa=2)
+    guide = NVAEGuide(model, **options)
+    for module in (model, guide):
+        for parameter in module.parameters():
+            parameter.data.add_(0.4 * torch.randn_like(parameter))
+    return Run(model, guide, corpus, RunFolder(corpus.folder), {}, 0)
+
+
+def test_the_way_between_mixtures_is_their_mixture(nvae: Run) -> None:
+    found = interpolate(nvae, FIRST, SECOND, steps=3)
+    assert [item.share for item in found] == [0.0, 0.5, 1.0] and not any(item.layers for item in found)
+    assert found[0].text == own(nvae, FIRST) != own(nvae, SECOND) == found[-1].text
+    middle = interpolated(encode(nvae, FIRST).memory(), encode(nvae, SECOND).memory(), 0.5)
+    assert found[1].text == decode(nvae, middle)[0]
+    assert nvae.interpolate(FIRST, SECOND, 3) == [item.text for item in found]
+
+
+def test_mixtures_have_no_layers_to_choose(nvae: Run) -> None:
+    with pytest.raises(ValueError, match="latents of this NVAE belong to no layers .it has weights, vectors.: fit a d"):
+        interpolate(nvae, FIRST, SECOND, layers=[1])
+
+
+def test_a_model_of_ones_own_says_what_the_way_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DELLA, "between", lambda self, first, second, share: second)
+    assert {item.text for item in interpolate(run, FIRST, SECOND)} == {own(run, SECOND)}
+
+
 def test_a_model_without_latents_says_so() -> None:
     corpus = Corpus.of(TEXTS, vocabulary=270, window=24)
     plain = Run(LanguageModel.for_corpus(corpus, width=16), None, corpus, RunFolder(corpus.folder), {}, 0)
@@ -95,12 +134,11 @@ def test_a_model_without_latents_says_so() -> None:
         interpolate(plain, FIRST, SECOND)
 
 
+def test_vectors_of_a_mixture_are_dropped_and_latents_of_layers_are_not(run: Run) -> None:
+    with pytest.raises(ValueError, match="drop_below is 0.1, but a DELLA has no weights to drop vectors by: leave it out"):
+        run.reconstruct(FIRST, drop_below=0.1)
+
+
 def test_there_are_at_least_two_ends(run: Run) -> None:
     with pytest.raises(ValueError, match="steps is 1: give at least 2"):
         interpolate(run, FIRST, SECOND, steps=1)
-
-
-@pytest.mark.parametrize("text", ["", "x", "3-1", "1-", "1,,2"])
-def test_layers_are_written_as_numbers_and_ranges(text: str) -> None:
-    with pytest.raises(ValueError, match="is no list of layers"):
-        layer_numbers(text)

@@ -1,5 +1,7 @@
 """The Gaussian autoencoder: its memory is softmax attention, its divergence that of Gaussians."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -54,3 +56,35 @@ def test_a_guide_without_texts_is_refused() -> None:
 def test_a_prior_of_another_width_is_refused() -> None:
     with pytest.raises(ValueError, match="base_measure"):
         VAE(CONFIG, base_measure=GaussianBase(8))
+
+
+def test_between_two_texts_vectors_are_averaged_position_by_position() -> None:
+    torch.manual_seed(0)
+    model = VAE(CONFIG)
+    posterior = VAEGuide(model).encode(Batch.pad(TEXTS))
+    short, long = (
+        model.memory(posterior.mean[i : i + 1, :n], posterior.mask[i : i + 1, :n]) for i, n in ((1, 2), (0, 5))
+    )
+    half = model.between(short, long, 0.25)
+    torch.testing.assert_close(half.vectors[:, :2], 0.75 * short.vectors + 0.25 * long.vectors[:, :2])
+    torch.testing.assert_close(half.vectors[:, 2:], long.vectors[:, 2:])
+    odds = half.log_weights[0, 4] - half.log_weights[0, 0]
+    lengths = half.vectors.square().sum(-1)[0] / (2 * 8**0.5)
+    torch.testing.assert_close(odds, math.log(0.25) + lengths[4] - lengths[0])
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_at_either_end_the_decoder_says_what_it_says_of_one_text(share: float) -> None:
+    torch.manual_seed(0)
+    model, batch = VAE(CONFIG).eval(), Batch.pad(TEXTS)
+    posterior = VAEGuide(model).encode(batch)
+    each = [model.memory(posterior.mean[i : i + 1, :n], posterior.mask[i : i + 1, :n]) for i, n in ((1, 2), (0, 5))]
+    tokens = batch.tokens[2:3]
+    found = model.decoder(tokens, model.between(*each, share))
+    torch.testing.assert_close(found, model.decoder(tokens, each[int(share)]), atol=1e-5, rtol=0)
+
+
+def test_a_share_beyond_the_ends_is_refused() -> None:
+    memory = VAE(CONFIG).memory(torch.zeros(1, 2, 16), torch.ones(1, 2, dtype=torch.bool))
+    with pytest.raises(ValueError, match="share is 1.5: give a number from 0"):
+        VAE(CONFIG).between(memory, memory, 1.5)

@@ -1,0 +1,165 @@
+r"""What it buys, and what it costs, that vectors of little weight leave a text's mixture before it is decoded.
+
+    python benchmarks/compaction.py --run RUN [--thresholds 0.001 0.01 0.03] [--out FILE]
+
+Held-out texts of a run of an NVAE are encoded once, and written again greedily from the mean of their posterior without
+the vectors whose weight is below a threshold. The first row, 0, is the whole mixture. The thresholds take turns, and a
+time is that of the fastest round, because what else the machine does can only add to one.
+
+    vectors      share of the texts' vectors that stay
+    tokens/s     of whole greedy decoding: the thinning, the projection to keys and values, and every step
+    attention    queries/s of the decoder's cross-attention alone, over the same queries and all layers
+    cache        bytes of keys and values that all layers keep of the batch
+    BLEU, lost   of the reconstructions, of 100, and how much less than with the whole mixture
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyroformer.inference.decoding import Decoding, uniforms
+from pyroformer.inference.frozen import frozen
+from pyroformer.inference.generation import write
+from pyroformer.inference.metrics import bleu
+from pyroformer.inference.run import Run, load
+from pyroformer.models.compaction import compacted
+from pyroformer.models.mixture import Mixture
+from pyroformer.models.nvae import NVAE
+
+THRESHOLDS = (0.001, 0.003, 0.01, 0.03, 0.1)
+QUERIES = 32  # of each text, in every layer
+
+
+class Cost(NamedTuple):
+    """What one threshold leaves, how fast that is and how good."""
+
+    vectors: float
+    tokens_per_second: float
+    queries_per_second: float
+    cache: int
+    bleu: float
+
+
+def report(run: Run, thresholds: Sequence[float] = THRESHOLDS, texts: int = 64, rounds: int = 5) -> str:
+    """The table, for so many held-out texts."""
+    if not isinstance(run.model, NVAE):
+        raise ValueError(f"a {type(run.model).__name__} has no mixture to thin: give a run of an nvae.")
+    originals = run.corpus.test[:texts]
+    with frozen(run.model, run.guide, seed=0):
+        costs = measure(run, originals, [0.0, *(below for below in thresholds if below)], rounds)
+    return table(costs, f"{len(originals)} texts, {rounds} rounds, torch {torch.__version__}, {place(run)}")
+
+
+def measure(run: Run, originals: Sequence[str], thresholds: Sequence[float], rounds: int) -> dict[float, Cost]:
+    """The costs of each threshold, all from one encoding."""
+    model: Any = run.model
+    whole = run.encode(originals).memory()
+    x = torch.randn(len(originals), QUERIES, model.config.width, device=model.device)
+    memories = {below: thinned(model, whole, below) for below in thresholds}
+    projected = {below: model.decoder.project(memory) for below, memory in memories.items()}
+    tokens: dict[float, Tensor] = {}
+
+    def decode(below: float) -> None:
+        tokens[below] = written(run, thinned(model, whole, below))
+
+    def attend(below: float) -> None:
+        for block, seen in zip(model.decoder.blocks, projected[below], strict=True):
+            block.cross(x, seen)
+
+    decoding = in_turns(decode, thresholds, rounds, model.device)
+    attending = in_turns(attend, thresholds, rounds, model.device)
+    queries = x.shape[0] * x.shape[1] * len(model.decoder.blocks)
+    costs = {}
+    for below, memory in memories.items():
+        count = int((tokens[below] != model.config.pad).sum())
+        texts = run.tokenizer.decode_batch(tokens[below])
+        costs[below] = Cost(
+            float(memory.present.sum() / whole.present.sum()),
+            count / decoding[below],
+            queries / attending[below],
+            sum(seen.keys.nbytes + seen.values.nbytes for seen in projected[below]),
+            bleu(texts, list(originals)),
+        )
+    return costs
+
+
+def thinned(model: NVAE, memory: Mixture, below: float) -> Mixture:
+    return compacted(memory, below, keep=model.kappa) if below else memory
+
+
+def written(run: Run, memory: Mixture) -> Tensor:
+    """The most probable token after the other."""
+    model: Any = run.model
+    noise = uniforms(0, range(len(memory.vectors)), run.corpus.window).to(model.device)
+    return write(model.likelihood(memory), Decoding(greedy=True), noise, words=run.tokenizer.vocabulary)
+
+
+def in_turns(
+    do: Callable[[float], None], thresholds: Sequence[float], rounds: int, device: torch.device
+) -> dict[float, float]:
+    """Seconds of the fastest round of each, after one that does not count."""
+    seconds = dict.fromkeys(thresholds, float("inf"))
+    for number in range(rounds + 1):
+        for below in thresholds:
+            start = now(device)
+            do(below)
+            if number:
+                seconds[below] = min(seconds[below], now(device) - start)
+    return seconds
+
+
+def table(costs: dict[float, Cost], about: str) -> str:
+    """Markdown; what is in brackets is the ratio to the whole mixture."""
+    base = costs[0.0]
+    lines = [f"{about}; in brackets: times the whole mixture", ""]
+    lines += ["| below | vectors | tokens/s | attention, queries/s | cache, bytes | BLEU | lost |"]
+    lines += ["|---:|---:|---:|---:|---:|---:|---:|"]
+    for below, cost in costs.items():
+        cells = [
+            f"{below:g}",
+            f"{100 * cost.vectors:.1f} %",
+            f"{cost.tokens_per_second:.0f} ({cost.tokens_per_second / base.tokens_per_second:.2f})",
+            f"{cost.queries_per_second:.0f} ({cost.queries_per_second / base.queries_per_second:.2f})",
+            f"{cost.cache} ({cost.cache / base.cache:.2f})",
+            f"{cost.bleu:.2f}",
+            f"{base.bleu - cost.bleu:.2f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def place(run: Run) -> str:
+    if run.model.device.type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--run", type=Path, required=True, help="folder of a fitted nvae")
+    parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS)
+    parser.add_argument("--texts", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, help="file to write the table to as well")
+    options = parser.parse_args()
+    run = load(options.run, device=options.device)
+    text = report(run, options.thresholds, options.texts, options.rounds)
+    print(text)
+    if options.out is not None:
+        options.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

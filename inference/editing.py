@@ -1,0 +1,130 @@
+"""A text's mixture edited before it is decoded: vectors that leave, weigh more or less, or come from another text."""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from ..models.mixing import dropped, exchanged, scaled
+from ..models.mixture import Mixture
+from ..models.nvae import NVAE
+from .decoding import Decoding
+from .generation import GREEDY, decode, encode
+from .run import Run
+
+__all__ = ["Edited", "Vector", "edit", "vectors"]
+
+
+class Vector(NamedTuple):
+    """One vector of a text's mixture; those that a token has several of count as one."""
+
+    number: int  # 0 is the prior's, the others are numbered as the tokens are, from 1
+    token: str | None  # None for the prior's
+    weight: float  # its mean weight in the posterior; all of them sum to one
+
+
+class Edited(NamedTuple):
+    """A text that was written from an edited mixture, and what was done to it."""
+
+    text: str
+    original: str
+    dropped: tuple[int, ...] = ()
+    scaled: Mapping[int, float] = {}
+    swapped: Mapping[int, int] = {}
+    other: str | None = None
+
+
+def vectors(run: Run, text: str) -> list[Vector]:
+    """The vectors of a text's posterior mixture, with the numbers by which :func:`edit` knows them.
+
+    Raises:
+        ValueError: If the run has no mixture, or the text does not fit its window.
+    """
+    model = _mixed(run)
+    weights = _mean(run, text).log_weights[0].double().exp().unflatten(-1, (-1, model.kappa)).sum(-1)
+    tokens = [None, *run.tokenizer.pieces(text)]
+    every = zip(tokens, weights.tolist(), strict=True)
+    return [Vector(number, token, weight) for number, (token, weight) in enumerate(every)]
+
+
+def edit(
+    run: Run,
+    text: str,
+    *,
+    drop: Collection[int] = (),
+    scale: Mapping[int, float] | None = None,
+    swap: Mapping[int, int] | None = None,
+    other: str | None = None,
+    decoding: Decoding = GREEDY,
+    seed: int = 0,
+) -> Edited:
+    r"""What the decoder writes once the mean of a text's posterior mixture was edited.
+
+    Vectors are numbered as :func:`vectors` has them: 0 is the prior's, which stays, and 1, 2, ... are the tokens'. The
+    weights of what is left are normalised again.
+
+    Arguments:
+        run: A run of an NVAE.
+        text: What to encode.
+        drop: Vectors that leave the mixture. All but the prior's may.
+        scale: For some vectors, what their weights are multiplied by.
+        swap: For some vectors, the vector of the other text that takes their place; the weight stays.
+        other: The text whose vectors come in.
+        decoding: How tokens are chosen; the most probable ones by default.
+        seed: Of the noise, where tokens are drawn.
+
+    Raises:
+        ValueError: If the run has no mixture, a vector does not exist, the prior's is to go, a factor is not positive,
+            one of two things is asked for without the other, or a text does not fit the window.
+    """
+    scale, swap = scale or {}, swap or {}
+    kappa = _mixed(run).kappa
+    if bool(swap) != (other is not None):
+        asked, missing = ("swap", "other, the text to take vectors from") if swap else ("other", "swap, such as 3=5")
+        raise ValueError(f"{asked} was given, but nothing else of an exchange: give {missing}, or leave {asked} out.")
+    memory = _mean(run, text)
+    _check_numbers([*drop, *scale, *swap], memory, kappa, text)
+    _check_jobs(drop, scale, swap)
+    if other is not None:
+        source = _mean(run, other)
+        _check_numbers(swap.values(), source, kappa, other)
+        memory = exchanged(memory, source, _by_component(swap, kappa))
+    for number, factor in scale.items():
+        memory = scaled(memory, _components([number], kappa), factor)
+    memory = dropped(memory, _components(drop, kappa))
+    written = decode(run, memory, decoding, seed=seed)[0]
+    return Edited(written, text, tuple(drop), dict(scale), dict(swap), other)
+
+
+def _mixed(run: Run) -> NVAE:
+    if not isinstance(run.model, NVAE):
+        raise ValueError(f"a {type(run.model).__name__} has no mixture to edit: fit an nvae to have one.")
+    return run.model
+
+
+def _mean(run: Run, text: str) -> Mixture:
+    posterior: Any = encode(run, [text])
+    memory: Mixture = posterior.memory()
+    return memory
+
+
+def _components(numbers: Iterable[int], kappa: int) -> list[int]:
+    """The components of vectors: each has kappa of them."""
+    return [number * kappa + part for number in numbers for part in range(kappa)]
+
+
+def _by_component(swap: Mapping[int, int], kappa: int) -> dict[int, int]:
+    return dict(zip(_components(swap, kappa), _components(swap.values(), kappa), strict=True))
+
+
+def _check_numbers(numbers: Iterable[int], memory: Mixture, kappa: int, text: str) -> None:
+    last = memory.components // kappa - 1
+    if unknown := [number for number in numbers if not 0 <= number <= last]:
+        raise ValueError(
+            f"there is no vector {unknown[0]} in {text[:40]!r}: give 0, the prior's, or 1 to {last}, its tokens'."
+        )
+
+
+def _check_jobs(drop: Collection[int], scale: Collection[int], swap: Collection[int]) -> None:
+    if 0 in drop or 0 in swap:
+        raise ValueError("vector 0 is the prior's and stays: drop or swap others, or scale it.")
+    if twice := sorted(set(drop) & {*scale, *swap}):
+        raise ValueError(f"vector {twice[0]} is to be dropped and changed as well: choose one of these.")

@@ -1,0 +1,157 @@
+"""Edited mixtures: what is written is what the decoder makes of the mixture that was meant."""
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from pyroformer.guides.nvae import NVAEGuide
+from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.decoding import Decoding
+from pyroformer.inference.editing import edit, vectors
+from pyroformer.inference.folder import RunFolder
+from pyroformer.inference.generation import decode, encode, reconstruct
+from pyroformer.inference.run import Run
+from pyroformer.models.language_model import LanguageModel
+from pyroformer.models.mixture import Mixture
+from pyroformer.models.nvae import NVAE
+
+TEXT, OTHER = "A few and 64 more.", "Ones and 125 more."
+DRAWN = Decoding()  # with the same noise each time, an ear for small changes
+TEXTS = [TEXT, OTHER] + [f"{'Ones' if n % 3 else 'A few'} and {n * n * n} more." for n in range(40)]
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return Corpus.of(TEXTS, vocabulary=270, window=24)
+
+
+@pytest.fixture(scope="module", params=[1, 3], ids=["kappa 1", "kappa 3"])
+def run(corpus: Corpus, request: pytest.FixtureRequest) -> Run:
+    """A run that nobody trained, whose decoder minds its mixture."""
+    torch.manual_seed(1)
+    model = NVAE.for_corpus(corpus, width=16, layers=2, heads=2, kappa=request.param, init_std=0.02)
+    guide = NVAEGuide(model, variance="shared" if request.param == 3 else "diagonal")
+    for module in (model, guide):
+        for parameter in module.parameters():
+            parameter.data.add_(0.3 * torch.randn_like(parameter))
+    return Run(model, guide, corpus, RunFolder(corpus.folder), {}, 0)
+
+
+def mean(run: Run, text: str) -> Mixture:
+    memory: Mixture = encode(run, text).memory()
+    return replace(memory, variances=memory.dense_variances())
+
+
+def kappa(run: Run) -> int:
+    return run.model.kappa  # type: ignore[return-value]
+
+
+def test_without_edits_the_text_is_its_reconstruction(run: Run) -> None:
+    assert edit(run, TEXT).text == reconstruct(run, [TEXT])[0].text
+    own = reconstruct(run, [TEXT], DRAWN)[0].text
+    assert edit(run, TEXT, scale={3: 1.0}, decoding=DRAWN).text == own
+
+
+def test_vectors_are_numbered_as_a_reconstruction_lists_them(run: Run) -> None:
+    found, shown = vectors(run, TEXT), reconstruct(run, [TEXT])[0]
+    assert [vector.number for vector in found] == list(range(len(shown.tokens) + 1))
+    assert tuple(vector.token for vector in found) == (None, *shown.tokens)
+    assert [vector.weight for vector in found] == pytest.approx([shown.prior, *shown.kept], abs=1e-6)  # type: ignore[misc]
+
+
+def test_a_dropped_vector_is_out_of_the_mixture_with_all_its_components(run: Run) -> None:
+    memory, k = mean(run, TEXT), kappa(run)
+    keep = [n for n in range(memory.components) if n // k not in (2, 4, 5)]
+    assert isinstance(memory.variances, torch.Tensor)
+    left = Mixture(memory.log_weights[:, keep], memory.vectors[:, keep], memory.variances[:, keep])
+    found = edit(run, TEXT, drop=[2, 4, 5], decoding=DRAWN)
+    assert found.text == decode(run, left, DRAWN)[0]
+    assert (found.original, found.dropped) == (TEXT, (2, 4, 5))
+
+
+def test_all_but_the_priors_vector_may_go(run: Run) -> None:
+    memory, k = mean(run, TEXT), kappa(run)
+    assert isinstance(memory.variances, torch.Tensor)
+    prior = Mixture(memory.log_weights[:, :k], memory.vectors[:, :k], memory.variances[:, :k])
+    every = range(1, len(vectors(run, TEXT)))
+    assert edit(run, TEXT, drop=every, decoding=DRAWN).text == decode(run, prior, DRAWN)[0]
+
+
+def test_factors_scale_weights(run: Run) -> None:
+    memory, k = mean(run, TEXT), kappa(run)
+    log_weights = memory.log_weights.clone()
+    log_weights[:, 3 * k : 4 * k] += math.log(50)
+    log_weights[:, :k] -= math.log(10)
+    found = edit(run, TEXT, scale={3: 50.0, 0: 0.1}, decoding=DRAWN)
+    assert found.text == decode(run, replace(memory, log_weights=log_weights), DRAWN)[0]
+    assert found.scaled == {3: 50.0, 0: 0.1}
+
+
+def test_a_swapped_vector_is_the_other_texts(run: Run) -> None:
+    memory, other, k = mean(run, TEXT), mean(run, OTHER), kappa(run)
+    vectors_, variances = memory.vectors.clone(), memory.dense_variances().clone()  # type: ignore[union-attr]
+    for number, source in {3: 5, 1: 2}.items():
+        mine, theirs = slice(number * k, (number + 1) * k), slice(source * k, (source + 1) * k)
+        vectors_[:, mine], variances[:, mine] = other.vectors[:, theirs], other.variances[:, theirs]  # type: ignore[index]
+    found = edit(run, TEXT, swap={3: 5, 1: 2}, other=OTHER, decoding=DRAWN)
+    assert found.text == decode(run, replace(memory, vectors=vectors_, variances=variances), DRAWN)[0]
+    assert (found.swapped, found.other) == ({3: 5, 1: 2}, OTHER)
+
+
+def test_every_edit_changes_what_is_written_and_the_seed_does(run: Run) -> None:
+    edits: list[dict[str, Any]] = [{}, {"drop": [1]}, {"drop": [2, 3]}, {"scale": {1: 9.0}}]
+    edits += [{"swap": {1: 2, 3: 5}, "other": OTHER}, {"seed": 1}]
+    assert len({run.edit(TEXT, decoding=DRAWN, **asked).text for asked in edits}) == len(edits)
+    assert run.edit(TEXT, decoding=DRAWN, seed=1) == run.edit(TEXT, decoding=DRAWN, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"drop": [0]}, "vector 0 is the prior's and stays: drop or swap others, or scale it"),
+        ({"swap": {0: 1}, "other": OTHER}, "vector 0 is the prior's and stays"),
+        ({"drop": [-1]}, "there is no vector -1 in 'A few and 64 more.': give 0, the prior's, or 1 to"),
+        ({"scale": {99: 2.0}}, "there is no vector 99 in 'A few and 64 more.'"),
+        ({"swap": {1: 99}, "other": OTHER}, "there is no vector 99 in 'Ones and 125 more.'"),
+        ({"scale": {1: -2.0}}, r"the factor is -2\.0: give a positive, finite number"),
+        ({"drop": [2], "scale": {2: 2.0}}, "vector 2 is to be dropped and changed as well: choose one"),
+        (
+            {"swap": {1: 1}},
+            "swap was given, but nothing else of an exchange: give other, the text to take vectors from",
+        ),
+        ({"other": OTHER}, "other was given, but nothing else of an exchange: give swap, such as 3=5, or leave"),
+    ],
+)
+def test_what_cannot_be_edited_is_said(run: Run, asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        edit(run, TEXT, **asked)
+
+
+def test_a_run_without_a_mixture_says_so(corpus: Corpus) -> None:
+    plain = Run(LanguageModel.for_corpus(corpus, width=16), None, corpus, RunFolder(corpus.folder), {}, 0)
+    for call in (edit, vectors):
+        with pytest.raises(ValueError, match="a LanguageModel has no mixture to edit: fit an nvae to have one"):
+            call(plain, TEXT)
+
+
+def test_the_command_lists_vectors_and_then_edits_them(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyroformer.inference import latent_commands
+
+    def command(**flags: Any) -> list[dict[str, Any]]:
+        latent_commands.edit("runs/a", text=TEXT, **flags)
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    monkeypatch.setattr(latent_commands, "load_run", lambda path, trust: run)
+    listed = command()
+    assert [item["number"] for item in listed] == [vector.number for vector in vectors(run, TEXT)]
+    assert listed[0]["token"] is None and sum(item["weight"] for item in listed) == pytest.approx(1)
+    found = command(drop="2,4-5", scale="3=0.1", swap="1=2", other=OTHER)
+    again = edit(run, TEXT, drop=[2, 4, 5], scale={3: 0.1}, swap={1: 2}, other=OTHER)
+    done = {"dropped": [2, 4, 5], "scaled": {"3": 0.1}, "swapped": {"1": 2}, "other": OTHER}
+    assert found == [{"original": TEXT, "text": again.text} | done]
