@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint format clean table
+.PHONY: help demo test lint format clean table curve
 
 help:
 	@echo "make demo     train a small model on the built-in English corpus, then show what it learnt"
@@ -19,6 +19,7 @@ help:
 	@echo "make lint     ruff and mypy alone"
 	@echo "make format   let ruff rewrite the code"
 	@echo "make table    DELLA against its rivals, with DATA=folder; goes on where it stopped"
+	@echo "make curve    rate against distortion of NVAE and VAE, with DATA=folder; goes on where it stopped"
 	@echo "make clean    remove .venv and the tools' caches"
 	@echo
 	@echo "PYTHON=/path/to/python3.12 picks the interpreter that .venv is made from (default: python3)."
@@ -51,6 +52,11 @@ table: export OMP_NUM_THREADS ?= 1
 table: $(DEV)
 	@test -n "$(DATA)" || { echo "make table needs texts: make table DATA=folder" >&2; exit 1; }
 	$(BIN)/python benchmarks/della_table.py --data "$(DATA)" --out "runs/table-$(notdir $(DATA:%/=%))"
+
+curve: export OMP_NUM_THREADS ?= 1
+curve: $(DEV)
+	@test -n "$(DATA)" || { echo "make curve needs texts: make curve DATA=folder" >&2; exit 1; }
+	$(BIN)/python benchmarks/curve.py --data "$(DATA)" --out "runs/curve-$(notdir $(DATA:%/=%))"
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
