@@ -21,10 +21,13 @@ from pyroformer.models.batch import EOS, PAD, Batch
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
+from pyroformer.models.priors import BaseMeasure
 from pyroformer.models.recipe import build, describe
 from pyroformer.models.transformer import TransformerConfig
+from pyroformer.models.vector_priors import MixtureBase
 
 CONFIG = TransformerConfig(vocabulary=30, window=12, width=16, layers=2, heads=2, dropout=0.0)
+NO_CLOSED_FORM = (MixtureBase,)
 TEXTS = [[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]]
 
 
@@ -33,9 +36,9 @@ class Pair(NamedTuple):
     guide: nn.Module | None
 
 
-def nvae(kappa: int = 1, **options: Any) -> Callable[[], Pair]:
+def nvae(kappa: int = 1, base: Callable[[], BaseMeasure] | None = None, **options: Any) -> Callable[[], Pair]:
     def make() -> Pair:
-        model = NVAE(CONFIG, kappa=kappa)
+        model = NVAE(CONFIG, kappa=kappa, base_measure=None if base is None else base())
         return Pair(model, NVAEGuide(model, **options))
 
     return make
@@ -65,6 +68,7 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "nvae-isotropic": nvae(variance="isotropic"),
     "nvae-shared": nvae(variance="shared"),
     "nvae-kappa-3": nvae(kappa=3),
+    "nvae-mixture": nvae(base=lambda: MixtureBase(16, components=3)),
     "della": della(),
     "della-collapsed-upper": della(fusion="collapsed", first_layer=2),
     "della-residual-separate": della(guide={"posterior": "residual", "encoder": "separate"}, first_prior="learned"),
@@ -126,8 +130,15 @@ def test_padding_changes_nothing(pair: Pair) -> None:
     with pyro.settings.context(validate_distributions_pyro=False, validate_distributions_torch=False):
         for other in (wide, scribbled):
             for site, value in terms(pair, narrow).kl.items():
+                if site in estimated(pair):
+                    continue  # the noise of an estimate has another shape; its density is tested with the prior
                 assert torch.allclose(terms(pair, other).kl[site], value, atol=1e-4, rtol=1e-5)
             assert torch.allclose(log_likelihood(pair, narrow), log_likelihood(pair, other), atol=1e-4, rtol=1e-5)
+
+
+def estimated(pair: Pair) -> set[str]:
+    """The latent sites whose divergence has no closed form."""
+    return {"vectors"} if any(isinstance(part, NO_CLOSED_FORM) for part in pair.model.modules()) else set()
 
 
 def test_batch_composition_changes_nothing(pair: Pair) -> None:
