@@ -79,6 +79,8 @@ class NVAE(Model):
         self.length_prior = length_prior or LengthPrior(config.window)
         self.decoder = Decoder(config, cross_attention=True)
         check_prior(self.weight_prior, component_mask(torch.tensor([1, 2]), kappa, 3 * kappa), name="weight_prior")
+        if getattr(self.base_measure, "kappa", kappa) != kappa:
+            raise ValueError(f"kappa is {kappa}, but {self.base_measure.kappa} of base_measure: give both the same.")
         check_base_measure(self.base_measure, component_mask(torch.tensor([1, 2]), kappa, 3 * kappa), config.width)
 
     @classmethod

@@ -30,6 +30,7 @@ __all__ = [
     "models",
     "plot",
     "priors",
+    "refit",
 ]
 
 # Where each name lives, as in an entry point. It is imported when it is first used (PEP 562), so that neither
@@ -59,6 +60,7 @@ _HOMES = {
     "models": "models",
     "plot": "inference.plots",
     "priors": "models.priors",
+    "refit": "inference.second_stage:refit",
 }
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
     from .inference.elbo import ELBO
     from .inference.pretrained import Pretrained
     from .inference.run import Run, load
+    from .inference.second_stage import refit
     from .inference.svi import SVI
     from .inference.training import fit
     from .models import distributions, priors
