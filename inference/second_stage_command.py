@@ -27,7 +27,7 @@ def refit(
     dropout: float | None = None,
     trust: list[str] | None = None,
 ) -> None:
-    """Fit a better prior to the posterior of a run, all else held: the bound is tighter, and samples read better.
+    """Fit a better prior to the posterior of a run, all else held, so that the bound is tighter.
 
     Examples:
       pyroformer refit runs/reviews --out runs/refitted --minutes 5

@@ -150,9 +150,7 @@ def test_what_is_held_drops_no_activations(run: Run) -> None:
     watched.load_state_dict(run.guide.state_dict())  # type: ignore[union-attr]
     refit(Run(model, watched, run.corpus, run.folder, run.config, 0), "autoregressive", steps=2, **QUICK)
     training, looking = (True, False, False), (False, False, False)
-    assert modes == [training, looking] * 2, (
-        "in training only the prior drops activations, and on held-out texts nobody"
-    )
+    assert modes == [training, looking] * 2, "only the prior drops activations, and only in training"
 
 
 BAD: list[tuple[Any, dict[str, Any], str]] = [
