@@ -11,7 +11,7 @@ With kappa > 1 every component is repeated kappa times at 1/kappa of its alpha, 
 """
 
 import math
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import pyro
 import pyro.distributions as dist
@@ -25,6 +25,7 @@ from ..models.distributions import LogDirichlet
 from ..models.mixture import Mixture, SharedVariances
 from ..models.nvae import NVAE, component_mask
 from ..models.transformer import Encoder
+from ..models.vector_priors import own_component
 from .base import Guide
 
 __all__ = ["AlphaHead", "NVAEGuide", "Posterior"]
@@ -156,7 +157,7 @@ class NVAEGuide(Guide):
         if batch.tokens is None or batch.mask is None:
             raise ValueError("the batch is unobserved: a guide needs texts. Call the model alone to sample from it.")
         h = self.encoder(batch.tokens, batch.mask)
-        base = self.model.base_measure()
+        base: Any = own_component(self.model.base_measure)
         mean = _prepend(base.mean, _at_least_float32(self.mean(h)))
         variance = _prepend(base.variance, _at_least_float32(self.log_variance(h)).exp())
         log_alpha = self.alpha(h).clamp(*LOG_ALPHA_RANGE)

@@ -44,6 +44,7 @@ COMMANDS = {
     name: f"pyroformer.inference.{module}:{name}"
     for name, module in {
         "fit": "commands",
+        "refit": "second_stage_command",
         "evaluate": "commands",
         "sample": "commands",
         "reconstruct": "commands",

@@ -1,4 +1,4 @@
-"""The command line: ``pyroformer fit | evaluate | sample | reconstruct | plot | demo``."""
+"""The command line: ``pyroformer fit | refit | evaluate | sample | reconstruct | plot | demo``."""
 
 import contextlib
 import errno

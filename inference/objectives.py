@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from ..models.base import Model
+from ..models.priors import SequencePrior
 from .elbo import ELBO, Objective
 from .kl import FreeBits
 from .nvib import NVIB
@@ -18,7 +19,8 @@ def describe_objective(model: Model, options: TrainingOptions) -> dict[str, Any]
     """The objective of a model with these options, as plain data.
 
     Raises:
-        ValueError: If an option controls divergences that the objective or the model does not have.
+        ValueError: If an option controls divergences that the objective or the model does not have, or the objective
+            is not defined for the model's priors.
 
     Examples:
         >>> from pyroformer.models.language_model import LanguageModel
@@ -29,6 +31,12 @@ def describe_objective(model: Model, options: TrainingOptions) -> dict[str, Any]
     """
     name = options.objective or model.objective
     control = _control(options)
+    base = getattr(model, "base_measure", None)
+    if name == NVIB.name and isinstance(base, SequencePrior):
+        raise ValueError(
+            f"the objective {name} compares every vector with the same law, and {type(base).__name__} has another for "
+            "each: choose the objective elbo."
+        )
     for option in control:
         if name != ELBO.name:
             raise ValueError(f"{option} is about the KL, and the objective {name} has none: choose the objective elbo.")

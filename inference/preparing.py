@@ -91,10 +91,16 @@ def prepare_old(
         trust: Classes outside pyroformer that may be imported.
 
     Raises:
-        ValueError: If the run is of another model, or what is asked for is not what it has.
+        ValueError: If the run is of another model, holds parts of an earlier run, or what is asked for is not what it
+            has.
     """
     config = read_config(folder)
     corpus = Corpus.open(folder.corpus)
+    if config.get("trained"):
+        raise ValueError(
+            f"{folder.path} trains only {', '.join(config['trained'])} of an earlier run: go on with "
+            f"pyroformer refit RUN --out {folder.path} --resume."
+        )
     before = dict(config.get("training") or {})
     try:
         _check(folder, config, corpus, name, dict(asked) | {f"--{k}": v for k, v in training.items() if k not in FREE})

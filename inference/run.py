@@ -19,6 +19,7 @@ from .elbo import ELBO
 from .folder import RunFolder, objective_state, read_checkpoint
 from .objectives import describe_objective
 from .options import TrainingOptions
+from .parts import trained_parts
 from .reading import Pair
 from .reconstruction import Reconstruction
 from .report import Evaluation
@@ -264,10 +265,11 @@ def load(path: str | Path, *, trust: Collection[str] = (), device: str | torch.d
 
 
 def run_config(model: Model, guide: nn.Module | None, corpus: Corpus, options: TrainingOptions) -> dict[str, Any]:
-    """The resolved configuration of a run, as plain data."""
+    """The resolved configuration of a run, as plain data; with what is trained, where some parts are held."""
     from .. import __version__
 
-    return {
+    trained = trained_parts(ELBO()(model, guide))
+    config = {
         "pyroformer": __version__,
         "model": describe(model),
         "guide": None if guide is None else describe(guide, leave_out=["model"]),
@@ -275,6 +277,7 @@ def run_config(model: Model, guide: nn.Module | None, corpus: Corpus, options: T
         "objective": describe_objective(model, options),
         "training": asdict(options),
     }
+    return config if trained == [""] else config | {"trained": trained}
 
 
 def _several(texts: str | Sequence[str]) -> Sequence[str]:

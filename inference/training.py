@@ -32,6 +32,7 @@ from .folder import RunFolder, objective_state, read_checkpoint, write_atomicall
 from .kl import KLController
 from .objectives import make_objective
 from .options import TrainingOptions
+from .parts import held_parts
 from .run import Run, run_config
 from .schedules import SCHEDULES, warmup_cosine
 
@@ -70,7 +71,7 @@ def fit(
     is.
 
     Arguments:
-        model: The generative model.
+        model: The generative model. What does not require a gradient is held, without dropout.
         guide: Its posterior, or None where nothing is latent.
         corpus: Texts to train on, and to validate on.
         out: The run's folder; a temporary one by default.
@@ -177,7 +178,7 @@ class Training(lightning.LightningModule):
                 compile_blocks(network)
         if mode == "full":
             self._losses = CompiledObjective(self.objective).losses
-        self.objective.train()
+        self._train_mode()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         progress = self.progress()
@@ -228,6 +229,12 @@ class Training(lightning.LightningModule):
         state = checkpoint["run"]
         self.best, self.best_step, self.waited = state["best"], state["best_step"], state["waited"]
         self.looks, self.seconds_before, self.position = state["looks"], state["seconds"], state["position"]
+
+    def _train_mode(self) -> None:
+        """What is trained drops activations; what is held is the function that it was."""
+        self.objective.train()
+        for part in held_parts(self.objective):
+            part.eval()
 
     # The KL.
 
@@ -292,7 +299,7 @@ class Training(lightning.LightningModule):
                 batch = batch.to(self.device)
                 with self.trainer.precision_plugin.forward_context(), _validation(False):
                     meter.add(self.objective.losses(batch), batch)
-        self.objective.train()
+        self._train_mode()
         values = meter.read(self.trainer.strategy.reduce)
         if self.controller is not None:
             missing = self.controller.target / meter.tokens_per_text - self._latent_kl(values)
@@ -388,11 +395,19 @@ def _check_same_run(folder: RunFolder, config: dict[str, Any]) -> None:
             raise ValueError(
                 f"{folder.path} holds a run of another {part}: continue it with the same one, or choose another --out."
             )
+    if before.get("trained") != config.get("trained"):
+        raise ValueError(
+            f"{folder.path} trains {_parts(before)}, not {_parts(config)}: hold what it holds, or choose another --out."
+        )
     had, has = (each.get("training", {}).get("target_kl") for each in (before, config))
     if had != has:
         raise ValueError(
             f"target_kl is {has}, but {folder.path} was begun with {had}: go on with that, or choose another --out."
         )
+
+
+def _parts(config: dict[str, Any]) -> str:
+    return ", ".join(config.get("trained", ["everything"]))
 
 
 def _noise_seed(seed: int, step: int, micro: int, rank: int) -> int:

@@ -49,8 +49,8 @@ def check_prior(prior: nn.Module, *args: Any, event_shape: Sequence[int] | None 
     Arguments:
         prior: What :func:`as_prior` returned.
         args: What the model calls it with. The first gives the batch shape: a mask of the components that exist, with
-            shape :math:`(*, N)`, for a weight prior, best with some that do not; a summary, with shape :math:`(*, P)`,
-            for a latent's.
+            shape :math:`(*, N)`, for a weight prior or one of a sequence, best with some that do not; a summary, with
+            shape :math:`(*, P)`, for a latent's.
         event_shape: Of what it is a prior of; that of the mask by default.
         name: What the message calls it.
 
@@ -82,6 +82,8 @@ def check_prior(prior: nn.Module, *args: Any, event_shape: Sequence[int] | None 
             _check_weights(law.sample(), args[0], who, way_out)
         else:
             way_out = "return a law over one vector, with .to_event(1) where its entries are independent"
+            if len(event_shape) == 2:
+                way_out = "return a law over all vectors of a text, one row for each component of its mask"
             _check_shape(law, who, batch_shape, torch.Size(event_shape), way_out)
             _check_real(law, law.sample(), who)
 

@@ -4,7 +4,7 @@ The story of one text::
 
     n       ~ LengthPrior                         its length in tokens
     log pi  ~ WeightPrior(n)                      weights of kappa (n + 1) components: a bounded Dirichlet process
-    z_i     ~ VectorPrior                         one vector per component
+    z_i     ~ BaseMeasure                         one vector per component, independent or in sequence
     text    ~ AutoregressiveText(decoder, F)      whose every cross-attention is the posterior mean under
                                                   F = sum_i pi_i delta(z_i)
 
@@ -31,9 +31,10 @@ from .batch import Batch
 from .memory import Memory
 from .mixing import interpolated
 from .mixture import Mixture
-from .priors import BoundedDirichletProcess, GaussianBase, LengthPrior, VectorPrior, WeightPrior
+from .priors import BaseMeasure, BoundedDirichletProcess, GaussianBase, LengthPrior, VectorPrior, WeightPrior
 from .text import AutoregressiveText
 from .transformer import Decoder, TransformerConfig
+from .vector_priors import check_base_measure, over_components
 
 __all__ = ["NVAE", "component_mask"]
 
@@ -44,7 +45,7 @@ class NVAE(Model):
     Arguments:
         config: The network.
         weight_prior: Prior of the log weights; a bounded Dirichlet process by default.
-        base_measure: Prior of a vector; a standard Gaussian by default.
+        base_measure: Prior of a vector, or of all vectors of a text; a standard Gaussian by default.
         length_prior: Prior of the number of tokens; uniform over the window by default, and a smoothed histogram of
             the training texts in :meth:`for_corpus`.
         kappa: Vectors drawn for each component of the posterior.
@@ -66,7 +67,7 @@ class NVAE(Model):
         self,
         config: TransformerConfig,
         weight_prior: WeightPrior | Distribution | Callable[..., Distribution] | None = None,
-        base_measure: VectorPrior | Distribution | Callable[..., Distribution] | None = None,
+        base_measure: BaseMeasure | Distribution | Callable[..., Distribution] | None = None,
         length_prior: LengthPrior | None = None,
         kappa: int = 1,
     ) -> None:
@@ -80,7 +81,9 @@ class NVAE(Model):
         self.length_prior = length_prior or LengthPrior(config.window)
         self.decoder = Decoder(config, cross_attention=True)
         check_prior(self.weight_prior, component_mask(torch.tensor([1, 2]), kappa, 3 * kappa), name="weight_prior")
-        check_prior(self.base_measure, event_shape=(config.width,), name="base_measure")
+        if getattr(self.base_measure, "kappa", kappa) != kappa:
+            raise ValueError(f"kappa is {kappa}, but {self.base_measure.kappa} of base_measure: give both the same.")
+        check_base_measure(self.base_measure, component_mask(torch.tensor([1, 2]), kappa, 3 * kappa), config.width)
 
     @classmethod
     def fitted(cls, corpus: Any) -> dict[str, Any]:
@@ -93,7 +96,7 @@ class NVAE(Model):
             width = batch.mask.shape[-1] if batch.mask is not None else int(length.max())
             mask = component_mask(length, self.kappa, self.kappa * (width + 1))
             log_weights = pyro.sample("weights", self.weight_prior(mask))
-            vectors = pyro.sample("vectors", self.base_measure().expand(mask.shape).mask(mask).to_event(1))
+            vectors = pyro.sample("vectors", over_components(self.base_measure, mask))
             mixture = Mixture(log_weights.to(vectors.dtype), vectors, mask=mask)
             return pyro.sample("text", self.likelihood(mixture, batch.mask), obs=batch.tokens)
 

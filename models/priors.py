@@ -15,11 +15,13 @@ from .nvib import conditional_concentration
 from .recipe import Recorded
 
 __all__ = [
+    "BaseMeasure",
     "BoundedDirichletProcess",
     "GaussianBase",
     "LatentPrior",
     "LengthPrior",
     "LinearGaussian",
+    "SequencePrior",
     "VectorPrior",
     "WeightPrior",
     "as_prior",
@@ -43,11 +45,49 @@ class WeightPrior(Recorded, nn.Module):
         raise NotImplementedError(f"{type(self).__name__} is a WeightPrior: write forward(mask) -> Distribution")
 
 
-class VectorPrior(Recorded, nn.Module):
-    r"""The role of a base measure: ``forward()`` returns a distribution with event shape :math:`(P)`."""
+class BaseMeasure(Recorded, nn.Module):
+    r"""The role of a prior over the vectors of a mixture: a :class:`VectorPrior` or a :class:`SequencePrior`.
+
+    Both say with ``component()`` what the prior's own components are drawn from. A guide gives those components a
+    Gaussian posterior with the same moments, so the law that ``component()`` returns needs a mean and a variance.
+    """
+
+    def component(self) -> Distribution:
+        """The law of a vector of the prior's own component, with event shape :math:`(P)`."""
+        raise NotImplementedError(f"{type(self).__name__} is a BaseMeasure: write component() -> Distribution")
+
+
+class VectorPrior(BaseMeasure):
+    r"""The role of a base measure that knows one vector: ``forward()`` returns a law with event shape :math:`(P)`.
+
+    All vectors of a text are then independent draws from it.
+    """
 
     def forward(self) -> Distribution:
         raise NotImplementedError(f"{type(self).__name__} is a VectorPrior: write forward() -> Distribution")
+
+    def component(self) -> Distribution:
+        return self()  # type: ignore[no-any-return]
+
+
+class SequencePrior(BaseMeasure):
+    r"""The role of a base measure that knows all vectors of a text, in the order of its tokens.
+
+    ``forward(mask)`` takes a mask of the components that exist, with shape :math:`(*, N)`, and returns a distribution
+    with batch shape :math:`(*)` and event shape :math:`(N, P)`. The first kappa components are the prior's own, the
+    others belong to the tokens, kappa to each; those that exist come first. Vectors that do not exist have no density:
+    whatever they are, ``log_prob`` is the same.
+
+    ``first`` is the prior of the prior's own components.
+    """
+
+    first: VectorPrior
+
+    def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
+        raise NotImplementedError(f"{type(self).__name__} is a SequencePrior: write forward(mask) -> Distribution")
+
+    def component(self) -> Distribution:
+        return self.first()  # type: ignore[no-any-return]
 
 
 class LatentPrior(Recorded, nn.Module):

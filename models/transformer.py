@@ -35,6 +35,7 @@ __all__ = [
     "check_length",
     "compile_blocks",
     "initialise",
+    "sinusoids",
 ]
 
 RECOMPILE_LIMIT = 64  # graphs of blocks: {encoder, decoder} x {training, evaluation} x {autocast or not} x ...
@@ -115,7 +116,7 @@ class Embedding(nn.Module):
             self.positions = nn.Parameter(torch.empty(longest, config.width))
         else:
             self.scale = math.sqrt(config.width)
-            self.register_buffer("positions", _sinusoids(longest, config.width), persistent=False)
+            self.register_buffer("positions", sinusoids(torch.arange(longest), config.width), persistent=False)
 
     def forward(
         self, tokens: Int[Tensor, "*batch T"], position: Int[Tensor, "*#batch T"] | None = None
@@ -394,10 +395,10 @@ def initialise(module: nn.Module, config: TransformerConfig) -> None:
             nn.init.normal_(parameter, std=std / (math.sqrt(2 * config.layers) if residual else 1))
 
 
-def _sinusoids(length: int, width: int) -> Float[Tensor, "T P"]:
+def sinusoids(places: Int[Tensor, "*batch"], width: int) -> Float[Tensor, "*batch width"]:
     """Sines in the even dimensions and cosines in the odd ones, of wavelengths from 2 pi to 20000 pi."""
-    rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
-    angles = torch.arange(length)[:, None] * rates
+    rates = torch.exp(torch.arange(0, width, 2, device=places.device) * (-math.log(10000.0) / width))
+    angles = places[..., None] * rates
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 

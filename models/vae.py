@@ -3,7 +3,7 @@ r"""The Gaussian variational autoencoder: a text is decoded from one random vect
 The story of one text::
 
     n    ~ LengthPrior                    its length in tokens
-    z_i  ~ VectorPrior                    one vector per token
+    z_i  ~ BaseMeasure                    one vector per token, independent or in sequence
     text ~ AutoregressiveText(decoder, z) whose every cross-attention is softmax attention over z_1 .. z_n
 
 What is random in the NVAE, and fixed here, is how much each vector weighs: with
@@ -26,16 +26,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .adapters import as_prior, check_prior
+from .adapters import as_prior
 from .base import Model
 from .batch import Batch
 from .components import padded
 from .memory import Memory
 from .mixing import check_share
 from .mixture import Mixture
-from .priors import GaussianBase, LengthPrior, VectorPrior
+from .priors import BaseMeasure, GaussianBase, LengthPrior, VectorPrior
 from .text import AutoregressiveText
 from .transformer import Decoder, TransformerConfig
+from .vector_priors import check_base_measure, over_components
 
 __all__ = ["VAE", "length_mask"]
 
@@ -45,7 +46,7 @@ class VAE(Model):
 
     Arguments:
         config: The network.
-        base_measure: Prior of a vector; a standard Gaussian by default.
+        base_measure: Prior of a vector, or of all vectors of a text; a standard Gaussian by default.
         length_prior: Prior of the number of tokens; uniform over the window by default, and a smoothed histogram of
             the training texts in :meth:`for_corpus`.
 
@@ -64,7 +65,7 @@ class VAE(Model):
     def __init__(
         self,
         config: TransformerConfig,
-        base_measure: VectorPrior | Distribution | Callable[..., Distribution] | None = None,
+        base_measure: BaseMeasure | Distribution | Callable[..., Distribution] | None = None,
         length_prior: LengthPrior | None = None,
     ) -> None:
         super().__init__()
@@ -72,7 +73,7 @@ class VAE(Model):
         self.base_measure = as_prior(base_measure or GaussianBase(config.width), VectorPrior, "base_measure")
         self.length_prior = length_prior or LengthPrior(config.window)
         self.decoder = Decoder(config, cross_attention=True)
-        check_prior(self.base_measure, event_shape=(config.width,), name="base_measure")
+        check_base_measure(self.base_measure, length_mask(torch.tensor([1, 2]), 2), config.width)
 
     @classmethod
     def fitted(cls, corpus: Any) -> dict[str, Any]:
@@ -83,7 +84,7 @@ class VAE(Model):
         with self.texts(batch):
             length = pyro.sample("length", self.length_prior(), obs=batch.lengths if observed else None)
             mask = length_mask(length, batch.mask.shape[-1] if batch.mask is not None else int(length.max()))
-            vectors = pyro.sample("vectors", self.base_measure().expand(mask.shape).mask(mask).to_event(1))
+            vectors = pyro.sample("vectors", over_components(self.base_measure, mask))
             return pyro.sample("text", self.likelihood(self.memory(vectors, mask), batch.mask), obs=batch.tokens)
 
     def memory(self, vectors: Float[Tensor, "*#batch N P"], mask: Bool[Tensor, "*#batch N"]) -> Mixture:

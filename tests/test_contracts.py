@@ -22,11 +22,15 @@ from pyroformer.models.batch import EOS, PAD, Batch
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
+from pyroformer.models.priors import BaseMeasure
 from pyroformer.models.recipe import build, describe
+from pyroformer.models.sequence_priors import AutoregressiveBase
 from pyroformer.models.transformer import TransformerConfig
 from pyroformer.models.vae import VAE
+from pyroformer.models.vector_priors import MixtureBase
 
 CONFIG = TransformerConfig(vocabulary=30, window=12, width=16, layers=2, heads=2, dropout=0.0)
+NO_CLOSED_FORM = (MixtureBase, AutoregressiveBase)
 TEXTS = [[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]]
 
 
@@ -35,17 +39,20 @@ class Pair(NamedTuple):
     guide: nn.Module | None
 
 
-def nvae(kappa: int = 1, **options: Any) -> Callable[[], Pair]:
+def nvae(kappa: int = 1, base: Callable[[], BaseMeasure] | None = None, **options: Any) -> Callable[[], Pair]:
     def make() -> Pair:
-        model = NVAE(CONFIG, kappa=kappa)
+        model = NVAE(CONFIG, kappa=kappa, base_measure=None if base is None else base())
         return Pair(model, NVAEGuide(model, **options))
 
     return make
 
 
-def vae() -> Pair:
-    model = VAE(CONFIG)
-    return Pair(model, VAEGuide(model))
+def vae(base: Callable[[], BaseMeasure] | None = None) -> Callable[[], Pair]:
+    def make() -> Pair:
+        model = VAE(CONFIG, base_measure=None if base is None else base())
+        return Pair(model, VAEGuide(model))
+
+    return make
 
 
 def probabilistic(**options: Any) -> TransformerConfig:
@@ -72,7 +79,11 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "nvae-isotropic": nvae(variance="isotropic"),
     "nvae-shared": nvae(variance="shared"),
     "nvae-kappa-3": nvae(kappa=3),
-    "vae": vae,
+    "vae": vae(),
+    "autoregressive-vae": vae(lambda: AutoregressiveBase(16, heads=2, kappa=0)),
+    "nvae-mixture": nvae(base=lambda: MixtureBase(16, components=3)),
+    "autoregressive-nvae": nvae(base=lambda: AutoregressiveBase(16, heads=2, components=3)),
+    "autoregressive-nvae-kappa-2": nvae(kappa=2, base=lambda: AutoregressiveBase(16, heads=2, kappa=2)),
     "della": della(),
     "della-collapsed-upper": della(fusion="collapsed", first_layer=2),
     "della-residual-separate": della(guide={"posterior": "residual", "encoder": "separate"}, first_prior="learned"),
@@ -134,8 +145,15 @@ def test_padding_changes_nothing(pair: Pair) -> None:
     with pyro.settings.context(validate_distributions_pyro=False, validate_distributions_torch=False):
         for other in (wide, scribbled):
             for site, value in terms(pair, narrow).kl.items():
+                if site in estimated(pair):
+                    continue  # the noise of an estimate has another shape; its density is tested with the prior
                 assert torch.allclose(terms(pair, other).kl[site], value, atol=1e-4, rtol=1e-5)
             assert torch.allclose(log_likelihood(pair, narrow), log_likelihood(pair, other), atol=1e-4, rtol=1e-5)
+
+
+def estimated(pair: Pair) -> set[str]:
+    """The latent sites whose divergence has no closed form."""
+    return {"vectors"} if any(isinstance(part, NO_CLOSED_FORM) for part in pair.model.modules()) else set()
 
 
 def test_batch_composition_changes_nothing(pair: Pair) -> None:
@@ -189,7 +207,7 @@ def test_the_parameter_store_stays_empty_and_training_trains_twice(pair: Pair) -
     for _ in range(2):
         fresh = build(describe(pair.model))
         guide = None if pair.guide is None else build(describe(pair.guide, leave_out=["model"]), model=fresh)
-        loss = NVIB() if fresh.objective == "nvib" else ELBO()
+        loss = NVIB() if fresh.objective == "nvib" and not estimated(pair) else ELBO()
         svi = SVI(fresh, guide, torch.optim.Adam, loss, lr=3e-2)
         torch.manual_seed(0)
         losses = [svi.step(Batch.pad(TEXTS)) for _ in range(12)]

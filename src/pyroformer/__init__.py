@@ -32,6 +32,7 @@ __all__ = [
     "models",
     "plot",
     "priors",
+    "refit",
 ]
 
 # Where each name lives, as in an entry point. It is imported when it is first used (PEP 562), so that neither
@@ -63,6 +64,7 @@ _HOMES = {
     "models": "models",
     "plot": "inference.plots",
     "priors": "models.priors",
+    "refit": "inference.second_stage:refit",
 }
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from .inference.elbo import ELBO
     from .inference.pretrained import Pretrained
     from .inference.run import Run, load
+    from .inference.second_stage import refit
     from .inference.svi import SVI
     from .inference.training import fit
     from .models import distributions, priors

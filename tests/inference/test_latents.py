@@ -135,7 +135,9 @@ def test_a_model_without_latents_says_so() -> None:
 
 
 def test_vectors_of_a_mixture_are_dropped_and_latents_of_layers_are_not(run: Run) -> None:
-    with pytest.raises(ValueError, match="drop_below is 0.1, but a DELLA has no weights to drop vectors by: leave it out"):
+    with pytest.raises(
+        ValueError, match="drop_below is 0.1, but a DELLA has no weights to drop vectors by: leave it out"
+    ):
         run.reconstruct(FIRST, drop_below=0.1)
 
 

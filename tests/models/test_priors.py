@@ -17,6 +17,7 @@ from pyroformer.models.priors import (
     GaussianBase,
     LatentPrior,
     LengthPrior,
+    SequencePrior,
     VectorPrior,
     WeightPrior,
     as_prior,
@@ -131,7 +132,8 @@ class TestLengthPrior:
 
 
 @pytest.mark.parametrize(
-    ("role", "arguments"), [(WeightPrior, (MASK,)), (VectorPrior, ()), (LatentPrior, (torch.zeros(2, 3), 0))]
+    ("role", "arguments"),
+    [(WeightPrior, (MASK,)), (VectorPrior, ()), (SequencePrior, (MASK,)), (LatentPrior, (torch.zeros(2, 3), 0))],
 )
 def test_roles_say_what_to_write(role: type[nn.Module], arguments: tuple[Any, ...]) -> None:
     with pytest.raises(NotImplementedError, match=rf"{role.__name__} is a {role.__name__}: write forward\("):

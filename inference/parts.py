@@ -1,0 +1,40 @@
+"""Training of a part: what is trained where the rest is held, by name, and what is held."""
+
+from torch import nn
+
+__all__ = ["held_parts", "trained_parts"]
+
+
+def trained_parts(module: nn.Module, name: str = "") -> list[str]:
+    """The largest parts of which every parameter requires a gradient, by name; ``[""]`` if that is the whole module.
+
+    Examples:
+        >>> pair = nn.ModuleDict({"encoder": nn.Linear(2, 2), "decoder": nn.Linear(2, 2)})
+        >>> _ = pair["encoder"].requires_grad_(False)
+        >>> trained_parts(pair)
+        ['decoder']
+    """
+    parameters = [parameter.requires_grad for parameter in module.parameters()]
+    if not any(parameters):
+        return []
+    if all(parameters):
+        return [name]
+    prefix = f"{name}." if name else ""
+    own = [prefix + key for key, parameter in module.named_parameters(recurse=False) if parameter.requires_grad]
+    return own + [part for key, child in module.named_children() for part in trained_parts(child, prefix + key)]
+
+
+def held_parts(module: nn.Module) -> list[nn.Module]:
+    """The parts that have parameters, none of which requires a gradient.
+
+    Examples:
+        >>> layer = nn.Linear(2, 2).requires_grad_(False)
+        >>> held_parts(nn.Sequential(layer, nn.Dropout(), nn.Linear(2, 2))) == [layer]
+        True
+    """
+    held = []
+    for part in module.modules():
+        parameters = list(part.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            held.append(part)
+    return held

@@ -1,0 +1,250 @@
+r"""Priors over all vectors of a text at once, for a mixture whose components belong to the tokens in their order.
+
+The vectors of a text are no more independent than its words are. What such a prior knows of their order lowers the
+divergence of a posterior that reconstructs well, and its draws are more like encoded texts.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from pyro.distributions import TorchDistribution
+from torch import Size, Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from .adapters import check_prior
+from .config import TransformerConfig
+from .priors import GaussianBase, SequencePrior, VectorPrior
+from .transformer import Block, initialise, sinusoids
+from .vector_priors import SPREAD, gaussian_mixture
+
+__all__ = ["AutoregressiveBase", "InOrder", "IndependentBase", "Stacked"]
+
+_ONCE = Size()
+
+
+class IndependentBase(SequencePrior):
+    r"""Independent vectors, those of the prior's own components from one law and those of the tokens from another.
+
+    .. math:: p(z) = \prod_{i \le \kappa} p_0(z_i) \prod_{i > \kappa} p_1(z_i)
+
+    Arguments:
+        tokens: Prior :math:`p_1` of a vector that belongs to a token.
+        first: Prior :math:`p_0` of a vector of the prior's own components.
+        kappa: How many components are the prior's own.
+
+    Raises:
+        ValueError: If ``kappa`` is negative.
+
+    Examples:
+        >>> prior = IndependentBase(GaussianBase(4, mean=3.0), first=GaussianBase(4))
+        >>> prior(torch.ones(2, 5, dtype=torch.bool)).sample().shape
+        torch.Size([2, 5, 4])
+    """
+
+    def __init__(self, tokens: VectorPrior, first: VectorPrior, kappa: int = 1) -> None:
+        super().__init__()
+        self.tokens, self.first, self.kappa = tokens, first, _checked(kappa)
+
+    def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
+        return _below_own(self, self.kappa, mask, _independent(self.tokens(), mask[..., self.kappa :]))
+
+
+class AutoregressiveBase(SequencePrior):
+    r"""A small causal Transformer over the vectors of a text: a language model whose words are vectors.
+
+    .. math:: p(z \mid n) = \prod_{i \le \kappa} p_0(z_i) \prod_{i > \kappa}
+        \sum_{k=1}^K w_{ik} \, \mathcal N(z_i; \mu_{ik}, \operatorname{diag} \sigma_{ik}^2)
+
+    with weights, means and variances that depend on :math:`z_{\kappa + 1}, \dots, z_{i-1}` and on how many vectors are
+    still to come. The prior's own components say nothing of the text and keep a law :math:`p_0` of their own. At the
+    start each vector is near :math:`\mathcal N(0, I)` whatever came before, exactly so for :math:`K = 1`.
+
+    Arguments:
+        width: :math:`P`.
+        model_width: The size of a hidden state; even, and a multiple of ``heads``. None is ``width``.
+        layers: The number of blocks.
+        heads: The number of attention heads.
+        components: :math:`K`, Gaussians for each vector.
+        dropout: Probability of dropping an activation in training.
+        kappa: How many components are the prior's own.
+        first: Prior :math:`p_0` of the prior's own components; a standard Gaussian by default.
+
+    Raises:
+        ValueError: If a size is out of range, two do not go together, or ``first`` has another width.
+
+    References:
+        Neural Discrete Representation Learning (van den Oord et al., 2017), https://arxiv.org/abs/1711.00937, for an
+        autoregressive prior that is fitted after the autoencoder.
+
+    Examples:
+        >>> prior = AutoregressiveBase(8, heads=2)
+        >>> law = prior(torch.tensor([[True, True, True], [True, True, False]]))
+        >>> law.event_shape, law.log_prob(law.sample()).shape
+        (torch.Size([3, 8]), torch.Size([2]))
+    """
+
+    def __init__(
+        self,
+        width: int,
+        model_width: int | None = None,
+        layers: int = 2,
+        heads: int = 4,
+        components: int = 1,
+        dropout: float = 0.0,
+        kappa: int = 1,
+        first: VectorPrior | None = None,
+    ) -> None:
+        super().__init__()
+        model_width = width if model_width is None else model_width
+        for name, size in {"width": width, "model_width": model_width, "components": components}.items():
+            if size < 1:
+                raise ValueError(f"{name} {size}: must be at least 1")
+        if model_width % 2 or model_width % max(heads, 1):
+            raise ValueError(f"model_width {model_width}: must be even and a multiple of heads, which is {heads}")
+        # blocks read neither the vocabulary nor the window
+        config = TransformerConfig(3, 1, width=model_width, layers=layers, heads=heads, dropout=dropout)
+        self.width, self.components, self.kappa = width, components, _checked(kappa)
+        self.before = nn.Linear(width, model_width)
+        self.left = nn.Linear(model_width, model_width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(layers))
+        self.norm = nn.LayerNorm(model_width)
+        self.head = nn.Linear(model_width, components * (1 + 2 * width))
+        initialise(self, config)
+        nn.init.zeros_(self.head.weight)
+        if components > 1:  # means that differ, so that the components can part
+            nn.init.normal_(self._split(self.head.bias.data)[1], std=SPREAD)
+        self.first = GaussianBase(width) if first is None else first
+        check_prior(self.first, event_shape=(width,), name="first")
+
+    def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
+        tokens = InOrder(self.conditional, mask[..., self.kappa :], self.width)
+        return _below_own(self, self.kappa, mask, tokens)
+
+    def conditional(self, vectors: Float[Tensor, "*batch m p"], length: Int[Tensor, "*#batch"]) -> Distribution:
+        r"""The law of each of the first vectors of a text of ``length`` tokens' vectors, given those before it."""
+        before = F.pad(vectors[..., :-1, :], (0, 0, 1, 0)).to(self.before.weight.dtype)
+        place = torch.arange(vectors.shape[-2], device=vectors.device)
+        places, left = (self._place(each, before) for each in (place, length[..., None] - place))
+        x = self.before(before) + places + self.left(left)
+        for block in self.blocks:
+            x = block(x, causal=True)
+        scores = self.head(self.norm(x))
+        return gaussian_mixture(*self._split(scores.to(torch.promote_types(scores.dtype, torch.float32))))
+
+    def extra_repr(self) -> str:
+        return f"width={self.width}, components={self.components}, kappa={self.kappa}"
+
+    def _place(self, places: Int[Tensor, "*batch"], like: Tensor) -> Float[Tensor, "*batch w"]:
+        return sinusoids(places, self.norm.weight.shape[0]).to(like.dtype)
+
+    def _split(self, scores: Float[Tensor, "*batch s"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, means and log variances of the components."""
+        k, p = self.components, self.width
+        logits, mean, log_variance = scores.split([k, k * p, k * p], -1)
+        return logits, mean.unflatten(-1, (k, p)), log_variance.unflatten(-1, (k, p))
+
+
+class InOrder(TorchDistribution):
+    r"""Vectors that follow one another, each given those before it.
+
+    .. math:: \log p(z_1, \dots, z_n) = \sum_{i=1}^n \log p(z_i \mid z_1, \dots, z_{i-1})
+
+    Densities take one call of ``conditional``, for all vectors at once; a draw takes one for each vector.
+
+    Arguments:
+        conditional: Takes the first :math:`m` vectors, with shape :math:`(*, m, P)`, and how many there are in all,
+            with shape :math:`(*)`; returns the law of each given those before it, with batch shape :math:`(*, m)`.
+        present: True where a vector exists, with shape :math:`(*, M)`; the others come last, and have no density.
+        width: :math:`P`.
+    """
+
+    arg_constraints = {}
+    support = constraints.independent(constraints.real, 2)
+
+    def __init__(
+        self,
+        conditional: Callable[[Tensor, Tensor], Distribution],
+        present: Bool[Tensor, "*batch m"],
+        width: int,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.conditional, self.present = conditional, present
+        super().__init__(present.shape[:-1], Size((present.shape[-1], width)), validate_args)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "InOrder":
+        new: InOrder = self._get_checked_instance(InOrder, _instance)
+        new.conditional = self.conditional
+        new.present = self.present.expand(*batch_shape, self.present.shape[-1])
+        super(InOrder, new).__init__(Size(batch_shape), self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = _ONCE) -> Float[Tensor, "*batch m p"]:
+        present = self.present.expand(*sample_shape, *self.present.shape)
+        length = present.sum(-1)
+        vectors = torch.zeros(*length.shape, 1, self.event_shape[-1], device=present.device)
+        for _ in range(present.shape[-1]):  # the last row is the one to draw, which its own law does not look at
+            drawn = self.conditional(vectors, length).sample()[..., -1:, :]
+            vectors = torch.cat([vectors[..., :-1, :], drawn, torch.zeros_like(drawn)], -2)
+        return torch.where(present[..., None], vectors[..., :-1, :], 0)
+
+    def log_prob(self, value: Float[Tensor, "*batch m p"]) -> Float[Tensor, "*batch"]:
+        if self._validate_args:
+            self._validate_sample(value)
+        value = torch.where(self.present[..., None], value, 0)
+        each = self.conditional(value, self.present.sum(-1)).log_prob(value)
+        return torch.where(self.present, each, 0).sum(-1)
+
+
+class Stacked(TorchDistribution):
+    r"""Independent parts as one distribution: their draws one below the other.
+
+    Arguments:
+        parts: Laws with the same batch shape, whose event shapes :math:`(N_j, P)` add up to :math:`(N, P)`.
+    """
+
+    arg_constraints = {}
+    support = constraints.independent(constraints.real, 2)
+
+    def __init__(self, parts: Sequence[Distribution], validate_args: bool | None = None) -> None:
+        self.parts = list(parts)
+        rows = sum(part.event_shape[0] for part in parts)
+        super().__init__(parts[0].batch_shape, Size((rows, parts[0].event_shape[1])), validate_args)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Stacked":
+        new: Stacked = self._get_checked_instance(Stacked, _instance)
+        new.parts = [part.expand(Size(batch_shape)) for part in self.parts]
+        super(Stacked, new).__init__(Size(batch_shape), self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def sample(self, sample_shape: Sequence[int] = _ONCE) -> Float[Tensor, "*batch n p"]:
+        return torch.cat([part.sample(Size(sample_shape)) for part in self.parts], -2)
+
+    def log_prob(self, value: Float[Tensor, "*batch n p"]) -> Float[Tensor, "*batch"]:
+        if self._validate_args:
+            self._validate_sample(value)
+        rows = value.split([part.event_shape[0] for part in self.parts], -2)
+        densities = [part.log_prob(row) for part, row in zip(self.parts, rows, strict=True)]
+        return torch.stack(torch.broadcast_tensors(*densities)).sum(0)
+
+
+def _independent(law: Any, mask: Bool[Tensor, "*batch n"]) -> Distribution:
+    """A law of one vector as that of as many independent ones as ``mask`` has."""
+    rows: Distribution = law.expand(mask.shape).mask(mask).to_event(1)
+    return rows
+
+
+def _below_own(prior: SequencePrior, kappa: int, mask: Bool[Tensor, "*batch n"], tokens: Distribution) -> Distribution:
+    """The law of the tokens' vectors below that of the prior's own, if there are any."""
+    return Stacked([_independent(prior.first(), mask[..., :kappa]), tokens]) if kappa else tokens
+
+
+def _checked(kappa: int) -> int:
+    if kappa < 0:
+        raise ValueError(f"kappa {kappa}: must not be negative; 0 is for models without a component of the prior's own")
+    return kappa

@@ -1,0 +1,217 @@
+"""A second stage: the bound gets tighter, nothing but the prior changes, and what cannot be refitted says so."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from pyroformer.guides.nvae import NVAEGuide, Posterior
+from pyroformer.inference.cli import main
+from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.elbo import ELBO
+from pyroformer.inference.folder import RunFolder
+from pyroformer.inference.run import Run, load
+from pyroformer.inference.second_stage import _fitting, named_prior, refit
+from pyroformer.inference.training import Status, fit
+from pyroformer.models.batch import Batch
+from pyroformer.models.language_model import LanguageModel
+from pyroformer.models.nvae import NVAE
+from pyroformer.models.priors import GaussianBase
+from pyroformer.models.sequence_priors import AutoregressiveBase, IndependentBase
+from pyroformer.models.vector_priors import MixtureBase
+
+TEXTS = [f"{'One' if n % 3 else 'No'} {n % 43}." for n in range(120)]
+QUICK: dict[str, Any] = {"batch_size": 16, "validations": 2}
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return Corpus.of(TEXTS, vocabulary=270, window=16)
+
+
+@pytest.fixture(scope="module")
+def run(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """An autoencoder with noise, which is what the published objective makes."""
+    torch.manual_seed(0)
+    model = NVAE.for_corpus(corpus, width=16, layers=1, heads=2, dropout=0.2)
+    out = tmp_path_factory.mktemp("runs") / "first"
+    return fit(model, NVAEGuide(model), corpus, out=out, steps=40, learning_rate=1e-2, **QUICK)
+
+
+@pytest.fixture(scope="module")
+def refitted(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out = tmp_path_factory.mktemp("runs") / "second"
+    return refit(run, named_prior(run, "autoregressive"), out=out, steps=60, learning_rate=1e-2, **QUICK)
+
+
+def weights(run: Run) -> dict[str, Tensor]:
+    return ELBO()(run.model, run.guide).state_dict()
+
+
+def unchanged(before: Run, after: Run) -> bool:
+    """Whether all but the base measure is the same to the bit."""
+    old, new = weights(before), weights(after)
+    names = [name for name in old if not name.startswith("model.base_measure.")]
+    return all(torch.equal(old[name], new[name]) for name in names) and len(names) > 20
+
+
+def bound(run: Run) -> Tensor:
+    return run.bound(run.corpus.test[:], particles=1).mean()
+
+
+def test_the_bound_of_held_out_texts_is_tighter(run: Run, refitted: Run) -> None:
+    assert bound(refitted) > bound(run) + 10
+
+
+def test_nothing_but_the_prior_has_changed(run: Run, refitted: Run) -> None:
+    assert unchanged(run, refitted)
+    assert isinstance(refitted.model.base_measure, AutoregressiveBase)
+    assert isinstance(run.model.base_measure, GaussianBase)
+    assert all(parameter.requires_grad for parameter in ELBO()(run.model, run.guide).parameters())
+
+
+def test_what_is_encoded_is_written_as_before(run: Run, refitted: Run) -> None:
+    texts = TEXTS[:5]
+    assert refitted.reconstruct(texts) == run.reconstruct(texts)
+
+
+def test_the_new_run_is_a_run(refitted: Run) -> None:
+    again = load(refitted.folder.path)
+    assert unchanged(refitted, again) and torch.equal(bound(refitted), bound(again))
+    assert again.config["trained"] == ["model.base_measure"] and again.config["objective"]["is_bound"]
+    assert again.sample(2, seed=1) == refitted.sample(2, seed=1)
+    assert again.evaluate(limit=4, particles=1).table()
+
+
+@pytest.mark.parametrize("name", ["mixture", "gaussian"])
+def test_a_prior_of_one_vector_is_that_of_the_tokens(run: Run, name: str) -> None:
+    new = refit(run, name, steps=20, learning_rate=3e-2, **QUICK)
+    base: Any = new.model.base_measure
+    assert isinstance(base, IndependentBase) and isinstance(base.tokens, MixtureBase | GaussianBase)
+    assert torch.equal(base.first.mean, torch.zeros(16)) and torch.equal(base.first.variance, torch.ones(16))
+    assert unchanged(run, new) and bound(new) > bound(run)
+
+
+def test_a_refitted_run_can_be_refitted(refitted: Run) -> None:
+    new = refit(refitted, "gaussian", steps=1, **QUICK)
+    assert unchanged(refitted, new)
+
+
+def test_a_learnt_own_component_is_held(corpus: Corpus) -> None:
+    model = NVAE.for_corpus(corpus, width=8, layers=1, heads=2, base_measure=GaussianBase(8, learnable=True), kappa=2)
+    first = fit(model, NVAEGuide(model), corpus, steps=3, learning_rate=0.1, **QUICK)
+    assert model.base_measure.mean.any()
+    new = refit(first, named_prior(first, "autoregressive", heads=2), steps=2, **QUICK)
+    base: Any = new.model.base_measure
+    assert base.kappa == 2 and torch.equal(base.first.mean, model.base_measure.mean)
+    assert "model.base_measure.head" in new.config["trained"]
+    assert not any(part.startswith("model.base_measure.first") for part in new.config["trained"])
+    with pytest.raises(ValueError, match="first component of the prior AutoregressiveBase has another mean"):
+        refit(first, AutoregressiveBase(8, heads=2, kappa=2), steps=1)
+
+
+def test_a_run_that_was_cut_goes_on_to_the_same_weights(run: Run, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"steps": 6, "batch_size": 16, "validations": 2}
+    whole = refit(run, "autoregressive", out=tmp_path / "whole", **options)
+
+    class Cut(Exception):
+        pass
+
+    def cut(status: Status) -> None:
+        if status.split == "train" and status.step >= 6:
+            raise Cut
+
+    with pytest.raises(Cut):
+        refit(run, "autoregressive", out=tmp_path / "cut", report=cut, **options)
+    assert RunFolder(tmp_path / "cut").step() == 3
+    resumed = refit(run, "autoregressive", out=tmp_path / "cut", resume=True, **options)
+    assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
+    with pytest.raises(ValueError, match=r"trains model.base_measure, not everything: hold what it holds"):
+        model: Any = load(tmp_path / "cut")
+        fit(model.model, model.guide, model.corpus, out=tmp_path / "cut", resume=True, objective="elbo", **options)
+
+
+def test_what_is_held_drops_no_activations(run: Run) -> None:
+    modes = []
+
+    class Watched(NVAEGuide):
+        def encode(self, batch: Batch) -> Posterior:
+            modes.append((self.model.base_measure.training, self.training, self.encoder.training))
+            return super().encode(batch)
+
+    model: Any = run.model
+    watched = Watched(model)
+    watched.load_state_dict(run.guide.state_dict())  # type: ignore[union-attr]
+    refit(Run(model, watched, run.corpus, run.folder, run.config, 0), "autoregressive", steps=2, **QUICK)
+    training, looking = (True, False, False), (False, False, False)
+    assert modes == [training, looking] * 2, "only the prior drops activations, and only in training"
+
+
+BAD: list[tuple[Any, dict[str, Any], str]] = [
+    (MixtureBase(3), {}, r"prior MixtureBase gave event shape \(3,\), expected \(16,\): return a law over one vector"),
+    (AutoregressiveBase(8), {}, r"prior AutoregressiveBase gave event shape \(3, 8\), expected \(3, 16\)"),
+    (AutoregressiveBase(16, kappa=2), {}, "kappa is 1, but 2 of base_measure: give both the same"),
+    (GaussianBase(16), {}, "the prior GaussianBase has nothing to learn: give one with parameters, or learnable=True"),
+    ("autoregresive", {}, "prior 'autoregresive' is unknown: choose autoregressive, mixture, gaussian, or an import"),
+    ("nowhere.Prior", {}, r"prior 'nowhere.Prior' is unknown: choose"),
+    ("torch.nn.Identity", {}, "prior 'torch.nn.Identity' is no base measure: name a class derived from VectorPrior"),
+    ("mixture", {"steps": 0}, "steps is 0: give a positive whole number"),
+    ("mixture", {"beta": 0.5}, "beta is 0.5, but a prior is fitted by the exact bound: leave beta out"),
+    ("mixture", {"objective": "nvib"}, "objective is nvib, but a prior is fitted by the exact bound"),
+]
+
+
+@pytest.mark.parametrize(("prior", "options", "message"), BAD, ids=[message[:30] for *_, message in BAD])
+def test_refuses(run: Run, prior: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        refit(run, prior, **{"steps": 1} | options)
+
+
+def test_refuses_an_option_that_the_prior_does_not_have(run: Run) -> None:
+    with pytest.raises(ValueError, match="the prior mixture has no option layers: it has components"):
+        named_prior(run, "mixture", layers=3)
+
+
+def test_refuses_what_is_no_prior(run: Run) -> None:
+    with pytest.raises(ValueError, match="the prior is a Identity: give a VectorPrior or a SequencePrior"):
+        _fitting(run.model, torch.nn.Identity())
+
+
+def test_refuses_a_folder_that_is_used(run: Run) -> None:
+    with pytest.raises(ValueError, match="already holds a run"):
+        refit(run, "mixture", out=run.folder.path, steps=1)
+
+
+def test_refuses_a_model_without_a_base_measure(corpus: Corpus) -> None:
+    model = LanguageModel.for_corpus(corpus, width=8, layers=1, heads=2)
+    lm = Run(model, None, corpus, RunFolder(corpus.folder), {}, 0)
+    with pytest.raises(ValueError, match="LanguageModel has no base measure, so there is no prior to fit anew"):
+        refit(lm, steps=1)
+
+
+def test_the_command_line(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "second"
+    command = f"refit {run.folder.path} --prior autoregressive --layers 1 --heads 2 --steps 2 --out {out}"
+    assert main(shlex.split(command)) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        r"fitting AutoregressiveBase, [\d,]+ parameters, to the posterior of .*; all else is held", said[0]
+    )
+    assert said[-1] == f"best at step 2; run saved in {out}" or said[-1] == f"best at step 1; run saved in {out}"
+    recipe = yaml.safe_load((out / "config.yaml").read_text())["model"]["init_args"]["base_measure"]
+    assert recipe["init_args"]["layers"] == 1 and recipe["init_args"]["kappa"] == 1
+    assert main(["sample", str(out), "-n", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] is not None
+    assert main(shlex.split(command)) == 1
+    assert "already holds a run (step 2). Continue it with --resume" in capsys.readouterr().err
+    assert main(shlex.split(f"{command} --resume")) == 0
+    assert main(shlex.split(f"fit nvae --out {out} --resume --steps 3")) == 1
+    assert "trains only model.base_measure of an earlier run: go on with pyroformer refit" in capsys.readouterr().err
+    assert main(["refit", str(run.folder.path), "--steps", "1"]) == 1
+    assert "refit needs --out FOLDER" in capsys.readouterr().err

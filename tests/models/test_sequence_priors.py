@@ -1,0 +1,217 @@
+"""Priors over all vectors of a text: densities against integrals and the chain rule, draws against densities."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from jaxtyping import Bool
+from pyro import distributions as dist
+from torch import Tensor
+from torch.distributions import Distribution
+
+from pyroformer.guides.nvae import NVAEGuide
+from pyroformer.inference.elbo import ELBO
+from pyroformer.inference.objectives import describe_objective
+from pyroformer.inference.options import TrainingOptions
+from pyroformer.models.batch import EOS, Batch
+from pyroformer.models.nvae import NVAE
+from pyroformer.models.priors import GaussianBase, SequencePrior
+from pyroformer.models.sequence_priors import AutoregressiveBase, IndependentBase
+from pyroformer.models.transformer import TransformerConfig
+from pyroformer.models.vector_priors import MixtureBase, over_components
+
+CONFIG = TransformerConfig(vocabulary=30, window=12, width=4, layers=1, heads=2)
+MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])
+
+
+def trained(width: int = 4, scale: float = 0.5, **options: Any) -> AutoregressiveBase:
+    """A prior away from its start."""
+    prior = AutoregressiveBase(width, **{"model_width": 8, "heads": 2, "layers": 1} | options)
+    for parameter in prior.parameters():
+        parameter.data.add_(scale * torch.randn_like(parameter))
+    return prior.eval()
+
+
+class TestAutoregressiveBase:
+    @pytest.mark.parametrize("kappa", [0, 1, 2])
+    def test_at_the_start_it_is_the_standard_gaussian(self, kappa: int) -> None:
+        z = torch.randn(2, 4, 4)
+        expected = over_components(GaussianBase(4), MASK).log_prob(z)
+        torch.testing.assert_close(AutoregressiveBase(4, kappa=kappa)(MASK).log_prob(z), expected, atol=1e-5, rtol=0.0)
+
+    @torch.no_grad()
+    def test_density_is_the_chain_rules(self) -> None:
+        prior, z, n = trained(components=3), torch.randn(5, 4), torch.tensor(4)
+        one_by_one = [prior.conditional(z[1 : i + 1], n - 1).log_prob(z[1 : i + 1])[-1] for i in range(1, 4)]
+        expected = GaussianBase(4)().log_prob(z[0]) + sum(one_by_one)
+        torch.testing.assert_close(prior(torch.arange(5) < 4).log_prob(z), expected)
+
+    @torch.no_grad()
+    def test_density_integrates_to_one_and_draws_follow_it(self) -> None:
+        prior, grid = trained(width=1, components=2, kappa=0), torch.linspace(-12, 12, 481)
+        law = prior(torch.tensor([True, True]))
+        pairs = torch.cartesian_prod(grid, grid)[..., None]
+        density = law.log_prob(pairs).exp() * float(grid[1] - grid[0]) ** 2
+        torch.testing.assert_close(density.sum(), torch.tensor(1.0), atol=1e-3, rtol=0.0)
+        draws = law.sample((20_000,))
+        assert (draws[:, 0] * draws[:, 1]).std() > 0.1
+        for function in (lambda z: z[:, 0, 0], lambda z: z[:, 1, 0], lambda z: z[:, 0, 0] * z[:, 1, 0]):
+            values, exact = function(draws), (density * function(pairs)).sum()
+            assert abs(values.mean() - exact) < 4 * values.std() / math.sqrt(20_000)
+
+    def test_no_vector_depends_on_a_later_one(self) -> None:
+        prior, z, n = trained(), torch.randn(5, 4), torch.tensor(5)
+        before: Any = prior.conditional(z, n)
+        after: Any = prior.conditional(torch.cat([z[:2], torch.randn(3, 4)]), n)
+        torch.testing.assert_close(after.mean[:3], before.mean[:3])
+        assert not torch.allclose(after.mean[3:], before.mean[3:])
+
+    def test_it_knows_how_many_vectors_are_to_come(self) -> None:
+        prior, z = trained(), torch.randn(1, 4)
+        short: Any = prior.conditional(z, torch.tensor(1))
+        long: Any = prior.conditional(z, torch.tensor(9))
+        assert not torch.allclose(short.mean, long.mean)
+
+    def test_padding_has_no_density_and_is_drawn_as_zero(self) -> None:
+        prior, z = trained(components=2), torch.randn(2, 4, 4)
+        scribbled = torch.where(MASK[..., None], z, 1e6)
+        torch.testing.assert_close(prior(MASK).log_prob(scribbled), prior(MASK).log_prob(z))
+        torch.testing.assert_close(prior(MASK[1:, :2]).log_prob(z[1:, :2]), prior(MASK).log_prob(z)[1:])
+        drawn = prior(MASK).sample((3,))
+        assert drawn.shape == (3, 2, 4, 4) and (drawn[:, 1, 2:] == 0).all() and (drawn[:, 0, 1:] != 0).all()
+
+    def test_the_priors_own_components_say_nothing_of_the_text(self) -> None:
+        prior = trained(kappa=2, first=GaussianBase(4, mean=3.0, variance=0.25))
+        z, other = torch.randn(4, 4), torch.randn(4, 4)
+        other[2:] = z[2:]
+        own = prior.component().log_prob
+        law = prior(torch.ones(4, dtype=torch.bool))
+        expected = (own(other[:2]) - own(z[:2])).sum()
+        torch.testing.assert_close(law.log_prob(other) - law.log_prob(z), expected)
+        assert (law.sample((500,))[:, :2].mean() - 3).abs() < 0.1
+
+    def test_more_particles_and_an_expanded_batch_give_the_same(self) -> None:
+        law, z = trained()(MASK), torch.randn(5, 2, 4, 4)
+        expanded = law.expand((5, 2))
+        assert expanded.batch_shape == (5, 2) and expanded.sample().shape == z.shape
+        for density in (expanded.log_prob(z), law.log_prob(z)):
+            torch.testing.assert_close(density, torch.stack([law.log_prob(each) for each in z]))
+
+    def test_learns_what_follows_what(self) -> None:
+        """Vectors that walk: each is nine tenths of the last. Alone, every one of them is standard normal."""
+        torch.manual_seed(0)
+        steps = torch.randn(256, 6, 2)
+        z = steps.clone()
+        for i in range(1, 6):
+            z[:, i] = 0.9 * z[:, i - 1] + math.sqrt(1 - 0.81) * steps[:, i]
+        mask = torch.ones(256, 6, dtype=torch.bool)
+        prior = AutoregressiveBase(2, model_width=16, heads=2, layers=1, kappa=0)
+        best_without_order = over_components(GaussianBase(2), mask).log_prob(z).mean()
+        optimiser = torch.optim.Adam(prior.parameters(), lr=1e-2)
+        for _ in range(60):
+            optimiser.zero_grad()
+            loss = -prior(mask).log_prob(z).mean()
+            loss.backward()
+            optimiser.step()
+        assert -loss > best_without_order + 3  # the best there is gains 8.3 nats
+
+    def test_is_float32_at_least(self) -> None:
+        assert trained().bfloat16()(MASK).sample().dtype == torch.float32
+        assert trained().double()(MASK).sample().dtype == torch.float64
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"width": 0}, "width 0: must be at least 1"),
+            ({"components": 0}, "components 0: must be at least 1"),
+            ({"model_width": 6}, "model_width 6: must be even and a multiple of heads, which is 4"),
+            ({"model_width": 5, "heads": 5}, "model_width 5: must be even and a multiple of heads, which is 5"),
+            ({"layers": 0}, "layers is 0; it must be at least 1"),
+            ({"kappa": -1}, "kappa -1: must not be negative"),
+            ({"first": GaussianBase(3)}, r"first GaussianBase gave event shape \(3,\), expected \(8,\)"),
+        ],
+    )
+    def test_refuses(self, arguments: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            AutoregressiveBase(**{"width": 8} | arguments)
+
+
+def test_independent_vectors_add_up() -> None:
+    first, tokens, z = GaussianBase(4, mean=1.0), MixtureBase(4), torch.randn(2, 4, 4)
+    each = torch.cat([first().log_prob(z[:, :1]), tokens().log_prob(z[:, 1:])], -1)
+    law = IndependentBase(tokens, first)(MASK)
+    torch.testing.assert_close(law.log_prob(z), torch.where(MASK, each, 0.0).sum(-1))
+    assert law.expand((5, 2)).sample().shape == (5, 2, 4, 4)
+
+
+PRIORS: dict[str, Callable[[], SequencePrior]] = {
+    "autoregressive": lambda: AutoregressiveBase(4, heads=2, first=GaussianBase(4, mean=2.0)),
+    "independent": lambda: IndependentBase(GaussianBase(4), first=GaussianBase(4, mean=2.0)),
+}
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+class TestInAModel:
+    def test_the_guide_takes_the_priors_own_component_over(self, prior: str) -> None:
+        model = NVAE(CONFIG, base_measure=PRIORS[prior]())
+        posterior = NVAEGuide(model).encode(Batch.pad([[5, 6, EOS], [9, EOS]]))
+        assert (posterior.mean[:, 0] == 2).all() and (posterior.variance[:, 0] == 1).all()
+
+    def test_the_estimated_divergence_is_the_exact_one_up_to_its_error(self, prior: str) -> None:
+        own = GaussianBase(4, mean=2.0)
+        model = NVAE(CONFIG, base_measure=PRIORS[prior]())  # the tokens' vectors are standard normal a priori
+        guide, many = NVAEGuide(model), Batch.pad([[5, 6, 7, EOS]] * 2000)  # a draw for each
+        estimates = ELBO().terms(model, guide, many).kl["vectors"].detach()
+        posterior = guide.encode(many)
+        law = dist.Normal(posterior.mean[0], posterior.variance[0].sqrt())
+        mean = torch.cat([own.mean[None], torch.zeros(4, 4)])
+        exact = torch.distributions.kl_divergence(law, torch.distributions.Normal(mean, 1.0)).sum()
+        assert estimates.std() > 0.1, "with no closed form it is an estimate"
+        assert (estimates.mean() - exact).abs() < 4 * estimates.std() / math.sqrt(2000)
+
+    def test_the_published_objective_does_not_go_with_it(self, prior: str) -> None:
+        model = NVAE(CONFIG, base_measure=PRIORS[prior]())
+        with pytest.raises(ValueError, match=r"the objective nvib compares every vector .* choose the objective elbo"):
+            describe_objective(model, TrainingOptions())
+
+
+class Short(SequencePrior):
+    """Forgets the prior's own component."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = GaussianBase(4)
+
+    def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
+        return over_components(GaussianBase(4), mask[..., 1:])
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        (Short(), r"base_measure Short gave event shape \(2, 4\), expected \(3, 4\): return a law over all vectors"),
+        (AutoregressiveBase(8), r"gave event shape \(3, 8\), expected \(3, 4\): return a law over all vectors"),
+    ],
+    ids=["rows", "width"],
+)
+def test_a_model_refuses_another_shape(prior: SequencePrior, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NVAE(CONFIG, base_measure=prior)
+
+
+class Narrow(Short):
+    """The prior's own component is of another width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = GaussianBase(3)
+
+    def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
+        return over_components(GaussianBase(4), mask)
+
+
+def test_a_model_refuses_an_own_component_of_another_width() -> None:
+    with pytest.raises(ValueError, match=r"base_measure.first GaussianBase gave event shape \(3,\), expected \(4,\)"):
+        NVAE(CONFIG, base_measure=Narrow())

@@ -1,0 +1,112 @@
+"""Base measures: mixtures against formulas by hand, and what a model and a guide make of any of them."""
+
+import math
+from typing import Any
+
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyroformer.guides.nvae import NVAEGuide
+from pyroformer.inference.elbo import ELBO
+from pyroformer.models.batch import EOS, Batch
+from pyroformer.models.nvae import NVAE
+from pyroformer.models.priors import BaseMeasure, GaussianBase
+from pyroformer.models.transformer import TransformerConfig
+from pyroformer.models.vector_priors import MixtureBase, over_components, own_component
+
+CONFIG = TransformerConfig(vocabulary=30, window=12, width=4, layers=1, heads=2)
+BATCH = Batch.pad([[5, 6, 7, EOS], [9, EOS]])
+
+
+def trained(components: int = 3, width: int = 4) -> MixtureBase:
+    """A mixture away from its start."""
+    prior = MixtureBase(width, components)
+    for parameter in prior.parameters():
+        parameter.data.add_(torch.randn_like(parameter))
+    return prior
+
+
+class TestMixtureBase:
+    def test_density_is_the_sum_over_components(self) -> None:
+        prior, z = trained(), torch.randn(7, 4)
+        weights, variance = prior.logits.softmax(0), (5 * torch.tanh(prior.log_variance / 5)).exp()
+        each = torch.distributions.Normal(prior.mean, variance.sqrt()).log_prob(z[:, None]).sum(-1)
+        torch.testing.assert_close(prior().log_prob(z), (weights.log() + each).logsumexp(-1))
+
+    def test_moments_are_those_of_its_draws(self) -> None:
+        law: Any = trained()()
+        draws = law.sample((100_000,))
+        torch.testing.assert_close(law.mean.detach(), draws.mean(0), atol=0.03, rtol=0.0)
+        torch.testing.assert_close(law.variance.detach(), draws.var(0), atol=0.02, rtol=0.03)
+
+    def test_starts_around_a_standard_normal_with_components_that_differ(self) -> None:
+        prior, z = MixtureBase(4), torch.randn(1000, 4)
+        standard = GaussianBase(4)().log_prob(z)
+        assert (prior().log_prob(z) - standard).abs().mean() < 0.1
+        assert len(prior.mean.unique(dim=0)) == 16
+
+    def test_every_parameter_learns(self) -> None:
+        prior = trained()
+        prior().log_prob(torch.randn(5, 4)).sum().backward()
+        assert all(parameter.grad is not None and parameter.grad.all() for parameter in prior.parameters())
+
+    def test_a_component_can_neither_vanish_nor_explode(self) -> None:
+        prior = MixtureBase(2, components=1)
+        prior.log_variance.data = torch.tensor([[1e4, -1e4]])
+        law: Any = prior()
+        torch.testing.assert_close(law.variance.detach().log(), torch.tensor([5.0, -5.0]))
+
+    def test_is_float32_at_least(self) -> None:
+        assert MixtureBase(3).bfloat16()().sample().dtype == torch.float32
+        assert MixtureBase(3).double()().sample().dtype == torch.float64
+
+    @pytest.mark.parametrize("name", ["width", "components"])
+    def test_refuses(self, name: str) -> None:
+        with pytest.raises(ValueError, match=f"{name} 0: must be at least 1"):
+            MixtureBase(**{"width": 2, name: 0})
+
+
+class TestInAModel:
+    def test_the_guide_gives_the_priors_own_component_its_moments(self) -> None:
+        prior = trained()
+        posterior = NVAEGuide(NVAE(CONFIG, base_measure=prior)).encode(BATCH)
+        law: Any = prior()
+        torch.testing.assert_close(posterior.mean[:, 0], law.mean.expand(2, 4))
+        torch.testing.assert_close(posterior.variance[:, 0], law.variance.expand(2, 4))
+
+    def test_the_estimated_divergence_of_a_mixture_of_equals_is_that_of_one_gaussian(self) -> None:
+        prior = MixtureBase(4, components=3)
+        prior.mean.data.zero_()
+        model = NVAE(CONFIG, base_measure=prior)
+        guide, many = NVAEGuide(model), Batch.pad([[5, 6, 7, EOS]] * 2000)  # a draw for each
+        estimates = ELBO().terms(model, guide, many).kl["vectors"].detach()
+        model.base_measure = GaussianBase(4)
+        exact = ELBO().terms(model, guide, many).kl["vectors"][0]
+        assert estimates.std() > 0.1, "with no closed form it is an estimate"
+        assert (estimates.mean() - exact).abs() < 4 * estimates.std() / math.sqrt(2000)
+
+    @pytest.mark.parametrize("wrong", [MixtureBase(3), dist.Laplace(torch.zeros(3), 1.0).to_event(1)])
+    def test_refuses_another_width(self, wrong: Any) -> None:
+        with pytest.raises(
+            ValueError, match=r"base_measure \w+ gave event shape \(3,\), expected \(4,\): return a law"
+        ):
+            NVAE(CONFIG, base_measure=wrong)
+
+
+def test_vectors_that_do_not_exist_have_no_density() -> None:
+    mask, z = torch.tensor([[True, True, True], [True, True, False]]), torch.randn(2, 3, 4)
+    prior = trained()
+    log_prob = over_components(prior, mask).log_prob(z)
+    torch.testing.assert_close(log_prob, torch.where(mask, prior().log_prob(z), 0.0).sum(-1))
+
+
+def test_the_own_component_of_a_law_over_one_vector_is_that_law() -> None:
+    prior = trained()
+    law: Any = own_component(prior)
+    assert torch.equal(law.log_prob(torch.zeros(4)), prior().log_prob(torch.zeros(4)))
+
+
+def test_a_role_says_what_to_write() -> None:
+    with pytest.raises(NotImplementedError, match=r"BaseMeasure is a BaseMeasure: write component\("):
+        BaseMeasure().component()
