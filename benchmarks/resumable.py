@@ -15,7 +15,7 @@ from pyroformer.inference.run import Run, load
 from pyroformer.inference.training import fit
 from pyroformer.models.base import Model
 
-__all__ = ["cell", "figure", "make_missing", "parameters", "read", "trained"]
+__all__ = ["cell", "figure", "finished", "make_missing", "parameters", "read", "trained"]
 
 Result = dict[str, Any]
 
@@ -41,11 +41,20 @@ def read(out: Path) -> list[Result]:
 def trained(
     folder: Path, seed: int, make: Callable[[], tuple[Model, nn.Module | None]], corpus: Corpus, **options: Any
 ) -> tuple[Run, float]:
-    """A fitted model, from its folder if it is finished there, and the seconds that it took."""
+    """A model fitted to a corpus."""
+
+    def work(out: Path, resume: bool) -> Run:
+        torch.manual_seed(seed)
+        return fit(*make(), corpus, out=out, resume=resume, seed=seed, **options)
+
+    return finished(folder, work)
+
+
+def finished(folder: Path, work: Callable[[Path, bool], Run]) -> tuple[Run, float]:
+    """What ``work(folder, resume)`` fits, from its folder if it is finished there, and the seconds that it took."""
     done = folder / "seconds.txt"
     if not done.exists():
-        torch.manual_seed(seed)
-        run = fit(*make(), corpus, out=folder, resume=folder.exists(), seed=seed, **options)
+        run = work(folder, folder.exists())
         done.write_text(str(run.folder.read_metrics()["seconds"][-1]))
     return load(folder), float(done.read_text())
 
