@@ -4,6 +4,7 @@ import importlib
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -106,3 +107,26 @@ def test_compaction(script: ModuleType) -> None:
     language_model = pf.Run(pf.LanguageModel.for_corpus(corpus, width=16), None, corpus, run.folder, {}, 0)
     with pytest.raises(ValueError, match="a LanguageModel has no mixture to thin: give a run of an nvae"):
         script.report(language_model)
+
+
+@pytest.mark.parametrize("script", ["curve"], indirect=True)
+def test_the_curve(script: ModuleType, tmp_path: Path) -> None:
+    assert len({point.name for point in script.POINTS}) == len(script.POINTS)
+    first_stages = {point for point in script.POINTS if not point.prior}
+    assert all(point._replace(prior="") in first_stages for point in script.POINTS)
+    corpus = pf.Corpus.of([f"The number {n} follows {n - 1}." for n in range(60)], vocabulary=270, window=24)
+    for point in script.POINTS[:8]:
+        model, guide = script.make(point, corpus, width=16, layers=1)
+        assert (guide is None) == (point.family == "language model")
+        assert len(model.decoder.blocks) == (2 if guide is None else 1)
+    results = [made_up(script, point, level) for level, point in enumerate(script.POINTS)]
+    rows = numbers(script.table(results))
+    assert rows["nvae, autoregressive prior"][1] != rows["nvae"][1]
+    script.plot(results, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 10_000
+
+
+def made_up(script: ModuleType, point: Any, level: float) -> dict[str, Any]:
+    """A result as the script keeps it."""
+    figures = {name: {"units": {unit: {"value": 1.0 + level}}} for name, unit, _ in script.COLUMNS.values()}
+    return {"point": point._asdict(), "evaluation": {"figures": figures}}
