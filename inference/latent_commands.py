@@ -132,7 +132,7 @@ def edit(
     from .editing import vectors
 
     text = _needed("--text", text)
-    asked = {
+    asked: dict[str, Any] = {
         "drop": () if drop is None else numbers(drop, of="vectors"),
         "scale": {} if scale is None else assigned(scale, "--scale", float, "3=0.1"),
         "swap": {} if swap is None else assigned(swap, "--swap", int, "3=5"),

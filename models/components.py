@@ -45,7 +45,9 @@ def expanded(mixture: Mixture) -> Mixture:
         log_weights=_list(mixture.log_weights, batch),
         vectors=_table(mixture.vectors, batch),
         variances=variances,
-        mask=_list(torch.ones_like(mixture.log_weights, dtype=bool) if mixture.mask is None else mixture.mask, batch),
+        mask=_list(
+            torch.ones_like(mixture.log_weights, dtype=torch.bool) if mixture.mask is None else mixture.mask, batch
+        ),
         values=None if mixture.values is None else _table(mixture.values, batch),
         value_variances=None if mixture.value_variances is None else _table(mixture.value_variances, batch),
     )

@@ -56,6 +56,12 @@ def test_the_middle_is_the_mean_of_the_latents(run: Run) -> None:
     assert interpolate(run, FIRST, SECOND, steps=3)[1].text == decode(run, Context(latents.mean(0, keepdim=True)))[0]
 
 
+def test_a_share_of_the_way_is_a_share(run: Run) -> None:
+    memory = encode(run, FIRST).memory()
+    with pytest.raises(ValueError, match=r"share is 1\.5: give a number from 0, all of the first, to 1, all of the se"):
+        run.model.between(memory, memory, 1.5)
+
+
 def test_only_the_chosen_layers_move(run: Run) -> None:
     latents = encode(run, [FIRST, SECOND]).mean
     mixed = torch.stack([latents[0, 0], latents[1, 1], latents[0, 2]])[None]
