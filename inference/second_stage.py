@@ -116,7 +116,7 @@ def named_prior(run: Run, name: str, *, seed: int = 0, **given: Any) -> BaseMeas
     if not (isinstance(cls, type) and issubclass(cls, BaseMeasure)):
         raise ValueError(f"prior {name!r} is no base measure: name a class derived from VectorPrior or SequencePrior.")
     accepted = list(signature(cls).parameters)
-    known = {"width": _width(base), "kappa": _own_components(run.model), "window": run.corpus.window}
+    known: dict[str, Any] = {"width": _width(base), "kappa": _own_components(run.model), "window": run.corpus.window}
     known["first"] = copy.deepcopy(_first(base))
     for argument in given:
         if argument not in accepted or argument in known:
@@ -201,7 +201,7 @@ def _own_components(model: Model) -> int:
     return int(getattr(model, "kappa", 0))
 
 
-def _first(base: nn.Module) -> nn.Module:
+def _first(base: nn.Module) -> Any:
     return base.first if isinstance(base, SequencePrior) else base
 
 

@@ -96,7 +96,8 @@ class NVAE(Model):
             width = batch.mask.shape[-1] if batch.mask is not None else int(length.max())
             mask = component_mask(length, self.kappa, self.kappa * (width + 1))
             log_weights = pyro.sample("weights", self.weight_prior(mask))
-            vectors = pyro.sample("vectors", over_components(self.base_measure, mask))
+            law: Any = over_components(self.base_measure, mask)
+            vectors = pyro.sample("vectors", law)
             mixture = Mixture(log_weights.to(vectors.dtype), vectors, mask=mask)
             return pyro.sample("text", self.likelihood(mixture, batch.mask), obs=batch.tokens)
 

@@ -67,7 +67,7 @@ class VectorPrior(BaseMeasure):
         raise NotImplementedError(f"{type(self).__name__} is a VectorPrior: write forward() -> Distribution")
 
     def component(self) -> Distribution:
-        return self()  # type: ignore[no-any-return]
+        return self()
 
 
 class SequencePrior(BaseMeasure):
@@ -87,7 +87,7 @@ class SequencePrior(BaseMeasure):
         raise NotImplementedError(f"{type(self).__name__} is a SequencePrior: write forward(mask) -> Distribution")
 
     def component(self) -> Distribution:
-        return self.first()  # type: ignore[no-any-return]
+        return self.first()
 
 
 class LatentPrior(Recorded, nn.Module):
