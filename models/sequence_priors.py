@@ -17,6 +17,7 @@ from torch.distributions import Distribution, constraints
 from .adapters import check_prior
 from .config import TransformerConfig
 from .priors import GaussianBase, SequencePrior, VectorPrior
+from .self_attention import KeyValueCache
 from .transformer import Block, initialise, sinusoids
 from .vector_priors import SPREAD, gaussian_mixture
 
@@ -120,17 +121,43 @@ class AutoregressiveBase(SequencePrior):
         check_prior(self.first, event_shape=(width,), name="first")
 
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
-        tokens = InOrder(self.conditional, mask[..., self.kappa :], self.width)
+        tokens = InOrder(self.conditional, self.draw, mask[..., self.kappa :], self.width)
         return _below_own(self, self.kappa, mask, tokens)
 
     def conditional(self, vectors: Float[Tensor, "*batch m p"], length: Int[Tensor, "*#batch"]) -> Distribution:
         r"""The law of each of the first vectors of a text of ``length`` tokens' vectors, given those before it."""
-        before = F.pad(vectors[..., :-1, :], (0, 0, 1, 0)).to(self.before.weight.dtype)
+        before = F.pad(vectors[..., :-1, :], (0, 0, 1, 0))
         place = torch.arange(vectors.shape[-2], device=vectors.device)
-        places, left = (self._place(each, before) for each in (place, length[..., None] - place))
-        x = self.before(before) + places + self.left(left)
+        x = self._read(before, place, length)
         for block in self.blocks:
             x = block(x, causal=True)
+        return self._law(x)
+
+    @torch.no_grad()
+    def draw(self, length: Int[Tensor, "*batch"], rows: int) -> Float[Tensor, "*batch m p"]:
+        """The first ``rows`` vectors of texts of ``length`` tokens, one after the other; what was read is kept."""
+        flat = length.reshape(-1)
+        caches = [KeyValueCache(rows) for _ in self.blocks]
+        vector = torch.zeros(len(flat), 1, self.width, device=length.device)
+        drawn = [vector[:, :0]]
+        for i in range(rows):
+            x = self._read(vector, torch.full((1,), i, device=length.device), flat)
+            for block, cache in zip(self.blocks, caches, strict=True):
+                # Not block(...): a compiled block would be compiled again for every length of the cache.
+                x = block.forward(x, causal=True, cache=cache)
+            vector = self._law(x).sample()
+            drawn.append(vector)
+        return torch.cat(drawn, -2).unflatten(0, length.shape) if length.ndim else torch.cat(drawn, -2)[0]
+
+    def _read(
+        self, before: Float[Tensor, "*batch m p"], place: Int[Tensor, " m"], length: Int[Tensor, "*#batch"]
+    ) -> Float[Tensor, "*batch m w"]:
+        """What the blocks see at each place: the vector before it, the place, and how many are still to come."""
+        before = before.to(self.before.weight.dtype)
+        places, left = (self._place(each, before) for each in (place, length[..., None] - place))
+        return self.before(before) + places + self.left(left)
+
+    def _law(self, x: Float[Tensor, "*batch m w"]) -> Distribution:
         scores = self.head(self.norm(x))
         return gaussian_mixture(*self._split(scores.to(torch.promote_types(scores.dtype, torch.float32))))
 
@@ -152,11 +179,12 @@ class InOrder(TorchDistribution):
 
     .. math:: \log p(z_1, \dots, z_n) = \sum_{i=1}^n \log p(z_i \mid z_1, \dots, z_{i-1})
 
-    Densities take one call of ``conditional``, for all vectors at once; a draw takes one for each vector.
+    Densities take one call of ``conditional``, for all vectors at once.
 
     Arguments:
         conditional: Takes the first :math:`m` vectors, with shape :math:`(*, m, P)`, and how many there are in all,
             with shape :math:`(*)`; returns the law of each given those before it, with batch shape :math:`(*, m)`.
+        draw: Takes how many there are in all, with shape :math:`(*)`, and :math:`M`; draws the first :math:`M`.
         present: True where a vector exists, with shape :math:`(*, M)`; the others come last, and have no density.
         width: :math:`P`.
     """
@@ -167,16 +195,17 @@ class InOrder(TorchDistribution):
     def __init__(
         self,
         conditional: Callable[[Tensor, Tensor], Distribution],
+        draw: Callable[[Tensor, int], Tensor],
         present: Bool[Tensor, "*batch m"],
         width: int,
         validate_args: bool | None = None,
     ) -> None:
-        self.conditional, self.present = conditional, present
+        self.conditional, self.draw, self.present = conditional, draw, present
         super().__init__(present.shape[:-1], Size((present.shape[-1], width)), validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "InOrder":
         new: InOrder = self._get_checked_instance(InOrder, _instance)
-        new.conditional = self.conditional
+        new.conditional, new.draw = self.conditional, self.draw
         new.present = self.present.expand(*batch_shape, self.present.shape[-1])
         super(InOrder, new).__init__(Size(batch_shape), self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
@@ -185,12 +214,7 @@ class InOrder(TorchDistribution):
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = _ONCE) -> Float[Tensor, "*batch m p"]:
         present = self.present.expand(*sample_shape, *self.present.shape)
-        length = present.sum(-1)
-        vectors = torch.zeros(*length.shape, 1, self.event_shape[-1], device=present.device)
-        for _ in range(present.shape[-1]):  # the last row is the one to draw, which its own law does not look at
-            drawn = self.conditional(vectors, length).sample()[..., -1:, :]
-            vectors = torch.cat([vectors[..., :-1, :], drawn, torch.zeros_like(drawn)], -2)
-        return torch.where(present[..., None], vectors[..., :-1, :], 0)
+        return torch.where(present[..., None], self.draw(present.sum(-1), present.shape[-1]), 0)
 
     def log_prob(self, value: Float[Tensor, "*batch m p"]) -> Float[Tensor, "*batch"]:
         if self._validate_args:

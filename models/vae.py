@@ -84,7 +84,8 @@ class VAE(Model):
         with self.texts(batch):
             length = pyro.sample("length", self.length_prior(), obs=batch.lengths if observed else None)
             mask = length_mask(length, batch.mask.shape[-1] if batch.mask is not None else int(length.max()))
-            vectors = pyro.sample("vectors", over_components(self.base_measure, mask))
+            law: Any = over_components(self.base_measure, mask)
+            vectors = pyro.sample("vectors", law)
             return pyro.sample("text", self.likelihood(self.memory(vectors, mask), batch.mask), obs=batch.tokens)
 
     def memory(self, vectors: Float[Tensor, "*#batch N P"], mask: Bool[Tensor, "*#batch N"]) -> Mixture:
