@@ -8,6 +8,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 
 from ...guides.nvae import NVAEGuide
+from ...guides.vae import VAEGuide
 from ..cross_attention import cross_attention
 from ..frozen import frozen
 from ..generation import GREEDY, write
@@ -36,7 +37,7 @@ def decoder_attention(run: Run, text: str) -> DecoderAttention:
     Raises:
         ValueError: If the run's decoder attends to no mixture, or the text does not fit its window.
     """
-    if not isinstance(run.guide, NVAEGuide):
+    if not isinstance(run.guide, NVAEGuide | VAEGuide):
         raise ValueError(f"a {type(run.model).__name__} attends to no mixture: fit an nvae to see what it looks at.")
     model = run.guide.model
     with frozen(model, run.guide, seed=0):
@@ -45,9 +46,12 @@ def decoder_attention(run: Run, text: str) -> DecoderAttention:
         memory = run.guide.encode(batch).memory()
         tokens = write(model.likelihood(memory), GREEDY, memory.vectors.new_zeros(1, run.corpus.window))
         weights = cross_attention(model.decoder, tokens, memory)[:, 0]
-        weights = weights.unflatten(-1, (-1, model.kappa)).sum(-1)
     pieces = run.tokenizer.pieces
-    return DecoderAttention(pieces(tokens[0]), ["prior", *pieces(batch.tokens[0])], weights.cpu().numpy())
+    read = pieces(batch.tokens[0])
+    if isinstance(run.guide, NVAEGuide):
+        weights = weights.unflatten(-1, (-1, model.kappa)).sum(-1)
+        read = ["prior", *read]
+    return DecoderAttention(pieces(tokens[0]), read, weights.cpu().numpy())
 
 
 def attention(run: Run, text: str, *, layer: int | None = None, ax: Axes | None = None) -> Axes:

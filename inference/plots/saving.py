@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from ...guides.della import DELLAGuide
 from ...guides.nvae import NVAEGuide
+from ...guides.vae import VAEGuide
 from ..folder import write_atomically
 from ..run import Run
 from .attention_map import decoder_attention, figure_size, heat_map
@@ -26,8 +27,9 @@ DPI = 150
 def save_all(run: Run, folder: str | Path | None = None, texts: Sequence[str] | None = None) -> list[Path]:
     """Write every picture of a run as PNG: ``curves``, and what there is to see of its latents.
 
-    Of a mixture, ``weights-1``, ``attention-1`` and so on for each text; of latents in layers, ``layers`` (their KL
-    over the training), ``units`` (how many are active) and ``swap`` (the first text with latents of the second).
+    Of a mixture, ``weights-1``, ``attention-1`` and so on for each text (a VAE has only the latter); of latents in
+    layers, ``layers`` (their KL over the training), ``units`` (how many are active) and ``swap`` (the first text with
+    latents of the second).
 
     Arguments:
         run: Any run.
@@ -46,9 +48,10 @@ def save_all(run: Run, folder: str | Path | None = None, texts: Sequence[str] | 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # such letters show as boxes
         figures = {"curves": _curves(run)}
-        if isinstance(run.guide, NVAEGuide):
-            for number, text in enumerate(texts, 1):
+        for number, text in enumerate(texts, 1):
+            if isinstance(run.guide, NVAEGuide):
                 figures[f"weights-{number}"] = _weights(run, text)
+            if isinstance(run.guide, NVAEGuide | VAEGuide):
                 figures[f"attention-{number}"] = _attention(run, text)
         if isinstance(run.guide, DELLAGuide) and not run.corpus.conditional:
             figures |= _layers(run, texts)

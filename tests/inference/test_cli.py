@@ -70,6 +70,12 @@ def nvae(here: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
+def vae(here: Path) -> Path:
+    assert main(shlex.split(f"fit vae --data {here}/texts.txt --out {here}/vae --steps 3 {TINY}")) == 0
+    return here / "vae"
+
+
+@pytest.fixture(scope="module")
 def lm(here: Path) -> Path:
     assert main(shlex.split(f"fit lm --data {here}/texts.txt --out {here}/lm --steps 3 {TINY}")) == 0
     return here / "lm"
