@@ -1,8 +1,9 @@
-"""Rate against distortion: what a nat of information about a text buys, for four ways to make it pass through latents.
+"""Rate against distortion: what a nat of information about a text buys, for several ways to make it pass through latents.
 
     python benchmarks/curve.py --data FOLDER --out results/curve [--steps 800] [--plot curve.png]
 
 nvae             a Dirichlet process over one vector for each token, and the prior's own
+nvib             the same, trained with the published objective at the published strength: the default of `fit nvae`
 vae              a Gaussian vector for each token, under softmax attention
 one vector       a single Gaussian vector of the same width, as one more key and value in each layer
 autoencoder      vae, whose divergence costs nothing: the one end
@@ -62,6 +63,7 @@ POINTS = [  # what says most first
     Point("nvae", 1e-2),
     Point("nvae", 1e-2, prior="autoregressive"),
     Point("nvae", 1e-1),
+    Point("nvib", 1.0, "constant"),
     Point("vae", 1e-2),
     Point("one vector", 1e-1),
     Point("nvae", 1.0),
@@ -85,7 +87,7 @@ def make(point: Point, corpus: Corpus, width: int, layers: int) -> tuple[Model, 
     if point.family == "language model":
         return LanguageModel.for_corpus(corpus, width=width, layers=2 * layers), None
     sizes: dict[str, Any] = {"width": width, "layers": layers}
-    if point.family == "nvae":
+    if point.family in ("nvae", "nvib"):
         nvae = NVAE.for_corpus(corpus, **sizes)
         return nvae, NVAEGuide(nvae)
     if point.family == "one vector":
@@ -118,7 +120,8 @@ def first_stage(point: Point, corpus: Corpus, options: argparse.Namespace) -> tu
     """A model with the prior that it comes with."""
     extra = {"free_bits": point.free_bits, "free_bits_per": "total"} if point.free_bits else {}
     if point.family != "language model":
-        extra |= {"objective": "elbo", "beta": point.beta, "kl_weight": point.schedule}
+        objective = "nvib" if point.family == "nvib" else "elbo"
+        extra |= {"objective": objective, "beta": point.beta, "kl_weight": point.schedule}
     return trained(
         options.out / "runs" / point.name,
         options.seed,
@@ -170,8 +173,8 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
     order = list(dict.fromkeys(point.family for point in POINTS))
     for result in sorted(results, key=lambda one: (order.index(one["point"]["family"]), one["point"]["beta"])):
         point = Point(**result["point"])
-        beta = "" if point.family == "language model" else f"{point.beta:g}"
-        extra = [point.schedule] if point.schedule != "linear" else []
+        beta = "" if point.family in ("language model", "nvib") else f"{point.beta:g}"
+        extra = [point.schedule] if point.schedule == "cyclical" else []
         extra += [f"{point.free_bits:g} nats free"] if point.free_bits else []
         extra += [f"{point.prior} prior"] if point.prior else []
         cells = [cell([figure(result, *column[:2])], column[2]) for column in COLUMNS.values()]
@@ -200,7 +203,7 @@ def plot(results: Sequence[Mapping[str, Any]], path: Path) -> None:
             axes.plot(np.maximum(x, 1e-3), y, marker="o", linestyle=":" if len(x) > 1 else "", label=family)
             for one, at in zip(rows, found, strict=True):
                 axes.annotate(
-                    f"{one['point']['beta']:g}",
+                    "" if family == "nvib" else f"{one['point']['beta']:g}",
                     (max(at[0] or 0, 1e-3), at[1] or 0),
                     fontsize=7,
                     xytext=(4, 4),

@@ -115,7 +115,7 @@ def test_the_curve(script: ModuleType, tmp_path: Path) -> None:
     first_stages = {point for point in script.POINTS if not point.prior}
     assert all(point._replace(prior="") in first_stages for point in script.POINTS)
     corpus = pf.Corpus.of([f"The number {n} follows {n - 1}." for n in range(60)], vocabulary=270, window=24)
-    for point in script.POINTS[:8]:
+    for point in script.POINTS[:10]:
         model, guide = script.make(point, corpus, width=16, layers=1)
         assert (guide is None) == (point.family == "language model")
         assert len(model.decoder.blocks) == (2 if guide is None else 1)
