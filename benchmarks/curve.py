@@ -1,4 +1,4 @@
-"""Rate against distortion: what a nat of information about a text buys, for several ways to make it pass through latents.
+"""Rate against distortion: what a nat of information about a text buys, for several models that pass it on by latents.
 
     python benchmarks/curve.py --data FOLDER --out results/curve [--steps 800] [--plot curve.png]
 
