@@ -51,6 +51,7 @@ COMMANDS = {
         "interpolate": "latent_commands",
         "swap": "latent_commands",
         "edit": "latent_commands",
+        "posterior": "posterior_command",
         "plot": "commands",
         "demo": "demo",
     }.items()

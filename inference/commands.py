@@ -153,7 +153,7 @@ def evaluate(
 
     if json is not None and not Path(json).parent.is_dir():
         raise ValueError(f"--json {json} lies in no folder: make {Path(json).parent} first.")
-    texts = None if data is None else _texts(data, field, condition)
+    texts = None if data is None else given_texts(data, field, condition)
     options: dict[str, Any] = {"split": split, "particles": particles, "limit": limit, "seed": seed}
     found = load_run(run, trust).evaluate(texts, drop_below=drop_below, **options)
     say(found.table())
@@ -245,7 +245,7 @@ def reconstruct(
         raise ValueError(f"-n is {n}: give a positive whole number.")
     if text is None and data is None and condition is not None:
         raise ValueError(f"--condition is {condition!r}, but of no text: give --text or --data with it.")
-    given = None if data is None else _texts(data, field, condition)[:n]
+    given = None if data is None else given_texts(data, field, condition)[:n]
     if text is not None:
         given = [text] if condition is None else [(condition, text)]
     loaded = load_run(run, trust)
@@ -336,7 +336,7 @@ def load_run(path: str, trust: Sequence[str] | None) -> "Run":
     return load(path, trust=trust or (), device="cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _texts(data: str, field: str | None, condition: str | None = None) -> Any:
+def given_texts(data: str, field: str | None, condition: str | None = None) -> Any:
     """The texts or pairs of a file, or of a folder's test file."""
     from .reading import read_file, read_splits
 

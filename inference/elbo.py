@@ -27,7 +27,7 @@ from ..models.base import TEXTS
 from ..models.batch import Batch
 from .kl import FreeBits, by_dimension
 
-__all__ = ["ELBO", "Objective", "Terms"]
+__all__ = ["ELBO", "Densities", "Objective", "Terms"]
 
 Site = Mapping[str, Any]
 
@@ -47,6 +47,19 @@ class Terms(NamedTuple):
     def bound(self) -> Float[Tensor, " B"]:
         """The ELBO with every weight 1: a lower bound of log p(x)."""
         return self.log_likelihood - sum(self.kl.values(), torch.zeros_like(self.log_likelihood))
+
+
+class Densities(NamedTuple):
+    """Log densities of one draw by site, one number a text: of the model's sites, and of the guide's."""
+
+    log_p: dict[str, Float[Tensor, " B"]]
+    log_q: dict[str, Float[Tensor, " B"]]
+
+    @property
+    def log_weight(self) -> Float[Tensor, " B"]:
+        r""":math:`\log p(x_i, z_i) - \log q(z_i \mid x_i)`."""
+        log_p: Tensor = torch.stack(torch.broadcast_tensors(*self.log_p.values())).sum(0)
+        return log_p - sum(self.log_q.values())
 
 
 class ELBO(pyro.infer.ELBO):
@@ -144,10 +157,16 @@ class ELBO(pyro.infer.ELBO):
 
     def log_weights(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Float[Tensor, " B"]:
         r"""One draw's log importance weight of each text, :math:`\log p(x_i, z_i) - \log q(z_i \mid x_i)`."""
-        model_trace, guide_trace = trace_pair(model, guide, *args, **kwargs)
-        log_p = [self._per_text(site, _log_prob(site)) for site in _samples(model_trace).values()]
-        log_q = [self._per_text(site, _log_prob(site)) for site in _samples(guide_trace).values()]
-        return torch.stack(torch.broadcast_tensors(*log_p)).sum(0) - sum(log_q)
+        return self.densities(*trace_pair(model, guide, *args, **kwargs)).log_weight
+
+    def densities(self, model_trace: Trace, guide_trace: Trace) -> "Densities":
+        """Log densities of one draw, site by site and text by text."""
+        return Densities(
+            *(
+                {name: self._per_text(site, _log_prob(site)) for name, site in _samples(trace).items()}
+                for trace in (model_trace, guide_trace)
+            )
+        )
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         return trace_pair(model, guide, *args, **kwargs)

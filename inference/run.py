@@ -193,6 +193,25 @@ class Run:
 
         return edit(self, text, **options)
 
+    def posterior(
+        self,
+        texts: str | Sequence[str],
+        conditions: str | Sequence[str] | None = None,
+        draws: int = 100,
+        **options: Any,
+    ) -> Any:
+        """Draws from the posterior of some texts, with their densities, as ArviZ has them.
+
+        Arguments:
+            texts: Which texts; a few, since every draw of their latents is kept.
+            conditions: What each answers to, if the run was trained on pairs.
+            draws: How many draws of each text's latents.
+            options: Of :func:`~pyroformer.inference.posterior.posterior`, such as ``predictive`` or ``sites``.
+        """
+        from .posterior import posterior
+
+        return posterior(self, texts, conditions, draws, **options)
+
     def bound(
         self,
         texts: str | Sequence[str],

@@ -141,6 +141,11 @@ class Model(Recorded, LocalModule):
         raise ValueError(f"a {name} does not say what lies between two texts: write between(first, second, share).")
 
     @property
+    def dimensions(self) -> dict[str, tuple[str, ...]]:
+        """What the dimensions of a latent of one text are called, by site."""
+        return {}
+
+    @property
     def networks(self) -> list[nn.Module]:
         """The plain networks in it: what is compiled block by block."""
         return [child for child in self.children() if not isinstance(child, PyroModule)]

@@ -166,6 +166,10 @@ class DELLA(Model):
         """Zeros of the type of the networks, which may be less precise than latents are, on their device."""
         return self.decoder.embedding.tokens.weight.new_zeros(shape)
 
+    @property
+    def dimensions(self) -> dict[str, tuple[str, ...]]:
+        return {name: ("dimension",) for name in self.latents}
+
     def likelihood(self, memory: Context, mask: Bool[Tensor, "*batch T"] | None = None) -> AutoregressiveText:
         """p(text | latents, condition)."""
         return AutoregressiveText(self.decoder, memory, mask=mask)

@@ -101,6 +101,10 @@ class NVAE(Model):
             mixture = Mixture(log_weights.to(vectors.dtype), vectors, mask=mask)
             return pyro.sample("text", self.likelihood(mixture, batch.mask), obs=batch.tokens)
 
+    @property
+    def dimensions(self) -> dict[str, tuple[str, ...]]:
+        return {"weights": ("component",), "vectors": ("component", "dimension")}
+
     def likelihood(self, memory: Mixture, mask: Bool[Tensor, "*batch T"] | None = None) -> AutoregressiveText:
         """p(text | mixture): of a drawn mixture, or of the posterior's mean one."""
         return AutoregressiveText(self.decoder, memory, mask=mask)

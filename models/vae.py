@@ -110,6 +110,10 @@ class VAE(Model):
         memory = self.memory(mean, total > 0)
         return replace(memory, log_weights=(memory.log_weights + total.log()).log_softmax(-1))
 
+    @property
+    def dimensions(self) -> dict[str, tuple[str, ...]]:
+        return {"vectors": ("component", "dimension")}
+
     def likelihood(self, memory: Mixture, mask: Bool[Tensor, "*batch T"] | None = None) -> AutoregressiveText:
         """p(text | vectors): of drawn vectors, or of the posterior's means."""
         return AutoregressiveText(self.decoder, memory, mask=mask)

@@ -33,6 +33,7 @@ __all__ = [
     "plot",
     "priors",
     "refit",
+    "to_arviz",
 ]
 
 # Where each name lives, as in an entry point. It is imported when it is first used (PEP 562), so that neither
@@ -65,6 +66,7 @@ _HOMES = {
     "plot": "inference.plots",
     "priors": "models.priors",
     "refit": "inference.second_stage:refit",
+    "to_arviz": "inference.posterior:to_arviz",
 }
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from .inference import plots as plot
     from .inference.corpus import Corpus
     from .inference.elbo import ELBO
+    from .inference.posterior import to_arviz
     from .inference.pretrained import Pretrained
     from .inference.run import Run, load
     from .inference.second_stage import refit

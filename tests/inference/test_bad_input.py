@@ -128,6 +128,10 @@ CASES = [
     (FIT + " --guide.variance full", 2, r"--guide\.variance is 'full': give one of diagonal, isotropic, shared"),
     ("fit lm --guide.alpha relu", 2, r"fit lm has no option --guide\.alpha"),
     ("evaluate", 2, r"pyroformer evaluate needs RUN"),
+    ("posterior {here}/nvae", 1, r"posterior needs --out FILE, such as posterior\.nc"),
+    ("posterior {here}/lm --out {here}/p.nc", 1, "a LanguageModel has no latents, so no posterior to draw from"),
+    ("posterior {here}/nvae --out {here}/p.nc --draws 0", 1, "draws is 0: give a whole number of at least 1"),
+    ("posterior {here}/nvae --out {here}/none/p.nc --draws 2", 1, "none/p.nc cannot be written: "),
     ("sample {here}/nvae -n few", 2, "-n is 'few': give a whole number"),
     ("sample {here}/nvae --temperature hot", 2, "--temperature is 'hot': give a number"),
     # configuration files

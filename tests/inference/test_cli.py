@@ -346,3 +346,12 @@ def test_progress_fits_its_terminal_and_drops_the_least_first() -> None:
     assert progress.line(status, 60) == " 62 % | objective (nvib, not a bound) 2.31 | 3:47 left"
     progress.train = values | {"beta": 0.03125}
     assert "| KL 118.2 nats/token | beta 0.0312 |" in progress.line(status)
+
+
+def test_posterior_is_kept_as_netcdf(nvae: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import arviz
+
+    file = tmp_path / "posterior.nc"
+    said = command(f"posterior {nvae} --out {file} --draws 30 -n 2 --sites weights", capsys)
+    assert re.match(rf"30 draws of 2 texts in {file}; k-hat of log p - log q: median \d", said)
+    assert list(arviz.from_netcdf(file)["posterior"]) == ["weights"]

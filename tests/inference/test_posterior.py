@@ -1,0 +1,188 @@
+"""Posteriors as ArviZ has them, and diagnostics of them, where the truth is known."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+from pyroformer.guides.della import DELLAGuide
+from pyroformer.guides.nvae import NVAEGuide
+from pyroformer.inference.arviz_versions import dataset, pareto_smoothed
+from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.diagnostics import compare, khat
+from pyroformer.inference.folder import RunFolder
+from pyroformer.inference.posterior import to_arviz
+from pyroformer.inference.run import Run
+from pyroformer.models.batch import EOS, Batch
+from pyroformer.models.della import DELLA
+from pyroformer.models.language_model import LanguageModel
+from pyroformer.models.nvae import NVAE
+from pyroformer.models.transformer import TransformerConfig
+
+CONFIG = TransformerConfig(vocabulary=30, window=12, width=16, layers=2, heads=2, dropout=0.0)
+BATCH = Batch.pad([[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]])
+SMALL: dict[str, Any] = {"width": 16, "layers": 1, "heads": 2}
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return Corpus.of([f"the number {n} is a number." for n in range(200)], window=32, vocabulary=270)
+
+
+def untrained(corpus: Corpus, seed: int = 0) -> Run:
+    torch.manual_seed(seed)
+    model = NVAE.for_corpus(corpus, **SMALL)
+    return Run(model.eval(), NVAEGuide(model).eval(), corpus, RunFolder("nowhere"), {}, step=0)
+
+
+@pytest.fixture(scope="module")
+def nvae(corpus: Corpus) -> Run:
+    return untrained(corpus)
+
+
+class Conjugate(nn.Module):
+    """An observation of 0.5 for each text, whose mean is random: evidence and posterior are known."""
+
+    def forward(self, batch: Batch) -> None:
+        with pyro.plate("texts", 3, dim=-1):
+            mean = pyro.sample("mean", dist.Normal(torch.zeros(3), 1.0))
+            pyro.sample("text", dist.Normal(mean, 1.0), obs=torch.full((3,), 0.5))
+
+
+class Guess(nn.Module):
+    def __init__(self, mean: float, scale: float) -> None:
+        super().__init__()
+        self.mean, self.scale = mean, scale
+
+    def forward(self, batch: Batch) -> None:
+        with pyro.plate("texts", 3, dim=-1):
+            pyro.sample("mean", dist.Normal(torch.full((3,), self.mean), self.scale))
+
+
+def test_names_and_shapes_of_a_mixture() -> None:
+    torch.manual_seed(0)
+    model = NVAE(CONFIG)
+    data = to_arviz(model, NVAEGuide(model), BATCH, draws=5, predictive=2)
+    posterior = dataset(data, "posterior")
+    assert dict(posterior["vectors"].sizes) == {"chain": 1, "draw": 5, "text": 3, "component": 6, "dimension": 16}
+    sums = posterior["weights"].sum("component")
+    np.testing.assert_allclose(sums, np.ones((1, 5, 3)), atol=1e-5)
+    absent = posterior["vectors"].isnull().all("dimension")[0, 0]
+    assert absent.values.tolist() == [[False] * 6, [False] * 3 + [True] * 3, [False] * 5 + [True]]
+    assert dict(dataset(data, "prior").sizes) == dict(posterior.sizes)
+    assert dict(dataset(data, "posterior_predictive")["written"].sizes)["draw"] == 2
+    likelihood = dataset(data, "log_likelihood")
+    np.testing.assert_allclose(likelihood["per_token"].sum("token"), likelihood["per_text"], rtol=1e-4)
+    stats = dataset(data, "sample_stats")
+    parts = sum(stats[f"log_p_{site}"] for site in ("length", "weights", "vectors", "text"))
+    np.testing.assert_allclose(parts, stats["log_p"], rtol=1e-5)
+
+
+def test_latents_of_layers_are_variables_of_their_own() -> None:
+    model = DELLA(CONFIG, latent_size=4)
+    posterior = dataset(to_arviz(model, DELLAGuide(model), BATCH, draws=2), "posterior")
+    assert {name: values.shape for name, values in posterior.items()} == {"z_1": (1, 2, 3, 4), "z_2": (1, 2, 3, 4)}
+
+
+def test_the_weights_are_those_of_the_importance_weighted_bound() -> None:
+    data = to_arviz(Conjugate(), Guess(0.25, math.sqrt(0.5)), BATCH, draws=40)
+    stats = dataset(data, "sample_stats")
+    truth = dist.Normal(0.0, math.sqrt(2)).log_prob(torch.tensor(0.5))  # q is the posterior: every weight is p(x)
+    np.testing.assert_allclose(stats["log_p"] - stats["log_q"], np.full((1, 40, 3), float(truth)), atol=1e-5)
+
+
+@pytest.mark.parametrize(("scale", "least", "most"), [(0.9, -2.0, 0.5), (0.25, 0.7, 5.0)])
+def test_khat_finds_a_guide_that_is_too_narrow(scale: float, least: float, most: float) -> None:
+    found = khat(to_arviz(Conjugate(), Guess(0.25, scale), BATCH, draws=2000))
+    assert found.sizes == {"text": 3}
+    assert ((found > least) & (found < most)).all()
+
+
+def test_pareto_smoothing_is_of_the_largest_weights() -> None:
+    rng = np.random.default_rng(0)
+    smoothed, shape = pareto_smoothed(rng.exponential(0.6, 4000))  # weights e^x are Pareto with shape 0.6
+    assert abs(shape - 0.6) < 0.15
+    assert np.exp(smoothed).sum() == pytest.approx(1.0)
+
+
+def test_a_run_names_texts_and_tokens_and_is_written_and_read(nvae: Run, tmp_path: Path) -> None:
+    import arviz
+
+    texts = ["the number 7 is a number.", "the number"]
+    data = nvae.posterior(texts, draws=30, predictive=1)
+    assert dataset(data, "posterior")["text"].values.tolist() == texts
+    pieces = dataset(data, "constant_data")["piece"].sel(text="the number").values
+    assert [piece for piece in pieces if piece] == list(nvae.tokenizer.pieces("the number"))
+    assert dataset(data, "posterior_predictive")["written"].shape == (1, 1, 2)
+    data.to_netcdf(tmp_path / "posterior.nc")
+    again = arviz.from_netcdf(tmp_path / "posterior.nc")
+    for group in ("posterior", "sample_stats", "log_likelihood", "prior"):
+        assert dataset(again, group).equals(dataset(data, group))
+    assert khat(again).shape == (2,)
+
+
+def test_only_the_sites_that_are_asked_for_are_kept() -> None:
+    model = NVAE(CONFIG)
+    data = to_arviz(model, NVAEGuide(model), BATCH, draws=2, sites=["weights"], prior=False)
+    assert list(dataset(data, "posterior")) == ["weights"]
+    assert "log_q_vectors" in dataset(data, "sample_stats")
+
+
+def test_half_precision_is_kept_as_floats() -> None:
+    model = NVAE(CONFIG)
+    guide = NVAEGuide(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        data = to_arviz(model, guide, BATCH, draws=2)
+    assert dataset(data, "posterior")["vectors"].dtype == np.float32
+
+
+def test_a_run_compared_with_itself_is_no_better(nvae: Run, corpus: Corpus) -> None:
+    texts = corpus.test[:4]
+    assert compare(nvae, nvae, texts, particles=2).difference == 0
+    found = compare(nvae, untrained(corpus, seed=1), texts, particles=2)
+    assert found.difference == pytest.approx(found.each.mean())
+    assert found.error == pytest.approx(found.each.std(ddof=1) / 2)
+
+
+MODEL = NVAE(CONFIG)
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"draws": 0}, "draws is 0: give a whole number of at least 1"),
+    ({"draws": 2, "predictive": 3}, "predictive is 3, but there are 2 draws to write from"),
+    ({"sites": ["z"]}, "there is no latent site 'z': choose among weights, vectors"),
+    (
+        {"draws": 10**7},
+        r"the draws of 3 texts would take [\d.]+ GiB, more than the 1.00 GiB of limit",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED, ids=[message[:20] for _, message in REFUSED])
+def test_what_cannot_be_drawn(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        to_arviz(MODEL, NVAEGuide(MODEL), BATCH, **options)
+
+
+def test_what_has_no_posterior(corpus: Corpus) -> None:
+    with pytest.raises(ValueError, match="the batch is unobserved: a posterior is one of texts"):
+        to_arviz(MODEL, NVAEGuide(MODEL), Batch.unobserved(2))
+    plain = Run(LanguageModel.for_corpus(corpus, **SMALL), None, corpus, RunFolder("nowhere"), {}, step=0)
+    with pytest.raises(ValueError, match="a LanguageModel has no latents, so no posterior to draw from"):
+        plain.posterior("the number")
+
+
+def test_what_cannot_be_diagnosed(nvae: Run) -> None:
+    data = nvae.posterior("the number", draws=5)
+    with pytest.raises(ValueError, match="there are 5 draws: k-hat needs at least 25"):
+        khat(data)
+    with pytest.raises(ValueError, match="there is no latent site 'z': choose among vectors, weights"):
+        khat(data, "z")
+    with pytest.raises(ValueError, match="there is no group 'loo' in the data"):
+        dataset(data, "loo")
+    with pytest.raises(ValueError, match="there are 1 texts: a standard error needs at least 2"):
+        compare(nvae, nvae, ["the number"])
