@@ -16,10 +16,11 @@
 #
 # What does attention compute, and what does one gain by saying it in terms of probability?
 #
-# The answer in three sentences. Keys and values are a *mixture over vectors*; a query is a *noisy sight* of one vector that
-# was drawn from it; and what attention returns is the *posterior mean* of that vector. Softmax attention is one exact
-# special case of this, not an analogy. Said so, attention has what every posterior has: it knows how likely a query was,
-# how sure the answer is, which keys deserve less trust, and how the keys should move when the queries do.
+# The answer in three sentences. Keys and values are a *mixture over vectors*; a query is a *noisy sight* of one
+# vector that was drawn from it; and what attention returns is the *posterior mean* of that vector. Softmax
+# attention is one exact special case of this, not an analogy. Said so, attention has what every posterior has: it
+# knows how likely a query was, how sure the answer is, which keys deserve less trust, and how the keys should
+# move when the queries do.
 #
 # Nothing is trained here; all of it runs in seconds on a CPU.
 
@@ -43,8 +44,8 @@ plt.rcParams.update({"axes.titlelocation": "left", "axes.spines.top": False, "ax
 # %% [markdown]
 # ## A query is a noisy sight of one vector
 #
-# Nature draws a component $n$ with probability $\pi_n$, then a vector $v$ from that component's Gaussian. We do not see $v$.
-# We see a query $u$, which is $v$ with noise of variance $s$:
+# Nature draws a component $n$ with probability $\pi_n$, then a vector $v$ from that component's Gaussian. We do
+# not see $v$. We see a query $u$, which is $v$ with noise of variance $s$:
 #
 # $$
 # n \sim \text{Categorical}(\pi), \qquad v \mid n \sim N(\mu_n, \sigma_n^2), \qquad u \mid v \sim N(v, s I).
@@ -57,8 +58,8 @@ plt.rcParams.update({"axes.titlelocation": "left", "axes.spines.top": False, "ax
 # w_n = p(n \mid u) = \frac{\pi_n \, N(u; \mu_n, \sigma_n^2 + s)}{\sum_k \pi_k \, N(u; \mu_k, \sigma_k^2 + s)},
 # $$
 #
-# which are the attention weights. Then, within a component, the best guess lies between the query and the component's
-# mean, nearer to the one that varies less. Together they are the posterior mean:
+# which are the attention weights. Then, within a component, the best guess lies between the query and the
+# component's mean, nearer to the one that varies less. Together they are the posterior mean:
 #
 # $$
 # E[v \mid u] = \sum_n w_n \, \frac{\sigma_n^2 \, u + s \, \mu_n}{\sigma_n^2 + s}.
@@ -78,8 +79,9 @@ print("responsibilities:", [round(w, 2) for w in weights[0].tolist()])
 print("posterior mean:  ", [round(x, 2) for x in answer[0].tolist()])
 
 # %% [markdown]
-# On the left is that query. Each component is drawn at one and two standard deviations, the darker the more responsible it
-# is. On the right is every other query: attention moves each towards what it probably was before the noise came.
+# On the left is that query. Each component is drawn at one and two standard deviations, the darker the more
+# responsible it is. On the right is every other query: attention moves each towards what it probably was before
+# the noise came.
 
 
 # %%
@@ -94,7 +96,7 @@ def draw_components(ax: Axes, mixture: pf.Mixture, shares: list[float]) -> None:
 
 
 def draw_denoising(mixture: pf.Mixture, query: torch.Tensor) -> None:
-    _, (one, many) = plt.subplots(1, 2, figsize=(10, 4.2))
+    _, (one, many) = plt.subplots(1, 2, figsize=(10, 3.8))
     shares = responsibilities(query, mixture)[0].tolist()
     draw_components(one, mixture, shares)
     for mean, share in zip(mixture.vectors.tolist(), shares, strict=True):
@@ -107,12 +109,11 @@ def draw_denoising(mixture: pf.Mixture, query: torch.Tensor) -> None:
     one.set_title("One query, responsibilities, and the posterior mean")
 
     draw_components(many, mixture, mixture.log_weights.exp().tolist())
-    queries = torch.cartesian_prod(torch.linspace(-3.75, 3.75, 16), torch.linspace(-2.4, 2.7, 11))
-    many.quiver(
-        *queries.T, *(pf.attend(queries, mixture) - queries).T,
-        angles="xy", scale_units="xy", scale=1, width=0.003, color=COLOURS[0],
-    )  # fmt: skip
-    many.set_title("From queries to posterior means; shade is the prior")
+    queries = torch.cartesian_prod(torch.linspace(-3.6, 3.6, 13), torch.linspace(-2.3, 2.6, 8))
+    moved = pf.attend(queries, mixture) - queries
+    many.quiver(*queries.T, *moved.T, angles="xy", scale_units="xy", scale=1, width=0.0025, color=COLOURS[0])
+    many.plot(*queries.T, ".", color=COLOURS[1], markersize=3)
+    many.set_title("Every query moves to its posterior mean; shade is the prior")
 
 
 draw_denoising(mixture, query)
@@ -120,12 +121,12 @@ draw_denoising(mixture, query)
 # %% [markdown]
 # ## Softmax attention is one case, exactly
 #
-# Let every component be a point, $\sigma_n^2 = 0$, at a key $k_n$, and let it come with a value. Take the noise to be
-# $s = \sqrt D$. Then
+# Let every component be a point, $\sigma_n^2 = 0$, at a key $k_n$, and let it come with a value. Take the noise
+# to be $s = \sqrt D$. Then
 #
 # $$
-# \log \pi_n + \log N(q; k_n, \sqrt D \, I) = \frac{q \cdot k_n}{\sqrt D} + \underbrace{\log \pi_n - \frac{|k_n|^2}{2 \sqrt D}}_{0}
-# + \text{what is the same for all } n.
+# \log \pi_n + \log N(q; k_n, \sqrt D \, I) = \frac{q \cdot k_n}{\sqrt D}
+# + \underbrace{\log \pi_n - \frac{|k_n|^2}{2 \sqrt D}}_{0} + \text{what is the same for all } n.
 # $$
 #
 # The brace is zero if $\pi_n \propto \exp(|k_n|^2 / 2 \sqrt D)$, and what is left is softmax attention.
@@ -139,8 +140,8 @@ torch.testing.assert_close(pf.attend(queries, attention), softmax)
 print(f"largest difference: {(pf.attend(queries, attention) - softmax).abs().max():.0e}")
 
 # %% [markdown]
-# It also shows what softmax attention assumes and never says: that long keys are more likely before anybody asks, and
-# exponentially so. Here are eight keys of ordinary length and what they are worth a priori.
+# It also shows what softmax attention assumes and never says: that long keys are more likely before anybody asks,
+# and exponentially so. Here are eight keys of ordinary length and what they are worth a priori.
 
 # %%
 order = keys.norm(dim=-1).argsort()
@@ -150,18 +151,25 @@ for length, weight in zip(keys.norm(dim=-1)[order], attention.log_weights.exp()[
 # %% [markdown]
 # ## Evidence: was such a query expected?
 #
-# The denominator of Bayes' rule, which softmax cancels, is the *evidence*: the density of the query under the mixture,
+# The denominator of Bayes' rule, which softmax cancels, is the *evidence*: the density of the query under the
+# mixture,
 #
 # $$
 # \log p(u) = \log \sum_n \pi_n \, N(u; \mu_n, \sigma_n^2 + s).
 # $$
 #
-# Attention weights cannot take its place. They say which component answers *given that one of them does*. Far away from all
-# of them, attention is at its surest.
+# Attention weights cannot take its place. They say which component answers *given that one of them does*. Far
+# away from all of them, attention is often at its surest.
 
 # %%
 plane = torch.cartesian_prod(torch.linspace(-6, 6, 121), torch.linspace(-5, 5, 101))
-strangers = torch.tensor([[2.0, 0.6], [-5.2, -4.0]])
+two = torch.tensor([[2.9, -0.2], [-5.2, 4.2]])
+
+
+def label(ax: Axes, name: str, place: list[float]) -> None:
+    """A name under a point, readable on any shade."""
+    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
+    ax.annotate(name, place, (0, -15), textcoords="offset points", ha="center", color=INK, bbox=box)
 
 
 def draw_maps(queries: torch.Tensor) -> None:
@@ -169,36 +177,37 @@ def draw_maps(queries: torch.Tensor) -> None:
     log_evidence = pf.attend(plane, mixture, returns="evidence").view(121, 101)
     largest = responsibilities(plane, mixture).amax(-1).view(121, 101)
     panels = (
-        (log_evidence.clamp_min(-14), range(-14, -1), r"Evidence, $\log p(u)$"),
-        (largest, [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 1.0], "Largest attention weight"),
+        (log_evidence, range(-14, -1), r"Evidence, $\log p(u)$", "min"),
+        (largest, [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 1.0], "Largest attention weight", "neither"),
     )
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
-    for ax, (height, levels, title) in zip(axes, panels, strict=True):
-        filled = ax.contourf(grid[..., 0], grid[..., 1], height, levels, cmap=DEPTHS)
-        figure.colorbar(filled, ax=ax, shrink=0.85)
+    for ax, (height, levels, title, extend) in zip(axes, panels, strict=True):
+        filled = ax.contourf(grid[..., 0], grid[..., 1], height, levels, cmap=DEPTHS, extend=extend)
+        figure.colorbar(filled, ax=ax, shrink=0.9)
         ax.plot(*mixture.vectors.T, "o", color="white", markeredgecolor=INK, markersize=6)
         for name, place in zip("ab", queries.tolist(), strict=True):
             ax.plot(*place, "o", color=COLOURS[1], markersize=6)
-            ax.annotate(name, place, (6, 4), textcoords="offset points", color=COLOURS[1], fontweight="bold")
+            label(ax, name, place)
         ax.set(title=title, aspect="equal", xlabel="first dimension")
     axes[0].set_ylabel("second dimension")
 
 
-draw_maps(strangers)
+draw_maps(two)
 
 # %%
 for name, weights, evidence in zip(
-    "ab", responsibilities(strangers, mixture), pf.attend(strangers, mixture, returns="evidence"), strict=True
+    "ab", responsibilities(two, mixture), pf.attend(two, mixture, returns="evidence"), strict=True
 ):
     print(f"query {name}: largest attention weight {weights.max():.3f}, log evidence {evidence:.1f}")
 
 # %% [markdown]
-# Both queries have one component that takes nearly all the weight. Only the evidence tells that nobody expected the second.
+# Both queries have one component that takes nearly all the weight. Only the evidence tells that nobody expected
+# the second.
 #
 # ## Variance: how sure is the answer?
 #
-# A posterior has a spread as well as a mean. Its variance has two sources, doubt *within* a component and doubt about
-# *which* component it was ($m_n$ is the posterior mean under component $n$):
+# A posterior has a spread as well as a mean. Its variance has two sources, doubt *within* a component and doubt
+# about *which* component it was ($m_n$ is the posterior mean under component $n$):
 #
 # $$
 # \text{Var}[v \mid u] = \sum_n w_n \left[ \frac{s \, \sigma_n^2}{\sigma_n^2 + s} + (m_n - E[v \mid u])^2 \right].
@@ -214,25 +223,27 @@ walk = torch.stack([position, torch.full_like(position, 0.75)], -1)
 def draw_walk() -> None:
     mean = pf.attend(walk, mixture)[:, 0]
     deviation = pf.attend(walk, mixture, returns="variance")[:, 0].sqrt()
-    _, (above, below) = plt.subplots(2, 1, figsize=(7, 5), sharex=True, height_ratios=(1, 1.6))
-    for name, share, colour in zip(("left", "top", "right", "bottom"), responsibilities(walk, mixture).T, COLOURS):
-        above.plot(position, share, color=colour)
-        peak = int(share.argmax())
-        above.annotate(name, (position[peak], share[peak]), (0, 3), textcoords="offset points", color=colour, ha="center")
-    above.set(ylabel="responsibility", ylim=(0, 1.18), yticks=[0, 0.5, 1])
+    _, (above, below) = plt.subplots(2, 1, figsize=(8, 4.6), sharex=True, height_ratios=(1, 1.6))
+    names = ("left", "top", "right", "bottom")
+    for name, share, colour in zip(names, responsibilities(walk, mixture).T, COLOURS[:4], strict=True):
+        above.plot(position, share, color=colour, label=name)
+    above.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), title="component")
+    above.set(title="Who answers, and how sure the answer is", ylabel="responsibility", yticks=[0, 0.5, 1])
     below.plot(position, position, color=FRAME, linestyle=":", label="the query itself")
-    below.fill_between(position, mean - 2 * deviation, mean + 2 * deviation, color=DEPTHS(0.35), label="± 2 deviations")
+    below.fill_between(
+        position, mean - 2 * deviation, mean + 2 * deviation, color=DEPTHS(0.35), label="± 2 standard deviations"
+    )
     below.plot(position, mean, color=COLOURS[0], label="posterior mean")
     below.set(xlabel="first dimension of the query", ylabel="first dimension of $v$")
-    below.legend(frameon=False, loc="upper left")
+    below.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 draw_walk()
 
 # %% [markdown]
-# The band is wide where two components compete and narrow where one is certain to have answered. Is it right about that? If
-# vectors and queries really come as the story says, the squared error must be on average what the variance announced,
-# among the sure answers as among the doubtful ones.
+# The band is wide where two components compete and narrow where one is certain to have answered. Is it right
+# about that? If vectors and queries really come as the story says, the squared error must be on average what the
+# variance announced, among the sure answers as among the doubtful ones.
 
 # %%
 came_from = mixture.log_weights.exp().multinomial(20_000, replacement=True)
@@ -246,15 +257,18 @@ for third, rows in zip(("surest", "middle", "most doubtful"), announced.argsort(
 # %% [markdown]
 # ## Keys that are not equally reliable
 #
-# A memory seldom knows all its keys equally well. Say that the true vectors are standard normal, and that key $n$ is what
-# was stored of one of them, with an error of known variance $\tau_n$. What is known of the vector is then again Gaussian,
+# A memory seldom knows all its keys equally well. Say that the true vectors are standard normal, and that key $n$
+# is what was stored of one of them, with an error of known variance $\tau_n$. What is known of the vector is then
+# again Gaussian,
 #
 # $$
-# v_n \mid k_n \sim N\!\left( \frac{k_n}{1 + \tau_n}, \; \frac{\tau_n}{1 + \tau_n} \right),
+# v_n \mid k_n \sim N\left( \frac{k_n}{1 + \tau_n}, \frac{\tau_n}{1 + \tau_n} \right),
 # $$
 #
-# and this *is* a mixture: an unreliable key is shrunk and broad. Softmax has no place to write $\tau_n$ down. Below, half of
-# the keys are nearly exact and the other half are poor; the task is to tell which vector a query is a sight of.
+# and this *is* a mixture: an unreliable key is shrunk and broad. Softmax has no place to write $\tau_n$ down.
+# Below, half of the keys are nearly exact and the other half are poor; the task is to tell which vector a query
+# is a sight of. No choice of temperature helps the first two rows, as it does not change which key has the most
+# weight.
 
 # %%
 units, width, noise = 64, 16, 0.09
@@ -266,16 +280,19 @@ sights = truth[came_from] + noise**0.5 * torch.randn(2_000, width)
 
 flat = torch.zeros(units).log_softmax(-1)
 trusting = pf.Mixture.from_attention(stored, stored)
+nearest = pf.Mixture(flat, stored, noise=noise)
 cautious = pf.Mixture(flat, stored / (1 + error_variance), error_variance / (1 + error_variance), noise=noise)
 reliable = error_variance[came_from, 0] < 1
-for name, memory in (("softmax attention", trusting), ("a variance for each key", cautious)):
+memories = {"softmax attention": trusting, "nearest key": nearest, "a variance for each key": cautious}
+for name, memory in memories.items():
     right = (responsibilities(sights, memory).argmax(-1) == came_from).float()
-    print(f"{name:>23}: right for {right[reliable].mean():.0%} of reliable keys, {right[~reliable].mean():.0%} of poor ones")
+    good, poor = right[reliable].mean(), right[~reliable].mean()
+    print(f"{name:>23}: right for {good:.0%} of what good keys stand for, {poor:.0%} of what poor ones do")
 
 # %% [markdown]
-# In the plane one can see why. Two keys, one good and one poor. With equal variances, the border is half way between them.
-# With variances of their own, the good key answers for what is close to it, and the poor one, which could be anywhere,
-# answers for all the rest: the border closes around the good key.
+# In the plane one can see why. Two keys, one good and one poor. With equal variances, the border is half way
+# between them. With variances of their own, the good key answers for what is close to it, and the poor one, which
+# could be anywhere, answers for all the rest: the border closes around the good key.
 
 # %%
 pair = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
@@ -286,17 +303,14 @@ unequal = pf.Mixture(torch.tensor([0.5, 0.5]).log(), pair, torch.tensor([[0.1], 
 def draw_border() -> None:
     grid = torch.cartesian_prod(torch.linspace(-4, 4, 121), torch.linspace(-3, 3, 91))
     x, y = grid.unflatten(0, (121, 91)).unbind(-1)
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.1), sharey=True)
     for ax, memory, title in zip(axes, (equal, unequal), ("Equal variances", "Variances of their own"), strict=True):
         share = responsibilities(grid, memory)[:, 0].view(121, 91)
         filled = ax.contourf(x, y, share, torch.linspace(0, 1, 11), cmap=DEPTHS)
         ax.contour(x, y, share, [0.5], colors=[COLOURS[1]])
         for name, key in zip(("good", "poor"), pair.tolist(), strict=True):
             ax.plot(*key, "o", color="white", markeredgecolor=INK)
-            ax.annotate(
-                name, key, (0, -15), textcoords="offset points", ha="center", color=INK,
-                bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
-            )  # fmt: skip
+            label(ax, name, key)
         ax.set(title=title, aspect="equal", xlabel="first dimension")
     axes[0].set_ylabel("second dimension")
     figure.colorbar(filled, ax=axes, shrink=0.9, label="responsibility of the good key")
@@ -307,15 +321,16 @@ draw_border()
 # %% [markdown]
 # ## Keys that move: EM
 #
-# If the queries are data, the keys can be fitted to them. The E-step of *expectation-maximisation* is attention; the M-step
-# moves every key towards the queries that it is responsible for, and a prior, here worth one query, holds it near to where
-# it began. The objective, the log posterior of the keys, never falls:
+# If the queries are data, the keys can be fitted to them. The E-step of *expectation-maximisation* is attention;
+# the M-step moves every key towards the queries that it is responsible for, and a prior, here worth one query,
+# holds it near to where it began. The objective, the log posterior of the keys, never falls:
 #
 # $$
 # J = \sum_m \log p(u_m \mid \mu) + \log p(\mu).
 # $$
 #
-# Below, the queries have drifted away from the keys.
+# Below, the queries have drifted away from the keys. EM climbs the hill that it starts on: had they gone too far,
+# a key could end at another's queries, and nothing but the start decides.
 
 # %%
 start = pf.Mixture(torch.zeros(4).log_softmax(-1), torch.tensor([[-2.0, 0], [0, 2], [2, 0], [0, -2]]), noise=0.4)
@@ -339,7 +354,7 @@ def draw_em() -> None:
     plane.plot([], [], ".", color=FRAME, label="queries")
     plane.plot([], [], "o", color="white", markeredgecolor=FRAME, markeredgewidth=1.8, label="keys before")
     plane.plot([], [], "o", color=FRAME, markeredgecolor=INK, label="keys after")
-    plane.legend(frameon=False, loc="upper left")
+    plane.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3)
     plane.set(title="The path of the keys", aspect="equal", xlabel="first dimension", ylabel="second dimension")
     rise.plot(state.objective, "o-", color=COLOURS[0], markersize=4)
     rise.set(title="The objective never falls", xlabel="step", ylabel="$J$ (nats, up to a constant)")
@@ -350,8 +365,9 @@ draw_em()
 # %% [markdown]
 # ## The same as a Pyro model
 #
-# `pf.MixtureAttention` is the story above as a Pyro program: draw an assignment, then a query around the vector that it
-# points to. Sum the assignment out exactly, ask for its posterior marginal, and it is the attention matrix.
+# `pf.MixtureAttention` is the story above as a Pyro program: draw an assignment, then a query around the vector
+# that it points to. Sum the assignment out exactly, ask for its posterior marginal, and it is the attention
+# matrix.
 
 # %%
 model = pf.MixtureAttention(attention)
@@ -365,8 +381,9 @@ torch.testing.assert_close(matrix @ values, softmax)
 print("rows are queries, columns are keys:", *matrix.numpy().round(2), sep="\n")
 
 # %% [markdown]
-# Whatever is uncertain gets a prior, and from there on everything that Pyro can do applies. With a Gaussian prior on the keys
-# the log joint of the model is EM's objective up to a constant, so from the first keys to the last both rise by the same.
+# Whatever is uncertain gets a prior, and from there on everything that Pyro can do applies. With a Gaussian prior
+# on the keys the log joint of the model is EM's objective up to a constant, so from the first keys to the last
+# both rise by the same.
 
 # %%
 conjugate = pf.MixtureAttention.conjugate(start)
@@ -378,20 +395,21 @@ def log_joint(keys: torch.Tensor) -> float:
 
 
 rise = log_joint(state.mixture.vectors) - log_joint(start.vectors)
-print(f"log joint of the Pyro model rose by {rise:.3f}, EM's objective by {state.objective[-1] - state.objective[0]:.3f}")
-assert abs(rise - (state.objective[-1] - state.objective[0])) < 0.01
+climbed = float(state.objective[-1] - state.objective[0])
+print(f"log joint of the Pyro model rose by {rise:.3f}, EM's objective by {climbed:.3f}")
+assert abs(rise - climbed) < 0.01
 
 # %% [markdown]
 # ## What to try next
 #
-# - Here: raise `noise` and see queries collapse into the mean of all keys; give `pf.em.adapt` a third argument,
-#   `moves=("vectors", "variances")`, so that EM learns how far to trust each key.
-# - With keys, values and queries of a network of yours: `pf.attend(q, pf.Mixture.from_attention(k, v), returns="evidence")` is
-#   one line, and so is `returns="variance"`.
-# - In a network: `pf.ProbabilisticAttention` starts as softmax attention and learns precisions and the prior of the keys;
-#   `pyroformer fit lm --attention probabilistic` trains a language model with it.
-# - Make the mixture itself random, and it is a latent variable that a text can be encoded in and decoded from: that is the
-#   `NVAE` of the README.
+# - Here: raise `noise` and every query gets the same answer, the mean of the prior; with `moves=("vectors",
+#   "variances")` `pf.em.adapt` also learns how far to trust each key.
+# - With keys, values and queries of a network of yours: `pf.attend(q, pf.Mixture.from_attention(k, v),
+#   returns="evidence")` is one line, and so is `returns="variance"`.
+# - In a network: `pf.ProbabilisticAttention` starts as softmax attention and learns precisions and the prior of
+#   the keys; `pyroformer fit lm --attention probabilistic` trains a language model with it.
+# - Make the mixture itself random, and it is a latent variable that a text can be encoded in and decoded from:
+#   that is the `NVAE` of the README.
 #
-# Does it pay? [benchmarks/PROBABILISTIC_ATTENTION.md](../benchmarks/PROBABILISTIC_ATTENTION.md) measures it against tuned
-# rivals, and says where it buys nothing.
+# Does it pay? [benchmarks/PROBABILISTIC_ATTENTION.md](../benchmarks/PROBABILISTIC_ATTENTION.md) measures it
+# against tuned rivals, and says where it buys nothing.
