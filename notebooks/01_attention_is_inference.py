@@ -159,7 +159,7 @@ for length, weight in zip(keys.norm(dim=-1)[order], attention.log_weights.exp()[
 # $$
 #
 # Attention weights cannot take its place. They say which component answers *given that one of them does*. Far
-# away from all of them, attention is often at its surest.
+# away from all of them, attention is often at its surest. (White dots are the means of the components.)
 
 # %%
 plane = torch.cartesian_prod(torch.linspace(-6, 6, 121), torch.linspace(-5, 5, 101))
@@ -230,9 +230,8 @@ def draw_walk() -> None:
     above.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), title="component")
     above.set(title="Who answers, and how sure the answer is", ylabel="responsibility", yticks=[0, 0.5, 1])
     below.plot(position, position, color=FRAME, linestyle=":", label="the query itself")
-    below.fill_between(
-        position, mean - 2 * deviation, mean + 2 * deviation, color=DEPTHS(0.35), label="± 2 standard deviations"
-    )
+    band = (mean - 2 * deviation, mean + 2 * deviation)
+    below.fill_between(position, *band, color=DEPTHS(0.35), label="± 2 standard deviations")
     below.plot(position, mean, color=COLOURS[0], label="posterior mean")
     below.set(xlabel="first dimension of the query", ylabel="first dimension of $v$")
     below.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -290,9 +289,10 @@ for name, memory in memories.items():
     print(f"{name:>23}: right for {good:.0%} of what good keys stand for, {poor:.0%} of what poor ones do")
 
 # %% [markdown]
-# In the plane one can see why. Two keys, one good and one poor. With equal variances, the border is half way
-# between them. With variances of their own, the good key answers for what is close to it, and the poor one, which
-# could be anywhere, answers for all the rest: the border closes around the good key.
+# A poor key is further from its own vector than strangers are, so it is almost never the nearest. In the plane
+# one can see what variances do about it. Two keys, one good and one poor. With equal variances, the border is
+# half way between them. With variances of their own, the good key answers for what is close to it, and the poor
+# one, which could be anywhere, answers for all the rest: the border closes around the good key.
 
 # %%
 pair = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])

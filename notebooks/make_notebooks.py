@@ -4,6 +4,7 @@ The .py is the one to edit. Without names all of them run, and the same code giv
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import jupytext
@@ -29,7 +30,8 @@ def executed(source: Path) -> NotebookNode:
     for number, cell in enumerate(notebook.cells, 1):
         cell.id = f"cell-{number}"  # jupytext's are random, and every line of a diff counts
     client = NotebookClient(notebook, record_timing=False, resources={"metadata": {"path": source.parent}})
-    return client.execute()
+    # tqdm, which Pyro imports, would warn of a progress bar that no reader of outputs needs
+    return client.execute(env={**os.environ, "PYTHONWARNINGS": "ignore:IProgress not found"})
 
 
 if __name__ == "__main__":
