@@ -11,16 +11,17 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint format clean table curve
+.PHONY: help demo test lint format notebooks clean table curve
 
 help:
-	@echo "make demo     train a small model on the built-in English corpus, then show what it learnt"
-	@echo "make test     ruff, mypy and all tests"
-	@echo "make lint     ruff and mypy alone"
-	@echo "make format   let ruff rewrite the code"
-	@echo "make table    DELLA against its rivals, with DATA=folder; goes on where it stopped"
-	@echo "make curve    rate against distortion of NVAE and VAE, with DATA=folder; goes on where it stopped"
-	@echo "make clean    remove .venv and the tools' caches"
+	@echo "make demo       train a small model on the built-in English corpus, then show what it learnt"
+	@echo "make test       ruff, mypy and all tests"
+	@echo "make lint       ruff and mypy alone"
+	@echo "make format     let ruff rewrite the code"
+	@echo "make notebooks  run the notebooks and write each .ipynb, with outputs, from its .py"
+	@echo "make table      DELLA against its rivals, with DATA=folder; goes on where it stopped"
+	@echo "make curve      rate against distortion of NVAE and VAE, with DATA=folder; goes on where it stopped"
+	@echo "make clean      remove .venv and the tools' caches"
 	@echo
 	@echo "PYTHON=/path/to/python3.12 picks the interpreter that .venv is made from (default: python3)."
 
@@ -47,6 +48,9 @@ lint: $(DEV)
 format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+notebooks: $(DEV)
+	$(BIN)/python notebooks/make_notebooks.py
 
 table: export OMP_NUM_THREADS ?= 1
 table: $(DEV)

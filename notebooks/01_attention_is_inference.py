@@ -1,0 +1,415 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Attention is inference
+#
+# What does attention compute, and what does one gain by saying it in terms of probability?
+#
+# The answer in three sentences. Keys and values are a *mixture over vectors*; a query is a *noisy sight* of one
+# vector that was drawn from it; and what attention returns is the *posterior mean* of that vector. Softmax
+# attention is one exact special case of this, not an analogy. Said so, attention has what every posterior has: it
+# knows how likely a query was, how sure the answer is, which keys deserve less trust, and how the keys should
+# move when the queries do.
+#
+# Nothing is trained here; all of it runs in seconds on a CPU.
+
+# %%
+import matplotlib.pyplot as plt
+import pyro
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.patches import Ellipse
+from pyro.infer import TraceEnum_ELBO
+
+import pyroformer as pf
+from pyroformer.inference.plots.style import COLOURS, DEPTHS, FRAME, INK
+from pyroformer.models.mixture import responsibilities
+
+torch.manual_seed(0)
+plt.rcParams.update({"figure.constrained_layout.use": True, "font.size": 9, "axes.titlesize": 10})
+plt.rcParams.update({"axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False})
+
+# %% [markdown]
+# ## A query is a noisy sight of one vector
+#
+# Nature draws a component $n$ with probability $\pi_n$, then a vector $v$ from that component's Gaussian. We do
+# not see $v$. We see a query $u$, which is $v$ with noise of variance $s$:
+#
+# $$
+# n \sim \text{Categorical}(\pi), \qquad v \mid n \sim N(\mu_n, \sigma_n^2), \qquad u \mid v \sim N(v, s I).
+# $$
+#
+# What do we know of $v$ now? First, which component it may have come from. Bayes' rule gives every component its
+# *responsibility* for the query,
+#
+# $$
+# w_n = p(n \mid u) = \frac{\pi_n \, N(u; \mu_n, \sigma_n^2 + s)}{\sum_k \pi_k \, N(u; \mu_k, \sigma_k^2 + s)},
+# $$
+#
+# which are the attention weights. Then, within a component, the best guess lies between the query and the
+# component's mean, nearer to the one that varies less. Together they are the posterior mean:
+#
+# $$
+# E[v \mid u] = \sum_n w_n \, \frac{\sigma_n^2 \, u + s \, \mu_n}{\sigma_n^2 + s}.
+# $$
+
+# %%
+mixture = pf.Mixture(
+    log_weights=torch.tensor([0.30, 0.15, 0.40, 0.15]).log(),
+    vectors=torch.tensor([[-2.3, 0.8], [-0.1, 1.7], [2.2, 0.7], [-0.3, -1.2]]),
+    variances=torch.tensor([[0.30, 0.16], [0.22, 0.14], [0.30, 0.22], [0.34, 0.14]]),
+    noise=0.7,
+)
+query = torch.tensor([[0.85, 0.35]])
+weights = responsibilities(query, mixture)
+answer = pf.attend(query, mixture)
+print("responsibilities:", [round(w, 2) for w in weights[0].tolist()])
+print("posterior mean:  ", [round(x, 2) for x in answer[0].tolist()])
+
+# %% [markdown]
+# On the left is that query. Each component is drawn at one and two standard deviations, the darker the more
+# responsible it is. On the right is every other query: attention moves each towards what it probably was before
+# the noise came.
+
+
+# %%
+def draw_components(ax: Axes, mixture: pf.Mixture, shares: list[float]) -> None:
+    """Ellipses at one and two standard deviations, darker for a larger share."""
+    for mean, variance, share in zip(mixture.vectors.tolist(), mixture.variances, shares, strict=True):
+        for deviations in (2, 1):
+            colour = DEPTHS(0.08 + 0.5 * share * (3 - deviations) / 2)
+            size = (2 * deviations * variance.sqrt()).tolist()
+            ax.add_patch(Ellipse(mean, *size, facecolor=colour, edgecolor=FRAME, linewidth=0.8))
+    ax.set(xlim=(-4, 4), ylim=(-2.6, 2.9), aspect="equal", xlabel="first dimension", ylabel="second dimension")
+
+
+def draw_denoising(mixture: pf.Mixture, query: torch.Tensor) -> None:
+    _, (one, many) = plt.subplots(1, 2, figsize=(10, 3.8))
+    shares = responsibilities(query, mixture)[0].tolist()
+    draw_components(one, mixture, shares)
+    for mean, share in zip(mixture.vectors.tolist(), shares, strict=True):
+        one.annotate(f"{share:.2f}", mean, ha="center", va="center", color=INK)
+    seen, mean = query[0].tolist(), pf.attend(query, mixture)[0].tolist()
+    one.annotate("", mean, seen, arrowprops={"arrowstyle": "->", "color": INK, "shrinkA": 3, "shrinkB": 5})
+    one.plot(*seen, "o", color=COLOURS[1], label="query $u$")
+    one.plot(*mean, "*", color=COLOURS[0], markersize=12, label=r"attention, $E[v \mid u]$")
+    one.legend(loc="lower right", frameon=False)
+    one.set_title("One query, responsibilities, and the posterior mean")
+
+    draw_components(many, mixture, mixture.log_weights.exp().tolist())
+    queries = torch.cartesian_prod(torch.linspace(-3.6, 3.6, 13), torch.linspace(-2.3, 2.6, 8))
+    moved = pf.attend(queries, mixture) - queries
+    many.quiver(*queries.T, *moved.T, angles="xy", scale_units="xy", scale=1, width=0.0025, color=COLOURS[0])
+    many.plot(*queries.T, ".", color=COLOURS[1], markersize=3)
+    many.set_title("Every query moves to its posterior mean; shade is the prior")
+
+
+draw_denoising(mixture, query)
+
+# %% [markdown]
+# ## Softmax attention is one case, exactly
+#
+# Let every component be a point, $\sigma_n^2 = 0$, at a key $k_n$, and let it come with a value. Take the noise
+# to be $s = \sqrt D$. Then
+#
+# $$
+# \log \pi_n + \log N(q; k_n, \sqrt D \, I) = \frac{q \cdot k_n}{\sqrt D}
+# + \underbrace{\log \pi_n - \frac{|k_n|^2}{2 \sqrt D}}_{0} + \text{what is the same for all } n.
+# $$
+#
+# The brace is zero if $\pi_n \propto \exp(|k_n|^2 / 2 \sqrt D)$, and what is left is softmax attention.
+# `Mixture.from_attention` chooses these weights.
+
+# %%
+queries, keys, values = torch.randn(6, 16), torch.randn(8, 16), torch.randn(8, 4)
+softmax = F.scaled_dot_product_attention(queries[None], keys[None], values[None])[0]
+attention = pf.Mixture.from_attention(keys, values)
+torch.testing.assert_close(pf.attend(queries, attention), softmax)
+print(f"largest difference: {(pf.attend(queries, attention) - softmax).abs().max():.0e}")
+
+# %% [markdown]
+# It also shows what softmax attention assumes and never says: that long keys are more likely before anybody asks,
+# and exponentially so. Here are eight keys of ordinary length and what they are worth a priori.
+
+# %%
+order = keys.norm(dim=-1).argsort()
+for length, weight in zip(keys.norm(dim=-1)[order], attention.log_weights.exp()[order], strict=True):
+    print(f"|k| = {length:.2f}   prior weight {weight:.3f}")
+
+# %% [markdown]
+# ## Evidence: was such a query expected?
+#
+# The denominator of Bayes' rule, which softmax cancels, is the *evidence*: the density of the query under the
+# mixture,
+#
+# $$
+# \log p(u) = \log \sum_n \pi_n \, N(u; \mu_n, \sigma_n^2 + s).
+# $$
+#
+# Attention weights cannot take its place. They say which component answers *given that one of them does*. Far
+# away from all of them, attention is often at its surest. (White dots are the means of the components.)
+
+# %%
+plane = torch.cartesian_prod(torch.linspace(-6, 6, 121), torch.linspace(-5, 5, 101))
+two = torch.tensor([[2.9, -0.2], [-5.2, 4.2]])
+
+
+def label(ax: Axes, name: str, place: list[float]) -> None:
+    """A name under a point, readable on any shade."""
+    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
+    ax.annotate(name, place, (0, -15), textcoords="offset points", ha="center", color=INK, bbox=box)
+
+
+def draw_maps(queries: torch.Tensor) -> None:
+    grid = plane.unflatten(0, (121, 101))
+    log_evidence = pf.attend(plane, mixture, returns="evidence").view(121, 101)
+    largest = responsibilities(plane, mixture).amax(-1).view(121, 101)
+    panels = (
+        (log_evidence, range(-14, -1), r"Evidence, $\log p(u)$", "min"),
+        (largest, [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 1.0], "Largest attention weight", "neither"),
+    )
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
+    for ax, (height, levels, title, extend) in zip(axes, panels, strict=True):
+        filled = ax.contourf(grid[..., 0], grid[..., 1], height, levels, cmap=DEPTHS, extend=extend)
+        figure.colorbar(filled, ax=ax, shrink=0.9)
+        ax.plot(*mixture.vectors.T, "o", color="white", markeredgecolor=INK, markersize=6)
+        for name, place in zip("ab", queries.tolist(), strict=True):
+            ax.plot(*place, "o", color=COLOURS[1], markersize=6)
+            label(ax, name, place)
+        ax.set(title=title, aspect="equal", xlabel="first dimension")
+    axes[0].set_ylabel("second dimension")
+
+
+draw_maps(two)
+
+# %%
+for name, weights, evidence in zip(
+    "ab", responsibilities(two, mixture), pf.attend(two, mixture, returns="evidence"), strict=True
+):
+    print(f"query {name}: largest attention weight {weights.max():.3f}, log evidence {evidence:.1f}")
+
+# %% [markdown]
+# Both queries have one component that takes nearly all the weight. Only the evidence tells that nobody expected
+# the second.
+#
+# ## Variance: how sure is the answer?
+#
+# A posterior has a spread as well as a mean. Its variance has two sources, doubt *within* a component and doubt
+# about *which* component it was ($m_n$ is the posterior mean under component $n$):
+#
+# $$
+# \text{Var}[v \mid u] = \sum_n w_n \left[ \frac{s \, \sigma_n^2}{\sigma_n^2 + s} + (m_n - E[v \mid u])^2 \right].
+# $$
+#
+# Let a query walk from the leftmost component to the rightmost.
+
+# %%
+position = torch.linspace(-3.5, 3.5, 141)
+walk = torch.stack([position, torch.full_like(position, 0.75)], -1)
+
+
+def draw_walk() -> None:
+    mean = pf.attend(walk, mixture)[:, 0]
+    deviation = pf.attend(walk, mixture, returns="variance")[:, 0].sqrt()
+    _, (above, below) = plt.subplots(2, 1, figsize=(8, 4.6), sharex=True, height_ratios=(1, 1.6))
+    names = ("left", "top", "right", "bottom")
+    for name, share, colour in zip(names, responsibilities(walk, mixture).T, COLOURS[:4], strict=True):
+        above.plot(position, share, color=colour, label=name)
+    above.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), title="component")
+    above.set(title="Who answers, and how sure the answer is", ylabel="responsibility", yticks=[0, 0.5, 1])
+    below.plot(position, position, color=FRAME, linestyle=":", label="the query itself")
+    band = (mean - 2 * deviation, mean + 2 * deviation)
+    below.fill_between(position, *band, color=DEPTHS(0.35), label="± 2 standard deviations")
+    below.plot(position, mean, color=COLOURS[0], label="posterior mean")
+    below.set(xlabel="first dimension of the query", ylabel="first dimension of $v$")
+    below.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+draw_walk()
+
+# %% [markdown]
+# The band is wide where two components compete and narrow where one is certain to have answered. Is it right
+# about that? If vectors and queries really come as the story says, the squared error must be on average what the
+# variance announced, among the sure answers as among the doubtful ones.
+
+# %%
+came_from = mixture.log_weights.exp().multinomial(20_000, replacement=True)
+vectors = mixture.vectors[came_from] + mixture.variances[came_from].sqrt() * torch.randn(20_000, 2)
+sights = vectors + mixture.noise**0.5 * torch.randn(20_000, 2)
+announced = pf.attend(sights, mixture, returns="variance")[:, 0]
+error = (vectors - pf.attend(sights, mixture))[:, 0].square()
+for third, rows in zip(("surest", "middle", "most doubtful"), announced.argsort().chunk(3), strict=True):
+    print(f"{third:>13} third: announced {announced[rows].mean():.3f}, squared error {error[rows].mean():.3f}")
+
+# %% [markdown]
+# ## Keys that are not equally reliable
+#
+# A memory seldom knows all its keys equally well. Say that the true vectors are standard normal, and that key $n$
+# is what was stored of one of them, with an error of known variance $\tau_n$. What is known of the vector is then
+# again Gaussian,
+#
+# $$
+# v_n \mid k_n \sim N\left( \frac{k_n}{1 + \tau_n}, \frac{\tau_n}{1 + \tau_n} \right),
+# $$
+#
+# and this *is* a mixture: an unreliable key is shrunk and broad. Softmax has no place to write $\tau_n$ down.
+# Below, half of the keys are nearly exact and the other half are poor; the task is to tell which vector a query
+# is a sight of. No choice of temperature helps the first two rows, as it does not change which key has the most
+# weight.
+
+# %%
+units, width, noise = 64, 16, 0.09
+truth = torch.randn(units, width)
+error_variance = torch.where(torch.rand(units, 1) < 0.5, 2.25, 0.01)
+stored = truth + error_variance.sqrt() * torch.randn(units, width)
+came_from = torch.randint(units, (2_000,))
+sights = truth[came_from] + noise**0.5 * torch.randn(2_000, width)
+
+flat = torch.zeros(units).log_softmax(-1)
+trusting = pf.Mixture.from_attention(stored, stored)
+nearest = pf.Mixture(flat, stored, noise=noise)
+cautious = pf.Mixture(flat, stored / (1 + error_variance), error_variance / (1 + error_variance), noise=noise)
+reliable = error_variance[came_from, 0] < 1
+memories = {"softmax attention": trusting, "nearest key": nearest, "a variance for each key": cautious}
+for name, memory in memories.items():
+    right = (responsibilities(sights, memory).argmax(-1) == came_from).float()
+    good, poor = right[reliable].mean(), right[~reliable].mean()
+    print(f"{name:>23}: right for {good:.0%} of what good keys stand for, {poor:.0%} of what poor ones do")
+
+# %% [markdown]
+# A poor key is further from its own vector than strangers are, so it is almost never the nearest. In the plane
+# one can see what variances do about it. Two keys, one good and one poor. With equal variances, the border is
+# half way between them. With variances of their own, the good key answers for what is close to it, and the poor
+# one, which could be anywhere, answers for all the rest: the border closes around the good key.
+
+# %%
+pair = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
+equal = pf.Mixture(torch.tensor([0.5, 0.5]).log(), pair, torch.tensor([[0.5], [0.5]]), noise=0.3)
+unequal = pf.Mixture(torch.tensor([0.5, 0.5]).log(), pair, torch.tensor([[0.1], [3.0]]), noise=0.3)
+
+
+def draw_border() -> None:
+    grid = torch.cartesian_prod(torch.linspace(-4, 4, 121), torch.linspace(-3, 3, 91))
+    x, y = grid.unflatten(0, (121, 91)).unbind(-1)
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.1), sharey=True)
+    for ax, memory, title in zip(axes, (equal, unequal), ("Equal variances", "Variances of their own"), strict=True):
+        share = responsibilities(grid, memory)[:, 0].view(121, 91)
+        filled = ax.contourf(x, y, share, torch.linspace(0, 1, 11), cmap=DEPTHS)
+        ax.contour(x, y, share, [0.5], colors=[COLOURS[1]])
+        for name, key in zip(("good", "poor"), pair.tolist(), strict=True):
+            ax.plot(*key, "o", color="white", markeredgecolor=INK)
+            label(ax, name, key)
+        ax.set(title=title, aspect="equal", xlabel="first dimension")
+    axes[0].set_ylabel("second dimension")
+    figure.colorbar(filled, ax=axes, shrink=0.9, label="responsibility of the good key")
+
+
+draw_border()
+
+# %% [markdown]
+# ## Keys that move: EM
+#
+# If the queries are data, the keys can be fitted to them. The E-step of *expectation-maximisation* is attention;
+# the M-step moves every key towards the queries that it is responsible for, and a prior, here worth one query,
+# holds it near to where it began. The objective, the log posterior of the keys, never falls:
+#
+# $$
+# J = \sum_m \log p(u_m \mid \mu) + \log p(\mu).
+# $$
+#
+# Below, the queries have drifted away from the keys. EM climbs the hill that it starts on: had they gone too far,
+# a key could end at another's queries, and nothing but the start decides.
+
+# %%
+start = pf.Mixture(torch.zeros(4).log_softmax(-1), torch.tensor([[-2.0, 0], [0, 2], [2, 0], [0, -2]]), noise=0.4)
+drifted = start.vectors @ torch.tensor([[0.82, 0.57], [-0.57, 0.82]]) + torch.tensor([0.9, 0.5])
+crowd = drifted[torch.randint(4, (240,))] + 0.4**0.5 * torch.randn(240, 2)
+
+state = pf.em.adapt(crowd, start, steps=12)
+assert (state.objective.diff() >= -1e-4).all()
+path = torch.stack([pf.em.adapt(crowd, start, steps=steps).mixture.vectors for steps in range(13)])
+
+
+# %%
+def draw_em() -> None:
+    _, (plane, rise) = plt.subplots(1, 2, figsize=(10, 4.2), width_ratios=(1.15, 1))
+    answered = responsibilities(crowd, state.mixture).argmax(-1)
+    for n, colour in enumerate(COLOURS[:4]):
+        plane.plot(*crowd[answered == n].T, ".", color=colour, alpha=0.35, markersize=4)
+        plane.plot(*path[:, n].T, "-", color=INK, linewidth=1.2)
+        plane.plot(*path[0, n], "o", color="white", markeredgecolor=colour, markeredgewidth=1.8, markersize=8)
+        plane.plot(*path[-1, n], "o", color=colour, markeredgecolor=INK, markersize=9)
+    plane.plot([], [], ".", color=FRAME, label="queries")
+    plane.plot([], [], "o", color="white", markeredgecolor=FRAME, markeredgewidth=1.8, label="keys before")
+    plane.plot([], [], "o", color=FRAME, markeredgecolor=INK, label="keys after")
+    plane.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3)
+    plane.set(title="The path of the keys", aspect="equal", xlabel="first dimension", ylabel="second dimension")
+    rise.plot(state.objective, "o-", color=COLOURS[0], markersize=4)
+    rise.set(title="The objective never falls", xlabel="step", ylabel="$J$ (nats, up to a constant)")
+
+
+draw_em()
+
+# %% [markdown]
+# ## The same as a Pyro model
+#
+# `pf.MixtureAttention` is the story above as a Pyro program: draw an assignment, then a query around the vector
+# that it points to. Sum the assignment out exactly, ask for its posterior marginal, and it is the attention
+# matrix.
+
+# %%
+model = pf.MixtureAttention(attention)
+print(pyro.poutine.trace(model).get_trace(queries).format_shapes())
+
+# %%
+marginals = TraceEnum_ELBO(max_plate_nesting=1).compute_marginals(model, lambda *_: None, queries)
+matrix = marginals["assignment"].probs
+torch.testing.assert_close(matrix, (queries @ keys.T / 16**0.5).softmax(-1))
+torch.testing.assert_close(matrix @ values, softmax)
+print("rows are queries, columns are keys:", *matrix.numpy().round(2), sep="\n")
+
+# %% [markdown]
+# Whatever is uncertain gets a prior, and from there on everything that Pyro can do applies. With a Gaussian prior
+# on the keys the log joint of the model is EM's objective up to a constant, so from the first keys to the last
+# both rise by the same.
+
+# %%
+conjugate = pf.MixtureAttention.conjugate(start)
+
+
+def log_joint(keys: torch.Tensor) -> float:
+    known = pyro.condition(conjugate, data={"keys": keys})
+    return -TraceEnum_ELBO(max_plate_nesting=1).loss(known, lambda *_: None, crowd)
+
+
+rise = log_joint(state.mixture.vectors) - log_joint(start.vectors)
+climbed = float(state.objective[-1] - state.objective[0])
+print(f"log joint of the Pyro model rose by {rise:.3f}, EM's objective by {climbed:.3f}")
+assert abs(rise - climbed) < 0.01
+
+# %% [markdown]
+# ## What to try next
+#
+# - Here: raise `noise` and every query gets the same answer, the mean of the prior; with `moves=("vectors",
+#   "variances")` `pf.em.adapt` also learns how far to trust each key.
+# - With keys, values and queries of a network of yours: `pf.attend(q, pf.Mixture.from_attention(k, v),
+#   returns="evidence")` is one line, and so is `returns="variance"`.
+# - In a network: `pf.ProbabilisticAttention` starts as softmax attention and learns precisions and the prior of
+#   the keys; `pyroformer fit lm --attention probabilistic` trains a language model with it.
+# - Make the mixture itself random, and it is a latent variable that a text can be encoded in and decoded from:
+#   that is the `NVAE` of the README.
+#
+# Does it pay? [benchmarks/PROBABILISTIC_ATTENTION.md](../benchmarks/PROBABILISTIC_ATTENTION.md) measures it
+# against tuned rivals, and says where it buys nothing.

@@ -1,0 +1,38 @@
+"""Runs the notebooks and writes each as .ipynb, with its outputs, beside its .py: ``make notebooks``.
+
+The .py is the one to edit. Without names all of them run, and the same code gives the same file but for its numbers.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+HERE = Path(__file__).resolve().parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("notebooks", nargs="*", type=Path, help="the .py files; by default all that are numbered")
+    for source in parser.parse_args().notebooks or sorted(HERE.glob("[0-9]*.py")):
+        target = source.with_suffix(".ipynb")
+        nbformat.write(executed(source), target)
+        print(f"wrote {target}")
+
+
+def executed(source: Path) -> NotebookNode:
+    """The notebook of a .py in percent format with what its cells print and draw."""
+    notebook = jupytext.read(source)
+    for number, cell in enumerate(notebook.cells, 1):
+        cell.id = f"cell-{number}"  # jupytext's are random, and every line of a diff counts
+    client = NotebookClient(notebook, record_timing=False, resources={"metadata": {"path": source.parent}})
+    # tqdm, which Pyro imports, would warn of a progress bar that no reader of outputs needs
+    return client.execute(env={**os.environ, "PYTHONWARNINGS": "ignore:IProgress not found"})
+
+
+if __name__ == "__main__":
+    main()
