@@ -10,7 +10,8 @@ autoencoder      vae, whose divergence costs nothing: the one end
 language model   nothing is latent: the other end
 
 Each point trains on reconstruction + beta * KL with the exact KL summed over all latents, whose weight grows over the
-first quarter of the run unless its name says otherwise. All have the same width, layers, batches and learning rate, and
+first quarter of the run unless its name says otherwise. "ladder" goes on from the weights of the next weaker beta, so
+that a model learns to copy before it learns to be brief; it has taken as many steps again on each rung. All have the same width, layers, batches and learning rate, and
 are measured on the same held-out texts. A second stage, of half as many steps, fits a better prior to the posterior of
 a point, all else held. The bound, rate + distortion + length, is one of log p(x) at every beta.
 A result is a JSON file; those that exist are not made again.
@@ -43,6 +44,7 @@ class Point(NamedTuple):
 
     family: str
     beta: float = 1.0
+    ladder: tuple[float, ...] = ()  # the betas at which it was trained before, each for as many steps
     schedule: str = "linear"
     free_bits: float = 0.0  # nats per text, in total
     prior: str = ""  # of a second stage, fitted to the posterior of the same point without one
@@ -50,34 +52,40 @@ class Point(NamedTuple):
     @property
     def name(self) -> str:
         """The name of its files."""
-        parts = [self.family.replace(" ", "-"), f"{self.beta:g}"]
+        parts = [self.family.replace(" ", "-"), *(f"{beta:g}" for beta in (*self.ladder, self.beta))]
         parts += [self.schedule] if self.schedule != "linear" else []
         parts += [f"free{self.free_bits:g}"] if self.free_bits else []
         parts += [self.prior] if self.prior else []
         return ".".join(parts)
 
+    @property
+    def start(self) -> "Point | None":
+        """The point from whose weights this one goes on."""
+        return self._replace(beta=self.ladder[-1], ladder=self.ladder[:-1]) if self.ladder else None
+
 
 POINTS = [  # what says most first
     Point("language model"),
     Point("nvae", 1e-3),
+    Point("nvae", 1e-2, (1e-3,)),
+    Point("nvae", 1e-1, (1e-3, 1e-2)),
+    Point("nvae", 1e-2, (1e-3,), prior="autoregressive"),
+    Point("nvae", 1.0, (1e-3, 1e-2, 1e-1)),
     Point("nvae", 1e-2),
     Point("nvae", 1e-2, prior="autoregressive"),
-    Point("nvae", 1e-1),
-    Point("nvib", 1.0, "constant"),
-    Point("vae", 1e-2),
-    Point("one vector", 1e-1),
-    Point("nvae", 1.0),
+    Point("nvib", 1.0, schedule="constant"),
     Point("nvae", 1e-5),
-    Point("vae", 1e-1),
     Point("vae", 1e-3),
-    Point("autoencoder", 0.0),
+    Point("vae", 1e-2, (1e-3,)),
+    Point("vae", 1e-1, (1e-3, 1e-2)),
     Point("one vector", 1e-2),
-    Point("one vector", 1.0),
-    Point("nvae", 1e-3, prior="autoregressive"),
-    Point("nvae", 1e-1, prior="autoregressive"),
-    Point("vae", 1e-2, prior="autoregressive"),
-    Point("nvae", 1e-2, prior="mixture"),
-    Point("nvae", 1e-1, "cyclical"),
+    Point("one vector", 1e-1, (1e-2,)),
+    Point("one vector", 1.0, (1e-2, 1e-1)),
+    Point("autoencoder", 0.0),
+    Point("vae", 1e-2, (1e-3,), prior="autoregressive"),
+    Point("nvae", 1e-2, (1e-3,), prior="mixture"),
+    Point("nvae", 1e-1),
+    Point("nvae", 1e-1, schedule="cyclical"),
     Point("nvae", 1.0, free_bits=30.0),
 ]
 
@@ -125,7 +133,7 @@ def first_stage(point: Point, corpus: Corpus, options: argparse.Namespace) -> tu
     return trained(
         options.out / "runs" / point.name,
         options.seed,
-        lambda: make(point, corpus, options.width, options.layers),
+        lambda: start(point, corpus, options),
         corpus,
         steps=options.steps,
         batch_size=options.batch_size,
@@ -133,6 +141,14 @@ def first_stage(point: Point, corpus: Corpus, options: argparse.Namespace) -> tu
         validation_texts=512,
         **extra,
     )
+
+
+def start(point: Point, corpus: Corpus, options: argparse.Namespace) -> tuple[Model, nn.Module | None]:
+    """What training begins with: new weights, or those of the point before."""
+    if point.start is None:
+        return make(point, corpus, options.width, options.layers)
+    before, _ = first_stage(point.start, corpus, options)
+    return before.model, before.guide
 
 
 def second_stage(point: Point, corpus: Corpus, options: argparse.Namespace) -> tuple[Run, float]:
@@ -177,6 +193,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
         extra = [point.schedule] if point.schedule == "cyclical" else []
         extra += [f"{point.free_bits:g} nats free"] if point.free_bits else []
         extra += [f"{point.prior} prior"] if point.prior else []
+        extra += ["ladder"] if point.ladder else []
         cells = [cell([figure(result, *column[:2])], column[2]) for column in COLUMNS.values()]
         lines.append(f"| {', '.join([point.family, *extra])} | {beta} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
