@@ -11,9 +11,10 @@ language model   nothing is latent: the other end
 
 Each point trains on reconstruction + beta * KL with the exact KL summed over all latents, whose weight grows over the
 first quarter of the run unless its name says otherwise. "ladder" goes on from the weights of the next weaker beta, so
-that a model learns to copy before it learns to be brief; it has taken as many steps again on each rung. All have the same width, layers, batches and learning rate, and
-are measured on the same held-out texts. A second stage, of half as many steps, fits a better prior to the posterior of
-a point, all else held. The bound, rate + distortion + length, is one of log p(x) at every beta.
+that a model learns to copy before it learns to be brief; it has taken as many steps again on each rung. All have the
+same width, layers, batches and learning rate, and are measured on the same held-out texts. A second stage, of half as
+many steps, fits a better prior to the posterior of a point, all else held. The bound, rate + distortion + length, is
+one of log p(x) at every beta.
 A result is a JSON file; those that exist are not made again.
 """
 
