@@ -105,6 +105,7 @@ def fit(
         folder.write_config(config)
         if folder.last.exists():
             folder.forget_metrics_after(folder.step())
+    objective.train()  # what was trained before is in evaluation mode, of which Lightning warns
     training = Training(objective, corpus, settings, folder, report)
     with _quiet_lightning(), _stop_on_interrupt(training):
         _trainer(settings).fit(

@@ -139,6 +139,15 @@ def test_an_interrupt_leaves_a_usable_run(corpus: Corpus, tmp_path: Path) -> Non
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_training_goes_on_from_the_weights_of_a_run(corpus: Corpus, tmp_path: Path) -> None:
+    first = train(corpus, tmp_path / "a", steps=4)
+    before = {name: value.clone() for name, value in weights(first).items()}
+    second = fit(first.model, first.guide, corpus, out=tmp_path / "b", steps=1, batch_size=16, learning_rate=1e-9)
+    assert set(weights(second)) == set(before)
+    for name, value in weights(second).items():
+        torch.testing.assert_close(value, before[name], msg=name)
+
+
 def test_minutes_end_a_run(corpus: Corpus, tmp_path: Path) -> None:
     start = time.monotonic()
     run = train(corpus, tmp_path, "lm", minutes=0.02)
