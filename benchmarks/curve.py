@@ -201,39 +201,56 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def plot(results: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Rate against distortion, with the language model's loss as the line on which both add up to it."""
+    """Rate against distortion, with the language model's loss as the line on which both add up to it.
+
+    A line joins the points of a family; hollow marks are what was tried beside them, and squares have a second stage.
+    """
     import matplotlib.pyplot as plt
     import numpy as np
 
-    axes = plt.subplots(figsize=(7, 4.5), layout="constrained")[1]
-    for family in dict.fromkeys(point.family for point in POINTS):
-        rows = [one for one in results if one["point"]["family"] == family and not one["point"].get("prior")]
-        rows.sort(key=lambda one: one["point"]["beta"])
-        found = [[figure(one, name, "nats/token") for name in ("rate", "reconstruction")] for one in rows]
-        if family == "language model":
-            for one in rows:
-                loss = figure(one, "bound", "nats/token") or 0.0
-                rates = np.geomspace(1e-3, loss, 200)
-                axes.plot(rates, loss - rates, color="0.6", linestyle="--", label="rate + distortion = language model")
-            continue
-        if found:
-            x, y = np.array(found, dtype=float).T
-            axes.plot(np.maximum(x, 1e-3), y, marker="o", linestyle=":" if len(x) > 1 else "", label=family)
-            for one, at in zip(rows, found, strict=True):
-                axes.annotate(
-                    "" if family == "nvib" else f"{one['point']['beta']:g}",
-                    (max(at[0] or 0, 1e-3), at[1] or 0),
-                    fontsize=7,
-                    xytext=(4, 4),
-                    textcoords="offset points",
-                )
+    from pyroformer.inference.plots.style import COLOURS
+
+    figure_, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
+    places = {Point(**one["point"]).name: (one, place(one)) for one in results}
+    for one, _ in places.values():
+        if one["point"]["family"] == "language model":
+            loss = figure(one, "bound", "nats/token") or 0.0
+            rates = np.geomspace(1e-3, loss, 200)
+            axes.plot(rates, loss - rates, color="0.6", linestyle="--", label="rate + distortion = language model")
+    families = [family for family in dict.fromkeys(point.family for point in POINTS) if family != "language model"]
+    for family, colour in zip(families, COLOURS, strict=False):
+        rows = [(Point(**one["point"]), at) for one, at in places.values() if one["point"]["family"] == family]
+        best = {point.beta: point for point, _ in sorted(rows, key=lambda row: len(row[0].ladder)) if plain(point)}
+        joined = sorted((point.beta, at) for point, at in rows if best.get(point.beta) == point)
+        if joined:
+            axes.plot(*zip(*(at for _, at in joined), strict=True), "o:", color=colour, label=family)
+        for beta, at in joined:
+            name = "" if family in ("nvib", "autoencoder") else f"{beta:g}"
+            axes.annotate(name, at, fontsize=8, xytext=(5, 4), textcoords="offset points")
+        for point, at in rows:
+            if point.prior:
+                start = places[point._replace(prior="").name][1]
+                axes.annotate("", at, start, arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 0.8})
+                axes.plot(*at, "s", color=colour, markersize=5)
+            elif best.get(point.beta) != point:
+                axes.plot(*at, "o", markerfacecolor="white", color=colour, markersize=5)
     axes.set(
         xscale="log",
         xlabel="rate: KL of all latents, nats per token",
         ylabel="distortion: -log p(x | z), nats per token",
     )
     axes.legend(frameon=False)
-    axes.figure.savefig(path, dpi=150)  # type: ignore[union-attr]
+    figure_.savefig(path, dpi=150)
+
+
+def place(result: Mapping[str, Any]) -> tuple[float, float]:
+    """Rate, at least what a logarithmic axis shows, and distortion."""
+    rate, distortion = (figure(result, name, "nats/token") or 0.0 for name in ("rate", "reconstruction"))
+    return max(rate, 1e-3), distortion
+
+
+def plain(point: Point) -> bool:
+    return not point.prior and not point.free_bits and point.schedule in ("linear", "constant")
 
 
 def main() -> None:
