@@ -13,7 +13,9 @@ product          the chain; the true product of rank r
 
 All have the same layers and width, and as many parameters: those that take fewer get a wider MLP. Each is trained with
 and without cyclical annealing of the KL and otherwise at beta = 1 on summed KLs, on the same batches and with the same
-learning rate, and measured on the same held-out texts. A result is a JSON file; those that exist are not made again.
+learning rate, and measured on the same held-out texts. Two of them get more help, with no more steps: "free nats" (the
+first 4 nats of a text's KL cost nothing) and "ladder" (half of the steps at beta = 0.05, the rest at 1). All are
+measured at beta = 1. A result is a JSON file; those that exist are not made again.
 """
 
 import argparse
@@ -27,6 +29,7 @@ from torch import nn
 
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.run import Run
 from pyroformer.inference.text_metrics import diversity
 from pyroformer.models.base import Model
 from pyroformer.models.della import DELLA
@@ -45,28 +48,34 @@ VARIANTS: dict[str, dict[str, Any] | None] = {
     "collapsed": {"fusion": "collapsed"},
     "product": {},
 }
-SCHEDULES = {"none": "constant", "cyclical": "cyclical"}
+HELP: dict[str, dict[str, Any]] = {
+    "none": {},
+    "cyclical": {"kl_weight": "cyclical"},
+    "free nats": {"free_bits": 4.0, "free_bits_per": "total"},
+    "ladder": {},
+}
+HELPED_MORE = ("memory", "product")
 
 
 class Task(NamedTuple):
     """One model to train and measure."""
 
     name: str
-    annealing: str
+    help: str
     seed: int
 
     @property
     def file(self) -> str:
-        return f"{self.name.replace(' ', '-')}.{self.annealing}.{self.seed}"
+        return f"{self.name}.{self.help}.{self.seed}".replace(" ", "-")
 
 
 def tasks(seeds: int, names: Sequence[str]) -> Iterator[Task]:
     """Seed by seed, so that what is there at any time compares."""
     for seed in range(seeds):
-        for annealing in SCHEDULES:
+        for kind in HELP:
             for name in names:
-                if annealing == "none" or VARIANTS[name] is not None:
-                    yield Task(name, annealing, seed)
+                if kind == "none" or (VARIANTS[name] is not None and (kind == "cyclical" or name in HELPED_MORE)):
+                    yield Task(name, kind, seed)
 
 
 def make(name: str, config: TransformerConfig) -> tuple[Model, nn.Module | None]:
@@ -89,17 +98,7 @@ def equal(name: str, config: TransformerConfig) -> TransformerConfig:
 
 def measure(task: Task, corpus: Corpus, config: TransformerConfig, options: argparse.Namespace) -> dict[str, Any]:
     """Train one model, or take the one that is there, and measure it."""
-    run, seconds = trained(
-        options.out / "runs" / task.file,
-        task.seed,
-        lambda: make(task.name, equal(task.name, config)),
-        corpus,
-        steps=options.steps,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        kl_weight=SCHEDULES[task.annealing],
-        validation_texts=512,
-    )
+    run, seconds = fitted(task, corpus, config, options)
     found = run.evaluate(limit=options.texts, particles=options.particles, seed=1).as_dict()
     samples = run.sample(options.samples, seed=2)
     written = diversity(samples, corpus.test[: 10 * options.samples], seed=3)
@@ -118,6 +117,24 @@ def measure(task: Task, corpus: Corpus, config: TransformerConfig, options: argp
     }
 
 
+def fitted(task: Task, corpus: Corpus, config: TransformerConfig, options: argparse.Namespace) -> tuple[Run, float]:
+    """The run of a task, and the seconds that training took."""
+    folder = options.out / "runs" / task.file
+    budget = {"batch_size": options.batch_size, "learning_rate": options.learning_rate, "validation_texts": 512}
+
+    def new() -> tuple[Model, nn.Module | None]:
+        return make(task.name, equal(task.name, config))
+
+    if task.help != "ladder":
+        return trained(folder, task.seed, new, corpus, steps=options.steps, **HELP[task.help], **budget)
+    half = options.steps // 2
+    low, first = trained(
+        folder.with_name(f"{folder.name}.low"), task.seed, new, corpus, steps=half, beta=0.05, **budget
+    )
+    run, second = trained(folder, task.seed, lambda: (low.model, low.guide), corpus, steps=half, **budget)
+    return run, first + second
+
+
 COLUMNS = {
     "bound, nats/text": ("bound", "nats/text", 2),
     "IW perplexity": ("importance_weighted", "perplexity", 2),
@@ -134,15 +151,15 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     """Means over seeds, with standard errors where there are several."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for result in results:
-        groups.setdefault((result["task"]["name"], result["task"]["annealing"]), []).append(result)
-    lines = [f"| model | annealing | seeds | {' | '.join(COLUMNS)} |", f"|---|---|---:|{'---:|' * len(COLUMNS)}"]
+        groups.setdefault((result["task"]["name"], result["task"]["help"]), []).append(result)
+    lines = [f"| model | help | seeds | {' | '.join(COLUMNS)} |", f"|---|---|---:|{'---:|' * len(COLUMNS)}"]
     for name in VARIANTS:
-        for annealing in SCHEDULES:
-            if some := groups.get((name, annealing)):
+        for kind in HELP:
+            if some := groups.get((name, kind)):
                 cells = [
                     cell([figure(result, *column[:2]) for result in some], column[2]) for column in COLUMNS.values()
                 ]
-                lines.append(f"| {name} | {annealing} | {len(some)} | {' | '.join(cells)} |")
+                lines.append(f"| {name} | {kind} | {len(some)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
