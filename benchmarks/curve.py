@@ -86,6 +86,7 @@ POINTS = [  # what says most first
     Point("vae", 1e-2, (1e-3,), prior="autoregressive"),
     Point("nvae", 1e-2, (1e-3,), prior="mixture"),
     Point("nvae", 1e-1),
+    Point("nvae", 1e-1, schedule="geometric"),
     Point("nvae", 1e-1, schedule="cyclical"),
     Point("nvae", 1.0, free_bits=30.0),
 ]
@@ -191,7 +192,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
     for result in sorted(results, key=lambda one: (order.index(one["point"]["family"]), one["point"]["beta"])):
         point = Point(**result["point"])
         beta = "" if point.family in ("language model", "nvib") else f"{point.beta:g}"
-        extra = [point.schedule] if point.schedule == "cyclical" else []
+        extra = [point.schedule] if point.schedule in ("cyclical", "geometric") else []
         extra += [f"{point.free_bits:g} nats free"] if point.free_bits else []
         extra += [f"{point.prior} prior"] if point.prior else []
         extra += ["ladder"] if point.ladder else []

@@ -53,7 +53,7 @@ class TrainingOptions:
     clip: float = 1.0
     accumulate: int = 1
     objective: Literal["elbo", "nvib"] | None = None
-    kl_weight: Literal["constant", "linear", "cyclical"] = "constant"
+    kl_weight: Literal["constant", "linear", "geometric", "cyclical"] = "constant"
     beta: float = 1.0
     free_bits: float = 0.0
     free_bits_per: FreeBitsPer = "layer"

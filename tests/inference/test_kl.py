@@ -436,6 +436,8 @@ def test_a_weight_that_does_not_move_has_no_column(corpus: Corpus, tmp_path: Pat
     assert "beta" not in train(corpus, tmp_path / "a", steps=1).folder.read_metrics()
     scheduled = train(corpus, tmp_path / "b", steps=3, kl_weight="linear", beta=0.5).folder.read_metrics()
     assert scheduled["beta"][0] == pytest.approx(0.0) and scheduled["beta"][-1] == pytest.approx(0.5)
+    scheduled = train(corpus, tmp_path / "c", steps=3, kl_weight="geometric", beta=0.5).folder.read_metrics()
+    assert scheduled["beta"][0] == pytest.approx(0.0005) and scheduled["beta"][-1] == pytest.approx(0.5)
 
 
 @pytest.fixture(scope="module")
