@@ -26,7 +26,8 @@ class TrainingOptions:
         accumulate: Batches whose gradients are added up before a step.
         objective: ``elbo`` for the exact bound, ``nvib`` for the published regulariser of the NVAE (not a bound);
             by default what the model was published with.
-        kl_weight: How the weight of the KL terms moves over the run: ``constant``, ``linear``, ``geometric`` or ``cyclical``.
+        kl_weight: How the weight of the KL terms moves over the run: ``constant``, ``linear``, ``geometric`` or
+            ``cyclical``.
         beta: What the KL terms are weighted with on top; a bound of log p(x) is trained only at 1.
         free_bits: Nats below which the KL of a group of latents is not reduced any further; it is averaged over one
             batch of one device, see :class:`~pyroformer.inference.kl.FreeBits`. Not a bound. 0 turns it off.
