@@ -1,0 +1,43 @@
+"""Sphinx reads the repository's own Markdown, the notebooks and the docstrings: ``make docs``."""
+
+from pyroformer import __version__
+
+project = "pyroformer"
+author = "the pyroformer developers"
+version = release = __version__
+
+# The root of the repository is the source, so that links between README, docs, notebooks and benchmarks mean the same
+# here and on a code host.
+root_doc = "docs/index"
+include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/**.md", "docs/**.rst"]
+include_patterns += ["benchmarks/*.md", "notebooks/0*.ipynb"]
+exclude_patterns = ["docs/templates/**"]
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
+intersphinx_mapping: dict[str, tuple[str, str]] = {}  # nothing is downloaded
+
+autosummary_generate = True
+autosummary_ignore_module_all = False
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_typehints_format = "short"
+autodoc_member_order = "bysource"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+templates_path = ["templates"]
+
+myst_enable_extensions = ["amsmath", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # the outputs kept in the notebooks are shown
+suppress_warnings = ["mystnb.unknown_mime_type"]
+
+html_theme = "furo"
+html_title = f"pyroformer {version}"
