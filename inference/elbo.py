@@ -26,6 +26,7 @@ from torch.distributions import kl_divergence
 from ..models.base import TEXTS
 from ..models.batch import Batch
 from .kl import FreeBits, by_dimension
+from .matching import check_plates, check_sites
 
 __all__ = ["ELBO", "Densities", "Objective", "Terms"]
 
@@ -258,10 +259,17 @@ def trace_pair(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Trace
         guide_trace, model_trace = Trace(), poutine.trace(model).get_trace(*args, **kwargs)
     else:
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+        try:
+            model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+        except Exception:
+            if is_validation_enabled():  # the model may have stumbled over what the guide gave it: that is to be said
+                check_sites(poutine.trace(model).get_trace(*args, **kwargs), guide_trace)
+            raise
     if is_validation_enabled():
+        check_sites(model_trace, guide_trace)
+        check_plates(model_trace)
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a site that the guide forgets is a bug, not a remark
+            warnings.simplefilter("error")  # what Pyro only remarks on is a bug
             check_model_guide_match(model_trace, guide_trace)
     return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
 

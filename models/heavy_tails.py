@@ -139,8 +139,20 @@ class LaplaceBase(VectorPrior):
         return _laplace(*map(_at_least_float32, (self.mean, self.log_deviation.exp())))
 
 
+class _StudentT(dist.StudentT):  # type: ignore[misc]
+    """Student's t that has a variance: torch's looks at the values of nu, which no captured graph can."""
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        return self.scale.square() * self.df / (self.df - 2)
+
+
 def _student(freedom: Tensor, mean: Tensor, deviation: Tensor) -> Distribution:
-    law: Distribution = dist.StudentT(freedom, mean, deviation * ((freedom - 2) / freedom).sqrt()).to_event(1)
+    law: Distribution = _StudentT(freedom, mean, deviation * ((freedom - 2) / freedom).sqrt()).to_event(1)
     return law
 
 

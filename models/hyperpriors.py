@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+import pyro
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -59,7 +60,8 @@ def hyperpriors(model: PyroModule) -> Iterator[tuple[str, PyroModule, str]]:
         if part._pyro_context is not context:
             # Pyro refuses what has run alone, for the sake of its store, which nothing here uses
             part._pyro_context.used = False
-            part._pyro_set_supermodule(path, context)
+            with pyro.settings.context(module_local_params=False):
+                part._pyro_set_supermodule(path, context)
         declared = [name for cls in type(part).__mro__ for name, x in vars(cls).items() if isinstance(x, PyroSample)]
         for name in dict.fromkeys([*part._pyro_samples, *declared]):
             yield f"{path}.{name}", part, name
