@@ -182,7 +182,16 @@ def _thinned(run: Run, memory: Memory, drop_below: float) -> Memory:
 
 
 def _likelihood(run: Run, memory: Any) -> AutoregressiveText:
-    return run.model.likelihood(memory)
+    return _autoregressive(run, run.model.likelihood(memory))  # type: ignore[operator]
+
+
+def _autoregressive(run: Run, law: Any) -> AutoregressiveText:
+    if not isinstance(law, AutoregressiveText):
+        raise ValueError(
+            f"the likelihood of {type(run.model).__name__} is of the kind {type(law).__name__}, and only an "
+            "AutoregressiveText is written token by token: leave out what writes texts, or return one."
+        )
+    return law
 
 
 def _prior_memory(run: Run, seed: int, told: list[list[int]] | None) -> Memory | None:
@@ -193,8 +202,7 @@ def _prior_memory(run: Run, seed: int, told: list[list[int]] | None) -> Memory |
     learnt = run.guide.told(drawn=True) if isinstance(run.guide, Guide) else nullcontext()
     with learnt:  # hyper-priors belong to all texts, also to those that were read
         trace = unwritten.get_trace(Batch.unobserved(1, like=next(run.model.parameters()), conditions=told))
-    text: Any = trace.nodes["text"]["fn"]
-    return text.memory
+    return _autoregressive(run, trace.nodes["text"]["fn"]).memory
 
 
 def _per_token(memory: Mixture, batch: Batch) -> list[list[float]]:

@@ -1,10 +1,11 @@
 """Do the sites of a guide match those of its model? If not, which one does not, what is expected and what came."""
 
+import re
 from typing import Any
 
 from pyro.poutine import Trace
 
-__all__ = ["check_plates", "check_sites"]
+__all__ = ["check_shapes", "check_sites", "in_other_words"]
 
 
 def check_sites(model_trace: Trace, guide_trace: Trace) -> None:
@@ -41,13 +42,20 @@ def check_sites(model_trace: Trace, guide_trace: Trace) -> None:
             )
 
 
-def check_plates(trace: Trace) -> None:
-    """A site's batch dimensions are plates: what is left over would be taken for more texts.
+def check_shapes(trace: Trace) -> None:
+    """Batch dimensions are plates, as what is left over would be taken for more texts; events are what is observed.
 
     Raises:
-        ValueError: If a site has more.
+        ValueError: If a site has more batch dimensions, or observes events of another shape.
     """
     for name, site in _samples(trace).items():
+        event = _shape(site)[1]
+        seen = tuple(site["value"].shape[site["value"].ndim - len(event) :])
+        if site["is_observed"] and seen != event:
+            raise ValueError(
+                f"the site {name!r} has event shape {event}, expected {seen}, the shape of one that it observes: give "
+                "the law of all of it."
+            )
         plates = [frame.dim for frame in site["cond_indep_stack"] if frame.vectorized]
         deepest, batch = -min(plates, default=0), _shape(site)[0]
         extra = [size for size in batch[: len(batch) - deepest] if size != 1]
@@ -57,6 +65,18 @@ def check_plates(trace: Trace) -> None:
                 f"the site {name!r} has batch shape {batch}, expected {expected} from its plates: say with .to_event() "
                 "which dimensions are parts of one draw."
             )
+
+
+def in_other_words(error: Exception) -> ValueError | None:
+    """What Pyro says of a batch shape that does not fit a plate, in our words; None of any other error."""
+    found = re.match(r"Shape mismatch inside plate\('(.+)'\) at site (.+) dim (-\d+), (\d+) vs (\d+)", str(error))
+    if found is None:
+        return None
+    plate, site, dim, expected, came = found.groups()
+    return ValueError(
+        f"the site {site!r} has size {came} at dim {dim} of its batch shape, expected {expected}, the size of the plate "
+        f"{plate!r}: say with .to_event() which dimensions are parts of one draw."
+    )
 
 
 def _samples(trace: Trace) -> dict[str, Any]:

@@ -43,8 +43,8 @@ def normal(*shape: int, event: int = 1) -> Any:
         ),
         (
             lambda: pyro.sample("z", normal(4, 2)),  # at which the model itself stumbles
-            r"draws 'z' with batch shape \(4,\) and event shape \(2,\), expected batch shape \(4,\) and event shape \(3,\)"
-            r" as in the model: draw what the model has",
+            r"draws 'z' with batch shape \(4,\) and event shape \(2,\), expected batch shape \(4,\) and event shape "
+            r"\(3,\) as in the model: draw what the model has",
         ),
         (
             lambda: pyro.sample("z", normal(4, 3, event=2).expand([4])),
@@ -81,6 +81,23 @@ def test_dimensions_that_are_no_plates() -> None:
 
     with pytest.raises(ValueError, match=r"'text' has batch shape \(4, 4\), expected \(4,\) from its plates: say with"):
         ELBO()(Square(), None)(torch.randn(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("law", "message"),
+    [
+        (normal(4, 2, event=0), r"'text' has size 2 at dim -1 of its batch shape, expected 4, the size of the plate"),
+        (normal(4, 2), r"'text' has event shape \(2,\), expected \(3,\), the shape of one that it observes"),
+    ],
+)
+def test_a_likelihood_that_does_not_fit(law: Any, message: str) -> None:
+    class Other(LocalModule):
+        def forward(self, x: Any) -> None:
+            with pyro.plate("texts", 4, dim=-1):
+                pyro.sample("text", law, obs=x)
+
+    with pytest.raises(ValueError, match=message):
+        ELBO()(Other(), None)(DATA)
 
 
 def test_an_error_of_the_models_own_stays_what_it_is() -> None:
