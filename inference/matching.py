@@ -74,8 +74,8 @@ def in_other_words(error: Exception) -> ValueError | None:
         return None
     plate, site, dim, expected, came = found.groups()
     return ValueError(
-        f"the site {site!r} has size {came} at dim {dim} of its batch shape, expected {expected}, the size of the plate "
-        f"{plate!r}: say with .to_event() which dimensions are parts of one draw."
+        f"the site {site!r} has size {came} at dim {dim} of its batch shape, expected {expected}, the size of the "
+        f"plate {plate!r}: say with .to_event() which dimensions are parts of one draw."
     )
 
 
