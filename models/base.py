@@ -116,6 +116,11 @@ class Model(Recorded, LocalModule):
         raise ValueError(f"a {name} does not say what lies between two texts: write between(first, second, share).")
 
     @property
+    def prior_sizes(self) -> dict[str, int]:
+        """What a prior's constructor may ask for beyond the network's sizes, by name."""
+        return {}
+
+    @property
     def dimensions(self) -> dict[str, tuple[str, ...]]:
         """What the dimensions of a latent of one text are called, by site."""
         return {}
