@@ -105,6 +105,7 @@ def fit(
         folder.write_config(config)
         if folder.last.exists():
             folder.forget_metrics_after(folder.step())
+    objective.train()  # a model that was fitted before is in eval mode, of which Lightning would warn
     training = Training(objective, corpus, settings, folder, report)
     with _quiet_lightning(), _stop_on_interrupt(training):
         _trainer(settings).fit(
