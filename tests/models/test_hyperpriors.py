@@ -179,13 +179,14 @@ def test_a_model_without_them_is_as_it_was() -> None:
     assert not any(isinstance(part, nn.ParameterDict) for part in VAEGuide(model).modules())
 
 
-class TestInARun:
-    @pytest.fixture(scope="class")
-    def run(self) -> Any:
-        corpus = Corpus.of([f"The number {n} is even." for n in range(0, 120, 2)], window=32)
-        model = NVAE.for_corpus(corpus, width=8, layers=1, heads=2, weight_prior=GammaDirichletProcess(2.0, 2.0))
-        return fit(model, NVAEGuide(model), corpus, steps=3, batch_size=8, objective="elbo", validations=1)
+@pytest.fixture(scope="module")
+def run() -> Any:
+    corpus = Corpus.of([f"The number {n} is even." for n in range(0, 120, 2)], window=32)
+    model = NVAE.for_corpus(corpus, width=8, layers=1, heads=2, weight_prior=GammaDirichletProcess(2.0, 2.0))
+    return fit(model, NVAEGuide(model), corpus, steps=3, batch_size=8, objective="elbo", validations=1)
 
+
+class TestInARun:
     def test_evaluates_and_writes(self, run: Any) -> None:
         evaluation = run.evaluate(limit=3, particles=2)
         assert "kl_weight_prior.concentration" in evaluation.figures
