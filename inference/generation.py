@@ -182,7 +182,7 @@ def _thinned(run: Run, memory: Memory, drop_below: float) -> Memory:
 
 
 def _likelihood(run: Run, memory: Any) -> AutoregressiveText:
-    return _autoregressive(run, run.model.likelihood(memory))  # type: ignore[operator]
+    return _autoregressive(run, run.model.likelihood(memory))
 
 
 def _autoregressive(run: Run, law: Any) -> AutoregressiveText:
