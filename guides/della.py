@@ -112,7 +112,8 @@ class DELLAGuide(Guide):
             variances.append(law.variance)
             return law.mean
 
-        means = self.model.climb(batch, mean)
+        with self.told():
+            means = self.model.climb(batch, mean)
         return LatentPosterior(means, torch.stack(variances, -2), batch.condition, batch.condition_mask)
 
     def read(self, batch: Batch) -> list[Float[Tensor, "B r"]]:

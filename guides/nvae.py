@@ -157,11 +157,12 @@ class NVAEGuide(Guide):
         if batch.tokens is None or batch.mask is None:
             raise ValueError("the batch is unobserved: a guide needs texts. Call the model alone to sample from it.")
         h = self.encoder(batch.tokens, batch.mask)
-        base: Any = own_component(self.model.base_measure)
+        log_alpha = self.alpha(h).clamp(*LOG_ALPHA_RANGE)
+        with self.told():
+            base: Any = own_component(self.model.base_measure)
+            log_alpha = torch.cat([self._prior_log_alpha(log_alpha), log_alpha], -1)
         mean = _prepend(base.mean, _at_least_float32(self.mean(h)))
         variance = _prepend(base.variance, _at_least_float32(self.log_variance(h)).exp())
-        log_alpha = self.alpha(h).clamp(*LOG_ALPHA_RANGE)
-        log_alpha = torch.cat([self._prior_log_alpha(log_alpha), log_alpha], -1)
         kappa = self.model.kappa
         if kappa > 1:
             log_alpha = (log_alpha - math.log(kappa)).repeat_interleave(kappa, -1)

@@ -29,7 +29,7 @@ def khat(data: Any, site: str | None = None) -> Any:
         An :class:`xarray.DataArray` over texts.
 
     Raises:
-        ValueError: If the data has no densities, no such site, or fewer than 25 draws.
+        ValueError: If the data has no densities, no such site or one that all texts share, or fewer than 25 draws.
 
     References:
         Yes, but Did It Work? Evaluating Variational Inference (Yao et al., 2018), https://arxiv.org/abs/1802.02538
@@ -41,6 +41,8 @@ def khat(data: Any, site: str | None = None) -> Any:
     if f"log_q{suffix}" not in stats:
         known = sorted(name.removeprefix("log_q_") for name in stats if str(name).startswith("log_q_"))
         raise ValueError(f"there is no latent site {site!r}: choose among {', '.join(known)}.")
+    if "text" not in stats[f"log_q{suffix}"].dims:
+        raise ValueError(f"the site {site!r} belongs to all texts: k-hat is one of a text's own latents, or of all.")
     weights = (stats[f"log_p{suffix}"] - stats[f"log_q{suffix}"]).stack(one=("chain", "draw")).transpose("text", "one")
     if weights.sizes["one"] < LEAST_DRAWS:
         raise ValueError(

@@ -26,6 +26,7 @@ from torch.distributions import kl_divergence
 from ..models.base import TEXTS
 from ..models.batch import Batch
 from .kl import FreeBits, by_dimension
+from .matching import check_shapes, check_sites, in_other_words
 
 __all__ = ["ELBO", "Densities", "Objective", "Terms"]
 
@@ -254,16 +255,33 @@ class Objective(pyro.infer.elbo.ELBOModule):
 
 def trace_pair(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Trace, Trace]:
     """One run of the guide and the model replayed on its draws; with validation on, checked against each other."""
-    if guide is None:
-        guide_trace, model_trace = Trace(), poutine.trace(model).get_trace(*args, **kwargs)
-    else:
-        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+    try:
+        guide_trace = Trace() if guide is None else poutine.trace(guide).get_trace(*args, **kwargs)
+        model_trace = _replayed(model, guide_trace, *args, **kwargs)
+    except ValueError as error:
+        clearer = in_other_words(error)
+        if clearer is None:
+            raise
+        raise clearer from error
     if is_validation_enabled():
+        check_sites(model_trace, guide_trace)
+        check_shapes(model_trace)
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a site that the guide forgets is a bug, not a remark
+            warnings.simplefilter("error")  # what Pyro only remarks on is a bug
             check_model_guide_match(model_trace, guide_trace)
     return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+
+
+def _replayed(model: Any, guide_trace: Trace, *args: Any, **kwargs: Any) -> Trace:
+    """The model run on what a guide drew; what it stumbles over may be that."""
+    if not guide_trace.nodes:
+        return poutine.trace(model).get_trace(*args, **kwargs)
+    try:
+        return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+    except Exception:
+        if is_validation_enabled():
+            check_sites(poutine.trace(model).get_trace(*args, **kwargs), guide_trace)
+        raise
 
 
 def _samples(trace: Trace) -> dict[str, Any]:

@@ -5,6 +5,7 @@ it changes a text.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from jaxtyping import Float, Int
 from pyro import poutine
 from torch import Tensor
 
+from ..guides.base import Guide
 from ..guides.nvae import Posterior
 from ..models.batch import Batch
 from ..models.compaction import compacted
@@ -180,17 +182,27 @@ def _thinned(run: Run, memory: Memory, drop_below: float) -> Memory:
 
 
 def _likelihood(run: Run, memory: Any) -> AutoregressiveText:
-    return run.model.likelihood(memory)
+    return _autoregressive(run, run.model.likelihood(memory))
+
+
+def _autoregressive(run: Run, law: Any) -> AutoregressiveText:
+    if not isinstance(law, AutoregressiveText):
+        raise ValueError(
+            f"the likelihood of {type(run.model).__name__} is of the kind {type(law).__name__}, and only an "
+            "AutoregressiveText is written token by token: leave out what writes texts, or return one."
+        )
+    return law
 
 
 def _prior_memory(run: Run, seed: int, told: list[list[int]] | None) -> Memory | None:
-    """What the decoder of one made-up text is told: the model's own draw of everything but the text."""
+    """What the decoder of one made-up text is told: the model's own draw of each text's latents."""
     torch.manual_seed(seed)
     placeholder = {"text": torch.zeros(1, run.corpus.window, dtype=torch.long, device=run.model.device)}
     unwritten = poutine.trace(poutine.condition(run.model, placeholder))
-    trace = unwritten.get_trace(Batch.unobserved(1, like=next(run.model.parameters()), conditions=told))
-    text: Any = trace.nodes["text"]["fn"]
-    return text.memory
+    learnt = run.guide.told(drawn=True) if isinstance(run.guide, Guide) else nullcontext()
+    with learnt:  # hyper-priors belong to all texts, also to those that were read
+        trace = unwritten.get_trace(Batch.unobserved(1, like=next(run.model.parameters()), conditions=told))
+    return _autoregressive(run, trace.nodes["text"]["fn"]).memory
 
 
 def _per_token(memory: Mixture, batch: Batch) -> list[list[float]]:

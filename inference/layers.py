@@ -87,14 +87,13 @@ def carried(model: DELLA, guide: DELLAGuide, batches: Sequence[Batch], draws: in
     shape = len(model.latents), model.latent_size
     noise = torch.randn(sum(sizes), *shape, device=model.device).split(sizes)
     common = torch.randn(draws, 1, *shape, device=model.device)
-    paths = _joined([_climb(model, guide, *each, common) for each in zip(batches, noise, strict=True)])
+    with guide.told():
+        paths = _joined([_climb(model, guide, *each, common) for each in zip(batches, noise, strict=True)])
+        divergences, compared = _divergences(model, guide, paths), _compared(model, guide, paths)
     others = paths.latents[derangement(sum(sizes)).to(model.device)].split(sizes)
     latents = paths.latents.split(sizes)
     drops = torch.cat([_drops(model, *each) for each in zip(batches, latents, others, strict=True)])
-    variance = explained_variance(paths.means)
-    return Carried(
-        _divergences(model, guide, paths), *_compared(model, guide, paths), variance, drops[:, :-1], drops[:, -1]
-    )
+    return Carried(divergences, *compared, explained_variance(paths.means), drops[:, :-1], drops[:, -1])
 
 
 def information_and_mismatch(

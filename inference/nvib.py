@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..models.distributions import LogDirichlet
 from ..models.nvib import vector_regulariser, weight_regulariser
 from .elbo import ELBO, Site
 
@@ -26,6 +27,7 @@ class NVIB(ELBO):
         weights: :math:`\lambda_D`.
         vectors: :math:`\lambda_G`.
         beta: Multiplies both.
+        data_size: Number of texts that share the hyper-priors, whose exact divergences are added.
 
     References:
         A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck (Henderson &
@@ -35,8 +37,15 @@ class NVIB(ELBO):
     name = "nvib"
     is_bound = False
 
-    def __init__(self, num_particles: int = 1, weights: float = 1.0, vectors: float = 1e-3, beta: float = 1.0) -> None:
-        super().__init__(num_particles, {"weights": beta * weights, "vectors": beta * vectors})
+    def __init__(
+        self,
+        num_particles: int = 1,
+        weights: float = 1.0,
+        vectors: float = 1e-3,
+        beta: float = 1.0,
+        data_size: int | None = None,
+    ) -> None:
+        super().__init__(num_particles, {"weights": beta * weights, "vectors": beta * vectors}, data_size)
 
     def _penalties(
         self, kl: dict[str, Tensor], sites: dict[str, Site], posterior: dict[str, Site]
@@ -45,6 +54,8 @@ class NVIB(ELBO):
         if missing:
             raise ValueError(f"the nvib objective needs an NVAE: the model has no site {sorted(missing)[0]!r}.")
         q, p = posterior["weights"]["fn"], sites["weights"]["fn"]
+        if not isinstance(p, LogDirichlet):
+            raise ValueError(f"the nvib objective needs Dirichlet weights, not {type(p).__name__}: take the ELBO.")
         log_alpha, mask = q.log_concentration, q.present
         components = mask.sum(-1)
         per_token = (sites["length"]["value"] / (sites["length"]["value"] + 1)).to(kl["vectors"].dtype)
@@ -61,4 +72,6 @@ class NVIB(ELBO):
             mask,
             reduction="mean",
         )
-        return {"weights": per_token * weight_term.to(per_token.dtype), "vectors": per_token * vector_term}
+        shared = {name: value for name, value in kl.items() if name not in ("length", "weights", "vectors")}
+        weights = per_token * weight_term.to(per_token.dtype)
+        return {"weights": weights, "vectors": per_token * vector_term} | shared

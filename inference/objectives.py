@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..models.base import Model
+from ..models.distributions import LogDirichlet
 from ..models.priors import SequencePrior
 from .elbo import ELBO, Objective
 from .kl import FreeBits
@@ -37,6 +39,8 @@ def describe_objective(model: Model, options: TrainingOptions) -> dict[str, Any]
             f"the objective {name} compares every vector with the same law, and {type(base).__name__} has another for "
             "each: choose the objective elbo."
         )
+    if name == NVIB.name:
+        _check_dirichlet(model)
     for option in control:
         if name != ELBO.name:
             raise ValueError(f"{option} is about the KL, and the objective {name} has none: choose the objective elbo.")
@@ -105,6 +109,20 @@ def remarks(described: Mapping[str, Any]) -> list[str]:
     return words
 
 
+def _check_dirichlet(model: Model) -> None:
+    """The published regulariser is one of concentrations."""
+    prior = getattr(model, "weight_prior", None)
+    if prior is None:
+        return
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        law = prior(torch.ones(1, 2, dtype=torch.bool, device=model.device))
+    if not isinstance(law, LogDirichlet):
+        raise ValueError(
+            f"the objective {NVIB.name} is about Dirichlet weights, and {type(prior).__name__} gives a "
+            f"{type(law).__name__}: choose the objective elbo."
+        )
+
+
 def _control(options: TrainingOptions) -> dict[str, Any]:
     """The options beyond a weight that change what the KL counts, those only that are on."""
     control: dict[str, Any] = {}
@@ -120,7 +138,7 @@ def _control(options: TrainingOptions) -> dict[str, Any]:
 def _elbo(described: Mapping[str, Any], draws: int, data_size: int) -> ELBO:
     weights = described["kl_weights"]
     if described["name"] == NVIB.name:
-        return NVIB(num_particles=draws, **weights)
+        return NVIB(num_particles=draws, data_size=data_size, **weights)
     free_bits = None
     if "free_bits" in described:
         free_bits = FreeBits(described["free_bits"], tuple(weights), described["free_bits_per"])

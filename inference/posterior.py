@@ -83,7 +83,7 @@ def posterior(
         names=several,
         write=run.tokenizer.decode_batch,
         extra=extra,
-        **options,
+        **{"data_size": len(run.corpus.train)} | options,
     )
 
 

@@ -68,6 +68,10 @@ def prepare_new(
         raise ValueError(f"size {size!r} is unknown: choose one of {', '.join(cls.sizes)}.")
     sizes = cls.sizes[size] if trunk is None else trunk.sizes
     known = {"vocabulary": corpus.vocabulary, "window": corpus.window, **sizes, **asked}
+    classes_asked = [key for key, value in asked.items() if _is_class(value)]
+    if "latent_prior" in classes_asked:  # its sizes follow from the structure, which the model works out
+        plain = {key: value for key, value in {**sizes, **asked}.items() if key not in classes_asked}
+        known |= cls.for_corpus(corpus, size=size, **plain).prior_sizes
     torch.manual_seed((training or {}).get("seed", 0))
     asked = {key: _made(value, known) for key, value in asked.items()}
     made: Model = cls.for_corpus(corpus, size=size, trunk=trunk, **asked)
@@ -158,9 +162,13 @@ def read_trunk(source: str, size: str | None, texts: Mapping[str, Any], model: M
     return trunk
 
 
+def _is_class(value: Any) -> bool:
+    return isinstance(value, Mapping) and "class_path" in value
+
+
 def _made(value: Any, known: Mapping[str, Any]) -> Any:
     """An option of the model; a class that it names is constructed."""
-    if not (isinstance(value, Mapping) and "class_path" in value):
+    if not _is_class(value):
         return value
     path = str(value["class_path"])
     given = dict(value.get("init_args") or {})

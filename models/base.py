@@ -7,11 +7,11 @@ from typing import Any, ClassVar, TypeVar
 import pyro
 import torch
 from pyro.nn import PyroModule
-from pyro.poutine.runtime import _PYRO_STACK
-from pyro.poutine.trace_messenger import TraceMessenger
 from torch import nn
 
 from .batch import Batch
+from .hyperpriors import draw_hyperpriors
+from .local import LocalModule
 from .memory import Memory
 from .recipe import Recorded
 from .transformer import TransformerConfig
@@ -24,42 +24,12 @@ TEXTS = "texts"  # the plate over the texts of a batch, at dim -1 in every model
 M = TypeVar("M", bound="Model")
 
 
-class LocalModule(PyroModule):
-    r"""A :class:`pyro.nn.PyroModule` whose parameters are its own.
-
-    Pyro keeps parameters in one global store, so that a second module of the same name takes the first one's values,
-    and a notebook cell that is run again trains nothing. Pyro's setting ``module_local_params`` ends that, but is
-    global too. This class enters the setting around its own construction and calls, and leaves it as it was.
-
-    Examples:
-        >>> class Coin(LocalModule):
-        ...     def __init__(self):
-        ...         super().__init__()
-        ...         self.logit = nn.Parameter(torch.zeros(()))
-        >>> [name for name, _ in Coin().named_parameters()], len(pyro.get_param_store())
-        (['logit'], 0)
-    """
-
-    def __init__(self, name: str = "") -> None:
-        with pyro.settings.context(module_local_params=True):
-            super().__init__(name)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(handler, TraceMessenger) and handler.param_only for handler in _PYRO_STACK):
-            raise RuntimeError(
-                "pyro.infer.SVI trains Pyro's global parameter store, which this module does not use: "
-                "take pyroformer.SVI, which has the same step()."
-            )
-        with pyro.settings.context(module_local_params=True):
-            return super().__call__(*args, **kwargs)
-
-
 class Model(Recorded, LocalModule):
     r"""Base class of the generative models.
 
     A model is called with a :class:`~pyroformer.Batch`, opens the plate ``texts`` at dim -1, and observes the site
-    ``text``. Its sites have the same names as its guide's. ``size`` is the one dial: :meth:`for_corpus` derives every
-    dimension from it.
+    ``text``. Its sites have the same names as its guide's. The hyper-priors of its parts are drawn before ``forward``.
+    ``size`` is the one dial: :meth:`for_corpus` derives every dimension from it.
     """
 
     latents: tuple[str, ...] = ()  # sites whose divergence a KL weight scales
@@ -71,6 +41,11 @@ class Model(Recorded, LocalModule):
         "small": {"width": 256, "layers": 4, "heads": 4},
         "base": {"width": 512, "layers": 6, "heads": 8},
     }
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with pyro.settings.context(module_local_params=True), self._pyro_context:
+            draw_hyperpriors(self)  # before any plate: they are the same for all texts
+            return super().__call__(*args, **kwargs)
 
     @classmethod
     def for_corpus(cls: type[M], corpus: Any, size: str = "tiny", *, trunk: Trunk | None = None, **options: Any) -> M:
@@ -139,6 +114,11 @@ class Model(Recorded, LocalModule):
         if not self.latents:
             raise ValueError(f"a {name} has no latents, so nothing lies between two texts: choose a model with some.")
         raise ValueError(f"a {name} does not say what lies between two texts: write between(first, second, share).")
+
+    @property
+    def prior_sizes(self) -> dict[str, int]:
+        """What a prior's constructor may ask for beyond the network's sizes, by name."""
+        return {}
 
     @property
     def dimensions(self) -> dict[str, tuple[str, ...]]:

@@ -115,6 +115,10 @@ class DELLA(Model):
         below = self.latent_size if self.structure == "chain" else 0
         return below + (self.config.width if self.condition is not None else 0)
 
+    @property
+    def prior_sizes(self) -> dict[str, int]:
+        return {"latent_size": self.latent_size, "summary_size": self.summary_size, "layers": len(self.latents)}
+
     def forward(self, batch: Batch) -> Int[Tensor, "*batch T"]:
         with self.texts(batch):
             latents = self.climb(batch, lambda name, number, summary: pyro.sample(name, self.prior(summary, number)))

@@ -1,38 +1,60 @@
 """The priors that a user swaps: modules whose forward returns a distribution."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from pyro import distributions as dist
+from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from .adapters import as_prior, check_prior
 from .distributions import Lengths, LogDirichlet
+from .hyperpriors import Hierarchical
 from .nvib import conditional_concentration
 from .recipe import Recorded
 
 __all__ = [
     "BaseMeasure",
     "BoundedDirichletProcess",
+    "First",
     "GaussianBase",
+    "Hierarchical",
     "LatentPrior",
     "LengthPrior",
     "LinearGaussian",
+    "LinearPrior",
+    "Role",
     "SequencePrior",
+    "StandardGaussian",
     "VectorPrior",
     "WeightPrior",
     "as_prior",
+    "bounded_deviation",
     "check_prior",
     "gaussian",
+    "moments",
 ]
 
+First = Literal["standard", "learned", "linear"]
 LOG_VARIANCE = 5.0  # the largest log variance of a latent, and minus the smallest
 
 
-class WeightPrior(Recorded, nn.Module):
+class Role(Recorded, nn.Module):
+    """What all priors share: a run remembers how each was made, and hyper-priors are not taken for numbers."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, PyroSample) and not isinstance(self, PyroModule):
+            kind = type(self).__name__
+            raise ValueError(
+                f"{kind}.{name} is a PyroSample, which only a PyroModule draws: derive {kind} from Hierarchical too."
+            )
+        super().__setattr__(name, value)
+
+
+class WeightPrior(Role):
     r"""The role of a prior over the log weights of a mixture.
 
     ``forward(mask)`` takes a mask of the components that exist, with shape :math:`(*, N)`, and returns a distribution
@@ -45,7 +67,7 @@ class WeightPrior(Recorded, nn.Module):
         raise NotImplementedError(f"{type(self).__name__} is a WeightPrior: write forward(mask) -> Distribution")
 
 
-class BaseMeasure(Recorded, nn.Module):
+class BaseMeasure(Role):
     r"""The role of a prior over the vectors of a mixture: a :class:`VectorPrior` or a :class:`SequencePrior`.
 
     Both say with ``component()`` what the prior's own components are drawn from. A guide gives those components a
@@ -90,7 +112,7 @@ class SequencePrior(BaseMeasure):
         return self.first()
 
 
-class LatentPrior(Recorded, nn.Module):
+class LatentPrior(Role):
     r"""The role of a prior over the latent of one layer.
 
     ``forward(summary, layer)`` takes what the latents below and the condition say, with shape :math:`(*, S)`, and the
@@ -147,7 +169,8 @@ class BoundedDirichletProcess(WeightPrior):
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
         components = mask.sum(-1)
         each = self.total_concentration(components) / components.clamp(min=1)
-        return LogDirichlet(each.log()[..., None].expand(mask.shape), mask)
+        shape = torch.broadcast_shapes(each.shape + (1,), mask.shape)  # the concentration may have draws on the left
+        return LogDirichlet(each.log()[..., None].expand(shape), mask)
 
     def extra_repr(self) -> str:
         return f"concentration={self.concentration:g}, delta={self.delta:g}, kappa={self.kappa}"
@@ -189,6 +212,24 @@ class GaussianBase(VectorPrior):
             self.register_buffer("mean", location)
             self.register_buffer("log_variance", scale)
 
+    @classmethod
+    def fit(cls, vectors: Float[Tensor, "n width"], learnable: bool = False) -> "GaussianBase":
+        """The Gaussian with the mean and the variance of some vectors, such as those of an earlier run's posterior.
+
+        Raises:
+            ValueError: If there are fewer than two, or a dimension in which they do not differ.
+
+        Examples:
+            >>> GaussianBase.fit(torch.tensor([[1.0, 0.0], [3.0, 1.0]])).mean
+            tensor([2.0000, 0.5000])
+        """
+        prior = cls(vectors.shape[-1], learnable=learnable)
+        mean, variance = moments(vectors)
+        with torch.no_grad():
+            prior.mean.copy_(mean)
+            prior.log_variance.copy_(variance.log())
+        return prior
+
     @property
     def variance(self) -> Float[Tensor, " width"]:
         return _at_least_float32(self.log_variance).exp()
@@ -202,12 +243,39 @@ class GaussianBase(VectorPrior):
         return f"width={len(self.mean)}, learnable={self.mean.requires_grad}"
 
 
-class LinearGaussian(LatentPrior):
-    r"""A Gaussian whose mean and log variance are linear in the summary.
+class StandardGaussian(LatentPrior):
+    r"""A standard Gaussian for every latent, whatever those below and the condition say.
 
-    .. math:: z_l \sim \mathcal N(\mu_l, \operatorname{diag} \sigma_l^2), \quad (\mu_l, \log \sigma_l^2) = W_l s_l + b_l
+    .. math:: z_l \sim \mathcal N(0, I)
 
-    At the start it is standard normal for every layer. The log variance is bounded smoothly by :data:`LOG_VARIANCE`.
+    Arguments:
+        latent_size: :math:`p`.
+
+    References:
+        Auto-Encoding Variational Bayes (Kingma & Welling, 2014), https://arxiv.org/abs/1312.6114
+
+    Examples:
+        >>> StandardGaussian(4)(torch.zeros(5, 0), layer=0).batch_shape
+        torch.Size([5])
+    """
+
+    def __init__(self, latent_size: int) -> None:
+        super().__init__()
+        if latent_size < 1:
+            raise ValueError(f"latent_size {latent_size}: must be at least 1")
+        self.latent_size = latent_size
+
+    def forward(self, summary: Float[Tensor, "*batch p"], layer: int) -> Distribution:
+        zeros = _at_least_float32(summary.new_zeros(*summary.shape[:-1], self.latent_size))
+        return gaussian(zeros, zeros)
+
+
+class LinearPrior(LatentPrior):
+    r"""The priors of a latent whose mean and log variance are linear in the summary; a subclass says of which family.
+
+    .. math:: (\mu_l, \log \sigma_l^2) = W_l s_l + b_l
+
+    At the start the mean is 0 and the variance 1 for every layer.
 
     Arguments:
         latent_size: :math:`p`.
@@ -216,13 +284,6 @@ class LinearGaussian(LatentPrior):
         first: Of the first latent, which has none below: ``"standard"`` normal, or ``"learned"`` (a mean and a variance
             that depend on nothing), or ``"linear"`` like the others, where a condition says something.
 
-    References:
-        Fuse It More Deeply! (Hu et al., 2022), Eq. 8, https://arxiv.org/abs/2207.06130
-
-    Examples:
-        >>> prior = LinearGaussian(latent_size=4, summary_size=6, layers=3)
-        >>> prior(torch.randn(5, 6), layer=2).batch_shape
-        torch.Size([5])
     """
 
     def __init__(
@@ -230,7 +291,7 @@ class LinearGaussian(LatentPrior):
         latent_size: int,
         summary_size: int,
         layers: int,
-        first: Literal["standard", "learned", "linear"] = "standard",
+        first: First = "standard",
     ) -> None:
         super().__init__()
         for name, size in {"latent_size": latent_size, "layers": layers}.items():
@@ -252,7 +313,32 @@ class LinearGaussian(LatentPrior):
         else:
             bias = self.biases[name] if name in self.biases else summary.new_zeros(2 * self.latent_size)
             scores = bias.expand(*summary.shape[:-1], -1)
-        return gaussian(*_at_least_float32(scores).chunk(2, -1))
+        return self.law(*_at_least_float32(scores).chunk(2, -1))
+
+    def law(self, mean: Float[Tensor, "*batch p"], log_variance: Float[Tensor, "*batch p"]) -> Distribution:
+        """The law of a latent with this mean and log variance, its entries independent."""
+        raise NotImplementedError(f"{type(self).__name__} is a LinearPrior: write law(mean, log_variance)")
+
+
+class LinearGaussian(LinearPrior):
+    r"""A Gaussian whose mean and log variance are linear in the summary.
+
+    .. math:: z_l \sim \mathcal N(\mu_l, \operatorname{diag} \sigma_l^2), \quad (\mu_l, \log \sigma_l^2) = W_l s_l + b_l
+
+    At the start it is standard normal for every layer. The log variance is bounded smoothly by :data:`LOG_VARIANCE`.
+    Arguments are those of :class:`LinearPrior`.
+
+    References:
+        Fuse It More Deeply! (Hu et al., 2022), Eq. 8, https://arxiv.org/abs/2207.06130
+
+    Examples:
+        >>> prior = LinearGaussian(latent_size=4, summary_size=6, layers=3)
+        >>> prior(torch.randn(5, 6), layer=2).batch_shape
+        torch.Size([5])
+    """
+
+    def law(self, mean: Float[Tensor, "*batch p"], log_variance: Float[Tensor, "*batch p"]) -> Distribution:
+        return gaussian(mean, log_variance)
 
 
 def gaussian(mean: Float[Tensor, "*batch p"], log_variance: Float[Tensor, "*batch p"]) -> Distribution:
@@ -262,9 +348,13 @@ def gaussian(mean: Float[Tensor, "*batch p"], log_variance: Float[Tensor, "*batc
         >>> gaussian(torch.zeros(4), torch.full((4,), 100.0)).stddev
         tensor([12.1825, 12.1825, 12.1825, 12.1825])
     """
-    bounded = LOG_VARIANCE * torch.tanh(log_variance / LOG_VARIANCE)
-    normal: Distribution = dist.Normal(mean, (bounded / 2).exp()).to_event(1)
+    normal: Distribution = dist.Normal(mean, bounded_deviation(log_variance)).to_event(1)
     return normal
+
+
+def bounded_deviation(log_variance: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch p"]:
+    r"""Standard deviations from log variances that are bounded smoothly, :math:`b \tanh(\log \sigma^2 / b)`."""
+    return (LOG_VARIANCE * torch.tanh(log_variance / LOG_VARIANCE) / 2).exp()
 
 
 class LengthPrior(Recorded, nn.Module):
@@ -317,6 +407,20 @@ class LengthPrior(Recorded, nn.Module):
 
     def extra_repr(self) -> str:
         return f"window={len(self.log_probabilities)}"
+
+
+def moments(vectors: Float[Tensor, "n width"]) -> tuple[Float[Tensor, " width"], Float[Tensor, " width"]]:
+    """Mean and variance of vectors that are to be a prior.
+
+    Raises:
+        ValueError: If there are fewer than two, or a dimension in which they do not differ.
+    """
+    if len(vectors) < 2:
+        raise ValueError(f"there are {len(vectors)} vectors: a variance needs at least 2.")
+    variance, mean = torch.var_mean(vectors.detach(), 0)
+    if not bool((variance > 0).all()):
+        raise ValueError(f"the vectors do not differ in dimension {int(variance.argmin())}: give others, or more.")
+    return mean, variance
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -150,7 +150,7 @@ def test_a_guide_that_forgets_a_site_is_an_error() -> None:
         def forward(self, x):
             pass
 
-    with pytest.raises(UserWarning, match="Found vars in model but not guide"):
+    with pytest.raises(ValueError, match="the guide does not draw 'z', which the model has with batch shape"):
         ELBO()(Gaussian(), Empty())(DATA)
 
 

@@ -1,0 +1,87 @@
+r"""Posteriors of hyper-priors, which every guide has without being asked."""
+
+from typing import Any
+
+import pyro
+import torch
+from pyro import distributions as dist
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+from torch.distributions import Distribution, biject_to
+
+from ..models.hyperpriors import draw_hyperpriors
+
+__all__ = ["HyperPosterior"]
+
+DRAWS = 15  # of the prior, whose median is where a posterior starts
+SPREAD = 0.1  # the standard deviation that it starts with, before it is carried onto its support
+BOUND = 10.0  # where it starts is at most so far from zero: a draw of a Gamma may be zero
+
+
+class HyperPosterior(nn.Module):
+    r"""Independent Gaussians, each carried onto the support of a hyper-prior; on positive numbers it is log-normal.
+
+    .. math:: h = b(u), \quad u \sim \mathcal N(\mu, \operatorname{diag} \sigma^2)
+
+    with the bijection :math:`b` that Pyro has for the support.
+
+    Arguments:
+        model: The model whose hyper-priors it is for.
+
+    Examples:
+        >>> from pyroformer.models.config import TransformerConfig
+        >>> from pyroformer.models.weight_priors import GammaDirichletProcess
+        >>> config = TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2)
+        >>> list(HyperPosterior(pf.NVAE(config, weight_prior=GammaDirichletProcess())).laws())
+        ['weight_prior.concentration']
+    """
+
+    def __init__(self, model: PyroModule) -> None:
+        super().__init__()
+        self.transforms: dict[str, Any] = {}
+        self.mean, self.log_scale = nn.ParameterDict(), nn.ParameterDict()
+        # making a guide must not move the noise of what follows
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)
+            draws = [_draw(model) for _ in range(DRAWS)]
+        for site, (law, _) in draws[0].items():
+            transform: Any = biject_to(law.support)
+            start = torch.stack([transform.inv(draw[site][1]) for draw in draws]).median(0).values
+            start = start.clamp(-BOUND, BOUND)
+            self.transforms[site] = transform
+            self.mean[_key(site)] = nn.Parameter(start)
+            self.log_scale[_key(site)] = nn.Parameter(torch.full_like(start, SPREAD).log())
+
+    def laws(self) -> dict[str, Distribution]:
+        """The posterior of each hyper-prior, by site."""
+        return {site: self._law(site) for site in self.transforms}
+
+    def medians(self) -> dict[str, Tensor]:
+        """The median of each, by site."""
+        return {site: transform(self.mean[_key(site)]) for site, transform in self.transforms.items()}
+
+    def forward(self) -> dict[str, Tensor]:
+        """One draw of each."""
+        return {site: pyro.sample(site, law) for site, law in self.laws().items()}
+
+    def _law(self, site: str) -> Any:
+        normal = dist.Normal(self.mean[_key(site)], self.log_scale[_key(site)].exp())
+        return dist.TransformedDistribution(normal, [self.transforms[site]])
+
+
+def _draw(model: PyroModule) -> dict[str, tuple[Any, Tensor]]:
+    """Law and value of each hyper-prior, as if the model were called."""
+    with pyro.settings.context(module_local_params=True), model._pyro_context, poutine.trace() as tracer:
+        draw_hyperpriors(model)
+    sites = tracer.trace.nodes
+    return {
+        name: (site["fn"], site["value"].detach())
+        for name, site in sites.items()
+        if site["type"] == "sample" and not site["is_observed"]
+    }
+
+
+def _key(site: str) -> str:
+    """The site as a parameter's name, which must have no dots."""
+    return site.replace(".", "__")

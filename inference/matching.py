@@ -1,0 +1,100 @@
+"""Do the sites of a guide match those of its model? If not, which one does not, what is expected and what came."""
+
+import re
+from typing import Any
+
+from pyro.poutine import Trace
+
+__all__ = ["check_shapes", "check_sites", "in_other_words"]
+
+
+def check_sites(model_trace: Trace, guide_trace: Trace) -> None:
+    """Every latent site of the model is drawn by the guide, with the same shape, and nothing else.
+
+    Raises:
+        ValueError: If the guide leaves a site out, draws one that the model does not have or observes, or one of
+            another shape.
+    """
+    sites, drawn = _samples(model_trace), _samples(guide_trace)
+    latent = {name: site for name, site in sites.items() if not site["is_observed"]}
+    summed_out = {name for name, site in latent.items() if site["infer"].get("_enumerate_dim") is not None}
+    for name, site in latent.items():
+        if name not in drawn and name not in summed_out:
+            shapes = _shapes(site)
+            raise ValueError(
+                f"the guide does not draw {name!r}, which the model has with {shapes}: sample it there too."
+            )
+    for name, site in drawn.items():
+        if name in sites and name not in latent:
+            raise ValueError(f"the guide draws {name!r}, which the model observes: leave it out of the guide.")
+        if name not in sites and not site["infer"].get("is_auxiliary"):
+            known = ", ".join(latent) or "none"
+            raise ValueError(
+                f"the guide draws {name!r}, and the latent sites of the model are {known}: give it the name of one, or "
+                "infer={'is_auxiliary': True}."
+            )
+        if name in latent and _shape(site) != _shape(latent[name]):
+            same = sum(_shape(site), ()) == sum(_shape(latent[name]), ())
+            way_out = ".to_event() moves dimensions from one to the other" if same else "draw what the model has"
+            raise ValueError(
+                f"the guide draws {name!r} with {_shapes(site)}, expected {_shapes(latent[name])} as in the model: "
+                f"{way_out}."
+            )
+
+
+def check_shapes(trace: Trace) -> None:
+    """Batch dimensions are plates, as what is left over would be taken for more texts; events are what is observed.
+
+    Raises:
+        ValueError: If a site has more batch dimensions, or observes events of another shape.
+    """
+    for name, site in _samples(trace).items():
+        event = _shape(site)[1]
+        seen = tuple(site["value"].shape[site["value"].ndim - len(event) :])
+        if site["is_observed"] and seen != event:
+            raise ValueError(
+                f"the site {name!r} has event shape {event}, expected {seen}, the shape of one that it observes: give "
+                "the law of all of it."
+            )
+        plates = [frame.dim for frame in site["cond_indep_stack"] if frame.vectorized]
+        deepest, batch = -min(plates, default=0), _shape(site)[0]
+        extra = [size for size in batch[: len(batch) - deepest] if size != 1]
+        if plates and extra:
+            expected = batch[len(batch) - deepest :]
+            raise ValueError(
+                f"the site {name!r} has batch shape {batch}, expected {expected} from its plates: say with .to_event() "
+                "which dimensions are parts of one draw."
+            )
+
+
+def in_other_words(error: Exception) -> ValueError | None:
+    """What Pyro says of a batch shape that does not fit a plate, in our words; None of any other error."""
+    found = re.match(r"Shape mismatch inside plate\('(.+)'\) at site (.+) dim (-\d+), (\d+) vs (\d+)", str(error))
+    if found is None:
+        return None
+    plate, site, dim, expected, came = found.groups()
+    return ValueError(
+        f"the site {site!r} has size {came} at dim {dim} of its batch shape, expected {expected}, the size of the "
+        f"plate {plate!r}: say with .to_event() which dimensions are parts of one draw."
+    )
+
+
+def _samples(trace: Trace) -> dict[str, Any]:
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and type(site["fn"]).__name__ != "_Subsample"
+    }
+
+
+def _shape(site: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Batch shape without leading ones, which broadcast, and event shape."""
+    batch = tuple(site["fn"].batch_shape)
+    while batch and batch[0] == 1:
+        batch = batch[1:]
+    return batch, tuple(site["fn"].event_shape)
+
+
+def _shapes(site: Any) -> str:
+    batch, event = _shape(site)
+    return f"batch shape {batch} and event shape {event}"

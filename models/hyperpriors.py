@@ -1,0 +1,87 @@
+r"""Priors whose own parameters are random: hyper-priors, drawn once for all texts.
+
+A hyper-prior is a :class:`pyro.nn.PyroSample` inside a prior. Read for the first time inside the plate of texts, it
+would be drawn for every text anew. So a model draws all that it finds, in whatever part, before it opens a plate.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pyro
+from pyro.nn import PyroModule, PyroSample
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from .adapters import as_prior
+from .local import LocalModule
+
+__all__ = ["Hierarchical", "draw_hyperpriors", "hyperpriors"]
+
+
+class Hierarchical(LocalModule):
+    r"""What a prior derives from, beside its role, to have hyper-priors.
+
+    An attribute that is set to ``PyroSample(law)`` reads as a draw of that law, the same for all texts. The law's
+    numbers become buffers, so that they follow the model to its device and dtype, and are saved with it. Its site is
+    called as the attribute is from the model: ``base_measure.freedom``. A guide derived from
+    :class:`~pyroformer.guides.base.Guide` has a posterior for it.
+
+    Examples:
+        >>> import pyro.distributions as dist
+        >>> from pyro.nn import PyroSample
+        >>> class Heavy(pf.priors.VectorPrior, pf.priors.Hierarchical):
+        ...     def __init__(self, width):
+        ...         super().__init__()
+        ...         self.freedom = PyroSample(dist.Gamma(4.0, 1.0))
+        ...         self.register_buffer("mean", torch.zeros(width))
+        ...     def forward(self):
+        ...         return dist.StudentT(2 + self.freedom, self.mean, 1.0).to_event(1)
+        >>> sorted(Heavy(3).state_dict())
+        ['freedom_prior.at_concentration', 'freedom_prior.at_rate', 'mean']
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, PyroSample) and isinstance(value.prior, Distribution):
+            setattr(self, f"{name}_prior", as_prior(value.prior, nn.Module, name))
+            value = PyroSample(partial(_law, name=f"{name}_prior"))
+        super().__setattr__(name, value)
+
+
+def hyperpriors(model: PyroModule) -> Iterator[tuple[str, PyroModule, str]]:
+    """The hyper-priors anywhere in a model: the name of the site, the module that has it, and its attribute there.
+
+    Modules in between need not be Pyro's: those below are made part of the model, so that its handlers reach them.
+    """
+    context = model._pyro_context
+    for path, part in model.named_modules():
+        if not isinstance(part, PyroModule) or part is model:
+            continue
+        if part._pyro_context is not context:
+            # Pyro refuses what has run alone, for the sake of its store, which nothing here uses
+            part._pyro_context.used = False
+            with pyro.settings.context(module_local_params=False):
+                part._pyro_set_supermodule(path, context)
+        declared = [name for cls in type(part).__mro__ for name, x in vars(cls).items() if isinstance(x, PyroSample)]
+        for name in dict.fromkeys([*part._pyro_samples, *declared]):
+            yield f"{path}.{name}", part, name
+
+
+def draw_hyperpriors(model: PyroModule) -> dict[str, Tensor]:
+    """One draw of each hyper-prior of a model that is being called, by site.
+
+    Examples:
+        >>> from pyroformer.models.config import TransformerConfig
+        >>> from pyroformer.models.weight_priors import GammaDirichletProcess
+        >>> config = TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2)
+        >>> model = pf.NVAE(config, weight_prior=GammaDirichletProcess())
+        >>> trace = pyro.poutine.trace(model).get_trace(pf.Batch.unobserved(3))
+        >>> trace.nodes["weight_prior.concentration"]["value"].shape
+        torch.Size([])
+    """
+    return {site: getattr(part, name) for site, part, name in hyperpriors(model)}
+
+
+def _law(module: Any, name: str) -> Any:
+    law: Distribution = getattr(module, name)()
+    return law

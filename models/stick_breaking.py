@@ -1,0 +1,136 @@
+"""Stick-breaking over log weights: the law of GEM and Pitman-Yor weights that end with the last component there is."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pyro.distributions import TorchDistribution
+from torch import Size, Tensor
+from torch.distributions import constraints, register_kl
+
+from .dirichlet import LOG_ZERO, dirichlet_kl, dirichlet_log_prob, dirichlet_mean_log, sample_log_dirichlet
+from .distributions import LogDirichlet, log_simplex
+
+__all__ = ["LogStickBreaking"]
+
+_ONCE = Size()
+
+
+class LogStickBreaking(TorchDistribution):
+    r"""The law of :math:`\log \pi` where each component breaks a share off what those before it have left.
+
+    .. math::
+        \pi_n = b_n \prod_{m < n} (1 - b_m), \qquad b_n \sim \mathrm{Beta}(1 - d, a + n d), \qquad
+        \log p(\log \pi) = \sum_{n < N} \log \frac{b_n^{1 - d} (1 - b_n)^{a + n d}}{B(1 - d, a + n d)}
+
+    The last component takes what is left. Components break in the order of their axis, so that earlier ones tend to
+    weigh more; those that a mask excludes do not take part. The reference measure is that of
+    :class:`~pyroformer.models.distributions.LogDirichlet`: densities, draws (with pathwise gradients) and divergences
+    are finite where weights underflow. The divergence from a Dirichlet is exact too, as a Dirichlet breaks its stick
+    into independent Betas itself.
+
+    Arguments:
+        concentration: :math:`a > -d`, with shape :math:`(*)`.
+        mask: True where a component exists, with shape :math:`(*, N)`.
+        discount: :math:`0 \le d < 1`; 0 is the Dirichlet process, more gives weights a power-law tail.
+
+    References:
+        Gibbs Sampling Methods for Stick-Breaking Priors (Ishwaran & James, 2001).
+
+    Examples:
+        >>> law = LogStickBreaking(torch.tensor(3.0), torch.tensor([True, True, False]))
+        >>> law.sample().exp().sum()
+        tensor(1.)
+        >>> torch.distributions.kl_divergence(LogDirichlet(torch.tensor([1.0, 3.0, 9.0]).log(), law.present), law)
+        tensor(0.)
+    """
+
+    arg_constraints = {"concentration": constraints.real, "discount": constraints.half_open_interval(0, 1)}
+    support = log_simplex
+    has_rsample = True
+
+    def __init__(
+        self,
+        concentration: Float[Tensor, "*#batch"],
+        mask: Bool[Tensor, "*#batch n"],
+        discount: Float[Tensor, "*#batch"] | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        discount = torch.zeros_like(concentration) if discount is None else discount
+        batch = torch.broadcast_shapes(concentration.shape, discount.shape, mask.shape[:-1])
+        self.concentration, self.discount = concentration.expand(batch), discount.expand(batch)
+        self.present = mask.expand(*batch, mask.shape[-1])
+        super().__init__(batch, mask.shape[-1:], validate_args)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "LogStickBreaking":
+        new: LogStickBreaking = self._get_checked_instance(LogStickBreaking, _instance)
+        shape = Size(batch_shape)
+        new.concentration, new.discount = self.concentration.expand(shape), self.discount.expand(shape)
+        new.present = self.present.expand(shape + self.event_shape)
+        super(LogStickBreaking, new).__init__(shape, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @property
+    def log_shares(self) -> Float[Tensor, "*batch n 2"]:
+        r"""Log parameters :math:`(1 - d, a + n d)` of the Beta of each :math:`b_n`."""
+        order = self.present.cumsum(-1)
+        kept = (1 - self.discount)[..., None].expand(order.shape)
+        return torch.stack([kept, self.concentration[..., None] + order * self.discount[..., None]], -1).log()
+
+    @property
+    def breaking(self) -> Bool[Tensor, "*batch n"]:
+        """The components that break the stick: all but the last."""
+        return self.present & (_to_come(self.present) > 1)
+
+    def rsample(self, sample_shape: Sequence[int] = _ONCE) -> Float[Tensor, "*shape n"]:
+        shares = self.log_shares
+        return self._assembled(sample_log_dirichlet(shares.expand(*sample_shape, *shares.shape)))
+
+    def log_prob(self, value: Float[Tensor, "*shape n"]) -> Float[Tensor, "*shape"]:
+        if self._validate_args:
+            self._validate_sample(value)
+        each = dirichlet_log_prob(self.log_shares, _split(value, self.present))
+        return torch.where(self.breaking, each, 0.0).sum(-1)
+
+    @property
+    def mean(self) -> Float[Tensor, "*batch n"]:
+        r"""The mean of the log weights."""
+        return self._assembled(dirichlet_mean_log(self.log_shares))
+
+    def _assembled(self, log_parts: Float[Tensor, "*shape n 2"]) -> Float[Tensor, "*shape n"]:
+        """Log weights from :math:`(\\log b_n, \\log (1 - b_n))`."""
+        taken, left = torch.where(self.breaking[..., None], log_parts, 0.0).unbind(-1)
+        return torch.where(self.present, taken + left.cumsum(-1) - left, LOG_ZERO)
+
+
+def _split(log_weights: Float[Tensor, "*shape n"], present: Bool[Tensor, "*batch n"]) -> Float[Tensor, "*shape n 2"]:
+    """Each component's weight and that of all after it, in logs, up to a common shift."""
+    kept = torch.where(present, log_weights, LOG_ZERO)
+    rest = kept.flip(-1).logcumsumexp(-1).flip(-1)[..., 1:]
+    parts = torch.stack([kept, torch.nn.functional.pad(rest, (0, 1), value=LOG_ZERO)], -1)
+    breaking = present & (_to_come(present) > 1)
+    parts = torch.where(breaking[..., None], parts, 0.0)  # the others have no such parts, and no gradient
+    return parts.log_softmax(-1)
+
+
+def _to_come(present: Bool[Tensor, "*batch n"]) -> Int[Tensor, "*batch n"]:
+    """How many components there are from each on."""
+    return present.flip(-1).cumsum(-1).flip(-1)
+
+
+@register_kl(LogStickBreaking, LogStickBreaking)  # type: ignore[untyped-decorator]
+def _kl_of_two(p: Any, q: Any) -> Tensor:
+    each = dirichlet_kl(p.log_shares, q.log_shares)
+    return torch.where(p.breaking, each, 0.0).sum(-1)
+
+
+@register_kl(LogDirichlet, LogStickBreaking)  # type: ignore[untyped-decorator]
+def _kl_from_dirichlet(p: Any, q: Any) -> Tensor:
+    log_alpha = torch.where(q.present, p.log_concentration, LOG_ZERO)
+    rest = log_alpha.flip(-1).logcumsumexp(-1).flip(-1)[..., 1:]
+    shares = torch.stack([log_alpha, torch.nn.functional.pad(rest, (0, 1), value=LOG_ZERO)], -1)
+    shares = torch.where(q.breaking[..., None], shares, 0.0)
+    each = dirichlet_kl(shares, q.log_shares.to(shares.dtype))
+    return torch.where(q.breaking, each, 0.0).sum(-1)

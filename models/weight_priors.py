@@ -1,0 +1,166 @@
+"""Priors of mixture weights beside the bounded Dirichlet process: finite, stick-breaking, of random concentration."""
+
+import torch
+from jaxtyping import Bool
+from pyro import distributions as dist
+from pyro.nn import PyroSample
+from torch import Tensor
+from torch.distributions import Distribution
+
+from .distributions import LogDirichlet
+from .hyperpriors import Hierarchical
+from .priors import BoundedDirichletProcess, WeightPrior
+from .stick_breaking import LogStickBreaking
+
+__all__ = ["GEM", "GammaDirichletProcess", "PitmanYor", "SymmetricDirichlet"]
+
+
+class SymmetricDirichlet(WeightPrior):
+    r"""A finite Dirichlet that gives every component the same concentration, however many there are.
+
+    .. math:: \pi \sim \mathrm{Dir}(a, \dots, a)
+
+    Below 1 it prefers few components, 1 is uniform, above 1 it prefers equal weights. The divergence of a guide's
+    Dirichlet is exact.
+
+    Arguments:
+        concentration: :math:`a > 0`, of each component.
+
+    Raises:
+        ValueError: If it is not positive.
+
+    References:
+        Bayesian Data Analysis (Gelman et al., 2013), section 3.4.
+
+    Examples:
+        >>> law = SymmetricDirichlet(2.0)(torch.tensor([True, True, False]))
+        >>> law.log_concentration.exp()
+        tensor([2., 2., 2.])
+    """
+
+    concentration: Tensor
+
+    def __init__(self, concentration: float = 1.0) -> None:
+        super().__init__()
+        self.register_buffer("concentration", _positive("concentration", concentration))
+
+    def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
+        return LogDirichlet(_at_least_float32(self.concentration).log().expand(mask.shape), mask)
+
+    def extra_repr(self) -> str:
+        return f"concentration={self.concentration:g}"
+
+
+class GEM(WeightPrior):
+    r"""Stick-breaking weights of a Dirichlet process: each component takes a share of what is left, the last all of it.
+
+    .. math:: \pi_n = b_n \prod_{m < n} (1 - b_m), \quad b_n \sim \mathrm{Beta}(1, a)
+
+    Components break the stick in their order: the prior's own first, then those of the tokens as they are read. So a
+    text is expected to say most at its beginning; :class:`SymmetricDirichlet` has no such order. The divergence of a
+    guide's Dirichlet is exact.
+
+    Arguments:
+        concentration: :math:`a > 0`; small leaves little for later components.
+
+    Raises:
+        ValueError: If it is not positive.
+
+    References:
+        A Constructive Definition of Dirichlet Priors (Sethuraman, 1994).
+
+    Examples:
+        >>> GEM(1.0)(torch.ones(4, dtype=torch.bool)).mean.diff() < 0  # of log weights
+        tensor([ True,  True, False])
+    """
+
+    concentration: Tensor
+
+    def __init__(self, concentration: float = 1.0) -> None:
+        super().__init__()
+        self.register_buffer("concentration", _positive("concentration", concentration))
+
+    def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
+        return LogStickBreaking(_at_least_float32(self.concentration), mask)
+
+    def extra_repr(self) -> str:
+        return f"concentration={self.concentration:g}"
+
+
+class PitmanYor(GEM):
+    r"""Stick-breaking weights whose tail is a power law, as that of word frequencies is; the order is that of GEM.
+
+    .. math:: \pi_n = b_n \prod_{m < n} (1 - b_m), \quad b_n \sim \mathrm{Beta}(1 - d, a + n d)
+
+    Arguments:
+        concentration: :math:`a > 0`.
+        discount: :math:`0 \le d < 1`; 0 is :class:`GEM`.
+
+    Raises:
+        ValueError: If either is out of its range.
+
+    References:
+        The Two-Parameter Poisson-Dirichlet Distribution (Pitman & Yor, 1997).
+
+    Examples:
+        >>> PitmanYor(1.0, 0.5)(torch.ones(4, dtype=torch.bool)).event_shape
+        torch.Size([4])
+    """
+
+    discount: Tensor
+
+    def __init__(self, concentration: float = 1.0, discount: float = 0.5) -> None:
+        super().__init__(concentration)
+        if not 0 <= discount < 1:
+            raise ValueError(f"discount {discount}: must be at least 0 and below 1; 0 is the Dirichlet process")
+        self.register_buffer("discount", torch.tensor(float(discount)))
+
+    def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
+        return LogStickBreaking(_at_least_float32(self.concentration), mask, _at_least_float32(self.discount))
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, discount={self.discount:g}"
+
+
+class GammaDirichletProcess(BoundedDirichletProcess, Hierarchical):
+    r"""A bounded Dirichlet process whose concentration is random: the data say how many components texts need.
+
+    .. math:: \alpha_0 \sim \mathrm{Gamma}(s, r), \quad
+        \pi \sim \mathrm{Dir}\Big( \frac{\alpha_0 + \Delta n}{\kappa (n + 1)}, \dots \Big)
+
+    The concentration is one for all texts. Its site is ``weight_prior.concentration``.
+
+    Arguments:
+        shape: :math:`s > 0`.
+        rate: :math:`r > 0`; the mean of the concentration is :math:`s / r`.
+        delta: :math:`\Delta \geq 0`, what each token adds.
+        kappa: Number of draws of each component.
+
+    Raises:
+        ValueError: If a number is out of its range.
+
+    References:
+        Bayesian Density Estimation and Inference Using Mixtures (Escobar & West, 1995), section 6.
+
+    Examples:
+        >>> GammaDirichletProcess(2.0, 2.0)(torch.ones(5, 4, dtype=torch.bool)).batch_shape
+        torch.Size([5])
+    """
+
+    def __init__(self, shape: float = 1.0, rate: float = 1.0, delta: float = 0.3, kappa: int = 1) -> None:
+        super().__init__(delta=delta, kappa=kappa)
+        law = dist.Gamma(_positive("shape", shape), _positive("rate", rate))
+        self.concentration = PyroSample(law)  # type: ignore[assignment]
+
+    def extra_repr(self) -> str:
+        return f"delta={self.delta:g}, kappa={self.kappa}"
+
+
+def _positive(name: str, value: float) -> Tensor:
+    if not value > 0:
+        raise ValueError(f"{name} {value}: must be positive")
+    return torch.tensor(float(value))
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

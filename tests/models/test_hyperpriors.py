@@ -1,0 +1,202 @@
+"""Hyper-priors: drawn once for all texts, wherever they are, and known to guides as the model will know them."""
+
+import math
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from pyro import distributions as dist
+from pyro.nn import PyroModule, PyroSample
+from torch import nn
+from torch.distributions import Distribution
+
+from pyroformer.guides.base import Guide
+from pyroformer.guides.hyperpriors import HyperPosterior
+from pyroformer.guides.nvae import NVAEGuide
+from pyroformer.guides.vae import VAEGuide
+from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.diagnostics import khat
+from pyroformer.inference.elbo import ELBO
+from pyroformer.inference.nvib import NVIB
+from pyroformer.inference.svi import SVI
+from pyroformer.inference.training import fit
+from pyroformer.models.base import Model
+from pyroformer.models.batch import EOS, Batch
+from pyroformer.models.config import TransformerConfig
+from pyroformer.models.nvae import NVAE
+from pyroformer.models.priors import GaussianBase, Hierarchical, VectorPrior
+from pyroformer.models.sequence_priors import IndependentBase
+from pyroformer.models.vae import VAE
+from pyroformer.models.weight_priors import GammaDirichletProcess
+
+CONFIG = TransformerConfig(vocabulary=30, window=12, width=4, layers=1, heads=2, dropout=0.0)
+BATCH = Batch.pad([[5, 6, 7, EOS], [9, EOS]])
+
+
+class Centred(VectorPrior, Hierarchical):
+    """Standard Gaussians around a random centre: what is known of it can be worked out by hand."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.centre = PyroSample(dist.Normal(torch.zeros(width), 1.0).to_event(1))
+
+    def forward(self) -> Distribution:
+        law: Distribution = dist.Normal(self.centre, 1.0).to_event(1)
+        return law
+
+
+def sites(module: Any, *args: Any) -> dict[str, Any]:
+    return {n: s for n, s in pyro.poutine.trace(module).get_trace(*args).nodes.items() if s["type"] == "sample"}
+
+
+@pytest.mark.parametrize(
+    ("base", "site"),
+    [
+        (Centred(4), "base_measure.centre"),
+        (IndependentBase(Centred(4), GaussianBase(4)), "base_measure.tokens.centre"),  # below one that is not Pyro's
+    ],
+)
+def test_one_draw_for_all_texts_outside_the_plate(base: Any, site: str) -> None:
+    model = NVAE(CONFIG, base_measure=base)
+    for found in (sites(model, BATCH)[site], sites(NVAEGuide(model), BATCH)[site]):
+        assert found["value"].shape == (4,) and not found["cond_indep_stack"]
+
+
+def test_a_prior_that_ran_alone_may_still_join_a_model() -> None:
+    base = IndependentBase(Centred(4), GaussianBase(4))
+    base(torch.ones(1, 3, dtype=torch.bool)).sample()
+    assert "base_measure.tokens.centre" in sites(NVAE(CONFIG, base_measure=base), BATCH)
+
+
+def test_a_prior_of_stock_pyro_has_them_too() -> None:
+    class Stock(PyroModule):
+        @PyroSample
+        def scale(self) -> Any:
+            return dist.Gamma(4.0, 4.0)
+
+        def forward(self) -> Any:
+            return dist.Normal(torch.zeros(4), self.scale).to_event(1)
+
+    model = VAE(CONFIG, base_measure=Stock())  # type: ignore[arg-type]
+    assert sites(model, BATCH)["base_measure.scale"]["value"].shape == ()
+    assert ELBO(data_size=5)(model, VAEGuide(model))(BATCH).isfinite()
+
+
+class Around(Model):
+    """x_i ~ N(z_i, 1), z_i ~ N(centre, 1), centre ~ N(0, 1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = Centred(4)
+
+    def forward(self, x: Any) -> None:
+        with pyro.plate("texts", len(x), dim=-1):
+            z = pyro.sample("z", self.base())
+            pyro.sample("text", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
+class AroundGuide(Guide):
+    """The exact z_i ~ N((x_i + centre) / 2, 1 / 2): it has to know the centre that the model will have."""
+
+    def forward(self, x: Any) -> None:
+        centre = self.model.base().mean
+        with pyro.plate("texts", len(x), dim=-1):
+            pyro.sample("z", dist.Normal((x + centre) / 2, 0.5**0.5).to_event(1))
+
+
+def test_with_the_conjugate_posterior_every_draw_weighs_as_much_as_the_evidence() -> None:
+    x, model = torch.randn(5, 4), Around()
+    guide = AroundGuide(model)
+    precision = 5 / 2 + 1
+    guide.hyperpriors.mean["base__centre"].data.copy_(x.sum(0) / 2 / precision)
+    guide.hyperpriors.log_scale["base__centre"].data.fill_(-math.log(precision) / 2)
+    evidence = dist.MultivariateNormal(torch.zeros(5), 2 * torch.eye(5) + 1).log_prob(x.T).sum()
+    for _ in range(3):
+        weights = ELBO(data_size=5).log_weights(model, guide, x)
+        torch.testing.assert_close(weights.sum(), evidence)
+
+
+def test_training_moves_it_towards_the_conjugate_posterior() -> None:
+    x, model = 3 + torch.randn(5, 4), Around()
+    guide = AroundGuide(model)
+    svi = SVI(model, guide, torch.optim.Adam, ELBO(data_size=5), lr=0.1)
+    for _ in range(150):
+        svi.step(x)
+    mean = guide.hyperpriors.medians()["base.centre"]
+    torch.testing.assert_close(mean, x.sum(0) / 2 / 3.5, atol=0.35, rtol=0.0)
+
+
+def test_outside_a_call_a_guide_takes_medians() -> None:
+    model = NVAE(CONFIG, base_measure=Centred(4))
+    guide = NVAEGuide(model)
+    guide.hyperpriors.mean["base_measure__centre"].data.fill_(3.0)
+    torch.testing.assert_close(guide.encode(BATCH).mean[:, 0], torch.full((2, 4), 3.0))
+    assert not model._pyro_context.active
+
+
+def test_the_posterior_starts_at_the_median_of_the_prior_and_moves_no_noise() -> None:
+    model = NVAE(CONFIG, weight_prior=GammaDirichletProcess(50.0, 10.0))
+    guide = NVAEGuide(model)
+    assert guide.hyperpriors.medians()["weight_prior.concentration"].item() == pytest.approx(5, abs=0.5)
+    draws = torch.stack([guide.hyperpriors()["weight_prior.concentration"] for _ in range(50)])
+    assert (draws > 0).all() and draws.std() > 0.1
+    state = torch.get_rng_state()
+    HyperPosterior(model)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_its_numbers_follow_the_model() -> None:
+    model = NVAE(CONFIG, weight_prior=GammaDirichletProcess(3.0, 2.0)).double()
+    assert sites(model, BATCH)["weight_prior.concentration"]["value"].dtype == torch.float64
+    assert {"weight_prior.concentration_prior.at_concentration", "weight_prior.concentration_prior.at_rate"} <= set(
+        model.state_dict()
+    )
+
+
+def test_the_published_objective_trains_them_too() -> None:
+    model = NVAE(CONFIG, weight_prior=GammaDirichletProcess())
+    guide = NVAEGuide(model)
+    NVIB(data_size=10)(model, guide)(BATCH).backward()
+    gradients = [p.grad for p in guide.hyperpriors.parameters()]
+    assert len(gradients) == 2 and all(g is not None and bool(g != 0) for g in gradients)
+
+
+def test_a_plain_role_does_not_take_them_for_numbers() -> None:
+    class Plain(VectorPrior):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = PyroSample(dist.Gamma(4.0, 4.0))
+
+    with pytest.raises(ValueError, match=r"Plain.scale is a PyroSample, .*: derive Plain from Hierarchical too"):
+        Plain()
+
+
+def test_a_model_without_them_is_as_it_was() -> None:
+    model = VAE(CONFIG)
+    assert VAEGuide(model).hyperpriors is None
+    assert not any("." in name for name in sites(model, BATCH))
+    assert not any(isinstance(part, nn.ParameterDict) for part in VAEGuide(model).modules())
+
+
+@pytest.fixture(scope="module")
+def run() -> Any:
+    corpus = Corpus.of([f"The number {n} is even." for n in range(0, 120, 2)], window=32)
+    model = NVAE.for_corpus(corpus, width=8, layers=1, heads=2, weight_prior=GammaDirichletProcess(2.0, 2.0))
+    return fit(model, NVAEGuide(model), corpus, steps=3, batch_size=8, objective="elbo", validations=1)
+
+
+class TestInARun:
+    def test_evaluates_and_writes(self, run: Any) -> None:
+        evaluation = run.evaluate(limit=3, particles=2)
+        assert "kl_weight_prior.concentration" in evaluation.figures
+        assert len(run.sample(2)) == 2 and run.reconstruct("The number 4 is even.").text is not None
+
+    def test_draws_it_from_its_posterior(self, run: Any) -> None:
+        data = run.posterior(["The number 4 is even.", "The number 6 is even."], draws=30)
+        drawn = data.posterior["weight_prior.concentration"]
+        assert drawn.shape == (1, 30) and math.isfinite(float(drawn.mean()))
+        assert float(data.prior["weight_prior.concentration"].std()) > float(drawn.std())
+        assert khat(data).shape == (2,)
+        with pytest.raises(ValueError, match="'weight_prior.concentration' belongs to all texts"):
+            khat(data, "weight_prior.concentration")

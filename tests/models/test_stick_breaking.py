@@ -1,0 +1,98 @@
+"""Stick-breaking over log weights: against the law over weights, under masks, and where weights underflow."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.distributions import kl_divergence
+
+from pyroformer.models.distributions import LogDirichlet
+from pyroformer.models.mixture_priors import StickBreaking
+from pyroformer.models.stick_breaking import LogStickBreaking
+from pyroformer.models.weight_priors import GEM, GammaDirichletProcess, PitmanYor, SymmetricDirichlet
+
+MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])
+
+
+def law(discount: float = 0.4, mask: torch.Tensor = MASK) -> LogStickBreaking:
+    return LogStickBreaking(torch.tensor(1.5).double(), mask, torch.tensor(discount).double())
+
+
+def test_density_is_that_of_the_weights_in_another_measure() -> None:
+    value = torch.distributions.Dirichlet(torch.ones(7, 4).double()).sample()
+    plain = StickBreaking(torch.tensor(1.5).double(), components=4).log_prob(value)
+    torch.testing.assert_close(law(0.0, MASK[0]).log_prob(value.log()), plain + value.log().sum(-1))
+
+
+def test_draws_of_the_weights_have_the_means_of_the_stick() -> None:
+    weights = law(0.0, MASK[0]).sample((50_000,)).exp()
+    expected = StickBreaking(torch.tensor(1.5).double(), components=4).mean
+    torch.testing.assert_close(weights.mean(0), expected, atol=0.006, rtol=0.0)  # 4 standard errors
+
+
+def test_what_a_mask_excludes_changes_nothing() -> None:
+    value = law().sample()
+    assert (value.exp() * ~MASK == 0).all()
+    alone = law(mask=MASK[1:, :2])
+    torch.testing.assert_close(law().log_prob(value)[1:], alone.log_prob(value[1:, :2]))
+    torch.testing.assert_close(law().mean[1, :2], alone.mean[0])
+    q = LogDirichlet(torch.randn(2, 4).double(), MASK)
+    alone_q = LogDirichlet(q.log_concentration[1:, :2], MASK[1:, :2])
+    torch.testing.assert_close(kl_divergence(q, law())[1:], kl_divergence(alone_q, alone))
+
+
+@pytest.mark.parametrize("components", [0, 1])
+def test_nothing_to_break_is_certain(components: int) -> None:
+    mask = torch.arange(3) < components
+    certain = law(mask=mask)
+    assert certain._validate_args is not None
+    certain._validate_args = False  # nothing sums to one where there is nothing
+    assert certain.log_prob(certain.rsample()) == 0
+
+
+@pytest.mark.parametrize("low", [-20.0, -700.0])
+def test_finite_where_weights_underflow(low: float) -> None:
+    log_weights = torch.tensor([low, 0.0, low, 3 * low]).double().log_softmax(-1).requires_grad_()
+    log_prob = law(mask=MASK[0]).log_prob(log_weights)
+    log_prob.backward()
+    assert log_prob.isfinite() and log_weights.grad is not None and log_weights.grad.isfinite().all()
+
+
+def test_gradients_of_densities_and_divergences() -> None:
+    log_alpha = torch.randn(2, 4).double().requires_grad_()
+    a, d = torch.tensor(1.5).double().requires_grad_(), torch.tensor(0.3).double().requires_grad_()
+
+    def both(log_alpha: Any, a: Any, d: Any) -> Any:
+        p = LogStickBreaking(a, MASK, d)
+        score = torch.where(MASK, log_alpha, -1e30).log_softmax(-1)
+        with torch.no_grad():
+            p._validate_args = False
+        return p.log_prob(score), kl_divergence(LogDirichlet(log_alpha, MASK), p)
+
+    assert torch.autograd.gradcheck(both, (log_alpha, a, d))
+
+
+def test_draws_carry_gradients() -> None:
+    a = torch.tensor(1.5, requires_grad=True)
+    LogStickBreaking(a, MASK).rsample()[:, 0].sum().backward()
+    assert a.grad is not None and a.grad < 0  # more concentration leaves less to the first
+
+
+def test_expands() -> None:
+    wide = law(mask=MASK[0]).expand([3, 2])
+    assert wide.sample().shape == (3, 2, 4) and wide.log_prob(wide.sample()).shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SymmetricDirichlet(0.0), "concentration 0.0: must be positive"),
+        (lambda: GEM(-1.0), "concentration -1.0: must be positive"),
+        (lambda: PitmanYor(1.0, 1.0), "discount 1.0: must be at least 0 and below 1"),
+        (lambda: GammaDirichletProcess(shape=0.0), "shape 0.0: must be positive"),
+        (lambda: GammaDirichletProcess(rate=0.0), "rate 0.0: must be positive"),
+    ],
+)
+def test_refuses(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,59 @@
+"""The code of the pages in docs/ runs as printed, on a few texts and for a few steps."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyroformer.inference.cli import main
+
+DOCS = Path(__file__).parent.parent / "docs"
+BLOCK = re.compile(r"```(python|sh)\n(.*?)```", re.DOTALL)
+SHORTER = {
+    "steps=2000": "steps=2",
+    "--steps 2000": "--steps 2",
+    "draws=50": "draws=25",
+    "draws=100": "draws=25",
+    "[:100], particles=64": "[:4], particles=2",
+}
+SMALLER = {"for_corpus(corpus": "for_corpus(corpus, width=16, layers=1, heads=2", "Heavy(width=128)": "Heavy(width=16)"}
+SMALLER |= {"--data reviews.txt": "--data reviews.txt --model.width 16 --model.layers 1 --vocabulary 270"}
+SHORTER |= {"--draws 100": "--draws 2 -n 2", "-n 3": "-n 1"}
+SMALLER |= {"evaluate runs": "evaluate --limit 4 --particles 2 runs", "test[:100]": "test[:4]"}
+SHOWN = {
+    "own_prior": ["the run uses my_priors.Heavy, which is code outside pyroformer: name it again"],
+    "own_guide": ["the guide draws 'vectors' with batch shape (", "and event shape (3,), expected"],
+    "own_likelihood": ["the likelihood of Unordered is of the kind Independent", "the site 'text' has size"],
+}
+
+
+def run(kind: str, code: str, seen: dict[str, Any]) -> None:
+    for long, short in (SHORTER | SMALLER).items():
+        code = code.replace(long, short)
+    if kind == "sh":
+        for line in code.splitlines():
+            assert main(shlex.split(line)[1:]) == 0, line
+    elif found := re.match(r"# (my_\w+\.py)\n", code):
+        Path(found[1]).write_text(code)
+    else:
+        exec(compile(code, "docs", "exec"), seen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["own_prior", "own_guide", "own_likelihood"])
+def test_every_block_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    texts = [f"The {'food' if n % 3 else 'room'} was {'good' if n % 2 else 'bad'}, {n} of 100." for n in range(120)]
+    Path("reviews.txt").write_text("\n".join(["The food was good.", *texts]))
+    seen: dict[str, Any] = {}
+    blocks = BLOCK.findall((DOCS / f"{page}.md").read_text())
+    assert len(blocks) >= 4
+    for kind, code in blocks:
+        run(kind, code, seen)
+    out = capsys.readouterr().out
+    assert all(part in out for part in SHOWN[page])

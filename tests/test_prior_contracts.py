@@ -1,0 +1,285 @@
+"""What every shipped prior promises, run over all of them: as a density, and inside a model."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from pyro import distributions as dist
+from pyro.nn import PyroSample
+from torch import Tensor
+from torch.distributions import Distribution, kl_divergence
+
+from pyroformer.guides.della import DELLAGuide
+from pyroformer.guides.nvae import NVAEGuide
+from pyroformer.guides.vae import VAEGuide
+from pyroformer.inference.cli import main
+from pyroformer.inference.compiled import CompiledObjective
+from pyroformer.inference.elbo import ELBO
+from pyroformer.inference.objectives import describe_objective
+from pyroformer.inference.options import TrainingOptions
+from pyroformer.inference.svi import SVI
+from pyroformer.models.batch import EOS, Batch
+from pyroformer.models.config import TransformerConfig
+from pyroformer.models.della import DELLA
+from pyroformer.models.distributions import LogDirichlet
+from pyroformer.models.empirical import KernelBase
+from pyroformer.models.heavy_tails import LaplaceBase, LinearLaplace, LinearStudentT, StudentTBase
+from pyroformer.models.nvae import NVAE
+from pyroformer.models.priors import (
+    BoundedDirichletProcess,
+    GaussianBase,
+    Hierarchical,
+    LinearGaussian,
+    StandardGaussian,
+    VectorPrior,
+)
+from pyroformer.models.recipe import build, describe
+from pyroformer.models.vae import VAE
+from pyroformer.models.vector_priors import MixtureBase
+from pyroformer.models.weight_priors import GEM, GammaDirichletProcess, PitmanYor, SymmetricDirichlet
+
+CONFIG = TransformerConfig(vocabulary=30, window=12, width=4, layers=2, heads=2, dropout=0.0)
+BATCH = Batch.pad([[5, 6, 7, EOS], [9, EOS]])
+MASK = torch.tensor([True, True, True, False])
+
+
+class Scaled(VectorPrior, Hierarchical):
+    """As a user would write it, with a hyper-prior."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = PyroSample(dist.Gamma(4.0, 4.0))
+        self.register_buffer("zeros", torch.zeros(width))
+
+    def forward(self) -> Distribution:
+        law: Distribution = dist.Normal(self.zeros, self.scale).to_event(1)
+        return law
+
+
+WEIGHTS: dict[str, Callable[[], Any]] = {
+    "bounded": BoundedDirichletProcess,
+    "symmetric": lambda: SymmetricDirichlet(0.7),
+    "gem": lambda: GEM(2.0),
+    "pitman-yor": lambda: PitmanYor(1.0, 0.4),
+    "gamma": lambda: GammaDirichletProcess(4.0, 4.0),
+}
+BASES: dict[str, Callable[[int], Any]] = {
+    "gaussian": lambda width: GaussianBase(width, 0.5, 2.0),
+    "learned": lambda width: GaussianBase(width, 0.5, 2.0, learnable=True),
+    "moments": lambda width: GaussianBase.fit(1 + 2 * torch.randn(20, width)),
+    "kernel": lambda width: KernelBase.fit(torch.randn(20, width)),
+    "mixture": lambda width: MixtureBase(width, components=3),
+    "student": lambda width: StudentTBase(width, freedom=5.0, learnable=True),
+    "laplace": lambda width: LaplaceBase(width, deviation=0.5, learnable=True),
+    "hierarchical": Scaled,
+}
+LATENTS: dict[str, Callable[[int, int, int], Any]] = {
+    "standard": lambda size, summary, layers: StandardGaussian(size),
+    "gaussian": lambda size, summary, layers: LinearGaussian(size, summary, layers, "learned"),
+    "student": lambda size, summary, layers: LinearStudentT(size, summary, layers, "learned", freedom=5.0),
+    "laplace": lambda size, summary, layers: LinearLaplace(size, summary, layers, "learned"),
+}
+ESTIMATED = {"kernel", "mixture", "student"}  # no divergence from a Gaussian in closed form
+
+
+def moved(module: Any) -> Any:
+    """Away from special values such as zero weights."""
+    for parameter in module.parameters():
+        parameter.data.add_(0.2 * torch.randn_like(parameter))
+    return module
+
+
+def scalar_laws() -> dict[str, Any]:
+    """Every prior of a vector as a law of one number."""
+    torch.manual_seed(0)
+    laws = {f"base-{name}": moved(make(1).double())() for name, make in BASES.items()}
+    summary = torch.randn(3).double()
+    return laws | {f"latent-{name}": moved(make(1, 3, 2).double())(summary, 1) for name, make in LATENTS.items()}
+
+
+SCALARS = scalar_laws()
+
+
+class TestDensitiesOfNumbers:
+    grid = 0.03 * torch.linspace(-10, 10, 20_001).double().sinh()[:, None]  # to +-330, and fine around zero
+
+    @pytest.fixture(params=SCALARS)
+    def law(self, request: pytest.FixtureRequest) -> Any:
+        return SCALARS[request.param]
+
+    def test_integrate_to_one(self, law: Any) -> None:
+        total = torch.trapezoid(law.log_prob(self.grid).exp(), self.grid[:, 0])
+        assert total.item() == pytest.approx(1, abs=1e-4)  # of Student's t, 2e-8 lies beyond the grid
+
+    def test_are_those_of_the_draws(self, law: Any) -> None:
+        """The Kolmogorov-Smirnov distance of 20,000 draws, which is below 1.95 / sqrt(n) in 999 cases of 1000."""
+        cdf = torch.cumulative_trapezoid(law.log_prob(self.grid).exp(), self.grid[:, 0])
+        draws = law.sample((20_000,))[:, 0].detach().sort().values
+        expected = cdf[torch.searchsorted(self.grid[1:, 0].contiguous(), draws).clamp(max=len(cdf) - 1)]
+        observed = (torch.arange(len(draws)) + 0.5) / len(draws)
+        assert (expected - observed).abs().max() < 1.95 / math.sqrt(len(draws))
+
+    def test_moments_are_those_of_the_density(self, law: Any) -> None:
+        density, x = law.log_prob(self.grid).exp(), self.grid[:, 0]
+        mean = torch.trapezoid(x * density, x)
+        torch.testing.assert_close(law.mean[0], mean, atol=1e-4, rtol=1e-4)
+        second = torch.trapezoid((x - mean).square() * density, x)
+        torch.testing.assert_close(law.variance[0], second, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", [*BASES, *(f"latent-{name}" for name in LATENTS)])
+def test_divergence_from_a_gaussian_is_the_mean_of_its_draws(name: str) -> None:
+    latent = name.removeprefix("latent-")
+    prior: Any = moved(BASES[name](3) if name in BASES else LATENTS[latent](3, 4, 2)).double()
+    law = prior() if name in BASES else prior(torch.randn(4).double(), 1)
+    posterior = dist.Normal(torch.randn(3).double(), torch.rand(3).double() + 0.1).to_event(1)
+    if latent in ESTIMATED:
+        with pytest.raises(NotImplementedError):
+            kl_divergence(posterior, law)
+        return
+    draws = posterior.sample((40_000,))
+    each = (posterior.log_prob(draws) - law.log_prob(draws)).detach()
+    assert (kl_divergence(posterior, law) - each.mean()).abs() < 4 * each.std() / 200
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+class TestDensitiesOfWeights:
+    """On three of four components, in the measure of their log ratios."""
+
+    def grid(self, law: Any) -> tuple[Tensor, Tensor]:
+        u = torch.linspace(-60, 60, 301).double()
+        ratios = torch.stack([*torch.meshgrid(u, u, indexing="ij"), torch.zeros(301, 301).double()], -1)
+        value = torch.nn.functional.pad(ratios.log_softmax(-1), (0, 1), value=-1e30)
+        return law.log_prob(value), u
+
+    def test_integrate_to_one_with_the_entropy_of_the_draws(self, name: str) -> None:
+        law = WEIGHTS[name]().double()(MASK)
+        log_density, u = self.grid(law)
+        density = log_density.exp()
+        assert torch.trapezoid(torch.trapezoid(density, u), u).item() == pytest.approx(1, abs=1e-4)
+        entropy = -torch.trapezoid(torch.trapezoid(density * log_density, u), u)
+        surprise = -law.log_prob(law.sample((20_000,)))
+        assert (surprise.mean() - entropy).abs() < 4 * surprise.std() / math.sqrt(20_000)
+
+    def test_means_are_those_of_the_draws(self, name: str) -> None:
+        law = WEIGHTS[name]().double()(MASK)
+        draws = law.sample((20_000,))[:, :3]
+        assert ((law.mean[:3] - draws.mean(0)).abs() < 4 * draws.std(0) / math.sqrt(20_000)).all()
+
+    def test_divergence_from_a_dirichlet_is_the_mean_of_its_draws(self, name: str) -> None:
+        law = WEIGHTS[name]().double()(MASK)
+        posterior = LogDirichlet(torch.tensor([0.5, -1.0, 2.0, 7.0]).double(), MASK)
+        draws = posterior.sample((40_000,))
+        each = posterior.log_prob(draws) - law.log_prob(draws)
+        assert (kl_divergence(posterior, law) - each.mean()).abs() < 4 * each.std() / 200
+        assert kl_divergence(law, law).abs() < 1e-9
+
+
+def nvae_weights(name: str) -> Any:
+    model = NVAE(CONFIG, weight_prior=WEIGHTS[name]())
+    return model, NVAEGuide(model)
+
+
+def nvae_base(name: str) -> Any:
+    model = NVAE(CONFIG, base_measure=BASES[name](4))
+    return model, NVAEGuide(model)
+
+
+def vae_base(name: str) -> Any:
+    model = VAE(CONFIG, base_measure=BASES[name](4))
+    return model, VAEGuide(model)
+
+
+def della_latent(name: str) -> Any:
+    model = DELLA(CONFIG, latent_size=3, latent_prior=LATENTS[name](3, 3, 2))
+    return model, DELLAGuide(model)
+
+
+PAIRS = {f"nvae-weights-{name}": (nvae_weights, name) for name in WEIGHTS}
+PAIRS |= {f"nvae-{name}": (nvae_base, name) for name in BASES} | {f"vae-{name}": (vae_base, name) for name in BASES}
+PAIRS |= {f"della-{name}": (della_latent, name) for name in LATENTS}
+
+
+def made(name: str) -> Any:
+    torch.manual_seed(0)
+    make, key = PAIRS[name]
+    return [moved(module).eval() for module in make(key)]
+
+
+@pytest.mark.parametrize("name", PAIRS)
+class TestInAModel:
+    def test_a_gradient_reaches_every_parameter(self, name: str) -> None:
+        objective = ELBO(data_size=10)(*made(name))
+        loss = objective(BATCH)
+        loss.backward()
+        dead = [n for n, p in objective.named_parameters() if p.grad is None or not p.grad.any()]
+        assert loss.isfinite() and not dead
+
+    def test_a_few_steps_of_training_help(self, name: str) -> None:
+        model, guide = made(name)
+        svi = SVI(model, guide, torch.optim.Adam, ELBO(data_size=10), lr=3e-2)
+        losses = [svi.step(BATCH) for _ in range(12)]
+        assert all(map(math.isfinite, losses)) and sum(losses[-3:]) < sum(losses[:3])
+        assert len(pyro.get_param_store()) == 0
+
+    def test_survives_saving_in_double_precision(self, name: str) -> None:
+        model, guide = (module.double() for module in made(name))
+        batch = BATCH._replace(weight=BATCH.weight.double())
+        if "hierarchical" in name:
+            pytest.skip("a class of a test file has no import path: tests/test_docs.py saves and loads one that has")
+        fresh = build(describe(model))
+        again = ELBO(data_size=10)(fresh, build(describe(guide, leave_out=["model"]), model=fresh)).double()
+        again.load_state_dict(ELBO(data_size=10)(model, guide).state_dict())
+        again.eval()
+        terms = []
+        for each in (ELBO(data_size=10)(model, guide), again):
+            torch.manual_seed(1)
+            terms.append(each.terms(batch).bound)
+        assert terms[0].dtype == torch.float64 and torch.equal(*terms)
+
+    @pytest.mark.compile
+    def test_captured_equals_eager(self, name: str) -> None:
+        results = []
+        for compiled in (False, True):
+            objective = ELBO(data_size=10)(*made(name))
+            losses = CompiledObjective(objective, backend="aot_eager").losses if compiled else objective.losses
+            torch.manual_seed(7)
+            loss = losses(BATCH)["objective"]
+            loss.backward()
+            results.append((loss.detach(), {n: p.grad for n, p in objective.named_parameters()}))
+        (loss, gradients), (other, others) = results
+        assert torch.allclose(loss, other, rtol=1e-4)
+        for n, gradient in gradients.items():
+            assert torch.allclose(gradient, others[n], atol=1e-4 * float(gradient.abs().max()) + 1e-6), n
+
+
+@pytest.mark.parametrize("name", ["nvae-weights-gem", "nvae-weights-pitman-yor"])
+def test_the_published_objective_is_one_of_dirichlets(name: str) -> None:
+    model, _ = made(name)
+    with pytest.raises(ValueError, match="the objective nvib is about Dirichlet weights, and .* choose the objective"):
+        describe_objective(model, TrainingOptions())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("nvae", "--objective elbo --model.weight_prior pyroformer.models.weight_priors.PitmanYor"),
+        ("nvae", "--model.weight_prior pyroformer.models.weight_priors.GammaDirichletProcess"),
+        ("vae", "--model.base_measure pyroformer.models.heavy_tails.StudentTBase --model.base_measure.freedom 3"),
+        ("della", "--model.latent_prior pyroformer.models.heavy_tails.LinearLaplace --model.latent_size 3"),
+        ("della", "--model.latent_prior pyroformer.models.heavy_tails.LinearStudentT --model.structure single"),
+    ],
+)
+def test_from_the_command_line(model: str, options: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = tmp_path / "texts.txt", tmp_path / "run"
+    data.write_text("\n".join(f"Number {n} is {'even' if n % 2 == 0 else 'odd'}." for n in range(60)))
+    tiny = "--model.width 8 --model.layers 2 --model.heads 2 --vocabulary 270 --window 32 --batch_size 8 --steps 2"
+    assert main(f"fit {model} --data {data} --out {out} {tiny} {options}".split()) == 0, capsys.readouterr().err
+    assert main(f"evaluate {out} --limit 4 --particles 2".split()) == 0, capsys.readouterr().err
+    assert main(f"sample {out} -n 2".split()) == 0, capsys.readouterr().err
+    assert main(f"posterior {out} --out {tmp_path}/p.nc --draws 3 -n 2".split()) == 0, capsys.readouterr().err
