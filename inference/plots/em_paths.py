@@ -111,7 +111,7 @@ def _axes(queries: Tensor, steps: int, axes: Iterable[Axes] | None) -> tuple[Axe
         raise ValueError(f"steps is {steps}: a path needs at least 1.")
     if queries.shape[-1] < 2:
         raise ValueError("queries have 1 dimension: a path is drawn in a plane, so give 2 or more.")
-    chosen = new_axes(WIDTH, HEIGHT, 2) if axes is None else list(axes)
+    chosen = new_axes(2 * WIDTH, HEIGHT, 2) if axes is None else list(axes)
     if len(chosen) < 2:
         raise ValueError(f"{len(chosen)} axes were given for 2 panels: give 2, or none.")
     return chosen[0], chosen[1]
