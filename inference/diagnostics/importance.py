@@ -38,7 +38,7 @@ def khat(data: Any, site: str | None = None) -> Any:
     suffix = "" if site is None else f"_{site}"
     if f"log_q{suffix}" not in stats:
         known = sorted(name.removeprefix("log_q_") for name in stats if str(name).startswith("log_q_"))
-        raise ValueError(f"there is no latent site {site!r}: choose among {', '.join(known)}.")
+        raise ValueError(f"there is no latent site {site!r}: choose among {', '.join(known) or 'none'}.")
     weights = (stats[f"log_p{suffix}"] - stats[f"log_q{suffix}"]).stack(one=("chain", "draw"))
     if weights.sizes["one"] < LEAST_DRAWS:
         raise ValueError(

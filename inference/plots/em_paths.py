@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
@@ -48,11 +49,11 @@ def key_paths(
     states = [adapt(queries, mixture, steps=count, **options) for count in range(steps + 1)]
     seen, *banks = _flat([queries, *(state.mixture.vectors for state in states)], queries)
     left.scatter(*seen.T, s=9, color=FRAME, alpha=0.6, linewidths=0, label="queries")
-    way = torch.stack(banks)
+    way = np.stack(banks)
     for number in range(way.shape[1]):
         _draw_way(left, way[:, number], COLOURS[number % len(COLOURS)])
     left.set_title("Keys over the steps of EM", loc="left", fontsize="medium", color=INK)
-    objective = states[-1].objective.cpu()
+    objective = states[-1].objective.cpu().numpy()
     right.plot(range(len(objective)), objective, color=COLOURS[0], marker="o", markersize=3)
     right.set_ylabel("objective J, nats up to a constant")
     right.set_title("What rises", loc="left", fontsize="medium", color=INK)
@@ -91,8 +92,8 @@ def query_paths(
         way.append(attend(way[-1], mixture))
         evidence.append(attend(way[-1], mixture, returns="evidence"))
     keys, *places = _flat([mixture.vectors, *way], torch.cat([queries, mixture.vectors]))
-    paths, heights = torch.stack(places), torch.stack(evidence).cpu()
-    weights = mixture.log_weights.softmax(-1)
+    paths, heights = np.stack(places), torch.stack(evidence).detach().cpu().numpy()
+    weights = mixture.log_weights.softmax(-1).detach().cpu().numpy()
     left.scatter(*keys.T, s=20 + 150 * weights, marker="x", color=INK, linewidths=1.2, zorder=3)
     for number in range(paths.shape[1]):
         colour = COLOURS[1:][number % (len(COLOURS) - 1)]
@@ -117,17 +118,17 @@ def _axes(queries: Tensor, steps: int, axes: Iterable[Axes] | None) -> tuple[Axe
     return chosen[0], chosen[1]
 
 
-def _flat(tables: list[Tensor], spread: Tensor) -> list[Tensor]:
+def _flat(tables: list[Tensor], spread: Tensor) -> list[np.ndarray]:
     """Rows in the plane along which ``spread`` varies most; as they are, if they lie in a plane already."""
-    tables = [table.detach().cpu().double() for table in tables]
+    arrays = [table.detach().cpu().double().numpy() for table in (spread, *tables)]
     if spread.shape[-1] == 2:
-        return tables
-    centre = spread.detach().cpu().double().mean(0)
-    directions = torch.linalg.svd(spread.detach().cpu().double() - centre, full_matrices=False).Vh[:2]
-    return [(table - centre) @ directions.T for table in tables]
+        return arrays[1:]
+    centre = arrays[0].mean(0)
+    directions = np.linalg.svd(arrays[0] - centre, full_matrices=False)[2][:2]
+    return [(array - centre) @ directions.T for array in arrays[1:]]
 
 
-def _draw_way(ax: Axes, way: Tensor, colour: str) -> None:
+def _draw_way(ax: Axes, way: np.ndarray, colour: str) -> None:
     ax.plot(*way.T, color=colour, linewidth=1.3, zorder=4)
     ax.plot(*way[1:-1].T, ".", color=colour, markersize=4, zorder=4)
     ax.plot(*way[0], "o", markersize=6, markerfacecolor="white", markeredgecolor=colour, zorder=5)
@@ -140,7 +141,7 @@ def _draw_field(ax: Axes, mixture: Mixture) -> None:
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     across, up = torch.linspace(left, right, FIELD), torch.linspace(bottom, top, FIELD)
     points = torch.cartesian_prod(across, up).to(mixture.vectors)
-    heights = attend(points, mixture, returns="evidence").reshape(FIELD, FIELD).T.exp().cpu()
+    heights = attend(points, mixture, returns="evidence").reshape(FIELD, FIELD).T.exp().detach().cpu().numpy()
     ax.imshow(
         heights, extent=(left, right, bottom, top), origin="lower", cmap=DEPTHS, alpha=0.6, aspect="auto", zorder=0
     )

@@ -66,16 +66,18 @@ def left_out() -> Tensor:
 
 @pytest.mark.parametrize("guide", [Guess(), Guess(1.3), Guess(1.2, 0.4)], ids=["exact", "wide", "wide and shifted"])
 def test_leave_one_out_of_a_conjugate_model(guide: nn.Module) -> None:
-    found = loo(shared_posterior(Mean(), guide, SEEN, draws=800))
+    found = loo(shared_posterior(Mean(), guide, SEEN, draws=400))
     np.testing.assert_allclose(found.each, left_out(), atol=0.12)
     assert found.elpd == pytest.approx(float(left_out().sum()), abs=0.15)
     assert found.error == pytest.approx(float((len(SEEN) * left_out().var()).sqrt()), rel=0.1)
-    assert 0.5 < found.parameters < 1.5
+    mean, variance = posterior(SEEN)
+    seen = dist.Normal(mean, math.sqrt(variance + NOISE**2)).log_prob(SEEN)
+    assert found.parameters == pytest.approx(float((seen - left_out()).sum()), abs=0.4)
     assert (found.khat < 0.7).all()
 
 
 def test_without_the_correction_a_wide_guide_is_wrong() -> None:
-    data = shared_posterior(Mean(), Guess(2.5), SEEN, draws=800)
+    data = shared_posterior(Mean(), Guess(2.5), SEEN, draws=400)
     rows = dataset(data, "log_likelihood")["per_observation"].values[0].T.astype(float)
     assert abs(smoothed_loo(rows).elpd - float(left_out().sum())) > 1
     assert loo(data).elpd == pytest.approx(float(left_out().sum()), abs=0.15)
@@ -92,8 +94,8 @@ def test_it_is_that_of_arviz_where_draws_are_the_posteriors() -> None:
     whole = arviz.InferenceData(posterior=dataset(data, "posterior"), log_likelihood=only)
     theirs = arviz.loo(whole, pointwise=True, reff=1.0)
     ours = smoothed_loo(only["x"].values[0].T.astype(float))
-    assert ours.elpd == pytest.approx(float(theirs.elpd_loo), abs=1e-6)
-    assert ours.parameters == pytest.approx(float(theirs.p_loo), abs=1e-6)
+    assert ours.elpd == pytest.approx(float(theirs.elpd_loo), rel=1e-5)
+    assert ours.parameters == pytest.approx(float(theirs.p_loo), rel=1e-4)
 
 
 def test_khat_of_shared_latents_is_one_number() -> None:

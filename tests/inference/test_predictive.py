@@ -34,7 +34,7 @@ STATISTICS = text_statistics(texts(99, count=500), words=3, pairs=2)
 
 def test_texts_of_the_same_law_are_nothing_special() -> None:
     tails = np.array([predictive_check(texts(1000 + n), made_up(), STATISTICS).tail for n in range(8)])
-    assert ((tails > 0.03) & (tails < 0.97)).mean() > 0.9
+    assert ((tails > 0.03) & (tails < 0.97)).mean() > 0.8  # 0.9 of them, as each end has one place in twenty
     assert 0.3 < tails.mean() < 0.7
 
 
@@ -102,7 +102,7 @@ def test_what_cannot_be_checked(corpus: Corpus) -> None:
         check_texts(run, replications=1)
     with pytest.raises(ValueError, match="limit is 0: give a whole number of at least 1"):
         check_texts(run, limit=0)
-    pairs = Corpus.of([("warm", "a red rose")] * 20 + [("cold", "a blue sky")] * 20, vocabulary=270, window=32)
+    pairs = Corpus.of([("warm", f"a rose, {n}") for n in range(40)], vocabulary=270, window=32)
     run.corpus = pairs
     with pytest.raises(ValueError, match="the run answers to conditions: make texts up for some"):
         check_texts(run)
