@@ -81,10 +81,10 @@ def prior_posterior(_: Path) -> Any:
     mixture = pf.Mixture(torch.zeros(12).log_softmax(-1), units, noise=0.3)
     model = pf.MixtureAttention(mixture, weights=DirichletProcess(Gamma(1.0, 0.5)))
     guide = Automatic(model, AutoNormal)
-    svi = pf.SVI(model, guide, torch.optim.Adam, loss=TraceEnum_ELBO(max_plate_nesting=1), lr=0.05)
-    for _step in range(300):
+    svi = pf.SVI(model, guide, torch.optim.Adam, loss=TraceEnum_ELBO(max_plate_nesting=1), lr=0.1)
+    for _step in range(200):
         svi.step(queries)
-    data = shared_posterior(model, guide, queries, plate="tokens", draws=1000)
+    data = shared_posterior(model, guide, queries, plate="tokens", draws=300)
     return pf.plot.prior_posterior(data, "weight_prior.concentration")
 
 
@@ -94,10 +94,10 @@ def ranks(_: Path) -> Any:
     found = {}
     for name, width in guides.items():
         calibration = pf.diagnostics.calibrate(
-            Sight(), Guess(width), simulations=20, args=(), observe=lambda trace: trace.nodes["text"]["value"]
+            Sight(), Guess(width), simulations=10, draws=39, args=(), observe=lambda trace: trace.nodes["text"]["value"]
         )
         found |= {f"{name}: {quantity}": one for quantity, one in calibration.ranks.items()}
-    return pf.plot.ranks(pf.diagnostics.Calibration(found, 99))[0]
+    return pf.plot.ranks(pf.diagnostics.Calibration(found, 39))[0]
 
 
 class Sight(torch.nn.Module):

@@ -143,7 +143,14 @@ def _draw_field(ax: Axes, mixture: Mixture) -> None:
     points = torch.cartesian_prod(across, up).to(mixture.vectors)
     heights = attend(points, mixture, returns="evidence").reshape(FIELD, FIELD).T.exp().detach().cpu().numpy()
     ax.imshow(
-        heights, extent=(left, right, bottom, top), origin="lower", cmap=DEPTHS, alpha=0.6, aspect="auto", zorder=0
+        heights,
+        extent=(left, right, bottom, top),
+        origin="lower",
+        cmap=DEPTHS,
+        alpha=0.6,
+        aspect="auto",
+        zorder=0,
+        interpolation="bilinear",
     )
     ax.set(xlim=(left, right), ylim=(bottom, top))
 

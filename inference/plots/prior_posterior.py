@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from ..arviz_versions import dataset
 from .style import COLOURS, FRAME, INK, new_axes, plain
@@ -14,7 +14,7 @@ from .style import COLOURS, FRAME, INK, new_axes, plain
 __all__ = ["prior_posterior"]
 
 WIDTH, HEIGHT = 5.2, 3.4  # of a figure of our own, in inches
-BINS = 50
+MOST_BINS = 50
 TAIL = 0.01  # share of the draws that may lie outside, on either side
 SPREAD = 50  # ratio of values from which an axis is logarithmic
 SHADOW = "#7b8794"
@@ -44,7 +44,8 @@ def prior_posterior(data: Any, name: str, where: Mapping[str, Any] | None = None
         before, after, both = np.log10(before), np.log10(after), np.log10(both)
     low = min(np.quantile(before, TAIL), after.min())
     high = max(np.quantile(before, 1 - TAIL), after.max())
-    bins = np.linspace(low, high if high > low else low + 1, BINS + 1)
+    count = min(MOST_BINS, max(10, round(1.5 * len(after) ** 0.5)))
+    bins = np.linspace(low, high if high > low else low + 1, count + 1)
     ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
     for values, colour, label in ((before, SHADOW, "prior"), (after, COLOURS[0], "posterior")):
         heights, _ = np.histogram(values, bins)
@@ -58,6 +59,8 @@ def prior_posterior(data: Any, name: str, where: Mapping[str, Any] | None = None
     ax.axhline(0, color=FRAME, linewidth=0.8)
     ax.set(xlabel=_label(name, where), ylabel="density", ylim=(-0.08 * top, top), yticks=[])
     if logarithmic:
+        decades = np.arange(np.floor(low), np.ceil(high) + 1)
+        ax.xaxis.set_major_locator(FixedLocator([*decades, *(decades + np.log10(3))]))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{10**value:.3g}"))
         ax.set_ylabel("density of the logarithm")
     shown = 10**middle if logarithmic else middle
@@ -72,7 +75,7 @@ def _draws(data: Any, group: str, name: str, where: Mapping[str, Any] | None) ->
         raise ValueError(f"there is no variable {name!r} in {group}: choose among {', '.join(map(str, found))}.")
     try:
         values = found[name].sel(where or {})
-    except KeyError as error:
+    except (KeyError, IndexError) as error:
         raise ValueError(f"{name} has no entry {dict(where or {})}: {error.args[0]}.") from error
     if rest := [dim for dim in values.dims if dim not in ("chain", "draw")]:
         raise ValueError(f"{name} has several entries, along {', '.join(rest)}: say which one with where={{...}}.")
