@@ -28,7 +28,7 @@ from pyroformer.models.mixture_priors import DirichletProcess
 from pyroformer.models.updates import ConjugatePriors
 
 PICTURES = Path(__file__).resolve().parent / "pictures"
-BETAS = (0.01, 0.3, 10.0)  # of the KL term of an NVAE
+BETAS = (0.01, 0.3)  # of the KL term of an NVAE
 NETWORK = {"width": 64, "layers": 2, "heads": 4}
 TRAINING = {"learning_rate": 4e-3, "validation_texts": 128, "validations": 8}
 

@@ -80,7 +80,7 @@ def layer_kl(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
     ax.set_xticks(places, evaluation.latents)
     ax.set(xlabel="latent", ylabel="nats per text")
     ax.set_title("What each latent carries", loc="left", fontsize="medium", color=INK)
-    ax.legend(fontsize="small", frameon=False)
+    ax.legend(fontsize="small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=4)
     return plain(ax)
 
 
@@ -106,7 +106,9 @@ def active_units(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
     ax.set_xticks(places, [name.removeprefix("active_") for name in names])
     ax.set(xlabel="latent", ylabel="dimensions", ylim=(0, max(evaluation[name]["of"] or 1.0 for name in names)))
     ax.set_title("Active units", loc="left", fontsize="medium", color=INK)
-    ax.legend(fontsize="small", frameon=False, title="variance of the posterior mean", title_fontsize="small")
+    beneath: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": len(units)}
+    title = "variance of the posterior mean"
+    ax.legend(fontsize="small", frameon=False, title=title, title_fontsize="small", **beneath)
     return plain(ax)
 
 

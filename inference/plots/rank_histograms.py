@@ -57,7 +57,9 @@ def ranks(
         places = [(number + 0.5) * width - 0.5 for number in range(bins)]
         ax.bar(places, counts[name], 0.9 * width, color=colour, alpha=0.85)
         ax.set(xlabel="rank", ylim=(0, max(1.25 * high, 1.05 * int(counts[name].max()))))
-        ax.set_title(f"{name}   p = {calibration.p_value(name, bins):.2g}", loc="left", fontsize="small", color=INK)
+        p = calibration.p_value(name, bins)
+        shown = f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
+        ax.set_title(f"{name}   {shown}", loc="left", fontsize="small", color=INK)
         plain(ax).grid(visible=False)
     chosen[0].set_ylabel(f"of {total:,} simulations" if len(names) == 1 else "simulations")
     return chosen[: len(names)]

@@ -13,7 +13,7 @@ from .style import FRAME, INK, new_axes
 __all__ = ["traversal", "walk_table"]
 
 LINE = 0.21  # height of a line, in inches
-LETTERS = 88  # in a line
+LETTERS = 120  # in a line
 FADED = "#7b8794"  # of a text that is the one above
 
 
