@@ -99,7 +99,8 @@ def _draw(model: nn.Module, guide: nn.Module, plate: str, args: Any, kwargs: Any
     plain = prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs))
     latents = latent_sites(guessed)
     _check(plain, guessed, plate)
-    nesting = max(-frame.dim for site in plain.nodes.values() for frame in site.get("cond_indep_stack", ()))
+    dims = [frame.dim for site in plain.nodes.values() for frame in site.get("cond_indep_stack", ())]
+    nesting = -min(dim for dim in dims if dim is not None)
     replayed = poutine.enum(poutine.replay(model, trace=guessed), first_available_dim=-1 - nesting)
     trace = prune_subsample_sites(poutine.trace(replayed).get_trace(*args, **kwargs))
     each, rest = _log_p(trace, plate, nesting)
@@ -119,7 +120,7 @@ def _log_p(trace: Trace, plate: str, nesting: int) -> tuple[Tensor, Tensor]:
         if site["type"] != "sample":
             continue
         if is_local(site, plate):
-            dim = next(frame.dim for frame in site["cond_indep_stack"] if frame.name == plate)
+            dim = next(frame.dim for frame in site["cond_indep_stack"] if frame.name == plate) or -1
             inside = inside + _log_prob(site)
         else:
             rest = rest + _log_prob(site).sum()

@@ -150,11 +150,11 @@ def calibrate(
 
 def written(trace: Trace) -> Batch:
     """The texts that a model made up, as a batch; those whose length is not the one that was drawn weigh nothing."""
-    tokens: Tensor = trace.nodes["text"]["value"]
+    tokens: Any = trace.nodes["text"]["value"]
     mask = text_mask(tokens, EOS)
     weight = torch.full((len(tokens),), 1 / len(tokens), device=tokens.device)
     if "length" in trace.nodes:
-        length = trace.nodes["length"]["value"]
+        length: Any = trace.nodes["length"]["value"]
         weight = torch.where(mask.sum(-1) == length, weight, 0)
         tokens, mask = tokens[:, : length.max()], mask[:, : length.max()]
     return Batch(tokens, mask, weight)

@@ -48,7 +48,7 @@ def key_paths(
     left, right = _axes(queries, steps, axes)
     states = [adapt(queries, mixture, steps=count, **options) for count in range(steps + 1)]
     seen, *banks = _flat([queries, *(state.mixture.vectors for state in states)], queries)
-    left.scatter(*seen.T, s=9, color=FRAME, alpha=0.6, linewidths=0, label="queries")
+    left.scatter(seen[:, 0], seen[:, 1], s=9, color=FRAME, alpha=0.6, linewidths=0, label="queries")
     way = np.stack(banks)
     for number in range(way.shape[1]):
         _draw_way(left, way[:, number], COLOURS[number % len(COLOURS)])
@@ -94,7 +94,7 @@ def query_paths(
     keys, *places = _flat([mixture.vectors, *way], torch.cat([queries, mixture.vectors]))
     paths, heights = np.stack(places), torch.stack(evidence).detach().cpu().numpy()
     weights = mixture.log_weights.softmax(-1).detach().cpu().numpy()
-    left.scatter(*keys.T, s=20 + 150 * weights, marker="x", color=INK, linewidths=1.2, zorder=3)
+    left.scatter(keys[:, 0], keys[:, 1], s=20 + 150 * weights, marker="x", color=INK, linewidths=1.2, zorder=3)
     for number in range(paths.shape[1]):
         colour = COLOURS[1:][number % (len(COLOURS) - 1)]
         _draw_way(left, paths[:, number], colour)

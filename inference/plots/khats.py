@@ -55,7 +55,7 @@ def khats(data: Any, site: str | None = None, *, ax: Axes | None = None) -> Axes
         ax.set_ylabel("texts, in order")
     ax.set_xlim(min(0.0, values.min() - 0.1), max(1.0, values.max() + 0.1))
     ax.set_xlabel("Pareto k-hat" if site is None else f"Pareto k-hat of {site}")
-    ax.legend(fontsize="small", frameon=False, loc="lower right")
+    ax.legend(fontsize="small", frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     return plain(ax)
 
 
