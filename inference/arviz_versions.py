@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ["dataset", "from_groups", "pareto_smoothed"]
+__all__ = ["dataset", "from_groups", "group_names", "pareto_smoothed"]
 
 
 def from_groups(groups: Mapping[str, Any], attributes: Mapping[str, Any]) -> Any:
@@ -23,13 +23,18 @@ def from_groups(groups: Mapping[str, Any], attributes: Mapping[str, Any]) -> Any
     return tree
 
 
+def group_names(data: Any) -> list[str]:
+    """The names of the groups that there are."""
+    return list(data.groups() if hasattr(data, "add_groups") else data.children)
+
+
 def dataset(data: Any, group: str) -> Any:
     """A group as an xarray dataset.
 
     Raises:
         ValueError: If there is no such group.
     """
-    if group not in (data.groups() if hasattr(data, "add_groups") else data.children):
+    if group not in group_names(data):
         raise ValueError(f"there is no group {group!r} in the data: make it with posterior(...) or to_arviz(...).")
     found = data[group]
     return found.to_dataset() if hasattr(found, "to_dataset") else found

@@ -22,18 +22,15 @@ from typing import Any
 import numpy as np
 import torch
 from pyro import poutine
-from pyro.distributions import MaskedDistribution
-from pyro.poutine import Trace
 from torch import Tensor
 
-from ..models.base import TEXTS
 from ..models.batch import Batch
-from ..models.distributions import log_simplex
 from ..models.text import AutoregressiveText
 from .arviz_versions import from_groups
 from .elbo import ELBO, trace_pair
 from .frozen import frozen
 from .run import Run
+from .sites import as_numpy, is_local, latent_sites, mask_of, shown
 
 __all__ = ["posterior", "to_arviz"]
 
@@ -145,13 +142,13 @@ def to_arviz(
     with frozen(model, guide, seed=seed):
         for number in range(draws):
             pair = trace_pair(model, guide, batch)
-            latents = _latents(pair[1], sites)
+            latents = latent_sites(pair[1], sites)
             if number == 0:
                 _check_size(latents, batch, draws * (2 if prior else 1), limit)
-                masks = {name: _mask(site["fn"]) for name, site in latents.items()}
+                masks = {name: mask_of(site["fn"]) for name, site in latents.items()}
             kept.add("posterior", latents, masks)
             if prior:
-                kept.add("prior", _latents(poutine.trace(model).get_trace(batch), latents), masks)
+                kept.add("prior", latent_sites(poutine.trace(model).get_trace(batch), latents), masks)
             text = pair[0].nodes["text"]["fn"]
             densities = elbo.densities(*pair)
             likelihood = {"per_text": densities.log_p["text"]}
@@ -191,7 +188,7 @@ class _Groups:
     def add(self, group: str, sites: Mapping[str, Any], masks: Mapping[str, Tensor | None]) -> None:
         """Keeps one draw of latent sites, with NaN where a mask says that nothing is."""
         for name, site in sites.items():
-            value, local = _value(site, masks[name]), _is_local(site)
+            value, local = shown(site, masks[name]), is_local(site)
             rest = value.ndim - local
             known = self.dimensions.get(name, ())
             dims = known if len(known) == rest else tuple(f"{name}_dim_{i}" for i in range(rest))
@@ -200,7 +197,7 @@ class _Groups:
     def put(self, group: str, values: Mapping[str, Tensor]) -> None:
         """Keeps one draw of what there is one of for each text, or for each token of it."""
         for name, value in values.items():
-            self._keep(group, name, _numpy(value), ("text", "token")[: value.ndim])
+            self._keep(group, name, as_numpy(value), ("text", "token")[: value.ndim])
 
     def stacked(self, group: str, write: Any = None) -> Variables:
         """All draws, with one chain, as strings if ``write`` makes strings of them."""
@@ -217,18 +214,6 @@ class _Groups:
         self.named[group, name] = dims
 
 
-def _latents(trace: Trace, sites: Collection[str] | None) -> dict[str, Any]:
-    """The sites of a trace that are latent, or those of them that are asked for."""
-    latent = {
-        name: site
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not site["is_observed"] and name not in ("text", TEXTS)
-    }
-    if unknown := [name for name in sites or () if name not in latent]:
-        raise ValueError(f"there is no latent site {unknown[0]!r}: choose among {', '.join(latent) or 'none'}.")
-    return latent if sites is None else {name: latent[name] for name in latent if name in sites}
-
-
 def _check_size(sites: Mapping[str, Any], batch: Batch, draws: int, limit: int) -> None:
     size = draws * sum(site["value"].numel() * max(4, site["value"].element_size()) for site in sites.values())
     if size > limit:
@@ -236,32 +221,6 @@ def _check_size(sites: Mapping[str, Any], batch: Batch, draws: int, limit: int) 
             f"the draws of {batch.weight.shape[-1]} texts would take {size / GIBIBYTE:.2f} GiB, more than the "
             f"{limit / GIBIBYTE:.2f} GiB of limit: give fewer texts or draws, or name the sites to keep."
         )
-
-
-def _value(site: Mapping[str, Any], mask: Tensor | None) -> np.ndarray:
-    value = site["value"].exp() if site["fn"].support is log_simplex else site["value"]
-    if mask is not None:
-        value = torch.where(mask.reshape(*mask.shape, *(1,) * (value.ndim - mask.ndim)), value, torch.nan)
-    return _numpy(value)
-
-
-def _mask(law: Any) -> Tensor | None:
-    """What a law leaves out of its density, if it says so: a mask of Pyro's, or one of log weights."""
-    while law is not None:
-        mask = getattr(law, "_mask", None) if isinstance(law, MaskedDistribution) else getattr(law, "present", None)
-        if isinstance(mask, Tensor):
-            return mask
-        law = getattr(law, "base_dist", None)
-    return None
-
-
-def _is_local(site: Mapping[str, Any]) -> bool:
-    return any(frame.name == TEXTS for frame in site["cond_indep_stack"])
-
-
-def _numpy(value: Tensor) -> np.ndarray:
-    value = value.detach().cpu()
-    return (value.float() if value.is_floating_point() and value.element_size() < 4 else value).numpy()
 
 
 def _dataset(variables: Variables, labels: Mapping[str, np.ndarray]) -> Any:

@@ -1,5 +1,6 @@
 """What each layer's latent carries, over the training and at its end; and what it does to a text."""
 
+import math
 import textwrap
 from collections.abc import Mapping
 from typing import Any
@@ -11,9 +12,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from ..latents import swaps
 from ..report import Evaluation
 from ..run import Run
-from .style import DEPTHS, FRAME, INK, new_axes
+from .style import COLOURS, DEPTHS, FRAME, INK, new_axes, plain
 
-__all__ = ["active_units", "layer_curves", "swap_table"]
+__all__ = ["active_units", "layer_curves", "layer_kl", "swap_table"]
 
 WIDTH, HEIGHT = 5.2, 3.8  # of a figure of our own, in inches
 LINE = 0.21  # height of a line of the table, in inches
@@ -45,7 +46,42 @@ def layer_curves(run: Run, *, ax: Axes | None = None) -> Axes:
     ax.set(xlabel="step", ylabel="nats per token", ylim=(0, None))
     ax.set_title("KL of each latent, held-out texts", loc="left", fontsize="medium", color=INK)
     ax.legend(fontsize="small", frameon=False, ncols=1 + (len(names) - 1) // 6)
-    return _plain(ax)
+    return plain(ax)
+
+
+def layer_kl(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
+    r"""Draw the KL of each latent and its two parts: what it tells of the text, and how far it is from the prior.
+
+    .. math::
+        \text{KL} = \text{information} + \text{mismatch}
+
+    The parts are measured on fewer texts than the KL, so that they add up to it only nearly. The dashed line is the
+    most that all latents together can tell of so many texts.
+
+    Arguments:
+        evaluation: Of a run whose layers have latents.
+        ax: Where to draw; by default a new figure of pyplot's.
+
+    Raises:
+        ValueError: If the evaluation says nothing of single latents.
+    """
+    if not evaluation.latents:
+        raise ValueError("the evaluation says nothing of single latents: evaluate a run whose layers have latents.")
+    ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
+    places = np.arange(len(evaluation.latents))
+    for number, (measure, label) in enumerate([("kl", "KL"), ("information", "information"), ("mismatch", "mismatch")]):
+        values = [evaluation[f"{measure}_{latent}"]["nats/text"] or 0.0 for latent in evaluation.latents]
+        ax.bar(
+            places + (number - 1) * 0.27, values, 0.27, color=INK if number == 0 else COLOURS[number - 1], label=label
+        )
+    texts = evaluation.about["compared"]
+    ax.axhline(math.log(texts), color=FRAME, linestyle="--", linewidth=1, label=f"ln {texts:,} texts")
+    ax.axhline(0, color=FRAME, linewidth=0.8)
+    ax.set_xticks(places, evaluation.latents)
+    ax.set(xlabel="latent", ylabel="nats per text")
+    ax.set_title("What each latent carries", loc="left", fontsize="medium", color=INK)
+    ax.legend(fontsize="small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=4)
+    return plain(ax)
 
 
 def active_units(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
@@ -70,8 +106,10 @@ def active_units(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
     ax.set_xticks(places, [name.removeprefix("active_") for name in names])
     ax.set(xlabel="latent", ylabel="dimensions", ylim=(0, max(evaluation[name]["of"] or 1.0 for name in names)))
     ax.set_title("Active units", loc="left", fontsize="medium", color=INK)
-    ax.legend(fontsize="small", frameon=False, title="variance of the posterior mean", title_fontsize="small")
-    return _plain(ax)
+    beneath: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": len(units)}
+    title = "variance of the posterior mean"
+    ax.legend(fontsize="small", frameon=False, title=title, title_fontsize="small", **beneath)
+    return plain(ax)
 
 
 def swap_table(run: Run, text: str, other: str, *, ax: Axes | None = None) -> Axes:
@@ -106,9 +144,3 @@ def swap_table(run: Run, text: str, other: str, *, ax: Axes | None = None) -> Ax
 
 def _shade(number: int, of: int) -> tuple[float, float, float, float]:
     return DEPTHS(0.35 + 0.65 * (number / max(1, of - 1)))
-
-
-def _plain(ax: Axes) -> Axes:
-    ax.grid(alpha=0.25)
-    ax.spines[["top", "right"]].set_visible(False)
-    return ax

@@ -4,7 +4,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap, to_rgb
 from matplotlib.typing import ColorType
 
-__all__ = ["COLOURS", "DEPTHS", "FRAME", "INK", "SHADES", "contrast", "new_axes", "printable"]
+__all__ = ["COLOURS", "DEPTHS", "FRAME", "INK", "SHADES", "contrast", "new_axes", "plain", "printable"]
 
 INK = "#16202b"
 FRAME = "#9aa5b1"
@@ -27,12 +27,20 @@ def contrast(colour: ColorType) -> float:
     return lighter / darker
 
 
-def new_axes(width: float, height: float, columns: int = 1) -> list[Axes]:
-    """Axes side by side in a new pyplot figure of a size in inches, so that a notebook shows it."""
+def new_axes(width: float, height: float, columns: int = 1, rows: int = 1) -> list[Axes]:
+    """Axes side by side, row by row, in a new pyplot figure of a size in inches, so that a notebook shows it."""
     import matplotlib.pyplot as plt  # only here: it picks a backend
 
-    figure, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False, layout="constrained")
-    return list(axes[0])
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
+    return list(axes.flat)
+
+
+def plain(ax: Axes) -> Axes:
+    """Axes with a faint grid and no frame above and to the right."""
+    ax.grid(alpha=0.25)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
 
 
 def printable(piece: str) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "Run",
     "VAEGuide",
     "attend",
+    "diagnostics",
     "distributions",
     "em",
     "fit",
@@ -56,6 +57,7 @@ _HOMES = {
     "Run": "inference.run:Run",
     "VAEGuide": "guides.vae:VAEGuide",
     "attend": "models.attention:attend",
+    "diagnostics": "inference.diagnostics",
     "distributions": "models.distributions",
     "em": "inference.em",
     "fit": "inference.training:fit",
@@ -74,7 +76,7 @@ if TYPE_CHECKING:
     from .guides.della import DELLAGuide
     from .guides.nvae import NVAEGuide
     from .guides.vae import VAEGuide
-    from .inference import em
+    from .inference import diagnostics, em
     from .inference import plots as plot
     from .inference.corpus import Corpus
     from .inference.elbo import ELBO

@@ -1,0 +1,52 @@
+"""Real texts among made-up ones: a predictive check as a picture."""
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from ..diagnostics.predictive import PredictiveCheck
+from .style import COLOURS, FRAME, INK, new_axes, plain
+
+__all__ = ["predictive"]
+
+ROW = 0.3  # height of a statistic, in inches
+FAR = 8.0  # standard deviations: what is further is drawn as an arrow at the edge
+SHADOW = "#7b8794"
+
+
+def predictive(check: PredictiveCheck, *, ax: Axes | None = None) -> Axes:
+    r"""Draw where real texts lie among sets of made-up ones, in standard deviations of the latter.
+
+    Each dot is a set that the model made up, the diamond the real one, with its number and the made-up sets' mean on
+    the right. It is orange where its tail probability is below 0.025 or above 0.975: the model does not make such
+    texts. With few sets that cannot be told, and a diamond just outside the dots stays blue.
+
+    Arguments:
+        check: What :func:`~pyroformer.inference.diagnostics.check_texts` found.
+        ax: Where to draw; by default a new figure of pyplot's.
+    """
+    count = len(check.names)
+    ax = new_axes(7.6, 1.1 + ROW * count)[0] if ax is None else ax
+    mean, spread = check.replicated.mean(0), check.replicated.std(0, ddof=1)
+    scaled = (check.replicated - mean) / np.where(spread > 0, spread, np.nan)
+    shift = np.random.default_rng(0).uniform(-0.22, 0.22, check.replicated.shape)
+    for row in range(count):
+        ax.scatter(scaled[:, row], row + shift[:, row], s=8, color=SHADOW, alpha=0.5, linewidths=0, zorder=2)
+        z, tail = check.scaled[row], check.tail[row]
+        colour = COLOURS[0] if 0.025 <= tail <= 0.975 else COLOURS[1]
+        marker = "D" if not abs(z) > FAR else (">" if z > 0 else "<")
+        if np.isfinite(z):
+            ax.plot(np.clip(z, -FAR, FAR), row, marker, color=colour, markersize=6, zorder=3)
+        numbers = f"{check.observed[row]:.3g}  |  {mean[row]:.3g}"
+        ax.text(1.02, row, numbers, transform=ax.get_yaxis_transform(), va="center", fontsize="small", color=INK)
+    ax.text(
+        1.02, -1.0, "real  |  made up", transform=ax.get_yaxis_transform(), va="center", fontsize="small", color=INK
+    )
+    ax.axvline(0, color=FRAME, linewidth=1)
+    edge = min(FAR, max(4.0, np.nanmax(np.abs(check.scaled), initial=0.0))) + 0.6
+    ax.set_yticks(range(count), check.names, fontsize="small", parse_math=False)
+    ax.set(xlim=(-edge, edge), ylim=(count - 0.4, -1.4))
+    ax.set_xlabel("standard deviations from the made-up sets' mean")
+    ax.plot([], [], "D", color=COLOURS[0], markersize=6, label=f"{check.texts} real texts")
+    ax.scatter([], [], s=8, color=SHADOW, label=f"{len(check.replicated)} sets of as many made-up ones")
+    ax.legend(fontsize="small", frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return plain(ax)

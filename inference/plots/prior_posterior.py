@@ -1,0 +1,87 @@
+"""What was believed of a number before the data, and what is after."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter
+
+from ..arviz_versions import dataset
+from .style import COLOURS, FRAME, INK, new_axes, plain
+
+__all__ = ["prior_posterior"]
+
+WIDTH, HEIGHT = 5.2, 3.4  # of a figure of our own, in inches
+MOST_BINS = 50
+TAIL = 0.01  # share of the draws that may lie outside, on either side
+SPREAD = 50  # ratio of values from which an axis is logarithmic
+SHADOW = "#7b8794"
+
+
+def prior_posterior(data: Any, name: str, where: Mapping[str, Any] | None = None, *, ax: Axes | None = None) -> Axes:
+    r"""Draw prior and posterior draws of one number as densities, such as a concentration.
+
+    The bar under them is the middle 90 % of the posterior, the dot its median. Where the two densities are the same,
+    the data says nothing about the number. Positive numbers over several orders of magnitude have a logarithmic axis,
+    with densities of the logarithm.
+
+    Arguments:
+        data: Draws of prior and posterior, as :func:`~pyroformer.to_arviz` and
+            :func:`~pyroformer.inference.shared.shared_posterior` make them.
+        name: The variable.
+        where: Which entry of it, by dimension, such as ``{"text": "the text", "component": 0}``.
+        ax: Where to draw; by default a new figure of pyplot's.
+
+    Raises:
+        ValueError: If there is no such variable or entry, or several entries are left.
+    """
+    before, after = (_draws(data, group, name, where) for group in ("prior", "posterior"))
+    both = np.concatenate([before, after])
+    logarithmic = bool(both.min() > 0) and np.quantile(both, 1 - TAIL) > SPREAD * np.quantile(both, TAIL)
+    if logarithmic:
+        before, after, both = np.log10(before), np.log10(after), np.log10(both)
+    low = min(np.quantile(before, TAIL), after.min())
+    high = max(np.quantile(before, 1 - TAIL), after.max())
+    count = min(MOST_BINS, max(10, round(1.5 * len(after) ** 0.5)))
+    bins = np.linspace(low, high if high > low else low + 1, count + 1)
+    ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
+    for values, colour, label in ((before, SHADOW, "prior"), (after, COLOURS[0], "posterior")):
+        heights, _ = np.histogram(values, bins)
+        density = heights / len(values) / np.diff(bins)
+        ax.stairs(density, bins, fill=True, color=colour, alpha=0.25)
+        ax.stairs(density, bins, color=colour, linewidth=1.5, label=label)
+    left, middle, right = np.quantile(after, [0.05, 0.5, 0.95])
+    top = ax.get_ylim()[1]
+    ax.plot([left, right], [-0.04 * top] * 2, color=INK, linewidth=2, solid_capstyle="butt")
+    ax.plot(middle, -0.04 * top, "o", color=INK, markersize=5)
+    ax.axhline(0, color=FRAME, linewidth=0.8)
+    ax.set(xlabel=_label(name, where), ylabel="density", ylim=(-0.08 * top, top), yticks=[])
+    if logarithmic:
+        decades = np.arange(np.floor(low), np.ceil(high) + 1)
+        ax.xaxis.set_major_locator(FixedLocator([*decades, *(decades + np.log10(3))]))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{10**value:.3g}"))
+        ax.set_ylabel("density of the logarithm")
+    shown = 10**middle if logarithmic else middle
+    ax.set_title(f"median {shown:.3g}, and the middle 90 %", loc="left", fontsize="medium", color=INK)
+    ax.legend(fontsize="small", frameon=False)
+    return plain(ax)
+
+
+def _draws(data: Any, group: str, name: str, where: Mapping[str, Any] | None) -> Float[np.ndarray, " S"]:
+    found = dataset(data, group)
+    if name not in found:
+        raise ValueError(f"there is no variable {name!r} in {group}: choose among {', '.join(map(str, found))}.")
+    try:
+        values = found[name].sel(where or {})
+    except (KeyError, IndexError) as error:
+        raise ValueError(f"{name} has no entry {dict(where or {})}: {error.args[0]}.") from error
+    if rest := [dim for dim in values.dims if dim not in ("chain", "draw")]:
+        raise ValueError(f"{name} has several entries, along {', '.join(rest)}: say which one with where={{...}}.")
+    draws = values.values.ravel()
+    return draws[np.isfinite(draws)].astype(float)
+
+
+def _label(name: str, where: Mapping[str, Any] | None) -> str:
+    return name if not where else f"{name}[{', '.join(map(str, where.values()))}]"

@@ -1,0 +1,158 @@
+"""Simulation-based calibration, where the posterior is known."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.poutine import Trace
+from torch import Tensor, nn
+
+from pyroformer.guides.della import DELLAGuide
+from pyroformer.guides.nvae import NVAEGuide
+from pyroformer.inference.diagnostics import Calibration, calibrate
+from pyroformer.models.della import DELLA
+from pyroformer.models.nvae import NVAE
+from pyroformer.models.transformer import TransformerConfig
+
+CONFIG = TransformerConfig(vocabulary=9, window=4, width=8, layers=1, heads=2)
+TEXTS = 50
+
+
+class Gaussian(nn.Module):
+    """z ~ N(0, 1), x ~ N(z, 1): the posterior is N(x / 2, 1 / 2)."""
+
+    def forward(self, seen: Tensor | None = None) -> None:
+        with pyro.plate("texts", TEXTS, dim=-1):
+            mean = pyro.sample("mean", dist.Normal(torch.zeros(TEXTS), 1.0))
+            pyro.sample("text", dist.Normal(mean, 1.0), obs=seen)
+
+
+class Guess(nn.Module):
+    def __init__(self, slope: float = 0.5, shift: float = 0.0, scale: float = math.sqrt(0.5)) -> None:
+        super().__init__()
+        self.slope, self.shift, self.scale = slope, shift, scale
+
+    def forward(self, seen: Tensor) -> None:
+        with pyro.plate("texts", TEXTS, dim=-1):
+            pyro.sample("mean", dist.Normal(self.slope * seen + self.shift, self.scale))
+
+
+def seen_of(trace: Trace) -> Tensor:
+    return trace.nodes["text"]["value"]
+
+
+def found(guide: nn.Module, **options: Any) -> Calibration:
+    return calibrate(Gaussian(), guide, simulations=10, draws=39, args=(), observe=seen_of, **options)
+
+
+def test_the_posterior_is_calibrated() -> None:
+    calibration = found(Guess())
+    assert len(calibration.ranks["mean"]) == 10 * TEXTS
+    assert 0 <= calibration.ranks["mean"].min() and calibration.ranks["mean"].max() == 39
+    assert calibration.p_value("mean") > 0.01 and calibration.p_value("log_p") > 0.01
+
+
+def test_a_narrow_guide_leaves_the_truth_in_the_tails() -> None:
+    calibration = found(Guess(scale=0.35))
+    counts = calibration.counts("mean")
+    assert calibration.p_value("mean") < 1e-6
+    assert counts[0] + counts[-1] > 0.3 * counts.sum()
+
+
+def test_a_wide_guide_has_it_in_the_middle() -> None:
+    counts = found(Guess(scale=1.4)).counts("mean")
+    assert counts[0] + counts[-1] < 0.1 * counts.sum()
+
+
+def test_a_biased_guide_is_too_low() -> None:
+    calibration = found(Guess(shift=-0.5))
+    assert calibration.p_value("mean") < 1e-6
+    assert calibration.ranks["mean"].mean() > 24
+
+
+def test_only_the_joint_density_finds_out_the_prior() -> None:
+    calibration = found(Guess(slope=0.0, scale=1.0))  # ranks of z are uniform under the prior too
+    assert calibration.p_value("mean") > 0.01
+    assert calibration.p_value("log_p") < 1e-6
+
+
+class Shared(nn.Module):
+    """One mean for all: the posterior of m given n sightings with unit noise is N(sum / (n + 1), 1 / (n + 1))."""
+
+    def forward(self, seen: Tensor | None = None) -> None:
+        mean = pyro.sample("mean", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with pyro.plate("texts", 4, dim=-1):
+            pyro.sample("text", dist.Normal(mean, 1.0).to_event(1), obs=seen)
+
+
+class Exact(nn.Module):
+    def forward(self, seen: Tensor) -> None:
+        pyro.sample("mean", dist.Normal(seen.sum(0) / 5, math.sqrt(0.2)).to_event(1))
+
+
+def test_what_all_texts_share_has_one_rank_a_run() -> None:
+    calibration = calibrate(Shared(), Exact(), simulations=100, draws=9, args=(), observe=seen_of)
+    assert {name: len(ranks) for name, ranks in calibration.ranks.items()} == {
+        "mean[0]": 100,
+        "mean[1]": 100,
+        "log_p": 100,
+    }
+    assert min(calibration.p_value(name) for name in calibration.ranks) > 0.01
+
+
+def test_quantities_of_ones_own() -> None:
+    calibration = found(Guess(), quantities=lambda sites: {"size": sites["mean"]["value"].abs()})
+    assert list(calibration.ranks) == ["size"] and calibration.p_value("size") > 0.01
+
+
+def test_ties_are_broken_at_random() -> None:
+    calibration = found(Guess(), quantities=lambda sites: {"one": torch.ones(TEXTS)})
+    assert calibration.p_value("one") > 0.01
+
+
+def test_an_untrained_guide_of_texts_is_found_out() -> None:
+    torch.manual_seed(0)
+    model = DELLA(CONFIG, latent_size=2)
+    guide = DELLAGuide(model)
+    assert calibrate(model, guide, simulations=1, draws=9, texts=40).ranks["z_1[1]"].shape == (40,)
+    with torch.no_grad():
+        for head in guide.heads:
+            head.bias[2:] = -3.0
+    assert calibrate(model, guide, simulations=1, draws=9, texts=40).p_value("z_1[1]") < 1e-6
+
+
+def test_texts_of_another_length_than_was_drawn_do_not_count() -> None:
+    torch.manual_seed(0)
+    model = NVAE(CONFIG)
+    ranks = calibrate(model, NVAEGuide(model), simulations=1, draws=3, texts=60).ranks
+    assert set(ranks) == {"mean of weights", "mean of vectors", "log_p"}
+    assert 0 < len(ranks["log_p"]) < 60
+
+
+def test_chi_square_is_that_of_scipy() -> None:
+    from scipy.stats import chisquare
+
+    ranks = np.random.default_rng(0).integers(0, 20, 137)
+    calibration = Calibration({"z": ranks}, 19)
+    assert calibration.p_value("z", 5) == pytest.approx(chisquare(np.bincount(ranks // 4)).pvalue)
+    assert calibration.table(5).splitlines()[1].split()[:2] == ["z", "137"]
+
+
+def test_what_cannot_be_calibrated() -> None:
+    with pytest.raises(ValueError, match="draws is 0: give a whole number of at least 1"):
+        calibrate(Gaussian(), Guess(), draws=0)
+    calibration = Calibration({"z": np.arange(10)}, 9)
+    with pytest.raises(ValueError, match="bins is 3: give 2 or more that divide the 10 ranks there are"):
+        calibration.counts("z", 3)
+    with pytest.raises(ValueError, match="there is no quantity 'y': choose among z"):
+        calibration.p_value("y")
+    model = DELLA(CONFIG, latent_size=65)
+    with pytest.raises(ValueError, match="there are 65 entries of latents to rank: name at most 64"):
+        calibrate(model, DELLAGuide(model), simulations=1, texts=2)
+    nvae = NVAE(CONFIG)
+    with pytest.raises(ValueError, match="no text of 1 had the length that was drawn for it"):
+        calibrate(nvae, NVAEGuide(nvae), simulations=1, draws=3, texts=1, seed=1)

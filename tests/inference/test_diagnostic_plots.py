@@ -1,0 +1,296 @@
+"""Pictures of diagnostics show the numbers they are given, and say in one sentence what they cannot show."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import pyroformer as pf
+from pyroformer.guides.della import DELLAGuide
+from pyroformer.guides.nvae import NVAEGuide
+from pyroformer.guides.vae import VAEGuide
+from pyroformer.inference import plots
+from pyroformer.inference.arviz_versions import from_groups
+from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.diagnostics import Calibration, predictive_check
+from pyroformer.inference.folder import RunFolder
+from pyroformer.inference.report import Evaluation, Quantity
+from pyroformer.inference.report import Figure as Measured
+from pyroformer.inference.run import Run
+from pyroformer.inference.traversal import traverse
+from pyroformer.models.della import DELLA
+from pyroformer.models.nvae import NVAE
+from pyroformer.models.vae import VAE
+
+SIZES = {"width": 16, "layers": 2, "heads": 2}
+TEXT = "the number 7 is odd."
+
+
+@pytest.fixture(autouse=True)
+def matplotlib_left_alone() -> Iterator[None]:
+    plt.switch_backend("Agg")
+    before = dict(matplotlib.rcParams)
+    yield
+    plt.close("all")
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return Corpus.of([f"the number {n} is {'odd' if n % 2 else 'even'}." for n in range(60)], vocabulary=270, window=32)
+
+
+@pytest.fixture(scope="module")
+def della(corpus: Corpus) -> Run:
+    torch.manual_seed(0)
+    model = DELLA.for_corpus(corpus, latent_size=4, **SIZES)
+    return Run(model, DELLAGuide(model), corpus, RunFolder(Path("nowhere")), {}, step=0)
+
+
+def own_axes(columns: int = 1) -> list[Axes]:
+    return list(Figure((6, 4)).subplots(1, columns, squeeze=False)[0])
+
+
+def labels(ax: Axes) -> list[str]:
+    return [str(text.get_text()) for text in ax.get_legend().get_texts()]
+
+
+def words(ax: Axes) -> list[str]:
+    return [str(text.get_text()) for text in ax.texts]
+
+
+# Components against regularisation
+
+
+def counted(share: float, names: tuple[str, ...] = ("kept_alpha", "kept_attention")) -> Evaluation:
+    units = {"components": Quantity(10 * share), "of the text's": Quantity(share, 0.01)}
+    return Evaluation({name: Measured(name, units) for name in names}, {})
+
+
+def test_components_are_drawn_in_the_order_of_the_strength() -> None:
+    ax = plots.components_kept({10.0: counted(0.2), 0.1: counted(0.9)}, strength="beta", ax=own_axes()[0])
+    assert labels(ax) == ["alpha above 0.1", "holding 99 % of the attention"]
+    line = ax.lines[0]
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([0.1, 10.0], [0.9, 0.2])
+    assert (ax.get_xscale(), ax.get_xlabel()) == ("log", "beta")
+
+
+def test_components_say_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match="there are 1 evaluations: give at least 2, of runs that differ"):
+        plots.components_kept({1.0: counted(0.5)})
+    with pytest.raises(ValueError, match="an evaluation counted no components: evaluate runs of an NVAE"):
+        plots.components_kept({1.0: counted(0.5), 2.0: Evaluation({}, {})})
+
+
+# Paths
+
+
+def bank(width: int = 2) -> pf.Mixture:
+    return pf.Mixture(torch.zeros(3).log_softmax(-1), 2 * torch.randn(3, width), noise=0.5)
+
+
+@pytest.mark.parametrize("width", [2, 5])
+def test_keys_go_where_em_takes_them(width: int) -> None:
+    queries, mixture = torch.randn(40, width), bank(width)
+    left, right = plots.key_paths(queries, mixture, steps=4, axes=own_axes(2))
+    state = pf.em.adapt(queries, mixture, steps=4)
+    np.testing.assert_allclose(right.lines[0].get_ydata(), state.objective, rtol=1e-5)
+    assert len(left.lines) == 4 * 3  # a line, its steps, its start and its end, of each key
+    if width == 2:
+        ends = np.array([line.get_xydata()[0] for line in left.lines[3::4]])
+        np.testing.assert_allclose(ends, state.mixture.vectors, rtol=1e-4)
+
+
+def test_queries_climb_to_a_mode_of_the_evidence() -> None:
+    mixture, queries = bank(), torch.randn(4, 2)
+    left, right = plots.query_paths(queries, mixture, steps=30)
+    for line in right.lines:
+        assert (np.diff(line.get_ydata()) > -1e-5).all()
+    first = pf.attend(queries, mixture)
+    np.testing.assert_allclose(left.lines[0].get_xydata()[1], first[0], rtol=1e-5)
+    assert len(left.images) == 1
+
+
+def test_paths_say_what_is_wrong() -> None:
+    mixture = bank()
+    with pytest.raises(ValueError, match="steps is 0: a path needs at least 1"):
+        plots.key_paths(torch.randn(4, 2), mixture, steps=0)
+    with pytest.raises(ValueError, match="1 axes were given for 2 panels: give 2, or none"):
+        plots.query_paths(torch.randn(4, 2), mixture, axes=own_axes())
+    with pytest.raises(ValueError, match="queries have 1 dimension: a path is drawn in a plane"):
+        plots.key_paths(torch.randn(4, 1), bank(1))
+    wide = pf.Mixture(torch.zeros(3), torch.randn(3, 2), torch.ones(3, 1))
+    with pytest.raises(ValueError, match="the keys have variances or values of their own"):
+        plots.query_paths(torch.randn(4, 2), wide)
+
+
+# Layers
+
+
+def test_the_parts_of_the_kl_stand_beside_it() -> None:
+    figures = {
+        f"{measure}_{latent}": Measured(measure, {"nats/text": Quantity(value)})
+        for measure, value in (("kl", 3.0), ("information", 2.0), ("mismatch", 1.0))
+        for latent in ("z_1", "z_2")
+    }
+    ax = plots.layer_kl(Evaluation(figures, {"compared": 20}, ("z_1", "z_2")), ax=own_axes()[0])
+    assert [patch.get_height() for patch in ax.patches] == [3, 3, 2, 2, 1, 1]
+    assert "ln 20 texts" in labels(ax)
+    assert ax.lines[0].get_ydata()[0] == pytest.approx(np.log(20))
+    with pytest.raises(ValueError, match="the evaluation says nothing of single latents"):
+        plots.layer_kl(Evaluation({}, {}))
+
+
+# Traversals
+
+
+def test_a_walk_starts_from_the_reconstruction_and_changes_one_entry(della: Run) -> None:
+    own = float(della.encode([TEXT]).mean[0, 1, 3])
+    walk = traverse(della, TEXT, 2, 3, values=[own, 5.0])
+    assert (walk.latent, walk.dimension, walk.own) == (2, 3, own)
+    assert walk.own_text == walk.texts[0] == della.reconstruct(TEXT).text
+    memory = della.encode([TEXT]).memory()
+    moved = memory.latents.clone()
+    moved[0, 1, 3] = 5.0
+    assert walk.texts[1] == della.decode(type(memory)(moved))[0]
+
+
+def test_the_entry_that_is_known_best_is_walked_by_default(corpus: Corpus) -> None:
+    torch.manual_seed(0)
+    model = VAE.for_corpus(corpus, **SIZES)
+    guide = VAEGuide(model)
+    with torch.no_grad():
+        guide.log_variance.bias[11] = -6.0
+    run = Run(model, guide, corpus, RunFolder(Path("nowhere")), {}, step=0)
+    assert traverse(run, TEXT, latent=4).dimension == 11
+
+
+def test_a_table_has_a_row_for_each_value_and_one_for_the_text(della: Run) -> None:
+    ax = plots.traversal(della, TEXT, 1, 0, values=[-3.0, 3.0])
+    own = float(della.encode([TEXT]).mean[0, 0, 0])
+    values = [f"{x:+.2f}".replace("-", "−") for x in sorted([-3.0, own, 3.0])]
+    assert words(ax)[0] == "latent 1, entry 0" and words(ax)[1::2] == values
+    assert [text.get_weight() for text in ax.texts[1::2]] == ["normal", "bold", "normal"]
+
+
+def test_walks_say_what_is_wrong(della: Run, corpus: Corpus) -> None:
+    with pytest.raises(ValueError, match="latent is 3: choose one from 1 to 2"):
+        traverse(della, TEXT, 3)
+    with pytest.raises(ValueError, match="dimension is 4: choose one from 0 to 3"):
+        traverse(della, TEXT, 1, 4)
+    with pytest.raises(ValueError, match="there are no values to walk along: give at least one"):
+        traverse(della, TEXT, values=[])
+    model = NVAE.for_corpus(corpus, **SIZES)
+    nvae = Run(model, NVAEGuide(model), corpus, RunFolder(Path("nowhere")), {}, step=0)
+    with pytest.raises(ValueError, match="the latents of a NVAE are no table to walk in: take a DELLA or a VAE"):
+        traverse(nvae, TEXT)
+
+
+# Prior and posterior
+
+
+def drawn(before: np.ndarray, after: np.ndarray) -> object:
+    import xarray
+
+    both = {"prior": before, "posterior": after}
+    one = {name: xarray.Dataset({"alpha": (("chain", "draw"), x[None])}) for name, x in both.items()}
+    one["posterior"]["keys"] = ("chain", "draw", "key"), np.zeros((1, len(after), 2))
+    one["prior"]["keys"] = ("chain", "draw", "key"), np.ones((1, len(before), 2))
+    return from_groups(one, {})
+
+
+def test_densities_integrate_to_one_and_the_median_is_told() -> None:
+    rng = np.random.default_rng(0)
+    ax = plots.prior_posterior(drawn(rng.normal(0, 3, 4000), rng.normal(2, 0.5, 4000)), "alpha", ax=own_axes()[0])
+    for patch, least in zip(ax.patches[::2], (0.97, 0.999), strict=True):
+        heights, edges, _ = patch.get_data()
+        assert least < (heights * np.diff(edges)).sum() <= 1 + 1e-9
+    assert float(ax.get_title(loc="left").split()[1].rstrip(",")) == pytest.approx(2, abs=0.05)
+    assert labels(ax) == ["prior", "posterior"]
+
+
+def test_numbers_of_many_sizes_have_a_logarithmic_axis() -> None:
+    rng = np.random.default_rng(0)
+    ax = plots.prior_posterior(drawn(np.exp(rng.normal(0, 3, 999)), np.exp(rng.normal(1, 0.1, 999))), "alpha")
+    assert ax.get_ylabel() == "density of the logarithm"
+    assert float(ax.get_title(loc="left").split()[1].rstrip(",")) == pytest.approx(np.e, rel=0.05)
+
+
+def test_prior_and_posterior_say_what_is_wrong() -> None:
+    data = drawn(np.ones(30), np.ones(30))
+    with pytest.raises(ValueError, match="there is no variable 'beta' in prior: choose among alpha, keys"):
+        plots.prior_posterior(data, "beta")
+    with pytest.raises(ValueError, match="keys has several entries, along key: say which one with where="):
+        plots.prior_posterior(data, "keys")
+    with pytest.raises(ValueError, match="keys has no entry"):
+        plots.prior_posterior(data, "keys", {"key": 2})
+    assert plots.prior_posterior(data, "keys", {"key": 1}).get_xlabel() == "keys[1]"
+
+
+# k-hat
+
+
+def densities(widths: list[float]) -> object:
+    """Log weights x * w with standard normal x: k-hat grows with w."""
+    import xarray
+
+    weights = np.random.default_rng(0).exponential(1, (1, 400, len(widths))) * np.array(widths)
+    stats = {"log_p": (("chain", "draw", "text"), weights), "log_q": (("chain", "draw", "text"), 0 * weights)}
+    return from_groups({"sample_stats": xarray.Dataset(stats, {"text": [f"text {w}" for w in widths]})}, {})
+
+
+def test_the_worst_khat_is_on_top_in_its_colour() -> None:
+    data = densities([1.2, 0.1, 0.6])
+    ax = plots.khats(data)
+    assert [str(tick.get_text()) for tick in ax.get_yticklabels()] == ["text 0.1", "text 0.6", "text 1.2"]
+    np.testing.assert_allclose(ax.collections[0].get_offsets()[:, 0], np.sort(pf.diagnostics.khat(data)))
+    assert labels(ax) == ["near: 1", "usable with weights: 1", "off: 1"]
+    assert len(plots.khats(densities([0.3] * 40)).get_yticklabels()) < 40  # too many to name
+
+
+def test_khat_of_shared_latents_is_no_picture() -> None:
+    import xarray
+
+    values = np.random.default_rng(0).normal(size=(1, 100))
+    stats = xarray.Dataset({"log_p": (("chain", "draw"), values), "log_q": (("chain", "draw"), 0 * values)})
+    with pytest.raises(ValueError, match="all observations share the latents, so there is one k-hat"):
+        plots.khats(from_groups({"sample_stats": stats}, {}))
+
+
+# Ranks
+
+
+def test_ranks_are_counted_in_bins_with_the_binomial_band() -> None:
+    from torch.distributions import Binomial
+
+    flat, low = np.arange(200) % 20, np.zeros(200, dtype=int)
+    axes = plots.ranks(Calibration({"z": flat, "y": low}, 19), bins=10)
+    assert len(axes) == 2
+    assert [bar.get_height() for bar in axes[0].patches[1:]] == [20] * 10
+    assert axes[0].get_title(loc="left") == "z   p = 1"
+    band = axes[0].patches[0].get_extents().transformed(axes[0].transData.inverted())
+    below = Binomial(200, torch.tensor(0.1)).log_prob(torch.arange(201.0)).exp().cumsum(0)
+    assert below[round(band.y0) - 1] < 0.005 <= below[round(band.y0)]
+    assert below[round(band.y1) - 1] < 0.995 <= below[round(band.y1)]
+    with pytest.raises(ValueError, match="1 axes were given for 2 quantities: give one for each, or none"):
+        plots.ranks(Calibration({"z": flat, "y": low}, 19), axes=own_axes())
+
+
+# Predictive checks
+
+
+def test_real_texts_stand_out_in_their_colour() -> None:
+    statistics = {"letters": lambda some: float(sum(map(len, some))), "texts": lambda some: float(len(some))}
+    sets = [["a" * n] for n in range(1, 60)]
+    ax = plots.predictive(predictive_check(["a" * 99], sets, statistics))
+    diamonds = [line for line in ax.lines if line.get_marker() == "D" and len(line.get_xdata())]
+    check = predictive_check(["a" * 99], sets, statistics)
+    assert [line.get_xdata()[0] for line in diamonds] == pytest.approx([check.scaled[0]])  # nothing varies in the other
+    assert diamonds[0].get_color() == "#d55e00"
+    assert words(ax) == ["99  |  30", "1  |  1", "real  |  made up"]

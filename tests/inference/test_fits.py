@@ -1,0 +1,78 @@
+"""Several fits as chains: r-hat then says whether they agree."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pyroformer.guides.vae import VAEGuide
+from pyroformer.inference.arviz_versions import dataset
+from pyroformer.inference.diagnostics import as_chains
+from pyroformer.inference.posterior import to_arviz
+from pyroformer.inference.shared import shared_posterior
+from pyroformer.models.batch import Batch
+from pyroformer.models.transformer import TransformerConfig
+from pyroformer.models.vae import VAE
+
+SEEN = torch.tensor([0.3, -1.2, 0.8])
+
+
+class Mean(nn.Module):
+    def forward(self, seen: Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(torch.zeros(()), 1.0))
+        with pyro.plate("texts", len(seen), dim=-1):
+            pyro.sample("text", dist.Normal(mean, 1.0), obs=seen)
+
+
+class Fit(nn.Module):
+    def __init__(self, mean: float) -> None:
+        super().__init__()
+        self.mean = mean
+
+    def forward(self, seen: Tensor) -> None:
+        pyro.sample("mean", dist.Normal(self.mean, 0.5))
+
+
+def rhat(means: tuple[float, ...]) -> float:
+    import arviz
+
+    fits = [shared_posterior(Mean(), Fit(mean), SEEN, draws=100, seed=number) for number, mean in enumerate(means)]
+    return float(arviz.rhat(dataset(as_chains(fits), "posterior"))["mean"])
+
+
+def test_rhat_of_fits_that_agree_is_one_and_of_others_is_not() -> None:
+    assert rhat((0.0, 0.0, 0.0)) < 1.05
+    assert rhat((0.0, 0.0, 1.5)) > 1.5
+
+
+def fit(
+    seed: int = 0, texts: tuple[list[int], ...] = ([5, 2], [6, 7, 2]), draws: int = 3, prior: bool = True
+) -> object:
+    torch.manual_seed(seed)
+    model = VAE(TransformerConfig(vocabulary=9, window=4, width=8, layers=1, heads=2))
+    return to_arviz(model, VAEGuide(model), Batch.pad(list(texts)), draws=draws, prior=prior)
+
+
+def test_chains_are_the_fits_and_the_texts_stay() -> None:
+    fits = [fit(seed) for seed in range(3)]
+    found = as_chains(fits)
+    for number, one in enumerate(fits):
+        expected = dataset(one, "posterior")["vectors"].values[0]
+        assert (
+            dataset(found, "posterior")["vectors"]
+            .sel(chain=number)
+            .equals(dataset(one, "posterior")["vectors"].sel(chain=0).assign_coords(chain=number))
+        ), expected
+    assert dataset(found, "observed_data").equals(dataset(fits[0], "observed_data"))
+
+
+def test_what_are_no_chains() -> None:
+    with pytest.raises(ValueError, match="there are 1 fits: chains that agree or not need at least 2"):
+        as_chains([fit()])
+    with pytest.raises(ValueError, match="fit 2 is of other texts than the first: give each the same"):
+        as_chains([fit(), fit(texts=([5, 2], [7, 7, 2]))])
+    with pytest.raises(ValueError, match="fit 2 has other variables or sizes in 'posterior' than the first"):
+        as_chains([fit(), fit(draws=4)])
+    with pytest.raises(ValueError, match="fit 2 has no group 'prior' and the first has"):
+        as_chains([fit(), fit(prior=False)])

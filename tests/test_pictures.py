@@ -1,0 +1,33 @@
+"""Every picture that docs/plots.md shows is there, is small, and is made by the script."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import pyroformer as pf
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "plots.md").read_text()
+SHOWN = re.findall(r"\(pictures/(\w+)\.png\)", PAGE)
+MADE = {
+    node.name for node in ast.parse((DOCS / "make_pictures.py").read_text()).body if isinstance(node, ast.FunctionDef)
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_picture_is_there_and_is_that_of_a_function(name: str) -> None:
+    assert (DOCS / "pictures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert name in pf.plot.__all__ and name in MADE
+
+
+def test_all_pictures_together_are_small_and_each_is_shown() -> None:
+    files = list((DOCS / "pictures").iterdir())
+    assert {path.stem for path in files} == set(SHOWN)
+    assert sum(path.stat().st_size for path in files) < 1_000_000
+
+
+def test_the_page_calls_what_there_is() -> None:
+    for module, name in re.findall(r"pf\.(plot|diagnostics)\.(\w+)", PAGE):
+        assert hasattr(getattr(pf, module), name), name
