@@ -12,6 +12,7 @@ from .style import COLOURS, INK, new_axes, plain
 __all__ = ["components_kept"]
 
 WIDTH, HEIGHT = 5.2, 3.8  # of a figure of our own, in inches
+SIZES = (9.0, 6.0, 3.0)  # of the dots: where lines lie on one another, all can be seen
 UNIT = "of the text's"
 COUNTS = {
     "kept_alpha": "alpha above 0.1",
@@ -43,16 +44,18 @@ def components_kept(
     if not shown:
         raise ValueError("an evaluation counted no components: evaluate runs of an NVAE.")
     ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
-    for colour, (name, label) in zip(COLOURS, shown.items(), strict=False):
+    for colour, size, (name, label) in zip(COLOURS, SIZES, shown.items(), strict=False):
         found = [evaluations[x][name].units[UNIT] for x in strengths]
         values = [np.nan if quantity.value is None else quantity.value for quantity in found]
         errors = [quantity.error or 0.0 for quantity in found]
-        ax.errorbar(strengths, values, errors, color=colour, marker="o", markersize=4, linewidth=1.5, label=label)
+        ax.errorbar(
+            strengths, values, errors, color=colour, marker="o", markersize=size, linewidth=size / 2, label=label
+        )
     if strengths[0] > 0 and strengths[-1] > 10 * strengths[0]:
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.minorticks_off()
     ax.set(xlabel=strength, ylabel="share of a text's components", ylim=(0, 1.05))
     ax.set_title("Components in use", loc="left", fontsize="medium", color=INK)
-    ax.legend(fontsize="small", frameon=False)
+    ax.legend(fontsize="small", frameon=False, loc="lower left")
     return plain(ax)

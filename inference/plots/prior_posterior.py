@@ -65,7 +65,7 @@ def prior_posterior(data: Any, name: str, where: Mapping[str, Any] | None = None
         ax.set_ylabel("density of the logarithm")
     shown = 10**middle if logarithmic else middle
     ax.set_title(f"median {shown:.3g}, and the middle 90 %", loc="left", fontsize="medium", color=INK)
-    ax.legend(fontsize="small", frameon=False)
+    ax.legend(fontsize="small", frameon=False, loc="upper right")
     return plain(ax)
 
 
