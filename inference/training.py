@@ -436,6 +436,7 @@ def _quiet_lightning() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+            warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")  # fit decides it
             yield
     finally:
         logger.setLevel(levels[0])

@@ -14,6 +14,9 @@ from nbformat import NotebookNode
 
 HERE = Path(__file__).resolve().parent
 
+# Warnings that tell the readers of outputs nothing: tqdm, which Pyro imports, has no progress bar, and ArviZ changes.
+IGNORED = ("ignore:IProgress not found", "ignore::FutureWarning:arviz")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -30,8 +33,7 @@ def executed(source: Path) -> NotebookNode:
     for number, cell in enumerate(notebook.cells, 1):
         cell.id = f"cell-{number}"  # jupytext's are random, and every line of a diff counts
     client = NotebookClient(notebook, record_timing=False, resources={"metadata": {"path": source.parent}})
-    # tqdm, which Pyro imports, would warn of a progress bar that no reader of outputs needs
-    return client.execute(env={**os.environ, "PYTHONWARNINGS": "ignore:IProgress not found"})
+    return client.execute(env={**os.environ, "PYTHONWARNINGS": ",".join(IGNORED)})
 
 
 if __name__ == "__main__":
