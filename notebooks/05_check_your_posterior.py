@@ -398,6 +398,8 @@ draw_sizes()
 #   `Independent` a full `scale_tril` to learn, and see all checks pass.
 # - With a run of yours: `data = run.posterior(texts, draws=200)`, then `khat(data)` for each text, and `khat(data,
 #   "vectors")` for how far the text moves one site away from its prior.
+# - `pf.diagnostics.calibrate(model, guide)` draws the data anew many times and ranks the truth among the guide's draws,
+#   for any model; `.table()` and `pf.plot.ranks` show it. It ranks log p as well, which finds out even the prior.
 # - `run.evaluate()` prints the bound of one draw beside those of more; `compare(first, second, texts)` in
 #   `pyroformer.inference.diagnostics` says which of two runs finds held-out texts more probable, with a standard
 #   error.
