@@ -439,7 +439,7 @@ def test_a_weight_that_does_not_move_has_no_column(corpus: Corpus, tmp_path: Pat
     assert scheduled["beta"][0] == pytest.approx(0.0) and scheduled["beta"][-1] == pytest.approx(0.5)
     scheduled = train(corpus, tmp_path / "c", steps=3, kl_weight="geometric", beta=0.5).folder.read_metrics()
     assert scheduled["beta"][0] == pytest.approx(0.0005)
-    assert scheduled["beta"][-1] == pytest.approx(0.5 * geometric(2 / 3))  # where the last of three batches is
+    assert scheduled["beta"][-1] == pytest.approx(0.5 * geometric(2 / 3), rel=1e-4)  # the table rounds
 
 
 @pytest.fixture(scope="module")
