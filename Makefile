@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 APP := .venv/.app
 DEV := .venv/.dev
+DOCS := .venv/.docs
 # Byte code is written when a module is first imported, because most of what is installed never is.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
@@ -11,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint format notebooks clean table curve
+.PHONY: help demo docs test lint format notebooks clean table curve
 
 help:
 	@echo "make demo       train a small model on the built-in English corpus, then show what it learnt"
@@ -19,6 +20,7 @@ help:
 	@echo "make lint       ruff and mypy alone"
 	@echo "make format     let ruff rewrite the code"
 	@echo "make notebooks  run the notebooks and write each .ipynb, with outputs, from its .py"
+	@echo "make docs       API pages, guides and notebooks as a site in build/docs; a warning is an error"
 	@echo "make table      DELLA against its rivals, with DATA=folder; goes on where it stopped"
 	@echo "make curve      rate against distortion of NVAE and VAE, with DATA=folder; goes on where it stopped"
 	@echo "make clean      remove .venv and the tools' caches"
@@ -52,6 +54,10 @@ format: $(DEV)
 notebooks: $(DEV)
 	$(BIN)/python notebooks/make_notebooks.py
 
+docs: $(DOCS)
+	$(BIN)/python -m sphinx -W --keep-going -c docs -b html . build/docs
+	@echo "open build/docs/docs/index.html"
+
 table: export OMP_NUM_THREADS ?= 1
 table: $(DEV)
 	@test -n "$(DATA)" || { echo "make table needs texts: make table DATA=folder" >&2; exit 1; }
@@ -73,6 +79,10 @@ clean:
 $(APP): pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) --editable .
 	touch $@
+
+$(DOCS): pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) --editable ".[docs]"
+	touch $(APP) $@
 
 $(DEV): pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) --editable ".[dev]"

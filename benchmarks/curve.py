@@ -240,6 +240,7 @@ def plot(results: Sequence[Mapping[str, Any]], path: Path) -> None:
         xlabel="rate: KL of all latents, nats per token",
         ylabel="distortion: -log p(x | z), nats per token",
     )
+    axes.margins(x=0.08)
     axes.legend(frameon=False)
     figure_.savefig(path, dpi=150)
 

@@ -170,7 +170,7 @@ def predictive(folder: Path) -> Any:
 
 
 def weights(folder: Path) -> Any:
-    run = nvae(folder, BETAS[0])
+    run = nvae(folder, BETAS[-1])
     return pf.plot.weights(run, run.corpus.test[0])
 
 

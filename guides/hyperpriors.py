@@ -8,7 +8,7 @@ from pyro import distributions as dist
 from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
-from torch.distributions import Distribution, biject_to
+from torch.distributions import biject_to
 
 from ..models.hyperpriors import draw_hyperpriors
 
@@ -53,7 +53,7 @@ class HyperPosterior(nn.Module):
             self.mean[_key(site)] = nn.Parameter(start)
             self.log_scale[_key(site)] = nn.Parameter(torch.full_like(start, SPREAD).log())
 
-    def laws(self) -> dict[str, Distribution]:
+    def laws(self) -> dict[str, Any]:
         """The posterior of each hyper-prior, by site."""
         return {site: self._law(site) for site in self.transforms}
 
@@ -74,7 +74,7 @@ def _draw(model: PyroModule) -> dict[str, tuple[Any, Tensor]]:
     """Law and value of each hyper-prior, as if the model were called."""
     with pyro.settings.context(module_local_params=True), model._pyro_context, poutine.trace() as tracer:
         draw_hyperpriors(model)
-    sites = tracer.trace.nodes
+    sites: dict[str, Any] = dict(tracer.trace.nodes)
     return {
         name: (site["fn"], site["value"].detach())
         for name, site in sites.items()

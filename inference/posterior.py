@@ -70,7 +70,7 @@ def posterior(
     for row, text in enumerate(several):
         found = run.tokenizer.pieces(text)
         pieces[row, : len(found)] = found
-    extra = {"constant_data": {"piece": (("text", "token"), pieces.astype(str))}, "training": _training(run)}
+    extra: Any = {"constant_data": {"piece": (("text", "token"), pieces.astype(str))}, "training": _training(run)}
     return to_arviz(
         run.model,
         run.guide,
@@ -149,14 +149,14 @@ def to_arviz(
             kept.add("posterior", latents, masks)
             if prior:
                 kept.add("prior", latent_sites(poutine.trace(model).get_trace(batch), latents), masks)
-            text = pair[0].nodes["text"]["fn"]
+            text: Any = pair[0].nodes["text"]["fn"]
             densities = elbo.densities(*pair)
             likelihood = {"per_text": densities.log_p["text"]}
             if isinstance(text, AutoregressiveText):
                 tokens = text.likelihood(batch.tokens).token_log_prob(batch.tokens)
                 likelihood["per_token"] = torch.where(batch.mask, tokens, torch.nan)
             kept.put("log_likelihood", likelihood)
-            total = {"log_p": sum(densities.log_p.values()), "log_q": sum(densities.log_q.values())}
+            total: dict[str, Any] = {"log_p": sum(densities.log_p.values()), "log_q": sum(densities.log_q.values())}
             each = {f"log_p_{site}": value for site, value in densities.log_p.items()}
             each |= {f"log_q_{site}": value for site, value in densities.log_q.items()}
             kept.put("sample_stats", total | each)

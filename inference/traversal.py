@@ -81,7 +81,9 @@ def traverse(
         raise ValueError(f"dimension is {dimension}: choose one from 0 to {size - 1}.")
     own = float(found.mean[0, latent - 1, dimension])
     rows = len(values) + 1
-    several = {name: x.expand(rows, *x.shape[1:]) for name, x in found._asdict().items() if isinstance(x, Tensor)}
+    several: dict[str, Any] = {
+        name: x.expand(rows, *x.shape[1:]) for name, x in found._asdict().items() if isinstance(x, Tensor)
+    }
     several["mean"] = several["mean"].clone()
     several["mean"][:, latent - 1, dimension] = torch.tensor([own, *values], device=found.mean.device)
     own_text, *texts = decode(run, found._replace(**several).memory(), decoding, seed=seed)

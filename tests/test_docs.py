@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,9 @@ def test_every_block_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    for name in ("my_priors", "my_guides", "my_models"):  # another test may have imported one of that name
+        monkeypatch.setitem(sys.modules, name, sys)  # what is set is forgotten at the end
+        del sys.modules[name]
     texts = [f"The {'food' if n % 3 else 'room'} was {'good' if n % 2 else 'bad'}, {n} of 100." for n in range(120)]
     Path("reviews.txt").write_text("\n".join(["The food was good.", *texts]))
     seen: dict[str, Any] = {}
