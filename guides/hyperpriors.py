@@ -1,5 +1,6 @@
 r"""Posteriors of hyper-priors, which every guide has without being asked."""
 
+import copy
 from typing import Any
 
 import pyro
@@ -9,6 +10,7 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import biject_to
+from torch.distributions.constraints import Constraint
 
 from ..models.hyperpriors import draw_hyperpriors
 
@@ -39,27 +41,26 @@ class HyperPosterior(nn.Module):
 
     def __init__(self, model: PyroModule) -> None:
         super().__init__()
-        self.transforms: dict[str, Any] = {}
+        self.supports: dict[str, Any] = {}
         self.mean, self.log_scale = nn.ParameterDict(), nn.ParameterDict()
         # making a guide must not move the noise of what follows
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)
             draws = [_draw(model) for _ in range(DRAWS)]
         for site, (law, _) in draws[0].items():
-            transform: Any = biject_to(law.support)
-            start = torch.stack([transform.inv(draw[site][1]) for draw in draws]).median(0).values
+            self.supports[site] = law.support
+            start = torch.stack([biject_to(law.support).inv(draw[site][1]) for draw in draws]).median(0).values
             start = start.clamp(-BOUND, BOUND)
-            self.transforms[site] = transform
             self.mean[_key(site)] = nn.Parameter(start)
             self.log_scale[_key(site)] = nn.Parameter(torch.full_like(start, SPREAD).log())
 
     def laws(self) -> dict[str, Any]:
         """The posterior of each hyper-prior, by site."""
-        return {site: self._law(site) for site in self.transforms}
+        return {site: self._law(site) for site in self.supports}
 
     def medians(self) -> dict[str, Tensor]:
         """The median of each, by site."""
-        return {site: transform(self.mean[_key(site)]) for site, transform in self.transforms.items()}
+        return {site: biject_to(support)(self.mean[_key(site)]) for site, support in self.supports.items()}
 
     def forward(self) -> dict[str, Tensor]:
         """One draw of each."""
@@ -67,7 +68,23 @@ class HyperPosterior(nn.Module):
 
     def _law(self, site: str) -> Any:
         normal = dist.Normal(self.mean[_key(site)], self.log_scale[_key(site)].exp())
-        return dist.TransformedDistribution(normal, [self.transforms[site]])
+        return dist.TransformedDistribution(normal, [biject_to(self.supports[site])])
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Bounds of a support follow the module to its device and dtype."""
+        self.supports = {site: _applied(fn, support) for site, support in self.supports.items()}
+        return super()._apply(fn, recurse)
+
+
+def _applied(fn: Any, support: Any) -> Any:
+    """A constraint with ``fn`` applied to all tensors in it."""
+    changed = copy.copy(support)
+    for name, value in getattr(support, "__dict__", {}).items():
+        if isinstance(value, Tensor):
+            setattr(changed, name, fn(value))
+        elif isinstance(value, Constraint):
+            setattr(changed, name, _applied(fn, value))
+    return changed
 
 
 def _draw(model: PyroModule) -> dict[str, tuple[Any, Tensor]]:

@@ -16,6 +16,7 @@ References:
 """
 
 import copy
+import re
 from collections.abc import Callable, Iterable
 from inspect import signature
 from pathlib import Path
@@ -43,6 +44,7 @@ PRIORS = {
     "gaussian": "pyroformer.models.priors.GaussianBase",
 }
 GIVEN = {"gaussian": {"learnable": True}}  # what a named prior needs besides, to have something to learn
+POSTERIOR = r"guide\.hyperpriors\.\w+\.base_measure__"  # of the hyper-priors in a base measure
 DECIDED = ("objective", "kl_weight", "beta", "free_bits", "free_bits_per", "target_kl", "kl_reduction")
 
 
@@ -145,7 +147,7 @@ def _fitting(model: Model, prior: Any) -> BaseMeasure:
     """The prior on the model's device and with the law of the prior's own components that the model was trained with.
 
     Raises:
-        ValueError: If it does not fit, or there is nothing in it to learn.
+        ValueError: If it does not fit.
     """
     base, own = _base_measure(model), _own_components(model)
     if not isinstance(prior, BaseMeasure):
@@ -161,24 +163,44 @@ def _fitting(model: Model, prior: Any) -> BaseMeasure:
     fitted: BaseMeasure = prior
     if isinstance(fitted, SequencePrior):
         fitted.first.requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in fitted.parameters()):
-        kind = type(fitted.tokens if isinstance(fitted, IndependentBase) else fitted).__name__
-        raise ValueError(f"the prior {kind} has nothing to learn: give one with parameters, or learnable=True.")
     return fitted
 
 
 def _with_prior(model: Model, guide: nn.Module | None, prior: BaseMeasure) -> tuple[Model, nn.Module | None]:
-    """Copies of a model and its guide with another base measure, in which only that is trained."""
+    """Copies of a model and its guide with another base measure, in which only that is trained.
+
+    Raises:
+        ValueError: If there is nothing in it to learn.
+    """
     fresh = type(model)(**_arguments(model, "base_measure"), base_measure=prior)
     posterior = None if guide is None else type(guide)(model=fresh, **_arguments(guide, "model"))
     before, after = ELBO()(model, guide), ELBO()(fresh, posterior)
-    kept = {name: value for name, value in before.state_dict().items() if not name.startswith("model.base_measure.")}
-    learning = {id(parameter) for parameter in prior.parameters() if parameter.requires_grad}
+    kept = {new: value for name, value in before.state_dict().items() if (new := _place(name, after.state_dict()))}
+    learning = [
+        name
+        for name, parameter in after.named_parameters()
+        if parameter.requires_grad and re.match(rf"model\.base_measure\.|{POSTERIOR}(?!first__)", name)
+    ]
+    if not learning:
+        kind = type(prior.tokens if isinstance(prior, IndependentBase) else prior).__name__
+        raise ValueError(f"the prior {kind} has nothing to learn: give one with parameters, or learnable=True.")
     after.load_state_dict(after.state_dict() | kept)
     after.to(model.device).train()
-    for parameter in after.parameters():
-        parameter.requires_grad_(id(parameter) in learning)
+    for name, parameter in after.named_parameters():
+        parameter.requires_grad_(name in learning)
     return fresh, posterior
+
+
+def _place(name: str, after: Iterable[str]) -> str | None:
+    """Where a weight of the first stage goes, if anywhere.
+
+    The old base measure lives on as the law of the prior's own components, and with it what is known of its
+    hyper-priors.
+    """
+    if name.startswith("model.base_measure."):
+        return None
+    moved = re.sub(rf"^({POSTERIOR})(?!first__)", r"\1first__", name)
+    return moved if moved in after or not re.match(POSTERIOR, name) else None
 
 
 def _arguments(recorded: Any, leave_out: str) -> dict[str, Any]:
@@ -187,13 +209,18 @@ def _arguments(recorded: Any, leave_out: str) -> dict[str, Any]:
 
 
 def _check_own(base: nn.Module, prior: SequencePrior) -> None:
-    old: Any = own_component(base)
-    new: Any = own_component(prior)
+    with torch.random.fork_rng(devices=[]):  # a law with a hyper-prior is drawn: the same law from the same seed
+        old, new = (_seeded_component(each) for each in (base, prior))
     if not (torch.allclose(old.mean, new.mean) and torch.allclose(old.variance, new.variance)):
         raise ValueError(
             f"the first component of the prior {type(prior).__name__} has another mean or variance than the run's, "
             "which its decoder knows: give first=run.model.base_measure."
         )
+
+
+def _seeded_component(prior: nn.Module) -> Any:
+    torch.manual_seed(0)
+    return own_component(prior)
 
 
 def _own_components(model: Model) -> int:

@@ -42,7 +42,8 @@ from pyroformer.models.vae import VAE
 from pyroformer.models.vector_priors import MixtureBase
 from pyroformer.models.weight_priors import GEM, GammaDirichletProcess, PitmanYor, SymmetricDirichlet
 
-CONFIG = TransformerConfig(vocabulary=30, window=12, width=4, layers=2, heads=2, dropout=0.0)
+CONFIG = TransformerConfig(vocabulary=30, window=12, width=4, layers=1, heads=2, dropout=0.0)
+DEEP = TransformerConfig(vocabulary=30, window=12, width=4, layers=2, heads=2, dropout=0.0)
 BATCH = Batch.pad([[5, 6, 7, EOS], [9, EOS]])
 MASK = torch.tensor([True, True, True, False])
 
@@ -195,13 +196,16 @@ def vae_base(name: str) -> Any:
 
 
 def della_latent(name: str) -> Any:
-    model = DELLA(CONFIG, latent_size=3, latent_prior=LATENTS[name](3, 3, 2))
+    model = DELLA(DEEP, latent_size=3, latent_prior=LATENTS[name](3, 3, 2))
     return model, DELLAGuide(model)
 
 
 PAIRS = {f"nvae-weights-{name}": (nvae_weights, name) for name in WEIGHTS}
 PAIRS |= {f"nvae-{name}": (nvae_base, name) for name in BASES} | {f"vae-{name}": (vae_base, name) for name in BASES}
 PAIRS |= {f"della-{name}": (della_latent, name) for name in LATENTS}
+
+
+EACH = [name for name in PAIRS if not name.startswith("vae-")]  # the NVAE has the same base measures
 
 
 def made(name: str) -> Any:
@@ -219,13 +223,6 @@ class TestInAModel:
         dead = [n for n, p in objective.named_parameters() if p.grad is None or not p.grad.any()]
         assert loss.isfinite() and not dead
 
-    def test_a_few_steps_of_training_help(self, name: str) -> None:
-        model, guide = made(name)
-        svi = SVI(model, guide, torch.optim.Adam, ELBO(data_size=10), lr=3e-2)
-        losses = [svi.step(BATCH) for _ in range(12)]
-        assert all(map(math.isfinite, losses)) and sum(losses[-3:]) < sum(losses[:3])
-        assert len(pyro.get_param_store()) == 0
-
     def test_survives_saving_in_double_precision(self, name: str) -> None:
         model, guide = (module.double() for module in made(name))
         batch = BATCH._replace(weight=BATCH.weight.double())
@@ -241,20 +238,31 @@ class TestInAModel:
             terms.append(each.terms(batch).bound)
         assert terms[0].dtype == torch.float64 and torch.equal(*terms)
 
-    @pytest.mark.compile
-    def test_captured_equals_eager(self, name: str) -> None:
-        results = []
-        for compiled in (False, True):
-            objective = ELBO(data_size=10)(*made(name))
-            losses = CompiledObjective(objective, backend="aot_eager").losses if compiled else objective.losses
-            torch.manual_seed(7)
-            loss = losses(BATCH)["objective"]
-            loss.backward()
-            results.append((loss.detach(), {n: p.grad for n, p in objective.named_parameters()}))
-        (loss, gradients), (other, others) = results
-        assert torch.allclose(loss, other, rtol=1e-4)
-        for n, gradient in gradients.items():
-            assert torch.allclose(gradient, others[n], atol=1e-4 * float(gradient.abs().max()) + 1e-6), n
+
+@pytest.mark.parametrize("name", EACH)
+def test_a_few_steps_of_training_help(name: str) -> None:
+    model, guide = made(name)
+    svi = SVI(model, guide, torch.optim.Adam, ELBO(data_size=10), lr=3e-2)
+    losses = [svi.step(BATCH) for _ in range(10)]
+    assert all(map(math.isfinite, losses)) and sum(losses[-3:]) < sum(losses[:3])
+    assert len(pyro.get_param_store()) == 0
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("name", EACH)
+def test_captured_equals_eager(name: str) -> None:
+    results = []
+    for compiled in (False, True):
+        objective = ELBO(data_size=10)(*made(name))
+        losses = CompiledObjective(objective, backend="aot_eager").losses if compiled else objective.losses
+        torch.manual_seed(7)
+        loss = losses(BATCH)["objective"]
+        loss.backward()
+        results.append((loss.detach(), {n: p.grad for n, p in objective.named_parameters()}))
+    (loss, gradients), (other, others) = results
+    assert torch.allclose(loss, other, rtol=1e-4)
+    for n, gradient in gradients.items():
+        assert torch.allclose(gradient, others[n], atol=1e-4 * float(gradient.abs().max()) + 1e-6), n
 
 
 @pytest.mark.parametrize("name", ["nvae-weights-gem", "nvae-weights-pitman-yor"])
@@ -269,9 +277,7 @@ def test_the_published_objective_is_one_of_dirichlets(name: str) -> None:
     ("model", "options"),
     [
         ("nvae", "--objective elbo --model.weight_prior pyroformer.models.weight_priors.PitmanYor"),
-        ("nvae", "--model.weight_prior pyroformer.models.weight_priors.GammaDirichletProcess"),
         ("vae", "--model.base_measure pyroformer.models.heavy_tails.StudentTBase --model.base_measure.freedom 3"),
-        ("della", "--model.latent_prior pyroformer.models.heavy_tails.LinearLaplace --model.latent_size 3"),
         ("della", "--model.latent_prior pyroformer.models.heavy_tails.LinearStudentT --model.structure single"),
     ],
 )

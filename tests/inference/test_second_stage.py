@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from pyro import distributions as dist
+from pyro.nn import PyroSample
 from torch import Tensor
+from torch.distributions import Distribution
 
 from pyroformer.guides.nvae import NVAEGuide, Posterior
+from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.cli import main
 from pyroformer.inference.corpus import Corpus
 from pyroformer.inference.elbo import ELBO
@@ -22,8 +26,9 @@ from pyroformer.inference.training import Status, fit
 from pyroformer.models.batch import Batch
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
-from pyroformer.models.priors import GaussianBase
+from pyroformer.models.priors import GaussianBase, Hierarchical, VectorPrior
 from pyroformer.models.sequence_priors import AutoregressiveBase, IndependentBase
+from pyroformer.models.vae import VAE
 from pyroformer.models.vector_priors import MixtureBase
 
 TEXTS = [f"{'One' if n % 3 else 'No'} {n % 43}." for n in range(120)]
@@ -114,6 +119,56 @@ def test_a_learnt_own_component_is_held(corpus: Corpus) -> None:
     assert not any(part.startswith("model.base_measure.first") for part in new.config["trained"])
     with pytest.raises(ValueError, match="first component of the prior AutoregressiveBase has another mean"):
         refit(first, AutoregressiveBase(8, heads=2, kappa=2), steps=1)
+
+
+class Scaled(VectorPrior, Hierarchical):
+    """Vectors of an unknown spread."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = PyroSample(dist.Gamma(4.0, 4.0))
+        self.register_buffer("zeros", torch.zeros(width))
+
+    def forward(self) -> Distribution:
+        law: Distribution = dist.Normal(self.zeros, self.scale).to_event(1)
+        return law
+
+
+def known(run: Run, site: str) -> Tensor:
+    """The posterior's parameters for a hyper-prior."""
+    guide: Any = run.guide
+    return torch.stack(
+        [part[site.replace(".", "__")] for part in (guide.hyperpriors.mean, guide.hyperpriors.log_scale)]
+    )
+
+
+@pytest.mark.parametrize("name", ["mixture", "autoregressive"])
+def test_what_is_known_of_a_hyper_prior_stays_with_the_own_component(corpus: Corpus, name: str) -> None:
+    torch.manual_seed(0)
+    model = NVAE.for_corpus(corpus, width=8, layers=1, heads=2, base_measure=Scaled(8))
+    first = fit(model, NVAEGuide(model), corpus, steps=3, learning_rate=0.1, objective="elbo", **QUICK)
+    given = {"heads": 2} if name == "autoregressive" else {}
+    second = refit(first, named_prior(first, name, **given), steps=2, **QUICK)
+    third = refit(second, "gaussian", steps=1, **QUICK)
+    for again in (second, third):
+        assert torch.equal(known(again, "base_measure.first.scale"), known(first, "base_measure.scale"))
+    assert not any("hyperpriors" in part for part in second.config["trained"])
+    with pytest.raises(ValueError, match="first component of the prior AutoregressiveBase has another mean"):
+        refit(first, AutoregressiveBase(8, heads=2), steps=1)
+
+
+@pytest.mark.parametrize(
+    "family", [(VAE, VAEGuide, "base_measure.scale"), (NVAE, NVAEGuide, "base_measure.tokens.scale")]
+)
+def test_a_prior_that_is_all_hyper_prior_is_learnt_through_its_posterior(corpus: Corpus, family: Any) -> None:
+    make, guided, site = family
+    model = make.for_corpus(corpus, width=8, layers=1, heads=2)
+    first = fit(model, guided(model), corpus, steps=3, objective="elbo", **QUICK)
+    start = known(refit(first, Scaled(8), steps=1, learning_rate=1e-9, **QUICK), site)
+    new = refit(first, Scaled(8), steps=3, learning_rate=0.1, **QUICK)
+    assert new.config["trained"] == ["guide.hyperpriors"]
+    assert (known(new, site) - start).abs().min() > 0.05
+    assert unchanged(first, new)
 
 
 def test_a_run_that_was_cut_goes_on_to_the_same_weights(run: Run, tmp_path: Path) -> None:

@@ -154,6 +154,18 @@ def test_its_numbers_follow_the_model() -> None:
     )
 
 
+def test_bounds_of_a_support_follow_the_guide() -> None:
+    class Bounded(Centred):
+        def __init__(self, width: int) -> None:
+            super().__init__(width)
+            self.centre = PyroSample(dist.Uniform(torch.zeros(width), torch.arange(1.0, width + 1)).to_event(1))
+
+    posterior = HyperPosterior(VAE(CONFIG, base_measure=Bounded(4)))
+    assert posterior.double().medians()["base_measure.centre"].dtype == torch.float64
+    (median,) = posterior.to("meta").medians().values()  # bounds that stay behind would not go with these numbers
+    assert median.device.type == "meta"
+
+
 def test_the_published_objective_trains_them_too() -> None:
     model = NVAE(CONFIG, weight_prior=GammaDirichletProcess())
     guide = NVAEGuide(model)
