@@ -96,12 +96,12 @@ pf.plot.weights(run, text, alpha=True)
 pf.plot.attention(run, text)
 
 # %% [markdown]
-# ## Regularise: vectors die
+# ## Regularise: vectors fall silent
 #
-# A vector is dead when its posterior is the prior: then it says nothing of its token. What it does say is its
-# divergence from the prior, in nats. `beta` multiplies what that costs. The paper's scaling makes a nat cheap: at
-# `beta=1` it costs about 1/128,000 of what it costs in the bound of log p(x), where it costs one nat. So there is a
-# long way to go. From the run above we go on for a hundred steps each with a larger and larger one.
+# A vector whose posterior is the prior says nothing of its token. What it does say is its divergence from the prior, in
+# nats. `beta` multiplies what that costs. The paper's scaling makes a nat cheap: at `beta=1` it costs about 1/128,000
+# of what it costs in the bound of log p(x), where it costs one nat. So there is a long way to go. From the run above we
+# go on for a hundred steps each with a larger and larger one.
 
 # %%
 strengths = [1.0, 1000.0, 10_000.0, 100_000.0]
@@ -121,7 +121,7 @@ def said(stage: pf.Run, texts: list[str]) -> torch.Tensor:
     return kl_divergence(law, prior).sum(-1)[:, 1:][posterior.mask[:, 1:]]  # without the prior's own vector
 
 
-def draw_deaths() -> None:
+def draw_silence() -> None:
     _, (one, many) = plt.subplots(1, 2, figsize=(11, 3.2), width_ratios=(1.5, 1))
     nats = torch.stack([said(stage, [text]) for stage in stages])
     one.imshow(nats, cmap=SHADES, norm=LogNorm(0.5, 600), aspect="auto")
@@ -140,11 +140,12 @@ def draw_deaths() -> None:
 
 
 measured = [stage.evaluate(limit=64, particles=1, reconstructions=1) for stage in stages]
-draw_deaths()
+draw_silence()
 
 # %% [markdown]
-# The full stop and the end of the text, which the decoder can guess anyway, are the first to fall silent; a name holds out
-# longest. Below is the sentence as it is written from each of these posteriors, and what all latents cost:
+# No vector dies while the others live on: all of them get quieter together. Those of the full stop and of the end of
+# the text, which the decoder can guess anyway, are the quietest, and those of the nouns hold out longest. Below is the
+# sentence as it is written from each of these posteriors, and what all latents cost:
 
 # %%
 for strength, stage, each in zip(strengths, stages, measured, strict=True):
