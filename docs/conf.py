@@ -28,6 +28,7 @@ autosummary_generate = True
 autosummary_ignore_module_all = False
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_typehints_format = "short"
+autodoc_inherit_docstrings = False  # Lightning's speak of its own site
 autodoc_member_order = "bysource"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

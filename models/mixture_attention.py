@@ -272,7 +272,7 @@ class MixtureAttention(LocalModule):
     def sight(
         self, visible: Bool[Tensor, "..."] | None = None, mask: Bool[Tensor, "..."] | None = None
     ) -> tuple[Bool[Tensor, "..."] | None, Bool[Tensor, "..."] | None]:
-        """Which units a query can come from, with shape [*batch M|1 N], and which queries count, with [*batch M]."""
+        """Which units a query can come from, with shape ``[*batch, M or 1, N]``, and which count, ``[*batch, M]``."""
         seen = self.mask[..., None, :] if self.mask is not None and self.leading else self.mask
         counted = mask
         if visible is not None:
