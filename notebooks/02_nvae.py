@@ -124,15 +124,15 @@ def said(stage: pf.Run, texts: list[str]) -> torch.Tensor:
 def draw_silence() -> None:
     _, (one, many) = plt.subplots(1, 2, figsize=(11, 3.2), width_ratios=(1.5, 1))
     nats = torch.stack([said(stage, [text]) for stage in stages])
-    one.imshow(nats, cmap=SHADES, norm=LogNorm(0.5, 600), aspect="auto")
+    one.imshow(nats.numpy(), cmap=SHADES, norm=LogNorm(0.5, 600), aspect="auto")
     for row, values in enumerate(nats.tolist()):
         for column, value in enumerate(values):
             one.text(column, row, f"{value:.0f}" if value >= 10 else f"{value:.1f}", ha="center", va="center")
     one.set_xticks(range(nats.shape[1]), run.tokenizer.pieces(text))
     one.set_yticks(range(len(strengths)), [f"{strength:,.0f}" for strength in strengths])
     one.set(ylabel="beta", title="What each vector says, in nats")
-    held_out = [said(stage, corpus.test[:64]) for stage in stages]
-    many.plot(strengths, [(nats > 1).float().mean() for nats in held_out], "o-", label="vectors that say over 1 nat")
+    loud = [(said(stage, corpus.test[:64]) > 1).float().mean().item() for stage in stages]
+    many.plot(strengths, loud, "o-", label="vectors that say over 1 nat")
     right = [each["accuracy"].value for each in measured]
     many.plot(strengths, right, "o-", color=COLOURS[1], label="tokens that are predicted right")
     many.set(xscale="log", xlabel="beta", ylabel="share", ylim=(0, 1.05), title="64 held-out texts")
