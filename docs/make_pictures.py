@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/plots.md: ``python docs/make_pictures.py --runs /tmp/runs``.
+"""Makes the pictures of docs/plots.md: ``python docs/make_pictures.py --runs runs/pictures``.
 
 It fits small models to the built-in corpus, some minutes on two cores; runs that are in the folder already are taken
 from there. All noise has a seed, so that the same versions of the libraries give the same pictures.
