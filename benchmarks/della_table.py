@@ -14,8 +14,9 @@ product          the chain; the true product of rank r
 All have the same layers and width, and as many parameters: those that take fewer get a wider MLP. Each is trained with
 and without cyclical annealing of the KL and otherwise at beta = 1 on summed KLs, on the same batches and with the same
 learning rate, and measured on the same held-out texts. Two of them get more help, with no more steps: "free nats" (the
-first 4 nats of a text's KL cost nothing) and "ladder" (half of the steps at beta = 0.05, the rest at 1). All are
-measured at beta = 1. A result is a JSON file; those that exist are not made again.
+first 4 nats of a text's KL cost nothing) and "ladder" (half of the steps at beta = 0.05, the rest at 1); "ladder, iw"
+weighs 4 draws against each other in the second half, which takes four times the passes. All are measured at beta = 1.
+A result is a JSON file; those that exist are not made again.
 """
 
 import argparse
@@ -53,6 +54,7 @@ HELP: dict[str, dict[str, Any]] = {
     "cyclical": {"kl_weight": "cyclical"},
     "free nats": {"free_bits": 4.0, "free_bits_per": "total"},
     "ladder": {},
+    "ladder, iw": {"objective": "iw", "particles": 4},
 }
 HELPED_MORE = ("memory", "product")
 
@@ -66,7 +68,7 @@ class Task(NamedTuple):
 
     @property
     def file(self) -> str:
-        return f"{self.name}.{self.help}.{self.seed}".replace(" ", "-")
+        return f"{self.name}.{self.help}.{self.seed}".replace(",", "").replace(" ", "-")
 
 
 def tasks(seeds: int, names: Sequence[str]) -> Iterator[Task]:
@@ -125,13 +127,21 @@ def fitted(task: Task, corpus: Corpus, config: TransformerConfig, options: argpa
     def new() -> tuple[Model, nn.Module | None]:
         return make(task.name, equal(task.name, config))
 
-    if task.help != "ladder":
+    if not task.help.startswith("ladder"):
         return trained(folder, task.seed, new, corpus, steps=options.steps, **HELP[task.help], **budget)
     half = options.steps // 2
     low, first = trained(
-        folder.with_name(f"{folder.name}.low"), task.seed, new, corpus, steps=half, beta=0.05, **budget
+        folder.with_name(f"{task.name}.low.{task.seed}".replace(" ", "-")),
+        task.seed,
+        new,
+        corpus,
+        steps=half,
+        beta=0.05,
+        **budget,
     )
-    run, second = trained(folder, task.seed, lambda: (low.model, low.guide), corpus, steps=half, **budget)
+    run, second = trained(
+        folder, task.seed, lambda: (low.model, low.guide), corpus, steps=half, **HELP[task.help], **budget
+    )
     return run, first + second
 
 

@@ -8,7 +8,7 @@ with one term per latent site ``s`` of text ``i``. It bounds :math:`\log p(x_i)`
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyro
@@ -147,14 +147,7 @@ class ELBO(pyro.infer.ELBO):
 
     def terms(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Terms:
         """The terms of the bound, averaged over particles."""
-        draws = [self._terms(*trace_pair(model, guide, *args, **kwargs)) for _ in range(self.num_particles)]
-        if len(draws) == 1:
-            return draws[0]
-        return Terms(
-            torch.stack([draw.log_likelihood for draw in draws]).mean(0),
-            {site: torch.stack([draw.kl[site] for draw in draws]).mean(0) for site in draws[0].kl},
-            {site: torch.stack([draw.penalty[site] for draw in draws]).mean(0) for site in draws[0].penalty},
-        )
+        return averaged([self._terms(*trace_pair(model, guide, *args, **kwargs)) for _ in range(self.num_particles)])
 
     def log_weights(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Float[Tensor, " B"]:
         r"""One draw's log importance weight of each text, :math:`\log p(x_i, z_i) - \log q(z_i \mid x_i)`."""
@@ -251,6 +244,17 @@ class Objective(pyro.infer.elbo.ELBOModule):
     def forward(self, *args: Any) -> Float[Tensor, ""]:
         terms = self.terms(*args)
         return self.elbo.combine(terms, dict(self.kl_weights.named_buffers()), _text_weights(args, terms))
+
+
+def averaged(draws: Sequence[Terms]) -> Terms:
+    """The mean of several draws' terms."""
+    if len(draws) == 1:
+        return draws[0]
+    return Terms(
+        torch.stack([draw.log_likelihood for draw in draws]).mean(0),
+        {site: torch.stack([draw.kl[site] for draw in draws]).mean(0) for site in draws[0].kl},
+        {site: torch.stack([draw.penalty[site] for draw in draws]).mean(0) for site in draws[0].penalty},
+    )
 
 
 def trace_pair(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Trace, Trace]:

@@ -11,6 +11,7 @@ from ..models.distributions import LogDirichlet
 from ..models.priors import SequencePrior
 from .elbo import ELBO, Objective
 from .kl import FreeBits
+from .multisample import ImportanceWeighted
 from .nvib import NVIB
 from .options import TrainingOptions
 
@@ -33,6 +34,7 @@ def describe_objective(model: Model, options: TrainingOptions) -> dict[str, Any]
     """
     name = options.objective or model.objective
     control = _control(options)
+    draws = _draws(name, model, options)
     base = getattr(model, "base_measure", None)
     if name == NVIB.name and isinstance(base, SequencePrior):
         raise ValueError(
@@ -48,17 +50,20 @@ def describe_objective(model: Model, options: TrainingOptions) -> dict[str, Any]
             raise ValueError(f"{option} is about the KL of latents, and {type(model).__name__} has none: leave it out.")
     if name == NVIB.name:
         weights = NVIB(beta=options.beta).kl_weights
+    elif name == ImportanceWeighted.name:
+        weights = {}
     else:
         sites = len(model.latents) if options.kl_reduction == "mean" else 1
         weights = dict.fromkeys(model.latents, options.beta / sites)
-    exact = name == ELBO.name and not {"free_bits", "target_kl"} & set(control)
+    exact = name != NVIB.name and not {"free_bits", "target_kl"} & set(control)
     is_bound = exact and all(weight == 1 for weight in weights.values())
-    return {"name": name, "is_bound": is_bound, "kl_weights": weights} | control
+    return {"name": name, "is_bound": is_bound, "kl_weights": weights} | control | draws
 
 
 def make_objective(model: Model, guide: nn.Module | None, options: TrainingOptions, data_size: int) -> Objective:
     """The objective that the options name, or that the model was published with."""
-    return _elbo(describe_objective(model, options), 1, data_size)(model, guide)
+    described = describe_objective(model, options)
+    return _elbo(described, described.get("particles", 1), data_size)(model, guide)
 
 
 def held_out_objective(described: Mapping[str, Any], draws: int, data_size: int) -> ELBO:
@@ -85,6 +90,8 @@ def in_words(described: Mapping[str, Any]) -> str:
         'free bits: 2 nats a layer, not a bound'
     """
     name, words = described["name"], remarks(described)
+    if name == ImportanceWeighted.name:
+        return ""
     if name != ELBO.name:
         words = [name, *words]
     return ", ".join([*words, "not a bound"]) if words else ""
@@ -92,6 +99,8 @@ def in_words(described: Mapping[str, Any]) -> str:
 
 def remarks(described: Mapping[str, Any]) -> list[str]:
     """How an objective differs from the ELBO with every weight 1, beyond its name."""
+    if described["name"] == ImportanceWeighted.name:
+        return [f"{described['particles']} draws"]
     if described["name"] != ELBO.name:
         return []
     weights = described["kl_weights"]
@@ -123,6 +132,25 @@ def _check_dirichlet(model: Model) -> None:
         )
 
 
+def _draws(name: str, model: Model, options: TrainingOptions) -> dict[str, int]:
+    """How many draws a text's latents have, if there are several."""
+    particles = options.particles
+    if particles > 1 and not model.latents:
+        raise ValueError(
+            f"particles is {particles}, which are draws of latents, and {type(model).__name__} has none: leave it out."
+        )
+    if name == ImportanceWeighted.name:
+        if particles == 1:
+            raise ValueError(f"particles is 1: the objective {name} weighs several draws, give 2 or more.")
+        for option, alone in {"beta": 1.0, "kl_weight": "constant"}.items():
+            if getattr(options, option) != alone:
+                raise ValueError(
+                    f"{option} is {getattr(options, option)}, which weighs a KL, and the objective {name} has none: "
+                    "choose the objective elbo."
+                )
+    return {"particles": particles} if particles > 1 else {}
+
+
 def _control(options: TrainingOptions) -> dict[str, Any]:
     """The options beyond a weight that change what the KL counts, those only that are on."""
     control: dict[str, Any] = {}
@@ -140,6 +168,8 @@ def _elbo(described: Mapping[str, Any], draws: int, data_size: int) -> ELBO:
     if described["name"] == NVIB.name:
         return NVIB(num_particles=draws, data_size=data_size, **weights)
     free_bits = None
+    if described["name"] == ImportanceWeighted.name:
+        return ImportanceWeighted(described["particles"], data_size)  # another number is another objective
     if "free_bits" in described:
         free_bits = FreeBits(described["free_bits"], tuple(weights), described["free_bits_per"])
     return ELBO(num_particles=draws, kl_weights=weights, data_size=data_size, free_bits=free_bits)

@@ -24,8 +24,10 @@ class TrainingOptions:
         weight_decay: Decoupled weight decay of AdamW.
         clip: Largest norm of the gradient of one token's mean loss; larger ones are scaled down. 0 turns it off.
         accumulate: Batches whose gradients are added up before a step.
-        objective: ``elbo`` for the exact bound, ``nvib`` for the published regulariser of the NVAE (not a bound);
-            by default what the model was published with.
+        objective: ``elbo`` for the exact bound, ``iw`` for the tighter one of several draws weighed against each
+            other, ``nvib`` for the published regulariser of the NVAE (not a bound); by default what the model was
+            published with.
+        particles: Draws of the latents of each text in a step: averaged by ``elbo`` and ``nvib``, weighed by ``iw``.
         kl_weight: How the weight of the KL terms moves over the run: ``constant``, ``linear``, ``geometric`` or
             ``cyclical``.
         beta: What the KL terms are weighted with on top; a bound of log p(x) is trained only at 1.
@@ -53,7 +55,8 @@ class TrainingOptions:
     weight_decay: float = 0.01
     clip: float = 1.0
     accumulate: int = 1
-    objective: Literal["elbo", "nvib"] | None = None
+    objective: Literal["elbo", "iw", "nvib"] | None = None
+    particles: int = 1
     kl_weight: Literal["constant", "linear", "geometric", "cyclical"] = "constant"
     beta: float = 1.0
     free_bits: float = 0.0
@@ -71,7 +74,7 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         if self.steps is None and self.minutes is None:
             object.__setattr__(self, "minutes", 3.0)
-        for name in ("steps", "batch_size", "accumulate", "devices", "validations", "validation_texts"):
+        for name in ("steps", "batch_size", "accumulate", "particles", "devices", "validations", "validation_texts"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}: give a positive whole number.")
@@ -84,7 +87,7 @@ class TrainingOptions:
             if not 0 <= value < float("inf"):
                 raise ValueError(f"{name} is {value}: give zero or a positive number.")
         choices = {
-            "objective": ("elbo", "nvib", None),
+            "objective": ("elbo", "iw", "nvib", None),
             "kl_weight": tuple(SCHEDULES),
             "free_bits_per": get_args(FreeBitsPer),
             "kl_reduction": ("sum", "mean"),

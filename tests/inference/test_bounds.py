@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyroformer.inference.bounds import importance_weighted
 from pyroformer.inference.elbo import ELBO
+from pyroformer.inference.multisample import ImportanceWeighted
 
 NOISE, WIDTH = 0.5, 3
 
@@ -125,6 +126,47 @@ def test_global_sites_are_drawn_once_so_that_the_sum_over_texts_bounds_the_evide
     evidence = dist.MultivariateNormal(torch.zeros(2 * WIDTH), cov).log_prob(x.flatten())
     bounds = torch.stack([importance_weighted(Shared(), Broad(), x, 50, data_size=2).sum() for _ in range(12)])
     assert bounds.mean() < evidence
+
+
+def test_the_objective_of_several_draws_has_the_value_and_gradient_of_their_log_mean_weight(x: Tensor) -> None:
+    model, guide = Sight(), Posterior()
+    results = []
+    for whole in (True, False):
+        guide.shift = torch.tensor(0.3, requires_grad=True)
+        torch.manual_seed(1)
+        if whole:
+            loss = ImportanceWeighted(5)(model, guide)(x)
+        else:
+            weights = torch.stack([ELBO().log_weights(model, guide, x) for _ in range(5)])
+            loss = -(weights.logsumexp(0) - math.log(5)).mean()
+        results.append((loss.detach(), *torch.autograd.grad(loss, guide.shift)))
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_the_objective_of_one_draw_is_the_elbo_and_of_many_is_near_the_evidence(x: Tensor) -> None:
+    model, guide = Sight(), Posterior(shift=0.3, stretch=1.5)
+    truth = -Sight.evidence(x).mean()
+    one, few, many = (
+        sum(ImportanceWeighted(k).loss(model, guide, x) for _ in range(repeats)) / repeats
+        for k, repeats in ((1, 200), (4, 50), (256, 1))
+    )
+    assert one == pytest.approx(ELBO(num_particles=500).loss(model, guide, x), abs=0.01)
+    assert one > few > many > truth - 0.01 and many - truth < 0.02
+
+
+def test_the_terms_beside_the_objective_are_those_of_the_elbo(x: Tensor) -> None:
+    model, guide = Sight(), Posterior(shift=0.3, stretch=1.5)
+    drawn = []
+    for kind in (ImportanceWeighted, ELBO):
+        torch.manual_seed(1)
+        drawn.append(kind(num_particles=3).terms(model, guide, x))
+    assert torch.equal(drawn[0].log_likelihood, drawn[1].log_likelihood) and torch.equal(drawn[0].bound, drawn[1].bound)
+
+
+def test_a_latent_of_all_texts_cannot_be_weighed_text_by_text(x: Tensor) -> None:
+    with pytest.raises(ValueError, match="objective iw weighs .* and all texts share the latent 'm': choose .* elbo"):
+        ImportanceWeighted(4, data_size=400).loss(Shared(), Broad(), x)
 
 
 def test_no_particles_is_an_error(x: Tensor) -> None:

@@ -349,6 +349,32 @@ def test_the_mean_over_one_latent_is_its_sum() -> None:
     assert described["kl_weights"] == {"z_1": 1.0} and described["is_bound"] and not in_words(described)
 
 
+def test_weighing_draws_is_a_bound_that_has_no_kl() -> None:
+    described = describe_objective(Chain(), TrainingOptions(objective="iw", particles=4))
+    assert described == {"name": "iw", "is_bound": True, "kl_weights": {}, "particles": 4} and not in_words(described)
+    assert describe_objective(Chain(), TrainingOptions(particles=4))["particles"] == 4  # averaged
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "particles is 1: the objective iw weighs several draws, give 2 or more"),
+        ({"particles": 4, "beta": 0.5}, "beta is 0.5, which weighs a KL, and the objective iw has none: choose"),
+        ({"particles": 4, "kl_weight": "cyclical"}, "kl_weight is cyclical, which weighs a KL"),
+        ({"particles": 4, "free_bits": 1.0}, "free_bits is about the KL, and the objective iw has none"),
+    ],
+)
+def test_weighing_draws_leaves_no_kl_to_control(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        describe_objective(Chain(), TrainingOptions(objective="iw", **options))
+
+
+def test_draws_need_latents(corpus: Corpus) -> None:
+    lm = LanguageModel.for_corpus(corpus, width=8, layers=1, heads=2)
+    with pytest.raises(ValueError, match="particles is 4, which are draws of latents, and LanguageModel has none"):
+        describe_objective(lm, TrainingOptions(particles=4))
+
+
 @pytest.mark.parametrize("options", [{"free_bits": 1.0}, {"target_kl": 1.0}, {"kl_reduction": "mean"}])
 def test_control_needs_divergences_and_latents(corpus: Corpus, options: dict[str, Any]) -> None:
     name = next(iter(options))
@@ -494,6 +520,16 @@ def test_a_run_held_at_a_target_is_charged_the_target(corpus: Corpus, tmp_path: 
     assert run.config["training"]["target_kl"] == 3.0 and run.config["objective"]["target_kl"] == 3.0
     held = held_out_objective(run.config["objective"], 1, 10).free_bits
     assert held == FreeBits(3.0, ("weights", "vectors"), "total")
+
+
+def test_a_run_that_weighs_draws_says_so_and_trains_a_bound(corpus: Corpus, tmp_path: Path) -> None:
+    model = NVAE.for_corpus(corpus, width=8, layers=1, heads=2)
+    fit(model, NVAEGuide(model), corpus, out=tmp_path, steps=2, batch_size=8, objective="iw", particles=3)
+    run = load(tmp_path)
+    figure = evaluate(run)["objective"]
+    assert figure.label == "objective that was trained: iw, 3 draws" and figure.bound_on == "log p(x)"
+    metrics = run.folder.read_metrics()
+    assert float(metrics["objective"][-1]) < float(metrics["bound"][-1])
 
 
 def test_free_bits_per_dimension_are_refused_where_dimensions_depend(corpus: Corpus, tmp_path: Path) -> None:

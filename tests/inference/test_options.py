@@ -28,6 +28,7 @@ from pyroformer.inference.options import TrainingOptions
         ),
         ({"target_kl": 4.0, "beta": 0.5}, "beta is 0.5, but .*: leave beta at 1.0, or leave target_kl out"),
         ({"target_kl": 4.0, "kl_reduction": "mean"}, "kl_reduction is mean, but .*: leave kl_reduction at sum"),
+        ({"particles": 0}, "particles is 0: give a positive whole number"),
         ({"devices": 0}, "devices is 0"),
         ({"validations": 0}, "validations is 0"),
         ({"patience": -1}, "patience is -1"),
