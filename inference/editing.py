@@ -49,7 +49,7 @@ def edit(
     run: Run,
     text: str,
     *,
-    drop: Collection[int] = (),
+    drop: Iterable[int] = (),
     scale: Mapping[int, float] | None = None,
     swap: Mapping[int, int] | None = None,
     other: str | None = None,
@@ -75,7 +75,7 @@ def edit(
         ValueError: If the run has no mixture, a vector does not exist, the prior's is to go, a factor is not positive,
             one of two things is asked for without the other, or a text does not fit the window.
     """
-    scale, swap = scale or {}, swap or {}
+    drop, scale, swap = tuple(drop), scale or {}, swap or {}
     kappa = _mixed(run).kappa
     if bool(swap) != (other is not None):
         asked, missing = ("swap", "other, the text to take vectors from") if swap else ("other", "swap, such as 3=5")
@@ -91,7 +91,7 @@ def edit(
         memory = scaled(memory, _components([number], kappa), factor)
     memory = dropped(memory, _components(drop, kappa))
     written = decode(run, memory, decoding, seed=seed)[0]
-    return Edited(written, text, tuple(drop), dict(scale), dict(swap), other)
+    return Edited(written, text, drop, dict(scale), dict(swap), other)
 
 
 def _mixed(run: Run) -> NVAE:
@@ -117,7 +117,7 @@ def _by_component(swap: Mapping[int, int], kappa: int) -> dict[int, int]:
 
 def _check_numbers(numbers: Iterable[int], memory: Mixture, kappa: int, text: str) -> None:
     last = memory.components // kappa - 1
-    if unknown := [number for number in numbers if not 0 <= number <= last]:
+    if unknown := [number for number in numbers if number not in range(last + 1)]:
         raise ValueError(
             f"there is no vector {unknown[0]} in {text[:40]!r}: give 0, the prior's, or 1 to {last}, its tokens'."
         )

@@ -43,7 +43,14 @@ def encode(run: Run, texts: str | Sequence[str], conditions: Sequence[str] | Non
 
 
 def decode(run: Run, memory: Memory, decoding: Decoding = GREEDY, *, seed: int = 0) -> list[str]:
-    """The text that the model writes for each memory of a batch."""
+    """The text that the model writes for each memory of a batch.
+
+    Raises:
+        ValueError: If the memory is of another kind or size than the model's, or has not one text a row.
+    """
+    memory, shape = run.model.fitting(memory), tuple(batch_shape(memory))
+    if len(shape) != 1:
+        raise ValueError(f"the memory is of batch shape {shape}: give one row for each text, as run.encode does.")
     with frozen(run.model, run.guide, seed=seed):
         noise = _noise(run, seed, range(*batch_shape(memory)))
         tokens = write(_likelihood(run, memory), decoding, noise, words=run.tokenizer.vocabulary)

@@ -1,8 +1,11 @@
 """Training of a part: what is trained where the rest is held, by name, and what is held."""
 
+import hashlib
+
+import torch
 from torch import nn
 
-__all__ = ["held_parts", "trained_parts"]
+__all__ = ["held_digest", "held_parts", "trained_parts"]
 
 
 def trained_parts(module: nn.Module, name: str = "") -> list[str]:
@@ -22,6 +25,24 @@ def trained_parts(module: nn.Module, name: str = "") -> list[str]:
     prefix = f"{name}." if name else ""
     own = [prefix + key for key, parameter in module.named_parameters(recurse=False) if parameter.requires_grad]
     return own + [part for key, child in module.named_children() for part in trained_parts(child, prefix + key)]
+
+
+def held_digest(module: nn.Module) -> str:
+    """A fingerprint of the parameters that are held, by which a run knows what it began with.
+
+    Examples:
+        >>> layer = nn.Linear(2, 2)
+        >>> before = held_digest(layer.requires_grad_(False))
+        >>> _ = layer.bias.add_(1)
+        >>> held_digest(layer) == before
+        False
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def held_parts(module: nn.Module) -> list[nn.Module]:

@@ -19,7 +19,7 @@ from .elbo import ELBO
 from .folder import RunFolder, objective_state, read_checkpoint
 from .objectives import describe_objective
 from .options import TrainingOptions
-from .parts import trained_parts
+from .parts import held_digest, trained_parts
 from .reading import Pair
 from .reconstruction import Reconstruction
 from .report import Evaluation
@@ -93,6 +93,9 @@ class Run:
                 latents of shape :math:`(B, K, p)`.
             seed: Of the noise, where tokens are drawn.
             decoding: Fields of :class:`Decoding`; without any, the most probable token is taken.
+
+        Raises:
+            ValueError: If the memory is of another kind or size than the model's.
         """
         from .generation import decode
 
@@ -284,10 +287,11 @@ def load(path: str | Path, *, trust: Collection[str] = (), device: str | torch.d
 
 
 def run_config(model: Model, guide: nn.Module | None, corpus: Corpus, options: TrainingOptions) -> dict[str, Any]:
-    """The resolved configuration of a run, as plain data; with what is trained, where some parts are held."""
+    """The resolved configuration of a run, as plain data; with what is trained and what held, where some parts are."""
     from .. import __version__
 
-    trained = trained_parts(ELBO()(model, guide))
+    modules = ELBO()(model, guide)
+    trained = trained_parts(modules)
     config = {
         "pyroformer": __version__,
         "model": describe(model),
@@ -296,7 +300,7 @@ def run_config(model: Model, guide: nn.Module | None, corpus: Corpus, options: T
         "objective": describe_objective(model, options),
         "training": asdict(options),
     }
-    return config if trained == [""] else config | {"trained": trained}
+    return config if trained == [""] else config | {"trained": trained, "held": held_digest(modules)}
 
 
 def _several(texts: str | Sequence[str]) -> Sequence[str]:

@@ -94,6 +94,7 @@ def fit(
     """
     settings = TrainingOptions(**options)
     model.check_conditions(corpus.conditional)
+    _check_sizes(model, corpus)
     folder = RunFolder(out if out is not None else tempfile.mkdtemp(prefix="pyroformer-"))
     objective = make_objective(model, guide, settings, len(corpus.train))
     config = run_config(model, guide, corpus, settings)
@@ -388,6 +389,18 @@ def _trainer(options: TrainingOptions) -> lightning.Trainer:
     )
 
 
+def _check_sizes(model: Model, corpus: Corpus) -> None:
+    """The network must know every token of the corpus and reach as far as its texts."""
+    config = getattr(model, "config", None)
+    for name in ("vocabulary", "window"):
+        had, needed = getattr(config, name, None), getattr(corpus, name)
+        if had is not None and had < needed:
+            raise ValueError(
+                f"the {name} of the model is {had}, that of the corpus {needed}: make the model with "
+                f"{type(model).__name__}.for_corpus(corpus)."
+            )
+
+
 def _check_same_run(folder: RunFolder, config: dict[str, Any]) -> None:
     """A run continues with the model and the target of the KL that it began with."""
     before = folder.read_config()
@@ -399,6 +412,11 @@ def _check_same_run(folder: RunFolder, config: dict[str, Any]) -> None:
     if before.get("trained") != config.get("trained"):
         raise ValueError(
             f"{folder.path} trains {_parts(before)}, not {_parts(config)}: hold what it holds, or choose another --out."
+        )
+    if "held" in before and before["held"] != config.get("held"):
+        raise ValueError(
+            f"{folder.path} holds other weights than these: resume it from the run that it began with, or choose "
+            "another --out."
         )
     had, has = (each.get("training", {}).get("target_kl") for each in (before, config))
     if had != has:

@@ -99,6 +99,14 @@ class Model(Recorded, LocalModule):
         """The plate over the texts of ``batch``."""
         return pyro.plate(TEXTS, batch.weight.shape[-1], dim=-1)
 
+    def fitting(self, memory: Memory) -> Memory:
+        """The memory, if its decoder can be told it; a model with latents says which can.
+
+        Raises:
+            ValueError: If it is of another kind or size.
+        """
+        return memory
+
     def between(self, first: Memory, second: Memory, share: float) -> Memory:
         r"""What its decoder is told on the way from one text to another; each model says what the way is.
 

@@ -31,7 +31,7 @@ from .base import Model
 from .batch import Batch
 from .encoding import LayerEncoder
 from .fusion import Fusion, FusionKind
-from .memory import Context, Memory
+from .memory import Context, Memory, check_context, check_pair
 from .mixing import check_share
 from .priors import LatentPrior, LinearGaussian
 from .text import AutoregressiveText
@@ -178,10 +178,14 @@ class DELLA(Model):
         """p(text | latents, condition)."""
         return AutoregressiveText(self.decoder, memory, mask=mask)
 
+    def fitting(self, memory: Memory) -> Context:
+        return check_context(memory, len(self.latents), self.latent_size)
+
     def between(self, first: Memory, second: Memory, share: float) -> Context:
         r"""A straight line, :math:`(1 - \tau) z^{(1)} + \tau z^{(2)}`; the condition is the first text's."""
         check_share(share)
-        assert isinstance(first, Context) and isinstance(second, Context)
+        first, second = self.fitting(first), self.fitting(second)
+        check_pair(first, second)
         assert first.latents is not None and second.latents is not None
         return replace(first, latents=torch.lerp(first.latents, second.latents, share))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from .components import joined, padded
 from .mixture import Mixture, SharedVariances
 
-__all__ = ["Context", "Memory", "batch_shape", "flat", "stacked"]
+__all__ = ["Context", "Memory", "batch_shape", "check_context", "check_mixture", "check_pair", "flat", "stacked"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,49 @@ def batch_shape(memory: Memory) -> torch.Size:
     shapes = [] if memory.latents is None else [memory.latents.shape[:-2]]
     shapes += [] if memory.condition is None else [memory.condition.shape[:-1]]
     return torch.broadcast_shapes(*shapes)
+
+
+def check_mixture(memory: Memory, width: int) -> Mixture:
+    """The memory, if it is a mixture over vectors of this width.
+
+    Raises:
+        ValueError: If it is not.
+
+    Examples:
+        >>> check_mixture(Mixture(torch.zeros(3), torch.zeros(3, 2)), 2).components
+        3
+    """
+    if not isinstance(memory, Mixture):
+        raise ValueError(f"a {type(memory).__name__} was given, and the decoder attends to a Mixture: give one")
+    if memory.width != width:
+        raise ValueError(f"the mixture has vectors of {memory.width} dimensions, the model of {width}: give such")
+    return memory
+
+
+def check_context(memory: Memory, latents: int, size: int) -> Context:
+    """The memory, if it is a context with so many latents of this size.
+
+    Raises:
+        ValueError: If it is not.
+
+    Examples:
+        >>> check_context(Context(torch.zeros(1, 4, 8)), 4, 8).latents.shape
+        torch.Size([1, 4, 8])
+    """
+    if not isinstance(memory, Context):
+        raise ValueError(f"a {type(memory).__name__} was given, and the decoder is told latents: give a Context")
+    had = None if memory.latents is None else tuple(memory.latents.shape[-2:])
+    if had != (latents, size):
+        found = "no latents" if had is None else f"{had[0]} latents of {had[1]} dimensions"
+        raise ValueError(f"the context has {found}, the model {latents} of {size}: give as many and as wide ones")
+    return memory
+
+
+def check_pair(first: Memory, second: Memory) -> None:
+    """Raises a ValueError unless both are of as many texts."""
+    one, other = (tuple(batch_shape(memory)) for memory in (first, second))
+    if one != other:
+        raise ValueError(f"the memories are of batch shapes {one} and {other}: give as many texts of each")
 
 
 def flat(memory: Memory, batch: Sequence[int]) -> Memory:

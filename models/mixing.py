@@ -4,7 +4,7 @@ Weights are normalised over the components that are present, before and after.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -46,7 +46,7 @@ def interpolated(first: Mixture, second: Mixture, share: float) -> Mixture:
     return _without_the_absent(joined(weighted))
 
 
-def dropped(mixture: Mixture, components: Collection[int]) -> Mixture:
+def dropped(mixture: Mixture, components: Iterable[int]) -> Mixture:
     """The mixture without some of its components; the others weigh as much more.
 
     Arguments:
@@ -60,14 +60,13 @@ def dropped(mixture: Mixture, components: Collection[int]) -> Mixture:
         >>> dropped(Mixture(torch.zeros(3), torch.zeros(3, 2)), [1]).log_weights.exp().tolist()
         [0.5, 0.0, 0.5]
     """
-    gone = _chosen(mixture, components)
-    if len(set(components)) == mixture.components:
-        raise ValueError(f"all {mixture.components} components are to be dropped: keep at least one")
-    present = mixture.present & ~gone
+    present = mixture.present & ~_chosen(mixture, components)
+    if bool((mixture.present.any(-1) & ~present.any(-1)).any()):
+        raise ValueError("all components of a text are to be dropped: keep at least one")
     return replace(mixture, log_weights=normalised(mixture.log_weights, present), mask=present)
 
 
-def scaled(mixture: Mixture, components: Collection[int], factor: float) -> Mixture:
+def scaled(mixture: Mixture, components: Iterable[int], factor: float) -> Mixture:
     r"""The mixture with the weights of some components multiplied by a factor.
 
     .. math:: \pi_n \propto f^{[n \in S]} \, \pi_n
@@ -139,9 +138,9 @@ def _log(share: float) -> float:
     return math.log(share) if share > 0 else -math.inf
 
 
-def _chosen(mixture: Mixture, components: Collection[int]) -> Tensor:
+def _chosen(mixture: Mixture, components: Iterable[int]) -> Tensor:
     """True for components of these numbers."""
-    if unknown := [number for number in components if not 0 <= number < mixture.components]:
+    asked, known = set(components), range(mixture.components)
+    if unknown := [number for number in asked if number not in known]:
         raise ValueError(f"there is no component {unknown[0]}: they are numbered from 0 to {mixture.components - 1}")
-    chosen = [number in set(components) for number in range(mixture.components)]
-    return torch.tensor(chosen, device=mixture.vectors.device)
+    return torch.tensor([number in asked for number in known], device=mixture.vectors.device)

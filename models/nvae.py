@@ -28,7 +28,7 @@ from torch.distributions import Distribution
 from .adapters import as_prior, check_prior
 from .base import Model
 from .batch import Batch
-from .memory import Memory
+from .memory import Memory, check_mixture
 from .mixing import interpolated
 from .mixture import Mixture
 from .priors import BaseMeasure, BoundedDirichletProcess, GaussianBase, LengthPrior, VectorPrior, WeightPrior
@@ -109,10 +109,12 @@ class NVAE(Model):
         """p(text | mixture): of a drawn mixture, or of the posterior's mean one."""
         return AutoregressiveText(self.decoder, memory, mask=mask)
 
+    def fitting(self, memory: Memory) -> Mixture:
+        return check_mixture(memory, self.config.width)
+
     def between(self, first: Memory, second: Memory, share: float) -> Mixture:
         """The components of both mixtures, weighted by their shares: see :func:`~.mixing.interpolated`."""
-        assert isinstance(first, Mixture) and isinstance(second, Mixture)
-        return interpolated(first, second, share)
+        return interpolated(self.fitting(first), self.fitting(second), share)
 
 
 def component_mask(length: Int[Tensor, "*batch"], kappa: int, width: int) -> Bool[Tensor, "*batch N"]:

@@ -30,7 +30,7 @@ from .adapters import as_prior
 from .base import Model
 from .batch import Batch
 from .components import padded
-from .memory import Memory
+from .memory import Memory, check_mixture, check_pair
 from .mixing import check_share
 from .mixture import Mixture
 from .priors import BaseMeasure, GaussianBase, LengthPrior, VectorPrior
@@ -94,13 +94,17 @@ class VAE(Model):
         log_weights = (vectors.square().sum(-1) / (2 * noise)).masked_fill(~mask, -math.inf).log_softmax(-1)
         return Mixture(log_weights, vectors, mask=mask)
 
+    def fitting(self, memory: Memory) -> Mixture:
+        return check_mixture(memory, self.config.width)
+
     def between(self, first: Memory, second: Memory, share: float) -> Mixture:
         r"""Vectors averaged position by position, :math:`(1 - \tau) z_i^{(1)} + \tau z_i^{(2)}`.
 
         Where only one text has a vector, it stays and weighs as much less as its text's share is.
         """
         check_share(share)
-        assert isinstance(first, Mixture) and isinstance(second, Mixture)
+        first, second = self.fitting(first), self.fitting(second)
+        check_pair(first, second)
         one, other = (padded(mixture, max(first.components, second.components)) for mixture in (first, second))
         assert one.mask is not None and other.mask is not None
         here, there = (1 - share) * one.mask[..., None], share * other.mask[..., None]

@@ -73,6 +73,10 @@ def test_a_dropped_vector_is_out_of_the_mixture_with_all_its_components(run: Run
     assert (found.original, found.dropped) == (TEXT, (2, 4, 5))
 
 
+def test_numbers_may_come_from_an_iterator(run: Run) -> None:
+    assert edit(run, TEXT, drop=iter([1, 2])) == edit(run, TEXT, drop=[1, 2])
+
+
 def test_all_but_the_priors_vector_may_go(run: Run) -> None:
     memory, k = mean(run, TEXT), kappa(run)
     assert isinstance(memory.variances, torch.Tensor)

@@ -192,6 +192,19 @@ def test_a_run_that_was_cut_goes_on_to_the_same_weights(run: Run, tmp_path: Path
         fit(model.model, model.guide, model.corpus, out=tmp_path / "cut", resume=True, objective="elbo", **options)
 
 
+def test_a_second_stage_goes_on_from_its_own_first_stage_alone(corpus: Corpus, tmp_path: Path) -> None:
+    def first(seed: int) -> Run:
+        torch.manual_seed(seed)
+        model = NVAE.for_corpus(corpus, width=8, layers=1, heads=2)
+        return fit(model, NVAEGuide(model), corpus, steps=1, **QUICK)
+
+    mine, other = first(0), first(1)
+    refit(mine, "mixture", out=tmp_path, steps=1, **QUICK)
+    with pytest.raises(ValueError, match="holds other weights than these: resume it from the run that it began with"):
+        refit(other, "mixture", out=tmp_path, resume=True, steps=2, **QUICK)
+    assert unchanged(mine, refit(mine, "mixture", out=tmp_path, resume=True, steps=2, **QUICK))
+
+
 def test_what_is_held_drops_no_activations(run: Run) -> None:
     modes = []
 

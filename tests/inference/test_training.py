@@ -26,6 +26,7 @@ from pyroformer.models.base import Model
 from pyroformer.models.batch import Batch
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
+from pyroformer.models.transformer import TransformerConfig
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "dropout": 0.0}
 TEXTS = [f"The number {n} follows {n - 1} and comes before {n + 1}." for n in range(1, 121)]
@@ -177,6 +178,15 @@ def test_the_objective_is_what_the_options_name(corpus: Corpus) -> None:
     exact = make_objective(model, guide, TrainingOptions(objective="elbo", beta=0.5), 10)
     assert exact.elbo.name == "elbo"
     assert {name: float(value) for name, value in exact.kl_weights.named_buffers()} == {"weights": 0.5, "vectors": 0.5}
+
+
+@pytest.mark.parametrize("name", ["vocabulary", "window"])
+def test_a_model_that_is_too_small_for_the_corpus_is_refused(corpus: Corpus, tmp_path: Path, name: str) -> None:
+    config = {"vocabulary": corpus.vocabulary, "window": corpus.window}
+    model = LanguageModel(TransformerConfig(**config | {name: 8}, width=16, layers=1, heads=2))
+    with pytest.raises(ValueError, match=rf"the {name} of the model is 8, .*: make the model with LanguageModel.for_c"):
+        fit(model, None, corpus, out=tmp_path / "run", steps=1)
+    assert not (tmp_path / "run").exists()
 
 
 def test_gradients_of_two_processes_are_those_of_one(tmp_path: Path) -> None:

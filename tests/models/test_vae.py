@@ -11,6 +11,8 @@ from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.elbo import ELBO
 from pyroformer.models.attention import DenoisingAttention
 from pyroformer.models.batch import EOS, Batch
+from pyroformer.models.memory import Context, Memory
+from pyroformer.models.mixture import Mixture
 from pyroformer.models.priors import GaussianBase
 from pyroformer.models.transformer import TransformerConfig
 from pyroformer.models.vae import VAE, length_mask
@@ -88,3 +90,17 @@ def test_a_share_beyond_the_ends_is_refused() -> None:
     memory = VAE(CONFIG).memory(torch.zeros(1, 2, 16), torch.ones(1, 2, dtype=torch.bool))
     with pytest.raises(ValueError, match="share is 1.5: give a number from 0"):
         VAE(CONFIG).between(memory, memory, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (Mixture(torch.zeros(1, 2), torch.zeros(1, 2, 1)), "vectors of 1 dimensions, the model of 16: give such"),
+        (Mixture(torch.zeros(2, 2), torch.zeros(2, 2, 16)), r"batch shapes \(1,\) and \(2,\): give as many texts of"),
+        (Context(torch.zeros(1, 1, 16)), "a Context was given, and the decoder attends to a Mixture: give one"),
+    ],
+)
+def test_what_does_not_fit_has_nothing_between(other: Memory, message: str) -> None:
+    memory = VAE(CONFIG).memory(torch.zeros(1, 2, 16), torch.ones(1, 2, dtype=torch.bool))
+    with pytest.raises(ValueError, match=message):
+        VAE(CONFIG).between(memory, other, 0.5)
