@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from reporting import evenly
 from torch import Tensor
 
 from pyroformer.inference.decoding import Decoding, uniforms
@@ -49,7 +50,7 @@ def report(run: Run, thresholds: Sequence[float] = THRESHOLDS, texts: int = 64, 
     """The table, for so many held-out texts."""
     if not isinstance(run.model, NVAE):
         raise ValueError(f"a {type(run.model).__name__} has no mixture to thin: give a run of an nvae.")
-    originals = run.corpus.test[:texts]
+    originals = evenly(run.corpus.test, texts)
     with frozen(run.model, run.guide, seed=0):
         costs = measure(run, originals, [0.0, *(below for below in thresholds if below)], rounds)
     return table(costs, f"{len(originals)} texts, {rounds} rounds, torch {torch.__version__}, {place(run)}")

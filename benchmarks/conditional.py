@@ -2,7 +2,8 @@
 
     python benchmarks/conditional.py --data FOLDER [--steps 2000] [--out FILE]
 
-The folder holds train.tsv, valid.tsv and test.tsv with an intent and an utterance a line. The classifier, a logistic
+The folder holds train.tsv, valid.tsv and test.tsv with an intent and an utterance a line; where they come as two files
+each, `paste train.label train.txt > train.tsv`. The classifier, a logistic
 regression on words and pairs of words, learns from the training utterances alone; the figure is how many generated
 utterances it takes for their intent, beside how many real held-out ones.
 """
@@ -17,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 import pyroformer as pf
+from pyroformer.inference.decoding import item_seed
 from pyroformer.inference.text_metrics import distinct, self_bleu
 
 LATENT = 16
@@ -47,7 +49,11 @@ def report(
     run = pf.fit(model, pf.DELLAGuide(model), corpus, steps=steps, seed=seed)
     asked = [label for label in corpus.labels for _ in range(each)]
     written = {
-        name: [text for label in corpus.labels for text in run.sample(each, seed=seed, condition=label, **rule)]
+        name: [
+            text
+            for number, label in enumerate(corpus.labels)  # the noise of a text is a function of seed and place
+            for text in run.sample(each, seed=item_seed(seed, number, "label"), condition=label, **rule)
+        ]
         for name, rule in {"drawn": {}, "temperature 0.7": {"temperature": 0.7}}.items()
     }
     lines = [

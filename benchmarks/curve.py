@@ -3,7 +3,8 @@
     python benchmarks/curve.py --data FOLDER --out results/curve [--steps 800] [--plot curve.png]
 
 nvae             a Dirichlet process over one vector for each token, and the prior's own
-nvib             the same, trained with the published objective at the published strength: the default of `fit nvae`
+nvib             the same, trained with the published objective; its beta is the one that it amounts to for a nat of the
+                 vectors' exact KL, 1e-3 / width at the published strength, which is the default of `fit nvae`
 vae              a Gaussian vector for each token, under softmax attention
 one vector       a single Gaussian vector of the same width, as one more key and value in each layer
 autoencoder      vae, whose divergence costs nothing: the one end
@@ -11,11 +12,11 @@ language model   nothing is latent: the other end
 
 Each point trains on reconstruction + beta * KL with the exact KL summed over all latents, whose weight grows over the
 first quarter of the run unless its name says otherwise. "ladder" goes on from the weights of the next weaker beta, so
-that a model learns to copy before it learns to be brief; it has taken as many steps again on each rung. All have the
-same width, layers, batches and learning rate, and are measured on the same held-out texts. A second stage, of half as
-many steps, fits a better prior to the posterior of a point, all else held. The bound, rate + distortion + length, is
-one of log p(x) at every beta.
-A result is a JSON file; those that exist are not made again.
+that a model learns to copy before it learns to be brief; it has taken as many steps again on each rung, and some points
+without a ladder have as many for comparison. All have the same width, layers, batches and learning rate, and are
+measured on the same held-out texts; +- is the standard error over these. A second stage, of half as many steps, fits a
+better prior to the posterior of a point, all else held. The bound, rate + distortion + length, is one of log p(x) at
+every beta. A result is a JSON file; those that exist are not made again.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resumable import cell, figure, finished, make_missing, parameters, read, trained
+from resumable import cell, error, figure, finished, make_missing, parameters, read, same_settings, trained
 from torch import nn
 
 from pyroformer.guides.della import DELLAGuide
@@ -49,6 +50,7 @@ class Point(NamedTuple):
     schedule: str = "linear"
     free_bits: float = 0.0  # nats per text, in total
     prior: str = ""  # of a second stage, fitted to the posterior of the same point without one
+    times: int = 1  # so many times the steps
 
     @property
     def name(self) -> str:
@@ -56,6 +58,7 @@ class Point(NamedTuple):
         parts = [self.family.replace(" ", "-"), *(f"{beta:g}" for beta in (*self.ladder, self.beta))]
         parts += [self.schedule] if self.schedule != "linear" else []
         parts += [f"free{self.free_bits:g}"] if self.free_bits else []
+        parts += [f"x{self.times}"] if self.times > 1 else []
         parts += [self.prior] if self.prior else []
         return ".".join(parts)
 
@@ -63,6 +66,10 @@ class Point(NamedTuple):
     def start(self) -> "Point | None":
         """The point from whose weights this one goes on."""
         return self._replace(beta=self.ladder[-1], ladder=self.ladder[:-1]) if self.ladder else None
+
+    def steps(self, each: int) -> int:
+        """All steps that its weights have been trained for, with so many on each rung."""
+        return each * (len(self.ladder) + self.times) + (max(1, each // 2) if self.prior else 0)
 
 
 POINTS = [  # what says most first
@@ -72,9 +79,12 @@ POINTS = [  # what says most first
     Point("nvae", 1e-1, (1e-3, 1e-2)),
     Point("nvae", 1e-2, (1e-3,), prior="autoregressive"),
     Point("nvae", 1.0, (1e-3, 1e-2, 1e-1)),
+    Point("nvae", 0.3, (1e-3, 1e-2, 1e-1)),
     Point("nvae", 1e-2),
     Point("nvae", 1e-2, prior="autoregressive"),
     Point("nvib", 1.0, schedule="constant"),
+    Point("nvib", 1e2, (1.0,), schedule="constant"),
+    Point("nvib", 1e3, (1.0, 1e2), schedule="constant"),
     Point("nvae", 1e-5),
     Point("vae", 1e-3),
     Point("vae", 1e-2, (1e-3,)),
@@ -85,6 +95,8 @@ POINTS = [  # what says most first
     Point("autoencoder", 0.0),
     Point("vae", 1e-2, (1e-3,), prior="autoregressive"),
     Point("nvae", 1e-2, (1e-3,), prior="mixture"),
+    Point("language model", times=4),
+    Point("nvae", 1e-2, times=2),
     Point("nvae", 1e-1),
     Point("nvae", 1e-1, schedule="geometric"),
     Point("nvae", 1e-1, schedule="cyclical"),
@@ -137,7 +149,7 @@ def first_stage(point: Point, corpus: Corpus, options: argparse.Namespace) -> tu
         options.seed,
         lambda: start(point, corpus, options),
         corpus,
-        steps=options.steps,
+        steps=point.times * options.steps,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         validation_texts=512,
@@ -185,23 +197,29 @@ COLUMNS = {
 }
 
 
-def table(results: Sequence[Mapping[str, Any]]) -> str:
+def table(results: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> str:
     """One row a point."""
-    lines = [f"| model | beta | {' | '.join(COLUMNS)} |", f"|---|---:|{'---:|' * len(COLUMNS)}"]
+    lines = [f"| model | beta | steps | {' | '.join(COLUMNS)} |", f"|---|---:|---:|{'---:|' * len(COLUMNS)}"]
     order = list(dict.fromkeys(point.family for point in POINTS))
     for result in sorted(results, key=lambda one: (order.index(one["point"]["family"]), one["point"]["beta"])):
         point = Point(**result["point"])
-        beta = "" if point.family in ("language model", "nvib") else f"{point.beta:g}"
+        beta = "" if point.family == "language model" else f"{effective(point, options.width):.2g}"
         extra = [point.schedule] if point.schedule in ("cyclical", "geometric") else []
         extra += [f"{point.free_bits:g} nats free"] if point.free_bits else []
         extra += [f"{point.prior} prior"] if point.prior else []
         extra += ["ladder"] if point.ladder else []
-        cells = [cell([figure(result, *column[:2])], column[2]) for column in COLUMNS.values()]
+        cells = [f"{point.steps(options.steps):,}"]
+        cells += [cell([figure(result, *at)], digits, error(result, *at)) for *at, digits in COLUMNS.values()]
         lines.append(f"| {', '.join([point.family, *extra])} | {beta} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def plot(results: Sequence[Mapping[str, Any]], path: Path) -> None:
+def effective(point: Point, width: int) -> float:
+    """What a nat of the vectors' KL costs."""
+    return point.beta * 1e-3 / width if point.family == "nvib" else point.beta
+
+
+def plot(results: Sequence[Mapping[str, Any]], path: Path, width: int = 96) -> None:
     """Rate against distortion, with the language model's loss as the line on which both add up to it.
 
     A line joins the points of a family; hollow marks are what was tried beside them, and squares have a second stage.
@@ -214,7 +232,7 @@ def plot(results: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure_, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
     places = {Point(**one["point"]).name: (one, place(one)) for one in results}
     for one, _ in places.values():
-        if one["point"]["family"] == "language model":
+        if one["point"]["family"] == "language model" and one["point"].get("times", 1) == 1:
             loss = figure(one, "bound", "nats/token") or 0.0
             rates = np.geomspace(1e-3, loss, 200)
             axes.plot(rates, loss - rates, color="0.6", linestyle="--", label="rate + distortion = language model")
@@ -222,16 +240,17 @@ def plot(results: Sequence[Mapping[str, Any]], path: Path) -> None:
     for family, colour in zip(families, COLOURS, strict=False):
         rows = [(Point(**one["point"]), at) for one, at in places.values() if one["point"]["family"] == family]
         best = {point.beta: point for point, _ in sorted(rows, key=lambda row: len(row[0].ladder)) if plain(point)}
-        joined = sorted((point.beta, at) for point, at in rows if best.get(point.beta) == point)
+        joined = sorted((effective(point, width), at) for point, at in rows if best.get(point.beta) == point)
         if joined:
             axes.plot(*zip(*(at for _, at in joined), strict=True), "o:", color=colour, label=family)
         for beta, at in joined:
-            name = "" if family in ("nvib", "autoencoder") else f"{beta:g}"
+            name = "" if family == "autoencoder" else f"{beta:.2g}"
             axes.annotate(name, at, fontsize=8, xytext=(5, 4), textcoords="offset points")
         for point, at in rows:
-            if point.prior:
-                start = places[point._replace(prior="").name][1]
+            if point.prior and (before := places.get(point._replace(prior="").name)):
+                start = before[1]
                 axes.annotate("", at, start, arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 0.8})
+            if point.prior:
                 axes.plot(*at, "s", color=colour, markersize=5)
             elif best.get(point.beta) != point:
                 axes.plot(*at, "o", markerfacecolor="white", color=colour, markersize=5)
@@ -241,7 +260,8 @@ def plot(results: Sequence[Mapping[str, Any]], path: Path) -> None:
         ylabel="distortion: -log p(x | z), nats per token",
     )
     axes.margins(x=0.08)
-    axes.legend(frameon=False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
     figure_.savefig(path, dpi=150)
 
 
@@ -252,7 +272,7 @@ def place(result: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def plain(point: Point) -> bool:
-    return not point.prior and not point.free_bits and point.schedule in ("linear", "constant")
+    return not point.prior and not point.free_bits and point.times == 1 and point.schedule in ("linear", "constant")
 
 
 def main() -> None:
@@ -274,13 +294,14 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="file to draw the curve to")
     parser.add_argument("--shard", default="0/1", help="part I of N of the work, as 0/2, for several processes")
     options = parser.parse_args()
+    same_settings(options.out, options, free=["families", "plot"])
     corpus = Corpus.read(options.data, vocabulary=options.vocabulary, window=options.window)
     points = [point for point in POINTS if not options.families or point.family in options.families]
     work = [(point.name, lambda point=point: measure(point, corpus, options)) for point in points]  # type: ignore[misc]
     make_missing(options.out, work, options.shard)
-    print(table(read(options.out)))
+    print(table(read(options.out), options))
     if options.plot is not None:
-        plot(read(options.out), options.plot)
+        plot(read(options.out), options.plot, options.width)
 
 
 if __name__ == "__main__":

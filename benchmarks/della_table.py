@@ -25,7 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resumable import cell, figure, make_missing, parameters, read, trained
+from resumable import cell, figure, make_missing, parameters, read, same_settings, trained
 from torch import nn
 
 from pyroformer.guides.della import DELLAGuide
@@ -192,6 +192,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--shard", default="0/1", help="part I of N of the work, as 0/2, for several processes")
     options = parser.parse_args()
+    same_settings(options.out, options, free=["models", "seeds"])
     corpus = Corpus.read(options.data, vocabulary=options.vocabulary, window=options.window)
     config = TransformerConfig(
         corpus.vocabulary,

@@ -2,36 +2,54 @@
 
     python benchmarks/interpolation.py --judge runs/lm --runs runs/nvae runs/vae [--pairs 100]
 
-For each share tau of the second text: BLEU to both ends, the share of texts that are neither end, and their perplexity
-under the judge, a language model trained on real texts. Pairs are of held-out texts, the same for every run.
+For each share tau of the second text: BLEU to both ends, the shares of texts that are blank and that are new, neither
+blank nor one of the ends as the run writes them, and the perplexity of what is not blank under the judge, a language
+model trained on real texts. Pairs are of held-out texts far from each other, the same for every run.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+
+from reporting import evenly
 
 from pyroformer.inference.judging import forward_perplexity
 from pyroformer.inference.metrics import bleu
 from pyroformer.inference.run import Run, load
 
 STEPS = 5  # tau = 0, 1/4, 1/2, 3/4, 1
+COLUMNS = ("tau", "BLEU to first", "BLEU to second", "blank", "new", "forward perplexity")
 
 
-def rows(run: Run, judge: Run, pairs: list[tuple[str, str]]) -> list[list[float | None]]:
-    """For each tau: BLEU to the first and second text, share of new texts, forward perplexity."""
-    written = [run.interpolate(first, second, STEPS) for first, second in pairs]
+def report(judge: Run, runs: Mapping[str, Run], n: int = 100) -> str:
+    """The table as markdown, and the first pair's way of each run."""
+    texts = evenly(judge.corpus.test, 2 * n)
+    pairs = list(zip(texts[:n], texts[n:], strict=True))
+    lines, shown = [f"| run | {' | '.join(COLUMNS)} |", f"|---|{'---:|' * len(COLUMNS)}"], []
+    for name, run in runs.items():
+        written = [run.interpolate(first, second, STEPS) for first, second in pairs]
+        for row in rows(written, judge, pairs):
+            lines.append(f"| {name} | {' | '.join('' if cell is None else f'{cell:.3g}' for cell in row)} |")
+        shown += ["", f"{name}:", "", *(f"    {text}" for text in written[0])]
+    return "\n".join([*lines, *shown]) + "\n"
+
+
+def rows(written: list[list[str]], judge: Run, pairs: list[tuple[str, str]]) -> list[list[float | None]]:
+    """For each tau: BLEU to the first and second text, shares of blank and new texts, forward perplexity."""
     found: list[list[float | None]] = []
     for step in range(STEPS):
         texts = [way[step] for way in written]
         ends = [[way[0], way[-1]] for way in written]
-        new = sum(text not in end for text, end in zip(texts, ends, strict=True)) / len(texts)
-        readable = any(text.strip() for text in texts)
+        blank = [not text.strip() for text in texts]
+        new = [text not in end and not no for text, end, no in zip(texts, ends, blank, strict=True)]
         found.append(
             [
                 step / (STEPS - 1),
                 bleu(texts, [first for first, _ in pairs]),
                 bleu(texts, [second for _, second in pairs]),
-                new,
-                forward_perplexity(judge, texts)["perplexity"] if readable else None,
+                sum(blank) / len(texts),
+                sum(new) / len(texts),
+                None if all(blank) else forward_perplexity(judge, texts)["perplexity"],
             ]
         )
     return found
@@ -42,16 +60,12 @@ def main() -> None:
     parser.add_argument("--judge", type=Path, required=True, help="a run of lm on real texts")
     parser.add_argument("--runs", type=Path, nargs="+", required=True)
     parser.add_argument("--pairs", type=int, default=100)
+    parser.add_argument("--out", type=Path, help="file to write the table to as well")
     options = parser.parse_args()
-    judge = load(options.judge)
-    texts = judge.corpus.test[: 2 * options.pairs]
-    pairs = list(zip(texts[::2], texts[1::2], strict=True))
-    print(f"| run | tau | BLEU to first | BLEU to second | new | forward perplexity |\n|---|{'---:|' * 5}")
-    for folder in options.runs:
-        run = load(folder)
-        for row in rows(run, judge, pairs):
-            print(f"| {folder.name} | {' | '.join('' if cell is None else f'{cell:.3g}' for cell in row)} |")
-        print("\n".join(f"<!-- {text} -->" for text in run.interpolate(*pairs[0], STEPS)))
+    text = report(load(options.judge), {str(folder): load(folder) for folder in options.runs}, options.pairs)
+    print(text)
+    if options.out is not None:
+        options.out.write_text(text)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Scores", "add", "command_line", "table"]
+__all__ = ["Scores", "add", "command_line", "evenly", "table"]
 
 Scores = dict[str, dict[str, list[float]]]
 """Row, column, one score a seed."""
@@ -36,6 +36,12 @@ def command_line(report: Callable[[int], str], document: str | None, seeds: int)
     print(text)
     if options.out is not None:
         options.out.write_text(text)
+
+
+def evenly(texts: Sequence[str], n: int) -> list[str]:
+    """At most so many of the texts, as far from each other as may be: neighbours are often pieces of one text."""
+    chosen = np.linspace(0, len(texts) - 1, min(n, len(texts))).round().astype(int)
+    return [texts[int(number)] for number in chosen]
 
 
 def _cell(values: Sequence[float] | None, digits: int) -> str:

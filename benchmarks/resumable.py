@@ -1,5 +1,6 @@
 """Experiments of many runs that go on where they stopped: one JSON file a result, and none is made again."""
 
+import argparse
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import nn
 
 from pyroformer.inference.corpus import Corpus
@@ -15,9 +17,10 @@ from pyroformer.inference.run import Run, load
 from pyroformer.inference.training import fit
 from pyroformer.models.base import Model
 
-__all__ = ["cell", "figure", "finished", "make_missing", "parameters", "read", "trained"]
+__all__ = ["cell", "error", "figure", "finished", "make_missing", "parameters", "read", "same_settings", "trained"]
 
 Result = dict[str, Any]
+SETTINGS = "settings.json"
 
 
 def make_missing(out: Path, tasks: Iterable[tuple[str, Callable[[], Result]]], shard: str = "0/1") -> None:
@@ -33,9 +36,31 @@ def make_missing(out: Path, tasks: Iterable[tuple[str, Callable[[], Result]]], s
         write_atomically(path, lambda beside, content=content: beside.write_text(content))  # type: ignore[misc]
 
 
+def same_settings(out: Path, options: argparse.Namespace, free: Sequence[str]) -> None:
+    """Results of other settings do not compare: refuses a folder that was begun with others.
+
+    Arguments:
+        out: The folder of the results.
+        options: What the command line said.
+        free: Those of them that change no result.
+    """
+    settings = {name: str(value) for name, value in vars(options).items() if name not in ("out", "shard", *free)}
+    settings["data"] = options.data.resolve().name
+    path = out / SETTINGS
+    before = json.loads(path.read_text()) if path.exists() else settings
+    for name in settings:
+        if before.get(name) != settings[name]:
+            raise SystemExit(
+                f"{out} was begun with {name} = {before.get(name)}, not {settings[name]}: go on with that, or choose "
+                "another --out."
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda beside: beside.write_text(json.dumps(settings, indent=1)))
+
+
 def read(out: Path) -> list[Result]:
     """All results that there are."""
-    return [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
+    return [json.loads(path.read_text()) for path in sorted(out.glob("*.json")) if path.name != SETTINGS]
 
 
 def trained(
@@ -51,11 +76,16 @@ def trained(
 
 
 def finished(folder: Path, work: Callable[[Path, bool], Run]) -> tuple[Run, float]:
-    """What ``work(folder, resume)`` fits, from its folder if it is finished there, and the seconds that it took."""
+    """What ``work(folder, resume)`` fits, from its folder if it is finished there, and the seconds that it took.
+
+    Of several processes that need the same run, one fits it and the others wait.
+    """
     done = folder / "seconds.txt"
-    if not done.exists():
-        run = work(folder, folder.exists())
-        done.write_text(str(run.folder.read_metrics()["seconds"][-1]))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not done.exists():
+            run = work(folder, folder.exists())
+            done.write_text(str(run.folder.read_metrics()["seconds"][-1]))
     return load(folder), float(done.read_text())
 
 
@@ -65,18 +95,29 @@ def parameters(*modules: nn.Module | None) -> int:
 
 def figure(result: Result, name: str, unit: str) -> float | None:
     """A number of an evaluation; where nothing is latent the bound is exact, and all bounds are one."""
-    figures = result["evaluation"]["figures"] | result.get("diversity", {})
-    if name == "importance_weighted" and name not in figures:
-        name = "bound"
-    value: float | None = figures.get(name, {}).get("units", {}).get(unit, {}).get("value")
+    value: float | None = _entry(result, name, unit).get("value")
     return value
 
 
-def cell(values: Sequence[float | None], digits: int) -> str:
-    """A mean, with its standard error if there are several values."""
+def error(result: Result, name: str, unit: str) -> float | None:
+    """The standard error of a number over the texts that it was measured on, where there is one."""
+    value: float | None = _entry(result, name, unit).get("standard_error")
+    return value
+
+
+def _entry(result: Result, name: str, unit: str) -> dict[str, Any]:
+    figures = result["evaluation"]["figures"] | result.get("diversity", {})
+    if name == "importance_weighted" and name not in figures:
+        name = "bound"
+    entry: dict[str, Any] = figures.get(name, {}).get("units", {}).get(unit, {})
+    return entry
+
+
+def cell(values: Sequence[float | None], digits: int, error: float | None = None) -> str:
+    """A mean, with its standard error if there are several values; with that which is known of it if there is one."""
     known = [value for value in values if value is not None]
     if not known:
         return ""
     if len(known) == 1:
-        return f"{known[0]:.{digits}f}"
+        return f"{known[0]:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
     return f"{np.mean(known):.{digits}f} ± {np.std(known, ddof=1) / len(known) ** 0.5:.{max(1, digits)}f}"

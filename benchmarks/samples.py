@@ -6,41 +6,58 @@ forward   perplexity of the samples under the judge, a language model trained on
 reverse   perplexity of real held-out texts under a language model trained on the samples, the same steps for each
 
 The rows "real texts" are held-out texts in place of samples (forward) and as many training texts (reverse): what the
-best generator would reach. The judge's own samples are a row too. Perplexities are per token of the judge's tokenizer.
+best generator would reach. Real texts are spaced evenly over their split, because neighbours are pieces of one article.
+The judge's own samples are a row too. Perplexities are per token of the judge's tokenizer; +- is their standard error
+over texts.
 """
 
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from reporting import evenly
 
 from pyroformer.inference.judging import forward_perplexity, reverse_perplexity
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.text_metrics import diversity
 
-Row = dict[str, float | None]
+LEAST = 20  # texts that are not blank, for a language model to learn from
+COLUMNS = ("forward", "reverse", "Self-BLEU", "distinct-2", "blank")
 
 
-def judge_texts(texts: Sequence[str], judge: Run, real: Sequence[str], **fit: object) -> Row:
-    """Everything that is said of one generator's texts."""
-    if sum(bool(text.strip()) for text in texts) < 20:
-        return {"blank": float(sum(not text.strip() for text in texts)) / len(texts)}
-    found = diversity(texts, real, seed=3)
-    return {
-        "forward": forward_perplexity(judge, texts)["perplexity"],
-        "reverse": reverse_perplexity(texts, judge.corpus, **fit)["perplexity"],
-        "self-BLEU": found["self_bleu"].units["of 100"].value,
-        "distinct-2": found["distinct_2"].units["share"].value,
-        "blank": sum(not text.strip() for text in texts) / len(texts),
-    }
+def report(judge: Run, runs: Mapping[str, Run], n: int = 1000, seed: int = 0, **fit: Any) -> str:
+    """The table as markdown, and the first texts of each run; ``fit`` is how language models learn from texts."""
+    real = evenly(judge.corpus.test, n)
+    rows = {"real texts": row(real, evenly(judge.corpus.train, n), judge, **fit)}
+    shown = []
+    for name, run in {"the judge": judge, **runs}.items():
+        texts = run.sample(n, seed=seed)
+        rows[name] = row(texts, texts, judge, **fit)
+        shown += ["", f"{name}:", "", *(f"    {text}" for text in texts[:8])]
+    lines = [f"| texts of | {' | '.join(COLUMNS)} |", f"|---|{'---:|' * len(COLUMNS)}"]
+    lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
+    return "\n".join([*lines, *shown]) + "\n"
 
 
-def table(rows: Mapping[str, Row]) -> str:
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    lines = [f"| texts of | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
-    for name, row in rows.items():
-        cells = ["" if row.get(column) is None else f"{row[column]:.4g}" for column in columns]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+def row(texts: Sequence[str], lesson: Sequence[str], judge: Run, **fit: Any) -> list[str]:
+    """What is said of a generator's texts, and of a language model that learnt from ``lesson``."""
+    blank = sum(not text.strip() for text in texts) / len(texts)
+    if blank * len(texts) > len(texts) - LEAST:
+        return ["", "", "", "", f"{blank:.3f}"]
+    found = diversity(texts, evenly(judge.corpus.test, 2 * len(texts)), seed=3)
+    measures = [
+        forward_perplexity(judge, texts).units["perplexity"],
+        reverse_perplexity(lesson, judge.corpus, **fit).units["perplexity"],
+        found["self_bleu"].units["of 100"],
+        found["distinct_2"].units["share"],
+    ]
+    return [*(written(measure, digits) for measure, digits in zip(measures, (1, 1, 1, 3), strict=True)), f"{blank:.3f}"]
+
+
+def written(measure: Any, digits: int) -> str:
+    error = "" if measure.error is None else f" ± {measure.error:.{digits}f}"
+    return f"{measure.value:.{digits}f}{error}"
 
 
 def main() -> None:
@@ -50,19 +67,15 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=300, help="of the language models that learn from samples")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="file to write the table to as well")
     options = parser.parse_args()
     judge = load(options.judge)
     network = {name: getattr(judge.model.config, name) for name in ("width", "layers", "heads")}
     fit = {"steps": options.steps, "seed": options.seed, "network": network, "validation_texts": 256}
-    real = judge.corpus.test[: options.n]
-    forward = forward_perplexity(judge, real)["perplexity"]
-    reverse = reverse_perplexity(judge.corpus.train[: options.n], judge.corpus, **dict(fit))["perplexity"]
-    rows: dict[str, Row] = {"real texts": {"forward": forward, "reverse": reverse}}
-    for folder in [options.judge, *options.runs]:
-        texts = load(folder).sample(options.n, seed=options.seed)
-        rows[folder.name] = judge_texts(texts, judge, real, **dict(fit))
-        print(f"\n{folder.name}", *texts[:5], sep="\n  ")
-    print(table(rows))
+    text = report(judge, {str(folder): load(folder) for folder in options.runs}, options.n, options.seed, **fit)
+    print(text)
+    if options.out is not None:
+        options.out.write_text(text)
 
 
 if __name__ == "__main__":

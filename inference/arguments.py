@@ -91,7 +91,7 @@ def parse(command: str, arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         UsageError: If an argument is unknown or has a value of another type.
     """
-    rest, name = list(arguments), None
+    rest, name = [_underscored(argument) for argument in arguments], None
     asks_for_help = "-h" in rest or "--help" in rest
     if command == "fit" and not (asks_for_help and rest[0].startswith("-")):
         name, rest = _model(rest)
@@ -108,6 +108,12 @@ def parse(command: str, arguments: Sequence[str]) -> dict[str, Any]:
         if group in values:
             values[group] = {key: value for key, value in values[group].items() if value is not None}
     return values if name is None else {"name": name} | values
+
+
+def _underscored(argument: str) -> str:
+    """The flag as Python spells it, where it was written with dashes."""
+    flag, equals, value = argument.partition("=")
+    return flag[:2] + flag[2:].replace("-", "_") + equals + value if re.fullmatch(r"--[\w.-]+", flag) else argument
 
 
 def _model(arguments: list[str]) -> tuple[str, list[str]]:
@@ -167,7 +173,7 @@ def _add(group: Any, described: Sequence[Option], prefix: str = "") -> dict[str,
         if kind is bool and default is False:
             group.add_argument(flag, action="store_true", help=text)
         elif list[str] in _parts(kind):
-            group.add_argument(flag, type=str, nargs="+", metavar="CLASS", help=text)
+            group.add_argument(flag, type=str, nargs="+", metavar="CLASS" if name == "trust" else "TEXT", help=text)
         else:
             bases = [part for part in _parts(kind) if isinstance(part, type) and part not in _SORTS]
             if bases:  # what a prior wants of the model, such as its width, is filled in when it is made

@@ -260,7 +260,10 @@ def reconstruct(
 
 
 def plot(run: str, *, out: str | None = None, trust: list[str] | None = None) -> None:
-    """Draw the training curves and, for a few held-out texts, the mixture's weights and the decoder's attention.
+    """Draw the training curves and what there is to see of latents.
+
+    Of a mixture, its weights and the decoder's attention for a few held-out texts; of latents in layers, their KL over
+    the training, their active units, and a text with latents of another.
 
     Example:
       pyroformer plot runs/reviews

@@ -127,7 +127,7 @@ class Corpus:
             ValueError: In one line, whatever is wrong with the file, the folder or the sizes.
         """
         _check(vocabulary, window, long)
-        splits, blank = reading.read_splits(path, field, seed, condition=condition)
+        splits, blank = reading.read_splits(path, field, seed, condition=condition, labels=labels)
         return cls.of(
             splits,
             vocabulary=vocabulary,
@@ -158,7 +158,7 @@ class Corpus:
     ) -> "Corpus":
         """Strings or pairs (condition, text), split as in :meth:`read`, or a dictionary of either by split."""
         _check(vocabulary, window, long)
-        parts = _separated(texts if isinstance(texts, Mapping) else reading.divide(list(texts), seed))
+        parts = _separated(texts if isinstance(texts, Mapping) else reading.divide(list(texts), seed, labels=labels))
         read, conditions = parts["train"]
         if labels is not None and conditions is None:
             raise ValueError("labels are conditions, and these texts have none: give pairs, or leave labels out.")

@@ -21,7 +21,7 @@ from .batches import once
 from .bounds import importance_sweep, importance_weighted
 from .cross_attention import attention_shares
 from .elbo import ELBO, Terms, trace_pair
-from .figures import LEAST_ALPHA, Columns, accuracies, bounds, components, layers, parts, share, sweep
+from .figures import LEAST_ALPHA, Columns, accuracies, bounds, components, given_conditions, layers, parts, share, sweep
 from .frozen import frozen
 from .generation import reconstruct
 from .layers import carried
@@ -29,7 +29,7 @@ from .metrics import bleu, effective_components, holding
 from .objectives import held_out_objective, remarks
 from .reading import Pair
 from .report import Evaluation, Figure, Quantity
-from .run import Run
+from .run import Run, check_as_many
 from .texts import Texts
 
 __all__ = ["evaluate", "text_bounds"]
@@ -93,6 +93,8 @@ def evaluate(
     with frozen(run.model, run.guide, seed=seed):
         columns = _measure(run, chosen, objective, particles, batch_size)
     figures = bounds(columns, particles) | parts(columns, objective, remarks(trained)) | accuracies(columns)
+    if run.corpus.conditional:
+        figures = given_conditions(figures)
     if run.guide is not None:
         figures |= written | components(columns)
     about: dict[str, Any] = {
@@ -128,6 +130,7 @@ def text_bounds(
     Raises:
         ValueError: If a text does not fit the model's window.
     """
+    check_as_many(texts, conditions)
     particles = 1 if run.guide is None else particles
     found = []
     with frozen(run.model, run.guide, seed=seed):

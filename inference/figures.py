@@ -1,7 +1,8 @@
 """From one number a text to the figures of an evaluation: rates, what they bound, and how they are called."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -126,6 +127,17 @@ def layers(found: Carried, latents: Sequence[str]) -> dict[str, Figure]:
 def share(label: str, hits: Column, counts: Column | None = None) -> Figure:
     """A figure between 0 and 1."""
     return Figure(label, {"share": ratio(hits, counts)})
+
+
+def given_conditions(figures: Mapping[str, Figure]) -> dict[str, Figure]:
+    """The figures of texts that answer to conditions: what is bounded is log p(x | c).
+
+    Examples:
+        >>> given_conditions({"bound": Figure("bound", {"nats": Quantity(1.0)}, "log p(x)")})["bound"].bound_on
+        'log p(x | c)'
+    """
+    bounded = {name: (figure.bound_on or "").replace("p(x)", "p(x | c)") or None for name, figure in figures.items()}
+    return {name: replace(figure, bound_on=bounded[name]) for name, figure in figures.items()}
 
 
 def _bound(label: str, cost: Column, columns: Columns, exact: bool = False) -> Figure:

@@ -25,7 +25,7 @@ from ..models.text import decode as write_tokens
 from .decoding import Decoding, item_seed, uniforms
 from .frozen import frozen
 from .reconstruction import Reconstruction
-from .run import Run
+from .run import Run, check_as_many
 
 __all__ = ["decode", "encode", "reconstruct", "sample", "write"]
 
@@ -80,9 +80,10 @@ def reconstruct(
         batch_size: Texts that are written at a time.
 
     Raises:
-        ValueError: If nothing is latent in the model, a text does not fit its window, or ``drop_below`` is out of range
-            or is given where there is no mixture.
+        ValueError: If nothing is latent in the model, a text does not fit its window or lacks its condition, or
+            ``drop_below`` is out of range or is given where there is no mixture.
     """
+    check_as_many(texts, conditions)
     result, words = [], run.tokenizer.vocabulary
     with frozen(run.model, run.guide, seed=seed):
         for items in _chunks(len(texts), batch_size):

@@ -111,7 +111,8 @@ def swaps(
 ) -> list[Mixed]:
     """:func:`swap` for several choices of layers; by default none of them, each alone, and all."""
     every = _numbers(run)
-    choices = [(), *([number] for number in every), every] if choices is None else choices
+    if choices is None:
+        choices = [(), *([number] for number in every), *([every] if len(every) > 1 else [])]
     some = [_chosen(run, layers) for layers in choices]
     one, two = _memories(run, text, other, condition)
     texts = decode(run, stacked([_moved(run, one, two, chosen) for chosen in some]), decoding, seed=seed)

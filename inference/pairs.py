@@ -106,5 +106,5 @@ def _too_long(pairs: Texts, index: int, window: int) -> ValueError:
         what, half, length = "condition", pairs.conditions, int(pairs.conditions.lengths[index]) - 1
     return ValueError(
         f"the {what} {half[index][:40]!r}... has {length} tokens, the window is {window}, and a pair cannot be split: "
-        "give a longer window, or leave such pairs out with long='drop'."
+        "give a longer window, or leave such pairs out (long='drop', --long drop)."
     )

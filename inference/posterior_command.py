@@ -13,6 +13,7 @@ def posterior(
     text: list[str] | None = None,
     data: str | None = None,
     field: str | None = None,
+    condition: str | None = None,
     n: int = 8,
     draws: int = 100,
     predictive: int = 0,
@@ -33,6 +34,7 @@ def posterior(
         text: Texts to encode.
         data: A file of texts to encode.
         field: The key of a .jsonl file, or the column of a .tsv file, that holds the text.
+        condition: For a run on pairs: what --text answers to, or the key or column of --data that holds it.
         n: At most so many texts: every draw of their latents is kept.
         draws: Draws of each text's latents.
         predictive: From how many of the draws a text is written.
@@ -50,7 +52,11 @@ def posterior(
         raise ValueError("both --text and --data say what to encode: give one of them.")
     if n < 1:
         raise ValueError(f"-n is {n}: give a positive whole number.")
-    given = text or (None if data is None else given_texts(data, field))
+    if condition is not None and not (text or data):
+        raise ValueError(f"--condition is {condition!r}, but of no text: give --text or --data with it.")
+    given = None if data is None else given_texts(data, field, condition)
+    if text:
+        given = text if condition is None else [(condition, one) for one in text]
     loaded = load_run(run, trust)
     texts, conditions = separated(loaded.corpus.entries("test", n) if given is None else given[:n])
     found = drawn(loaded, texts[:], conditions, draws, predictive=predictive, sites=sites, seed=seed)

@@ -3,7 +3,7 @@
 import gzip
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 
 from .fields import KINDS, Field
+from .labels import label_names
 
 __all__ = ["SPLITS", "Pair", "divide", "read_file", "read_splits"]
 
@@ -26,14 +27,19 @@ _STEMS = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "
 
 @overload
 def read_splits(
-    path: str | Path, field: Field | None = None, seed: int = 0, *, condition: None = None
+    path: str | Path, field: Field | None = None, seed: int = 0, *, condition: None = None, labels: bool | None = None
 ) -> tuple[dict[str, list[str]], int]: ...
 @overload
 def read_splits(
-    path: str | Path, field: Field | None = None, seed: int = 0, *, condition: Field
+    path: str | Path, field: Field | None = None, seed: int = 0, *, condition: Field, labels: bool | None = None
 ) -> tuple[dict[str, list[Pair]], int]: ...
 def read_splits(
-    path: str | Path, field: Field | None = None, seed: int = 0, *, condition: Field | None = None
+    path: str | Path,
+    field: Field | None = None,
+    seed: int = 0,
+    *,
+    condition: Field | None = None,
+    labels: bool | None = None,
 ) -> tuple[dict[str, Any], int]:
     """The texts of a file or folder by split, and the number of blank lines; pairs, if ``condition`` names a field.
 
@@ -48,12 +54,12 @@ def read_splits(
         files = _split_files(path) if path.is_dir() else None
     if files is None:
         texts, blank = read_file(path, field, condition=condition)
-        return divide(texts, seed, name=str(path)), blank
+        return divide(texts, seed, name=str(path), labels=labels), blank
     read = {split: read_file(file, field, condition=condition) for split, file in files.items()}
     splits: dict[str, Any] = {split: texts for split, (texts, _) in read.items()}
     missing = tuple(split for split in SPLITS if split not in splits)
     if missing:
-        splits |= divide(splits["train"], seed, missing, name=str(files["train"]))
+        splits |= divide(splits["train"], seed, missing, name=str(files["train"]), labels=labels)
     return {split: splits[split] for split in SPLITS}, sum(blank for _, blank in read.values())
 
 
@@ -93,12 +99,18 @@ def read_file(path: str | Path, field: Field | None = None, *, condition: Field 
 
 
 def divide(
-    texts: list[Entry], seed: int = 0, parts: tuple[str, ...] = ("valid", "test"), *, name: str = "the corpus"
+    texts: list[Entry],
+    seed: int = 0,
+    parts: tuple[str, ...] = ("valid", "test"),
+    *,
+    name: str = "the corpus",
+    labels: bool | None = None,
 ) -> dict[str, list[Entry]]:
     """A random split of texts, or pairs, into ``train`` and ``parts``, each of one different text in twenty.
 
     Equal texts go to the same part, so that none is trained on and tested on, whatever their conditions; they keep
-    their number and their order.
+    their number and their order. Where conditions are labels, as :func:`~.labels.label_names` tells, ``train`` has at
+    least one text of each.
 
     Raises:
         ValueError: If there are fewer than 20 different texts.
@@ -116,10 +128,22 @@ def divide(
     order = np.random.default_rng(seed).permutation(len(different))
     size = len(different) // 20
     part_of = {different[i]: part for j, part in enumerate(parts) for i in order[j * size : (j + 1) * size]}
+    for text in _missed(texts, part_of, labels):
+        del part_of[text]
     split: dict[str, list[Entry]] = {part: [] for part in ("train", *parts)}
     for entry in texts:
         split[part_of.get(_text(entry), "train")].append(entry)
     return split
+
+
+def _missed(entries: Sequence[str | Pair], held: Collection[str], labels: bool | None) -> set[str]:
+    """The first text of each label whose texts would all be held out: nothing could be learnt of it."""
+    pairs = [entry for entry in entries if not isinstance(entry, str)]
+    if not pairs or label_names((condition for condition, _ in pairs), labels) is None:
+        return set()
+    known = {condition for condition, text in pairs if text not in held}
+    first = {condition: text for condition, text in reversed(pairs) if condition not in known}
+    return set(first.values())
 
 
 def _text(entry: str | Pair) -> str:

@@ -303,6 +303,12 @@ def run_config(model: Model, guide: nn.Module | None, corpus: Corpus, options: T
     return config if trained == [""] else config | {"trained": trained, "held": held_digest(modules)}
 
 
+def check_as_many(texts: Collection[str], conditions: Collection[str] | None) -> None:
+    """Raises a ValueError unless each text has a condition, or none has."""
+    if conditions is not None and len(conditions) != len(texts):
+        raise ValueError(f"there are {len(conditions)} conditions for {len(texts)} texts: give one for each.")
+
+
 def _several(texts: str | Sequence[str]) -> Sequence[str]:
     return [texts] if isinstance(texts, str) else texts
 

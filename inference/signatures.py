@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -123,12 +123,22 @@ def _find(module: str, name: str) -> ast.ClassDef | ast.FunctionDef:
 
 
 def _literals(module: str) -> dict[str, Any]:
-    """What annotations may name without an import: built-in types, and the module's own names for Literals."""
+    """What annotations may name without an import: built-in types, and names for Literals, also of modules beside."""
     names = vars(builtins) | {"Literal": Literal}
+    for node in _tree(module).body:
+        if isinstance(node, ast.ImportFrom) and node.level and node.module:
+            theirs = _own_literals(resolve_name("." * node.level + node.module, module.rpartition(".")[0]))
+            names |= {item.asname or item.name: theirs[item.name] for item in node.names if item.name in theirs}
+    return names | _own_literals(module)
+
+
+def _own_literals(module: str) -> dict[str, Any]:
+    """Names that a module gives to Literals."""
+    names: dict[str, Any] = {}
     for node in _tree(module).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             if isinstance(node.value, ast.Subscript) and ast.unparse(node.value.value) == "Literal":
-                names[node.targets[0].id] = eval(ast.unparse(node.value), dict(names))
+                names[node.targets[0].id] = eval(ast.unparse(node.value), {"Literal": Literal})
     return names
 
 

@@ -105,6 +105,7 @@ def fit(
         folder.keep_corpus(corpus.folder)
         folder.write_config(config)
         if folder.last.exists():
+            _check_checkpoint(folder, objective)
             folder.forget_metrics_after(folder.step())
     objective.train()  # what was trained before is in evaluation mode, of which Lightning warns
     training = Training(objective, corpus, settings, folder, report)
@@ -152,10 +153,12 @@ class Training(lightning.LightningModule):
     # What Lightning calls, in the order in which it does.
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        decay = [p for p in self.objective.parameters() if p.requires_grad and p.ndim >= 2]
-        rest = [p for p in self.objective.parameters() if p.requires_grad and p.ndim < 2]
+        named = [(name, p) for name, p in self.objective.named_parameters() if p.requires_grad]
+        decay = [p for name, p in named if p.ndim >= 2 and not name.endswith("bias")]
+        rest = [p for name, p in named if p.ndim < 2 or name.endswith("bias")]
         groups = [{"params": decay, "weight_decay": self.options.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=self.options.learning_rate, betas=(0.9, 0.98), fused=True)
+        fused = self.options.precision == "32"  # otherwise Lightning would not clip gradients
+        return torch.optim.AdamW(groups, lr=self.options.learning_rate, betas=(0.9, 0.98), fused=fused)
 
     def train_dataloader(self) -> TrainingStream:
         self.stream = TrainingStream(
@@ -390,15 +393,23 @@ def _trainer(options: TrainingOptions) -> lightning.Trainer:
 
 
 def _check_sizes(model: Model, corpus: Corpus) -> None:
-    """The network must know every token of the corpus and reach as far as its texts."""
+    """The network must know every token of the corpus and reach as far as its texts and their conditions."""
     config = getattr(model, "config", None)
-    for name in ("vocabulary", "window"):
-        had, needed = getattr(config, name, None), getattr(corpus, name)
+    sizes = {"vocabulary": corpus.vocabulary, "window": corpus.window, "condition": corpus.condition_window}
+    for name, needed in sizes.items():
+        had = getattr(config, name, None)
         if had is not None and had < needed:
             raise ValueError(
                 f"the {name} of the model is {had}, that of the corpus {needed}: make the model with "
                 f"{type(model).__name__}.for_corpus(corpus)."
             )
+
+
+def _check_checkpoint(folder: RunFolder, objective: nn.Module) -> None:
+    """The weights to go on from must be those of this model."""
+    has = {name: value.shape for name, value in objective_state(read_checkpoint(folder.last)).items()}
+    if has != {name: value.shape for name, value in objective.state_dict().items()}:
+        raise ValueError(f"{folder.last} is a checkpoint of another model than {folder.config_file} names.")
 
 
 def _check_same_run(folder: RunFolder, config: dict[str, Any]) -> None:

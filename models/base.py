@@ -78,7 +78,7 @@ class Model(Recorded, LocalModule):
                 raise ValueError(f"{cls.__name__} has no option {name!r}: choose among {choices}.")
         model = cls(TransformerConfig(**network), **cls.fitted(corpus) | rest)
         if trunk is not None:
-            trunk.load_into(model)
+            trunk.load_into(model, len(corpus.labels))
         return model
 
     @classmethod

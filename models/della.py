@@ -158,8 +158,9 @@ class DELLA(Model):
             return [self.zeros(len(batch.weight), 0)] * len(self.layers)
         check_condition(batch.condition, self.config)
         told = Context(condition=batch.condition, condition_mask=batch.condition_mask)
-        begun = F.pad(batch.condition, (1, 0), value=self.config.bos)
-        found: list[Tensor] = self.condition(begun, F.pad(told.present, (1, 0), value=True))
+        begun, present = F.pad(batch.condition, (1, 0), value=self.config.bos), F.pad(told.present, (1, 0), value=True)
+        place = (present.long().cumsum(-1) - 1).clamp(min=0)  # on whichever side it is padded
+        found: list[Tensor] = self.condition(begun, present, place)
         return found
 
     def context(self, latents: Float[Tensor, "*batch K p"], batch: Batch) -> Context:

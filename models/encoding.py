@@ -89,9 +89,12 @@ class LayerEncoder(nn.Module):
         self.pools = nn.ModuleList(Pool(config.width, pool) for _ in self.layers)
 
     def forward(
-        self, tokens: Int[Tensor, "*batch t"], mask: Bool[Tensor, "*batch t"]
+        self,
+        tokens: Int[Tensor, "*batch t"],
+        mask: Bool[Tensor, "*batch t"],
+        position: Int[Tensor, "*batch t"] | None = None,
     ) -> list[Float[Tensor, "*batch p"]]:
-        x = self.embedding(tokens)
+        x = self.embedding(tokens, position)
         found = []
         for layer, block in enumerate(self.blocks):
             x = block(x, mask)

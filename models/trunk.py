@@ -12,6 +12,7 @@ from .transformer import Decoder
 
 __all__ = ["Trunk"]
 
+_ROWS = ("embedding.tokens.weight", "head.weight", "head.bias")  # that have a row for each token
 _DECIDES = ("width", "layers", "heads", "bias", "norm_eps", "activation", "positions", "tied")
 
 
@@ -83,18 +84,22 @@ class Trunk:
         for name, value in asked.items():
             if name != "dropout" and value != has.get(name, value):
                 raise ValueError(f"{name} is {value}, but {self.name} has {has[name]}: {_way_out(name)}.")
-        if asked.get("window", 0) > self.config.window:
+        condition, longest = asked.get("condition", 0), self.config.window
+        if asked.get("window", 0) + condition > longest:
+            before, verb = (f"a condition of {condition} tokens and ", "are") if condition else ("", "is")
             raise ValueError(
-                f"a window of {asked['window']} tokens is longer than the {self.config.window} positions of "
-                f"{self.name}: give at most {self.config.window}."
+                f"{before}a window of {asked['window']} tokens {verb} longer than the {longest} positions of "
+                f"{self.name}: give at most {longest}{' for both' if condition else ''}."
             )
 
     @torch.no_grad()
-    def load_into(self, model: nn.Module) -> list[str]:
-        """Copies the weights into a decoder; of the positions, as many as its window has.
+    def load_into(self, model: nn.Module, labels: int = 0) -> list[str]:
+        """Copies the weights into a decoder; of the positions, as many as its condition and window have.
 
         Arguments:
             model: A :class:`~.transformer.Decoder`, or a model with one as its ``decoder``.
+            labels: How many of its last tokens the trunk does not know, as those that stand for labels; what is known
+                of them stays what it is.
 
         Returns:
             The names of the decoder's parameters that the trunk does not have, and that are as they were.
@@ -106,16 +111,17 @@ class Trunk:
         if not isinstance(decoder, Decoder):
             raise ValueError(f"a {type(model).__name__} has no decoder: give one, or a model with one.")
         config = decoder.config
-        options = {name: getattr(config, name) for name in (*_DECIDES, "vocabulary", "window")}
-        self.check(**options, hidden=config.feed_forward)
+        options = {name: getattr(config, name) for name in (*_DECIDES, "window", "condition")}
+        self.check(**options, vocabulary=config.vocabulary - labels, hidden=config.feed_forward)
+        positions = config.condition + config.window
         weights = {
-            name: value[: config.window] if name == "embedding.positions" else value
-            for name, value in self.weights.items()
+            name: value[:positions] if name == "embedding.positions" else value for name, value in self.weights.items()
         }
         own = dict(decoder.named_parameters())
-        _check_shapes(weights, {name: parameter.shape for name, parameter in own.items()})
+        places = {name: own[name][: self.config.vocabulary] if name in _ROWS else own[name] for name in own}
+        _check_shapes(weights, {name: place.shape for name, place in places.items()})
         for name, value in weights.items():
-            own[name].copy_(value)
+            places[name].copy_(value)
         return [name for name in own if name not in weights]
 
 

@@ -3,10 +3,11 @@
 import importlib
 import re
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import pyroformer as pf
 from pyroformer.inference.folder import RunFolder
@@ -91,7 +92,7 @@ def test_the_models_of_the_table_are_of_one_size(script: ModuleType) -> None:
     sizes = {name: script.parameters(*script.make(name, script.equal(name, config))) for name in script.VARIANTS}
     assert max(sizes.values()) < 1.01 * min(sizes.values())
     done = [task.file for task in script.tasks(2, list(script.VARIANTS))]
-    assert len(set(done)) == len(done) == 2 * (2 * len(script.VARIANTS) - 1 + 2 * len(script.HELPED_MORE))
+    assert len(set(done)) == len(done) == 2 * (2 * len(script.VARIANTS) - 1 + 3 * len(script.HELPED_MORE))
 
 
 @pytest.mark.parametrize("script", ["compaction"], indirect=True)
@@ -109,6 +110,27 @@ def test_compaction(script: ModuleType) -> None:
         script.report(language_model)
 
 
+@pytest.mark.parametrize("script", ["samples", "interpolation"], indirect=True)
+def test_texts_are_judged(script: ModuleType) -> None:
+    corpus = pf.Corpus.of([f"The number {n} follows {n - 1}." for n in range(480)], vocabulary=270, window=24)
+    torch.manual_seed(0)
+    runs = []
+    for model in (pf.LanguageModel.for_corpus(corpus, width=16), pf.VAE.for_corpus(corpus, width=16, layers=1)):
+        guide = None if isinstance(model, pf.LanguageModel) else pf.VAEGuide(model)
+        runs.append(pf.fit(model, guide, corpus, steps=1, batch_size=8))
+    judge, vae = runs
+    if script.__name__ == "samples":
+        network = {"width": 16, "layers": 1, "heads": 2}
+        rows = numbers(script.report(judge, {"a vae": vae}, n=30, steps=2, network=network))
+        assert set(rows) == {"texts of", "real texts", "the judge", "a vae", "---"}
+        assert rows["real texts"][-1] == 0 and 100 < rows["real texts"][0] < 400  # 270 tokens, nothing learnt
+        return
+    text = script.report(judge, {"a vae": vae}, n=2)
+    first, last = ([float(cell) for cell in line.split("|")[2:6]] for line in text.splitlines()[2:7:4])
+    assert (first[0], last[0]) == (0, 1) and first[3] + last[3] <= 2
+    assert script.rows([["a", "", "", "b", "b"]], judge, [("a", "b")])[1][3:] == [1.0, 0.0, None]  # blank is not new
+
+
 @pytest.mark.parametrize("script", ["curve"], indirect=True)
 def test_the_curve(script: ModuleType, tmp_path: Path) -> None:
     assert len({point.name for point in script.POINTS}) == len(script.POINTS)
@@ -120,8 +142,11 @@ def test_the_curve(script: ModuleType, tmp_path: Path) -> None:
         assert (guide is None) == (point.family == "language model")
         assert len(model.decoder.blocks) == (2 if guide is None else 1)
     results = [made_up(script, point, level) for level, point in enumerate(script.POINTS)]
-    rows = numbers(script.table(results))
-    assert rows["nvae, autoregressive prior"][1] != rows["nvae"][1]
+    rows = numbers(script.table(results, SimpleNamespace(steps=100, width=96)))
+    assert rows["nvae, autoregressive prior"][2] != rows["nvae"][2]
+    assert rows["language model"][0] == 400  # steps of the last of its rows
+    alone = [one for one in results if one["point"]["prior"]]
+    script.plot(alone, tmp_path / "curve.png")  # a second stage whose first is not measured yet
     script.plot(results, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 10_000
 

@@ -112,20 +112,21 @@ def active_units(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
     return plain(ax)
 
 
-def swap_table(run: Run, text: str, other: str, *, ax: Axes | None = None) -> Axes:
+def swap_table(run: Run, text: str, other: str, *, condition: str | None = None, ax: Axes | None = None) -> Axes:
     """Draw what becomes of a text when the latent of one layer after the other is another text's.
 
     Arguments:
         run: A run whose layers have latents of their own.
         text: The text that is changed.
         other: The text whose latents come in.
+        condition: What both texts answer to, if the run was trained on pairs.
         ax: Where to draw; by default a new figure of pyplot's, as high as the table needs.
 
     Raises:
         ValueError: If the run's latents belong to no layers, or a text does not fit its window.
     """
     rows = [("text", text), ("other", other)]
-    for found in swaps(run, text, other):
+    for found in swaps(run, text, other, condition=condition):
         inside = "all latents" if len(found.layers) > 1 else "".join(f"z_{number}" for number in found.layers)
         rows.append((f"{inside} of the other" if inside else "written from its own", found.text))
     lines = [(name, textwrap.wrap(written, LETTERS) or [""]) for name, written in rows]

@@ -11,6 +11,7 @@ from ...guides.della import DELLAGuide
 from ...guides.nvae import NVAEGuide
 from ...guides.vae import VAEGuide
 from ..folder import write_atomically
+from ..pairs import separated
 from ..run import Run
 from .attention_map import decoder_attention, figure_size, heat_map
 from .layers import active_units, layer_curves, swap_table
@@ -29,12 +30,12 @@ def save_all(run: Run, folder: str | Path | None = None, texts: Sequence[str] | 
 
     Of a mixture, ``weights-1``, ``attention-1`` and so on for each text (a VAE has only the latter); of latents in
     layers, ``layers`` (their KL over the training), ``units`` (how many are active) and ``swap`` (the first text with
-    latents of the second).
+    latents of the second, both under the condition of the first if the run was trained on pairs).
 
     Arguments:
         run: Any run.
         folder: Where to; ``plots`` in the run's folder by default. Earlier pictures there are replaced.
-        texts: What to draw; three held-out texts by default.
+        texts: What to draw; three held-out texts by default. Given without their conditions, they have no ``swap``.
 
     Returns:
         The files, in the order of the names above.
@@ -43,8 +44,9 @@ def save_all(run: Run, folder: str | Path | None = None, texts: Sequence[str] | 
         ValueError: If the folder cannot be written, or a text does not fit the model's window.
     """
     folder = run.folder.path / "plots" if folder is None else Path(folder)
+    conditions: Sequence[str] | None = None
     if texts is None:
-        texts = run.corpus.test[:TEXTS]
+        texts, conditions = separated(run.corpus.entries("test", TEXTS))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # such letters show as boxes
         figures = {"curves": _curves(run)}
@@ -53,8 +55,8 @@ def save_all(run: Run, folder: str | Path | None = None, texts: Sequence[str] | 
                 figures[f"weights-{number}"] = _weights(run, text)
             if isinstance(run.guide, NVAEGuide | VAEGuide):
                 figures[f"attention-{number}"] = _attention(run, text)
-        if isinstance(run.guide, DELLAGuide) and not run.corpus.conditional:
-            figures |= _layers(run, texts)
+        if isinstance(run.guide, DELLAGuide):
+            figures |= _layers(run, texts, None if conditions is None else conditions[0])
         return [_save(figure, folder / f"{name}.png") for name, figure in figures.items()]
 
 
@@ -65,14 +67,15 @@ def _curves(run: Run) -> Figure:
     return figure
 
 
-def _layers(run: Run, texts: Sequence[str]) -> dict[str, Figure]:
+def _layers(run: Run, texts: Sequence[str], condition: str | None) -> dict[str, Figure]:
     names = ["layers", "units"]
     figures = {name: Figure((WIDTH, HEIGHT), layout="constrained") for name in names}
     layer_curves(run, ax=figures["layers"].subplots())
     active_units(run.evaluate(limit=MEASURED, particles=1, reconstructions=1), ax=figures["units"].subplots())
-    if len(texts) > 1 and run.model.latents != ("z",):
+    told = condition is not None or not run.corpus.conditional
+    if len(texts) > 1 and run.model.latents != ("z",) and told:
         figures["swap"] = Figure((2 * WIDTH, 0.45 * (len(run.model.latents) + 4)))
-        swap_table(run, texts[0], texts[1], ax=figures["swap"].add_axes((0, 0, 1, 1)))
+        swap_table(run, texts[0], texts[1], condition=condition, ax=figures["swap"].add_axes((0, 0, 1, 1)))
     return figures
 
 

@@ -12,6 +12,8 @@ from pyroformer.inference.cli import main
 from pyroformer.inference.corpus import Corpus
 from pyroformer.inference.latents import interpolate
 from pyroformer.inference.run import Run
+from pyroformer.models.transformer import Decoder, TransformerConfig
+from pyroformer.models.trunk import Trunk
 
 ANSWERS = {
     "colour": ["a red one", "a blue one", "a green one"],
@@ -63,6 +65,42 @@ def test_reconstruction_and_evaluation_take_the_conditions_of_the_corpus(run: Ru
     assert found["bound"].value is not None and "bleu" in found
     pairs = run.evaluate([("colour", "a red one 3"), ("count", "two of them 4")], particles=4)
     assert pairs.about["texts"] == 2
+
+
+def test_what_is_bounded_is_given_the_condition(run: Run) -> None:
+    found = run.evaluate([("colour", "a red one 3"), ("count", "two of them 4")], particles=4)
+    assert {found[name].bound_on for name in found} == {"log p(x | c)", None}
+
+
+def test_each_text_has_its_condition(run: Run) -> None:
+    message = "there are 1 conditions for 2 texts: give one for each"
+    texts = ["a red one 3", "two of them 4"]
+    with pytest.raises(ValueError, match=message):
+        run.reconstruct(texts, conditions=["colour"])
+    with pytest.raises(ValueError, match=message):
+        run.bound(texts, 2, conditions=["colour"])
+
+
+def test_a_run_of_pairs_has_pictures_of_its_layers(run: Run, tmp_path: Path) -> None:
+    files = [path.stem for path in pf.plot.save_all(run, tmp_path / "all")]
+    assert files == ["curves", "layers", "units", "swap"]
+    files = [path.stem for path in pf.plot.save_all(run, tmp_path / "own", ["a red one 3", "two of them 4"])]
+    assert files == ["curves", "layers", "units"]
+
+
+def test_a_posterior_of_ones_own_texts_is_told_their_condition(run: Run, tmp_path: Path) -> None:
+    common = ["posterior", str(run.folder.path), "--out", str(tmp_path / "p.nc"), "--draws", "3"]
+    assert main([*common, "--text", "a red one 3", "a blue one 4", "--condition", "colour"]) == 0
+    assert main([*common, "--condition", "colour"]) == 1
+
+
+def test_a_pretrained_decoder_answers_to_labels(run: Run) -> None:
+    config = TransformerConfig(run.tokenizer.vocabulary, window=17, width=16, layers=2, heads=2, positions="learned")
+    trunk = Trunk("old", config, Decoder(config).state_dict())
+    model = pf.DELLA.for_corpus(run.corpus, trunk=trunk, latent_size=4)
+    old = trunk.weights["embedding.tokens.weight"]
+    assert torch.equal(model.decoder.embedding.tokens.weight[:-2], old) and model.config.vocabulary == len(old) + 2
+    assert pf.fit(model, pf.DELLAGuide(model), run.corpus, steps=1).step == 1
 
 
 def test_interpolation_answers_to_one_condition(run: Run) -> None:

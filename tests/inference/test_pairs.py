@@ -171,10 +171,21 @@ def test_a_label_is_one_token_beyond_those_of_texts() -> None:
 def test_a_label_that_training_has_not_seen(text: str, close: str) -> None:
     message = (
         f"'{text}' is none of the 2 labels that the training texts have: give one of those, such as {close}, or make a "
-        r"corpus whose conditions are texts \(labels=False\)"
+        r"corpus whose conditions are texts \(labels=False, or --labels false\)"
     )
     with pytest.raises(ValueError, match=message):
         Labels(["book", "cancel"], 259).encode(text)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_training_has_a_text_of_every_label(seed: int) -> None:
+    rare = [(f"rare{n}", f"a text of its own {n}") for n in range(30)]
+    pairs = [("common", f"text {n}") for n in range(100)] + rare
+    split = divide(pairs, seed)
+    assert {label for label, _ in split["train"]} == {"common", *(label for label, _ in rare)}
+    assert sorted(pair for part in split.values() for pair in part) == sorted(pairs) and split["valid"]
+    texts = [(f"a condition {n}", f"text {n}") for n in range(100)]  # that is no label
+    assert len(divide(texts, seed)["test"]) == 5
 
 
 def test_what_counts_as_a_label_unless_one_says_otherwise() -> None:
@@ -215,7 +226,7 @@ def test_long_pairs_are_dropped_whole() -> None:
     ],
 )
 def test_a_pair_cannot_be_split(condition: str, text: str, what: str) -> None:
-    message = ", the window is 16, and a pair cannot be split: give a longer window, or leave such pairs out with long="
+    message = ", the window is 16, and a pair cannot be split: give a longer window, or leave such pairs out .long="
     with pytest.raises(ValueError, match=what + message):
         encode_pairs(["fits", text], ["fits", condition], BYTEWISE, BYTEWISE, 16)
 

@@ -1,6 +1,7 @@
 """Training: what a run learns, what a kill costs (nothing), and that every way of computing a step is the same step."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,18 +13,21 @@ import pytest
 import torch
 from torch import nn
 
+from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.compiled import CompiledObjective, _state
 from pyroformer.inference.corpus import Corpus
 from pyroformer.inference.elbo import ELBO, Objective
+from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.nvib import NVIB
 from pyroformer.inference.objectives import make_objective
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.svi import SVI
-from pyroformer.inference.training import Status, _noise_seed, fit
+from pyroformer.inference.training import Status, Training, _noise_seed, fit
 from pyroformer.models.base import Model
 from pyroformer.models.batch import Batch
+from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.transformer import TransformerConfig
@@ -178,6 +182,28 @@ def test_the_objective_is_what_the_options_name(corpus: Corpus) -> None:
     exact = make_objective(model, guide, TrainingOptions(objective="elbo", beta=0.5), 10)
     assert exact.elbo.name == "elbo"
     assert {name: float(value) for name, value in exact.kl_weights.named_buffers()} == {"weights": 0.5, "vectors": 0.5}
+
+
+def test_less_precise_networks_train_with_clipped_gradients(corpus: Corpus, tmp_path: Path) -> None:
+    assert train(corpus, tmp_path, steps=2, precision="bf16", clip=1.0).step == 2
+
+
+def test_a_checkpoint_of_another_model_is_not_gone_on_from(corpus: Corpus, tmp_path: Path) -> None:
+    mine, other = (train(corpus, tmp_path / name, name, steps=1) for name in ("lm", "nvae"))
+    shutil.copy(other.folder.last, mine.folder.last)
+    with pytest.raises(ValueError, match=r"last\.ckpt is a checkpoint of another model than .*config\.yaml names"):
+        train(corpus, tmp_path / "lm", "lm", steps=2, resume=True)
+
+
+def test_biases_do_not_decay(corpus: Corpus, tmp_path: Path) -> None:
+    model = DELLA.for_corpus(corpus, width=16, layers=1, heads=2, latent_size=2)
+    objective = make_objective(model, DELLAGuide(model), TrainingOptions(), 10)
+    training = Training(objective, corpus, TrainingOptions(weight_decay=0.5), RunFolder(tmp_path))
+    decay, rest = (group["params"] for group in training.configure_optimizers().param_groups)
+    names = {id(parameter): name for name, parameter in objective.named_parameters()}
+    free = [names[id(parameter)] for parameter in rest]
+    assert any(name.endswith("latent_bias") and p.ndim == 2 for name, p in zip(free, rest, strict=True))
+    assert not any(names[id(parameter)].endswith("bias") for parameter in decay) and len(decay) > 5
 
 
 @pytest.mark.parametrize("name", ["vocabulary", "window"])

@@ -16,6 +16,7 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from pyroformer.guides.della import DELLAGuide
 from pyroformer.models.batch import BOS, EOS, PAD, Batch
 from pyroformer.models.della import DELLA, Structure
 from pyroformer.models.fusion import FusionKind
@@ -253,6 +254,23 @@ def test_padding_of_a_condition_changes_nothing(junk: int) -> None:
         alone = run(model, Batch.pad([TEXTS[i]], conditions=[CONDITIONS[i]]), latents[i : i + 1])
         for name in (*model.latents, "text"):
             close(alone.nodes[name]["log_prob"][0], expected.nodes[name]["log_prob"][i], atol=1e-4)
+
+
+def test_a_condition_may_be_padded_on_the_left() -> None:
+    model = away(build(TOLD))
+    latents = latents_for(model)
+    assert ANSWERS.condition is not None and ANSWERS.condition_mask is not None
+    width = ANSWERS.condition.shape[-1]
+    turn = (torch.arange(width) + ANSWERS.condition_mask.sum(-1, keepdim=True)) % width
+    left = ANSWERS._replace(
+        condition=ANSWERS.condition.gather(-1, turn), condition_mask=ANSWERS.condition_mask.gather(-1, turn)
+    )
+    assert left.condition_mask[:2, -1].all() and not left.condition_mask[:2].all()  # the third is empty
+    expected, actual = (run(model, batch, latents) for batch in (ANSWERS, left))
+    for name in (*model.latents, "text"):
+        close(actual.nodes[name]["log_prob"], expected.nodes[name]["log_prob"], atol=1e-4)
+    guide = away(DELLAGuide(model))
+    close(guide.encode(left).mean, guide.encode(ANSWERS).mean, atol=1e-4)
 
 
 def test_an_empty_condition_says_as_much_as_none() -> None:

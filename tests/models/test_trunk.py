@@ -47,6 +47,19 @@ def test_a_decoder_of_its_sizes_computes_the_same(trained: Decoder, trunk: Trunk
     assert torch.equal(decoder.embedding.positions, trained.embedding.positions[:9])
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_labels_and_a_condition_have_places_of_their_own(tied: bool) -> None:
+    config = replace(CONFIG, tied=tied)
+    trained = Decoder(config).eval()
+    decoder = Decoder(replace(config, vocabulary=43, window=10, condition=6)).eval()
+    before = decoder.embedding.tokens.weight[40:].clone()
+    assert Trunk("old", config, trained.state_dict()).load_into(decoder, labels=3) == []
+    assert torch.equal(decoder.embedding.tokens.weight[40:], before)
+    tokens = torch.randint(3, 40, (3, 9))
+    torch.testing.assert_close(decoder(tokens), trained(tokens))
+    assert decoder.head is None or torch.equal(decoder.head.weight[:40], trained.head.weight)
+
+
 def test_probabilistic_attention_starts_as_the_softmax_attention_of_the_trunk(trained: Decoder, trunk: Trunk) -> None:
     model = LanguageModel(replace(CONFIG, attention="probabilistic", key_precision="diagonal")).eval()
     assert all(".attention." in name for name in trunk.load_into(model))
@@ -97,6 +110,10 @@ def test_dropout_is_free(trunk: Trunk) -> None:
         ({"positions": "sinusoidal"}, "positions is sinusoidal, but old has learned: leave it out"),
         ({"tied": False}, "tied is False, but old has True: leave it out"),
         ({"window": 17}, "a window of 17 tokens is longer than the 16 positions of old: give at most 16"),
+        (
+            {"window": 12, "condition": 12},
+            "a condition of 12 tokens and a window of 12 tokens are longer than the 16 positions .* 16 for both",
+        ),
         ({"vocabulary": 41}, "vocabulary is 41, but old has 40: read the texts with its tokenizer"),
     ],
 )
