@@ -6,7 +6,8 @@ nvae             a Dirichlet process over one vector for each token, and the pri
 nvib             the same, trained with the published objective; its beta is the one that it amounts to for a nat of the
                  vectors' exact KL, 1e-3 / width at the published strength, which is the default of `fit nvae`
 vae              a Gaussian vector for each token, under softmax attention
-one vector       a single Gaussian vector of the same width, as one more key and value in each layer
+one vector       a single Gaussian vector of the same width, as one more key and value in each layer; as in Optimus, the
+                 encoder is a network of its own
 autoencoder      vae, whose divergence costs nothing: the one end
 language model   nothing is latent: the other end
 

@@ -127,6 +127,7 @@ def evaluate(
     json: str | None = None,
     particles: int = 64,
     limit: int | None = None,
+    samples: int = 0,
     drop_below: float = 0.0,
     seed: int = 0,
     trust: list[str] | None = None,
@@ -145,6 +146,7 @@ def evaluate(
         json: A file to write every number to.
         particles: Draws of the importance-weighted bound; more make it tighter and take longer.
         limit: At most so many texts.
+        samples: Make up so many texts and tell how they differ from each other and from held-out ones.
         drop_below: Vectors of a mixture that weigh less leave before texts are written again.
         seed: Of all noise.
         trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
@@ -154,7 +156,7 @@ def evaluate(
     if json is not None and not Path(json).parent.is_dir():
         raise ValueError(f"--json {json} lies in no folder: make {Path(json).parent} first.")
     texts = None if data is None else given_texts(data, field, condition)
-    options: dict[str, Any] = {"split": split, "particles": particles, "limit": limit, "seed": seed}
+    options: dict[str, Any] = {"split": split, "particles": particles, "limit": limit, "samples": samples, "seed": seed}
     found = load_run(run, trust).evaluate(texts, drop_below=drop_below, **options)
     say(found.table())
     if json is not None:

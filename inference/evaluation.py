@@ -30,11 +30,13 @@ from .objectives import held_out_objective, remarks
 from .reading import Pair
 from .report import Evaluation, Figure, Quantity
 from .run import Run, check_as_many
+from .text_metrics import diversity
 from .texts import Texts
 
 __all__ = ["evaluate", "text_bounds"]
 
 Split = Literal["train", "valid", "test"]
+REFERENCES = 10  # held-out texts for each one that is made up
 PENALTY = "penalty of "  # columns of what is charged in training, before free bits
 DRAWS = 8  # for terms that are not importance-weighted: with exact divergences they hardly vary
 
@@ -49,6 +51,7 @@ def evaluate(
     limit: int | None = None,
     reconstructions: int = 256,
     compared: int = 512,
+    samples: int = 0,
     drop_below: float = 0.0,
     batch_size: int = 64,
 ) -> Evaluation:
@@ -65,6 +68,7 @@ def evaluate(
         reconstructions: How many of them are written again, for BLEU and exact match.
         compared: How many of them are compared with one another, for what each latent of a DELLA carries; of one text
             nothing of it can be told.
+        samples: How many texts are made up and compared with each other and with held-out ones, for their variety.
         drop_below: Vectors of a mixture whose mean weight is below it leave before texts are written again; every other
             figure is of the whole mixture.
         batch_size: Texts at a time.
@@ -82,6 +86,11 @@ def evaluate(
     for name, number in numbers.items():
         if number is not None and number < 1:
             raise ValueError(f"{name} is {number}: give a positive whole number.")
+    if samples and run.corpus.conditional:
+        raise ValueError(
+            f"samples is {samples}, but what this run writes answers to a condition: leave samples out, and compare "
+            "run.sample(n, condition=...) by text_metrics.diversity."
+        )
     chosen = _some(_texts(run, texts, split), limit)
     if not len(chosen):
         raise ValueError("there are no texts to evaluate on: give some, or another split.")
@@ -97,12 +106,15 @@ def evaluate(
         figures = given_conditions(figures)
     if run.guide is not None:
         figures |= written | components(columns)
+    if samples:
+        references = _some(run.corpus.test, REFERENCES * samples)[:]
+        figures |= diversity(run.sample(samples, seed=seed), references, seed=seed)
     about: dict[str, Any] = {
         "texts": len(chosen),
         "tokens": int(columns["tokens"].sum()),
         "bytes": int(columns["bytes"].sum()),
     }
-    about |= {"split": split if texts is None else None, "seed": seed, "step": run.step}
+    about |= {"split": split if texts is None else None, "samples": samples, "seed": seed, "step": run.step}
     if run.guide is not None:
         about |= {
             "particles": particles,

@@ -21,7 +21,8 @@ References:
     Efficient Low-rank Multimodal Fusion with Modality-Specific Factors (Liu et al., 2018),
     https://arxiv.org/abs/1806.00064
     FiLM: Visual Reasoning with a General Conditioning Layer (Perez et al., 2018), https://arxiv.org/abs/1709.07871
-    Optimus (Li et al., 2020), https://arxiv.org/abs/2004.04092
+    Optimus (Li et al., 2020), https://arxiv.org/abs/2004.04092: one latent, an encoder of its own and both of its ways
+    are ``DELLA(structure="single", fusion="memory")`` or ``"embedding"`` with ``DELLAGuide(encoder="separate")``
 """
 
 import math

@@ -72,6 +72,11 @@ def test_what_is_bounded_is_given_the_condition(run: Run) -> None:
     assert {found[name].bound_on for name in found} == {"log p(x | c)", None}
 
 
+def test_made_up_texts_would_need_a_condition(run: Run) -> None:
+    with pytest.raises(ValueError, match="samples is 5, but what this run writes answers to a condition: leave"):
+        run.evaluate(samples=5)
+
+
 def test_each_text_has_its_condition(run: Run) -> None:
     message = "there are 1 conditions for 2 texts: give one for each"
     texts = ["a red one 3", "two of them 4"]

@@ -118,6 +118,12 @@ def test_what_was_trained_is_no_bound_by_name(corpus: Corpus, found: Evaluation,
         assert nats(trained, name) == pytest.approx(nats(found, name))
 
 
+def test_made_up_texts_are_compared(nvae: Run) -> None:
+    found = nvae.evaluate(SOME, particles=1, samples=5)
+    assert {"self_bleu", "reference_bleu", "distinct_2"} <= set(found) and "5 texts" in found["self_bleu"].label
+    assert found.about["samples"] == 5
+
+
 def test_accuracy_is_that_of_texts_on_their_own(nvae: Run, found: Evaluation) -> None:
     model: Any = nvae.model
     hits = count = 0
