@@ -13,10 +13,11 @@ product          the chain; the true product of rank r
 
 All have the same layers and width, and as many parameters: those that take fewer get a wider MLP. Each is trained with
 and without cyclical annealing of the KL and otherwise at beta = 1 on summed KLs, on the same batches and with the same
-learning rate, and measured on the same held-out texts. Two of them get more help, with no more steps: "free nats" (the
-first 4 nats of a text's KL cost nothing) and "ladder" (half of the steps at beta = 0.05, the rest at 1); "ladder, iw"
-weighs 4 draws against each other in the second half, which takes four times the passes. All are measured at beta = 1.
-A result is a JSON file; those that exist are not made again.
+learning rate, and measured on the same held-out texts. Some get other help, with no more steps: "free nats" (the first
+4 nats of a text's KL cost nothing) and "ladder" (half of the steps at beta = 0.05, the rest at 1); "ladder, iw" weighs
+4 draws against each other in the second half, which takes four times the passes; "from the LM" spends the first half on
+the language model alone, which the latents then enter as the identity or, "published start", by weights that forget it.
+All are measured at beta = 1. A result is a JSON file; those that exist are not made again.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from resumable import cell, figure, make_missing, parameters, read, same_settings, trained
 from torch import nn
 
@@ -34,6 +36,7 @@ from pyroformer.inference.run import Run
 from pyroformer.inference.text_metrics import diversity
 from pyroformer.models.base import Model
 from pyroformer.models.della import DELLA
+from pyroformer.models.fusion import LowRankProduct
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.transformer import TransformerConfig
 
@@ -55,8 +58,19 @@ HELP: dict[str, dict[str, Any]] = {
     "free nats": {"free_bits": 4.0, "free_bits_per": "total"},
     "ladder": {},
     "ladder, iw": {"objective": "iw", "particles": 4},
+    "from the LM": {},
+    "from the LM, published start": {},
 }
-HELPED_MORE = ("memory", "product")
+LATENT_MODELS = [name for name, options in VARIANTS.items() if options is not None]
+HELPED = {
+    "none": list(VARIANTS),
+    "cyclical": LATENT_MODELS,
+    "free nats": ["memory", "product"],
+    "ladder": ["memory", "product"],
+    "ladder, iw": ["memory", "product"],
+    "from the LM": ["product"],
+    "from the LM, published start": ["product"],
+}
 
 
 class Task(NamedTuple):
@@ -76,7 +90,7 @@ def tasks(seeds: int, names: Sequence[str]) -> Iterator[Task]:
     for seed in range(seeds):
         for kind in HELP:
             for name in names:
-                if kind == "none" or (VARIANTS[name] is not None and (kind == "cyclical" or name in HELPED_MORE)):
+                if name in HELPED[kind]:
                     yield Task(name, kind, seed)
 
 
@@ -127,22 +141,38 @@ def fitted(task: Task, corpus: Corpus, config: TransformerConfig, options: argpa
     def new() -> tuple[Model, nn.Module | None]:
         return make(task.name, equal(task.name, config))
 
-    if not task.help.startswith("ladder"):
+    if not task.help.startswith(("ladder", "from the LM")):
         return trained(folder, task.seed, new, corpus, steps=options.steps, **HELP[task.help], **budget)
     half = options.steps // 2
-    low, first = trained(
-        folder.with_name(f"{task.name}.low.{task.seed}".replace(" ", "-")),
-        task.seed,
-        new,
-        corpus,
-        steps=half,
-        beta=0.05,
-        **budget,
-    )
-    run, second = trained(
-        folder, task.seed, lambda: (low.model, low.guide), corpus, steps=half, **HELP[task.help], **budget
-    )
+    if task.help.startswith("ladder"):
+        before, first = trained(beside(folder, task, "low"), task.seed, new, corpus, steps=half, beta=0.05, **budget)
+        start = lambda: (before.model, before.guide)  # noqa: E731
+    else:
+        lm = lambda: (LanguageModel(equal(task.name, config)), None)  # noqa: E731
+        before, first = trained(beside(folder, task, "lm"), task.seed, lm, corpus, steps=half, **budget)
+        start = lambda: grown(before.model, *new(), identity="published" not in task.help)  # noqa: E731
+    run, second = trained(folder, task.seed, start, corpus, steps=half, **HELP[task.help], **budget)
     return run, first + second
+
+
+def beside(folder: Path, task: Task, stage: str) -> Path:
+    """Where the first half is kept, which several kinds of help may share."""
+    return folder.with_name(f"{task.name}.{stage}.{task.seed}".replace(" ", "-"))
+
+
+@torch.no_grad()
+def grown(before: Model, model: Model, guide: nn.Module | None, identity: bool) -> tuple[Model, nn.Module | None]:
+    """The model with the weights of a language model, and products that start as the identity or as published."""
+    weights: Any = before
+    decoder: Any = model
+    own = dict(decoder.decoder.named_parameters())
+    for name, value in weights.decoder.named_parameters():
+        own[name].copy_(value)
+    for module in decoder.decoder.modules():
+        if isinstance(module, LowRankProduct) and not identity:
+            for parameter in module.parameters():
+                parameter.normal_(std=0.02)
+    return model, guide
 
 
 COLUMNS = {

@@ -11,6 +11,7 @@ import torch
 
 import pyroformer as pf
 from pyroformer.inference.folder import RunFolder
+from pyroformer.models.memory import Context
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -92,7 +93,16 @@ def test_the_models_of_the_table_are_of_one_size(script: ModuleType) -> None:
     sizes = {name: script.parameters(*script.make(name, script.equal(name, config))) for name in script.VARIANTS}
     assert max(sizes.values()) < 1.01 * min(sizes.values())
     done = [task.file for task in script.tasks(2, list(script.VARIANTS))]
-    assert len(set(done)) == len(done) == 2 * (2 * len(script.VARIANTS) - 1 + 3 * len(script.HELPED_MORE))
+    assert len(set(done)) == len(done) == 2 * (2 * len(script.VARIANTS) - 1 + 3 * 2 + 2)
+    before, after = script.LanguageModel(config).eval(), script.make("product", config)
+    tokens = torch.randint(3, 60, (2, 8))
+    hidden = {
+        identity: script.grown(before, *after, identity=identity)[0].eval().decoder(tokens, told)
+        for told in [Context(torch.randn(2, 2, script.LATENT))]
+        for identity in (True, False)
+    }
+    torch.testing.assert_close(hidden[True], before.decoder(tokens))
+    assert (hidden[False] - hidden[True]).abs().mean() > 0.1
 
 
 @pytest.mark.parametrize("script", ["compaction"], indirect=True)
