@@ -95,12 +95,12 @@ POINTS = [  # what says most first
     Point("one vector", 1.0, (1e-2, 1e-1)),
     Point("autoencoder", 0.0),
     Point("vae", 1e-2, (1e-3,), prior="autoregressive"),
+    Point("nvae", 1e-1, (1e-3, 1e-2), prior="autoregressive"),
     Point("nvae", 1e-2, (1e-3,), prior="mixture"),
     Point("language model", times=4),
-    Point("nvae", 1e-2, times=2),
-    Point("nvae", 1e-1),
     Point("nvae", 1e-1, schedule="geometric"),
     Point("nvae", 1e-1, schedule="cyclical"),
+    Point("nvae", 1e-2, times=2),
     Point("nvae", 1.0, free_bits=30.0),
 ]
 
