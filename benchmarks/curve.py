@@ -5,6 +5,7 @@
 nvae             a Dirichlet process over one vector for each token, and the prior's own
 nvib             the same, trained with the published objective; its beta is the one that it amounts to for a nat of the
                  vectors' exact KL, 1e-3 / width at the published strength, which is the default of `fit nvae`
+nvib relu        the same with pseudo-counts that can be zero, as in the published experiments
 vae              a Gaussian vector for each token, under softmax attention
 one vector       a single Gaussian vector of the same width, as one more key and value in each layer; as in Optimus, the
                  encoder is a network of its own
@@ -86,6 +87,9 @@ POINTS = [  # what says most first
     Point("nvib", 1.0, schedule="constant"),
     Point("nvib", 1e2, (1.0,), schedule="constant"),
     Point("nvib", 1e3, (1.0, 1e2), schedule="constant"),
+    Point("nvib relu", 1.0, schedule="constant"),
+    Point("nvib relu", 1e2, (1.0,), schedule="constant"),
+    Point("nvib relu", 1e3, (1.0, 1e2), schedule="constant"),
     Point("nvae", 1e-5),
     Point("vae", 1e-3),
     Point("vae", 1e-2, (1e-3,)),
@@ -110,9 +114,9 @@ def make(point: Point, corpus: Corpus, width: int, layers: int) -> tuple[Model, 
     if point.family == "language model":
         return LanguageModel.for_corpus(corpus, width=width, layers=2 * layers), None
     sizes: dict[str, Any] = {"width": width, "layers": layers}
-    if point.family in ("nvae", "nvib"):
+    if point.family in ("nvae", "nvib", "nvib relu"):
         nvae = NVAE.for_corpus(corpus, **sizes)
-        return nvae, NVAEGuide(nvae)
+        return nvae, NVAEGuide(nvae, alpha="relu" if point.family == "nvib relu" else "linear")
     if point.family == "one vector":
         della = DELLA.for_corpus(corpus, structure="single", fusion="memory", latent_size=width, **sizes)
         return della, DELLAGuide(della, encoder="separate")
@@ -143,7 +147,7 @@ def first_stage(point: Point, corpus: Corpus, options: argparse.Namespace) -> tu
     """A model with the prior that it comes with."""
     extra = {"free_bits": point.free_bits, "free_bits_per": "total"} if point.free_bits else {}
     if point.family != "language model":
-        objective = "nvib" if point.family == "nvib" else "elbo"
+        objective = "nvib" if point.family.startswith("nvib") else "elbo"
         extra |= {"objective": objective, "beta": point.beta, "kl_weight": point.schedule}
     return trained(
         options.out / "runs" / point.name,
@@ -217,7 +221,7 @@ def table(results: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> 
 
 def effective(point: Point, width: int) -> float:
     """What a nat of the vectors' KL costs."""
-    return point.beta * 1e-3 / width if point.family == "nvib" else point.beta
+    return point.beta * 1e-3 / width if point.family.startswith("nvib") else point.beta
 
 
 def plot(results: Sequence[Mapping[str, Any]], path: Path, width: int = 96) -> None:
