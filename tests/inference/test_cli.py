@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pyroformer.inference.arguments import COMMANDS, MODELS, NETWORK, TRAINING, imported
+from pyroformer.inference.arguments import COMMANDS, MODELS, NETWORK, TRAINING, imported, parse
 from pyroformer.inference.cli import main
 from pyroformer.inference.console import Progress
 from pyroformer.inference.signatures import options
@@ -301,6 +301,22 @@ def test_fit_takes_the_kind_of_attention(tmp_path: Path, capsys: pytest.CaptureF
     assert command(f"sample {tmp_path / 'run'} -n 2", capsys).count("\n") == 2
     assert main(shlex.split(f"fit lm --data {texts} --out {tmp_path / 'other'} --attention hard")) == 2
     assert "--attention is 'hard': give one of softmax, probabilistic" in capsys.readouterr().err
+
+
+def test_flags_may_have_dashes_and_values_keep_theirs() -> None:
+    given = ["lm", "--data", "a-b.txt", "--out=my-run", "--batch-size", "8", "--init-from", "gpt2-medium"]
+    assert parse("fit", given) == {
+        "name": "lm",
+        "data": "a-b.txt",
+        "out": "my-run",
+        "batch_size": 8,
+        "init_from": "gpt2-medium",
+    }
+
+
+def test_help_lists_the_choices_of_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    text = command("fit della --help", capsys)
+    assert "--model.fusion product|collapsed|add|film" in text and "--guide.pool attention|mean|first" in text
 
 
 def test_help_shows_the_defaults_of_the_model(capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,8 +87,8 @@ def test_causal_attention_sees_no_future() -> None:
 def test_leading_dimensions() -> None:
     layer, x = draw_layer(), draw(4, BATCH)
     mask = padding("right").expand(4, -1, -1)
-    assert torch.equal(layer(x, mask)[2], layer(x[2], mask[2]))
-    assert torch.equal(layer(x[0, 0]), layer(x[0])[0])
+    torch.testing.assert_close(layer(x, mask)[2], layer(x[2], mask[2]))  # the order of sums depends on the machine
+    torch.testing.assert_close(layer(x[0, 0]), layer(x[0])[0])
 
 
 @pytest.mark.parametrize("steps", [[6], [1] * 6, [3, 1, 1, 1], [2, 3, 1]])
