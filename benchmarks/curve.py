@@ -22,7 +22,7 @@ every beta. A result is a JSON file; those that exist are not made again.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -225,49 +225,59 @@ def effective(point: Point, width: int) -> float:
 
 
 def plot(results: Sequence[Mapping[str, Any]], path: Path, width: int = 96) -> None:
-    """Rate against distortion, with the language model's loss as the line on which both add up to it.
+    """Rate against distortion, whole and where texts are copied; the dashed line is a language model's loss.
 
-    A line joins the points of a family; hollow marks are what was tried beside them, and squares have a second stage.
+    A line joins the points of a family, with their betas; hollow marks are what was tried beside them, and squares have
+    a second stage. The language model is the best one, that of the most steps.
     """
     import matplotlib.pyplot as plt
     import numpy as np
 
+    figure_, (whole, copying) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
+    made = [(Point(**one["point"]), place(one)) for one in results]
+    points = {point._replace(ladder=tuple(point.ladder)): at for point, at in made}
+    losses = [figure(one, "bound", "nats/token") for one in results if one["point"]["family"] == "language model"]
+    if loss := min((loss for loss in losses if loss), default=None):
+        rates = np.geomspace(1e-3, loss, 200)
+        whole.plot(rates, loss - rates, color="0.6", linestyle="--", label="sum = loss of the language model")
+    for axes in (whole, copying):
+        draw(axes, points, width, labelled=lambda at, axes=axes: (at[1] < COPYING[1]) == (axes is copying))
+    whole.set(ylabel="distortion: -log p(x | z), nats per token")
+    copying.set(xlim=COPYING[0], ylim=(-0.03, COPYING[1]), title="where texts are copied")
+    if whole.get_legend_handles_labels()[0]:
+        whole.legend(frameon=False, fontsize=8)
+    figure_.savefig(path, dpi=150)
+
+
+COPYING = (8, 1500), 0.7  # rates, and the greatest distortion
+
+
+def draw(axes: Any, points: Mapping[Point, tuple[float, float]], width: int, labelled: Callable[[Any], bool]) -> None:
+    """All points and arrows on one pair of axes; betas where there is room for them."""
     from pyroformer.inference.plots.style import COLOURS
 
-    figure_, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
-    places = {Point(**one["point"]).name: (one, place(one)) for one in results}
-    for one, _ in places.values():
-        if one["point"]["family"] == "language model" and one["point"].get("times", 1) == 1:
-            loss = figure(one, "bound", "nats/token") or 0.0
-            rates = np.geomspace(1e-3, loss, 200)
-            axes.plot(rates, loss - rates, color="0.6", linestyle="--", label="rate + distortion = language model")
     families = [family for family in dict.fromkeys(point.family for point in POINTS) if family != "language model"]
-    for family, colour in zip(families, COLOURS, strict=False):
-        rows = [(Point(**one["point"]), at) for one, at in places.values() if one["point"]["family"] == family]
+    for number, (family, colour) in enumerate(zip(families, COLOURS, strict=False)):
+        rows = [(point, at) for point, at in points.items() if point.family == family]
         best = {point.beta: point for point, _ in sorted(rows, key=lambda row: len(row[0].ladder)) if plain(point)}
         joined = sorted((effective(point, width), at) for point, at in rows if best.get(point.beta) == point)
         if joined:
             axes.plot(*zip(*(at for _, at in joined), strict=True), "o:", color=colour, label=family)
         for beta, at in joined:
-            name = "" if family == "autoencoder" else f"{beta:.2g}"
-            axes.annotate(name, at, fontsize=8, xytext=(5, 4), textcoords="offset points")
+            name = f"{float(f'{beta:.1g}'):g}"
+            if family != "autoencoder" and labelled(at):
+                side = {"xytext": (0, 7 if number % 2 == 0 else -14), "textcoords": "offset points", "ha": "center"}
+                axes.annotate(name, at, fontsize=7, color=colour, clip_on=True, annotation_clip=True, **side)
         for point, at in rows:
-            if point.prior and (before := places.get(point._replace(prior="").name)):
-                start = before[1]
-                axes.annotate("", at, start, arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 0.8})
+            before = points.get(point._replace(prior=""))
+            if point.prior and before:
+                axes.annotate("", at, before, arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 0.8})
             if point.prior:
                 axes.plot(*at, "s", color=colour, markersize=5)
             elif best.get(point.beta) != point:
                 axes.plot(*at, "o", markerfacecolor="white", color=colour, markersize=5)
-    axes.set(
-        xscale="log",
-        xlabel="rate: KL of all latents, nats per token",
-        ylabel="distortion: -log p(x | z), nats per token",
-    )
+    axes.set(xscale="log", xlabel="rate: KL of all latents, nats per token")
     axes.margins(x=0.08)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False)
-    figure_.savefig(path, dpi=150)
 
 
 def place(result: Mapping[str, Any]) -> tuple[float, float]:
