@@ -228,14 +228,15 @@ def plot(results: Sequence[Mapping[str, Any]], path: Path, width: int = 96) -> N
     """Rate against distortion, whole and where texts are copied; the dashed line is a language model's loss.
 
     A line joins the points of a family, with their betas; hollow marks are what was tried beside them, and squares have
-    a second stage. The language model is the best one, that of the most steps.
+    a second stage. The language model is the best one, that of the most steps. Rates of thousands of nats, which stand
+    in the table, would push all others together.
     """
     import matplotlib.pyplot as plt
     import numpy as np
 
     figure_, (whole, copying) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
     made = [(Point(**one["point"]), place(one)) for one in results]
-    points = {point._replace(ladder=tuple(point.ladder)): at for point, at in made}
+    points = {point._replace(ladder=tuple(point.ladder)): at for point, at in made if at[0] < COPYING[0][1]}
     losses = [figure(one, "bound", "nats/token") for one in results if one["point"]["family"] == "language model"]
     if loss := min((loss for loss in losses if loss), default=None):
         rates = np.geomspace(1e-3, loss, 200)

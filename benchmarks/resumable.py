@@ -119,5 +119,6 @@ def cell(values: Sequence[float | None], digits: int, error: float | None = None
     if not known:
         return ""
     if len(known) == 1:
-        return f"{known[0]:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+        form = ".1e" if abs(known[0]) >= 1e5 else f".{digits}f"
+        return f"{known[0]:{form}}" + ("" if error is None else f" ± {error:{form}}")
     return f"{np.mean(known):.{digits}f} ± {np.std(known, ddof=1) / len(known) ** 0.5:.{max(1, digits)}f}"
