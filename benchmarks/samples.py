@@ -28,7 +28,7 @@ COLUMNS = ("forward", "reverse", "Self-BLEU", "distinct-2", "blank")
 
 def report(judge: Run, runs: Mapping[str, Run], n: int = 1000, seed: int = 0, **fit: Any) -> str:
     """The table as markdown, and the first texts of each run; ``fit`` is how language models learn from texts."""
-    real = evenly(judge.corpus.test, n)
+    real, fit = evenly(judge.corpus.test, n), {"seed": seed, **fit}
     rows = {"real texts": row(real, evenly(judge.corpus.train, n), judge, **fit)}
     shown = []
     for name, run in {"the judge": judge, **runs}.items():
@@ -71,7 +71,7 @@ def main() -> None:
     options = parser.parse_args()
     judge = load(options.judge)
     network = {name: getattr(judge.model.config, name) for name in ("width", "layers", "heads")}
-    fit = {"steps": options.steps, "seed": options.seed, "network": network, "validation_texts": 256}
+    fit = {"steps": options.steps, "network": network, "validation_texts": 256}
     text = report(judge, {str(folder): load(folder) for folder in options.runs}, options.n, options.seed, **fit)
     print(text)
     if options.out is not None:
