@@ -86,6 +86,8 @@ def evaluate(
     for name, number in numbers.items():
         if number is not None and number < 1:
             raise ValueError(f"{name} is {number}: give a positive whole number.")
+    if samples < 0 or samples == 1:
+        raise ValueError(f"samples is {samples}: give 0 for none, or at least 2, which are compared with each other.")
     if samples and run.corpus.conditional:
         raise ValueError(
             f"samples is {samples}, but what this run writes answers to a condition: leave samples out, and compare "

@@ -113,7 +113,7 @@ def divide(
     least one text of each.
 
     Raises:
-        ValueError: If there are fewer than 20 different texts.
+        ValueError: If there are fewer than 20 different texts, or all are needed to learn their labels.
 
     Examples:
         >>> {part: len(texts) for part, texts in divide([f"text {i}" for i in range(100)]).items()}
@@ -133,6 +133,11 @@ def divide(
     split: dict[str, list[Entry]] = {part: [] for part in ("train", *parts)}
     for entry in texts:
         split[part_of.get(_text(entry), "train")].append(entry)
+    if empty := [part for part in parts if not split[part]]:
+        raise ValueError(
+            f"{name} has so few texts of each label that none is left for {empty[0]}: give more, make the conditions "
+            "texts (labels=False, or --labels false), or give a folder with train, valid and test files."
+        )
     return split
 
 

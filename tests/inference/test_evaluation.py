@@ -122,6 +122,9 @@ def test_made_up_texts_are_compared(nvae: Run) -> None:
     found = nvae.evaluate(SOME, particles=1, samples=5)
     assert {"self_bleu", "reference_bleu", "distinct_2"} <= set(found) and "5 texts" in found["self_bleu"].label
     assert found.about["samples"] == 5
+    for wrong in (-1, 1):
+        with pytest.raises(ValueError, match=f"samples is {wrong}: give 0 for none, or at least 2"):
+            nvae.evaluate(SOME, particles=1, samples=wrong)
 
 
 def test_accuracy_is_that_of_texts_on_their_own(nvae: Run, found: Evaluation) -> None:

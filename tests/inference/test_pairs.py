@@ -140,7 +140,7 @@ def test_what_is_no_pair(
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 60)), min_size=20), st.integers(0, 9))
 def test_pairs_of_equal_texts_stay_together(numbers: list[tuple[int, int]], seed: int) -> None:
     pairs = [(str(condition), str(text)) for condition, text in [*numbers, *((0, i) for i in range(20))]]
-    split = divide(pairs, seed)
+    split = divide(pairs, seed, labels=False)  # labels may pull texts into training
     assert sorted(split["train"] + split["valid"] + split["test"]) == sorted(pairs)
     alone = divide([text for _, text in pairs], seed)
     assert {part: [text for _, text in some] for part, some in split.items()} == alone
@@ -186,6 +186,13 @@ def test_training_has_a_text_of_every_label(seed: int) -> None:
     assert sorted(pair for part in split.values() for pair in part) == sorted(pairs) and split["valid"]
     texts = [(f"a condition {n}", f"text {n}") for n in range(100)]  # that is no label
     assert len(divide(texts, seed)["test"]) == 5
+
+
+def test_labels_of_one_text_each_leave_nothing_to_hold_out() -> None:
+    pairs = [(f"label{n}", f"text {n}") for n in range(40)]
+    with pytest.raises(ValueError, match="so few texts of each label that none is left for valid: .*labels=False, or"):
+        divide(pairs)
+    assert len(divide(pairs, labels=False)["valid"]) == 2
 
 
 def test_what_counts_as_a_label_unless_one_says_otherwise() -> None:
