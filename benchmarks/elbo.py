@@ -16,14 +16,14 @@ from pathlib import Path
 import pyro
 import pyro.distributions as dist
 import torch
+from pyroformer.models.distributions.log_dirichlet.log_dirichlet import LogDirichlet
+from pyroformer.models.distributions.log_dirichlet.log_dirichlet_math import dirichlet_kl, sample_log_dirichlet
 from torch import Tensor, nn
 
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.compiled import CompiledObjective
 from pyroformer.inference.elbo import ELBO
 from pyroformer.models.batch import EOS, Batch
-from pyroformer.models.dirichlet import dirichlet_kl, sample_log_dirichlet
-from pyroformer.models.distributions import LogDirichlet
 from pyroformer.models.mixture import Mixture
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.transformer import TransformerConfig

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..models.batch import Batch
-from ..models.distributions import LogDirichlet
+from ..models.distributions.log_dirichlet import LogDirichlet
 from ..models.mixture import Mixture, SharedVariances
 from ..models.nvae import NVAE, component_mask
 from ..models.transformer import Encoder

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..models.distributions import LogDirichlet
+from ..models.distributions.log_dirichlet import LogDirichlet
 from ..models.nvib import vector_regulariser, weight_regulariser
 from .elbo import ELBO, Site
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..models.base import Model
-from ..models.distributions import LogDirichlet
+from ..models.distributions.log_dirichlet import LogDirichlet
 from ..models.priors import SequencePrior
 from .elbo import ELBO, Objective
 from .kl import FreeBits

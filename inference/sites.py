@@ -10,7 +10,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ..models.base import TEXTS
-from ..models.distributions import log_simplex
+from ..models.distributions.log_dirichlet import log_simplex
 
 __all__ = ["as_numpy", "is_local", "latent_sites", "mask_of", "shown"]
 

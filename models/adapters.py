@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 from torch.distributions.transforms import _InverseTransform
 
-from .distributions import log_simplex
+from .distributions.log_dirichlet import log_simplex
 
 __all__ = ["as_prior", "check_prior"]
 

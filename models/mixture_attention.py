@@ -31,7 +31,7 @@ from torch.distributions import Distribution
 
 from .adapters import as_prior
 from .base import TEXTS, LocalModule
-from .distributions import log_simplex
+from .distributions.log_dirichlet import log_simplex
 from .mixture import Mixture
 from .mixture_checks import check_law, check_mixture, check_support, fits
 from .mixture_priors import GaussianVectors, VectorsPrior

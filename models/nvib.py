@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .dirichlet import LOG_ZERO, gamma_kl_remainder
+from .distributions.log_dirichlet_math import LOG_ZERO, gamma_kl_remainder
 
 __all__ = ["conditional_concentration", "vector_regulariser", "weight_regulariser"]
 
@@ -54,7 +54,7 @@ def weight_regulariser(
     concentrations through their sum alone.
 
     Computed in float64 as :math:`\kappa_0 r(\alpha_0 / \kappa_0, \alpha_0^{p\prime} / \kappa_0) -
-    r(\alpha_0, \alpha_0^{p\prime})` with :math:`r` of :func:`~pyroformer.models.dirichlet.gamma_kl_remainder`: the
+    r(\alpha_0, \alpha_0^{p\prime})` with :math:`r` of :func:`~pyroformer.models.distributions.log_dirichlet_math.gamma_kl_remainder`: the
     textbook form is wrong by 248 nats in float32 at :math:`\log \alpha_0 = 19`.
 
     Arguments:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from .adapters import as_prior, check_prior
-from .distributions import Lengths, LogDirichlet
+from .distributions.log_dirichlet import Lengths, LogDirichlet
 from .hyperpriors import Hierarchical
 from .nvib import conditional_concentration
 from .recipe import Recorded

@@ -7,10 +7,10 @@ from pyro.nn import PyroSample
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .distributions import LogDirichlet
+from .distributions.log_dirichlet import LogDirichlet
+from .distributions.stick_breaking import LogStickBreaking
 from .hyperpriors import Hierarchical
 from .priors import BoundedDirichletProcess, WeightPrior
-from .stick_breaking import LogStickBreaking
 
 __all__ = ["GEM", "GammaDirichletProcess", "PitmanYor", "SymmetricDirichlet"]
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pyro import distributions as dist
 from pyro.nn import PyroSample
+from pyroformer.models.distributions.log_dirichlet.log_dirichlet import LogDirichlet
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
@@ -25,7 +26,6 @@ from pyroformer.inference.svi import SVI
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.config import TransformerConfig
 from pyroformer.models.della import DELLA
-from pyroformer.models.distributions import LogDirichlet
 from pyroformer.models.empirical import KernelBase
 from pyroformer.models.heavy_tails import LaplaceBase, LinearLaplace, LinearStudentT, StudentTBase
 from pyroformer.models.nvae import NVAE

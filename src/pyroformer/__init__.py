@@ -86,10 +86,11 @@ if TYPE_CHECKING:
     from .inference.second_stage import refit
     from .inference.svi import SVI
     from .inference.training import fit
-    from .models import distributions, priors
+    from .models import priors
     from .models.attention import attend
     from .models.batch import Batch
     from .models.della import DELLA
+    from .models import distributions
     from .models.language_model import LanguageModel
     from .models.mixture import Mixture
     from .models.mixture_attention import MixtureAttention

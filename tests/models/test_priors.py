@@ -8,10 +8,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.nn import PyroModule, PyroSample
+from pyroformer.models.distributions.log_dirichlet.log_dirichlet import LogDirichlet
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyroformer.models.distributions import LogDirichlet
 from pyroformer.models.priors import (
     BoundedDirichletProcess,
     GaussianBase,

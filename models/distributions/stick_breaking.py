@@ -9,8 +9,8 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints, register_kl
 
-from .dirichlet import LOG_ZERO, dirichlet_kl, dirichlet_log_prob, dirichlet_mean_log, sample_log_dirichlet
-from .distributions import LogDirichlet, log_simplex
+from .log_dirichlet import LogDirichlet, log_simplex
+from .log_dirichlet_math import LOG_ZERO, dirichlet_kl, dirichlet_log_prob, dirichlet_mean_log, sample_log_dirichlet
 
 __all__ = ["LogStickBreaking"]
 
@@ -26,7 +26,7 @@ class LogStickBreaking(TorchDistribution):
 
     The last component takes what is left. Components break in the order of their axis, so that earlier ones tend to
     weigh more; those that a mask excludes do not take part. The reference measure is that of
-    :class:`~pyroformer.models.distributions.LogDirichlet`: densities, draws (with pathwise gradients) and divergences
+    :class:`~pyroformer.models.distributions.log_dirichlet.LogDirichlet`: densities, draws (with pathwise gradients) and divergences
     are finite where weights underflow. The divergence from a Dirichlet is exact too, as a Dirichlet breaks its stick
     into independent Betas itself.
 

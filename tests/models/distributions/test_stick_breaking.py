@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from pyroformer.models.distributions.log_dirichlet.log_dirichlet import LogDirichlet
+from pyroformer.models.distributions.log_dirichlet.stick_breaking import LogStickBreaking
 from torch.distributions import kl_divergence
 
-from pyroformer.models.distributions import LogDirichlet
 from pyroformer.models.mixture_priors import StickBreaking
-from pyroformer.models.stick_breaking import LogStickBreaking
 from pyroformer.models.weight_priors import GEM, GammaDirichletProcess, PitmanYor, SymmetricDirichlet
 
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])

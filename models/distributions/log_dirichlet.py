@@ -11,7 +11,7 @@ from torch import Size, Tensor
 from torch.distributions import constraints, register_kl
 from torch.distributions.utils import lazy_property
 
-from .dirichlet import (
+from .log_dirichlet_math import (
     LOG_ZERO,
     dirichlet_entropy,
     dirichlet_kl,
@@ -44,7 +44,7 @@ class LogDirichlet(TorchDistribution):
 
     .. math:: \log p(\log \pi) = \sum_i \alpha_i \log \pi_i - \log B(\alpha)
 
-    A density on log ratios (see :func:`~pyroformer.models.dirichlet.dirichlet_log_prob`), so that draws, densities and
+    A density on log ratios (see :func:`~pyroformer.models.distributions.log_dirichlet_math.dirichlet_log_prob`), so that draws, densities and
     divergences are finite for any concentration, as long as its logarithm is: weights of tokens span hundreds of
     orders of magnitude. Draws have pathwise gradients, and the divergence of two is exact and registered.
 
