@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pyroformer.models.attention.attend.editing import compacted
+from pyroformer.models.attention.attend.mixture import Mixture
 from reporting import evenly
 from torch import Tensor
 
@@ -28,8 +30,6 @@ from pyroformer.inference.frozen import frozen
 from pyroformer.inference.generation import write
 from pyroformer.inference.metrics import bleu
 from pyroformer.inference.run import Run, load
-from pyroformer.models.compaction import compacted
-from pyroformer.models.mixture import Mixture
 from pyroformer.models.nvae import NVAE
 
 THRESHOLDS = (0.001, 0.003, 0.01, 0.03, 0.1)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 from attention import Cost, Layer, measure, ratio
+from pyroformer.models.attention.attend.probabilistic import ProbabilisticAttention
 
-from pyroformer.models.probabilistic_attention import ProbabilisticAttention
 from pyroformer.models.self_attention import SelfAttention
 
 FORMS: dict[str, dict[str, object]] = {

@@ -23,6 +23,9 @@ from typing import Any
 
 import torch
 from learner import Learner, learn_in_turn
+from pyroformer.models.attention.attend.attend import attend
+from pyroformer.models.attention.attend.mixture import Mixture
+from pyroformer.models.attention.attend.probabilistic import ProbabilisticAttention
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -31,11 +34,8 @@ from pyroformer.inference.corpus import Corpus
 from pyroformer.inference.elbo import ELBO
 from pyroformer.inference.reading import read_splits
 from pyroformer.inference.texts import Texts
-from pyroformer.models.attention import attend
 from pyroformer.models.batch import Batch
 from pyroformer.models.language_model import LanguageModel
-from pyroformer.models.mixture import Mixture
-from pyroformer.models.probabilistic_attention import ProbabilisticAttention
 from pyroformer.models.self_attention import SelfAttention
 from pyroformer.models.transformer import Block
 

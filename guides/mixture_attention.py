@@ -21,12 +21,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..models.attention import attend
+from ..models.attention.attend import attend
+from ..models.attention.m_step import expected_statistics, update_means
+from ..models.attention.mixture import log_joint, posterior_mean, posterior_variance
 from ..models.base import LocalModule
-from ..models.mixture import log_joint, posterior_mean, posterior_variance
 from ..models.mixture_attention import MixtureAttention, inside, masked_logits, normal_of_unit, where_true
 from ..models.mixture_priors import GaussianVectors
-from ..models.updates import expected_statistics, update_means
 
 __all__ = ["AssignmentGuide", "KeyGuide", "MixtureGuide", "ValueGuide"]
 

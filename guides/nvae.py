@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ..models.attention.mixture import Mixture, SharedVariances
 from ..models.batch import Batch
 from ..models.distributions.log_dirichlet import LogDirichlet
-from ..models.mixture import Mixture, SharedVariances
 from ..models.nvae import NVAE, component_mask
 from ..models.transformer import Encoder
 from ..models.vector_priors import own_component

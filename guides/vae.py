@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ..models.attention.mixture import Mixture
 from ..models.batch import Batch
-from ..models.mixture import Mixture
 from ..models.transformer import Encoder
 from ..models.vae import VAE
 from .base import Guide

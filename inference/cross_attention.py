@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..models.attention import DenoisingAttention
-from ..models.mixture import Mixture
+from ..models.attention.denoising import DenoisingAttention
+from ..models.attention.mixture import Mixture
 from ..models.transformer import Decoder
 
 __all__ = ["attention_shares", "cross_attention"]

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ..models.mixing import dropped, exchanged, scaled
-from ..models.mixture import Mixture
+from ..models.attention.editing import dropped, exchanged, scaled
+from ..models.attention.mixture import Mixture
 from ..models.nvae import NVAE
 from .decoding import Decoding
 from .generation import GREEDY, decode, encode

@@ -1,6 +1,6 @@
 r"""Expectation-maximisation: a mixture moves to explain the queries that it meets.
 
-The E-step is attention, the M-steps are :mod:`~pyroformer.models.updates`; this is the loop around them, with the
+The E-step is attention, the M-steps are :mod:`~pyroformer.models.attention.m_step`; this is the loop around them, with the
 objective that it climbs.
 """
 
@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..models.mixture import Covariances, Mixture, check_queries
-from ..models.updates import (
+from ..models.attention.m_step import (
     ConjugatePriors,
     Covariance,
     Statistics,
@@ -22,7 +21,8 @@ from ..models.updates import (
     update_means,
     update_variances,
 )
-from ..models.value_map import value_map
+from ..models.attention.mixture import Covariances, Mixture, check_queries
+from ..models.attention.value_map import value_map
 
 __all__ = ["Adapted", "ConjugatePriors", "Moves", "adapt", "value_map"]
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..guides.della import DELLAGuide
 from ..guides.nvae import Posterior
+from ..models.attention.mixture import Mixture
 from ..models.batch import Batch
-from ..models.mixture import Mixture
 from ..models.text import AutoregressiveText
 from .batches import once
 from .bounds import importance_sweep, importance_weighted

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from pyro.infer import TraceEnum_ELBO
 from torch import Tensor, nn
 
-from ..models.mixture import evidence, log_sum
+from ..models.attention.mixture import evidence, log_sum
 from ..models.mixture_attention import MixtureAttention, masked_logits
 
 __all__ = ["gap"]

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ..guides.base import Guide
 from ..guides.nvae import Posterior
+from ..models.attention.editing import compacted
+from ..models.attention.mixture import Mixture
 from ..models.batch import Batch
-from ..models.compaction import compacted
 from ..models.memory import Memory, batch_shape, stacked
-from ..models.mixture import Mixture
 from ..models.nvae import NVAE
 from ..models.text import AutoregressiveText
 from ..models.text import decode as write_tokens

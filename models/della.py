@@ -27,12 +27,12 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from .adapters import as_prior, check_prior
+from .attention.editing import check_share
 from .base import Model
 from .batch import Batch
 from .encoding import LayerEncoder
 from .fusion import Fusion, FusionKind
 from .memory import Context, Memory, check_context, check_pair
-from .mixing import check_share
 from .priors import LatentPrior, LinearGaussian
 from .text import AutoregressiveText
 from .transformer import Decoder, TransformerConfig, check_condition

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.distributions import Distribution
 
-from .mixture import Mixture, log_sum
+from .attention.mixture import Mixture, log_sum
 
 __all__ = ["check_law", "check_mixture", "check_support", "fits"]
 

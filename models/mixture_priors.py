@@ -38,7 +38,7 @@ class GaussianVectors(VectorsPrior):
     .. math:: \mu_n \sim N\left(\mu_n^0, \frac{1}{\kappa \alpha_n}\right)
 
     With a Gamma prior over the precisions :math:`\alpha_n` it is the Normal-Gamma prior; it is that of
-    :class:`~pyroformer.models.updates.ConjugatePriors`.
+    :class:`~pyroformer.models.attention.m_step.ConjugatePriors`.
 
     Arguments:
         initial: :math:`\mu^0`, with shape :math:`(*, N, D)`.

@@ -26,11 +26,11 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .adapters import as_prior, check_prior
+from .attention.editing import interpolated
+from .attention.mixture import Mixture
 from .base import Model
 from .batch import Batch
 from .memory import Memory, check_mixture
-from .mixing import interpolated
-from .mixture import Mixture
 from .priors import BaseMeasure, BoundedDirichletProcess, GaussianBase, LengthPrior, VectorPrior, WeightPrior
 from .text import AutoregressiveText
 from .transformer import Decoder, TransformerConfig

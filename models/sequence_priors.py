@@ -15,9 +15,9 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from .adapters import check_prior
+from .attention.kv_cache import KeyValueCache
 from .config import TransformerConfig
 from .priors import GaussianBase, SequencePrior, VectorPrior
-from .self_attention import KeyValueCache
 from .transformer import Block, initialise, sinusoids
 from .vector_priors import SPREAD, gaussian_mixture
 

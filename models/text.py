@@ -10,7 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from .attention import Form
+from .attention.natural_parameters import Form
 from .likelihood import TokenLikelihood
 from .memory import Context, Memory, batch_shape
 from .transformer import Decoder, TransformerConfig

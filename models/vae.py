@@ -27,12 +27,12 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .adapters import as_prior
+from .attention.components import padded
+from .attention.editing import check_share
+from .attention.mixture import Mixture
 from .base import Model
 from .batch import Batch
-from .components import padded
 from .memory import Memory, check_mixture, check_pair
-from .mixing import check_share
-from .mixture import Mixture
 from .priors import BaseMeasure, GaussianBase, LengthPrior, VectorPrior
 from .text import AutoregressiveText
 from .transformer import Decoder, TransformerConfig

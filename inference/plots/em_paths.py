@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from ...models.attention import attend
-from ...models.mixture import Mixture
+from ...models.attention.attend import attend
+from ...models.attention.mixture import Mixture
 from ..em import adapt
 from .style import COLOURS, DEPTHS, FRAME, INK, new_axes, plain
 

@@ -49,14 +49,14 @@ _HOMES = {
     "Corpus": "inference.corpus:Corpus",
     "DELLAGuide": "guides.della:DELLAGuide",
     "LanguageModel": "models.language_model:LanguageModel",
-    "Mixture": "models.mixture:Mixture",
+    "Mixture": "models.attention.mixture:Mixture",
     "MixtureAttention": "models.mixture_attention:MixtureAttention",
     "NVAEGuide": "guides.nvae:NVAEGuide",
     "Pretrained": "inference.pretrained:Pretrained",
-    "ProbabilisticAttention": "models.probabilistic_attention:ProbabilisticAttention",
+    "ProbabilisticAttention": "models.attention.probabilistic:ProbabilisticAttention",
     "Run": "inference.run:Run",
     "VAEGuide": "guides.vae:VAEGuide",
-    "attend": "models.attention:attend",
+    "attend": "models.attention.attend:attend",
     "diagnostics": "inference.diagnostics",
     "distributions": "models.distributions",
     "em": "inference.em",
@@ -86,16 +86,15 @@ if TYPE_CHECKING:
     from .inference.second_stage import refit
     from .inference.svi import SVI
     from .inference.training import fit
-    from .models import priors
-    from .models.attention import attend
+    from .models import distributions, priors
+    from .models.attention.attend import attend
+    from .models.attention.mixture import Mixture
+    from .models.attention.probabilistic import ProbabilisticAttention
     from .models.batch import Batch
     from .models.della import DELLA
-    from .models import distributions
     from .models.language_model import LanguageModel
-    from .models.mixture import Mixture
     from .models.mixture_attention import MixtureAttention
     from .models.nvae import NVAE
-    from .models.probabilistic_attention import ProbabilisticAttention
 else:
 
     def __getattr__(name: str) -> Any:

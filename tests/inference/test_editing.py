@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from pyroformer.models.attention.attend.mixture import Mixture
 
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.corpus import Corpus
@@ -16,7 +17,6 @@ from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.generation import decode, encode, reconstruct
 from pyroformer.inference.run import Run
 from pyroformer.models.language_model import LanguageModel
-from pyroformer.models.mixture import Mixture
 from pyroformer.models.nvae import NVAE
 
 TEXT, OTHER = "A few and 64 more.", "Ones and 125 more."

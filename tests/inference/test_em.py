@@ -8,12 +8,12 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+from pyroformer.models.attention.attend.m_step import expected_statistics, update_means
+from pyroformer.models.attention.attend.mixture import Covariances, Mixture, evidence, responsibilities
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from pyroformer.inference.em import Adapted, ConjugatePriors, adapt
-from pyroformer.models.mixture import Covariances, Mixture, evidence, responsibilities
-from pyroformer.models.updates import expected_statistics, update_means
 
 M, N, D, V = 40, 6, 3, 2
 EVERYTHING = ("vectors", "variances", "weights")
@@ -176,7 +176,7 @@ def test_statistics_in_parts(squares: Any, monkeypatch: pytest.MonkeyPatch) -> N
     second = {None: None, "isotropic": queries.square().sum(-1, keepdim=True), "diagonal": queries.square()}
     outer = queries[..., :, None] * queries[..., None, :]
     shares = weights * known["annotated"][..., None]
-    monkeypatch.setattr("pyroformer.models.updates._entries", lambda *_: 7 * 2 * N)
+    monkeypatch.setattr("pyroformer.models.attention.m_step._entries", lambda *_: 7 * 2 * N)
     found = expected_statistics(queries, mixture, visible=visible, mask=mask, squares=squares, **known)
     assert found.values is not None and found.value_counts is not None
     torch.testing.assert_close(found.counts, weights.sum(-2), rtol=1e-10, atol=1e-10)

@@ -4,12 +4,12 @@ from itertools import product
 
 import pytest
 import torch
+from pyroformer.models.attention.attend.mixture import Mixture
 from torch import Tensor
 
 from pyroformer.models.batch import PAD, Batch
 from pyroformer.models.fusion import Fusion
 from pyroformer.models.memory import Context, batch_shape, flat, stacked
-from pyroformer.models.mixture import Mixture
 from pyroformer.models.transformer import Decoder, TransformerConfig
 
 CONDITION = torch.tensor([[5, 6, 7], [8, 9, PAD]])

@@ -13,13 +13,20 @@ from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO, TraceEnum_ELBO, infer_discrete
 from pyro.infer.autoguide import AutoDelta
 from pyro.infer.autoguide.initialization import init_to_value
+from pyroformer.models.attention.attend.mixture import (
+    Covariances,
+    Mixture,
+    SharedVariances,
+    evidence,
+    log_joint,
+    responsibilities,
+)
 from pyroformer.models.distributions.log_dirichlet.log_dirichlet import LogDirichlet
 from torch import Tensor, nn
 
 from pyroformer.guides.automatic import Automatic
 from pyroformer.inference.em import ConjugatePriors, adapt
 from pyroformer.inference.svi import SVI
-from pyroformer.models.mixture import Covariances, Mixture, SharedVariances, evidence, log_joint, responsibilities
 from pyroformer.models.mixture_attention import MixtureAttention
 from pyroformer.models.mixture_priors import GaussianVectors
 

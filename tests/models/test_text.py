@@ -6,10 +6,10 @@ import pyro
 import pytest
 import torch
 import torch.nn.functional as F
+from pyroformer.models.attention.attend.mixture import Mixture
 from torch import Tensor
 
 from pyroformer.models.batch import BOS, EOS, PAD
-from pyroformer.models.mixture import Mixture
 from pyroformer.models.text import AutoregressiveText, decode, text_mask
 from pyroformer.models.transformer import Decoder, TransformerConfig
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from pyroformer.models.attention.attend.mixture import Mixture
 from torch import Tensor, nn
 
 from pyroformer.models import transformer
 from pyroformer.models.batch import PAD
 from pyroformer.models.gpt2 import gpt2_weights
-from pyroformer.models.mixture import Mixture
 from pyroformer.models.transformer import (
     Block,
     Decoder,

@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from pyroformer.models.attention.attend.denoising import DenoisingAttention
+from pyroformer.models.attention.attend.mixture import Mixture
 from torch.distributions import Normal, kl_divergence
 
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.elbo import ELBO
-from pyroformer.models.attention import DenoisingAttention
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.memory import Context, Memory
-from pyroformer.models.mixture import Mixture
 from pyroformer.models.priors import GaussianBase
 from pyroformer.models.transformer import TransformerConfig
 from pyroformer.models.vae import VAE, length_mask

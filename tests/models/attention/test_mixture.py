@@ -10,11 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.mixture import GaussianMixture
-from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
-
-from pyroformer.models.mixture import (
+from pyroformer.models.attention.attend.mixture import (
     Mixture,
     SharedVariances,
     evidence,
@@ -23,6 +19,9 @@ from pyroformer.models.mixture import (
     posterior_variance,
     responsibilities,
 )
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 BATCH, COMPONENTS, QUERIES, WIDTH = 2, 6, 5, 3
 VARIANCES = ["point masses", "isotropic", "diagonal", "one for all", "shared"]

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from pyroformer.models.attention.attend.components import joined, normalised, padded, selected
+from pyroformer.models.attention.attend.editing import dropped, exchanged, interpolated, scaled
+from pyroformer.models.attention.attend.mixture import Mixture, SharedVariances, posterior_mean
 from torch import Tensor
 
 from pyroformer.models.base import Model
-from pyroformer.models.components import joined, normalised, padded, selected
-from pyroformer.models.mixing import dropped, exchanged, interpolated, scaled
-from pyroformer.models.mixture import Mixture, SharedVariances, posterior_mean
 from pyroformer.models.text import AutoregressiveText
 from pyroformer.models.transformer import Decoder, TransformerConfig
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .fused import fused_attention, side_by_side
+from .chunked import in_parts
 from .mixture import Mixture, log_sum
-from .natural import Natural, natural
-from .parts import in_parts
+from .natural_parameters import Natural, natural
+from .packed import fused_attention, side_by_side
 
 __all__ = ["adapt_keys", "causal_responsibilities"]
 

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .mixture import Covariances, Mixture, log_joint
-from .natural import natural
+from .natural_parameters import natural
 
 __all__ = [
     "ConjugatePriors",

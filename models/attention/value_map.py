@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .attention import attend
+from .attend import attend
 from .mixture import Mixture, check_queries, responsibilities
 
 __all__ = ["value_map"]

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from pyroformer.models.attention.attend.editing import compacted
+from pyroformer.models.attention.attend.mixture import Mixture, SharedVariances, posterior_mean
 from torch import Tensor
 
-from pyroformer.models.compaction import compacted
-from pyroformer.models.mixture import Mixture, SharedVariances, posterior_mean
 from pyroformer.models.transformer import Decoder, TransformerConfig
 
 WIDTH, COMPONENTS = 8, 6

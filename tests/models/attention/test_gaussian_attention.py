@@ -6,12 +6,8 @@ from dataclasses import replace
 import jaxtyping
 import pytest
 import torch
-from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
-
-from pyroformer.models import parts
-from pyroformer.models.attention import attend
-from pyroformer.models.mixture import (
+from pyroformer.models.attention.attend.attend import attend
+from pyroformer.models.attention.attend.mixture import (
     Covariances,
     Mixture,
     evidence,
@@ -21,7 +17,11 @@ from pyroformer.models.mixture import (
     posterior_variance,
     responsibilities,
 )
-from pyroformer.models.value_map import value_map
+from pyroformer.models.attention.attend.value_map import value_map
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from pyroformer.models.attention.attend import chunked as parts
 
 M, N, D, V = 7, 9, 8, 3
 SCALE = math.sqrt(D)

@@ -7,11 +7,12 @@ from typing import Any
 import jaxtyping
 import pytest
 import torch
+from pyroformer.models.attention.attend.kv_cache import KeyValueCache
+from pyroformer.models.attention.attend.mixture import Mixture, evidence, posterior_variance
+from pyroformer.models.attention.attend.probabilistic import ProbabilisticAttention
 from torch import Tensor
 
-from pyroformer.models.mixture import Mixture, evidence, posterior_variance
-from pyroformer.models.probabilistic_attention import ProbabilisticAttention
-from pyroformer.models.self_attention import KeyValueCache, SelfAttention
+from pyroformer.models.self_attention import SelfAttention
 from pyroformer.models.transformer import Decoder, TransformerConfig
 
 WIDTH, HEADS, TOKENS = 16, 2, 6

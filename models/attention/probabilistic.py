@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .adaptation import adapt_keys, causal_responsibilities
-from .attention import Returns, attend
+from .attend import Returns, attend
+from .key_adaptation import adapt_keys, causal_responsibilities
+from .kv_cache import KeyValueCache
 from .mixture import Mixture
-from .self_attention import KeyValueCache
 
 __all__ = ["Posterior", "ProbabilisticAttention"]
 
