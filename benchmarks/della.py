@@ -20,16 +20,17 @@ from pathlib import Path
 import pyro
 import torch
 import torch.nn.functional as F
+from pyroformer.models.transformer.stacks.config import TransformerConfig
+from pyroformer.models.transformer.stacks.memory import Context
+from pyroformer.models.transformer.stacks.stacks import Block, Decoder, compile_blocks
+from pyroformer.models.transformer.stacks.text_distribution import decode
+from pyroformer.models.transformer.stacks.token_likelihood import TokenLikelihood
 from torch import Tensor, nn
 
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.inference.elbo import ELBO
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.della import DELLA
-from pyroformer.models.likelihood import TokenLikelihood
-from pyroformer.models.memory import Context
-from pyroformer.models.text import decode
-from pyroformer.models.transformer import Block, Decoder, TransformerConfig, compile_blocks
 
 LATENT, RANK, LENGTH = 32, 4, 128
 

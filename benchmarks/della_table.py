@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pyroformer.models.transformer.stacks.config import TransformerConfig
+from pyroformer.models.transformer.stacks.fusion import LowRankProduct
 from resumable import cell, figure, make_missing, parameters, read, same_settings, trained
 from torch import nn
 
@@ -36,9 +38,7 @@ from pyroformer.inference.run import Run
 from pyroformer.inference.text_metrics import diversity
 from pyroformer.models.base import Model
 from pyroformer.models.della import DELLA
-from pyroformer.models.fusion import LowRankProduct
 from pyroformer.models.language_model import LanguageModel
-from pyroformer.models.transformer import TransformerConfig
 
 LATENT, RANK = 8, 4
 

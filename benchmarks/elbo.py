@@ -19,6 +19,7 @@ import torch
 from pyroformer.models.attention.attend.mixture import Mixture
 from pyroformer.models.distributions.log_dirichlet.log_dirichlet import LogDirichlet
 from pyroformer.models.distributions.log_dirichlet.log_dirichlet_math import dirichlet_kl, sample_log_dirichlet
+from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import Tensor, nn
 
 from pyroformer.guides.nvae import NVAEGuide
@@ -26,7 +27,6 @@ from pyroformer.inference.compiled import CompiledObjective
 from pyroformer.inference.elbo import ELBO
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
-from pyroformer.models.transformer import TransformerConfig
 
 VOCABULARY, TIME, TEXTS, LAYERS = 2000, 32, 32, 2
 

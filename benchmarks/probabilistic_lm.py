@@ -26,6 +26,8 @@ from learner import Learner, learn_in_turn
 from pyroformer.models.attention.attend.attend import attend
 from pyroformer.models.attention.attend.mixture import Mixture
 from pyroformer.models.attention.attend.probabilistic import ProbabilisticAttention
+from pyroformer.models.transformer.stacks.self_attention import SelfAttention
+from pyroformer.models.transformer.stacks.stacks import Block
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -36,8 +38,6 @@ from pyroformer.inference.reading import read_splits
 from pyroformer.inference.texts import Texts
 from pyroformer.models.batch import Batch
 from pyroformer.models.language_model import LanguageModel
-from pyroformer.models.self_attention import SelfAttention
-from pyroformer.models.transformer import Block
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "softmax": {},

@@ -22,10 +22,10 @@ from torch.distributions import Distribution
 
 from ..models.batch import Batch
 from ..models.della import DELLA
-from ..models.encoding import LayerEncoder, PoolKind
-from ..models.memory import Context
 from ..models.priors import gaussian
-from ..models.transformer import check_length
+from ..models.transformer.layer_encoder import LayerEncoder, PoolKind
+from ..models.transformer.memory import Context
+from ..models.transformer.stacks import check_length
 from .base import Guide
 
 __all__ = ["DELLAGuide", "LatentPosterior"]
@@ -66,7 +66,7 @@ class DELLAGuide(Guide):
         https://arxiv.org/abs/2007.03898
 
     Examples:
-        >>> from pyroformer.models.transformer import TransformerConfig
+        >>> from pyroformer.models.transformer.stacks import TransformerConfig
         >>> model = DELLA(TransformerConfig(vocabulary=20, window=8, width=16, layers=2, heads=2), latent_size=4)
         >>> DELLAGuide(model).encode(Batch.pad([[5, 6, 2], [7, 2]])).mean.shape
         torch.Size([2, 2, 4])

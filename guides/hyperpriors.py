@@ -32,7 +32,7 @@ class HyperPosterior(nn.Module):
         model: The model whose hyper-priors it is for.
 
     Examples:
-        >>> from pyroformer.models.config import TransformerConfig
+        >>> from pyroformer.models.transformer.config import TransformerConfig
         >>> from pyroformer.models.weight_priors import GammaDirichletProcess
         >>> config = TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2)
         >>> list(HyperPosterior(pf.NVAE(config, weight_prior=GammaDirichletProcess())).laws())

@@ -24,7 +24,7 @@ from ..models.attention.mixture import Mixture, SharedVariances
 from ..models.batch import Batch
 from ..models.distributions.log_dirichlet import LogDirichlet
 from ..models.nvae import NVAE, component_mask
-from ..models.transformer import Encoder
+from ..models.transformer.stacks import Encoder
 from ..models.vector_priors import own_component
 from .base import Guide
 
@@ -126,7 +126,7 @@ class NVAEGuide(Guide):
         ValueError: If ``alpha`` or ``variance`` has no such name, or the batch is unobserved.
 
     Examples:
-        >>> from pyroformer.models.transformer import TransformerConfig
+        >>> from pyroformer.models.transformer.stacks import TransformerConfig
         >>> model = NVAE(TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2))
         >>> NVAEGuide(model).encode(Batch.pad([[5, 6, 2], [7, 2]])).mean.shape
         torch.Size([2, 4, 16])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..models.attention.mixture import Mixture
 from ..models.batch import Batch
-from ..models.transformer import Encoder
+from ..models.transformer.stacks import Encoder
 from ..models.vae import VAE
 from .base import Guide
 
@@ -49,7 +49,7 @@ class VAEGuide(Guide):
         ValueError: If the batch is unobserved.
 
     Examples:
-        >>> from pyroformer.models.transformer import TransformerConfig
+        >>> from pyroformer.models.transformer.stacks import TransformerConfig
         >>> model = VAE(TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2))
         >>> VAEGuide(model).encode(Batch.pad([[5, 6, 2], [7, 2]])).mean.shape
         torch.Size([2, 3, 16])

@@ -28,7 +28,7 @@ MODELS = {
     "nvae": ModelClasses("pyroformer.models.nvae:NVAE", "pyroformer.guides.nvae:NVAEGuide"),
     "vae": ModelClasses("pyroformer.models.vae:VAE", "pyroformer.guides.vae:VAEGuide"),
 }
-NETWORK = "pyroformer.models.config:TransformerConfig"
+NETWORK = "pyroformer.models.transformer.config:TransformerConfig"
 SIZED = ("width", "layers", "heads")  # what --size decides
 FROM_MODEL = ("width", "kappa", "window", "heads", "layers", "latent_size", "summary_size")
 FROM_CORPUS = (

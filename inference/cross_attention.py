@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..models.attention.denoising import DenoisingAttention
 from ..models.attention.mixture import Mixture
-from ..models.transformer import Decoder
+from ..models.transformer.stacks import Decoder
 
 __all__ = ["attention_shares", "cross_attention"]
 

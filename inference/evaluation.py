@@ -16,7 +16,7 @@ from ..guides.della import DELLAGuide
 from ..guides.nvae import Posterior
 from ..models.attention.mixture import Mixture
 from ..models.batch import Batch
-from ..models.text import AutoregressiveText
+from ..models.transformer.text_distribution import AutoregressiveText
 from .batches import once
 from .bounds import importance_sweep, importance_weighted
 from .cross_attention import attention_shares

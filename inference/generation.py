@@ -18,10 +18,10 @@ from ..guides.nvae import Posterior
 from ..models.attention.editing import compacted
 from ..models.attention.mixture import Mixture
 from ..models.batch import Batch
-from ..models.memory import Memory, batch_shape, stacked
 from ..models.nvae import NVAE
-from ..models.text import AutoregressiveText
-from ..models.text import decode as write_tokens
+from ..models.transformer.memory import Memory, batch_shape, stacked
+from ..models.transformer.text_distribution import AutoregressiveText
+from ..models.transformer.text_distribution import decode as write_tokens
 from .decoding import Decoding, item_seed, uniforms
 from .frozen import frozen
 from .reconstruction import Reconstruction

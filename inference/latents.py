@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..models.memory import Context, Memory, stacked
+from ..models.transformer.memory import Context, Memory, stacked
 from .decoding import Decoding
 from .generation import GREEDY, decode, encode
 from .run import Run

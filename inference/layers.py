@@ -75,7 +75,7 @@ def carried(model: DELLA, guide: DELLAGuide, batches: Sequence[Batch], draws: in
         ValueError: If there are fewer than two texts, or fewer than two draws.
 
     Examples:
-        >>> from pyroformer.models.transformer import TransformerConfig
+        >>> from pyroformer.models.transformer.stacks import TransformerConfig
         >>> model = DELLA(TransformerConfig(vocabulary=20, window=8, width=16, layers=2, heads=2), latent_size=4)
         >>> found = carried(model, DELLAGuide(model), [Batch.pad([[5, 6, 2], [7, 2], [8, 2]])])
         >>> found.information.shape, bool((found.information.sum(-1) <= math.log(3)).all())

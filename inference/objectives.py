@@ -27,7 +27,7 @@ def describe_objective(model: Model, options: TrainingOptions) -> dict[str, Any]
 
     Examples:
         >>> from pyroformer.models.language_model import LanguageModel
-        >>> from pyroformer.models.transformer import TransformerConfig
+        >>> from pyroformer.models.transformer.stacks import TransformerConfig
         >>> model = LanguageModel(TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2))
         >>> describe_objective(model, TrainingOptions())
         {'name': 'elbo', 'is_bound': True, 'kl_weights': {}}

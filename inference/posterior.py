@@ -25,7 +25,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ..models.batch import Batch
-from ..models.text import AutoregressiveText
+from ..models.transformer.text_distribution import AutoregressiveText
 from .arviz_versions import from_groups
 from .elbo import ELBO, trace_pair
 from .frozen import frozen
@@ -123,7 +123,7 @@ def to_arviz(
         ValueError: If a number is out of range, there is no such site, or the draws would take more than ``limit``.
 
     Examples:
-        >>> from pyroformer.models.transformer import TransformerConfig
+        >>> from pyroformer.models.transformer.stacks import TransformerConfig
         >>> model = pf.NVAE(TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2))
         >>> data = to_arviz(model, pf.NVAEGuide(model), pf.Batch.pad([[5, 6, 2], [7, 2]]), draws=10)
         >>> dict(data.posterior["vectors"].sizes)

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..models.base import Model
 from ..models.recipe import build
-from ..models.trunk import Trunk
+from ..models.transformer.backbone import Trunk
 from .arguments import MODELS, NETWORK, imported
 from .corpus import Corpus
 from .folder import RunFolder, read_checkpoint

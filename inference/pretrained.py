@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.gpt2 import gpt2_config, gpt2_weights
-from ..models.trunk import Trunk
+from ..models.transformer.backbone import Trunk
+from ..models.transformer.gpt2 import gpt2_config, gpt2_weights
 from .gpt2_tokenizer import read_gpt2_tokenizer
 from .hub import find, read_config, read_weights
 from .tokenizer import Tokenizer
@@ -37,7 +37,7 @@ class Pretrained(Trunk):
     Arguments:
         name: What messages call it.
         config: Its sizes and options, with our vocabulary.
-        weights: By the names of :class:`~pyroformer.models.transformer.Decoder`, with a row for each of our tokens.
+        weights: By the names of :class:`~pyroformer.models.transformer.stacks.Decoder`, with a row for each of our tokens.
         tokenizer: GPT-2's merges behind our special tokens.
 
     Raises:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..models.base import Model
 from ..models.batch import Batch
-from ..models.memory import Memory
 from ..models.recipe import build, describe
+from ..models.transformer.memory import Memory
 from .corpus import Corpus
 from .decoding import Decoding
 from .elbo import ELBO

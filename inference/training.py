@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..models.base import Model
 from ..models.batch import Batch
-from ..models.transformer import compile_blocks
+from ..models.transformer.stacks import compile_blocks
 from .batches import TrainingStream, once
 from .compiled import NO_VALIDATION, CompiledObjective
 from .corpus import Corpus

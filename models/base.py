@@ -12,10 +12,10 @@ from torch import nn
 from .batch import Batch
 from .hyperpriors import draw_hyperpriors
 from .local import LocalModule
-from .memory import Memory
 from .recipe import Recorded
-from .transformer import TransformerConfig
-from .trunk import Trunk
+from .transformer.backbone import Trunk
+from .transformer.config import TransformerConfig
+from .transformer.memory import Memory
 
 __all__ = ["TEXTS", "LocalModule", "Model"]
 

@@ -30,12 +30,13 @@ from .adapters import as_prior, check_prior
 from .attention.editing import check_share
 from .base import Model
 from .batch import Batch
-from .encoding import LayerEncoder
-from .fusion import Fusion, FusionKind
-from .memory import Context, Memory, check_context, check_pair
 from .priors import LatentPrior, LinearGaussian
-from .text import AutoregressiveText
-from .transformer import Decoder, TransformerConfig, check_condition
+from .transformer.config import TransformerConfig
+from .transformer.fusion import Fusion, FusionKind
+from .transformer.layer_encoder import LayerEncoder
+from .transformer.memory import Context, Memory, check_context, check_pair
+from .transformer.stacks import Decoder, check_condition
+from .transformer.text_distribution import AutoregressiveText
 
 __all__ = ["DELLA", "Draw", "Recursion", "Structure"]
 

@@ -71,7 +71,7 @@ def draw_hyperpriors(model: PyroModule) -> dict[str, Tensor]:
     """One draw of each hyper-prior of a model that is being called, by site.
 
     Examples:
-        >>> from pyroformer.models.config import TransformerConfig
+        >>> from pyroformer.models.transformer.config import TransformerConfig
         >>> from pyroformer.models.weight_priors import GammaDirichletProcess
         >>> config = TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2)
         >>> model = pf.NVAE(config, weight_prior=GammaDirichletProcess())

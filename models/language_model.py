@@ -13,8 +13,9 @@ from torch import Tensor
 
 from .base import Model
 from .batch import Batch
-from .text import AutoregressiveText
-from .transformer import Decoder, TransformerConfig
+from .transformer.config import TransformerConfig
+from .transformer.stacks import Decoder
+from .transformer.text_distribution import AutoregressiveText
 
 __all__ = ["LanguageModel"]
 

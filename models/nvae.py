@@ -30,10 +30,11 @@ from .attention.editing import interpolated
 from .attention.mixture import Mixture
 from .base import Model
 from .batch import Batch
-from .memory import Memory, check_mixture
 from .priors import BaseMeasure, BoundedDirichletProcess, GaussianBase, LengthPrior, VectorPrior, WeightPrior
-from .text import AutoregressiveText
-from .transformer import Decoder, TransformerConfig
+from .transformer.config import TransformerConfig
+from .transformer.memory import Memory, check_mixture
+from .transformer.stacks import Decoder
+from .transformer.text_distribution import AutoregressiveText
 from .vector_priors import check_base_measure, over_components
 
 __all__ = ["NVAE", "component_mask"]

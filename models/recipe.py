@@ -42,7 +42,7 @@ def describe(value: Any, leave_out: Collection[str] = ()) -> Any:
         ValueError: If it holds something that is neither.
 
     Examples:
-        >>> from pyroformer.models.transformer import TransformerConfig
+        >>> from pyroformer.models.transformer.stacks import TransformerConfig
         >>> describe(TransformerConfig(vocabulary=300, window=8))["init_args"]["vocabulary"]
         300
     """

@@ -16,9 +16,9 @@ from torch.distributions import Distribution, constraints
 
 from .adapters import check_prior
 from .attention.kv_cache import KeyValueCache
-from .config import TransformerConfig
 from .priors import GaussianBase, SequencePrior, VectorPrior
-from .transformer import Block, initialise, sinusoids
+from .transformer.config import TransformerConfig
+from .transformer.stacks import Block, initialise, sinusoids
 from .vector_priors import SPREAD, gaussian_mixture
 
 __all__ = ["AutoregressiveBase", "InOrder", "IndependentBase", "Stacked"]

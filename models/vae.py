@@ -32,10 +32,11 @@ from .attention.editing import check_share
 from .attention.mixture import Mixture
 from .base import Model
 from .batch import Batch
-from .memory import Memory, check_mixture, check_pair
 from .priors import BaseMeasure, GaussianBase, LengthPrior, VectorPrior
-from .text import AutoregressiveText
-from .transformer import Decoder, TransformerConfig
+from .transformer.config import TransformerConfig
+from .transformer.memory import Memory, check_mixture, check_pair
+from .transformer.stacks import Decoder
+from .transformer.text_distribution import AutoregressiveText
 from .vector_priors import check_base_measure, over_components
 
 __all__ = ["VAE", "length_mask"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO
+from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import Tensor, nn
 
 from pyroformer.guides.della import DELLAGuide
@@ -25,7 +26,6 @@ from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors import BaseMeasure
 from pyroformer.models.recipe import build, describe
 from pyroformer.models.sequence_priors import AutoregressiveBase
-from pyroformer.models.transformer import TransformerConfig
 from pyroformer.models.vae import VAE
 from pyroformer.models.vector_priors import MixtureBase
 

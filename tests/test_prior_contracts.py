@@ -11,6 +11,7 @@ import torch
 from pyro import distributions as dist
 from pyro.nn import PyroSample
 from pyroformer.models.distributions.log_dirichlet.log_dirichlet import LogDirichlet
+from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
@@ -24,7 +25,6 @@ from pyroformer.inference.objectives import describe_objective
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.svi import SVI
 from pyroformer.models.batch import EOS, Batch
-from pyroformer.models.config import TransformerConfig
 from pyroformer.models.della import DELLA
 from pyroformer.models.empirical import KernelBase
 from pyroformer.models.heavy_tails import LaplaceBase, LinearLaplace, LinearStudentT, StudentTBase

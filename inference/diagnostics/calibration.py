@@ -11,7 +11,7 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from ...models.batch import EOS, Batch
-from ...models.text import text_mask
+from ...models.transformer.text_distribution import text_mask
 from ..elbo import ELBO, trace_pair
 from ..frozen import frozen
 from ..sites import is_local, latent_sites, mask_of
@@ -122,7 +122,7 @@ def calibrate(
         (Modrák et al., 2023), for ``log_p``, https://arxiv.org/abs/2211.02383
 
     Examples:
-        >>> from pyroformer.models.transformer import TransformerConfig
+        >>> from pyroformer.models.transformer.stacks import TransformerConfig
         >>> model = pf.DELLA(TransformerConfig(vocabulary=9, window=4, width=8, layers=1, heads=2), latent_size=2)
         >>> found = calibrate(model, pf.DELLAGuide(model), simulations=2, draws=9, texts=10)
         >>> {name: len(ranks) for name, ranks in found.ranks.items()}

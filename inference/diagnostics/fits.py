@@ -32,7 +32,7 @@ def as_chains(fits: Sequence[Any]) -> Any:
         https://arxiv.org/abs/1903.08008
 
     Examples:
-        >>> from pyroformer.models.transformer import TransformerConfig
+        >>> from pyroformer.models.transformer.stacks import TransformerConfig
         >>> fits = []
         >>> for seed in range(3):
         ...     model = pf.VAE(TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2))

@@ -69,7 +69,7 @@ class ProbabilisticAttention(nn.Module):
         Improving Transformers with Probabilistic Attention Keys (Nguyen et al., 2022). https://arxiv.org/abs/2110.08678
 
     Examples:
-        >>> from pyroformer.models.self_attention import SelfAttention
+        >>> from pyroformer.models.transformer.self_attention import SelfAttention
         >>> softmax, layer = SelfAttention(16, heads=2), ProbabilisticAttention(16, heads=2, precision="diagonal")
         >>> _ = layer.load_state_dict(softmax.state_dict(), strict=False)
         >>> x = torch.randn(3, 5, 16)

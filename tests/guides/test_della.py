@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyroformer.models.transformer.stacks.config import TransformerConfig
+from pyroformer.models.transformer.stacks.fusion import FusionKind
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal, kl_divergence
 
@@ -23,10 +25,8 @@ from pyroformer.inference.svi import SVI
 from pyroformer.models.base import LocalModule
 from pyroformer.models.batch import BOS, EOS, Batch
 from pyroformer.models.della import DELLA, Structure
-from pyroformer.models.fusion import FusionKind
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.priors import LatentPrior
-from pyroformer.models.transformer import TransformerConfig
 
 CONFIG = TransformerConfig(vocabulary=30, window=8, width=16, layers=3, heads=2, positions="learned", init_std=0.3)
 TOLD = replace(CONFIG, condition=4)

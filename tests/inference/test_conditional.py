@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from pyroformer.models.transformer.stacks.backbone import Trunk
+from pyroformer.models.transformer.stacks.config import TransformerConfig
+from pyroformer.models.transformer.stacks.stacks import Decoder
 
 import pyroformer as pf
 from pyroformer.inference.cli import main
 from pyroformer.inference.corpus import Corpus
 from pyroformer.inference.latents import interpolate
 from pyroformer.inference.run import Run
-from pyroformer.models.transformer import Decoder, TransformerConfig
-from pyroformer.models.trunk import Trunk
 
 ANSWERS = {
     "colour": ["a red one", "a blue one", "a green one"],

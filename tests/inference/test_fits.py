@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import Tensor, nn
 
 from pyroformer.guides.vae import VAEGuide
@@ -12,7 +13,6 @@ from pyroformer.inference.diagnostics import as_chains
 from pyroformer.inference.posterior import to_arviz
 from pyroformer.inference.shared import shared_posterior
 from pyroformer.models.batch import Batch
-from pyroformer.models.transformer import TransformerConfig
 from pyroformer.models.vae import VAE
 
 SEEN = torch.tensor([0.3, -1.2, 0.8])

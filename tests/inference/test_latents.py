@@ -6,6 +6,7 @@ import pytest
 import torch
 from pyroformer.models.attention.attend.editing import interpolated
 from pyroformer.models.attention.attend.mixture import Mixture
+from pyroformer.models.transformer.stacks.memory import Context
 
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
@@ -17,7 +18,6 @@ from pyroformer.inference.latents import interpolate, swap, swaps
 from pyroformer.inference.run import Run
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
-from pyroformer.models.memory import Context
 from pyroformer.models.nvae import NVAE
 
 FIRST, SECOND = "A few and 64 more.", "Ones and 125 more."

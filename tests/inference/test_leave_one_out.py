@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer.autoguide import AutoNormal
+from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import Tensor, nn
 
 import pyroformer as pf
@@ -22,7 +23,6 @@ from pyroformer.inference.shared import shared_posterior
 from pyroformer.models.batch import Batch
 from pyroformer.models.mixture_attention import MixtureAttention
 from pyroformer.models.nvae import NVAE
-from pyroformer.models.transformer import TransformerConfig
 
 SEEN = torch.tensor([0.3, -1.2, 0.8, 2.0, 0.1, -0.4, 1.5, 0.9])
 NOISE = 1.0

@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import nn
 
 from pyroformer.guides.della import DELLAGuide
@@ -23,7 +24,6 @@ from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
-from pyroformer.models.transformer import TransformerConfig
 
 CONFIG = TransformerConfig(vocabulary=30, window=12, width=16, layers=2, heads=2, dropout=0.0)
 BATCH = Batch.pad([[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]])

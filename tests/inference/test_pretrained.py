@@ -13,6 +13,7 @@ import tokenizers
 import torch
 import torch.nn.functional as F
 import yaml
+from pyroformer.models.transformer.stacks.memory import Context
 from tokenizers import models, pre_tokenizers, trainers
 from torch import Tensor
 
@@ -23,7 +24,6 @@ from pyroformer.inference.run import load
 from pyroformer.models.batch import BOS, EOS, PAD, Batch
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
-from pyroformer.models.memory import Context
 from pyroformer.models.nvae import NVAE
 
 transformers = pytest.importorskip("transformers", reason="it writes the models that are read here")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import nn
 
 from pyroformer.guides.della import DELLAGuide
@@ -30,7 +31,6 @@ from pyroformer.models.batch import Batch
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
-from pyroformer.models.transformer import TransformerConfig
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "dropout": 0.0}
 TEXTS = [f"The number {n} follows {n - 1} and comes before {n + 1}." for n in range(1, 121)]
@@ -271,7 +271,7 @@ def objective_of(corpus: Corpus) -> tuple[Objective, Batch]:
 @pytest.mark.compile
 @pytest.mark.parametrize("mode", ["blocks", "full"])
 def test_compiled_steps_equal_eager_ones(corpus: Corpus, mode: str) -> None:
-    from pyroformer.models.transformer import compile_blocks
+    from pyroformer.models.transformer.stacks.stacks import compile_blocks
 
     results = []
     for compiled in (False, True):

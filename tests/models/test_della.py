@@ -13,17 +13,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pyro import poutine
+from pyroformer.models.transformer.stacks.config import TransformerConfig
+from pyroformer.models.transformer.stacks.fusion import FusionKind
+from pyroformer.models.transformer.stacks.memory import Context
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.models.batch import BOS, EOS, PAD, Batch
 from pyroformer.models.della import DELLA, Structure
-from pyroformer.models.fusion import FusionKind
 from pyroformer.models.language_model import LanguageModel
-from pyroformer.models.memory import Context
 from pyroformer.models.priors import LatentPrior
-from pyroformer.models.transformer import TransformerConfig
 
 CONFIG = TransformerConfig(vocabulary=30, window=8, width=16, layers=3, heads=2, positions="learned", init_std=0.3)
 TOLD = replace(CONFIG, condition=4)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from pyro import distributions as dist
 from pyro.nn import PyroModule, PyroSample
+from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import nn
 from torch.distributions import Distribution
 
@@ -23,7 +24,6 @@ from pyroformer.inference.svi import SVI
 from pyroformer.inference.training import fit
 from pyroformer.models.base import Model
 from pyroformer.models.batch import EOS, Batch
-from pyroformer.models.config import TransformerConfig
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors import GaussianBase, Hierarchical, VectorPrior
 from pyroformer.models.sequence_priors import IndependentBase

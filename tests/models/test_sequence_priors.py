@@ -8,6 +8,7 @@ import pytest
 import torch
 from jaxtyping import Bool
 from pyro import distributions as dist
+from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -19,7 +20,6 @@ from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors import GaussianBase, SequencePrior
 from pyroformer.models.sequence_priors import AutoregressiveBase, IndependentBase
-from pyroformer.models.transformer import TransformerConfig
 from pyroformer.models.vector_priors import MixtureBase, over_components
 
 CONFIG = TransformerConfig(vocabulary=30, window=12, width=4, layers=1, heads=2)

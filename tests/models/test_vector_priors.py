@@ -6,13 +6,13 @@ from typing import Any
 import pyro.distributions as dist
 import pytest
 import torch
+from pyroformer.models.transformer.stacks.config import TransformerConfig
 
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.elbo import ELBO
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors import BaseMeasure, GaussianBase
-from pyroformer.models.transformer import TransformerConfig
 from pyroformer.models.vector_priors import MixtureBase, over_components, own_component
 
 CONFIG = TransformerConfig(vocabulary=30, window=12, width=4, layers=1, heads=2)

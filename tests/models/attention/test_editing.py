@@ -9,11 +9,12 @@ import torch
 from pyroformer.models.attention.attend.components import joined, normalised, padded, selected
 from pyroformer.models.attention.attend.editing import dropped, exchanged, interpolated, scaled
 from pyroformer.models.attention.attend.mixture import Mixture, SharedVariances, posterior_mean
+from pyroformer.models.transformer.stacks.config import TransformerConfig
+from pyroformer.models.transformer.stacks.stacks import Decoder
+from pyroformer.models.transformer.stacks.text_distribution import AutoregressiveText
 from torch import Tensor
 
 from pyroformer.models.base import Model
-from pyroformer.models.text import AutoregressiveText
-from pyroformer.models.transformer import Decoder, TransformerConfig
 
 BATCH, WIDTH = 3, 8
 KINDS = ["point masses", "isotropic", "diagonal", "one for all", "shared"]

@@ -10,10 +10,10 @@ import torch
 from pyroformer.models.attention.attend.kv_cache import KeyValueCache
 from pyroformer.models.attention.attend.mixture import Mixture, evidence, posterior_variance
 from pyroformer.models.attention.attend.probabilistic import ProbabilisticAttention
+from pyroformer.models.transformer.stacks.config import TransformerConfig
+from pyroformer.models.transformer.stacks.self_attention import SelfAttention
+from pyroformer.models.transformer.stacks.stacks import Decoder
 from torch import Tensor
-
-from pyroformer.models.self_attention import SelfAttention
-from pyroformer.models.transformer import Decoder, TransformerConfig
 
 WIDTH, HEADS, TOKENS = 16, 2, 6
 

@@ -10,10 +10,11 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from .attention.natural_parameters import Form
-from .likelihood import TokenLikelihood
+from ..attention.natural_parameters import Form
+from .config import TransformerConfig
 from .memory import Context, Memory, batch_shape
-from .transformer import Decoder, TransformerConfig
+from .stacks import Decoder
+from .token_likelihood import TokenLikelihood
 
 __all__ = ["AutoregressiveText", "decode", "text_mask"]
 

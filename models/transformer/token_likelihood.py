@@ -9,7 +9,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from .batch import PAD
+from ..batch import PAD
 
 __all__ = ["TokenLikelihood", "chunk_bytes", "token_log_prob"]
 

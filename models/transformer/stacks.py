@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .attention.denoising import DenoisingAttention, ProjectedMixture
-from .attention.kv_cache import KeyValueCache
-from .attention.mixture import Mixture
-from .attention.natural_parameters import Form
-from .attention.probabilistic import ProbabilisticAttention
+from ..attention.denoising import DenoisingAttention, ProjectedMixture
+from ..attention.kv_cache import KeyValueCache
+from ..attention.mixture import Mixture
+from ..attention.natural_parameters import Form
+from ..attention.probabilistic import ProbabilisticAttention
 from .config import TransformerConfig
 from .fusion import Fusion, FusionKind, MemorySlot, Shift, layer_fusion
 from .memory import Context, Memory, batch_shape, flat

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .transformer import Block, Decoder, TransformerConfig, initialise
+from .config import TransformerConfig
+from .stacks import Block, Decoder, initialise
 
 __all__ = ["LayerEncoder", "Pool", "PoolKind"]
 

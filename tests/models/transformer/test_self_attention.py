@@ -4,9 +4,8 @@ import jaxtyping
 import pytest
 import torch
 from pyroformer.models.attention.attend.kv_cache import KeyValueCache
+from pyroformer.models.transformer.stacks.self_attention import SelfAttention
 from torch import Tensor, nn
-
-from pyroformer.models.self_attention import SelfAttention
 
 BATCH, TOKENS, HEADS, WIDTH = 3, 6, 2, 8
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .attention.components import joined, padded
-from .attention.mixture import Mixture, SharedVariances
+from ..attention.components import joined, padded
+from ..attention.mixture import Mixture, SharedVariances
 
 __all__ = ["Context", "Memory", "batch_shape", "check_context", "check_mixture", "check_pair", "flat", "stacked"]
 

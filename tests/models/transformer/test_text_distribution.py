@@ -7,11 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pyroformer.models.attention.attend.mixture import Mixture
+from pyroformer.models.transformer.stacks.config import TransformerConfig
+from pyroformer.models.transformer.stacks.stacks import Decoder
+from pyroformer.models.transformer.stacks.text_distribution import AutoregressiveText, decode, text_mask
 from torch import Tensor
 
 from pyroformer.models.batch import BOS, EOS, PAD
-from pyroformer.models.text import AutoregressiveText, decode, text_mask
-from pyroformer.models.transformer import Decoder, TransformerConfig
 
 V, T = 5, 3
 

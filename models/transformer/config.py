@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_origin
 
-from .batch import BOS, EOS, PAD
+from ..batch import BOS, EOS, PAD
 
 __all__ = ["TransformerConfig"]
 

@@ -9,9 +9,8 @@ import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-from pyroformer.models.fusion import (
+from pyroformer.models.transformer.stacks.config import TransformerConfig
+from pyroformer.models.transformer.stacks.fusion import (
     FiLM,
     Fusion,
     FusionKind,
@@ -22,9 +21,10 @@ from pyroformer.models.fusion import (
     layer_fusion,
     low_rank_product,
 )
-from pyroformer.models.memory import Context
-from pyroformer.models.self_attention import SelfAttention
-from pyroformer.models.transformer import Block, Decoder, TransformerConfig, compile_blocks
+from pyroformer.models.transformer.stacks.memory import Context
+from pyroformer.models.transformer.stacks.self_attention import SelfAttention
+from pyroformer.models.transformer.stacks.stacks import Block, Decoder, compile_blocks
+from torch import Tensor, nn
 
 CONFIG = TransformerConfig(vocabulary=30, window=10, width=16, layers=3, heads=2, positions="learned", init_std=0.3)
 SIZE = 4

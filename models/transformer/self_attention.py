@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .attention.kv_cache import KeyValueCache
+from ..attention.kv_cache import KeyValueCache
 from .fusion import MemorySlot
 
 __all__ = ["SelfAttention"]
@@ -14,7 +14,7 @@ __all__ = ["SelfAttention"]
 class SelfAttention(nn.Module):
     r"""Multi-head softmax attention of a sequence to itself.
 
-    Its values, or what else it attends to, can depend on a latent: see :mod:`~pyroformer.models.fusion`.
+    Its values, or what else it attends to, can depend on a latent: see :mod:`~pyroformer.models.transformer.fusion`.
     """
 
     fusion: nn.Module | None  # how a latent enters, where one does

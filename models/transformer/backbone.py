@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import TransformerConfig
-from .transformer import Decoder
+from .stacks import Decoder
 
 __all__ = ["Trunk"]
 
