@@ -22,6 +22,7 @@ from torch.distributions import Distribution
 
 from ..models.batch import Batch
 from ..models.della import DELLA
+from ..models.precision import at_least_float32
 from ..models.priors import gaussian
 from ..models.transformer.layer_encoder import LayerEncoder, PoolKind
 from ..models.transformer.memory import Context
@@ -142,9 +143,7 @@ class DELLAGuide(Guide):
         """
         head: Any = self.heads[number]
         known, read = head.weight.split([summary.shape[-1], seen[number].shape[-1]], -1)
-        scores = _at_least_float32(F.linear(summary, known)) + _at_least_float32(
-            F.linear(seen[number], read, head.bias)
-        )
+        scores = at_least_float32(F.linear(summary, known)) + at_least_float32(F.linear(seen[number], read, head.bias))
         law: Any = gaussian(*scores.chunk(2, -1))
         if self.form == "residual":
             prior_mean, prior_scale = _moments(self.model.prior(summary, number))
@@ -161,7 +160,3 @@ def _moments(prior: Distribution) -> tuple[Tensor, Tensor]:
             "posterior 'full', or another prior."
         )
     return base.mean, base.stddev
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -24,6 +24,7 @@ from ..models.attention.mixture import Mixture, SharedVariances
 from ..models.batch import Batch
 from ..models.distributions.log_dirichlet import LogDirichlet
 from ..models.nvae import NVAE, component_mask
+from ..models.precision import at_least_float32
 from ..models.transformer.stacks import Encoder
 from ..models.vector_priors import own_component
 from .base import Guide
@@ -83,11 +84,11 @@ class AlphaHead(nn.Module):
             nn.init.zeros_(self.linear.bias)
 
     def forward(self, h: Float[Tensor, "*batch n P"]) -> Float[Tensor, "*batch n"]:
-        score = _at_least_float32(self.linear(h).squeeze(-1))
+        score = at_least_float32(self.linear(h).squeeze(-1))
         if self.form == "relu":
             return F.relu(score).clamp(min=math.exp(LOG_ALPHA_RANGE[0])).log()
         if self.form == "quadratic":
-            return score + (self.square * _at_least_float32(h).square()).sum(-1)
+            return score + (self.square * at_least_float32(h).square()).sum(-1)
         return score
 
 
@@ -161,8 +162,8 @@ class NVAEGuide(Guide):
         with self.told():
             base: Any = own_component(self.model.base_measure)
             log_alpha = torch.cat([self._prior_log_alpha(log_alpha), log_alpha], -1)
-        mean = _prepend(base.mean, _at_least_float32(self.mean(h)))
-        variance = _prepend(base.variance, _at_least_float32(self.log_variance(h)).exp())
+        mean = _prepend(base.mean, at_least_float32(self.mean(h)))
+        variance = _prepend(base.variance, at_least_float32(self.log_variance(h)).exp())
         kappa = self.model.kappa
         if kappa > 1:
             log_alpha = (log_alpha - math.log(kappa)).repeat_interleave(kappa, -1)
@@ -187,7 +188,3 @@ def _prepend(component: Float[Tensor, " P"], others: Float[Tensor, "*batch n P"]
     """Put the prior's component before those of the tokens."""
     first = component.to(others.dtype).expand(*others.shape[:-2], 1, others.shape[-1])
     return torch.cat([first, others], -2)
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import pyro
 import pyro.distributions as dist
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..models.attention.mixture import Mixture
 from ..models.batch import Batch
+from ..models.precision import at_least_float32
 from ..models.transformer.stacks import Encoder
 from ..models.vae import VAE
 from .base import Guide
@@ -76,9 +76,5 @@ class VAEGuide(Guide):
         if batch.tokens is None or batch.mask is None:
             raise ValueError("the batch is unobserved: a guide needs texts. Call the model alone to sample from it.")
         h = self.encoder(batch.tokens, batch.mask)
-        mean, log_variance = (_at_least_float32(head(h)) for head in (self.mean, self.log_variance))
+        mean, log_variance = (at_least_float32(head(h)) for head in (self.mean, self.log_variance))
         return GaussianPosterior(mean, log_variance.exp(), batch.mask, self.model.memory)
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

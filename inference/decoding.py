@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..models.precision import at_least_float32
+
 __all__ = ["Decoding", "item_seed", "uniforms"]
 
 
@@ -56,7 +58,7 @@ class Decoding:
 
     def probabilities(self, logits: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
         """What tokens are drawn from."""
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature
+        logits = at_least_float32(logits) / self.temperature
         if 0 < self.top_k < logits.shape[-1]:
             last = logits.topk(self.top_k).values[..., -1:]
             logits = logits.masked_fill(logits < last, -torch.inf)

@@ -6,6 +6,7 @@ from pyro import distributions as dist
 from torch import Tensor
 from torch.distributions import Distribution
 
+from .precision import at_least_float32
 from .priors import VectorPrior, moments
 
 __all__ = ["KernelBase"]
@@ -64,14 +65,10 @@ class KernelBase(VectorPrior):
         return prior
 
     def forward(self) -> Distribution:
-        vectors, log_variance = (_at_least_float32(x) for x in (self.vectors, self.log_variance))
+        vectors, log_variance = (at_least_float32(x) for x in (self.vectors, self.log_variance))
         kernels = dist.Normal(vectors, (log_variance / 2).exp()).to_event(1)
         law: Distribution = dist.MixtureSameFamily(dist.Categorical(logits=torch.zeros_like(vectors[:, 0])), kernels)
         return law
 
     def extra_repr(self) -> str:
         return f"width={self.vectors.shape[1]}, points={self.vectors.shape[0]}"
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -8,6 +8,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from .precision import at_least_float32
 from .priors import First, LinearPrior, VectorPrior, bounded_deviation
 
 __all__ = ["LaplaceBase", "LinearLaplace", "LinearStudentT", "StudentTBase"]
@@ -49,7 +50,7 @@ class LinearStudentT(LinearPrior):
         self.register_buffer("freedom", _freedom(freedom))
 
     def law(self, mean: Float[Tensor, "*batch p"], log_variance: Float[Tensor, "*batch p"]) -> Distribution:
-        return _student(_at_least_float32(self.freedom), mean, bounded_deviation(log_variance))
+        return _student(at_least_float32(self.freedom), mean, bounded_deviation(log_variance))
 
 
 class LinearLaplace(LinearPrior):
@@ -104,7 +105,7 @@ class StudentTBase(VectorPrior):
         _add_moments(self, width, deviation, learnable)
 
     def forward(self) -> Distribution:
-        return _student(*map(_at_least_float32, (self.freedom, self.mean, self.log_deviation.exp())))
+        return _student(*map(at_least_float32, (self.freedom, self.mean, self.log_deviation.exp())))
 
 
 class LaplaceBase(VectorPrior):
@@ -136,7 +137,7 @@ class LaplaceBase(VectorPrior):
         _add_moments(self, width, deviation, learnable)
 
     def forward(self) -> Distribution:
-        return _laplace(*map(_at_least_float32, (self.mean, self.log_deviation.exp())))
+        return _laplace(*map(at_least_float32, (self.mean, self.log_deviation.exp())))
 
 
 class _StudentT(dist.StudentT):  # type: ignore[misc]
@@ -177,7 +178,3 @@ def _add_moments(prior: nn.Module, width: int, deviation: float, learnable: bool
             setattr(prior, name, nn.Parameter(value))
         else:
             prior.register_buffer(name, value)
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

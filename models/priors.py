@@ -14,6 +14,7 @@ from .adapters import as_prior, check_prior
 from .distributions.log_dirichlet import Lengths, LogDirichlet
 from .hyperpriors import Hierarchical
 from .nvib import conditional_concentration
+from .precision import at_least_float32
 from .recipe import Recorded
 
 __all__ = [
@@ -162,7 +163,7 @@ class BoundedDirichletProcess(WeightPrior):
 
     def total_concentration(self, components: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         r""":math:`\alpha_0 + \Delta n` for a text of ``components`` :math:`= \kappa (n + 1)`, the prior's included."""
-        concentration, delta = _at_least_float32(self.concentration), _at_least_float32(self.delta)
+        concentration, delta = at_least_float32(self.concentration), at_least_float32(self.delta)
         length = (components.to(concentration.dtype) / self.kappa - 1).clamp(min=0)
         return conditional_concentration(concentration, delta, length)
 
@@ -232,11 +233,11 @@ class GaussianBase(VectorPrior):
 
     @property
     def variance(self) -> Float[Tensor, " width"]:
-        return _at_least_float32(self.log_variance).exp()
+        return at_least_float32(self.log_variance).exp()
 
     def forward(self) -> Distribution:
-        scale = (_at_least_float32(self.log_variance) / 2).exp()
-        normal: Distribution = dist.Normal(_at_least_float32(self.mean), scale).to_event(1)
+        scale = (at_least_float32(self.log_variance) / 2).exp()
+        normal: Distribution = dist.Normal(at_least_float32(self.mean), scale).to_event(1)
         return normal
 
     def extra_repr(self) -> str:
@@ -266,7 +267,7 @@ class StandardGaussian(LatentPrior):
         self.latent_size = latent_size
 
     def forward(self, summary: Float[Tensor, "*batch p"], layer: int) -> Distribution:
-        zeros = _at_least_float32(summary.new_zeros(*summary.shape[:-1], self.latent_size))
+        zeros = at_least_float32(summary.new_zeros(*summary.shape[:-1], self.latent_size))
         return gaussian(zeros, zeros)
 
 
@@ -313,7 +314,7 @@ class LinearPrior(LatentPrior):
         else:
             bias = self.biases[name] if name in self.biases else summary.new_zeros(2 * self.latent_size)
             scores = bias.expand(*summary.shape[:-1], -1)
-        return self.law(*_at_least_float32(scores).chunk(2, -1))
+        return self.law(*at_least_float32(scores).chunk(2, -1))
 
     def law(self, mean: Float[Tensor, "*batch p"], log_variance: Float[Tensor, "*batch p"]) -> Distribution:
         """The law of a latent with this mean and log variance, its entries independent."""
@@ -403,7 +404,7 @@ class LengthPrior(Recorded, nn.Module):
         return prior
 
     def forward(self) -> Distribution:
-        return Lengths(_at_least_float32(self.log_probabilities))
+        return Lengths(at_least_float32(self.log_probabilities))
 
     def extra_repr(self) -> str:
         return f"window={len(self.log_probabilities)}"
@@ -421,10 +422,6 @@ def moments(vectors: Float[Tensor, "n width"]) -> tuple[Float[Tensor, " width"],
     if not bool((variance > 0).all()):
         raise ValueError(f"the vectors do not differ in dimension {int(variance.argmin())}: give others, or more.")
     return mean, variance
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _filled(value: float | Tensor, width: int) -> Tensor:

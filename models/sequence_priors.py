@@ -16,6 +16,7 @@ from torch.distributions import Distribution, constraints
 
 from .adapters import check_prior
 from .attention.kv_cache import KeyValueCache
+from .precision import at_least_float32
 from .priors import GaussianBase, SequencePrior, VectorPrior
 from .transformer.config import TransformerConfig
 from .transformer.stacks import Block, initialise, sinusoids
@@ -159,7 +160,7 @@ class AutoregressiveBase(SequencePrior):
 
     def _law(self, x: Float[Tensor, "*batch m w"]) -> Distribution:
         scores = self.head(self.norm(x))
-        return gaussian_mixture(*self._split(scores.to(torch.promote_types(scores.dtype, torch.float32))))
+        return gaussian_mixture(*self._split(at_least_float32(scores)))
 
     def extra_repr(self) -> str:
         return f"width={self.width}, components={self.components}, kappa={self.kappa}"

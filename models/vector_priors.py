@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from .adapters import check_prior
+from .precision import at_least_float32
 from .priors import BaseMeasure, SequencePrior, VectorPrior, gaussian
 
 __all__ = ["MixtureBase", "check_base_measure", "gaussian_mixture", "over_components", "own_component"]
@@ -48,7 +49,7 @@ class MixtureBase(VectorPrior):
         self.log_variance = nn.Parameter(torch.zeros(components, width))
 
     def forward(self) -> Distribution:
-        return gaussian_mixture(*map(_at_least_float32, (self.logits, self.mean, self.log_variance)))
+        return gaussian_mixture(*map(at_least_float32, (self.logits, self.mean, self.log_variance)))
 
     def extra_repr(self) -> str:
         return f"width={self.mean.shape[-1]}, components={len(self.logits)}"
@@ -117,7 +118,3 @@ def check_base_measure(
         check_prior(prior.first, event_shape=(width,), name=f"{name}.first")
     else:
         check_prior(prior, event_shape=(width,), name=name)
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -10,6 +10,7 @@ from torch.distributions import Distribution
 from .distributions.log_dirichlet import LogDirichlet
 from .distributions.stick_breaking import LogStickBreaking
 from .hyperpriors import Hierarchical
+from .precision import at_least_float32
 from .priors import BoundedDirichletProcess, WeightPrior
 
 __all__ = ["GEM", "GammaDirichletProcess", "PitmanYor", "SymmetricDirichlet"]
@@ -45,7 +46,7 @@ class SymmetricDirichlet(WeightPrior):
         self.register_buffer("concentration", _positive("concentration", concentration))
 
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
-        return LogDirichlet(_at_least_float32(self.concentration).log().expand(mask.shape), mask)
+        return LogDirichlet(at_least_float32(self.concentration).log().expand(mask.shape), mask)
 
     def extra_repr(self) -> str:
         return f"concentration={self.concentration:g}"
@@ -81,7 +82,7 @@ class GEM(WeightPrior):
         self.register_buffer("concentration", _positive("concentration", concentration))
 
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
-        return LogStickBreaking(_at_least_float32(self.concentration), mask)
+        return LogStickBreaking(at_least_float32(self.concentration), mask)
 
     def extra_repr(self) -> str:
         return f"concentration={self.concentration:g}"
@@ -116,7 +117,7 @@ class PitmanYor(GEM):
         self.register_buffer("discount", torch.tensor(float(discount)))
 
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
-        return LogStickBreaking(_at_least_float32(self.concentration), mask, _at_least_float32(self.discount))
+        return LogStickBreaking(at_least_float32(self.concentration), mask, at_least_float32(self.discount))
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, discount={self.discount:g}"
@@ -160,7 +161,3 @@ def _positive(name: str, value: float) -> Tensor:
     if not value > 0:
         raise ValueError(f"{name} {value}: must be positive")
     return torch.tensor(float(value))
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

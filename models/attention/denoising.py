@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..precision import at_least_float32
 from .attend import _check_choice
 from .mixture import Mixture
 from .natural_parameters import Basis, Form, LowRank, natural
@@ -170,7 +171,7 @@ class DenoisingAttention(nn.Module):
         squares = None
         if memory.curvature is not None:
             with torch.autocast(queries.device.type, enabled=False):  # squares add up so much
-                high = queries.to(torch.promote_types(queries.dtype, torch.float32))
+                high = at_least_float32(queries)
                 if memory.curvature.forms is None:
                     squares = self._lift(high).square()
                 else:

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import Gamma
 
+from ..precision import at_least_float32
 from .stirling import digamma_gap, digamma_gap_slope, stirling_remainder
 
 __all__ = [
@@ -53,7 +54,7 @@ def sample_log_gamma(log_alpha: Float[Tensor, "*shape"]) -> Float[Tensor, "*shap
         >>> sample_log_gamma(torch.tensor([-60.0, 0.0, 200.0])).isfinite().all()
         tensor(True)
     """
-    log_alpha = _at_least_float32(log_alpha).clamp(min=LOG_ALPHA_MIN)
+    log_alpha = at_least_float32(log_alpha).clamp(min=LOG_ALPHA_MIN)
     large = log_alpha > _LOG_ALPHA_NORMAL
     moderate = torch.where(large, 0.0, log_alpha)
     boosted = Gamma(moderate.exp() + 1, torch.ones_like(moderate), validate_args=False).rsample().log()
@@ -117,7 +118,7 @@ def dirichlet_log_prob(
         >>> dirichlet_log_prob(torch.zeros(2), torch.tensor([0.5, 0.5]).log())  # uniform: log(pi_1 pi_2)
         tensor(-1.3863)
     """
-    dtype = torch.promote_types(_at_least_float32(log_alpha).dtype, log_weights.dtype)
+    dtype = torch.promote_types(at_least_float32(log_alpha).dtype, log_weights.dtype)
     y, la, mask = _prepare(log_weights.clamp(min=LOG_ZERO), log_alpha, mask)
     shares = _compare(y, la, mask)
     log_a0 = shares.log_b0
@@ -136,7 +137,7 @@ def dirichlet_entropy(
         >>> dirichlet_entropy(torch.zeros(2))  # the logistic law: 2 nats
         tensor(2.)
     """
-    dtype = _at_least_float32(log_alpha).dtype
+    dtype = at_least_float32(log_alpha).dtype
     la, _, mask = _prepare(log_alpha, log_alpha, mask)
     log_a0 = torch.where(mask, la, LOG_ZERO).logsumexp(-1)
     each = torch.where(mask, _entropy_term(la), 0.0).sum(-1)
@@ -152,7 +153,7 @@ def dirichlet_mean_log(
         >>> dirichlet_mean_log(torch.zeros(2))
         tensor([-1., -1.])
     """
-    dtype = _at_least_float32(log_alpha).dtype
+    dtype = at_least_float32(log_alpha).dtype
     la, _, mask = _prepare(log_alpha, log_alpha, mask)
     log_a0 = torch.where(mask, la, LOG_ZERO).logsumexp(-1, keepdim=True)
     log_a0 = torch.where(mask.any(-1, keepdim=True), log_a0, 0.0)
@@ -186,7 +187,7 @@ def dirichlet_kl(
         >>> dirichlet_kl(torch.tensor([100.0, 101.0]), torch.tensor([0.0, 1.0])).isfinite()
         tensor(True)
     """
-    dtype = torch.promote_types(_at_least_float32(log_a).dtype, log_b.dtype)
+    dtype = torch.promote_types(at_least_float32(log_a).dtype, log_b.dtype)
     la, lb, mask = _prepare(log_a, log_b, mask)
     shares = _compare(la, lb, mask)
     rest = torch.where(shares.rest, gamma_kl_remainder(la, lb), 0.0).sum(-1)
@@ -315,10 +316,6 @@ def _prepare(first: Tensor, second: Tensor, mask: Tensor | None) -> tuple[Tensor
 
 def _exp(x: Tensor) -> Tensor:
     return x.clamp(max=_EXPONENT_MAX).exp()
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _narrow(x: Tensor, dtype: torch.dtype) -> Tensor:
