@@ -10,8 +10,8 @@ from torch import nn
 
 from ..models.base import LocalModule, Model
 from ..models.batch import Batch
-from ..models.hyperpriors import hyperpriors
-from ..models.recipe import Recorded
+from ..models.priors.hyperpriors import hyperpriors
+from ..models.serialization import Recorded
 from .hyperpriors import HyperPosterior
 
 __all__ = ["Guide"]

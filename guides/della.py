@@ -23,7 +23,7 @@ from torch.distributions import Distribution
 from ..models.batch import Batch
 from ..models.della import DELLA
 from ..models.precision import at_least_float32
-from ..models.priors import gaussian
+from ..models.priors.latents import gaussian
 from ..models.transformer.layer_encoder import LayerEncoder, PoolKind
 from ..models.transformer.memory import Context
 from ..models.transformer.stacks import check_length

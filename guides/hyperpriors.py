@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 from torch.distributions.constraints import Constraint
 
-from ..models.hyperpriors import draw_hyperpriors
+from ..models.priors.hyperpriors import draw_hyperpriors
 
 __all__ = ["HyperPosterior"]
 
@@ -33,7 +33,7 @@ class HyperPosterior(nn.Module):
 
     Examples:
         >>> from pyroformer.models.transformer.config import TransformerConfig
-        >>> from pyroformer.models.weight_priors import GammaDirichletProcess
+        >>> from pyroformer.models.priors.weights import GammaDirichletProcess
         >>> config = TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2)
         >>> list(HyperPosterior(pf.NVAE(config, weight_prior=GammaDirichletProcess())).laws())
         ['weight_prior.concentration']

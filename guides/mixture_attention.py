@@ -26,7 +26,7 @@ from ..models.attention.m_step import expected_statistics, update_means
 from ..models.attention.mixture import log_joint, posterior_mean, posterior_variance
 from ..models.base import LocalModule
 from ..models.mixture_attention import MixtureAttention, inside, masked_logits, normal_of_unit, where_true
-from ..models.mixture_priors import GaussianVectors
+from ..models.priors.units import GaussianVectors
 
 __all__ = ["AssignmentGuide", "KeyGuide", "MixtureGuide", "ValueGuide"]
 
@@ -203,7 +203,7 @@ class KeyGuide(MixtureGuide):
     what the statistics of a unit say and start at zero.
 
     Arguments:
-        model: A model whose keys have the prior :class:`~pyroformer.models.mixture_priors.GaussianVectors`, and whose
+        model: A model whose keys have the prior :class:`~pyroformer.models.priors.units.GaussianVectors`, and whose
             other parts have none.
         hidden: Width of the network.
         steps: Steps of variational EM.

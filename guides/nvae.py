@@ -25,8 +25,8 @@ from ..models.batch import Batch
 from ..models.distributions.log_dirichlet import LogDirichlet
 from ..models.nvae import NVAE, component_mask
 from ..models.precision import at_least_float32
+from ..models.priors.vectors import own_component
 from ..models.transformer.stacks import Encoder
-from ..models.vector_priors import own_component
 from .base import Guide
 
 __all__ = ["AlphaHead", "NVAEGuide", "Posterior"]

@@ -8,7 +8,7 @@ from torch import nn
 
 from ..models.base import Model
 from ..models.distributions.log_dirichlet import LogDirichlet
-from ..models.priors import SequencePrior
+from ..models.priors.roles import SequencePrior
 from .elbo import ELBO, Objective
 from .kl import FreeBits
 from .multisample import ImportanceWeighted

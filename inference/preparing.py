@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..models.base import Model
-from ..models.recipe import build
+from ..models.serialization import build
 from ..models.transformer.backbone import Trunk
 from .arguments import MODELS, NETWORK, imported
 from .corpus import Corpus

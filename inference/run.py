@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..models.base import Model
 from ..models.batch import Batch
-from ..models.recipe import build, describe
+from ..models.serialization import build, describe
 from ..models.transformer.memory import Memory
 from .corpus import Corpus
 from .decoding import Decoding

@@ -26,10 +26,10 @@ import torch
 from torch import nn
 
 from ..models.base import Model
-from ..models.priors import BaseMeasure, SequencePrior
-from ..models.recipe import build
-from ..models.sequence_priors import IndependentBase
-from ..models.vector_priors import check_base_measure, own_component
+from ..models.priors.roles import BaseMeasure, SequencePrior
+from ..models.priors.sequences import IndependentBase
+from ..models.priors.vectors import check_base_measure, own_component
+from ..models.serialization import build
 from .arguments import imported
 from .elbo import ELBO
 from .options import TrainingOptions
@@ -39,9 +39,9 @@ from .training import Status, fit
 __all__ = ["PRIORS", "named_prior", "refit"]
 
 PRIORS = {
-    "autoregressive": "pyroformer.models.sequence_priors.AutoregressiveBase",
-    "mixture": "pyroformer.models.vector_priors.MixtureBase",
-    "gaussian": "pyroformer.models.priors.GaussianBase",
+    "autoregressive": "pyroformer.models.priors.sequences.AutoregressiveBase",
+    "mixture": "pyroformer.models.priors.vectors.MixtureBase",
+    "gaussian": "pyroformer.models.priors.vectors.GaussianBase",
 }
 GIVEN = {"gaussian": {"learnable": True}}  # what a named prior needs besides, to have something to learn
 POSTERIOR = r"guide\.hyperpriors\.\w+\.base_measure__"  # of the hyper-priors in a base measure

@@ -10,9 +10,9 @@ from pyro.nn import PyroModule
 from torch import nn
 
 from .batch import Batch
-from .hyperpriors import draw_hyperpriors
-from .local import LocalModule
-from .recipe import Recorded
+from .local_params import LocalModule
+from .priors.hyperpriors import draw_hyperpriors
+from .serialization import Recorded
 from .transformer.backbone import Trunk
 from .transformer.config import TransformerConfig
 from .transformer.memory import Memory

@@ -26,11 +26,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from .adapters import as_prior, check_prior
 from .attention.editing import check_share
 from .base import Model
 from .batch import Batch
-from .priors import LatentPrior, LinearGaussian
+from .priors.checks import as_prior, check_prior
+from .priors.latents import LinearGaussian
+from .priors.roles import LatentPrior
 from .transformer.config import TransformerConfig
 from .transformer.fusion import Fusion, FusionKind
 from .transformer.layer_encoder import LayerEncoder

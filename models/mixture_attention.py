@@ -29,14 +29,13 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from .adapters import as_prior
 from .attention.m_step import ConjugatePriors
 from .attention.mixture import Mixture
 from .base import TEXTS, LocalModule
 from .distributions.log_dirichlet import log_simplex
-from .mixture_checks import check_law, check_mixture, check_support, fits
-from .mixture_priors import GaussianVectors, VectorsPrior
-from .priors import WeightPrior
+from .priors.checks import as_prior, check_law, check_mixture, check_support, fits
+from .priors.roles import WeightPrior
+from .priors.units import GaussianVectors, VectorsPrior
 
 __all__ = ["Bank", "MixtureAttention", "gather", "inside", "masked_logits", "normal_of_unit", "where_true"]
 

@@ -25,17 +25,19 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .adapters import as_prior, check_prior
 from .attention.editing import interpolated
 from .attention.mixture import Mixture
 from .base import Model
 from .batch import Batch
-from .priors import BaseMeasure, BoundedDirichletProcess, GaussianBase, LengthPrior, VectorPrior, WeightPrior
+from .priors.checks import as_prior, check_prior
+from .priors.lengths import LengthPrior
+from .priors.roles import BaseMeasure, VectorPrior, WeightPrior
+from .priors.vectors import GaussianBase, check_base_measure, over_components
+from .priors.weights import BoundedDirichletProcess
 from .transformer.config import TransformerConfig
 from .transformer.memory import Memory, check_mixture
 from .transformer.stacks import Decoder
 from .transformer.text_distribution import AutoregressiveText
-from .vector_priors import check_base_measure, over_components
 
 __all__ = ["NVAE", "component_mask"]
 

@@ -1,4 +1,4 @@
-"""The regulariser of NVIB and its length-conditional prior. Not a bound: see :func:`weight_regulariser`."""
+"""The regularisers of NVIB."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -6,35 +6,7 @@ from torch import Tensor
 
 from .distributions.log_dirichlet_math import LOG_ZERO, gamma_kl_remainder
 
-__all__ = ["conditional_concentration", "vector_regulariser", "weight_regulariser"]
-
-
-def conditional_concentration(
-    concentration: Float[Tensor, "*#batch"] | float,
-    delta: Float[Tensor, "*#batch"] | float,
-    length: Int[Tensor, "*batch"] | Float[Tensor, "*batch"],
-) -> Float[Tensor, "*batch"]:
-    r"""The prior's total concentration for a text of :math:`n` tokens.
-
-    .. math:: \alpha_0^{p\prime} = \alpha_0^p + \Delta n
-
-    A fixed concentration would punish long texts. :math:`\Delta = 0` is the plain Dirichlet process;
-    :math:`\alpha_0^p = \Delta = 1` gives a flat Dirichlet over the tokens and the prior component.
-
-    Arguments:
-        concentration: :math:`\alpha_0^p > 0`.
-        delta: :math:`\Delta \geq 0`.
-        length: :math:`n`, the number of tokens, without the prior component.
-
-    References:
-        A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck
-        (Henderson & Fehr, 2023), https://arxiv.org/abs/2207.13529
-
-    Examples:
-        >>> conditional_concentration(1.0, 0.3, torch.tensor([10, 20]))
-        tensor([4., 7.])
-    """
-    return concentration + delta * length
+__all__ = ["vector_regulariser", "weight_regulariser"]
 
 
 def weight_regulariser(

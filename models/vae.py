@@ -26,18 +26,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .adapters import as_prior
 from .attention.components import padded
 from .attention.editing import check_share
 from .attention.mixture import Mixture
 from .base import Model
 from .batch import Batch
-from .priors import BaseMeasure, GaussianBase, LengthPrior, VectorPrior
+from .priors.checks import as_prior
+from .priors.lengths import LengthPrior
+from .priors.roles import BaseMeasure, VectorPrior
+from .priors.vectors import GaussianBase, check_base_measure, over_components
 from .transformer.config import TransformerConfig
 from .transformer.memory import Memory, check_mixture, check_pair
 from .transformer.stacks import Decoder
 from .transformer.text_distribution import AutoregressiveText
-from .vector_priors import check_base_measure, over_components
 
 __all__ = ["VAE", "length_mask"]
 

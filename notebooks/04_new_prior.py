@@ -29,11 +29,11 @@ import numpy as np
 import pyro.distributions as dist
 import torch
 from pyro.nn import PyroSample
+from pyroformer.models.priors.roles.vectors import gaussian_mixture
 from torch import nn
 
 import pyroformer as pf
 from pyroformer.inference.plots.style import COLOURS, FRAME
-from pyroformer.models.vector_priors import gaussian_mixture
 
 quick = os.environ.get("PYROFORMER_NOTEBOOK") == "quick"  # does it run? For the tests
 plt.rcParams.update({"figure.constrained_layout.use": True, "font.size": 9, "axes.titlesize": 10})
@@ -202,8 +202,8 @@ for kind in order:
 #
 # - Ask the opposite: give the hyper-prior `torch.full((kinds,), 50.0)`, which insists on clouds of equal size. Do the
 #   texts believe it?
-# - Other questions: `pyroformer.models.heavy_tails` has priors under which a few entries are far out;
-#   `pyroformer.models.weight_priors` has priors for the weights of an `NVAE`, one with a random concentration.
+# - Other questions: `pyroformer.models.priors.heavy_tails` has priors under which a few entries are far out;
+#   `pyroformer.models.priors.weights` has priors for the weights of an `NVAE`, one with a random concentration.
 # - A prior over all vectors of a text in their order, which knows that "the" is followed by a noun:
 #   `pf.refit(run, "autoregressive")` fits one to a finished run.
 # - Is the guide good enough to trust the comparison? [05_check_your_posterior](05_check_your_posterior.ipynb).

@@ -9,6 +9,9 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO
+from pyroformer.models.priors.roles.roles import BaseMeasure
+from pyroformer.models.priors.roles.sequences import AutoregressiveBase
+from pyroformer.models.priors.roles.vectors import MixtureBase
 from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import Tensor, nn
 
@@ -23,11 +26,8 @@ from pyroformer.models.batch import EOS, PAD, Batch
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
-from pyroformer.models.priors import BaseMeasure
-from pyroformer.models.recipe import build, describe
-from pyroformer.models.sequence_priors import AutoregressiveBase
+from pyroformer.models.serialization import build, describe
 from pyroformer.models.vae import VAE
-from pyroformer.models.vector_priors import MixtureBase
 
 CONFIG = TransformerConfig(vocabulary=30, window=12, width=16, layers=2, heads=2, dropout=0.0)
 NO_CLOSED_FORM = (MixtureBase, AutoregressiveBase)

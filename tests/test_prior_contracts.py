@@ -11,6 +11,18 @@ import torch
 from pyro import distributions as dist
 from pyro.nn import PyroSample
 from pyroformer.models.distributions.log_dirichlet.log_dirichlet import LogDirichlet
+from pyroformer.models.priors.roles.heavy_tails import LaplaceBase, LinearLaplace, LinearStudentT, StudentTBase
+from pyroformer.models.priors.roles.hyperpriors import Hierarchical
+from pyroformer.models.priors.roles.latents import LinearGaussian, StandardGaussian
+from pyroformer.models.priors.roles.roles import VectorPrior
+from pyroformer.models.priors.roles.vectors import GaussianBase, KernelBase, MixtureBase
+from pyroformer.models.priors.roles.weights import (
+    GEM,
+    BoundedDirichletProcess,
+    GammaDirichletProcess,
+    PitmanYor,
+    SymmetricDirichlet,
+)
 from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
@@ -26,21 +38,9 @@ from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.svi import SVI
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.della import DELLA
-from pyroformer.models.empirical import KernelBase
-from pyroformer.models.heavy_tails import LaplaceBase, LinearLaplace, LinearStudentT, StudentTBase
 from pyroformer.models.nvae import NVAE
-from pyroformer.models.priors import (
-    BoundedDirichletProcess,
-    GaussianBase,
-    Hierarchical,
-    LinearGaussian,
-    StandardGaussian,
-    VectorPrior,
-)
-from pyroformer.models.recipe import build, describe
+from pyroformer.models.serialization import build, describe
 from pyroformer.models.vae import VAE
-from pyroformer.models.vector_priors import MixtureBase
-from pyroformer.models.weight_priors import GEM, GammaDirichletProcess, PitmanYor, SymmetricDirichlet
 
 CONFIG = TransformerConfig(vocabulary=30, window=12, width=4, layers=1, heads=2, dropout=0.0)
 DEEP = TransformerConfig(vocabulary=30, window=12, width=4, layers=2, heads=2, dropout=0.0)
@@ -276,9 +276,12 @@ def test_the_published_objective_is_one_of_dirichlets(name: str) -> None:
 @pytest.mark.parametrize(
     ("model", "options"),
     [
-        ("nvae", "--objective elbo --model.weight_prior pyroformer.models.weight_priors.PitmanYor"),
-        ("vae", "--model.base_measure pyroformer.models.heavy_tails.StudentTBase --model.base_measure.freedom 3"),
-        ("della", "--model.latent_prior pyroformer.models.heavy_tails.LinearStudentT --model.structure single"),
+        ("nvae", "--objective elbo --model.weight_prior pyroformer.models.priors.weights.PitmanYor"),
+        (
+            "vae",
+            "--model.base_measure pyroformer.models.priors.heavy_tails.StudentTBase --model.base_measure.freedom 3",
+        ),
+        ("della", "--model.latent_prior pyroformer.models.priors.heavy_tails.LinearStudentT --model.structure single"),
     ],
 )
 def test_from_the_command_line(model: str, options: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ from pyroformer.models.base import LocalModule, Model
 from pyroformer.models.batch import Batch
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
-from pyroformer.models.recipe import Recorded
+from pyroformer.models.serialization import Recorded
 
 SITES = ("z_1", "z_2")
 NOISE = 0.5

@@ -8,6 +8,7 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
+from pyroformer.models.priors.roles.roles import LatentPrior
 from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import Tensor
 from torch.distributions import Normal
@@ -29,7 +30,6 @@ from pyroformer.inference.run import Run
 from pyroformer.inference.svi import SVI
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.della import DELLA
-from pyroformer.models.priors import LatentPrior
 
 TEXTS = [[5, 6, 7, EOS], [8, EOS], [9, 10, EOS], [11, 12, EOS], [13, 6, EOS], [5, EOS]]
 CONDITIONS = [[3], [4], [3, 4], [], [4, 4], [3]]

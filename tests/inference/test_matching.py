@@ -9,7 +9,7 @@ import torch
 from pyro import distributions as dist
 
 from pyroformer.inference.elbo import ELBO
-from pyroformer.models.local import LocalModule
+from pyroformer.models.local_params import LocalModule
 
 DATA = torch.randn(4, 3)
 

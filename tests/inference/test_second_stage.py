@@ -11,6 +11,10 @@ import torch
 import yaml
 from pyro import distributions as dist
 from pyro.nn import PyroSample
+from pyroformer.models.priors.roles.hyperpriors import Hierarchical
+from pyroformer.models.priors.roles.roles import VectorPrior
+from pyroformer.models.priors.roles.sequences import AutoregressiveBase, IndependentBase
+from pyroformer.models.priors.roles.vectors import GaussianBase, MixtureBase
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -26,10 +30,7 @@ from pyroformer.inference.training import Status, fit
 from pyroformer.models.batch import Batch
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
-from pyroformer.models.priors import GaussianBase, Hierarchical, VectorPrior
-from pyroformer.models.sequence_priors import AutoregressiveBase, IndependentBase
 from pyroformer.models.vae import VAE
-from pyroformer.models.vector_priors import MixtureBase
 
 TEXTS = [f"{'One' if n % 3 else 'No'} {n % 43}." for n in range(120)]
 QUICK: dict[str, Any] = {"batch_size": 16, "validations": 2}

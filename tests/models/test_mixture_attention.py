@@ -22,13 +22,13 @@ from pyroformer.models.attention.attend.mixture import (
     responsibilities,
 )
 from pyroformer.models.distributions.log_dirichlet.log_dirichlet import LogDirichlet
+from pyroformer.models.priors.roles.units import GaussianVectors
 from torch import Tensor, nn
 
 from pyroformer.guides.automatic import Automatic
 from pyroformer.inference.em import ConjugatePriors, adapt
 from pyroformer.inference.svi import SVI
 from pyroformer.models.mixture_attention import MixtureAttention
-from pyroformer.models.mixture_priors import GaussianVectors
 
 UNITS, TOKENS, WIDTH, VALUES = 4, 9, 3, 2
 BATCHES = [(), (2, 3)]

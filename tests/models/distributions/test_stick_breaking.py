@@ -6,10 +6,9 @@ import pytest
 import torch
 from pyroformer.models.distributions.log_dirichlet.log_dirichlet import LogDirichlet
 from pyroformer.models.distributions.log_dirichlet.stick_breaking import LogStickBreaking
+from pyroformer.models.priors.roles.units import StickBreaking
+from pyroformer.models.priors.roles.weights import GEM, GammaDirichletProcess, PitmanYor, SymmetricDirichlet
 from torch.distributions import kl_divergence
-
-from pyroformer.models.mixture_priors import StickBreaking
-from pyroformer.models.weight_priors import GEM, GammaDirichletProcess, PitmanYor, SymmetricDirichlet
 
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])
 

@@ -8,8 +8,9 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from .precision import at_least_float32
-from .priors import First, LinearPrior, VectorPrior, bounded_deviation
+from ..precision import at_least_float32
+from .latents import First, LinearPrior, bounded_deviation
+from .roles import VectorPrior
 
 __all__ = ["LaplaceBase", "LinearLaplace", "LinearStudentT", "StudentTBase"]
 
@@ -19,11 +20,11 @@ class LinearStudentT(LinearPrior):
 
     .. math:: z_l \sim t_\nu\Big(\mu_l, \sigma_l \sqrt{(\nu - 2) / \nu}\Big)
 
-    so that :math:`\sigma_l^2` is its variance, as in :class:`~pyroformer.models.priors.LinearGaussian`, its limit for
+    so that :math:`\sigma_l^2` is its variance, as in :class:`~pyroformer.models.priors.latents.LinearGaussian`, its limit for
     large :math:`\nu`. Divergences of a Gaussian guide are estimated at its draws.
 
     Arguments:
-        latent_size: As in :class:`~pyroformer.models.priors.LinearPrior`.
+        latent_size: As in :class:`~pyroformer.models.priors.latents.LinearPrior`.
         summary_size: As there.
         layers: As there.
         first: As there.
@@ -60,7 +61,7 @@ class LinearLaplace(LinearPrior):
 
     so that :math:`\sigma_l^2` is its variance. The divergence of a Gaussian guide is exact.
 
-    Arguments are those of :class:`~pyroformer.models.priors.LinearPrior`.
+    Arguments are those of :class:`~pyroformer.models.priors.latents.LinearPrior`.
 
     References:
         The Bayesian Lasso (Park & Casella, 2008).

@@ -8,6 +8,9 @@ import pytest
 import torch
 from jaxtyping import Bool
 from pyro import distributions as dist
+from pyroformer.models.priors.roles.roles import SequencePrior
+from pyroformer.models.priors.roles.sequences import AutoregressiveBase, IndependentBase
+from pyroformer.models.priors.roles.vectors import GaussianBase, MixtureBase, over_components
 from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import Tensor
 from torch.distributions import Distribution
@@ -18,9 +21,6 @@ from pyroformer.inference.objectives import describe_objective
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
-from pyroformer.models.priors import GaussianBase, SequencePrior
-from pyroformer.models.sequence_priors import AutoregressiveBase, IndependentBase
-from pyroformer.models.vector_priors import MixtureBase, over_components
 
 CONFIG = TransformerConfig(vocabulary=30, window=12, width=4, layers=1, heads=2)
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])

@@ -1,19 +1,105 @@
-"""Priors of mixture weights beside the bounded Dirichlet process: finite, stick-breaking, of random concentration."""
+"""Priors of mixture weights."""
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 from pyro import distributions as dist
 from pyro.nn import PyroSample
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .distributions.log_dirichlet import LogDirichlet
-from .distributions.stick_breaking import LogStickBreaking
+from ..distributions.log_dirichlet import LogDirichlet
+from ..distributions.stick_breaking import LogStickBreaking
+from ..precision import at_least_float32
 from .hyperpriors import Hierarchical
-from .precision import at_least_float32
-from .priors import BoundedDirichletProcess, WeightPrior
+from .roles import WeightPrior
 
-__all__ = ["GEM", "GammaDirichletProcess", "PitmanYor", "SymmetricDirichlet"]
+__all__ = [
+    "GEM",
+    "BoundedDirichletProcess",
+    "GammaDirichletProcess",
+    "PitmanYor",
+    "SymmetricDirichlet",
+    "conditional_concentration",
+]
+
+
+def conditional_concentration(
+    concentration: Float[Tensor, "*#batch"] | float,
+    delta: Float[Tensor, "*#batch"] | float,
+    length: Int[Tensor, "*batch"] | Float[Tensor, "*batch"],
+) -> Float[Tensor, "*batch"]:
+    r"""The prior's total concentration for a text of :math:`n` tokens.
+
+    .. math:: \alpha_0^{p\prime} = \alpha_0^p + \Delta n
+
+    A fixed concentration would punish long texts. :math:`\Delta = 0` is the plain Dirichlet process;
+    :math:`\alpha_0^p = \Delta = 1` gives a flat Dirichlet over the tokens and the prior component.
+
+    Arguments:
+        concentration: :math:`\alpha_0^p > 0`.
+        delta: :math:`\Delta \geq 0`.
+        length: :math:`n`, the number of tokens, without the prior component.
+
+    References:
+        A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck
+        (Henderson & Fehr, 2023), https://arxiv.org/abs/2207.13529
+
+    Examples:
+        >>> conditional_concentration(1.0, 0.3, torch.tensor([10, 20]))
+        tensor([4., 7.])
+    """
+    return concentration + delta * length
+
+
+class BoundedDirichletProcess(WeightPrior):
+    r"""A Dirichlet process over the mixture, bounded to as many draws as the text has components.
+
+    .. math:: \pi \sim \mathrm{Dir}\Big( \frac{\alpha_0 + \Delta n}{\kappa (n + 1)}, \dots \Big)
+
+    Arguments:
+        concentration: :math:`\alpha_0 > 0`, the total concentration of an empty text.
+        delta: :math:`\Delta \geq 0`, what each token adds to it.
+        kappa: Number of draws of each component.
+
+    References:
+        A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck
+        (Henderson & Fehr, 2023), https://arxiv.org/abs/2207.13529
+
+    Examples:
+        >>> prior = BoundedDirichletProcess(delta=1.0)
+        >>> prior(torch.tensor([[True, True, True], [True, False, False]])).log_concentration[:, 0].exp()
+        tensor([1., 1.])
+    """
+
+    concentration: Tensor
+    delta: Tensor
+
+    def __init__(self, concentration: float = 1.0, delta: float = 0.3, kappa: int = 1) -> None:
+        super().__init__()
+        if not concentration > 0:
+            raise ValueError(f"concentration {concentration}: must be positive; smaller means fewer components in use")
+        if not delta >= 0:
+            raise ValueError(f"delta {delta}: must not be negative; 0 is the plain Dirichlet process")
+        if kappa < 1:
+            raise ValueError(f"kappa {kappa}: must be at least 1, the number of draws of each component")
+        self.kappa = kappa
+        self.register_buffer("concentration", torch.tensor(float(concentration)))
+        self.register_buffer("delta", torch.tensor(float(delta)))
+
+    def total_concentration(self, components: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        r""":math:`\alpha_0 + \Delta n` for a text of ``components`` :math:`= \kappa (n + 1)`, the prior's included."""
+        concentration, delta = at_least_float32(self.concentration), at_least_float32(self.delta)
+        length = (components.to(concentration.dtype) / self.kappa - 1).clamp(min=0)
+        return conditional_concentration(concentration, delta, length)
+
+    def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
+        components = mask.sum(-1)
+        each = self.total_concentration(components) / components.clamp(min=1)
+        shape = torch.broadcast_shapes(each.shape + (1,), mask.shape)  # the concentration may have draws on the left
+        return LogDirichlet(each.log()[..., None].expand(shape), mask)
+
+    def extra_repr(self) -> str:
+        return f"concentration={self.concentration:g}, delta={self.delta:g}, kappa={self.kappa}"
 
 
 class SymmetricDirichlet(WeightPrior):

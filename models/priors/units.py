@@ -11,9 +11,9 @@ from pyro.nn import PyroSample
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from .adapters import as_prior
-from .base import LocalModule
-from .recipe import Recorded
+from ..base import LocalModule
+from ..serialization import Recorded
+from .checks import as_prior
 
 __all__ = ["DirichletProcess", "GaussianVectors", "StickBreaking", "VectorsPrior"]
 

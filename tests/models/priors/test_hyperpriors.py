@@ -8,6 +8,11 @@ import pytest
 import torch
 from pyro import distributions as dist
 from pyro.nn import PyroModule, PyroSample
+from pyroformer.models.priors.roles.hyperpriors import Hierarchical
+from pyroformer.models.priors.roles.roles import VectorPrior
+from pyroformer.models.priors.roles.sequences import IndependentBase
+from pyroformer.models.priors.roles.vectors import GaussianBase
+from pyroformer.models.priors.roles.weights import GammaDirichletProcess
 from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import nn
 from torch.distributions import Distribution
@@ -25,10 +30,7 @@ from pyroformer.inference.training import fit
 from pyroformer.models.base import Model
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
-from pyroformer.models.priors import GaussianBase, Hierarchical, VectorPrior
-from pyroformer.models.sequence_priors import IndependentBase
 from pyroformer.models.vae import VAE
-from pyroformer.models.weight_priors import GammaDirichletProcess
 
 CONFIG = TransformerConfig(vocabulary=30, window=12, width=4, layers=1, heads=2, dropout=0.0)
 BATCH = Batch.pad([[5, 6, 7, EOS], [9, EOS]])

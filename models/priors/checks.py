@@ -1,4 +1,4 @@
-"""Makes a module of whatever a user gave for a prior, and checks it when a model is built."""
+"""Checks of priors and mixtures when a model is built."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 from torch.distributions.transforms import _InverseTransform
 
-from .distributions.log_dirichlet import log_simplex
+from ..attention.mixture import Mixture, log_sum
+from ..distributions.log_dirichlet import log_simplex
 
-__all__ = ["as_prior", "check_prior"]
+__all__ = ["as_prior", "check_law", "check_mixture", "check_prior", "check_support", "fits"]
 
 
 def as_prior(prior: object, role: type[nn.Module], name: str = "prior") -> nn.Module:
@@ -22,12 +23,12 @@ def as_prior(prior: object, role: type[nn.Module], name: str = "prior") -> nn.Mo
 
     Arguments:
         prior: A module, a distribution, or a function that returns a distribution.
-        role: the base class in :mod:`pyroformer.models.priors` that says what is asked of it.
+        role: the base class in :mod:`pyroformer.models.priors.roles` that says what is asked of it.
         name: What messages call it.
 
     Examples:
         >>> import pyro.distributions as dist
-        >>> from pyroformer.models.priors import VectorPrior
+        >>> from pyroformer.models.priors.roles import VectorPrior
         >>> base = as_prior(dist.Laplace(torch.zeros(4), 1.0).to_event(1), VectorPrior).double()
         >>> base().sample().dtype
         torch.float64
@@ -59,7 +60,7 @@ def check_prior(prior: nn.Module, *args: Any, event_shape: Sequence[int] | None 
             argument is a mask) or, for other priors, a support that leaves out real numbers.
 
     Examples:
-        >>> from pyroformer.models.priors import BoundedDirichletProcess, GaussianBase
+        >>> from pyroformer.models.priors.roles import BoundedDirichletProcess, GaussianBase
         >>> check_prior(BoundedDirichletProcess(), torch.tensor([[True, True], [True, False]]))
         >>> check_prior(GaussianBase(8), event_shape=(8,))
         >>> check_prior(GaussianBase(8), event_shape=(9,), name="base_measure")
@@ -171,3 +172,49 @@ def _parts(owner: object) -> Iterator[tuple[Any, Any]]:
         remembered = key == "_inv" and not isinstance(owner, _InverseTransform)
         if isinstance(value, Tensor | Distribution | Transform | list) and not remembered:
             yield key, value
+
+
+def fits(shape: Sequence[int], expected: Sequence[int]) -> bool:
+    """Whether a shape broadcasts to another one."""
+    aligned = zip(reversed(shape), reversed(expected), strict=False)
+    return len(shape) <= len(expected) and all(size in (1, full) for size, full in aligned)
+
+
+def check_mixture(mixture: Mixture, weighted: bool) -> None:
+    """Positive precisions, a unit left and, if ``weighted``, weights that sum to one."""
+    present = mixture.present
+    if not bool(present.any(-1).all()):
+        raise ValueError("the mixture has no unit left: each of its masks or weights must leave one")
+    own = mixture.dense_variances()
+    own = torch.zeros(1, 1) if own is None else own
+    for name, variances in (("precision", own + mixture.query_noise), ("value precision", mixture.value_variances)):
+        if variances is None:
+            continue
+        variances = torch.where(present[..., None], variances, 1)
+        bad = ~((variances > 0) & variances.isfinite())
+        if bool(bad.any()):
+            raise ValueError(
+                f"{name} 1 / {float(variances[bad][0]):g} is not positive and finite: give it positive variances"
+            )
+    total = log_sum(torch.where(present, mixture.log_weights, -torch.inf)).exp()
+    tolerance = 1e-6 if total.dtype == torch.float64 else 1e-4
+    if weighted and bool(((total - 1).abs() > tolerance).any()):
+        worst = float(total.flatten()[(total - 1).abs().argmax()])
+        raise ValueError(f"the weights sum to {worst:g}, not to 1: take log_softmax of log_weights")
+
+
+def check_law(name: str, law: object, batch: Sequence[int], events: Sequence[Sequence[int]]) -> None:
+    """A distribution, of one of these event shapes, whose batch shape fits."""
+    if not isinstance(law, Distribution):
+        raise ValueError(f"the prior of {name} returned a {type(law).__name__}: return a torch or Pyro distribution")
+    if tuple(law.event_shape) not in [tuple(event) for event in events]:
+        wanted = " or ".join(str(tuple(event)) for event in events)
+        raise ValueError(f"the prior of {name} has event shape {tuple(law.event_shape)}, expected {wanted}")
+    if not fits(law.batch_shape, batch):
+        raise ValueError(f"the prior of {name} has batch shape {tuple(law.batch_shape)}, expected {tuple(batch)}")
+
+
+def check_support(name: str, law: Any, what: str, holds: bool) -> None:
+    """Draws of the right kind."""
+    if not holds:
+        raise ValueError(f"the prior of {name} has the support {law.support}: it must draw {what}")

@@ -3,7 +3,7 @@
 import pytest
 from pyroformer.models.transformer.stacks.config import TransformerConfig
 
-from pyroformer.models.recipe import Recorded, build, describe
+from pyroformer.models.serialization import Recorded, build, describe
 
 CONFIG = TransformerConfig(vocabulary=300, window=8)
 
@@ -42,7 +42,7 @@ def test_what_does_not_exist_is_named(path: str) -> None:
 
 def test_only_recorded_classes_are_built() -> None:
     with pytest.raises(ValueError, match="not something that a run can build"):
-        build({"class_path": "pyroformer.models.recipe.build", "init_args": {"recipe": 1}})
+        build({"class_path": "pyroformer.models.serialization.build", "init_args": {"recipe": 1}})
 
 
 def test_what_cannot_be_written_down_is_named() -> None:

@@ -13,8 +13,8 @@ from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from .adapters import as_prior
-from .local import LocalModule
+from ..local_params import LocalModule
+from .checks import as_prior
 
 __all__ = ["Hierarchical", "draw_hyperpriors", "hyperpriors"]
 
@@ -72,7 +72,7 @@ def draw_hyperpriors(model: PyroModule) -> dict[str, Tensor]:
 
     Examples:
         >>> from pyroformer.models.transformer.config import TransformerConfig
-        >>> from pyroformer.models.weight_priors import GammaDirichletProcess
+        >>> from pyroformer.models.priors.weights import GammaDirichletProcess
         >>> config = TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2)
         >>> model = pf.NVAE(config, weight_prior=GammaDirichletProcess())
         >>> trace = pyro.poutine.trace(model).get_trace(pf.Batch.unobserved(3))

@@ -9,20 +9,13 @@ import pytest
 import torch
 from pyro.nn import PyroModule, PyroSample
 from pyroformer.models.distributions.log_dirichlet.log_dirichlet import LogDirichlet
+from pyroformer.models.priors.roles.checks import as_prior, check_prior
+from pyroformer.models.priors.roles.lengths import LengthPrior
+from pyroformer.models.priors.roles.roles import LatentPrior, SequencePrior, VectorPrior, WeightPrior
+from pyroformer.models.priors.roles.vectors import GaussianBase
+from pyroformer.models.priors.roles.weights import BoundedDirichletProcess
 from torch import Tensor, nn
 from torch.distributions import Distribution
-
-from pyroformer.models.priors import (
-    BoundedDirichletProcess,
-    GaussianBase,
-    LatentPrior,
-    LengthPrior,
-    SequencePrior,
-    VectorPrior,
-    WeightPrior,
-    as_prior,
-    check_prior,
-)
 
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])
 

@@ -14,13 +14,13 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from .adapters import check_prior
-from .attention.kv_cache import KeyValueCache
-from .precision import at_least_float32
-from .priors import GaussianBase, SequencePrior, VectorPrior
-from .transformer.config import TransformerConfig
-from .transformer.stacks import Block, initialise, sinusoids
-from .vector_priors import SPREAD, gaussian_mixture
+from ..attention.kv_cache import KeyValueCache
+from ..precision import at_least_float32
+from ..transformer.config import TransformerConfig
+from ..transformer.stacks import Block, initialise, sinusoids
+from .checks import check_prior
+from .roles import SequencePrior, VectorPrior
+from .vectors import SPREAD, GaussianBase, gaussian_mixture
 
 __all__ = ["AutoregressiveBase", "InOrder", "IndependentBase", "Stacked"]
 

@@ -1,0 +1,131 @@
+"""Priors of the latents of layers."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pyro import distributions as dist
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from ..precision import at_least_float32
+from .roles import LatentPrior
+
+__all__ = ["First", "LinearGaussian", "LinearPrior", "StandardGaussian", "bounded_deviation", "gaussian"]
+
+First = Literal["standard", "learned", "linear"]
+LOG_VARIANCE = 5.0  # the largest log variance of a latent, and minus the smallest
+
+
+class StandardGaussian(LatentPrior):
+    r"""A standard Gaussian for every latent, whatever those below and the condition say.
+
+    .. math:: z_l \sim \mathcal N(0, I)
+
+    Arguments:
+        latent_size: :math:`p`.
+
+    References:
+        Auto-Encoding Variational Bayes (Kingma & Welling, 2014), https://arxiv.org/abs/1312.6114
+
+    Examples:
+        >>> StandardGaussian(4)(torch.zeros(5, 0), layer=0).batch_shape
+        torch.Size([5])
+    """
+
+    def __init__(self, latent_size: int) -> None:
+        super().__init__()
+        if latent_size < 1:
+            raise ValueError(f"latent_size {latent_size}: must be at least 1")
+        self.latent_size = latent_size
+
+    def forward(self, summary: Float[Tensor, "*batch p"], layer: int) -> Distribution:
+        zeros = at_least_float32(summary.new_zeros(*summary.shape[:-1], self.latent_size))
+        return gaussian(zeros, zeros)
+
+
+class LinearPrior(LatentPrior):
+    r"""The priors of a latent whose mean and log variance are linear in the summary; a subclass says of which family.
+
+    .. math:: (\mu_l, \log \sigma_l^2) = W_l s_l + b_l
+
+    At the start the mean is 0 and the variance 1 for every layer.
+
+    Arguments:
+        latent_size: :math:`p`.
+        summary_size: :math:`S`; 0 where the latents know nothing of one another.
+        layers: How many latents there are.
+        first: Of the first latent, which has none below: ``"standard"`` normal, or ``"learned"`` (a mean and a variance
+            that depend on nothing), or ``"linear"`` like the others, where a condition says something.
+
+    """
+
+    def __init__(
+        self,
+        latent_size: int,
+        summary_size: int,
+        layers: int,
+        first: First = "standard",
+    ) -> None:
+        super().__init__()
+        for name, size in {"latent_size": latent_size, "layers": layers}.items():
+            if size < 1:
+                raise ValueError(f"{name} {size}: must be at least 1")
+        self.latent_size = latent_size
+        linear = [summary_size > 0 and (layer > 0 or first == "linear") for layer in range(layers)]
+        learned = [linear[layer] or (layer == 0 and first == "learned") for layer in range(layers)]
+        outputs = 2 * latent_size
+        self.weights = nn.ParameterDict(
+            {str(k): torch.zeros(outputs, summary_size) for k in range(layers) if linear[k]}
+        )
+        self.biases = nn.ParameterDict({str(k): torch.zeros(outputs) for k in range(layers) if learned[k]})
+
+    def forward(self, summary: Float[Tensor, "*batch p"], layer: int) -> Distribution:
+        name = str(layer)
+        if name in self.weights:
+            scores = nn.functional.linear(summary, self.weights[name], self.biases[name])
+        else:
+            bias = self.biases[name] if name in self.biases else summary.new_zeros(2 * self.latent_size)
+            scores = bias.expand(*summary.shape[:-1], -1)
+        return self.law(*at_least_float32(scores).chunk(2, -1))
+
+    def law(self, mean: Float[Tensor, "*batch p"], log_variance: Float[Tensor, "*batch p"]) -> Distribution:
+        """The law of a latent with this mean and log variance, its entries independent."""
+        raise NotImplementedError(f"{type(self).__name__} is a LinearPrior: write law(mean, log_variance)")
+
+
+class LinearGaussian(LinearPrior):
+    r"""A Gaussian whose mean and log variance are linear in the summary.
+
+    .. math:: z_l \sim \mathcal N(\mu_l, \operatorname{diag} \sigma_l^2), \quad (\mu_l, \log \sigma_l^2) = W_l s_l + b_l
+
+    At the start it is standard normal for every layer. The log variance is bounded smoothly by :data:`LOG_VARIANCE`.
+    Arguments are those of :class:`LinearPrior`.
+
+    References:
+        Fuse It More Deeply! (Hu et al., 2022), Eq. 8, https://arxiv.org/abs/2207.06130
+
+    Examples:
+        >>> prior = LinearGaussian(latent_size=4, summary_size=6, layers=3)
+        >>> prior(torch.randn(5, 6), layer=2).batch_shape
+        torch.Size([5])
+    """
+
+    def law(self, mean: Float[Tensor, "*batch p"], log_variance: Float[Tensor, "*batch p"]) -> Distribution:
+        return gaussian(mean, log_variance)
+
+
+def gaussian(mean: Float[Tensor, "*batch p"], log_variance: Float[Tensor, "*batch p"]) -> Distribution:
+    r"""A diagonal Gaussian whose log variance is bounded smoothly, :math:`b \tanh(\log \sigma^2 / b)`.
+
+    Examples:
+        >>> gaussian(torch.zeros(4), torch.full((4,), 100.0)).stddev
+        tensor([12.1825, 12.1825, 12.1825, 12.1825])
+    """
+    normal: Distribution = dist.Normal(mean, bounded_deviation(log_variance)).to_event(1)
+    return normal
+
+
+def bounded_deviation(log_variance: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch p"]:
+    r"""Standard deviations from log variances that are bounded smoothly, :math:`b \tanh(\log \sigma^2 / b)`."""
+    return (LOG_VARIANCE * torch.tanh(log_variance / LOG_VARIANCE) / 2).exp()

@@ -1,0 +1,95 @@
+"""The roles of priors: what each is called with and what it returns."""
+
+from typing import Any
+
+from jaxtyping import Bool, Float
+from pyro.nn import PyroModule, PyroSample
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from ..serialization import Recorded
+
+__all__ = ["BaseMeasure", "LatentPrior", "Role", "SequencePrior", "VectorPrior", "WeightPrior"]
+
+
+class Role(Recorded, nn.Module):
+    """What all priors share: a run remembers how each was made, and hyper-priors are not taken for numbers."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, PyroSample) and not isinstance(self, PyroModule):
+            kind = type(self).__name__
+            raise ValueError(
+                f"{kind}.{name} is a PyroSample, which only a PyroModule draws: derive {kind} from Hierarchical too."
+            )
+        super().__setattr__(name, value)
+
+
+class WeightPrior(Role):
+    r"""The role of a prior over the log weights of a mixture.
+
+    ``forward(mask)`` takes a mask of the components that exist, with shape :math:`(*, N)`, and returns a distribution
+    with batch shape :math:`(*)` and event shape :math:`(N)` whose draws are log weights: their exponentials sum to one
+    and are zero (``LOG_ZERO``) where ``mask`` is False. Component 0 is the prior's own and always exists, so a text
+    of :math:`n` tokens has :math:`n + 1` components (times kappa, where each is drawn kappa times).
+    """
+
+    def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
+        raise NotImplementedError(f"{type(self).__name__} is a WeightPrior: write forward(mask) -> Distribution")
+
+
+class BaseMeasure(Role):
+    r"""The role of a prior over the vectors of a mixture: a :class:`VectorPrior` or a :class:`SequencePrior`.
+
+    Both say with ``component()`` what the prior's own components are drawn from. A guide gives those components a
+    Gaussian posterior with the same moments, so the law that ``component()`` returns needs a mean and a variance.
+    """
+
+    def component(self) -> Distribution:
+        """The law of a vector of the prior's own component, with event shape :math:`(P)`."""
+        raise NotImplementedError(f"{type(self).__name__} is a BaseMeasure: write component() -> Distribution")
+
+
+class VectorPrior(BaseMeasure):
+    r"""The role of a base measure that knows one vector: ``forward()`` returns a law with event shape :math:`(P)`.
+
+    All vectors of a text are then independent draws from it.
+    """
+
+    def forward(self) -> Distribution:
+        raise NotImplementedError(f"{type(self).__name__} is a VectorPrior: write forward() -> Distribution")
+
+    def component(self) -> Distribution:
+        return self()
+
+
+class SequencePrior(BaseMeasure):
+    r"""The role of a base measure that knows all vectors of a text, in the order of its tokens.
+
+    ``forward(mask)`` takes a mask of the components that exist, with shape :math:`(*, N)`, and returns a distribution
+    with batch shape :math:`(*)` and event shape :math:`(N, P)`. The first kappa components are the prior's own, the
+    others belong to the tokens, kappa to each; those that exist come first. Vectors that do not exist have no density:
+    whatever they are, ``log_prob`` is the same.
+
+    ``first`` is the prior of the prior's own components.
+    """
+
+    first: VectorPrior
+
+    def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
+        raise NotImplementedError(f"{type(self).__name__} is a SequencePrior: write forward(mask) -> Distribution")
+
+    def component(self) -> Distribution:
+        return self.first()
+
+
+class LatentPrior(Role):
+    r"""The role of a prior over the latent of one layer.
+
+    ``forward(summary, layer)`` takes what the latents below and the condition say, with shape :math:`(*, S)`, and the
+    latent's number from 0, and returns a distribution with batch shape :math:`(*)` and event shape :math:`(p)`.
+    """
+
+    def forward(self, summary: Float[Tensor, "*batch p"], layer: int) -> Distribution:
+        raise NotImplementedError(
+            f"{type(self).__name__} is a LatentPrior: write forward(summary, layer) -> Distribution"
+        )

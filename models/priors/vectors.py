@@ -1,0 +1,278 @@
+"""Priors of the vectors of a mixture."""
+
+import torch
+from jaxtyping import Bool, Float
+from pyro import distributions as dist
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from ..precision import at_least_float32
+from .checks import check_prior
+from .latents import gaussian
+from .roles import BaseMeasure, SequencePrior, VectorPrior
+
+__all__ = [
+    "GaussianBase",
+    "KernelBase",
+    "MixtureBase",
+    "check_base_measure",
+    "gaussian_mixture",
+    "moments",
+    "over_components",
+    "own_component",
+]
+
+
+class KernelBase(VectorPrior):
+    r"""A Gaussian kernel at each of some vectors.
+
+    .. math:: p(z) = \frac1K \sum_{k=1}^K \mathcal N(z; v_k, h^2 \operatorname{diag} s^2)
+
+    with the variances :math:`s^2` of the vectors and Scott's bandwidth :math:`h = K^{-1/(P + 4)}`. Nothing of it is
+    learnt. For one Gaussian with their moments take :meth:`~pyroformer.models.priors.vectors.GaussianBase.fit`. Divergences of
+    a Gaussian guide are estimated at its draws.
+
+    Until it is fitted or its weights are loaded, all vectors are zero and it is a standard Gaussian.
+
+    Arguments:
+        width: :math:`P`.
+        points: :math:`K`.
+
+    Raises:
+        ValueError: If either is not positive.
+
+    References:
+        | Multivariate Density Estimation (Scott, 1992), for the bandwidth
+        | VAE with a VampPrior (Tomczak & Welling, 2018), https://arxiv.org/abs/1705.07120, for priors of posteriors
+
+    Examples:
+        >>> KernelBase.fit(torch.randn(50, 4))().event_shape
+        torch.Size([4])
+    """
+
+    vectors: Tensor
+    log_variance: Tensor
+
+    def __init__(self, width: int, points: int) -> None:
+        super().__init__()
+        for name, size in {"width": width, "points": points}.items():
+            if size < 1:
+                raise ValueError(f"{name} {size}: must be at least 1")
+        self.register_buffer("vectors", torch.zeros(points, width))
+        self.register_buffer("log_variance", torch.zeros(width))
+
+    @classmethod
+    def fit(cls, vectors: Float[Tensor, "n width"]) -> "KernelBase":
+        """Kernels at these vectors.
+
+        Raises:
+            ValueError: If there are fewer than two, or a dimension in which they do not differ.
+        """
+        points, width = vectors.shape
+        prior = cls(width, points)
+        _, variance = moments(vectors)
+        prior.vectors.copy_(vectors.detach())
+        prior.log_variance.copy_((variance * points ** (-2 / (width + 4))).log())
+        return prior
+
+    def forward(self) -> Distribution:
+        vectors, log_variance = (at_least_float32(x) for x in (self.vectors, self.log_variance))
+        kernels = dist.Normal(vectors, (log_variance / 2).exp()).to_event(1)
+        law: Distribution = dist.MixtureSameFamily(dist.Categorical(logits=torch.zeros_like(vectors[:, 0])), kernels)
+        return law
+
+    def extra_repr(self) -> str:
+        return f"width={self.vectors.shape[1]}, points={self.vectors.shape[0]}"
+
+
+class GaussianBase(VectorPrior):
+    r"""A Gaussian base measure, :math:`z \sim \mathcal N(\mu, \operatorname{diag} \sigma^2)`.
+
+    Arguments:
+        width: :math:`P`.
+        mean: A number, or a tensor with shape :math:`(P)`.
+        variance: A positive number, or a tensor with shape :math:`(P)`.
+        learnable: Whether mean and variance are parameters rather than buffers.
+
+    Examples:
+        >>> GaussianBase(8)().event_shape
+        torch.Size([8])
+    """
+
+    mean: Tensor
+    log_variance: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        mean: float | Float[Tensor, " width"] = 0.0,
+        variance: float | Float[Tensor, " width"] = 1.0,
+        learnable: bool = False,
+    ) -> None:
+        super().__init__()
+        if width < 1:
+            raise ValueError(f"width {width}: must be at least 1, the number of a vector's entries")
+        if not bool((torch.as_tensor(variance) > 0).all()):
+            raise ValueError(f"variance {variance}: every entry must be positive")
+        location, scale = _filled(mean, width), _filled(variance, width).log()
+        if learnable:
+            self.mean, self.log_variance = nn.Parameter(location), nn.Parameter(scale)
+        else:
+            self.register_buffer("mean", location)
+            self.register_buffer("log_variance", scale)
+
+    @classmethod
+    def fit(cls, vectors: Float[Tensor, "n width"], learnable: bool = False) -> "GaussianBase":
+        """The Gaussian with the mean and the variance of some vectors, such as those of an earlier run's posterior.
+
+        Raises:
+            ValueError: If there are fewer than two, or a dimension in which they do not differ.
+
+        Examples:
+            >>> GaussianBase.fit(torch.tensor([[1.0, 0.0], [3.0, 1.0]])).mean
+            tensor([2.0000, 0.5000])
+        """
+        prior = cls(vectors.shape[-1], learnable=learnable)
+        mean, variance = moments(vectors)
+        with torch.no_grad():
+            prior.mean.copy_(mean)
+            prior.log_variance.copy_(variance.log())
+        return prior
+
+    @property
+    def variance(self) -> Float[Tensor, " width"]:
+        return at_least_float32(self.log_variance).exp()
+
+    def forward(self) -> Distribution:
+        scale = (at_least_float32(self.log_variance) / 2).exp()
+        normal: Distribution = dist.Normal(at_least_float32(self.mean), scale).to_event(1)
+        return normal
+
+    def extra_repr(self) -> str:
+        return f"width={len(self.mean)}, learnable={self.mean.requires_grad}"
+
+
+def moments(vectors: Float[Tensor, "n width"]) -> tuple[Float[Tensor, " width"], Float[Tensor, " width"]]:
+    """Mean and variance of vectors that are to be a prior.
+
+    Raises:
+        ValueError: If there are fewer than two, or a dimension in which they do not differ.
+    """
+    if len(vectors) < 2:
+        raise ValueError(f"there are {len(vectors)} vectors: a variance needs at least 2.")
+    variance, mean = torch.var_mean(vectors.detach(), 0)
+    if not bool((variance > 0).all()):
+        raise ValueError(f"the vectors do not differ in dimension {int(variance.argmin())}: give others, or more.")
+    return mean, variance
+
+
+def _filled(value: float | Tensor, width: int) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.get_default_dtype()).expand(width).clone()
+
+
+SPREAD = 0.1  # standard deviation of the means that a mixture starts with: enough for its components to part
+
+
+class MixtureBase(VectorPrior):
+    r"""A mixture of diagonal Gaussians as base measure.
+
+    .. math:: p(z) = \sum_{k=1}^K w_k \, \mathcal N(z; \mu_k, \operatorname{diag} \sigma_k^2)
+
+    At the start all components are near :math:`\mathcal N(0, I)` and equally probable. Log variances are bounded
+    smoothly, as in :func:`~pyroformer.models.priors.latents.gaussian`.
+
+    Arguments:
+        width: :math:`P`.
+        components: :math:`K`.
+
+    Raises:
+        ValueError: If either is not positive.
+
+    References:
+        VAE with a VampPrior (Tomczak & Welling, 2018), https://arxiv.org/abs/1705.07120, for mixtures as priors.
+
+    Examples:
+        >>> law = MixtureBase(8, components=3)()
+        >>> law.event_shape, law.mean.shape, law.variance.shape
+        (torch.Size([8]), torch.Size([8]), torch.Size([8]))
+    """
+
+    def __init__(self, width: int, components: int = 16) -> None:
+        super().__init__()
+        for name, size in {"width": width, "components": components}.items():
+            if size < 1:
+                raise ValueError(f"{name} {size}: must be at least 1")
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.mean = nn.Parameter(SPREAD * torch.randn(components, width))
+        self.log_variance = nn.Parameter(torch.zeros(components, width))
+
+    def forward(self) -> Distribution:
+        return gaussian_mixture(*map(at_least_float32, (self.logits, self.mean, self.log_variance)))
+
+    def extra_repr(self) -> str:
+        return f"width={self.mean.shape[-1]}, components={len(self.logits)}"
+
+
+def gaussian_mixture(
+    logits: Float[Tensor, "*batch k"], mean: Float[Tensor, "*batch k p"], log_variance: Float[Tensor, "*batch k p"]
+) -> Distribution:
+    r"""A mixture of diagonal Gaussians with bounded log variances; weights are the softmax of ``logits``.
+
+    Examples:
+        >>> gaussian_mixture(torch.zeros(5, 3), torch.randn(5, 3, 4), torch.zeros(5, 3, 4)).batch_shape
+        torch.Size([5])
+    """
+    law: Distribution = dist.MixtureSameFamily(dist.Categorical(logits=logits), gaussian(mean, log_variance))
+    return law
+
+
+def over_components(prior: nn.Module, mask: Bool[Tensor, "*batch n"]) -> Distribution:
+    r"""The law of all vectors of a text, with batch shape :math:`(*)` and event shape :math:`(N, P)`.
+
+    Arguments:
+        prior: A base measure, or what :func:`~pyroformer.models.priors.checks.as_prior` made of a law over one vector.
+        mask: The components that exist; the vectors of the others have no density.
+
+    Examples:
+        >>> from pyroformer.models.priors.roles import GaussianBase
+        >>> over_components(GaussianBase(8), torch.tensor([[True, True, True], [True, True, False]])).event_shape
+        torch.Size([3, 8])
+    """
+    if isinstance(prior, SequencePrior):
+        law: Distribution = prior(mask)
+        return law
+    law = prior().expand(mask.shape).mask(mask).to_event(1)
+    return law
+
+
+def own_component(prior: nn.Module) -> Distribution:
+    r"""The law of the prior's own components, whose mean and variance a guide takes over.
+
+    Examples:
+        >>> from pyroformer.models.priors.roles import GaussianBase
+        >>> own_component(GaussianBase(3, mean=2.0)).mean
+        tensor([2., 2., 2.])
+    """
+    law: Distribution = prior.component() if isinstance(prior, BaseMeasure) else prior()
+    return law
+
+
+def check_base_measure(
+    prior: nn.Module, mask: Bool[Tensor, "*batch n"], width: int, name: str = "base_measure"
+) -> None:
+    """Draws once and says in one sentence what is wrong with a base measure, if anything is.
+
+    Arguments:
+        prior: The base measure.
+        mask: Of components that exist, best with some that do not.
+        width: Of a vector.
+        name: What the message calls it.
+
+    Raises:
+        ValueError: If it returns no distribution, or one of another shape or support.
+    """
+    if isinstance(prior, SequencePrior):
+        check_prior(prior, mask, event_shape=(mask.shape[-1], width), name=name)
+        check_prior(prior.first, event_shape=(width,), name=f"{name}.first")
+    else:
+        check_prior(prior, event_shape=(width,), name=name)
