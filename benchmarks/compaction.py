@@ -26,10 +26,10 @@ from reporting import evenly
 from torch import Tensor
 
 from pyroformer.inference.decoding import Decoding, uniforms
-from pyroformer.inference.frozen import frozen
 from pyroformer.inference.generation import write
 from pyroformer.inference.metrics import bleu
 from pyroformer.inference.run import Run, load
+from pyroformer.inference.utils.seeded_eval import frozen
 from pyroformer.models.nvae import NVAE
 
 THRESHOLDS = (0.001, 0.003, 0.01, 0.03, 0.1)

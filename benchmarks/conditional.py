@@ -18,8 +18,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 import pyroformer as pf
-from pyroformer.inference.decoding import item_seed
 from pyroformer.inference.text_metrics import distinct, self_bleu
+from pyroformer.inference.utils.seeds import item_seed
 
 LATENT = 16
 

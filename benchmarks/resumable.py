@@ -12,9 +12,9 @@ from filelock import FileLock
 from torch import nn
 
 from pyroformer.inference.corpus import Corpus
-from pyroformer.inference.folder import write_atomically
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.training import fit
+from pyroformer.inference.utils.files import write_atomically
 from pyroformer.models.base import Model
 
 __all__ = ["cell", "error", "figure", "finished", "make_missing", "parameters", "read", "same_settings", "trained"]

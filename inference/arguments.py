@@ -4,30 +4,16 @@ import re
 from argparse import SUPPRESS, Action, ArgumentError
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from importlib import import_module
 from types import NoneType, UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from .signatures import Option, attribute, description, options, summary
+from .utils.registry import MODELS, ModelClasses
 
-__all__ = ["COMMANDS", "MODELS", "NETWORK", "TRAINING", "ModelClasses", "UsageError", "imported", "overview", "parse"]
+__all__ = ["COMMANDS", "NETWORK", "TRAINING", "UsageError", "overview", "parse"]
 
-
-class ModelClasses(NamedTuple):
-    """Where a model and its guide are; a guide of None means that nothing is latent."""
-
-    model: str
-    guide: str | None
-
-
-MODELS = {
-    "lm": ModelClasses("pyroformer.models.language_model:LanguageModel", None),
-    "della": ModelClasses("pyroformer.models.della:DELLA", "pyroformer.guides.della:DELLAGuide"),
-    "nvae": ModelClasses("pyroformer.models.nvae:NVAE", "pyroformer.guides.nvae:NVAEGuide"),
-    "vae": ModelClasses("pyroformer.models.vae:VAE", "pyroformer.guides.vae:VAEGuide"),
-}
 NETWORK = "pyroformer.models.transformer.config:TransformerConfig"
 SIZED = ("width", "layers", "heads")  # what --size decides
 FROM_MODEL = ("width", "kappa", "window", "heads", "layers", "latent_size", "summary_size")
@@ -56,12 +42,6 @@ COMMANDS = {
         "demo": "demo",
     }.items()
 }
-
-
-def imported(path: str) -> Any:
-    """What lies at ``package.module:name`` or ``package.module.name``."""
-    module, _, name = path.replace(":", ".").rpartition(".")
-    return getattr(import_module(module), name)
 
 
 class UsageError(ValueError):

@@ -7,8 +7,9 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 
-from .arguments import COMMANDS, UsageError, imported, overview, parse
+from .arguments import COMMANDS, UsageError, overview, parse
 from .commands import rank
+from .utils.registry import imported
 
 __all__ = ["main"]
 

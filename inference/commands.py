@@ -75,10 +75,10 @@ def fit(
     model = dict(model or {}) | ({} if attention is None else {"attention": attention})
     TrainingOptions(**training)  # says what is wrong with them before anything is read
 
-    from .arguments import MODELS, imported
     from .folder import RunFolder
     from .preparing import claim, prepare_new, prepare_old, read_corpus, read_trunk
     from .training import fit as train
+    from .utils.registry import MODELS, imported
 
     folder = RunFolder(out)
     if rank() == 0:
@@ -151,7 +151,7 @@ def evaluate(
         seed: Of all noise.
         trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
     """
-    from .folder import write_atomically
+    from .utils.files import write_atomically
 
     if json is not None and not Path(json).parent.is_dir():
         raise ValueError(f"--json {json} lies in no folder: make {Path(json).parent} first.")
@@ -293,7 +293,7 @@ def _asked(
     name: str, size: str | None, texts: Mapping[str, Any], model: Mapping[str, Any], guide: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What was asked for besides the training, by flag; a size is the dimensions that it stands for."""
-    from .arguments import MODELS, imported
+    from .utils.registry import MODELS, imported
 
     dimensions = imported(MODELS[name].model).sizes[size] if size else {}
     asked = {f"--{key}": value for key, value in texts.items() if value not in (None, "auto")}

@@ -1,6 +1,5 @@
-"""How the next token is chosen: the most probable one, or a draw from a distribution that may be sharpened or cut."""
+"""How the next token is chosen."""
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -9,8 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..models.precision import at_least_float32
+from .utils.seeds import item_seed
 
-__all__ = ["Decoding", "item_seed", "uniforms"]
+__all__ = ["Decoding", "uniforms"]
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,3 @@ def uniforms(seed: int, items: Iterable[int], length: int) -> Float[Tensor, "B T
     """
     generators = [torch.Generator().manual_seed(item_seed(seed, item, "tokens")) for item in items]
     return torch.stack([torch.rand(length, generator=generator) for generator in generators])
-
-
-def item_seed(seed: int, item: int, purpose: str) -> int:
-    """A seed of its own for each item of a list and each purpose."""
-    digest = hashlib.blake2b(f"{seed} {item} {purpose}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) >> 1

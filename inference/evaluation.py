@@ -22,7 +22,6 @@ from .bounds import importance_sweep, importance_weighted
 from .cross_attention import attention_shares
 from .elbo import ELBO, Terms, trace_pair
 from .figures import LEAST_ALPHA, Columns, accuracies, bounds, components, given_conditions, layers, parts, share, sweep
-from .frozen import frozen
 from .generation import reconstruct
 from .layers import carried
 from .metrics import bleu, effective_components, holding
@@ -32,6 +31,7 @@ from .report import Evaluation, Figure, Quantity
 from .run import Run, check_as_many
 from .text_metrics import diversity
 from .texts import Texts
+from .utils.seeded_eval import frozen
 
 __all__ = ["evaluate", "text_bounds"]
 

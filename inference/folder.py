@@ -1,8 +1,6 @@
-"""The folder of a run: its configuration, its checkpoints, its metrics, each written whole or not at all."""
+"""The folder of a run: its configuration, its checkpoints, its metrics."""
 
 import csv
-import errno
-import os
 import pickle
 import shutil
 from collections.abc import Mapping
@@ -13,7 +11,9 @@ import torch
 import yaml
 from torch import nn
 
-__all__ = ["RunFolder", "write_atomically"]
+from .utils.files import write_atomically
+
+__all__ = ["RunFolder"]
 
 
 class RunFolder:
@@ -164,23 +164,6 @@ def objective_state(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     prefix = "objective."
     state = checkpoint["state_dict"].items()
     return {name.removeprefix(prefix): value for name, value in state if name.startswith(prefix)}
-
-
-def write_atomically(path: Path, write: Any) -> None:
-    """Write beside the file or folder and rename over it, so that a kill or a full disk leaves the old one whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except RuntimeError as error:
-        if "PytorchStreamWriter" in str(error):  # torch's word for what the system calls a full disk
-            raise OSError(errno.ENOSPC, f"{path} could not be written whole: is the disk full?") from error
-        raise
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
 
 
 def _number(text: str) -> float | str:

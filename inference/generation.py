@@ -22,10 +22,11 @@ from ..models.nvae import NVAE
 from ..models.transformer.memory import Memory, batch_shape, stacked
 from ..models.transformer.text_distribution import AutoregressiveText
 from ..models.transformer.text_distribution import decode as write_tokens
-from .decoding import Decoding, item_seed, uniforms
-from .frozen import frozen
+from .decoding import Decoding, uniforms
 from .reconstruction import Reconstruction
 from .run import Run, check_as_many
+from .utils.seeded_eval import frozen
+from .utils.seeds import item_seed
 
 __all__ = ["decode", "encode", "reconstruct", "sample", "write"]
 

@@ -11,11 +11,12 @@ from torch import nn
 from ..models.base import Model
 from ..models.serialization import build
 from ..models.transformer.backbone import Trunk
-from .arguments import MODELS, NETWORK, imported
+from .arguments import NETWORK
 from .corpus import Corpus
 from .folder import RunFolder, read_checkpoint
 from .pretrained import Pretrained
 from .signatures import options
+from .utils.registry import MODELS, imported
 
 __all__ = ["Prepared", "claim", "prepare_new", "prepare_old", "read_config", "read_corpus", "read_trunk"]
 

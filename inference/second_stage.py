@@ -30,11 +30,11 @@ from ..models.priors.roles import BaseMeasure, SequencePrior
 from ..models.priors.sequences import IndependentBase
 from ..models.priors.vectors import check_base_measure, own_component
 from ..models.serialization import build
-from .arguments import imported
 from .elbo import ELBO
 from .options import TrainingOptions
 from .run import Run
 from .training import Status, fit
+from .utils.registry import imported
 
 __all__ = ["PRIORS", "named_prior", "refit"]
 

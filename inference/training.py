@@ -28,13 +28,14 @@ from .batches import TrainingStream, once
 from .compiled import NO_VALIDATION, CompiledObjective
 from .corpus import Corpus
 from .elbo import Objective
-from .folder import RunFolder, objective_state, read_checkpoint, write_atomically
+from .folder import RunFolder, objective_state, read_checkpoint
 from .kl import KLController
 from .objectives import make_objective
 from .options import TrainingOptions
 from .parts import held_parts
 from .run import Run, run_config
 from .schedules import SCHEDULES, warmup_cosine
+from .utils.files import write_atomically
 
 __all__ = ["Status", "Training", "fit"]
 

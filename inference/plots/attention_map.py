@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from ...guides.nvae import NVAEGuide
 from ...guides.vae import VAEGuide
 from ..cross_attention import cross_attention
-from ..frozen import frozen
 from ..generation import GREEDY, write
 from ..run import Run
+from ..utils.seeded_eval import frozen
 from .style import DEPTHS, FRAME, INK, new_axes, printable
 
 __all__ = ["DecoderAttention", "attention", "decoder_attention", "heat_map"]

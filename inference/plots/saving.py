@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from ...guides.della import DELLAGuide
 from ...guides.nvae import NVAEGuide
 from ...guides.vae import VAEGuide
-from ..folder import write_atomically
 from ..pairs import separated
 from ..run import Run
+from ..utils.files import write_atomically
 from .attention_map import decoder_attention, figure_size, heat_map
 from .layers import active_units, layer_curves, swap_table
 from .training_curves import HEIGHT, WIDTH, curves

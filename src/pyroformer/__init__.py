@@ -86,7 +86,7 @@ if TYPE_CHECKING:
     from .inference.second_stage import refit
     from .inference.svi import SVI
     from .inference.training import fit
-    from .models import distributions
+    from .models import distributions, priors
     from .models.attention.attend import attend
     from .models.attention.mixture import Mixture
     from .models.attention.probabilistic import ProbabilisticAttention
@@ -95,7 +95,6 @@ if TYPE_CHECKING:
     from .models.language_model import LanguageModel
     from .models.mixture_attention import MixtureAttention
     from .models.nvae import NVAE
-    from .models import priors
 else:
 
     def __getattr__(name: str) -> Any:

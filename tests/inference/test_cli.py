@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pyroformer.inference.arguments import COMMANDS, MODELS, NETWORK, TRAINING, imported, parse
+from pyroformer.inference.arguments import COMMANDS, NETWORK, TRAINING, parse
 from pyroformer.inference.cli import main
 from pyroformer.inference.console import Progress
 from pyroformer.inference.signatures import options
+from pyroformer.inference.utils.registry import MODELS, imported
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "--model.width 8 --model.layers 1 --model.heads 2 --vocabulary 270 --window 32 --batch_size 8 --validations 1"

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyroformer.inference.folder import RunFolder, read_checkpoint, write_atomically
+from pyroformer.inference.folder import RunFolder, read_checkpoint
+from pyroformer.inference.utils.files import write_atomically
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:

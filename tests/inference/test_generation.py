@@ -219,7 +219,8 @@ def test_what_cannot_be_done(lm: Run, nvae: Run) -> None:
 
 
 def test_noise_is_not_that_of_the_latents() -> None:
-    from pyroformer.inference.decoding import item_seed, uniforms
+    from pyroformer.inference.decoding import uniforms
+    from pyroformer.inference.utils.seeds import item_seed
 
     torch.manual_seed(item_seed(3, 0, "latents"))
     latent: Tensor = torch.rand(5)
