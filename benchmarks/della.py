@@ -20,6 +20,7 @@ from pathlib import Path
 import pyro
 import torch
 import torch.nn.functional as F
+from pyroformer.inference.objectives.registry.elbo import ELBO
 from pyroformer.models.transformer.stacks.config import TransformerConfig
 from pyroformer.models.transformer.stacks.memory import Context
 from pyroformer.models.transformer.stacks.stacks import Block, Decoder, compile_blocks
@@ -28,7 +29,6 @@ from pyroformer.models.transformer.stacks.token_likelihood import TokenLikelihoo
 from torch import Tensor, nn
 
 from pyroformer.guides.della import DELLAGuide
-from pyroformer.inference.elbo import ELBO
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.della import DELLA
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from learner import Learner, learn_in_turn
+from pyroformer.inference.objectives.registry.elbo import ELBO
 from pyroformer.models.attention.attend.attend import attend
 from pyroformer.models.attention.attend.mixture import Mixture
 from pyroformer.models.attention.attend.probabilistic import ProbabilisticAttention
@@ -33,7 +34,6 @@ from torch import Tensor
 
 from pyroformer.inference.batches import once
 from pyroformer.inference.corpus import Corpus
-from pyroformer.inference.elbo import ELBO
 from pyroformer.inference.reading import read_splits
 from pyroformer.inference.texts import Texts
 from pyroformer.models.batch import Batch

@@ -323,7 +323,7 @@ def _what(prepared: "Prepared", settings: "TrainingOptions", size: str) -> str:
 
 def _objective(prepared: "Prepared", settings: "TrainingOptions") -> str:
     """What the objective is called; a bound of log p(x) needs no remark."""
-    from .objectives import describe_objective, in_words
+    from .objectives.registry import describe_objective, in_words
 
     words = in_words(describe_objective(prepared.model, settings))
     return f"objective ({words})" if words else "objective"

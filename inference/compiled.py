@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..models.batch import Batch
-from .elbo import Objective
+from .objectives.elbo import Objective
 
 __all__ = ["NO_VALIDATION", "CompiledObjective"]
 

@@ -18,14 +18,14 @@ from ..models.attention.mixture import Mixture
 from ..models.batch import Batch
 from ..models.transformer.text_distribution import AutoregressiveText
 from .batches import once
-from .bounds import importance_sweep, importance_weighted
 from .cross_attention import attention_shares
-from .elbo import ELBO, Terms, trace_pair
 from .figures import LEAST_ALPHA, Columns, accuracies, bounds, components, given_conditions, layers, parts, share, sweep
 from .generation import reconstruct
 from .layers import carried
 from .metrics import bleu, effective_components, holding
-from .objectives import held_out_objective, remarks
+from .objectives.bounds import importance_sweep, importance_weighted
+from .objectives.elbo import ELBO, Terms, trace_pair
+from .objectives.registry import held_out_objective, remarks
 from .reading import Pair
 from .report import Evaluation, Figure, Quantity
 from .run import Run, check_as_many

@@ -32,10 +32,10 @@ class TrainingOptions:
             ``cyclical``.
         beta: What the KL terms are weighted with on top; a bound of log p(x) is trained only at 1.
         free_bits: Nats below which the KL of a group of latents is not reduced any further; it is averaged over one
-            batch of one device, see :class:`~pyroformer.inference.kl.FreeBits`. Not a bound. 0 turns it off.
+            batch of one device, see :class:`~pyroformer.inference.objectives.kl_control.FreeBits`. Not a bound. 0 turns it off.
         free_bits_per: What a group is: each ``dimension`` of a latent site, each site (``layer``), or the ``total``.
         target_kl: Nats per text that the KLs of all latents are to add up to: their weight moves until they do, see
-            :class:`~pyroformer.inference.kl.KLController`. Not a bound. Held-out texts are charged at least the target.
+            :class:`~pyroformer.inference.objectives.kl_control.KLController`. Not a bound. Held-out texts are charged at least the target.
         kl_reduction: ``sum`` over the latent sites, or ``mean``, which weights each KL with beta / number of sites, as
             some published code does. Not a bound if there are several.
         seed: Of weights, batches and noise.

@@ -27,9 +27,9 @@ from torch import Tensor
 from ..models.batch import Batch
 from ..models.transformer.text_distribution import AutoregressiveText
 from .arviz_versions import from_groups
-from .elbo import ELBO, trace_pair
+from .objectives.elbo import ELBO, trace_pair
+from .objectives.traces import as_numpy, is_local, latent_sites, mask_of, shown
 from .run import Run
-from .sites import as_numpy, is_local, latent_sites, mask_of, shown
 from .utils.seeded_eval import frozen
 
 __all__ = ["posterior", "to_arviz"]

@@ -15,9 +15,9 @@ from ..models.serialization import build, describe
 from ..models.transformer.memory import Memory
 from .corpus import Corpus
 from .decoding import Decoding
-from .elbo import ELBO
 from .folder import RunFolder, objective_state, read_checkpoint
-from .objectives import describe_objective
+from .objectives.elbo import ELBO
+from .objectives.registry import describe_objective
 from .options import TrainingOptions
 from .parts import held_digest, trained_parts
 from .reading import Pair

@@ -30,7 +30,7 @@ from ..models.priors.roles import BaseMeasure, SequencePrior
 from ..models.priors.sequences import IndependentBase
 from ..models.priors.vectors import check_base_measure, own_component
 from ..models.serialization import build
-from .elbo import ELBO
+from .objectives.elbo import ELBO
 from .options import TrainingOptions
 from .run import Run
 from .training import Status, fit

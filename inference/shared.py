@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..models.base import TEXTS
 from .arviz_versions import from_groups
-from .sites import as_numpy, is_local, latent_sites, shown
+from .objectives.traces import as_numpy, is_local, latent_sites, shown
 from .utils.seeded_eval import frozen
 
 __all__ = ["shared_posterior"]

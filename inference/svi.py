@@ -7,7 +7,7 @@ import pyro
 import torch
 from torch import nn
 
-from .elbo import ELBO
+from .objectives.elbo import ELBO
 
 __all__ = ["SVI"]
 

@@ -27,10 +27,10 @@ from ..models.transformer.stacks import compile_blocks
 from .batches import TrainingStream, once
 from .compiled import NO_VALIDATION, CompiledObjective
 from .corpus import Corpus
-from .elbo import Objective
 from .folder import RunFolder, objective_state, read_checkpoint
-from .kl import KLController
-from .objectives import make_objective
+from .objectives.elbo import Objective
+from .objectives.kl_control import KLController
+from .objectives.registry import make_objective
 from .options import TrainingOptions
 from .parts import held_parts
 from .run import Run, run_config

@@ -35,10 +35,10 @@ import pyro.distributions as dist
 import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
+from pyroformer.inference.objectives.registry.bounds import importance_sweep
 from torch import Tensor, nn
 
 import pyroformer as pf
-from pyroformer.inference.bounds import importance_sweep
 from pyroformer.inference.diagnostics import khat
 from pyroformer.inference.plots.style import COLOURS, FRAME, INK, SHADES
 

@@ -9,6 +9,8 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO
+from pyroformer.inference.objectives.registry.elbo import ELBO
+from pyroformer.inference.objectives.registry.nvib import NVIB
 from pyroformer.models.priors.roles.roles import BaseMeasure
 from pyroformer.models.priors.roles.sequences import AutoregressiveBase
 from pyroformer.models.priors.roles.vectors import MixtureBase
@@ -18,8 +20,6 @@ from torch import Tensor, nn
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.vae import VAEGuide
-from pyroformer.inference.elbo import ELBO
-from pyroformer.inference.nvib import NVIB
 from pyroformer.inference.svi import SVI
 from pyroformer.models.base import Model
 from pyroformer.models.batch import EOS, PAD, Batch

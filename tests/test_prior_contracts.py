@@ -10,6 +10,8 @@ import pytest
 import torch
 from pyro import distributions as dist
 from pyro.nn import PyroSample
+from pyroformer.inference.objectives.registry.elbo import ELBO
+from pyroformer.inference.objectives.registry.registry import describe_objective
 from pyroformer.models.distributions.log_dirichlet.log_dirichlet import LogDirichlet
 from pyroformer.models.priors.roles.heavy_tails import LaplaceBase, LinearLaplace, LinearStudentT, StudentTBase
 from pyroformer.models.priors.roles.hyperpriors import Hierarchical
@@ -32,8 +34,6 @@ from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.cli import main
 from pyroformer.inference.compiled import CompiledObjective
-from pyroformer.inference.elbo import ELBO
-from pyroformer.inference.objectives import describe_objective
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.svi import SVI
 from pyroformer.models.batch import EOS, Batch

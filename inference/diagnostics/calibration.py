@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ...models.batch import EOS, Batch
 from ...models.transformer.text_distribution import text_mask
-from ..elbo import ELBO, trace_pair
-from ..sites import is_local, latent_sites, mask_of
+from ..objectives.elbo import ELBO, trace_pair
+from ..objectives.traces import is_local, latent_sites, mask_of
 from ..utils.seeded_eval import frozen
 
 __all__ = ["Calibration", "calibrate"]

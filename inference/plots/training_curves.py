@@ -7,7 +7,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ..objectives import in_words
+from ..objectives.registry import in_words
 from ..run import Run
 from .style import COLOURS, INK, new_axes
 

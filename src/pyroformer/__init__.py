@@ -41,7 +41,7 @@ __all__ = [
 # `import pyroformer` nor the command line's --help waits for torch. Type checkers and editors read the same below.
 _HOMES = {
     "DELLA": "models.della:DELLA",
-    "ELBO": "inference.elbo:ELBO",
+    "ELBO": "inference.objectives.elbo:ELBO",
     "NVAE": "models.nvae:NVAE",
     "SVI": "inference.svi:SVI",
     "VAE": "models.vae:VAE",
@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     from .inference import diagnostics, em
     from .inference import plots as plot
     from .inference.corpus import Corpus
-    from .inference.elbo import ELBO
+    from .inference.objectives.elbo import ELBO
     from .inference.posterior import to_arviz
     from .inference.pretrained import Pretrained
     from .inference.run import Run, load

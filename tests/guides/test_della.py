@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyroformer.inference.objectives.registry.bounds import importance_weighted
+from pyroformer.inference.objectives.registry.elbo import ELBO
 from pyroformer.models.priors.roles.roles import LatentPrior
 from pyroformer.models.transformer.stacks.config import TransformerConfig
 from pyroformer.models.transformer.stacks.fusion import FusionKind
@@ -20,8 +22,6 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Normal, kl_divergence
 
 from pyroformer.guides.della import DELLAGuide
-from pyroformer.inference.bounds import importance_weighted
-from pyroformer.inference.elbo import ELBO
 from pyroformer.inference.svi import SVI
 from pyroformer.models.base import LocalModule
 from pyroformer.models.batch import BOS, EOS, Batch

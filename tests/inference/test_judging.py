@@ -4,12 +4,12 @@ import random
 from typing import Any
 
 import pytest
+from pyroformer.inference.objectives.registry.registry import describe_objective
 
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.corpus import Corpus
 from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.judging import forward_perplexity, reverse_perplexity
-from pyroformer.inference.objectives import describe_objective
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.run import Run
 from pyroformer.models.language_model import LanguageModel

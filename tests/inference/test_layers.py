@@ -8,6 +8,7 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
+from pyroformer.inference.objectives.registry.elbo import ELBO
 from pyroformer.models.priors.roles.roles import LatentPrior
 from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import Tensor
@@ -16,7 +17,6 @@ from torch.distributions import Normal
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.inference import layers
 from pyroformer.inference.corpus import Corpus
-from pyroformer.inference.elbo import ELBO
 from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.layers import (
     aggregated,

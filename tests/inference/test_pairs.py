@@ -13,13 +13,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyroformer.inference.objectives.registry.elbo import ELBO
 from torch import Tensor
 
 from pyroformer.inference.batches import TrainingStream
 from pyroformer.inference.cli import main
 from pyroformer.inference.compiled import CompiledObjective
 from pyroformer.inference.corpus import Corpus
-from pyroformer.inference.elbo import ELBO
 from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.labels import MOST_LABELS, Labels, label_names
 from pyroformer.inference.pairs import condition_widths, encode_pairs, separated

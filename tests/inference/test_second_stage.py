@@ -11,6 +11,7 @@ import torch
 import yaml
 from pyro import distributions as dist
 from pyro.nn import PyroSample
+from pyroformer.inference.objectives.registry.elbo import ELBO
 from pyroformer.models.priors.roles.hyperpriors import Hierarchical
 from pyroformer.models.priors.roles.roles import VectorPrior
 from pyroformer.models.priors.roles.sequences import AutoregressiveBase, IndependentBase
@@ -22,7 +23,6 @@ from pyroformer.guides.nvae import NVAEGuide, Posterior
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.cli import main
 from pyroformer.inference.corpus import Corpus
-from pyroformer.inference.elbo import ELBO
 from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.second_stage import _fitting, named_prior, refit

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from pyroformer.inference.objectives.registry.elbo import ELBO, Objective
+from pyroformer.inference.objectives.registry.nvib import NVIB
+from pyroformer.inference.objectives.registry.registry import make_objective
 from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import nn
 
@@ -18,10 +21,7 @@ from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.compiled import CompiledObjective, _state
 from pyroformer.inference.corpus import Corpus
-from pyroformer.inference.elbo import ELBO, Objective
 from pyroformer.inference.folder import RunFolder
-from pyroformer.inference.nvib import NVIB
-from pyroformer.inference.objectives import make_objective
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.svi import SVI

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from pyroformer.inference.objectives.registry.elbo import ELBO
 from pyroformer.models.attention.attend.denoising import DenoisingAttention
 from pyroformer.models.attention.attend.mixture import Mixture
 from pyroformer.models.priors.roles.vectors import GaussianBase
@@ -13,7 +14,6 @@ from pyroformer.models.transformer.stacks.memory import Context, Memory
 from torch.distributions import Normal, kl_divergence
 
 from pyroformer.guides.vae import VAEGuide
-from pyroformer.inference.elbo import ELBO
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.vae import VAE, length_mask
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 from pyro import distributions as dist
 from pyro.nn import PyroModule, PyroSample
+from pyroformer.inference.objectives.registry.elbo import ELBO
+from pyroformer.inference.objectives.registry.nvib import NVIB
 from pyroformer.models.priors.roles.hyperpriors import Hierarchical
 from pyroformer.models.priors.roles.roles import VectorPrior
 from pyroformer.models.priors.roles.sequences import IndependentBase
@@ -23,8 +25,6 @@ from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.corpus import Corpus
 from pyroformer.inference.diagnostics import khat
-from pyroformer.inference.elbo import ELBO
-from pyroformer.inference.nvib import NVIB
 from pyroformer.inference.svi import SVI
 from pyroformer.inference.training import fit
 from pyroformer.models.base import Model

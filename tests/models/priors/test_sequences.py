@@ -8,6 +8,8 @@ import pytest
 import torch
 from jaxtyping import Bool
 from pyro import distributions as dist
+from pyroformer.inference.objectives.registry.elbo import ELBO
+from pyroformer.inference.objectives.registry.registry import describe_objective
 from pyroformer.models.priors.roles.roles import SequencePrior
 from pyroformer.models.priors.roles.sequences import AutoregressiveBase, IndependentBase
 from pyroformer.models.priors.roles.vectors import GaussianBase, MixtureBase, over_components
@@ -16,8 +18,6 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyroformer.guides.nvae import NVAEGuide
-from pyroformer.inference.elbo import ELBO
-from pyroformer.inference.objectives import describe_objective
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE

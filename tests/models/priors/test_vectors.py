@@ -6,12 +6,12 @@ from typing import Any
 import pyro.distributions as dist
 import pytest
 import torch
+from pyroformer.inference.objectives.registry.elbo import ELBO
 from pyroformer.models.priors.roles.roles import BaseMeasure
 from pyroformer.models.priors.roles.vectors import GaussianBase, MixtureBase, over_components, own_component
 from pyroformer.models.transformer.stacks.config import TransformerConfig
 
 from pyroformer.guides.nvae import NVAEGuide
-from pyroformer.inference.elbo import ELBO
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
 

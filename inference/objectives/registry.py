@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.base import Model
-from ..models.distributions.log_dirichlet import LogDirichlet
-from ..models.priors.roles import SequencePrior
+from ...models.base import Model
+from ...models.distributions.log_dirichlet import LogDirichlet
+from ...models.priors.roles import SequencePrior
+from ..options import TrainingOptions
 from .elbo import ELBO, Objective
-from .kl import FreeBits
-from .multisample import ImportanceWeighted
+from .importance_weighted import ImportanceWeighted
+from .kl_control import FreeBits
 from .nvib import NVIB
-from .options import TrainingOptions
 
 __all__ = ["describe_objective", "held_out_objective", "in_words", "make_objective", "remarks"]
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Independent
 
-from .options import FreeBitsPer
+from ..options import FreeBitsPer
 
 __all__ = ["FreeBits", "KLController", "by_dimension"]
 

@@ -23,10 +23,10 @@ from pyro.util import check_model_guide_match
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from ..models.base import TEXTS
-from ..models.batch import Batch
-from .kl import FreeBits, by_dimension
-from .matching import check_shapes, check_sites, in_other_words
+from ...models.base import TEXTS
+from ...models.batch import Batch
+from .kl_control import FreeBits, by_dimension
+from .site_checks import check_shapes, check_sites, in_other_words
 
 __all__ = ["ELBO", "Densities", "Objective", "Terms"]
 

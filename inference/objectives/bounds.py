@@ -11,7 +11,7 @@ from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from ..models.base import TEXTS
+from ...models.base import TEXTS
 from .elbo import ELBO
 
 __all__ = ["importance_sweep", "importance_weighted"]

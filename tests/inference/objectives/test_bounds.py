@@ -8,11 +8,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.nn import PyroModule
+from pyroformer.inference.objectives.registry.bounds import importance_weighted
+from pyroformer.inference.objectives.registry.elbo import ELBO
+from pyroformer.inference.objectives.registry.importance_weighted import ImportanceWeighted
 from torch import Tensor
-
-from pyroformer.inference.bounds import importance_weighted
-from pyroformer.inference.elbo import ELBO
-from pyroformer.inference.multisample import ImportanceWeighted
 
 NOISE, WIDTH = 0.5, 3
 

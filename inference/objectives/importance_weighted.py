@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..models.base import TEXTS
+from ...models.base import TEXTS
 from .elbo import ELBO, Terms, averaged, trace_pair
 
 __all__ = ["ImportanceWeighted"]

@@ -9,8 +9,8 @@ from pyro.distributions import MaskedDistribution
 from pyro.poutine import Trace
 from torch import Tensor
 
-from ..models.base import TEXTS
-from ..models.distributions.log_dirichlet import log_simplex
+from ...models.base import TEXTS
+from ...models.distributions.log_dirichlet import log_simplex
 
 __all__ = ["as_numpy", "is_local", "latent_sites", "mask_of", "shown"]
 

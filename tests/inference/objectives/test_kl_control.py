@@ -11,6 +11,14 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyroformer.inference.objectives.registry.elbo import ELBO, Objective
+from pyroformer.inference.objectives.registry.kl_control import FreeBits, KLController, by_dimension
+from pyroformer.inference.objectives.registry.registry import (
+    describe_objective,
+    held_out_objective,
+    in_words,
+    make_objective,
+)
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
@@ -18,9 +26,6 @@ from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.batches import TrainingStream
 from pyroformer.inference.compiled import CompiledObjective
 from pyroformer.inference.corpus import Corpus
-from pyroformer.inference.elbo import ELBO, Objective
-from pyroformer.inference.kl import FreeBits, KLController, by_dimension
-from pyroformer.inference.objectives import describe_objective, held_out_objective, in_words, make_objective
 from pyroformer.inference.options import FreeBitsPer, TrainingOptions
 from pyroformer.inference.report import Evaluation
 from pyroformer.inference.run import Run, load
