@@ -32,7 +32,7 @@ from torch import nn
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.vae import VAEGuide
-from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.run import Run
 from pyroformer.inference.second_stage import refit
 from pyroformer.inference.text_metrics import diversity

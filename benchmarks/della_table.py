@@ -33,7 +33,7 @@ from resumable import cell, figure, make_missing, parameters, read, same_setting
 from torch import nn
 
 from pyroformer.guides.della import DELLAGuide
-from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.run import Run
 from pyroformer.inference.text_metrics import diversity
 from pyroformer.models.base import Model

@@ -22,7 +22,7 @@ from pyroformer.inference.objectives.registry.elbo import ELBO
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.data.corpus import Corpus
 from pyroformer.models.batch import BOS, EOS, Batch
 from pyroformer.models.language_model import LanguageModel
 

@@ -7,8 +7,8 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from pyroformer.inference.batches import TrainingStream, once
-from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.data.loaders import TrainingStream, once
 from pyroformer.inference.schedules import warmup_cosine
 from pyroformer.models.batch import Batch
 

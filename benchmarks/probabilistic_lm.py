@@ -32,10 +32,10 @@ from pyroformer.models.transformer.stacks.stacks import Block
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from pyroformer.inference.batches import once
-from pyroformer.inference.corpus import Corpus
-from pyroformer.inference.reading import read_splits
-from pyroformer.inference.texts import Texts
+from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.data.loaders import once
+from pyroformer.inference.data.readers import read_splits
+from pyroformer.inference.data.texts import Texts
 from pyroformer.models.batch import Batch
 from pyroformer.models.language_model import LanguageModel
 

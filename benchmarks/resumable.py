@@ -11,7 +11,7 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.training import fit
 from pyroformer.inference.utils.files import write_atomically

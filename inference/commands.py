@@ -253,7 +253,7 @@ def reconstruct(
     loaded = load_run(run, trust)
     if given is None:
         given = loaded.corpus.entries("test", n or HELD_OUT)
-    from .pairs import separated
+    from .data.pairs import separated
 
     texts, conditions = separated(given)
     for found in loaded.reconstruct(texts, conditions=conditions, drop_below=drop_below, seed=seed, **chosen):
@@ -343,7 +343,7 @@ def load_run(path: str, trust: Sequence[str] | None) -> "Run":
 
 def given_texts(data: str, field: str | None, condition: str | None = None) -> Any:
     """The texts or pairs of a file, or of a folder's test file."""
-    from .reading import read_file, read_splits
+    from .data.readers import read_file, read_splits
 
     if Path(data).is_dir():
         return read_splits(data, field, condition=condition)[0]["test"]

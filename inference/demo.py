@@ -23,7 +23,7 @@ def demo(*, minutes: float = 3.8, out: str | None = None, seed: int = 0) -> None
 
     from ..guides.nvae import NVAEGuide
     from ..models.nvae import NVAE
-    from .corpus import Corpus
+    from .data.corpus import Corpus
     from .plots import save_all
     from .training import fit
 

@@ -17,8 +17,10 @@ from ..guides.nvae import Posterior
 from ..models.attention.mixture import Mixture
 from ..models.batch import Batch
 from ..models.transformer.text_distribution import AutoregressiveText
-from .batches import once
 from .cross_attention import attention_shares
+from .data.loaders import once
+from .data.readers import Pair
+from .data.texts import Texts
 from .figures import LEAST_ALPHA, Columns, accuracies, bounds, components, given_conditions, layers, parts, share, sweep
 from .generation import reconstruct
 from .layers import carried
@@ -26,11 +28,9 @@ from .metrics import bleu, effective_components, holding
 from .objectives.bounds import importance_sweep, importance_weighted
 from .objectives.elbo import ELBO, Terms, trace_pair
 from .objectives.registry import held_out_objective, remarks
-from .reading import Pair
 from .report import Evaluation, Figure, Quantity
 from .run import Run, check_as_many
 from .text_metrics import diversity
-from .texts import Texts
 from .utils.seeded_eval import frozen
 
 __all__ = ["evaluate", "text_bounds"]

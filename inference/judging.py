@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..models.language_model import LanguageModel
-from .corpus import Corpus
+from .data.corpus import Corpus
 from .report import Figure
 from .run import Run
 

@@ -42,8 +42,8 @@ def posterior(
         seed: Of the draws.
         trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
     """
+    from .data.pairs import separated
     from .diagnostics import LEAST_DRAWS, khat
-    from .pairs import separated
     from .posterior import posterior as drawn
 
     if out is None:

@@ -12,7 +12,7 @@ from ..models.base import Model
 from ..models.serialization import build
 from ..models.transformer.backbone import Trunk
 from .arguments import NETWORK
-from .corpus import Corpus
+from .data.corpus import Corpus
 from .folder import RunFolder, read_checkpoint
 from .pretrained import Pretrained
 from .signatures import options

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..models.transformer.backbone import Trunk
 from ..models.transformer.gpt2 import gpt2_config, gpt2_weights
+from .data.tokenizer import Tokenizer
 from .gpt2_tokenizer import read_gpt2_tokenizer
 from .hub import find, read_config, read_weights
-from .tokenizer import Tokenizer
 
 __all__ = ["Pretrained"]
 

@@ -13,14 +13,14 @@ from ..models.base import Model
 from ..models.batch import Batch
 from ..models.serialization import build, describe
 from ..models.transformer.memory import Memory
-from .corpus import Corpus
+from .data.corpus import Corpus
+from .data.readers import Pair
 from .decoding import Decoding
 from .folder import RunFolder, objective_state, read_checkpoint
 from .objectives.elbo import ELBO
 from .objectives.registry import describe_objective
 from .options import TrainingOptions
 from .parts import held_digest, trained_parts
-from .reading import Pair
 from .reconstruction import Reconstruction
 from .report import Evaluation
 

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from ..models.base import Model
 from ..models.batch import Batch
 from ..models.transformer.stacks import compile_blocks
-from .batches import TrainingStream, once
 from .compiled import NO_VALIDATION, CompiledObjective
-from .corpus import Corpus
+from .data.corpus import Corpus
+from .data.loaders import TrainingStream, once
 from .folder import RunFolder, objective_state, read_checkpoint
 from .objectives.elbo import Objective
 from .objectives.kl_control import KLController

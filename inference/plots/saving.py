@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ...guides.della import DELLAGuide
 from ...guides.nvae import NVAEGuide
 from ...guides.vae import VAEGuide
-from ..pairs import separated
+from ..data.pairs import separated
 from ..run import Run
 from ..utils.files import write_atomically
 from .attention_map import decoder_attention, figure_size, heat_map

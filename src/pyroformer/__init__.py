@@ -46,7 +46,7 @@ _HOMES = {
     "SVI": "inference.svi:SVI",
     "VAE": "models.vae:VAE",
     "Batch": "models.batch:Batch",
-    "Corpus": "inference.corpus:Corpus",
+    "Corpus": "inference.data.corpus:Corpus",
     "DELLAGuide": "guides.della:DELLAGuide",
     "LanguageModel": "models.language_model:LanguageModel",
     "Mixture": "models.attention.mixture:Mixture",
@@ -78,7 +78,7 @@ if TYPE_CHECKING:
     from .guides.vae import VAEGuide
     from .inference import diagnostics, em
     from .inference import plots as plot
-    from .inference.corpus import Corpus
+    from .inference.data.corpus import Corpus
     from .inference.objectives.elbo import ELBO
     from .inference.posterior import to_arviz
     from .inference.pretrained import Pretrained

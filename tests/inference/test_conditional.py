@@ -12,7 +12,7 @@ from pyroformer.models.transformer.stacks.stacks import Decoder
 
 import pyroformer as pf
 from pyroformer.inference.cli import main
-from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.latents import interpolate
 from pyroformer.inference.run import Run
 

@@ -17,7 +17,7 @@ from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference import plots
 from pyroformer.inference.arviz_versions import from_groups
-from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import Calibration, predictive_check
 from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.report import Evaluation, Quantity

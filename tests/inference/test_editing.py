@@ -10,7 +10,7 @@ import torch
 from pyroformer.models.attention.attend.mixture import Mixture
 
 from pyroformer.guides.nvae import NVAEGuide
-from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.decoding import Decoding
 from pyroformer.inference.editing import edit, vectors
 from pyroformer.inference.folder import RunFolder

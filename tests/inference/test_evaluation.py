@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pyroformer.guides.nvae import NVAEGuide
-from pyroformer.inference.corpus import Corpus
 from pyroformer.inference.cross_attention import attention_shares, cross_attention
+from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.evaluation import evaluate
 from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.report import Evaluation

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyroformer.guides.nvae import NVAEGuide
-from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.decoding import Decoding
 from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.generation import decode, encode, reconstruct, sample

@@ -7,7 +7,7 @@ import pytest
 from pyroformer.inference.objectives.registry.registry import describe_objective
 
 from pyroformer.guides.nvae import NVAEGuide
-from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.judging import forward_perplexity, reverse_perplexity
 from pyroformer.inference.options import TrainingOptions

@@ -10,7 +10,7 @@ from pyroformer.models.transformer.stacks.memory import Context
 
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
-from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.decoding import Decoding
 from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.generation import decode, encode

@@ -16,7 +16,7 @@ from torch.distributions import Normal
 
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.inference import layers
-from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.layers import (
     aggregated,

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference import plots
-from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.plots.attention_map import decoder_attention, heat_map
 from pyroformer.inference.plots.running_text import set_in_lines, text_width

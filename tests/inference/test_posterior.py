@@ -15,7 +15,7 @@ from torch import nn
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.arviz_versions import dataset, pareto_smoothed
-from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import compare, khat
 from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.posterior import to_arviz

@@ -8,7 +8,7 @@ import torch
 
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.arviz_versions import dataset
-from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import check_texts, predictive_check, text_statistics
 from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.run import Run

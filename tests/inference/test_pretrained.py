@@ -18,7 +18,7 @@ from tokenizers import models, pre_tokenizers, trainers
 from torch import Tensor
 
 from pyroformer.inference.cli import main
-from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.pretrained import Pretrained
 from pyroformer.inference.run import load
 from pyroformer.models.batch import BOS, EOS, PAD, Batch

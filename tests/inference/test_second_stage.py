@@ -22,7 +22,7 @@ from torch.distributions import Distribution
 from pyroformer.guides.nvae import NVAEGuide, Posterior
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.cli import main
-from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.second_stage import _fitting, named_prior, refit

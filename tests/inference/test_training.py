@@ -20,7 +20,7 @@ from torch import nn
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.compiled import CompiledObjective, _state
-from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.run import Run, load

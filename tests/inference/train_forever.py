@@ -5,7 +5,7 @@ import sys
 import torch
 
 from pyroformer.guides.nvae import NVAEGuide
-from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.training import fit
 from pyroformer.models.nvae import NVAE
 

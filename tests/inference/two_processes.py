@@ -11,8 +11,8 @@ from pyroformer.inference.objectives.registry.elbo import ELBO
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pyroformer.inference.batches import TrainingStream
-from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.data.loaders import TrainingStream
 from pyroformer.models.base import LocalModule
 from pyroformer.models.batch import Batch
 

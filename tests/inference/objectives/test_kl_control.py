@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from pyroformer.guides.nvae import NVAEGuide
-from pyroformer.inference.batches import TrainingStream
 from pyroformer.inference.compiled import CompiledObjective
-from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.data.loaders import TrainingStream
 from pyroformer.inference.options import FreeBitsPer, TrainingOptions
 from pyroformer.inference.report import Evaluation
 from pyroformer.inference.run import Run, load

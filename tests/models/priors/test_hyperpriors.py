@@ -23,7 +23,7 @@ from pyroformer.guides.base import Guide
 from pyroformer.guides.hyperpriors import HyperPosterior
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.vae import VAEGuide
-from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import khat
 from pyroformer.inference.svi import SVI
 from pyroformer.inference.training import fit

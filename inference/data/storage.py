@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int, Integer
 
 from .labels import Labels
-from .reading import SPLITS
+from .readers import SPLITS
 from .texts import Texts
 from .tokenizer import Tokenizer
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, overload
 
 import numpy as np
 
-from .fields import KINDS, Field
+from .formats import KINDS, Field
 from .labels import label_names
 
 __all__ = ["SPLITS", "Pair", "divide", "read_file", "read_splits"]

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
+from .bucketing import buckets
 from .labels import Labels
-from .texts import Long, Texts, buckets, check_window, tokenised
+from .texts import Long, Texts, check_window, tokenised
 from .tokenizer import Tokenizer
 
 __all__ = ["condition_widths", "encode_pairs", "separated"]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyroformer.inference.tokenizer import SMALLEST, Tokenizer
+from pyroformer.inference.data.tokenizer import SMALLEST, Tokenizer
 from pyroformer.models.batch import BOS, EOS, PAD
 
 TEXTS = [f"The {what} of number {i} is the other {what}." for i in range(30) for what in ("weight", "vector")]

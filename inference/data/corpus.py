@@ -7,15 +7,17 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int
 
-from ..models.batch import Batch
-from . import builtin, reading
-from .batches import TrainingStream, once
-from .corpus_folder import TOKENIZER, TemporaryFolder, condition_tokenizer, read_about, read_splits, write_corpus
-from .fields import Field
+from ...models.batch import Batch
+from . import builtin
+from . import readers as reading
+from .bucketing import buckets
+from .formats import Field
 from .labels import Labels, label_names
+from .loaders import TrainingStream, once
 from .pairs import condition_widths, encode_pairs, separated
-from .reading import Pair
-from .texts import Long, Texts, buckets, check_window, tokenised
+from .readers import Pair
+from .storage import TOKENIZER, TemporaryFolder, condition_tokenizer, read_about, read_splits, write_corpus
+from .texts import Long, Texts, check_window, tokenised
 from .tokenizer import Tokenizer, check_vocabulary
 
 __all__ = ["Corpus"]

@@ -10,14 +10,14 @@ from jaxtyping import Bool, Int, Integer
 from tokenizers import Encoding
 from torch import Tensor
 
-from ..models.batch import EOS, PAD, Batch
+from ...models.batch import EOS, PAD, Batch
+from .bucketing import buckets
 from .labels import Labels
 from .tokenizer import Tokenizer
 
-__all__ = ["SHORTEST_WINDOW", "Texts", "buckets", "check_window", "tokenised"]
+__all__ = ["SHORTEST_WINDOW", "Texts", "check_window", "tokenised"]
 
 SHORTEST_WINDOW = 8  # tokens: any character and the end fit, with room for a word
-
 Long = Literal["split", "drop"]
 
 
@@ -146,45 +146,6 @@ class Texts(Sequence[str]):
         self.__dict__.update(state)
         if not isinstance(self.tokens, np.ndarray):
             self.tokens = np.load(self.tokens, mmap_mode="r")
-
-
-def buckets(lengths: Integer[np.ndarray, " texts"], window: int, at_most: int = 6) -> tuple[int, ...]:
-    r"""The widths to which texts are padded: the few that waste least.
-
-    Minimises :math:`\sum_i \min \{ w \in W : w \ge n_i \}` over sets :math:`W` of at most ``at_most`` multiples of 8
-    (and the window itself), by dynamic programming.
-
-    Arguments:
-        lengths: Number of tokens of each text, none above ``window``.
-        window: The largest width that a model takes.
-        at_most: How many widths; each is one shape to compile.
-
-    Examples:
-        >>> buckets(np.array([5, 5, 5, 13, 60]), window=64, at_most=2)
-        (16, 64)
-    """
-    longest = int(lengths.max(initial=1))
-    if longest > window:
-        raise ValueError(f"a text of {longest} tokens does not fit into a window of {window}: split or drop it.")
-    if at_most < 1:
-        raise ValueError(f"at_most is {at_most}: texts need at least one width.")
-    candidates = np.minimum(np.arange(8, longest + 8, 8), window)  # the last one fits the longest text
-    below = np.concatenate([[0], np.searchsorted(np.sort(lengths), candidates, side="right")])
-    # cost[i, j]: texts that fit into candidate j and not into candidate i - 1, padded to candidate j
-    cost = candidates * (below[None, 1:] - below[:-1, None]).astype(float)
-    cost[np.tril_indices(len(candidates), -1)] = np.inf
-    best, cuts = cost[0], []
-    for _ in range(at_most - 1):
-        totals = np.concatenate([[0.0], best[:-1]])[:, None] + cost
-        cuts.append(totals.argmin(0))
-        best = totals.min(0)
-    widths, last = [], len(candidates) - 1
-    for cut in [*reversed(cuts), np.zeros(len(candidates), dtype=int)]:
-        widths.append(int(candidates[last]))
-        last = int(cut[last]) - 1
-        if last < 0:
-            break
-    return tuple(reversed(widths))
 
 
 def tokenised(

@@ -11,7 +11,7 @@ from jaxtyping import Int, UInt
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-from ..models.batch import BOS, EOS, PAD
+from ...models.batch import BOS, EOS, PAD
 
 __all__ = ["SMALLEST", "Tokenizer", "check_vocabulary", "read_core"]
 

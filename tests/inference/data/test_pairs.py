@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 from pyroformer.inference.objectives.registry.elbo import ELBO
 from torch import Tensor
 
-from pyroformer.inference.batches import TrainingStream
 from pyroformer.inference.cli import main
 from pyroformer.inference.compiled import CompiledObjective
-from pyroformer.inference.corpus import Corpus
+from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.data.labels import MOST_LABELS, Labels, label_names
+from pyroformer.inference.data.loaders import TrainingStream
+from pyroformer.inference.data.pairs import condition_widths, encode_pairs, separated
+from pyroformer.inference.data.readers import Pair, divide, read_file, read_splits
+from pyroformer.inference.data.texts import Texts
+from pyroformer.inference.data.tokenizer import Tokenizer
 from pyroformer.inference.folder import RunFolder
-from pyroformer.inference.labels import MOST_LABELS, Labels, label_names
-from pyroformer.inference.pairs import condition_widths, encode_pairs, separated
 from pyroformer.inference.preparing import read_corpus
-from pyroformer.inference.reading import Pair, divide, read_file, read_splits
 from pyroformer.inference.run import Run, load
-from pyroformer.inference.texts import Texts
-from pyroformer.inference.tokenizer import Tokenizer
 from pyroformer.inference.training import fit
 from pyroformer.models.batch import EOS, PAD, Batch
 from pyroformer.models.language_model import LanguageModel

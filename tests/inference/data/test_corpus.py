@@ -15,12 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyroformer.inference import builtin, reading
-from pyroformer.inference.corpus import Corpus, _vocabulary
-from pyroformer.inference.corpus_folder import _remove
-from pyroformer.inference.reading import divide, read_file, read_splits
-from pyroformer.inference.texts import Texts, check_window, tokenised
-from pyroformer.inference.tokenizer import Tokenizer
+from pyroformer.inference.data import builtin
+from pyroformer.inference.data import readers as reading
+from pyroformer.inference.data.corpus import Corpus, _vocabulary
+from pyroformer.inference.data.readers import divide, read_file, read_splits
+from pyroformer.inference.data.storage import _remove
+from pyroformer.inference.data.texts import Texts, check_window, tokenised
+from pyroformer.inference.data.tokenizer import Tokenizer
 
 LINES = [f"Number {i} is {'even' if i % 2 == 0 else 'odd'}." for i in range(100)]
 TOKENIZER = Tokenizer.train(LINES, 270)
@@ -231,7 +232,7 @@ def test_long_texts_are_dropped() -> None:
 
 
 def test_order_is_kept_over_many_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyroformer.inference.texts._AT_ONCE", 3)
+    monkeypatch.setattr("pyroformer.inference.data.texts._AT_ONCE", 3)
     some = [str(i) if i % 3 else f"{i} is a number that does not fit" for i in range(20)]
     assert " ".join(Texts.encode(some, TOKENIZER, 8)) == " ".join(some)
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int, UInt
 from torch import Tensor
 
-from ..models.batch import EOS
+from ...models.batch import EOS
 
 __all__ = ["MOST_LABELS", "Labels", "label_names"]
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..models.batch import Batch
+from ...models.batch import Batch
 from .texts import Texts
 
 __all__ = ["TrainingStream", "once"]
@@ -45,7 +45,7 @@ class TrainingStream(IterableDataset[Batch]):
         ValueError: If there are no texts, a size is below 1, or the rank is not below ``world``.
 
     Examples:
-        >>> from pyroformer.inference.tokenizer import Tokenizer
+        >>> from pyroformer.inference.data.tokenizer import Tokenizer
         >>> tokenizer = Tokenizer.train(["a rose is a rose"], vocabulary=259)
         >>> texts = Texts.encode(["rose", "is", "a"], tokenizer, window=8)
         >>> stream = TrainingStream(texts, batch_size=2)
@@ -146,7 +146,7 @@ def once(texts: Texts, batch_size: int = 64) -> Iterator[tuple[Int[np.ndarray, "
     in the batch.
 
     Examples:
-        >>> from pyroformer.inference.tokenizer import Tokenizer
+        >>> from pyroformer.inference.data.tokenizer import Tokenizer
         >>> tokenizer = Tokenizer.train(["a rose is a rose"], vocabulary=259)
         >>> texts = Texts.encode(["rose", "is", "a"], tokenizer, window=8)
         >>> [(indices.tolist(), batch.weight.tolist()) for indices, batch in once(texts, batch_size=2)]

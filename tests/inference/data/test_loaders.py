@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from pyroformer.inference.batches import TrainingStream, once
-from pyroformer.inference.texts import Texts, buckets
-from pyroformer.inference.tokenizer import Tokenizer
+from pyroformer.inference.data.bucketing import buckets
+from pyroformer.inference.data.loaders import TrainingStream, once
+from pyroformer.inference.data.texts import Texts
+from pyroformer.inference.data.tokenizer import Tokenizer
 from pyroformer.models.batch import EOS, PAD, Batch
 
 TOKENIZER = Tokenizer.train([""], 259)
