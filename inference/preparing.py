@@ -14,7 +14,7 @@ from ..models.transformer.backbone import Trunk
 from .arguments import NETWORK
 from .data.corpus import Corpus
 from .folder import RunFolder, read_checkpoint
-from .pretrained import Pretrained
+from .pretrained.gpt2 import Pretrained
 from .signatures import options
 from .utils.registry import MODELS, imported
 

@@ -52,7 +52,7 @@ _HOMES = {
     "Mixture": "models.attention.mixture:Mixture",
     "MixtureAttention": "models.mixture_attention:MixtureAttention",
     "NVAEGuide": "guides.nvae:NVAEGuide",
-    "Pretrained": "inference.pretrained:Pretrained",
+    "Pretrained": "inference.pretrained.gpt2:Pretrained",
     "ProbabilisticAttention": "models.attention.probabilistic:ProbabilisticAttention",
     "Run": "inference.run:Run",
     "VAEGuide": "guides.vae:VAEGuide",
@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     from .inference.data.corpus import Corpus
     from .inference.objectives.elbo import ELBO
     from .inference.posterior import to_arviz
-    from .inference.pretrained import Pretrained
+    from .inference.pretrained.gpt2 import Pretrained
     from .inference.run import Run, load
     from .inference.second_stage import refit
     from .inference.svi import SVI

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from tokenizers import models, pre_tokenizers
 
-from .data.tokenizer import Tokenizer, read_core
+from ..data.tokenizer import Tokenizer, read_core
 
 __all__ = ["GPT2Tokens", "read_gpt2_tokenizer"]
 

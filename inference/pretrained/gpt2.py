@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.transformer.backbone import Trunk
-from ..models.transformer.gpt2 import gpt2_config, gpt2_weights
-from .data.tokenizer import Tokenizer
+from ...models.transformer.backbone import Trunk
+from ...models.transformer.gpt2 import gpt2_config, gpt2_weights
+from ..data.tokenizer import Tokenizer
 from .gpt2_tokenizer import read_gpt2_tokenizer
-from .hub import find, read_config, read_weights
+from .huggingface import find, read_config, read_weights
 
 __all__ = ["Pretrained"]
 
