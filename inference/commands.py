@@ -75,8 +75,8 @@ def fit(
     model = dict(model or {}) | ({} if attention is None else {"attention": attention})
     TrainingOptions(**training)  # says what is wrong with them before anything is read
 
-    from .folder import RunFolder
     from .preparing import claim, prepare_new, prepare_old, read_corpus, read_trunk
+    from .runs.folder import RunFolder
     from .training import fit as train
     from .utils.registry import MODELS, imported
 
@@ -333,9 +333,9 @@ def load_run(path: str, trust: Sequence[str] | None) -> "Run":
     """The run in a folder, on the GPU if there is one."""
     import torch
 
-    from .folder import RunFolder
     from .preparing import read_config
     from .run import load
+    from .runs.folder import RunFolder
 
     read_config(RunFolder(path))
     return load(path, trust=trust or (), device="cuda" if torch.cuda.is_available() else "cpu")

@@ -13,8 +13,8 @@ from ..models.serialization import build
 from ..models.transformer.backbone import Trunk
 from .arguments import NETWORK
 from .data.corpus import Corpus
-from .folder import RunFolder, read_checkpoint
 from .pretrained.gpt2 import Pretrained
+from .runs.folder import RunFolder, read_checkpoint
 from .signatures import options
 from .utils.registry import MODELS, imported
 

@@ -1,7 +1,6 @@
 """A fitted model with everything that belongs to it, and the way back from its folder."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -11,23 +10,20 @@ from torch import Tensor, nn
 
 from ..models.base import Model
 from ..models.batch import Batch
-from ..models.serialization import build, describe
+from ..models.serialization import build
 from ..models.transformer.memory import Memory
 from .data.corpus import Corpus
 from .data.readers import Pair
 from .decoding import Decoding
-from .folder import RunFolder, objective_state, read_checkpoint
 from .objectives.elbo import ELBO
-from .objectives.registry import describe_objective
-from .options import TrainingOptions
-from .parts import held_digest, trained_parts
 from .reconstruction import Reconstruction
 from .report import Evaluation
+from .runs.folder import RunFolder, objective_state, read_checkpoint
+
+__all__ = ["Run", "load"]
 
 if TYPE_CHECKING:
     from .editing import Edited
-
-__all__ = ["Run", "load", "run_config"]
 
 
 class Run:
@@ -284,23 +280,6 @@ def load(path: str | Path, *, trust: Collection[str] = (), device: str | torch.d
         raise ValueError(f"{folder.best} is a checkpoint of another model than {folder.config_file} names.") from error
     objective.to(device).eval()
     return Run(model, guide, Corpus.open(folder.corpus), folder, config, int(checkpoint["global_step"]))
-
-
-def run_config(model: Model, guide: nn.Module | None, corpus: Corpus, options: TrainingOptions) -> dict[str, Any]:
-    """The resolved configuration of a run, as plain data; with what is trained and what held, where some parts are."""
-    from .. import __version__
-
-    modules = ELBO()(model, guide)
-    trained = trained_parts(modules)
-    config = {
-        "pyroformer": __version__,
-        "model": describe(model),
-        "guide": None if guide is None else describe(guide, leave_out=["model"]),
-        "corpus": corpus.describe(),
-        "objective": describe_objective(model, options),
-        "training": asdict(options),
-    }
-    return config if trained == [""] else config | {"trained": trained, "held": held_digest(modules)}
 
 
 def check_as_many(texts: Collection[str], conditions: Collection[str] | None) -> None:

@@ -61,7 +61,7 @@ def refit(
     )
     TrainingOptions(**training)  # says what is wrong with them before anything is read
 
-    from .folder import RunFolder
+    from .runs.folder import RunFolder
     from .second_stage import named_prior
     from .second_stage import refit as fit_prior
 

@@ -27,13 +27,14 @@ from ..models.transformer.stacks import compile_blocks
 from .compiled import NO_VALIDATION, CompiledObjective
 from .data.corpus import Corpus
 from .data.loaders import TrainingStream, once
-from .folder import RunFolder, objective_state, read_checkpoint
 from .objectives.elbo import Objective
 from .objectives.kl_control import KLController
 from .objectives.registry import make_objective
 from .options import TrainingOptions
-from .parts import held_parts
-from .run import Run, run_config
+from .run import Run
+from .runs.config import run_config
+from .runs.folder import RunFolder, objective_state, read_checkpoint
+from .runs.partial import held_parts
 from .schedules import SCHEDULES, warmup_cosine
 from .utils.files import write_atomically
 

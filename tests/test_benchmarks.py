@@ -11,7 +11,7 @@ import torch
 from pyroformer.models.transformer.stacks.memory import Context
 
 import pyroformer as pf
-from pyroformer.inference.folder import RunFolder
+from pyroformer.inference.runs.folder import RunFolder
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 

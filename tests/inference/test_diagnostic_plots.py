@@ -19,10 +19,10 @@ from pyroformer.inference import plots
 from pyroformer.inference.arviz_versions import from_groups
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import Calibration, predictive_check
-from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.report import Evaluation, Quantity
 from pyroformer.inference.report import Figure as Measured
 from pyroformer.inference.run import Run
+from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.inference.traversal import traverse
 from pyroformer.models.della import DELLA
 from pyroformer.models.nvae import NVAE

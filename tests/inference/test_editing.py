@@ -13,9 +13,9 @@ from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.decoding import Decoding
 from pyroformer.inference.editing import edit, vectors
-from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.generation import decode, encode, reconstruct
 from pyroformer.inference.run import Run
+from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
 

@@ -11,9 +11,9 @@ from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.cross_attention import attention_shares, cross_attention
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.evaluation import evaluate
-from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.report import Evaluation
 from pyroformer.inference.run import Run
+from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.decoding import Decoding
-from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.generation import decode, encode, reconstruct, sample
 from pyroformer.inference.run import Run
+from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.models.batch import BOS, EOS, PAD
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE

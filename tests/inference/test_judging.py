@@ -8,10 +8,10 @@ from pyroformer.inference.objectives.registry.registry import describe_objective
 
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.judging import forward_perplexity, reverse_perplexity
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.run import Run
+from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
 

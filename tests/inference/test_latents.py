@@ -12,10 +12,10 @@ from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.decoding import Decoding
-from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.generation import decode, encode
 from pyroformer.inference.latents import interpolate, swap, swaps
 from pyroformer.inference.run import Run
+from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE

@@ -17,7 +17,6 @@ from torch.distributions import Normal
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.inference import layers
 from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.layers import (
     aggregated,
     carried,
@@ -27,6 +26,7 @@ from pyroformer.inference.layers import (
 )
 from pyroformer.inference.report import Evaluation
 from pyroformer.inference.run import Run
+from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.inference.svi import SVI
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.della import DELLA

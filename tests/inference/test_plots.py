@@ -19,12 +19,12 @@ from matplotlib.figure import Figure
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference import plots
 from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.plots.attention_map import decoder_attention, heat_map
 from pyroformer.inference.plots.running_text import set_in_lines, text_width
 from pyroformer.inference.plots.style import SHADES, contrast, printable
 from pyroformer.inference.plots.weight_strip import strip, token_weights
 from pyroformer.inference.run import Run
+from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
 

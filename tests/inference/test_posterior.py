@@ -17,9 +17,9 @@ from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.arviz_versions import dataset, pareto_smoothed
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import compare, khat
-from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.posterior import to_arviz
 from pyroformer.inference.run import Run
+from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel

@@ -10,8 +10,8 @@ from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.arviz_versions import dataset
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import check_texts, predictive_check, text_statistics
-from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.run import Run
+from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
 

@@ -23,8 +23,8 @@ from pyroformer.guides.nvae import NVAEGuide, Posterior
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.cli import main
 from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.run import Run, load
+from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.inference.second_stage import _fitting, named_prior, refit
 from pyroformer.inference.training import Status, fit
 from pyroformer.models.batch import Batch

@@ -21,9 +21,9 @@ from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.compiled import CompiledObjective, _state
 from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.run import Run, load
+from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.inference.svi import SVI
 from pyroformer.inference.training import Status, Training, _noise_seed, fit
 from pyroformer.models.base import Model

@@ -25,9 +25,9 @@ from pyroformer.inference.data.pairs import condition_widths, encode_pairs, sepa
 from pyroformer.inference.data.readers import Pair, divide, read_file, read_splits
 from pyroformer.inference.data.texts import Texts
 from pyroformer.inference.data.tokenizer import Tokenizer
-from pyroformer.inference.folder import RunFolder
 from pyroformer.inference.preparing import read_corpus
 from pyroformer.inference.run import Run, load
+from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.inference.training import fit
 from pyroformer.models.batch import EOS, PAD, Batch
 from pyroformer.models.language_model import LanguageModel

@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import nn
 
-from .utils.files import write_atomically
+from ..utils.files import write_atomically
 
 __all__ = ["RunFolder"]
 

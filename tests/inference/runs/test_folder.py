@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyroformer.inference.folder import RunFolder, read_checkpoint
+from pyroformer.inference.runs.folder import RunFolder, read_checkpoint
 from pyroformer.inference.utils.files import write_atomically
 
 

@@ -1,0 +1,33 @@
+"""The resolved configuration of a run."""
+
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from ...models.base import Model
+from ...models.serialization import describe
+from ..data.corpus import Corpus
+from ..objectives.elbo import ELBO
+from ..objectives.registry import describe_objective
+from ..options import TrainingOptions
+from .partial import held_digest, trained_parts
+
+__all__ = ["run_config"]
+
+
+def run_config(model: Model, guide: nn.Module | None, corpus: Corpus, options: TrainingOptions) -> dict[str, Any]:
+    """The resolved configuration of a run, as plain data; with what is trained and what held, where some parts are."""
+    from .. import __version__
+
+    modules = ELBO()(model, guide)
+    trained = trained_parts(modules)
+    config = {
+        "pyroformer": __version__,
+        "model": describe(model),
+        "guide": None if guide is None else describe(guide, leave_out=["model"]),
+        "corpus": corpus.describe(),
+        "objective": describe_objective(model, options),
+        "training": asdict(options),
+    }
+    return config if trained == [""] else config | {"trained": trained, "held": held_digest(modules)}
