@@ -354,7 +354,7 @@ def rule(
     temperature: float | None = None, top_k: int | None = None, top_p: float | None = None, greedy: bool = False
 ) -> dict[str, Any]:
     """How tokens are chosen, as far as it was said; what is wrong with it is told before anything is loaded."""
-    from .decoding import Decoding
+    from .generation.decoding import Decoding
 
     asked = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "greedy": greedy or None}
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}

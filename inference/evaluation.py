@@ -22,7 +22,7 @@ from .data.loaders import once
 from .data.readers import Pair
 from .data.texts import Texts
 from .figures import LEAST_ALPHA, Columns, accuracies, bounds, components, given_conditions, layers, parts, share, sweep
-from .generation import reconstruct
+from .generation.generate import reconstruct
 from .layers import carried
 from .metrics import bleu, effective_components, holding
 from .objectives.bounds import importance_sweep, importance_weighted

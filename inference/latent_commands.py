@@ -44,7 +44,7 @@ def interpolate(
         top_p: Draw from the most probable tokens that together have this share of the probability.
         trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
     """
-    from .latents import interpolate as between
+    from .generation.interpolation import interpolate as between
 
     chosen = None if layers is None else numbers(layers, of="layers")
     given = _given(temperature, top_k, top_p) | {"seed": seed, "condition": condition}
@@ -83,7 +83,7 @@ def swap(
         top_p: Draw from the most probable tokens that together have this share of the probability.
         trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
     """
-    from .latents import swaps
+    from .generation.interpolation import swaps
 
     choices = None if layers is None else [numbers(layers, of="layers")]
     given = _given(temperature, top_k, top_p) | {"seed": seed, "condition": condition}
@@ -128,8 +128,8 @@ def edit(
         top_p: Draw from the most probable tokens that together have this share of the probability.
         trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
     """
-    from .editing import edit as edited
-    from .editing import vectors
+    from .generation.editing import edit as edited
+    from .generation.editing import vectors
 
     text = _needed("--text", text)
     asked: dict[str, Any] = {
@@ -161,7 +161,7 @@ def _needed(flag: str, text: str | None) -> str:
 
 def _given(temperature: float | None, top_k: int | None, top_p: float | None) -> dict[str, Any]:
     """How tokens are chosen, if it was said."""
-    from .decoding import Decoding
+    from .generation.decoding import Decoding
 
     said = rule(temperature, top_k, top_p)
     return {"decoding": Decoding(**said)} if said else {}

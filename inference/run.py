@@ -14,16 +14,16 @@ from ..models.serialization import build
 from ..models.transformer.memory import Memory
 from .data.corpus import Corpus
 from .data.readers import Pair
-from .decoding import Decoding
+from .generation.decoding import Decoding
+from .generation.reconstruction import Reconstruction
 from .objectives.elbo import ELBO
-from .reconstruction import Reconstruction
 from .report import Evaluation
 from .runs.folder import RunFolder, objective_state, read_checkpoint
 
 __all__ = ["Run", "load"]
 
 if TYPE_CHECKING:
-    from .editing import Edited
+    from .generation.editing import Edited
 
 
 class Run:
@@ -77,7 +77,7 @@ class Run:
         Raises:
             ValueError: If nothing is latent in the model, or a text does not fit its window.
         """
-        from .generation import encode
+        from .generation.generate import encode
 
         return encode(self, texts, conditions)
 
@@ -93,7 +93,7 @@ class Run:
         Raises:
             ValueError: If the memory is of another kind or size than the model's.
         """
-        from .generation import decode
+        from .generation.generate import decode
 
         return decode(self, memory, _greedy_unless(decoding), seed=seed)
 
@@ -132,7 +132,7 @@ class Run:
         Raises:
             ValueError: If nothing is latent in the model, or a text does not fit its window.
         """
-        from .generation import reconstruct
+        from .generation.generate import reconstruct
 
         told = None if conditions is None else _several(conditions)
         options: dict[str, Any] = {"conditions": told, "drop_below": drop_below, "seed": seed}
@@ -151,7 +151,7 @@ class Run:
             condition: What every text answers to, if the run was trained on pairs.
             decoding: Fields of :class:`Decoding`, such as ``temperature``; without any, the model itself is drawn from.
         """
-        from .generation import sample
+        from .generation.generate import sample
 
         return sample(self, n, Decoding(**decoding), seed=seed, prompt=prompt, condition=condition)
 
@@ -162,9 +162,9 @@ class Run:
             first: The text to begin with.
             second: The text to end with.
             steps: How many texts to write, both ends included.
-            options: Of :func:`~pyroformer.inference.latents.interpolate`, such as ``layers``.
+            options: Of :func:`~pyroformer.inference.generation.interpolation.interpolate`, such as ``layers``.
         """
-        from .latents import interpolate
+        from .generation.interpolation import interpolate
 
         return [found.text for found in interpolate(self, first, second, steps, **options)]
 
@@ -175,9 +175,9 @@ class Run:
             text: The text that is changed.
             other: The text whose latents come in.
             layers: In which layers.
-            options: Of :func:`~pyroformer.inference.latents.swap`, such as ``seed``.
+            options: Of :func:`~pyroformer.inference.generation.interpolation.swap`, such as ``seed``.
         """
-        from .latents import swap
+        from .generation.interpolation import swap
 
         return swap(self, text, other, layers, **options).text
 
@@ -186,9 +186,9 @@ class Run:
 
         Arguments:
             text: What to encode.
-            options: Of :func:`~pyroformer.inference.editing.edit`, such as ``drop`` or ``scale``.
+            options: Of :func:`~pyroformer.inference.generation.editing.edit`, such as ``drop`` or ``scale``.
         """
-        from .editing import edit
+        from .generation.editing import edit
 
         return edit(self, text, **options)
 

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ..arviz_versions import from_groups
-from ..decoding import Decoding
-from ..generation import sample
+from ..generation.decoding import Decoding
+from ..generation.generate import sample
 from ..ngrams import NGram, ngrams_of, split
 from ..run import Run
 
@@ -101,7 +101,7 @@ def check_texts(
         pairs: How many of their most frequent pairs of neighbouring words.
         statistics: What to measure of a set in place of :func:`text_statistics`, by name.
         seed: Of the made-up texts.
-        decoding: Fields of :class:`~pyroformer.inference.decoding.Decoding`; by default the model itself is drawn from.
+        decoding: Fields of :class:`~pyroformer.inference.generation.decoding.Decoding`; by default the model itself is drawn from.
 
     Raises:
         ValueError: If the run answers to conditions, there are no texts, or a number is out of its range.

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from ...guides.nvae import NVAEGuide
 from ...guides.vae import VAEGuide
 from ..cross_attention import cross_attention
-from ..generation import GREEDY, write
+from ..generation.generate import GREEDY, write
 from ..run import Run
 from ..utils.seeded_eval import frozen
 from .style import DEPTHS, FRAME, INK, new_axes, printable

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ..latents import swaps
+from ..generation.interpolation import swaps
 from ..report import Evaluation
 from ..run import Run
 from .style import COLOURS, DEPTHS, FRAME, INK, new_axes, plain

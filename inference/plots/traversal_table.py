@@ -6,8 +6,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from ..generation.traversal import VALUES, Walk, traverse
 from ..run import Run
-from ..traversal import VALUES, Walk, traverse
 from .style import FRAME, INK, new_axes
 
 __all__ = ["traversal", "walk_table"]
@@ -38,7 +38,7 @@ def traversal(
         dimension: Which entry, from 0; by default the one that the text says most about.
         values: What the entry is set to.
         ax: Where to draw; by default a new figure of pyplot's, as high as the table needs.
-        options: Others of :func:`~pyroformer.inference.traversal.traverse`.
+        options: Others of :func:`~pyroformer.inference.generation.traversal.traverse`.
 
     Raises:
         ValueError: If the run is of another model, there is no such latent or entry, no value is given, or the text
@@ -48,7 +48,7 @@ def traversal(
 
 
 def walk_table(walk: Walk, *, ax: Axes | None = None) -> Axes:
-    """Draw what :func:`~pyroformer.inference.traversal.traverse` found."""
+    """Draw what :func:`~pyroformer.inference.generation.traversal.traverse` found."""
     rows = sorted(
         [(walk.own, walk.own_text, True), *((x, y, False) for x, y in zip(walk.values, walk.texts, strict=True))]
     )

@@ -10,6 +10,7 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pyroformer.inference.generation.generate.traversal import traverse
 
 import pyroformer as pf
 from pyroformer.guides.della import DELLAGuide
@@ -23,7 +24,6 @@ from pyroformer.inference.report import Evaluation, Quantity
 from pyroformer.inference.report import Figure as Measured
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
-from pyroformer.inference.traversal import traverse
 from pyroformer.models.della import DELLA
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.vae import VAE

@@ -3,12 +3,12 @@
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ..models.attention.editing import dropped, exchanged, scaled
-from ..models.attention.mixture import Mixture
-from ..models.nvae import NVAE
+from ...models.attention.editing import dropped, exchanged, scaled
+from ...models.attention.mixture import Mixture
+from ...models.nvae import NVAE
+from ..run import Run
 from .decoding import Decoding
-from .generation import GREEDY, decode, encode
-from .run import Run
+from .generate import GREEDY, decode, encode
 
 __all__ = ["Edited", "Vector", "edit", "vectors"]
 

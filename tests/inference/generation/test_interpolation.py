@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from pyroformer.inference.generation.generate.decoding import Decoding
+from pyroformer.inference.generation.generate.generate import decode, encode
+from pyroformer.inference.generation.generate.interpolation import interpolate, swap, swaps
 from pyroformer.models.attention.attend.editing import interpolated
 from pyroformer.models.attention.attend.mixture import Mixture
 from pyroformer.models.transformer.stacks.memory import Context
@@ -11,9 +14,6 @@ from pyroformer.models.transformer.stacks.memory import Context
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.decoding import Decoding
-from pyroformer.inference.generation import decode, encode
-from pyroformer.inference.latents import interpolate, swap, swaps
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.models.della import DELLA

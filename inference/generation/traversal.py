@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..guides.della import LatentPosterior
-from ..guides.vae import GaussianPosterior
+from ...guides.della import LatentPosterior
+from ...guides.vae import GaussianPosterior
+from ..run import Run
 from .decoding import Decoding
-from .generation import GREEDY, decode, encode
-from .run import Run
+from .generate import GREEDY, decode, encode
 
 __all__ = ["Walk", "traverse"]
 

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import torch
 
-from ..models.transformer.memory import Context, Memory, stacked
+from ...models.transformer.memory import Context, Memory, stacked
+from ..run import Run
 from .decoding import Decoding
-from .generation import GREEDY, decode, encode
-from .run import Run
+from .generate import GREEDY, decode, encode
 
 __all__ = ["Mixed", "interpolate", "swap", "swaps"]
 

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-
-from pyroformer.inference.decoding import Decoding, uniforms
+from pyroformer.inference.generation.generate.decoding import Decoding, uniforms
 
 P = torch.tensor([0.1, 0.4, 0.2, 0.3])
 

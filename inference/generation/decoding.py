@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..models.precision import at_least_float32
-from .utils.seeds import item_seed
+from ...models.precision import at_least_float32
+from ..utils.seeds import item_seed
 
 __all__ = ["Decoding", "uniforms"]
 

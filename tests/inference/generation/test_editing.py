@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from pyroformer.inference.generation.generate.decoding import Decoding
+from pyroformer.inference.generation.generate.editing import edit, vectors
+from pyroformer.inference.generation.generate.generate import decode, encode, reconstruct
 from pyroformer.models.attention.attend.mixture import Mixture
 
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.decoding import Decoding
-from pyroformer.inference.editing import edit, vectors
-from pyroformer.inference.generation import decode, encode, reconstruct
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.models.language_model import LanguageModel

@@ -13,20 +13,20 @@ from jaxtyping import Float, Int
 from pyro import poutine
 from torch import Tensor
 
-from ..guides.base import Guide
-from ..guides.nvae import Posterior
-from ..models.attention.editing import compacted
-from ..models.attention.mixture import Mixture
-from ..models.batch import Batch
-from ..models.nvae import NVAE
-from ..models.transformer.memory import Memory, batch_shape, stacked
-from ..models.transformer.text_distribution import AutoregressiveText
-from ..models.transformer.text_distribution import decode as write_tokens
+from ...guides.base import Guide
+from ...guides.nvae import Posterior
+from ...models.attention.editing import compacted
+from ...models.attention.mixture import Mixture
+from ...models.batch import Batch
+from ...models.nvae import NVAE
+from ...models.transformer.memory import Memory, batch_shape, stacked
+from ...models.transformer.text_distribution import AutoregressiveText
+from ...models.transformer.text_distribution import decode as write_tokens
+from ..run import Run, check_as_many
+from ..utils.seeded_eval import frozen
+from ..utils.seeds import item_seed
 from .decoding import Decoding, uniforms
 from .reconstruction import Reconstruction
-from .run import Run, check_as_many
-from .utils.seeded_eval import frozen
-from .utils.seeds import item_seed
 
 __all__ = ["decode", "encode", "reconstruct", "sample", "write"]
 
