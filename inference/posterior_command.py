@@ -44,7 +44,7 @@ def posterior(
     """
     from .data.pairs import separated
     from .diagnostics import LEAST_DRAWS, khat
-    from .posterior import posterior as drawn
+    from .posterior.export import posterior as drawn
 
     if out is None:
         raise ValueError("posterior needs --out FILE, such as posterior.nc.")

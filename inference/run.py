@@ -205,9 +205,9 @@ class Run:
             texts: Which texts; a few, since every draw of their latents is kept.
             conditions: What each answers to, if the run was trained on pairs.
             draws: How many draws of each text's latents.
-            options: Of :func:`~pyroformer.inference.posterior.posterior`, such as ``predictive`` or ``sites``.
+            options: Of :func:`~pyroformer.inference.posterior.export.posterior`, such as ``predictive`` or ``sites``.
         """
-        from .posterior import posterior
+        from .posterior.export import posterior
 
         return posterior(self, texts, conditions, draws, **options)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ..arviz_versions import dataset, from_groups, group_names
+from ..posterior.arviz_compat import dataset, from_groups, group_names
 
 __all__ = ["as_chains"]
 

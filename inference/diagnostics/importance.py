@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arviz_versions import dataset, pareto_smoothed
+from ..posterior.arviz_compat import dataset, pareto_smoothed
 
 __all__ = ["LEAST_DRAWS", "khat"]
 
@@ -19,8 +19,8 @@ def khat(data: Any, site: str | None = None) -> Any:
     left out: it says how far the text moves a site, not how good the guide is.
 
     Arguments:
-        data: What :func:`~pyroformer.inference.posterior.posterior`, :func:`~pyroformer.to_arviz` or
-            :func:`~pyroformer.inference.shared.shared_posterior` made.
+        data: What :func:`~pyroformer.inference.posterior.export.posterior`, :func:`~pyroformer.to_arviz` or
+            :func:`~pyroformer.inference.posterior.global_latents.shared_posterior` made.
         site: A latent site, or None for all of them with the text.
 
     Returns:

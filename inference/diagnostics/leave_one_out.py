@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ..arviz_versions import dataset, pareto_smoothed
+from ..posterior.arviz_compat import dataset, pareto_smoothed
 from .importance import LEAST_DRAWS
 
 __all__ = ["LeaveOneOut", "loo", "smoothed_loo"]
@@ -43,7 +43,7 @@ def loo(data: Any) -> LeaveOneOut:
     with a perfect guide: by a third with 32 dimensions.
 
     Arguments:
-        data: What :func:`~pyroformer.inference.shared.shared_posterior` made.
+        data: What :func:`~pyroformer.inference.posterior.global_latents.shared_posterior` made.
 
     Raises:
         ValueError: If the data has latents of single texts, or fewer than 25 draws.

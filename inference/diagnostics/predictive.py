@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ..arviz_versions import from_groups
 from ..generation.decoding import Decoding
 from ..generation.generate import sample
 from ..ngrams import NGram, ngrams_of, split
+from ..posterior.arviz_compat import from_groups
 from ..run import Run
 
 __all__ = ["PredictiveCheck", "Statistic", "check_texts", "predictive_check", "text_statistics"]

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from ..arviz_versions import dataset
+from ..posterior.arviz_compat import dataset
 from .style import COLOURS, FRAME, INK, new_axes, plain
 
 __all__ = ["prior_posterior"]
@@ -29,7 +29,7 @@ def prior_posterior(data: Any, name: str, where: Mapping[str, Any] | None = None
 
     Arguments:
         data: Draws of prior and posterior, as :func:`~pyroformer.to_arviz` and
-            :func:`~pyroformer.inference.shared.shared_posterior` make them.
+            :func:`~pyroformer.inference.posterior.global_latents.shared_posterior` make them.
         name: The variable.
         where: Which entry of it, by dimension, such as ``{"text": "the text", "component": 0}``.
         ax: Where to draw; by default a new figure of pyplot's.

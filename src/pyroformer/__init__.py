@@ -68,7 +68,7 @@ _HOMES = {
     "plot": "inference.plots",
     "priors": "models.priors",
     "refit": "inference.second_stage:refit",
-    "to_arviz": "inference.posterior:to_arviz",
+    "to_arviz": "inference.posterior.export:to_arviz",
 }
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ if TYPE_CHECKING:
     from .inference import plots as plot
     from .inference.data.corpus import Corpus
     from .inference.objectives.elbo import ELBO
-    from .inference.posterior import to_arviz
+    from .inference.posterior.export import to_arviz
     from .inference.pretrained.gpt2 import Pretrained
     from .inference.run import Run, load
     from .inference.second_stage import refit

@@ -11,13 +11,13 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pyroformer.inference.generation.generate.traversal import traverse
+from pyroformer.inference.posterior.export.arviz_compat import from_groups
 
 import pyroformer as pf
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference import plots
-from pyroformer.inference.arviz_versions import from_groups
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import Calibration, predictive_check
 from pyroformer.inference.report import Evaluation, Quantity

@@ -8,6 +8,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer.autoguide import AutoNormal
+from pyroformer.inference.posterior.export.arviz_compat import dataset
+from pyroformer.inference.posterior.export.export import to_arviz
+from pyroformer.inference.posterior.export.global_latents import shared_posterior
 from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import Tensor, nn
 
@@ -15,11 +18,8 @@ import pyroformer as pf
 from pyroformer.guides.automatic import Automatic
 from pyroformer.guides.mixture_attention import AssignmentGuide
 from pyroformer.guides.nvae import NVAEGuide
-from pyroformer.inference.arviz_versions import dataset
 from pyroformer.inference.diagnostics import khat, loo
 from pyroformer.inference.diagnostics.leave_one_out import smoothed_loo
-from pyroformer.inference.posterior import to_arviz
-from pyroformer.inference.shared import shared_posterior
 from pyroformer.models.batch import Batch
 from pyroformer.models.mixture_attention import MixtureAttention
 from pyroformer.models.nvae import NVAE

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pyroformer.inference.posterior.export.arviz_compat import dataset
 
 from pyroformer.guides.nvae import NVAEGuide
-from pyroformer.inference.arviz_versions import dataset
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import check_texts, predictive_check, text_statistics
 from pyroformer.inference.run import Run

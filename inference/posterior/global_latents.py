@@ -21,10 +21,10 @@ from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
-from ..models.base import TEXTS
-from .arviz_versions import from_groups
-from .objectives.traces import as_numpy, is_local, latent_sites, shown
-from .utils.seeded_eval import frozen
+from ...models.base import TEXTS
+from ..objectives.traces import as_numpy, is_local, latent_sites, shown
+from ..utils.seeded_eval import frozen
+from .arviz_compat import from_groups
 
 __all__ = ["shared_posterior"]
 

@@ -9,15 +9,15 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyroformer.inference.posterior.export.arviz_compat import dataset, pareto_smoothed
+from pyroformer.inference.posterior.export.export import to_arviz
 from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import nn
 
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
-from pyroformer.inference.arviz_versions import dataset, pareto_smoothed
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import compare, khat
-from pyroformer.inference.posterior import to_arviz
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.models.batch import EOS, Batch

@@ -24,13 +24,13 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..models.batch import Batch
-from ..models.transformer.text_distribution import AutoregressiveText
-from .arviz_versions import from_groups
-from .objectives.elbo import ELBO, trace_pair
-from .objectives.traces import as_numpy, is_local, latent_sites, mask_of, shown
-from .run import Run
-from .utils.seeded_eval import frozen
+from ...models.batch import Batch
+from ...models.transformer.text_distribution import AutoregressiveText
+from ..objectives.elbo import ELBO, trace_pair
+from ..objectives.traces import as_numpy, is_local, latent_sites, mask_of, shown
+from ..run import Run
+from ..utils.seeded_eval import frozen
+from .arviz_compat import from_groups
 
 __all__ = ["posterior", "to_arviz"]
 
