@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pyroformer.inference.evaluation.evaluate.metrics import bleu
 from pyroformer.inference.generation.generate.decoding import Decoding, uniforms
 from pyroformer.inference.generation.generate.generate import write
 from pyroformer.models.attention.attend.editing import compacted
@@ -27,7 +28,6 @@ from pyroformer.models.attention.attend.mixture import Mixture
 from reporting import evenly
 from torch import Tensor
 
-from pyroformer.inference.metrics import bleu
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.utils.seeded_eval import frozen
 from pyroformer.models.nvae import NVAE

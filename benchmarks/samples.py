@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pyroformer.inference.evaluation.evaluate.text_metrics import diversity
 from reporting import evenly
 
 from pyroformer.inference.judging import forward_perplexity, reverse_perplexity
 from pyroformer.inference.run import Run, load
-from pyroformer.inference.text_metrics import diversity
 
 LEAST = 20  # texts that are not blank, for a language model to learn from
 COLUMNS = ("forward", "reverse", "Self-BLEU", "distinct-2", "blank")

@@ -13,7 +13,7 @@ import torch
 
 from ..models.language_model import LanguageModel
 from .data.corpus import Corpus
-from .report import Figure
+from .evaluation.report import Figure
 from .run import Run
 
 __all__ = ["forward_perplexity", "reverse_perplexity"]

@@ -14,10 +14,10 @@ from ..models.serialization import build
 from ..models.transformer.memory import Memory
 from .data.corpus import Corpus
 from .data.readers import Pair
+from .evaluation.report import Evaluation
 from .generation.decoding import Decoding
 from .generation.reconstruction import Reconstruction
 from .objectives.elbo import ELBO
-from .report import Evaluation
 from .runs.folder import RunFolder, objective_state, read_checkpoint
 
 __all__ = ["Run", "load"]
@@ -226,7 +226,7 @@ class Run:
         Raises:
             ValueError: If a text does not fit the model's window.
         """
-        from .evaluation import text_bounds
+        from .evaluation.evaluate import text_bounds
 
         told = None if conditions is None else _several(conditions)
         return text_bounds(self, _several(texts), particles, conditions=told, seed=seed)
@@ -236,9 +236,9 @@ class Run:
 
         Arguments:
             texts: Other texts to measure it on; pairs (condition, text), if it was trained on pairs.
-            options: Of :func:`~pyroformer.inference.evaluation.evaluate`, such as ``particles`` or ``limit``.
+            options: Of :func:`~pyroformer.inference.evaluation.evaluate.evaluate`, such as ``particles`` or ``limit``.
         """
-        from .evaluation import evaluate
+        from .evaluation.evaluate import evaluate
 
         return evaluate(self, texts, **options)
 

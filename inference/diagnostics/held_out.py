@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..evaluation import text_bounds
+from ..evaluation.evaluate import text_bounds
 from ..run import Run
 
 __all__ = ["Comparison", "compare"]

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from ..evaluation.ngrams import NGram, ngrams_of, split
 from ..generation.decoding import Decoding
 from ..generation.generate import sample
-from ..ngrams import NGram, ngrams_of, split
 from ..posterior.arviz_compat import from_groups
 from ..run import Run
 

@@ -32,7 +32,7 @@ class FreeBits:
     the divergence, the prior's parameters included; below it is zero.
 
     The texts are those that are given at once: in training one batch of one device, also where gradients of several
-    are added up and on held-out texts; in :func:`~pyroformer.inference.evaluation.evaluate` all of them. What a text is
+    are added up and on held-out texts; in :func:`~pyroformer.inference.evaluation.evaluate.evaluate` all of them. What a text is
     charged bounds nothing: only the mean does, and less tightly than the bound by what is missing of the allowance.
 
     Arguments:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from ...guides.nvae import NVAEGuide
 from ...guides.vae import VAEGuide
-from ..cross_attention import cross_attention
+from ..evaluation.cross_attention import cross_attention
 from ..generation.generate import GREEDY, write
 from ..run import Run
 from ..utils.seeded_eval import frozen

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from ..report import Evaluation
+from ..evaluation.report import Evaluation
 from .style import COLOURS, INK, new_axes, plain
 
 __all__ = ["components_kept"]

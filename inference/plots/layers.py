@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from ..evaluation.report import Evaluation
 from ..generation.interpolation import swaps
-from ..report import Evaluation
 from ..run import Run
 from .style import COLOURS, DEPTHS, FRAME, INK, new_axes, plain
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pyroformer.inference.evaluation.evaluate.report import Evaluation, Quantity
+from pyroformer.inference.evaluation.evaluate.report import Figure as Measured
 from pyroformer.inference.generation.generate.traversal import traverse
 from pyroformer.inference.posterior.export.arviz_compat import from_groups
 
@@ -20,8 +22,6 @@ from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference import plots
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import Calibration, predictive_check
-from pyroformer.inference.report import Evaluation, Quantity
-from pyroformer.inference.report import Figure as Measured
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.models.della import DELLA

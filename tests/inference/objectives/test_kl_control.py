@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyroformer.inference.evaluation.evaluate.report import Evaluation
 from pyroformer.inference.objectives.registry.elbo import ELBO, Objective
 from pyroformer.inference.objectives.registry.kl_control import FreeBits, KLController, by_dimension
 from pyroformer.inference.objectives.registry.registry import (
@@ -27,7 +28,6 @@ from pyroformer.inference.compiled import CompiledObjective
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.data.loaders import TrainingStream
 from pyroformer.inference.options import FreeBitsPer, TrainingOptions
-from pyroformer.inference.report import Evaluation
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.schedules import geometric
 from pyroformer.inference.training import Status, fit

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .layers import Carried
+from ..objectives.elbo import ELBO
+from .latent_information import Carried
 from .metrics import perplexity, ratio
-from .objectives.elbo import ELBO
 from .report import Figure, Quantity
 
 __all__ = ["LEAST_ALPHA", "Columns", "accuracies", "bounds", "components", "layers", "parts", "share", "sweep"]

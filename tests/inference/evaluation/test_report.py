@@ -4,8 +4,7 @@ import json
 import math
 
 import pytest
-
-from pyroformer.inference.report import Evaluation, Figure, Quantity
+from pyroformer.inference.evaluation.evaluate.report import Evaluation, Figure, Quantity
 
 EVALUATION = Evaluation(
     {

@@ -28,9 +28,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
-from ..guides.della import DELLAGuide
-from ..models.batch import Batch
-from ..models.della import DELLA, joined
+from ...guides.della import DELLAGuide
+from ...models.batch import Batch
+from ...models.della import DELLA, joined
 
 __all__ = ["Carried", "aggregated", "carried", "derangement", "explained_variance", "information_and_mismatch"]
 

@@ -5,9 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-
-from pyroformer.inference.metrics import bleu, effective_components, holding, perplexity, ratio
-from pyroformer.inference.report import Quantity
+from pyroformer.inference.evaluation.evaluate.metrics import bleu, effective_components, holding, perplexity, ratio
+from pyroformer.inference.evaluation.evaluate.report import Quantity
 
 
 def test_ratio_by_hand() -> None:

@@ -12,26 +12,37 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..guides.della import DELLAGuide
-from ..guides.nvae import Posterior
-from ..models.attention.mixture import Mixture
-from ..models.batch import Batch
-from ..models.transformer.text_distribution import AutoregressiveText
+from ...guides.della import DELLAGuide
+from ...guides.nvae import Posterior
+from ...models.attention.mixture import Mixture
+from ...models.batch import Batch
+from ...models.transformer.text_distribution import AutoregressiveText
+from ..data.loaders import once
+from ..data.readers import Pair
+from ..data.texts import Texts
+from ..generation.generate import reconstruct
+from ..objectives.bounds import importance_sweep, importance_weighted
+from ..objectives.elbo import ELBO, Terms, trace_pair
+from ..objectives.registry import held_out_objective, remarks
+from ..run import Run, check_as_many
+from ..utils.seeded_eval import frozen
 from .cross_attention import attention_shares
-from .data.loaders import once
-from .data.readers import Pair
-from .data.texts import Texts
-from .figures import LEAST_ALPHA, Columns, accuracies, bounds, components, given_conditions, layers, parts, share, sweep
-from .generation.generate import reconstruct
-from .layers import carried
+from .latent_information import carried
 from .metrics import bleu, effective_components, holding
-from .objectives.bounds import importance_sweep, importance_weighted
-from .objectives.elbo import ELBO, Terms, trace_pair
-from .objectives.registry import held_out_objective, remarks
 from .report import Evaluation, Figure, Quantity
-from .run import Run, check_as_many
+from .summaries import (
+    LEAST_ALPHA,
+    Columns,
+    accuracies,
+    bounds,
+    components,
+    given_conditions,
+    layers,
+    parts,
+    share,
+    sweep,
+)
 from .text_metrics import diversity
-from .utils.seeded_eval import frozen
 
 __all__ = ["evaluate", "text_bounds"]
 

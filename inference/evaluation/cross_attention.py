@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..models.attention.denoising import DenoisingAttention
-from ..models.attention.mixture import Mixture
-from ..models.transformer.stacks import Decoder
+from ...models.attention.denoising import DenoisingAttention
+from ...models.attention.mixture import Mixture
+from ...models.transformer.stacks import Decoder
 
 __all__ = ["attention_shares", "cross_attention"]
 

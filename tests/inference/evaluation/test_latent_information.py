@@ -8,6 +8,14 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
+from pyroformer.inference.evaluation.evaluate.latent_information import (
+    aggregated,
+    carried,
+    derangement,
+    explained_variance,
+    information_and_mismatch,
+)
+from pyroformer.inference.evaluation.evaluate.report import Evaluation
 from pyroformer.inference.objectives.registry.elbo import ELBO
 from pyroformer.models.priors.roles.roles import LatentPrior
 from pyroformer.models.transformer.stacks.config import TransformerConfig
@@ -15,16 +23,8 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from pyroformer.guides.della import DELLAGuide
-from pyroformer.inference import layers
 from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.layers import (
-    aggregated,
-    carried,
-    derangement,
-    explained_variance,
-    information_and_mismatch,
-)
-from pyroformer.inference.report import Evaluation
+from pyroformer.inference.evaluation.evaluate import latent_information as layers
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.inference.svi import SVI
