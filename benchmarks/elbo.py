@@ -17,6 +17,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyroformer.inference.objectives.registry.elbo import ELBO
+from pyroformer.inference.training.fit.compiled import CompiledObjective
 from pyroformer.models.attention.attend.mixture import Mixture
 from pyroformer.models.distributions.log_dirichlet.log_dirichlet import LogDirichlet
 from pyroformer.models.distributions.log_dirichlet.log_dirichlet_math import dirichlet_kl, sample_log_dirichlet
@@ -24,7 +25,6 @@ from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import Tensor, nn
 
 from pyroformer.guides.nvae import NVAEGuide
-from pyroformer.inference.compiled import CompiledObjective
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
 

@@ -77,7 +77,7 @@ def fit(
 
     from .preparing import claim, prepare_new, prepare_old, read_corpus, read_trunk
     from .runs.folder import RunFolder
-    from .training import fit as train
+    from .training.fit import fit as train
     from .utils.registry import MODELS, imported
 
     folder = RunFolder(out)

@@ -36,7 +36,7 @@ class Progress:
         self.drawn = 0.0
 
     def __call__(self, status: Any) -> None:
-        """Take a :class:`~pyroformer.inference.training.Status`."""
+        """Take a :class:`~pyroformer.inference.training.lightning_module.Status`."""
         self.done, self.step = status.progress, status.step
         looked = status.split != "train"
         if looked:

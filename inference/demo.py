@@ -25,7 +25,7 @@ def demo(*, minutes: float = 3.8, out: str | None = None, seed: int = 0) -> None
     from ..models.nvae import NVAE
     from .data.corpus import Corpus
     from .plots import save_all
-    from .training import fit
+    from .training.fit import fit
 
     torch.manual_seed(seed)
     folder = out or _free("runs/demo")

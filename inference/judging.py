@@ -67,7 +67,7 @@ def reverse_perplexity(texts: Sequence[str], corpus: Corpus, *, size: str = "tin
         tokenizer=corpus.tokenizer,
         name="made-up texts",
     )
-    from .training import fit
+    from .training.fit import fit
 
     with torch.random.fork_rng():
         torch.manual_seed(options.get("seed", 0))

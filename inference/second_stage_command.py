@@ -62,8 +62,8 @@ def refit(
     TrainingOptions(**training)  # says what is wrong with them before anything is read
 
     from .runs.folder import RunFolder
-    from .second_stage import named_prior
-    from .second_stage import refit as fit_prior
+    from .training.fit_prior import named_prior
+    from .training.fit_prior import refit as fit_prior
 
     loaded = load_run(run, trust)
     shape = _given(model_width=model_width, layers=layers, heads=heads, components=components, dropout=dropout)

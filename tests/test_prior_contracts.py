@@ -12,6 +12,7 @@ from pyro import distributions as dist
 from pyro.nn import PyroSample
 from pyroformer.inference.objectives.registry.elbo import ELBO
 from pyroformer.inference.objectives.registry.registry import describe_objective
+from pyroformer.inference.training.fit.compiled import CompiledObjective
 from pyroformer.models.distributions.log_dirichlet.log_dirichlet import LogDirichlet
 from pyroformer.models.priors.roles.heavy_tails import LaplaceBase, LinearLaplace, LinearStudentT, StudentTBase
 from pyroformer.models.priors.roles.hyperpriors import Hierarchical
@@ -33,7 +34,6 @@ from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.cli import main
-from pyroformer.inference.compiled import CompiledObjective
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.svi import SVI
 from pyroformer.models.batch import EOS, Batch

@@ -60,14 +60,14 @@ _HOMES = {
     "diagnostics": "inference.diagnostics",
     "distributions": "models.distributions",
     "em": "inference.em",
-    "fit": "inference.training:fit",
+    "fit": "inference.training.fit:fit",
     "guides": "guides",
     "inference": "inference",
     "load": "inference.run:load",
     "models": "models",
     "plot": "inference.plots",
     "priors": "models.priors",
-    "refit": "inference.second_stage:refit",
+    "refit": "inference.training.fit_prior:refit",
     "to_arviz": "inference.posterior.export:to_arviz",
 }
 
@@ -83,9 +83,9 @@ if TYPE_CHECKING:
     from .inference.posterior.export import to_arviz
     from .inference.pretrained.gpt2 import Pretrained
     from .inference.run import Run, load
-    from .inference.second_stage import refit
     from .inference.svi import SVI
-    from .inference.training import fit
+    from .inference.training.fit import fit
+    from .inference.training.fit_prior import refit
     from .models import distributions, priors
     from .models.attention.attend import attend
     from .models.attention.mixture import Mixture

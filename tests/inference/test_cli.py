@@ -348,7 +348,7 @@ def test_options_read_from_source_are_those_of_the_class(path: str) -> None:
 
 
 def test_progress_fits_its_terminal_and_drops_the_least_first() -> None:
-    from pyroformer.inference.training import Status
+    from pyroformer.inference.training.fit.lightning_module import Status
 
     progress = Progress("objective (nvib, not a bound)")
     values = {"objective": 2.31, "reconstruction": 0.41, "kl_weights": 18.2, "kl_vectors": 100.0}

@@ -14,10 +14,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroformer.inference.objectives.registry.elbo import ELBO
+from pyroformer.inference.training.fit.compiled import CompiledObjective
+from pyroformer.inference.training.fit.fit import fit
 from torch import Tensor
 
 from pyroformer.inference.cli import main
-from pyroformer.inference.compiled import CompiledObjective
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.data.labels import MOST_LABELS, Labels, label_names
 from pyroformer.inference.data.loaders import TrainingStream
@@ -28,7 +29,6 @@ from pyroformer.inference.data.tokenizer import Tokenizer
 from pyroformer.inference.preparing import read_corpus
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.runs.folder import RunFolder
-from pyroformer.inference.training import fit
 from pyroformer.models.batch import EOS, PAD, Batch
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE

@@ -20,17 +20,18 @@ from pyroformer.inference.objectives.registry.registry import (
     in_words,
     make_objective,
 )
+from pyroformer.inference.training.fit.compiled import CompiledObjective
+from pyroformer.inference.training.fit.fit import fit
+from pyroformer.inference.training.fit.lightning_module import Status
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from pyroformer.guides.nvae import NVAEGuide
-from pyroformer.inference.compiled import CompiledObjective
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.data.loaders import TrainingStream
 from pyroformer.inference.options import FreeBitsPer, TrainingOptions
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.schedules import geometric
-from pyroformer.inference.training import Status, fit
 from pyroformer.models.base import LocalModule, Model
 from pyroformer.models.batch import Batch
 from pyroformer.models.language_model import LanguageModel

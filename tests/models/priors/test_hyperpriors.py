@@ -10,6 +10,7 @@ from pyro import distributions as dist
 from pyro.nn import PyroModule, PyroSample
 from pyroformer.inference.objectives.registry.elbo import ELBO
 from pyroformer.inference.objectives.registry.nvib import NVIB
+from pyroformer.inference.training.fit.fit import fit
 from pyroformer.models.priors.roles.hyperpriors import Hierarchical
 from pyroformer.models.priors.roles.roles import VectorPrior
 from pyroformer.models.priors.roles.sequences import IndependentBase
@@ -26,7 +27,6 @@ from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import khat
 from pyroformer.inference.svi import SVI
-from pyroformer.inference.training import fit
 from pyroformer.models.base import Model
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..models.batch import Batch
-from .objectives.elbo import Objective
+from ...models.batch import Batch
+from ..objectives.elbo import Objective
 
 __all__ = ["NO_VALIDATION", "CompiledObjective"]
 

@@ -25,16 +25,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.base import Model
-from ..models.priors.roles import BaseMeasure, SequencePrior
-from ..models.priors.sequences import IndependentBase
-from ..models.priors.vectors import check_base_measure, own_component
-from ..models.serialization import build
-from .objectives.elbo import ELBO
-from .options import TrainingOptions
-from .run import Run
-from .training import Status, fit
-from .utils.registry import imported
+from ...models.base import Model
+from ...models.priors.roles import BaseMeasure, SequencePrior
+from ...models.priors.sequences import IndependentBase
+from ...models.priors.vectors import check_base_measure, own_component
+from ...models.serialization import build
+from ..objectives.elbo import ELBO
+from ..options import TrainingOptions
+from ..run import Run
+from ..utils.registry import imported
+from .fit import fit
+from .lightning_module import Status
 
 __all__ = ["PRIORS", "named_prior", "refit"]
 
@@ -68,7 +69,7 @@ def refit(
             ``gaussian``, or an import path.
         out: The new run's folder; a temporary one by default.
         resume: Go on with the run in ``out``.
-        report: Called about twice a second with a :class:`~pyroformer.inference.training.Status`.
+        report: Called about twice a second with a :class:`~pyroformer.inference.training.lightning_module.Status`.
         options: Fields of :class:`~pyroformer.inference.options.TrainingOptions`, such as ``steps``, but none that
             says what is trained.
 

@@ -14,18 +14,19 @@ import torch
 from pyroformer.inference.objectives.registry.elbo import ELBO, Objective
 from pyroformer.inference.objectives.registry.nvib import NVIB
 from pyroformer.inference.objectives.registry.registry import make_objective
+from pyroformer.inference.training.fit.compiled import CompiledObjective, _state
+from pyroformer.inference.training.fit.fit import fit
+from pyroformer.inference.training.fit.lightning_module import Status, Training, _noise_seed
 from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import nn
 
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
-from pyroformer.inference.compiled import CompiledObjective, _state
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.inference.svi import SVI
-from pyroformer.inference.training import Status, Training, _noise_seed, fit
 from pyroformer.models.base import Model
 from pyroformer.models.batch import Batch
 from pyroformer.models.della import DELLA

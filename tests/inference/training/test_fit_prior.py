@@ -12,6 +12,9 @@ import yaml
 from pyro import distributions as dist
 from pyro.nn import PyroSample
 from pyroformer.inference.objectives.registry.elbo import ELBO
+from pyroformer.inference.training.fit.fit import fit
+from pyroformer.inference.training.fit.fit_prior import _fitting, named_prior, refit
+from pyroformer.inference.training.fit.lightning_module import Status
 from pyroformer.models.priors.roles.hyperpriors import Hierarchical
 from pyroformer.models.priors.roles.roles import VectorPrior
 from pyroformer.models.priors.roles.sequences import AutoregressiveBase, IndependentBase
@@ -25,8 +28,6 @@ from pyroformer.inference.cli import main
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.runs.folder import RunFolder
-from pyroformer.inference.second_stage import _fitting, named_prior, refit
-from pyroformer.inference.training import Status, fit
 from pyroformer.models.batch import Batch
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
