@@ -14,7 +14,7 @@ from pathlib import Path
 from pyroformer.inference.evaluation.evaluate.metrics import bleu
 from reporting import evenly
 
-from pyroformer.inference.judging import forward_perplexity
+from pyroformer.inference.diagnostics.lm_perplexity import forward_perplexity
 from pyroformer.inference.run import Run, load
 
 STEPS = 5  # tau = 0, 1/4, 1/2, 3/4, 1

@@ -19,7 +19,7 @@ from typing import Any
 from pyroformer.inference.evaluation.evaluate.text_metrics import diversity
 from reporting import evenly
 
-from pyroformer.inference.judging import forward_perplexity, reverse_perplexity
+from pyroformer.inference.diagnostics.lm_perplexity import forward_perplexity, reverse_perplexity
 from pyroformer.inference.run import Run, load
 
 LEAST = 20  # texts that are not blank, for a language model to learn from

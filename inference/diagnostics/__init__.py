@@ -1,11 +1,11 @@
 """Diagnostics of variational posteriors: is the guide good, which model is better, do its texts look like real ones?"""
 
 from .calibration import Calibration, calibrate
-from .fits import as_chains
-from .held_out import Comparison, compare
-from .importance import LEAST_DRAWS, khat
-from .leave_one_out import LeaveOneOut, loo
-from .predictive import PredictiveCheck, check_texts, predictive_check, text_statistics
+from .chains import as_chains
+from .compare import Comparison, compare
+from .khat import LEAST_DRAWS, khat
+from .loo import LeaveOneOut, loo
+from .predictive_checks import PredictiveCheck, check_texts, predictive_check, text_statistics
 
 __all__ = [
     "LEAST_DRAWS",

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..diagnostics.importance import khat
+from ..diagnostics.khat import khat
 from .style import COLOURS, FRAME, new_axes, plain, printable
 
 __all__ = ["khats"]

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..diagnostics.predictive import PredictiveCheck
+from ..diagnostics.predictive_checks import PredictiveCheck
 from .style import COLOURS, FRAME, INK, new_axes, plain
 
 __all__ = ["predictive"]

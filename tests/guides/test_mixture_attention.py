@@ -13,8 +13,8 @@ from pyroformer.models.attention.attend.mixture import Mixture
 from torch import Tensor, nn
 
 from pyroformer.guides.mixture_attention import AssignmentGuide, KeyGuide, ValueGuide
+from pyroformer.inference.diagnostics.guide_gap import gap
 from pyroformer.inference.em import ConjugatePriors, adapt
-from pyroformer.inference.gap import gap
 from pyroformer.inference.svi import SVI
 from pyroformer.models.mixture_attention import MixtureAttention
 

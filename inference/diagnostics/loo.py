@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..posterior.arviz_compat import dataset, pareto_smoothed
-from .importance import LEAST_DRAWS
+from .khat import LEAST_DRAWS
 
 __all__ = ["LeaveOneOut", "loo", "smoothed_loo"]
 

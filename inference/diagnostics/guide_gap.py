@@ -5,8 +5,8 @@ from jaxtyping import Bool, Float
 from pyro.infer import TraceEnum_ELBO
 from torch import Tensor, nn
 
-from ..models.attention.mixture import evidence, log_sum
-from ..models.mixture_attention import MixtureAttention, masked_logits
+from ...models.attention.mixture import evidence, log_sum
+from ...models.mixture_attention import MixtureAttention, masked_logits
 
 __all__ = ["gap"]
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from ..models.language_model import LanguageModel
-from .data.corpus import Corpus
-from .evaluation.report import Figure
-from .run import Run
+from ...models.language_model import LanguageModel
+from ..data.corpus import Corpus
+from ..evaluation.report import Figure
+from ..run import Run
 
 __all__ = ["forward_perplexity", "reverse_perplexity"]
 
@@ -67,7 +67,7 @@ def reverse_perplexity(texts: Sequence[str], corpus: Corpus, *, size: str = "tin
         tokenizer=corpus.tokenizer,
         name="made-up texts",
     )
-    from .training.fit import fit
+    from ..training.fit import fit
 
     with torch.random.fork_rng():
         torch.manual_seed(options.get("seed", 0))

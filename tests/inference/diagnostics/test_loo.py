@@ -19,7 +19,7 @@ from pyroformer.guides.automatic import Automatic
 from pyroformer.guides.mixture_attention import AssignmentGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.diagnostics import khat, loo
-from pyroformer.inference.diagnostics.leave_one_out import smoothed_loo
+from pyroformer.inference.diagnostics.loo import smoothed_loo
 from pyroformer.models.batch import Batch
 from pyroformer.models.mixture_attention import MixtureAttention
 from pyroformer.models.nvae import NVAE

@@ -8,7 +8,7 @@ from pyroformer.inference.objectives.registry.registry import describe_objective
 
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.judging import forward_perplexity, reverse_perplexity
+from pyroformer.inference.diagnostics.lm_perplexity import forward_perplexity, reverse_perplexity
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
