@@ -4,11 +4,11 @@ from .attention_map import attention
 from .components_kept import components_kept
 from .em_paths import key_paths, query_paths
 from .khats import khats
-from .layers import active_units, layer_curves, layer_kl, swap_table
+from .latent_layers import active_units, layer_curves, layer_kl, swap_table
 from .predictive_intervals import predictive
 from .prior_posterior import prior_posterior
 from .rank_histograms import ranks
-from .saving import save_all
+from .save_all import save_all
 from .training_curves import curves
 from .traversal_table import traversal
 from .weight_strip import weights

@@ -14,7 +14,7 @@ from ..data.pairs import separated
 from ..run import Run
 from ..utils.files import write_atomically
 from .attention_map import decoder_attention, figure_size, heat_map
-from .layers import active_units, layer_curves, swap_table
+from .latent_layers import active_units, layer_curves, swap_table
 from .training_curves import HEIGHT, WIDTH, curves
 from .weight_strip import INCHES, weights
 
