@@ -65,7 +65,7 @@ def test_wheel_says_what_it_is(wheel: Path) -> None:
         licence = archive.read(f"{information}/licenses/LICENSE").decode()
     assert "Requires-Python: >=3.11" in metadata
     assert "License-Expression: Apache-2.0" in metadata
-    assert "pyroformer = pyroformer.inference.cli:main" in scripts
+    assert "pyroformer = pyroformer.inference.cli.main:main" in scripts
     assert "Apache License" in licence
 
 

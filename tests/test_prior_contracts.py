@@ -10,6 +10,7 @@ import pytest
 import torch
 from pyro import distributions as dist
 from pyro.nn import PyroSample
+from pyroformer.inference.cli.main.main import main
 from pyroformer.inference.objectives.registry.elbo import ELBO
 from pyroformer.inference.objectives.registry.registry import describe_objective
 from pyroformer.inference.training.fit.compiled import CompiledObjective
@@ -33,7 +34,6 @@ from torch.distributions import Distribution, kl_divergence
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.vae import VAEGuide
-from pyroformer.inference.cli import main
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.svi import SVI
 from pyroformer.models.batch import EOS, Batch

@@ -1,6 +1,6 @@
 """``python -m pyroformer``: the command line."""
 
-from .inference.cli import main
+from .inference.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

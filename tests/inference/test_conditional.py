@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from pyroformer.inference.cli.main.main import main
 from pyroformer.inference.generation.generate.interpolation import interpolate
 from pyroformer.models.transformer.stacks.backbone import Trunk
 from pyroformer.models.transformer.stacks.config import TransformerConfig
 from pyroformer.models.transformer.stacks.stacks import Decoder
 
 import pyroformer as pf
-from pyroformer.inference.cli import main
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.run import Run
 

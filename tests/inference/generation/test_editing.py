@@ -145,7 +145,7 @@ def test_a_run_without_a_mixture_says_so(corpus: Corpus) -> None:
 def test_the_command_lists_vectors_and_then_edits_them(
     run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pyroformer.inference import latent_commands
+    from pyroformer.inference.cli.main import common as latent_commands
 
     def command(**flags: Any) -> list[dict[str, Any]]:
         latent_commands.edit("runs/a", text=TEXT, **flags)

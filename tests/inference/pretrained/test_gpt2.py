@@ -13,12 +13,12 @@ import tokenizers
 import torch
 import torch.nn.functional as F
 import yaml
+from pyroformer.inference.cli.main.main import main
 from pyroformer.inference.pretrained.gpt2.gpt2 import Pretrained
 from pyroformer.models.transformer.stacks.memory import Context
 from tokenizers import models, pre_tokenizers, trainers
 from torch import Tensor
 
-from pyroformer.inference.cli import main
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.run import load
 from pyroformer.models.batch import BOS, EOS, PAD, Batch

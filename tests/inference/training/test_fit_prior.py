@@ -11,6 +11,7 @@ import torch
 import yaml
 from pyro import distributions as dist
 from pyro.nn import PyroSample
+from pyroformer.inference.cli.main.main import main
 from pyroformer.inference.objectives.registry.elbo import ELBO
 from pyroformer.inference.training.fit.fit import fit
 from pyroformer.inference.training.fit.fit_prior import _fitting, named_prior, refit
@@ -24,7 +25,6 @@ from torch.distributions import Distribution
 
 from pyroformer.guides.nvae import NVAEGuide, Posterior
 from pyroformer.guides.vae import VAEGuide
-from pyroformer.inference.cli import main
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.runs.folder import RunFolder

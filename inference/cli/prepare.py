@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ..models.base import Model
-from ..models.serialization import build
-from ..models.transformer.backbone import Trunk
-from .arguments import NETWORK
-from .data.corpus import Corpus
-from .pretrained.gpt2 import Pretrained
-from .runs.folder import RunFolder, read_checkpoint
-from .signatures import options
-from .utils.registry import MODELS, imported
+from ...models.base import Model
+from ...models.serialization import build
+from ...models.transformer.backbone import Trunk
+from ..data.corpus import Corpus
+from ..pretrained.gpt2 import Pretrained
+from ..runs.folder import RunFolder, read_checkpoint
+from ..utils.registry import MODELS, imported
+from .option_help import options
+from .parser import NETWORK
 
 __all__ = ["Prepared", "claim", "prepare_new", "prepare_old", "read_config", "read_corpus", "read_trunk"]
 

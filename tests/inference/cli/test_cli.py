@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pyroformer.inference.cli.main.main import main
+from pyroformer.inference.cli.main.option_help import options
+from pyroformer.inference.cli.main.parser import COMMANDS, NETWORK, TRAINING, parse
+from pyroformer.inference.cli.main.progress import Progress
 
-from pyroformer.inference.arguments import COMMANDS, NETWORK, TRAINING, parse
-from pyroformer.inference.cli import main
-from pyroformer.inference.console import Progress
-from pyroformer.inference.signatures import options
 from pyroformer.inference.utils.registry import MODELS, imported
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -256,7 +256,7 @@ def test_help_has_an_example(arguments: list[str], capsys: pytest.CaptureFixture
 def test_help_does_not_wait_for_torch() -> None:
     code = f"""
 import sys
-from pyroformer.inference.cli import main
+from pyroformer.inference.cli.main import main
 assert all(main(arguments) == 0 for arguments in {HELP!r})
 heavy = {{"torch", "numpy", "pyro", "lightning", "matplotlib", "tokenizers"}} & set(sys.modules)
 assert not heavy, heavy

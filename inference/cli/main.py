@@ -7,9 +7,9 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 
-from .arguments import COMMANDS, UsageError, overview, parse
-from .commands import rank
-from .utils.registry import imported
+from ..utils.registry import imported
+from .common import rank
+from .parser import COMMANDS, UsageError, overview, parse
 
 __all__ = ["main"]
 
@@ -50,7 +50,7 @@ def _run(arguments: list[str]) -> int:
         print(overview())
         return 0
     if arguments[0] == "--version":
-        from .. import __version__
+        from ... import __version__
 
         print(f"pyroformer {__version__}")
         return 0

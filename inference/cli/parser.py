@@ -9,8 +9,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from .signatures import Option, attribute, description, options, summary
-from .utils.registry import MODELS, ModelClasses
+from ..utils.registry import MODELS, ModelClasses
+from .option_help import Option, attribute, description, options, summary
 
 __all__ = ["COMMANDS", "NETWORK", "TRAINING", "UsageError", "overview", "parse"]
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from .commands import load_run
-from .console import Progress, say
+from ..common import load_run
+from ..progress import Progress, say
 
 __all__ = ["refit"]
 
@@ -52,7 +52,7 @@ def refit(
         dropout: Of an autoregressive prior: probability of dropping an activation (default: 0).
         trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
     """
-    from .options import TrainingOptions
+    from ...options import TrainingOptions
 
     if out is None:
         raise ValueError("refit needs --out FOLDER: the new run is kept there.")
@@ -61,9 +61,9 @@ def refit(
     )
     TrainingOptions(**training)  # says what is wrong with them before anything is read
 
-    from .runs.folder import RunFolder
-    from .training.fit_prior import named_prior
-    from .training.fit_prior import refit as fit_prior
+    from ...runs.folder import RunFolder
+    from ...training.fit_prior import named_prior
+    from ...training.fit_prior import refit as fit_prior
 
     loaded = load_run(run, trust)
     shape = _given(model_width=model_width, layers=layers, heads=heads, components=components, dropout=dropout)

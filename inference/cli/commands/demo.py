@@ -3,7 +3,7 @@
 from itertools import count
 from pathlib import Path
 
-from .console import Progress, say
+from ..progress import Progress, say
 
 __all__ = ["demo"]
 
@@ -21,11 +21,11 @@ def demo(*, minutes: float = 3.8, out: str | None = None, seed: int = 0) -> None
     """
     import torch
 
-    from ..guides.nvae import NVAEGuide
-    from ..models.nvae import NVAE
-    from .data.corpus import Corpus
-    from .plots import save_all
-    from .training.fit import fit
+    from ....guides.nvae import NVAEGuide
+    from ....models.nvae import NVAE
+    from ...data.corpus import Corpus
+    from ...plots import save_all
+    from ...training.fit import fit
 
     torch.manual_seed(seed)
     folder = out or _free("runs/demo")

@@ -1,7 +1,7 @@
 """The command that keeps a posterior; its signature and docstring are its help."""
 
-from .commands import given_texts, load_run
-from .console import say
+from ..common import given_texts, load_run
+from ..progress import say
 
 __all__ = ["posterior"]
 
@@ -42,9 +42,9 @@ def posterior(
         seed: Of the draws.
         trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
     """
-    from .data.pairs import separated
-    from .diagnostics import LEAST_DRAWS, khat
-    from .posterior.export import posterior as drawn
+    from ...data.pairs import separated
+    from ...diagnostics import LEAST_DRAWS, khat
+    from ...posterior.export import posterior as drawn
 
     if out is None:
         raise ValueError("posterior needs --out FILE, such as posterior.nc.")
