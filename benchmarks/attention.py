@@ -24,11 +24,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pyroformer.models.attention.attend.denoising import DenoisingAttention
-from pyroformer.models.attention.attend.mixture import SharedVariances
 from torch import Tensor
 
 import pyroformer as pf
+from pyroformer.models.attention.denoising import DenoisingAttention
+from pyroformer.models.attention.mixture import SharedVariances
 
 Layer = Callable[[], Tensor]
 

@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pyroformer.inference.evaluation.evaluate.metrics import bleu
-from pyroformer.inference.generation.generate.decoding import Decoding, uniforms
-from pyroformer.inference.generation.generate.generate import write
-from pyroformer.models.attention.attend.editing import compacted
-from pyroformer.models.attention.attend.mixture import Mixture
+from pyroformer.inference.generation.decoding import Decoding, uniforms
+from pyroformer.inference.generation.generate import write
 from reporting import evenly
 from torch import Tensor
 
+from pyroformer.inference.evaluation.metrics import bleu
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.utils.seeded_eval import frozen
+from pyroformer.models.attention.editing import compacted
+from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.nvae import NVAE
 
 THRESHOLDS = (0.001, 0.003, 0.01, 0.03, 0.1)

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from pyroformer.inference.evaluation.evaluate.text_metrics import distinct, self_bleu
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 import pyroformer as pf
+from pyroformer.inference.evaluation.text_metrics import distinct, self_bleu
 from pyroformer.inference.utils.seeds import item_seed
 
 LATENT = 16

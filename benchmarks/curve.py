@@ -26,8 +26,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pyroformer.inference.evaluation.evaluate.text_metrics import diversity
-from pyroformer.inference.training.fit.fit_prior import refit
 from resumable import cell, error, figure, finished, make_missing, parameters, read, same_settings, trained
 from torch import nn
 
@@ -35,7 +33,9 @@ from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.evaluation.text_metrics import diversity
 from pyroformer.inference.run import Run
+from pyroformer.inference.training.fit_prior import refit
 from pyroformer.models.base import Model
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel

@@ -20,17 +20,17 @@ from pathlib import Path
 import pyro
 import torch
 import torch.nn.functional as F
-from pyroformer.inference.objectives.registry.elbo import ELBO
-from pyroformer.models.transformer.stacks.config import TransformerConfig
-from pyroformer.models.transformer.stacks.memory import Context
-from pyroformer.models.transformer.stacks.stacks import Block, Decoder, compile_blocks
-from pyroformer.models.transformer.stacks.text_distribution import decode
-from pyroformer.models.transformer.stacks.token_likelihood import TokenLikelihood
 from torch import Tensor, nn
 
 from pyroformer.guides.della import DELLAGuide
+from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.della import DELLA
+from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.transformer.memory import Context
+from pyroformer.models.transformer.stacks import Block, Decoder, compile_blocks
+from pyroformer.models.transformer.text_distribution import decode
+from pyroformer.models.transformer.token_likelihood import TokenLikelihood
 
 LATENT, RANK, LENGTH = 32, 4, 128
 

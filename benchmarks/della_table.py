@@ -27,18 +27,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pyroformer.inference.evaluation.evaluate.text_metrics import diversity
-from pyroformer.models.transformer.stacks.config import TransformerConfig
-from pyroformer.models.transformer.stacks.fusion import LowRankProduct
 from resumable import cell, figure, make_missing, parameters, read, same_settings, trained
 from torch import nn
 
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.evaluation.text_metrics import diversity
 from pyroformer.inference.run import Run
 from pyroformer.models.base import Model
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
+from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.transformer.fusion import LowRankProduct
 
 LATENT, RANK = 8, 4
 

@@ -16,17 +16,17 @@ from pathlib import Path
 import pyro
 import pyro.distributions as dist
 import torch
-from pyroformer.inference.objectives.registry.elbo import ELBO
-from pyroformer.inference.training.fit.compiled import CompiledObjective
-from pyroformer.models.attention.attend.mixture import Mixture
-from pyroformer.models.distributions.log_dirichlet.log_dirichlet import LogDirichlet
-from pyroformer.models.distributions.log_dirichlet.log_dirichlet_math import dirichlet_kl, sample_log_dirichlet
-from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import Tensor, nn
 
 from pyroformer.guides.nvae import NVAEGuide
+from pyroformer.inference.objectives.elbo import ELBO
+from pyroformer.inference.training.compiled import CompiledObjective
+from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.batch import EOS, Batch
+from pyroformer.models.distributions.log_dirichlet import LogDirichlet
+from pyroformer.models.distributions.log_dirichlet_math import dirichlet_kl, sample_log_dirichlet
 from pyroformer.models.nvae import NVAE
+from pyroformer.models.transformer.config import TransformerConfig
 
 VOCABULARY, TIME, TEXTS, LAYERS = 2000, 32, 32, 2
 

@@ -12,14 +12,14 @@ import torch
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.infer.autoguide.initialization import init_to_value
-from pyroformer.models.attention.attend.mixture import Mixture, responsibilities
-from pyroformer.models.priors.roles.units import DirichletProcess, GaussianVectors
 from sklearn.mixture import BayesianGaussianMixture
 from torch import Tensor
 
 from pyroformer.guides.automatic import Automatic
 from pyroformer.inference.svi import SVI
+from pyroformer.models.attention.mixture import Mixture, responsibilities
 from pyroformer.models.mixture_attention import MixtureAttention
+from pyroformer.models.priors.units import DirichletProcess, GaussianVectors
 
 UNITS = 10
 

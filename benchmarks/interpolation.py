@@ -11,10 +11,10 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from pyroformer.inference.evaluation.evaluate.metrics import bleu
 from reporting import evenly
 
 from pyroformer.inference.diagnostics.lm_perplexity import forward_perplexity
+from pyroformer.inference.evaluation.metrics import bleu
 from pyroformer.inference.run import Run, load
 
 STEPS = 5  # tau = 0, 1/4, 1/2, 3/4, 1

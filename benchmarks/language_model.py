@@ -18,11 +18,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from learner import Learner, Loss, learn_in_turn
-from pyroformer.inference.objectives.registry.elbo import ELBO
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.models.batch import BOS, EOS, Batch
 from pyroformer.models.language_model import LanguageModel
 

@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from pyroformer.models.attention.attend.mixture import responsibilities
 from reporting import Scores, command_line, table
 from sklearn.cluster import KMeans
 from sklearn.semi_supervised import LabelSpreading
 from torch import Tensor
 
 import pyroformer as pf
+from pyroformer.models.attention.mixture import responsibilities
 
 CLASSES, WIDTH, QUERIES, SPREAD = 5, 16, 15, 0.75
 PRECISIONS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5)

@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from pyroformer.models.attention.attend.natural_parameters import natural
 from reporting import Scores, add, command_line, table
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
@@ -30,6 +29,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 import pyroformer as pf
+from pyroformer.models.attention.natural_parameters import natural
 
 CLASSES, MEMORY = 8, 600
 PRECISIONS = tuple(float(x) for x in np.geomspace(0.25, 64, 17))

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import torch
 from attention import Cost, Layer, measure, ratio
-from pyroformer.models.attention.attend.probabilistic import ProbabilisticAttention
-from pyroformer.models.transformer.stacks.self_attention import SelfAttention
+
+from pyroformer.models.attention.probabilistic import ProbabilisticAttention
+from pyroformer.models.transformer.self_attention import SelfAttention
 
 FORMS: dict[str, dict[str, object]] = {
     "shared": {"precision": "shared"},

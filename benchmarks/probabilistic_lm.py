@@ -23,12 +23,6 @@ from typing import Any
 
 import torch
 from learner import Learner, learn_in_turn
-from pyroformer.inference.objectives.registry.elbo import ELBO
-from pyroformer.models.attention.attend.attend import attend
-from pyroformer.models.attention.attend.mixture import Mixture
-from pyroformer.models.attention.attend.probabilistic import ProbabilisticAttention
-from pyroformer.models.transformer.stacks.self_attention import SelfAttention
-from pyroformer.models.transformer.stacks.stacks import Block
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -36,8 +30,14 @@ from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.data.loaders import once
 from pyroformer.inference.data.readers import read_splits
 from pyroformer.inference.data.texts import Texts
+from pyroformer.inference.objectives.elbo import ELBO
+from pyroformer.models.attention.attend import attend
+from pyroformer.models.attention.mixture import Mixture
+from pyroformer.models.attention.probabilistic import ProbabilisticAttention
 from pyroformer.models.batch import Batch
 from pyroformer.models.language_model import LanguageModel
+from pyroformer.models.transformer.self_attention import SelfAttention
+from pyroformer.models.transformer.stacks import Block
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "softmax": {},

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from pyroformer.models.attention.attend.mixture import log_joint
 from reporting import Scores, add, command_line, table
 from torch import Tensor
 
 import pyroformer as pf
+from pyroformer.models.attention.mixture import log_joint
 
 UNITS, WIDTH, VALUES, QUERIES = 64, 16, 8, 512
 NOISE = 0.3**2

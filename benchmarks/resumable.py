@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock
-from pyroformer.inference.training.fit.fit import fit
 from torch import nn
 
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.run import Run, load
+from pyroformer.inference.training.fit import fit
 from pyroformer.inference.utils.files import write_atomically
 from pyroformer.models.base import Model
 

@@ -20,12 +20,12 @@ from PIL import Image
 from pyro.distributions import Gamma, Normal
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.autoguide import AutoNormal
-from pyroformer.inference.posterior.export.global_latents import shared_posterior
-from pyroformer.models.attention.attend.m_step import ConjugatePriors
-from pyroformer.models.priors.roles.units import DirichletProcess
 
 import pyroformer as pf
 from pyroformer.guides.automatic import Automatic
+from pyroformer.inference.posterior.global_latents import shared_posterior
+from pyroformer.models.attention.m_step import ConjugatePriors
+from pyroformer.models.priors.units import DirichletProcess
 
 PICTURES = Path(__file__).resolve().parent / "pictures"
 BETAS = (0.01, 0.3)  # of the KL term of an NVAE

@@ -32,10 +32,10 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
 from pyro.infer import TraceEnum_ELBO
-from pyroformer.models.attention.attend.mixture import responsibilities
 
 import pyroformer as pf
 from pyroformer.inference.plots.style import COLOURS, DEPTHS, FRAME, INK
+from pyroformer.models.attention.mixture import responsibilities
 
 torch.manual_seed(0)
 plt.rcParams.update({"figure.constrained_layout.use": True, "font.size": 9, "axes.titlesize": 10})

@@ -34,7 +34,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.colors import LogNorm
-from pyroformer.inference.generation.generate.editing import vectors
+from pyroformer.inference.generation.editing import vectors
 from torch.distributions import Normal, kl_divergence
 
 import pyroformer as pf

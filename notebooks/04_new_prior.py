@@ -29,11 +29,11 @@ import numpy as np
 import pyro.distributions as dist
 import torch
 from pyro.nn import PyroSample
-from pyroformer.models.priors.roles.vectors import gaussian_mixture
 from torch import nn
 
 import pyroformer as pf
 from pyroformer.inference.plots.style import COLOURS, FRAME
+from pyroformer.models.priors.vectors import gaussian_mixture
 
 quick = os.environ.get("PYROFORMER_NOTEBOOK") == "quick"  # does it run? For the tests
 plt.rcParams.update({"figure.constrained_layout.use": True, "font.size": 9, "axes.titlesize": 10})

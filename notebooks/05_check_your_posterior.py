@@ -35,11 +35,11 @@ import pyro.distributions as dist
 import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
-from pyroformer.inference.objectives.registry.bounds import importance_sweep
 from torch import Tensor, nn
 
 import pyroformer as pf
 from pyroformer.inference.diagnostics import khat
+from pyroformer.inference.objectives.bounds import importance_sweep
 from pyroformer.inference.plots.style import COLOURS, FRAME, INK, SHADES
 
 torch.manual_seed(0)

@@ -12,10 +12,10 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
-from pyroformer.models.attention.attend.mixture import Mixture, posterior_mean, responsibilities
 
 import pyroformer as pf
 from pyroformer.inference.plots.style import COLOURS, DEPTHS, FRAME, INK
+from pyroformer.models.attention.mixture import Mixture, posterior_mean, responsibilities
 
 HERE = Path(__file__).resolve().parent
 TITLES = ("Attention is a posterior mean", "What a text leaves in its mixture", "What it costs, and what it gives back")

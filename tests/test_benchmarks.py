@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from pyroformer.models.transformer.stacks.memory import Context
 
 import pyroformer as pf
 from pyroformer.inference.runs.folder import RunFolder
+from pyroformer.models.transformer.memory import Context
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 

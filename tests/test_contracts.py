@@ -9,24 +9,24 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO
-from pyroformer.inference.objectives.registry.elbo import ELBO
-from pyroformer.inference.objectives.registry.nvib import NVIB
-from pyroformer.models.priors.roles.roles import BaseMeasure
-from pyroformer.models.priors.roles.sequences import AutoregressiveBase
-from pyroformer.models.priors.roles.vectors import MixtureBase
-from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import Tensor, nn
 
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.vae import VAEGuide
+from pyroformer.inference.objectives.elbo import ELBO
+from pyroformer.inference.objectives.nvib import NVIB
 from pyroformer.inference.svi import SVI
 from pyroformer.models.base import Model
 from pyroformer.models.batch import EOS, PAD, Batch
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
+from pyroformer.models.priors.roles import BaseMeasure
+from pyroformer.models.priors.sequences import AutoregressiveBase
+from pyroformer.models.priors.vectors import MixtureBase
 from pyroformer.models.serialization import build, describe
+from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.vae import VAE
 
 CONFIG = TransformerConfig(vocabulary=30, window=12, width=16, layers=2, heads=2, dropout=0.0)

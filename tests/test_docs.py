@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyroformer.inference.cli.main.main import main
+
+from pyroformer.inference.cli.main import main
 
 DOCS = Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r"```(python|sh)\n(.*?)```", re.DOTALL)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("models", "guides", "inference")  # a folder imports from itself and from those before it
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 PUBLIC = [path for path in FILES if not path.name.startswith("_")]
-CONSOLE = {ROOT / "inference" / name for name in ("cli.py", "console.py")}
+CONSOLE = {ROOT / "inference" / "cli" / name for name in ("main.py", "progress.py")}
 INTERNAL = {"pyroformer", *FOLDERS}
 
 in_each = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

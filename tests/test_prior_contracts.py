@@ -10,36 +10,36 @@ import pytest
 import torch
 from pyro import distributions as dist
 from pyro.nn import PyroSample
-from pyroformer.inference.cli.main.main import main
-from pyroformer.inference.objectives.registry.elbo import ELBO
-from pyroformer.inference.objectives.registry.registry import describe_objective
-from pyroformer.inference.training.fit.compiled import CompiledObjective
-from pyroformer.models.distributions.log_dirichlet.log_dirichlet import LogDirichlet
-from pyroformer.models.priors.roles.heavy_tails import LaplaceBase, LinearLaplace, LinearStudentT, StudentTBase
-from pyroformer.models.priors.roles.hyperpriors import Hierarchical
-from pyroformer.models.priors.roles.latents import LinearGaussian, StandardGaussian
-from pyroformer.models.priors.roles.roles import VectorPrior
-from pyroformer.models.priors.roles.vectors import GaussianBase, KernelBase, MixtureBase
-from pyroformer.models.priors.roles.weights import (
-    GEM,
-    BoundedDirichletProcess,
-    GammaDirichletProcess,
-    PitmanYor,
-    SymmetricDirichlet,
-)
-from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.vae import VAEGuide
+from pyroformer.inference.cli.main import main
+from pyroformer.inference.objectives.elbo import ELBO
+from pyroformer.inference.objectives.registry import describe_objective
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.svi import SVI
+from pyroformer.inference.training.compiled import CompiledObjective
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.della import DELLA
+from pyroformer.models.distributions.log_dirichlet import LogDirichlet
 from pyroformer.models.nvae import NVAE
+from pyroformer.models.priors.heavy_tails import LaplaceBase, LinearLaplace, LinearStudentT, StudentTBase
+from pyroformer.models.priors.hyperpriors import Hierarchical
+from pyroformer.models.priors.latents import LinearGaussian, StandardGaussian
+from pyroformer.models.priors.roles import VectorPrior
+from pyroformer.models.priors.vectors import GaussianBase, KernelBase, MixtureBase
+from pyroformer.models.priors.weights import (
+    GEM,
+    BoundedDirichletProcess,
+    GammaDirichletProcess,
+    PitmanYor,
+    SymmetricDirichlet,
+)
 from pyroformer.models.serialization import build, describe
+from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.vae import VAE
 
 CONFIG = TransformerConfig(vocabulary=30, window=12, width=4, layers=1, heads=2, dropout=0.0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .progress import say
 
-__all__ = ["load_run", "rank", "rule", "say_json"]
+__all__ = ["chosen_decoding", "given_texts", "load_run", "needed_text", "rank", "rule", "say_json", "two_texts"]
 
 if TYPE_CHECKING:  # torch is imported when a command runs, not for its help
     from ..run import Run
@@ -23,9 +23,9 @@ def load_run(path: str, trust: Sequence[str] | None) -> "Run":
     """The run in a folder, on the GPU if there is one."""
     import torch
 
-    from .preparing import read_config
-    from .run import load
-    from .runs.folder import RunFolder
+    from ..run import load
+    from ..runs.folder import RunFolder
+    from .prepare import read_config
 
     read_config(RunFolder(path))
     return load(path, trust=trust or (), device="cuda" if torch.cuda.is_available() else "cpu")
@@ -33,7 +33,7 @@ def load_run(path: str, trust: Sequence[str] | None) -> "Run":
 
 def given_texts(data: str, field: str | None, condition: str | None = None) -> Any:
     """The texts or pairs of a file, or of a folder's test file."""
-    from .data.readers import read_file, read_splits
+    from ..data.readers import read_file, read_splits
 
     if Path(data).is_dir():
         return read_splits(data, field, condition=condition)[0]["test"]
@@ -44,7 +44,7 @@ def rule(
     temperature: float | None = None, top_k: int | None = None, top_p: float | None = None, greedy: bool = False
 ) -> dict[str, Any]:
     """How tokens are chosen, as far as it was said; what is wrong with it is told before anything is loaded."""
-    from .generation.decoding import Decoding
+    from ..generation.decoding import Decoding
 
     asked = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "greedy": greedy or None}
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
@@ -57,19 +57,19 @@ def say_json(item: Mapping[str, Any]) -> None:
     say(javascript.dumps(item, ensure_ascii=False, allow_nan=False))
 
 
-def _both(text: str | None, other: str | None) -> tuple[str, str]:
-    return _needed("--text", text), _needed("--other", other)
+def two_texts(text: str | None, other: str | None) -> tuple[str, str]:
+    return needed_text("--text", text), needed_text("--other", other)
 
 
-def _needed(flag: str, text: str | None) -> str:
+def needed_text(flag: str, text: str | None) -> str:
     if text is None or not text.strip():
         raise ValueError(f"{flag} is {'missing' if text is None else 'empty'}: give a text of at least one word.")
     return text
 
 
-def _given(temperature: float | None, top_k: int | None, top_p: float | None) -> dict[str, Any]:
+def chosen_decoding(temperature: float | None, top_k: int | None, top_p: float | None) -> dict[str, Any]:
     """How tokens are chosen, if it was said."""
-    from .generation.decoding import Decoding
+    from ..generation.decoding import Decoding
 
     said = rule(temperature, top_k, top_p)
     return {"decoding": Decoding(**said)} if said else {}

@@ -27,20 +27,20 @@ FROM_CORPUS = (
 )  # fields of the network that the corpus decides
 TRAINING = "pyroformer.inference.options:TrainingOptions"
 COMMANDS = {
-    name: f"pyroformer.inference.{module}:{name}"
-    for name, module in {
-        "fit": "commands",
-        "refit": "second_stage_command",
-        "evaluate": "commands",
-        "sample": "commands",
-        "reconstruct": "commands",
-        "interpolate": "latent_commands",
-        "swap": "latent_commands",
-        "edit": "latent_commands",
-        "posterior": "posterior_command",
-        "plot": "commands",
-        "demo": "demo",
-    }.items()
+    name: f"pyroformer.inference.cli.commands.{name}:{name}"
+    for name in (
+        "fit",
+        "refit",
+        "evaluate",
+        "sample",
+        "reconstruct",
+        "interpolate",
+        "swap",
+        "edit",
+        "posterior",
+        "plot",
+        "demo",
+    )
 }
 
 

@@ -1,6 +1,7 @@
 """The resolved configuration of a run."""
 
 from dataclasses import asdict
+from importlib.metadata import version
 from typing import Any
 
 from torch import nn
@@ -18,12 +19,10 @@ __all__ = ["run_config"]
 
 def run_config(model: Model, guide: nn.Module | None, corpus: Corpus, options: TrainingOptions) -> dict[str, Any]:
     """The resolved configuration of a run, as plain data; with what is trained and what held, where some parts are."""
-    from .. import __version__
-
     modules = ELBO()(model, guide)
     trained = trained_parts(modules)
     config = {
-        "pyroformer": __version__,
+        "pyroformer": version("pyroformer"),
         "model": describe(model),
         "guide": None if guide is None else describe(guide, leave_out=["model"]),
         "corpus": corpus.describe(),

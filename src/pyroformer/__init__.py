@@ -3,8 +3,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0.dev0"
-
 __all__ = [
     "DELLA",
     "ELBO",
@@ -72,6 +70,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
+    __version__: str
     from . import guides, inference, models
     from .guides.della import DELLAGuide
     from .guides.nvae import NVAEGuide
@@ -98,6 +97,10 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from importlib.metadata import version  # here, because most who import pyroformer never ask
+
+            return version(__name__)
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         module, _, attribute = _HOMES[name].partition(":")

@@ -13,20 +13,20 @@ import torch
 import torch.nn.functional as F
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
-from pyroformer.inference.objectives.registry.bounds import importance_weighted
-from pyroformer.inference.objectives.registry.elbo import ELBO
-from pyroformer.models.priors.roles.roles import LatentPrior
-from pyroformer.models.transformer.stacks.config import TransformerConfig
-from pyroformer.models.transformer.stacks.fusion import FusionKind
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal, kl_divergence
 
 from pyroformer.guides.della import DELLAGuide
+from pyroformer.inference.objectives.bounds import importance_weighted
+from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.inference.svi import SVI
 from pyroformer.models.base import LocalModule
 from pyroformer.models.batch import BOS, EOS, Batch
 from pyroformer.models.della import DELLA, Structure
 from pyroformer.models.language_model import LanguageModel
+from pyroformer.models.priors.roles import LatentPrior
+from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.transformer.fusion import FusionKind
 
 CONFIG = TransformerConfig(vocabulary=30, window=8, width=16, layers=3, heads=2, positions="learned", init_std=0.3)
 TOLD = replace(CONFIG, condition=4)

@@ -8,14 +8,14 @@ import pyro
 import pytest
 import torch
 from pyro.infer import TraceEnum_ELBO
-from pyroformer.models.attention.attend.attend import attend
-from pyroformer.models.attention.attend.mixture import Mixture
 from torch import Tensor, nn
 
 from pyroformer.guides.mixture_attention import AssignmentGuide, KeyGuide, ValueGuide
 from pyroformer.inference.diagnostics.guide_gap import gap
 from pyroformer.inference.em import ConjugatePriors, adapt
 from pyroformer.inference.svi import SVI
+from pyroformer.models.attention.attend import attend
+from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.mixture_attention import MixtureAttention
 
 UNITS, TOKENS, WIDTH, VALUES = 4, 12, 2, 2

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from pyroformer.inference.cli.main.main import main
+
+from pyroformer.inference.cli.main import main
 
 TINY = "--model.width 8 --model.layers 1 --model.heads 2 --vocabulary 270 --window 32 --batch_size 8"
 PRIORS = """

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from pyroformer.inference.cli.main.main import main
-from pyroformer.inference.generation.generate.interpolation import interpolate
-from pyroformer.models.transformer.stacks.backbone import Trunk
-from pyroformer.models.transformer.stacks.config import TransformerConfig
-from pyroformer.models.transformer.stacks.stacks import Decoder
+from pyroformer.inference.generation.interpolation import interpolate
 
 import pyroformer as pf
+from pyroformer.inference.cli.main import main
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.run import Run
+from pyroformer.models.transformer.backbone import Trunk
+from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.transformer.stacks import Decoder
 
 ANSWERS = {
     "colour": ["a red one", "a blue one", "a green one"],

@@ -8,12 +8,12 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
-from pyroformer.models.attention.attend.m_step import expected_statistics, update_means
-from pyroformer.models.attention.attend.mixture import Covariances, Mixture, evidence, responsibilities
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from pyroformer.inference.em import Adapted, ConjugatePriors, adapt
+from pyroformer.models.attention.m_step import expected_statistics, update_means
+from pyroformer.models.attention.mixture import Covariances, Mixture, evidence, responsibilities
 
 M, N, D, V = 40, 6, 3, 2
 EVERYTHING = ("vectors", "variances", "weights")

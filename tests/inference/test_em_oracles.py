@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pyroformer.models.attention.attend.mixture import Covariances, Mixture, evidence
 from sklearn.cluster import KMeans
 from torch import Tensor
 
 from pyroformer.inference.em import ConjugatePriors, adapt
+from pyroformer.models.attention.mixture import Covariances, Mixture, evidence
 
 
 @pytest.fixture(scope="module")

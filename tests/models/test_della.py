@@ -13,10 +13,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pyro import poutine
-from pyroformer.models.priors.roles.roles import LatentPrior
-from pyroformer.models.transformer.stacks.config import TransformerConfig
-from pyroformer.models.transformer.stacks.fusion import FusionKind
-from pyroformer.models.transformer.stacks.memory import Context
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
@@ -24,6 +20,10 @@ from pyroformer.guides.della import DELLAGuide
 from pyroformer.models.batch import BOS, EOS, PAD, Batch
 from pyroformer.models.della import DELLA, Structure
 from pyroformer.models.language_model import LanguageModel
+from pyroformer.models.priors.roles import LatentPrior
+from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.transformer.fusion import FusionKind
+from pyroformer.models.transformer.memory import Context
 
 CONFIG = TransformerConfig(vocabulary=30, window=8, width=16, layers=3, heads=2, positions="learned", init_std=0.3)
 TOLD = replace(CONFIG, condition=4)

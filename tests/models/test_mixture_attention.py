@@ -13,7 +13,12 @@ from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO, TraceEnum_ELBO, infer_discrete
 from pyro.infer.autoguide import AutoDelta
 from pyro.infer.autoguide.initialization import init_to_value
-from pyroformer.models.attention.attend.mixture import (
+from torch import Tensor, nn
+
+from pyroformer.guides.automatic import Automatic
+from pyroformer.inference.em import ConjugatePriors, adapt
+from pyroformer.inference.svi import SVI
+from pyroformer.models.attention.mixture import (
     Covariances,
     Mixture,
     SharedVariances,
@@ -21,14 +26,9 @@ from pyroformer.models.attention.attend.mixture import (
     log_joint,
     responsibilities,
 )
-from pyroformer.models.distributions.log_dirichlet.log_dirichlet import LogDirichlet
-from pyroformer.models.priors.roles.units import GaussianVectors
-from torch import Tensor, nn
-
-from pyroformer.guides.automatic import Automatic
-from pyroformer.inference.em import ConjugatePriors, adapt
-from pyroformer.inference.svi import SVI
+from pyroformer.models.distributions.log_dirichlet import LogDirichlet
 from pyroformer.models.mixture_attention import MixtureAttention
+from pyroformer.models.priors.units import GaussianVectors
 
 UNITS, TOKENS, WIDTH, VALUES = 4, 9, 3, 2
 BATCHES = [(), (2, 3)]

@@ -1,9 +1,9 @@
 """What a run writes down of a model is enough to build it, and no more than that is ever built."""
 
 import pytest
-from pyroformer.models.transformer.stacks.config import TransformerConfig
 
 from pyroformer.models.serialization import Recorded, build, describe
+from pyroformer.models.transformer.config import TransformerConfig
 
 CONFIG = TransformerConfig(vocabulary=300, window=8)
 

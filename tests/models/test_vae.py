@@ -5,16 +5,16 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from pyroformer.inference.objectives.registry.elbo import ELBO
-from pyroformer.models.attention.attend.denoising import DenoisingAttention
-from pyroformer.models.attention.attend.mixture import Mixture
-from pyroformer.models.priors.roles.vectors import GaussianBase
-from pyroformer.models.transformer.stacks.config import TransformerConfig
-from pyroformer.models.transformer.stacks.memory import Context, Memory
 from torch.distributions import Normal, kl_divergence
 
 from pyroformer.guides.vae import VAEGuide
+from pyroformer.inference.objectives.elbo import ELBO
+from pyroformer.models.attention.denoising import DenoisingAttention
+from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.batch import EOS, Batch
+from pyroformer.models.priors.vectors import GaussianBase
+from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.transformer.memory import Context, Memory
 from pyroformer.models.vae import VAE, length_mask
 
 CONFIG = TransformerConfig(vocabulary=30, window=12, width=16, layers=1, heads=2, dropout=0.0)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..common import _given, _needed, load_run, say_json
+from ..common import chosen_decoding, load_run, needed_text, say_json
 from ..ranges import assigned, numbers
 
 __all__ = ["edit"]
@@ -45,17 +45,17 @@ def edit(
         top_p: Draw from the most probable tokens that together have this share of the probability.
         trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
     """
-    from .generation.editing import edit as edited
-    from .generation.editing import vectors
+    from ...generation.editing import edit as edited
+    from ...generation.editing import vectors
 
-    text = _needed("--text", text)
+    text = needed_text("--text", text)
     asked: dict[str, Any] = {
         "drop": () if drop is None else numbers(drop, of="vectors"),
         "scale": {} if scale is None else assigned(scale, "--scale", float, "3=0.1"),
         "swap": {} if swap is None else assigned(swap, "--swap", int, "3=5"),
-        "other": None if other is None else _needed("--other", other),
+        "other": None if other is None else needed_text("--other", other),
     }
-    given = _given(temperature, top_k, top_p)
+    given = chosen_decoding(temperature, top_k, top_p)
     loaded = load_run(run, trust)
     if not any(asked.values()):
         for vector in vectors(loaded, text):

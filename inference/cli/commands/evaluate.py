@@ -44,7 +44,7 @@ def evaluate(
         seed: Of all noise.
         trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
     """
-    from .utils.files import write_atomically
+    from ...utils.files import write_atomically
 
     if json is not None and not Path(json).parent.is_dir():
         raise ValueError(f"--json {json} lies in no folder: make {Path(json).parent} first.")

@@ -2,12 +2,16 @@
 
 import shlex
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..common import rank
 from ..progress import Progress, say
 
 __all__ = ["fit"]
+
+if TYPE_CHECKING:  # torch is imported when a command runs, not for its help
+    from ...options import TrainingOptions
+    from ..prepare import Prepared
 
 
 def fit(
@@ -59,7 +63,7 @@ def fit(
         guide: Options of the guide.
         training: Options of the training.
     """
-    from .options import TrainingOptions
+    from ...options import TrainingOptions
 
     if out is None:
         raise ValueError("fit needs --out FOLDER: the run is kept there.")
@@ -68,10 +72,10 @@ def fit(
     model = dict(model or {}) | ({} if attention is None else {"attention": attention})
     TrainingOptions(**training)  # says what is wrong with them before anything is read
 
-    from .preparing import claim, prepare_new, prepare_old, read_corpus, read_trunk
-    from .runs.folder import RunFolder
-    from .training.fit import fit as train
-    from .utils.registry import MODELS, imported
+    from ...runs.folder import RunFolder
+    from ...training.fit import fit as train
+    from ...utils.registry import MODELS, imported
+    from ..prepare import claim, prepare_new, prepare_old, read_corpus, read_trunk
 
     folder = RunFolder(out)
     if rank() == 0:
@@ -114,7 +118,7 @@ def _asked(
     name: str, size: str | None, texts: Mapping[str, Any], model: Mapping[str, Any], guide: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What was asked for besides the training, by flag; a size is the dimensions that it stands for."""
-    from .utils.registry import MODELS, imported
+    from ...utils.registry import MODELS, imported
 
     dimensions = imported(MODELS[name].model).sizes[size] if size else {}
     asked = {f"--{key}": value for key, value in texts.items() if value not in (None, "auto")}
@@ -144,7 +148,7 @@ def _what(prepared: "Prepared", settings: "TrainingOptions", size: str) -> str:
 
 def _objective(prepared: "Prepared", settings: "TrainingOptions") -> str:
     """What the objective is called; a bound of log p(x) needs no remark."""
-    from .objectives.registry import describe_objective, in_words
+    from ...objectives.registry import describe_objective, in_words
 
     words = in_words(describe_objective(prepared.model, settings))
     return f"objective ({words})" if words else "objective"

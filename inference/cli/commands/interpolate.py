@@ -1,6 +1,6 @@
 """pyroformer interpolate."""
 
-from ..common import _both, _given, load_run, say_json
+from ..common import chosen_decoding, load_run, say_json, two_texts
 from ..ranges import numbers
 
 __all__ = ["interpolate"]
@@ -42,10 +42,10 @@ def interpolate(
         top_p: Draw from the most probable tokens that together have this share of the probability.
         trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
     """
-    from .generation.interpolation import interpolate as between
+    from ...generation.interpolation import interpolate as between
 
     chosen = None if layers is None else numbers(layers, of="layers")
-    given = _given(temperature, top_k, top_p) | {"seed": seed, "condition": condition}
-    first, second = _both(text, other)
+    given = chosen_decoding(temperature, top_k, top_p) | {"seed": seed, "condition": condition}
+    first, second = two_texts(text, other)
     for found in between(load_run(run, trust), first, second, steps, layers=chosen, **given):
         say_json({"share": round(found.share, 6), "text": found.text})

@@ -20,7 +20,7 @@ def plot(run: str, *, out: str | None = None, trust: list[str] | None = None) ->
         out: The folder for the pictures; plots in the run's folder if not given.
         trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
     """
-    from .plots import save_all
+    from ...plots import save_all
 
     for path in save_all(load_run(run, trust), out):
         say(str(path))

@@ -57,7 +57,7 @@ def reconstruct(
     loaded = load_run(run, trust)
     if given is None:
         given = loaded.corpus.entries("test", n or HELD_OUT)
-    from .data.pairs import separated
+    from ...data.pairs import separated
 
     texts, conditions = separated(given)
     for found in loaded.reconstruct(texts, conditions=conditions, drop_below=drop_below, seed=seed, **chosen):

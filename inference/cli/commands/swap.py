@@ -1,6 +1,6 @@
 """pyroformer swap."""
 
-from ..common import _both, _given, load_run, say_json
+from ..common import chosen_decoding, load_run, say_json, two_texts
 from ..ranges import numbers
 
 __all__ = ["swap"]
@@ -36,9 +36,9 @@ def swap(
         top_p: Draw from the most probable tokens that together have this share of the probability.
         trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
     """
-    from .generation.interpolation import swaps
+    from ...generation.interpolation import swaps
 
     choices = None if layers is None else [numbers(layers, of="layers")]
-    given = _given(temperature, top_k, top_p) | {"seed": seed, "condition": condition}
-    for found in swaps(load_run(run, trust), *_both(text, other), choices, **given):
+    given = chosen_decoding(temperature, top_k, top_p) | {"seed": seed, "condition": condition}
+    for found in swaps(load_run(run, trust), *two_texts(text, other), choices, **given):
         say_json({"layers": list(found.layers), "text": found.text})

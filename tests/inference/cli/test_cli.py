@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pyroformer.inference.cli.main.main import main
-from pyroformer.inference.cli.main.option_help import options
-from pyroformer.inference.cli.main.parser import COMMANDS, NETWORK, TRAINING, parse
-from pyroformer.inference.cli.main.progress import Progress
 
+from pyroformer.inference.cli.main import main
+from pyroformer.inference.cli.option_help import options
+from pyroformer.inference.cli.parser import COMMANDS, NETWORK, TRAINING, parse
+from pyroformer.inference.cli.progress import Progress
 from pyroformer.inference.utils.registry import MODELS, imported
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -348,7 +348,7 @@ def test_options_read_from_source_are_those_of_the_class(path: str) -> None:
 
 
 def test_progress_fits_its_terminal_and_drops_the_least_first() -> None:
-    from pyroformer.inference.training.fit.lightning_module import Status
+    from pyroformer.inference.training.lightning_module import Status
 
     progress = Progress("objective (nvib, not a bound)")
     values = {"objective": 2.31, "reconstruction": 0.41, "kl_weights": 18.2, "kl_vectors": 100.0}

@@ -1,7 +1,8 @@
 """Numbers as they are written on the command line."""
 
 import pytest
-from pyroformer.inference.cli.main.ranges import assigned, numbers
+
+from pyroformer.inference.cli.ranges import assigned, numbers
 
 
 @pytest.mark.parametrize("text", ["", "x", "3-1", "1-", "1,,2", "1-999999"])

@@ -13,13 +13,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyroformer.inference.cli.main.main import main
-from pyroformer.inference.cli.main.prepare import read_corpus
-from pyroformer.inference.objectives.registry.elbo import ELBO
-from pyroformer.inference.training.fit.compiled import CompiledObjective
-from pyroformer.inference.training.fit.fit import fit
 from torch import Tensor
 
+from pyroformer.inference.cli.main import main
+from pyroformer.inference.cli.prepare import read_corpus
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.data.labels import MOST_LABELS, Labels, label_names
 from pyroformer.inference.data.loaders import TrainingStream
@@ -27,8 +24,11 @@ from pyroformer.inference.data.pairs import condition_widths, encode_pairs, sepa
 from pyroformer.inference.data.readers import Pair, divide, read_file, read_splits
 from pyroformer.inference.data.texts import Texts
 from pyroformer.inference.data.tokenizer import Tokenizer
+from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.runs.folder import RunFolder
+from pyroformer.inference.training.compiled import CompiledObjective
+from pyroformer.inference.training.fit import fit
 from pyroformer.models.batch import EOS, PAD, Batch
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE

@@ -9,7 +9,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.poutine import Trace
-from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import Tensor, nn
 
 from pyroformer.guides.della import DELLAGuide
@@ -17,6 +16,7 @@ from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.diagnostics import Calibration, calibrate
 from pyroformer.models.della import DELLA
 from pyroformer.models.nvae import NVAE
+from pyroformer.models.transformer.config import TransformerConfig
 
 CONFIG = TransformerConfig(vocabulary=9, window=4, width=8, layers=1, heads=2)
 TEXTS = 50

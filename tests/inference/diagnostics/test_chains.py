@@ -4,15 +4,15 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyroformer.inference.posterior.export.arviz_compat import dataset
-from pyroformer.inference.posterior.export.export import to_arviz
-from pyroformer.inference.posterior.export.global_latents import shared_posterior
-from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import Tensor, nn
 
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.diagnostics import as_chains
+from pyroformer.inference.posterior.arviz_compat import dataset
+from pyroformer.inference.posterior.export import to_arviz
+from pyroformer.inference.posterior.global_latents import shared_posterior
 from pyroformer.models.batch import Batch
+from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.vae import VAE
 
 SEEN = torch.tensor([0.3, -1.2, 0.8])

@@ -4,11 +4,11 @@ import random
 from typing import Any
 
 import pytest
-from pyroformer.inference.objectives.registry.registry import describe_objective
 
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics.lm_perplexity import forward_perplexity, reverse_perplexity
+from pyroformer.inference.objectives.registry import describe_objective
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder

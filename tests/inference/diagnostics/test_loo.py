@@ -8,10 +8,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer.autoguide import AutoNormal
-from pyroformer.inference.posterior.export.arviz_compat import dataset
-from pyroformer.inference.posterior.export.export import to_arviz
-from pyroformer.inference.posterior.export.global_latents import shared_posterior
-from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import Tensor, nn
 
 import pyroformer as pf
@@ -20,9 +16,13 @@ from pyroformer.guides.mixture_attention import AssignmentGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.diagnostics import khat, loo
 from pyroformer.inference.diagnostics.loo import smoothed_loo
+from pyroformer.inference.posterior.arviz_compat import dataset
+from pyroformer.inference.posterior.export import to_arviz
+from pyroformer.inference.posterior.global_latents import shared_posterior
 from pyroformer.models.batch import Batch
 from pyroformer.models.mixture_attention import MixtureAttention
 from pyroformer.models.nvae import NVAE
+from pyroformer.models.transformer.config import TransformerConfig
 
 SEEN = torch.tensor([0.3, -1.2, 0.8, 2.0, 0.1, -0.4, 1.5, 0.9])
 NOISE = 1.0

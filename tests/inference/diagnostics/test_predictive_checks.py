@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pyroformer.inference.posterior.export.arviz_compat import dataset
 
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import check_texts, predictive_check, text_statistics
+from pyroformer.inference.posterior.arviz_compat import dataset
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.models.language_model import LanguageModel

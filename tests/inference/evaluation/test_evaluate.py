@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from pyroformer.inference.evaluation.evaluate.cross_attention import attention_shares, cross_attention
-from pyroformer.inference.evaluation.evaluate.evaluate import evaluate
-from pyroformer.inference.evaluation.evaluate.report import Evaluation
 
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.evaluation.cross_attention import attention_shares, cross_attention
+from pyroformer.inference.evaluation.evaluate import evaluate
+from pyroformer.inference.evaluation.report import Evaluation
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.models.language_model import LanguageModel

@@ -8,28 +8,28 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
-from pyroformer.inference.evaluation.evaluate.latent_information import (
+from torch import Tensor
+from torch.distributions import Normal
+
+from pyroformer.guides.della import DELLAGuide
+from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.evaluation import latent_information as layers
+from pyroformer.inference.evaluation.latent_information import (
     aggregated,
     carried,
     derangement,
     explained_variance,
     information_and_mismatch,
 )
-from pyroformer.inference.evaluation.evaluate.report import Evaluation
-from pyroformer.inference.objectives.registry.elbo import ELBO
-from pyroformer.models.priors.roles.roles import LatentPrior
-from pyroformer.models.transformer.stacks.config import TransformerConfig
-from torch import Tensor
-from torch.distributions import Normal
-
-from pyroformer.guides.della import DELLAGuide
-from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.evaluation.evaluate import latent_information as layers
+from pyroformer.inference.evaluation.report import Evaluation
+from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.inference.svi import SVI
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.della import DELLA
+from pyroformer.models.priors.roles import LatentPrior
+from pyroformer.models.transformer.config import TransformerConfig
 
 TEXTS = [[5, 6, 7, EOS], [8, EOS], [9, 10, EOS], [11, 12, EOS], [13, 6, EOS], [5, EOS]]
 CONDITIONS = [[3], [4], [3, 4], [], [4, 4], [3]]

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from pyroformer.inference.evaluation.evaluate.metrics import bleu, effective_components, holding, perplexity, ratio
-from pyroformer.inference.evaluation.evaluate.report import Quantity
+
+from pyroformer.inference.evaluation.metrics import bleu, effective_components, holding, perplexity, ratio
+from pyroformer.inference.evaluation.report import Quantity
 
 
 def test_ratio_by_hand() -> None:

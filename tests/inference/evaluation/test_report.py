@@ -4,7 +4,8 @@ import json
 import math
 
 import pytest
-from pyroformer.inference.evaluation.evaluate.report import Evaluation, Figure, Quantity
+
+from pyroformer.inference.evaluation.report import Evaluation, Figure, Quantity
 
 EVALUATION = Evaluation(
     {

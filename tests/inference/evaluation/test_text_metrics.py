@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pyroformer.inference.evaluation.evaluate.report import Evaluation, Quantity
-from pyroformer.inference.evaluation.evaluate.text_metrics import (
+from sacrebleu.metrics.bleu import BLEU
+from scipy.spatial.distance import jensenshannon
+
+from pyroformer.inference.evaluation.report import Evaluation, Quantity
+from pyroformer.inference.evaluation.text_metrics import (
     Distinct,
     Divergence,
     Jaccard,
@@ -23,8 +26,6 @@ from pyroformer.inference.evaluation.evaluate.text_metrics import (
     repetition,
     self_bleu,
 )
-from sacrebleu.metrics.bleu import BLEU
-from scipy.spatial.distance import jensenshannon
 
 NONE = Quantity(None)
 text = st.lists(st.sampled_from("a b c D d. ü".split()), max_size=7).map(" ".join)

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from pyroformer.inference.generation.generate.decoding import Decoding
-from pyroformer.inference.generation.generate.editing import edit, vectors
-from pyroformer.inference.generation.generate.generate import decode, encode, reconstruct
-from pyroformer.models.attention.attend.mixture import Mixture
+from pyroformer.inference.generation.decoding import Decoding
+from pyroformer.inference.generation.editing import edit, vectors
+from pyroformer.inference.generation.generate import decode, encode, reconstruct
 
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
+from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
 
@@ -145,7 +145,7 @@ def test_a_run_without_a_mixture_says_so(corpus: Corpus) -> None:
 def test_the_command_lists_vectors_and_then_edits_them(
     run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pyroformer.inference.cli.main import common as latent_commands
+    from pyroformer.inference.cli import common as latent_commands
 
     def command(**flags: Any) -> list[dict[str, Any]]:
         latent_commands.edit("runs/a", text=TEXT, **flags)

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from pyroformer.inference.generation.generate.decoding import Decoding
-from pyroformer.inference.generation.generate.generate import decode, encode, reconstruct, sample
+from pyroformer.inference.generation.decoding import Decoding
+from pyroformer.inference.generation.generate import decode, encode, reconstruct, sample
 from torch import Tensor, nn
 
 from pyroformer.guides.nvae import NVAEGuide
@@ -219,7 +219,7 @@ def test_what_cannot_be_done(lm: Run, nvae: Run) -> None:
 
 
 def test_noise_is_not_that_of_the_latents() -> None:
-    from pyroformer.inference.generation.generate.decoding import uniforms
+    from pyroformer.inference.generation.decoding import uniforms
 
     from pyroformer.inference.utils.seeds import item_seed
 

@@ -4,21 +4,21 @@ from typing import Any
 
 import pytest
 import torch
-from pyroformer.inference.generation.generate.decoding import Decoding
-from pyroformer.inference.generation.generate.generate import decode, encode
-from pyroformer.inference.generation.generate.interpolation import interpolate, swap, swaps
-from pyroformer.models.attention.attend.editing import interpolated
-from pyroformer.models.attention.attend.mixture import Mixture
-from pyroformer.models.transformer.stacks.memory import Context
+from pyroformer.inference.generation.decoding import Decoding
+from pyroformer.inference.generation.generate import decode, encode
+from pyroformer.inference.generation.interpolation import interpolate, swap, swaps
 
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
+from pyroformer.models.attention.editing import interpolated
+from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
+from pyroformer.models.transformer.memory import Context
 
 FIRST, SECOND = "A few and 64 more.", "Ones and 125 more."
 TEXTS = [FIRST, SECOND] + [f"{'Ones' if n % 3 else 'A few'} and {n * n * n} more." for n in range(40)]

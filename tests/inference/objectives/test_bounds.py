@@ -8,10 +8,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.nn import PyroModule
-from pyroformer.inference.objectives.registry.bounds import importance_weighted
-from pyroformer.inference.objectives.registry.elbo import ELBO
-from pyroformer.inference.objectives.registry.importance_weighted import ImportanceWeighted
 from torch import Tensor
+
+from pyroformer.inference.objectives.bounds import importance_weighted
+from pyroformer.inference.objectives.elbo import ELBO
+from pyroformer.inference.objectives.importance_weighted import ImportanceWeighted
 
 NOISE, WIDTH = 0.5, 3
 

@@ -7,9 +7,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
-from pyroformer.inference.objectives.registry.elbo import ELBO
 from torch import nn
 
+from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.models.base import LocalModule
 
 DATA = torch.tensor([0.3, -1.2, 2.0, 0.7])

@@ -11,27 +11,27 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyroformer.inference.evaluation.evaluate.report import Evaluation
-from pyroformer.inference.objectives.registry.elbo import ELBO, Objective
-from pyroformer.inference.objectives.registry.kl_control import FreeBits, KLController, by_dimension
-from pyroformer.inference.objectives.registry.registry import (
-    describe_objective,
-    held_out_objective,
-    in_words,
-    make_objective,
-)
-from pyroformer.inference.training.fit.compiled import CompiledObjective
-from pyroformer.inference.training.fit.fit import fit
-from pyroformer.inference.training.fit.lightning_module import Status
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.data.loaders import TrainingStream
+from pyroformer.inference.evaluation.report import Evaluation
+from pyroformer.inference.objectives.elbo import ELBO, Objective
+from pyroformer.inference.objectives.kl_control import FreeBits, KLController, by_dimension
+from pyroformer.inference.objectives.registry import (
+    describe_objective,
+    held_out_objective,
+    in_words,
+    make_objective,
+)
 from pyroformer.inference.options import FreeBitsPer, TrainingOptions
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.schedules import geometric
+from pyroformer.inference.training.compiled import CompiledObjective
+from pyroformer.inference.training.fit import fit
+from pyroformer.inference.training.lightning_module import Status
 from pyroformer.models.base import LocalModule, Model
 from pyroformer.models.batch import Batch
 from pyroformer.models.language_model import LanguageModel

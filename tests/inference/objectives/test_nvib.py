@@ -8,11 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyroformer.inference.objectives.registry.nvib import vector_regulariser, weight_regulariser
-from pyroformer.models.distributions.log_dirichlet.log_dirichlet_math import dirichlet_kl, sample_log_dirichlet
-from pyroformer.models.priors.roles.weights import conditional_concentration
 from torch import Tensor
 from torch.distributions import Dirichlet, Normal, kl_divergence
+
+from pyroformer.inference.objectives.nvib import vector_regulariser, weight_regulariser
+from pyroformer.models.distributions.log_dirichlet_math import dirichlet_kl, sample_log_dirichlet
+from pyroformer.models.priors.weights import conditional_concentration
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-11}
 

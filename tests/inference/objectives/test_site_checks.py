@@ -7,8 +7,8 @@ import pyro
 import pytest
 import torch
 from pyro import distributions as dist
-from pyroformer.inference.objectives.registry.elbo import ELBO
 
+from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.models.local_params import LocalModule
 
 DATA = torch.randn(4, 3)

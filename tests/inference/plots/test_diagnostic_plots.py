@@ -10,10 +10,7 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from pyroformer.inference.evaluation.evaluate.report import Evaluation, Quantity
-from pyroformer.inference.evaluation.evaluate.report import Figure as Measured
-from pyroformer.inference.generation.generate.traversal import traverse
-from pyroformer.inference.posterior.export.arviz_compat import from_groups
+from pyroformer.inference.generation.traversal import traverse
 
 import pyroformer as pf
 from pyroformer.guides.della import DELLAGuide
@@ -22,6 +19,9 @@ from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference import plots
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import Calibration, predictive_check
+from pyroformer.inference.evaluation.report import Evaluation, Quantity
+from pyroformer.inference.evaluation.report import Figure as Measured
+from pyroformer.inference.posterior.arviz_compat import from_groups
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.models.della import DELLA

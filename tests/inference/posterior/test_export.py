@@ -9,21 +9,21 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyroformer.inference.posterior.export.arviz_compat import dataset, pareto_smoothed
-from pyroformer.inference.posterior.export.export import to_arviz
-from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import nn
 
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import compare, khat
+from pyroformer.inference.posterior.arviz_compat import dataset, pareto_smoothed
+from pyroformer.inference.posterior.export import to_arviz
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
+from pyroformer.models.transformer.config import TransformerConfig
 
 CONFIG = TransformerConfig(vocabulary=30, window=12, width=16, layers=2, heads=2, dropout=0.0)
 BATCH = Batch.pad([[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]])

@@ -13,18 +13,18 @@ import tokenizers
 import torch
 import torch.nn.functional as F
 import yaml
-from pyroformer.inference.cli.main.main import main
-from pyroformer.inference.pretrained.gpt2.gpt2 import Pretrained
-from pyroformer.models.transformer.stacks.memory import Context
 from tokenizers import models, pre_tokenizers, trainers
 from torch import Tensor
 
+from pyroformer.inference.cli.main import main
 from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.pretrained.gpt2 import Pretrained
 from pyroformer.inference.run import load
 from pyroformer.models.batch import BOS, EOS, PAD, Batch
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
+from pyroformer.models.transformer.memory import Context
 
 transformers = pytest.importorskip("transformers", reason="it writes the models that are read here")
 
@@ -163,7 +163,7 @@ def test_transformers_cuts_texts_into_the_same_tokens(gpt2: Path, trunk: Pretrai
 
 
 def test_tokens_of_the_published_gpt2_are_those_of_transformers(data: Path) -> None:
-    from pyroformer.inference.pretrained.gpt2.gpt2_tokenizer import read_gpt2_tokenizer
+    from pyroformer.inference.pretrained.gpt2_tokenizer import read_gpt2_tokenizer
 
     theirs = transformers.GPT2TokenizerFast.from_pretrained(data / "tokenizers" / "gpt2")
     ours, _ = read_gpt2_tokenizer(data / "tokenizers" / "gpt2")

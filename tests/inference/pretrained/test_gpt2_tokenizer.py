@@ -9,10 +9,10 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyroformer.inference.pretrained.gpt2.gpt2_tokenizer import GPT2Tokens, read_gpt2_tokenizer
 from tokenizers import models, pre_tokenizers, trainers
 
 from pyroformer.inference.data.tokenizer import Tokenizer
+from pyroformer.inference.pretrained.gpt2_tokenizer import GPT2Tokens, read_gpt2_tokenizer
 from pyroformer.models.batch import EOS
 
 TEXTS = [f"The {what} of number {i} is the other {what}." for i in range(30) for what in ("weight", "vector")]

@@ -11,27 +11,27 @@ from typing import Any
 
 import pytest
 import torch
-from pyroformer.inference.objectives.registry.elbo import ELBO, Objective
-from pyroformer.inference.objectives.registry.nvib import NVIB
-from pyroformer.inference.objectives.registry.registry import make_objective
-from pyroformer.inference.training.fit.compiled import CompiledObjective, _state
-from pyroformer.inference.training.fit.fit import fit
-from pyroformer.inference.training.fit.lightning_module import Status, Training, _noise_seed
-from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import nn
 
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.objectives.elbo import ELBO, Objective
+from pyroformer.inference.objectives.nvib import NVIB
+from pyroformer.inference.objectives.registry import make_objective
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.inference.svi import SVI
+from pyroformer.inference.training.compiled import CompiledObjective, _state
+from pyroformer.inference.training.fit import fit
+from pyroformer.inference.training.lightning_module import Status, Training, _noise_seed
 from pyroformer.models.base import Model
 from pyroformer.models.batch import Batch
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
+from pyroformer.models.transformer.config import TransformerConfig
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "dropout": 0.0}
 TEXTS = [f"The number {n} follows {n - 1} and comes before {n + 1}." for n in range(1, 121)]
@@ -272,7 +272,7 @@ def objective_of(corpus: Corpus) -> tuple[Objective, Batch]:
 @pytest.mark.compile
 @pytest.mark.parametrize("mode", ["blocks", "full"])
 def test_compiled_steps_equal_eager_ones(corpus: Corpus, mode: str) -> None:
-    from pyroformer.models.transformer.stacks.stacks import compile_blocks
+    from pyroformer.models.transformer.stacks import compile_blocks
 
     results = []
     for compiled in (False, True):

@@ -11,26 +11,26 @@ import torch
 import yaml
 from pyro import distributions as dist
 from pyro.nn import PyroSample
-from pyroformer.inference.cli.main.main import main
-from pyroformer.inference.objectives.registry.elbo import ELBO
-from pyroformer.inference.training.fit.fit import fit
-from pyroformer.inference.training.fit.fit_prior import _fitting, named_prior, refit
-from pyroformer.inference.training.fit.lightning_module import Status
-from pyroformer.models.priors.roles.hyperpriors import Hierarchical
-from pyroformer.models.priors.roles.roles import VectorPrior
-from pyroformer.models.priors.roles.sequences import AutoregressiveBase, IndependentBase
-from pyroformer.models.priors.roles.vectors import GaussianBase, MixtureBase
 from torch import Tensor
 from torch.distributions import Distribution
 
 from pyroformer.guides.nvae import NVAEGuide, Posterior
 from pyroformer.guides.vae import VAEGuide
+from pyroformer.inference.cli.main import main
 from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.runs.folder import RunFolder
+from pyroformer.inference.training.fit import fit
+from pyroformer.inference.training.fit_prior import _fitting, named_prior, refit
+from pyroformer.inference.training.lightning_module import Status
 from pyroformer.models.batch import Batch
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
+from pyroformer.models.priors.hyperpriors import Hierarchical
+from pyroformer.models.priors.roles import VectorPrior
+from pyroformer.models.priors.sequences import AutoregressiveBase, IndependentBase
+from pyroformer.models.priors.vectors import GaussianBase, MixtureBase
 from pyroformer.models.vae import VAE
 
 TEXTS = [f"{'One' if n % 3 else 'No'} {n % 43}." for n in range(120)]

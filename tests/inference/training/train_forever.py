@@ -3,10 +3,10 @@
 import sys
 
 import torch
-from pyroformer.inference.training.fit.fit import fit
 
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.training.fit import fit
 from pyroformer.models.nvae import NVAE
 
 if __name__ == "__main__":

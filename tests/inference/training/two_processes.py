@@ -7,12 +7,12 @@ import pyro
 import pyro.distributions as dist
 import torch
 import torch.multiprocessing as mp
-from pyroformer.inference.objectives.registry.elbo import ELBO
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.data.loaders import TrainingStream
+from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.models.base import LocalModule
 from pyroformer.models.batch import Batch
 

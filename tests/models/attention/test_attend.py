@@ -9,9 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyroformer.models.attention.attend.attend import attend
-from pyroformer.models.attention.attend.denoising import DenoisingAttention, ProjectedMixture
-from pyroformer.models.attention.attend.mixture import (
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from pyroformer.models.attention.attend import attend
+from pyroformer.models.attention.denoising import DenoisingAttention, ProjectedMixture
+from pyroformer.models.attention.mixture import (
     Mixture,
     SharedVariances,
     evidence,
@@ -19,9 +23,6 @@ from pyroformer.models.attention.attend.mixture import (
     posterior_variance,
     responsibilities,
 )
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
 
 BATCH, HEADS, QUERIES, COMPONENTS, WIDTH, VALUES = 2, 3, 5, 7, 6, 4
 KINDS = ["point masses", "isotropic", "diagonal", "one for all", "one per text", "shared"]

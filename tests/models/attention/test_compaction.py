@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from pyroformer.models.attention.attend.editing import compacted
-from pyroformer.models.attention.attend.mixture import Mixture, SharedVariances, posterior_mean
-from pyroformer.models.transformer.stacks.config import TransformerConfig
-from pyroformer.models.transformer.stacks.stacks import Decoder
 from torch import Tensor
+
+from pyroformer.models.attention.editing import compacted
+from pyroformer.models.attention.mixture import Mixture, SharedVariances, posterior_mean
+from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.transformer.stacks import Decoder
 
 WIDTH, COMPONENTS = 8, 6
 KINDS = ["point masses", "isotropic", "diagonal", "one for all", "shared"]

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from pyroformer.models.attention.attend.components import joined, normalised, padded, selected
-from pyroformer.models.attention.attend.editing import dropped, exchanged, interpolated, scaled
-from pyroformer.models.attention.attend.mixture import Mixture, SharedVariances, posterior_mean
-from pyroformer.models.transformer.stacks.config import TransformerConfig
-from pyroformer.models.transformer.stacks.stacks import Decoder
-from pyroformer.models.transformer.stacks.text_distribution import AutoregressiveText
 from torch import Tensor
 
+from pyroformer.models.attention.components import joined, normalised, padded, selected
+from pyroformer.models.attention.editing import dropped, exchanged, interpolated, scaled
+from pyroformer.models.attention.mixture import Mixture, SharedVariances, posterior_mean
 from pyroformer.models.base import Model
+from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.transformer.stacks import Decoder
+from pyroformer.models.transformer.text_distribution import AutoregressiveText
 
 BATCH, WIDTH = 3, 8
 KINDS = ["point masses", "isotropic", "diagonal", "one for all", "shared"]

@@ -6,8 +6,12 @@ from dataclasses import replace
 import jaxtyping
 import pytest
 import torch
-from pyroformer.models.attention.attend.attend import attend
-from pyroformer.models.attention.attend.mixture import (
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from pyroformer.models.attention import chunked as parts
+from pyroformer.models.attention.attend import attend
+from pyroformer.models.attention.mixture import (
     Covariances,
     Mixture,
     evidence,
@@ -17,11 +21,7 @@ from pyroformer.models.attention.attend.mixture import (
     posterior_variance,
     responsibilities,
 )
-from pyroformer.models.attention.attend.value_map import value_map
-from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
-
-from pyroformer.models.attention.attend import chunked as parts
+from pyroformer.models.attention.value_map import value_map
 
 M, N, D, V = 7, 9, 8, 3
 SCALE = math.sqrt(D)

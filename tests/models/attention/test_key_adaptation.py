@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pyroformer.models.attention.attend.attend import attend
-from pyroformer.models.attention.attend.key_adaptation import adapt_keys, causal_responsibilities
-from pyroformer.models.attention.attend.mixture import Mixture, responsibilities
 from torch import Tensor
 
 from pyroformer.inference.em import ConjugatePriors, adapt
-from pyroformer.models.attention.attend import chunked as parts
+from pyroformer.models.attention import chunked as parts
+from pyroformer.models.attention.attend import attend
+from pyroformer.models.attention.key_adaptation import adapt_keys, causal_responsibilities
+from pyroformer.models.attention.mixture import Mixture, responsibilities
 
 M, N, D = 12, 6, 3
 

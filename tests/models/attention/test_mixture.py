@@ -10,7 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyroformer.models.attention.attend.mixture import (
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from pyroformer.models.attention.mixture import (
     Mixture,
     SharedVariances,
     evidence,
@@ -19,9 +23,6 @@ from pyroformer.models.attention.attend.mixture import (
     posterior_variance,
     responsibilities,
 )
-from sklearn.mixture import GaussianMixture
-from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 BATCH, COMPONENTS, QUERIES, WIDTH = 2, 6, 5, 3
 VARIANCES = ["point masses", "isotropic", "diagonal", "one for all", "shared"]

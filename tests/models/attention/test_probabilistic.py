@@ -7,13 +7,14 @@ from typing import Any
 import jaxtyping
 import pytest
 import torch
-from pyroformer.models.attention.attend.kv_cache import KeyValueCache
-from pyroformer.models.attention.attend.mixture import Mixture, evidence, posterior_variance
-from pyroformer.models.attention.attend.probabilistic import ProbabilisticAttention
-from pyroformer.models.transformer.stacks.config import TransformerConfig
-from pyroformer.models.transformer.stacks.self_attention import SelfAttention
-from pyroformer.models.transformer.stacks.stacks import Decoder
 from torch import Tensor
+
+from pyroformer.models.attention.kv_cache import KeyValueCache
+from pyroformer.models.attention.mixture import Mixture, evidence, posterior_variance
+from pyroformer.models.attention.probabilistic import ProbabilisticAttention
+from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.transformer.self_attention import SelfAttention
+from pyroformer.models.transformer.stacks import Decoder
 
 WIDTH, HEADS, TOKENS = 16, 2, 6
 

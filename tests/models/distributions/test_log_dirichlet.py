@@ -8,10 +8,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
-from pyroformer.models.distributions.log_dirichlet.log_dirichlet import Lengths, LogDirichlet, log_simplex
-from pyroformer.models.distributions.log_dirichlet.log_dirichlet_math import LOG_ZERO, dirichlet_kl
 from torch import Tensor
 from torch.distributions import kl_divergence
+
+from pyroformer.models.distributions.log_dirichlet import Lengths, LogDirichlet, log_simplex
+from pyroformer.models.distributions.log_dirichlet_math import LOG_ZERO, dirichlet_kl
 
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])
 

@@ -11,7 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyroformer.models.distributions.log_dirichlet.log_dirichlet_math import (
+from scipy import stats
+from torch import Tensor
+from torch.distributions import Dirichlet, Gamma, kl_divergence
+
+from pyroformer.models.distributions.log_dirichlet_math import (
     LOG_ALPHA_MIN,
     LOG_ZERO,
     dirichlet_entropy,
@@ -22,9 +26,6 @@ from pyroformer.models.distributions.log_dirichlet.log_dirichlet_math import (
     sample_log_dirichlet,
     sample_log_gamma,
 )
-from scipy import stats
-from torch import Tensor
-from torch.distributions import Dirichlet, Gamma, kl_divergence
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-11}
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=["float32", "float64"])

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from pyroformer.models.distributions.log_dirichlet.log_dirichlet import LogDirichlet
-from pyroformer.models.distributions.log_dirichlet.stick_breaking import LogStickBreaking
-from pyroformer.models.priors.roles.units import StickBreaking
-from pyroformer.models.priors.roles.weights import GEM, GammaDirichletProcess, PitmanYor, SymmetricDirichlet
 from torch.distributions import kl_divergence
+
+from pyroformer.models.distributions.log_dirichlet import LogDirichlet
+from pyroformer.models.distributions.stick_breaking import LogStickBreaking
+from pyroformer.models.priors.units import StickBreaking
+from pyroformer.models.priors.weights import GEM, GammaDirichletProcess, PitmanYor, SymmetricDirichlet
 
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])
 

@@ -1,8 +1,9 @@
 import mpmath as mp
 import pytest
 import torch
-from pyroformer.models.distributions.log_dirichlet.stirling import digamma_gap, digamma_gap_slope, stirling_remainder
 from torch import Tensor
+
+from pyroformer.models.distributions.stirling import digamma_gap, digamma_gap_slope, stirling_remainder
 
 LOGS = [-60.0, -30.0, -3.0, -0.1, 0.0, 1.0, 2.3, 2.302, 2.303, 4.0, 20.0, 200.0]  # both sides of log 10
 

@@ -8,15 +8,6 @@ import pytest
 import torch
 from pyro import distributions as dist
 from pyro.nn import PyroModule, PyroSample
-from pyroformer.inference.objectives.registry.elbo import ELBO
-from pyroformer.inference.objectives.registry.nvib import NVIB
-from pyroformer.inference.training.fit.fit import fit
-from pyroformer.models.priors.roles.hyperpriors import Hierarchical
-from pyroformer.models.priors.roles.roles import VectorPrior
-from pyroformer.models.priors.roles.sequences import IndependentBase
-from pyroformer.models.priors.roles.vectors import GaussianBase
-from pyroformer.models.priors.roles.weights import GammaDirichletProcess
-from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import nn
 from torch.distributions import Distribution
 
@@ -26,10 +17,19 @@ from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import khat
+from pyroformer.inference.objectives.elbo import ELBO
+from pyroformer.inference.objectives.nvib import NVIB
 from pyroformer.inference.svi import SVI
+from pyroformer.inference.training.fit import fit
 from pyroformer.models.base import Model
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
+from pyroformer.models.priors.hyperpriors import Hierarchical
+from pyroformer.models.priors.roles import VectorPrior
+from pyroformer.models.priors.sequences import IndependentBase
+from pyroformer.models.priors.vectors import GaussianBase
+from pyroformer.models.priors.weights import GammaDirichletProcess
+from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.vae import VAE
 
 CONFIG = TransformerConfig(vocabulary=30, window=12, width=4, layers=1, heads=2, dropout=0.0)

@@ -8,14 +8,15 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.nn import PyroModule, PyroSample
-from pyroformer.models.distributions.log_dirichlet.log_dirichlet import LogDirichlet
-from pyroformer.models.priors.roles.checks import as_prior, check_prior
-from pyroformer.models.priors.roles.lengths import LengthPrior
-from pyroformer.models.priors.roles.roles import LatentPrior, SequencePrior, VectorPrior, WeightPrior
-from pyroformer.models.priors.roles.vectors import GaussianBase
-from pyroformer.models.priors.roles.weights import BoundedDirichletProcess
 from torch import Tensor, nn
 from torch.distributions import Distribution
+
+from pyroformer.models.distributions.log_dirichlet import LogDirichlet
+from pyroformer.models.priors.checks import as_prior, check_prior
+from pyroformer.models.priors.lengths import LengthPrior
+from pyroformer.models.priors.roles import LatentPrior, SequencePrior, VectorPrior, WeightPrior
+from pyroformer.models.priors.vectors import GaussianBase
+from pyroformer.models.priors.weights import BoundedDirichletProcess
 
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])
 

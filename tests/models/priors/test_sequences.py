@@ -8,19 +8,19 @@ import pytest
 import torch
 from jaxtyping import Bool
 from pyro import distributions as dist
-from pyroformer.inference.objectives.registry.elbo import ELBO
-from pyroformer.inference.objectives.registry.registry import describe_objective
-from pyroformer.models.priors.roles.roles import SequencePrior
-from pyroformer.models.priors.roles.sequences import AutoregressiveBase, IndependentBase
-from pyroformer.models.priors.roles.vectors import GaussianBase, MixtureBase, over_components
-from pyroformer.models.transformer.stacks.config import TransformerConfig
 from torch import Tensor
 from torch.distributions import Distribution
 
 from pyroformer.guides.nvae import NVAEGuide
+from pyroformer.inference.objectives.elbo import ELBO
+from pyroformer.inference.objectives.registry import describe_objective
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
+from pyroformer.models.priors.roles import SequencePrior
+from pyroformer.models.priors.sequences import AutoregressiveBase, IndependentBase
+from pyroformer.models.priors.vectors import GaussianBase, MixtureBase, over_components
+from pyroformer.models.transformer.config import TransformerConfig
 
 CONFIG = TransformerConfig(vocabulary=30, window=12, width=4, layers=1, heads=2)
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])

@@ -6,9 +6,10 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyroformer.models.priors.roles.units import DirichletProcess, GaussianVectors, StickBreaking, VectorsPrior
 from torch import Tensor
 from torch.distributions import constraints
+
+from pyroformer.models.priors.units import DirichletProcess, GaussianVectors, StickBreaking, VectorsPrior
 
 
 def sticks(parts: Tensor) -> Tensor:

@@ -6,14 +6,14 @@ from typing import Any
 import pyro.distributions as dist
 import pytest
 import torch
-from pyroformer.inference.objectives.registry.elbo import ELBO
-from pyroformer.models.priors.roles.roles import BaseMeasure
-from pyroformer.models.priors.roles.vectors import GaussianBase, MixtureBase, over_components, own_component
-from pyroformer.models.transformer.stacks.config import TransformerConfig
 
 from pyroformer.guides.nvae import NVAEGuide
+from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
+from pyroformer.models.priors.roles import BaseMeasure
+from pyroformer.models.priors.vectors import GaussianBase, MixtureBase, over_components, own_component
+from pyroformer.models.transformer.config import TransformerConfig
 
 CONFIG = TransformerConfig(vocabulary=30, window=12, width=4, layers=1, heads=2)
 BATCH = Batch.pad([[5, 6, 7, EOS], [9, EOS]])

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from pyroformer.models.transformer.stacks.backbone import Trunk
-from pyroformer.models.transformer.stacks.config import TransformerConfig
-from pyroformer.models.transformer.stacks.stacks import Decoder
 from torch import nn
 
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
+from pyroformer.models.transformer.backbone import Trunk
+from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.transformer.stacks import Decoder
 
 CONFIG = TransformerConfig(vocabulary=40, window=16, width=16, layers=2, heads=2, positions="learned", init_std=0.3)
 

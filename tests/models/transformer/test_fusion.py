@@ -9,8 +9,10 @@ import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
-from pyroformer.models.transformer.stacks.config import TransformerConfig
-from pyroformer.models.transformer.stacks.fusion import (
+from torch import Tensor, nn
+
+from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.transformer.fusion import (
     FiLM,
     Fusion,
     FusionKind,
@@ -21,10 +23,9 @@ from pyroformer.models.transformer.stacks.fusion import (
     layer_fusion,
     low_rank_product,
 )
-from pyroformer.models.transformer.stacks.memory import Context
-from pyroformer.models.transformer.stacks.self_attention import SelfAttention
-from pyroformer.models.transformer.stacks.stacks import Block, Decoder, compile_blocks
-from torch import Tensor, nn
+from pyroformer.models.transformer.memory import Context
+from pyroformer.models.transformer.self_attention import SelfAttention
+from pyroformer.models.transformer.stacks import Block, Decoder, compile_blocks
 
 CONFIG = TransformerConfig(vocabulary=30, window=10, width=16, layers=3, heads=2, positions="learned", init_std=0.3)
 SIZE = 4

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from pyroformer.models.transformer.stacks.config import TransformerConfig
-from pyroformer.models.transformer.stacks.gpt2 import gpt2_config, gpt2_weights
+
+from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.transformer.gpt2 import gpt2_config, gpt2_weights
 
 SMALL = {"model_type": "gpt2", "vocab_size": 300, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
 

@@ -8,11 +8,12 @@ import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
-from pyroformer.models.transformer.stacks.config import TransformerConfig
-from pyroformer.models.transformer.stacks.fusion import Fusion, FusionKind
-from pyroformer.models.transformer.stacks.layer_encoder import LayerEncoder, Pool, PoolKind
-from pyroformer.models.transformer.stacks.stacks import Decoder
 from torch import Tensor, nn
+
+from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.transformer.fusion import Fusion, FusionKind
+from pyroformer.models.transformer.layer_encoder import LayerEncoder, Pool, PoolKind
+from pyroformer.models.transformer.stacks import Decoder
 
 CONFIG = TransformerConfig(vocabulary=30, window=10, width=16, layers=3, heads=2, positions="learned", init_std=0.3)
 KINDS = get_args(PoolKind)

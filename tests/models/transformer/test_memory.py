@@ -4,14 +4,14 @@ from itertools import product
 
 import pytest
 import torch
-from pyroformer.models.attention.attend.mixture import Mixture
-from pyroformer.models.transformer.stacks.config import TransformerConfig
-from pyroformer.models.transformer.stacks.fusion import Fusion
-from pyroformer.models.transformer.stacks.memory import Context, batch_shape, flat, stacked
-from pyroformer.models.transformer.stacks.stacks import Decoder
 from torch import Tensor
 
+from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.batch import PAD, Batch
+from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.transformer.fusion import Fusion
+from pyroformer.models.transformer.memory import Context, batch_shape, flat, stacked
+from pyroformer.models.transformer.stacks import Decoder
 
 CONDITION = torch.tensor([[5, 6, 7], [8, 9, PAD]])
 

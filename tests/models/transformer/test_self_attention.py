@@ -3,9 +3,10 @@
 import jaxtyping
 import pytest
 import torch
-from pyroformer.models.attention.attend.kv_cache import KeyValueCache
-from pyroformer.models.transformer.stacks.self_attention import SelfAttention
 from torch import Tensor, nn
+
+from pyroformer.models.attention.kv_cache import KeyValueCache
+from pyroformer.models.transformer.self_attention import SelfAttention
 
 BATCH, TOKENS, HEADS, WIDTH = 3, 6, 2, 8
 

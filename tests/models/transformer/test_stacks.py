@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from pyroformer.models.attention.attend.mixture import Mixture
-from pyroformer.models.transformer.stacks.config import TransformerConfig
-from pyroformer.models.transformer.stacks.gpt2 import gpt2_weights
-from pyroformer.models.transformer.stacks.stacks import Block, Decoder, Encoder, compile_blocks
 from torch import Tensor, nn
 
+from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.batch import PAD
-from pyroformer.models.transformer.stacks import stacks as transformer
+from pyroformer.models.transformer import stacks as transformer
+from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.transformer.gpt2 import gpt2_weights
+from pyroformer.models.transformer.stacks import Block, Decoder, Encoder, compile_blocks
 
 CONFIG = TransformerConfig(vocabulary=40, window=12, width=32, layers=2, heads=4, positions="learned", init_std=0.2)
 STYLES = {

@@ -6,13 +6,13 @@ import pyro
 import pytest
 import torch
 import torch.nn.functional as F
-from pyroformer.models.attention.attend.mixture import Mixture
-from pyroformer.models.transformer.stacks.config import TransformerConfig
-from pyroformer.models.transformer.stacks.stacks import Decoder
-from pyroformer.models.transformer.stacks.text_distribution import AutoregressiveText, decode, text_mask
 from torch import Tensor
 
+from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.batch import BOS, EOS, PAD
+from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.transformer.stacks import Decoder
+from pyroformer.models.transformer.text_distribution import AutoregressiveText, decode, text_mask
 
 V, T = 5, 3
 

@@ -6,13 +6,13 @@ import pyro
 import pytest
 import torch
 import torch.nn.functional as F
-from pyroformer.models.transformer.stacks.token_likelihood import TokenLikelihood, token_log_prob
 from torch import Tensor
 from torch.distributions import Categorical
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyroformer.models.batch import PAD
-from pyroformer.models.transformer.stacks import token_likelihood as likelihood
+from pyroformer.models.transformer import token_likelihood as likelihood
+from pyroformer.models.transformer.token_likelihood import TokenLikelihood, token_log_prob
 
 N, V, P = 37, 50, 8
 
