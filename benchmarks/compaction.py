@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pyroformer.inference.generation.decoding import Decoding, uniforms
-from pyroformer.inference.generation.generate import write
 from reporting import evenly
 from torch import Tensor
 
 from pyroformer.inference.evaluation.metrics import bleu
+from pyroformer.inference.generation.decoding import Decoding, uniforms
+from pyroformer.inference.generation.generate import write
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.utils.seeded_eval import frozen
 from pyroformer.models.attention.editing import compacted

@@ -2,70 +2,37 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..models.base import Model
-from ..models.batch import Batch
 from ..models.serialization import build
 from ..models.transformer.memory import Memory
 from .data.corpus import Corpus
 from .data.readers import Pair
+from .evaluation.evaluate import evaluate, text_bounds
 from .evaluation.report import Evaluation
 from .generation.decoding import Decoding
+from .generation.editing import Edited, edit
+from .generation.generate import decode, encode, reconstruct, sample
+from .generation.interpolation import interpolate, swap
 from .generation.reconstruction import Reconstruction
 from .objectives.elbo import ELBO
+from .posterior.export import posterior
+from .runs.fitted import FittedModel
 from .runs.folder import RunFolder, objective_state, read_checkpoint
 
 __all__ = ["Run", "load"]
 
-if TYPE_CHECKING:
-    from .generation.editing import Edited
 
+class Run(FittedModel):
+    r"""A fitted model with everything that can be done with it; :func:`~pyroformer.fit` and
+    :func:`~pyroformer.load` return one.
 
-class Run:
-    r"""What :func:`~pyroformer.fit` and :func:`~pyroformer.load` return.
-
-    Arguments:
-        model: The fitted model.
-        guide: Its fitted posterior, or None.
-        corpus: The texts it was fitted to, with their tokenizer.
-        folder: Where it lives.
-        config: Its resolved configuration.
-        step: The step whose weights it holds.
+    Arguments are those of :class:`~pyroformer.inference.runs.fitted.FittedModel`.
     """
-
-    def __init__(
-        self,
-        model: Model,
-        guide: nn.Module | None,
-        corpus: Corpus,
-        folder: RunFolder,
-        config: dict[str, Any],
-        step: int,
-    ) -> None:
-        self.model, self.guide, self.corpus = model, guide, corpus
-        self.folder, self.config, self.step = folder, config, step
-
-    @property
-    def tokenizer(self) -> Any:
-        return self.corpus.tokenizer
-
-    def batch(self, texts: Collection[str], conditions: Collection[str] | None = None) -> Batch:
-        """Texts as one batch on the model's device, with what each is written for if the model reads conditions.
-
-        Raises:
-            ValueError: If there is no text, one is longer than the model's window, or the conditions are not as many.
-        """
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        if not texts:
-            raise ValueError("no text was given: give at least one.")
-        ids = self.tokenizer.encode_batch(texts)
-        _check_lengths(texts, ids, self.corpus.window)
-        return Batch.pad(ids, conditions=self.conditions(conditions)).to(self.model.device)
 
     def encode(self, texts: str | Sequence[str], conditions: str | Sequence[str] | None = None) -> Any:
         """The posterior of each text, as the guide's ``encode`` gives it; its ``memory()`` can be decoded.
@@ -77,8 +44,6 @@ class Run:
         Raises:
             ValueError: If nothing is latent in the model, or a text does not fit its window.
         """
-        from .generation.generate import encode
-
         return encode(self, texts, conditions)
 
     def decode(self, memory: Memory, *, seed: int = 0, **decoding: Any) -> list[str]:
@@ -93,8 +58,6 @@ class Run:
         Raises:
             ValueError: If the memory is of another kind or size than the model's.
         """
-        from .generation.generate import decode
-
         return decode(self, memory, _greedy_unless(decoding), seed=seed)
 
     @overload
@@ -132,8 +95,6 @@ class Run:
         Raises:
             ValueError: If nothing is latent in the model, or a text does not fit its window.
         """
-        from .generation.generate import reconstruct
-
         told = None if conditions is None else _several(conditions)
         options: dict[str, Any] = {"conditions": told, "drop_below": drop_below, "seed": seed}
         found = reconstruct(self, _several(texts), _greedy_unless(decoding), **options)
@@ -151,8 +112,6 @@ class Run:
             condition: What every text answers to, if the run was trained on pairs.
             decoding: Fields of :class:`Decoding`, such as ``temperature``; without any, the model itself is drawn from.
         """
-        from .generation.generate import sample
-
         return sample(self, n, Decoding(**decoding), seed=seed, prompt=prompt, condition=condition)
 
     def interpolate(self, first: str, second: str, steps: int = 5, **options: Any) -> list[str]:
@@ -164,8 +123,6 @@ class Run:
             steps: How many texts to write, both ends included.
             options: Of :func:`~pyroformer.inference.generation.interpolation.interpolate`, such as ``layers``.
         """
-        from .generation.interpolation import interpolate
-
         return [found.text for found in interpolate(self, first, second, steps, **options)]
 
     def swap(self, text: str, other: str, layers: Sequence[int], **options: Any) -> str:
@@ -177,19 +134,15 @@ class Run:
             layers: In which layers.
             options: Of :func:`~pyroformer.inference.generation.interpolation.swap`, such as ``seed``.
         """
-        from .generation.interpolation import swap
-
         return swap(self, text, other, layers, **options).text
 
-    def edit(self, text: str, **options: Any) -> "Edited":
+    def edit(self, text: str, **options: Any) -> Edited:
         """What a text becomes with vectors of its mixture dropped, scaled or swapped for another text's.
 
         Arguments:
             text: What to encode.
             options: Of :func:`~pyroformer.inference.generation.editing.edit`, such as ``drop`` or ``scale``.
         """
-        from .generation.editing import edit
-
         return edit(self, text, **options)
 
     def posterior(
@@ -207,8 +160,6 @@ class Run:
             draws: How many draws of each text's latents.
             options: Of :func:`~pyroformer.inference.posterior.export.posterior`, such as ``predictive`` or ``sites``.
         """
-        from .posterior.export import posterior
-
         return posterior(self, texts, conditions, draws, **options)
 
     def bound(
@@ -226,8 +177,6 @@ class Run:
         Raises:
             ValueError: If a text does not fit the model's window.
         """
-        from .evaluation.evaluate import text_bounds
-
         told = None if conditions is None else _several(conditions)
         return text_bounds(self, _several(texts), particles, conditions=told, seed=seed)
 
@@ -238,23 +187,7 @@ class Run:
             texts: Other texts to measure it on; pairs (condition, text), if it was trained on pairs.
             options: Of :func:`~pyroformer.inference.evaluation.evaluate.evaluate`, such as ``particles`` or ``limit``.
         """
-        from .evaluation.evaluate import evaluate
-
         return evaluate(self, texts, **options)
-
-    def conditions(self, conditions: Collection[str] | None) -> list[list[int]] | None:
-        """The tokens of conditions, without an end."""
-        tokenizer = self.corpus.condition_tokenizer
-        if tokenizer is None:
-            if conditions is not None:
-                raise ValueError("the run was trained on texts without conditions: leave the conditions out.")
-            return None
-        if conditions is None:
-            raise ValueError("the run was trained on pairs: give the condition of each text as well.")
-        conditions = [conditions] if isinstance(conditions, str) else list(conditions)
-        ids = [tokens[:-1] for tokens in tokenizer.encode_batch(conditions)]
-        _check_lengths(conditions, ids, self.corpus.window)
-        return ids
 
 
 def load(path: str | Path, *, trust: Collection[str] = (), device: str | torch.device = "cpu") -> Run:
@@ -282,20 +215,8 @@ def load(path: str | Path, *, trust: Collection[str] = (), device: str | torch.d
     return Run(model, guide, Corpus.open(folder.corpus), folder, config, int(checkpoint["global_step"]))
 
 
-def check_as_many(texts: Collection[str], conditions: Collection[str] | None) -> None:
-    """Raises a ValueError unless each text has a condition, or none has."""
-    if conditions is not None and len(conditions) != len(texts):
-        raise ValueError(f"there are {len(conditions)} conditions for {len(texts)} texts: give one for each.")
-
-
 def _several(texts: str | Sequence[str]) -> Sequence[str]:
     return [texts] if isinstance(texts, str) else texts
-
-
-def _check_lengths(texts: Sequence[str], ids: Sequence[list[int]], window: int) -> None:
-    for text, tokens in zip(texts, ids, strict=True):
-        if len(tokens) > window:
-            raise ValueError(f"{text[:40]!r}... has {len(tokens)} tokens, the model's window is {window}: shorten it.")
 
 
 def _greedy_unless(decoding: Mapping[str, Any]) -> Decoding:

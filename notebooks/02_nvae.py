@@ -34,11 +34,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.colors import LogNorm
-from pyroformer.inference.generation.editing import vectors
 from torch.distributions import Normal, kl_divergence
 
 import pyroformer as pf
 from pyroformer.inference.diagnostics import khat
+from pyroformer.inference.generation.editing import vectors
 from pyroformer.inference.plots.style import COLOURS, SHADES
 
 quick = os.environ.get("PYROFORMER_NOTEBOOK") == "quick"  # does it run? For the tests

@@ -20,11 +20,11 @@ from ...models.transformer.text_distribution import AutoregressiveText
 from ..data.loaders import once
 from ..data.readers import Pair
 from ..data.texts import Texts
-from ..generation.generate import reconstruct
+from ..generation.generate import reconstruct, sample
 from ..objectives.bounds import importance_sweep, importance_weighted
 from ..objectives.elbo import ELBO, Terms, trace_pair
 from ..objectives.registry import held_out_objective, remarks
-from ..run import Run, check_as_many
+from ..runs.fitted import FittedModel, check_as_many
 from ..utils.seeded_eval import frozen
 from .cross_attention import attention_shares
 from .latent_information import carried
@@ -53,7 +53,7 @@ DRAWS = 8  # for terms that are not importance-weighted: with exact divergences 
 
 
 def evaluate(
-    run: Run,
+    run: FittedModel,
     texts: Sequence[str] | Sequence[Pair] | None = None,
     *,
     split: Split = "test",
@@ -121,7 +121,7 @@ def evaluate(
         figures |= written | components(columns)
     if samples:
         references = _some(run.corpus.test, REFERENCES * samples)[:]
-        figures |= diversity(run.sample(samples, seed=seed), references, seed=seed)
+        figures |= diversity(sample(run, samples, seed=seed), references, seed=seed)
     about: dict[str, Any] = {
         "texts": len(chosen),
         "tokens": int(columns["tokens"].sum()),
@@ -142,7 +142,7 @@ def evaluate(
 
 
 def text_bounds(
-    run: Run,
+    run: FittedModel,
     texts: Sequence[str],
     particles: int = 64,
     *,
@@ -166,7 +166,7 @@ def text_bounds(
     return torch.cat(found) if found else torch.empty(0, dtype=torch.float64)
 
 
-def _measure(run: Run, texts: Texts, objective: ELBO, particles: int, batch_size: int) -> Columns:
+def _measure(run: FittedModel, texts: Texts, objective: ELBO, particles: int, batch_size: int) -> Columns:
     """Everything that is measured: one number a text, in the order of the texts."""
     columns: dict[str, np.ndarray] = {"tokens": texts.lengths.astype(float), "bytes": texts.bytes.astype(float)}
     for indices, batch in once(texts, batch_size):
@@ -176,7 +176,7 @@ def _measure(run: Run, texts: Texts, objective: ELBO, particles: int, batch_size
     return _charged(columns, objective)
 
 
-def _measure_batch(run: Run, batch: Batch, objective: ELBO, particles: int) -> dict[str, Tensor]:
+def _measure_batch(run: FittedModel, batch: Batch, objective: ELBO, particles: int) -> dict[str, Tensor]:
     assert batch.tokens is not None and batch.mask is not None
     terms = objective.terms(run.model, run.guide, batch)
     drawn: Any = trace_pair(run.model, run.guide, batch)[0].nodes["text"]["fn"]
@@ -194,7 +194,9 @@ def _measure_batch(run: Run, batch: Batch, objective: ELBO, particles: int) -> d
     return values | costs | _measure_mean(run, batch, batch.tokens, batch.mask)
 
 
-def _measure_mean(run: Run, batch: Batch, tokens: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> dict[str, Tensor]:
+def _measure_mean(
+    run: FittedModel, batch: Batch, tokens: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"]
+) -> dict[str, Tensor]:
     """What the mean of the posterior gives, and how many components it uses."""
     model: Any = run.model
     guide: Any = run.guide
@@ -233,7 +235,7 @@ def _hits(text: AutoregressiveText, tokens: Int[Tensor, "B T"], mask: Bool[Tenso
     return ((text.likelihood(tokens).predicted() == tokens) & mask).sum(-1)
 
 
-def _reconstructed(run: Run, texts: Texts, drop_below: float, seed: int, batch_size: int) -> dict[str, Figure]:
+def _reconstructed(run: FittedModel, texts: Texts, drop_below: float, seed: int, batch_size: int) -> dict[str, Figure]:
     options: dict[str, Any] = {"drop_below": drop_below, "seed": seed, "batch_size": batch_size}
     conditions = None if texts.conditions is None else texts.conditions[:]
     pairs = reconstruct(run, texts[:], conditions=conditions, **options)
@@ -247,7 +249,7 @@ def _reconstructed(run: Run, texts: Texts, drop_below: float, seed: int, batch_s
     }
 
 
-def _by_latent(run: Run, texts: Texts, seed: int, batch_size: int) -> dict[str, Figure]:
+def _by_latent(run: FittedModel, texts: Texts, seed: int, batch_size: int) -> dict[str, Figure]:
     batches = [batch.to(run.model.device) for _, batch in once(texts, batch_size)]
     model: Any = run.model
     guide: Any = run.guide
@@ -255,7 +257,7 @@ def _by_latent(run: Run, texts: Texts, seed: int, batch_size: int) -> dict[str, 
         return layers(carried(model, guide, batches), model.latents)
 
 
-def _texts(run: Run, texts: Sequence[str] | Sequence[Pair] | None, split: Split) -> Texts:
+def _texts(run: FittedModel, texts: Sequence[str] | Sequence[Pair] | None, split: Split) -> Texts:
     if texts is None:
         if split not in get_args(Split):
             raise ValueError(f"there is no split {split!r}: give {', '.join(get_args(Split))}.")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from ...models.attention.editing import dropped, exchanged, scaled
 from ...models.attention.mixture import Mixture
 from ...models.nvae import NVAE
-from ..run import Run
+from ..runs.fitted import FittedModel
 from .decoding import Decoding
 from .generate import GREEDY, decode, encode
 
@@ -32,7 +32,7 @@ class Edited(NamedTuple):
     other: str | None = None
 
 
-def vectors(run: Run, text: str) -> list[Vector]:
+def vectors(run: FittedModel, text: str) -> list[Vector]:
     """The vectors of a text's posterior mixture, with the numbers by which :func:`edit` knows them.
 
     Raises:
@@ -46,7 +46,7 @@ def vectors(run: Run, text: str) -> list[Vector]:
 
 
 def edit(
-    run: Run,
+    run: FittedModel,
     text: str,
     *,
     drop: Iterable[int] = (),
@@ -94,13 +94,13 @@ def edit(
     return Edited(written, text, drop, dict(scale), dict(swap), other)
 
 
-def _mixed(run: Run) -> NVAE:
+def _mixed(run: FittedModel) -> NVAE:
     if not isinstance(run.model, NVAE):
         raise ValueError(f"a {type(run.model).__name__} has no mixture to edit: fit an nvae to have one.")
     return run.model
 
 
-def _mean(run: Run, text: str) -> Mixture:
+def _mean(run: FittedModel, text: str) -> Mixture:
     posterior: Any = encode(run, [text])
     memory: Mixture = posterior.memory()
     return memory

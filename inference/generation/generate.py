@@ -22,7 +22,7 @@ from ...models.nvae import NVAE
 from ...models.transformer.memory import Memory, batch_shape, stacked
 from ...models.transformer.text_distribution import AutoregressiveText
 from ...models.transformer.text_distribution import decode as write_tokens
-from ..run import Run, check_as_many
+from ..runs.fitted import FittedModel, check_as_many
 from ..utils.seeded_eval import frozen
 from ..utils.seeds import item_seed
 from .decoding import Decoding, uniforms
@@ -33,7 +33,7 @@ __all__ = ["decode", "encode", "reconstruct", "sample", "write"]
 GREEDY = Decoding(greedy=True)
 
 
-def encode(run: Run, texts: str | Sequence[str], conditions: Sequence[str] | None = None) -> Any:
+def encode(run: FittedModel, texts: str | Sequence[str], conditions: Sequence[str] | None = None) -> Any:
     """The posterior of each text, with what each answers to if the run was trained on pairs.
 
     Raises:
@@ -43,7 +43,7 @@ def encode(run: Run, texts: str | Sequence[str], conditions: Sequence[str] | Non
         return _posterior(run, run.batch(texts, conditions))
 
 
-def decode(run: Run, memory: Memory, decoding: Decoding = GREEDY, *, seed: int = 0) -> list[str]:
+def decode(run: FittedModel, memory: Memory, decoding: Decoding = GREEDY, *, seed: int = 0) -> list[str]:
     """The text that the model writes for each memory of a batch.
 
     Raises:
@@ -59,7 +59,7 @@ def decode(run: Run, memory: Memory, decoding: Decoding = GREEDY, *, seed: int =
 
 
 def reconstruct(
-    run: Run,
+    run: FittedModel,
     texts: Sequence[str],
     decoding: Decoding = GREEDY,
     *,
@@ -103,7 +103,7 @@ def reconstruct(
 
 
 def sample(
-    run: Run,
+    run: FittedModel,
     n: int = 1,
     decoding: Decoding | None = None,
     *,
@@ -173,14 +173,14 @@ def write(
     return tokens
 
 
-def _posterior(run: Run, batch: Batch) -> Any:
+def _posterior(run: FittedModel, batch: Batch) -> Any:
     if run.guide is None:
         name = type(run.model).__name__
         raise ValueError(f"a {name} has no latents, so no posterior to encode a text into: sample from it instead.")
     return run.guide.encode(batch)  # type: ignore[operator]
 
 
-def _thinned(run: Run, memory: Memory, drop_below: float) -> Memory:
+def _thinned(run: FittedModel, memory: Memory, drop_below: float) -> Memory:
     """A mixture without the vectors that weigh less, the prior's kept."""
     if drop_below == 0:
         return memory
@@ -190,11 +190,11 @@ def _thinned(run: Run, memory: Memory, drop_below: float) -> Memory:
     return compacted(memory, drop_below, keep=run.model.kappa)
 
 
-def _likelihood(run: Run, memory: Any) -> AutoregressiveText:
+def _likelihood(run: FittedModel, memory: Any) -> AutoregressiveText:
     return _autoregressive(run, run.model.likelihood(memory))
 
 
-def _autoregressive(run: Run, law: Any) -> AutoregressiveText:
+def _autoregressive(run: FittedModel, law: Any) -> AutoregressiveText:
     if not isinstance(law, AutoregressiveText):
         raise ValueError(
             f"the likelihood of {type(run.model).__name__} is of the kind {type(law).__name__}, and only an "
@@ -203,7 +203,7 @@ def _autoregressive(run: Run, law: Any) -> AutoregressiveText:
     return law
 
 
-def _prior_memory(run: Run, seed: int, told: list[list[int]] | None) -> Memory | None:
+def _prior_memory(run: FittedModel, seed: int, told: list[list[int]] | None) -> Memory | None:
     """What the decoder of one made-up text is told: the model's own draw of each text's latents."""
     torch.manual_seed(seed)
     placeholder = {"text": torch.zeros(1, run.corpus.window, dtype=torch.long, device=run.model.device)}
@@ -222,7 +222,7 @@ def _per_token(memory: Mixture, batch: Batch) -> list[list[float]]:
     return weights
 
 
-def _noise(run: Run, seed: int, items: range) -> Float[Tensor, "B W"]:
+def _noise(run: FittedModel, seed: int, items: range) -> Float[Tensor, "B W"]:
     return uniforms(seed, items, run.corpus.window).to(run.model.device)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from ...models.transformer.memory import Context, Memory, stacked
-from ..run import Run
+from ..runs.fitted import FittedModel
 from .decoding import Decoding
 from .generate import GREEDY, decode, encode
 
@@ -24,7 +24,7 @@ class Mixed(NamedTuple):
 
 
 def interpolate(
-    run: Run,
+    run: FittedModel,
     first: str,
     second: str,
     steps: int = 5,
@@ -73,7 +73,7 @@ def interpolate(
 
 
 def swap(
-    run: Run,
+    run: FittedModel,
     text: str,
     other: str,
     layers: Sequence[int],
@@ -100,7 +100,7 @@ def swap(
 
 
 def swaps(
-    run: Run,
+    run: FittedModel,
     text: str,
     other: str,
     choices: Sequence[Sequence[int]] | None = None,
@@ -119,13 +119,13 @@ def swaps(
     return [Mixed(text, 1.0, chosen) for text, chosen in zip(texts, some, strict=True)]
 
 
-def _of_layers(run: Run) -> list[int]:
+def _of_layers(run: FittedModel) -> list[int]:
     """The layers that have a latent of their own, from 1; none where latents belong to no layers."""
     numbers = [re.fullmatch(r"z_(\d+)", name) for name in run.model.latents]
     return [int(number[1]) for number in numbers if number] if all(numbers) else []
 
 
-def _numbers(run: Run) -> list[int]:
+def _numbers(run: FittedModel) -> list[int]:
     """The layers that have a latent of their own, of which there must be some."""
     if not (found := _of_layers(run)):
         names = run.model.latents
@@ -137,7 +137,7 @@ def _numbers(run: Run) -> list[int]:
     return found
 
 
-def _chosen(run: Run, layers: Sequence[int]) -> tuple[int, ...]:
+def _chosen(run: FittedModel, layers: Sequence[int]) -> tuple[int, ...]:
     """The layers whose latents move, all of which must have one."""
     every = _numbers(run)
     if unknown := [number for number in layers if number not in every]:
@@ -145,14 +145,14 @@ def _chosen(run: Run, layers: Sequence[int]) -> tuple[int, ...]:
     return tuple(layers)
 
 
-def _memories(run: Run, first: str, second: str, condition: str | None) -> tuple[Memory, Memory]:
+def _memories(run: FittedModel, first: str, second: str, condition: str | None) -> tuple[Memory, Memory]:
     """The means of the posteriors of two texts."""
     told = None if condition is None else [condition]
     one, other = (encode(run, [text], told).memory() for text in (first, second))
     return one, other
 
 
-def _moved(run: Run, start: Memory, end: Memory, chosen: Sequence[int]) -> Memory:
+def _moved(run: FittedModel, start: Memory, end: Memory, chosen: Sequence[int]) -> Memory:
     """The memory at the start with the latents of the chosen layers of that at the end."""
     assert isinstance(start, Context) and isinstance(end, Context)
     assert start.latents is not None and end.latents is not None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...guides.della import LatentPosterior
 from ...guides.vae import GaussianPosterior
-from ..run import Run
+from ..runs.fitted import FittedModel
 from .decoding import Decoding
 from .generate import GREEDY, decode, encode
 
@@ -38,7 +38,7 @@ class Walk(NamedTuple):
 
 
 def traverse(
-    run: Run,
+    run: FittedModel,
     text: str,
     latent: int = 1,
     dimension: int | None = None,

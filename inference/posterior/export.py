@@ -28,7 +28,7 @@ from ...models.batch import Batch
 from ...models.transformer.text_distribution import AutoregressiveText
 from ..objectives.elbo import ELBO, trace_pair
 from ..objectives.traces import as_numpy, is_local, latent_sites, mask_of, shown
-from ..run import Run
+from ..runs.fitted import FittedModel
 from ..utils.seeded_eval import frozen
 from .arviz_compat import from_groups
 
@@ -39,7 +39,7 @@ Variables = dict[str, tuple[tuple[str, ...], np.ndarray]]  # name: (dimensions, 
 
 
 def posterior(
-    run: Run,
+    run: FittedModel,
     texts: str | Sequence[str],
     conditions: str | Sequence[str] | None = None,
     draws: int = 100,
@@ -231,7 +231,7 @@ def _dataset(variables: Variables, labels: Mapping[str, np.ndarray]) -> Any:
     return xarray.Dataset({name: (at, values) for name, (at, values) in variables.items()}, coords)
 
 
-def _training(run: Run) -> Variables:
+def _training(run: FittedModel) -> Variables:
     """The metrics of a run, as they were written."""
     try:
         metrics = run.folder.read_metrics()

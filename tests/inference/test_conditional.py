@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from pyroformer.inference.generation.interpolation import interpolate
 
 import pyroformer as pf
 from pyroformer.inference.cli.main import main
 from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.generation.interpolation import interpolate
 from pyroformer.inference.run import Run
 from pyroformer.models.transformer.backbone import Trunk
 from pyroformer.models.transformer.config import TransformerConfig

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from pyroformer.inference.generation.decoding import Decoding, uniforms
 
 P = torch.tensor([0.1, 0.4, 0.2, 0.3])

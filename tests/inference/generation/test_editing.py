@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from pyroformer.inference.generation.decoding import Decoding
-from pyroformer.inference.generation.editing import edit, vectors
-from pyroformer.inference.generation.generate import decode, encode, reconstruct
 
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.generation.decoding import Decoding
+from pyroformer.inference.generation.editing import edit, vectors
+from pyroformer.inference.generation.generate import decode, encode, reconstruct
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.models.attention.mixture import Mixture

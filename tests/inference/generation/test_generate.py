@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from pyroformer.inference.generation.decoding import Decoding
-from pyroformer.inference.generation.generate import decode, encode, reconstruct, sample
 from torch import Tensor, nn
 
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.generation.decoding import Decoding
+from pyroformer.inference.generation.generate import decode, encode, reconstruct, sample
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.models.batch import BOS, EOS, PAD
@@ -220,7 +220,6 @@ def test_what_cannot_be_done(lm: Run, nvae: Run) -> None:
 
 def test_noise_is_not_that_of_the_latents() -> None:
     from pyroformer.inference.generation.decoding import uniforms
-
     from pyroformer.inference.utils.seeds import item_seed
 
     torch.manual_seed(item_seed(3, 0, "latents"))

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from pyroformer.inference.generation.decoding import Decoding
-from pyroformer.inference.generation.generate import decode, encode
-from pyroformer.inference.generation.interpolation import interpolate, swap, swaps
 
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.generation.decoding import Decoding
+from pyroformer.inference.generation.generate import decode, encode
+from pyroformer.inference.generation.interpolation import interpolate, swap, swaps
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.models.attention.editing import interpolated

@@ -10,7 +10,6 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from pyroformer.inference.generation.traversal import traverse
 
 import pyroformer as pf
 from pyroformer.guides.della import DELLAGuide
@@ -21,6 +20,7 @@ from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import Calibration, predictive_check
 from pyroformer.inference.evaluation.report import Evaluation, Quantity
 from pyroformer.inference.evaluation.report import Figure as Measured
+from pyroformer.inference.generation.traversal import traverse
 from pyroformer.inference.posterior.arviz_compat import from_groups
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder

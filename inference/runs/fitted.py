@@ -1,0 +1,82 @@
+"""A fitted model with its guide, corpus and folder: what every operation on a run works on."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from torch import nn
+
+from ...models.base import Model
+from ...models.batch import Batch
+from ..data.corpus import Corpus
+from ..data.tokenizer import Tokenizer
+from .folder import RunFolder
+
+__all__ = ["FittedModel", "check_as_many"]
+
+
+class FittedModel:
+    r"""The state of a run, without the operations on it, which :class:`~pyroformer.Run` has as methods.
+
+    Arguments:
+        model: The fitted model.
+        guide: Its fitted posterior, or None.
+        corpus: The texts it was fitted to, with their tokenizer.
+        folder: Where it lives.
+        config: Its resolved configuration.
+        step: The step whose weights it holds.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        guide: nn.Module | None,
+        corpus: Corpus,
+        folder: RunFolder,
+        config: dict[str, Any],
+        step: int,
+    ) -> None:
+        self.model, self.guide, self.corpus = model, guide, corpus
+        self.folder, self.config, self.step = folder, config, step
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.corpus.tokenizer
+
+    def batch(self, texts: Collection[str], conditions: Collection[str] | None = None) -> Batch:
+        """Texts as one batch on the model's device, with the condition of each if the model reads conditions.
+
+        Raises:
+            ValueError: If there is no text, one is longer than the model's window, or the conditions are not as many.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts:
+            raise ValueError("no text was given: give at least one.")
+        ids = self.tokenizer.encode_batch(texts)
+        _check_lengths(texts, ids, self.corpus.window)
+        return Batch.pad(ids, conditions=self.conditions(conditions)).to(self.model.device)
+
+    def conditions(self, conditions: Collection[str] | None) -> list[list[int]] | None:
+        """The tokens of conditions, without an end."""
+        tokenizer = self.corpus.condition_tokenizer
+        if tokenizer is None:
+            if conditions is not None:
+                raise ValueError("the run was trained on texts without conditions: leave the conditions out.")
+            return None
+        if conditions is None:
+            raise ValueError("the run was trained on pairs: give the condition of each text as well.")
+        conditions = [conditions] if isinstance(conditions, str) else list(conditions)
+        ids = [tokens[:-1] for tokens in tokenizer.encode_batch(conditions)]
+        _check_lengths(conditions, ids, self.corpus.window)
+        return ids
+
+
+def check_as_many(texts: Collection[str], conditions: Collection[str] | None) -> None:
+    """Raises a ValueError unless each text has a condition, or none has."""
+    if conditions is not None and len(conditions) != len(texts):
+        raise ValueError(f"there are {len(conditions)} conditions for {len(texts)} texts: give one for each.")
+
+
+def _check_lengths(texts: Sequence[str], ids: Sequence[list[int]], window: int) -> None:
+    for text, tokens in zip(texts, ids, strict=True):
+        if len(tokens) > window:
+            raise ValueError(f"{text[:40]!r}... has {len(tokens)} tokens, the model's window is {window}: shorten it.")
