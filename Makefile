@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help demo docs test lint format notebooks clean table curve
 
 help:
-	@echo "make demo       train a small model on the built-in English corpus, then show what it learnt"
+	@echo "make demo       train a small model on the built-in English corpus, then show what it learned"
 	@echo "make test       ruff, mypy and all tests"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make format     let ruff rewrite the code"

@@ -38,7 +38,7 @@ def report(
     seed: int = 0,
 ) -> str:
     """The table as markdown, and some of what was written."""
-    corpus = pf.Corpus.read(data, condition=0, vocabulary=vocabulary, window=32, long="drop")
+    corpus = pf.Corpus.from_file(data, condition=0, vocabulary=vocabulary, window=32, long="drop")
     read = [corpus.entries("train"), corpus.entries("test")]
     (known, seen), (intents, unseen) = (zip(*pairs, strict=True) for pairs in read)
     classifier = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10.0))

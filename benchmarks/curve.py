@@ -148,7 +148,7 @@ def first_stage(point: Point, corpus: Corpus, options: argparse.Namespace) -> tu
     extra = {"free_bits": point.free_bits, "free_bits_per": "total"} if point.free_bits else {}
     if point.family != "language model":
         objective = "nvib" if point.family.startswith("nvib") else "elbo"
-        extra |= {"objective": objective, "beta": point.beta, "kl_weight": point.schedule}
+        extra |= {"objective": objective, "beta": point.beta, "kl_schedule": point.schedule}
     return trained(
         options.out / "runs" / point.name,
         options.seed,
@@ -242,7 +242,7 @@ def plot(results: Sequence[Mapping[str, Any]], path: Path, width: int = 96) -> N
         rates = np.geomspace(1e-3, loss, 200)
         whole.plot(rates, loss - rates, color="0.6", linestyle="--", label="sum = loss of the language model")
     for axes in (whole, copying):
-        draw(axes, points, width, labelled=lambda at, axes=axes: (at[1] < COPYING[1]) == (axes is copying))
+        draw(axes, points, width, labeled=lambda at, axes=axes: (at[1] < COPYING[1]) == (axes is copying))
     whole.set(ylabel="distortion: -log p(x | z), nats per token")
     copying.set(xlim=COPYING[0], ylim=(-0.03, COPYING[1]), title="where texts are copied")
     if whole.get_legend_handles_labels()[0]:
@@ -253,30 +253,30 @@ def plot(results: Sequence[Mapping[str, Any]], path: Path, width: int = 96) -> N
 COPYING = (8, 1500), 0.7  # rates, and the greatest distortion
 
 
-def draw(axes: Any, points: Mapping[Point, tuple[float, float]], width: int, labelled: Callable[[Any], bool]) -> None:
+def draw(axes: Any, points: Mapping[Point, tuple[float, float]], width: int, labeled: Callable[[Any], bool]) -> None:
     """All points and arrows on one pair of axes; betas where there is room for them."""
-    from pyroformer.inference.plots.style import COLOURS
+    from pyroformer.inference.plots.style import COLORS
 
     families = [family for family in dict.fromkeys(point.family for point in POINTS) if family != "language model"]
-    for number, (family, colour) in enumerate(zip(families, COLOURS, strict=False)):
+    for number, (family, color) in enumerate(zip(families, COLORS, strict=False)):
         rows = [(point, at) for point, at in points.items() if point.family == family]
         best = {point.beta: point for point, _ in sorted(rows, key=lambda row: len(row[0].ladder)) if plain(point)}
         joined = sorted((effective(point, width), at) for point, at in rows if best.get(point.beta) == point)
         if joined:
-            axes.plot(*zip(*(at for _, at in joined), strict=True), "o:", color=colour, label=family)
+            axes.plot(*zip(*(at for _, at in joined), strict=True), "o:", color=color, label=family)
         for beta, at in joined:
             name = f"{float(f'{beta:.1g}'):g}"
-            if family != "autoencoder" and labelled(at):
+            if family != "autoencoder" and labeled(at):
                 side = {"xytext": (0, 7 if number % 2 == 0 else -14), "textcoords": "offset points", "ha": "center"}
-                axes.annotate(name, at, fontsize=7, color=colour, clip_on=True, annotation_clip=True, **side)
+                axes.annotate(name, at, fontsize=7, color=color, clip_on=True, annotation_clip=True, **side)
         for point, at in rows:
             before = points.get(point._replace(prior=""))
             if point.prior and before:
-                axes.annotate("", at, before, arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 0.8})
+                axes.annotate("", at, before, arrowprops={"arrowstyle": "->", "color": color, "linewidth": 0.8})
             if point.prior:
-                axes.plot(*at, "s", color=colour, markersize=5)
+                axes.plot(*at, "s", color=color, markersize=5)
             elif best.get(point.beta) != point:
-                axes.plot(*at, "o", markerfacecolor="white", color=colour, markersize=5)
+                axes.plot(*at, "o", markerfacecolor="white", color=color, markersize=5)
     axes.set(xscale="log", xlabel="rate: KL of all latents, nats per token")
     axes.margins(x=0.08)
 
@@ -311,7 +311,7 @@ def main() -> None:
     parser.add_argument("--shard", default="0/1", help="part I of N of the work, as 0/2, for several processes")
     options = parser.parse_args()
     same_settings(options.out, options, free=["families", "plot"])
-    corpus = Corpus.read(options.data, vocabulary=options.vocabulary, window=options.window)
+    corpus = Corpus.from_file(options.data, vocabulary=options.vocabulary, window=options.window)
     points = [point for point in POINTS if not options.families or point.family in options.families]
     work = [(point.name, lambda point=point: measure(point, corpus, options)) for point in points]  # type: ignore[misc]
     make_missing(options.out, work, options.shard)

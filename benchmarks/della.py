@@ -1,6 +1,6 @@
 """What DELLA costs: a training step, the activations that it keeps, and sampling; side by side in one process.
 
-by hand     an encoder pass and a decoder pass of the same trunk in plain PyTorch, the mean state of the one added to
+by hand     an encoder pass and a decoder pass of the same backbone in plain PyTorch, the mean state of the one added to
             the embeddings of the other; no latents, and our readout
 collapsed   DELLA whose product is collapsed, as published
 product     DELLA with the true product of rank 4
@@ -42,26 +42,26 @@ def batch_of(config: TransformerConfig, texts: int, time: int, device: str) -> B
     return Batch.pad(rows, width=time).to(device)
 
 
-def by_hand(trunk: Decoder, batch: Batch) -> Tensor:
-    """Both passes of the trunk and the loss, without latents."""
+def by_hand(backbone: Decoder, batch: Batch) -> Tensor:
+    """Both passes of the backbone and the loss, without latents."""
     assert batch.tokens is not None and batch.mask is not None
-    before = F.pad(batch.tokens[:, :-1], (1, 0), value=trunk.config.bos)
-    seen = trunk.embedding(before)
-    for block in trunk.blocks:
+    before = F.pad(batch.tokens[:, :-1], (1, 0), value=backbone.config.bos)
+    seen = backbone.embedding(before)
+    for block in backbone.blocks:
         seen = block(seen, batch.mask)
     mean = (seen * batch.mask[..., None]).sum(1, keepdim=True) / batch.lengths[:, None, None]
-    x = trunk.embedding(before) + mean
-    for block in trunk.blocks:
+    x = backbone.embedding(before) + mean
+    for block in backbone.blocks:
         x = block(x, causal=True)
-    readout = TokenLikelihood(trunk.norm(x), *trunk.readout, mask=batch.mask, validate_args=False)
+    readout = TokenLikelihood(backbone.norm(x), *backbone.readout, mask=batch.mask, validate_args=False)
     return -(batch.weight * readout.log_prob(batch.tokens)).sum()
 
 
 def ways(config: TransformerConfig, batch: Batch, device: str) -> dict[str, tuple[nn.Module, Callable[[], Tensor]]]:
     """The networks of each way, and its loss."""
     torch.manual_seed(0)
-    trunk = Decoder(config).to(device)
-    found: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {"by hand": (trunk, lambda: by_hand(trunk, batch))}
+    backbone = Decoder(config).to(device)
+    found: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {"by hand": (backbone, lambda: by_hand(backbone, batch))}
     for name in ("collapsed", "product"):
         torch.manual_seed(0)
         model = DELLA(config, latent_size=LATENT, fusion=name, rank=RANK).to(device)
@@ -80,21 +80,21 @@ def milliseconds(run: dict[str, Callable[[], object]], repeats: int, device: str
         run[name]()
     for _ in range(repeats):
         for name, call in run.items():
-            synchronise(device)
+            synchronize(device)
             start = time.perf_counter()
             call()
-            synchronise(device)
+            synchronize(device)
             best[name] = min(best[name], 1e3 * (time.perf_counter() - start))
     return best
 
 
 def stepper(network: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], object]:
-    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss().backward()
-        optimiser.step()
+        optimizer.step()
 
     return step
 
@@ -151,7 +151,7 @@ def sampling(config: TransformerConfig, texts: int, repeats: int, device: str) -
     return milliseconds({"cached": cached, "again": again}, repeats, device)
 
 
-def synchronise(device: str) -> None:
+def synchronize(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
 

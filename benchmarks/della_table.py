@@ -1,8 +1,8 @@
-"""DELLA against its rivals at equal terms: one trunk, one budget, one evaluation; resumes where it stopped.
+"""DELLA against its rivals at equal terms: one backbone, one budget, one evaluation; resumes where it stopped.
 
     python benchmarks/della_table.py --data SNLI_FOLDER --out results/snli [--seeds 3] [--steps 1500]
 
-language model   the trunk alone, nothing latent
+language model   the backbone alone, nothing latent
 embedding        one latent of the total size, added to the token embeddings
 memory           the same latent as one more key and value in each layer
 softmax          the same latent added to the hidden states before the readout
@@ -54,7 +54,7 @@ VARIANTS: dict[str, dict[str, Any] | None] = {
 }
 HELP: dict[str, dict[str, Any]] = {
     "none": {},
-    "cyclical": {"kl_weight": "cyclical"},
+    "cyclical": {"kl_schedule": "cyclical"},
     "free nats": {"free_bits": 4.0, "free_bits_per": "total"},
     "ladder": {},
     "ladder, iw": {"objective": "iw", "particles": 4},
@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument("--shard", default="0/1", help="part I of N of the work, as 0/2, for several processes")
     options = parser.parse_args()
     same_settings(options.out, options, free=["models", "seeds"])
-    corpus = Corpus.read(options.data, vocabulary=options.vocabulary, window=options.window)
+    corpus = Corpus.from_file(options.data, vocabulary=options.vocabulary, window=options.window)
     config = TransformerConfig(
         corpus.vocabulary,
         corpus.window,

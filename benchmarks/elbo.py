@@ -1,4 +1,4 @@
-"""What Pyro costs: one optimiser step of the NVAE's exact ELBO, written four ways, side by side in one process.
+"""What Pyro costs: one optimizer step of the NVAE's exact ELBO, written four ways, side by side in one process.
 
 hand      the same networks, noise and closed forms in plain PyTorch
 eager     pyroformer.ELBO
@@ -88,26 +88,26 @@ def stock_pair(model: NVAE, guide: NVAEGuide) -> tuple[Callable[[Batch], None], 
 
 
 def steps(width: int, device: str) -> dict[str, Callable[[], object]]:
-    """One optimiser step each, on a model of its own."""
+    """One optimizer step each, on a model of its own."""
 
-    def optimised(parameters: list[nn.Parameter], loss: Callable[[], Tensor]) -> Callable[[], object]:
-        optimiser = torch.optim.AdamW(parameters, lr=1e-4)
+    def optimized(parameters: list[nn.Parameter], loss: Callable[[], Tensor]) -> Callable[[], object]:
+        optimizer = torch.optim.AdamW(parameters, lr=1e-4)
 
         def step() -> None:
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss().backward()
-            optimiser.step()
+            optimizer.step()
 
         return step
 
     model, guide, batch = make(width, device)
     parameters = list(ELBO()(model, guide).parameters())  # those that both use counted once
-    result = {"hand": optimised(parameters, lambda: by_hand(model, guide, batch))}
+    result = {"hand": optimized(parameters, lambda: by_hand(model, guide, batch))}
     eager = ELBO()(*make(width, device)[:2])
-    result["eager"] = optimised(list(eager.parameters()), lambda: eager(batch))
+    result["eager"] = optimized(list(eager.parameters()), lambda: eager(batch))
     objective = ELBO()(*make(width, device)[:2])
     captured = CompiledObjective(objective)
-    result["captured"] = optimised(list(objective.parameters()), lambda: captured.losses(batch)["objective"])
+    result["captured"] = optimized(list(objective.parameters()), lambda: captured.losses(batch)["objective"])
     stock = make(width, device)
     pyro.clear_param_store()
     svi = pyro.infer.SVI(
@@ -147,15 +147,15 @@ def measure(step: dict[str, Callable[[], object]], repeats: int, device: str) ->
             run()
     for _ in range(repeats):
         for name, run in step.items():
-            _synchronise(device)
+            _synchronize(device)
             start = time.perf_counter()
             run()
-            _synchronise(device)
+            _synchronize(device)
             times[name].append(1e3 * (time.perf_counter() - start))
     return {name: min(values) for name, values in times.items()}
 
 
-def _synchronise(device: str) -> None:
+def _synchronize(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
 

@@ -2,7 +2,7 @@ r"""What EM costs: a Gaussian mixture fitted by ``pf.em.adapt`` and by scikit-le
 
     python benchmarks/em.py [--queries N] [--threads 1] [--out FILE]
 
-K spherical components in d dimensions, maximum likelihood (no prior, no regularisation, no convergence test), a fixed
+K spherical components in d dimensions, maximum likelihood (no prior, no regularization, no convergence test), a fixed
 number of steps and one more E-step. Fits take turns and the fastest of each counts, because what else the machine does
 can only add to a time. Both programs have the same number of threads. The second table is memory: the largest number
 of bytes alive at once beyond the inputs, which grows with the number of queries only as far as the moved copy of them

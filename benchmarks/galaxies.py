@@ -25,7 +25,7 @@ UNITS = 10
 
 
 def velocities(path: Path) -> Tensor:
-    """The data, standardised, with shape [82, 1]."""
+    """The data, standardized, with shape [82, 1]."""
     data = torch.from_numpy(np.loadtxt(path, skiprows=1)).float()[:, None]
     return (data - data.mean(0)) / data.std(0, unbiased=False)
 

@@ -1,4 +1,4 @@
-"""Our language model against transformers' GPT2LMHeadModel: same sizes, texts, batches, optimiser, number of steps.
+"""Our language model against transformers' GPT2LMHeadModel: same sizes, texts, batches, optimizer, number of steps.
 
     python benchmarks/language_model.py --data FOLDER_OR_FILE --steps 600 [--out FILE]
 
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--out", type=Path, help="file to write the table to as well")
     arguments = parser.parse_args()
-    corpus = Corpus.read(arguments.data, vocabulary=arguments.vocabulary, window=64)
+    corpus = Corpus.from_file(arguments.data, vocabulary=arguments.vocabulary, window=64)
     sizes = {name: getattr(arguments, name) for name in ("width", "layers", "heads")}
     learners = {}
     for name, make in {

@@ -16,24 +16,24 @@ Loss = Callable[[Batch], Tensor]  # nats per text of a batch, weighted
 
 
 class Learner:
-    """A network with its loss, its optimiser and its clock."""
+    """A network with its loss, its optimizer and its clock."""
 
     def __init__(self, network: nn.Module, loss: Loss, learning_rate: float) -> None:
         self.network, self.loss, self.peak = network, loss, learning_rate
         decay = [p for p in network.parameters() if p.ndim >= 2]
         rest = [p for p in network.parameters() if p.ndim < 2]
         groups = [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
+        self.optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
         self.seconds: list[float] = []
 
     def step(self, batch: Batch, tokens: float, progress: float) -> None:
         start = time.perf_counter()
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = self.peak * warmup_cosine(progress)
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         (self.loss(batch) / tokens).backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimiser.step()
+        self.optimizer.step()
         self.seconds.append(time.perf_counter() - start)
 
     @torch.no_grad()

@@ -1,10 +1,10 @@
-r"""One labelled example a class, and unlabelled ones: keys that adapt to the queries they meet.
+r"""One labeled example a class, and unlabeled ones: keys that adapt to the queries they meet.
 
     python benchmarks/one_shot.py [--seeds 300] [--out FILE]
 
-A task has 5 Gaussian classes in d = 16 dimensions, means N(0, 0.75^2 I), unit variance; one labelled example of each
-and 15 unlabelled ones, all classified together. A seed is a task. Every temperature is tuned by NLL on 40 tasks that
-are not reported. Columns: accuracy on the unlabelled examples and NLL of their classes in nats.
+A task has 5 Gaussian classes in d = 16 dimensions, means N(0, 0.75^2 I), unit variance; one labeled example of each
+and 15 unlabeled ones, all classified together. A seed is a task. Every temperature is tuned by NLL on 40 tasks that
+are not reported. Columns: accuracy on the unlabeled examples and NLL of their classes in nats.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ PRECISIONS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5)
 
 
 class Tasks(NamedTuple):
-    """Class means, one labelled example a class, unlabelled examples class by class; a batch of tasks."""
+    """Class means, one labeled example a class, unlabeled examples class by class; a batch of tasks."""
 
     means: Tensor
     support: Tensor
@@ -65,7 +65,7 @@ def squared_distance(tasks: Tasks, precision: float) -> Tensor:
 
 
 def adapted(steps: int, variational: bool = False) -> Method:
-    """EM of the class means, each under the prior N(its labelled example, I)."""
+    """EM of the class means, each under the prior N(its labeled example, I)."""
 
     def method(tasks: Tasks, precision: float) -> Tensor:
         priors = pf.em.ConjugatePriors(vectors=1 / precision)
@@ -77,7 +77,7 @@ def adapted(steps: int, variational: bool = False) -> Method:
 
 
 def k_means(tasks: Tasks, _: float) -> Tensor:
-    """Lloyd's algorithm from the labelled examples; hard assignments."""
+    """Lloyd's algorithm from the labeled examples; hard assignments."""
     labels = [
         KMeans(CLASSES, init=support, n_init=1).fit_predict(queries)
         for support, queries in zip(tasks.support.numpy(), tasks.queries.numpy(), strict=True)
@@ -86,7 +86,7 @@ def k_means(tasks: Tasks, _: float) -> Tensor:
 
 
 def label_spreading(tasks: Tasks, gamma: float) -> Tensor:
-    """The labelled examples' labels spread over the graph of all."""
+    """The labeled examples' labels spread over the graph of all."""
     known = np.concatenate([np.arange(CLASSES), np.full(CLASSES * QUERIES, -1)])
     shares = [
         LabelSpreading(gamma=gamma, max_iter=200).fit(torch.cat(both).numpy(), known).label_distributions_[CLASSES:]
@@ -110,7 +110,7 @@ METHODS: dict[str, Method] = {
     "keys adapted, 3 steps": adapted(3),
     "keys adapted, 20 steps": adapted(20),
     "variational keys, 20 steps": adapted(20, variational=True),
-    "k-means from the labelled": k_means,
+    "k-means from the labeled": k_means,
     "label spreading": label_spreading,
     "oracle: the class means": oracle,
 }
@@ -132,7 +132,7 @@ def report(seeds: int) -> str:
         else:
             best = min(PRECISIONS, key=lambda p: sum(scores(method(others, p), others.truth)["NLL"]))
             results[f"{name} ({best:g})"] = scores(method(tasks, best), tasks.truth)
-    del results["k-means from the labelled"]["NLL"]  # it has no probabilities
+    del results["k-means from the labeled"]["NLL"]  # it has no probabilities
     return f"{seeds} tasks; in brackets the tuned precision\n\n{table(results)}"
 
 

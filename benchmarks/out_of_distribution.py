@@ -10,7 +10,7 @@ the known classes looks more familiar than one that is not, with 1/2 for chance.
     log p(q)                 the evidence, which is what attention's softmax divides by
     attention weight         the largest weight
     class entropy            of the attention's output, for squared distances and for dot products
-    nearest neighbour        distance to the nearest of the memory's images; to the fifth
+    nearest neighbor        distance to the nearest of the memory's images; to the fifth
     Mahalanobis              least distance to a class mean under the pooled covariance
 
 The evidence's variance is the one of greatest leave-one-out evidence; temperatures of the others have the least
@@ -97,8 +97,8 @@ def familiarities(data: Split) -> dict[str, Familiarity]:
         "class entropy, L2": lambda q: _negative_entropy(pf.attend(q, metric)),
         "class entropy, L2 at the evidence's variance": lambda q: _negative_entropy(pf.attend(q, density)),
         "class entropy, dot product": lambda q: _negative_entropy(pf.attend(scale * q, product)),
-        "nearest neighbour": lambda q: -torch.cdist(q, data.memory).amin(-1),
-        "fifth neighbour": lambda q: -torch.cdist(q, data.memory).kthvalue(5, -1).values,
+        "nearest neighbor": lambda q: -torch.cdist(q, data.memory).amin(-1),
+        "fifth neighbor": lambda q: -torch.cdist(q, data.memory).kthvalue(5, -1).values,
         "Mahalanobis": _mahalanobis(data),
     }
 

@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--out", type=Path, help="file to write the table to as well")
     arguments = parser.parse_args()
-    corpus = Corpus.read(arguments.data, vocabulary=arguments.vocabulary, window=64)
+    corpus = Corpus.from_file(arguments.data, vocabulary=arguments.vocabulary, window=64)
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
     for seed in range(arguments.seeds):
         for name, figures in run(corpus, seed, arguments).items():

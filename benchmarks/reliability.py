@@ -90,11 +90,11 @@ def precision_unshrunk(draw: Draw) -> Tensor:
 
 
 def precision_without_log_det(draw: Draw) -> Tensor:
-    """The formula of the authors' published code: weights that cancel the Gaussians' normalisers."""
+    """The formula of the authors' published code: weights that cancel the Gaussians' normalizers."""
     posterior = _posterior(draw)
     assert isinstance(posterior.variances, Tensor)
-    normaliser = 0.5 * WIDTH * (posterior.variances[:, 0] + NOISE).log()
-    return log_joint(draw.queries, mixture(draw, posterior.vectors, posterior.variances, log_weights=normaliser))
+    normalizer = 0.5 * WIDTH * (posterior.variances[:, 0] + NOISE).log()
+    return log_joint(draw.queries, mixture(draw, posterior.vectors, posterior.variances, log_weights=normalizer))
 
 
 def unsupervised(draw: Draw) -> Tensor:
@@ -114,7 +114,7 @@ def variational(draw: Draw) -> Tensor:
     return log_joint(draw.queries, pf.em.adapt(draw.queries, start, steps=30, priors=priors, variational=True).mixture)
 
 
-def marginalised(draw: Draw) -> Tensor:
+def marginalized(draw: Draw) -> Tensor:
     """A missing entry is one with its prior variance, 1."""
     return log_joint(draw.queries, mixture(draw, draw.keys, (~draw.known).double()))
 
@@ -181,7 +181,7 @@ def report(seeds: int) -> str:
     second = compare(
         missing,
         {"dot product, zeros": dot_product, "L2, zeros": squared_distance, "L2 of known entries": known_entries},
-        {"precision of each entry": marginalised},
+        {"precision of each entry": marginalized},
         seeds,
     )
     parts = {"Keys of unequal reliability": first, "Missing entries": second}

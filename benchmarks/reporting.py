@@ -39,7 +39,7 @@ def command_line(report: Callable[[int], str], document: str | None, seeds: int)
 
 
 def evenly(texts: Sequence[str], n: int) -> list[str]:
-    """At most so many of the texts, as far from each other as may be: neighbours are often pieces of one text."""
+    """At most so many of the texts, as far from each other as may be: neighbors are often pieces of one text."""
     chosen = np.linspace(0, len(texts) - 1, min(n, len(texts))).round().astype(int)
     return [texts[int(number)] for number in chosen]
 

@@ -6,7 +6,7 @@ forward   perplexity of the samples under the judge, a language model trained on
 reverse   perplexity of real held-out texts under a language model trained on the samples, the same steps for each
 
 The rows "real texts" are held-out texts in place of samples (forward) and as many training texts (reverse): what the
-best generator would reach. Real texts are spaced evenly over their split, because neighbours are pieces of one article.
+best generator would reach. Real texts are spaced evenly over their split, because neighbors are pieces of one article.
 The judge's own samples are a row too. Perplexities are per token of the judge's tokenizer; +- is their standard error
 over texts.
 """
@@ -41,7 +41,7 @@ def report(judge: Run, runs: Mapping[str, Run], n: int = 1000, seed: int = 0, **
 
 
 def row(texts: Sequence[str], lesson: Sequence[str], judge: Run, **fit: Any) -> list[str]:
-    """What is said of a generator's texts, and of a language model that learnt from ``lesson``."""
+    """What is said of a generator's texts, and of a language model that learned from ``lesson``."""
     blank = sum(not text.strip() for text in texts) / len(texts)
     if blank * len(texts) > len(texts) - LEAST:
         return ["", "", "", "", f"{blank:.3f}"]

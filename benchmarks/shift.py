@@ -1,10 +1,10 @@
-r"""Covariate shift with a few annotated queries: what adapts, what it gains, and what it costs where nothing shifted.
+r"""Covariate shift with a few value_mask queries: what adapts, what it gains, and what it costs where nothing shifted.
 
     python benchmarks/shift.py [--seeds 10] [--out FILE]
 
-scikit-learn's digits, first 20 principal components of 900 source images. The memory is 4 k-means centres of each class
+scikit-learn's digits, first 20 principal components of 900 source images. The memory is 4 k-means centers of each class
 with the class as value. The queries are 400 other images, all moved, rotated or inverted, of which 0, 10, 40 or 100 are
-annotated with their class. Scores are accuracies on the queries that are not.
+value_mask with their class. Scores are accuracies on the queries that are not.
 
 Every method's settings, the baselines' too, are those of the best mean accuracy over 0, 10 and 40 annotations on
 blurred images of two other splits; no reported shift tunes anything.
@@ -63,7 +63,7 @@ SHIFTS = {"none": none, "move 1 pixel": move, "rotate 25°": rotate, "invert": i
 
 
 class Problem(NamedTuple):
-    """Everything that a method sees, and the classes of the queries, of which only annotated ones are for its eyes."""
+    """Everything that a method sees, and the classes of the queries, of which only value_mask ones are for its eyes."""
 
     source: Tensor
     source_labels: Tensor
@@ -72,22 +72,22 @@ class Problem(NamedTuple):
     values: Tensor
     queries: Tensor
     labels: Tensor
-    annotated: Tensor
+    value_mask: Tensor
 
     @property
     def one_hot(self) -> Tensor:
         return torch.nn.functional.one_hot(self.labels, CLASSES).double()
 
     def mixture(self, precision: float, value_precision: float | None = None) -> pf.Mixture:
-        """Equal weights, the memory's centres, one precision of queries and one of values."""
+        """Equal weights, the memory's centers, one precision of queries and one of values."""
         own = None if value_precision is None else torch.full((1, 1), 1 / value_precision, dtype=torch.float64)
         weights = torch.zeros(len(self.memory), dtype=torch.float64).log_softmax(-1)
         return pf.Mixture(weights, self.memory, values=self.values, noise=1 / precision, value_variances=own)
 
     def with_annotations(self, count: int, seed: int) -> "Problem":
-        annotated = torch.zeros(len(self.labels), dtype=torch.bool)
-        annotated[np.random.default_rng(seed).permutation(len(self.labels))[:count]] = True
-        return self._replace(annotated=annotated)
+        value_mask = torch.zeros(len(self.labels), dtype=torch.bool)
+        value_mask[np.random.default_rng(seed).permutation(len(self.labels))[:count]] = True
+        return self._replace(value_mask=value_mask)
 
 
 def draw(shift: Callable[[Images], Images], seed: int) -> Problem:
@@ -121,7 +121,7 @@ def squared_distance(problem: Problem, precision: float) -> Tensor:
 
 
 def moments_matched(problem: Problem, precision: float) -> Tensor:
-    """Queries standardised to the memory's mean and standard deviation in every dimension."""
+    """Queries standardized to the memory's mean and standard deviation in every dimension."""
     queries, memory = problem.queries, problem.memory
     moved = (queries - queries.mean(0)) / queries.std(0) * memory.std(0) + memory.mean(0)
     return pf.attend(moved, problem.mixture(precision))
@@ -134,7 +134,7 @@ def keys(problem: Problem, precision: float, prior: float) -> Tensor:
     return pf.attend(problem.queries, state.mixture)
 
 
-def annotated(moves: tuple[pf.em.Moves, ...]) -> Method:
+def value_mask(moves: tuple[pf.em.Moves, ...]) -> Method:
     """What is said to move does; annotations enter the E-step."""
 
     def method(problem: Problem, precision: float, prior: float, value_precision: float, value_prior: float) -> Tensor:
@@ -142,7 +142,7 @@ def annotated(moves: tuple[pf.em.Moves, ...]) -> Method:
             problem.queries,
             problem.mixture(precision, value_precision),
             values=problem.one_hot,
-            annotated=problem.annotated,
+            value_mask=problem.value_mask,
             steps=STEPS,
             moves=moves,
             priors=pf.em.ConjugatePriors(vectors=prior, values=value_prior),
@@ -153,24 +153,24 @@ def annotated(moves: tuple[pf.em.Moves, ...]) -> Method:
 
 
 def logistic(problem: Problem, strength: float, weight: float) -> Tensor:
-    """Logistic regression on the source and the annotated queries, which weigh more."""
-    inputs = torch.cat([problem.source, problem.queries[problem.annotated]]).numpy()
-    labels = torch.cat([problem.source_labels, problem.labels[problem.annotated]]).numpy()
+    """Logistic regression on the source and the value_mask queries, which weigh more."""
+    inputs = torch.cat([problem.source, problem.queries[problem.value_mask]]).numpy()
+    labels = torch.cat([problem.source_labels, problem.labels[problem.value_mask]]).numpy()
     weights = np.where(np.arange(len(labels)) < len(problem.source), 1.0, weight)
     model = LogisticRegression(C=strength, max_iter=1000).fit(inputs, labels, sample_weight=weights)
     return torch.as_tensor(model.predict_proba(problem.queries.numpy()))
 
 
 def spreading(problem: Problem, gamma: float, alpha: float) -> Tensor:
-    """Labels of the annotated queries spread over the queries."""
-    if not problem.annotated.any():
+    """Labels of the value_mask queries spread over the queries."""
+    if not problem.value_mask.any():
         return torch.full((len(problem.queries), CLASSES), torch.nan)
-    return _spread(problem.queries, torch.where(problem.annotated, problem.labels, -1), gamma, alpha)
+    return _spread(problem.queries, torch.where(problem.value_mask, problem.labels, -1), gamma, alpha)
 
 
 def spreading_with_source(problem: Problem, gamma: float, alpha: float) -> Tensor:
-    """Labels of the source and of the annotated queries spread over both."""
-    labels = torch.cat([problem.source_labels, torch.where(problem.annotated, problem.labels, -1)])
+    """Labels of the source and of the value_mask queries spread over both."""
+    labels = torch.cat([problem.source_labels, torch.where(problem.value_mask, problem.labels, -1)])
     return _spread(torch.cat([problem.source, problem.queries]), labels, gamma, alpha)[len(problem.source) :]
 
 
@@ -188,9 +188,9 @@ METHODS: dict[str, tuple[Method, tuple[Settings, ...]]] = {
     "L2": (squared_distance, tuple((p,) for p in (0.5, 1.0, 3.0, 6.0, 12.0, 25.0))),
     "L2, moments matched": (moments_matched, tuple((p,) for p in (0.5, 1.0, 3.0, 6.0, 12.0, 25.0))),
     "keys, annotations ignored": (keys, tuple(product(PRECISIONS, PRIORS))),
-    "keys": (annotated(("vectors",)), tuple(product(PRECISIONS, PRIORS, (2.0, 8.0), (1.0,)))),
-    "values": (annotated(("values",)), tuple(product(PRECISIONS, (1.0,), (2.0, 8.0), (0.1, 0.5, 2.0)))),
-    "keys and values": (annotated(("vectors", "values")), FULL),
+    "keys": (value_mask(("vectors",)), tuple(product(PRECISIONS, PRIORS, (2.0, 8.0), (1.0,)))),
+    "values": (value_mask(("values",)), tuple(product(PRECISIONS, (1.0,), (2.0, 8.0), (0.1, 0.5, 2.0)))),
+    "keys and values": (value_mask(("vectors", "values")), FULL),
     "logistic regression": (logistic, tuple(product((0.1, 1.0, 10.0), (1.0, 5.0, 25.0)))),
     "label spreading": (spreading, tuple(product((0.5, 2.0, 5.0), (0.2, 0.8)))),
     "label spreading, source too": (spreading_with_source, tuple(product((0.5, 2.0, 5.0), (0.2, 0.8)))),
@@ -201,7 +201,7 @@ def accuracy(shares: Tensor, problem: Problem) -> float:
     if shares.isnan().any():
         return float("nan")
     right = shares.argmax(-1) == problem.labels
-    return float(right[~problem.annotated].double().mean())
+    return float(right[~problem.value_mask].double().mean())
 
 
 def tune(splits: int = 2) -> dict[str, Settings]:
@@ -223,7 +223,7 @@ def compare(settings: dict[str, Settings], shift: Callable[[Images], Images], se
             for name, (method, _) in METHODS.items():
                 result = accuracy(method(some, *settings[name]), some)
                 if not np.isnan(result):
-                    add(scores, name, **{f"{count} annotated": result})
+                    add(scores, name, **{f"{count} value_mask": result})
     return scores
 
 
@@ -258,7 +258,7 @@ def report(seeds: int) -> str:
         parts.append(f"Shift: {name}, {seeds} seeds\n\n{table(compare(settings, shift, seeds))}")
     for count in (0, 10):
         parts.append(
-            f"Gate at z < {THRESHOLD:g}, {count} annotated, {seeds} seeds\n\n{table(gate(settings, seeds, count))}"
+            f"Gate at z < {THRESHOLD:g}, {count} value_mask, {seeds} seeds\n\n{table(gate(settings, seeds, count))}"
         )
     return "\n".join(parts)
 

@@ -106,15 +106,15 @@ def matched(model: pf.Mixture, points: Points) -> Answer:
 def whole(model: pf.Mixture, points: Points) -> Answer:
     """The mixture itself; the point is its mode, by EM from the mean."""
     assert model.values is not None and model.value_variances is not None
-    standardised = (points.answers - model.values.mT) / model.value_variances.sqrt()
-    below = responsibilities(points.inputs, model) * torch.special.ndtr(standardised)
+    standardized = (points.answers - model.values.mT) / model.value_variances.sqrt()
+    below = responsibilities(points.inputs, model) * torch.special.ndtr(standardized)
     return Answer(log_density(points, model), below.sum(-1), pf.em.value_map(points.inputs, model, steps=200))
 
 
 def _normal(points: Points, mean: Tensor, variance: Tensor) -> Answer:
-    standardised = (points.answers - mean) / variance.sqrt()
-    density = -0.5 * (standardised.square() + (2 * math.pi * variance).log())
-    return Answer(density[:, 0], torch.special.ndtr(standardised)[:, 0], mean)
+    standardized = (points.answers - mean) / variance.sqrt()
+    density = -0.5 * (standardized.square() + (2 * math.pi * variance).log())
+    return Answer(density[:, 0], torch.special.ndtr(standardized)[:, 0], mean)
 
 
 def compare(draw: Callable[[int, int], Points], error: Callable[[Points, Tensor], float], seeds: int) -> Scores:

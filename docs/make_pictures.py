@@ -23,7 +23,7 @@ from pyro.infer.autoguide import AutoNormal
 
 import pyroformer as pf
 from pyroformer.guides.automatic import Automatic
-from pyroformer.inference.posterior.global_latents import shared_posterior
+from pyroformer.inference.posterior.global_latents import global_posterior
 from pyroformer.models.attention.m_step import ConjugatePriors
 from pyroformer.models.priors.units import DirichletProcess
 
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def save(ax: Any, path: Path) -> None:
-    """Few colours are enough for drawings, and make small files."""
+    """Few colors are enough for drawings, and make small files."""
     written = BytesIO()
     ax.figure.savefig(written, dpi=100, bbox_inches="tight", pad_inches=0.1)
     Image.open(written).convert("P", palette=Image.Palette.ADAPTIVE, colors=128).save(path, optimize=True)
@@ -59,33 +59,33 @@ def save(ax: Any, path: Path) -> None:
 
 def key_paths(_: Path) -> Any:
     torch.manual_seed(0)
-    centres = torch.tensor([[-2.0, 0.0], [1.5, 1.5], [1.0, -1.8]])
-    queries = (centres[:, None] + 0.5 * torch.randn(3, 40, 2)).flatten(0, 1)
+    centers = torch.tensor([[-2.0, 0.0], [1.5, 1.5], [1.0, -1.8]])
+    queries = (centers[:, None] + 0.5 * torch.randn(3, 40, 2)).flatten(0, 1)
     start = pf.Mixture(torch.zeros(3).log_softmax(-1), torch.tensor([[0.0, 0.1], [0.1, 0.0], [0.1, -0.1]]), noise=1.0)
-    return pf.plot.key_paths(queries, start, steps=12, priors=ConjugatePriors(vectors=1.0))[0]
+    return pf.plots.key_paths(queries, start, steps=12, priors=ConjugatePriors(vectors=1.0))[0]
 
 
 def query_paths(_: Path) -> Any:
     torch.manual_seed(1)
     keys = torch.tensor([[-2.0, 0.0], [-1.4, 0.5], [1.5, 1.5], [1.8, 0.9], [1.0, -1.8]])
     mixture = pf.Mixture(torch.tensor([0.3, 0.1, 0.2, 0.2, 0.2]).log(), keys, noise=0.5)
-    return pf.plot.query_paths(torch.tensor([[-0.4, -1.5], [0.1, 1.9], [2.4, -0.6], [-0.3, 0.2]]), mixture)[0]
+    return pf.plots.query_paths(torch.tensor([[-0.4, -1.5], [0.1, 1.9], [2.4, -0.6], [-0.3, 0.2]]), mixture)[0]
 
 
 def prior_posterior(_: Path) -> Any:
     """The concentration of a Dirichlet process over the weights of twelve units, of which the queries need three."""
     torch.manual_seed(0)
-    centres = torch.tensor([[-3.0, 0.0], [2.0, 2.0], [1.5, -2.5]])
-    queries = (centres[:, None] + 0.5 * torch.randn(3, 40, 2)).flatten(0, 1)
-    units = torch.cat([centres, 3 * torch.randn(9, 2)])
+    centers = torch.tensor([[-3.0, 0.0], [2.0, 2.0], [1.5, -2.5]])
+    queries = (centers[:, None] + 0.5 * torch.randn(3, 40, 2)).flatten(0, 1)
+    units = torch.cat([centers, 3 * torch.randn(9, 2)])
     mixture = pf.Mixture(torch.zeros(12).log_softmax(-1), units, noise=0.3)
     model = pf.MixtureAttention(mixture, weights=DirichletProcess(Gamma(1.0, 0.5)))
     guide = Automatic(model, AutoNormal)
     svi = pf.SVI(model, guide, torch.optim.Adam, loss=TraceEnum_ELBO(max_plate_nesting=1), lr=0.1)
     for _step in range(200):
         svi.step(queries)
-    data = shared_posterior(model, guide, queries, plate="tokens", draws=300)
-    return pf.plot.prior_posterior(data, "weight_prior.concentration")
+    data = global_posterior(model, guide, queries, plate="tokens", draws=300)
+    return pf.plots.prior_posterior(data, "weight_prior.concentration")
 
 
 def ranks(_: Path) -> Any:
@@ -97,7 +97,7 @@ def ranks(_: Path) -> Any:
             Sight(), Guess(width), simulations=10, draws=39, args=(), observe=lambda trace: trace.nodes["text"]["value"]
         )
         found |= {f"{name}: {quantity}": one for quantity, one in calibration.ranks.items()}
-    return pf.plot.ranks(pf.diagnostics.Calibration(found, 39))[0]
+    return pf.plots.ranks(pf.diagnostics.Calibration(found, 39))[0]
 
 
 class Sight(torch.nn.Module):
@@ -135,19 +135,19 @@ def nvae(folder: Path, beta: float) -> pf.Run:
 def components_kept(folder: Path) -> Any:
     runs = {beta: nvae(folder, beta) for beta in BETAS}
     found = {beta: run.evaluate(limit=100, particles=1, reconstructions=1) for beta, run in runs.items()}
-    return pf.plot.components_kept(found)
+    return pf.plots.components_kept(found)
 
 
 def layer_curves(folder: Path) -> Any:
-    return pf.plot.layer_curves(della(folder))
+    return pf.plots.layer_curves(della(folder))
 
 
 def layer_kl(folder: Path) -> Any:
-    return pf.plot.layer_kl(measured(folder))
+    return pf.plots.layer_kl(measured(folder))
 
 
 def active_units(folder: Path) -> Any:
-    return pf.plot.active_units(measured(folder))
+    return pf.plots.active_units(measured(folder))
 
 
 @cache
@@ -157,21 +157,21 @@ def measured(folder: Path) -> Any:
 
 def traversal(folder: Path) -> Any:
     run = della(folder)
-    return pf.plot.traversal(run, run.corpus.test[0], values=(-4.0, -2.0, 0.0, 2.0, 4.0))
+    return pf.plots.traversal(run, run.corpus.test[0], values=(-4.0, -2.0, 0.0, 2.0, 4.0))
 
 
 def khats(folder: Path) -> Any:
     run = della(folder)
-    return pf.plot.khats(run.posterior(run.corpus.test[:15], draws=200, prior=False))
+    return pf.plots.khats(run.posterior(run.corpus.test[:15], draws=200, prior=False))
 
 
 def predictive(folder: Path) -> Any:
-    return pf.plot.predictive(pf.diagnostics.check_texts(della(folder), limit=50))
+    return pf.plots.predictive(pf.diagnostics.check_texts(della(folder), limit=50))
 
 
 def weights(folder: Path) -> Any:
     run = nvae(folder, BETAS[-1])
-    return pf.plot.weights(run, run.corpus.test[0])
+    return pf.plots.weights(run, run.corpus.test[0])
 
 
 DRAWN: dict[str, Callable[[Path], Any]] = {

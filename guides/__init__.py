@@ -1,1 +1,1 @@
-"""What is learnt: an amortised neural posterior for each model, under the model's file name."""
+"""What is learned: an amortized neural posterior for each model, under the model's file name."""

@@ -11,14 +11,14 @@ from torch import nn
 from ..models.base import LocalModule, Model
 from ..models.batch import Batch
 from ..models.priors.hyperpriors import hyperpriors
-from ..models.serialization import Recorded
+from ..models.serialization import Configurable
 from .hyperpriors import HyperPosterior
 
 __all__ = ["Guide"]
 
 
-class Guide(Recorded, LocalModule):
-    r"""Base class of the amortised posteriors.
+class Guide(Configurable, LocalModule):
+    r"""Base class of the amortized posteriors.
 
     A guide is called like its model and samples the same latent sites. It may read the model (its sizes, its priors)
     but does not own it: of the model's parameters, only those of a network that both use are the guide's too. The

@@ -48,7 +48,7 @@ class LatentPosterior(NamedTuple):
 
 
 class DELLAGuide(Guide):
-    r"""Amortised posterior of :class:`~pyroformer.DELLA`.
+    r"""Amortized posterior of :class:`~pyroformer.DELLA`.
 
     Arguments:
         model: The model whose sites it samples.

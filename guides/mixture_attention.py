@@ -1,4 +1,4 @@
-r"""Amortised posteriors of the mixture that attention is inference in: networks that read the queries.
+r"""Amortized posteriors of the mixture that attention is inference in: networks that read the queries.
 
 The story of each::
 
@@ -49,15 +49,15 @@ class MixtureGuide(LocalModule):
         """The plates of the queries."""
         return [*self.model.plates(queries.shape[:-2]), pyro.plate("tokens", queries.shape[-2], dim=-1)]
 
-    def sample_value(self, law: Any, values: Tensor | None, annotated: Tensor | None, counted: Tensor | None) -> None:
+    def sample_value(self, law: Any, values: Tensor | None, value_mask: Tensor | None, counted: Tensor | None) -> None:
         """The model's site of the values that are not known, if there are any."""
-        if values is not None and annotated is None:
+        if values is not None and value_mask is None:
             return
         with where_true(counted):
-            if annotated is None:
+            if value_mask is None:
                 pyro.sample("value", law)
                 return
-            with where_true(~annotated):
+            with where_true(~value_mask):
                 pyro.sample("value_unobserved", law)
 
 
@@ -116,7 +116,7 @@ class AssignmentGuide(MixtureGuide):
         self,
         queries: Float[Tensor, "*batch m d"],
         values: Float[Tensor, "*#batch m v"] | None = None,
-        annotated: Bool[Tensor, "*#batch m"] | None = None,
+        value_mask: Bool[Tensor, "*#batch m"] | None = None,
         *,
         visible: Bool[Tensor, "*#batch #m n"] | None = None,
         mask: Bool[Tensor, "*#batch m"] | None = None,
@@ -129,7 +129,7 @@ class AssignmentGuide(MixtureGuide):
                 bank = self.model.bank()
                 assert bank.values is not None and bank.value_precision is not None
                 law = normal_of_unit(bank.values, bank.value_precision, assignment)
-                self.sample_value(law, values, annotated, counted)
+                self.sample_value(law, values, value_mask, counted)
 
 
 class ValueGuide(MixtureGuide):
@@ -180,7 +180,7 @@ class ValueGuide(MixtureGuide):
         self,
         queries: Float[Tensor, "*batch m d"],
         values: Float[Tensor, "*#batch m v"] | None = None,
-        annotated: Bool[Tensor, "*#batch m"] | None = None,
+        value_mask: Bool[Tensor, "*#batch m"] | None = None,
         *,
         visible: Bool[Tensor, "*#batch #m n"] | None = None,
         mask: Bool[Tensor, "*#batch m"] | None = None,
@@ -189,7 +189,7 @@ class ValueGuide(MixtureGuide):
         queries = queries if counted is None else torch.where(counted[..., None], queries, 0)
         law = dist.Normal(*self.moments(queries, visible)).to_event(1)
         with inside(*self.tokens(queries)):
-            self.sample_value(law, values, annotated, counted)
+            self.sample_value(law, values, value_mask, counted)
 
 
 class KeyGuide(MixtureGuide):
@@ -244,7 +244,7 @@ class KeyGuide(MixtureGuide):
         self,
         queries: Float[Tensor, "*batch m d"],
         values: Float[Tensor, "*#batch m v"] | None = None,
-        annotated: Bool[Tensor, "*#batch m"] | None = None,
+        value_mask: Bool[Tensor, "*#batch m"] | None = None,
         *,
         visible: Bool[Tensor, "*#batch #m n"] | None = None,
         mask: Bool[Tensor, "*#batch m"] | None = None,
@@ -255,7 +255,7 @@ class KeyGuide(MixtureGuide):
                 f"queries have {queries.ndim - 2} leading dimensions and keys {len(self.model.leading)}; "
                 "a posterior of shared keys needs their queries in one set"
             )
-        data = {"values": values, "annotated": annotated, "visible": visible, "mask": mask}
+        data = {"values": values, "value_mask": value_mask, "visible": visible, "mask": mask}
         means, strength = self._variational(queries, data)
         prior, precision = self.prior[0], self.model.bank().precision
         scale = (precision * strength[..., None]).rsqrt().expand(means.shape)
@@ -268,13 +268,13 @@ class KeyGuide(MixtureGuide):
         self,
         queries: Float[Tensor, "*batch m d"],
         values: Float[Tensor, "*#batch m v"] | None = None,
-        annotated: Bool[Tensor, "*#batch m"] | None = None,
+        value_mask: Bool[Tensor, "*#batch m"] | None = None,
         *,
         visible: Bool[Tensor, "*#batch #m n"] | None = None,
         mask: Bool[Tensor, "*#batch m"] | None = None,
     ) -> None:
         model = self.model
-        means, scale = self.moments(queries, values, annotated, visible=visible, mask=mask)
+        means, scale = self.moments(queries, values, value_mask, visible=visible, mask=mask)
         *plates, tokens = self.tokens(queries)
         with inside(*plates, pyro.plate("units", model.components, dim=-1)):
             pyro.sample("keys", dist.Normal(means, scale).to_event(1))
@@ -283,7 +283,7 @@ class KeyGuide(MixtureGuide):
         seen, counted = model.sight(visible, mask)
         blurred = 0.5 * (model.bank().precision * scale.square()).sum(-1)
         mixture = replace(model.mixture(), vectors=means)
-        logits = log_joint(queries, mixture, None, values, annotated) - blurred[..., None, :]
+        logits = log_joint(queries, mixture, None, values, value_mask) - blurred[..., None, :]
         with inside(*plates, tokens):
             law = dist.Categorical(logits=masked_logits(logits, seen, counted))
             pyro.sample("assignment", law, infer={"enumerate": "parallel"})

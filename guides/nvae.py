@@ -114,7 +114,7 @@ class VarianceHead(nn.Module):
 
 
 class NVAEGuide(Guide):
-    r"""Amortised posterior of :class:`~pyroformer.NVAE`.
+    r"""Amortized posterior of :class:`~pyroformer.NVAE`.
 
     Arguments:
         model: The model whose sites it samples.

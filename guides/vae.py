@@ -39,7 +39,7 @@ class GaussianPosterior(NamedTuple):
 
 
 class VAEGuide(Guide):
-    r"""Amortised posterior of :class:`~pyroformer.VAE`.
+    r"""Amortized posterior of :class:`~pyroformer.VAE`.
 
     Arguments:
         model: The model whose site it samples.

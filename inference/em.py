@@ -1,4 +1,4 @@
-r"""Expectation-maximisation: a mixture moves to explain the queries that it meets.
+r"""Expectation-maximization: a mixture moves to explain the queries that it meets.
 
 The E-step is attention, the M-steps are :mod:`~pyroformer.models.attention.m_step`; this is the loop around them, with the
 objective that it climbs.
@@ -52,7 +52,7 @@ def adapt(
     mixture: Mixture,
     *,
     values: Float[Tensor, "*#batch m v"] | None = None,
-    annotated: Bool[Tensor, "*#batch m"] | None = None,
+    value_mask: Bool[Tensor, "*#batch m"] | None = None,
     visible: Bool[Tensor, "*#batch m n"] | None = None,
     mask: Bool[Tensor, "*#batch m"] | None = None,
     steps: int = 20,
@@ -60,22 +60,22 @@ def adapt(
     moves: Sequence[Moves] | None = None,
     covariance: Covariance = "isotropic",
     priors: ConjugatePriors | None = None,
-    centre: Literal["initial", "previous"] = "initial",
+    center: Literal["initial", "previous"] = "initial",
     variational: bool = False,
 ) -> Adapted:
-    r"""Maximises the posterior of a mixture by EM, given queries and, for some of them, values.
+    r"""Maximizes the posterior of a mixture by EM, given queries and, for some of them, values.
 
     .. math::
         J = \sum_m \log \sum_n \exp \ell_{mn} + \log p(\mu) + \log p(\text{values}) + \log p(\sigma^2) + \log p(\pi)
 
-    :math:`J` never falls. The weights stay as they are unless they are said to move: the prior in favour of long keys
+    :math:`J` never falls. The weights stay as they are unless they are said to move: the prior in favor of long keys
     that softmax attention assumes is a constant here, not a function of keys that have moved.
 
     Arguments:
         queries: The queries, with shape :math:`(*, M, D)`.
-        mixture: Where everything starts, and what the priors are centred at.
+        mixture: Where everything starts, and what the priors are centered at.
         values: Values that are known, with shape :math:`(*, M, V)`.
-        annotated: True where a value is known; None is everywhere. Such a value enters the E-step too.
+        value_mask: True where a value is known; None is everywhere. Such a value enters the E-step too.
         visible: True where query m may have come from component n.
         mask: True for the queries that count.
         steps: The most steps.
@@ -84,7 +84,7 @@ def adapt(
             where some are known.
         covariance: Of the variances that move: ``isotropic``, ``diagonal`` or ``full``.
         priors: The priors; one query's worth of the initial vectors and values by default.
-        centre: ``"previous"`` centres the prior at the vectors of the step before, as the authors' published code does.
+        center: ``"previous"`` centers the prior at the vectors of the step before, as the authors' published code does.
             It climbs the likelihood and forgets the prior.
         variational: Whether vectors have a posterior of their own, :math:`N(m_n, (\sigma_n^2 + s) / (\kappa + N_n))`:
             :math:`J` is then the ELBO, and the mixture returned is the predictive one, a little broader.
@@ -105,10 +105,10 @@ def adapt(
         True
     """
     priors = ConjugatePriors() if priors is None else priors
-    check_queries(queries, mixture, visible=visible, values=values, annotated=annotated, mask=mask)
-    moves = _checked(queries, mixture, values, steps, moves, covariance, priors, centre, variational)
+    check_queries(queries, mixture, visible=visible, values=values, value_mask=value_mask, mask=mask)
+    moves = _checked(queries, mixture, values, steps, moves, covariance, priors, center, variational)
     middle = _middle(queries, mask)
-    data = _Data(_centred(queries, middle, mask), visible, values, annotated, mask)
+    data = _Data(_centered(queries, middle, mask), visible, values, value_mask, mask)
     start = state = _moved(mixture, queries, -middle)
     if "variances" in moves:
         start = state = _folded(start, covariance)
@@ -117,14 +117,14 @@ def adapt(
     trace: list[Tensor] = []
     converged = False
     for step in range(steps + 1):
-        statistics = data.statistics(_penalised(state, priors, spread), covariance if "variances" in moves else None)
+        statistics = data.statistics(_penalized(state, priors, spread), covariance if "variances" in moves else None)
         trace.append(statistics.evidence + _log_prior(state, start, priors, moves, spread))
         if tolerance is not None and step > 0:
             rise = trace[-1] - trace[-2]
             converged = bool((rise <= tolerance * (1 + trace[-1].abs())).all())
         if step == steps or converged:
             break
-        anchor = start if centre == "initial" else replace(start, vectors=state.vectors)
+        anchor = start if center == "initial" else replace(start, vectors=state.vectors)
         state = _m_step(statistics, state, anchor, priors, moves, floor)
         spread = None if spread is None else statistics.counts
     if spread is not None:
@@ -138,12 +138,12 @@ class _Data(NamedTuple):
     queries: Tensor
     visible: Tensor | None
     values: Tensor | None
-    annotated: Tensor | None
+    value_mask: Tensor | None
     mask: Tensor | None
 
     def statistics(self, mixture: Mixture, squares: Covariance | None) -> Statistics:
         return expected_statistics(
-            self.queries, mixture, visible=self.visible, values=self.values, annotated=self.annotated, mask=self.mask,
+            self.queries, mixture, visible=self.visible, values=self.values, value_mask=self.value_mask, mask=self.mask,
             squares=squares,
         )  # fmt: skip
 
@@ -221,7 +221,7 @@ def _log_prior_of_variances(state: Mixture, priors: ConjugatePriors) -> Tensor:
     return (-(priors.shape - 1) * total.log() - priors.rate / total).sum(-1)
 
 
-def _penalised(state: Mixture, priors: ConjugatePriors, spread: Tensor | None) -> Mixture:
+def _penalized(state: Mixture, priors: ConjugatePriors, spread: Tensor | None) -> Mixture:
     """In the variational form a vector that is not known well explains a query less well."""
     if spread is None:
         return state
@@ -262,7 +262,7 @@ def _middle(queries: Tensor, mask: Tensor | None) -> Tensor:
     return total / mask.sum(-1)[..., None, None].clamp_min(1)
 
 
-def _centred(queries: Tensor, middle: Tensor, mask: Tensor | None) -> Tensor:
+def _centered(queries: Tensor, middle: Tensor, mask: Tensor | None) -> Tensor:
     """Queries around their mean; those that do not count are cleared, as even NaN may stand there."""
     return queries - middle if mask is None else torch.where(mask[..., None], queries - middle, 0)
 
@@ -284,7 +284,7 @@ def _checked(
     moves: Sequence[Moves] | None,
     covariance: str,
     priors: ConjugatePriors,
-    centre: str,
+    center: str,
     variational: bool,
 ) -> Sequence[Moves]:
     """What moves, if all of it can."""
@@ -297,12 +297,12 @@ def _checked(
             raise ValueError(f"moves names {name!r}; choose among {', '.join(get_args(Moves))}")
     for option, value, choices in (
         ("covariance", covariance, get_args(Covariance)),
-        ("centre", centre, ("initial", "previous")),
+        ("center", center, ("initial", "previous")),
     ):
         if value not in choices:
             raise ValueError(f"{option} is {value!r}; choose one of {', '.join(choices)}")
     if "values" in moves and values is None:
-        raise ValueError("values cannot move where none is known: give values, and annotated if only some are")
+        raise ValueError("values cannot move where none is known: give values, and value_mask if only some are")
     if isinstance(mixture.variances, Covariances) and "variances" in moves and covariance != "full":
         raise ValueError(f"covariance is {covariance!r} but the mixture has full ones; say covariance='full'")
     if not bool(mixture.present.any(-1).all()):

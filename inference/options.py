@@ -17,7 +17,7 @@ class TrainingOptions:
     """What :func:`~pyroformer.fit` may be told.
 
     Arguments:
-        steps: Optimiser steps to take; the same seed then gives the same weights, killed and resumed or not.
+        steps: Optimizer steps to take; the same seed then gives the same weights, killed and resumed or not.
         minutes: Wall-clock minutes to train for, in place of or beside ``steps``; 3 if neither is given.
         batch_size: Texts in a batch of each device.
         learning_rate: Peak of the learning rate, reached after a warm-up and left along half a cosine.
@@ -25,10 +25,10 @@ class TrainingOptions:
         clip: Largest norm of the gradient of one token's mean loss; larger ones are scaled down. 0 turns it off.
         accumulate: Batches whose gradients are added up before a step.
         objective: ``elbo`` for the exact bound, ``iw`` for the tighter one of several draws weighed against each
-            other, ``nvib`` for the published regulariser of the NVAE (not a bound); by default what the model was
+            other, ``nvib`` for the published regularizer of the NVAE (not a bound); by default what the model was
             published with.
         particles: Draws of the latents of each text in a step: averaged by ``elbo`` and ``nvib``, weighed by ``iw``.
-        kl_weight: How the weight of the KL terms moves over the run: ``constant``, ``linear``, ``geometric`` or
+        kl_schedule: How the weight of the KL terms moves over the run: ``constant``, ``linear``, ``geometric`` or
             ``cyclical``.
         beta: What the KL terms are weighted with on top; a bound of log p(x) is trained only at 1.
         free_bits: Nats below which the KL of a group of latents is not reduced any further; it is averaged over one
@@ -57,7 +57,7 @@ class TrainingOptions:
     accumulate: int = 1
     objective: Literal["elbo", "iw", "nvib"] | None = None
     particles: int = 1
-    kl_weight: Literal["constant", "linear", "geometric", "cyclical"] = "constant"
+    kl_schedule: Literal["constant", "linear", "geometric", "cyclical"] = "constant"
     beta: float = 1.0
     free_bits: float = 0.0
     free_bits_per: FreeBitsPer = "layer"
@@ -88,7 +88,7 @@ class TrainingOptions:
                 raise ValueError(f"{name} is {value}: give zero or a positive number.")
         choices = {
             "objective": ("elbo", "iw", "nvib", None),
-            "kl_weight": tuple(SCHEDULES),
+            "kl_schedule": tuple(SCHEDULES),
             "free_bits_per": get_args(FreeBitsPer),
             "kl_reduction": ("sum", "mean"),
             "precision": get_args(Precision),
@@ -99,7 +99,12 @@ class TrainingOptions:
                 names = ", ".join(choice for choice in allowed if choice)
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {names}.")
         if self.target_kl is not None:
-            for name, alone in {"kl_weight": "constant", "beta": 1.0, "kl_reduction": "sum", "free_bits": 0.0}.items():
+            for name, alone in {
+                "kl_schedule": "constant",
+                "beta": 1.0,
+                "kl_reduction": "sum",
+                "free_bits": 0.0,
+            }.items():
                 if getattr(self, name) != alone:
                     raise ValueError(
                         f"{name} is {getattr(self, name)}, but target_kl decides alone how the KL terms are weighted: "

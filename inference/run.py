@@ -62,7 +62,7 @@ class Run(FittedModel):
 
     @overload
     def reconstruct(
-        self, texts: str, *, conditions: str | None = None, drop_below: float = 0.0, seed: int = 0, **decoding: Any
+        self, texts: str, *, conditions: str | None = None, min_weight: float = 0.0, seed: int = 0, **decoding: Any
     ) -> Reconstruction: ...
     @overload
     def reconstruct(
@@ -70,7 +70,7 @@ class Run(FittedModel):
         texts: Sequence[str],
         *,
         conditions: Sequence[str] | None = None,
-        drop_below: float = 0.0,
+        min_weight: float = 0.0,
         seed: int = 0,
         **decoding: Any,
     ) -> list[Reconstruction]: ...
@@ -79,7 +79,7 @@ class Run(FittedModel):
         texts: str | Sequence[str],
         *,
         conditions: str | Sequence[str] | None = None,
-        drop_below: float = 0.0,
+        min_weight: float = 0.0,
         seed: int = 0,
         **decoding: Any,
     ) -> Reconstruction | list[Reconstruction]:
@@ -88,7 +88,7 @@ class Run(FittedModel):
         Arguments:
             texts: What to encode; none may be longer than the model's window.
             conditions: What each answers to, if the run was trained on pairs.
-            drop_below: Vectors of a mixture that weigh less leave before anything is written, which takes less time.
+            min_weight: Vectors of a mixture that weigh less leave before anything is written, which takes less time.
             seed: Of the noise, where tokens are drawn.
             decoding: Fields of :class:`Decoding`; without any, the most probable token is taken.
 
@@ -96,7 +96,7 @@ class Run(FittedModel):
             ValueError: If nothing is latent in the model, or a text does not fit its window.
         """
         told = None if conditions is None else _several(conditions)
-        options: dict[str, Any] = {"conditions": told, "drop_below": drop_below, "seed": seed}
+        options: dict[str, Any] = {"conditions": told, "min_weight": min_weight, "seed": seed}
         found = reconstruct(self, _several(texts), _greedy_unless(decoding), **options)
         return found[0] if isinstance(texts, str) else found
 
@@ -212,7 +212,7 @@ def load(path: str | Path, *, trust: Collection[str] = (), device: str | torch.d
     except RuntimeError as error:
         raise ValueError(f"{folder.best} is a checkpoint of another model than {folder.config_file} names.") from error
     objective.to(device).eval()
-    return Run(model, guide, Corpus.open(folder.corpus), folder, config, int(checkpoint["global_step"]))
+    return Run(model, guide, Corpus.load(folder.corpus), folder, config, int(checkpoint["global_step"]))
 
 
 def _several(texts: str | Sequence[str]) -> Sequence[str]:

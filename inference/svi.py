@@ -13,16 +13,16 @@ __all__ = ["SVI"]
 
 
 class SVI:
-    r"""Pyro's ``SVI`` for modules: ``step`` and ``evaluate_loss``, with a torch optimiser and no parameter store.
+    r"""Pyro's ``SVI`` for modules: ``step`` and ``evaluate_loss``, with a torch optimizer and no parameter store.
 
     Parameters that only the first call makes, as of :class:`~pyroformer.guides.automatic.Automatic`, are trained too.
 
     Arguments:
         model: The generative model.
         guide: Its posterior, or None where nothing is latent.
-        optimiser: A torch optimiser class, or a function that makes one from parameters.
+        optimizer: A torch optimizer class, or a function that makes one from parameters.
         loss: The objective: the ELBO by default, or any of Pyro's, such as ``TraceEnum_ELBO`` for a mixture.
-        options: What the optimiser is made with, for example ``lr``.
+        options: What the optimizer is made with, for example ``lr``.
 
     Examples:
         >>> from pyroformer.models.batch import Batch
@@ -40,29 +40,29 @@ class SVI:
         self,
         model: nn.Module,
         guide: nn.Module | None,
-        optimiser: Callable[..., torch.optim.Optimizer],
+        optimizer: Callable[..., torch.optim.Optimizer],
         loss: pyro.infer.ELBO | None = None,
         **options: Any,
     ) -> None:
         loss = ELBO() if loss is None else loss
         latent = guide if guide is not None or isinstance(loss, ELBO) else _Nothing()
         self.objective: nn.Module = loss(model, latent)  # type: ignore[arg-type]  # ours takes None
-        self._make = lambda parameters: optimiser(parameters, **options)
-        self.optimiser: torch.optim.Optimizer | None = None  # made at the first step, when all parameters exist
+        self._make = lambda parameters: optimizer(parameters, **options)
+        self.optimizer: torch.optim.Optimizer | None = None  # made at the first step, when all parameters exist
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         """One gradient step on a batch; the loss before it, in nats per text."""
         loss = self.objective(*args, **kwargs)
-        if self.optimiser is None:
-            self.optimiser = self._make(self.objective.parameters())
-        self.optimiser.zero_grad()
+        if self.optimizer is None:
+            self.optimizer = self._make(self.objective.parameters())
+        self.optimizer.zero_grad()
         loss.backward()
-        self.optimiser.step()
+        self.optimizer.step()
         return float(loss.detach())
 
     @torch.no_grad()
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
-        """The loss of a batch, with nothing learnt from it."""
+        """The loss of a batch, with nothing learned from it."""
         return float(self.objective(*args, **kwargs))
 
 

@@ -12,8 +12,8 @@ from torch import nn
 from .batch import Batch
 from .local_params import LocalModule
 from .priors.hyperpriors import draw_hyperpriors
-from .serialization import Recorded
-from .transformer.backbone import Trunk
+from .serialization import Configurable
+from .transformer.backbone import Backbone
 from .transformer.config import TransformerConfig
 from .transformer.memory import Memory
 
@@ -24,7 +24,7 @@ TEXTS = "texts"  # the plate over the texts of a batch, at dim -1 in every model
 M = TypeVar("M", bound="Model")
 
 
-class Model(Recorded, LocalModule):
+class Model(Configurable, LocalModule):
     r"""Base class of the generative models.
 
     A model is called with a :class:`~pyroformer.Batch`, opens the plate ``texts`` at dim -1, and observes the site
@@ -48,26 +48,28 @@ class Model(Recorded, LocalModule):
             return super().__call__(*args, **kwargs)
 
     @classmethod
-    def for_corpus(cls: type[M], corpus: Any, size: str = "tiny", *, trunk: Trunk | None = None, **options: Any) -> M:
+    def for_corpus(
+        cls: type[M], corpus: Any, size: str = "tiny", *, backbone: Backbone | None = None, **options: Any
+    ) -> M:
         """The model of a named size that fits a corpus: its vocabulary, its window, its lengths.
 
         Arguments:
             corpus: A :class:`~pyroformer.Corpus`.
             size: ``tiny``, ``small`` or ``base``.
-            trunk: What its decoder starts from, such as a :class:`~pyroformer.Pretrained`; its sizes win over ``size``.
+            backbone: What its decoder starts from, such as a :class:`~pyroformer.Pretrained`; its sizes win over ``size``.
             options: Fields of :class:`TransformerConfig` and arguments of the constructor; they win over ``size``.
 
         Raises:
-            ValueError: If the size or an option has no such name, the trunk does not fit the corpus or an option, or
+            ValueError: If the size or an option has no such name, the backbone does not fit the corpus or an option, or
                 the corpus holds pairs and the model reads none.
         """
         cls.check_conditions(corpus.conditional)
         if size not in cls.sizes:
             raise ValueError(f"size {size!r} is unknown: choose one of {', '.join(cls.sizes)}.")
         known = {field.name for field in fields(TransformerConfig)}
-        if trunk is not None:
-            options = {**trunk.sizes, **options}
-        network = {"vocabulary": corpus.vocabulary, "window": corpus.window, "condition": corpus.condition_window}
+        if backbone is not None:
+            options = {**backbone.sizes, **options}
+        network = {"vocabulary": corpus.vocabulary, "window": corpus.window, "condition": corpus.max_condition_length}
         network |= {**cls.network, **cls.sizes[size]}
         network |= {name: value for name, value in options.items() if name in known}
         rest = {name: value for name, value in options.items() if name not in known}
@@ -77,8 +79,8 @@ class Model(Recorded, LocalModule):
                 choices = ", ".join(sorted(known | set(accepted)))
                 raise ValueError(f"{cls.__name__} has no option {name!r}: choose among {choices}.")
         model = cls(TransformerConfig(**network), **cls.fitted(corpus) | rest)
-        if trunk is not None:
-            trunk.load_into(model, len(corpus.labels))
+        if backbone is not None:
+            backbone.load_into(model, len(corpus.labels))
         return model
 
     @classmethod

@@ -4,11 +4,11 @@ The story of one bank of N units and the M tokens that it explains::
 
     weights        ~ WeightPrior                        pi, or held fixed, as is each of the four
     precision_n    ~ a prior over precisions            alpha_n
-    keys_n         ~ VectorsPrior(precision_n)          xi_n
-    values_n       ~ VectorsPrior(value precision_n)    mu_n
+    keys_n         ~ UnitPrior(precision_n)          xi_n
+    values_n       ~ UnitPrior(value precision_n)    mu_n
     assignment_m   ~ Categorical(pi)                    which unit; summed out: its posterior is the attention matrix
     query_m        ~ Normal(xi[assignment], 1 / alpha[assignment])
-    value_m        ~ Normal(mu[assignment], 1 / beta[assignment])      known for the annotated tokens
+    value_m        ~ Normal(mu[assignment], 1 / beta[assignment])      known for the value_mask tokens
 
 References:
     Probabilistic Transformers (Movellan and Gabbur, 2020). https://arxiv.org/abs/2010.15583
@@ -33,16 +33,16 @@ from .attention.m_step import ConjugatePriors
 from .attention.mixture import Mixture
 from .base import TEXTS, LocalModule
 from .distributions.log_dirichlet import log_simplex
-from .priors.checks import as_prior, check_law, check_mixture, check_support, fits
+from .priors.checks import as_prior, check_distribution, check_mixture, check_support, fits
 from .priors.roles import WeightPrior
-from .priors.units import GaussianVectors, VectorsPrior
+from .priors.units import GaussianVectors, UnitPrior
 
-__all__ = ["Bank", "MixtureAttention", "gather", "inside", "masked_logits", "normal_of_unit", "where_true"]
+__all__ = ["MixtureAttention", "MixtureParameters", "gather", "inside", "masked_logits", "normal_of_unit", "where_true"]
 
 Prior = nn.Module | Distribution | Callable[..., Distribution]
 
 
-class Bank(NamedTuple):
+class MixtureParameters(NamedTuple):
     """The units, as they were drawn or as they are held fixed; particles and other draws come before ``batch``."""
 
     log_weights: Float[Tensor, "..."]  # [*batch 1 N], or [N] of a single bank
@@ -61,7 +61,7 @@ class MixtureAttention(LocalModule):
 
     ``TraceEnum_ELBO().compute_marginals(model, guide, queries)["assignment"]`` is the attention matrix; with point
     masses for whatever has a prior, the loss is minus the log joint, exactly: what :mod:`~pyroformer.inference.em`
-    maximises.
+    maximizes.
 
     Plates are ``units`` and ``tokens``, siblings at dim -1, ``heads`` at -2, ``texts`` at -3 and ``batch_4``, ...
     further left: as many as the mixture has leading dimensions. Queries may have more of them than the mixture, which
@@ -75,7 +75,7 @@ class MixtureAttention(LocalModule):
         mixture: The units: weights that sum to one, keys (its vectors), the variance of a query (its variances plus its
             noise), values and their variances. What has no prior stays as it is, and trains if it is an
             ``nn.Parameter``.
-        keys: Prior over the keys, called with the precisions; see :class:`~.mixture_priors.VectorsPrior`.
+        keys: Prior over the keys, called with the precisions; see :class:`~.mixture_priors.UnitPrior`.
         values: Prior over the values, called with their precisions.
         precision: Prior over the precision of queries, with event shape () for one a unit or :math:`(D)`.
         weights: Prior over the weights or their logarithms, called with a mask of the units that exist; the mixture's
@@ -129,8 +129,8 @@ class MixtureAttention(LocalModule):
         _hold(self, "unit_values", mixture.values)
         _hold(self, "value_variances", mixture.value_variances)
         self.free_values = free_values
-        self.key_prior = None if keys is None else as_prior(keys, VectorsPrior, "keys")
-        self.value_prior = None if values is None else as_prior(values, VectorsPrior, "values")
+        self.key_prior = None if keys is None else as_prior(keys, UnitPrior, "keys")
+        self.value_prior = None if values is None else as_prior(values, UnitPrior, "values")
         self.precision_prior = None if precision is None else as_prior(precision, nn.Module, "precision")
         self.weight_prior = None if weights is None else as_prior(weights, WeightPrior, "weights")
         self._log_weights_drawn = self._diagonal = False
@@ -146,7 +146,7 @@ class MixtureAttention(LocalModule):
         r"""The model whose log joint is the objective of :func:`~pyroformer.inference.em.adapt`, up to a constant.
 
         Arguments:
-            mixture: The mixture, which the priors are centred at.
+            mixture: The mixture, which the priors are centered at.
             priors: As EM takes them. A prior that moves must be proper: :math:`\kappa > 0` and, for variances,
                 :math:`b > 0`.
             moves: Which parts have a prior: of ``vectors``, ``values``, ``variances`` (isotropic) and ``weights``.
@@ -191,7 +191,7 @@ class MixtureAttention(LocalModule):
         """The number of units."""
         return self.vectors.shape[-2]
 
-    def bank(self, draws: Mapping[str, Tensor] | None = None) -> Bank:
+    def bank(self, draws: Mapping[str, Tensor] | None = None) -> MixtureParameters:
         """The units, those parts taken from ``draws`` that are in it, by the names of their sites."""
         draws = {} if draws is None else draws
         log_weights = self.log_weights[..., None, :] if self.leading else self.log_weights
@@ -200,7 +200,7 @@ class MixtureAttention(LocalModule):
         precision = 1 / (self.noise.expand(1, 1) if self.variances is None else self.variances + self.noise)
         if "precision" in draws:
             precision = draws["precision"] if self._diagonal else draws["precision"][..., None]
-        return Bank(
+        return MixtureParameters(
             log_weights,
             draws.get("keys", self.vectors),
             precision,
@@ -230,7 +230,7 @@ class MixtureAttention(LocalModule):
         self,
         queries: Float[Tensor, "*batch m d"] | None = None,
         values: Float[Tensor, "*#batch m v"] | None = None,
-        annotated: Bool[Tensor, "*#batch m"] | None = None,
+        value_mask: Bool[Tensor, "*#batch m"] | None = None,
         *,
         visible: Bool[Tensor, "*#batch #m n"] | None = None,
         mask: Bool[Tensor, "*#batch m"] | None = None,
@@ -241,7 +241,7 @@ class MixtureAttention(LocalModule):
         Arguments:
             queries: With shape :math:`(*, M, D)`, or None to draw them.
             values: Values that are known, with shape :math:`(*, M, V)`.
-            annotated: True where a value is known; None is everywhere.
+            value_mask: True where a value is known; None is everywhere.
             visible: True where query m may have come from unit n: it draws among those, with weights that sum to one
                 again. A query that sees no unit counts for nothing. ``torch.ones(M, N).tril().bool()`` is causal.
             mask: True for the queries that count.
@@ -250,7 +250,7 @@ class MixtureAttention(LocalModule):
         Raises:
             ValueError: If shapes do not fit or values are given to a mixture without value variances.
         """
-        shape = self._token_shape(queries, values, annotated, visible, mask, tokens)
+        shape = self._token_shape(queries, values, value_mask, visible, mask, tokens)
         plates = self.plates(shape[:-1])
         bank = self._draw(plates)
         seen, counted = self.sight(visible, mask)
@@ -265,7 +265,7 @@ class MixtureAttention(LocalModule):
                 if values is not None or self.free_values:
                     assert bank.values is not None and bank.value_precision is not None
                     law = normal_of_unit(bank.values, bank.value_precision, assignment)
-                    self._sample_values(law, values, annotated)
+                    self._sample_values(law, values, value_mask)
         return drawn
 
     def sight(
@@ -287,7 +287,7 @@ class MixtureAttention(LocalModule):
             pyro.plate(names.get(dim, f"batch_{-dim}"), size, dim=dim) for dim, size in zip(dims, leading, strict=True)
         ]
 
-    def _draw(self, plates: Sequence[Any]) -> Bank:
+    def _draw(self, plates: Sequence[Any]) -> MixtureParameters:
         """The units' sites, in those of the queries' plates that are the mixture's own."""
         leading, draws = self.leading, dict[str, Tensor]()
         inside = plates[len(plates) - len(leading) :]
@@ -316,29 +316,29 @@ class MixtureAttention(LocalModule):
         draws: dict[str, Tensor] = {}
         if self.weight_prior is not None:
             law = self.weight_prior(self._unit_mask())
-            check_law("weights", law, (*leading, 1) if leading else (), [(self.components,)])
+            check_distribution("weights", law, (*leading, 1) if leading else (), [(self.components,)])
             self._log_weights_drawn = law.support is log_simplex
             weights = law.sample().exp() if self._log_weights_drawn else law.sample()
             simple = bool((weights >= 0).all()) and bool(((weights.sum(-1) - 1).abs() < 1e-3).all())
             check_support("weights", law, "weights, or their logarithms as LogDirichlet does", simple)
         if self.precision_prior is not None:
             law = self.precision_prior()
-            check_law("precision", law, rows, [(), (self.vectors.shape[-1],)])
+            check_distribution("precision", law, rows, [(), (self.vectors.shape[-1],)])
             self._diagonal = len(law.event_shape) == 1
             draws["precision"] = law.expand(rows).sample()
             check_support("precision", law, "positive numbers", bool((draws["precision"] > 0).all()))
         if self.key_prior is not None:
-            check_law("keys", self.key_prior(self.bank(draws).precision), rows, [self.vectors.shape[-1:]])
+            check_distribution("keys", self.key_prior(self.bank(draws).precision), rows, [self.vectors.shape[-1:]])
         if self.value_prior is not None:
             assert self.unit_values is not None
             law = self.value_prior(self.bank(draws).value_precision)
-            check_law("values", law, rows, [self.unit_values.shape[-1:]])
+            check_distribution("values", law, rows, [self.unit_values.shape[-1:]])
 
     def _token_shape(
         self,
         queries: Tensor | None,
         values: Tensor | None,
-        annotated: Tensor | None,
+        value_mask: Tensor | None,
         visible: Tensor | None,
         mask: Tensor | None,
         tokens: int,
@@ -359,10 +359,10 @@ class MixtureAttention(LocalModule):
             if not fits(values.shape, (*shape, self.unit_values.shape[-1])):
                 expected = (*shape, self.unit_values.shape[-1])
                 raise ValueError(f"values have shape {tuple(values.shape)}, expected {expected}: one for each query")
-        elif annotated is not None:
-            raise ValueError("annotated says which values are known but there are none: give values too")
+        elif value_mask is not None:
+            raise ValueError("value_mask says which values are known but there are none: give values too")
         for name, given, expected in (
-            ("annotated", annotated, shape),
+            ("value_mask", value_mask, shape),
             ("mask", mask, shape),
             ("visible", visible, (*shape, self.components)),
         ):
@@ -370,16 +370,16 @@ class MixtureAttention(LocalModule):
                 raise ValueError(f"{name} has shape {tuple(given.shape)}, expected {tuple(expected)}")
         return shape
 
-    def _sample_values(self, law: Any, values: Tensor | None, annotated: Tensor | None) -> None:
-        if annotated is None or values is None:
+    def _sample_values(self, law: Any, values: Tensor | None, value_mask: Tensor | None) -> None:
+        if value_mask is None or values is None:
             pyro.sample("value", law, obs=values)
             return
-        values = torch.where(annotated[..., None], values, 0)
+        values = torch.where(value_mask[..., None], values, 0)
         if self.free_values:
-            known: Any = annotated  # Pyro's annotation asks for torch.BoolTensor
+            known: Any = value_mask  # Pyro's annotation asks for torch.BoolTensor
             pyro.sample("value", law, obs=values, obs_mask=known)
             return
-        with where_true(annotated):
+        with where_true(value_mask):
             pyro.sample("value", law, obs=values)
 
 

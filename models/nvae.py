@@ -32,7 +32,7 @@ from .batch import Batch
 from .priors.checks import as_prior, check_prior
 from .priors.lengths import LengthPrior
 from .priors.roles import BaseMeasure, VectorPrior, WeightPrior
-from .priors.vectors import GaussianBase, check_base_measure, over_components
+from .priors.vectors import GaussianVectorPrior, check_base_measure, over_components
 from .priors.weights import BoundedDirichletProcess
 from .transformer.config import TransformerConfig
 from .transformer.memory import Memory, check_mixture
@@ -80,7 +80,7 @@ class NVAE(Model):
         self.config = config
         self.kappa = kappa
         self.weight_prior = as_prior(weight_prior or BoundedDirichletProcess(kappa=kappa), WeightPrior, "weight_prior")
-        self.base_measure = as_prior(base_measure or GaussianBase(config.width), VectorPrior, "base_measure")
+        self.base_measure = as_prior(base_measure or GaussianVectorPrior(config.width), VectorPrior, "base_measure")
         self.length_prior = length_prior or LengthPrior(config.window)
         self.decoder = Decoder(config, cross_attention=True)
         check_prior(self.weight_prior, component_mask(torch.tensor([1, 2]), kappa, 3 * kappa), name="weight_prior")

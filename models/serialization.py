@@ -6,17 +6,17 @@ from importlib import import_module
 from inspect import signature
 from typing import Any, TypeVar
 
-__all__ = ["Recorded", "build", "describe"]
+__all__ = ["Configurable", "build", "describe"]
 
-R = TypeVar("R", bound="Recorded")
+R = TypeVar("R", bound="Configurable")
 
 
-class Recorded:
+class Configurable:
     r"""Remembers the arguments that it was constructed with.
 
     Examples:
-        >>> class Ball(Recorded):
-        ...     def __init__(self, radius, colour="red"):
+        >>> class Ball(Configurable):
+        ...     def __init__(self, radius, color="red"):
         ...         pass
         >>> Ball(2.0).arguments
         {'radius': 2.0}
@@ -35,7 +35,7 @@ def describe(value: Any, leave_out: Collection[str] = ()) -> Any:
     """The recipe of a module or value: ``{"class_path": ..., "init_args": {...}}`` down to plain data.
 
     Arguments:
-        value: A :class:`Recorded` object, a dataclass or plain data.
+        value: A :class:`Configurable` object, a dataclass or plain data.
         leave_out: Arguments that the recipe does not hold.
 
     Raises:
@@ -52,7 +52,7 @@ def describe(value: Any, leave_out: Collection[str] = ()) -> Any:
         return [describe(item) for item in value]
     if isinstance(value, dict):
         return {key: describe(item) for key, item in value.items()}
-    if isinstance(value, Recorded):
+    if isinstance(value, Configurable):
         arguments = {name: describe(item) for name, item in value.arguments.items() if name not in leave_out}
     elif is_dataclass(value) and not isinstance(value, type):
         arguments = describe(asdict(value))
@@ -91,7 +91,7 @@ def build(recipe: Any, trust: Collection[str] = (), **arguments: Any) -> Any:
         cls = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"the run uses {path}, which cannot be imported: {error}.") from error
-    if not (isinstance(cls, type) and (issubclass(cls, Recorded) or is_dataclass(cls))):
+    if not (isinstance(cls, type) and (issubclass(cls, Configurable) or is_dataclass(cls))):
         raise ValueError(f"the run uses {path}, which is not something that a run can build.")
     try:
         return cls(**{key: build(item, trust) for key, item in recipe.get("init_args", {}).items()} | arguments)

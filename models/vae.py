@@ -34,7 +34,7 @@ from .batch import Batch
 from .priors.checks import as_prior
 from .priors.lengths import LengthPrior
 from .priors.roles import BaseMeasure, VectorPrior
-from .priors.vectors import GaussianBase, check_base_measure, over_components
+from .priors.vectors import GaussianVectorPrior, check_base_measure, over_components
 from .transformer.config import TransformerConfig
 from .transformer.memory import Memory, check_mixture, check_pair
 from .transformer.stacks import Decoder
@@ -72,7 +72,7 @@ class VAE(Model):
     ) -> None:
         super().__init__()
         self.config = config
-        self.base_measure = as_prior(base_measure or GaussianBase(config.width), VectorPrior, "base_measure")
+        self.base_measure = as_prior(base_measure or GaussianVectorPrior(config.width), VectorPrior, "base_measure")
         self.length_prior = length_prior or LengthPrior(config.window)
         self.decoder = Decoder(config, cross_attention=True)
         check_base_measure(self.base_measure, length_mask(torch.tensor([1, 2]), 2), config.width)

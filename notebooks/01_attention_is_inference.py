@@ -34,7 +34,7 @@ from matplotlib.patches import Ellipse
 from pyro.infer import TraceEnum_ELBO
 
 import pyroformer as pf
-from pyroformer.inference.plots.style import COLOURS, DEPTHS, FRAME, INK
+from pyroformer.inference.plots.style import COLORS, DEPTHS, FRAME, INK
 from pyroformer.models.attention.mixture import responsibilities
 
 torch.manual_seed(0)
@@ -89,9 +89,9 @@ def draw_components(ax: Axes, mixture: pf.Mixture, shares: list[float]) -> None:
     """Ellipses at one and two standard deviations, darker for a larger share."""
     for mean, variance, share in zip(mixture.vectors.tolist(), mixture.variances, shares, strict=True):
         for deviations in (2, 1):
-            colour = DEPTHS(0.08 + 0.5 * share * (3 - deviations) / 2)
+            color = DEPTHS(0.08 + 0.5 * share * (3 - deviations) / 2)
             size = (2 * deviations * variance.sqrt()).tolist()
-            ax.add_patch(Ellipse(mean, *size, facecolor=colour, edgecolor=FRAME, linewidth=0.8))
+            ax.add_patch(Ellipse(mean, *size, facecolor=color, edgecolor=FRAME, linewidth=0.8))
     ax.set(xlim=(-4, 4), ylim=(-2.6, 2.9), aspect="equal", xlabel="first dimension", ylabel="second dimension")
 
 
@@ -103,16 +103,16 @@ def draw_denoising(mixture: pf.Mixture, query: torch.Tensor) -> None:
         one.annotate(f"{share:.2f}", mean, ha="center", va="center", color=INK)
     seen, mean = query[0].tolist(), pf.attend(query, mixture)[0].tolist()
     one.annotate("", mean, seen, arrowprops={"arrowstyle": "->", "color": INK, "shrinkA": 3, "shrinkB": 5})
-    one.plot(*seen, "o", color=COLOURS[1], label="query $u$")
-    one.plot(*mean, "*", color=COLOURS[0], markersize=12, label=r"attention, $E[v \mid u]$")
+    one.plot(*seen, "o", color=COLORS[1], label="query $u$")
+    one.plot(*mean, "*", color=COLORS[0], markersize=12, label=r"attention, $E[v \mid u]$")
     one.legend(loc="lower right", frameon=False)
     one.set_title("One query, responsibilities, and the posterior mean")
 
     draw_components(many, mixture, mixture.log_weights.exp().tolist())
     queries = torch.cartesian_prod(torch.linspace(-3.6, 3.6, 13), torch.linspace(-2.3, 2.6, 8))
     moved = pf.attend(queries, mixture) - queries
-    many.quiver(*queries.T, *moved.T, angles="xy", scale_units="xy", scale=1, width=0.0025, color=COLOURS[0])
-    many.plot(*queries.T, ".", color=COLOURS[1], markersize=3)
+    many.quiver(*queries.T, *moved.T, angles="xy", scale_units="xy", scale=1, width=0.0025, color=COLORS[0])
+    many.plot(*queries.T, ".", color=COLORS[1], markersize=3)
     many.set_title("Every query moves to its posterior mean; shade is the prior")
 
 
@@ -186,7 +186,7 @@ def draw_maps(queries: torch.Tensor) -> None:
         figure.colorbar(filled, ax=ax, shrink=0.9)
         ax.plot(*mixture.vectors.T, "o", color="white", markeredgecolor=INK, markersize=6)
         for name, place in zip("ab", queries.tolist(), strict=True):
-            ax.plot(*place, "o", color=COLOURS[1], markersize=6)
+            ax.plot(*place, "o", color=COLORS[1], markersize=6)
             label(ax, name, place)
         ax.set(title=title, aspect="equal", xlabel="first dimension")
     axes[0].set_ylabel("second dimension")
@@ -225,14 +225,14 @@ def draw_walk() -> None:
     deviation = pf.attend(walk, mixture, returns="variance")[:, 0].sqrt()
     _, (above, below) = plt.subplots(2, 1, figsize=(8, 4.6), sharex=True, height_ratios=(1, 1.6))
     names = ("left", "top", "right", "bottom")
-    for name, share, colour in zip(names, responsibilities(walk, mixture).T, COLOURS[:4], strict=True):
-        above.plot(position, share, color=colour, label=name)
+    for name, share, color in zip(names, responsibilities(walk, mixture).T, COLORS[:4], strict=True):
+        above.plot(position, share, color=color, label=name)
     above.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), title="component")
     above.set(title="Who answers, and how sure the answer is", ylabel="responsibility", yticks=[0, 0.5, 1])
     below.plot(position, position, color=FRAME, linestyle=":", label="the query itself")
     band = (mean - 2 * deviation, mean + 2 * deviation)
     below.fill_between(position, *band, color=DEPTHS(0.35), label="± 2 standard deviations")
-    below.plot(position, mean, color=COLOURS[0], label="posterior mean")
+    below.plot(position, mean, color=COLORS[0], label="posterior mean")
     below.set(xlabel="first dimension of the query", ylabel="first dimension of $v$")
     below.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
@@ -307,7 +307,7 @@ def draw_border() -> None:
     for ax, memory, title in zip(axes, (equal, unequal), ("Equal variances", "Variances of their own"), strict=True):
         share = responsibilities(grid, memory)[:, 0].view(121, 91)
         filled = ax.contourf(x, y, share, torch.linspace(0, 1, 11), cmap=DEPTHS)
-        ax.contour(x, y, share, [0.5], colors=[COLOURS[1]])
+        ax.contour(x, y, share, [0.5], colors=[COLORS[1]])
         for name, key in zip(("good", "poor"), pair.tolist(), strict=True):
             ax.plot(*key, "o", color="white", markeredgecolor=INK)
             label(ax, name, key)
@@ -321,7 +321,7 @@ draw_border()
 # %% [markdown]
 # ## Keys that move: EM
 #
-# If the queries are data, the keys can be fitted to them. The E-step of *expectation-maximisation* is attention;
+# If the queries are data, the keys can be fitted to them. The E-step of *expectation-maximization* is attention;
 # the M-step moves every key towards the queries that it is responsible for, and a prior, here worth one query,
 # holds it near to where it began. The objective, the log posterior of the keys, never falls:
 #
@@ -346,17 +346,17 @@ path = torch.stack([pf.em.adapt(crowd, start, steps=steps).mixture.vectors for s
 def draw_em() -> None:
     _, (plane, rise) = plt.subplots(1, 2, figsize=(10, 4.2), width_ratios=(1.15, 1))
     answered = responsibilities(crowd, state.mixture).argmax(-1)
-    for n, colour in enumerate(COLOURS[:4]):
-        plane.plot(*crowd[answered == n].T, ".", color=colour, alpha=0.35, markersize=4)
+    for n, color in enumerate(COLORS[:4]):
+        plane.plot(*crowd[answered == n].T, ".", color=color, alpha=0.35, markersize=4)
         plane.plot(*path[:, n].T, "-", color=INK, linewidth=1.2)
-        plane.plot(*path[0, n], "o", color="white", markeredgecolor=colour, markeredgewidth=1.8, markersize=8)
-        plane.plot(*path[-1, n], "o", color=colour, markeredgecolor=INK, markersize=9)
+        plane.plot(*path[0, n], "o", color="white", markeredgecolor=color, markeredgewidth=1.8, markersize=8)
+        plane.plot(*path[-1, n], "o", color=color, markeredgecolor=INK, markersize=9)
     plane.plot([], [], ".", color=FRAME, label="queries")
     plane.plot([], [], "o", color="white", markeredgecolor=FRAME, markeredgewidth=1.8, label="keys before")
     plane.plot([], [], "o", color=FRAME, markeredgecolor=INK, label="keys after")
     plane.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3)
     plane.set(title="The path of the keys", aspect="equal", xlabel="first dimension", ylabel="second dimension")
-    rise.plot(state.objective, "o-", color=COLOURS[0], markersize=4)
+    rise.plot(state.objective, "o-", color=COLORS[0], markersize=4)
     rise.set(title="The objective never falls", xlabel="step", ylabel="$J$ (nats, up to a constant)")
 
 

@@ -23,7 +23,7 @@
 # the prior: weights go to zero, variances go to the prior's.
 #
 # This notebook trains one on the English sentences that every Python carries in its documentation, which takes a
-# minute or two, and looks at what it has learnt from all sides: also from those where it looks bad.
+# minute or two, and looks at what it has learned from all sides: also from those where it looks bad.
 
 # %%
 import copy
@@ -39,7 +39,7 @@ from torch.distributions import Normal, kl_divergence
 import pyroformer as pf
 from pyroformer.inference.diagnostics import khat
 from pyroformer.inference.generation.editing import vectors
-from pyroformer.inference.plots.style import COLOURS, SHADES
+from pyroformer.inference.plots.style import COLORS, SHADES
 
 quick = os.environ.get("PYROFORMER_NOTEBOOK") == "quick"  # does it run? For the tests
 plt.rcParams.update({"figure.constrained_layout.use": True, "font.size": 9, "axes.titlesize": 10})
@@ -49,7 +49,7 @@ plt.rcParams.update({"axes.titlelocation": "left", "axes.spines.top": False, "ax
 # ## Train
 #
 # Short sentences only, of at most 16 tokens, so that it goes fast. `model` is what is assumed (the prior of the
-# mixture and a decoder), `guide` is what is learnt (an encoder that says which mixture a text has), and `fit` is
+# mixture and a decoder), `guide` is what is learned (an encoder that says which mixture a text has), and `fit` is
 # stochastic variational inference.
 
 # %%
@@ -62,7 +62,7 @@ torch.manual_seed(0)
 model = pf.NVAE.for_corpus(corpus, size="tiny")
 guide = pf.NVAEGuide(model)
 run = pf.fit(model, guide, corpus, steps=4 if quick else 500, batch_size=16, validation_texts=128)
-pf.plot.curves(run)
+pf.plots.curves(run)
 
 # %% [markdown]
 # On the left is what was trained: the objective of the paper, which is *not* a bound of log p(x). On the right is
@@ -87,16 +87,16 @@ for found in run.reconstruct(texts):
 
 # %%
 text = "Return the current file position."
-pf.plot.weights(run, text, alpha=True)
+pf.plots.weights(run, text, alpha=True)
 
 # %% [markdown]
 # And this is where the decoder looks while it writes the text again. A diagonal means that it copies token by token.
 
 # %%
-pf.plot.attention(run, text)
+pf.plots.attention(run, text)
 
 # %% [markdown]
-# ## Regularise: vectors fall silent
+# ## Regularize: vectors fall silent
 #
 # A vector whose posterior is the prior says nothing of its token. What it does say is its divergence from the prior, in
 # nats. `beta` multiplies what that costs. The paper's scaling makes a nat cheap: at `beta=1` it costs about 1/128,000
@@ -134,7 +134,7 @@ def draw_silence() -> None:
     loud = [(said(stage, corpus.test[:64]) > 1).float().mean().item() for stage in stages]
     many.plot(strengths, loud, "o-", label="vectors that say over 1 nat")
     right = [each["accuracy"].value for each in measured]
-    many.plot(strengths, right, "o-", color=COLOURS[1], label="tokens that are predicted right")
+    many.plot(strengths, right, "o-", color=COLORS[1], label="tokens that are predicted right")
     many.set(xscale="log", xlabel="beta", ylabel="share", ylim=(0, 1.05), title="64 held-out texts")
     many.legend(frameon=False)
 
@@ -181,7 +181,7 @@ for name, each in {"trained prior": run, "refitted prior": refitted}.items():
 print(*run.interpolate("Return the current file position.", "Raise an exception in the coroutine.", 7), sep="\n")
 
 # %% [markdown]
-# The change is abrupt: one word is the first text's, the rest the second's, and then all of it. The decoder has learnt
+# The change is abrupt: one word is the first text's, the rest the second's, and then all of it. The decoder has learned
 # to copy a text, and nothing asked it to make sense of two.
 #
 # ## Edit
@@ -199,13 +199,13 @@ print("without vector 4:     ", run.edit(text, drop=[4]).text)
 print("vector 4 from another:", run.edit(text, swap={4: 3}, other=other).text)
 
 # %% [markdown]
-# The edits show how the decoder reads: it looks for the vector of a *place*. Where that is gone it takes a neighbour's
+# The edits show how the decoder reads: it looks for the vector of a *place*. Where that is gone it takes a neighbor's
 # word again, and a vector from another text brings its own place along.
 #
 # ## The posterior in ArviZ
 #
 # Pyro's posterior draws, with names: a weight for each component and 128 numbers for each vector, for each draw.
-# ArviZ draws and summarises them like any other.
+# ArviZ draws and summarizes them like any other.
 
 # %%
 data = run.posterior(text, draws=200, predictive=5)
@@ -233,7 +233,7 @@ print("k-hat:", np.round(khat(data).values, 1))
 # ## What to try next
 #
 # - Train for longer: `minutes=10` in place of `steps`, and `pf.Corpus.builtin()` without the window. Or your own texts:
-#   `pf.Corpus.read("reviews.txt")`.
+#   `pf.Corpus.from_file("reviews.txt")`.
 # - Train on the bound: `pf.fit(..., objective="elbo", beta=0.01)`, with beta raised towards 1. How much of the text
 #   still comes back, and do the samples get better?
 # - `pf.VAE` and `pf.VAEGuide` in place of `pf.NVAE` and `pf.NVAEGuide`: the same with one Gaussian vector a token and

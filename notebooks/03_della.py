@@ -50,7 +50,7 @@ plt.rcParams.update({"figure.constrained_layout.use": True, "font.size": 9, "axe
 everything = pf.Corpus.builtin(window=16)
 sentences = [text for split in (everything.train, everything.valid, everything.test) for text in split]
 returns = [text for text in sentences if text.startswith("Return")]
-corpus = pf.Corpus.of(returns, window=16, vocabulary=1000, long="drop")
+corpus = pf.Corpus.from_texts(returns, window=16, vocabulary=1000, long="drop")
 print(corpus.describe())
 print(*corpus.train[:5], sep="\n")
 
@@ -77,13 +77,13 @@ held = pf.fit(*new_model(corpus), corpus, steps=4 if quick else 800, target_kl=1
 
 _, axes = plt.subplots(1, 2, figsize=(10, 3.4))
 for ax, run, title in zip(axes, (plain, held), ("Without help", "Held at 12 nats a text"), strict=True):
-    pf.plot.layer_curves(run, ax=ax)
+    pf.plots.layer_curves(run, ax=ax)
     ax.set_title(title, loc="left")
 
 # %% [markdown]
 # Without help the KL of every latent falls to nearly nothing within the first steps: the guide says the same of every
 # text, and the decoder has become a language model. This is called *posterior collapse*. It is no failure of the
-# optimiser: while the decoder cannot make use of the latents they only cost, and once the guide has given up there is
+# optimizer: while the decoder cannot make use of the latents they only cost, and once the guide has given up there is
 # nothing left to learn to use. The next cell shows it in words. Whatever is encoded, the same comes out:
 
 # %%
@@ -123,7 +123,7 @@ for name, run in {"without help": plain, "held": held}.items():
 print(evaluations["held"].table())
 
 # %%
-pf.plot.active_units(evaluations["held"])
+pf.plots.active_units(evaluations["held"])
 
 # %% [markdown]
 # ## Swap layers between sentences
@@ -132,7 +132,7 @@ pf.plot.active_units(evaluations["held"])
 
 # %%
 text, other = "Return a list of all file names.", "Return True if the object is a string."
-pf.plot.swap_table(held, text, other)
+pf.plots.swap_table(held, text, other)
 
 # %% [markdown]
 # And the way from one to the other, in a straight line:
@@ -167,7 +167,7 @@ def topic(text: str) -> str:
     return next((word for word in TOPICS if word in text), "other")
 
 
-pairs = pf.Corpus.of([(topic(text), text) for text in returns], window=16, vocabulary=1000, long="drop")
+pairs = pf.Corpus.from_texts([(topic(text), text) for text in returns], window=16, vocabulary=1000, long="drop")
 print(pairs.describe())
 asked = pf.fit(*new_model(pairs), pairs, steps=4 if quick else 400, free_bits=2.0, **options)
 
@@ -183,9 +183,9 @@ for word in TOPICS:
 # %% [markdown]
 # ## What to try next
 #
-# - `pf.fit(..., free_bits=2.0)`, `kl_weight="cyclical"` or `beta=0.3` in place of `target_kl=12.0`. Which of them keeps
+# - `pf.fit(..., free_bits=2.0)`, `kl_schedule="cyclical"` or `beta=0.3` in place of `target_kl=12.0`. Which of them keeps
 #   all layers alive?
 # - `structure="single"` gives the model one latent for all layers, `fusion="memory"` another way into them. Is a
 #   hierarchy better than one vector of the same size?
-# - Train for longer and on longer texts, or start from a pretrained decoder: `trunk = pf.Pretrained.read("gpt2")`.
+# - Train for longer and on longer texts, or start from a pretrained decoder: `backbone = pf.Pretrained.from_pretrained("gpt2")`.
 # - `held.interpolate(text, other, layers=[1])` moves one layer alone.

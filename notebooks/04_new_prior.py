@@ -18,7 +18,7 @@
 #
 # A prior is a guess about data that nobody has seen yet. To change it is to ask a question: if texts get more probable
 # under the new guess, the data agree. This notebook goes the whole way once: from the question to a prior of a few
-# lines, with a *hyper-prior* for what we do not know about it, to a fit, to a look at what was learnt, and to a
+# lines, with a *hyper-prior* for what we do not know about it, to a fit, to a look at what was learned, and to a
 # comparison on texts that no model has seen.
 
 # %%
@@ -32,7 +32,7 @@ from pyro.nn import PyroSample
 from torch import nn
 
 import pyroformer as pf
-from pyroformer.inference.plots.style import COLOURS, FRAME
+from pyroformer.inference.plots.style import COLORS, FRAME
 from pyroformer.models.priors.vectors import gaussian_mixture
 
 quick = os.environ.get("PYROFORMER_NOTEBOOK") == "quick"  # does it run? For the tests
@@ -52,7 +52,7 @@ plt.rcParams.update({"axes.titlelocation": "left", "axes.spines.top": False, "ax
 # z \sim \sum_{k=1}^{16} \pi_k \, N(\mu_k, \text{diag} \, \sigma_k^2).
 # $$
 #
-# Where the clouds are is learnt. How large they are, the shares $\pi$, we admit not to know: they have a prior of their
+# Where the clouds are is learned. How large they are, the shares $\pi$, we admit not to know: they have a prior of their
 # own, which likes to leave clouds empty. So sixteen is no claim, only a limit, and the posterior of $\pi$ answers how
 # many there are.
 #
@@ -86,7 +86,7 @@ class Kinds(pf.priors.VectorPrior, pf.priors.Hierarchical):
 # no prior makes a difference (see [03_della](03_della.ipynb)).
 #
 # Then two second stages. `pf.refit` holds encoder and decoder and fits a new prior to the vectors that texts really
-# have, on the true bound: once one cloud whose place and size are learnt, once ours. So the only difference between
+# have, on the true bound: once one cloud whose place and size are learned, once ours. So the only difference between
 # the two is the number of clouds.
 
 # %%
@@ -100,7 +100,7 @@ model = pf.VAE.for_corpus(corpus, width=WIDTH)
 first = pf.fit(model, pf.VAEGuide(model), corpus, steps=4 if quick else 400, beta=1e-3, **options)
 
 runs = {"as trained": first}
-priors = {"one cloud": pf.priors.GaussianBase(WIDTH, learnable=True), "many clouds": Kinds(WIDTH)}
+priors = {"one cloud": pf.priors.GaussianVectorPrior(WIDTH, learnable=True), "many clouds": Kinds(WIDTH)}
 for name, prior in priors.items():
     runs[name] = pf.refit(first, prior, steps=4 if quick else 300, learning_rate=1e-2, **options)
 
@@ -123,9 +123,9 @@ print(f"many clouds against one: {result.difference:+.1f} ± {result.error:.1f} 
 
 def draw_comparison() -> None:
     _, ax = plt.subplots(figsize=(6.4, 2.8))
-    ax.hist(result.each, bins=30, color=COLOURS[0])
+    ax.hist(result.each, bins=30, color=COLORS[0])
     ax.axvline(0, color=FRAME, linestyle="--")
-    ax.set(xlabel="nats in favour of many clouds", ylabel="texts", title="Held-out texts")
+    ax.set(xlabel="nats in favor of many clouds", ylabel="texts", title="Held-out texts")
 
 
 draw_comparison()
@@ -150,10 +150,10 @@ order = after.mean(0).argsort()[::-1]
 def draw_shares() -> None:
     _, ax = plt.subplots(figsize=(7.5, 3.2))
     for place, kind in enumerate(order):
-        for draws, colour, shift, label in ((before, FRAME, -0.15, "prior"), (after, COLOURS[0], 0.15, "posterior")):
+        for draws, color, shift, label in ((before, FRAME, -0.15, "prior"), (after, COLORS[0], 0.15, "posterior")):
             low, middle, high = np.quantile(draws[:, kind], [0.05, 0.5, 0.95])
-            ax.plot([place + shift] * 2, [low, high], color=colour, linewidth=2, label=label if place == 0 else None)
-            ax.plot(place + shift, middle, "o", color=colour, markersize=4)
+            ax.plot([place + shift] * 2, [low, high], color=color, linewidth=2, label=label if place == 0 else None)
+            ax.plot(place + shift, middle, "o", color=color, markersize=4)
     ax.set_xticks(range(KINDS), [f"{kind}" for kind in order])
     ax.set(xlabel="cloud", ylabel="share", ylim=(0, None), title="Shares of the clouds: median and 90 % interval")
     ax.legend(frameon=False)

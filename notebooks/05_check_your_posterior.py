@@ -40,7 +40,7 @@ from torch import Tensor, nn
 import pyroformer as pf
 from pyroformer.inference.diagnostics import khat
 from pyroformer.inference.objectives.bounds import importance_sweep
-from pyroformer.inference.plots.style import COLOURS, FRAME, INK, SHADES
+from pyroformer.inference.plots.style import COLORS, FRAME, INK, SHADES
 
 torch.manual_seed(0)
 draws = 100 if os.environ.get("PYROFORMER_NOTEBOOK") == "quick" else 1000  # quick: does it run?
@@ -88,7 +88,7 @@ truth = torch.randn(cases, 2)
 seen = truth.sum(-1) + 0.5**0.5 * torch.randn(cases)
 model, batch = Sum(seen), pf.Batch.pad([[2]] * cases)
 
-centre = seen[:, None].expand(-1, 2) / 2.5
+center = seen[:, None].expand(-1, 2) / 2.5
 covariance = torch.tensor([[0.6, -0.4], [-0.4, 0.6]])
 log_evidence = dist.Normal(0.0, 2.5**0.5).log_prob(seen)
 print(f"log p(x) is {log_evidence.mean():.3f} nats a case, on average")
@@ -117,7 +117,7 @@ class Guess(nn.Module):
 
 
 class Independent(Guess):
-    """A Gaussian posterior to be learnt, whose two numbers are independent."""
+    """A Gaussian posterior to be learned, whose two numbers are independent."""
 
     def __init__(self, seen: Tensor) -> None:
         super().__init__(seen[:, None].expand(-1, 2), torch.eye(2))
@@ -127,12 +127,12 @@ class Independent(Guess):
         return dist.MultivariateNormal(self.slope * self.mean, scale_tril=self.log_scale.exp().diag())
 
 
-learnt = Independent(seen)
-svi = pf.SVI(model, learnt, torch.optim.Adam, lr=0.03)
+learned = Independent(seen)
+svi = pf.SVI(model, learned, torch.optim.Adam, lr=0.03)
 losses = [svi.step(batch) for _ in range(400)]
 
-print("slope:             ", [round(x, 2) for x in learnt.slope.tolist()], " exact: 0.4")
-print("standard deviation:", [round(x, 2) for x in learnt.log_scale.exp().tolist()], " exact: 0.77")
+print("slope:             ", [round(x, 2) for x in learned.slope.tolist()], " exact: 0.4")
+print("standard deviation:", [round(x, 2) for x in learned.log_scale.exp().tolist()], " exact: 0.77")
 
 # %% [markdown]
 # The means are right and the standard deviations too small. That is no accident and not a lack of training: to
@@ -140,8 +140,8 @@ print("standard deviation:", [round(x, 2) for x in learnt.log_scale.exp().tolist
 # posterior would reach, and how far above is exactly the divergence of the guide from the posterior.
 
 # %%
-exact = Guess(centre, covariance)
-missing = torch.distributions.kl_divergence(learnt.law(), exact.law()).mean().item()
+exact = Guess(center, covariance)
+missing = torch.distributions.kl_divergence(learned.law(), exact.law()).mean().item()
 
 
 def ellipse(ax: Axes, mean: Tensor, covariance: Tensor, **style: object) -> None:
@@ -152,23 +152,23 @@ def ellipse(ax: Axes, mean: Tensor, covariance: Tensor, **style: object) -> None
     ax.add_patch(Ellipse(tuple(mean.tolist()), width, height, angle=angle, **style))
 
 
-def draw_posterior(ax: Axes, guide: Guess, case: int, colour: str) -> None:
+def draw_posterior(ax: Axes, guide: Guess, case: int, color: str) -> None:
     """The exact posterior of a case, shaded, with a guide's as an outline."""
     with torch.no_grad():
         law = guide.law()
         ellipse(ax, exact.mean[case], exact.covariance, facecolor=SHADES(0.6), edgecolor="none")
-        ellipse(ax, law.mean[case], law.covariance_matrix[case], facecolor="none", edgecolor=colour, linewidth=2)
+        ellipse(ax, law.mean[case], law.covariance_matrix[case], facecolor="none", edgecolor=color, linewidth=2)
     reach = exact.mean[case, 0].item()
     ax.set(xlim=(reach - 2.4, reach + 2.4), ylim=(reach - 2.4, reach + 2.4), aspect="equal", xlabel="$z_1$")
 
 
 def draw_learning() -> None:
     _, (loss, plane) = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=(1.6, 1))
-    loss.plot(losses, color=COLOURS[0], label="loss: minus the bound")
+    loss.plot(losses, color=COLORS[0], label="loss: minus the bound")
     loss.axhline(-log_evidence.mean(), color=INK, linestyle="--", label="minus log p(x): no guide can do better")
     loss.set(xlabel="step", ylabel="nats a case", title=f"The loss ends {missing:.2f} nats above minus log p(x)")
     loss.legend(frameon=False)
-    draw_posterior(plane, learnt, 0, COLOURS[0])
+    draw_posterior(plane, learned, 0, COLORS[0])
     plane.set(ylabel="$z_2$", title="Exact posterior (shaded), guide (line)")
 
 
@@ -183,10 +183,10 @@ draw_learning()
 
 # %%
 guides = {
-    "independent, learnt": learnt,
-    "too narrow": Guess(centre, covariance / 4),
-    "too wide": Guess(centre, covariance * 4),
-    "wrong mean": Guess(centre + 0.6, covariance),
+    "independent, learned": learned,
+    "too narrow": Guess(center, covariance / 4),
+    "too wide": Guess(center, covariance * 4),
+    "wrong mean": Guess(center + 0.6, covariance),
     "the prior": Guess(torch.zeros(cases, 2), torch.eye(2)),
 }
 
@@ -194,8 +194,8 @@ guides = {
 def draw_gallery() -> None:
     case = int(seen.argmax())
     _, axes = plt.subplots(1, 5, figsize=(12, 2.9), sharey=True)
-    for ax, (name, guide), colour in zip(axes, guides.items(), COLOURS, strict=False):
-        draw_posterior(ax, guide, case, colour)
+    for ax, (name, guide), color in zip(axes, guides.items(), COLORS, strict=False):
+        draw_posterior(ax, guide, case, color)
         ax.set_title(name)
     axes[0].set_ylabel("$z_2$")
 
@@ -231,8 +231,8 @@ lacking = {name: importance(guide) for name, guide in guides.items()}
 
 def draw_bounds() -> None:
     _, ax = plt.subplots(figsize=(7, 3.4))
-    for (name, values), colour in zip(lacking.items(), COLOURS, strict=False):
-        ax.plot(counts, values, "o-", color=colour, markersize=3, label=name)
+    for (name, values), color in zip(lacking.items(), COLORS, strict=False):
+        ax.plot(counts, values, "o-", color=color, markersize=3, label=name)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
     ax.set(
@@ -259,7 +259,7 @@ draw_bounds()
 #
 # `pf.to_arviz` draws and keeps the densities, for any model that observes `text` in `texts`; `khat` reads them. For a
 # Gaussian whose variance in some direction is a share $c < 1$ of the posterior's, the shape is known: $1 - c$ at the
-# smallest $c$. That is 3/4 for the guide that is too narrow, and 2/3 for the one that was learnt, which is too narrow
+# smallest $c$. That is 3/4 for the guide that is too narrow, and 2/3 for the one that was learned, which is too narrow
 # along the ellipse's long axis.
 
 # %%
@@ -270,8 +270,8 @@ shapes = {name: khat(data).values for name, data in drawn.items()}
 def draw_shapes() -> None:
     _, ax = plt.subplots(figsize=(7, 3.0))
     spread = np.random.default_rng(0).uniform(-0.28, 0.28, cases)
-    for row, (values, colour) in enumerate(zip(shapes.values(), COLOURS, strict=False)):
-        ax.plot(values, row + spread, ".", color=colour, markersize=3, alpha=0.5)
+    for row, (values, color) in enumerate(zip(shapes.values(), COLORS, strict=False)):
+        ax.plot(values, row + spread, ".", color=color, markersize=3, alpha=0.5)
         ax.plot(np.median(values), row, "|", color=INK, markersize=22, markeredgewidth=2)
     for limit in (0.5, 0.7):
         ax.axvline(limit, color=FRAME, linestyle="--")
@@ -323,8 +323,8 @@ def draw_coverage() -> None:
     _, ax = plt.subplots(figsize=(6.4, 4.2))
     chance = 2 * np.sqrt(levels * (1 - levels) / cases)
     ax.fill_between(levels, levels - chance, levels + chance, color=SHADES(0.4), label="right, give or take chance")
-    for (name, values), colour in zip(covered.items(), COLOURS, strict=False):
-        ax.plot(levels, values, color=colour, label=name)
+    for (name, values), color in zip(covered.items(), COLORS, strict=False):
+        ax.plot(levels, values, color=color, label=name)
     ax.set(xlabel="the interval promises", ylabel="the truth is inside", aspect="equal", title="Coverage")
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
@@ -376,8 +376,8 @@ by_size = [
 
 def draw_sizes() -> None:
     _, ax = plt.subplots(figsize=(6.4, 3.2))
-    ax.plot(sizes, by_size, ".", color=COLOURS[4], alpha=0.6)
-    ax.plot(sizes, np.median(by_size, axis=1), "o-", color=COLOURS[0], label="median of 20 cases")
+    ax.plot(sizes, by_size, ".", color=COLORS[4], alpha=0.6)
+    ax.plot(sizes, np.median(by_size, axis=1), "o-", color=COLORS[0], label="median of 20 cases")
     ax.axhline(0.7, color=FRAME, linestyle="--", label="0.7")
     ax.set_xscale("log", base=2)
     ax.set(xlabel="dimensions", ylabel="k-hat", title="A guide that is a tenth too narrow")
@@ -399,7 +399,7 @@ draw_sizes()
 # - With a run of yours: `data = run.posterior(texts, draws=200)`, then `khat(data)` for each text, and `khat(data,
 #   "vectors")` for how far the text moves one site away from its prior.
 # - `pf.diagnostics.calibrate(model, guide)` draws the data anew many times and ranks the truth among the guide's draws,
-#   for any model; `.table()` and `pf.plot.ranks` show it. It ranks log p as well, which finds out even the prior.
+#   for any model; `.table()` and `pf.plots.ranks` show it. It ranks log p as well, which finds out even the prior.
 # - `run.evaluate()` prints the bound of one draw beside those of more; `compare(first, second, texts)` in
 #   `pyroformer.inference.diagnostics` says which of two runs finds held-out texts more probable, with a standard
 #   error.

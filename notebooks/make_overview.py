@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
 import pyroformer as pf
-from pyroformer.inference.plots.style import COLOURS, DEPTHS, FRAME, INK
+from pyroformer.inference.plots.style import COLORS, DEPTHS, FRAME, INK
 from pyroformer.models.attention.mixture import Mixture, posterior_mean, responsibilities
 
 HERE = Path(__file__).resolve().parent
@@ -37,7 +37,7 @@ def overview(run: pf.Run, text: str | None = None) -> Figure:
     figure = Figure((12, 3.7), layout="constrained")
     denoising, strip, trade = figure.subplots(1, 3, width_ratios=(1, 1.25, 1))
     draw_denoising(denoising)
-    pf.plot.weights(run, text or held_out(run), ax=strip)
+    pf.plots.weights(run, text or held_out(run), ax=strip)
     draw_rate(run, trade)
     for ax, title in zip((denoising, strip, trade), TITLES, strict=True):
         ax.set_title(title, loc="left", fontsize=11, color=INK)
@@ -59,12 +59,12 @@ def draw_denoising(ax: Axes) -> None:
             ax.add_patch(Ellipse(mean, *size, facecolor=shade, edgecolor=FRAME, linewidth=0.8))
         ax.annotate(f"{share:.2f}", mean, ha="center", va="center", fontsize=9, color=INK)
     noise = 2 * math.sqrt(0.7)
-    ax.add_patch(Ellipse(query[0].tolist(), noise, noise, fill=False, edgecolor=COLOURS[1], linestyle=":"))
+    ax.add_patch(Ellipse(query[0].tolist(), noise, noise, fill=False, edgecolor=COLORS[1], linestyle=":"))
     ax.annotate(
         "", answer, query[0].tolist(), arrowprops={"arrowstyle": "->", "color": INK, "shrinkA": 0, "shrinkB": 4}
     )
-    ax.plot(*query[0].tolist(), "o", color=COLOURS[1], label="query $u$: a noisy sight of a vector $v$")
-    ax.plot(*answer, "*", color=COLOURS[0], markersize=12, label=r"attention: $\mathrm{E}[v \mid u]$")
+    ax.plot(*query[0].tolist(), "o", color=COLORS[1], label="query $u$: a noisy sight of a vector $v$")
+    ax.plot(*answer, "*", color=COLORS[0], markersize=12, label=r"attention: $\mathrm{E}[v \mid u]$")
     ax.plot([], [], "o", color=DEPTHS(0.4), markeredgecolor=FRAME, label="mixture over $v$, with attention weights")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.02), fontsize=8, frameon=False)
     ax.set(xlim=(-3.6, 3.5), ylim=(-2.1, 2.6), aspect="equal", xticks=[], yticks=[])

@@ -107,7 +107,7 @@ def test_the_models_of_the_table_are_of_one_size(script: ModuleType) -> None:
 
 @pytest.mark.parametrize("script", ["compaction"], indirect=True)
 def test_compaction(script: ModuleType) -> None:
-    corpus = pf.Corpus.of([f"The number {n} follows {n - 1}." for n in range(60)], vocabulary=270, window=24)
+    corpus = pf.Corpus.from_texts([f"The number {n} follows {n - 1}." for n in range(60)], vocabulary=270, window=24)
     model = pf.NVAE.for_corpus(corpus, width=16, layers=1, heads=2)
     run = pf.Run(model, pf.NVAEGuide(model), corpus, RunFolder(corpus.folder), {}, 0)
     rows = numbers(script.report(run, thresholds=(0.01, 0.9), texts=3, rounds=1))
@@ -122,7 +122,7 @@ def test_compaction(script: ModuleType) -> None:
 
 @pytest.mark.parametrize("script", ["samples", "interpolation"], indirect=True)
 def test_texts_are_judged(script: ModuleType) -> None:
-    corpus = pf.Corpus.of([f"The number {n} follows {n - 1}." for n in range(480)], vocabulary=270, window=24)
+    corpus = pf.Corpus.from_texts([f"The number {n} follows {n - 1}." for n in range(480)], vocabulary=270, window=24)
     torch.manual_seed(0)
     runs = []
     for model in (pf.LanguageModel.for_corpus(corpus, width=16), pf.VAE.for_corpus(corpus, width=16, layers=1)):
@@ -133,7 +133,7 @@ def test_texts_are_judged(script: ModuleType) -> None:
         network = {"width": 16, "layers": 1, "heads": 2}
         rows = numbers(script.report(judge, {"a vae": vae}, n=30, steps=2, network=network))
         assert set(rows) == {"texts of", "real texts", "the judge", "a vae", "---"}
-        assert rows["real texts"][-1] == 0 and 100 < rows["real texts"][0] < 400  # 270 tokens, nothing learnt
+        assert rows["real texts"][-1] == 0 and 100 < rows["real texts"][0] < 400  # 270 tokens, nothing learned
         return
     text = script.report(judge, {"a vae": vae}, n=2)
     first, last = ([float(cell) for cell in line.split("|")[2:6]] for line in text.splitlines()[2:7:4])
@@ -146,7 +146,7 @@ def test_the_curve(script: ModuleType, tmp_path: Path) -> None:
     assert len({point.name for point in script.POINTS}) == len(script.POINTS)
     first_stages = {point for point in script.POINTS if not point.prior}
     assert all(point._replace(prior="") in first_stages for point in script.POINTS)
-    corpus = pf.Corpus.of([f"The number {n} follows {n - 1}." for n in range(60)], vocabulary=270, window=24)
+    corpus = pf.Corpus.from_texts([f"The number {n} follows {n - 1}." for n in range(60)], vocabulary=270, window=24)
     for point in script.POINTS[:10]:
         model, guide = script.make(point, corpus, width=16, layers=1)
         assert (guide is None) == (point.family == "language model")

@@ -23,14 +23,14 @@ from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.roles import BaseMeasure
-from pyroformer.models.priors.sequences import AutoregressiveBase
-from pyroformer.models.priors.vectors import MixtureBase
+from pyroformer.models.priors.sequences import AutoregressiveVectorPrior
+from pyroformer.models.priors.vectors import MixtureVectorPrior
 from pyroformer.models.serialization import build, describe
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.vae import VAE
 
 CONFIG = TransformerConfig(vocabulary=30, window=12, width=16, layers=2, heads=2, dropout=0.0)
-NO_CLOSED_FORM = (MixtureBase, AutoregressiveBase)
+NO_CLOSED_FORM = (MixtureVectorPrior, AutoregressiveVectorPrior)
 TEXTS = [[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]]
 
 
@@ -80,10 +80,10 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "nvae-shared": nvae(variance="shared"),
     "nvae-kappa-3": nvae(kappa=3),
     "vae": vae(),
-    "autoregressive-vae": vae(lambda: AutoregressiveBase(16, heads=2, kappa=0)),
-    "nvae-mixture": nvae(base=lambda: MixtureBase(16, components=3)),
-    "autoregressive-nvae": nvae(base=lambda: AutoregressiveBase(16, heads=2, components=3)),
-    "autoregressive-nvae-kappa-2": nvae(kappa=2, base=lambda: AutoregressiveBase(16, heads=2, kappa=2)),
+    "autoregressive-vae": vae(lambda: AutoregressiveVectorPrior(16, heads=2, kappa=0)),
+    "nvae-mixture": nvae(base=lambda: MixtureVectorPrior(16, components=3)),
+    "autoregressive-nvae": nvae(base=lambda: AutoregressiveVectorPrior(16, heads=2, components=3)),
+    "autoregressive-nvae-kappa-2": nvae(kappa=2, base=lambda: AutoregressiveVectorPrior(16, heads=2, kappa=2)),
     "della": della(),
     "della-collapsed-upper": della(fusion="collapsed", first_layer=2),
     "della-residual-separate": della(guide={"posterior": "residual", "encoder": "separate"}, first_prior="learned"),

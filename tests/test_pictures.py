@@ -19,7 +19,7 @@ MADE = {
 @pytest.mark.parametrize("name", SHOWN)
 def test_a_picture_is_there_and_is_that_of_a_function(name: str) -> None:
     assert (DOCS / "pictures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert name in pf.plot.__all__ and name in MADE
+    assert name in pf.plots.__all__ and name in MADE
 
 
 def test_all_pictures_together_are_small_and_each_is_shown() -> None:

@@ -26,11 +26,11 @@ from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.della import DELLA
 from pyroformer.models.distributions.log_dirichlet import LogDirichlet
 from pyroformer.models.nvae import NVAE
-from pyroformer.models.priors.heavy_tails import LaplaceBase, LinearLaplace, LinearStudentT, StudentTBase
+from pyroformer.models.priors.heavy_tails import LaplaceVectorPrior, LinearLaplace, LinearStudentT, StudentTVectorPrior
 from pyroformer.models.priors.hyperpriors import Hierarchical
 from pyroformer.models.priors.latents import LinearGaussian, StandardGaussian
 from pyroformer.models.priors.roles import VectorPrior
-from pyroformer.models.priors.vectors import GaussianBase, KernelBase, MixtureBase
+from pyroformer.models.priors.vectors import GaussianVectorPrior, KernelVectorPrior, MixtureVectorPrior
 from pyroformer.models.priors.weights import (
     GEM,
     BoundedDirichletProcess,
@@ -69,13 +69,13 @@ WEIGHTS: dict[str, Callable[[], Any]] = {
     "gamma": lambda: GammaDirichletProcess(4.0, 4.0),
 }
 BASES: dict[str, Callable[[int], Any]] = {
-    "gaussian": lambda width: GaussianBase(width, 0.5, 2.0),
-    "learned": lambda width: GaussianBase(width, 0.5, 2.0, learnable=True),
-    "moments": lambda width: GaussianBase.fit(1 + 2 * torch.randn(20, width)),
-    "kernel": lambda width: KernelBase.fit(torch.randn(20, width)),
-    "mixture": lambda width: MixtureBase(width, components=3),
-    "student": lambda width: StudentTBase(width, freedom=5.0, learnable=True),
-    "laplace": lambda width: LaplaceBase(width, deviation=0.5, learnable=True),
+    "gaussian": lambda width: GaussianVectorPrior(width, 0.5, 2.0),
+    "learned": lambda width: GaussianVectorPrior(width, 0.5, 2.0, learnable=True),
+    "moments": lambda width: GaussianVectorPrior.fit(1 + 2 * torch.randn(20, width)),
+    "kernel": lambda width: KernelVectorPrior.fit(torch.randn(20, width)),
+    "mixture": lambda width: MixtureVectorPrior(width, components=3),
+    "student": lambda width: StudentTVectorPrior(width, freedom=5.0, learnable=True),
+    "laplace": lambda width: LaplaceVectorPrior(width, deviation=0.5, learnable=True),
     "hierarchical": Scaled,
 }
 LATENTS: dict[str, Callable[[int, int, int], Any]] = {
@@ -279,7 +279,7 @@ def test_the_published_objective_is_one_of_dirichlets(name: str) -> None:
         ("nvae", "--objective elbo --model.weight_prior pyroformer.models.priors.weights.PitmanYor"),
         (
             "vae",
-            "--model.base_measure pyroformer.models.priors.heavy_tails.StudentTBase --model.base_measure.freedom 3",
+            "--model.base_measure pyroformer.models.priors.heavy_tails.StudentTVectorPrior --model.base_measure.freedom 3",
         ),
         ("della", "--model.latent_prior pyroformer.models.priors.heavy_tails.LinearStudentT --model.structure single"),
     ],

@@ -10,7 +10,7 @@ from torch import nn
 
 from ...models.base import Model
 from ...models.serialization import build
-from ...models.transformer.backbone import Trunk
+from ...models.transformer.backbone import Backbone
 from ..data.corpus import Corpus
 from ..pretrained.gpt2 import Pretrained
 from ..runs.folder import RunFolder, read_checkpoint
@@ -23,7 +23,7 @@ __all__ = ["Prepared", "claim", "prepare_new", "prepare_old", "read_config", "re
 # What may change from one session of a run to the next: how long it is, and the machine.
 FREE = {"accumulate", "batch_size", "compile", "devices", "minutes", "patience", "precision", "steps"}
 FREE |= {"validations", "validation_texts"}
-FINE_TUNING = 1e-4  # learning rate: that of training from nothing would unlearn what a trunk knows
+FINE_TUNING = 1e-4  # learning rate: that of training from nothing would unlearn what a backbone knows
 
 
 class Prepared(NamedTuple):
@@ -56,18 +56,18 @@ def prepare_new(
     model: Mapping[str, Any] | None = None,
     guide: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
-    trunk: Trunk | None = None,
+    backbone: Backbone | None = None,
 ) -> Prepared:
-    """A model of a registered name and its guide, with weights that follow from the seed and the trunk, if any.
+    """A model of a registered name and its guide, with weights that follow from the seed and the backbone, if any.
 
     A prior comes as ``{"class_path": ..., "init_args": {...}}``. Where its constructor asks for something that the
-    model has, such as ``width``, it is filled in. With a trunk the learning rate is that of fine-tuning unless given.
+    model has, such as ``width``, it is filled in. With a backbone the learning rate is that of fine-tuning unless given.
     """
     classes, asked = MODELS[name], dict(model or {})
     cls = imported(classes.model)
     if size not in cls.sizes:
         raise ValueError(f"size {size!r} is unknown: choose one of {', '.join(cls.sizes)}.")
-    sizes = cls.sizes[size] if trunk is None else trunk.sizes
+    sizes = cls.sizes[size] if backbone is None else backbone.sizes
     known = {"vocabulary": corpus.vocabulary, "window": corpus.window, **sizes, **asked}
     classes_asked = [key for key, value in asked.items() if _is_class(value)]
     if "latent_prior" in classes_asked:  # its sizes follow from the structure, which the model works out
@@ -75,9 +75,9 @@ def prepare_new(
         known |= cls.for_corpus(corpus, size=size, **plain).prior_sizes
     torch.manual_seed((training or {}).get("seed", 0))
     asked = {key: _made(value, known) for key, value in asked.items()}
-    made: Model = cls.for_corpus(corpus, size=size, trunk=trunk, **asked)
+    made: Model = cls.for_corpus(corpus, size=size, backbone=backbone, **asked)
     posterior = imported(classes.guide)(made, **guide or {}) if classes.guide else None
-    fine_tuning = {} if trunk is None else {"learning_rate": FINE_TUNING}
+    fine_tuning = {} if backbone is None else {"learning_rate": FINE_TUNING}
     return Prepared(made, posterior, corpus, fine_tuning | dict(training or {}))
 
 
@@ -100,7 +100,7 @@ def prepare_old(
             has.
     """
     config = read_config(folder)
-    corpus = Corpus.open(folder.corpus)
+    corpus = Corpus.load(folder.corpus)
     if config.get("trained"):
         raise ValueError(
             f"{folder.path} trains only {', '.join(config['trained'])} of an earlier run: go on with "
@@ -142,7 +142,7 @@ def read_corpus(data: str, folder: RunFolder | None = None, **asked: Any) -> Cor
     wanted = {name: value for name, value in asked.items() if value is not None}
     home = None if folder is None else folder.corpus
     if data != "builtin":
-        return Corpus.read(data, folder=home, **wanted)
+        return Corpus.from_file(data, folder=home, **wanted)
     for name in ("field", "condition", "labels"):
         if name in wanted:
             raise ValueError(f"the built-in texts have no {name} {wanted[name]!r}: leave --{name} out.")
@@ -158,9 +158,9 @@ def read_trunk(source: str, size: str | None, texts: Mapping[str, Any], model: M
     for name, value in {"size": size, "vocabulary": texts["vocabulary"]}.items():
         if value not in (None, "auto"):
             raise ValueError(f"--{name} is {value}, but {source} has one of its own: leave it out.")
-    trunk = Pretrained.read(source)
-    trunk.check(**model, window=texts["window"] or 0)
-    return trunk
+    backbone = Pretrained.from_pretrained(source)
+    backbone.check(**model, window=texts["window"] or 0)
+    return backbone
 
 
 def _is_class(value: Any) -> bool:

@@ -9,7 +9,7 @@ __all__ = ["buckets"]
 def buckets(lengths: Integer[np.ndarray, " texts"], window: int, at_most: int = 6) -> tuple[int, ...]:
     r"""The widths to which texts are padded: the few that waste least.
 
-    Minimises :math:`\sum_i \min \{ w \in W : w \ge n_i \}` over sets :math:`W` of at most ``at_most`` multiples of 8
+    Minimizes :math:`\sum_i \min \{ w \in W : w \ge n_i \}` over sets :math:`W` of at most ``at_most`` multiples of 8
     (and the window itself), by dynamic programming.
 
     Arguments:

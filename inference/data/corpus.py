@@ -17,7 +17,7 @@ from .loaders import TrainingStream, once
 from .pairs import condition_widths, encode_pairs, separated
 from .readers import Pair
 from .storage import TOKENIZER, TemporaryFolder, condition_tokenizer, read_about, read_splits, write_corpus
-from .texts import Long, Texts, check_window, tokenised
+from .texts import Long, Texts, check_window, tokenized
 from .tokenizer import Tokenizer, check_vocabulary
 
 __all__ = ["Corpus"]
@@ -26,7 +26,7 @@ __all__ = ["Corpus"]
 class Corpus:
     r"""Texts to train on, to choose by and to test on; or pairs (condition, text), for models that write on demand.
 
-    The texts are tokenised once into memory-mapped arrays, in a folder of the user's choice or in a temporary one that
+    The texts are tokenized once into memory-mapped arrays, in a folder of the user's choice or in a temporary one that
     lives as long as the corpus. The tokenizer has seen the training texts only. The constructor opens a folder; use
     :meth:`builtin`, :meth:`read` or :meth:`of` to make a corpus and :meth:`open` to open one.
 
@@ -41,13 +41,13 @@ class Corpus:
         counts: How many texts were read, how many of them were longer than the window, how many lines were blank.
 
     Examples:
-        >>> corpus = Corpus.of([f"Number {i} is not {i + 1}." for i in range(100)], vocabulary=270)
+        >>> corpus = Corpus.from_texts([f"Number {i} is not {i + 1}." for i in range(100)], vocabulary=270)
         >>> corpus.describe(), len(corpus.train)
         ('100 texts, 270-token BPE', 90)
         >>> batch = next(corpus.batches("train", batch_size=4))
         >>> batch.tokens.shape
         torch.Size([4, 16])
-        >>> pairs = Corpus.of([("even" if i % 2 == 0 else "odd", f"Number {i}") for i in range(100)], vocabulary=270)
+        >>> pairs = Corpus.from_texts([("even" if i % 2 == 0 else "odd", f"Number {i}") for i in range(100)], vocabulary=270)
         >>> pairs.describe(), pairs.labels, pairs.vocabulary
         ('100 pairs, 2 labels, 270-token BPE', ('even', 'odd'), 272)
     """
@@ -80,7 +80,7 @@ class Corpus:
         """About 12,000 English sentences that every Python carries in its documentation: nothing is downloaded."""
         _check(vocabulary, window, long)
         splits = reading.divide(builtin.sentences(), seed, name="this Python's documentation")
-        return cls.of(
+        return cls.from_texts(
             splits,
             vocabulary=vocabulary,
             window=window,
@@ -92,7 +92,7 @@ class Corpus:
         )
 
     @classmethod
-    def read(
+    def from_file(
         cls,
         path: str | Path,
         *,
@@ -122,7 +122,7 @@ class Corpus:
             labels: Whether each different condition is a label; if None, it is if the training texts have at most 1,000
                 and each is one word, with no blank in it.
             seed: What the split follows from.
-            folder: Where the tokenised corpus is kept, such as a run's folder; temporary if None. One process writes.
+            folder: Where the tokenized corpus is kept, such as a run's folder; temporary if None. One process writes.
             tokenizer: A tokenizer to use instead of a new one.
 
         Raises:
@@ -130,7 +130,7 @@ class Corpus:
         """
         _check(vocabulary, window, long)
         splits, blank = reading.read_splits(path, field, seed, condition=condition, labels=labels)
-        return cls.of(
+        return cls.from_texts(
             splits,
             vocabulary=vocabulary,
             window=window,
@@ -144,7 +144,7 @@ class Corpus:
         )
 
     @classmethod
-    def of(
+    def from_texts(
         cls,
         texts: Sequence[str] | Sequence[Pair] | Mapping[str, Sequence[str]] | Mapping[str, Sequence[Pair]],
         *,
@@ -188,7 +188,7 @@ class Corpus:
         return cls(target, owner)
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Corpus":
+    def load(cls, folder: str | Path) -> "Corpus":
         """A corpus that was made in ``folder``, without the files that it was made from.
 
         Raises:
@@ -207,7 +207,7 @@ class Corpus:
         return self.condition_tokenizer is not None
 
     @property
-    def condition_window(self) -> int:
+    def max_condition_length(self) -> int:
         """The most tokens that a condition has: one for a label, a window for a text, 0 where there is none."""
         return 0 if not self.conditional else 1 if self.labels else self.window
 
@@ -321,7 +321,7 @@ def _encoded(parts: _Parts, tokenizer: Tokenizer, about: Mapping[str, Any]) -> t
     found, count = {}, 0
     for split, (texts, conditions) in parts.items():
         if reader is None:
-            tokens, offsets, some = tokenised(texts, tokenizer, window, long)
+            tokens, offsets, some = tokenized(texts, tokenizer, window, long)
             found[split] = Texts(tokens, offsets, tokenizer, (window,))
         else:
             found[split], some = encode_pairs(texts, conditions or [], tokenizer, reader, window, long)

@@ -20,7 +20,7 @@ class Labels:
     r"""A tokenizer whose texts are one token each: label :math:`i` is token ``first + i``.
 
     The tokens of texts come before ``first``, so that no text can spell a label, and the name of a label in a text is
-    tokenised as any word.
+    tokenized as any word.
 
     Arguments:
         names: What the labels are called.

@@ -21,7 +21,7 @@ class TrainingStream(IterableDataset[Batch]):
 
         batch_size x accumulate x world
 
-    texts, one chunk for each optimiser step, and shuffles the chunks. A chunk is as wide as the bucket of its longest
+    texts, one chunk for each optimizer step, and shuffles the chunks. A chunk is as wide as the bucket of its longest
     text, so that there are no more shapes than buckets; chunk number :math:`j` deals its texts in turn to the
     micro-batches :math:`(a, r)` of accumulation :math:`a` and rank :math:`r`. Only the last chunk can be short: it is
     filled with rows of weight zero. Every text comes exactly once an epoch.
@@ -84,7 +84,7 @@ class TrainingStream(IterableDataset[Batch]):
 
     @property
     def texts_per_step(self) -> int:
-        """Number of texts in an optimiser step over all ranks; one step of an epoch may have fewer."""
+        """Number of texts in an optimizer step over all ranks; one step of an epoch may have fewer."""
         return self.batch_size * self.accumulate * self.world
 
     @property
@@ -92,11 +92,11 @@ class TrainingStream(IterableDataset[Batch]):
         return -(-len(self.texts) // self.texts_per_step)
 
     def step(self, step: int) -> list[Batch]:
-        """This rank's micro-batches of one optimiser step."""
+        """This rank's micro-batches of one optimizer step."""
         return [self.micro_batch(step, index) for index in range(self.accumulate)]
 
     def micro_batch(self, step: int, index: int = 0) -> Batch:
-        """This rank's micro-batch number ``index`` of one optimiser step."""
+        """This rank's micro-batch number ``index`` of one optimizer step."""
         epoch, place = divmod(step, self.steps_per_epoch)
         chunks, widths = self._epoch(epoch)
         dealt = chunks[place, index * self.world + self.rank :: self.world * self.accumulate]

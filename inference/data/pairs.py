@@ -1,4 +1,4 @@
-"""Pairs (condition, text), tokenised: the texts, and with each what it is written for."""
+"""Pairs (condition, text), tokenized: the texts, and with each what it is written for."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from jaxtyping import Integer
 
 from .bucketing import buckets
 from .labels import Labels
-from .texts import Long, Texts, check_window, tokenised
+from .texts import Long, Texts, check_window, tokenized
 from .tokenizer import Tokenizer
 
 __all__ = ["condition_widths", "encode_pairs", "separated"]
@@ -93,7 +93,7 @@ def condition_widths(lengths: Integer[np.ndarray, " texts"], window: int) -> tup
 
 def _whole(texts: Sequence[str], tokenizer: Tokenizer | Labels) -> Texts:
     """Texts of any length, none split or dropped."""
-    tokens, offsets, _ = tokenised(texts, tokenizer, _ENDLESS, "drop")
+    tokens, offsets, _ = tokenized(texts, tokenizer, _ENDLESS, "drop")
     return Texts(tokens, offsets, tokenizer, (_ENDLESS,))
 
 

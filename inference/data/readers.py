@@ -142,7 +142,7 @@ def divide(
 
 
 def _missed(entries: Sequence[str | Pair], held: Collection[str], labels: bool | None) -> set[str]:
-    """The first text of each label whose texts would all be held out: nothing could be learnt of it."""
+    """The first text of each label whose texts would all be held out: nothing could be learned of it."""
     pairs = [entry for entry in entries if not isinstance(entry, str)]
     if not pairs or label_names((condition for condition, _ in pairs), labels) is None:
         return set()

@@ -73,7 +73,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         about = json.loads((folder / _ABOUT).read_text())
     except OSError as error:
         raise ValueError(
-            f"{folder} holds no corpus ({_ABOUT}: {error.strerror}): make one with Corpus.read."
+            f"{folder} holds no corpus ({_ABOUT}: {error.strerror}): make one with Corpus.from_file."
         ) from error
     except (ValueError, RecursionError) as error:
         raise _damaged(folder, f"{_ABOUT}: {error}") from error

@@ -1,4 +1,4 @@
-"""Tokenised texts: a long array of tokens, and where each text begins."""
+"""Tokenized texts: a long array of tokens, and where each text begins."""
 
 from collections.abc import Sequence
 from itertools import chain, pairwise
@@ -15,7 +15,7 @@ from .bucketing import buckets
 from .labels import Labels
 from .tokenizer import Tokenizer
 
-__all__ = ["SHORTEST_WINDOW", "Texts", "check_window", "tokenised"]
+__all__ = ["SHORTEST_WINDOW", "Texts", "check_window", "tokenized"]
 
 SHORTEST_WINDOW = 8  # tokens: any character and the end fit, with room for a word
 Long = Literal["split", "drop"]
@@ -58,7 +58,7 @@ class Texts(Sequence[str]):
     @classmethod
     def encode(cls, texts: Sequence[str], tokenizer: Tokenizer, window: int, long: Long = "split") -> "Texts":
         """Strings as ``Texts`` in memory. Those that do not fit into ``window`` are split or dropped as in a corpus."""
-        tokens, offsets, _ = tokenised(texts, tokenizer, window, long)
+        tokens, offsets, _ = tokenized(texts, tokenizer, window, long)
         return cls(tokens, offsets, tokenizer, buckets(np.diff(offsets), window))
 
     def __len__(self) -> int:
@@ -148,13 +148,13 @@ class Texts(Sequence[str]):
             self.tokens = np.load(self.tokens, mmap_mode="r")
 
 
-def tokenised(
+def tokenized(
     texts: Sequence[str], tokenizer: Tokenizer | Labels, window: int, long: Long = "split"
 ) -> tuple[Integer[np.ndarray, " n"], Int[np.ndarray, " texts_and_1"], int]:
     """Texts that fit into a window as one array of tokens and where each begins, and how many texts did not fit.
 
     A text that does not fit is dropped, or split between words into pieces that do (within a word only where one word
-    fills a window). Pieces are tokenised as the texts they are, without the blanks around them.
+    fills a window). Pieces are tokenized as the texts they are, without the blanks around them.
 
     Raises:
         ValueError: If the window is too short for a word, or ``long`` is neither "split" nor "drop".

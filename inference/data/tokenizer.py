@@ -25,7 +25,7 @@ class Tokenizer:
     r"""Byte-pair encoding over UTF-8 bytes.
 
     Token 0 pads, token 1 begins and token 2 ends a text; the 256 single bytes follow, then the merges. Nothing is
-    unknown and nothing is normalised:
+    unknown and nothing is normalized:
 
         decode(encode(text)) == text    for every text,
 
@@ -78,7 +78,7 @@ class Tokenizer:
         return cls(core)
 
     @classmethod
-    def of(cls, tokens: Sequence[str], merges: Sequence[tuple[str, str]]) -> "Tokenizer":
+    def from_merges(cls, tokens: Sequence[str], merges: Sequence[tuple[str, str]]) -> "Tokenizer":
         """The tokenizer that somebody else's merges make.
 
         Arguments:
@@ -90,7 +90,7 @@ class Tokenizer:
             ValueError: If a byte is missing, or what a merge needs.
 
         Examples:
-            >>> tokenizer = Tokenizer.of([*pre_tokenizers.ByteLevel.alphabet(), "ab"], [("a", "b")])
+            >>> tokenizer = Tokenizer.from_merges([*pre_tokenizers.ByteLevel.alphabet(), "ab"], [("a", "b")])
             >>> tokenizer.pieces("abba")
             ['ab', 'b', 'a', '<eos>']
         """

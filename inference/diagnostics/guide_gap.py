@@ -17,7 +17,7 @@ def gap(
     guide: nn.Module,
     queries: Float[Tensor, "*batch m d"],
     values: Float[Tensor, "*#batch m v"] | None = None,
-    annotated: Bool[Tensor, "*#batch m"] | None = None,
+    value_mask: Bool[Tensor, "*#batch m"] | None = None,
     *,
     visible: Bool[Tensor, "*#batch #m n"] | None = None,
     mask: Bool[Tensor, "*#batch m"] | None = None,
@@ -52,12 +52,12 @@ def gap(
         num_particles=num_particles, max_plate_nesting=queries.ndim - 1, vectorize_particles=num_particles > 1
     )
     options = {"visible": visible, "mask": mask}
-    loss = elbo.loss(model, guide, queries, values, annotated, **options)
+    loss = elbo.loss(model, guide, queries, values, value_mask, **options)
     seen, counted = model.sight(visible, mask)
     if counted is not None:
         queries = torch.where(counted[..., None], queries, 0)
     mixture = model.mixture()
-    log_p = evidence(queries, mixture, visible, values, annotated)
+    log_p = evidence(queries, mixture, visible, values, value_mask)
     log_p = log_p - log_sum(masked_logits(mixture.log_weights[..., None, :], seen, None))  # drawn among what is seen
     counted = torch.ones_like(log_p, dtype=torch.bool) if counted is None else counted.expand(log_p.shape)
     return (torch.where(counted, log_p, 0).sum() + loss) / counted.sum().clamp_min(1)

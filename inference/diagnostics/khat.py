@@ -20,7 +20,7 @@ def khat(data: Any, site: str | None = None) -> Any:
 
     Arguments:
         data: What :func:`~pyroformer.inference.posterior.export.posterior`, :func:`~pyroformer.to_arviz` or
-            :func:`~pyroformer.inference.posterior.global_latents.shared_posterior` made.
+            :func:`~pyroformer.inference.posterior.global_latents.global_posterior` made.
         site: A latent site, or None for all of them with the text.
 
     Returns:

@@ -57,7 +57,7 @@ def reverse_perplexity(texts: Sequence[str], corpus: Corpus, *, size: str = "tin
         ValueError: If there are fewer than 20 texts.
     """
     written = _written(texts, least=2 * HELD_OUT)
-    made_up = Corpus.of(
+    made_up = Corpus.from_texts(
         {
             "train": [text for i, text in enumerate(written) if i % HELD_OUT],
             "valid": written[::HELD_OUT],

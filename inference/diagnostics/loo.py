@@ -43,7 +43,7 @@ def loo(data: Any) -> LeaveOneOut:
     with a perfect guide: by a third with 32 dimensions.
 
     Arguments:
-        data: What :func:`~pyroformer.inference.posterior.global_latents.shared_posterior` made.
+        data: What :func:`~pyroformer.inference.posterior.global_latents.global_posterior` made.
 
     Raises:
         ValueError: If the data has latents of single texts, or fewer than 25 draws.
@@ -63,7 +63,7 @@ def loo(data: Any) -> LeaveOneOut:
             "without data and PSIS-LOO is wrong: compare models on held-out texts with compare(...)."
         )
     if "per_observation" not in likelihood:
-        raise ValueError("the data has no log-likelihood per observation: make it with shared_posterior(...).")
+        raise ValueError("the data has no log-likelihood per observation: make it with global_posterior(...).")
     rows = likelihood["per_observation"].stack(one=("chain", "draw")).transpose("observation", "one").values
     weights = (stats["log_p"] - stats["log_q"]).stack(one=("chain", "draw")).values
     return smoothed_loo(rows.astype(float), weights.astype(float))

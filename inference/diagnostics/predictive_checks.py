@@ -98,7 +98,7 @@ def check_texts(
         replications: How many sets of as many made-up texts.
         limit: At most so many real texts, the first.
         words: How many of the most frequent words of the training texts are counted.
-        pairs: How many of their most frequent pairs of neighbouring words.
+        pairs: How many of their most frequent pairs of neighboring words.
         statistics: What to measure of a set in place of :func:`text_statistics`, by name.
         seed: Of the made-up texts.
         decoding: Fields of :class:`~pyroformer.inference.generation.decoding.Decoding`; by default the model itself is drawn from.
@@ -154,7 +154,7 @@ def predictive_check(
 def text_statistics(texts: Sequence[str], words: int = 5, pairs: int = 5) -> dict[str, Statistic]:
     """What is measured of a set of texts by default; words are what white space separates.
 
-    Words per text and their spread over texts, the share of pairs of neighbours that are distinct, and how large a
+    Words per text and their spread over texts, the share of pairs of neighbors that are distinct, and how large a
     share of all words, or pairs, is each of the most frequent ones of ``texts``. Choose those from other texts than the
     ones that are checked: words that are frequent in the very sample are so by chance too.
 

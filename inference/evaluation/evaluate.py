@@ -24,12 +24,12 @@ from ..generation.generate import reconstruct, sample
 from ..objectives.bounds import importance_sweep, importance_weighted
 from ..objectives.elbo import ELBO, Terms, trace_pair
 from ..objectives.registry import held_out_objective, remarks
-from ..runs.fitted import FittedModel, check_as_many
+from ..runs.fitted import FittedModel, check_same_length
 from ..utils.seeded_eval import frozen
 from .cross_attention import attention_shares
 from .latent_information import carried
 from .metrics import bleu, effective_components, holding
-from .report import Evaluation, Figure, Quantity
+from .report import Estimate, Evaluation, Figure
 from .summaries import (
     LEAST_ALPHA,
     Columns,
@@ -63,7 +63,7 @@ def evaluate(
     reconstructions: int = 256,
     compared: int = 512,
     samples: int = 0,
-    drop_below: float = 0.0,
+    min_weight: float = 0.0,
     batch_size: int = 64,
 ) -> Evaluation:
     r"""Measure a run on held-out texts.
@@ -80,7 +80,7 @@ def evaluate(
         compared: How many of them are compared with one another, for what each latent of a DELLA carries; of one text
             nothing of it can be told.
         samples: How many texts are made up and compared with each other and with held-out ones, for their variety.
-        drop_below: Vectors of a mixture whose mean weight is below it leave before texts are written again; every other
+        min_weight: Vectors of a mixture whose mean weight is below it leave before texts are written again; every other
             figure is of the whole mixture.
         batch_size: Texts at a time.
 
@@ -108,8 +108,8 @@ def evaluate(
     if not len(chosen):
         raise ValueError("there are no texts to evaluate on: give some, or another split.")
     written = {}
-    if run.guide is not None or drop_below:  # first, because it is what may be refused
-        written = _reconstructed(run, _some(chosen, reconstructions), drop_below, seed, batch_size)
+    if run.guide is not None or min_weight:  # first, because it is what may be refused
+        written = _reconstructed(run, _some(chosen, reconstructions), min_weight, seed, batch_size)
     trained = run.config["objective"]
     objective = held_out_objective(trained, min(particles, DRAWS), len(run.corpus.train))
     with frozen(run.model, run.guide, seed=seed):
@@ -133,7 +133,7 @@ def evaluate(
             "particles": particles,
             "draws": objective.num_particles,
             "reconstructions": min(reconstructions, len(chosen)),
-            "drop_below": drop_below,
+            "min_weight": min_weight,
         }
     if not isinstance(run.guide, DELLAGuide) or min(compared, len(chosen)) < 2:
         return Evaluation(figures, about)
@@ -155,7 +155,7 @@ def text_bounds(
     Raises:
         ValueError: If a text does not fit the model's window.
     """
-    check_as_many(texts, conditions)
+    check_same_length(texts, conditions)
     particles = 1 if run.guide is None else particles
     found = []
     with frozen(run.model, run.guide, seed=seed):
@@ -218,7 +218,7 @@ def _measure_mean(
 
 
 def _charged(columns: dict[str, np.ndarray], objective: ELBO) -> Columns:
-    """What was minimised in place of the penalties, text by text, with the weights at their full value.
+    """What was minimized in place of the penalties, text by text, with the weights at their full value.
 
     Free bits are those of the mean over all texts, so that the figure does not depend on who shares a batch with whom.
     """
@@ -235,16 +235,16 @@ def _hits(text: AutoregressiveText, tokens: Int[Tensor, "B T"], mask: Bool[Tenso
     return ((text.likelihood(tokens).predicted() == tokens) & mask).sum(-1)
 
 
-def _reconstructed(run: FittedModel, texts: Texts, drop_below: float, seed: int, batch_size: int) -> dict[str, Figure]:
-    options: dict[str, Any] = {"drop_below": drop_below, "seed": seed, "batch_size": batch_size}
+def _reconstructed(run: FittedModel, texts: Texts, min_weight: float, seed: int, batch_size: int) -> dict[str, Figure]:
+    options: dict[str, Any] = {"min_weight": min_weight, "seed": seed, "batch_size": batch_size}
     conditions = None if texts.conditions is None else texts.conditions[:]
     pairs = reconstruct(run, texts[:], conditions=conditions, **options)
     which = f"{len(pairs):,} greedy reconstructions, mean posterior"
-    which += f" without vectors below {drop_below:g}" if drop_below else ""
+    which += f" without vectors below {min_weight:g}" if min_weight else ""
     score = bleu([pair.text for pair in pairs], [pair.original for pair in pairs])
     exact = np.array([pair.exact for pair in pairs], dtype=float)
     return {
-        "bleu": Figure(f"BLEU of {which}", {"of 100": Quantity(score)}),
+        "bleu": Figure(f"BLEU of {which}", {"of 100": Estimate(score)}),
         "exact_match": share(f"exact match of {which}", exact),
     }
 

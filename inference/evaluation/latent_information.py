@@ -32,12 +32,19 @@ from ...guides.della import DELLAGuide
 from ...models.batch import Batch
 from ...models.della import DELLA, joined
 
-__all__ = ["Carried", "aggregated", "carried", "derangement", "explained_variance", "information_and_mismatch"]
+__all__ = [
+    "LatentInformation",
+    "aggregated",
+    "carried",
+    "derangement",
+    "explained_variance",
+    "information_and_mismatch",
+]
 
 ENTRIES = 2**20  # of the largest tensor while texts are compared in pairs
 
 
-class Carried(NamedTuple):
+class LatentInformation(NamedTuple):
     r"""What each of :math:`K` latents carries over :math:`N` texts, in nats and float64.
 
     Arguments:
@@ -59,7 +66,7 @@ class Carried(NamedTuple):
 
 
 @torch.no_grad()
-def carried(model: DELLA, guide: DELLAGuide, batches: Sequence[Batch], draws: int = 16) -> Carried:
+def carried(model: DELLA, guide: DELLAGuide, batches: Sequence[Batch], draws: int = 16) -> LatentInformation:
     r"""What each latent of a DELLA carries.
 
     Every text is read once. Its latents are drawn once, and their density is taken under the posterior of each of the
@@ -93,7 +100,7 @@ def carried(model: DELLA, guide: DELLAGuide, batches: Sequence[Batch], draws: in
     others = paths.latents[derangement(sum(sizes)).to(model.device)].split(sizes)
     latents = paths.latents.split(sizes)
     drops = torch.cat([_drops(model, *each) for each in zip(batches, latents, others, strict=True)])
-    return Carried(divergences, *compared, explained_variance(paths.means), drops[:, :-1], drops[:, -1])
+    return LatentInformation(divergences, *compared, explained_variance(paths.means), drops[:, :-1], drops[:, -1])
 
 
 def information_and_mismatch(
@@ -169,9 +176,9 @@ def explained_variance(means: Float[Tensor, "S N *unit"]) -> Float[Tensor, "*uni
         4
     """
     draws, texts = means.shape[:2]
-    centred = means.double()
-    centred = centred - centred.mean(1, keepdim=True)
-    pairs = centred.sum(0).square() - centred.square().sum(0)  # the sum over all pairs of different paths
+    centered = means.double()
+    centered = centered - centered.mean(1, keepdim=True)
+    pairs = centered.sum(0).square() - centered.square().sum(0)  # the sum over all pairs of different paths
     return pairs.sum(0) / (draws * (draws - 1) * (texts - 1))
 
 

@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .report import Quantity
+from .report import Estimate
 
 __all__ = ["bleu", "effective_components", "holding", "perplexity", "ratio"]
 
 LARGEST_PERPLEXITY = 1e9  # beyond it a number says nothing
 
 
-def ratio(values: Float[np.ndarray, " n"], counts: Float[np.ndarray, " n"] | None = None) -> Quantity:
+def ratio(values: Float[np.ndarray, " n"], counts: Float[np.ndarray, " n"] | None = None) -> Estimate:
     r"""A rate over texts and its standard error, which a single text does not have.
 
     .. math::
@@ -28,29 +28,29 @@ def ratio(values: Float[np.ndarray, " n"], counts: Float[np.ndarray, " n"] | Non
 
     Examples:
         >>> ratio(np.array([1.0, 3.0]))
-        Quantity(value=2.0, error=1.0)
+        Estimate(value=2.0, error=1.0)
     """
     counts = np.ones_like(values) if counts is None else counts
     n, total = len(values), float(counts.sum())
     if not total > 0:
-        return Quantity(None)
+        return Estimate(None)
     rate = float(values.sum()) / total
     if n == 1:
-        return Quantity(rate)
-    return Quantity(rate, math.sqrt(n / (n - 1) * float(np.square(values - rate * counts).sum())) / total)
+        return Estimate(rate)
+    return Estimate(rate, math.sqrt(n / (n - 1) * float(np.square(values - rate * counts).sum())) / total)
 
 
-def perplexity(nats_per_token: Quantity) -> Quantity:
+def perplexity(nats_per_token: Estimate) -> Estimate:
     """The exponential of a rate, without a value where it is too large to mean anything.
 
     Examples:
-        >>> perplexity(Quantity(0.0, 0.1)), perplexity(Quantity(1000.0))
-        (Quantity(value=1.0, error=0.1), Quantity(value=None, error=None))
+        >>> perplexity(Estimate(0.0, 0.1)), perplexity(Estimate(1000.0))
+        (Estimate(value=1.0, error=0.1), Estimate(value=None, error=None))
     """
     rate, error = nats_per_token
     if rate is None or not rate <= math.log(LARGEST_PERPLEXITY):
-        return Quantity(None)
-    return Quantity(math.exp(rate), None if error is None else math.exp(rate) * error)
+        return Estimate(None)
+    return Estimate(math.exp(rate), None if error is None else math.exp(rate) * error)
 
 
 def bleu(written: Sequence[str], originals: Sequence[str]) -> float | None:
@@ -67,7 +67,7 @@ def bleu(written: Sequence[str], originals: Sequence[str]) -> float | None:
 
     if not written:
         return None
-    # force: that texts end in a full stop is no sign of their being tokenised
+    # force: that texts end in a full stop is no sign of their being tokenized
     return float(BLEU(force=True).corpus_score(list(written), [list(originals)]).score)
 
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-__all__ = ["Evaluation", "Figure", "Quantity"]
+__all__ = ["Estimate", "Evaluation", "Figure"]
 
 
-class Quantity(NamedTuple):
+class Estimate(NamedTuple):
     """A number and its standard error over texts; None for what is not finite or too large to mean anything."""
 
     value: float | None
@@ -29,18 +29,18 @@ class Figure:
         exact: Whether the bound is the thing itself.
 
     Examples:
-        >>> figure = Figure("bound", {"nats/text": Quantity(12.0), "perplexity": Quantity(math.inf)}, "log p(x)")
+        >>> figure = Figure("bound", {"nats/text": Estimate(12.0), "perplexity": Estimate(math.inf)}, "log p(x)")
         >>> figure.value, figure["perplexity"], figure.bounds
         (12.0, None, 'log p(x)')
     """
 
     label: str
-    units: dict[str, Quantity]
+    units: dict[str, Estimate]
     bound_on: str | None = None
     exact: bool = False
 
     def __post_init__(self) -> None:
-        finite = {unit: Quantity(*map(_finite, quantity)) for unit, quantity in self.units.items()}
+        finite = {unit: Estimate(*map(_finite, quantity)) for unit, quantity in self.units.items()}
         object.__setattr__(self, "units", finite)
 
     def __getitem__(self, unit: str) -> float | None:

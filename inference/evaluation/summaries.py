@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..objectives.elbo import ELBO
-from .latent_information import Carried
+from .latent_information import LatentInformation
 from .metrics import perplexity, ratio
-from .report import Figure, Quantity
+from .report import Estimate, Figure
 
 __all__ = ["LEAST_ALPHA", "Columns", "accuracies", "bounds", "components", "layers", "parts", "share", "sweep"]
 
@@ -101,7 +101,7 @@ def components(columns: Columns) -> dict[str, Figure]:
     return figures
 
 
-def layers(found: Carried, latents: Sequence[str]) -> dict[str, Figure]:
+def layers(found: LatentInformation, latents: Sequence[str]) -> dict[str, Figure]:
     """What each latent carries, and all of them together; their divergences are among the parts of the bound."""
     count = len(found.information)
     labels = {
@@ -133,7 +133,7 @@ def given_conditions(figures: Mapping[str, Figure]) -> dict[str, Figure]:
     """The figures of texts that answer to conditions: what is bounded is log p(x | c).
 
     Examples:
-        >>> given_conditions({"bound": Figure("bound", {"nats": Quantity(1.0)}, "log p(x)")})["bound"].bound_on
+        >>> given_conditions({"bound": Figure("bound", {"nats": Estimate(1.0)}, "log p(x)")})["bound"].bound_on
         'log p(x | c)'
     """
     bounded = {name: (figure.bound_on or "").replace("p(x)", "p(x | c)") or None for name, figure in figures.items()}
@@ -146,20 +146,20 @@ def _bound(label: str, cost: Column, columns: Columns, exact: bool = False) -> F
     return Figure(label, nats | _bits(cost, columns) | confusion, "log p(x)", exact)
 
 
-def _active(variance: Float[np.ndarray, "*units"]) -> dict[str, Quantity]:
-    counts = {f"above {least}": Quantity(float((variance > least).sum())) for least in ACTIVE}
-    return counts | {"of": Quantity(float(variance.size))}
+def _active(variance: Float[np.ndarray, "*units"]) -> dict[str, Estimate]:
+    counts = {f"above {least}": Estimate(float((variance > least).sum())) for least in ACTIVE}
+    return counts | {"of": Estimate(float(variance.size))}
 
 
 def _with_all(each: Float[Tensor, "texts K"], together: Float[Tensor, " texts"]) -> Float[np.ndarray, "texts K_and_1"]:
     return torch.cat([each, together[:, None]], -1).cpu().numpy()
 
 
-def _nats(cost: Column, columns: Columns) -> dict[str, Quantity]:
+def _nats(cost: Column, columns: Columns) -> dict[str, Estimate]:
     return {"nats/token": ratio(cost, columns["tokens"]), "nats/text": ratio(cost)}
 
 
-def _bits(cost: Column, columns: Columns) -> dict[str, Quantity]:
+def _bits(cost: Column, columns: Columns) -> dict[str, Estimate]:
     return {"bits/byte": ratio(cost / math.log(2), columns["bytes"])}
 
 

@@ -1,7 +1,7 @@
 """Numbers about a set of texts: how alike they are, how they repeat themselves, how like real ones they are.
 
 Words are what white space separates, with their case and punctuation. What the texts cannot give, such as a pair of
-one text, is a ``Quantity(None)``; an option that means nothing, such as n-grams of no words, is a ValueError. Most of
+one text, is a ``Estimate(None)``; an option that means nothing, such as n-grams of no words, is a ValueError. Most of
 these numbers change with the amount of text: only those taken over as much of it compare.
 """
 
@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from .metrics import ratio
 from .ngrams import NGram, drawn, largest, ngrams_of, ngrams_up_to, read, second_largest, split
-from .report import Figure, Quantity
+from .report import Estimate, Figure
 
 __all__ = [
     "SMOOTHING",
@@ -38,14 +38,14 @@ SMOOTHING = "exp"  # sacrebleu's name: the k-th order of n-grams that match noth
 class Distinct(NamedTuple):
     """The share of n-grams that are distinct, and the number of n-grams that it is a share of."""
 
-    share: Quantity
+    share: Estimate
     ngrams: int
 
 
 class Divergence(NamedTuple):
     """A divergence, and how many n-grams of each set it was measured on."""
 
-    nats: Quantity
+    nats: Estimate
     ngrams: int
     reference_ngrams: int
 
@@ -53,11 +53,11 @@ class Divergence(NamedTuple):
 class Jaccard(NamedTuple):
     """The similarity of two texts on average, and that of a text and the one nearest to it."""
 
-    mean: Quantity
-    nearest: Quantity
+    mean: Estimate
+    nearest: Estimate
 
 
-def self_bleu(texts: Sequence[str], n: int = 4, sample: int = 500, seed: int = 0) -> Quantity:
+def self_bleu(texts: Sequence[str], n: int = 4, sample: int = 500, seed: int = 0) -> Estimate:
     r"""The mean BLEU of each text with all others as its references, from 0 to 100: lower is more diverse.
 
     .. math::
@@ -87,7 +87,7 @@ def self_bleu(texts: Sequence[str], n: int = 4, sample: int = 500, seed: int = 0
     _at_least(2, sample=sample)
     rows = drawn(split(texts, shortest=1), sample, seed)
     if len(rows) < 2:
-        return Quantity(None)
+        return Estimate(None)
     counts = [ngrams_up_to(words, n) for words in rows]
     lengths = Counter(map(len, rows))
     closest = [_closest(len(words), lengths - Counter([len(words)])) for words in rows]
@@ -96,7 +96,7 @@ def self_bleu(texts: Sequence[str], n: int = 4, sample: int = 500, seed: int = 0
 
 def reference_bleu(
     texts: Sequence[str], references: Sequence[str], n: int = 4, sample: int = 500, seed: int = 0
-) -> Quantity:
+) -> Estimate:
     r"""The mean BLEU of each text with all references, from 0 to 100: how much of the texts real ones say too.
 
     .. math::
@@ -121,7 +121,7 @@ def reference_bleu(
     _at_least(1, n=n, sample=sample)
     rows, right = drawn(split(texts), sample, seed), split(references)
     if not rows or not right:
-        return Quantity(None)
+        return Estimate(None)
     counts = [ngrams_up_to(words, n) for words in rows]
     lengths = set(map(len, right))
     closest = [_closest(len(words), lengths) for words in rows]
@@ -160,7 +160,7 @@ def distinct(texts: Sequence[str], n: int, ngrams: int | None = None, seed: int 
     _at_least(1, n=n, ngrams=ngrams)
     rows = read(texts, n, ngrams, seed)
     if not rows:
-        return Distinct(Quantity(None), 0)
+        return Distinct(Estimate(None), 0)
     sets = [set(row) for row in rows]
     holders = Counter(chain.from_iterable(sets))
     sizes = np.array([len(row) for row in rows])
@@ -168,11 +168,11 @@ def distinct(texts: Sequence[str], n: int, ngrams: int | None = None, seed: int 
     total = int(sizes.sum())
     share = len(holders) / total
     if len(rows) == 1:
-        return Distinct(Quantity(share), total)
-    return Distinct(Quantity(share, _jackknife((len(holders) - alone) / (total - sizes))), total)
+        return Distinct(Estimate(share), total)
+    return Distinct(Estimate(share, _jackknife((len(holders) - alone) / (total - sizes))), total)
 
 
-def repetition(texts: Sequence[str], n: int) -> Quantity:
+def repetition(texts: Sequence[str], n: int) -> Estimate:
     r"""The share of n-grams that occurred before in the same text.
 
     .. math::
@@ -224,17 +224,17 @@ def jaccard(texts: Sequence[str], n: int, sample: int = 500, seed: int = 0) -> J
     rows = drawn(split(texts, shortest=n), sample, seed)
     m = len(rows)
     if m < 2:
-        return Jaccard(Quantity(None), Quantity(None))
+        return Jaccard(Estimate(None), Estimate(None))
     similarity = _similarities([set(ngrams_of(words, n)) for words in rows])
     sums, (second, first) = similarity.sum(0), np.partition(similarity, m - 2, axis=0)[-2:]
     mean, nearest = float(sums.sum()) / (m * (m - 1)), float(first.mean())
     if m == 2:  # no pair is left without one of them
-        return Jaccard(Quantity(mean), Quantity(nearest))
+        return Jaccard(Estimate(mean), Estimate(nearest))
     # without a text, those that it was nearest to fall back on their second nearest
     fall = np.bincount(similarity.argmax(0), weights=first - second, minlength=m)
     mean_without = (sums.sum() - 2 * sums) / ((m - 1) * (m - 2))
     nearest_without = (first.sum() - first - fall) / (m - 1)
-    return Jaccard(Quantity(mean, _jackknife(mean_without)), Quantity(nearest, _jackknife(nearest_without)))
+    return Jaccard(Estimate(mean, _jackknife(mean_without)), Estimate(nearest, _jackknife(nearest_without)))
 
 
 def ngram_divergence(
@@ -270,12 +270,12 @@ def ngram_divergence(
     ours, theirs = (Counter(chain.from_iterable(read(some, n, ngrams, seed))) for some in (texts, references))
     sizes = ours.total(), theirs.total()
     if not all(sizes):
-        return Divergence(Quantity(None), *sizes)
+        return Divergence(Estimate(None), *sizes)
     either = list(ours | theirs)
     p, q = (np.array([held[gram] for gram in either]) / held.total() for held in (ours, theirs))
     middle = (p + q) / 2
     nats = (_kl(p, middle) + _kl(q, middle)) / 2
-    return Divergence(Quantity(min(max(nats, 0.0), math.log(2))), *sizes)
+    return Divergence(Estimate(min(max(nats, 0.0), math.log(2))), *sizes)
 
 
 def diversity(
@@ -350,7 +350,7 @@ def _closest(length: int, lengths: Iterable[int]) -> int:
     return min(lengths, key=lambda other: (abs(other - length), other))
 
 
-def _mean_bleu(counts: Sequence[Counter[NGram]], most: Mapping[NGram, int], closest: Sequence[int], n: int) -> Quantity:
+def _mean_bleu(counts: Sequence[Counter[NGram]], most: Mapping[NGram, int], closest: Sequence[int], n: int) -> Estimate:
     """The mean BLEU of sentences, in which an n-gram counts as right at most as often as ``most`` says."""
     from sacrebleu.metrics.bleu import BLEU  # slow to import
 

@@ -59,7 +59,7 @@ def edit(
     r"""What the decoder writes once the mean of a text's posterior mixture was edited.
 
     Vectors are numbered as :func:`vectors` has them: 0 is the prior's, which stays, and 1, 2, ... are the tokens'. The
-    weights of what is left are normalised again.
+    weights of what is left are normalized again.
 
     Arguments:
         run: A run of an NVAE.

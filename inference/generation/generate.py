@@ -22,7 +22,7 @@ from ...models.nvae import NVAE
 from ...models.transformer.memory import Memory, batch_shape, stacked
 from ...models.transformer.text_distribution import AutoregressiveText
 from ...models.transformer.text_distribution import decode as write_tokens
-from ..runs.fitted import FittedModel, check_as_many
+from ..runs.fitted import FittedModel, check_same_length
 from ..utils.seeded_eval import frozen
 from ..utils.seeds import item_seed
 from .decoding import Decoding, uniforms
@@ -64,7 +64,7 @@ def reconstruct(
     decoding: Decoding = GREEDY,
     *,
     conditions: Sequence[str] | None = None,
-    drop_below: float = 0.0,
+    min_weight: float = 0.0,
     seed: int = 0,
     batch_size: int = 64,
 ) -> list[Reconstruction]:
@@ -75,16 +75,16 @@ def reconstruct(
         texts: What to encode; none may be longer than the model's window.
         decoding: How tokens are chosen; the most probable ones by default.
         conditions: What each text answers to, if the run was trained on pairs.
-        drop_below: Vectors of a mixture whose mean weight is below it leave before anything is written, which takes
+        min_weight: Vectors of a mixture whose mean weight is below it leave before anything is written, which takes
             less time then; the prior's stay. The weights that are told are those of all vectors.
         seed: Of the noise, where tokens are drawn.
         batch_size: Texts that are written at a time.
 
     Raises:
         ValueError: If nothing is latent in the model, a text does not fit its window or lacks its condition, or
-            ``drop_below`` is out of range or is given where there is no mixture.
+            ``min_weight`` is out of range or is given where there is no mixture.
     """
-    check_as_many(texts, conditions)
+    check_same_length(texts, conditions)
     result, words = [], run.tokenizer.vocabulary
     with frozen(run.model, run.guide, seed=seed):
         for items in _chunks(len(texts), batch_size):
@@ -92,13 +92,13 @@ def reconstruct(
             batch = run.batch(originals, None if conditions is None else [conditions[item] for item in items])
             posterior = _posterior(run, batch)
             memory = posterior.memory()
-            likelihood = _likelihood(run, _thinned(run, memory, drop_below))
+            likelihood = _likelihood(run, _thinned(run, memory, min_weight))
             tokens = write(likelihood, decoding, _noise(run, seed, items), words=words)
             written = run.tokenizer.decode_batch(tokens)
             weights = _per_token(memory, batch) if isinstance(posterior, Posterior) else [None] * len(items)
             for text, original, kept in zip(written, originals, weights, strict=True):
                 pieces = tuple(run.tokenizer.pieces(original))
-                result.append(Reconstruction.of(text, original, pieces, kept))
+                result.append(Reconstruction.from_weights(text, original, pieces, kept))
     return result
 
 
@@ -180,14 +180,14 @@ def _posterior(run: FittedModel, batch: Batch) -> Any:
     return run.guide.encode(batch)  # type: ignore[operator]
 
 
-def _thinned(run: FittedModel, memory: Memory, drop_below: float) -> Memory:
+def _thinned(run: FittedModel, memory: Memory, min_weight: float) -> Memory:
     """A mixture without the vectors that weigh less, the prior's kept."""
-    if drop_below == 0:
+    if min_weight == 0:
         return memory
     if not (isinstance(memory, Mixture) and isinstance(run.model, NVAE)):
         name = type(run.model).__name__
-        raise ValueError(f"drop_below is {drop_below}, but a {name} has no weights to drop vectors by: leave it out.")
-    return compacted(memory, drop_below, keep=run.model.kappa)
+        raise ValueError(f"min_weight is {min_weight}, but a {name} has no weights to drop vectors by: leave it out.")
+    return compacted(memory, min_weight, keep=run.model.kappa)
 
 
 def _likelihood(run: FittedModel, memory: Any) -> AutoregressiveText:
@@ -208,8 +208,8 @@ def _prior_memory(run: FittedModel, seed: int, told: list[list[int]] | None) -> 
     torch.manual_seed(seed)
     placeholder = {"text": torch.zeros(1, run.corpus.window, dtype=torch.long, device=run.model.device)}
     unwritten = poutine.trace(poutine.condition(run.model, placeholder))
-    learnt = run.guide.told(drawn=True) if isinstance(run.guide, Guide) else nullcontext()
-    with learnt:  # hyper-priors belong to all texts, also to those that were read
+    learned = run.guide.told(drawn=True) if isinstance(run.guide, Guide) else nullcontext()
+    with learned:  # hyper-priors belong to all texts, also to those that were read
         trace = unwritten.get_trace(Batch.unobserved(1, like=next(run.model.parameters()), conditions=told))
     return _autoregressive(run, trace.nodes["text"]["fn"]).memory
 

@@ -12,10 +12,10 @@ from ..runs.fitted import FittedModel
 from .decoding import Decoding
 from .generate import GREEDY, decode, encode
 
-__all__ = ["Mixed", "interpolate", "swap", "swaps"]
+__all__ = ["Interpolated", "interpolate", "swap", "swaps"]
 
 
-class Mixed(NamedTuple):
+class Interpolated(NamedTuple):
     """A text written from latents of two texts."""
 
     text: str
@@ -33,7 +33,7 @@ def interpolate(
     decoding: Decoding = GREEDY,
     seed: int = 0,
     condition: str | None = None,
-) -> list[Mixed]:
+) -> list[Interpolated]:
     r"""What the decoder writes on the way from one text's posterior mean to another's.
 
     For latents of layers, the way is a straight line,
@@ -69,7 +69,7 @@ def interpolate(
     if layers is not None:
         way = [_moved(run, one, memory, chosen) for memory in way]
     texts = decode(run, stacked(way), decoding, seed=seed)
-    return [Mixed(text, share, chosen) for text, share in zip(texts, shares, strict=True)]
+    return [Interpolated(text, share, chosen) for text, share in zip(texts, shares, strict=True)]
 
 
 def swap(
@@ -81,7 +81,7 @@ def swap(
     decoding: Decoding = GREEDY,
     seed: int = 0,
     condition: str | None = None,
-) -> Mixed:
+) -> Interpolated:
     """What the decoder writes from a text's latents with those of some layers replaced by another text's.
 
     Arguments:
@@ -108,7 +108,7 @@ def swaps(
     decoding: Decoding = GREEDY,
     seed: int = 0,
     condition: str | None = None,
-) -> list[Mixed]:
+) -> list[Interpolated]:
     """:func:`swap` for several choices of layers; by default none of them, each alone, and all."""
     every = _numbers(run)
     if choices is None:
@@ -116,7 +116,7 @@ def swaps(
     some = [_chosen(run, layers) for layers in choices]
     one, two = _memories(run, text, other, condition)
     texts = decode(run, stacked([_moved(run, one, two, chosen) for chosen in some]), decoding, seed=seed)
-    return [Mixed(text, 1.0, chosen) for text, chosen in zip(texts, some, strict=True)]
+    return [Interpolated(text, 1.0, chosen) for text, chosen in zip(texts, some, strict=True)]
 
 
 def _of_layers(run: FittedModel) -> list[int]:

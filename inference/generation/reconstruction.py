@@ -27,7 +27,9 @@ class Reconstruction:
     prior: float | None = None
 
     @classmethod
-    def of(cls, text: str, original: str, tokens: tuple[str, ...], weights: Sequence[float] | None) -> "Reconstruction":
+    def from_weights(
+        cls, text: str, original: str, tokens: tuple[str, ...], weights: Sequence[float] | None
+    ) -> "Reconstruction":
         """With the weights of a mixture, if there is one: the prior's, those of the tokens, and those of padding."""
         if weights is None:
             return cls(text, original, tokens)

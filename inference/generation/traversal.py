@@ -12,12 +12,12 @@ from ..runs.fitted import FittedModel
 from .decoding import Decoding
 from .generate import GREEDY, decode, encode
 
-__all__ = ["Walk", "traverse"]
+__all__ = ["Traversal", "traverse"]
 
 VALUES = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 
 
-class Walk(NamedTuple):
+class Traversal(NamedTuple):
     """The texts that were written along the way.
 
     Arguments:
@@ -47,7 +47,7 @@ def traverse(
     decoding: Decoding = GREEDY,
     seed: int = 0,
     condition: str | None = None,
-) -> Walk:
+) -> Traversal:
     """Write a text with one entry of one latent at several values, all else at the posterior's mean.
 
     Under a prior of unit variance, values beyond 3 are where no text was.
@@ -87,4 +87,4 @@ def traverse(
     several["mean"] = several["mean"].clone()
     several["mean"][:, latent - 1, dimension] = torch.tensor([own, *values], device=found.mean.device)
     own_text, *texts = decode(run, found._replace(**several).memory(), decoding, seed=seed)
-    return Walk(latent, dimension, tuple(map(float, values)), texts, own, own_text)
+    return Traversal(latent, dimension, tuple(map(float, values)), texts, own, own_text)

@@ -1,4 +1,4 @@
-r"""The evidence lower bound, term by term and text by text, without a host synchronisation.
+r"""The evidence lower bound, term by term and text by text, without a host synchronization.
 
 .. math::
 
@@ -26,7 +26,7 @@ from torch.distributions import kl_divergence
 from ...models.base import TEXTS
 from ...models.batch import Batch
 from .kl_control import FreeBits, by_dimension
-from .site_checks import check_shapes, check_sites, in_other_words
+from .site_checks import check_shapes, check_sites, rephrase_pyro_error
 
 __all__ = ["ELBO", "Densities", "Objective", "Terms"]
 
@@ -187,7 +187,7 @@ class ELBO(pyro.infer.ELBO):
     def _penalties(
         self, kl: dict[str, Tensor], sites: dict[str, Site], posterior: dict[str, Site]
     ) -> dict[str, Tensor]:
-        """What is charged for each site in training: its divergence, unless a subclass regularises otherwise."""
+        """What is charged for each site in training: its divergence, unless a subclass regularizes otherwise."""
         if self.free_bits is None or self.free_bits.per != "dimension":
             return kl
         split = {}
@@ -263,7 +263,7 @@ def trace_pair(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Trace
         guide_trace = Trace() if guide is None else poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = _replayed(model, guide_trace, *args, **kwargs)
     except ValueError as error:
-        clearer = in_other_words(error)
+        clearer = rephrase_pyro_error(error)
         if clearer is None:
             raise
         raise clearer from error

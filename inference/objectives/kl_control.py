@@ -129,7 +129,7 @@ class KLController(nn.Module):
     with the target :math:`C` and a moving average of the KL. While the KL is above its target the weight grows, by a
     factor of at most :math:`\exp(K_I)` a step; below, it falls. The sum finds the weight that holds the target, the
     proportional term damps the way there. At rest :math:`\beta` is the Lagrange multiplier of the constraint KL = C, so
-    what is minimised is the reconstruction at that KL.
+    what is minimized is the reconstruction at that KL.
 
     The weight begins at 1 and the average at the target, so that nothing moves before there is something to go by. All
     state is in buffers: it is saved with a checkpoint, and no step waits for the device.

@@ -1,4 +1,4 @@
-"""The objective that the NVAE paper trains on, which is a regulariser and not a bound."""
+"""The objective that the NVAE paper trains on, which is a regularizer and not a bound."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -8,11 +8,11 @@ from ...models.distributions.log_dirichlet import LogDirichlet
 from ...models.distributions.log_dirichlet_math import LOG_ZERO, gamma_kl_remainder
 from .elbo import ELBO, Site
 
-__all__ = ["NVIB", "vector_regulariser", "weight_regulariser"]
+__all__ = ["NVIB", "vector_regularizer", "weight_regularizer"]
 
 
 class NVIB(ELBO):
-    r"""Reconstruction plus the paper's regularisers of weights and vectors, in its own scaling.
+    r"""Reconstruction plus the paper's regularizers of weights and vectors, in its own scaling.
 
     .. math::
 
@@ -63,8 +63,8 @@ class NVIB(ELBO):
         prior_alpha0 = torch.logsumexp(p.log_concentration.masked_fill(~mask, -torch.inf), -1).exp()
         alpha0 = torch.logsumexp(log_alpha.masked_fill(~mask, -torch.inf), -1)
         gaussian, base = posterior["vectors"]["fn"], sites["vectors"]["fn"]
-        weight_term = weight_regulariser(alpha0, prior_alpha0, components)
-        vector_term = vector_regulariser(
+        weight_term = weight_regularizer(alpha0, prior_alpha0, components)
+        vector_term = vector_regularizer(
             log_alpha,
             gaussian.mean,
             gaussian.variance,
@@ -78,7 +78,7 @@ class NVIB(ELBO):
         return {"weights": weights, "vectors": per_token * vector_term} | shared
 
 
-def weight_regulariser(
+def weight_regularizer(
     log_alpha0: Float[Tensor, "*#batch"],
     prior_alpha0: Float[Tensor, "*#batch"] | float,
     components: Int[Tensor, "*#batch"] | Float[Tensor, "*#batch"] | int,
@@ -91,7 +91,7 @@ def weight_regulariser(
     :math:`L_D + L_G` is the divergence of another posterior than the one that is sampled: of :math:`\kappa_0`
     independent draws from the mixture of the components, with symmetric weights. Training draws
     :math:`\pi \sim \mathrm{Dir}(\alpha)` and one vector per component; charged with :math:`L_D + L_G` instead of its
-    own divergence, its "bound" can exceed :math:`\log p(x)`. A regulariser is what it is. It depends on the
+    own divergence, its "bound" can exceed :math:`\log p(x)`. A regularizer is what it is. It depends on the
     concentrations through their sum alone.
 
     Computed in float64 as :math:`\kappa_0 r(\alpha_0 / \kappa_0, \alpha_0^{p\prime} / \kappa_0) -
@@ -108,9 +108,9 @@ def weight_regulariser(
         (Henderson & Fehr, 2023), https://arxiv.org/abs/2207.13529
 
     Examples:
-        >>> weight_regulariser(torch.tensor(0.0), 1.0, 11)
+        >>> weight_regularizer(torch.tensor(0.0), 1.0, 11)
         tensor(0.)
-        >>> weight_regulariser(torch.tensor(50.0), 4.0, 11)
+        >>> weight_regularizer(torch.tensor(50.0), 4.0, 11)
         tensor(240.2660)
     """
     dtype = torch.promote_types(log_alpha0.dtype, torch.float32)
@@ -121,7 +121,7 @@ def weight_regulariser(
     return (count * each - gamma_kl_remainder(la, lp)).to(dtype)
 
 
-def vector_regulariser(
+def vector_regularizer(
     log_alpha: Float[Tensor, "*batch n"],
     mean: Float[Tensor, "*batch n p"],
     variance: Float[Tensor, "*batch n #p"],
@@ -138,7 +138,7 @@ def vector_regulariser(
         - \log \frac{\sigma_{ip}^2}{(\sigma^p_p)^2} \right]
 
     Each vector's divergence counts in proportion to the vector's mean weight, where the model that is sampled pays for
-    each in full; see :func:`weight_regulariser`.
+    each in full; see :func:`weight_regularizer`.
 
     Arguments:
         log_alpha: Log concentrations, the prior component's included, with shape :math:`(*, N)`.
@@ -156,7 +156,7 @@ def vector_regulariser(
 
     Examples:
         >>> ones = torch.ones(5, 8)
-        >>> vector_regulariser(torch.zeros(5), ones, ones, torch.zeros(8), torch.ones(8))  # 5 vectors, 8 x 1/2 nats
+        >>> vector_regularizer(torch.zeros(5), ones, ones, torch.zeros(8), torch.ones(8))  # 5 vectors, 8 x 1/2 nats
         tensor(20.)
     """
     if reduction not in ("sum", "mean"):

@@ -67,7 +67,7 @@ def make_objective(model: Model, guide: nn.Module | None, options: TrainingOptio
 
 
 def held_out_objective(described: Mapping[str, Any], draws: int, data_size: int) -> ELBO:
-    """What a run minimised, as far as held-out texts can tell.
+    """What a run minimized, as far as held-out texts can tell.
 
     A weight that moved towards a target has no part in it: a divergence below the target is charged as the target.
     """
@@ -119,7 +119,7 @@ def remarks(described: Mapping[str, Any]) -> list[str]:
 
 
 def _check_dirichlet(model: Model) -> None:
-    """The published regulariser is one of concentrations."""
+    """The published regularizer is one of concentrations."""
     prior = getattr(model, "weight_prior", None)
     if prior is None:
         return
@@ -142,7 +142,7 @@ def _draws(name: str, model: Model, options: TrainingOptions) -> dict[str, int]:
     if name == ImportanceWeighted.name:
         if particles == 1:
             raise ValueError(f"particles is 1: the objective {name} weighs several draws, give 2 or more.")
-        for option, alone in {"beta": 1.0, "kl_weight": "constant"}.items():
+        for option, alone in {"beta": 1.0, "kl_schedule": "constant"}.items():
             if getattr(options, option) != alone:
                 raise ValueError(
                     f"{option} is {getattr(options, option)}, which weighs a KL, and the objective {name} has none: "

@@ -5,7 +5,7 @@ from typing import Any
 
 from pyro.poutine import Trace
 
-__all__ = ["check_shapes", "check_sites", "in_other_words"]
+__all__ = ["check_shapes", "check_sites", "rephrase_pyro_error"]
 
 
 def check_sites(model_trace: Trace, guide_trace: Trace) -> None:
@@ -67,7 +67,7 @@ def check_shapes(trace: Trace) -> None:
             )
 
 
-def in_other_words(error: Exception) -> ValueError | None:
+def rephrase_pyro_error(error: Exception) -> ValueError | None:
     """What Pyro says of a batch shape that does not fit a plate, in our words; None of any other error."""
     found = re.match(r"Shape mismatch inside plate\('(.+)'\) at site (.+) dim (-\d+), (\d+) vs (\d+)", str(error))
     if found is None:

@@ -1,4 +1,4 @@
-"""How many components of a mixture are left where it is regularised more."""
+"""How many components of a mixture are left where it is regularized more."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from ..evaluation.report import Evaluation
-from .style import COLOURS, INK, new_axes, plain
+from .style import COLORS, INK, new_axes, plain
 
 __all__ = ["components_kept"]
 
@@ -24,7 +24,7 @@ COUNTS = {
 def components_kept(
     evaluations: Mapping[float, Evaluation], *, strength: str = "weight of the KL", ax: Axes | None = None
 ) -> Axes:
-    """Draw the share of a text's components that are in use, over the strength of the regularisation.
+    """Draw the share of a text's components that are in use, over the strength of the regularization.
 
     Three ways to count: components that have a concentration to speak of, as the published code counts; how many equal
     weights have the same entropy; how many hold nearly all of the decoder's attention. Bars are standard errors.
@@ -44,12 +44,12 @@ def components_kept(
     if not shown:
         raise ValueError("an evaluation counted no components: evaluate runs of an NVAE.")
     ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
-    for colour, size, (name, label) in zip(COLOURS, SIZES, shown.items(), strict=False):
+    for color, size, (name, label) in zip(COLORS, SIZES, shown.items(), strict=False):
         found = [evaluations[x][name].units[UNIT] for x in strengths]
         values = [np.nan if quantity.value is None else quantity.value for quantity in found]
         errors = [quantity.error or 0.0 for quantity in found]
         ax.errorbar(
-            strengths, values, errors, color=colour, marker="o", markersize=size, linewidth=size / 2, label=label
+            strengths, values, errors, color=color, marker="o", markersize=size, linewidth=size / 2, label=label
         )
     if strengths[0] > 0 and strengths[-1] > 10 * strengths[0]:
         ax.set_xscale("log")

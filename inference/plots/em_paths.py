@@ -13,7 +13,7 @@ from torch import Tensor
 from ...models.attention.attend import attend
 from ...models.attention.mixture import Mixture
 from ..em import adapt
-from .style import COLOURS, DEPTHS, FRAME, INK, new_axes, plain
+from .style import COLORS, DEPTHS, FRAME, INK, new_axes, plain
 
 __all__ = ["key_paths", "query_paths"]
 
@@ -51,10 +51,10 @@ def key_paths(
     left.scatter(seen[:, 0], seen[:, 1], s=9, color=FRAME, alpha=0.6, linewidths=0, label="queries")
     way = np.stack(banks)
     for number in range(way.shape[1]):
-        _draw_way(left, way[:, number], COLOURS[number % len(COLOURS)])
+        _draw_way(left, way[:, number], COLORS[number % len(COLORS)])
     left.set_title("Keys over the steps of EM", loc="left", fontsize="medium", color=INK)
     objective = states[-1].objective.cpu().numpy()
-    right.plot(range(len(objective)), objective, color=COLOURS[0], marker="o", markersize=3)
+    right.plot(range(len(objective)), objective, color=COLORS[0], marker="o", markersize=3)
     right.set_ylabel("objective J, nats up to a constant")
     right.set_title("What rises", loc="left", fontsize="medium", color=INK)
     return _finished(left, right)
@@ -72,7 +72,7 @@ def query_paths(
     the evidence :math:`\log p(q)`, where there are two dimensions; keys are crosses, as large as they weigh.
 
     Arguments:
-        queries: Where to start; a few, each has a colour.
+        queries: Where to start; a few, each has a color.
         mixture: Keys without variances of their own, as softmax attention has them.
         steps: How often attention is applied.
         axes: Two axes to draw into; by default those of a new figure of pyplot's.
@@ -96,9 +96,9 @@ def query_paths(
     weights = mixture.log_weights.softmax(-1).detach().cpu().numpy()
     left.scatter(keys[:, 0], keys[:, 1], s=20 + 150 * weights, marker="x", color=INK, linewidths=1.2, zorder=3)
     for number in range(paths.shape[1]):
-        colour = COLOURS[1:][number % (len(COLOURS) - 1)]
-        _draw_way(left, paths[:, number], colour)
-        right.plot(range(steps + 1), heights[:, number], color=colour, marker="o", markersize=3)
+        color = COLORS[1:][number % (len(COLORS) - 1)]
+        _draw_way(left, paths[:, number], color)
+        right.plot(range(steps + 1), heights[:, number], color=color, marker="o", markersize=3)
     if queries.shape[-1] == 2:
         _draw_field(left, mixture)
     left.set_title("Queries, attended to again and again", loc="left", fontsize="medium", color=INK)
@@ -123,16 +123,16 @@ def _flat(tables: list[Tensor], spread: Tensor) -> list[np.ndarray]:
     arrays = [table.detach().cpu().double().numpy() for table in (spread, *tables)]
     if spread.shape[-1] == 2:
         return arrays[1:]
-    centre = arrays[0].mean(0)
-    directions = np.linalg.svd(arrays[0] - centre, full_matrices=False)[2][:2]
-    return [(array - centre) @ directions.T for array in arrays[1:]]
+    center = arrays[0].mean(0)
+    directions = np.linalg.svd(arrays[0] - center, full_matrices=False)[2][:2]
+    return [(array - center) @ directions.T for array in arrays[1:]]
 
 
-def _draw_way(ax: Axes, way: np.ndarray, colour: str) -> None:
-    ax.plot(*way.T, color=colour, linewidth=1.3, zorder=4)
-    ax.plot(*way[1:-1].T, ".", color=colour, markersize=4, zorder=4)
-    ax.plot(*way[0], "o", markersize=6, markerfacecolor="white", markeredgecolor=colour, zorder=5)
-    ax.plot(*way[-1], "o", markersize=6, color=colour, zorder=5)
+def _draw_way(ax: Axes, way: np.ndarray, color: str) -> None:
+    ax.plot(*way.T, color=color, linewidth=1.3, zorder=4)
+    ax.plot(*way[1:-1].T, ".", color=color, markersize=4, zorder=4)
+    ax.plot(*way[0], "o", markersize=6, markerfacecolor="white", markeredgecolor=color, zorder=5)
+    ax.plot(*way[-1], "o", markersize=6, color=color, zorder=5)
 
 
 def _draw_field(ax: Axes, mixture: Mixture) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..diagnostics.khat import khat
-from .style import COLOURS, FRAME, new_axes, plain, printable
+from .style import COLORS, FRAME, new_axes, plain, printable
 
 __all__ = ["khats"]
 
@@ -37,8 +37,8 @@ def khats(data: Any, site: str | None = None, *, ax: Axes | None = None) -> Axes
     values, names = found.values[order], [str(found["text"].values[number]) for number in order]
     named = len(values) <= NAMED
     ax = new_axes(7.0 if named else 5.2, 1.2 + 0.22 * len(values) if named else 3.8)[0] if ax is None else ax
-    colours = [COLOURS[2] if x < GOOD else COLOURS[5] if x < USABLE else COLOURS[1] for x in values]
-    ax.scatter(values, range(len(values)), s=28 if named else 10, c=colours, zorder=3)
+    colors = [COLORS[2] if x < GOOD else COLORS[5] if x < USABLE else COLORS[1] for x in values]
+    ax.scatter(values, range(len(values)), s=28 if named else 10, c=colors, zorder=3)
     for limit in (GOOD, USABLE):
         ax.axvline(limit, color=FRAME, linestyle="--", linewidth=1)
     counts = [
@@ -46,8 +46,8 @@ def khats(data: Any, site: str | None = None, *, ax: Axes | None = None) -> Axes
         int(((values >= GOOD) & (values < USABLE)).sum()),
         int((values >= USABLE).sum()),
     ]
-    for colour, count, label in zip((2, 5, 1), counts, ("near", "usable with weights", "off"), strict=True):
-        ax.scatter([], [], s=28, color=COLOURS[colour], label=f"{label}: {count}")
+    for color, count, label in zip((2, 5, 1), counts, ("near", "usable with weights", "off"), strict=True):
+        ax.scatter([], [], s=28, color=COLORS[color], label=f"{label}: {count}")
     if named:
         ax.set_yticks(range(len(values)), [_short(name) for name in names], fontsize="small", parse_math=False)
         ax.set_ylim(-0.7, len(values) - 0.3)

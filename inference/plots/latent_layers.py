@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from ..evaluation.report import Evaluation
 from ..generation.interpolation import swaps
 from ..run import Run
-from .style import COLOURS, DEPTHS, FRAME, INK, new_axes, plain
+from .style import COLORS, DEPTHS, FRAME, INK, new_axes, plain
 
 __all__ = ["active_units", "layer_curves", "layer_kl", "swap_table"]
 
@@ -72,7 +72,7 @@ def layer_kl(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
     for number, (measure, label) in enumerate([("kl", "KL"), ("information", "information"), ("mismatch", "mismatch")]):
         values = [evaluation[f"{measure}_{latent}"]["nats/text"] or 0.0 for latent in evaluation.latents]
         ax.bar(
-            places + (number - 1) * 0.27, values, 0.27, color=INK if number == 0 else COLOURS[number - 1], label=label
+            places + (number - 1) * 0.27, values, 0.27, color=INK if number == 0 else COLORS[number - 1], label=label
         )
     texts = evaluation.about["compared"]
     ax.axhline(math.log(texts), color=FRAME, linestyle="--", linewidth=1, label=f"ln {texts:,} texts")

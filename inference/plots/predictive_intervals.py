@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..diagnostics.predictive_checks import PredictiveCheck
-from .style import COLOURS, FRAME, INK, new_axes, plain
+from .style import COLORS, FRAME, INK, new_axes, plain
 
 __all__ = ["predictive"]
 
@@ -32,10 +32,10 @@ def predictive(check: PredictiveCheck, *, ax: Axes | None = None) -> Axes:
     for row in range(count):
         ax.scatter(scaled[:, row], row + shift[:, row], s=8, color=SHADOW, alpha=0.5, linewidths=0, zorder=2)
         z, tail = check.scaled[row], check.tail[row]
-        colour = COLOURS[0] if 0.025 <= tail <= 0.975 else COLOURS[1]
+        color = COLORS[0] if 0.025 <= tail <= 0.975 else COLORS[1]
         marker = "D" if not abs(z) > FAR else (">" if z > 0 else "<")
         if np.isfinite(z):
-            ax.plot(np.clip(z, -FAR, FAR), row, marker, color=colour, markersize=6, zorder=3)
+            ax.plot(np.clip(z, -FAR, FAR), row, marker, color=color, markersize=6, zorder=3)
         numbers = f"{check.observed[row]:.3g}  |  {mean[row]:.3g}"
         ax.text(1.02, row, numbers, transform=ax.get_yaxis_transform(), va="center", fontsize="small", color=INK)
     ax.text(
@@ -46,7 +46,7 @@ def predictive(check: PredictiveCheck, *, ax: Axes | None = None) -> Axes:
     ax.set_yticks(range(count), check.names, fontsize="small", parse_math=False)
     ax.set(xlim=(-edge, edge), ylim=(count - 0.4, -1.4))
     ax.set_xlabel("standard deviations from the made-up sets' mean")
-    ax.plot([], [], "D", color=COLOURS[0], markersize=6, label=f"{check.texts} real texts")
+    ax.plot([], [], "D", color=COLORS[0], markersize=6, label=f"{check.texts} real texts")
     ax.scatter([], [], s=8, color=SHADOW, label=f"{len(check.replicated)} sets of as many made-up ones")
     ax.legend(fontsize="small", frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return plain(ax)

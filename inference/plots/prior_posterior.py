@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from ..posterior.arviz_compat import dataset
-from .style import COLOURS, FRAME, INK, new_axes, plain
+from .style import COLORS, FRAME, INK, new_axes, plain
 
 __all__ = ["prior_posterior"]
 
@@ -29,7 +29,7 @@ def prior_posterior(data: Any, name: str, where: Mapping[str, Any] | None = None
 
     Arguments:
         data: Draws of prior and posterior, as :func:`~pyroformer.to_arviz` and
-            :func:`~pyroformer.inference.posterior.global_latents.shared_posterior` make them.
+            :func:`~pyroformer.inference.posterior.global_latents.global_posterior` make them.
         name: The variable.
         where: Which entry of it, by dimension, such as ``{"text": "the text", "component": 0}``.
         ax: Where to draw; by default a new figure of pyplot's.
@@ -47,11 +47,11 @@ def prior_posterior(data: Any, name: str, where: Mapping[str, Any] | None = None
     count = min(MOST_BINS, max(10, round(1.5 * len(after) ** 0.5)))
     bins = np.linspace(low, high if high > low else low + 1, count + 1)
     ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
-    for values, colour, label in ((before, SHADOW, "prior"), (after, COLOURS[0], "posterior")):
+    for values, color, label in ((before, SHADOW, "prior"), (after, COLORS[0], "posterior")):
         heights, _ = np.histogram(values, bins)
         density = heights / len(values) / np.diff(bins)
-        ax.stairs(density, bins, fill=True, color=colour, alpha=0.25)
-        ax.stairs(density, bins, color=colour, linewidth=1.5, label=label)
+        ax.stairs(density, bins, fill=True, color=color, alpha=0.25)
+        ax.stairs(density, bins, color=color, linewidth=1.5, label=label)
     left, middle, right = np.quantile(after, [0.05, 0.5, 0.95])
     top = ax.get_ylim()[1]
     ax.plot([left, right], [-0.04 * top] * 2, color=INK, linewidth=2, solid_capstyle="butt")

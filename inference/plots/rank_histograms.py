@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..diagnostics.calibration import Calibration
-from .style import COLOURS, FRAME, INK, new_axes, plain
+from .style import COLORS, FRAME, INK, new_axes, plain
 
 __all__ = ["ranks"]
 
@@ -53,9 +53,9 @@ def ranks(
         ax.axhspan(low, high, color=FRAME, alpha=0.3, linewidth=0)
         ax.axhline(total / bins, color=FRAME, linewidth=1)
         width = (calibration.draws + 1) / bins
-        colour = COLOURS[0] if calibration.p_value(name, bins) > 0.01 else COLOURS[1]
+        color = COLORS[0] if calibration.p_value(name, bins) > 0.01 else COLORS[1]
         places = [(number + 0.5) * width - 0.5 for number in range(bins)]
-        ax.bar(places, counts[name], 0.9 * width, color=colour, alpha=0.85)
+        ax.bar(places, counts[name], 0.9 * width, color=color, alpha=0.85)
         ax.set(xlabel="rank", ylim=(0, max(1.25 * high, 1.05 * int(counts[name].max()))))
         p = calibration.p_value(name, bins)
         shown = f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"

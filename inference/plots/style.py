@@ -1,16 +1,16 @@
-"""What the pictures share: colours that everybody can tell apart, and axes that are made only where none are given."""
+"""What the pictures share: colors that everybody can tell apart, and axes that are made only where none are given."""
 
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap, to_rgb
 from matplotlib.typing import ColorType
 
-__all__ = ["COLOURS", "DEPTHS", "FRAME", "INK", "SHADES", "contrast", "new_axes", "plain", "printable"]
+__all__ = ["COLORS", "DEPTHS", "FRAME", "INK", "SHADES", "contrast", "new_axes", "plain", "printable"]
 
 INK = "#16202b"
 FRAME = "#9aa5b1"
 
-# Okabe and Ito's colours, in an order in which neighbours differ in lightness too.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+# Okabe and Ito's colors, in an order in which neighbors differ in lightness too.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 
 # White to a middle blue, as light as dark text on it needs: contrast with INK is at least 5 : 1 all the way.
 SHADES: Colormap = LinearSegmentedColormap.from_list("pyroformer_shades", ["#ffffff", "#c6def3", "#5ba4d8"])
@@ -19,10 +19,10 @@ SHADES: Colormap = LinearSegmentedColormap.from_list("pyroformer_shades", ["#fff
 DEPTHS: Colormap = LinearSegmentedColormap.from_list("pyroformer_depths", ["#ffffff", "#a9cfec", "#2f7fbf", "#08264a"])
 
 
-def contrast(colour: ColorType) -> float:
-    """How well ``INK`` reads on a colour: the contrast ratio of WCAG 2, from 1 to 21; 4.5 is enough."""
+def contrast(color: ColorType) -> float:
+    """How well ``INK`` reads on a color: the contrast ratio of WCAG 2, from 1 to 21; 4.5 is enough."""
     weights = (0.2126, 0.7152, 0.0722)
-    linear = [[x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in to_rgb(c)] for c in (colour, INK)]
+    linear = [[x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in to_rgb(c)] for c in (color, INK)]
     lighter, darker = (sum(w * x for w, x in zip(weights, rgb, strict=True)) + 0.05 for rgb in linear)
     return lighter / darker
 

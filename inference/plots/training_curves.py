@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ..objectives.registry import in_words
 from ..run import Run
-from .style import COLOURS, INK, new_axes
+from .style import COLORS, INK, new_axes
 
 __all__ = ["curves"]
 
@@ -59,16 +59,16 @@ def curves(run: Run, *, axes: Iterable[Axes] | None = None) -> list[Axes]:
 def _panel(
     ax: Axes, columns: Columns, splits: np.ndarray, labels: Mapping[str, str], title: str, offset: int = 0
 ) -> None:
-    """One quantity a colour; the axis is logarithmic where values differ much and can be."""
+    """One quantity a color; the axis is logarithmic where values differ much and can be."""
     shown = np.concatenate([columns[name] for name in labels if name in columns])
     shown = shown[np.isfinite(shown)]
     for index, (name, label) in enumerate(labels.items()):
         if name not in columns:
             continue
-        colour = COLOURS[(index + offset) % len(COLOURS)]
+        color = COLORS[(index + offset) % len(COLORS)]
         train, valid = splits == "train", splits == "valid"
-        ax.plot(columns["step"][train], columns[name][train], color=colour, alpha=0.4, linewidth=1)
-        ax.plot(columns["step"][valid], columns[name][valid], color=colour, marker="o", markersize=3, label=label)
+        ax.plot(columns["step"][train], columns[name][train], color=color, alpha=0.4, linewidth=1)
+        ax.plot(columns["step"][valid], columns[name][valid], color=color, marker="o", markersize=3, label=label)
     if len(shown) and shown.min() > 0 and shown.max() > SPREAD * shown.min():
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

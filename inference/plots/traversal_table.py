@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from ..generation.traversal import VALUES, Walk, traverse
+from ..generation.traversal import VALUES, Traversal, traverse
 from ..run import Run
 from .style import FRAME, INK, new_axes
 
@@ -29,7 +29,7 @@ def traversal(
 ) -> Axes:
     """Draw as a table what a text becomes while one entry of a latent is walked from low to high.
 
-    The bold row is the text's own: the entry at its posterior mean. Texts that are those of the row above are grey.
+    The bold row is the text's own: the entry at its posterior mean. Texts that are those of the row above are gray.
 
     Arguments:
         run: A run of a DELLA or a VAE.
@@ -47,7 +47,7 @@ def traversal(
     return walk_table(traverse(run, text, latent, dimension, values, **options), ax=ax)
 
 
-def walk_table(walk: Walk, *, ax: Axes | None = None) -> Axes:
+def walk_table(walk: Traversal, *, ax: Axes | None = None) -> Axes:
     """Draw what :func:`~pyroformer.inference.generation.traversal.traverse` found."""
     rows = sorted(
         [(walk.own, walk.own_text, True), *((x, y, False) for x, y in zip(walk.values, walk.texts, strict=True))]
@@ -61,9 +61,9 @@ def walk_table(walk: Walk, *, ax: Axes | None = None) -> Axes:
     y, above = 1.4, None
     for (value, text, own), lines in zip(rows, wrapped, strict=True):
         ax.axhline(y, color=FRAME, linewidth=0.5)
-        weight, colour = ("bold" if own else "normal"), (FADED if text == above and not own else INK)
+        weight, color = ("bold" if own else "normal"), (FADED if text == above and not own else INK)
         style: Any = {"va": "top", "fontsize": "small", "weight": weight}
         ax.text(0.07, y + 0.3, f"{value:+.2f}".replace("-", "−"), ha="right", color=INK, **style)
-        ax.text(0.1, y + 0.3, "\n".join(lines), color=colour, parse_math=False, **style)
+        ax.text(0.1, y + 0.3, "\n".join(lines), color=color, parse_math=False, **style)
         y, above = y + len(lines) + 0.6, text
     return ax

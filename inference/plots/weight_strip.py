@@ -24,7 +24,7 @@ ABOVE, BELOW = 0.92, 0.3  # how far a box reaches from its baseline
 PITCH = 1.6  # from one baseline to the next
 NOTE = 0.58  # size of the alphas, each under its token
 LEGEND = 3.2  # height of what stands under the text
-BAR = 13.0  # length of the colour bar
+BAR = 13.0  # length of the color bar
 NARROWEST = 22.0  # line that holds the legend
 POINTS, INCHES = 11.0, 7.2  # size of the text and width of a figure of our own
 
@@ -113,7 +113,7 @@ def strip(
     for note, box, y in zip(notes[1:], placed, baselines[1:], strict=False):
         outlines.append(letters(note, box.x + (box.width - NOTE * text_width(note)) / 2, y - BELOW - NOTE, NOTE))
     ax.add_patch(PathPatch(Path.make_compound_path(*outlines), facecolor=INK, linewidth=0))
-    _draw_colour_bar(ax, shades, width - BAR - 1, legend, over=bool(weights[0] > weights[1:].max()))
+    _draw_color_bar(ax, shades, width - BAR - 1, legend, over=bool(weights[0] > weights[1:].max()))
     return ax
 
 
@@ -146,8 +146,8 @@ def _draw_boxes(
     return collection
 
 
-def _draw_colour_bar(ax: Axes, shades: PatchCollection, x: float, y: float, over: bool) -> None:
-    """A colour bar in the coordinates of the text, beside the prior's box."""
+def _draw_color_bar(ax: Axes, shades: PatchCollection, x: float, y: float, over: bool) -> None:
+    """A color bar in the coordinates of the text, beside the prior's box."""
     left, right = ax.get_xlim()
     em = ax.get_window_extent().width * 72 / ax.figure.dpi / (right - left)
     inset = ax.inset_axes((x, y - BELOW, BAR, 0.5), transform=ax.transData)

@@ -41,7 +41,7 @@ def dataset(data: Any, group: str) -> Any:
 
 
 def pareto_smoothed(log_weights: Float[np.ndarray, " S"]) -> tuple[Float[np.ndarray, " S"], float]:
-    r"""Log importance weights, their largest ones smoothed and normalised, and the shape k-hat of their tail.
+    r"""Log importance weights, their largest ones smoothed and normalized, and the shape k-hat of their tail.
 
     References:
         Pareto Smoothed Importance Sampling (Vehtari et al., 2024), https://arxiv.org/abs/1507.02646

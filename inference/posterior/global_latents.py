@@ -26,12 +26,12 @@ from ..objectives.traces import as_numpy, is_local, latent_sites, shown
 from ..utils.seeded_eval import frozen
 from .arviz_compat import from_groups
 
-__all__ = ["shared_posterior"]
+__all__ = ["global_posterior"]
 
 Arrays = dict[str, list[np.ndarray]]
 
 
-def shared_posterior(
+def global_posterior(
     model: nn.Module,
     guide: nn.Module,
     *args: Any,
@@ -65,7 +65,7 @@ def shared_posterior(
         >>> from pyroformer.guides.automatic import Automatic
         >>> mixture = pf.Mixture(torch.zeros(2).log_softmax(-1), torch.tensor([[-2.0], [2.0]]), noise=1.0)
         >>> model = pf.MixtureAttention.conjugate(mixture)
-        >>> data = shared_posterior(model, Automatic(model, AutoNormal), torch.randn(9, 1), plate="tokens", draws=5)
+        >>> data = global_posterior(model, Automatic(model, AutoNormal), torch.randn(9, 1), plate="tokens", draws=5)
         >>> dict(data.log_likelihood["per_observation"].sizes)
         {'chain': 1, 'draw': 5, 'observation': 9}
     """

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...models.transformer.backbone import Trunk
+from ...models.transformer.backbone import Backbone
 from ...models.transformer.gpt2 import gpt2_config, gpt2_weights
 from ..data.tokenizer import Tokenizer
 from .gpt2_tokenizer import read_gpt2_tokenizer
@@ -18,8 +18,8 @@ __all__ = ["Pretrained"]
 
 
 @dataclass(frozen=True, repr=False)
-class Pretrained(Trunk):
-    r"""A GPT-2 as the trunk of our decoders, with the tokenizer of its texts.
+class Pretrained(Backbone):
+    r"""A GPT-2 as the backbone of our decoders, with the tokenizer of its texts.
 
     A decoder that starts from it gives every token GPT-2's logit. Its vocabulary is our three special tokens, then
     GPT-2's without ``<|endoftext|>``, whose row of the embedding the ends of a text take over: GPT-2 saw it at both.
@@ -31,7 +31,7 @@ class Pretrained(Trunk):
                                   - \log \left( 1 + p_\text{GPT-2}(\text{end}) + e^{\bar\ell} / Z \right), \qquad
         \bar\ell = h_t \cdot \bar e \le \log (Z / V)
 
-    where :math:`Z` normalises the probabilities of GPT-2's :math:`V` tokens. The loss before training is GPT-2's, and
+    where :math:`Z` normalizes the probabilities of GPT-2's :math:`V` tokens. The loss before training is GPT-2's, and
     up to :math:`\log 2` more where a text may end: until training tells them apart, its beginning is as likely there.
 
     Arguments:
@@ -50,16 +50,16 @@ class Pretrained(Trunk):
     Examples:
         A folder that ``save_pretrained`` wrote, or a name on the hub; then the texts, then the model::
 
-            trunk = pf.Pretrained.read("gpt2-folder")
-            corpus = pf.Corpus.read("reviews.txt", tokenizer=trunk.tokenizer)
-            model = pf.LanguageModel.for_corpus(corpus, trunk=trunk)
+            backbone = pf.Pretrained.from_pretrained("gpt2-folder")
+            corpus = pf.Corpus.from_file("reviews.txt", tokenizer=backbone.tokenizer)
+            model = pf.LanguageModel.for_corpus(corpus, backbone=backbone)
             run = pf.fit(model, None, corpus, learning_rate=1e-4)
     """
 
     tokenizer: Tokenizer
 
     @classmethod
-    def read(cls, source: str | Path) -> "Pretrained":
+    def from_pretrained(cls, source: str | Path) -> "Pretrained":
         """Reads a GPT-2: a folder with ``config.json``, weights and a tokenizer.
 
         The weights are ``model.safetensors`` or ``pytorch_model.bin``, in one file or several, the tokenizer is
@@ -75,7 +75,7 @@ class Pretrained(Trunk):
         content = read_config(folder)
         try:
             config = gpt2_config(content)
-            whole = Trunk(str(source), config, gpt2_weights(read_weights(folder), config.tied))
+            whole = Backbone(str(source), config, gpt2_weights(read_weights(folder), config.tied))
             tokenizer, ids = read_gpt2_tokenizer(folder)
             rows = [*_ends(content, config.vocabulary), *ids]
             if max(rows) >= config.vocabulary:

@@ -41,7 +41,7 @@ def read_gpt2_tokenizer(folder: Path) -> GPT2Tokens:
     possible = {*pre_tokenizers.ByteLevel.alphabet(), *(left + right for left, right in pairs)}
     tokens = sorted(possible & vocabulary.keys(), key=vocabulary.__getitem__)
     try:
-        return GPT2Tokens(Tokenizer.of(tokens, pairs), [vocabulary[token] for token in tokens])
+        return GPT2Tokens(Tokenizer.from_merges(tokens, pairs), [vocabulary[token] for token in tokens])
     except ValueError as error:
         raise ValueError(f"the tokenizer in {folder} is not GPT-2's byte-level BPE: {error}") from error
 

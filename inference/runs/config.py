@@ -12,7 +12,7 @@ from ..data.corpus import Corpus
 from ..objectives.elbo import ELBO
 from ..objectives.registry import describe_objective
 from ..options import TrainingOptions
-from .partial import held_digest, trained_parts
+from .partial import frozen_fingerprint, trainable_modules
 
 __all__ = ["run_config"]
 
@@ -20,7 +20,7 @@ __all__ = ["run_config"]
 def run_config(model: Model, guide: nn.Module | None, corpus: Corpus, options: TrainingOptions) -> dict[str, Any]:
     """The resolved configuration of a run, as plain data; with what is trained and what held, where some parts are."""
     modules = ELBO()(model, guide)
-    trained = trained_parts(modules)
+    trained = trainable_modules(modules)
     config = {
         "pyroformer": version("pyroformer"),
         "model": describe(model),
@@ -29,4 +29,4 @@ def run_config(model: Model, guide: nn.Module | None, corpus: Corpus, options: T
         "objective": describe_objective(model, options),
         "training": asdict(options),
     }
-    return config if trained == [""] else config | {"trained": trained, "held": held_digest(modules)}
+    return config if trained == [""] else config | {"trained": trained, "held": frozen_fingerprint(modules)}

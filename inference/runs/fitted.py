@@ -11,7 +11,7 @@ from ..data.corpus import Corpus
 from ..data.tokenizer import Tokenizer
 from .folder import RunFolder
 
-__all__ = ["FittedModel", "check_as_many"]
+__all__ = ["FittedModel", "check_same_length"]
 
 
 class FittedModel:
@@ -70,7 +70,7 @@ class FittedModel:
         return ids
 
 
-def check_as_many(texts: Collection[str], conditions: Collection[str] | None) -> None:
+def check_same_length(texts: Collection[str], conditions: Collection[str] | None) -> None:
     """Raises a ValueError unless each text has a condition, or none has."""
     if conditions is not None and len(conditions) != len(texts):
         raise ValueError(f"there are {len(conditions)} conditions for {len(texts)} texts: give one for each.")

@@ -5,16 +5,16 @@ import hashlib
 import torch
 from torch import nn
 
-__all__ = ["held_digest", "held_parts", "trained_parts"]
+__all__ = ["frozen_fingerprint", "frozen_modules", "trainable_modules"]
 
 
-def trained_parts(module: nn.Module, name: str = "") -> list[str]:
+def trainable_modules(module: nn.Module, name: str = "") -> list[str]:
     """The largest parts of which every parameter requires a gradient, by name; ``[""]`` if that is the whole module.
 
     Examples:
         >>> pair = nn.ModuleDict({"encoder": nn.Linear(2, 2), "decoder": nn.Linear(2, 2)})
         >>> _ = pair["encoder"].requires_grad_(False)
-        >>> trained_parts(pair)
+        >>> trainable_modules(pair)
         ['decoder']
     """
     parameters = [parameter.requires_grad for parameter in module.parameters()]
@@ -24,17 +24,17 @@ def trained_parts(module: nn.Module, name: str = "") -> list[str]:
         return [name]
     prefix = f"{name}." if name else ""
     own = [prefix + key for key, parameter in module.named_parameters(recurse=False) if parameter.requires_grad]
-    return own + [part for key, child in module.named_children() for part in trained_parts(child, prefix + key)]
+    return own + [part for key, child in module.named_children() for part in trainable_modules(child, prefix + key)]
 
 
-def held_digest(module: nn.Module) -> str:
+def frozen_fingerprint(module: nn.Module) -> str:
     """A fingerprint of the parameters that are held, by which a run knows what it began with.
 
     Examples:
         >>> layer = nn.Linear(2, 2)
-        >>> before = held_digest(layer.requires_grad_(False))
+        >>> before = frozen_fingerprint(layer.requires_grad_(False))
         >>> _ = layer.bias.add_(1)
-        >>> held_digest(layer) == before
+        >>> frozen_fingerprint(layer) == before
         False
     """
     digest = hashlib.blake2b(digest_size=8)
@@ -45,12 +45,12 @@ def held_digest(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def held_parts(module: nn.Module) -> list[nn.Module]:
+def frozen_modules(module: nn.Module) -> list[nn.Module]:
     """The parts that have parameters, none of which requires a gradient.
 
     Examples:
         >>> layer = nn.Linear(2, 2).requires_grad_(False)
-        >>> held_parts(nn.Sequential(layer, nn.Dropout(), nn.Linear(2, 2))) == [layer]
+        >>> frozen_modules(nn.Sequential(layer, nn.Dropout(), nn.Linear(2, 2))) == [layer]
         True
     """
     held = []

@@ -62,7 +62,7 @@ def fit(
             does not read the conditions that the texts have.
 
     Examples:
-        >>> corpus = pf.Corpus.of([f"The number {n} is even." for n in range(0, 100, 2)], window=32)
+        >>> corpus = pf.Corpus.from_texts([f"The number {n} is even." for n in range(0, 100, 2)], window=32)
         >>> model = pf.LanguageModel.for_corpus(corpus, width=16, layers=1, heads=2)
         >>> fit(model, None, corpus, steps=2, batch_size=8).step
         2
@@ -125,7 +125,7 @@ def _trainer(options: TrainingOptions) -> lightning.Trainer:
 def _check_sizes(model: Model, corpus: Corpus) -> None:
     """The network must know every token of the corpus and reach as far as its texts and their conditions."""
     config = getattr(model, "config", None)
-    sizes = {"vocabulary": corpus.vocabulary, "window": corpus.window, "condition": corpus.condition_window}
+    sizes = {"vocabulary": corpus.vocabulary, "window": corpus.window, "condition": corpus.max_condition_length}
     for name, needed in sizes.items():
         had = getattr(config, name, None)
         if had is not None and had < needed:

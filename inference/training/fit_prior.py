@@ -1,4 +1,4 @@
-r"""A second stage of training: a better prior for the posterior that a first stage has learnt.
+r"""A second stage of training: a better prior for the posterior that a first stage has learned.
 
 A posterior that reconstructs well is, over all texts, far from the simple prior that it was trained with. What is drawn
 from that prior is then nothing that the decoder has ever seen, and the divergence is larger than it need be:
@@ -27,7 +27,7 @@ from torch import nn
 
 from ...models.base import Model
 from ...models.priors.roles import BaseMeasure, SequencePrior
-from ...models.priors.sequences import IndependentBase
+from ...models.priors.sequences import IndependentVectorPrior
 from ...models.priors.vectors import check_base_measure, own_component
 from ...models.serialization import build
 from ..objectives.elbo import ELBO
@@ -40,13 +40,13 @@ from .lightning_module import Status
 __all__ = ["PRIORS", "named_prior", "refit"]
 
 PRIORS = {
-    "autoregressive": "pyroformer.models.priors.sequences.AutoregressiveBase",
-    "mixture": "pyroformer.models.priors.vectors.MixtureBase",
-    "gaussian": "pyroformer.models.priors.vectors.GaussianBase",
+    "autoregressive": "pyroformer.models.priors.sequences.AutoregressiveVectorPrior",
+    "mixture": "pyroformer.models.priors.vectors.MixtureVectorPrior",
+    "gaussian": "pyroformer.models.priors.vectors.GaussianVectorPrior",
 }
 GIVEN = {"gaussian": {"learnable": True}}  # what a named prior needs besides, to have something to learn
 POSTERIOR = r"guide\.hyperpriors\.\w+\.base_measure__"  # of the hyper-priors in a base measure
-DECIDED = ("objective", "kl_weight", "beta", "free_bits", "free_bits_per", "target_kl", "kl_reduction")
+DECIDED = ("objective", "kl_schedule", "beta", "free_bits", "free_bits_per", "target_kl", "kl_reduction")
 
 
 def refit(
@@ -81,7 +81,7 @@ def refit(
             breaks its rule, or ``out`` is used.
 
     Examples:
-        >>> corpus = pf.Corpus.of([f"The number {n} is even." for n in range(0, 100, 2)], window=32)
+        >>> corpus = pf.Corpus.from_texts([f"The number {n} is even." for n in range(0, 100, 2)], window=32)
         >>> model = pf.NVAE.for_corpus(corpus, width=16, layers=1, heads=2)
         >>> run = pf.fit(model, pf.NVAEGuide(model), corpus, steps=2, batch_size=8)
         >>> refit(run, "mixture", steps=2, batch_size=8).config["trained"]
@@ -153,14 +153,16 @@ def _fitting(model: Model, prior: Any) -> BaseMeasure:
     base, own = _base_measure(model), _own_components(model)
     if not isinstance(prior, BaseMeasure):
         kind = type(prior).__name__
-        raise ValueError(f"the prior is a {kind}: give a VectorPrior or a SequencePrior, such as AutoregressiveBase.")
+        raise ValueError(
+            f"the prior is a {kind}: give a VectorPrior or a SequencePrior, such as AutoregressiveVectorPrior."
+        )
     prior = prior.to(model.device)
     check_base_measure(prior, torch.ones(1, own + 2, dtype=torch.bool, device=model.device), _width(base), "prior")
     if own and isinstance(prior, SequencePrior):
         _check_own(base, prior)
         prior.first = copy.deepcopy(prior.first)  # to hold it must not hold that of another model
     elif own:
-        prior = IndependentBase(prior, first=copy.deepcopy(_first(base)), kappa=own)
+        prior = IndependentVectorPrior(prior, first=copy.deepcopy(_first(base)), kappa=own)
     fitted: BaseMeasure = prior
     if isinstance(fitted, SequencePrior):
         fitted.first.requires_grad_(False)
@@ -183,7 +185,7 @@ def _with_prior(model: Model, guide: nn.Module | None, prior: BaseMeasure) -> tu
         if parameter.requires_grad and re.match(rf"model\.base_measure\.|{POSTERIOR}(?!first__)", name)
     ]
     if not learning:
-        kind = type(prior.tokens if isinstance(prior, IndependentBase) else prior).__name__
+        kind = type(prior.tokens if isinstance(prior, IndependentVectorPrior) else prior).__name__
         raise ValueError(f"the prior {kind} has nothing to learn: give one with parameters, or learnable=True.")
     after.load_state_dict(after.state_dict() | kept)
     after.to(model.device).train()

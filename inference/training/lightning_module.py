@@ -21,7 +21,7 @@ from ..objectives.elbo import Objective
 from ..objectives.kl_control import KLController
 from ..options import TrainingOptions
 from ..runs.folder import RunFolder
-from ..runs.partial import held_parts
+from ..runs.partial import frozen_modules
 from ..schedules import SCHEDULES, warmup_cosine
 from ..utils.files import write_atomically
 from .compiled import NO_VALIDATION, CompiledObjective
@@ -45,7 +45,7 @@ class Status(NamedTuple):
 
 
 class Training(lightning.LightningModule):
-    """An objective and a corpus as Lightning trains them; the state beyond weights and optimiser is a few numbers.
+    """An objective and a corpus as Lightning trains them; the state beyond weights and optimizer is a few numbers.
 
     The weight of the KL terms is set before each batch, to what its schedule says or to where a controller has moved
     it. The controller is told the mean KL of all texts of a step, whatever batches and devices had them.
@@ -115,7 +115,9 @@ class Training(lightning.LightningModule):
         rate = self.options.learning_rate * warmup_cosine(progress)
         for group in self.optimizers().param_groups:  # type: ignore[union-attr]
             group["lr"] = rate
-        self.scale = SCHEDULES[self.options.kl_weight](progress) if self.controller is None else self.controller.weight
+        self.scale = (
+            SCHEDULES[self.options.kl_schedule](progress) if self.controller is None else self.controller.weight
+        )
         self._weigh_kl(self.scale)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -163,7 +165,7 @@ class Training(lightning.LightningModule):
     def _train_mode(self) -> None:
         """What is trained drops activations; what is held is the function that it was."""
         self.objective.train()
-        for part in held_parts(self.objective):
+        for part in frozen_modules(self.objective):
             part.eval()
 
     # The KL.
@@ -246,7 +248,7 @@ class Training(lightning.LightningModule):
         seconds = self.seconds()
         rate = self.meter.tokens * self.trainer.world_size / max(seconds - self.seconds_before, 1e-9)
         left = seconds * (1 - progress) / progress if progress > 0 else math.inf
-        if values and self.full_weights and (self.controller is not None or self.options.kl_weight != "constant"):
+        if values and self.full_weights and (self.controller is not None or self.options.kl_schedule != "constant"):
             values = values | {"beta": float(self.scale * max(self.full_weights.values()))}
         status = Status(self.trainer.global_step, min(progress, 1.0), seconds, max(left, 0.0), rate, split, values)
         if not self.trainer.is_global_zero:

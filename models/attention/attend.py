@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .chunked import in_parts
+from .chunked import map_chunks
 from .mixture import Mixture, check_queries, log_sum
 from .natural_parameters import Form, Natural, natural
 from .packed import fused_attention, pack_keys, pack_queries, pack_values, packed_width
@@ -116,8 +116,8 @@ def _average(queries: Tensor, terms: Natural, values: Tensor, view: _View) -> Te
 
 
 def _variance(queries: Tensor, mixture: Mixture, form: Form, view: _View) -> Tensor:
-    """Second moment less squared mean, about the centre of the components, where the two cancel least."""
-    mixture, queries = (mixture, queries) if view.local else _centred(mixture, queries)
+    """Second moment less squared mean, about the center of the components, where the two cancel least."""
+    mixture, queries = (mixture, queries) if view.local else _centered(mixture, queries)
     terms = natural(mixture, mixture.query_noise, form, view.local)
     still = terms.values
     if terms.response is None:
@@ -135,14 +135,14 @@ def _variance(queries: Tensor, mixture: Mixture, form: Form, view: _View) -> Ten
     return (second - mean.square()).clamp_min(0)
 
 
-def _centred(mixture: Mixture, queries: Tensor) -> tuple[Mixture, Tensor]:
+def _centered(mixture: Mixture, queries: Tensor) -> tuple[Mixture, Tensor]:
     """The mixture and its queries moved so that the mean of what is returned is 0; the variance stays."""
     present = mixture.present[..., None]
     returned = mixture.vectors if mixture.values is None else mixture.values
-    centre = torch.where(present, returned, 0).sum(-2, keepdim=True) / present.sum(-2, keepdim=True).clamp_min(1)
+    center = torch.where(present, returned, 0).sum(-2, keepdim=True) / present.sum(-2, keepdim=True).clamp_min(1)
     if mixture.values is not None:
-        return replace(mixture, values=mixture.values - centre), queries
-    return replace(mixture, vectors=mixture.vectors - centre), queries - centre
+        return replace(mixture, values=mixture.values - center), queries
+    return replace(mixture, vectors=mixture.vectors - center), queries - center
 
 
 def _evidence(queries: Tensor, terms: Natural, view: _View) -> Tensor:
@@ -159,7 +159,7 @@ def _evidence(queries: Tensor, terms: Natural, view: _View) -> Tensor:
         return log_sum(logits) + own
 
     batch = torch.broadcast_shapes(queries.shape[:-2], terms.bias.shape[:-1], terms.slope.shape[:-2]).numel()
-    return in_parts(part, m, batch * n, queries.device)
+    return map_chunks(part, m, batch * n, queries.device)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

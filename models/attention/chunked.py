@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["in_parts"]
+__all__ = ["map_chunks"]
 
 LEAST_QUERIES = 32  # in a part, so that matrix products stay worth while
 
 
-def in_parts(function: Callable[[slice], Tensor], queries: int, columns: int, device: torch.device) -> Tensor:
+def map_chunks(function: Callable[[slice], Tensor], queries: int, columns: int, device: torch.device) -> Tensor:
     """``function`` of all queries, computed part by part along the last dimension, and again in the backward pass.
 
     Arguments:
@@ -22,7 +22,7 @@ def in_parts(function: Callable[[slice], Tensor], queries: int, columns: int, de
 
     Examples:
         >>> x, keys = torch.randn(100, 8), torch.randn(5000, 8)
-        >>> total = in_parts(lambda rows: (x[rows] @ keys.T).logsumexp(-1), 100, 5000, x.device)
+        >>> total = map_chunks(lambda rows: (x[rows] @ keys.T).logsumexp(-1), 100, 5000, x.device)
         >>> torch.allclose(total, (x @ keys.T).logsumexp(-1))
         True
     """

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .mixture import Mixture, SharedVariances, log_sum
 
-__all__ = ["expanded", "joined", "normalised", "padded", "selected"]
+__all__ = ["expanded", "joined", "normalized", "padded", "selected"]
 
 Variances = Tensor | SharedVariances | None
 
@@ -139,13 +139,13 @@ def padded(mixture: Mixture, components: int) -> Mixture:
     return replace(found, mask=found.mask & (index < mixture.components))
 
 
-def normalised(
+def normalized(
     log_weights: Float[Tensor, "*#batch n"], present: Bool[Tensor, "*#batch n"]
 ) -> Float[Tensor, "*#batch n"]:
     r"""Log weights that sum to one over the components that are present, and :math:`-\infty` elsewhere.
 
     Examples:
-        >>> normalised(torch.zeros(3), torch.tensor([True, True, False])).exp().tolist()
+        >>> normalized(torch.zeros(3), torch.tensor([True, True, False])).exp().tolist()
         [0.5, 0.5, 0.0]
     """
     log_weights = torch.where(present, log_weights, -torch.inf)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .components import expanded, joined, normalised, selected
+from .components import expanded, joined, normalized, selected
 from .mixture import Mixture
 
 __all__ = ["check_share", "compacted", "dropped", "exchanged", "interpolated", "scaled"]
@@ -19,7 +19,7 @@ def compacted(mixture: Mixture, threshold: float, keep: int = 1) -> Mixture:
     .. math:: \{ n : \pi_n \ge \epsilon \ \text{or} \ n < \text{keep} \}
 
     What is left has as many components as the text that keeps most of them; others are filled up with absent ones. The
-    weights are normalised again. Where what left weighed nothing, attention is what it was.
+    weights are normalized again. Where what left weighed nothing, attention is what it was.
 
     The number of components is one that the device has to tell: this waits for it, once.
 
@@ -43,13 +43,13 @@ def compacted(mixture: Mixture, threshold: float, keep: int = 1) -> Mixture:
     mixture = expanded(mixture)
     present = mixture.present
     first = torch.arange(mixture.components, device=present.device) < keep
-    kept = present & (first | (normalised(mixture.log_weights, present).exp() >= threshold))
+    kept = present & (first | (normalized(mixture.log_weights, present).exp() >= threshold))
     count = kept.sum(-1)
     most = max(keep, int(count.max())) if count.numel() else keep
     index = (~kept).byte().argsort(dim=-1, stable=True)[..., :most]
     found = selected(mixture, index)
     there = torch.arange(most, device=present.device) < count[..., None]
-    return replace(found, log_weights=normalised(found.log_weights, there), mask=there)
+    return replace(found, log_weights=normalized(found.log_weights, there), mask=there)
 
 
 def interpolated(first: Mixture, second: Mixture, share: float) -> Mixture:
@@ -99,7 +99,7 @@ def dropped(mixture: Mixture, components: Iterable[int]) -> Mixture:
     present = mixture.present & ~_chosen(mixture, components)
     if bool((mixture.present.any(-1) & ~present.any(-1)).any()):
         raise ValueError("all components of a text are to be dropped: keep at least one")
-    return replace(mixture, log_weights=normalised(mixture.log_weights, present), mask=present)
+    return replace(mixture, log_weights=normalized(mixture.log_weights, present), mask=present)
 
 
 def scaled(mixture: Mixture, components: Iterable[int], factor: float) -> Mixture:
@@ -123,7 +123,7 @@ def scaled(mixture: Mixture, components: Iterable[int], factor: float) -> Mixtur
         raise ValueError(f"the factor is {factor}: give a positive, finite number")
     chosen, log_weights = _chosen(mixture, components), mixture.log_weights
     log_weights = torch.where(chosen, log_weights + math.log(factor), log_weights)
-    return replace(mixture, log_weights=normalised(log_weights, mixture.present))
+    return replace(mixture, log_weights=normalized(log_weights, mixture.present))
 
 
 def exchanged(mixture: Mixture, other: Mixture, components: Mapping[int, int]) -> Mixture:
@@ -152,7 +152,7 @@ def exchanged(mixture: Mixture, other: Mixture, components: Mapping[int, int]) -
     found = selected(both, torch.tensor(index, device=mixture.vectors.device))
     assert found.mask is not None
     present = found.mask & mixture.present
-    return replace(found, log_weights=normalised(mixture.log_weights.expand(present.shape), present), mask=present)
+    return replace(found, log_weights=normalized(mixture.log_weights.expand(present.shape), present), mask=present)
 
 
 def check_share(share: float) -> None:
@@ -162,7 +162,7 @@ def check_share(share: float) -> None:
 
 
 def _weights(mixture: Mixture) -> Tensor:
-    return normalised(mixture.log_weights, mixture.present)
+    return normalized(mixture.log_weights, mixture.present)
 
 
 def _without_the_absent(mixture: Mixture) -> Mixture:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .chunked import in_parts
+from .chunked import map_chunks
 from .mixture import Mixture, log_sum
 from .natural_parameters import Natural, natural
 from .packed import fused_attention, side_by_side
@@ -142,9 +142,9 @@ def _m_step(queries: Tensor, terms: Natural, initial: Tensor, log_kappa: Tensor,
         sights.append(terms.curvature.basis.squares(queries))
         units.append(terms.curvature.coefficients)
     used = sum(column.shape[-1] for column in units)
-    log_normaliser = _log_normaliser(side_by_side(sights, used), side_by_side(units, used))
-    counted = log_normaliser.isfinite() if mask is None else log_normaliser.isfinite() & mask
-    offset = torch.where(counted, -log_normaliser, -1e30)[..., None]
+    log_normalizer = _log_normalizer(side_by_side(sights, used), side_by_side(units, used))
+    counted = log_normalizer.isfinite() if mask is None else log_normalizer.isfinite() & mask
+    offset = torch.where(counted, -log_normalizer, -1e30)[..., None]
     log_kappa = log_kappa.to(offset.dtype).expand(terms.bias.shape)[..., None]
 
     width = -(-(used + 2) // 8) * 8
@@ -157,7 +157,7 @@ def _m_step(queries: Tensor, terms: Natural, initial: Tensor, log_kappa: Tensor,
     return total[..., :size] + (1 - total[..., size : size + 1]) * initial
 
 
-def _log_normaliser(queries: Tensor, keys: Tensor) -> Tensor:
+def _log_normalizer(queries: Tensor, keys: Tensor) -> Tensor:
     """logsumexp of the logits of each query; -inf where every component is absent."""
     batch = torch.broadcast_shapes(queries.shape[:-2], keys.shape[:-2]).numel()
 
@@ -165,7 +165,7 @@ def _log_normaliser(queries: Tensor, keys: Tensor) -> Tensor:
         total = (queries[..., rows, :] @ keys.mT).logsumexp(-1)
         return torch.where(total < -1e29, -torch.inf, total)
 
-    return in_parts(part, queries.shape[-2], batch * keys.shape[-2], queries.device)
+    return map_chunks(part, queries.shape[-2], batch * keys.shape[-2], queries.device)
 
 
 def _log(pseudo_counts: float | Tensor, like: Tensor) -> Tensor:

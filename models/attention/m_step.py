@@ -104,7 +104,7 @@ def expected_statistics(
     *,
     visible: Bool[Tensor, "*#batch m n"] | None = None,
     values: Float[Tensor, "*#batch m v"] | None = None,
-    annotated: Bool[Tensor, "*#batch m"] | None = None,
+    value_mask: Bool[Tensor, "*#batch m"] | None = None,
     mask: Bool[Tensor, "*#batch m"] | None = None,
     squares: Covariance | None = None,
 ) -> Statistics:
@@ -115,7 +115,7 @@ def expected_statistics(
         mixture: The mixture, with :math:`N` components.
         visible: True where query m may have come from component n.
         values: Values that are known, with shape :math:`(*, M, V)`.
-        annotated: True where a value is known; None is everywhere.
+        value_mask: True where a value is known; None is everywhere.
         mask: True for the queries that count, with shape :math:`(*, M)`.
         squares: Which second moment to add up, if any.
 
@@ -131,7 +131,7 @@ def expected_statistics(
     for start in range(0, queries.shape[-2], size):
         rows = slice(start, start + size)
         part = [None if x is None else x[..., rows, :] for x in (queries, visible, values)]
-        flags = [None if x is None else x[..., rows] for x in (annotated, mask)]
+        flags = [None if x is None else x[..., rows] for x in (value_mask, mask)]
         sums = _sums(joint, part, flags, squares)
         totals = sums if totals is None else [total + new for total, new in zip(totals, sums, strict=True)]
     if totals is None:
@@ -149,7 +149,7 @@ def update_means(
     current: Float[Tensor, "*#batch n d"],
     pseudo_counts: float | Float[Tensor, "*#batch n"],
 ) -> Float[Tensor, "*batch n d"]:
-    r"""Posterior means of a Gaussian's mean: keys adapt to queries and values to annotated ones in the same way.
+    r"""Posterior means of a Gaussian's mean: keys adapt to queries and values to value_mask ones in the same way.
 
     .. math:: \mu_n \leftarrow \frac{\kappa \mu_n^0 + \sum_m w_{mn} u_m}{\kappa + N_n}
 
@@ -243,26 +243,26 @@ def _joint(mixture: Mixture, with_values: bool) -> Joint:
     """The log joint of a few queries as a matrix, and what each adds to all entries of its row."""
     if isinstance(mixture.variances, Covariances):
 
-        def explicit(part: list[Tensor | None], annotated: Tensor | None) -> tuple[Tensor, Tensor]:
+        def explicit(part: list[Tensor | None], value_mask: Tensor | None) -> tuple[Tensor, Tensor]:
             queries, visible, values = part
             assert queries is not None
-            return log_joint(queries, mixture, visible, values, annotated), queries.new_zeros(())
+            return log_joint(queries, mixture, visible, values, value_mask), queries.new_zeros(())
 
         return explicit
     terms = natural(mixture, mixture.query_noise)
     value_terms = natural(_values_alone(mixture), 0.0) if with_values else None
 
-    def fused(part: list[Tensor | None], annotated: Tensor | None) -> tuple[Tensor, Tensor]:
+    def fused(part: list[Tensor | None], value_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         queries, visible, values = part
         assert queries is not None
         logits, own = terms.joint(queries)
         if value_terms is not None:
             assert values is not None
-            if annotated is not None:
-                values = torch.where(annotated[..., None], values, 0)
+            if value_mask is not None:
+                values = torch.where(value_mask[..., None], values, 0)
             more, also = value_terms.joint(values)
-            logits = logits + (more if annotated is None else torch.where(annotated[..., None], more, 0))
-            own = own + (also if annotated is None else torch.where(annotated, also, 0))
+            logits = logits + (more if value_mask is None else torch.where(value_mask[..., None], more, 0))
+            own = own + (also if value_mask is None else torch.where(value_mask, also, 0))
         return logits if visible is None else torch.where(visible, logits, -torch.inf), own
 
     return fused
@@ -284,9 +284,9 @@ def _sums(
 ) -> list[Tensor]:
     """Count, first moments, evidence and whatever else was asked for, of a few queries; in double precision."""
     queries, _, values = part
-    annotated, mask = flags
+    value_mask, mask = flags
     assert queries is not None
-    logits, own = joint(part, annotated)
+    logits, own = joint(part, value_mask)
     top = logits.detach().amax(-1, keepdim=True)
     top = torch.where(top.isfinite(), top, 0)
     # In place, as nothing costs more than these passes. The exponential is very slow where it underflows, and
@@ -299,7 +299,7 @@ def _sums(
     if squares is not None:
         columns.append(_squared(queries, squares))
     if values is not None:
-        known = torch.ones_like(queries[..., :1]) if annotated is None else annotated[..., None].to(queries.dtype)
+        known = torch.ones_like(queries[..., :1]) if value_mask is None else value_mask[..., None].to(queries.dtype)
         columns += [known, known * torch.where(known > 0, values, 0)]
     features = torch.where(seen, torch.cat(columns, -1) / total, 0)
     sums = (shares.mT @ features).double().split([column.shape[-1] for column in columns], -1)

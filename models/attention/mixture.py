@@ -78,7 +78,7 @@ class Mixture:
     softmax attention.
 
     Arguments:
-        log_weights: :math:`\log \pi_n`, with shape :math:`(*, N)`. Means do not need them normalised; the evidence
+        log_weights: :math:`\log \pi_n`, with shape :math:`(*, N)`. Means do not need them normalized; the evidence
             takes them as they are.
         vectors: The means :math:`\mu_n`, with shape :math:`(*, N, D)`.
         variances: :math:`\sigma_n^2` with a shape that broadcasts to :math:`(*, N, D)`, :class:`SharedVariances`,
@@ -145,8 +145,8 @@ class Mixture:
             \pi_n \propto \exp \frac{|k_n|^2}{2 \sqrt D} \quad\Rightarrow\quad
             E[\text{value} \mid q] = \sum_n \text{softmax}_n(q \cdot k_n / \sqrt D) \, \text{value}_n
 
-        The prior in favour of long keys is what softmax attention silently assumes. With value variances
-        :math:`1 / \beta` it favours long values too, by :math:`\beta |\text{value}_n|^2 / 2`, and what equals softmax
+        The prior in favor of long keys is what softmax attention silently assumes. With value variances
+        :math:`1 / \beta` it favors long values too, by :math:`\beta |\text{value}_n|^2 / 2`, and what equals softmax
         attention is one step of :func:`~.value_map.value_map` from zero (Movellan and Gabbur, 2020).
 
         Examples:
@@ -165,7 +165,7 @@ class Mixture:
         return cls(log_weights, keys, mask=mask, values=values, value_variances=value_variances)
 
     @classmethod
-    def of_mixtures(
+    def from_nested(
         cls,
         log_weights: Float[Tensor, "*#batch n"],
         inner_log_weights: Float[Tensor, "*#batch n r"],
@@ -188,7 +188,7 @@ class Mixture:
 
         Examples:
             >>> log_weights, inner = torch.zeros(3), torch.zeros(3, 2)
-            >>> Mixture.of_mixtures(log_weights, inner, torch.randn(3, 2, 4), values=torch.randn(3, 4)).components
+            >>> Mixture.from_nested(log_weights, inner, torch.randn(3, 2, 4), values=torch.randn(3, 4)).components
             6
         """
         flat = log_weights[..., None] + inner_log_weights
@@ -209,7 +209,7 @@ class Mixture:
         that 0 is the "softmax plus one": a query may attend to nothing.
 
         Arguments:
-            log_weight: Its log weight, with shape :math:`(*)`. The weights are not normalised again.
+            log_weight: Its log weight, with shape :math:`(*)`. The weights are not normalized again.
             variance: Its own variance, broad for a component that catches outliers; None is the first component's.
             value: What it returns, with shape :math:`(V)`; None is zero.
 
@@ -281,7 +281,7 @@ def log_joint(
     mixture: Mixture,
     visible: Bool[Tensor, "*#batch m n"] | None = None,
     values: Float[Tensor, "*#batch m v"] | None = None,
-    annotated: Bool[Tensor, "*#batch m"] | None = None,
+    value_mask: Bool[Tensor, "*#batch m"] | None = None,
 ) -> Float[Tensor, "*#batch m n"]:
     r"""Log density of each query, and of its value where that is known, together with the component it came from.
 
@@ -296,15 +296,15 @@ def log_joint(
         mixture: The mixture, with :math:`N` components.
         visible: True where query m may see component n, with shape :math:`(*, M, N)`, or None.
         values: Values that are known, with shape :math:`(*, M, V)`, or None.
-        annotated: True where a query's value is known, with shape :math:`(*, M)`; None is everywhere.
+        value_mask: True where a query's value is known, with shape :math:`(*, M)`; None is everywhere.
 
     Raises:
         ValueError: If shapes do not fit, or there are values and the mixture has no ``value_variances`` for them.
     """
-    check_queries(queries, mixture, visible=visible, values=values, annotated=annotated)
+    check_queries(queries, mixture, visible=visible, values=values, value_mask=value_mask)
     joint = mixture.log_weights[..., None, :] + _log_density(queries, mixture)
     if values is not None:
-        joint = joint + _log_density_of_values(values, annotated, mixture)
+        joint = joint + _log_density_of_values(values, value_mask, mixture)
     if mixture.mask is not None:
         joint = torch.where(mixture.mask[..., None, :], joint, -torch.inf)
     return joint if visible is None else torch.where(visible, joint, -torch.inf)
@@ -315,7 +315,7 @@ def evidence(
     mixture: Mixture,
     visible: Bool[Tensor, "*#batch m n"] | None = None,
     values: Float[Tensor, "*#batch m v"] | None = None,
-    annotated: Bool[Tensor, "*#batch m"] | None = None,
+    value_mask: Bool[Tensor, "*#batch m"] | None = None,
 ) -> Float[Tensor, "*#batch m"]:
     r"""Log density of each query, and of its value where that is known, under the mixture.
 
@@ -324,7 +324,7 @@ def evidence(
 
     The evidence of a mixture without any component is :math:`-\infty`.
     """
-    return log_sum(log_joint(queries, mixture, visible, values, annotated))
+    return log_sum(log_joint(queries, mixture, visible, values, value_mask))
 
 
 def responsibilities(
@@ -332,7 +332,7 @@ def responsibilities(
     mixture: Mixture,
     visible: Bool[Tensor, "*#batch m n"] | None = None,
     values: Float[Tensor, "*#batch m v"] | None = None,
-    annotated: Bool[Tensor, "*#batch m"] | None = None,
+    value_mask: Bool[Tensor, "*#batch m"] | None = None,
 ) -> Float[Tensor, "*#batch m n"]:
     r"""Posterior probability that a query came from a component: the attention weights, the E-step of EM.
 
@@ -346,7 +346,7 @@ def responsibilities(
         >>> responsibilities(torch.tensor([[3.0]]), mixture).tolist()
         [[1.0, 0.0]]
     """
-    joint = log_joint(queries, mixture, visible, values, annotated)
+    joint = log_joint(queries, mixture, visible, values, value_mask)
     weights = (joint - _top(joint)).exp()
     total = weights.sum(-1, keepdim=True)
     return weights / torch.where(total > 0, total, 1)
@@ -401,15 +401,15 @@ def _log_density(queries: Tensor, mixture: Mixture) -> Tensor:
     return _log_normal(difference, (_variances(mixture) + mixture.query_noise)[..., None, :, :])
 
 
-def _log_density_of_values(values: Tensor, annotated: Tensor | None, mixture: Mixture) -> Tensor:
+def _log_density_of_values(values: Tensor, value_mask: Tensor | None, mixture: Mixture) -> Tensor:
     """log N(v_m; value_n, 1 / beta_n) where a value is known and 0 elsewhere, with shape [*batch M N]."""
     if mixture.values is None or mixture.value_variances is None:
         raise ValueError("values are known but the mixture has no value_variances: give it values and their variances")
     variances = _present(mixture.value_variances, mixture.mask, 1.0)[..., None, :, :]
-    if annotated is not None:
-        values = torch.where(annotated[..., None], values, 0)
+    if value_mask is not None:
+        values = torch.where(value_mask[..., None], values, 0)
     density = _log_normal(values[..., None, :] - _present(mixture.values, mixture.mask)[..., None, :, :], variances)
-    return density if annotated is None else torch.where(annotated[..., None], density, 0)
+    return density if value_mask is None else torch.where(value_mask[..., None], density, 0)
 
 
 def _log_normal(difference: Tensor, variances: Tensor) -> Tensor:
@@ -471,7 +471,7 @@ def check_queries(queries: Tensor, mixture: Mixture, **others: Tensor | None) ->
         )
     m, n = queries.shape[-2], mixture.components
     width = None if mixture.values is None else mixture.values.shape[-1]
-    expected = {"visible": (m, n), "values": (m, width), "start": (m, width), "annotated": (m,), "mask": (m,)}
+    expected = {"visible": (m, n), "values": (m, width), "start": (m, width), "value_mask": (m,), "mask": (m,)}
     for name, given in others.items():
         sizes = expected[name]
         if given is None or None in sizes:

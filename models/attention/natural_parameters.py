@@ -64,11 +64,11 @@ class Natural(NamedTuple):
     r"""The terms of a mixture's logits and answers. Components that are absent are zero in all of them.
 
     Arguments:
-        slope: :math:`\mu_n / V_n` less ``centre``, with shape :math:`(*, N, D)`.
+        slope: :math:`\mu_n / V_n` less ``center``, with shape :math:`(*, N, D)`.
         bias: :math:`b_n` less ``peak``: finite, at most 0, with shape :math:`(*, N)`.
         values: What a component returns apart from the query's part, with shape :math:`(*, N, V)`.
         present: True for the components that have any weight, with shape :math:`(*, N)`.
-        centre: The mean slope, with shape :math:`(*, 1, D)`. It cancels; without it half precision rounds less away.
+        center: The mean slope, with shape :math:`(*, 1, D)`. It cancels; without it half precision rounds less away.
         peak: The largest bias of each row, with shape :math:`(*, 1)`. It cancels too.
         reference: :math:`\min_k V_k`, which broadcasts to :math:`(*, 1, D)`.
         curvature: :math:`c_n`, or None where it cancels or is left out.
@@ -79,7 +79,7 @@ class Natural(NamedTuple):
     bias: Float[Tensor, "*batch n"]
     values: Float[Tensor, "*batch n v"]
     present: Bool[Tensor, "*batch n"]
-    centre: Float[Tensor, "*batch 1 d"]
+    center: Float[Tensor, "*batch 1 d"]
     peak: Float[Tensor, "*batch 1"]
     reference: Float[Tensor, "..."]
     curvature: LowRank | None
@@ -101,7 +101,7 @@ class Natural(NamedTuple):
             keys.append(self.curvature.coefficients)
         logits = torch.cat(features, -1) @ _joined(keys).mT
         precision = (1 / self.reference).expand(*self.reference.shape[:-1], queries.shape[-1])
-        own = queries @ self.centre.mT - 0.5 * (queries.square() @ precision.mT)
+        own = queries @ self.center.mT - 0.5 * (queries.square() @ precision.mT)
         return logits, self.peak + own[..., 0] - 0.5 * (2 * math.pi / precision).log().sum(-1)
 
 
@@ -112,7 +112,7 @@ def natural(mixture: Mixture, noise: float | Tensor, form: Form = "exact", local
         mixture: The mixture.
         noise: The variance :math:`s` of a query around the vector that it saw.
         form: ``"published"`` leaves out the query's squared norm (Henderson and Fehr, 2023), ``"exact"`` does not.
-        local: Whether a component's terms are made of itself alone. What they are otherwise measured from, the centre,
+        local: Whether a component's terms are made of itself alone. What they are otherwise measured from, the center,
             the peak and the reference, is that of all components, which rounding lets a causal query notice.
     """
     log_weights, present = _float(mixture.log_weights), mixture.present
@@ -127,8 +127,8 @@ def natural(mixture: Mixture, noise: float | Tensor, form: Form = "exact", local
 
     slope = vectors / _rows(total, mixture)
     bias = log_weights - 0.5 * (vectors * slope).sum(-1) - 0.5 * _rows(log_det, mixture).squeeze(-1)
-    slope, centre = _centred(slope, present, local)
-    bias, peak = _recentred(torch.where(present, bias, -torch.inf), local)
+    slope, center = _centered(slope, present, local)
+    bias, peak = _recentered(torch.where(present, bias, -torch.inf), local)
     if mixture.values is None:
         values = (1 - _rows(response, mixture)) * vectors
     else:
@@ -140,7 +140,7 @@ def natural(mixture: Mixture, noise: float | Tensor, form: Form = "exact", local
         bias,
         values,
         present,
-        centre,
+        center,
         peak,
         reference,
         curvature=_low_rank(0.5 * (1 / reference - 1 / total), mixture, present) if curved else None,
@@ -194,16 +194,16 @@ def _smallest(total: Tensor, present: Tensor | None) -> Tensor:
     return torch.where(smallest.isfinite(), smallest, 1)
 
 
-def _centred(slope: Tensor, present: Tensor, local: bool) -> tuple[Tensor, Tensor]:
+def _centered(slope: Tensor, present: Tensor, local: bool) -> tuple[Tensor, Tensor]:
     """The slope less its mean over the components that are present, and that mean, without gradient as it cancels."""
     if local:
         return torch.where(present[..., None], slope, 0), slope.new_zeros(1, slope.shape[-1])
     count = present.sum(-1, keepdim=True).clamp_min(1)[..., None]
-    centre = slope.detach().sum(-2, keepdim=True) / count
-    return torch.where(present[..., None], slope - centre, 0), centre
+    center = slope.detach().sum(-2, keepdim=True) / count
+    return torch.where(present[..., None], slope - center, 0), center
 
 
-def _recentred(bias: Tensor, local: bool) -> tuple[Tensor, Tensor]:
+def _recentered(bias: Tensor, local: bool) -> tuple[Tensor, Tensor]:
     """The bias less its largest entry, which cancels too, and that entry; -inf becomes finite, as do its gradients."""
     if local:
         return bias.clamp_min(-1e30), bias.new_zeros(1)

@@ -34,13 +34,13 @@ class Posterior(NamedTuple):
 
 
 class ProbabilisticAttention(nn.Module):
-    r"""Multi-head self-attention whose keys are Gaussians; at initialisation exactly softmax attention.
+    r"""Multi-head self-attention whose keys are Gaussians; at initialization exactly softmax attention.
 
     .. math::
         p(q) = \sum_n \pi_n \, N(q; k_n, a_n^{-1}), \qquad
         \log \pi_n = \gamma \, \tfrac12 \sum_e a_{ne} k_{ne}^2 + c_n, \qquad y = E[v \mid q]
 
-    With :math:`a = 1 / \sqrt E` and :math:`\gamma = 1`, the prior that favours long keys, this is softmax attention;
+    With :math:`a = 1 / \sqrt E` and :math:`\gamma = 1`, the prior that favors long keys, this is softmax attention;
     :math:`\gamma = 0` is attention by distance. The projections have the names and shapes of
     :class:`~.self_attention.SelfAttention`'s, whose weights load with ``strict=False`` and give the same outputs.
 
@@ -56,7 +56,7 @@ class ProbabilisticAttention(nn.Module):
         components: Gaussians in each key. All but the first have a projection of their own, behind a gate that starts
             closed.
         null_unit: Whether there is one more key, at zero and with value zero, for queries that no other explains; its
-            log weight is learned, and it alone departs from softmax attention at initialisation.
+            log weight is learned, and it alone departs from softmax attention at initialization.
         steps: How often keys adapt to the queries that they meet.
         pseudo_counts: How many queries a key is worth when it adapts.
 

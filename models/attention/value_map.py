@@ -19,7 +19,7 @@ def value_map(
     causal: bool = False,
     implicit: bool = False,
 ) -> Float[Tensor, "*batch m v"]:
-    r"""Maximises :math:`\log p(v \mid u)` for each query by EM.
+    r"""Maximizes :math:`\log p(v \mid u)` for each query by EM.
 
     .. math::
         w_n \propto \pi_n \, N(u; \mu_n, \sigma_n^2 + s) \, N(v; \text{value}_n, \beta_n^{-1}), \qquad

@@ -1,43 +1,43 @@
 """Priors that can be swapped: of weights, of vectors, of latents, of lengths, and of the units of a mixture."""
 
-from .heavy_tails import LaplaceBase, LinearLaplace, LinearStudentT, StudentTBase
+from .heavy_tails import LaplaceVectorPrior, LinearLaplace, LinearStudentT, StudentTVectorPrior
 from .hyperpriors import Hierarchical
 from .latents import LinearGaussian, LinearPrior, StandardGaussian
 from .lengths import LengthPrior
 from .roles import BaseMeasure, LatentPrior, Role, SequencePrior, VectorPrior, WeightPrior
-from .sequences import AutoregressiveBase, IndependentBase
-from .units import DirichletProcess, GaussianVectors, StickBreaking, VectorsPrior
-from .vectors import GaussianBase, KernelBase, MixtureBase
+from .sequences import AutoregressiveVectorPrior, IndependentVectorPrior
+from .units import DirichletProcess, GaussianVectors, StickBreaking, UnitPrior
+from .vectors import GaussianVectorPrior, KernelVectorPrior, MixtureVectorPrior
 from .weights import GEM, BoundedDirichletProcess, GammaDirichletProcess, PitmanYor, SymmetricDirichlet
 
 __all__ = [
     "GEM",
-    "AutoregressiveBase",
+    "AutoregressiveVectorPrior",
     "BaseMeasure",
     "BoundedDirichletProcess",
     "DirichletProcess",
     "GammaDirichletProcess",
-    "GaussianBase",
+    "GaussianVectorPrior",
     "GaussianVectors",
     "Hierarchical",
-    "IndependentBase",
-    "KernelBase",
-    "LaplaceBase",
+    "IndependentVectorPrior",
+    "KernelVectorPrior",
+    "LaplaceVectorPrior",
     "LatentPrior",
     "LengthPrior",
     "LinearGaussian",
     "LinearLaplace",
     "LinearPrior",
     "LinearStudentT",
-    "MixtureBase",
+    "MixtureVectorPrior",
     "PitmanYor",
     "Role",
     "SequencePrior",
     "StandardGaussian",
     "StickBreaking",
-    "StudentTBase",
+    "StudentTVectorPrior",
     "SymmetricDirichlet",
+    "UnitPrior",
     "VectorPrior",
-    "VectorsPrior",
     "WeightPrior",
 ]

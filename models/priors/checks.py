@@ -12,7 +12,7 @@ from torch.distributions.transforms import _InverseTransform
 from ..attention.mixture import Mixture, log_sum
 from ..distributions.log_dirichlet import log_simplex
 
-__all__ = ["as_prior", "check_law", "check_mixture", "check_prior", "check_support", "fits"]
+__all__ = ["as_prior", "check_distribution", "check_mixture", "check_prior", "check_support", "fits"]
 
 
 def as_prior(prior: object, role: type[nn.Module], name: str = "prior") -> nn.Module:
@@ -60,12 +60,12 @@ def check_prior(prior: nn.Module, *args: Any, event_shape: Sequence[int] | None 
             argument is a mask) or, for other priors, a support that leaves out real numbers.
 
     Examples:
-        >>> from pyroformer.models.priors.roles import BoundedDirichletProcess, GaussianBase
+        >>> from pyroformer.models.priors.roles import BoundedDirichletProcess, GaussianVectorPrior
         >>> check_prior(BoundedDirichletProcess(), torch.tensor([[True, True], [True, False]]))
-        >>> check_prior(GaussianBase(8), event_shape=(8,))
-        >>> check_prior(GaussianBase(8), event_shape=(9,), name="base_measure")
+        >>> check_prior(GaussianVectorPrior(8), event_shape=(8,))
+        >>> check_prior(GaussianVectorPrior(8), event_shape=(9,), name="base_measure")
         Traceback (most recent call last):
-        ValueError: base_measure GaussianBase gave event shape (8,), expected (9,): return a law over one vector, ...
+        ValueError: base_measure GaussianVectorPrior gave event shape (8,), expected (9,): return a law over one vector, ...
     """
     who = _who(prior, name)
     batch_shape = args[0].shape[:-1] if args else torch.Size()
@@ -203,7 +203,7 @@ def check_mixture(mixture: Mixture, weighted: bool) -> None:
         raise ValueError(f"the weights sum to {worst:g}, not to 1: take log_softmax of log_weights")
 
 
-def check_law(name: str, law: object, batch: Sequence[int], events: Sequence[Sequence[int]]) -> None:
+def check_distribution(name: str, law: object, batch: Sequence[int], events: Sequence[Sequence[int]]) -> None:
     """A distribution, of one of these event shapes, whose batch shape fits."""
     if not isinstance(law, Distribution):
         raise ValueError(f"the prior of {name} returned a {type(law).__name__}: return a torch or Pyro distribution")

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..precision import at_least_float32
-from .latents import First, LinearPrior, bounded_deviation
+from .latents import First, LinearPrior, bounded_std
 from .roles import VectorPrior
 
-__all__ = ["LaplaceBase", "LinearLaplace", "LinearStudentT", "StudentTBase"]
+__all__ = ["LaplaceVectorPrior", "LinearLaplace", "LinearStudentT", "StudentTVectorPrior"]
 
 
 class LinearStudentT(LinearPrior):
@@ -51,7 +51,7 @@ class LinearStudentT(LinearPrior):
         self.register_buffer("freedom", _freedom(freedom))
 
     def law(self, mean: Float[Tensor, "*batch p"], log_variance: Float[Tensor, "*batch p"]) -> Distribution:
-        return _student(at_least_float32(self.freedom), mean, bounded_deviation(log_variance))
+        return _student(at_least_float32(self.freedom), mean, bounded_std(log_variance))
 
 
 class LinearLaplace(LinearPrior):
@@ -73,10 +73,10 @@ class LinearLaplace(LinearPrior):
     """
 
     def law(self, mean: Float[Tensor, "*batch p"], log_variance: Float[Tensor, "*batch p"]) -> Distribution:
-        return _laplace(mean, bounded_deviation(log_variance))
+        return _laplace(mean, bounded_std(log_variance))
 
 
-class StudentTBase(VectorPrior):
+class StudentTVectorPrior(VectorPrior):
     r"""Independent entries of Student's t with a standard deviation of :math:`\sigma`, as base measure.
 
     Arguments:
@@ -92,13 +92,13 @@ class StudentTBase(VectorPrior):
         As for :class:`LinearStudentT`.
 
     Examples:
-        >>> StudentTBase(3)().variance
+        >>> StudentTVectorPrior(3)().variance
         tensor([1.0000, 1.0000, 1.0000])
     """
 
     freedom: Tensor
     mean: Tensor
-    log_deviation: Tensor
+    log_std: Tensor
 
     def __init__(self, width: int, freedom: float = 4.0, deviation: float = 1.0, learnable: bool = False) -> None:
         super().__init__()
@@ -106,10 +106,10 @@ class StudentTBase(VectorPrior):
         _add_moments(self, width, deviation, learnable)
 
     def forward(self) -> Distribution:
-        return _student(*map(at_least_float32, (self.freedom, self.mean, self.log_deviation.exp())))
+        return _student(*map(at_least_float32, (self.freedom, self.mean, self.log_std.exp())))
 
 
-class LaplaceBase(VectorPrior):
+class LaplaceVectorPrior(VectorPrior):
     r"""Independent Laplace entries with a standard deviation of :math:`\sigma`, as base measure.
 
     The divergence of a Gaussian guide is exact.
@@ -126,19 +126,19 @@ class LaplaceBase(VectorPrior):
         As for :class:`LinearLaplace`.
 
     Examples:
-        >>> LaplaceBase(3, deviation=2.0)().variance
+        >>> LaplaceVectorPrior(3, deviation=2.0)().variance
         tensor([4.0000, 4.0000, 4.0000])
     """
 
     mean: Tensor
-    log_deviation: Tensor
+    log_std: Tensor
 
     def __init__(self, width: int, deviation: float = 1.0, learnable: bool = False) -> None:
         super().__init__()
         _add_moments(self, width, deviation, learnable)
 
     def forward(self) -> Distribution:
-        return _laplace(*map(at_least_float32, (self.mean, self.log_deviation.exp())))
+        return _laplace(*map(at_least_float32, (self.mean, self.log_std.exp())))
 
 
 class _StudentT(dist.StudentT):  # type: ignore[misc]
@@ -174,7 +174,7 @@ def _add_moments(prior: nn.Module, width: int, deviation: float, learnable: bool
         raise ValueError(f"width {width}: must be at least 1, the number of a vector's entries")
     if not deviation > 0:
         raise ValueError(f"deviation {deviation}: must be positive")
-    for name, value in {"mean": torch.zeros(width), "log_deviation": torch.full((width,), math.log(deviation))}.items():
+    for name, value in {"mean": torch.zeros(width), "log_std": torch.full((width,), math.log(deviation))}.items():
         if learnable:
             setattr(prior, name, nn.Parameter(value))
         else:

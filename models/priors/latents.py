@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from ..precision import at_least_float32
 from .roles import LatentPrior
 
-__all__ = ["First", "LinearGaussian", "LinearPrior", "StandardGaussian", "bounded_deviation", "gaussian"]
+__all__ = ["First", "LinearGaussian", "LinearPrior", "StandardGaussian", "bounded_std", "gaussian"]
 
 First = Literal["standard", "learned", "linear"]
 LOG_VARIANCE = 5.0  # the largest log variance of a latent, and minus the smallest
@@ -122,10 +122,10 @@ def gaussian(mean: Float[Tensor, "*batch p"], log_variance: Float[Tensor, "*batc
         >>> gaussian(torch.zeros(4), torch.full((4,), 100.0)).stddev
         tensor([12.1825, 12.1825, 12.1825, 12.1825])
     """
-    normal: Distribution = dist.Normal(mean, bounded_deviation(log_variance)).to_event(1)
+    normal: Distribution = dist.Normal(mean, bounded_std(log_variance)).to_event(1)
     return normal
 
 
-def bounded_deviation(log_variance: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch p"]:
+def bounded_std(log_variance: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch p"]:
     r"""Standard deviations from log variances that are bounded smoothly, :math:`b \tanh(\log \sigma^2 / b)`."""
     return (LOG_VARIANCE * torch.tanh(log_variance / LOG_VARIANCE) / 2).exp()

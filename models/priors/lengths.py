@@ -9,12 +9,12 @@ from torch.distributions import Distribution
 
 from ..distributions.log_dirichlet import Lengths
 from ..precision import at_least_float32
-from ..serialization import Recorded
+from ..serialization import Configurable
 
 __all__ = ["LengthPrior"]
 
 
-class LengthPrior(Recorded, nn.Module):
+class LengthPrior(Configurable, nn.Module):
     r"""A histogram over the lengths of texts, :math:`1, \dots, W`.
 
     Arguments:

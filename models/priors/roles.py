@@ -7,12 +7,12 @@ from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..serialization import Recorded
+from ..serialization import Configurable
 
 __all__ = ["BaseMeasure", "LatentPrior", "Role", "SequencePrior", "VectorPrior", "WeightPrior"]
 
 
-class Role(Recorded, nn.Module):
+class Role(Configurable, nn.Module):
     """What all priors share: a run remembers how each was made, and hyper-priors are not taken for numbers."""
 
     def __setattr__(self, name: str, value: Any) -> None:

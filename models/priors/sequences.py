@@ -17,17 +17,17 @@ from torch.distributions import Distribution, constraints
 from ..attention.kv_cache import KeyValueCache
 from ..precision import at_least_float32
 from ..transformer.config import TransformerConfig
-from ..transformer.stacks import Block, initialise, sinusoids
+from ..transformer.stacks import Block, initialize, sinusoids
 from .checks import check_prior
 from .roles import SequencePrior, VectorPrior
-from .vectors import SPREAD, GaussianBase, gaussian_mixture
+from .vectors import SPREAD, GaussianVectorPrior, gaussian_mixture
 
-__all__ = ["AutoregressiveBase", "InOrder", "IndependentBase", "Stacked"]
+__all__ = ["AutoregressiveVectorPrior", "InOrder", "IndependentVectorPrior", "Stacked"]
 
 _ONCE = Size()
 
 
-class IndependentBase(SequencePrior):
+class IndependentVectorPrior(SequencePrior):
     r"""Independent vectors, those of the prior's own components from one law and those of the tokens from another.
 
     .. math:: p(z) = \prod_{i \le \kappa} p_0(z_i) \prod_{i > \kappa} p_1(z_i)
@@ -41,7 +41,7 @@ class IndependentBase(SequencePrior):
         ValueError: If ``kappa`` is negative.
 
     Examples:
-        >>> prior = IndependentBase(GaussianBase(4, mean=3.0), first=GaussianBase(4))
+        >>> prior = IndependentVectorPrior(GaussianVectorPrior(4, mean=3.0), first=GaussianVectorPrior(4))
         >>> prior(torch.ones(2, 5, dtype=torch.bool)).sample().shape
         torch.Size([2, 5, 4])
     """
@@ -54,7 +54,7 @@ class IndependentBase(SequencePrior):
         return _below_own(self, self.kappa, mask, _independent(self.tokens(), mask[..., self.kappa :]))
 
 
-class AutoregressiveBase(SequencePrior):
+class AutoregressiveVectorPrior(SequencePrior):
     r"""A small causal Transformer over the vectors of a text: a language model whose words are vectors.
 
     .. math:: p(z \mid n) = \prod_{i \le \kappa} p_0(z_i) \prod_{i > \kappa}
@@ -82,7 +82,7 @@ class AutoregressiveBase(SequencePrior):
         autoregressive prior that is fitted after the autoencoder.
 
     Examples:
-        >>> prior = AutoregressiveBase(8, heads=2)
+        >>> prior = AutoregressiveVectorPrior(8, heads=2)
         >>> law = prior(torch.tensor([[True, True, True], [True, True, False]]))
         >>> law.event_shape, law.log_prob(law.sample()).shape
         (torch.Size([3, 8]), torch.Size([2]))
@@ -114,11 +114,11 @@ class AutoregressiveBase(SequencePrior):
         self.blocks = nn.ModuleList(Block(config) for _ in range(layers))
         self.norm = nn.LayerNorm(model_width)
         self.head = nn.Linear(model_width, components * (1 + 2 * width))
-        initialise(self, config)
+        initialize(self, config)
         nn.init.zeros_(self.head.weight)
         if components > 1:  # means that differ, so that the components can part
             nn.init.normal_(self._split(self.head.bias.data)[1], std=SPREAD)
-        self.first = GaussianBase(width) if first is None else first
+        self.first = GaussianVectorPrior(width) if first is None else first
         check_prior(self.first, event_shape=(width,), name="first")
 
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:

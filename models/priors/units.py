@@ -12,15 +12,15 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from ..base import LocalModule
-from ..serialization import Recorded
+from ..serialization import Configurable
 from .checks import as_prior
 
-__all__ = ["DirichletProcess", "GaussianVectors", "StickBreaking", "VectorsPrior"]
+__all__ = ["DirichletProcess", "GaussianVectors", "StickBreaking", "UnitPrior"]
 
 _ONCE = Size()
 
 
-class VectorsPrior(Recorded, nn.Module):
+class UnitPrior(Configurable, nn.Module):
     r"""The role of a prior over a mixture's vectors, or over its values.
 
     ``forward(precision)`` takes the precisions of what is seen of a vector, with a shape that broadcasts to
@@ -29,10 +29,10 @@ class VectorsPrior(Recorded, nn.Module):
     """
 
     def forward(self, precision: Float[Tensor, "..."]) -> Distribution:
-        raise NotImplementedError(f"{type(self).__name__} is a VectorsPrior: write forward(precision) -> Distribution")
+        raise NotImplementedError(f"{type(self).__name__} is a UnitPrior: write forward(precision) -> Distribution")
 
 
-class GaussianVectors(VectorsPrior):
+class GaussianVectors(UnitPrior):
     r"""The conjugate prior: an initial vector is worth :math:`\kappa` queries.
 
     .. math:: \mu_n \sim N\left(\mu_n^0, \frac{1}{\kappa \alpha_n}\right)
@@ -133,7 +133,7 @@ class StickBreaking(TorchDistribution):
         return torch.where(last, 1, each) * (1 - each) ** order
 
 
-class DirichletProcess(Recorded, LocalModule):
+class DirichletProcess(Configurable, LocalModule):
     r"""Weights of a Dirichlet process, cut off after as many components as there are, with a prior of its own.
 
     .. math:: a \sim p(a), \qquad \pi \sim \text{StickBreaking}(a)

@@ -12,9 +12,9 @@ from .latents import gaussian
 from .roles import BaseMeasure, SequencePrior, VectorPrior
 
 __all__ = [
-    "GaussianBase",
-    "KernelBase",
-    "MixtureBase",
+    "GaussianVectorPrior",
+    "KernelVectorPrior",
+    "MixtureVectorPrior",
     "check_base_measure",
     "gaussian_mixture",
     "moments",
@@ -23,13 +23,13 @@ __all__ = [
 ]
 
 
-class KernelBase(VectorPrior):
+class KernelVectorPrior(VectorPrior):
     r"""A Gaussian kernel at each of some vectors.
 
     .. math:: p(z) = \frac1K \sum_{k=1}^K \mathcal N(z; v_k, h^2 \operatorname{diag} s^2)
 
     with the variances :math:`s^2` of the vectors and Scott's bandwidth :math:`h = K^{-1/(P + 4)}`. Nothing of it is
-    learnt. For one Gaussian with their moments take :meth:`~pyroformer.models.priors.vectors.GaussianBase.fit`. Divergences of
+    learned. For one Gaussian with their moments take :meth:`~pyroformer.models.priors.vectors.GaussianVectorPrior.fit`. Divergences of
     a Gaussian guide are estimated at its draws.
 
     Until it is fitted or its weights are loaded, all vectors are zero and it is a standard Gaussian.
@@ -46,7 +46,7 @@ class KernelBase(VectorPrior):
         | VAE with a VampPrior (Tomczak & Welling, 2018), https://arxiv.org/abs/1705.07120, for priors of posteriors
 
     Examples:
-        >>> KernelBase.fit(torch.randn(50, 4))().event_shape
+        >>> KernelVectorPrior.fit(torch.randn(50, 4))().event_shape
         torch.Size([4])
     """
 
@@ -62,7 +62,7 @@ class KernelBase(VectorPrior):
         self.register_buffer("log_variance", torch.zeros(width))
 
     @classmethod
-    def fit(cls, vectors: Float[Tensor, "n width"]) -> "KernelBase":
+    def fit(cls, vectors: Float[Tensor, "n width"]) -> "KernelVectorPrior":
         """Kernels at these vectors.
 
         Raises:
@@ -85,7 +85,7 @@ class KernelBase(VectorPrior):
         return f"width={self.vectors.shape[1]}, points={self.vectors.shape[0]}"
 
 
-class GaussianBase(VectorPrior):
+class GaussianVectorPrior(VectorPrior):
     r"""A Gaussian base measure, :math:`z \sim \mathcal N(\mu, \operatorname{diag} \sigma^2)`.
 
     Arguments:
@@ -95,7 +95,7 @@ class GaussianBase(VectorPrior):
         learnable: Whether mean and variance are parameters rather than buffers.
 
     Examples:
-        >>> GaussianBase(8)().event_shape
+        >>> GaussianVectorPrior(8)().event_shape
         torch.Size([8])
     """
 
@@ -122,14 +122,14 @@ class GaussianBase(VectorPrior):
             self.register_buffer("log_variance", scale)
 
     @classmethod
-    def fit(cls, vectors: Float[Tensor, "n width"], learnable: bool = False) -> "GaussianBase":
+    def fit(cls, vectors: Float[Tensor, "n width"], learnable: bool = False) -> "GaussianVectorPrior":
         """The Gaussian with the mean and the variance of some vectors, such as those of an earlier run's posterior.
 
         Raises:
             ValueError: If there are fewer than two, or a dimension in which they do not differ.
 
         Examples:
-            >>> GaussianBase.fit(torch.tensor([[1.0, 0.0], [3.0, 1.0]])).mean
+            >>> GaussianVectorPrior.fit(torch.tensor([[1.0, 0.0], [3.0, 1.0]])).mean
             tensor([2.0000, 0.5000])
         """
         prior = cls(vectors.shape[-1], learnable=learnable)
@@ -173,7 +173,7 @@ def _filled(value: float | Tensor, width: int) -> Tensor:
 SPREAD = 0.1  # standard deviation of the means that a mixture starts with: enough for its components to part
 
 
-class MixtureBase(VectorPrior):
+class MixtureVectorPrior(VectorPrior):
     r"""A mixture of diagonal Gaussians as base measure.
 
     .. math:: p(z) = \sum_{k=1}^K w_k \, \mathcal N(z; \mu_k, \operatorname{diag} \sigma_k^2)
@@ -192,7 +192,7 @@ class MixtureBase(VectorPrior):
         VAE with a VampPrior (Tomczak & Welling, 2018), https://arxiv.org/abs/1705.07120, for mixtures as priors.
 
     Examples:
-        >>> law = MixtureBase(8, components=3)()
+        >>> law = MixtureVectorPrior(8, components=3)()
         >>> law.event_shape, law.mean.shape, law.variance.shape
         (torch.Size([8]), torch.Size([8]), torch.Size([8]))
     """
@@ -234,8 +234,8 @@ def over_components(prior: nn.Module, mask: Bool[Tensor, "*batch n"]) -> Distrib
         mask: The components that exist; the vectors of the others have no density.
 
     Examples:
-        >>> from pyroformer.models.priors.roles import GaussianBase
-        >>> over_components(GaussianBase(8), torch.tensor([[True, True, True], [True, True, False]])).event_shape
+        >>> from pyroformer.models.priors.roles import GaussianVectorPrior
+        >>> over_components(GaussianVectorPrior(8), torch.tensor([[True, True, True], [True, True, False]])).event_shape
         torch.Size([3, 8])
     """
     if isinstance(prior, SequencePrior):
@@ -249,8 +249,8 @@ def own_component(prior: nn.Module) -> Distribution:
     r"""The law of the prior's own components, whose mean and variance a guide takes over.
 
     Examples:
-        >>> from pyroformer.models.priors.roles import GaussianBase
-        >>> own_component(GaussianBase(3, mean=2.0)).mean
+        >>> from pyroformer.models.priors.roles import GaussianVectorPrior
+        >>> own_component(GaussianVectorPrior(3, mean=2.0)).mean
         tensor([2., 2., 2.])
     """
     law: Distribution = prior.component() if isinstance(prior, BaseMeasure) else prior()

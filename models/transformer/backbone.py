@@ -1,4 +1,4 @@
-r"""A pretrained trunk: the weights that a decoder of the same sizes starts from, whatever it has besides."""
+r"""A pretrained backbone: the weights that a decoder of the same sizes starts from, whatever it has besides."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from .config import TransformerConfig
 from .stacks import Decoder
 
-__all__ = ["Trunk"]
+__all__ = ["Backbone"]
 
 _ROWS = ("embedding.tokens.weight", "head.weight", "head.bias")  # that have a row for each token
 _DECIDES = ("width", "layers", "heads", "bias", "norm_eps", "activation", "positions", "tied")
 
 
 @dataclass(frozen=True, repr=False)
-class Trunk:
+class Backbone:
     r"""A trained decoder as its options and weights.
 
     :meth:`load_into` gives the weights by name to another decoder that computes the same. What that one has besides,
@@ -34,9 +34,9 @@ class Trunk:
     Examples:
         >>> config = TransformerConfig(vocabulary=20, window=12, width=16, layers=1, positions="learned")
         >>> trained = Decoder(config)
-        >>> trunk = Trunk("trained", config, trained.state_dict())
-        >>> decoder = Decoder(TransformerConfig(vocabulary=20, window=8, **trunk.sizes), cross_attention=True)
-        >>> trunk.load_into(decoder)[0]
+        >>> backbone = Backbone("trained", config, trained.state_dict())
+        >>> decoder = Decoder(TransformerConfig(vocabulary=20, window=8, **backbone.sizes), cross_attention=True)
+        >>> backbone.load_into(decoder)[0]
         'blocks.0.cross_norm.weight'
         >>> torch.equal(decoder.norm.weight, trained.norm.weight)
         True
@@ -72,13 +72,13 @@ class Trunk:
         }
 
     def check(self, **asked: Any) -> None:
-        """Sees that a decoder with these options can start from this trunk.
+        """Sees that a decoder with these options can start from this backbone.
 
         Arguments:
-            asked: Fields of :class:`~.config.TransformerConfig`. Dropout may be another than the trunk's.
+            asked: Fields of :class:`~.config.TransformerConfig`. Dropout may be another than the backbone's.
 
         Raises:
-            ValueError: If another one is not the trunk's, or the window is longer.
+            ValueError: If another one is not the backbone's, or the window is longer.
         """
         has = self.sizes | {"vocabulary": self.config.vocabulary}
         for name, value in asked.items():
@@ -98,11 +98,11 @@ class Trunk:
 
         Arguments:
             model: A :class:`~.transformer.Decoder`, or a model with one as its ``decoder``.
-            labels: How many of its last tokens the trunk does not know, as those that stand for labels; what is known
+            labels: How many of its last tokens the backbone does not know, as those that stand for labels; what is known
                 of them stays what it is.
 
         Returns:
-            The names of the decoder's parameters that the trunk does not have, and that are as they were.
+            The names of the decoder's parameters that the backbone does not have, and that are as they were.
 
         Raises:
             ValueError: If there is no decoder, or it computes something else, or has no place for a weight.

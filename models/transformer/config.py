@@ -34,7 +34,7 @@ class TransformerConfig:
             learns what that takes as given.
         key_precision: Of probabilistic attention: one precision for each head, each key (``"unit"``) or each of its
             dimensions.
-        key_prior: Of probabilistic attention: whether long keys are favoured as in softmax attention
+        key_prior: Of probabilistic attention: whether long keys are favored as in softmax attention
             (``"magnitude"``), to a degree that is learned (``"gated"``), or with a prior for each key besides
             (``"learned"``).
         key_components: Of probabilistic attention: Gaussians in each key.

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from .config import TransformerConfig
-from .stacks import Block, Decoder, initialise
+from .stacks import Block, Decoder, initialize
 
 __all__ = ["LayerEncoder", "Pool", "PoolKind"]
 
@@ -58,7 +58,7 @@ class Pool(nn.Module):
 class LayerEncoder(nn.Module):
     r"""Reads a text with the blocks of a decoder, or with its own, and pools what each layer makes of it.
 
-    Blocks see the whole text, and know nothing of latents. The states of a layer are normalised, without weights,
+    Blocks see the whole text, and know nothing of latents. The states of a layer are normalized, without weights,
     before they are pooled: the residual stream grows from layer to layer.
 
     Arguments:
@@ -86,7 +86,7 @@ class LayerEncoder(nn.Module):
             self.blocks = nn.ModuleList(decoder.blocks[layer] for layer in used)
         else:
             self.blocks = nn.ModuleList(Block(config) for _ in used)
-            initialise(self.blocks, config)
+            initialize(self.blocks, config)
         self.pools = nn.ModuleList(Pool(config.width, pool) for _ in self.layers)
 
     def forward(

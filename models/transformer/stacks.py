@@ -1,6 +1,6 @@
 r"""Transformer encoder and decoder: blocks and stacks, in reading order.
 
-Pre-norm blocks with biases, tanh-GELU and tied embeddings; with learnt positions the decoder is GPT-2.
+Pre-norm blocks with biases, tanh-GELU and tied embeddings; with learned positions the decoder is GPT-2.
 A decoder can also be told something, its memory: a :class:`~.mixture.Mixture` to attend to, so that what its
 cross-attention returns is the posterior mean of what a position saw; or a :class:`~.memory.Context`, with latents for
 its layers and a condition that stands before the text.
@@ -37,7 +37,7 @@ __all__ = [
     "check_condition",
     "check_length",
     "compile_blocks",
-    "initialise",
+    "initialize",
     "sinusoids",
 ]
 
@@ -148,7 +148,7 @@ class Encoder(nn.Module):
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = _norm(config)
-        initialise(self, config)
+        initialize(self, config)
         if embedding is not None:
             self.embedding = embedding
 
@@ -163,7 +163,7 @@ class Encoder(nn.Module):
         return self.norm(x)
 
 
-class Told(NamedTuple):
+class BlockInputs(NamedTuple):
     """What one block is told of a text: a mixture to attend to, or a latent, or nothing."""
 
     memory: Mixture | ProjectedMixture | None = None
@@ -182,7 +182,7 @@ class DecoderCache:
     """
 
     layers: list[KeyValueCache]
-    told: list[Told]
+    told: list[BlockInputs]
     latents: Float[Tensor, "B k"] | None
     position: Int[Tensor, " B"]
 
@@ -214,7 +214,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config, cross_attention) for _ in range(config.layers))
         self.norm = _norm(config)
         self.head = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=config.bias)
-        initialise(self, config)
+        initialize(self, config)
         self.fusion = fusion
         self.shift: Shift | None = None
         if fusion is not None:
@@ -312,15 +312,17 @@ class Decoder(nn.Module):
             before = before.masked_fill(F.pad(hidden, (1, 0), value=False), self.config.pad)
         return before
 
-    def _told(self, memory: Memory | None, form: Form, project: bool = False) -> tuple[list[Told], Tensor | None]:
+    def _told(
+        self, memory: Memory | None, form: Form, project: bool = False
+    ) -> tuple[list[BlockInputs], Tensor | None]:
         """What each block is told, and all latents as one vector."""
         if isinstance(memory, Context) and memory.condition is not None:
             check_condition(memory.condition, self.config)
         if isinstance(memory, Mixture):
             projected = project or form != "exact"
             memories = self.project(memory, form) if projected else [memory] * len(self.blocks)
-            return [Told(memory=seen) for seen in memories], None
-        told = [Told() for _ in self.blocks]
+            return [BlockInputs(memory=seen) for seen in memories], None
+        told = [BlockInputs() for _ in self.blocks]
         if memory is None or memory.latents is None:
             return told, None
         if self.fusion is None:
@@ -328,7 +330,7 @@ class Decoder(nn.Module):
         latents = self.fusion.checked(memory.latents).to(self.embedding.tokens.weight.dtype)
         if self.shift is None:
             for layer, latent in zip(self.fusion.layers, self.fusion.each(latents), strict=True):
-                told[layer] = Told(latent=latent)
+                told[layer] = BlockInputs(latent=latent)
         return told, latents.flatten(-2)
 
     def _shifted(self, kind: FusionKind, x: Tensor, latents: Tensor | None) -> Tensor:
@@ -381,7 +383,7 @@ def _norm(config: TransformerConfig) -> nn.LayerNorm:
     return nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
 
 
-def initialise(module: nn.Module, config: TransformerConfig) -> None:
+def initialize(module: nn.Module, config: TransformerConfig) -> None:
     """As GPT-2: a normal of standard deviation ``init_std``, narrower for what is added to the residual stream."""
     std = 1 / math.sqrt(config.width) if config.init_std is None else config.init_std
     probabilistic = [layer for layer in module.modules() if isinstance(layer, ProbabilisticAttention)]

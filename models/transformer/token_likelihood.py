@@ -182,7 +182,7 @@ def _chunks(mask: Tensor | None, tokens: Tensor, rows: int) -> Iterator[slice | 
 def _chunked(
     hidden: Tensor, embedding: Tensor, bias: Tensor | None, tokens: Tensor, mask: Tensor | None, rows: int
 ) -> tuple[Tensor, Tensor]:
-    """Log probabilities, and the logarithms of their normalisers, which the backward pass needs."""
+    """Log probabilities, and the logarithms of their normalizers, which the backward pass needs."""
     log_prob, log_norm = hidden.new_zeros(len(hidden)), hidden.new_zeros(len(hidden))
     for part in _chunks(mask, tokens, rows):
         logits = _logits(hidden[part], embedding, bias)

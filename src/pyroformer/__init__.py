@@ -29,7 +29,7 @@ __all__ = [
     "inference",
     "load",
     "models",
-    "plot",
+    "plots",
     "priors",
     "refit",
     "to_arviz",
@@ -63,7 +63,7 @@ _HOMES = {
     "inference": "inference",
     "load": "inference.run:load",
     "models": "models",
-    "plot": "inference.plots",
+    "plots": "inference.plots",
     "priors": "models.priors",
     "refit": "inference.training.fit_prior:refit",
     "to_arviz": "inference.posterior.export:to_arviz",
@@ -75,8 +75,7 @@ if TYPE_CHECKING:
     from .guides.della import DELLAGuide
     from .guides.nvae import NVAEGuide
     from .guides.vae import VAEGuide
-    from .inference import diagnostics, em
-    from .inference import plots as plot
+    from .inference import diagnostics, em, plots
     from .inference.data.corpus import Corpus
     from .inference.objectives.elbo import ELBO
     from .inference.posterior.export import to_arviz

@@ -188,11 +188,11 @@ def test_whose_parameters_are_whose() -> None:
 def gradients_after_a_step(model: DELLA, guide: DELLAGuide, batch: Batch) -> dict[str, Tensor]:
     """From the fresh start, where some parameters wait for others."""
     objective = ELBO()(model, guide)
-    optimiser = torch.optim.SGD(objective.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.1)
     for _ in range(2):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         objective(batch).backward()
-        optimiser.step()
+        optimizer.step()
     return {name: parameter.grad for name, parameter in objective.named_parameters()}  # type: ignore[misc]
 
 

@@ -1,4 +1,4 @@
-"""Amortised posteriors of the mixture: where each starts, what each learns, and what none can."""
+"""Amortized posteriors of the mixture: where each starts, what each learns, and what none can."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -123,15 +123,15 @@ def test_precisions_of_their_own_need_squares(variances: str, enough: Any) -> No
     for features in ("linear", enough):
         guide = AssignmentGuide(model, features, start="random")
         objective = elbo()(model, guide)
-        optimiser = torch.optim.LBFGS(objective.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+        optimizer = torch.optim.LBFGS(objective.parameters(), max_iter=100, line_search_fn="strong_wolfe")
 
-        def closure(objective: nn.Module = objective, optimiser: torch.optim.Optimizer = optimiser) -> Tensor:
-            optimiser.zero_grad()
+        def closure(objective: nn.Module = objective, optimizer: torch.optim.Optimizer = optimizer) -> Tensor:
+            optimizer.zero_grad()
             loss = objective(observed)
             loss.backward()
             return loss
 
-        optimiser.step(closure)
+        optimizer.step(closure)
         left[features] = gap(model, guide, observed)
     assert 0 <= left[enough] < 1e-3
     assert left["linear"] > 5e-3
@@ -172,12 +172,12 @@ def test_gap_of_the_value_guide_falls() -> None:
 @in_each_batch
 def test_value_guide_goes_with_known_values(batch: tuple[int, ...]) -> None:
     model = MixtureAttention(draw(batch), free_values=True)
-    values, annotated = torch.randn(*batch, TOKENS, VALUES), torch.arange(TOKENS) % 2 == 0
+    values, value_mask = torch.randn(*batch, TOKENS, VALUES), torch.arange(TOKENS) % 2 == 0
     observed, guide = queries(*batch), ValueGuide(model)
     visible = torch.ones(TOKENS, UNITS, dtype=torch.bool).tril()
     visible[3] = False
     for options in ({}, {"visible": visible}, {"mask": torch.arange(TOKENS) > 3}):
-        found = gap(model, guide, observed, values, annotated, num_particles=200, **options)
+        found = gap(model, guide, observed, values, value_mask, num_particles=200, **options)
         assert 0 < found < 5
     everywhere = gap(model, guide, observed, values)  # nothing is left to guess, nor to miss
     assert abs(everywhere) < 1e-10
@@ -243,9 +243,9 @@ def test_training_the_key_guide_does_not_loosen_the_bound(batch: tuple[int, ...]
 def test_key_guide_reads_annotations_and_masks() -> None:
     model, observed = MixtureAttention.conjugate(draw(), PRIORS), queries()
     guide = KeyGuide(model, steps=5)
-    values, annotated = torch.randn(TOKENS, VALUES), torch.arange(TOKENS) % 2 == 0
+    values, value_mask = torch.randn(TOKENS, VALUES), torch.arange(TOKENS) % 2 == 0
     plain = guide.moments(observed)[0]
-    assert not torch.allclose(guide.moments(observed, values, annotated)[0], plain)
+    assert not torch.allclose(guide.moments(observed, values, value_mask)[0], plain)
     mask = torch.arange(TOKENS) < 5
     masked = guide.moments(observed, mask=mask)
     alone = guide.moments(observed[:5])
@@ -254,7 +254,7 @@ def test_key_guide_reads_annotations_and_masks() -> None:
     torch.testing.assert_close(guide.moments(observed, visible=visible), alone)
     both = KeyGuide(model, assignment=True)
     for options in ({"mask": mask}, {"visible": visible}):
-        assert elbo().loss(model, both, observed, values, annotated, **options) < torch.inf
+        assert elbo().loss(model, both, observed, values, value_mask, **options) < torch.inf
 
 
 # ---------------------------------------------------------------- all of them
@@ -283,11 +283,11 @@ def test_gradients_reach_every_parameter(batch: tuple[int, ...], name: str) -> N
     model, guide = pairs(batch)[name]
     observed = queries(*batch)
     objective = elbo(batch)(model, guide)
-    optimiser = torch.optim.Adam(objective.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(objective.parameters(), lr=0.01)
     for _ in range(2):  # what feeds a layer of zeros gets its first gradient at the second step
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         objective(observed).backward()
-        optimiser.step()
+        optimizer.step()
     for parameter, value in guide.named_parameters():
         assert value.grad is not None and value.grad.isfinite().all() and (value.grad != 0).any(), parameter
     assert len(pyro.get_param_store()) == 0

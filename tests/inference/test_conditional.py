@@ -12,12 +12,12 @@ from pyroformer.inference.cli.main import main
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.generation.interpolation import interpolate
 from pyroformer.inference.run import Run
-from pyroformer.models.transformer.backbone import Trunk
+from pyroformer.models.transformer.backbone import Backbone
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.stacks import Decoder
 
 ANSWERS = {
-    "colour": ["a red one", "a blue one", "a green one"],
+    "color": ["a red one", "a blue one", "a green one"],
     "count": ["two of them", "nine of them", "six of them"],
 }
 PAIRS = [(label, f"{answer} {n % 9}") for label, answers in ANSWERS.items() for n in range(27) for answer in answers]
@@ -26,7 +26,7 @@ PAIRS = [(label, f"{answer} {n % 9}") for label, answers in ANSWERS.items() for 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A small model that was trained until it minds its labels."""
-    corpus = Corpus.of(PAIRS, vocabulary=290, window=16)
+    corpus = Corpus.from_texts(PAIRS, vocabulary=290, window=16)
     torch.manual_seed(0)
     model = pf.DELLA.for_corpus(corpus, width=32, layers=2, heads=2, latent_size=4)
     out = tmp_path_factory.mktemp("run") / "run"
@@ -36,13 +36,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.mark.slow
 @pytest.mark.parametrize("label", ANSWERS)
 def test_samples_answer_to_their_label(run: Run, label: str) -> None:
-    middle = {"colour": "one", "count": "of them"}[label]
+    middle = {"color": "one", "count": "of them"}[label]
     found = run.sample(20, seed=1, condition=label)
     assert sum(middle in text for text in found) >= 18
 
 
 def test_a_right_label_makes_a_text_likelier(run: Run) -> None:
-    right = run.bound(["a red one 3"], 8, conditions=["colour"])
+    right = run.bound(["a red one 3"], 8, conditions=["color"])
     wrong = run.bound(["a red one 3"], 8, conditions=["count"])
     assert right > wrong + 2
 
@@ -55,7 +55,7 @@ def test_samples_hold_no_labels_and_do_not_depend_on_their_number(run: Run) -> N
 
 def test_the_run_comes_back_from_its_folder(run: Run) -> None:
     again = pf.load(run.folder.path)
-    assert again.sample(3, seed=5, condition="colour") == run.sample(3, seed=5, condition="colour")
+    assert again.sample(3, seed=5, condition="color") == run.sample(3, seed=5, condition="color")
     assert again.model.config.condition == 1
 
 
@@ -64,12 +64,12 @@ def test_reconstruction_and_evaluation_take_the_conditions_of_the_corpus(run: Ru
     assert run.reconstruct(text, conditions=label).original == text
     found = run.evaluate(particles=4)
     assert found["bound"].value is not None and "bleu" in found
-    pairs = run.evaluate([("colour", "a red one 3"), ("count", "two of them 4")], particles=4)
+    pairs = run.evaluate([("color", "a red one 3"), ("count", "two of them 4")], particles=4)
     assert pairs.about["texts"] == 2
 
 
 def test_what_is_bounded_is_given_the_condition(run: Run) -> None:
-    found = run.evaluate([("colour", "a red one 3"), ("count", "two of them 4")], particles=4)
+    found = run.evaluate([("color", "a red one 3"), ("count", "two of them 4")], particles=4)
     assert {found[name].bound_on for name in found} == {"log p(x | c)", None}
 
 
@@ -82,35 +82,35 @@ def test_each_text_has_its_condition(run: Run) -> None:
     message = "there are 1 conditions for 2 texts: give one for each"
     texts = ["a red one 3", "two of them 4"]
     with pytest.raises(ValueError, match=message):
-        run.reconstruct(texts, conditions=["colour"])
+        run.reconstruct(texts, conditions=["color"])
     with pytest.raises(ValueError, match=message):
-        run.bound(texts, 2, conditions=["colour"])
+        run.bound(texts, 2, conditions=["color"])
 
 
 def test_a_run_of_pairs_has_pictures_of_its_layers(run: Run, tmp_path: Path) -> None:
-    files = [path.stem for path in pf.plot.save_all(run, tmp_path / "all")]
+    files = [path.stem for path in pf.plots.save_all(run, tmp_path / "all")]
     assert files == ["curves", "layers", "units", "swap"]
-    files = [path.stem for path in pf.plot.save_all(run, tmp_path / "own", ["a red one 3", "two of them 4"])]
+    files = [path.stem for path in pf.plots.save_all(run, tmp_path / "own", ["a red one 3", "two of them 4"])]
     assert files == ["curves", "layers", "units"]
 
 
 def test_a_posterior_of_ones_own_texts_is_told_their_condition(run: Run, tmp_path: Path) -> None:
     common = ["posterior", str(run.folder.path), "--out", str(tmp_path / "p.nc"), "--draws", "3"]
-    assert main([*common, "--text", "a red one 3", "a blue one 4", "--condition", "colour"]) == 0
-    assert main([*common, "--condition", "colour"]) == 1
+    assert main([*common, "--text", "a red one 3", "a blue one 4", "--condition", "color"]) == 0
+    assert main([*common, "--condition", "color"]) == 1
 
 
 def test_a_pretrained_decoder_answers_to_labels(run: Run) -> None:
     config = TransformerConfig(run.tokenizer.vocabulary, window=17, width=16, layers=2, heads=2, positions="learned")
-    trunk = Trunk("old", config, Decoder(config).state_dict())
-    model = pf.DELLA.for_corpus(run.corpus, trunk=trunk, latent_size=4)
-    old = trunk.weights["embedding.tokens.weight"]
+    backbone = Backbone("old", config, Decoder(config).state_dict())
+    model = pf.DELLA.for_corpus(run.corpus, backbone=backbone, latent_size=4)
+    old = backbone.weights["embedding.tokens.weight"]
     assert torch.equal(model.decoder.embedding.tokens.weight[:-2], old) and model.config.vocabulary == len(old) + 2
     assert pf.fit(model, pf.DELLAGuide(model), run.corpus, steps=1).step == 1
 
 
 def test_interpolation_answers_to_one_condition(run: Run) -> None:
-    found = interpolate(run, "a red one 3", "a blue one 4", steps=3, condition="colour")
+    found = interpolate(run, "a red one 3", "a blue one 4", steps=3, condition="color")
     assert len(found) == 3
 
 
@@ -118,7 +118,7 @@ def test_interpolation_answers_to_one_condition(run: Run) -> None:
     ("call", "message"),
     [
         (lambda run: run.sample(1), "the run was trained on pairs: give the condition"),
-        (lambda run: run.sample(1, condition="color"), "'color' is none of the 2 labels .* 'colour'"),
+        (lambda run: run.sample(1, condition="color"), "'color' is none of the 2 labels .* 'color'"),
         (lambda run: run.reconstruct("a red one 3"), "the run was trained on pairs: give the condition"),
         (lambda run: run.evaluate(["a red one 3"]), "these texts lack the conditions"),
     ],

@@ -46,8 +46,8 @@ def variances_of(mixture: Mixture) -> Tensor:
 @pytest.mark.parametrize("steps", [1, 2, 10, 50])
 @pytest.mark.parametrize("kind", ["isotropic", "diagonal", "full"])
 def test_scikit_learn_step_by_step(kind: str, steps: int) -> None:
-    centres = torch.tensor([[0.0, 0, 0], [2, 1, 0], [-1, 2, 1]], dtype=torch.double)
-    x = (0.5 * randn(60, 3, 3) + centres).flatten(0, 1)
+    centers = torch.tensor([[0.0, 0, 0], [2, 1, 0], [-1, 2, 1]], dtype=torch.double)
+    x = (0.5 * randn(60, 3, 3) + centers).flatten(0, 1)
     weights, precision = (torch.tensor(x, dtype=torch.double) for x in ([0.2, 0.5, 0.3], [1, 0.5, 2]))
     means = randn(3, 3)
     each = {"isotropic": precision, "diagonal": precision[:, None].expand(3, 3)}
@@ -86,22 +86,26 @@ def test_all_values_annotated_is_a_mixture_of_pairs() -> None:
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "keys": {},
-    "keys and values": {"annotated": True},
-    "values": {"annotated": True, "moves": ("values",)},
+    "keys and values": {"value_mask": True},
+    "values": {"value_mask": True, "moves": ("values",)},
     "isotropic": {"moves": EVERYTHING, "priors": ConjugatePriors(0.7, 1.0, 2.5, 1.5, 1.8)},
     "diagonal": {"moves": EVERYTHING, "covariance": "diagonal", "priors": ConjugatePriors(0.7, 1.0, 2.5, 1.5, 1.8)},
     "full": {"moves": EVERYTHING, "covariance": "full", "priors": ConjugatePriors(0.7, 1.0, 2.5, 1.5, 1.8)},
-    "everything": {"annotated": True, "moves": (*EVERYTHING, "values"), "priors": ConjugatePriors(shape=2.0, rate=0.5)},
+    "everything": {
+        "value_mask": True,
+        "moves": (*EVERYTHING, "values"),
+        "priors": ConjugatePriors(shape=2.0, rate=0.5),
+    },
     "variational": {"variational": True},
 }
 
 
 def run(name: str, queries: Tensor, mixture: Mixture, steps: int, **more: Any) -> Adapted:
     options = dict(VARIANTS[name])
-    if options.pop("annotated", False):
+    if options.pop("value_mask", False):
         torch.manual_seed(1)
-        values, annotated = randn(*queries.shape[:-1], V), torch.arange(M) % 3 == 0
-        options |= {"values": values, "annotated": annotated.expand(queries.shape[:-1])}
+        values, value_mask = randn(*queries.shape[:-1], V), torch.arange(M) % 3 == 0
+        options |= {"values": values, "value_mask": value_mask.expand(queries.shape[:-1])}
     return adapt(queries, mixture, steps=steps, **options | more)
 
 
@@ -136,7 +140,7 @@ def test_end_point_is_stationary(columns: int) -> None:
     """The gradient of J, from torch's own densities, is zero where EM ends; J's rise is EM's to the last digit."""
     queries, mixture = draw(columns)
     priors = ConjugatePriors(0.7, 1.3, 2.5, 1.5, 1.8)
-    known = {"values": randn(M, V), "annotated": torch.arange(M) % 3 == 0}
+    known = {"values": randn(M, V), "value_mask": torch.arange(M) % 3 == 0}
     covariance = "isotropic" if columns == 1 else "diagonal"
     options: dict[str, Any] = {"moves": (*EVERYTHING, "values"), "covariance": covariance, "priors": priors, **known}
     state = adapt(queries, mixture, steps=600, **options)
@@ -171,11 +175,11 @@ def test_statistics_in_parts(squares: Any, monkeypatch: pytest.MonkeyPatch) -> N
     queries, mixture = draw(batch=(2,))
     mask, visible = torch.rand(2, M) < 0.8, torch.rand(2, M, N) < 0.7
     visible[:, 3] = False  # a query that sees nothing counts for nothing
-    known = {"values": randn(2, M, V), "annotated": torch.rand(2, M) < 0.5}
+    known = {"values": randn(2, M, V), "value_mask": torch.rand(2, M) < 0.5}
     weights = responsibilities(queries, mixture, visible, **known) * mask[..., None]  # type: ignore[arg-type]
     second = {None: None, "isotropic": queries.square().sum(-1, keepdim=True), "diagonal": queries.square()}
     outer = queries[..., :, None] * queries[..., None, :]
-    shares = weights * known["annotated"][..., None]
+    shares = weights * known["value_mask"][..., None]
     monkeypatch.setattr("pyroformer.models.attention.m_step._entries", lambda *_: 7 * 2 * N)
     found = expected_statistics(queries, mixture, visible=visible, mask=mask, squares=squares, **known)
     assert found.values is not None and found.value_counts is not None
@@ -242,14 +246,14 @@ def test_component_on_one_query_keeps_a_variance() -> None:
         assert state.objective.isfinite().all() and evidence(queries, state.mixture).isfinite().all()
 
 
-def test_centre_of_the_step_before_climbs_the_likelihood_and_forgets_the_prior() -> None:
+def test_center_of_the_step_before_climbs_the_likelihood_and_forgets_the_prior() -> None:
     queries, mixture = draw()
-    previous = adapt(queries, mixture, steps=400, centre="previous").mixture
+    previous = adapt(queries, mixture, steps=400, center="previous").mixture
     maximum = adapt(queries, mixture, steps=400, priors=ConjugatePriors(vectors=0.0)).mixture
     anchored = adapt(queries, mixture, steps=400).mixture
     likelihood = [float(evidence(queries, m).sum()) for m in (previous, maximum, anchored)]
     assert likelihood[0] == pytest.approx(likelihood[1], abs=0.05) and likelihood[0] > likelihood[2] + 0.1
-    one = adapt(queries, mixture, steps=1, centre="previous").mixture.vectors
+    one = adapt(queries, mixture, steps=1, center="previous").mixture.vectors
     torch.testing.assert_close(one, adapt(queries, mixture, steps=1).mixture.vectors)
 
 
@@ -290,7 +294,7 @@ def test_variational_keys() -> None:
         ({"moves": ("keys",)}, "moves names 'keys'; choose among vectors, values, variances, weights"),
         ({"moves": ("values",)}, "values cannot move where none is known"),
         ({"covariance": "round"}, "covariance is 'round'; choose one of isotropic, diagonal, full"),
-        ({"centre": "here"}, "centre is 'here'; choose one of initial, previous"),
+        ({"center": "here"}, "center is 'here'; choose one of initial, previous"),
         ({"variational": True, "moves": ("vectors", "weights")}, "the variational form moves vectors alone"),
     ],
 )

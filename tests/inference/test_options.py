@@ -21,7 +21,10 @@ from pyroformer.inference.options import TrainingOptions
         ({"beta": -0.5}, "beta is -0.5"),
         ({"free_bits": -1.0}, "free_bits is -1.0: give zero or a positive number"),
         ({"target_kl": 0.0}, "target_kl is 0.0: give a positive number"),
-        ({"target_kl": 4.0, "kl_weight": "linear"}, "kl_weight is linear, but target_kl decides alone how .* weighted"),
+        (
+            {"target_kl": 4.0, "kl_schedule": "linear"},
+            "kl_schedule is linear, but target_kl decides alone how .* weighted",
+        ),
         (
             {"target_kl": 4.0, "free_bits": 2.0},
             "free_bits is 2.0, but .*: leave free_bits at 0.0, or leave target_kl out",

@@ -299,11 +299,11 @@ def test_answers_are_drawn_as_likely_as_they_are() -> None:
     for text in range(3):
         told = Context(*(part[text : text + 1] for part in (memory.latents, memory.condition, memory.condition_mask)))
         first = draws[:, text, 0].bincount(minlength=30)
-        favourite = int(first[3:].argmax()) + 3  # not the end, after which there is nothing
-        hidden = model.decoder(torch.tensor([[favourite, 3]]), told)[0]
+        favorite = int(first[3:].argmax()) + 3  # not the end, after which there is nothing
+        hidden = model.decoder(torch.tensor([[favorite, 3]]), told)[0]
         expected = F.linear(hidden, *model.decoder.readout).softmax(-1)
         close(first / 3000, expected[0], atol=0.04)
-        second = draws[draws[:, text, 0] == favourite, text, 1]
+        second = draws[draws[:, text, 0] == favorite, text, 1]
         assert len(second) > 150
         close(second.bincount(minlength=30) / len(second), expected[1], atol=0.15)
 
@@ -392,7 +392,7 @@ def test_half_precision_is_near_single() -> None:
 
 
 def test_for_corpus_is_built_like_gpt2() -> None:
-    corpus = SimpleNamespace(vocabulary=40, window=12, conditional=False, condition_window=0)
+    corpus = SimpleNamespace(vocabulary=40, window=12, conditional=False, max_condition_length=0)
     model = DELLA.for_corpus(corpus, latent_size=8, condition=5, fusion="add")
     assert (model.config.positions, model.config.init_std, model.config.condition) == ("learned", 0.02, 5)
     assert model.latent_size == 8 and model.decoder.fusion is not None and model.decoder.fusion.kind == "add"

@@ -61,8 +61,8 @@ def draw(batch: tuple[int, ...] = (), variances: str = "unit") -> Mixture:
 
 
 def observed(batch: tuple[int, ...] = ()) -> tuple[Tensor, Tensor, Tensor]:
-    annotated = torch.arange(TOKENS) % 3 == 0
-    return 1.5 * randn(*batch, TOKENS, WIDTH), randn(*batch, TOKENS, VALUES), annotated.expand(*batch, TOKENS)
+    value_mask = torch.arange(TOKENS) % 3 == 0
+    return 1.5 * randn(*batch, TOKENS, WIDTH), randn(*batch, TOKENS, VALUES), value_mask.expand(*batch, TOKENS)
 
 
 def elbo(batch: tuple[int, ...] = (), **options: Any) -> TraceEnum_ELBO:
@@ -95,11 +95,11 @@ def log_prior(model: MixtureAttention, draws: dict[str, Tensor]) -> Tensor:
 @in_each_batch
 @pytest.mark.parametrize("variances", ["unit", "diagonal", "shared"])
 def test_loss_is_minus_the_evidence_where_nothing_has_a_prior(batch: tuple[int, ...], variances: str) -> None:
-    mixture, (queries, values, annotated) = draw(batch, variances), observed(batch)
+    mixture, (queries, values, value_mask) = draw(batch, variances), observed(batch)
     model = MixtureAttention(mixture)
     assert_close(elbo(batch).loss(model, nothing, queries), -evidence(queries, mixture).sum())
-    known = evidence(queries, mixture, None, values, annotated).sum()
-    assert_close(elbo(batch).loss(model, nothing, queries, values, annotated), -known)
+    known = evidence(queries, mixture, None, values, value_mask).sum()
+    assert_close(elbo(batch).loss(model, nothing, queries, values, value_mask), -known)
 
 
 @in_each_batch
@@ -132,12 +132,12 @@ def test_loss_of_point_masses_is_minus_the_log_joint(batch: tuple[int, ...]) -> 
 
 @in_each_batch
 def test_marginals_of_the_assignment_are_the_attention_matrix(batch: tuple[int, ...]) -> None:
-    mixture, (queries, values, annotated) = draw(batch), observed(batch)
+    mixture, (queries, values, value_mask) = draw(batch), observed(batch)
     model = MixtureAttention(mixture)
     alone = elbo(batch).compute_marginals(model, nothing, queries)["assignment"].probs
     assert_close(alone, responsibilities(queries, mixture))
-    both = elbo(batch).compute_marginals(model, nothing, queries, values, annotated)["assignment"].probs
-    assert_close(both, responsibilities(queries, mixture, None, values, annotated))
+    both = elbo(batch).compute_marginals(model, nothing, queries, values, value_mask)["assignment"].probs
+    assert_close(both, responsibilities(queries, mixture, None, values, value_mask))
 
 
 def test_attention_is_softmax_attention() -> None:
@@ -161,9 +161,9 @@ def test_torch_mixture_agrees() -> None:
 
 
 def test_queries_may_share_a_bank() -> None:
-    mixture, (queries, values, annotated) = draw((3,)), observed((2, 3))
-    loss = elbo((2, 3)).loss(MixtureAttention(mixture), nothing, queries, values, annotated)
-    assert_close(loss, -evidence(queries, mixture, None, values, annotated).sum())
+    mixture, (queries, values, value_mask) = draw((3,)), observed((2, 3))
+    loss = elbo((2, 3)).loss(MixtureAttention(mixture), nothing, queries, values, value_mask)
+    assert_close(loss, -evidence(queries, mixture, None, values, value_mask).sum())
     conjugate = MixtureAttention.conjugate(mixture)
     guide = point_masses(conjugate, {"keys": mixture.vectors})
     prior = log_prior(conjugate, {"keys": mixture.vectors})
@@ -182,21 +182,21 @@ def test_group_variances_are_written_out() -> None:
 
 @in_each_batch
 def test_what_is_visible_is_drawn_among(batch: tuple[int, ...]) -> None:
-    mixture, (queries, values, annotated) = draw(batch), observed(batch)
+    mixture, (queries, values, value_mask) = draw(batch), observed(batch)
     visible = torch.ones(TOKENS, UNITS, dtype=torch.bool).tril()
     model = MixtureAttention(mixture)
     options = {"visible": visible}
-    marginals = elbo(batch).compute_marginals(model, nothing, queries, values, annotated, **options)
-    expected = responsibilities(queries, mixture, visible, values, annotated)
+    marginals = elbo(batch).compute_marginals(model, nothing, queries, values, value_mask, **options)
+    expected = responsibilities(queries, mixture, visible, values, value_mask)
     assert_close(marginals["assignment"].probs, expected)
     share = torch.where(visible, mixture.log_weights[..., None, :], -torch.inf).logsumexp(-1)
-    by_hand = (evidence(queries, mixture, visible, values, annotated) - share).sum()
-    assert_close(elbo(batch).loss(model, nothing, queries, values, annotated, **options), -by_hand)
+    by_hand = (evidence(queries, mixture, visible, values, value_mask) - share).sum()
+    assert_close(elbo(batch).loss(model, nothing, queries, values, value_mask, **options), -by_hand)
 
 
 @in_each_batch
 def test_queries_that_see_nothing_or_do_not_count_change_nothing(batch: tuple[int, ...]) -> None:
-    mixture, (queries, values, annotated) = draw(batch), observed(batch)
+    mixture, (queries, values, value_mask) = draw(batch), observed(batch)
     model = MixtureAttention.conjugate(mixture, moves=("vectors", "values"))
     keys = mixture.vectors.clone()
     fewer = slice(0, TOKENS - 2)
@@ -213,29 +213,29 @@ def test_queries_that_see_nothing_or_do_not_count_change_nothing(batch: tuple[in
     queries[..., TOKENS - 2 :, :] = torch.nan  # padding may hold anything
     rows = torch.arange(TOKENS) < TOKENS - 2
     visible = rows[:, None].expand(TOKENS, UNITS)
-    expected = loss_and_gradient(queries[..., fewer, :], values[..., fewer, :], annotated[..., fewer])
+    expected = loss_and_gradient(queries[..., fewer, :], values[..., fewer, :], value_mask[..., fewer])
     for options in ({"mask": rows}, {"visible": visible}):
-        loss, gradient = loss_and_gradient(queries, values, annotated, **options)
+        loss, gradient = loss_and_gradient(queries, values, value_mask, **options)
         assert_close(loss, expected[0])
         assert_close(gradient, expected[1])
 
 
 def test_masked_units_are_absent() -> None:
-    mixture, (queries, values, annotated) = draw((2, 3)), observed((2, 3))
+    mixture, (queries, values, value_mask) = draw((2, 3)), observed((2, 3))
     mask = torch.tensor([True, True, False, True]).expand(2, 3, UNITS)
     vectors = torch.where(mask[..., None], mixture.vectors, torch.nan)
     weights = torch.where(mask, mixture.log_weights, -torch.inf).log_softmax(-1)
     masked = replace(mixture, log_weights=weights, vectors=vectors, mask=mask)
-    loss = elbo((2, 3)).loss(MixtureAttention(masked), nothing, queries, values, annotated)
-    assert_close(loss, -evidence(queries, masked, None, values, annotated).sum())
+    loss = elbo((2, 3)).loss(MixtureAttention(masked), nothing, queries, values, value_mask)
+    assert_close(loss, -evidence(queries, masked, None, values, value_mask).sum())
 
 
 def test_values_that_are_not_known_may_be_anything() -> None:
-    mixture, (queries, values, annotated) = draw(), observed()
+    mixture, (queries, values, value_mask) = draw(), observed()
     model = MixtureAttention(mixture)
-    expected = elbo().loss(model, nothing, queries, values, annotated)
-    unknown = torch.where(annotated[:, None], values, torch.nan)
-    assert_close(elbo().loss(model, nothing, queries, unknown, annotated), expected)
+    expected = elbo().loss(model, nothing, queries, values, value_mask)
+    unknown = torch.where(value_mask[:, None], values, torch.nan)
+    assert_close(elbo().loss(model, nothing, queries, unknown, value_mask), expected)
 
 
 # ---------------------------------------------------------------- EM
@@ -247,9 +247,9 @@ MOVES = ("vectors", "values", "variances", "weights")
 
 def objective(mixture: Mixture, data: tuple[Tensor, ...], start: Mixture) -> Tensor:
     """EM's J of a mixture, up to a constant: what `adapt` reports before its first step, with the priors at start."""
-    queries, values, annotated = data
+    queries, values, value_mask = data
     precision = 1 / (mixture.dense_variances() + mixture.query_noise)
-    j = evidence(queries, mixture, None, values, annotated).sum()
+    j = evidence(queries, mixture, None, values, value_mask).sum()
     moved = (mixture.vectors - start.vectors).square()
     j = j + 0.5 * (WIDTH * precision.log() - PRIORS.vectors * precision * moved.sum(-1, keepdim=True)).sum()
     j = j + ((PRIORS.shape - 1) * precision.log() - PRIORS.rate * precision).sum()
@@ -271,8 +271,8 @@ def sites(mixture: Mixture, batch: tuple[int, ...]) -> dict[str, Tensor]:
 def test_loss_differs_from_the_objective_of_em_by_a_constant(batch: tuple[int, ...]) -> None:
     start, data = draw(batch), observed(batch)
     model = MixtureAttention.conjugate(start, PRIORS, MOVES)
-    queries, values, annotated = data
-    options: Any = {"values": values, "annotated": annotated, "moves": MOVES, "priors": PRIORS}
+    queries, values, value_mask = data
+    options: Any = {"values": values, "value_mask": value_mask, "moves": MOVES, "priors": PRIORS}
     constants = []
     for steps in (0, 1, 7):
         end = adapt(queries, start, steps=steps, **options)
@@ -298,8 +298,8 @@ def test_gradient_of_the_loss_is_that_of_the_log_joint(batch: tuple[int, ...]) -
 
 def test_gradient_is_zero_where_em_ends() -> None:
     start, data = draw(), observed()
-    queries, values, annotated = data
-    options: Any = {"values": values, "annotated": annotated, "moves": MOVES, "priors": PRIORS}
+    queries, values, value_mask = data
+    options: Any = {"values": values, "value_mask": value_mask, "moves": MOVES, "priors": PRIORS}
     end = adapt(queries, start, steps=3000, tolerance=0.0, **options).mixture
     model = MixtureAttention.conjugate(start, PRIORS, MOVES)
     guide = point_masses(model, sites(end, ()))
@@ -313,7 +313,7 @@ def test_gradient_is_zero_where_em_ends() -> None:
 @pytest.mark.slow
 def test_em_does_not_move_from_where_svi_ends() -> None:
     start, data = draw(), observed()
-    queries, values, annotated = data
+    queries, values, value_mask = data
     priors = ConjugatePriors(vectors=0.8, values=0.5)
     model = MixtureAttention.conjugate(start, priors, ("vectors", "values"))
     guide = point_masses(model, {"keys": start.vectors, "values": start.values})
@@ -327,10 +327,10 @@ def test_em_does_not_move_from_where_svi_ends() -> None:
 
 
 def em_step(at: Mixture, start: Mixture, data: tuple[Tensor, ...], priors: ConjugatePriors) -> Mixture:
-    """One step of EM from ``at`` under priors that are centred at ``start``."""
-    queries, values, annotated = data
-    weights = responsibilities(queries, at, None, values, annotated)
-    known = weights * annotated[..., None]
+    """One step of EM from ``at`` under priors that are centered at ``start``."""
+    queries, values, value_mask = data
+    weights = responsibilities(queries, at, None, values, value_mask)
+    known = weights * value_mask[..., None]
     kappa = torch.as_tensor(priors.vectors)
     vectors = (kappa * start.vectors + weights.mT @ queries) / (kappa + weights.sum(-2))[..., None]
     kappa = torch.as_tensor(priors.values)
@@ -438,7 +438,7 @@ def test_drawn_queries_have_the_moments_of_the_mixture() -> None:
 
 
 @in_each_batch
-def test_vectorised_particles_average_single_ones(batch: tuple[int, ...]) -> None:
+def test_vectorized_particles_average_single_ones(batch: tuple[int, ...]) -> None:
     mixture, data = draw(batch), observed(batch)
     model = MixtureAttention.conjugate(mixture, PRIORS, MOVES)
     guide = point_masses(model)
@@ -448,17 +448,17 @@ def test_vectorised_particles_average_single_ones(batch: tuple[int, ...]) -> Non
 
 
 def test_free_values_are_found_by_mean_shift() -> None:
-    mixture, (queries, values, annotated) = draw(), observed()
+    mixture, (queries, values, value_mask) = draw(), observed()
     model = MixtureAttention(mixture, free_values=True)
     guide = point_masses(model, {"value_unobserved": torch.zeros(TOKENS, VALUES)})
     objective = elbo()(model, guide)
-    objective(queries, values, annotated).backward()
+    objective(queries, values, value_mask).backward()
     free = torch.zeros(TOKENS, VALUES).requires_grad_()
-    completed = torch.where(annotated[:, None], values, free)
+    completed = torch.where(value_mask[:, None], values, free)
     (-evidence(queries, mixture, None, completed).sum()).backward()
     gradient = next(guide.parameters()).grad
     assert_close(gradient, free.grad)
-    assert_close(gradient[annotated], torch.zeros_like(gradient[annotated]))
+    assert_close(gradient[value_mask], torch.zeros_like(gradient[value_mask]))
 
 
 def test_free_values_need_no_known_ones() -> None:
@@ -500,7 +500,7 @@ NONE = torch.zeros(UNITS, dtype=torch.bool)
         (lambda: MixtureAttention(bad(log_weights=torch.full((UNITS,), -torch.inf))), "the mixture has no unit left"),
         (lambda: MixtureAttention(bad(value_variances=None), free_values=True), "values need a mixture with values"),
         (lambda: MixtureAttention(bad(variances=Covariances(torch.eye(3).expand(4, 3, 3)))), "full covariances"),
-        (lambda: MixtureAttention(draw(), keys=dist.Normal), "keys .*Normal.*: give a VectorsPrior, a distribution"),
+        (lambda: MixtureAttention(draw(), keys=dist.Normal), "keys .*Normal.*: give a UnitPrior, a distribution"),
         (lambda: MixtureAttention(draw(), keys=dist.Normal(0.0, 1.0)), r"keys has event shape \(\), expected \(3,\)"),
         (lambda: MixtureAttention(draw(), values=dist.Normal(0.0, 1.0)), r"values has event shape \(\)"),
         (lambda: MixtureAttention(draw(), precision=dist.Normal(0.0, 1e-9)), "must draw positive numbers"),
@@ -526,7 +526,7 @@ def test_a_model_that_cannot_be_is_refused(make: Callable[[], Any], message: str
         ({"queries": randn(3, TOKENS, WIDTH)}, r"leading dimensions \(3,\) and the mixture \(2, 3\)"),
         ({"values": randn(2, 3, TOKENS, 5)}, r"values have shape \(2, 3, 9, 5\), expected \(2, 3, 9, 2\)"),
         ({"values": randn(2, 3, 8, VALUES)}, r"values have shape \(2, 3, 8, 2\), expected"),
-        ({"annotated": torch.ones(TOKENS, dtype=torch.bool)}, "which values are known but there are none"),
+        ({"value_mask": torch.ones(TOKENS, dtype=torch.bool)}, "which values are known but there are none"),
         ({"mask": torch.ones(8, dtype=torch.bool)}, r"mask has shape \(8,\), expected \(2, 3, 9\)"),
         ({"visible": torch.ones(TOKENS, 7, dtype=torch.bool)}, r"visible has shape \(9, 7\), expected \(2, 3, 9, 4\)"),
     ],

@@ -2,13 +2,13 @@
 
 import pytest
 
-from pyroformer.models.serialization import Recorded, build, describe
+from pyroformer.models.serialization import Configurable, build, describe
 from pyroformer.models.transformer.config import TransformerConfig
 
 CONFIG = TransformerConfig(vocabulary=300, window=8)
 
 
-class Outsider(Recorded):
+class Outsider(Configurable):
     def __init__(self, config: TransformerConfig, scale: float = 1.0, names: tuple[str, ...] = ()) -> None:
         self.config, self.scale, self.names = config, scale, names
 

@@ -12,7 +12,7 @@ from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.models.attention.denoising import DenoisingAttention
 from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.batch import EOS, Batch
-from pyroformer.models.priors.vectors import GaussianBase
+from pyroformer.models.priors.vectors import GaussianVectorPrior
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.memory import Context, Memory
 from pyroformer.models.vae import VAE, length_mask
@@ -37,7 +37,7 @@ def test_attention_to_its_memory_is_softmax_attention() -> None:
 
 def test_its_divergence_is_that_of_gaussians() -> None:
     torch.manual_seed(0)
-    model = VAE(CONFIG, base_measure=GaussianBase(16, mean=0.3, variance=2.0))
+    model = VAE(CONFIG, base_measure=GaussianVectorPrior(16, mean=0.3, variance=2.0))
     guide, batch = VAEGuide(model), Batch.pad(TEXTS)
     posterior = guide.encode(batch)
     each = kl_divergence(Normal(posterior.mean, posterior.variance.sqrt()), Normal(0.3, 2.0**0.5)).sum(-1)
@@ -57,7 +57,7 @@ def test_a_guide_without_texts_is_refused() -> None:
 
 def test_a_prior_of_another_width_is_refused() -> None:
     with pytest.raises(ValueError, match="base_measure"):
-        VAE(CONFIG, base_measure=GaussianBase(8))
+        VAE(CONFIG, base_measure=GaussianVectorPrior(8))
 
 
 def test_between_two_texts_vectors_are_averaged_position_by_position() -> None:

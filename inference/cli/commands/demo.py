@@ -9,7 +9,7 @@ __all__ = ["demo"]
 
 
 def demo(*, minutes: float = 3.8, out: str | None = None, seed: int = 0) -> None:
-    """Train a small NVAE on Python's own documentation, then show what it learnt.
+    """Train a small NVAE on Python's own documentation, then show what it learned.
 
     Example:
       pyroformer demo --minutes 10
@@ -33,7 +33,7 @@ def demo(*, minutes: float = 3.8, out: str | None = None, seed: int = 0) -> None
     say(f"reading {corpus.describe()}")
 
     model = NVAE.for_corpus(corpus, size="tiny")  # what is assumed
-    guide = NVAEGuide(model)  # what is learnt
+    guide = NVAEGuide(model)  # what is learned
     progress = Progress("objective (nvib, not a bound)")
     run = fit(model, guide, corpus, minutes=minutes, validation_texts=256, seed=seed, out=folder, report=progress)
     progress.close()

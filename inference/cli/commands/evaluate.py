@@ -21,7 +21,7 @@ def evaluate(
     particles: int = 64,
     limit: int | None = None,
     samples: int = 0,
-    drop_below: float = 0.0,
+    min_weight: float = 0.0,
     seed: int = 0,
     trust: list[str] | None = None,
 ) -> None:
@@ -40,7 +40,7 @@ def evaluate(
         particles: Draws of the importance-weighted bound; more make it tighter and take longer.
         limit: At most so many texts.
         samples: Make up so many texts and tell how they differ from each other and from held-out ones.
-        drop_below: Vectors of a mixture that weigh less leave before texts are written again.
+        min_weight: Vectors of a mixture that weigh less leave before texts are written again.
         seed: Of all noise.
         trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
     """
@@ -50,7 +50,7 @@ def evaluate(
         raise ValueError(f"--json {json} lies in no folder: make {Path(json).parent} first.")
     texts = None if data is None else given_texts(data, field, condition)
     options: dict[str, Any] = {"split": split, "particles": particles, "limit": limit, "samples": samples, "seed": seed}
-    found = load_run(run, trust).evaluate(texts, drop_below=drop_below, **options)
+    found = load_run(run, trust).evaluate(texts, min_weight=min_weight, **options)
     say(found.table())
     if json is not None:
         content = javascript.dumps(found.as_dict(), indent=2, allow_nan=False) + "\n"

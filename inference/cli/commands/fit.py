@@ -90,16 +90,16 @@ def fit(
         if data is None:
             raise ValueError(f"{out} holds no run to go on with: give --data to begin one.")
         imported(MODELS[name].model).check_conditions(condition is not None)
-        trunk = None if init_from is None else read_trunk(init_from, size, texts, model)
+        backbone = None if init_from is None else read_trunk(init_from, size, texts, model)
         fields: dict[str, Any] = {"field": field, "condition": condition, "labels": labels}
-        fields["tokenizer"] = None if trunk is None else trunk.tokenizer
+        fields["tokenizer"] = None if backbone is None else backbone.tokenizer
         corpus = read_corpus(data, folder if rank() == 0 else None, **fields, **texts)
         say(f"reading {corpus.describe()}")
         prepared = prepare_new(
-            name, corpus, size=size or "tiny", model=model, guide=guide, training=training, trunk=trunk
+            name, corpus, size=size or "tiny", model=model, guide=guide, training=training, backbone=backbone
         )
-        if trunk is not None:
-            say(f"starting from {trunk.describe()}")
+        if backbone is not None:
+            say(f"starting from {backbone.describe()}")
             if rank() == 0:
                 folder.keep_start(prepared.model)
     settings = TrainingOptions(**prepared.training)

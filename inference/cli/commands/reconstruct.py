@@ -13,7 +13,7 @@ def reconstruct(
     field: str | None = None,
     condition: str | None = None,
     n: int | None = None,
-    drop_below: float = 0.0,
+    min_weight: float = 0.0,
     seed: int = 0,
     temperature: float | None = None,
     top_k: int | None = None,
@@ -35,7 +35,7 @@ def reconstruct(
         field: The key of a .jsonl file, or the column of a .tsv file, that holds the text.
         condition: For a run on pairs: what --text answers to, or the key or column of --data that holds it.
         n: At most so many texts.
-        drop_below: Vectors of a mixture that weigh less leave before anything is written, which takes less time then.
+        min_weight: Vectors of a mixture that weigh less leave before anything is written, which takes less time then.
         seed: Of the draws.
         temperature: Below 1 sharpens the distribution of each token, above 1 flattens it.
         top_k: Draw from so many most probable tokens; 0 is all of them.
@@ -60,7 +60,7 @@ def reconstruct(
     from ...data.pairs import separated
 
     texts, conditions = separated(given)
-    for found in loaded.reconstruct(texts, conditions=conditions, drop_below=drop_below, seed=seed, **chosen):
+    for found in loaded.reconstruct(texts, conditions=conditions, min_weight=min_weight, seed=seed, **chosen):
         item = found.as_dict()
         say_json({"original": item.pop("original"), "reconstruction": item.pop("text")} | item)
 

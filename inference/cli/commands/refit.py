@@ -39,7 +39,7 @@ def refit(
             import path of a class, as in my_priors.Mine.
         out: The folder of the new run, new or empty.
         resume: Go on with the run in --out.
-        steps: Optimiser steps to take.
+        steps: Optimizer steps to take.
         minutes: Minutes to train for, in place of or beside --steps; 3 if neither is given.
         batch_size: Texts in a batch (default: 32).
         learning_rate: Peak of the learning rate (default: 0.002).

@@ -20,7 +20,7 @@ from pyroformer.inference.data import readers as reading
 from pyroformer.inference.data.corpus import Corpus, _vocabulary
 from pyroformer.inference.data.readers import divide, read_file, read_splits
 from pyroformer.inference.data.storage import _remove
-from pyroformer.inference.data.texts import Texts, check_window, tokenised
+from pyroformer.inference.data.texts import Texts, check_window, tokenized
 from pyroformer.inference.data.tokenizer import Tokenizer
 
 LINES = [f"Number {i} is {'even' if i % 2 == 0 else 'odd'}." for i in range(100)]
@@ -109,7 +109,7 @@ def test_what_is_no_text(
 ) -> None:
     path = write(tmp_path / name, content)
     with pytest.raises(ValueError, match=message) as caught:
-        Corpus.read(path, field=field)
+        Corpus.from_file(path, field=field)
     assert "\n" not in str(caught.value)
 
 
@@ -175,7 +175,7 @@ def test_folders_that_hold_no_corpus(tmp_path: Path, files: list[str], message: 
     for name in files:
         write(tmp_path / name, "one")
     with pytest.raises(ValueError, match=message):
-        Corpus.read(tmp_path)
+        Corpus.from_file(tmp_path)
 
 
 @settings(max_examples=30, deadline=None)
@@ -197,9 +197,9 @@ def test_the_split_follows_from_the_seed() -> None:
 def test_too_few_texts(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "\n".join(LINES[:19] * 3))
     with pytest.raises(ValueError, match="a.txt holds 19 different texts, too few to split: give at least 20, or"):
-        Corpus.read(path)
+        Corpus.from_file(path)
     with pytest.raises(ValueError, match="the corpus holds 1 different texts"):
-        Corpus.of(["one"])
+        Corpus.from_texts(["one"])
 
 
 # Windows
@@ -227,7 +227,7 @@ def test_pieces_are_of_similar_length() -> None:
 
 
 def test_long_texts_are_dropped() -> None:
-    _, offsets, long = tokenised(["a", "x" * 99, "b"], TOKENIZER, 8, "drop")
+    _, offsets, long = tokenized(["a", "x" * 99, "b"], TOKENIZER, 8, "drop")
     assert (offsets.tolist(), long) == ([0, 2, 4], 1)
 
 
@@ -254,11 +254,13 @@ def test_order_is_kept_over_many_texts(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_sizes_that_hold_no_text(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        Corpus.of([line + "x" * 30 for line in LINES], folder=tmp_path / "corpus", **{"vocabulary": 259, **options})
+        Corpus.from_texts(
+            [line + "x" * 30 for line in LINES], folder=tmp_path / "corpus", **{"vocabulary": 259, **options}
+        )
     assert not (tmp_path / "corpus").exists()
     if "long" not in options:
         with pytest.raises(ValueError, match=message):  # before anything is read
-            Corpus.read("missing.txt", **options)
+            Corpus.from_file("missing.txt", **options)
 
 
 def test_an_unknown_way_with_long_texts() -> None:
@@ -292,7 +294,7 @@ def test_nothing_is_too_little_to_count() -> None:
 @pytest.fixture
 def corpus(tmp_path: Path) -> Corpus:
     path = write(tmp_path / "numbers.txt", "\n".join([*LINES, "", "word " * 50]))
-    return Corpus.read(path, vocabulary=4000, window=16, folder=tmp_path / "run" / "corpus")
+    return Corpus.from_file(path, vocabulary=4000, window=16, folder=tmp_path / "run" / "corpus")
 
 
 def test_a_corpus_says_what_it_is(corpus: Corpus) -> None:
@@ -316,13 +318,13 @@ def test_a_corpus_holds_every_text(corpus: Corpus) -> None:
 
 def test_the_tokenizer_has_seen_the_training_texts_only(tmp_path: Path) -> None:
     splits = {"train": ["aaaa bbbb"] * 9, "valid": ["zzzz"] * 99, "test": ["yyyy"] * 99}
-    corpus = Corpus.of(splits, vocabulary=300)
+    corpus = Corpus.from_texts(splits, vocabulary=300)
     assert corpus.tokenizer.pieces("aaaa zz yy") == ["aaaa", " ", "z", "z", " ", "y", "y", "<eos>"]
 
 
 def test_a_corpus_is_opened_without_its_source(corpus: Corpus, tmp_path: Path) -> None:
     (tmp_path / "numbers.txt").unlink()
-    for again in (Corpus.open(corpus.folder), pickle.loads(pickle.dumps(corpus))):
+    for again in (Corpus.load(corpus.folder), pickle.loads(pickle.dumps(corpus))):
         assert again.describe() == corpus.describe()
         assert (again.window, again.widths, again.vocabulary) == (16, corpus.widths, corpus.vocabulary)
         assert again.test[:] == corpus.test[:]
@@ -338,7 +340,7 @@ def test_tokens_lie_in_a_file_and_travel_as_its_path(corpus: Corpus) -> None:
 
 
 def test_a_corpus_of_nowhere_cleans_up() -> None:
-    corpus = Corpus.of(LINES, vocabulary=259)
+    corpus = Corpus.from_texts(LINES, vocabulary=259)
     folder, texts = corpus.folder, corpus.train
     assert (folder / "corpus.json").exists()
     del corpus
@@ -351,27 +353,27 @@ def test_a_corpus_of_nowhere_cleans_up() -> None:
 
 
 def test_a_forked_process_leaves_the_folder_alone() -> None:
-    corpus = Corpus.of(LINES, vocabulary=259)
+    corpus = Corpus.from_texts(LINES, vocabulary=259)
     _remove(str(corpus.folder), os.getpid() + 1)
     assert corpus.folder.exists()
 
 
 def test_the_same_corpus_from_the_same_seed(corpus: Corpus, tmp_path: Path) -> None:
-    again = Corpus.read(tmp_path / "numbers.txt", vocabulary=4000, window=16)
+    again = Corpus.from_file(tmp_path / "numbers.txt", vocabulary=4000, window=16)
     assert again.train[:] == corpus.train[:]
     assert (again.folder / "tokenizer.json").read_text() == (corpus.folder / "tokenizer.json").read_text()
-    other = Corpus.read(tmp_path / "numbers.txt", vocabulary=4000, window=16, seed=1)
+    other = Corpus.from_file(tmp_path / "numbers.txt", vocabulary=4000, window=16, seed=1)
     assert other.test[:] != corpus.test[:]
 
 
 def test_a_given_tokenizer_is_used(tmp_path: Path) -> None:
-    corpus = Corpus.of(LINES, tokenizer=TOKENIZER)
+    corpus = Corpus.from_texts(LINES, tokenizer=TOKENIZER)
     assert corpus.vocabulary == 270
     assert corpus.describe() == "100 texts, 270-token BPE"
 
 
 def test_the_vocabulary_grows_with_the_text() -> None:
-    assert Corpus.of(LINES).vocabulary < 1000
+    assert Corpus.from_texts(LINES).vocabulary < 1000
     assert [_vocabulary(["x" * n]) for n in (1, 10**6, 4 * 10**6)] == [1000, 4000, 8000]
     assert _vocabulary(["x" * 10**6] * 100) == 32000
 
@@ -389,7 +391,7 @@ def test_splits_that_are_not_there(corpus: Corpus) -> None:
     with pytest.raises(ValueError, match="there is no split 'dev': give train, valid, test"):
         corpus.batches("dev")
     with pytest.raises(ValueError, match="the splits are train, dev: give train, valid and test"):
-        Corpus.of({"train": LINES, "dev": LINES})
+        Corpus.from_texts({"train": LINES, "dev": LINES})
 
 
 @pytest.mark.parametrize("at", ["train.tokens.npy", "test.offsets.npy", "tokenizer.json", "corpus.json"])
@@ -406,12 +408,14 @@ def test_a_kill_while_writing_leaves_no_half_corpus(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, "replace", killed)
-        Corpus.of(LINES, vocabulary=270, folder=folder)
+        Corpus.from_texts(LINES, vocabulary=270, folder=folder)
     assert not list(folder.glob("*.partial"))
-    with pytest.raises(ValueError, match="holds no corpus .*corpus.json: No such file.*: make one with Corpus.read"):
-        Corpus.open(folder)
+    with pytest.raises(
+        ValueError, match="holds no corpus .*corpus.json: No such file.*: make one with Corpus.from_file"
+    ):
+        Corpus.load(folder)
     assert corpus.train[:] == before  # whoever has the old one open keeps it
-    assert Corpus.of(LINES, vocabulary=270, folder=folder).train[:] == Corpus.open(folder).train[:]
+    assert Corpus.from_texts(LINES, vocabulary=270, folder=folder).train[:] == Corpus.load(folder).train[:]
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,18 +424,18 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(np, "save", full)
     with pytest.raises(ValueError, match="cannot write the corpus into .*: No space left on device. Give another"):
-        Corpus.of(LINES, folder=tmp_path / "run")
+        Corpus.from_texts(LINES, folder=tmp_path / "run")
     assert not list((tmp_path / "run").iterdir())
 
 
 def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
     write(tmp_path / "run", "one")
     with pytest.raises(ValueError, match="cannot write the corpus into .*run: File exists. Give another folder"):
-        Corpus.of(LINES, folder=tmp_path / "run")
+        Corpus.from_texts(LINES, folder=tmp_path / "run")
 
 
 def damages() -> Iterator[tuple[str, bytes | None, str]]:
-    yield "corpus.json", None, "holds no corpus .*: make one with Corpus.read"
+    yield "corpus.json", None, "holds no corpus .*: make one with Corpus.from_file"
     yield "corpus.json", b'{"name"', r"is damaged \(corpus.json: .*\): make it anew"
     yield "corpus.json", b"\xff", r"is damaged \(corpus.json: .*\): make it anew"
     yield "corpus.json", b"[]", r"is damaged \(corpus.json describes no corpus\): make it anew"
@@ -448,13 +452,13 @@ def test_a_damaged_corpus(corpus: Corpus, name: str, content: bytes | None, mess
     (corpus.folder / name).unlink()
     write(corpus.folder / name, content)
     with pytest.raises(ValueError, match=message):
-        Corpus.open(corpus.folder)
+        Corpus.load(corpus.folder)
 
 
 def test_splits_of_another_size(corpus: Corpus) -> None:
     (corpus.folder / "test.offsets.npy").write_bytes((corpus.folder / "train.offsets.npy").read_bytes())
     with pytest.raises(ValueError, match=r"is damaged \(the test texts are not all there\)"):
-        Corpus.open(corpus.folder)
+        Corpus.load(corpus.folder)
 
 
 # Built in
@@ -518,7 +522,7 @@ def test_the_built_in_corpus() -> None:
 @pytest.mark.slow
 def test_a_hundred_thousand_lines_take_seconds(data: Path, tmp_path: Path) -> None:
     start = time.process_time()
-    corpus = Corpus.read(data / "wikitext-2-nvib", vocabulary=8000, folder=tmp_path)
+    corpus = Corpus.from_file(data / "wikitext-2-nvib", vocabulary=8000, folder=tmp_path)
     assert time.process_time() - start < 120  # 10 s on an idle core
     assert corpus.counts["texts"] == 73442 + 7697 + 9084
     assert corpus.counts["long"] < 1000

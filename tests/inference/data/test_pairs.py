@@ -1,4 +1,4 @@
-"""Pairs (condition, text): read, split, tokenised and batched together; labels that no text can spell."""
+"""Pairs (condition, text): read, split, tokenized and batched together; labels that no text can spell."""
 
 import gzip
 import json
@@ -129,7 +129,7 @@ def test_what_is_no_pair(
     tmp_path: Path, name: str, content: str, condition: str | int, field: str | int | None, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message) as caught:
-        Corpus.read(write(tmp_path / name, content), field=field, condition=condition)
+        Corpus.from_file(write(tmp_path / name, content), field=field, condition=condition)
     assert "\n" not in str(caught.value)
 
 
@@ -300,7 +300,7 @@ def rows(batches: list[Batch]) -> list[tuple[list[int], list[int]]]:
 
 @pytest.mark.parametrize("pairs", [PAIRS, QUESTIONS])
 def test_every_pair_comes_once_an_epoch(pairs: list[Pair]) -> None:
-    corpus = Corpus.of(pairs, vocabulary=300)
+    corpus = Corpus.from_texts(pairs, vocabulary=300)
     for split, texts in {"train": corpus.train, "valid": corpus.valid, "test": corpus.test}.items():
         expected = [(conditions_of(texts).ids(i)[:-1].tolist(), texts.ids(i).tolist()) for i in range(len(texts))]
         assert sorted(rows(list(corpus.batches(split, 8)))) == sorted(expected)
@@ -308,14 +308,14 @@ def test_every_pair_comes_once_an_epoch(pairs: list[Pair]) -> None:
 
 
 def test_the_order_of_training_does_not_depend_on_conditions() -> None:
-    alone = TrainingStream(Corpus.of([text for _, text in PAIRS], tokenizer=TOKENIZER).train, 4, accumulate=2)
-    paired = TrainingStream(Corpus.of(PAIRS, tokenizer=TOKENIZER).train, 4, accumulate=2)
+    alone = TrainingStream(Corpus.from_texts([text for _, text in PAIRS], tokenizer=TOKENIZER).train, 4, accumulate=2)
+    paired = TrainingStream(Corpus.from_texts(PAIRS, tokenizer=TOKENIZER).train, 4, accumulate=2)
     for one, other in zip(islice(alone, 30), paired, strict=False):
         assert all(torch.equal(a, b) for a, b in zip(one[:3], other[:3], strict=True))  # type: ignore[arg-type]
 
 
 def test_a_stream_of_pairs_resumes() -> None:
-    texts = Corpus.of(QUESTIONS, tokenizer=TOKENIZER).train
+    texts = Corpus.from_texts(QUESTIONS, tokenizer=TOKENIZER).train
     uninterrupted, resumed = TrainingStream(texts, 8), pickle.loads(pickle.dumps(TrainingStream(texts, 8)))
     resumed.resume(uninterrupted.position(5))
     for one, other in zip(islice(uninterrupted, 5, 12), resumed, strict=False):
@@ -337,7 +337,7 @@ def test_a_stream_of_pairs_resumes() -> None:
     ],
 )
 def test_a_corpus_of_pairs_says_so(pairs: list[Pair], options: dict[str, Any], expected: str) -> None:
-    corpus = Corpus.of(pairs, vocabulary=300, **options)
+    corpus = Corpus.from_texts(pairs, vocabulary=300, **options)
     assert corpus.describe().startswith(expected.format(corpus.tokenizer.vocabulary))
     assert corpus.conditional
     assert corpus.vocabulary == corpus.tokenizer.vocabulary + len(corpus.labels)
@@ -346,9 +346,9 @@ def test_a_corpus_of_pairs_says_so(pairs: list[Pair], options: dict[str, Any], e
 @pytest.mark.parametrize("labels", [True, False])
 def test_a_corpus_is_opened_without_its_source(tmp_path: Path, labels: bool) -> None:
     path = write(tmp_path / "pairs.tsv", "".join(f"{condition}\t{text}\n" for condition, text in PAIRS))
-    corpus = Corpus.read(path, vocabulary=300, condition=0, labels=labels, folder=tmp_path / "corpus")
+    corpus = Corpus.from_file(path, vocabulary=300, condition=0, labels=labels, folder=tmp_path / "corpus")
     path.unlink()
-    for again in (Corpus.open(tmp_path / "corpus"), pickle.loads(pickle.dumps(corpus))):
+    for again in (Corpus.load(tmp_path / "corpus"), pickle.loads(pickle.dumps(corpus))):
         assert again.describe() == corpus.describe()
         assert (again.labels, again.vocabulary) == (corpus.labels, corpus.vocabulary)
         assert again.labels == (tuple(INTENTS) if labels else ())
@@ -361,7 +361,7 @@ def test_a_corpus_is_opened_without_its_source(tmp_path: Path, labels: bool) -> 
 
 
 def test_the_name_of_a_label_in_a_text_is_text() -> None:
-    corpus = Corpus.of(PAIRS, vocabulary=300)
+    corpus = Corpus.from_texts(PAIRS, vocabulary=300)
     assert max(corpus.train.tokens) < corpus.tokenizer.vocabulary
     assert min(conditions_of(corpus.train).tokens[::2]) >= corpus.tokenizer.vocabulary
     assert corpus.tokenizer.decode(corpus.tokenizer.encode("book book")) == "book book"
@@ -373,20 +373,20 @@ def test_the_name_of_a_label_in_a_text_is_text() -> None:
 
 def test_one_tokenizer_learns_from_texts_and_conditions() -> None:
     splits = {split: [("zzzz yyyy", "aaaa bbbb")] * 9 for split in ("train", "valid", "test")}
-    assert Corpus.of(splits, vocabulary=300).tokenizer.pieces("aaaa zzzz") == ["aaaa", " ", "zzzz", "<eos>"]
-    labelled = Corpus.of(splits, vocabulary=300, labels=True)
-    assert labelled.tokenizer.pieces("aaaa zz") == ["aaaa", " ", "z", "z", "<eos>"]
+    assert Corpus.from_texts(splits, vocabulary=300).tokenizer.pieces("aaaa zzzz") == ["aaaa", " ", "zzzz", "<eos>"]
+    labeled = Corpus.from_texts(splits, vocabulary=300, labels=True)
+    assert labeled.tokenizer.pieces("aaaa zz") == ["aaaa", " ", "z", "z", "<eos>"]
 
 
 def test_texts_of_a_corpus_of_pairs_are_pairs_again() -> None:
-    corpus = Corpus.of(PAIRS, vocabulary=300)
-    again = Corpus.of({split: getattr(corpus, split) for split in ("train", "valid", "test")}, vocabulary=300)
+    corpus = Corpus.from_texts(PAIRS, vocabulary=300)
+    again = Corpus.from_texts({split: getattr(corpus, split) for split in ("train", "valid", "test")}, vocabulary=300)
     assert pairs_of(again.test) == pairs_of(corpus.test)
     assert again.labels == corpus.labels
 
 
 def test_corpora_of_texts_are_as_they_were() -> None:
-    corpus = Corpus.of([text for _, text in PAIRS], vocabulary=300)
+    corpus = Corpus.from_texts([text for _, text in PAIRS], vocabulary=300)
     keys = {"name", "window", "long", "seed", "asked", "vocabulary", "texts", "widths", "counts"}
     assert json.loads((corpus.folder / "corpus.json").read_text()).keys() == keys
     arrays = {f"{split}.{kind}.npy" for split in ("train", "valid", "test") for kind in ("tokens", "offsets")}
@@ -400,19 +400,19 @@ def test_corpora_of_texts_are_as_they_were() -> None:
 
 def test_splits_of_two_kinds() -> None:
     with pytest.raises(ValueError, match="train holds pairs and test texts alone: give pairs in every split, or in no"):
-        Corpus.of({"train": PAIRS, "valid": PAIRS, "test": ["a"]})  # type: ignore[dict-item]
+        Corpus.from_texts({"train": PAIRS, "valid": PAIRS, "test": ["a"]})  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="labels are conditions, and these texts have none: give pairs, or leave lab"):
-        Corpus.of([text for _, text in PAIRS], labels=True)
+        Corpus.from_texts([text for _, text in PAIRS], labels=True)
     with pytest.raises(ValueError, match="no pair of the test split fits into a window of 16 tokens: give a longer w"):
         some = [("c", "short")]
-        Corpus.of({"train": some, "valid": some, "test": [("c", LONG)]}, window=16, long="drop")
+        Corpus.from_texts({"train": some, "valid": some, "test": [("c", LONG)]}, window=16, long="drop")
 
 
 def test_a_held_out_label_that_training_lacks() -> None:
     splits = {"train": PAIRS, "valid": PAIRS, "test": [("ordre", "x")]}
     with pytest.raises(ValueError, match="'ordre' is none of the 3 labels .*, such as 'order', or .*labels=False"):
-        Corpus.of(splits)
-    assert pairs_of(Corpus.of(splits, labels=False).test) == [("ordre", "x")]
+        Corpus.from_texts(splits)
+    assert pairs_of(Corpus.from_texts(splits, labels=False).test) == [("ordre", "x")]
 
 
 @pytest.mark.parametrize(
@@ -430,27 +430,30 @@ def test_a_held_out_label_that_training_lacks() -> None:
     ],
 )
 def test_a_damaged_corpus(tmp_path: Path, name: str, content: bytes | dict[str, Any] | None, message: str) -> None:
-    folder = Corpus.of(PAIRS, vocabulary=300, folder=tmp_path / "corpus").folder
+    folder = Corpus.from_texts(PAIRS, vocabulary=300, folder=tmp_path / "corpus").folder
     if isinstance(content, dict):
         content = json.dumps(json.loads((folder / name).read_text()) | content).encode()
     (folder / name).unlink()
     if content is not None:
         (folder / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        Corpus.open(folder)
+        Corpus.load(folder)
 
 
 def test_conditions_of_another_number_than_texts(tmp_path: Path) -> None:
-    folder = Corpus.of(PAIRS, vocabulary=300, folder=tmp_path / "corpus").folder
+    folder = Corpus.from_texts(PAIRS, vocabulary=300, folder=tmp_path / "corpus").folder
     for kind in ("tokens", "offsets"):
         content = (folder / f"train.conditions.{kind}.npy").read_bytes()
         (folder / f"test.conditions.{kind}.npy").write_bytes(content)
     with pytest.raises(ValueError, match=r"is damaged \(the test.conditions texts are not all there\)"):
-        Corpus.open(folder)
+        Corpus.load(folder)
 
 
 def test_other_pairs_are_encoded_as_those_of_the_corpus() -> None:
-    corpus, texts = Corpus.of(PAIRS, vocabulary=300), Corpus.of([text for _, text in PAIRS], vocabulary=300)
+    corpus, texts = (
+        Corpus.from_texts(PAIRS, vocabulary=300),
+        Corpus.from_texts([text for _, text in PAIRS], vocabulary=300),
+    )
     assert pairs_of(corpus.encode(PAIRS[:3])) == PAIRS[:3]
     assert corpus.encode(corpus.test) is corpus.test
     assert list(texts.encode(["a", "b"])) == ["a", "b"]
@@ -469,7 +472,7 @@ def test_a_real_corpus_with_labels(data: Path) -> None:
     for split in ("train", "valid", "test"):
         texts, names = ((data / "clinc150" / f"{split}.{kind}").read_text().splitlines() for kind in ("txt", "label"))
         splits[split] = list(zip(names[::50], texts[::50], strict=True))
-    corpus = Corpus.of(splits, vocabulary=400)
+    corpus = Corpus.from_texts(splits, vocabulary=400)
     assert ", 150 labels, " in corpus.describe()
     assert pairs_of(corpus.test) == splits["test"]
 
@@ -487,7 +490,7 @@ def test_the_built_in_texts_have_no_conditions() -> None:
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run of a model that takes conditions and does not look at them."""
     monkeypatch.setattr(LanguageModel, "conditional", True)
-    corpus = Corpus.of(PAIRS, vocabulary=300, window=32)
+    corpus = Corpus.from_texts(PAIRS, vocabulary=300, window=32)
     model = LanguageModel.for_corpus(corpus, width=8, layers=1, heads=2)
     config = {"objective": {"name": "elbo", "kl_weights": {}}}
     return Run(model, None, corpus, RunFolder(corpus.folder), config, 0)
@@ -496,10 +499,10 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
 @pytest.mark.parametrize("model", [LanguageModel, NVAE])
 def test_a_model_that_reads_no_conditions_is_given_none(model: type[LanguageModel] | type[NVAE]) -> None:
     message = f"{model.__name__} does not read the conditions that the texts come with: leave the condition out, or"
-    corpus = Corpus.of(PAIRS, vocabulary=300, window=32)
+    corpus = Corpus.from_texts(PAIRS, vocabulary=300, window=32)
     with pytest.raises(ValueError, match=message):
         model.for_corpus(corpus)
-    alone = Corpus.of([text for _, text in PAIRS], vocabulary=300, window=32)
+    alone = Corpus.from_texts([text for _, text in PAIRS], vocabulary=300, window=32)
     with pytest.raises(ValueError, match=message):
         fit(model.for_corpus(alone, width=8, layers=1, heads=2), None, corpus)
 
@@ -550,12 +553,12 @@ def test_a_batch_without_the_right_conditions(run: Run, conditions: list[str] | 
 
 
 def test_conditions_that_a_batch_cannot_have(run: Run) -> None:
-    corpus = Corpus.of(QUESTIONS, tokenizer=BYTEWISE)
+    corpus = Corpus.from_texts(QUESTIONS, tokenizer=BYTEWISE)
     run = Run(run.model, None, corpus, run.folder, run.config, 0)
     assert len(listed(run.batch(["a"], ["q" * 64]).condition)[0]) == 64
     with pytest.raises(ValueError, match=r"'q{40}'\.\.\. has 65 tokens, the model's window is 64: shorten it"):
         run.batch(["a"], ["q" * 65])
-    alone = Run(run.model, None, Corpus.of([t for _, t in PAIRS], vocabulary=300), run.folder, run.config, 0)
+    alone = Run(run.model, None, Corpus.from_texts([t for _, t in PAIRS], vocabulary=300), run.folder, run.config, 0)
     with pytest.raises(ValueError, match="the run was trained on texts without conditions: leave the conditions out"):
         alone.batch(["a"], ["q"])
 

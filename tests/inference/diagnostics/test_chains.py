@@ -10,7 +10,7 @@ from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.diagnostics import as_chains
 from pyroformer.inference.posterior.arviz_compat import dataset
 from pyroformer.inference.posterior.export import to_arviz
-from pyroformer.inference.posterior.global_latents import shared_posterior
+from pyroformer.inference.posterior.global_latents import global_posterior
 from pyroformer.models.batch import Batch
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.vae import VAE
@@ -37,7 +37,7 @@ class Fit(nn.Module):
 def rhat(means: tuple[float, ...]) -> float:
     import arviz
 
-    fits = [shared_posterior(Mean(), Fit(mean), SEEN, draws=100, seed=number) for number, mean in enumerate(means)]
+    fits = [global_posterior(Mean(), Fit(mean), SEEN, draws=100, seed=number) for number, mean in enumerate(means)]
     return float(arviz.rhat(dataset(as_chains(fits), "posterior"))["mean"])
 
 

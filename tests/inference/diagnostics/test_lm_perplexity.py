@@ -20,7 +20,7 @@ SMALL = {"width": 16, "layers": 1, "heads": 2}
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return Corpus.of([f"the number {n} is a number." for n in range(200)], window=24, vocabulary=270)
+    return Corpus.from_texts([f"the number {n} is a number." for n in range(200)], window=24, vocabulary=270)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,9 @@ def test_texts_like_the_real_ones_teach_more_than_their_words_in_disorder() -> N
     subjects, verbs, objects = ("the cat", "a dog", "my aunt"), ("sees", "hears", "likes"), ("a bird", "the sea", "tea")
     real = [f"{chance.choice(subjects)} {chance.choice(verbs)} {chance.choice(objects)}." for _ in range(400)]
     disorder = [" ".join(chance.sample(text.split(), len(text.split()))) for text in real[:200]]
-    corpus = Corpus.of({"train": real[:200], "valid": real[200:300], "test": real[300:]}, window=16, vocabulary=270)
+    corpus = Corpus.from_texts(
+        {"train": real[:200], "valid": real[200:300], "test": real[300:]}, window=16, vocabulary=270
+    )
     options = {
         "steps": 30,
         "batch_size": 16,

@@ -18,7 +18,7 @@ from pyroformer.inference.diagnostics import khat, loo
 from pyroformer.inference.diagnostics.loo import smoothed_loo
 from pyroformer.inference.posterior.arviz_compat import dataset
 from pyroformer.inference.posterior.export import to_arviz
-from pyroformer.inference.posterior.global_latents import shared_posterior
+from pyroformer.inference.posterior.global_latents import global_posterior
 from pyroformer.models.batch import Batch
 from pyroformer.models.mixture_attention import MixtureAttention
 from pyroformer.models.nvae import NVAE
@@ -66,7 +66,7 @@ def left_out() -> Tensor:
 
 @pytest.mark.parametrize("guide", [Guess(), Guess(1.3), Guess(1.2, 0.4)], ids=["exact", "wide", "wide and shifted"])
 def test_leave_one_out_of_a_conjugate_model(guide: nn.Module) -> None:
-    found = loo(shared_posterior(Mean(), guide, SEEN, draws=400))
+    found = loo(global_posterior(Mean(), guide, SEEN, draws=400))
     np.testing.assert_allclose(found.each, left_out(), atol=0.15)
     assert found.elpd == pytest.approx(float(left_out().sum()), abs=0.3)
     assert found.error == pytest.approx(float((len(SEEN) * left_out().var()).sqrt()), rel=0.1)
@@ -77,7 +77,7 @@ def test_leave_one_out_of_a_conjugate_model(guide: nn.Module) -> None:
 
 
 def test_without_the_correction_a_wide_guide_is_wrong() -> None:
-    data = shared_posterior(Mean(), Guess(2.5), SEEN, draws=400)
+    data = global_posterior(Mean(), Guess(2.5), SEEN, draws=400)
     rows = dataset(data, "log_likelihood")["per_observation"].values[0].T.astype(float)
     assert abs(smoothed_loo(rows).elpd - float(left_out().sum())) > 1
     assert loo(data).elpd == pytest.approx(float(left_out().sum()), abs=0.3)
@@ -87,7 +87,7 @@ def test_it_is_that_of_arviz_where_draws_are_the_posteriors() -> None:
     import arviz
     import xarray
 
-    data = shared_posterior(Mean(), Guess(), SEEN, draws=400)
+    data = global_posterior(Mean(), Guess(), SEEN, draws=400)
     only = xarray.Dataset({"x": dataset(data, "log_likelihood")["per_observation"]})
     if int(arviz.__version__.split(".")[0]) >= 1:
         pytest.skip("ArviZ 1.x takes the number of effective draws from the posterior's chains")
@@ -99,13 +99,13 @@ def test_it_is_that_of_arviz_where_draws_are_the_posteriors() -> None:
 
 
 def test_khat_of_shared_latents_is_one_number() -> None:
-    assert float(khat(shared_posterior(Mean(), Guess(1.1), SEEN, draws=400))) < 0.5
-    narrow = khat(shared_posterior(Mean(), Guess(0.3), SEEN, draws=400))
+    assert float(khat(global_posterior(Mean(), Guess(1.1), SEEN, draws=400))) < 0.5
+    narrow = khat(global_posterior(Mean(), Guess(0.3), SEEN, draws=400))
     assert narrow.dims == () and float(narrow) > 0.7
 
 
 def test_weights_are_the_evidence_where_the_guide_is_exact() -> None:
-    data = shared_posterior(Mean(), Guess(), SEEN, draws=30)
+    data = global_posterior(Mean(), Guess(), SEEN, draws=30)
     stats = dataset(data, "sample_stats")
     covariance = NOISE**2 * torch.eye(len(SEEN)) + 1
     truth = dist.MultivariateNormal(torch.zeros(len(SEEN)), covariance).log_prob(SEEN)
@@ -118,7 +118,7 @@ def test_assignments_are_summed_out() -> None:
     mixture = pf.Mixture(torch.tensor([0.7, 0.3]).log(), torch.tensor([[-2.0, 0.0], [2.0, 1.0]]), noise=0.5)
     model = MixtureAttention.conjugate(mixture)
     queries = torch.randn(6, 2)
-    data = shared_posterior(model, Automatic(model, AutoNormal), queries, plate="tokens", draws=4)
+    data = global_posterior(model, Automatic(model, AutoNormal), queries, plate="tokens", draws=4)
     keys = torch.from_numpy(dataset(data, "posterior")["keys"].values[0])
     expected = torch.stack([pf.attend(queries, model.mixture({"keys": one}), returns="evidence") for one in keys])
     np.testing.assert_allclose(dataset(data, "log_likelihood")["per_observation"].values[0], expected, atol=1e-4)
@@ -164,17 +164,17 @@ class Learned(Mean):
 
 def test_what_leave_one_out_cannot_do() -> None:
     with pytest.raises(ValueError, match="mean belongs to one observation each, so that leaving one out leaves it"):
-        shared_posterior(Local(), LocalGuess(), SEEN, draws=2)
+        global_posterior(Local(), LocalGuess(), SEEN, draws=2)
     with pytest.raises(ValueError, match="shift of the Learned is a learned number, which has seen every observation"):
-        shared_posterior(Learned(), Guess(), SEEN, draws=2)
+        global_posterior(Learned(), Guess(), SEEN, draws=2)
     with pytest.raises(ValueError, match="the guide leaves out mean: give it that site"):
-        shared_posterior(Mean(), Nothing(), SEEN, draws=2)
+        global_posterior(Mean(), Nothing(), SEEN, draws=2)
     with pytest.raises(ValueError, match="there is no plate 'tokens' in the model: choose among texts"):
-        shared_posterior(Mean(), Guess(), SEEN, plate="tokens", draws=2)
+        global_posterior(Mean(), Guess(), SEEN, plate="tokens", draws=2)
     with pytest.raises(ValueError, match="draws is 0: give a whole number of at least 1"):
-        shared_posterior(Mean(), Guess(), SEEN, draws=0)
+        global_posterior(Mean(), Guess(), SEEN, draws=0)
     with pytest.raises(ValueError, match="there are 5 draws: leave-one-out needs at least 25"):
-        loo(shared_posterior(Mean(), Guess(), SEEN, draws=5))
+        loo(global_posterior(Mean(), Guess(), SEEN, draws=5))
 
 
 def test_latents_of_texts_are_refused_with_the_reason() -> None:
@@ -187,4 +187,4 @@ def test_latents_of_texts_are_refused_with_the_reason() -> None:
 def test_an_assignment_that_the_guide_draws_is_local() -> None:
     model = MixtureAttention(pf.Mixture.from_attention(torch.randn(3, 4), torch.randn(3, 4)))
     with pytest.raises(ValueError, match="assignment belongs to one observation each"):
-        shared_posterior(model, AssignmentGuide(model).requires_grad_(False), torch.randn(5, 4), plate="tokens")
+        global_posterior(model, AssignmentGuide(model).requires_grad_(False), torch.randn(5, 4), plate="tokens")

@@ -24,7 +24,7 @@ ELBO_TRAINED = {"name": "elbo", "is_bound": True, "kl_weights": {"weights": 1.0,
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return Corpus.of(TEXTS, vocabulary=270, window=24)
+    return Corpus.from_texts(TEXTS, vocabulary=270, window=24)
 
 
 def made(corpus: Corpus, name: str, objective: dict[str, Any] = ELBO_TRAINED, **options: Any) -> Run:
@@ -223,14 +223,14 @@ def test_what_cannot_be_evaluated(lm: Run, options: dict[str, Any], message: str
 
 
 def test_texts_are_written_again_without_the_vectors_that_weigh_little(nvae: Run, found: Evaluation) -> None:
-    thin = nvae.evaluate(SOME, particles=3, drop_below=0.99)
-    written = nvae.reconstruct(SOME, drop_below=0.99)
+    thin = nvae.evaluate(SOME, particles=3, min_weight=0.99)
+    written = nvae.reconstruct(SOME, min_weight=0.99)
     assert thin["exact_match"].value == sum(item.exact for item in written) / len(SOME)
-    assert "mean posterior without vectors below 0.99" in thin.table() and thin.about["drop_below"] == 0.99
+    assert "mean posterior without vectors below 0.99" in thin.table() and thin.about["min_weight"] == 0.99
     assert nats(thin, "importance_weighted") == nats(found, "importance_weighted")  # of the whole mixture
     assert thin["kept_alpha"].value == found["kept_alpha"].value
 
 
 def test_there_is_nothing_to_drop_where_nothing_is_latent(lm: Run) -> None:
     with pytest.raises(ValueError, match="a LanguageModel has no latents"):
-        lm.evaluate(SOME, drop_below=0.1)
+        lm.evaluate(SOME, min_weight=0.1)

@@ -335,7 +335,7 @@ SENTENCES = [f"{'Ones' if n % 3 else 'A few'} and {n * n * n} more." for n in ra
 def run() -> Run:
     """A run of a few steps."""
     torch.manual_seed(0)
-    corpus = Corpus.of(SENTENCES, vocabulary=270, window=24)
+    corpus = Corpus.from_texts(SENTENCES, vocabulary=270, window=24)
     model = DELLA.for_corpus(corpus, width=16, layers=3, heads=2, latent_size=4)
     guide = DELLAGuide(model)
     made = Run(model, guide, corpus, RunFolder(corpus.folder), {}, 10)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyroformer.inference.evaluation.metrics import bleu, effective_components, holding, perplexity, ratio
-from pyroformer.inference.evaluation.report import Quantity
+from pyroformer.inference.evaluation.report import Estimate
 
 
 def test_ratio_by_hand() -> None:
@@ -26,16 +26,16 @@ def test_the_error_of_a_ratio_is_that_of_its_repetitions() -> None:
 
 
 def test_a_single_text_has_no_error_and_nothing_has_no_rate() -> None:
-    assert ratio(np.array([3.0]), np.array([2.0])) == Quantity(1.5)
-    assert ratio(np.array([3.0]), np.array([0.0])) == Quantity(None)
+    assert ratio(np.array([3.0]), np.array([2.0])) == Estimate(1.5)
+    assert ratio(np.array([3.0]), np.array([0.0])) == Estimate(None)
 
 
 def test_perplexity_stays_in_log_space() -> None:
-    assert perplexity(Quantity(math.log(7.0), 0.1)).value == pytest.approx(7.0)
-    assert perplexity(Quantity(math.log(7.0), 0.1)).error == pytest.approx(0.7)
-    assert perplexity(Quantity(math.log(0.99e9))).value == pytest.approx(0.99e9)
+    assert perplexity(Estimate(math.log(7.0), 0.1)).value == pytest.approx(7.0)
+    assert perplexity(Estimate(math.log(7.0), 0.1)).error == pytest.approx(0.7)
+    assert perplexity(Estimate(math.log(0.99e9))).value == pytest.approx(0.99e9)
     for rate in (math.log(1.01e9), 1e5, math.inf, math.nan, None):
-        assert perplexity(Quantity(rate)) == Quantity(None)
+        assert perplexity(Estimate(rate)) == Estimate(None)
 
 
 def test_bleu_of_what_is_equal_different_and_missing() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 from scipy.spatial.distance import jensenshannon
 
-from pyroformer.inference.evaluation.report import Evaluation, Quantity
+from pyroformer.inference.evaluation.report import Estimate, Evaluation
 from pyroformer.inference.evaluation.text_metrics import (
     Distinct,
     Divergence,
@@ -27,7 +27,7 @@ from pyroformer.inference.evaluation.text_metrics import (
     self_bleu,
 )
 
-NONE = Quantity(None)
+NONE = Estimate(None)
 text = st.lists(st.sampled_from("a b c D d. ü".split()), max_size=7).map(" ".join)
 some_texts = st.lists(text, min_size=1, max_size=6)
 order = st.integers(1, 4)
@@ -50,12 +50,12 @@ def sentence_bleu(text: str, references: list[str], n: int) -> float:
     return metric.sentence_score(text, references).score
 
 
-def mean_and_error(values: list[float]) -> Quantity:
+def mean_and_error(values: list[float]) -> Estimate:
     error = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else None
-    return Quantity(float(np.mean(values)), error)
+    return Estimate(float(np.mean(values)), error)
 
 
-def same(found: Quantity, expected: Quantity) -> bool:
+def same(found: Estimate, expected: Estimate) -> bool:
     return all(a == (b if b is None else pytest.approx(b, abs=1e-9)) for a, b in zip(found, expected, strict=True))
 
 
@@ -121,7 +121,7 @@ def test_distinct_by_hand() -> None:
 def test_repetition_by_hand() -> None:
     # what another text said before is no repetition
     error = math.sqrt(3 / 2 * ((3 - 5 / 3) ** 2 + (0 - 3 / 3) ** 2 + (0 - 1 / 3) ** 2)) / 9
-    assert repetition(["a b a b a", "a b c", "d"], 1) == Quantity(3 / 9, pytest.approx(error))
+    assert repetition(["a b a b a", "a b c", "d"], 1) == Estimate(3 / 9, pytest.approx(error))
     assert repetition(["a b a b a", "a b c", "d"], 2).value == 2 / 6
 
 
@@ -131,7 +131,7 @@ def test_repetition_by_hand() -> None:
     [lambda texts, n: distinct(texts, n).share, lambda t, n: jaccard(t, n).mean, lambda t, n: jaccard(t, n).nearest],
     ids=["distinct", "mean", "nearest"],
 )
-def test_errors_are_those_of_leaving_out_each_text(metric: Callable[[list[str], int], Quantity], n: int) -> None:
+def test_errors_are_those_of_leaving_out_each_text(metric: Callable[[list[str], int], Estimate], n: int) -> None:
     texts = [*made_up(12, seed=3), "w1 w2 w3", "w1 w2 w3"]  # equally near ones among them
     without = [metric(texts[:i] + texts[i + 1 :], n).value or 0 for i in range(len(texts))]
     expected = math.sqrt((len(texts) - 1) * np.var(without))
@@ -149,7 +149,7 @@ def test_errors_are_those_of_leaving_out_each_text(metric: Callable[[list[str], 
     ],
     ids=["self_bleu", "repetition", "mean", "distinct", "nearest"],
 )
-def test_the_error_is_that_of_repetitions(metric: Callable[[list[str]], Quantity], above: float) -> None:
+def test_the_error_is_that_of_repetitions(metric: Callable[[list[str]], Estimate], above: float) -> None:
     values, errors = zip(*(metric(made_up(60, seed)) for seed in range(100)), strict=True)
     assert 0.8 < np.mean(errors) / np.std(values) < above
 
@@ -165,7 +165,7 @@ def test_texts_that_are_all_the_same(words: list[str], count: int, n: int) -> No
     assert reference_bleu(texts, texts[:1], n).value == pytest.approx(100)
     if len(words) >= n:
         assert distinct(texts, n).share.value == pytest.approx(1 / count)
-        one = Quantity(1.0, None if count == 2 else 0.0)
+        one = Estimate(1.0, None if count == 2 else 0.0)
         assert jaccard(texts, n) == Jaccard(one, one)
         assert ngram_divergence(texts, texts[:1], n).nats.value == 0
 
@@ -250,7 +250,7 @@ def test_one_text_has_no_other_to_be_like(texts: list[str]) -> None:
 
 
 def test_two_texts_are_too_few_for_an_error_over_pairs() -> None:
-    assert jaccard(["a b", "a c"], 1) == Jaccard(Quantity(1 / 3), Quantity(1 / 3))
+    assert jaccard(["a b", "a c"], 1) == Jaccard(Estimate(1 / 3), Estimate(1 / 3))
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["a b c", "a"]])
@@ -263,9 +263,9 @@ def test_texts_shorter_than_an_ngram_have_none(texts: list[str]) -> None:
 
 
 def test_a_single_text_has_no_error() -> None:
-    assert distinct(["a a"], 1) == Distinct(Quantity(1 / 2), 2)
-    assert repetition(["a a"], 1) == Quantity(1 / 2)
-    assert reference_bleu(["a"], ["a b"], 1) == Quantity(pytest.approx(100 * math.exp(-1)))
+    assert distinct(["a a"], 1) == Distinct(Estimate(1 / 2), 2)
+    assert repetition(["a a"], 1) == Estimate(1 / 2)
+    assert reference_bleu(["a"], ["a b"], 1) == Estimate(pytest.approx(100 * math.exp(-1)))
 
 
 def test_texts_without_words_are_no_diversity_and_no_quality() -> None:

@@ -26,7 +26,7 @@ TEXTS = [TEXT, OTHER] + [f"{'Ones' if n % 3 else 'A few'} and {n * n * n} more."
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return Corpus.of(TEXTS, vocabulary=270, window=24)
+    return Corpus.from_texts(TEXTS, vocabulary=270, window=24)
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["kappa 1", "kappa 3"])

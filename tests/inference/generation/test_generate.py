@@ -23,7 +23,7 @@ HOT = Decoding(temperature=3.0)
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return Corpus.of(TEXTS, vocabulary=270, window=24)
+    return Corpus.from_texts(TEXTS, vocabulary=270, window=24)
 
 
 def made(corpus: Corpus, name: str, **options: Any) -> Run:
@@ -145,13 +145,13 @@ def test_vectors_below_a_weight_leave_before_anything_is_written(corpus: Corpus,
     run, drawn = made(corpus, "nvae", kappa=kappa), Decoding()
     weights = run.encode(TEXTS[:3]).log_weights.exp()
     threshold = float(weights.median())
-    whole, thin = (reconstruct(run, TEXTS[:3], drawn, drop_below=below) for below in (0.0, threshold))
+    whole, thin = (reconstruct(run, TEXTS[:3], drawn, min_weight=below) for below in (0.0, threshold))
     memory = run.encode(TEXTS[:3]).memory()
     mask = memory.mask & ((weights >= threshold) | (torch.arange(memory.components) < kappa))
     assert [item.text for item in thin] == decode(run, replace(memory, mask=mask), drawn)
     assert [item.text for item in thin] != [item.text for item in whole]
     assert [item.kept for item in thin] == [item.kept for item in whole]
-    assert run.reconstruct(TEXTS[:3], drop_below=threshold, greedy=False) == thin
+    assert run.reconstruct(TEXTS[:3], min_weight=threshold, greedy=False) == thin
 
 
 def test_a_prompt_begins_every_text(lm: Run, nvae: Run) -> None:
@@ -213,7 +213,7 @@ def test_what_cannot_be_done(lm: Run, nvae: Run) -> None:
     with pytest.raises(ValueError, match="temperature is 0.0: give a positive number"):
         lm.sample(1, temperature=0.0)
     with pytest.raises(ValueError, match="the threshold is -0.5: give a weight from 0 to below 1"):
-        nvae.reconstruct(TEXTS[0], drop_below=-0.5)
+        nvae.reconstruct(TEXTS[0], min_weight=-0.5)
     with pytest.raises(ValueError, match="batch_size is 0"):
         sample(lm, 1, batch_size=0)
 

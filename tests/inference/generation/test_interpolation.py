@@ -26,7 +26,7 @@ TEXTS = [FIRST, SECOND] + [f"{'Ones' if n % 3 else 'A few'} and {n * n * n} more
 
 def made(**options: Any) -> Run:
     """A run that nobody trained, whose decoder minds its latents."""
-    corpus = Corpus.of(TEXTS, vocabulary=270, window=24)
+    corpus = Corpus.from_texts(TEXTS, vocabulary=270, window=24)
     torch.manual_seed(0)
     model = DELLA.for_corpus(corpus, width=16, layers=3, heads=2, latent_size=4, **options)
     guide = DELLAGuide(model)
@@ -129,7 +129,7 @@ def nvae(request: pytest.FixtureRequest) -> Run:
 
 def mixed_run(**options: Any) -> Run:
     """An NVAE that nobody trained, whose decoder minds its mixture."""
-    corpus = Corpus.of(TEXTS, vocabulary=270, window=24)
+    corpus = Corpus.from_texts(TEXTS, vocabulary=270, window=24)
     torch.manual_seed(0)
     model = NVAE.for_corpus(corpus, width=16, layers=2, heads=2, kappa=2)
     guide = NVAEGuide(model, **options)
@@ -159,7 +159,7 @@ def test_a_model_of_ones_own_says_what_the_way_is(run: Run, monkeypatch: pytest.
 
 
 def test_a_model_without_latents_says_so() -> None:
-    corpus = Corpus.of(TEXTS, vocabulary=270, window=24)
+    corpus = Corpus.from_texts(TEXTS, vocabulary=270, window=24)
     plain = Run(LanguageModel.for_corpus(corpus, width=16), None, corpus, RunFolder(corpus.folder), {}, 0)
     with pytest.raises(ValueError, match="LanguageModel has no latents"):
         interpolate(plain, FIRST, SECOND)
@@ -167,9 +167,9 @@ def test_a_model_without_latents_says_so() -> None:
 
 def test_vectors_of_a_mixture_are_dropped_and_latents_of_layers_are_not(run: Run) -> None:
     with pytest.raises(
-        ValueError, match="drop_below is 0.1, but a DELLA has no weights to drop vectors by: leave it out"
+        ValueError, match="min_weight is 0.1, but a DELLA has no weights to drop vectors by: leave it out"
     ):
-        run.reconstruct(FIRST, drop_below=0.1)
+        run.reconstruct(FIRST, min_weight=0.1)
 
 
 def test_there_are_at_least_two_ends(run: Run) -> None:

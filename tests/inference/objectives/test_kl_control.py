@@ -36,7 +36,7 @@ from pyroformer.models.base import LocalModule, Model
 from pyroformer.models.batch import Batch
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
-from pyroformer.models.serialization import Recorded
+from pyroformer.models.serialization import Configurable
 
 SITES = ("z_1", "z_2")
 NOISE = 0.5
@@ -64,7 +64,7 @@ class Chain(Model):
             pyro.sample("text", dist.Normal(torch.cat([z_1, z_2], -1), NOISE).to_event(1), obs=x)
 
 
-class Posterior(Recorded, LocalModule):
+class Posterior(Configurable, LocalModule):
     def __init__(self, slope: float = 0.8) -> None:
         super().__init__()
         self.slope = nn.Parameter(torch.full((4,), slope))
@@ -269,16 +269,16 @@ def best_weight(target: float, data: Tensor) -> float:
 def test_the_kl_gets_to_the_target_and_the_weight_to_the_multiplier(target: float) -> None:
     data = 1.2 * torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
     slope, log_scale = torch.full((4,), 0.1, requires_grad=True), torch.zeros(4, requires_grad=True)
-    optimiser = torch.optim.Adam([slope, log_scale], lr=0.02)
+    optimizer = torch.optim.Adam([slope, log_scale], lr=0.02)
     controller = KLController(target)
     for _ in range(700):
         mean, scale = slope * data, log_scale.exp()
         z = mean + scale * torch.randn_like(mean)
         kl = 0.5 * (mean**2 + scale**2 - 1 - 2 * log_scale).sum(-1).mean()
         error = ((data - z) ** 2).sum(-1).mean() / (2 * NOISE**2)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (error + controller.weight * kl).backward()
-        optimiser.step()
+        optimizer.step()
         controller.update(kl.detach())
     assert float(controller.average) == pytest.approx(target, rel=0.05)
     assert float(controller.weight) == pytest.approx(best_weight(target, data), rel=0.15)
@@ -309,7 +309,7 @@ def test_the_weight_stays_in_its_range_and_leaves_its_end_at_once() -> None:
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return Corpus.of(TEXTS, vocabulary=270, window=32)
+    return Corpus.from_texts(TEXTS, vocabulary=270, window=32)
 
 
 def test_the_mean_is_beta_divided_by_the_sites() -> None:
@@ -366,7 +366,7 @@ def test_weighing_draws_is_a_bound_that_has_no_kl() -> None:
     [
         ({}, "particles is 1: the objective iw weighs several draws, give 2 or more"),
         ({"particles": 4, "beta": 0.5}, "beta is 0.5, which weighs a KL, and the objective iw has none: choose"),
-        ({"particles": 4, "kl_weight": "cyclical"}, "kl_weight is cyclical, which weighs a KL"),
+        ({"particles": 4, "kl_schedule": "cyclical"}, "kl_schedule is cyclical, which weighs a KL"),
         ({"particles": 4, "free_bits": 1.0}, "free_bits is about the KL, and the objective iw has none"),
     ],
 )
@@ -467,9 +467,9 @@ def test_metrics_hold_the_weight_and_charge_held_out_texts_at_least_the_target(c
 
 def test_a_weight_that_does_not_move_has_no_column(corpus: Corpus, tmp_path: Path) -> None:
     assert "beta" not in train(corpus, tmp_path / "a", steps=1).folder.read_metrics()
-    scheduled = train(corpus, tmp_path / "b", steps=3, kl_weight="linear", beta=0.5).folder.read_metrics()
+    scheduled = train(corpus, tmp_path / "b", steps=3, kl_schedule="linear", beta=0.5).folder.read_metrics()
     assert scheduled["beta"][0] == pytest.approx(0.0) and scheduled["beta"][-1] == pytest.approx(0.5)
-    scheduled = train(corpus, tmp_path / "c", steps=3, kl_weight="geometric", beta=0.5).folder.read_metrics()
+    scheduled = train(corpus, tmp_path / "c", steps=3, kl_schedule="geometric", beta=0.5).folder.read_metrics()
     assert scheduled["beta"][0] == pytest.approx(0.0005)
     assert scheduled["beta"][-1] == pytest.approx(0.5 * geometric(2 / 3), rel=1e-4)  # the table rounds
 

@@ -1,4 +1,4 @@
-r"""The paper's regulariser: equal to its definition to 100 digits, and not a bound."""
+r"""The paper's regularizer: equal to its definition to 100 digits, and not a bound."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Dirichlet, Normal, kl_divergence
 
-from pyroformer.inference.objectives.nvib import vector_regulariser, weight_regulariser
+from pyroformer.inference.objectives.nvib import vector_regularizer, weight_regularizer
 from pyroformer.models.distributions.log_dirichlet_math import dirichlet_kl, sample_log_dirichlet
 from pyroformer.models.priors.weights import conditional_concentration
 
@@ -33,7 +33,7 @@ class TestWeights:
     @pytest.mark.parametrize("length", [1, 30])
     def test_equals_a_100_digit_reference(self, log_alpha0: float, length: int, dtype: torch.dtype) -> None:
         x = torch.tensor(log_alpha0, dtype=dtype, requires_grad=True)
-        value = weight_regulariser(x, 1 + 0.25 * length, length + 1)
+        value = weight_regularizer(x, 1 + 0.25 * length, length + 1)
         (slope,) = torch.autograd.grad(value, x)
         for result, truth in zip((value, slope), textbook(x.item(), 1 + 0.25 * length, length + 1), strict=True):
             assert abs(mp.mpf(result.item()) - truth) < TOLERANCE[dtype] * (1 + abs(truth))
@@ -44,7 +44,7 @@ class TestWeights:
         log_alpha0, prior = torch.tensor([log_alpha0, prior], dtype=torch.float64)
         a = (log_alpha0 - math.log(components)).expand(components)
         b = (prior.log() - math.log(components)).expand(components)
-        value = weight_regulariser(log_alpha0, prior, components)
+        value = weight_regularizer(log_alpha0, prior, components)
         torch.testing.assert_close(value, dirichlet_kl(a, b), rtol=1e-10, atol=1e-10)
         assert value > -1e-10
 
@@ -55,7 +55,7 @@ class TestWeights:
             kl_divergence(Dirichlet((a / k).expand(k)), Dirichlet((p / k).expand(k)))
             for a, p, k in zip(alpha0, prior, components.tolist(), strict=True)
         ]
-        torch.testing.assert_close(weight_regulariser(alpha0.log(), prior, components), torch.stack(expected))
+        torch.testing.assert_close(weight_regularizer(alpha0.log(), prior, components), torch.stack(expected))
 
 
 class TestVectors:
@@ -76,39 +76,39 @@ class TestVectors:
         )
         each = each.sum(-1) if reduction == "sum" else each.mean(-1)
         expected = 7 * (x["log_alpha"].softmax(-1) * each).sum(-1)
-        torch.testing.assert_close(vector_regulariser(**x, components=7, reduction=reduction), expected)
+        torch.testing.assert_close(vector_regularizer(**x, components=7, reduction=reduction), expected)
 
     def test_counts_the_components_that_exist(self) -> None:
         x = self.arguments(2)
-        assert torch.equal(vector_regulariser(**x), vector_regulariser(**x, components=5))
+        assert torch.equal(vector_regularizer(**x), vector_regularizer(**x, components=5))
         mask = torch.tensor([[True] * 5, [True, True, True, False, False]])
-        value = vector_regulariser(**x, mask=mask)
+        value = vector_regularizer(**x, mask=mask)
         short = {name: t[1, :3] if t.dim() > 1 else t for name, t in x.items()}
-        torch.testing.assert_close(value[1], vector_regulariser(**short))
+        torch.testing.assert_close(value[1], vector_regularizer(**short))
         x["mean"][1, 3:], x["log_alpha"][1, 3:] = math.nan, math.inf
         x["mean"].requires_grad_()
-        again = vector_regulariser(**x, mask=mask)
+        again = vector_regularizer(**x, mask=mask)
         assert torch.equal(again, value)
         assert torch.autograd.grad(again.sum(), x["mean"])[0][:, :3].isfinite().all()
 
     def test_isotropic_variances(self) -> None:
         x = self.arguments(2)
         x["variance"] = x["variance"][..., :1]
-        full = vector_regulariser(**{**x, "variance": x["variance"].expand(2, 5, 3)})
-        torch.testing.assert_close(vector_regulariser(**x), full)
-        mean = vector_regulariser(**x, reduction="mean")
+        full = vector_regularizer(**{**x, "variance": x["variance"].expand(2, 5, 3)})
+        torch.testing.assert_close(vector_regularizer(**x), full)
+        mean = vector_regularizer(**x, reduction="mean")
         torch.testing.assert_close(mean, full / 3)
 
     def test_finite_for_extreme_concentrations(self) -> None:
         x = self.arguments()
         x["log_alpha"] = torch.tensor([-60.0, 200.0, 0.0, 199.0, -1e30]).requires_grad_()
-        value = vector_regulariser(**x)
+        value = vector_regularizer(**x)
         assert value.isfinite() and torch.autograd.grad(value, x["log_alpha"])[0].isfinite().all()
 
     def test_refuses_another_reduction(self) -> None:
         reduction: Any = "max"
         with pytest.raises((ValueError, TypeError), match="max"):  # under the tests the annotation speaks first
-            vector_regulariser(**self.arguments(), reduction=reduction)
+            vector_regularizer(**self.arguments(), reduction=reduction)
 
 
 def test_concentration_grows_with_the_length() -> None:
@@ -143,10 +143,10 @@ def test_is_not_a_bound() -> None:
     fit, fit_error = fits.mean(), 5 * fits.std() / math.sqrt(samples)
 
     zero, one = torch.zeros(2).double(), torch.ones(2).double()
-    regulariser = weight_regulariser(log_alpha.logsumexp(-1), 1.3, 2)
-    regulariser += vector_regulariser(log_alpha, mean, scale.square(), zero, one)
+    regularizer = weight_regularizer(log_alpha.logsumexp(-1), 1.3, 2)
+    regularizer += vector_regularizer(log_alpha, mean, scale.square(), zero, one)
     exact = dirichlet_kl(log_alpha, prior) + kl_divergence(Normal(mean, scale), Normal(0.0, 1.0)).sum()
-    assert fit - fit_error - regulariser > (evidence.mean() + error).log()
+    assert fit - fit_error - regularizer > (evidence.mean() + error).log()
     assert fit + fit_error - exact < (evidence.mean() - error).log()
 
 
@@ -156,8 +156,8 @@ def test_compiles_into_one_graph() -> None:
         components = mask.sum(-1)
         prior = conditional_concentration(1.0, 0.3, components - 1)
         total = torch.where(mask, log_alpha, -1e30).logsumexp(-1)
-        vectors = vector_regulariser(log_alpha, mean, mean.square() + 0.1, mean.new_zeros(3), mean.new_ones(3), mask)
-        return weight_regulariser(total, prior, components) + vectors
+        vectors = vector_regularizer(log_alpha, mean, mean.square() + 0.1, mean.new_zeros(3), mean.new_ones(3), mask)
+        return weight_regularizer(total, prior, components) + vectors
 
     arguments = torch.randn(2, 5), torch.randn(2, 5, 3), torch.tensor([[True] * 5, [True, True, True, False, False]])
     torch.testing.assert_close(torch.compile(both, fullgraph=True, backend="aot_eager")(*arguments), both(*arguments))

@@ -18,7 +18,7 @@ from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference import plots
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import Calibration, predictive_check
-from pyroformer.inference.evaluation.report import Evaluation, Quantity
+from pyroformer.inference.evaluation.report import Estimate, Evaluation
 from pyroformer.inference.evaluation.report import Figure as Measured
 from pyroformer.inference.generation.traversal import traverse
 from pyroformer.inference.posterior.arviz_compat import from_groups
@@ -43,7 +43,9 @@ def matplotlib_left_alone() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return Corpus.of([f"the number {n} is {'odd' if n % 2 else 'even'}." for n in range(60)], vocabulary=270, window=32)
+    return Corpus.from_texts(
+        [f"the number {n} is {'odd' if n % 2 else 'even'}." for n in range(60)], vocabulary=270, window=32
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +67,11 @@ def words(ax: Axes) -> list[str]:
     return [str(text.get_text()) for text in ax.texts]
 
 
-# Components against regularisation
+# Components against regularization
 
 
 def counted(share: float, names: tuple[str, ...] = ("kept_alpha", "kept_attention")) -> Evaluation:
-    units = {"components": Quantity(10 * share), "of the text's": Quantity(share, 0.01)}
+    units = {"components": Estimate(10 * share), "of the text's": Estimate(share, 0.01)}
     return Evaluation({name: Measured(name, units) for name in names}, {})
 
 
@@ -135,7 +137,7 @@ def test_paths_say_what_is_wrong() -> None:
 
 def test_the_parts_of_the_kl_stand_beside_it() -> None:
     figures = {
-        f"{measure}_{latent}": Measured(measure, {"nats/text": Quantity(value)})
+        f"{measure}_{latent}": Measured(measure, {"nats/text": Estimate(value)})
         for measure, value in (("kl", 3.0), ("information", 2.0), ("mismatch", 1.0))
         for latent in ("z_1", "z_2")
     }
@@ -245,7 +247,7 @@ def densities(widths: list[float]) -> object:
     return from_groups({"sample_stats": xarray.Dataset(stats, {"text": [f"text {w}" for w in widths]})}, {})
 
 
-def test_the_worst_khat_is_on_top_in_its_colour() -> None:
+def test_the_worst_khat_is_on_top_in_its_color() -> None:
     data = densities([1.2, 0.1, 0.6])
     ax = plots.khats(data)
     assert [str(tick.get_text()) for tick in ax.get_yticklabels()] == ["text 0.1", "text 0.6", "text 1.2"]
@@ -285,7 +287,7 @@ def test_ranks_are_counted_in_bins_with_the_binomial_band() -> None:
 # Predictive checks
 
 
-def test_real_texts_stand_out_in_their_colour() -> None:
+def test_real_texts_stand_out_in_their_color() -> None:
     statistics = {"letters": lambda some: float(sum(map(len, some))), "texts": lambda some: float(len(some))}
     sets = [["a" * n] for n in range(1, 60)]
     ax = plots.predictive(predictive_check(["a" * 99], sets, statistics))

@@ -35,7 +35,7 @@ SIZES: dict[str, Any] = {"width": 16, "layers": 2, "heads": 2}
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
     texts = [f"Return a copy of the list, number {n}, and {n % 7} more." for n in range(60)]
-    return Corpus.of(texts, vocabulary=280, window=48)
+    return Corpus.from_texts(texts, vocabulary=280, window=48)
 
 
 @pytest.fixture

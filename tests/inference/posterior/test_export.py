@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {"width": 16, "layers": 1, "heads": 2}
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return Corpus.of([f"the number {n} is a number." for n in range(200)], window=32, vocabulary=270)
+    return Corpus.from_texts([f"the number {n} is a number." for n in range(200)], window=32, vocabulary=270)
 
 
 def untrained(corpus: Corpus, seed: int = 0) -> Run:

@@ -107,9 +107,14 @@ def logits(model: LanguageModel | NVAE, tokens: Tensor) -> Tensor:
     return F.linear(model.decoder(tokens), *model.decoder.readout)
 
 
-def their_ids(trunk: Pretrained, core: tokenizers.Tokenizer) -> Tensor:
+def their_ids(backbone: Pretrained, core: tokenizers.Tokenizer) -> Tensor:
     """The id that each of our tokens has in GPT-2, by its letters; padding has none."""
-    names = [END, END, END, *(trunk.tokenizer.core.id_to_token(token) for token in range(3, len(trunk.tokenizer)))]
+    names = [
+        END,
+        END,
+        END,
+        *(backbone.tokenizer.core.id_to_token(token) for token in range(3, len(backbone.tokenizer))),
+    ]
     return torch.tensor([core.token_to_id(name) for name in names])
 
 
@@ -119,12 +124,12 @@ def test_every_token_gets_the_logit_that_gpt2_gives_it(form: str, tmp_path: Path
     theirs = save(tmp_path, **options)
     if change is not None:
         change(tmp_path, theirs)
-    trunk = Pretrained.read(tmp_path)
-    corpus = Corpus.of(TEXTS, tokenizer=trunk.tokenizer)
-    model = LanguageModel.for_corpus(corpus, trunk=trunk).eval()
+    backbone = Pretrained.from_pretrained(tmp_path)
+    corpus = Corpus.from_texts(TEXTS, tokenizer=backbone.tokenizer)
+    model = LanguageModel.for_corpus(corpus, backbone=backbone).eval()
     batch = next(corpus.batches("valid", 4))
     assert batch.tokens is not None and batch.mask is not None
-    ids = their_ids(trunk, tokenizer(options.get("first", False)))
+    ids = their_ids(backbone, tokenizer(options.get("first", False)))
     expected = theirs(ids[F.pad(batch.tokens[:, :-1], (1, 0), value=BOS)]).logits[..., ids]
     ours = logits(model, batch.tokens)
     assert expected.std() > 1
@@ -146,20 +151,20 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def trunk(gpt2: Path) -> Pretrained:
-    return Pretrained.read(gpt2)
+def backbone(gpt2: Path) -> Pretrained:
+    return Pretrained.from_pretrained(gpt2)
 
 
 @pytest.fixture
-def corpus(trunk: Pretrained) -> Corpus:
-    return Corpus.of(TEXTS, tokenizer=trunk.tokenizer)
+def corpus(backbone: Pretrained) -> Corpus:
+    return Corpus.from_texts(TEXTS, tokenizer=backbone.tokenizer)
 
 
-def test_transformers_cuts_texts_into_the_same_tokens(gpt2: Path, trunk: Pretrained) -> None:
+def test_transformers_cuts_texts_into_the_same_tokens(gpt2: Path, backbone: Pretrained) -> None:
     theirs = transformers.GPT2TokenizerFast.from_pretrained(gpt2)
-    ids = their_ids(trunk, tokenizer())
+    ids = their_ids(backbone, tokenizer())
     for text in [*TEXTS[:5], "Größe\n\tand 12,345 tokens", " blanks  "]:
-        assert ids[trunk.tokenizer.encode(text)[:-1]].tolist() == theirs(text)["input_ids"]
+        assert ids[backbone.tokenizer.encode(text)[:-1]].tolist() == theirs(text)["input_ids"]
 
 
 def test_tokens_of_the_published_gpt2_are_those_of_transformers(data: Path) -> None:
@@ -171,16 +176,16 @@ def test_tokens_of_the_published_gpt2_are_those_of_transformers(data: Path) -> N
         assert [token - 3 for token in ours.encode(text)[:-1]] == theirs(text)["input_ids"]
 
 
-def test_probabilities_are_those_of_gpt2_up_to_the_two_ends(gpt2: Path, trunk: Pretrained) -> None:
+def test_probabilities_are_those_of_gpt2_up_to_the_two_ends(gpt2: Path, backbone: Pretrained) -> None:
     theirs = transformers.GPT2LMHeadModel.from_pretrained(gpt2).eval()
-    batch = Batch.pad(trunk.tokenizer.encode_batch(TEXTS[:8]))
+    batch = Batch.pad(backbone.tokenizer.encode_batch(TEXTS[:8]))
     assert batch.tokens is not None and batch.mask is not None
-    model = LanguageModel.for_corpus(Corpus.of(TEXTS, tokenizer=trunk.tokenizer), trunk=trunk).eval()
-    ids = their_ids(trunk, tokenizer())
+    model = LanguageModel.for_corpus(Corpus.from_texts(TEXTS, tokenizer=backbone.tokenizer), backbone=backbone).eval()
+    ids = their_ids(backbone, tokenizer())
     expected = theirs(ids[F.pad(batch.tokens[:, :-1], (1, 0), value=BOS)]).logits.log_softmax(-1)[..., ids]
     less = (expected - logits(model, batch.tokens).log_softmax(-1))[batch.mask][:, EOS:]
     end = expected[batch.mask][:, EOS:3].exp()
-    vocabulary = len(trunk.tokenizer) - 2  # GPT-2's
+    vocabulary = len(backbone.tokenizer) - 2  # GPT-2's
     assert (less >= end.log1p() - 1e-5).all()
     assert (less <= (end + 1 / vocabulary).log1p() + 1e-5).all()
 
@@ -188,41 +193,41 @@ def test_probabilities_are_those_of_gpt2_up_to_the_two_ends(gpt2: Path, trunk: P
 def test_rows_of_our_special_tokens(tmp_path: Path) -> None:
     theirs = save(tmp_path, bos_token_id=5, eos_token_id=9)
     table = theirs.transformer.wte.weight
-    trunk = Pretrained.read(tmp_path)
-    rows = trunk.weights["embedding.tokens.weight"]
+    backbone = Pretrained.from_pretrained(tmp_path)
+    rows = backbone.weights["embedding.tokens.weight"]
     assert torch.equal(rows[BOS], table[5]) and torch.equal(rows[EOS], table[9])
     torch.testing.assert_close(rows[PAD], table[:270].mean(0))
 
 
-def test_positions_are_cut_to_the_window(trunk: Pretrained) -> None:
-    corpus = Corpus.of(TEXTS, tokenizer=trunk.tokenizer, window=24)
-    model = LanguageModel.for_corpus(corpus, trunk=trunk)
+def test_positions_are_cut_to_the_window(backbone: Pretrained) -> None:
+    corpus = Corpus.from_texts(TEXTS, tokenizer=backbone.tokenizer, window=24)
+    model = LanguageModel.for_corpus(corpus, backbone=backbone)
     assert model.config.window == 24
-    assert torch.equal(model.decoder.embedding.positions, trunk.weights["embedding.positions"][:24])
+    assert torch.equal(model.decoder.embedding.positions, backbone.weights["embedding.positions"][:24])
 
 
-def test_an_nvae_starts_from_it_with_cross_attention_of_its_own(trunk: Pretrained, corpus: Corpus) -> None:
-    model = NVAE.for_corpus(corpus, trunk=trunk)
+def test_an_nvae_starts_from_it_with_cross_attention_of_its_own(backbone: Pretrained, corpus: Corpus) -> None:
+    model = NVAE.for_corpus(corpus, backbone=backbone)
     assert (model.config.positions, model.config.width) == ("learned", 32)
     own = dict(model.decoder.named_parameters())
-    assert all(torch.equal(own[name], value) for name, value in trunk.weights.items())
-    assert {name.split(".")[2] for name in own.keys() - trunk.weights.keys()} == {"cross", "cross_norm"}
+    assert all(torch.equal(own[name], value) for name, value in backbone.weights.items())
+    assert {name.split(".")[2] for name in own.keys() - backbone.weights.keys()} == {"cross", "cross_norm"}
 
 
 @pytest.mark.parametrize("fusion", ["product", "collapsed", "add", "film", "embedding", "softmax"])
-def test_della_starts_as_gpt2_whatever_its_latents_are(trunk: Pretrained, corpus: Corpus, fusion: Any) -> None:
-    plain = LanguageModel.for_corpus(corpus, trunk=trunk).eval()
-    model = DELLA.for_corpus(corpus, trunk=trunk, fusion=fusion, latent_size=4).eval()
+def test_della_starts_as_gpt2_whatever_its_latents_are(backbone: Pretrained, corpus: Corpus, fusion: Any) -> None:
+    plain = LanguageModel.for_corpus(corpus, backbone=backbone).eval()
+    model = DELLA.for_corpus(corpus, backbone=backbone, fusion=fusion, latent_size=4).eval()
     tokens = torch.as_tensor(corpus.test.ids(0))[None]
     latents = Context(torch.randn(1, len(model.latents), 4))
     assert torch.allclose(model.likelihood(latents).likelihood(tokens).logits(), logits(plain, tokens), atol=1e-5)
 
 
-def test_options_win_where_gpt2_does_not_decide(trunk: Pretrained, corpus: Corpus) -> None:
-    model = LanguageModel.for_corpus(corpus, trunk=trunk, dropout=0.0, attention="probabilistic").eval()
-    softmax = LanguageModel.for_corpus(corpus, trunk=trunk).eval()
+def test_options_win_where_gpt2_does_not_decide(backbone: Pretrained, corpus: Corpus) -> None:
+    model = LanguageModel.for_corpus(corpus, backbone=backbone, dropout=0.0, attention="probabilistic").eval()
+    softmax = LanguageModel.for_corpus(corpus, backbone=backbone).eval()
     assert (model.config.dropout, softmax.config.dropout) == (0.0, 0.1)
-    tokens = Batch.pad(trunk.tokenizer.encode_batch(TEXTS[:3])).tokens
+    tokens = Batch.pad(backbone.tokenizer.encode_batch(TEXTS[:3])).tokens
     torch.testing.assert_close(logits(model, tokens), logits(softmax, tokens), atol=1e-4, rtol=0)
 
 
@@ -250,7 +255,7 @@ def test_fit_starts_from_it_and_then_needs_it_no_more(
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["training"]["learning_rate"] == 1e-4
     assert config["model"]["init_args"]["config"]["init_args"]["width"] == 32
-    trained, start = load(out), Pretrained.read(gpt2)
+    trained, start = load(out), Pretrained.from_pretrained(gpt2)
     assert trained.tokenizer.core.get_vocab() == start.tokenizer.core.get_vocab()
     moved = [
         (value - start.weights[name]).abs().max().item() for name, value in trained.model.decoder.named_parameters()
@@ -297,9 +302,9 @@ def test_what_contradicts_it(
     assert not (tmp_path / "run" / "corpus").exists()  # nothing was read for it
 
 
-def test_a_corpus_of_other_tokens(trunk: Pretrained) -> None:
+def test_a_corpus_of_other_tokens(backbone: Pretrained) -> None:
     with pytest.raises(ValueError, match="vocabulary is 280, but .* has 273: read the texts with its tokenizer"):
-        LanguageModel.for_corpus(Corpus.of(TEXTS, vocabulary=280), trunk=trunk)
+        LanguageModel.for_corpus(Corpus.from_texts(TEXTS, vocabulary=280), backbone=backbone)
 
 
 # folders that hold no such thing
@@ -388,7 +393,7 @@ def test_a_folder_that_cannot_be_read(case: str, gpt2: Path, tmp_path: Path) -> 
     folder = shutil.copytree(gpt2, tmp_path / "gpt2")
     change(folder)
     with pytest.raises(ValueError, match=message) as caught:
-        Pretrained.read(folder)
+        Pretrained.from_pretrained(folder)
     assert "\n" not in str(caught.value)
 
 
@@ -397,12 +402,12 @@ def test_a_tokenizer_with_more_tokens_than_the_embedding(gpt2: Path, tmp_path: P
     rewritten(vocab_size=260, eos_token_id=0, bos_token_id=0)(folder)
     other_weights(wte__weight=torch.zeros(260, 32))(folder)
     with pytest.raises(ValueError, match="its tokenizer has a token 269, but vocab_size is 260"):
-        Pretrained.read(folder)
+        Pretrained.from_pretrained(folder)
 
 
 def test_a_file_in_place_of_a_folder(gpt2: Path) -> None:
     with pytest.raises(ValueError, match=r"config\.json is a file: give the folder that holds config\.json"):
-        Pretrained.read(gpt2 / "config.json")
+        Pretrained.from_pretrained(gpt2 / "config.json")
 
 
 def test_the_command_says_it_in_one_line(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -435,7 +440,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[str, list[s
 
 def test_a_name_is_one_on_the_hub(gpt2: Path, hub: Callable[..., Any]) -> None:
     asked = hub(gpt2)
-    assert Pretrained.read("openai-community/gpt2").name == "openai-community/gpt2"
+    assert Pretrained.from_pretrained("openai-community/gpt2").name == "openai-community/gpt2"
     [(name, patterns)] = asked
     assert name == "openai-community/gpt2"
     assert {"config.json", "tokenizer.json", "model.safetensors", "model-*.safetensors"} < set(patterns)
@@ -449,7 +454,7 @@ def test_pickles_are_downloaded_only_where_there_is_nothing_else(
     (folder / "model.safetensors").unlink()
     asked = hub(folder)
     with pytest.raises(ValueError, match="holds no weights"):
-        Pretrained.read("gpt2")
+        Pretrained.from_pretrained("gpt2")
     assert ["pytorch_model.bin" in patterns for _, patterns in asked] == [False, True]
 
 
@@ -458,14 +463,14 @@ def test_a_folder_that_exists_is_never_downloaded(
 ) -> None:
     asked = hub(AssertionError("downloaded"))
     monkeypatch.chdir(gpt2.parent)
-    assert Pretrained.read(gpt2.name).config.width == 32
+    assert Pretrained.from_pretrained(gpt2.name).config.width == 32
     assert asked == []
 
 
 def test_offline(hub: Callable[..., Any]) -> None:
     hub(OSError("no address for huggingface.co\nand more"))
     with pytest.raises(ValueError) as caught:
-        Pretrained.read("gpt2")
+        Pretrained.from_pretrained("gpt2")
     assert str(caught.value) == (
         "gpt2 is no folder, and the hub did not give it (no address for huggingface.co): give the folder of a model, "
         "or its name on the hub while online."
@@ -484,4 +489,4 @@ def test_packages_of_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ValueError, match=message):
-        Pretrained.read(source or gpt2)
+        Pretrained.from_pretrained(source or gpt2)

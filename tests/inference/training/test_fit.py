@@ -39,7 +39,7 @@ TEXTS = [f"The number {n} follows {n - 1} and comes before {n + 1}." for n in ra
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return Corpus.of(TEXTS, vocabulary=280, window=64)
+    return Corpus.from_texts(TEXTS, vocabulary=280, window=64)
 
 
 def pair(corpus: Corpus, name: str) -> tuple[Model, nn.Module | None]:
@@ -94,7 +94,7 @@ def test_training_learns_and_is_reproducible(corpus: Corpus, tmp_path: Path, nam
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_crashed_run_resumes_to_the_same_weights(corpus: Corpus, tmp_path: Path, accumulate: int) -> None:
-    options: dict[str, Any] = {"steps": 9, "accumulate": accumulate, "kl_weight": "cyclical"}
+    options: dict[str, Any] = {"steps": 9, "accumulate": accumulate, "kl_schedule": "cyclical"}
     train(corpus, tmp_path / "whole", **options)
 
     def crash(status: Status) -> None:

@@ -29,8 +29,8 @@ from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.hyperpriors import Hierarchical
 from pyroformer.models.priors.roles import VectorPrior
-from pyroformer.models.priors.sequences import AutoregressiveBase, IndependentBase
-from pyroformer.models.priors.vectors import GaussianBase, MixtureBase
+from pyroformer.models.priors.sequences import AutoregressiveVectorPrior, IndependentVectorPrior
+from pyroformer.models.priors.vectors import GaussianVectorPrior, MixtureVectorPrior
 from pyroformer.models.vae import VAE
 
 TEXTS = [f"{'One' if n % 3 else 'No'} {n % 43}." for n in range(120)]
@@ -39,7 +39,7 @@ QUICK: dict[str, Any] = {"batch_size": 16, "validations": 2}
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return Corpus.of(TEXTS, vocabulary=270, window=16)
+    return Corpus.from_texts(TEXTS, vocabulary=270, window=16)
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,8 @@ def test_the_bound_of_held_out_texts_is_tighter(run: Run, refitted: Run) -> None
 
 def test_nothing_but_the_prior_has_changed(run: Run, refitted: Run) -> None:
     assert unchanged(run, refitted)
-    assert isinstance(refitted.model.base_measure, AutoregressiveBase)
-    assert isinstance(run.model.base_measure, GaussianBase)
+    assert isinstance(refitted.model.base_measure, AutoregressiveVectorPrior)
+    assert isinstance(run.model.base_measure, GaussianVectorPrior)
     assert all(parameter.requires_grad for parameter in ELBO()(run.model, run.guide).parameters())
 
 
@@ -100,7 +100,9 @@ def test_the_new_run_is_a_run(refitted: Run) -> None:
 def test_a_prior_of_one_vector_is_that_of_the_tokens(run: Run, name: str) -> None:
     new = refit(run, name, steps=20, learning_rate=3e-2, **QUICK)
     base: Any = new.model.base_measure
-    assert isinstance(base, IndependentBase) and isinstance(base.tokens, MixtureBase | GaussianBase)
+    assert isinstance(base, IndependentVectorPrior) and isinstance(
+        base.tokens, MixtureVectorPrior | GaussianVectorPrior
+    )
     assert torch.equal(base.first.mean, torch.zeros(16)) and torch.equal(base.first.variance, torch.ones(16))
     assert unchanged(run, new) and bound(new) > bound(run)
 
@@ -110,8 +112,10 @@ def test_a_refitted_run_can_be_refitted(refitted: Run) -> None:
     assert unchanged(refitted, new)
 
 
-def test_a_learnt_own_component_is_held(corpus: Corpus) -> None:
-    model = NVAE.for_corpus(corpus, width=8, layers=1, heads=2, base_measure=GaussianBase(8, learnable=True), kappa=2)
+def test_a_learned_own_component_is_held(corpus: Corpus) -> None:
+    model = NVAE.for_corpus(
+        corpus, width=8, layers=1, heads=2, base_measure=GaussianVectorPrior(8, learnable=True), kappa=2
+    )
     first = fit(model, NVAEGuide(model), corpus, steps=3, learning_rate=0.1, **QUICK)
     assert model.base_measure.mean.any()
     new = refit(first, named_prior(first, "autoregressive", heads=2), steps=2, **QUICK)
@@ -119,8 +123,8 @@ def test_a_learnt_own_component_is_held(corpus: Corpus) -> None:
     assert base.kappa == 2 and torch.equal(base.first.mean, model.base_measure.mean)
     assert "model.base_measure.head" in new.config["trained"]
     assert not any(part.startswith("model.base_measure.first") for part in new.config["trained"])
-    with pytest.raises(ValueError, match="first component of the prior AutoregressiveBase has another mean"):
-        refit(first, AutoregressiveBase(8, heads=2, kappa=2), steps=1)
+    with pytest.raises(ValueError, match="first component of the prior AutoregressiveVectorPrior has another mean"):
+        refit(first, AutoregressiveVectorPrior(8, heads=2, kappa=2), steps=1)
 
 
 class Scaled(VectorPrior, Hierarchical):
@@ -155,14 +159,14 @@ def test_what_is_known_of_a_hyper_prior_stays_with_the_own_component(corpus: Cor
     for again in (second, third):
         assert torch.equal(known(again, "base_measure.first.scale"), known(first, "base_measure.scale"))
     assert not any("hyperpriors" in part for part in second.config["trained"])
-    with pytest.raises(ValueError, match="first component of the prior AutoregressiveBase has another mean"):
-        refit(first, AutoregressiveBase(8, heads=2), steps=1)
+    with pytest.raises(ValueError, match="first component of the prior AutoregressiveVectorPrior has another mean"):
+        refit(first, AutoregressiveVectorPrior(8, heads=2), steps=1)
 
 
 @pytest.mark.parametrize(
     "family", [(VAE, VAEGuide, "base_measure.scale"), (NVAE, NVAEGuide, "base_measure.tokens.scale")]
 )
-def test_a_prior_that_is_all_hyper_prior_is_learnt_through_its_posterior(corpus: Corpus, family: Any) -> None:
+def test_a_prior_that_is_all_hyper_prior_is_learned_through_its_posterior(corpus: Corpus, family: Any) -> None:
     make, guided, site = family
     model = make.for_corpus(corpus, width=8, layers=1, heads=2)
     first = fit(model, guided(model), corpus, steps=3, objective="elbo", **QUICK)
@@ -224,10 +228,22 @@ def test_what_is_held_drops_no_activations(run: Run) -> None:
 
 
 BAD: list[tuple[Any, dict[str, Any], str]] = [
-    (MixtureBase(3), {}, r"prior MixtureBase gave event shape \(3,\), expected \(16,\): return a law over one vector"),
-    (AutoregressiveBase(8), {}, r"prior AutoregressiveBase gave event shape \(3, 8\), expected \(3, 16\)"),
-    (AutoregressiveBase(16, kappa=2), {}, "kappa is 1, but 2 of base_measure: give both the same"),
-    (GaussianBase(16), {}, "the prior GaussianBase has nothing to learn: give one with parameters, or learnable=True"),
+    (
+        MixtureVectorPrior(3),
+        {},
+        r"prior MixtureVectorPrior gave event shape \(3,\), expected \(16,\): return a law over one vector",
+    ),
+    (
+        AutoregressiveVectorPrior(8),
+        {},
+        r"prior AutoregressiveVectorPrior gave event shape \(3, 8\), expected \(3, 16\)",
+    ),
+    (AutoregressiveVectorPrior(16, kappa=2), {}, "kappa is 1, but 2 of base_measure: give both the same"),
+    (
+        GaussianVectorPrior(16),
+        {},
+        "the prior GaussianVectorPrior has nothing to learn: give one with parameters, or learnable=True",
+    ),
     ("autoregresive", {}, "prior 'autoregresive' is unknown: choose autoregressive, mixture, gaussian, or an import"),
     ("nowhere.Prior", {}, r"prior 'nowhere.Prior' is unknown: choose"),
     ("torch.nn.Identity", {}, "prior 'torch.nn.Identity' is no base measure: name a class derived from VectorPrior"),
@@ -271,7 +287,7 @@ def test_the_command_line(run: Run, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(shlex.split(command)) == 0
     said = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
-        r"fitting AutoregressiveBase, [\d,]+ parameters, to the posterior of .*; all else is held", said[0]
+        r"fitting AutoregressiveVectorPrior, [\d,]+ parameters, to the posterior of .*; all else is held", said[0]
     )
     assert said[-1] == f"best at step 2; run saved in {out}" or said[-1] == f"best at step 1; run saved in {out}"
     recipe = yaml.safe_load((out / "config.yaml").read_text())["model"]["init_args"]["base_measure"]

@@ -10,7 +10,7 @@ from pyroformer.inference.training.fit import fit
 from pyroformer.models.nvae import NVAE
 
 if __name__ == "__main__":
-    corpus = Corpus.open(sys.argv[1])
+    corpus = Corpus.load(sys.argv[1])
     torch.manual_seed(0)
     model = NVAE.for_corpus(corpus, width=16, layers=1, heads=2, dropout=0.0)
     fit(model, NVAEGuide(model), corpus, out=sys.argv[2], steps=150, batch_size=16, validations=15)

@@ -46,7 +46,7 @@ class Guide(LocalModule):
 
 
 def gradient(rank: int, world: int, folder: str, steps: int) -> list[torch.Tensor]:
-    corpus = Corpus.open(folder)
+    corpus = Corpus.load(folder)
     objective = ELBO()(Model(), Guide())
     wrapped = DistributedDataParallel(objective) if world > 1 else objective
     for step in range(steps):
@@ -65,7 +65,7 @@ def worker(rank: int, folder: str, steps: int, file: str) -> None:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        Corpus.of(TEXTS, vocabulary=270, folder=os.path.join(folder, "corpus"))
+        Corpus.from_texts(TEXTS, vocabulary=270, folder=os.path.join(folder, "corpus"))
         folder = os.path.join(folder, "corpus")
         file = os.path.join(folder, "gradient")
         mp.spawn(worker, args=(folder, 3, file), nprocs=2)

@@ -368,7 +368,7 @@ def test_never_leaves_the_fast_kernel(kind: str, form: Any) -> None:
 def test_half_precision_rounds_little_away(kind: str, dtype: torch.dtype, bound: float) -> None:
     """Attention weights (by values that are one-hot) although all vectors are far off in one direction.
 
-    A bias in one bfloat16 column that is not centred is off by 0.04 here.
+    A bias in one bfloat16 column that is not centered is off by 0.04 here.
     """
     queries = torch.randn(BATCH, 64, 64).to(dtype)
     mixture = draw(kind, width=64, components=64, dtype=torch.float)

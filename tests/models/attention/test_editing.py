@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyroformer.models.attention.components import joined, normalised, padded, selected
+from pyroformer.models.attention.components import joined, normalized, padded, selected
 from pyroformer.models.attention.editing import dropped, exchanged, interpolated, scaled
 from pyroformer.models.attention.mixture import Mixture, SharedVariances, posterior_mean
 from pyroformer.models.base import Model
@@ -33,7 +33,7 @@ def draw(kind: str = "diagonal", components: int = 5, seed: int = 0, batch: tupl
     }
     vectors = torch.randn(*batch, components, WIDTH, dtype=torch.double)
     mask = torch.arange(components) < torch.randint(2, components + 1, (*batch, 1))
-    log_weights = normalised(torch.randn(*batch, components, dtype=torch.double), mask)
+    log_weights = normalized(torch.randn(*batch, components, dtype=torch.double), mask)
     return Mixture(log_weights, vectors, variances[kind], mask)
 
 
@@ -92,7 +92,7 @@ def test_what_stands_in_an_absent_component_is_never_read() -> None:
     assert_same(mean(interpolated(one, spoilt, 0.0)), mean(one))
 
 
-def test_weights_that_were_not_normalised_count_as_shares() -> None:
+def test_weights_that_were_not_normalized_count_as_shares() -> None:
     one, other = draw(), draw(seed=1)
     heavy = replace(other, log_weights=other.log_weights + 3)
     assert_same(mean(interpolated(one, heavy, 0.5)), mean(interpolated(one, other, 0.5)))

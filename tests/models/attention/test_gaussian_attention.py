@@ -93,7 +93,7 @@ def test_gate_from_dot_product_to_distance() -> None:
 def test_mixture_keys_are_flat_components(columns: int) -> None:
     q, k, v = randn(M, D), randn(N, 3, D), randn(N, V)
     variances, outer, inner = rand(N, 3, columns), randn(N).log_softmax(-1), randn(N, 3).log_softmax(-1)
-    mixture = Mixture.of_mixtures(outer, inner, k, variances, values=v, noise=0.0)
+    mixture = Mixture.from_nested(outer, inner, k, variances, values=v, noise=0.0)
     each = torch.distributions.Normal(k, variances.sqrt()).log_prob(q[:, None, None]).sum(-1)
     expected = outer + (inner + each).logsumexp(-1)
     close(log_joint(q, mixture).unflatten(-1, (N, 3)).logsumexp(-1), expected)
@@ -198,8 +198,8 @@ def test_free_energy() -> None:
 def test_known_values_enter_where_they_are_annotated() -> None:
     q, k, v = draw()
     mixture = Mixture(uniform(2, N), k, rand(2, N, 1), values=v, value_variances=rand(2, N, V))
-    known, annotated = randn(2, M, V), torch.arange(M) % 2 == 0
-    joint = log_joint(q, mixture, values=known.masked_fill(~annotated[:, None], torch.nan), annotated=annotated)
+    known, value_mask = randn(2, M, V), torch.arange(M) % 2 == 0
+    joint = log_joint(q, mixture, values=known.masked_fill(~value_mask[:, None], torch.nan), value_mask=value_mask)
     together = torch.distributions.Normal(v[:, None], mixture.value_variances.sqrt()[:, None])  # type: ignore[union-attr]
     close(joint[:, 0], (log_joint(q, mixture) + together.log_prob(known[:, :, None]).sum(-1))[:, 0])
     close(joint[:, 1], log_joint(q, mixture)[:, 1])

@@ -45,7 +45,7 @@ def test_adapted_keys_are_those_of_em(columns: int | None, pseudo_counts: float 
 
 @pytest.mark.parametrize("columns", [None, 1, D])
 def test_gradients_are_those_of_the_matrix(columns: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also when the normaliser is computed a few queries at a time."""
+    """Also when the normalizer is computed a few queries at a time."""
     queries, mixture = draw(columns, 2)
     leaves = [queries.requires_grad_(), mixture.vectors.requires_grad_()]
     by_hand = mixture

@@ -61,7 +61,7 @@ def reference_kl(log_a: list[float], log_b: list[float]) -> tuple[mp.mpf, list[m
 
 
 def reference_log_prob(log_alpha: list[float], log_weights: list[float]) -> tuple[mp.mpf, list[mp.mpf]]:
-    """The textbook form at the normalised weights, and its gradient by log alpha, with 300 digits."""
+    """The textbook form at the normalized weights, and its gradient by log alpha, with 300 digits."""
     with mp.workdps(300):
         a = [mp.exp(mp.mpf(x)) for x in log_alpha]
         norm = mp.log(mp.fsum(mp.exp(mp.mpf(y)) for y in log_weights))
@@ -226,9 +226,9 @@ class TestSampler:
     def test_mean_and_its_gradient_are_those_of_the_gamma_law(self, log_alpha: float, dtype: torch.dtype) -> None:
         x = torch.full((50_000,), log_alpha, dtype=dtype, requires_grad=True)
         draws = sample_log_gamma(x)
-        centred = draws.double() - log_alpha  # E log g = log alpha - c(alpha) / alpha
+        centered = draws.double() - log_alpha  # E log g = log alpha - c(alpha) / alpha
         (gradient,) = torch.autograd.grad(draws.sum(), x)
-        _assert_mean(centred, float(mp.digamma(mp.exp(log_alpha)) - log_alpha), magnitude=abs(log_alpha))
+        _assert_mean(centered, float(mp.digamma(mp.exp(log_alpha)) - log_alpha), magnitude=abs(log_alpha))
         _assert_mean(gradient.double(), float(mp.exp(log_alpha) * mp.polygamma(1, mp.exp(log_alpha))), magnitude=1.0)
 
     def test_gradient_of_an_expectation_equals_its_closed_form(self) -> None:

@@ -9,7 +9,7 @@ LOGS = [-60.0, -30.0, -3.0, -0.1, 0.0, 1.0, 2.3, 2.302, 2.303, 4.0, 20.0, 200.0]
 
 
 def reference(log_x: float) -> tuple[mp.mpf, mp.mpf, mp.mpf]:
-    """Remainder, gap and the gap's slope, to 100 digits beyond the cancelled ones."""
+    """Remainder, gap and the gap's slope, to 100 digits beyond the canceled ones."""
     with mp.workdps(300):
         x = mp.exp(mp.mpf(log_x))
         remainder = mp.loggamma(x) - (x - mp.mpf("0.5")) * log_x + x - mp.log(2 * mp.pi) / 2

@@ -26,8 +26,8 @@ from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.hyperpriors import Hierarchical
 from pyroformer.models.priors.roles import VectorPrior
-from pyroformer.models.priors.sequences import IndependentBase
-from pyroformer.models.priors.vectors import GaussianBase
+from pyroformer.models.priors.sequences import IndependentVectorPrior
+from pyroformer.models.priors.vectors import GaussianVectorPrior
 from pyroformer.models.priors.weights import GammaDirichletProcess
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.vae import VAE
@@ -36,15 +36,15 @@ CONFIG = TransformerConfig(vocabulary=30, window=12, width=4, layers=1, heads=2,
 BATCH = Batch.pad([[5, 6, 7, EOS], [9, EOS]])
 
 
-class Centred(VectorPrior, Hierarchical):
-    """Standard Gaussians around a random centre: what is known of it can be worked out by hand."""
+class Centered(VectorPrior, Hierarchical):
+    """Standard Gaussians around a random center: what is known of it can be worked out by hand."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.centre = PyroSample(dist.Normal(torch.zeros(width), 1.0).to_event(1))
+        self.center = PyroSample(dist.Normal(torch.zeros(width), 1.0).to_event(1))
 
     def forward(self) -> Distribution:
-        law: Distribution = dist.Normal(self.centre, 1.0).to_event(1)
+        law: Distribution = dist.Normal(self.center, 1.0).to_event(1)
         return law
 
 
@@ -55,8 +55,11 @@ def sites(module: Any, *args: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("base", "site"),
     [
-        (Centred(4), "base_measure.centre"),
-        (IndependentBase(Centred(4), GaussianBase(4)), "base_measure.tokens.centre"),  # below one that is not Pyro's
+        (Centered(4), "base_measure.center"),
+        (
+            IndependentVectorPrior(Centered(4), GaussianVectorPrior(4)),
+            "base_measure.tokens.center",
+        ),  # below one that is not Pyro's
     ],
 )
 def test_one_draw_for_all_texts_outside_the_plate(base: Any, site: str) -> None:
@@ -66,9 +69,9 @@ def test_one_draw_for_all_texts_outside_the_plate(base: Any, site: str) -> None:
 
 
 def test_a_prior_that_ran_alone_may_still_join_a_model() -> None:
-    base = IndependentBase(Centred(4), GaussianBase(4))
+    base = IndependentVectorPrior(Centered(4), GaussianVectorPrior(4))
     base(torch.ones(1, 3, dtype=torch.bool)).sample()
-    assert "base_measure.tokens.centre" in sites(NVAE(CONFIG, base_measure=base), BATCH)
+    assert "base_measure.tokens.center" in sites(NVAE(CONFIG, base_measure=base), BATCH)
 
 
 def test_a_prior_of_stock_pyro_has_them_too() -> None:
@@ -86,11 +89,11 @@ def test_a_prior_of_stock_pyro_has_them_too() -> None:
 
 
 class Around(Model):
-    """x_i ~ N(z_i, 1), z_i ~ N(centre, 1), centre ~ N(0, 1)."""
+    """x_i ~ N(z_i, 1), z_i ~ N(center, 1), center ~ N(0, 1)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.base = Centred(4)
+        self.base = Centered(4)
 
     def forward(self, x: Any) -> None:
         with pyro.plate("texts", len(x), dim=-1):
@@ -99,20 +102,20 @@ class Around(Model):
 
 
 class AroundGuide(Guide):
-    """The exact z_i ~ N((x_i + centre) / 2, 1 / 2): it has to know the centre that the model will have."""
+    """The exact z_i ~ N((x_i + center) / 2, 1 / 2): it has to know the center that the model will have."""
 
     def forward(self, x: Any) -> None:
-        centre = self.model.base().mean
+        center = self.model.base().mean
         with pyro.plate("texts", len(x), dim=-1):
-            pyro.sample("z", dist.Normal((x + centre) / 2, 0.5**0.5).to_event(1))
+            pyro.sample("z", dist.Normal((x + center) / 2, 0.5**0.5).to_event(1))
 
 
 def test_with_the_conjugate_posterior_every_draw_weighs_as_much_as_the_evidence() -> None:
     x, model = torch.randn(5, 4), Around()
     guide = AroundGuide(model)
     precision = 5 / 2 + 1
-    guide.hyperpriors.mean["base__centre"].data.copy_(x.sum(0) / 2 / precision)
-    guide.hyperpriors.log_scale["base__centre"].data.fill_(-math.log(precision) / 2)
+    guide.hyperpriors.mean["base__center"].data.copy_(x.sum(0) / 2 / precision)
+    guide.hyperpriors.log_scale["base__center"].data.fill_(-math.log(precision) / 2)
     evidence = dist.MultivariateNormal(torch.zeros(5), 2 * torch.eye(5) + 1).log_prob(x.T).sum()
     for _ in range(3):
         weights = ELBO(data_size=5).log_weights(model, guide, x)
@@ -125,14 +128,14 @@ def test_training_moves_it_towards_the_conjugate_posterior() -> None:
     svi = SVI(model, guide, torch.optim.Adam, ELBO(data_size=5), lr=0.1)
     for _ in range(150):
         svi.step(x)
-    mean = guide.hyperpriors.medians()["base.centre"]
+    mean = guide.hyperpriors.medians()["base.center"]
     torch.testing.assert_close(mean, x.sum(0) / 2 / 3.5, atol=0.35, rtol=0.0)
 
 
 def test_outside_a_call_a_guide_takes_medians() -> None:
-    model = NVAE(CONFIG, base_measure=Centred(4))
+    model = NVAE(CONFIG, base_measure=Centered(4))
     guide = NVAEGuide(model)
-    guide.hyperpriors.mean["base_measure__centre"].data.fill_(3.0)
+    guide.hyperpriors.mean["base_measure__center"].data.fill_(3.0)
     torch.testing.assert_close(guide.encode(BATCH).mean[:, 0], torch.full((2, 4), 3.0))
     assert not model._pyro_context.active
 
@@ -157,13 +160,13 @@ def test_its_numbers_follow_the_model() -> None:
 
 
 def test_bounds_of_a_support_follow_the_guide() -> None:
-    class Bounded(Centred):
+    class Bounded(Centered):
         def __init__(self, width: int) -> None:
             super().__init__(width)
-            self.centre = PyroSample(dist.Uniform(torch.zeros(width), torch.arange(1.0, width + 1)).to_event(1))
+            self.center = PyroSample(dist.Uniform(torch.zeros(width), torch.arange(1.0, width + 1)).to_event(1))
 
     posterior = HyperPosterior(VAE(CONFIG, base_measure=Bounded(4)))
-    assert posterior.double().medians()["base_measure.centre"].dtype == torch.float64
+    assert posterior.double().medians()["base_measure.center"].dtype == torch.float64
     (median,) = posterior.to("meta").medians().values()  # bounds that stay behind would not go with these numbers
     assert median.device.type == "meta"
 
@@ -195,7 +198,7 @@ def test_a_model_without_them_is_as_it_was() -> None:
 
 @pytest.fixture(scope="module")
 def run() -> Any:
-    corpus = Corpus.of([f"The number {n} is even." for n in range(0, 120, 2)], window=32)
+    corpus = Corpus.from_texts([f"The number {n} is even." for n in range(0, 120, 2)], window=32)
     model = NVAE.for_corpus(corpus, width=8, layers=1, heads=2, weight_prior=GammaDirichletProcess(2.0, 2.0))
     return fit(model, NVAEGuide(model), corpus, steps=3, batch_size=8, objective="elbo", validations=1)
 

@@ -15,7 +15,7 @@ from pyroformer.models.distributions.log_dirichlet import LogDirichlet
 from pyroformer.models.priors.checks import as_prior, check_prior
 from pyroformer.models.priors.lengths import LengthPrior
 from pyroformer.models.priors.roles import LatentPrior, SequencePrior, VectorPrior, WeightPrior
-from pyroformer.models.priors.vectors import GaussianBase
+from pyroformer.models.priors.vectors import GaussianVectorPrior
 from pyroformer.models.priors.weights import BoundedDirichletProcess
 
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])
@@ -68,20 +68,20 @@ class TestBoundedDirichletProcess:
 class TestGaussianBase:
     def test_equals_torch(self) -> None:
         mean, variance = torch.randn(3), torch.rand(3) + 0.1
-        law = GaussianBase(3, mean, variance)()
+        law = GaussianVectorPrior(3, mean, variance)()
         value = torch.randn(5, 3)
         expected = torch.distributions.Normal(mean, variance.sqrt()).log_prob(value).sum(-1)
         torch.testing.assert_close(law.log_prob(value), expected)
-        torch.testing.assert_close(GaussianBase(3, mean, variance).variance, variance)
+        torch.testing.assert_close(GaussianVectorPrior(3, mean, variance).variance, variance)
 
     def test_learns_only_when_asked(self) -> None:
-        assert not list(GaussianBase(3).parameters())
-        base = GaussianBase(3, learnable=True)
+        assert not list(GaussianVectorPrior(3).parameters())
+        base = GaussianVectorPrior(3, learnable=True)
         base().log_prob(torch.randn(3)).backward()
         assert all((p.grad != 0).all() for p in base.parameters()) and len(list(base.parameters())) == 2
 
     def test_is_float32_at_least(self) -> None:
-        assert GaussianBase(3).bfloat16()().sample().dtype == torch.float32
+        assert GaussianVectorPrior(3).bfloat16()().sample().dtype == torch.float32
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -92,7 +92,7 @@ class TestGaussianBase:
     )
     def test_refuses(self, arguments: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            GaussianBase(**arguments)
+            GaussianVectorPrior(**arguments)
 
 
 class TestLengthPrior:
@@ -189,7 +189,7 @@ class TestCoercion:
         assert "tilted" in repr(prior)
 
     def test_modules_stay_themselves(self) -> None:
-        prior = GaussianBase(3)
+        prior = GaussianVectorPrior(3)
         assert as_prior(prior, VectorPrior) is prior
 
     def test_refuses_what_trains_but_would_not(self) -> None:
@@ -197,7 +197,7 @@ class TestCoercion:
         with pytest.raises(ValueError, match="base_measure: a bare distribution is not trained; write a module"):
             as_prior(law, VectorPrior, "base_measure")
 
-    @pytest.mark.parametrize("prior", [3, "laplace", GaussianBase])
+    @pytest.mark.parametrize("prior", [3, "laplace", GaussianVectorPrior])
     def test_refuses_other_things(self, prior: object) -> None:
         with pytest.raises(ValueError, match="base_measure .*: give a VectorPrior, a distribution, or a function"):
             as_prior(prior, VectorPrior, "base_measure")
@@ -220,7 +220,7 @@ class TestCheck:
     def test_passes_the_shipped_and_a_users(self) -> None:
         state = torch.get_rng_state()
         check_prior(BoundedDirichletProcess(kappa=2), MASK, name="weight_prior")
-        check_prior(GaussianBase(3), event_shape=(3,), name="base_measure")
+        check_prior(GaussianVectorPrior(3), event_shape=(3,), name="base_measure")
         check_prior(Heavy(3), event_shape=(3,), name="base_measure")
         above = as_prior(lambda summary, layer: dist.Normal(summary, 1.0).to_event(1), LatentPrior)
         check_prior(above, torch.zeros(2, 3), 0, event_shape=(3,))

@@ -18,17 +18,17 @@ from pyroformer.inference.options import TrainingOptions
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.roles import SequencePrior
-from pyroformer.models.priors.sequences import AutoregressiveBase, IndependentBase
-from pyroformer.models.priors.vectors import GaussianBase, MixtureBase, over_components
+from pyroformer.models.priors.sequences import AutoregressiveVectorPrior, IndependentVectorPrior
+from pyroformer.models.priors.vectors import GaussianVectorPrior, MixtureVectorPrior, over_components
 from pyroformer.models.transformer.config import TransformerConfig
 
 CONFIG = TransformerConfig(vocabulary=30, window=12, width=4, layers=1, heads=2)
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])
 
 
-def trained(width: int = 4, scale: float = 0.5, **options: Any) -> AutoregressiveBase:
+def trained(width: int = 4, scale: float = 0.5, **options: Any) -> AutoregressiveVectorPrior:
     """A prior away from its start."""
-    prior = AutoregressiveBase(width, **{"model_width": 8, "heads": 2, "layers": 1} | options)
+    prior = AutoregressiveVectorPrior(width, **{"model_width": 8, "heads": 2, "layers": 1} | options)
     for parameter in prior.parameters():
         parameter.data.add_(scale * torch.randn_like(parameter))
     return prior.eval()
@@ -38,14 +38,16 @@ class TestAutoregressiveBase:
     @pytest.mark.parametrize("kappa", [0, 1, 2])
     def test_at_the_start_it_is_the_standard_gaussian(self, kappa: int) -> None:
         z = torch.randn(2, 4, 4)
-        expected = over_components(GaussianBase(4), MASK).log_prob(z)
-        torch.testing.assert_close(AutoregressiveBase(4, kappa=kappa)(MASK).log_prob(z), expected, atol=1e-5, rtol=0.0)
+        expected = over_components(GaussianVectorPrior(4), MASK).log_prob(z)
+        torch.testing.assert_close(
+            AutoregressiveVectorPrior(4, kappa=kappa)(MASK).log_prob(z), expected, atol=1e-5, rtol=0.0
+        )
 
     @torch.no_grad()
     def test_density_is_the_chain_rules(self) -> None:
         prior, z, n = trained(components=3), torch.randn(5, 4), torch.tensor(4)
         one_by_one = [prior.conditional(z[1 : i + 1], n - 1).log_prob(z[1 : i + 1])[-1] for i in range(1, 4)]
-        expected = GaussianBase(4)().log_prob(z[0]) + sum(one_by_one)
+        expected = GaussianVectorPrior(4)().log_prob(z[0]) + sum(one_by_one)
         torch.testing.assert_close(prior(torch.arange(5) < 4).log_prob(z), expected)
 
     @torch.no_grad()
@@ -83,7 +85,7 @@ class TestAutoregressiveBase:
         assert drawn.shape == (3, 2, 4, 4) and (drawn[:, 1, 2:] == 0).all() and (drawn[:, 0, 1:] != 0).all()
 
     def test_the_priors_own_components_say_nothing_of_the_text(self) -> None:
-        prior = trained(kappa=2, first=GaussianBase(4, mean=3.0, variance=0.25))
+        prior = trained(kappa=2, first=GaussianVectorPrior(4, mean=3.0, variance=0.25))
         z, other = torch.randn(4, 4), torch.randn(4, 4)
         other[2:] = z[2:]
         own = prior.component().log_prob
@@ -107,14 +109,14 @@ class TestAutoregressiveBase:
         for i in range(1, 6):
             z[:, i] = 0.9 * z[:, i - 1] + math.sqrt(1 - 0.81) * steps[:, i]
         mask = torch.ones(256, 6, dtype=torch.bool)
-        prior = AutoregressiveBase(2, model_width=16, heads=2, layers=1, kappa=0)
-        best_without_order = over_components(GaussianBase(2), mask).log_prob(z).mean()
-        optimiser = torch.optim.Adam(prior.parameters(), lr=1e-2)
+        prior = AutoregressiveVectorPrior(2, model_width=16, heads=2, layers=1, kappa=0)
+        best_without_order = over_components(GaussianVectorPrior(2), mask).log_prob(z).mean()
+        optimizer = torch.optim.Adam(prior.parameters(), lr=1e-2)
         for _ in range(60):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss = -prior(mask).log_prob(z).mean()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
         assert -loss > best_without_order + 3  # the best there is gains 8.3 nats
 
     def test_is_float32_at_least(self) -> None:
@@ -130,25 +132,25 @@ class TestAutoregressiveBase:
             ({"model_width": 5, "heads": 5}, "model_width 5: must be even and a multiple of heads, which is 5"),
             ({"layers": 0}, "layers is 0; it must be at least 1"),
             ({"kappa": -1}, "kappa -1: must not be negative"),
-            ({"first": GaussianBase(3)}, r"first GaussianBase gave event shape \(3,\), expected \(8,\)"),
+            ({"first": GaussianVectorPrior(3)}, r"first GaussianVectorPrior gave event shape \(3,\), expected \(8,\)"),
         ],
     )
     def test_refuses(self, arguments: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            AutoregressiveBase(**{"width": 8} | arguments)
+            AutoregressiveVectorPrior(**{"width": 8} | arguments)
 
 
 def test_independent_vectors_add_up() -> None:
-    first, tokens, z = GaussianBase(4, mean=1.0), MixtureBase(4), torch.randn(2, 4, 4)
+    first, tokens, z = GaussianVectorPrior(4, mean=1.0), MixtureVectorPrior(4), torch.randn(2, 4, 4)
     each = torch.cat([first().log_prob(z[:, :1]), tokens().log_prob(z[:, 1:])], -1)
-    law = IndependentBase(tokens, first)(MASK)
+    law = IndependentVectorPrior(tokens, first)(MASK)
     torch.testing.assert_close(law.log_prob(z), torch.where(MASK, each, 0.0).sum(-1))
     assert law.expand((5, 2)).sample().shape == (5, 2, 4, 4)
 
 
 PRIORS: dict[str, Callable[[], SequencePrior]] = {
-    "autoregressive": lambda: AutoregressiveBase(4, heads=2, first=GaussianBase(4, mean=2.0)),
-    "independent": lambda: IndependentBase(GaussianBase(4), first=GaussianBase(4, mean=2.0)),
+    "autoregressive": lambda: AutoregressiveVectorPrior(4, heads=2, first=GaussianVectorPrior(4, mean=2.0)),
+    "independent": lambda: IndependentVectorPrior(GaussianVectorPrior(4), first=GaussianVectorPrior(4, mean=2.0)),
 }
 
 
@@ -160,7 +162,7 @@ class TestInAModel:
         assert (posterior.mean[:, 0] == 2).all() and (posterior.variance[:, 0] == 1).all()
 
     def test_the_estimated_divergence_is_the_exact_one_up_to_its_error(self, prior: str) -> None:
-        own = GaussianBase(4, mean=2.0)
+        own = GaussianVectorPrior(4, mean=2.0)
         model = NVAE(CONFIG, base_measure=PRIORS[prior]())  # the tokens' vectors are standard normal a priori
         guide, many = NVAEGuide(model), Batch.pad([[5, 6, 7, EOS]] * 2000)  # a draw for each
         estimates = ELBO().terms(model, guide, many).kl["vectors"].detach()
@@ -182,17 +184,17 @@ class Short(SequencePrior):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = GaussianBase(4)
+        self.first = GaussianVectorPrior(4)
 
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
-        return over_components(GaussianBase(4), mask[..., 1:])
+        return over_components(GaussianVectorPrior(4), mask[..., 1:])
 
 
 @pytest.mark.parametrize(
     ("prior", "message"),
     [
         (Short(), r"base_measure Short gave event shape \(2, 4\), expected \(3, 4\): return a law over all vectors"),
-        (AutoregressiveBase(8), r"gave event shape \(3, 8\), expected \(3, 4\): return a law over all vectors"),
+        (AutoregressiveVectorPrior(8), r"gave event shape \(3, 8\), expected \(3, 4\): return a law over all vectors"),
     ],
     ids=["rows", "width"],
 )
@@ -206,12 +208,14 @@ class Narrow(Short):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = GaussianBase(3)
+        self.first = GaussianVectorPrior(3)
 
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
-        return over_components(GaussianBase(4), mask)
+        return over_components(GaussianVectorPrior(4), mask)
 
 
 def test_a_model_refuses_an_own_component_of_another_width() -> None:
-    with pytest.raises(ValueError, match=r"base_measure.first GaussianBase gave event shape \(3,\), expected \(4,\)"):
+    with pytest.raises(
+        ValueError, match=r"base_measure.first GaussianVectorPrior gave event shape \(3,\), expected \(4,\)"
+    ):
         NVAE(CONFIG, base_measure=Narrow())

@@ -12,16 +12,16 @@ from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.roles import BaseMeasure
-from pyroformer.models.priors.vectors import GaussianBase, MixtureBase, over_components, own_component
+from pyroformer.models.priors.vectors import GaussianVectorPrior, MixtureVectorPrior, over_components, own_component
 from pyroformer.models.transformer.config import TransformerConfig
 
 CONFIG = TransformerConfig(vocabulary=30, window=12, width=4, layers=1, heads=2)
 BATCH = Batch.pad([[5, 6, 7, EOS], [9, EOS]])
 
 
-def trained(components: int = 3, width: int = 4) -> MixtureBase:
+def trained(components: int = 3, width: int = 4) -> MixtureVectorPrior:
     """A mixture away from its start."""
-    prior = MixtureBase(width, components)
+    prior = MixtureVectorPrior(width, components)
     for parameter in prior.parameters():
         parameter.data.add_(torch.randn_like(parameter))
     return prior
@@ -41,8 +41,8 @@ class TestMixtureBase:
         torch.testing.assert_close(law.variance.detach(), draws.var(0), atol=0.02, rtol=0.03)
 
     def test_starts_around_a_standard_normal_with_components_that_differ(self) -> None:
-        prior, z = MixtureBase(4), torch.randn(1000, 4)
-        standard = GaussianBase(4)().log_prob(z)
+        prior, z = MixtureVectorPrior(4), torch.randn(1000, 4)
+        standard = GaussianVectorPrior(4)().log_prob(z)
         assert (prior().log_prob(z) - standard).abs().mean() < 0.1
         assert len(prior.mean.unique(dim=0)) == 16
 
@@ -52,19 +52,19 @@ class TestMixtureBase:
         assert all(parameter.grad is not None and parameter.grad.all() for parameter in prior.parameters())
 
     def test_a_component_can_neither_vanish_nor_explode(self) -> None:
-        prior = MixtureBase(2, components=1)
+        prior = MixtureVectorPrior(2, components=1)
         prior.log_variance.data = torch.tensor([[1e4, -1e4]])
         law: Any = prior()
         torch.testing.assert_close(law.variance.detach().log(), torch.tensor([5.0, -5.0]))
 
     def test_is_float32_at_least(self) -> None:
-        assert MixtureBase(3).bfloat16()().sample().dtype == torch.float32
-        assert MixtureBase(3).double()().sample().dtype == torch.float64
+        assert MixtureVectorPrior(3).bfloat16()().sample().dtype == torch.float32
+        assert MixtureVectorPrior(3).double()().sample().dtype == torch.float64
 
     @pytest.mark.parametrize("name", ["width", "components"])
     def test_refuses(self, name: str) -> None:
         with pytest.raises(ValueError, match=f"{name} 0: must be at least 1"):
-            MixtureBase(**{"width": 2, name: 0})
+            MixtureVectorPrior(**{"width": 2, name: 0})
 
 
 class TestInAModel:
@@ -76,17 +76,17 @@ class TestInAModel:
         torch.testing.assert_close(posterior.variance[:, 0], law.variance.expand(2, 4))
 
     def test_the_estimated_divergence_of_a_mixture_of_equals_is_that_of_one_gaussian(self) -> None:
-        prior = MixtureBase(4, components=3)
+        prior = MixtureVectorPrior(4, components=3)
         prior.mean.data.zero_()
         model = NVAE(CONFIG, base_measure=prior)
         guide, many = NVAEGuide(model), Batch.pad([[5, 6, 7, EOS]] * 2000)  # a draw for each
         estimates = ELBO().terms(model, guide, many).kl["vectors"].detach()
-        model.base_measure = GaussianBase(4)
+        model.base_measure = GaussianVectorPrior(4)
         exact = ELBO().terms(model, guide, many).kl["vectors"][0]
         assert estimates.std() > 0.1, "with no closed form it is an estimate"
         assert (estimates.mean() - exact).abs() < 4 * estimates.std() / math.sqrt(2000)
 
-    @pytest.mark.parametrize("wrong", [MixtureBase(3), dist.Laplace(torch.zeros(3), 1.0).to_event(1)])
+    @pytest.mark.parametrize("wrong", [MixtureVectorPrior(3), dist.Laplace(torch.zeros(3), 1.0).to_event(1)])
     def test_refuses_another_width(self, wrong: Any) -> None:
         with pytest.raises(
             ValueError, match=r"base_measure \w+ gave event shape \(3,\), expected \(4,\): return a law"

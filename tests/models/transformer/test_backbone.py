@@ -1,4 +1,4 @@
-"""A trunk gives a decoder all its weights, and nothing that it does not know is touched."""
+"""A backbone gives a decoder all its weights, and nothing that it does not know is touched."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,7 +9,7 @@ from torch import nn
 
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
-from pyroformer.models.transformer.backbone import Trunk
+from pyroformer.models.transformer.backbone import Backbone
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.stacks import Decoder
 
@@ -22,8 +22,8 @@ def trained() -> Decoder:
 
 
 @pytest.fixture
-def trunk(trained: Decoder) -> Trunk:
-    return Trunk("old", CONFIG, trained.state_dict())
+def backbone(trained: Decoder) -> Backbone:
+    return Backbone("old", CONFIG, trained.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -33,15 +33,15 @@ def trunk(trained: Decoder) -> Trunk:
 )
 def test_it_holds_all_parameters_of_a_decoder(change: dict[str, Any]) -> None:
     config = replace(CONFIG, **change)
-    trunk = Trunk("old", config, dict(Decoder(config).named_parameters()))
+    backbone = Backbone("old", config, dict(Decoder(config).named_parameters()))
     decoder = Decoder(config)
-    assert trunk.load_into(decoder) == []
-    assert all(torch.equal(value, trunk.weights[name]) for name, value in decoder.named_parameters())
+    assert backbone.load_into(decoder) == []
+    assert all(torch.equal(value, backbone.weights[name]) for name, value in decoder.named_parameters())
 
 
-def test_a_decoder_of_its_sizes_computes_the_same(trained: Decoder, trunk: Trunk) -> None:
-    decoder = Decoder(TransformerConfig(vocabulary=40, window=9, **trunk.sizes)).eval()
-    assert trunk.load_into(decoder) == []
+def test_a_decoder_of_its_sizes_computes_the_same(trained: Decoder, backbone: Backbone) -> None:
+    decoder = Decoder(TransformerConfig(vocabulary=40, window=9, **backbone.sizes)).eval()
+    assert backbone.load_into(decoder) == []
     tokens = torch.randint(3, 40, (3, 9))
     torch.testing.assert_close(decoder(tokens), trained(tokens))
     assert torch.equal(decoder.embedding.positions, trained.embedding.positions[:9])
@@ -53,51 +53,53 @@ def test_labels_and_a_condition_have_places_of_their_own(tied: bool) -> None:
     trained = Decoder(config).eval()
     decoder = Decoder(replace(config, vocabulary=43, window=10, condition=6)).eval()
     before = decoder.embedding.tokens.weight[40:].clone()
-    assert Trunk("old", config, trained.state_dict()).load_into(decoder, labels=3) == []
+    assert Backbone("old", config, trained.state_dict()).load_into(decoder, labels=3) == []
     assert torch.equal(decoder.embedding.tokens.weight[40:], before)
     tokens = torch.randint(3, 40, (3, 9))
     torch.testing.assert_close(decoder(tokens), trained(tokens))
     assert decoder.head is None or torch.equal(decoder.head.weight[:40], trained.head.weight)
 
 
-def test_probabilistic_attention_starts_as_the_softmax_attention_of_the_trunk(trained: Decoder, trunk: Trunk) -> None:
+def test_probabilistic_attention_starts_as_the_softmax_attention_of_the_trunk(
+    trained: Decoder, backbone: Backbone
+) -> None:
     model = LanguageModel(replace(CONFIG, attention="probabilistic", key_precision="diagonal")).eval()
-    assert all(".attention." in name for name in trunk.load_into(model))
+    assert all(".attention." in name for name in backbone.load_into(model))
     tokens = torch.randint(3, 40, (3, 9))
     torch.testing.assert_close(model.decoder(tokens), trained(tokens), atol=1e-5, rtol=0)
 
 
-def test_what_the_trunk_does_not_have_keeps_its_values(trunk: Trunk) -> None:
+def test_what_the_trunk_does_not_have_keeps_its_values(backbone: Backbone) -> None:
     model = NVAE(CONFIG)
     before = {name: value.clone() for name, value in model.decoder.state_dict().items()}
-    kept = trunk.load_into(model)
+    kept = backbone.load_into(model)
     assert kept and all(".cross" in name for name in kept)
     after = model.decoder.state_dict()
     assert {name for name in after if torch.equal(after[name], before[name])} >= set(kept)
-    assert all(torch.equal(after[name], value) for name, value in trunk.weights.items())
+    assert all(torch.equal(after[name], value) for name, value in backbone.weights.items())
 
 
-def test_parameters_that_a_block_adds_keep_their_values(trunk: Trunk) -> None:
+def test_parameters_that_a_block_adds_keep_their_values(backbone: Backbone) -> None:
     decoder = Decoder(CONFIG)
     for block in decoder.blocks:
         block.attention.fusion = nn.Linear(4, 16)
     before = decoder.blocks[1].attention.fusion.weight.clone()
-    assert trunk.load_into(decoder) == [
+    assert backbone.load_into(decoder) == [
         f"blocks.{i}.attention.fusion.{part}" for i in (0, 1) for part in ("weight", "bias")
     ]
     assert torch.equal(decoder.blocks[1].attention.fusion.weight, before)
 
 
-def test_loading_copies(trained: Decoder, trunk: Trunk) -> None:
+def test_loading_copies(trained: Decoder, backbone: Backbone) -> None:
     decoder = Decoder(CONFIG)
-    trunk.load_into(decoder)
+    backbone.load_into(decoder)
     nn.init.zeros_(decoder.norm.weight)
     assert trained.norm.weight.eq(1).all()
 
 
-def test_dropout_is_free(trunk: Trunk) -> None:
-    assert trunk.load_into(Decoder(replace(CONFIG, dropout=0.5))) == []
-    trunk.check(dropout=0.5, width=16, window=16, attention="probabilistic")
+def test_dropout_is_free(backbone: Backbone) -> None:
+    assert backbone.load_into(Decoder(replace(CONFIG, dropout=0.5))) == []
+    backbone.check(dropout=0.5, width=16, window=16, attention="probabilistic")
 
 
 @pytest.mark.parametrize(
@@ -117,21 +119,21 @@ def test_dropout_is_free(trunk: Trunk) -> None:
         ({"vocabulary": 41}, "vocabulary is 41, but old has 40: read the texts with its tokenizer"),
     ],
 )
-def test_a_decoder_that_computes_something_else(trunk: Trunk, change: dict[str, Any], message: str) -> None:
+def test_a_decoder_that_computes_something_else(backbone: Backbone, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        trunk.load_into(Decoder(replace(CONFIG, **change)))
+        backbone.load_into(Decoder(replace(CONFIG, **change)))
 
 
-def test_no_decoder(trunk: Trunk) -> None:
+def test_no_decoder(backbone: Backbone) -> None:
     with pytest.raises(ValueError, match="a Linear has no decoder: give one, or a model with one"):
-        trunk.load_into(nn.Linear(2, 2))
+        backbone.load_into(nn.Linear(2, 2))
 
 
-def test_a_decoder_without_a_place_for_a_weight(trunk: Trunk) -> None:
+def test_a_decoder_without_a_place_for_a_weight(backbone: Backbone) -> None:
     decoder = Decoder(CONFIG)
     decoder.blocks[1].mlp.up = nn.Identity()
     with pytest.raises(ValueError, match=r"the decoder has no place for the weight blocks\.1\.mlp\.up\.weight"):
-        trunk.load_into(decoder)
+        backbone.load_into(decoder)
 
 
 def test_weights_that_are_not_those_of_its_sizes(trained: Decoder) -> None:
@@ -141,11 +143,11 @@ def test_weights_that_are_not_those_of_its_sizes(trained: Decoder) -> None:
         ({"norm.scale": torch.ones(16)}, r"the decoder has no place for the weight norm\.scale"),
     ):
         with pytest.raises(ValueError, match=message):
-            Trunk("old", CONFIG, weights | change)
+            Backbone("old", CONFIG, weights | change)
     del weights["norm.bias"], weights["embedding.positions"]
     with pytest.raises(ValueError, match=r"2 of the decoder's weights are missing, such as embedding\.positions"):
-        Trunk("old", CONFIG, weights)
+        Backbone("old", CONFIG, weights)
 
 
-def test_it_says_how_large_it_is(trunk: Trunk) -> None:
-    assert repr(trunk) == "Trunk(old: width 16, 2 layers, 2 heads, 40 tokens, window up to 16)"
+def test_it_says_how_large_it_is(backbone: Backbone) -> None:
+    assert repr(backbone) == "Backbone(old: width 16, 2 layers, 2 heads, 40 tokens, window up to 16)"

@@ -195,7 +195,7 @@ def test_a_decoder_starts_as_if_there_were_no_latents(kind: FusionKind, single: 
 
 
 @EACH
-def test_latents_matter_once_something_is_learnt(kind: FusionKind) -> None:
+def test_latents_matter_once_something_is_learned(kind: FusionKind) -> None:
     decoder, tokens, told = away(build(kind)), texts(3), latents(3)
     before = decoder(tokens, Context(told))
     for number in range(2):
@@ -208,14 +208,14 @@ def test_every_rank_learns() -> None:
     """U_j is zero at the start and W_j is not; were both, the gradient of either would stay zero."""
     part = LowRankProduct(width=6, latent=3, rank=4)
     values, latent, target = torch.randn(2, 5, 6), torch.randn(2, 3), torch.randn(2, 5, 6)
-    optimiser = torch.optim.SGD(part.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(part.parameters(), lr=0.1)
     for step in range(2):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (part(values, latent) - target).square().sum().backward()
         for name, parameter in part.named_parameters():
             moved = parameter.grad.flatten(1).abs().amax(-1) > 0  # type: ignore[union-attr]
             assert moved.all() if step or name.startswith("latent") else moved[0], (name, moved.tolist())
-        optimiser.step()
+        optimizer.step()
 
 
 # --- where it enters --------------------------------------------------------------------------------------------------

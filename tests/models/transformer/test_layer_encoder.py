@@ -146,7 +146,7 @@ def test_only_blocks_up_to_the_highest_layer_are_used() -> None:
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("layers", [(0, 1, 2), (2,), (0, 2)])
 def test_vectors_by_hand(shared: bool, layers: tuple[int, ...]) -> None:
-    """Blocks without a causal mask, one text at a time; states normalised; then a mean over the tokens."""
+    """Blocks without a causal mask, one text at a time; states normalized; then a mean over the tokens."""
     read, ids = encoder(layers, shared, "mean"), tokens()
     vectors = read(ids, MASK)
     assert len(vectors) == len(layers)
@@ -160,7 +160,7 @@ def test_vectors_by_hand(shared: bool, layers: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("pool", KINDS)
-def test_states_are_normalised_before_they_are_pooled(pool: PoolKind) -> None:
+def test_states_are_normalized_before_they_are_pooled(pool: PoolKind) -> None:
     read, ids = encoder(pool=pool), tokens()
     seen: list[Tensor] = []
     for each in read.pools:
@@ -200,13 +200,13 @@ def test_every_layer_sees_the_whole_text(pool: PoolKind) -> None:
 
 @pytest.mark.parametrize("kind", get_args(FusionKind))
 def test_no_latent_enters(kind: FusionKind) -> None:
-    """What a fusion has learnt is not for the encoder, which has the same blocks."""
+    """What a fusion has learned is not for the encoder, which has the same blocks."""
     whole, ids = decoder(kind), tokens()
     read = LayerEncoder(whole, (0, 1, 2))
     before = read(ids, MASK)
-    learnt = [part for name, part in whole.named_parameters() if "fusion" in name or "shift" in name]
-    assert learnt
-    for parameter in learnt:
+    learned = [part for name, part in whole.named_parameters() if "fusion" in name or "shift" in name]
+    assert learned
+    for parameter in learned:
         parameter.data.add_(10.0)
     for actual, expected in zip(read(ids, MASK), before, strict=True):
         assert torch.equal(actual, expected)

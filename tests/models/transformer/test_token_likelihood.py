@@ -113,7 +113,7 @@ def test_chunked_saves_no_logits() -> None:
 
 
 def test_capture_keeps_the_recomputation() -> None:
-    """Recorded below Python, forward and backward stay two opaque calls: nothing of size [N, V] is in the graph."""
+    """Configurable below Python, forward and backward stay two opaque calls: nothing of size [N, V] is in the graph."""
     n, v = 600, 8000
     hidden, embedding, tokens = torch.randn(n, P), torch.randn(v, P), torch.randint(v, (n,))
 
