@@ -27,7 +27,7 @@ from pyroformer.inference.evaluation.metrics import bleu
 from pyroformer.inference.generation.decoding import Decoding, uniforms
 from pyroformer.inference.generation.generate import write
 from pyroformer.inference.run import Run, load
-from pyroformer.inference.utils.seeded_eval import frozen
+from pyroformer.inference.utils.seeded_eval import seeded_eval
 from pyroformer.models.attention.editing import compacted
 from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.nvae import NVAE
@@ -51,7 +51,7 @@ def report(run: Run, thresholds: Sequence[float] = THRESHOLDS, texts: int = 64, 
     if not isinstance(run.model, NVAE):
         raise ValueError(f"a {type(run.model).__name__} has no mixture to thin: give a run of an nvae.")
     originals = evenly(run.corpus.test, texts)
-    with frozen(run.model, run.guide, seed=0):
+    with seeded_eval(run.model, run.guide, seed=0):
         costs = measure(run, originals, [0.0, *(below for below in thresholds if below)], rounds)
     return table(costs, f"{len(originals)} texts, {rounds} rounds, torch {torch.__version__}, {place(run)}")
 
@@ -90,13 +90,13 @@ def measure(run: Run, originals: Sequence[str], thresholds: Sequence[float], rou
 
 
 def thinned(model: NVAE, memory: Mixture, below: float) -> Mixture:
-    return compacted(memory, below, keep=model.kappa) if below else memory
+    return compacted(memory, below, keep=model.samples_per_component) if below else memory
 
 
 def written(run: Run, memory: Mixture) -> Tensor:
     """The most probable token after the other."""
     model: Any = run.model
-    noise = uniforms(0, range(len(memory.vectors)), run.corpus.window).to(model.device)
+    noise = uniforms(0, range(len(memory.vectors)), run.corpus.max_length).to(model.device)
     return write(model.likelihood(memory), Decoding(greedy=True), noise, words=run.tokenizer.vocabulary)
 
 

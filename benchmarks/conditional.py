@@ -38,7 +38,7 @@ def report(
     seed: int = 0,
 ) -> str:
     """The table as markdown, and some of what was written."""
-    corpus = pf.Corpus.from_file(data, condition=0, vocabulary=vocabulary, window=32, long="drop")
+    corpus = pf.Corpus.from_file(data, condition=0, vocabulary=vocabulary, max_length=32, overlong="drop")
     read = [corpus.entries("train"), corpus.entries("test")]
     (known, seen), (intents, unseen) = (zip(*pairs, strict=True) for pairs in read)
     classifier = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10.0))
@@ -70,7 +70,7 @@ def report(
             f"| {name} | {accuracy(classifier, labels, texts):.3f} | {self_bleu(texts).value:.1f} | {share:.3f} "
             f"| {copied:.3f} |"
         )
-    bound = run.evaluate(limit=512, particles=16, reconstructions=64)
+    bound = run.evaluate(limit=512, num_particles=16, reconstructions=64)
     lines += [
         "",
         f"perplexity {bound['importance_weighted']['perplexity']:.2f}, KL {bound['rate']['nats/text']:.2f}",

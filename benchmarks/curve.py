@@ -136,7 +136,7 @@ def measure(point: Point, corpus: Corpus, options: argparse.Namespace) -> dict[s
         "parameters": parameters(run.model, run.guide),
         "seconds": seconds,
         "step": run.step,
-        "evaluation": run.evaluate(limit=options.texts, particles=options.particles, seed=1).as_dict(),
+        "evaluation": run.evaluate(limit=options.texts, num_particles=options.num_particles, seed=1).as_dict(),
         "diversity": {key: found.as_dict() for key, found in written.items()},
         "samples": samples[:10],
         "reconstructions": [(found.original, found.text) for found in reconstructions],
@@ -302,16 +302,16 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--vocabulary", type=int, default=2000)
-    parser.add_argument("--window", type=int, default=64)
+    parser.add_argument("--max_length", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--texts", type=int, default=512, help="held-out texts that are measured")
-    parser.add_argument("--particles", type=int, default=16)
+    parser.add_argument("--num_particles", type=int, default=16)
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--plot", type=Path, help="file to draw the curve to")
     parser.add_argument("--shard", default="0/1", help="part I of N of the work, as 0/2, for several processes")
     options = parser.parse_args()
     same_settings(options.out, options, free=["families", "plot"])
-    corpus = Corpus.from_file(options.data, vocabulary=options.vocabulary, window=options.window)
+    corpus = Corpus.from_file(options.data, vocabulary=options.vocabulary, max_length=options.max_length)
     points = [point for point in POINTS if not options.families or point.family in options.families]
     work = [(point.name, lambda point=point: measure(point, corpus, options)) for point in points]  # type: ignore[misc]
     make_missing(options.out, work, options.shard)

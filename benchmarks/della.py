@@ -167,7 +167,7 @@ def report(
 ) -> str:
     """The tables as markdown."""
     config = TransformerConfig(
-        vocabulary, window=LENGTH, width=width, layers=layers, heads=max(1, width // 64), positions="learned"
+        vocabulary, max_length=LENGTH, width=width, layers=layers, heads=max(1, width // 64), positions="learned"
     )
     torch.manual_seed(1)
     batch = batch_of(config, texts, time, device)

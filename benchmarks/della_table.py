@@ -57,7 +57,7 @@ HELP: dict[str, dict[str, Any]] = {
     "cyclical": {"kl_schedule": "cyclical"},
     "free nats": {"free_bits": 4.0, "free_bits_per": "total"},
     "ladder": {},
-    "ladder, iw": {"objective": "iw", "particles": 4},
+    "ladder, iw": {"objective": "iw", "num_particles": 4},
     "from the LM": {},
     "from the LM, published start": {},
 }
@@ -115,7 +115,7 @@ def equal(name: str, config: TransformerConfig) -> TransformerConfig:
 def measure(task: Task, corpus: Corpus, config: TransformerConfig, options: argparse.Namespace) -> dict[str, Any]:
     """Train one model, or take the one that is there, and measure it."""
     run, seconds = fitted(task, corpus, config, options)
-    found = run.evaluate(limit=options.texts, particles=options.particles, seed=1).as_dict()
+    found = run.evaluate(limit=options.texts, num_particles=options.num_particles, seed=1).as_dict()
     samples = run.sample(options.samples, seed=2)
     written = diversity(samples, corpus.test[: 10 * options.samples], seed=3)
     return {
@@ -213,20 +213,20 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--vocabulary", type=int, default=4000)
-    parser.add_argument("--window", type=int, default=48)
+    parser.add_argument("--max_length", type=int, default=48)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--texts", type=int, default=512, help="held-out texts that are measured")
-    parser.add_argument("--particles", type=int, default=64)
+    parser.add_argument("--num_particles", type=int, default=64)
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--shard", default="0/1", help="part I of N of the work, as 0/2, for several processes")
     options = parser.parse_args()
     same_settings(options.out, options, free=["models", "seeds"])
-    corpus = Corpus.from_file(options.data, vocabulary=options.vocabulary, window=options.window)
+    corpus = Corpus.from_file(options.data, vocabulary=options.vocabulary, max_length=options.max_length)
     config = TransformerConfig(
         corpus.vocabulary,
-        corpus.window,
+        corpus.max_length,
         width=options.width,
         layers=options.layers,
         heads=options.heads,

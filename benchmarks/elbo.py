@@ -34,7 +34,7 @@ VOCABULARY, TIME, TEXTS, LAYERS = 2000, 32, 32, 2
 def make(width: int, device: str) -> tuple[NVAE, NVAEGuide, Batch]:
     """One model, its guide and a batch, the same for every way of writing the step."""
     torch.manual_seed(0)
-    config = TransformerConfig(vocabulary=VOCABULARY, window=TIME, width=width, layers=LAYERS, heads=4, dropout=0.0)
+    config = TransformerConfig(vocabulary=VOCABULARY, max_length=TIME, width=width, layers=LAYERS, heads=4, dropout=0.0)
     model = NVAE(config)
     guide = NVAEGuide(model)
     lengths = torch.randint(TIME // 2, TIME, (TEXTS,)).tolist()

@@ -34,7 +34,7 @@ def ours(corpus: Corpus, **options: Any) -> tuple[nn.Module, Loss]:
 
 def theirs(corpus: Corpus, width: int, layers: int, heads: int) -> tuple[nn.Module, Loss]:
     config = GPT2Config(
-        vocab_size=corpus.vocabulary, n_positions=corpus.window, n_embd=width, n_layer=layers, n_head=heads,
+        vocab_size=corpus.vocabulary, n_positions=corpus.max_length, n_embd=width, n_layer=layers, n_head=heads,
         embd_pdrop=0.0, resid_pdrop=0.0, attn_pdrop=0.0, bos_token_id=BOS, eos_token_id=EOS,
     )  # fmt: skip
     model = GPT2LMHeadModel(config)
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--out", type=Path, help="file to write the table to as well")
     arguments = parser.parse_args()
-    corpus = Corpus.from_file(arguments.data, vocabulary=arguments.vocabulary, window=64)
+    corpus = Corpus.from_file(arguments.data, vocabulary=arguments.vocabulary, max_length=64)
     sizes = {name: getattr(arguments, name) for name in ("width", "layers", "heads")}
     learners = {}
     for name, make in {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.data.loaders import TrainingStream, once
+from pyroformer.inference.data.loaders import TrainingStream, sequential_batches
 from pyroformer.inference.schedules import warmup_cosine
 from pyroformer.models.batch import Batch
 
@@ -41,7 +41,7 @@ class Learner:
         """Nats per token over the validation texts."""
         self.network.eval()
         nats = tokens = 0.0
-        for indices, batch in once(corpus.valid, 64):
+        for indices, batch in sequential_batches(corpus.valid, 64):
             nats += float(self.loss(batch)) * len(indices)
             tokens += float(corpus.valid.lengths[indices].sum())
         return nats / tokens

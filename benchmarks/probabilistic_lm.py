@@ -27,7 +27,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.data.loaders import once
+from pyroformer.inference.data.loaders import sequential_batches
 from pyroformer.inference.data.readers import read_splits
 from pyroformer.inference.data.texts import Texts
 from pyroformer.inference.objectives.elbo import ELBO
@@ -90,7 +90,7 @@ def areas(model: LanguageModel, inside: Texts, outside: Texts) -> tuple[float, f
     """Areas under the ROC curve of evidence and of likelihood."""
     labels, columns = [], []
     for label, texts in ((1, inside), (0, outside)):
-        for indices, batch in once(texts, 64):
+        for indices, batch in sequential_batches(texts, 64):
             columns.append(torch.stack(scores(model, batch), -1)[: len(indices)])
             labels += [label] * len(indices)
     by_evidence, by_likelihood = torch.cat(columns).T
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--out", type=Path, help="file to write the table to as well")
     arguments = parser.parse_args()
-    corpus = Corpus.from_file(arguments.data, vocabulary=arguments.vocabulary, window=64)
+    corpus = Corpus.from_file(arguments.data, vocabulary=arguments.vocabulary, max_length=64)
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
     for seed in range(arguments.seeds):
         for name, figures in run(corpus, seed, arguments).items():
@@ -147,9 +147,9 @@ def run(corpus: Corpus, seed: int, arguments: argparse.Namespace) -> dict[str, d
             "seconds": min(learners[name].seconds),
         }
         if arguments.other is not None:
-            inside = Texts.encode(corpus.valid[: arguments.texts], corpus.tokenizer, corpus.window)
+            inside = Texts.encode(corpus.valid[: arguments.texts], corpus.tokenizer, corpus.max_length)
             texts = read_splits(arguments.other)[0]["valid"][: arguments.texts]
-            by_evidence, by_likelihood = areas(model, inside, Texts.encode(texts, corpus.tokenizer, corpus.window))
+            by_evidence, by_likelihood = areas(model, inside, Texts.encode(texts, corpus.tokenizer, corpus.max_length))
             results[name] |= {"evidence": by_evidence, "likelihood": by_likelihood}
     return results
 

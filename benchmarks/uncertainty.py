@@ -72,10 +72,10 @@ def mixture(context: Points, precision: float, value_precision: float | None = N
     return pf.Mixture(weights, context.inputs, values=context.answers, noise=1 / precision, value_variances=own)
 
 
-def log_density(points: Points, model: pf.Mixture, visible: Tensor | None = None) -> Tensor:
+def log_density(points: Points, model: pf.Mixture, attn_mask: Tensor | None = None) -> Tensor:
     """log p(v | u) = log p(u, v) - log p(u)."""
-    joint = evidence(points.inputs, model, visible, values=points.answers)
-    return joint - evidence(points.inputs, model, visible)
+    joint = evidence(points.inputs, model, attn_mask, values=points.answers)
+    return joint - evidence(points.inputs, model, attn_mask)
 
 
 def constant(context: Points, points: Points) -> Answer:

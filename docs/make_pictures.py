@@ -134,7 +134,7 @@ def nvae(folder: Path, beta: float) -> pf.Run:
 
 def components_kept(folder: Path) -> Any:
     runs = {beta: nvae(folder, beta) for beta in BETAS}
-    found = {beta: run.evaluate(limit=100, particles=1, reconstructions=1) for beta, run in runs.items()}
+    found = {beta: run.evaluate(limit=100, num_particles=1, reconstructions=1) for beta, run in runs.items()}
     return pf.plots.components_kept(found)
 
 
@@ -152,7 +152,7 @@ def active_units(folder: Path) -> Any:
 
 @cache
 def measured(folder: Path) -> Any:
-    return della(folder).evaluate(limit=200, particles=1, reconstructions=1, compared=200)
+    return della(folder).evaluate(limit=200, num_particles=1, reconstructions=1, compared=200)
 
 
 def traversal(folder: Path) -> Any:
@@ -187,7 +187,7 @@ def fitted(folder: Path, kind: str, steps: int, options: Mapping[str, Any], **tr
     """A run from its folder, or fitted into it if there is none."""
     if (folder / "checkpoints" / "best.ckpt").exists():
         return pf.load(folder)
-    texts = pf.Corpus.builtin(vocabulary=1000, window=24)
+    texts = pf.Corpus.builtin(vocabulary=1000, max_length=24)
     torch.manual_seed(0)
     model = getattr(pf, kind).for_corpus(texts, **NETWORK | options)
     guide = getattr(pf, f"{kind}Guide")(model)

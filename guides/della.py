@@ -68,7 +68,7 @@ class DELLAGuide(Guide):
 
     Examples:
         >>> from pyroformer.models.transformer.stacks import TransformerConfig
-        >>> model = DELLA(TransformerConfig(vocabulary=20, window=8, width=16, layers=2, heads=2), latent_size=4)
+        >>> model = DELLA(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=2, heads=2), latent_size=4)
         >>> DELLAGuide(model).encode(Batch.pad([[5, 6, 2], [7, 2]])).mean.shape
         torch.Size([2, 2, 4])
     """

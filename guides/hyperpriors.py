@@ -34,7 +34,7 @@ class HyperPosterior(nn.Module):
     Examples:
         >>> from pyroformer.models.transformer.config import TransformerConfig
         >>> from pyroformer.models.priors.weights import GammaDirichletProcess
-        >>> config = TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2)
+        >>> config = TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2)
         >>> list(HyperPosterior(pf.NVAE(config, weight_prior=GammaDirichletProcess())).laws())
         ['weight_prior.concentration']
     """

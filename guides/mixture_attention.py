@@ -25,7 +25,7 @@ from ..models.attention.attend import attend
 from ..models.attention.m_step import expected_statistics, update_means
 from ..models.attention.mixture import log_joint, posterior_mean, posterior_variance
 from ..models.base import LocalModule
-from ..models.mixture_attention import MixtureAttention, inside, masked_logits, normal_of_unit, where_true
+from ..models.mixture_attention import MixtureAttention, masked_logits, nested_plates, normal_of_unit, where_true
 from ..models.priors.units import GaussianVectors
 
 __all__ = ["AssignmentGuide", "KeyGuide", "MixtureGuide", "ValueGuide"]
@@ -118,12 +118,12 @@ class AssignmentGuide(MixtureGuide):
         values: Float[Tensor, "*#batch m v"] | None = None,
         value_mask: Bool[Tensor, "*#batch m"] | None = None,
         *,
-        visible: Bool[Tensor, "*#batch #m n"] | None = None,
+        attn_mask: Bool[Tensor, "*#batch #m n"] | None = None,
         mask: Bool[Tensor, "*#batch m"] | None = None,
     ) -> None:
-        seen, counted = self.model.sight(visible, mask)
+        seen, counted = self.model.sight(attn_mask, mask)
         logits = masked_logits(self.logits(queries), seen, counted)
-        with inside(*self.tokens(queries)):
+        with nested_plates(*self.tokens(queries)):
             assignment = pyro.sample("assignment", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
             if self.model.free_values:
                 bank = self.model.bank()
@@ -164,14 +164,14 @@ class ValueGuide(MixtureGuide):
         self.network = _residual(model.vectors.shape[-1] + 2 * width, hidden, 2 * width, model.vectors)
 
     def moments(
-        self, queries: Float[Tensor, "*batch m d"], visible: Bool[Tensor, "*#batch #m n"] | None = None
+        self, queries: Float[Tensor, "*batch m d"], attn_mask: Bool[Tensor, "*#batch #m n"] | None = None
     ) -> tuple[Float[Tensor, "*batch m v"], Float[Tensor, "*batch m v"]]:
         """Mean and scale of each query's value."""
         mixture = self.model.mixture()
-        if visible is None:
+        if attn_mask is None:
             mean, variance = attend(queries, mixture), attend(queries, mixture, returns="variance")
         else:
-            mean, variance = (f(queries, mixture, visible) for f in (posterior_mean, posterior_variance))
+            mean, variance = (f(queries, mixture, attn_mask) for f in (posterior_mean, posterior_variance))
         scale = torch.where(variance > 0, variance, 1).sqrt()  # 0 only where nothing is seen
         shift, log_ratio = self.network(torch.cat([queries, mean, scale.log()], -1)).chunk(2, -1)
         return mean + scale * shift, scale * log_ratio.exp()
@@ -182,13 +182,13 @@ class ValueGuide(MixtureGuide):
         values: Float[Tensor, "*#batch m v"] | None = None,
         value_mask: Bool[Tensor, "*#batch m"] | None = None,
         *,
-        visible: Bool[Tensor, "*#batch #m n"] | None = None,
+        attn_mask: Bool[Tensor, "*#batch #m n"] | None = None,
         mask: Bool[Tensor, "*#batch m"] | None = None,
     ) -> None:
-        _, counted = self.model.sight(visible, mask)
+        _, counted = self.model.sight(attn_mask, mask)
         queries = queries if counted is None else torch.where(counted[..., None], queries, 0)
-        law = dist.Normal(*self.moments(queries, visible)).to_event(1)
-        with inside(*self.tokens(queries)):
+        law = dist.Normal(*self.moments(queries, attn_mask)).to_event(1)
+        with nested_plates(*self.tokens(queries)):
             self.sample_value(law, values, value_mask, counted)
 
 
@@ -246,7 +246,7 @@ class KeyGuide(MixtureGuide):
         values: Float[Tensor, "*#batch m v"] | None = None,
         value_mask: Bool[Tensor, "*#batch m"] | None = None,
         *,
-        visible: Bool[Tensor, "*#batch #m n"] | None = None,
+        attn_mask: Bool[Tensor, "*#batch #m n"] | None = None,
         mask: Bool[Tensor, "*#batch m"] | None = None,
     ) -> tuple[Float[Tensor, "*batch n d"], Float[Tensor, "*batch n d"]]:
         """Mean and scale of each key."""
@@ -255,7 +255,7 @@ class KeyGuide(MixtureGuide):
                 f"queries have {queries.ndim - 2} leading dimensions and keys {len(self.model.leading)}; "
                 "a posterior of shared keys needs their queries in one set"
             )
-        data = {"values": values, "value_mask": value_mask, "visible": visible, "mask": mask}
+        data = {"values": values, "value_mask": value_mask, "attn_mask": attn_mask, "mask": mask}
         means, strength = self._variational(queries, data)
         prior, precision = self.prior[0], self.model.bank().precision
         scale = (precision * strength[..., None]).rsqrt().expand(means.shape)
@@ -270,21 +270,21 @@ class KeyGuide(MixtureGuide):
         values: Float[Tensor, "*#batch m v"] | None = None,
         value_mask: Bool[Tensor, "*#batch m"] | None = None,
         *,
-        visible: Bool[Tensor, "*#batch #m n"] | None = None,
+        attn_mask: Bool[Tensor, "*#batch #m n"] | None = None,
         mask: Bool[Tensor, "*#batch m"] | None = None,
     ) -> None:
         model = self.model
-        means, scale = self.moments(queries, values, value_mask, visible=visible, mask=mask)
+        means, scale = self.moments(queries, values, value_mask, attn_mask=attn_mask, mask=mask)
         *plates, tokens = self.tokens(queries)
-        with inside(*plates, pyro.plate("units", model.components, dim=-1)):
+        with nested_plates(*plates, pyro.plate("units", model.components, dim=-1)):
             pyro.sample("keys", dist.Normal(means, scale).to_event(1))
         if not self.assignment:
             return
-        seen, counted = model.sight(visible, mask)
+        seen, counted = model.sight(attn_mask, mask)
         blurred = 0.5 * (model.bank().precision * scale.square()).sum(-1)
         mixture = replace(model.mixture(), vectors=means)
         logits = log_joint(queries, mixture, None, values, value_mask) - blurred[..., None, :]
-        with inside(*plates, tokens):
+        with nested_plates(*plates, tokens):
             law = dist.Categorical(logits=masked_logits(logits, seen, counted))
             pyro.sample("assignment", law, infer={"enumerate": "parallel"})
 
@@ -292,14 +292,14 @@ class KeyGuide(MixtureGuide):
     def _variational(self, queries: Tensor, data: dict[str, Tensor | None]) -> tuple[Tensor, Tensor]:
         """Means of the keys and how many queries they are worth, after variational EM from the prior."""
         prior, mixture = self.prior[0], self.model.mixture()
-        means, kappa = prior.initial, prior.pseudo_counts
-        strength = kappa
+        means, prior_counts = prior.initial, prior.pseudo_counts
+        strength = prior_counts
         for _ in range(self.steps):
             weights = mixture.log_weights - 0.5 * mixture.width / strength
             state = replace(mixture, log_weights=weights, vectors=means)
             statistics = expected_statistics(queries, state, **data)  # type: ignore[arg-type]
-            means = update_means(statistics.queries, statistics.counts, prior.initial, means, kappa)
-            strength = kappa + statistics.counts
+            means = update_means(statistics.queries, statistics.counts, prior.initial, means, prior_counts)
+            strength = prior_counts + statistics.counts
         return means, strength
 
 

@@ -128,7 +128,7 @@ class NVAEGuide(Guide):
 
     Examples:
         >>> from pyroformer.models.transformer.stacks import TransformerConfig
-        >>> model = NVAE(TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2))
+        >>> model = NVAE(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2))
         >>> NVAEGuide(model).encode(Batch.pad([[5, 6, 2], [7, 2]])).mean.shape
         torch.Size([2, 4, 16])
     """
@@ -164,11 +164,14 @@ class NVAEGuide(Guide):
             log_alpha = torch.cat([self._prior_log_alpha(log_alpha), log_alpha], -1)
         mean = _prepend(base.mean, at_least_float32(self.mean(h)))
         variance = _prepend(base.variance, at_least_float32(self.log_variance(h)).exp())
-        kappa = self.model.kappa
-        if kappa > 1:
-            log_alpha = (log_alpha - math.log(kappa)).repeat_interleave(kappa, -1)
-            mean, variance = mean.repeat_interleave(kappa, -2), variance.repeat_interleave(kappa, -2)
-        mask = component_mask(batch.lengths, kappa, log_alpha.shape[-1])
+        samples_per_component = self.model.samples_per_component
+        if samples_per_component > 1:
+            log_alpha = (log_alpha - math.log(samples_per_component)).repeat_interleave(samples_per_component, -1)
+            mean, variance = (
+                mean.repeat_interleave(samples_per_component, -2),
+                variance.repeat_interleave(samples_per_component, -2),
+            )
+        mask = component_mask(batch.lengths, samples_per_component, log_alpha.shape[-1])
         return Posterior(log_alpha, mean, variance, mask, self._shared(base.variance, log_alpha))
 
     def _prior_log_alpha(self, like: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:
@@ -180,7 +183,7 @@ class NVAEGuide(Guide):
         if self.log_variance.form != "shared":
             return None
         table = torch.stack([base.to(like.dtype), self.log_variance.bias.to(like.dtype).exp()])
-        index = (torch.arange(like.shape[-1], device=like.device) >= self.model.kappa).long()
+        index = (torch.arange(like.shape[-1], device=like.device) >= self.model.samples_per_component).long()
         return SharedVariances(table, index.expand(like.shape))
 
 

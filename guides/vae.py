@@ -50,7 +50,7 @@ class VAEGuide(Guide):
 
     Examples:
         >>> from pyroformer.models.transformer.stacks import TransformerConfig
-        >>> model = VAE(TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2))
+        >>> model = VAE(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2))
         >>> VAEGuide(model).encode(Batch.pad([[5, 6, 2], [7, 2]])).mean.shape
         torch.Size([2, 3, 16])
     """

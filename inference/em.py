@@ -53,7 +53,7 @@ def adapt(
     *,
     values: Float[Tensor, "*#batch m v"] | None = None,
     value_mask: Bool[Tensor, "*#batch m"] | None = None,
-    visible: Bool[Tensor, "*#batch m n"] | None = None,
+    attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
     mask: Bool[Tensor, "*#batch m"] | None = None,
     steps: int = 20,
     tolerance: float | None = None,
@@ -76,7 +76,7 @@ def adapt(
         mixture: Where everything starts, and what the priors are centered at.
         values: Values that are known, with shape :math:`(*, M, V)`.
         value_mask: True where a value is known; None is everywhere. Such a value enters the E-step too.
-        visible: True where query m may have come from component n.
+        attn_mask: True where query m may have come from component n.
         mask: True for the queries that count.
         steps: The most steps.
         tolerance: Stop when a step raises :math:`J` by less than ``tolerance * (1 + |J|)``, in every batch element.
@@ -105,10 +105,10 @@ def adapt(
         True
     """
     priors = ConjugatePriors() if priors is None else priors
-    check_queries(queries, mixture, visible=visible, values=values, value_mask=value_mask, mask=mask)
+    check_queries(queries, mixture, attn_mask=attn_mask, values=values, value_mask=value_mask, mask=mask)
     moves = _checked(queries, mixture, values, steps, moves, covariance, priors, center, variational)
     middle = _middle(queries, mask)
-    data = _Data(_centered(queries, middle, mask), visible, values, value_mask, mask)
+    data = _Data(_centered(queries, middle, mask), attn_mask, values, value_mask, mask)
     start = state = _moved(mixture, queries, -middle)
     if "variances" in moves:
         start = state = _folded(start, covariance)
@@ -136,14 +136,14 @@ class _Data(NamedTuple):
     """What is observed."""
 
     queries: Tensor
-    visible: Tensor | None
+    attn_mask: Tensor | None
     values: Tensor | None
     value_mask: Tensor | None
     mask: Tensor | None
 
     def statistics(self, mixture: Mixture, squares: Covariance | None) -> Statistics:
         return expected_statistics(
-            self.queries, mixture, visible=self.visible, values=self.values, value_mask=self.value_mask, mask=self.mask,
+            self.queries, mixture, attn_mask=self.attn_mask, values=self.values, value_mask=self.value_mask, mask=self.mask,
             squares=squares,
         )  # fmt: skip
 
@@ -180,8 +180,8 @@ def _log_prior(
     """Log density of what moves under its prior up to a constant, less the entropy's part in the variational form."""
     parts = [state.vectors.new_zeros(state.log_weights.shape)]
     if spread is not None:
-        kappa = torch.as_tensor(priors.vectors, dtype=spread.dtype, device=spread.device)
-        share = kappa / (kappa + spread)
+        prior_counts = torch.as_tensor(priors.vectors, dtype=spread.dtype, device=spread.device)
+        share = prior_counts / (prior_counts + spread)
         parts.append(-0.5 * state.width * (share - 1 - share.log()))
     if "vectors" in moves or "variances" in moves:
         parts.append(_log_prior_of_vectors(state, start, priors))
@@ -201,15 +201,15 @@ def _log_prior(
 def _log_prior_of_vectors(state: Mixture, start: Mixture, priors: ConjugatePriors) -> Tensor:
     """log N(mu_n; mu_n^0, (sigma_n^2 + s) / kappa) without its constants; zero where kappa is."""
     moved = state.vectors - start.vectors
-    kappa = torch.as_tensor(priors.vectors, dtype=moved.dtype, device=moved.device)
+    prior_counts = torch.as_tensor(priors.vectors, dtype=moved.dtype, device=moved.device)
     if isinstance(state.variances, Covariances):
         factor = torch.linalg.cholesky(state.variances.matrices)
         whitened = torch.linalg.solve_triangular(factor, moved[..., None], upper=False)[..., 0]
         log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return -0.5 * ((kappa > 0) * log_det + kappa * whitened.square().sum(-1))
+        return -0.5 * ((prior_counts > 0) * log_det + prior_counts * whitened.square().sum(-1))
     total = _total(state)
     log_det = total.log().sum(-1) * (state.width / total.shape[-1])
-    return -0.5 * ((kappa > 0) * log_det + kappa * (moved.square() / total).sum(-1))
+    return -0.5 * ((prior_counts > 0) * log_det + prior_counts * (moved.square() / total).sum(-1))
 
 
 def _log_prior_of_variances(state: Mixture, priors: ConjugatePriors) -> Tensor:
@@ -225,14 +225,14 @@ def _penalized(state: Mixture, priors: ConjugatePriors, spread: Tensor | None) -
     """In the variational form a vector that is not known well explains a query less well."""
     if spread is None:
         return state
-    kappa = torch.as_tensor(priors.vectors, dtype=spread.dtype, device=spread.device)
-    return replace(state, log_weights=state.log_weights - 0.5 * state.width / (kappa + spread))
+    prior_counts = torch.as_tensor(priors.vectors, dtype=spread.dtype, device=spread.device)
+    return replace(state, log_weights=state.log_weights - 0.5 * state.width / (prior_counts + spread))
 
 
 def _predictive(state: Mixture, priors: ConjugatePriors, spread: Tensor) -> Mixture:
     """The mixture of a new query, its vector integrated out."""
-    kappa = torch.as_tensor(priors.vectors, dtype=spread.dtype, device=spread.device)
-    total = _total(state) * (1 + 1 / (kappa + spread))[..., None]
+    prior_counts = torch.as_tensor(priors.vectors, dtype=spread.dtype, device=spread.device)
+    total = _total(state) * (1 + 1 / (prior_counts + spread))[..., None]
     return replace(state, variances=total - state.query_noise)
 
 

@@ -22,12 +22,12 @@ class TrainingOptions:
         batch_size: Texts in a batch of each device.
         learning_rate: Peak of the learning rate, reached after a warm-up and left along half a cosine.
         weight_decay: Decoupled weight decay of AdamW.
-        clip: Largest norm of the gradient of one token's mean loss; larger ones are scaled down. 0 turns it off.
-        accumulate: Batches whose gradients are added up before a step.
+        gradient_clip_val: Largest norm of the gradient of one token's mean loss; larger ones are scaled down. 0 turns it off.
+        accumulate_grad_batches: Batches whose gradients are added up before a step.
         objective: ``elbo`` for the exact bound, ``iw`` for the tighter one of several draws weighed against each
             other, ``nvib`` for the published regularizer of the NVAE (not a bound); by default what the model was
             published with.
-        particles: Draws of the latents of each text in a step: averaged by ``elbo`` and ``nvib``, weighed by ``iw``.
+        num_particles: Draws of the latents of each text in a step: averaged by ``elbo`` and ``nvib``, weighed by ``iw``.
         kl_schedule: How the weight of the KL terms moves over the run: ``constant``, ``linear``, ``geometric`` or
             ``cyclical``.
         beta: What the KL terms are weighted with on top; a bound of log p(x) is trained only at 1.
@@ -53,10 +53,10 @@ class TrainingOptions:
     batch_size: int = 32
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
-    clip: float = 1.0
-    accumulate: int = 1
+    gradient_clip_val: float = 1.0
+    accumulate_grad_batches: int = 1
     objective: Literal["elbo", "iw", "nvib"] | None = None
-    particles: int = 1
+    num_particles: int = 1
     kl_schedule: Literal["constant", "linear", "geometric", "cyclical"] = "constant"
     beta: float = 1.0
     free_bits: float = 0.0
@@ -74,7 +74,15 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         if self.steps is None and self.minutes is None:
             object.__setattr__(self, "minutes", 3.0)
-        for name in ("steps", "batch_size", "accumulate", "particles", "devices", "validations", "validation_texts"):
+        for name in (
+            "steps",
+            "batch_size",
+            "accumulate_grad_batches",
+            "num_particles",
+            "devices",
+            "validations",
+            "validation_texts",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}: give a positive whole number.")
@@ -82,7 +90,7 @@ class TrainingOptions:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} is {value}: give a positive number.")
-        for name in ("weight_decay", "clip", "beta", "free_bits", "patience", "seed"):
+        for name in ("weight_decay", "gradient_clip_val", "beta", "free_bits", "patience", "seed"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise ValueError(f"{name} is {value}: give zero or a positive number.")

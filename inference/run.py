@@ -165,7 +165,7 @@ class Run(FittedModel):
     def bound(
         self,
         texts: str | Sequence[str],
-        particles: int = 64,
+        num_particles: int = 64,
         *,
         conditions: str | Sequence[str] | None = None,
         seed: int = 0,
@@ -178,14 +178,14 @@ class Run(FittedModel):
             ValueError: If a text does not fit the model's window.
         """
         told = None if conditions is None else _several(conditions)
-        return text_bounds(self, _several(texts), particles, conditions=told, seed=seed)
+        return text_bounds(self, _several(texts), num_particles, conditions=told, seed=seed)
 
     def evaluate(self, texts: Sequence[str] | Sequence[Pair] | None = None, **options: Any) -> Evaluation:
         """Measure the model, on the test split of its corpus by default.
 
         Arguments:
             texts: Other texts to measure it on; pairs (condition, text), if it was trained on pairs.
-            options: Of :func:`~pyroformer.inference.evaluation.evaluate.evaluate`, such as ``particles`` or ``limit``.
+            options: Of :func:`~pyroformer.inference.evaluation.evaluate.evaluate`, such as ``num_particles`` or ``limit``.
         """
         return evaluate(self, texts, **options)
 

@@ -28,7 +28,7 @@ class SVI:
         >>> from pyroformer.models.batch import Batch
         >>> from pyroformer.models.language_model import LanguageModel
         >>> from pyroformer.models.transformer.stacks import TransformerConfig
-        >>> model = LanguageModel(TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2, dropout=0.0))
+        >>> model = LanguageModel(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2, dropout=0.0))
         >>> svi = SVI(model, None, torch.optim.AdamW, lr=1e-2)
         >>> batch = Batch.pad([[5, 6, 2], [7, 2]])
         >>> losses = [svi.step(batch) for _ in range(20)]

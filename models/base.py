@@ -69,7 +69,11 @@ class Model(Configurable, LocalModule):
         known = {field.name for field in fields(TransformerConfig)}
         if backbone is not None:
             options = {**backbone.sizes, **options}
-        network = {"vocabulary": corpus.vocabulary, "window": corpus.window, "condition": corpus.max_condition_length}
+        network = {
+            "vocabulary": corpus.vocabulary,
+            "max_length": corpus.max_length,
+            "condition": corpus.max_condition_length,
+        }
         network |= {**cls.network, **cls.sizes[size]}
         network |= {name: value for name, value in options.items() if name in known}
         rest = {name: value for name, value in options.items() if name not in known}

@@ -67,7 +67,7 @@ class DELLA(Model):
             for.
 
     Examples:
-        >>> model = DELLA(TransformerConfig(vocabulary=20, window=8, width=16, layers=2, heads=2), latent_size=4)
+        >>> model = DELLA(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=2, heads=2), latent_size=4)
         >>> trace = pyro.poutine.trace(model).get_trace(Batch.unobserved(3))
         >>> [(name, tuple(trace.nodes[name]["value"].shape)) for name in model.latents]
         [('z_1', (3, 4)), ('z_2', (3, 4))]

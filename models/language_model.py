@@ -29,7 +29,7 @@ class LanguageModel(Model):
         config: The network.
 
     Examples:
-        >>> model = LanguageModel(TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2))
+        >>> model = LanguageModel(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2))
         >>> trace = pyro.poutine.trace(model).get_trace(Batch.pad([[5, 6, 2], [7, 2]]))
         >>> trace.compute_log_prob()
         >>> trace.nodes["text"]["log_prob"].shape

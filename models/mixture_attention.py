@@ -33,11 +33,19 @@ from .attention.m_step import ConjugatePriors
 from .attention.mixture import Mixture
 from .base import TEXTS, LocalModule
 from .distributions.log_dirichlet import log_simplex
-from .priors.checks import as_prior, check_distribution, check_mixture, check_support, fits
+from .priors.checks import as_prior, broadcasts_to, check_distribution, check_mixture, check_support
 from .priors.roles import WeightPrior
 from .priors.units import GaussianVectors, UnitPrior
 
-__all__ = ["MixtureAttention", "MixtureParameters", "gather", "inside", "masked_logits", "normal_of_unit", "where_true"]
+__all__ = [
+    "MixtureAttention",
+    "MixtureParameters",
+    "gather",
+    "masked_logits",
+    "nested_plates",
+    "normal_of_unit",
+    "where_true",
+]
 
 Prior = nn.Module | Distribution | Callable[..., Distribution]
 
@@ -232,7 +240,7 @@ class MixtureAttention(LocalModule):
         values: Float[Tensor, "*#batch m v"] | None = None,
         value_mask: Bool[Tensor, "*#batch m"] | None = None,
         *,
-        visible: Bool[Tensor, "*#batch #m n"] | None = None,
+        attn_mask: Bool[Tensor, "*#batch #m n"] | None = None,
         mask: Bool[Tensor, "*#batch m"] | None = None,
         tokens: int = 1,
     ) -> Float[Tensor, "..."]:
@@ -242,7 +250,7 @@ class MixtureAttention(LocalModule):
             queries: With shape :math:`(*, M, D)`, or None to draw them.
             values: Values that are known, with shape :math:`(*, M, V)`.
             value_mask: True where a value is known; None is everywhere.
-            visible: True where query m may have come from unit n: it draws among those, with weights that sum to one
+            attn_mask: True where query m may have come from unit n: it draws among those, with weights that sum to one
                 again. A query that sees no unit counts for nothing. ``torch.ones(M, N).tril().bool()`` is causal.
             mask: True for the queries that count.
             tokens: How many queries to draw where none are given.
@@ -250,11 +258,11 @@ class MixtureAttention(LocalModule):
         Raises:
             ValueError: If shapes do not fit or values are given to a mixture without value variances.
         """
-        shape = self._token_shape(queries, values, value_mask, visible, mask, tokens)
+        shape = self._token_shape(queries, values, value_mask, attn_mask, mask, tokens)
         plates = self.plates(shape[:-1])
         bank = self._draw(plates)
-        seen, counted = self.sight(visible, mask)
-        with inside(*plates, pyro.plate("tokens", shape[-1], dim=-1)):
+        seen, counted = self.sight(attn_mask, mask)
+        with nested_plates(*plates, pyro.plate("tokens", shape[-1], dim=-1)):
             law = dist.Categorical(logits=masked_logits(bank.log_weights, seen, counted))
             assignment = pyro.sample("assignment", law, infer={"enumerate": "parallel"})
             law = normal_of_unit(bank.keys, bank.precision, assignment)
@@ -269,13 +277,13 @@ class MixtureAttention(LocalModule):
         return drawn
 
     def sight(
-        self, visible: Bool[Tensor, "..."] | None = None, mask: Bool[Tensor, "..."] | None = None
+        self, attn_mask: Bool[Tensor, "..."] | None = None, mask: Bool[Tensor, "..."] | None = None
     ) -> tuple[Bool[Tensor, "..."] | None, Bool[Tensor, "..."] | None]:
         """Which units a query can come from, with shape ``[*batch, M or 1, N]``, and which count, ``[*batch, M]``."""
         seen = self.mask[..., None, :] if self.mask is not None and self.leading else self.mask
         counted = mask
-        if visible is not None:
-            seen = visible if seen is None else visible & seen
+        if attn_mask is not None:
+            seen = attn_mask if seen is None else attn_mask & seen
             counted = seen.any(-1) if mask is None else seen.any(-1) & mask
         return seen, counted
 
@@ -290,11 +298,11 @@ class MixtureAttention(LocalModule):
     def _draw(self, plates: Sequence[Any]) -> MixtureParameters:
         """The units' sites, in those of the queries' plates that are the mixture's own."""
         leading, draws = self.leading, dict[str, Tensor]()
-        inside = plates[len(plates) - len(leading) :]
+        nested_plates = plates[len(plates) - len(leading) :]
         if self.weight_prior is not None:
             law = self.weight_prior(self._unit_mask())  # before any plate: its own priors are drawn once
-            draws["weights"] = _sampled("weights", law, inside)
-        units = (*inside, pyro.plate("units", self.components, dim=-1))
+            draws["weights"] = _sampled("weights", law, nested_plates)
+        units = (*nested_plates, pyro.plate("units", self.components, dim=-1))
         if self.precision_prior is not None:
             draws["precision"] = _sampled("precision", self.precision_prior(), units)
         if self.key_prior is not None:
@@ -339,7 +347,7 @@ class MixtureAttention(LocalModule):
         queries: Tensor | None,
         values: Tensor | None,
         value_mask: Tensor | None,
-        visible: Tensor | None,
+        attn_mask: Tensor | None,
         mask: Tensor | None,
         tokens: int,
     ) -> torch.Size:
@@ -348,7 +356,7 @@ class MixtureAttention(LocalModule):
         shape = torch.Size((*leading, tokens)) if queries is None else queries.shape[:-1]
         if queries is not None and queries.shape[-1] != width:
             raise ValueError(f"queries have {queries.shape[-1]} dimensions and keys {width}; give them as many")
-        if not fits(leading, shape[:-1]):
+        if not broadcasts_to(leading, shape[:-1]):
             raise ValueError(
                 f"queries have leading dimensions {tuple(shape[:-1])} and the mixture {tuple(leading)}; "
                 "queries need those of the mixture, with others further left only"
@@ -356,7 +364,7 @@ class MixtureAttention(LocalModule):
         if values is not None:
             if self.unit_values is None or self.value_variances is None:
                 raise ValueError("values are known but the mixture has no value_variances: give it values and both")
-            if not fits(values.shape, (*shape, self.unit_values.shape[-1])):
+            if not broadcasts_to(values.shape, (*shape, self.unit_values.shape[-1])):
                 expected = (*shape, self.unit_values.shape[-1])
                 raise ValueError(f"values have shape {tuple(values.shape)}, expected {expected}: one for each query")
         elif value_mask is not None:
@@ -364,9 +372,9 @@ class MixtureAttention(LocalModule):
         for name, given, expected in (
             ("value_mask", value_mask, shape),
             ("mask", mask, shape),
-            ("visible", visible, (*shape, self.components)),
+            ("attn_mask", attn_mask, (*shape, self.components)),
         ):
-            if given is not None and not fits(given.shape, expected):
+            if given is not None and not broadcasts_to(given.shape, expected):
                 raise ValueError(f"{name} has shape {tuple(given.shape)}, expected {tuple(expected)}")
         return shape
 
@@ -395,7 +403,7 @@ def gather(rows: Float[Tensor, "*batch n d"], assignment: Int[Tensor, "*tokens m
 
 
 @contextmanager
-def inside(*plates: Any) -> Iterator[None]:
+def nested_plates(*plates: Any) -> Iterator[None]:
     """Several plates as one context."""
     with ExitStack() as stack:
         for plate in plates:
@@ -424,7 +432,7 @@ def masked_logits(logits: Tensor, seen: Tensor | None, counted: Tensor | None) -
 
 
 def _sampled(name: str, law: Any, plates: Sequence[Any]) -> Tensor:
-    with inside(*plates):
+    with nested_plates(*plates):
         draw: Tensor = pyro.sample(name, law)
     return draw
 

@@ -51,13 +51,13 @@ class NVAE(Model):
         base_measure: Prior of a vector, or of all vectors of a text; a standard Gaussian by default.
         length_prior: Prior of the number of tokens; uniform over the window by default, and a smoothed histogram of
             the training texts in :meth:`for_corpus`.
-        kappa: Vectors drawn for each component of the posterior.
+        samples_per_component: Vectors drawn for each component of the posterior.
 
     Raises:
-        ValueError: If ``kappa`` is not positive or a prior has another shape or support than its role asks for.
+        ValueError: If ``samples_per_component`` is not positive or a prior has another shape or support than its role asks for.
 
     Examples:
-        >>> model = NVAE(TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2))
+        >>> model = NVAE(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2))
         >>> trace = pyro.poutine.trace(model).get_trace(Batch.unobserved(3))
         >>> trace.nodes["vectors"]["value"].shape[-1]
         16
@@ -72,32 +72,46 @@ class NVAE(Model):
         weight_prior: WeightPrior | Distribution | Callable[..., Distribution] | None = None,
         base_measure: BaseMeasure | Distribution | Callable[..., Distribution] | None = None,
         length_prior: LengthPrior | None = None,
-        kappa: int = 1,
+        samples_per_component: int = 1,
     ) -> None:
         super().__init__()
-        if kappa < 1:
-            raise ValueError(f"kappa is {kappa}: each component needs at least one vector.")
+        if samples_per_component < 1:
+            raise ValueError(f"kappa is {samples_per_component}: each component needs at least one vector.")
         self.config = config
-        self.kappa = kappa
-        self.weight_prior = as_prior(weight_prior or BoundedDirichletProcess(kappa=kappa), WeightPrior, "weight_prior")
+        self.samples_per_component = samples_per_component
+        self.weight_prior = as_prior(
+            weight_prior or BoundedDirichletProcess(samples_per_component=samples_per_component),
+            WeightPrior,
+            "weight_prior",
+        )
         self.base_measure = as_prior(base_measure or GaussianVectorPrior(config.width), VectorPrior, "base_measure")
-        self.length_prior = length_prior or LengthPrior(config.window)
+        self.length_prior = length_prior or LengthPrior(config.max_length)
         self.decoder = Decoder(config, cross_attention=True)
-        check_prior(self.weight_prior, component_mask(torch.tensor([1, 2]), kappa, 3 * kappa), name="weight_prior")
-        if getattr(self.base_measure, "kappa", kappa) != kappa:
-            raise ValueError(f"kappa is {kappa}, but {self.base_measure.kappa} of base_measure: give both the same.")
-        check_base_measure(self.base_measure, component_mask(torch.tensor([1, 2]), kappa, 3 * kappa), config.width)
+        check_prior(
+            self.weight_prior,
+            component_mask(torch.tensor([1, 2]), samples_per_component, 3 * samples_per_component),
+            name="weight_prior",
+        )
+        if getattr(self.base_measure, "samples_per_component", samples_per_component) != samples_per_component:
+            raise ValueError(
+                f"kappa is {samples_per_component}, but {self.base_measure.samples_per_component} of base_measure: give both the same."
+            )
+        check_base_measure(
+            self.base_measure,
+            component_mask(torch.tensor([1, 2]), samples_per_component, 3 * samples_per_component),
+            config.width,
+        )
 
     @classmethod
     def fitted(cls, corpus: Any) -> dict[str, Any]:
-        return {"length_prior": LengthPrior.fit(torch.as_tensor(corpus.train.lengths), corpus.window)}
+        return {"length_prior": LengthPrior.fit(torch.as_tensor(corpus.train.lengths), corpus.max_length)}
 
     def forward(self, batch: Batch) -> Int[Tensor, "*batch T"]:
         observed = batch.mask is not None
         with self.texts(batch):
             length = pyro.sample("length", self.length_prior(), obs=batch.lengths if observed else None)
             width = batch.mask.shape[-1] if batch.mask is not None else int(length.max())
-            mask = component_mask(length, self.kappa, self.kappa * (width + 1))
+            mask = component_mask(length, self.samples_per_component, self.samples_per_component * (width + 1))
             log_weights = pyro.sample("weights", self.weight_prior(mask))
             law: Any = over_components(self.base_measure, mask)
             vectors = pyro.sample("vectors", law)
@@ -120,11 +134,11 @@ class NVAE(Model):
         return interpolated(self.fitting(first), self.fitting(second), share)
 
 
-def component_mask(length: Int[Tensor, "*batch"], kappa: int, width: int) -> Bool[Tensor, "*batch N"]:
-    """Which of ``width`` components exist for texts of these lengths: kappa of the prior and kappa for each token.
+def component_mask(length: Int[Tensor, "*batch"], samples_per_component: int, width: int) -> Bool[Tensor, "*batch N"]:
+    """Which of ``width`` components exist for texts of these lengths: samples_per_component of the prior and kappa for each token.
 
     Examples:
-        >>> component_mask(torch.tensor([1, 2]), kappa=1, width=3).tolist()
+        >>> component_mask(torch.tensor([1, 2]), samples_per_component=1, width=3).tolist()
         [[True, True, False], [True, True, True]]
     """
-    return torch.arange(width, device=length.device) < kappa * (length[..., None] + 1)
+    return torch.arange(width, device=length.device) < samples_per_component * (length[..., None] + 1)

@@ -43,7 +43,7 @@ def describe(value: Any, leave_out: Collection[str] = ()) -> Any:
 
     Examples:
         >>> from pyroformer.models.transformer.stacks import TransformerConfig
-        >>> describe(TransformerConfig(vocabulary=300, window=8))["init_args"]["vocabulary"]
+        >>> describe(TransformerConfig(vocabulary=300, max_length=8))["init_args"]["vocabulary"]
         300
     """
     if value is None or isinstance(value, bool | int | float | str):

@@ -56,7 +56,7 @@ class VAE(Model):
         ValueError: If the prior has another shape than the network.
 
     Examples:
-        >>> model = VAE(TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2))
+        >>> model = VAE(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2))
         >>> trace = pyro.poutine.trace(model).get_trace(Batch.unobserved(3))
         >>> trace.nodes["vectors"]["value"].shape[-1]
         16
@@ -73,13 +73,13 @@ class VAE(Model):
         super().__init__()
         self.config = config
         self.base_measure = as_prior(base_measure or GaussianVectorPrior(config.width), VectorPrior, "base_measure")
-        self.length_prior = length_prior or LengthPrior(config.window)
+        self.length_prior = length_prior or LengthPrior(config.max_length)
         self.decoder = Decoder(config, cross_attention=True)
         check_base_measure(self.base_measure, length_mask(torch.tensor([1, 2]), 2), config.width)
 
     @classmethod
     def fitted(cls, corpus: Any) -> dict[str, Any]:
-        return {"length_prior": LengthPrior.fit(torch.as_tensor(corpus.train.lengths), corpus.window)}
+        return {"length_prior": LengthPrior.fit(torch.as_tensor(corpus.train.lengths), corpus.max_length)}
 
     def forward(self, batch: Batch) -> Int[Tensor, "*batch T"]:
         observed = batch.mask is not None

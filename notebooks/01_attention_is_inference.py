@@ -222,7 +222,7 @@ walk = torch.stack([position, torch.full_like(position, 0.75)], -1)
 
 def draw_walk() -> None:
     mean = pf.attend(walk, mixture)[:, 0]
-    deviation = pf.attend(walk, mixture, returns="variance")[:, 0].sqrt()
+    std = pf.attend(walk, mixture, returns="variance")[:, 0].sqrt()
     _, (above, below) = plt.subplots(2, 1, figsize=(8, 4.6), sharex=True, height_ratios=(1, 1.6))
     names = ("left", "top", "right", "bottom")
     for name, share, color in zip(names, responsibilities(walk, mixture).T, COLORS[:4], strict=True):
@@ -230,7 +230,7 @@ def draw_walk() -> None:
     above.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), title="component")
     above.set(title="Who answers, and how sure the answer is", ylabel="responsibility", yticks=[0, 0.5, 1])
     below.plot(position, position, color=FRAME, linestyle=":", label="the query itself")
-    band = (mean - 2 * deviation, mean + 2 * deviation)
+    band = (mean - 2 * std, mean + 2 * std)
     below.fill_between(position, *band, color=DEPTHS(0.35), label="± 2 standard deviations")
     below.plot(position, mean, color=COLORS[0], label="posterior mean")
     below.set(xlabel="first dimension of the query", ylabel="first dimension of $v$")

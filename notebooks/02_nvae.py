@@ -53,7 +53,7 @@ plt.rcParams.update({"axes.titlelocation": "left", "axes.spines.top": False, "ax
 # stochastic variational inference.
 
 # %%
-corpus = pf.Corpus.builtin(window=16)
+corpus = pf.Corpus.builtin(max_length=16)
 print(corpus.describe())
 print(*corpus.train[:3], sep="\n")
 
@@ -139,7 +139,7 @@ def draw_silence() -> None:
     many.legend(frameon=False)
 
 
-measured = [stage.evaluate(limit=64, particles=1, reconstructions=1) for stage in stages]
+measured = [stage.evaluate(limit=64, num_particles=1, reconstructions=1) for stage in stages]
 draw_silence()
 
 # %% [markdown]
@@ -168,7 +168,7 @@ print(*run.sample(4, seed=0, temperature=0.5), sep="\n")
 refitted = pf.refit(run, "autoregressive", steps=2 if quick else 100, batch_size=16, validations=1)
 print(*refitted.sample(4, seed=0, temperature=0.5), sep="\n")
 for name, each in {"trained prior": run, "refitted prior": refitted}.items():
-    rate = each.evaluate(limit=64, particles=1, reconstructions=1)["rate"]["nats/token"]
+    rate = each.evaluate(limit=64, num_particles=1, reconstructions=1)["rate"]["nats/token"]
     print(f"{name}: the latents cost {rate:.0f} nats a token")
 
 # %% [markdown]

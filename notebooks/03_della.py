@@ -47,10 +47,10 @@ plt.rcParams.update({"figure.constrained_layout.use": True, "font.size": 9, "axe
 # $$
 
 # %%
-everything = pf.Corpus.builtin(window=16)
+everything = pf.Corpus.builtin(max_length=16)
 sentences = [text for split in (everything.train, everything.valid, everything.test) for text in split]
 returns = [text for text in sentences if text.startswith("Return")]
-corpus = pf.Corpus.from_texts(returns, window=16, vocabulary=1000, long="drop")
+corpus = pf.Corpus.from_texts(returns, max_length=16, vocabulary=1000, overlong="drop")
 print(corpus.describe())
 print(*corpus.train[:5], sep="\n")
 
@@ -104,7 +104,7 @@ for name, run in {"without help": plain, "held": held}.items():
 # %%
 evaluations = {}
 for name, run in {"without help": plain, "held": held}.items():
-    evaluations[name] = run.evaluate(particles=16, reconstructions=32)
+    evaluations[name] = run.evaluate(num_particles=16, reconstructions=32)
     parts = ("bound", "reconstruction", "rate", "importance_weighted")
     print(f"{name:>12}:", ", ".join(f"{part} {evaluations[name][part]['nats/token']:.2f}" for part in parts))
 
@@ -167,7 +167,7 @@ def topic(text: str) -> str:
     return next((word for word in TOPICS if word in text), "other")
 
 
-pairs = pf.Corpus.from_texts([(topic(text), text) for text in returns], window=16, vocabulary=1000, long="drop")
+pairs = pf.Corpus.from_texts([(topic(text), text) for text in returns], max_length=16, vocabulary=1000, overlong="drop")
 print(pairs.describe())
 asked = pf.fit(*new_model(pairs), pairs, steps=4 if quick else 400, free_bits=2.0, **options)
 

@@ -90,7 +90,7 @@ class Kinds(pf.priors.VectorPrior, pf.priors.Hierarchical):
 # the two is the number of clouds.
 
 # %%
-corpus = pf.Corpus.builtin(window=16, vocabulary=2000)
+corpus = pf.Corpus.builtin(max_length=16, vocabulary=2000)
 print(corpus.describe())
 
 WIDTH = 64
@@ -105,7 +105,7 @@ for name, prior in priors.items():
     runs[name] = pf.refit(first, prior, steps=4 if quick else 300, learning_rate=1e-2, **options)
 
 for name, run in runs.items():
-    found = run.evaluate(limit=64, particles=1, reconstructions=64)
+    found = run.evaluate(limit=64, num_particles=1, reconstructions=64)
     parts = ("bound", "reconstruction", "rate")
     print(f"{name:>12}:", ", ".join(f"{part} {found[part]['nats/token']:.2f}" for part in parts), "nats a token")
 
@@ -117,7 +117,7 @@ for name, run in runs.items():
 
 # %%
 held_out = corpus.test[:16] if quick else corpus.test[:100]
-result = pf.diagnostics.compare(runs["many clouds"], runs["one cloud"], held_out, particles=4 if quick else 16)
+result = pf.diagnostics.compare(runs["many clouds"], runs["one cloud"], held_out, num_particles=4 if quick else 16)
 print(f"many clouds against one: {result.difference:+.1f} ± {result.error:.1f} nats a text")
 
 

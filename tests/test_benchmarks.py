@@ -89,7 +89,7 @@ def test_della(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("script", ["della_table"], indirect=True)
 def test_the_models_of_the_table_are_of_one_size(script: ModuleType) -> None:
-    config = script.TransformerConfig(vocabulary=60, window=8, width=32, layers=2, heads=2)
+    config = script.TransformerConfig(vocabulary=60, max_length=8, width=32, layers=2, heads=2)
     sizes = {name: script.parameters(*script.make(name, script.equal(name, config))) for name in script.VARIANTS}
     assert max(sizes.values()) < 1.01 * min(sizes.values())
     done = [task.file for task in script.tasks(2, list(script.VARIANTS))]
@@ -107,7 +107,9 @@ def test_the_models_of_the_table_are_of_one_size(script: ModuleType) -> None:
 
 @pytest.mark.parametrize("script", ["compaction"], indirect=True)
 def test_compaction(script: ModuleType) -> None:
-    corpus = pf.Corpus.from_texts([f"The number {n} follows {n - 1}." for n in range(60)], vocabulary=270, window=24)
+    corpus = pf.Corpus.from_texts(
+        [f"The number {n} follows {n - 1}." for n in range(60)], vocabulary=270, max_length=24
+    )
     model = pf.NVAE.for_corpus(corpus, width=16, layers=1, heads=2)
     run = pf.Run(model, pf.NVAEGuide(model), corpus, RunFolder(corpus.folder), {}, 0)
     rows = numbers(script.report(run, thresholds=(0.01, 0.9), texts=3, rounds=1))
@@ -122,7 +124,9 @@ def test_compaction(script: ModuleType) -> None:
 
 @pytest.mark.parametrize("script", ["samples", "interpolation"], indirect=True)
 def test_texts_are_judged(script: ModuleType) -> None:
-    corpus = pf.Corpus.from_texts([f"The number {n} follows {n - 1}." for n in range(480)], vocabulary=270, window=24)
+    corpus = pf.Corpus.from_texts(
+        [f"The number {n} follows {n - 1}." for n in range(480)], vocabulary=270, max_length=24
+    )
     torch.manual_seed(0)
     runs = []
     for model in (pf.LanguageModel.for_corpus(corpus, width=16), pf.VAE.for_corpus(corpus, width=16, layers=1)):
@@ -146,7 +150,9 @@ def test_the_curve(script: ModuleType, tmp_path: Path) -> None:
     assert len({point.name for point in script.POINTS}) == len(script.POINTS)
     first_stages = {point for point in script.POINTS if not point.prior}
     assert all(point._replace(prior="") in first_stages for point in script.POINTS)
-    corpus = pf.Corpus.from_texts([f"The number {n} follows {n - 1}." for n in range(60)], vocabulary=270, window=24)
+    corpus = pf.Corpus.from_texts(
+        [f"The number {n} follows {n - 1}." for n in range(60)], vocabulary=270, max_length=24
+    )
     for point in script.POINTS[:10]:
         model, guide = script.make(point, corpus, width=16, layers=1)
         assert (guide is None) == (point.family == "language model")

@@ -29,7 +29,7 @@ from pyroformer.models.serialization import build, describe
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.vae import VAE
 
-CONFIG = TransformerConfig(vocabulary=30, window=12, width=16, layers=2, heads=2, dropout=0.0)
+CONFIG = TransformerConfig(vocabulary=30, max_length=12, width=16, layers=2, heads=2, dropout=0.0)
 NO_CLOSED_FORM = (MixtureVectorPrior, AutoregressiveVectorPrior)
 TEXTS = [[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]]
 
@@ -39,9 +39,11 @@ class Pair(NamedTuple):
     guide: nn.Module | None
 
 
-def nvae(kappa: int = 1, base: Callable[[], BaseMeasure] | None = None, **options: Any) -> Callable[[], Pair]:
+def nvae(
+    samples_per_component: int = 1, base: Callable[[], BaseMeasure] | None = None, **options: Any
+) -> Callable[[], Pair]:
     def make() -> Pair:
-        model = NVAE(CONFIG, kappa=kappa, base_measure=None if base is None else base())
+        model = NVAE(CONFIG, samples_per_component=samples_per_component, base_measure=None if base is None else base())
         return Pair(model, NVAEGuide(model, **options))
 
     return make
@@ -78,12 +80,14 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "nvae-quadratic": nvae(alpha="quadratic"),
     "nvae-isotropic": nvae(variance="isotropic"),
     "nvae-shared": nvae(variance="shared"),
-    "nvae-kappa-3": nvae(kappa=3),
+    "nvae-kappa-3": nvae(samples_per_component=3),
     "vae": vae(),
-    "autoregressive-vae": vae(lambda: AutoregressiveVectorPrior(16, heads=2, kappa=0)),
+    "autoregressive-vae": vae(lambda: AutoregressiveVectorPrior(16, heads=2, samples_per_component=0)),
     "nvae-mixture": nvae(base=lambda: MixtureVectorPrior(16, components=3)),
     "autoregressive-nvae": nvae(base=lambda: AutoregressiveVectorPrior(16, heads=2, components=3)),
-    "autoregressive-nvae-kappa-2": nvae(kappa=2, base=lambda: AutoregressiveVectorPrior(16, heads=2, kappa=2)),
+    "autoregressive-nvae-kappa-2": nvae(
+        samples_per_component=2, base=lambda: AutoregressiveVectorPrior(16, heads=2, samples_per_component=2)
+    ),
     "della": della(),
     "della-collapsed-upper": della(fusion="collapsed", first_layer=2),
     "della-residual-separate": della(guide={"posterior": "residual", "encoder": "separate"}, first_prior="learned"),

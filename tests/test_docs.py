@@ -17,12 +17,12 @@ SHORTER = {
     "--steps 2000": "--steps 2",
     "draws=50": "draws=25",
     "draws=100": "draws=25",
-    "[:100], particles=64": "[:4], particles=2",
+    "[:100], num_particles=64": "[:4], num_particles=2",
 }
 SMALLER = {"for_corpus(corpus": "for_corpus(corpus, width=16, layers=1, heads=2", "Heavy(width=128)": "Heavy(width=16)"}
 SMALLER |= {"--data reviews.txt": "--data reviews.txt --model.width 16 --model.layers 1 --vocabulary 270"}
 SHORTER |= {"--draws 100": "--draws 2 -n 2", "-n 3": "-n 1"}
-SMALLER |= {"evaluate runs": "evaluate --limit 4 --particles 2 runs", "test[:100]": "test[:4]"}
+SMALLER |= {"evaluate runs": "evaluate --limit 4 --num_particles 2 runs", "test[:100]": "test[:4]"}
 SHOWN = {
     "own_prior": ["the run uses my_priors.Heavy, which is code outside pyroformer: name it again"],
     "own_guide": ["the guide draws 'vectors' with batch shape (", "and event shape (3,), expected"],

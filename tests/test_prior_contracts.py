@@ -42,8 +42,8 @@ from pyroformer.models.serialization import build, describe
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.vae import VAE
 
-CONFIG = TransformerConfig(vocabulary=30, window=12, width=4, layers=1, heads=2, dropout=0.0)
-DEEP = TransformerConfig(vocabulary=30, window=12, width=4, layers=2, heads=2, dropout=0.0)
+CONFIG = TransformerConfig(vocabulary=30, max_length=12, width=4, layers=1, heads=2, dropout=0.0)
+DEEP = TransformerConfig(vocabulary=30, max_length=12, width=4, layers=2, heads=2, dropout=0.0)
 BATCH = Batch.pad([[5, 6, 7, EOS], [9, EOS]])
 MASK = torch.tensor([True, True, True, False])
 
@@ -74,14 +74,14 @@ BASES: dict[str, Callable[[int], Any]] = {
     "moments": lambda width: GaussianVectorPrior.fit(1 + 2 * torch.randn(20, width)),
     "kernel": lambda width: KernelVectorPrior.fit(torch.randn(20, width)),
     "mixture": lambda width: MixtureVectorPrior(width, components=3),
-    "student": lambda width: StudentTVectorPrior(width, freedom=5.0, learnable=True),
-    "laplace": lambda width: LaplaceVectorPrior(width, deviation=0.5, learnable=True),
+    "student": lambda width: StudentTVectorPrior(width, df=5.0, learnable=True),
+    "laplace": lambda width: LaplaceVectorPrior(width, std=0.5, learnable=True),
     "hierarchical": Scaled,
 }
 LATENTS: dict[str, Callable[[int, int, int], Any]] = {
     "standard": lambda size, summary, layers: StandardGaussian(size),
     "gaussian": lambda size, summary, layers: LinearGaussian(size, summary, layers, "learned"),
-    "student": lambda size, summary, layers: LinearStudentT(size, summary, layers, "learned", freedom=5.0),
+    "student": lambda size, summary, layers: LinearStudentT(size, summary, layers, "learned", df=5.0),
     "laplace": lambda size, summary, layers: LinearLaplace(size, summary, layers, "learned"),
 }
 ESTIMATED = {"kernel", "mixture", "student"}  # no divergence from a Gaussian in closed form
@@ -287,8 +287,8 @@ def test_the_published_objective_is_one_of_dirichlets(name: str) -> None:
 def test_from_the_command_line(model: str, options: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = tmp_path / "texts.txt", tmp_path / "run"
     data.write_text("\n".join(f"Number {n} is {'even' if n % 2 == 0 else 'odd'}." for n in range(60)))
-    tiny = "--model.width 8 --model.layers 2 --model.heads 2 --vocabulary 270 --window 32 --batch_size 8 --steps 2"
+    tiny = "--model.width 8 --model.layers 2 --model.heads 2 --vocabulary 270 --max_length 32 --batch_size 8 --steps 2"
     assert main(f"fit {model} --data {data} --out {out} {tiny} {options}".split()) == 0, capsys.readouterr().err
-    assert main(f"evaluate {out} --limit 4 --particles 2".split()) == 0, capsys.readouterr().err
+    assert main(f"evaluate {out} --limit 4 --num_particles 2".split()) == 0, capsys.readouterr().err
     assert main(f"sample {out} -n 2".split()) == 0, capsys.readouterr().err
     assert main(f"posterior {out} --out {tmp_path}/p.nc --draws 3 -n 2".split()) == 0, capsys.readouterr().err

@@ -83,7 +83,7 @@ def _known(error: RuntimeError) -> str | None:
     if "PytorchStreamWriter" in str(error):
         return f"a checkpoint could not be written. {_way_out(OSError(errno.ENOSPC, ''))}"
     if type(error).__name__ == "OutOfMemoryError":
-        return "the device has no memory left: lower --batch_size and raise --accumulate, or take a smaller --size."
+        return "the device has no memory left: lower --batch_size and raise --accumulate_grad_batches, or take a smaller --size."
     return None
 
 

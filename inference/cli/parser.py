@@ -16,10 +16,10 @@ __all__ = ["COMMANDS", "NETWORK", "TRAINING", "UsageError", "overview", "parse"]
 
 NETWORK = "pyroformer.models.transformer.config:TransformerConfig"
 SIZED = ("width", "layers", "heads")  # what --size decides
-FROM_MODEL = ("width", "kappa", "window", "heads", "layers", "latent_size", "summary_size")
+FROM_MODEL = ("width", "samples_per_component", "max_length", "heads", "layers", "latent_size", "summary_size")
 FROM_CORPUS = (
     "vocabulary",
-    "window",
+    "max_length",
     "condition",
     "pad",
     "bos",

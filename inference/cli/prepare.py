@@ -21,7 +21,7 @@ from .parser import NETWORK
 __all__ = ["Prepared", "claim", "prepare_new", "prepare_old", "read_config", "read_corpus", "read_trunk"]
 
 # What may change from one session of a run to the next: how long it is, and the machine.
-FREE = {"accumulate", "batch_size", "compile", "devices", "minutes", "patience", "precision", "steps"}
+FREE = {"accumulate_grad_batches", "batch_size", "compile", "devices", "minutes", "patience", "precision", "steps"}
 FREE |= {"validations", "validation_texts"}
 FINE_TUNING = 1e-4  # learning rate: that of training from nothing would unlearn what a backbone knows
 
@@ -68,7 +68,7 @@ def prepare_new(
     if size not in cls.sizes:
         raise ValueError(f"size {size!r} is unknown: choose one of {', '.join(cls.sizes)}.")
     sizes = cls.sizes[size] if backbone is None else backbone.sizes
-    known = {"vocabulary": corpus.vocabulary, "window": corpus.window, **sizes, **asked}
+    known = {"vocabulary": corpus.vocabulary, "max_length": corpus.max_length, **sizes, **asked}
     classes_asked = [key for key, value in asked.items() if _is_class(value)]
     if "latent_prior" in classes_asked:  # its sizes follow from the structure, which the model works out
         plain = {key: value for key, value in {**sizes, **asked}.items() if key not in classes_asked}
@@ -86,7 +86,7 @@ def prepare_old(
 ) -> Prepared:
     """What the run in a folder was begun with. Of the training, what may change is as it is given now.
 
-    Who gives one of ``steps`` and ``minutes`` says how long the run is to be, whatever it was to be.
+    Who gives one of ``steps`` and ``minutes`` says how overlong the run is to be, whatever it was to be.
 
     Arguments:
         folder: The run's folder.
@@ -159,7 +159,7 @@ def read_trunk(source: str, size: str | None, texts: Mapping[str, Any], model: M
         if value not in (None, "auto"):
             raise ValueError(f"--{name} is {value}, but {source} has one of its own: leave it out.")
     backbone = Pretrained.from_pretrained(source)
-    backbone.check(**model, window=texts["window"] or 0)
+    backbone.check(**model, max_length=texts["max_length"] or 0)
     return backbone
 
 
@@ -185,7 +185,7 @@ def _check(folder: RunFolder, config: Mapping[str, Any], corpus: Corpus, name: s
         other = next((known for known, item in MODELS.items() if item.model.replace(":", ".") == path), path)
         raise ValueError(f"{folder.path} holds a run of the model {other}, not of {name}: choose another --out.")
     has = {f"--{key}": value for key, value in (config.get("training") or {}).items()}
-    has |= {"--vocabulary": corpus.asked, "--window": corpus.window, "--long": corpus.long}
+    has |= {"--vocabulary": corpus.asked, "--max_length": corpus.max_length, "--overlong": corpus.overlong}
     has |= _recorded("model", classes.model, config["model"])
     has |= _recorded("model", NETWORK, config["model"]["init_args"]["config"])
     has |= _recorded("guide", classes.guide, config["guide"]) if classes.guide else {}

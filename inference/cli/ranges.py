@@ -4,19 +4,19 @@ import re
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["assigned", "numbers"]
+__all__ = ["assigned", "parse_ranges"]
 
 V = TypeVar("V", int, float)
 
 
-def numbers(text: str, of: str) -> list[int]:
+def parse_ranges(text: str, of: str) -> list[int]:
     """Single numbers and ranges.
 
     Raises:
         ValueError: If it is none of these.
 
     Examples:
-        >>> numbers("1-3, 6", of="layers")
+        >>> parse_ranges("1-3, 6", of="layers")
         [1, 2, 3, 6]
     """
     found: list[int] = []

@@ -6,27 +6,27 @@ from jaxtyping import Integer
 __all__ = ["buckets"]
 
 
-def buckets(lengths: Integer[np.ndarray, " texts"], window: int, at_most: int = 6) -> tuple[int, ...]:
+def buckets(lengths: Integer[np.ndarray, " texts"], max_length: int, at_most: int = 6) -> tuple[int, ...]:
     r"""The widths to which texts are padded: the few that waste least.
 
     Minimizes :math:`\sum_i \min \{ w \in W : w \ge n_i \}` over sets :math:`W` of at most ``at_most`` multiples of 8
     (and the window itself), by dynamic programming.
 
     Arguments:
-        lengths: Number of tokens of each text, none above ``window``.
-        window: The largest width that a model takes.
+        lengths: Number of tokens of each text, none above ``max_length``.
+        max_length: The largest width that a model takes.
         at_most: How many widths; each is one shape to compile.
 
     Examples:
-        >>> buckets(np.array([5, 5, 5, 13, 60]), window=64, at_most=2)
+        >>> buckets(np.array([5, 5, 5, 13, 60]), max_length=64, at_most=2)
         (16, 64)
     """
     longest = int(lengths.max(initial=1))
-    if longest > window:
-        raise ValueError(f"a text of {longest} tokens does not fit into a window of {window}: split or drop it.")
+    if longest > max_length:
+        raise ValueError(f"a text of {longest} tokens does not fit into a window of {max_length}: split or drop it.")
     if at_most < 1:
         raise ValueError(f"at_most is {at_most}: texts need at least one width.")
-    candidates = np.minimum(np.arange(8, longest + 8, 8), window)  # the last one fits the longest text
+    candidates = np.minimum(np.arange(8, longest + 8, 8), max_length)  # the last one fits the longest text
     below = np.concatenate([[0], np.searchsorted(np.sort(lengths), candidates, side="right")])
     # cost[i, j]: texts that fit into candidate j and not into candidate i - 1, padded to candidate j
     cost = candidates * (below[None, 1:] - below[:-1, None]).astype(float)

@@ -13,11 +13,11 @@ from . import readers as reading
 from .bucketing import buckets
 from .formats import Field
 from .labels import Labels, label_names
-from .loaders import TrainingStream, once
-from .pairs import condition_widths, encode_pairs, separated
+from .loaders import TrainingStream, sequential_batches
+from .pairs import condition_widths, encode_pairs, unzip_pairs
 from .readers import Pair
 from .storage import TOKENIZER, TemporaryFolder, condition_tokenizer, read_about, read_splits, write_corpus
-from .texts import Long, Texts, check_window, tokenized
+from .texts import Overlong, Texts, check_window, tokenized
 from .tokenizer import Tokenizer, check_vocabulary
 
 __all__ = ["Corpus"]
@@ -36,7 +36,7 @@ class Corpus:
         train, valid, test: The splits, each a sequence of strings (:class:`Texts`), with their ``conditions`` if any.
         tokenizer: What the tokens mean.
         condition_tokenizer: What those of conditions mean: ``tokenizer``, :class:`Labels`, or None without conditions.
-        window: The most tokens that a text has, its end included.
+        max_length: The most tokens that a text has, its end included.
         widths: The at most six widths that batches have.
         counts: How many texts were read, how many of them were longer than the window, how many lines were blank.
 
@@ -56,8 +56,8 @@ class Corpus:
         self.folder = Path(folder)
         about = read_about(self.folder)
         self.name: str = about["name"]
-        self.window: int = about["window"]
-        self.long: Long = about["long"]
+        self.max_length: int = about["max_length"]
+        self.overlong: Overlong = about["overlong"]
         self.seed: int = about["seed"]
         self.asked: int | None = about["asked"]
         self.counts: dict[str, int] = about["counts"]
@@ -71,20 +71,20 @@ class Corpus:
         cls,
         *,
         vocabulary: int | Literal["auto"] = "auto",
-        window: int = 64,
-        long: Long = "drop",
+        max_length: int = 64,
+        overlong: Overlong = "drop",
         seed: int = 0,
         folder: str | Path | None = None,
         tokenizer: Tokenizer | None = None,
     ) -> "Corpus":
         """About 12,000 English sentences that every Python carries in its documentation: nothing is downloaded."""
-        _check(vocabulary, window, long)
-        splits = reading.divide(builtin.sentences(), seed, name="this Python's documentation")
+        _check(vocabulary, max_length, overlong)
+        splits = reading.split_texts(builtin.sentences(), seed, name="this Python's documentation")
         return cls.from_texts(
             splits,
             vocabulary=vocabulary,
-            window=window,
-            long=long,
+            max_length=max_length,
+            overlong=overlong,
             seed=seed,
             folder=folder,
             tokenizer=tokenizer,
@@ -97,8 +97,8 @@ class Corpus:
         path: str | Path,
         *,
         vocabulary: int | Literal["auto"] = "auto",
-        window: int = 64,
-        long: Long = "split",
+        max_length: int = 64,
+        overlong: Overlong = "split",
         field: Field | None = None,
         condition: Field | None = None,
         labels: bool | None = None,
@@ -114,8 +114,8 @@ class Corpus:
         Arguments:
             path: A .txt, .txt.gz, .jsonl or .tsv file, or a folder with train/valid/test files of these kinds.
             vocabulary: Number of tokens, or "auto": from 1,000 to 32,000 by the size of the training texts.
-            window: The most tokens that a text may have, its end included.
-            long: What becomes of longer texts: "split" between words into texts that fit, or "drop". A pair can only be
+            max_length: The most tokens that a text may have, its end included.
+            overlong: What becomes of longer texts: "split" between words into texts that fit, or "drop". A pair can only be
                 dropped, and is if its condition or its text is longer.
             field: The field of a .jsonl file or the column of a .tsv file that holds the text (see :func:`read_file`).
             condition: The field or column, likewise, that holds what the text is written for, if anything.
@@ -128,13 +128,13 @@ class Corpus:
         Raises:
             ValueError: In one line, whatever is wrong with the file, the folder or the sizes.
         """
-        _check(vocabulary, window, long)
+        _check(vocabulary, max_length, overlong)
         splits, blank = reading.read_splits(path, field, seed, condition=condition, labels=labels)
         return cls.from_texts(
             splits,
             vocabulary=vocabulary,
-            window=window,
-            long=long,
+            max_length=max_length,
+            overlong=overlong,
             labels=labels,
             seed=seed,
             folder=folder,
@@ -149,8 +149,8 @@ class Corpus:
         texts: Sequence[str] | Sequence[Pair] | Mapping[str, Sequence[str]] | Mapping[str, Sequence[Pair]],
         *,
         vocabulary: int | Literal["auto"] = "auto",
-        window: int = 64,
-        long: Long = "split",
+        max_length: int = 64,
+        overlong: Overlong = "split",
         labels: bool | None = None,
         seed: int = 0,
         folder: str | Path | None = None,
@@ -159,8 +159,10 @@ class Corpus:
         blank: int = 0,
     ) -> "Corpus":
         """Strings or pairs (condition, text), split as in :meth:`read`, or a dictionary of either by split."""
-        _check(vocabulary, window, long)
-        parts = _separated(texts if isinstance(texts, Mapping) else reading.divide(list(texts), seed, labels=labels))
+        _check(vocabulary, max_length, overlong)
+        parts = _separated(
+            texts if isinstance(texts, Mapping) else reading.split_texts(list(texts), seed, labels=labels)
+        )
         read, conditions = parts["train"]
         if labels is not None and conditions is None:
             raise ValueError("labels are conditions, and these texts have none: give pairs, or leave labels out.")
@@ -169,19 +171,25 @@ class Corpus:
             read = [*read, *conditions]
         asked = None if vocabulary == "auto" or tokenizer else vocabulary
         tokenizer = tokenizer or Tokenizer.train(read, asked or _vocabulary(read))
-        about: dict[str, Any] = {"name": name, "window": window, "long": long, "seed": seed, "asked": asked}
+        about: dict[str, Any] = {
+            "name": name,
+            "max_length": max_length,
+            "overlong": overlong,
+            "seed": seed,
+            "asked": asked,
+        }
         if conditions is not None:
             about["conditions"] = {"labels": names}
         found, too_long = _encoded(parts, tokenizer, about)
         about |= {
             "vocabulary": tokenizer.vocabulary + len(names or ()),
             "texts": {split: len(some) for split, some in found.items()},
-            "widths": buckets(_typical(list(found.values())), window),
-            "counts": {"texts": sum(len(some) for some, _ in parts.values()), "long": too_long, "blank": blank},
+            "widths": buckets(_typical(list(found.values())), max_length),
+            "counts": {"texts": sum(len(some) for some, _ in parts.values()), "overlong": too_long, "blank": blank},
         }
         if conditions is not None:
             held = [some.conditions for some in found.values() if some.conditions is not None]
-            about["conditions"]["widths"] = condition_widths(_typical(held), window)
+            about["conditions"]["widths"] = condition_widths(_typical(held), max_length)
         owner = TemporaryFolder() if folder is None else None
         target = owner.path if owner else Path(str(folder))
         write_corpus(target, found, tokenizer, about)
@@ -209,7 +217,7 @@ class Corpus:
     @property
     def max_condition_length(self) -> int:
         """The most tokens that a condition has: one for a label, a window for a text, 0 where there is none."""
-        return 0 if not self.conditional else 1 if self.labels else self.window
+        return 0 if not self.conditional else 1 if self.labels else self.max_length
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -229,7 +237,7 @@ class Corpus:
         Raises:
             ValueError: If texts are given for pairs or pairs for texts, a label is unknown, or a pair too long.
         """
-        texts, conditions = separated(entries)
+        texts, conditions = unzip_pairs(entries)
         if len(texts) and self.conditional and conditions is None:
             raise ValueError(
                 "these texts lack the conditions that those of the corpus have: give pairs (condition, text), or the "
@@ -240,9 +248,9 @@ class Corpus:
         if isinstance(texts, Texts):
             return texts
         if self.condition_tokenizer is None:
-            return Texts.encode(texts, self.tokenizer, self.window, self.long)
+            return Texts.encode(texts, self.tokenizer, self.max_length, self.overlong)
         reader = self.condition_tokenizer
-        return encode_pairs(texts, conditions or [], self.tokenizer, reader, self.window, self.long)[0]
+        return encode_pairs(texts, conditions or [], self.tokenizer, reader, self.max_length, self.overlong)[0]
 
     def batches(self, split: str = "train", batch_size: int = 64, *, epochs: int = 1, seed: int = 0) -> Iterator[Batch]:
         """Batches for a loop of one's own: ``train`` shuffled anew each epoch, the others shortest first.
@@ -256,13 +264,13 @@ class Corpus:
         if split == "train":
             stream = TrainingStream(texts, batch_size, seed)
             return (stream.micro_batch(step) for step in range(epochs * stream.steps_per_epoch))
-        return (batch for _ in range(epochs) for _, batch in once(texts, batch_size))
+        return (batch for _ in range(epochs) for _, batch in sequential_batches(texts, batch_size))
 
     def describe(self) -> str:
         """What was read, in a line."""
         notes = []
-        if self.counts["long"]:
-            notes.append(f"{self.counts['long']:,} longer than {self.window} tokens {_PAST[self.long]}")
+        if self.counts["overlong"]:
+            notes.append(f"{self.counts['long']:,} longer than {self.max_length} tokens {_PAST[self.overlong]}")
         if self.counts["blank"]:
             notes.append(f"{self.counts['blank']:,} blank line{'s' if self.counts['blank'] > 1 else ''} left out")
         size = f"{self.tokenizer.vocabulary:,}-token BPE"
@@ -274,7 +282,7 @@ class Corpus:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{split} {len(getattr(self, split)):,}" for split in reading.SPLITS)
-        return f"Corpus({self.describe()}; window {self.window}; {sizes})"
+        return f"Corpus({self.describe()}; window {self.max_length}; {sizes})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Corpus, (self.folder,)
@@ -283,11 +291,11 @@ class Corpus:
 _PAST = {"split": "split", "drop": "dropped"}
 
 
-def _check(vocabulary: int | Literal["auto"], window: int, long: str) -> None:
+def _check(vocabulary: int | Literal["auto"], max_length: int, overlong: str) -> None:
     """Says what is wrong before anything is read."""
     if vocabulary != "auto":
         check_vocabulary(vocabulary)
-    check_window(window, long)
+    check_window(max_length, overlong)
 
 
 def _vocabulary(texts: Sequence[str]) -> int:
@@ -307,7 +315,7 @@ def _separated(splits: Mapping[str, Sequence[Any]]) -> _Parts:
     """Each split's texts, and their conditions in all or none."""
     if set(splits) != set(reading.SPLITS):
         raise ValueError(f"the splits are {', '.join(splits) or 'none'}: give train, valid and test.")
-    parts = {split: separated(splits[split]) for split in reading.SPLITS}
+    parts = {split: unzip_pairs(splits[split]) for split in reading.SPLITS}
     paired = [split for split, (_, conditions) in parts.items() if conditions is not None]
     alone = [split for split, (texts, conditions) in parts.items() if conditions is None and len(texts)]
     if paired and alone:
@@ -317,18 +325,18 @@ def _separated(splits: Mapping[str, Sequence[Any]]) -> _Parts:
 
 def _encoded(parts: _Parts, tokenizer: Tokenizer, about: Mapping[str, Any]) -> tuple[dict[str, Texts], int]:
     """The splits in memory, and how many of their texts or pairs were too long for the window."""
-    window, long, reader = about["window"], about["long"], condition_tokenizer(about, tokenizer)
+    max_length, overlong, reader = about["max_length"], about["overlong"], condition_tokenizer(about, tokenizer)
     found, count = {}, 0
     for split, (texts, conditions) in parts.items():
         if reader is None:
-            tokens, offsets, some = tokenized(texts, tokenizer, window, long)
-            found[split] = Texts(tokens, offsets, tokenizer, (window,))
+            tokens, offsets, some = tokenized(texts, tokenizer, max_length, overlong)
+            found[split] = Texts(tokens, offsets, tokenizer, (max_length,))
         else:
-            found[split], some = encode_pairs(texts, conditions or [], tokenizer, reader, window, long)
+            found[split], some = encode_pairs(texts, conditions or [], tokenizer, reader, max_length, overlong)
         if not len(found[split]):
             what, instead = ("text", ", or split long texts") if reader is None else ("pair", "")
             raise ValueError(
-                f"no {what} of the {split} split fits into a window of {window} tokens: give a longer window{instead}."
+                f"no {what} of the {split} split fits into a window of {max_length} tokens: give a longer window{instead}."
             )
         count += some
     return found, count

@@ -11,7 +11,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ...models.batch import Batch
 from .texts import Texts
 
-__all__ = ["TrainingStream", "once"]
+__all__ = ["TrainingStream", "sequential_batches"]
 
 
 class TrainingStream(IterableDataset[Batch]):
@@ -26,7 +26,7 @@ class TrainingStream(IterableDataset[Batch]):
     micro-batches :math:`(a, r)` of accumulation :math:`a` and rank :math:`r`. Only the last chunk can be short: it is
     filled with rows of weight zero. Every text comes exactly once an epoch.
 
-    A text weighs :math:`\text{world} \cdot \text{accumulate} / n`, where :math:`n` is the number of texts in the step,
+    A text weighs :math:`\text{world} \cdot \text{accumulate_grad_batches} / n`, where :math:`n` is the number of texts in the step,
     so that it counts :math:`1/n` once gradients are averaged over ranks and micro-batches.
 
     Iterating gives this rank's micro-batches from step ``start`` on; it may be wrapped in a ``DataLoader`` with
@@ -38,7 +38,7 @@ class TrainingStream(IterableDataset[Batch]):
         seed: What the order follows from.
         rank: Which of ``world`` processes this one is.
         world: How many processes share each step.
-        accumulate: How many micro-batches each process adds up in a step.
+        accumulate_grad_batches: How many micro-batches each process adds up in a step.
         start: The first step.
 
     Raises:
@@ -47,7 +47,7 @@ class TrainingStream(IterableDataset[Batch]):
     Examples:
         >>> from pyroformer.inference.data.tokenizer import Tokenizer
         >>> tokenizer = Tokenizer.train(["a rose is a rose"], vocabulary=259)
-        >>> texts = Texts.encode(["rose", "is", "a"], tokenizer, window=8)
+        >>> texts = Texts.encode(["rose", "is", "a"], tokenizer, max_length=8)
         >>> stream = TrainingStream(texts, batch_size=2)
         >>> [batch] = stream.step(1)
         >>> batch.tokens.shape, batch.weight.tolist()
@@ -62,13 +62,17 @@ class TrainingStream(IterableDataset[Batch]):
         *,
         rank: int = 0,
         world: int = 1,
-        accumulate: int = 1,
+        accumulate_grad_batches: int = 1,
         start: int = 0,
     ) -> None:
         super().__init__()
         if not len(texts):
             raise ValueError("there are no texts to train on: give some.")
-        for name, size in {"batch_size": batch_size, "world": world, "accumulate": accumulate}.items():
+        for name, size in {
+            "batch_size": batch_size,
+            "world": world,
+            "accumulate_grad_batches": accumulate_grad_batches,
+        }.items():
             if size < 1:
                 raise ValueError(f"{name} is {size}: give at least 1.")
         if not 0 <= rank < world:
@@ -78,14 +82,14 @@ class TrainingStream(IterableDataset[Batch]):
         self.seed = seed
         self.rank = rank
         self.world = world
-        self.accumulate = accumulate
+        self.accumulate_grad_batches = accumulate_grad_batches
         self.start = start
         self._plan: tuple[int, Int[np.ndarray, "steps chunk"], Int[np.ndarray, " steps"]] | None = None
 
     @property
     def texts_per_step(self) -> int:
         """Number of texts in an optimizer step over all ranks; one step of an epoch may have fewer."""
-        return self.batch_size * self.accumulate * self.world
+        return self.batch_size * self.accumulate_grad_batches * self.world
 
     @property
     def steps_per_epoch(self) -> int:
@@ -93,21 +97,21 @@ class TrainingStream(IterableDataset[Batch]):
 
     def step(self, step: int) -> list[Batch]:
         """This rank's micro-batches of one optimizer step."""
-        return [self.micro_batch(step, index) for index in range(self.accumulate)]
+        return [self.micro_batch(step, index) for index in range(self.accumulate_grad_batches)]
 
     def micro_batch(self, step: int, index: int = 0) -> Batch:
         """This rank's micro-batch number ``index`` of one optimizer step."""
         epoch, place = divmod(step, self.steps_per_epoch)
         chunks, widths = self._epoch(epoch)
-        dealt = chunks[place, index * self.world + self.rank :: self.world * self.accumulate]
-        weight = self.world * self.accumulate / int((chunks[place] >= 0).sum())
+        dealt = chunks[place, index * self.world + self.rank :: self.world * self.accumulate_grad_batches]
+        weight = self.world * self.accumulate_grad_batches / int((chunks[place] >= 0).sum())
         return self.texts.batch(dealt, int(widths[place]), weight)
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        for number in count(self.start * self.accumulate + first, stride):
-            yield self.micro_batch(*divmod(number, self.accumulate))
+        for number in count(self.start * self.accumulate_grad_batches + first, stride):
+            yield self.micro_batch(*divmod(number, self.accumulate_grad_batches))
 
     def position(self, step: int) -> dict[str, Any]:
         """What a run needs to go on after ``step`` steps."""
@@ -139,7 +143,7 @@ class TrainingStream(IterableDataset[Batch]):
         return self._plan[1:]
 
 
-def once(texts: Texts, batch_size: int = 64) -> Iterator[tuple[Int[np.ndarray, " texts"], Batch]]:
+def sequential_batches(texts: Texts, batch_size: int = 64) -> Iterator[tuple[Int[np.ndarray, " texts"], Batch]]:
     r"""Every text once, shortest first, in batches of one size: pairs (which texts, batch).
 
     The last batch is filled with rows of weight zero, which follow the texts; the real ones weigh 1 / number of texts
@@ -148,8 +152,8 @@ def once(texts: Texts, batch_size: int = 64) -> Iterator[tuple[Int[np.ndarray, "
     Examples:
         >>> from pyroformer.inference.data.tokenizer import Tokenizer
         >>> tokenizer = Tokenizer.train(["a rose is a rose"], vocabulary=259)
-        >>> texts = Texts.encode(["rose", "is", "a"], tokenizer, window=8)
-        >>> [(indices.tolist(), batch.weight.tolist()) for indices, batch in once(texts, batch_size=2)]
+        >>> texts = Texts.encode(["rose", "is", "a"], tokenizer, max_length=8)
+        >>> [(indices.tolist(), batch.weight.tolist()) for indices, batch in sequential_batches(texts, batch_size=2)]
         [([2, 1], [0.5, 0.5]), ([0], [1.0, 0.0])]
     """
     if batch_size < 1:

@@ -14,7 +14,7 @@ import numpy as np
 from .formats import KINDS, Field
 from .labels import label_names
 
-__all__ = ["SPLITS", "Pair", "divide", "read_file", "read_splits"]
+__all__ = ["SPLITS", "Pair", "read_file", "read_splits", "split_texts"]
 
 SPLITS = ("train", "valid", "test")
 Pair = tuple[str, str]  # a condition, and the text that is written for it
@@ -44,7 +44,7 @@ def read_splits(
     """The texts of a file or folder by split, and the number of blank lines; pairs, if ``condition`` names a field.
 
     A folder holds a file for each split; where ``valid`` or ``test`` is missing, one text in twenty is taken from
-    ``train``, as from a single file (see :func:`divide`).
+    ``train``, as from a single file (see :func:`split_texts`).
 
     Raises:
         ValueError: In one line, if there is nothing to read, or it is not text, or too little of it.
@@ -54,12 +54,12 @@ def read_splits(
         files = _split_files(path) if path.is_dir() else None
     if files is None:
         texts, blank = read_file(path, field, condition=condition)
-        return divide(texts, seed, name=str(path), labels=labels), blank
+        return split_texts(texts, seed, name=str(path), labels=labels), blank
     read = {split: read_file(file, field, condition=condition) for split, file in files.items()}
     splits: dict[str, Any] = {split: texts for split, (texts, _) in read.items()}
     missing = tuple(split for split in SPLITS if split not in splits)
     if missing:
-        splits |= divide(splits["train"], seed, missing, name=str(files["train"]), labels=labels)
+        splits |= split_texts(splits["train"], seed, missing, name=str(files["train"]), labels=labels)
     return {split: splits[split] for split in SPLITS}, sum(blank for _, blank in read.values())
 
 
@@ -98,7 +98,7 @@ def read_file(path: str | Path, field: Field | None = None, *, condition: Field 
     return [text for (text,) in found] if condition is None else found, len(rows) - len(found)
 
 
-def divide(
+def split_texts(
     texts: list[Entry],
     seed: int = 0,
     parts: tuple[str, ...] = ("valid", "test"),
@@ -116,7 +116,7 @@ def divide(
         ValueError: If there are fewer than 20 different texts, or all are needed to learn their labels.
 
     Examples:
-        >>> {part: len(texts) for part, texts in divide([f"text {i}" for i in range(100)]).items()}
+        >>> {part: len(texts) for part, texts in split_texts([f"text {i}" for i in range(100)]).items()}
         {'train': 90, 'valid': 5, 'test': 5}
     """
     different = list(dict.fromkeys(map(_text, texts)))

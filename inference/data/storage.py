@@ -22,7 +22,17 @@ __all__ = ["TOKENIZER", "TemporaryFolder", "condition_tokenizer", "read_about", 
 
 TOKENIZER = "tokenizer.json"
 _ABOUT = "corpus.json"
-_KEYS = {"name", "window", "long", "seed", "asked", "vocabulary", "texts", "widths", "counts"}  # and "conditions"
+_KEYS = {
+    "name",
+    "max_length",
+    "overlong",
+    "seed",
+    "asked",
+    "vocabulary",
+    "texts",
+    "widths",
+    "counts",
+}  # and "conditions"
 
 
 class TemporaryFolder:

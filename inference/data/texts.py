@@ -18,7 +18,7 @@ from .tokenizer import Tokenizer
 __all__ = ["SHORTEST_WINDOW", "Texts", "check_window", "tokenized"]
 
 SHORTEST_WINDOW = 8  # tokens: any character and the end fit, with room for a word
-Long = Literal["split", "drop"]
+Overlong = Literal["split", "drop"]
 
 
 class Texts(Sequence[str]):
@@ -34,7 +34,7 @@ class Texts(Sequence[str]):
 
     Examples:
         >>> tokenizer = Tokenizer.train(["a rose is a rose"], vocabulary=259)
-        >>> texts = Texts.encode(["a rose", "is"], tokenizer, window=8)
+        >>> texts = Texts.encode(["a rose", "is"], tokenizer, max_length=8)
         >>> texts[1], texts.lengths.tolist(), texts.bytes.tolist(), texts.widths
         ('is', [7, 3], [6, 2], (8,))
     """
@@ -56,10 +56,12 @@ class Texts(Sequence[str]):
         self.conditions = conditions
 
     @classmethod
-    def encode(cls, texts: Sequence[str], tokenizer: Tokenizer, window: int, long: Long = "split") -> "Texts":
-        """Strings as ``Texts`` in memory. Those that do not fit into ``window`` are split or dropped as in a corpus."""
-        tokens, offsets, _ = tokenized(texts, tokenizer, window, long)
-        return cls(tokens, offsets, tokenizer, buckets(np.diff(offsets), window))
+    def encode(
+        cls, texts: Sequence[str], tokenizer: Tokenizer, max_length: int, overlong: Overlong = "split"
+    ) -> "Texts":
+        """Strings as ``Texts`` in memory. Those that do not fit into ``max_length`` are split or dropped as in a corpus."""
+        tokens, offsets, _ = tokenized(texts, tokenizer, max_length, overlong)
+        return cls(tokens, offsets, tokenizer, buckets(np.diff(offsets), max_length))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -149,7 +151,7 @@ class Texts(Sequence[str]):
 
 
 def tokenized(
-    texts: Sequence[str], tokenizer: Tokenizer | Labels, window: int, long: Long = "split"
+    texts: Sequence[str], tokenizer: Tokenizer | Labels, max_length: int, overlong: Overlong = "split"
 ) -> tuple[Integer[np.ndarray, " n"], Int[np.ndarray, " texts_and_1"], int]:
     """Texts that fit into a window as one array of tokens and where each begins, and how many texts did not fit.
 
@@ -157,16 +159,20 @@ def tokenized(
     fills a window). Pieces are tokenized as the texts they are, without the blanks around them.
 
     Raises:
-        ValueError: If the window is too short for a word, or ``long`` is neither "split" nor "drop".
+        ValueError: If the window is too short for a word, or ``overlong`` is neither "split" nor "drop".
     """
-    check_window(window, long)
+    check_window(max_length, overlong)
     kind = np.uint16 if tokenizer.vocabulary <= 2**16 else np.uint32
     parts, lengths, count = [np.empty(0, kind)], [0], 0
     for start in range(0, len(texts), _AT_ONCE):
         some = texts[start : start + _AT_ONCE]
         encoded = tokenizer.encode_batch(some)
-        too_long = [i for i, row in enumerate(encoded) if len(row) > window]
-        pieces = _split([some[i] for i in too_long], tokenizer, window) if long == "split" else [[] for _ in too_long]
+        too_long = [i for i, row in enumerate(encoded) if len(row) > max_length]
+        pieces = (
+            _split([some[i] for i in too_long], tokenizer, max_length)
+            if overlong == "split"
+            else [[] for _ in too_long]
+        )
         instead = dict(zip(too_long, pieces, strict=True))
         rows = [row for i, one in enumerate(encoded) for row in instead.get(i, [one])]
         parts.append(np.fromiter(chain.from_iterable(rows), kind))
@@ -175,18 +181,18 @@ def tokenized(
     return np.concatenate(parts), np.cumsum(lengths), count
 
 
-def check_window(window: int, long: str) -> None:
-    """Raises a ValueError if a window is too short for a word, or ``long`` is neither "split" nor "drop"."""
-    if window < SHORTEST_WINDOW:
-        raise ValueError(f"a window of {window} tokens is too short for text: give at least {SHORTEST_WINDOW}.")
-    if long not in ("split", "drop"):
-        raise ValueError(f"long is {long!r}: 'split' or 'drop' what is longer than the window.")
+def check_window(max_length: int, overlong: str) -> None:
+    """Raises a ValueError if a window is too short for a word, or ``overlong`` is neither "split" nor "drop"."""
+    if max_length < SHORTEST_WINDOW:
+        raise ValueError(f"a window of {max_length} tokens is too short for text: give at least {SHORTEST_WINDOW}.")
+    if overlong not in ("split", "drop"):
+        raise ValueError(f"long is {overlong!r}: 'split' or 'drop' what is longer than the window.")
 
 
 _AT_ONCE = 20_000  # texts; bounds the memory that the tokenizer's own objects take
 
 
-def _split(texts: list[str], tokenizer: Tokenizer | Labels, window: int) -> list[list[list[int]]]:
+def _split(texts: list[str], tokenizer: Tokenizer | Labels, max_length: int) -> list[list[list[int]]]:
     """For each text the tokens of its pieces."""
     assert isinstance(tokenizer, Tokenizer), "a label is one token: there is nothing to split"
     done: dict[tuple[int, ...], list[int]] = {}
@@ -194,10 +200,10 @@ def _split(texts: list[str], tokenizer: Tokenizer | Labels, window: int) -> list
     while todo:  # rounds, because a piece that lost the blank before it can have become longer
         rest: list[tuple[tuple[int, ...], str]] = []
         for (place, text), encoding in zip(todo, tokenizer.core.encode_batch([text for _, text in todo]), strict=True):
-            if len(encoding.ids) < window:
+            if len(encoding.ids) < max_length:
                 done[place] = [*encoding.ids, EOS]
             else:
-                rest.extend(((*place, j), piece) for j, piece in enumerate(_cut(text, encoding, window)) if piece)
+                rest.extend(((*place, j), piece) for j, piece in enumerate(_cut(text, encoding, max_length)) if piece)
         todo = rest
     rows: list[list[list[int]]] = [[] for _ in texts]
     for place in sorted(done):
@@ -205,14 +211,14 @@ def _split(texts: list[str], tokenizer: Tokenizer | Labels, window: int) -> list
     return rows
 
 
-def _cut(text: str, encoding: Encoding, window: int) -> list[str]:
+def _cut(text: str, encoding: Encoding, max_length: int) -> list[str]:
     """A text in as few pieces as may fit, similarly long, cut between words or, in a long word, characters."""
     starts = np.array([start for start, _ in encoding.offsets])
     inner = np.arange(1, len(starts))
     places = inner[[text[start].isspace() for start in starts[1:]]]
     if not len(places):
         places = inner[starts[1:] > starts[:-1]]
-    pieces = -(-len(starts) // (window - 1))
+    pieces = -(-len(starts) // (max_length - 1))
     targets = np.arange(1, pieces) * len(starts) / pieces
     after = np.searchsorted(places, targets).clip(1, max(1, len(places) - 1))
     before, after = places[after - 1], places[after.clip(max=len(places) - 1)]

@@ -14,7 +14,7 @@ from ...models.batch import EOS, Batch
 from ...models.transformer.text_distribution import text_mask
 from ..objectives.elbo import ELBO, trace_pair
 from ..objectives.traces import is_local, latent_sites, mask_of
-from ..utils.seeded_eval import frozen
+from ..utils.seeded_eval import seeded_eval
 
 __all__ = ["Calibration", "calibrate"]
 
@@ -123,7 +123,7 @@ def calibrate(
 
     Examples:
         >>> from pyroformer.models.transformer.stacks import TransformerConfig
-        >>> model = pf.DELLA(TransformerConfig(vocabulary=9, window=4, width=8, layers=1, heads=2), latent_size=2)
+        >>> model = pf.DELLA(TransformerConfig(vocabulary=9, max_length=4, width=8, layers=1, heads=2), latent_size=2)
         >>> found = calibrate(model, pf.DELLAGuide(model), simulations=2, draws=9, texts=10)
         >>> {name: len(ranks) for name, ranks in found.ranks.items()}
         {'z_1[0]': 20, 'z_1[1]': 20, 'log_p': 20}
@@ -132,7 +132,7 @@ def calibrate(
         if number < 1:
             raise ValueError(f"{name} is {number}: give a whole number of at least 1.")
     found: dict[str, list[np.ndarray]] = {}
-    with frozen(model, guide, seed=seed):
+    with seeded_eval(model, guide, seed=seed):
         given = [Batch.unobserved(texts, like=_float(model))] if args is None else args
         for _ in range(simulations):
             truth = poutine.trace(model).get_trace(*given)

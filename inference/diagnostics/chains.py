@@ -35,7 +35,7 @@ def as_chains(fits: Sequence[Any]) -> Any:
         >>> from pyroformer.models.transformer.stacks import TransformerConfig
         >>> fits = []
         >>> for seed in range(3):
-        ...     model = pf.VAE(TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2))
+        ...     model = pf.VAE(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2))
         ...     fits.append(pf.to_arviz(model, pf.VAEGuide(model), pf.Batch.pad([[5, 6, 2], [7, 2]]), draws=10))
         >>> dict(as_chains(fits).sample_stats["log_p"].sizes)
         {'chain': 3, 'draw': 10, 'text': 2}

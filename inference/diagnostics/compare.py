@@ -23,7 +23,7 @@ class Comparison(NamedTuple):
     each: np.ndarray
 
 
-def compare(first: Run, second: Run, texts: Sequence[str], particles: int = 64, *, seed: int = 0) -> Comparison:
+def compare(first: Run, second: Run, texts: Sequence[str], num_particles: int = 64, *, seed: int = 0) -> Comparison:
     r"""Compare two runs on held-out texts by their importance-weighted bounds of log p(x), text by text.
 
     Where a latent is a text's own, as in every model here, leaving the text out leaves its latent without data, so that
@@ -33,7 +33,7 @@ def compare(first: Run, second: Run, texts: Sequence[str], particles: int = 64, 
         first: A run.
         second: Another, of any model and any tokenizer: texts are compared, not tokens.
         texts: Texts that neither was trained on.
-        particles: Draws of the bound; one with more is tighter, so both take the same.
+        num_particles: Draws of the bound; one with more is tighter, so both take the same.
         seed: Of the draws.
 
     Raises:
@@ -41,5 +41,7 @@ def compare(first: Run, second: Run, texts: Sequence[str], particles: int = 64, 
     """
     if len(texts) < 2:
         raise ValueError(f"there are {len(texts)} texts: a standard error needs at least 2.")
-    each = (text_bounds(first, texts, particles, seed=seed) - text_bounds(second, texts, particles, seed=seed)).numpy()
+    each = (
+        text_bounds(first, texts, num_particles, seed=seed) - text_bounds(second, texts, num_particles, seed=seed)
+    ).numpy()
     return Comparison(float(each.mean()), float(each.std(ddof=1) / len(texts) ** 0.5), each)

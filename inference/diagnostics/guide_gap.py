@@ -8,18 +8,18 @@ from torch import Tensor, nn
 from ...models.attention.mixture import evidence, log_sum
 from ...models.mixture_attention import MixtureAttention, masked_logits
 
-__all__ = ["gap"]
+__all__ = ["guide_gap"]
 
 
 @torch.no_grad()
-def gap(
+def guide_gap(
     model: MixtureAttention,
     guide: nn.Module,
     queries: Float[Tensor, "*batch m d"],
     values: Float[Tensor, "*#batch m v"] | None = None,
     value_mask: Bool[Tensor, "*#batch m"] | None = None,
     *,
-    visible: Bool[Tensor, "*#batch #m n"] | None = None,
+    attn_mask: Bool[Tensor, "*#batch #m n"] | None = None,
     mask: Bool[Tensor, "*#batch m"] | None = None,
     num_particles: int = 1,
 ) -> Float[Tensor, ""]:
@@ -43,7 +43,7 @@ def gap(
     Examples:
         >>> from pyroformer.guides.mixture_attention import AssignmentGuide
         >>> model = MixtureAttention(pf.Mixture.from_attention(torch.randn(5, 8), torch.randn(5, 8)))
-        >>> abs(float(gap(model, AssignmentGuide(model), torch.randn(3, 8)))) < 1e-5  # attention is the posterior
+        >>> abs(float(guide_gap(model, AssignmentGuide(model), torch.randn(3, 8)))) < 1e-5  # attention is the posterior
         True
     """
     if any(p is not None for p in (model.key_prior, model.value_prior, model.precision_prior, model.weight_prior)):
@@ -51,13 +51,13 @@ def gap(
     elbo = TraceEnum_ELBO(
         num_particles=num_particles, max_plate_nesting=queries.ndim - 1, vectorize_particles=num_particles > 1
     )
-    options = {"visible": visible, "mask": mask}
+    options = {"attn_mask": attn_mask, "mask": mask}
     loss = elbo.loss(model, guide, queries, values, value_mask, **options)
-    seen, counted = model.sight(visible, mask)
+    seen, counted = model.sight(attn_mask, mask)
     if counted is not None:
         queries = torch.where(counted[..., None], queries, 0)
     mixture = model.mixture()
-    log_p = evidence(queries, mixture, visible, values, value_mask)
+    log_p = evidence(queries, mixture, attn_mask, values, value_mask)
     log_p = log_p - log_sum(masked_logits(mixture.log_weights[..., None, :], seen, None))  # drawn among what is seen
     counted = torch.ones_like(log_p, dtype=torch.bool) if counted is None else counted.expand(log_p.shape)
     return (torch.where(counted, log_p, 0).sum() + loss) / counted.sum().clamp_min(1)

@@ -63,7 +63,7 @@ def reverse_perplexity(texts: Sequence[str], corpus: Corpus, *, size: str = "tin
             "valid": written[::HELD_OUT],
             "test": corpus.test[:],
         },
-        window=corpus.window,
+        max_length=corpus.max_length,
         tokenizer=corpus.tokenizer,
         name="made-up texts",
     )

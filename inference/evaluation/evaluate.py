@@ -17,7 +17,7 @@ from ...guides.nvae import Posterior
 from ...models.attention.mixture import Mixture
 from ...models.batch import Batch
 from ...models.transformer.text_distribution import AutoregressiveText
-from ..data.loaders import once
+from ..data.loaders import sequential_batches
 from ..data.readers import Pair
 from ..data.texts import Texts
 from ..generation.generate import reconstruct, sample
@@ -25,10 +25,10 @@ from ..objectives.bounds import importance_sweep, importance_weighted
 from ..objectives.elbo import ELBO, Terms, trace_pair
 from ..objectives.registry import held_out_objective, remarks
 from ..runs.fitted import FittedModel, check_same_length
-from ..utils.seeded_eval import frozen
+from ..utils.seeded_eval import seeded_eval
 from .cross_attention import attention_shares
-from .latent_information import carried
-from .metrics import bleu, effective_components, holding
+from .latent_information import latent_information
+from .metrics import bleu, count_for_mass, effective_components
 from .report import Estimate, Evaluation, Figure
 from .summaries import (
     LEAST_ALPHA,
@@ -57,7 +57,7 @@ def evaluate(
     texts: Sequence[str] | Sequence[Pair] | None = None,
     *,
     split: Split = "test",
-    particles: int = 64,
+    num_particles: int = 64,
     seed: int = 0,
     limit: int | None = None,
     reconstructions: int = 256,
@@ -73,7 +73,7 @@ def evaluate(
         texts: What to measure it on; a split of its corpus by default. It is made of texts or of pairs
             (condition, text), as the corpus is; those longer than the window are treated as those of the corpus were.
         split: Which split.
-        particles: Draws :math:`K` of the importance-weighted bound.
+        num_particles: Draws :math:`K` of the importance-weighted bound.
         seed: Of all noise.
         limit: At most so many texts, evenly spaced.
         reconstructions: How many of them are written again, for BLEU and exact match.
@@ -88,7 +88,7 @@ def evaluate(
         ValueError: If there are no texts, a number is out of its range, or there is no mixture to drop vectors of.
     """
     numbers = {
-        "particles": particles,
+        "num_particles": num_particles,
         "limit": limit,
         "reconstructions": reconstructions,
         "compared": compared,
@@ -111,10 +111,10 @@ def evaluate(
     if run.guide is not None or min_weight:  # first, because it is what may be refused
         written = _reconstructed(run, _some(chosen, reconstructions), min_weight, seed, batch_size)
     trained = run.config["objective"]
-    objective = held_out_objective(trained, min(particles, DRAWS), len(run.corpus.train))
-    with frozen(run.model, run.guide, seed=seed):
-        columns = _measure(run, chosen, objective, particles, batch_size)
-    figures = bounds(columns, particles) | parts(columns, objective, remarks(trained)) | accuracies(columns)
+    objective = held_out_objective(trained, min(num_particles, DRAWS), len(run.corpus.train))
+    with seeded_eval(run.model, run.guide, seed=seed):
+        columns = _measure(run, chosen, objective, num_particles, batch_size)
+    figures = bounds(columns, num_particles) | parts(columns, objective, remarks(trained)) | accuracies(columns)
     if run.corpus.conditional:
         figures = given_conditions(figures)
     if run.guide is not None:
@@ -130,7 +130,7 @@ def evaluate(
     about |= {"split": split if texts is None else None, "samples": samples, "seed": seed, "step": run.step}
     if run.guide is not None:
         about |= {
-            "particles": particles,
+            "num_particles": num_particles,
             "draws": objective.num_particles,
             "reconstructions": min(reconstructions, len(chosen)),
             "min_weight": min_weight,
@@ -144,7 +144,7 @@ def evaluate(
 def text_bounds(
     run: FittedModel,
     texts: Sequence[str],
-    particles: int = 64,
+    num_particles: int = 64,
     *,
     conditions: Sequence[str] | None = None,
     seed: int = 0,
@@ -156,27 +156,27 @@ def text_bounds(
         ValueError: If a text does not fit the model's window.
     """
     check_same_length(texts, conditions)
-    particles = 1 if run.guide is None else particles
+    num_particles = 1 if run.guide is None else num_particles
     found = []
-    with frozen(run.model, run.guide, seed=seed):
+    with seeded_eval(run.model, run.guide, seed=seed):
         for start in range(0, len(texts), batch_size):
             chunk = slice(start, start + batch_size)
             batch = run.batch(texts[chunk], None if conditions is None else conditions[chunk])
-            found.append(importance_weighted(run.model, run.guide, batch, particles, len(run.corpus.train)).cpu())
+            found.append(importance_weighted(run.model, run.guide, batch, num_particles, len(run.corpus.train)).cpu())
     return torch.cat(found) if found else torch.empty(0, dtype=torch.float64)
 
 
-def _measure(run: FittedModel, texts: Texts, objective: ELBO, particles: int, batch_size: int) -> Columns:
+def _measure(run: FittedModel, texts: Texts, objective: ELBO, num_particles: int, batch_size: int) -> Columns:
     """Everything that is measured: one number a text, in the order of the texts."""
     columns: dict[str, np.ndarray] = {"tokens": texts.lengths.astype(float), "bytes": texts.bytes.astype(float)}
-    for indices, batch in once(texts, batch_size):
-        for name, values in _measure_batch(run, batch.to(run.model.device), objective, particles).items():
+    for indices, batch in sequential_batches(texts, batch_size):
+        for name, values in _measure_batch(run, batch.to(run.model.device), objective, num_particles).items():
             column = columns.setdefault(name, np.zeros((len(texts), *values.shape[1:])))
             column[indices] = values[: len(indices)].double().cpu().numpy()  # rows beyond only fill up the batch
     return _charged(columns, objective)
 
 
-def _measure_batch(run: FittedModel, batch: Batch, objective: ELBO, particles: int) -> dict[str, Tensor]:
+def _measure_batch(run: FittedModel, batch: Batch, objective: ELBO, num_particles: int) -> dict[str, Tensor]:
     assert batch.tokens is not None and batch.mask is not None
     terms = objective.terms(run.model, run.guide, batch)
     drawn: Any = trace_pair(run.model, run.guide, batch)[0].nodes["text"]["fn"]
@@ -188,9 +188,9 @@ def _measure_batch(run: FittedModel, batch: Batch, objective: ELBO, particles: i
     }
     if run.guide is None:
         return values
-    swept = importance_sweep(run.model, run.guide, batch, sweep(particles), len(run.corpus.train))
+    swept = importance_sweep(run.model, run.guide, batch, sweep(num_particles), len(run.corpus.train))
     costs = {f"importance_weighted_{count}": -bound for count, bound in swept.items()}
-    costs["importance_weighted"] = costs.pop(f"importance_weighted_{particles}")
+    costs["importance_weighted"] = costs.pop(f"importance_weighted_{num_particles}")
     return values | costs | _measure_mean(run, batch, batch.tokens, batch.mask)
 
 
@@ -207,7 +207,7 @@ def _measure_mean(
         return hits
     hits |= {
         "components": posterior.mask.sum(-1),
-        "kept_attention": holding(attention_shares(model.decoder, tokens, mask, memory)),
+        "kept_attention": count_for_mass(attention_shares(model.decoder, tokens, mask, memory)),
     }
     if not isinstance(posterior, Posterior):
         return hits
@@ -250,11 +250,11 @@ def _reconstructed(run: FittedModel, texts: Texts, min_weight: float, seed: int,
 
 
 def _by_latent(run: FittedModel, texts: Texts, seed: int, batch_size: int) -> dict[str, Figure]:
-    batches = [batch.to(run.model.device) for _, batch in once(texts, batch_size)]
+    batches = [batch.to(run.model.device) for _, batch in sequential_batches(texts, batch_size)]
     model: Any = run.model
     guide: Any = run.guide
-    with frozen(model, guide, seed=seed):
-        return layers(carried(model, guide, batches), model.latents)
+    with seeded_eval(model, guide, seed=seed):
+        return layers(latent_information(model, guide, batches), model.latents)
 
 
 def _texts(run: FittedModel, texts: Sequence[str] | Sequence[Pair] | None, split: Split) -> Texts:

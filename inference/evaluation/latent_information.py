@@ -35,10 +35,10 @@ from ...models.della import DELLA, joined
 __all__ = [
     "LatentInformation",
     "aggregated",
-    "carried",
     "derangement",
     "explained_variance",
     "information_and_mismatch",
+    "latent_information",
 ]
 
 ENTRIES = 2**20  # of the largest tensor while texts are compared in pairs
@@ -66,7 +66,7 @@ class LatentInformation(NamedTuple):
 
 
 @torch.no_grad()
-def carried(model: DELLA, guide: DELLAGuide, batches: Sequence[Batch], draws: int = 16) -> LatentInformation:
+def latent_information(model: DELLA, guide: DELLAGuide, batches: Sequence[Batch], draws: int = 16) -> LatentInformation:
     r"""What each latent of a DELLA carries.
 
     Every text is read once. Its latents are drawn once, and their density is taken under the posterior of each of the
@@ -83,8 +83,8 @@ def carried(model: DELLA, guide: DELLAGuide, batches: Sequence[Batch], draws: in
 
     Examples:
         >>> from pyroformer.models.transformer.stacks import TransformerConfig
-        >>> model = DELLA(TransformerConfig(vocabulary=20, window=8, width=16, layers=2, heads=2), latent_size=4)
-        >>> found = carried(model, DELLAGuide(model), [Batch.pad([[5, 6, 2], [7, 2], [8, 2]])])
+        >>> model = DELLA(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=2, heads=2), latent_size=4)
+        >>> found = latent_information(model, DELLAGuide(model), [Batch.pad([[5, 6, 2], [7, 2], [8, 2]])])
         >>> found.information.shape, bool((found.information.sum(-1) <= math.log(3)).all())
         (torch.Size([3, 2]), True)
     """

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .report import Estimate
 
-__all__ = ["bleu", "effective_components", "holding", "perplexity", "ratio"]
+__all__ = ["bleu", "count_for_mass", "effective_components", "perplexity", "ratio"]
 
 LARGEST_PERPLEXITY = 1e9  # beyond it a number says nothing
 
@@ -82,11 +82,11 @@ def effective_components(log_weights: Float[Tensor, "*batch n"]) -> Float[Tensor
     return torch.where(weights > 0, -weights * log_weights, 0).sum(-1).exp()
 
 
-def holding(shares: Float[Tensor, "*batch n"], part: float = 0.99) -> Int[Tensor, "*batch"]:
+def count_for_mass(shares: Float[Tensor, "*batch n"], part: float = 0.99) -> Int[Tensor, "*batch"]:
     """The fewest components that together hold a part of the whole.
 
     Examples:
-        >>> holding(torch.tensor([0.5, 0.0, 0.495, 0.005]))
+        >>> count_for_mass(torch.tensor([0.5, 0.0, 0.495, 0.005]))
         tensor(2)
     """
     descending = shares.double().sort(-1, descending=True).values

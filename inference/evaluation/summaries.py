@@ -22,14 +22,14 @@ LEAST_ALPHA = 0.1  # the published code removes components below it
 ACTIVE = (0.01, 0.2)  # a unit's variance over texts: the usual threshold, and DELLA's
 
 
-def bounds(columns: Columns, particles: int) -> dict[str, Figure]:
+def bounds(columns: Columns, num_particles: int) -> dict[str, Figure]:
     """The bounds of log p(x), and beside them those given the length where the model has a prior of it."""
     elbo = _total(columns, ["reconstruction", *_sites(columns)])
     if "importance_weighted" not in columns:  # nothing is latent
         return {"bound": _bound("log-likelihood", elbo, columns, exact=True)}
     figures: dict[str, Figure] = {}
-    weighted = {f"importance_weighted_{count}": count for count in sweep(particles)[:-1]}
-    weighted["importance_weighted"] = particles
+    weighted = {f"importance_weighted_{count}": count for count in sweep(num_particles)[:-1]}
+    weighted["importance_weighted"] = num_particles
     rows = [(name, f"importance-weighted, K = {count}", columns[name]) for name, count in weighted.items()]
     for name, label, cost in [("bound", "bound, beta = 1", elbo), *rows]:
         figures[name] = _bound(label, cost, columns)
@@ -43,15 +43,15 @@ def bounds(columns: Columns, particles: int) -> dict[str, Figure]:
     return figures
 
 
-def sweep(particles: int) -> list[int]:
+def sweep(num_particles: int) -> list[int]:
     """The numbers of draws that the importance-weighted bound is taken at: in steps of four, up to the largest.
 
     Examples:
         >>> sweep(64), sweep(50), sweep(1)
         ([4, 16, 64], [4, 16, 50], [1])
     """
-    fewer = [4**power for power in range(1, 16) if 4**power < particles]
-    return [*fewer[-2:], particles]
+    fewer = [4**power for power in range(1, 16) if 4**power < num_particles]
+    return [*fewer[-2:], num_particles]
 
 
 def parts(columns: Columns, objective: ELBO, remarks: Sequence[str] = ()) -> dict[str, Figure]:

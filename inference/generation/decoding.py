@@ -86,7 +86,7 @@ class Decoding:
         level = uniform.double()[..., None] * cumulative[..., -1:]
         return torch.searchsorted(cumulative, level, right=True).squeeze(-1)
 
-    def chooser(self, noise: Float[Tensor, "B T"]) -> Callable[[Float[Tensor, "B V"]], Int[Tensor, " B"]]:
+    def token_sampler(self, noise: Float[Tensor, "B T"]) -> Callable[[Float[Tensor, "B V"]], Int[Tensor, " B"]]:
         """The rule as a function that is called once for each position and uses up one column of ``noise`` then."""
         columns = iter(noise.unbind(-1))
         return lambda logits: self(logits, next(columns))

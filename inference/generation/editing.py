@@ -39,7 +39,7 @@ def vectors(run: FittedModel, text: str) -> list[Vector]:
         ValueError: If the run has no mixture, or the text does not fit its window.
     """
     model = _mixed(run)
-    weights = _mean(run, text).log_weights[0].double().exp().unflatten(-1, (-1, model.kappa)).sum(-1)
+    weights = _mean(run, text).log_weights[0].double().exp().unflatten(-1, (-1, model.samples_per_component)).sum(-1)
     tokens = [None, *run.tokenizer.pieces(text)]
     every = zip(tokens, weights.tolist(), strict=True)
     return [Vector(number, token, weight) for number, (token, weight) in enumerate(every)]
@@ -76,20 +76,20 @@ def edit(
             one of two things is asked for without the other, or a text does not fit the window.
     """
     drop, scale, swap = tuple(drop), scale or {}, swap or {}
-    kappa = _mixed(run).kappa
+    samples_per_component = _mixed(run).samples_per_component
     if bool(swap) != (other is not None):
         asked, missing = ("swap", "other, the text to take vectors from") if swap else ("other", "swap, such as 3=5")
         raise ValueError(f"{asked} was given, but nothing else of an exchange: give {missing}, or leave {asked} out.")
     memory = _mean(run, text)
-    _check_numbers([*drop, *scale, *swap], memory, kappa, text)
+    _check_numbers([*drop, *scale, *swap], memory, samples_per_component, text)
     _check_jobs(drop, scale, swap)
     if other is not None:
         source = _mean(run, other)
-        _check_numbers(swap.values(), source, kappa, other)
-        memory = exchanged(memory, source, _by_component(swap, kappa))
+        _check_numbers(swap.values(), source, samples_per_component, other)
+        memory = exchanged(memory, source, _by_component(swap, samples_per_component))
     for number, factor in scale.items():
-        memory = scaled(memory, _components([number], kappa), factor)
-    memory = dropped(memory, _components(drop, kappa))
+        memory = scaled(memory, _components([number], samples_per_component), factor)
+    memory = dropped(memory, _components(drop, samples_per_component))
     written = decode(run, memory, decoding, seed=seed)[0]
     return Edited(written, text, drop, dict(scale), dict(swap), other)
 
@@ -106,17 +106,19 @@ def _mean(run: FittedModel, text: str) -> Mixture:
     return memory
 
 
-def _components(numbers: Iterable[int], kappa: int) -> list[int]:
+def _components(numbers: Iterable[int], samples_per_component: int) -> list[int]:
     """The components of vectors: each has kappa of them."""
-    return [number * kappa + part for number in numbers for part in range(kappa)]
+    return [number * samples_per_component + part for number in numbers for part in range(samples_per_component)]
 
 
-def _by_component(swap: Mapping[int, int], kappa: int) -> dict[int, int]:
-    return dict(zip(_components(swap, kappa), _components(swap.values(), kappa), strict=True))
+def _by_component(swap: Mapping[int, int], samples_per_component: int) -> dict[int, int]:
+    return dict(
+        zip(_components(swap, samples_per_component), _components(swap.values(), samples_per_component), strict=True)
+    )
 
 
-def _check_numbers(numbers: Iterable[int], memory: Mixture, kappa: int, text: str) -> None:
-    last = memory.components // kappa - 1
+def _check_numbers(numbers: Iterable[int], memory: Mixture, samples_per_component: int, text: str) -> None:
+    last = memory.components // samples_per_component - 1
     if unknown := [number for number in numbers if number not in range(last + 1)]:
         raise ValueError(
             f"there is no vector {unknown[0]} in {text[:40]!r}: give 0, the prior's, or 1 to {last}, its tokens'."

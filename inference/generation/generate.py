@@ -23,7 +23,7 @@ from ...models.transformer.memory import Memory, batch_shape, stacked
 from ...models.transformer.text_distribution import AutoregressiveText
 from ...models.transformer.text_distribution import decode as write_tokens
 from ..runs.fitted import FittedModel, check_same_length
-from ..utils.seeded_eval import frozen
+from ..utils.seeded_eval import seeded_eval
 from ..utils.seeds import item_seed
 from .decoding import Decoding, uniforms
 from .reconstruction import Reconstruction
@@ -39,7 +39,7 @@ def encode(run: FittedModel, texts: str | Sequence[str], conditions: Sequence[st
     Raises:
         ValueError: If nothing is latent in the model, or a text does not fit its window.
     """
-    with frozen(run.model, run.guide, seed=0):
+    with seeded_eval(run.model, run.guide, seed=0):
         return _posterior(run, run.batch(texts, conditions))
 
 
@@ -52,7 +52,7 @@ def decode(run: FittedModel, memory: Memory, decoding: Decoding = GREEDY, *, see
     memory, shape = run.model.fitting(memory), tuple(batch_shape(memory))
     if len(shape) != 1:
         raise ValueError(f"the memory is of batch shape {shape}: give one row for each text, as run.encode does.")
-    with frozen(run.model, run.guide, seed=seed):
+    with seeded_eval(run.model, run.guide, seed=seed):
         noise = _noise(run, seed, range(*batch_shape(memory)))
         tokens = write(_likelihood(run, memory), decoding, noise, words=run.tokenizer.vocabulary)
         return run.tokenizer.decode_batch(tokens)
@@ -86,7 +86,7 @@ def reconstruct(
     """
     check_same_length(texts, conditions)
     result, words = [], run.tokenizer.vocabulary
-    with frozen(run.model, run.guide, seed=seed):
+    with seeded_eval(run.model, run.guide, seed=seed):
         for items in _chunks(len(texts), batch_size):
             originals = [texts[item] for item in items]
             batch = run.batch(originals, None if conditions is None else [conditions[item] for item in items])
@@ -124,17 +124,17 @@ def sample(
         batch_size: Texts that are written at a time.
 
     Raises:
-        ValueError: If ``n`` is negative, the prompt leaves no room in the model's window, or there is a condition and
+        ValueError: If ``n`` is negative, the prompt leaves no room in the model's max_length, or there is a condition and
             should be none, or the other way round.
     """
     if n < 0:
         raise ValueError(f"n is {n}: give how many texts to sample.")
     begun = torch.tensor(run.tokenizer.encode(prompt)[:-1], dtype=torch.long)
-    if len(begun) >= run.corpus.window:
-        raise ValueError(f"the prompt has {len(begun)} tokens, the window is {run.corpus.window}: shorten it.")
+    if len(begun) >= run.corpus.max_length:
+        raise ValueError(f"the prompt has {len(begun)} tokens, the window is {run.corpus.max_length}: shorten it.")
     told = run.conditions(None if condition is None else [condition])
     texts: list[str] = []
-    with frozen(run.model, run.guide, seed=seed):
+    with seeded_eval(run.model, run.guide, seed=seed):
         for items in _chunks(n, batch_size):
             drawn = [_prior_memory(run, item_seed(seed, item, "latents"), told) for item in items]
             memories = [memory for memory in drawn if memory is not None]
@@ -164,7 +164,7 @@ def write(
     config = text.decoder.config
     labels = range(config.vocabulary if words is None else words, config.vocabulary)
     never = torch.tensor([config.pad, config.bos, *labels], device=noise.device)
-    rule = decoding.chooser(noise)
+    rule = decoding.token_sampler(noise)
 
     def choose(logits: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:
         return rule(logits.index_fill(-1, never, -torch.inf))
@@ -187,7 +187,7 @@ def _thinned(run: FittedModel, memory: Memory, min_weight: float) -> Memory:
     if not (isinstance(memory, Mixture) and isinstance(run.model, NVAE)):
         name = type(run.model).__name__
         raise ValueError(f"min_weight is {min_weight}, but a {name} has no weights to drop vectors by: leave it out.")
-    return compacted(memory, min_weight, keep=run.model.kappa)
+    return compacted(memory, min_weight, keep=run.model.samples_per_component)
 
 
 def _likelihood(run: FittedModel, memory: Any) -> AutoregressiveText:
@@ -206,7 +206,7 @@ def _autoregressive(run: FittedModel, law: Any) -> AutoregressiveText:
 def _prior_memory(run: FittedModel, seed: int, told: list[list[int]] | None) -> Memory | None:
     """What the decoder of one made-up text is told: the model's own draw of each text's latents."""
     torch.manual_seed(seed)
-    placeholder = {"text": torch.zeros(1, run.corpus.window, dtype=torch.long, device=run.model.device)}
+    placeholder = {"text": torch.zeros(1, run.corpus.max_length, dtype=torch.long, device=run.model.device)}
     unwritten = poutine.trace(poutine.condition(run.model, placeholder))
     learned = run.guide.told(drawn=True) if isinstance(run.guide, Guide) else nullcontext()
     with learned:  # hyper-priors belong to all texts, also to those that were read
@@ -223,7 +223,7 @@ def _per_token(memory: Mixture, batch: Batch) -> list[list[float]]:
 
 
 def _noise(run: FittedModel, seed: int, items: range) -> Float[Tensor, "B W"]:
-    return uniforms(seed, items, run.corpus.window).to(run.model.device)
+    return uniforms(seed, items, run.corpus.max_length).to(run.model.device)
 
 
 def _chunks(n: int, size: int) -> Iterator[range]:

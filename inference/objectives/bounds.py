@@ -19,7 +19,7 @@ __all__ = ["importance_sweep", "importance_weighted"]
 
 @torch.no_grad()
 def importance_weighted(
-    model: Any, guide: Any, batch: Any, particles: int = 64, data_size: int | None = None
+    model: Any, guide: Any, batch: Any, num_particles: int = 64, data_size: int | None = None
 ) -> Float[Tensor, " B"]:
     r"""The importance-weighted bound of each text's log evidence, in nats.
 
@@ -36,11 +36,11 @@ def importance_weighted(
         model: The generative model.
         guide: Its posterior, or None where nothing is latent.
         batch: What both are called with.
-        particles: Number of draws :math:`K`.
+        num_particles: Number of draws :math:`K`.
         data_size: Number of texts that share the global sites, as in :class:`ELBO`.
 
     Raises:
-        ValueError: If ``particles`` is not positive.
+        ValueError: If ``num_particles`` is not positive.
 
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), https://arxiv.org/abs/1509.00519
@@ -49,16 +49,16 @@ def importance_weighted(
         >>> from pyroformer.models.batch import Batch
         >>> from pyroformer.models.language_model import LanguageModel
         >>> from pyroformer.models.transformer.stacks import TransformerConfig
-        >>> model = LanguageModel(TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2))
-        >>> importance_weighted(model, None, Batch.pad([[5, 6, 2], [7, 2]]), particles=1).shape
+        >>> model = LanguageModel(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2))
+        >>> importance_weighted(model, None, Batch.pad([[5, 6, 2], [7, 2]]), num_particles=1).shape
         torch.Size([2])
     """
-    return importance_sweep(model, guide, batch, [particles], data_size)[particles]
+    return importance_sweep(model, guide, batch, [num_particles], data_size)[num_particles]
 
 
 @torch.no_grad()
 def importance_sweep(
-    model: Any, guide: Any, batch: Any, particles: Collection[int], data_size: int | None = None
+    model: Any, guide: Any, batch: Any, num_particles: Collection[int], data_size: int | None = None
 ) -> dict[int, Float[Tensor, " B"]]:
     r"""The importance-weighted bound of each text for several numbers of draws, at the cost of the largest.
 
@@ -70,16 +70,16 @@ def importance_sweep(
     Raises:
         ValueError: If there is none, or one is not positive.
     """
-    if not particles or min(particles) < 1:
-        shown = min(particles, default="empty")
+    if not num_particles or min(num_particles) < 1:
+        shown = min(num_particles, default="empty")
         raise ValueError(f"particles is {shown}: at least one draw is needed.")
     elbo = ELBO(data_size=data_size)
     guide = _with_shared_sites(guide, batch)
     found, total = {}, None
-    for drawn in range(1, max(particles) + 1):
+    for drawn in range(1, max(num_particles) + 1):
         weight = elbo.log_weights(model, guide, batch).double()
         total = weight if total is None else torch.logaddexp(total, weight)
-        if drawn in particles:
+        if drawn in num_particles:
             found[drawn] = total - math.log(drawn)
     return found
 

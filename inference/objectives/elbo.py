@@ -67,7 +67,7 @@ class ELBO(pyro.infer.ELBO):
     r"""Pyro's ELBO for reparameterised guides: closed-form KLs where there are any, Monte Carlo elsewhere.
 
     ``ELBO()(model, guide)`` is an :class:`Objective`, a module whose call gives the loss of a batch. The loss is the
-    weighted mean over texts in nats per text; sites outside the plate ``texts`` are global and count once for all
+    weighted mean over texts in nats per text; sites outside the plate ``texts`` are global and count sequential_batches for all
     ``data_size`` texts. There is no ``.item()`` in it, so a training step never waits for the device and the whole
     bound can be captured into one graph.
 
@@ -84,7 +84,7 @@ class ELBO(pyro.infer.ELBO):
     Examples:
         >>> from pyroformer.models.language_model import LanguageModel
         >>> from pyroformer.models.transformer.stacks import TransformerConfig
-        >>> model = LanguageModel(TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2))
+        >>> model = LanguageModel(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2))
         >>> loss = ELBO()(model, None)
         >>> loss(Batch.pad([[5, 6, 2], [7, 2]])).shape
         torch.Size([])

@@ -28,7 +28,7 @@ def describe_objective(model: Model, options: TrainingOptions) -> dict[str, Any]
     Examples:
         >>> from pyroformer.models.language_model import LanguageModel
         >>> from pyroformer.models.transformer.stacks import TransformerConfig
-        >>> model = LanguageModel(TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2))
+        >>> model = LanguageModel(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2))
         >>> describe_objective(model, TrainingOptions())
         {'name': 'elbo', 'is_bound': True, 'kl_weights': {}}
     """
@@ -63,7 +63,7 @@ def describe_objective(model: Model, options: TrainingOptions) -> dict[str, Any]
 def make_objective(model: Model, guide: nn.Module | None, options: TrainingOptions, data_size: int) -> Objective:
     """The objective that the options name, or that the model was published with."""
     described = describe_objective(model, options)
-    return _elbo(described, described.get("particles", 1), data_size)(model, guide)
+    return _elbo(described, described.get("num_particles", 1), data_size)(model, guide)
 
 
 def held_out_objective(described: Mapping[str, Any], draws: int, data_size: int) -> ELBO:
@@ -134,13 +134,13 @@ def _check_dirichlet(model: Model) -> None:
 
 def _draws(name: str, model: Model, options: TrainingOptions) -> dict[str, int]:
     """How many draws a text's latents have, if there are several."""
-    particles = options.particles
-    if particles > 1 and not model.latents:
+    num_particles = options.num_particles
+    if num_particles > 1 and not model.latents:
         raise ValueError(
-            f"particles is {particles}, which are draws of latents, and {type(model).__name__} has none: leave it out."
+            f"particles is {num_particles}, which are draws of latents, and {type(model).__name__} has none: leave it out."
         )
     if name == ImportanceWeighted.name:
-        if particles == 1:
+        if num_particles == 1:
             raise ValueError(f"particles is 1: the objective {name} weighs several draws, give 2 or more.")
         for option, alone in {"beta": 1.0, "kl_schedule": "constant"}.items():
             if getattr(options, option) != alone:
@@ -148,7 +148,7 @@ def _draws(name: str, model: Model, options: TrainingOptions) -> dict[str, int]:
                     f"{option} is {getattr(options, option)}, which weighs a KL, and the objective {name} has none: "
                     "choose the objective elbo."
                 )
-    return {"particles": particles} if particles > 1 else {}
+    return {"num_particles": num_particles} if num_particles > 1 else {}
 
 
 def _control(options: TrainingOptions) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def _elbo(described: Mapping[str, Any], draws: int, data_size: int) -> ELBO:
         return NVIB(num_particles=draws, data_size=data_size, **weights)
     free_bits = None
     if described["name"] == ImportanceWeighted.name:
-        return ImportanceWeighted(described["particles"], data_size)  # another number is another objective
+        return ImportanceWeighted(described["num_particles"], data_size)  # another number is another objective
     if "free_bits" in described:
         free_bits = FreeBits(described["free_bits"], tuple(weights), described["free_bits_per"])
     return ELBO(num_particles=draws, kl_weights=weights, data_size=data_size, free_bits=free_bits)

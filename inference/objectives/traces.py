@@ -12,7 +12,7 @@ from torch import Tensor
 from ...models.base import TEXTS
 from ...models.distributions.log_dirichlet import log_simplex
 
-__all__ = ["as_numpy", "is_local", "latent_sites", "mask_of", "shown"]
+__all__ = ["as_numpy", "displayed_value", "is_local", "latent_sites", "mask_of"]
 
 
 def latent_sites(trace: Trace, sites: Collection[str] | None = None) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def mask_of(law: Any) -> Tensor | None:
     return None
 
 
-def shown(site: Mapping[str, Any], mask: Tensor | None = None) -> np.ndarray:
+def displayed_value(site: Mapping[str, Any], mask: Tensor | None = None) -> np.ndarray:
     """The value of a site for people: weights in place of log weights, NaN where a mask says that nothing is."""
     value = site["value"].exp() if site["fn"].support is log_simplex else site["value"]
     if mask is not None:

@@ -12,7 +12,7 @@ from ...guides.vae import VAEGuide
 from ..evaluation.cross_attention import cross_attention
 from ..generation.generate import GREEDY, write
 from ..run import Run
-from ..utils.seeded_eval import frozen
+from ..utils.seeded_eval import seeded_eval
 from .style import DEPTHS, FRAME, INK, new_axes, printable
 
 __all__ = ["DecoderAttention", "attention", "decoder_attention", "heat_map"]
@@ -40,16 +40,16 @@ def decoder_attention(run: Run, text: str) -> DecoderAttention:
     if not isinstance(run.guide, NVAEGuide | VAEGuide):
         raise ValueError(f"a {type(run.model).__name__} attends to no mixture: fit an nvae to see what it looks at.")
     model = run.guide.model
-    with frozen(model, run.guide, seed=0):
+    with seeded_eval(model, run.guide, seed=0):
         batch = run.batch([text])
         assert batch.tokens is not None
         memory = run.guide.encode(batch).memory()
-        tokens = write(model.likelihood(memory), GREEDY, memory.vectors.new_zeros(1, run.corpus.window))
+        tokens = write(model.likelihood(memory), GREEDY, memory.vectors.new_zeros(1, run.corpus.max_length))
         weights = cross_attention(model.decoder, tokens, memory)[:, 0]
     pieces = run.tokenizer.pieces
     read = pieces(batch.tokens[0])
     if isinstance(run.guide, NVAEGuide):
-        weights = weights.unflatten(-1, (-1, model.kappa)).sum(-1)
+        weights = weights.unflatten(-1, (-1, model.samples_per_component)).sum(-1)
         read = ["prior", *read]
     return DecoderAttention(pieces(tokens[0]), read, weights.cpu().numpy())
 

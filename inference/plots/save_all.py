@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ...guides.della import DELLAGuide
 from ...guides.nvae import NVAEGuide
 from ...guides.vae import VAEGuide
-from ..data.pairs import separated
+from ..data.pairs import unzip_pairs
 from ..run import Run
 from ..utils.files import write_atomically
 from .attention_map import decoder_attention, figure_size, heat_map
@@ -46,7 +46,7 @@ def save_all(run: Run, folder: str | Path | None = None, texts: Sequence[str] | 
     folder = run.folder.path / "plots" if folder is None else Path(folder)
     conditions: Sequence[str] | None = None
     if texts is None:
-        texts, conditions = separated(run.corpus.entries("test", TEXTS))
+        texts, conditions = unzip_pairs(run.corpus.entries("test", TEXTS))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # such letters show as boxes
         figures = {"curves": _curves(run)}
@@ -71,7 +71,7 @@ def _layers(run: Run, texts: Sequence[str], condition: str | None) -> dict[str, 
     names = ["layers", "units"]
     figures = {name: Figure((WIDTH, HEIGHT), layout="constrained") for name in names}
     layer_curves(run, ax=figures["layers"].subplots())
-    active_units(run.evaluate(limit=MEASURED, particles=1, reconstructions=1), ax=figures["units"].subplots())
+    active_units(run.evaluate(limit=MEASURED, num_particles=1, reconstructions=1), ax=figures["units"].subplots())
     told = condition is not None or not run.corpus.conditional
     if len(texts) > 1 and run.model.latents != ("z",) and told:
         figures["swap"] = Figure((2 * WIDTH, 0.45 * (len(run.model.latents) + 4)))

@@ -48,7 +48,13 @@ def token_weights(run: Run, text: str) -> TokenWeights:
     """
     if not isinstance(run.guide, NVAEGuide):
         raise ValueError(f"a {type(run.model).__name__} has no mixture weights to draw: fit an nvae to see some.")
-    log_alpha = run.encode([text]).log_alpha[0].double().unflatten(-1, (-1, run.guide.model.kappa)).logsumexp(-1)
+    log_alpha = (
+        run.encode([text])
+        .log_alpha[0]
+        .double()
+        .unflatten(-1, (-1, run.guide.model.samples_per_component))
+        .logsumexp(-1)
+    )
     weights = torch.softmax(log_alpha, -1)
     return TokenWeights(run.tokenizer.pieces(text), weights.cpu().numpy(), log_alpha.cpu().numpy())
 

@@ -27,9 +27,9 @@ from torch import Tensor
 from ...models.batch import Batch
 from ...models.transformer.text_distribution import AutoregressiveText
 from ..objectives.elbo import ELBO, trace_pair
-from ..objectives.traces import as_numpy, is_local, latent_sites, mask_of, shown
+from ..objectives.traces import as_numpy, displayed_value, is_local, latent_sites, mask_of
 from ..runs.fitted import FittedModel
-from ..utils.seeded_eval import frozen
+from ..utils.seeded_eval import seeded_eval
 from .arviz_compat import from_groups
 
 __all__ = ["posterior", "to_arviz"]
@@ -124,7 +124,7 @@ def to_arviz(
 
     Examples:
         >>> from pyroformer.models.transformer.stacks import TransformerConfig
-        >>> model = pf.NVAE(TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2))
+        >>> model = pf.NVAE(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2))
         >>> data = to_arviz(model, pf.NVAEGuide(model), pf.Batch.pad([[5, 6, 2], [7, 2]]), draws=10)
         >>> dict(data.posterior["vectors"].sizes)
         {'chain': 1, 'draw': 10, 'text': 2, 'component': 4, 'dimension': 16}
@@ -139,7 +139,7 @@ def to_arviz(
     if batch.tokens is None or batch.mask is None:
         raise ValueError("the batch is unobserved: a posterior is one of texts.")
     elbo, kept = ELBO(data_size=data_size), _Groups(getattr(model, "dimensions", {}))
-    with frozen(model, guide, seed=seed):
+    with seeded_eval(model, guide, seed=seed):
         for number in range(draws):
             pair = trace_pair(model, guide, batch)
             latents = latent_sites(pair[1], sites)
@@ -188,7 +188,7 @@ class _Groups:
     def add(self, group: str, sites: Mapping[str, Any], masks: Mapping[str, Tensor | None]) -> None:
         """Keeps one draw of latent sites, with NaN where a mask says that nothing is."""
         for name, site in sites.items():
-            value, local = shown(site, masks[name]), is_local(site)
+            value, local = displayed_value(site, masks[name]), is_local(site)
             rest = value.ndim - local
             known = self.dimensions.get(name, ())
             dims = known if len(known) == rest else tuple(f"{name}_dim_{i}" for i in range(rest))

@@ -22,8 +22,8 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
 from ...models.base import TEXTS
-from ..objectives.traces import as_numpy, is_local, latent_sites, shown
-from ..utils.seeded_eval import frozen
+from ..objectives.traces import as_numpy, displayed_value, is_local, latent_sites
+from ..utils.seeded_eval import seeded_eval
 from .arviz_compat import from_groups
 
 __all__ = ["global_posterior"]
@@ -77,7 +77,7 @@ def global_posterior(
             "it a prior, or compare models on held-out ones."
         )
     found: dict[str, Arrays] = {"posterior": {}, "prior": {}, "log_likelihood": {}, "sample_stats": {}}
-    with frozen(model, guide, seed=seed):
+    with seeded_eval(model, guide, seed=seed):
         for _ in range(draws):
             one = _draw(model, guide, plate, args, kwargs)
             for group, values in one._asdict().items():
@@ -106,8 +106,8 @@ def _draw(model: nn.Module, guide: nn.Module, plate: str, args: Any, kwargs: Any
     each, rest = _log_p(trace, plate, nesting)
     log_q = sum((_log_prob(site).sum() for site in latents.values()), torch.zeros(()))
     return _Draw(
-        {name: shown(site) for name, site in latents.items()},
-        {name: shown(plain.nodes[name]) for name in latents if name in plain.nodes},
+        {name: displayed_value(site) for name, site in latents.items()},
+        {name: displayed_value(plain.nodes[name]) for name in latents if name in plain.nodes},
         {"per_observation": as_numpy(each)},
         {"log_p": as_numpy(each.sum() + rest), "log_q": as_numpy(log_q)},
     )

@@ -52,7 +52,7 @@ class FittedModel:
         if not texts:
             raise ValueError("no text was given: give at least one.")
         ids = self.tokenizer.encode_batch(texts)
-        _check_lengths(texts, ids, self.corpus.window)
+        _check_lengths(texts, ids, self.corpus.max_length)
         return Batch.pad(ids, conditions=self.conditions(conditions)).to(self.model.device)
 
     def conditions(self, conditions: Collection[str] | None) -> list[list[int]] | None:
@@ -66,7 +66,7 @@ class FittedModel:
             raise ValueError("the run was trained on pairs: give the condition of each text as well.")
         conditions = [conditions] if isinstance(conditions, str) else list(conditions)
         ids = [tokens[:-1] for tokens in tokenizer.encode_batch(conditions)]
-        _check_lengths(conditions, ids, self.corpus.window)
+        _check_lengths(conditions, ids, self.corpus.max_length)
         return ids
 
 
@@ -76,7 +76,9 @@ def check_same_length(texts: Collection[str], conditions: Collection[str] | None
         raise ValueError(f"there are {len(conditions)} conditions for {len(texts)} texts: give one for each.")
 
 
-def _check_lengths(texts: Sequence[str], ids: Sequence[list[int]], window: int) -> None:
+def _check_lengths(texts: Sequence[str], ids: Sequence[list[int]], max_length: int) -> None:
     for text, tokens in zip(texts, ids, strict=True):
-        if len(tokens) > window:
-            raise ValueError(f"{text[:40]!r}... has {len(tokens)} tokens, the model's window is {window}: shorten it.")
+        if len(tokens) > max_length:
+            raise ValueError(
+                f"{text[:40]!r}... has {len(tokens)} tokens, the model's window is {max_length}: shorten it."
+            )

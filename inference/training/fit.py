@@ -36,7 +36,7 @@ def fit(
     *,
     out: str | Path | None = None,
     resume: bool = False,
-    report: Callable[[Status], None] | None = None,
+    callback: Callable[[Status], None] | None = None,
     **options: Any,
 ) -> Run:
     r"""Train by stochastic variational inference and keep the weights that did best on held-out texts.
@@ -51,7 +51,7 @@ def fit(
         corpus: Texts to train on, and to validate on.
         out: The run's folder; a temporary one by default.
         resume: Continue the run in ``out``; one that has not got to a checkpoint starts at step 0.
-        report: Called about twice a second with a :class:`Status`, and after each look at held-out texts.
+        callback: Called about twice a second with a :class:`Status`, and after each look at held-out texts.
         options: Fields of :class:`TrainingOptions`, such as ``steps``, ``minutes``, ``learning_rate``.
 
     Returns:
@@ -62,7 +62,7 @@ def fit(
             does not read the conditions that the texts have.
 
     Examples:
-        >>> corpus = pf.Corpus.from_texts([f"The number {n} is even." for n in range(0, 100, 2)], window=32)
+        >>> corpus = pf.Corpus.from_texts([f"The number {n} is even." for n in range(0, 100, 2)], max_length=32)
         >>> model = pf.LanguageModel.for_corpus(corpus, width=16, layers=1, heads=2)
         >>> fit(model, None, corpus, steps=2, batch_size=8).step
         2
@@ -83,7 +83,7 @@ def fit(
             _check_checkpoint(folder, objective)
             folder.forget_metrics_after(folder.step())
     objective.train()  # what was trained before is in evaluation mode, of which Lightning warns
-    training = Training(objective, corpus, settings, folder, report)
+    training = Training(objective, corpus, settings, folder, callback)
     with _quiet_lightning(), _stop_on_interrupt(training):
         _trainer(settings).fit(
             training, ckpt_path=str(folder.last) if folder.last.exists() else None, weights_only=True
@@ -110,8 +110,8 @@ def _trainer(options: TrainingOptions) -> lightning.Trainer:
         precision="bf16-mixed" if options.precision == "bf16" else "32-true",
         max_steps=options.steps or -1,
         max_epochs=-1,
-        accumulate_grad_batches=options.accumulate,
-        gradient_clip_val=options.clip or None,
+        accumulate_grad_batches=options.accumulate_grad_batches,
+        gradient_clip_val=options.gradient_clip_val or None,
         plugins=[_AtomicCheckpoints()],
         use_distributed_sampler=False,
         enable_checkpointing=False,
@@ -125,7 +125,7 @@ def _trainer(options: TrainingOptions) -> lightning.Trainer:
 def _check_sizes(model: Model, corpus: Corpus) -> None:
     """The network must know every token of the corpus and reach as far as its texts and their conditions."""
     config = getattr(model, "config", None)
-    sizes = {"vocabulary": corpus.vocabulary, "window": corpus.window, "condition": corpus.max_condition_length}
+    sizes = {"vocabulary": corpus.vocabulary, "max_length": corpus.max_length, "condition": corpus.max_condition_length}
     for name, needed in sizes.items():
         had = getattr(config, name, None)
         if had is not None and had < needed:

@@ -55,7 +55,7 @@ def refit(
     *,
     out: str | Path | None = None,
     resume: bool = False,
-    report: Callable[[Status], None] | None = None,
+    callback: Callable[[Status], None] | None = None,
     **options: Any,
 ) -> Run:
     r"""A run with a new base measure, fitted to the posterior of an earlier run; all else is as it was, to the bit.
@@ -69,7 +69,7 @@ def refit(
             ``gaussian``, or an import path.
         out: The new run's folder; a temporary one by default.
         resume: Go on with the run in ``out``.
-        report: Called about twice a second with a :class:`~pyroformer.inference.training.lightning_module.Status`.
+        callback: Called about twice a second with a :class:`~pyroformer.inference.training.lightning_module.Status`.
         options: Fields of :class:`~pyroformer.inference.options.TrainingOptions`, such as ``steps``, but none that
             says what is trained.
 
@@ -81,7 +81,7 @@ def refit(
             breaks its rule, or ``out`` is used.
 
     Examples:
-        >>> corpus = pf.Corpus.from_texts([f"The number {n} is even." for n in range(0, 100, 2)], window=32)
+        >>> corpus = pf.Corpus.from_texts([f"The number {n} is even." for n in range(0, 100, 2)], max_length=32)
         >>> model = pf.NVAE.for_corpus(corpus, width=16, layers=1, heads=2)
         >>> run = pf.fit(model, pf.NVAEGuide(model), corpus, steps=2, batch_size=8)
         >>> refit(run, "mixture", steps=2, batch_size=8).config["trained"]
@@ -95,7 +95,7 @@ def refit(
     if isinstance(prior, str):
         prior = named_prior(run, prior, seed=settings.seed)
     model, guide = _with_prior(run.model, run.guide, _fitting(run.model, prior))
-    return fit(model, guide, run.corpus, out=out, resume=resume, report=report, **options | {"objective": "elbo"})
+    return fit(model, guide, run.corpus, out=out, resume=resume, callback=callback, **options | {"objective": "elbo"})
 
 
 def named_prior(run: Run, name: str, *, seed: int = 0, **given: Any) -> BaseMeasure:
@@ -119,7 +119,11 @@ def named_prior(run: Run, name: str, *, seed: int = 0, **given: Any) -> BaseMeas
     if not (isinstance(cls, type) and issubclass(cls, BaseMeasure)):
         raise ValueError(f"prior {name!r} is no base measure: name a class derived from VectorPrior or SequencePrior.")
     accepted = list(signature(cls).parameters)
-    known: dict[str, Any] = {"width": _width(base), "kappa": _own_components(run.model), "window": run.corpus.window}
+    known: dict[str, Any] = {
+        "width": _width(base),
+        "samples_per_component": _own_components(run.model),
+        "max_length": run.corpus.max_length,
+    }
     known["first"] = copy.deepcopy(_first(base))
     for argument in given:
         if argument not in accepted or argument in known:
@@ -162,7 +166,7 @@ def _fitting(model: Model, prior: Any) -> BaseMeasure:
         _check_own(base, prior)
         prior.first = copy.deepcopy(prior.first)  # to hold it must not hold that of another model
     elif own:
-        prior = IndependentVectorPrior(prior, first=copy.deepcopy(_first(base)), kappa=own)
+        prior = IndependentVectorPrior(prior, first=copy.deepcopy(_first(base)), samples_per_component=own)
     fitted: BaseMeasure = prior
     if isinstance(fitted, SequencePrior):
         fitted.first.requires_grad_(False)
@@ -228,7 +232,7 @@ def _seeded_component(prior: nn.Module) -> Any:
 
 def _own_components(model: Model) -> int:
     """How many components belong to the prior: kappa in an NVAE, none where there is no such thing."""
-    return int(getattr(model, "kappa", 0))
+    return int(getattr(model, "samples_per_component", 0))
 
 
 def _first(base: nn.Module) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...models.batch import Batch
 from ...models.transformer.stacks import compile_blocks
 from ..data.corpus import Corpus
-from ..data.loaders import TrainingStream, once
+from ..data.loaders import TrainingStream, sequential_batches
 from ..objectives.elbo import Objective
 from ..objectives.kl_control import KLController
 from ..options import TrainingOptions
@@ -30,7 +30,7 @@ __all__ = ["Status", "Training"]
 
 
 class Status(NamedTuple):
-    """Where a run stands; ``values`` are means in nats per token since the last report, or over held-out texts.
+    """Where a run stands; ``values`` are means in nats per token since the last callback, or over held-out texts.
 
     Where the weight of the KL terms moves, ``values["beta"]`` is the one of the last batch.
     """
@@ -57,11 +57,11 @@ class Training(lightning.LightningModule):
         corpus: Corpus,
         options: TrainingOptions,
         folder: RunFolder,
-        report: Callable[[Status], None] | None = None,
+        callback: Callable[[Status], None] | None = None,
     ) -> None:
         super().__init__()
         self.objective = objective
-        self.corpus, self.options, self.folder, self.report = corpus, options, folder, report
+        self.corpus, self.options, self.folder, self.callback = corpus, options, folder, callback
         self.tokens_per_text = float(corpus.train.lengths.mean())
         self.full_weights = {site: float(weight) for site, weight in objective.kl_weights.named_buffers()}
         self.controller = None if options.target_kl is None else KLController(options.target_kl)
@@ -92,7 +92,7 @@ class Training(lightning.LightningModule):
             seed=self.options.seed,
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
-            accumulate=self.options.accumulate,
+            accumulate_grad_batches=self.options.accumulate_grad_batches,
         )
         if self.position:
             self.stream.resume(self.position)
@@ -123,7 +123,7 @@ class Training(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         step = self.trainer.global_step
         torch.manual_seed(_noise_seed(self.options.seed, step, self._micro, self.trainer.global_rank))
-        self._micro = (self._micro + 1) % self.options.accumulate
+        self._micro = (self._micro + 1) % self.options.accumulate_grad_batches
         with _validation(self.reported == 0.0):  # arguments are checked at the first step only: a check waits
             losses = self._losses(batch)
         self.meter.add({name: value.detach() for name, value in losses.items()}, batch)
@@ -223,7 +223,9 @@ class Training(lightning.LightningModule):
         self._weigh_kl(1.0)
         self.objective.eval()
         every = math.ceil(len(self.corpus.valid) / self.options.validation_texts)  # batches come in order of length
-        for index, (_, batch) in enumerate(islice(once(self.corpus.valid, self.options.batch_size), 0, None, every)):
+        for index, (_, batch) in enumerate(
+            islice(sequential_batches(self.corpus.valid, self.options.batch_size), 0, None, every)
+        ):
             own = index % self.trainer.world_size == self.trainer.global_rank
             if own or index == 0:  # every process has something to add to the mean, if only nothing
                 batch = batch if own else batch._replace(weight=torch.zeros_like(batch.weight))
@@ -255,8 +257,8 @@ class Training(lightning.LightningModule):
             return
         row = {"step": status.step, "seconds": round(seconds, 2), "split": split, "tokens_per_second": round(rate, 1)}
         self.folder.append_metrics(row | {name: f"{value:.6g}" for name, value in values.items()})
-        if self.report is not None:
-            self.report(status)
+        if self.callback is not None:
+            self.callback(status)
 
 
 class _Meter:

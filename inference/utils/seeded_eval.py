@@ -6,16 +6,16 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-__all__ = ["frozen"]
+__all__ = ["seeded_eval"]
 
 
 @contextmanager
-def frozen(*modules: nn.Module | None, seed: int) -> Iterator[None]:
+def seeded_eval(*modules: nn.Module | None, seed: int) -> Iterator[None]:
     """Modules in eval mode, no gradients, random numbers from ``seed``; afterwards all is as it was.
 
     Examples:
         >>> layer = torch.nn.Dropout()
-        >>> with frozen(layer, seed=0):
+        >>> with seeded_eval(layer, seed=0):
         ...     layer.training, torch.is_grad_enabled()
         (False, False)
         >>> layer.training, torch.is_grad_enabled()

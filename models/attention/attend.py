@@ -24,7 +24,7 @@ def attend(
     returns: Returns = "mean",
     form: Form = "exact",
     causal: bool = False,
-    visible: Bool[Tensor, "*#batch m n"] | None = None,
+    attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "..."]:
     r"""What noisy queries tell about the vectors that they saw: attention, without weights to learn.
@@ -44,12 +44,12 @@ def attend(
             which does not cancel when variances differ, so that it is not the posterior mean then. The evidence has
             only the exact form.
         causal: Whether query m sees component n only if :math:`n \le m + N - M`.
-        visible: True where query m may see component n, with shape :math:`(*, M, N)`, in place of ``causal``.
+        attn_mask: True where query m may see component n, with shape :math:`(*, M, N)`, in place of ``causal``.
         dropout: Probability that a component is dropped from a mean, the rest being scaled up.
 
     Raises:
         ValueError: If shapes do not fit, ``returns`` or ``form`` is none of these, the evidence is asked for in the
-            published form, or both ``causal`` and ``visible`` are given.
+            published form, or both ``causal`` and ``attn_mask`` are given.
 
     Examples:
         >>> queries, keys, values = torch.randn(3, 8), torch.randn(5, 8), torch.randn(5, 4)
@@ -60,14 +60,14 @@ def attend(
         >>> pf.attend(queries, mixture, returns="evidence").shape
         torch.Size([3])
     """
-    check_queries(queries, mixture, visible=visible)
+    check_queries(queries, mixture, attn_mask=attn_mask)
     _check_choice("returns", returns, get_args(Returns))
     _check_choice("form", form, ("exact", "published"))
     if (returns, form) == ("evidence", "published"):
         raise ValueError("form 'published' has no evidence: its weights belong to no density; use form 'exact'")
-    if causal and visible is not None:
+    if causal and attn_mask is not None:
         raise ValueError("causal and visible both say what a query sees; give one of them")
-    view = _View(causal, visible, dropout if returns == "mean" else 0.0)
+    view = _View(causal, attn_mask, dropout if returns == "mean" else 0.0)
     if returns == "variance":
         return _variance(queries, mixture, form, view)
     terms = natural(mixture, mixture.query_noise, form, view.local)
@@ -80,13 +80,13 @@ class _View(NamedTuple):
     """What queries see of the components."""
 
     causal: bool
-    visible: Tensor | None
+    attn_mask: Tensor | None
     dropout: float
 
     @property
     def local(self) -> bool:
         """Whether not even rounding may tell a query of components that it does not see."""
-        return self.causal or self.visible is not None
+        return self.causal or self.attn_mask is not None
 
 
 def _pack_bare(queries: Tensor, terms: Natural, answer: int) -> tuple[Tensor, Tensor]:
@@ -148,14 +148,14 @@ def _centered(mixture: Mixture, queries: Tensor) -> tuple[Mixture, Tensor]:
 def _evidence(queries: Tensor, terms: Natural, view: _View) -> Tensor:
     """log p(u) with all the constants that cancel in attention weights."""
     queries, (m, n) = queries.to(terms.bias.dtype), (queries.shape[-2], terms.bias.shape[-1])
-    visible = view.visible
+    attn_mask = view.attn_mask
     if view.causal:
-        visible = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m)
+        attn_mask = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m)
 
     def part(rows: slice) -> Tensor:
         logits, own = terms.joint(queries[..., rows, :])
-        if visible is not None:
-            logits = torch.where(visible[..., rows, :], logits, -torch.inf)
+        if attn_mask is not None:
+            logits = torch.where(attn_mask[..., rows, :], logits, -torch.inf)
         return log_sum(logits) + own
 
     batch = torch.broadcast_shapes(queries.shape[:-2], terms.bias.shape[:-1], terms.slope.shape[:-2]).numel()

@@ -89,7 +89,7 @@ class DenoisingAttention(nn.Module):
         >>> layer = DenoisingAttention(width=16, heads=2)
         >>> mixture = pf.Mixture(torch.zeros(5).log_softmax(-1), torch.randn(5, 16), torch.rand(5, 1))
         >>> x = torch.randn(3, 16)
-        >>> memory = layer.project(mixture)  # once for a text
+        >>> memory = layer.project(mixture)  # sequential_batches for a text
         >>> torch.allclose(layer(x[:1], memory), layer(x, mixture)[:1], atol=1e-6)
         True
     """

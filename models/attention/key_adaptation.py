@@ -69,13 +69,13 @@ def causal_responsibilities(
     steps: int = 1,
     pseudo_counts: float = 1.0,
     mask: Bool[Tensor, "*#batch m"] | None = None,
-    visible: Bool[Tensor, "*#batch m n"] | None = None,
+    attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
 ) -> Float[Tensor, "*batch m n"]:
     r"""Attention weights of keys that have met only the queries so far: nothing leaks from later ones.
 
     .. math::
         \mu_n^{(m)} = \frac{\kappa \mu_n^0 + \sum_{i \le m} w_{in} u_i}{\kappa + \sum_{i \le m} w_{in}}, \qquad
-        w_{mn} \propto \pi_n N(u_m; \mu_n^{(m)}, \sigma_n^2 + s) \quad \text{where visible}
+        w_{mn} \propto \pi_n N(u_m; \mu_n^{(m)}, \sigma_n^2 + s) \quad \text{where attn_mask}
 
     In every step all :math:`\mu_n^{(m)}` are those of the step before. Only :math:`M \times N` matrices are held: what
     the weights need of a key are its products with a query and with itself, which prefix sums give.
@@ -86,7 +86,7 @@ def causal_responsibilities(
         steps: The number of steps; 0 is causal attention.
         pseudo_counts: :math:`\kappa > 0`.
         mask: True for the queries that count.
-        visible: True where query m sees component n; None is where :math:`n \le m + N - M`.
+        attn_mask: True where query m sees component n; None is where :math:`n \le m + N - M`.
 
     Raises:
         ValueError: If variances are not isotropic or ``pseudo_counts`` is not positive.
@@ -101,22 +101,22 @@ def causal_responsibilities(
     own = mixture.dense_variances()
     if own is not None and own.shape[-1] != 1:
         raise ValueError("causal adaptation needs point masses or isotropic variances, of shape (*, N, 1)")
-    kappa = _log(pseudo_counts, queries).exp()
+    prior_counts = _log(pseudo_counts, queries).exp()
     total = (queries.new_zeros(1, 1) if own is None else own)[..., 0] + mixture.query_noise
     precision = (1 / total)[..., None, :]
     log_weights = torch.where(mixture.present, mixture.log_weights - 0.5 * mixture.width * total.log(), -torch.inf)
     vectors = torch.where(mixture.present[..., None], mixture.vectors, 0)
     queries = queries if mask is None else torch.where(mask[..., None], queries, 0)
     m, n = queries.shape[-2], mixture.components
-    if visible is None:
-        visible = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m)
+    if attn_mask is None:
+        attn_mask = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m)
     products, lengths = queries @ vectors.mT, vectors.square().sum(-1)[..., None, :]
     own_lengths = queries.square().sum(-1, keepdim=True)
     gram = (queries @ queries.mT).tril(-1)
 
     def weigh(dot: Tensor, square: Tensor) -> Tensor:
         logits = log_weights[..., None, :] + precision * (dot - 0.5 * (square + own_lengths))
-        logits = torch.where(visible, logits, -torch.inf)
+        logits = torch.where(attn_mask, logits, -torch.inf)
         total = log_sum(logits)[..., None]
         return (logits - torch.where(total.isfinite(), total, 0)).exp()
 
@@ -126,9 +126,9 @@ def causal_responsibilities(
         before = gram @ counted  # of each query with the sum of those before it
         squared = (counted * (2 * before + counted * own_lengths)).cumsum(-2)
         along = (counted * products).cumsum(-2)
-        strength = kappa + counted.cumsum(-2)
-        dot = (kappa * products + before + counted * own_lengths) / strength
-        square = (kappa.square() * lengths + 2 * kappa * along + squared) / strength.square()
+        strength = prior_counts + counted.cumsum(-2)
+        dot = (prior_counts * products + before + counted * own_lengths) / strength
+        square = (prior_counts.square() * lengths + 2 * prior_counts * along + squared) / strength.square()
         weights = weigh(dot, square)
     return weights
 
@@ -169,7 +169,7 @@ def _log_normalizer(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def _log(pseudo_counts: float | Tensor, like: Tensor) -> Tensor:
-    kappa = torch.as_tensor(pseudo_counts, dtype=like.dtype, device=like.device)
+    prior_counts = torch.as_tensor(pseudo_counts, dtype=like.dtype, device=like.device)
     if isinstance(pseudo_counts, float | int) and pseudo_counts <= 0:
         raise ValueError(f"pseudo_counts is {pseudo_counts}; it must be positive, so that a key without a query stays")
-    return kappa.log()
+    return prior_counts.log()

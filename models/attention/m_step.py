@@ -102,7 +102,7 @@ def expected_statistics(
     queries: Float[Tensor, "*#batch m d"],
     mixture: Mixture,
     *,
-    visible: Bool[Tensor, "*#batch m n"] | None = None,
+    attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
     values: Float[Tensor, "*#batch m v"] | None = None,
     value_mask: Bool[Tensor, "*#batch m"] | None = None,
     mask: Bool[Tensor, "*#batch m"] | None = None,
@@ -113,7 +113,7 @@ def expected_statistics(
     Arguments:
         queries: The queries, with shape :math:`(*, M, D)`.
         mixture: The mixture, with :math:`N` components.
-        visible: True where query m may have come from component n.
+        attn_mask: True where query m may have come from component n.
         values: Values that are known, with shape :math:`(*, M, V)`.
         value_mask: True where a value is known; None is everywhere.
         mask: True for the queries that count, with shape :math:`(*, M)`.
@@ -130,7 +130,7 @@ def expected_statistics(
     totals: list[Tensor] | None = None
     for start in range(0, queries.shape[-2], size):
         rows = slice(start, start + size)
-        part = [None if x is None else x[..., rows, :] for x in (queries, visible, values)]
+        part = [None if x is None else x[..., rows, :] for x in (queries, attn_mask, values)]
         flags = [None if x is None else x[..., rows] for x in (value_mask, mask)]
         sums = _sums(joint, part, flags, squares)
         totals = sums if totals is None else [total + new for total, new in zip(totals, sums, strict=True)]
@@ -162,10 +162,10 @@ def update_means(
         current: Where the component is now.
         pseudo_counts: :math:`\kappa`.
     """
-    kappa = torch.as_tensor(pseudo_counts, dtype=total.dtype, device=total.device)[..., None]
-    strength = kappa + count[..., None]
+    prior_counts = torch.as_tensor(pseudo_counts, dtype=total.dtype, device=total.device)[..., None]
+    strength = prior_counts + count[..., None]
     empty = strength < 10 * torch.finfo(total.dtype).eps
-    return torch.where(empty, current, (kappa * initial + total) / torch.where(empty, 1, strength))
+    return torch.where(empty, current, (prior_counts * initial + total) / torch.where(empty, 1, strength))
 
 
 def update_variances(
@@ -197,18 +197,18 @@ def update_variances(
     second = statistics.squares
     if second is None:
         raise ValueError("variances need second moments; ask expected_statistics for squares")
-    kappa = torch.as_tensor(priors.vectors, dtype=vectors.dtype, device=vectors.device)[..., None]
+    prior_counts = torch.as_tensor(priors.vectors, dtype=vectors.dtype, device=vectors.device)[..., None]
     count, moved = statistics.counts[..., None], vectors - initial
-    degrees = count + (kappa > 0)
+    degrees = count + (prior_counts > 0)
     if second.ndim > vectors.ndim:
         cross = statistics.queries[..., :, None] * vectors[..., None, :]
         scatter = second - cross - cross.mT + count[..., None] * vectors[..., :, None] * vectors[..., None, :]
-        scatter = scatter + kappa[..., None] * moved[..., :, None] * moved[..., None, :]
+        scatter = scatter + prior_counts[..., None] * moved[..., :, None] * moved[..., None, :]
         unit = torch.eye(vectors.shape[-1], dtype=vectors.dtype, device=vectors.device)
         degrees = (degrees + 2 * (priors.shape - 1)).clamp_min(torch.finfo(vectors.dtype).tiny)[..., None]
         return (scatter + 2 * priors.rate * unit) / degrees + floor * unit
     each = count * vectors.square() - 2 * vectors * statistics.queries
-    pulled = kappa * moved.square()
+    pulled = prior_counts * moved.square()
     if second.shape[-1] == 1:
         each, pulled = each.sum(-1, keepdim=True), pulled.sum(-1, keepdim=True)
         degrees = degrees * vectors.shape[-1]
@@ -244,16 +244,16 @@ def _joint(mixture: Mixture, with_values: bool) -> Joint:
     if isinstance(mixture.variances, Covariances):
 
         def explicit(part: list[Tensor | None], value_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-            queries, visible, values = part
+            queries, attn_mask, values = part
             assert queries is not None
-            return log_joint(queries, mixture, visible, values, value_mask), queries.new_zeros(())
+            return log_joint(queries, mixture, attn_mask, values, value_mask), queries.new_zeros(())
 
         return explicit
     terms = natural(mixture, mixture.query_noise)
     value_terms = natural(_values_alone(mixture), 0.0) if with_values else None
 
     def fused(part: list[Tensor | None], value_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        queries, visible, values = part
+        queries, attn_mask, values = part
         assert queries is not None
         logits, own = terms.joint(queries)
         if value_terms is not None:
@@ -263,7 +263,7 @@ def _joint(mixture: Mixture, with_values: bool) -> Joint:
             more, also = value_terms.joint(values)
             logits = logits + (more if value_mask is None else torch.where(value_mask[..., None], more, 0))
             own = own + (also if value_mask is None else torch.where(value_mask, also, 0))
-        return logits if visible is None else torch.where(visible, logits, -torch.inf), own
+        return logits if attn_mask is None else torch.where(attn_mask, logits, -torch.inf), own
 
     return fused
 

@@ -279,7 +279,7 @@ class Mixture:
 def log_joint(
     queries: Float[Tensor, "*#batch m d"],
     mixture: Mixture,
-    visible: Bool[Tensor, "*#batch m n"] | None = None,
+    attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
     values: Float[Tensor, "*#batch m v"] | None = None,
     value_mask: Bool[Tensor, "*#batch m"] | None = None,
 ) -> Float[Tensor, "*#batch m n"]:
@@ -289,31 +289,31 @@ def log_joint(
         \ell_{mn} = \log \pi_n + \log N(u_m; \mu_n, \sigma_n^2 + s)
         \; [ + \log N(v_m; \text{value}_n, \beta_n^{-1}) ]
 
-    It is :math:`-\infty` at masked components and where ``visible`` is False.
+    It is :math:`-\infty` at masked components and where ``attn_mask`` is False.
 
     Arguments:
         queries: The queries :math:`u`, with shape :math:`(*, M, D)`.
         mixture: The mixture, with :math:`N` components.
-        visible: True where query m may see component n, with shape :math:`(*, M, N)`, or None.
+        attn_mask: True where query m may see component n, with shape :math:`(*, M, N)`, or None.
         values: Values that are known, with shape :math:`(*, M, V)`, or None.
         value_mask: True where a query's value is known, with shape :math:`(*, M)`; None is everywhere.
 
     Raises:
         ValueError: If shapes do not fit, or there are values and the mixture has no ``value_variances`` for them.
     """
-    check_queries(queries, mixture, visible=visible, values=values, value_mask=value_mask)
+    check_queries(queries, mixture, attn_mask=attn_mask, values=values, value_mask=value_mask)
     joint = mixture.log_weights[..., None, :] + _log_density(queries, mixture)
     if values is not None:
         joint = joint + _log_density_of_values(values, value_mask, mixture)
     if mixture.mask is not None:
         joint = torch.where(mixture.mask[..., None, :], joint, -torch.inf)
-    return joint if visible is None else torch.where(visible, joint, -torch.inf)
+    return joint if attn_mask is None else torch.where(attn_mask, joint, -torch.inf)
 
 
 def evidence(
     queries: Float[Tensor, "*#batch m d"],
     mixture: Mixture,
-    visible: Bool[Tensor, "*#batch m n"] | None = None,
+    attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
     values: Float[Tensor, "*#batch m v"] | None = None,
     value_mask: Bool[Tensor, "*#batch m"] | None = None,
 ) -> Float[Tensor, "*#batch m"]:
@@ -324,13 +324,13 @@ def evidence(
 
     The evidence of a mixture without any component is :math:`-\infty`.
     """
-    return log_sum(log_joint(queries, mixture, visible, values, value_mask))
+    return log_sum(log_joint(queries, mixture, attn_mask, values, value_mask))
 
 
 def responsibilities(
     queries: Float[Tensor, "*#batch m d"],
     mixture: Mixture,
-    visible: Bool[Tensor, "*#batch m n"] | None = None,
+    attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
     values: Float[Tensor, "*#batch m v"] | None = None,
     value_mask: Bool[Tensor, "*#batch m"] | None = None,
 ) -> Float[Tensor, "*#batch m n"]:
@@ -346,7 +346,7 @@ def responsibilities(
         >>> responsibilities(torch.tensor([[3.0]]), mixture).tolist()
         [[1.0, 0.0]]
     """
-    joint = log_joint(queries, mixture, visible, values, value_mask)
+    joint = log_joint(queries, mixture, attn_mask, values, value_mask)
     weights = (joint - _top(joint)).exp()
     total = weights.sum(-1, keepdim=True)
     return weights / torch.where(total > 0, total, 1)
@@ -355,7 +355,7 @@ def responsibilities(
 def posterior_mean(
     queries: Float[Tensor, "*#batch m d"],
     mixture: Mixture,
-    visible: Bool[Tensor, "*#batch m n"] | None = None,
+    attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
 ) -> Float[Tensor, "*#batch m v"]:
     r"""Posterior mean of what each query saw: attention.
 
@@ -365,7 +365,7 @@ def posterior_mean(
 
     A query that sees no component gives zeros.
     """
-    weights = responsibilities(queries, mixture, visible)
+    weights = responsibilities(queries, mixture, attn_mask)
     means, _ = _component_posterior(queries, mixture)
     return (weights[..., None] * means).sum(-2)
 
@@ -373,7 +373,7 @@ def posterior_mean(
 def posterior_variance(
     queries: Float[Tensor, "*#batch m d"],
     mixture: Mixture,
-    visible: Bool[Tensor, "*#batch m n"] | None = None,
+    attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
 ) -> Float[Tensor, "*#batch m v"]:
     r"""Posterior variance of what each query saw, for every dimension, by the law of total variance.
 
@@ -384,7 +384,7 @@ def posterior_variance(
     where :math:`m_n` is the posterior mean under component n. Values have the variance that ``value_variances`` gives
     them, or none.
     """
-    weights = responsibilities(queries, mixture, visible)[..., None]
+    weights = responsibilities(queries, mixture, attn_mask)[..., None]
     means, variances = _component_posterior(queries, mixture)
     mean = (weights * means).sum(-2, keepdim=True)
     return (weights * (variances + (means - mean).square())).sum(-2)
@@ -471,7 +471,7 @@ def check_queries(queries: Tensor, mixture: Mixture, **others: Tensor | None) ->
         )
     m, n = queries.shape[-2], mixture.components
     width = None if mixture.values is None else mixture.values.shape[-1]
-    expected = {"visible": (m, n), "values": (m, width), "start": (m, width), "value_mask": (m,), "mask": (m,)}
+    expected = {"attn_mask": (m, n), "values": (m, width), "start": (m, width), "value_mask": (m,), "mask": (m,)}
     for name, given in others.items():
         sizes = expected[name]
         if given is None or None in sizes:

@@ -74,13 +74,13 @@ def fused_attention(
     keys: Float[Tensor, "*#batch n w"],
     values: Float[Tensor, "*#batch n w"],
     causal: bool = False,
-    visible: Bool[Tensor, "*#batch m n"] | None = None,
+    attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "*#batch m w"]:
     r"""Attention on packed queries, keys and values.
 
-    With ``causal`` the last M components belong to the M queries, and what comes before is visible to all: query m sees
-    component n if :math:`n \le m + N - M`. With ``visible`` it sees those that are marked, and gets zero if none is.
+    With ``causal`` the last M components belong to the M queries, and what comes before is attn_mask to all: query m sees
+    component n if :math:`n \le m + N - M`. With ``attn_mask`` it sees those that are marked, and gets zero if none is.
 
     Raises:
         ValueError: If attention is causal and there are more queries than components.
@@ -89,24 +89,26 @@ def fused_attention(
     if causal and m > n:
         raise ValueError(f"causal attention of {m} queries over {n} components: every query needs one of its own")
     if causal and 1 < m < n:  # the kernels' own causal mask starts at the first component
-        visible, causal = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m), False
+        attn_mask, causal = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m), False
     batch = torch.broadcast_shapes(queries.shape[:-2], keys.shape[:-2], values.shape[:-2])
     answer = F.scaled_dot_product_attention(
         _four_dimensions(queries, batch),
         _four_dimensions(keys, batch),
         _four_dimensions(values, batch),
-        attn_mask=None if visible is None else _hidden(visible, batch, queries.dtype),
+        attn_mask=None if attn_mask is None else _hidden(attn_mask, batch, queries.dtype),
         is_causal=causal and m == n,
         dropout_p=dropout,
         scale=1.0,
     )
     answer = answer.reshape(*batch, *answer.shape[-2:])
-    return answer if visible is None else torch.where(visible.any(-1, keepdim=True), answer, 0)
+    return answer if attn_mask is None else torch.where(attn_mask.any(-1, keepdim=True), answer, 0)
 
 
-def _hidden(visible: Tensor, batch: torch.Size, dtype: torch.dtype) -> Tensor:
+def _hidden(attn_mask: Tensor, batch: torch.Size, dtype: torch.dtype) -> Tensor:
     """What is added to logits: -inf where a query must not look, unless it may look nowhere, which would be NaN."""
-    bias = torch.zeros_like(visible, dtype=dtype).masked_fill(~visible & visible.any(-1, keepdim=True), -torch.inf)
+    bias = torch.zeros_like(attn_mask, dtype=dtype).masked_fill(
+        ~attn_mask & attn_mask.any(-1, keepdim=True), -torch.inf
+    )
     return bias if bias.ndim == 2 else _four_dimensions(bias, batch)
 
 

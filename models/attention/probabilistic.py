@@ -137,9 +137,9 @@ class ProbabilisticAttention(nn.Module):
         batch, (t, p) = x.shape[:-2], x.shape[-2:]
         queries, mixture, counted = self._read(x, mask, cache)
         plain = self.components == 1 and self.log_null is None
-        visible = None if plain or not causal else self._visible(queries.shape[-2], mixture)
+        attn_mask = None if plain or not causal else self._visible(queries.shape[-2], mixture)
         if self.steps and causal:
-            weights = causal_responsibilities(queries, mixture, visible=visible, mask=counted, **self._adaptation)
+            weights = causal_responsibilities(queries, mixture, attn_mask=attn_mask, mask=counted, **self._adaptation)
             assert mixture.values is not None
             present = torch.where(mixture.present[..., None], mixture.values, 0)
             y = (weights @ present)[..., -t:, :]
@@ -147,7 +147,7 @@ class ProbabilisticAttention(nn.Module):
             if self.steps:
                 mixture = adapt_keys(queries, mixture, mask=counted, **self._adaptation)
             dropout = self.dropout if self.training else 0.0
-            y = attend(queries, mixture, causal=causal and visible is None, visible=visible, dropout=dropout)
+            y = attend(queries, mixture, causal=causal and attn_mask is None, attn_mask=attn_mask, dropout=dropout)
         return self.out(y.transpose(-2, -3).reshape(*batch, t, p))
 
     @property
@@ -167,8 +167,8 @@ class ProbabilisticAttention(nn.Module):
             raise ValueError(f"steps is {self.steps}: keys that adapt causally have no one mixture; use steps=0")
         if self.steps:
             mixture = adapt_keys(queries, mixture, mask=counted, **self._adaptation)
-        visible = self._visible(queries.shape[-2], mixture) if causal else None
-        results = (attend(queries, mixture, returns=what, visible=visible) for what in get_args(Returns))
+        attn_mask = self._visible(queries.shape[-2], mixture) if causal else None
+        results = (attend(queries, mixture, returns=what, attn_mask=attn_mask) for what in get_args(Returns))
         return Posterior(*(result.reshape(*x.shape[:-2], *result.shape[1:]) for result in results))
 
     def _read(
@@ -225,8 +225,8 @@ class ProbabilisticAttention(nn.Module):
         """Which component each position may see where tokens are not simply one component each."""
         null = int(self.log_null is not None)
         n = (mixture.components - null) // self.components
-        visible = torch.ones(t, n, dtype=torch.bool, device=mixture.vectors.device).tril(n - t)
-        return F.pad(visible.repeat_interleave(self.components, -1), (null, 0), value=True)
+        attn_mask = torch.ones(t, n, dtype=torch.bool, device=mixture.vectors.device).tril(n - t)
+        return F.pad(attn_mask.repeat_interleave(self.components, -1), (null, 0), value=True)
 
 
 class _Reading(nn.Module):

@@ -118,9 +118,9 @@ def _jacobian(queries: Tensor, values: Tensor, mixture: Mixture, causal: bool) -
     assert mixture.values is not None and mixture.value_variances is not None
     pairs, both = _together(queries, values, mixture)
     m, n = queries.shape[-2], mixture.components
-    visible = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m) if causal else None
+    attn_mask = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m) if causal else None
     precision = (1 / mixture.value_variances)[..., None, :, :]
-    shares = responsibilities(pairs, both, visible)[..., None] * precision
+    shares = responsibilities(pairs, both, attn_mask)[..., None] * precision
     shares = shares / shares.sum(-2, keepdim=True).clamp_min(torch.finfo(shares.dtype).tiny)
     targets = mixture.values[..., None, :, :]
     means = (shares * targets).sum(-2, keepdim=True)

@@ -141,13 +141,13 @@ class Lengths(TorchDistribution):
         super().__init__(logits.shape[:-1], Size(), validate_args)
 
     @property
-    def window(self) -> int:
+    def max_length(self) -> int:
         """The largest length."""
         return self.logits.shape[-1]
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
     def support(self) -> constraints.Constraint:
-        return constraints.integer_interval(1, self.window)
+        return constraints.integer_interval(1, self.max_length)
 
     @lazy_property
     def probs(self) -> Tensor:
@@ -163,7 +163,7 @@ class Lengths(TorchDistribution):
     def sample(self, sample_shape: Sequence[int] = _ONCE) -> Int[Tensor, "..."]:
         shape = self._extended_shape(Size(sample_shape))
         with torch.no_grad():
-            flat = self.logits.exp().reshape(-1, self.window)
+            flat = self.logits.exp().reshape(-1, self.max_length)
             draws = torch.multinomial(flat, math.prod(sample_shape), replacement=True).T
             return (draws + 1).reshape(shape)
 
@@ -171,11 +171,11 @@ class Lengths(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         shape = torch.broadcast_shapes(value.shape, self.batch_shape)
-        logits = self.logits.expand(shape + (self.window,))
+        logits = self.logits.expand(shape + (self.max_length,))
         return logits.gather(-1, value.long().expand(shape)[..., None] - 1).squeeze(-1)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        values = torch.arange(1, self.window + 1, device=self.logits.device)
+        values = torch.arange(1, self.max_length + 1, device=self.logits.device)
         values = values.reshape((-1,) + (1,) * len(self.batch_shape))
         return values.expand((-1,) + self.batch_shape) if expand else values
 

@@ -12,7 +12,7 @@ from torch.distributions.transforms import _InverseTransform
 from ..attention.mixture import Mixture, log_sum
 from ..distributions.log_dirichlet import log_simplex
 
-__all__ = ["as_prior", "check_distribution", "check_mixture", "check_prior", "check_support", "fits"]
+__all__ = ["as_prior", "broadcasts_to", "check_distribution", "check_mixture", "check_prior", "check_support"]
 
 
 def as_prior(prior: object, role: type[nn.Module], name: str = "prior") -> nn.Module:
@@ -174,7 +174,7 @@ def _parts(owner: object) -> Iterator[tuple[Any, Any]]:
             yield key, value
 
 
-def fits(shape: Sequence[int], expected: Sequence[int]) -> bool:
+def broadcasts_to(shape: Sequence[int], expected: Sequence[int]) -> bool:
     """Whether a shape broadcasts to another one."""
     aligned = zip(reversed(shape), reversed(expected), strict=False)
     return len(shape) <= len(expected) and all(size in (1, full) for size, full in aligned)
@@ -210,7 +210,7 @@ def check_distribution(name: str, law: object, batch: Sequence[int], events: Seq
     if tuple(law.event_shape) not in [tuple(event) for event in events]:
         wanted = " or ".join(str(tuple(event)) for event in events)
         raise ValueError(f"the prior of {name} has event shape {tuple(law.event_shape)}, expected {wanted}")
-    if not fits(law.batch_shape, batch):
+    if not broadcasts_to(law.batch_shape, batch):
         raise ValueError(f"the prior of {name} has batch shape {tuple(law.batch_shape)}, expected {tuple(batch)}")
 
 

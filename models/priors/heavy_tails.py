@@ -28,10 +28,10 @@ class LinearStudentT(LinearPrior):
         summary_size: As there.
         layers: As there.
         first: As there.
-        freedom: :math:`\nu > 2`; smaller means heavier tails.
+        df: :math:`\nu > 2`; smaller means heavier tails.
 
     Raises:
-        ValueError: If ``freedom`` is 2 or less, or a size is not positive.
+        ValueError: If ``df`` is 2 or less, or a size is not positive.
 
     References:
         Bayesian Data Analysis (Gelman et al., 2013), chapter 17, for the t family in robust models.
@@ -42,16 +42,16 @@ class LinearStudentT(LinearPrior):
         tensor([1.0000, 1.0000, 1.0000, 1.0000], grad_fn=<SelectBackward0>)
     """
 
-    freedom: Tensor
+    df: Tensor
 
     def __init__(
-        self, latent_size: int, summary_size: int, layers: int, first: First = "standard", freedom: float = 4.0
+        self, latent_size: int, summary_size: int, layers: int, first: First = "standard", df: float = 4.0
     ) -> None:
         super().__init__(latent_size, summary_size, layers, first)
-        self.register_buffer("freedom", _freedom(freedom))
+        self.register_buffer("df", _checked_df(df))
 
     def law(self, mean: Float[Tensor, "*batch p"], log_variance: Float[Tensor, "*batch p"]) -> Distribution:
-        return _student(at_least_float32(self.freedom), mean, bounded_std(log_variance))
+        return _student(at_least_float32(self.df), mean, bounded_std(log_variance))
 
 
 class LinearLaplace(LinearPrior):
@@ -81,8 +81,8 @@ class StudentTVectorPrior(VectorPrior):
 
     Arguments:
         width: :math:`P`.
-        freedom: :math:`\nu > 2`; smaller means heavier tails.
-        deviation: :math:`\sigma > 0`.
+        df: :math:`\nu > 2`; smaller means heavier tails.
+        std: :math:`\sigma > 0`.
         learnable: Whether means and standard deviations are parameters rather than buffers.
 
     Raises:
@@ -96,17 +96,17 @@ class StudentTVectorPrior(VectorPrior):
         tensor([1.0000, 1.0000, 1.0000])
     """
 
-    freedom: Tensor
+    df: Tensor
     mean: Tensor
     log_std: Tensor
 
-    def __init__(self, width: int, freedom: float = 4.0, deviation: float = 1.0, learnable: bool = False) -> None:
+    def __init__(self, width: int, df: float = 4.0, std: float = 1.0, learnable: bool = False) -> None:
         super().__init__()
-        self.register_buffer("freedom", _freedom(freedom))
-        _add_moments(self, width, deviation, learnable)
+        self.register_buffer("df", _checked_df(df))
+        _add_moments(self, width, std, learnable)
 
     def forward(self) -> Distribution:
-        return _student(*map(at_least_float32, (self.freedom, self.mean, self.log_std.exp())))
+        return _student(*map(at_least_float32, (self.df, self.mean, self.log_std.exp())))
 
 
 class LaplaceVectorPrior(VectorPrior):
@@ -116,7 +116,7 @@ class LaplaceVectorPrior(VectorPrior):
 
     Arguments:
         width: :math:`P`.
-        deviation: :math:`\sigma > 0`.
+        std: :math:`\sigma > 0`.
         learnable: Whether means and standard deviations are parameters rather than buffers.
 
     Raises:
@@ -126,16 +126,16 @@ class LaplaceVectorPrior(VectorPrior):
         As for :class:`LinearLaplace`.
 
     Examples:
-        >>> LaplaceVectorPrior(3, deviation=2.0)().variance
+        >>> LaplaceVectorPrior(3, std=2.0)().variance
         tensor([4.0000, 4.0000, 4.0000])
     """
 
     mean: Tensor
     log_std: Tensor
 
-    def __init__(self, width: int, deviation: float = 1.0, learnable: bool = False) -> None:
+    def __init__(self, width: int, std: float = 1.0, learnable: bool = False) -> None:
         super().__init__()
-        _add_moments(self, width, deviation, learnable)
+        _add_moments(self, width, std, learnable)
 
     def forward(self) -> Distribution:
         return _laplace(*map(at_least_float32, (self.mean, self.log_std.exp())))
@@ -153,28 +153,28 @@ class _StudentT(dist.StudentT):  # type: ignore[misc]
         return self.scale.square() * self.df / (self.df - 2)
 
 
-def _student(freedom: Tensor, mean: Tensor, deviation: Tensor) -> Distribution:
-    law: Distribution = _StudentT(freedom, mean, deviation * ((freedom - 2) / freedom).sqrt()).to_event(1)
+def _student(df: Tensor, mean: Tensor, std: Tensor) -> Distribution:
+    law: Distribution = _StudentT(df, mean, std * ((df - 2) / df).sqrt()).to_event(1)
     return law
 
 
-def _laplace(mean: Tensor, deviation: Tensor) -> Distribution:
-    law: Distribution = dist.Laplace(mean, deviation * math.sqrt(0.5)).to_event(1)
+def _laplace(mean: Tensor, std: Tensor) -> Distribution:
+    law: Distribution = dist.Laplace(mean, std * math.sqrt(0.5)).to_event(1)
     return law
 
 
-def _freedom(freedom: float) -> Tensor:
-    if not freedom > 2:
-        raise ValueError(f"freedom {freedom}: must be above 2, or there is no variance; large is a Gaussian")
-    return torch.tensor(float(freedom))
+def _checked_df(df: float) -> Tensor:
+    if not df > 2:
+        raise ValueError(f"df {df}: must be above 2, or there is no variance; large is a Gaussian")
+    return torch.tensor(float(df))
 
 
-def _add_moments(prior: nn.Module, width: int, deviation: float, learnable: bool) -> None:
+def _add_moments(prior: nn.Module, width: int, std: float, learnable: bool) -> None:
     if width < 1:
         raise ValueError(f"width {width}: must be at least 1, the number of a vector's entries")
-    if not deviation > 0:
-        raise ValueError(f"deviation {deviation}: must be positive")
-    for name, value in {"mean": torch.zeros(width), "log_std": torch.full((width,), math.log(deviation))}.items():
+    if not std > 0:
+        raise ValueError(f"std {std}: must be positive")
+    for name, value in {"mean": torch.zeros(width), "log_std": torch.full((width,), math.log(std))}.items():
         if learnable:
             setattr(prior, name, nn.Parameter(value))
         else:

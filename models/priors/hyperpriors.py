@@ -24,7 +24,7 @@ class Hierarchical(LocalModule):
 
     An attribute that is set to ``PyroSample(law)`` reads as a draw of that law, the same for all texts. The law's
     numbers become buffers, so that they follow the model to its device and dtype, and are saved with it. Its site is
-    called as the attribute is from the model: ``base_measure.freedom``. A guide derived from
+    called as the attribute is from the model: ``base_measure.df``. A guide derived from
     :class:`~pyroformer.guides.base.Guide` has a posterior for it.
 
     Examples:
@@ -33,10 +33,10 @@ class Hierarchical(LocalModule):
         >>> class Heavy(pf.priors.VectorPrior, pf.priors.Hierarchical):
         ...     def __init__(self, width):
         ...         super().__init__()
-        ...         self.freedom = PyroSample(dist.Gamma(4.0, 1.0))
+        ...         self.df = PyroSample(dist.Gamma(4.0, 1.0))
         ...         self.register_buffer("mean", torch.zeros(width))
         ...     def forward(self):
-        ...         return dist.StudentT(2 + self.freedom, self.mean, 1.0).to_event(1)
+        ...         return dist.StudentT(2 + self.df, self.mean, 1.0).to_event(1)
         >>> sorted(Heavy(3).state_dict())
         ['freedom_prior.at_concentration', 'freedom_prior.at_rate', 'mean']
     """
@@ -73,7 +73,7 @@ def draw_hyperpriors(model: PyroModule) -> dict[str, Tensor]:
     Examples:
         >>> from pyroformer.models.transformer.config import TransformerConfig
         >>> from pyroformer.models.priors.weights import GammaDirichletProcess
-        >>> config = TransformerConfig(vocabulary=20, window=8, width=16, layers=1, heads=2)
+        >>> config = TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2)
         >>> model = pf.NVAE(config, weight_prior=GammaDirichletProcess())
         >>> trace = pyro.poutine.trace(model).get_trace(pf.Batch.unobserved(3))
         >>> trace.nodes["weight_prior.concentration"]["value"].shape

@@ -18,44 +18,46 @@ class LengthPrior(Configurable, nn.Module):
     r"""A histogram over the lengths of texts, :math:`1, \dots, W`.
 
     Arguments:
-        window: :math:`W`, the longest text that the model takes.
+        max_length: :math:`W`, the longest text that the model takes.
         probabilities: With shape :math:`(W)`; uniform by default.
 
     Examples:
-        >>> prior = LengthPrior.fit([3, 3, 4], window=8)
+        >>> prior = LengthPrior.fit([3, 3, 4], max_length=8)
         >>> prior().log_prob(torch.tensor([3, 8])).exp()
         tensor([0.2727, 0.0909])
     """
 
     log_probabilities: Tensor
 
-    def __init__(self, window: int, probabilities: Float[Tensor, " window"] | None = None) -> None:
+    def __init__(self, max_length: int, probabilities: Float[Tensor, " window"] | None = None) -> None:
         super().__init__()
-        if window < 1:
-            raise ValueError(f"window {window}: must be at least 1, the length of the longest text")
+        if max_length < 1:
+            raise ValueError(f"window {max_length}: must be at least 1, the length of the longest text")
         if probabilities is None:
-            probabilities = torch.ones(window)
+            probabilities = torch.ones(max_length)
         self.register_buffer("log_probabilities", (probabilities / probabilities.sum()).log())
 
     @classmethod
-    def fit(cls, lengths: Int[Tensor, " texts"] | Sequence[int], window: int, smoothing: float = 1.0) -> "LengthPrior":
+    def fit(
+        cls, lengths: Int[Tensor, " texts"] | Sequence[int], max_length: int, smoothing: float = 1.0
+    ) -> "LengthPrior":
         r"""The smoothed histogram of the texts of a training split.
 
         .. math:: p(n) = \frac{c_n + s}{\sum_m (c_m + s)}
 
         Arguments:
-            lengths: Of each text, from 1 to ``window``.
-            window: :math:`W`.
+            lengths: Of each text, from 1 to ``max_length``.
+            max_length: :math:`W`.
             smoothing: :math:`s > 0`, added to each count, so that no length is impossible.
         """
         if not smoothing > 0:
             raise ValueError(f"smoothing {smoothing}: must be positive, or lengths nobody has seen are impossible")
         lengths = torch.as_tensor(lengths, dtype=torch.long)
-        outside = (lengths < 1) | (lengths > window)
+        outside = (lengths < 1) | (lengths > max_length)
         if outside.any():
-            raise ValueError(f"length {int(lengths[outside][0])}: must be from 1 to the window of {window}")
-        counts = torch.bincount(lengths - 1, minlength=window).double() + smoothing
-        prior = cls(window)
+            raise ValueError(f"length {int(lengths[outside][0])}: must be from 1 to the window of {max_length}")
+        counts = torch.bincount(lengths - 1, minlength=max_length).double() + smoothing
+        prior = cls(max_length)
         prior.log_probabilities = (counts / counts.sum()).log().float()
         return prior
 

@@ -35,10 +35,10 @@ class IndependentVectorPrior(SequencePrior):
     Arguments:
         tokens: Prior :math:`p_1` of a vector that belongs to a token.
         first: Prior :math:`p_0` of a vector of the prior's own components.
-        kappa: How many components are the prior's own.
+        samples_per_component: How many components are the prior's own.
 
     Raises:
-        ValueError: If ``kappa`` is negative.
+        ValueError: If ``samples_per_component`` is negative.
 
     Examples:
         >>> prior = IndependentVectorPrior(GaussianVectorPrior(4, mean=3.0), first=GaussianVectorPrior(4))
@@ -46,12 +46,14 @@ class IndependentVectorPrior(SequencePrior):
         torch.Size([2, 5, 4])
     """
 
-    def __init__(self, tokens: VectorPrior, first: VectorPrior, kappa: int = 1) -> None:
+    def __init__(self, tokens: VectorPrior, first: VectorPrior, samples_per_component: int = 1) -> None:
         super().__init__()
-        self.tokens, self.first, self.kappa = tokens, first, _checked(kappa)
+        self.tokens, self.first, self.samples_per_component = tokens, first, _checked(samples_per_component)
 
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
-        return _below_own(self, self.kappa, mask, _independent(self.tokens(), mask[..., self.kappa :]))
+        return _below_own(
+            self, self.samples_per_component, mask, _independent(self.tokens(), mask[..., self.samples_per_component :])
+        )
 
 
 class AutoregressiveVectorPrior(SequencePrior):
@@ -71,7 +73,7 @@ class AutoregressiveVectorPrior(SequencePrior):
         heads: The number of attention heads.
         components: :math:`K`, Gaussians for each vector.
         dropout: Probability of dropping an activation in training.
-        kappa: How many components are the prior's own.
+        samples_per_component: How many components are the prior's own.
         first: Prior :math:`p_0` of the prior's own components; a standard Gaussian by default.
 
     Raises:
@@ -96,7 +98,7 @@ class AutoregressiveVectorPrior(SequencePrior):
         heads: int = 4,
         components: int = 1,
         dropout: float = 0.0,
-        kappa: int = 1,
+        samples_per_component: int = 1,
         first: VectorPrior | None = None,
     ) -> None:
         super().__init__()
@@ -108,7 +110,7 @@ class AutoregressiveVectorPrior(SequencePrior):
             raise ValueError(f"model_width {model_width}: must be even and a multiple of heads, which is {heads}")
         # blocks read neither the vocabulary nor the window
         config = TransformerConfig(3, 1, width=model_width, layers=layers, heads=heads, dropout=dropout)
-        self.width, self.components, self.kappa = width, components, _checked(kappa)
+        self.width, self.components, self.samples_per_component = width, components, _checked(samples_per_component)
         self.before = nn.Linear(width, model_width)
         self.left = nn.Linear(model_width, model_width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(layers))
@@ -122,8 +124,8 @@ class AutoregressiveVectorPrior(SequencePrior):
         check_prior(self.first, event_shape=(width,), name="first")
 
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
-        tokens = InOrder(self.conditional, self.draw, mask[..., self.kappa :], self.width)
-        return _below_own(self, self.kappa, mask, tokens)
+        tokens = InOrder(self.conditional, self.draw, mask[..., self.samples_per_component :], self.width)
+        return _below_own(self, self.samples_per_component, mask, tokens)
 
     def conditional(self, vectors: Float[Tensor, "*batch m p"], length: Int[Tensor, "*#batch"]) -> Distribution:
         r"""The law of each of the first vectors of a text of ``length`` tokens' vectors, given those before it."""
@@ -163,7 +165,7 @@ class AutoregressiveVectorPrior(SequencePrior):
         return gaussian_mixture(*self._split(at_least_float32(scores)))
 
     def extra_repr(self) -> str:
-        return f"width={self.width}, components={self.components}, kappa={self.kappa}"
+        return f"width={self.width}, components={self.components}, kappa={self.samples_per_component}"
 
     def _place(self, places: Int[Tensor, "*batch"], like: Tensor) -> Float[Tensor, "*batch w"]:
         return sinusoids(places, self.norm.weight.shape[0]).to(like.dtype)
@@ -180,7 +182,7 @@ class InOrder(TorchDistribution):
 
     .. math:: \log p(z_1, \dots, z_n) = \sum_{i=1}^n \log p(z_i \mid z_1, \dots, z_{i-1})
 
-    Densities take one call of ``conditional``, for all vectors at once.
+    Densities take one call of ``conditional``, for all vectors at sequential_batches.
 
     Arguments:
         conditional: Takes the first :math:`m` vectors, with shape :math:`(*, m, P)`, and how many there are in all,
@@ -264,12 +266,20 @@ def _independent(law: Any, mask: Bool[Tensor, "*batch n"]) -> Distribution:
     return rows
 
 
-def _below_own(prior: SequencePrior, kappa: int, mask: Bool[Tensor, "*batch n"], tokens: Distribution) -> Distribution:
+def _below_own(
+    prior: SequencePrior, samples_per_component: int, mask: Bool[Tensor, "*batch n"], tokens: Distribution
+) -> Distribution:
     """The law of the tokens' vectors below that of the prior's own, if there are any."""
-    return Stacked([_independent(prior.first(), mask[..., :kappa]), tokens]) if kappa else tokens
+    return (
+        Stacked([_independent(prior.first(), mask[..., :samples_per_component]), tokens])
+        if samples_per_component
+        else tokens
+    )
 
 
-def _checked(kappa: int) -> int:
-    if kappa < 0:
-        raise ValueError(f"kappa {kappa}: must not be negative; 0 is for models without a component of the prior's own")
-    return kappa
+def _checked(samples_per_component: int) -> int:
+    if samples_per_component < 0:
+        raise ValueError(
+            f"kappa {samples_per_component}: must not be negative; 0 is for models without a component of the prior's own"
+        )
+    return samples_per_component

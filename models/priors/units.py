@@ -59,11 +59,13 @@ class GaussianVectors(UnitPrior):
         self, initial: Float[Tensor, "*batch n d"], pseudo_counts: float | Float[Tensor, "*#batch n"] = 1.0
     ) -> None:
         super().__init__()
-        kappa = torch.as_tensor(pseudo_counts, dtype=initial.dtype, device=initial.device)
-        if not bool((kappa > 0).all()):
-            raise ValueError(f"pseudo_counts is {float(kappa.min())}; it must be positive: leave the prior out instead")
+        prior_counts = torch.as_tensor(pseudo_counts, dtype=initial.dtype, device=initial.device)
+        if not bool((prior_counts > 0).all()):
+            raise ValueError(
+                f"pseudo_counts is {float(prior_counts.min())}; it must be positive: leave the prior out instead"
+            )
         self.register_buffer("initial", initial)
-        self.register_buffer("pseudo_counts", kappa.expand(initial.shape[:-1]).clone())
+        self.register_buffer("pseudo_counts", prior_counts.expand(initial.shape[:-1]).clone())
 
     def forward(self, precision: Float[Tensor, "..."]) -> Distribution:
         scale = (self.pseudo_counts[..., None] * precision).rsqrt()

@@ -59,7 +59,7 @@ class BoundedDirichletProcess(WeightPrior):
     Arguments:
         concentration: :math:`\alpha_0 > 0`, the total concentration of an empty text.
         delta: :math:`\Delta \geq 0`, what each token adds to it.
-        kappa: Number of draws of each component.
+        samples_per_component: Number of draws of each component.
 
     References:
         A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck
@@ -74,22 +74,24 @@ class BoundedDirichletProcess(WeightPrior):
     concentration: Tensor
     delta: Tensor
 
-    def __init__(self, concentration: float = 1.0, delta: float = 0.3, kappa: int = 1) -> None:
+    def __init__(self, concentration: float = 1.0, delta: float = 0.3, samples_per_component: int = 1) -> None:
         super().__init__()
         if not concentration > 0:
             raise ValueError(f"concentration {concentration}: must be positive; smaller means fewer components in use")
         if not delta >= 0:
             raise ValueError(f"delta {delta}: must not be negative; 0 is the plain Dirichlet process")
-        if kappa < 1:
-            raise ValueError(f"kappa {kappa}: must be at least 1, the number of draws of each component")
-        self.kappa = kappa
+        if samples_per_component < 1:
+            raise ValueError(
+                f"kappa {samples_per_component}: must be at least 1, the number of draws of each component"
+            )
+        self.samples_per_component = samples_per_component
         self.register_buffer("concentration", torch.tensor(float(concentration)))
         self.register_buffer("delta", torch.tensor(float(delta)))
 
     def total_concentration(self, components: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         r""":math:`\alpha_0 + \Delta n` for a text of ``components`` :math:`= \kappa (n + 1)`, the prior's included."""
         concentration, delta = at_least_float32(self.concentration), at_least_float32(self.delta)
-        length = (components.to(concentration.dtype) / self.kappa - 1).clamp(min=0)
+        length = (components.to(concentration.dtype) / self.samples_per_component - 1).clamp(min=0)
         return conditional_concentration(concentration, delta, length)
 
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
@@ -99,7 +101,7 @@ class BoundedDirichletProcess(WeightPrior):
         return LogDirichlet(each.log()[..., None].expand(shape), mask)
 
     def extra_repr(self) -> str:
-        return f"concentration={self.concentration:g}, delta={self.delta:g}, kappa={self.kappa}"
+        return f"concentration={self.concentration:g}, delta={self.delta:g}, kappa={self.samples_per_component}"
 
 
 class SymmetricDirichlet(WeightPrior):
@@ -221,7 +223,7 @@ class GammaDirichletProcess(BoundedDirichletProcess, Hierarchical):
         shape: :math:`s > 0`.
         rate: :math:`r > 0`; the mean of the concentration is :math:`s / r`.
         delta: :math:`\Delta \geq 0`, what each token adds.
-        kappa: Number of draws of each component.
+        samples_per_component: Number of draws of each component.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -234,13 +236,15 @@ class GammaDirichletProcess(BoundedDirichletProcess, Hierarchical):
         torch.Size([5])
     """
 
-    def __init__(self, shape: float = 1.0, rate: float = 1.0, delta: float = 0.3, kappa: int = 1) -> None:
-        super().__init__(delta=delta, kappa=kappa)
+    def __init__(
+        self, shape: float = 1.0, rate: float = 1.0, delta: float = 0.3, samples_per_component: int = 1
+    ) -> None:
+        super().__init__(delta=delta, samples_per_component=samples_per_component)
         law = dist.Gamma(_positive("shape", shape), _positive("rate", rate))
         self.concentration = PyroSample(law)  # type: ignore[assignment]
 
     def extra_repr(self) -> str:
-        return f"delta={self.delta:g}, kappa={self.kappa}"
+        return f"delta={self.delta:g}, kappa={self.samples_per_component}"
 
 
 def _positive(name: str, value: float) -> Tensor:

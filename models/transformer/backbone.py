@@ -32,10 +32,10 @@ class Backbone:
         ValueError: If a weight is missing, unknown, or of another shape.
 
     Examples:
-        >>> config = TransformerConfig(vocabulary=20, window=12, width=16, layers=1, positions="learned")
+        >>> config = TransformerConfig(vocabulary=20, max_length=12, width=16, layers=1, positions="learned")
         >>> trained = Decoder(config)
         >>> backbone = Backbone("trained", config, trained.state_dict())
-        >>> decoder = Decoder(TransformerConfig(vocabulary=20, window=8, **backbone.sizes), cross_attention=True)
+        >>> decoder = Decoder(TransformerConfig(vocabulary=20, max_length=8, **backbone.sizes), cross_attention=True)
         >>> backbone.load_into(decoder)[0]
         'blocks.0.cross_norm.weight'
         >>> torch.equal(decoder.norm.weight, trained.norm.weight)
@@ -57,7 +57,7 @@ class Backbone:
         """Its sizes, in a line."""
         config = self.config
         sizes = f"width {config.width}, {config.layers} layers, {config.heads} heads, {config.vocabulary:,} tokens"
-        return f"{self.name}: {sizes}, window up to {config.window:,}"
+        return f"{self.name}: {sizes}, window up to {config.max_length:,}"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.describe()})"
@@ -84,8 +84,8 @@ class Backbone:
         for name, value in asked.items():
             if name != "dropout" and value != has.get(name, value):
                 raise ValueError(f"{name} is {value}, but {self.name} has {has[name]}: {_way_out(name)}.")
-        condition, longest = asked.get("condition", 0), self.config.window
-        if asked.get("window", 0) + condition > longest:
+        condition, longest = asked.get("condition", 0), self.config.max_length
+        if asked.get("max_length", 0) + condition > longest:
             before, verb = (f"a condition of {condition} tokens and ", "are") if condition else ("", "is")
             raise ValueError(
                 f"{before}a window of {asked['window']} tokens {verb} longer than the {longest} positions of "
@@ -111,9 +111,9 @@ class Backbone:
         if not isinstance(decoder, Decoder):
             raise ValueError(f"a {type(model).__name__} has no decoder: give one, or a model with one.")
         config = decoder.config
-        options = {name: getattr(config, name) for name in (*_DECIDES, "window", "condition")}
+        options = {name: getattr(config, name) for name in (*_DECIDES, "max_length", "condition")}
         self.check(**options, vocabulary=config.vocabulary - labels, hidden=config.feed_forward)
-        positions = config.condition + config.window
+        positions = config.condition + config.max_length
         weights = {
             name: value[:positions] if name == "embedding.positions" else value for name, value in self.weights.items()
         }
@@ -140,7 +140,7 @@ def _shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
     layers |= {"norm": (p,)} | ({} if config.tied else {"head": (config.vocabulary, p)})
     shapes: dict[str, tuple[int, ...]] = {"embedding.tokens.weight": (config.vocabulary, p)}
     if config.positions == "learned":
-        shapes["embedding.positions"] = (config.window, p)
+        shapes["embedding.positions"] = (config.max_length, p)
     for name, shape in layers.items():
         shapes[f"{name}.weight"] = shape
         if config.bias:

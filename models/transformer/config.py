@@ -14,7 +14,7 @@ class TransformerConfig:
 
     Arguments:
         vocabulary: The number of token ids :math:`V`, padding and the ends of text included.
-        window: The longest text in tokens, its end included.
+        max_length: The longest text in tokens, its end included.
         width: The size :math:`P` of a hidden state.
         layers: The number of blocks.
         heads: The number of attention heads; it divides ``width``.
@@ -48,13 +48,13 @@ class TransformerConfig:
         ValueError: If a field is out of range or two do not go together.
 
     Examples:
-        >>> TransformerConfig(vocabulary=100, window=16, width=30, heads=4)
+        >>> TransformerConfig(vocabulary=100, max_length=16, width=30, heads=4)
         Traceback (most recent call last):
         ValueError: width is 30, which is not a multiple of heads = 4
     """
 
     vocabulary: int
-    window: int
+    max_length: int
     width: int = 128
     layers: int = 2
     heads: int = 4
@@ -79,7 +79,7 @@ class TransformerConfig:
     eos: int = EOS
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "window", "width", "layers", "heads", "hidden", "key_components"):
+        for name in ("vocabulary", "max_length", "width", "layers", "heads", "hidden", "key_components"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")

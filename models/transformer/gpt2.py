@@ -68,7 +68,7 @@ def gpt2_config(config: Mapping[str, Any]) -> TransformerConfig:
         )
     return TransformerConfig(
         vocabulary=_size(config, "vocab_size"),
-        window=_size(config, "n_positions"),
+        max_length=_size(config, "n_positions"),
         width=_size(config, "n_embd"),
         layers=_size(config, "n_layer"),
         heads=_size(config, "n_head"),

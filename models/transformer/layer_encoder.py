@@ -68,7 +68,7 @@ class LayerEncoder(nn.Module):
         pool: See :class:`Pool`.
 
     Examples:
-        >>> decoder = Decoder(TransformerConfig(vocabulary=20, window=8, width=16))
+        >>> decoder = Decoder(TransformerConfig(vocabulary=20, max_length=8, width=16))
         >>> encoder = LayerEncoder(decoder, layers=(0, 1))
         >>> [layer.shape for layer in encoder(torch.ones(3, 5, dtype=torch.long), torch.ones(3, 5, dtype=torch.bool))]
         [torch.Size([3, 16]), torch.Size([3, 16])]

@@ -114,7 +114,7 @@ class Embedding(nn.Module):
         self.tokens = nn.Embedding(config.vocabulary, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.scale = 1.0
-        longest = config.condition + config.window
+        longest = config.condition + config.max_length
         if config.positions == "learned":
             self.positions = nn.Parameter(torch.empty(longest, config.width))
         else:
@@ -137,7 +137,7 @@ class Encoder(nn.Module):
         embedding: The embedding to use, such as a decoder's; one of its own by default.
 
     Examples:
-        >>> encoder = Encoder(TransformerConfig(vocabulary=20, window=8, width=16))
+        >>> encoder = Encoder(TransformerConfig(vocabulary=20, max_length=8, width=16))
         >>> encoder(torch.randint(20, (3, 8))).shape
         torch.Size([3, 8, 16])
     """
@@ -198,9 +198,9 @@ class Decoder(nn.Module):
         fusion: How latents enter it, or None where there are none.
 
     Examples:
-        >>> decoder = Decoder(TransformerConfig(vocabulary=20, window=8, width=16), cross_attention=True)
-        >>> particles = Mixture(torch.zeros(5, 3, 4), torch.randn(5, 3, 4, 16))
-        >>> decoder(torch.randint(20, (3, 8)), particles).shape
+        >>> decoder = Decoder(TransformerConfig(vocabulary=20, max_length=8, width=16), cross_attention=True)
+        >>> num_particles = Mixture(torch.zeros(5, 3, 4), torch.randn(5, 3, 4, 16))
+        >>> decoder(torch.randint(20, (3, 8)), num_particles).shape
         torch.Size([5, 3, 8, 16])
         >>> decoder = Decoder(decoder.config, fusion=Fusion("product", latent=4, layers=(0, 1), rank=2))
         >>> decoder(torch.randint(20, (3, 8)), Context(torch.randn(5, 3, 2, 4))).shape
@@ -286,7 +286,7 @@ class Decoder(nn.Module):
         """
         count = torch.ones_like(tokens) if mask is None else mask.long()
         # Texts that have ended run on, beyond the window too, until the last one of their batch has.
-        last = self.config.condition + self.config.window - 1
+        last = self.config.condition + self.config.max_length - 1
         position = (cache.position[:, None] + count.cumsum(-1) - 1).clamp(0, last)
         cache.position = cache.position + count.sum(-1)
         x = self._shifted("embedding", self.embedding(tokens, position), cache.latents)
@@ -429,8 +429,10 @@ def _cross_attention(block: nn.Module) -> DenoisingAttention:
 
 def check_length(length: int, config: TransformerConfig) -> None:
     """Raises a ValueError if a text is longer than the window."""
-    if length > config.window:
-        raise ValueError(f"a text of {length} tokens does not fit window = {config.window}; cut it or widen the window")
+    if length > config.max_length:
+        raise ValueError(
+            f"a text of {length} tokens does not fit window = {config.max_length}; cut it or widen the window"
+        )
 
 
 def check_condition(condition: Int[Tensor, "*batch C"], config: TransformerConfig) -> None:

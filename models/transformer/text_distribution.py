@@ -42,7 +42,7 @@ class AutoregressiveText(TorchDistribution):
         ValueError: If there are more positions than the decoder's window has.
 
     Examples:
-        >>> decoder = Decoder(TransformerConfig(vocabulary=20, window=8, width=16))
+        >>> decoder = Decoder(TransformerConfig(vocabulary=20, max_length=8, width=16))
         >>> texts = AutoregressiveText(decoder).expand([3])
         >>> tokens = texts.sample()
         >>> tokens.shape, texts.log_prob(tokens).shape
@@ -60,10 +60,12 @@ class AutoregressiveText(TorchDistribution):
         form: Form = "exact",
         validate_args: bool | None = None,
     ) -> None:
-        window = decoder.config.window
-        length = length or (window if mask is None else mask.shape[-1])
-        if length > window:
-            raise ValueError(f"texts of {length} tokens do not fit the decoder's window of {window}; cut or split them")
+        max_length = decoder.config.max_length
+        length = length or (max_length if mask is None else mask.shape[-1])
+        if length > max_length:
+            raise ValueError(
+                f"texts of {length} tokens do not fit the decoder's window of {max_length}; cut or split them"
+            )
         self.decoder, self.memory, self.token_mask, self.form = decoder, memory, mask, form
         shapes = [] if memory is None else [batch_shape(memory)]
         if mask is not None:
@@ -131,19 +133,19 @@ def decode(
         Whole texts, prompts included, padded at the end to the longest.
 
     Raises:
-        ValueError: If ``max_length`` exceeds the window, or a prompt exceeds ``max_length``.
+        ValueError: If ``max_length`` exceeds the max_length, or a prompt exceeds ``max_length``.
 
     Examples:
-        >>> decoder = Decoder(TransformerConfig(vocabulary=20, window=8, width=16)).eval()
+        >>> decoder = Decoder(TransformerConfig(vocabulary=20, max_length=8, width=16)).eval()
         >>> texts = decode(decoder, lambda logits: logits.argmax(-1), batch=2, prompt=torch.tensor([[5, 6], [7, 0]]))
         >>> texts[0, :2].tolist(), texts[1, :1].tolist()
         ([5, 6], [7])
     """
     config, device = decoder.config, decoder.embedding.tokens.weight.device
     batch = (batch,) if isinstance(batch, int) else tuple(batch)
-    max_length = max_length or config.window
-    if max_length > config.window:
-        raise ValueError(f"max_length is {max_length}, but the decoder's window is {config.window}; ask for less")
+    max_length = max_length or config.max_length
+    if max_length > config.max_length:
+        raise ValueError(f"max_length is {max_length}, but the decoder's window is {config.max_length}; ask for less")
     prompt = torch.empty(0, dtype=torch.long) if prompt is None else prompt
     prompt = prompt.to(device).expand(*batch, -1).reshape(math.prod(batch), prompt.shape[-1])
     length = (prompt != config.pad).sum(-1)

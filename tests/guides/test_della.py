@@ -28,7 +28,7 @@ from pyroformer.models.priors.roles import LatentPrior
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.fusion import FusionKind
 
-CONFIG = TransformerConfig(vocabulary=30, window=8, width=16, layers=3, heads=2, positions="learned", init_std=0.3)
+CONFIG = TransformerConfig(vocabulary=30, max_length=8, width=16, layers=3, heads=2, positions="learned", init_std=0.3)
 TOLD = replace(CONFIG, condition=4)
 SIZE = 4
 TEXTS = [[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]]
@@ -349,7 +349,7 @@ def test_latents_that_say_nothing_leave_the_bound_of_the_language_model(structur
     plain.decoder.load_state_dict(own)
     expected = ELBO().terms(plain, None, BATCH).log_likelihood
     close(ELBO().terms(model, guide, BATCH).bound, expected)
-    close(importance_weighted(model, guide, BATCH, particles=3).float(), expected)
+    close(importance_weighted(model, guide, BATCH, num_particles=3).float(), expected)
 
 
 # --- a chain whose evidence is known ----------------------------------------------------------------------------------
@@ -407,8 +407,8 @@ def evidence(x: Tensor) -> Tensor:
 
 
 def test_the_exact_posterior_of_the_chain_makes_the_bound_tight(x: Tensor) -> None:
-    for particles in (1, 8):
-        bound = importance_weighted(Chain(), Regression(), x, particles)
+    for num_particles in (1, 8):
+        bound = importance_weighted(Chain(), Regression(), x, num_particles)
         torch.testing.assert_close(bound.float(), evidence(x), atol=1e-4, rtol=1e-4)
     bound = ELBO(num_particles=20).terms(Chain(), Regression(), x).bound
     assert (bound.mean() - evidence(x).mean()).abs() < 0.05
@@ -467,7 +467,7 @@ def test_the_size_of_the_published_model(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("pyroformer.models.della.check_prior", lambda *args, **options: None)  # it looks at a draw
     width, layers, latent, rank, vocabulary = 768, 12, 32, 4, 50257 + 2
     config = TransformerConfig(
-        vocabulary=vocabulary, window=1024, width=width, layers=layers, heads=12, positions="learned", tied=False
+        vocabulary=vocabulary, max_length=1024, width=width, layers=layers, heads=12, positions="learned", tied=False
     )
     with torch.device("meta"):
         model = DELLA(config, latent, fusion="product", rank=rank, first_prior="learned")

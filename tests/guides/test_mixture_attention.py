@@ -11,7 +11,7 @@ from pyro.infer import TraceEnum_ELBO
 from torch import Tensor, nn
 
 from pyroformer.guides.mixture_attention import AssignmentGuide, KeyGuide, ValueGuide
-from pyroformer.inference.diagnostics.guide_gap import gap
+from pyroformer.inference.diagnostics.guide_gap import guide_gap
 from pyroformer.inference.em import ConjugatePriors, adapt
 from pyroformer.inference.svi import SVI
 from pyroformer.models.attention.attend import attend
@@ -68,8 +68,8 @@ def test_attention_is_the_optimal_guide(
 ) -> None:
     model = MixtureAttention(draw(batch, variances), free_values=free_values)
     guide, observed = AssignmentGuide(model, features), queries(*batch)
-    assert abs(gap(model, guide, observed)) < 1e-10
-    assert abs(gap(model, guide, observed, num_particles=2)) < 1e-10
+    assert abs(guide_gap(model, guide, observed)) < 1e-10
+    assert abs(guide_gap(model, guide, observed, num_particles=2)) < 1e-10
 
 
 def test_dot_product_guide_is_softmax_attention() -> None:
@@ -82,17 +82,17 @@ def test_dot_product_guide_is_softmax_attention() -> None:
 @in_each_batch
 def test_gap_counts_what_is_seen(batch: tuple[int, ...]) -> None:
     model = MixtureAttention(draw(batch))
-    visible = torch.ones(TOKENS, UNITS, dtype=torch.bool).tril()
-    visible[5] = False  # sees nothing
+    attn_mask = torch.ones(TOKENS, UNITS, dtype=torch.bool).tril()
+    attn_mask[5] = False  # sees nothing
     mask = torch.arange(TOKENS) != 7
     observed = queries(*batch)
     observed[..., 7, :] = torch.nan
-    options = {"visible": visible, "mask": mask}
-    assert abs(gap(model, AssignmentGuide(model), observed, **options)) < 1e-10
+    options = {"attn_mask": attn_mask, "mask": mask}
+    assert abs(guide_gap(model, AssignmentGuide(model), observed, **options)) < 1e-10
     other = AssignmentGuide(model, start="random")
-    counted = visible.any(-1) & mask
-    fewer = gap(model, other, observed[..., counted, :], visible=visible[counted])
-    torch.testing.assert_close(gap(model, other, observed, **options), fewer, rtol=1e-10, atol=1e-10)
+    counted = attn_mask.any(-1) & mask
+    fewer = guide_gap(model, other, observed[..., counted, :], attn_mask=attn_mask[counted])
+    torch.testing.assert_close(guide_gap(model, other, observed, **options), fewer, rtol=1e-10, atol=1e-10)
 
 
 def test_gap_is_the_divergence_from_the_posterior() -> None:
@@ -100,16 +100,16 @@ def test_gap_is_the_divergence_from_the_posterior() -> None:
     exact, other = AssignmentGuide(model), AssignmentGuide(model, start="random")
     log_q, log_p = (guide.logits(observed).log_softmax(-1) for guide in (other, exact))
     divergence = (log_q.exp() * (log_q - log_p)).sum(-1).mean()
-    torch.testing.assert_close(gap(model, other, observed), divergence.detach(), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(guide_gap(model, other, observed), divergence.detach(), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.slow
 def test_affine_guide_learns_attention() -> None:
     model = MixtureAttention(draw())
     guide, held_out = AssignmentGuide(model, start="random"), queries(tokens=500)
-    before = gap(model, guide, held_out)
+    before = guide_gap(model, guide, held_out)
     train(model, guide, 200, 0.1, fresh)
-    after = gap(model, guide, held_out)
+    after = guide_gap(model, guide, held_out)
     assert before > 0.1
     assert 0 <= after < 1e-3
 
@@ -132,7 +132,7 @@ def test_precisions_of_their_own_need_squares(variances: str, enough: Any) -> No
             return loss
 
         optimizer.step(closure)
-        left[features] = gap(model, guide, observed)
+        left[features] = guide_gap(model, guide, observed)
     assert 0 <= left[enough] < 1e-3
     assert left["linear"] > 5e-3
 
@@ -140,7 +140,7 @@ def test_precisions_of_their_own_need_squares(variances: str, enough: Any) -> No
 def test_guide_of_assignments_starts_where_its_features_can() -> None:
     model, observed = MixtureAttention(draw(variances="unit")), queries(tokens=500)
     exact, affine = AssignmentGuide(model, "norm"), AssignmentGuide(model, "linear")
-    assert gap(model, affine, observed) > gap(model, exact, observed) + 0.01
+    assert guide_gap(model, affine, observed) > guide_gap(model, exact, observed) + 0.01
 
 
 # ---------------------------------------------------------------- values
@@ -162,7 +162,7 @@ def test_value_guide_starts_at_the_moments_of_attention(batch: tuple[int, ...]) 
 def test_gap_of_the_value_guide_falls() -> None:
     model = MixtureAttention(draw(), free_values=True)
     guide, held_out = ValueGuide(model), queries(tokens=200)
-    measure = lambda: float(gap(model, guide, held_out, num_particles=1000))  # noqa: E731  standard error about 0.002
+    measure = lambda: float(guide_gap(model, guide, held_out, num_particles=1000))  # noqa: E731  standard error about 0.002
     before = measure()
     train(model, guide, 200, 0.02, fresh)
     after = measure()
@@ -174,12 +174,12 @@ def test_value_guide_goes_with_known_values(batch: tuple[int, ...]) -> None:
     model = MixtureAttention(draw(batch), free_values=True)
     values, value_mask = torch.randn(*batch, TOKENS, VALUES), torch.arange(TOKENS) % 2 == 0
     observed, guide = queries(*batch), ValueGuide(model)
-    visible = torch.ones(TOKENS, UNITS, dtype=torch.bool).tril()
-    visible[3] = False
-    for options in ({}, {"visible": visible}, {"mask": torch.arange(TOKENS) > 3}):
-        found = gap(model, guide, observed, values, value_mask, num_particles=200, **options)
+    attn_mask = torch.ones(TOKENS, UNITS, dtype=torch.bool).tril()
+    attn_mask[3] = False
+    for options in ({}, {"attn_mask": attn_mask}, {"mask": torch.arange(TOKENS) > 3}):
+        found = guide_gap(model, guide, observed, values, value_mask, num_particles=200, **options)
         assert 0 < found < 5
-    everywhere = gap(model, guide, observed, values)  # nothing is left to guess, nor to miss
+    everywhere = guide_gap(model, guide, observed, values)  # nothing is left to guess, nor to miss
     assert abs(everywhere) < 1e-10
 
 
@@ -250,10 +250,10 @@ def test_key_guide_reads_annotations_and_masks() -> None:
     masked = guide.moments(observed, mask=mask)
     alone = guide.moments(observed[:5])
     torch.testing.assert_close(masked, alone)
-    visible = mask[:, None].expand(TOKENS, UNITS)
-    torch.testing.assert_close(guide.moments(observed, visible=visible), alone)
+    attn_mask = mask[:, None].expand(TOKENS, UNITS)
+    torch.testing.assert_close(guide.moments(observed, attn_mask=attn_mask), alone)
     both = KeyGuide(model, assignment=True)
-    for options in ({"mask": mask}, {"visible": visible}):
+    for options in ({"mask": mask}, {"attn_mask": attn_mask}):
         assert elbo().loss(model, both, observed, values, value_mask, **options) < torch.inf
 
 
@@ -325,7 +325,10 @@ def test_saving_and_loading_keeps_the_bound(name: str) -> None:
             lambda _: KeyGuide(MixtureAttention.conjugate(draw())).moments(queries(3)),
             "queries have 1 leading dimensions and keys 0",
         ),
-        (lambda m: gap(MixtureAttention.conjugate(draw()), m, queries()), "has no closed form: compare bounds instead"),
+        (
+            lambda m: guide_gap(MixtureAttention.conjugate(draw()), m, queries()),
+            "has no closed form: compare bounds instead",
+        ),
     ],
 )
 def test_bad_input(make: Callable[[MixtureAttention], object], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,4 +344,4 @@ def test_a_mixture_of_normals_is_what_the_value_guide_misses() -> None:
         values=torch.randn(1, VALUES), value_variances=torch.full((1, 1), 0.3),
     )  # fmt: skip
     model = MixtureAttention(mixture, free_values=True)
-    assert abs(gap(model, ValueGuide(model), queries())) < 1e-10
+    assert abs(guide_gap(model, ValueGuide(model), queries())) < 1e-10

@@ -13,7 +13,7 @@ import yaml
 
 from pyroformer.inference.cli.main import main
 
-TINY = "--model.width 8 --model.layers 1 --model.heads 2 --vocabulary 270 --window 32 --batch_size 8"
+TINY = "--model.width 8 --model.layers 1 --model.heads 2 --vocabulary 270 --max_length 32 --batch_size 8"
 PRIORS = """
 import torch
 import pyroformer as pf
@@ -96,7 +96,7 @@ CASES = [
     (READ + "folder", 1, r"folder holds nothing\. Put train\.txt, valid\.txt and test\.txt there"),
     (READ + "thesis", 1, r"thesis holds no train file \(but thesis\.tex\)\. Put train\.txt"),
     ("fit lm --data builtin --field x --out {here}/new", 1, "the built-in texts have no field 'x': leave --field out"),
-    (READ + "good.txt --window 3", 1, "a window of 3 tokens is too short for text: give at least 8"),
+    (READ + "good.txt --max_length 3", 1, "a window of 3 tokens is too short for text: give at least 8"),
     (READ + "good.txt --vocabulary 100", 1, "vocabulary of 100 is too small: .* Give at least 259"),
     (READ + "pairs.tsv --condition 0", 1, "LanguageModel does not read the conditions .*: leave the condition out, or"),
     (FIT + " --condition 0", 1, "NVAE does not read the conditions that the texts come with: leave the condition out"),
@@ -119,7 +119,7 @@ CASES = [
     (FIT + " --precision 16", 2, "--precision is '16': give one of 32, bf16"),
     (FIT + " --compile yes", 2, "--compile is 'yes': give one of auto, off, blocks, full"),
     (FIT + " --labels few", 2, "--labels is 'few': give true or false"),
-    (FIT + " --long cut", 2, "--long is 'cut': give one of split, drop"),
+    (FIT + " --overlong cut", 2, "--overlong is 'cut': give one of split, drop"),
     (FIT + " --vocabulary large", 2, "--vocabulary is 'large': give a whole number or auto"),
     (FIT + " --objective loss", 2, "--objective is 'loss': give one of elbo, iw, nvib"),
     (FIT + " --free_bits_per token", 2, "--free_bits_per is 'token': give one of dimension, layer, total"),
@@ -161,7 +161,7 @@ CASES = [
     (FIT + " --seed -1", 1, "seed is -1: give zero or a positive number"),
     (FIT + " --model.heads 3", 1, "width is 8, which is not a multiple of heads = 3"),
     (FIT + " --model.dropout 1", 1, r"dropout is 1\.0; it must be at least 0 and below 1"),
-    (FIT + " --model.kappa 0", 1, "kappa is 0: each component needs at least one vector"),
+    (FIT + " --model.samples_per_component 0", 1, "kappa is 0: each component needs at least one vector"),
     # folders of runs
     (
         "fit lm --data {here}/good.txt --out {here}/thesis",
@@ -179,16 +179,24 @@ CASES = [
         r"--model\.width is 16, but .* begun with 8: leave it out",
     ),
     ("fit nvae --out {here}/nvae --resume --size base", 1, r"--model\.width is 512, but .* begun with 8: leave it out"),
-    ("fit nvae --out {here}/nvae --resume --model.kappa 2", 1, r"--model\.kappa is 2, but .* with 1: leave it out"),
+    (
+        "fit nvae --out {here}/nvae --resume --model.samples_per_component 2",
+        1,
+        r"--model\.kappa is 2, but .* with 1: leave it out",
+    ),
     ("fit nvae --out {here}/nvae --resume --guide.alpha relu", 1, r"--guide\.alpha is relu, but .* with linear: leave"),
-    ("fit nvae --out {here}/nvae --resume --window 64", 1, "--window is 64, but .* begun with 32: leave it out"),
+    (
+        "fit nvae --out {here}/nvae --resume --max_length 64",
+        1,
+        "--max_length is 64, but .* begun with 32: leave it out",
+    ),
     ("fit nvae --out {here}/nvae --resume --seed 5", 1, "--seed is 5, but .* begun with 0: leave it out"),
     ("evaluate {here}/none", 1, r"none is not a folder: give the --out of an earlier fit"),
     ("sample {here}/thesis", 1, r"thesis holds no run \(no config\.yaml\): give the --out of an earlier fit"),
     ("plot {here}/good.txt", 1, r"good\.txt is not a folder: give the --out of an earlier fit"),
     # using a run
     ("evaluate {here}/nvae --json {here}/nowhere/x.json", 1, "nowhere/x.json lies in no folder: make .*nowhere first"),
-    ("evaluate {here}/nvae --particles 0", 1, "particles is 0: give a positive whole number"),
+    ("evaluate {here}/nvae --num_particles 0", 1, "particles is 0: give a positive whole number"),
     ("evaluate {here}/nvae --limit -3", 1, "limit is -3: give a positive whole number"),
     ("evaluate {here}/nvae --data {here}/blank.txt", 1, r"blank\.txt holds only blank lines"),
     (DELLA + "--model.latent_size 0", 1, "latent_size is 0: a latent needs at least one dimension"),

@@ -26,7 +26,7 @@ PAIRS = [(label, f"{answer} {n % 9}") for label, answers in ANSWERS.items() for 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A small model that was trained until it minds its labels."""
-    corpus = Corpus.from_texts(PAIRS, vocabulary=290, window=16)
+    corpus = Corpus.from_texts(PAIRS, vocabulary=290, max_length=16)
     torch.manual_seed(0)
     model = pf.DELLA.for_corpus(corpus, width=32, layers=2, heads=2, latent_size=4)
     out = tmp_path_factory.mktemp("run") / "run"
@@ -62,14 +62,14 @@ def test_the_run_comes_back_from_its_folder(run: Run) -> None:
 def test_reconstruction_and_evaluation_take_the_conditions_of_the_corpus(run: Run) -> None:
     label, text = run.corpus.entries("test", 1)[0]
     assert run.reconstruct(text, conditions=label).original == text
-    found = run.evaluate(particles=4)
+    found = run.evaluate(num_particles=4)
     assert found["bound"].value is not None and "bleu" in found
-    pairs = run.evaluate([("color", "a red one 3"), ("count", "two of them 4")], particles=4)
+    pairs = run.evaluate([("color", "a red one 3"), ("count", "two of them 4")], num_particles=4)
     assert pairs.about["texts"] == 2
 
 
 def test_what_is_bounded_is_given_the_condition(run: Run) -> None:
-    found = run.evaluate([("color", "a red one 3"), ("count", "two of them 4")], particles=4)
+    found = run.evaluate([("color", "a red one 3"), ("count", "two of them 4")], num_particles=4)
     assert {found[name].bound_on for name in found} == {"log p(x | c)", None}
 
 
@@ -101,7 +101,9 @@ def test_a_posterior_of_ones_own_texts_is_told_their_condition(run: Run, tmp_pat
 
 
 def test_a_pretrained_decoder_answers_to_labels(run: Run) -> None:
-    config = TransformerConfig(run.tokenizer.vocabulary, window=17, width=16, layers=2, heads=2, positions="learned")
+    config = TransformerConfig(
+        run.tokenizer.vocabulary, max_length=17, width=16, layers=2, heads=2, positions="learned"
+    )
     backbone = Backbone("old", config, Decoder(config).state_dict())
     model = pf.DELLA.for_corpus(run.corpus, backbone=backbone, latent_size=4)
     old = backbone.weights["embedding.tokens.weight"]
@@ -132,7 +134,7 @@ def test_conditions_that_are_texts(tmp_path: Path, capsys: pytest.CaptureFixture
     file = tmp_path / "pairs.tsv"
     file.write_text("".join(f"how many is {n} and one\tit is {n + 1}\n" for n in range(60)))
     out = str(tmp_path / "run")
-    small = "--model.width 16 --model.layers 2 --model.heads 2 --model.latent_size 4 --vocabulary 270 --window 24"
+    small = "--model.width 16 --model.layers 2 --model.heads 2 --model.latent_size 4 --vocabulary 270 --max_length 24"
     command = f"fit della --data {file} --condition 0 --out {out} --steps 2 {small}"
     assert main(command.split()) == 0
     assert main(["sample", out, "-n", "2", "--condition", "how many is 3 and one"]) == 0

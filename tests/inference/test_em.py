@@ -173,21 +173,21 @@ def test_step_is_a_preconditioned_gradient() -> None:
 @pytest.mark.parametrize("squares", [None, "isotropic", "diagonal", "full"])
 def test_statistics_in_parts(squares: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     queries, mixture = draw(batch=(2,))
-    mask, visible = torch.rand(2, M) < 0.8, torch.rand(2, M, N) < 0.7
-    visible[:, 3] = False  # a query that sees nothing counts for nothing
+    mask, attn_mask = torch.rand(2, M) < 0.8, torch.rand(2, M, N) < 0.7
+    attn_mask[:, 3] = False  # a query that sees nothing counts for nothing
     known = {"values": randn(2, M, V), "value_mask": torch.rand(2, M) < 0.5}
-    weights = responsibilities(queries, mixture, visible, **known) * mask[..., None]  # type: ignore[arg-type]
+    weights = responsibilities(queries, mixture, attn_mask, **known) * mask[..., None]  # type: ignore[arg-type]
     second = {None: None, "isotropic": queries.square().sum(-1, keepdim=True), "diagonal": queries.square()}
     outer = queries[..., :, None] * queries[..., None, :]
     shares = weights * known["value_mask"][..., None]
     monkeypatch.setattr("pyroformer.models.attention.m_step._entries", lambda *_: 7 * 2 * N)
-    found = expected_statistics(queries, mixture, visible=visible, mask=mask, squares=squares, **known)
+    found = expected_statistics(queries, mixture, attn_mask=attn_mask, mask=mask, squares=squares, **known)
     assert found.values is not None and found.value_counts is not None
     torch.testing.assert_close(found.counts, weights.sum(-2), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(found.queries, weights.mT @ queries, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(found.values, shares.mT @ known["values"], rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(found.value_counts, shares.sum(-2), rtol=1e-10, atol=1e-10)
-    log_p = evidence(queries, mixture, visible, **known)  # type: ignore[arg-type]
+    log_p = evidence(queries, mixture, attn_mask, **known)  # type: ignore[arg-type]
     counted = mask & log_p.isfinite()
     torch.testing.assert_close(found.evidence, torch.where(counted, log_p, 0).sum(-1), rtol=1e-10, atol=1e-10)
     if squares == "full":
@@ -308,7 +308,7 @@ def test_bad_options(options: dict[str, Any], message: str, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("name", "given", "expected"),
     [
-        ("visible", torch.ones(3, N).bool(), rf"\({M}, {N}\)"),
+        ("attn_mask", torch.ones(3, N).bool(), rf"\({M}, {N}\)"),
         ("values", torch.ones(M, 5).double(), rf"\({M}, {V}\)"),
         ("mask", torch.ones(3).bool(), rf"\({M},\)"),
     ],

@@ -25,7 +25,7 @@ from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.fusion import FusionKind
 from pyroformer.models.transformer.memory import Context
 
-CONFIG = TransformerConfig(vocabulary=30, window=8, width=16, layers=3, heads=2, positions="learned", init_std=0.3)
+CONFIG = TransformerConfig(vocabulary=30, max_length=8, width=16, layers=3, heads=2, positions="learned", init_std=0.3)
 TOLD = replace(CONFIG, condition=4)
 SIZE = 4
 TEXTS = [[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]]
@@ -162,7 +162,7 @@ def test_what_a_prior_depends_on() -> None:
 
 def test_samples_of_the_model_follow_its_priors() -> None:
     """Latents that are drawn are those of the recursion by hand: its means explain them and leave noise."""
-    model = away(build(replace(CONFIG, window=1), first_prior="learned"), 0.5)
+    model = away(build(replace(CONFIG, max_length=1), first_prior="learned"), 0.5)
     trace = poutine.trace(model).get_trace(Batch.unobserved(4000))
     latents = torch.stack([trace.nodes[name]["value"] for name in model.latents], 1)
     for number, prior in enumerate(priors_by_hand(model, latents)):
@@ -292,7 +292,7 @@ def test_a_condition_without_a_mask_is_there_everywhere() -> None:
 
 def test_answers_are_drawn_as_likely_as_they_are() -> None:
     """Conditions of different lengths in one batch: two tokens of each answer against the decoder's probabilities."""
-    model = away(build(replace(TOLD, window=2)))
+    model = away(build(replace(TOLD, max_length=2)))
     assert ANSWERS.condition is not None and ANSWERS.condition_mask is not None
     memory = Context(latents_for(model), ANSWERS.condition, ANSWERS.condition_mask)
     draws = model.likelihood(memory).sample((3000,))
@@ -392,7 +392,7 @@ def test_half_precision_is_near_single() -> None:
 
 
 def test_for_corpus_is_built_like_gpt2() -> None:
-    corpus = SimpleNamespace(vocabulary=40, window=12, conditional=False, max_condition_length=0)
+    corpus = SimpleNamespace(vocabulary=40, max_length=12, conditional=False, max_condition_length=0)
     model = DELLA.for_corpus(corpus, latent_size=8, condition=5, fusion="add")
     assert (model.config.positions, model.config.init_std, model.config.condition) == ("learned", 0.02, 5)
     assert model.latent_size == 8 and model.decoder.fusion is not None and model.decoder.fusion.kind == "add"

@@ -118,8 +118,8 @@ def test_loss_of_point_masses_is_minus_the_log_joint(batch: tuple[int, ...]) -> 
         "precision": rand(*batch, UNITS),
         "weights": randn(*batch, 1, UNITS).softmax(-1) if batch else randn(UNITS).softmax(-1),
     }
-    precision, kappa = draws["precision"][..., None], 0.7
-    by_hand = dist.Normal(mixture.vectors, (kappa * precision).rsqrt()).log_prob(draws["keys"]).sum()
+    precision, prior_counts = draws["precision"][..., None], 0.7
+    by_hand = dist.Normal(mixture.vectors, (prior_counts * precision).rsqrt()).log_prob(draws["keys"]).sum()
     value_scale = (mixture.value_variances / 0.4).sqrt()
     by_hand += dist.Normal(mixture.values, value_scale).log_prob(draws["values"]).sum()
     by_hand += dist.Gamma(2.0, 1.5).log_prob(draws["precision"]).sum()
@@ -183,14 +183,14 @@ def test_group_variances_are_written_out() -> None:
 @in_each_batch
 def test_what_is_visible_is_drawn_among(batch: tuple[int, ...]) -> None:
     mixture, (queries, values, value_mask) = draw(batch), observed(batch)
-    visible = torch.ones(TOKENS, UNITS, dtype=torch.bool).tril()
+    attn_mask = torch.ones(TOKENS, UNITS, dtype=torch.bool).tril()
     model = MixtureAttention(mixture)
-    options = {"visible": visible}
+    options = {"attn_mask": attn_mask}
     marginals = elbo(batch).compute_marginals(model, nothing, queries, values, value_mask, **options)
-    expected = responsibilities(queries, mixture, visible, values, value_mask)
+    expected = responsibilities(queries, mixture, attn_mask, values, value_mask)
     assert_close(marginals["assignment"].probs, expected)
-    share = torch.where(visible, mixture.log_weights[..., None, :], -torch.inf).logsumexp(-1)
-    by_hand = (evidence(queries, mixture, visible, values, value_mask) - share).sum()
+    share = torch.where(attn_mask, mixture.log_weights[..., None, :], -torch.inf).logsumexp(-1)
+    by_hand = (evidence(queries, mixture, attn_mask, values, value_mask) - share).sum()
     assert_close(elbo(batch).loss(model, nothing, queries, values, value_mask, **options), -by_hand)
 
 
@@ -212,9 +212,9 @@ def test_queries_that_see_nothing_or_do_not_count_change_nothing(batch: tuple[in
 
     queries[..., TOKENS - 2 :, :] = torch.nan  # padding may hold anything
     rows = torch.arange(TOKENS) < TOKENS - 2
-    visible = rows[:, None].expand(TOKENS, UNITS)
+    attn_mask = rows[:, None].expand(TOKENS, UNITS)
     expected = loss_and_gradient(queries[..., fewer, :], values[..., fewer, :], value_mask[..., fewer])
-    for options in ({"mask": rows}, {"visible": visible}):
+    for options in ({"mask": rows}, {"attn_mask": attn_mask}):
         loss, gradient = loss_and_gradient(queries, values, value_mask, **options)
         assert_close(loss, expected[0])
         assert_close(gradient, expected[1])
@@ -331,10 +331,10 @@ def em_step(at: Mixture, start: Mixture, data: tuple[Tensor, ...], priors: Conju
     queries, values, value_mask = data
     weights = responsibilities(queries, at, None, values, value_mask)
     known = weights * value_mask[..., None]
-    kappa = torch.as_tensor(priors.vectors)
-    vectors = (kappa * start.vectors + weights.mT @ queries) / (kappa + weights.sum(-2))[..., None]
-    kappa = torch.as_tensor(priors.values)
-    new = (kappa * start.values + known.mT @ values) / (kappa + known.sum(-2))[..., None]
+    prior_counts = torch.as_tensor(priors.vectors)
+    vectors = (prior_counts * start.vectors + weights.mT @ queries) / (prior_counts + weights.sum(-2))[..., None]
+    prior_counts = torch.as_tensor(priors.values)
+    new = (prior_counts * start.values + known.mT @ values) / (prior_counts + known.sum(-2))[..., None]
     return replace(at, vectors=vectors, values=new)
 
 
@@ -528,7 +528,7 @@ def test_a_model_that_cannot_be_is_refused(make: Callable[[], Any], message: str
         ({"values": randn(2, 3, 8, VALUES)}, r"values have shape \(2, 3, 8, 2\), expected"),
         ({"value_mask": torch.ones(TOKENS, dtype=torch.bool)}, "which values are known but there are none"),
         ({"mask": torch.ones(8, dtype=torch.bool)}, r"mask has shape \(8,\), expected \(2, 3, 9\)"),
-        ({"visible": torch.ones(TOKENS, 7, dtype=torch.bool)}, r"visible has shape \(9, 7\), expected \(2, 3, 9, 4\)"),
+        ({"attn_mask": torch.ones(TOKENS, 7, dtype=torch.bool)}, r"visible has shape \(9, 7\), expected \(2, 3, 9, 4\)"),
     ],
 )  # fmt: skip
 def test_data_that_do_not_fit_are_refused(

@@ -5,7 +5,7 @@ import pytest
 from pyroformer.models.serialization import Configurable, build, describe
 from pyroformer.models.transformer.config import TransformerConfig
 
-CONFIG = TransformerConfig(vocabulary=300, window=8)
+CONFIG = TransformerConfig(vocabulary=300, max_length=8)
 
 
 class Outsider(Configurable):
@@ -24,7 +24,7 @@ def test_a_recipe_builds_the_same_again() -> None:
 def test_arguments_given_later_win_and_left_out_ones_are_absent() -> None:
     recipe = describe(Outsider(CONFIG, scale=2.5), leave_out=["config"])
     assert list(recipe["init_args"]) == ["scale"]
-    other = TransformerConfig(vocabulary=400, window=8)
+    other = TransformerConfig(vocabulary=400, max_length=8)
     assert build(recipe, trust=[recipe["class_path"]], config=other).config == other
 
 

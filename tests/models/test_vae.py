@@ -17,7 +17,7 @@ from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.memory import Context, Memory
 from pyroformer.models.vae import VAE, length_mask
 
-CONFIG = TransformerConfig(vocabulary=30, window=12, width=16, layers=1, heads=2, dropout=0.0)
+CONFIG = TransformerConfig(vocabulary=30, max_length=12, width=16, layers=1, heads=2, dropout=0.0)
 TEXTS = [[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]]
 
 

@@ -35,11 +35,11 @@ def demo(*, minutes: float = 3.8, out: str | None = None, seed: int = 0) -> None
     model = NVAE.for_corpus(corpus, size="tiny")  # what is assumed
     guide = NVAEGuide(model)  # what is learned
     progress = Progress("objective (nvib, not a bound)")
-    run = fit(model, guide, corpus, minutes=minutes, validation_texts=256, seed=seed, out=folder, report=progress)
+    run = fit(model, guide, corpus, minutes=minutes, validation_texts=256, seed=seed, out=folder, callback=progress)
     progress.close()
     say(f"best at step {run.step:,}; run saved in {folder}")
 
-    evaluation = run.evaluate(limit=256, particles=16)
+    evaluation = run.evaluate(limit=256, num_particles=16)
     say(f"\n256 texts that it has not seen:\n{evaluation.table()}")
 
     say("\noriginals, and what the decoder writes from their posterior's mean:")

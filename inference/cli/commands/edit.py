@@ -3,7 +3,7 @@
 from typing import Any
 
 from ..common import chosen_decoding, load_run, needed_text, say_json
-from ..ranges import assigned, numbers
+from ..ranges import assigned, parse_ranges
 
 __all__ = ["edit"]
 
@@ -50,7 +50,7 @@ def edit(
 
     text = needed_text("--text", text)
     asked: dict[str, Any] = {
-        "drop": () if drop is None else numbers(drop, of="vectors"),
+        "drop": () if drop is None else parse_ranges(drop, of="vectors"),
         "scale": {} if scale is None else assigned(scale, "--scale", float, "3=0.1"),
         "swap": {} if swap is None else assigned(swap, "--swap", int, "3=5"),
         "other": None if other is None else needed_text("--other", other),

@@ -18,7 +18,7 @@ def evaluate(
     condition: str | None = None,
     split: Literal["train", "valid", "test"] = "test",
     json: str | None = None,
-    particles: int = 64,
+    num_particles: int = 64,
     limit: int | None = None,
     samples: int = 0,
     min_weight: float = 0.0,
@@ -37,7 +37,7 @@ def evaluate(
         condition: The key or the column that holds what each text is written for, if the run was trained on pairs.
         split: Which of the run's own texts to measure it on.
         json: A file to write every number to.
-        particles: Draws of the importance-weighted bound; more make it tighter and take longer.
+        num_particles: Draws of the importance-weighted bound; more make it tighter and take longer.
         limit: At most so many texts.
         samples: Make up so many texts and tell how they differ from each other and from held-out ones.
         min_weight: Vectors of a mixture that weigh less leave before texts are written again.
@@ -49,7 +49,13 @@ def evaluate(
     if json is not None and not Path(json).parent.is_dir():
         raise ValueError(f"--json {json} lies in no folder: make {Path(json).parent} first.")
     texts = None if data is None else given_texts(data, field, condition)
-    options: dict[str, Any] = {"split": split, "particles": particles, "limit": limit, "samples": samples, "seed": seed}
+    options: dict[str, Any] = {
+        "split": split,
+        "num_particles": num_particles,
+        "limit": limit,
+        "samples": samples,
+        "seed": seed,
+    }
     found = load_run(run, trust).evaluate(texts, min_weight=min_weight, **options)
     say(found.table())
     if json is not None:

@@ -24,8 +24,8 @@ def fit(
     init_from: str | None = None,
     resume: bool = False,
     vocabulary: int | Literal["auto"] = "auto",
-    window: int | None = None,
-    long: Literal["split", "drop"] | None = None,
+    max_length: int | None = None,
+    overlong: Literal["split", "drop"] | None = None,
     field: str | None = None,
     condition: str | None = None,
     labels: bool | None = None,
@@ -53,8 +53,8 @@ def fit(
             hub. Sizes, tokenizer and dropout are then GPT-2's, and the learning_rate is 1e-4 by default.
         resume: Go on with the run in --out; its texts, model and options are remembered.
         vocabulary: Number of sub-words that texts are cut into, or auto: by the size of the data.
-        window: The longest text in tokens (default: 64).
-        long: What becomes of longer texts (default: split; of built-in ones: drop).
+        max_length: The longest text in tokens (default: 64).
+        overlong: What becomes of longer texts (default: split; of built-in ones: drop).
         field: The key of a .jsonl file, or the column of a .tsv file, that holds the text.
         condition: The key or the column that holds what each text is written for, such as a label or a question.
         labels: Whether each condition is one token (default: if they are at most 1,000 different words).
@@ -80,7 +80,7 @@ def fit(
     folder = RunFolder(out)
     if rank() == 0:
         claim(folder, resume)
-    texts = {"vocabulary": vocabulary, "window": window, "long": long}
+    texts = {"vocabulary": vocabulary, "max_length": max_length, "overlong": overlong}
     # Of processes that train together, those that the first one starts find what it has made.
     if folder.config_file.exists() and (resume or rank() > 0):
         asked = _asked(name, size, texts, model, guide or {})
@@ -106,7 +106,7 @@ def fit(
     say(_what(prepared, settings, "" if resume or init_from else size or "tiny"))
     progress = Progress(_objective(prepared, settings))
     try:
-        run = train(*prepared[:3], out=out, resume=resume, report=progress, **prepared.training)
+        run = train(*prepared[:3], out=out, resume=resume, callback=progress, **prepared.training)
     finally:
         progress.close()
     if progress.done < 1:

@@ -1,7 +1,7 @@
 """pyroformer interpolate."""
 
 from ..common import chosen_decoding, load_run, say_json, two_texts
-from ..ranges import numbers
+from ..ranges import parse_ranges
 
 __all__ = ["interpolate"]
 
@@ -44,7 +44,7 @@ def interpolate(
     """
     from ...generation.interpolation import interpolate as between
 
-    chosen = None if layers is None else numbers(layers, of="layers")
+    chosen = None if layers is None else parse_ranges(layers, of="layers")
     given = chosen_decoding(temperature, top_k, top_p) | {"seed": seed, "condition": condition}
     first, second = two_texts(text, other)
     for found in between(load_run(run, trust), first, second, steps, layers=chosen, **given):

@@ -42,7 +42,7 @@ def posterior(
         seed: Of the draws.
         trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
     """
-    from ...data.pairs import separated
+    from ...data.pairs import unzip_pairs
     from ...diagnostics import LEAST_DRAWS, khat
     from ...posterior.export import posterior as drawn
 
@@ -58,7 +58,7 @@ def posterior(
     if text:
         given = text if condition is None else [(condition, one) for one in text]
     loaded = load_run(run, trust)
-    texts, conditions = separated(loaded.corpus.entries("test", n) if given is None else given[:n])
+    texts, conditions = unzip_pairs(loaded.corpus.entries("test", n) if given is None else given[:n])
     found = drawn(loaded, texts[:], conditions, draws, predictive=predictive, sites=sites, seed=seed)
     try:
         found.to_netcdf(out)

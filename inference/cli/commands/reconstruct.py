@@ -57,9 +57,9 @@ def reconstruct(
     loaded = load_run(run, trust)
     if given is None:
         given = loaded.corpus.entries("test", n or HELD_OUT)
-    from ...data.pairs import separated
+    from ...data.pairs import unzip_pairs
 
-    texts, conditions = separated(given)
+    texts, conditions = unzip_pairs(given)
     for found in loaded.reconstruct(texts, conditions=conditions, min_weight=min_weight, seed=seed, **chosen):
         item = found.as_dict()
         say_json({"original": item.pop("original"), "reconstruction": item.pop("text")} | item)

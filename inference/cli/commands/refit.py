@@ -73,7 +73,7 @@ def refit(
     say(f"fitting {type(new).__name__}, {count:,} parameters, to the posterior of {run}; all else is held")
     progress = Progress()
     try:
-        done = fit_prior(loaded, new, out=out, resume=resume, report=progress, **training)
+        done = fit_prior(loaded, new, out=out, resume=resume, callback=progress, **training)
     finally:
         progress.close()
     say(f"best at step {done.step:,}; run saved in {out}")

@@ -1,7 +1,7 @@
 """pyroformer swap."""
 
 from ..common import chosen_decoding, load_run, say_json, two_texts
-from ..ranges import numbers
+from ..ranges import parse_ranges
 
 __all__ = ["swap"]
 
@@ -38,7 +38,7 @@ def swap(
     """
     from ...generation.interpolation import swaps
 
-    choices = None if layers is None else [numbers(layers, of="layers")]
+    choices = None if layers is None else [parse_ranges(layers, of="layers")]
     given = chosen_decoding(temperature, top_k, top_p) | {"seed": seed, "condition": condition}
     for found in swaps(load_run(run, trust), *two_texts(text, other), choices, **given):
         say_json({"layers": list(found.layers), "text": found.text})

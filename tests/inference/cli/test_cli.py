@@ -18,7 +18,9 @@ from pyroformer.inference.cli.progress import Progress
 from pyroformer.inference.utils.registry import MODELS, imported
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = "--model.width 8 --model.layers 1 --model.heads 2 --vocabulary 270 --window 32 --batch_size 8 --validations 1"
+TINY = (
+    "--model.width 8 --model.layers 1 --model.heads 2 --vocabulary 270 --max_length 32 --batch_size 8 --validations 1"
+)
 
 
 def command(arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -108,7 +110,7 @@ def test_a_run_says_that_its_kl_is_averaged(here: Path, capsys: pytest.CaptureFi
     )
     words = "KL averaged over 2 latents: effective beta = 0.5"
     assert f"objective ({words}, not a bound)" in said
-    table = command(f"evaluate {out} --particles 1 --limit 2", capsys)
+    table = command(f"evaluate {out} --num_particles 1 --limit 2", capsys)
     [line] = [line for line in table.splitlines() if line.startswith(f"objective that was trained: elbo, {words}")]
     assert line.endswith("not a bound")
     assert yaml.safe_load((out / "config.yaml").read_text())["objective"]["is_bound"] is False
@@ -116,7 +118,7 @@ def test_a_run_says_that_its_kl_is_averaged(here: Path, capsys: pytest.CaptureFi
 
 def test_evaluate_prints_a_table_and_writes_json(nvae: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = nvae / "test.json"
-    table = command(f"evaluate {nvae} --particles 2 --json {file}", capsys)
+    table = command(f"evaluate {nvae} --num_particles 2 --json {file}", capsys)
     assert "importance-weighted, K = 2" in table and "not a bound" in table
     figures = json.loads(file.read_text(), parse_constant=pytest.fail)["figures"]  # NaN and infinities are no JSON
     assert 0 <= figures["accuracy"]["units"]["share"]["value"] <= 1
@@ -130,7 +132,7 @@ def test_evaluate_on_other_texts(nvae: Path, lm: Path, here: Path, capsys: pytes
     file = here / "others.json"
     command(f"evaluate {lm} --data {here}/others --json {file}", capsys)
     assert json.loads(file.read_text())["about"]["texts"] == 2
-    command(f"evaluate {nvae} --data {here}/texts.txt --limit 7 --particles 1 --json {file}", capsys)
+    command(f"evaluate {nvae} --data {here}/texts.txt --limit 7 --num_particles 1 --json {file}", capsys)
     assert json.loads(file.read_text())["about"]["texts"] == 7
 
 
@@ -178,7 +180,7 @@ def test_resume_goes_on_and_needs_nothing_but_the_folder(here: Path, capsys: pyt
     assert re.search(r"100 % \| step 4 ", said)
     assert yaml.safe_load((out / "config.yaml").read_text())["training"]["batch_size"] == 8
     command(
-        f"fit nvae --data gone.txt --out {out} --resume --steps 5 --model.width 8 --window 32 --compile off", capsys
+        f"fit nvae --data gone.txt --out {out} --resume --steps 5 --model.width 8 --max_length 32 --compile off", capsys
     )
 
 
@@ -278,7 +280,7 @@ def test_interpolate_and_swap_write_a_line_of_json_each(della: Path, capsys: pyt
 
 def test_evaluate_says_what_each_layer_carries(della: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = della / "test.json"
-    table = command(f"evaluate {della} --particles 5 --json {file}", capsys)
+    table = command(f"evaluate {della} --num_particles 5 --json {file}", capsys)
     assert "importance-weighted, K = 4" in table and "importance-weighted, K = 5" in table
     figures = json.loads(file.read_text(), parse_constant=pytest.fail)["figures"]
     assert {"kl_z_1", "information_z_2", "mismatch_z_1", "active_z_2", "sensitivity"} <= set(figures)

@@ -2,13 +2,13 @@
 
 import pytest
 
-from pyroformer.inference.cli.ranges import assigned, numbers
+from pyroformer.inference.cli.ranges import assigned, parse_ranges
 
 
 @pytest.mark.parametrize("text", ["", "x", "3-1", "1-", "1,,2", "1-999999"])
 def test_layers_are_written_as_numbers_and_ranges(text: str) -> None:
     with pytest.raises(ValueError, match="is no list of layers: write 2, or 1-3, or 1-3,6"):
-        numbers(text, of="layers")
+        parse_ranges(text, of="layers")
 
 
 @pytest.mark.parametrize("text", ["", "3", "3=", "=2", "a=2", "3=b", "3=1,,4=2"])

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pyroformer.inference.data import builtin
 from pyroformer.inference.data import readers as reading
 from pyroformer.inference.data.corpus import Corpus, _vocabulary
-from pyroformer.inference.data.readers import divide, read_file, read_splits
+from pyroformer.inference.data.readers import read_file, read_splits, split_texts
 from pyroformer.inference.data.storage import _remove
 from pyroformer.inference.data.texts import Texts, check_window, tokenized
 from pyroformer.inference.data.tokenizer import Tokenizer
@@ -182,16 +182,16 @@ def test_folders_that_hold_no_corpus(tmp_path: Path, files: list[str], message: 
 @given(st.lists(st.integers(0, 60), min_size=20).filter(lambda some: len(set(some)) >= 20), st.integers(0, 9))
 def test_equal_texts_stay_together(numbers: list[int], seed: int) -> None:
     texts = [str(number) for number in numbers]
-    split = divide(texts, seed)
+    split = split_texts(texts, seed)
     assert sorted(split["train"] + split["valid"] + split["test"]) == sorted(texts)
     parts = [set(part) for part in split.values()]
     assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
     assert len(parts[1]) == len(parts[2]) == len(set(texts)) // 20
-    assert split == divide(texts, seed)
+    assert split == split_texts(texts, seed)
 
 
 def test_the_split_follows_from_the_seed() -> None:
-    assert divide(LINES, 0) != divide(LINES, 1)
+    assert split_texts(LINES, 0) != split_texts(LINES, 1)
 
 
 def test_too_few_texts(tmp_path: Path) -> None:
@@ -209,15 +209,15 @@ words = st.lists(st.text("abcé大😀 .", min_size=1, max_size=12) | st.just("N
 
 @settings(max_examples=80, deadline=None)
 @given(words, st.integers(8, 40))
-def test_long_texts_are_split_into_texts_that_fit(parts: list[str], window: int) -> None:
+def test_long_texts_are_split_into_texts_that_fit(parts: list[str], max_length: int) -> None:
     text = " ".join(parts)
-    texts = Texts.encode([text], TOKENIZER, window)
-    assert (texts.lengths <= window).all()
+    texts = Texts.encode([text], TOKENIZER, max_length)
+    assert (texts.lengths <= max_length).all()
     assert "".join("".join(texts[:]).split()) == "".join(text.split())
     assert all(texts.ids(i).tolist() == TOKENIZER.encode(texts[i]) for i in range(len(texts)))
     if len(texts) > 1:  # a word that fits is never cut
         kept = {word for piece in texts for word in piece.split()}
-        assert {word for word in text.split() if 2 * len(TOKENIZER.encode(word)) <= window} <= kept
+        assert {word for word in text.split() if 2 * len(TOKENIZER.encode(word)) <= max_length} <= kept
 
 
 def test_pieces_are_of_similar_length() -> None:
@@ -227,8 +227,8 @@ def test_pieces_are_of_similar_length() -> None:
 
 
 def test_long_texts_are_dropped() -> None:
-    _, offsets, long = tokenized(["a", "x" * 99, "b"], TOKENIZER, 8, "drop")
-    assert (offsets.tolist(), long) == ([0, 2, 4], 1)
+    _, offsets, overlong = tokenized(["a", "x" * 99, "b"], TOKENIZER, 8, "drop")
+    assert (offsets.tolist(), overlong) == ([0, 2, 4], 1)
 
 
 def test_order_is_kept_over_many_texts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,14 +240,14 @@ def test_order_is_kept_over_many_texts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"window": 7}, "a window of 7 tokens is too short for text: give at least 8"),
-        ({"window": -1}, "a window of -1 tokens is too short"),
+        ({"max_length": 7}, "a window of 7 tokens is too short for text: give at least 8"),
+        ({"max_length": -1}, "a window of -1 tokens is too short"),
         (
             {"vocabulary": 1},
             "a vocabulary of 1 is too small: 256 bytes and 3 special tokens take 259. Give",
         ),
         (
-            {"window": 8, "long": "drop"},
+            {"max_length": 8, "overlong": "drop"},
             "no text of the train split fits into a window of 8 tokens: give a longer",
         ),
     ],
@@ -258,7 +258,7 @@ def test_sizes_that_hold_no_text(options: dict[str, Any], message: str, tmp_path
             [line + "x" * 30 for line in LINES], folder=tmp_path / "corpus", **{"vocabulary": 259, **options}
         )
     assert not (tmp_path / "corpus").exists()
-    if "long" not in options:
+    if "overlong" not in options:
         with pytest.raises(ValueError, match=message):  # before anything is read
             Corpus.from_file("missing.txt", **options)
 
@@ -294,7 +294,7 @@ def test_nothing_is_too_little_to_count() -> None:
 @pytest.fixture
 def corpus(tmp_path: Path) -> Corpus:
     path = write(tmp_path / "numbers.txt", "\n".join([*LINES, "", "word " * 50]))
-    return Corpus.from_file(path, vocabulary=4000, window=16, folder=tmp_path / "run" / "corpus")
+    return Corpus.from_file(path, vocabulary=4000, max_length=16, folder=tmp_path / "run" / "corpus")
 
 
 def test_a_corpus_says_what_it_is(corpus: Corpus) -> None:
@@ -302,7 +302,7 @@ def test_a_corpus_says_what_it_is(corpus: Corpus) -> None:
         "numbers.txt: 101 texts (1 longer than 16 tokens split, 1 blank line left out), "
         f"{corpus.vocabulary}-token BPE (the text has no more; 4,000 were asked for)"
     )
-    assert corpus.counts == {"texts": 101, "long": 1, "blank": 1}
+    assert corpus.counts == {"texts": 101, "overlong": 1, "blank": 1}
     assert repr(corpus).startswith("Corpus(numbers.txt: 101 texts")
     assert f"; train {len(corpus.train)}, valid {len(corpus.valid)}, test {len(corpus.test)})" in repr(corpus)
 
@@ -326,7 +326,7 @@ def test_a_corpus_is_opened_without_its_source(corpus: Corpus, tmp_path: Path) -
     (tmp_path / "numbers.txt").unlink()
     for again in (Corpus.load(corpus.folder), pickle.loads(pickle.dumps(corpus))):
         assert again.describe() == corpus.describe()
-        assert (again.window, again.widths, again.vocabulary) == (16, corpus.widths, corpus.vocabulary)
+        assert (again.max_length, again.widths, again.vocabulary) == (16, corpus.widths, corpus.vocabulary)
         assert again.test[:] == corpus.test[:]
 
 
@@ -359,10 +359,10 @@ def test_a_forked_process_leaves_the_folder_alone() -> None:
 
 
 def test_the_same_corpus_from_the_same_seed(corpus: Corpus, tmp_path: Path) -> None:
-    again = Corpus.from_file(tmp_path / "numbers.txt", vocabulary=4000, window=16)
+    again = Corpus.from_file(tmp_path / "numbers.txt", vocabulary=4000, max_length=16)
     assert again.train[:] == corpus.train[:]
     assert (again.folder / "tokenizer.json").read_text() == (corpus.folder / "tokenizer.json").read_text()
-    other = Corpus.from_file(tmp_path / "numbers.txt", vocabulary=4000, window=16, seed=1)
+    other = Corpus.from_file(tmp_path / "numbers.txt", vocabulary=4000, max_length=16, seed=1)
     assert other.test[:] != corpus.test[:]
 
 
@@ -525,7 +525,7 @@ def test_a_hundred_thousand_lines_take_seconds(data: Path, tmp_path: Path) -> No
     corpus = Corpus.from_file(data / "wikitext-2-nvib", vocabulary=8000, folder=tmp_path)
     assert time.process_time() - start < 120  # 10 s on an idle core
     assert corpus.counts["texts"] == 73442 + 7697 + 9084
-    assert corpus.counts["long"] < 1000
+    assert corpus.counts["overlong"] < 1000
     lines = (data / "wikitext-2-nvib" / "valid.txt").read_text().splitlines()
     assert " ".join(corpus.valid) == " ".join(lines)
     assert len(corpus.widths) == 6

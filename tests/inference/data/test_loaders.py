@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from pyroformer.inference.data.bucketing import buckets
-from pyroformer.inference.data.loaders import TrainingStream, once
+from pyroformer.inference.data.loaders import TrainingStream, sequential_batches
 from pyroformer.inference.data.texts import Texts
 from pyroformer.inference.data.tokenizer import Tokenizer
 from pyroformer.models.batch import EOS, PAD, Batch
@@ -20,10 +20,10 @@ from pyroformer.models.batch import EOS, PAD, Batch
 TOKENIZER = Tokenizer.train([""], 259)
 
 
-def texts_of(count: int, window: int = 40, seed: int = 0) -> Texts:
+def texts_of(count: int, max_length: int = 40, seed: int = 0) -> Texts:
     """Different texts of random length."""
-    lengths = np.random.default_rng(seed).integers(0, window - 5, count)
-    return Texts.encode([f"{i:04}" + "x" * length for i, length in enumerate(lengths)], TOKENIZER, window)
+    lengths = np.random.default_rng(seed).integers(0, max_length - 5, count)
+    return Texts.encode([f"{i:04}" + "x" * length for i, length in enumerate(lengths)], TOKENIZER, max_length)
 
 
 def seen(batches: list[Batch]) -> Counter[str]:
@@ -44,7 +44,7 @@ sizes = {
     "count": st.integers(1, 40),
     "batch_size": st.integers(1, 9),
     "world": st.integers(1, 3),
-    "accumulate": st.integers(1, 3),
+    "accumulate_grad_batches": st.integers(1, 3),
     "seed": st.integers(0, 2**32),
 }
 
@@ -52,11 +52,12 @@ sizes = {
 @settings(max_examples=25, deadline=None)
 @given(epoch=st.integers(0, 3), **sizes)
 def test_every_text_comes_once_an_epoch(
-    count: int, batch_size: int, world: int, accumulate: int, seed: int, epoch: int
+    count: int, batch_size: int, world: int, accumulate_grad_batches: int, seed: int, epoch: int
 ) -> None:
     texts = texts_of(count)
     streams = [
-        TrainingStream(texts, batch_size, seed, rank=rank, world=world, accumulate=accumulate) for rank in range(world)
+        TrainingStream(texts, batch_size, seed, rank=rank, world=world, accumulate_grad_batches=accumulate_grad_batches)
+        for rank in range(world)
     ]
     steps = range(epoch * streams[0].steps_per_epoch, (epoch + 1) * streams[0].steps_per_epoch)
     batches = [[stream.step(step) for stream in streams] for step in steps]
@@ -68,21 +69,23 @@ def test_every_text_comes_once_an_epoch(
         assert rows[0].tokens.shape[1] in texts.widths
         real = sum(int((batch.weight > 0).sum()) for batch in rows)
         # what DDP (mean over ranks) and Lightning (divides by accumulate) make of the weights
-        effective = torch.cat([batch.weight for batch in rows]) / (world * accumulate)
+        effective = torch.cat([batch.weight for batch in rows]) / (world * accumulate_grad_batches)
         torch.testing.assert_close(effective[effective > 0], torch.full((real,), 1 / real))
 
 
 @settings(max_examples=15, deadline=None)
 @given(step=st.integers(0, 100), **sizes)
 def test_ranks_and_micro_batches_divide_the_step_of_one_process(
-    count: int, batch_size: int, world: int, accumulate: int, seed: int, step: int
+    count: int, batch_size: int, world: int, accumulate_grad_batches: int, seed: int, step: int
 ) -> None:
     texts = texts_of(count)
-    whole = TrainingStream(texts, batch_size * world * accumulate, seed).micro_batch(step)
+    whole = TrainingStream(texts, batch_size * world * accumulate_grad_batches, seed).micro_batch(step)
     parts = [
         batch
         for rank in range(world)
-        for batch in TrainingStream(texts, batch_size, seed, rank=rank, world=world, accumulate=accumulate).step(step)
+        for batch in TrainingStream(
+            texts, batch_size, seed, rank=rank, world=world, accumulate_grad_batches=accumulate_grad_batches
+        ).step(step)
     ]
     assert seen(parts) == seen([whole])
     counts = [int((part.weight > 0).sum()) for part in parts]
@@ -92,14 +95,14 @@ def test_ranks_and_micro_batches_divide_the_step_of_one_process(
 @settings(max_examples=15, deadline=None)
 @given(start=st.integers(0, 40), **sizes)
 def test_resumption_at_any_step_equals_an_uninterrupted_run(
-    count: int, batch_size: int, world: int, accumulate: int, seed: int, start: int
+    count: int, batch_size: int, world: int, accumulate_grad_batches: int, seed: int, start: int
 ) -> None:
     texts = texts_of(count)
-    options = {"rank": world - 1, "world": world, "accumulate": accumulate}
+    options = {"rank": world - 1, "world": world, "accumulate_grad_batches": accumulate_grad_batches}
     uninterrupted = TrainingStream(texts, batch_size, seed, **options)
     resumed = TrainingStream(texts, batch_size, seed, **options)
     resumed.resume(uninterrupted.position(start))
-    expected = islice(uninterrupted, start * accumulate, (start + 5) * accumulate)
+    expected = islice(uninterrupted, start * accumulate_grad_batches, (start + 5) * accumulate_grad_batches)
     assert all(equal(*pair) for pair in zip(expected, resumed, strict=False))
 
 
@@ -125,7 +128,7 @@ def test_epochs_and_seeds_differ() -> None:
 
 
 def test_batches_are_mostly_full() -> None:
-    texts = texts_of(2000, window=64)
+    texts = texts_of(2000, max_length=64)
     batches = [batch for _, batch in zip(range(31), TrainingStream(texts, 64), strict=False)]
     assert len(batches) * 64 - 2000 < 64
     assert torch.stack([batch.mask.float().mean() for batch in batches]).mean() > 0.8
@@ -135,7 +138,7 @@ def test_batches_are_mostly_full() -> None:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes:UserWarning")
 def test_a_data_loader_changes_nothing(workers: int) -> None:
-    stream = TrainingStream(texts_of(30), 4, accumulate=2, start=5)
+    stream = TrainingStream(texts_of(30), 4, accumulate_grad_batches=2, start=5)
     loader = DataLoader(stream, batch_size=None, num_workers=workers)
     batches = list(islice(loader, 12))
     assert all(isinstance(batch, Batch) for batch in batches)
@@ -153,7 +156,7 @@ def test_a_stream_travels_to_another_process() -> None:
     [
         ({"batch_size": 0}, "batch_size is 0: give at least 1"),
         ({"world": 0}, "world is 0: give at least 1"),
-        ({"accumulate": -1}, "accumulate is -1: give at least 1"),
+        ({"accumulate_grad_batches": -1}, "accumulate is -1: give at least 1"),
         ({"rank": 2, "world": 2}, "rank 2 is none of 2 processes: give one from 0 to 1"),
     ],
 )
@@ -167,7 +170,7 @@ def test_no_texts() -> None:
         TrainingStream(Texts.encode([], TOKENIZER, 8))
 
 
-@pytest.mark.parametrize("other", [{"seed": 1}, {"batch_size": 8}, {"accumulate": 2}])
+@pytest.mark.parametrize("other", [{"seed": 1}, {"batch_size": 8}, {"accumulate_grad_batches": 2}])
 def test_a_run_that_would_go_on_with_other_batches(other: dict[str, int]) -> None:
     state = TrainingStream(texts_of(30), 4).position(3)
     with pytest.raises(ValueError, match="its batches would be others. Resume it with the same data, seed and texts"):
@@ -176,7 +179,7 @@ def test_a_run_that_would_go_on_with_other_batches(other: dict[str, int]) -> Non
 
 def test_a_step_may_be_divided_differently_after_resuming() -> None:
     state = TrainingStream(texts_of(30), 8).position(3)
-    stream = TrainingStream(texts_of(30), 2, world=2, accumulate=2)
+    stream = TrainingStream(texts_of(30), 2, world=2, accumulate_grad_batches=2)
     stream.resume(state)
     assert stream.start == 3
 
@@ -185,7 +188,7 @@ def test_a_step_may_be_divided_differently_after_resuming() -> None:
 @given(st.integers(1, 60), st.integers(1, 9))
 def test_once_gives_every_text_once_and_says_which(count: int, batch_size: int) -> None:
     texts = texts_of(count)
-    batches = list(once(texts, batch_size))
+    batches = list(sequential_batches(texts, batch_size))
     assert sorted(i for indices, _ in batches for i in indices) == list(range(count))
     assert all(batch.tokens.shape[0] == batch_size for _, batch in batches)
     assert {batch.tokens.shape[1] for _, batch in batches} <= set(texts.widths)
@@ -194,7 +197,7 @@ def test_once_gives_every_text_once_and_says_which(count: int, batch_size: int) 
         expected = [1 / len(indices)] * len(indices) + [0.0] * (batch_size - len(indices))
         assert batch.weight.tolist() == pytest.approx(expected)
     with pytest.raises(ValueError, match="batch_size is 0: give at least 1"):
-        next(once(texts, 0))
+        next(sequential_batches(texts, 0))
 
 
 def padded(lengths: np.ndarray, widths: tuple[int, ...]) -> int:
@@ -203,10 +206,10 @@ def padded(lengths: np.ndarray, widths: tuple[int, ...]) -> int:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 70), min_size=1, max_size=30), st.integers(70, 80), st.integers(1, 4))
-def test_buckets_waste_least(some: list[int], window: int, at_most: int) -> None:
+def test_buckets_waste_least(some: list[int], max_length: int, at_most: int) -> None:
     lengths = np.array(some)
-    widths = buckets(lengths, window, at_most)
-    candidates = sorted({min(window, 8 * i) for i in range(1, -(-max(some) // 8) + 1)})
+    widths = buckets(lengths, max_length, at_most)
+    candidates = sorted({min(max_length, 8 * i) for i in range(1, -(-max(some) // 8) + 1)})
     choices = [c for k in range(at_most) for c in combinations(candidates[:-1], k)]
     assert padded(lengths, widths) == min(padded(lengths, (*choice, candidates[-1])) for choice in choices)
     assert len(widths) <= at_most
@@ -214,13 +217,13 @@ def test_buckets_waste_least(some: list[int], window: int, at_most: int) -> None
 
 
 @pytest.mark.parametrize(
-    ("lengths", "window", "expected"),
+    ("lengths", "max_length", "expected"),
     [([3], 64, (8,)), ([60], 62, (62,)), ([64], 64, (64,)), ([3, 9], 10, (8, 10)), ([], 16, (8,))],
 )
 def test_buckets_are_multiples_of_eight_within_the_window(
-    lengths: list[int], window: int, expected: tuple[int, ...]
+    lengths: list[int], max_length: int, expected: tuple[int, ...]
 ) -> None:
-    assert buckets(np.array(lengths, dtype=int), window) == expected
+    assert buckets(np.array(lengths, dtype=int), max_length) == expected
 
 
 def test_buckets_that_cannot_be() -> None:

@@ -20,8 +20,8 @@ from pyroformer.inference.cli.prepare import read_corpus
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.data.labels import MOST_LABELS, Labels, label_names
 from pyroformer.inference.data.loaders import TrainingStream
-from pyroformer.inference.data.pairs import condition_widths, encode_pairs, separated
-from pyroformer.inference.data.readers import Pair, divide, read_file, read_splits
+from pyroformer.inference.data.pairs import condition_widths, encode_pairs, unzip_pairs
+from pyroformer.inference.data.readers import Pair, read_file, read_splits, split_texts
 from pyroformer.inference.data.texts import Texts
 from pyroformer.inference.data.tokenizer import Tokenizer
 from pyroformer.inference.objectives.elbo import ELBO
@@ -140,9 +140,9 @@ def test_what_is_no_pair(
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 60)), min_size=20), st.integers(0, 9))
 def test_pairs_of_equal_texts_stay_together(numbers: list[tuple[int, int]], seed: int) -> None:
     pairs = [(str(condition), str(text)) for condition, text in [*numbers, *((0, i) for i in range(20))]]
-    split = divide(pairs, seed, labels=False)  # labels may pull texts into training
+    split = split_texts(pairs, seed, labels=False)  # labels may pull texts into training
     assert sorted(split["train"] + split["valid"] + split["test"]) == sorted(pairs)
-    alone = divide([text for _, text in pairs], seed)
+    alone = split_texts([text for _, text in pairs], seed)
     assert {part: [text for _, text in some] for part, some in split.items()} == alone
 
 
@@ -181,18 +181,18 @@ def test_a_label_that_training_has_not_seen(text: str, close: str) -> None:
 def test_training_has_a_text_of_every_label(seed: int) -> None:
     rare = [(f"rare{n}", f"a text of its own {n}") for n in range(30)]
     pairs = [("common", f"text {n}") for n in range(100)] + rare
-    split = divide(pairs, seed)
+    split = split_texts(pairs, seed)
     assert {label for label, _ in split["train"]} == {"common", *(label for label, _ in rare)}
     assert sorted(pair for part in split.values() for pair in part) == sorted(pairs) and split["valid"]
     texts = [(f"a condition {n}", f"text {n}") for n in range(100)]  # that is no label
-    assert len(divide(texts, seed)["test"]) == 5
+    assert len(split_texts(texts, seed)["test"]) == 5
 
 
 def test_labels_of_one_text_each_leave_nothing_to_hold_out() -> None:
     pairs = [(f"label{n}", f"text {n}") for n in range(40)]
     with pytest.raises(ValueError, match="so few texts of each label that none is left for valid: .*labels=False, or"):
-        divide(pairs)
-    assert len(divide(pairs, labels=False)["valid"]) == 2
+        split_texts(pairs)
+    assert len(split_texts(pairs, labels=False)["valid"]) == 2
 
 
 def test_what_counts_as_a_label_unless_one_says_otherwise() -> None:
@@ -209,17 +209,17 @@ def test_what_counts_as_a_label_unless_one_says_otherwise() -> None:
 
 
 def test_texts_and_pairs_are_told_apart() -> None:
-    assert separated(["a", "b"]) == (["a", "b"], None)
-    assert separated([]) == ([], None)
-    assert separated([["a", "b"]]) == (["b"], ["a"])
+    assert unzip_pairs(["a", "b"]) == (["a", "b"], None)
+    assert unzip_pairs([]) == ([], None)
+    assert unzip_pairs([["a", "b"]]) == (["b"], ["a"])
     for mixed in ([("a", "b"), "cd"], [("a", "b"), ("c", "d", "e")], [("a",)]):
         with pytest.raises(ValueError, match=r"entry \d is .*, the first one a pair: give pairs \(condition, text\)"):
-            separated(mixed)
+            unzip_pairs(mixed)
 
 
 def test_long_pairs_are_dropped_whole() -> None:
-    fits, long = "x" * 7, "x" * 9  # a text has an end besides, a condition none
-    pairs = [(long, "a"), ("b", long), (fits + "x", fits), ("c", fits + "x"), (fits, "d")]
+    fits, overlong = "x" * 7, "x" * 9  # a text has an end besides, a condition none
+    pairs = [(overlong, "a"), ("b", overlong), (fits + "x", fits), ("c", fits + "x"), (fits, "d")]
     texts, dropped = encode_pairs([t for _, t in pairs], [c for c, _ in pairs], BYTEWISE, BYTEWISE, 8, "drop")
     assert (pairs_of(texts), dropped) == ([(fits + "x", fits), (fits, "d")], 3)
     assert (texts.widths, conditions_of(texts).widths) == ((8,), (9,))
@@ -233,7 +233,7 @@ def test_long_pairs_are_dropped_whole() -> None:
     ],
 )
 def test_a_pair_cannot_be_split(condition: str, text: str, what: str) -> None:
-    message = ", the window is 16, and a pair cannot be split: give a longer window, or leave such pairs out .long="
+    message = ", the window is 16, and a pair cannot be split: give a longer window, or leave such pairs out .overlong="
     with pytest.raises(ValueError, match=what + message):
         encode_pairs(["fits", text], ["fits", condition], BYTEWISE, BYTEWISE, 16)
 
@@ -279,13 +279,13 @@ def test_a_condition_is_as_wide_as_the_longest_of_its_batch_asks_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lengths", "window", "expected"),
+    ("lengths", "max_length", "expected"),
     [([2], 64, (2,)), ([1], 64, (2,)), ([], 64, (2,)), ([3], 64, (9,)), ([65, 2], 64, (9, 65)), ([61], 60, (61,))],
 )
 def test_widths_of_conditions_count_the_end_that_batches_leave_out(
-    lengths: list[int], window: int, expected: tuple[int, ...]
+    lengths: list[int], max_length: int, expected: tuple[int, ...]
 ) -> None:
-    assert condition_widths(np.array(lengths, dtype=int), window) == expected
+    assert condition_widths(np.array(lengths, dtype=int), max_length) == expected
 
 
 def rows(batches: list[Batch]) -> list[tuple[list[int], list[int]]]:
@@ -304,12 +304,14 @@ def test_every_pair_comes_once_an_epoch(pairs: list[Pair]) -> None:
     for split, texts in {"train": corpus.train, "valid": corpus.valid, "test": corpus.test}.items():
         expected = [(conditions_of(texts).ids(i)[:-1].tolist(), texts.ids(i).tolist()) for i in range(len(texts))]
         assert sorted(rows(list(corpus.batches(split, 8)))) == sorted(expected)
-    assert pairs_of(corpus.train) == divide(pairs)["train"]
+    assert pairs_of(corpus.train) == split_texts(pairs)["train"]
 
 
 def test_the_order_of_training_does_not_depend_on_conditions() -> None:
-    alone = TrainingStream(Corpus.from_texts([text for _, text in PAIRS], tokenizer=TOKENIZER).train, 4, accumulate=2)
-    paired = TrainingStream(Corpus.from_texts(PAIRS, tokenizer=TOKENIZER).train, 4, accumulate=2)
+    alone = TrainingStream(
+        Corpus.from_texts([text for _, text in PAIRS], tokenizer=TOKENIZER).train, 4, accumulate_grad_batches=2
+    )
+    paired = TrainingStream(Corpus.from_texts(PAIRS, tokenizer=TOKENIZER).train, 4, accumulate_grad_batches=2)
     for one, other in zip(islice(alone, 30), paired, strict=False):
         assert all(torch.equal(a, b) for a, b in zip(one[:3], other[:3], strict=True))  # type: ignore[arg-type]
 
@@ -333,7 +335,7 @@ def test_a_stream_of_pairs_resumes() -> None:
         (QUESTIONS, {}, "60 pairs, {}-token BPE"),
         ([("only", text) for _, text in PAIRS], {}, "60 pairs, 1 label, {}-token BPE"),
         ([(c + " now", text) for c, text in PAIRS], {"labels": True}, "60 pairs, 3 labels, {}-token BPE"),
-        ([*PAIRS, ("book", LONG)], {"long": "drop"}, "61 pairs (1 longer than 64 tokens dropped), 3 labels, "),
+        ([*PAIRS, ("book", LONG)], {"overlong": "drop"}, "61 pairs (1 longer than 64 tokens dropped), 3 labels, "),
     ],
 )
 def test_a_corpus_of_pairs_says_so(pairs: list[Pair], options: dict[str, Any], expected: str) -> None:
@@ -387,7 +389,7 @@ def test_texts_of_a_corpus_of_pairs_are_pairs_again() -> None:
 
 def test_corpora_of_texts_are_as_they_were() -> None:
     corpus = Corpus.from_texts([text for _, text in PAIRS], vocabulary=300)
-    keys = {"name", "window", "long", "seed", "asked", "vocabulary", "texts", "widths", "counts"}
+    keys = {"name", "max_length", "overlong", "seed", "asked", "vocabulary", "texts", "widths", "counts"}
     assert json.loads((corpus.folder / "corpus.json").read_text()).keys() == keys
     arrays = {f"{split}.{kind}.npy" for split in ("train", "valid", "test") for kind in ("tokens", "offsets")}
     assert {path.name for path in corpus.folder.iterdir()} == arrays | {"corpus.json", "tokenizer.json"}
@@ -405,7 +407,7 @@ def test_splits_of_two_kinds() -> None:
         Corpus.from_texts([text for _, text in PAIRS], labels=True)
     with pytest.raises(ValueError, match="no pair of the test split fits into a window of 16 tokens: give a longer w"):
         some = [("c", "short")]
-        Corpus.from_texts({"train": some, "valid": some, "test": [("c", LONG)]}, window=16, long="drop")
+        Corpus.from_texts({"train": some, "valid": some, "test": [("c", LONG)]}, max_length=16, overlong="drop")
 
 
 def test_a_held_out_label_that_training_lacks() -> None:
@@ -490,7 +492,7 @@ def test_the_built_in_texts_have_no_conditions() -> None:
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run of a model that takes conditions and does not look at them."""
     monkeypatch.setattr(LanguageModel, "conditional", True)
-    corpus = Corpus.from_texts(PAIRS, vocabulary=300, window=32)
+    corpus = Corpus.from_texts(PAIRS, vocabulary=300, max_length=32)
     model = LanguageModel.for_corpus(corpus, width=8, layers=1, heads=2)
     config = {"objective": {"name": "elbo", "kl_weights": {}}}
     return Run(model, None, corpus, RunFolder(corpus.folder), config, 0)
@@ -499,10 +501,10 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
 @pytest.mark.parametrize("model", [LanguageModel, NVAE])
 def test_a_model_that_reads_no_conditions_is_given_none(model: type[LanguageModel] | type[NVAE]) -> None:
     message = f"{model.__name__} does not read the conditions that the texts come with: leave the condition out, or"
-    corpus = Corpus.from_texts(PAIRS, vocabulary=300, window=32)
+    corpus = Corpus.from_texts(PAIRS, vocabulary=300, max_length=32)
     with pytest.raises(ValueError, match=message):
         model.for_corpus(corpus)
-    alone = Corpus.from_texts([text for _, text in PAIRS], vocabulary=300, window=32)
+    alone = Corpus.from_texts([text for _, text in PAIRS], vocabulary=300, max_length=32)
     with pytest.raises(ValueError, match=message):
         fit(model.for_corpus(alone, width=8, layers=1, heads=2), None, corpus)
 
@@ -584,7 +586,7 @@ def test_fit_and_evaluate_read_pairs(
         return captured.err if code else captured.out
 
     data = write(tmp_path / "pairs.tsv", "".join(f"{text}\t{condition}\n" for condition, text in PAIRS))
-    tiny = "--model.width 8 --model.layers 1 --model.heads 2 --vocabulary 300 --window 32 --steps 2 --validations 1"
+    tiny = "--model.width 8 --model.layers 1 --model.heads 2 --vocabulary 300 --max_length 32 --steps 2 --validations 1"
     fit = f"fit lm --data {data} --out {tmp_path}/run {tiny} --condition 1"
     assert "LanguageModel does not read the conditions" in told(fit, 1)
     assert not (tmp_path / "run" / "corpus").exists()  # it is said before anything is read

@@ -18,7 +18,7 @@ from pyroformer.models.della import DELLA
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.transformer.config import TransformerConfig
 
-CONFIG = TransformerConfig(vocabulary=9, window=4, width=8, layers=1, heads=2)
+CONFIG = TransformerConfig(vocabulary=9, max_length=4, width=8, layers=1, heads=2)
 TEXTS = 50
 
 

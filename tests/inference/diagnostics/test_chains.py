@@ -50,7 +50,7 @@ def fit(
     seed: int = 0, texts: tuple[list[int], ...] = ([5, 2], [6, 7, 2]), draws: int = 3, prior: bool = True
 ) -> object:
     torch.manual_seed(seed)
-    model = VAE(TransformerConfig(vocabulary=9, window=4, width=8, layers=1, heads=2))
+    model = VAE(TransformerConfig(vocabulary=9, max_length=4, width=8, layers=1, heads=2))
     return to_arviz(model, VAEGuide(model), Batch.pad(list(texts)), draws=draws, prior=prior)
 
 

@@ -20,7 +20,7 @@ SMALL = {"width": 16, "layers": 1, "heads": 2}
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return Corpus.from_texts([f"the number {n} is a number." for n in range(200)], window=24, vocabulary=270)
+    return Corpus.from_texts([f"the number {n} is a number." for n in range(200)], max_length=24, vocabulary=270)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_texts_like_the_real_ones_teach_more_than_their_words_in_disorder() -> N
     real = [f"{chance.choice(subjects)} {chance.choice(verbs)} {chance.choice(objects)}." for _ in range(400)]
     disorder = [" ".join(chance.sample(text.split(), len(text.split()))) for text in real[:200]]
     corpus = Corpus.from_texts(
-        {"train": real[:200], "valid": real[200:300], "test": real[300:]}, window=16, vocabulary=270
+        {"train": real[:200], "valid": real[200:300], "test": real[300:]}, max_length=16, vocabulary=270
     )
     options = {
         "steps": 30,

@@ -178,7 +178,7 @@ def test_what_leave_one_out_cannot_do() -> None:
 
 
 def test_latents_of_texts_are_refused_with_the_reason() -> None:
-    model = NVAE(TransformerConfig(vocabulary=9, window=4, width=8, layers=1, heads=2))
+    model = NVAE(TransformerConfig(vocabulary=9, max_length=4, width=8, layers=1, heads=2))
     data = to_arviz(model, NVAEGuide(model), Batch.pad([[5, 2], [6, 7, 2]]), draws=2)
     with pytest.raises(ValueError, match=r"belongs to one text each, .* PSIS-LOO is wrong: compare models on held-out"):
         loo(data)

@@ -72,7 +72,7 @@ def test_groups_and_table() -> None:
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return Corpus.from_texts(texts(0, count=120), vocabulary=270, window=64)
+    return Corpus.from_texts(texts(0, count=120), vocabulary=270, max_length=64)
 
 
 def test_a_run_is_held_against_texts_that_it_has_not_seen(corpus: Corpus) -> None:
@@ -102,7 +102,7 @@ def test_what_cannot_be_checked(corpus: Corpus) -> None:
         check_texts(run, replications=1)
     with pytest.raises(ValueError, match="limit is 0: give a whole number of at least 1"):
         check_texts(run, limit=0)
-    pairs = Corpus.from_texts([("warm", f"a rose, {n}") for n in range(40)], vocabulary=270, window=32)
+    pairs = Corpus.from_texts([("warm", f"a rose, {n}") for n in range(40)], vocabulary=270, max_length=32)
     run.corpus = pairs
     with pytest.raises(ValueError, match="the run answers to conditions: make texts up for some"):
         check_texts(run)

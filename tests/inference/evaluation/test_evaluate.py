@@ -24,7 +24,7 @@ ELBO_TRAINED = {"name": "elbo", "is_bound": True, "kl_weights": {"weights": 1.0,
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return Corpus.from_texts(TEXTS, vocabulary=270, window=24)
+    return Corpus.from_texts(TEXTS, vocabulary=270, max_length=24)
 
 
 def made(corpus: Corpus, name: str, objective: dict[str, Any] = ELBO_TRAINED, **options: Any) -> Run:
@@ -52,7 +52,7 @@ def lm(corpus: Corpus) -> Run:
 
 @pytest.fixture(scope="module")
 def found(nvae: Run) -> Evaluation:
-    return nvae.evaluate(SOME, particles=3)
+    return nvae.evaluate(SOME, num_particles=3)
 
 
 def nats(evaluation: Evaluation, name: str) -> float:
@@ -84,7 +84,7 @@ def test_units_by_hand(nvae: Run, found: Evaluation) -> None:
 
 
 def test_batches_change_nothing(nvae: Run, found: Evaluation) -> None:
-    other = evaluate(nvae, list(reversed(SOME)), particles=3, batch_size=2)
+    other = evaluate(nvae, list(reversed(SOME)), num_particles=3, batch_size=2)
     exact = ["accuracy", "kl_length", "kl_weights", "kl_vectors", "kept_alpha", "kept_entropy", "kept_attention"]
     for name in [*exact, "exact_match", "bleu"]:
         assert other[name].value == pytest.approx(found[name].value, rel=1e-5, abs=1e-5), name
@@ -112,19 +112,19 @@ def test_what_is_a_bound_and_of_what(found: Evaluation) -> None:
     ids=["nvib", "beta"],
 )
 def test_what_was_trained_is_no_bound_by_name(corpus: Corpus, found: Evaluation, objective: dict[str, Any]) -> None:
-    trained = made(corpus, "nvae", objective).evaluate(SOME, particles=3)
+    trained = made(corpus, "nvae", objective).evaluate(SOME, num_particles=3)
     assert trained["objective"].bound_on is None and objective["name"] in trained["objective"].label
     for name in ("kl_vectors", "kl_weights", "kl_length"):  # exact, whatever was trained
         assert nats(trained, name) == pytest.approx(nats(found, name))
 
 
 def test_made_up_texts_are_compared(nvae: Run) -> None:
-    found = nvae.evaluate(SOME, particles=1, samples=5)
+    found = nvae.evaluate(SOME, num_particles=1, samples=5)
     assert {"self_bleu", "reference_bleu", "distinct_2"} <= set(found) and "5 texts" in found["self_bleu"].label
     assert found.about["samples"] == 5
     for wrong in (-1, 1):
         with pytest.raises(ValueError, match=f"samples is {wrong}: give 0 for none, or at least 2"):
-            nvae.evaluate(SOME, particles=1, samples=wrong)
+            nvae.evaluate(SOME, num_particles=1, samples=wrong)
 
 
 def test_accuracy_is_that_of_texts_on_their_own(nvae: Run, found: Evaluation) -> None:
@@ -155,10 +155,10 @@ def as_tensor(run: Run) -> Any:
 
 
 def test_bounds_of_single_texts(nvae: Run) -> None:
-    bounds = nvae.bound(SOME, particles=2)
+    bounds = nvae.bound(SOME, num_particles=2)
     assert bounds.shape == (7,) and bounds.dtype == torch.float64 and bounds.isfinite().all()
-    assert nvae.bound(SOME[0], particles=2).shape == (1,)
-    assert torch.equal(bounds, nvae.bound(SOME, particles=2))
+    assert nvae.bound(SOME[0], num_particles=2).shape == (1,)
+    assert torch.equal(bounds, nvae.bound(SOME, num_particles=2))
     assert nvae.bound([]).shape == (0,)
 
 
@@ -166,7 +166,7 @@ def test_every_number_is_finite_or_null(corpus: Corpus) -> None:
     run = made(corpus, "nvae")
     assert isinstance(run.guide, NVAEGuide)
     run.guide.mean.weight.data.mul_(1e3)  # means far from the prior: a huge divergence
-    evaluation = run.evaluate(SOME, particles=2)
+    evaluation = run.evaluate(SOME, num_particles=2)
     plain = json.loads(json.dumps(evaluation.as_dict(), allow_nan=False))
     assert plain["figures"]["bound"]["units"]["perplexity"]["value"] is None
     assert plain["figures"]["bound"]["units"]["nats/token"]["value"] > 100
@@ -174,15 +174,15 @@ def test_every_number_is_finite_or_null(corpus: Corpus) -> None:
 
 
 def test_one_text_has_no_standard_error(nvae: Run) -> None:
-    assert nvae.evaluate(SOME[:1], particles=1)["bound"].units["nats/text"].error is None
+    assert nvae.evaluate(SOME[:1], num_particles=1)["bound"].units["nats/text"].error is None
 
 
 def test_nothing_is_left_changed_and_the_seed_decides(nvae: Run, found: Evaluation) -> None:
     assert nvae.guide is not None
     nvae.model.train(), nvae.guide.train()
     state = torch.get_rng_state()
-    assert nvae.evaluate(SOME, particles=3) == found
-    assert nats(nvae.evaluate(SOME, particles=3, seed=1), "bound") != nats(found, "bound")
+    assert nvae.evaluate(SOME, num_particles=3) == found
+    assert nats(nvae.evaluate(SOME, num_particles=3, seed=1), "bound") != nats(found, "bound")
     assert torch.equal(state, torch.get_rng_state()) and torch.is_grad_enabled()
     assert all(part.training for part in (*nvae.model.modules(), *nvae.guide.modules()))
 
@@ -210,7 +210,7 @@ def test_attention_is_shared_among_the_components_there_are(nvae: Run) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"particles": 0}, "particles is 0: give a positive whole number"),
+        ({"num_particles": 0}, "particles is 0: give a positive whole number"),
         ({"limit": 0}, "limit is 0"),
         ({"batch_size": -1}, "batch_size is -1"),
         ({"reconstructions": 0}, "reconstructions is 0"),
@@ -223,7 +223,7 @@ def test_what_cannot_be_evaluated(lm: Run, options: dict[str, Any], message: str
 
 
 def test_texts_are_written_again_without_the_vectors_that_weigh_little(nvae: Run, found: Evaluation) -> None:
-    thin = nvae.evaluate(SOME, particles=3, min_weight=0.99)
+    thin = nvae.evaluate(SOME, num_particles=3, min_weight=0.99)
     written = nvae.reconstruct(SOME, min_weight=0.99)
     assert thin["exact_match"].value == sum(item.exact for item in written) / len(SOME)
     assert "mean posterior without vectors below 0.99" in thin.table() and thin.about["min_weight"] == 0.99

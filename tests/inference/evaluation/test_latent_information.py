@@ -16,10 +16,10 @@ from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.evaluation import latent_information as layers
 from pyroformer.inference.evaluation.latent_information import (
     aggregated,
-    carried,
     derangement,
     explained_variance,
     information_and_mismatch,
+    latent_information,
 )
 from pyroformer.inference.evaluation.report import Evaluation
 from pyroformer.inference.objectives.elbo import ELBO
@@ -45,7 +45,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def config(condition: int = 0, **options: Any) -> TransformerConfig:
-    sizes = {"vocabulary": 20, "window": 8, "width": 16, "layers": 3, "heads": 2} | options
+    sizes = {"vocabulary": 20, "max_length": 8, "width": 16, "layers": 3, "heads": 2} | options
     return TransformerConfig(**sizes, condition=condition, dropout=0.0)
 
 
@@ -127,7 +127,7 @@ def test_pyro_finds_the_same_one_pair_of_texts_at_a_time(options: dict[str, Any]
     model, guide = pair(**options)
     count, latents = len(TEXTS), model.latents
     torch.manual_seed(3)
-    found = carried(model, guide, [texts(model)], draws=2)
+    found = latent_information(model, guide, [texts(model)], draws=2)
     torch.manual_seed(3)
     noise = torch.randn(count, len(latents), model.latent_size)
     torch.randn(2, 1, len(latents), model.latent_size)
@@ -180,7 +180,7 @@ def drawn(model: DELLA, guide: DELLAGuide, n: int, noise: Tensor) -> dict[str, T
 @pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
 def test_information_is_at_most_the_divergence_and_what_tells_the_texts_apart(options: dict[str, Any]) -> None:
     model, guide = pair(**options, noise=0.5)
-    found = carried(model, guide, [texts(model, copies=30)], draws=2)
+    found = latent_information(model, guide, [texts(model, copies=30)], draws=2)
     assert (found.information.sum(-1) <= math.log(180) + 1e-9).all()
     surplus = found.kl.sum(-1) - found.information.sum(-1)
     assert surplus.mean() > -4 * surplus.std() / math.sqrt(180)
@@ -191,7 +191,7 @@ def test_information_is_at_most_the_divergence_and_what_tells_the_texts_apart(op
 def test_the_divergence_is_that_of_the_bound() -> None:
     model, guide = pair(structure="independent")  # without latents below, no noise is in it
     kl = ELBO().terms(model, guide, texts(model)).kl
-    found = carried(model, guide, [texts(model)], draws=2)
+    found = latent_information(model, guide, [texts(model)], draws=2)
     torch.testing.assert_close(found.kl, torch.stack([kl[name] for name in model.latents], -1))
 
 
@@ -203,7 +203,7 @@ def test_a_perfect_code_tells_each_text_from_all_others() -> None:
         torch.nn.init.constant_(head.bias[4:], -100.0)  # the narrowest posterior there is
         if number != 1:
             torch.nn.init.eye_(head.weight[:4, -16:])
-    found = carried(model, guide, [Batch.pad([[token, EOS] for token in range(3, 20)])])
+    found = latent_information(model, guide, [Batch.pad([[token, EOS] for token in range(3, 20)])])
     expected = torch.tensor([math.log(17), 0.0, 0.0], dtype=torch.double).expand(17, -1)
     torch.testing.assert_close(found.information, expected, atol=1e-6, rtol=0)  # what is known is not told again
     variances = guide.table[3:, :4].var(0)
@@ -214,7 +214,7 @@ def test_a_perfect_code_tells_each_text_from_all_others() -> None:
 @pytest.mark.parametrize("structure", ["chain", "independent", "single"])
 def test_a_posterior_that_is_the_prior_carries_nothing(structure: Any) -> None:
     model, guide = collapsed(structure=structure)
-    found = carried(model, guide, [texts(model)])
+    found = latent_information(model, guide, [texts(model)])
     for part in (found.kl, found.information, found.mismatch):
         torch.testing.assert_close(part, torch.zeros_like(part), atol=1e-8, rtol=0)
 
@@ -237,7 +237,7 @@ def test_a_collapsed_chain_has_no_active_unit_where_the_published_recipe_sees_mo
         trace = poutine.trace(guide).get_trace(batch)  # one path a text, as published
     published = [int((trace.nodes[name]["fn"].mean.var(0) > 0.2).sum()) for name in model.latents]
     assert published[0] == 0 and min(published[1:]) > 16, published
-    found = carried(model, guide, [batch])
+    found = latent_information(model, guide, [batch])
     assert found.variance.shape == (12, 32)
     assert not (found.variance > 0.01).any()
 
@@ -263,7 +263,7 @@ def test_explained_variance_is_the_variance_between_texts_less_the_noise_within(
 
 def test_a_decoder_that_ignores_its_latents_is_not_sensitive() -> None:
     model = DELLA(config(), latent_size=4)  # fusions start as the identity
-    found = carried(model.eval(), DELLAGuide(model).eval(), [texts(model)._replace(weight=torch.ones(6))])
+    found = latent_information(model.eval(), DELLAGuide(model).eval(), [texts(model)._replace(weight=torch.ones(6))])
     assert found.sensitivity.abs().max() < 1e-5 and found.sensitivity_all.abs().max() < 1e-5
 
 
@@ -279,10 +279,10 @@ def test_neither_batches_nor_fillers_nor_parts_change_anything(monkeypatch: pyte
     model, guide = pair()
     filler = Batch.pad([*TEXTS[4:], [EOS]])._replace(weight=torch.tensor([0.5, 0.5, 0.0], dtype=torch.double))
     torch.manual_seed(0)
-    whole = carried(model, guide, [texts(model)])
+    whole = latent_information(model, guide, [texts(model)])
     monkeypatch.setattr(layers, "ENTRIES", 1)
     torch.manual_seed(0)
-    parts = carried(model, guide, [texts(model, slice(0, 3)), texts(model, slice(3, 4)), filler])
+    parts = latent_information(model, guide, [texts(model, slice(0, 3)), texts(model, slice(3, 4)), filler])
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -293,7 +293,7 @@ def test_a_prior_of_ones_own_without_a_closed_form() -> None:
             return pyro.distributions.StudentT(5.0, summary[..., :4], 1.0).to_event(1)
 
     model, guide = pair(latent_prior=Heavy())
-    found = carried(model, guide, [texts(model)])
+    found = latent_information(model, guide, [texts(model)])
     torch.testing.assert_close(found.information + found.mismatch, found.kl, atol=1e-8, rtol=0)
 
 
@@ -310,7 +310,7 @@ def test_memory_does_not_grow_with_the_square_of_the_texts(monkeypatch: pytest.M
     monkeypatch.setattr(guide, "law", watched)
     for copies in (10, 20):
         sizes.clear()
-        carried(model, guide, [texts(model, copies=copies)], draws=2)
+        latent_information(model, guide, [texts(model, copies=copies)], draws=2)
         assert max(sizes) <= 4000 < (6 * copies) ** 2 * 4
 
 
@@ -325,7 +325,7 @@ def test_memory_does_not_grow_with_the_square_of_the_texts(monkeypatch: pytest.M
 def test_what_cannot_be_told(batches: list[Batch], draws: int, message: str) -> None:
     model = DELLA(config(), latent_size=4)
     with pytest.raises(ValueError, match=message):
-        carried(model, DELLAGuide(model), batches, draws)
+        latent_information(model, DELLAGuide(model), batches, draws)
 
 
 SENTENCES = [f"{'Ones' if n % 3 else 'A few'} and {n * n * n} more." for n in range(40)]
@@ -335,7 +335,7 @@ SENTENCES = [f"{'Ones' if n % 3 else 'A few'} and {n * n * n} more." for n in ra
 def run() -> Run:
     """A run of a few steps."""
     torch.manual_seed(0)
-    corpus = Corpus.from_texts(SENTENCES, vocabulary=270, window=24)
+    corpus = Corpus.from_texts(SENTENCES, vocabulary=270, max_length=24)
     model = DELLA.for_corpus(corpus, width=16, layers=3, heads=2, latent_size=4)
     guide = DELLAGuide(model)
     made = Run(model, guide, corpus, RunFolder(corpus.folder), {}, 10)
@@ -347,7 +347,7 @@ def run() -> Run:
 
 
 def measured(run: Run, **options: Any) -> Evaluation:
-    return run.evaluate(SENTENCES[:20], particles=1, reconstructions=1, **options)
+    return run.evaluate(SENTENCES[:20], num_particles=1, reconstructions=1, **options)
 
 
 def test_an_evaluation_tells_what_each_latent_carries(run: Run) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyroformer.inference.evaluation.metrics import bleu, effective_components, holding, perplexity, ratio
+from pyroformer.inference.evaluation.metrics import bleu, count_for_mass, effective_components, perplexity, ratio
 from pyroformer.inference.evaluation.report import Estimate
 
 
@@ -56,5 +56,5 @@ def test_effective_components() -> None:
 
 @pytest.mark.parametrize(("part", "count"), [(0.3, 1), (0.5, 1), (0.51, 2), (0.8, 2), (0.99, 3), (1.0, 3)])
 def test_holding(part: float, count: int) -> None:
-    assert holding(torch.tensor([[0.2, 0.0, 0.5, 0.3]]), part).tolist() == [count]
-    assert holding(2 * torch.tensor([[0.2, 0.0, 0.5, 0.3]]), part).tolist() == [count]  # shares of any total
+    assert count_for_mass(torch.tensor([[0.2, 0.0, 0.5, 0.3]]), part).tolist() == [count]
+    assert count_for_mass(2 * torch.tensor([[0.2, 0.0, 0.5, 0.3]]), part).tolist() == [count]  # shares of any total

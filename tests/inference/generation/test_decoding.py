@@ -67,7 +67,7 @@ def test_noise_belongs_to_the_item() -> None:
 
 def test_chooser_uses_a_column_for_each_position() -> None:
     noise = torch.tensor([[0.05, 0.95], [0.2, 0.05]])
-    choose = Decoding().chooser(noise)
+    choose = Decoding().token_sampler(noise)
     logits = P.log().expand(2, -1)
     assert [choose(logits).tolist(), choose(logits).tolist()] == [[0, 1], [3, 0]]
 

@@ -26,14 +26,14 @@ TEXTS = [TEXT, OTHER] + [f"{'Ones' if n % 3 else 'A few'} and {n * n * n} more."
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return Corpus.from_texts(TEXTS, vocabulary=270, window=24)
+    return Corpus.from_texts(TEXTS, vocabulary=270, max_length=24)
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["kappa 1", "kappa 3"])
 def run(corpus: Corpus, request: pytest.FixtureRequest) -> Run:
     """A run that nobody trained, whose decoder minds its mixture."""
     torch.manual_seed(1)
-    model = NVAE.for_corpus(corpus, width=16, layers=2, heads=2, kappa=request.param, init_std=0.02)
+    model = NVAE.for_corpus(corpus, width=16, layers=2, heads=2, samples_per_component=request.param, init_std=0.02)
     guide = NVAEGuide(model, variance="shared" if request.param == 3 else "diagonal")
     for module in (model, guide):
         for parameter in module.parameters():
@@ -46,8 +46,8 @@ def mean(run: Run, text: str) -> Mixture:
     return replace(memory, variances=memory.dense_variances())
 
 
-def kappa(run: Run) -> int:
-    return run.model.kappa  # type: ignore[return-value]
+def samples_per_component(run: Run) -> int:
+    return run.model.samples_per_component  # type: ignore[return-value]
 
 
 def test_without_edits_the_text_is_its_reconstruction(run: Run) -> None:
@@ -64,7 +64,7 @@ def test_vectors_are_numbered_as_a_reconstruction_lists_them(run: Run) -> None:
 
 
 def test_a_dropped_vector_is_out_of_the_mixture_with_all_its_components(run: Run) -> None:
-    memory, k = mean(run, TEXT), kappa(run)
+    memory, k = mean(run, TEXT), samples_per_component(run)
     keep = [n for n in range(memory.components) if n // k not in (2, 4, 5)]
     assert isinstance(memory.variances, torch.Tensor)
     left = Mixture(memory.log_weights[:, keep], memory.vectors[:, keep], memory.variances[:, keep])
@@ -78,7 +78,7 @@ def test_numbers_may_come_from_an_iterator(run: Run) -> None:
 
 
 def test_all_but_the_priors_vector_may_go(run: Run) -> None:
-    memory, k = mean(run, TEXT), kappa(run)
+    memory, k = mean(run, TEXT), samples_per_component(run)
     assert isinstance(memory.variances, torch.Tensor)
     prior = Mixture(memory.log_weights[:, :k], memory.vectors[:, :k], memory.variances[:, :k])
     every = range(1, len(vectors(run, TEXT)))
@@ -86,7 +86,7 @@ def test_all_but_the_priors_vector_may_go(run: Run) -> None:
 
 
 def test_factors_scale_weights(run: Run) -> None:
-    memory, k = mean(run, TEXT), kappa(run)
+    memory, k = mean(run, TEXT), samples_per_component(run)
     log_weights = memory.log_weights.clone()
     log_weights[:, 3 * k : 4 * k] += math.log(50)
     log_weights[:, :k] -= math.log(10)
@@ -96,7 +96,7 @@ def test_factors_scale_weights(run: Run) -> None:
 
 
 def test_a_swapped_vector_is_the_other_texts(run: Run) -> None:
-    memory, other, k = mean(run, TEXT), mean(run, OTHER), kappa(run)
+    memory, other, k = mean(run, TEXT), mean(run, OTHER), samples_per_component(run)
     vectors_, variances = memory.vectors.clone(), memory.dense_variances().clone()  # type: ignore[union-attr]
     for number, source in {3: 5, 1: 2}.items():
         mine, theirs = slice(number * k, (number + 1) * k), slice(source * k, (source + 1) * k)

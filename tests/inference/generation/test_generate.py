@@ -23,7 +23,7 @@ HOT = Decoding(temperature=3.0)
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return Corpus.from_texts(TEXTS, vocabulary=270, window=24)
+    return Corpus.from_texts(TEXTS, vocabulary=270, max_length=24)
 
 
 def made(corpus: Corpus, name: str, **options: Any) -> Run:
@@ -63,7 +63,7 @@ def test_greedy_reconstruction_is_the_argmax_one_token_after_the_other(nvae: Run
     tokens = [PAD]
     model.eval()
     with torch.no_grad():
-        while tokens[-2:-1] != [EOS] and len(tokens) <= nvae.corpus.window:
+        while tokens[-2:-1] != [EOS] and len(tokens) <= nvae.corpus.max_length:
             logits = model.likelihood(memory, None).likelihood(torch.tensor([tokens])).logits()[0, -1]
             logits[[PAD, BOS]] = -torch.inf
             tokens[-1:] = [int(logits.argmax()), PAD]
@@ -136,18 +136,21 @@ def test_what_a_reconstruction_tells(nvae: Run) -> None:
 
 
 def test_kappa_vectors_of_a_token_are_weighed_together(corpus: Corpus) -> None:
-    one, two = (reconstruct(made(corpus, "nvae", kappa=kappa), TEXTS[:1])[0] for kappa in (1, 2))
+    one, two = (
+        reconstruct(made(corpus, "nvae", samples_per_component=samples_per_component), TEXTS[:1])[0]
+        for samples_per_component in (1, 2)
+    )
     assert two.kept == pytest.approx(one.kept, abs=1e-5)
 
 
-@pytest.mark.parametrize("kappa", [1, 2])
-def test_vectors_below_a_weight_leave_before_anything_is_written(corpus: Corpus, kappa: int) -> None:
-    run, drawn = made(corpus, "nvae", kappa=kappa), Decoding()
+@pytest.mark.parametrize("samples_per_component", [1, 2])
+def test_vectors_below_a_weight_leave_before_anything_is_written(corpus: Corpus, samples_per_component: int) -> None:
+    run, drawn = made(corpus, "nvae", samples_per_component=samples_per_component), Decoding()
     weights = run.encode(TEXTS[:3]).log_weights.exp()
     threshold = float(weights.median())
     whole, thin = (reconstruct(run, TEXTS[:3], drawn, min_weight=below) for below in (0.0, threshold))
     memory = run.encode(TEXTS[:3]).memory()
-    mask = memory.mask & ((weights >= threshold) | (torch.arange(memory.components) < kappa))
+    mask = memory.mask & ((weights >= threshold) | (torch.arange(memory.components) < samples_per_component))
     assert [item.text for item in thin] == decode(run, replace(memory, mask=mask), drawn)
     assert [item.text for item in thin] != [item.text for item in whole]
     assert [item.kept for item in thin] == [item.kept for item in whole]

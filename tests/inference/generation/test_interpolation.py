@@ -26,7 +26,7 @@ TEXTS = [FIRST, SECOND] + [f"{'Ones' if n % 3 else 'A few'} and {n * n * n} more
 
 def made(**options: Any) -> Run:
     """A run that nobody trained, whose decoder minds its latents."""
-    corpus = Corpus.from_texts(TEXTS, vocabulary=270, window=24)
+    corpus = Corpus.from_texts(TEXTS, vocabulary=270, max_length=24)
     torch.manual_seed(0)
     model = DELLA.for_corpus(corpus, width=16, layers=3, heads=2, latent_size=4, **options)
     guide = DELLAGuide(model)
@@ -104,8 +104,8 @@ def test_swaps_go_from_the_texts_own_latents_to_the_others(run: Run) -> None:
 
 def test_the_same_seed_draws_the_same_texts(run: Run) -> None:
     hot = Decoding(temperature=3.0)
-    once, again, other = (interpolate(run, FIRST, SECOND, decoding=hot, seed=seed) for seed in (1, 1, 2))
-    assert once == again != other
+    sequential_batches, again, other = (interpolate(run, FIRST, SECOND, decoding=hot, seed=seed) for seed in (1, 1, 2))
+    assert sequential_batches == again != other
 
 
 def test_layers_are_those_that_have_a_latent() -> None:
@@ -129,9 +129,9 @@ def nvae(request: pytest.FixtureRequest) -> Run:
 
 def mixed_run(**options: Any) -> Run:
     """An NVAE that nobody trained, whose decoder minds its mixture."""
-    corpus = Corpus.from_texts(TEXTS, vocabulary=270, window=24)
+    corpus = Corpus.from_texts(TEXTS, vocabulary=270, max_length=24)
     torch.manual_seed(0)
-    model = NVAE.for_corpus(corpus, width=16, layers=2, heads=2, kappa=2)
+    model = NVAE.for_corpus(corpus, width=16, layers=2, heads=2, samples_per_component=2)
     guide = NVAEGuide(model, **options)
     for module in (model, guide):
         for parameter in module.parameters():
@@ -159,7 +159,7 @@ def test_a_model_of_ones_own_says_what_the_way_is(run: Run, monkeypatch: pytest.
 
 
 def test_a_model_without_latents_says_so() -> None:
-    corpus = Corpus.from_texts(TEXTS, vocabulary=270, window=24)
+    corpus = Corpus.from_texts(TEXTS, vocabulary=270, max_length=24)
     plain = Run(LanguageModel.for_corpus(corpus, width=16), None, corpus, RunFolder(corpus.folder), {}, 0)
     with pytest.raises(ValueError, match="LanguageModel has no latents"):
         interpolate(plain, FIRST, SECOND)

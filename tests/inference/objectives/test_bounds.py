@@ -51,16 +51,16 @@ def x() -> Tensor:
     return torch.randn(400, WIDTH) * 1.5
 
 
-@pytest.mark.parametrize("particles", [1, 2, 16])
-def test_the_exact_posterior_makes_the_bound_tight(x: Tensor, particles: int) -> None:
-    bound = importance_weighted(Sight(), Posterior(), x, particles)
+@pytest.mark.parametrize("num_particles", [1, 2, 16])
+def test_the_exact_posterior_makes_the_bound_tight(x: Tensor, num_particles: int) -> None:
+    bound = importance_weighted(Sight(), Posterior(), x, num_particles)
     torch.testing.assert_close(bound, Sight.evidence(x), atol=1e-5, rtol=1e-5)
 
 
 def test_elbo_is_below_importance_weighted_is_below_the_evidence(x: Tensor) -> None:
     model, guide = Sight(), Posterior(shift=0.3, stretch=1.5)
     elbo = ELBO(num_particles=200).terms(model, guide, x).bound.double().mean()
-    bounds = [elbo, *(importance_weighted(model, guide, x, particles).mean() for particles in (4, 32, 256))]
+    bounds = [elbo, *(importance_weighted(model, guide, x, num_particles).mean() for num_particles in (4, 32, 256))]
     truth = Sight.evidence(x).mean()
     assert all(lower < upper for lower, upper in zip(bounds, [*bounds[1:], truth], strict=True))
     assert truth - bounds[-1] < 0.02 < truth - bounds[0]

@@ -309,7 +309,7 @@ def test_the_weight_stays_in_its_range_and_leaves_its_end_at_once() -> None:
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return Corpus.from_texts(TEXTS, vocabulary=270, window=32)
+    return Corpus.from_texts(TEXTS, vocabulary=270, max_length=32)
 
 
 def test_the_mean_is_beta_divided_by_the_sites() -> None:
@@ -356,18 +356,20 @@ def test_the_mean_over_one_latent_is_its_sum() -> None:
 
 
 def test_weighing_draws_is_a_bound_that_has_no_kl() -> None:
-    described = describe_objective(Chain(), TrainingOptions(objective="iw", particles=4))
-    assert described == {"name": "iw", "is_bound": True, "kl_weights": {}, "particles": 4} and not in_words(described)
-    assert describe_objective(Chain(), TrainingOptions(particles=4))["particles"] == 4  # averaged
+    described = describe_objective(Chain(), TrainingOptions(objective="iw", num_particles=4))
+    assert described == {"name": "iw", "is_bound": True, "kl_weights": {}, "num_particles": 4} and not in_words(
+        described
+    )
+    assert describe_objective(Chain(), TrainingOptions(num_particles=4))["num_particles"] == 4  # averaged
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({}, "particles is 1: the objective iw weighs several draws, give 2 or more"),
-        ({"particles": 4, "beta": 0.5}, "beta is 0.5, which weighs a KL, and the objective iw has none: choose"),
-        ({"particles": 4, "kl_schedule": "cyclical"}, "kl_schedule is cyclical, which weighs a KL"),
-        ({"particles": 4, "free_bits": 1.0}, "free_bits is about the KL, and the objective iw has none"),
+        ({"num_particles": 4, "beta": 0.5}, "beta is 0.5, which weighs a KL, and the objective iw has none: choose"),
+        ({"num_particles": 4, "kl_schedule": "cyclical"}, "kl_schedule is cyclical, which weighs a KL"),
+        ({"num_particles": 4, "free_bits": 1.0}, "free_bits is about the KL, and the objective iw has none"),
     ],
 )
 def test_weighing_draws_leaves_no_kl_to_control(options: dict[str, Any], message: str) -> None:
@@ -378,7 +380,7 @@ def test_weighing_draws_leaves_no_kl_to_control(options: dict[str, Any], message
 def test_draws_need_latents(corpus: Corpus) -> None:
     lm = LanguageModel.for_corpus(corpus, width=8, layers=1, heads=2)
     with pytest.raises(ValueError, match="particles is 4, which are draws of latents, and LanguageModel has none"):
-        describe_objective(lm, TrainingOptions(particles=4))
+        describe_objective(lm, TrainingOptions(num_particles=4))
 
 
 @pytest.mark.parametrize("options", [{"free_bits": 1.0}, {"target_kl": 1.0}, {"kl_reduction": "mean"}])
@@ -404,9 +406,11 @@ def checkpoint(folder: Path) -> dict[str, Tensor]:
     return content
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_controlled_run_resumes_to_the_same_numbers(corpus: Corpus, tmp_path: Path, accumulate: int) -> None:
-    options = {"steps": 9, "accumulate": accumulate, "target_kl": 2.0}
+@pytest.mark.parametrize("accumulate_grad_batches", [1, 2])
+def test_a_controlled_run_resumes_to_the_same_numbers(
+    corpus: Corpus, tmp_path: Path, accumulate_grad_batches: int
+) -> None:
+    options = {"steps": 9, "accumulate_grad_batches": accumulate_grad_batches, "target_kl": 2.0}
     train(corpus, tmp_path / "whole", **options)
 
     class Crash(Exception):
@@ -417,7 +421,7 @@ def test_a_controlled_run_resumes_to_the_same_numbers(corpus: Corpus, tmp_path: 
             raise Crash
 
     with pytest.raises(Crash):
-        train(corpus, tmp_path / "cut", report=crash, **options)
+        train(corpus, tmp_path / "cut", callback=crash, **options)
     before = checkpoint(tmp_path / "cut")
     train(corpus, tmp_path / "cut", resume=True, **options)
     whole, cut = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "cut")
@@ -433,13 +437,13 @@ def test_the_controller_hears_the_mean_kl_of_all_texts_of_a_step(
 ) -> None:
     heard: list[float] = []
     monkeypatch.setattr(KLController, "update", lambda self, kl: heard.append(float(kl)))
-    options: dict[str, Any] = {"batch_size": 5, "accumulate": 3}
+    options: dict[str, Any] = {"batch_size": 5, "accumulate_grad_batches": 3}
     train(corpus, tmp_path, steps=4, learning_rate=1e-12, target_kl=2.0, **options)
     torch.manual_seed(0)
     objective = ELBO()(Chain(), Posterior())
     expected, rows = [], 0
     for step in range(4):
-        batches = TrainingStream(corpus.train, 5, accumulate=3).step(step)
+        batches = TrainingStream(corpus.train, 5, accumulate_grad_batches=3).step(step)
         real = [batch.weight > 0 for batch in batches]
         kl = [sum(objective.terms(batch).kl[site] for site in SITES) for batch in batches]
         expected.append(float(torch.cat(kl)[torch.cat(real)].mean().detach()))
@@ -489,7 +493,7 @@ def fit_nvae(corpus: Corpus, out: Path, **options: Any) -> Run:
 
 
 def evaluate(run: Run, **options: Any) -> Evaluation:
-    return run.evaluate(SOME, particles=1, reconstructions=1, **options)
+    return run.evaluate(SOME, num_particles=1, reconstructions=1, **options)
 
 
 def test_evaluation_tells_free_bits_from_the_bound(nvae: Run) -> None:
@@ -530,7 +534,7 @@ def test_a_run_held_at_a_target_is_charged_the_target(corpus: Corpus, tmp_path: 
 
 def test_a_run_that_weighs_draws_says_so_and_trains_a_bound(corpus: Corpus, tmp_path: Path) -> None:
     model = NVAE.for_corpus(corpus, width=8, layers=1, heads=2)
-    fit(model, NVAEGuide(model), corpus, out=tmp_path, steps=2, batch_size=8, objective="iw", particles=3)
+    fit(model, NVAEGuide(model), corpus, out=tmp_path, steps=2, batch_size=8, objective="iw", num_particles=3)
     run = load(tmp_path)
     figure = evaluate(run)["objective"]
     assert figure.label == "objective that was trained: iw, 3 draws" and figure.bound_on == "log p(x)"

@@ -44,7 +44,7 @@ def matplotlib_left_alone() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
     return Corpus.from_texts(
-        [f"the number {n} is {'odd' if n % 2 else 'even'}." for n in range(60)], vocabulary=270, window=32
+        [f"the number {n} is {'odd' if n % 2 else 'even'}." for n in range(60)], vocabulary=270, max_length=32
     )
 
 

@@ -35,7 +35,7 @@ SIZES: dict[str, Any] = {"width": 16, "layers": 2, "heads": 2}
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
     texts = [f"Return a copy of the list, number {n}, and {n % 7} more." for n in range(60)]
-    return Corpus.from_texts(texts, vocabulary=280, window=48)
+    return Corpus.from_texts(texts, vocabulary=280, max_length=48)
 
 
 @pytest.fixture
@@ -134,14 +134,14 @@ def test_curves_say_what_is_missing(run: Run) -> None:
 # Weights over a text
 
 
-@pytest.mark.parametrize("kappa", [1, 3])
-def test_weights_are_the_posterior_means_token_by_token(corpus: Corpus, run: Run, kappa: int) -> None:
-    model = NVAE.for_corpus(corpus, kappa=kappa, **SIZES)
+@pytest.mark.parametrize("samples_per_component", [1, 3])
+def test_weights_are_the_posterior_means_token_by_token(corpus: Corpus, run: Run, samples_per_component: int) -> None:
+    model = NVAE.for_corpus(corpus, samples_per_component=samples_per_component, **SIZES)
     run = Run(model, NVAEGuide(model).eval(), corpus, run.folder, run.config, 0)
     found = token_weights(run, TEXT)
     assert found.pieces == corpus.tokenizer.pieces(TEXT)
     alpha = run.encode([TEXT]).log_alpha[0].double().exp().tolist()
-    each = [sum(alpha[start : start + kappa]) for start in range(0, len(alpha), kappa)]
+    each = [sum(alpha[start : start + samples_per_component]) for start in range(0, len(alpha), samples_per_component)]
     np.testing.assert_allclose(np.exp(found.log_alpha), each, rtol=1e-6)
     np.testing.assert_allclose(found.weights, np.array(each) / sum(alpha), rtol=1e-6)
 
@@ -212,8 +212,8 @@ def test_lines_hold_every_token_once_in_order_and_none_overlap(pieces: list[str]
 
 def test_a_word_breaks_only_where_it_is_longer_than_a_line() -> None:
     word = [" incom", "pre", "hensible"]
-    long, short = text_width("incomprehensible") + 1, text_width("hensible") + 1
-    assert [box.line for box in set_in_lines(["of", *word], long)] == [0, 1, 1, 1]
+    overlong, short = text_width("incomprehensible") + 1, text_width("hensible") + 1
+    assert [box.line for box in set_in_lines(["of", *word], overlong)] == [0, 1, 1, 1]
     assert len({box.line for box in set_in_lines(word, short)}) > 1
 
 
@@ -237,7 +237,7 @@ def test_attention_has_a_row_for_each_token_written_and_a_column_for_each_read(r
 
 
 def test_attention_takes_the_vectors_of_a_token_together(corpus: Corpus, run: Run) -> None:
-    model = NVAE.for_corpus(corpus, kappa=2, **SIZES)
+    model = NVAE.for_corpus(corpus, samples_per_component=2, **SIZES)
     found = decoder_attention(Run(model, NVAEGuide(model), corpus, run.folder, run.config, 0), TEXT)
     assert found.weights.shape[-1] == len(found.read)
     np.testing.assert_allclose(found.weights.sum(-1), 1, rtol=1e-5)

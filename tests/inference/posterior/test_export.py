@@ -25,14 +25,14 @@ from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.transformer.config import TransformerConfig
 
-CONFIG = TransformerConfig(vocabulary=30, window=12, width=16, layers=2, heads=2, dropout=0.0)
+CONFIG = TransformerConfig(vocabulary=30, max_length=12, width=16, layers=2, heads=2, dropout=0.0)
 BATCH = Batch.pad([[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]])
 SMALL: dict[str, Any] = {"width": 16, "layers": 1, "heads": 2}
 
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return Corpus.from_texts([f"the number {n} is a number." for n in range(200)], window=32, vocabulary=270)
+    return Corpus.from_texts([f"the number {n} is a number." for n in range(200)], max_length=32, vocabulary=270)
 
 
 def untrained(corpus: Corpus, seed: int = 0) -> Run:
@@ -144,8 +144,8 @@ def test_half_precision_is_kept_as_floats() -> None:
 
 def test_a_run_compared_with_itself_is_no_better(nvae: Run, corpus: Corpus) -> None:
     texts = corpus.test[:4]
-    assert compare(nvae, nvae, texts, particles=2).difference == 0
-    found = compare(nvae, untrained(corpus, seed=1), texts, particles=2)
+    assert compare(nvae, nvae, texts, num_particles=2).difference == 0
+    found = compare(nvae, untrained(corpus, seed=1), texts, num_particles=2)
     assert found.difference == pytest.approx(found.each.mean())
     assert found.error == pytest.approx(found.each.std(ddof=1) / 2)
 

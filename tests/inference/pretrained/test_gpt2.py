@@ -200,9 +200,9 @@ def test_rows_of_our_special_tokens(tmp_path: Path) -> None:
 
 
 def test_positions_are_cut_to_the_window(backbone: Pretrained) -> None:
-    corpus = Corpus.from_texts(TEXTS, tokenizer=backbone.tokenizer, window=24)
+    corpus = Corpus.from_texts(TEXTS, tokenizer=backbone.tokenizer, max_length=24)
     model = LanguageModel.for_corpus(corpus, backbone=backbone)
-    assert model.config.window == 24
+    assert model.config.max_length == 24
     assert torch.equal(model.decoder.embedding.positions, backbone.weights["embedding.positions"][:24])
 
 
@@ -291,7 +291,7 @@ def test_a_run_killed_before_its_first_checkpoint_still_starts_from_it(
         ("--vocabulary 300", "--vocabulary is 300, but {gpt2} has one of its own: leave it out"),
         ("--model.width 64", "width is 64, but {gpt2} has 32: leave it out"),
         ("--model.tied false", "tied is False, but {gpt2} has True: leave it out"),
-        ("--window 65", "a window of 65 tokens is longer than the 64 positions of {gpt2}: give at most 64"),
+        ("--max_length 65", "a window of 65 tokens is longer than the 64 positions of {gpt2}: give at most 64"),
     ],
 )
 def test_what_contradicts_it(

@@ -39,7 +39,7 @@ TEXTS = [f"The number {n} follows {n - 1} and comes before {n + 1}." for n in ra
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return Corpus.from_texts(TEXTS, vocabulary=280, window=64)
+    return Corpus.from_texts(TEXTS, vocabulary=280, max_length=64)
 
 
 def pair(corpus: Corpus, name: str) -> tuple[Model, nn.Module | None]:
@@ -92,9 +92,15 @@ def test_training_learns_and_is_reproducible(corpus: Corpus, tmp_path: Path, nam
     assert same(first, load(tmp_path / "a"))
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_crashed_run_resumes_to_the_same_weights(corpus: Corpus, tmp_path: Path, accumulate: int) -> None:
-    options: dict[str, Any] = {"steps": 9, "accumulate": accumulate, "kl_schedule": "cyclical"}
+@pytest.mark.parametrize("accumulate_grad_batches", [1, 2])
+def test_a_crashed_run_resumes_to_the_same_weights(
+    corpus: Corpus, tmp_path: Path, accumulate_grad_batches: int
+) -> None:
+    options: dict[str, Any] = {
+        "steps": 9,
+        "accumulate_grad_batches": accumulate_grad_batches,
+        "kl_schedule": "cyclical",
+    }
     train(corpus, tmp_path / "whole", **options)
 
     def crash(status: Status) -> None:
@@ -102,7 +108,7 @@ def test_a_crashed_run_resumes_to_the_same_weights(corpus: Corpus, tmp_path: Pat
             raise Crash
 
     with pytest.raises(Crash):
-        train(corpus, tmp_path / "cut", report=crash, **options)
+        train(corpus, tmp_path / "cut", callback=crash, **options)
     assert last_step(tmp_path / "cut") == 3
     train(corpus, tmp_path / "cut", resume=True, **options)
     whole, cut = last_weights(tmp_path / "whole"), last_weights(tmp_path / "cut")
@@ -118,7 +124,7 @@ def test_resuming_nothing_starts_at_the_beginning(corpus: Corpus, tmp_path: Path
         raise Crash
 
     with pytest.raises(Crash):
-        train(corpus, tmp_path / "cut", steps=3, report=crash)
+        train(corpus, tmp_path / "cut", steps=3, callback=crash)
     assert not (tmp_path / "cut" / "checkpoints" / "last.ckpt").exists()
     train(corpus, tmp_path / "cut", steps=3, resume=True)
     assert torch.equal(*(next(iter(last_weights(tmp_path / name).values())) for name in ("whole", "cut")))
@@ -139,7 +145,7 @@ def test_an_interrupt_leaves_a_usable_run(corpus: Corpus, tmp_path: Path) -> Non
         if status.step == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
-    run = train(corpus, tmp_path, "lm", steps=100_000, report=interrupt)
+    run = train(corpus, tmp_path, "lm", steps=100_000, callback=interrupt)
     assert 1 <= run.step < 1000
     assert same(run, load(tmp_path))
     assert signal.getsignal(signal.SIGINT) is before
@@ -186,7 +192,7 @@ def test_the_objective_is_what_the_options_name(corpus: Corpus) -> None:
 
 
 def test_less_precise_networks_train_with_clipped_gradients(corpus: Corpus, tmp_path: Path) -> None:
-    assert train(corpus, tmp_path, steps=2, precision="bf16", clip=1.0).step == 2
+    assert train(corpus, tmp_path, steps=2, precision="bf16", gradient_clip_val=1.0).step == 2
 
 
 def test_a_checkpoint_of_another_model_is_not_gone_on_from(corpus: Corpus, tmp_path: Path) -> None:
@@ -207,9 +213,9 @@ def test_biases_do_not_decay(corpus: Corpus, tmp_path: Path) -> None:
     assert not any(names[id(parameter)].endswith("bias") for parameter in decay) and len(decay) > 5
 
 
-@pytest.mark.parametrize("name", ["vocabulary", "window"])
+@pytest.mark.parametrize("name", ["vocabulary", "max_length"])
 def test_a_model_that_is_too_small_for_the_corpus_is_refused(corpus: Corpus, tmp_path: Path, name: str) -> None:
-    config = {"vocabulary": corpus.vocabulary, "window": corpus.window}
+    config = {"vocabulary": corpus.vocabulary, "max_length": corpus.max_length}
     model = LanguageModel(TransformerConfig(**config | {name: 8}, width=16, layers=1, heads=2))
     with pytest.raises(ValueError, match=rf"the {name} of the model is 8, .*: make the model with LanguageModel.for_c"):
         fit(model, None, corpus, out=tmp_path / "run", steps=1)

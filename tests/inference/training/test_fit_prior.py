@@ -39,7 +39,7 @@ QUICK: dict[str, Any] = {"batch_size": 16, "validations": 2}
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return Corpus.from_texts(TEXTS, vocabulary=270, window=16)
+    return Corpus.from_texts(TEXTS, vocabulary=270, max_length=16)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def unchanged(before: Run, after: Run) -> bool:
 
 
 def bound(run: Run) -> Tensor:
-    return run.bound(run.corpus.test[:], particles=1).mean()
+    return run.bound(run.corpus.test[:], num_particles=1).mean()
 
 
 def test_the_bound_of_held_out_texts_is_tighter(run: Run, refitted: Run) -> None:
@@ -93,7 +93,7 @@ def test_the_new_run_is_a_run(refitted: Run) -> None:
     assert unchanged(refitted, again) and torch.equal(bound(refitted), bound(again))
     assert again.config["trained"] == ["model.base_measure"] and again.config["objective"]["is_bound"]
     assert again.sample(2, seed=1) == refitted.sample(2, seed=1)
-    assert again.evaluate(limit=4, particles=1).table()
+    assert again.evaluate(limit=4, num_particles=1).table()
 
 
 @pytest.mark.parametrize("name", ["mixture", "gaussian"])
@@ -114,17 +114,17 @@ def test_a_refitted_run_can_be_refitted(refitted: Run) -> None:
 
 def test_a_learned_own_component_is_held(corpus: Corpus) -> None:
     model = NVAE.for_corpus(
-        corpus, width=8, layers=1, heads=2, base_measure=GaussianVectorPrior(8, learnable=True), kappa=2
+        corpus, width=8, layers=1, heads=2, base_measure=GaussianVectorPrior(8, learnable=True), samples_per_component=2
     )
     first = fit(model, NVAEGuide(model), corpus, steps=3, learning_rate=0.1, **QUICK)
     assert model.base_measure.mean.any()
     new = refit(first, named_prior(first, "autoregressive", heads=2), steps=2, **QUICK)
     base: Any = new.model.base_measure
-    assert base.kappa == 2 and torch.equal(base.first.mean, model.base_measure.mean)
+    assert base.samples_per_component == 2 and torch.equal(base.first.mean, model.base_measure.mean)
     assert "model.base_measure.head" in new.config["trained"]
     assert not any(part.startswith("model.base_measure.first") for part in new.config["trained"])
     with pytest.raises(ValueError, match="first component of the prior AutoregressiveVectorPrior has another mean"):
-        refit(first, AutoregressiveVectorPrior(8, heads=2, kappa=2), steps=1)
+        refit(first, AutoregressiveVectorPrior(8, heads=2, samples_per_component=2), steps=1)
 
 
 class Scaled(VectorPrior, Hierarchical):
@@ -189,7 +189,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_weights(run: Run, tmp_path: Path
             raise Cut
 
     with pytest.raises(Cut):
-        refit(run, "autoregressive", out=tmp_path / "cut", report=cut, **options)
+        refit(run, "autoregressive", out=tmp_path / "cut", callback=cut, **options)
     assert RunFolder(tmp_path / "cut").step() == 3
     resumed = refit(run, "autoregressive", out=tmp_path / "cut", resume=True, **options)
     assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
@@ -238,7 +238,11 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
         {},
         r"prior AutoregressiveVectorPrior gave event shape \(3, 8\), expected \(3, 16\)",
     ),
-    (AutoregressiveVectorPrior(16, kappa=2), {}, "kappa is 1, but 2 of base_measure: give both the same"),
+    (
+        AutoregressiveVectorPrior(16, samples_per_component=2),
+        {},
+        "kappa is 1, but 2 of base_measure: give both the same",
+    ),
     (
         GaussianVectorPrior(16),
         {},
@@ -291,7 +295,7 @@ def test_the_command_line(run: Run, tmp_path: Path, capsys: pytest.CaptureFixtur
     )
     assert said[-1] == f"best at step 2; run saved in {out}" or said[-1] == f"best at step 1; run saved in {out}"
     recipe = yaml.safe_load((out / "config.yaml").read_text())["model"]["init_args"]["base_measure"]
-    assert recipe["init_args"]["layers"] == 1 and recipe["init_args"]["kappa"] == 1
+    assert recipe["init_args"]["layers"] == 1 and recipe["init_args"]["samples_per_component"] == 1
     assert main(["sample", str(out), "-n", "1"]) == 0
     assert json.loads(capsys.readouterr().out)["text"] is not None
     assert main(shlex.split(command)) == 1

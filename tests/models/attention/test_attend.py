@@ -93,7 +93,7 @@ def parameters(layer: nn.Module) -> list[Tensor]:
     return list(layer.parameters())
 
 
-def explicit(layer: DenoisingAttention, x: Tensor, mixture: Mixture, visible: Tensor | None = None) -> Tensor:
+def explicit(layer: DenoisingAttention, x: Tensor, mixture: Mixture, attn_mask: Tensor | None = None) -> Tensor:
     """What the layer should do, one head and one P-wide query at a time."""
     width = mixture.width // layer.heads
     variances = mixture.dense_variances()
@@ -102,8 +102,8 @@ def explicit(layer: DenoisingAttention, x: Tensor, mixture: Mixture, visible: Te
         rows = slice(head * width, (head + 1) * width)
         queries = layer.query(x)[..., rows] @ layer.key.weight[rows]
         one = replace(mixture, variances=variances, noise=math.sqrt(width))
-        denoised = posterior_mean(queries, one, visible)
-        seen = responsibilities(queries, one, visible).sum(-1, keepdim=True)  # 1, or 0 where nothing is there
+        denoised = posterior_mean(queries, one, attn_mask)
+        seen = responsibilities(queries, one, attn_mask).sum(-1, keepdim=True)  # 1, or 0 where nothing is there
         answer = denoised @ layer.value.weight[rows].mT
         answers.append(answer if layer.value.bias is None else answer + seen * layer.value.bias[rows])
     result: Tensor = layer.out(torch.cat(answers, -1))
@@ -117,9 +117,9 @@ def explicit(layer: DenoisingAttention, x: Tensor, mixture: Mixture, visible: Te
 def test_attend_is_the_explicit_form(kind: str, masked: bool, values: bool, returns: Any) -> None:
     mixture, queries = with_gradients(draw(kind, masked, values)), draw_queries().requires_grad_()
     causal = QUERIES if masked else 0  # the masked half of the cases is causal too
-    visible = triangle(QUERIES, COMPONENTS) if causal else None
+    attn_mask = triangle(QUERIES, COMPONENTS) if causal else None
     actual = attend(queries, mixture, returns=returns, causal=bool(causal))
-    expected = EXPLICIT[returns](queries, mixture, visible)
+    expected = EXPLICIT[returns](queries, mixture, attn_mask)
     assert_close(actual, expected)
     inputs, weight = [queries, *tensors(mixture).values()], torch.randn_like(expected)
     for one, other in zip(gradients(actual, inputs, weight), gradients(expected, inputs, weight), strict=True):

@@ -65,7 +65,7 @@ def test_attention_is_that_over_the_components_that_stay(kind: str, batch: tuple
 def test_a_decoder_says_the_same_where_what_left_weighed_nothing(kind: str) -> None:
     weights = torch.where(STAY, WEIGHTS, 0)
     mixture = draw(kind, weights=weights / weights.sum(-1, keepdim=True))
-    config = TransformerConfig(vocabulary=20, window=6, width=WIDTH, layers=2, heads=2)
+    config = TransformerConfig(vocabulary=20, max_length=6, width=WIDTH, layers=2, heads=2)
     decoder = Decoder(config, cross_attention=True).double().eval()
     tokens = torch.randint(3, 20, (3, 6))
     found = compacted(mixture, 0.0)

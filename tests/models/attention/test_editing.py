@@ -76,7 +76,7 @@ def test_the_way_is_the_weighted_components_of_both(kinds: tuple[str, str]) -> N
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_decoder_says_at_the_ends_exactly_what_it_says_of_one_text(kind: str) -> None:
-    config = TransformerConfig(vocabulary=20, window=6, width=WIDTH, layers=2, heads=2)
+    config = TransformerConfig(vocabulary=20, max_length=6, width=WIDTH, layers=2, heads=2)
     decoder = Decoder(config, cross_attention=True).double().eval()
     one, other = draw(kind), draw(kind, 7, seed=1)
     tokens = torch.randint(3, 20, (BATCH, 6))
@@ -226,6 +226,6 @@ def test_what_cannot_be_done_is_said(call: Any, message: str) -> None:
 
 
 def test_an_edited_mixture_still_writes() -> None:
-    decoder = Decoder(TransformerConfig(vocabulary=20, window=6, width=WIDTH), cross_attention=True).double()
+    decoder = Decoder(TransformerConfig(vocabulary=20, max_length=6, width=WIDTH), cross_attention=True).double()
     edited = dropped(scaled(draw("shared"), [0], 2.0), [1])
     assert AutoregressiveText(decoder, edited).sample().shape == (BATCH, 6)

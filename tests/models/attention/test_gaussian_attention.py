@@ -261,28 +261,28 @@ def test_permutation_and_translation() -> None:
 def test_what_is_not_visible_changes_nothing_at_all(returns: str) -> None:
     q, k, v = randn(2, 6, D), randn(2, 6, D), randn(2, 6, V)
     variances, weights = rand(2, 6, 1), randn(2, 6)
-    visible = torch.ones(6, 6, dtype=torch.bool).tril()
+    attn_mask = torch.ones(6, 6, dtype=torch.bool).tril()
 
     def run(**view: object) -> Tensor:
         mixture = Mixture(weights, k, variances, values=v, noise=0.0)
         return attend(q, mixture, returns=returns, **view)  # type: ignore[arg-type]
 
-    before = run(causal=True), run(visible=visible)
+    before = run(causal=True), run(attn_mask=attn_mask)
     close(*before)
     for tensor in (q, k, v, variances, weights):
         tensor[:, 4:] += 3
-    for old, new in zip(before, (run(causal=True), run(visible=visible)), strict=True):
+    for old, new in zip(before, (run(causal=True), run(attn_mask=attn_mask)), strict=True):
         assert torch.equal(old[:, :4], new[:, :4])
 
 
 def test_a_query_that_sees_nothing_gets_zero() -> None:
     q, k, v = draw()
-    visible = torch.ones(2, M, N, dtype=torch.bool)
-    visible[1, 3] = False
+    attn_mask = torch.ones(2, M, N, dtype=torch.bool)
+    attn_mask[1, 3] = False
     mixture = Mixture(uniform(2, N), k, values=v)
-    answer = attend(q, mixture, visible=visible)
+    answer = attend(q, mixture, attn_mask=attn_mask)
     assert (answer[1, 3] == 0).all()
-    close(answer, posterior_mean(q, mixture, visible))
+    close(answer, posterior_mean(q, mixture, attn_mask))
 
 
 @pytest.mark.parametrize(
@@ -305,13 +305,13 @@ def test_bad_mixtures(options: dict[str, Tensor], message: str) -> None:
 def test_evidence_in_parts(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     q, k = randn(2, 9, D).requires_grad_(), randn(2, 9, D).requires_grad_()
     mixture = Mixture(randn(2, 9), k, rand(2, 9, D), noise=0.3)
-    visible = torch.ones(9, 9, dtype=torch.bool).tril() if causal else None
+    attn_mask = torch.ones(9, 9, dtype=torch.bool).tril() if causal else None
     upstream = randn(2, 9)
-    expected = torch.autograd.grad(evidence(q, mixture, visible), (q, k), upstream)
+    expected = torch.autograd.grad(evidence(q, mixture, attn_mask), (q, k), upstream)
     monkeypatch.setattr(parts, "LEAST_QUERIES", 4)
     monkeypatch.setattr(parts, "_entries", lambda _: 1)
     found = attend(q, mixture, returns="evidence", causal=causal)
-    close(found, evidence(q, mixture, visible), 1e-10)
+    close(found, evidence(q, mixture, attn_mask), 1e-10)
     for a, e in zip(torch.autograd.grad(found, (q, k), upstream), expected, strict=True):
         close(a, e, 1e-9)
 
@@ -329,4 +329,4 @@ def test_bad_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="steps is -1; it must be at least 0"):
         value_map(torch.zeros(1, 2), mixture, steps=-1)
     with pytest.raises(ValueError, match="causal and visible both say"):
-        attend(torch.zeros(3, 2), mixture, causal=True, visible=torch.ones(3, 3, dtype=torch.bool))
+        attend(torch.zeros(3, 2), mixture, causal=True, attn_mask=torch.ones(3, 3, dtype=torch.bool))

@@ -64,17 +64,17 @@ def test_gradients_are_those_of_the_matrix(columns: int | None, monkeypatch: pyt
         close(a, e, 1e-9)
 
 
-def brute_force(queries: Tensor, mixture: Mixture, steps: int, kappa: float, mask: Tensor) -> Tensor:
+def brute_force(queries: Tensor, mixture: Mixture, steps: int, prior_counts: float, mask: Tensor) -> Tensor:
     """Every query's own keys, written out."""
-    visible = torch.ones(len(queries), mixture.components, dtype=torch.bool).tril()
-    weights = responsibilities(queries, mixture, visible)
+    attn_mask = torch.ones(len(queries), mixture.components, dtype=torch.bool).tril()
+    weights = responsibilities(queries, mixture, attn_mask)
     for _ in range(steps):
         rows = []
         counted = weights * mask[:, None]
         for i in range(len(queries)):
             total = counted[: i + 1].T @ queries[: i + 1]
-            keys = (kappa * mixture.vectors + total) / (kappa + counted[: i + 1].sum(0))[:, None]
-            rows.append(responsibilities(queries[i : i + 1], replace(mixture, vectors=keys), visible[i : i + 1]))
+            keys = (prior_counts * mixture.vectors + total) / (prior_counts + counted[: i + 1].sum(0))[:, None]
+            rows.append(responsibilities(queries[i : i + 1], replace(mixture, vectors=keys), attn_mask[i : i + 1]))
         weights = torch.cat(rows)
     return weights
 

@@ -188,26 +188,26 @@ def test_masked_components_are_as_good_as_removed(kind: str) -> None:
     assert gradient.isfinite().all() and (gradient[:, 4:] == 0).all()
 
 
-@pytest.mark.parametrize("how", ["mask", "log weights", "visible"])
+@pytest.mark.parametrize("how", ["mask", "log weights", "attn_mask"])
 @pytest.mark.parametrize("kind", VARIANCES)
 def test_nothing_gives_zero(kind: str, how: str) -> None:
     """A query without any component: zero mean, variance and responsibilities, evidence -inf, no NaN in gradients."""
     mixture = draw(kind)
     mask = torch.ones(BATCH, COMPONENTS, dtype=torch.bool)
     mask[0] = False
-    visible = None
+    attn_mask = None
     if how == "mask":
         mixture = replace(mixture, mask=mask)
     elif how == "log weights":
         mixture = replace(mixture, log_weights=torch.where(mask, mixture.log_weights, -torch.inf))
     else:
-        visible = mask[:, None].expand(BATCH, QUERIES, COMPONENTS)
+        attn_mask = mask[:, None].expand(BATCH, QUERIES, COMPONENTS)
     leaves = [x.clone().requires_grad_() for x in (mixture.log_weights, mixture.vectors, queries())]
     mixture, u = replace(mixture, log_weights=leaves[0], vectors=leaves[1]), leaves[2]
-    results = [f(u, mixture, visible) for f in (responsibilities, posterior_mean, posterior_variance)]
+    results = [f(u, mixture, attn_mask) for f in (responsibilities, posterior_mean, posterior_variance)]
     for result in results:
         assert (result[0] == 0).all() and (result[1] != 0).any()
-    log_p = evidence(u, mixture, visible)
+    log_p = evidence(u, mixture, attn_mask)
     assert (log_p[0] == -torch.inf).all() and log_p[1].isfinite().all()
     total = sum((result.sum() for result in results), log_p[1].sum())
     for gradient in torch.autograd.grad(total + torch.where(log_p.isfinite(), log_p, 0).sum(), leaves):
@@ -216,10 +216,10 @@ def test_nothing_gives_zero(kind: str, how: str) -> None:
 
 def test_visible_hides_components_from_one_query() -> None:
     mixture, u = draw(), queries()
-    visible = torch.ones(QUERIES, COMPONENTS, dtype=torch.bool).tril()
+    attn_mask = torch.ones(QUERIES, COMPONENTS, dtype=torch.bool).tril()
     for m in range(QUERIES):
-        only = replace(mixture, mask=visible[m].expand(BATCH, -1))
-        assert_close(posterior_mean(u, mixture, visible)[:, m], posterior_mean(u, only)[:, m])
+        only = replace(mixture, mask=attn_mask[m].expand(BATCH, -1))
+        assert_close(posterior_mean(u, mixture, attn_mask)[:, m], posterior_mean(u, only)[:, m])
 
 
 @settings(deadline=None, max_examples=30)

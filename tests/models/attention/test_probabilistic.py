@@ -130,7 +130,7 @@ def test_posterior_is_that_of_the_mixture_it_says(precision: str) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"key_precision": "diagonal", "key_prior": "learned"}])
 def test_a_seed_gives_the_network_of_softmax_attention(options: dict[str, Any]) -> None:
-    sizes: dict[str, Any] = {"vocabulary": 50, "window": 12, "width": 32, "heads": 2}
+    sizes: dict[str, Any] = {"vocabulary": 50, "max_length": 12, "width": 32, "heads": 2}
     texts, hidden = torch.randint(3, 50, (4, 12)), []
     for config in (TransformerConfig(**sizes), TransformerConfig(**sizes, attention="probabilistic", **options)):
         torch.manual_seed(0)
@@ -140,7 +140,7 @@ def test_a_seed_gives_the_network_of_softmax_attention(options: dict[str, Any]) 
 
 @pytest.mark.parametrize("options", [{}, {"key_components": 2, "null_unit": True}, {"key_steps": 1}], ids=str)
 def test_a_decoder_writes_as_it_reads(options: dict[str, Any]) -> None:
-    config = TransformerConfig(vocabulary=50, window=12, width=16, heads=2, attention="probabilistic", **options)
+    config = TransformerConfig(vocabulary=50, max_length=12, width=16, heads=2, attention="probabilistic", **options)
     decoder = Decoder(config).double()
     for parameter in decoder.parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter))

@@ -102,9 +102,9 @@ class TestInPyro:
         assert loss == pytest.approx(expected.item(), rel=1e-5)
 
     def test_vectorized_particles_average_to_the_divergence(self) -> None:
-        particles = Trace_ELBO(num_particles=20_000, vectorize_particles=True, max_plate_nesting=1)
+        num_particles = Trace_ELBO(num_particles=20_000, vectorize_particles=True, max_plate_nesting=1)
         expected = dirichlet_kl(self.posterior, self.prior, MASK).sum()
-        assert particles.loss(model, guide, self.prior, self.posterior) == pytest.approx(expected.item(), abs=0.1)
+        assert num_particles.loss(model, guide, self.prior, self.posterior) == pytest.approx(expected.item(), abs=0.1)
 
     def test_handlers(self) -> None:
         masked = pyro.poutine.mask(model, mask=torch.tensor([True, False]))

@@ -32,7 +32,7 @@ from pyroformer.models.priors.weights import GammaDirichletProcess
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.vae import VAE
 
-CONFIG = TransformerConfig(vocabulary=30, window=12, width=4, layers=1, heads=2, dropout=0.0)
+CONFIG = TransformerConfig(vocabulary=30, max_length=12, width=4, layers=1, heads=2, dropout=0.0)
 BATCH = Batch.pad([[5, 6, 7, EOS], [9, EOS]])
 
 
@@ -198,14 +198,14 @@ def test_a_model_without_them_is_as_it_was() -> None:
 
 @pytest.fixture(scope="module")
 def run() -> Any:
-    corpus = Corpus.from_texts([f"The number {n} is even." for n in range(0, 120, 2)], window=32)
+    corpus = Corpus.from_texts([f"The number {n} is even." for n in range(0, 120, 2)], max_length=32)
     model = NVAE.for_corpus(corpus, width=8, layers=1, heads=2, weight_prior=GammaDirichletProcess(2.0, 2.0))
     return fit(model, NVAEGuide(model), corpus, steps=3, batch_size=8, objective="elbo", validations=1)
 
 
 class TestInARun:
     def test_evaluates_and_writes(self, run: Any) -> None:
-        evaluation = run.evaluate(limit=3, particles=2)
+        evaluation = run.evaluate(limit=3, num_particles=2)
         assert "kl_weight_prior.concentration" in evaluation.figures
         assert len(run.sample(2)) == 2 and run.reconstruct("The number 4 is even.").text is not None
 

@@ -29,9 +29,11 @@ class TestBoundedDirichletProcess:
         torch.testing.assert_close(total, torch.tensor([2.0 + 3 * 0.5, 2.0 + 1 * 0.5]))
 
     def test_kappa_draws_share_what_one_had(self) -> None:
-        once: Any = BoundedDirichletProcess(delta=0.5)(MASK)
-        thrice: Any = BoundedDirichletProcess(delta=0.5, kappa=3)(MASK.repeat_interleave(3, -1))
-        torch.testing.assert_close(thrice.log_concentration[:, ::3].exp() * 3, once.log_concentration.exp())
+        sequential_batches: Any = BoundedDirichletProcess(delta=0.5)(MASK)
+        thrice: Any = BoundedDirichletProcess(delta=0.5, samples_per_component=3)(MASK.repeat_interleave(3, -1))
+        torch.testing.assert_close(
+            thrice.log_concentration[:, ::3].exp() * 3, sequential_batches.log_concentration.exp()
+        )
 
     def test_padding_changes_nothing(self) -> None:
         prior = BoundedDirichletProcess()
@@ -57,7 +59,7 @@ class TestBoundedDirichletProcess:
             ({"concentration": 0.0}, "concentration 0.0: must be positive"),
             ({"concentration": math.nan}, "concentration nan: must be positive"),
             ({"delta": -0.1}, "delta -0.1: must not be negative"),
-            ({"kappa": 0}, "kappa 0: must be at least 1"),
+            ({"samples_per_component": 0}, "kappa 0: must be at least 1"),
         ],
     )
     def test_refuses(self, arguments: dict[str, Any], message: str) -> None:
@@ -97,13 +99,13 @@ class TestGaussianBase:
 
 class TestLengthPrior:
     def test_is_a_smoothed_histogram(self) -> None:
-        law: Any = LengthPrior.fit([2, 2, 2, 5], window=6, smoothing=0.5)()
+        law: Any = LengthPrior.fit([2, 2, 2, 5], max_length=6, smoothing=0.5)()
         expected = torch.tensor([0.5, 3.5, 0.5, 0.5, 1.5, 0.5]) / 7
         torch.testing.assert_close(law.probs, expected)
         torch.testing.assert_close(law.log_prob(torch.arange(1, 7)).exp().sum(), torch.tensor(1.0))
 
     def test_survives_its_state(self) -> None:
-        fitted, fresh = LengthPrior.fit(torch.tensor([2, 2, 5]), window=6), LengthPrior(6)
+        fitted, fresh = LengthPrior.fit(torch.tensor([2, 2, 5]), max_length=6), LengthPrior(6)
         fresh.load_state_dict(fitted.state_dict())
         length = torch.arange(1, 7)
         assert torch.equal(fresh().log_prob(length), fitted().log_prob(length))
@@ -219,7 +221,7 @@ class Heavy(PyroModule):
 class TestCheck:
     def test_passes_the_shipped_and_a_users(self) -> None:
         state = torch.get_rng_state()
-        check_prior(BoundedDirichletProcess(kappa=2), MASK, name="weight_prior")
+        check_prior(BoundedDirichletProcess(samples_per_component=2), MASK, name="weight_prior")
         check_prior(GaussianVectorPrior(3), event_shape=(3,), name="base_measure")
         check_prior(Heavy(3), event_shape=(3,), name="base_measure")
         above = as_prior(lambda summary, layer: dist.Normal(summary, 1.0).to_event(1), LatentPrior)

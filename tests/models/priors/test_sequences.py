@@ -22,7 +22,7 @@ from pyroformer.models.priors.sequences import AutoregressiveVectorPrior, Indepe
 from pyroformer.models.priors.vectors import GaussianVectorPrior, MixtureVectorPrior, over_components
 from pyroformer.models.transformer.config import TransformerConfig
 
-CONFIG = TransformerConfig(vocabulary=30, window=12, width=4, layers=1, heads=2)
+CONFIG = TransformerConfig(vocabulary=30, max_length=12, width=4, layers=1, heads=2)
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])
 
 
@@ -35,12 +35,15 @@ def trained(width: int = 4, scale: float = 0.5, **options: Any) -> Autoregressiv
 
 
 class TestAutoregressiveBase:
-    @pytest.mark.parametrize("kappa", [0, 1, 2])
-    def test_at_the_start_it_is_the_standard_gaussian(self, kappa: int) -> None:
+    @pytest.mark.parametrize("samples_per_component", [0, 1, 2])
+    def test_at_the_start_it_is_the_standard_gaussian(self, samples_per_component: int) -> None:
         z = torch.randn(2, 4, 4)
         expected = over_components(GaussianVectorPrior(4), MASK).log_prob(z)
         torch.testing.assert_close(
-            AutoregressiveVectorPrior(4, kappa=kappa)(MASK).log_prob(z), expected, atol=1e-5, rtol=0.0
+            AutoregressiveVectorPrior(4, samples_per_component=samples_per_component)(MASK).log_prob(z),
+            expected,
+            atol=1e-5,
+            rtol=0.0,
         )
 
     @torch.no_grad()
@@ -52,7 +55,7 @@ class TestAutoregressiveBase:
 
     @torch.no_grad()
     def test_density_integrates_to_one_and_draws_follow_it(self) -> None:
-        prior, grid = trained(width=1, components=2, kappa=0), torch.linspace(-12, 12, 481)
+        prior, grid = trained(width=1, components=2, samples_per_component=0), torch.linspace(-12, 12, 481)
         law = prior(torch.tensor([True, True]))
         pairs = torch.cartesian_prod(grid, grid)[..., None]
         density = law.log_prob(pairs).exp() * float(grid[1] - grid[0]) ** 2
@@ -85,7 +88,7 @@ class TestAutoregressiveBase:
         assert drawn.shape == (3, 2, 4, 4) and (drawn[:, 1, 2:] == 0).all() and (drawn[:, 0, 1:] != 0).all()
 
     def test_the_priors_own_components_say_nothing_of_the_text(self) -> None:
-        prior = trained(kappa=2, first=GaussianVectorPrior(4, mean=3.0, variance=0.25))
+        prior = trained(samples_per_component=2, first=GaussianVectorPrior(4, mean=3.0, variance=0.25))
         z, other = torch.randn(4, 4), torch.randn(4, 4)
         other[2:] = z[2:]
         own = prior.component().log_prob
@@ -109,7 +112,7 @@ class TestAutoregressiveBase:
         for i in range(1, 6):
             z[:, i] = 0.9 * z[:, i - 1] + math.sqrt(1 - 0.81) * steps[:, i]
         mask = torch.ones(256, 6, dtype=torch.bool)
-        prior = AutoregressiveVectorPrior(2, model_width=16, heads=2, layers=1, kappa=0)
+        prior = AutoregressiveVectorPrior(2, model_width=16, heads=2, layers=1, samples_per_component=0)
         best_without_order = over_components(GaussianVectorPrior(2), mask).log_prob(z).mean()
         optimizer = torch.optim.Adam(prior.parameters(), lr=1e-2)
         for _ in range(60):
@@ -131,7 +134,7 @@ class TestAutoregressiveBase:
             ({"model_width": 6}, "model_width 6: must be even and a multiple of heads, which is 4"),
             ({"model_width": 5, "heads": 5}, "model_width 5: must be even and a multiple of heads, which is 5"),
             ({"layers": 0}, "layers is 0; it must be at least 1"),
-            ({"kappa": -1}, "kappa -1: must not be negative"),
+            ({"samples_per_component": -1}, "kappa -1: must not be negative"),
             ({"first": GaussianVectorPrior(3)}, r"first GaussianVectorPrior gave event shape \(3,\), expected \(8,\)"),
         ],
     )

@@ -75,10 +75,10 @@ def test_fixed_concentration_is_a_buffer() -> None:
 
 
 def test_vectors_are_worth_their_pseudo_counts() -> None:
-    initial, kappa, precision = torch.randn(4, 3), torch.rand(4) + 0.5, torch.rand(4, 1) + 0.5
-    law = GaussianVectors(initial, kappa)(precision)
+    initial, prior_counts, precision = torch.randn(4, 3), torch.rand(4) + 0.5, torch.rand(4, 1) + 0.5
+    law = GaussianVectors(initial, prior_counts)(precision)
     assert law.batch_shape == (4,) and law.event_shape == (3,)
-    torch.testing.assert_close(law.variance, (1 / (kappa[:, None] * precision)).expand(4, 3))
+    torch.testing.assert_close(law.variance, (1 / (prior_counts[:, None] * precision)).expand(4, 3))
     assert torch.equal(law.mean, initial)
 
 

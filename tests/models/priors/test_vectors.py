@@ -15,7 +15,7 @@ from pyroformer.models.priors.roles import BaseMeasure
 from pyroformer.models.priors.vectors import GaussianVectorPrior, MixtureVectorPrior, over_components, own_component
 from pyroformer.models.transformer.config import TransformerConfig
 
-CONFIG = TransformerConfig(vocabulary=30, window=12, width=4, layers=1, heads=2)
+CONFIG = TransformerConfig(vocabulary=30, max_length=12, width=4, layers=1, heads=2)
 BATCH = Batch.pad([[5, 6, 7, EOS], [9, EOS]])
 
 

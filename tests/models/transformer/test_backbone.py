@@ -13,7 +13,7 @@ from pyroformer.models.transformer.backbone import Backbone
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.stacks import Decoder
 
-CONFIG = TransformerConfig(vocabulary=40, window=16, width=16, layers=2, heads=2, positions="learned", init_std=0.3)
+CONFIG = TransformerConfig(vocabulary=40, max_length=16, width=16, layers=2, heads=2, positions="learned", init_std=0.3)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_it_holds_all_parameters_of_a_decoder(change: dict[str, Any]) -> None:
 
 
 def test_a_decoder_of_its_sizes_computes_the_same(trained: Decoder, backbone: Backbone) -> None:
-    decoder = Decoder(TransformerConfig(vocabulary=40, window=9, **backbone.sizes)).eval()
+    decoder = Decoder(TransformerConfig(vocabulary=40, max_length=9, **backbone.sizes)).eval()
     assert backbone.load_into(decoder) == []
     tokens = torch.randint(3, 40, (3, 9))
     torch.testing.assert_close(decoder(tokens), trained(tokens))
@@ -51,7 +51,7 @@ def test_a_decoder_of_its_sizes_computes_the_same(trained: Decoder, backbone: Ba
 def test_labels_and_a_condition_have_places_of_their_own(tied: bool) -> None:
     config = replace(CONFIG, tied=tied)
     trained = Decoder(config).eval()
-    decoder = Decoder(replace(config, vocabulary=43, window=10, condition=6)).eval()
+    decoder = Decoder(replace(config, vocabulary=43, max_length=10, condition=6)).eval()
     before = decoder.embedding.tokens.weight[40:].clone()
     assert Backbone("old", config, trained.state_dict()).load_into(decoder, labels=3) == []
     assert torch.equal(decoder.embedding.tokens.weight[40:], before)
@@ -99,7 +99,7 @@ def test_loading_copies(trained: Decoder, backbone: Backbone) -> None:
 
 def test_dropout_is_free(backbone: Backbone) -> None:
     assert backbone.load_into(Decoder(replace(CONFIG, dropout=0.5))) == []
-    backbone.check(dropout=0.5, width=16, window=16, attention="probabilistic")
+    backbone.check(dropout=0.5, width=16, max_length=16, attention="probabilistic")
 
 
 @pytest.mark.parametrize(
@@ -111,9 +111,9 @@ def test_dropout_is_free(backbone: Backbone) -> None:
         ({"norm_eps": 1e-3}, r"norm_eps is 0\.001, but old has 1e-05: leave it out"),
         ({"positions": "sinusoidal"}, "positions is sinusoidal, but old has learned: leave it out"),
         ({"tied": False}, "tied is False, but old has True: leave it out"),
-        ({"window": 17}, "a window of 17 tokens is longer than the 16 positions of old: give at most 16"),
+        ({"max_length": 17}, "a window of 17 tokens is longer than the 16 positions of old: give at most 16"),
         (
-            {"window": 12, "condition": 12},
+            {"max_length": 12, "condition": 12},
             "a condition of 12 tokens and a window of 12 tokens are longer than the 16 positions .* 16 for both",
         ),
         ({"vocabulary": 41}, "vocabulary is 41, but old has 40: read the texts with its tokenizer"),

@@ -27,7 +27,7 @@ from pyroformer.models.transformer.memory import Context
 from pyroformer.models.transformer.self_attention import SelfAttention
 from pyroformer.models.transformer.stacks import Block, Decoder, compile_blocks
 
-CONFIG = TransformerConfig(vocabulary=30, window=10, width=16, layers=3, heads=2, positions="learned", init_std=0.3)
+CONFIG = TransformerConfig(vocabulary=30, max_length=10, width=16, layers=3, heads=2, positions="learned", init_std=0.3)
 SIZE = 4
 KINDS = get_args(FusionKind)
 ON_VALUES = ("product", "collapsed", "add", "film")
@@ -54,7 +54,7 @@ def latents(*batch: int, count: int = 2) -> Tensor:
     return torch.randn(*batch, count, SIZE)
 
 
-def texts(batch: int, length: int = CONFIG.window) -> Tensor:
+def texts(batch: int, length: int = CONFIG.max_length) -> Tensor:
     return torch.randint(3, CONFIG.vocabulary, (batch, length))
 
 

@@ -20,7 +20,7 @@ def test_sizes_and_options_are_taken_over() -> None:
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.25),
     }
     assert gpt2_config(given) == TransformerConfig(
-        vocabulary=300, window=64, width=32, layers=2, heads=4, hidden=48, dropout=0.25, norm_eps=1e-3,
+        vocabulary=300, max_length=64, width=32, layers=2, heads=4, hidden=48, dropout=0.25, norm_eps=1e-3,
         activation="relu", positions="learned", tied=False,
     )  # fmt: skip
 

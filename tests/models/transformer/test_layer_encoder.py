@@ -15,7 +15,7 @@ from pyroformer.models.transformer.fusion import Fusion, FusionKind
 from pyroformer.models.transformer.layer_encoder import LayerEncoder, Pool, PoolKind
 from pyroformer.models.transformer.stacks import Decoder
 
-CONFIG = TransformerConfig(vocabulary=30, window=10, width=16, layers=3, heads=2, positions="learned", init_std=0.3)
+CONFIG = TransformerConfig(vocabulary=30, max_length=10, width=16, layers=3, heads=2, positions="learned", init_std=0.3)
 KINDS = get_args(PoolKind)
 LENGTHS = torch.tensor([7, 3, 1])
 MASK = torch.arange(7) < LENGTHS[:, None]
@@ -130,7 +130,7 @@ def test_what_is_the_decoders_and_what_is_its_own(shared: bool) -> None:
 
 
 def test_separate_blocks_start_as_those_of_a_decoder() -> None:
-    whole = Decoder(TransformerConfig(vocabulary=30, window=4, width=128, layers=4, heads=2, init_std=0.02))
+    whole = Decoder(TransformerConfig(vocabulary=30, max_length=4, width=128, layers=4, heads=2, init_std=0.02))
     read = LayerEncoder(whole, (0, 1, 2, 3), shared=False)
     assert read.blocks.state_dict().keys() == whole.blocks.state_dict().keys()
     for name, parameter in read.blocks.named_parameters():
@@ -213,7 +213,7 @@ def test_no_latent_enters(kind: FusionKind) -> None:
 
 
 def test_no_word_is_dropped_in_training() -> None:
-    config = TransformerConfig(vocabulary=30, window=10, width=16, word_dropout=0.9)
+    config = TransformerConfig(vocabulary=30, max_length=10, width=16, word_dropout=0.9)
     read = LayerEncoder(Decoder(config), (0, 1)).train()
     ids = tokens()
     seen: list[Tensor] = []

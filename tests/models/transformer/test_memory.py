@@ -112,7 +112,7 @@ def test_stacked_mixtures_of_different_sizes() -> None:
 
 
 def test_a_decoder_says_the_same_of_stacked_texts_as_of_each_alone() -> None:
-    config = TransformerConfig(vocabulary=30, window=6, width=16, layers=2, heads=2, condition=3)
+    config = TransformerConfig(vocabulary=30, max_length=6, width=16, layers=2, heads=2, condition=3)
     decoder = Decoder(config, fusion=Fusion("film", latent=4, layers=(0, 1))).eval()
     for parameter in decoder.parameters():
         parameter.data.add_(0.2 * torch.randn_like(parameter))

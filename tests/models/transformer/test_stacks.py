@@ -16,7 +16,7 @@ from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.gpt2 import gpt2_weights
 from pyroformer.models.transformer.stacks import Block, Decoder, Encoder, compile_blocks
 
-CONFIG = TransformerConfig(vocabulary=40, window=12, width=32, layers=2, heads=4, positions="learned", init_std=0.2)
+CONFIG = TransformerConfig(vocabulary=40, max_length=12, width=32, layers=2, heads=4, positions="learned", init_std=0.2)
 STYLES = {
     "gpt2": CONFIG,
     "sinusoidal": replace(CONFIG, positions="sinusoidal", activation="relu"),
@@ -54,7 +54,7 @@ def test_equals_gpt2() -> None:
 @pytest.mark.parametrize(("init_std", "std"), [(0.02, 0.02), (None, 128**-0.5)])
 def test_initial_weights_are_narrower_into_the_residual_stream(init_std: float | None, std: float) -> None:
     options = {"width": 128, "layers": 8, "heads": 4, "positions": "learned", "init_std": init_std}
-    config = TransformerConfig(vocabulary=1000, window=100, **options)  # type: ignore[arg-type]
+    config = TransformerConfig(vocabulary=1000, max_length=100, **options)  # type: ignore[arg-type]
     decoder = Decoder(config, cross_attention=True)
     for name, parameter in decoder.named_parameters():
         if "norm" in name or name.endswith("bias"):
@@ -204,7 +204,7 @@ def test_memory_without_cross_attention_is_refused() -> None:
     "changes, message",
     [
         ({"vocabulary": 0}, "vocabulary is 0; it must be at least 1"),
-        ({"window": 0}, "window is 0; it must be at least 1"),
+        ({"max_length": 0}, "window is 0; it must be at least 1"),
         ({"layers": -1}, "layers is -1; it must be at least 1"),
         ({"hidden": 0}, "hidden is 0; it must be at least 1"),
         ({"heads": 5}, "width is 32, which is not a multiple of heads = 5"),

@@ -17,9 +17,9 @@ from pyroformer.models.transformer.text_distribution import AutoregressiveText, 
 V, T = 5, 3
 
 
-def decoder(memory: bool = False, window: int = T, vocabulary: int = V, **options: object) -> Decoder:
+def decoder(memory: bool = False, max_length: int = T, vocabulary: int = V, **options: object) -> Decoder:
     options = {"width": 16, "layers": 2, "heads": 2, "dropout": 0.0, "init_std": 0.5, **options}
-    return Decoder(TransformerConfig(vocabulary, window, **options), memory).eval()  # type: ignore[arg-type]
+    return Decoder(TransformerConfig(vocabulary, max_length, **options), memory).eval()  # type: ignore[arg-type]
 
 
 def mixture(*batch: int, components: int = 4, mask: bool = False) -> Mixture:
@@ -75,13 +75,13 @@ def test_samples_occur_as_often_as_log_prob_says() -> None:
     counts = torch.stack([(samples @ code == text @ code).sum() for text in texts])
     assert counts.sum() == n
     p = d.log_prob(texts).exp()
-    deviation = (counts - n * p) / (n * p * (1 - p)).sqrt().clamp(min=1)
-    assert deviation.abs().max() < 5
+    std = (counts - n * p) / (n * p * (1 - p)).sqrt().clamp(min=1)
+    assert std.abs().max() < 5
 
 
 @pytest.mark.parametrize("memory", [False, True])
 def test_cached_decoding_equals_recomputation(memory: bool) -> None:
-    network = decoder(memory, window=12, vocabulary=30, init_std=0.3)
+    network = decoder(memory, max_length=12, vocabulary=30, init_std=0.3)
     seen = mixture(6, mask=True) if memory else None
     texts = decode(network, greedy, 6, memory=seen)
     for i, text in enumerate(texts):
@@ -92,7 +92,7 @@ def test_cached_decoding_equals_recomputation(memory: bool) -> None:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_prompts_of_different_lengths(side: str) -> None:
-    network = decoder(window=10, vocabulary=30, init_std=0.3, positions="sinusoidal")
+    network = decoder(max_length=10, vocabulary=30, init_std=0.3, positions="sinusoidal")
     prompts = [[5, 6, 7, 8], [9], [], [10, EOS], [11, 12]]
     rows = [p + [PAD] * (4 - len(p)) if side == "right" else [PAD] * (4 - len(p)) + p for p in prompts]
     texts = decode(network, greedy, len(rows), prompt=torch.tensor(rows))
@@ -102,12 +102,12 @@ def test_prompts_of_different_lengths(side: str) -> None:
 
 
 def test_one_prompt_for_all() -> None:
-    texts = decode(decoder(window=8, vocabulary=30), greedy, (2, 3), prompt=torch.tensor([5, 6]))
+    texts = decode(decoder(max_length=8, vocabulary=30), greedy, (2, 3), prompt=torch.tensor([5, 6]))
     assert texts.shape[:2] == (2, 3) and (texts[..., :2] == torch.tensor([5, 6])).all()
 
 
 def test_max_length_counts_the_prompt() -> None:
-    network = decoder(window=8, vocabulary=30)
+    network = decoder(max_length=8, vocabulary=30)
     never_end = lambda logits: torch.full((len(logits),), 9)  # noqa: E731
     texts = decode(network, never_end, 2, max_length=4, prompt=torch.tensor([[5, 6, 7, 8], [5, PAD, PAD, PAD]]))
     assert texts.tolist() == [[5, 6, 7, 8], [5, 9, 9, 9]]
@@ -123,12 +123,12 @@ def test_decoding_stops_when_all_have_ended() -> None:
         calls.append(logits.shape)
         return script[len(calls) - 1] if len(calls) <= 2 else torch.tensor([EOS, EOS, EOS])
 
-    texts = decode(decoder(window=8, vocabulary=30), choose, 3)
+    texts = decode(decoder(max_length=8, vocabulary=30), choose, 3)
     assert texts.tolist() == [[7, EOS, PAD], [EOS, PAD, PAD], [9, 9, EOS]] and calls == [(3, 30)] * 3
 
 
 def test_batch_and_padding_change_nothing() -> None:
-    network = decoder(memory=True, window=8, vocabulary=30)
+    network = decoder(memory=True, max_length=8, vocabulary=30)
     seen = mixture(4, mask=True)
     tokens = torch.randint(3, 30, (4, 5))
     tokens[:, -1] = EOS
@@ -172,7 +172,7 @@ def test_in_a_pyro_model() -> None:
     texts = all_texts()[10:14]
 
     def model(tokens: Tensor | None) -> Tensor:
-        with pyro.plate("particles", 3, dim=-2), pyro.plate("texts", 4, dim=-1):
+        with pyro.plate("num_particles", 3, dim=-2), pyro.plate("texts", 4, dim=-1):
             return pyro.sample("text", AutoregressiveText(network), obs=tokens)
 
     trace = pyro.poutine.trace(model).get_trace(texts)

@@ -199,7 +199,7 @@ def test_in_a_pyro_model() -> None:
     hidden, embedding = torch.randn(4, 6, P), torch.randn(V, P)
 
     def model() -> None:
-        with pyro.plate("particles", 3, dim=-2), pyro.plate("texts", 4, dim=-1):
+        with pyro.plate("num_particles", 3, dim=-2), pyro.plate("texts", 4, dim=-1):
             pyro.sample("text", TokenLikelihood(hidden, embedding), obs=tokens)
 
     trace = pyro.poutine.trace(model).get_trace()
