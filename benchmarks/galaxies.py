@@ -33,7 +33,7 @@ def velocities(path: Path) -> Tensor:
 def expected_counts(queries: Tensor, steps: int = 400, draws: int = 50) -> Tensor:
     """How many galaxies each unit explains, averaged over the posterior that SVI finds; the largest first.
 
-    The base measure is scikit-learn's default, a Normal-Gamma law of one pseudo-count with the variance of the data;
+    The base measure is scikit-learn's default, a Normal-Gamma distribution of one pseudo-count with the variance of the data;
     the concentration has the prior of Escobar and West (1995). Units start along the data, the middle ones first,
     because a stick breaks off its large pieces first.
     """
@@ -60,8 +60,8 @@ def expected_counts(queries: Tensor, steps: int = 400, draws: int = 50) -> Tenso
 
 def scikit_learn(queries: Tensor, seed: int = 0) -> Tensor:
     """The same of scikit-learn's mean-field approximation, at its defaults and 10 starts."""
-    law = BayesianGaussianMixture(n_components=UNITS, n_init=10, max_iter=2000, tol=1e-5, random_state=seed)
-    counts = law.fit(queries.numpy()).predict_proba(queries.numpy()).sum(0)
+    distribution = BayesianGaussianMixture(n_components=UNITS, n_init=10, max_iter=2000, tol=1e-5, random_state=seed)
+    counts = distribution.fit(queries.numpy()).predict_proba(queries.numpy()).sum(0)
     return torch.from_numpy(np.sort(counts)[::-1].copy())
 
 

@@ -99,7 +99,7 @@ class DELLAGuide(Guide):
         seen = self.read(batch)
 
         def draw(name: str, number: int, summary: Tensor) -> Tensor:
-            return pyro.sample(name, self.law(number, summary, seen))
+            return pyro.sample(name, self.conditional(number, summary, seen))
 
         with self.texts(batch):
             return self.model.climb(batch, draw)
@@ -109,9 +109,9 @@ class DELLAGuide(Guide):
         seen, variances = self.read(batch), []
 
         def mean(name: str, number: int, summary: Tensor) -> Tensor:
-            law = self.law(number, summary, seen)
-            variances.append(law.variance)
-            return law.mean
+            distribution = self.conditional(number, summary, seen)
+            variances.append(distribution.variance)
+            return distribution.mean
 
         with self.told():
             means = self.model.climb(batch, mean)
@@ -130,10 +130,10 @@ class DELLAGuide(Guide):
         found: list[Tensor] = self.encoder(before, batch.mask)
         return found
 
-    def law(self, number: int, summary: Float[Tensor, "*#batch S"], seen: list[Tensor]) -> Any:
+    def conditional(self, number: int, summary: Float[Tensor, "*#batch S"], seen: list[Tensor]) -> Any:
         """The posterior of a latent, given those below.
 
-        The summary and what was read broadcast against each other: the law under every text of the latents of every
+        The summary and what was read broadcast against each other: the distribution under every text of the latents of every
         other takes no more memory than its parameters.
 
         Arguments:
@@ -144,11 +144,11 @@ class DELLAGuide(Guide):
         head: Any = self.heads[number]
         known, read = head.weight.split([summary.shape[-1], seen[number].shape[-1]], -1)
         scores = at_least_float32(F.linear(summary, known)) + at_least_float32(F.linear(seen[number], read, head.bias))
-        law: Any = gaussian(*scores.chunk(2, -1))
+        distribution: Any = gaussian(*scores.chunk(2, -1))
         if self.form == "residual":
             prior_mean, prior_scale = _moments(self.model.prior(summary, number))
-            law = Normal(prior_mean + law.mean, prior_scale * law.stddev).to_event(1)
-        return law
+            distribution = Normal(prior_mean + distribution.mean, prior_scale * distribution.stddev).to_event(1)
+        return distribution
 
 
 def _moments(prior: Distribution) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ class HyperPosterior(nn.Module):
         >>> from pyroformer.models.transformer.config import TransformerConfig
         >>> from pyroformer.models.priors.weights import GammaDirichletProcess
         >>> config = TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2)
-        >>> list(HyperPosterior(pf.NVAE(config, weight_prior=GammaDirichletProcess())).laws())
+        >>> list(HyperPosterior(pf.NVAE(config, weight_prior=GammaDirichletProcess())).distributions())
         ['weight_prior.concentration']
     """
 
@@ -47,14 +47,14 @@ class HyperPosterior(nn.Module):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)
             draws = [_draw(model) for _ in range(DRAWS)]
-        for site, (law, _) in draws[0].items():
-            self.supports[site] = law.support
-            start = torch.stack([biject_to(law.support).inv(draw[site][1]) for draw in draws]).median(0).values
+        for site, (distribution, _) in draws[0].items():
+            self.supports[site] = distribution.support
+            start = torch.stack([biject_to(distribution.support).inv(draw[site][1]) for draw in draws]).median(0).values
             start = start.clamp(-BOUND, BOUND)
             self.mean[_key(site)] = nn.Parameter(start)
             self.log_scale[_key(site)] = nn.Parameter(torch.full_like(start, SPREAD).log())
 
-    def laws(self) -> dict[str, Any]:
+    def distributions(self) -> dict[str, Any]:
         """The posterior of each hyper-prior, by site."""
         return {site: self._law(site) for site in self.supports}
 
@@ -64,7 +64,7 @@ class HyperPosterior(nn.Module):
 
     def forward(self) -> dict[str, Tensor]:
         """One draw of each."""
-        return {site: pyro.sample(site, law) for site, law in self.laws().items()}
+        return {site: pyro.sample(site, distribution) for site, distribution in self.distributions().items()}
 
     def _law(self, site: str) -> Any:
         normal = dist.Normal(self.mean[_key(site)], self.log_scale[_key(site)].exp())

@@ -49,16 +49,18 @@ class MixtureGuide(LocalModule):
         """The plates of the queries."""
         return [*self.model.plates(queries.shape[:-2]), pyro.plate("tokens", queries.shape[-2], dim=-1)]
 
-    def sample_value(self, law: Any, values: Tensor | None, value_mask: Tensor | None, counted: Tensor | None) -> None:
+    def sample_value(
+        self, distribution: Any, values: Tensor | None, value_mask: Tensor | None, counted: Tensor | None
+    ) -> None:
         """The model's site of the values that are not known, if there are any."""
         if values is not None and value_mask is None:
             return
         with where_true(counted):
             if value_mask is None:
-                pyro.sample("value", law)
+                pyro.sample("value", distribution)
                 return
             with where_true(~value_mask):
-                pyro.sample("value_unobserved", law)
+                pyro.sample("value_unobserved", distribution)
 
 
 class AssignmentGuide(MixtureGuide):
@@ -128,8 +130,8 @@ class AssignmentGuide(MixtureGuide):
             if self.model.free_values:
                 bank = self.model.bank()
                 assert bank.values is not None and bank.value_precision is not None
-                law = normal_of_unit(bank.values, bank.value_precision, assignment)
-                self.sample_value(law, values, value_mask, counted)
+                distribution = normal_of_unit(bank.values, bank.value_precision, assignment)
+                self.sample_value(distribution, values, value_mask, counted)
 
 
 class ValueGuide(MixtureGuide):
@@ -187,9 +189,9 @@ class ValueGuide(MixtureGuide):
     ) -> None:
         _, counted = self.model.sight(attn_mask, mask)
         queries = queries if counted is None else torch.where(counted[..., None], queries, 0)
-        law = dist.Normal(*self.moments(queries, attn_mask)).to_event(1)
+        distribution = dist.Normal(*self.moments(queries, attn_mask)).to_event(1)
         with nested_plates(*self.tokens(queries)):
-            self.sample_value(law, values, value_mask, counted)
+            self.sample_value(distribution, values, value_mask, counted)
 
 
 class KeyGuide(MixtureGuide):
@@ -285,8 +287,8 @@ class KeyGuide(MixtureGuide):
         mixture = replace(model.mixture(), vectors=means)
         logits = log_joint(queries, mixture, None, values, value_mask) - blurred[..., None, :]
         with nested_plates(*plates, tokens):
-            law = dist.Categorical(logits=masked_logits(logits, seen, counted))
-            pyro.sample("assignment", law, infer={"enumerate": "parallel"})
+            distribution = dist.Categorical(logits=masked_logits(logits, seen, counted))
+            pyro.sample("assignment", distribution, infer={"enumerate": "parallel"})
 
     @torch.no_grad()
     def _variational(self, queries: Tensor, data: dict[str, Tensor | None]) -> tuple[Tensor, Tensor]:

@@ -38,11 +38,11 @@ class Run(FittedModel):
         """The posterior of each text, as the guide's ``encode`` gives it; its ``memory()`` can be decoded.
 
         Arguments:
-            texts: What to encode; none may be longer than the model's window.
+            texts: What to encode; none may be longer than the model's max_length.
             conditions: What each answers to, if the run was trained on pairs.
 
         Raises:
-            ValueError: If nothing is latent in the model, or a text does not fit its window.
+            ValueError: If nothing is latent in the model, or a text does not fit its max_length.
         """
         return encode(self, texts, conditions)
 
@@ -86,14 +86,14 @@ class Run(FittedModel):
         """Each text, encoded and written again from the mean of its posterior; one for a text, a list for several.
 
         Arguments:
-            texts: What to encode; none may be longer than the model's window.
+            texts: What to encode; none may be longer than the model's max_length.
             conditions: What each answers to, if the run was trained on pairs.
             min_weight: Vectors of a mixture that weigh less leave before anything is written, which takes less time.
             seed: Of the noise, where tokens are drawn.
             decoding: Fields of :class:`Decoding`; without any, the most probable token is taken.
 
         Raises:
-            ValueError: If nothing is latent in the model, or a text does not fit its window.
+            ValueError: If nothing is latent in the model, or a text does not fit its max_length.
         """
         told = None if conditions is None else _several(conditions)
         options: dict[str, Any] = {"conditions": told, "min_weight": min_weight, "seed": seed}
@@ -175,7 +175,7 @@ class Run(FittedModel):
         Where texts answer to conditions, of log p(x | c).
 
         Raises:
-            ValueError: If a text does not fit the model's window.
+            ValueError: If a text does not fit the model's max_length.
         """
         told = None if conditions is None else _several(conditions)
         return text_bounds(self, _several(texts), num_particles, conditions=told, seed=seed)

@@ -51,7 +51,7 @@ class Model(Configurable, LocalModule):
     def for_corpus(
         cls: type[M], corpus: Any, size: str = "tiny", *, backbone: Backbone | None = None, **options: Any
     ) -> M:
-        """The model of a named size that fits a corpus: its vocabulary, its window, its lengths.
+        """The model of a named size that fits a corpus: its vocabulary, its max_length, its lengths.
 
         Arguments:
             corpus: A :class:`~pyroformer.Corpus`.

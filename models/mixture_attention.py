@@ -263,17 +263,17 @@ class MixtureAttention(LocalModule):
         bank = self._draw(plates)
         seen, counted = self.sight(attn_mask, mask)
         with nested_plates(*plates, pyro.plate("tokens", shape[-1], dim=-1)):
-            law = dist.Categorical(logits=masked_logits(bank.log_weights, seen, counted))
-            assignment = pyro.sample("assignment", law, infer={"enumerate": "parallel"})
-            law = normal_of_unit(bank.keys, bank.precision, assignment)
+            distribution = dist.Categorical(logits=masked_logits(bank.log_weights, seen, counted))
+            assignment = pyro.sample("assignment", distribution, infer={"enumerate": "parallel"})
+            distribution = normal_of_unit(bank.keys, bank.precision, assignment)
             with where_true(counted):
                 if queries is not None and counted is not None:
                     queries = torch.where(counted[..., None], queries, 0)
-                drawn: Tensor = pyro.sample("query", law, obs=queries)
+                drawn: Tensor = pyro.sample("query", distribution, obs=queries)
                 if values is not None or self.free_values:
                     assert bank.values is not None and bank.value_precision is not None
-                    law = normal_of_unit(bank.values, bank.value_precision, assignment)
-                    self._sample_values(law, values, value_mask)
+                    distribution = normal_of_unit(bank.values, bank.value_precision, assignment)
+                    self._sample_values(distribution, values, value_mask)
         return drawn
 
     def sight(
@@ -300,8 +300,8 @@ class MixtureAttention(LocalModule):
         leading, draws = self.leading, dict[str, Tensor]()
         nested_plates = plates[len(plates) - len(leading) :]
         if self.weight_prior is not None:
-            law = self.weight_prior(self._unit_mask())  # before any plate: its own priors are drawn once
-            draws["weights"] = _sampled("weights", law, nested_plates)
+            distribution = self.weight_prior(self._unit_mask())  # before any plate: its own priors are drawn once
+            draws["weights"] = _sampled("weights", distribution, nested_plates)
         units = (*nested_plates, pyro.plate("units", self.components, dim=-1))
         if self.precision_prior is not None:
             draws["precision"] = _sampled("precision", self.precision_prior(), units)
@@ -323,24 +323,24 @@ class MixtureAttention(LocalModule):
         leading, rows = self.leading, (*self.leading, self.components)
         draws: dict[str, Tensor] = {}
         if self.weight_prior is not None:
-            law = self.weight_prior(self._unit_mask())
-            check_distribution("weights", law, (*leading, 1) if leading else (), [(self.components,)])
-            self._log_weights_drawn = law.support is log_simplex
-            weights = law.sample().exp() if self._log_weights_drawn else law.sample()
+            distribution = self.weight_prior(self._unit_mask())
+            check_distribution("weights", distribution, (*leading, 1) if leading else (), [(self.components,)])
+            self._log_weights_drawn = distribution.support is log_simplex
+            weights = distribution.sample().exp() if self._log_weights_drawn else distribution.sample()
             simple = bool((weights >= 0).all()) and bool(((weights.sum(-1) - 1).abs() < 1e-3).all())
-            check_support("weights", law, "weights, or their logarithms as LogDirichlet does", simple)
+            check_support("weights", distribution, "weights, or their logarithms as LogDirichlet does", simple)
         if self.precision_prior is not None:
-            law = self.precision_prior()
-            check_distribution("precision", law, rows, [(), (self.vectors.shape[-1],)])
-            self._diagonal = len(law.event_shape) == 1
-            draws["precision"] = law.expand(rows).sample()
-            check_support("precision", law, "positive numbers", bool((draws["precision"] > 0).all()))
+            distribution = self.precision_prior()
+            check_distribution("precision", distribution, rows, [(), (self.vectors.shape[-1],)])
+            self._diagonal = len(distribution.event_shape) == 1
+            draws["precision"] = distribution.expand(rows).sample()
+            check_support("precision", distribution, "positive numbers", bool((draws["precision"] > 0).all()))
         if self.key_prior is not None:
             check_distribution("keys", self.key_prior(self.bank(draws).precision), rows, [self.vectors.shape[-1:]])
         if self.value_prior is not None:
             assert self.unit_values is not None
-            law = self.value_prior(self.bank(draws).value_precision)
-            check_distribution("values", law, rows, [self.unit_values.shape[-1:]])
+            distribution = self.value_prior(self.bank(draws).value_precision)
+            check_distribution("values", distribution, rows, [self.unit_values.shape[-1:]])
 
     def _token_shape(
         self,
@@ -378,17 +378,17 @@ class MixtureAttention(LocalModule):
                 raise ValueError(f"{name} has shape {tuple(given.shape)}, expected {tuple(expected)}")
         return shape
 
-    def _sample_values(self, law: Any, values: Tensor | None, value_mask: Tensor | None) -> None:
+    def _sample_values(self, distribution: Any, values: Tensor | None, value_mask: Tensor | None) -> None:
         if value_mask is None or values is None:
-            pyro.sample("value", law, obs=values)
+            pyro.sample("value", distribution, obs=values)
             return
         values = torch.where(value_mask[..., None], values, 0)
         if self.free_values:
             known: Any = value_mask  # Pyro's annotation asks for torch.BoolTensor
-            pyro.sample("value", law, obs=values, obs_mask=known)
+            pyro.sample("value", distribution, obs=values, obs_mask=known)
             return
         with where_true(value_mask):
-            pyro.sample("value", law, obs=values)
+            pyro.sample("value", distribution, obs=values)
 
 
 def gather(rows: Float[Tensor, "*batch n d"], assignment: Int[Tensor, "*tokens m"]) -> Float[Tensor, "..."]:
@@ -418,7 +418,7 @@ def where_true(mask: Tensor | None) -> Any:
 
 
 def normal_of_unit(rows: Tensor, precision: Tensor, assignment: Tensor) -> Any:
-    """The law of what a token shows of its unit: around the unit's row, with the unit's precision."""
+    """The distribution of what a token shows of its unit: around the unit's row, with the unit's precision."""
     scale = precision.rsqrt()
     scale = scale if scale.shape[-2] == 1 else gather(scale, assignment)
     return dist.Normal(gather(rows, assignment), scale).to_event(1)
@@ -431,9 +431,9 @@ def masked_logits(logits: Tensor, seen: Tensor | None, counted: Tensor | None) -
     return logits if counted is None else torch.where(counted[..., None], logits, 0)
 
 
-def _sampled(name: str, law: Any, plates: Sequence[Any]) -> Tensor:
+def _sampled(name: str, distribution: Any, plates: Sequence[Any]) -> Tensor:
     with nested_plates(*plates):
-        draw: Tensor = pyro.sample(name, law)
+        draw: Tensor = pyro.sample(name, distribution)
     return draw
 
 

@@ -49,7 +49,7 @@ class NVAE(Model):
         config: The network.
         weight_prior: Prior of the log weights; a bounded Dirichlet process by default.
         base_measure: Prior of a vector, or of all vectors of a text; a standard Gaussian by default.
-        length_prior: Prior of the number of tokens; uniform over the window by default, and a smoothed histogram of
+        length_prior: Prior of the number of tokens; uniform over the max_length by default, and a smoothed histogram of
             the training texts in :meth:`for_corpus`.
         samples_per_component: Vectors drawn for each component of the posterior.
 
@@ -113,8 +113,8 @@ class NVAE(Model):
             width = batch.mask.shape[-1] if batch.mask is not None else int(length.max())
             mask = component_mask(length, self.samples_per_component, self.samples_per_component * (width + 1))
             log_weights = pyro.sample("weights", self.weight_prior(mask))
-            law: Any = over_components(self.base_measure, mask)
-            vectors = pyro.sample("vectors", law)
+            distribution: Any = over_components(self.base_measure, mask)
+            vectors = pyro.sample("vectors", distribution)
             mixture = Mixture(log_weights.to(vectors.dtype), vectors, mask=mask)
             return pyro.sample("text", self.likelihood(mixture, batch.mask), obs=batch.tokens)
 

@@ -49,7 +49,7 @@ class VAE(Model):
     Arguments:
         config: The network.
         base_measure: Prior of a vector, or of all vectors of a text; a standard Gaussian by default.
-        length_prior: Prior of the number of tokens; uniform over the window by default, and a smoothed histogram of
+        length_prior: Prior of the number of tokens; uniform over the max_length by default, and a smoothed histogram of
             the training texts in :meth:`for_corpus`.
 
     Raises:
@@ -86,8 +86,8 @@ class VAE(Model):
         with self.texts(batch):
             length = pyro.sample("length", self.length_prior(), obs=batch.lengths if observed else None)
             mask = length_mask(length, batch.mask.shape[-1] if batch.mask is not None else int(length.max()))
-            law: Any = over_components(self.base_measure, mask)
-            vectors = pyro.sample("vectors", law)
+            distribution: Any = over_components(self.base_measure, mask)
+            vectors = pyro.sample("vectors", distribution)
             return pyro.sample("text", self.likelihood(self.memory(vectors, mask), batch.mask), obs=batch.tokens)
 
     def memory(self, vectors: Float[Tensor, "*#batch N P"], mask: Bool[Tensor, "*#batch N"]) -> Mixture:

@@ -117,8 +117,8 @@ for strength in strengths[1:]:
 def said(stage: pf.Run, texts: list[str]) -> torch.Tensor:
     """What the vector of each token says, in nats; the vectors of all texts in one row."""
     posterior = stage.encode(texts)
-    law, prior = Normal(posterior.mean, posterior.variance.sqrt()), Normal(0.0, 1.0)
-    return kl_divergence(law, prior).sum(-1)[:, 1:][posterior.mask[:, 1:]]  # without the prior's own vector
+    distribution, prior = Normal(posterior.mean, posterior.variance.sqrt()), Normal(0.0, 1.0)
+    return kl_divergence(distribution, prior).sum(-1)[:, 1:][posterior.mask[:, 1:]]  # without the prior's own vector
 
 
 def draw_silence() -> None:
@@ -232,7 +232,7 @@ print("k-hat:", np.round(khat(data).values, 1))
 #
 # ## What to try next
 #
-# - Train for longer: `minutes=10` in place of `steps`, and `pf.Corpus.builtin()` without the window. Or your own texts:
+# - Train for longer: `minutes=10` in place of `steps`, and `pf.Corpus.builtin()` without the max_length. Or your own texts:
 #   `pf.Corpus.from_file("reviews.txt")`.
 # - Train on the bound: `pf.fit(..., objective="elbo", beta=0.01)`, with beta raised towards 1. How much of the text
 #   still comes back, and do the samples get better?

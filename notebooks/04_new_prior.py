@@ -58,7 +58,7 @@ plt.rcParams.update({"axes.titlelocation": "left", "axes.spines.top": False, "ax
 #
 # ## The prior
 #
-# `VectorPrior` is the role, a law over one vector. `Hierarchical` is what lets a prior have hyper-priors: `PyroSample`
+# `VectorPrior` is the role, a distribution over one vector. `Hierarchical` is what lets a prior have hyper-priors: `PyroSample`
 # says that the shares are drawn, once for all texts. The guide gets a posterior for them by itself.
 
 # %%

@@ -108,12 +108,12 @@ class Guess(nn.Module):
         super().__init__()
         self.mean, self.covariance = mean, covariance
 
-    def law(self) -> dist.MultivariateNormal:
+    def conditional(self) -> dist.MultivariateNormal:
         return dist.MultivariateNormal(self.mean, self.covariance)
 
     def forward(self, batch: pf.Batch) -> None:
         with pyro.plate("texts", len(self.mean), dim=-1):
-            pyro.sample("z", self.law())
+            pyro.sample("z", self.conditional())
 
 
 class Independent(Guess):
@@ -123,7 +123,7 @@ class Independent(Guess):
         super().__init__(seen[:, None].expand(-1, 2), torch.eye(2))
         self.slope, self.log_scale = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
 
-    def law(self) -> dist.MultivariateNormal:
+    def conditional(self) -> dist.MultivariateNormal:
         return dist.MultivariateNormal(self.slope * self.mean, scale_tril=self.log_scale.exp().diag())
 
 
@@ -141,7 +141,7 @@ print("standard deviation:", [round(x, 2) for x in learned.log_scale.exp().tolis
 
 # %%
 exact = Guess(center, covariance)
-missing = torch.distributions.kl_divergence(learned.law(), exact.law()).mean().item()
+missing = torch.distributions.kl_divergence(learned.conditional(), exact.conditional()).mean().item()
 
 
 def ellipse(ax: Axes, mean: Tensor, covariance: Tensor, **style: object) -> None:
@@ -155,9 +155,16 @@ def ellipse(ax: Axes, mean: Tensor, covariance: Tensor, **style: object) -> None
 def draw_posterior(ax: Axes, guide: Guess, case: int, color: str) -> None:
     """The exact posterior of a case, shaded, with a guide's as an outline."""
     with torch.no_grad():
-        law = guide.law()
+        distribution = guide.conditional()
         ellipse(ax, exact.mean[case], exact.covariance, facecolor=SHADES(0.6), edgecolor="none")
-        ellipse(ax, law.mean[case], law.covariance_matrix[case], facecolor="none", edgecolor=color, linewidth=2)
+        ellipse(
+            ax,
+            distribution.mean[case],
+            distribution.covariance_matrix[case],
+            facecolor="none",
+            edgecolor=color,
+            linewidth=2,
+        )
     reach = exact.mean[case, 0].item()
     ax.set(xlim=(reach - 2.4, reach + 2.4), ylim=(reach - 2.4, reach + 2.4), aspect="equal", xlabel="$z_1$")
 
@@ -253,7 +260,7 @@ draw_bounds()
 # ## k-hat: is the posterior where the guide does not look?
 #
 # The importance weights of the draws, $p(x, z) / q(z \mid x)$, tell. A guide that is nearly right has nearly equal
-# weights. One that leaves out a tail of the posterior has a few enormous ones, and their largest follow a Pareto law
+# weights. One that leaves out a tail of the posterior has a few enormous ones, and their largest follow a Pareto distribution
 # whose shape is called k-hat: below 0.5 the guide is near, up to 0.7 weighting its draws mends it, above 0.7 nothing
 # that is computed from its draws can be trusted.
 #

@@ -57,8 +57,8 @@ class Scaled(VectorPrior, Hierarchical):
         self.register_buffer("zeros", torch.zeros(width))
 
     def forward(self) -> Distribution:
-        law: Distribution = dist.Normal(self.zeros, self.scale).to_event(1)
-        return law
+        distribution: Distribution = dist.Normal(self.zeros, self.scale).to_event(1)
+        return distribution
 
 
 WEIGHTS: dict[str, Callable[[], Any]] = {
@@ -95,11 +95,13 @@ def moved(module: Any) -> Any:
 
 
 def scalar_laws() -> dict[str, Any]:
-    """Every prior of a vector as a law of one number."""
+    """Every prior of a vector as a distribution of one number."""
     torch.manual_seed(0)
-    laws = {f"base-{name}": moved(make(1).double())() for name, make in BASES.items()}
+    distributions = {f"base-{name}": moved(make(1).double())() for name, make in BASES.items()}
     summary = torch.randn(3).double()
-    return laws | {f"latent-{name}": moved(make(1, 3, 2).double())(summary, 1) for name, make in LATENTS.items()}
+    return distributions | {
+        f"latent-{name}": moved(make(1, 3, 2).double())(summary, 1) for name, make in LATENTS.items()
+    }
 
 
 SCALARS = scalar_laws()
@@ -109,75 +111,75 @@ class TestDensitiesOfNumbers:
     grid = 0.03 * torch.linspace(-10, 10, 20_001).double().sinh()[:, None]  # to +-330, and fine around zero
 
     @pytest.fixture(params=SCALARS)
-    def law(self, request: pytest.FixtureRequest) -> Any:
+    def conditional(self, request: pytest.FixtureRequest) -> Any:
         return SCALARS[request.param]
 
-    def test_integrate_to_one(self, law: Any) -> None:
-        total = torch.trapezoid(law.log_prob(self.grid).exp(), self.grid[:, 0])
+    def test_integrate_to_one(self, distribution: Any) -> None:
+        total = torch.trapezoid(distribution.log_prob(self.grid).exp(), self.grid[:, 0])
         assert total.item() == pytest.approx(1, abs=1e-4)  # of Student's t, 2e-8 lies beyond the grid
 
-    def test_are_those_of_the_draws(self, law: Any) -> None:
+    def test_are_those_of_the_draws(self, distribution: Any) -> None:
         """The Kolmogorov-Smirnov distance of 20,000 draws, which is below 1.95 / sqrt(n) in 999 cases of 1000."""
-        cdf = torch.cumulative_trapezoid(law.log_prob(self.grid).exp(), self.grid[:, 0])
-        draws = law.sample((20_000,))[:, 0].detach().sort().values
+        cdf = torch.cumulative_trapezoid(distribution.log_prob(self.grid).exp(), self.grid[:, 0])
+        draws = distribution.sample((20_000,))[:, 0].detach().sort().values
         expected = cdf[torch.searchsorted(self.grid[1:, 0].contiguous(), draws).clamp(max=len(cdf) - 1)]
         observed = (torch.arange(len(draws)) + 0.5) / len(draws)
         assert (expected - observed).abs().max() < 1.95 / math.sqrt(len(draws))
 
-    def test_moments_are_those_of_the_density(self, law: Any) -> None:
-        density, x = law.log_prob(self.grid).exp(), self.grid[:, 0]
+    def test_moments_are_those_of_the_density(self, distribution: Any) -> None:
+        density, x = distribution.log_prob(self.grid).exp(), self.grid[:, 0]
         mean = torch.trapezoid(x * density, x)
-        torch.testing.assert_close(law.mean[0], mean, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(distribution.mean[0], mean, atol=1e-4, rtol=1e-4)
         second = torch.trapezoid((x - mean).square() * density, x)
-        torch.testing.assert_close(law.variance[0], second, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(distribution.variance[0], second, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", [*BASES, *(f"latent-{name}" for name in LATENTS)])
 def test_divergence_from_a_gaussian_is_the_mean_of_its_draws(name: str) -> None:
     latent = name.removeprefix("latent-")
     prior: Any = moved(BASES[name](3) if name in BASES else LATENTS[latent](3, 4, 2)).double()
-    law = prior() if name in BASES else prior(torch.randn(4).double(), 1)
+    distribution = prior() if name in BASES else prior(torch.randn(4).double(), 1)
     posterior = dist.Normal(torch.randn(3).double(), torch.rand(3).double() + 0.1).to_event(1)
     if latent in ESTIMATED:
         with pytest.raises(NotImplementedError):
-            kl_divergence(posterior, law)
+            kl_divergence(posterior, distribution)
         return
     draws = posterior.sample((40_000,))
-    each = (posterior.log_prob(draws) - law.log_prob(draws)).detach()
-    assert (kl_divergence(posterior, law) - each.mean()).abs() < 4 * each.std() / 200
+    each = (posterior.log_prob(draws) - distribution.log_prob(draws)).detach()
+    assert (kl_divergence(posterior, distribution) - each.mean()).abs() < 4 * each.std() / 200
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
 class TestDensitiesOfWeights:
     """On three of four components, in the measure of their log ratios."""
 
-    def grid(self, law: Any) -> tuple[Tensor, Tensor]:
+    def grid(self, distribution: Any) -> tuple[Tensor, Tensor]:
         u = torch.linspace(-60, 60, 301).double()
         ratios = torch.stack([*torch.meshgrid(u, u, indexing="ij"), torch.zeros(301, 301).double()], -1)
         value = torch.nn.functional.pad(ratios.log_softmax(-1), (0, 1), value=-1e30)
-        return law.log_prob(value), u
+        return distribution.log_prob(value), u
 
     def test_integrate_to_one_with_the_entropy_of_the_draws(self, name: str) -> None:
-        law = WEIGHTS[name]().double()(MASK)
-        log_density, u = self.grid(law)
+        distribution = WEIGHTS[name]().double()(MASK)
+        log_density, u = self.grid(distribution)
         density = log_density.exp()
         assert torch.trapezoid(torch.trapezoid(density, u), u).item() == pytest.approx(1, abs=1e-4)
         entropy = -torch.trapezoid(torch.trapezoid(density * log_density, u), u)
-        surprise = -law.log_prob(law.sample((20_000,)))
+        surprise = -distribution.log_prob(distribution.sample((20_000,)))
         assert (surprise.mean() - entropy).abs() < 4 * surprise.std() / math.sqrt(20_000)
 
     def test_means_are_those_of_the_draws(self, name: str) -> None:
-        law = WEIGHTS[name]().double()(MASK)
-        draws = law.sample((20_000,))[:, :3]
-        assert ((law.mean[:3] - draws.mean(0)).abs() < 4 * draws.std(0) / math.sqrt(20_000)).all()
+        distribution = WEIGHTS[name]().double()(MASK)
+        draws = distribution.sample((20_000,))[:, :3]
+        assert ((distribution.mean[:3] - draws.mean(0)).abs() < 4 * draws.std(0) / math.sqrt(20_000)).all()
 
     def test_divergence_from_a_dirichlet_is_the_mean_of_its_draws(self, name: str) -> None:
-        law = WEIGHTS[name]().double()(MASK)
+        distribution = WEIGHTS[name]().double()(MASK)
         posterior = LogDirichlet(torch.tensor([0.5, -1.0, 2.0, 7.0]).double(), MASK)
         draws = posterior.sample((40_000,))
-        each = posterior.log_prob(draws) - law.log_prob(draws)
-        assert (kl_divergence(posterior, law) - each.mean()).abs() < 4 * each.std() / 200
-        assert kl_divergence(law, law).abs() < 1e-9
+        each = posterior.log_prob(draws) - distribution.log_prob(draws)
+        assert (kl_divergence(posterior, distribution) - each.mean()).abs() < 4 * each.std() / 200
+        assert kl_divergence(distribution, distribution).abs() < 1e-9
 
 
 def nvae_weights(name: str) -> Any:

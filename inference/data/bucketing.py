@@ -10,7 +10,7 @@ def buckets(lengths: Integer[np.ndarray, " texts"], max_length: int, at_most: in
     r"""The widths to which texts are padded: the few that waste least.
 
     Minimizes :math:`\sum_i \min \{ w \in W : w \ge n_i \}` over sets :math:`W` of at most ``at_most`` multiples of 8
-    (and the window itself), by dynamic programming.
+    (and the max_length itself), by dynamic programming.
 
     Arguments:
         lengths: Number of tokens of each text, none above ``max_length``.
@@ -23,7 +23,9 @@ def buckets(lengths: Integer[np.ndarray, " texts"], max_length: int, at_most: in
     """
     longest = int(lengths.max(initial=1))
     if longest > max_length:
-        raise ValueError(f"a text of {longest} tokens does not fit into a window of {max_length}: split or drop it.")
+        raise ValueError(
+            f"a text of {longest} tokens does not fit into a max_length of {max_length}: split or drop it."
+        )
     if at_most < 1:
         raise ValueError(f"at_most is {at_most}: texts need at least one width.")
     candidates = np.minimum(np.arange(8, longest + 8, 8), max_length)  # the last one fits the longest text

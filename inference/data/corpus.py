@@ -1,4 +1,4 @@
-"""A corpus: texts or pairs in three splits, their tokenizer, and the window that every text fits into."""
+"""A corpus: texts or pairs in three splits, their tokenizer, and the max_length that every text fits into."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,7 +38,7 @@ class Corpus:
         condition_tokenizer: What those of conditions mean: ``tokenizer``, :class:`Labels`, or None without conditions.
         max_length: The most tokens that a text has, its end included.
         widths: The at most six widths that batches have.
-        counts: How many texts were read, how many of them were longer than the window, how many lines were blank.
+        counts: How many texts were read, how many of them were longer than the max_length, how many lines were blank.
 
     Examples:
         >>> corpus = Corpus.from_texts([f"Number {i} is not {i + 1}." for i in range(100)], vocabulary=270)
@@ -216,7 +216,7 @@ class Corpus:
 
     @property
     def max_condition_length(self) -> int:
-        """The most tokens that a condition has: one for a label, a window for a text, 0 where there is none."""
+        """The most tokens that a condition has: one for a label, a max_length for a text, 0 where there is none."""
         return 0 if not self.conditional else 1 if self.labels else self.max_length
 
     @property
@@ -282,7 +282,7 @@ class Corpus:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{split} {len(getattr(self, split)):,}" for split in reading.SPLITS)
-        return f"Corpus({self.describe()}; window {self.max_length}; {sizes})"
+        return f"Corpus({self.describe()}; max_length {self.max_length}; {sizes})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Corpus, (self.folder,)
@@ -324,7 +324,7 @@ def _separated(splits: Mapping[str, Sequence[Any]]) -> _Parts:
 
 
 def _encoded(parts: _Parts, tokenizer: Tokenizer, about: Mapping[str, Any]) -> tuple[dict[str, Texts], int]:
-    """The splits in memory, and how many of their texts or pairs were too long for the window."""
+    """The splits in memory, and how many of their texts or pairs were too long for the max_length."""
     max_length, overlong, reader = about["max_length"], about["overlong"], condition_tokenizer(about, tokenizer)
     found, count = {}, 0
     for split, (texts, conditions) in parts.items():
@@ -336,7 +336,7 @@ def _encoded(parts: _Parts, tokenizer: Tokenizer, about: Mapping[str, Any]) -> t
         if not len(found[split]):
             what, instead = ("text", ", or split long texts") if reader is None else ("pair", "")
             raise ValueError(
-                f"no {what} of the {split} split fits into a window of {max_length} tokens: give a longer window{instead}."
+                f"no {what} of the {split} split fits into a max_length of {max_length} tokens: give a longer max_length{instead}."
             )
         count += some
     return found, count

@@ -55,7 +55,7 @@ def encode_pairs(
         long: "drop" pairs of which a half is longer; "split" is an error then, because a pair cannot be split.
 
     Raises:
-        ValueError: If a half is too long for the window and is not to be dropped, or a label is unknown.
+        ValueError: If a half is too long for the max_length and is not to be dropped, or a label is unknown.
 
     Examples:
         >>> tokenizer = Tokenizer.train(["a rose is a rose"], vocabulary=259)
@@ -106,6 +106,6 @@ def _too_long(pairs: Texts, index: int, max_length: int) -> ValueError:
     if length <= max_length:
         what, half, length = "condition", pairs.conditions, int(pairs.conditions.lengths[index]) - 1
     return ValueError(
-        f"the {what} {half[index][:40]!r}... has {length} tokens, the window is {max_length}, and a pair cannot be split: "
-        "give a longer window, or leave such pairs out (overlong='drop', --overlong drop)."
+        f"the {what} {half[index][:40]!r}... has {length} tokens, the max_length is {max_length}, and a pair cannot be split: "
+        "give a longer max_length, or leave such pairs out (overlong='drop', --overlong drop)."
     )

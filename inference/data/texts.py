@@ -15,9 +15,9 @@ from .bucketing import buckets
 from .labels import Labels
 from .tokenizer import Tokenizer
 
-__all__ = ["SHORTEST_WINDOW", "Texts", "check_window", "tokenized"]
+__all__ = ["SHORTEST_MAX_LENGTH", "Texts", "check_window", "tokenized"]
 
-SHORTEST_WINDOW = 8  # tokens: any character and the end fit, with room for a word
+SHORTEST_MAX_LENGTH = 8  # tokens: any character and the end fit, with room for a word
 Overlong = Literal["split", "drop"]
 
 
@@ -153,13 +153,13 @@ class Texts(Sequence[str]):
 def tokenized(
     texts: Sequence[str], tokenizer: Tokenizer | Labels, max_length: int, overlong: Overlong = "split"
 ) -> tuple[Integer[np.ndarray, " n"], Int[np.ndarray, " texts_and_1"], int]:
-    """Texts that fit into a window as one array of tokens and where each begins, and how many texts did not fit.
+    """Texts that fit into a max_length as one array of tokens and where each begins, and how many texts did not fit.
 
     A text that does not fit is dropped, or split between words into pieces that do (within a word only where one word
-    fills a window). Pieces are tokenized as the texts they are, without the blanks around them.
+    fills a max_length). Pieces are tokenized as the texts they are, without the blanks around them.
 
     Raises:
-        ValueError: If the window is too short for a word, or ``overlong`` is neither "split" nor "drop".
+        ValueError: If the max_length is too short for a word, or ``overlong`` is neither "split" nor "drop".
     """
     check_window(max_length, overlong)
     kind = np.uint16 if tokenizer.vocabulary <= 2**16 else np.uint32
@@ -182,11 +182,13 @@ def tokenized(
 
 
 def check_window(max_length: int, overlong: str) -> None:
-    """Raises a ValueError if a window is too short for a word, or ``overlong`` is neither "split" nor "drop"."""
-    if max_length < SHORTEST_WINDOW:
-        raise ValueError(f"a window of {max_length} tokens is too short for text: give at least {SHORTEST_WINDOW}.")
+    """Raises a ValueError if a max_length is too short for a word, or ``overlong`` is neither "split" nor "drop"."""
+    if max_length < SHORTEST_MAX_LENGTH:
+        raise ValueError(
+            f"a max_length of {max_length} tokens is too short for text: give at least {SHORTEST_MAX_LENGTH}."
+        )
     if overlong not in ("split", "drop"):
-        raise ValueError(f"long is {overlong!r}: 'split' or 'drop' what is longer than the window.")
+        raise ValueError(f"overlong is {overlong!r}: 'split' or 'drop' what is longer than the max_length.")
 
 
 _AT_ONCE = 20_000  # texts; bounds the memory that the tokenizer's own objects take

@@ -37,7 +37,7 @@ def compare(first: Run, second: Run, texts: Sequence[str], num_particles: int = 
         seed: Of the draws.
 
     Raises:
-        ValueError: If there are fewer than two texts, or one does not fit a window.
+        ValueError: If there are fewer than two texts, or one does not fit a max_length.
     """
     if len(texts) < 2:
         raise ValueError(f"there are {len(texts)} texts: a standard error needs at least 2.")

@@ -15,7 +15,7 @@ def khat(data: Any, site: str | None = None) -> Any:
     r"""Pareto k-hat of the importance weights :math:`\log p(x, z) - \log q(z \mid x)`, for each text.
 
     Below 0.5 the guide is close to the posterior, up to 0.7 its errors can be corrected by weights, above it is off. It
-    grows with the number of dimensions. That of a single site compares its law in the guide with its prior, the text
+    grows with the number of dimensions. That of a single site compares its distribution in the guide with its prior, the text
     left out: it says how far the text moves a site, not how good the guide is.
 
     Arguments:

@@ -13,7 +13,7 @@ import torch
 
 from ...models.language_model import LanguageModel
 from ..data.corpus import Corpus
-from ..evaluation.report import Figure
+from ..evaluation.report import Metric
 from ..run import Run
 
 __all__ = ["forward_perplexity", "reverse_perplexity"]
@@ -21,12 +21,12 @@ __all__ = ["forward_perplexity", "reverse_perplexity"]
 HELD_OUT = 10  # of how many texts one is kept to choose the weights by
 
 
-def forward_perplexity(judge: Run, texts: Sequence[str]) -> Figure:
+def forward_perplexity(judge: Run, texts: Sequence[str]) -> Metric:
     r"""Log-likelihood of made-up texts under a language model that was trained on real ones.
 
     Arguments:
         judge: A run whose model has no latents.
-        texts: What to judge. Blank ones are left out, and counted in the label; those longer than the judge's window
+        texts: What to judge. Blank ones are left out, and counted in the label; those longer than the judge's max_length
             are treated as those of its corpus were.
 
     Raises:
@@ -37,13 +37,13 @@ def forward_perplexity(judge: Run, texts: Sequence[str]) -> Figure:
             f"a {type(judge.model).__name__} has latents, so that it only bounds log p(x): judge with a run of lm."
         )
     written = _written(texts)
-    figure: Figure = judge.evaluate(written)["bound"]
+    figure: Metric = judge.evaluate(written)["bound"]
     blank = len(texts) - len(written)
     label = f"forward, {len(written):,} texts" + (f" ({blank:,} blank ones left out)" if blank else "")
     return replace(figure, label=label, bound_on=None, exact=False)
 
 
-def reverse_perplexity(texts: Sequence[str], corpus: Corpus, *, size: str = "tiny", **options: Any) -> Figure:
+def reverse_perplexity(texts: Sequence[str], corpus: Corpus, *, size: str = "tiny", **options: Any) -> Metric:
     r"""Log-likelihood of real held-out texts under a language model that is trained on made-up ones.
 
     Arguments:
@@ -72,7 +72,7 @@ def reverse_perplexity(texts: Sequence[str], corpus: Corpus, *, size: str = "tin
     with torch.random.fork_rng():
         torch.manual_seed(options.get("seed", 0))
         model = LanguageModel.for_corpus(made_up, size=size, **options.pop("network", {}))
-    figure: Figure = fit(model, None, made_up, **options).evaluate()["bound"]
+    figure: Metric = fit(model, None, made_up, **options).evaluate()["bound"]
     label = f"reverse, trained on {len(made_up.train):,} texts"
     return replace(figure, label=label, bound_on=None, exact=False)
 

@@ -29,7 +29,7 @@ from ..utils.seeded_eval import seeded_eval
 from .cross_attention import attention_shares
 from .latent_information import latent_information
 from .metrics import bleu, count_for_mass, effective_components
-from .report import Estimate, Evaluation, Figure
+from .report import Estimate, Evaluation, Metric
 from .summaries import (
     LEAST_ALPHA,
     Columns,
@@ -71,7 +71,7 @@ def evaluate(
     Arguments:
         run: Any run.
         texts: What to measure it on; a split of its corpus by default. It is made of texts or of pairs
-            (condition, text), as the corpus is; those longer than the window are treated as those of the corpus were.
+            (condition, text), as the corpus is; those longer than the max_length are treated as those of the corpus were.
         split: Which split.
         num_particles: Draws :math:`K` of the importance-weighted bound.
         seed: Of all noise.
@@ -153,7 +153,7 @@ def text_bounds(
     """The importance-weighted lower bound of each text's log p(x), in nats and float64; log p(x) if nothing is latent.
 
     Raises:
-        ValueError: If a text does not fit the model's window.
+        ValueError: If a text does not fit the model's max_length.
     """
     check_same_length(texts, conditions)
     num_particles = 1 if run.guide is None else num_particles
@@ -235,7 +235,7 @@ def _hits(text: AutoregressiveText, tokens: Int[Tensor, "B T"], mask: Bool[Tenso
     return ((text.likelihood(tokens).predicted() == tokens) & mask).sum(-1)
 
 
-def _reconstructed(run: FittedModel, texts: Texts, min_weight: float, seed: int, batch_size: int) -> dict[str, Figure]:
+def _reconstructed(run: FittedModel, texts: Texts, min_weight: float, seed: int, batch_size: int) -> dict[str, Metric]:
     options: dict[str, Any] = {"min_weight": min_weight, "seed": seed, "batch_size": batch_size}
     conditions = None if texts.conditions is None else texts.conditions[:]
     pairs = reconstruct(run, texts[:], conditions=conditions, **options)
@@ -244,12 +244,12 @@ def _reconstructed(run: FittedModel, texts: Texts, min_weight: float, seed: int,
     score = bleu([pair.text for pair in pairs], [pair.original for pair in pairs])
     exact = np.array([pair.exact for pair in pairs], dtype=float)
     return {
-        "bleu": Figure(f"BLEU of {which}", {"of 100": Estimate(score)}),
+        "bleu": Metric(f"BLEU of {which}", {"of 100": Estimate(score)}),
         "exact_match": share(f"exact match of {which}", exact),
     }
 
 
-def _by_latent(run: FittedModel, texts: Texts, seed: int, batch_size: int) -> dict[str, Figure]:
+def _by_latent(run: FittedModel, texts: Texts, seed: int, batch_size: int) -> dict[str, Metric]:
     batches = [batch.to(run.model.device) for _, batch in sequential_batches(texts, batch_size)]
     model: Any = run.model
     guide: Any = run.guide

@@ -214,10 +214,10 @@ def _climb(
     every = torch.cat([noise[None], common.expand(-1, *noise.shape)])
 
     def draw(name: str, number: int, summary: Tensor) -> Tensor:
-        law = guide.law(number, summary, seen)
-        means.append(law.mean.expand(every[:, :, number].shape)[1:])
+        distribution = guide.conditional(number, summary, seen)
+        means.append(distribution.mean.expand(every[:, :, number].shape)[1:])
         summaries.append(summary.expand(*every.shape[:2], -1)[0])
-        latent: Tensor = law.mean + law.stddev * every[:, :, number]
+        latent: Tensor = distribution.mean + distribution.stddev * every[:, :, number]
         return latent
 
     latents = model.climb(batch, draw)[0]
@@ -234,7 +234,7 @@ def _divergences(model: DELLA, guide: DELLAGuide, paths: _Paths) -> Float[Tensor
     """In closed form where there is one, otherwise at the draw."""
     found = []
     for number, summary in enumerate(paths.summaries):
-        posterior: Distribution = guide.law(number, summary, paths.seen)
+        posterior: Distribution = guide.conditional(number, summary, paths.seen)
         prior, latent = model.prior(summary, number), paths.latents[:, number]
         try:
             found.append(kl_divergence(posterior, prior))
@@ -265,7 +265,7 @@ def _pairs(
         if model.condition is not None:  # the latents of one text and the condition of another
             below = summaries.shape[-1] - model.config.width
             summary = joined(summary[..., :below], summaries[:, below:])
-        log_q.append(guide.law(number, summary, paths.seen).log_prob(latent).double())
+        log_q.append(guide.conditional(number, summary, paths.seen).log_prob(latent).double())
         log_p.append(model.prior(summary, number).log_prob(latent).double())
     return torch.stack(log_q), torch.stack(torch.broadcast_tensors(*log_p))
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-__all__ = ["Estimate", "Evaluation", "Figure"]
+__all__ = ["Estimate", "Evaluation", "Metric"]
 
 
 class Estimate(NamedTuple):
@@ -16,7 +16,7 @@ class Estimate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     r"""One thing that was measured, in one or more units.
 
     Figures that bound something are costs in nats and bits, :math:`-\log p`: smaller is better, and what bounds
@@ -29,7 +29,7 @@ class Figure:
         exact: Whether the bound is the thing itself.
 
     Examples:
-        >>> figure = Figure("bound", {"nats/text": Estimate(12.0), "perplexity": Estimate(math.inf)}, "log p(x)")
+        >>> figure = Metric("bound", {"nats/text": Estimate(12.0), "perplexity": Estimate(math.inf)}, "log p(x)")
         >>> figure.value, figure["perplexity"], figure.bounds
         (12.0, None, 'log p(x)')
     """
@@ -75,11 +75,11 @@ class Evaluation:
         latents: Which latents of a text have figures of their own; the table gives each a row.
     """
 
-    figures: dict[str, Figure]
+    figures: dict[str, Metric]
     about: dict[str, Any]
     latents: tuple[str, ...] = ()
 
-    def __getitem__(self, name: str) -> Figure:
+    def __getitem__(self, name: str) -> Metric:
         if name not in self.figures:
             raise KeyError(f"there is no figure {name!r}: choose among {', '.join(self.figures)}.")
         return self.figures[name]
@@ -149,7 +149,7 @@ def _finite(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def _number(figure: Figure, unit: str) -> str:
+def _number(figure: Metric, unit: str) -> str:
     """A number with a sensible number of digits; nothing if it was not asked for, a dash if it could not be had."""
     if unit not in figure.units:
         return ""
@@ -159,7 +159,7 @@ def _number(figure: Figure, unit: str) -> str:
     return f"{value:,.{1 if abs(value) >= 100 else 2 if abs(value) >= 1 else 3}f}"
 
 
-def _cell(figure: Figure, unit: str) -> str:
+def _cell(figure: Metric, unit: str) -> str:
     """A number, and where it is a count of units, of how many."""
     return f"{figure[unit]:.0f} / {figure['of']:.0f}" if "of" in figure.units else _number(figure, unit)
 

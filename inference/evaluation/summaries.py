@@ -12,7 +12,7 @@ from torch import Tensor
 from ..objectives.elbo import ELBO
 from .latent_information import LatentInformation
 from .metrics import perplexity, ratio
-from .report import Estimate, Figure
+from .report import Estimate, Metric
 
 __all__ = ["LEAST_ALPHA", "Columns", "accuracies", "bounds", "components", "layers", "parts", "share", "sweep"]
 
@@ -22,12 +22,12 @@ LEAST_ALPHA = 0.1  # the published code removes components below it
 ACTIVE = (0.01, 0.2)  # a unit's variance over texts: the usual threshold, and DELLA's
 
 
-def bounds(columns: Columns, num_particles: int) -> dict[str, Figure]:
+def bounds(columns: Columns, num_particles: int) -> dict[str, Metric]:
     """The bounds of log p(x), and beside them those given the length where the model has a prior of it."""
     elbo = _total(columns, ["reconstruction", *_sites(columns)])
     if "importance_weighted" not in columns:  # nothing is latent
         return {"bound": _bound("log-likelihood", elbo, columns, exact=True)}
-    figures: dict[str, Figure] = {}
+    figures: dict[str, Metric] = {}
     weighted = {f"importance_weighted_{count}": count for count in sweep(num_particles)[:-1]}
     weighted["importance_weighted"] = num_particles
     rows = [(name, f"importance-weighted, K = {count}", columns[name]) for name, count in weighted.items()]
@@ -39,7 +39,7 @@ def bounds(columns: Columns, num_particles: int) -> dict[str, Figure]:
         ):  # minus log p(n), the same for every draw
             given = cost - columns["kl_length"]
             units = _nats(given, columns) | _bits(given, columns)
-            figures[f"{name}_given_length"] = Figure("  given the length", units, "log p(x | n)")
+            figures[f"{name}_given_length"] = Metric("  given the length", units, "log p(x | n)")
     return figures
 
 
@@ -54,25 +54,25 @@ def sweep(num_particles: int) -> list[int]:
     return [*fewer[-2:], num_particles]
 
 
-def parts(columns: Columns, objective: ELBO, remarks: Sequence[str] = ()) -> dict[str, Figure]:
+def parts(columns: Columns, objective: ELBO, remarks: Sequence[str] = ()) -> dict[str, Metric]:
     """What the bound is made of, and the value of what was trained; ``remarks`` say how that differs from the bound."""
     sites = _sites(columns)
     if not sites:
         return {}
     labels = {"reconstruction": "reconstruction, -E log p(x | z)"}
     labels |= {name: f"KL of {name.removeprefix('kl_')}" for name in sites} | {"kl_length": "length, -log p(n)"}
-    figures = {name: Figure(labels[name], _nats(columns[name], columns)) for name in ["reconstruction", *sites]}
+    figures = {name: Metric(labels[name], _nats(columns[name], columns)) for name in ["reconstruction", *sites]}
     rate = _total(columns, [name for name in sites if name != "kl_length"])
-    figures["rate"] = Figure("rate, KL of all latents", _nats(rate, columns))
+    figures["rate"] = Metric("rate, KL of all latents", _nats(rate, columns))
     # a weight above 1 only lowers the bound
     is_bound = objective.is_bound and all(weight >= 1 for weight in objective.kl_weights.values())
     label = f"objective that was trained: {', '.join([objective.name, *remarks])}"
     trained = _nats(columns["objective"], columns)
-    figures["objective"] = Figure(label, trained, "log p(x)" if is_bound else None)
+    figures["objective"] = Metric(label, trained, "log p(x)" if is_bound else None)
     return figures
 
 
-def accuracies(columns: Columns) -> dict[str, Figure]:
+def accuracies(columns: Columns) -> dict[str, Metric]:
     """How often the true token is the most probable one, the true ones before it given."""
     label = "token accuracy, teacher-forced"
     if "hits" not in columns:
@@ -83,7 +83,7 @@ def accuracies(columns: Columns) -> dict[str, Figure]:
     }
 
 
-def components(columns: Columns) -> dict[str, Figure]:
+def components(columns: Columns) -> dict[str, Metric]:
     """How many components of a mixture are in use, counted in three ways, the prior's included."""
     if "components" not in columns:
         return {}
@@ -97,11 +97,11 @@ def components(columns: Columns) -> dict[str, Figure]:
         if name not in columns:
             continue
         of_all = ratio(columns[name] / columns["components"])
-        figures[name] = Figure(label, {"components": ratio(columns[name]), "of the text's": of_all})
+        figures[name] = Metric(label, {"components": ratio(columns[name]), "of the text's": of_all})
     return figures
 
 
-def layers(found: LatentInformation, latents: Sequence[str]) -> dict[str, Figure]:
+def layers(found: LatentInformation, latents: Sequence[str]) -> dict[str, Metric]:
     """What each latent carries, and all of them together; their divergences are among the parts of the bound."""
     count = len(found.information)
     labels = {
@@ -116,34 +116,34 @@ def layers(found: LatentInformation, latents: Sequence[str]) -> dict[str, Figure
         "sensitivity": _with_all(found.sensitivity, found.sensitivity_all),
     }
     variance = found.variance.cpu().numpy()
-    figures: dict[str, Figure] = {}
+    figures: dict[str, Metric] = {}
     for number, (suffix, what) in enumerate([*((f"_{latent}", latent) for latent in latents), ("", "all latents")]):
         units = {name: {"nats/text": ratio(column[:, number])} for name, column in columns.items()}
         units["active"] = _active(variance[number] if suffix else variance)
-        figures |= {f"{name}{suffix}": Figure(label.format(what), units[name]) for name, label in labels.items()}
+        figures |= {f"{name}{suffix}": Metric(label.format(what), units[name]) for name, label in labels.items()}
     return figures
 
 
-def share(label: str, hits: Column, counts: Column | None = None) -> Figure:
+def share(label: str, hits: Column, counts: Column | None = None) -> Metric:
     """A figure between 0 and 1."""
-    return Figure(label, {"share": ratio(hits, counts)})
+    return Metric(label, {"share": ratio(hits, counts)})
 
 
-def given_conditions(figures: Mapping[str, Figure]) -> dict[str, Figure]:
+def given_conditions(figures: Mapping[str, Metric]) -> dict[str, Metric]:
     """The figures of texts that answer to conditions: what is bounded is log p(x | c).
 
     Examples:
-        >>> given_conditions({"bound": Figure("bound", {"nats": Estimate(1.0)}, "log p(x)")})["bound"].bound_on
+        >>> given_conditions({"bound": Metric("bound", {"nats": Estimate(1.0)}, "log p(x)")})["bound"].bound_on
         'log p(x | c)'
     """
     bounded = {name: (figure.bound_on or "").replace("p(x)", "p(x | c)") or None for name, figure in figures.items()}
     return {name: replace(figure, bound_on=bounded[name]) for name, figure in figures.items()}
 
 
-def _bound(label: str, cost: Column, columns: Columns, exact: bool = False) -> Figure:
+def _bound(label: str, cost: Column, columns: Columns, exact: bool = False) -> Metric:
     nats = _nats(cost, columns)
     confusion = {"perplexity": perplexity(nats["nats/token"])}
-    return Figure(label, nats | _bits(cost, columns) | confusion, "log p(x)", exact)
+    return Metric(label, nats | _bits(cost, columns) | confusion, "log p(x)", exact)
 
 
 def _active(variance: Float[np.ndarray, "*units"]) -> dict[str, Estimate]:

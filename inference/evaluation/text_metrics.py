@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from .metrics import ratio
 from .ngrams import NGram, drawn, largest, ngrams_of, ngrams_up_to, read, second_largest, split
-from .report import Estimate, Figure
+from .report import Estimate, Metric
 
 __all__ = [
     "SMOOTHING",
@@ -287,7 +287,7 @@ def diversity(
     sample: int = 500,
     ngrams: int = 5_000,
     seed: int = 0,
-) -> dict[str, Figure]:
+) -> dict[str, Metric]:
     """Everything in this file as figures, whose labels say on how much text they were measured, and how.
 
     Arguments:
@@ -315,27 +315,27 @@ def diversity(
     drawn_with = {least: f"{min(sample, sum(x >= least for x in lengths)):,} texts" for least in (0, 1, *orders)}
     bleu = f"{SMOOTHING} smoothing, seed {seed}"
     label = f"Self-BLEU-{bleu_order} of {drawn_with[1]}, {bleu}"
-    figures = {"self_bleu": Figure(label, {"of 100": self_bleu(texts, bleu_order, sample, seed)})}
+    figures = {"self_bleu": Metric(label, {"of 100": self_bleu(texts, bleu_order, sample, seed)})}
     if references is not None:
         label = f"BLEU-{bleu_order} of {drawn_with[0]} against {len(references):,} references, {bleu}"
         score = reference_bleu(texts, references, bleu_order, sample, seed)
-        figures["reference_bleu"] = Figure(label, {"of 100": score})
+        figures["reference_bleu"] = Metric(label, {"of 100": score})
     for n in orders:
         share, number = distinct(texts, n, ngrams, seed)
-        figures[f"distinct_{n}"] = Figure(f"distinct {n}-grams of {number:,}, seed {seed}", {"share": share})
+        figures[f"distinct_{n}"] = Metric(f"distinct {n}-grams of {number:,}, seed {seed}", {"share": share})
     for n in orders:
         label = f"repeated {n}-grams inside {sum(x >= n for x in lengths):,} texts"
-        figures[f"repetition_{n}"] = Figure(label, {"share": repetition(texts, n)})
+        figures[f"repetition_{n}"] = Metric(label, {"share": repetition(texts, n)})
     for n in orders:
         mean, nearest = jaccard(texts, n, sample, seed)
         label = f"Jaccard similarity of {n}-grams, {drawn_with[n]}, seed {seed}"
-        figures[f"jaccard_{n}"] = Figure(label, {"over pairs": mean, "to the nearest": nearest})
+        figures[f"jaccard_{n}"] = Metric(label, {"over pairs": mean, "to the nearest": nearest})
     if references is None:
         return figures
     for n in orders:
         nats, number, of_references = ngram_divergence(texts, references, n, ngrams, seed)
         label = f"Jensen-Shannon divergence of {n}-grams, {number:,} against {of_references:,}, seed {seed}"
-        figures[f"divergence_{n}"] = Figure(label, {"nats": nats})
+        figures[f"divergence_{n}"] = Metric(label, {"nats": nats})
     return figures
 
 

@@ -36,7 +36,7 @@ def vectors(run: FittedModel, text: str) -> list[Vector]:
     """The vectors of a text's posterior mixture, with the numbers by which :func:`edit` knows them.
 
     Raises:
-        ValueError: If the run has no mixture, or the text does not fit its window.
+        ValueError: If the run has no mixture, or the text does not fit its max_length.
     """
     model = _mixed(run)
     weights = _mean(run, text).log_weights[0].double().exp().unflatten(-1, (-1, model.samples_per_component)).sum(-1)
@@ -73,7 +73,7 @@ def edit(
 
     Raises:
         ValueError: If the run has no mixture, a vector does not exist, the prior's is to go, a factor is not positive,
-            one of two things is asked for without the other, or a text does not fit the window.
+            one of two things is asked for without the other, or a text does not fit the max_length.
     """
     drop, scale, swap = tuple(drop), scale or {}, swap or {}
     samples_per_component = _mixed(run).samples_per_component

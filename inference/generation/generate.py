@@ -37,7 +37,7 @@ def encode(run: FittedModel, texts: str | Sequence[str], conditions: Sequence[st
     """The posterior of each text, with what each answers to if the run was trained on pairs.
 
     Raises:
-        ValueError: If nothing is latent in the model, or a text does not fit its window.
+        ValueError: If nothing is latent in the model, or a text does not fit its max_length.
     """
     with seeded_eval(run.model, run.guide, seed=0):
         return _posterior(run, run.batch(texts, conditions))
@@ -72,7 +72,7 @@ def reconstruct(
 
     Arguments:
         run: A run with a guide.
-        texts: What to encode; none may be longer than the model's window.
+        texts: What to encode; none may be longer than the model's max_length.
         decoding: How tokens are chosen; the most probable ones by default.
         conditions: What each text answers to, if the run was trained on pairs.
         min_weight: Vectors of a mixture whose mean weight is below it leave before anything is written, which takes
@@ -81,7 +81,7 @@ def reconstruct(
         batch_size: Texts that are written at a time.
 
     Raises:
-        ValueError: If nothing is latent in the model, a text does not fit its window or lacks its condition, or
+        ValueError: If nothing is latent in the model, a text does not fit its max_length or lacks its condition, or
             ``min_weight`` is out of range or is given where there is no mixture.
     """
     check_same_length(texts, conditions)
@@ -131,7 +131,7 @@ def sample(
         raise ValueError(f"n is {n}: give how many texts to sample.")
     begun = torch.tensor(run.tokenizer.encode(prompt)[:-1], dtype=torch.long)
     if len(begun) >= run.corpus.max_length:
-        raise ValueError(f"the prompt has {len(begun)} tokens, the window is {run.corpus.max_length}: shorten it.")
+        raise ValueError(f"the prompt has {len(begun)} tokens, the max_length is {run.corpus.max_length}: shorten it.")
     told = run.conditions(None if condition is None else [condition])
     texts: list[str] = []
     with seeded_eval(run.model, run.guide, seed=seed):
@@ -194,13 +194,13 @@ def _likelihood(run: FittedModel, memory: Any) -> AutoregressiveText:
     return _autoregressive(run, run.model.likelihood(memory))
 
 
-def _autoregressive(run: FittedModel, law: Any) -> AutoregressiveText:
-    if not isinstance(law, AutoregressiveText):
+def _autoregressive(run: FittedModel, distribution: Any) -> AutoregressiveText:
+    if not isinstance(distribution, AutoregressiveText):
         raise ValueError(
-            f"the likelihood of {type(run.model).__name__} is of the kind {type(law).__name__}, and only an "
+            f"the likelihood of {type(run.model).__name__} is of the kind {type(distribution).__name__}, and only an "
             "AutoregressiveText is written token by token: leave out what writes texts, or return one."
         )
-    return law
+    return distribution
 
 
 def _prior_memory(run: FittedModel, seed: int, told: list[list[int]] | None) -> Memory | None:

@@ -54,7 +54,7 @@ def interpolate(
         condition: What both texts answer to, if the run was trained on pairs.
 
     Raises:
-        ValueError: If there are fewer than two steps, the run has no such layers, or a text does not fit its window.
+        ValueError: If there are fewer than two steps, the run has no such layers, or a text does not fit its max_length.
 
     References:
         A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck
@@ -94,7 +94,7 @@ def swap(
         condition: What both texts answer to, if the run was trained on pairs.
 
     Raises:
-        ValueError: If the run has no such layers, or a text does not fit its window.
+        ValueError: If the run has no such layers, or a text does not fit its max_length.
     """
     return swaps(run, text, other, [layers], decoding=decoding, seed=seed, condition=condition)[0]
 

@@ -65,7 +65,7 @@ def traverse(
 
     Raises:
         ValueError: If the run is of another model, there is no such latent or entry, no value is given, or the text
-            does not fit its window.
+            does not fit its max_length.
     """
     if not values:
         raise ValueError("there are no values to walk along: give at least one.")

@@ -38,7 +38,7 @@ def describe_objective(model: Model, options: TrainingOptions) -> dict[str, Any]
     base = getattr(model, "base_measure", None)
     if name == NVIB.name and isinstance(base, SequencePrior):
         raise ValueError(
-            f"the objective {name} compares every vector with the same law, and {type(base).__name__} has another for "
+            f"the objective {name} compares every vector with the same distribution, and {type(base).__name__} has another for "
             "each: choose the objective elbo."
         )
     if name == NVIB.name:
@@ -124,11 +124,11 @@ def _check_dirichlet(model: Model) -> None:
     if prior is None:
         return
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        law = prior(torch.ones(1, 2, dtype=torch.bool, device=model.device))
-    if not isinstance(law, LogDirichlet):
+        distribution = prior(torch.ones(1, 2, dtype=torch.bool, device=model.device))
+    if not isinstance(distribution, LogDirichlet):
         raise ValueError(
             f"the objective {NVIB.name} is about Dirichlet weights, and {type(prior).__name__} gives a "
-            f"{type(law).__name__}: choose the objective elbo."
+            f"{type(distribution).__name__}: choose the objective elbo."
         )
 
 

@@ -54,7 +54,7 @@ def check_shapes(trace: Trace) -> None:
         if site["is_observed"] and seen != event:
             raise ValueError(
                 f"the site {name!r} has event shape {event}, expected {seen}, the shape of one that it observes: give "
-                "the law of all of it."
+                "the distribution of all of it."
             )
         plates = [frame.dim for frame in site["cond_indep_stack"] if frame.vectorized]
         deepest, batch = -min(plates, default=0), _shape(site)[0]

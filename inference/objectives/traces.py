@@ -36,13 +36,17 @@ def is_local(site: Mapping[str, Any], plate: str = TEXTS) -> bool:
     return any(frame.name == plate for frame in site["cond_indep_stack"])
 
 
-def mask_of(law: Any) -> Tensor | None:
-    """What a law leaves out of its density, if it says so: a mask of Pyro's, or one of log weights."""
-    while law is not None:
-        mask = getattr(law, "_mask", None) if isinstance(law, MaskedDistribution) else getattr(law, "present", None)
+def mask_of(distribution: Any) -> Tensor | None:
+    """What a distribution leaves out of its density, if it says so: a mask of Pyro's, or one of log weights."""
+    while distribution is not None:
+        mask = (
+            getattr(distribution, "_mask", None)
+            if isinstance(distribution, MaskedDistribution)
+            else getattr(distribution, "present", None)
+        )
         if isinstance(mask, Tensor):
             return mask
-        law = getattr(law, "base_dist", None)
+        distribution = getattr(distribution, "base_dist", None)
     return None
 
 

@@ -35,7 +35,7 @@ def decoder_attention(run: Run, text: str) -> DecoderAttention:
     Vectors that belong to one token are taken together.
 
     Raises:
-        ValueError: If the run's decoder attends to no mixture, or the text does not fit its window.
+        ValueError: If the run's decoder attends to no mixture, or the text does not fit its max_length.
     """
     if not isinstance(run.guide, NVAEGuide | VAEGuide):
         raise ValueError(f"a {type(run.model).__name__} attends to no mixture: fit an nvae to see what it looks at.")

@@ -123,7 +123,7 @@ def swap_table(run: Run, text: str, other: str, *, condition: str | None = None,
         ax: Where to draw; by default a new figure of pyplot's, as high as the table needs.
 
     Raises:
-        ValueError: If the run's latents belong to no layers, or a text does not fit its window.
+        ValueError: If the run's latents belong to no layers, or a text does not fit its max_length.
     """
     rows = [("text", text), ("other", other)]
     for found in swaps(run, text, other, condition=condition):

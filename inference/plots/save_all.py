@@ -41,7 +41,7 @@ def save_all(run: Run, folder: str | Path | None = None, texts: Sequence[str] | 
         The files, in the order of the names above.
 
     Raises:
-        ValueError: If the folder cannot be written, or a text does not fit the model's window.
+        ValueError: If the folder cannot be written, or a text does not fit the model's max_length.
     """
     folder = run.folder.path / "plots" if folder is None else Path(folder)
     conditions: Sequence[str] | None = None

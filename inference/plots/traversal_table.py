@@ -42,7 +42,7 @@ def traversal(
 
     Raises:
         ValueError: If the run is of another model, there is no such latent or entry, no value is given, or the text
-            does not fit its window.
+            does not fit its max_length.
     """
     return walk_table(traverse(run, text, latent, dimension, values, **options), ax=ax)
 

@@ -44,7 +44,7 @@ def token_weights(run: Run, text: str) -> TokenWeights:
         E[\pi_i \mid x] = \alpha_i / \sum_j \alpha_j
 
     Raises:
-        ValueError: If the run's model has no mixture weights, or the text does not fit its window.
+        ValueError: If the run's model has no mixture weights, or the text does not fit its max_length.
     """
     if not isinstance(run.guide, NVAEGuide):
         raise ValueError(f"a {type(run.model).__name__} has no mixture weights to draw: fit an nvae to see some.")
@@ -71,7 +71,7 @@ def weights(run: Run, text: str, *, alpha: bool = False, ax: Axes | None = None)
         ax: Where to draw; by default a new figure of pyplot's, as high as the text needs.
 
     Raises:
-        ValueError: If the run's model has no mixture weights, or the text does not fit its window.
+        ValueError: If the run's model has no mixture weights, or the text does not fit its max_length.
     """
     found = token_weights(run, text)
     return strip(found.pieces, found.weights, found.log_alpha if alpha else None, ax=ax)

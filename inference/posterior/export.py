@@ -51,14 +51,14 @@ def posterior(
 
     Arguments:
         run: A run with a guide.
-        texts: Which texts; none may be longer than the model's window.
+        texts: Which texts; none may be longer than the model's max_length.
         conditions: What each answers to, if the run was trained on pairs.
         draws: How many draws of each text's latents.
         predictive: From how many of them the decoder writes a text.
         options: Others of :func:`to_arviz`.
 
     Raises:
-        ValueError: If nothing is latent in the model, a text does not fit its window, or the draws do not fit in
+        ValueError: If nothing is latent in the model, a text does not fit its max_length, or the draws do not fit in
             ``limit``.
     """
     if run.guide is None:

@@ -46,7 +46,7 @@ class FittedModel:
         """Texts as one batch on the model's device, with the condition of each if the model reads conditions.
 
         Raises:
-            ValueError: If there is no text, one is longer than the model's window, or the conditions are not as many.
+            ValueError: If there is no text, one is longer than the model's max_length, or the conditions are not as many.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
@@ -80,5 +80,5 @@ def _check_lengths(texts: Sequence[str], ids: Sequence[list[int]], max_length: i
     for text, tokens in zip(texts, ids, strict=True):
         if len(tokens) > max_length:
             raise ValueError(
-                f"{text[:40]!r}... has {len(tokens)} tokens, the model's window is {max_length}: shorten it."
+                f"{text[:40]!r}... has {len(tokens)} tokens, the model's max_length is {max_length}: shorten it."
             )

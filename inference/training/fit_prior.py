@@ -60,7 +60,7 @@ def refit(
 ) -> Run:
     r"""A run with a new base measure, fitted to the posterior of an earlier run; all else is as it was, to the bit.
 
-    It is trained on the exact bound. Where the prior has components of its own, as in an NVAE, these keep their law,
+    It is trained on the exact bound. Where the prior has components of its own, as in an NVAE, these keep their distribution,
     which the decoder knows: the new prior is one of the tokens' vectors.
 
     Arguments:
@@ -149,7 +149,7 @@ def _base_measure(model: Model) -> nn.Module:
 
 
 def _fitting(model: Model, prior: Any) -> BaseMeasure:
-    """The prior on the model's device and with the law of the prior's own components that the model was trained with.
+    """The prior on the model's device and with the distribution of the prior's own components that the model was trained with.
 
     Raises:
         ValueError: If it does not fit.
@@ -201,7 +201,7 @@ def _with_prior(model: Model, guide: nn.Module | None, prior: BaseMeasure) -> tu
 def _place(name: str, after: Iterable[str]) -> str | None:
     """Where a weight of the first stage goes, if anywhere.
 
-    The old base measure lives on as the law of the prior's own components, and with it what is known of its
+    The old base measure lives on as the distribution of the prior's own components, and with it what is known of its
     hyper-priors.
     """
     if name.startswith("model.base_measure."):
@@ -216,7 +216,9 @@ def _arguments(recorded: Any, leave_out: str) -> dict[str, Any]:
 
 
 def _check_own(base: nn.Module, prior: SequencePrior) -> None:
-    with torch.random.fork_rng(devices=[]):  # a law with a hyper-prior is drawn: the same law from the same seed
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # a distribution with a hyper-prior is drawn: the same distribution from the same seed
         old, new = (_seeded_component(each) for each in (base, prior))
     if not (torch.allclose(old.mean, new.mean) and torch.allclose(old.variance, new.variance)):
         raise ValueError(

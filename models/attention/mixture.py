@@ -375,7 +375,7 @@ def posterior_variance(
     mixture: Mixture,
     attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
 ) -> Float[Tensor, "*#batch m v"]:
-    r"""Posterior variance of what each query saw, for every dimension, by the law of total variance.
+    r"""Posterior variance of what each query saw, for every dimension, by the distribution of total variance.
 
     .. math::
         \text{Var}[v \mid u] = \sum_n w_n \left[ \frac{s \, \sigma_n^2}{\sigma_n^2 + s} + (m_n - \bar m)^2 \right],

@@ -40,7 +40,7 @@ log_simplex = _LogSimplex()
 
 
 class LogDirichlet(TorchDistribution):
-    r"""The law of :math:`\log \pi` where :math:`\pi \sim \mathrm{Dir}(\alpha)`.
+    r"""The distribution of :math:`\log \pi` where :math:`\pi \sim \mathrm{Dir}(\alpha)`.
 
     .. math:: \log p(\log \pi) = \sum_i \alpha_i \log \pi_i - \log B(\alpha)
 
@@ -51,7 +51,7 @@ class LogDirichlet(TorchDistribution):
     Arguments:
         log_concentration: :math:`\log \alpha`, with shape :math:`(*, N)`.
         mask: True where a component exists, with shape :math:`(*, N)`. The others count for nothing, in draws
-            (``LOG_ZERO``) as in densities: the law is that of the existing components alone.
+            (``LOG_ZERO``) as in densities: the distribution is that of the existing components alone.
 
     Examples:
         >>> weights = LogDirichlet(torch.tensor([0.0, 0.0, 5.0]), torch.tensor([True, True, False]))
@@ -123,7 +123,7 @@ def _kl_log_dirichlet(p: Any, q: Any) -> Tensor:  # not LogDirichlet: beartype w
 
 
 class Lengths(TorchDistribution):
-    r"""A categorical law over the lengths :math:`1, \dots, W`.
+    r"""A categorical distribution over the lengths :math:`1, \dots, W`.
 
     Arguments:
         logits: Log probabilities up to a constant, of length 1 first, with shape :math:`(*, W)`.

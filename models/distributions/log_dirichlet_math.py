@@ -1,4 +1,4 @@
-"""Gamma and Dirichlet laws in log space: sampler, density, entropy and KL from log concentrations."""
+"""Gamma and Dirichlet distributions in log space: sampler, density, entropy and KL from log concentrations."""
 
 import math
 from typing import NamedTuple
@@ -29,7 +29,9 @@ LOG_ZERO = -1e30
 LOG_ALPHA_MIN = -60.0
 """Log concentrations are raised to this before sampling: below it a float32 draw of a log Gamma overflows."""
 
-_LOG_ALPHA_NORMAL = math.log(1e6)  # above: a cubed normal, within 1e-9 of the Gamma law and resolved by float32
+_LOG_ALPHA_NORMAL = math.log(
+    1e6
+)  # above: a cubed normal, within 1e-9 of the Gamma distribution and resolved by float32
 _EXPONENT_MAX = 600.0  # exp() saturates here in float64, so that products of two such factors stay finite
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -134,7 +136,7 @@ def dirichlet_entropy(
     r"""Entropy of :math:`\log \pi`, :math:`-\mathrm E \log p`, in the measure of :func:`dirichlet_log_prob`.
 
     Examples:
-        >>> dirichlet_entropy(torch.zeros(2))  # the logistic law: 2 nats
+        >>> dirichlet_entropy(torch.zeros(2))  # the logistic distribution: 2 nats
         tensor(2.)
     """
     dtype = at_least_float32(log_alpha).dtype

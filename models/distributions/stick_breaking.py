@@ -1,4 +1,4 @@
-"""Stick-breaking over log weights: the law of GEM and Pitman-Yor weights that end with the last component there is."""
+"""Stick-breaking over log weights: the distribution of GEM and Pitman-Yor weights that end with the last component there is."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ _ONCE = Size()
 
 
 class LogStickBreaking(TorchDistribution):
-    r"""The law of :math:`\log \pi` where each component breaks a share off what those before it have left.
+    r"""The distribution of :math:`\log \pi` where each component breaks a share off what those before it have left.
 
     .. math::
         \pi_n = b_n \prod_{m < n} (1 - b_m), \qquad b_n \sim \mathrm{Beta}(1 - d, a + n d), \qquad
@@ -33,16 +33,16 @@ class LogStickBreaking(TorchDistribution):
     Arguments:
         concentration: :math:`a > -d`, with shape :math:`(*)`.
         mask: True where a component exists, with shape :math:`(*, N)`.
-        discount: :math:`0 \le d < 1`; 0 is the Dirichlet process, more gives weights a power-law tail.
+        discount: :math:`0 \le d < 1`; 0 is the Dirichlet process, more gives weights a power-distribution tail.
 
     References:
         Gibbs Sampling Methods for Stick-Breaking Priors (Ishwaran & James, 2001).
 
     Examples:
-        >>> law = LogStickBreaking(torch.tensor(3.0), torch.tensor([True, True, False]))
-        >>> law.sample().exp().sum().round(decimals=5)
+        >>> distribution = LogStickBreaking(torch.tensor(3.0), torch.tensor([True, True, False]))
+        >>> distribution.sample().exp().sum().round(decimals=5)
         tensor(1.)
-        >>> torch.distributions.kl_divergence(LogDirichlet(torch.tensor([1.0, 3.0, 9.0]).log(), law.present), law)
+        >>> torch.distributions.kl_divergence(LogDirichlet(torch.tensor([1.0, 3.0, 9.0]).log(), distribution.present), distribution)
         tensor(0.)
     """
 

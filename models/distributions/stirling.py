@@ -1,6 +1,6 @@
 r"""What is left of the Gamma function when Stirling's formula is taken out, from the logarithm of the argument.
 
-Formulas about Gamma and Dirichlet laws subtract terms of size :math:`x \log x`, which no precision survives at
+Formulas about Gamma and Dirichlet distributions subtract terms of size :math:`x \log x`, which no precision survives at
 :math:`x = e^{200}`. Written with these remainders, the large terms cancel on paper instead.
 """
 

@@ -65,28 +65,30 @@ def check_prior(prior: nn.Module, *args: Any, event_shape: Sequence[int] | None 
         >>> check_prior(GaussianVectorPrior(8), event_shape=(8,))
         >>> check_prior(GaussianVectorPrior(8), event_shape=(9,), name="base_measure")
         Traceback (most recent call last):
-        ValueError: base_measure GaussianVectorPrior gave event shape (8,), expected (9,): return a law over one vector, ...
+        ValueError: base_measure GaussianVectorPrior gave event shape (8,), expected (9,): return a distribution over one vector, ...
     """
     who = _who(prior, name)
     batch_shape = args[0].shape[:-1] if args else torch.Size()
     # building a model must not move the noise of what follows
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
-            law = prior(*args)
+            distribution = prior(*args)
         except NotImplementedError as error:
             raise ValueError(f"{who} is unfinished: {error}.") from error
-        if not isinstance(law, Distribution):
-            raise ValueError(f"{who} returned a {type(law).__name__}: return a torch or Pyro distribution")
+        if not isinstance(distribution, Distribution):
+            raise ValueError(f"{who} returned a {type(distribution).__name__}: return a torch or Pyro distribution")
         if event_shape is None:
-            way_out = "return a law over the log weights of all components, as LogDirichlet(log_concentration, mask)"
-            _check_shape(law, who, batch_shape, args[0].shape[-1:], way_out)
-            _check_weights(law.sample(), args[0], who, way_out)
+            way_out = (
+                "return a distribution over the log weights of all components, as LogDirichlet(log_concentration, mask)"
+            )
+            _check_shape(distribution, who, batch_shape, args[0].shape[-1:], way_out)
+            _check_weights(distribution.sample(), args[0], who, way_out)
         else:
-            way_out = "return a law over one vector, with .to_event(1) where its entries are independent"
+            way_out = "return a distribution over one vector, with .to_event(1) where its entries are independent"
             if len(event_shape) == 2:
-                way_out = "return a law over all vectors of a text, one row for each component of its mask"
-            _check_shape(law, who, batch_shape, torch.Size(event_shape), way_out)
-            _check_real(law, law.sample(), who)
+                way_out = "return a distribution over all vectors of a text, one row for each component of its mask"
+            _check_shape(distribution, who, batch_shape, torch.Size(event_shape), way_out)
+            _check_real(distribution, distribution.sample(), who)
 
 
 def _who(prior: nn.Module, name: str) -> str:
@@ -95,13 +97,17 @@ def _who(prior: nn.Module, name: str) -> str:
     return f"{name} {kind}"
 
 
-def _check_shape(law: Distribution, who: str, batch: torch.Size, event: torch.Size, way_out: str) -> None:
-    if law.event_shape != event:
-        raise ValueError(f"{who} gave event shape {tuple(law.event_shape)}, expected {tuple(event)}: {way_out}")
+def _check_shape(distribution: Distribution, who: str, batch: torch.Size, event: torch.Size, way_out: str) -> None:
+    if distribution.event_shape != event:
+        raise ValueError(
+            f"{who} gave event shape {tuple(distribution.event_shape)}, expected {tuple(event)}: {way_out}"
+        )
     # as in expand(): the prior may be the same for all texts
-    short = torch.Size((1,) * (len(batch) - len(law.batch_shape))) + law.batch_shape
+    short = torch.Size((1,) * (len(batch) - len(distribution.batch_shape))) + distribution.batch_shape
     if len(short) > len(batch) or any(size not in (1, full) for size, full in zip(short, batch, strict=True)):
-        raise ValueError(f"{who} gave batch shape {tuple(law.batch_shape)}, expected {tuple(batch)}: {way_out}")
+        raise ValueError(
+            f"{who} gave batch shape {tuple(distribution.batch_shape)}, expected {tuple(batch)}: {way_out}"
+        )
 
 
 def _check_weights(draw: Tensor, mask: Tensor, who: str, way_out: str) -> None:
@@ -111,10 +117,10 @@ def _check_weights(draw: Tensor, mask: Tensor, who: str, way_out: str) -> None:
         raise ValueError(f"{who} gave weight to components that its mask excludes: {way_out}")
 
 
-def _check_real(law: Distribution, draw: Tensor, who: str) -> None:
+def _check_real(distribution: Distribution, draw: Tensor, who: str) -> None:
     if not bool(draw.isfinite().all()):
         raise ValueError(f"{who} drew values that are not finite: check its parameters")
-    support: Any = law.support
+    support: Any = distribution.support
     if support is not None and not all(bool(support.check(torch.full_like(draw, x)).all()) for x in (-3, 3)):
         raise ValueError(f"{who} has the support {support}: posteriors reach all real numbers, so the prior must too")
 
@@ -141,8 +147,8 @@ class _Constant(nn.Module):
             self.register_buffer(path, tensor.detach().clone())
 
     def forward(self, *args: Any) -> Distribution:
-        law: Distribution = _rebuilt(self.distribution, dict(self.named_buffers()))
-        return law
+        distribution: Distribution = _rebuilt(self.distribution, dict(self.named_buffers()))
+        return distribution
 
 
 def _tensors(owner: object, path: str = "at") -> Iterator[tuple[str, Tensor]]:
@@ -203,18 +209,22 @@ def check_mixture(mixture: Mixture, weighted: bool) -> None:
         raise ValueError(f"the weights sum to {worst:g}, not to 1: take log_softmax of log_weights")
 
 
-def check_distribution(name: str, law: object, batch: Sequence[int], events: Sequence[Sequence[int]]) -> None:
+def check_distribution(name: str, distribution: object, batch: Sequence[int], events: Sequence[Sequence[int]]) -> None:
     """A distribution, of one of these event shapes, whose batch shape fits."""
-    if not isinstance(law, Distribution):
-        raise ValueError(f"the prior of {name} returned a {type(law).__name__}: return a torch or Pyro distribution")
-    if tuple(law.event_shape) not in [tuple(event) for event in events]:
+    if not isinstance(distribution, Distribution):
+        raise ValueError(
+            f"the prior of {name} returned a {type(distribution).__name__}: return a torch or Pyro distribution"
+        )
+    if tuple(distribution.event_shape) not in [tuple(event) for event in events]:
         wanted = " or ".join(str(tuple(event)) for event in events)
-        raise ValueError(f"the prior of {name} has event shape {tuple(law.event_shape)}, expected {wanted}")
-    if not broadcasts_to(law.batch_shape, batch):
-        raise ValueError(f"the prior of {name} has batch shape {tuple(law.batch_shape)}, expected {tuple(batch)}")
+        raise ValueError(f"the prior of {name} has event shape {tuple(distribution.event_shape)}, expected {wanted}")
+    if not broadcasts_to(distribution.batch_shape, batch):
+        raise ValueError(
+            f"the prior of {name} has batch shape {tuple(distribution.batch_shape)}, expected {tuple(batch)}"
+        )
 
 
-def check_support(name: str, law: Any, what: str, holds: bool) -> None:
+def check_support(name: str, distribution: Any, what: str, holds: bool) -> None:
     """Draws of the right kind."""
     if not holds:
-        raise ValueError(f"the prior of {name} has the support {law.support}: it must draw {what}")
+        raise ValueError(f"the prior of {name} has the support {distribution.support}: it must draw {what}")

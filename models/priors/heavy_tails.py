@@ -50,7 +50,7 @@ class LinearStudentT(LinearPrior):
         super().__init__(latent_size, summary_size, layers, first)
         self.register_buffer("df", _checked_df(df))
 
-    def law(self, mean: Float[Tensor, "*batch p"], log_variance: Float[Tensor, "*batch p"]) -> Distribution:
+    def conditional(self, mean: Float[Tensor, "*batch p"], log_variance: Float[Tensor, "*batch p"]) -> Distribution:
         return _student(at_least_float32(self.df), mean, bounded_std(log_variance))
 
 
@@ -72,7 +72,7 @@ class LinearLaplace(LinearPrior):
         tensor([1.0000, 1.0000, 1.0000, 1.0000], grad_fn=<SelectBackward0>)
     """
 
-    def law(self, mean: Float[Tensor, "*batch p"], log_variance: Float[Tensor, "*batch p"]) -> Distribution:
+    def conditional(self, mean: Float[Tensor, "*batch p"], log_variance: Float[Tensor, "*batch p"]) -> Distribution:
         return _laplace(mean, bounded_std(log_variance))
 
 
@@ -154,13 +154,13 @@ class _StudentT(dist.StudentT):  # type: ignore[misc]
 
 
 def _student(df: Tensor, mean: Tensor, std: Tensor) -> Distribution:
-    law: Distribution = _StudentT(df, mean, std * ((df - 2) / df).sqrt()).to_event(1)
-    return law
+    distribution: Distribution = _StudentT(df, mean, std * ((df - 2) / df).sqrt()).to_event(1)
+    return distribution
 
 
 def _laplace(mean: Tensor, std: Tensor) -> Distribution:
-    law: Distribution = dist.Laplace(mean, std * math.sqrt(0.5)).to_event(1)
-    return law
+    distribution: Distribution = dist.Laplace(mean, std * math.sqrt(0.5)).to_event(1)
+    return distribution
 
 
 def _checked_df(df: float) -> Tensor:

@@ -22,7 +22,7 @@ __all__ = ["Hierarchical", "draw_hyperpriors", "hyperpriors"]
 class Hierarchical(LocalModule):
     r"""What a prior derives from, beside its role, to have hyper-priors.
 
-    An attribute that is set to ``PyroSample(law)`` reads as a draw of that law, the same for all texts. The law's
+    An attribute that is set to ``PyroSample(distribution)`` reads as a draw of that distribution, the same for all texts. The distribution's
     numbers become buffers, so that they follow the model to its device and dtype, and are saved with it. Its site is
     called as the attribute is from the model: ``base_measure.df``. A guide derived from
     :class:`~pyroformer.guides.base.Guide` has a posterior for it.
@@ -38,7 +38,7 @@ class Hierarchical(LocalModule):
         ...     def forward(self):
         ...         return dist.StudentT(2 + self.df, self.mean, 1.0).to_event(1)
         >>> sorted(Heavy(3).state_dict())
-        ['freedom_prior.at_concentration', 'freedom_prior.at_rate', 'mean']
+        ['df_prior.at_concentration', 'df_prior.at_rate', 'mean']
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -83,5 +83,5 @@ def draw_hyperpriors(model: PyroModule) -> dict[str, Tensor]:
 
 
 def _law(module: Any, name: str) -> Any:
-    law: Distribution = getattr(module, name)()
-    return law
+    distribution: Distribution = getattr(module, name)()
+    return distribution

@@ -87,11 +87,11 @@ class LinearPrior(LatentPrior):
         else:
             bias = self.biases[name] if name in self.biases else summary.new_zeros(2 * self.latent_size)
             scores = bias.expand(*summary.shape[:-1], -1)
-        return self.law(*at_least_float32(scores).chunk(2, -1))
+        return self.conditional(*at_least_float32(scores).chunk(2, -1))
 
-    def law(self, mean: Float[Tensor, "*batch p"], log_variance: Float[Tensor, "*batch p"]) -> Distribution:
-        """The law of a latent with this mean and log variance, its entries independent."""
-        raise NotImplementedError(f"{type(self).__name__} is a LinearPrior: write law(mean, log_variance)")
+    def conditional(self, mean: Float[Tensor, "*batch p"], log_variance: Float[Tensor, "*batch p"]) -> Distribution:
+        """The distribution of a latent with this mean and log variance, its entries independent."""
+        raise NotImplementedError(f"{type(self).__name__} is a LinearPrior: write conditional(mean, log_variance)")
 
 
 class LinearGaussian(LinearPrior):
@@ -111,7 +111,7 @@ class LinearGaussian(LinearPrior):
         torch.Size([5])
     """
 
-    def law(self, mean: Float[Tensor, "*batch p"], log_variance: Float[Tensor, "*batch p"]) -> Distribution:
+    def conditional(self, mean: Float[Tensor, "*batch p"], log_variance: Float[Tensor, "*batch p"]) -> Distribution:
         return gaussian(mean, log_variance)
 
 

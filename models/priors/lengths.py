@@ -29,10 +29,10 @@ class LengthPrior(Configurable, nn.Module):
 
     log_probabilities: Tensor
 
-    def __init__(self, max_length: int, probabilities: Float[Tensor, " window"] | None = None) -> None:
+    def __init__(self, max_length: int, probabilities: Float[Tensor, " max_length"] | None = None) -> None:
         super().__init__()
         if max_length < 1:
-            raise ValueError(f"window {max_length}: must be at least 1, the length of the longest text")
+            raise ValueError(f"max_length {max_length}: must be at least 1, the length of the longest text")
         if probabilities is None:
             probabilities = torch.ones(max_length)
         self.register_buffer("log_probabilities", (probabilities / probabilities.sum()).log())
@@ -55,7 +55,7 @@ class LengthPrior(Configurable, nn.Module):
         lengths = torch.as_tensor(lengths, dtype=torch.long)
         outside = (lengths < 1) | (lengths > max_length)
         if outside.any():
-            raise ValueError(f"length {int(lengths[outside][0])}: must be from 1 to the window of {max_length}")
+            raise ValueError(f"length {int(lengths[outside][0])}: must be from 1 to the max_length of {max_length}")
         counts = torch.bincount(lengths - 1, minlength=max_length).double() + smoothing
         prior = cls(max_length)
         prior.log_probabilities = (counts / counts.sum()).log().float()
@@ -65,4 +65,4 @@ class LengthPrior(Configurable, nn.Module):
         return Lengths(at_least_float32(self.log_probabilities))
 
     def extra_repr(self) -> str:
-        return f"window={len(self.log_probabilities)}"
+        return f"max_length={len(self.log_probabilities)}"

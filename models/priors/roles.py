@@ -41,16 +41,16 @@ class BaseMeasure(Role):
     r"""The role of a prior over the vectors of a mixture: a :class:`VectorPrior` or a :class:`SequencePrior`.
 
     Both say with ``component()`` what the prior's own components are drawn from. A guide gives those components a
-    Gaussian posterior with the same moments, so the law that ``component()`` returns needs a mean and a variance.
+    Gaussian posterior with the same moments, so the distribution that ``component()`` returns needs a mean and a variance.
     """
 
     def component(self) -> Distribution:
-        """The law of a vector of the prior's own component, with event shape :math:`(P)`."""
+        """The distribution of a vector of the prior's own component, with event shape :math:`(P)`."""
         raise NotImplementedError(f"{type(self).__name__} is a BaseMeasure: write component() -> Distribution")
 
 
 class VectorPrior(BaseMeasure):
-    r"""The role of a base measure that knows one vector: ``forward()`` returns a law with event shape :math:`(P)`.
+    r"""The role of a base measure that knows one vector: ``forward()`` returns a distribution with event shape :math:`(P)`.
 
     All vectors of a text are then independent draws from it.
     """

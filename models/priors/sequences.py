@@ -28,7 +28,7 @@ _ONCE = Size()
 
 
 class IndependentVectorPrior(SequencePrior):
-    r"""Independent vectors, those of the prior's own components from one law and those of the tokens from another.
+    r"""Independent vectors, those of the prior's own components from one distribution and those of the tokens from another.
 
     .. math:: p(z) = \prod_{i \le \kappa} p_0(z_i) \prod_{i > \kappa} p_1(z_i)
 
@@ -63,7 +63,7 @@ class AutoregressiveVectorPrior(SequencePrior):
         \sum_{k=1}^K w_{ik} \, \mathcal N(z_i; \mu_{ik}, \operatorname{diag} \sigma_{ik}^2)
 
     with weights, means and variances that depend on :math:`z_{\kappa + 1}, \dots, z_{i-1}` and on how many vectors are
-    still to come. The prior's own components say nothing of the text and keep a law :math:`p_0` of their own. At the
+    still to come. The prior's own components say nothing of the text and keep a distribution :math:`p_0` of their own. At the
     start each vector is near :math:`\mathcal N(0, I)` whatever came before, exactly so for :math:`K = 1`.
 
     Arguments:
@@ -85,8 +85,8 @@ class AutoregressiveVectorPrior(SequencePrior):
 
     Examples:
         >>> prior = AutoregressiveVectorPrior(8, heads=2)
-        >>> law = prior(torch.tensor([[True, True, True], [True, True, False]]))
-        >>> law.event_shape, law.log_prob(law.sample()).shape
+        >>> distribution = prior(torch.tensor([[True, True, True], [True, True, False]]))
+        >>> distribution.event_shape, distribution.log_prob(distribution.sample()).shape
         (torch.Size([3, 8]), torch.Size([2]))
     """
 
@@ -108,7 +108,7 @@ class AutoregressiveVectorPrior(SequencePrior):
                 raise ValueError(f"{name} {size}: must be at least 1")
         if model_width % 2 or model_width % max(heads, 1):
             raise ValueError(f"model_width {model_width}: must be even and a multiple of heads, which is {heads}")
-        # blocks read neither the vocabulary nor the window
+        # blocks read neither the vocabulary nor the max_length
         config = TransformerConfig(3, 1, width=model_width, layers=layers, heads=heads, dropout=dropout)
         self.width, self.components, self.samples_per_component = width, components, _checked(samples_per_component)
         self.before = nn.Linear(width, model_width)
@@ -128,7 +128,7 @@ class AutoregressiveVectorPrior(SequencePrior):
         return _below_own(self, self.samples_per_component, mask, tokens)
 
     def conditional(self, vectors: Float[Tensor, "*batch m p"], length: Int[Tensor, "*#batch"]) -> Distribution:
-        r"""The law of each of the first vectors of a text of ``length`` tokens' vectors, given those before it."""
+        r"""The distribution of each of the first vectors of a text of ``length`` tokens' vectors, given those before it."""
         before = F.pad(vectors[..., :-1, :], (0, 0, 1, 0))
         place = torch.arange(vectors.shape[-2], device=vectors.device)
         x = self._read(before, place, length)
@@ -186,7 +186,7 @@ class InOrder(TorchDistribution):
 
     Arguments:
         conditional: Takes the first :math:`m` vectors, with shape :math:`(*, m, P)`, and how many there are in all,
-            with shape :math:`(*)`; returns the law of each given those before it, with batch shape :math:`(*, m)`.
+            with shape :math:`(*)`; returns the distribution of each given those before it, with batch shape :math:`(*, m)`.
         draw: Takes how many there are in all, with shape :math:`(*)`, and :math:`M`; draws the first :math:`M`.
         present: True where a vector exists, with shape :math:`(*, M)`; the others come last, and have no density.
         width: :math:`P`.
@@ -260,16 +260,16 @@ class Stacked(TorchDistribution):
         return torch.stack(torch.broadcast_tensors(*densities)).sum(0)
 
 
-def _independent(law: Any, mask: Bool[Tensor, "*batch n"]) -> Distribution:
-    """A law of one vector as that of as many independent ones as ``mask`` has."""
-    rows: Distribution = law.expand(mask.shape).mask(mask).to_event(1)
+def _independent(distribution: Any, mask: Bool[Tensor, "*batch n"]) -> Distribution:
+    """A distribution of one vector as that of as many independent ones as ``mask`` has."""
+    rows: Distribution = distribution.expand(mask.shape).mask(mask).to_event(1)
     return rows
 
 
 def _below_own(
     prior: SequencePrior, samples_per_component: int, mask: Bool[Tensor, "*batch n"], tokens: Distribution
 ) -> Distribution:
-    """The law of the tokens' vectors below that of the prior's own, if there are any."""
+    """The distribution of the tokens' vectors below that of the prior's own, if there are any."""
     return (
         Stacked([_independent(prior.first(), mask[..., :samples_per_component]), tokens])
         if samples_per_component

@@ -88,8 +88,8 @@ class StickBreaking(TorchDistribution):
         Gibbs Sampling Methods for Stick-Breaking Priors (Ishwaran and James, 2001).
 
     Examples:
-        >>> law = StickBreaking(torch.tensor(3.0), components=2)
-        >>> torch.allclose(law.log_prob(torch.tensor([0.2, 0.8])), torch.tensor(3 * 0.8**2).log())
+        >>> distribution = StickBreaking(torch.tensor(3.0), components=2)
+        >>> torch.allclose(distribution.log_prob(torch.tensor([0.2, 0.8])), torch.tensor(3 * 0.8**2).log())
         True
     """
 
@@ -168,5 +168,5 @@ class DirichletProcess(Configurable, LocalModule):
 
 
 def _hyperprior(module: Any) -> Any:
-    law: Distribution = module.hyperprior()
-    return law
+    distribution: Distribution = module.hyperprior()
+    return distribution

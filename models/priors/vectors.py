@@ -78,8 +78,10 @@ class KernelVectorPrior(VectorPrior):
     def forward(self) -> Distribution:
         vectors, log_variance = (at_least_float32(x) for x in (self.vectors, self.log_variance))
         kernels = dist.Normal(vectors, (log_variance / 2).exp()).to_event(1)
-        law: Distribution = dist.MixtureSameFamily(dist.Categorical(logits=torch.zeros_like(vectors[:, 0])), kernels)
-        return law
+        distribution: Distribution = dist.MixtureSameFamily(
+            dist.Categorical(logits=torch.zeros_like(vectors[:, 0])), kernels
+        )
+        return distribution
 
     def extra_repr(self) -> str:
         return f"width={self.vectors.shape[1]}, points={self.vectors.shape[0]}"
@@ -192,8 +194,8 @@ class MixtureVectorPrior(VectorPrior):
         VAE with a VampPrior (Tomczak & Welling, 2018), https://arxiv.org/abs/1705.07120, for mixtures as priors.
 
     Examples:
-        >>> law = MixtureVectorPrior(8, components=3)()
-        >>> law.event_shape, law.mean.shape, law.variance.shape
+        >>> distribution = MixtureVectorPrior(8, components=3)()
+        >>> distribution.event_shape, distribution.mean.shape, distribution.variance.shape
         (torch.Size([8]), torch.Size([8]), torch.Size([8]))
     """
 
@@ -222,15 +224,15 @@ def gaussian_mixture(
         >>> gaussian_mixture(torch.zeros(5, 3), torch.randn(5, 3, 4), torch.zeros(5, 3, 4)).batch_shape
         torch.Size([5])
     """
-    law: Distribution = dist.MixtureSameFamily(dist.Categorical(logits=logits), gaussian(mean, log_variance))
-    return law
+    distribution: Distribution = dist.MixtureSameFamily(dist.Categorical(logits=logits), gaussian(mean, log_variance))
+    return distribution
 
 
 def over_components(prior: nn.Module, mask: Bool[Tensor, "*batch n"]) -> Distribution:
-    r"""The law of all vectors of a text, with batch shape :math:`(*)` and event shape :math:`(N, P)`.
+    r"""The distribution of all vectors of a text, with batch shape :math:`(*)` and event shape :math:`(N, P)`.
 
     Arguments:
-        prior: A base measure, or what :func:`~pyroformer.models.priors.checks.as_prior` made of a law over one vector.
+        prior: A base measure, or what :func:`~pyroformer.models.priors.checks.as_prior` made of a distribution over one vector.
         mask: The components that exist; the vectors of the others have no density.
 
     Examples:
@@ -239,22 +241,22 @@ def over_components(prior: nn.Module, mask: Bool[Tensor, "*batch n"]) -> Distrib
         torch.Size([3, 8])
     """
     if isinstance(prior, SequencePrior):
-        law: Distribution = prior(mask)
-        return law
-    law = prior().expand(mask.shape).mask(mask).to_event(1)
-    return law
+        distribution: Distribution = prior(mask)
+        return distribution
+    distribution = prior().expand(mask.shape).mask(mask).to_event(1)
+    return distribution
 
 
 def own_component(prior: nn.Module) -> Distribution:
-    r"""The law of the prior's own components, whose mean and variance a guide takes over.
+    r"""The distribution of the prior's own components, whose mean and variance a guide takes over.
 
     Examples:
         >>> from pyroformer.models.priors.roles import GaussianVectorPrior
         >>> own_component(GaussianVectorPrior(3, mean=2.0)).mean
         tensor([2., 2., 2.])
     """
-    law: Distribution = prior.component() if isinstance(prior, BaseMeasure) else prior()
-    return law
+    distribution: Distribution = prior.component() if isinstance(prior, BaseMeasure) else prior()
+    return distribution
 
 
 def check_base_measure(

@@ -122,8 +122,8 @@ class SymmetricDirichlet(WeightPrior):
         Bayesian Data Analysis (Gelman et al., 2013), section 3.4.
 
     Examples:
-        >>> law = SymmetricDirichlet(2.0)(torch.tensor([True, True, False]))
-        >>> law.log_concentration.exp()
+        >>> distribution = SymmetricDirichlet(2.0)(torch.tensor([True, True, False]))
+        >>> distribution.log_concentration.exp()
         tensor([2., 2., 2.])
     """
 
@@ -177,7 +177,7 @@ class GEM(WeightPrior):
 
 
 class PitmanYor(GEM):
-    r"""Stick-breaking weights whose tail is a power law, as that of word frequencies is; the order is that of GEM.
+    r"""Stick-breaking weights whose tail is a power distribution, as that of word frequencies is; the order is that of GEM.
 
     .. math:: \pi_n = b_n \prod_{m < n} (1 - b_m), \quad b_n \sim \mathrm{Beta}(1 - d, a + n d)
 
@@ -240,8 +240,8 @@ class GammaDirichletProcess(BoundedDirichletProcess, Hierarchical):
         self, shape: float = 1.0, rate: float = 1.0, delta: float = 0.3, samples_per_component: int = 1
     ) -> None:
         super().__init__(delta=delta, samples_per_component=samples_per_component)
-        law = dist.Gamma(_positive("shape", shape), _positive("rate", rate))
-        self.concentration = PyroSample(law)  # type: ignore[assignment]
+        distribution = dist.Gamma(_positive("shape", shape), _positive("rate", rate))
+        self.concentration = PyroSample(distribution)  # type: ignore[assignment]
 
     def extra_repr(self) -> str:
         return f"delta={self.delta:g}, kappa={self.samples_per_component}"

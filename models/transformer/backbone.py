@@ -25,7 +25,7 @@ class Backbone:
 
     Arguments:
         name: What messages call it.
-        config: Its sizes and options; the window is the longest that it has positions for.
+        config: Its sizes and options; the max_length is the longest that it has positions for.
         weights: All weights of a :class:`~.transformer.Decoder` with this configuration, by name.
 
     Raises:
@@ -57,14 +57,14 @@ class Backbone:
         """Its sizes, in a line."""
         config = self.config
         sizes = f"width {config.width}, {config.layers} layers, {config.heads} heads, {config.vocabulary:,} tokens"
-        return f"{self.name}: {sizes}, window up to {config.max_length:,}"
+        return f"{self.name}: {sizes}, max_length up to {config.max_length:,}"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.describe()})"
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """Options of a decoder that computes what this one does. Its vocabulary is the same, its window its own."""
+        """Options of a decoder that computes what this one does. Its vocabulary is the same, its max_length its own."""
         return {
             **{name: getattr(self.config, name) for name in _DECIDES},
             "hidden": self.config.feed_forward,
@@ -78,7 +78,7 @@ class Backbone:
             asked: Fields of :class:`~.config.TransformerConfig`. Dropout may be another than the backbone's.
 
         Raises:
-            ValueError: If another one is not the backbone's, or the window is longer.
+            ValueError: If another one is not the backbone's, or the max_length is longer.
         """
         has = self.sizes | {"vocabulary": self.config.vocabulary}
         for name, value in asked.items():
@@ -88,13 +88,13 @@ class Backbone:
         if asked.get("max_length", 0) + condition > longest:
             before, verb = (f"a condition of {condition} tokens and ", "are") if condition else ("", "is")
             raise ValueError(
-                f"{before}a window of {asked['window']} tokens {verb} longer than the {longest} positions of "
+                f"{before}a max_length of {asked['max_length']} tokens {verb} longer than the {longest} positions of "
                 f"{self.name}: give at most {longest}{' for both' if condition else ''}."
             )
 
     @torch.no_grad()
     def load_into(self, model: nn.Module, labels: int = 0) -> list[str]:
-        """Copies the weights into a decoder; of the positions, as many as its condition and window have.
+        """Copies the weights into a decoder; of the positions, as many as its condition and max_length have.
 
         Arguments:
             model: A :class:`~.transformer.Decoder`, or a model with one as its ``decoder``.

@@ -239,7 +239,7 @@ class Decoder(nn.Module):
             form: How attention treats a mixture with variances.
 
         Raises:
-            ValueError: If the texts are longer than the window, or the decoder was not built for such a memory.
+            ValueError: If the texts are longer than the max_length, or the decoder was not built for such a memory.
         """
         check_length(tokens.shape[-1], self.config)
         batch, length = tokens.shape[:-1], tokens.shape[-1]
@@ -285,7 +285,7 @@ class Decoder(nn.Module):
         the left, where ``mask`` is False.
         """
         count = torch.ones_like(tokens) if mask is None else mask.long()
-        # Texts that have ended run on, beyond the window too, until the last one of their batch has.
+        # Texts that have ended run on, beyond the max_length too, until the last one of their batch has.
         last = self.config.condition + self.config.max_length - 1
         position = (cache.position[:, None] + count.cumsum(-1) - 1).clamp(0, last)
         cache.position = cache.position + count.sum(-1)
@@ -428,10 +428,10 @@ def _cross_attention(block: nn.Module) -> DenoisingAttention:
 
 
 def check_length(length: int, config: TransformerConfig) -> None:
-    """Raises a ValueError if a text is longer than the window."""
+    """Raises a ValueError if a text is longer than the max_length."""
     if length > config.max_length:
         raise ValueError(
-            f"a text of {length} tokens does not fit window = {config.max_length}; cut it or widen the window"
+            f"a text of {length} tokens does not fit max_length = {config.max_length}; cut it or widen the max_length"
         )
 
 

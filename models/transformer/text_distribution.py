@@ -35,11 +35,11 @@ class AutoregressiveText(TorchDistribution):
         decoder: The network that gives the conditional distributions.
         memory: What it is told, :math:`F`: a mixture to attend to, or latents and a condition; or None.
         mask: True where a token may stand, with shape :math:`(*, T)`, or None for everywhere.
-        length: The number of positions :math:`T`; None is that of the mask, or the decoder's window.
+        length: The number of positions :math:`T`; None is that of the mask, or the decoder's max_length.
         form: How attention treats a mixture with variances.
 
     Raises:
-        ValueError: If there are more positions than the decoder's window has.
+        ValueError: If there are more positions than the decoder's max_length has.
 
     Examples:
         >>> decoder = Decoder(TransformerConfig(vocabulary=20, max_length=8, width=16))
@@ -64,7 +64,7 @@ class AutoregressiveText(TorchDistribution):
         length = length or (max_length if mask is None else mask.shape[-1])
         if length > max_length:
             raise ValueError(
-                f"texts of {length} tokens do not fit the decoder's window of {max_length}; cut or split them"
+                f"texts of {length} tokens do not fit the decoder's max_length of {max_length}; cut or split them"
             )
         self.decoder, self.memory, self.token_mask, self.form = decoder, memory, mask, form
         shapes = [] if memory is None else [batch_shape(memory)]
@@ -124,7 +124,7 @@ def decode(
         decoder: Gives the logits of the next token.
         choose: Chooses one token from each row of logits, for all texts of the batch, flattened to :math:`N` rows.
         batch: Batch shape of the texts; that of the memory expands to it.
-        max_length: The most tokens of a text, prompt included; None is the decoder's window.
+        max_length: The most tokens of a text, prompt included; None is the decoder's max_length.
         memory: What the decoder is told.
         form: How attention treats a mixture with variances.
         prompt: How each text begins, with padding on any side.
@@ -145,7 +145,9 @@ def decode(
     batch = (batch,) if isinstance(batch, int) else tuple(batch)
     max_length = max_length or config.max_length
     if max_length > config.max_length:
-        raise ValueError(f"max_length is {max_length}, but the decoder's window is {config.max_length}; ask for less")
+        raise ValueError(
+            f"max_length is {max_length}, but the decoder's max_length is {config.max_length}; ask for less"
+        )
     prompt = torch.empty(0, dtype=torch.long) if prompt is None else prompt
     prompt = prompt.to(device).expand(*batch, -1).reshape(math.prod(batch), prompt.shape[-1])
     length = (prompt != config.pad).sum(-1)

@@ -107,9 +107,9 @@ def test_the_posterior_by_hand(form: str, structure: Structure, batch: Batch) ->
     trace = poutine.trace(guide).get_trace(batch)
     drawn = torch.stack([trace.nodes[name]["value"] for name in model.latents], 1)
     for name, expected in zip(model.latents, posteriors_by_hand(guide, batch, drawn), strict=True):
-        law = trace.nodes[name]["fn"]
-        close(law.mean, expected.mean, atol=1e-4)
-        close(law.variance, expected.variance, atol=1e-4)
+        distribution = trace.nodes[name]["fn"]
+        close(distribution.mean, expected.mean, atol=1e-4)
+        close(distribution.variance, expected.variance, atol=1e-4)
     encoded = guide.encode(batch)
     for number, expected in enumerate(posteriors_by_hand(guide, batch, encoded.mean)):
         close(encoded.mean[:, number], expected.mean, atol=1e-4)
@@ -393,8 +393,8 @@ class Regression(LocalModule):
                 slopes = torch.linalg.solve(joint[given][:, given], joint[given, number])
                 scale = (joint[number, number] - slopes @ joint[given, number]).sqrt()
                 mean = sum(slope * value for slope, value in zip(slopes, known, strict=True)) + self.shift
-                law = dist.Normal(mean, scale * self.stretch).to_event(1)
-                known.append(pyro.sample(f"z_{number + 1}", law))
+                distribution = dist.Normal(mean, scale * self.stretch).to_event(1)
+                known.append(pyro.sample(f"z_{number + 1}", distribution))
 
 
 @pytest.fixture
@@ -514,7 +514,7 @@ def test_a_residual_posterior_needs_a_gaussian_prior(name: str, kind: str) -> No
 def test_texts_that_are_too_long_or_not_there() -> None:
     model, guide = build()
     for call, trial in product((guide, guide.encode), ("long", "absent")):
-        message = "a text of 9 tokens does not fit window = 8" if trial == "long" else "the batch is unobserved"
+        message = "a text of 9 tokens does not fit max_length = 8" if trial == "long" else "the batch is unobserved"
         with pytest.raises(ValueError, match=message):
             call(Batch.pad([[5] * 9]) if trial == "long" else Batch.unobserved(2))
 

@@ -142,4 +142,4 @@ def test_conditions_that_are_texts(tmp_path: Path, capsys: pytest.CaptureFixture
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert len(lines) == 3 and lines[2]["original"] == "it is 4"
     assert main(["sample", out, "--condition", "how many " * 30]) == 1
-    assert "the model's window is 24: shorten it" in capsys.readouterr().err
+    assert "the model's max_length is 24: shorten it" in capsys.readouterr().err

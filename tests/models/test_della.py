@@ -423,7 +423,7 @@ class Unfinished(LatentPrior):
         ),
         (
             {"latent_prior": dist.Normal(torch.zeros(5), 1.0).to_event(1)},
-            r"latent_prior Independent gave event shape \(5,\), expected \(4,\): return a law over one vector",
+            r"latent_prior Independent gave event shape \(5,\), expected \(4,\): return a distribution over one vector",
         ),
         ({"latent_prior": dist.Normal(torch.zeros(4), 1.0)}, r"gave event shape \(\), expected \(4,\)"),
         (
@@ -448,5 +448,5 @@ def test_models_that_cannot_be(options: dict[str, Any], message: str, monkeypatc
 
 
 def test_texts_that_are_too_long_are_refused() -> None:
-    with pytest.raises(ValueError, match="texts of 9 tokens do not fit the decoder's window of 8"):
+    with pytest.raises(ValueError, match="texts of 9 tokens do not fit the decoder's max_length of 8"):
         build()(Batch.pad([[5] * 9]))

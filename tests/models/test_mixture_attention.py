@@ -150,11 +150,11 @@ def test_attention_is_softmax_attention() -> None:
 def test_torch_mixture_agrees() -> None:
     mixture, (queries, _, _) = draw(variances="diagonal"), observed()
     components = dist.Normal(mixture.vectors, (mixture.dense_variances() + 0.3).sqrt()).to_event(1)
-    law = dist.MixtureSameFamily(dist.Categorical(logits=mixture.log_weights), components)
+    distribution = dist.MixtureSameFamily(dist.Categorical(logits=mixture.log_weights), components)
 
     def collapsed(queries: Tensor) -> None:
         with pyro.plate("tokens", TOKENS, dim=-1):
-            pyro.sample("query", law, obs=queries)
+            pyro.sample("query", distribution, obs=queries)
 
     expected = Trace_ELBO().loss(collapsed, nothing, queries)
     assert_close(elbo().loss(MixtureAttention(mixture), nothing, queries), expected)
@@ -368,8 +368,11 @@ def test_priors_swap(batch: tuple[int, ...], name: str, prior: Any, at: Callable
     mixture, data = draw(batch), observed(batch)
     model = MixtureAttention(mixture, **{name: prior})
     value = at(*batch, *((1,) if name == "weights" and batch else ()))
-    law = prior(torch.ones(1, 1)) if not isinstance(prior, torch.distributions.Distribution) else prior
-    by_hand = evidence(data[0], model.mixture({name: value}), None, data[1], data[2]).sum() + law.log_prob(value).sum()
+    distribution = prior(torch.ones(1, 1)) if not isinstance(prior, torch.distributions.Distribution) else prior
+    by_hand = (
+        evidence(data[0], model.mixture({name: value}), None, data[1], data[2]).sum()
+        + distribution.log_prob(value).sum()
+    )
     replayed = poutine.condition(model, data={name: value})
     loss = elbo(batch).loss(replayed, nothing, *data)
     assert_close(loss, -by_hand.detach(), 1e-6)  # priors given in float32

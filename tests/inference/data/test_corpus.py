@@ -240,15 +240,15 @@ def test_order_is_kept_over_many_texts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_length": 7}, "a window of 7 tokens is too short for text: give at least 8"),
-        ({"max_length": -1}, "a window of -1 tokens is too short"),
+        ({"max_length": 7}, "a max_length of 7 tokens is too short for text: give at least 8"),
+        ({"max_length": -1}, "a max_length of -1 tokens is too short"),
         (
             {"vocabulary": 1},
             "a vocabulary of 1 is too small: 256 bytes and 3 special tokens take 259. Give",
         ),
         (
             {"max_length": 8, "overlong": "drop"},
-            "no text of the train split fits into a window of 8 tokens: give a longer",
+            "no text of the train split fits into a max_length of 8 tokens: give a longer",
         ),
     ],
 )
@@ -264,7 +264,7 @@ def test_sizes_that_hold_no_text(options: dict[str, Any], message: str, tmp_path
 
 
 def test_an_unknown_way_with_long_texts() -> None:
-    with pytest.raises(ValueError, match="long is 'chop': 'split' or 'drop' what is longer than the window"):
+    with pytest.raises(ValueError, match="overlong is 'chop': 'split' or 'drop' what is longer than the max_length"):
         check_window(8, "chop")
 
 

@@ -233,7 +233,7 @@ def test_long_pairs_are_dropped_whole() -> None:
     ],
 )
 def test_a_pair_cannot_be_split(condition: str, text: str, what: str) -> None:
-    message = ", the window is 16, and a pair cannot be split: give a longer window, or leave such pairs out .overlong="
+    message = ", the max_length is 16, and a pair cannot be split: give a longer max_length, or leave such pairs out .overlong="
     with pytest.raises(ValueError, match=what + message):
         encode_pairs(["fits", text], ["fits", condition], BYTEWISE, BYTEWISE, 16)
 
@@ -405,7 +405,9 @@ def test_splits_of_two_kinds() -> None:
         Corpus.from_texts({"train": PAIRS, "valid": PAIRS, "test": ["a"]})  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="labels are conditions, and these texts have none: give pairs, or leave lab"):
         Corpus.from_texts([text for _, text in PAIRS], labels=True)
-    with pytest.raises(ValueError, match="no pair of the test split fits into a window of 16 tokens: give a longer w"):
+    with pytest.raises(
+        ValueError, match="no pair of the test split fits into a max_length of 16 tokens: give a longer w"
+    ):
         some = [("c", "short")]
         Corpus.from_texts({"train": some, "valid": some, "test": [("c", LONG)]}, max_length=16, overlong="drop")
 
@@ -558,7 +560,7 @@ def test_conditions_that_a_batch_cannot_have(run: Run) -> None:
     corpus = Corpus.from_texts(QUESTIONS, tokenizer=BYTEWISE)
     run = Run(run.model, None, corpus, run.folder, run.config, 0)
     assert len(listed(run.batch(["a"], ["q" * 64]).condition)[0]) == 64
-    with pytest.raises(ValueError, match=r"'q{40}'\.\.\. has 65 tokens, the model's window is 64: shorten it"):
+    with pytest.raises(ValueError, match=r"'q{40}'\.\.\. has 65 tokens, the model's max_length is 64: shorten it"):
         run.batch(["a"], ["q" * 65])
     alone = Run(run.model, None, Corpus.from_texts([t for _, t in PAIRS], vocabulary=300), run.folder, run.config, 0)
     with pytest.raises(ValueError, match="the run was trained on texts without conditions: leave the conditions out"):

@@ -299,15 +299,15 @@ def test_a_prior_of_ones_own_without_a_closed_form() -> None:
 
 def test_memory_does_not_grow_with_the_square_of_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     model, guide = pair()
-    sizes, law = [], guide.law
+    sizes, distribution = [], guide.distribution
     monkeypatch.setattr(layers, "ENTRIES", 4000)
 
     def watched(*args: Any) -> Any:
-        found = law(*args)
+        found = distribution(*args)
         sizes.append(found.mean.numel())
         return found
 
-    monkeypatch.setattr(guide, "law", watched)
+    monkeypatch.setattr(guide, "distribution", watched)
     for copies in (10, 20):
         sizes.clear()
         latent_information(model, guide, [texts(model, copies=copies)], draws=2)

@@ -5,20 +5,20 @@ import math
 
 import pytest
 
-from pyroformer.inference.evaluation.report import Estimate, Evaluation, Figure
+from pyroformer.inference.evaluation.report import Estimate, Evaluation, Metric
 
 EVALUATION = Evaluation(
     {
-        "bound": Figure(
+        "bound": Metric(
             "bound, beta = 1",
             {"nats/token": Estimate(121.94, 0.5), "nats/text": Estimate(1707.31), "perplexity": Estimate(None)},
             "log p(x)",
         ),
-        "given": Figure("  given the length", {"nats/token": Estimate(1.234)}, "log p(x | n)"),
-        "reconstruction": Figure("reconstruction", {"nats/token": Estimate(0.38), "nats/text": Estimate(math.nan)}),
-        "exact": Figure("log-likelihood", {"nats/token": Estimate(3.0)}, "log p(x)", exact=True),
-        "accuracy": Figure("token accuracy", {"share": Estimate(0.9617, math.inf)}),
-        "kept": Figure("components", {"components": Estimate(9.31), "of the text's": Estimate(0.85)}),
+        "given": Metric("  given the length", {"nats/token": Estimate(1.234)}, "log p(x | n)"),
+        "reconstruction": Metric("reconstruction", {"nats/token": Estimate(0.38), "nats/text": Estimate(math.nan)}),
+        "exact": Metric("log-likelihood", {"nats/token": Estimate(3.0)}, "log p(x)", exact=True),
+        "accuracy": Metric("token accuracy", {"share": Estimate(0.9617, math.inf)}),
+        "kept": Metric("components", {"components": Estimate(9.31), "of the text's": Estimate(0.85)}),
     },
     {"texts": 3},
 )
@@ -37,17 +37,17 @@ def test_table() -> None:
     ]
 
 
-def nats(value: float) -> Figure:
-    return Figure("", {"nats/text": Estimate(value, 0.1)})
+def nats(value: float) -> Metric:
+    return Metric("", {"nats/text": Estimate(value, 0.1)})
 
 
 def test_a_row_for_each_latent() -> None:
     active = {
-        f"active{of}": Figure("", {"above 0.01": Estimate(low), "above 0.2": Estimate(high), "of": Estimate(size)})
+        f"active{of}": Metric("", {"above 0.01": Estimate(low), "above 0.2": Estimate(high), "of": Estimate(size)})
         for of, low, high, size in [("_z_1", 8.0, 3.0, 32.0), ("_z_2", 0.0, 0.0, 32.0), ("", 8.0, 3.0, 64.0)]
     }
-    kl = {f"kl_z_{k}": Figure("KL", {"nats/token": Estimate(0.1), "nats/text": Estimate(float(k))}) for k in (1, 2)}
-    rate = {"rate": Figure("rate", {"nats/token": Estimate(0.2), "nats/text": Estimate(3.0)})}
+    kl = {f"kl_z_{k}": Metric("KL", {"nats/token": Estimate(0.1), "nats/text": Estimate(float(k))}) for k in (1, 2)}
+    rate = {"rate": Metric("rate", {"nats/token": Estimate(0.2), "nats/text": Estimate(3.0)})}
     others = {
         f"{name}{of}": nats(value)
         for name in ("information", "mismatch", "sensitivity")

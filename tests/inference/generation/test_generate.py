@@ -209,9 +209,9 @@ def test_what_cannot_be_done(lm: Run, nvae: Run) -> None:
             ask()
     with pytest.raises(ValueError, match="n is -1: give how many"):
         lm.sample(-1)
-    with pytest.raises(ValueError, match=r"the prompt has \d+ tokens, the window is 24: shorten it"):
+    with pytest.raises(ValueError, match=r"the prompt has \d+ tokens, the max_length is 24: shorten it"):
         lm.sample(1, prompt="word " * 40)
-    with pytest.raises(ValueError, match="tokens, the model's window is 24: shorten it"):
+    with pytest.raises(ValueError, match="tokens, the model's max_length is 24: shorten it"):
         nvae.reconstruct("word " * 40)
     with pytest.raises(ValueError, match="temperature is 0.0: give a positive number"):
         lm.sample(1, temperature=0.0)

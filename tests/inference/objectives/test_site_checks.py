@@ -84,17 +84,17 @@ def test_dimensions_that_are_no_plates() -> None:
 
 
 @pytest.mark.parametrize(
-    ("law", "message"),
+    ("distribution", "message"),
     [
         (normal(4, 2, event=0), r"'text' has size 2 at dim -1 of its batch shape, expected 4, the size of the plate"),
         (normal(4, 2), r"'text' has event shape \(2,\), expected \(3,\), the shape of one that it observes"),
     ],
 )
-def test_a_likelihood_that_does_not_fit(law: Any, message: str) -> None:
+def test_a_likelihood_that_does_not_fit(distribution: Any, message: str) -> None:
     class Other(LocalModule):
         def forward(self, x: Any) -> None:
             with pyro.plate("texts", 4, dim=-1):
-                pyro.sample("text", law, obs=x)
+                pyro.sample("text", distribution, obs=x)
 
     with pytest.raises(ValueError, match=message):
         ELBO()(Other(), None)(DATA)

@@ -19,7 +19,7 @@ from pyroformer.inference import plots
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import Calibration, predictive_check
 from pyroformer.inference.evaluation.report import Estimate, Evaluation
-from pyroformer.inference.evaluation.report import Figure as Measured
+from pyroformer.inference.evaluation.report import Metric as Measured
 from pyroformer.inference.generation.traversal import traverse
 from pyroformer.inference.posterior.arviz_compat import from_groups
 from pyroformer.inference.run import Run

@@ -182,7 +182,7 @@ def test_text_can_be_read_on_every_shade() -> None:
 def test_weights_say_what_is_wrong(run: Run, plain: Run) -> None:
     with pytest.raises(ValueError, match="a LanguageModel has no mixture weights to draw: fit an nvae"):
         plots.weights(plain, TEXT)
-    with pytest.raises(ValueError, match="the model's window is 48: shorten it"):
+    with pytest.raises(ValueError, match="the model's max_length is 48: shorten it"):
         plots.weights(run, TEXT * 9)
     with pytest.raises(ValueError, match="2 weights for 2 tokens: give one for the prior and one for each"):
         strip(["a", "b"], np.ones(2))

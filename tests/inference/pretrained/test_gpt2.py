@@ -249,7 +249,7 @@ def test_fit_starts_from_it_and_then_needs_it_no_more(
     out = tmp_path / "run"
     run(f"fit lm --data {texts} --out {out} --init_from {tmp_path}/gpt2 {FIT}")
     said = capsys.readouterr().out
-    assert f"starting from {tmp_path}/gpt2: width 32, 2 layers, 2 heads, 273 tokens, window up to 64" in said
+    assert f"starting from {tmp_path}/gpt2: width 32, 2 layers, 2 heads, 273 tokens, max_length up to 64" in said
     assert "LanguageModel, " in said
     shutil.rmtree(tmp_path / "gpt2")
     config = yaml.safe_load((out / "config.yaml").read_text())
@@ -291,7 +291,7 @@ def test_a_run_killed_before_its_first_checkpoint_still_starts_from_it(
         ("--vocabulary 300", "--vocabulary is 300, but {gpt2} has one of its own: leave it out"),
         ("--model.width 64", "width is 64, but {gpt2} has 32: leave it out"),
         ("--model.tied false", "tied is False, but {gpt2} has True: leave it out"),
-        ("--max_length 65", "a window of 65 tokens is longer than the 64 positions of {gpt2}: give at most 64"),
+        ("--max_length 65", "a max_length of 65 tokens is longer than the 64 positions of {gpt2}: give at most 64"),
     ],
 )
 def test_what_contradicts_it(

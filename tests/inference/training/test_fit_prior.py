@@ -136,8 +136,8 @@ class Scaled(VectorPrior, Hierarchical):
         self.register_buffer("zeros", torch.zeros(width))
 
     def forward(self) -> Distribution:
-        law: Distribution = dist.Normal(self.zeros, self.scale).to_event(1)
-        return law
+        distribution: Distribution = dist.Normal(self.zeros, self.scale).to_event(1)
+        return distribution
 
 
 def known(run: Run, site: str) -> Tensor:
@@ -231,7 +231,7 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     (
         MixtureVectorPrior(3),
         {},
-        r"prior MixtureVectorPrior gave event shape \(3,\), expected \(16,\): return a law over one vector",
+        r"prior MixtureVectorPrior gave event shape \(3,\), expected \(16,\): return a distribution over one vector",
     ),
     (
         AutoregressiveVectorPrior(8),

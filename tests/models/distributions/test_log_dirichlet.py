@@ -58,9 +58,14 @@ class TestLogDirichlet:
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_dtype_follows_the_concentration(self, dtype: torch.dtype) -> None:
-        law = LogDirichlet(torch.randn(4, dtype=dtype))
-        value = law.sample()
-        assert {value.dtype, law.log_prob(value).dtype, law.entropy().dtype, law.mean.dtype} == {dtype}
+        distribution = LogDirichlet(torch.randn(4, dtype=dtype))
+        value = distribution.sample()
+        assert {
+            value.dtype,
+            distribution.log_prob(value).dtype,
+            distribution.entropy().dtype,
+            distribution.mean.dtype,
+        } == {dtype}
 
     def test_divergence_is_registered_for_what_pyro_makes_of_it(self, weights) -> None:
         prior = LogDirichlet(torch.zeros(2, 4), MASK)
@@ -118,25 +123,27 @@ class TestInPyro:
 class TestLengths:
     def test_is_a_categorical_that_starts_at_one(self) -> None:
         logits = torch.randn(3, 7)
-        law, categorical = Lengths(logits), dist.Categorical(logits=logits)
-        values = law.enumerate_support()
+        distribution, categorical = Lengths(logits), dist.Categorical(logits=logits)
+        values = distribution.enumerate_support()
         assert values.shape == (7, 3) and values.min() == 1 and values.max() == 7
-        torch.testing.assert_close(law.log_prob(values), categorical.log_prob(values - 1))
-        torch.testing.assert_close(law.entropy(), categorical.entropy())
-        torch.testing.assert_close(law.mean, (values.T * law.probs).sum(-1))
+        torch.testing.assert_close(distribution.log_prob(values), categorical.log_prob(values - 1))
+        torch.testing.assert_close(distribution.entropy(), categorical.entropy())
+        torch.testing.assert_close(distribution.mean, (values.T * distribution.probs).sum(-1))
 
     def test_draws_follow_the_probabilities(self) -> None:
-        law = Lengths(torch.tensor([0.5, 0.0, 0.2, 0.3]).log().clamp(min=-1e30))
-        draws = law.sample((10_000,))
+        distribution = Lengths(torch.tensor([0.5, 0.0, 0.2, 0.3]).log().clamp(min=-1e30))
+        draws = distribution.sample((10_000,))
         assert draws.shape == (10_000,) and draws.dtype == torch.long
         share = torch.bincount(draws, minlength=5)[1:] / 10_000
-        assert ((share - law.probs).abs() <= 5 * (law.probs * (1 - law.probs) / 10_000).sqrt()).all()
+        assert (
+            (share - distribution.probs).abs() <= 5 * (distribution.probs * (1 - distribution.probs) / 10_000).sqrt()
+        ).all()
 
     def test_shapes(self) -> None:
-        law = Lengths(torch.randn(2, 7)).expand((3, 2))
-        assert law.sample((5,)).shape == (5, 3, 2) and law.sample().shape == (3, 2)
-        assert law.log_prob(torch.tensor(4)).shape == (3, 2)
-        assert law.log_prob(law.sample((5,))).shape == (5, 3, 2)
+        distribution = Lengths(torch.randn(2, 7)).expand((3, 2))
+        assert distribution.sample((5,)).shape == (5, 3, 2) and distribution.sample().shape == (3, 2)
+        assert distribution.log_prob(torch.tensor(4)).shape == (3, 2)
+        assert distribution.log_prob(distribution.sample((5,))).shape == (5, 3, 2)
 
     @pytest.mark.parametrize("length", [0, 8, -1])
     def test_refuses_other_lengths(self, length: int) -> None:

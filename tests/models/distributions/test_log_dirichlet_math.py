@@ -298,8 +298,8 @@ class TestMask:
         assert (draws[:, ~self.mask] == LOG_ZERO).all()
         total = log_alpha.exp().sum()
         for i, alpha in zip([0, 2, 3], log_alpha.exp(), strict=True):  # each weight's marginal is a Beta
-            law = stats.beta(float(alpha), float(total - alpha))
-            assert stats.kstest(draws[:, i].detach().exp().numpy(), law.cdf).pvalue > 1e-6
+            distribution = stats.beta(float(alpha), float(total - alpha))
+            assert stats.kstest(draws[:, i].detach().exp().numpy(), distribution.cdf).pvalue > 1e-6
         (gradient,) = torch.autograd.grad(draws[:, 0].sum(), padded)
         assert (gradient[:, ~self.mask] == 0).all() and gradient.isfinite().all()
 

@@ -1,4 +1,4 @@
-"""Stick-breaking over log weights: against the law over weights, under masks, and where weights underflow."""
+"""Stick-breaking over log weights: against the distribution over weights, under masks, and where weights underflow."""
 
 from typing import Any
 
@@ -14,37 +14,37 @@ from pyroformer.models.priors.weights import GEM, GammaDirichletProcess, PitmanY
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])
 
 
-def law(discount: float = 0.4, mask: torch.Tensor = MASK) -> LogStickBreaking:
+def distribution(discount: float = 0.4, mask: torch.Tensor = MASK) -> LogStickBreaking:
     return LogStickBreaking(torch.tensor(1.5).double(), mask, torch.tensor(discount).double())
 
 
 def test_density_is_that_of_the_weights_in_another_measure() -> None:
     value = torch.distributions.Dirichlet(torch.ones(7, 4).double()).sample()
     plain = StickBreaking(torch.tensor(1.5).double(), components=4).log_prob(value)
-    torch.testing.assert_close(law(0.0, MASK[0]).log_prob(value.log()), plain + value.log().sum(-1))
+    torch.testing.assert_close(distribution(0.0, MASK[0]).log_prob(value.log()), plain + value.log().sum(-1))
 
 
 def test_draws_of_the_weights_have_the_means_of_the_stick() -> None:
-    weights = law(0.0, MASK[0]).sample((50_000,)).exp()
+    weights = distribution(0.0, MASK[0]).sample((50_000,)).exp()
     expected = StickBreaking(torch.tensor(1.5).double(), components=4).mean
     torch.testing.assert_close(weights.mean(0), expected, atol=0.006, rtol=0.0)  # 4 standard errors
 
 
 def test_what_a_mask_excludes_changes_nothing() -> None:
-    value = law().sample()
+    value = distribution().sample()
     assert (value.exp() * ~MASK == 0).all()
-    alone = law(mask=MASK[1:, :2])
-    torch.testing.assert_close(law().log_prob(value)[1:], alone.log_prob(value[1:, :2]))
-    torch.testing.assert_close(law().mean[1, :2], alone.mean[0])
+    alone = distribution(mask=MASK[1:, :2])
+    torch.testing.assert_close(distribution().log_prob(value)[1:], alone.log_prob(value[1:, :2]))
+    torch.testing.assert_close(distribution().mean[1, :2], alone.mean[0])
     q = LogDirichlet(torch.randn(2, 4).double(), MASK)
     alone_q = LogDirichlet(q.log_concentration[1:, :2], MASK[1:, :2])
-    torch.testing.assert_close(kl_divergence(q, law())[1:], kl_divergence(alone_q, alone))
+    torch.testing.assert_close(kl_divergence(q, distribution())[1:], kl_divergence(alone_q, alone))
 
 
 @pytest.mark.parametrize("components", [0, 1])
 def test_nothing_to_break_is_certain(components: int) -> None:
     mask = torch.arange(3) < components
-    certain = law(mask=mask)
+    certain = distribution(mask=mask)
     assert certain._validate_args is not None
     certain._validate_args = False  # nothing sums to one where there is nothing
     assert certain.log_prob(certain.rsample()) == 0
@@ -53,7 +53,7 @@ def test_nothing_to_break_is_certain(components: int) -> None:
 @pytest.mark.parametrize("low", [-20.0, -700.0])
 def test_finite_where_weights_underflow(low: float) -> None:
     log_weights = torch.tensor([low, 0.0, low, 3 * low]).double().log_softmax(-1).requires_grad_()
-    log_prob = law(mask=MASK[0]).log_prob(log_weights)
+    log_prob = distribution(mask=MASK[0]).log_prob(log_weights)
     log_prob.backward()
     assert log_prob.isfinite() and log_weights.grad is not None and log_weights.grad.isfinite().all()
 
@@ -79,7 +79,7 @@ def test_draws_carry_gradients() -> None:
 
 
 def test_expands() -> None:
-    wide = law(mask=MASK[0]).expand([3, 2])
+    wide = distribution(mask=MASK[0]).expand([3, 2])
     assert wide.sample().shape == (3, 2, 4) and wide.log_prob(wide.sample()).shape == (3, 2)
 
 

@@ -44,8 +44,8 @@ class Centered(VectorPrior, Hierarchical):
         self.center = PyroSample(dist.Normal(torch.zeros(width), 1.0).to_event(1))
 
     def forward(self) -> Distribution:
-        law: Distribution = dist.Normal(self.center, 1.0).to_event(1)
-        return law
+        distribution: Distribution = dist.Normal(self.center, 1.0).to_event(1)
+        return distribution
 
 
 def sites(module: Any, *args: Any) -> dict[str, Any]:

@@ -23,9 +23,9 @@ MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])
 
 class TestBoundedDirichletProcess:
     def test_total_concentration_grows_with_the_text(self) -> None:
-        law: Any = BoundedDirichletProcess(concentration=2.0, delta=0.5)(MASK)
-        assert law.batch_shape == (2,) and law.event_shape == (4,)
-        total = torch.where(MASK, law.log_concentration.exp(), 0.0).sum(-1)
+        distribution: Any = BoundedDirichletProcess(concentration=2.0, delta=0.5)(MASK)
+        assert distribution.batch_shape == (2,) and distribution.event_shape == (4,)
+        total = torch.where(MASK, distribution.log_concentration.exp(), 0.0).sum(-1)
         torch.testing.assert_close(total, torch.tensor([2.0 + 3 * 0.5, 2.0 + 1 * 0.5]))
 
     def test_kappa_draws_share_what_one_had(self) -> None:
@@ -43,15 +43,15 @@ class TestBoundedDirichletProcess:
         torch.testing.assert_close(padded.log_prob(longer), alone.log_prob(value))
 
     def test_without_components(self) -> None:
-        law = BoundedDirichletProcess()(torch.zeros(3, dtype=torch.bool))
+        distribution = BoundedDirichletProcess()(torch.zeros(3, dtype=torch.bool))
         with pyro.validation_enabled(False):  # nothing sums to one here, and nothing should be NaN
-            assert law.log_prob(law.rsample()) == 0
+            assert distribution.log_prob(distribution.rsample()) == 0
 
     def test_follows_the_module(self) -> None:
-        law: Any = BoundedDirichletProcess().double()(MASK)
-        assert law.sample().dtype == torch.float64
-        law = BoundedDirichletProcess().half()(MASK)
-        assert law.sample().dtype == torch.float32
+        distribution: Any = BoundedDirichletProcess().double()(MASK)
+        assert distribution.sample().dtype == torch.float64
+        distribution = BoundedDirichletProcess().half()(MASK)
+        assert distribution.sample().dtype == torch.float32
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -70,10 +70,10 @@ class TestBoundedDirichletProcess:
 class TestGaussianBase:
     def test_equals_torch(self) -> None:
         mean, variance = torch.randn(3), torch.rand(3) + 0.1
-        law = GaussianVectorPrior(3, mean, variance)()
+        distribution = GaussianVectorPrior(3, mean, variance)()
         value = torch.randn(5, 3)
         expected = torch.distributions.Normal(mean, variance.sqrt()).log_prob(value).sum(-1)
-        torch.testing.assert_close(law.log_prob(value), expected)
+        torch.testing.assert_close(distribution.log_prob(value), expected)
         torch.testing.assert_close(GaussianVectorPrior(3, mean, variance).variance, variance)
 
     def test_learns_only_when_asked(self) -> None:
@@ -99,10 +99,10 @@ class TestGaussianBase:
 
 class TestLengthPrior:
     def test_is_a_smoothed_histogram(self) -> None:
-        law: Any = LengthPrior.fit([2, 2, 2, 5], max_length=6, smoothing=0.5)()
+        distribution: Any = LengthPrior.fit([2, 2, 2, 5], max_length=6, smoothing=0.5)()
         expected = torch.tensor([0.5, 3.5, 0.5, 0.5, 1.5, 0.5]) / 7
-        torch.testing.assert_close(law.probs, expected)
-        torch.testing.assert_close(law.log_prob(torch.arange(1, 7)).exp().sum(), torch.tensor(1.0))
+        torch.testing.assert_close(distribution.probs, expected)
+        torch.testing.assert_close(distribution.log_prob(torch.arange(1, 7)).exp().sum(), torch.tensor(1.0))
 
     def test_survives_its_state(self) -> None:
         fitted, fresh = LengthPrior.fit(torch.tensor([2, 2, 5]), max_length=6), LengthPrior(6)
@@ -113,8 +113,8 @@ class TestLengthPrior:
     @pytest.mark.parametrize(
         ("lengths", "smoothing", "message"),
         [
-            ([3, 7], 1.0, "length 7: must be from 1 to the window of 6"),
-            ([0], 1.0, "length 0: must be from 1 to the window of 6"),
+            ([3, 7], 1.0, "length 7: must be from 1 to the max_length of 6"),
+            ([0], 1.0, "length 0: must be from 1 to the max_length of 6"),
             ([3], 0.0, "smoothing 0.0: must be positive"),
         ],
     )
@@ -123,7 +123,7 @@ class TestLengthPrior:
             LengthPrior.fit(lengths, 6, smoothing)
 
     def test_refuses_no_window(self) -> None:
-        with pytest.raises(ValueError, match="window 0: must be at least 1"):
+        with pytest.raises(ValueError, match="max_length 0: must be at least 1"):
             LengthPrior(0)
 
 
@@ -137,7 +137,7 @@ def test_roles_say_what_to_write(role: type[nn.Module], arguments: tuple[Any, ..
 
 
 @pytest.mark.parametrize(
-    "law",
+    "distribution",
     [
         dist.Laplace(torch.zeros(3), 1.0).to_event(1),
         dist.StudentT(4.0, torch.zeros(3), torch.ones(3)).to_event(1),
@@ -150,20 +150,20 @@ def test_roles_say_what_to_write(role: type[nn.Module], arguments: tuple[Any, ..
             dist.Categorical(logits=torch.zeros(2)), dist.Normal(torch.randn(2, 3), torch.ones(2, 3)).to_event(1)
         ),
     ],
-    ids=lambda law: type(law).__name__,
+    ids=lambda distribution: type(distribution).__name__,
 )
 class TestBareDistribution:
-    def test_says_the_same_in_the_models_dtype(self, law: Any) -> None:
-        prior = as_prior(law, VectorPrior)
+    def test_says_the_same_in_the_models_dtype(self, distribution: Any) -> None:
+        prior = as_prior(distribution, VectorPrior)
         value = torch.randn(5, 3)
-        torch.testing.assert_close(prior().log_prob(value), law.log_prob(value))
+        torch.testing.assert_close(prior().log_prob(value), distribution.log_prob(value))
         check_prior(prior, event_shape=(3,))
         double = prior.double()()
         assert double.sample().dtype == torch.float64
-        torch.testing.assert_close(double.log_prob(value.double()).float(), law.log_prob(value))
+        torch.testing.assert_close(double.log_prob(value.double()).float(), distribution.log_prob(value))
 
-    def test_survives_its_state(self, law: Any) -> None:
-        prior = as_prior(law, VectorPrior)
+    def test_survives_its_state(self, distribution: Any) -> None:
+        prior = as_prior(distribution, VectorPrior)
         value = torch.randn(5, 3)
         before = prior().log_prob(value)
         state = {name: value.clone() for name, value in prior.state_dict().items()}
@@ -173,8 +173,8 @@ class TestBareDistribution:
         prior.load_state_dict(state)
         assert torch.equal(prior().log_prob(value), before)
 
-    def test_validation_follows_the_setting_in_force(self, law: Any) -> None:
-        prior = as_prior(law, VectorPrior)
+    def test_validation_follows_the_setting_in_force(self, distribution: Any) -> None:
+        prior = as_prior(distribution, VectorPrior)
         with pyro.validation_enabled(False):
             assert prior().log_prob(torch.full((3,), math.nan)).isnan()
         with pytest.raises(ValueError, match="within the support"):
@@ -195,9 +195,9 @@ class TestCoercion:
         assert as_prior(prior, VectorPrior) is prior
 
     def test_refuses_what_trains_but_would_not(self) -> None:
-        law = dist.Normal(torch.zeros(3, requires_grad=True), 1.0).to_event(1)
+        distribution = dist.Normal(torch.zeros(3, requires_grad=True), 1.0).to_event(1)
         with pytest.raises(ValueError, match="base_measure: a bare distribution is not trained; write a module"):
-            as_prior(law, VectorPrior, "base_measure")
+            as_prior(distribution, VectorPrior, "base_measure")
 
     @pytest.mark.parametrize("prior", [3, "laplace", GaussianVectorPrior])
     def test_refuses_other_things(self, prior: object) -> None:
@@ -214,8 +214,10 @@ class Heavy(PyroModule):
         self.df = PyroSample(dist.Gamma(4.0, 1.0))
 
     def forward(self) -> Distribution:
-        law: Distribution = dist.StudentT(2.0 + self.df, torch.zeros(self.width), torch.ones(self.width)).to_event(1)
-        return law
+        distribution: Distribution = dist.StudentT(
+            2.0 + self.df, torch.zeros(self.width), torch.ones(self.width)
+        ).to_event(1)
+        return distribution
 
 
 class TestCheck:
@@ -229,22 +231,25 @@ class TestCheck:
         assert torch.equal(torch.get_rng_state(), state)
 
     @pytest.mark.parametrize(
-        ("law", "message"),
+        ("distribution", "message"),
         [
             (lambda mask: mask.float(), "weight_prior <lambda> returned a Tensor: return a torch or Pyro distribution"),
-            (lambda mask: LogDirichlet(torch.zeros(2, 3)), r"event shape \(3,\), expected \(4,\): return a law over"),
+            (
+                lambda mask: LogDirichlet(torch.zeros(2, 3)),
+                r"event shape \(3,\), expected \(4,\): return a distribution over",
+            ),
             (lambda mask: LogDirichlet(torch.zeros(3, 4)), r"batch shape \(3,\), expected \(2,\)"),
             (lambda mask: LogDirichlet(torch.zeros(5, 2, 4)), r"batch shape \(5, 2\), expected \(2,\)"),
             (lambda mask: dist.Dirichlet(torch.ones(2, 4)), "values whose exponentials do not sum to one"),
             (lambda mask: LogDirichlet(torch.zeros(4)), "gave weight to components that its mask excludes"),
         ],
     )
-    def test_refuses_weights(self, law: Any, message: str) -> None:
+    def test_refuses_weights(self, distribution: Any, message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            check_prior(as_prior(law, WeightPrior), MASK, name="weight_prior")
+            check_prior(as_prior(distribution, WeightPrior), MASK, name="weight_prior")
 
     @pytest.mark.parametrize(
-        ("law", "message"),
+        ("distribution", "message"),
         [
             (
                 dist.Normal(torch.zeros(3), 1.0),
@@ -255,6 +260,6 @@ class TestCheck:
             (dist.Normal(torch.full((3,), math.inf), 1.0).to_event(1), "drew values that are not finite"),
         ],
     )
-    def test_refuses_vectors(self, law: Any, message: str) -> None:
+    def test_refuses_vectors(self, distribution: Any, message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            check_prior(as_prior(law, VectorPrior), event_shape=(3,), name="base_measure")
+            check_prior(as_prior(distribution, VectorPrior), event_shape=(3,), name="base_measure")

@@ -56,11 +56,11 @@ class TestAutoregressiveBase:
     @torch.no_grad()
     def test_density_integrates_to_one_and_draws_follow_it(self) -> None:
         prior, grid = trained(width=1, components=2, samples_per_component=0), torch.linspace(-12, 12, 481)
-        law = prior(torch.tensor([True, True]))
+        distribution = prior(torch.tensor([True, True]))
         pairs = torch.cartesian_prod(grid, grid)[..., None]
-        density = law.log_prob(pairs).exp() * float(grid[1] - grid[0]) ** 2
+        density = distribution.log_prob(pairs).exp() * float(grid[1] - grid[0]) ** 2
         torch.testing.assert_close(density.sum(), torch.tensor(1.0), atol=1e-3, rtol=0.0)
-        draws = law.sample((20_000,))
+        draws = distribution.sample((20_000,))
         assert (draws[:, 0] * draws[:, 1]).std() > 0.1
         for function in (lambda z: z[:, 0, 0], lambda z: z[:, 1, 0], lambda z: z[:, 0, 0] * z[:, 1, 0]):
             values, exact = function(draws), (density * function(pairs)).sum()
@@ -92,17 +92,17 @@ class TestAutoregressiveBase:
         z, other = torch.randn(4, 4), torch.randn(4, 4)
         other[2:] = z[2:]
         own = prior.component().log_prob
-        law = prior(torch.ones(4, dtype=torch.bool))
+        distribution = prior(torch.ones(4, dtype=torch.bool))
         expected = (own(other[:2]) - own(z[:2])).sum()
-        torch.testing.assert_close(law.log_prob(other) - law.log_prob(z), expected)
-        assert (law.sample((500,))[:, :2].mean() - 3).abs() < 0.1
+        torch.testing.assert_close(distribution.log_prob(other) - distribution.log_prob(z), expected)
+        assert (distribution.sample((500,))[:, :2].mean() - 3).abs() < 0.1
 
     def test_more_particles_and_an_expanded_batch_give_the_same(self) -> None:
-        law, z = trained()(MASK), torch.randn(5, 2, 4, 4)
-        expanded = law.expand((5, 2))
+        distribution, z = trained()(MASK), torch.randn(5, 2, 4, 4)
+        expanded = distribution.expand((5, 2))
         assert expanded.batch_shape == (5, 2) and expanded.sample().shape == z.shape
-        for density in (expanded.log_prob(z), law.log_prob(z)):
-            torch.testing.assert_close(density, torch.stack([law.log_prob(each) for each in z]))
+        for density in (expanded.log_prob(z), distribution.log_prob(z)):
+            torch.testing.assert_close(density, torch.stack([distribution.log_prob(each) for each in z]))
 
     def test_learns_what_follows_what(self) -> None:
         """Vectors that walk: each is nine tenths of the last. Alone, every one of them is standard normal."""
@@ -146,9 +146,9 @@ class TestAutoregressiveBase:
 def test_independent_vectors_add_up() -> None:
     first, tokens, z = GaussianVectorPrior(4, mean=1.0), MixtureVectorPrior(4), torch.randn(2, 4, 4)
     each = torch.cat([first().log_prob(z[:, :1]), tokens().log_prob(z[:, 1:])], -1)
-    law = IndependentVectorPrior(tokens, first)(MASK)
-    torch.testing.assert_close(law.log_prob(z), torch.where(MASK, each, 0.0).sum(-1))
-    assert law.expand((5, 2)).sample().shape == (5, 2, 4, 4)
+    distribution = IndependentVectorPrior(tokens, first)(MASK)
+    torch.testing.assert_close(distribution.log_prob(z), torch.where(MASK, each, 0.0).sum(-1))
+    assert distribution.expand((5, 2)).sample().shape == (5, 2, 4, 4)
 
 
 PRIORS: dict[str, Callable[[], SequencePrior]] = {
@@ -170,9 +170,9 @@ class TestInAModel:
         guide, many = NVAEGuide(model), Batch.pad([[5, 6, 7, EOS]] * 2000)  # a draw for each
         estimates = ELBO().terms(model, guide, many).kl["vectors"].detach()
         posterior = guide.encode(many)
-        law = dist.Normal(posterior.mean[0], posterior.variance[0].sqrt())
+        distribution = dist.Normal(posterior.mean[0], posterior.variance[0].sqrt())
         mean = torch.cat([own.mean[None], torch.zeros(4, 4)])
-        exact = torch.distributions.kl_divergence(law, torch.distributions.Normal(mean, 1.0)).sum()
+        exact = torch.distributions.kl_divergence(distribution, torch.distributions.Normal(mean, 1.0)).sum()
         assert estimates.std() > 0.1, "with no closed form it is an estimate"
         assert (estimates.mean() - exact).abs() < 4 * estimates.std() / math.sqrt(2000)
 
@@ -196,8 +196,14 @@ class Short(SequencePrior):
 @pytest.mark.parametrize(
     ("prior", "message"),
     [
-        (Short(), r"base_measure Short gave event shape \(2, 4\), expected \(3, 4\): return a law over all vectors"),
-        (AutoregressiveVectorPrior(8), r"gave event shape \(3, 8\), expected \(3, 4\): return a law over all vectors"),
+        (
+            Short(),
+            r"base_measure Short gave event shape \(2, 4\), expected \(3, 4\): return a distribution over all vectors",
+        ),
+        (
+            AutoregressiveVectorPrior(8),
+            r"gave event shape \(3, 8\), expected \(3, 4\): return a distribution over all vectors",
+        ),
     ],
     ids=["rows", "width"],
 )

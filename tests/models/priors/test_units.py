@@ -42,28 +42,28 @@ def test_two_pieces_are_a_dirichlet() -> None:
 
 def test_draws_are_weights_with_the_stated_mean_and_gradients() -> None:
     concentration = torch.tensor([[0.5], [3.0]], requires_grad=True)
-    law = StickBreaking(concentration, 6)
-    draws = law.rsample((20_000,))
+    distribution = StickBreaking(concentration, 6)
+    draws = distribution.rsample((20_000,))
     assert draws.shape == (20_000, 2, 1, 6)
     assert constraints.simplex.check(draws).all()
     standard_error = draws.std(0) / 20_000**0.5
-    assert ((draws.mean(0) - law.mean).abs() <= 5 * standard_error + 1e-6).all()
+    assert ((draws.mean(0) - distribution.mean).abs() <= 5 * standard_error + 1e-6).all()
     draws[..., 0].sum().backward()
     assert (concentration.grad < 0).all()  # a larger concentration leaves less for the first piece
 
 
 def test_expanded_law_is_the_same_law() -> None:
-    law = StickBreaking(torch.tensor(2.0), 4)
+    distribution = StickBreaking(torch.tensor(2.0), 4)
     weights = torch.rand(3, 4).softmax(-1)
-    torch.testing.assert_close(law.expand((3,)).log_prob(weights), law.log_prob(weights))
-    assert law.expand((5, 3)).sample().shape == (5, 3, 4)
+    torch.testing.assert_close(distribution.expand((3,)).log_prob(weights), distribution.log_prob(weights))
+    assert distribution.expand((5, 3)).sample().shape == (5, 3, 4)
 
 
 def test_concentration_has_a_prior_of_its_own() -> None:
     prior = DirichletProcess(dist.Gamma(2.0, 4.0))
     trace = pyro.poutine.trace(prior).get_trace(torch.ones(5, dtype=torch.bool))
-    law = trace.nodes["_RETURN"]["value"]
-    assert torch.equal(law.concentration, trace.nodes["concentration"]["value"])
+    distribution = trace.nodes["_RETURN"]["value"]
+    assert torch.equal(distribution.concentration, trace.nodes["concentration"]["value"])
     assert trace.nodes["concentration"]["fn"].mean == 0.5
     assert sorted(prior.double().state_dict()) == ["hyperprior.at_concentration", "hyperprior.at_rate"]
 
@@ -76,10 +76,10 @@ def test_fixed_concentration_is_a_buffer() -> None:
 
 def test_vectors_are_worth_their_pseudo_counts() -> None:
     initial, prior_counts, precision = torch.randn(4, 3), torch.rand(4) + 0.5, torch.rand(4, 1) + 0.5
-    law = GaussianVectors(initial, prior_counts)(precision)
-    assert law.batch_shape == (4,) and law.event_shape == (3,)
-    torch.testing.assert_close(law.variance, (1 / (prior_counts[:, None] * precision)).expand(4, 3))
-    assert torch.equal(law.mean, initial)
+    distribution = GaussianVectors(initial, prior_counts)(precision)
+    assert distribution.batch_shape == (4,) and distribution.event_shape == (3,)
+    torch.testing.assert_close(distribution.variance, (1 / (prior_counts[:, None] * precision)).expand(4, 3))
+    assert torch.equal(distribution.mean, initial)
 
 
 @pytest.mark.parametrize(

@@ -35,10 +35,10 @@ class TestMixtureBase:
         torch.testing.assert_close(prior().log_prob(z), (weights.log() + each).logsumexp(-1))
 
     def test_moments_are_those_of_its_draws(self) -> None:
-        law: Any = trained()()
-        draws = law.sample((100_000,))
-        torch.testing.assert_close(law.mean.detach(), draws.mean(0), atol=0.03, rtol=0.0)
-        torch.testing.assert_close(law.variance.detach(), draws.var(0), atol=0.02, rtol=0.03)
+        distribution: Any = trained()()
+        draws = distribution.sample((100_000,))
+        torch.testing.assert_close(distribution.mean.detach(), draws.mean(0), atol=0.03, rtol=0.0)
+        torch.testing.assert_close(distribution.variance.detach(), draws.var(0), atol=0.02, rtol=0.03)
 
     def test_starts_around_a_standard_normal_with_components_that_differ(self) -> None:
         prior, z = MixtureVectorPrior(4), torch.randn(1000, 4)
@@ -54,8 +54,8 @@ class TestMixtureBase:
     def test_a_component_can_neither_vanish_nor_explode(self) -> None:
         prior = MixtureVectorPrior(2, components=1)
         prior.log_variance.data = torch.tensor([[1e4, -1e4]])
-        law: Any = prior()
-        torch.testing.assert_close(law.variance.detach().log(), torch.tensor([5.0, -5.0]))
+        distribution: Any = prior()
+        torch.testing.assert_close(distribution.variance.detach().log(), torch.tensor([5.0, -5.0]))
 
     def test_is_float32_at_least(self) -> None:
         assert MixtureVectorPrior(3).bfloat16()().sample().dtype == torch.float32
@@ -71,9 +71,9 @@ class TestInAModel:
     def test_the_guide_gives_the_priors_own_component_its_moments(self) -> None:
         prior = trained()
         posterior = NVAEGuide(NVAE(CONFIG, base_measure=prior)).encode(BATCH)
-        law: Any = prior()
-        torch.testing.assert_close(posterior.mean[:, 0], law.mean.expand(2, 4))
-        torch.testing.assert_close(posterior.variance[:, 0], law.variance.expand(2, 4))
+        distribution: Any = prior()
+        torch.testing.assert_close(posterior.mean[:, 0], distribution.mean.expand(2, 4))
+        torch.testing.assert_close(posterior.variance[:, 0], distribution.variance.expand(2, 4))
 
     def test_the_estimated_divergence_of_a_mixture_of_equals_is_that_of_one_gaussian(self) -> None:
         prior = MixtureVectorPrior(4, components=3)
@@ -89,7 +89,7 @@ class TestInAModel:
     @pytest.mark.parametrize("wrong", [MixtureVectorPrior(3), dist.Laplace(torch.zeros(3), 1.0).to_event(1)])
     def test_refuses_another_width(self, wrong: Any) -> None:
         with pytest.raises(
-            ValueError, match=r"base_measure \w+ gave event shape \(3,\), expected \(4,\): return a law"
+            ValueError, match=r"base_measure \w+ gave event shape \(3,\), expected \(4,\): return a distribution"
         ):
             NVAE(CONFIG, base_measure=wrong)
 
@@ -103,8 +103,8 @@ def test_vectors_that_do_not_exist_have_no_density() -> None:
 
 def test_the_own_component_of_a_law_over_one_vector_is_that_law() -> None:
     prior = trained()
-    law: Any = own_component(prior)
-    assert torch.equal(law.log_prob(torch.zeros(4)), prior().log_prob(torch.zeros(4)))
+    distribution: Any = own_component(prior)
+    assert torch.equal(distribution.log_prob(torch.zeros(4)), prior().log_prob(torch.zeros(4)))
 
 
 def test_a_role_says_what_to_write() -> None:

@@ -188,7 +188,7 @@ def test_half_precision(dtype: torch.dtype) -> None:
 
 def test_too_long_texts_are_refused() -> None:
     for network in (Encoder(CONFIG), Decoder(CONFIG)):
-        with pytest.raises(ValueError, match="a text of 13 tokens does not fit window = 12"):
+        with pytest.raises(ValueError, match="a text of 13 tokens does not fit max_length = 12"):
             network(tokens_like(1, 13))
 
 
@@ -204,7 +204,7 @@ def test_memory_without_cross_attention_is_refused() -> None:
     "changes, message",
     [
         ({"vocabulary": 0}, "vocabulary is 0; it must be at least 1"),
-        ({"max_length": 0}, "window is 0; it must be at least 1"),
+        ({"max_length": 0}, "max_length is 0; it must be at least 1"),
         ({"layers": -1}, "layers is -1; it must be at least 1"),
         ({"hidden": 0}, "hidden is 0; it must be at least 1"),
         ({"heads": 5}, "width is 32, which is not a multiple of heads = 5"),

@@ -195,9 +195,9 @@ def test_values_are_validated(text: list[int]) -> None:
 
 def test_wrong_lengths_are_refused() -> None:
     network = decoder()
-    with pytest.raises(ValueError, match="texts of 4 tokens do not fit the decoder's window of 3"):
+    with pytest.raises(ValueError, match="texts of 4 tokens do not fit the decoder's max_length of 3"):
         AutoregressiveText(network, length=4)
-    with pytest.raises(ValueError, match="max_length is 4, but the decoder's window is 3"):
+    with pytest.raises(ValueError, match="max_length is 4, but the decoder's max_length is 3"):
         decode(network, greedy, 1, max_length=4)
     with pytest.raises(ValueError, match="a prompt has 3 tokens, but max_length is 2"):
         decode(network, greedy, 1, max_length=2, prompt=torch.tensor([[3, 4, 3]]))
