@@ -96,7 +96,7 @@ def thinned(model: NVAE, memory: Mixture, below: float) -> Mixture:
 def written(run: Run, memory: Mixture) -> Tensor:
     """The most probable token after the other."""
     model: Any = run.model
-    noise = uniforms(0, range(len(memory.vectors)), run.corpus.max_length).to(model.device)
+    noise = uniforms(0, range(len(memory.means)), run.corpus.max_length).to(model.device)
     return write(model.likelihood(memory), Decoding(greedy=True), noise, words=run.tokenizer.vocabulary)
 
 

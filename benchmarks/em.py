@@ -74,14 +74,14 @@ class Fit(NamedTuple):
 def ours(problem: Problem, steps: int) -> Fit:
     state = pf.em.adapt(
         problem.queries,
-        pf.Mixture(problem.log_weights, problem.vectors, problem.variances, noise=0.0),
+        pf.Mixture(problem.log_weights, problem.vectors, problem.variances, noise_variance=0.0),
         steps=steps,
-        moves=("vectors", "variances", "weights"),
-        priors=pf.em.ConjugatePriors(vectors=0.0),
+        moves=("means", "variances", "weights"),
+        priors=pf.em.ConjugatePriors(means=0.0),
     ).mixture
     variances = state.dense_variances()
     assert variances is not None
-    return Fit(state.vectors, variances[..., 0], state.log_weights.exp())
+    return Fit(state.means, variances[..., 0], state.log_weights.exp())
 
 
 def theirs(problem: Problem, steps: int) -> Fit:

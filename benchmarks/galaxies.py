@@ -39,10 +39,10 @@ def expected_counts(queries: Tensor, steps: int = 400, draws: int = 50) -> Tenso
     """
     start = torch.linspace(float(queries.min()), float(queries.max()), UNITS)[:, None]
     start = start[start[:, 0].abs().argsort()]
-    mixture = Mixture(torch.zeros(UNITS), torch.zeros(UNITS, 1), noise=1.0)
+    mixture = Mixture(torch.zeros(UNITS), torch.zeros(UNITS, 1), noise_variance=1.0)
     model = MixtureAttention(
         mixture,
-        keys=GaussianVectors(mixture.vectors, 1.0),
+        keys=GaussianVectors(mixture.means, 1.0),
         precision=dist.Gamma(0.5, 0.5),
         weights=DirichletProcess(dist.Gamma(2.0, 4.0)),
     )

@@ -68,7 +68,7 @@ def adapted(steps: int, variational: bool = False) -> Method:
     """EM of the class means, each under the prior N(its labeled example, I)."""
 
     def method(tasks: Tasks, precision: float) -> Tensor:
-        priors = pf.em.ConjugatePriors(vectors=1 / precision)
+        priors = pf.em.ConjugatePriors(means=1 / precision)
         start = _mixture(tasks.support, precision)
         state = pf.em.adapt(tasks.queries, start, steps=steps, priors=priors, variational=variational)
         return responsibilities(tasks.queries, state.mixture)
@@ -100,7 +100,7 @@ def oracle(tasks: Tasks, _: float) -> Tensor:
 
 
 def _mixture(vectors: Tensor, precision: float) -> pf.Mixture:
-    return pf.Mixture(vectors.new_zeros(CLASSES).log_softmax(-1), vectors, noise=1 / precision)
+    return pf.Mixture(vectors.new_zeros(CLASSES).log_softmax(-1), vectors, noise_variance=1 / precision)
 
 
 METHODS: dict[str, Method] = {

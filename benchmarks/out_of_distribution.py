@@ -79,7 +79,7 @@ def familiarities(data: Split) -> dict[str, Familiarity]:
     zeros = torch.zeros(MEMORY, dtype=torch.float64)
 
     def distances(precision: float) -> pf.Mixture:
-        return pf.Mixture(zeros.log_softmax(-1), data.memory, values=values, noise=1 / precision)
+        return pf.Mixture(zeros.log_softmax(-1), data.memory, values=values, noise_variance=1 / precision)
 
     def products(temperature: float) -> tuple[pf.Mixture, float]:
         return pf.Mixture.from_attention(data.memory, values), temperature * data.memory.shape[1] ** 0.5
@@ -104,12 +104,12 @@ def familiarities(data: Split) -> dict[str, Familiarity]:
 
 
 def _weights(queries: Tensor, mixture: pf.Mixture) -> Tensor:
-    return natural(mixture, mixture.query_noise).joint(queries)[0].softmax(-1)
+    return natural(mixture, mixture.query_variance).joint(queries)[0].softmax(-1)
 
 
 def _leave_one_out(queries: Tensor, mixture: pf.Mixture, labels: Tensor) -> tuple[float, float]:
     """Mean evidence of the memory's images without their own component, and NLL of their classes."""
-    logits, own = natural(mixture, mixture.query_noise).joint(queries)
+    logits, own = natural(mixture, mixture.query_variance).joint(queries)
     logits = logits.fill_diagonal_(-torch.inf)
     assert mixture.values is not None
     shares = (logits.softmax(-1) @ mixture.values)[torch.arange(len(labels)), labels]

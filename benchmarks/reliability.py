@@ -94,14 +94,14 @@ def precision_without_log_det(draw: Draw) -> Tensor:
     posterior = _posterior(draw)
     assert isinstance(posterior.variances, Tensor)
     normalizer = 0.5 * WIDTH * (posterior.variances[:, 0] + NOISE).log()
-    return log_joint(draw.queries, mixture(draw, posterior.vectors, posterior.variances, log_weights=normalizer))
+    return log_joint(draw.queries, mixture(draw, posterior.means, posterior.variances, log_weights=normalizer))
 
 
 def unsupervised(draw: Draw) -> Tensor:
     """EM of keys and precisions on the queries, without being told which keys are corrupted."""
     start = mixture(draw, draw.keys, torch.ones_like(draw.corruption), noise=0.0)
-    priors = pf.em.ConjugatePriors(vectors=1.0, shape=2.0, rate=0.5)
-    state = pf.em.adapt(draw.queries, start, steps=20, moves=("vectors", "variances"), priors=priors)
+    priors = pf.em.ConjugatePriors(means=1.0, shape=2.0, rate=0.5)
+    state = pf.em.adapt(draw.queries, start, steps=20, moves=("means", "variances"), priors=priors)
     return log_joint(draw.queries, state.mixture)
 
 
@@ -109,8 +109,8 @@ def variational(draw: Draw) -> Tensor:
     """Keys adapted to the queries, the corruption known, each vector with a posterior of its own."""
     posterior = _posterior(draw)
     assert isinstance(posterior.variances, Tensor)
-    priors = pf.em.ConjugatePriors(vectors=NOISE / posterior.variances[:, 0])
-    start = mixture(draw, posterior.vectors)
+    priors = pf.em.ConjugatePriors(means=NOISE / posterior.variances[:, 0])
+    start = mixture(draw, posterior.means)
     return log_joint(draw.queries, pf.em.adapt(draw.queries, start, steps=30, priors=priors, variational=True).mixture)
 
 
@@ -127,7 +127,7 @@ def mixture(
     noise: float = NOISE,
 ) -> pf.Mixture:
     weights = draw.keys.new_zeros(UNITS) if log_weights is None else log_weights
-    return pf.Mixture(weights.log_softmax(-1), vectors, variances, values=draw.values, noise=noise)
+    return pf.Mixture(weights.log_softmax(-1), vectors, variances, values=draw.values, noise_variance=noise)
 
 
 def _posterior(draw: Draw) -> pf.Mixture:

@@ -82,7 +82,7 @@ class Problem(NamedTuple):
         """Equal weights, the memory's centers, one precision of queries and one of values."""
         own = None if value_precision is None else torch.full((1, 1), 1 / value_precision, dtype=torch.float64)
         weights = torch.zeros(len(self.memory), dtype=torch.float64).log_softmax(-1)
-        return pf.Mixture(weights, self.memory, values=self.values, noise=1 / precision, value_variances=own)
+        return pf.Mixture(weights, self.memory, values=self.values, noise_variance=1 / precision, value_variances=own)
 
     def with_annotations(self, count: int, seed: int) -> "Problem":
         value_mask = torch.zeros(len(self.labels), dtype=torch.bool)
@@ -129,7 +129,7 @@ def moments_matched(problem: Problem, precision: float) -> Tensor:
 
 def keys(problem: Problem, precision: float, prior: float) -> Tensor:
     """Keys adapt to all queries; annotations are not looked at."""
-    priors = pf.em.ConjugatePriors(vectors=prior)
+    priors = pf.em.ConjugatePriors(means=prior)
     state = pf.em.adapt(problem.queries, problem.mixture(precision), steps=STEPS, priors=priors)
     return pf.attend(problem.queries, state.mixture)
 
@@ -145,7 +145,7 @@ def value_mask(moves: tuple[pf.em.Moves, ...]) -> Method:
             value_mask=problem.value_mask,
             steps=STEPS,
             moves=moves,
-            priors=pf.em.ConjugatePriors(vectors=prior, values=value_prior),
+            priors=pf.em.ConjugatePriors(means=prior, values=value_prior),
         )
         return pf.attend(problem.queries, state.mixture)
 
@@ -188,9 +188,9 @@ METHODS: dict[str, tuple[Method, tuple[Settings, ...]]] = {
     "L2": (squared_distance, tuple((p,) for p in (0.5, 1.0, 3.0, 6.0, 12.0, 25.0))),
     "L2, moments matched": (moments_matched, tuple((p,) for p in (0.5, 1.0, 3.0, 6.0, 12.0, 25.0))),
     "keys, annotations ignored": (keys, tuple(product(PRECISIONS, PRIORS))),
-    "keys": (value_mask(("vectors",)), tuple(product(PRECISIONS, PRIORS, (2.0, 8.0), (1.0,)))),
+    "keys": (value_mask(("means",)), tuple(product(PRECISIONS, PRIORS, (2.0, 8.0), (1.0,)))),
     "values": (value_mask(("values",)), tuple(product(PRECISIONS, (1.0,), (2.0, 8.0), (0.1, 0.5, 2.0)))),
-    "keys and values": (value_mask(("vectors", "values")), FULL),
+    "keys and values": (value_mask(("means", "values")), FULL),
     "logistic regression": (logistic, tuple(product((0.1, 1.0, 10.0), (1.0, 5.0, 25.0)))),
     "label spreading": (spreading, tuple(product((0.5, 2.0, 5.0), (0.2, 0.8)))),
     "label spreading, source too": (spreading_with_source, tuple(product((0.5, 2.0, 5.0), (0.2, 0.8)))),

@@ -69,7 +69,9 @@ def to_nearer_branch(points: Points, estimate: Tensor) -> float:
 def mixture(context: Points, precision: float, value_precision: float | None = None) -> pf.Mixture:
     own = None if value_precision is None else torch.full((1, 1), 1 / value_precision, dtype=torch.float64)
     weights = torch.zeros(len(context.inputs), dtype=torch.float64).log_softmax(-1)
-    return pf.Mixture(weights, context.inputs, values=context.answers, noise=1 / precision, value_variances=own)
+    return pf.Mixture(
+        weights, context.inputs, values=context.answers, noise_variance=1 / precision, value_variances=own
+    )
 
 
 def log_density(points: Points, model: pf.Mixture, attn_mask: Tensor | None = None) -> Tensor:

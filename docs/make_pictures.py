@@ -61,14 +61,16 @@ def key_paths(_: Path) -> Any:
     torch.manual_seed(0)
     centers = torch.tensor([[-2.0, 0.0], [1.5, 1.5], [1.0, -1.8]])
     queries = (centers[:, None] + 0.5 * torch.randn(3, 40, 2)).flatten(0, 1)
-    start = pf.Mixture(torch.zeros(3).log_softmax(-1), torch.tensor([[0.0, 0.1], [0.1, 0.0], [0.1, -0.1]]), noise=1.0)
-    return pf.plots.key_paths(queries, start, steps=12, priors=ConjugatePriors(vectors=1.0))[0]
+    start = pf.Mixture(
+        torch.zeros(3).log_softmax(-1), torch.tensor([[0.0, 0.1], [0.1, 0.0], [0.1, -0.1]]), noise_variance=1.0
+    )
+    return pf.plots.key_paths(queries, start, steps=12, priors=ConjugatePriors(means=1.0))[0]
 
 
 def query_paths(_: Path) -> Any:
     torch.manual_seed(1)
     keys = torch.tensor([[-2.0, 0.0], [-1.4, 0.5], [1.5, 1.5], [1.8, 0.9], [1.0, -1.8]])
-    mixture = pf.Mixture(torch.tensor([0.3, 0.1, 0.2, 0.2, 0.2]).log(), keys, noise=0.5)
+    mixture = pf.Mixture(torch.tensor([0.3, 0.1, 0.2, 0.2, 0.2]).log(), keys, noise_variance=0.5)
     return pf.plots.query_paths(torch.tensor([[-0.4, -1.5], [0.1, 1.9], [2.4, -0.6], [-0.3, 0.2]]), mixture)[0]
 
 
@@ -78,7 +80,7 @@ def prior_posterior(_: Path) -> Any:
     centers = torch.tensor([[-3.0, 0.0], [2.0, 2.0], [1.5, -2.5]])
     queries = (centers[:, None] + 0.5 * torch.randn(3, 40, 2)).flatten(0, 1)
     units = torch.cat([centers, 3 * torch.randn(9, 2)])
-    mixture = pf.Mixture(torch.zeros(12).log_softmax(-1), units, noise=0.3)
+    mixture = pf.Mixture(torch.zeros(12).log_softmax(-1), units, noise_variance=0.3)
     model = pf.MixtureAttention(mixture, weights=DirichletProcess(Gamma(1.0, 0.5)))
     guide = Automatic(model, AutoNormal)
     svi = pf.SVI(model, guide, torch.optim.Adam, loss=TraceEnum_ELBO(max_plate_nesting=1), lr=0.1)

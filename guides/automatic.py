@@ -26,7 +26,7 @@ class Automatic(LocalModule):
     Examples:
         >>> from pyro.infer import TraceEnum_ELBO
         >>> from pyroformer.models.mixture_attention import MixtureAttention
-        >>> mixture = pf.Mixture(torch.zeros(5).log_softmax(-1), torch.randn(5, 2), noise=1.0)
+        >>> mixture = pf.Mixture(torch.zeros(5).log_softmax(-1), torch.randn(5, 2), noise_variance=1.0)
         >>> model = MixtureAttention.conjugate(mixture)
         >>> guide = Automatic(model)
         >>> svi = pf.SVI(model, guide, torch.optim.Adam, loss=TraceEnum_ELBO(max_plate_nesting=1), lr=0.1)

@@ -83,7 +83,7 @@ class AssignmentGuide(MixtureGuide):
     Examples:
         >>> mixture = pf.Mixture.from_attention(torch.randn(5, 8), torch.randn(5, 8))
         >>> guide = AssignmentGuide(MixtureAttention(mixture))
-        >>> attention = (torch.randn(3, 8) @ mixture.vectors.T / 8**0.5).softmax(-1)
+        >>> attention = (torch.randn(3, 8) @ mixture.means.T / 8**0.5).softmax(-1)
         >>> guide.logits(torch.randn(3, 8)).shape
         torch.Size([3, 5])
     """
@@ -92,11 +92,11 @@ class AssignmentGuide(MixtureGuide):
         super().__init__(model)
         _check_choice("features", features, get_args(Features))
         _check_choice("start", start, get_args(Start))
-        bank = model.bank()
-        keys, precision = bank.keys.detach(), bank.precision.detach()
+        parameters = model.mixture_parameters()
+        keys, precision = parameters.keys.detach(), parameters.precision.detach()
         slope = precision * keys
         each = precision.expand(slope.shape)
-        log_weights = bank.log_weights.detach().reshape(model.log_weights.shape)
+        log_weights = parameters.log_weights.detach().reshape(model.log_weights.shape)
         bias = log_weights + 0.5 * (each.log() - each * keys.square()).sum(-1)
         curvature = -0.5 * (each if features == "squares" else each.mean(-1, keepdim=True))
         if start == "random":
@@ -128,9 +128,9 @@ class AssignmentGuide(MixtureGuide):
         with nested_plates(*self.tokens(queries)):
             assignment = pyro.sample("assignment", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
             if self.model.free_values:
-                bank = self.model.bank()
-                assert bank.values is not None and bank.value_precision is not None
-                distribution = normal_of_unit(bank.values, bank.value_precision, assignment)
+                parameters = self.model.mixture_parameters()
+                assert parameters.values is not None and parameters.value_precision is not None
+                distribution = normal_of_unit(parameters.values, parameters.value_precision, assignment)
                 self.sample_value(distribution, values, value_mask, counted)
 
 
@@ -163,7 +163,7 @@ class ValueGuide(MixtureGuide):
         if not model.free_values or model.unit_values is None:
             raise ValueError("the model's values are not sites: make it with free_values=True")
         width = model.unit_values.shape[-1]
-        self.network = _residual(model.vectors.shape[-1] + 2 * width, hidden, 2 * width, model.vectors)
+        self.network = _residual(model.means.shape[-1] + 2 * width, hidden, 2 * width, model.means)
 
     def moments(
         self, queries: Float[Tensor, "*batch m d"], attn_mask: Bool[Tensor, "*#batch #m n"] | None = None
@@ -220,7 +220,7 @@ class KeyGuide(MixtureGuide):
         Probabilistic Transformers (Movellan and Gabbur, 2020). https://arxiv.org/abs/2010.15583
 
     Examples:
-        >>> mixture = pf.Mixture(torch.zeros(5).log_softmax(-1), torch.randn(5, 2), noise=1.0)
+        >>> mixture = pf.Mixture(torch.zeros(5).log_softmax(-1), torch.randn(5, 2), noise_variance=1.0)
         >>> guide = KeyGuide(MixtureAttention.conjugate(mixture))
         >>> mean, scale = guide.moments(torch.randn(20, 2))
         >>> mean.shape, scale.shape
@@ -239,8 +239,8 @@ class KeyGuide(MixtureGuide):
         self.prior = (model.key_prior,)
         self.steps = steps
         self.assignment = assignment
-        width = model.vectors.shape[-1]
-        self.network = _residual(width + 1, hidden, width + 1, model.vectors)
+        width = model.means.shape[-1]
+        self.network = _residual(width + 1, hidden, width + 1, model.means)
 
     def moments(
         self,
@@ -259,7 +259,7 @@ class KeyGuide(MixtureGuide):
             )
         data = {"values": values, "value_mask": value_mask, "attn_mask": attn_mask, "mask": mask}
         means, strength = self._variational(queries, data)
-        prior, precision = self.prior[0], self.model.bank().precision
+        prior, precision = self.prior[0], self.model.mixture_parameters().precision
         scale = (precision * strength[..., None]).rsqrt().expand(means.shape)
         moved = (means - prior.initial) * precision.sqrt()
         features = torch.cat([moved, (strength / prior.pseudo_counts).log()[..., None]], -1)
@@ -283,8 +283,8 @@ class KeyGuide(MixtureGuide):
         if not self.assignment:
             return
         seen, counted = model.sight(attn_mask, mask)
-        blurred = 0.5 * (model.bank().precision * scale.square()).sum(-1)
-        mixture = replace(model.mixture(), vectors=means)
+        blurred = 0.5 * (model.mixture_parameters().precision * scale.square()).sum(-1)
+        mixture = replace(model.mixture(), means=means)
         logits = log_joint(queries, mixture, None, values, value_mask) - blurred[..., None, :]
         with nested_plates(*plates, tokens):
             distribution = dist.Categorical(logits=masked_logits(logits, seen, counted))
@@ -298,7 +298,7 @@ class KeyGuide(MixtureGuide):
         strength = prior_counts
         for _ in range(self.steps):
             weights = mixture.log_weights - 0.5 * mixture.width / strength
-            state = replace(mixture, log_weights=weights, vectors=means)
+            state = replace(mixture, log_weights=weights, means=means)
             statistics = expected_statistics(queries, state, **data)  # type: ignore[arg-type]
             means = update_means(statistics.queries, statistics.counts, prior.initial, means, prior_counts)
             strength = prior_counts + statistics.counts

@@ -26,7 +26,7 @@ from ..models.attention.value_map import value_map
 
 __all__ = ["Adapted", "ConjugatePriors", "Moves", "adapt", "value_map"]
 
-Moves = Literal["vectors", "values", "variances", "weights"]
+Moves = Literal["means", "values", "variances", "weights"]
 
 
 class Adapted(NamedTuple):
@@ -99,7 +99,7 @@ def adapt(
 
     Examples:
         >>> queries = torch.randn(100, 2) + torch.tensor([3.0, 0.0])
-        >>> mixture = pf.Mixture(torch.zeros(2).log_softmax(-1), torch.tensor([[0.0, 0.0], [1.0, 0.0]]), noise=1.0)
+        >>> mixture = pf.Mixture(torch.zeros(2).log_softmax(-1), torch.tensor([[0.0, 0.0], [1.0, 0.0]]), noise_variance=1.0)
         >>> state = adapt(queries, mixture, steps=20)
         >>> bool((state.objective.diff() >= -1e-4).all())
         True
@@ -124,7 +124,7 @@ def adapt(
             converged = bool((rise <= tolerance * (1 + trace[-1].abs())).all())
         if step == steps or converged:
             break
-        anchor = start if center == "initial" else replace(start, vectors=state.vectors)
+        anchor = start if center == "initial" else replace(start, means=state.means)
         state = _m_step(statistics, state, anchor, priors, moves, floor)
         spread = None if spread is None else statistics.counts
     if spread is not None:
@@ -157,11 +157,11 @@ def _m_step(
     floor: Tensor,
 ) -> Mixture:
     """All that moves, moved."""
-    if "vectors" in moves:
-        new = update_means(statistics.queries, statistics.counts, start.vectors, state.vectors, priors.vectors)
-        state = replace(state, vectors=new)
+    if "means" in moves:
+        new = update_means(statistics.queries, statistics.counts, start.means, state.means, priors.means)
+        state = replace(state, means=new)
     if "variances" in moves:
-        variances = update_variances(statistics, state.vectors, start.vectors, priors, floor)
+        variances = update_variances(statistics, state.means, start.means, priors, floor)
         full = isinstance(state.variances, Covariances)
         state = replace(state, variances=Covariances(variances) if full else variances)
     if "values" in moves:
@@ -178,12 +178,12 @@ def _log_prior(
     state: Mixture, start: Mixture, priors: ConjugatePriors, moves: Sequence[Moves], spread: Tensor | None
 ) -> Tensor:
     """Log density of what moves under its prior up to a constant, less the entropy's part in the variational form."""
-    parts = [state.vectors.new_zeros(state.log_weights.shape)]
+    parts = [state.means.new_zeros(state.log_weights.shape)]
     if spread is not None:
-        prior_counts = torch.as_tensor(priors.vectors, dtype=spread.dtype, device=spread.device)
+        prior_counts = torch.as_tensor(priors.means, dtype=spread.dtype, device=spread.device)
         share = prior_counts / (prior_counts + spread)
         parts.append(-0.5 * state.width * (share - 1 - share.log()))
-    if "vectors" in moves or "variances" in moves:
+    if "means" in moves or "variances" in moves:
         parts.append(_log_prior_of_vectors(state, start, priors))
     if "variances" in moves:
         parts.append(_log_prior_of_variances(state, priors))
@@ -200,8 +200,8 @@ def _log_prior(
 
 def _log_prior_of_vectors(state: Mixture, start: Mixture, priors: ConjugatePriors) -> Tensor:
     """log N(mu_n; mu_n^0, (sigma_n^2 + s) / kappa) without its constants; zero where kappa is."""
-    moved = state.vectors - start.vectors
-    prior_counts = torch.as_tensor(priors.vectors, dtype=moved.dtype, device=moved.device)
+    moved = state.means - start.means
+    prior_counts = torch.as_tensor(priors.means, dtype=moved.dtype, device=moved.device)
     if isinstance(state.variances, Covariances):
         factor = torch.linalg.cholesky(state.variances.matrices)
         whitened = torch.linalg.solve_triangular(factor, moved[..., None], upper=False)[..., 0]
@@ -225,33 +225,37 @@ def _penalized(state: Mixture, priors: ConjugatePriors, spread: Tensor | None) -
     """In the variational form a vector that is not known well explains a query less well."""
     if spread is None:
         return state
-    prior_counts = torch.as_tensor(priors.vectors, dtype=spread.dtype, device=spread.device)
+    prior_counts = torch.as_tensor(priors.means, dtype=spread.dtype, device=spread.device)
     return replace(state, log_weights=state.log_weights - 0.5 * state.width / (prior_counts + spread))
 
 
 def _predictive(state: Mixture, priors: ConjugatePriors, spread: Tensor) -> Mixture:
     """The mixture of a new query, its vector integrated out."""
-    prior_counts = torch.as_tensor(priors.vectors, dtype=spread.dtype, device=spread.device)
+    prior_counts = torch.as_tensor(priors.means, dtype=spread.dtype, device=spread.device)
     total = _total(state) * (1 + 1 / (prior_counts + spread))[..., None]
-    return replace(state, variances=total - state.query_noise)
+    return replace(state, variances=total - state.query_variance)
 
 
 def _total(state: Mixture) -> Tensor:
     """Variances of queries, in as few rows and columns as they were given."""
     own = state.dense_variances()
-    return (state.vectors.new_zeros(1, 1) if own is None else own) + state.query_noise
+    return (state.means.new_zeros(1, 1) if own is None else own) + state.query_variance
 
 
 def _folded(start: Mixture, covariance: Covariance) -> Mixture:
     """The mixture with the noise in its variances, which have the form that they are to move in."""
-    shape = start.vectors.shape
+    shape = start.means.shape
     if isinstance(start.variances, Covariances):
-        unit = torch.eye(start.width, dtype=start.vectors.dtype, device=start.vectors.device)
-        return replace(start, variances=Covariances(start.variances.matrices + start.query_noise * unit), noise=0.0)
+        unit = torch.eye(start.width, dtype=start.means.dtype, device=start.means.device)
+        return replace(
+            start, variances=Covariances(start.variances.matrices + start.query_variance * unit), noise_variance=0.0
+        )
     total = _total(start)
     if covariance == "full":
-        return replace(start, variances=Covariances(torch.diag_embed(total.expand(shape))), noise=0.0)
-    return replace(start, variances=total.expand(*shape[:-1], 1 if covariance == "isotropic" else shape[-1]), noise=0.0)
+        return replace(start, variances=Covariances(torch.diag_embed(total.expand(shape))), noise_variance=0.0)
+    return replace(
+        start, variances=total.expand(*shape[:-1], 1 if covariance == "isotropic" else shape[-1]), noise_variance=0.0
+    )
 
 
 def _middle(queries: Tensor, mask: Tensor | None) -> Tensor:
@@ -269,11 +273,11 @@ def _centered(queries: Tensor, middle: Tensor, mask: Tensor | None) -> Tensor:
 
 def _moved(mixture: Mixture, queries: Tensor, by: Tensor) -> Mixture:
     """The mixture with its vectors moved, and with the batch dimensions of the queries."""
-    batch = torch.broadcast_shapes(mixture.vectors.shape[:-2], mixture.log_weights.shape[:-1], queries.shape[:-2])
+    batch = torch.broadcast_shapes(mixture.means.shape[:-2], mixture.log_weights.shape[:-1], queries.shape[:-2])
     weights = mixture.log_weights.expand(*batch, mixture.components)
     values = mixture.values
     values = None if values is None else values.expand(*batch, *values.shape[-2:])
-    return replace(mixture, log_weights=weights, vectors=mixture.vectors + by, values=values)
+    return replace(mixture, log_weights=weights, means=mixture.means + by, values=values)
 
 
 def _checked(
@@ -288,7 +292,7 @@ def _checked(
     variational: bool,
 ) -> Sequence[Moves]:
     """What moves, if all of it can."""
-    both: Sequence[Moves] = ("vectors",) if values is None else ("vectors", "values")
+    both: Sequence[Moves] = ("means",) if values is None else ("means", "values")
     moves = both if moves is None else moves
     if steps < 0:
         raise ValueError(f"steps is {steps}; it must be at least 0")
@@ -311,7 +315,7 @@ def _checked(
         total = torch.where(mixture.present[..., None], _total(mixture), 1)
         if not bool((total > 0).all()):
             raise ValueError(f"a query's variance is {float(total.min()):g}; with the noise it must be positive")
-    if variational and (tuple(moves) != ("vectors",) or not (torch.as_tensor(priors.vectors) > 0).all()):
+    if variational and (tuple(moves) != ("means",) or not (torch.as_tensor(priors.means) > 0).all()):
         raise ValueError("the variational form moves vectors alone, under a prior worth more than 0 queries")
     if variational and isinstance(mixture.variances, Covariances):
         raise ValueError("the variational form needs isotropic or diagonal variances")

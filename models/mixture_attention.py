@@ -75,7 +75,7 @@ class MixtureAttention(LocalModule):
     further left: as many as the mixture has leading dimensions. Queries may have more of them than the mixture, which
     they then share. ``max_plate_nesting`` is 1 plus the number of the queries' leading dimensions.
 
-    What has a prior is a site of the same name: ``weights`` (:math:`(*, 1, N)`, or :math:`(N)` of a single bank),
+    What has a prior is a site of the same name: ``weights`` (:math:`(*, 1, N)`, or :math:`(N)` of a single mixture),
     ``precision`` (:math:`(*, N)`, or :math:`(*, N, D)` if the prior has one for each dimension), ``keys`` and
     ``values`` (:math:`(*, N, D)` and :math:`(*, N, V)`).
 
@@ -128,10 +128,12 @@ class MixtureAttention(LocalModule):
         if (free_values or values is not None) and mixture.value_variances is None:
             raise ValueError("values need a mixture with values and value_variances: give it both")
         present = mixture.present
-        vectors = mixture.vectors if mixture.mask is None else torch.where(present[..., None], mixture.vectors, 0)
-        _hold(self, "vectors", vectors)
+        vectors = mixture.means if mixture.mask is None else torch.where(present[..., None], mixture.means, 0)
+        _hold(self, "means", vectors)
         _hold(self, "log_weights", mixture.log_weights)
-        _hold(self, "noise", torch.as_tensor(mixture.query_noise, dtype=vectors.dtype, device=vectors.device))
+        _hold(
+            self, "noise_variance", torch.as_tensor(mixture.query_variance, dtype=vectors.dtype, device=vectors.device)
+        )
         _hold(self, "variances", mixture.dense_variances())
         _hold(self, "mask", None if bool(present.all()) else present)
         _hold(self, "unit_values", mixture.values)
@@ -149,7 +151,7 @@ class MixtureAttention(LocalModule):
 
     @classmethod
     def conjugate(
-        cls, mixture: Mixture, priors: ConjugatePriors | None = None, moves: Sequence[str] = ("vectors",)
+        cls, mixture: Mixture, priors: ConjugatePriors | None = None, moves: Sequence[str] = ("means",)
     ) -> "MixtureAttention":
         r"""The model whose log joint is the objective of :func:`~pyroformer.inference.em.adapt`, up to a constant.
 
@@ -163,15 +165,15 @@ class MixtureAttention(LocalModule):
             ValueError: If a prior is improper or a move has no such name.
 
         Examples:
-            >>> mixture = pf.Mixture(torch.zeros(5).log_softmax(-1), torch.randn(5, 2), noise=1.0)
+            >>> mixture = pf.Mixture(torch.zeros(5).log_softmax(-1), torch.randn(5, 2), noise_variance=1.0)
             >>> MixtureAttention.conjugate(mixture).key_prior.pseudo_counts
             tensor([1., 1., 1., 1., 1.])
         """
         priors = ConjugatePriors() if priors is None else priors
         chosen: dict[str, Any] = {}
         for name in moves:
-            if name == "vectors":
-                chosen["keys"] = GaussianVectors(mixture.vectors, priors.vectors)
+            if name == "means":
+                chosen["keys"] = GaussianVectors(mixture.means, priors.means)
             elif name == "values":
                 if mixture.values is None:
                     raise ValueError("values cannot have a prior in a mixture without any: give it values")
@@ -179,38 +181,40 @@ class MixtureAttention(LocalModule):
             elif name == "variances":
                 if not priors.rate > 0:
                     raise ValueError(f"rate is {priors.rate}; a proper prior over precisions needs a positive one")
-                like = mixture.vectors.new_ones(())
+                like = mixture.means.new_ones(())
                 chosen["precision"] = dist.Gamma(priors.shape * like, priors.rate * like)
             elif name == "weights":
-                chosen["weights"] = dist.Dirichlet(mixture.vectors.new_full((mixture.components,), priors.weights))
+                chosen["weights"] = dist.Dirichlet(mixture.means.new_full((mixture.components,), priors.weights))
             else:
-                raise ValueError(f"moves names {name!r}; choose among vectors, values, variances, weights")
+                raise ValueError(f"moves names {name!r}; choose among means, values, variances, weights")
         return cls(mixture, **chosen)
 
     @property
     def leading(self) -> torch.Size:
         """The mixture's leading dimensions: those of the plates around its units."""
-        rows = [self.log_weights.shape[:-1], self.vectors.shape[:-2]]
+        rows = [self.log_weights.shape[:-1], self.means.shape[:-2]]
         rows += [x.shape[:-2] for x in (self.variances, self.unit_values, self.value_variances) if x is not None]
         return torch.broadcast_shapes(*rows)
 
     @property
     def components(self) -> int:
         """The number of units."""
-        return self.vectors.shape[-2]
+        return self.means.shape[-2]
 
-    def bank(self, draws: Mapping[str, Tensor] | None = None) -> MixtureParameters:
+    def mixture_parameters(self, draws: Mapping[str, Tensor] | None = None) -> MixtureParameters:
         """The units, those parts taken from ``draws`` that are in it, by the names of their sites."""
         draws = {} if draws is None else draws
         log_weights = self.log_weights[..., None, :] if self.leading else self.log_weights
         if "weights" in draws:
             log_weights = draws["weights"] if self._log_weights_drawn else draws["weights"].log()
-        precision = 1 / (self.noise.expand(1, 1) if self.variances is None else self.variances + self.noise)
+        precision = 1 / (
+            self.noise_variance.expand(1, 1) if self.variances is None else self.variances + self.noise_variance
+        )
         if "precision" in draws:
             precision = draws["precision"] if self._diagonal else draws["precision"][..., None]
         return MixtureParameters(
             log_weights,
-            draws.get("keys", self.vectors),
+            draws.get("keys", self.means),
             precision,
             draws.get("values", self.unit_values),
             None if self.value_variances is None else 1 / self.value_variances,
@@ -219,18 +223,18 @@ class MixtureAttention(LocalModule):
     def mixture(self, draws: Mapping[str, Tensor] | None = None) -> Mixture:
         """The mixture with some parts replaced, for example by a guide's ``median()``."""
         draws = {} if draws is None else draws
-        bank = self.bank(draws)
-        log_weights = bank.log_weights
+        parameters = self.mixture_parameters(draws)
+        log_weights = parameters.log_weights
         if "weights" in draws:
             log_weights = masked_logits(log_weights, self.sight()[0], None).log_softmax(-1)
         moved = "precision" in draws
         return Mixture(
             log_weights.squeeze(-2) if self.leading else log_weights,
-            bank.keys,
-            1 / bank.precision if moved else self.variances,
+            parameters.keys,
+            1 / parameters.precision if moved else self.variances,
             self.mask,
-            bank.values,
-            torch.zeros_like(self.noise) if moved else self.noise,
+            parameters.values,
+            torch.zeros_like(self.noise_variance) if moved else self.noise_variance,
             self.value_variances,
         )
 
@@ -260,19 +264,19 @@ class MixtureAttention(LocalModule):
         """
         shape = self._token_shape(queries, values, value_mask, attn_mask, mask, tokens)
         plates = self.plates(shape[:-1])
-        bank = self._draw(plates)
+        parameters = self._draw(plates)
         seen, counted = self.sight(attn_mask, mask)
         with nested_plates(*plates, pyro.plate("tokens", shape[-1], dim=-1)):
-            distribution = dist.Categorical(logits=masked_logits(bank.log_weights, seen, counted))
+            distribution = dist.Categorical(logits=masked_logits(parameters.log_weights, seen, counted))
             assignment = pyro.sample("assignment", distribution, infer={"enumerate": "parallel"})
-            distribution = normal_of_unit(bank.keys, bank.precision, assignment)
+            distribution = normal_of_unit(parameters.keys, parameters.precision, assignment)
             with where_true(counted):
                 if queries is not None and counted is not None:
                     queries = torch.where(counted[..., None], queries, 0)
                 drawn: Tensor = pyro.sample("query", distribution, obs=queries)
                 if values is not None or self.free_values:
-                    assert bank.values is not None and bank.value_precision is not None
-                    distribution = normal_of_unit(bank.values, bank.value_precision, assignment)
+                    assert parameters.values is not None and parameters.value_precision is not None
+                    distribution = normal_of_unit(parameters.values, parameters.value_precision, assignment)
                     self._sample_values(distribution, values, value_mask)
         return drawn
 
@@ -306,15 +310,17 @@ class MixtureAttention(LocalModule):
         if self.precision_prior is not None:
             draws["precision"] = _sampled("precision", self.precision_prior(), units)
         if self.key_prior is not None:
-            draws["keys"] = _sampled("keys", self.key_prior(self.bank(draws).precision), units)
+            draws["keys"] = _sampled("keys", self.key_prior(self.mixture_parameters(draws).precision), units)
         if self.value_prior is not None:
-            draws["values"] = _sampled("values", self.value_prior(self.bank(draws).value_precision), units)
-        return self.bank(draws)
+            draws["values"] = _sampled(
+                "values", self.value_prior(self.mixture_parameters(draws).value_precision), units
+            )
+        return self.mixture_parameters(draws)
 
     def _unit_mask(self) -> Tensor:
         """Which units exist, in the shape of the weights."""
         shape = (*self.leading, self.components)
-        mask = torch.ones(shape, dtype=torch.bool, device=self.vectors.device)
+        mask = torch.ones(shape, dtype=torch.bool, device=self.means.device)
         mask = mask if self.mask is None else mask & self.mask
         return mask[..., None, :] if self.leading else mask
 
@@ -331,15 +337,17 @@ class MixtureAttention(LocalModule):
             check_support("weights", distribution, "weights, or their logarithms as LogDirichlet does", simple)
         if self.precision_prior is not None:
             distribution = self.precision_prior()
-            check_distribution("precision", distribution, rows, [(), (self.vectors.shape[-1],)])
+            check_distribution("precision", distribution, rows, [(), (self.means.shape[-1],)])
             self._diagonal = len(distribution.event_shape) == 1
             draws["precision"] = distribution.expand(rows).sample()
             check_support("precision", distribution, "positive numbers", bool((draws["precision"] > 0).all()))
         if self.key_prior is not None:
-            check_distribution("keys", self.key_prior(self.bank(draws).precision), rows, [self.vectors.shape[-1:]])
+            check_distribution(
+                "keys", self.key_prior(self.mixture_parameters(draws).precision), rows, [self.means.shape[-1:]]
+            )
         if self.value_prior is not None:
             assert self.unit_values is not None
-            distribution = self.value_prior(self.bank(draws).value_precision)
+            distribution = self.value_prior(self.mixture_parameters(draws).value_precision)
             check_distribution("values", distribution, rows, [self.unit_values.shape[-1:]])
 
     def _token_shape(
@@ -352,7 +360,7 @@ class MixtureAttention(LocalModule):
         tokens: int,
     ) -> torch.Size:
         """The shape of the tokens' plates, if everything fits in it."""
-        width, leading = self.vectors.shape[-1], self.leading
+        width, leading = self.means.shape[-1], self.leading
         shape = torch.Size((*leading, tokens)) if queries is None else queries.shape[:-1]
         if queries is not None and queries.shape[-1] != width:
             raise ValueError(f"queries have {queries.shape[-1]} dimensions and keys {width}; give them as many")

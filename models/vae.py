@@ -111,7 +111,7 @@ class VAE(Model):
         assert one.mask is not None and other.mask is not None
         here, there = (1 - share) * one.mask[..., None], share * other.mask[..., None]
         total = here + there
-        mean = (here * one.vectors + there * other.vectors) / torch.where(total > 0, total, 1)
+        mean = (here * one.means + there * other.means) / torch.where(total > 0, total, 1)
         total = total.squeeze(-1)
         memory = self.memory(mean, total > 0)
         return replace(memory, log_weights=(memory.log_weights + total.log()).log_softmax(-1))

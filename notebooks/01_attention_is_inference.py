@@ -68,9 +68,9 @@ plt.rcParams.update({"axes.titlelocation": "left", "axes.spines.top": False, "ax
 # %%
 mixture = pf.Mixture(
     log_weights=torch.tensor([0.30, 0.15, 0.40, 0.15]).log(),
-    vectors=torch.tensor([[-2.3, 0.8], [-0.1, 1.7], [2.2, 0.7], [-0.3, -1.2]]),
+    means=torch.tensor([[-2.3, 0.8], [-0.1, 1.7], [2.2, 0.7], [-0.3, -1.2]]),
     variances=torch.tensor([[0.30, 0.16], [0.22, 0.14], [0.30, 0.22], [0.34, 0.14]]),
-    noise=0.7,
+    noise_variance=0.7,
 )
 query = torch.tensor([[0.85, 0.35]])
 weights = responsibilities(query, mixture)
@@ -87,7 +87,7 @@ print("posterior mean:  ", [round(x, 2) for x in answer[0].tolist()])
 # %%
 def draw_components(ax: Axes, mixture: pf.Mixture, shares: list[float]) -> None:
     """Ellipses at one and two standard deviations, darker for a larger share."""
-    for mean, variance, share in zip(mixture.vectors.tolist(), mixture.variances, shares, strict=True):
+    for mean, variance, share in zip(mixture.means.tolist(), mixture.variances, shares, strict=True):
         for deviations in (2, 1):
             color = DEPTHS(0.08 + 0.5 * share * (3 - deviations) / 2)
             size = (2 * deviations * variance.sqrt()).tolist()
@@ -99,7 +99,7 @@ def draw_denoising(mixture: pf.Mixture, query: torch.Tensor) -> None:
     _, (one, many) = plt.subplots(1, 2, figsize=(10, 3.8))
     shares = responsibilities(query, mixture)[0].tolist()
     draw_components(one, mixture, shares)
-    for mean, share in zip(mixture.vectors.tolist(), shares, strict=True):
+    for mean, share in zip(mixture.means.tolist(), shares, strict=True):
         one.annotate(f"{share:.2f}", mean, ha="center", va="center", color=INK)
     seen, mean = query[0].tolist(), pf.attend(query, mixture)[0].tolist()
     one.annotate("", mean, seen, arrowprops={"arrowstyle": "->", "color": INK, "shrinkA": 3, "shrinkB": 5})
@@ -184,7 +184,7 @@ def draw_maps(queries: torch.Tensor) -> None:
     for ax, (height, levels, title, extend) in zip(axes, panels, strict=True):
         filled = ax.contourf(grid[..., 0], grid[..., 1], height, levels, cmap=DEPTHS, extend=extend)
         figure.colorbar(filled, ax=ax, shrink=0.9)
-        ax.plot(*mixture.vectors.T, "o", color="white", markeredgecolor=INK, markersize=6)
+        ax.plot(*mixture.means.T, "o", color="white", markeredgecolor=INK, markersize=6)
         for name, place in zip("ab", queries.tolist(), strict=True):
             ax.plot(*place, "o", color=COLORS[1], markersize=6)
             label(ax, name, place)
@@ -246,8 +246,8 @@ draw_walk()
 
 # %%
 came_from = mixture.log_weights.exp().multinomial(20_000, replacement=True)
-vectors = mixture.vectors[came_from] + mixture.variances[came_from].sqrt() * torch.randn(20_000, 2)
-sights = vectors + mixture.noise**0.5 * torch.randn(20_000, 2)
+vectors = mixture.means[came_from] + mixture.variances[came_from].sqrt() * torch.randn(20_000, 2)
+sights = vectors + mixture.noise_variance**0.5 * torch.randn(20_000, 2)
 announced = pf.attend(sights, mixture, returns="variance")[:, 0]
 error = (vectors - pf.attend(sights, mixture))[:, 0].square()
 for third, rows in zip(("surest", "middle", "most doubtful"), announced.argsort().chunk(3), strict=True):
@@ -279,8 +279,8 @@ sights = truth[came_from] + noise**0.5 * torch.randn(2_000, width)
 
 flat = torch.zeros(units).log_softmax(-1)
 trusting = pf.Mixture.from_attention(stored, stored)
-nearest = pf.Mixture(flat, stored, noise=noise)
-cautious = pf.Mixture(flat, stored / (1 + error_variance), error_variance / (1 + error_variance), noise=noise)
+nearest = pf.Mixture(flat, stored, noise_variance=noise)
+cautious = pf.Mixture(flat, stored / (1 + error_variance), error_variance / (1 + error_variance), noise_variance=noise)
 reliable = error_variance[came_from, 0] < 1
 memories = {"softmax attention": trusting, "nearest key": nearest, "a variance for each key": cautious}
 for name, memory in memories.items():
@@ -296,8 +296,8 @@ for name, memory in memories.items():
 
 # %%
 pair = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
-equal = pf.Mixture(torch.tensor([0.5, 0.5]).log(), pair, torch.tensor([[0.5], [0.5]]), noise=0.3)
-unequal = pf.Mixture(torch.tensor([0.5, 0.5]).log(), pair, torch.tensor([[0.1], [3.0]]), noise=0.3)
+equal = pf.Mixture(torch.tensor([0.5, 0.5]).log(), pair, torch.tensor([[0.5], [0.5]]), noise_variance=0.3)
+unequal = pf.Mixture(torch.tensor([0.5, 0.5]).log(), pair, torch.tensor([[0.1], [3.0]]), noise_variance=0.3)
 
 
 def draw_border() -> None:
@@ -333,13 +333,15 @@ draw_border()
 # a key could end at another's queries, and nothing but the start decides.
 
 # %%
-start = pf.Mixture(torch.zeros(4).log_softmax(-1), torch.tensor([[-2.0, 0], [0, 2], [2, 0], [0, -2]]), noise=0.4)
-drifted = start.vectors @ torch.tensor([[0.82, 0.57], [-0.57, 0.82]]) + torch.tensor([0.9, 0.5])
+start = pf.Mixture(
+    torch.zeros(4).log_softmax(-1), torch.tensor([[-2.0, 0], [0, 2], [2, 0], [0, -2]]), noise_variance=0.4
+)
+drifted = start.means @ torch.tensor([[0.82, 0.57], [-0.57, 0.82]]) + torch.tensor([0.9, 0.5])
 crowd = drifted[torch.randint(4, (240,))] + 0.4**0.5 * torch.randn(240, 2)
 
 state = pf.em.adapt(crowd, start, steps=12)
 assert (state.objective.diff() >= -1e-4).all()
-path = torch.stack([pf.em.adapt(crowd, start, steps=steps).mixture.vectors for steps in range(13)])
+path = torch.stack([pf.em.adapt(crowd, start, steps=steps).mixture.means for steps in range(13)])
 
 
 # %%
@@ -394,7 +396,7 @@ def log_joint(keys: torch.Tensor) -> float:
     return -TraceEnum_ELBO(max_plate_nesting=1).loss(known, lambda *_: None, crowd)
 
 
-rise = log_joint(state.mixture.vectors) - log_joint(start.vectors)
+rise = log_joint(state.mixture.means) - log_joint(start.means)
 climbed = float(state.objective[-1] - state.objective[0])
 print(f"log joint of the Pyro model rose by {rise:.3f}, EM's objective by {climbed:.3f}")
 assert abs(rise - climbed) < 0.01
@@ -402,7 +404,7 @@ assert abs(rise - climbed) < 0.01
 # %% [markdown]
 # ## What to try next
 #
-# - Here: raise `noise` and every query gets the same answer, the mean of the prior; with `moves=("vectors",
+# - Here: raise `noise` and every query gets the same answer, the mean of the prior; with `moves=("means",
 #   "variances")` `pf.em.adapt` also learns how far to trust each key.
 # - With keys, values and queries of a network of yours: `pf.attend(q, pf.Mixture.from_attention(k, v),
 #   returns="evidence")` is one line, and so is `returns="variance"`.

@@ -48,7 +48,7 @@ def draw_denoising(ax: Axes) -> None:
     """A query, the mixture that it was seen under, and what it was a sight of."""
     means = torch.tensor([[-2.3, 0.8], [-0.1, 1.7], [2.2, 0.7], [-0.3, -1.2]])
     variances = torch.tensor([[0.30, 0.16], [0.22, 0.14], [0.30, 0.22], [0.34, 0.14]])
-    mixture = Mixture(torch.tensor([0.3, 0.15, 0.4, 0.15]).log(), means, variances, noise=0.7)
+    mixture = Mixture(torch.tensor([0.3, 0.15, 0.4, 0.15]).log(), means, variances, noise_variance=0.7)
     query = torch.tensor([[0.85, 0.35]])
     shares = responsibilities(query, mixture)[0].tolist()
     answer = posterior_mean(query, mixture)[0].tolist()

@@ -44,7 +44,7 @@ def decoder_attention(run: Run, text: str) -> DecoderAttention:
         batch = run.batch([text])
         assert batch.tokens is not None
         memory = run.guide.encode(batch).memory()
-        tokens = write(model.likelihood(memory), GREEDY, memory.vectors.new_zeros(1, run.corpus.max_length))
+        tokens = write(model.likelihood(memory), GREEDY, memory.means.new_zeros(1, run.corpus.max_length))
         weights = cross_attention(model.decoder, tokens, memory)[:, 0]
     pieces = run.tokenizer.pieces
     read = pieces(batch.tokens[0])

@@ -47,7 +47,7 @@ def key_paths(
     """
     left, right = _axes(queries, steps, axes)
     states = [adapt(queries, mixture, steps=count, **options) for count in range(steps + 1)]
-    seen, *banks = _flat([queries, *(state.mixture.vectors for state in states)], queries)
+    seen, *banks = _flat([queries, *(state.mixture.means for state in states)], queries)
     left.scatter(seen[:, 0], seen[:, 1], s=9, color=FRAME, alpha=0.6, linewidths=0, label="queries")
     way = np.stack(banks)
     for number in range(way.shape[1]):
@@ -91,7 +91,7 @@ def query_paths(
     for _ in range(steps):
         way.append(attend(way[-1], mixture))
         evidence.append(attend(way[-1], mixture, returns="evidence"))
-    keys, *places = _flat([mixture.vectors, *way], torch.cat([queries, mixture.vectors]))
+    keys, *places = _flat([mixture.means, *way], torch.cat([queries, mixture.means]))
     paths, heights = np.stack(places), torch.stack(evidence).detach().cpu().numpy()
     weights = mixture.log_weights.softmax(-1).detach().cpu().numpy()
     left.scatter(keys[:, 0], keys[:, 1], s=20 + 150 * weights, marker="x", color=INK, linewidths=1.2, zorder=3)
@@ -140,7 +140,7 @@ def _draw_field(ax: Axes, mixture: Mixture) -> None:
     ax.margins(MARGIN)
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     across, up = torch.linspace(left, right, FIELD), torch.linspace(bottom, top, FIELD)
-    points = torch.cartesian_prod(across, up).to(mixture.vectors)
+    points = torch.cartesian_prod(across, up).to(mixture.means)
     heights = attend(points, mixture, returns="evidence").reshape(FIELD, FIELD).T.exp().detach().cpu().numpy()
     ax.imshow(
         heights,

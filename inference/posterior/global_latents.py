@@ -63,7 +63,7 @@ def global_posterior(
     Examples:
         >>> from pyro.infer.autoguide import AutoNormal
         >>> from pyroformer.guides.automatic import Automatic
-        >>> mixture = pf.Mixture(torch.zeros(2).log_softmax(-1), torch.tensor([[-2.0], [2.0]]), noise=1.0)
+        >>> mixture = pf.Mixture(torch.zeros(2).log_softmax(-1), torch.tensor([[-2.0], [2.0]]), noise_variance=1.0)
         >>> model = pf.MixtureAttention.conjugate(mixture)
         >>> data = global_posterior(model, Automatic(model, AutoNormal), torch.randn(9, 1), plate="tokens", draws=5)
         >>> dict(data.log_likelihood["per_observation"].sizes)

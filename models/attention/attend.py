@@ -70,7 +70,7 @@ def attend(
     view = _View(causal, attn_mask, dropout if returns == "mean" else 0.0)
     if returns == "variance":
         return _variance(queries, mixture, form, view)
-    terms = natural(mixture, mixture.query_noise, form, view.local)
+    terms = natural(mixture, mixture.query_variance, form, view.local)
     if returns == "evidence":
         return _evidence(queries, terms, view)
     return _mean(queries, terms, view)
@@ -118,7 +118,7 @@ def _average(queries: Tensor, terms: Natural, values: Tensor, view: _View) -> Te
 def _variance(queries: Tensor, mixture: Mixture, form: Form, view: _View) -> Tensor:
     """Second moment less squared mean, about the center of the components, where the two cancel least."""
     mixture, queries = (mixture, queries) if view.local else _centered(mixture, queries)
-    terms = natural(mixture, mixture.query_noise, form, view.local)
+    terms = natural(mixture, mixture.query_variance, form, view.local)
     still = terms.values
     if terms.response is None:
         own = (
@@ -127,7 +127,7 @@ def _variance(queries: Tensor, mixture: Mixture, form: Form, view: _View) -> Ten
         mean, second = _average(queries, terms, torch.cat([still, still.square() + own], -1), view).chunk(2, -1)
     else:
         moving = terms.response.basis.combine(terms.response.coefficients).expand_as(still)
-        own = moving * mixture.query_noise
+        own = moving * mixture.query_variance
         moments = [still, moving, still.square() + own, 2 * still * moving, moving.square()]
         averages = _average(queries, terms, torch.cat(moments, -1), view).chunk(5, -1)
         mean = averages[0] + averages[1] * queries
@@ -138,11 +138,11 @@ def _variance(queries: Tensor, mixture: Mixture, form: Form, view: _View) -> Ten
 def _centered(mixture: Mixture, queries: Tensor) -> tuple[Mixture, Tensor]:
     """The mixture and its queries moved so that the mean of what is returned is 0; the variance stays."""
     present = mixture.present[..., None]
-    returned = mixture.vectors if mixture.values is None else mixture.values
+    returned = mixture.means if mixture.values is None else mixture.values
     center = torch.where(present, returned, 0).sum(-2, keepdim=True) / present.sum(-2, keepdim=True).clamp_min(1)
     if mixture.values is not None:
         return replace(mixture, values=mixture.values - center), queries
-    return replace(mixture, vectors=mixture.vectors - center), queries - center
+    return replace(mixture, means=mixture.means - center), queries - center
 
 
 def _evidence(queries: Tensor, terms: Natural, view: _View) -> Tensor:

@@ -33,7 +33,7 @@ def expanded(mixture: Mixture) -> Mixture:
     variances: Any = mixture.variances
     grouped = isinstance(variances, SharedVariances)
     lists = [mixture.log_weights, mixture.mask, variances.group if grouped else None]
-    tables = [mixture.vectors, mixture.values, mixture.value_variances, None if grouped else variances]
+    tables = [mixture.means, mixture.values, mixture.value_variances, None if grouped else variances]
     shapes = [x.shape[:-1] for x in lists if x is not None] + [x.shape[:-2] for x in tables if x is not None]
     batch = torch.broadcast_shapes(*shapes)
     if grouped:
@@ -43,7 +43,7 @@ def expanded(mixture: Mixture) -> Mixture:
     return replace(
         mixture,
         log_weights=_list(mixture.log_weights, batch),
-        vectors=_table(mixture.vectors, batch),
+        means=_table(mixture.means, batch),
         variances=variances,
         mask=_list(
             torch.ones_like(mixture.log_weights, dtype=torch.bool) if mixture.mask is None else mixture.mask, batch
@@ -70,7 +70,7 @@ def joined(mixtures: Sequence[Mixture], along: Literal["components", "texts"] = 
     """
     _check_alike(mixtures)
     full = [expanded(mixture) for mixture in mixtures]
-    batches = [tuple(one.vectors.shape[:-2]) for one in full]
+    batches = [tuple(one.means.shape[:-2]) for one in full]
     if along == "components" and len(set(batches)) > 1:
         raise ValueError(f"the mixtures are of batch shapes {batches[0]} and {batches[1]}: give as many of each")
     row, table = (-1, -2) if along == "components" else (0, 0)
@@ -79,7 +79,7 @@ def joined(mixtures: Sequence[Mixture], along: Literal["components", "texts"] = 
     return replace(
         full[0],
         log_weights=torch.cat([one.log_weights for one in full], row),
-        vectors=torch.cat([one.vectors for one in full], table),
+        means=torch.cat([one.means for one in full], table),
         variances=_joined_variances(full, row, table),
         mask=torch.cat([one.mask for one in full if one.mask is not None], row),
         values=torch.cat(values, table) if values else None,
@@ -96,11 +96,11 @@ def selected(mixture: Mixture, index: Int[Tensor, "*#batch k"]) -> Mixture:
 
     Examples:
         >>> mixture = Mixture(torch.zeros(3), torch.tensor([[0.0], [1.0], [2.0]]))
-        >>> selected(mixture, torch.tensor([2, 0])).vectors.tolist()
+        >>> selected(mixture, torch.tensor([2, 0])).means.tolist()
         [[2.0], [0.0]]
     """
     full = expanded(mixture)
-    batch = torch.broadcast_shapes(full.vectors.shape[:-2], index.shape[:-1])
+    batch = torch.broadcast_shapes(full.means.shape[:-2], index.shape[:-1])
     index = _list(index, batch)
 
     def row(x: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ def selected(mixture: Mixture, index: Int[Tensor, "*#batch k"]) -> Mixture:
     return replace(
         full,
         log_weights=row(full.log_weights),
-        vectors=table(full.vectors),
+        means=table(full.means),
         variances=table(variances) if isinstance(variances, Tensor) else variances,
         mask=row(full.mask),
         values=None if full.values is None else table(full.values),
@@ -133,7 +133,7 @@ def padded(mixture: Mixture, components: int) -> Mixture:
         >>> padded(Mixture(torch.zeros(2), torch.zeros(2, 4)), 3).mask.tolist()
         [True, True, False]
     """
-    index = torch.arange(components, device=mixture.vectors.device)
+    index = torch.arange(components, device=mixture.means.device)
     found = selected(mixture, index.clamp(max=mixture.components - 1))
     assert found.mask is not None
     return replace(found, mask=found.mask & (index < mixture.components))
@@ -183,9 +183,9 @@ def _joined_variances(full: Sequence[Mixture], row: int, table: int) -> Variance
         return None
     if len(given) == len(full) and _one_for_all(given, row):
         return given[0]
-    whole = [one.vectors.shape[:-1] for one in full]
+    whole = [one.means.shape[:-1] for one in full]
     rows = [
-        mixture.vectors.new_zeros(*shape, 1) if one is None else one.expand(*shape, one.shape[-1])
+        mixture.means.new_zeros(*shape, 1) if one is None else one.expand(*shape, one.shape[-1])
         for one, shape, mixture in zip(own, whole, full, strict=True)
     ]
     return torch.cat(_as_wide(rows), table)
@@ -226,5 +226,7 @@ def _check_alike(mixtures: Sequence[Mixture]) -> None:
         for name in ("values", "value_variances"):
             if (getattr(first, name) is None) != (getattr(other, name) is None):
                 raise ValueError(f"only one of the mixtures has {name}: give them to both, or to none")
-        if first.noise is not other.noise and first.noise != other.noise:
-            raise ValueError(f"queries have noise {first.noise} in one mixture and {other.noise} in another: give one")
+        if first.noise_variance is not other.noise_variance and first.noise_variance != other.noise_variance:
+            raise ValueError(
+                f"queries have noise {first.noise_variance} in one mixture and {other.noise_variance} in another: give one"
+            )

@@ -117,7 +117,7 @@ class DenoisingAttention(nn.Module):
         """
         _check_choice("form", form, ("exact", "published"))
         width, dtype = mixture.width // self.heads, self.key.weight.dtype
-        terms = natural(mixture, math.sqrt(width) if mixture.noise is None else mixture.noise, form)
+        terms = natural(mixture, math.sqrt(width) if mixture.noise_variance is None else mixture.noise_variance, form)
         keys = self._heads(self.key(terms.slope.to(dtype)))
         values = self.value(terms.values.to(dtype))
         if self.value.bias is not None:

@@ -33,7 +33,7 @@ def compacted(mixture: Mixture, threshold: float, keep: int = 1) -> Mixture:
 
     Examples:
         >>> mixture = Mixture(torch.tensor([[0.1, 0.6, 0.0, 0.3]]).log(), torch.arange(4.0).reshape(1, 4, 1))
-        >>> compacted(mixture, 0.2).vectors.flatten().tolist()
+        >>> compacted(mixture, 0.2).means.flatten().tolist()
         [0.0, 1.0, 3.0]
     """
     if not 0 <= threshold < 1:
@@ -141,7 +141,7 @@ def exchanged(mixture: Mixture, other: Mixture, components: Mapping[int, int]) -
 
     Examples:
         >>> one, other = Mixture(torch.zeros(2), torch.zeros(2, 1)), Mixture(torch.zeros(3), torch.ones(3, 1))
-        >>> exchanged(one, other, {1: 2}).vectors.tolist()
+        >>> exchanged(one, other, {1: 2}).means.tolist()
         [[0.0], [1.0]]
     """
     _chosen(mixture, components)
@@ -149,7 +149,7 @@ def exchanged(mixture: Mixture, other: Mixture, components: Mapping[int, int]) -
     taken = {number: mixture.components + source for number, source in components.items()}
     index = [taken.get(number, number) for number in range(mixture.components)]
     both = _without_the_absent(joined([mixture, other]))
-    found = selected(both, torch.tensor(index, device=mixture.vectors.device))
+    found = selected(both, torch.tensor(index, device=mixture.means.device))
     assert found.mask is not None
     present = found.mask & mixture.present
     return replace(found, log_weights=normalized(mixture.log_weights.expand(present.shape), present), mask=present)
@@ -179,4 +179,4 @@ def _chosen(mixture: Mixture, components: Iterable[int]) -> Tensor:
     asked, known = set(components), range(mixture.components)
     if unknown := [number for number in asked if number not in known]:
         raise ValueError(f"there is no component {unknown[0]}: they are numbered from 0 to {mixture.components - 1}")
-    return torch.tensor([number in asked for number in known], device=mixture.vectors.device)
+    return torch.tensor([number in asked for number in known], device=mixture.means.device)

@@ -55,10 +55,10 @@ def adapt_keys(
         >>> bool(after > before)
         True
     """
-    initial, log_kappa = mixture.vectors, _log(pseudo_counts, mixture.vectors)
+    initial, log_kappa = mixture.means, _log(pseudo_counts, mixture.means)
     for _ in range(steps):
-        terms = natural(mixture, mixture.query_noise)
-        mixture = replace(mixture, vectors=_m_step(queries, terms, initial, log_kappa, mask).to(initial.dtype))
+        terms = natural(mixture, mixture.query_variance)
+        mixture = replace(mixture, means=_m_step(queries, terms, initial, log_kappa, mask).to(initial.dtype))
     return mixture
 
 
@@ -102,10 +102,10 @@ def causal_responsibilities(
     if own is not None and own.shape[-1] != 1:
         raise ValueError("causal adaptation needs point masses or isotropic variances, of shape (*, N, 1)")
     prior_counts = _log(pseudo_counts, queries).exp()
-    total = (queries.new_zeros(1, 1) if own is None else own)[..., 0] + mixture.query_noise
+    total = (queries.new_zeros(1, 1) if own is None else own)[..., 0] + mixture.query_variance
     precision = (1 / total)[..., None, :]
     log_weights = torch.where(mixture.present, mixture.log_weights - 0.5 * mixture.width * total.log(), -torch.inf)
-    vectors = torch.where(mixture.present[..., None], mixture.vectors, 0)
+    vectors = torch.where(mixture.present[..., None], mixture.means, 0)
     queries = queries if mask is None else torch.where(mask[..., None], queries, 0)
     m, n = queries.shape[-2], mixture.components
     if attn_mask is None:

@@ -44,9 +44,9 @@ class ConjugatePriors:
     and likewise for values. Together the first two are the Normal-Gamma prior. The defaults of the last two are flat.
 
     Arguments:
-        vectors: :math:`\kappa`: how many queries the initial vector is worth; a number, or one for each component with
+        means: :math:`\kappa`: how many queries the initial mean is worth; a number, or one for each component with
             shape :math:`(*, N)`. A fixed prior precision :math:`\theta` is :math:`\kappa_n = \theta (\sigma_n^2 + s)`.
-            With 0 the vectors are those of maximum likelihood.
+            With 0 the means are those of maximum likelihood.
         values: The same for values.
         shape: :math:`a \ge 1`.
         rate: :math:`b \ge 0`. For full covariances the density is
@@ -57,19 +57,19 @@ class ConjugatePriors:
         ValueError: If one of them is out of range.
 
     Examples:
-        >>> ConjugatePriors(vectors=-1.0)
+        >>> ConjugatePriors(means=-1.0)
         Traceback (most recent call last):
-        ValueError: vectors is -1.0; it must be at least 0
+        ValueError: means is -1.0; it must be at least 0
     """
 
-    vectors: float | Float[Tensor, "*batch n"] = 1.0
+    means: float | Float[Tensor, "*batch n"] = 1.0
     values: float | Float[Tensor, "*batch n"] = 1.0
     shape: float = 1.0
     rate: float = 0.0
     weights: float = 1.0
 
     def __post_init__(self) -> None:
-        least = {"vectors": 0, "values": 0, "shape": 1, "rate": 0, "weights": 1}
+        least = {"means": 0, "values": 0, "shape": 1, "rate": 0, "weights": 1}
         for field in fields(self):
             value = getattr(self, field.name)
             if not torch.as_tensor(value >= least[field.name]).all():
@@ -120,12 +120,12 @@ def expected_statistics(
         squares: Which second moment to add up, if any.
 
     Examples:
-        >>> mixture = pf.Mixture(torch.zeros(2), torch.tensor([[0.0], [4.0]]), noise=1.0)
+        >>> mixture = pf.Mixture(torch.zeros(2), torch.tensor([[0.0], [4.0]]), noise_variance=1.0)
         >>> expected_statistics(torch.tensor([[0.0], [0.0], [4.0]]), mixture).counts.round(decimals=2).tolist()
         [2.0, 1.0]
     """
     joint = _joint(mixture, values is not None)
-    batch = torch.broadcast_shapes(queries.shape[:-2], mixture.vectors.shape[:-2], mixture.log_weights.shape[:-1])
+    batch = torch.broadcast_shapes(queries.shape[:-2], mixture.means.shape[:-2], mixture.log_weights.shape[:-1])
     size = max(1, _entries(queries, squares) // (batch.numel() * mixture.components))
     totals: list[Tensor] | None = None
     for start in range(0, queries.shape[-2], size):
@@ -197,7 +197,7 @@ def update_variances(
     second = statistics.squares
     if second is None:
         raise ValueError("variances need second moments; ask expected_statistics for squares")
-    prior_counts = torch.as_tensor(priors.vectors, dtype=vectors.dtype, device=vectors.device)[..., None]
+    prior_counts = torch.as_tensor(priors.means, dtype=vectors.dtype, device=vectors.device)[..., None]
     count, moved = statistics.counts[..., None], vectors - initial
     degrees = count + (prior_counts > 0)
     if second.ndim > vectors.ndim:
@@ -249,7 +249,7 @@ def _joint(mixture: Mixture, with_values: bool) -> Joint:
             return log_joint(queries, mixture, attn_mask, values, value_mask), queries.new_zeros(())
 
         return explicit
-    terms = natural(mixture, mixture.query_noise)
+    terms = natural(mixture, mixture.query_variance)
     value_terms = natural(_values_alone(mixture), 0.0) if with_values else None
 
     def fused(part: list[Tensor | None], value_mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -274,8 +274,8 @@ def _values_alone(mixture: Mixture) -> Mixture:
         raise ValueError("values are known but the mixture has no value_variances: give it values and their variances")
     zeros = torch.zeros_like(mixture.log_weights)
     return replace(
-        mixture, log_weights=zeros, vectors=mixture.values, variances=mixture.value_variances,
-        values=None, value_variances=None, noise=0.0,
+        mixture, log_weights=zeros, means=mixture.values, variances=mixture.value_variances,
+        values=None, value_variances=None, noise_variance=0.0,
     )  # fmt: skip
 
 

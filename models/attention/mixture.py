@@ -80,12 +80,12 @@ class Mixture:
     Arguments:
         log_weights: :math:`\log \pi_n`, with shape :math:`(*, N)`. Means do not need them normalized; the evidence
             takes them as they are.
-        vectors: The means :math:`\mu_n`, with shape :math:`(*, N, D)`.
+        means: The means :math:`\mu_n`, with shape :math:`(*, N, D)`.
         variances: :math:`\sigma_n^2` with a shape that broadcasts to :math:`(*, N, D)`, :class:`SharedVariances`,
             :class:`Covariances`, or None for point masses. Attention is cheap for :math:`(*, N, 1)` and :math:`(1, D)`.
         mask: True where a component is present, with shape :math:`(*, N)`, or None when all are.
         values: What is returned for a component, with shape :math:`(*, N, V)`, or None for the vectors themselves.
-        noise: Variance :math:`s` of a query around the vector that it saw; None is :math:`\sqrt D`. With 0 a query is
+        noise_variance: Variance :math:`s` of a query around the vector that it saw; None is :math:`\sqrt D`. With 0 a query is
             the vector itself, as in an ordinary mixture of Gaussians: then the variances must be positive.
         value_variances: Variance of a value around its component's, with a shape that broadcasts to :math:`(*, N, V)`,
             or None where values are exact. A token whose value is known tells by it which component it came from.
@@ -100,17 +100,17 @@ class Mixture:
         Probabilistic Transformers (Movellan and Gabbur, 2020). https://arxiv.org/abs/2010.15583
 
     Examples:
-        >>> mixture = Mixture(torch.zeros(2), torch.tensor([[0.0], [4.0]]), noise=1.0)
+        >>> mixture = Mixture(torch.zeros(2), torch.tensor([[0.0], [4.0]]), noise_variance=1.0)
         >>> posterior_mean(torch.tensor([[0.0], [2.0], [4.0]]), mixture).round(decimals=2).tolist()
         [[0.0], [2.0], [4.0]]
     """
 
     log_weights: Float[Tensor, "*#batch n"]
-    vectors: Float[Tensor, "*#batch n d"]
+    means: Float[Tensor, "*#batch n d"]
     variances: Float[Tensor, "..."] | SharedVariances | Covariances | None = None
     mask: Bool[Tensor, "*#batch n"] | None = None
     values: Float[Tensor, "*#batch n v"] | None = None
-    noise: float | Float[Tensor, ""] | None = None
+    noise_variance: float | Float[Tensor, ""] | None = None
     value_variances: Float[Tensor, "..."] | None = None
 
     def __post_init__(self) -> None:
@@ -121,11 +121,11 @@ class Mixture:
             _check_rows("values", self.values.shape[:-1], self.components)
         if isinstance(self.variances, SharedVariances):
             shape = (*self.variances.group.shape, self.variances.table.shape[-1])
-            _check_variances("variances", shape, self.vectors.shape)
+            _check_variances("variances", shape, self.means.shape)
         elif isinstance(self.variances, Covariances):
             _check_rows("variances", self.variances.matrices.shape[:-2], self.components)
         elif self.variances is not None:
-            _check_variances("variances", self.variances.shape, self.vectors.shape)
+            _check_variances("variances", self.variances.shape, self.means.shape)
         if self.value_variances is not None:
             if self.values is None:
                 raise ValueError("value_variances without values: give values too, or leave both out")
@@ -197,7 +197,7 @@ class Mixture:
             vectors.flatten(-3, -2),
             None if variances is None else variances.flatten(-3, -2),
             values=values.repeat_interleave(vectors.shape[-2], -2),
-            noise=noise,
+            noise_variance=noise,
         )
 
     def with_null(
@@ -224,9 +224,9 @@ class Mixture:
         own = self.dense_variances()
         new = own if own is None or own.shape[-2] == 1 else own[..., :1, :]
         if variance is not None:
-            own = self.vectors.new_zeros(1, 1) if own is None else own
+            own = self.means.new_zeros(1, 1) if own is None else own
             new = torch.as_tensor(variance, dtype=own.dtype, device=own.device).reshape(-1, 1, 1)[0]
-        row = self.vectors.new_zeros(*self.vectors.shape[:-2], 1, self.width)
+        row = self.means.new_zeros(*self.means.shape[:-2], 1, self.width)
         weight = torch.as_tensor(log_weight, dtype=self.log_weights.dtype, device=self.log_weights.device)
         batch = self.log_weights.shape[:-1]
         weights = torch.cat([weight.expand(batch)[..., None], self.log_weights], -1)
@@ -237,7 +237,7 @@ class Mixture:
         return replace(
             self,
             log_weights=weights,
-            vectors=torch.cat([row, self.vectors], -2),
+            means=torch.cat([row, self.means], -2),
             variances=_preceded(own, new, self.components),
             mask=None if self.mask is None else F.pad(self.mask, (1, 0), value=True),
             values=values,
@@ -247,17 +247,17 @@ class Mixture:
     @property
     def width(self) -> int:
         """The number of dimensions :math:`D` of a vector."""
-        return self.vectors.shape[-1]
+        return self.means.shape[-1]
 
     @property
     def components(self) -> int:
         """The number of components :math:`N`, masked ones included."""
-        return self.vectors.shape[-2]
+        return self.means.shape[-2]
 
     @property
-    def query_noise(self) -> float | Tensor:
+    def query_variance(self) -> float | Tensor:
         r"""The variance of a query around the vector that it saw: ``noise``, or :math:`\sqrt D`."""
-        return math.sqrt(self.width) if self.noise is None else self.noise
+        return math.sqrt(self.width) if self.noise_variance is None else self.noise_variance
 
     @property
     def present(self) -> Bool[Tensor, "*batch n"]:
@@ -392,13 +392,13 @@ def posterior_variance(
 
 def _log_density(queries: Tensor, mixture: Mixture) -> Tensor:
     """log N(u_m; mu_n, sigma_n^2 + s), with shape [*batch M N]."""
-    difference = queries[..., :, None, :] - _present(mixture.vectors, mixture.mask)[..., None, :, :]
+    difference = queries[..., :, None, :] - _present(mixture.means, mixture.mask)[..., None, :, :]
     if isinstance(mixture.variances, Covariances):
         factor = torch.linalg.cholesky(_total_covariances(mixture))[..., None, :, :, :]
         whitened = torch.linalg.solve_triangular(factor, difference[..., None], upper=False)[..., 0]
         log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return -0.5 * (whitened.square().sum(-1) + log_det + mixture.width * math.log(2 * math.pi))
-    return _log_normal(difference, (_variances(mixture) + mixture.query_noise)[..., None, :, :])
+    return _log_normal(difference, (_variances(mixture) + mixture.query_variance)[..., None, :, :])
 
 
 def _log_density_of_values(values: Tensor, value_mask: Tensor | None, mixture: Mixture) -> Tensor:
@@ -422,22 +422,22 @@ def _component_posterior(queries: Tensor, mixture: Mixture) -> tuple[Tensor, Ten
         values = _present(mixture.values, mixture.mask)[..., None, :, :]
         own = values.new_zeros(1, 1) if mixture.value_variances is None else mixture.value_variances
         return values, _present(own, mixture.mask)[..., None, :, :]
-    vectors = _present(mixture.vectors, mixture.mask)[..., None, :, :]
+    vectors = _present(mixture.means, mixture.mask)[..., None, :, :]
     if isinstance(mixture.variances, Covariances):
-        noise = mixture.query_noise * torch.eye(mixture.width, dtype=vectors.dtype, device=vectors.device)
+        noise = mixture.query_variance * torch.eye(mixture.width, dtype=vectors.dtype, device=vectors.device)
         shrinkage = torch.linalg.solve(_total_covariances(mixture), _total_covariances(mixture) - noise, left=False)
         moved = (shrinkage[..., None, :, :, :] @ (queries[..., :, None, :] - vectors)[..., None])[..., 0]
-        return vectors + moved, (mixture.query_noise * shrinkage.diagonal(dim1=-2, dim2=-1))[..., None, :, :]
+        return vectors + moved, (mixture.query_variance * shrinkage.diagonal(dim1=-2, dim2=-1))[..., None, :, :]
     variances = _variances(mixture)
-    shrinkage = (variances / (variances + mixture.query_noise))[..., None, :, :]
+    shrinkage = (variances / (variances + mixture.query_variance))[..., None, :, :]
     means = shrinkage * queries[..., :, None, :] + (1 - shrinkage) * vectors
-    return means, shrinkage * mixture.query_noise
+    return means, shrinkage * mixture.query_variance
 
 
 def _variances(mixture: Mixture) -> Tensor:
     """The variances, zero for point masses, with ones in masked places."""
     variances = mixture.dense_variances()
-    return mixture.vectors.new_zeros(1, 1) if variances is None else _present(variances, mixture.mask, 1.0)
+    return mixture.means.new_zeros(1, 1) if variances is None else _present(variances, mixture.mask, 1.0)
 
 
 def _total_covariances(mixture: Mixture) -> Tensor:
@@ -445,7 +445,7 @@ def _total_covariances(mixture: Mixture) -> Tensor:
     assert isinstance(mixture.variances, Covariances)
     matrices = mixture.variances.matrices
     unit = torch.eye(mixture.width, dtype=matrices.dtype, device=matrices.device)
-    total = matrices + mixture.query_noise * unit
+    total = matrices + mixture.query_variance * unit
     return total if mixture.mask is None else torch.where(mixture.mask[..., None, None], total, unit)
 
 
@@ -499,14 +499,12 @@ def _top(joint: Tensor) -> Tensor:
 
 def _check_rows(name: str, shape: torch.Size, components: int) -> None:
     if shape[-1:] != (components,):
-        raise ValueError(
-            f"{name} has {shape[-1:].numel()} components and vectors {components}; give one for each vector"
-        )
+        raise ValueError(f"{name} has {shape[-1:].numel()} components and means {components}; give one for each mean")
 
 
 def _check_variances(name: str, shape: tuple[int, ...], vectors: tuple[int, ...]) -> None:
     if len(shape) < 2 or shape[-2] not in (1, vectors[-2]) or shape[-1] not in (1, vectors[-1]):
-        what = "values" if name == "value_variances" else "vectors"
+        what = "values" if name == "value_variances" else "means"
         rest = "" if name == "value_variances" else " or SharedVariances"
         raise ValueError(
             f"{name} of shape {tuple(shape)} do not broadcast to {what} of shape {tuple(vectors)}; "

@@ -116,7 +116,7 @@ def natural(mixture: Mixture, noise: float | Tensor, form: Form = "exact", local
             the peak and the reference, is that of all components, which rounding lets a causal query notice.
     """
     log_weights, present = _float(mixture.log_weights), mixture.present
-    vectors = torch.where(present[..., None], _float(mixture.vectors), 0)
+    vectors = torch.where(present[..., None], _float(mixture.means), 0)
     variances = _own_variances(mixture, present)
     total = variances + noise
     together = None if isinstance(mixture.variances, SharedVariances) else present
@@ -151,7 +151,7 @@ def natural(mixture: Mixture, noise: float | Tensor, form: Form = "exact", local
 def _own_variances(mixture: Mixture, present: Tensor) -> Tensor:
     """The variances in as few rows and columns as they were given; zero for point masses."""
     if mixture.variances is None:
-        return _float(mixture.vectors).new_zeros(1, 1)
+        return _float(mixture.means).new_zeros(1, 1)
     if isinstance(mixture.variances, SharedVariances):
         return _float(mixture.variances.table)
     dense = mixture.dense_variances()

@@ -216,7 +216,7 @@ class ProbabilisticAttention(nn.Module):
             variances = variances if variances.shape[-2] == 1 else variances.repeat_interleave(count, -2)
             mask = None if mask is None else mask.repeat_interleave(count, -1)
         mask = None if mask is None else mask[:, None]
-        mixture = Mixture(log_weights.flatten(-2), keys.flatten(-3, -2), variances, mask, values, noise=0.0)
+        mixture = Mixture(log_weights.flatten(-2), keys.flatten(-3, -2), variances, mask, values, noise_variance=0.0)
         if self.log_null is None:
             return mixture
         return mixture.with_null(self.log_null, None if variances.shape[-2] == 1 else width**0.5)
@@ -225,7 +225,7 @@ class ProbabilisticAttention(nn.Module):
         """Which component each position may see where tokens are not simply one component each."""
         null = int(self.log_null is not None)
         n = (mixture.components - null) // self.components
-        attn_mask = torch.ones(t, n, dtype=torch.bool, device=mixture.vectors.device).tril(n - t)
+        attn_mask = torch.ones(t, n, dtype=torch.bool, device=mixture.means.device).tril(n - t)
         return F.pad(attn_mask.repeat_interleave(self.components, -1), (null, 0), value=True)
 
 

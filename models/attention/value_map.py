@@ -92,21 +92,21 @@ def _together(queries: Tensor, values: Tensor, mixture: Mixture) -> tuple[Tensor
     assert mixture.values is not None and mixture.value_variances is not None
     own = mixture.dense_variances()
     own = queries.new_zeros(1, 1) if own is None else own
-    own, second = own + mixture.query_noise, mixture.value_variances
+    own, second = own + mixture.query_variance, mixture.value_variances
     own = own.expand(*own.shape[:-1], mixture.width)
     second = second.expand(*second.shape[:-1], mixture.values.shape[-1])
     rows = max(own.shape[-2], second.shape[-2])
     batch = torch.broadcast_shapes(own.shape[:-2], second.shape[:-2])
     variances = torch.cat([x.expand(*batch, rows, x.shape[-1]) for x in (own, second)], -1)
-    leading = torch.broadcast_shapes(mixture.vectors.shape[:-2], mixture.values.shape[:-2])
-    vectors = torch.cat([x.expand(*leading, *x.shape[-2:]) for x in (mixture.vectors, mixture.values)], -1)
+    leading = torch.broadcast_shapes(mixture.means.shape[:-2], mixture.values.shape[:-2])
+    vectors = torch.cat([x.expand(*leading, *x.shape[-2:]) for x in (mixture.means, mixture.values)], -1)
     leading = torch.broadcast_shapes(queries.shape[:-2], values.shape[:-2])
     pairs = torch.cat([x.expand(*leading, *x.shape[-2:]) for x in (queries, values)], -1)
-    return pairs, Mixture(mixture.log_weights, vectors, variances, mixture.mask, mixture.values, noise=0.0)
+    return pairs, Mixture(mixture.log_weights, vectors, variances, mixture.mask, mixture.values, noise_variance=0.0)
 
 
 def _with_values(mixture: Mixture, values: Tensor) -> Mixture:
-    return Mixture(mixture.log_weights, mixture.vectors, mixture.variances, mixture.mask, values, mixture.noise)
+    return Mixture(mixture.log_weights, mixture.means, mixture.variances, mixture.mask, values, mixture.noise_variance)
 
 
 def _jacobian(queries: Tensor, values: Tensor, mixture: Mixture, causal: bool) -> Tensor:

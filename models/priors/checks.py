@@ -193,7 +193,7 @@ def check_mixture(mixture: Mixture, weighted: bool) -> None:
         raise ValueError("the mixture has no unit left: each of its masks or weights must leave one")
     own = mixture.dense_variances()
     own = torch.zeros(1, 1) if own is None else own
-    for name, variances in (("precision", own + mixture.query_noise), ("value precision", mixture.value_variances)):
+    for name, variances in (("precision", own + mixture.query_variance), ("value precision", mixture.value_variances)):
         if variances is None:
             continue
         variances = torch.where(present[..., None], variances, 1)

@@ -54,7 +54,7 @@ Memory: TypeAlias = Mixture | Context
 def batch_shape(memory: Memory) -> torch.Size:
     """The shape of the texts that a memory is of."""
     if isinstance(memory, Mixture):
-        return torch.broadcast_shapes(memory.vectors.shape[:-2], memory.log_weights.shape[:-1])
+        return torch.broadcast_shapes(memory.means.shape[:-2], memory.log_weights.shape[:-1])
     shapes = [] if memory.latents is None else [memory.latents.shape[:-2]]
     shapes += [] if memory.condition is None else [memory.condition.shape[:-1]]
     return torch.broadcast_shapes(*shapes)
@@ -120,7 +120,7 @@ def flat(memory: Memory, batch: Sequence[int]) -> Memory:
             None if memory.condition is None else rows(memory.condition, 1),
             None if memory.condition_mask is None else rows(memory.condition_mask, 1),
         )
-    if memory.vectors.ndim == 3 and memory.vectors.shape[:1] == tuple(batch) == memory.log_weights.shape[:-1]:
+    if memory.means.ndim == 3 and memory.means.shape[:1] == tuple(batch) == memory.log_weights.shape[:-1]:
         return memory
     variances: Tensor | SharedVariances | None
     if isinstance(memory.variances, SharedVariances):
@@ -131,7 +131,7 @@ def flat(memory: Memory, batch: Sequence[int]) -> Memory:
     return replace(
         memory,
         log_weights=rows(memory.log_weights, 1),
-        vectors=rows(memory.vectors, 2),
+        means=rows(memory.means, 2),
         variances=variances,
         mask=None if memory.mask is None else rows(memory.mask, 1),
         values=None if memory.values is None else rows(memory.values, 2),

@@ -35,7 +35,7 @@ def draw(batch: tuple[int, ...] = (), variances: str = "shared") -> Mixture:
     own = {"unit": (*batch, UNITS, 1), "diagonal": (*batch, UNITS, WIDTH), "shared": (1, 1)}[variances]
     return Mixture(
         torch.randn(*batch, UNITS).log_softmax(-1), torch.randn(*batch, UNITS, WIDTH), torch.rand(own) * 2 + 0.1,
-        noise=0.1, values=2 * torch.randn(*batch, UNITS, VALUES), value_variances=torch.rand(*batch, UNITS, 1) + 0.2,
+        noise_variance=0.1, values=2 * torch.randn(*batch, UNITS, VALUES), value_variances=torch.rand(*batch, UNITS, 1) + 0.2,
     )  # fmt: skip
 
 
@@ -186,7 +186,7 @@ def test_value_guide_goes_with_known_values(batch: tuple[int, ...]) -> None:
 # ---------------------------------------------------------------- keys
 
 
-PRIORS = ConjugatePriors(vectors=0.7)
+PRIORS = ConjugatePriors(means=0.7)
 
 
 @in_each_batch
@@ -195,10 +195,10 @@ def test_key_guide_starts_at_the_variational_posterior(batch: tuple[int, ...]) -
     model = MixtureAttention.conjugate(mixture, PRIORS)
     mean, scale = KeyGuide(model, steps=30).moments(observed)
     end = adapt(observed, mixture, steps=30, priors=PRIORS, variational=True)
-    torch.testing.assert_close(mean, end.mixture.vectors, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(mean, end.mixture.means, rtol=1e-8, atol=1e-8)
     total = (mixture.dense_variances() + 0.1).expand(scale.shape)
     # the predictive variance of EM is that of a query and that of its key
-    predictive = end.mixture.dense_variances() + end.mixture.query_noise
+    predictive = end.mixture.dense_variances() + end.mixture.query_variance
     torch.testing.assert_close(total + scale.square(), predictive.expand(scale.shape))
 
 
@@ -318,7 +318,7 @@ def test_saving_and_loading_keeps_the_bound(name: str) -> None:
         (lambda m: KeyGuide(m), "needs keys with GaussianVectors as their prior, and no other prior"),
         (lambda _: KeyGuide(MixtureAttention.conjugate(draw()), steps=0), "steps is 0; it must be at least 1"),
         (
-            lambda _: KeyGuide(MixtureAttention.conjugate(draw(), moves=("vectors", "values"))),
+            lambda _: KeyGuide(MixtureAttention.conjugate(draw(), moves=("means", "values"))),
             "needs keys with GaussianVectors as their prior, and no other prior",
         ),
         (
@@ -340,7 +340,7 @@ def test_bad_input(make: Callable[[MixtureAttention], object], message: str, mon
 def test_a_mixture_of_normals_is_what_the_value_guide_misses() -> None:
     """With one unit there is nothing to miss: the guide's start is the posterior."""
     mixture = Mixture(
-        torch.zeros(1), torch.randn(1, WIDTH), torch.ones(1, 1), noise=0.0,
+        torch.zeros(1), torch.randn(1, WIDTH), torch.ones(1, 1), noise_variance=0.0,
         values=torch.randn(1, VALUES), value_variances=torch.full((1, 1), 0.3),
     )  # fmt: skip
     model = MixtureAttention(mixture, free_values=True)

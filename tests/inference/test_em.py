@@ -16,7 +16,7 @@ from pyroformer.models.attention.m_step import expected_statistics, update_means
 from pyroformer.models.attention.mixture import Covariances, Mixture, evidence, responsibilities
 
 M, N, D, V = 40, 6, 3, 2
-EVERYTHING = ("vectors", "variances", "weights")
+EVERYTHING = ("means", "variances", "weights")
 
 
 def randn(*shape: int) -> Tensor:
@@ -30,7 +30,7 @@ def rand(*shape: int) -> Tensor:
 def draw(columns: int = 1, batch: tuple[int, ...] = ()) -> tuple[Tensor, Mixture]:
     mixture = Mixture(
         randn(*batch, N).log_softmax(-1), randn(*batch, N, D), rand(*batch, N, columns), values=randn(*batch, N, V),
-        noise=0.2, value_variances=rand(*batch, N, 1),
+        noise_variance=0.2, value_variances=rand(*batch, N, 1),
     )  # fmt: skip
     return 1.5 * randn(*batch, M, D), mixture
 
@@ -58,10 +58,10 @@ def test_scikit_learn_step_by_step(kind: str, steps: int) -> None:
     )  # fmt: skip
     oracle.fit(x.numpy())
     state = adapt(
-        x, Mixture(weights.log(), means, 1 / precision[:, None], noise=0.0), steps=steps, moves=EVERYTHING,
-        covariance=kind, priors=ConjugatePriors(vectors=0.0),
+        x, Mixture(weights.log(), means, 1 / precision[:, None], noise_variance=0.0), steps=steps, moves=EVERYTHING,
+        covariance=kind, priors=ConjugatePriors(means=0.0),
     )  # type: ignore[arg-type]  # fmt: skip
-    np.testing.assert_allclose(state.mixture.vectors, oracle.means_, atol=1e-9)
+    np.testing.assert_allclose(state.mixture.means, oracle.means_, atol=1e-9)
     np.testing.assert_allclose(variances_of(state.mixture).squeeze(-1), oracle.covariances_, atol=1e-9)
     np.testing.assert_allclose(state.mixture.log_weights.exp(), oracle.weights_, atol=1e-9)
     np.testing.assert_allclose(responsibilities(x, state.mixture), oracle.predict_proba(x.numpy()), atol=1e-9)
@@ -74,14 +74,14 @@ def test_all_values_annotated_is_a_mixture_of_pairs() -> None:
     """With fixed variances and weights, keys and values move as the means of a diagonal mixture of [query, value]."""
     queries, mixture = draw()
     values = randn(M, V)
-    state = adapt(queries, mixture, values=values, steps=5, priors=ConjugatePriors(vectors=0.0, values=0.0))
+    state = adapt(queries, mixture, values=values, steps=5, priors=ConjugatePriors(means=0.0, values=0.0))
     variances = torch.cat([(variances_of(mixture) + 0.2).expand(N, D), rand(0, V).new_zeros(N, V)], -1)
     assert mixture.value_variances is not None and mixture.values is not None and state.mixture.values is not None
     variances[:, D:] = mixture.value_variances
-    pairs = Mixture(mixture.log_weights, torch.cat([mixture.vectors, mixture.values], -1), variances, noise=0.0)
-    expected = adapt(torch.cat([queries, values], -1), pairs, steps=5, priors=ConjugatePriors(vectors=0.0)).mixture
-    torch.testing.assert_close(state.mixture.vectors, expected.vectors[:, :D], rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(state.mixture.values, expected.vectors[:, D:], rtol=1e-9, atol=1e-9)
+    pairs = Mixture(mixture.log_weights, torch.cat([mixture.means, mixture.values], -1), variances, noise_variance=0.0)
+    expected = adapt(torch.cat([queries, values], -1), pairs, steps=5, priors=ConjugatePriors(means=0.0)).mixture
+    torch.testing.assert_close(state.mixture.means, expected.means[:, :D], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(state.mixture.values, expected.means[:, D:], rtol=1e-9, atol=1e-9)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -121,13 +121,13 @@ def posterior(x: dict[str, Tensor], queries: Tensor, start: Mixture, priors: Con
     """J written by hand, with torch's distributions as the priors; differentiable in what ``x`` holds."""
     total = x["variances"]
     mixture = replace(
-        start, vectors=x["vectors"], variances=total, noise=0.0, values=x["values"],
+        start, means=x["means"], variances=total, noise_variance=0.0, values=x["values"],
         log_weights=x["log_weights"].log_softmax(-1),
     )  # fmt: skip
-    spread = (total / priors.vectors).sqrt()
+    spread = (total / priors.means).sqrt()
     assert start.values is not None and start.value_variances is not None
     value_spread = (start.value_variances / priors.values).sqrt()
-    log_prior = torch.distributions.Normal(start.vectors, spread).log_prob(x["vectors"]).sum()
+    log_prior = torch.distributions.Normal(start.means, spread).log_prob(x["means"]).sum()
     log_prior = log_prior + torch.distributions.Normal(start.values, value_spread).log_prob(x["values"]).sum()
     shape, rate = (torch.tensor(x, dtype=torch.double) for x in (priors.shape, priors.rate))
     log_prior = log_prior + torch.distributions.Gamma(shape, rate).log_prob(1 / total).sum()
@@ -147,7 +147,7 @@ def test_end_point_is_stationary(columns: int) -> None:
 
     def parameters(at: Mixture, total: Tensor) -> dict[str, Tensor]:
         assert at.values is not None
-        return {"vectors": at.vectors, "values": at.values, "variances": total, "log_weights": at.log_weights}
+        return {"means": at.means, "values": at.values, "variances": total, "log_weights": at.log_weights}
 
     end = {k: v.clone().requires_grad_() for k, v in parameters(state.mixture, variances_of(state.mixture)).items()}
     value = posterior(end, queries, mixture, priors, **known)
@@ -161,11 +161,11 @@ def test_step_is_a_preconditioned_gradient() -> None:
     """Fisher's identity at a random point: the M-step of the keys is the gradient of J over theta + alpha N."""
     queries, mixture = draw()
     keys, total = randn(N, D).requires_grad_(), variances_of(mixture) + 0.2
-    moved = replace(mixture, vectors=keys)
-    prior = torch.distributions.Normal(mixture.vectors, total.sqrt()).log_prob(keys).sum()
+    moved = replace(mixture, means=keys)
+    prior = torch.distributions.Normal(mixture.means, total.sqrt()).log_prob(keys).sum()
     (gradient,) = torch.autograd.grad(evidence(queries, moved).sum() + prior, keys)
     statistics = expected_statistics(queries, moved)
-    new = update_means(statistics.queries, statistics.counts, mixture.vectors, keys, 1.0)
+    new = update_means(statistics.queries, statistics.counts, mixture.means, keys, 1.0)
     expected = gradient * total / (1 + statistics.counts[:, None])
     torch.testing.assert_close(new - keys, expected, rtol=1e-10, atol=1e-10)
 
@@ -201,13 +201,13 @@ def test_masked_queries_and_components_change_nothing() -> None:
     expected = adapt(queries[:30], replace(mixture, log_weights=mixture.log_weights), steps=5)
     mask = torch.arange(M) < 30
     actual = adapt(queries.masked_fill(~mask[:, None], 7.0), mixture, steps=5, mask=mask)
-    torch.testing.assert_close(actual.mixture.vectors, expected.mixture.vectors, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(actual.mixture.means, expected.mixture.means, rtol=1e-10, atol=1e-10)
     more = Mixture(
-        torch.cat([mixture.log_weights, torch.zeros(1).double()]), torch.cat([mixture.vectors, 9 * torch.ones(1, D)]),
-        torch.cat([variances_of(mixture), torch.ones(1, 1)]), torch.arange(N + 1) < N, noise=0.2,
+        torch.cat([mixture.log_weights, torch.zeros(1).double()]), torch.cat([mixture.means, 9 * torch.ones(1, D)]),
+        torch.cat([variances_of(mixture), torch.ones(1, 1)]), torch.arange(N + 1) < N, noise_variance=0.2,
     )  # fmt: skip
     actual = adapt(queries[:30], more, steps=5)
-    torch.testing.assert_close(actual.mixture.vectors[:N], expected.mixture.vectors, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(actual.mixture.means[:N], expected.mixture.means, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(actual.objective, expected.objective, rtol=1e-10, atol=1e-10)
 
 
@@ -215,32 +215,32 @@ def test_batches_are_problems_of_their_own() -> None:
     queries, mixture = draw(batch=(2,))
     both = adapt(queries, mixture, steps=4)
     for row in range(2):
-        one = Mixture(mixture.log_weights[row], mixture.vectors[row], variances_of(mixture)[row], noise=0.2)
+        one = Mixture(mixture.log_weights[row], mixture.means[row], variances_of(mixture)[row], noise_variance=0.2)
         alone = adapt(queries[row], one, steps=4)
-        torch.testing.assert_close(both.mixture.vectors[row], alone.mixture.vectors, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(both.mixture.means[row], alone.mixture.means, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(both.objective[row], alone.objective, rtol=1e-10, atol=1e-10)
 
 
 def test_empty_components_stay() -> None:
     queries, mixture = draw()
-    far = replace(mixture, vectors=torch.cat([mixture.vectors[:-1], torch.full((1, D), 1e3).double()]))
-    for priors in (ConjugatePriors(vectors=0.0), ConjugatePriors()):
+    far = replace(mixture, means=torch.cat([mixture.means[:-1], torch.full((1, D), 1e3).double()]))
+    for priors in (ConjugatePriors(means=0.0), ConjugatePriors()):
         state = adapt(queries, far, steps=3, moves=EVERYTHING, priors=priors)
-        torch.testing.assert_close(state.mixture.vectors[-1], far.vectors[-1])
-        assert state.mixture.vectors.isfinite().all() and state.objective.isfinite().all()
+        torch.testing.assert_close(state.mixture.means[-1], far.means[-1])
+        assert state.mixture.means.isfinite().all() and state.objective.isfinite().all()
 
 
 def test_component_on_one_query_keeps_a_variance() -> None:
     queries, _ = draw()
     queries[0] = 50.0
     mixture = Mixture(
-        torch.zeros(2).double(), torch.stack([queries[0], queries[1]]), torch.ones(2, 1).double(), noise=0.0
+        torch.zeros(2).double(), torch.stack([queries[0], queries[1]]), torch.ones(2, 1).double(), noise_variance=0.0
     )
     for covariance in ("isotropic", "diagonal", "full"):
         options: dict[str, Any] = {
             "moves": EVERYTHING,
             "covariance": covariance,
-            "priors": ConjugatePriors(vectors=0.0),
+            "priors": ConjugatePriors(means=0.0),
         }
         state = adapt(queries, mixture, steps=10, **options)
         assert state.objective.isfinite().all() and evidence(queries, state.mixture).isfinite().all()
@@ -249,12 +249,12 @@ def test_component_on_one_query_keeps_a_variance() -> None:
 def test_center_of_the_step_before_climbs_the_likelihood_and_forgets_the_prior() -> None:
     queries, mixture = draw()
     previous = adapt(queries, mixture, steps=400, center="previous").mixture
-    maximum = adapt(queries, mixture, steps=400, priors=ConjugatePriors(vectors=0.0)).mixture
+    maximum = adapt(queries, mixture, steps=400, priors=ConjugatePriors(means=0.0)).mixture
     anchored = adapt(queries, mixture, steps=400).mixture
     likelihood = [float(evidence(queries, m).sum()) for m in (previous, maximum, anchored)]
     assert likelihood[0] == pytest.approx(likelihood[1], abs=0.05) and likelihood[0] > likelihood[2] + 0.1
-    one = adapt(queries, mixture, steps=1, center="previous").mixture.vectors
-    torch.testing.assert_close(one, adapt(queries, mixture, steps=1).mixture.vectors)
+    one = adapt(queries, mixture, steps=1, center="previous").mixture.means
+    torch.testing.assert_close(one, adapt(queries, mixture, steps=1).mixture.means)
 
 
 def test_tolerance_stops() -> None:
@@ -264,7 +264,7 @@ def test_tolerance_stops() -> None:
     assert not adapt(queries, mixture, steps=2, tolerance=1e-12).converged
     still = adapt(queries, mixture, steps=0)
     assert still.objective.shape == (1,) and torch.equal(
-        still.mixture.vectors.round(decimals=9), mixture.vectors.round(decimals=9)
+        still.mixture.means.round(decimals=9), mixture.means.round(decimals=9)
     )
 
 
@@ -277,10 +277,10 @@ def test_variational_keys() -> None:
     torch.manual_seed(2)
     noise = randn(4000, N, D)
     posterior_sd, prior_sd = (total / (1 + counts)).sqrt(), total.sqrt()
-    keys = state.mixture.vectors + posterior_sd * noise
-    log_ratio = torch.distributions.Normal(mixture.vectors, prior_sd).log_prob(keys)
-    log_ratio = log_ratio - torch.distributions.Normal(state.mixture.vectors, posterior_sd).log_prob(keys)
-    draws = evidence(queries, replace(mixture, vectors=keys, variances=variances_of(mixture))).sum(-1)
+    keys = state.mixture.means + posterior_sd * noise
+    log_ratio = torch.distributions.Normal(mixture.means, prior_sd).log_prob(keys)
+    log_ratio = log_ratio - torch.distributions.Normal(state.mixture.means, posterior_sd).log_prob(keys)
+    draws = evidence(queries, replace(mixture, means=keys, variances=variances_of(mixture))).sum(-1)
     log_weights = draws + log_ratio.sum((-1, -2))
     collapsed, marginal = log_weights.mean(), log_weights.logsumexp(0) - math.log(len(noise))
     assert state.objective[-1] < collapsed + 3 * log_weights.std() / math.sqrt(len(noise)) < marginal + 0.5
@@ -291,11 +291,11 @@ def test_variational_keys() -> None:
     ("options", "message"),
     [
         ({"steps": -1}, "steps is -1; it must be at least 0"),
-        ({"moves": ("keys",)}, "moves names 'keys'; choose among vectors, values, variances, weights"),
+        ({"moves": ("keys",)}, "moves names 'keys'; choose among means, values, variances, weights"),
         ({"moves": ("values",)}, "values cannot move where none is known"),
         ({"covariance": "round"}, "covariance is 'round'; choose one of isotropic, diagonal, full"),
         ({"center": "here"}, "center is 'here'; choose one of initial, previous"),
-        ({"variational": True, "moves": ("vectors", "weights")}, "the variational form moves vectors alone"),
+        ({"variational": True, "moves": ("means", "weights")}, "the variational form moves vectors alone"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:

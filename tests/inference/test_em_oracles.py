@@ -32,7 +32,9 @@ def start(queries: Tensor, components: int) -> Mixture:
     groups = [queries[labels == n] for n in range(components)]
     covariances = torch.stack([torch.cov(group.T, correction=0) for group in groups])
     weights = torch.tensor([len(group) / len(queries) for group in groups], dtype=torch.double)
-    return Mixture(weights.log(), torch.stack([group.mean(0) for group in groups]), Covariances(covariances), noise=0.0)
+    return Mixture(
+        weights.log(), torch.stack([group.mean(0) for group in groups]), Covariances(covariances), noise_variance=0.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -43,7 +45,7 @@ def test_log_likelihood_is_theirs(oracles: Path, name: str, columns: int, compon
     queries = torch.from_numpy(table)
     end = adapt(
         queries, start(queries, components), steps=2000, tolerance=1e-12, covariance="full",
-        moves=("vectors", "variances", "weights"), priors=ConjugatePriors(vectors=0.0),
+        moves=("means", "variances", "weights"), priors=ConjugatePriors(means=0.0),
     )  # fmt: skip
     assert end.converged
     assert (end.objective.diff() >= -1e-9 * (1 + end.objective[1:].abs())).all()

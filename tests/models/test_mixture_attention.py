@@ -55,7 +55,7 @@ def rand(*shape: int) -> Tensor:
 def draw(batch: tuple[int, ...] = (), variances: str = "unit") -> Mixture:
     own = {"unit": rand(*batch, UNITS, 1), "diagonal": rand(*batch, UNITS, WIDTH), "shared": rand(1, 1)}[variances]
     return Mixture(
-        randn(*batch, UNITS).log_softmax(-1), randn(*batch, UNITS, WIDTH), own, noise=0.3,
+        randn(*batch, UNITS).log_softmax(-1), randn(*batch, UNITS, WIDTH), own, noise_variance=0.3,
         values=randn(*batch, UNITS, VALUES), value_variances=rand(*batch, UNITS, 1),
     )  # fmt: skip
 
@@ -107,7 +107,7 @@ def test_loss_of_point_masses_is_minus_the_log_joint(batch: tuple[int, ...]) -> 
     mixture, data = draw(batch), observed(batch)
     model = MixtureAttention(
         mixture,
-        keys=GaussianVectors(mixture.vectors, 0.7),
+        keys=GaussianVectors(mixture.means, 0.7),
         values=GaussianVectors(mixture.values, 0.4),
         precision=dist.Gamma(2.0, 1.5),
         weights=dist.Dirichlet(torch.full((UNITS,), 1.3)),
@@ -119,7 +119,7 @@ def test_loss_of_point_masses_is_minus_the_log_joint(batch: tuple[int, ...]) -> 
         "weights": randn(*batch, 1, UNITS).softmax(-1) if batch else randn(UNITS).softmax(-1),
     }
     precision, prior_counts = draws["precision"][..., None], 0.7
-    by_hand = dist.Normal(mixture.vectors, (prior_counts * precision).rsqrt()).log_prob(draws["keys"]).sum()
+    by_hand = dist.Normal(mixture.means, (prior_counts * precision).rsqrt()).log_prob(draws["keys"]).sum()
     value_scale = (mixture.value_variances / 0.4).sqrt()
     by_hand += dist.Normal(mixture.values, value_scale).log_prob(draws["values"]).sum()
     by_hand += dist.Gamma(2.0, 1.5).log_prob(draws["precision"]).sum()
@@ -149,7 +149,7 @@ def test_attention_is_softmax_attention() -> None:
 
 def test_torch_mixture_agrees() -> None:
     mixture, (queries, _, _) = draw(variances="diagonal"), observed()
-    components = dist.Normal(mixture.vectors, (mixture.dense_variances() + 0.3).sqrt()).to_event(1)
+    components = dist.Normal(mixture.means, (mixture.dense_variances() + 0.3).sqrt()).to_event(1)
     distribution = dist.MixtureSameFamily(dist.Categorical(logits=mixture.log_weights), components)
 
     def collapsed(queries: Tensor) -> None:
@@ -165,8 +165,8 @@ def test_queries_may_share_a_bank() -> None:
     loss = elbo((2, 3)).loss(MixtureAttention(mixture), nothing, queries, values, value_mask)
     assert_close(loss, -evidence(queries, mixture, None, values, value_mask).sum())
     conjugate = MixtureAttention.conjugate(mixture)
-    guide = point_masses(conjugate, {"keys": mixture.vectors})
-    prior = log_prior(conjugate, {"keys": mixture.vectors})
+    guide = point_masses(conjugate, {"keys": mixture.means})
+    prior = log_prior(conjugate, {"keys": mixture.means})
     assert prior.isfinite()
     assert_close(elbo((2, 3)).loss(conjugate, guide, queries), -(evidence(queries, mixture).sum() + prior))
 
@@ -197,8 +197,8 @@ def test_what_is_visible_is_drawn_among(batch: tuple[int, ...]) -> None:
 @in_each_batch
 def test_queries_that_see_nothing_or_do_not_count_change_nothing(batch: tuple[int, ...]) -> None:
     mixture, (queries, values, value_mask) = draw(batch), observed(batch)
-    model = MixtureAttention.conjugate(mixture, moves=("vectors", "values"))
-    keys = mixture.vectors.clone()
+    model = MixtureAttention.conjugate(mixture, moves=("means", "values"))
+    keys = mixture.means.clone()
     fewer = slice(0, TOKENS - 2)
 
     def loss_and_gradient(*args: Tensor, **options: Tensor) -> tuple[Tensor, Tensor]:
@@ -223,9 +223,9 @@ def test_queries_that_see_nothing_or_do_not_count_change_nothing(batch: tuple[in
 def test_masked_units_are_absent() -> None:
     mixture, (queries, values, value_mask) = draw((2, 3)), observed((2, 3))
     mask = torch.tensor([True, True, False, True]).expand(2, 3, UNITS)
-    vectors = torch.where(mask[..., None], mixture.vectors, torch.nan)
+    vectors = torch.where(mask[..., None], mixture.means, torch.nan)
     weights = torch.where(mask, mixture.log_weights, -torch.inf).log_softmax(-1)
-    masked = replace(mixture, log_weights=weights, vectors=vectors, mask=mask)
+    masked = replace(mixture, log_weights=weights, means=vectors, mask=mask)
     loss = elbo((2, 3)).loss(MixtureAttention(masked), nothing, queries, values, value_mask)
     assert_close(loss, -evidence(queries, masked, None, values, value_mask).sum())
 
@@ -241,17 +241,17 @@ def test_values_that_are_not_known_may_be_anything() -> None:
 # ---------------------------------------------------------------- EM
 
 
-PRIORS = ConjugatePriors(vectors=0.8, values=0.5, shape=2.0, rate=0.7, weights=1.4)
-MOVES = ("vectors", "values", "variances", "weights")
+PRIORS = ConjugatePriors(means=0.8, values=0.5, shape=2.0, rate=0.7, weights=1.4)
+MOVES = ("means", "values", "variances", "weights")
 
 
 def objective(mixture: Mixture, data: tuple[Tensor, ...], start: Mixture) -> Tensor:
     """EM's J of a mixture, up to a constant: what `adapt` reports before its first step, with the priors at start."""
     queries, values, value_mask = data
-    precision = 1 / (mixture.dense_variances() + mixture.query_noise)
+    precision = 1 / (mixture.dense_variances() + mixture.query_variance)
     j = evidence(queries, mixture, None, values, value_mask).sum()
-    moved = (mixture.vectors - start.vectors).square()
-    j = j + 0.5 * (WIDTH * precision.log() - PRIORS.vectors * precision * moved.sum(-1, keepdim=True)).sum()
+    moved = (mixture.means - start.means).square()
+    j = j + 0.5 * (WIDTH * precision.log() - PRIORS.means * precision * moved.sum(-1, keepdim=True)).sum()
     j = j + ((PRIORS.shape - 1) * precision.log() - PRIORS.rate * precision).sum()
     j = j - 0.5 * PRIORS.values * ((mixture.values - start.values).square() / start.value_variances).sum()
     return j + (PRIORS.weights - 1) * mixture.log_weights.sum()
@@ -260,9 +260,9 @@ def objective(mixture: Mixture, data: tuple[Tensor, ...], start: Mixture) -> Ten
 def sites(mixture: Mixture, batch: tuple[int, ...]) -> dict[str, Tensor]:
     weights = mixture.log_weights.exp()
     return {
-        "keys": mixture.vectors,
+        "keys": mixture.means,
         "values": mixture.values,
-        "precision": 1 / (mixture.dense_variances() + mixture.query_noise)[..., 0],
+        "precision": 1 / (mixture.dense_variances() + mixture.query_variance)[..., 0],
         "weights": weights[..., None, :] if batch else weights,
     }
 
@@ -285,13 +285,13 @@ def test_loss_differs_from_the_objective_of_em_by_a_constant(batch: tuple[int, .
 @in_each_batch
 def test_gradient_of_the_loss_is_that_of_the_log_joint(batch: tuple[int, ...]) -> None:
     start, data = draw(batch), observed(batch)
-    model = MixtureAttention.conjugate(start, PRIORS, ("vectors", "values"))
-    keys, values = randn(*start.vectors.shape), randn(*start.values.shape)
+    model = MixtureAttention.conjugate(start, PRIORS, ("means", "values"))
+    keys, values = randn(*start.means.shape), randn(*start.values.shape)
     guide = point_masses(model, {"keys": keys, "values": values})
     elbo(batch)(model, guide)(*data).backward()
     found = {name: parameter.grad for name, parameter in guide.named_parameters()}
     keys, values = keys.requires_grad_(), values.requires_grad_()
-    objective(replace(start, vectors=keys, values=values), data, start).backward()
+    objective(replace(start, means=keys, values=values), data, start).backward()
     assert_close(found["guide.keys_unconstrained"], -keys.grad)
     assert_close(found["guide.values_unconstrained"], -values.grad)
 
@@ -314,15 +314,15 @@ def test_gradient_is_zero_where_em_ends() -> None:
 def test_em_does_not_move_from_where_svi_ends() -> None:
     start, data = draw(), observed()
     queries, values, value_mask = data
-    priors = ConjugatePriors(vectors=0.8, values=0.5)
-    model = MixtureAttention.conjugate(start, priors, ("vectors", "values"))
-    guide = point_masses(model, {"keys": start.vectors, "values": start.values})
+    priors = ConjugatePriors(means=0.8, values=0.5)
+    model = MixtureAttention.conjugate(start, priors, ("means", "values"))
+    guide = point_masses(model, {"keys": start.means, "values": start.values})
     svi = SVI(model, guide, torch.optim.Adam, loss=elbo(), lr=0.05)
     losses = [svi.step(*data) for _ in range(300)]
     assert losses[-1] < losses[0] - 0.1
     end = model.mixture(guide.median())
     stepped = em_step(end, start, data, priors)
-    assert_close(stepped.vectors, end.vectors, 1e-5)
+    assert_close(stepped.means, end.means, 1e-5)
     assert_close(stepped.values, end.values, 1e-5)
 
 
@@ -331,11 +331,11 @@ def em_step(at: Mixture, start: Mixture, data: tuple[Tensor, ...], priors: Conju
     queries, values, value_mask = data
     weights = responsibilities(queries, at, None, values, value_mask)
     known = weights * value_mask[..., None]
-    prior_counts = torch.as_tensor(priors.vectors)
-    vectors = (prior_counts * start.vectors + weights.mT @ queries) / (prior_counts + weights.sum(-2))[..., None]
+    prior_counts = torch.as_tensor(priors.means)
+    vectors = (prior_counts * start.means + weights.mT @ queries) / (prior_counts + weights.sum(-2))[..., None]
     prior_counts = torch.as_tensor(priors.values)
     new = (prior_counts * start.values + known.mT @ values) / (prior_counts + known.sum(-2))[..., None]
-    return replace(at, vectors=vectors, values=new)
+    return replace(at, means=vectors, values=new)
 
 
 # ---------------------------------------------------------------- priors that a user swaps
@@ -386,12 +386,12 @@ def test_a_bare_prior_follows_its_model() -> None:
 
 def test_parameters_of_the_mixture_train() -> None:
     mixture, data = draw(), observed()
-    keys = nn.Parameter(mixture.vectors)
-    model = MixtureAttention(replace(mixture, vectors=keys))
+    keys = nn.Parameter(mixture.means)
+    model = MixtureAttention(replace(mixture, means=keys))
     elbo()(model, nothing)(data[0]).backward()
-    reference = mixture.vectors.clone().requires_grad_()
-    (-evidence(data[0], replace(mixture, vectors=reference)).sum()).backward()
-    assert_close(dict(model.named_parameters())["vectors"].grad, reference.grad)
+    reference = mixture.means.clone().requires_grad_()
+    (-evidence(data[0], replace(mixture, means=reference)).sum()).backward()
+    assert_close(dict(model.named_parameters())["means"].grad, reference.grad)
 
 
 # ---------------------------------------------------------------- Pyro's own tools
@@ -434,8 +434,8 @@ def test_drawn_queries_have_the_moments_of_the_mixture() -> None:
     model = MixtureAttention(mixture)
     queries = model(tokens=40_000)
     weights = mixture.log_weights.exp()[:, None]
-    mean = (weights * mixture.vectors).sum(0)
-    second = (weights * (mixture.vectors.square() + mixture.dense_variances() + 0.3)).sum(0)
+    mean = (weights * mixture.means).sum(0)
+    second = (weights * (mixture.means.square() + mixture.dense_variances() + 0.3)).sum(0)
     assert_close(queries.mean(0), mean, 0.05)
     assert_close(queries.square().mean(0), second, 0.1)
 
@@ -495,7 +495,7 @@ NONE = torch.zeros(UNITS, dtype=torch.bool)
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: MixtureAttention(bad(variances=None, noise=0.0)), "precision 1 / 0 is not positive and finite"),
+        (lambda: MixtureAttention(bad(variances=None, noise_variance=0.0)), "precision 1 / 0 is not positive and finite"),
         (lambda: MixtureAttention(bad(variances=-rand(UNITS, 1))), "precision 1 / -.* is not positive and finite"),
         (lambda: MixtureAttention(bad(value_variances=-rand(1, 1))), "value precision 1 / -.* is not positive"),
         (lambda: MixtureAttention(bad(log_weights=torch.zeros(UNITS))), "the weights sum to 4, not to 1"),
@@ -513,7 +513,7 @@ NONE = torch.zeros(UNITS, dtype=torch.bool)
         (lambda: MixtureAttention(draw(), keys=lambda precision: 1.0), "the prior of keys returned a float"),
         (lambda: MixtureAttention.conjugate(draw(), moves=("variances",)), "rate is 0.0; a proper prior"),
         (lambda: MixtureAttention.conjugate(draw(), moves=("keys",)), "moves names 'keys'; choose among"),
-        (lambda: MixtureAttention.conjugate(draw(), ConjugatePriors(vectors=0.0)), "pseudo_counts is 0.0; it must be"),
+        (lambda: MixtureAttention.conjugate(draw(), ConjugatePriors(means=0.0)), "pseudo_counts is 0.0; it must be"),
         (lambda: MixtureAttention.conjugate(bad(values=None, value_variances=None), moves=("values",)), "without any"),
     ],
 )  # fmt: skip
@@ -531,7 +531,7 @@ def test_a_model_that_cannot_be_is_refused(make: Callable[[], Any], message: str
         ({"values": randn(2, 3, 8, VALUES)}, r"values have shape \(2, 3, 8, 2\), expected"),
         ({"value_mask": torch.ones(TOKENS, dtype=torch.bool)}, "which values are known but there are none"),
         ({"mask": torch.ones(8, dtype=torch.bool)}, r"mask has shape \(8,\), expected \(2, 3, 9\)"),
-        ({"attn_mask": torch.ones(TOKENS, 7, dtype=torch.bool)}, r"visible has shape \(9, 7\), expected \(2, 3, 9, 4\)"),
+        ({"attn_mask": torch.ones(TOKENS, 7, dtype=torch.bool)}, r"attn_mask has shape \(9, 7\), expected \(2, 3, 9, 4\)"),
     ],
 )  # fmt: skip
 def test_data_that_do_not_fit_are_refused(

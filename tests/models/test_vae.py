@@ -68,10 +68,10 @@ def test_between_two_texts_vectors_are_averaged_position_by_position() -> None:
         model.memory(posterior.mean[i : i + 1, :n], posterior.mask[i : i + 1, :n]) for i, n in ((1, 2), (0, 5))
     )
     half = model.between(short, long, 0.25)
-    torch.testing.assert_close(half.vectors[:, :2], 0.75 * short.vectors + 0.25 * long.vectors[:, :2])
-    torch.testing.assert_close(half.vectors[:, 2:], long.vectors[:, 2:])
+    torch.testing.assert_close(half.means[:, :2], 0.75 * short.means + 0.25 * long.means[:, :2])
+    torch.testing.assert_close(half.means[:, 2:], long.means[:, 2:])
     odds = half.log_weights[0, 4] - half.log_weights[0, 0]
-    lengths = half.vectors.square().sum(-1)[0] / (2 * 8**0.5)
+    lengths = half.means.square().sum(-1)[0] / (2 * 8**0.5)
     torch.testing.assert_close(odds, math.log(0.25) + lengths[4] - lengths[0])
 
 

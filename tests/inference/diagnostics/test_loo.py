@@ -115,7 +115,7 @@ def test_weights_are_the_evidence_where_the_guide_is_exact() -> None:
 
 def test_assignments_are_summed_out() -> None:
     torch.manual_seed(0)
-    mixture = pf.Mixture(torch.tensor([0.7, 0.3]).log(), torch.tensor([[-2.0, 0.0], [2.0, 1.0]]), noise=0.5)
+    mixture = pf.Mixture(torch.tensor([0.7, 0.3]).log(), torch.tensor([[-2.0, 0.0], [2.0, 1.0]]), noise_variance=0.5)
     model = MixtureAttention.conjugate(mixture)
     queries = torch.randn(6, 2)
     data = global_posterior(model, Automatic(model, AutoNormal), queries, plate="tokens", draws=4)

@@ -67,7 +67,7 @@ def test_a_dropped_vector_is_out_of_the_mixture_with_all_its_components(run: Run
     memory, k = mean(run, TEXT), samples_per_component(run)
     keep = [n for n in range(memory.components) if n // k not in (2, 4, 5)]
     assert isinstance(memory.variances, torch.Tensor)
-    left = Mixture(memory.log_weights[:, keep], memory.vectors[:, keep], memory.variances[:, keep])
+    left = Mixture(memory.log_weights[:, keep], memory.means[:, keep], memory.variances[:, keep])
     found = edit(run, TEXT, drop=[2, 4, 5], decoding=DRAWN)
     assert found.text == decode(run, left, DRAWN)[0]
     assert (found.original, found.dropped) == (TEXT, (2, 4, 5))
@@ -80,7 +80,7 @@ def test_numbers_may_come_from_an_iterator(run: Run) -> None:
 def test_all_but_the_priors_vector_may_go(run: Run) -> None:
     memory, k = mean(run, TEXT), samples_per_component(run)
     assert isinstance(memory.variances, torch.Tensor)
-    prior = Mixture(memory.log_weights[:, :k], memory.vectors[:, :k], memory.variances[:, :k])
+    prior = Mixture(memory.log_weights[:, :k], memory.means[:, :k], memory.variances[:, :k])
     every = range(1, len(vectors(run, TEXT)))
     assert edit(run, TEXT, drop=every, decoding=DRAWN).text == decode(run, prior, DRAWN)[0]
 
@@ -97,12 +97,12 @@ def test_factors_scale_weights(run: Run) -> None:
 
 def test_a_swapped_vector_is_the_other_texts(run: Run) -> None:
     memory, other, k = mean(run, TEXT), mean(run, OTHER), samples_per_component(run)
-    vectors_, variances = memory.vectors.clone(), memory.dense_variances().clone()  # type: ignore[union-attr]
+    vectors_, variances = memory.means.clone(), memory.dense_variances().clone()  # type: ignore[union-attr]
     for number, source in {3: 5, 1: 2}.items():
         mine, theirs = slice(number * k, (number + 1) * k), slice(source * k, (source + 1) * k)
-        vectors_[:, mine], variances[:, mine] = other.vectors[:, theirs], other.variances[:, theirs]  # type: ignore[index]
+        vectors_[:, mine], variances[:, mine] = other.means[:, theirs], other.variances[:, theirs]  # type: ignore[index]
     found = edit(run, TEXT, swap={3: 5, 1: 2}, other=OTHER, decoding=DRAWN)
-    assert found.text == decode(run, replace(memory, vectors=vectors_, variances=variances), DRAWN)[0]
+    assert found.text == decode(run, replace(memory, means=vectors_, variances=variances), DRAWN)[0]
     assert (found.swapped, found.other) == ({3: 5, 1: 2}, OTHER)
 
 

@@ -166,7 +166,7 @@ def test_a_prompt_begins_every_text(lm: Run, nvae: Run) -> None:
 def test_encode_and_decode_are_a_reconstruction(nvae: Run) -> None:
     mixture = nvae.encode(TEXTS[:3]).memory()
     assert decode(nvae, mixture) == [item.text for item in reconstruct(nvae, TEXTS[:3])]
-    assert not mixture.vectors.requires_grad
+    assert not mixture.means.requires_grad
 
 
 def test_the_methods_of_a_run(nvae: Run) -> None:

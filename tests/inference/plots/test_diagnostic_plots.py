@@ -94,7 +94,7 @@ def test_components_say_what_is_wrong() -> None:
 
 
 def bank(width: int = 2) -> pf.Mixture:
-    return pf.Mixture(torch.zeros(3).log_softmax(-1), 2 * torch.randn(3, width), noise=0.5)
+    return pf.Mixture(torch.zeros(3).log_softmax(-1), 2 * torch.randn(3, width), noise_variance=0.5)
 
 
 @pytest.mark.parametrize("width", [2, 5])
@@ -106,7 +106,7 @@ def test_keys_go_where_em_takes_them(width: int) -> None:
     assert len(left.lines) == 4 * 3  # a line, its steps, its start and its end, of each key
     if width == 2:
         ends = np.array([line.get_xydata()[0] for line in left.lines[3::4]])
-        np.testing.assert_allclose(ends, state.mixture.vectors, rtol=1e-4)
+        np.testing.assert_allclose(ends, state.mixture.means, rtol=1e-4)
 
 
 def test_queries_climb_to_a_mode_of_the_evidence() -> None:

@@ -108,9 +108,9 @@ def test_curves_show_the_metrics_and_say_what_is_a_bound(run: Run) -> None:
 @pytest.mark.parametrize(
     ("weights", "label"),
     [
-        ({"weights": 1.0, "vectors": 1.0}, "objective: −ELBO, bounds −log p(x)"),
-        ({"weights": 0.1, "vectors": 0.1}, "objective: −ELBO, beta = 0.1, not a bound"),
-        ({"weights": 0.0, "vectors": 1.0}, "objective: −ELBO, beta = 0 and 1, not a bound"),
+        ({"weights": 1.0, "means": 1.0}, "objective: −ELBO, bounds −log p(x)"),
+        ({"weights": 0.1, "means": 0.1}, "objective: −ELBO, beta = 0.1, not a bound"),
+        ({"weights": 0.0, "means": 1.0}, "objective: −ELBO, beta = 0 and 1, not a bound"),
     ],
 )
 def test_an_elbo_bounds_only_with_its_whole_kl(run: Run, weights: dict[str, float], label: str) -> None:

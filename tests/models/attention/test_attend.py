@@ -101,7 +101,7 @@ def explicit(layer: DenoisingAttention, x: Tensor, mixture: Mixture, attn_mask: 
     for head in range(layer.heads):
         rows = slice(head * width, (head + 1) * width)
         queries = layer.query(x)[..., rows] @ layer.key.weight[rows]
-        one = replace(mixture, variances=variances, noise=math.sqrt(width))
+        one = replace(mixture, variances=variances, noise_variance=math.sqrt(width))
         denoised = posterior_mean(queries, one, attn_mask)
         seen = responsibilities(queries, one, attn_mask).sum(-1, keepdim=True)  # 1, or 0 where nothing is there
         answer = denoised @ layer.value.weight[rows].mT
@@ -128,14 +128,14 @@ def test_attend_is_the_explicit_form(kind: str, masked: bool, values: bool, retu
 
 @pytest.mark.parametrize("noise", [0.3, torch.tensor(0.3, dtype=torch.double)])
 def test_any_noise(noise: float | Tensor) -> None:
-    mixture, queries = replace(draw("diagonal"), noise=noise), draw_queries()
+    mixture, queries = replace(draw("diagonal"), noise_variance=noise), draw_queries()
     for returns, function in EXPLICIT.items():
         assert_close(attend(queries, mixture, returns=returns), function(queries, mixture))  # type: ignore[arg-type]
 
 
 def test_units_with_precisions() -> None:
     """Without noise the variances are those of the queries themselves: a Gaussian mixture with values."""
-    mixture, queries = replace(draw("isotropic", values=True), noise=0.0), draw_queries()
+    mixture, queries = replace(draw("isotropic", values=True), noise_variance=0.0), draw_queries()
     assert_close(attend(queries, mixture), posterior_mean(queries, mixture))
     assert_close(attend(queries, mixture, returns="evidence"), evidence(queries, mixture))
 
@@ -155,10 +155,10 @@ def test_published_form(kind: str) -> None:
     variances = mixture.dense_variances()
     spread = torch.zeros(1, 1, dtype=torch.double) if variances is None else variances
     total = (spread + math.sqrt(WIDTH)).expand(BATCH, COMPONENTS, WIDTH)
-    bias = mixture.log_weights - 0.5 * (mixture.vectors.square() / total + total.log()).sum(-1)
-    weights = (queries @ (mixture.vectors / total).mT + bias[:, None]).softmax(-1)
+    bias = mixture.log_weights - 0.5 * (mixture.means.square() / total + total.log()).sum(-1)
+    weights = (queries @ (mixture.means / total).mT + bias[:, None]).softmax(-1)
     shrinkage = 1 - math.sqrt(WIDTH) / total
-    expected = weights @ ((1 - shrinkage) * mixture.vectors) + (weights @ shrinkage) * queries
+    expected = weights @ ((1 - shrinkage) * mixture.means) + (weights @ shrinkage) * queries
     published = attend(queries, mixture, form="published")
     assert_close(published, expected)
     equal = kind in ("point masses", "one for all", "one per text")
@@ -225,8 +225,8 @@ def test_layer_with_given_noise_and_values() -> None:
     mixture = replace(draw("diagonal", width=12), values=torch.randn(BATCH, COMPONENTS, 12, dtype=torch.double))
     x = draw_queries(12)
     assert_close(layer(x, mixture), explicit(layer, x, mixture))
-    assert_close(layer(x, replace(mixture, noise=2.0)), layer(x, mixture))  # a head of width 4 has noise 2
-    assert (layer(x, replace(mixture, noise=1.0)) - layer(x, mixture)).abs().max() > 1e-3
+    assert_close(layer(x, replace(mixture, noise_variance=2.0)), layer(x, mixture))  # a head of width 4 has noise 2
+    assert (layer(x, replace(mixture, noise_variance=1.0)) - layer(x, mixture)).abs().max() > 1e-3
 
 
 def test_layer_is_multi_head_attention_for_the_right_weights() -> None:
@@ -252,7 +252,7 @@ def test_attention_weights(kind: str) -> None:
     weights = layer.attention_weights(x, mixture)
     assert weights.shape == (BATCH, HEADS, QUERIES, COMPONENTS)
     queries = (layer.query(x)[..., 4:8] @ layer.key.weight[4:8]).detach()
-    one = replace(mixture, variances=mixture.dense_variances(), noise=2.0)
+    one = replace(mixture, variances=mixture.dense_variances(), noise_variance=2.0)
     assert_close(weights[:, 1], responsibilities(queries, one))
     assert (weights[0] == 0).all()
 
@@ -283,10 +283,10 @@ def test_leading_dimensions_broadcast(kind: str) -> None:
     variances = many.variances
     if isinstance(variances, Tensor) and variances.ndim > 2:
         variances = variances[1]
-    one = replace(many, log_weights=many.log_weights[1], vectors=many.vectors[1], variances=variances)
+    one = replace(many, log_weights=many.log_weights[1], means=many.means[1], variances=variances)
     assert_close(layer(x[0], many)[1], layer(x[0], one))
     assert_close(attend(x, many), posterior_mean(x, many))
-    single = replace(one, log_weights=one.log_weights[0], vectors=one.vectors[0], variances=None, mask=None)
+    single = replace(one, log_weights=one.log_weights[0], means=one.means[0], variances=None, mask=None)
     assert_close(layer(x[0, 0], single), layer(x[:1, 0], single)[0])
     assert_close(attend(x[0, 0], single), posterior_mean(x[0, 0], single))
 
@@ -305,7 +305,7 @@ def test_padding_and_company_change_nothing(kind: str) -> None:
             variances = torch.cat([variances, torch.full_like(variances[:, :3], torch.nan)], 1)
     padded = Mixture(
         torch.cat([mixture.log_weights, torch.full((BATCH, 3), torch.nan)], 1),
-        torch.cat([mixture.vectors, torch.full((BATCH, 3, 12), torch.nan)], 1),
+        torch.cat([mixture.means, torch.full((BATCH, 3, 12), torch.nan)], 1),
         variances,
         (torch.arange(COMPONENTS + 3) < COMPONENTS).expand(BATCH, -1),
     )
@@ -313,7 +313,7 @@ def test_padding_and_company_change_nothing(kind: str) -> None:
     torch.testing.assert_close(attend(x, padded), attend(x, mixture), rtol=1e-5, atol=1e-6)
     if kind in ("isotropic", "diagonal"):
         assert isinstance(mixture.variances, Tensor)
-        alone = Mixture(mixture.log_weights[:1], mixture.vectors[:1], mixture.variances[:1])
+        alone = Mixture(mixture.log_weights[:1], mixture.means[:1], mixture.variances[:1])
         torch.testing.assert_close(layer(x[:1], alone), layer(x, mixture)[:1], rtol=1e-5, atol=1e-6)
 
 
@@ -372,10 +372,10 @@ def test_half_precision_rounds_little_away(kind: str, dtype: torch.dtype, bound:
     """
     queries = torch.randn(BATCH, 64, 64).to(dtype)
     mixture = draw(kind, width=64, components=64, dtype=torch.float)
-    vectors = mixture.vectors + 3
+    vectors = mixture.means + 3
     log_weights = mixture.log_weights + vectors.square().sum(-1) / 16
     one_hot = torch.eye(64).expand(BATCH, -1, -1)
-    mixture = replace(mixture, vectors=vectors, log_weights=log_weights, values=one_hot)
+    mixture = replace(mixture, means=vectors, log_weights=log_weights, values=one_hot)
     actual = attend(queries, mixture)
     assert actual.dtype == dtype
     assert variation(actual.double(), posterior_mean(queries.double(), to_dtype(mixture, torch.double))) < bound
@@ -438,7 +438,7 @@ def test_compiled_training() -> None:
     assert mixture.mask is not None
     results = []
     for function in (loss, torch.compile(loss, fullgraph=True)):
-        leaves = [tensor.clone().requires_grad_() for tensor in (x, mixture.log_weights, mixture.vectors)]
+        leaves = [tensor.clone().requires_grad_() for tensor in (x, mixture.log_weights, mixture.means)]
         value, memory = function(*leaves, mixture.mask)
         assert isinstance(memory, ProjectedMixture)
         results.append([value, *torch.autograd.grad(value, [*leaves, *layer.parameters()])])

@@ -55,7 +55,7 @@ def assert_same(one: Tensor, other: Tensor, tolerance: float = 1e-12) -> None:
 def test_attention_is_that_over_the_components_that_stay(kind: str, batch: tuple[int, ...]) -> None:
     mixture = draw(kind, batch)
     found = compacted(mixture, 0.1)
-    assert found.vectors.shape == (*batch, 3, 4, WIDTH)
+    assert found.means.shape == (*batch, 3, 4, WIDTH)
     assert found.present.sum(-1).tolist() == torch.tensor([4, 2, 2]).expand(*batch, 3).tolist()
     assert_same(mean(found), mean(replace(mixture, mask=STAY)))
     assert_same(found.log_weights.exp().sum(-1), torch.ones(*batch, 3).double())
@@ -86,7 +86,7 @@ def test_the_kind_of_variances_stays() -> None:
 def test_the_prior_is_what_is_left_where_nothing_weighs_enough() -> None:
     found = compacted(draw(), 0.95)
     assert found.components == 1
-    assert_same(found.vectors, draw().vectors[:, :1])
+    assert_same(found.means, draw().means[:, :1])
     assert_same(found.log_weights, torch.zeros(3, 1).double())
     assert compacted(draw(), 0.95, keep=3).components == 3  # each of the prior's, had a component three vectors
 
@@ -94,7 +94,7 @@ def test_the_prior_is_what_is_left_where_nothing_weighs_enough() -> None:
 def test_only_what_is_absent_leaves_at_threshold_zero() -> None:
     mask = torch.tensor([[True] * 5 + [False], [True] * 2 + [False] * 4, [True] * 4 + [False] * 2])
     mixture = replace(draw(weights=torch.full((3, COMPONENTS), 1 / COMPONENTS).double()), mask=mask)
-    spoilt = replace(mixture, vectors=torch.where(mask[..., None], mixture.vectors, torch.nan))
+    spoilt = replace(mixture, means=torch.where(mask[..., None], mixture.means, torch.nan))
     found = compacted(spoilt, 0.0)
     assert found.components == 5
     assert_same(mean(found), mean(mixture))
@@ -113,7 +113,7 @@ def test_values_go_with_their_components() -> None:
 
 def test_gradients_are_those_of_masking() -> None:
     mixture = draw()
-    leaves = [part.requires_grad_() for part in (mixture.vectors, mixture.variances) if isinstance(part, Tensor)]
+    leaves = [part.requires_grad_() for part in (mixture.means, mixture.variances) if isinstance(part, Tensor)]
     found = torch.autograd.grad(mean(compacted(mixture, 0.1)).square().sum(), leaves)
     expected = torch.autograd.grad(mean(replace(mixture, mask=STAY)).square().sum(), leaves)
     for one, other in zip(found, expected, strict=True):

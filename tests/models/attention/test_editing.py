@@ -53,8 +53,8 @@ def assert_same(one: Tensor, other: Tensor, tolerance: float = 1e-10) -> None:
 def alone(mixture: Mixture, text: int) -> list[tuple[float, list[float], list[float]]]:
     """Weight, vector and variance of each component that one text has."""
     dense = mixture.dense_variances()
-    rows = torch.zeros_like(mixture.vectors) if dense is None else dense.expand(mixture.vectors.shape)
-    every = zip(weights(mixture)[text].tolist(), mixture.vectors[text].tolist(), rows[text].tolist(), strict=True)
+    rows = torch.zeros_like(mixture.means) if dense is None else dense.expand(mixture.means.shape)
+    every = zip(weights(mixture)[text].tolist(), mixture.means[text].tolist(), rows[text].tolist(), strict=True)
     return [item for item, there in zip(every, mixture.present[text].tolist(), strict=True) if there]
 
 
@@ -88,7 +88,7 @@ def test_a_decoder_says_at_the_ends_exactly_what_it_says_of_one_text(kind: str) 
 
 def test_what_stands_in_an_absent_component_is_never_read() -> None:
     one, other = draw(), draw(seed=1)
-    spoilt = replace(other, vectors=torch.full_like(other.vectors, torch.nan))
+    spoilt = replace(other, means=torch.full_like(other.means, torch.nan))
     assert_same(mean(interpolated(one, spoilt, 0.0)), mean(one))
 
 
@@ -111,7 +111,7 @@ def test_groups_of_one_posterior_stay_groups() -> None:
 def test_any_leading_shape_mixes() -> None:
     one, other = draw(batch=(2, 3)), draw(components=4, seed=1, batch=(2, 3))
     mixed = interpolated(one, other, 0.25)
-    assert mixed.vectors.shape == (2, 3, 9, WIDTH)
+    assert mixed.means.shape == (2, 3, 9, WIDTH)
     names = ("log_weights", "vectors", "variances", "mask")
     rows = [replace(mixture, **{name: getattr(mixture, name)[1] for name in names}) for mixture in (one, other)]
     assert_same(mean(mixed)[1], mean(interpolated(*rows, 0.25)))
@@ -129,7 +129,7 @@ def test_values_go_with_their_components() -> None:
 
 def test_the_way_has_gradients() -> None:
     one, other = draw(), draw(seed=1)
-    leaves = [part.requires_grad_() for m in (one, other) for part in (m.log_weights, m.vectors)]
+    leaves = [part.requires_grad_() for m in (one, other) for part in (m.log_weights, m.means)]
     for share in (0.0, 0.5):
         found = torch.autograd.grad(mean(interpolated(one, other, share)).sum(), leaves)
         assert all(bool(gradient.isfinite().all()) for gradient in found)
@@ -204,8 +204,11 @@ class Silent(Model):
             "vectors of 8 and 3 dimensions: give two of one width",
         ),
         (lambda m: interpolated(m, draw(batch=(2,)), 0.5), r"batch shapes \(3,\) and \(2,\): give as many of each"),
-        (lambda m: interpolated(m, replace(m, values=m.vectors), 0.5), "only one of the mixtures has values: give"),
-        (lambda m: interpolated(m, replace(m, noise=2.0), 0.5), "have noise None in one mixture and 2.0 in another"),
+        (lambda m: interpolated(m, replace(m, values=m.means), 0.5), "only one of the mixtures has values: give"),
+        (
+            lambda m: interpolated(m, replace(m, noise_variance=2.0), 0.5),
+            "have noise None in one mixture and 2.0 in another",
+        ),
         (lambda m: dropped(m, [5]), "there is no component 5: they are numbered from 0 to 4"),
         (lambda m: dropped(m, [-1]), "there is no component -1: they are numbered from 0 to 4"),
         (lambda m: dropped(m, range(5)), "all components of a text are to be dropped: keep at least one"),

@@ -93,7 +93,7 @@ def test_gate_from_dot_product_to_distance() -> None:
 def test_mixture_keys_are_flat_components(columns: int) -> None:
     q, k, v = randn(M, D), randn(N, 3, D), randn(N, V)
     variances, outer, inner = rand(N, 3, columns), randn(N).log_softmax(-1), randn(N, 3).log_softmax(-1)
-    mixture = Mixture.from_nested(outer, inner, k, variances, values=v, noise=0.0)
+    mixture = Mixture.from_nested(outer, inner, k, variances, values=v, noise_variance=0.0)
     each = torch.distributions.Normal(k, variances.sqrt()).log_prob(q[:, None, None]).sum(-1)
     expected = outer + (inner + each).logsumexp(-1)
     close(log_joint(q, mixture).unflatten(-1, (N, 3)).logsumexp(-1), expected)
@@ -114,7 +114,7 @@ def test_null_component_is_softmax_plus_one() -> None:
 def test_null_component_may_be_broad(kind: str) -> None:
     _, k, v = draw()
     variances = {"point masses": None, "isotropic": rand(2, N, 1), "diagonal": rand(2, N, D)}[kind]
-    mixture = Mixture(uniform(2, N), k, variances, values=v, noise=0.1, value_variances=rand(1, V))
+    mixture = Mixture(uniform(2, N), k, variances, values=v, noise_variance=0.1, value_variances=rand(1, V))
     far = 100 * torch.ones(2, 1, D, dtype=torch.double)
     assert responsibilities(far, mixture.with_null(-5.0, variance=1e4))[..., 0].min() > 0.999
     assert mixture.with_null(-5.0, variance=1e4).components == N + 1
@@ -152,7 +152,7 @@ def test_linear_rate_of_the_value_map() -> None:
     fixed = value_map(q, mixture, steps=3000)
     pair = Mixture(
         mixture.log_weights, torch.cat([k, v], -1), torch.tensor([[SCALE] * D + [2.0] * V], dtype=torch.double),
-        values=v, noise=0.0,
+        values=v, noise_variance=0.0,
     )  # fmt: skip
     rate = torch.linalg.eigvalsh(moments(torch.cat([q, fixed], -1), pair, v)[0]).max() / 2.0
     start = fixed + 1e-3 * randn(1, V)
@@ -219,12 +219,14 @@ def test_full_covariances() -> None:
     q, k, _ = draw()
     root = randn(2, N, D, D)
     matrices = root @ root.mT + 0.1 * torch.eye(D, dtype=torch.double)
-    mixture = Mixture(uniform(2, N), k, Covariances(matrices), noise=0.3)
+    mixture = Mixture(uniform(2, N), k, Covariances(matrices), noise_variance=0.3)
     total = matrices + 0.3 * torch.eye(D, dtype=torch.double)
     normal = torch.distributions.MultivariateNormal(k[:, None], total[:, None])
     close(log_joint(q, mixture), mixture.log_weights[:, None] + normal.log_prob(q[:, :, None]), 1e-10)
     diagonal = rand(2, N, D)
-    full, plain = (Mixture(uniform(2, N), k, x, noise=0.3) for x in (Covariances(torch.diag_embed(diagonal)), diagonal))
+    full, plain = (
+        Mixture(uniform(2, N), k, x, noise_variance=0.3) for x in (Covariances(torch.diag_embed(diagonal)), diagonal)
+    )
     close(posterior_mean(q, full), posterior_mean(q, plain), 1e-10)
     close(posterior_variance(q, full), posterior_variance(q, plain), 1e-10)
     with pytest.raises(ValueError, match="full covariances have only the explicit functions"):
@@ -235,7 +237,7 @@ def test_tweedie_for_full_covariances() -> None:
     """The score of the evidence gives the posterior mean: E = u + s grad log p."""
     q, k, _ = draw()
     root = randn(2, N, D, D)
-    mixture = Mixture(uniform(2, N), k, Covariances(root @ root.mT), noise=0.7)
+    mixture = Mixture(uniform(2, N), k, Covariances(root @ root.mT), noise_variance=0.7)
     q.requires_grad_()
     (score,) = torch.autograd.grad(evidence(q, mixture).sum(), q)
     close(posterior_mean(q, mixture), q + 0.7 * score, 1e-8)
@@ -249,7 +251,7 @@ def test_permutation_and_translation() -> None:
     def run(gamma: float, move: Tensor, order: Tensor) -> Tensor:
         keys = k[:, order] + move
         log_weights = gamma * 0.5 * (keys.square() / variances[:, order]).sum(-1)
-        return attend(q + move, Mixture(log_weights, keys, variances[:, order], values=v[:, order], noise=0.0))
+        return attend(q + move, Mixture(log_weights, keys, variances[:, order], values=v[:, order], noise_variance=0.0))
 
     same, still = torch.arange(N), torch.zeros(D, dtype=torch.double)
     close(run(0.7, still, order), run(0.7, still, same), 1e-10)
@@ -264,7 +266,7 @@ def test_what_is_not_visible_changes_nothing_at_all(returns: str) -> None:
     attn_mask = torch.ones(6, 6, dtype=torch.bool).tril()
 
     def run(**view: object) -> Tensor:
-        mixture = Mixture(weights, k, variances, values=v, noise=0.0)
+        mixture = Mixture(weights, k, variances, values=v, noise_variance=0.0)
         return attend(q, mixture, returns=returns, **view)  # type: ignore[arg-type]
 
     before = run(causal=True), run(attn_mask=attn_mask)
@@ -293,7 +295,7 @@ def test_a_query_that_sees_nothing_gets_zero() -> None:
             {"values": torch.ones(3, 4), "value_variances": torch.ones(3, 2)},
             r"value_variances of shape \(3, 2\) do not",
         ),
-        ({"variances": Covariances(torch.ones(2, 2, 2))}, "variances has 2 components and vectors 3"),
+        ({"variances": Covariances(torch.ones(2, 2, 2))}, "variances has 2 components and means 3"),
     ],
 )
 def test_bad_mixtures(options: dict[str, Tensor], message: str) -> None:
@@ -304,7 +306,7 @@ def test_bad_mixtures(options: dict[str, Tensor], message: str) -> None:
 @pytest.mark.parametrize("causal", [False, True])
 def test_evidence_in_parts(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     q, k = randn(2, 9, D).requires_grad_(), randn(2, 9, D).requires_grad_()
-    mixture = Mixture(randn(2, 9), k, rand(2, 9, D), noise=0.3)
+    mixture = Mixture(randn(2, 9), k, rand(2, 9, D), noise_variance=0.3)
     attn_mask = torch.ones(9, 9, dtype=torch.bool).tril() if causal else None
     upstream = randn(2, 9)
     expected = torch.autograd.grad(evidence(q, mixture, attn_mask), (q, k), upstream)

@@ -35,10 +35,8 @@ def test_adapted_keys_are_those_of_em(columns: int | None, pseudo_counts: float 
     queries, mixture = draw(columns, 2)
     mixture = replace(mixture, mask=torch.tensor([[True] * N, [True] * 4 + [False] * 2]))
     mask = torch.rand(2, M) < 0.8
-    expected = adapt(
-        queries, mixture, steps=4, mask=mask, priors=ConjugatePriors(vectors=pseudo_counts)
-    ).mixture.vectors
-    actual = adapt_keys(queries, mixture, steps=4, mask=mask, pseudo_counts=pseudo_counts).vectors
+    expected = adapt(queries, mixture, steps=4, mask=mask, priors=ConjugatePriors(means=pseudo_counts)).mixture.means
+    actual = adapt_keys(queries, mixture, steps=4, mask=mask, pseudo_counts=pseudo_counts).means
     present = mixture.present[..., None]
     close(torch.where(present, actual, 0), torch.where(present, expected, 0))
 
@@ -47,18 +45,18 @@ def test_adapted_keys_are_those_of_em(columns: int | None, pseudo_counts: float 
 def test_gradients_are_those_of_the_matrix(columns: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when the normalizer is computed a few queries at a time."""
     queries, mixture = draw(columns, 2)
-    leaves = [queries.requires_grad_(), mixture.vectors.requires_grad_()]
+    leaves = [queries.requires_grad_(), mixture.means.requires_grad_()]
     by_hand = mixture
     for _ in range(3):
         weights = responsibilities(queries, by_hand)
-        moved = (mixture.vectors + weights.mT @ queries) / (1 + weights.sum(-2))[..., None]
-        by_hand = replace(by_hand, vectors=moved)
+        moved = (mixture.means + weights.mT @ queries) / (1 + weights.sum(-2))[..., None]
+        by_hand = replace(by_hand, means=moved)
     upstream = randn(2, N, D)
-    expected = torch.autograd.grad(by_hand.vectors, leaves, upstream)
+    expected = torch.autograd.grad(by_hand.means, leaves, upstream)
     sizes: list[int] = []
     monkeypatch.setattr(parts, "LEAST_QUERIES", 5)
     monkeypatch.setattr(parts, "_entries", lambda _: sizes.append(5) or 1)
-    actual = torch.autograd.grad(adapt_keys(queries, mixture, steps=3).vectors, leaves, upstream)
+    actual = torch.autograd.grad(adapt_keys(queries, mixture, steps=3).means, leaves, upstream)
     assert len(sizes) == 3
     for a, e in zip(actual, expected, strict=True):
         close(a, e, 1e-9)
@@ -73,8 +71,8 @@ def brute_force(queries: Tensor, mixture: Mixture, steps: int, prior_counts: flo
         counted = weights * mask[:, None]
         for i in range(len(queries)):
             total = counted[: i + 1].T @ queries[: i + 1]
-            keys = (prior_counts * mixture.vectors + total) / (prior_counts + counted[: i + 1].sum(0))[:, None]
-            rows.append(responsibilities(queries[i : i + 1], replace(mixture, vectors=keys), attn_mask[i : i + 1]))
+            keys = (prior_counts * mixture.means + total) / (prior_counts + counted[: i + 1].sum(0))[:, None]
+            rows.append(responsibilities(queries[i : i + 1], replace(mixture, means=keys), attn_mask[i : i + 1]))
         weights = torch.cat(rows)
     return weights
 
@@ -94,7 +92,7 @@ def test_causal_adaptation_leaks_nothing() -> None:
     queries, mixture = draw(1, 2)
     queries = queries[:, :N]
     before = causal_responsibilities(queries, mixture, steps=4)
-    for tensor in (queries, mixture.vectors, mixture.variances, mixture.log_weights):
+    for tensor in (queries, mixture.means, mixture.variances, mixture.log_weights):
         assert isinstance(tensor, Tensor)
         tensor[:, 4] += 2
     after = causal_responsibilities(queries, mixture, steps=4)

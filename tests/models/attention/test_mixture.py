@@ -40,7 +40,7 @@ def draw(kind: str = "diagonal", width: int = WIDTH, noise: float | None = None,
         "shared": SharedVariances(rand(2, width), torch.tensor([0, 1, 1, 1, 1, 1])),
     }
     log_weights = randn(BATCH, COMPONENTS).log_softmax(-1)
-    return Mixture(log_weights, 2 * randn(BATCH, COMPONENTS, width), variances[kind], noise=noise)
+    return Mixture(log_weights, 2 * randn(BATCH, COMPONENTS, width), variances[kind], noise_variance=noise)
 
 
 def shared_variances(width: int, components: int) -> SharedVariances:
@@ -64,9 +64,9 @@ def test_scikit_learn_agrees(kind: str) -> None:
         total = (mixture.variances[row] + 0.3).numpy()
         oracle = GaussianMixture(COMPONENTS, covariance_type=kind)
         oracle.weights_ = mixture.log_weights[row].exp().numpy()
-        oracle.means_ = mixture.vectors[row].numpy()
+        oracle.means_ = mixture.means[row].numpy()
         oracle.precisions_cholesky_ = total[:, 0] ** -0.5 if kind == "spherical" else total**-0.5
-        one = Mixture(mixture.log_weights[row], mixture.vectors[row], mixture.variances[row], noise=0.3)
+        one = Mixture(mixture.log_weights[row], mixture.means[row], mixture.variances[row], noise_variance=0.3)
         np.testing.assert_allclose(responsibilities(u[row], one), oracle.predict_proba(u[row].numpy()), atol=1e-10)
         np.testing.assert_allclose(evidence(u[row], one), oracle.score_samples(u[row].numpy()), atol=1e-10)
 
@@ -76,7 +76,7 @@ def test_log_joint_is_a_density(kind: str) -> None:
     mixture, u = draw(kind), queries()
     variances = mixture.dense_variances()
     total = math.sqrt(WIDTH) + (torch.zeros(1, 1, dtype=torch.double) if variances is None else variances)
-    normal = torch.distributions.Normal(mixture.vectors[:, None], total.sqrt().unsqueeze(-3))
+    normal = torch.distributions.Normal(mixture.means[:, None], total.sqrt().unsqueeze(-3))
     expected = mixture.log_weights[:, None] + normal.log_prob(u[:, :, None]).sum(-1)
     assert_close(log_joint(u, mixture), expected)
 
@@ -98,7 +98,7 @@ def test_brute_force_integration(kind: str) -> None:
     mixture, u = draw(kind, width=1, noise=0.5), queries(width=1)
     assert isinstance(mixture.variances, Tensor)
     v = torch.linspace(-20, 20, 2001, dtype=torch.double)
-    component = torch.distributions.Normal(mixture.vectors, mixture.variances.sqrt()).log_prob(v)
+    component = torch.distributions.Normal(mixture.means, mixture.variances.sqrt()).log_prob(v)
     prior = (mixture.log_weights[..., None] + component).exp().sum(1)
     likelihood = torch.distributions.Normal(v, math.sqrt(0.5)).log_prob(u).exp()
     posterior = prior[:, None] * likelihood
@@ -114,14 +114,14 @@ def test_monte_carlo() -> None:
     """E[v | u] by 200,000 draws from the prior, within five standard errors of the estimate."""
     mixture = draw("diagonal", noise=2.0)
     assert isinstance(mixture.variances, Tensor)
-    u = mixture.vectors[0, :1]
+    u = mixture.means[0, :1]
     which = torch.multinomial(mixture.log_weights[0].exp(), 200_000, replacement=True)
     noise = torch.randn(200_000, WIDTH, dtype=torch.double)
-    v = mixture.vectors[0, which] + mixture.variances[0, which].sqrt() * noise
+    v = mixture.means[0, which] + mixture.variances[0, which].sqrt() * noise
     weights = (-0.5 * (u - v).square().sum(-1) / 2.0).softmax(0)
     estimate = weights @ v
     error = (weights.square()[:, None] * (v - estimate).square()).sum(0).sqrt()
-    one = Mixture(mixture.log_weights[0], mixture.vectors[0], mixture.variances[0], noise=2.0)
+    one = Mixture(mixture.log_weights[0], mixture.means[0], mixture.variances[0], noise_variance=2.0)
     assert ((posterior_mean(u, one)[0] - estimate).abs() < 5 * error).all()
     assert error.max() < 0.02
 
@@ -169,17 +169,17 @@ def test_values_have_the_variance_of_the_responsibilities() -> None:
 def test_masked_components_are_as_good_as_removed(kind: str) -> None:
     whole = draw(kind)
     mask = torch.arange(COMPONENTS).expand(BATCH, -1) < 4
-    broken = torch.where(mask[..., None], whole.vectors, torch.nan).requires_grad_()
+    broken = torch.where(mask[..., None], whole.means, torch.nan).requires_grad_()
     variances = whole.variances
     if kind in ("isotropic", "diagonal"):
         assert isinstance(variances, Tensor)
         variances = torch.where(mask[..., None], variances, torch.nan)
-    masked = replace(whole, vectors=broken, variances=variances, mask=mask)
+    masked = replace(whole, means=broken, variances=variances, mask=mask)
     if isinstance(whole.variances, SharedVariances):
         kept: Any = whole.variances._replace(group=whole.variances.group[:4])
     else:
         kept = variances[..., :4, :] if kind in ("isotropic", "diagonal") and variances is not None else variances
-    removed = Mixture(whole.log_weights[:, :4], whole.vectors[:, :4], kept)
+    removed = Mixture(whole.log_weights[:, :4], whole.means[:, :4], kept)
     u = queries()
     for function in (evidence, posterior_mean, posterior_variance):
         assert_close(function(u, masked), function(u, removed))
@@ -202,8 +202,8 @@ def test_nothing_gives_zero(kind: str, how: str) -> None:
         mixture = replace(mixture, log_weights=torch.where(mask, mixture.log_weights, -torch.inf))
     else:
         attn_mask = mask[:, None].expand(BATCH, QUERIES, COMPONENTS)
-    leaves = [x.clone().requires_grad_() for x in (mixture.log_weights, mixture.vectors, queries())]
-    mixture, u = replace(mixture, log_weights=leaves[0], vectors=leaves[1]), leaves[2]
+    leaves = [x.clone().requires_grad_() for x in (mixture.log_weights, mixture.means, queries())]
+    mixture, u = replace(mixture, log_weights=leaves[0], means=leaves[1]), leaves[2]
     results = [f(u, mixture, attn_mask) for f in (responsibilities, posterior_mean, posterior_variance)]
     for result in results:
         assert (result[0] == 0).all() and (result[1] != 0).any()
@@ -234,7 +234,7 @@ def test_order_and_origin_do_not_matter(kind: str, order: list[int], shift: floa
     variances = mixture.variances
     if isinstance(variances, Tensor) and variances.shape[-2] > 1:
         variances = variances[:, order]
-    shuffled = Mixture(mixture.log_weights[:, order], mixture.vectors[:, order] + shift, variances)
+    shuffled = Mixture(mixture.log_weights[:, order], mixture.means[:, order] + shift, variances)
     assert_close(evidence(u + shift, shuffled), evidence(u, mixture))
     assert_close(posterior_mean(u + shift, shuffled), posterior_mean(u, mixture) + shift)
     assert_close(posterior_variance(u + shift, shuffled), posterior_variance(u, mixture))
@@ -246,7 +246,7 @@ def test_any_concentration(log_alpha: list[float], seed: int) -> None:
     """Weights of alpha from e^-60 to e^200: float32 stays finite and close to float64."""
     torch.manual_seed(seed)
     mixture = Mixture(torch.tensor(log_alpha).log_softmax(-1), torch.randn(len(log_alpha), WIDTH))
-    double = Mixture(mixture.log_weights.double(), mixture.vectors.double())
+    double = Mixture(mixture.log_weights.double(), mixture.means.double())
     u = torch.randn(QUERIES, WIDTH)
     for function in (responsibilities, evidence, posterior_mean, posterior_variance):
         result = function(u, mixture)
@@ -262,18 +262,18 @@ def test_variances_that_components_share() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"log_weights": torch.zeros(4)}, "log_weights has 4 components and vectors 3"),
-        ({"mask": torch.ones(2, dtype=torch.bool)}, "mask has 2 components and vectors 3"),
-        ({"values": torch.zeros(2, 5)}, "values has 2 components and vectors 3"),
-        ({"variances": torch.ones(2)}, r"variances of shape \(2,\) do not broadcast to vectors of shape \(3, 2\)"),
-        ({"variances": torch.ones(2, 2)}, r"variances of shape \(2, 2\) do not broadcast to vectors"),
-        ({"variances": torch.ones(3, 4)}, r"variances of shape \(3, 4\) do not broadcast to vectors"),
-        ({"variances": shared_variances(5, 3)}, r"variances of shape \(3, 5\) do not broadcast to vectors"),
-        ({"variances": shared_variances(2, 4)}, r"variances of shape \(4, 2\) do not broadcast to vectors"),
+        ({"log_weights": torch.zeros(4)}, "log_weights has 4 components and means 3"),
+        ({"mask": torch.ones(2, dtype=torch.bool)}, "mask has 2 components and means 3"),
+        ({"values": torch.zeros(2, 5)}, "values has 2 components and means 3"),
+        ({"variances": torch.ones(2)}, r"variances of shape \(2,\) do not broadcast to means of shape \(3, 2\)"),
+        ({"variances": torch.ones(2, 2)}, r"variances of shape \(2, 2\) do not broadcast to means"),
+        ({"variances": torch.ones(3, 4)}, r"variances of shape \(3, 4\) do not broadcast to means"),
+        ({"variances": shared_variances(5, 3)}, r"variances of shape \(3, 5\) do not broadcast to means"),
+        ({"variances": shared_variances(2, 4)}, r"variances of shape \(4, 2\) do not broadcast to means"),
     ],
 )
 def test_shapes_that_do_not_fit(fields: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
-    fitting: dict[str, Any] = {"log_weights": torch.zeros(3), "vectors": torch.zeros(3, 2)}
+    fitting: dict[str, Any] = {"log_weights": torch.zeros(3), "means": torch.zeros(3, 2)}
     with pytest.raises(ValueError, match=message):
         Mixture(**{**fitting, **fields})

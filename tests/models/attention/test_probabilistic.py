@@ -122,7 +122,7 @@ def test_posterior_is_that_of_the_mixture_it_says(precision: str) -> None:
     a = read.exp() / width**0.5
     assert layer.gamma is not None and layer.log_prior is not None
     log_weights = layer.gamma[:, None] * 0.5 * (a * keys.square()).sum(-1) + layer.log_prior(x)[..., 0]
-    mixture = Mixture(log_weights, keys, 1 / a, values=values, noise=0.0)
+    mixture = Mixture(log_weights, keys, 1 / a, values=values, noise_variance=0.0)
     close(found.evidence, evidence(queries, mixture))
     close(found.variance, posterior_variance(queries, mixture))
     close(layer.out(found.mean.transpose(1, 2).flatten(-2)), layer(x))

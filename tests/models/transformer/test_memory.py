@@ -73,7 +73,7 @@ def test_flat_mixtures() -> None:
     rows = flat(mixture, (7, 2))
     assert isinstance(rows, Mixture) and mixture.mask is not None and rows.mask is not None
     for row, (s, text) in enumerate(product(range(7), range(2))):
-        assert torch.equal(rows.vectors[row], mixture.vectors[s, 0])
+        assert torch.equal(rows.means[row], mixture.means[s, 0])
         assert torch.equal(rows.log_weights[row], mixture.log_weights[text])
         assert torch.equal(rows.mask[row], mixture.mask[text])
 
@@ -108,7 +108,7 @@ def test_stacked_mixtures_of_different_sizes() -> None:
     both = stacked([one, other])
     assert isinstance(both, Mixture) and both.mask is not None
     assert both.mask.tolist() == [[True, True, False, False], [True] * 4]
-    assert torch.equal(both.vectors[:1, :2], one.vectors) and torch.equal(both.vectors[1:], other.vectors)
+    assert torch.equal(both.means[:1, :2], one.means) and torch.equal(both.means[1:], other.means)
 
 
 def test_a_decoder_says_the_same_of_stacked_texts_as_of_each_alone() -> None:

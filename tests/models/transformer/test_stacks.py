@@ -138,14 +138,14 @@ def test_memory_with_particles(form: Any) -> None:
     assert together.shape == (4, 3, 6, 32)
     assert memory.mask is not None and isinstance(memory.variances, Tensor)
     for s in range(4):
-        one = Mixture(memory.log_weights[s], memory.vectors[s], memory.variances[s], memory.mask[s])
+        one = Mixture(memory.log_weights[s], memory.means[s], memory.variances[s], memory.mask[s])
         torch.testing.assert_close(together[s], decoder(tokens, one, form), atol=1e-5, rtol=0)
 
 
 def test_one_memory_for_all_texts() -> None:
     decoder = Decoder(CONFIG, cross_attention=True).eval()
     tokens, memory = tokens_like(3, 6), mixture()
-    expected = decoder(tokens, Mixture(memory.log_weights.expand(3, -1), memory.vectors.expand(3, -1, -1)))
+    expected = decoder(tokens, Mixture(memory.log_weights.expand(3, -1), memory.means.expand(3, -1, -1)))
     torch.testing.assert_close(decoder(tokens, memory), expected)
 
 

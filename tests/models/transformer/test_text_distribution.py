@@ -159,12 +159,12 @@ def test_particles_of_the_memory() -> None:
 def test_gradient_reaches_decoder_and_memory() -> None:
     network = decoder(memory=True)
     seen = mixture(4)
-    seen.vectors.requires_grad_()
+    seen.means.requires_grad_()
     seen.log_weights.requires_grad_()
     AutoregressiveText(network, seen).log_prob(all_texts()[5:9]).sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
-    assert seen.vectors.grad is not None and seen.log_weights.grad is not None
+    assert seen.means.grad is not None and seen.log_weights.grad is not None
 
 
 def test_in_a_pyro_model() -> None:
@@ -205,4 +205,4 @@ def test_wrong_lengths_are_refused() -> None:
 
 def _take(memory: Mixture, index: int) -> Mixture:
     mask = None if memory.mask is None else memory.mask[index]
-    return Mixture(memory.log_weights[index], memory.vectors[index], mask=mask)
+    return Mixture(memory.log_weights[index], memory.means[index], mask=mask)
