@@ -35,7 +35,7 @@ from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.evaluation.text_metrics import diversity
 from pyroformer.inference.run import Run
-from pyroformer.inference.training.fit_prior import refit
+from pyroformer.inference.training.fit_prior import fit_prior
 from pyroformer.models.base import Model
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
@@ -175,7 +175,7 @@ def second_stage(point: Point, corpus: Corpus, options: argparse.Namespace) -> t
     before, _ = first_stage(point._replace(prior=""), corpus, options)
     return finished(
         options.out / "runs" / point.name,
-        lambda folder, resume: refit(
+        lambda folder, resume: fit_prior(
             before,
             point.prior,
             out=folder,

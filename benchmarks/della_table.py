@@ -179,7 +179,7 @@ COLUMNS = {
     "bound, nats/text": ("bound", "nats/text", 2),
     "IW perplexity": ("importance_weighted", "perplexity", 2),
     "KL": ("rate", "nats/text", 2),
-    "MI": ("information", "nats/text", 2),
+    "MI": ("mutual_information", "nats/text", 2),
     "AU > 0.01": ("active", "above 0.01", 0),
     "BLEU": ("bleu", "of 100", 1),
     "Self-BLEU": ("self_bleu", "of 100", 1),

@@ -19,7 +19,7 @@ from pyroformer.guides.automatic import Automatic
 from pyroformer.inference.svi import SVI
 from pyroformer.models.attention.mixture import Mixture, responsibilities
 from pyroformer.models.mixture_attention import MixtureAttention
-from pyroformer.models.priors.units import DirichletProcess, GaussianVectors
+from pyroformer.models.priors.components import DirichletProcess, GaussianVectors
 
 UNITS = 10
 

@@ -44,7 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gated": {"attention": "probabilistic", "key_precision": "shared"},
     "unit": {"attention": "probabilistic", "key_precision": "unit"},
     "2 keys, H / 2": {"attention": "probabilistic", "key_precision": "shared", "key_components": 2},
-    "null": {"attention": "probabilistic", "key_precision": "shared", "null_unit": True},
+    "null": {"attention": "probabilistic", "key_precision": "shared", "null_component": True},
 }
 
 

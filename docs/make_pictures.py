@@ -25,7 +25,7 @@ import pyroformer as pf
 from pyroformer.guides.automatic import Automatic
 from pyroformer.inference.posterior.global_latents import global_posterior
 from pyroformer.models.attention.m_step import ConjugatePriors
-from pyroformer.models.priors.units import DirichletProcess
+from pyroformer.models.priors.components import DirichletProcess
 
 PICTURES = Path(__file__).resolve().parent / "pictures"
 BETAS = (0.01, 0.3)  # of the KL term of an NVAE

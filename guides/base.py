@@ -32,11 +32,11 @@ class Guide(Configurable, LocalModule):
         self.hyperpriors = HyperPosterior(model) if any(hyperpriors(model)) else None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with self.told(drawn=True):
+        with self.set_hyperparameters(drawn=True):
             return super().__call__(*args, **kwargs)
 
     @contextmanager
-    def told(self, drawn: bool = False) -> Iterator[None]:
+    def set_hyperparameters(self, drawn: bool = False) -> Iterator[None]:
         """Inside, the model's priors know their hyper-priors: draws of the posterior, or else its medians.
 
         What is known already stays.

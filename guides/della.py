@@ -102,7 +102,7 @@ class DELLAGuide(Guide):
             return pyro.sample(name, self.conditional(number, summary, seen))
 
         with self.texts(batch):
-            return self.model.climb(batch, draw)
+            return self.model.sample_hierarchy(batch, draw)
 
     def encode(self, batch: Batch) -> LatentPosterior:
         """The posterior of each text along the means of its latents."""
@@ -113,9 +113,9 @@ class DELLAGuide(Guide):
             variances.append(distribution.variance)
             return distribution.mean
 
-        with self.told():
-            means = self.model.climb(batch, mean)
-        return LatentPosterior(means, torch.stack(variances, -2), batch.condition, batch.condition_mask)
+        with self.set_hyperparameters():
+            means = self.model.sample_hierarchy(batch, mean)
+        return LatentPosterior(means, torch.stack(variances, -2), batch.condition_tokens, batch.condition_mask)
 
     def read(self, batch: Batch) -> list[Float[Tensor, "B r"]]:
         """What each layer makes of the texts; it reads what the decoder reads.

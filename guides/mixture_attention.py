@@ -25,8 +25,8 @@ from ..models.attention.attend import attend
 from ..models.attention.m_step import expected_statistics, update_means
 from ..models.attention.mixture import log_joint, posterior_mean, posterior_variance
 from ..models.base import LocalModule
-from ..models.mixture_attention import MixtureAttention, masked_logits, nested_plates, normal_of_unit, where_true
-from ..models.priors.units import GaussianVectors
+from ..models.mixture_attention import MixtureAttention, masked_logits, nested_plates, normal_of_component, where_true
+from ..models.priors.components import GaussianVectors
 
 __all__ = ["AssignmentGuide", "KeyGuide", "MixtureGuide", "ValueGuide"]
 
@@ -123,14 +123,14 @@ class AssignmentGuide(MixtureGuide):
         attn_mask: Bool[Tensor, "*#batch #m n"] | None = None,
         mask: Bool[Tensor, "*#batch m"] | None = None,
     ) -> None:
-        seen, counted = self.model.sight(attn_mask, mask)
+        seen, counted = self.model.resolve_masks(attn_mask, mask)
         logits = masked_logits(self.logits(queries), seen, counted)
         with nested_plates(*self.tokens(queries)):
             assignment = pyro.sample("assignment", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
             if self.model.free_values:
                 parameters = self.model.mixture_parameters()
                 assert parameters.values is not None and parameters.value_precision is not None
-                distribution = normal_of_unit(parameters.values, parameters.value_precision, assignment)
+                distribution = normal_of_component(parameters.values, parameters.value_precision, assignment)
                 self.sample_value(distribution, values, value_mask, counted)
 
 
@@ -187,7 +187,7 @@ class ValueGuide(MixtureGuide):
         attn_mask: Bool[Tensor, "*#batch #m n"] | None = None,
         mask: Bool[Tensor, "*#batch m"] | None = None,
     ) -> None:
-        _, counted = self.model.sight(attn_mask, mask)
+        _, counted = self.model.resolve_masks(attn_mask, mask)
         queries = queries if counted is None else torch.where(counted[..., None], queries, 0)
         distribution = dist.Normal(*self.moments(queries, attn_mask)).to_event(1)
         with nested_plates(*self.tokens(queries)):
@@ -205,7 +205,7 @@ class KeyGuide(MixtureGuide):
     what the statistics of a unit say and start at zero.
 
     Arguments:
-        model: A model whose keys have the prior :class:`~pyroformer.models.priors.units.GaussianVectors`, and whose
+        model: A model whose keys have the prior :class:`~pyroformer.models.priors.components.GaussianVectors`, and whose
             other parts have none.
         hidden: Width of the network.
         steps: Steps of variational EM.
@@ -282,7 +282,7 @@ class KeyGuide(MixtureGuide):
             pyro.sample("keys", dist.Normal(means, scale).to_event(1))
         if not self.assignment:
             return
-        seen, counted = model.sight(attn_mask, mask)
+        seen, counted = model.resolve_masks(attn_mask, mask)
         blurred = 0.5 * (model.mixture_parameters().precision * scale.square()).sum(-1)
         mixture = replace(model.mixture(), means=means)
         logits = log_joint(queries, mixture, None, values, value_mask) - blurred[..., None, :]

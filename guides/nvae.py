@@ -29,14 +29,14 @@ from ..models.priors.vectors import own_component
 from ..models.transformer.stacks import Encoder
 from .base import Guide
 
-__all__ = ["AlphaHead", "NVAEGuide", "Posterior"]
+__all__ = ["AlphaHead", "MixturePosterior", "NVAEGuide"]
 
 AlphaForm = Literal["linear", "relu", "quadratic"]
 VarianceForm = Literal["diagonal", "isotropic", "shared"]
 LOG_ALPHA_RANGE = (-20.0, 20.0)  # beyond it a weight is 0 or certain to float32, and the sampler only loses digits
 
 
-class Posterior(NamedTuple):
+class MixturePosterior(NamedTuple):
     """Parameters of the posterior mixture; components on axis -1 of ``log_alpha``."""
 
     log_alpha: Float[Tensor, "*batch N"]
@@ -153,13 +153,13 @@ class NVAEGuide(Guide):
             vectors = pyro.sample("vectors", normal.mask(posterior.mask).to_event(1))
         return weights, vectors
 
-    def encode(self, batch: Batch) -> Posterior:
+    def encode(self, batch: Batch) -> MixturePosterior:
         """The posterior of each text, the prior's component first."""
         if batch.tokens is None or batch.mask is None:
             raise ValueError("the batch is unobserved: a guide needs texts. Call the model alone to sample from it.")
         h = self.encoder(batch.tokens, batch.mask)
         log_alpha = self.alpha(h).clamp(*LOG_ALPHA_RANGE)
-        with self.told():
+        with self.set_hyperparameters():
             base: Any = own_component(self.model.base_measure)
             log_alpha = torch.cat([self._prior_log_alpha(log_alpha), log_alpha], -1)
         mean = _prepend(base.mean, at_least_float32(self.mean(h)))
@@ -172,7 +172,7 @@ class NVAEGuide(Guide):
                 variance.repeat_interleave(samples_per_component, -2),
             )
         mask = component_mask(batch.lengths, samples_per_component, log_alpha.shape[-1])
-        return Posterior(log_alpha, mean, variance, mask, self._shared(base.variance, log_alpha))
+        return MixturePosterior(log_alpha, mean, variance, mask, self._shared(base.variance, log_alpha))
 
     def _prior_log_alpha(self, like: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:
         """Log concentration of the prior's component: that of the plain Dirichlet process, 0 for other priors."""

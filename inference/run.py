@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..models.serialization import build
+from ..models.serialization import from_config
 from ..models.transformer.memory import Memory
 from .data.corpus import Corpus
 from .data.readers import Pair
@@ -203,8 +203,8 @@ def load(path: str | Path, *, trust: Collection[str] = (), device: str | torch.d
     """
     folder = RunFolder(path)
     config = folder.read_config()
-    model = build(config["model"], trust)
-    guide = build(config["guide"], trust, model=model) if config.get("guide") else None
+    model = from_config(config["model"], trust)
+    guide = from_config(config["guide"], trust, model=model) if config.get("guide") else None
     checkpoint = read_checkpoint(folder.best if folder.best.exists() else folder.last)
     objective = ELBO()(model, guide)
     try:

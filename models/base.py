@@ -72,7 +72,7 @@ class Model(Configurable, LocalModule):
         network = {
             "vocabulary": corpus.vocabulary,
             "max_length": corpus.max_length,
-            "condition": corpus.max_condition_length,
+            "max_condition_length": corpus.max_condition_length,
         }
         network |= {**cls.network, **cls.sizes[size]}
         network |= {name: value for name, value in options.items() if name in known}
@@ -82,13 +82,13 @@ class Model(Configurable, LocalModule):
             if name not in accepted:
                 choices = ", ".join(sorted(known | set(accepted)))
                 raise ValueError(f"{cls.__name__} has no option {name!r}: choose among {choices}.")
-        model = cls(TransformerConfig(**network), **cls.fitted(corpus) | rest)
+        model = cls(TransformerConfig(**network), **cls.corpus_arguments(corpus) | rest)
         if backbone is not None:
             backbone.load_into(model, len(corpus.labels))
         return model
 
     @classmethod
-    def fitted(cls, corpus: Any) -> dict[str, Any]:
+    def corpus_arguments(cls, corpus: Any) -> dict[str, Any]:
         """Constructor arguments that only the corpus can give."""
         return {}
 
@@ -105,7 +105,7 @@ class Model(Configurable, LocalModule):
         """The plate over the texts of ``batch``."""
         return pyro.plate(TEXTS, batch.weight.shape[-1], dim=-1)
 
-    def fitting(self, memory: Memory) -> Memory:
+    def check_memory(self, memory: Memory) -> Memory:
         """The memory, if its decoder can be told it; a model with latents says which can.
 
         Raises:
@@ -113,21 +113,21 @@ class Model(Configurable, LocalModule):
         """
         return memory
 
-    def between(self, first: Memory, second: Memory, share: float) -> Memory:
+    def interpolate(self, first: Memory, second: Memory, t: float) -> Memory:
         r"""What its decoder is told on the way from one text to another; each model says what the way is.
 
         Arguments:
             first: What it is told of the text at the beginning.
             second: What it is told of the text at the end.
-            share: How far it is from the first to the second, from 0 to 1.
+            t: How far it is from the first to the second, from 0 to 1.
 
         Raises:
-            ValueError: If the model has no latents or says of no way between them, or the share is out of range.
+            ValueError: If the model has no latents or says of no way between them, or t is out of range.
         """
         name = type(self).__name__
         if not self.latents:
             raise ValueError(f"a {name} has no latents, so nothing lies between two texts: choose a model with some.")
-        raise ValueError(f"a {name} does not say what lies between two texts: write between(first, second, share).")
+        raise ValueError(f"a {name} does not say what lies between two texts: write interpolate(first, second, t).")
 
     @property
     def prior_sizes(self) -> dict[str, int]:

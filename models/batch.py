@@ -23,7 +23,7 @@ class Batch(NamedTuple):
         tokens: Token ids with shape :math:`(B, T)`, or None.
         mask: True where a token is part of the text, with shape :math:`(B, T)`, or None.
         weight: What each text counts in the objective, with shape :math:`(B)`. Rows that only fill up a batch weigh 0.
-        condition: Token ids of the conditions with shape :math:`(B, C)`, or None where texts have none.
+        condition_tokens: Token ids of the conditions with shape :math:`(B, C)`, or None where texts have none.
         condition_mask: True where a token is part of the condition, with shape :math:`(B, C)`, or None.
 
     Examples:
@@ -39,7 +39,7 @@ class Batch(NamedTuple):
     tokens: Int[Tensor, "B T"] | None
     mask: Bool[Tensor, "B T"] | None
     weight: Float[Tensor, " B"]
-    condition: Int[Tensor, "B C"] | None = None
+    condition_tokens: Int[Tensor, "B C"] | None = None
     condition_mask: Bool[Tensor, "B C"] | None = None
 
     @classmethod
@@ -82,7 +82,7 @@ class Batch(NamedTuple):
                 f"texts: {len(self.weight)}, conditions: {len(conditions)}; give one condition for each text."
             )
         condition, mask = (part.to(self.weight.device) for part in _padded(conditions))
-        return self._replace(condition=condition, condition_mask=mask)
+        return self._replace(condition_tokens=condition, condition_mask=mask)
 
 
 def _padded(rows: list[list[int]], width: int | None = None) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:

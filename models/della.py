@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from .attention.editing import check_share
+from .attention.editing import check_fraction
 from .base import Model
 from .batch import Batch
 from .priors.checks import as_prior, check_prior
@@ -100,11 +100,11 @@ class DELLA(Model):
         self.layers = layers[-1:] if single else layers  # whose view of the text decides on each latent
         self.latents = tuple(f"z_{layer + 1}" for layer in self.layers) if not single else ("z",)
         self.decoder = Decoder(config, fusion=Fusion(fusion, self.latent_size, layers, rank, single))
-        self.condition = LayerEncoder(self.decoder, self.layers) if config.condition else None
+        self.condition_encoder = LayerEncoder(self.decoder, self.layers) if config.max_condition_length else None
         links = range(len(self.layers) - 1 if structure == "chain" else 0)
         self.recursions = nn.ModuleList(Recursion(self.latent_size, first=link == 0) for link in links)
         if latent_prior is None:
-            first = "linear" if self.condition is not None else first_prior
+            first = "linear" if self.condition_encoder is not None else first_prior
             latent_prior = LinearGaussian(self.latent_size, self.summary_size, len(self.layers), first)
         self.latent_prior = as_prior(latent_prior, LatentPrior, "latent_prior")
         for number in range(len(self.layers)):
@@ -115,7 +115,7 @@ class DELLA(Model):
     def summary_size(self) -> int:
         """The size of what a prior is given: the latents below, and the condition."""
         below = self.latent_size if self.structure == "chain" else 0
-        return below + (self.config.width if self.condition is not None else 0)
+        return below + (self.config.width if self.condition_encoder is not None else 0)
 
     @property
     def prior_sizes(self) -> dict[str, int]:
@@ -123,14 +123,16 @@ class DELLA(Model):
 
     def forward(self, batch: Batch) -> Int[Tensor, "*batch T"]:
         with self.texts(batch):
-            latents = self.climb(batch, lambda name, number, summary: pyro.sample(name, self.prior(summary, number)))
+            latents = self.sample_hierarchy(
+                batch, lambda name, number, summary: pyro.sample(name, self.prior(summary, number))
+            )
             return pyro.sample("text", self.likelihood(self.context(latents, batch), batch.mask), obs=batch.tokens)
 
     def prior(self, summary: Float[Tensor, "*batch S"], number: int) -> Any:
         """The prior of a latent, given what those below and the condition say: a distribution."""
         return self.latent_prior(summary, number)
 
-    def climb(self, batch: Batch, draw: Draw) -> Float[Tensor, "*batch K p"]:
+    def sample_hierarchy(self, batch: Batch, draw: Draw) -> Float[Tensor, "*batch K p"]:
         """The latents from the lowest one up, as the model and its guide both draw them.
 
         Arguments:
@@ -153,21 +155,26 @@ class DELLA(Model):
             ValueError: If the model answers to conditions and the batch has none, or the other way round; or they are
                 too long.
         """
-        if (self.condition is None) != (batch.condition is None):
+        if (self.condition_encoder is None) != (batch.condition_tokens is None):
             ways = ("no condition, and one was given", "a condition, and none was given")
-            raise ValueError(f"the model takes {ways[self.condition is not None]}: build the model for such texts.")
-        if self.condition is None or batch.condition is None:
+            raise ValueError(
+                f"the model takes {ways[self.condition_encoder is not None]}: build the model for such texts."
+            )
+        if self.condition_encoder is None or batch.condition_tokens is None:
             return [self.zeros(len(batch.weight), 0)] * len(self.layers)
-        check_condition(batch.condition, self.config)
-        told = Context(condition=batch.condition, condition_mask=batch.condition_mask)
-        begun, present = F.pad(batch.condition, (1, 0), value=self.config.bos), F.pad(told.present, (1, 0), value=True)
+        check_condition(batch.condition_tokens, self.config)
+        told = Context(condition_tokens=batch.condition_tokens, condition_mask=batch.condition_mask)
+        begun, present = (
+            F.pad(batch.condition_tokens, (1, 0), value=self.config.bos),
+            F.pad(told.present, (1, 0), value=True),
+        )
         place = (present.long().cumsum(-1) - 1).clamp(min=0)  # on whichever side it is padded
-        found: list[Tensor] = self.condition(begun, present, place)
+        found: list[Tensor] = self.condition_encoder(begun, present, place)
         return found
 
     def context(self, latents: Float[Tensor, "*batch K p"], batch: Batch) -> Context:
         """What the decoder is told of the texts of a batch."""
-        return Context(latents, batch.condition, batch.condition_mask)
+        return Context(latents, batch.condition_tokens, batch.condition_mask)
 
     def zeros(self, *shape: int) -> Tensor:
         """Zeros of the type of the networks, which may be less precise than latents are, on their device."""
@@ -181,16 +188,16 @@ class DELLA(Model):
         """p(text | latents, condition)."""
         return AutoregressiveText(self.decoder, memory, mask=mask)
 
-    def fitting(self, memory: Memory) -> Context:
+    def check_memory(self, memory: Memory) -> Context:
         return check_context(memory, len(self.latents), self.latent_size)
 
-    def between(self, first: Memory, second: Memory, share: float) -> Context:
+    def interpolate(self, first: Memory, second: Memory, t: float) -> Context:
         r"""A straight line, :math:`(1 - \tau) z^{(1)} + \tau z^{(2)}`; the condition is the first text's."""
-        check_share(share)
-        first, second = self.fitting(first), self.fitting(second)
+        check_fraction(t)
+        first, second = self.check_memory(first), self.check_memory(second)
         check_pair(first, second)
         assert first.latents is not None and second.latents is not None
-        return replace(first, latents=torch.lerp(first.latents, second.latents, share))
+        return replace(first, latents=torch.lerp(first.latents, second.latents, t))
 
 
 class Recursion(nn.Module):

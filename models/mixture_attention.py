@@ -4,8 +4,8 @@ The story of one bank of N units and the M tokens that it explains::
 
     weights        ~ WeightPrior                        pi, or held fixed, as is each of the four
     precision_n    ~ a prior over precisions            alpha_n
-    keys_n         ~ UnitPrior(precision_n)          xi_n
-    values_n       ~ UnitPrior(value precision_n)    mu_n
+    keys_n         ~ ComponentPrior(precision_n)          xi_n
+    values_n       ~ ComponentPrior(value precision_n)    mu_n
     assignment_m   ~ Categorical(pi)                    which unit; summed out: its posterior is the attention matrix
     query_m        ~ Normal(xi[assignment], 1 / alpha[assignment])
     value_m        ~ Normal(mu[assignment], 1 / beta[assignment])      known for the value_mask tokens
@@ -34,8 +34,8 @@ from .attention.mixture import Mixture
 from .base import TEXTS, LocalModule
 from .distributions.log_dirichlet import log_simplex
 from .priors.checks import as_prior, broadcasts_to, check_distribution, check_mixture, check_support
+from .priors.components import ComponentPrior, GaussianVectors
 from .priors.roles import WeightPrior
-from .priors.units import GaussianVectors, UnitPrior
 
 __all__ = [
     "MixtureAttention",
@@ -43,7 +43,7 @@ __all__ = [
     "gather",
     "masked_logits",
     "nested_plates",
-    "normal_of_unit",
+    "normal_of_component",
     "where_true",
 ]
 
@@ -83,7 +83,7 @@ class MixtureAttention(LocalModule):
         mixture: The units: weights that sum to one, keys (its vectors), the variance of a query (its variances plus its
             noise), values and their variances. What has no prior stays as it is, and trains if it is an
             ``nn.Parameter``.
-        keys: Prior over the keys, called with the precisions; see :class:`~.mixture_priors.UnitPrior`.
+        keys: Prior over the keys, called with the precisions; see :class:`~.mixture_priors.ComponentPrior`.
         values: Prior over the values, called with their precisions.
         precision: Prior over the precision of queries, with event shape () for one a unit or :math:`(D)`.
         weights: Prior over the weights or their logarithms, called with a mask of the units that exist; the mixture's
@@ -139,8 +139,8 @@ class MixtureAttention(LocalModule):
         _hold(self, "unit_values", mixture.values)
         _hold(self, "value_variances", mixture.value_variances)
         self.free_values = free_values
-        self.key_prior = None if keys is None else as_prior(keys, UnitPrior, "keys")
-        self.value_prior = None if values is None else as_prior(values, UnitPrior, "values")
+        self.key_prior = None if keys is None else as_prior(keys, ComponentPrior, "keys")
+        self.value_prior = None if values is None else as_prior(values, ComponentPrior, "values")
         self.precision_prior = None if precision is None else as_prior(precision, nn.Module, "precision")
         self.weight_prior = None if weights is None else as_prior(weights, WeightPrior, "weights")
         self._log_weights_drawn = self._diagonal = False
@@ -226,7 +226,7 @@ class MixtureAttention(LocalModule):
         parameters = self.mixture_parameters(draws)
         log_weights = parameters.log_weights
         if "weights" in draws:
-            log_weights = masked_logits(log_weights, self.sight()[0], None).log_softmax(-1)
+            log_weights = masked_logits(log_weights, self.resolve_masks()[0], None).log_softmax(-1)
         moved = "precision" in draws
         return Mixture(
             log_weights.squeeze(-2) if self.leading else log_weights,
@@ -265,22 +265,22 @@ class MixtureAttention(LocalModule):
         shape = self._token_shape(queries, values, value_mask, attn_mask, mask, tokens)
         plates = self.plates(shape[:-1])
         parameters = self._draw(plates)
-        seen, counted = self.sight(attn_mask, mask)
+        seen, counted = self.resolve_masks(attn_mask, mask)
         with nested_plates(*plates, pyro.plate("tokens", shape[-1], dim=-1)):
             distribution = dist.Categorical(logits=masked_logits(parameters.log_weights, seen, counted))
             assignment = pyro.sample("assignment", distribution, infer={"enumerate": "parallel"})
-            distribution = normal_of_unit(parameters.keys, parameters.precision, assignment)
+            distribution = normal_of_component(parameters.keys, parameters.precision, assignment)
             with where_true(counted):
                 if queries is not None and counted is not None:
                     queries = torch.where(counted[..., None], queries, 0)
                 drawn: Tensor = pyro.sample("query", distribution, obs=queries)
                 if values is not None or self.free_values:
                     assert parameters.values is not None and parameters.value_precision is not None
-                    distribution = normal_of_unit(parameters.values, parameters.value_precision, assignment)
+                    distribution = normal_of_component(parameters.values, parameters.value_precision, assignment)
                     self._sample_values(distribution, values, value_mask)
         return drawn
 
-    def sight(
+    def resolve_masks(
         self, attn_mask: Bool[Tensor, "..."] | None = None, mask: Bool[Tensor, "..."] | None = None
     ) -> tuple[Bool[Tensor, "..."] | None, Bool[Tensor, "..."] | None]:
         """Which units a query can come from, with shape ``[*batch, M or 1, N]``, and which count, ``[*batch, M]``."""
@@ -425,7 +425,7 @@ def where_true(mask: Tensor | None) -> Any:
     return handler(mask=True if mask is None else mask)
 
 
-def normal_of_unit(rows: Tensor, precision: Tensor, assignment: Tensor) -> Any:
+def normal_of_component(rows: Tensor, precision: Tensor, assignment: Tensor) -> Any:
     """The distribution of what a token shows of its unit: around the unit's row, with the unit's precision."""
     scale = precision.rsqrt()
     scale = scale if scale.shape[-2] == 1 else gather(scale, assignment)

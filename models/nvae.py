@@ -103,7 +103,7 @@ class NVAE(Model):
         )
 
     @classmethod
-    def fitted(cls, corpus: Any) -> dict[str, Any]:
+    def corpus_arguments(cls, corpus: Any) -> dict[str, Any]:
         return {"length_prior": LengthPrior.fit(torch.as_tensor(corpus.train.lengths), corpus.max_length)}
 
     def forward(self, batch: Batch) -> Int[Tensor, "*batch T"]:
@@ -126,12 +126,12 @@ class NVAE(Model):
         """p(text | mixture): of a drawn mixture, or of the posterior's mean one."""
         return AutoregressiveText(self.decoder, memory, mask=mask)
 
-    def fitting(self, memory: Memory) -> Mixture:
+    def check_memory(self, memory: Memory) -> Mixture:
         return check_mixture(memory, self.config.width)
 
-    def between(self, first: Memory, second: Memory, share: float) -> Mixture:
+    def interpolate(self, first: Memory, second: Memory, t: float) -> Mixture:
         """The components of both mixtures, weighted by their shares: see :func:`~.mixing.interpolated`."""
-        return interpolated(self.fitting(first), self.fitting(second), share)
+        return interpolated(self.check_memory(first), self.check_memory(second), t)
 
 
 def component_mask(length: Int[Tensor, "*batch"], samples_per_component: int, width: int) -> Bool[Tensor, "*batch N"]:

@@ -6,7 +6,7 @@ from importlib import import_module
 from inspect import signature
 from typing import Any, TypeVar
 
-__all__ = ["Configurable", "build", "describe"]
+__all__ = ["Configurable", "from_config", "to_config"]
 
 R = TypeVar("R", bound="Configurable")
 
@@ -31,7 +31,7 @@ class Configurable:
         return self
 
 
-def describe(value: Any, leave_out: Collection[str] = ()) -> Any:
+def to_config(value: Any, leave_out: Collection[str] = ()) -> Any:
     """The recipe of a module or value: ``{"class_path": ..., "init_args": {...}}`` down to plain data.
 
     Arguments:
@@ -43,19 +43,19 @@ def describe(value: Any, leave_out: Collection[str] = ()) -> Any:
 
     Examples:
         >>> from pyroformer.models.transformer.stacks import TransformerConfig
-        >>> describe(TransformerConfig(vocabulary=300, max_length=8))["init_args"]["vocabulary"]
+        >>> to_config(TransformerConfig(vocabulary=300, max_length=8))["init_args"]["vocabulary"]
         300
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
-        return [describe(item) for item in value]
+        return [to_config(item) for item in value]
     if isinstance(value, dict):
-        return {key: describe(item) for key, item in value.items()}
+        return {key: to_config(item) for key, item in value.items()}
     if isinstance(value, Configurable):
-        arguments = {name: describe(item) for name, item in value.arguments.items() if name not in leave_out}
+        arguments = {name: to_config(item) for name, item in value.arguments.items() if name not in leave_out}
     elif is_dataclass(value) and not isinstance(value, type):
-        arguments = describe(asdict(value))
+        arguments = to_config(asdict(value))
     else:
         raise ValueError(
             f"a {type(value).__name__} cannot be written into a run's configuration: "
@@ -64,11 +64,11 @@ def describe(value: Any, leave_out: Collection[str] = ()) -> Any:
     return {"class_path": f"{type(value).__module__}.{type(value).__qualname__}", "init_args": arguments}
 
 
-def build(recipe: Any, trust: Collection[str] = (), **arguments: Any) -> Any:
+def from_config(recipe: Any, trust: Collection[str] = (), **arguments: Any) -> Any:
     """Make what a recipe describes.
 
     Arguments:
-        recipe: What :func:`describe` gave.
+        recipe: What :func:`to_config` gave.
         trust: Modules or class paths outside pyroformer that may be imported: importing is running their code.
         arguments: Arguments that the recipe leaves out.
 
@@ -76,11 +76,11 @@ def build(recipe: Any, trust: Collection[str] = (), **arguments: Any) -> Any:
         ValueError: If a class lies outside pyroformer and is not trusted, or does not exist.
     """
     if isinstance(recipe, list):
-        return [build(item, trust) for item in recipe]
+        return [from_config(item, trust) for item in recipe]
     if not isinstance(recipe, dict):
         return recipe
     if "class_path" not in recipe:
-        return {key: build(item, trust) for key, item in recipe.items()}
+        return {key: from_config(item, trust) for key, item in recipe.items()}
     path = str(recipe["class_path"])
     module, _, name = path.rpartition(".")
     if not path.startswith("pyroformer.") and not {path, module} & set(trust):
@@ -94,6 +94,6 @@ def build(recipe: Any, trust: Collection[str] = (), **arguments: Any) -> Any:
     if not (isinstance(cls, type) and (issubclass(cls, Configurable) or is_dataclass(cls))):
         raise ValueError(f"the run uses {path}, which is not something that a run can build.")
     try:
-        return cls(**{key: build(item, trust) for key, item in recipe.get("init_args", {}).items()} | arguments)
+        return cls(**{key: from_config(item, trust) for key, item in recipe.get("init_args", {}).items()} | arguments)
     except TypeError as error:
         raise ValueError(f"the run's arguments do not fit {path}: {error}.") from error

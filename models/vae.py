@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .attention.components import padded
-from .attention.editing import check_share
+from .attention.editing import check_fraction
 from .attention.mixture import Mixture
 from .base import Model
 from .batch import Batch
@@ -78,7 +78,7 @@ class VAE(Model):
         check_base_measure(self.base_measure, length_mask(torch.tensor([1, 2]), 2), config.width)
 
     @classmethod
-    def fitted(cls, corpus: Any) -> dict[str, Any]:
+    def corpus_arguments(cls, corpus: Any) -> dict[str, Any]:
         return {"length_prior": LengthPrior.fit(torch.as_tensor(corpus.train.lengths), corpus.max_length)}
 
     def forward(self, batch: Batch) -> Int[Tensor, "*batch T"]:
@@ -96,20 +96,20 @@ class VAE(Model):
         log_weights = (vectors.square().sum(-1) / (2 * noise)).masked_fill(~mask, -math.inf).log_softmax(-1)
         return Mixture(log_weights, vectors, mask=mask)
 
-    def fitting(self, memory: Memory) -> Mixture:
+    def check_memory(self, memory: Memory) -> Mixture:
         return check_mixture(memory, self.config.width)
 
-    def between(self, first: Memory, second: Memory, share: float) -> Mixture:
+    def interpolate(self, first: Memory, second: Memory, t: float) -> Mixture:
         r"""Vectors averaged position by position, :math:`(1 - \tau) z_i^{(1)} + \tau z_i^{(2)}`.
 
         Where only one text has a vector, it stays and weighs as much less as its text's share is.
         """
-        check_share(share)
-        first, second = self.fitting(first), self.fitting(second)
+        check_fraction(t)
+        first, second = self.check_memory(first), self.check_memory(second)
         check_pair(first, second)
         one, other = (padded(mixture, max(first.components, second.components)) for mixture in (first, second))
         assert one.mask is not None and other.mask is not None
-        here, there = (1 - share) * one.mask[..., None], share * other.mask[..., None]
+        here, there = (1 - t) * one.mask[..., None], t * other.mask[..., None]
         total = here + there
         mean = (here * one.means + there * other.means) / torch.where(total > 0, total, 1)
         total = total.squeeze(-1)

@@ -16,7 +16,7 @@
 #
 # What does attention compute, and what does one gain by saying it in terms of probability?
 #
-# The answer in three sentences. Keys and values are a *mixture over vectors*; a query is a *noisy sight* of one
+# The answer in three sentences. Keys and values are a *mixture over vectors*; a query is a *noisy observation* of one
 # vector that was drawn from it; and what attention returns is the *posterior mean* of that vector. Softmax
 # attention is one exact special case of this, not an analogy. Said so, attention has what every posterior has: it
 # knows how likely a query was, how sure the answer is, which keys deserve less trust, and how the keys should
@@ -42,7 +42,7 @@ plt.rcParams.update({"figure.constrained_layout.use": True, "font.size": 9, "axe
 plt.rcParams.update({"axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False})
 
 # %% [markdown]
-# ## A query is a noisy sight of one vector
+# ## A query is a noisy observation of one vector
 #
 # Nature draws a component $n$ with probability $\pi_n$, then a vector $v$ from that component's Gaussian. We do
 # not see $v$. We see a query $u$, which is $v$ with noise of variance $s$:
@@ -266,7 +266,7 @@ for third, rows in zip(("surest", "middle", "most doubtful"), announced.argsort(
 #
 # and this *is* a mixture: an unreliable key is shrunk and broad. Softmax has no place to write $\tau_n$ down.
 # Below, half of the keys are nearly exact and the other half are poor; the task is to tell which vector a query
-# is a sight of. No choice of temperature helps the first two rows, as it does not change which key has the most
+# is an observation of. No choice of temperature helps the first two rows, as it does not change which key has the most
 # weight.
 
 # %%

@@ -162,10 +162,10 @@ print(*run.sample(4, seed=0, temperature=0.5), sep="\n")
 
 # %% [markdown]
 # Word salad. The decoder has never seen such vectors. What helps is a better prior, fitted to the vectors that texts
-# really have: `pf.refit` does that in a second stage, and the bound stays a bound as the prior is part of the model.
+# really have: `pf.fit_prior` does that in a second stage, and the bound stays a bound as the prior is part of the model.
 
 # %%
-refitted = pf.refit(run, "autoregressive", steps=2 if quick else 100, batch_size=16, validations=1)
+refitted = pf.fit_prior(run, "autoregressive", steps=2 if quick else 100, batch_size=16, validations=1)
 print(*refitted.sample(4, seed=0, temperature=0.5), sep="\n")
 for name, each in {"trained prior": run, "refitted prior": refitted}.items():
     rate = each.evaluate(limit=64, num_particles=1, reconstructions=1)["rate"]["nats/token"]

@@ -85,7 +85,7 @@ class Kinds(pf.priors.VectorPrior, pf.priors.Hierarchical):
 # weighted by a thousandth: at full weight so small a model would not use its vectors at all, and where nothing is said
 # no prior makes a difference (see [03_della](03_della.ipynb)).
 #
-# Then two second stages. `pf.refit` holds encoder and decoder and fits a new prior to the vectors that texts really
+# Then two second stages. `pf.fit_prior` holds encoder and decoder and fits a new prior to the vectors that texts really
 # have, on the true bound: once one cloud whose place and size are learned, once ours. So the only difference between
 # the two is the number of clouds.
 
@@ -102,7 +102,7 @@ first = pf.fit(model, pf.VAEGuide(model), corpus, steps=4 if quick else 400, bet
 runs = {"as trained": first}
 priors = {"one cloud": pf.priors.GaussianVectorPrior(WIDTH, learnable=True), "many clouds": Kinds(WIDTH)}
 for name, prior in priors.items():
-    runs[name] = pf.refit(first, prior, steps=4 if quick else 300, learning_rate=1e-2, **options)
+    runs[name] = pf.fit_prior(first, prior, steps=4 if quick else 300, learning_rate=1e-2, **options)
 
 for name, run in runs.items():
     found = run.evaluate(limit=64, num_particles=1, reconstructions=64)
@@ -205,5 +205,5 @@ for kind in order:
 # - Other questions: `pyroformer.models.priors.heavy_tails` has priors under which a few entries are far out;
 #   `pyroformer.models.priors.weights` has priors for the weights of an `NVAE`, one with a random concentration.
 # - A prior over all vectors of a text in their order, which knows that "the" is followed by a noun:
-#   `pf.refit(run, "autoregressive")` fits one to a finished run.
+#   `pf.fit_prior(run, "autoregressive")` fits one to a finished run.
 # - Is the guide good enough to trust the comparison? [05_check_your_posterior](05_check_your_posterior.ipynb).

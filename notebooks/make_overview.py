@@ -45,7 +45,7 @@ def overview(run: pf.Run, text: str | None = None) -> Figure:
 
 
 def draw_denoising(ax: Axes) -> None:
-    """A query, the mixture that it was seen under, and what it was a sight of."""
+    """A query, the mixture that it was seen under, and what it was an observation of."""
     means = torch.tensor([[-2.3, 0.8], [-0.1, 1.7], [2.2, 0.7], [-0.3, -1.2]])
     variances = torch.tensor([[0.30, 0.16], [0.22, 0.14], [0.30, 0.22], [0.34, 0.14]])
     mixture = Mixture(torch.tensor([0.3, 0.15, 0.4, 0.15]).log(), means, variances, noise_variance=0.7)
@@ -63,7 +63,7 @@ def draw_denoising(ax: Axes) -> None:
     ax.annotate(
         "", answer, query[0].tolist(), arrowprops={"arrowstyle": "->", "color": INK, "shrinkA": 0, "shrinkB": 4}
     )
-    ax.plot(*query[0].tolist(), "o", color=COLORS[1], label="query $u$: a noisy sight of a vector $v$")
+    ax.plot(*query[0].tolist(), "o", color=COLORS[1], label="query $u$: a noisy observation of a vector $v$")
     ax.plot(*answer, "*", color=COLORS[0], markersize=12, label=r"attention: $\mathrm{E}[v \mid u]$")
     ax.plot([], [], "o", color=DEPTHS(0.4), markeredgecolor=FRAME, label="mixture over $v$, with attention weights")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.02), fontsize=8, frameon=False)

@@ -25,7 +25,7 @@ from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.roles import BaseMeasure
 from pyroformer.models.priors.sequences import AutoregressiveVectorPrior
 from pyroformer.models.priors.vectors import MixtureVectorPrior
-from pyroformer.models.serialization import build, describe
+from pyroformer.models.serialization import from_config, to_config
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.vae import VAE
 
@@ -73,7 +73,7 @@ def della(
 
 PAIRS: dict[str, Callable[[], Pair]] = {
     "lm": lambda: Pair(LanguageModel(CONFIG), None),
-    "lm-probabilistic": lambda: Pair(LanguageModel(probabilistic(key_components=2, null_unit=True)), None),
+    "lm-probabilistic": lambda: Pair(LanguageModel(probabilistic(key_components=2, null_component=True)), None),
     "lm-adapting": lambda: Pair(LanguageModel(probabilistic(key_prior="learned", key_steps=1)), None),
     "nvae": nvae(),
     "nvae-relu": nvae(alpha="relu"),
@@ -184,8 +184,8 @@ def test_fillers_weigh_nothing(pair: Pair) -> None:
 
 
 def test_state_survives_saving(pair: Pair) -> None:
-    model = build(describe(pair.model))
-    guide = None if pair.guide is None else build(describe(pair.guide, leave_out=["model"]), model=model)
+    model = from_config(to_config(pair.model))
+    guide = None if pair.guide is None else from_config(to_config(pair.guide, leave_out=["model"]), model=model)
     ELBO()(model, guide).load_state_dict(ELBO()(pair.model, pair.guide).state_dict())
     model.eval()
     again = Pair(model, None if guide is None else guide.eval())
@@ -209,8 +209,8 @@ def test_predictive_agrees_with_itself_in_parallel(pair: Pair) -> None:
 
 def test_the_parameter_store_stays_empty_and_training_trains_twice(pair: Pair) -> None:
     for steps in (2, 9):
-        fresh = build(describe(pair.model))
-        guide = None if pair.guide is None else build(describe(pair.guide, leave_out=["model"]), model=fresh)
+        fresh = from_config(to_config(pair.model))
+        guide = None if pair.guide is None else from_config(to_config(pair.guide, leave_out=["model"]), model=fresh)
         loss = NVIB() if fresh.objective == "nvib" and not estimated(pair) else ELBO()
         svi = SVI(fresh, guide, torch.optim.Adam, loss, lr=3e-2)
         torch.manual_seed(0)
@@ -222,8 +222,8 @@ def test_the_parameter_store_stays_empty_and_training_trains_twice(pair: Pair) -
 def test_a_rebuilt_guide_reads_through_its_models_embedding(pair: Pair) -> None:
     if pair.guide is None:
         return
-    fresh = build(describe(pair.model))
-    guide = build(describe(pair.guide, leave_out=["model"]), model=fresh)
+    fresh = from_config(to_config(pair.model))
+    guide = from_config(to_config(pair.guide, leave_out=["model"]), model=fresh)
     assert guide.encoder.embedding is fresh.decoder.embedding
 
 

@@ -38,7 +38,7 @@ from pyroformer.models.priors.weights import (
     PitmanYor,
     SymmetricDirichlet,
 )
-from pyroformer.models.serialization import build, describe
+from pyroformer.models.serialization import from_config, to_config
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.vae import VAE
 
@@ -230,8 +230,8 @@ class TestInAModel:
         batch = BATCH._replace(weight=BATCH.weight.double())
         if "hierarchical" in name:
             pytest.skip("a class of a test file has no import path: tests/test_docs.py saves and loads one that has")
-        fresh = build(describe(model))
-        again = ELBO(data_size=10)(fresh, build(describe(guide, leave_out=["model"]), model=fresh)).double()
+        fresh = from_config(to_config(model))
+        again = ELBO(data_size=10)(fresh, from_config(to_config(guide, leave_out=["model"]), model=fresh)).double()
         again.load_state_dict(ELBO(data_size=10)(model, guide).state_dict())
         again.eval()
         terms = []

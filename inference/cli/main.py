@@ -1,4 +1,4 @@
-"""The command line: ``pyroformer fit | refit | evaluate | sample | reconstruct | plot | demo``."""
+"""The command line: ``pyroformer fit | fit-prior | evaluate | sample | reconstruct | ...``."""
 
 import contextlib
 import errno
@@ -55,6 +55,7 @@ def _run(arguments: list[str]) -> int:
         print(f"pyroformer {__version__}")
         return 0
     command, *rest = arguments
+    command = command.replace("_", "-")
     if command not in COMMANDS:
         raise UsageError(f"command {command!r} is unknown: choose one of {', '.join(COMMANDS)}.")
     try:

@@ -20,17 +20,17 @@ FROM_MODEL = ("width", "samples_per_component", "max_length", "heads", "layers",
 FROM_CORPUS = (
     "vocabulary",
     "max_length",
-    "condition",
+    "max_condition_length",
     "pad",
     "bos",
     "eos",
 )  # fields of the network that the corpus decides
 TRAINING = "pyroformer.inference.options:TrainingOptions"
 COMMANDS = {
-    name: f"pyroformer.inference.cli.commands.{name}:{name}"
+    name: "pyroformer.inference.cli.commands.{0}:{0}".format(name.replace("-", "_"))
     for name in (
         "fit",
-        "refit",
+        "fit-prior",
         "evaluate",
         "sample",
         "reconstruct",

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ...models.base import Model
-from ...models.serialization import build
+from ...models.serialization import from_config
 from ...models.transformer.backbone import Backbone
 from ..data.corpus import Corpus
 from ..pretrained.gpt2 import Pretrained
@@ -104,16 +104,16 @@ def prepare_old(
     if config.get("trained"):
         raise ValueError(
             f"{folder.path} trains only {', '.join(config['trained'])} of an earlier run: go on with "
-            f"pyroformer refit RUN --out {folder.path} --resume."
+            f"pyroformer fit-prior RUN --out {folder.path} --resume."
         )
     before = dict(config.get("training") or {})
     try:
         _check(folder, config, corpus, name, dict(asked) | {f"--{k}": v for k, v in training.items() if k not in FREE})
         torch.manual_seed(before.get("seed", 0))
-        model = build(config["model"], trust)
+        model = from_config(config["model"], trust)
         if folder.start.exists() and not folder.last.exists():
             model.load_state_dict(read_checkpoint(folder.start)["state_dict"])
-        guide = build(config["guide"], trust, model=model) if config.get("guide") else None
+        guide = from_config(config["guide"], trust, model=model) if config.get("guide") else None
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{folder.config_file} is damaged ({error}): choose another --out.") from error
     if {"steps", "minutes"} & set(training):
@@ -175,7 +175,7 @@ def _made(value: Any, known: Mapping[str, Any]) -> Any:
     given = dict(value.get("init_args") or {})
     wanted = signature(imported(path)).parameters
     filled = {key: item for key, item in known.items() if key in wanted and key not in given}
-    return build({"class_path": path, "init_args": given}, trust=[path], **filled)
+    return from_config({"class_path": path, "init_args": given}, trust=[path], **filled)
 
 
 def _check(folder: RunFolder, config: Mapping[str, Any], corpus: Corpus, name: str, asked: Mapping[str, Any]) -> None:

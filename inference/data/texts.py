@@ -124,10 +124,10 @@ class Texts(Sequence[str]):
         batch = Batch(tokens, mask, real.float() * weight)
         if self.conditions is None:
             return batch
-        condition, condition_mask = self.conditions.pad(indices, self.conditions.fitting(indices) - 1, end=False)
-        return batch._replace(condition=condition, condition_mask=condition_mask)
+        condition, condition_mask = self.conditions.pad(indices, self.conditions.padded_length(indices) - 1, end=False)
+        return batch._replace(condition_tokens=condition, condition_mask=condition_mask)
 
-    def fitting(self, indices: Int[np.ndarray, " B"]) -> int:
+    def padded_length(self, indices: Int[np.ndarray, " B"]) -> int:
         """The smallest of the widths that some texts fit into; index -1 is no text."""
         real = indices[indices >= 0]
         longest = (self.offsets[real + 1] - self.offsets[real]).max(initial=1)

@@ -53,7 +53,7 @@ def guide_gap(
     )
     options = {"attn_mask": attn_mask, "mask": mask}
     loss = elbo.loss(model, guide, queries, values, value_mask, **options)
-    seen, counted = model.sight(attn_mask, mask)
+    seen, counted = model.resolve_masks(attn_mask, mask)
     if counted is not None:
         queries = torch.where(counted[..., None], queries, 0)
     mixture = model.mixture()

@@ -82,7 +82,7 @@ def check_texts(
     *,
     replications: int = 20,
     limit: int = 100,
-    words: int = 5,
+    text_vocabulary: int = 5,
     pairs: int = 5,
     statistics: Mapping[str, Statistic] | None = None,
     seed: int = 0,
@@ -97,7 +97,7 @@ def check_texts(
         texts: Real texts; held-out ones by default.
         replications: How many sets of as many made-up texts.
         limit: At most so many real texts, the first.
-        words: How many of the most frequent words of the training texts are counted.
+        text_vocabulary: How many of the most frequent words of the training texts are counted.
         pairs: How many of their most frequent pairs of neighboring words.
         statistics: What to measure of a set in place of :func:`text_statistics`, by name.
         seed: Of the made-up texts.
@@ -114,7 +114,7 @@ def check_texts(
     given = [texts] if isinstance(texts, str) else texts
     real = list((run.corpus.test if given is None else given)[:limit])
     if statistics is None:
-        statistics = text_statistics(run.corpus.train[:REFERENCE], words, pairs)
+        statistics = text_statistics(run.corpus.train[:REFERENCE], text_vocabulary, pairs)
     made_up = sample(run, replications * len(real), Decoding(**decoding), seed=seed)
     sets = [made_up[start : start + len(real)] for start in range(0, len(made_up), max(1, len(real)))]
     return predictive_check(real, sets, statistics)
@@ -134,7 +134,7 @@ def predictive_check(
         ValueError: If there are no texts or statistics, fewer than two sets, or a set of another size.
 
     Examples:
-        >>> found = predictive_check(["a b", "b"], [["a", "b"], ["b", "b"]], text_statistics(["a b"], words=1, pairs=0))
+        >>> found = predictive_check(["a b", "b"], [["a", "b"], ["b", "b"]], text_statistics(["a b"], text_vocabulary=1, pairs=0))
         >>> found.names
         ['words per text', 'spread of that', 'distinct pairs', "share of 'a'"]
         >>> found.observed.tolist()
@@ -151,7 +151,7 @@ def predictive_check(
     return PredictiveCheck(list(statistics), rows[0], rows[1:], len(texts))
 
 
-def text_statistics(texts: Sequence[str], words: int = 5, pairs: int = 5) -> dict[str, Statistic]:
+def text_statistics(texts: Sequence[str], text_vocabulary: int = 5, pairs: int = 5) -> dict[str, Statistic]:
     """What is measured of a set of texts by default; words are what white space separates.
 
     Words per text and their spread over texts, the share of pairs of neighbors that are distinct, and how large a
@@ -160,13 +160,13 @@ def text_statistics(texts: Sequence[str], words: int = 5, pairs: int = 5) -> dic
 
     Arguments:
         texts: What the most frequent words are taken from.
-        words: How many words.
+        text_vocabulary: How many words.
         pairs: How many pairs.
 
     Raises:
         ValueError: If a number is negative.
     """
-    for name, number in (("words", words), ("pairs", pairs)):
+    for name, number in (("text_vocabulary", text_vocabulary), ("pairs", pairs)):
         if number < 0:
             raise ValueError(f"{name} is {number}: give a whole number from 0.")
     found: dict[str, Statistic] = {
@@ -174,7 +174,7 @@ def text_statistics(texts: Sequence[str], words: int = 5, pairs: int = 5) -> dic
         "spread of that": lambda some: float(np.std([len(row) for row in split(some)])),
         "distinct pairs": _distinct_pairs,
     }
-    for n, number in ((1, words), (2, pairs)):
+    for n, number in ((1, text_vocabulary), (2, pairs)):
         for gram, _ in _counted(texts, n).most_common(number):
             found[f"share of '{' '.join(gram)}'"] = partial(_share, gram=gram)
     return found

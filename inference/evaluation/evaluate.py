@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ...guides.della import DELLAGuide
-from ...guides.nvae import Posterior
+from ...guides.nvae import MixturePosterior
 from ...models.attention.mixture import Mixture
 from ...models.batch import Batch
 from ...models.transformer.text_distribution import AutoregressiveText
@@ -209,7 +209,7 @@ def _measure_mean(
         "components": posterior.mask.sum(-1),
         "kept_attention": count_for_mass(attention_shares(model.decoder, tokens, mask, memory)),
     }
-    if not isinstance(posterior, Posterior):
+    if not isinstance(posterior, MixturePosterior):
         return hits
     return hits | {
         "kept_alpha": (posterior.mask & (posterior.log_alpha > math.log(LEAST_ALPHA))).sum(-1),

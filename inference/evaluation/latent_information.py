@@ -37,8 +37,8 @@ __all__ = [
     "aggregated",
     "derangement",
     "explained_variance",
-    "information_and_mismatch",
     "latent_information",
+    "mutual_information_and_marginal_kl",
 ]
 
 ENTRIES = 2**20  # of the largest tensor while texts are compared in pairs
@@ -49,8 +49,8 @@ class LatentInformation(NamedTuple):
 
     Arguments:
         kl: Divergence from the prior, given a draw of those below.
-        information: What it tells of the text, given those below, at the same draw.
-        mismatch: How much likelier the draw is under the aggregated posterior than under the prior.
+        mutual_information: What it tells of the text, given those below, at the same draw.
+        marginal_kl: How much likelier the draw is under the aggregated posterior than under the prior.
         variance: Of each unit's posterior mean over texts, the latents below averaged out; see
             :func:`explained_variance`.
         sensitivity: How far log p(x | z) drops when the latent is that of another text.
@@ -58,8 +58,8 @@ class LatentInformation(NamedTuple):
     """
 
     kl: Float[Tensor, "N K"]
-    information: Float[Tensor, "N K"]
-    mismatch: Float[Tensor, "N K"]
+    mutual_information: Float[Tensor, "N K"]
+    marginal_kl: Float[Tensor, "N K"]
     variance: Float[Tensor, "K p"]
     sensitivity: Float[Tensor, "N K"]
     sensitivity_all: Float[Tensor, " N"]
@@ -85,7 +85,7 @@ def latent_information(model: DELLA, guide: DELLAGuide, batches: Sequence[Batch]
         >>> from pyroformer.models.transformer.stacks import TransformerConfig
         >>> model = DELLA(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=2, heads=2), latent_size=4)
         >>> found = latent_information(model, DELLAGuide(model), [Batch.pad([[5, 6, 2], [7, 2], [8, 2]])])
-        >>> found.information.shape, bool((found.information.sum(-1) <= math.log(3)).all())
+        >>> found.mutual_information.shape, bool((found.mutual_information.sum(-1) <= math.log(3)).all())
         (torch.Size([3, 2]), True)
     """
     batches = [_without_fillers(batch) for batch in batches]
@@ -94,8 +94,8 @@ def latent_information(model: DELLA, guide: DELLAGuide, batches: Sequence[Batch]
     shape = len(model.latents), model.latent_size
     noise = torch.randn(sum(sizes), *shape, device=model.device).split(sizes)
     common = torch.randn(draws, 1, *shape, device=model.device)
-    with guide.told():
-        paths = _joined([_climb(model, guide, *each, common) for each in zip(batches, noise, strict=True)])
+    with guide.set_hyperparameters():
+        paths = _joined([_sample_paths(model, guide, *each, common) for each in zip(batches, noise, strict=True)])
         divergences, compared = _divergences(model, guide, paths), _compared(model, guide, paths)
     others = paths.latents[derangement(sum(sizes)).to(model.device)].split(sizes)
     latents = paths.latents.split(sizes)
@@ -103,7 +103,7 @@ def latent_information(model: DELLA, guide: DELLAGuide, batches: Sequence[Batch]
     return LatentInformation(divergences, *compared, explained_variance(paths.means), drops[:, :-1], drops[:, -1])
 
 
-def information_and_mismatch(
+def mutual_information_and_marginal_kl(
     log_q: Float[Tensor, "K n N"], log_p: Float[Tensor, "K n M"], own: Int[Tensor, " n"]
 ) -> tuple[Float[Tensor, "n K"], Float[Tensor, "n K"]]:
     r"""The two parts of the divergence of each latent, at draws of all of them.
@@ -123,8 +123,8 @@ def information_and_mismatch(
 
     Examples:
         >>> log_q = torch.tensor([[[0.0, -1e9], [-1e9, 0.0]]])  # the draw of each text is impossible for the other
-        >>> information, mismatch = information_and_mismatch(log_q, torch.zeros(1, 2, 1), torch.arange(2))
-        >>> information.exp(), mismatch.exp()
+        >>> mutual_information, marginal_kl = mutual_information_and_marginal_kl(log_q, torch.zeros(1, 2, 1), torch.arange(2))
+        >>> mutual_information.exp(), marginal_kl.exp()
         (tensor([[2.],
                 [2.]], dtype=torch.float64), tensor([[0.5000],
                 [0.5000]], dtype=torch.float64))
@@ -202,7 +202,7 @@ class _Paths(NamedTuple):
     seen: list[Float[Tensor, "N _"]]
 
 
-def _climb(
+def _sample_paths(
     model: DELLA,
     guide: DELLAGuide,
     batch: Batch,
@@ -220,7 +220,7 @@ def _climb(
         latent: Tensor = distribution.mean + distribution.stddev * every[:, :, number]
         return latent
 
-    latents = model.climb(batch, draw)[0]
+    latents = model.sample_hierarchy(batch, draw)[0]
     return _Paths(latents, torch.stack(means, -2), summaries, seen)
 
 
@@ -248,11 +248,11 @@ def _compared(model: DELLA, guide: DELLAGuide, paths: _Paths) -> tuple[Float[Ten
     texts = torch.arange(len(paths.latents), device=paths.latents.device)
     size = max(2 * model.latent_size, 0 if model.condition is None else model.summary_size)
     parts = [
-        information_and_mismatch(*_pairs(model, guide, paths, rows), rows)
+        mutual_information_and_marginal_kl(*_pairs(model, guide, paths, rows), rows)
         for rows in texts.split(max(1, ENTRIES // (len(texts) * size)))
     ]
-    information, mismatch = zip(*parts, strict=True)
-    return torch.cat(information), torch.cat(mismatch)
+    mutual_information, marginal_kl = zip(*parts, strict=True)
+    return torch.cat(mutual_information), torch.cat(marginal_kl)
 
 
 def _pairs(

@@ -137,8 +137,8 @@ class Evaluation:
 _COSTS = ("nats/token", "nats/text", "bits/byte", "perplexity")
 _BY_LATENT = {
     "KL": ("kl", "nats/text"),
-    "information": ("information", "nats/text"),
-    "mismatch": ("mismatch", "nats/text"),
+    "mutual_information": ("mutual_information", "nats/text"),
+    "marginal_kl": ("marginal_kl", "nats/text"),
     "active > 0.01": ("active", "above 0.01"),
     "active > 0.2": ("active", "above 0.2"),
     "sensitivity": ("sensitivity", "nats/text"),

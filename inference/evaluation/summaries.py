@@ -103,16 +103,16 @@ def components(columns: Columns) -> dict[str, Metric]:
 
 def layers(found: LatentInformation, latents: Sequence[str]) -> dict[str, Metric]:
     """What each latent carries, and all of them together; their divergences are among the parts of the bound."""
-    count = len(found.information)
+    count = len(found.mutual_information)
     labels = {
-        "information": f"information of {{}} over {count:,} texts, at most ln {count:,} = {math.log(count):.2f}",
-        "mismatch": f"mismatch of {{}} over {count:,} texts, aggregated posterior against prior",
+        "mutual_information": f"information of {{}} over {count:,} texts, at most ln {count:,} = {math.log(count):.2f}",
+        "marginal_kl": f"mismatch of {{}} over {count:,} texts, aggregated posterior against prior",
         "active": f"active units of {{}} over {count:,} texts, lower latents averaged out",
         "sensitivity": f"drop of log p(x | z) over {count:,} texts with another text's {{}}",
     }
     columns = {
-        "information": _with_all(found.information, found.information.sum(-1)),
-        "mismatch": _with_all(found.mismatch, found.mismatch.sum(-1)),
+        "mutual_information": _with_all(found.mutual_information, found.mutual_information.sum(-1)),
+        "marginal_kl": _with_all(found.marginal_kl, found.marginal_kl.sum(-1)),
         "sensitivity": _with_all(found.sensitivity, found.sensitivity_all),
     }
     variance = found.variance.cpu().numpy()

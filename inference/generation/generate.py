@@ -14,7 +14,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ...guides.base import Guide
-from ...guides.nvae import Posterior
+from ...guides.nvae import MixturePosterior
 from ...models.attention.editing import compacted
 from ...models.attention.mixture import Mixture
 from ...models.batch import Batch
@@ -49,12 +49,12 @@ def decode(run: FittedModel, memory: Memory, decoding: Decoding = GREEDY, *, see
     Raises:
         ValueError: If the memory is of another kind or size than the model's, or has not one text a row.
     """
-    memory, shape = run.model.fitting(memory), tuple(batch_shape(memory))
+    memory, shape = run.model.check_memory(memory), tuple(batch_shape(memory))
     if len(shape) != 1:
         raise ValueError(f"the memory is of batch shape {shape}: give one row for each text, as run.encode does.")
     with seeded_eval(run.model, run.guide, seed=seed):
         noise = _noise(run, seed, range(*batch_shape(memory)))
-        tokens = write(_likelihood(run, memory), decoding, noise, words=run.tokenizer.vocabulary)
+        tokens = write(_likelihood(run, memory), decoding, noise, text_vocabulary=run.tokenizer.vocabulary)
         return run.tokenizer.decode_batch(tokens)
 
 
@@ -85,7 +85,7 @@ def reconstruct(
             ``min_weight`` is out of range or is given where there is no mixture.
     """
     check_same_length(texts, conditions)
-    result, words = [], run.tokenizer.vocabulary
+    result, text_vocabulary = [], run.tokenizer.vocabulary
     with seeded_eval(run.model, run.guide, seed=seed):
         for items in _chunks(len(texts), batch_size):
             originals = [texts[item] for item in items]
@@ -93,9 +93,9 @@ def reconstruct(
             posterior = _posterior(run, batch)
             memory = posterior.memory()
             likelihood = _likelihood(run, _thinned(run, memory, min_weight))
-            tokens = write(likelihood, decoding, _noise(run, seed, items), words=words)
+            tokens = write(likelihood, decoding, _noise(run, seed, items), text_vocabulary=text_vocabulary)
             written = run.tokenizer.decode_batch(tokens)
-            weights = _per_token(memory, batch) if isinstance(posterior, Posterior) else [None] * len(items)
+            weights = _per_token(memory, batch) if isinstance(posterior, MixturePosterior) else [None] * len(items)
             for text, original, kept in zip(written, originals, weights, strict=True):
                 pieces = tuple(run.tokenizer.pieces(original))
                 result.append(Reconstruction.from_weights(text, original, pieces, kept))
@@ -140,7 +140,7 @@ def sample(
             memories = [memory for memory in drawn if memory is not None]
             text = _likelihood(run, stacked(memories) if memories else None).expand([len(items)])
             noise = _noise(run, seed, items)
-            tokens = write(text, decoding or Decoding(), noise, begun, words=run.tokenizer.vocabulary)
+            tokens = write(text, decoding or Decoding(), noise, begun, text_vocabulary=run.tokenizer.vocabulary)
             texts += run.tokenizer.decode_batch(tokens)
     return texts
 
@@ -150,7 +150,7 @@ def write(
     decoding: Decoding,
     noise: Float[Tensor, "B W"],
     prompt: Int[Tensor, " K"] | None = None,
-    words: int | None = None,
+    text_vocabulary: int | None = None,
 ) -> Int[Tensor, "B T"]:
     """Tokens of one text for each row, never padding, beginning-of-text or a label.
 
@@ -159,10 +159,10 @@ def write(
         decoding: How tokens are chosen.
         noise: What decides the draws, one column for each token.
         prompt: How every text begins.
-        words: The number of tokens that texts are made of; those beyond are labels. All if None.
+        text_vocabulary: The number of tokens that texts are made of; those beyond are labels. All if None.
     """
     config = text.decoder.config
-    labels = range(config.vocabulary if words is None else words, config.vocabulary)
+    labels = range(config.vocabulary if text_vocabulary is None else text_vocabulary, config.vocabulary)
     never = torch.tensor([config.pad, config.bos, *labels], device=noise.device)
     rule = decoding.token_sampler(noise)
 
@@ -208,7 +208,7 @@ def _prior_memory(run: FittedModel, seed: int, told: list[list[int]] | None) -> 
     torch.manual_seed(seed)
     placeholder = {"text": torch.zeros(1, run.corpus.max_length, dtype=torch.long, device=run.model.device)}
     unwritten = poutine.trace(poutine.condition(run.model, placeholder))
-    learned = run.guide.told(drawn=True) if isinstance(run.guide, Guide) else nullcontext()
+    learned = run.guide.set_hyperparameters(drawn=True) if isinstance(run.guide, Guide) else nullcontext()
     with learned:  # hyper-priors belong to all texts, also to those that were read
         trace = unwritten.get_trace(Batch.unobserved(1, like=next(run.model.parameters()), conditions=told))
     return _autoregressive(run, trace.nodes["text"]["fn"]).memory

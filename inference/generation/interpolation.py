@@ -65,7 +65,7 @@ def interpolate(
     one, other = _memories(run, first, second, condition)
     shares = [float(share) for share in torch.linspace(0, 1, steps)]
     chosen = tuple(_of_layers(run)) if layers is None else _chosen(run, layers)
-    way = [run.model.between(one, other, share) for share in shares]
+    way = [run.model.interpolate(one, other, share) for share in shares]
     if layers is not None:
         way = [_moved(run, one, memory, chosen) for memory in way]
     texts = decode(run, stacked(way), decoding, seed=seed)

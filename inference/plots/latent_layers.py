@@ -53,7 +53,7 @@ def layer_kl(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
     r"""Draw the KL of each latent and its two parts: what it tells of the text, and how far it is from the prior.
 
     .. math::
-        \text{KL} = \text{information} + \text{mismatch}
+        \text{KL} = \text{mutual_information} + \text{marginal_kl}
 
     The parts are measured on fewer texts than the KL, so that they add up to it only nearly. The dashed line is the
     most that all latents together can tell of so many texts.
@@ -69,7 +69,9 @@ def layer_kl(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
         raise ValueError("the evaluation says nothing of single latents: evaluate a run whose layers have latents.")
     ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
     places = np.arange(len(evaluation.latents))
-    for number, (measure, label) in enumerate([("kl", "KL"), ("information", "information"), ("mismatch", "mismatch")]):
+    for number, (measure, label) in enumerate(
+        [("kl", "KL"), ("mutual_information", "mutual_information"), ("marginal_kl", "marginal_kl")]
+    ):
         values = [evaluation[f"{measure}_{latent}"]["nats/text"] or 0.0 for latent in evaluation.latents]
         ax.bar(
             places + (number - 1) * 0.27, values, 0.27, color=INK if number == 0 else COLORS[number - 1], label=label

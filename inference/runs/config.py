@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ...models.base import Model
-from ...models.serialization import describe
+from ...models.serialization import to_config
 from ..data.corpus import Corpus
 from ..objectives.elbo import ELBO
 from ..objectives.registry import describe_objective
@@ -23,8 +23,8 @@ def run_config(model: Model, guide: nn.Module | None, corpus: Corpus, options: T
     trained = trainable_modules(modules)
     config = {
         "pyroformer": version("pyroformer"),
-        "model": describe(model),
-        "guide": None if guide is None else describe(guide, leave_out=["model"]),
+        "model": to_config(model),
+        "guide": None if guide is None else to_config(guide, leave_out=["model"]),
         "corpus": corpus.describe(),
         "objective": describe_objective(model, options),
         "training": asdict(options),

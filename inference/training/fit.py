@@ -125,7 +125,11 @@ def _trainer(options: TrainingOptions) -> lightning.Trainer:
 def _check_sizes(model: Model, corpus: Corpus) -> None:
     """The network must know every token of the corpus and reach as far as its texts and their conditions."""
     config = getattr(model, "config", None)
-    sizes = {"vocabulary": corpus.vocabulary, "max_length": corpus.max_length, "condition": corpus.max_condition_length}
+    sizes = {
+        "vocabulary": corpus.vocabulary,
+        "max_length": corpus.max_length,
+        "max_condition_length": corpus.max_condition_length,
+    }
     for name, needed in sizes.items():
         had = getattr(config, name, None)
         if had is not None and had < needed:

@@ -29,7 +29,7 @@ from ...models.base import Model
 from ...models.priors.roles import BaseMeasure, SequencePrior
 from ...models.priors.sequences import IndependentVectorPrior
 from ...models.priors.vectors import check_base_measure, own_component
-from ...models.serialization import build
+from ...models.serialization import from_config
 from ..objectives.elbo import ELBO
 from ..options import TrainingOptions
 from ..run import Run
@@ -37,7 +37,7 @@ from ..utils.registry import imported
 from .fit import fit
 from .lightning_module import Status
 
-__all__ = ["PRIORS", "named_prior", "refit"]
+__all__ = ["PRIORS", "fit_prior", "named_prior"]
 
 PRIORS = {
     "autoregressive": "pyroformer.models.priors.sequences.AutoregressiveVectorPrior",
@@ -49,7 +49,7 @@ POSTERIOR = r"guide\.hyperpriors\.\w+\.base_measure__"  # of the hyper-priors in
 DECIDED = ("objective", "kl_schedule", "beta", "free_bits", "free_bits_per", "target_kl", "kl_reduction")
 
 
-def refit(
+def fit_prior(
     run: Run,
     prior: BaseMeasure | str = "autoregressive",
     *,
@@ -84,7 +84,7 @@ def refit(
         >>> corpus = pf.Corpus.from_texts([f"The number {n} is even." for n in range(0, 100, 2)], max_length=32)
         >>> model = pf.NVAE.for_corpus(corpus, width=16, layers=1, heads=2)
         >>> run = pf.fit(model, pf.NVAEGuide(model), corpus, steps=2, batch_size=8)
-        >>> refit(run, "mixture", steps=2, batch_size=8).config["trained"]
+        >>> fit_prior(run, "mixture", steps=2, batch_size=8).config["trained"]
         ['model.base_measure']
     """
     for name in DECIDED:
@@ -94,7 +94,7 @@ def refit(
     _base_measure(run.model)
     if isinstance(prior, str):
         prior = named_prior(run, prior, seed=settings.seed)
-    model, guide = _with_prior(run.model, run.guide, _fitting(run.model, prior))
+    model, guide = _with_prior(run.model, run.guide, _adapt_prior(run.model, prior))
     return fit(model, guide, run.corpus, out=out, resume=resume, callback=callback, **options | {"objective": "elbo"})
 
 
@@ -132,7 +132,7 @@ def named_prior(run: Run, name: str, *, seed: int = 0, **given: Any) -> BaseMeas
     filled = {key: value for key, value in known.items() if key in accepted}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        prior: BaseMeasure = build(
+        prior: BaseMeasure = from_config(
             {"class_path": path, "init_args": GIVEN.get(name, {}) | given}, trust=[path], **filled
         )
     return prior
@@ -148,7 +148,7 @@ def _base_measure(model: Model) -> nn.Module:
     return base
 
 
-def _fitting(model: Model, prior: Any) -> BaseMeasure:
+def _adapt_prior(model: Model, prior: Any) -> BaseMeasure:
     """The prior on the model's device and with the distribution of the prior's own components that the model was trained with.
 
     Raises:

@@ -66,7 +66,7 @@ class Training(lightning.LightningModule):
         self.full_weights = {site: float(weight) for site, weight in objective.kl_weights.named_buffers()}
         self.controller = None if options.target_kl is None else KLController(options.target_kl)
         self.scale: float | Tensor = 1.0  # of the full weights, at the last batch
-        self.best, self.best_step, self.waited, self.looks = math.inf, 0, 0, 0
+        self.best, self.best_step, self.wait, self.validations_done = math.inf, 0, 0, 0
         self.seconds_before, self.started, self.reported = 0.0, time.monotonic(), 0.0
         self.stop_requested = False
         self.position: dict[str, Any] | None = None
@@ -139,8 +139,8 @@ class Training(lightning.LightningModule):
             self._kl = []
         progress = self.progress()
         done = progress >= 1 or self._anywhere(self.stop_requested)
-        if done or progress >= (self.looks + 1) / self.options.validations:
-            self.looks = max(self.looks + 1, math.floor(progress * self.options.validations))
+        if done or progress >= (self.validations_done + 1) / self.options.validations:
+            self.validations_done = max(self.validations_done + 1, math.floor(progress * self.options.validations))
             done = self._look(progress) or done
         elif time.monotonic() - self.reported > 0.5:
             self._tell(progress, "train", self.meter.read())
@@ -151,16 +151,20 @@ class Training(lightning.LightningModule):
         checkpoint["run"] = {
             "best": self.best,
             "best_step": self.best_step,
-            "waited": self.waited,
-            "looks": self.looks,
+            "wait": self.wait,
+            "validations_done": self.validations_done,
             "seconds": self.seconds(),
             "position": self.stream.position(self.trainer.global_step),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["run"]
-        self.best, self.best_step, self.waited = state["best"], state["best_step"], state["waited"]
-        self.looks, self.seconds_before, self.position = state["looks"], state["seconds"], state["position"]
+        self.best, self.best_step, self.wait = state["best"], state["best_step"], state["wait"]
+        self.validations_done, self.seconds_before, self.position = (
+            state["validations_done"],
+            state["seconds"],
+            state["position"],
+        )
 
     def _train_mode(self) -> None:
         """What is trained drops activations; what is held is the function that it was."""
@@ -200,17 +204,17 @@ class Training(lightning.LightningModule):
         values = self.validate()
         self._tell(progress, "train", self.meter.read())
         if values["objective"] < self.best:
-            self.best, self.best_step, self.waited = values["objective"], self.trainer.global_step, 0
+            self.best, self.best_step, self.wait = values["objective"], self.trainer.global_step, 0
             if self.trainer.is_global_zero:
                 content = {"state_dict": self.state_dict(), "global_step": self.best_step}
                 write_atomically(self.folder.best, lambda path: torch.save(content, path))
         else:
-            self.waited += 1
+            self.wait += 1
         self._tell(progress, "valid", values)
         self.trainer.save_checkpoint(self.folder.last)
         if self.trainer.is_global_zero:
             self.folder.start.unlink(missing_ok=True)
-        return 0 < self.options.patience <= self.waited
+        return 0 < self.options.patience <= self.wait
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

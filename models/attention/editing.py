@@ -10,7 +10,7 @@ from torch import Tensor
 from .components import expanded, joined, normalized, selected
 from .mixture import Mixture
 
-__all__ = ["check_share", "compacted", "dropped", "exchanged", "interpolated", "scaled"]
+__all__ = ["check_fraction", "compacted", "dropped", "exchanged", "interpolated", "scaled"]
 
 
 def compacted(mixture: Mixture, threshold: float, keep: int = 1) -> Mixture:
@@ -76,7 +76,7 @@ def interpolated(first: Mixture, second: Mixture, share: float) -> Mixture:
         >>> interpolated(one, other, 0.5).log_weights.exp().tolist()
         [0.5, 0.25, 0.25]
     """
-    check_share(share)
+    check_fraction(share)
     parts = ((first, 1 - share), (second, share))
     weighted = [replace(mixture, log_weights=_weights(mixture) + _log(part)) for mixture, part in parts]
     return _without_the_absent(joined(weighted))
@@ -155,7 +155,7 @@ def exchanged(mixture: Mixture, other: Mixture, components: Mapping[int, int]) -
     return replace(found, log_weights=normalized(mixture.log_weights.expand(present.shape), present), mask=present)
 
 
-def check_share(share: float) -> None:
+def check_fraction(share: float) -> None:
     """Raises a ValueError unless it is the share of one of two."""
     if not 0 <= share <= 1:
         raise ValueError(f"share is {share}: give a number from 0, all of the first, to 1, all of the second")

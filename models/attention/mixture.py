@@ -1,4 +1,4 @@
-r"""A mixture over vectors, and what a noisy sight of one of them tells about it: the definition of attention here."""
+r"""A mixture over vectors, and what a noisy observation of one of them tells about it: the definition of attention here."""
 
 import math
 from dataclasses import dataclass, replace
@@ -67,7 +67,7 @@ class Covariances(NamedTuple):
 
 @dataclass(frozen=True)
 class Mixture:
-    r"""A mixture over vectors that a query is a noisy sight of.
+    r"""A mixture over vectors that a query is a noisy observation of.
 
     .. math::
         v \sim \sum_n \pi_n \, N(\mu_n, \sigma_n^2), \qquad u \mid v \sim N(v, s I), \qquad

@@ -13,13 +13,13 @@ from .key_adaptation import adapt_keys, causal_responsibilities
 from .kv_cache import KeyValueCache
 from .mixture import Mixture
 
-__all__ = ["Posterior", "ProbabilisticAttention"]
+__all__ = ["ProbabilisticAttention", "ValuePosterior"]
 
 Precision = Literal["shared", "unit", "diagonal"]
 KeyPrior = Literal["magnitude", "gated", "learned"]
 
 
-class Posterior(NamedTuple):
+class ValuePosterior(NamedTuple):
     r"""What each head of a layer infers at each position.
 
     Arguments:
@@ -55,7 +55,7 @@ class ProbabilisticAttention(nn.Module):
             ``"learned"``: :math:`c_n` too, read off the token.
         components: Gaussians in each key. All but the first have a projection of their own, behind a gate that starts
             closed.
-        null_unit: Whether there is one more key, at zero and with value zero, for queries that no other explains; its
+        null_component: Whether there is one more key, at zero and with value zero, for queries that no other explains; its
             log weight is learned, and it alone departs from softmax attention at initialization.
         steps: How often keys adapt to the queries that they meet.
         pseudo_counts: How many queries a key is worth when it adapts.
@@ -86,7 +86,7 @@ class ProbabilisticAttention(nn.Module):
         precision: Precision = "unit",
         prior: KeyPrior = "gated",
         components: int = 1,
-        null_unit: bool = False,
+        null_component: bool = False,
         steps: int = 0,
         pseudo_counts: float = 1.0,
     ) -> None:
@@ -105,7 +105,7 @@ class ProbabilisticAttention(nn.Module):
         self.log_prior = _Reading(width, heads, 1, bias=False) if prior == "learned" else None  # a bias would cancel
         self.other_keys = nn.Linear(width, width * (components - 1), bias=bias) if components > 1 else None
         self.gate = nn.Parameter(torch.zeros(heads, components - 1)) if components > 1 else None
-        self.log_null = nn.Parameter(torch.zeros(heads)) if null_unit else None
+        self.log_null = nn.Parameter(torch.zeros(heads)) if null_component else None
 
     def extra_repr(self) -> str:
         return (
@@ -156,7 +156,7 @@ class ProbabilisticAttention(nn.Module):
 
     def posterior(
         self, x: Float[Tensor, "*batch t p"], mask: Bool[Tensor, "*batch t"] | None = None, causal: bool = False
-    ) -> Posterior:
+    ) -> ValuePosterior:
         """Mean, variance and evidence of every head at every position, before the heads are put together.
 
         Raises:
@@ -169,7 +169,7 @@ class ProbabilisticAttention(nn.Module):
             mixture = adapt_keys(queries, mixture, mask=counted, **self._adaptation)
         attn_mask = self._visible(queries.shape[-2], mixture) if causal else None
         results = (attend(queries, mixture, returns=what, attn_mask=attn_mask) for what in get_args(Returns))
-        return Posterior(*(result.reshape(*x.shape[:-2], *result.shape[1:]) for result in results))
+        return ValuePosterior(*(result.reshape(*x.shape[:-2], *result.shape[1:]) for result in results))
 
     def _read(
         self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None

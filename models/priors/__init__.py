@@ -1,12 +1,12 @@
 """Priors that can be swapped: of weights, of vectors, of latents, of lengths, and of the units of a mixture."""
 
+from .components import ComponentPrior, DirichletProcess, GaussianVectors, StickBreaking
 from .heavy_tails import LaplaceVectorPrior, LinearLaplace, LinearStudentT, StudentTVectorPrior
 from .hyperpriors import Hierarchical
 from .latents import LinearGaussian, LinearPrior, StandardGaussian
 from .lengths import LengthPrior
-from .roles import BaseMeasure, LatentPrior, Role, SequencePrior, VectorPrior, WeightPrior
+from .roles import BaseMeasure, LatentPrior, Prior, SequencePrior, VectorPrior, WeightPrior
 from .sequences import AutoregressiveVectorPrior, IndependentVectorPrior
-from .units import DirichletProcess, GaussianVectors, StickBreaking, UnitPrior
 from .vectors import GaussianVectorPrior, KernelVectorPrior, MixtureVectorPrior
 from .weights import GEM, BoundedDirichletProcess, GammaDirichletProcess, PitmanYor, SymmetricDirichlet
 
@@ -15,6 +15,7 @@ __all__ = [
     "AutoregressiveVectorPrior",
     "BaseMeasure",
     "BoundedDirichletProcess",
+    "ComponentPrior",
     "DirichletProcess",
     "GammaDirichletProcess",
     "GaussianVectorPrior",
@@ -31,13 +32,12 @@ __all__ = [
     "LinearStudentT",
     "MixtureVectorPrior",
     "PitmanYor",
-    "Role",
+    "Prior",
     "SequencePrior",
     "StandardGaussian",
     "StickBreaking",
     "StudentTVectorPrior",
     "SymmetricDirichlet",
-    "UnitPrior",
     "VectorPrior",
     "WeightPrior",
 ]

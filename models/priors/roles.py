@@ -9,10 +9,10 @@ from torch.distributions import Distribution
 
 from ..serialization import Configurable
 
-__all__ = ["BaseMeasure", "LatentPrior", "Role", "SequencePrior", "VectorPrior", "WeightPrior"]
+__all__ = ["BaseMeasure", "LatentPrior", "Prior", "SequencePrior", "VectorPrior", "WeightPrior"]
 
 
-class Role(Configurable, nn.Module):
+class Prior(Configurable, nn.Module):
     """What all priors share: a run remembers how each was made, and hyper-priors are not taken for numbers."""
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -24,7 +24,7 @@ class Role(Configurable, nn.Module):
         super().__setattr__(name, value)
 
 
-class WeightPrior(Role):
+class WeightPrior(Prior):
     r"""The role of a prior over the log weights of a mixture.
 
     ``forward(mask)`` takes a mask of the components that exist, with shape :math:`(*, N)`, and returns a distribution
@@ -37,7 +37,7 @@ class WeightPrior(Role):
         raise NotImplementedError(f"{type(self).__name__} is a WeightPrior: write forward(mask) -> Distribution")
 
 
-class BaseMeasure(Role):
+class BaseMeasure(Prior):
     r"""The role of a prior over the vectors of a mixture: a :class:`VectorPrior` or a :class:`SequencePrior`.
 
     Both say with ``component()`` what the prior's own components are drawn from. A guide gives those components a
@@ -82,7 +82,7 @@ class SequencePrior(BaseMeasure):
         return self.first()
 
 
-class LatentPrior(Role):
+class LatentPrior(Prior):
     r"""The role of a prior over the latent of one layer.
 
     ``forward(summary, layer)`` takes what the latents below and the condition say, with shape :math:`(*, S)`, and the

@@ -113,7 +113,7 @@ class Backbone:
         config = decoder.config
         options = {name: getattr(config, name) for name in (*_DECIDES, "max_length", "condition")}
         self.check(**options, vocabulary=config.vocabulary - labels, hidden=config.feed_forward)
-        positions = config.condition + config.max_length
+        positions = config.max_condition_length + config.max_length
         weights = {
             name: value[:positions] if name == "embedding.positions" else value for name, value in self.weights.items()
         }

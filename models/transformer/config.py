@@ -29,7 +29,7 @@ class TransformerConfig:
         init_std: Standard deviation of the initial weights; None is :math:`1 / \sqrt P`, which keeps the scale of what
             goes through a layer. GPT-2 has 0.02.
         word_dropout: Probability that a decoder in training reads padding in place of a token.
-        condition: The longest condition in tokens, which stands before a text; 0 where there is none.
+        max_condition_length: The longest condition in tokens, which stands before a text; 0 where there is none.
         attention: Of a sequence to itself: ``"softmax"``, or ``"probabilistic"``, which starts as softmax attention and
             learns what that takes as given.
         key_precision: Of probabilistic attention: one precision for each head, each key (``"unit"``) or each of its
@@ -38,7 +38,7 @@ class TransformerConfig:
             (``"magnitude"``), to a degree that is learned (``"gated"``), or with a prior for each key besides
             (``"learned"``).
         key_components: Of probabilistic attention: Gaussians in each key.
-        null_unit: Of probabilistic attention: whether a query may attend to nothing.
+        null_component: Of probabilistic attention: whether a query may attend to nothing.
         key_steps: Of probabilistic attention: how often keys adapt to the queries that they meet.
         pad: Id of padding.
         bos: Id of the token that the decoder puts before a text.
@@ -67,12 +67,12 @@ class TransformerConfig:
     tied: bool = True
     init_std: float | None = None
     word_dropout: float = 0.0
-    condition: int = 0
+    max_condition_length: int = 0
     attention: Literal["softmax", "probabilistic"] = "softmax"
     key_precision: Literal["shared", "unit", "diagonal"] = "unit"
     key_prior: Literal["magnitude", "gated", "learned"] = "gated"
     key_components: int = 1
-    null_unit: bool = False
+    null_component: bool = False
     key_steps: int = 0
     pad: int = PAD
     bos: int = BOS
@@ -87,8 +87,10 @@ class TransformerConfig:
             raise ValueError(f"key_steps is {self.key_steps}; it must be at least 0, which leaves keys as they are")
         if self.width % self.heads:
             raise ValueError(f"width is {self.width}, which is not a multiple of heads = {self.heads}")
-        if self.condition < 0:
-            raise ValueError(f"condition is {self.condition}; it must be at least 0, which is none")
+        if self.max_condition_length < 0:
+            raise ValueError(
+                f"max_condition_length is {self.max_condition_length}; it must be at least 0, which is none"
+            )
         for name in ("dropout", "word_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")

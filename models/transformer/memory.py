@@ -1,4 +1,4 @@
-"""What a decoder is told of a text besides the text: a mixture to attend to; or latents, and a condition."""
+"""What a decoder is conditions of a text besides the text: a mixture to attend to; or latents, and a condition."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Context:
 
     Arguments:
         latents: One latent for each layer that takes one, from below, with shape :math:`(*, K, p)`; or None.
-        condition: Token ids with shape :math:`(*, C)`, or None.
+        condition_tokens: Token ids with shape :math:`(*, C)`, or None.
         condition_mask: True where the condition has a token, with the same shape, or None for everywhere.
 
     Raises:
@@ -34,18 +34,18 @@ class Context:
     """
 
     latents: Float[Tensor, "*#batch K p"] | None = None
-    condition: Int[Tensor, "*#batch C"] | None = None
+    condition_tokens: Int[Tensor, "*#batch C"] | None = None
     condition_mask: Bool[Tensor, "*#batch C"] | None = None
 
     def __post_init__(self) -> None:
-        if self.latents is None and self.condition is None:
+        if self.latents is None and self.condition_tokens is None:
             raise ValueError("the context is empty: give latents or a condition, or no context at all")
 
     @property
     def present(self) -> Bool[Tensor, "*#batch C"]:
         """Where the condition has a token."""
-        assert self.condition is not None, "there is no condition"
-        return _where(self.condition, self.condition_mask)
+        assert self.condition_tokens is not None, "there is no condition"
+        return _where(self.condition_tokens, self.condition_mask)
 
 
 Memory: TypeAlias = Mixture | Context
@@ -56,7 +56,7 @@ def batch_shape(memory: Memory) -> torch.Size:
     if isinstance(memory, Mixture):
         return torch.broadcast_shapes(memory.means.shape[:-2], memory.log_weights.shape[:-1])
     shapes = [] if memory.latents is None else [memory.latents.shape[:-2]]
-    shapes += [] if memory.condition is None else [memory.condition.shape[:-1]]
+    shapes += [] if memory.condition_tokens is None else [memory.condition_tokens.shape[:-1]]
     return torch.broadcast_shapes(*shapes)
 
 
@@ -88,7 +88,7 @@ def check_context(memory: Memory, latents: int, size: int) -> Context:
         torch.Size([1, 4, 8])
     """
     if not isinstance(memory, Context):
-        raise ValueError(f"a {type(memory).__name__} was given, and the decoder is told latents: give a Context")
+        raise ValueError(f"a {type(memory).__name__} was given, and the decoder is conditions latents: give a Context")
     had = None if memory.latents is None else tuple(memory.latents.shape[-2:])
     if had != (latents, size):
         found = "no latents" if had is None else f"{had[0]} latents of {had[1]} dimensions"
@@ -117,7 +117,7 @@ def flat(memory: Memory, batch: Sequence[int]) -> Memory:
     if isinstance(memory, Context):
         return Context(
             None if memory.latents is None else rows(memory.latents, 2),
-            None if memory.condition is None else rows(memory.condition, 1),
+            None if memory.condition_tokens is None else rows(memory.condition_tokens, 1),
             None if memory.condition_mask is None else rows(memory.condition_mask, 1),
         )
     if memory.means.ndim == 3 and memory.means.shape[:1] == tuple(batch) == memory.log_weights.shape[:-1]:
@@ -157,13 +157,15 @@ def _mixtures(mixtures: list[Mixture]) -> Mixture:
 
 def _contexts(contexts: list[Context]) -> Context:
     latents = [context.latents for context in contexts if context.latents is not None]
-    told = [(one.condition, one.present) for one in contexts if one.condition is not None]
-    longest = max((tokens.shape[-1] for tokens, _ in told), default=0)
-    more = [longest - tokens.shape[-1] for tokens, _ in told]
+    conditions = [(one.condition_tokens, one.present) for one in contexts if one.condition_tokens is not None]
+    longest = max((tokens.shape[-1] for tokens, _ in conditions), default=0)
+    more = [longest - tokens.shape[-1] for tokens, _ in conditions]
     return Context(
         torch.cat(latents) if latents else None,
-        torch.cat([F.pad(tokens, (0, n)) for (tokens, _), n in zip(told, more, strict=True)]) if told else None,
-        torch.cat([F.pad(mask, (0, n)) for (_, mask), n in zip(told, more, strict=True)]) if told else None,
+        torch.cat([F.pad(tokens, (0, n)) for (tokens, _), n in zip(conditions, more, strict=True)])
+        if conditions
+        else None,
+        torch.cat([F.pad(mask, (0, n)) for (_, mask), n in zip(conditions, more, strict=True)]) if conditions else None,
     )
 
 

@@ -114,7 +114,7 @@ class Embedding(nn.Module):
         self.tokens = nn.Embedding(config.vocabulary, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.scale = 1.0
-        longest = config.condition + config.max_length
+        longest = config.max_condition_length + config.max_length
         if config.positions == "learned":
             self.positions = nn.Parameter(torch.empty(longest, config.width))
         else:
@@ -286,7 +286,7 @@ class Decoder(nn.Module):
         """
         count = torch.ones_like(tokens) if mask is None else mask.long()
         # Texts that have ended run on, beyond the max_length too, until the last one of their batch has.
-        last = self.config.condition + self.config.max_length - 1
+        last = self.config.max_condition_length + self.config.max_length - 1
         position = (cache.position[:, None] + count.cumsum(-1) - 1).clamp(0, last)
         cache.position = cache.position + count.sum(-1)
         x = self._shifted("embedding", self.embedding(tokens, position), cache.latents)
@@ -316,8 +316,8 @@ class Decoder(nn.Module):
         self, memory: Memory | None, form: Form, project: bool = False
     ) -> tuple[list[BlockInputs], Tensor | None]:
         """What each block is told, and all latents as one vector."""
-        if isinstance(memory, Context) and memory.condition is not None:
-            check_condition(memory.condition, self.config)
+        if isinstance(memory, Context) and memory.condition_tokens is not None:
+            check_condition(memory.condition_tokens, self.config)
         if isinstance(memory, Mixture):
             projected = project or form != "exact"
             memories = self.project(memory, form) if projected else [memory] * len(self.blocks)
@@ -374,7 +374,7 @@ def _self_attention(config: TransformerConfig) -> SelfAttention | ProbabilisticA
         precision=config.key_precision,
         prior=config.key_prior,
         components=config.key_components,
-        null_unit=config.null_unit,
+        null_component=config.null_component,
         steps=config.key_steps,
     )
 
@@ -411,10 +411,10 @@ def _conditioned(
     tokens: Int[Tensor, "B T"], memory: Memory | None
 ) -> tuple[Int[Tensor, "B n"], Bool[Tensor, "B n"] | None, Int[Tensor, "B n"] | None]:
     """Tokens with the condition before them, if there is one; which of them are there; and their positions."""
-    if not isinstance(memory, Context) or memory.condition is None:
+    if not isinstance(memory, Context) or memory.condition_tokens is None:
         return tokens, None, None
     mask = torch.cat([memory.present, torch.ones_like(tokens, dtype=torch.bool)], 1)
-    return torch.cat([memory.condition, tokens], 1), mask, (mask.long().cumsum(1) - 1).clamp(min=0)
+    return torch.cat([memory.condition_tokens, tokens], 1), mask, (mask.long().cumsum(1) - 1).clamp(min=0)
 
 
 def _fusion(block: nn.Module) -> nn.Module | None:
@@ -437,8 +437,8 @@ def check_length(length: int, config: TransformerConfig) -> None:
 
 def check_condition(condition: Int[Tensor, "*batch C"], config: TransformerConfig) -> None:
     """Raises a ValueError if a condition is longer than a decoder has room for."""
-    if condition.shape[-1] > config.condition:
+    if condition.shape[-1] > config.max_condition_length:
         raise ValueError(
-            f"a condition of {condition.shape[-1]} tokens does not fit the decoder's longest of {config.condition}; "
+            f"a condition of {condition.shape[-1]} tokens does not fit the decoder's longest of {config.max_condition_length}; "
             "shorten it, or build the decoder with more"
         )

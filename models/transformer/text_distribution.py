@@ -156,8 +156,10 @@ def decode(
 
     # The prompt is read from the right end, where all rows go on, and kept at the left end.
     begun, present = F.pad(prompt, (1, 0), value=config.bos), F.pad(prompt != config.pad, (1, 0), value=True)
-    if isinstance(memory, Context) and memory.condition is not None:
-        condition, there = (x.expand(*batch, -1).reshape(len(begun), -1) for x in (memory.condition, memory.present))
+    if isinstance(memory, Context) and memory.condition_tokens is not None:
+        condition, there = (
+            x.expand(*batch, -1).reshape(len(begun), -1) for x in (memory.condition_tokens, memory.present)
+        )
         begun, present = torch.cat([condition, begun], 1), torch.cat([there, present], 1)
     tokens, present = _align(begun, present, right=True)
     mask = None if bool(present.all()) else present

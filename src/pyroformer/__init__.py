@@ -25,13 +25,13 @@ __all__ = [
     "distributions",
     "em",
     "fit",
+    "fit_prior",
     "guides",
     "inference",
     "load",
     "models",
     "plots",
     "priors",
-    "refit",
     "to_arviz",
 ]
 
@@ -65,7 +65,7 @@ _HOMES = {
     "models": "models",
     "plots": "inference.plots",
     "priors": "models.priors",
-    "refit": "inference.training.fit_prior:refit",
+    "fit_prior": "inference.training.fit_prior:refit",
     "to_arviz": "inference.posterior.export:to_arviz",
 }
 
@@ -83,7 +83,7 @@ if TYPE_CHECKING:
     from .inference.run import Run, load
     from .inference.svi import SVI
     from .inference.training.fit import fit
-    from .inference.training.fit_prior import refit
+    from .inference.training.fit_prior import fit_prior
     from .models import distributions, priors
     from .models.attention.attend import attend
     from .models.attention.mixture import Mixture

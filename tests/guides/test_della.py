@@ -29,7 +29,7 @@ from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.fusion import FusionKind
 
 CONFIG = TransformerConfig(vocabulary=30, max_length=8, width=16, layers=3, heads=2, positions="learned", init_std=0.3)
-TOLD = replace(CONFIG, condition=4)
+TOLD = replace(CONFIG, max_condition_length=4)
 SIZE = 4
 TEXTS = [[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]]
 CONDITIONS = [[20, 21, 22], [23], []]
@@ -115,7 +115,7 @@ def test_the_posterior_by_hand(form: str, structure: Structure, batch: Batch) ->
         close(encoded.mean[:, number], expected.mean, atol=1e-4)
         close(encoded.variance[:, number], expected.variance, atol=1e-4)
     memory = encoded.memory()
-    assert memory.latents is encoded.mean and memory.condition is batch.condition
+    assert memory.latents is encoded.mean and memory.condition_tokens is batch.condition_tokens
 
 
 @in_each_form

@@ -105,7 +105,7 @@ CASES = [
     (
         "train lm",
         2,
-        "command 'train' is unknown: choose one of fit, refit, evaluate, sample, reconstruct, interpolate, swap, ",
+        "command 'train' is unknown: choose one of fit, fit_prior, evaluate, sample, reconstruct, interpolate, swap, ",
     ),
     ("fit", 2, r"fit needs a model first: pyroformer fit lm\|della\|nvae\|vae --data FILE --out FOLDER"),
     ("fit --steps 3", 2, "fit needs a model first"),

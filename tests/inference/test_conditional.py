@@ -56,7 +56,7 @@ def test_samples_hold_no_labels_and_do_not_depend_on_their_number(run: Run) -> N
 def test_the_run_comes_back_from_its_folder(run: Run) -> None:
     again = pf.load(run.folder.path)
     assert again.sample(3, seed=5, condition="color") == run.sample(3, seed=5, condition="color")
-    assert again.model.config.condition == 1
+    assert again.model.config.max_condition_length == 1
 
 
 def test_reconstruction_and_evaluation_take_the_conditions_of_the_corpus(run: Run) -> None:

@@ -18,20 +18,20 @@ def listed(part: Tensor | None) -> Any:
 
 def test_texts_without_conditions_have_none() -> None:
     for batch in (Batch.pad(TEXTS), Batch.unobserved(2), Batch.pad(TEXTS).to("cpu")):
-        assert batch.condition is None and batch.condition_mask is None
+        assert batch.condition_tokens is None and batch.condition_mask is None
 
 
 def test_conditions_are_padded_at_the_end_and_may_be_empty() -> None:
     batch = Batch.pad(TEXTS, width=4, conditions=[[8, 9, 3], []])
     assert listed(batch.tokens) == [[5, 6, EOS, PAD], [7, EOS, PAD, PAD]]
-    assert listed(batch.condition) == [[8, 9, 3], [PAD, PAD, PAD]]
+    assert listed(batch.condition_tokens) == [[8, 9, 3], [PAD, PAD, PAD]]
     assert listed(batch.condition_mask) == [[True, True, True], [False, False, False]]
     assert [part.dtype for part in batch[3:] if part is not None] == [torch.long, torch.bool]
 
 
 def test_conditions_that_are_all_empty_have_a_column() -> None:
     batch = Batch.pad(TEXTS, conditions=[[], []])
-    assert listed(batch.condition) == [[PAD], [PAD]]
+    assert listed(batch.condition_tokens) == [[PAD], [PAD]]
     assert listed(batch.condition_mask) == [[False], [False]]
 
 

@@ -26,7 +26,7 @@ from pyroformer.models.transformer.fusion import FusionKind
 from pyroformer.models.transformer.memory import Context
 
 CONFIG = TransformerConfig(vocabulary=30, max_length=8, width=16, layers=3, heads=2, positions="learned", init_std=0.3)
-TOLD = replace(CONFIG, condition=4)
+TOLD = replace(CONFIG, max_condition_length=4)
 SIZE = 4
 TEXTS = [[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]]
 CONDITIONS = [[20, 21, 22], [23], []]
@@ -113,7 +113,7 @@ def test_the_joint_density_by_hand(structure: Structure, first_prior: str, condi
     trace = run(model, batch, latents)
     for number, prior in enumerate(priors_by_hand(model, latents, conditions)):
         close(trace.nodes[model.latents[number]]["log_prob"], prior.log_prob(latents[:, number]))
-    memory = Context(latents, batch.condition, batch.condition_mask)
+    memory = Context(latents, batch.condition_tokens, batch.condition_mask)
     close(trace.nodes["text"]["log_prob"], text_by_hand(model, batch, memory), atol=1e-4)
 
 
@@ -242,10 +242,10 @@ def test_padding_of_a_condition_changes_nothing(junk: int) -> None:
     model = away(build(TOLD))
     latents = latents_for(model)
     expected = run(model, ANSWERS, latents)
-    assert ANSWERS.condition is not None and ANSWERS.condition_mask is not None
-    condition = torch.where(ANSWERS.condition_mask, ANSWERS.condition, junk)
+    assert ANSWERS.condition_tokens is not None and ANSWERS.condition_mask is not None
+    condition = torch.where(ANSWERS.condition_mask, ANSWERS.condition_tokens, junk)
     wide = ANSWERS._replace(
-        condition=F.pad(condition, (0, 1), value=junk), condition_mask=F.pad(ANSWERS.condition_mask, (0, 1))
+        condition_tokens=F.pad(condition, (0, 1), value=junk), condition_mask=F.pad(ANSWERS.condition_mask, (0, 1))
     )
     actual = run(model, wide, latents)
     for name in (*model.latents, "text"):
@@ -259,11 +259,12 @@ def test_padding_of_a_condition_changes_nothing(junk: int) -> None:
 def test_a_condition_may_be_padded_on_the_left() -> None:
     model = away(build(TOLD))
     latents = latents_for(model)
-    assert ANSWERS.condition is not None and ANSWERS.condition_mask is not None
-    width = ANSWERS.condition.shape[-1]
+    assert ANSWERS.condition_tokens is not None and ANSWERS.condition_mask is not None
+    width = ANSWERS.condition_tokens.shape[-1]
     turn = (torch.arange(width) + ANSWERS.condition_mask.sum(-1, keepdim=True)) % width
     left = ANSWERS._replace(
-        condition=ANSWERS.condition.gather(-1, turn), condition_mask=ANSWERS.condition_mask.gather(-1, turn)
+        condition_tokens=ANSWERS.condition_tokens.gather(-1, turn),
+        condition_mask=ANSWERS.condition_mask.gather(-1, turn),
     )
     assert left.condition_mask[:2, -1].all() and not left.condition_mask[:2].all()  # the third is empty
     expected, actual = (run(model, batch, latents) for batch in (ANSWERS, left))
@@ -293,11 +294,13 @@ def test_a_condition_without_a_mask_is_there_everywhere() -> None:
 def test_answers_are_drawn_as_likely_as_they_are() -> None:
     """Conditions of different lengths in one batch: two tokens of each answer against the decoder's probabilities."""
     model = away(build(replace(TOLD, max_length=2)))
-    assert ANSWERS.condition is not None and ANSWERS.condition_mask is not None
-    memory = Context(latents_for(model), ANSWERS.condition, ANSWERS.condition_mask)
+    assert ANSWERS.condition_tokens is not None and ANSWERS.condition_mask is not None
+    memory = Context(latents_for(model), ANSWERS.condition_tokens, ANSWERS.condition_mask)
     draws = model.likelihood(memory).sample((3000,))
     for text in range(3):
-        told = Context(*(part[text : text + 1] for part in (memory.latents, memory.condition, memory.condition_mask)))
+        told = Context(
+            *(part[text : text + 1] for part in (memory.latents, memory.condition_tokens, memory.condition_mask))
+        )
         first = draws[:, text, 0].bincount(minlength=30)
         favorite = int(first[3:].argmax()) + 3  # not the end, after which there is nothing
         hidden = model.decoder(torch.tensor([[favorite, 3]]), told)[0]
@@ -335,7 +338,7 @@ def read_in_training(model: DELLA, batch: Batch) -> Tensor:
     """Token ids that the decoder's embedding is given."""
     seen: list[Tensor] = []
     handle = model.decoder.embedding.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    memory = Context(latents_for(model, len(batch.weight)), batch.condition, batch.condition_mask)
+    memory = Context(latents_for(model, len(batch.weight)), batch.condition_tokens, batch.condition_mask)
     model.likelihood(memory, batch.mask).log_prob(batch.tokens)
     handle.remove()
     return seen[0]
@@ -345,7 +348,7 @@ def test_a_share_of_the_words_is_hidden_in_training_and_never_the_beginning() ->
     model = build(replace(TOLD, word_dropout=0.3))
     tokens = torch.randint(3, 30, (600, 8))
     batch = Batch(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.ones(600) / 600)
-    batch = batch._replace(condition=tokens[:, :4], condition_mask=batch.mask[:, :4])  # type: ignore[index]
+    batch = batch._replace(condition_tokens=tokens[:, :4], condition_mask=batch.mask[:, :4])  # type: ignore[index]
     before = F.pad(tokens[:, :-1], (1, 0), value=BOS)
     assert torch.equal(read_in_training(model, batch), torch.cat([tokens[:, :4], before], 1))
     seen = read_in_training(model.train(), batch)
@@ -393,8 +396,8 @@ def test_half_precision_is_near_single() -> None:
 
 def test_for_corpus_is_built_like_gpt2() -> None:
     corpus = SimpleNamespace(vocabulary=40, max_length=12, conditional=False, max_condition_length=0)
-    model = DELLA.for_corpus(corpus, latent_size=8, condition=5, fusion="add")
-    assert (model.config.positions, model.config.init_std, model.config.condition) == ("learned", 0.02, 5)
+    model = DELLA.for_corpus(corpus, latent_size=8, max_condition_length=5, fusion="add")
+    assert (model.config.positions, model.config.init_std, model.config.max_condition_length) == ("learned", 0.02, 5)
     assert model.latent_size == 8 and model.decoder.fusion is not None and model.decoder.fusion.kind == "add"
 
 

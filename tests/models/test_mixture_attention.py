@@ -28,7 +28,7 @@ from pyroformer.models.attention.mixture import (
 )
 from pyroformer.models.distributions.log_dirichlet import LogDirichlet
 from pyroformer.models.mixture_attention import MixtureAttention
-from pyroformer.models.priors.units import GaussianVectors
+from pyroformer.models.priors.components import GaussianVectors
 
 UNITS, TOKENS, WIDTH, VALUES = 4, 9, 3, 2
 BATCHES = [(), (2, 3)]
@@ -503,7 +503,7 @@ NONE = torch.zeros(UNITS, dtype=torch.bool)
         (lambda: MixtureAttention(bad(log_weights=torch.full((UNITS,), -torch.inf))), "the mixture has no unit left"),
         (lambda: MixtureAttention(bad(value_variances=None), free_values=True), "values need a mixture with values"),
         (lambda: MixtureAttention(bad(variances=Covariances(torch.eye(3).expand(4, 3, 3)))), "full covariances"),
-        (lambda: MixtureAttention(draw(), keys=dist.Normal), "keys .*Normal.*: give a UnitPrior, a distribution"),
+        (lambda: MixtureAttention(draw(), keys=dist.Normal), "keys .*Normal.*: give a ComponentPrior, a distribution"),
         (lambda: MixtureAttention(draw(), keys=dist.Normal(0.0, 1.0)), r"keys has event shape \(\), expected \(3,\)"),
         (lambda: MixtureAttention(draw(), values=dist.Normal(0.0, 1.0)), r"values has event shape \(\)"),
         (lambda: MixtureAttention(draw(), precision=dist.Normal(0.0, 1e-9)), "must draw positive numbers"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pyroformer.models.serialization import Configurable, build, describe
+from pyroformer.models.serialization import Configurable, from_config, to_config
 from pyroformer.models.transformer.config import TransformerConfig
 
 CONFIG = TransformerConfig(vocabulary=300, max_length=8)
@@ -14,37 +14,37 @@ class Outsider(Configurable):
 
 
 def test_a_recipe_builds_the_same_again() -> None:
-    recipe = describe(Outsider(CONFIG, scale=2.5, names=("a", "b")))
-    again = build(recipe, trust=[Outsider.__module__])
+    recipe = to_config(Outsider(CONFIG, scale=2.5, names=("a", "b")))
+    again = from_config(recipe, trust=[Outsider.__module__])
     assert again.config == CONFIG
     assert again.scale == 2.5
     assert again.names == ["a", "b"]
 
 
 def test_arguments_given_later_win_and_left_out_ones_are_absent() -> None:
-    recipe = describe(Outsider(CONFIG, scale=2.5), leave_out=["config"])
+    recipe = to_config(Outsider(CONFIG, scale=2.5), leave_out=["config"])
     assert list(recipe["init_args"]) == ["scale"]
     other = TransformerConfig(vocabulary=400, max_length=8)
-    assert build(recipe, trust=[recipe["class_path"]], config=other).config == other
+    assert from_config(recipe, trust=[recipe["class_path"]], config=other).config == other
 
 
 def test_foreign_code_is_not_imported_unless_named() -> None:
     recipe = {"class_path": "antigravity.Surprise", "init_args": {}}
     with pytest.raises(ValueError, match=r"antigravity.Surprise, which is code outside pyroformer"):
-        build(recipe)
+        from_config(recipe)
 
 
 @pytest.mark.parametrize("path", ["pyroformer.models.nowhere.Thing", "pyroformer.models.batch.Thing"])
 def test_what_does_not_exist_is_named(path: str) -> None:
     with pytest.raises(ValueError, match=f"the run uses {path}, which cannot be imported"):
-        build({"class_path": path})
+        from_config({"class_path": path})
 
 
 def test_only_recorded_classes_are_built() -> None:
     with pytest.raises(ValueError, match="not something that a run can build"):
-        build({"class_path": "pyroformer.models.serialization.build", "init_args": {"recipe": 1}})
+        from_config({"class_path": "pyroformer.models.serialization.build", "init_args": {"recipe": 1}})
 
 
 def test_what_cannot_be_written_down_is_named() -> None:
     with pytest.raises(ValueError, match="a set cannot be written"):
-        describe({"a": {1, 2}})
+        to_config({"a": {1, 2}})

@@ -67,7 +67,7 @@ def test_between_two_texts_vectors_are_averaged_position_by_position() -> None:
     short, long = (
         model.memory(posterior.mean[i : i + 1, :n], posterior.mask[i : i + 1, :n]) for i, n in ((1, 2), (0, 5))
     )
-    half = model.between(short, long, 0.25)
+    half = model.interpolate(short, long, 0.25)
     torch.testing.assert_close(half.means[:, :2], 0.75 * short.means + 0.25 * long.means[:, :2])
     torch.testing.assert_close(half.means[:, 2:], long.means[:, 2:])
     odds = half.log_weights[0, 4] - half.log_weights[0, 0]
@@ -82,7 +82,7 @@ def test_at_either_end_the_decoder_says_what_it_says_of_one_text(share: float) -
     posterior = VAEGuide(model).encode(batch)
     each = [model.memory(posterior.mean[i : i + 1, :n], posterior.mask[i : i + 1, :n]) for i, n in ((1, 2), (0, 5))]
     tokens = batch.tokens[2:3]
-    found = model.decoder(tokens, model.between(*each, share))
+    found = model.decoder(tokens, model.interpolate(*each, share))
     torch.testing.assert_close(found, model.decoder(tokens, each[int(share)]), atol=1e-5, rtol=0)
 
 

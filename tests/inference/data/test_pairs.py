@@ -262,7 +262,7 @@ def test_a_batch_by_hand() -> None:
         [EOS, PAD, PAD, *rest],
         [f, EOS, PAD, *rest],
     ]
-    assert listed(batch.condition) == [[c, *[PAD] * 7], [a, a, *[PAD] * 6], [PAD] * 8, [PAD] * 8]
+    assert listed(batch.condition_tokens) == [[c, *[PAD] * 7], [a, a, *[PAD] * 6], [PAD] * 8, [PAD] * 8]
     assert listed(batch.condition_mask)[1] == [True, True, *[False] * 6]
     assert [sum(row) for row in listed(batch.condition_mask)] == [1, 2, 0, 0]
     assert batch.weight.tolist() == pytest.approx([1 / 3, 1 / 3, 0, 1 / 3])
@@ -368,9 +368,9 @@ def test_the_name_of_a_label_in_a_text_is_text() -> None:
     assert min(conditions_of(corpus.train).tokens[::2]) >= corpus.tokenizer.vocabulary
     assert corpus.tokenizer.decode(corpus.tokenizer.encode("book book")) == "book book"
     batch = corpus.train.batch(np.arange(8), corpus.widths[-1])
-    assert batch.condition is not None and batch.condition.shape == (8, 1)
+    assert batch.condition_tokens is not None and batch.condition_tokens.shape == (8, 1)
     assert corpus.condition_tokenizer is not None
-    assert corpus.condition_tokenizer.decode_batch(batch.condition) == conditions_of(corpus.train)[:8]
+    assert corpus.condition_tokenizer.decode_batch(batch.condition_tokens) == conditions_of(corpus.train)[:8]
 
 
 def test_one_tokenizer_learns_from_texts_and_conditions() -> None:
@@ -397,7 +397,7 @@ def test_corpora_of_texts_are_as_they_were() -> None:
     assert corpus.vocabulary == corpus.tokenizer.vocabulary
     for split in ("train", "test"):
         assert getattr(corpus, split).conditions is None
-        assert all(batch.condition is None for batch in corpus.batches(split))
+        assert all(batch.condition_tokens is None for batch in corpus.batches(split))
 
 
 def test_splits_of_two_kinds() -> None:
@@ -524,7 +524,7 @@ def test_a_captured_objective_is_given_conditions(run: Run) -> None:
 
     class Reader(LanguageModel):
         def forward(self, batch: Batch) -> Tensor:
-            seen.append(batch.condition is not None)
+            seen.append(batch.condition_tokens is not None)
             return super().forward(batch)
 
     objective = ELBO()(Reader(run.model.config).eval(), None)  # type: ignore[arg-type]
@@ -532,13 +532,13 @@ def test_a_captured_objective_is_given_conditions(run: Run) -> None:
     for batch in (run.batch(["one", "two"], ["book", "order"]), Batch.pad([[5, EOS], [6, EOS]])):
         seen.clear()
         torch.testing.assert_close(captured.losses(batch), objective.losses(batch))
-        assert set(seen) == {batch.condition is not None}
+        assert set(seen) == {batch.condition_tokens is not None}
 
 
 def test_a_run_makes_batches_of_pairs(run: Run) -> None:
     batch = run.batch(["one", "two words"], ["cancel", "book"])
     first = run.corpus.tokenizer.vocabulary
-    assert listed(batch.condition) == [[first + 1], [first]]
+    assert listed(batch.condition_tokens) == [[first + 1], [first]]
     assert run.tokenizer.decode_batch(batch.tokens) == ["one", "two words"]
     assert listed(run.batch("one", "order").condition) == [[first + 2]]
 

@@ -18,8 +18,8 @@ from pyroformer.inference.evaluation.latent_information import (
     aggregated,
     derangement,
     explained_variance,
-    information_and_mismatch,
     latent_information,
+    mutual_information_and_marginal_kl,
 )
 from pyroformer.inference.evaluation.report import Evaluation
 from pyroformer.inference.objectives.elbo import ELBO
@@ -46,7 +46,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def config(condition: int = 0, **options: Any) -> TransformerConfig:
     sizes = {"vocabulary": 20, "max_length": 8, "width": 16, "layers": 3, "heads": 2} | options
-    return TransformerConfig(**sizes, condition=condition, dropout=0.0)
+    return TransformerConfig(**sizes, max_condition_length=condition, dropout=0.0)
 
 
 def pair(posterior: str = "full", condition: int = 0, noise: float = 0.3, **options: Any) -> tuple[DELLA, DELLAGuide]:
@@ -87,12 +87,12 @@ def test_a_linear_gaussian_chain_has_its_closed_form() -> None:
     z2 = b * z1 + c * x + sd[1] * e[1]
     log_q = [Normal(a * x, sd[0]).log_prob(z1[:, None]), Normal(b * z1[:, None] + c * x, sd[1]).log_prob(z2[:, None])]
     log_p = [Normal(0.0, 1.0).log_prob(z1[:, None]), Normal(d * z1[:, None], 1.0).log_prob(z2[:, None])]
-    parts = information_and_mismatch(torch.stack(log_q), torch.stack(log_p), torch.arange(1500))
+    parts = mutual_information_and_marginal_kl(torch.stack(log_q), torch.stack(log_p), torch.arange(1500))
     left = 1 / (1 + (a / sd[0]) ** 2)  # the variance of x given z_1
-    information = torch.stack([(1 + (a / sd[0]) ** 2).log(), (1 + (c / sd[1]) ** 2 * left).log()]) / 2
+    mutual_information = torch.stack([(1 + (a / sd[0]) ** 2).log(), (1 + (c / sd[1]) ** 2 * left).log()]) / 2
     square = (b - d) ** 2 * float(a**2 + sd[0] ** 2) + c**2 + 2 * (b - d) * c * a  # E ((b - d) z_1 + c x)^2
     kl = (sd**2 - 1 - 2 * sd.log() + torch.tensor([a**2, square])) / 2
-    for found, expected in zip(parts, (information, kl - information), strict=True):
+    for found, expected in zip(parts, (mutual_information, kl - mutual_information), strict=True):
         error = found.std(0) / math.sqrt(len(x))
         assert ((found.mean(0) - expected).abs() < 4 * error).all()
         assert (error < 0.1).all()
@@ -103,11 +103,11 @@ def test_two_texts_by_quadrature() -> None:
     means = torch.tensor([-0.8, 0.9], dtype=torch.double)
     z, own = torch.randn(40_000, dtype=torch.double) + means.repeat(20_000), torch.arange(2).repeat(20_000)
     log_q = Normal(means, 1.0).log_prob(z[:, None])[None]
-    information, _ = information_and_mismatch(log_q, torch.zeros(1, len(z), 1), own)
+    mutual_information, _ = mutual_information_and_marginal_kl(log_q, torch.zeros(1, len(z), 1), own)
     grid = torch.linspace(-12, 12, 20_001, dtype=torch.double)
     density = Normal(means, 1.0).log_prob(grid[:, None]).exp()
     expected = torch.trapezoid((density * (density / density.mean(-1, keepdim=True)).log()).mean(-1), grid)
-    assert (information.mean() - expected).abs() < 4 * information.std() / math.sqrt(len(z))
+    assert (mutual_information.mean() - expected).abs() < 4 * mutual_information.std() / math.sqrt(len(z))
 
 
 def test_aggregated_multiplies_up_to_the_mixture_of_all_latents() -> None:
@@ -152,13 +152,13 @@ def test_pyro_finds_the_same_one_pair_of_texts_at_a_time(options: dict[str, Any]
         swapped = [[likelihood(n, z[n] | {name: z[others[n]][name]}) for name in latents] for n in range(count)]
         swapped_all = torch.stack([likelihood(n, z[others[n]]) for n in range(count)])
     exactly = {"atol": 1e-8, "rtol": 1e-8}
-    torch.testing.assert_close(found.information, own_q - of_all_q, **exactly)
-    torch.testing.assert_close(found.mismatch, of_all_q - of_all_p, **exactly)
+    torch.testing.assert_close(found.mutual_information, own_q - of_all_q, **exactly)
+    torch.testing.assert_close(found.marginal_kl, of_all_q - of_all_p, **exactly)
     torch.testing.assert_close(found.sensitivity, kept[:, None] - torch.tensor(swapped, dtype=torch.double), **exactly)
     torch.testing.assert_close(found.sensitivity_all, kept - swapped_all, **exactly)
     assert found.sensitivity.abs().min() > 0
     if model.condition is None:  # the two parts are the whole divergence
-        torch.testing.assert_close(found.information + found.mismatch, own_q - own_p, **exactly)
+        torch.testing.assert_close(found.mutual_information + found.marginal_kl, own_q - own_p, **exactly)
     else:
         assert not torch.allclose(own_p, of_all_p, atol=1e-3)
 
@@ -181,11 +181,11 @@ def drawn(model: DELLA, guide: DELLAGuide, n: int, noise: Tensor) -> dict[str, T
 def test_information_is_at_most_the_divergence_and_what_tells_the_texts_apart(options: dict[str, Any]) -> None:
     model, guide = pair(**options, noise=0.5)
     found = latent_information(model, guide, [texts(model, copies=30)], draws=2)
-    assert (found.information.sum(-1) <= math.log(180) + 1e-9).all()
-    surplus = found.kl.sum(-1) - found.information.sum(-1)
+    assert (found.mutual_information.sum(-1) <= math.log(180) + 1e-9).all()
+    surplus = found.kl.sum(-1) - found.mutual_information.sum(-1)
     assert surplus.mean() > -4 * surplus.std() / math.sqrt(180)
-    below = found.information.mean(0) + 4 * found.information.std(0) / math.sqrt(180)
-    assert (below > -1e-9).all() and found.information.sum(-1).mean() > 0.1
+    below = found.mutual_information.mean(0) + 4 * found.mutual_information.std(0) / math.sqrt(180)
+    assert (below > -1e-9).all() and found.mutual_information.sum(-1).mean() > 0.1
 
 
 def test_the_divergence_is_that_of_the_bound() -> None:
@@ -205,7 +205,7 @@ def test_a_perfect_code_tells_each_text_from_all_others() -> None:
             torch.nn.init.eye_(head.weight[:4, -16:])
     found = latent_information(model, guide, [Batch.pad([[token, EOS] for token in range(3, 20)])])
     expected = torch.tensor([math.log(17), 0.0, 0.0], dtype=torch.double).expand(17, -1)
-    torch.testing.assert_close(found.information, expected, atol=1e-6, rtol=0)  # what is known is not told again
+    torch.testing.assert_close(found.mutual_information, expected, atol=1e-6, rtol=0)  # what is known is not told again
     variances = guide.table[3:, :4].var(0)
     torch.testing.assert_close(found.variance[0].float(), variances, rtol=1e-4, atol=0)
     assert (found.variance[1].abs() < 1e-6).all()
@@ -215,7 +215,7 @@ def test_a_perfect_code_tells_each_text_from_all_others() -> None:
 def test_a_posterior_that_is_the_prior_carries_nothing(structure: Any) -> None:
     model, guide = collapsed(structure=structure)
     found = latent_information(model, guide, [texts(model)])
-    for part in (found.kl, found.information, found.mismatch):
+    for part in (found.kl, found.mutual_information, found.marginal_kl):
         torch.testing.assert_close(part, torch.zeros_like(part), atol=1e-8, rtol=0)
 
 
@@ -294,7 +294,7 @@ def test_a_prior_of_ones_own_without_a_closed_form() -> None:
 
     model, guide = pair(latent_prior=Heavy())
     found = latent_information(model, guide, [texts(model)])
-    torch.testing.assert_close(found.information + found.mismatch, found.kl, atol=1e-8, rtol=0)
+    torch.testing.assert_close(found.mutual_information + found.marginal_kl, found.kl, atol=1e-8, rtol=0)
 
 
 def test_memory_does_not_grow_with_the_square_of_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,12 +352,12 @@ def measured(run: Run, **options: Any) -> Evaluation:
 
 def test_an_evaluation_tells_what_each_latent_carries(run: Run) -> None:
     found = measured(run, compared=15)
-    measures = ["information", "mismatch", "active", "sensitivity"]
+    measures = ["mutual_information", "marginal_kl", "active", "sensitivity"]
     assert list(found)[-16:] == [f"{measure}{of}" for of in ("_z_1", "_z_2", "_z_3", "") for measure in measures]
     assert found.about["compared"] == 15 and found.latents == ("z_1", "z_2", "z_3")
     assert found["information_z_2"].label == "information of z_2 over 15 texts, at most ln 15 = 2.71"
-    assert 0 < nats(found, "information") <= math.log(15)
-    assert nats(found, "information") == pytest.approx(sum(nats(found, f"information_z_{k}") for k in (1, 2, 3)))
+    assert 0 < nats(found, "mutual_information") <= math.log(15)
+    assert nats(found, "mutual_information") == pytest.approx(sum(nats(found, f"information_z_{k}") for k in (1, 2, 3)))
     plain = json.loads(json.dumps(found.as_dict(), allow_nan=False))["figures"]
     assert set(plain) == set(found)
     assert plain["active_z_1"]["units"]["of"]["value"] == 4 and plain["active"]["units"]["of"]["value"] == 12
@@ -373,7 +373,7 @@ def nats(evaluation: Evaluation, name: str) -> float:
 
 def test_information_is_less_than_the_divergence_of_a_trained_guide(run: Run) -> None:
     found = measured(run)
-    whole, told = found["rate"].units["nats/text"], found["information"].units["nats/text"]
+    whole, told = found["rate"].units["nats/text"], found["mutual_information"].units["nats/text"]
     assert told.value is not None and whole.value is not None and told.error is not None and whole.error is not None
     assert told.value <= whole.value + 4 * (told.error + whole.error)
 

@@ -50,7 +50,7 @@ def test_a_row_for_each_latent() -> None:
     rate = {"rate": Metric("rate", {"nats/token": Estimate(0.2), "nats/text": Estimate(3.0)})}
     others = {
         f"{name}{of}": nats(value)
-        for name in ("information", "mismatch", "sensitivity")
+        for name in ("mutual_information", "marginal_kl", "sensitivity")
         for of, value in [("_z_1", 0.5), ("_z_2", -0.001), ("", 12.0)]
     }
     evaluation = Evaluation(kl | rate | others | active, {"texts": 900, "compared": 512}, ("z_1", "z_2"))

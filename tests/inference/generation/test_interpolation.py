@@ -60,7 +60,7 @@ def test_the_middle_is_the_mean_of_the_latents(run: Run) -> None:
 def test_a_share_of_the_way_is_a_share(run: Run) -> None:
     memory = encode(run, FIRST).memory()
     with pytest.raises(ValueError, match=r"share is 1\.5: give a number from 0, all of the first, to 1, all of the se"):
-        run.model.between(memory, memory, 1.5)
+        run.model.interpolate(memory, memory, 1.5)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_share_of_the_way_is_a_share(run: Run) -> None:
     [
         (Context(torch.zeros(1, 3, 5)), "3 latents of 5 dimensions, the model 3 of 4: give as many and as wide ones"),
         (Context(torch.zeros(1, 2, 4)), "2 latents of 4 dimensions, the model 3 of 4"),
-        (Context(condition=torch.ones(1, 2, dtype=torch.long)), "the context has no latents, the model 3 of 4"),
+        (Context(condition_tokens=torch.ones(1, 2, dtype=torch.long)), "the context has no latents, the model 3 of 4"),
         (Context(torch.zeros(3, 4)), r"the memory is of batch shape \(\): give one row for each text"),
         (Context(torch.zeros(2, 2, 3, 4)), r"the memory is of batch shape \(2, 2\): give one row for each text"),
         (Mixture(torch.zeros(1, 2), torch.zeros(1, 2, 16)), "a Mixture was given, and the decoder is told latents"),
@@ -82,9 +82,9 @@ def test_only_what_fits_the_decoder_is_written(run: Run, memory: Any, message: s
 def test_latents_of_other_sizes_or_of_more_texts_have_nothing_between(run: Run) -> None:
     memory = encode(run, FIRST).memory()
     with pytest.raises(ValueError, match="latents of 7 dimensions, the model 3 of 4"):
-        run.model.between(memory, Context(torch.zeros(1, 3, 7)), 0.5)
+        run.model.interpolate(memory, Context(torch.zeros(1, 3, 7)), 0.5)
     with pytest.raises(ValueError, match=r"batch shapes \(1,\) and \(2,\): give as many texts of each"):
-        run.model.between(memory, encode(run, [FIRST, SECOND]).memory(), 0.5)
+        run.model.interpolate(memory, encode(run, [FIRST, SECOND]).memory(), 0.5)
 
 
 def test_only_the_chosen_layers_move(run: Run) -> None:

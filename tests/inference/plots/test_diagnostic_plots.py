@@ -138,7 +138,7 @@ def test_paths_say_what_is_wrong() -> None:
 def test_the_parts_of_the_kl_stand_beside_it() -> None:
     figures = {
         f"{measure}_{latent}": Measured(measure, {"nats/text": Estimate(value)})
-        for measure, value in (("kl", 3.0), ("information", 2.0), ("mismatch", 1.0))
+        for measure, value in (("kl", 3.0), ("mutual_information", 2.0), ("marginal_kl", 1.0))
         for latent in ("z_1", "z_2")
     }
     ax = plots.layer_kl(Evaluation(figures, {"compared": 20}, ("z_1", "z_2")), ax=own_axes()[0])

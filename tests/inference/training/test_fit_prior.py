@@ -14,7 +14,7 @@ from pyro.nn import PyroSample
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyroformer.guides.nvae import NVAEGuide, Posterior
+from pyroformer.guides.nvae import MixturePosterior, NVAEGuide
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.cli.main import main
 from pyroformer.inference.data.corpus import Corpus
@@ -22,7 +22,7 @@ from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.inference.training.fit import fit
-from pyroformer.inference.training.fit_prior import _fitting, named_prior, refit
+from pyroformer.inference.training.fit_prior import _adapt_prior, fit_prior, named_prior
 from pyroformer.inference.training.lightning_module import Status
 from pyroformer.models.batch import Batch
 from pyroformer.models.language_model import LanguageModel
@@ -54,7 +54,7 @@ def run(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def refitted(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("runs") / "second"
-    return refit(run, named_prior(run, "autoregressive"), out=out, steps=60, learning_rate=1e-2, **QUICK)
+    return fit_prior(run, named_prior(run, "autoregressive"), out=out, steps=60, learning_rate=1e-2, **QUICK)
 
 
 def weights(run: Run) -> dict[str, Tensor]:
@@ -98,7 +98,7 @@ def test_the_new_run_is_a_run(refitted: Run) -> None:
 
 @pytest.mark.parametrize("name", ["mixture", "gaussian"])
 def test_a_prior_of_one_vector_is_that_of_the_tokens(run: Run, name: str) -> None:
-    new = refit(run, name, steps=20, learning_rate=3e-2, **QUICK)
+    new = fit_prior(run, name, steps=20, learning_rate=3e-2, **QUICK)
     base: Any = new.model.base_measure
     assert isinstance(base, IndependentVectorPrior) and isinstance(
         base.tokens, MixtureVectorPrior | GaussianVectorPrior
@@ -108,7 +108,7 @@ def test_a_prior_of_one_vector_is_that_of_the_tokens(run: Run, name: str) -> Non
 
 
 def test_a_refitted_run_can_be_refitted(refitted: Run) -> None:
-    new = refit(refitted, "gaussian", steps=1, **QUICK)
+    new = fit_prior(refitted, "gaussian", steps=1, **QUICK)
     assert unchanged(refitted, new)
 
 
@@ -118,13 +118,13 @@ def test_a_learned_own_component_is_held(corpus: Corpus) -> None:
     )
     first = fit(model, NVAEGuide(model), corpus, steps=3, learning_rate=0.1, **QUICK)
     assert model.base_measure.mean.any()
-    new = refit(first, named_prior(first, "autoregressive", heads=2), steps=2, **QUICK)
+    new = fit_prior(first, named_prior(first, "autoregressive", heads=2), steps=2, **QUICK)
     base: Any = new.model.base_measure
     assert base.samples_per_component == 2 and torch.equal(base.first.mean, model.base_measure.mean)
     assert "model.base_measure.head" in new.config["trained"]
     assert not any(part.startswith("model.base_measure.first") for part in new.config["trained"])
     with pytest.raises(ValueError, match="first component of the prior AutoregressiveVectorPrior has another mean"):
-        refit(first, AutoregressiveVectorPrior(8, heads=2, samples_per_component=2), steps=1)
+        fit_prior(first, AutoregressiveVectorPrior(8, heads=2, samples_per_component=2), steps=1)
 
 
 class Scaled(VectorPrior, Hierarchical):
@@ -154,13 +154,13 @@ def test_what_is_known_of_a_hyper_prior_stays_with_the_own_component(corpus: Cor
     model = NVAE.for_corpus(corpus, width=8, layers=1, heads=2, base_measure=Scaled(8))
     first = fit(model, NVAEGuide(model), corpus, steps=3, learning_rate=0.1, objective="elbo", **QUICK)
     given = {"heads": 2} if name == "autoregressive" else {}
-    second = refit(first, named_prior(first, name, **given), steps=2, **QUICK)
-    third = refit(second, "gaussian", steps=1, **QUICK)
+    second = fit_prior(first, named_prior(first, name, **given), steps=2, **QUICK)
+    third = fit_prior(second, "gaussian", steps=1, **QUICK)
     for again in (second, third):
         assert torch.equal(known(again, "base_measure.first.scale"), known(first, "base_measure.scale"))
     assert not any("hyperpriors" in part for part in second.config["trained"])
     with pytest.raises(ValueError, match="first component of the prior AutoregressiveVectorPrior has another mean"):
-        refit(first, AutoregressiveVectorPrior(8, heads=2), steps=1)
+        fit_prior(first, AutoregressiveVectorPrior(8, heads=2), steps=1)
 
 
 @pytest.mark.parametrize(
@@ -170,8 +170,8 @@ def test_a_prior_that_is_all_hyper_prior_is_learned_through_its_posterior(corpus
     make, guided, site = family
     model = make.for_corpus(corpus, width=8, layers=1, heads=2)
     first = fit(model, guided(model), corpus, steps=3, objective="elbo", **QUICK)
-    start = known(refit(first, Scaled(8), steps=1, learning_rate=1e-9, **QUICK), site)
-    new = refit(first, Scaled(8), steps=3, learning_rate=0.1, **QUICK)
+    start = known(fit_prior(first, Scaled(8), steps=1, learning_rate=1e-9, **QUICK), site)
+    new = fit_prior(first, Scaled(8), steps=3, learning_rate=0.1, **QUICK)
     assert new.config["trained"] == ["guide.hyperpriors"]
     assert (known(new, site) - start).abs().min() > 0.05
     assert unchanged(first, new)
@@ -179,7 +179,7 @@ def test_a_prior_that_is_all_hyper_prior_is_learned_through_its_posterior(corpus
 
 def test_a_run_that_was_cut_goes_on_to_the_same_weights(run: Run, tmp_path: Path) -> None:
     options: dict[str, Any] = {"steps": 6, "batch_size": 16, "validations": 2}
-    whole = refit(run, "autoregressive", out=tmp_path / "whole", **options)
+    whole = fit_prior(run, "autoregressive", out=tmp_path / "whole", **options)
 
     class Cut(Exception):
         pass
@@ -189,9 +189,9 @@ def test_a_run_that_was_cut_goes_on_to_the_same_weights(run: Run, tmp_path: Path
             raise Cut
 
     with pytest.raises(Cut):
-        refit(run, "autoregressive", out=tmp_path / "cut", callback=cut, **options)
+        fit_prior(run, "autoregressive", out=tmp_path / "cut", callback=cut, **options)
     assert RunFolder(tmp_path / "cut").step() == 3
-    resumed = refit(run, "autoregressive", out=tmp_path / "cut", resume=True, **options)
+    resumed = fit_prior(run, "autoregressive", out=tmp_path / "cut", resume=True, **options)
     assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
     with pytest.raises(ValueError, match=r"trains model.base_measure, not everything: hold what it holds"):
         model: Any = load(tmp_path / "cut")
@@ -205,24 +205,24 @@ def test_a_second_stage_goes_on_from_its_own_first_stage_alone(corpus: Corpus, t
         return fit(model, NVAEGuide(model), corpus, steps=1, **QUICK)
 
     mine, other = first(0), first(1)
-    refit(mine, "mixture", out=tmp_path, steps=1, **QUICK)
+    fit_prior(mine, "mixture", out=tmp_path, steps=1, **QUICK)
     with pytest.raises(ValueError, match="holds other weights than these: resume it from the run that it began with"):
-        refit(other, "mixture", out=tmp_path, resume=True, steps=2, **QUICK)
-    assert unchanged(mine, refit(mine, "mixture", out=tmp_path, resume=True, steps=2, **QUICK))
+        fit_prior(other, "mixture", out=tmp_path, resume=True, steps=2, **QUICK)
+    assert unchanged(mine, fit_prior(mine, "mixture", out=tmp_path, resume=True, steps=2, **QUICK))
 
 
 def test_what_is_held_drops_no_activations(run: Run) -> None:
     modes = []
 
     class Watched(NVAEGuide):
-        def encode(self, batch: Batch) -> Posterior:
+        def encode(self, batch: Batch) -> MixturePosterior:
             modes.append((self.model.base_measure.training, self.training, self.encoder.training))
             return super().encode(batch)
 
     model: Any = run.model
     watched = Watched(model)
     watched.load_state_dict(run.guide.state_dict())  # type: ignore[union-attr]
-    refit(Run(model, watched, run.corpus, run.folder, run.config, 0), "autoregressive", steps=2, **QUICK)
+    fit_prior(Run(model, watched, run.corpus, run.folder, run.config, 0), "autoregressive", steps=2, **QUICK)
     training, looking = (True, False, False), (False, False, False)
     assert modes == [training, looking] * 2, "only the prior drops activations, and only in training"
 
@@ -260,7 +260,7 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
 @pytest.mark.parametrize(("prior", "options", "message"), BAD, ids=[message[:30] for *_, message in BAD])
 def test_refuses(run: Run, prior: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        refit(run, prior, **{"steps": 1} | options)
+        fit_prior(run, prior, **{"steps": 1} | options)
 
 
 def test_refuses_an_option_that_the_prior_does_not_have(run: Run) -> None:
@@ -270,24 +270,24 @@ def test_refuses_an_option_that_the_prior_does_not_have(run: Run) -> None:
 
 def test_refuses_what_is_no_prior(run: Run) -> None:
     with pytest.raises(ValueError, match="the prior is a Identity: give a VectorPrior or a SequencePrior"):
-        _fitting(run.model, torch.nn.Identity())
+        _adapt_prior(run.model, torch.nn.Identity())
 
 
 def test_refuses_a_folder_that_is_used(run: Run) -> None:
     with pytest.raises(ValueError, match="already holds a run"):
-        refit(run, "mixture", out=run.folder.path, steps=1)
+        fit_prior(run, "mixture", out=run.folder.path, steps=1)
 
 
 def test_refuses_a_model_without_a_base_measure(corpus: Corpus) -> None:
     model = LanguageModel.for_corpus(corpus, width=8, layers=1, heads=2)
     lm = Run(model, None, corpus, RunFolder(corpus.folder), {}, 0)
     with pytest.raises(ValueError, match="LanguageModel has no base measure, so there is no prior to fit anew"):
-        refit(lm, steps=1)
+        fit_prior(lm, steps=1)
 
 
 def test_the_command_line(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "second"
-    command = f"refit {run.folder.path} --prior autoregressive --layers 1 --heads 2 --steps 2 --out {out}"
+    command = f"fit_prior {run.folder.path} --prior autoregressive --layers 1 --heads 2 --steps 2 --out {out}"
     assert main(shlex.split(command)) == 0
     said = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
@@ -302,6 +302,8 @@ def test_the_command_line(run: Run, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "already holds a run (step 2). Continue it with --resume" in capsys.readouterr().err
     assert main(shlex.split(f"{command} --resume")) == 0
     assert main(shlex.split(f"fit nvae --out {out} --resume --steps 3")) == 1
-    assert "trains only model.base_measure of an earlier run: go on with pyroformer refit" in capsys.readouterr().err
-    assert main(["refit", str(run.folder.path), "--steps", "1"]) == 1
-    assert "refit needs --out FOLDER" in capsys.readouterr().err
+    assert (
+        "trains only model.base_measure of an earlier run: go on with pyroformer fit-prior" in capsys.readouterr().err
+    )
+    assert main(["fit_prior", str(run.folder.path), "--steps", "1"]) == 1
+    assert "fit_prior needs --out FOLDER" in capsys.readouterr().err

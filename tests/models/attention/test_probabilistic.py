@@ -20,12 +20,12 @@ WIDTH, HEADS, TOKENS = 16, 2, 6
 
 
 def every_option() -> Iterator[dict[str, Any]]:
-    for precision, prior, components, null_unit, steps in product(
+    for precision, prior, components, null_component, steps in product(
         ("shared", "unit", "diagonal"), ("magnitude", "gated", "learned"), (1, 2), (False, True), (0, 2)
     ):
         if not (steps and precision == "diagonal"):
             yield {
-                "precision": precision, "prior": prior, "components": components, "null_unit": null_unit,
+                "precision": precision, "prior": prior, "components": components, "null_component": null_component,
                 "steps": steps,
             }  # fmt: skip
 
@@ -54,7 +54,7 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-11) -> None:
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("options", [p for p in OPTIONS if not (p.values[0]["steps"] or p.values[0]["null_unit"])])
+@pytest.mark.parametrize("options", [p for p in OPTIONS if not (p.values[0]["steps"] or p.values[0]["null_component"])])
 def test_it_starts_as_softmax_attention(options: dict[str, Any]) -> None:
     layer, softmax, x = draw(options, moved=False)
     for mask, causal in product((None, padding()), (False, True)):
@@ -100,7 +100,9 @@ def test_gradients_reach_every_parameter(options: dict[str, Any]) -> None:
 
 
 def test_at_the_start_too_every_departure_has_a_gradient() -> None:
-    layer, _, x = draw({"precision": "diagonal", "prior": "learned", "components": 2, "null_unit": True}, moved=False)
+    layer, _, x = draw(
+        {"precision": "diagonal", "prior": "learned", "components": 2, "null_component": True}, moved=False
+    )
     started = {id(parameter) for parameter in layer.reset_to_softmax()}
     loss = (layer(x, causal=True) * torch.randn_like(x)).sum()
     for name, parameter in layer.named_parameters():
@@ -138,7 +140,7 @@ def test_a_seed_gives_the_network_of_softmax_attention(options: dict[str, Any]) 
     close(hidden[1], hidden[0])
 
 
-@pytest.mark.parametrize("options", [{}, {"key_components": 2, "null_unit": True}, {"key_steps": 1}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"key_components": 2, "null_component": True}, {"key_steps": 1}], ids=str)
 def test_a_decoder_writes_as_it_reads(options: dict[str, Any]) -> None:
     config = TransformerConfig(vocabulary=50, max_length=12, width=16, heads=2, attention="probabilistic", **options)
     decoder = Decoder(config).double()

@@ -8,7 +8,7 @@ from torch.distributions import kl_divergence
 
 from pyroformer.models.distributions.log_dirichlet import LogDirichlet
 from pyroformer.models.distributions.stick_breaking import LogStickBreaking
-from pyroformer.models.priors.units import StickBreaking
+from pyroformer.models.priors.components import StickBreaking
 from pyroformer.models.priors.weights import GEM, GammaDirichletProcess, PitmanYor, SymmetricDirichlet
 
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])

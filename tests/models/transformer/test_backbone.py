@@ -51,7 +51,7 @@ def test_a_decoder_of_its_sizes_computes_the_same(trained: Decoder, backbone: Ba
 def test_labels_and_a_condition_have_places_of_their_own(tied: bool) -> None:
     config = replace(CONFIG, tied=tied)
     trained = Decoder(config).eval()
-    decoder = Decoder(replace(config, vocabulary=43, max_length=10, condition=6)).eval()
+    decoder = Decoder(replace(config, vocabulary=43, max_length=10, max_condition_length=6)).eval()
     before = decoder.embedding.tokens.weight[40:].clone()
     assert Backbone("old", config, trained.state_dict()).load_into(decoder, labels=3) == []
     assert torch.equal(decoder.embedding.tokens.weight[40:], before)

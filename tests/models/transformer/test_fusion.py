@@ -299,7 +299,7 @@ CONDITIONS = torch.tensor([[5, 6, 7], [8, 0, 0], [0, 0, 0]])
 
 @EACH
 def test_left_padded_prompts_with_conditions_equal_each_text_alone(kind: FusionKind) -> None:
-    decoder, told = away(build(kind, condition=3)), latents(3)
+    decoder, told = away(build(kind, max_condition_length=3)), latents(3)
     lengths, tokens = [6, 2, 4], texts(3)
     rows = []
     for i, length in enumerate(lengths):
@@ -433,7 +433,7 @@ def test_probabilistic_attention_goes_with_latents_outside_of_it(kind: FusionKin
             "a condition of 3 tokens does not fit the decoder's longest of 0",
         ),
         (
-            lambda: build("add", condition=2),
+            lambda: build("add", max_condition_length=2),
             {"latents": latents(3), "condition": CONDITIONS},
             "a condition of 3 tokens does not fit the decoder's longest of 2; shorten it, or build the decoder with",
         ),
@@ -459,7 +459,7 @@ def test_a_layer_without_a_fusion_refuses_a_latent() -> None:
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.parametrize("kind", ["product", "memory"])
 def test_compiled_blocks_with_latents_equal_eager(kind: FusionKind) -> None:
-    decoder, (tokens, told) = away(build(kind, condition=3)), (texts(3), latents(3))
+    decoder, (tokens, told) = away(build(kind, max_condition_length=3)), (texts(3), latents(3))
     cases = [(tokens[:, :length], Context(told, *given)) for length in (7, 9) for given in [(), (CONDITIONS,)]]
 
     def run() -> list[Tensor]:

@@ -34,7 +34,7 @@ def parts(memory: object) -> tuple[Tensor, Tensor, Tensor]:
         (Context(torch.zeros(4, 8)), ()),
         (Context(torch.zeros(3, 4, 8)), (3,)),
         (Context(torch.zeros(5, 1, 4, 8), CONDITION), (5, 2)),
-        (Context(condition=CONDITION), (2,)),
+        (Context(condition_tokens=CONDITION), (2,)),
         (Context(torch.zeros(4, 8), CONDITION), (2,)),
         (Context(torch.zeros(7, 2, 4, 8), CONDITION[0]), (7, 2)),
         (Mixture(torch.zeros(3, 5), torch.zeros(5, 6)), (3,)),
@@ -58,7 +58,7 @@ def test_flat_makes_one_row_of_each_text() -> None:
 def test_flat_keeps_what_is_absent_absent() -> None:
     told = context(flat(Context(torch.zeros(3, 4, 8)), (3,)))
     assert told.condition is None and told.condition_mask is None
-    told = context(flat(Context(condition=CONDITION), (2,)))
+    told = context(flat(Context(condition_tokens=CONDITION), (2,)))
     assert told.latents is None and told.condition_mask is None and bool(told.present.all())
 
 
@@ -79,9 +79,9 @@ def test_flat_mixtures() -> None:
 
 
 def test_a_condition_without_a_mask_is_there_everywhere() -> None:
-    assert torch.equal(Context(condition=CONDITION).present, torch.ones(2, 3, dtype=torch.bool))
+    assert torch.equal(Context(condition_tokens=CONDITION).present, torch.ones(2, 3, dtype=torch.bool))
     mask = CONDITION != PAD
-    assert torch.equal(Context(condition=CONDITION, condition_mask=mask).present, mask)
+    assert torch.equal(Context(condition_tokens=CONDITION, condition_mask=mask).present, mask)
 
 
 def test_contexts_with_conditions_of_different_lengths_are_stacked() -> None:
@@ -99,7 +99,7 @@ def test_contexts_with_conditions_of_different_lengths_are_stacked() -> None:
 def test_stacked_keeps_what_is_absent_absent() -> None:
     told = context(stacked([Context(torch.zeros(1, 4, 8))] * 2))
     assert told.condition is None and told.condition_mask is None
-    told = context(stacked([Context(condition=CONDITION[:1, :2]), Context(condition=CONDITION[1:])]))
+    told = context(stacked([Context(condition_tokens=CONDITION[:1, :2]), Context(condition_tokens=CONDITION[1:])]))
     assert told.latents is None and told.present.tolist() == [[True, True, False], [True, True, True]]
 
 
@@ -112,7 +112,7 @@ def test_stacked_mixtures_of_different_sizes() -> None:
 
 
 def test_a_decoder_says_the_same_of_stacked_texts_as_of_each_alone() -> None:
-    config = TransformerConfig(vocabulary=30, max_length=6, width=16, layers=2, heads=2, condition=3)
+    config = TransformerConfig(vocabulary=30, max_length=6, width=16, layers=2, heads=2, max_condition_length=3)
     decoder = Decoder(config, fusion=Fusion("film", latent=4, layers=(0, 1))).eval()
     for parameter in decoder.parameters():
         parameter.data.add_(0.2 * torch.randn_like(parameter))
@@ -139,7 +139,7 @@ def test_a_batch_has_a_condition_for_each_text_or_none(given: int) -> None:
 
 def test_conditions_go_where_their_batch_goes() -> None:
     batch = Batch.pad([[5, 2], [2]], conditions=[[7, 8], []])
-    assert batch.condition is not None and batch.condition_mask is not None
+    assert batch.condition_tokens is not None and batch.condition_mask is not None
     assert batch.condition_mask.tolist() == [[True, True], [False, False]]
     moved = batch.to("meta")
     assert all(part is not None and part.device.type == "meta" for part in moved)

@@ -15,12 +15,12 @@ from ..base import LocalModule
 from ..serialization import Configurable
 from .checks import as_prior
 
-__all__ = ["DirichletProcess", "GaussianVectors", "StickBreaking", "UnitPrior"]
+__all__ = ["ComponentPrior", "DirichletProcess", "GaussianVectors", "StickBreaking"]
 
 _ONCE = Size()
 
 
-class UnitPrior(Configurable, nn.Module):
+class ComponentPrior(Configurable, nn.Module):
     r"""The role of a prior over a mixture's vectors, or over its values.
 
     ``forward(precision)`` takes the precisions of what is seen of a vector, with a shape that broadcasts to
@@ -29,10 +29,12 @@ class UnitPrior(Configurable, nn.Module):
     """
 
     def forward(self, precision: Float[Tensor, "..."]) -> Distribution:
-        raise NotImplementedError(f"{type(self).__name__} is a UnitPrior: write forward(precision) -> Distribution")
+        raise NotImplementedError(
+            f"{type(self).__name__} is a ComponentPrior: write forward(precision) -> Distribution"
+        )
 
 
-class GaussianVectors(UnitPrior):
+class GaussianVectors(ComponentPrior):
     r"""The conjugate prior: an initial vector is worth :math:`\kappa` queries.
 
     .. math:: \mu_n \sim N\left(\mu_n^0, \frac{1}{\kappa \alpha_n}\right)

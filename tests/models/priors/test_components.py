@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyroformer.models.priors.units import DirichletProcess, GaussianVectors, StickBreaking, UnitPrior
+from pyroformer.models.priors.components import ComponentPrior, DirichletProcess, GaussianVectors, StickBreaking
 
 
 def sticks(parts: Tensor) -> Tensor:
@@ -97,4 +97,4 @@ def test_bad_input(make: Callable[[], object], message: str) -> None:
 
 def test_a_role_asks_for_its_method() -> None:
     with pytest.raises(NotImplementedError, match="write forward"):
-        UnitPrior()(torch.ones(1, 1))
+        ComponentPrior()(torch.ones(1, 1))

@@ -5,10 +5,10 @@ from typing import Any
 from ..common import load_run
 from ..progress import Progress, say
 
-__all__ = ["refit"]
+__all__ = ["fit_prior"]
 
 
-def refit(
+def fit_prior(
     run: str,
     *,
     prior: str = "autoregressive",
@@ -30,8 +30,8 @@ def refit(
     """Fit a better prior to the posterior of a run, all else held, so that the bound is tighter.
 
     Examples:
-      pyroformer refit runs/reviews --out runs/refitted --minutes 5
-      pyroformer refit runs/reviews --prior mixture --components 64 --out runs/mixture
+      pyroformer fit-prior runs/reviews --out runs/refitted --minutes 5
+      pyroformer fit-prior runs/reviews --prior mixture --components 64 --out runs/mixture
 
     Arguments:
         run: The folder that fit wrote.
@@ -55,15 +55,15 @@ def refit(
     from ...options import TrainingOptions
 
     if out is None:
-        raise ValueError("refit needs --out FOLDER: the new run is kept there.")
+        raise ValueError("fit-prior needs --out FOLDER: the new run is kept there.")
     training = _given(
         steps=steps, minutes=minutes, batch_size=batch_size, learning_rate=learning_rate, patience=patience, seed=seed
     )
     TrainingOptions(**training)  # says what is wrong with them before anything is read
 
     from ...runs.folder import RunFolder
+    from ...training.fit_prior import fit_prior as train
     from ...training.fit_prior import named_prior
-    from ...training.fit_prior import refit as fit_prior
 
     loaded = load_run(run, trust)
     shape = _given(model_width=model_width, layers=layers, heads=heads, components=components, dropout=dropout)
@@ -73,7 +73,7 @@ def refit(
     say(f"fitting {type(new).__name__}, {count:,} parameters, to the posterior of {run}; all else is held")
     progress = Progress()
     try:
-        done = fit_prior(loaded, new, out=out, resume=resume, callback=progress, **training)
+        done = train(loaded, new, out=out, resume=resume, callback=progress, **training)
     finally:
         progress.close()
     say(f"best at step {done.step:,}; run saved in {out}")
