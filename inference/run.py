@@ -1,6 +1,6 @@
-"""A fitted model with everything that belongs to it, and the way back from its folder."""
+"""The fitted model that ``fit`` and ``load`` return, with all operations on it as methods."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -19,46 +19,62 @@ from .generation.editing import Edited, edit
 from .generation.generate import decode, encode, reconstruct, sample
 from .generation.interpolation import interpolate, swap
 from .generation.reconstruction import Reconstruction
-from .objectives.elbo import ELBO
 from .posterior.export import posterior
 from .runs.fitted import FittedModel
 from .runs.folder import RunFolder, objective_state, read_checkpoint
+from .runs.partial import joint_module
 
 __all__ = ["Run", "load"]
 
 
 class Run(FittedModel):
-    r"""A fitted model with everything that can be done with it; :func:`~pyroformer.fit` and
+    """A fitted model, with its guide, its corpus and its folder; :func:`~pyroformer.fit` and
     :func:`~pyroformer.load` return one.
 
-    Arguments are those of :class:`~pyroformer.inference.runs.fitted.FittedModel`.
+    ``run.model`` and ``run.guide`` are ordinary Pyro modules, ``run.corpus`` has the texts and the tokenizer,
+    ``run.config`` the configuration. The methods generate texts (:meth:`sample`, :meth:`reconstruct`,
+    :meth:`interpolate`, :meth:`swap`, :meth:`edit`), give access to the posterior (:meth:`encode`, :meth:`decode`,
+    :meth:`posterior`), and measure the model (:meth:`evaluate`, :meth:`bound`). For pictures see ``pf.plots``.
+
+    Every method runs in evaluation mode, without gradients, and is a function of its ``seed``; the global random state
+    is left as it is. If the run was trained on pairs of a condition and a text, every text needs its condition.
+
+    Arguments:
+        model: The fitted model.
+        guide: Its fitted guide, or None for a model without latents.
+        corpus: The training corpus, with its tokenizer.
+        folder: The folder of the run.
+        config: The configuration of the run.
+        step: The training step of the weights.
     """
 
     def encode(self, texts: str | Sequence[str], conditions: str | Sequence[str] | None = None) -> Any:
-        """The posterior of each text, as the guide's ``encode`` gives it; its ``memory()`` can be decoded.
+        """The approximate posterior of each text, as the guide's ``encode`` returns it.
+
+        Its ``memory()`` is the input of :meth:`decode`.
 
         Arguments:
-            texts: What to encode; none may be longer than the model's max_length.
-            conditions: What each answers to, if the run was trained on pairs.
+            texts: The texts to encode.
+            conditions: The condition of each text, if the run was trained on pairs.
 
         Raises:
-            ValueError: If nothing is latent in the model, or a text does not fit its max_length.
+            ValueError: If the model has no latents, or a text is longer than the model's max_length.
         """
         return encode(self, texts, conditions)
 
     def decode(self, memory: Memory, *, seed: int = 0, **decoding: Any) -> list[str]:
-        """The text that the model writes for each memory of a batch.
+        """Generate one text for each memory of a batch.
 
         Arguments:
-            memory: What the decoder is told: a mixture with vectors of shape :math:`(B, N, P)`, or a context with
+            memory: The input of the decoder: a mixture with vectors of shape :math:`(B, N, P)`, or a context with
                 latents of shape :math:`(B, K, p)`.
-            seed: Of the noise, where tokens are drawn.
-            decoding: Fields of :class:`Decoding`; without any, the most probable token is taken.
+            seed: Random seed of the sampled tokens.
+            decoding: Fields of :class:`~pyroformer.inference.generation.decoding.Decoding`; greedy by default.
 
         Raises:
-            ValueError: If the memory is of another kind or size than the model's.
+            ValueError: If the memory does not have the type or shape that the decoder expects.
         """
-        return decode(self, memory, _greedy_unless(decoding), seed=seed)
+        return decode(self, memory, _greedy_by_default(decoding), seed=seed)
 
     @overload
     def reconstruct(
@@ -83,65 +99,87 @@ class Run(FittedModel):
         seed: int = 0,
         **decoding: Any,
     ) -> Reconstruction | list[Reconstruction]:
-        """Each text, encoded and written again from the mean of its posterior; one for a text, a list for several.
+        """Encode each text and decode the mean of its posterior.
 
         Arguments:
-            texts: What to encode; none may be longer than the model's max_length.
-            conditions: What each answers to, if the run was trained on pairs.
-            min_weight: Vectors of a mixture that weigh less leave before anything is written, which takes less time.
-            seed: Of the noise, where tokens are drawn.
-            decoding: Fields of :class:`Decoding`; without any, the most probable token is taken.
+            texts: The texts to reconstruct.
+            conditions: The condition of each text, if the run was trained on pairs.
+            min_weight: Components of the mixture with a smaller mean weight are dropped before decoding, which is
+                faster.
+            seed: Random seed of the sampled tokens.
+            decoding: Fields of :class:`~pyroformer.inference.generation.decoding.Decoding`; greedy by default.
+
+        Returns:
+            One reconstruction for a single text, a list for several.
 
         Raises:
-            ValueError: If nothing is latent in the model, or a text does not fit its max_length.
+            ValueError: If the model has no latents, or a text is longer than the model's max_length.
         """
-        told = None if conditions is None else _several(conditions)
-        options: dict[str, Any] = {"conditions": told, "min_weight": min_weight, "seed": seed}
-        found = reconstruct(self, _several(texts), _greedy_unless(decoding), **options)
-        return found[0] if isinstance(texts, str) else found
+        results = reconstruct(
+            self,
+            _as_list(texts),
+            _greedy_by_default(decoding),
+            conditions=None if conditions is None else _as_list(conditions),
+            min_weight=min_weight,
+            seed=seed,
+        )
+        return results[0] if isinstance(texts, str) else results
 
     def sample(
         self, n: int = 1, *, seed: int = 0, prompt: str = "", condition: str | None = None, **decoding: Any
     ) -> list[str]:
-        """Texts that the model makes up, from its latents down.
+        """Generate texts: latents from the prior, then tokens from the decoder.
 
         Arguments:
-            n: How many.
-            seed: Of latents and tokens; the first texts of a longer list are those of a shorter one.
-            prompt: How every text begins.
-            condition: What every text answers to, if the run was trained on pairs.
-            decoding: Fields of :class:`Decoding`, such as ``temperature``; without any, the model itself is drawn from.
+            n: Number of texts.
+            seed: Random seed of latents and tokens. Text i depends on the seed and on i only.
+            prompt: Beginning of every text.
+            condition: The condition of every text, if the run was trained on pairs.
+            decoding: Fields of :class:`~pyroformer.inference.generation.decoding.Decoding`, such as ``temperature``;
+                by default tokens are sampled from the model's own distribution.
+
+        Raises:
+            ValueError: If ``n`` is negative, the prompt is too long, or the condition is missing or superfluous.
         """
         return sample(self, n, Decoding(**decoding), seed=seed, prompt=prompt, condition=condition)
 
     def interpolate(self, first: str, second: str, steps: int = 5, **options: Any) -> list[str]:
-        """The texts on the way from one text's latents to another's.
+        """Interpolate between the posterior means of two texts, and decode each step.
 
         Arguments:
-            first: The text to begin with.
-            second: The text to end with.
-            steps: How many texts to write, both ends included.
-            options: Of :func:`~pyroformer.inference.generation.interpolation.interpolate`, such as ``layers``.
+            first: The first text.
+            second: The last text.
+            steps: Number of texts, both ends included.
+            options: Options of :func:`~pyroformer.inference.generation.interpolation.interpolate`, such as ``layers``.
+
+        Raises:
+            ValueError: If the model cannot interpolate, or a text is longer than the model's max_length.
         """
-        return [found.text for found in interpolate(self, first, second, steps, **options)]
+        return [step.text for step in interpolate(self, first, second, steps, **options)]
 
     def swap(self, text: str, other: str, layers: Sequence[int], **options: Any) -> str:
-        """What a text becomes with the latents of some layers, from 1, replaced by another text's.
+        """Decode a text with the latents of some layers replaced by those of another text.
 
         Arguments:
-            text: The text that is changed.
-            other: The text whose latents come in.
-            layers: In which layers.
-            options: Of :func:`~pyroformer.inference.generation.interpolation.swap`, such as ``seed``.
+            text: The text to change.
+            other: The text that the new latents come from.
+            layers: The layers whose latents are replaced, from 1.
+            options: Options of :func:`~pyroformer.inference.generation.interpolation.swap`, such as ``seed``.
+
+        Raises:
+            ValueError: If a layer has no latent, or a text is longer than the model's max_length.
         """
         return swap(self, text, other, layers, **options).text
 
     def edit(self, text: str, **options: Any) -> Edited:
-        """What a text becomes with vectors of its mixture dropped, scaled or swapped for another text's.
+        """Decode a text's mixture after components were dropped, rescaled or replaced.
 
         Arguments:
-            text: What to encode.
-            options: Of :func:`~pyroformer.inference.generation.editing.edit`, such as ``drop`` or ``scale``.
+            text: The text to edit.
+            options: Options of :func:`~pyroformer.inference.generation.editing.edit`, such as ``drop`` or ``scale``.
+
+        Raises:
+            ValueError: If the memory of the model is not a mixture, or a component does not exist.
         """
         return edit(self, text, **options)
 
@@ -152,13 +190,18 @@ class Run(FittedModel):
         draws: int = 100,
         **options: Any,
     ) -> Any:
-        """Draws from the posterior of some texts, with their densities, as ArviZ has them.
+        """Posterior draws and their log densities, for ArviZ: InferenceData (ArviZ 0.23) or a DataTree (1.x).
 
         Arguments:
-            texts: Which texts; a few, since every draw of their latents is kept.
-            conditions: What each answers to, if the run was trained on pairs.
-            draws: How many draws of each text's latents.
-            options: Of :func:`~pyroformer.inference.posterior.export.posterior`, such as ``predictive`` or ``sites``.
+            texts: The texts; use few, since every draw of their latents is stored.
+            conditions: The condition of each text, if the run was trained on pairs.
+            draws: Number of posterior draws for each text.
+            options: Options of :func:`~pyroformer.inference.posterior.export.posterior`, such as ``predictive`` or
+                ``sites``.
+
+        Raises:
+            ValueError: If the model has no latents, a text is longer than the model's max_length, or the draws would
+                take too much memory.
         """
         return posterior(self, texts, conditions, draws, **options)
 
@@ -170,55 +213,66 @@ class Run(FittedModel):
         conditions: str | Sequence[str] | None = None,
         seed: int = 0,
     ) -> Float[Tensor, " texts"]:
-        """A lower bound of each text's log p(x), in nats: importance-weighted; log p(x) itself if nothing is latent.
+        r"""The importance-weighted lower bound of :math:`\log p(x)` for each text, in nats.
 
-        Where texts answer to conditions, of log p(x | c).
-
-        Raises:
-            ValueError: If a text does not fit the model's max_length.
-        """
-        told = None if conditions is None else _several(conditions)
-        return text_bounds(self, _several(texts), num_particles, conditions=told, seed=seed)
-
-    def evaluate(self, texts: Sequence[str] | Sequence[Pair] | None = None, **options: Any) -> Evaluation:
-        """Measure the model, on the test split of its corpus by default.
+        It is :math:`\log p(x)` itself for a model without latents, and a bound of :math:`\log p(x \mid c)` for a run
+        trained on pairs.
 
         Arguments:
-            texts: Other texts to measure it on; pairs (condition, text), if it was trained on pairs.
-            options: Of :func:`~pyroformer.inference.evaluation.evaluate.evaluate`, such as ``num_particles`` or ``limit``.
+            texts: The texts.
+            num_particles: Number of posterior draws; the bound becomes tighter with more.
+            conditions: The condition of each text, if the run was trained on pairs.
+            seed: Random seed of the draws.
+
+        Raises:
+            ValueError: If a text is longer than the model's max_length.
+        """
+        conditions = None if conditions is None else _as_list(conditions)
+        return text_bounds(self, _as_list(texts), num_particles, conditions=conditions, seed=seed)
+
+    def evaluate(self, texts: Sequence[str] | Sequence[Pair] | None = None, **options: Any) -> Evaluation:
+        """Evaluate the model, by default on the test split of its corpus.
+
+        Arguments:
+            texts: Other texts; pairs (condition, text) if the run was trained on pairs.
+            options: Options of :func:`~pyroformer.inference.evaluation.evaluate.evaluate`, such as ``num_particles`` or
+                ``limit``.
         """
         return evaluate(self, texts, **options)
 
 
 def load(path: str | Path, *, trust: Collection[str] = (), device: str | torch.device = "cpu") -> Run:
-    """The run in a folder, with its best weights.
+    """Load a run from its folder, with its best weights.
 
     Arguments:
         path: The folder that ``fit`` wrote.
-        trust: Modules or class paths outside pyroformer that the run's configuration may import.
-        device: Where the model goes.
+        trust: Modules or class paths outside pyroformer that may be imported for the run.
+        device: Device of the model.
 
     Raises:
-        ValueError: If there is no run, its checkpoint is damaged, or it needs code that is not trusted.
+        ValueError: If the folder contains no run, its checkpoint is damaged, or the run needs code that is not
+            trusted.
     """
     folder = RunFolder(path)
     config = folder.read_config()
     model = from_config(config["model"], trust)
     guide = from_config(config["guide"], trust, model=model) if config.get("guide") else None
     checkpoint = read_checkpoint(folder.best if folder.best.exists() else folder.last)
-    objective = ELBO()(model, guide)
+    modules = joint_module(model, guide)
     try:
-        objective.load_state_dict(objective_state(checkpoint))
+        modules.load_state_dict(objective_state(checkpoint))
     except RuntimeError as error:
-        raise ValueError(f"{folder.best} is a checkpoint of another model than {folder.config_file} names.") from error
-    objective.to(device).eval()
+        raise ValueError(
+            f"{folder.best} is a checkpoint of another model than the one in {folder.config_file}: restore the two "
+            "files of one run."
+        ) from error
+    modules.to(device).eval()
     return Run(model, guide, Corpus.load(folder.corpus), folder, config, int(checkpoint["global_step"]))
 
 
-def _several(texts: str | Sequence[str]) -> Sequence[str]:
+def _as_list(texts: str | Sequence[str]) -> Sequence[str]:
     return [texts] if isinstance(texts, str) else texts
 
 
-def _greedy_unless(decoding: Mapping[str, Any]) -> Decoding:
-    """Whoever names no rule wants the most probable text."""
+def _greedy_by_default(decoding: dict[str, Any]) -> Decoding:
     return Decoding(**decoding) if decoding else Decoding(greedy=True)

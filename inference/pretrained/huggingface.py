@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..utils.errors import first_line
+
 __all__ = ["find", "read_config", "read_weights"]
 
 
@@ -116,7 +118,7 @@ def _download(name: str) -> Path:
                 break
     except Exception as error:  # of the hub, of the network, of the disk
         raise ValueError(
-            f"{name} is no folder, and the hub did not give it ({_first_line(error)}): give the folder of a model, or "
+            f"{name} is no folder, and the hub did not give it ({first_line(error)}): give the folder of a model, or "
             "its name on the hub while online."
         ) from error
     return folder
@@ -133,9 +135,4 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} cannot be read ({_first_line(error)}): it is cut short or damaged, get it again.")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:120] if lines else type(error).__name__
+    return ValueError(f"{path} cannot be read ({first_line(error)}): it is cut short or damaged, get it again.")

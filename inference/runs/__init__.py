@@ -1,1 +1,1 @@
-"""Runs."""
+"""Fitted models, their folders and their configurations."""

@@ -1,4 +1,4 @@
-"""The resolved configuration of a run."""
+"""Configuration of a run, as written to its config.yaml."""
 
 from dataclasses import asdict
 from importlib.metadata import version
@@ -9,18 +9,20 @@ from torch import nn
 from ...models.base import Model
 from ...models.serialization import to_config
 from ..data.corpus import Corpus
-from ..objectives.elbo import ELBO
 from ..objectives.registry import describe_objective
 from ..options import TrainingOptions
-from .partial import frozen_fingerprint, trainable_modules
+from .partial import frozen_fingerprint, joint_module, trainable_modules
 
 __all__ = ["run_config"]
 
 
 def run_config(model: Model, guide: nn.Module | None, corpus: Corpus, options: TrainingOptions) -> dict[str, Any]:
-    """The resolved configuration of a run, as plain data; with what is trained and what held, where some parts are."""
-    modules = ELBO()(model, guide)
-    trained = trainable_modules(modules)
+    """Everything that determines a run, as plain data: model, guide, corpus, objective and training options.
+
+    If some parameters are frozen, it also has ``trained``, the names of the trainable modules, and ``frozen``, a
+    fingerprint of the frozen weights.
+    """
+    modules = joint_module(model, guide)
     config = {
         "pyroformer": version("pyroformer"),
         "model": to_config(model),
@@ -29,4 +31,5 @@ def run_config(model: Model, guide: nn.Module | None, corpus: Corpus, options: T
         "objective": describe_objective(model, options),
         "training": asdict(options),
     }
-    return config if trained == [""] else config | {"trained": trained, "held": frozen_fingerprint(modules)}
+    trained = trainable_modules(modules)
+    return config if trained == [""] else config | {"trained": trained, "frozen": frozen_fingerprint(modules)}

@@ -1,4 +1,4 @@
-"""A fitted model with its guide, corpus and folder: what every operation on a run works on."""
+"""A fitted model with its guide, corpus and folder."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -15,15 +15,17 @@ __all__ = ["FittedModel", "check_same_length"]
 
 
 class FittedModel:
-    r"""The state of a run, without the operations on it, which :class:`~pyroformer.Run` has as methods.
+    """The state of a run, on which the functions of ``inference`` operate.
+
+    :class:`~pyroformer.Run` adds these functions as methods.
 
     Arguments:
         model: The fitted model.
-        guide: Its fitted posterior, or None.
-        corpus: The texts it was fitted to, with their tokenizer.
-        folder: Where it lives.
-        config: Its resolved configuration.
-        step: The step whose weights it holds.
+        guide: Its fitted guide, or None for a model without latents.
+        corpus: The training corpus, with its tokenizer.
+        folder: The folder of the run.
+        config: The configuration of the run.
+        step: The training step of the weights.
     """
 
     def __init__(
@@ -40,23 +42,29 @@ class FittedModel:
 
     @property
     def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the corpus."""
         return self.corpus.tokenizer
 
     def batch(self, texts: Collection[str], conditions: Collection[str] | None = None) -> Batch:
-        """Texts as one batch on the model's device, with the condition of each if the model reads conditions.
+        """Texts as one batch on the model's device, with their conditions if the run was trained on pairs.
 
         Raises:
-            ValueError: If there is no text, one is longer than the model's max_length, or the conditions are not as many.
+            ValueError: If there is no text, one is longer than the model's max_length, or the number of conditions
+                differs from that of the texts.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
-            raise ValueError("no text was given: give at least one.")
+            raise ValueError("there are no texts: give at least one.")
         ids = self.tokenizer.encode_batch(texts)
         _check_lengths(texts, ids, self.corpus.max_length)
         return Batch.pad(ids, conditions=self.conditions(conditions)).to(self.model.device)
 
     def conditions(self, conditions: Collection[str] | None) -> list[list[int]] | None:
-        """The tokens of conditions, without an end."""
+        """Token ids of conditions, without end-of-text tokens; None if the run was trained without conditions.
+
+        Raises:
+            ValueError: If conditions are missing, superfluous, unknown, or longer than the model's max_length.
+        """
         tokenizer = self.corpus.condition_tokenizer
         if tokenizer is None:
             if conditions is not None:
@@ -71,7 +79,7 @@ class FittedModel:
 
 
 def check_same_length(texts: Collection[str], conditions: Collection[str] | None) -> None:
-    """Raises a ValueError unless each text has a condition, or none has."""
+    """Raises a ValueError unless there is one condition for each text, or none at all."""
     if conditions is not None and len(conditions) != len(texts):
         raise ValueError(f"there are {len(conditions)} conditions for {len(texts)} texts: give one for each.")
 

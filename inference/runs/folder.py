@@ -1,4 +1,4 @@
-"""The folder of a run: its configuration, its checkpoints, its metrics."""
+"""Folder of a run: configuration, checkpoints and metrics."""
 
 import csv
 import pickle
@@ -11,25 +11,26 @@ import torch
 import yaml
 from torch import nn
 
+from ..utils.errors import first_line
 from ..utils.files import write_atomically
 
 __all__ = ["RunFolder"]
 
 
 class RunFolder:
-    r"""What ``fit`` writes and every other command reads.
+    """The folder that ``fit`` writes and every other command reads.
 
     ::
 
         config.yaml             the model, the guide, the training options, the corpus
         corpus/                 tokenizer and token arrays
-        checkpoints/start.ckpt  pretrained weights that the run began with, until there is a state to resume from
+        checkpoints/start.ckpt  pretrained weights that the run starts from, needed until last.ckpt exists
         checkpoints/last.ckpt   the state to resume from
-        checkpoints/best.ckpt   the weights that did best on held-out texts
-        metrics.csv             one row a report
+        checkpoints/best.ckpt   the weights with the best validation loss
+        metrics.csv             training and validation metrics, one row per report
 
     Arguments:
-        path: The folder.
+        path: Path of the folder; it need not exist.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -42,10 +43,10 @@ class RunFolder:
         self.metrics_file = self.path / "metrics.csv"
 
     def prepare(self, resume: bool) -> None:
-        """Make the folder, or see that it may be continued.
+        """Create the folder, or check that the run in it may be resumed.
 
         Raises:
-            ValueError: If it holds a run and ``resume`` is off, holds something else, or cannot be written.
+            ValueError: If it contains a run and ``resume`` is False, contains other files, or is not writable.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: a run needs a folder, choose another --out.")
@@ -65,11 +66,12 @@ class RunFolder:
             raise ValueError(f"{self.path} cannot be written ({error.strerror}): choose another --out.") from error
 
     def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write the configuration as YAML."""
         text = yaml.safe_dump(dict(config), sort_keys=False, width=100)
         write_atomically(self.config_file, lambda file: file.write_text(text))
 
     def keep_corpus(self, corpus: Path) -> None:
-        """Copy a corpus into the folder, unless it is there already, so that the run needs nothing else."""
+        """Copy a corpus into the folder, unless there is one already: the run is then self-contained."""
         if not self.corpus.exists():
             write_atomically(self.corpus, lambda temporary: shutil.copytree(corpus, temporary))
 
@@ -77,7 +79,7 @@ class RunFolder:
         """The configuration.
 
         Raises:
-            ValueError: If the folder is missing or holds none.
+            ValueError: If the folder does not exist or contains no valid configuration.
         """
         if not self.path.is_dir():
             raise ValueError(f"{self.path} is not a folder: give the --out of an earlier fit.")
@@ -88,21 +90,21 @@ class RunFolder:
         try:
             config = yaml.safe_load(self.config_file.read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{self.config_file} is damaged: {str(error).splitlines()[0]}.") from error
+            raise ValueError(f"{self.config_file} is damaged: {first_line(error)}.") from error
         if not isinstance(config, dict) or "model" not in config:
             raise ValueError(f"{self.config_file} is not a run's configuration: it names no model.")
         return config
 
     def keep_start(self, model: nn.Module) -> None:
-        """Keep the weights that no seed gives back, so that a run which is killed at once can resume."""
+        """Save pretrained weights, so that a run that is killed before its first checkpoint can be resumed."""
         write_atomically(self.start, lambda path: torch.save({"state_dict": model.state_dict()}, path))
 
     def step(self) -> int:
-        """The step of the last checkpoint, 0 without one."""
+        """The step of the last checkpoint; 0 if there is none."""
         return int(read_checkpoint(self.last)["global_step"]) if self.last.exists() else 0
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Add a row to the metrics; the first row names the columns."""
+        """Append a row to the metrics; the first row determines the columns."""
         new = not self.metrics_file.exists() or self.metrics_file.stat().st_size == 0
         with self.metrics_file.open("a", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(row))
@@ -111,7 +113,7 @@ class RunFolder:
             writer.writerow(row)
 
     def forget_metrics_after(self, step: int) -> None:
-        """Drop the rows that a resumed run will write again."""
+        """Delete the rows after a step, which a resumed run writes again."""
         if not self.metrics_file.exists():
             return
         with self.metrics_file.open(newline="") as file:
@@ -129,7 +131,7 @@ class RunFolder:
         """The metrics, column by column.
 
         Raises:
-            ValueError: If the run has none yet.
+            ValueError: If the run has no metrics yet.
         """
         if not self.metrics_file.exists():
             raise ValueError(f"{self.path} has no metrics yet: let fit run for longer.")
@@ -139,10 +141,10 @@ class RunFolder:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, as data: nothing in it is ever executed.
+    """The content of a checkpoint, loaded without executing any code in it.
 
     Raises:
-        ValueError: If it is missing, cut short, or holds anything but tensors and plain data.
+        ValueError: If it is missing, truncated, or contains anything but tensors and plain data.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -152,7 +154,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} holds more than tensors and plain data, or is damaged: it was not loaded.") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"{path} cannot be read ({_first_line(error)}): it is cut short or not a checkpoint."
+            f"{path} cannot be read ({first_line(error)}): it is cut short or not a checkpoint."
         ) from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise ValueError(f"{path} is not a checkpoint of pyroformer: it holds no weights.")
@@ -160,7 +162,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def objective_state(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights of model and guide in a checkpoint, by their names in the objective; the rest is for going on."""
+    """The weights of model and guide in a checkpoint, without the optimizer's state."""
     prefix = "objective."
     state = checkpoint["state_dict"].items()
     return {name.removeprefix(prefix): value for name, value in state if name.startswith(prefix)}
@@ -171,8 +173,3 @@ def _number(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:120] if lines else type(error).__name__

@@ -1,15 +1,22 @@
-"""Training of a part: what is trained where the rest is held, by name, and what is held."""
+"""Model and guide as one module, its trainable and its frozen parts."""
 
 import hashlib
 
 import torch
 from torch import nn
 
-__all__ = ["frozen_fingerprint", "frozen_modules", "trainable_modules"]
+from ...models.base import Model
+
+__all__ = ["frozen_fingerprint", "frozen_modules", "joint_module", "trainable_modules"]
+
+
+def joint_module(model: Model, guide: nn.Module | None) -> nn.ModuleDict:
+    """Model and guide in one module, whose ``state_dict`` has the names of a run's checkpoints."""
+    return nn.ModuleDict({"model": model} if guide is None else {"model": model, "guide": guide})
 
 
 def trainable_modules(module: nn.Module, name: str = "") -> list[str]:
-    """The largest parts of which every parameter requires a gradient, by name; ``[""]`` if that is the whole module.
+    """Names of the largest modules whose parameters all require a gradient; ``[""]`` for the whole module.
 
     Examples:
         >>> pair = nn.ModuleDict({"encoder": nn.Linear(2, 2), "decoder": nn.Linear(2, 2)})
@@ -28,7 +35,7 @@ def trainable_modules(module: nn.Module, name: str = "") -> list[str]:
 
 
 def frozen_fingerprint(module: nn.Module) -> str:
-    """A fingerprint of the parameters that are held, by which a run knows what it began with.
+    """A hash of the frozen parameters: a run can only be resumed with those that it started from.
 
     Examples:
         >>> layer = nn.Linear(2, 2)
@@ -46,16 +53,16 @@ def frozen_fingerprint(module: nn.Module) -> str:
 
 
 def frozen_modules(module: nn.Module) -> list[nn.Module]:
-    """The parts that have parameters, none of which requires a gradient.
+    """All submodules that have parameters, none of which requires a gradient.
 
     Examples:
         >>> layer = nn.Linear(2, 2).requires_grad_(False)
         >>> frozen_modules(nn.Sequential(layer, nn.Dropout(), nn.Linear(2, 2))) == [layer]
         True
     """
-    held = []
+    frozen = []
     for part in module.modules():
         parameters = list(part.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
-            held.append(part)
-    return held
+            frozen.append(part)
+    return frozen

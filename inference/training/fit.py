@@ -158,7 +158,8 @@ def _check_same_run(folder: RunFolder, config: dict[str, Any]) -> None:
         raise ValueError(
             f"{folder.path} trains {_parts(before)}, not {_parts(config)}: hold what it holds, or choose another --out."
         )
-    if "held" in before and before["held"] != config.get("held"):
+    frozen = before.get("frozen", before.get("held"))  # "held" is its name in older runs
+    if frozen is not None and frozen != config.get("frozen"):
         raise ValueError(
             f"{folder.path} holds other weights than these: resume it from the run that it began with, or choose "
             "another --out."

@@ -30,9 +30,9 @@ from ...models.priors.roles import BaseMeasure, SequencePrior
 from ...models.priors.sequences import IndependentVectorPrior
 from ...models.priors.vectors import check_base_measure, own_component
 from ...models.serialization import from_config
-from ..objectives.elbo import ELBO
 from ..options import TrainingOptions
 from ..run import Run
+from ..runs.partial import joint_module
 from ..utils.registry import imported
 from .fit import fit
 from .lightning_module import Status
@@ -181,7 +181,7 @@ def _with_prior(model: Model, guide: nn.Module | None, prior: BaseMeasure) -> tu
     """
     fresh = type(model)(**_arguments(model, "base_measure"), base_measure=prior)
     posterior = None if guide is None else type(guide)(model=fresh, **_arguments(guide, "model"))
-    before, after = ELBO()(model, guide), ELBO()(fresh, posterior)
+    before, after = joint_module(model, guide), joint_module(fresh, posterior)
     kept = {new: value for name, value in before.state_dict().items() if (new := _place(name, after.state_dict()))}
     learning = [
         name
