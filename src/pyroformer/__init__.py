@@ -1,7 +1,8 @@
 """Bayesian Transformers in Pyro: attention as posterior inference, trained by stochastic variational inference."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from .models.lazy import lazy_exports
 
 __all__ = [
     "DELLA",
@@ -35,8 +36,7 @@ __all__ = [
     "to_arviz",
 ]
 
-# Where each name lives, as in an entry point. It is imported when it is first used (PEP 562), so that neither
-# `import pyroformer` nor the command line's --help waits for torch. Type checkers and editors read the same below.
+# Where each name lives; type checkers and editors read the same below.
 _HOMES = {
     "DELLA": "models.della:DELLA",
     "ELBO": "inference.objectives.elbo:ELBO",
@@ -64,14 +64,14 @@ _HOMES = {
     "load": "inference.run:load",
     "models": "models",
     "plots": "inference.plots",
-    "priors": "models.priors",
-    "fit_prior": "inference.training.fit_prior:refit",
+    "priors": "priors",
+    "fit_prior": "inference.training.fit_prior:fit_prior",
     "to_arviz": "inference.posterior.export:to_arviz",
 }
 
 if TYPE_CHECKING:
     __version__: str
-    from . import guides, inference, models
+    from . import guides, inference, models, priors
     from .guides.della import DELLAGuide
     from .guides.nvae import NVAEGuide
     from .guides.vae import VAEGuide
@@ -84,7 +84,7 @@ if TYPE_CHECKING:
     from .inference.svi import SVI
     from .inference.training.fit import fit
     from .inference.training.fit_prior import fit_prior
-    from .models import distributions, priors
+    from .models import distributions
     from .models.attention.attend import attend
     from .models.attention.mixture import Mixture
     from .models.attention.probabilistic import ProbabilisticAttention
@@ -94,20 +94,14 @@ if TYPE_CHECKING:
     from .models.mixture_attention import MixtureAttention
     from .models.nvae import NVAE
 else:
+    _lazy, _names = lazy_exports(__name__, _HOMES)
 
     def __getattr__(name: str) -> Any:
         if name == "__version__":
             from importlib.metadata import version  # here, because most who import pyroformer never ask
 
             return version(__name__)
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module, _, attribute = _HOMES[name].partition(":")
-        value = import_module(f".{module}", __name__)
-        value = getattr(value, attribute) if attribute else value
-        globals()[name] = value
-        return value
+        return _lazy(name)
 
-
-def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__", "__doc__", "__file__", "__name__", "__path__", "__spec__"])
+    def __dir__() -> list[str]:
+        return [*_names(), "__version__"]
