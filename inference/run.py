@@ -260,7 +260,7 @@ def load(path: str | Path, *, trust: Collection[str] = (), device: str | torch.d
     checkpoint = read_checkpoint(folder.best if folder.best.exists() else folder.last)
     modules = joint_module(model, guide)
     try:
-        modules.load_state_dict(objective_state(checkpoint))
+        modules.load_state_dict(objective_state(checkpoint, modules))
     except RuntimeError as error:
         raise ValueError(
             f"{folder.best} is a checkpoint of another model than the one in {folder.config_file}: restore the two "

@@ -6,7 +6,14 @@ from importlib import import_module
 from inspect import signature
 from typing import Any, TypeVar
 
-__all__ = ["Configurable", "from_config", "to_config"]
+__all__ = ["Configurable", "from_config", "public_path", "to_config"]
+
+# The packages that users import from: what a configuration records does not depend on where a class lies.
+PUBLIC = {
+    "pyroformer.models.priors.": "pyroformer.priors",
+    "pyroformer.models.": "pyroformer.models",
+    "pyroformer.guides.": "pyroformer.guides",
+}
 
 R = TypeVar("R", bound="Configurable")
 
@@ -61,7 +68,20 @@ def to_config(value: Any, leave_out: Collection[str] = ()) -> Any:
             f"a {type(value).__name__} cannot be written into a run's configuration: "
             "give numbers, names, or a module derived from a pyroformer prior."
         )
-    return {"class_path": f"{type(value).__module__}.{type(value).__qualname__}", "init_args": arguments}
+    return {"class_path": public_path(type(value)), "init_args": arguments}
+
+
+def public_path(cls: type) -> str:
+    """The import path of a class as users write it.
+
+    Examples:
+        >>> public_path(pf.NVAE), public_path(pf.priors.GaussianVectorPrior)
+        ('pyroformer.models.NVAE', 'pyroformer.priors.GaussianVectorPrior')
+    """
+    for prefix, package in PUBLIC.items():
+        if cls.__module__.startswith(prefix) and getattr(import_module(package), cls.__qualname__, None) is cls:
+            return f"{package}.{cls.__qualname__}"
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def from_config(recipe: Any, trust: Collection[str] = (), **arguments: Any) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ...models.base import Model
-from ...models.serialization import from_config
+from ...models.serialization import from_config, public_path
 from ...models.transformer.backbone import Backbone
 from ..data.corpus import Corpus
 from ..pretrained.gpt2 import Pretrained
@@ -181,8 +181,8 @@ def _made(value: Any, known: Mapping[str, Any]) -> Any:
 def _check(folder: RunFolder, config: Mapping[str, Any], corpus: Corpus, name: str, asked: Mapping[str, Any]) -> None:
     """See that what is asked for is what the run has."""
     classes, path = MODELS[name], config["model"]["class_path"]
-    if path != classes.model.replace(":", "."):
-        other = next((known for known, item in MODELS.items() if item.model.replace(":", ".") == path), path)
+    if path != public_path(imported(classes.model)):
+        other = next((known for known, item in MODELS.items() if public_path(imported(item.model)) == path), path)
         raise ValueError(f"{folder.path} holds a run of the model {other}, not of {name}: choose another --out.")
     has = {f"--{key}": value for key, value in (config.get("training") or {}).items()}
     has |= {"--vocabulary": corpus.asked, "--max_length": corpus.max_length, "--overlong": corpus.overlong}

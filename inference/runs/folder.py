@@ -13,6 +13,7 @@ from torch import nn
 
 from ..utils.errors import first_line
 from ..utils.files import write_atomically
+from .old_runs import current_config, current_state
 
 __all__ = ["RunFolder"]
 
@@ -93,7 +94,7 @@ class RunFolder:
             raise ValueError(f"{self.config_file} is damaged: {first_line(error)}.") from error
         if not isinstance(config, dict) or "model" not in config:
             raise ValueError(f"{self.config_file} is not a run's configuration: it names no model.")
-        return config
+        return current_config(config)
 
     def keep_start(self, model: nn.Module) -> None:
         """Save pretrained weights, so that a run that is killed before its first checkpoint can be resumed."""
@@ -161,11 +162,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def objective_state(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights of model and guide in a checkpoint, without the optimizer's state."""
+def objective_state(checkpoint: Mapping[str, Any], objective: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights of model and guide in a checkpoint, by the names that ``objective`` has for them."""
     prefix = "objective."
     state = checkpoint["state_dict"].items()
-    return {name.removeprefix(prefix): value for name, value in state if name.startswith(prefix)}
+    weights = {name.removeprefix(prefix): value for name, value in state if name.startswith(prefix)}
+    return current_state(weights, objective.state_dict())
 
 
 def _number(text: str) -> float | str:

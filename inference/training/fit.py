@@ -89,7 +89,7 @@ def fit(
             training, ckpt_path=str(folder.last) if folder.last.exists() else None, weights_only=True
         )
     best = folder.best if folder.best.exists() else folder.last
-    objective.load_state_dict(objective_state(read_checkpoint(best)))
+    objective.load_state_dict(objective_state(read_checkpoint(best), objective))
     objective.eval()
     return Run(model, guide, corpus, folder, config, step=training.best_step)
 
@@ -141,7 +141,7 @@ def _check_sizes(model: Model, corpus: Corpus) -> None:
 
 def _check_checkpoint(folder: RunFolder, objective: nn.Module) -> None:
     """The weights to go on from must be those of this model."""
-    has = {name: value.shape for name, value in objective_state(read_checkpoint(folder.last)).items()}
+    has = {name: value.shape for name, value in objective_state(read_checkpoint(folder.last), objective).items()}
     if has != {name: value.shape for name, value in objective.state_dict().items()}:
         raise ValueError(f"{folder.last} is a checkpoint of another model than {folder.config_file} names.")
 

@@ -21,6 +21,7 @@ from ..objectives.elbo import Objective
 from ..objectives.kl_control import KLController
 from ..options import TrainingOptions
 from ..runs.folder import RunFolder
+from ..runs.old_runs import current_progress, current_state
 from ..runs.partial import frozen_modules
 from ..schedules import SCHEDULES, warmup_cosine
 from ..utils.files import write_atomically
@@ -158,7 +159,8 @@ class Training(lightning.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        state = checkpoint["run"]
+        checkpoint["state_dict"] = current_state(checkpoint["state_dict"], self.state_dict())
+        state = current_progress(checkpoint["run"])
         self.best, self.best_step, self.wait = state["best"], state["best_step"], state["wait"]
         self.validations_done, self.seconds_before, self.position = (
             state["validations_done"],

@@ -1,0 +1,120 @@
+"""Configurations and weights of runs that were written under earlier names, in today's.
+
+Before the modules moved into rooms, a configuration recorded where a class lay in the source and what its arguments
+were called then. Such runs load and resume; what is written is always today's form.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["current_config", "current_progress", "current_state"]
+
+_PRIORS = {
+    "pyroformer.models.empirical": {"KernelBase": "KernelVectorPrior"},
+    "pyroformer.models.heavy_tails": {
+        "LaplaceBase": "LaplaceVectorPrior",
+        "LinearLaplace": "LinearLaplace",
+        "LinearStudentT": "LinearStudentT",
+        "StudentTBase": "StudentTVectorPrior",
+    },
+    "pyroformer.models.priors": {
+        "BoundedDirichletProcess": "BoundedDirichletProcess",
+        "GaussianBase": "GaussianVectorPrior",
+        "LengthPrior": "LengthPrior",
+        "LinearGaussian": "LinearGaussian",
+        "StandardGaussian": "StandardGaussian",
+    },
+    "pyroformer.models.sequence_priors": {
+        "AutoregressiveBase": "AutoregressiveVectorPrior",
+        "IndependentBase": "IndependentVectorPrior",
+    },
+    "pyroformer.models.vector_priors": {"MixtureBase": "MixtureVectorPrior"},
+    "pyroformer.models.weight_priors": {
+        "GEM": "GEM",
+        "GammaDirichletProcess": "GammaDirichletProcess",
+        "PitmanYor": "PitmanYor",
+        "SymmetricDirichlet": "SymmetricDirichlet",
+    },
+}
+
+CLASSES = {
+    **{f"{module}.{old}": f"pyroformer.priors.{new}" for module, names in _PRIORS.items() for old, new in names.items()},
+    "pyroformer.models.config.TransformerConfig": "pyroformer.models.TransformerConfig",
+    "pyroformer.models.della.DELLA": "pyroformer.models.DELLA",
+    "pyroformer.models.language_model.LanguageModel": "pyroformer.models.LanguageModel",
+    "pyroformer.models.nvae.NVAE": "pyroformer.models.NVAE",
+    "pyroformer.models.vae.VAE": "pyroformer.models.VAE",
+    "pyroformer.guides.della.DELLAGuide": "pyroformer.guides.DELLAGuide",
+    "pyroformer.guides.nvae.NVAEGuide": "pyroformer.guides.NVAEGuide",
+    "pyroformer.guides.vae.VAEGuide": "pyroformer.guides.VAEGuide",
+}
+ARGUMENTS = {
+    "condition": "max_condition_length",
+    "deviation": "std",
+    "freedom": "df",
+    "kappa": "samples_per_component",
+    "null_unit": "null_component",
+    "window": "max_length",
+}
+OPTIONS = {
+    "accumulate": "accumulate_grad_batches",
+    "clip": "gradient_clip_val",
+    "kl_weight": "kl_schedule",
+    "particles": "num_particles",
+}
+PARTS = {"held": "frozen"}  # of the whole configuration
+PROGRESS = {"looks": "validations_done", "waited": "wait"}  # of training, in a checkpoint
+MODULES = {  # parts of the names of parameters and buffers
+    "condition": "condition_encoder",
+    "freedom": "df",
+    "log_deviation": "log_std",
+}
+
+
+def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration with today's class paths, arguments and options.
+
+    Examples:
+        >>> old = {"class_path": "pyroformer.models.heavy_tails.StudentTBase", "init_args": {"width": 8, "freedom": 5.0}}
+        >>> current_config({"model": old})["model"]
+        {'class_path': 'pyroformer.priors.StudentTVectorPrior', 'init_args': {'width': 8, 'df': 5.0}}
+    """
+    renamed = {PARTS.get(key, key): _current_recipe(value) for key, value in config.items()}
+    for part in ("training", "objective"):
+        if isinstance(options := renamed.get(part), dict):
+            renamed[part] = {OPTIONS.get(key, key): value for key, value in options.items()}
+    return renamed
+
+
+def current_progress(progress: Mapping[str, Any]) -> dict[str, Any]:
+    """How far the training in a checkpoint is, by today's names."""
+    return {PROGRESS.get(key, key): value for key, value in progress.items()}
+
+
+def current_state(state: Mapping[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
+    """Weights by today's names, as far as the modules that they are for have such names.
+
+    Examples:
+        >>> current_state({"prior.log_deviation": torch.zeros(2)}, ["prior.log_std"]).keys()
+        dict_keys(['prior.log_std'])
+    """
+    return {name if name in expected else _current_name(name, expected): value for name, value in state.items()}
+
+
+def _current_recipe(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_current_recipe(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    path = value.get("class_path")
+    if path not in CLASSES or not isinstance(value.get("init_args", {}), dict):
+        return {key: _current_recipe(item) for key, item in value.items()}
+    arguments = {ARGUMENTS.get(key, key): _current_recipe(item) for key, item in value.get("init_args", {}).items()}
+    return {**value, "class_path": CLASSES[path], "init_args": arguments}
+
+
+def _current_name(name: str, expected: Collection[str]) -> str:
+    new = ".".join(MODULES.get(part, part) for part in name.split("."))
+    return new if new in expected else name

@@ -1,0 +1,49 @@
+"""Runs that were written before the modules moved and were renamed: they load, give the numbers they gave, and go on."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import pyroformer as pf
+from pyroformer.inference.runs.folder import RunFolder
+from pyroformer.inference.runs.old_runs import CLASSES
+from pyroformer.inference.utils.registry import imported
+
+OLD = Path(__file__).parents[2] / "data" / "old_runs"
+BOUNDS = json.loads((OLD / "bounds.json").read_text())  # of the code that wrote the runs
+TEXTS = {name: ["The number 7 is odd.", "The number 8 is even."] for name in BOUNDS} | {
+    "pairs": ["The number is 7.", "The number is 8."]
+}
+CONDITIONS = {"pairs": ["odd", "even"]}
+NAMES = sorted(BOUNDS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_old_run_gives_the_bounds_that_it_gave(name: str) -> None:
+    run = pf.load(OLD / name)
+    options: dict[str, Any] = {"conditions": CONDITIONS[name]} if name in CONDITIONS else {}
+    bounds = run.bound(TEXTS[name], num_particles=4, **options)
+    torch.testing.assert_close(bounds, torch.tensor(BOUNDS[name], dtype=torch.float64), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_old_run_goes_on_and_is_then_written_in_todays_names(name: str, tmp_path: Path) -> None:
+    shutil.copytree(OLD / name, tmp_path / name)
+    old = pf.load(tmp_path / name)
+    training = RunFolder(tmp_path / name).read_config()["training"] | {"steps": 4}
+    run = pf.fit(old.model, old.guide, old.corpus, out=tmp_path / name, resume=True, **training)
+    assert RunFolder(tmp_path / name).step() == 4
+    config = yaml.safe_load((tmp_path / name / "config.yaml").read_text())
+    assert config["model"]["class_path"] == f"pyroformer.models.{type(run.model).__name__}"
+    assert "max_length" in config["model"]["init_args"]["config"]["init_args"]
+
+
+@pytest.mark.parametrize("path", sorted({*CLASSES.values()}))
+def test_todays_paths_exist(path: str) -> None:
+    cls = imported(path)
+    assert path.endswith(f".{cls.__name__}")
