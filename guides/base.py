@@ -1,8 +1,8 @@
-"""What every guide here shares: parameters of its own, the model it belongs to, and a posterior of its hyper-priors."""
+"""The base class of the guides: parameters of its own, its model, and a posterior of the model's hyper-priors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import pyro
 from pyro.nn import PyroModule
@@ -13,8 +13,9 @@ from ..models.batch import Batch
 from ..models.priors.hyperpriors import hyperpriors
 from ..models.serialization import Configurable
 from .hyperpriors import HyperPosterior
+from .posteriors import TextPosterior
 
-__all__ = ["Guide"]
+__all__ = ["Guide", "encodes"]
 
 
 class Guide(Configurable, LocalModule):
@@ -22,8 +23,11 @@ class Guide(Configurable, LocalModule):
 
     A guide is called like its model and samples the same latent sites. It may read the model (its sizes, its priors)
     but does not own it: of the model's parameters, only those of a network that both use are the guide's too. The
-    model's hyper-priors are drawn before ``forward``, from posteriors of their own, so that what a guide reads of a
-    prior is what the model will find.
+    model's hyper-priors are drawn before ``forward``, from posteriors of their own, so that guide and model read the
+    same prior.
+
+    ``forward(batch)`` is all that training, bounds and sampling need. :meth:`encode` is what reconstructions, plots and
+    edits of texts need besides.
     """
 
     def __init__(self, model: Model) -> None:
@@ -51,8 +55,17 @@ class Guide(Configurable, LocalModule):
                 context.set(site, value)
             yield
 
+    def encode(self, batch: Batch) -> TextPosterior:
+        """The posterior of each text of an observed batch, with no site drawn.
+
+        Raises:
+            ValueError: If the guide does not define it, or the batch is unobserved.
+        """
+        raise ValueError(no_encode(self))
+
     @property
-    def model(self) -> Any:  # the subclass knows which
+    def model(self) -> Model:
+        """The model that it is a guide of; a subclass may annotate its class."""
         return self._owner[0]
 
     def texts(self, batch: Batch) -> pyro.plate:
@@ -63,3 +76,19 @@ class Guide(Configurable, LocalModule):
     def networks(self) -> list[nn.Module]:
         """The plain networks in it: what is compiled block by block."""
         return [child for child in self.children() if not isinstance(child, PyroModule)]
+
+
+def encodes(guide: nn.Module | None) -> TypeGuard[Guide]:
+    """Whether a guide defines ``encode``; one with ``forward`` alone trains, evaluates and samples.
+
+    Examples:
+        >>> encodes(nn.Linear(2, 2))
+        False
+    """
+    return getattr(type(guide), "encode", Guide.encode) is not Guide.encode
+
+
+def no_encode(guide: nn.Module) -> str:
+    """The message for a guide that does not define ``encode``."""
+    name = type(guide).__name__
+    return f"the guide {name} has no encode(batch), which this needs: define it, as docs/own_guide.md shows."

@@ -39,12 +39,24 @@ class LatentPosterior(NamedTuple):
 
     mean: Float[Tensor, "*batch K p"]
     variance: Float[Tensor, "*batch K p"]
-    condition: Int[Tensor, "*batch C"] | None = None
+    condition_tokens: Int[Tensor, "*batch C"] | None = None
     condition_mask: Bool[Tensor, "*batch C"] | None = None
+    layers: tuple[int, ...] = ()  # from 1; empty where one latent enters all of them
 
     def memory(self) -> Context:
-        """What the decoder is told of texts whose latents are the means."""
-        return Context(self.mean, self.condition, self.condition_mask)
+        """The latents at their means, and the condition."""
+        return self.memory_at(self.mean)
+
+    def memory_at(self, latents: Float[Tensor, "*batch K p"]) -> Context:
+        """These latents, and the condition."""
+        return Context(latents, self.condition_tokens, self.condition_mask)
+
+    def moments(self) -> tuple[Float[Tensor, "*batch K p"], Float[Tensor, "*batch K p"]]:
+        """Mean and variance of each latent."""
+        return self.mean, self.variance
+
+    def token_weights(self) -> None:
+        """None: no latent belongs to a token."""
 
 
 class DELLAGuide(Guide):
@@ -72,6 +84,8 @@ class DELLAGuide(Guide):
         >>> DELLAGuide(model).encode(Batch.pad([[5, 6, 2], [7, 2]])).mean.shape
         torch.Size([2, 2, 4])
     """
+
+    model: DELLA
 
     def __init__(
         self,
@@ -115,7 +129,9 @@ class DELLAGuide(Guide):
 
         with self.set_hyperparameters():
             means = self.model.sample_hierarchy(batch, mean)
-        return LatentPosterior(means, torch.stack(variances, -2), batch.condition_tokens, batch.condition_mask)
+        layers = () if self.model.structure == "single" else tuple(layer + 1 for layer in self.model.layers)
+        variance = torch.stack(variances, -2)
+        return LatentPosterior(means, variance, batch.condition_tokens, batch.condition_mask, layers)
 
     def read(self, batch: Batch) -> list[Float[Tensor, "B r"]]:
         """What each layer makes of the texts; it reads what the decoder reads.

@@ -44,16 +44,34 @@ class MixturePosterior(NamedTuple):
     variance: Float[Tensor, "*batch N P"]
     mask: Bool[Tensor, "*batch N"]
     shared: SharedVariances | None = None  # the same variances as groups, where there are only two
+    samples_per_component: int = 1  # components of the prior, and of each token
 
     @property
     def log_weights(self) -> Float[Tensor, "*batch N"]:
         r"""Log of the mean weights, :math:`\log \alpha_i / \alpha_0`."""
         return torch.log_softmax(self.log_alpha.masked_fill(~self.mask, -math.inf), -1)
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Empty: every layer attends to the one mixture."""
+        return ()
+
     def memory(self) -> Mixture:
         """The posterior's mean measure: the Gaussian mixture that evaluation attends to."""
         variances = self.variance if self.shared is None else self.shared
         return Mixture(self.log_weights, self.mean, variances=variances, mask=self.mask)
+
+    def memory_at(self, latents: Float[Tensor, "*batch N P"]) -> Mixture:
+        """Refused: weights are latent too, so that vectors alone set no mixture."""
+        raise ValueError("the latents of a mixture form no table: choose a DELLA or a VAE to set them.")
+
+    def moments(self) -> None:
+        """None: weights are latent too, so that the latents form no table of vectors."""
+
+    def token_weights(self) -> Float[Tensor, "*batch T"]:
+        """The mean weight of each token's components, in float64; the prior's have the rest of one."""
+        masked = self.log_alpha.double().masked_fill(~self.mask, -math.inf)
+        return masked.softmax(-1).unflatten(-1, (-1, self.samples_per_component)).sum(-1)[..., 1:]
 
 
 class AlphaHead(nn.Module):
@@ -133,6 +151,8 @@ class NVAEGuide(Guide):
         torch.Size([2, 4, 16])
     """
 
+    model: NVAE
+
     def __init__(
         self, model: NVAE, alpha: AlphaForm = "linear", variance: VarianceForm = "diagonal", log_variance: float = -3.0
     ) -> None:
@@ -172,7 +192,8 @@ class NVAEGuide(Guide):
                 variance.repeat_interleave(samples_per_component, -2),
             )
         mask = component_mask(batch.lengths, samples_per_component, log_alpha.shape[-1])
-        return MixturePosterior(log_alpha, mean, variance, mask, self._shared(base.variance, log_alpha))
+        shared = self._shared(base.variance, log_alpha)
+        return MixturePosterior(log_alpha, mean, variance, mask, shared, samples_per_component)
 
     def _prior_log_alpha(self, like: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:
         """Log concentration of the prior's component: that of the plain Dirichlet process, 0 for other priors."""

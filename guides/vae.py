@@ -33,9 +33,25 @@ class GaussianPosterior(NamedTuple):
     mask: Bool[Tensor, "*batch N"]
     read: Callable[[Tensor, Tensor], Mixture]
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Empty: every layer attends to all vectors."""
+        return ()
+
     def memory(self) -> Mixture:
-        """What the decoder attends to at the posterior's mean."""
-        return self.read(self.mean, self.mask)
+        """The vectors at their means, as the decoder attends to them."""
+        return self.memory_at(self.mean)
+
+    def memory_at(self, latents: Float[Tensor, "*batch N P"]) -> Mixture:
+        """These vectors, as the decoder attends to them."""
+        return self.read(latents, self.mask)
+
+    def moments(self) -> tuple[Float[Tensor, "*batch N P"], Float[Tensor, "*batch N P"]]:
+        """Mean and variance of each vector."""
+        return self.mean, self.variance
+
+    def token_weights(self) -> None:
+        """None: the weights follow from the vectors."""
 
 
 class VAEGuide(Guide):
@@ -54,6 +70,8 @@ class VAEGuide(Guide):
         >>> VAEGuide(model).encode(Batch.pad([[5, 6, 2], [7, 2]])).mean.shape
         torch.Size([2, 3, 16])
     """
+
+    model: VAE
 
     def __init__(self, model: VAE, log_variance: float = -3.0) -> None:
         super().__init__(model)

@@ -1,4 +1,4 @@
-"""What every generative model here shares: parameters of its own, one plate over texts, sizes by name."""
+"""The base class of the generative models: parameters of its own, one plate over texts, sizes by name."""
 
 from dataclasses import fields
 from inspect import signature
@@ -6,8 +6,10 @@ from typing import Any, ClassVar, TypeVar
 
 import pyro
 import torch
+from jaxtyping import Bool
 from pyro.nn import PyroModule
-from torch import nn
+from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from .batch import Batch
 from .local_params import LocalModule
@@ -104,6 +106,19 @@ class Model(Configurable, LocalModule):
     def texts(self, batch: Batch) -> pyro.plate:
         """The plate over the texts of ``batch``."""
         return pyro.plate(TEXTS, batch.weight.shape[-1], dim=-1)
+
+    def likelihood(self, memory: Any, mask: Bool[Tensor, "*batch T"] | None = None) -> Distribution:
+        """The distribution of texts given a memory, which ``forward`` observes at the site ``text``.
+
+        Arguments:
+            memory: What the decoder conditions on, or None where it conditions on nothing.
+            mask: True where a text has a token; None leaves the length open.
+
+        Raises:
+            ValueError: If the model does not define it.
+        """
+        name = type(self).__name__
+        raise ValueError(f"the model {name} has no likelihood(memory, mask), which this needs: define it.")
 
     def check_memory(self, memory: Memory) -> Memory:
         """The memory, if its decoder can be told it; a model with latents says which can.

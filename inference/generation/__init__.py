@@ -1,1 +1,1 @@
-"""Generation."""
+"""Generation of texts: sampling, reconstruction, interpolation, editing."""

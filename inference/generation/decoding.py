@@ -1,4 +1,4 @@
-"""How the next token is chosen."""
+"""Decoding strategies: sampling with temperature, top-k and top-p, and greedy decoding."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,22 +15,22 @@ __all__ = ["Decoding", "uniforms"]
 
 @dataclass(frozen=True)
 class Decoding:
-    r"""A rule for choosing a token from logits :math:`l`.
+    r"""Selection of the next token from logits :math:`l`.
 
     .. math:: x \sim p, \qquad p_v \propto \exp(l_v / \tau) \; [v \in K] \; [v \in N]
 
-    :math:`K` are the ``top_k`` most probable tokens, :math:`N` the fewest of them that together hold a share ``top_p``
-    of what :math:`K` holds. All defaults together draw from the model itself. There is no
-    beam search: all models are compared under one rule for one token after the other.
+    :math:`K` are the ``top_k`` most probable tokens, :math:`N` the fewest of them whose probability is at least
+    ``top_p`` of that of :math:`K` (the nucleus). The defaults sample from the model's own distribution. There is no
+    beam search.
 
     Arguments:
-        temperature: :math:`\tau`; below 1 sharpens, above 1 flattens.
-        top_k: How many tokens to draw from; 0 for all.
-        top_p: Share of the probability to draw from; 1 for all.
-        greedy: Take the most probable token instead of drawing; the rest then plays no role.
+        temperature: :math:`\tau`; below 1 the distribution becomes sharper, above 1 flatter.
+        top_k: Number of most probable tokens to sample from; 0 for all.
+        top_p: Probability mass of the nucleus; 1 for all tokens.
+        greedy: Take the most probable token instead of sampling; the other arguments are then ignored.
 
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If an argument is out of range.
 
     References:
         The Curious Case of Neural Text Degeneration (Holtzman et al., 2020), https://arxiv.org/abs/1904.09751
@@ -54,10 +54,10 @@ class Decoding:
         if self.top_k < 0:
             raise ValueError(f"top_k is {self.top_k}: give a positive whole number, or 0 for all tokens.")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}: give a share above 0, up to 1 for all tokens.")
+            raise ValueError(f"top_p is {self.top_p}: give a probability above 0, up to 1 for all tokens.")
 
     def probabilities(self, logits: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
-        """What tokens are drawn from."""
+        """Probabilities of the tokens after temperature, top-k and top-p."""
         logits = at_least_float32(logits) / self.temperature
         if 0 < self.top_k < logits.shape[-1]:
             last = logits.topk(self.top_k).values[..., -1:]
@@ -72,11 +72,12 @@ class Decoding:
     def __call__(
         self, logits: Float[Tensor, "*batch V"], uniform: Float[Tensor, "*batch"] | None = None
     ) -> Int[Tensor, "*batch"]:
-        """One token for each row.
+        """One token for each row of logits.
 
         Arguments:
             logits: Logits with shape :math:`(*, V)`.
-            uniform: Numbers in [0, 1) with shape :math:`(*)` that decide the draw; fresh ones if None.
+            uniform: Uniform noise in [0, 1) with shape :math:`(*)`, from which tokens are sampled by inversion; drawn
+                from torch's generator if None.
         """
         if self.greedy:
             return logits.argmax(-1)
@@ -87,13 +88,13 @@ class Decoding:
         return torch.searchsorted(cumulative, level, right=True).squeeze(-1)
 
     def token_sampler(self, noise: Float[Tensor, "B T"]) -> Callable[[Float[Tensor, "B V"]], Int[Tensor, " B"]]:
-        """The rule as a function that is called once for each position and uses up one column of ``noise`` then."""
+        """A function from logits to tokens, which uses one column of ``noise`` at each call."""
         columns = iter(noise.unbind(-1))
         return lambda logits: self(logits, next(columns))
 
 
 def uniforms(seed: int, items: Iterable[int], length: int) -> Float[Tensor, "B T"]:
-    """Uniform noise, one row for each item, that depends on the seed and the item and on nothing else.
+    """Uniform noise, one row for each item; a row is a function of the seed and the item only.
 
     Examples:
         >>> torch.equal(uniforms(7, [0, 1, 2], 5)[1:], uniforms(7, [1, 2], 5))

@@ -1,11 +1,13 @@
 """A text's mixture edited before it is decoded: vectors that leave, weigh more or less, or come from another text."""
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
 
 from ...models.attention.editing import dropped, exchanged, scaled
 from ...models.attention.mixture import Mixture
-from ...models.nvae import NVAE
 from ..runs.fitted import FittedModel
 from .decoding import Decoding
 from .generate import GREEDY, decode, encode
@@ -38,10 +40,9 @@ def vectors(run: FittedModel, text: str) -> list[Vector]:
     Raises:
         ValueError: If the run has no mixture, or the text does not fit its max_length.
     """
-    model = _mixed(run)
-    weights = _mean(run, text).log_weights[0].double().exp().unflatten(-1, (-1, model.samples_per_component)).sum(-1)
+    weights = _mixture(run, text)[1].tolist()
     tokens = [None, *run.tokenizer.pieces(text)]
-    every = zip(tokens, weights.tolist(), strict=True)
+    every = zip(tokens, [max(0.0, 1 - sum(weights)), *weights], strict=True)
     return [Vector(number, token, weight) for number, (token, weight) in enumerate(every)]
 
 
@@ -76,15 +77,15 @@ def edit(
             one of two things is asked for without the other, or a text does not fit the max_length.
     """
     drop, scale, swap = tuple(drop), scale or {}, swap or {}
-    samples_per_component = _mixed(run).samples_per_component
+    memory, weights = _mixture(run, text)
+    samples_per_component = memory.components // (len(weights) + 1)
     if bool(swap) != (other is not None):
         asked, missing = ("swap", "other, the text to take vectors from") if swap else ("other", "swap, such as 3=5")
         raise ValueError(f"{asked} was given, but nothing else of an exchange: give {missing}, or leave {asked} out.")
-    memory = _mean(run, text)
     _check_numbers([*drop, *scale, *swap], memory, samples_per_component, text)
     _check_jobs(drop, scale, swap)
     if other is not None:
-        source = _mean(run, other)
+        source, _ = _mixture(run, other)
         _check_numbers(swap.values(), source, samples_per_component, other)
         memory = exchanged(memory, source, _by_component(swap, samples_per_component))
     for number, factor in scale.items():
@@ -94,16 +95,14 @@ def edit(
     return Edited(written, text, drop, dict(scale), dict(swap), other)
 
 
-def _mixed(run: FittedModel) -> NVAE:
-    if not isinstance(run.model, NVAE):
-        raise ValueError(f"a {type(run.model).__name__} has no mixture to edit: fit an nvae to have one.")
-    return run.model
-
-
-def _mean(run: FittedModel, text: str) -> Mixture:
-    posterior: Any = encode(run, [text])
-    memory: Mixture = posterior.memory()
-    return memory
+def _mixture(run: FittedModel, text: str) -> tuple[Mixture, Float[Tensor, " T"]]:
+    """The mean of a text's posterior mixture, and the weight of each token in it."""
+    posterior = None if run.guide is None else encode(run, [text])
+    if posterior is not None and (weights := posterior.token_weights()) is not None:
+        memory = posterior.memory()
+        if isinstance(memory, Mixture):
+            return memory, weights[0]
+    raise ValueError(f"a {type(run.model).__name__} has no mixture to edit: fit an nvae to have one.")
 
 
 def _components(numbers: Iterable[int], samples_per_component: int) -> list[int]:

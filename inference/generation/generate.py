@@ -13,12 +13,11 @@ from jaxtyping import Float, Int
 from pyro import poutine
 from torch import Tensor
 
-from ...guides.base import Guide
-from ...guides.nvae import MixturePosterior
+from ...guides.base import Guide, encodes, no_encode
+from ...guides.posteriors import TextPosterior
 from ...models.attention.editing import compacted
 from ...models.attention.mixture import Mixture
 from ...models.batch import Batch
-from ...models.nvae import NVAE
 from ...models.transformer.memory import Memory, batch_shape, stacked
 from ...models.transformer.text_distribution import AutoregressiveText
 from ...models.transformer.text_distribution import decode as write_tokens
@@ -28,19 +27,34 @@ from ..utils.seeds import item_seed
 from .decoding import Decoding, uniforms
 from .reconstruction import Reconstruction
 
-__all__ = ["decode", "encode", "reconstruct", "sample", "write"]
+__all__ = ["decode", "encode", "encode_batch", "reconstruct", "sample", "text_distribution", "write"]
 
 GREEDY = Decoding(greedy=True)
 
 
-def encode(run: FittedModel, texts: str | Sequence[str], conditions: Sequence[str] | None = None) -> Any:
-    """The posterior of each text, with what each answers to if the run was trained on pairs.
+def encode(run: FittedModel, texts: str | Sequence[str], conditions: Sequence[str] | None = None) -> TextPosterior:
+    """The posterior of each text, with its condition if the run was trained on pairs.
 
     Raises:
-        ValueError: If nothing is latent in the model, or a text does not fit its max_length.
+        ValueError: If nothing is latent in the model, its guide defines no ``encode``, or a text is longer than the
+            model's max_length.
     """
     with seeded_eval(run.model, run.guide, seed=0):
-        return _posterior(run, run.batch(texts, conditions))
+        return encode_batch(run, run.batch(texts, conditions))
+
+
+def encode_batch(run: FittedModel, batch: Batch) -> TextPosterior:
+    """The posterior of each text of a batch, in the mode and with the gradients that the run's modules are in.
+
+    Raises:
+        ValueError: If nothing is latent in the model, or its guide defines no ``encode``.
+    """
+    if run.guide is None:
+        name = type(run.model).__name__
+        raise ValueError(f"a {name} has no latents, so no posterior to encode a text into: sample from it instead.")
+    if not encodes(run.guide):
+        raise ValueError(no_encode(run.guide))
+    return run.guide.encode(batch)
 
 
 def decode(run: FittedModel, memory: Memory, decoding: Decoding = GREEDY, *, seed: int = 0) -> list[str]:
@@ -54,7 +68,7 @@ def decode(run: FittedModel, memory: Memory, decoding: Decoding = GREEDY, *, see
         raise ValueError(f"the memory is of batch shape {shape}: give one row for each text, as run.encode does.")
     with seeded_eval(run.model, run.guide, seed=seed):
         noise = _noise(run, seed, range(*batch_shape(memory)))
-        tokens = write(_likelihood(run, memory), decoding, noise, text_vocabulary=run.tokenizer.vocabulary)
+        tokens = write(text_distribution(run, memory), decoding, noise, text_vocabulary=run.tokenizer.vocabulary)
         return run.tokenizer.decode_batch(tokens)
 
 
@@ -90,15 +104,15 @@ def reconstruct(
         for items in _chunks(len(texts), batch_size):
             originals = [texts[item] for item in items]
             batch = run.batch(originals, None if conditions is None else [conditions[item] for item in items])
-            posterior = _posterior(run, batch)
-            memory = posterior.memory()
-            likelihood = _likelihood(run, _thinned(run, memory, min_weight))
+            posterior = encode_batch(run, batch)
+            likelihood = text_distribution(run, _thinned(run, posterior, min_weight))
             tokens = write(likelihood, decoding, _noise(run, seed, items), text_vocabulary=text_vocabulary)
             written = run.tokenizer.decode_batch(tokens)
-            weights = _per_token(memory, batch) if isinstance(posterior, MixturePosterior) else [None] * len(items)
-            for text, original, kept in zip(written, originals, weights, strict=True):
+            weights = posterior.token_weights()
+            rows = [None] * len(items) if weights is None else weights.tolist()
+            for text, original, row in zip(written, originals, rows, strict=True):
                 pieces = tuple(run.tokenizer.pieces(original))
-                result.append(Reconstruction.from_weights(text, original, pieces, kept))
+                result.append(Reconstruction.from_weights(text, original, pieces, row))
     return result
 
 
@@ -138,11 +152,20 @@ def sample(
         for items in _chunks(n, batch_size):
             drawn = [_prior_memory(run, item_seed(seed, item, "latents"), told) for item in items]
             memories = [memory for memory in drawn if memory is not None]
-            text = _likelihood(run, stacked(memories) if memories else None).expand([len(items)])
+            text = text_distribution(run, stacked(memories) if memories else None).expand([len(items)])
             noise = _noise(run, seed, items)
             tokens = write(text, decoding or Decoding(), noise, begun, text_vocabulary=run.tokenizer.vocabulary)
             texts += run.tokenizer.decode_batch(tokens)
     return texts
+
+
+def text_distribution(run: FittedModel, memory: Memory | None) -> AutoregressiveText:
+    """The distribution of texts given a memory, if it can be written token by token.
+
+    Raises:
+        ValueError: If the model's likelihood is of another kind.
+    """
+    return _autoregressive(run, run.model.likelihood(memory))
 
 
 def write(
@@ -173,25 +196,16 @@ def write(
     return tokens
 
 
-def _posterior(run: FittedModel, batch: Batch) -> Any:
-    if run.guide is None:
-        name = type(run.model).__name__
-        raise ValueError(f"a {name} has no latents, so no posterior to encode a text into: sample from it instead.")
-    return run.guide.encode(batch)  # type: ignore[operator]
-
-
-def _thinned(run: FittedModel, memory: Memory, min_weight: float) -> Memory:
-    """A mixture without the vectors that weigh less, the prior's kept."""
+def _thinned(run: FittedModel, posterior: TextPosterior, min_weight: float) -> Memory:
+    """The posterior's memory, of a mixture without the components that weigh less; the prior's stay."""
+    memory = posterior.memory()
     if min_weight == 0:
         return memory
-    if not (isinstance(memory, Mixture) and isinstance(run.model, NVAE)):
+    weights = posterior.token_weights()
+    if weights is None or not isinstance(memory, Mixture):
         name = type(run.model).__name__
         raise ValueError(f"min_weight is {min_weight}, but a {name} has no weights to drop vectors by: leave it out.")
-    return compacted(memory, min_weight, keep=run.model.samples_per_component)
-
-
-def _likelihood(run: FittedModel, memory: Any) -> AutoregressiveText:
-    return _autoregressive(run, run.model.likelihood(memory))
+    return compacted(memory, min_weight, keep=memory.components // (weights.shape[-1] + 1))
 
 
 def _autoregressive(run: FittedModel, distribution: Any) -> AutoregressiveText:
@@ -212,14 +226,6 @@ def _prior_memory(run: FittedModel, seed: int, told: list[list[int]] | None) -> 
     with learned:  # hyper-priors belong to all texts, also to those that were read
         trace = unwritten.get_trace(Batch.unobserved(1, like=next(run.model.parameters()), conditions=told))
     return _autoregressive(run, trace.nodes["text"]["fn"]).memory
-
-
-def _per_token(memory: Mixture, batch: Batch) -> list[list[float]]:
-    """The weight of the prior's vectors, then that of each token's."""
-    assert batch.mask is not None
-    groups = memory.log_weights.exp().unflatten(-1, (batch.mask.shape[-1] + 1, -1))
-    weights: list[list[float]] = groups.sum(-1).tolist()
-    return weights
 
 
 def _noise(run: FittedModel, seed: int, items: range) -> Float[Tensor, "B W"]:

@@ -1,4 +1,4 @@
-"""What one text's latents do to another's: on the way from one to the other, and layer by layer."""
+"""Interpolation between the latents of two texts, and exchange of the latents of single layers."""
 
 import re
 from collections.abc import Sequence
@@ -16,11 +16,17 @@ __all__ = ["Interpolated", "interpolate", "swap", "swaps"]
 
 
 class Interpolated(NamedTuple):
-    """A text written from latents of two texts."""
+    """A text decoded from the latents of two texts.
+
+    Arguments:
+        text: The generated text.
+        t: Position between the first text, 0, and the second, 1.
+        layers: The layers in which latents were interpolated, from 1; empty if latents do not belong to layers.
+    """
 
     text: str
-    share: float  # of the second one's latents
-    layers: tuple[int, ...]  # in these layers, from 1; none where latents belong to no layers
+    t: float
+    layers: tuple[int, ...]
 
 
 def interpolate(
@@ -34,27 +40,28 @@ def interpolate(
     seed: int = 0,
     condition: str | None = None,
 ) -> list[Interpolated]:
-    r"""What the decoder writes on the way from one text's posterior mean to another's.
+    r"""Interpolate between the posterior means of two texts, and decode each step.
 
-    For latents of layers, the way is a straight line,
+    Latents of layers are interpolated linearly,
 
-    .. math:: z_l(\tau) = (1 - \tau) \, z_l^{(1)} + \tau \, z_l^{(2)}, \qquad \tau = 0, \tfrac{1}{S - 1}, \dots, 1
+    .. math:: z_l(t) = (1 - t) \, z_l^{(1)} + t \, z_l^{(2)}, \qquad t = 0, \tfrac{1}{S - 1}, \dots, 1
 
-    in the chosen layers; in the others the latents stay those of the first text. For mixtures it is the mixture of
-    both, :math:`(1 - \tau) F_1 + \tau F_2`. Any model says what it is by :meth:`Model.between`.
+    in ``layers``; the other layers keep the latents of the first text. Between two mixtures it is their mixture,
+    :math:`(1 - t) F_1 + t F_2`. Each model defines it in :meth:`Model.interpolate`.
 
     Arguments:
         run: A run whose model has latents.
-        first: The text to begin with.
-        second: The text to end with.
-        steps: How many texts :math:`S` to write, both ends included.
-        layers: Layers whose latents move, from 1; all if None. Only where latents belong to layers.
-        decoding: How tokens are chosen; the most probable ones by default.
-        seed: Of the noise, where tokens are drawn.
-        condition: What both texts answer to, if the run was trained on pairs.
+        first: The first text.
+        second: The last text.
+        steps: Number of texts :math:`S`, both ends included.
+        layers: The layers to interpolate in, from 1; all if None. Only for models whose latents belong to layers.
+        decoding: Decoding strategy; greedy by default.
+        seed: Random seed of the sampled tokens.
+        condition: The condition of both texts, if the run was trained on pairs.
 
     Raises:
-        ValueError: If there are fewer than two steps, the run has no such layers, or a text does not fit its max_length.
+        ValueError: If there are fewer than two steps, a layer has no latent, or a text is longer than the model's
+            max_length.
 
     References:
         A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck
@@ -62,14 +69,16 @@ def interpolate(
     """
     if steps < 2:
         raise ValueError(f"steps is {steps}: give at least 2, the two ends.")
-    one, other = _memories(run, first, second, condition)
-    shares = [float(share) for share in torch.linspace(0, 1, steps)]
-    chosen = tuple(_of_layers(run)) if layers is None else _chosen(run, layers)
-    way = [run.model.interpolate(one, other, share) for share in shares]
-    if layers is not None:
-        way = [_moved(run, one, memory, chosen) for memory in way]
-    texts = decode(run, stacked(way), decoding, seed=seed)
-    return [Interpolated(text, share, chosen) for text, share in zip(texts, shares, strict=True)]
+    start, end = _memories(run, first, second, condition)
+    positions = torch.linspace(0, 1, steps).tolist()
+    path = [run.model.interpolate(start, end, t) for t in positions]
+    if layers is None:
+        layers = _latent_layers(run)
+    else:
+        layers = _check_layers(run, layers)
+        path = [_replace_latents(run, start, memory, layers) for memory in path]
+    texts = decode(run, stacked(path), decoding, seed=seed)
+    return [Interpolated(text, t, tuple(layers)) for text, t in zip(texts, positions, strict=True)]
 
 
 def swap(
@@ -82,19 +91,19 @@ def swap(
     seed: int = 0,
     condition: str | None = None,
 ) -> Interpolated:
-    """What the decoder writes from a text's latents with those of some layers replaced by another text's.
+    """Decode a text with the latents of some layers replaced by those of another text.
 
     Arguments:
         run: A run whose latents belong to layers.
-        text: The text that is changed.
-        other: The text whose latents come in.
-        layers: In which layers, from 1.
-        decoding: How tokens are chosen; the most probable ones by default.
-        seed: Of the noise, where tokens are drawn.
-        condition: What both texts answer to, if the run was trained on pairs.
+        text: The text to change.
+        other: The text that the new latents come from.
+        layers: The layers whose latents are replaced, from 1.
+        decoding: Decoding strategy; greedy by default.
+        seed: Random seed of the sampled tokens.
+        condition: The condition of both texts, if the run was trained on pairs.
 
     Raises:
-        ValueError: If the run has no such layers, or a text does not fit its max_length.
+        ValueError: If a layer has no latent, or a text is longer than the model's max_length.
     """
     return swaps(run, text, other, [layers], decoding=decoding, seed=seed, condition=condition)[0]
 
@@ -109,52 +118,52 @@ def swaps(
     seed: int = 0,
     condition: str | None = None,
 ) -> list[Interpolated]:
-    """:func:`swap` for several choices of layers; by default none of them, each alone, and all."""
-    every = _numbers(run)
+    """:func:`swap` for several sets of layers: by default for none, for each layer alone, and for all together."""
     if choices is None:
-        choices = [(), *([number] for number in every), *([every] if len(every) > 1 else [])]
-    some = [_chosen(run, layers) for layers in choices]
-    one, two = _memories(run, text, other, condition)
-    texts = decode(run, stacked([_moved(run, one, two, chosen) for chosen in some]), decoding, seed=seed)
-    return [Interpolated(text, 1.0, chosen) for text, chosen in zip(texts, some, strict=True)]
+        every = _layers_with_latents(run)
+        choices = [(), *([layer] for layer in every), *([every] if len(every) > 1 else [])]
+    sets = [_check_layers(run, layers) for layers in choices]
+    start, end = _memories(run, text, other, condition)
+    memories = [_replace_latents(run, start, end, layers) for layers in sets]
+    texts = decode(run, stacked(memories), decoding, seed=seed)
+    return [Interpolated(text, 1.0, layers) for text, layers in zip(texts, sets, strict=True)]
 
 
-def _of_layers(run: FittedModel) -> list[int]:
-    """The layers that have a latent of their own, from 1; none where latents belong to no layers."""
-    numbers = [re.fullmatch(r"z_(\d+)", name) for name in run.model.latents]
-    return [int(number[1]) for number in numbers if number] if all(numbers) else []
+def _latent_layers(run: FittedModel) -> tuple[int, ...]:
+    """The layers that have a latent, from 1; empty if the latents do not belong to layers."""
+    matches = [re.fullmatch(r"z_(\d+)", name) for name in run.model.latents]
+    return tuple(int(match[1]) for match in matches if match) if all(matches) else ()
 
 
-def _numbers(run: FittedModel) -> list[int]:
-    """The layers that have a latent of their own, of which there must be some."""
-    if not (found := _of_layers(run)):
+def _layers_with_latents(run: FittedModel) -> tuple[int, ...]:
+    """:func:`_latent_layers`, with an error if there are none."""
+    if not (layers := _latent_layers(run)):
         names = run.model.latents
-        held = f"one for the whole text, {names[0]}" if names == ("z",) else ", ".join(names) or "none"
+        latents = f"one for the whole text, {names[0]}" if names == ("z",) else ", ".join(names) or "none"
         raise ValueError(
-            f"the latents of this {type(run.model).__name__} belong to no layers (it has {held}): fit a della whose "
+            f"the latents of this {type(run.model).__name__} belong to no layers (it has {latents}): fit a della whose "
             "structure is chain or independent."
         )
-    return found
+    return layers
 
 
-def _chosen(run: FittedModel, layers: Sequence[int]) -> tuple[int, ...]:
-    """The layers whose latents move, all of which must have one."""
-    every = _numbers(run)
-    if unknown := [number for number in layers if number not in every]:
+def _check_layers(run: FittedModel, layers: Sequence[int]) -> tuple[int, ...]:
+    every = _layers_with_latents(run)
+    if unknown := [layer for layer in layers if layer not in every]:
         raise ValueError(f"layer {unknown[0]} has no latent: choose among {', '.join(map(str, every))}.")
     return tuple(layers)
 
 
 def _memories(run: FittedModel, first: str, second: str, condition: str | None) -> tuple[Memory, Memory]:
-    """The means of the posteriors of two texts."""
-    told = None if condition is None else [condition]
-    one, other = (encode(run, [text], told).memory() for text in (first, second))
-    return one, other
+    """The posterior means of two texts."""
+    conditions = None if condition is None else [condition]
+    start, end = (encode(run, [text], conditions).memory() for text in (first, second))
+    return start, end
 
 
-def _moved(run: FittedModel, start: Memory, end: Memory, chosen: Sequence[int]) -> Memory:
-    """The memory at the start with the latents of the chosen layers of that at the end."""
-    assert isinstance(start, Context) and isinstance(end, Context)
-    assert start.latents is not None and end.latents is not None
-    moves = torch.tensor([[number in chosen] for number in _numbers(run)], device=start.latents.device)
-    return replace(start, latents=torch.where(moves, end.latents, start.latents))
+def _replace_latents(run: FittedModel, memory: Memory, other: Memory, layers: Sequence[int]) -> Memory:
+    """A memory with the latents of some layers replaced by those of another memory."""
+    assert isinstance(memory, Context) and isinstance(other, Context)
+    assert memory.latents is not None and other.latents is not None
+    replaced = torch.tensor([[layer in layers] for layer in _layers_with_latents(run)], device=memory.latents.device)
+    return replace(memory, latents=torch.where(replaced, other.latents, memory.latents))

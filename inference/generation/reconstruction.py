@@ -1,4 +1,4 @@
-"""A text beside what its posterior gives back."""
+"""A text and its reconstruction."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,38 +9,38 @@ __all__ = ["Reconstruction"]
 
 @dataclass(frozen=True)
 class Reconstruction:
-    r"""A text, encoded into its posterior and written again from the mean of that.
+    r"""A text, and the text decoded from the mean of its posterior.
 
     Arguments:
-        text: What the decoder wrote.
-        original: What it was to write.
-        tokens: The tokens of the original, its end included.
-        kept: Where the posterior is a mixture with a component for each token, what each weighs in its mean,
+        text: The reconstruction.
+        original: The text that was encoded.
+        tokens: The tokens of the original, the end-of-text token included.
+        token_weights: If the posterior is a mixture with a component for each token, their mean weights
             :math:`\mathrm E \pi_i`; otherwise None.
-        prior: What is left to the prior's own component; all weights sum to one.
+        prior_weight: The mean weight of the prior's component; together with ``token_weights`` it sums to one.
     """
 
     text: str
     original: str
     tokens: tuple[str, ...]
-    kept: tuple[float, ...] | None = None
-    prior: float | None = None
+    token_weights: tuple[float, ...] | None = None
+    prior_weight: float | None = None
 
     @classmethod
     def from_weights(
         cls, text: str, original: str, tokens: tuple[str, ...], weights: Sequence[float] | None
     ) -> "Reconstruction":
-        """With the weights of a mixture, if there is one: the prior's, those of the tokens, and those of padding."""
+        """A reconstruction with the weights of tokens and padding, if any; the prior's is one minus their sum."""
         if weights is None:
             return cls(text, original, tokens)
-        return cls(text, original, tokens, tuple(weights[1 : len(tokens) + 1]), weights[0])
+        return cls(text, original, tokens, tuple(weights[: len(tokens)]), max(0.0, 1 - sum(weights)))
 
     @property
     def exact(self) -> bool:
-        """Whether the text came back as it was."""
+        """Whether the reconstruction equals the original."""
         return self.text == self.original
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        held = {name: value for name, value in asdict(self).items() if value is not None}
-        return held | {"exact": self.exact}
+        fields = {name: value for name, value in asdict(self).items() if value is not None}
+        return fields | {"exact": self.exact}

@@ -1,13 +1,10 @@
-"""What a text becomes while one entry of one of its latents is walked from low to high."""
+"""Latent traversal: a text as one entry of one of its latents moves from low to high."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from ...guides.della import LatentPosterior
-from ...guides.vae import GaussianPosterior
 from ..runs.fitted import FittedModel
 from .decoding import Decoding
 from .generate import GREEDY, decode, encode
@@ -53,7 +50,7 @@ def traverse(
     Under a prior of unit variance, values beyond 3 are where no text was.
 
     Arguments:
-        run: A run of a DELLA or a VAE.
+        run: A run whose posterior has moments, such as one of a DELLA or a VAE.
         text: The text to start from.
         latent: Which latent, from 1 at the bottom of a DELLA; in a VAE, that of which token.
         dimension: Which entry, from 0; by default the one that the text says most about, whose posterior variance is
@@ -64,27 +61,26 @@ def traverse(
         condition: What the text answers to, if the run was trained on pairs.
 
     Raises:
-        ValueError: If the run is of another model, there is no such latent or entry, no value is given, or the text
-            does not fit its max_length.
+        ValueError: If the latents form no table, there is no such latent or entry, no value is given, or the text is
+            longer than the model's max_length.
     """
     if not values:
         raise ValueError("there are no values to walk along: give at least one.")
-    found: Any = encode(run, [text], None if condition is None else [condition])
-    if not isinstance(found, LatentPosterior | GaussianPosterior):
-        raise ValueError(f"the latents of a {type(run.model).__name__} are no table to walk in: take a DELLA or a VAE.")
-    count, size = found.mean.shape[-2:]
+    rows = len(values) + 1
+    posterior = encode(run, [text] * rows, None if condition is None else [condition] * rows)
+    if (moments := posterior.moments()) is None:
+        name = type(run.model).__name__
+        raise ValueError(f"a {name} has no latents with single entries to traverse: take a DELLA or a VAE.")
+    mean, variance = moments
+    count, size = mean.shape[-2:]
     if not 1 <= latent <= count:
         raise ValueError(f"latent is {latent}: choose one from 1 to {count}.")
     if dimension is None:
-        dimension = int(found.variance[0, latent - 1].argmin())
+        dimension = int(variance[0, latent - 1].argmin())
     if not 0 <= dimension < size:
         raise ValueError(f"dimension is {dimension}: choose one from 0 to {size - 1}.")
-    own = float(found.mean[0, latent - 1, dimension])
-    rows = len(values) + 1
-    several: dict[str, Any] = {
-        name: x.expand(rows, *x.shape[1:]) for name, x in found._asdict().items() if isinstance(x, Tensor)
-    }
-    several["mean"] = several["mean"].clone()
-    several["mean"][:, latent - 1, dimension] = torch.tensor([own, *values], device=found.mean.device)
-    own_text, *texts = decode(run, found._replace(**several).memory(), decoding, seed=seed)
+    own = float(mean[0, latent - 1, dimension])
+    latents = mean[:1].repeat(rows, 1, 1)
+    latents[:, latent - 1, dimension] = torch.tensor([own, *values], device=mean.device)
+    own_text, *texts = decode(run, posterior.memory_at(latents), decoding, seed=seed)
     return Traversal(latent, dimension, tuple(map(float, values)), texts, own, own_text)

@@ -1,4 +1,4 @@
-"""What a decoder looked at while it wrote a text again."""
+"""Cross-attention of the decoder while it reconstructs a text."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,10 +7,9 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 
-from ...guides.nvae import NVAEGuide
-from ...guides.vae import VAEGuide
+from ...models.attention.mixture import Mixture
 from ..evaluation.cross_attention import cross_attention
-from ..generation.generate import GREEDY, write
+from ..generation.generate import GREEDY, encode_batch, text_distribution, write
 from ..run import Run
 from ..utils.seeded_eval import seeded_eval
 from .style import DEPTHS, FRAME, INK, new_axes, printable
@@ -37,20 +36,22 @@ def decoder_attention(run: Run, text: str) -> DecoderAttention:
     Raises:
         ValueError: If the run's decoder attends to no mixture, or the text does not fit its max_length.
     """
-    if not isinstance(run.guide, NVAEGuide | VAEGuide):
-        raise ValueError(f"a {type(run.model).__name__} attends to no mixture: fit an nvae to see what it looks at.")
-    model = run.guide.model
-    with seeded_eval(model, run.guide, seed=0):
-        batch = run.batch([text])
-        assert batch.tokens is not None
-        memory = run.guide.encode(batch).memory()
-        tokens = write(model.likelihood(memory), GREEDY, memory.means.new_zeros(1, run.corpus.max_length))
-        weights = cross_attention(model.decoder, tokens, memory)[:, 0]
+    with seeded_eval(run.model, run.guide, seed=0):
+        posterior = None if run.guide is None else encode_batch(run, run.batch([text]))
+        memory = None if posterior is None else posterior.memory()
+        if posterior is None or not isinstance(memory, Mixture):
+            name = type(run.model).__name__
+            raise ValueError(f"a {name} attends to no mixture: fit an nvae to see its attention.")
+        distribution = text_distribution(run, memory)
+        tokens = write(distribution, GREEDY, memory.means.new_zeros(1, run.corpus.max_length))
+        weights = cross_attention(distribution.decoder, tokens, memory)[:, 0]
     pieces = run.tokenizer.pieces
-    read = pieces(batch.tokens[0])
-    if isinstance(run.guide, NVAEGuide):
-        weights = weights.unflatten(-1, (-1, model.samples_per_component)).sum(-1)
+    read = pieces(text)
+    if posterior.token_weights() is not None:
         read = ["prior", *read]
+    if memory.components % len(read):
+        raise ValueError(f"the mixture has {memory.components} components for {len(read)} columns: give each as many.")
+    weights = weights.unflatten(-1, (len(read), -1)).sum(-1)
     return DecoderAttention(pieces(tokens[0]), read, weights.cpu().numpy())
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ...guides.della import DELLAGuide
-from ...guides.nvae import NVAEGuide
-from ...guides.vae import VAEGuide
+from ...guides.base import encodes
+from ...models.attention.mixture import Mixture
+from ...models.transformer.memory import Context
+from ...models.transformer.text_distribution import AutoregressiveText
 from ..data.pairs import unzip_pairs
 from ..run import Run
 from ..utils.files import write_atomically
@@ -50,13 +51,8 @@ def save_all(run: Run, folder: str | Path | None = None, texts: Sequence[str] | 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # such letters show as boxes
         figures = {"curves": _curves(run)}
-        for number, text in enumerate(texts, 1):
-            if isinstance(run.guide, NVAEGuide):
-                figures[f"weights-{number}"] = _weights(run, text)
-            if isinstance(run.guide, NVAEGuide | VAEGuide):
-                figures[f"attention-{number}"] = _attention(run, text)
-        if isinstance(run.guide, DELLAGuide):
-            figures |= _layers(run, texts, None if conditions is None else conditions[0])
+        if encodes(run.guide):
+            figures |= _latents(run, texts, conditions)
         return [_save(figure, folder / f"{name}.png") for name, figure in figures.items()]
 
 
@@ -67,16 +63,37 @@ def _curves(run: Run) -> Figure:
     return figure
 
 
-def _layers(run: Run, texts: Sequence[str], condition: str | None) -> dict[str, Figure]:
-    names = ["layers", "units"]
-    figures = {name: Figure((WIDTH, HEIGHT), layout="constrained") for name in names}
-    layer_curves(run, ax=figures["layers"].subplots())
-    active_units(run.evaluate(limit=MEASURED, num_particles=1, reconstructions=1), ax=figures["units"].subplots())
-    told = condition is not None or not run.corpus.conditional
-    if len(texts) > 1 and run.model.latents != ("z",) and told:
-        figures["swap"] = Figure((2 * WIDTH, 0.45 * (len(run.model.latents) + 4)))
-        swap_table(run, texts[0], texts[1], condition=condition, ax=figures["swap"].add_axes((0, 0, 1, 1)))
+def _latents(run: Run, texts: Sequence[str], conditions: Sequence[str] | None) -> dict[str, Figure]:
+    """The pictures that the posterior of a text has the parts for."""
+    posterior = run.encode(*unzip_pairs(run.corpus.entries("train", 1)))
+    memory, figures = posterior.memory(), dict[str, Figure]()
+    if isinstance(memory, Context) and memory.latents is not None:
+        figures |= _layers(run)
+    if posterior.layers and len(texts) > 1 and (conditions is not None or not run.corpus.conditional):
+        figures["swap"] = _swap(run, texts[0], texts[1], None if conditions is None else conditions[0])
+    attends = isinstance(memory, Mixture) and isinstance(run.model.likelihood(memory), AutoregressiveText)
+    for number, text in enumerate(texts, 1):
+        if posterior.token_weights() is not None:
+            figures[f"weights-{number}"] = _weights(run, text)
+        if attends:
+            figures[f"attention-{number}"] = _attention(run, text)
     return figures
+
+
+def _layers(run: Run) -> dict[str, Figure]:
+    figures = {"layers": Figure((WIDTH, HEIGHT), layout="constrained")}
+    layer_curves(run, ax=figures["layers"].subplots())
+    evaluation = run.evaluate(limit=MEASURED, num_particles=1, reconstructions=1)
+    if evaluation.latents:
+        figures["units"] = Figure((WIDTH, HEIGHT), layout="constrained")
+        active_units(evaluation, ax=figures["units"].subplots())
+    return figures
+
+
+def _swap(run: Run, text: str, other: str, condition: str | None) -> Figure:
+    figure = Figure((2 * WIDTH, 0.45 * (len(run.model.latents) + 4)))
+    swap_table(run, text, other, condition=condition, ax=figure.add_axes((0, 0, 1, 1)))
+    return figure
 
 
 def _weights(run: Run, text: str) -> Figure:

@@ -11,8 +11,9 @@ from matplotlib.collections import PatchCollection
 from matplotlib.colors import Normalize
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
+from torch import Tensor
 
-from ...guides.nvae import NVAEGuide
+from ..generation.generate import encode
 from ..run import Run
 from .running_text import MARGIN, Placed, letters, set_in_lines, text_width
 from .style import FRAME, INK, SHADES, new_axes
@@ -34,7 +35,7 @@ class TokenWeights(NamedTuple):
 
     pieces: list[str]
     weights: Float[np.ndarray, " components"]
-    log_alpha: Float[np.ndarray, " components"]
+    log_alpha: Float[np.ndarray, " components"] | None  # None where the posterior has no concentrations
 
 
 def token_weights(run: Run, text: str) -> TokenWeights:
@@ -46,17 +47,17 @@ def token_weights(run: Run, text: str) -> TokenWeights:
     Raises:
         ValueError: If the run's model has no mixture weights, or the text does not fit its max_length.
     """
-    if not isinstance(run.guide, NVAEGuide):
+    posterior = None if run.guide is None else encode(run, [text])
+    weights = None if posterior is None else posterior.token_weights()
+    if weights is None:
         raise ValueError(f"a {type(run.model).__name__} has no mixture weights to draw: fit an nvae to see some.")
-    log_alpha = (
-        run.encode([text])
-        .log_alpha[0]
-        .double()
-        .unflatten(-1, (-1, run.guide.model.samples_per_component))
-        .logsumexp(-1)
+    every = torch.cat([(1 - weights.sum(-1, keepdim=True)).clamp(min=0), weights], -1)[0]
+    log_alpha: Tensor | None = getattr(posterior, "log_alpha", None)
+    if log_alpha is not None:
+        log_alpha = log_alpha[0].double().unflatten(-1, (len(every), -1)).logsumexp(-1).cpu()
+    return TokenWeights(
+        run.tokenizer.pieces(text), every.cpu().numpy(), None if log_alpha is None else log_alpha.numpy()
     )
-    weights = torch.softmax(log_alpha, -1)
-    return TokenWeights(run.tokenizer.pieces(text), weights.cpu().numpy(), log_alpha.cpu().numpy())
 
 
 def weights(run: Run, text: str, *, alpha: bool = False, ax: Axes | None = None) -> Axes:
@@ -71,10 +72,13 @@ def weights(run: Run, text: str, *, alpha: bool = False, ax: Axes | None = None)
         ax: Where to draw; by default a new figure of pyplot's, as high as the text needs.
 
     Raises:
-        ValueError: If the run's model has no mixture weights, or the text does not fit its max_length.
+        ValueError: If the run's posterior has no mixture weights, or none of the concentrations that ``alpha`` shows,
+            or the text is longer than the model's max_length.
     """
-    found = token_weights(run, text)
-    return strip(found.pieces, found.weights, found.log_alpha if alpha else None, ax=ax)
+    drawn = token_weights(run, text)
+    if alpha and drawn.log_alpha is None:
+        raise ValueError(f"the posterior of a {type(run.model).__name__} has no concentrations: leave alpha out.")
+    return strip(drawn.pieces, drawn.weights, drawn.log_alpha if alpha else None, ax=ax)
 
 
 def strip(
