@@ -1,1 +1,1 @@
-"""Utils."""
+"""Helpers of several rooms: files, seeds, names of models, error messages."""

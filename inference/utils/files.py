@@ -1,26 +1,43 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files and folders."""
 
 import errno
 import os
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-__all__ = ["write_atomically"]
+__all__ = ["is_disk_full", "write_atomically"]
+
+# On a full disk torch's zip writer raises a RuntimeError and numpy's tofile an OSError without a number.
+_DISK_FULL = re.compile(r"PytorchStreamWriter|inline_container\.cc.*unexpected pos|^\d+ requested and \d+ written$")
 
 
-def write_atomically(path: Path, write: Any) -> None:
-    """Write beside the file or folder and rename over it, so that a kill or a full disk leaves the old one whole."""
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes beside a file or folder and renames, so that a crash or a full disk leaves the old content intact.
+
+    Arguments:
+        path: The file or folder to write; its parent is created if missing.
+        write: Writes the content to the path that it is called with.
+
+    Raises:
+        OSError: If it cannot be written; with errno ``ENOSPC`` if the disk is full, whichever error a library raises.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
         os.replace(temporary, path)
-    except RuntimeError as error:
-        if "PytorchStreamWriter" in str(error):  # torch's word for what the system calls a full disk
+    except (OSError, RuntimeError) as error:
+        if is_disk_full(error):
             raise OSError(errno.ENOSPC, f"{path} could not be written whole: is the disk full?") from error
         raise
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether an error that has no number of the system's is what torch or numpy raise on a full disk."""
+    return getattr(error, "errno", None) is None and _DISK_FULL.search(str(error)) is not None

@@ -1,4 +1,4 @@
-"""The models by name, and classes by import path."""
+"""The models by name, and objects by import path."""
 
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ __all__ = ["MODELS", "ModelClasses", "imported"]
 
 
 class ModelClasses(NamedTuple):
-    """Where a model and its guide are; a guide of None means that nothing is latent."""
+    """Import paths of a model and of its guide; the guide is None if the model has no latents."""
 
     model: str
     guide: str | None
@@ -22,6 +22,11 @@ MODELS = {
 
 
 def imported(path: str) -> Any:
-    """What lies at ``package.module:name`` or ``package.module.name``."""
+    """The object at ``package.module:name`` or ``package.module.name``.
+
+    Examples:
+        >>> imported("pyroformer.models.nvae:NVAE") is pf.NVAE
+        True
+    """
     module, _, name = path.replace(":", ".").rpartition(".")
     return getattr(import_module(module), name)

@@ -1,4 +1,4 @@
-"""Using a model without leaving a trace: no gradients, no dropout, and noise of one's own."""
+"""Evaluation of modules with a seed: no gradients, no dropout, and the global state restored afterwards."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

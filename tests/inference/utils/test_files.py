@@ -1,0 +1,73 @@
+"""Atomic writing: after a failure the old content is intact, and a full disk is one kind of error."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pyroformer.inference.utils.files import write_atomically
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "file").write_text("old")
+    return tmp_path / "file"
+
+
+def test_a_file_and_its_folder_are_written(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "new" / "file", lambda path: path.write_text("new"))
+    assert (tmp_path / "new" / "file").read_text() == "new"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),
+        RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+        OSError("100000 requested and 4096 written"),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ],
+    ids=["torch", "torch's stream", "numpy", "the system"],
+)
+def test_a_full_disk_is_said_alike_whoever_writes(file: Path, error: Exception) -> None:
+    def write(path: Path) -> None:
+        path.write_text("ne")
+        raise error
+
+    with pytest.raises(OSError) as caught:
+        write_atomically(file, write)
+    assert caught.value.errno == errno.ENOSPC
+    assert file.read_text() == "old" and list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_torch_on_a_device_that_is_full(file: Path) -> None:
+    with pytest.raises(OSError) as caught:
+        write_atomically(file, lambda path: torch.save({"weight": torch.zeros(1000)}, "/dev/full"))
+    assert caught.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("no"), RuntimeError("other"), OSError("other")])
+def test_other_errors_pass_and_leave_the_old_file(file: Path, error: BaseException) -> None:
+    def write(path: Path) -> None:
+        path.write_text("ne")
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        write_atomically(file, write)
+    assert caught.value is error
+    assert file.read_text() == "old" and list(file.parent.iterdir()) == [file]
+
+
+def test_a_kill_while_renaming_leaves_the_old_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", killed)
+        write_atomically(file, lambda path: path.write_text("new"))
+    assert file.read_text() == "old" and list(file.parent.iterdir()) == [file]
