@@ -169,11 +169,11 @@ class Mixture:
         cls,
         log_weights: Float[Tensor, "*#batch n"],
         inner_log_weights: Float[Tensor, "*#batch n r"],
-        vectors: Float[Tensor, "*batch n r d"],
+        means: Float[Tensor, "*batch n r d"],
         variances: Float[Tensor, "*#batch n r e"] | None = None,
         *,
         values: Float[Tensor, "*batch n v"],
-        noise: float | Float[Tensor, ""] | None = None,
+        noise_variance: float | Float[Tensor, ""] | None = None,
     ) -> "Mixture":
         r"""A mixture whose components are mixtures of R Gaussians themselves, written out as N R components.
 
@@ -194,10 +194,10 @@ class Mixture:
         flat = log_weights[..., None] + inner_log_weights
         return cls(
             flat.flatten(-2),
-            vectors.flatten(-3, -2),
+            means.flatten(-3, -2),
             None if variances is None else variances.flatten(-3, -2),
-            values=values.repeat_interleave(vectors.shape[-2], -2),
-            noise_variance=noise,
+            values=values.repeat_interleave(means.shape[-2], -2),
+            noise_variance=noise_variance,
         )
 
     def with_null(

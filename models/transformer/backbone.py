@@ -1,4 +1,4 @@
-r"""A pretrained backbone: the weights that a decoder of the same sizes starts from, whatever it has besides."""
+r"""A pretrained backbone: weights and options of a decoder, from which others of the same sizes start."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,20 +12,21 @@ from .stacks import Decoder
 
 __all__ = ["Backbone"]
 
-_ROWS = ("embedding.tokens.weight", "head.weight", "head.bias")  # that have a row for each token
-_DECIDES = ("width", "layers", "heads", "bias", "norm_eps", "activation", "positions", "tied")
+_TOKEN_ROWS = ("embedding.tokens.weight", "head.weight", "head.bias")  # these have a row for each token
+_ARCHITECTURE = ("width", "layers", "heads", "bias", "norm_eps", "activation", "positions", "tied")
 
 
 @dataclass(frozen=True, repr=False)
 class Backbone:
     r"""A trained decoder as its options and weights.
 
-    :meth:`load_into` gives the weights by name to another decoder that computes the same. What that one has besides,
-    such as cross-attention to a memory or the precisions of probabilistic attention, keeps its initial values.
+    :meth:`load_into` copies the weights by name into another decoder with the same architecture. Parameters that only
+    the other one has, such as cross-attention to a memory or the precisions of probabilistic attention, keep their
+    initial values.
 
     Arguments:
-        name: What messages call it.
-        config: Its sizes and options; the max_length is the longest that it has positions for.
+        name: Its name in messages.
+        config: Its sizes and options; ``max_length`` is the number of its positions.
         weights: All weights of a :class:`~.transformer.Decoder` with this configuration, by name.
 
     Raises:
@@ -54,7 +55,7 @@ class Backbone:
         _check_shapes(self.weights, shapes)
 
     def describe(self) -> str:
-        """Its sizes, in a line."""
+        """Its name and sizes in one line."""
         config = self.config
         sizes = f"width {config.width}, {config.layers} layers, {config.heads} heads, {config.vocabulary:,} tokens"
         return f"{self.name}: {sizes}, max_length up to {config.max_length:,}"
@@ -64,61 +65,63 @@ class Backbone:
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """Options of a decoder that computes what this one does. Its vocabulary is the same, its max_length its own."""
+        """Options of a decoder with this architecture, without its vocabulary and ``max_length``."""
         return {
-            **{name: getattr(self.config, name) for name in _DECIDES},
+            **{name: getattr(self.config, name) for name in _ARCHITECTURE},
             "hidden": self.config.feed_forward,
             "dropout": self.config.dropout,
         }
 
-    def check(self, **asked: Any) -> None:
-        """Sees that a decoder with these options can start from this backbone.
+    def check(self, **options: Any) -> None:
+        """Raises unless a decoder with these options can start from this backbone.
 
         Arguments:
-            asked: Fields of :class:`~.config.TransformerConfig`. Dropout may be another than the backbone's.
+            options: Fields of :class:`~.config.TransformerConfig`. Dropout may differ from the backbone's.
 
         Raises:
-            ValueError: If another one is not the backbone's, or the max_length is longer.
+            ValueError: If another option differs from the backbone's, or texts and conditions need more positions than
+                it has.
         """
-        has = self.sizes | {"vocabulary": self.config.vocabulary}
-        for name, value in asked.items():
-            if name != "dropout" and value != has.get(name, value):
-                raise ValueError(f"{name} is {value}, but {self.name} has {has[name]}: {_way_out(name)}.")
-        condition, longest = asked.get("condition", 0), self.config.max_length
-        if asked.get("max_length", 0) + condition > longest:
-            before, verb = (f"a condition of {condition} tokens and ", "are") if condition else ("", "is")
+        own = self.sizes | {"vocabulary": self.config.vocabulary}
+        for name, value in options.items():
+            if name != "dropout" and value != own.get(name, value):
+                way_out = "read the texts with its tokenizer" if name == "vocabulary" else "leave it out"
+                raise ValueError(f"{name} is {value}, but {self.name} has {own[name]}: {way_out}.")
+        condition, positions = options.get("max_condition_length", 0), self.config.max_length
+        if options.get("max_length", 0) + condition > positions:
+            before, verb = (f"a max_condition_length of {condition} and ", "exceed") if condition else ("", "exceeds")
             raise ValueError(
-                f"{before}a max_length of {asked['max_length']} tokens {verb} longer than the {longest} positions of "
-                f"{self.name}: give at most {longest}{' for both' if condition else ''}."
+                f"{before}a max_length of {options['max_length']} {verb} the {positions} positions of {self.name}: "
+                f"give at most {positions}{' for both' if condition else ''}."
             )
 
     @torch.no_grad()
     def load_into(self, model: nn.Module, labels: int = 0) -> list[str]:
-        """Copies the weights into a decoder; of the positions, as many as its condition and max_length have.
+        """Copies the weights into a decoder; of the positions, as many as the decoder has.
 
         Arguments:
             model: A :class:`~.transformer.Decoder`, or a model with one as its ``decoder``.
-            labels: How many of its last tokens the backbone does not know, as those that stand for labels; what is known
-                of them stays what it is.
+            labels: The number of tokens at the end of the decoder's vocabulary that the backbone lacks, such as those
+                that stand for labels; their rows stay unchanged.
 
         Returns:
-            The names of the decoder's parameters that the backbone does not have, and that are as they were.
+            The names of the decoder's parameters that the backbone lacks; they stay unchanged.
 
         Raises:
-            ValueError: If there is no decoder, or it computes something else, or has no place for a weight.
+            ValueError: If there is no decoder, or it has another architecture, or no place for a weight.
         """
         decoder = model if isinstance(model, Decoder) else getattr(model, "decoder", None)
         if not isinstance(decoder, Decoder):
             raise ValueError(f"a {type(model).__name__} has no decoder: give one, or a model with one.")
         config = decoder.config
-        options = {name: getattr(config, name) for name in (*_DECIDES, "max_length", "condition")}
+        options = {name: getattr(config, name) for name in (*_ARCHITECTURE, "max_length", "max_condition_length")}
         self.check(**options, vocabulary=config.vocabulary - labels, hidden=config.feed_forward)
         positions = config.max_condition_length + config.max_length
         weights = {
             name: value[:positions] if name == "embedding.positions" else value for name, value in self.weights.items()
         }
         own = dict(decoder.named_parameters())
-        places = {name: own[name][: self.config.vocabulary] if name in _ROWS else own[name] for name in own}
+        places = {name: own[name][: self.config.vocabulary] if name in _TOKEN_ROWS else own[name] for name in own}
         _check_shapes(weights, {name: place.shape for name, place in places.items()})
         for name, value in weights.items():
             places[name].copy_(value)
@@ -126,7 +129,7 @@ class Backbone:
 
 
 def _shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
-    """Those of a decoder's weights, without the time and memory that making one takes."""
+    """Shapes of a decoder's weights, without building one."""
     p, hidden = config.width, config.feed_forward
     block = {
         "attention_norm": (p,),
@@ -156,7 +159,3 @@ def _check_shapes(weights: Mapping[str, Tensor], shapes: Mapping[str, tuple[int,
         if name in weights and tuple(weights[name].shape) != tuple(needed):
             has = tuple(weights[name].shape)
             raise ValueError(f"{name} has shape {has}, but the decoder needs {tuple(needed)}.")
-
-
-def _way_out(name: str) -> str:
-    return "read the texts with its tokenizer" if name == "vocabulary" else "leave it out"

@@ -291,7 +291,7 @@ def test_a_run_killed_before_its_first_checkpoint_still_starts_from_it(
         ("--vocabulary 300", "--vocabulary is 300, but {gpt2} has one of its own: leave it out"),
         ("--model.width 64", "width is 64, but {gpt2} has 32: leave it out"),
         ("--model.tied false", "tied is False, but {gpt2} has True: leave it out"),
-        ("--max_length 65", "a max_length of 65 tokens is longer than the 64 positions of {gpt2}: give at most 64"),
+        ("--max_length 65", "a max_length of 65 exceeds the 64 positions of {gpt2}: give at most 64"),
     ],
 )
 def test_what_contradicts_it(

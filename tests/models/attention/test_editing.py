@@ -112,7 +112,7 @@ def test_any_leading_shape_mixes() -> None:
     one, other = draw(batch=(2, 3)), draw(components=4, seed=1, batch=(2, 3))
     mixed = interpolated(one, other, 0.25)
     assert mixed.means.shape == (2, 3, 9, WIDTH)
-    names = ("log_weights", "vectors", "variances", "mask")
+    names = ("log_weights", "means", "variances", "mask")
     rows = [replace(mixture, **{name: getattr(mixture, name)[1] for name in names}) for mixture in (one, other)]
     assert_same(mean(mixed)[1], mean(interpolated(*rows, 0.25)))
 
@@ -219,8 +219,8 @@ class Silent(Model):
         (lambda m: scaled(m, [7], 2.0), "there is no component 7"),
         (lambda m: exchanged(m, m, {0: 9}), "there is no component 9"),
         (lambda m: exchanged(m, m, {9: 0}), "there is no component 9"),
-        (lambda m: Model().between(m, m, 0.5), "a Model has no latents, so nothing lies between two texts: choose"),
-        (lambda m: Silent().between(m, m, 0.5), "a Silent does not say what lies between two texts: write between"),
+        (lambda m: Model().interpolate(m, m, 0.5), "a Model has no latents, so nothing lies between two texts: choose"),
+        (lambda m: Silent().interpolate(m, m, 0.5), "a Silent does not say what lies between two texts: write interpolate"),
     ],
 )
 def test_what_cannot_be_done_is_said(call: Any, message: str) -> None:

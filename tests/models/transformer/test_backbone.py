@@ -111,10 +111,10 @@ def test_dropout_is_free(backbone: Backbone) -> None:
         ({"norm_eps": 1e-3}, r"norm_eps is 0\.001, but old has 1e-05: leave it out"),
         ({"positions": "sinusoidal"}, "positions is sinusoidal, but old has learned: leave it out"),
         ({"tied": False}, "tied is False, but old has True: leave it out"),
-        ({"max_length": 17}, "a max_length of 17 tokens is longer than the 16 positions of old: give at most 16"),
+        ({"max_length": 17}, "a max_length of 17 exceeds the 16 positions of old: give at most 16"),
         (
-            {"max_length": 12, "condition": 12},
-            "a condition of 12 tokens and a max_length of 12 tokens are longer than the 16 positions .* 16 for both",
+            {"max_length": 12, "max_condition_length": 12},
+            "a max_condition_length of 12 and a max_length of 12 exceed the 16 positions of old: give at most 16 for both",
         ),
         ({"vocabulary": 41}, "vocabulary is 41, but old has 40: read the texts with its tokenizer"),
     ],

@@ -416,7 +416,7 @@ def test_probabilistic_attention_goes_with_latents_outside_of_it(kind: FusionKin
 
 
 @pytest.mark.parametrize(
-    ("make", "told", "message"),
+    ("make", "memory", "message"),
     [
         (lambda: build("add"), {"latents": latents(3, count=3)}, "last dimensions must be 2 latents of size 4"),
         (lambda: build("add"), {"latents": latents(3, count=1)}, r"the latents have shape \(3, 1, 4\)"),
@@ -429,22 +429,22 @@ def test_probabilistic_attention_goes_with_latents_outside_of_it(kind: FusionKin
         ),
         (
             lambda: Decoder(CONFIG),
-            {"condition": CONDITIONS},
+            {"condition_tokens": CONDITIONS},
             "a condition of 3 tokens does not fit the decoder's longest of 0",
         ),
         (
             lambda: build("add", max_condition_length=2),
-            {"latents": latents(3), "condition": CONDITIONS},
+            {"latents": latents(3), "condition_tokens": CONDITIONS},
             "a condition of 3 tokens does not fit the decoder's longest of 2; shorten it, or build the decoder with",
         ),
     ],
 )
-def test_memories_that_do_not_fit(make: Callable[[], Decoder], told: dict[str, Tensor], message: str) -> None:
+def test_memories_that_do_not_fit(make: Callable[[], Decoder], memory: dict[str, Tensor], message: str) -> None:
     decoder = make()
     with pytest.raises(ValueError, match=message):
-        decoder(texts(3), Context(**told))
+        decoder(texts(3), Context(**memory))
     with pytest.raises(ValueError, match=message):
-        decoder.cache((3,), 10, Context(**told))
+        decoder.cache((3,), 10, Context(**memory))
 
 
 def test_a_layer_without_a_fusion_refuses_a_latent() -> None:

@@ -1,4 +1,4 @@
-"""What a decoder is told: the shapes of memories, flattened and stacked, and what stays absent."""
+"""Memories of a decoder: their batch shapes, flattened and stacked; absent parts stay absent."""
 
 from itertools import product
 
@@ -23,9 +23,9 @@ def context(memory: object) -> Context:
 
 def parts(memory: object) -> tuple[Tensor, Tensor, Tensor]:
     """All three parts of a context that has them."""
-    told = context(memory)
-    assert told.latents is not None and told.condition is not None
-    return told.latents, told.condition, told.present
+    known = context(memory)
+    assert known.latents is not None and known.condition_tokens is not None
+    return known.latents, known.condition_tokens, known.present
 
 
 @pytest.mark.parametrize(
@@ -55,11 +55,11 @@ def test_flat_makes_one_row_of_each_text() -> None:
         assert torch.equal(present[row], CONDITION[text] != PAD)
 
 
-def test_flat_keeps_what_is_absent_absent() -> None:
-    told = context(flat(Context(torch.zeros(3, 4, 8)), (3,)))
-    assert told.condition is None and told.condition_mask is None
-    told = context(flat(Context(condition_tokens=CONDITION), (2,)))
-    assert told.latents is None and told.condition_mask is None and bool(told.present.all())
+def test_flat_keeps_absent_parts_absent() -> None:
+    memory = context(flat(Context(torch.zeros(3, 4, 8)), (3,)))
+    assert memory.condition_tokens is None and memory.condition_mask is None
+    memory = context(flat(Context(condition_tokens=CONDITION), (2,)))
+    assert memory.latents is None and memory.condition_mask is None and bool(memory.present.all())
 
 
 def test_flat_of_one_text_and_of_no_batch() -> None:
@@ -96,11 +96,11 @@ def test_contexts_with_conditions_of_different_lengths_are_stacked() -> None:
     assert present.tolist() == [[True, True, True], [True, False, False], [False, False, False]]
 
 
-def test_stacked_keeps_what_is_absent_absent() -> None:
-    told = context(stacked([Context(torch.zeros(1, 4, 8))] * 2))
-    assert told.condition is None and told.condition_mask is None
-    told = context(stacked([Context(condition_tokens=CONDITION[:1, :2]), Context(condition_tokens=CONDITION[1:])]))
-    assert told.latents is None and told.present.tolist() == [[True, True, False], [True, True, True]]
+def test_stacked_keeps_absent_parts_absent() -> None:
+    memory = context(stacked([Context(torch.zeros(1, 4, 8))] * 2))
+    assert memory.condition_tokens is None and memory.condition_mask is None
+    memory = context(stacked([Context(condition_tokens=CONDITION[:1, :2]), Context(condition_tokens=CONDITION[1:])]))
+    assert memory.latents is None and memory.present.tolist() == [[True, True, False], [True, True, True]]
 
 
 def test_stacked_mixtures_of_different_sizes() -> None:
@@ -111,7 +111,7 @@ def test_stacked_mixtures_of_different_sizes() -> None:
     assert torch.equal(both.means[:1, :2], one.means) and torch.equal(both.means[1:], other.means)
 
 
-def test_a_decoder_says_the_same_of_stacked_texts_as_of_each_alone() -> None:
+def test_stacked_texts_get_the_hidden_states_of_each_alone() -> None:
     config = TransformerConfig(vocabulary=30, max_length=6, width=16, layers=2, heads=2, max_condition_length=3)
     decoder = Decoder(config, fusion=Fusion("film", latent=4, layers=(0, 1))).eval()
     for parameter in decoder.parameters():
@@ -129,12 +129,12 @@ def test_an_empty_context_is_refused() -> None:
         Context()
 
 
-@pytest.mark.parametrize("given", [0, 3])
-def test_a_batch_has_a_condition_for_each_text_or_none(given: int) -> None:
-    with pytest.raises(ValueError, match=f"texts: 2, conditions: {given}; give one condition for each text"):
-        Batch.pad([[5, 2], [2]], conditions=[[7]] * given)
-    with pytest.raises(ValueError, match=f"texts: 2, conditions: {given}; give one condition for each text"):
-        Batch.unobserved(2, conditions=[[7]] * given)
+@pytest.mark.parametrize("count", [0, 3])
+def test_a_batch_has_a_condition_for_each_text_or_none(count: int) -> None:
+    with pytest.raises(ValueError, match=f"texts: 2, conditions: {count}; give one condition for each text"):
+        Batch.pad([[5, 2], [2]], conditions=[[7]] * count)
+    with pytest.raises(ValueError, match=f"texts: 2, conditions: {count}; give one condition for each text"):
+        Batch.unobserved(2, conditions=[[7]] * count)
 
 
 def test_conditions_go_where_their_batch_goes() -> None:
@@ -143,4 +143,4 @@ def test_conditions_go_where_their_batch_goes() -> None:
     assert batch.condition_mask.tolist() == [[True, True], [False, False]]
     moved = batch.to("meta")
     assert all(part is not None and part.device.type == "meta" for part in moved)
-    assert Batch.unobserved(2).to("meta").condition is None
+    assert Batch.unobserved(2).to("meta").condition_tokens is None
