@@ -14,15 +14,15 @@
 # %% [markdown]
 # # Attention is inference
 #
-# What does attention compute, and what does one gain by saying it in terms of probability?
+# What does attention compute, and what is gained by describing it as probabilistic inference?
 #
 # The answer in three sentences. Keys and values are a *mixture over vectors*; a query is a *noisy observation* of one
 # vector that was drawn from it; and what attention returns is the *posterior mean* of that vector. Softmax
-# attention is one exact special case of this, not an analogy. Said so, attention has what every posterior has: it
-# knows how likely a query was, how sure the answer is, which keys deserve less trust, and how the keys should
-# move when the queries do.
+# attention is one exact special case of this, not an analogy. Seen this way, attention has everything that a posterior
+# has: the probability of a query, the uncertainty of the answer, a reliability for each key, and a way for the keys to
+# adapt to the queries.
 #
-# Nothing is trained here; all of it runs in seconds on a CPU.
+# Nothing is trained here; the whole notebook runs in seconds on a CPU.
 
 # %%
 import matplotlib.pyplot as plt
@@ -44,22 +44,22 @@ plt.rcParams.update({"axes.titlelocation": "left", "axes.spines.top": False, "ax
 # %% [markdown]
 # ## A query is a noisy observation of one vector
 #
-# Nature draws a component $n$ with probability $\pi_n$, then a vector $v$ from that component's Gaussian. We do
-# not see $v$. We see a query $u$, which is $v$ with noise of variance $s$:
+# The generative model draws a component $n$ with probability $\pi_n$, then a vector $v$ from that component's Gaussian.
+# We do not observe $v$. We observe a query $u$, which is $v$ plus noise of variance $s$:
 #
 # $$
 # n \sim \text{Categorical}(\pi), \qquad v \mid n \sim N(\mu_n, \sigma_n^2), \qquad u \mid v \sim N(v, s I).
 # $$
 #
-# What do we know of $v$ now? First, which component it may have come from. Bayes' rule gives every component its
+# What is the posterior of $v$? First, the component that it came from. Bayes' rule gives every component its
 # *responsibility* for the query,
 #
 # $$
 # w_n = p(n \mid u) = \frac{\pi_n \, N(u; \mu_n, \sigma_n^2 + s)}{\sum_k \pi_k \, N(u; \mu_k, \sigma_k^2 + s)},
 # $$
 #
-# which are the attention weights. Then, within a component, the best guess lies between the query and the
-# component's mean, nearer to the one that varies less. Together they are the posterior mean:
+# and the responsibilities are the attention weights. Then, within a component, the posterior mean lies between the
+# query and the component's mean, nearer to the one with the smaller variance. Together they give the posterior mean:
 #
 # $$
 # E[v \mid u] = \sum_n w_n \, \frac{\sigma_n^2 \, u + s \, \mu_n}{\sigma_n^2 + s}.
@@ -79,9 +79,9 @@ print("responsibilities:", [round(w, 2) for w in weights[0].tolist()])
 print("posterior mean:  ", [round(x, 2) for x in answer[0].tolist()])
 
 # %% [markdown]
-# On the left is that query. Each component is drawn at one and two standard deviations, the darker the more
-# responsible it is. On the right is every other query: attention moves each towards what it probably was before
-# the noise came.
+# On the left is that query. Each component is drawn at one and two standard deviations, darker if its responsibility
+# is larger. On the right are many other queries: attention moves each of them towards the vector that it probably was
+# before the noise was added.
 
 
 # %%
@@ -121,12 +121,12 @@ draw_denoising(mixture, query)
 # %% [markdown]
 # ## Softmax attention is one case, exactly
 #
-# Let every component be a point, $\sigma_n^2 = 0$, at a key $k_n$, and let it come with a value. Take the noise
-# to be $s = \sqrt D$. Then
+# Let every component be a point, $\sigma_n^2 = 0$, at a key $k_n$, and let it have a value. Let the noise variance be
+# $s = \sqrt D$. Then
 #
 # $$
 # \log \pi_n + \log N(q; k_n, \sqrt D \, I) = \frac{q \cdot k_n}{\sqrt D}
-# + \underbrace{\log \pi_n - \frac{|k_n|^2}{2 \sqrt D}}_{0} + \text{what is the same for all } n.
+# + \underbrace{\log \pi_n - \frac{|k_n|^2}{2 \sqrt D}}_{0} + \text{a term that is the same for all } n.
 # $$
 #
 # The brace is zero if $\pi_n \propto \exp(|k_n|^2 / 2 \sqrt D)$, and what is left is softmax attention.
@@ -140,8 +140,8 @@ torch.testing.assert_close(pf.attend(queries, attention), softmax)
 print(f"largest difference: {(pf.attend(queries, attention) - softmax).abs().max():.0e}")
 
 # %% [markdown]
-# It also shows what softmax attention assumes and never says: that long keys are more likely before anybody asks,
-# and exponentially so. Here are eight keys of ordinary length and what they are worth a priori.
+# This also shows a hidden assumption of softmax attention: long keys have a larger prior weight, and exponentially so.
+# Here are eight keys of ordinary length with their prior weights.
 
 # %%
 order = keys.norm(dim=-1).argsort()
@@ -158,8 +158,8 @@ for length, weight in zip(keys.norm(dim=-1)[order], attention.log_weights.exp()[
 # \log p(u) = \log \sum_n \pi_n \, N(u; \mu_n, \sigma_n^2 + s).
 # $$
 #
-# Attention weights cannot take its place. They say which component answers *given that one of them does*. Far
-# away from all of them, attention is often at its surest. (White dots are the means of the components.)
+# Attention weights cannot take its place: they are probabilities of the components *given that the query comes from one
+# of them*. Far away from all components, attention is often most certain. (White dots are the means of the components.)
 
 # %%
 plane = torch.cartesian_prod(torch.linspace(-6, 6, 121), torch.linspace(-5, 5, 101))
@@ -201,19 +201,19 @@ for name, weights, evidence in zip(
     print(f"query {name}: largest attention weight {weights.max():.3f}, log evidence {evidence:.1f}")
 
 # %% [markdown]
-# Both queries have one component that takes nearly all the weight. Only the evidence tells that nobody expected
-# the second.
+# For both queries one component takes nearly all the weight. Only the evidence shows that the second is improbable
+# under the mixture.
 #
-# ## Variance: how sure is the answer?
+# ## Variance: how certain is the answer?
 #
-# A posterior has a spread as well as a mean. Its variance has two sources, doubt *within* a component and doubt
-# about *which* component it was ($m_n$ is the posterior mean under component $n$):
+# A posterior has a variance as well as a mean. It has two sources, the uncertainty *within* a component and the
+# uncertainty about *which* component it was ($m_n$ is the posterior mean under component $n$):
 #
 # $$
 # \text{Var}[v \mid u] = \sum_n w_n \left[ \frac{s \, \sigma_n^2}{\sigma_n^2 + s} + (m_n - E[v \mid u])^2 \right].
 # $$
 #
-# Let a query walk from the leftmost component to the rightmost.
+# Move a query from the leftmost component to the rightmost.
 
 # %%
 position = torch.linspace(-3.5, 3.5, 141)
@@ -228,7 +228,9 @@ def draw_walk() -> None:
     for name, share, color in zip(names, responsibilities(walk, mixture).T, COLORS[:4], strict=True):
         above.plot(position, share, color=color, label=name)
     above.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), title="component")
-    above.set(title="Who answers, and how sure the answer is", ylabel="responsibility", yticks=[0, 0.5, 1])
+    above.set(
+        title="Responsibilities, and the uncertainty of the posterior mean", ylabel="responsibility", yticks=[0, 0.5, 1]
+    )
     below.plot(position, position, color=FRAME, linestyle=":", label="the query itself")
     band = (mean - 2 * std, mean + 2 * std)
     below.fill_between(position, *band, color=DEPTHS(0.35), label="± 2 standard deviations")
@@ -240,59 +242,58 @@ def draw_walk() -> None:
 draw_walk()
 
 # %% [markdown]
-# The band is wide where two components compete and narrow where one is certain to have answered. Is it right
-# about that? If vectors and queries really come as the story says, the squared error must be on average what the
-# variance announced, among the sure answers as among the doubtful ones.
+# The band is wide where two components compete and narrow where one of them is certain. Is it calibrated? If vectors
+# and queries really come from this model, the squared error must on average equal the posterior variance, for
+# the certain answers as well as for the uncertain ones.
 
 # %%
 came_from = mixture.log_weights.exp().multinomial(20_000, replacement=True)
 vectors = mixture.means[came_from] + mixture.variances[came_from].sqrt() * torch.randn(20_000, 2)
-sights = vectors + mixture.noise_variance**0.5 * torch.randn(20_000, 2)
-announced = pf.attend(sights, mixture, returns="variance")[:, 0]
-error = (vectors - pf.attend(sights, mixture))[:, 0].square()
-for third, rows in zip(("surest", "middle", "most doubtful"), announced.argsort().chunk(3), strict=True):
-    print(f"{third:>13} third: announced {announced[rows].mean():.3f}, squared error {error[rows].mean():.3f}")
+observed = vectors + mixture.noise_variance**0.5 * torch.randn(20_000, 2)
+variance = pf.attend(observed, mixture, returns="variance")[:, 0]
+error = (vectors - pf.attend(observed, mixture))[:, 0].square()
+for third, rows in zip(("most certain", "middle", "most uncertain"), variance.argsort().chunk(3), strict=True):
+    print(f"{third:>14} third: variance {variance[rows].mean():.3f}, squared error {error[rows].mean():.3f}")
 
 # %% [markdown]
 # ## Keys that are not equally reliable
 #
-# A memory seldom knows all its keys equally well. Say that the true vectors are standard normal, and that key $n$
-# is what was stored of one of them, with an error of known variance $\tau_n$. What is known of the vector is then
-# again Gaussian,
+# The keys of a memory are seldom equally precise. Say that the true vectors are standard normal, and that key $n$
+# is one of them, stored with an error of known variance $\tau_n$. The posterior of the vector is then again Gaussian,
 #
 # $$
 # v_n \mid k_n \sim N\left( \frac{k_n}{1 + \tau_n}, \frac{\tau_n}{1 + \tau_n} \right),
 # $$
 #
-# and this *is* a mixture: an unreliable key is shrunk and broad. Softmax has no place to write $\tau_n$ down.
-# Below, half of the keys are nearly exact and the other half are poor; the task is to tell which vector a query
-# is an observation of. No choice of temperature helps the first two rows, as it does not change which key has the most
+# and this *is* a mixture: an unreliable key is shrunk and broad. Softmax attention has no parameter for $\tau_n$.
+# Below, half of the keys are nearly exact and the other half are poor; the task is to identify the vector that a query
+# is an observation of. A temperature does not help the first two rows, as it does not change which key has the most
 # weight.
 
 # %%
-units, width, noise = 64, 16, 0.09
-truth = torch.randn(units, width)
-error_variance = torch.where(torch.rand(units, 1) < 0.5, 2.25, 0.01)
-stored = truth + error_variance.sqrt() * torch.randn(units, width)
-came_from = torch.randint(units, (2_000,))
-sights = truth[came_from] + noise**0.5 * torch.randn(2_000, width)
+components, width, noise = 64, 16, 0.09
+truth = torch.randn(components, width)
+error_variance = torch.where(torch.rand(components, 1) < 0.5, 2.25, 0.01)
+stored = truth + error_variance.sqrt() * torch.randn(components, width)
+came_from = torch.randint(components, (2_000,))
+observed = truth[came_from] + noise**0.5 * torch.randn(2_000, width)
 
-flat = torch.zeros(units).log_softmax(-1)
-trusting = pf.Mixture.from_attention(stored, stored)
+flat = torch.zeros(components).log_softmax(-1)
+plain = pf.Mixture.from_attention(stored, stored)
 nearest = pf.Mixture(flat, stored, noise_variance=noise)
-cautious = pf.Mixture(flat, stored / (1 + error_variance), error_variance / (1 + error_variance), noise_variance=noise)
+weighted = pf.Mixture(flat, stored / (1 + error_variance), error_variance / (1 + error_variance), noise_variance=noise)
 reliable = error_variance[came_from, 0] < 1
-memories = {"softmax attention": trusting, "nearest key": nearest, "a variance for each key": cautious}
+memories = {"softmax attention": plain, "nearest key": nearest, "a variance for each key": weighted}
 for name, memory in memories.items():
-    right = (responsibilities(sights, memory).argmax(-1) == came_from).float()
+    right = (responsibilities(observed, memory).argmax(-1) == came_from).float()
     good, poor = right[reliable].mean(), right[~reliable].mean()
-    print(f"{name:>23}: right for {good:.0%} of what good keys stand for, {poor:.0%} of what poor ones do")
+    print(f"{name:>23}: accuracy {good:.0%} for vectors with good keys, {poor:.0%} for those with poor ones")
 
 # %% [markdown]
-# A poor key is further from its own vector than strangers are, so it is almost never the nearest. In the plane
-# one can see what variances do about it. Two keys, one good and one poor. With equal variances, the border is
-# half way between them. With variances of their own, the good key answers for what is close to it, and the poor
-# one, which could be anywhere, answers for all the rest: the border closes around the good key.
+# A poor key is further from its own vector than other keys are, so it is almost never the nearest. A plot in the plane
+# shows the effect of the variances. There are two keys, one good and one poor. With equal variances, the border is
+# half way between them. With variances of their own, the good key is responsible for queries close to it, and the poor
+# key, whose vector could be anywhere, for all the others: the border closes around the good key.
 
 # %%
 pair = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
@@ -323,14 +324,14 @@ draw_border()
 #
 # If the queries are data, the keys can be fitted to them. The E-step of *expectation-maximization* is attention;
 # the M-step moves every key towards the queries that it is responsible for, and a prior, here worth one query,
-# holds it near to where it began. The objective, the log posterior of the keys, never falls:
+# keeps it near its initial position. The objective, the log posterior of the keys, never decreases:
 #
 # $$
 # J = \sum_m \log p(u_m \mid \mu) + \log p(\mu).
 # $$
 #
-# Below, the queries have drifted away from the keys. EM climbs the hill that it starts on: had they gone too far,
-# a key could end at another's queries, and nothing but the start decides.
+# Below, the queries have drifted away from the keys. EM finds a local optimum: had they drifted further, a key could
+# end at another key's queries, depending on where it started.
 
 # %%
 start = pf.Mixture(
@@ -359,7 +360,7 @@ def draw_em() -> None:
     plane.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3)
     plane.set(title="The path of the keys", aspect="equal", xlabel="first dimension", ylabel="second dimension")
     rise.plot(state.objective, "o-", color=COLORS[0], markersize=4)
-    rise.set(title="The objective never falls", xlabel="step", ylabel="$J$ (nats, up to a constant)")
+    rise.set(title="The objective never decreases", xlabel="step", ylabel="$J$ (nats, up to a constant)")
 
 
 draw_em()
@@ -367,9 +368,8 @@ draw_em()
 # %% [markdown]
 # ## The same as a Pyro model
 #
-# `pf.MixtureAttention` is the story above as a Pyro program: draw an assignment, then a query around the vector
-# that it points to. Sum the assignment out exactly, ask for its posterior marginal, and it is the attention
-# matrix.
+# `pf.MixtureAttention` is the model above as a Pyro program: draw an assignment, then a query around the vector
+# that it points to. Sum the assignment out exactly: its posterior marginal is the attention matrix.
 
 # %%
 model = pf.MixtureAttention(attention)
@@ -383,9 +383,9 @@ torch.testing.assert_close(matrix @ values, softmax)
 print("rows are queries, columns are keys:", *matrix.numpy().round(2), sep="\n")
 
 # %% [markdown]
-# Whatever is uncertain gets a prior, and from there on everything that Pyro can do applies. With a Gaussian prior
+# Whatever is uncertain can be given a prior, and all of Pyro's inference applies. With a Gaussian prior
 # on the keys the log joint of the model is EM's objective up to a constant, so from the first keys to the last
-# both rise by the same.
+# both increase by the same amount.
 
 # %%
 conjugate = pf.MixtureAttention.conjugate(start)
@@ -397,21 +397,21 @@ def log_joint(keys: torch.Tensor) -> float:
 
 
 rise = log_joint(state.mixture.means) - log_joint(start.means)
-climbed = float(state.objective[-1] - state.objective[0])
-print(f"log joint of the Pyro model rose by {rise:.3f}, EM's objective by {climbed:.3f}")
-assert abs(rise - climbed) < 0.01
+increase = float(state.objective[-1] - state.objective[0])
+print(f"log joint of the Pyro model increased by {rise:.3f}, EM's objective by {increase:.3f}")
+assert abs(rise - increase) < 0.01
 
 # %% [markdown]
 # ## What to try next
 #
-# - Here: raise `noise` and every query gets the same answer, the mean of the prior; with `moves=("means",
-#   "variances")` `pf.em.adapt` also learns how far to trust each key.
-# - With keys, values and queries of a network of yours: `pf.attend(q, pf.Mixture.from_attention(k, v),
-#   returns="evidence")` is one line, and so is `returns="variance"`.
+# - Here: increase `noise_variance`, and the answer to every query becomes the prior mean; with `moves=("means",
+#   "variances")`, `pf.em.adapt` also learns the reliability of each key.
+# - With queries, keys and values of a network of yours: `pf.attend(q, pf.Mixture.from_attention(k, v),
+#   returns="evidence")`, or `returns="variance"`.
 # - In a network: `pf.ProbabilisticAttention` starts as softmax attention and learns precisions and the prior of
 #   the keys; `pyroformer fit lm --attention probabilistic` trains a language model with it.
-# - Make the mixture itself random, and it is a latent variable that a text can be encoded in and decoded from:
-#   that is the `NVAE` of the README.
+# - Make the mixture itself random, and it becomes a latent variable that a text is encoded into and decoded from:
+#   this is the [NVAE](02_nvae.ipynb).
 #
-# Does it pay? [benchmarks/PROBABILISTIC_ATTENTION.md](../benchmarks/PROBABILISTIC_ATTENTION.md) measures it
-# against tuned rivals, and says where it buys nothing.
+# Is it worth it? [benchmarks/PROBABILISTIC_ATTENTION.md](../benchmarks/PROBABILISTIC_ATTENTION.md) compares it
+# with tuned baselines, and shows where it helps and where it does not.

@@ -14,14 +14,14 @@
 # %% [markdown]
 # # A latent in every layer: DELLA
 #
-# What does each layer of a decoder need to be told of a text, and what if it does not listen?
+# What information about a text does each layer of a decoder need, and what if the decoder ignores it?
 #
-# A language model writes word by word and has no idea of a whole sentence before it begins. DELLA gives it one: a
-# small random vector for every layer, each of which depends on those below, mixed into what that layer's attention
-# reads. Texts can then be compared, mixed and steered through a few numbers.
+# A language model writes word by word, without a plan for the whole sentence. DELLA adds one: a small latent vector for
+# every layer, conditioned on those below, which is fused into the values of that layer's attention. Texts can then be
+# compared, mixed and controlled through a few numbers.
 #
-# That is the promise. In practice such a decoder is good enough to ignore all of its latents, and usually does. This
-# notebook shows it happening, shows what helps and what that costs, and only then looks at what the layers carry.
+# In practice, such a decoder is good enough to ignore all of its latents, and usually does. This notebook shows this
+# collapse, then a remedy and its cost, and only then examines the information in each layer.
 
 # %%
 import os
@@ -31,15 +31,15 @@ import torch
 
 import pyroformer as pf
 
-quick = os.environ.get("PYROFORMER_NOTEBOOK") == "quick"  # does it run? For the tests
+quick = os.environ.get("PYROFORMER_NOTEBOOK") == "quick"  # a short run for the tests
 plt.rcParams.update({"figure.constrained_layout.use": True, "font.size": 9, "axes.titlesize": 10})
 
 # %% [markdown]
 # ## Train, without help
 #
-# On a small world, in which a small model learns to write within a minute: the thousand short sentences of Python's
-# documentation that begin with "Return". Three layers, each with a latent of 16 numbers; trained on the evidence lower
-# bound, with nothing added:
+# The corpus is small, so that a small model learns to write within a minute: the thousand short sentences of Python's
+# documentation that begin with "Return". The model has three layers, each with a latent of 16 dimensions, and is
+# trained on the plain evidence lower bound:
 #
 # $$
 # \log p(x) \; \ge \; E_q \log p(x \mid z_1, z_2, z_3) - \sum_{l=1}^3 E_q \text{KL}(q(z_l \mid z_{<l}, x) \,\|\, p(z_l
@@ -69,95 +69,97 @@ plain = pf.fit(*new_model(corpus), corpus, steps=4 if quick else 200, **options)
 # %% [markdown]
 # ## And with help
 #
-# The same once more, but the weight of the KL is moved until the latents of a text carry 12 nats together. What is
-# trained is then no bound any more, and is not called one; the bound is reported beside it.
+# The same once more, but the weight of the KL is adapted until the KL of all latents of a text is 12 nats. This
+# objective is no longer a bound, and is not called one; the bound is reported beside it.
 
 # %%
-held = pf.fit(*new_model(corpus), corpus, steps=4 if quick else 800, target_kl=12.0, **options)
+targeted = pf.fit(*new_model(corpus), corpus, steps=4 if quick else 800, target_kl=12.0, **options)
 
 _, axes = plt.subplots(1, 2, figsize=(10, 3.4))
-for ax, run, title in zip(axes, (plain, held), ("Without help", "Held at 12 nats a text"), strict=True):
+for ax, run, title in zip(axes, (plain, targeted), ("Without help", "Target of 12 nats per text"), strict=True):
     pf.plots.layer_curves(run, ax=ax)
     ax.set_title(title, loc="left")
 
 # %% [markdown]
-# Without help the KL of every latent falls to nearly nothing within the first steps: the guide says the same of every
-# text, and the decoder has become a language model. This is called *posterior collapse*. It is no failure of the
-# optimizer: while the decoder cannot make use of the latents they only cost, and once the guide has given up there is
-# nothing left to learn to use. The next cell shows it in words. Whatever is encoded, the same comes out:
+# Without help the KL of every latent drops to nearly zero within the first steps: the posterior is the same for every
+# text, and the decoder has become a language model. This is called *posterior collapse*. The optimizer has not failed:
+# as long as the decoder does not use the latents, they only add to the loss, and once the guide ignores the text,
+# the latents contain nothing that the decoder could learn to use. The next cell shows it in reconstructions: whatever
+# is encoded, the output is the same.
 
 # %%
 texts = corpus.test[:4]
-for name, run in {"without help": plain, "held": held}.items():
+for name, run in {"without help": plain, "with a target": targeted}.items():
     print(name)
-    for found in run.reconstruct(texts):
-        print(f"    {found.original}\n        {found.text}")
+    for reconstruction in run.reconstruct(texts):
+        print(f"    {reconstruction.original}\n        {reconstruction.text}")
 
 # %% [markdown]
-# With help the latents tell the decoder something, not enough to spell a text out: 12 nats are two or three words. The
-# gist, at best.
+# With help the latents carry information, but not enough to spell a text out: 12 nats are two or three words, the gist
+# at best.
 #
 # ## What does it cost?
 #
-# Bounds of log p(x), on texts that neither has seen, in nats for each token.
+# Bounds of log p(x) on held-out texts, in nats per token.
 
 # %%
 evaluations = {}
-for name, run in {"without help": plain, "held": held}.items():
+for name, run in {"without help": plain, "with a target": targeted}.items():
     evaluations[name] = run.evaluate(num_particles=16, reconstructions=32)
     parts = ("bound", "reconstruction", "rate", "importance_weighted")
-    print(f"{name:>12}:", ", ".join(f"{part} {evaluations[name][part]['nats/token']:.2f}" for part in parts))
+    print(f"{name:>13}:", ", ".join(f"{part} {evaluations[name][part]['nats/token']:.2f}" for part in parts))
 
 # %% [markdown]
-# Nothing is free. (Costs, so less is better.) Where the latents carry something the reconstruction is better, and the
-# bound, which charges for what they carry, need not be. If all you want is the likelihood of texts, a language model
-# does it; latents are for what one does with them.
+# (These are costs: smaller is better.) Where the latents carry information, the reconstruction is better. The bound,
+# which includes the cost of that information, need not be. If all you need is the likelihood of texts, use a language
+# model; latents are useful for what follows.
 #
 # ## What does each layer carry?
 #
-# In the table below, *information* is what a latent tells about which text it is, *mismatch* what it pays without
-# telling anything, *active* how many of its numbers differ between texts, and *sensitivity* how much worse the decoder
-# predicts when it gets the latent of another text.
+# In the table below, *mutual information* is that between a latent and the text; *marginal KL* is the divergence of the
+# aggregated posterior from the prior, which is a cost without information; *active* counts the dimensions whose
+# posterior mean varies between texts; and *sensitivity* is the increase of the reconstruction loss when the decoder
+# gets the latent of another text.
 
 # %%
-print(evaluations["held"].table())
+print(evaluations["with a target"].table())
 
 # %%
-pf.plots.active_units(evaluations["held"])
+pf.plots.active_units(evaluations["with a target"])
 
 # %% [markdown]
 # ## Swap layers between sentences
 #
-# Each row is written from the latents of the first sentence with one layer's replaced by those of the second.
+# Each row is decoded from the latents of the first sentence, with those of one layer replaced by the second sentence's.
 
 # %%
 text, other = "Return a list of all file names.", "Return True if the object is a string."
-pf.plots.swap_table(held, text, other)
+pf.plots.swap_table(targeted, text, other)
 
 # %% [markdown]
-# And the way from one to the other, in a straight line:
+# And an interpolation from one to the other, along a straight line:
 
 # %%
-print(*held.interpolate(text, other, 6), sep="\n")
+print(*targeted.interpolate(text, other, 6), sep="\n")
 
 # %% [markdown]
-# ## Sample, and go on from a prompt
+# ## Sample, and continue a prompt
 #
-# From latents that are drawn from the prior, so that each text has an idea of its own. A temperature below one makes
-# the words that follow from the idea more certain, and leaves the idea random.
+# Each text is decoded from latents that are drawn from the prior. A temperature below one sharpens the distribution of
+# the words given the latents, and leaves the latents random.
 
 # %%
-print(*held.sample(5, seed=0, temperature=0.5), sep="\n")
+print(*targeted.sample(5, seed=0, temperature=0.5), sep="\n")
 
 # %%
-print(*held.sample(5, seed=1, prompt="Return True if", temperature=0.5), sep="\n")
+print(*targeted.sample(5, seed=1, prompt="Return True if", temperature=0.5), sep="\n")
 
 # %% [markdown]
-# ## Write on demand
+# ## Conditional generation
 #
-# A text may come with a condition, which the priors of all latents and the decoder then know. Here it is a topic: which
-# of five words a sentence has in it, if any. Pairs of topic and sentence are all that the corpus needs; whatever
-# consists of single words becomes a label.
+# A text may come with a condition, which becomes an input of the priors of all latents and of the decoder. Here it is a
+# topic: the first of five words that a sentence contains, if any. The corpus takes pairs of topic and sentence;
+# conditions of single words become labels.
 
 # %%
 TOPICS = ("True", "list", "string", "name", "file")
@@ -169,23 +171,24 @@ def topic(text: str) -> str:
 
 pairs = pf.Corpus.from_texts([(topic(text), text) for text in returns], max_length=16, vocabulary=1000, overlong="drop")
 print(pairs.describe())
-asked = pf.fit(*new_model(pairs), pairs, steps=4 if quick else 400, free_bits=2.0, **options)
+conditional = pf.fit(*new_model(pairs), pairs, steps=4 if quick else 400, free_bits=2.0, **options)
 
 # %% [markdown]
-# (Here the help is of another kind: *free bits*, an allowance of 2 nats for each layer that costs nothing.) Does it
-# write what it is asked for? Two texts for each topic, and how many of twenty have its word in them:
+# (Here the help is of another kind: *free bits*, 2 nats per layer that are not charged.) Do the texts follow their
+# condition? Two texts for each topic, and how many of twenty contain its word:
 
 # %%
 for word in TOPICS:
-    written = asked.sample(4 if quick else 20, seed=0, condition=word, temperature=0.5)
-    print(f"{word}: {sum(word in text for text in written)} of {len(written)}", *written[:2], sep="\n    ")
+    generated = conditional.sample(4 if quick else 20, seed=0, condition=word, temperature=0.5)
+    print(f"{word}: {sum(word in text for text in generated)} of {len(generated)}", *generated[:2], sep="\n    ")
 
 # %% [markdown]
 # ## What to try next
 #
-# - `pf.fit(..., free_bits=2.0)`, `kl_schedule="cyclical"` or `beta=0.3` in place of `target_kl=12.0`. Which of them keeps
-#   all layers alive?
-# - `structure="single"` gives the model one latent for all layers, `fusion="memory"` another way into them. Is a
-#   hierarchy better than one vector of the same size?
-# - Train for longer and on longer texts, or start from a pretrained decoder: `backbone = pf.Pretrained.from_pretrained("gpt2")`.
-# - `held.interpolate(text, other, layers=[1])` moves one layer alone.
+# - `pf.fit(..., free_bits=2.0)`, `kl_schedule="cyclical"` or `beta=0.3` in place of `target_kl=12.0`. Which of them
+#   keeps all layers active?
+# - `structure="single"` gives the model one latent for all layers, and `fusion="memory"` another way to condition the
+#   decoder on it. Is a hierarchy better than one vector of the same size?
+# - Train for longer and on longer texts, or start from a pretrained decoder:
+#   `backbone = pf.Pretrained.from_pretrained("gpt2")`.
+# - `targeted.interpolate(text, other, layers=[1])` interpolates one layer alone.

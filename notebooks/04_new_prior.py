@@ -14,12 +14,12 @@
 # %% [markdown]
 # # From a question to a prior
 #
-# Are there kinds of words, and how many, if nobody tells the model what a kind is?
+# Do the vectors of words form clusters, and how many, if the model has no labels for them?
 #
-# A prior is a guess about data that nobody has seen yet. To change it is to ask a question: if texts get more probable
-# under the new guess, the data agree. This notebook goes the whole way once: from the question to a prior of a few
-# lines, with a *hyper-prior* for what we do not know about it, to a fit, to a look at what was learned, and to a
-# comparison on texts that no model has seen.
+# A prior is an assumption about the data before they are seen. To change the prior is to ask a question: if texts
+# become more probable under the new prior, the data support it. This notebook goes all the way once: from the question
+# to a prior of a few lines, with a *hyper-prior* for its unknown parameters, to a fit, to the learned posterior, and to
+# a comparison on held-out texts.
 
 # %%
 import os
@@ -35,38 +35,39 @@ import pyroformer as pf
 from pyroformer.inference.plots.style import COLORS, FRAME
 from pyroformer.models.priors.vectors import gaussian_mixture
 
-quick = os.environ.get("PYROFORMER_NOTEBOOK") == "quick"  # does it run? For the tests
+quick = os.environ.get("PYROFORMER_NOTEBOOK") == "quick"  # a short run for the tests
 plt.rcParams.update({"figure.constrained_layout.use": True, "font.size": 9, "axes.titlesize": 10})
 plt.rcParams.update({"axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False})
 
 # %% [markdown]
 # ## The question
 #
-# `pf.VAE` encodes a text as one random vector for each token. Its prior says where such vectors are before anything is
-# read. By default that is one Gaussian cloud: every vector is like every other. But words are of kinds. Articles and
-# full stops come again and again in the same places, names hardly ever twice. If vectors of words fall into groups, a
-# prior of several clouds should fit them better:
+# `pf.VAE` encodes a text as one random vector for each token. By default, the prior of these vectors is one Gaussian
+# cloud, the same for every token. But there are kinds of words: articles and full stops occur again and again in
+# the same positions, names hardly ever twice. If the vectors of words form clusters, a prior of several clouds should
+# fit them better:
 #
 # $$
 # \pi \sim \text{Dirichlet}(\tfrac12, \dots, \tfrac12), \qquad
 # z \sim \sum_{k=1}^{16} \pi_k \, N(\mu_k, \text{diag} \, \sigma_k^2).
 # $$
 #
-# Where the clouds are is learned. How large they are, the shares $\pi$, we admit not to know: they have a prior of their
-# own, which likes to leave clouds empty. So sixteen is no claim, only a limit, and the posterior of $\pi$ answers how
-# many there are.
+# The means and variances of the clouds are learned parameters. Their weights $\pi$ (`shares` below) are unknown: they
+# have a prior of their own, which favors empty clouds. So sixteen is only an upper limit, and the posterior of $\pi$
+# answers how many there are.
 #
 # ## The prior
 #
-# `VectorPrior` is the role, a distribution over one vector. `Hierarchical` is what lets a prior have hyper-priors: `PyroSample`
-# says that the shares are drawn, once for all texts. The guide gets a posterior for them by itself.
+# `VectorPrior` is the base class of distributions over one vector. `Hierarchical` allows hyper-priors in a prior:
+# `PyroSample` declares that the weights are drawn, once for all texts. The guide adds a posterior for them
+# automatically.
 
 # %%
 KINDS = 16
 
 
 class Kinds(pf.priors.VectorPrior, pf.priors.Hierarchical):
-    """Vectors come from several Gaussian clouds, whose shares are unknown."""
+    """A mixture of Gaussian clouds with unknown weights."""
 
     def __init__(self, width: int, kinds: int = KINDS) -> None:
         super().__init__()
@@ -81,13 +82,13 @@ class Kinds(pf.priors.VectorPrior, pf.priors.Hierarchical):
 # %% [markdown]
 # ## The fits
 #
-# First a model with the prior that it comes with, on short English sentences from Python's documentation. Its KL is
-# weighted by a thousandth: at full weight so small a model would not use its vectors at all, and where nothing is said
-# no prior makes a difference (see [03_della](03_della.ipynb)).
+# First a model with its default prior, on short English sentences from Python's documentation. Its KL has a weight of
+# 0.001: at full weight, so small a model would not use its vectors at all, and if the vectors carry no information, the
+# prior makes no difference (see [03_della](03_della.ipynb)).
 #
-# Then two second stages. `pf.fit_prior` holds encoder and decoder and fits a new prior to the vectors that texts really
-# have, on the true bound: once one cloud whose place and size are learned, once ours. So the only difference between
-# the two is the number of clouds.
+# Then two second stages. `pf.fit_prior` freezes encoder and decoder and fits a new prior to the posterior vectors of
+# texts, on the true bound: once a single cloud with learned mean and variance, once our prior. The two differ only in
+# the number of clouds.
 
 # %%
 corpus = pf.Corpus.builtin(max_length=16, vocabulary=2000)
@@ -105,20 +106,20 @@ for name, prior in priors.items():
     runs[name] = pf.fit_prior(first, prior, steps=4 if quick else 300, learning_rate=1e-2, **options)
 
 for name, run in runs.items():
-    found = run.evaluate(limit=64, num_particles=1, reconstructions=64)
+    evaluation = run.evaluate(limit=64, num_particles=1, reconstructions=64)
     parts = ("bound", "reconstruction", "rate")
-    print(f"{name:>12}:", ", ".join(f"{part} {found[part]['nats/token']:.2f}" for part in parts), "nats a token")
+    print(f"{name:>12}:", ", ".join(f"{part} {evaluation[part]['nats/token']:.2f}" for part in parts), "nats per token")
 
 # %% [markdown]
 # ## The comparison
 #
-# On held-out texts, one by one: how much more probable does the second model find each? Each bound takes the same
-# number of draws. A difference counts if it is several standard errors from zero.
+# On held-out texts, one by one: how much more probable is each under the second model? Both bounds use the same number
+# of draws. A difference is significant if it is several standard errors from zero.
 
 # %%
 held_out = corpus.test[:16] if quick else corpus.test[:100]
 result = pf.diagnostics.compare(runs["many clouds"], runs["one cloud"], held_out, num_particles=4 if quick else 16)
-print(f"many clouds against one: {result.difference:+.1f} ± {result.error:.1f} nats a text")
+print(f"many clouds against one: {result.difference:+.1f} ± {result.error:.1f} nats per text")
 
 
 def draw_comparison() -> None:
@@ -131,14 +132,14 @@ def draw_comparison() -> None:
 draw_comparison()
 
 # %% [markdown]
-# The texts agree, nearly one and all: their words are of kinds. What is written from the vectors is as good as before;
-# only what the vectors cost has changed. (They still cost far more than a sentence needs: trained with so weak a KL,
-# they say where they are to many digits.)
+# Nearly every text is more probable under many clouds: the vectors of words do form clusters. The reconstructions are
+# as good as before; only the rate of the vectors has changed. (It is still far higher than a sentence needs: trained
+# with so small a weight on the KL, the posterior of a vector is very narrow.)
 #
 # ## The hyper-prior, before and after
 #
-# The site is called as one gets to it from the model: `base_measure.shares`. Faint is what the hyper-prior allowed,
-# strong is what is left of that after all the texts.
+# A site is named by its path in the model: `base_measure.shares`. Intervals of the hyper-prior are gray, those of the
+# posterior given all texts are colored.
 
 # %%
 data = runs["many clouds"].posterior(corpus.test[:2], draws=200)
@@ -166,12 +167,13 @@ effective = np.exp(-(after * np.log(after.clip(1e-9))).sum(-1))
 print(f"as many as {effective.mean():.1f} clouds of equal size")
 
 # %% [markdown]
-# Some clouds stay all but empty, so the limit was high enough. The posterior is narrow because it has seen all the
-# texts: hyper-priors are soon overruled. That, too, is an answer: what we assumed of the shares hardly matters.
+# Some clouds remain almost empty, so the limit was high enough. The posterior is narrow because it is conditioned on
+# all texts: the data soon dominate a hyper-prior. That, too, is an answer: our assumption about the weights hardly
+# matters.
 #
-# ## What the kinds are
+# ## What the clusters are
 #
-# Which cloud each token of some held-out texts most probably came from:
+# The most probable cloud of each token of some held-out texts:
 
 # %%
 run = runs["many clouds"]
@@ -192,18 +194,18 @@ for kind in order:
     print(f"cloud {kind}, {after.mean(0)[kind]:.0%}, {len(words[kind])} different tokens: {' '.join(most)}")
 
 # %% [markdown]
-# The end of a sentence has a cloud to itself, and another has the words that sentences begin with, capitals and all.
-# Articles and other small words are together, and the large clouds share out what nouns and names are made of. Nobody
-# told the model what a word is. But look at how clouds overlap: they are as much about *places* in a sentence as about
-# words, as the decoder needs to know both.
+# The end of a sentence has a cloud of its own, and another contains the capitalized words that begin sentences.
+# Articles and other short words are together, and the large clouds share the parts of nouns and names, although the
+# model has no notion of a word. But the clouds overlap: they depend on the *position* in a sentence as much as on the
+# word, as the decoder needs both.
 
 # %% [markdown]
 # ## What to try next
 #
-# - Ask the opposite: give the hyper-prior `torch.full((kinds,), 50.0)`, which insists on clouds of equal size. Do the
-#   texts believe it?
-# - Other questions: `pyroformer.models.priors.heavy_tails` has priors under which a few entries are far out;
-#   `pyroformer.models.priors.weights` has priors for the weights of an `NVAE`, one with a random concentration.
-# - A prior over all vectors of a text in their order, which knows that "the" is followed by a noun:
+# - The opposite assumption: the hyper-prior `torch.full((kinds,), 50.0)` strongly favors clouds of equal weight. Do the
+#   data agree?
+# - Other priors: `pf.priors.StudentTVectorPrior` and `LaplaceVectorPrior` have heavy tails, and
+#   `pf.priors.GammaDirichletProcess` is a prior of an `NVAE`'s weights with a random concentration.
+# - A prior over all vectors of a text in their order, in which "the" can be followed by a noun:
 #   `pf.fit_prior(run, "autoregressive")` fits one to a finished run.
-# - Is the guide good enough to trust the comparison? [05_check_your_posterior](05_check_your_posterior.ipynb).
+# - Is the guide good enough to rely on the comparison? [05_check_your_posterior](05_check_your_posterior.ipynb).

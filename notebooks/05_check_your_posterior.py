@@ -16,13 +16,13 @@
 #
 # Variational inference always returns a posterior. How do you know whether it is a good one?
 #
-# You cannot look at the true posterior, but three checks see different sides of what is wrong. *Bounds* tell how
-# much of log p(x) the guide gives away. *Pareto's k-hat* tells whether the guide leaves out places where the
-# posterior is. *Coverage* tells whether the truth lies inside its intervals as often as they promise. None of them
-# sees everything, which is why there are three.
+# The true posterior is unknown, but three checks detect different errors. *Bounds* measure the gap to log p(x) that
+# the guide leaves. *Pareto k-hat* shows whether the guide misses regions where the posterior has mass. *Coverage*
+# shows whether the true value lies inside the guide's intervals as often as their level promises. None of them
+# detects every error, so there are three.
 #
-# Here they are tried on a model so small that the exact posterior is known, so that the checks are checked as
-# well. No network is trained; all of it runs in seconds.
+# Here they are tried on a model so small that the exact posterior is known, so the checks themselves are checked.
+# No network is trained; the whole notebook runs in seconds.
 
 # %%
 import math
@@ -48,61 +48,61 @@ plt.rcParams.update({"figure.constrained_layout.use": True, "font.size": 9, "axe
 plt.rcParams.update({"axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False})
 
 # %% [markdown]
-# ## A posterior that is known
+# ## A model with a known posterior
 #
-# Two numbers are drawn, and only their sum is seen, with noise:
+# Two numbers are drawn, and only their sum is observed, with noise:
 #
 # $$
 # z_1, z_2 \sim N(0, 1), \qquad x \mid z \sim N(z_1 + z_2, \; 0.5).
 # $$
 #
-# Everything is Gaussian, so that Bayes' rule can be worked out by hand. If the first number was large the second
-# must have been small: in the posterior they are correlated, by -2/3.
+# Everything is Gaussian, so the posterior has a closed form. If the first number was large, the second must have been
+# small: in the posterior their correlation is -2/3.
 #
 # $$
 # z \mid x \sim N \left( \frac{x}{2.5} \begin{pmatrix} 1 \\ 1 \end{pmatrix},
 # \begin{pmatrix} 0.6 & -0.4 \\ -0.4 & 0.6 \end{pmatrix} \right), \qquad x \sim N(0, \; 2.5).
 # $$
 #
-# Below is the same in Pyro. The library's models are of texts: they observe a site `text` in a plate `texts`, and
-# so does this one, though its "texts" are numbers, which the model keeps itself. The batch only says how many
-# there are. We draw 500 cases from the model and keep the true numbers, to compare with later.
+# Below is the same model in Pyro. The library's models are models of texts: they observe a site `text` in a plate
+# `texts`. So does this one, although its "texts" are numbers, which the model stores; the batch only gives their
+# number. We draw 500 cases from the model and keep the true numbers, to compare with later.
 
 
 # %%
 class Sum(nn.Module):
-    """Two standard normal numbers for each case, of which the sum is seen with noise."""
+    """Two standard normal numbers for each case, whose sum is observed with noise."""
 
-    def __init__(self, seen: Tensor) -> None:
+    def __init__(self, observed: Tensor) -> None:
         super().__init__()
-        self.seen = seen
+        self.observed = observed
 
     def forward(self, batch: pf.Batch) -> None:
-        with pyro.plate("texts", len(self.seen), dim=-1):
-            z = pyro.sample("z", dist.MultivariateNormal(self.seen.new_zeros(len(self.seen), 2), torch.eye(2)))
-            pyro.sample("text", dist.Normal(z.sum(-1), 0.5**0.5), obs=self.seen)
+        with pyro.plate("texts", len(self.observed), dim=-1):
+            z = pyro.sample("z", dist.MultivariateNormal(self.observed.new_zeros(len(self.observed), 2), torch.eye(2)))
+            pyro.sample("text", dist.Normal(z.sum(-1), 0.5**0.5), obs=self.observed)
 
 
 cases = 500
 truth = torch.randn(cases, 2)
-seen = truth.sum(-1) + 0.5**0.5 * torch.randn(cases)
-model, batch = Sum(seen), pf.Batch.pad([[2]] * cases)
+observed = truth.sum(-1) + 0.5**0.5 * torch.randn(cases)
+model, batch = Sum(observed), pf.Batch.pad([[2]] * cases)
 
-center = seen[:, None].expand(-1, 2) / 2.5
+center = observed[:, None].expand(-1, 2) / 2.5
 covariance = torch.tensor([[0.6, -0.4], [-0.4, 0.6]])
-log_evidence = dist.Normal(0.0, 2.5**0.5).log_prob(seen)
-print(f"log p(x) is {log_evidence.mean():.3f} nats a case, on average")
+log_evidence = dist.Normal(0.0, 2.5**0.5).log_prob(observed)
+print(f"log p(x) is {log_evidence.mean():.3f} nats per case, on average")
 
 # %% [markdown]
-# ## The best guide that knows no correlation
+# ## The best guide without correlation
 #
-# Most guides treat the entries of a latent as independent, as ours here does. It learns how the means follow from
-# what was seen, and one standard deviation for each number.
+# Most guides treat the entries of a latent as independent, and so does this one. It learns how the means depend on
+# the data, and one standard deviation for each number.
 
 
 # %%
 class Guess(nn.Module):
-    """A Gaussian posterior with given means and one covariance for all cases."""
+    """A Gaussian posterior with fixed means and one covariance for all cases."""
 
     def __init__(self, mean: Tensor, covariance: Tensor) -> None:
         super().__init__()
@@ -117,17 +117,17 @@ class Guess(nn.Module):
 
 
 class Independent(Guess):
-    """A Gaussian posterior to be learned, whose two numbers are independent."""
+    """A Gaussian posterior to be learned, with two independent numbers."""
 
-    def __init__(self, seen: Tensor) -> None:
-        super().__init__(seen[:, None].expand(-1, 2), torch.eye(2))
+    def __init__(self, observed: Tensor) -> None:
+        super().__init__(observed[:, None].expand(-1, 2), torch.eye(2))
         self.slope, self.log_scale = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
 
     def conditional(self) -> dist.MultivariateNormal:
         return dist.MultivariateNormal(self.slope * self.mean, scale_tril=self.log_scale.exp().diag())
 
 
-learned = Independent(seen)
+learned = Independent(observed)
 svi = pf.SVI(model, learned, torch.optim.Adam, lr=0.03)
 losses = [svi.step(batch) for _ in range(400)]
 
@@ -135,9 +135,9 @@ print("slope:             ", [round(x, 2) for x in learned.slope.tolist()], " ex
 print("standard deviation:", [round(x, 2) for x in learned.log_scale.exp().tolist()], " exact: 0.77")
 
 # %% [markdown]
-# The means are right and the standard deviations too small. That is no accident and not a lack of training: to
-# stay inside a slanted ellipse, one that is not slanted must shrink. The loss flattens out above what the exact
-# posterior would reach, and how far above is exactly the divergence of the guide from the posterior.
+# The means are right and the standard deviations too small. This is not a lack of training: to stay inside a slanted
+# ellipse, an ellipse that is not slanted must shrink. The loss converges above the loss of the exact posterior, and the
+# difference is exactly the divergence of the guide from the posterior.
 
 # %%
 exact = Guess(center, covariance)
@@ -145,7 +145,7 @@ missing = torch.distributions.kl_divergence(learned.conditional(), exact.conditi
 
 
 def ellipse(ax: Axes, mean: Tensor, covariance: Tensor, **style: object) -> None:
-    """Where a Gaussian has half of its mass."""
+    """The ellipse that holds half of a Gaussian's mass."""
     variances, directions = torch.linalg.eigh(covariance)
     width, height = (2 * math.sqrt(2 * math.log(2)) * variances.sqrt()).tolist()
     angle = math.degrees(math.atan2(directions[1, 0], directions[0, 0]))
@@ -171,9 +171,9 @@ def draw_posterior(ax: Axes, guide: Guess, case: int, color: str) -> None:
 
 def draw_learning() -> None:
     _, (loss, plane) = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=(1.6, 1))
-    loss.plot(losses, color=COLORS[0], label="loss: minus the bound")
-    loss.axhline(-log_evidence.mean(), color=INK, linestyle="--", label="minus log p(x): no guide can do better")
-    loss.set(xlabel="step", ylabel="nats a case", title=f"The loss ends {missing:.2f} nats above minus log p(x)")
+    loss.plot(losses, color=COLORS[0], label="loss: −ELBO")
+    loss.axhline(-log_evidence.mean(), color=INK, linestyle="--", label="−log p(x): no guide can do better")
+    loss.set(xlabel="step", ylabel="nats per case", title=f"The loss converges {missing:.2f} nats above −log p(x)")
     loss.legend(frameon=False)
     draw_posterior(plane, learned, 0, COLORS[0])
     plane.set(ylabel="$z_2$", title="Exact posterior (shaded), guide (line)")
@@ -185,8 +185,7 @@ draw_learning()
 # ## A gallery of bad guides
 #
 # Five guides to try the checks on. The second is the exact posterior with half its standard deviations, the third
-# with twice as large ones, the fourth is beside it, and the last one has not looked at the data at all: it is the
-# prior.
+# with twice as large ones, the fourth has a shifted mean, and the last one ignores the data: it is the prior.
 
 # %%
 guides = {
@@ -199,7 +198,7 @@ guides = {
 
 
 def draw_gallery() -> None:
-    case = int(seen.argmax())
+    case = int(observed.argmax())
     _, axes = plt.subplots(1, 5, figsize=(12, 2.9), sharey=True)
     for ax, (name, guide), color in zip(axes, guides.items(), COLORS, strict=False):
         draw_posterior(ax, guide, case, color)
@@ -210,40 +209,43 @@ def draw_gallery() -> None:
 draw_gallery()
 
 # %% [markdown]
-# ## Bounds: what the guide gives away
+# ## Bounds: the gap that the guide leaves
 #
-# A bound of log p(x) from one draw a case is the ELBO, and what it lacks is the guide's divergence. A bound from
-# $K$ draws, averaged before the logarithm, lacks less and less:
+# The bound of log p(x) from one draw per case is the ELBO, and its gap is the divergence of the guide from the
+# posterior. The bound from $K$ draws, averaged before the logarithm, has a smaller gap:
 #
 # $$
 # \log p(x) \; \ge \; E \log \frac1K \sum_{k=1}^K \frac{p(x, z_k)}{q(z_k \mid x)}, \qquad z_k \sim q.
 # $$
 #
-# In a real model log p(x) is not known, but how far the bound *rises* with $K$ is, and the guide is off by at least
-# that much.
+# In a real model log p(x) is unknown, but the *increase* of the bound with $K$ can be measured, and the gap of the
+# ELBO is at least that large.
 
 # %%
 counts = [2**power for power in range(10)]
 
 
 def importance(guide: Guess) -> list[float]:
-    """What the bound of K draws lacks of log p(x), for each K, in nats a case."""
+    """The gap between log p(x) and the bound of K draws, for each K, in nats per case."""
     torch.manual_seed(1)
-    found = importance_sweep(model, guide, batch, counts)
-    return [float((log_evidence - found[count]).mean()) for count in counts]
+    bounds = importance_sweep(model, guide, batch, counts)
+    return [float((log_evidence - bounds[count]).mean()) for count in counts]
 
 
-lacking = {name: importance(guide) for name, guide in guides.items()}
+gaps = {name: importance(guide) for name, guide in guides.items()}
 
 
 def draw_bounds() -> None:
     _, ax = plt.subplots(figsize=(7, 3.4))
-    for (name, values), color in zip(lacking.items(), COLORS, strict=False):
+    for (name, values), color in zip(gaps.items(), COLORS, strict=False):
         ax.plot(counts, values, "o-", color=color, markersize=3, label=name)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
     ax.set(
-        xlabel="draws $K$", ylabel="nats a case", ylim=(0.01, 5), title="What the bound of $K$ draws lacks of log p(x)"
+        xlabel="draws $K$",
+        ylabel="nats per case",
+        ylim=(0.01, 5),
+        title="Gap between log p(x) and the bound of $K$ draws",
     )
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
@@ -251,23 +253,23 @@ def draw_bounds() -> None:
 draw_bounds()
 
 # %% [markdown]
-# All guides give something away, and draws make up for it, but not for all alike. The prior lacks most at first and
-# soon little: it covers the posterior, so that some of its draws always hit. The guide that is too narrow lacks much
-# less at first and most at the end: where it hardly ever looks, more draws hardly help. With one draw the bounds
-# would rank these two the wrong way round for whoever means to weight the draws. (Where a line leaves the picture,
-# what is lacking is smaller than the noise of 500 cases.)
+# Every guide has a gap, and more draws reduce it, but not equally. The gap of the prior is the largest for one draw
+# and soon small: the prior covers the posterior, so some of its draws always hit. The guide that is too narrow has a
+# much smaller gap for one draw and the largest for many: more draws hardly help where it has almost no mass. The bounds
+# of one draw would rank these two wrongly for importance sampling. (Where a line leaves the axes, the gap is smaller
+# than the noise of 500 cases.)
 #
-# ## k-hat: is the posterior where the guide does not look?
+# ## k-hat: does the guide miss parts of the posterior?
 #
-# The importance weights of the draws, $p(x, z) / q(z \mid x)$, tell. A guide that is nearly right has nearly equal
-# weights. One that leaves out a tail of the posterior has a few enormous ones, and their largest follow a Pareto distribution
-# whose shape is called k-hat: below 0.5 the guide is near, up to 0.7 weighting its draws mends it, above 0.7 nothing
-# that is computed from its draws can be trusted.
+# The importance weights of the draws, $p(x, z) / q(z \mid x)$, show it. A nearly exact guide has nearly equal weights.
+# A guide that misses a tail of the posterior has a few enormous ones, and the largest weights follow a Pareto
+# distribution whose shape is called k-hat: below 0.5 the guide is close; up to 0.7 importance weighting corrects it;
+# above 0.7 no importance-weighted estimate from its draws is reliable.
 #
-# `pf.to_arviz` draws and keeps the densities, for any model that observes `text` in `texts`; `khat` reads them. For a
-# Gaussian whose variance in some direction is a share $c < 1$ of the posterior's, the shape is known: $1 - c$ at the
-# smallest $c$. That is 3/4 for the guide that is too narrow, and 2/3 for the one that was learned, which is too narrow
-# along the ellipse's long axis.
+# `pf.to_arviz` stores draws and their densities for any model that observes `text` in `texts`; `khat` reads them. For a
+# Gaussian whose variance in some direction is a fraction $c < 1$ of the posterior's, the shape is known: $1 - c$ at the
+# smallest $c$. It is 3/4 for the guide that is too narrow, and 2/3 for the learned one, which is too narrow along the
+# long axis of the ellipse.
 
 # %%
 drawn = {name: pf.to_arviz(model, guide, batch, draws, prior=False) for name, guide in guides.items()}
@@ -284,17 +286,18 @@ def draw_shapes() -> None:
         ax.axvline(limit, color=FRAME, linestyle="--")
     ax.set_yticks(range(len(shapes)), list(shapes))
     ax.invert_yaxis()
-    ax.set(xlabel="k-hat of each case; the bar is the median", title="Left of the dashed lines, a guide passes")
+    ax.set(xlabel="k-hat of each case; the bar is the median", title="A guide passes left of the dashed lines")
 
 
 draw_shapes()
 
 # %% [markdown]
-# The guide in the wrong place is suspected as well: on its far side it is too thin. Wide guides pass, the prior too,
-# but for a few cases far to the right: there the data were a surprise, and hardly a draw from the prior explains them.
+# The guide with the wrong mean has a high k-hat as well: it has too little mass on one side. Wide guides pass, and so
+# does the prior, except for a few cases far to the right: their data are improbable, and hardly any draw from the prior
+# explains them.
 #
-# Where the guide is wide enough, its draws can be weighted and are then as good as the posterior's. So one checks
-# k-hat before one trusts what the weights say:
+# Where the guide is wide enough, its weighted draws are as good as draws from the posterior. So check k-hat before you
+# rely on the weights:
 
 # %%
 for name, data in drawn.items():
@@ -307,18 +310,18 @@ for name, data in drawn.items():
     print(f"{name:>20}: standard deviation {plain:.2f}, weighted {weighted:.2f}, exact {0.6**0.5:.2f}")
 
 # %% [markdown]
-# ## Coverage: is the truth where the guide says?
+# ## Coverage: do the guide's intervals contain the truth?
 #
-# The cases were drawn from the model, so their true numbers are known. That can be had for any model: draw latents
-# and data from it, infer, and compare. If the guide is right, its central 90 % interval holds the truth in 90 % of
-# the cases, and so for every other share.
+# The cases were drawn from the model, so their true numbers are known. This works for any model: draw latents and data
+# from it, infer, and compare. If the guide is exact, its central 90 % interval contains the truth in 90 % of the
+# cases, and the same holds for every other level.
 
 # %%
 levels = np.linspace(0, 1, 41)
 
 
 def coverage(data: object) -> np.ndarray:
-    """How often the truth lies in the central interval of each level."""
+    """The fraction of cases whose truth lies in the central interval of each level."""
     rank = (data.posterior["z"].values[0] < truth.numpy()).mean(0)
     return np.array([(abs(rank - 0.5) <= level / 2).mean() for level in levels])
 
@@ -329,54 +332,54 @@ covered = {name: coverage(data) for name, data in drawn.items()}
 def draw_coverage() -> None:
     _, ax = plt.subplots(figsize=(6.4, 4.2))
     chance = 2 * np.sqrt(levels * (1 - levels) / cases)
-    ax.fill_between(levels, levels - chance, levels + chance, color=SHADES(0.4), label="right, give or take chance")
+    ax.fill_between(levels, levels - chance, levels + chance, color=SHADES(0.4), label="exact, ± 2 standard errors")
     for (name, values), color in zip(covered.items(), COLORS, strict=False):
         ax.plot(levels, values, color=color, label=name)
-    ax.set(xlabel="the interval promises", ylabel="the truth is inside", aspect="equal", title="Coverage")
+    ax.set(xlabel="level of the interval", ylabel="fraction of cases inside", aspect="equal", title="Coverage")
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 draw_coverage()
 
 # %% [markdown]
-# Coverage sees what k-hat did not: intervals that are too wide, and ones that are in the wrong place. But it is
-# blind as well. The prior passes: whoever says "I don't know", and means it, is right as often as promised. Only the
-# bound tells that this guide threw the data away. All three in one table:
+# Coverage detects what k-hat did not: intervals that are too wide, and ones with the wrong center. But it misses
+# something as well. The prior passes: its wide intervals contain the truth as often as promised. Only the bound shows
+# that this guide ignores the data. All three in one table:
 
 # %%
-print(f"{'':>20}  {'lacks, K = 1':>12}  {f'K = {counts[-1]}':>8}  {'k-hat':>6}  {'in its 90 %':>11}")
+print(f"{'':>20}  {'gap, K = 1':>12}  {f'K = {counts[-1]}':>8}  {'k-hat':>6}  {'90 % covers':>11}")
 for name in guides:
-    first, last = lacking[name][0], lacking[name][-1]
+    first, last = gaps[name][0], gaps[name][-1]
     inside = covered[name][np.isclose(levels, 0.9)].item()
     print(f"{name:>20}  {first:>12.2f}  {last:>8.2f}  {np.median(shapes[name]):>6.2f}  {inside:>11.0%}")
 
 # %% [markdown]
-# ## How far k-hat reaches
+# ## k-hat in many dimensions
 #
-# One warning before k-hat meets a Transformer. It grows with the number of dimensions, because small errors multiply.
-# Below is a guide whose standard deviations are only a tenth too small, in more and more dimensions. With endless
-# draws k-hat would be 0.19 for all of them. With a few hundred draws it is not.
+# One warning before k-hat is used with a Transformer. It grows with the number of dimensions, because small errors
+# multiply. Below is a guide whose standard deviations are only a tenth too small, in more and more dimensions. With
+# infinitely many draws k-hat would be 0.19 for all of them. With a few hundred draws it is larger.
 
 
 # %%
-class Unmoved(nn.Module):
-    """Latents of some size that the data say nothing about: the posterior is the prior."""
+class PriorOnly(nn.Module):
+    """Latents that the data do not depend on: the posterior is the prior."""
 
-    def __init__(self, size: int, scale: float = 1.0, sees: bool = True) -> None:
+    def __init__(self, size: int, scale: float = 1.0, observes: bool = True) -> None:
         super().__init__()
-        self.size, self.scale, self.sees = size, scale, sees
+        self.size, self.scale, self.observes = size, scale, observes
 
     def forward(self, batch: pf.Batch) -> None:
         with pyro.plate("texts", 20, dim=-1):
             pyro.sample("z", dist.Normal(torch.zeros(20, self.size), self.scale).to_event(1))
-            if self.sees:
+            if self.observes:
                 pyro.sample("text", dist.Normal(torch.zeros(20), 1.0), obs=torch.zeros(20))
 
 
 sizes = [4**power for power in range(6)]
 twenty = pf.Batch.pad([[2]] * 20)
 by_size = [
-    khat(pf.to_arviz(Unmoved(size), Unmoved(size, 0.9, sees=False), twenty, draws // 2, prior=False)).values
+    khat(pf.to_arviz(PriorOnly(size), PriorOnly(size, 0.9, observes=False), twenty, draws // 2, prior=False)).values
     for size in sizes
 ]
 
@@ -395,20 +398,19 @@ draw_sizes()
 
 # %% [markdown]
 # The posterior of a sentence under an `NVAE` has more than a thousand dimensions. A k-hat above 0.7 there does not
-# mean that the model is useless; it means that the guide's draws, weighted or not, do not stand for the posterior,
-# and that the importance-weighted bound is still well below log p(x). Compare models by bounds of the same number of
-# draws, then, and say the number.
+# mean that the model is useless; it means that the guide's draws, weighted or not, do not represent the posterior,
+# and that the importance-weighted bound is still well below log p(x). Compare models by bounds with the same number
+# of draws, and report that number.
 #
 # ## What to try next
 #
-# - Here: draw fewer cases, and see how much of a bad guide chance can hide in the picture of coverage; give
-#   `Independent` a full `scale_tril` to learn, and see all checks pass.
+# - Here: draw fewer cases, and see how much of a bad guide's error chance can hide in the coverage plot; let
+#   `Independent` learn a full `scale_tril`, and see all checks pass.
 # - With a run of yours: `data = run.posterior(texts, draws=200)`, then `khat(data)` for each text, and `khat(data,
-#   "vectors")` for how far the text moves one site away from its prior.
-# - `pf.diagnostics.calibrate(model, guide)` draws the data anew many times and ranks the truth among the guide's draws,
-#   for any model; `.table()` and `pf.plots.ranks` show it. It ranks log p as well, which finds out even the prior.
-# - `run.evaluate()` prints the bound of one draw beside those of more; `compare(first, second, texts)` in
-#   `pyroformer.inference.diagnostics` says which of two runs finds held-out texts more probable, with a standard
-#   error.
+#   "vectors")` for the change from prior to posterior at one site.
+# - `pf.diagnostics.calibrate(model, guide)` simulates many data sets and ranks the truth among the guide's draws, for
+#   any model; `.table()` and `pf.plots.ranks` show the result. It ranks log p as well, which detects even the prior.
+# - `run.evaluate()` reports the bounds of one draw and of more; `pf.diagnostics.compare(first, second, texts)`
+#   estimates which of two runs gives held-out texts a higher probability, with a standard error.
 # - The guide's gap is one of two reasons for a bad bound. The other is the model: [04_new_prior](04_new_prior.ipynb)
 #   changes that.
