@@ -320,3 +320,7 @@ def _checked(
     if variational and isinstance(mixture.variances, Covariances):
         raise ValueError("the variational form needs isotropic or diagonal variances")
     return moves
+
+
+def __dir__() -> list[str]:
+    return __all__

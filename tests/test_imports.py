@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,9 +12,35 @@ from pathlib import Path
 import pytest
 
 import pyroformer
+from pyroformer.inference.cli.parser import COMMANDS, NETWORK, TRAINING
+from pyroformer.inference.utils.registry import MODELS, imported
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("models", "guides", "inference")  # a folder imports from itself and from those before it
+# Rooms and modules in the order of imports: each imports from itself and from those in lines before it.
+ORDER = (
+    ("models.lazy", "models.choices", "models.precision"),
+    ("models.batch", "models.local_params", "models.serialization"),
+    ("models.distributions",),
+    ("models.attention",),
+    ("models.transformer",),
+    ("models.priors",),
+    ("models.base",),
+    ("models",),
+    ("guides",),
+    ("inference.utils", "inference.schedules"),
+    ("inference.options", "inference.em", "inference.data"),
+    ("inference.pretrained", "inference.objectives"),
+    ("inference.runs", "inference.svi"),
+    ("inference.generation", "inference.posterior"),
+    ("inference.evaluation",),
+    ("inference.run",),
+    ("inference.training",),
+    ("inference.diagnostics",),
+    ("inference.plots",),
+    ("inference.cli",),
+)
+CROWDED = 18  # modules in one folder
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 PUBLIC = [path for path in FILES if not path.name.startswith("_")]
 CONSOLE = {ROOT / "inference" / "cli" / name for name in ("main.py", "progress.py")}
@@ -44,6 +71,77 @@ def test_imports_point_one_way(path: Path) -> None:
         target = rest.split(".")[0]
         if top == "pyroformer" and target in FOLDERS:
             assert target in allowed, f"{path.relative_to(ROOT)}:{line}: {folder} must not import {name}"
+
+
+def room_of(module: str) -> tuple[int, str]:
+    """The place in the order of imports of a module, given without ``pyroformer.``, and its room."""
+    rooms = [(place, room) for place, rooms in enumerate(ORDER) for room in rooms]
+    return max((item for item in rooms if f"{module}.".startswith(f"{item[1]}.")), key=lambda item: len(item[1]))
+
+
+@in_each
+def test_rooms_import_one_way(path: Path) -> None:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    if len(parts) == 2 and parts[1] == "__init__":
+        return  # re-exports, for type checkers only
+    place, room = room_of(".".join(parts))
+    for name, line in imported_names(path):
+        top, _, target = name.partition(".")
+        if top != "pyroformer" or not target.startswith(FOLDERS):
+            continue
+        other, other_room = room_of(target)
+        allowed = other_room == room or other < place
+        assert allowed, (
+            f"{path.relative_to(ROOT)}:{line}: {room} comes before {other_room}, so it must not import {name}"
+        )
+
+
+def test_no_folder_is_crowded() -> None:
+    folders = {path.parent for path in FILES}
+    sizes = {folder: sum(path.name != "__init__.py" for path in folder.glob("*.py")) for folder in folders}
+    crowded = {str(folder.relative_to(ROOT)): size for folder, size in sizes.items() if size > CROWDED}
+    assert not crowded, f"modules in a folder: {crowded}"
+
+
+def test_every_path_in_a_table_exists() -> None:
+    classes = [path for pair in MODELS.values() for path in pair if path]
+    homes = [f"pyroformer.{home}" for home in pyroformer._HOMES.values() if ":" in home]
+    for path in [*classes, *homes, *COMMANDS.values(), NETWORK, TRAINING]:
+        assert callable(imported(path)), path
+
+
+REFERENCE = re.compile(r"(?<![\w/.])pyroformer(?:\.[A-Za-z_]\w*)+(?::[A-Za-z_]\w*)?")
+WRITTEN = sorted(
+    [*FILES, *ROOT.glob("docs/*.md"), *ROOT.glob("src/pyroformer/*.py"), ROOT / "README.md", ROOT / "pyproject.toml"]
+)
+WRITTEN.remove(ROOT / "inference" / "runs" / "old_runs.py")  # a table of paths that exist no more
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_import_path_in_text_exists(path: Path) -> None:
+    """Docstrings, messages, documents: what is written as ``pyroformer.x.y`` can be imported."""
+    for reference in set(REFERENCE.findall(path.read_text())):
+        parts = re.split("[.:]", reference)
+        value = pyroformer
+        for depth, part in enumerate(parts[1:], start=2):
+            if not hasattr(value, part):
+                try:
+                    importlib.import_module(".".join(parts[:depth]))
+                except ImportError:
+                    pytest.fail(f"{path.relative_to(ROOT)} names {reference}, which does not exist")
+            value = getattr(value, part)
+
+
+SOURCE = re.compile(
+    r"(?<![\w./-])(?:models|guides|inference|tests|docs|benchmarks|notebooks)/[\w/.-]+\.(?:py|md|ipynb)\b"
+)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "Makefile", "docs/index.md"])
+def test_every_file_that_is_named_exists(name: str) -> None:
+    examples = {"models/yours.py", "guides/yours.py", "tests/models/test_yours.py"}
+    missing = [file for file in SOURCE.findall((ROOT / name).read_text()) if not (ROOT / file).exists()]
+    assert not set(missing) - examples, f"{name} names files that do not exist: {missing}"
 
 
 @in_each
@@ -79,10 +177,17 @@ def test_public_modules_say_what_they_are_and_what_they_offer(path: Path) -> Non
 
 
 def test_every_name_at_the_top_exists() -> None:
-    assert set(pyroformer.__all__) == set(pyroformer._HOMES)
-    for name in pyroformer.__all__:
-        assert getattr(pyroformer, name) is not None
-        assert name in dir(pyroformer)
+    for package in (pyroformer, pyroformer.models, pyroformer.guides, pyroformer.inference):
+        assert set(package.__all__) == set(package._HOMES)
+        assert {name for name in dir(package) if not name.startswith("__")} == set(package.__all__)
+        for name in package.__all__:
+            assert getattr(package, name) is not None
+
+
+@pytest.mark.parametrize("package", ["priors", "distributions", "plots", "diagnostics", "em"])
+def test_packages_show_public_names_only(package: str) -> None:
+    module = getattr(pyroformer, package)
+    assert dir(module) == sorted(module.__all__)
 
 
 def test_an_unknown_name_at_the_top_is_an_attribute_error() -> None:

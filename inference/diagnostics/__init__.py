@@ -1,4 +1,4 @@
-"""Diagnostics of variational posteriors: is the guide good, which model is better, do its texts look like real ones?"""
+"""Diagnostics: quality of a guide, comparison of models, predictive checks of generated texts."""
 
 from .calibration import Calibration, calibrate
 from .chains import as_chains
@@ -22,3 +22,7 @@ __all__ = [
     "predictive_check",
     "text_statistics",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

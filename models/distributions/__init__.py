@@ -4,3 +4,7 @@ from .log_dirichlet import Lengths, LogDirichlet, log_simplex
 from .stick_breaking import LogStickBreaking
 
 __all__ = ["Lengths", "LogDirichlet", "LogStickBreaking", "log_simplex"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,4 +1,4 @@
-r"""Priors over the parts of a mixture: conjugate ones for its vectors, and broken sticks for its weights."""
+r"""Priors over the components of a mixture: conjugate ones for means, stick breaking for weights."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,19 +11,20 @@ from pyro.nn import PyroSample
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from ..base import LocalModule
+from ..local_params import LocalModule
 from ..serialization import Configurable
 from .checks import as_prior
+from .roles import Prior
 
 __all__ = ["ComponentPrior", "DirichletProcess", "GaussianVectors", "StickBreaking"]
 
 _ONCE = Size()
 
 
-class ComponentPrior(Configurable, nn.Module):
-    r"""The role of a prior over a mixture's vectors, or over its values.
+class ComponentPrior(Prior):
+    r"""The role of a prior over the means of a mixture's components, or over their values.
 
-    ``forward(precision)`` takes the precisions of what is seen of a vector, with a shape that broadcasts to
+    ``forward(precision)`` takes the precisions of observations of a mean, with a shape that broadcasts to
     :math:`(*, N, D)`, and returns a distribution with event shape :math:`(D)` and a batch shape that broadcasts to
     :math:`(*, N)`.
     """
@@ -35,11 +36,11 @@ class ComponentPrior(Configurable, nn.Module):
 
 
 class GaussianVectors(ComponentPrior):
-    r"""The conjugate prior: an initial vector is worth :math:`\kappa` queries.
+    r"""The conjugate prior: an initial mean counts as much as :math:`\kappa` queries.
 
     .. math:: \mu_n \sim N\left(\mu_n^0, \frac{1}{\kappa \alpha_n}\right)
 
-    With a Gamma prior over the precisions :math:`\alpha_n` it is the Normal-Gamma prior; it is that of
+    With a Gamma prior over the precisions :math:`\alpha_n` it is the Normal-Gamma prior, as in
     :class:`~pyroformer.models.attention.m_step.ConjugatePriors`.
 
     Arguments:
@@ -76,7 +77,7 @@ class GaussianVectors(ComponentPrior):
 
 
 class StickBreaking(TorchDistribution):
-    r"""Weights of the first N components of a Dirichlet process, the last of which takes what is left of the stick.
+    r"""Weights of the first N components of a Dirichlet process, the last of which takes the rest of the stick.
 
     .. math::
         \pi_n = b_n \prod_{k < n} (1 - b_k), \qquad b_n \sim \text{Beta}(1, a), \qquad
@@ -138,7 +139,7 @@ class StickBreaking(TorchDistribution):
 
 
 class DirichletProcess(Configurable, LocalModule):
-    r"""Weights of a Dirichlet process, cut off after as many components as there are, with a prior of its own.
+    r"""Weights of a Dirichlet process that is truncated to the mixture's components.
 
     .. math:: a \sim p(a), \qquad \pi \sim \text{StickBreaking}(a)
 

@@ -2,3 +2,7 @@
 
 from .models.priors import *  # noqa: F403
 from .models.priors import __all__ as __all__
+
+
+def __dir__() -> list[str]:
+    return __all__
