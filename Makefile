@@ -1,10 +1,11 @@
-# Each target works alone on a bare machine with Python >= 3.11: it creates .venv and installs what it needs.
+# Each target works alone on a bare machine with Python >= 3.11: it creates $(VENV) and installs what it needs.
 
 PYTHON ?= python3
-BIN := .venv/bin
-APP := .venv/.app
-DEV := .venv/.dev
-DOCS := .venv/.docs
+VENV ?= .venv
+BIN := $(VENV)/bin
+APP := $(VENV)/.app
+DEV := $(VENV)/.dev
+DOCS := $(VENV)/.docs
 # Byte code is written when a module is first imported, because most of what is installed never is.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
@@ -25,7 +26,7 @@ help:
 	@echo "make curve      rate against distortion of NVAE and VAE, with DATA=folder; goes on where it stopped"
 	@echo "make clean      remove .venv and the tools' caches"
 	@echo
-	@echo "PYTHON=/path/to/python3.12 picks the interpreter that .venv is made from (default: python3)."
+	@echo "PYTHON=/path/to/python3.12 picks the interpreter, VENV=.venv-3.12 the environment that is made from it (default: .venv)."
 
 demo: $(APP)
 	$(BIN)/pyroformer demo
@@ -69,21 +70,21 @@ curve: $(DEV)
 	$(BIN)/python benchmarks/curve.py --data "$(DATA)" --out "runs/curve-$(notdir $(DATA:%/=%))"
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 
-.venv/bin/python:
+$(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "pyroformer needs Python 3.11 or newer, which '$(PYTHON)' is not: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
 
-$(APP): pyproject.toml constraints.txt | .venv/bin/python
+$(APP): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable .
 	touch $@
 
-$(DOCS): pyproject.toml constraints.txt | .venv/bin/python
+$(DOCS): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable ".[docs]"
 	touch $(APP) $@
 
-$(DEV): pyproject.toml constraints.txt | .venv/bin/python
+$(DEV): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable ".[dev]"
 	touch $(APP) $@
