@@ -6,14 +6,14 @@ softmax        softmax attention
 gated          one precision and one gate of the prior for long keys in each head
 unit           a precision for each key as well
 2 keys, H / 2  two Gaussians in each key and half the heads; a narrower MLP makes up for the second projection
-null           gated, and a null unit
+null           gated, and a null component
 
-All have the same initial weights where they have the same parameters, learn from the batches of one training stream,
-step by step in turn, and are scored on the same held-out texts, for each seed.
+Shared parameters have the same initial values. All are trained on the batches of one training stream, step by step in
+turn, and are evaluated on the same held-out texts, for each seed.
 
-With ``--other``, every text is scored by how much the keys led to expect its queries, the mean of log p(q) over heads,
-layers and tokens, and by its likelihood; the figure is the area under the ROC curve for telling held-out texts from
-those of the other corpus.
+With ``--other``, every text is scored by the evidence of its queries, the mean of log p(q) over heads, layers and
+tokens, and by its likelihood; the metric is the area under the ROC curve for telling held-out texts from those of the
+other corpus.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.data.loaders import sequential_batches
-from pyroformer.inference.data.readers import read_splits
+from pyroformer.inference.data.readers import read_texts
 from pyroformer.inference.data.texts import Texts
 from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.models.attention.attend import attend
@@ -58,10 +58,10 @@ def make(corpus: Corpus, name: str, width: int, layers: int, heads: int) -> Lang
 @torch.no_grad()
 def scores(model: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor]:
     """Mean evidence of the queries and mean log-likelihood of the tokens, for each text."""
-    found: list[Tensor] = []
+    evidences: list[Tensor] = []
 
     def look(attention: torch.nn.Module, inputs: tuple[Any, ...], kept: dict[str, Any]) -> None:
-        found.append(evidence(attention, inputs[0]).mean(1))
+        evidences.append(evidence(attention, inputs[0]).mean(1))
 
     hooks = [
         block.attention.register_forward_pre_hook(look, with_kwargs=True)
@@ -73,7 +73,7 @@ def scores(model: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor]:
     for hook in hooks:
         hook.remove()
     tokens = batch.mask.sum(-1)
-    each = torch.stack(found).mean(0) * batch.mask
+    each = torch.stack(evidences).mean(0) * batch.mask
     return each.sum(-1) / tokens, log_likelihood / tokens
 
 
@@ -148,7 +148,7 @@ def run(corpus: Corpus, seed: int, arguments: argparse.Namespace) -> dict[str, d
         }
         if arguments.other is not None:
             inside = Texts.encode(corpus.valid[: arguments.texts], corpus.tokenizer, corpus.max_length)
-            texts = read_splits(arguments.other)[0]["valid"][: arguments.texts]
+            texts = read_texts(arguments.other)[0]["valid"][: arguments.texts]
             by_evidence, by_likelihood = areas(model, inside, Texts.encode(texts, corpus.tokenizer, corpus.max_length))
             results[name] |= {"evidence": by_evidence, "likelihood": by_likelihood}
     return results
@@ -164,12 +164,12 @@ def table(runs: dict[str, list[dict[str, float]]], corpus: Corpus, arguments: ar
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     base = runs["softmax"]
-    for name, found in runs.items():
-        difference = [a["loss"] - b["loss"] for a, b in zip(found, base, strict=True)]
-        pace = min(x["seconds"] for x in found) / min(x["seconds"] for x in base)
-        columns = [spread([x[column] for x in found], 3) if column in found[0] else "" for column in ROC]
-        loss = spread([x["loss"] for x in found], 4)
-        cells = [name, f"{found[0]['parameters']:,}", loss, spread(difference, 4), f"{pace:.2f}", *columns]
+    for name, seeds in runs.items():
+        difference = [a["loss"] - b["loss"] for a, b in zip(seeds, base, strict=True)]
+        pace = min(x["seconds"] for x in seeds) / min(x["seconds"] for x in base)
+        columns = [spread([x[column] for x in seeds], 3) if column in seeds[0] else "" for column in ROC]
+        loss = spread([x["loss"] for x in seeds], 4)
+        cells = [name, f"{seeds[0]['parameters']:,}", loss, spread(difference, 4), f"{pace:.2f}", *columns]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -33,10 +33,10 @@ def load_run(path: str, trust: Sequence[str] | None) -> "Run":
 
 def given_texts(data: str, field: str | None, condition: str | None = None) -> Any:
     """The texts or pairs of a file, or of a folder's test file."""
-    from ..data.readers import read_file, read_splits
+    from ..data.readers import read_file, read_texts
 
     if Path(data).is_dir():
-        return read_splits(data, field, condition=condition)[0]["test"]
+        return read_texts(data, field, condition=condition)[0]["test"]
     return read_file(data, field, condition=condition)[0]
 
 

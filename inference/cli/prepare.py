@@ -185,7 +185,7 @@ def _check(folder: RunFolder, config: Mapping[str, Any], corpus: Corpus, name: s
         other = next((known for known, item in MODELS.items() if public_path(imported(item.model)) == path), path)
         raise ValueError(f"{folder.path} holds a run of the model {other}, not of {name}: choose another --out.")
     has = {f"--{key}": value for key, value in (config.get("training") or {}).items()}
-    has |= {"--vocabulary": corpus.asked, "--max_length": corpus.max_length, "--overlong": corpus.overlong}
+    has |= {"--vocabulary": corpus.requested_vocabulary, "--max_length": corpus.max_length, "--overlong": corpus.overlong}
     has |= _recorded("model", classes.model, config["model"])
     has |= _recorded("model", NETWORK, config["model"]["init_args"]["config"])
     has |= _recorded("guide", classes.guide, config["guide"]) if classes.guide else {}

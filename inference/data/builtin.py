@@ -1,4 +1,4 @@
-"""English sentences that every Python installation holds: the built-in corpus."""
+"""The built-in corpus: English sentences from the documentation in every Python installation."""
 
 import ast
 import inspect
@@ -22,37 +22,37 @@ SKIPPED = {
     "tests",
     "turtledemo",
 }
-LONGEST = 40  # words
-FEWEST = 1000  # sentences; fewer are no standard library
+MAX_WORDS = 40
+MIN_SENTENCES = 1000  # with fewer, the standard library's sources are not there
 
 
 def sentences() -> list[str]:
-    r"""The English sentences of the standard library's docstrings and of the language reference it carries.
+    r"""English sentences from the standard library's docstrings and from the language reference in ``pydoc_data``.
 
-    Source files are parsed, never imported, so that nothing runs. Sentences are unique and in the order of the files;
-    they differ a little between Python versions. Their licence is Python's (PSF).
+    Source files are parsed, never imported, so that no code runs. Sentences are unique and in the order of the files;
+    they differ a little between Python versions. Their license is Python's (PSF).
 
     Raises:
         ValueError: If this Python has no standard library sources to read.
     """
     root = Path(sysconfig.get_paths()["stdlib"])
-    found = dict.fromkeys(sentence for prose in _prose(root) for sentence in _split(prose))
-    if len(found) < FEWEST:
+    unique = dict.fromkeys(sentence for text in _documentation(root) for sentence in _english_sentences(text))
+    if len(unique) < MIN_SENTENCES:
         raise ValueError(
-            f"{root} holds {len(found)} sentences, the built-in corpus needs the standard library's sources: "
+            f"{root} holds {len(unique)} sentences, the built-in corpus needs the standard library's sources: "
             "give a text file instead."
         )
-    return list(found)
+    return list(unique)
 
 
-def _prose(root: Path) -> Iterator[str]:
-    """Docstrings of all modules, classes and functions, and the texts behind ``help()``."""
+def _documentation(root: Path) -> Iterator[str]:
+    """Docstrings of all modules, classes and functions, and the topics of ``help()``."""
     for path in _sources(root):
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of escapes in strings that are not ours
+                warnings.simplefilter("ignore")  # about escapes in the sources
                 tree = ast.parse(path.read_bytes())
-        except (OSError, SyntaxError, ValueError):  # templates and broken links are no loss
+        except (OSError, SyntaxError, ValueError):  # templates and broken links are skipped
             continue
         if path.parts[-2:] == ("pydoc_data", "topics.py"):
             yield from (text for text in _strings(tree) if " " in text)
@@ -90,21 +90,19 @@ _CODE = re.compile(
 )
 
 
-def _split(prose: str) -> Iterator[str]:
-    """The sentences among a docstring's paragraphs."""
-    for paragraph in re.split(r"\n\s*\n", prose):
+def _english_sentences(text: str) -> Iterator[str]:
+    """The English sentences in the paragraphs of a docstring."""
+    for paragraph in re.split(r"\n\s*\n", text):
         lines = paragraph.splitlines()
         if not lines or any(re.match(r"\s*(>>>|\.\.\.|\.\. |[-+|=~^]{2,}|:\w+|@\w+|#)", line) for line in lines):
             continue
         for block in _blocks(lines):
-            text = _MARKUP.sub("", block).replace("’", "'")
-            for sentence in _sentences(text):
-                if _natural(sentence):
-                    yield sentence
+            plain = _MARKUP.sub("", block).replace("’", "'")
+            yield from filter(_is_english, _cut_at_ends(plain))
 
 
 def _blocks(lines: list[str]) -> Iterator[str]:
-    """Lines of one indentation, bullets cut off: deeper lines are examples or belong to another item."""
+    """Consecutive lines of one indentation, without bullets: deeper lines are examples or belong to another item."""
     block: list[str] = []
     indent = None
     for line in lines:
@@ -119,7 +117,7 @@ def _blocks(lines: list[str]) -> Iterator[str]:
         yield "\n".join(block)
 
 
-def _sentences(text: str) -> Iterator[str]:
+def _cut_at_ends(text: str) -> Iterator[str]:
     start = 0
     for end in _END.finditer(text):
         if not _ABBREVIATION.search(text[start : end.start()]):
@@ -128,10 +126,10 @@ def _sentences(text: str) -> Iterator[str]:
     yield " ".join(text[start:].split())
 
 
-def _natural(sentence: str) -> bool:
+def _is_english(sentence: str) -> bool:
     """Whether a sentence reads as English prose."""
     words = sentence.split()
-    if not 3 <= len(words) <= LONGEST or not _SENTENCE.fullmatch(sentence) or _CODE.search(sentence):
+    if not 3 <= len(words) <= MAX_WORDS or not _SENTENCE.fullmatch(sentence) or _CODE.search(sentence):
         return False
     plain = sum(_WORD.fullmatch(word) is not None for word in words)
     if plain < 0.8 * len(words) or not all(_NAME.fullmatch(word) or _WORD.fullmatch(word) for word in words):

@@ -1,19 +1,19 @@
-"""What the lines of a file hold: the fields that are asked for, the text or a condition and the text."""
+"""Formats of text files: the fields of each line, a text or a condition and a text."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-__all__ = ["KINDS", "Field"]
+__all__ = ["FORMATS", "Field"]
 
 Field = str | int  # the key of a JSON object; a column, by its name or its number from 0
-Fields = tuple[Field | None, ...]  # that of the text, which has a default, or those of the condition and the text
-Lines = Iterable[tuple[int, str]]  # with their numbers from 1
+Fields = tuple[Field | None, ...]  # of the text (None: the default), or of the condition and of the text
+Lines = Iterable[tuple[int, str]]  # numbered from 1
 
 
-def _plain(lines: Lines, path: Path, fields: Fields) -> Iterator[tuple[str, ...]]:
+def _read_plain(lines: Lines, path: Path, fields: Fields) -> Iterator[tuple[str, ...]]:
     if len(fields) > 1:
-        return _tabs(lines, path, fields)
+        return _read_tabs(lines, path, fields)
     if fields[0] is not None:
         raise ValueError(
             f"{path} has no fields, so none that is {fields[0]!r}: leave the field out, each line is a text."
@@ -21,7 +21,7 @@ def _plain(lines: Lines, path: Path, fields: Fields) -> Iterator[tuple[str, ...]
     return ((line.strip(),) for _, line in lines)
 
 
-def _json(lines: Lines, path: Path, fields: Fields) -> Iterator[tuple[str, ...]]:
+def _read_json(lines: Lines, path: Path, fields: Fields) -> Iterator[tuple[str, ...]]:
     roles = ("condition", "text")[-len(fields) :]
     keys = ["text" if field is None else str(field) for field in fields]
     _check_different([repr(key) for key in keys], path)
@@ -38,18 +38,18 @@ def _json(lines: Lines, path: Path, fields: Fields) -> Iterator[tuple[str, ...]]
 
 
 def _value(entry: object, key: str, role: str, number: int, path: Path) -> str:
-    """The text that a JSON object holds under a key."""
+    """The text of a JSON object under a key."""
     if not isinstance(entry, dict) or key not in entry:
         has = f"has only {', '.join(map(repr, entry))}" if isinstance(entry, dict) else "is no JSON object"
         raise ValueError(f"line {number} of {path} lacks the field {key!r}: it {has}. Name the field of the {role}.")
     text = entry[key]
-    if not isinstance(text, str) or not _whole(text):
-        held = "half a character" if isinstance(text, str) else json.dumps(text)[:20]
-        raise ValueError(f"line {number} of {path} holds {held} as {key!r}: it must be a text.")
+    if not isinstance(text, str) or not _is_unicode(text):
+        content = "half a character" if isinstance(text, str) else json.dumps(text)[:20]
+        raise ValueError(f"line {number} of {path} holds {content} as {key!r}: it must be a text.")
     return text
 
 
-def _tabs(lines: Lines, path: Path, fields: Fields) -> Iterator[tuple[str, ...]]:
+def _read_tabs(lines: Lines, path: Path, fields: Fields) -> Iterator[tuple[str, ...]]:
     columns: list[int] = []
     for number, line in lines:
         row = line.rstrip("\r\n").split("\t")
@@ -59,37 +59,37 @@ def _tabs(lines: Lines, path: Path, fields: Fields) -> Iterator[tuple[str, ...]]
         if len(row) < len(fields):
             raise ValueError(f"line {number} of {path} has no tab: a pair is a condition, a tab and a text.")
         if not columns:
-            columns, named = _columns(row, number, path, fields)
-            if named:
+            columns, has_header = _columns(row, number, path, fields)
+            if has_header:
                 continue
         if max(columns) >= len(row):
-            raise _lacks(row, max(columns), number, path)
+            raise _missing_column(row, max(columns), number, path)
         yield _row([row[column] for column in columns], number, path)
 
 
 def _columns(first: list[str], number: int, path: Path, fields: Fields) -> tuple[list[int], bool]:
-    """The numbers of the columns that are asked for, and whether the first line is a line of names."""
+    """The numbers of the requested columns, and whether the first line is a header."""
     columns = [_column(field, first, number, path) for field in fields if field is not None]
-    named = any(isinstance(field, str) and not field.isdecimal() for field in fields)
+    has_header = any(isinstance(field, str) and not field.isdecimal() for field in fields)
     if fields[-1] is None:
         others = [column for column in range(len(first)) if column not in columns]
-        called = [column for column in others if first[column] == "text"]
-        if not called and len(others) > 1:
+        named_text = [column for column in others if first[column] == "text"]
+        if not named_text and len(others) > 1:
             raise ValueError(
                 f"{path} has {_count(first)}: name the one with the texts as the field, by its name in the first line "
                 "or its number from 0."
             )
-        columns.append((called or others)[0])
-        named = named or bool(called)
+        columns.append((named_text or others)[0])
+        has_header = has_header or bool(named_text)
     _check_different([f"column {column}" for column in columns], path)
-    return columns, named
+    return columns, has_header
 
 
 def _column(field: Field, first: list[str], number: int, path: Path) -> int:
-    """The number of a column that is given by its number or its name."""
+    """The number of a column, from its number or its name."""
     if str(field).isdecimal():
         if int(field) >= len(first):
-            raise _lacks(first, int(field), number, path)
+            raise _missing_column(first, int(field), number, path)
         return int(field)
     if field not in first:
         raise ValueError(
@@ -100,7 +100,7 @@ def _column(field: Field, first: list[str], number: int, path: Path) -> int:
 
 
 def _row(parts: list[str], number: int, path: Path) -> tuple[str, ...]:
-    """The parts of a line without the blanks around them; of a pair, both or neither."""
+    """The parts of a line without the blanks around them; a pair has both or neither."""
     row = tuple(part.strip() for part in parts)
     if any(row) and not all(row):
         half = "a condition without a text" if row[0] else "a text without a condition"
@@ -113,7 +113,7 @@ def _check_different(fields: list[str], path: Path) -> None:
         raise ValueError(f"the condition and the text of {path} are both {fields[0]}: name two different fields.")
 
 
-def _lacks(row: list[str], column: int, number: int, path: Path) -> ValueError:
+def _missing_column(row: list[str], column: int, number: int, path: Path) -> ValueError:
     return ValueError(f"line {number} of {path} has {_count(row)}, so none of number {column} (from 0).")
 
 
@@ -121,14 +121,14 @@ def _count(row: list[str]) -> str:
     return f"{len(row)} column{'s' if len(row) > 1 else ''}"
 
 
-def _whole(text: str) -> bool:
-    """Whether a text is free of halves of surrogate pairs, which no file in UTF-8 can hold but JSON can spell."""
+def _is_unicode(text: str) -> bool:
+    """Whether a text has no lone surrogates, which JSON can express and UTF-8 cannot."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-# Each reads the lines of one kind of file: one tuple a line, of empty strings where the line is blank.
-KINDS: dict[str, Callable[[Lines, Path, Fields], Iterator[tuple[str, ...]]]] = {
-    ".txt": _plain,
-    ".jsonl": _json,
-    ".tsv": _tabs,
+# Readers by the ending of a file's name: one tuple for each line, of empty strings if the line is blank.
+FORMATS: dict[str, Callable[[Lines, Path, Fields], Iterator[tuple[str, ...]]]] = {
+    ".txt": _read_plain,
+    ".jsonl": _read_json,
+    ".tsv": _read_tabs,
 }

@@ -1,4 +1,4 @@
-"""Labels: conditions of which there are few, each a token of its own."""
+"""Labels: conditions with few different values, each encoded as one token."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -9,22 +9,22 @@ from torch import Tensor
 
 from ...models.batch import EOS
 
-__all__ = ["MOST_LABELS", "Labels", "label_names"]
+__all__ = ["MAX_LABELS", "Labels", "label_names"]
 
-MOST_LABELS = 1000  # more different conditions than that are texts, unless one says otherwise
+MAX_LABELS = 1000  # more different conditions are texts, unless labels=True
 
 Tokens = Sequence[int] | Int[Tensor, "_"] | Int[np.ndarray, "_"]
 
 
 class Labels:
-    r"""A tokenizer whose texts are one token each: label :math:`i` is token ``first + i``.
+    r"""A tokenizer that encodes each label as one token: label :math:`i` is token ``first + i``.
 
-    The tokens of texts come before ``first``, so that no text can spell a label, and the name of a label in a text is
-    tokenized as any word.
+    The tokens of texts come before ``first``, so that no text is encoded to a label; the name of a label in a text is
+    tokenized like any other word.
 
     Arguments:
-        names: What the labels are called.
-        first: The number of tokens that texts are made of.
+        names: Names of the labels.
+        first: Number of tokens of the tokenizer of texts.
 
     Examples:
         >>> labels = Labels(["book", "cancel"], first=259)
@@ -49,7 +49,7 @@ class Labels:
         return f"Labels({len(self):,} labels)"
 
     def encode(self, text: str) -> list[int]:
-        """The token of a label, then an end, as every text has.
+        """The token of a label and an end token.
 
         Raises:
             ValueError: If there is no such label.
@@ -67,14 +67,14 @@ class Labels:
         return [self.encode(text) for text in texts]
 
     def decode(self, tokens: Tokens) -> str:
-        """The name of the label that some tokens hold, or of several in a row; other tokens have no name."""
+        """The name of the label in a sequence of tokens, or the names of several; other tokens are skipped."""
         return "".join(self.names[token - self.first] for token in map(int, tokens) if token >= self.first)
 
     def decode_batch(self, rows: Sequence[Tokens] | Int[Tensor, "B T"] | Int[np.ndarray, "B T"]) -> list[str]:
         return [self.decode(row) for row in rows]
 
     def byte_lengths(self) -> UInt[np.ndarray, " V"]:
-        """The number of bytes of each label's name; the tokens of texts count nothing here."""
+        """The number of bytes of each label's name, after zeros for the tokens of texts."""
         return np.array([0] * self.first + [len(name.encode()) for name in self.names], np.uint16)
 
 
@@ -82,9 +82,9 @@ def label_names(conditions: Iterable[str], labels: bool | None = None) -> list[s
     """The names of the labels among the conditions of training texts, in order; None if conditions are texts.
 
     Arguments:
-        conditions: Those of all training texts.
-        labels: Whether they are labels; if None, they are if at most 1,000 are different and each is one word, with no
-            blank in it.
+        conditions: The conditions of all training texts.
+        labels: Whether they are labels. If None, they are labels if at most 1,000 are different and each is one word
+            without blanks.
 
     Examples:
         >>> label_names(["book", "cancel", "book"]), label_names(["Where to?"]), label_names(["Where to?"], labels=True)
@@ -92,5 +92,5 @@ def label_names(conditions: Iterable[str], labels: bool | None = None) -> list[s
     """
     names = sorted(set(conditions))
     if labels is None:
-        labels = 0 < len(names) <= MOST_LABELS and all(name.split() == [name] for name in names)
+        labels = 0 < len(names) <= MAX_LABELS and all(name.split() == [name] for name in names)
     return names if labels else None

@@ -1,4 +1,4 @@
-"""Texts in batches: of few shapes, in an order that is a function of the seed and the step alone."""
+"""Batches of texts: few shapes, in an order that is a function of the seed and the step alone."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -15,19 +15,19 @@ __all__ = ["TrainingStream", "sequential_batches"]
 
 
 class TrainingStream(IterableDataset[Batch]):
-    r"""The batches that training sees, without end: what step :math:`s` is given depends on nothing that came before.
+    r"""An endless stream of training batches, in which step :math:`s` is a function of the seed alone.
 
-    Each epoch shuffles the texts, sorts them by bucket, cuts the row into chunks of
+    Each epoch shuffles the texts, sorts them by bucket, cuts the sequence into chunks of
 
-        batch_size x accumulate x world
+        batch_size x accumulate_grad_batches x world
 
-    texts, one chunk for each optimizer step, and shuffles the chunks. A chunk is as wide as the bucket of its longest
-    text, so that there are no more shapes than buckets; chunk number :math:`j` deals its texts in turn to the
-    micro-batches :math:`(a, r)` of accumulation :math:`a` and rank :math:`r`. Only the last chunk can be short: it is
-    filled with rows of weight zero. Every text comes exactly once an epoch.
+    texts, one chunk for each optimizer step, and shuffles the chunks. A chunk is padded to the bucket of its longest
+    text, so that there are no more shapes than buckets, and its texts are dealt in turn to the micro-batches
+    :math:`(a, r)` of accumulation :math:`a` and rank :math:`r`. Only the last chunk can be short: it is filled with
+    rows of weight zero. Every text comes exactly once an epoch.
 
-    A text weighs :math:`\text{world} \cdot \text{accumulate_grad_batches} / n`, where :math:`n` is the number of texts in the step,
-    so that it counts :math:`1/n` once gradients are averaged over ranks and micro-batches.
+    A text has weight :math:`W A / n`, with :math:`W` processes, :math:`A` accumulated micro-batches and :math:`n` texts
+    in the step, so that it counts :math:`1/n` once gradients are averaged over ranks and micro-batches.
 
     Iterating gives this rank's micro-batches from step ``start`` on; it may be wrapped in a ``DataLoader`` with
     ``batch_size=None`` and any number of workers. A run that resumes sets ``start`` to the number of steps it has made.
@@ -35,10 +35,10 @@ class TrainingStream(IterableDataset[Batch]):
     Arguments:
         texts: The training texts.
         batch_size: Number of rows of a micro-batch.
-        seed: What the order follows from.
-        rank: Which of ``world`` processes this one is.
-        world: How many processes share each step.
-        accumulate_grad_batches: How many micro-batches each process adds up in a step.
+        seed: Random seed of the order.
+        rank: Number of this process, from 0 to ``world`` - 1.
+        world: Number of processes that share each step.
+        accumulate_grad_batches: Number of micro-batches of each process in a step.
         start: The first step.
 
     Raises:
@@ -67,7 +67,7 @@ class TrainingStream(IterableDataset[Batch]):
     ) -> None:
         super().__init__()
         if not len(texts):
-            raise ValueError("there are no texts to train on: give some.")
+            raise ValueError("there are no texts to train on: give at least one.")
         for name, size in {
             "batch_size": batch_size,
             "world": world,
@@ -102,10 +102,10 @@ class TrainingStream(IterableDataset[Batch]):
     def micro_batch(self, step: int, index: int = 0) -> Batch:
         """This rank's micro-batch number ``index`` of one optimizer step."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        chunks, widths = self._epoch(epoch)
+        chunks, lengths = self._epoch(epoch)
         dealt = chunks[place, index * self.world + self.rank :: self.world * self.accumulate_grad_batches]
         weight = self.world * self.accumulate_grad_batches / int((chunks[place] >= 0).sum())
-        return self.texts.batch(dealt, int(widths[place]), weight)
+        return self.texts.batch(dealt, int(lengths[place]), weight)
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
@@ -114,40 +114,39 @@ class TrainingStream(IterableDataset[Batch]):
             yield self.micro_batch(*divmod(number, self.accumulate_grad_batches))
 
     def position(self, step: int) -> dict[str, Any]:
-        """What a run needs to go on after ``step`` steps."""
+        """The state from which the stream resumes after ``step`` steps."""
         return {"step": step, "seed": self.seed, "texts": len(self.texts), "texts_per_step": self.texts_per_step}
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Starts where a run ended; its steps may be divided among other ranks and micro-batches if they stay as large.
+        """Starts after the steps of an earlier run; ranks and micro-batches may divide them differently.
 
         Raises:
-            ValueError: If the order would not be the one that the run began with.
+            ValueError: If the order of batches would differ from that of the earlier run.
         """
-        for name, now in self.position(0).items():
-            if name != "step" and state[name] != now:
+        for name, value in self.position(0).items():
+            if name != "step" and state[name] != value:
                 raise ValueError(
-                    f"the run began with {name.replace('_', ' ')} = {state[name]} and would go on with {now}: "
+                    f"the run began with {name.replace('_', ' ')} = {state[name]} and would go on with {value}: "
                     "its batches would be others. Resume it with the same data, seed and texts per step."
                 )
         self.start = state["step"]
 
     def _epoch(self, epoch: int) -> tuple[Int[np.ndarray, "steps chunk"], Int[np.ndarray, " steps"]]:
-        """Which texts each step of an epoch has (-1: none), and how wide it is."""
+        """Indices of the texts in each step of an epoch (-1: filler), and the padded length of each step."""
         if self._plan is None or self._plan[0] != epoch:
             generator = np.random.default_rng((self.seed, epoch))
             order = generator.permutation(len(self.texts))
-            fitting = np.searchsorted(self.texts.widths, self.texts.lengths[order])
-            chunks, widths = _chunks(order[np.argsort(fitting, kind="stable")], self.texts, self.texts_per_step)
+            buckets = np.searchsorted(self.texts.padded_lengths, self.texts.lengths[order])
+            chunks, lengths = _chunks(order[np.argsort(buckets, kind="stable")], self.texts, self.texts_per_step)
             shuffled = generator.permutation(len(chunks))
-            self._plan = epoch, chunks[shuffled], widths[shuffled]
+            self._plan = epoch, chunks[shuffled], lengths[shuffled]
         return self._plan[1:]
 
 
 def sequential_batches(texts: Texts, batch_size: int = 64) -> Iterator[tuple[Int[np.ndarray, " texts"], Batch]]:
-    r"""Every text once, shortest first, in batches of one size: pairs (which texts, batch).
+    r"""Every text once, shortest first, in batches of one size: pairs (indices of the texts, batch).
 
-    The last batch is filled with rows of weight zero, which follow the texts; the real ones weigh 1 / number of texts
-    in the batch.
+    Each text has weight 1 / number of texts in the batch; the last batch is filled with rows of weight zero at its end.
 
     Examples:
         >>> from pyroformer.inference.data.tokenizer import Tokenizer
@@ -158,16 +157,16 @@ def sequential_batches(texts: Texts, batch_size: int = 64) -> Iterator[tuple[Int
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: give at least 1.")
-    chunks, widths = _chunks(np.argsort(texts.lengths, kind="stable"), texts, batch_size)
-    for chunk, width in zip(chunks, widths, strict=True):
-        yield chunk[chunk >= 0], texts.batch(chunk, int(width))
+    chunks, lengths = _chunks(np.argsort(texts.lengths, kind="stable"), texts, batch_size)
+    for chunk, length in zip(chunks, lengths, strict=True):
+        yield chunk[chunk >= 0], texts.batch(chunk, int(length))
 
 
 def _chunks(
     order: Int[np.ndarray, " texts"], texts: Texts, size: int
 ) -> tuple[Int[np.ndarray, "chunks {size}"], Int[np.ndarray, " chunks"]]:
-    """Texts in order of their buckets, cut into chunks (the last filled with -1), and the widths of the chunks."""
+    """Texts in order of their buckets, cut into chunks (the last filled with -1), and the padded length of each."""
     chunks = np.full((-(-len(order) // size), size), -1)
     chunks.reshape(-1)[: len(order)] = order
     longest = np.where(chunks >= 0, texts.lengths[chunks], 0).max(1)
-    return chunks, np.asarray(texts.widths)[np.searchsorted(texts.widths, longest)]
+    return chunks, np.asarray(texts.padded_lengths)[np.searchsorted(texts.padded_lengths, longest)]

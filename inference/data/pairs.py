@@ -1,4 +1,4 @@
-"""Pairs (condition, text), tokenized: the texts, and with each what it is written for."""
+"""Tokenized pairs (condition, text)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
-from .bucketing import buckets
+from .bucketing import bucket_lengths
 from .labels import Labels
-from .texts import Overlong, Texts, check_window, tokenized
+from .texts import Overlong, Texts, check_length_options, tokenize
 from .tokenizer import Tokenizer
 
-__all__ = ["condition_widths", "encode_pairs", "unzip_pairs"]
+__all__ = ["condition_lengths", "encode_pairs", "unzip_pairs"]
 
 
 def unzip_pairs(entries: Sequence[Any]) -> tuple[Sequence[str], Sequence[str] | None]:
-    """The texts of some entries, and their conditions; None if the entries are texts alone.
+    """The texts of entries and their conditions, which are None if the entries are texts alone.
 
     Raises:
-        ValueError: If texts and pairs are mixed, or something else is among them.
+        ValueError: If texts and pairs are mixed, or an entry is neither.
 
     Examples:
         >>> unzip_pairs([("book", "a table for two"), ("cancel", "never mind")])
@@ -42,20 +42,20 @@ def encode_pairs(
     max_length: int,
     overlong: Overlong = "split",
 ) -> tuple[Texts, int]:
-    """Texts in memory with their conditions, and how many pairs were dropped because a half was too long.
+    """Texts in memory with their conditions, and the number of pairs dropped because a part was too long.
 
     A condition may have ``max_length`` tokens and a text as many with its end.
 
     Arguments:
         texts: The texts.
-        conditions: What each is written for.
-        tokenizer: What the texts' tokens mean.
-        condition_tokenizer: What the conditions' tokens mean: the same, or labels.
-        max_length: The most tokens.
-        long: "drop" pairs of which a half is longer; "split" is an error then, because a pair cannot be split.
+        conditions: The condition of each text.
+        tokenizer: Tokenizer of the texts.
+        condition_tokenizer: Tokenizer of the conditions: the same one, or labels.
+        max_length: The largest number of tokens.
+        overlong: "drop" drops pairs with a longer part; with "split" they are an error, since pairs cannot be split.
 
     Raises:
-        ValueError: If a half is too long for the max_length and is not to be dropped, or a label is unknown.
+        ValueError: If a part is longer than ``max_length`` and not dropped, or a label is unknown.
 
     Examples:
         >>> tokenizer = Tokenizer.train(["a rose is a rose"], vocabulary=259)
@@ -63,49 +63,54 @@ def encode_pairs(
         >>> texts[0], texts.conditions[0], dropped
         ('rose', 'noun', 0)
     """
-    check_window(max_length, overlong)
-    pairs = _whole(texts, tokenizer)
-    pairs.conditions = _whole(conditions, condition_tokenizer)
+    check_length_options(max_length, overlong)
+    pairs = _unlimited(texts, tokenizer)
+    pairs.conditions = _unlimited(conditions, condition_tokenizer)
     fits = (pairs.lengths <= max_length) & (pairs.conditions.lengths <= max_length + 1)
     if not fits.all():
         if overlong == "split":
             raise _too_long(pairs, int(fits.argmin()), max_length)
         pairs = pairs.select(np.flatnonzero(fits))
     assert pairs.conditions is not None
-    pairs.widths = buckets(pairs.lengths, max_length)
-    pairs.conditions.widths = condition_widths(pairs.conditions.lengths, max_length)
+    pairs.padded_lengths = bucket_lengths(pairs.lengths, max_length)
+    pairs.conditions.padded_lengths = condition_lengths(pairs.conditions.lengths, max_length)
     return pairs, int((~fits).sum())
 
 
-def condition_widths(lengths: Integer[np.ndarray, " texts"], max_length: int) -> tuple[int, ...]:
-    """The widths of conditions, by their numbers of tokens with the end, which batches leave out.
+def condition_lengths(lengths: Integer[np.ndarray, " texts"], max_length: int) -> tuple[int, ...]:
+    """The padded lengths of conditions, their end included, which batches leave out.
 
-    One column is enough for labels; otherwise there are at most three widths, since each multiplies the shapes of
-    batches.
+    Labels need one token; otherwise there are at most three lengths, since each multiplies the shapes of batches.
+
+    Arguments:
+        lengths: Number of tokens of each condition, its end included.
+        max_length: The largest number of tokens of a condition without its end.
 
     Examples:
-        >>> condition_widths(np.array([2, 2]), max_length=64), condition_widths(np.array([2, 9, 20]), max_length=64)
+        >>> condition_lengths(np.array([2, 2]), max_length=64), condition_lengths(np.array([2, 9, 20]), max_length=64)
         ((2,), (9, 25))
     """
     bare = lengths - 1
-    return (2,) if bare.max(initial=0) <= 1 else tuple(width + 1 for width in buckets(bare, max_length, at_most=3))
+    if bare.max(initial=0) <= 1:
+        return (2,)
+    return tuple(length + 1 for length in bucket_lengths(bare, max_length, at_most=3))
 
 
-def _whole(texts: Sequence[str], tokenizer: Tokenizer | Labels) -> Texts:
-    """Texts of any length, none split or dropped."""
-    tokens, offsets, _ = tokenized(texts, tokenizer, _ENDLESS, "drop")
-    return Texts(tokens, offsets, tokenizer, (_ENDLESS,))
+def _unlimited(texts: Sequence[str], tokenizer: Tokenizer | Labels) -> Texts:
+    """Texts of any length, none of them split or dropped."""
+    tokens, offsets, _ = tokenize(texts, tokenizer, _NO_LIMIT, "drop")
+    return Texts(tokens, offsets, tokenizer, (_NO_LIMIT,))
 
 
-_ENDLESS = 2**62  # tokens
+_NO_LIMIT = 2**62  # tokens
 
 
 def _too_long(pairs: Texts, index: int, max_length: int) -> ValueError:
     assert pairs.conditions is not None
-    what, half, length = "text", pairs, int(pairs.lengths[index])
+    role, part, length = "text", pairs, int(pairs.lengths[index])
     if length <= max_length:
-        what, half, length = "condition", pairs.conditions, int(pairs.conditions.lengths[index]) - 1
+        role, part, length = "condition", pairs.conditions, int(pairs.conditions.lengths[index]) - 1
     return ValueError(
-        f"the {what} {half[index][:40]!r}... has {length} tokens, the max_length is {max_length}, and a pair cannot be split: "
-        "give a longer max_length, or leave such pairs out (overlong='drop', --overlong drop)."
+        f"the {role} {part[index][:40]!r}... has {length} tokens, the max_length is {max_length}, and a pair cannot be "
+        "split: give a longer max_length, or leave such pairs out (overlong='drop', --overlong drop)."
     )

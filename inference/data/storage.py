@@ -1,42 +1,32 @@
-"""The folder of a corpus: its description, its tokenizer, its tokens, each written whole or not at all."""
+"""The folder of a corpus: metadata, tokenizer and token arrays, each written atomically."""
 
 import json
 import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Integer
 
+from ..utils.files import write_atomically
 from .labels import Labels
+from .metadata import CorpusMetadata
 from .readers import SPLITS
 from .texts import Texts
 from .tokenizer import Tokenizer
 
-__all__ = ["TOKENIZER", "TemporaryFolder", "condition_tokenizer", "read_about", "read_splits", "write_corpus"]
+__all__ = ["TOKENIZER", "TemporaryFolder", "condition_tokenizer", "load_splits", "read_metadata", "write_corpus"]
 
 TOKENIZER = "tokenizer.json"
-_ABOUT = "corpus.json"
-_KEYS = {
-    "name",
-    "max_length",
-    "overlong",
-    "seed",
-    "asked",
-    "vocabulary",
-    "texts",
-    "widths",
-    "counts",
-}  # and "conditions"
+_METADATA = "corpus.json"
 
 
 class TemporaryFolder:
-    """A folder that goes when nothing needs it any more; a forked process leaves it alone."""
+    """A folder that is deleted with the last reference to it; a forked process does not delete it."""
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="pyroformer-"))
@@ -48,75 +38,74 @@ def _remove(path: str, pid: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def condition_tokenizer(about: Mapping[str, Any], tokenizer: Tokenizer) -> Tokenizer | Labels | None:
-    """What the tokens of conditions mean, if a corpus has any."""
-    if "conditions" not in about:
+def condition_tokenizer(metadata: CorpusMetadata, tokenizer: Tokenizer) -> Tokenizer | Labels | None:
+    """The tokenizer of conditions: that of the texts or the labels; None without conditions."""
+    if metadata.conditions is None:
         return None
-    names = about["conditions"]["labels"]
-    return tokenizer if names is None else Labels(names, tokenizer.vocabulary)
+    labels = metadata.conditions.labels
+    return tokenizer if labels is None else Labels(labels, tokenizer.vocabulary)
 
 
-def write_corpus(folder: Path, splits: Mapping[str, Texts], tokenizer: Tokenizer, about: Mapping[str, Any]) -> None:
-    """Writes a corpus into a folder; the description, without which nothing counts, comes last.
+def write_corpus(folder: Path, splits: Mapping[str, Texts], tokenizer: Tokenizer, metadata: CorpusMetadata) -> None:
+    """Writes a corpus into a folder; the metadata come last, so that an interrupted write leaves no corpus.
 
     Raises:
-        ValueError: In one line, if it cannot be written.
+        ValueError: If it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / _ABOUT).unlink(missing_ok=True)
+        (folder / _METADATA).unlink(missing_ok=True)
         for name, array in _arrays(splits):
-            _replace(folder / f"{name}.npy", partial(_save, array))
-        _replace(folder / TOKENIZER, tokenizer.save)
-        _replace(folder / _ABOUT, lambda path: path.write_text(json.dumps(about, indent=1)))
+            write_atomically(folder / f"{name}.npy", partial(_save, array))
+        write_atomically(folder / TOKENIZER, tokenizer.save)
+        content = json.dumps(metadata.to_json(), indent=1)
+        write_atomically(folder / _METADATA, lambda path: path.write_text(content))
     except OSError as error:
         raise ValueError(f"cannot write the corpus into {folder}: {error.strerror}. Give another folder.") from error
 
 
-def read_about(folder: Path) -> dict[str, Any]:
-    """The description of the corpus in a folder.
+def read_metadata(folder: Path) -> CorpusMetadata:
+    """The metadata of the corpus in a folder.
 
     Raises:
-        ValueError: In one line, if there is none, or it is damaged.
+        ValueError: If the folder holds none, or they are damaged.
     """
     try:
-        about = json.loads((folder / _ABOUT).read_text())
+        content = json.loads((folder / _METADATA).read_text())
     except OSError as error:
         raise ValueError(
-            f"{folder} holds no corpus ({_ABOUT}: {error.strerror}): make one with Corpus.from_file."
+            f"{folder} holds no corpus ({_METADATA}: {error.strerror}): make one with Corpus.from_file."
         ) from error
     except (ValueError, RecursionError) as error:
-        raise _damaged(folder, f"{_ABOUT}: {error}") from error
-    if not isinstance(about, dict) or not about.keys() >= _KEYS:
-        raise _damaged(folder, f"{_ABOUT} describes no corpus")
-    conditions = about.get("conditions", {"labels": None, "widths": []})
-    if not isinstance(conditions, dict) or not conditions.keys() >= {"labels", "widths"}:
-        raise _damaged(folder, f"{_ABOUT} describes no conditions")
-    return about
+        raise _damaged(folder, f"{_METADATA}: {error}") from error
+    try:
+        return CorpusMetadata.from_json(content)
+    except (TypeError, ValueError) as error:
+        raise _damaged(folder, f"{_METADATA} {error}") from error
 
 
-def read_splits(folder: Path, about: Mapping[str, Any], tokenizer: Tokenizer, owner: object) -> list[Texts]:
-    """The splits of the corpus in a folder, their tokens memory-mapped.
+def load_splits(folder: Path, metadata: CorpusMetadata, tokenizer: Tokenizer, owner: object) -> list[Texts]:
+    """The splits of the corpus in a folder, with memory-mapped tokens.
 
     Raises:
-        ValueError: In one line, if something of it is missing or damaged.
+        ValueError: If a file is missing or damaged.
     """
-    reader = condition_tokenizer(about, tokenizer)
-    vocabulary = (reader or tokenizer).vocabulary
-    if vocabulary != about["vocabulary"]:
-        raise _damaged(folder, f"its tokenizer has {vocabulary} tokens, not {about['vocabulary']}")
+    conditions_by = condition_tokenizer(metadata, tokenizer)
+    vocabulary = (conditions_by or tokenizer).vocabulary
+    if vocabulary != metadata.vocabulary:
+        raise _damaged(folder, f"its tokenizer has {vocabulary} tokens, not {metadata.vocabulary}")
     splits = []
     for split in SPLITS:
-        size, conditions = about["texts"][split], None
-        if reader is not None:
+        size, conditions = metadata.texts[split], None
+        if conditions_by is not None and metadata.conditions is not None:
             arrays = _load(folder, f"{split}.conditions", size)
-            conditions = Texts(*arrays, reader, tuple(about["conditions"]["widths"]), owner)
-        splits.append(Texts(*_load(folder, split, size), tokenizer, tuple(about["widths"]), owner, conditions))
+            conditions = Texts(*arrays, conditions_by, metadata.conditions.padded_lengths, owner)
+        splits.append(Texts(*_load(folder, split, size), tokenizer, metadata.padded_lengths, owner, conditions))
     return splits
 
 
 def _arrays(splits: Mapping[str, Texts]) -> Iterator[tuple[str, Integer[np.ndarray, " n"]]]:
-    """What is kept of texts, and of their conditions, by the names of the files."""
+    """The arrays of texts and of their conditions, by file name."""
     for split, texts in splits.items():
         yield f"{split}.tokens", texts.tokens
         yield f"{split}.offsets", texts.offsets
@@ -135,21 +124,10 @@ def _load(folder: Path, name: str, size: int) -> tuple[Integer[np.ndarray, " n"]
     return tokens, offsets
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes beside a file and renames, so that a kill leaves the old file or the new one."""
-    beside = path.with_name(path.name + ".partial")
-    try:
-        write(beside)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-
-
 def _save(array: np.ndarray, path: Path) -> None:
     with path.open("wb") as file:
         np.save(file, array)
 
 
-def _damaged(folder: Path, why: object) -> ValueError:
-    return ValueError(f"the corpus in {folder} is damaged ({why}): make it anew.")
+def _damaged(folder: Path, reason: object) -> ValueError:
+    return ValueError(f"the corpus in {folder} is damaged ({reason}): make it anew.")

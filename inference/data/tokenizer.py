@@ -1,4 +1,4 @@
-"""Byte-level sub-words: every text has tokens, and its tokens give the text back."""
+"""Byte-level BPE tokenizer: lossless on every text."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ...models.batch import BOS, EOS, PAD
 
-__all__ = ["SMALLEST", "Tokenizer", "check_vocabulary", "read_core"]
+__all__ = ["MIN_VOCABULARY", "Tokenizer", "check_vocabulary", "read_core"]
 
 SPECIALS = {PAD: "<pad>", BOS: "<bos>", EOS: "<eos>"}
-SMALLEST = len(SPECIALS) + 256  # every byte is a token, so nothing is unknown
+MIN_VOCABULARY = len(SPECIALS) + 256  # every byte is a token, so that no text is unknown
 
 Tokens = Sequence[int] | Int[Tensor, "_"] | Int[np.ndarray, "_"]
 
@@ -24,18 +24,18 @@ Tokens = Sequence[int] | Int[Tensor, "_"] | Int[np.ndarray, "_"]
 class Tokenizer:
     r"""Byte-pair encoding over UTF-8 bytes.
 
-    Token 0 pads, token 1 begins and token 2 ends a text; the 256 single bytes follow, then the merges. Nothing is
-    unknown and nothing is normalized:
+    Token 0 is padding, token 1 begins and token 2 ends a text; the 256 single bytes follow, then the merges. There is
+    no unknown token and no normalization:
 
         decode(encode(text)) == text    for every text,
 
-    also where a text spells out the name of a special token.
+    also if a text contains the name of a special token.
 
     Arguments:
         core: A byte-level tokenizer of the ``tokenizers`` library whose first tokens are the three special ones.
 
     Raises:
-        ValueError: If the special tokens are elsewhere or a byte is missing.
+        ValueError: If the special tokens have other ids or a byte is missing.
 
     References:
         Neural Machine Translation of Rare Words with Subword Units (Sennrich et al., 2016),
@@ -61,10 +61,10 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary: int = 4000) -> "Tokenizer":
-        """Learns at most ``vocabulary`` tokens from ``texts``; where they have fewer to give, fewer.
+        """Learns at most ``vocabulary`` tokens from ``texts``; fewer if the texts are too short for so many.
 
         Raises:
-            ValueError: If the vocabulary cannot hold every byte.
+            ValueError: If the vocabulary is too small for every byte.
         """
         check_vocabulary(vocabulary)
         core = _byte_level(models.BPE())
@@ -79,15 +79,15 @@ class Tokenizer:
 
     @classmethod
     def from_merges(cls, tokens: Sequence[str], merges: Sequence[tuple[str, str]]) -> "Tokenizer":
-        """The tokenizer that somebody else's merges make.
+        """A tokenizer with the merges of another byte-level BPE.
 
         Arguments:
-            tokens: What follows the special tokens, in that order: the 256 bytes, as the letters that stand for them,
-                and every result of a merge.
-            merges: Which two tokens become one, the first merge first.
+            tokens: The tokens after the special ones, in order of their ids: the 256 bytes, as the letters that stand
+                for them, and the result of every merge.
+            merges: The pairs of tokens that are merged, in order of priority.
 
         Raises:
-            ValueError: If a byte is missing, or what a merge needs.
+            ValueError: If a byte or a token of a merge is missing.
 
         Examples:
             >>> tokenizer = Tokenizer.from_merges([*pre_tokenizers.ByteLevel.alphabet(), "ab"], [("a", "b")])
@@ -114,41 +114,41 @@ class Tokenizer:
         return f"Tokenizer({self.vocabulary:,} tokens)"
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text, its end included."""
+        """The tokens of a text, with an end token."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids + [EOS] for encoding in self.core.encode_batch_fast(_encodable(texts))]
 
     def decode(self, tokens: Tokens) -> str:
-        """The text of some tokens, up to its end. Bytes that are not UTF-8 (a sample may hold some) read as �."""
+        """The text of a sequence of tokens, up to the end token; bytes that are not UTF-8 become �."""
         return self.decode_batch([tokens])[0]
 
     def decode_batch(self, rows: Sequence[Tokens] | Int[Tensor, "B T"] | Int[np.ndarray, "B T"]) -> list[str]:
         return self.core.decode_batch([_until_end(row) for row in rows])
 
     def pieces(self, text: str | Tokens) -> list[str]:
-        r"""What each token reads like, one string a token, for labels: bytes that are half a character as ``\xe4``."""
+        r"""One readable string for each token, for labels; part of a character becomes an escape such as ``\xe4``."""
         tokens = self.encode(text) if isinstance(text, str) else [int(token) for token in text]
         return [SPECIALS.get(token) or self._bytes(token).decode(errors="backslashreplace") for token in tokens]
 
     def byte_lengths(self) -> UInt[np.ndarray, " V"]:
-        """The number of bytes of text in each token; special tokens have none."""
+        """The number of bytes of text in each token; 0 for special tokens."""
         return np.array([len(self._bytes(token)) for token in range(self.vocabulary)], np.uint16)
 
     def _bytes(self, token: int) -> bytes:
         return b"" if token in SPECIALS else bytes(_BYTES[letter] for letter in self.core.id_to_token(token) or "")
 
     def save(self, path: str | Path) -> None:
-        """Writes one JSON file, which the ``tokenizers`` library reads as well."""
+        """Writes one JSON file in the format of the ``tokenizers`` library."""
         Path(path).write_text(self.core.to_str(), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
-        """Reads what ``save`` has written.
+        """Reads a file that ``save`` wrote.
 
         Raises:
-            ValueError: If the file is missing or holds no such tokenizer.
+            ValueError: If the file is missing or contains no such tokenizer.
         """
         return cls(read_core(path))
 
@@ -160,10 +160,10 @@ class Tokenizer:
 
 
 def read_core(path: str | Path) -> tokenizers.Tokenizer:
-    """A tokenizer of the ``tokenizers`` library, whatever its tokens.
+    """Any tokenizer of the ``tokenizers`` library.
 
     Raises:
-        ValueError: If the file is missing or holds none.
+        ValueError: If the file is missing or contains none.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -179,11 +179,11 @@ def read_core(path: str | Path) -> tokenizers.Tokenizer:
 
 
 def check_vocabulary(vocabulary: int) -> None:
-    """Raises a ValueError if a vocabulary cannot hold every byte."""
-    if vocabulary < SMALLEST:
+    """Raises a ValueError if a vocabulary is too small for every byte."""
+    if vocabulary < MIN_VOCABULARY:
         raise ValueError(
-            f"a vocabulary of {vocabulary} is too small: 256 bytes and {len(SPECIALS)} special tokens take {SMALLEST}. "
-            f"Give at least {SMALLEST}."
+            f"a vocabulary of {vocabulary} is too small: 256 bytes and {len(SPECIALS)} special tokens take "
+            f"{MIN_VOCABULARY}. Give at least {MIN_VOCABULARY}."
         )
 
 
@@ -214,7 +214,7 @@ def _until_end(row: Tokens) -> list[int]:
 
 
 def _byte_letters() -> dict[str, int]:
-    """The letter that stands for each byte: itself where it prints, else one of the letters from U+0100 (GPT-2)."""
+    """The byte of each letter: its own code where it is printable, else in order from U+0100 (as in GPT-2)."""
     printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printing]
     return {chr(byte): byte for byte in printing} | {chr(256 + index): byte for index, byte in enumerate(others)}

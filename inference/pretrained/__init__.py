@@ -1,1 +1,1 @@
-"""Pretrained."""
+"""Pretrained models to start from, in the format of Hugging Face."""

@@ -1,4 +1,4 @@
-"""A pretrained GPT-2 to start from: read from a folder in Hugging Face format, with its tokenizer."""
+"""A pretrained GPT-2 to start from, in Hugging Face format, with its tokenizer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from ...models.transformer.backbone import Backbone
 from ...models.transformer.gpt2 import gpt2_config, gpt2_weights
 from ..data.tokenizer import Tokenizer
 from .gpt2_tokenizer import read_gpt2_tokenizer
-from .huggingface import find, read_config, read_weights
+from .huggingface import find_folder, read_config, read_weights
 
 __all__ = ["Pretrained"]
 
@@ -22,9 +22,9 @@ class Pretrained(Backbone):
     r"""A GPT-2 as the backbone of our decoders, with the tokenizer of its texts.
 
     A decoder that starts from it gives every token GPT-2's logit. Its vocabulary is our three special tokens, then
-    GPT-2's without ``<|endoftext|>``, whose row of the embedding the ends of a text take over: GPT-2 saw it at both.
-    Padding has the mean :math:`\bar e` of all rows, so that it is never likely. (A row of zeros would be nearly
-    certain: GPT-2's logits are far below 0.) So
+    GPT-2's without ``<|endoftext|>``: both ends of a text take over its row of the embedding, because GPT-2 was trained
+    with it at both. Padding gets the mean :math:`\bar e` of all rows, so that it is never likely. (With a row of zeros
+    it would be nearly certain: GPT-2's logits are far below 0.) Hence
 
     .. math::
         \log p(x_t \mid x_{<t}) = \log p_\text{GPT-2}(x_t \mid x_{<t})
@@ -32,13 +32,15 @@ class Pretrained(Backbone):
         \bar\ell = h_t \cdot \bar e \le \log (Z / V)
 
     where :math:`Z` normalizes the probabilities of GPT-2's :math:`V` tokens. The loss before training is GPT-2's, and
-    up to :math:`\log 2` more where a text may end: until training tells them apart, its beginning is as likely there.
+    up to :math:`\log 2` more where a text may end: until training separates the two, the beginning token is as likely
+    there as the end token.
 
     Arguments:
-        name: What messages call it.
+        name: Its name in messages.
         config: Its sizes and options, with our vocabulary.
-        weights: By the names of :class:`~pyroformer.models.transformer.stacks.Decoder`, with a row for each of our tokens.
-        tokenizer: GPT-2's merges behind our special tokens.
+        weights: Weights by the names of :class:`~pyroformer.models.transformer.stacks.Decoder`, with a row for each of
+            our tokens.
+        tokenizer: Our special tokens, then GPT-2's merges.
 
     Raises:
         ValueError: If a weight is missing, unknown, or of another shape.
@@ -69,31 +71,33 @@ class Pretrained(Backbone):
             source: The folder; where there is none of this name, the name of a model on the Hugging Face hub.
 
         Raises:
-            ValueError: In one line, whatever is missing, damaged, or not computed by our decoder.
+            ValueError: If a file is missing or damaged, or the model uses something that our decoder does not compute.
         """
-        folder = find(source)
-        content = read_config(folder)
+        folder = find_folder(source)
+        hf_config = read_config(folder)
         try:
-            config = gpt2_config(content)
-            whole = Backbone(str(source), config, gpt2_weights(read_weights(folder), config.tied))
+            config = gpt2_config(hf_config)
+            gpt2 = Backbone(str(source), config, gpt2_weights(read_weights(folder), config.tied))
             tokenizer, ids = read_gpt2_tokenizer(folder)
-            rows = [*_ends(content, config.vocabulary), *ids]
+            rows = [*_end_tokens(hf_config, config.vocabulary), *ids]
             if max(rows) >= config.vocabulary:
                 raise ValueError(f"its tokenizer has a token {max(rows)}, but vocab_size is {config.vocabulary}.")
         except ValueError as error:
             raise ValueError(f"cannot start from {source}: {error}") from error
-        weights = {name: _select(value, rows) if name in _BY_TOKEN else value for name, value in whole.weights.items()}
-        return cls(whole.name, replace(config, vocabulary=tokenizer.vocabulary), weights, tokenizer)
+        weights = {
+            name: _reorder_rows(value, rows) if name in _TOKEN_ROWS else value for name, value in gpt2.weights.items()
+        }
+        return cls(gpt2.name, replace(config, vocabulary=tokenizer.vocabulary), weights, tokenizer)
 
 
-_END = 50256  # <|endoftext|>
-_BY_TOKEN = ("embedding.tokens.weight", "head.weight", "head.bias")
+_END_OF_TEXT = 50256  # <|endoftext|>
+_TOKEN_ROWS = ("embedding.tokens.weight", "head.weight", "head.bias")
 
 
-def _ends(content: Mapping[str, Any], vocabulary: int) -> list[int]:
-    """GPT-2's tokens before and after a text, which are usually one."""
-    end = content.get("eos_token_id", _END)
-    begin = content.get("bos_token_id", _END)
+def _end_tokens(hf_config: Mapping[str, Any], vocabulary: int) -> list[int]:
+    """GPT-2's tokens before and after a text, usually the same one."""
+    end = hf_config.get("eos_token_id", _END_OF_TEXT)
+    begin = hf_config.get("bos_token_id", _END_OF_TEXT)
     ends = {"bos_token_id": end if begin is None else begin, "eos_token_id": end}
     for name, token in ends.items():
         if not isinstance(token, int) or not 0 <= token < vocabulary:
@@ -101,6 +105,6 @@ def _ends(content: Mapping[str, Any], vocabulary: int) -> list[int]:
     return list(ends.values())
 
 
-def _select(rows: Tensor, ids: list[int]) -> Tensor:
-    """The row of each of our tokens; that of padding is the mean of all others."""
+def _reorder_rows(rows: Tensor, ids: list[int]) -> Tensor:
+    """The row of each of our tokens in order; the row of padding, which comes first, is the mean of the others."""
     return torch.cat([rows[sorted(set(ids))].mean(0, keepdim=True), rows[ids]])

@@ -1,4 +1,4 @@
-"""GPT-2's tokenizer as one of ours: the same merges, and ids that leave room for our special tokens."""
+"""GPT-2's tokenizer as a :class:`~.tokenizer.Tokenizer`: the same merges, with ids after our special tokens."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ __all__ = ["GPT2Tokens", "read_gpt2_tokenizer"]
 
 
 class GPT2Tokens(NamedTuple):
-    """A tokenizer, and which token of GPT-2 each of its tokens is, the special ones left out."""
+    """A tokenizer, and the GPT-2 id of each of its tokens except the special ones."""
 
     tokenizer: Tokenizer
     ids: list[int]
@@ -21,16 +21,16 @@ class GPT2Tokens(NamedTuple):
 def read_gpt2_tokenizer(folder: Path) -> GPT2Tokens:
     """The tokenizer in a folder: ``tokenizer.json`` or, where that is missing, ``vocab.json`` and ``merges.txt``.
 
-    Our special tokens come first, then what a text can consist of, the bytes and what merges make of them, in GPT-2's
-    order: token t of the published GPT-2 becomes t + 3. Its own special token, ``<|endoftext|>``, is left out, and so
-    is whatever else no text leads to.
+    Our special tokens come first, then the tokens that a text can have, the bytes and the results of merges, in GPT-2's
+    order: token t of the published GPT-2 becomes t + 3. Its special token ``<|endoftext|>`` is left out, and so are all
+    other tokens that no text is encoded to.
 
     Raises:
         ValueError: If there is none, or it is not byte-level BPE as GPT-2's.
     """
-    whole, vocab, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
-    if whole.exists():
-        vocabulary, pairs = _read_whole(whole)
+    single, vocab, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
+    if single.exists():
+        vocabulary, pairs = _read_tokenizer_json(single)
     elif vocab.exists() and merges.exists():
         try:
             vocabulary, pairs = models.BPE.read_file(str(vocab), str(merges))
@@ -46,11 +46,11 @@ def read_gpt2_tokenizer(folder: Path) -> GPT2Tokens:
         raise ValueError(f"the tokenizer in {folder} is not GPT-2's byte-level BPE: {error}") from error
 
 
-def _read_whole(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def _read_tokenizer_json(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """The vocabulary and the merges of a file of the ``tokenizers`` library."""
     content = json.loads(read_core(path).to_str())
-    for part, rules in _GPT2.items():
-        for name, allowed in rules.items():
+    for part, settings in _GPT2.items():
+        for name, allowed in settings.items():
             value = (content[part] or {}).get(name)
             if value not in allowed:
                 raise ValueError(
@@ -61,7 +61,7 @@ def _read_whole(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     return content["model"]["vocab"], [(left, right) for left, right in content["model"]["merges"]]
 
 
-_GPT2: dict[str, dict[str, tuple[Any, ...]]] = {  # what each part must say; the first is how it is usually said
+_GPT2: dict[str, dict[str, tuple[Any, ...]]] = {  # allowed settings of each part, the usual one first
     "model": {
         "type": ("BPE",),
         "continuing_subword_prefix": (None, ""),

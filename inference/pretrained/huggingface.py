@@ -1,4 +1,4 @@
-"""Models in the format of Hugging Face: the folder of one, its configuration and its weights."""
+"""Model folders in the format of Hugging Face: configuration and weights, local or from the hub."""
 
 import json
 import pickle
@@ -12,16 +12,16 @@ from torch import Tensor
 
 from ..utils.errors import first_line
 
-__all__ = ["find", "read_config", "read_weights"]
+__all__ = ["find_folder", "read_config", "read_weights"]
 
 
-def find(source: str | Path) -> Path:
-    """The folder of a model: the one that is named, or else what the hub has under that name.
+def find_folder(source: str | Path) -> Path:
+    """The folder of a model: a local folder, or else the download of that name from the hub.
 
-    Nothing is downloaded for a folder that exists, nor twice.
+    Nothing is downloaded if the folder exists, or a second time.
 
     Raises:
-        ValueError: If there is no such folder, and no such model either or no way to get it.
+        ValueError: If there is no such folder, and no such model on the hub, or the hub cannot be reached.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -50,17 +50,17 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: If there are none, a file is missing or damaged, or holds more than tensors.
     """
-    for name, read in _KINDS.items():
+    for name, read in _READERS.items():
         index = folder / f"{name}.index.json"
         if (folder / name).exists():
             return read(folder / name)
         if index.exists():
             return _read_shards(index, read)
-    raise ValueError(f"{folder} holds no weights: put {' or '.join(_KINDS)} there.")
+    raise ValueError(f"{folder} holds no weights: put {' or '.join(_READERS)} there.")
 
 
 def _read_shards(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The weights of several files, each of which the index names for every weight in it."""
+    """The weights from several files; the index maps each weight to its file."""
     places = _read_json(index).get("weight_map")
     if not isinstance(places, dict):
         raise ValueError(f"{index} is damaged: it has no weight_map.")
@@ -96,12 +96,12 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-_KINDS = {"model.safetensors": _read_safetensors, "pytorch_model.bin": _read_pickle}  # the first that is there
+_READERS = {"model.safetensors": _read_safetensors, "pytorch_model.bin": _read_pickle}  # in order of preference
 _TEXTS = ["config.json", "tokenizer.json", "vocab.json", "merges.txt"]
 
 
 def _download(name: str) -> Path:
-    """What the hub has of a model: the files that are read here, weights of one kind."""
+    """The folder of a model downloaded from the hub: only the files that are read here, with weights in one format."""
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
@@ -112,7 +112,7 @@ def _download(name: str) -> Path:
         return [kind, f"{stem}-*.{ending}", f"{kind}.index.json"]
 
     try:
-        for kind in _KINDS:
+        for kind in _READERS:
             folder = Path(snapshot_download(name, allow_patterns=[*_TEXTS, *files(kind)]))
             if any(folder.glob(f"{kind.partition('.')[0]}*")):
                 break

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyroformer.inference.data import builtin
-from pyroformer.inference.data import readers as reading
-from pyroformer.inference.data.corpus import Corpus, _vocabulary
-from pyroformer.inference.data.readers import read_file, read_splits, split_texts
+from pyroformer.inference.data.building import auto_vocabulary
+from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.data.readers import read_file, read_texts, split_texts
 from pyroformer.inference.data.storage import _remove
-from pyroformer.inference.data.texts import Texts, check_window, tokenized
+from pyroformer.inference.data.texts import Texts, check_length_options, tokenize
 from pyroformer.inference.data.tokenizer import Tokenizer
 
 LINES = [f"Number {i} is {'even' if i % 2 == 0 else 'odd'}." for i in range(100)]
@@ -119,7 +119,7 @@ def test_what_is_no_text(
 def test_broken_gzip(tmp_path: Path, broken: bytes) -> None:
     (tmp_path / "a.txt.gz").write_bytes(broken)
     with pytest.raises(ValueError, match="a.txt.gz is no whole gzip file .*. Compress it again, or give it unpacked"):
-        read_splits(tmp_path / "a.txt.gz")
+        read_texts(tmp_path / "a.txt.gz")
 
 
 def test_what_the_system_does_not_let_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,16 +129,16 @@ def test_what_the_system_does_not_let_read(tmp_path: Path, monkeypatch: pytest.M
     write(tmp_path / "a.txt", "one")
     monkeypatch.setattr(Path, "open", refused)
     with pytest.raises(ValueError, match="cannot read .*a.txt: Permission denied. Give a"):
-        read_splits(tmp_path / "a.txt")
+        read_texts(tmp_path / "a.txt")
     monkeypatch.setattr(Path, "iterdir", refused)
     with pytest.raises(ValueError, match=f"cannot read {tmp_path}: Permission denied"):
-        read_splits(tmp_path)
+        read_texts(tmp_path)
 
 
 def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "train.txt").mkdir()
     with pytest.raises(ValueError, match="cannot read .*train.txt: Is a directory"):
-        read_splits(tmp_path)
+        read_texts(tmp_path)
 
 
 # Splits
@@ -149,13 +149,13 @@ def test_a_folder_gives_its_splits(tmp_path: Path) -> None:
     write(tmp_path / "dev.jsonl", '{"text": "c"}')
     write(tmp_path / "test.tsv", "d\n")
     write(tmp_path / "train.label", "0\n1\n")
-    assert read_splits(tmp_path) == ({"train": ["a", "a", "b"], "valid": ["c"], "test": ["d"]}, 1)
+    assert read_texts(tmp_path) == ({"train": ["a", "a", "b"], "valid": ["c"], "test": ["d"]}, 1)
 
 
 def test_missing_splits_are_taken_from_the_training_texts(tmp_path: Path) -> None:
     write(tmp_path / "train.txt", "\n".join(LINES))
     write(tmp_path / "test.txt", "d")
-    splits, _ = read_splits(tmp_path)
+    splits, _ = read_texts(tmp_path)
     assert [len(splits[split]) for split in ("train", "valid", "test")] == [95, 5, 1]
     assert sorted(splits["train"] + splits["valid"]) == sorted(LINES)
 
@@ -227,12 +227,12 @@ def test_pieces_are_of_similar_length() -> None:
 
 
 def test_long_texts_are_dropped() -> None:
-    _, offsets, overlong = tokenized(["a", "x" * 99, "b"], TOKENIZER, 8, "drop")
+    _, offsets, overlong = tokenize(["a", "x" * 99, "b"], TOKENIZER, 8, "drop")
     assert (offsets.tolist(), overlong) == ([0, 2, 4], 1)
 
 
 def test_order_is_kept_over_many_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyroformer.inference.data.texts._AT_ONCE", 3)
+    monkeypatch.setattr("pyroformer.inference.data.texts._CHUNK", 3)
     some = [str(i) if i % 3 else f"{i} is a number that does not fit" for i in range(20)]
     assert " ".join(Texts.encode(some, TOKENIZER, 8)) == " ".join(some)
 
@@ -264,8 +264,8 @@ def test_sizes_that_hold_no_text(options: dict[str, Any], message: str, tmp_path
 
 
 def test_an_unknown_way_with_long_texts() -> None:
-    with pytest.raises(ValueError, match="overlong is 'chop': 'split' or 'drop' what is longer than the max_length"):
-        check_window(8, "chop")
+    with pytest.raises(ValueError, match="overlong is 'chop': choose one of split, drop"):
+        check_length_options(8, "chop")
 
 
 # Texts
@@ -300,7 +300,7 @@ def corpus(tmp_path: Path) -> Corpus:
 def test_a_corpus_says_what_it_is(corpus: Corpus) -> None:
     assert corpus.describe() == (
         "numbers.txt: 101 texts (1 longer than 16 tokens split, 1 blank line left out), "
-        f"{corpus.vocabulary}-token BPE (the text has no more; 4,000 were asked for)"
+        f"{corpus.vocabulary}-token BPE (the text has no more; 4,000 were requested)"
     )
     assert corpus.counts == {"texts": 101, "overlong": 1, "blank": 1}
     assert repr(corpus).startswith("Corpus(numbers.txt: 101 texts")
@@ -313,7 +313,11 @@ def test_a_corpus_holds_every_text(corpus: Corpus) -> None:
     assert "word " * 50 == " ".join(text for text in held if text not in LINES) + " "
     assert all(len(split.tokens) == split.lengths.sum() for split in (corpus.train, corpus.valid, corpus.test))
     assert corpus.train.bytes.sum() == sum(len(text.encode()) for text in corpus.train)
-    assert max(split.lengths.max() for split in (corpus.train, corpus.valid, corpus.test)) <= corpus.widths[-1] <= 16
+    assert (
+        max(split.lengths.max() for split in (corpus.train, corpus.valid, corpus.test))
+        <= corpus.padded_lengths[-1]
+        <= 16
+    )
 
 
 def test_the_tokenizer_has_seen_the_training_texts_only(tmp_path: Path) -> None:
@@ -326,7 +330,11 @@ def test_a_corpus_is_opened_without_its_source(corpus: Corpus, tmp_path: Path) -
     (tmp_path / "numbers.txt").unlink()
     for again in (Corpus.load(corpus.folder), pickle.loads(pickle.dumps(corpus))):
         assert again.describe() == corpus.describe()
-        assert (again.max_length, again.widths, again.vocabulary) == (16, corpus.widths, corpus.vocabulary)
+        assert (again.max_length, again.padded_lengths, again.vocabulary) == (
+            16,
+            corpus.padded_lengths,
+            corpus.vocabulary,
+        )
         assert again.test[:] == corpus.test[:]
 
 
@@ -374,8 +382,8 @@ def test_a_given_tokenizer_is_used(tmp_path: Path) -> None:
 
 def test_the_vocabulary_grows_with_the_text() -> None:
     assert Corpus.from_texts(LINES).vocabulary < 1000
-    assert [_vocabulary(["x" * n]) for n in (1, 10**6, 4 * 10**6)] == [1000, 4000, 8000]
-    assert _vocabulary(["x" * 10**6] * 100) == 32000
+    assert [auto_vocabulary(["x" * n]) for n in (1, 10**6, 4 * 10**6)] == [1000, 4000, 8000]
+    assert auto_vocabulary(["x" * 10**6] * 100) == 32000
 
 
 def test_batches_for_a_loop_of_ones_own(corpus: Corpus) -> None:
@@ -383,12 +391,12 @@ def test_batches_for_a_loop_of_ones_own(corpus: Corpus) -> None:
         batches = list(corpus.batches(split, 8))
         assert sum(int((batch.weight > 0).sum()) for batch in batches) == len(texts)
         assert all(float(batch.weight.sum()) == pytest.approx(1) for batch in batches)
-        assert {batch.tokens.shape[1] for batch in batches} <= set(corpus.widths)  # type: ignore[union-attr]
+        assert {batch.tokens.shape[1] for batch in batches} <= set(corpus.padded_lengths)  # type: ignore[union-attr]
     assert len(list(corpus.batches("train", 8, epochs=3))) == 3 * -(-len(corpus.train) // 8)
 
 
 def test_splits_that_are_not_there(corpus: Corpus) -> None:
-    with pytest.raises(ValueError, match="there is no split 'dev': give train, valid, test"):
+    with pytest.raises(ValueError, match="split is 'dev': choose one of train, valid, test"):
         corpus.batches("dev")
     with pytest.raises(ValueError, match="the splits are train, dev: give train, valid and test"):
         Corpus.from_texts({"train": LINES, "dev": LINES})
@@ -399,17 +407,17 @@ def test_a_kill_while_writing_leaves_no_half_corpus(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
     before, folder = corpus.train[:], corpus.folder
-    replace = Path.replace
+    replace = os.replace
 
-    def killed(self: Path, target: Path) -> Path:
+    def killed(source: Path, target: Path) -> None:
         if target.name == at:
             raise KeyboardInterrupt
-        return replace(self, target)
+        replace(source, target)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Path, "replace", killed)
+        patch.setattr(os, "replace", killed)
         Corpus.from_texts(LINES, vocabulary=270, folder=folder)
-    assert not list(folder.glob("*.partial"))
+    assert not list(folder.glob(".*"))
     with pytest.raises(
         ValueError, match="holds no corpus .*corpus.json: No such file.*: make one with Corpus.from_file"
     ):
@@ -424,6 +432,18 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(np, "save", full)
     with pytest.raises(ValueError, match="cannot write the corpus into .*: No space left on device. Give another"):
+        Corpus.from_texts(LINES, folder=tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_full_disk_that_numpy_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("1000 requested and 12 written")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(
+        ValueError, match="cannot write the corpus into .*: .* could not be written whole: is the disk f"
+    ):
         Corpus.from_texts(LINES, folder=tmp_path / "run")
     assert not list((tmp_path / "run").iterdir())
 
@@ -490,7 +510,7 @@ def test_prose_is_told_from_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     write(tmp_path / "broken.py", "def (")
     write(tmp_path / "site-packages" / "other.py", '"""This is not part of Python."""')
     monkeypatch.setattr("sysconfig.get_paths", lambda: {"stdlib": str(tmp_path)})
-    monkeypatch.setattr(builtin, "FEWEST", 1)
+    monkeypatch.setattr(builtin, "MIN_SENTENCES", 1)
     assert builtin.sentences() == [
         "Tools for cheese.",
         "The module lets one age cheese in a cellar, e.g. for years.",
@@ -498,7 +518,7 @@ def test_prose_is_told_from_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "Each item is a sentence of its own.",
         "Return the age.",
     ]
-    monkeypatch.setattr(builtin, "FEWEST", 6)
+    monkeypatch.setattr(builtin, "MIN_SENTENCES", 6)
     with pytest.raises(ValueError, match="holds 5 sentences, the built-in corpus needs the standard library's sources"):
         builtin.sentences()
 
@@ -528,7 +548,7 @@ def test_a_hundred_thousand_lines_take_seconds(data: Path, tmp_path: Path) -> No
     assert corpus.counts["overlong"] < 1000
     lines = (data / "wikitext-2-nvib" / "valid.txt").read_text().splitlines()
     assert " ".join(corpus.valid) == " ".join(lines)
-    assert len(corpus.widths) == 6
+    assert len(corpus.padded_lengths) == 6
     step = time.process_time()
     assert len(list(corpus.batches("valid"))) == -(-len(corpus.valid) // 64)
     assert time.process_time() - step < 5
@@ -536,10 +556,46 @@ def test_a_hundred_thousand_lines_take_seconds(data: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("name", "field", "count"), [("snli/pairs.test.tsv", 0, 9824), ("clinc150", None, 22500)])
 def test_other_corpora_are_read(data: Path, name: str, field: int | None, count: int) -> None:
-    splits, _ = reading.read_splits(data / name, field)
+    splits, _ = read_texts(data / name, field)
     assert sum(map(len, splits.values())) == count
 
 
-def test_json_of_the_description_is_plain(corpus: Corpus) -> None:
+def with_old_keys(folder: Path) -> None:
+    """Rewrites corpus.json with the keys of earlier versions."""
+    content = json.loads((folder / "corpus.json").read_text())
+    keys = {"max_length": "window", "overlong": "long", "requested_vocabulary": "asked", "padded_lengths": "widths"}
+    for part in (content, content["counts"], content.get("conditions", {})):
+        for key, old in keys.items():
+            if key in part:
+                part[old] = part.pop(key)
+    assert {"window", "long", "asked", "widths"} <= content.keys() and "long" in content["counts"]
+    (folder / "corpus.json").write_text(json.dumps(content, indent=1))
+
+
+def test_a_corpus_of_an_earlier_version_is_opened(corpus: Corpus) -> None:
+    with_old_keys(corpus.folder)
+    again = Corpus.load(corpus.folder)
+    assert again.describe() == corpus.describe()
+    assert (again.max_length, again.overlong, again.requested_vocabulary) == (16, "split", 4000)
+    assert again.padded_lengths == corpus.padded_lengths
+    assert again.counts == {"texts": 101, "overlong": 1, "blank": 1}
+    assert again.train[:] == corpus.train[:]
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_pairs_of_an_earlier_version_are_opened(tmp_path: Path, labels: bool) -> None:
+    pairs = [("even" if i % 2 == 0 else "odd", line) for i, line in enumerate(LINES)]
+    corpus = Corpus.from_texts(pairs, vocabulary=300, labels=labels, folder=tmp_path / "corpus")
+    with_old_keys(corpus.folder)
+    assert json.loads((corpus.folder / "corpus.json").read_text())["conditions"].keys() == {"labels", "widths"}
+    again = Corpus.load(corpus.folder)
+    assert again.describe() == corpus.describe()
+    assert (again.labels, again.vocabulary) == (corpus.labels, corpus.vocabulary)
+    assert again.entries("test") == corpus.entries("test")
+    assert again.test.conditions is not None and corpus.test.conditions is not None
+    assert again.test.conditions.padded_lengths == corpus.test.conditions.padded_lengths
+
+
+def test_json_of_the_metadata_is_plain(corpus: Corpus) -> None:
     about = json.loads((corpus.folder / "corpus.json").read_text())
     assert about["texts"] == {split: len(getattr(corpus, split)) for split in ("train", "valid", "test")}

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from pyroformer.inference.data.bucketing import buckets
+from pyroformer.inference.data.bucketing import bucket_lengths
 from pyroformer.inference.data.loaders import TrainingStream, sequential_batches
 from pyroformer.inference.data.texts import Texts
 from pyroformer.inference.data.tokenizer import Tokenizer
@@ -66,7 +66,7 @@ def test_every_text_comes_once_an_epoch(
         rows = [batch for rank in step for batch in rank]
         assert len({batch.tokens.shape for batch in rows}) == 1
         assert rows[0].tokens.shape[0] == batch_size
-        assert rows[0].tokens.shape[1] in texts.widths
+        assert rows[0].tokens.shape[1] in texts.padded_lengths
         real = sum(int((batch.weight > 0).sum()) for batch in rows)
         # what DDP (mean over ranks) and Lightning (divides by accumulate) make of the weights
         effective = torch.cat([batch.weight for batch in rows]) / (world * accumulate_grad_batches)
@@ -156,7 +156,7 @@ def test_a_stream_travels_to_another_process() -> None:
     [
         ({"batch_size": 0}, "batch_size is 0: give at least 1"),
         ({"world": 0}, "world is 0: give at least 1"),
-        ({"accumulate_grad_batches": -1}, "accumulate is -1: give at least 1"),
+        ({"accumulate_grad_batches": -1}, "accumulate_grad_batches is -1: give at least 1"),
         ({"rank": 2, "world": 2}, "rank 2 is none of 2 processes: give one from 0 to 1"),
     ],
 )
@@ -191,7 +191,7 @@ def test_once_gives_every_text_once_and_says_which(count: int, batch_size: int) 
     batches = list(sequential_batches(texts, batch_size))
     assert sorted(i for indices, _ in batches for i in indices) == list(range(count))
     assert all(batch.tokens.shape[0] == batch_size for _, batch in batches)
-    assert {batch.tokens.shape[1] for _, batch in batches} <= set(texts.widths)
+    assert {batch.tokens.shape[1] for _, batch in batches} <= set(texts.padded_lengths)
     for indices, batch in batches:
         assert TOKENIZER.decode_batch(batch.tokens)[: len(indices)] == [texts[i] for i in indices]
         expected = [1 / len(indices)] * len(indices) + [0.0] * (batch_size - len(indices))
@@ -208,7 +208,7 @@ def padded(lengths: np.ndarray, widths: tuple[int, ...]) -> int:
 @given(st.lists(st.integers(1, 70), min_size=1, max_size=30), st.integers(70, 80), st.integers(1, 4))
 def test_buckets_waste_least(some: list[int], max_length: int, at_most: int) -> None:
     lengths = np.array(some)
-    widths = buckets(lengths, max_length, at_most)
+    widths = bucket_lengths(lengths, max_length, at_most)
     candidates = sorted({min(max_length, 8 * i) for i in range(1, -(-max(some) // 8) + 1)})
     choices = [c for k in range(at_most) for c in combinations(candidates[:-1], k)]
     assert padded(lengths, widths) == min(padded(lengths, (*choice, candidates[-1])) for choice in choices)
@@ -223,11 +223,11 @@ def test_buckets_waste_least(some: list[int], max_length: int, at_most: int) -> 
 def test_buckets_are_multiples_of_eight_within_the_window(
     lengths: list[int], max_length: int, expected: tuple[int, ...]
 ) -> None:
-    assert buckets(np.array(lengths, dtype=int), max_length) == expected
+    assert bucket_lengths(np.array(lengths, dtype=int), max_length) == expected
 
 
 def test_buckets_that_cannot_be() -> None:
     with pytest.raises(ValueError, match="a text of 9 tokens does not fit into a max_length of 8: split or drop it"):
-        buckets(np.array([3, 9]), 8)
+        bucket_lengths(np.array([3, 9]), 8)
     with pytest.raises(ValueError, match="at_most is 0"):
-        buckets(np.array([3]), 8, 0)
+        bucket_lengths(np.array([3]), 8, 0)

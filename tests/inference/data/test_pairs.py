@@ -1,4 +1,4 @@
-"""Pairs (condition, text): read, split, tokenized and batched together; labels that no text can spell."""
+"""Pairs (condition, text): read, split, tokenize and batched together; labels that no text can spell."""
 
 import gzip
 import json
@@ -18,10 +18,10 @@ from torch import Tensor
 from pyroformer.inference.cli.main import main
 from pyroformer.inference.cli.prepare import read_corpus
 from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.data.labels import MOST_LABELS, Labels, label_names
+from pyroformer.inference.data.labels import MAX_LABELS, Labels, label_names
 from pyroformer.inference.data.loaders import TrainingStream
-from pyroformer.inference.data.pairs import condition_widths, encode_pairs, unzip_pairs
-from pyroformer.inference.data.readers import Pair, read_file, read_splits, split_texts
+from pyroformer.inference.data.pairs import condition_lengths, encode_pairs, unzip_pairs
+from pyroformer.inference.data.readers import Pair, read_file, read_texts, split_texts
 from pyroformer.inference.data.texts import Texts
 from pyroformer.inference.data.tokenizer import Tokenizer
 from pyroformer.inference.objectives.elbo import ELBO
@@ -149,7 +149,7 @@ def test_pairs_of_equal_texts_stay_together(numbers: list[tuple[int, int]], seed
 def test_a_folder_gives_its_splits(tmp_path: Path) -> None:
     write(tmp_path / "train.tsv", "".join(f"{condition}\t{text}\n" for condition, text in PAIRS))
     write(tmp_path / "test.jsonl", '{"0": "book", "text": "d"}')
-    splits, blank = read_splits(tmp_path, condition="0")
+    splits, blank = read_texts(tmp_path, condition="0")
     assert sorted(splits["train"] + splits["valid"]) == sorted(PAIRS)
     assert (len(splits["valid"]), splits["test"], blank) == (3, [("book", "d")], 0)
 
@@ -196,7 +196,7 @@ def test_labels_of_one_text_each_leave_nothing_to_hold_out() -> None:
 
 
 def test_what_counts_as_a_label_unless_one_says_otherwise() -> None:
-    many = [str(i) for i in range(MOST_LABELS + 1)]
+    many = [str(i) for i in range(MAX_LABELS + 1)]
     assert label_names(["b", "a", "b"]) == ["a", "b"]
     assert label_names(many[1:]) == sorted(many[1:])
     for texts in (many, ["a", "New York"], ["a", "a\u00a0b"], ["a", ""], []):
@@ -222,7 +222,7 @@ def test_long_pairs_are_dropped_whole() -> None:
     pairs = [(overlong, "a"), ("b", overlong), (fits + "x", fits), ("c", fits + "x"), (fits, "d")]
     texts, dropped = encode_pairs([t for _, t in pairs], [c for c, _ in pairs], BYTEWISE, BYTEWISE, 8, "drop")
     assert (pairs_of(texts), dropped) == ([(fits + "x", fits), (fits, "d")], 3)
-    assert (texts.widths, conditions_of(texts).widths) == ((8,), (9,))
+    assert (texts.padded_lengths, conditions_of(texts).padded_lengths) == ((8,), (9,))
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,10 @@ def test_a_selection_keeps_the_conditions() -> None:
     texts, _ = encode_pairs([t for _, t in QUESTIONS], [c for c, _ in QUESTIONS], TOKENIZER, TOKENIZER, 64)
     some = texts.select(np.array([7, 3, 3]))
     assert pairs_of(some) == [QUESTIONS[7], QUESTIONS[3], QUESTIONS[3]]
-    assert some.widths == texts.widths and conditions_of(some).widths == conditions_of(texts).widths
+    assert (
+        some.padded_lengths == texts.padded_lengths
+        and conditions_of(some).padded_lengths == conditions_of(texts).padded_lengths
+    )
     assert some.bytes.tolist() == [len(QUESTIONS[i][1]) for i in (7, 3, 3)]
     assert len(texts.select(np.array([], dtype=int))) == 0
     assert repr(some) == f"Texts(3 pairs, {len(some.tokens)} tokens)"
@@ -271,10 +274,10 @@ def test_a_batch_by_hand() -> None:
 def test_a_condition_is_as_wide_as_the_longest_of_its_batch_asks_for() -> None:
     lengths = [1, 8, 9, 16, 17, 24, 40]
     texts, _ = encode_pairs(["x"] * 7, ["c" * length for length in lengths], BYTEWISE, BYTEWISE, 64)
-    widths = [width - 1 for width in conditions_of(texts).widths]
+    widths = [width - 1 for width in conditions_of(texts).padded_lengths]
     assert len(widths) == 3 and all(width % 8 == 0 for width in widths)
     for index, length in enumerate(lengths):
-        condition = texts.batch(np.array([0, index, -1]), 8).condition
+        condition = texts.batch(np.array([0, index, -1]), 8).condition_tokens
         assert condition is not None and condition.shape[1] == min(width for width in widths if width >= length)
 
 
@@ -285,7 +288,7 @@ def test_a_condition_is_as_wide_as_the_longest_of_its_batch_asks_for() -> None:
 def test_widths_of_conditions_count_the_end_that_batches_leave_out(
     lengths: list[int], max_length: int, expected: tuple[int, ...]
 ) -> None:
-    assert condition_widths(np.array(lengths, dtype=int), max_length) == expected
+    assert condition_lengths(np.array(lengths, dtype=int), max_length) == expected
 
 
 def rows(batches: list[Batch]) -> list[tuple[list[int], list[int]]]:
@@ -357,7 +360,7 @@ def test_a_corpus_is_opened_without_its_source(tmp_path: Path, labels: bool) -> 
         for split in ("train", "valid", "test"):
             assert pairs_of(getattr(again, split)) == pairs_of(getattr(corpus, split))
         assert isinstance(conditions_of(again.train).tokens, np.memmap)
-        assert conditions_of(again.train).widths == conditions_of(corpus.train).widths
+        assert conditions_of(again.train).padded_lengths == conditions_of(corpus.train).padded_lengths
     assert sorted(pairs_of(corpus.train) + pairs_of(corpus.valid) + pairs_of(corpus.test)) == sorted(PAIRS)
     assert pairs_of(pickle.loads(pickle.dumps(corpus.train))) == pairs_of(corpus.train)
 
@@ -367,7 +370,7 @@ def test_the_name_of_a_label_in_a_text_is_text() -> None:
     assert max(corpus.train.tokens) < corpus.tokenizer.vocabulary
     assert min(conditions_of(corpus.train).tokens[::2]) >= corpus.tokenizer.vocabulary
     assert corpus.tokenizer.decode(corpus.tokenizer.encode("book book")) == "book book"
-    batch = corpus.train.batch(np.arange(8), corpus.widths[-1])
+    batch = corpus.train.batch(np.arange(8), corpus.padded_lengths[-1])
     assert batch.condition_tokens is not None and batch.condition_tokens.shape == (8, 1)
     assert corpus.condition_tokenizer is not None
     assert corpus.condition_tokenizer.decode_batch(batch.condition_tokens) == conditions_of(corpus.train)[:8]
@@ -389,7 +392,8 @@ def test_texts_of_a_corpus_of_pairs_are_pairs_again() -> None:
 
 def test_corpora_of_texts_are_as_they_were() -> None:
     corpus = Corpus.from_texts([text for _, text in PAIRS], vocabulary=300)
-    keys = {"name", "max_length", "overlong", "seed", "asked", "vocabulary", "texts", "widths", "counts"}
+    keys = {"name", "max_length", "overlong", "seed", "requested_vocabulary", "vocabulary", "texts"}
+    keys |= {"padded_lengths", "counts"}
     assert json.loads((corpus.folder / "corpus.json").read_text()).keys() == keys
     arrays = {f"{split}.{kind}.npy" for split in ("train", "valid", "test") for kind in ("tokens", "offsets")}
     assert {path.name for path in corpus.folder.iterdir()} == arrays | {"corpus.json", "tokenizer.json"}
@@ -406,7 +410,7 @@ def test_splits_of_two_kinds() -> None:
     with pytest.raises(ValueError, match="labels are conditions, and these texts have none: give pairs, or leave lab"):
         Corpus.from_texts([text for _, text in PAIRS], labels=True)
     with pytest.raises(
-        ValueError, match="no pair of the test split fits into a max_length of 16 tokens: give a longer w"
+        ValueError, match="no pair of the test split fits into a max_length of 16 tokens: give a longer max_length"
     ):
         some = [("c", "short")]
         Corpus.from_texts({"train": some, "valid": some, "test": [("c", LONG)]}, max_length=16, overlong="drop")
@@ -428,7 +432,7 @@ def test_a_held_out_label_that_training_lacks() -> None:
         ("corpus.json", {"conditions": {}}, r"is damaged \(corpus.json describes no conditions\): make it anew"),
         (
             "corpus.json",
-            {"conditions": {"labels": ["a"], "widths": [2]}},
+            {"conditions": {"labels": ["a"], "padded_lengths": [2]}},
             r"its tokenizer has \d+ tokens, not \d+\): m",
         ),
     ],
@@ -540,7 +544,7 @@ def test_a_run_makes_batches_of_pairs(run: Run) -> None:
     first = run.corpus.tokenizer.vocabulary
     assert listed(batch.condition_tokens) == [[first + 1], [first]]
     assert run.tokenizer.decode_batch(batch.tokens) == ["one", "two words"]
-    assert listed(run.batch("one", "order").condition) == [[first + 2]]
+    assert listed(run.batch("one", "order").condition_tokens) == [[first + 2]]
 
 
 @pytest.mark.parametrize(
@@ -559,7 +563,7 @@ def test_a_batch_without_the_right_conditions(run: Run, conditions: list[str] | 
 def test_conditions_that_a_batch_cannot_have(run: Run) -> None:
     corpus = Corpus.from_texts(QUESTIONS, tokenizer=BYTEWISE)
     run = Run(run.model, None, corpus, run.folder, run.config, 0)
-    assert len(listed(run.batch(["a"], ["q" * 64]).condition)[0]) == 64
+    assert len(listed(run.batch(["a"], ["q" * 64]).condition_tokens)[0]) == 64
     with pytest.raises(ValueError, match=r"'q{40}'\.\.\. has 65 tokens, the model's max_length is 64: shorten it"):
         run.batch(["a"], ["q" * 65])
     alone = Run(run.model, None, Corpus.from_texts([t for _, t in PAIRS], vocabulary=300), run.folder, run.config, 0)

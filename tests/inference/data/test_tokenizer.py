@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyroformer.inference.data.tokenizer import SMALLEST, Tokenizer
+from pyroformer.inference.data.tokenizer import MIN_VOCABULARY, Tokenizer
 from pyroformer.models.batch import BOS, EOS, PAD
 
 TEXTS = [f"The {what} of number {i} is the other {what}." for i in range(30) for what in ("weight", "vector")]
@@ -40,8 +40,8 @@ def test_a_batch_is_its_texts(texts: list[str]) -> None:
 def test_special_tokens_come_first_and_every_byte_follows() -> None:
     ids = [TOKENIZER.core.token_to_id(name) for name in ("<pad>", "<bos>", "<eos>")]
     assert ids == [PAD, BOS, EOS] == [0, 1, 2]
-    assert TOKENIZER.byte_lengths()[:SMALLEST].tolist() == [0] * 3 + [1] * 256
-    assert SMALLEST < len(TOKENIZER) == TOKENIZER.vocabulary == len(TOKENIZER.byte_lengths()) <= 320
+    assert TOKENIZER.byte_lengths()[:MIN_VOCABULARY].tolist() == [0] * 3 + [1] * 256
+    assert MIN_VOCABULARY < len(TOKENIZER) == TOKENIZER.vocabulary == len(TOKENIZER.byte_lengths()) <= 320
     assert repr(TOKENIZER) == f"Tokenizer({TOKENIZER.vocabulary} tokens)"
 
 
@@ -72,8 +72,8 @@ def test_training_is_deterministic() -> None:
 
 
 def test_a_text_with_little_to_learn_gives_fewer_tokens() -> None:
-    assert Tokenizer.train(["aa"], 4000).vocabulary == SMALLEST + 1
-    assert Tokenizer.train([""], SMALLEST).vocabulary == SMALLEST
+    assert Tokenizer.train(["aa"], 4000).vocabulary == MIN_VOCABULARY + 1
+    assert Tokenizer.train([""], MIN_VOCABULARY).vocabulary == MIN_VOCABULARY
 
 
 def test_it_is_the_same_after_a_file_and_in_another_process(tmp_path: Path) -> None:
