@@ -1,14 +1,14 @@
-r"""What attention over a mixture costs, in multiples of softmax attention of the same size.
+r"""Cost of attention over a mixture, relative to softmax attention of the same size.
 
     python benchmarks/attention.py [--device cuda] [--out FILE]
 
 One layer each, projections included: M = N queries over N components, ``--width`` P, ``--heads`` H. The layers take
-turns; a ratio is one of fastest rounds, because what else the machine does can only add to a time.
+turns; a ratio is one of fastest rounds, because other load on the machine can only increase a time.
 
     plain               softmax attention: F.scaled_dot_product_attention between four projections
-    training            fused, over point masses: what a sampled mixture is in training
+    training            fused, over point masses, which is a sampled mixture in training
     training, explicit  the same with the matrix of weights in memory
-    rank 2              fused, over Gaussian components of which all tokens share one variance vector; exact form
+    rank 2              fused, over Gaussian components with one variance vector shared by all tokens; exact form
     diagonal            fused, over Gaussian components with a variance of their own in each dimension; exact form
     P-wide, explicit    the same in the published computation: queries lifted to P dimensions, weights in memory
 
@@ -34,7 +34,7 @@ Layer = Callable[[], Tensor]
 
 
 class Cost(NamedTuple):
-    """Seconds of each round and the largest number of bytes alive at once."""
+    """Seconds of each round and the peak memory in bytes."""
 
     forward: list[float]
     both: list[float]
@@ -91,7 +91,7 @@ def layers(problem: Problem) -> dict[str, Layer]:
 
 
 def kernels(problem: Problem) -> dict[str, Layer]:
-    """The same without projections: heads as they come out of them."""
+    """The same without projections: the heads after them."""
     heads = problem.layer.heads
     q, k = (tensor.unflatten(-1, (heads, -1)).transpose(1, 2) for tensor in (problem.x, problem.vectors))
     log_weights = problem.log_weights[:, None].expand(q.shape[:-1])
@@ -140,7 +140,7 @@ def explicit_wide(layer: DenoisingAttention, x: Tensor, mixture: pf.Mixture) -> 
 
 
 def measure(forms: dict[str, Layer], leaves: list[Tensor], rounds: int, device: str) -> dict[str, Cost]:
-    """Rounds in which every form runs once, after one that does not count."""
+    """Rounds in which every form runs once, after a warm-up round."""
     costs = {name: Cost([], [], peak_memory(form, leaves, device)) for name, form in forms.items()}
     for _ in range(rounds):
         for name, form in forms.items():
@@ -161,7 +161,7 @@ def step(form: Layer, leaves: list[Tensor]) -> None:
 
 
 def peak_memory(form: Layer, leaves: list[Tensor], device: str) -> int:
-    """The largest number of bytes that forward and backward hold at once, beyond their inputs."""
+    """Peak memory of forward and backward in bytes, beyond their inputs."""
     step(form, leaves)
     if device == "cuda":
         torch.cuda.synchronize()
@@ -195,7 +195,7 @@ def table(title: str, results: dict[int, dict[str, Cost]]) -> str:
 
 
 def targets(results: dict[int, dict[str, Cost]]) -> str:
-    """What these layers are meant to reach, and whether they do."""
+    """The targets of these layers, and whether they are met."""
     lines = ["| target | reached |", "|---|---|"]
     for components, costs in results.items():
         training = ratio(costs["training"].both, costs["plain"].both)

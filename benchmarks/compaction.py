@@ -1,16 +1,16 @@
-r"""What it buys, and what it costs, that vectors of little weight leave a text's mixture before it is decoded.
+r"""Gain and cost of removing vectors of little weight from a text's mixture before it is decoded.
 
     python benchmarks/compaction.py --run RUN [--thresholds 0.001 0.01 0.03] [--out FILE]
 
-Held-out texts of a run of an NVAE are encoded once, and written again greedily from the mean of their posterior without
+Held-out texts of a run of an NVAE are encoded once, and decoded greedily from the mean of their posterior without
 the vectors whose weight is below a threshold. The first row, 0, is the whole mixture. The thresholds take turns, and a
-time is that of the fastest round, because what else the machine does can only add to one.
+time is that of the fastest round, because other load on the machine can only increase it.
 
-    vectors      share of the texts' vectors that stay
-    tokens/s     of whole greedy decoding: the thinning, the projection to keys and values, and every step
+    vectors      share of the texts' vectors that are kept
+    tokens/s     of whole greedy decoding: the removal, the projection to keys and values, and every step
     attention    queries/s of the decoder's cross-attention alone, over the same queries and all layers
-    cache        bytes of keys and values that all layers keep of the batch
-    BLEU, lost   of the reconstructions, of 100, and how much less than with the whole mixture
+    cache        bytes of keys and values that all layers keep for the batch
+    BLEU, lost   of the reconstructions, of 100, and the loss from that of the whole mixture
 """
 
 import argparse
@@ -23,7 +23,7 @@ import torch
 from reporting import evenly
 from torch import Tensor
 
-from pyroformer.inference.evaluation.metrics import bleu
+from pyroformer.inference.evaluation.bleu import bleu
 from pyroformer.inference.generation.decoding import Decoding, uniforms
 from pyroformer.inference.generation.generate import write
 from pyroformer.inference.run import Run, load
@@ -37,7 +37,7 @@ QUERIES = 32  # of each text, in every layer
 
 
 class Cost(NamedTuple):
-    """What one threshold leaves, how fast that is and how good."""
+    """Kept vectors, speed and quality at one threshold."""
 
     vectors: float
     tokens_per_second: float
@@ -47,7 +47,7 @@ class Cost(NamedTuple):
 
 
 def report(run: Run, thresholds: Sequence[float] = THRESHOLDS, texts: int = 64, rounds: int = 5) -> str:
-    """The table, for so many held-out texts."""
+    """The table, for a number of held-out texts."""
     if not isinstance(run.model, NVAE):
         raise ValueError(f"a {type(run.model).__name__} has no mixture to thin: give a run of an nvae.")
     originals = evenly(run.corpus.test, texts)
@@ -94,16 +94,16 @@ def thinned(model: NVAE, memory: Mixture, below: float) -> Mixture:
 
 
 def written(run: Run, memory: Mixture) -> Tensor:
-    """The most probable token after the other."""
+    """Greedy decoding."""
     model: Any = run.model
     noise = uniforms(0, range(len(memory.means)), run.corpus.max_length).to(model.device)
-    return write(model.likelihood(memory), Decoding(greedy=True), noise, words=run.tokenizer.vocabulary)
+    return write(model.likelihood(memory), Decoding(greedy=True), noise, text_vocabulary=run.tokenizer.vocabulary)
 
 
 def in_turns(
     do: Callable[[float], None], thresholds: Sequence[float], rounds: int, device: torch.device
 ) -> dict[float, float]:
-    """Seconds of the fastest round of each, after one that does not count."""
+    """Seconds of the fastest round of each, after a warm-up round."""
     seconds = dict.fromkeys(thresholds, float("inf"))
     for number in range(rounds + 1):
         for below in thresholds:
@@ -115,7 +115,7 @@ def in_turns(
 
 
 def table(costs: dict[float, Cost], about: str) -> str:
-    """Markdown; what is in brackets is the ratio to the whole mixture."""
+    """The table as markdown, with ratios to the whole mixture in brackets."""
     base = costs[0.0]
     lines = [f"{about}; in brackets: times the whole mixture", ""]
     lines += ["| below | vectors | tokens/s | attention, queries/s | cache, bytes | BLEU | lost |"]

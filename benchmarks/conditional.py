@@ -1,11 +1,11 @@
-"""Does a conditional DELLA write what it is asked for? Utterances for intents, judged by a classifier of real ones.
+"""Conditional generation with DELLA: utterances for intents, evaluated by a classifier of real utterances.
 
     python benchmarks/conditional.py --data FOLDER [--steps 2000] [--out FILE]
 
-The folder holds train.tsv, valid.tsv and test.tsv with an intent and an utterance a line; where they come as two files
-each, `paste train.label train.txt > train.tsv`. The classifier, a logistic
-regression on words and pairs of words, learns from the training utterances alone; the figure is how many generated
-utterances it takes for their intent, beside how many real held-out ones.
+The folder holds train.tsv, valid.tsv and test.tsv with an intent and an utterance per line; where they come as two
+files each, `paste train.label train.txt > train.tsv`. The classifier, a logistic regression on words and pairs of
+words, is trained on the training utterances alone; the metric is the share of generated utterances that it assigns to
+their intent, compared with that of real held-out ones.
 """
 
 import argparse
@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from pyroformer.inference.evaluation.text_metrics import distinct, self_bleu
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 import pyroformer as pf
-from pyroformer.inference.evaluation.text_metrics import distinct, self_bleu
 from pyroformer.inference.utils.seeds import item_seed
 
 LATENT = 16
@@ -37,7 +37,7 @@ def report(
     vocabulary: int = 2000,
     seed: int = 0,
 ) -> str:
-    """The table as markdown, and some of what was written."""
+    """The table as markdown, and some generated utterances."""
     corpus = pf.Corpus.from_file(data, condition=0, vocabulary=vocabulary, max_length=32, overlong="drop")
     read = [corpus.entries("train"), corpus.entries("test")]
     (known, seen), (intents, unseen) = (zip(*pairs, strict=True) for pairs in read)
@@ -47,23 +47,23 @@ def report(
     torch.manual_seed(seed)
     model = pf.DELLA.for_corpus(corpus, width=width, layers=layers, heads=4, latent_size=LATENT)
     run = pf.fit(model, pf.DELLAGuide(model), corpus, steps=steps, seed=seed)
-    asked = [label for label in corpus.labels for _ in range(each)]
+    intended = [label for label in corpus.labels for _ in range(each)]
     written = {
         name: [
             text
             for number, label in enumerate(corpus.labels)  # the noise of a text is a function of seed and place
-            for text in run.sample(each, seed=item_seed(seed, number, "label"), condition=label, **rule)
+            for text in run.sample(each, seed=item_seed(seed, number, "label"), condition=label, **decoding)
         ]
-        for name, rule in {"drawn": {}, "temperature 0.7": {"temperature": 0.7}}.items()
+        for name, decoding in {"drawn": {}, "temperature 0.7": {"temperature": 0.7}}.items()
     }
     lines = [
         f"torch {torch.__version__}; {corpus.describe()}; width {width}, {layers} layers, {steps} steps of 32, seed "
         f"{seed}; {each} utterances for each intent",
         "",
-        "| utterances | taken for their intent | Self-BLEU-4 | distinct 2-grams | found in the training texts |",
+        "| utterances | classified as their intent | Self-BLEU-4 | distinct 2-grams | found in the training texts |",
         "|---|---:|---:|---:|---:|",
     ]
-    for name, labels, texts in [("real, held out", intents, unseen), *((n, asked, t) for n, t in written.items())]:
+    for name, labels, texts in [("real, held out", intents, unseen), *((n, intended, t) for n, t in written.items())]:
         copied = sum(text in set(seen) for text in texts) / len(texts)
         share = distinct(texts, 2, ngrams=5_000).share.value
         lines.append(
@@ -76,7 +76,7 @@ def report(
         f"perplexity {bound['importance_weighted']['perplexity']:.2f}, KL {bound['rate']['nats/text']:.2f}",
         "",
     ]
-    shown = list(zip(asked, written["temperature 0.7"], strict=True))[:: max(1, len(asked) // 12)]
+    shown = list(zip(intended, written["temperature 0.7"], strict=True))[:: max(1, len(intended) // 12)]
     return "\n".join([*lines, *(f"    {label}: {text}" for label, text in shown)]) + "\n"
 
 

@@ -1,24 +1,24 @@
-"""Rate against distortion: what a nat of information about a text buys, for several models that pass it on by latents.
+"""Rate against distortion of several latent-variable models of text; resumable.
 
     python benchmarks/curve.py --data FOLDER --out results/curve [--steps 800] [--plot curve.png]
 
-nvae             a Dirichlet process over one vector for each token, and the prior's own
-nvib             the same, trained with the published objective; its beta is the one that it amounts to for a nat of the
-                 vectors' exact KL, 1e-3 / width at the published strength, which is the default of `fit nvae`
+nvae             a Dirichlet process over one vector per token, and the vector of the prior
+nvib             the same, trained with the published objective; its beta is the equivalent weight on the exact KL of
+                 the vectors, 1e-3 / width at the published strength, which is the default of `fit nvae`
 nvib relu        the same with pseudo-counts that can be zero, as in the published experiments
 vae              a Gaussian vector for each token, under softmax attention
 one vector       a single Gaussian vector of the same width, as one more key and value in each layer; as in Optimus, the
                  encoder is a network of its own
-autoencoder      vae, whose divergence costs nothing: the one end
-language model   nothing is latent: the other end
+autoencoder      vae with a weight of zero on the KL: one end of the curve
+language model   no latents: the other end
 
-Each point trains on reconstruction + beta * KL with the exact KL summed over all latents, whose weight grows over the
-first quarter of the run unless its name says otherwise. "ladder" goes on from the weights of the next weaker beta, so
-that a model learns to copy before it learns to be brief; it has taken as many steps again on each rung, and some points
-without a ladder have as many for comparison. All have the same width, layers, batches and learning rate, and are
-measured on the same held-out texts; +- is the standard error over these. A second stage, of half as many steps, fits a
-better prior to the posterior of a point, all else held. The bound, rate + distortion + length, is one of log p(x) at
-every beta. A result is a JSON file; those that exist are not made again.
+Each point trains on reconstruction + beta * KL with the exact KL summed over all latents; the weight grows over the
+first quarter of the run unless its name says otherwise. "ladder" continues from the weights of the next smaller beta,
+so that a model learns to copy before it learns to compress; each rung takes the same number of steps, and some points
+without a ladder have as many steps in total for comparison. All have the same width, layers, batches and learning rate,
+and are evaluated on the same held-out texts; +- is the standard error over these. A second stage, of half as many
+steps, freezes the model and fits a better prior to the posterior of a point. The bound, rate + distortion + length, is
+one of log p(x) at every beta. Each result is a JSON file; existing results are kept.
 """
 
 import argparse
@@ -26,14 +26,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resumable import cell, error, figure, finished, make_missing, parameters, read, same_settings, trained
+from pyroformer.inference.evaluation.metrics.diversity import diversity
+from resumable import cell, error, finished, make_missing, metric, parameters, read, same_settings, trained
 from torch import nn
 
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.evaluation.text_metrics import diversity
 from pyroformer.inference.run import Run
 from pyroformer.inference.training.fit_prior import fit_prior
 from pyroformer.models.base import Model
@@ -44,15 +44,15 @@ from pyroformer.models.vae import VAE
 
 
 class Point(NamedTuple):
-    """One model to train and measure."""
+    """One model to train and evaluate."""
 
     family: str
     beta: float = 1.0
-    ladder: tuple[float, ...] = ()  # the betas at which it was trained before, each for as many steps
+    ladder: tuple[float, ...] = ()  # the betas of earlier training, each for as many steps
     schedule: str = "linear"
     free_bits: float = 0.0  # nats per text, in total
     prior: str = ""  # of a second stage, fitted to the posterior of the same point without one
-    times: int = 1  # so many times the steps
+    times: int = 1  # factor on the number of steps
 
     @property
     def name(self) -> str:
@@ -66,15 +66,15 @@ class Point(NamedTuple):
 
     @property
     def start(self) -> "Point | None":
-        """The point from whose weights this one goes on."""
+        """The point whose weights this one continues from."""
         return self._replace(beta=self.ladder[-1], ladder=self.ladder[:-1]) if self.ladder else None
 
     def steps(self, each: int) -> int:
-        """All steps that its weights have been trained for, with so many on each rung."""
+        """The total number of training steps, with ``each`` on each rung."""
         return each * (len(self.ladder) + self.times) + (max(1, each // 2) if self.prior else 0)
 
 
-POINTS = [  # what says most first
+POINTS = [  # the most informative first
     Point("language model"),
     Point("nvae", 1e-3),
     Point("nvae", 1e-2, (1e-3,)),
@@ -110,7 +110,7 @@ POINTS = [  # what says most first
 
 
 def make(point: Point, corpus: Corpus, width: int, layers: int) -> tuple[Model, nn.Module | None]:
-    """A model and its guide; all have as many layers in all."""
+    """A model and its guide; all have the same total number of layers."""
     if point.family == "language model":
         return LanguageModel.for_corpus(corpus, width=width, layers=2 * layers), None
     sizes: dict[str, Any] = {"width": width, "layers": layers}
@@ -125,10 +125,10 @@ def make(point: Point, corpus: Corpus, width: int, layers: int) -> tuple[Model, 
 
 
 def measure(point: Point, corpus: Corpus, options: argparse.Namespace) -> dict[str, Any]:
-    """Train one model, or take the one that is there, and measure it."""
+    """Train one model, or load it if it is trained, and evaluate it."""
     run, seconds = second_stage(point, corpus, options) if point.prior else first_stage(point, corpus, options)
     samples = run.sample(options.samples, seed=2)
-    written = diversity(samples, corpus.test[: 10 * options.samples], seed=3)
+    measured = diversity(samples, corpus.test[: 10 * options.samples], seed=3)
     reconstructions = [] if run.guide is None else run.reconstruct(corpus.test[:10])
     return {
         "point": point._asdict(),
@@ -137,14 +137,14 @@ def measure(point: Point, corpus: Corpus, options: argparse.Namespace) -> dict[s
         "seconds": seconds,
         "step": run.step,
         "evaluation": run.evaluate(limit=options.texts, num_particles=options.num_particles, seed=1).as_dict(),
-        "diversity": {key: found.as_dict() for key, found in written.items()},
+        "diversity": {key: value.as_dict() for key, value in measured.items()},
         "samples": samples[:10],
-        "reconstructions": [(found.original, found.text) for found in reconstructions],
+        "reconstructions": [(each.original, each.text) for each in reconstructions],
     }
 
 
 def first_stage(point: Point, corpus: Corpus, options: argparse.Namespace) -> tuple[Run, float]:
-    """A model with the prior that it comes with."""
+    """A model with its default prior."""
     extra = {"free_bits": point.free_bits, "free_bits_per": "total"} if point.free_bits else {}
     if point.family != "language model":
         objective = "nvib" if point.family.startswith("nvib") else "elbo"
@@ -163,7 +163,7 @@ def first_stage(point: Point, corpus: Corpus, options: argparse.Namespace) -> tu
 
 
 def start(point: Point, corpus: Corpus, options: argparse.Namespace) -> tuple[Model, nn.Module | None]:
-    """What training begins with: new weights, or those of the point before."""
+    """The initial weights: new ones, or those of the previous point."""
     if point.start is None:
         return make(point, corpus, options.width, options.layers)
     before, _ = first_stage(point.start, corpus, options)
@@ -171,7 +171,7 @@ def start(point: Point, corpus: Corpus, options: argparse.Namespace) -> tuple[Mo
 
 
 def second_stage(point: Point, corpus: Corpus, options: argparse.Namespace) -> tuple[Run, float]:
-    """The same with a better prior."""
+    """The run of a first stage with a better prior."""
     before, _ = first_stage(point._replace(prior=""), corpus, options)
     return finished(
         options.out / "runs" / point.name,
@@ -214,30 +214,30 @@ def table(results: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> 
         extra += [f"{point.prior} prior"] if point.prior else []
         extra += ["ladder"] if point.ladder else []
         cells = [f"{point.steps(options.steps):,}"]
-        cells += [cell([figure(result, *at)], digits, error(result, *at)) for *at, digits in COLUMNS.values()]
+        cells += [cell([metric(result, *at)], digits, error(result, *at)) for *at, digits in COLUMNS.values()]
         lines.append(f"| {', '.join([point.family, *extra])} | {beta} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def effective(point: Point, width: int) -> float:
-    """What a nat of the vectors' KL costs."""
+    """The weight on the KL of the vectors."""
     return point.beta * 1e-3 / width if point.family.startswith("nvib") else point.beta
 
 
 def plot(results: Sequence[Mapping[str, Any]], path: Path, width: int = 96) -> None:
-    """Rate against distortion, whole and where texts are copied; the dashed line is a language model's loss.
+    """Rate against distortion, all of it and where texts are copied; the dashed line is a language model's loss.
 
-    A line joins the points of a family, with their betas; hollow marks are what was tried beside them, and squares have
-    a second stage. The language model is the best one, that of the most steps. Rates of thousands of nats, which stand
-    in the table, would push all others together.
+    A line joins the points of a family, labeled with their betas; hollow markers are variants, and squares have a
+    second stage. The language model is the best one, that with the most steps. Rates of thousands of nats are in the
+    table alone: they would compress the axis.
     """
     import matplotlib.pyplot as plt
     import numpy as np
 
     figure_, (whole, copying) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
-    made = [(Point(**one["point"]), place(one)) for one in results]
-    points = {point._replace(ladder=tuple(point.ladder)): at for point, at in made if at[0] < COPYING[0][1]}
-    losses = [figure(one, "bound", "nats/token") for one in results if one["point"]["family"] == "language model"]
+    placed = [(Point(**one["point"]), place(one)) for one in results]
+    points = {point._replace(ladder=tuple(point.ladder)): at for point, at in placed if at[0] < COPYING[0][1]}
+    losses = [metric(one, "bound", "nats/token") for one in results if one["point"]["family"] == "language model"]
     if loss := min((loss for loss in losses if loss), default=None):
         rates = np.geomspace(1e-3, loss, 200)
         whole.plot(rates, loss - rates, color="0.6", linestyle="--", label="sum = loss of the language model")
@@ -254,7 +254,7 @@ COPYING = (8, 1500), 0.7  # rates, and the greatest distortion
 
 
 def draw(axes: Any, points: Mapping[Point, tuple[float, float]], width: int, labeled: Callable[[Any], bool]) -> None:
-    """All points and arrows on one pair of axes; betas where there is room for them."""
+    """All points and arrows on one pair of axes, with betas where there is room for them."""
     from pyroformer.inference.plots.style import COLORS
 
     families = [family for family in dict.fromkeys(point.family for point in POINTS) if family != "language model"]
@@ -282,8 +282,8 @@ def draw(axes: Any, points: Mapping[Point, tuple[float, float]], width: int, lab
 
 
 def place(result: Mapping[str, Any]) -> tuple[float, float]:
-    """Rate, at least what a logarithmic axis shows, and distortion."""
-    rate, distortion = (figure(result, name, "nats/token") or 0.0 for name in ("rate", "reconstruction"))
+    """Rate, bounded away from zero for the logarithmic axis, and distortion."""
+    rate, distortion = (metric(result, name, "nats/token") or 0.0 for name in ("rate", "reconstruction"))
     return max(rate, 1e-3), distortion
 
 

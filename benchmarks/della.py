@@ -1,12 +1,12 @@
-"""What DELLA costs: a training step, the activations that it keeps, and sampling; side by side in one process.
+"""Cost of DELLA: a training step, its activations, and sampling; side by side in one process.
 
-by hand     an encoder pass and a decoder pass of the same backbone in plain PyTorch, the mean state of the one added to
-            the embeddings of the other; no latents, and our readout
+by hand     an encoder pass and a decoder pass of the same backbone in plain PyTorch, the mean encoder
+            state added to the decoder's embeddings; no latents, and our readout
 collapsed   DELLA whose product is collapsed, as published
 product     DELLA with the true product of rank 4
 
 A step is the loss, its gradients and AdamW. Activations are the bytes that the blocks keep for the backward pass,
-parameters left out. Sampling writes texts of 128 tokens with the cache, or reading the whole prefix again for each.
+parameters left out. Sampling generates texts of 128 tokens with the cache, or without it.
 
     python benchmarks/della.py --width 256 --layers 4 --out table.md
 """
@@ -36,7 +36,7 @@ LATENT, RANK, LENGTH = 32, 4, 128
 
 
 def batch_of(config: TransformerConfig, texts: int, time: int, device: str) -> Batch:
-    """Random texts of between half of ``time`` and ``time`` tokens."""
+    """Random texts with ``time / 2`` to ``time`` tokens."""
     lengths = torch.randint(time // 2, time, (texts,)).tolist()
     rows = [[*torch.randint(3, config.vocabulary, (n,)).tolist(), EOS] for n in lengths]
     return Batch.pad(rows, width=time).to(device)
@@ -58,23 +58,25 @@ def by_hand(backbone: Decoder, batch: Batch) -> Tensor:
 
 
 def ways(config: TransformerConfig, batch: Batch, device: str) -> dict[str, tuple[nn.Module, Callable[[], Tensor]]]:
-    """The networks of each way, and its loss."""
+    """The networks and the loss of each implementation."""
     torch.manual_seed(0)
     backbone = Decoder(config).to(device)
-    found: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {"by hand": (backbone, lambda: by_hand(backbone, batch))}
+    implementations: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {
+        "by hand": (backbone, lambda: by_hand(backbone, batch))
+    }
     for name in ("collapsed", "product"):
         torch.manual_seed(0)
         model = DELLA(config, latent_size=LATENT, fusion=name, rank=RANK).to(device)
         objective = ELBO()(model, DELLAGuide(model).to(device))
-        found[name] = (objective, lambda objective=objective: objective(batch))  # type: ignore[misc]
+        implementations[name] = (objective, lambda objective=objective: objective(batch))  # type: ignore[misc]
     if device == "cuda":
-        for network, _ in found.values():
+        for network, _ in implementations.values():
             compile_blocks(network)
-    return found
+    return implementations
 
 
 def milliseconds(run: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:
-    """Of the fastest of several calls, the ways taking turns: what else the machine does can only add to a time."""
+    """Time of the fastest of several calls, in turns: other load on the machine can only increase a time."""
     best = dict.fromkeys(run, float("inf"))
     for name in run:
         run[name]()
@@ -101,7 +103,7 @@ def stepper(network: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], obje
 
 @contextmanager
 def kept(network: nn.Module) -> Iterator[Callable[[], int]]:
-    """Counts the bytes that blocks keep for the backward pass, every storage once."""
+    """Count the bytes that blocks keep for the backward pass, every storage once."""
     inside, sizes = [0], {}
     weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
 

@@ -1,4 +1,4 @@
-"""DELLA against its rivals at equal terms: one backbone, one budget, one evaluation; resumes where it stopped.
+"""DELLA compared with its rivals on equal terms: one backbone, one budget, one evaluation; resumable.
 
     python benchmarks/della_table.py --data SNLI_FOLDER --out results/snli [--seeds 3] [--steps 1500]
 
@@ -6,18 +6,19 @@ language model   the backbone alone, nothing latent
 embedding        one latent of the total size, added to the token embeddings
 memory           the same latent as one more key and value in each layer
 softmax          the same latent added to the hidden states before the readout
-independent      one latent a layer, none knows of another; true product
-residual         the chain; the posterior is a step away from the prior; true product
+independent      one latent per layer, independent of each other; true product
+residual         the chain; the posterior is a residual of the prior; true product
 collapsed        the chain; the product as published
 product          the chain; the true product of rank r
 
-All have the same layers and width, and as many parameters: those that take fewer get a wider MLP. Each is trained with
-and without cyclical annealing of the KL and otherwise at beta = 1 on summed KLs, on the same batches and with the same
-learning rate, and measured on the same held-out texts. Some get other help, with no more steps: "free nats" (the first
-4 nats of a text's KL cost nothing) and "ladder" (half of the steps at beta = 0.05, the rest at 1); "ladder, iw" weighs
-4 draws against each other in the second half, which takes four times the passes; "from the LM" spends the first half on
-the language model alone, which the latents then enter as the identity or, "published start", by weights that forget it.
-All are measured at beta = 1. A result is a JSON file; those that exist are not made again.
+All have the same layers and width, and the same number of parameters: smaller models get a wider MLP. Each is trained
+with and without cyclical annealing of the KL and otherwise at beta = 1 on summed KLs, on the same batches and with the
+same learning rate, and evaluated on the same held-out texts. Some have other help, with no more steps: "free nats"
+(the first 4 nats of a text's KL are not charged) and "ladder" (half of the steps at beta = 0.05, the rest at 1);
+"ladder, iw" trains on the importance-weighted bound of 4 draws in the second half, which takes four times the passes;
+"from the LM" trains the language model alone in the first half, and the latents are then added as the identity or,
+"published start", with weights that destroy its function. All are evaluated at beta = 1. Each result is a JSON file;
+existing results are kept.
 """
 
 import argparse
@@ -27,12 +28,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from resumable import cell, figure, make_missing, parameters, read, same_settings, trained
+from pyroformer.inference.evaluation.metrics.diversity import diversity
+from resumable import cell, make_missing, metric, parameters, read, same_settings, trained
 from torch import nn
 
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.evaluation.text_metrics import diversity
 from pyroformer.inference.run import Run
 from pyroformer.models.base import Model
 from pyroformer.models.della import DELLA
@@ -86,7 +87,7 @@ class Task(NamedTuple):
 
 
 def tasks(seeds: int, names: Sequence[str]) -> Iterator[Task]:
-    """Seed by seed, so that what is there at any time compares."""
+    """Seed by seed, so that partial results are comparable."""
     for seed in range(seeds):
         for kind in HELP:
             for name in names:
@@ -105,7 +106,7 @@ def make(name: str, config: TransformerConfig) -> tuple[Model, nn.Module | None]
 
 
 def equal(name: str, config: TransformerConfig) -> TransformerConfig:
-    """The configuration with an MLP so wide that the model has as many parameters as the largest of the table."""
+    """The configuration with an MLP wide enough that the model has as many parameters as the largest of the table."""
     largest = parameters(*make("product", config))
     missing = largest - parameters(*make(name, config))
     more = round(missing / (config.layers * (2 * config.width + 1)))
@@ -113,19 +114,19 @@ def equal(name: str, config: TransformerConfig) -> TransformerConfig:
 
 
 def measure(task: Task, corpus: Corpus, config: TransformerConfig, options: argparse.Namespace) -> dict[str, Any]:
-    """Train one model, or take the one that is there, and measure it."""
+    """Train one model, or load it if it is trained, and evaluate it."""
     run, seconds = fitted(task, corpus, config, options)
-    found = run.evaluate(limit=options.texts, num_particles=options.num_particles, seed=1).as_dict()
+    evaluation = run.evaluate(limit=options.texts, num_particles=options.num_particles, seed=1).as_dict()
     samples = run.sample(options.samples, seed=2)
-    written = diversity(samples, corpus.test[: 10 * options.samples], seed=3)
+    measured = diversity(samples, corpus.test[: 10 * options.samples], seed=3)
     return {
         "task": task._asdict(),
         "parameters": parameters(run.model, run.guide),
         "hidden": run.model.config.feed_forward,
         "seconds": seconds,
         "step": run.step,
-        "evaluation": found,
-        "diversity": {key: figure.as_dict() for key, figure in written.items()},
+        "evaluation": evaluation,
+        "diversity": {key: value.as_dict() for key, value in measured.items()},
         "samples": samples[:10],
         "reconstructions": []
         if run.guide is None
@@ -134,7 +135,7 @@ def measure(task: Task, corpus: Corpus, config: TransformerConfig, options: argp
 
 
 def fitted(task: Task, corpus: Corpus, config: TransformerConfig, options: argparse.Namespace) -> tuple[Run, float]:
-    """The run of a task, and the seconds that training took."""
+    """The run of a task, and its training time in seconds."""
     folder = options.out / "runs" / task.file
     budget = {"batch_size": options.batch_size, "learning_rate": options.learning_rate, "validation_texts": 512}
 
@@ -156,7 +157,7 @@ def fitted(task: Task, corpus: Corpus, config: TransformerConfig, options: argpa
 
 
 def beside(folder: Path, task: Task, stage: str) -> Path:
-    """Where the first half is kept, which several kinds of help may share."""
+    """The folder of the first half, which several kinds of help may share."""
     return folder.with_name(f"{task.name}.{stage}.{task.seed}".replace(" ", "-"))
 
 
@@ -197,7 +198,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         for kind in HELP:
             if some := groups.get((name, kind)):
                 cells = [
-                    cell([figure(result, *column[:2]) for result in some], column[2]) for column in COLUMNS.values()
+                    cell([metric(result, *column[:2]) for result in some], column[2]) for column in COLUMNS.values()
                 ]
                 lines.append(f"| {name} | {kind} | {len(some)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

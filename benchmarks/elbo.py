@@ -1,9 +1,9 @@
-"""What Pyro costs: one optimizer step of the NVAE's exact ELBO, written four ways, side by side in one process.
+"""Cost of Pyro: one optimizer step of the NVAE's exact ELBO in four implementations, side by side in one process.
 
 hand      the same networks, noise and closed forms in plain PyTorch
 eager     pyroformer.ELBO
 captured  the same, captured into one graph
-pyro      stock SVI with TraceMeanField_ELBO on an equivalent plain-Pyro model: what one would write without pyroformer
+pyro      stock SVI with TraceMeanField_ELBO on an equivalent plain-Pyro model
 
     python benchmarks/elbo.py --width 64 256 --out table.md
 """
@@ -32,7 +32,7 @@ VOCABULARY, TIME, TEXTS, LAYERS = 2000, 32, 32, 2
 
 
 def make(width: int, device: str) -> tuple[NVAE, NVAEGuide, Batch]:
-    """One model, its guide and a batch, the same for every way of writing the step."""
+    """One model, its guide and a batch, the same for every implementation."""
     torch.manual_seed(0)
     config = TransformerConfig(vocabulary=VOCABULARY, max_length=TIME, width=width, layers=LAYERS, heads=4, dropout=0.0)
     model = NVAE(config)
@@ -43,7 +43,7 @@ def make(width: int, device: str) -> tuple[NVAE, NVAEGuide, Batch]:
 
 
 def by_hand(model: NVAE, guide: NVAEGuide, batch: Batch) -> Tensor:
-    """The exact ELBO without any probabilistic programming; the posterior's sites drawn in the guide's order."""
+    """The exact ELBO without probabilistic programming; the sites are sampled in the guide's order."""
     posterior = guide.encode(batch)
     log_alpha, mask = posterior.log_alpha.double(), posterior.mask
     log_weights = sample_log_dirichlet(log_alpha, mask)
@@ -88,7 +88,7 @@ def stock_pair(model: NVAE, guide: NVAEGuide) -> tuple[Callable[[Batch], None], 
 
 
 def steps(width: int, device: str) -> dict[str, Callable[[], object]]:
-    """One optimizer step each, on a model of its own."""
+    """One optimizer step of each implementation, on separate models."""
 
     def optimized(parameters: list[nn.Parameter], loss: Callable[[], Tensor]) -> Callable[[], object]:
         optimizer = torch.optim.AdamW(parameters, lr=1e-4)
@@ -140,7 +140,7 @@ def largest_difference(width: int, device: str) -> dict[str, float]:
 
 
 def measure(step: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:
-    """Milliseconds of the fastest step, the ways taking turns: what else the machine does can only add to a time."""
+    """Milliseconds of the fastest step, in turns: other load on the machine can only increase a time."""
     times: dict[str, list[float]] = {name: [] for name in step}
     for run in step.values():
         for _ in range(3):

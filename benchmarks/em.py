@@ -1,12 +1,11 @@
-r"""What EM costs: a Gaussian mixture fitted by ``pf.em.adapt`` and by scikit-learn, from the same start, step for step.
+r"""Cost of EM: a Gaussian mixture fitted by ``pf.em.adapt`` and by scikit-learn, from the same start, step for step.
 
     python benchmarks/em.py [--queries N] [--threads 1] [--out FILE]
 
 K spherical components in d dimensions, maximum likelihood (no prior, no regularization, no convergence test), a fixed
-number of steps and one more E-step. Fits take turns and the fastest of each counts, because what else the machine does
-can only add to a time. Both programs have the same number of threads. The second table is memory: the largest number
-of bytes alive at once beyond the inputs, which grows with the number of queries only as far as the moved copy of them
-does.
+number of steps and one more E-step. Fits take turns and the fastest of each counts, because other load on the machine
+can only increase a time. Both programs have the same number of threads. The second table is the peak memory beyond the
+inputs; with the number of queries, only their shifted copy grows.
 """
 
 import argparse
@@ -39,7 +38,7 @@ class Problem(NamedTuple):
 
     @classmethod
     def draw(cls, queries: int, components: int, width: int) -> "Problem":
-        """Queries from a mixture of as many components; the start is its means, disturbed, and one variance."""
+        """Queries from a mixture with as many components; the start is its means plus noise, and one variance."""
         generator = torch.Generator().manual_seed(0)
 
         def normal(*shape: int) -> Tensor:
@@ -60,14 +59,14 @@ class Problem(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """What EM found."""
+    """The fitted mixture."""
 
     vectors: Tensor
     variances: Tensor
     weights: Tensor
 
     def distance(self, other: "Fit") -> float:
-        """The largest difference of anything, relative to the largest entry."""
+        """The largest difference of any parameter, relative to the largest entry."""
         return max(float((a.double() - b).abs().max() / b.abs().max()) for a, b in zip(self, other, strict=True))
 
 
@@ -108,7 +107,7 @@ def race(forms: dict[str, Callable[[], Fit]], rounds: int) -> dict[str, float]:
 
 
 def peak_memory(problem: Problem) -> int:
-    """The largest number of bytes that one step holds at once, beyond its inputs."""
+    """Peak memory of one step in bytes, beyond its inputs."""
     with torch.autograd.profiler.profile(profile_memory=True) as profile:
         ours(problem, 1)
     assert profile.kineto_results is not None
@@ -118,7 +117,7 @@ def peak_memory(problem: Problem) -> int:
 
 
 def speed_table(problem: Problem, steps: int, rounds: int) -> str:
-    """Seconds and ratios, and how far the results are apart."""
+    """Seconds, ratios, and the difference of the results."""
     double, single = problem, problem.to(torch.float32)
     forms: dict[str, Callable[[], Fit]] = {
         "scikit-learn, float64": lambda: theirs(double, steps),
@@ -142,7 +141,7 @@ def speed_table(problem: Problem, steps: int, rounds: int) -> str:
 
 
 def memory_table(problem: Problem, components: tuple[int, ...] = (64, 256)) -> str:
-    """Bytes at a quarter of the queries, half of them and all, and the matrix of weights that is not there."""
+    """Bytes at a quarter of the queries, half of them and all, and the size of the avoided matrix of weights."""
     lines = ["| queries | K | peak beyond the inputs, MiB | of it for each query, bytes | weights would be, MiB |"]
     lines.append("|---:|---:|---:|---:|---:|")
     total, width = problem.queries.shape

@@ -1,6 +1,6 @@
 """The velocities of 82 galaxies: a Dirichlet-process mixture by SVI, beside scikit-learn's.
 
-python benchmarks/galaxies.py ../shared/data/oracles/galaxies.csv
+python benchmarks/galaxies.py galaxies.csv
 """
 
 import argparse
@@ -31,11 +31,11 @@ def velocities(path: Path) -> Tensor:
 
 
 def expected_counts(queries: Tensor, steps: int = 400, draws: int = 50) -> Tensor:
-    """How many galaxies each unit explains, averaged over the posterior that SVI finds; the largest first.
+    """The expected number of galaxies of each component under the fitted posterior, in descending order.
 
-    The base measure is scikit-learn's default, a Normal-Gamma distribution of one pseudo-count with the variance of the data;
-    the concentration has the prior of Escobar and West (1995). Units start along the data, the middle ones first,
-    because a stick breaks off its large pieces first.
+    The base measure is scikit-learn's default, a Normal-Gamma distribution of one pseudo-count with the variance of the
+    data; the concentration has the prior of Escobar and West (1995). Components are initialized along the data, the
+    middle ones first, because the first weights of a stick-breaking process are the largest.
     """
     start = torch.linspace(float(queries.min()), float(queries.max()), UNITS)[:, None]
     start = start[start[:, 0].abs().argsort()]
@@ -59,7 +59,7 @@ def expected_counts(queries: Tensor, steps: int = 400, draws: int = 50) -> Tenso
 
 
 def scikit_learn(queries: Tensor, seed: int = 0) -> Tensor:
-    """The same of scikit-learn's mean-field approximation, at its defaults and 10 starts."""
+    """The expected numbers of scikit-learn's mean-field approximation, at its defaults and 10 starts."""
     distribution = BayesianGaussianMixture(n_components=UNITS, n_init=10, max_iter=2000, tol=1e-5, random_state=seed)
     counts = distribution.fit(queries.numpy()).predict_proba(queries.numpy()).sum(0)
     return torch.from_numpy(np.sort(counts)[::-1].copy())

@@ -1,10 +1,10 @@
-"""The way from one text to another: what is written between the two, for runs that interpolate in their own fashion.
+"""Interpolation between texts: quality of the texts between two others, for several runs.
 
     python benchmarks/interpolation.py --judge runs/lm --runs runs/nvae runs/vae [--pairs 100]
 
-For each share tau of the second text: BLEU to both ends, the shares of texts that are blank and that are new, neither
-blank nor one of the ends as the run writes them, and the perplexity of what is not blank under the judge, a language
-model trained on real texts. Pairs are of held-out texts far from each other, the same for every run.
+For each weight tau of the second text: BLEU to both ends, the shares of blank texts and of new texts (neither blank nor
+the reconstruction of an end), and the perplexity of the texts that are not blank under the judge, a language model
+trained on real texts. Pairs are distant held-out texts, the same for every run.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 from reporting import evenly
 
 from pyroformer.inference.diagnostics.lm_perplexity import forward_perplexity
-from pyroformer.inference.evaluation.metrics import bleu
+from pyroformer.inference.evaluation.bleu import bleu
 from pyroformer.inference.run import Run, load
 
 STEPS = 5  # tau = 0, 1/4, 1/2, 3/4, 1
@@ -22,7 +22,7 @@ COLUMNS = ("tau", "BLEU to first", "BLEU to second", "blank", "new", "forward pe
 
 
 def report(judge: Run, runs: Mapping[str, Run], n: int = 100) -> str:
-    """The table as markdown, and the first pair's way of each run."""
+    """The table as markdown, and each run's interpolation of the first pair."""
     texts = evenly(judge.corpus.test, 2 * n)
     pairs = list(zip(texts[:n], texts[n:], strict=True))
     lines, shown = [f"| run | {' | '.join(COLUMNS)} |", f"|---|{'---:|' * len(COLUMNS)}"], []
@@ -36,13 +36,13 @@ def report(judge: Run, runs: Mapping[str, Run], n: int = 100) -> str:
 
 def rows(written: list[list[str]], judge: Run, pairs: list[tuple[str, str]]) -> list[list[float | None]]:
     """For each tau: BLEU to the first and second text, shares of blank and new texts, forward perplexity."""
-    found: list[list[float | None]] = []
+    rows_: list[list[float | None]] = []
     for step in range(STEPS):
         texts = [way[step] for way in written]
         ends = [[way[0], way[-1]] for way in written]
         blank = [not text.strip() for text in texts]
         new = [text not in end and not no for text, end, no in zip(texts, ends, blank, strict=True)]
-        found.append(
+        rows_.append(
             [
                 step / (STEPS - 1),
                 bleu(texts, [first for first, _ in pairs]),
@@ -52,7 +52,7 @@ def rows(written: list[list[str]], judge: Run, pairs: list[tuple[str, str]]) -> 
                 None if all(blank) else forward_perplexity(judge, texts)["perplexity"],
             ]
         )
-    return found
+    return rows_
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ transformers      GPT2LMHeadModel
 by default        our decoder as ``pyroformer fit lm`` makes it: GPT-2's positions and initial weights
 as the NVAE       our decoder as the NVAE has it: sinusoidal positions, initial weights of std 1/sqrt(width)
 
-All learn from the batches of one training stream, step by step in turn, without dropout, and are scored on the same
-held-out texts in nats per token, their ends counted. ``transformers`` must be installed.
+All are trained on the batches of one training stream, step by step in turn, without dropout, and are evaluated on the
+same held-out texts in nats per token, with their ends. ``transformers`` must be installed.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def table(learners: dict[str, Learner], corpus: Corpus, arguments: argparse.Namespace) -> str:
-    """Losses, and times of the fastest step: what else the machine does can only add to a time."""
+    """Losses, and times of the fastest step: other load on the machine can only increase a time."""
     lines = [
         f"torch {torch.__version__}, {torch.get_num_threads()} threads; {corpus.describe()}; width {arguments.width}, "
         f"{arguments.layers} layers, {arguments.steps} steps of {arguments.batch_size} texts, seed {arguments.seed}",

@@ -1,4 +1,4 @@
-"""Networks that learn from the same batches, step by step in turn, so that their losses and times compare."""
+"""Training of several networks on the same batches, in turns, so that losses and times are comparable."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +16,7 @@ Loss = Callable[[Batch], Tensor]  # nats per text of a batch, weighted
 
 
 class Learner:
-    """A network with its loss, its optimizer and its clock."""
+    """A network with its loss, its optimizer and its step times."""
 
     def __init__(self, network: nn.Module, loss: Loss, learning_rate: float) -> None:
         self.network, self.loss, self.peak = network, loss, learning_rate
@@ -48,7 +48,7 @@ class Learner:
 
 
 def learn_in_turn(learners: Mapping[str, Learner], corpus: Corpus, batch_size: int, steps: int, seed: int) -> None:
-    """One pass of a training stream through all of them."""
+    """Train all networks on one training stream."""
     tokens = float(corpus.train.lengths.mean())
     stream: Iterator[Batch] = iter(TrainingStream(corpus.train, batch_size, seed=seed))
     for step, batch in enumerate(islice(stream, steps)):

@@ -1,4 +1,4 @@
-r"""One labeled example a class, and unlabeled ones: keys that adapt to the queries they meet.
+r"""Classification with one labeled example per class and unlabeled ones: keys adapt to the queries.
 
     python benchmarks/one_shot.py [--seeds 300] [--out FILE]
 
@@ -25,7 +25,7 @@ PRECISIONS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5)
 
 
 class Tasks(NamedTuple):
-    """Class means, one labeled example a class, unlabeled examples class by class; a batch of tasks."""
+    """Class means, one labeled example per class, unlabeled examples class by class; a batch of tasks."""
 
     means: Tensor
     support: Tensor
@@ -86,7 +86,7 @@ def k_means(tasks: Tasks, _: float) -> Tensor:
 
 
 def label_spreading(tasks: Tasks, gamma: float) -> Tensor:
-    """The labeled examples' labels spread over the graph of all."""
+    """Label spreading from the labeled examples over the graph of all."""
     known = np.concatenate([np.arange(CLASSES), np.full(CLASSES * QUERIES, -1)])
     shares = [
         LabelSpreading(gamma=gamma, max_iter=200).fit(torch.cat(both).numpy(), known).label_distributions_[CLASSES:]

@@ -1,20 +1,20 @@
-r"""Out-of-distribution detection: the evidence of a query against what attention weights and distances say.
+r"""Out-of-distribution detection by the evidence of a query, compared with attention weights and distances.
 
     python benchmarks/out_of_distribution.py [--seeds 5] [--out FILE]
 
 scikit-learn's digits, first 20 principal components. The memory is 600 images of the classes 0 to 7, with their class
 as value; queries are held-out images of these classes, and six kinds of images that are not: classes 8 and 9, inverted,
-uniform noise, contrast times 0.3 and 2, shuffled pixels. Scores are areas under the ROC curve: how often an image of
-the known classes looks more familiar than one that is not, with 1/2 for chance. Each seed is another split.
+uniform noise, contrast times 0.3 and 2, shuffled pixels. Scores are areas under the ROC curve: the probability that
+an image of the known classes has the higher score, with 1/2 for chance. Each seed is another split.
 
-    log p(q)                 the evidence, which is what attention's softmax divides by
+    log p(q)                 the evidence, the denominator of attention's softmax
     attention weight         the largest weight
     class entropy            of the attention's output, for squared distances and for dot products
     nearest neighbor        distance to the nearest of the memory's images; to the fifth
     Mahalanobis              least distance to a class mean under the pooled covariance
 
-The evidence's variance is the one of greatest leave-one-out evidence; temperatures of the others have the least
-leave-one-out NLL of the class. No image that is not of the known classes tunes anything.
+The variance maximizes the leave-one-out evidence; the temperatures of the other methods minimize the leave-one-out NLL
+of the class. Tuning uses images of the known classes alone.
 """
 
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def split(seed: int) -> Split:
 
 
 def strangers(known: Images, seed: int) -> dict[str, Images]:
-    """Images of what the memory does not know, most made of held-out images that it does."""
+    """Images of unknown kinds, most of them made from held-out images of known classes."""
     digits, generator = load_digits(), np.random.default_rng(seed)
     return {
         "classes 8, 9": digits.data[digits.target >= CLASSES] / 16,
@@ -74,7 +74,7 @@ def strangers(known: Images, seed: int) -> dict[str, Images]:
 
 
 def familiarities(data: Split) -> dict[str, Familiarity]:
-    """How familiar an image is, in each way of saying so."""
+    """The score of an image under each method; larger is more familiar."""
     values = torch.nn.functional.one_hot(data.labels, CLASSES).double()
     zeros = torch.zeros(MEMORY, dtype=torch.float64)
 

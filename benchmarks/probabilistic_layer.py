@@ -1,4 +1,4 @@
-r"""What probabilistic self-attention costs, in multiples of softmax self-attention of the same size.
+r"""Cost of probabilistic self-attention, relative to softmax self-attention of the same size.
 
     python benchmarks/probabilistic_layer.py [--device cuda] [--out FILE]
 

@@ -1,13 +1,13 @@
-r"""Keys that are not equally reliable, and keys of which parts are missing: attention told how far to trust each.
+r"""Keys of unequal reliability and keys with missing entries: attention with a variance for each.
 
     python benchmarks/reliability.py [--seeds 20] [--out FILE]
 
 A memory of K = 64 vectors in d = 16 dimensions; a query is one of them with noise of sd 0.3, and the task is to say
 which. In the first table half of the stored keys are corrupted with sd 1.5, the others with 0.1, and the sd is known.
-In the second 60 % of the entries of the keys are missing. A mixture says this by its variances: what the key does not
-tell about the vector. Baselines have their temperature tuned by NLL on five draws of their own.
+In the second 60 % of the entries of the keys are missing. A mixture represents both by its variances, the uncertainty
+of the vector given its key. Baselines have their temperature tuned by NLL on five draws of their own.
 
-Columns: how often the right unit has the most weight, NLL of the right unit in nats, mean squared error of the value.
+Columns: how often the right component has the most weight, its NLL in nats, mean squared error of the value.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ TEMPERATURES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 1
 
 
 class Draw(NamedTuple):
-    """Keys as they are stored, the variance of their corruption, which entries are known, queries and the truth."""
+    """Stored keys, the variance of their corruption, a mask of known entries, queries and the true vectors."""
 
     keys: Tensor
     corruption: Tensor
@@ -80,7 +80,7 @@ def known_entries(draw: Draw, temperature: float) -> Tensor:
 
 
 def precision(draw: Draw) -> Tensor:
-    """What is known of each vector: its prior N(0, I) times the likelihood of its corrupted key."""
+    """The posterior of each vector: its prior N(0, I) times the likelihood of its corrupted key."""
     return log_joint(draw.queries, _posterior(draw))
 
 
@@ -98,7 +98,7 @@ def precision_without_log_det(draw: Draw) -> Tensor:
 
 
 def unsupervised(draw: Draw) -> Tensor:
-    """EM of keys and precisions on the queries, without being told which keys are corrupted."""
+    """EM of keys and precisions on the queries; which keys are corrupted is unknown."""
     start = mixture(draw, draw.keys, torch.ones_like(draw.corruption), noise=0.0)
     priors = pf.em.ConjugatePriors(means=1.0, shape=2.0, rate=0.5)
     state = pf.em.adapt(draw.queries, start, steps=20, moves=("means", "variances"), priors=priors)
@@ -106,7 +106,7 @@ def unsupervised(draw: Draw) -> Tensor:
 
 
 def variational(draw: Draw) -> Tensor:
-    """Keys adapted to the queries, the corruption known, each vector with a posterior of its own."""
+    """Keys adapted to the queries with known corruption, and a posterior for each vector."""
     posterior = _posterior(draw)
     assert isinstance(posterior.variances, Tensor)
     priors = pf.em.ConjugatePriors(means=NOISE / posterior.variances[:, 0])
@@ -146,7 +146,7 @@ def scores(logits: Tensor, draw: Draw) -> dict[str, float]:
 
 
 def tune(method: Tuned, draw: Callable[[int], Draw]) -> float:
-    """The temperature of least NLL on five draws that are not reported."""
+    """The temperature with the lowest NLL on five separate draws."""
     draws = [draw(1000 + index) for index in range(5)]
     return min(TEMPERATURES, key=lambda t: sum(scores(method(d, t), d)["NLL"] for d in draws))
 

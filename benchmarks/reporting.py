@@ -1,4 +1,4 @@
-"""What the experiments share: a mean with its standard error, a markdown table, a command line."""
+"""Utilities of the experiments: a mean with its standard error, a markdown table, a command line."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 __all__ = ["Scores", "add", "command_line", "evenly", "table"]
 
 Scores = dict[str, dict[str, list[float]]]
-"""Row, column, one score a seed."""
+"""Row, column, one score per seed."""
 
 
 def add(scores: Scores, row: str, **columns: float) -> None:
@@ -27,7 +27,7 @@ def table(scores: Mapping[str, Mapping[str, Sequence[float]]], digits: int = 3) 
 
 
 def command_line(report: Callable[[int], str], document: str | None, seeds: int) -> None:
-    """``--seeds`` and ``--out``; prints what ``report`` makes of the number of seeds."""
+    """Print ``report(seeds)``, with the options ``--seeds`` and ``--out``."""
     parser = argparse.ArgumentParser(description=(document or "").split("\n", 1)[0])
     parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--out", type=Path, help="file to write the tables to as well")
@@ -39,9 +39,9 @@ def command_line(report: Callable[[int], str], document: str | None, seeds: int)
 
 
 def evenly(texts: Sequence[str], n: int) -> list[str]:
-    """At most so many of the texts, as far from each other as may be: neighbors are often pieces of one text."""
-    chosen = np.linspace(0, len(texts) - 1, min(n, len(texts))).round().astype(int)
-    return [texts[int(number)] for number in chosen]
+    """At most ``n`` of the texts, evenly spaced: neighbors are often pieces of one text."""
+    indices = np.linspace(0, len(texts) - 1, min(n, len(texts))).round().astype(int)
+    return [texts[int(index)] for index in indices]
 
 
 def _cell(values: Sequence[float] | None, digits: int) -> str:

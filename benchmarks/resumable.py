@@ -1,4 +1,4 @@
-"""Experiments of many runs that go on where they stopped: one JSON file a result, and none is made again."""
+"""Resumable experiments of many runs: one JSON file per result; existing results are kept."""
 
 import argparse
 import json
@@ -17,14 +17,21 @@ from pyroformer.inference.training.fit import fit
 from pyroformer.inference.utils.files import write_atomically
 from pyroformer.models.base import Model
 
-__all__ = ["cell", "error", "figure", "finished", "make_missing", "parameters", "read", "same_settings", "trained"]
+__all__ = ["cell", "error", "finished", "make_missing", "metric", "parameters", "read", "same_settings", "trained"]
 
 Result = dict[str, Any]
 SETTINGS = "settings.json"
+# Options and metrics of results that were stored under earlier names.
+RENAMED = {
+    "window": "max_length",
+    "particles": "num_particles",
+    "information": "mutual_information",
+    "mismatch": "marginal_kl",
+}
 
 
 def make_missing(out: Path, tasks: Iterable[tuple[str, Callable[[], Result]]], shard: str = "0/1") -> None:
-    """Does what has no result yet; of several processes each takes its part ``i/n`` of the work."""
+    """Run the tasks that have no result yet; of several processes each does its share ``i/n`` of them."""
     part, parts = map(int, shard.split("/"))
     out.mkdir(parents=True, exist_ok=True)
     for number, (name, work) in enumerate(tasks):
@@ -37,30 +44,34 @@ def make_missing(out: Path, tasks: Iterable[tuple[str, Callable[[], Result]]], s
 
 
 def same_settings(out: Path, options: argparse.Namespace, free: Sequence[str]) -> None:
-    """Results of other settings do not compare: refuses a folder that was begun with others.
+    """Refuse a folder of results with other settings: they are not comparable.
 
     Arguments:
         out: The folder of the results.
-        options: What the command line said.
-        free: Those of them that change no result.
+        options: The options of the command line.
+        free: Names of options that change no result.
     """
     settings = {name: str(value) for name, value in vars(options).items() if name not in ("out", "shard", *free)}
     settings["data"] = options.data.resolve().name
     path = out / SETTINGS
-    before = json.loads(path.read_text()) if path.exists() else settings
+    before = _renamed(json.loads(path.read_text())) if path.exists() else settings
     for name in settings:
         if before.get(name) != settings[name]:
             raise SystemExit(
-                f"{out} was begun with {name} = {before.get(name)}, not {settings[name]}: go on with that, or choose "
-                "another --out."
+                f"{out} holds results with {name} = {before.get(name)}, not {settings[name]}: use that value, or "
+                "choose another --out."
             )
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda beside: beside.write_text(json.dumps(settings, indent=1)))
 
 
 def read(out: Path) -> list[Result]:
-    """All results that there are."""
+    """All results in a folder."""
     return [json.loads(path.read_text()) for path in sorted(out.glob("*.json")) if path.name != SETTINGS]
+
+
+def _renamed(values: dict[str, Any]) -> dict[str, Any]:
+    return {RENAMED.get(name, name): value for name, value in values.items()}
 
 
 def trained(
@@ -76,7 +87,7 @@ def trained(
 
 
 def finished(folder: Path, work: Callable[[Path, bool], Run]) -> tuple[Run, float]:
-    """What ``work(folder, resume)`` fits, from its folder if it is finished there, and the seconds that it took.
+    """The run that ``work(folder, resume)`` fits, loaded if it is finished, and its training time in seconds.
 
     Of several processes that need the same run, one fits it and the others wait.
     """
@@ -93,28 +104,29 @@ def parameters(*modules: nn.Module | None) -> int:
     return len(torch.nn.utils.parameters_to_vector({p for m in modules if m is not None for p in m.parameters()}))
 
 
-def figure(result: Result, name: str, unit: str) -> float | None:
-    """A number of an evaluation; where nothing is latent the bound is exact, and all bounds are one."""
+def metric(result: Result, name: str, unit: str) -> float | None:
+    """A metric of a result; without latents the bound is exact, and all bounds are equal."""
     value: float | None = _entry(result, name, unit).get("value")
     return value
 
 
 def error(result: Result, name: str, unit: str) -> float | None:
-    """The standard error of a number over the texts that it was measured on, where there is one."""
+    """The standard error of a metric over texts, if it has one."""
     value: float | None = _entry(result, name, unit).get("standard_error")
     return value
 
 
 def _entry(result: Result, name: str, unit: str) -> dict[str, Any]:
-    figures = result["evaluation"]["figures"] | result.get("diversity", {})
-    if name == "importance_weighted" and name not in figures:
+    evaluation = result["evaluation"]
+    metrics = _renamed(evaluation["figures"]) | result.get("diversity", {})
+    if name == "importance_weighted" and name not in metrics:
         name = "bound"
-    entry: dict[str, Any] = figures.get(name, {}).get("units", {}).get(unit, {})
+    entry: dict[str, Any] = metrics.get(name, {}).get("units", {}).get(unit, {})
     return entry
 
 
 def cell(values: Sequence[float | None], digits: int, error: float | None = None) -> str:
-    """A mean, with its standard error if there are several values; with that which is known of it if there is one."""
+    """A mean with its standard error over several values; a single value with its own error, if it has one."""
     known = [value for value in values if value is not None]
     if not known:
         return ""

@@ -1,12 +1,12 @@
-"""Are samples worth reading: forward and reverse perplexity of what several runs make up, beside real texts.
+"""Forward and reverse perplexity of samples from several runs, compared with real texts.
 
-    python benchmarks/samples.py --judge runs/lm --runs runs/nvae runs/nvae-refitted [--n 2000]
+    python benchmarks/samples.py --judge runs/lm --runs runs/nvae runs/nvae-better-prior [--n 2000]
 
 forward   perplexity of the samples under the judge, a language model trained on real texts
 reverse   perplexity of real held-out texts under a language model trained on the samples, the same steps for each
 
-The rows "real texts" are held-out texts in place of samples (forward) and as many training texts (reverse): what the
-best generator would reach. Real texts are spaced evenly over their split, because neighbors are pieces of one article.
+The rows "real texts" are held-out texts in place of samples (forward) and as many training texts (reverse): the values
+of an ideal generator. Real texts are spaced evenly over their split, because neighbors are pieces of one article.
 The judge's own samples are a row too. Perplexities are per token of the judge's tokenizer; +- is their standard error
 over texts.
 """
@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pyroformer.inference.evaluation.metrics.diversity import diversity
 from reporting import evenly
 
 from pyroformer.inference.diagnostics.lm_perplexity import forward_perplexity, reverse_perplexity
-from pyroformer.inference.evaluation.text_metrics import diversity
 from pyroformer.inference.run import Run, load
 
 LEAST = 20  # texts that are not blank, for a language model to learn from
@@ -27,7 +27,7 @@ COLUMNS = ("forward", "reverse", "Self-BLEU", "distinct-2", "blank")
 
 
 def report(judge: Run, runs: Mapping[str, Run], n: int = 1000, seed: int = 0, **fit: Any) -> str:
-    """The table as markdown, and the first texts of each run; ``fit`` is how language models learn from texts."""
+    """The table as markdown, and the first texts of each run; ``fit`` trains a language model on texts."""
     real, fit = evenly(judge.corpus.test, n), {"seed": seed, **fit}
     rows = {"real texts": row(real, evenly(judge.corpus.train, n), judge, **fit)}
     shown = []
@@ -41,16 +41,16 @@ def report(judge: Run, runs: Mapping[str, Run], n: int = 1000, seed: int = 0, **
 
 
 def row(texts: Sequence[str], lesson: Sequence[str], judge: Run, **fit: Any) -> list[str]:
-    """What is said of a generator's texts, and of a language model that learned from ``lesson``."""
+    """The metrics of a generator's texts, and of a language model trained on ``lesson``."""
     blank = sum(not text.strip() for text in texts) / len(texts)
     if blank * len(texts) > len(texts) - LEAST:
         return ["", "", "", "", f"{blank:.3f}"]
-    found = diversity(texts, evenly(judge.corpus.test, 2 * len(texts)), seed=3)
+    variety = diversity(texts, evenly(judge.corpus.test, 2 * len(texts)), seed=3)
     measures = [
         forward_perplexity(judge, texts).units["perplexity"],
         reverse_perplexity(lesson, judge.corpus, **fit).units["perplexity"],
-        found["self_bleu"].units["of 100"],
-        found["distinct_2"].units["share"],
+        variety["self_bleu"].units["of 100"],
+        variety["distinct_2"].units["share"],
     ]
     return [*(written(measure, digits) for measure, digits in zip(measures, (1, 1, 1, 3), strict=True)), f"{blank:.3f}"]
 

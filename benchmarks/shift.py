@@ -1,12 +1,12 @@
-r"""Covariate shift with a few value_mask queries: what adapts, what it gains, and what it costs where nothing shifted.
+r"""Covariate shift with a few labeled queries: gain of adaptation, and its cost without a shift.
 
     python benchmarks/shift.py [--seeds 10] [--out FILE]
 
 scikit-learn's digits, first 20 principal components of 900 source images. The memory is 4 k-means centers of each class
 with the class as value. The queries are 400 other images, all moved, rotated or inverted, of which 0, 10, 40 or 100 are
-value_mask with their class. Scores are accuracies on the queries that are not.
+labeled with their class. Scores are accuracies on the queries that are not.
 
-Every method's settings, the baselines' too, are those of the best mean accuracy over 0, 10 and 40 annotations on
+Every method's settings, the baselines' too, are those of the best mean accuracy over 0, 10 and 40 labels on
 blurred images of two other splits; no reported shift tunes anything.
 
 The last tables are of a gate, run from end to end: keys and values adapt only if the mean evidence of the first 50
@@ -32,7 +32,7 @@ from torch import Tensor
 import pyroformer as pf
 
 CLASSES, SOURCE, QUERIES, STEPS, BATCH, THRESHOLD = 10, 900, 400, 30, 50, -3.0
-ANNOTATIONS = (0, 10, 40, 100)
+LABELED = (0, 10, 40, 100)
 TUNED_ON = (0, 10, 40)
 
 Images = np.ndarray
@@ -63,7 +63,7 @@ SHIFTS = {"none": none, "move 1 pixel": move, "rotate 25°": rotate, "invert": i
 
 
 class Problem(NamedTuple):
-    """Everything that a method sees, and the classes of the queries, of which only value_mask ones are for its eyes."""
+    """The input of a method, and the classes of the queries, of which it may use the labeled ones."""
 
     source: Tensor
     source_labels: Tensor
@@ -84,7 +84,7 @@ class Problem(NamedTuple):
         weights = torch.zeros(len(self.memory), dtype=torch.float64).log_softmax(-1)
         return pf.Mixture(weights, self.memory, values=self.values, noise_variance=1 / precision, value_variances=own)
 
-    def with_annotations(self, count: int, seed: int) -> "Problem":
+    def with_labels(self, count: int, seed: int) -> "Problem":
         value_mask = torch.zeros(len(self.labels), dtype=torch.bool)
         value_mask[np.random.default_rng(seed).permutation(len(self.labels))[:count]] = True
         return self._replace(value_mask=value_mask)
@@ -104,8 +104,8 @@ def draw(shift: Callable[[Images], Images], seed: int) -> Problem:
     memory = torch.as_tensor(np.concatenate([fit.cluster_centers_ for fit in each]))
     values = torch.eye(CLASSES, dtype=torch.float64).repeat_interleave(4, 0)
     held_out, queries = project(images[rest]), project(shift(images[test]))
-    nobody = torch.zeros(QUERIES, dtype=torch.bool)
-    return Problem(source, classes, held_out, memory, values, queries, labels[test], nobody)
+    unlabeled = torch.zeros(QUERIES, dtype=torch.bool)
+    return Problem(source, classes, held_out, memory, values, queries, labels[test], unlabeled)
 
 
 Method = Callable[..., Tensor]
@@ -128,14 +128,14 @@ def moments_matched(problem: Problem, precision: float) -> Tensor:
 
 
 def keys(problem: Problem, precision: float, prior: float) -> Tensor:
-    """Keys adapt to all queries; annotations are not looked at."""
+    """Keys adapt to all queries; labels are not used."""
     priors = pf.em.ConjugatePriors(means=prior)
     state = pf.em.adapt(problem.queries, problem.mixture(precision), steps=STEPS, priors=priors)
     return pf.attend(problem.queries, state.mixture)
 
 
-def value_mask(moves: tuple[pf.em.Moves, ...]) -> Method:
-    """What is said to move does; annotations enter the E-step."""
+def adapted_to_labels(moves: tuple[pf.em.Moves, ...]) -> Method:
+    """The parameters in ``moves`` adapt; labels enter the E-step."""
 
     def method(problem: Problem, precision: float, prior: float, value_precision: float, value_prior: float) -> Tensor:
         state = pf.em.adapt(
@@ -153,7 +153,7 @@ def value_mask(moves: tuple[pf.em.Moves, ...]) -> Method:
 
 
 def logistic(problem: Problem, strength: float, weight: float) -> Tensor:
-    """Logistic regression on the source and the value_mask queries, which weigh more."""
+    """Logistic regression on the source and the labeled queries, which weigh more."""
     inputs = torch.cat([problem.source, problem.queries[problem.value_mask]]).numpy()
     labels = torch.cat([problem.source_labels, problem.labels[problem.value_mask]]).numpy()
     weights = np.where(np.arange(len(labels)) < len(problem.source), 1.0, weight)
@@ -162,14 +162,14 @@ def logistic(problem: Problem, strength: float, weight: float) -> Tensor:
 
 
 def spreading(problem: Problem, gamma: float, alpha: float) -> Tensor:
-    """Labels of the value_mask queries spread over the queries."""
+    """Labels of the labeled queries spread over all queries."""
     if not problem.value_mask.any():
         return torch.full((len(problem.queries), CLASSES), torch.nan)
     return _spread(problem.queries, torch.where(problem.value_mask, problem.labels, -1), gamma, alpha)
 
 
 def spreading_with_source(problem: Problem, gamma: float, alpha: float) -> Tensor:
-    """Labels of the source and of the value_mask queries spread over both."""
+    """Labels of the source and of the labeled queries spread over both."""
     labels = torch.cat([problem.source_labels, torch.where(problem.value_mask, problem.labels, -1)])
     return _spread(torch.cat([problem.source, problem.queries]), labels, gamma, alpha)[len(problem.source) :]
 
@@ -187,10 +187,10 @@ METHODS: dict[str, tuple[Method, tuple[Settings, ...]]] = {
     "dot product": (dot_product, tuple((t,) for t in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0))),
     "L2": (squared_distance, tuple((p,) for p in (0.5, 1.0, 3.0, 6.0, 12.0, 25.0))),
     "L2, moments matched": (moments_matched, tuple((p,) for p in (0.5, 1.0, 3.0, 6.0, 12.0, 25.0))),
-    "keys, annotations ignored": (keys, tuple(product(PRECISIONS, PRIORS))),
-    "keys": (value_mask(("means",)), tuple(product(PRECISIONS, PRIORS, (2.0, 8.0), (1.0,)))),
-    "values": (value_mask(("values",)), tuple(product(PRECISIONS, (1.0,), (2.0, 8.0), (0.1, 0.5, 2.0)))),
-    "keys and values": (value_mask(("means", "values")), FULL),
+    "keys, labels ignored": (keys, tuple(product(PRECISIONS, PRIORS))),
+    "keys": (adapted_to_labels(("means",)), tuple(product(PRECISIONS, PRIORS, (2.0, 8.0), (1.0,)))),
+    "values": (adapted_to_labels(("values",)), tuple(product(PRECISIONS, (1.0,), (2.0, 8.0), (0.1, 0.5, 2.0)))),
+    "keys and values": (adapted_to_labels(("means", "values")), FULL),
     "logistic regression": (logistic, tuple(product((0.1, 1.0, 10.0), (1.0, 5.0, 25.0)))),
     "label spreading": (spreading, tuple(product((0.5, 2.0, 5.0), (0.2, 0.8)))),
     "label spreading, source too": (spreading_with_source, tuple(product((0.5, 2.0, 5.0), (0.2, 0.8)))),
@@ -206,7 +206,7 @@ def accuracy(shares: Tensor, problem: Problem) -> float:
 
 def tune(splits: int = 2) -> dict[str, Settings]:
     """Every method's best settings on blurred images."""
-    problems = [draw(blur, 100 + s).with_annotations(n, s) for s in range(splits) for n in TUNED_ON]
+    problems = [draw(blur, 100 + s).with_labels(n, s) for s in range(splits) for n in TUNED_ON]
 
     def score(method: Method, settings: Settings) -> float:
         return float(np.nanmean([accuracy(method(p, *settings), p) for p in problems]))
@@ -218,12 +218,12 @@ def compare(settings: dict[str, Settings], shift: Callable[[Images], Images], se
     scores: Scores = {}
     for seed in range(seeds):
         problem = draw(shift, seed)
-        for count in ANNOTATIONS:
-            some = problem.with_annotations(count, seed)
+        for count in LABELED:
+            some = problem.with_labels(count, seed)
             for name, (method, _) in METHODS.items():
                 result = accuracy(method(some, *settings[name]), some)
                 if not np.isnan(result):
-                    add(scores, name, **{f"{count} value_mask": result})
+                    add(scores, name, **{f"{count} labeled": result})
     return scores
 
 
@@ -236,13 +236,13 @@ def surprise(problem: Problem, precision: float, seed: int) -> float:
     return float((seen - np.mean(batches)) / np.std(batches))
 
 
-def gate(settings: dict[str, Settings], seeds: int, annotations: int) -> Scores:
+def gate(settings: dict[str, Settings], seeds: int, count: int) -> Scores:
     """Attention as it is, always adapted, adapted where the gate opens, and how often it does."""
     scores: Scores = {}
     adapt, _ = METHODS["keys and values"]
     for name, shift in {**SHIFTS, "blur": blur}.items():
         for seed in range(seeds):
-            problem = draw(shift, seed).with_annotations(annotations, seed)
+            problem = draw(shift, seed).with_labels(count, seed)
             plain = accuracy(squared_distance(problem, *settings["L2"]), problem)
             moved = accuracy(adapt(problem, *settings["keys and values"]), problem)
             z = surprise(problem, settings["keys and values"][0], seed)
@@ -258,7 +258,7 @@ def report(seeds: int) -> str:
         parts.append(f"Shift: {name}, {seeds} seeds\n\n{table(compare(settings, shift, seeds))}")
     for count in (0, 10):
         parts.append(
-            f"Gate at z < {THRESHOLD:g}, {count} value_mask, {seeds} seeds\n\n{table(gate(settings, seeds, count))}"
+            f"Gate at z < {THRESHOLD:g}, {count} labeled, {seeds} seeds\n\n{table(gate(settings, seeds, count))}"
         )
     return "\n".join(parts)
 

@@ -1,4 +1,4 @@
-r"""How sure an answer is: attention's mean with a constant residual, its variance, and the mixture that it averages.
+r"""Predictive uncertainty: attention's mean with a constant residual, its variance, and the whole mixture.
 
     python benchmarks/uncertainty.py [--seeds 20] [--out FILE]
 
@@ -34,7 +34,7 @@ class Points(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a method says: log density of the true answers, its probability below them, and a point estimate."""
+    """The prediction of a method: log density of the true answers, its CDF at them, and a point estimate."""
 
     log_density: Tensor
     probability: Tensor
@@ -81,7 +81,7 @@ def log_density(points: Points, model: pf.Mixture, attn_mask: Tensor | None = No
 
 
 def constant(context: Points, points: Points) -> Answer:
-    """The mean, and one residual for all."""
+    """The mean, with one residual variance for all."""
     others = ~torch.eye(len(context.inputs), dtype=torch.bool)
 
     def error(precision: float) -> float:
@@ -100,7 +100,7 @@ def tuned(context: Points) -> pf.Mixture:
 
 
 def matched(model: pf.Mixture, points: Points) -> Answer:
-    """One Gaussian with the mean and the variance of the mixture: what attention returns."""
+    """One Gaussian with the mean and the variance of the mixture, as returned by attention."""
     mean = pf.attend(points.inputs, model)
     return _normal(points, mean, pf.attend(points.inputs, model, returns="variance"))
 

@@ -1,6 +1,11 @@
 """Sphinx reads the repository's own Markdown, the notebooks and the docstrings: ``make docs``."""
 
+import runpy
+from pathlib import Path
+
 from pyroformer import __version__
+
+HERE = Path(__file__).resolve().parent
 
 project = "pyroformer"
 author = "the pyroformer developers"
@@ -22,7 +27,11 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-intersphinx_mapping: dict[str, tuple[str, str]] = {}  # nothing is downloaded
+# Links to other projects need no network: docs/make_inventories.py writes the inventories.
+intersphinx_mapping = {
+    name: (project.url, str(HERE / "inventories" / f"{name}.inv"))
+    for name, project in runpy.run_path(str(HERE / "make_inventories.py"))["PROJECTS"].items()
+}
 
 autosummary_generate = True
 autosummary_ignore_module_all = False
@@ -33,7 +42,7 @@ autodoc_member_order = "bysource"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
-templates_path = ["templates"]
+templates_path = [str(HERE / "templates")]  # autosummary would look beside the source
 
 myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 3

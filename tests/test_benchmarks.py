@@ -61,7 +61,7 @@ def test_one_shot(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["shift"], indirect=True)
 def test_shift(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(script, "ANNOTATIONS", (10,))
+    monkeypatch.setattr(script, "LABELED", (10,))
     settings = {name: grid[0] for name, (_, grid) in script.METHODS.items()}
     settings |= {"L2": (6.0,), "keys and values": (12.0, 10.0, 8.0, 0.5)}
     rows = numbers(script.table(script.compare(settings, script.rotate, 1)))
