@@ -1,36 +1,60 @@
-"""Stochastic variational inference for people who write their own loop."""
+"""Stochastic variational inference for training loops of your own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
 import torch
-from torch import nn
+from pyro.optim import PyroOptim
+from torch import Tensor, nn
+from torch.distributions import constraints
 
 from .objectives.elbo import ELBO
 
 __all__ = ["SVI"]
 
+MARKER = "pyroformer.SVI"  # a parameter that stands for all of a module's, which Pyro does not see
+BASELINE = "__baseline_avg_downstream_cost_"  # of TraceGraph_ELBO
+
 
 class SVI:
-    r"""Pyro's ``SVI`` for modules: ``step`` and ``evaluate_loss``, with a torch optimizer and no parameter store.
+    r"""Pyro's ``SVI`` for modules that keep their parameters to themselves: ``step`` and ``evaluate_loss``.
 
-    Parameters that only the first call makes, as of :class:`~pyroformer.guides.automatic.Automatic`, are trained too.
+    All parameters of model and guide are trained, those that only the first call makes included, as of
+    :class:`~pyroformer.guides.automatic.Automatic`. Pyro's global parameter store is as it was after each call.
 
     Arguments:
-        model: The generative model.
-        guide: Its posterior, or None where nothing is latent.
-        optimizer: A torch optimizer class, or a function that makes one from parameters.
+        model: The generative model, a module.
+        guide: Its guide, or None for a model without latents.
+        optimizer: An optimizer of ``pyro.optim``, such as ``pyro.optim.Adam({"lr": 1e-2})``; or a torch optimizer
+            class, or a function that makes a torch optimizer from parameters. If the options of the former are a
+            function of a parameter's name, that is its name in ``objective``, such as ``guide.log_std``.
         loss: The objective: the ELBO by default, or any of Pyro's, such as ``TraceEnum_ELBO`` for a mixture.
-        options: What the optimizer is made with, for example ``lr``.
+        options: Options of a torch optimizer, such as ``lr``.
+
+    Attributes:
+        objective: The module of model, guide and loss.
+        optimizer: The optimizer; None before the first step if torch's, which is made when all parameters exist.
+
+    Raises:
+        ValueError: If the optimizer or the loss is of another kind; at the first step, if model or guide calls
+            ``pyro.param``.
 
     Examples:
         >>> from pyroformer.models.batch import Batch
         >>> from pyroformer.models.language_model import LanguageModel
         >>> from pyroformer.models.transformer.stacks import TransformerConfig
-        >>> model = LanguageModel(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2, dropout=0.0))
-        >>> svi = SVI(model, None, torch.optim.AdamW, lr=1e-2)
+        >>> network = TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2, dropout=0.0)
+        >>> svi = SVI(LanguageModel(network), None, torch.optim.AdamW, lr=1e-2)
         >>> batch = Batch.pad([[5, 6, 2], [7, 2]])
+        >>> losses = [svi.step(batch) for _ in range(20)]
+        >>> losses[-1] < losses[0]
+        True
+
+        With an optimizer and a loss of Pyro:
+
+        >>> svi = SVI(LanguageModel(network), None, pyro.optim.Adam({"lr": 1e-2}), loss=pyro.infer.Trace_ELBO())
         >>> losses = [svi.step(batch) for _ in range(20)]
         >>> losses[-1] < losses[0]
         True
@@ -40,34 +64,108 @@ class SVI:
         self,
         model: nn.Module,
         guide: nn.Module | None,
-        optimizer: Callable[..., torch.optim.Optimizer],
+        optimizer: PyroOptim | Callable[..., torch.optim.Optimizer],
         loss: pyro.infer.ELBO | None = None,
         **options: Any,
     ) -> None:
         loss = ELBO() if loss is None else loss
+        if not isinstance(loss, pyro.infer.ELBO):
+            raise ValueError(f"loss is {loss!r}: give an ELBO, such as pyroformer.ELBO() or pyro.infer.Trace_ELBO().")
+        if type(loss).__name__.startswith("Jit"):
+            plain = type(loss).__name__.removeprefix("Jit")
+            raise ValueError(f"loss is a Jit{plain}, which compiles Pyro's global parameter store: give a {plain}.")
+        if isinstance(optimizer, PyroOptim) and options:
+            raise ValueError(f"{next(iter(options))} is an option beside an optimizer of pyro.optim: give it to that.")
+        if not (isinstance(optimizer, PyroOptim) or callable(optimizer)):
+            raise ValueError(
+                f"optimizer is a {type(optimizer).__name__}: give a class, such as torch.optim.Adam, or an optimizer "
+                "of pyro.optim."
+            )
         latent = guide if guide is not None or isinstance(loss, ELBO) else _Nothing()
-        self.objective: nn.Module = loss(model, latent)  # type: ignore[arg-type]  # ours takes None
-        self._make = lambda parameters: optimizer(parameters, **options)
-        self.optimizer: torch.optim.Optimizer | None = None  # made at the first step, when all parameters exist
+        self.loss = loss
+        self.objective: nn.Module = loss(model, latent)  # type: ignore[arg-type]  # our ELBO takes None
+        self.optimizer = optimizer if isinstance(optimizer, PyroOptim) else None
+        self._make: Callable[..., torch.optim.Optimizer] = optimizer  # type: ignore[assignment]
+        self._options = options
+        self._store: dict[str, Any] = {"params": {}, "constraints": {}}
 
     def step(self, *args: Any, **kwargs: Any) -> float:
-        """One gradient step on a batch; the loss before it, in nats per text."""
-        loss = self.objective(*args, **kwargs)
+        """One gradient step on a batch.
+
+        Returns:
+            The loss before the step: in nats per text if it is ours, as Pyro defines it otherwise. The losses of
+            ``ReweightedWakeSleep`` are added.
+        """
+        self.objective.zero_grad()
+        loss = self._loss_and_grads(*args, **kwargs)
         if self.optimizer is None:
-            self.optimizer = self._make(self.objective.parameters())
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        return float(loss.detach())
+            self.optimizer = self._make(self.objective.parameters(), **self._options)
+        if isinstance(self.optimizer, PyroOptim):
+            named = {name: value for name, value in self.objective.named_parameters() if value.grad is not None}
+            with _parameter_store({"params": named, "constraints": dict.fromkeys(named, constraints.real)}):
+                self.optimizer(list(named.values()))
+        else:
+            self.optimizer.step()
+        return loss
 
     @torch.no_grad()
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
-        """The loss of a batch, with nothing learned from it."""
-        return float(self.objective(*args, **kwargs))
+        """The loss of a batch, without a step."""
+        if isinstance(self.loss, ELBO):
+            return float(self.objective(*args, **kwargs))
+        with _parameter_store(self._store):
+            return _total(self.loss.loss(self.objective.model, self.objective.guide, *args, **kwargs))
+
+    def _loss_and_grads(self, *args: Any, **kwargs: Any) -> float:
+        if isinstance(self.loss, ELBO):
+            loss = self.objective(*args, **kwargs)
+            loss.backward()
+            return float(loss.detach())
+        model = _Marked(self.objective.model)
+        with _parameter_store(self._store):
+            total = _total(self.loss.loss_and_grads(model, self.objective.guide, *args, **kwargs))
+        self._check_store()
+        return total
+
+    def _check_store(self) -> None:
+        """Parameters that are no module's would stay as they are."""
+        own = {id(parameter) for parameter in self.objective.parameters()}
+        for name, parameter in self._store["params"].items():
+            if id(parameter) not in own and name != MARKER and not name.startswith(BASELINE):
+                raise ValueError(
+                    f"model or guide calls pyro.param({name!r}), which SVI does not train: make it an attribute of a "
+                    "PyroModule, with pyro.nn.PyroParam if it has a constraint."
+                )
 
 
 class _Nothing(nn.Module):
-    """The guide of a model in which nothing is latent."""
+    """The guide of a model without latents."""
 
     def forward(self, *args: Any, **kwargs: Any) -> None:
         return None
+
+
+class _Marked:
+    """A model with one more parameter: some of Pyro's losses take gradients only where a trace has a parameter."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        pyro.param(MARKER, _zero)
+        return self.model(*args, **kwargs)
+
+
+def _zero() -> Tensor:
+    return torch.zeros(())
+
+
+@contextmanager
+def _parameter_store(state: dict[str, Any]) -> Iterator[None]:
+    """Pyro's parameter store with other contents, which are kept in ``state``; afterwards it is as it was."""
+    with pyro.get_param_store().scope(state):
+        yield
+
+
+def _total(loss: Any) -> float:
+    return float(sum(loss)) if isinstance(loss, tuple) else float(loss)

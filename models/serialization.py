@@ -6,7 +6,7 @@ from importlib import import_module
 from inspect import signature
 from typing import Any, TypeVar
 
-__all__ = ["Configurable", "from_config", "public_path", "to_config"]
+__all__ = ["Configurable", "check_trust", "from_config", "public_path", "to_config"]
 
 # The packages that users import from: what a configuration records does not depend on where a class lies.
 PUBLIC = {
@@ -84,6 +84,14 @@ def public_path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+def check_trust(path: str, trust: Collection[str] = ()) -> None:
+    """Raises a ValueError for a class outside pyroformer unless its path or its module is in ``trust``."""
+    if not path.startswith("pyroformer.") and not {path, path.rpartition(".")[0]} & set(trust):
+        raise ValueError(
+            f"the run uses {path}, which is code outside pyroformer: name it again to import it, with trust=[{path!r}]."
+        )
+
+
 def from_config(recipe: Any, trust: Collection[str] = (), **arguments: Any) -> Any:
     """Make what a recipe describes.
 
@@ -103,10 +111,7 @@ def from_config(recipe: Any, trust: Collection[str] = (), **arguments: Any) -> A
         return {key: from_config(item, trust) for key, item in recipe.items()}
     path = str(recipe["class_path"])
     module, _, name = path.rpartition(".")
-    if not path.startswith("pyroformer.") and not {path, module} & set(trust):
-        raise ValueError(
-            f"the run uses {path}, which is code outside pyroformer: name it again to import it, with trust=[{path!r}]."
-        )
+    check_trust(path, trust)
     try:
         cls = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:

@@ -1,4 +1,4 @@
-r"""Lower bounds of log p(x) from many draws of a guide, in memory that does not grow with their number."""
+r"""Importance-weighted lower bounds of log p(x), in memory that does not grow with the number of draws."""
 
 import math
 from collections.abc import Collection
@@ -8,11 +8,10 @@ import torch
 from jaxtyping import Float
 from pyro import poutine
 from pyro.poutine import Trace
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from ...models.base import TEXTS
 from .elbo import ELBO
+from .traces import is_local, sample_sites
 
 __all__ = ["importance_sweep", "importance_weighted"]
 
@@ -29,13 +28,13 @@ def importance_weighted(
         \qquad z_k \sim q
 
     It is the ELBO at :math:`K = 1`, and grows with :math:`K` towards :math:`\log p(x)`. The draws are taken one after
-    the other and added up in float64. Sites outside the plate ``texts`` belong to all texts, so that one draw of them
-    serves all :math:`K`: with more, the sum over texts would bound nothing.
+    the other and added up in float64. Sites outside the plate ``texts`` are shared by all texts, so they are drawn once
+    for all :math:`K`: with several draws, the sum over texts would not be a bound.
 
     Arguments:
         model: The generative model.
-        guide: Its posterior, or None where nothing is latent.
-        batch: What both are called with.
+        guide: Its guide, or None for a model without latents.
+        batch: The arguments of both.
         num_particles: Number of draws :math:`K`.
         data_size: Number of texts that share the global sites, as in :class:`ELBO`.
 
@@ -62,34 +61,34 @@ def importance_sweep(
 ) -> dict[int, Float[Tensor, " B"]]:
     r"""The importance-weighted bound of each text for several numbers of draws, at the cost of the largest.
 
-    Each takes the first draws of the same row, so that they differ by their number and not by their noise. How much the
-    bound still rises tells how far it may be from log p(x).
+    Every entry uses the first draws of one sequence, so that entries differ by the number of draws and not by noise. If
+    the bound still rises with the number, it may be far from log p(x).
 
-    Arguments: as in :func:`importance_weighted`, with several numbers of draws.
+    Arguments are those of :func:`importance_weighted`, with several numbers of draws.
 
     Raises:
-        ValueError: If there is none, or one is not positive.
+        ValueError: If ``num_particles`` is empty, or a number is not positive.
     """
     if not num_particles or min(num_particles) < 1:
-        shown = min(num_particles, default="empty")
-        raise ValueError(f"particles is {shown}: at least one draw is needed.")
+        least = min(num_particles, default="empty")
+        raise ValueError(f"num_particles is {least}: at least one draw is needed.")
     elbo = ELBO(data_size=data_size)
-    guide = _with_shared_sites(guide, batch)
-    found, total = {}, None
-    for drawn in range(1, max(num_particles) + 1):
+    guide = _with_global_sites_fixed(guide, batch)
+    bounds, total = {}, None
+    for draw in range(1, max(num_particles) + 1):
         weight = elbo.log_weights(model, guide, batch).double()
         total = weight if total is None else torch.logaddexp(total, weight)
-        if drawn in num_particles:
-            found[drawn] = total - math.log(drawn)
-    return found
+        if draw in num_particles:
+            bounds[draw] = total - math.log(draw)
+    return bounds
 
 
-def _with_shared_sites(guide: Any, batch: Any) -> Any:
-    """The guide with its global sites held at one draw."""
+def _with_global_sites_fixed(guide: Any, batch: Any) -> Any:
+    """The guide with its global sites fixed to one draw."""
     if guide is None:
         return None
     shared = Trace()
-    for name, site in prune_subsample_sites(poutine.trace(guide).get_trace(batch)).nodes.items():
-        if site["type"] == "sample" and all(frame.name != TEXTS for frame in site["cond_indep_stack"]):
+    for name, site in sample_sites(poutine.trace(guide).get_trace(batch)).items():
+        if not is_local(site):
             shared.add_node(name, **{key: value for key, value in site.items() if key != "name"})
     return poutine.replay(guide, trace=shared) if len(shared.nodes) else guide

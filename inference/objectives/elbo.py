@@ -7,37 +7,33 @@ r"""The evidence lower bound, term by term and text by text, without a host sync
 with one term per latent site ``s`` of text ``i``. It bounds :math:`\log p(x_i)` when every :math:`\beta_s` is 1.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyro
 import torch
 from jaxtyping import Float
-from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
-from pyro.poutine.util import prune_subsample_sites
-from pyro.util import check_model_guide_match
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from ...models.base import TEXTS
 from ...models.batch import Batch
+from .described import Described
 from .kl_control import FreeBits, by_dimension
-from .site_checks import check_shapes, check_sites, rephrase_pyro_error
+from .trace_pair import trace_pair
+from .traces import Site, log_prob, plate_dim, sample_sites
 
-__all__ = ["ELBO", "Densities", "Objective", "Terms"]
+__all__ = ["ELBO", "Densities", "Objective", "Terms", "averaged"]
 
-Site = Mapping[str, Any]
+E = TypeVar("E", bound="ELBO")
 
 
 class Terms(NamedTuple):
-    """What a bound is made of, each entry one number a text, in nats.
+    """The terms of a bound, each entry one number per text, in nats.
 
     ``kl`` has one entry per site other than the text: the divergence of a latent, minus log p of an observed one.
-    ``penalty`` is what is charged for it in training; with free bits per dimension it has the site's dimensions.
+    ``penalty`` is what training charges for it; with free bits per dimension it has the site's dimensions.
     """
 
     log_likelihood: Float[Tensor, " B"]
@@ -51,7 +47,7 @@ class Terms(NamedTuple):
 
 
 class Densities(NamedTuple):
-    """Log densities of one draw by site, one number a text: of the model's sites, and of the guide's."""
+    """Log densities of one draw by site, one number per text: of the model's sites, and of the guide's."""
 
     log_p: dict[str, Float[Tensor, " B"]]
     log_q: dict[str, Float[Tensor, " B"]]
@@ -63,23 +59,25 @@ class Densities(NamedTuple):
         return log_p - sum(self.log_q.values())
 
 
-class ELBO(pyro.infer.ELBO):
-    r"""Pyro's ELBO for reparameterised guides: closed-form KLs where there are any, Monte Carlo elsewhere.
+class ELBO(Described, pyro.infer.ELBO):
+    r"""Pyro's ELBO for reparameterized guides: KLs in closed form where one is registered, Monte Carlo elsewhere.
 
     ``ELBO()(model, guide)`` is an :class:`Objective`, a module whose call gives the loss of a batch. The loss is the
-    weighted mean over texts in nats per text; sites outside the plate ``texts`` are global and count sequential_batches for all
+    weighted mean over texts in nats per text; sites outside the plate ``texts`` are global and count once for all
     ``data_size`` texts. There is no ``.item()`` in it, so a training step never waits for the device and the whole
     bound can be captured into one graph.
 
+    To define an objective of your own, derive from this class and override ``text_losses``, ``penalties`` or ``terms``.
+
     Arguments:
-        num_particles: Draws from the guide that are averaged.
-        kl_weights: What the divergence of a site counts, by site name; 1 where nothing is said, 0 is legal.
+        num_particles: Number of draws from the guide to average over.
+        kl_weights: The weight of each site's divergence, by site name; 1 for sites that are left out, 0 is allowed.
         data_size: Number of texts that share the global sites; only models with such sites need it.
         free_bits: An allowance for the divergences of some sites; the loss is then no bound.
 
     Raises:
-        ValueError: At the call, if the model has global sites and ``data_size`` is missing, or free bits ask for sites
-            or dimensions that it does not have.
+        ValueError: At the call, if the model has global sites and ``data_size`` is missing, or ``free_bits`` names
+            sites or dimensions that the model does not have.
 
     Examples:
         >>> from pyroformer.models.language_model import LanguageModel
@@ -91,6 +89,7 @@ class ELBO(pyro.infer.ELBO):
     """
 
     name = "elbo"
+    is_bound = True
 
     def __init__(
         self,
@@ -105,17 +104,22 @@ class ELBO(pyro.infer.ELBO):
         self.kl_weights = dict(kl_weights or {})
         self.data_size = data_size
         self.free_bits = free_bits
+        if free_bits is not None:
+            self.is_bound = False
 
-    @property
-    def is_bound(self) -> bool:
-        """Whether minus the loss bounds log p(x) where no KL weight is below 1."""
-        return self.free_bits is None
+    @classmethod
+    def from_description(cls: type[E], described: Mapping[str, Any], num_particles: int, data_size: int) -> E:
+        """The objective that :meth:`describe` described."""
+        weights, free_bits = described["kl_weights"], None
+        if "free_bits" in described:
+            free_bits = FreeBits(described["free_bits"], tuple(weights), described["free_bits_per"])
+        return cls(num_particles=num_particles, kl_weights=weights, data_size=data_size, free_bits=free_bits)
 
     def __call__(self, model: nn.Module, guide: nn.Module | None) -> "Objective":
         return Objective(model, guide, self)
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Float[Tensor, ""]:
-        """The loss of a batch; ``loss`` of stock Pyro, with gradients."""
+        """The loss of a batch, with gradients."""
         terms = self.terms(model, guide, *args, **kwargs)
         weights = {site: torch.as_tensor(weight) for site, weight in self.kl_weights.items()}
         return self.combine(terms, weights, _text_weights(args, terms))
@@ -132,13 +136,19 @@ class ELBO(pyro.infer.ELBO):
         return float(loss.detach())
 
     def combine(self, terms: Terms, kl_weights: Mapping[str, Tensor], text_weights: Float[Tensor, " B"]) -> Tensor:
-        """The loss that the terms of a batch add up to."""
+        """The loss of a batch from its terms: the weighted sum of the losses of its texts."""
         return (text_weights * self.text_losses(terms, kl_weights, text_weights)).sum()
 
     def text_losses(
         self, terms: Terms, kl_weights: Mapping[str, Tensor | float], text_weights: Float[Tensor, " B"]
     ) -> Float[Tensor, " B"]:
-        """What each text adds to the loss, before it is weighted."""
+        """The loss of each text, in nats.
+
+        Arguments:
+            terms: The terms of the bound.
+            kl_weights: The weight of each site's penalty; 1 for sites that are left out.
+            text_weights: The weights of the texts, over which free bits average.
+        """
         penalties = terms.penalty if self.free_bits is None else self.free_bits(terms.penalty, text_weights)
         loss = -terms.log_likelihood
         for site, penalty in penalties.items():
@@ -147,17 +157,19 @@ class ELBO(pyro.infer.ELBO):
 
     def terms(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Terms:
         """The terms of the bound, averaged over particles."""
-        return averaged([self._terms(*trace_pair(model, guide, *args, **kwargs)) for _ in range(self.num_particles)])
+        return averaged(
+            [self.trace_terms(*trace_pair(model, guide, *args, **kwargs)) for _ in range(self.num_particles)]
+        )
 
     def log_weights(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Float[Tensor, " B"]:
         r"""One draw's log importance weight of each text, :math:`\log p(x_i, z_i) - \log q(z_i \mid x_i)`."""
         return self.densities(*trace_pair(model, guide, *args, **kwargs)).log_weight
 
-    def densities(self, model_trace: Trace, guide_trace: Trace) -> "Densities":
+    def densities(self, model_trace: Trace, guide_trace: Trace) -> Densities:
         """Log densities of one draw, site by site and text by text."""
         return Densities(
             *(
-                {name: self._per_text(site, _log_prob(site)) for name, site in _samples(trace).items()}
+                {name: self._per_text(site, log_prob(site)) for name, site in sample_sites(trace).items()}
                 for trace in (model_trace, guide_trace)
             )
         )
@@ -165,60 +177,65 @@ class ELBO(pyro.infer.ELBO):
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         return trace_pair(model, guide, *args, **kwargs)
 
-    def _terms(self, model_trace: Trace, guide_trace: Trace) -> Terms:
-        sites, posterior = _samples(model_trace), _samples(guide_trace)
+    def trace_terms(self, model_trace: Trace, guide_trace: Trace) -> Terms:
+        """The terms of the bound at one draw."""
+        sites, posterior = sample_sites(model_trace), sample_sites(guide_trace)
         log_likelihood = None
         kl = {}
         for name, site in sites.items():
             if name == "text":
-                log_likelihood = self._per_text(site, _log_prob(site))
+                log_likelihood = self._per_text(site, log_prob(site))
             elif name in posterior:
                 kl[name] = self._per_text(site, _divergence(posterior[name], site))
             elif site["is_observed"]:
-                kl[name] = -self._per_text(site, _log_prob(site))
+                kl[name] = -self._per_text(site, log_prob(site))
         for name, site in posterior.items():
             if name not in sites:  # an auxiliary site of the guide
-                kl[name] = self._per_text(site, _log_prob(site))
+                kl[name] = self._per_text(site, log_prob(site))
         if log_likelihood is None:
             raise ValueError("the model has no site 'text': observe the data under that name.")
         kl = {name: value.to(log_likelihood.dtype).expand_as(log_likelihood) for name, value in kl.items()}
-        return Terms(log_likelihood, kl, self._penalties(kl, sites, posterior))
+        return Terms(log_likelihood, kl, self.penalties(kl, sites, posterior))
 
-    def _penalties(
-        self, kl: dict[str, Tensor], sites: dict[str, Site], posterior: dict[str, Site]
-    ) -> dict[str, Tensor]:
-        """What is charged for each site in training: its divergence, unless a subclass regularizes otherwise."""
+    def penalties(self, kl: dict[str, Tensor], sites: dict[str, Site], posterior: dict[str, Site]) -> dict[str, Tensor]:
+        """The penalty that training charges for each site: its divergence, unless a subclass regularizes otherwise.
+
+        Arguments:
+            kl: The divergences of each text, by site.
+            sites: The sample sites of the model's trace.
+            posterior: The sample sites of the guide's trace.
+        """
         if self.free_bits is None or self.free_bits.per != "dimension":
             return kl
-        split = {}
+        by_dim = {}
         for name in [site for site in self.free_bits.sites if site in sites and site in posterior]:
             q, p = by_dimension(posterior[name]), by_dimension(sites[name])
             dimensions = sites[name]["fn"].event_shape
             value = self._per_text(sites[name], _divergence(q, p), len(dimensions))
-            split[name] = value.to(kl[name].dtype).expand(*kl[name].shape, *dimensions)
-        return kl | split
+            by_dim[name] = value.to(kl[name].dtype).expand(*kl[name].shape, *dimensions)
+        return kl | by_dim
 
     def _per_text(self, site: Site, value: Tensor, kept: int = 0) -> Tensor:
-        """Sum a site's values over everything but the texts; spread a global site over all texts of the data.
+        """A site's values summed over all dimensions but the texts and the last ``kept`` ones.
 
-        The last ``kept`` dimensions stay as they are.
+        The values of a global site are spread evenly over all texts of the data.
         """
-        plate = next((frame for frame in site["cond_indep_stack"] if frame.name == TEXTS), None)
+        plate = plate_dim(site)
         if plate is None:
             if self.data_size is None:
                 raise ValueError(
                     f"site {site['name']!r} lies outside the plate 'texts', so all texts share it: "
-                    "say how many there are with ELBO(data_size=...)."
+                    "give their number as ELBO(data_size=...)."
                 )
             return value.reshape(-1, *value.shape[value.ndim - kept :]).sum(0) / self.data_size
-        right = range(plate.dim + 1 - kept, -kept)
+        right = range(plate + 1 - kept, -kept)
         return value.sum(dim=tuple(right)) if right else value
 
 
 class Objective(pyro.infer.elbo.ELBOModule):
     r"""A model, its guide and an ELBO as one module: ``objective(batch)`` is the loss.
 
-    ``kl_weights`` are buffers, one per group of sites, so that a schedule changes them without a new graph.
+    ``kl_weights`` are buffers, one per site, so that a schedule can change them without compiling a new graph.
     """
 
     elbo: ELBO
@@ -234,7 +251,7 @@ class Objective(pyro.infer.elbo.ELBOModule):
         return self.elbo.terms(self.model, self.guide, *args)
 
     def losses(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The loss with its gradient, and beside it, without, the weighted mean of each term in nats per text."""
+        """The loss, and without gradients the weighted mean of each term, in nats per text."""
         terms = self.terms(batch)
         parts = {"reconstruction": -terms.log_likelihood, "bound": -terms.bound}
         parts |= {f"kl_{site}": value for site, value in terms.kl.items()}
@@ -257,58 +274,18 @@ def averaged(draws: Sequence[Terms]) -> Terms:
     )
 
 
-def trace_pair(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Trace, Trace]:
-    """One run of the guide and the model replayed on its draws; with validation on, checked against each other."""
-    try:
-        guide_trace = Trace() if guide is None else poutine.trace(guide).get_trace(*args, **kwargs)
-        model_trace = _replayed(model, guide_trace, *args, **kwargs)
-    except ValueError as error:
-        clearer = rephrase_pyro_error(error)
-        if clearer is None:
-            raise
-        raise clearer from error
-    if is_validation_enabled():
-        check_sites(model_trace, guide_trace)
-        check_shapes(model_trace)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # what Pyro only remarks on is a bug
-            check_model_guide_match(model_trace, guide_trace)
-    return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
-
-
-def _replayed(model: Any, guide_trace: Trace, *args: Any, **kwargs: Any) -> Trace:
-    """The model run on what a guide drew; what it stumbles over may be that."""
-    if not guide_trace.nodes:
-        return poutine.trace(model).get_trace(*args, **kwargs)
-    try:
-        return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
-    except Exception:
-        if is_validation_enabled():
-            check_sites(poutine.trace(model).get_trace(*args, **kwargs), guide_trace)
-        raise
-
-
-def _samples(trace: Trace) -> dict[str, Any]:
-    return {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
-
-
-def _log_prob(site: Site) -> Tensor:
-    value: Tensor = scale_and_mask(site["fn"].log_prob(site["value"]), site["scale"], site["mask"])
-    return value
-
-
 def _divergence(posterior: Site, prior: Site) -> Tensor:
     """The site's KL in closed form where one is registered, otherwise its unbiased estimate at the draw."""
     try:
         kl = kl_divergence(posterior["fn"], prior["fn"])
     except NotImplementedError:
-        return _log_prob(posterior) - _log_prob(prior)
+        return log_prob(posterior) - log_prob(prior)
     value: Tensor = scale_and_mask(kl, posterior["scale"], posterior["mask"])
     return value
 
 
 def _text_weights(args: tuple[Any, ...], terms: Terms) -> Tensor:
-    """The batch's own weights; a plain mean for models that are called with something else."""
+    """The weights of the batch; those of a plain mean for models whose argument is not a :class:`Batch`."""
     if args and isinstance(args[0], Batch):
         return args[0].weight
     return torch.full_like(terms.log_likelihood, 1 / terms.log_likelihood.shape[-1])

@@ -1,18 +1,26 @@
-"""An objective of several draws at a time, whose bound is tighter than the ELBO."""
+"""The importance-weighted objective: a bound of several draws, tighter than the ELBO."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import torch
+from pyro.poutine import Trace
 
-from ...models.base import TEXTS
-from .elbo import ELBO, Terms, averaged, trace_pair
+from ...models.base import Model
+from ..options import TrainingOptions
+from .described import check_no_kl_options, check_particles
+from .elbo import ELBO, Terms, averaged
+from .trace_pair import trace_pair
+from .traces import is_local, sample_sites
 
 __all__ = ["ImportanceWeighted"]
 
+W = TypeVar("W", bound="ImportanceWeighted")
+
 
 class ImportanceWeighted(ELBO):
-    r"""The importance-weighted bound as what is trained: a bound of log p(x) at every number of draws.
+    r"""The importance-weighted bound as a training objective: a bound of log p(x) at every number of draws.
 
     .. math::
 
@@ -20,17 +28,17 @@ class ImportanceWeighted(ELBO):
         \qquad z_k \sim q
 
     It is the ELBO, estimated without closed forms, at :math:`K = 1`, and falls with :math:`K` towards
-    :math:`-\log p(x_i)`: a posterior that is a good proposal somewhere suffices, so that it pays less to give a latent
-    up. A step costs :math:`K` passes. ``terms`` holds the ELBO's terms averaged over the draws, and one
-    penalty, ``importance``, that makes of their log-likelihood this loss.
+    :math:`-\log p(x_i)`: a posterior that is a good proposal somewhere suffices, so there is less to gain from
+    ignoring a latent. A step costs :math:`K` passes. ``terms`` has the ELBO's terms averaged over the draws, and one
+    penalty, ``importance``: the difference between this loss and their negative log-likelihood.
 
     Arguments:
         num_particles: Number of draws :math:`K`.
         data_size: As in :class:`ELBO`, for observed sites that all texts share.
 
     Raises:
-        ValueError: At the call, if the guide draws a latent that all texts share: one draw of it serves all of them, so
-            that weights of single texts would bound nothing.
+        ValueError: At the call, if the guide draws a latent that all texts share: they share its draw, so weights of
+            single texts would not give a bound.
 
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), Eq. 8, https://arxiv.org/abs/1509.00519
@@ -47,27 +55,61 @@ class ImportanceWeighted(ELBO):
     """
 
     name = "iw"
+    is_bound = True
 
     def __init__(self, num_particles: int = 8, data_size: int | None = None) -> None:
         super().__init__(num_particles, data_size=data_size)
 
+    @classmethod
+    def check(cls, options: TrainingOptions, model: Model) -> None:
+        """Checks that there are several draws to weight, and no option for a KL.
+
+        Raises:
+            ValueError: If ``num_particles`` is 1, or an option controls a KL.
+        """
+        check_particles(options, model)
+        if options.num_particles == 1:
+            raise ValueError(f"num_particles is 1: the objective {cls.name} weighs several draws, give 2 or more.")
+        for option, default in {"beta": 1.0, "kl_schedule": "constant"}.items():
+            if getattr(options, option) != default:
+                raise ValueError(
+                    f"{option} is {getattr(options, option)}, which weighs a KL, and the objective {cls.name} has "
+                    "none: choose the objective elbo."
+                )
+        check_no_kl_options(options, cls.name)
+
+    @classmethod
+    def full_kl_weights(cls, options: TrainingOptions, model: Model) -> dict[str, float]:
+        """None: the bound has no KL terms."""
+        return {}
+
+    @classmethod
+    def from_description(cls: type[W], described: Mapping[str, Any], num_particles: int, data_size: int) -> W:
+        """The objective that ``describe`` described, whose number of draws is part of it."""
+        return cls(described["num_particles"], data_size)
+
+    @classmethod
+    def remarks(cls, described: Mapping[str, Any]) -> list[str]:
+        """The number of draws."""
+        return [f"{described['num_particles']} draws"]
+
     def terms(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Terms:
-        """The ELBO's terms, averaged over draws, and as their penalty all that the loss has beside the likelihood."""
+        """The ELBO's terms averaged over draws; their penalty is the rest of the loss beside the likelihood."""
         draws, log_weights = [], []
         for _ in range(self.num_particles):
             traces = trace_pair(model, guide, *args, **kwargs)
-            _check_local(traces[1].nodes)
-            draws.append(self._terms(*traces))
+            _check_local(traces[1])
+            draws.append(self.trace_terms(*traces))
             log_weights.append(self.densities(*traces).log_weight)
         terms = averaged(draws)
         bound = torch.stack(log_weights).logsumexp(0) - math.log(self.num_particles)
         return terms._replace(penalty={"importance": terms.log_likelihood - bound})
 
 
-def _check_local(sites: dict[str, Any]) -> None:
-    """Latents have to be texts' own."""
-    for name, site in sites.items():
-        if site["type"] == "sample" and all(frame.name != TEXTS for frame in site["cond_indep_stack"]):
+def _check_local(guide_trace: Trace) -> None:
+    """Raises a ValueError if texts share a latent."""
+    for name, site in sample_sites(guide_trace).items():
+        if not is_local(site):
             raise ValueError(
                 f"the objective iw weighs the draws of each text, and all texts share the latent {name!r}: choose the "
                 "objective elbo."

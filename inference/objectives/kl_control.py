@@ -1,6 +1,6 @@
-r"""Control of the KL term: divergences that are free up to an allowance, and a weight that holds them at a target.
+r"""Control of the KL term: free bits, and a weight that keeps the KL at a target.
 
-Both change what is trained and neither the model nor its bound: what is reported as a bound has every weight 1.
+Both change the training objective and neither the model nor its bound: a reported bound has every weight 1.
 """
 
 import math
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Independent
 
+from ...models.choices import check_choice
 from ..options import FreeBitsPer
 
 __all__ = ["FreeBits", "KLController", "by_dimension"]
@@ -20,7 +21,7 @@ __all__ = ["FreeBits", "KLController", "by_dimension"]
 
 @dataclass(frozen=True)
 class FreeBits:
-    r"""A divergence that costs nothing more while it is below an allowance :math:`\lambda`.
+    r"""Free bits: a divergence below an allowance :math:`\lambda` is charged as the allowance.
 
     .. math::
 
@@ -31,17 +32,18 @@ class FreeBits:
     that a text may use more than the allowance where another one uses less. Above it the gradient is exactly that of
     the divergence, the prior's parameters included; below it is zero.
 
-    The texts are those that are given at once: in training one batch of one device, also where gradients of several
-    are added up and on held-out texts; in :func:`~pyroformer.inference.evaluation.evaluate.evaluate` all of them. What a text is
-    charged bounds nothing: only the mean does, and less tightly than the bound by what is missing of the allowance.
+    The mean is over the texts of one call: in training and validation one batch on one device, even where the gradients
+    of several batches are accumulated; in :func:`~pyroformer.inference.evaluation.evaluate.evaluate` all texts. The
+    loss of a single text is no bound. The mean over texts is one, looser than the ELBO by the unused part of the
+    allowance.
 
     Arguments:
         nats: The allowance :math:`\lambda` of a group.
-        sites: The latent sites that it holds for.
-        per: What a group is: a ``dimension``, a ``layer`` (each site), or the ``total``.
+        sites: The latent sites with an allowance.
+        per: The kind of group: a ``dimension``, a ``layer`` (each site), or the ``total``.
 
     Raises:
-        ValueError: If ``nats`` or ``per`` breaks its rule; at the call, if a site is missing.
+        ValueError: If ``nats`` or ``per`` is out of range; at the call, if a site is missing.
 
     References:
         Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016),
@@ -61,22 +63,21 @@ class FreeBits:
     def __post_init__(self) -> None:
         if not 0 <= self.nats < math.inf:
             raise ValueError(f"nats is {self.nats}: give zero or a positive number of free nats.")
-        if self.per not in get_args(FreeBitsPer):
-            raise ValueError(f"per is {self.per!r}: choose one of {', '.join(get_args(FreeBitsPer))}.")
+        check_choice("per", self.per, get_args(FreeBitsPer))
 
     def __call__(
         self, kl: Mapping[str, Float[Tensor, "B ..."]], weight: Float[Tensor, " B"]
     ) -> dict[str, Float[Tensor, " B"]]:
-        """What each text is charged for each site, so that the weighted mean is the formula above.
+        """The penalty of each text for each site, whose weighted mean is the formula above.
 
         Arguments:
-            kl: The divergences of each text, by site; with dimensions where a group is one.
-            weight: What each text counts.
+            kl: The divergences of each text, by site; with dimensions if each dimension is a group.
+            weight: The weight of each text.
         """
         for site in self.sites:
             if site not in kl:
                 raise ValueError(
-                    f"free bits are asked for at the site {site!r}, but the model has only {', '.join(kl) or 'none'}: "
+                    f"free bits name the site {site!r}, but the model has only {', '.join(kl) or 'none'}: "
                     "name its latent sites."
                 )
         share = weight / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
@@ -90,7 +91,7 @@ class FreeBits:
 
 
 def by_dimension(site: Mapping[str, Any]) -> dict[str, Any]:
-    """A site of a trace as if each of its dimensions were a draw of its own.
+    """A site of a trace with each of its dimensions as a separate draw.
 
     Raises:
         ValueError: If its dimensions are not independent, as those of ``Normal(...).to_event(1)`` are.
@@ -108,18 +109,17 @@ def by_dimension(site: Mapping[str, Any]) -> dict[str, Any]:
             f"free bits per dimension need independent dimensions, and those of the site {site['name']!r} "
             f"({type(fn).__name__}) are not: give them per layer, or in total."
         )
-    # what holds for a draw holds for all of its dimensions
-    whole = {key: _append(site[key], dimensions) for key in ("scale", "mask")}
-    return {**site, **whole, "fn": fn}
+    per_draw = {key: _unsqueeze_right(site[key], dimensions) for key in ("scale", "mask")}
+    return {**site, **per_draw, "fn": fn}
 
 
-def _append(value: Any, dimensions: int) -> Any:
-    """A tensor with dimensions of size 1 at its end; anything else as it is."""
+def _unsqueeze_right(value: Any, dimensions: int) -> Any:
+    """A tensor with dimensions of size 1 appended; any other value unchanged."""
     return value.reshape(value.shape + (1,) * dimensions) if isinstance(value, Tensor) else value
 
 
 class KLController(nn.Module):
-    r"""A weight of the KL that moves until the KL is at a target: a PI controller of the weight's logarithm.
+    r"""A KL weight that keeps the KL at a target: a PI controller of the weight's logarithm.
 
     .. math::
 
@@ -127,18 +127,18 @@ class KLController(nn.Module):
         \log \beta_{t+1} = K_P \, e_t + K_I \sum_{s \le t} e_s
 
     with the target :math:`C` and a moving average of the KL. While the KL is above its target the weight grows, by a
-    factor of at most :math:`\exp(K_I)` a step; below, it falls. The sum finds the weight that holds the target, the
-    proportional term damps the way there. At rest :math:`\beta` is the Lagrange multiplier of the constraint KL = C, so
-    what is minimized is the reconstruction at that KL.
+    factor of at most :math:`\exp(K_I)` a step; below, it falls. The integral term finds the weight that keeps the KL at
+    its target, the proportional term damps oscillations. At rest :math:`\beta` is the Lagrange multiplier of the
+    constraint KL = C, so the objective is the reconstruction loss at that KL.
 
-    The weight begins at 1 and the average at the target, so that nothing moves before there is something to go by. All
+    The weight starts at 1 and the average at the target, so the weight does not move before KLs have been measured. All
     state is in buffers: it is saved with a checkpoint, and no step waits for the device.
 
     Arguments:
-        target: The KL to hold, in nats per text.
+        target: The target of the KL, in nats per text.
         proportional: :math:`K_P`.
         integral: :math:`K_I`.
-        memory: How much of the moving average is kept at a step.
+        memory: Decay of the moving average at a step.
         least: The smallest weight.
         largest: The largest weight.
 
@@ -180,16 +180,16 @@ class KLController(nn.Module):
 
     @property
     def error(self) -> Float[Tensor, ""]:
-        """How far the average is from the target, in targets: from -1 to 1."""
+        """The relative distance of the average from the target, between -1 and 1."""
         return (self.average / self.target - 1).clamp(-1, 1)
 
     @property
     def weight(self) -> Float[Tensor, ""]:
-        """What the KL counts at the next step."""
+        """The weight of the KL at the next step."""
         return (self.log_weight + self.proportional * self.error).clamp(*self.range).exp()
 
     @torch.no_grad()
     def update(self, kl: Float[Tensor, ""]) -> None:
-        """Take the KL of a step, in nats per text."""
+        """Update the weight from the KL of a step, in nats per text."""
         self.average.lerp_(kl.to(self.average.dtype), 1 - self.memory)
-        self.log_weight.add_(self.integral * self.error).clamp_(*self.range)  # no further than it can act
+        self.log_weight.add_(self.integral * self.error).clamp_(*self.range)  # clamped: no integral windup

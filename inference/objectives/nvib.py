@@ -1,14 +1,24 @@
-"""The objective that the NVAE paper trains on, which is a regularizer and not a bound."""
+"""The objective that the NVAE paper trains on, a regularizer and not a bound."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ...models.base import Model
 from ...models.distributions.log_dirichlet import LogDirichlet
 from ...models.distributions.log_dirichlet_math import LOG_ZERO, gamma_kl_remainder
-from .elbo import ELBO, Site
+from ...models.priors.roles import SequencePrior
+from ..options import TrainingOptions
+from .described import check_no_kl_options, check_particles
+from .elbo import ELBO
+from .traces import Site
 
 __all__ = ["NVIB", "vector_regularizer", "weight_regularizer"]
+
+N = TypeVar("N", bound="NVIB")
 
 
 class NVIB(ELBO):
@@ -19,12 +29,12 @@ class NVIB(ELBO):
         \mathcal{L} = -\log p(x \mid z, \pi) + \frac{n}{n+1} \left( \lambda_D L_D + \lambda_G L_G / P \right)
 
     **This is not a bound of log p(x)**: :math:`L_D, L_G` bound the divergence of another posterior than the one that is
-    sampled, so that minus the loss can exceed log p(x); see :mod:`pyroformer.inference.objectives.nvib`. One nat of the vectors'
-    exact KL costs about :math:`\lambda_G / P`, the effective beta. ``terms`` still holds the exact divergences, and
+    sampled, so that minus the loss can exceed log p(x); see :func:`weight_regularizer`. One nat of the vectors' exact
+    KL costs about :math:`\lambda_G / P`, the effective beta. ``terms`` has the exact divergences all the same, and
     ``evaluate`` reports the exact bound whatever was trained.
 
     Arguments:
-        num_particles: Draws from the guide that are averaged.
+        num_particles: Number of draws from the guide to average over.
         weights: :math:`\lambda_D`.
         vectors: :math:`\lambda_G`.
         beta: Multiplies both.
@@ -48,9 +58,40 @@ class NVIB(ELBO):
     ) -> None:
         super().__init__(num_particles, {"weights": beta * weights, "vectors": beta * vectors}, data_size)
 
-    def _penalties(
-        self, kl: dict[str, Tensor], sites: dict[str, Site], posterior: dict[str, Site]
-    ) -> dict[str, Tensor]:
+    @classmethod
+    def check(cls, options: TrainingOptions, model: Model) -> None:
+        """Checks that the priors have the distributions that the regularizers are defined for.
+
+        Raises:
+            ValueError: If the vectors do not share one prior, the weights are not Dirichlet, or an option controls a
+                KL.
+        """
+        check_particles(options, model)
+        base = getattr(model, "base_measure", None)
+        if isinstance(base, SequencePrior):
+            raise ValueError(
+                f"the objective {cls.name} compares every vector with the same distribution, and {type(base).__name__} "
+                "has another for each: choose the objective elbo."
+            )
+        _check_dirichlet(model, cls.name)
+        check_no_kl_options(options, cls.name)
+
+    @classmethod
+    def full_kl_weights(cls, options: TrainingOptions, model: Model) -> dict[str, float]:
+        """The weights of both regularizers."""
+        return cls(beta=options.beta).kl_weights
+
+    @classmethod
+    def from_description(cls: type[N], described: Mapping[str, Any], num_particles: int, data_size: int) -> N:
+        """The objective that ``describe`` described."""
+        return cls(num_particles=num_particles, data_size=data_size, **described["kl_weights"])
+
+    @classmethod
+    def remarks(cls, described: Mapping[str, Any]) -> list[str]:
+        """None: its weights are those of regularizers, not of divergences."""
+        return []
+
+    def penalties(self, kl: dict[str, Tensor], sites: dict[str, Site], posterior: dict[str, Site]) -> dict[str, Tensor]:
         missing = {"length", "weights", "vectors"} - set(sites)
         if missing:
             raise ValueError(f"the nvib objective needs an NVAE: the model has no site {sorted(missing)[0]!r}.")
@@ -78,6 +119,20 @@ class NVIB(ELBO):
         return {"weights": weights, "vectors": per_token * vector_term} | shared
 
 
+def _check_dirichlet(model: Model, name: str) -> None:
+    """Raises a ValueError unless the prior of the weights, if the model has one, is a Dirichlet distribution."""
+    prior = getattr(model, "weight_prior", None)
+    if prior is None:
+        return
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        distribution = prior(torch.ones(1, 2, dtype=torch.bool, device=model.device))
+    if not isinstance(distribution, LogDirichlet):
+        raise ValueError(
+            f"the objective {name} is about Dirichlet weights, and {type(prior).__name__} gives a "
+            f"{type(distribution).__name__}: choose the objective elbo."
+        )
+
+
 def weight_regularizer(
     log_alpha0: Float[Tensor, "*#batch"],
     prior_alpha0: Float[Tensor, "*#batch"] | float,
@@ -91,16 +146,17 @@ def weight_regularizer(
     :math:`L_D + L_G` is the divergence of another posterior than the one that is sampled: of :math:`\kappa_0`
     independent draws from the mixture of the components, with symmetric weights. Training draws
     :math:`\pi \sim \mathrm{Dir}(\alpha)` and one vector per component; charged with :math:`L_D + L_G` instead of its
-    own divergence, its "bound" can exceed :math:`\log p(x)`. A regularizer is what it is. It depends on the
-    concentrations through their sum alone.
+    own divergence, its "bound" can exceed :math:`\log p(x)`. It depends on the concentrations through their sum alone.
 
     Computed in float64 as :math:`\kappa_0 r(\alpha_0 / \kappa_0, \alpha_0^{p\prime} / \kappa_0) -
-    r(\alpha_0, \alpha_0^{p\prime})` with :math:`r` of :func:`~pyroformer.models.distributions.log_dirichlet_math.gamma_kl_remainder`: the
-    textbook form is wrong by 248 nats in float32 at :math:`\log \alpha_0 = 19`.
+    r(\alpha_0, \alpha_0^{p\prime})` with :math:`r` of
+    :func:`~pyroformer.models.distributions.log_dirichlet_math.gamma_kl_remainder`: the textbook form is wrong by
+    248 nats in float32 at :math:`\log \alpha_0 = 19`.
 
     Arguments:
         log_alpha0: Log of the posterior's total concentration, the prior component's included.
-        prior_alpha0: :math:`\alpha_0^{p\prime}`, see :func:`conditional_concentration`.
+        prior_alpha0: :math:`\alpha_0^{p\prime}`, see
+            :func:`~pyroformer.models.priors.weights.conditional_concentration`.
         components: :math:`\kappa_0`, the number of components, the prior one included.
 
     References:
@@ -137,8 +193,8 @@ def vector_regularizer(
         \frac{(\mu_{ip} - \mu^p_p)^2 + \sigma_{ip}^2}{(\sigma^p_p)^2} - 1
         - \log \frac{\sigma_{ip}^2}{(\sigma^p_p)^2} \right]
 
-    Each vector's divergence counts in proportion to the vector's mean weight, where the model that is sampled pays for
-    each in full; see :func:`weight_regularizer`.
+    Each vector's divergence counts in proportion to the vector's mean weight, whereas the model that is sampled pays
+    for each in full; see :func:`weight_regularizer`.
 
     Arguments:
         log_alpha: Log concentrations, the prior component's included, with shape :math:`(*, N)`.
@@ -148,7 +204,7 @@ def vector_regularizer(
         prior_variance: Variance of the base measure, with shape :math:`(P)`.
         mask: True where a component exists, with shape :math:`(*, N)`.
         components: :math:`\kappa_0`; the number of existing components by default.
-        reduction: Over :math:`P`: the paper has the sum, its authors' code the mean.
+        reduction: ``sum`` over :math:`P`, as in the paper, or ``mean``, as in its authors' code.
 
     References:
         A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck
@@ -160,7 +216,7 @@ def vector_regularizer(
         tensor(20.)
     """
     if reduction not in ("sum", "mean"):
-        raise ValueError(f"reduction {reduction!r}: the penalty reduces over the width by 'sum' or by 'mean'")
+        raise ValueError(f"reduction is {reduction!r}: choose 'sum' or 'mean' over the width.")
     dtype = torch.promote_types(mean.dtype, torch.float32)
     log_alpha, mean, variance = log_alpha.to(dtype), mean.to(dtype), variance.to(dtype)
     prior_mean, prior_variance = prior_mean.to(dtype)[..., None, :], prior_variance.to(dtype)[..., None, :]

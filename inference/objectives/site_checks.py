@@ -1,21 +1,23 @@
-"""Do the sites of a guide match those of its model? If not, which one does not, what is expected and what came."""
+"""Checks that the sites of a guide match those of its model, with messages that name site and shapes."""
 
 import re
 from typing import Any
 
 from pyro.poutine import Trace
 
+from .traces import sample_sites
+
 __all__ = ["check_shapes", "check_sites", "rephrase_pyro_error"]
 
 
 def check_sites(model_trace: Trace, guide_trace: Trace) -> None:
-    """Every latent site of the model is drawn by the guide, with the same shape, and nothing else.
+    """Checks that the guide draws every latent site of the model, with the same shape, and no other.
 
     Raises:
         ValueError: If the guide leaves a site out, draws one that the model does not have or observes, or one of
             another shape.
     """
-    sites, drawn = _samples(model_trace), _samples(guide_trace)
+    sites, drawn = sample_sites(model_trace), sample_sites(guide_trace)
     latent = {name: site for name, site in sites.items() if not site["is_observed"]}
     summed_out = {name for name, site in latent.items() if site["infer"].get("_enumerate_dim") is not None}
     for name, site in latent.items():
@@ -43,18 +45,20 @@ def check_sites(model_trace: Trace, guide_trace: Trace) -> None:
 
 
 def check_shapes(trace: Trace) -> None:
-    """Batch dimensions are plates, as what is left over would be taken for more texts; events are what is observed.
+    """Checks that batch dimensions are plates and that observed values have the event shape of their distribution.
+
+    Any other batch dimension would be counted as more texts.
 
     Raises:
-        ValueError: If a site has more batch dimensions, or observes events of another shape.
+        ValueError: If a site has other batch dimensions, or observes values of another shape.
     """
-    for name, site in _samples(trace).items():
+    for name, site in sample_sites(trace).items():
         event = _shape(site)[1]
-        seen = tuple(site["value"].shape[site["value"].ndim - len(event) :])
-        if site["is_observed"] and seen != event:
+        observed = tuple(site["value"].shape[site["value"].ndim - len(event) :])
+        if site["is_observed"] and observed != event:
             raise ValueError(
-                f"the site {name!r} has event shape {event}, expected {seen}, the shape of one that it observes: give "
-                "the distribution of all of it."
+                f"the site {name!r} has event shape {event}, expected {observed}, the shape of one that it observes: "
+                "give the distribution of all of it."
             )
         plates = [frame.dim for frame in site["cond_indep_stack"] if frame.vectorized]
         deepest, batch = -min(plates, default=0), _shape(site)[0]
@@ -68,23 +72,15 @@ def check_shapes(trace: Trace) -> None:
 
 
 def rephrase_pyro_error(error: Exception) -> ValueError | None:
-    """What Pyro says of a batch shape that does not fit a plate, in our words; None of any other error."""
-    found = re.match(r"Shape mismatch inside plate\('(.+)'\) at site (.+) dim (-\d+), (\d+) vs (\d+)", str(error))
-    if found is None:
+    """Pyro's error about a batch shape that does not fit a plate, in one line; None for any other error."""
+    match = re.match(r"Shape mismatch inside plate\('(.+)'\) at site (.+) dim (-\d+), (\d+) vs (\d+)", str(error))
+    if match is None:
         return None
-    plate, site, dim, expected, came = found.groups()
+    plate, site, dim, expected, actual = match.groups()
     return ValueError(
-        f"the site {site!r} has size {came} at dim {dim} of its batch shape, expected {expected}, the size of the "
+        f"the site {site!r} has size {actual} at dim {dim} of its batch shape, expected {expected}, the size of the "
         f"plate {plate!r}: say with .to_event() which dimensions are parts of one draw."
     )
-
-
-def _samples(trace: Trace) -> dict[str, Any]:
-    return {
-        name: site
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and type(site["fn"]).__name__ != "_Subsample"
-    }
 
 
 def _shape(site: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -1,43 +1,83 @@
-"""What the sites of a trace hold: which are latent, which belong to one text each, and their values as arrays."""
+"""Sites of a Pyro trace: which are latent, which are local to a text, their densities and their values as arrays."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from pyro.distributions import MaskedDistribution
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from torch import Tensor
 
 from ...models.base import TEXTS
 from ...models.distributions.log_dirichlet import log_simplex
 
-__all__ = ["as_numpy", "displayed_value", "is_local", "latent_sites", "mask_of"]
+__all__ = [
+    "Site",
+    "as_numpy",
+    "displayed_value",
+    "is_local",
+    "latent_sites",
+    "log_prob",
+    "mask_of",
+    "plate_dim",
+    "plates",
+    "sample_sites",
+]
+
+Site = Mapping[str, Any]
+
+
+def sample_sites(trace: Trace) -> dict[str, Any]:
+    """The sample sites of a trace, latent and observed, without those of subsampling plates."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and type(site["fn"]).__name__ != "_Subsample"
+    }
 
 
 def latent_sites(trace: Trace, sites: Collection[str] | None = None) -> dict[str, Any]:
-    """The sites of a trace that are latent, or those of them that are asked for.
+    """The latent sites of a trace, or some of them.
 
     Raises:
-        ValueError: If one that is asked for is not there.
+        ValueError: If one of ``sites`` is not a latent site of the trace.
     """
     latent = {
         name: site
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not site["is_observed"] and name not in ("text", TEXTS)
+        for name, site in sample_sites(trace).items()
+        if not site["is_observed"] and name not in ("text", TEXTS)
     }
     if unknown := [name for name in sites or () if name not in latent]:
         raise ValueError(f"there is no latent site {unknown[0]!r}: choose among {', '.join(latent) or 'none'}.")
     return latent if sites is None else {name: latent[name] for name in latent if name in sites}
 
 
-def is_local(site: Mapping[str, Any], plate: str = TEXTS) -> bool:
-    """Whether each text, or each member of another plate, has a value of its own."""
+def plates(trace: Trace) -> Iterator[Any]:
+    """The plates around each sample site of a trace, site by site, as frames with a ``name`` and a ``dim``."""
+    for site in sample_sites(trace).values():
+        yield from site["cond_indep_stack"]
+
+
+def is_local(site: Site, plate: str = TEXTS) -> bool:
+    """Whether a site is inside a plate, so that each text (or other member of the plate) has its own value."""
     return any(frame.name == plate for frame in site["cond_indep_stack"])
 
 
+def plate_dim(site: Site, plate: str = TEXTS) -> int | None:
+    """The batch dimension of a plate around a site; None for a site outside that plate."""
+    return next((frame.dim for frame in site["cond_indep_stack"] if frame.name == plate), None)
+
+
+def log_prob(site: Site) -> Tensor:
+    """The log density of a site's value, scaled and masked as Pyro does."""
+    value: Tensor = scale_and_mask(site["fn"].log_prob(site["value"]), site["scale"], site["mask"])
+    return value
+
+
 def mask_of(distribution: Any) -> Tensor | None:
-    """What a distribution leaves out of its density, if it says so: a mask of Pyro's, or one of log weights."""
+    """The mask of a distribution's density: that of a :class:`MaskedDistribution`, or of log weights; None without."""
     while distribution is not None:
         mask = (
             getattr(distribution, "_mask", None)
@@ -50,8 +90,8 @@ def mask_of(distribution: Any) -> Tensor | None:
     return None
 
 
-def displayed_value(site: Mapping[str, Any], mask: Tensor | None = None) -> np.ndarray:
-    """The value of a site for people: weights in place of log weights, NaN where a mask says that nothing is."""
+def displayed_value(site: Site, mask: Tensor | None = None) -> np.ndarray:
+    """The value of a site for display: weights instead of log weights, NaN where the mask is False."""
     value = site["value"].exp() if site["fn"].support is log_simplex else site["value"]
     if mask is not None:
         value = torch.where(mask.reshape(*mask.shape, *(1,) * (value.ndim - mask.ndim)), value, torch.nan)

@@ -121,7 +121,7 @@ CASES = [
     (FIT + " --labels few", 2, "--labels is 'few': give true or false"),
     (FIT + " --overlong cut", 2, "--overlong is 'cut': give one of split, drop"),
     (FIT + " --vocabulary large", 2, "--vocabulary is 'large': give a whole number or auto"),
-    (FIT + " --objective loss", 2, "--objective is 'loss': give one of elbo, iw, nvib"),
+    (FIT + " --objective loss", 1, "objective is 'loss': choose one of elbo, iw, nvib, an import path"),
     (FIT + " --free_bits_per token", 2, "--free_bits_per is 'token': give one of dimension, layer, total"),
     (FIT + " --kl_reduction max", 2, "--kl_reduction is 'max': give one of sum, mean"),
     (FIT + " --guide.alpha exp", 2, r"--guide\.alpha is 'exp': give one of linear, relu, quadratic"),
@@ -157,11 +157,11 @@ CASES = [
         "free_bits is about the KL, and the objective nvib has none: choose the objective elbo",
     ),
     (FIT + " --target_kl 0", 1, r"target_kl is 0\.0: give a positive number"),
-    (FIT + " --target_kl 4 --kl_schedule linear", 1, "kl_schedule is linear, but target_kl decides alone"),
+    (FIT + " --target_kl 4 --kl_schedule linear", 1, "kl_schedule is linear, but target_kl alone decides"),
     (FIT + " --seed -1", 1, "seed is -1: give zero or a positive number"),
     (FIT + " --model.heads 3", 1, "width is 8, which is not a multiple of heads = 3"),
     (FIT + " --model.dropout 1", 1, r"dropout is 1\.0; it must be at least 0 and below 1"),
-    (FIT + " --model.samples_per_component 0", 1, "kappa is 0: each component needs at least one vector"),
+    (FIT + " --model.samples_per_component 0", 1, "samples_per_component is 0: each component needs at least one vector"),
     # folders of runs
     (
         "fit lm --data {here}/good.txt --out {here}/thesis",

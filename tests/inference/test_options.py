@@ -17,13 +17,13 @@ from pyroformer.inference.options import TrainingOptions
         ({"batch_size": 0}, "batch_size is 0"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
         ({"learning_rate": float("inf")}, "learning_rate is inf"),
-        ({"gradient_clip_val": -1.0}, "clip is -1.0: give zero or a positive number"),
+        ({"gradient_clip_val": -1.0}, "gradient_clip_val is -1.0: give zero or a positive number"),
         ({"beta": -0.5}, "beta is -0.5"),
         ({"free_bits": -1.0}, "free_bits is -1.0: give zero or a positive number"),
         ({"target_kl": 0.0}, "target_kl is 0.0: give a positive number"),
         (
             {"target_kl": 4.0, "kl_schedule": "linear"},
-            "kl_schedule is linear, but target_kl decides alone how .* weighted",
+            "kl_schedule is linear, but target_kl alone decides the weight of the KL terms",
         ),
         (
             {"target_kl": 4.0, "free_bits": 2.0},

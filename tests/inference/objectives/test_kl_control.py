@@ -232,7 +232,7 @@ def test_particles_are_averaged_before_the_hinge() -> None:
         (lambda: FreeBits(1.0, SITES, "text"), "per is 'text': choose one of dimension, layer, total"),  # type: ignore[arg-type]
         (
             lambda: loss(ELBO(free_bits=FreeBits(1.0, ("z_3",))), Chain(), Posterior()),
-            "free bits are asked for at the site 'z_3', but the model has only length, z_1, z_2: name its latent sites",
+            "free bits name the site 'z_3', but the model has only length, z_1, z_2: name its latent sites",
         ),
         (
             lambda: by_dimension({"name": "z", "fn": dist.MultivariateNormal(torch.zeros(2), torch.eye(2))}),
@@ -379,7 +379,8 @@ def test_weighing_draws_leaves_no_kl_to_control(options: dict[str, Any], message
 
 def test_draws_need_latents(corpus: Corpus) -> None:
     lm = LanguageModel.for_corpus(corpus, width=8, layers=1, heads=2)
-    with pytest.raises(ValueError, match="particles is 4, which are draws of latents, and LanguageModel has none"):
+    message = "num_particles is 4, a number of draws of latents, and LanguageModel has none"
+    with pytest.raises(ValueError, match=message):
         describe_objective(lm, TrainingOptions(num_particles=4))
 
 
