@@ -39,7 +39,7 @@ def batch_of(config: TransformerConfig, texts: int, time: int, device: str) -> B
     """Random texts with ``time / 2`` to ``time`` tokens."""
     lengths = torch.randint(time // 2, time, (texts,)).tolist()
     rows = [[*torch.randint(3, config.vocabulary, (n,)).tolist(), EOS] for n in lengths]
-    return Batch.pad(rows, width=time).to(device)
+    return Batch.pad(rows, padded_length=time).to(device)
 
 
 def by_hand(backbone: Decoder, batch: Batch) -> Tensor:

@@ -39,7 +39,7 @@ def make(width: int, device: str) -> tuple[NVAE, NVAEGuide, Batch]:
     guide = NVAEGuide(model)
     lengths = torch.randint(TIME // 2, TIME, (TEXTS,)).tolist()
     texts = [[*torch.randint(3, VOCABULARY, (n,)).tolist(), EOS] for n in lengths]
-    return model.to(device), guide.to(device), Batch.pad(texts, width=TIME).to(torch.device(device))
+    return model.to(device), guide.to(device), Batch.pad(texts, padded_length=TIME).to(torch.device(device))
 
 
 def by_hand(model: NVAE, guide: NVAEGuide, batch: Batch) -> Tensor:
@@ -79,7 +79,7 @@ def stock_pair(model: NVAE, guide: NVAEGuide) -> tuple[Callable[[Batch], None], 
         pyro.module("mean", guide.mean)
         pyro.module("alpha", guide.alpha)
         pyro.module("log_variance", guide.log_variance)
-        log_alpha, mean, variance, mask, _ = guide.encode(batch)
+        log_alpha, mean, variance, mask, *_ = guide.encode(batch)
         with pyro.plate("texts", batch.weight.shape[0], dim=-1):
             pyro.sample("weights", LogDirichlet(log_alpha.double(), mask))
             pyro.sample("vectors", dist.Normal(mean, variance.sqrt()).to_event(1).mask(mask).to_event(1))

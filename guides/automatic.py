@@ -1,4 +1,4 @@
-r"""Pyro's automatic guides, with parameters of their own and nothing of what is summed out."""
+r"""Pyro's automatic guides, with parameters of their own and without the sites that are enumerated."""
 
 from typing import Any
 
@@ -13,15 +13,15 @@ __all__ = ["Automatic"]
 
 
 class Automatic(LocalModule):
-    r"""An automatic guide of a model's latent sites, but for those that are enumerated.
+    r"""An automatic guide of a model's latent sites, except those that are enumerated.
 
-    Pyro's own keep their parameters in the global store, where a second guide finds those of the first. These are made
-    at the first call, which :class:`~pyroformer.SVI` knows.
+    Pyro's own keep their parameters in the global store, where two guides share them. The parameters of this one are
+    created at its first call; :class:`~pyroformer.SVI` makes that call before it collects them.
 
     Arguments:
         model: The model.
-        kind: Which of Pyro's guides: ``AutoDelta`` for point masses, ``AutoNormal``, ...
-        options: What it is made with, for example ``init_loc_fn``.
+        kind: One of Pyro's classes: ``AutoDelta`` for point masses, ``AutoNormal``, ...
+        options: Arguments of its constructor, for example ``init_loc_fn``.
 
     Examples:
         >>> from pyro.infer import TraceEnum_ELBO

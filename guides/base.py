@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from typing import Any, TypeGuard
 
 import pyro
+from jaxtyping import Bool, Int
 from pyro.nn import PyroModule
-from torch import nn
+from torch import Tensor, nn
 
 from ..models.base import LocalModule, Model
 from ..models.batch import Batch
@@ -41,9 +42,9 @@ class Guide(Configurable, LocalModule):
 
     @contextmanager
     def set_hyperparameters(self, drawn: bool = False) -> Iterator[None]:
-        """Inside, the model's priors know their hyper-priors: draws of the posterior, or else its medians.
+        """A context in which the hyper-priors have values: draws of their posterior if ``drawn``, or its medians.
 
-        What is known already stays.
+        Inside another such context, the values of the outer one stay.
         """
         context = self.model._pyro_context
         if self.hyperpriors is None or context.active:
@@ -68,13 +69,23 @@ class Guide(Configurable, LocalModule):
         """The model that it is a guide of; a subclass may annotate its class."""
         return self._owner[0]
 
+    def observed(self, batch: Batch) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
+        """Tokens and mask of a batch.
+
+        Raises:
+            ValueError: If the batch is unobserved.
+        """
+        if batch.tokens is None or batch.mask is None:
+            raise ValueError("the batch is unobserved: a guide needs texts. Call the model alone to sample from it.")
+        return batch.tokens, batch.mask
+
     def texts(self, batch: Batch) -> pyro.plate:
         """The plate over the texts of ``batch``."""
         return self.model.texts(batch)
 
     @property
     def networks(self) -> list[nn.Module]:
-        """The plain networks in it: what is compiled block by block."""
+        """Its children that are plain networks, which are compiled block by block."""
         return [child for child in self.children() if not isinstance(child, PyroModule)]
 
 

@@ -1,13 +1,13 @@
-r"""The posterior of DELLA: the blocks of the decoder read the whole text, and each layer decides on its latent.
+r"""The posterior of DELLA: the decoder's blocks read the whole text, and each layer's encoding sets its latent.
 
 The story of one text::
 
-    r_1..r_L = what each layer of a bidirectional encoder makes of the text
+    r_1..r_L = the text's encoding at each layer of a bidirectional encoder
     s_1  = 0
-    z_l  ~ Normal(mu_l, sigma_l^2)             read off (s_l, r_l) by a linear head
+    z_l  ~ Normal(mu_l, sigma_l^2)             mean and variance are linear in (s_l, r_l)
     s_l+1 = tanh(W_l s_l + V_l z_l + b_l)      the model's own summary of the latents up to l
 
-In the order of the model's story, so that the divergence of a layer, given the draws below, is exact.
+The order is that of the model's story, so that the divergence of a layer, given the draws below, is exact.
 """
 
 from typing import Any, Literal, NamedTuple, get_args
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..models.batch import Batch
+from ..models.choices import check_choice
 from ..models.della import DELLA
 from ..models.precision import at_least_float32
 from ..models.priors.latents import gaussian
@@ -31,6 +32,7 @@ from .base import Guide
 
 __all__ = ["DELLAGuide", "LatentPosterior"]
 
+EncoderKind = Literal["shared", "separate"]
 Form = Literal["full", "residual"]
 
 
@@ -64,11 +66,10 @@ class DELLAGuide(Guide):
 
     Arguments:
         model: The model whose sites it samples.
-        encoder: ``shared``: the text is read by the decoder's own blocks; ``separate``: by others of the same sizes.
-        pool: How the states of a layer become one vector: ``attention``, ``mean`` or ``first``, the state of the token
-            at the beginning.
-        posterior: ``full``: mean and variance are read off; ``residual``: what is read off is the difference of the
-            mean from the prior's and of the log variances.
+        encoder: ``shared``: the decoder's own blocks read the text; ``separate``: others of the same sizes do.
+        pool: Pooling of the states of a layer into one vector: ``attention``, ``mean`` or ``first``, the state of the
+            beginning-of-text token.
+        posterior: ``full``: the heads predict mean and log variance; ``residual``: their differences from the prior's.
 
     Raises:
         ValueError: If an option has no such name, the posterior is residual and the prior no diagonal Gaussian, or the
@@ -90,40 +91,36 @@ class DELLAGuide(Guide):
     def __init__(
         self,
         model: DELLA,
-        encoder: Literal["shared", "separate"] = "shared",
+        encoder: EncoderKind = "shared",
         pool: PoolKind = "attention",
         posterior: Form = "full",
     ) -> None:
         super().__init__(model)
-        for name, value, choices in [
-            ("encoder", encoder, ("shared", "separate")),
-            ("posterior", posterior, get_args(Form)),
-        ]:
-            if value not in choices:
-                raise ValueError(f"{name} is {value!r}: choose one of {', '.join(choices)}.")
+        check_choice("encoder", encoder, get_args(EncoderKind))
+        check_choice("posterior", posterior, get_args(Form))
         self.form = posterior
         self.encoder = LayerEncoder(model.decoder, model.layers, shared=encoder == "shared", pool=pool)
         inputs = model.summary_size + model.config.width
         self.heads = nn.ModuleList(nn.Linear(inputs, 2 * model.latent_size) for _ in model.layers)
         if posterior == "residual":
-            for number in range(len(model.layers)):
-                _moments(model.prior(model.zeros(1, model.summary_size), number))
+            for index in range(len(model.layers)):
+                _moments(model.prior(model.zeros(1, model.summary_size), index))
 
     def forward(self, batch: Batch) -> Float[Tensor, "*batch K p"]:
-        seen = self.read(batch)
+        encodings = self.read(batch)
 
-        def draw(name: str, number: int, summary: Tensor) -> Tensor:
-            return pyro.sample(name, self.conditional(number, summary, seen))
+        def draw(name: str, index: int, summary: Tensor) -> Tensor:
+            return pyro.sample(name, self.conditional(index, summary, encodings))
 
         with self.texts(batch):
             return self.model.sample_hierarchy(batch, draw)
 
     def encode(self, batch: Batch) -> LatentPosterior:
-        """The posterior of each text along the means of its latents."""
-        seen, variances = self.read(batch), []
+        """The posterior of each text, each latent given the means of those below."""
+        encodings, variances = self.read(batch), []
 
-        def mean(name: str, number: int, summary: Tensor) -> Tensor:
-            distribution = self.conditional(number, summary, seen)
+        def mean(name: str, index: int, summary: Tensor) -> Tensor:
+            distribution = self.conditional(index, summary, encodings)
             variances.append(distribution.variance)
             return distribution.mean
 
@@ -134,35 +131,35 @@ class DELLAGuide(Guide):
         return LatentPosterior(means, variance, batch.condition_tokens, batch.condition_mask, layers)
 
     def read(self, batch: Batch) -> list[Float[Tensor, "B r"]]:
-        """What each layer makes of the texts; it reads what the decoder reads.
+        """The encoding of the texts at each layer with a latent, from the tokens that the decoder reads.
 
         Raises:
             ValueError: If the batch is unobserved.
         """
-        if batch.tokens is None or batch.mask is None:
-            raise ValueError("the batch is unobserved: a guide needs texts. Call the model alone to sample from it.")
-        check_length(batch.tokens.shape[-1], self.model.config)
-        before = F.pad(batch.tokens[:, :-1], (1, 0), value=self.model.config.bos)
-        found: list[Tensor] = self.encoder(before, batch.mask)
-        return found
+        tokens, mask = self.observed(batch)
+        check_length(tokens.shape[-1], self.model.config)
+        before = F.pad(tokens[:, :-1], (1, 0), value=self.model.config.bos)
+        encodings: list[Tensor] = self.encoder(before, mask)
+        return encodings
 
-    def conditional(self, number: int, summary: Float[Tensor, "*#batch S"], seen: list[Tensor]) -> Any:
+    def conditional(self, index: int, summary: Float[Tensor, "*#batch S"], encodings: list[Tensor]) -> Any:
         """The posterior of a latent, given those below.
 
-        The summary and what was read broadcast against each other: the distribution under every text of the latents of every
-        other takes no more memory than its parameters.
+        Summary and encoding broadcast against each other: the distribution of the latents of every text under every
+        other text takes no more memory than its parameters.
 
         Arguments:
-            number: Of the latent, from 0.
-            summary: What the latents below and the condition say.
-            seen: What :meth:`read` found.
+            index: Index of the latent, from 0.
+            summary: Summary of the latents below and of the condition.
+            encodings: The texts' encodings, from :meth:`read`.
         """
-        head: Any = self.heads[number]
-        known, read = head.weight.split([summary.shape[-1], seen[number].shape[-1]], -1)
-        scores = at_least_float32(F.linear(summary, known)) + at_least_float32(F.linear(seen[number], read, head.bias))
+        head: Any = self.heads[index]
+        below, read = head.weight.split([summary.shape[-1], encodings[index].shape[-1]], -1)
+        encoded = F.linear(encodings[index], read, head.bias)
+        scores = at_least_float32(F.linear(summary, below)) + at_least_float32(encoded)
         distribution: Any = gaussian(*scores.chunk(2, -1))
         if self.form == "residual":
-            prior_mean, prior_scale = _moments(self.model.prior(summary, number))
+            prior_mean, prior_scale = _moments(self.model.prior(summary, index))
             distribution = Normal(prior_mean + distribution.mean, prior_scale * distribution.stddev).to_event(1)
         return distribution
 

@@ -1,4 +1,4 @@
-r"""Posteriors of hyper-priors, which every guide has without being asked."""
+r"""Posteriors of hyper-priors, which every guide has by default."""
 
 import copy
 from typing import Any
@@ -16,20 +16,20 @@ from ..models.priors.hyperpriors import draw_hyperpriors
 
 __all__ = ["HyperPosterior"]
 
-DRAWS = 15  # of the prior, whose median is where a posterior starts
-SPREAD = 0.1  # the standard deviation that it starts with, before it is carried onto its support
-BOUND = 10.0  # where it starts is at most so far from zero: a draw of a Gamma may be zero
+DRAWS = 15  # number of draws from the prior, at whose median a posterior starts
+SPREAD = 0.1  # initial standard deviation, before the bijection to the support
+BOUND = 10.0  # largest initial mean in absolute value: a draw of a Gamma may be zero
 
 
 class HyperPosterior(nn.Module):
-    r"""Independent Gaussians, each carried onto the support of a hyper-prior; on positive numbers it is log-normal.
+    r"""Independent Gaussians, each mapped onto the support of a hyper-prior; log-normal on positive numbers.
 
     .. math:: h = b(u), \quad u \sim \mathcal N(\mu, \operatorname{diag} \sigma^2)
 
     with the bijection :math:`b` that Pyro has for the support.
 
     Arguments:
-        model: The model whose hyper-priors it is for.
+        model: The model with the hyper-priors.
 
     Examples:
         >>> from pyroformer.models.transformer.config import TransformerConfig
@@ -56,7 +56,7 @@ class HyperPosterior(nn.Module):
 
     def distributions(self) -> dict[str, Any]:
         """The posterior of each hyper-prior, by site."""
-        return {site: self._law(site) for site in self.supports}
+        return {site: self._distribution(site) for site in self.supports}
 
     def medians(self) -> dict[str, Tensor]:
         """The median of each, by site."""
@@ -66,7 +66,7 @@ class HyperPosterior(nn.Module):
         """One draw of each."""
         return {site: pyro.sample(site, distribution) for site, distribution in self.distributions().items()}
 
-    def _law(self, site: str) -> Any:
+    def _distribution(self, site: str) -> Any:
         normal = dist.Normal(self.mean[_key(site)], self.log_scale[_key(site)].exp())
         return dist.TransformedDistribution(normal, [biject_to(self.supports[site])])
 
@@ -88,7 +88,7 @@ def _applied(fn: Any, support: Any) -> Any:
 
 
 def _draw(model: PyroModule) -> dict[str, tuple[Any, Tensor]]:
-    """Law and value of each hyper-prior, as if the model were called."""
+    """Distribution and value of each hyper-prior, as in a call of the model."""
     with pyro.settings.context(module_local_params=True), model._pyro_context, poutine.trace() as tracer:
         draw_hyperpriors(model)
     sites: dict[str, Any] = dict(tracer.trace.nodes)

@@ -1,15 +1,15 @@
-r"""Amortized posteriors of the mixture that attention is inference in: networks that read the queries.
+r"""Amortized posteriors of the model behind attention: networks that read the queries.
 
 The story of each::
 
     AssignmentGuide   assignment_m ~ Categorical(affine in q_m, or in q_m and its squares)
                       value_m      ~ Normal(mu[assignment], 1 / beta[assignment])     where values are free
     ValueGuide        value_m      ~ Normal(m(q_m), s(q_m))                           with assignments summed out
-    KeyGuide          keys_n       ~ Normal(m_n, s_n), read off the whole set of queries
+    KeyGuide          keys_n       ~ Normal(m_n, s_n), from the whole set of queries
                       assignment_m ~ Categorical(optimal given these)                 if it is not summed out
 
-Each starts at what is known in closed form, attention, its two moments and the variational update, and learns what is
-left. None reads the text in any other way than attention does.
+Each starts at a closed form (attention, its two moments, the variational update) and learns a correction. Like
+attention, none depends on the order of the tokens.
 """
 
 from dataclasses import replace
@@ -22,9 +22,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..models.attention.attend import attend
+from ..models.attention.bayes_rule import log_joint, posterior_mean, posterior_variance
 from ..models.attention.m_step import expected_statistics, update_means
-from ..models.attention.mixture import log_joint, posterior_mean, posterior_variance
+from ..models.attention.observations import Observations
 from ..models.base import LocalModule
+from ..models.choices import check_choice
 from ..models.mixture_attention import MixtureAttention, masked_logits, nested_plates, normal_of_component, where_true
 from ..models.priors.components import GaussianVectors
 
@@ -35,7 +37,7 @@ Start = Literal["attention", "random"]
 
 
 class MixtureGuide(LocalModule):
-    r"""Base class: a guide is called like its model, which it may read but does not own."""
+    r"""Base class of the guides of :class:`MixtureAttention`, which they may read but do not own."""
 
     def __init__(self, model: MixtureAttention) -> None:
         super().__init__()
@@ -52,7 +54,7 @@ class MixtureGuide(LocalModule):
     def sample_value(
         self, distribution: Any, values: Tensor | None, value_mask: Tensor | None, counted: Tensor | None
     ) -> None:
-        """The model's site of the values that are not known, if there are any."""
+        """The model's site of the unknown values, if there are any."""
         if values is not None and value_mask is None:
             return
         with where_true(counted):
@@ -64,18 +66,18 @@ class MixtureGuide(LocalModule):
 
 
 class AssignmentGuide(MixtureGuide):
-    r"""A classifier of queries: which unit each came from.
+    r"""A classifier of queries: the component of each.
 
     .. math:: g_n(q) = a_n \cdot q + c_n \; [ + b_n \cdot q^2 ]
 
-    With :math:`a_n = \alpha_n \xi_n` this is dot-product attention, the exact posterior if all units have one
-    precision: its gap is zero. Units of their own precisions need the squared norm of the query as a feature too, and
-    diagonal ones the square of each entry. Known values it does not read.
+    With :math:`a_n = \alpha_n \xi_n` this is dot-product attention, the exact posterior if all components share one
+    precision: its gap is zero. Components with precisions of their own need the squared norm of the query as a feature
+    too, and diagonal ones the square of each entry. Known values are not read.
 
     Arguments:
-        model: A model whose units have no prior.
+        model: A model whose components have no prior.
         features: ``linear``, ``norm`` (and the squared norm) or ``squares`` (and every entry's square).
-        start: ``attention``, the posterior itself as far as the features can tell it, or ``random``.
+        start: ``attention``, the posterior itself as far as the features can express it, or ``random``.
 
     Raises:
         ValueError: If an option has no such name.
@@ -90,8 +92,8 @@ class AssignmentGuide(MixtureGuide):
 
     def __init__(self, model: MixtureAttention, features: Features = "linear", start: Start = "attention") -> None:
         super().__init__(model)
-        _check_choice("features", features, get_args(Features))
-        _check_choice("start", start, get_args(Start))
+        check_choice("features", features, get_args(Features))
+        check_choice("start", start, get_args(Start))
         parameters = model.mixture_parameters()
         keys, precision = parameters.keys.detach(), parameters.precision.detach()
         slope = precision * keys
@@ -106,7 +108,7 @@ class AssignmentGuide(MixtureGuide):
         self.curvature = None if features == "linear" else nn.Parameter(curvature.clone())
 
     def logits(self, queries: Float[Tensor, "*batch m d"]) -> Float[Tensor, "*batch m n"]:
-        """The log posterior of each unit, up to a constant of each query."""
+        """The log posterior of each component, up to a constant of each query."""
         logits = queries @ self.slope.mT + self.bias[..., None, :]
         if self.curvature is None:
             return logits
@@ -123,8 +125,8 @@ class AssignmentGuide(MixtureGuide):
         attn_mask: Bool[Tensor, "*#batch #m n"] | None = None,
         mask: Bool[Tensor, "*#batch m"] | None = None,
     ) -> None:
-        seen, counted = self.model.resolve_masks(attn_mask, mask)
-        logits = masked_logits(self.logits(queries), seen, counted)
+        attn_mask, counted = self.model.resolve_masks(attn_mask, mask)
+        logits = masked_logits(self.logits(queries), attn_mask, counted)
         with nested_plates(*self.tokens(queries)):
             assignment = pyro.sample("assignment", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
             if self.model.free_values:
@@ -135,16 +137,16 @@ class AssignmentGuide(MixtureGuide):
 
 
 class ValueGuide(MixtureGuide):
-    r"""A Gaussian for the value of each query, with the two moments of attention where it starts.
+    r"""A Gaussian for the value of each query, which starts with the two moments of attention.
 
     .. math::
         v \sim N\left( \bar v + s_0 \, f(q),\; s_0^2 e^{2 g(q)} \right), \qquad
         \bar v = E[v \mid q], \quad s_0^2 = \text{Var}[v \mid q]
 
-    One Gaussian cannot be a mixture, so that some gap is left where attention has several modes.
+    One Gaussian is not a mixture, so that a gap remains where attention has several modes.
 
     Arguments:
-        model: A model with ``free_values``, whose units have no prior.
+        model: A model with ``free_values``, whose components have no prior.
         hidden: Width of the network, whose output starts at zero.
 
     Raises:
@@ -160,9 +162,9 @@ class ValueGuide(MixtureGuide):
 
     def __init__(self, model: MixtureAttention, hidden: int = 32) -> None:
         super().__init__(model)
-        if not model.free_values or model.unit_values is None:
+        if not model.free_values or model.component_values is None:
             raise ValueError("the model's values are not sites: make it with free_values=True")
-        width = model.unit_values.shape[-1]
+        width = model.component_values.shape[-1]
         self.network = _residual(model.means.shape[-1] + 2 * width, hidden, 2 * width, model.means)
 
     def moments(
@@ -174,7 +176,7 @@ class ValueGuide(MixtureGuide):
             mean, variance = attend(queries, mixture), attend(queries, mixture, returns="variance")
         else:
             mean, variance = (f(queries, mixture, attn_mask) for f in (posterior_mean, posterior_variance))
-        scale = torch.where(variance > 0, variance, 1).sqrt()  # 0 only where nothing is seen
+        scale = torch.where(variance > 0, variance, 1).sqrt()  # 0 only where everything is masked
         shift, log_ratio = self.network(torch.cat([queries, mean, scale.log()], -1)).chunk(2, -1)
         return mean + scale * shift, scale * log_ratio.exp()
 
@@ -201,20 +203,20 @@ class KeyGuide(MixtureGuide):
         \xi_n \sim N\left( m_n + s_n f(\cdot), \; s_n^2 e^{2 g(\cdot)} \right), \qquad
         m_n = \frac{\kappa \xi_n^0 + \sum_m w_{mn} q_m}{\kappa + N_n}, \quad s_n^2 = \frac{1}{\alpha_n (\kappa + N_n)}
 
-    :math:`m` and :math:`s` are those of variational EM, with no gradient through them; :math:`f` and :math:`g` read
-    what the statistics of a unit say and start at zero.
+    :math:`m` and :math:`s` are those of variational EM, with no gradient through them; :math:`f` and :math:`g` depend
+    on the statistics of a component and start at zero.
 
     Arguments:
-        model: A model whose keys have the prior :class:`~pyroformer.models.priors.components.GaussianVectors`, and whose
-            other parts have none.
+        model: A model whose keys have the prior :class:`~pyroformer.models.priors.components.GaussianVectors`, and
+            whose other parts have none.
         hidden: Width of the network.
         steps: Steps of variational EM.
         assignment: Whether assignments are sites of the guide, independent of the keys. Summing them out in the model,
             the default, gives the tighter bound.
 
     Raises:
-        ValueError: If the model has other priors, ``steps`` is below 1, or the queries have dimensions that the keys
-            have not.
+        ValueError: If the model has other priors, ``steps`` is below 1, or the queries have more leading dimensions
+            than the keys.
 
     References:
         Probabilistic Transformers (Movellan and Gabbur, 2020). https://arxiv.org/abs/2010.15583
@@ -278,28 +280,28 @@ class KeyGuide(MixtureGuide):
         model = self.model
         means, scale = self.moments(queries, values, value_mask, attn_mask=attn_mask, mask=mask)
         *plates, tokens = self.tokens(queries)
-        with nested_plates(*plates, pyro.plate("units", model.components, dim=-1)):
+        with nested_plates(*plates, pyro.plate("components", model.components, dim=-1)):
             pyro.sample("keys", dist.Normal(means, scale).to_event(1))
         if not self.assignment:
             return
-        seen, counted = model.resolve_masks(attn_mask, mask)
+        allowed, counted = model.resolve_masks(attn_mask, mask)
         blurred = 0.5 * (model.mixture_parameters().precision * scale.square()).sum(-1)
         mixture = replace(model.mixture(), means=means)
         logits = log_joint(queries, mixture, None, values, value_mask) - blurred[..., None, :]
         with nested_plates(*plates, tokens):
-            distribution = dist.Categorical(logits=masked_logits(logits, seen, counted))
+            distribution = dist.Categorical(logits=masked_logits(logits, allowed, counted))
             pyro.sample("assignment", distribution, infer={"enumerate": "parallel"})
 
     @torch.no_grad()
     def _variational(self, queries: Tensor, data: dict[str, Tensor | None]) -> tuple[Tensor, Tensor]:
-        """Means of the keys and how many queries they are worth, after variational EM from the prior."""
+        """Means of the keys, and the number of queries that each counts as, after variational EM from the prior."""
         prior, mixture = self.prior[0], self.model.mixture()
         means, prior_counts = prior.initial, prior.pseudo_counts
         strength = prior_counts
         for _ in range(self.steps):
             weights = mixture.log_weights - 0.5 * mixture.width / strength
             state = replace(mixture, log_weights=weights, means=means)
-            statistics = expected_statistics(queries, state, **data)  # type: ignore[arg-type]
+            statistics = expected_statistics(Observations(queries, **data), state)
             means = update_means(statistics.queries, statistics.counts, prior.initial, means, prior_counts)
             strength = prior_counts + statistics.counts
         return means, strength
@@ -311,8 +313,3 @@ def _residual(inputs: int, hidden: int, outputs: int, like: Tensor) -> nn.Sequen
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     return nn.Sequential(nn.Linear(inputs, hidden), nn.SiLU(), last).to(like)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}")

@@ -3,11 +3,12 @@ r"""The posterior of the NVAE: a Transformer encoder turns each token into one c
 The story of one text::
 
     h_1..h_n            = encoder(text), which reads tokens through the decoder's embedding
-    mu_i, sigma_i^2, log alpha_i  read off h_i by linear heads; component 0 is the prior's own
+    mu_i, sigma_i^2, log alpha_i  from h_i by linear heads; component 0 is the prior's own
     log pi  ~ LogDirichlet(log alpha_0 .. log alpha_n)
     z_i     ~ Normal(mu_i, sigma_i^2)
 
-With kappa > 1 every component is repeated kappa times at 1/kappa of its alpha, which is the paper's nested draw.
+With kappa (``samples_per_component``) above 1 every component is repeated kappa times at 1/kappa of its alpha, which is
+the paper's nested draw.
 """
 
 import math
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from ..models.attention.mixture import Mixture, SharedVariances
 from ..models.batch import Batch
+from ..models.choices import check_choice
 from ..models.distributions.log_dirichlet import LogDirichlet
 from ..models.nvae import NVAE, component_mask
 from ..models.precision import at_least_float32
@@ -85,15 +87,14 @@ class AlphaHead(nn.Module):
     quadratic  :math:`w_2 \cdot h^2 + w_1 \cdot h + b`       the package's third version, for pretrained models
     ========== ============================================= =========================================
 
-    A component that ``relu`` switches off has almost no alpha, which the exact Dirichlet divergence charges without
-    limit: it goes with the published objective only. ``quadratic`` starts at :math:`|h|^2 / (2 \sqrt{P/H})`, where
+    A component that ``relu`` switches off has almost no alpha, for which the exact Dirichlet divergence grows without
+    bound: use it with the published objective only. ``quadratic`` starts at :math:`|h|^2 / (2 \sqrt{P/H})`, where
     denoising attention is softmax attention.
     """
 
     def __init__(self, width: int, heads: int, form: AlphaForm) -> None:
         super().__init__()
-        if form not in get_args(AlphaForm):
-            raise ValueError(f"alpha {form!r} is unknown: choose one of {', '.join(get_args(AlphaForm))}.")
+        check_choice("alpha", form, get_args(AlphaForm))
         self.form = form
         self.linear = nn.Linear(width, 1)
         if form == "quadratic":
@@ -111,15 +112,14 @@ class AlphaHead(nn.Module):
 
 
 class VarianceHead(nn.Module):
-    """Log variance of a component from its token's encoding, at the start the same everywhere.
+    """Log variance of a component from its token's encoding; at the start, the same for all.
 
     One for each dimension, one for all of them, or one vector for all tokens.
     """
 
     def __init__(self, width: int, form: VarianceForm, start: float) -> None:
         super().__init__()
-        if form not in get_args(VarianceForm):
-            raise ValueError(f"variance {form!r} is unknown: choose one of {', '.join(get_args(VarianceForm))}.")
+        check_choice("variance", form, get_args(VarianceForm))
         self.form = form
         outputs = 1 if form == "isotropic" else width
         self.bias = nn.Parameter(torch.full((outputs,), start))
@@ -136,10 +136,10 @@ class NVAEGuide(Guide):
 
     Arguments:
         model: The model whose sites it samples.
-        alpha: How a concentration is read off an encoding, see :class:`AlphaHead`.
+        alpha: Form of the concentration's head, see :class:`AlphaHead`.
         variance: ``diagonal`` (one variance per component and dimension), ``isotropic`` (one per component) or
             ``shared`` (one vector for all tokens).
-        log_variance: Log variance that every component starts at.
+        log_variance: Initial log variance of every component.
 
     Raises:
         ValueError: If ``alpha`` or ``variance`` has no such name, or the batch is unobserved.
@@ -158,7 +158,7 @@ class NVAEGuide(Guide):
     ) -> None:
         super().__init__(model)
         width = model.config.width
-        self.encoder = Encoder(model.config, model.decoder.embedding)  # what is read is what has to be written
+        self.encoder = Encoder(model.config, model.decoder.embedding)  # it reads the tokens that the decoder writes
         self.mean = nn.Linear(width, width)
         nn.init.eye_(self.mean.weight)  # a vector starts as the token's encoding
         nn.init.zeros_(self.mean.bias)
@@ -175,9 +175,7 @@ class NVAEGuide(Guide):
 
     def encode(self, batch: Batch) -> MixturePosterior:
         """The posterior of each text, the prior's component first."""
-        if batch.tokens is None or batch.mask is None:
-            raise ValueError("the batch is unobserved: a guide needs texts. Call the model alone to sample from it.")
-        h = self.encoder(batch.tokens, batch.mask)
+        h = self.encoder(*self.observed(batch))
         log_alpha = self.alpha(h).clamp(*LOG_ALPHA_RANGE)
         with self.set_hyperparameters():
             base: Any = own_component(self.model.base_measure)
@@ -187,10 +185,8 @@ class NVAEGuide(Guide):
         samples_per_component = self.model.samples_per_component
         if samples_per_component > 1:
             log_alpha = (log_alpha - math.log(samples_per_component)).repeat_interleave(samples_per_component, -1)
-            mean, variance = (
-                mean.repeat_interleave(samples_per_component, -2),
-                variance.repeat_interleave(samples_per_component, -2),
-            )
+            mean = mean.repeat_interleave(samples_per_component, -2)
+            variance = variance.repeat_interleave(samples_per_component, -2)
         mask = component_mask(batch.lengths, samples_per_component, log_alpha.shape[-1])
         shared = self._shared(base.variance, log_alpha)
         return MixturePosterior(log_alpha, mean, variance, mask, shared, samples_per_component)
@@ -209,6 +205,6 @@ class NVAEGuide(Guide):
 
 
 def _prepend(component: Float[Tensor, " P"], others: Float[Tensor, "*batch n P"]) -> Float[Tensor, "*batch m P"]:
-    """Put the prior's component before those of the tokens."""
+    """The prior's component, followed by those of the tokens."""
     first = component.to(others.dtype).expand(*others.shape[:-2], 1, others.shape[-1])
     return torch.cat([first, others], -2)

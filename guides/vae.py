@@ -3,7 +3,7 @@ r"""The posterior of the Gaussian autoencoder: a Transformer encoder turns each 
 The story of one text::
 
     h_1..h_n            = encoder(text), which reads tokens through the decoder's embedding
-    mu_i, sigma_i^2     read off h_i by linear heads
+    mu_i, sigma_i^2     from h_i by linear heads
     z_i ~ Normal(mu_i, sigma_i^2)
 """
 
@@ -26,12 +26,12 @@ __all__ = ["GaussianPosterior", "VAEGuide"]
 
 
 class GaussianPosterior(NamedTuple):
-    """Parameters of the posterior of each vector, and how a model makes a memory of vectors."""
+    """Parameters of the posterior of each vector, and the model's function from vectors to a memory."""
 
     mean: Float[Tensor, "*batch N P"]
     variance: Float[Tensor, "*batch N P"]
     mask: Bool[Tensor, "*batch N"]
-    read: Callable[[Tensor, Tensor], Mixture]
+    to_memory: Callable[[Tensor, Tensor], Mixture]
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -44,7 +44,7 @@ class GaussianPosterior(NamedTuple):
 
     def memory_at(self, latents: Float[Tensor, "*batch N P"]) -> Mixture:
         """These vectors, as the decoder attends to them."""
-        return self.read(latents, self.mask)
+        return self.to_memory(latents, self.mask)
 
     def moments(self) -> tuple[Float[Tensor, "*batch N P"], Float[Tensor, "*batch N P"]]:
         """Mean and variance of each vector."""
@@ -59,7 +59,7 @@ class VAEGuide(Guide):
 
     Arguments:
         model: The model whose site it samples.
-        log_variance: Log variance that every vector starts at.
+        log_variance: Initial log variance of every vector.
 
     Raises:
         ValueError: If the batch is unobserved.
@@ -76,7 +76,7 @@ class VAEGuide(Guide):
     def __init__(self, model: VAE, log_variance: float = -3.0) -> None:
         super().__init__(model)
         width = model.config.width
-        self.encoder = Encoder(model.config, model.decoder.embedding)  # what is read is what has to be written
+        self.encoder = Encoder(model.config, model.decoder.embedding)  # it reads the tokens that the decoder writes
         self.mean, self.log_variance = nn.Linear(width, width), nn.Linear(width, width)
         nn.init.eye_(self.mean.weight)  # a vector starts as the token's encoding
         nn.init.zeros_(self.mean.bias)
@@ -91,8 +91,7 @@ class VAEGuide(Guide):
 
     def encode(self, batch: Batch) -> GaussianPosterior:
         """The posterior of each text's vectors."""
-        if batch.tokens is None or batch.mask is None:
-            raise ValueError("the batch is unobserved: a guide needs texts. Call the model alone to sample from it.")
-        h = self.encoder(batch.tokens, batch.mask)
+        tokens, mask = self.observed(batch)
+        h = self.encoder(tokens, mask)
         mean, log_variance = (at_least_float32(head(h)) for head in (self.mean, self.log_variance))
-        return GaussianPosterior(mean, log_variance.exp(), batch.mask, self.model.memory)
+        return GaussianPosterior(mean, log_variance.exp(), mask, self.model.memory)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from .batch import Batch
+from .choices import check_choice
 from .local_params import LocalModule
 from .priors.hyperpriors import draw_hyperpriors
 from .serialization import Configurable
@@ -30,13 +31,13 @@ class Model(Configurable, LocalModule):
     r"""Base class of the generative models.
 
     A model is called with a :class:`~pyroformer.Batch`, opens the plate ``texts`` at dim -1, and observes the site
-    ``text``. Its sites have the same names as its guide's. The hyper-priors of its parts are drawn before ``forward``.
-    ``size`` is the one dial: :meth:`for_corpus` derives every dimension from it.
+    ``text``. Its sites have the same names as its guide's. The hyper-priors of its priors are drawn before ``forward``.
+    :meth:`for_corpus` derives every dimension from one named ``size``.
     """
 
-    latents: tuple[str, ...] = ()  # sites whose divergence a KL weight scales
-    objective: ClassVar[str] = "elbo"  # what it trains on unless told otherwise
-    network: ClassVar[dict[str, Any]] = {}  # where its defaults differ from those of TransformerConfig
+    latents: tuple[str, ...] = ()  # the latent sites, whose divergences KL weights scale
+    objective: ClassVar[str] = "elbo"  # the default of the training option of that name
+    network: ClassVar[dict[str, Any]] = {}  # its own defaults of the fields of TransformerConfig
     conditional: ClassVar[bool] = False  # whether it reads the conditions of a batch
     sizes: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": {"width": 128, "layers": 2, "heads": 4},
@@ -58,16 +59,17 @@ class Model(Configurable, LocalModule):
         Arguments:
             corpus: A :class:`~pyroformer.Corpus`.
             size: ``tiny``, ``small`` or ``base``.
-            backbone: What its decoder starts from, such as a :class:`~pyroformer.Pretrained`; its sizes win over ``size``.
-            options: Fields of :class:`TransformerConfig` and arguments of the constructor; they win over ``size``.
+            backbone: Weights that its decoder starts from, such as a :class:`~pyroformer.Pretrained`; its sizes take
+                precedence over ``size``.
+            options: Fields of :class:`TransformerConfig` and arguments of the constructor; they take precedence over
+                ``size``.
 
         Raises:
             ValueError: If the size or an option has no such name, the backbone does not fit the corpus or an option, or
-                the corpus holds pairs and the model reads none.
+                the corpus has conditions and the model reads none.
         """
         cls.check_conditions(corpus.conditional)
-        if size not in cls.sizes:
-            raise ValueError(f"size {size!r} is unknown: choose one of {', '.join(cls.sizes)}.")
+        check_choice("size", size, cls.sizes)
         known = {field.name for field in fields(TransformerConfig)}
         if backbone is not None:
             options = {**backbone.sizes, **options}
@@ -91,13 +93,13 @@ class Model(Configurable, LocalModule):
 
     @classmethod
     def corpus_arguments(cls, corpus: Any) -> dict[str, Any]:
-        """Constructor arguments that only the corpus can give."""
+        """Constructor arguments that depend on the corpus."""
         return {}
 
     @classmethod
-    def check_conditions(cls, given: bool) -> None:
-        """Raises a ValueError if texts are given with conditions that the model does not read."""
-        if given and not cls.conditional:
+    def check_conditions(cls, conditional: bool) -> None:
+        """Raises a ValueError if texts have conditions, ``conditional``, that the model does not read."""
+        if conditional and not cls.conditional:
             raise ValueError(
                 f"{cls.__name__} does not read the conditions that the texts come with: leave the condition out, or "
                 "choose another model."
@@ -121,7 +123,7 @@ class Model(Configurable, LocalModule):
         raise ValueError(f"the model {name} has no likelihood(memory, mask), which this needs: define it.")
 
     def check_memory(self, memory: Memory) -> Memory:
-        """The memory, if its decoder can be told it; a model with latents says which can.
+        """The memory, if the decoder can read it; a model with latents checks its kind and size.
 
         Raises:
             ValueError: If it is of another kind or size.
@@ -129,34 +131,34 @@ class Model(Configurable, LocalModule):
         return memory
 
     def interpolate(self, first: Memory, second: Memory, t: float) -> Memory:
-        r"""What its decoder is told on the way from one text to another; each model says what the way is.
+        r"""The memory a fraction of the way from one to another; each model defines its own path.
 
         Arguments:
-            first: What it is told of the text at the beginning.
-            second: What it is told of the text at the end.
-            t: How far it is from the first to the second, from 0 to 1.
+            first: The memory at t = 0.
+            second: The memory at t = 1.
+            t: The fraction, from 0 to 1.
 
         Raises:
-            ValueError: If the model has no latents or says of no way between them, or t is out of range.
+            ValueError: If the model has no latents or defines no interpolation, or t is out of range.
         """
         name = type(self).__name__
         if not self.latents:
-            raise ValueError(f"a {name} has no latents, so nothing lies between two texts: choose a model with some.")
-        raise ValueError(f"a {name} does not say what lies between two texts: write interpolate(first, second, t).")
+            raise ValueError(f"a {name} has no latents to interpolate between: choose a model with some.")
+        raise ValueError(f"a {name} defines no interpolation: write interpolate(first, second, t).")
 
     @property
     def prior_sizes(self) -> dict[str, int]:
-        """What a prior's constructor may ask for beyond the network's sizes, by name."""
+        """Sizes, beyond the network's, that fill the arguments of a prior's constructor, by name."""
         return {}
 
     @property
     def dimensions(self) -> dict[str, tuple[str, ...]]:
-        """What the dimensions of a latent of one text are called, by site."""
+        """The names of the dimensions of a latent of one text, by site."""
         return {}
 
     @property
     def networks(self) -> list[nn.Module]:
-        """The plain networks in it: what is compiled block by block."""
+        """Its children that are plain networks, which are compiled block by block."""
         return [child for child in self.children() if not isinstance(child, PyroModule)]
 
     @property

@@ -1,4 +1,4 @@
-"""What a model is given: a padded batch of texts, observed or not."""
+"""A padded batch of texts, observed or not: the argument of models and guides."""
 
 from typing import Any, NamedTuple
 
@@ -16,13 +16,13 @@ class Batch(NamedTuple):
 
     A row of ``tokens`` holds a text's tokens, its end-of-text token, then padding; the decoder prepends the
     beginning-of-text token itself, so that every entry that ``mask`` marks is predicted. Without tokens the texts are
-    unobserved: a model then samples them. A text may come with a condition, such as a label or a question, that a model
-    sees before it writes; a condition has neither a beginning nor an end, and no token at all is legal.
+    unobserved: a model then samples them. A text may have a condition, such as a label or a question, which a model
+    reads before the text; it has no beginning and no end token, and may have no token at all.
 
     Arguments:
         tokens: Token ids with shape :math:`(B, T)`, or None.
         mask: True where a token is part of the text, with shape :math:`(B, T)`, or None.
-        weight: What each text counts in the objective, with shape :math:`(B)`. Rows that only fill up a batch weigh 0.
+        weight: Weight of each text in the objective, with shape :math:`(B)`; 0 for rows that only fill up a batch.
         condition_tokens: Token ids of the conditions with shape :math:`(B, C)`, or None where texts have none.
         condition_mask: True where a token is part of the condition, with shape :math:`(B, C)`, or None.
 
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
         ([[5, 6, 2], [7, 2, 0]], [3, 2])
         >>> Batch.unobserved(4).observed
         False
-        >>> Batch.unobserved(2, conditions=[[5], [6, 7]]).condition.tolist()
+        >>> Batch.unobserved(2, conditions=[[5], [6, 7]]).condition_tokens.tolist()
         [[5, 0], [6, 7]]
     """
 
@@ -44,19 +44,19 @@ class Batch(NamedTuple):
 
     @classmethod
     def pad(
-        cls, texts: list[list[int]], width: int | None = None, conditions: list[list[int]] | None = None
+        cls, texts: list[list[int]], padded_length: int | None = None, conditions: list[list[int]] | None = None
     ) -> "Batch":
-        """A batch of token lists, padded to the longest or to ``width``; every text weighs 1 / number of texts."""
-        tokens, mask = _padded(texts, width)
+        """A batch of token lists, padded to the longest or to ``padded_length``; each weighs 1 / number of texts."""
+        tokens, mask = _padded(texts, padded_length)
         batch = cls(tokens, mask, torch.full((len(texts),), 1 / len(texts)))
-        return batch if conditions is None else batch._given(conditions)
+        return batch if conditions is None else batch._with_conditions(conditions)
 
     @classmethod
     def unobserved(cls, size: int, like: Tensor | None = None, conditions: list[list[int]] | None = None) -> "Batch":
-        """``size`` texts that nobody has seen; device and dtype follow ``like``."""
+        """``size`` texts without tokens, for a model to sample; device and dtype follow ``like``."""
         weight = torch.full((size,), 1 / size) if like is None else like.new_full((size,), 1 / size)
         batch = cls(None, None, weight)
-        return batch if conditions is None else batch._given(conditions)
+        return batch if conditions is None else batch._with_conditions(conditions)
 
     @property
     def observed(self) -> bool:
@@ -75,7 +75,7 @@ class Batch(NamedTuple):
         }
         return self._replace(**moved)
 
-    def _given(self, conditions: list[list[int]]) -> "Batch":
+    def _with_conditions(self, conditions: list[list[int]]) -> "Batch":
         """The batch with a condition for each of its texts."""
         if len(conditions) != len(self.weight):
             raise ValueError(
@@ -85,8 +85,8 @@ class Batch(NamedTuple):
         return self._replace(condition_tokens=condition, condition_mask=mask)
 
 
-def _padded(rows: list[list[int]], width: int | None = None) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """Tokens and mask of rows of at least one column."""
-    width = width or max([1, *map(len, rows)])
-    tokens = torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
-    return tokens, torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
+def _padded(rows: list[list[int]], length: int | None = None) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """Tokens and mask of rows, with at least one column."""
+    length = length or max([1, *map(len, rows)])
+    tokens = torch.tensor([row + [PAD] * (length - len(row)) for row in rows])
+    return tokens, torch.arange(length) < torch.tensor([len(row) for row in rows])[:, None]

@@ -1,13 +1,13 @@
-r"""A hierarchy of latents, one for each layer, each fused into the values of that layer's attention.
+r"""DELLA: a hierarchy of latents, one for each layer, each fused into the values of that layer's attention.
 
 The story of one text::
 
     s_1  = 0
     z_l  ~ LatentPrior(s_l, l)                         one latent for each layer l, given those below
-    s_l+1 = tanh(W_l s_l + V_l z_l + b_l)              what the latents up to l say
-    text ~ AutoregressiveText(decoder, z_1 .. z_L)     z_l enters layer l; all layers see the tokens written so far
+    s_l+1 = tanh(W_l s_l + V_l z_l + b_l)              a summary of the latents up to l
+    text ~ AutoregressiveText(decoder, z_1 .. z_L)     z_l enters layer l; all layers attend to the tokens before
 
-A text may answer to a condition c. Then the prior of each layer also knows what that layer makes of c, and the decoder
+A text may have a condition c. Then the prior of each latent also reads that layer's encoding of c, and the decoder
 reads c before the text.
 
 References:
@@ -29,8 +29,9 @@ from torch.distributions import Distribution
 from .attention.editing import check_fraction
 from .base import Model
 from .batch import Batch
+from .choices import check_choice
 from .priors.checks import as_prior, check_prior
-from .priors.latents import LinearGaussian
+from .priors.latents import First, LinearGaussian
 from .priors.roles import LatentPrior
 from .transformer.config import TransformerConfig
 from .transformer.fusion import Fusion, FusionKind
@@ -42,29 +43,30 @@ from .transformer.text_distribution import AutoregressiveText
 __all__ = ["DELLA", "Draw", "Recursion", "Structure"]
 
 Structure = Literal["chain", "independent", "single"]
-Draw = Callable[[str, int, Tensor], Tensor]  # the latent of a name, a number and a summary
+FirstPrior = Literal["standard", "learned"]
+Draw = Callable[[str, int, Tensor], Tensor]  # from a latent's name, its index and a summary to its value
 
 
 class DELLA(Model):
-    r"""A Transformer decoder each of whose layers is given a latent of its own.
+    r"""A Transformer decoder with a latent of its own for each layer.
 
     Arguments:
         config: The network.
         latent_size: :math:`p`, the size of the latent of a layer.
-        structure: ``chain``: each latent depends on those below; ``independent``: on none; ``single``: there is one
-            latent for all layers, as large as those of all layers together.
-        fusion: How a latent enters: ``product``, ``collapsed``, ``add``, ``film`` or ``memory`` in its layer,
-            ``embedding`` or ``softmax`` all together before the first or after the last.
-        rank: Of the tensor product.
+        structure: ``chain``: each latent depends on those below; ``independent``: on none; ``single``: one latent for
+            all layers, as large as those of all layers together.
+        fusion: Where and how a latent enters: ``product``, ``collapsed``, ``add``, ``film`` or ``memory`` in its layer,
+            ``embedding`` or ``softmax`` all together before the first layer or after the last.
+        rank: Rank of the tensor product.
         first_layer: The lowest layer with a latent, from 1.
         last_layer: The highest one; by default the top.
         latent_prior: Prior of each latent; by default a Gaussian that is linear in the summary.
-        first_prior: Of that default, for the lowest latent where no condition decides on it: ``standard`` normal or
+        first_prior: In that default, the prior of the lowest latent where there is no condition: ``standard`` normal or
             ``learned``.
 
     Raises:
-        ValueError: If a size or a range of layers makes no sense, or the prior has another shape than its role asks
-            for.
+        ValueError: If a size or a range of layers is invalid, an option has no such name, or the prior has another
+            shape than its role requires.
 
     Examples:
         >>> model = DELLA(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=2, heads=2), latent_size=4)
@@ -86,34 +88,35 @@ class DELLA(Model):
         first_layer: int = 1,
         last_layer: int | None = None,
         latent_prior: LatentPrior | Distribution | Callable[..., Distribution] | None = None,
-        first_prior: Literal["standard", "learned"] = "standard",
+        first_prior: FirstPrior = "standard",
     ) -> None:
         super().__init__()
         self.config = config
-        self.structure = _known("structure", structure, get_args(Structure))
-        first_prior = _known("first_prior", first_prior, _FIRST)
+        check_choice("structure", structure, get_args(Structure))
+        check_choice("first_prior", first_prior, get_args(FirstPrior))
+        self.structure = structure
         layers = _layers(first_layer, last_layer, config)
         if latent_size < 1:
             raise ValueError(f"latent_size is {latent_size}: a latent needs at least one dimension.")
         single = structure == "single"
         self.latent_size = latent_size * len(layers) if single else latent_size
-        self.layers = layers[-1:] if single else layers  # whose view of the text decides on each latent
+        self.layers = layers[-1:] if single else layers  # whose encoding of the text each latent depends on
         self.latents = tuple(f"z_{layer + 1}" for layer in self.layers) if not single else ("z",)
         self.decoder = Decoder(config, fusion=Fusion(fusion, self.latent_size, layers, rank, single))
         self.condition_encoder = LayerEncoder(self.decoder, self.layers) if config.max_condition_length else None
         links = range(len(self.layers) - 1 if structure == "chain" else 0)
         self.recursions = nn.ModuleList(Recursion(self.latent_size, first=link == 0) for link in links)
         if latent_prior is None:
-            first = "linear" if self.condition_encoder is not None else first_prior
+            first: First = "linear" if self.condition_encoder is not None else first_prior
             latent_prior = LinearGaussian(self.latent_size, self.summary_size, len(self.layers), first)
         self.latent_prior = as_prior(latent_prior, LatentPrior, "latent_prior")
-        for number in range(len(self.layers)):
+        for index in range(len(self.layers)):
             summary = torch.zeros(2, self.summary_size)
-            check_prior(self.latent_prior, summary, number, event_shape=(self.latent_size,), name="latent_prior")
+            check_prior(self.latent_prior, summary, index, event_shape=(self.latent_size,), name="latent_prior")
 
     @property
     def summary_size(self) -> int:
-        """The size of what a prior is given: the latents below, and the condition."""
+        """The size of the summary that a prior is called with: of the latents below, and of the condition."""
         below = self.latent_size if self.structure == "chain" else 0
         return below + (self.config.width if self.condition_encoder is not None else 0)
 
@@ -124,36 +127,36 @@ class DELLA(Model):
     def forward(self, batch: Batch) -> Int[Tensor, "*batch T"]:
         with self.texts(batch):
             latents = self.sample_hierarchy(
-                batch, lambda name, number, summary: pyro.sample(name, self.prior(summary, number))
+                batch, lambda name, index, summary: pyro.sample(name, self.prior(summary, index))
             )
             return pyro.sample("text", self.likelihood(self.context(latents, batch), batch.mask), obs=batch.tokens)
 
-    def prior(self, summary: Float[Tensor, "*batch S"], number: int) -> Any:
-        """The prior of a latent, given what those below and the condition say: a distribution."""
-        return self.latent_prior(summary, number)
+    def prior(self, summary: Float[Tensor, "*batch S"], index: int) -> Any:
+        """The prior of a latent, from 0 at the lowest, given a summary of those below and of the condition."""
+        return self.latent_prior(summary, index)
 
     def sample_hierarchy(self, batch: Batch, draw: Draw) -> Float[Tensor, "*batch K p"]:
-        """The latents from the lowest one up, as the model and its guide both draw them.
+        """The latents from the lowest one up: ancestral sampling, in the model and in its guide.
 
         Arguments:
             batch: Texts, observed or not, and their conditions.
-            draw: Gives a latent, from its name, its number and the summary :math:`(*, S)` of what it depends on.
+            draw: A function from a latent's name, its index and the summary :math:`(*, S)` of its parents to its value.
         """
-        told = self.read_condition(batch)
+        conditions = self.read_condition(batch)
         below = self.zeros(len(batch.weight), self.latent_size if self.structure == "chain" else 0)
         latents = []
-        for number, name in enumerate(self.latents):
-            latents.append(draw(name, number, joined(below, told[number])))
-            if number < len(self.recursions):
-                below = self.recursions[number](below, latents[-1])
+        for index, name in enumerate(self.latents):
+            latents.append(draw(name, index, joined(below, conditions[index])))
+            if index < len(self.recursions):
+                below = self.recursions[index](below, latents[-1])
         return torch.stack(torch.broadcast_tensors(*latents), -2)
 
     def read_condition(self, batch: Batch) -> list[Float[Tensor, "B c"]]:
-        """What each layer with a latent makes of the condition; vectors of no entries where there is none.
+        """The condition's encoding for each layer with a latent; vectors with no entries where there is none.
 
         Raises:
-            ValueError: If the model answers to conditions and the batch has none, or the other way round; or they are
-                too long.
+            ValueError: If the model has conditions and the batch has none, or the other way round; or they are too
+                long.
         """
         if (self.condition_encoder is None) != (batch.condition_tokens is None):
             ways = ("no condition, and one was given", "a condition, and none was given")
@@ -163,21 +166,19 @@ class DELLA(Model):
         if self.condition_encoder is None or batch.condition_tokens is None:
             return [self.zeros(len(batch.weight), 0)] * len(self.layers)
         check_condition(batch.condition_tokens, self.config)
-        told = Context(condition_tokens=batch.condition_tokens, condition_mask=batch.condition_mask)
-        begun, present = (
-            F.pad(batch.condition_tokens, (1, 0), value=self.config.bos),
-            F.pad(told.present, (1, 0), value=True),
-        )
-        place = (present.long().cumsum(-1) - 1).clamp(min=0)  # on whichever side it is padded
-        found: list[Tensor] = self.condition_encoder(begun, present, place)
-        return found
+        condition = Context(condition_tokens=batch.condition_tokens, condition_mask=batch.condition_mask)
+        tokens = F.pad(batch.condition_tokens, (1, 0), value=self.config.bos)
+        present = F.pad(condition.present, (1, 0), value=True)
+        place = (present.long().cumsum(-1) - 1).clamp(min=0)  # right for padding on either side
+        encodings: list[Tensor] = self.condition_encoder(tokens, present, place)
+        return encodings
 
     def context(self, latents: Float[Tensor, "*batch K p"], batch: Batch) -> Context:
-        """What the decoder is told of the texts of a batch."""
+        """The latents of the texts of a batch, and their conditions, as the decoder reads them."""
         return Context(latents, batch.condition_tokens, batch.condition_mask)
 
     def zeros(self, *shape: int) -> Tensor:
-        """Zeros of the type of the networks, which may be less precise than latents are, on their device."""
+        """Zeros on the device and in the dtype of the networks, which may be less precise than the latents."""
         return self.decoder.embedding.tokens.weight.new_zeros(shape)
 
     @property
@@ -192,7 +193,7 @@ class DELLA(Model):
         return check_context(memory, len(self.latents), self.latent_size)
 
     def interpolate(self, first: Memory, second: Memory, t: float) -> Context:
-        r"""A straight line, :math:`(1 - \tau) z^{(1)} + \tau z^{(2)}`; the condition is the first text's."""
+        r"""A straight line, :math:`(1 - t) z^{(1)} + t z^{(2)}`; the condition is the first text's."""
         check_fraction(t)
         first, second = self.check_memory(first), self.check_memory(second)
         check_pair(first, second)
@@ -201,11 +202,11 @@ class DELLA(Model):
 
 
 class Recursion(nn.Module):
-    r"""What the latents up to a layer say, :math:`s_{l+1} = \tanh(W s_l + V z_l + b)`.
+    r"""The summary of the latents up to a layer, :math:`s_{l+1} = \tanh(W s_l + V z_l + b)`.
 
     Arguments:
-        size: Of a latent, and of the summary.
-        first: Whether there is nothing to sum up yet, :math:`s_1 = 0`.
+        size: Size of a latent, and of the summary.
+        first: Whether this is the first summary, with :math:`s_1 = 0`.
 
     References:
         Fuse It More Deeply! (Hu et al., 2022), Eq. 7, https://arxiv.org/abs/2207.06130
@@ -230,15 +231,6 @@ def joined(*parts: Float[Tensor, "*#batch _"]) -> Float[Tensor, "*batch q"]:
     """
     batch = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
     return torch.cat([part.expand(*batch, part.shape[-1]) for part in parts], -1)
-
-
-_FIRST = ("standard", "learned")
-
-
-def _known(name: str, value: Any, choices: tuple[str, ...]) -> Any:
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}: choose one of {', '.join(choices)}.")
-    return value
 
 
 def _layers(first: int, last: int | None, config: TransformerConfig) -> tuple[int, ...]:

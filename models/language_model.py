@@ -1,4 +1,4 @@
-r"""A plain decoder-only language model: nothing is latent, so its ELBO is log p(x) itself; the baseline of every model.
+r"""A decoder-only language model without latents, the baseline of all models: its ELBO is log p(x) itself.
 
 The story::
 
@@ -48,5 +48,5 @@ class LanguageModel(Model):
             return pyro.sample("text", self.likelihood(mask=batch.mask), obs=batch.tokens)
 
     def likelihood(self, memory: None = None, mask: Bool[Tensor, "*batch T"] | None = None) -> AutoregressiveText:
-        """p(text); there is no memory to attend to."""
+        """p(text), with no memory."""
         return AutoregressiveText(self.decoder, memory, mask=mask)

@@ -1,4 +1,4 @@
-"""Pyro modules that keep their parameters to themselves."""
+"""Pyro modules with parameters of their own, outside Pyro's global store."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ __all__ = ["LocalModule"]
 
 
 class LocalModule(PyroModule):
-    r"""A :class:`pyro.nn.PyroModule` whose parameters are its own.
+    r"""A :class:`pyro.nn.PyroModule` with parameters of its own.
 
     Pyro keeps parameters in one global store, so that a second module of the same name takes the first one's values,
-    and a notebook cell that is run again trains nothing. Pyro's setting ``module_local_params`` ends that, but is
-    global too. This class enters the setting around its own construction and calls, and leaves it as it was.
+    and a notebook cell that is run again has no effect. Pyro's setting ``module_local_params`` ends that, but is
+    global too. This class enters the setting around its own construction and calls, and restores it.
 
     Examples:
         >>> class Coin(LocalModule):

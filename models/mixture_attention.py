@@ -1,12 +1,12 @@
-r"""Attention as a generative model: every query, and the value that belongs to it, came from one unit of a mixture.
+r"""Attention as a generative model: every query and its value are drawn from one component of a mixture.
 
-The story of one bank of N units and the M tokens that it explains::
+The story of one mixture of N components and the M tokens that it explains::
 
-    weights        ~ WeightPrior                        pi, or held fixed, as is each of the four
+    weights        ~ WeightPrior                        pi; each of the first four is fixed where it has no prior
     precision_n    ~ a prior over precisions            alpha_n
-    keys_n         ~ ComponentPrior(precision_n)          xi_n
-    values_n       ~ ComponentPrior(value precision_n)    mu_n
-    assignment_m   ~ Categorical(pi)                    which unit; summed out: its posterior is the attention matrix
+    keys_n         ~ ComponentPrior(precision_n)        xi_n
+    values_n       ~ ComponentPrior(value precision_n)  mu_n
+    assignment_m   ~ Categorical(pi)                    the component; summed out, its posterior is the attention matrix
     query_m        ~ Normal(xi[assignment], 1 / alpha[assignment])
     value_m        ~ Normal(mu[assignment], 1 / beta[assignment])      known for the value_mask tokens
 
@@ -47,13 +47,13 @@ __all__ = [
     "where_true",
 ]
 
-Prior = nn.Module | Distribution | Callable[..., Distribution]
+PriorLike = nn.Module | Distribution | Callable[..., Distribution]
 
 
 class MixtureParameters(NamedTuple):
-    """The units, as they were drawn or as they are held fixed; particles and other draws come before ``batch``."""
+    """The parameters of the components, drawn or fixed; particles and other draws come before ``batch``."""
 
-    log_weights: Float[Tensor, "..."]  # [*batch 1 N], or [N] of a single bank
+    log_weights: Float[Tensor, "..."]  # [*batch 1 N], or [N] of a single mixture
     keys: Float[Tensor, "..."]  # [*batch N D]
     precision: Float[Tensor, "..."]  # [*batch N|1 D|1]
     values: Float[Tensor, "..."] | None  # [*batch N V]
@@ -61,17 +61,17 @@ class MixtureParameters(NamedTuple):
 
 
 class MixtureAttention(LocalModule):
-    r"""The joint density of queries, their values and the mixture that they came from.
+    r"""The joint density of queries, their values and the mixture that they are drawn from.
 
     .. math::
         p(q, v, \xi, \mu, \alpha, \pi) = p(\pi) \prod_n p(\alpha_n) \, p(\xi_n \mid \alpha_n) \, p(\mu_n)
         \prod_m \sum_n \pi_n N(q_m; \xi_n, \alpha_n^{-1}) \left[ N(v_m; \mu_n, \beta_n^{-1}) \right]
 
     ``TraceEnum_ELBO().compute_marginals(model, guide, queries)["assignment"]`` is the attention matrix; with point
-    masses for whatever has a prior, the loss is minus the log joint, exactly: what :mod:`~pyroformer.inference.em`
-    maximizes.
+    masses for all that has a prior, the loss is exactly minus the log joint, the objective of
+    :mod:`~pyroformer.inference.em`.
 
-    Plates are ``units`` and ``tokens``, siblings at dim -1, ``heads`` at -2, ``texts`` at -3 and ``batch_4``, ...
+    Plates are ``components`` and ``tokens``, siblings at dim -1, ``heads`` at -2, ``texts`` at -3 and ``batch_4``, ...
     further left: as many as the mixture has leading dimensions. Queries may have more of them than the mixture, which
     they then share. ``max_plate_nesting`` is 1 plus the number of the queries' leading dimensions.
 
@@ -80,20 +80,21 @@ class MixtureAttention(LocalModule):
     ``values`` (:math:`(*, N, D)` and :math:`(*, N, V)`).
 
     Arguments:
-        mixture: The units: weights that sum to one, keys (its vectors), the variance of a query (its variances plus its
-            noise), values and their variances. What has no prior stays as it is, and trains if it is an
+        mixture: The components: weights that sum to one, keys (its means), the variance of a query (its variances plus
+            its noise variance), values and their variances. A part without a prior is fixed, or trained if it is an
             ``nn.Parameter``.
-        keys: Prior over the keys, called with the precisions; see :class:`~.mixture_priors.ComponentPrior`.
+        keys: Prior over the keys, called with the precisions; see
+            :class:`~pyroformer.models.priors.components.ComponentPrior`.
         values: Prior over the values, called with their precisions.
-        precision: Prior over the precision of queries, with event shape () for one a unit or :math:`(D)`.
-        weights: Prior over the weights or their logarithms, called with a mask of the units that exist; the mixture's
-            own weights then say only that.
-        free_values: Whether values that are not known are sites too, ``value`` if none is known and
-            ``value_unobserved`` beside those that are. Otherwise they are integrated out.
+        precision: Prior over the precision of queries, with event shape () for one per component or :math:`(D)`.
+        weights: Prior over the weights or their logarithms, called with a mask of the components that exist; of the
+            mixture's own weights only the zeros then matter.
+        free_values: Whether unknown values are sites too, ``value`` if none is known and ``value_unobserved`` if some
+            are. Otherwise they are integrated out.
 
     Raises:
-        ValueError: If a precision is not positive, weights do not sum to one, no unit is left, a prior has another
-            shape or support than its place asks for, or values are asked of a mixture that has none.
+        ValueError: If a precision is not positive, weights do not sum to one, no component is left, a prior has another
+            shape or support than its site requires, or values need a mixture with some.
 
     Examples:
         >>> from pyro.infer import TraceEnum_ELBO
@@ -105,22 +106,22 @@ class MixtureAttention(LocalModule):
         True
     """
 
-    vectors: Tensor
+    means: Tensor
     log_weights: Tensor
-    noise: Tensor
+    noise_variance: Tensor
     variances: Tensor | None
     mask: Tensor | None
-    unit_values: Tensor | None
+    component_values: Tensor | None
     value_variances: Tensor | None
 
     def __init__(
         self,
         mixture: Mixture,
         *,
-        keys: Prior | None = None,
-        values: Prior | None = None,
-        precision: Prior | None = None,
-        weights: Prior | None = None,
+        keys: PriorLike | None = None,
+        values: PriorLike | None = None,
+        precision: PriorLike | None = None,
+        weights: PriorLike | None = None,
         free_values: bool = False,
     ) -> None:
         super().__init__()
@@ -129,15 +130,15 @@ class MixtureAttention(LocalModule):
             raise ValueError("values need a mixture with values and value_variances: give it both")
         present = mixture.present
         vectors = mixture.means if mixture.mask is None else torch.where(present[..., None], mixture.means, 0)
-        _hold(self, "means", vectors)
-        _hold(self, "log_weights", mixture.log_weights)
-        _hold(
+        _set(self, "means", vectors)
+        _set(self, "log_weights", mixture.log_weights)
+        _set(
             self, "noise_variance", torch.as_tensor(mixture.query_variance, dtype=vectors.dtype, device=vectors.device)
         )
-        _hold(self, "variances", mixture.dense_variances())
-        _hold(self, "mask", None if bool(present.all()) else present)
-        _hold(self, "unit_values", mixture.values)
-        _hold(self, "value_variances", mixture.value_variances)
+        _set(self, "variances", mixture.dense_variances())
+        _set(self, "mask", None if bool(present.all()) else present)
+        _set(self, "component_values", mixture.values)
+        _set(self, "value_variances", mixture.value_variances)
         self.free_values = free_values
         self.key_prior = None if keys is None else as_prior(keys, ComponentPrior, "keys")
         self.value_prior = None if values is None else as_prior(values, ComponentPrior, "values")
@@ -156,13 +157,13 @@ class MixtureAttention(LocalModule):
         r"""The model whose log joint is the objective of :func:`~pyroformer.inference.em.adapt`, up to a constant.
 
         Arguments:
-            mixture: The mixture, which the priors are centered at.
-            priors: As EM takes them. A prior that moves must be proper: :math:`\kappa > 0` and, for variances,
-                :math:`b > 0`.
-            moves: Which parts have a prior: of ``vectors``, ``values``, ``variances`` (isotropic) and ``weights``.
+            mixture: The mixture, which is the center of the priors.
+            priors: The priors of EM. The prior of a part in ``moves`` must be proper: :math:`\kappa > 0` and, for
+                variances, :math:`b > 0`.
+            moves: The parts with a prior, of ``means``, ``values``, ``variances`` (isotropic) and ``weights``.
 
         Raises:
-            ValueError: If a prior is improper or a move has no such name.
+            ValueError: If a prior is improper or there is no part of such a name.
 
         Examples:
             >>> mixture = pf.Mixture(torch.zeros(5).log_softmax(-1), torch.randn(5, 2), noise_variance=1.0)
@@ -170,39 +171,39 @@ class MixtureAttention(LocalModule):
             tensor([1., 1., 1., 1., 1.])
         """
         priors = ConjugatePriors() if priors is None else priors
-        chosen: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         for name in moves:
             if name == "means":
-                chosen["keys"] = GaussianVectors(mixture.means, priors.means)
+                arguments["keys"] = GaussianVectors(mixture.means, priors.means)
             elif name == "values":
                 if mixture.values is None:
                     raise ValueError("values cannot have a prior in a mixture without any: give it values")
-                chosen["values"] = GaussianVectors(mixture.values, priors.values)
+                arguments["values"] = GaussianVectors(mixture.values, priors.values)
             elif name == "variances":
                 if not priors.rate > 0:
                     raise ValueError(f"rate is {priors.rate}; a proper prior over precisions needs a positive one")
                 like = mixture.means.new_ones(())
-                chosen["precision"] = dist.Gamma(priors.shape * like, priors.rate * like)
+                arguments["precision"] = dist.Gamma(priors.shape * like, priors.rate * like)
             elif name == "weights":
-                chosen["weights"] = dist.Dirichlet(mixture.means.new_full((mixture.components,), priors.weights))
+                arguments["weights"] = dist.Dirichlet(mixture.means.new_full((mixture.components,), priors.weights))
             else:
                 raise ValueError(f"moves names {name!r}; choose among means, values, variances, weights")
-        return cls(mixture, **chosen)
+        return cls(mixture, **arguments)
 
     @property
     def leading(self) -> torch.Size:
-        """The mixture's leading dimensions: those of the plates around its units."""
+        """The mixture's leading dimensions: those of the plates around its components."""
         rows = [self.log_weights.shape[:-1], self.means.shape[:-2]]
-        rows += [x.shape[:-2] for x in (self.variances, self.unit_values, self.value_variances) if x is not None]
+        rows += [x.shape[:-2] for x in (self.variances, self.component_values, self.value_variances) if x is not None]
         return torch.broadcast_shapes(*rows)
 
     @property
     def components(self) -> int:
-        """The number of units."""
+        """The number of components."""
         return self.means.shape[-2]
 
     def mixture_parameters(self, draws: Mapping[str, Tensor] | None = None) -> MixtureParameters:
-        """The units, those parts taken from ``draws`` that are in it, by the names of their sites."""
+        """The parameters of the components, from ``draws`` by the names of their sites, or else the mixture's own."""
         draws = {} if draws is None else draws
         log_weights = self.log_weights[..., None, :] if self.leading else self.log_weights
         if "weights" in draws:
@@ -216,7 +217,7 @@ class MixtureAttention(LocalModule):
             log_weights,
             draws.get("keys", self.means),
             precision,
-            draws.get("values", self.unit_values),
+            draws.get("values", self.component_values),
             None if self.value_variances is None else 1 / self.value_variances,
         )
 
@@ -248,16 +249,16 @@ class MixtureAttention(LocalModule):
         mask: Bool[Tensor, "*#batch m"] | None = None,
         tokens: int = 1,
     ) -> Float[Tensor, "..."]:
-        r"""Draws the units, then the tokens; returns the queries.
+        r"""Draws the components, then the tokens; returns the queries.
 
         Arguments:
             queries: With shape :math:`(*, M, D)`, or None to draw them.
             values: Values that are known, with shape :math:`(*, M, V)`.
             value_mask: True where a value is known; None is everywhere.
-            attn_mask: True where query m may have come from unit n: it draws among those, with weights that sum to one
-                again. A query that sees no unit counts for nothing. ``torch.ones(M, N).tril().bool()`` is causal.
+            attn_mask: True where query m may attend to component n: it is drawn from one of those, with their weights
+                renormalized. A query without any does not count. ``torch.ones(M, N).tril().bool()`` is causal.
             mask: True for the queries that count.
-            tokens: How many queries to draw where none are given.
+            tokens: Number of queries to draw where ``queries`` is None.
 
         Raises:
             ValueError: If shapes do not fit or values are given to a mixture without value variances.
@@ -265,9 +266,9 @@ class MixtureAttention(LocalModule):
         shape = self._token_shape(queries, values, value_mask, attn_mask, mask, tokens)
         plates = self.plates(shape[:-1])
         parameters = self._draw(plates)
-        seen, counted = self.resolve_masks(attn_mask, mask)
+        attn_mask, counted = self.resolve_masks(attn_mask, mask)
         with nested_plates(*plates, pyro.plate("tokens", shape[-1], dim=-1)):
-            distribution = dist.Categorical(logits=masked_logits(parameters.log_weights, seen, counted))
+            distribution = dist.Categorical(logits=masked_logits(parameters.log_weights, attn_mask, counted))
             assignment = pyro.sample("assignment", distribution, infer={"enumerate": "parallel"})
             distribution = normal_of_component(parameters.keys, parameters.precision, assignment)
             with where_true(counted):
@@ -283,13 +284,12 @@ class MixtureAttention(LocalModule):
     def resolve_masks(
         self, attn_mask: Bool[Tensor, "..."] | None = None, mask: Bool[Tensor, "..."] | None = None
     ) -> tuple[Bool[Tensor, "..."] | None, Bool[Tensor, "..."] | None]:
-        """Which units a query can come from, with shape ``[*batch, M or 1, N]``, and which count, ``[*batch, M]``."""
-        seen = self.mask[..., None, :] if self.mask is not None and self.leading else self.mask
-        counted = mask
-        if attn_mask is not None:
-            seen = attn_mask if seen is None else attn_mask & seen
-            counted = seen.any(-1) if mask is None else seen.any(-1) & mask
-        return seen, counted
+        """Components that a query may attend to, ``[*batch, M or 1, N]``, and queries that count, ``[*batch, M]``."""
+        present = self.mask[..., None, :] if self.mask is not None and self.leading else self.mask
+        if attn_mask is None:
+            return present, mask
+        allowed = attn_mask if present is None else attn_mask & present
+        return allowed, allowed.any(-1) if mask is None else allowed.any(-1) & mask
 
     def plates(self, leading: Sequence[int]) -> list[Any]:
         """A plate for each leading dimension, from the left."""
@@ -300,36 +300,36 @@ class MixtureAttention(LocalModule):
         ]
 
     def _draw(self, plates: Sequence[Any]) -> MixtureParameters:
-        """The units' sites, in those of the queries' plates that are the mixture's own."""
+        """The components' sites, in those of the queries' plates that are the mixture's own."""
         leading, draws = self.leading, dict[str, Tensor]()
-        nested_plates = plates[len(plates) - len(leading) :]
+        own = plates[len(plates) - len(leading) :]
         if self.weight_prior is not None:
-            distribution = self.weight_prior(self._unit_mask())  # before any plate: its own priors are drawn once
-            draws["weights"] = _sampled("weights", distribution, nested_plates)
-        units = (*nested_plates, pyro.plate("units", self.components, dim=-1))
+            distribution = self.weight_prior(self._component_mask())  # before any plate: its own priors are drawn once
+            draws["weights"] = _sampled("weights", distribution, own)
+        components = (*own, pyro.plate("components", self.components, dim=-1))
         if self.precision_prior is not None:
-            draws["precision"] = _sampled("precision", self.precision_prior(), units)
+            draws["precision"] = _sampled("precision", self.precision_prior(), components)
         if self.key_prior is not None:
-            draws["keys"] = _sampled("keys", self.key_prior(self.mixture_parameters(draws).precision), units)
+            distribution = self.key_prior(self.mixture_parameters(draws).precision)
+            draws["keys"] = _sampled("keys", distribution, components)
         if self.value_prior is not None:
-            draws["values"] = _sampled(
-                "values", self.value_prior(self.mixture_parameters(draws).value_precision), units
-            )
+            distribution = self.value_prior(self.mixture_parameters(draws).value_precision)
+            draws["values"] = _sampled("values", distribution, components)
         return self.mixture_parameters(draws)
 
-    def _unit_mask(self) -> Tensor:
-        """Which units exist, in the shape of the weights."""
+    def _component_mask(self) -> Tensor:
+        """True for the components that exist, in the shape of the weights."""
         shape = (*self.leading, self.components)
         mask = torch.ones(shape, dtype=torch.bool, device=self.means.device)
         mask = mask if self.mask is None else mask & self.mask
         return mask[..., None, :] if self.leading else mask
 
     def _read_priors(self) -> None:
-        """Learns in which form the priors draw, and says what is wrong with their shapes or supports."""
+        """Finds the form of the priors' draws, and raises if their shapes or supports are wrong."""
         leading, rows = self.leading, (*self.leading, self.components)
         draws: dict[str, Tensor] = {}
         if self.weight_prior is not None:
-            distribution = self.weight_prior(self._unit_mask())
+            distribution = self.weight_prior(self._component_mask())
             check_distribution("weights", distribution, (*leading, 1) if leading else (), [(self.components,)])
             self._log_weights_drawn = distribution.support is log_simplex
             weights = distribution.sample().exp() if self._log_weights_drawn else distribution.sample()
@@ -346,9 +346,9 @@ class MixtureAttention(LocalModule):
                 "keys", self.key_prior(self.mixture_parameters(draws).precision), rows, [self.means.shape[-1:]]
             )
         if self.value_prior is not None:
-            assert self.unit_values is not None
+            assert self.component_values is not None
             distribution = self.value_prior(self.mixture_parameters(draws).value_precision)
-            check_distribution("values", distribution, rows, [self.unit_values.shape[-1:]])
+            check_distribution("values", distribution, rows, [self.component_values.shape[-1:]])
 
     def _token_shape(
         self,
@@ -359,7 +359,7 @@ class MixtureAttention(LocalModule):
         mask: Tensor | None,
         tokens: int,
     ) -> torch.Size:
-        """The shape of the tokens' plates, if everything fits in it."""
+        """The shape of the tokens' plates, if all arguments broadcast to it."""
         width, leading = self.means.shape[-1], self.leading
         shape = torch.Size((*leading, tokens)) if queries is None else queries.shape[:-1]
         if queries is not None and queries.shape[-1] != width:
@@ -370,20 +370,20 @@ class MixtureAttention(LocalModule):
                 "queries need those of the mixture, with others further left only"
             )
         if values is not None:
-            if self.unit_values is None or self.value_variances is None:
+            if self.component_values is None or self.value_variances is None:
                 raise ValueError("values are known but the mixture has no value_variances: give it values and both")
-            if not broadcasts_to(values.shape, (*shape, self.unit_values.shape[-1])):
-                expected = (*shape, self.unit_values.shape[-1])
+            if not broadcasts_to(values.shape, (*shape, self.component_values.shape[-1])):
+                expected = (*shape, self.component_values.shape[-1])
                 raise ValueError(f"values have shape {tuple(values.shape)}, expected {expected}: one for each query")
         elif value_mask is not None:
-            raise ValueError("value_mask says which values are known but there are none: give values too")
-        for name, given, expected in (
+            raise ValueError("value_mask marks known values but there are none: give values too")
+        for name, tensor, expected in (
             ("value_mask", value_mask, shape),
             ("mask", mask, shape),
             ("attn_mask", attn_mask, (*shape, self.components)),
         ):
-            if given is not None and not broadcasts_to(given.shape, expected):
-                raise ValueError(f"{name} has shape {tuple(given.shape)}, expected {tuple(expected)}")
+            if tensor is not None and not broadcasts_to(tensor.shape, expected):
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected)}")
         return shape
 
     def _sample_values(self, distribution: Any, values: Tensor | None, value_mask: Tensor | None) -> None:
@@ -400,7 +400,7 @@ class MixtureAttention(LocalModule):
 
 
 def gather(rows: Float[Tensor, "*batch n d"], assignment: Int[Tensor, "*tokens m"]) -> Float[Tensor, "..."]:
-    r"""Each token's row of the unit that it is assigned to; leading dimensions broadcast from the right.
+    r"""The row of the component that each token is assigned to; leading dimensions broadcast from the right.
 
     Examples:
         >>> rows, assignment = torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]]), torch.tensor([[1, 0, 1], [0, 0, 1]])
@@ -426,16 +426,16 @@ def where_true(mask: Tensor | None) -> Any:
 
 
 def normal_of_component(rows: Tensor, precision: Tensor, assignment: Tensor) -> Any:
-    """The distribution of what a token shows of its unit: around the unit's row, with the unit's precision."""
+    """The distribution of a token's query or value: a Gaussian with the row and the precision of its component."""
     scale = precision.rsqrt()
     scale = scale if scale.shape[-2] == 1 else gather(scale, assignment)
     return dist.Normal(gather(rows, assignment), scale).to_event(1)
 
 
-def masked_logits(logits: Tensor, seen: Tensor | None, counted: Tensor | None) -> Tensor:
-    """Logits over units, -inf for those that cannot be, and flat for the queries that count for nothing."""
-    if seen is not None:
-        logits = torch.where(seen, logits, -torch.inf)
+def masked_logits(logits: Tensor, attn_mask: Tensor | None, counted: Tensor | None) -> Tensor:
+    """Logits over components, -inf where masked, and flat for the queries that do not count."""
+    if attn_mask is not None:
+        logits = torch.where(attn_mask, logits, -torch.inf)
     return logits if counted is None else torch.where(counted[..., None], logits, 0)
 
 
@@ -445,8 +445,8 @@ def _sampled(name: str, distribution: Any, plates: Sequence[Any]) -> Tensor:
     return draw
 
 
-def _hold(module: nn.Module, name: str, tensor: Tensor | None) -> None:
-    """Keeps a parameter as one, and anything else as a buffer."""
+def _set(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+    """Sets an attribute that is a parameter if the tensor is one, and otherwise a buffer."""
     if isinstance(tensor, nn.Parameter):
         setattr(module, name, tensor)
     else:

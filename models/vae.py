@@ -1,4 +1,4 @@
-r"""The Gaussian variational autoencoder: a text is decoded from one random vector for each token.
+r"""The Gaussian variational autoencoder (VAE): a text is decoded from one random vector for each token.
 
 The story of one text::
 
@@ -6,7 +6,7 @@ The story of one text::
     z_i  ~ BaseMeasure                    one vector per token, independent or in sequence
     text ~ AutoregressiveText(decoder, z) whose every cross-attention is softmax attention over z_1 .. z_n
 
-What is random in the NVAE, and fixed here, is how much each vector weighs: with
+The weights of the vectors, which are random in the NVAE, follow from the vectors here: with
 :math:`\pi_i \propto \exp(|z_i|^2 / 2s)`, denoising attention is softmax attention. A VAE with a single vector for the
 whole text is :class:`~pyroformer.DELLA` with ``structure="single"``.
 
@@ -29,28 +29,27 @@ from torch.distributions import Distribution
 from .attention.components import padded
 from .attention.editing import check_fraction
 from .attention.mixture import Mixture
-from .base import Model
 from .batch import Batch
+from .mixture_memory import MixtureMemoryModel
 from .priors.checks import as_prior
 from .priors.lengths import LengthPrior
 from .priors.roles import BaseMeasure, VectorPrior
 from .priors.vectors import GaussianVectorPrior, check_base_measure, over_components
 from .transformer.config import TransformerConfig
-from .transformer.memory import Memory, check_mixture, check_pair
+from .transformer.memory import Memory, check_pair
 from .transformer.stacks import Decoder
-from .transformer.text_distribution import AutoregressiveText
 
 __all__ = ["VAE", "length_mask"]
 
 
-class VAE(Model):
+class VAE(MixtureMemoryModel):
     r"""A Transformer decoder that attends to Gaussian vectors instead of to encoded tokens.
 
     Arguments:
         config: The network.
         base_measure: Prior of a vector, or of all vectors of a text; a standard Gaussian by default.
-        length_prior: Prior of the number of tokens; uniform over the max_length by default, and a smoothed histogram of
-            the training texts in :meth:`for_corpus`.
+        length_prior: Prior of the number of tokens; uniform up to ``max_length`` by default, and a smoothed histogram
+            of the training texts in :meth:`for_corpus`.
 
     Raises:
         ValueError: If the prior has another shape than the network.
@@ -77,15 +76,9 @@ class VAE(Model):
         self.decoder = Decoder(config, cross_attention=True)
         check_base_measure(self.base_measure, length_mask(torch.tensor([1, 2]), 2), config.width)
 
-    @classmethod
-    def corpus_arguments(cls, corpus: Any) -> dict[str, Any]:
-        return {"length_prior": LengthPrior.fit(torch.as_tensor(corpus.train.lengths), corpus.max_length)}
-
     def forward(self, batch: Batch) -> Int[Tensor, "*batch T"]:
-        observed = batch.mask is not None
         with self.texts(batch):
-            length = pyro.sample("length", self.length_prior(), obs=batch.lengths if observed else None)
-            mask = length_mask(length, batch.mask.shape[-1] if batch.mask is not None else int(length.max()))
+            mask = length_mask(*self.sample_length(batch))
             distribution: Any = over_components(self.base_measure, mask)
             vectors = pyro.sample("vectors", distribution)
             return pyro.sample("text", self.likelihood(self.memory(vectors, mask), batch.mask), obs=batch.tokens)
@@ -96,13 +89,10 @@ class VAE(Model):
         log_weights = (vectors.square().sum(-1) / (2 * noise)).masked_fill(~mask, -math.inf).log_softmax(-1)
         return Mixture(log_weights, vectors, mask=mask)
 
-    def check_memory(self, memory: Memory) -> Mixture:
-        return check_mixture(memory, self.config.width)
-
     def interpolate(self, first: Memory, second: Memory, t: float) -> Mixture:
-        r"""Vectors averaged position by position, :math:`(1 - \tau) z_i^{(1)} + \tau z_i^{(2)}`.
+        r"""Vectors averaged position by position, :math:`(1 - t) z_i^{(1)} + t z_i^{(2)}`.
 
-        Where only one text has a vector, it stays and weighs as much less as its text's share is.
+        Where only one text has a vector, it stays, with its weight multiplied by the share of its text.
         """
         check_fraction(t)
         first, second = self.check_memory(first), self.check_memory(second)
@@ -120,16 +110,12 @@ class VAE(Model):
     def dimensions(self) -> dict[str, tuple[str, ...]]:
         return {"vectors": ("component", "dimension")}
 
-    def likelihood(self, memory: Mixture, mask: Bool[Tensor, "*batch T"] | None = None) -> AutoregressiveText:
-        """p(text | vectors): of drawn vectors, or of the posterior's means."""
-        return AutoregressiveText(self.decoder, memory, mask=mask)
 
-
-def length_mask(length: Int[Tensor, "*batch"], width: int) -> Bool[Tensor, "*batch N"]:
-    """Which of ``width`` places texts of these lengths fill.
+def length_mask(length: Int[Tensor, "*batch"], padded_length: int) -> Bool[Tensor, "*batch N"]:
+    """True for the places that texts of these lengths fill.
 
     Examples:
-        >>> length_mask(torch.tensor([1, 2]), width=2).tolist()
+        >>> length_mask(torch.tensor([1, 2]), padded_length=2).tolist()
         [[True, False], [True, True]]
     """
-    return torch.arange(width, device=length.device) < length[..., None]
+    return torch.arange(padded_length, device=length.device) < length[..., None]

@@ -143,7 +143,7 @@ def test_terms_are_finite_and_one_a_text(pair: Pair) -> None:
 
 
 def test_padding_changes_nothing(pair: Pair) -> None:
-    narrow, wide = Batch.pad(TEXTS), Batch.pad(TEXTS, width=9)
+    narrow, wide = Batch.pad(TEXTS), Batch.pad(TEXTS, padded_length=9)
     assert wide.tokens is not None
     scribbled = wide._replace(tokens=torch.where(wide.mask, wide.tokens, 17))  # type: ignore[arg-type]
     with pyro.settings.context(validate_distributions_pyro=False, validate_distributions_torch=False):
@@ -175,7 +175,7 @@ def log_likelihood(pair: Pair, batch: Batch) -> Tensor:
 
 
 def test_fillers_weigh_nothing(pair: Pair) -> None:
-    batch = Batch.pad([*TEXTS, [EOS]], width=5)._replace(weight=torch.tensor([1 / 3] * 3 + [0.0]))
+    batch = Batch.pad([*TEXTS, [EOS]], padded_length=5)._replace(weight=torch.tensor([1 / 3] * 3 + [0.0]))
     objective = ELBO()(pair.model, pair.guide)
     objective(batch).backward()
     values = terms(pair, batch)

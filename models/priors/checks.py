@@ -9,22 +9,26 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 from torch.distributions.transforms import _InverseTransform
 
-from ..attention.mixture import Mixture, log_sum
+from ..attention.log_space import safe_logsumexp
+from ..attention.mixture import Mixture
 from ..distributions.log_dirichlet import log_simplex
 
 __all__ = ["as_prior", "broadcasts_to", "check_distribution", "check_mixture", "check_prior", "check_support"]
 
 
 def as_prior(prior: object, role: type[nn.Module], name: str = "prior") -> nn.Module:
-    r"""Makes a module of what a user gave for a prior.
+    r"""A prior as a module.
 
     A module stays what it is; a bare distribution becomes a module that holds its tensors as buffers, so that they
     follow the model to its device and dtype; a function is called with the role's arguments.
 
     Arguments:
         prior: A module, a distribution, or a function that returns a distribution.
-        role: the base class in :mod:`pyroformer.models.priors.roles` that says what is asked of it.
-        name: What messages call it.
+        role: The base class in :mod:`pyroformer.models.priors.roles` that defines its arguments.
+        name: Its name in messages.
+
+    Raises:
+        ValueError: If it is none of these.
 
     Examples:
         >>> import pyro.distributions as dist
@@ -45,27 +49,27 @@ def as_prior(prior: object, role: type[nn.Module], name: str = "prior") -> nn.Mo
 
 
 def check_prior(prior: nn.Module, *args: Any, event_shape: Sequence[int] | None = None, name: str = "prior") -> None:
-    r"""Draws once and says in one sentence what is wrong with a prior, if anything is.
+    r"""Draws once from a prior and raises if it breaks the contract of its role.
 
     Arguments:
         prior: What :func:`as_prior` returned.
-        args: What the model calls it with. The first gives the batch shape: a mask of the components that exist, with
-            shape :math:`(*, N)`, for a weight prior or one of a sequence, best with some that do not; a summary, with
-            shape :math:`(*, P)`, for a latent's.
-        event_shape: Of what it is a prior of; that of the mask by default.
-        name: What the message calls it.
+        args: Arguments of the kind that the model calls it with. The first gives the batch shape: a mask of the
+            components that exist, with shape :math:`(*, N)`, for a weight prior or one of a sequence, best with some
+            that do not; a summary, with shape :math:`(*, S)`, for a latent's.
+        event_shape: The event shape that it must have; that of the mask by default.
+        name: Its name in the message.
 
     Raises:
         ValueError: If it returns no distribution; one of another shape; draws that are not log weights (when the first
             argument is a mask) or, for other priors, a support that leaves out real numbers.
 
     Examples:
-        >>> from pyroformer.models.priors.roles import BoundedDirichletProcess, GaussianVectorPrior
+        >>> from pyroformer.models.priors import BoundedDirichletProcess, GaussianVectorPrior
         >>> check_prior(BoundedDirichletProcess(), torch.tensor([[True, True], [True, False]]))
         >>> check_prior(GaussianVectorPrior(8), event_shape=(8,))
         >>> check_prior(GaussianVectorPrior(8), event_shape=(9,), name="base_measure")
         Traceback (most recent call last):
-        ValueError: base_measure GaussianVectorPrior gave event shape (8,), expected (9,): return a distribution over one vector, ...
+        ValueError: base_measure GaussianVectorPrior gave event shape (8,), expected (9,): return a ...
     """
     who = _who(prior, name)
     batch_shape = args[0].shape[:-1] if args else torch.Size()
@@ -130,7 +134,7 @@ class _Function(nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, *args: Any) -> Any:  # what it is, check_prior says in words of its own
+    def forward(self, *args: Any) -> Any:  # check_prior raises if it is no distribution
         return self.function(*args)
 
     def extra_repr(self) -> str:
@@ -187,10 +191,10 @@ def broadcasts_to(shape: Sequence[int], expected: Sequence[int]) -> bool:
 
 
 def check_mixture(mixture: Mixture, weighted: bool) -> None:
-    """Positive precisions, a unit left and, if ``weighted``, weights that sum to one."""
+    """Raises unless precisions are positive, a component is left and, if ``weighted``, weights sum to one."""
     present = mixture.present
     if not bool(present.any(-1).all()):
-        raise ValueError("the mixture has no unit left: each of its masks or weights must leave one")
+        raise ValueError("the mixture has no component left: each of its masks or weights must leave one")
     own = mixture.dense_variances()
     own = torch.zeros(1, 1) if own is None else own
     for name, variances in (("precision", own + mixture.query_variance), ("value precision", mixture.value_variances)):
@@ -202,7 +206,7 @@ def check_mixture(mixture: Mixture, weighted: bool) -> None:
             raise ValueError(
                 f"{name} 1 / {float(variances[bad][0]):g} is not positive and finite: give it positive variances"
             )
-    total = log_sum(torch.where(present, mixture.log_weights, -torch.inf)).exp()
+    total = safe_logsumexp(torch.where(present, mixture.log_weights, -torch.inf)).exp()
     tolerance = 1e-6 if total.dtype == torch.float64 else 1e-4
     if weighted and bool(((total - 1).abs() > tolerance).any()):
         worst = float(total.flatten()[(total - 1).abs().argmax()])
@@ -210,7 +214,7 @@ def check_mixture(mixture: Mixture, weighted: bool) -> None:
 
 
 def check_distribution(name: str, distribution: object, batch: Sequence[int], events: Sequence[Sequence[int]]) -> None:
-    """A distribution, of one of these event shapes, whose batch shape fits."""
+    """Raises unless a prior returned a distribution of one of these event shapes whose batch shape broadcasts."""
     if not isinstance(distribution, Distribution):
         raise ValueError(
             f"the prior of {name} returned a {type(distribution).__name__}: return a torch or Pyro distribution"
@@ -224,7 +228,7 @@ def check_distribution(name: str, distribution: object, batch: Sequence[int], ev
         )
 
 
-def check_support(name: str, distribution: Any, what: str, holds: bool) -> None:
-    """Draws of the right kind."""
-    if not holds:
-        raise ValueError(f"the prior of {name} has the support {distribution.support}: it must draw {what}")
+def check_support(name: str, distribution: Any, needed: str, valid: bool) -> None:
+    """Raises, with the support that is ``needed``, unless the draws of a prior are ``valid``."""
+    if not valid:
+        raise ValueError(f"the prior of {name} has the support {distribution.support}: it must draw {needed}")

@@ -1,4 +1,4 @@
-"""Priors with heavier tails than a Gaussian's: a few latents may be large without the others paying for it."""
+"""Heavy-tailed priors: a few latents may be large while the others stay small."""
 
 import math
 
@@ -20,8 +20,8 @@ class LinearStudentT(LinearPrior):
 
     .. math:: z_l \sim t_\nu\Big(\mu_l, \sigma_l \sqrt{(\nu - 2) / \nu}\Big)
 
-    so that :math:`\sigma_l^2` is its variance, as in :class:`~pyroformer.models.priors.latents.LinearGaussian`, its limit for
-    large :math:`\nu`. Divergences of a Gaussian guide are estimated at its draws.
+    so that :math:`\sigma_l^2` is its variance, as in :class:`~pyroformer.models.priors.latents.LinearGaussian`, its
+    limit for large :math:`\nu`. Divergences of a Gaussian guide are estimated at its draws.
 
     Arguments:
         latent_size: As in :class:`~pyroformer.models.priors.latents.LinearPrior`.
@@ -38,7 +38,7 @@ class LinearStudentT(LinearPrior):
 
     Examples:
         >>> prior = LinearStudentT(latent_size=4, summary_size=6, layers=3)
-        >>> prior(torch.randn(5, 6), layer=2).variance[0]
+        >>> prior(torch.randn(5, 6), index=2).variance[0]
         tensor([1.0000, 1.0000, 1.0000, 1.0000], grad_fn=<SelectBackward0>)
     """
 
@@ -68,7 +68,7 @@ class LinearLaplace(LinearPrior):
 
     Examples:
         >>> prior = LinearLaplace(latent_size=4, summary_size=6, layers=3)
-        >>> prior(torch.randn(5, 6), layer=2).variance[0]
+        >>> prior(torch.randn(5, 6), index=2).variance[0]
         tensor([1.0000, 1.0000, 1.0000, 1.0000], grad_fn=<SelectBackward0>)
     """
 

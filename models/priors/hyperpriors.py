@@ -1,7 +1,7 @@
-r"""Priors whose own parameters are random: hyper-priors, drawn once for all texts.
+r"""Hyper-priors: priors of a prior's own parameters, drawn once for all texts.
 
 A hyper-prior is a :class:`pyro.nn.PyroSample` inside a prior. Read for the first time inside the plate of texts, it
-would be drawn for every text anew. So a model draws all that it finds, in whatever part, before it opens a plate.
+would be drawn for each text. So a model draws the hyper-priors of all its submodules before it opens a plate.
 """
 
 from collections.abc import Iterator
@@ -20,12 +20,12 @@ __all__ = ["Hierarchical", "draw_hyperpriors", "hyperpriors"]
 
 
 class Hierarchical(LocalModule):
-    r"""What a prior derives from, beside its role, to have hyper-priors.
+    r"""The second base class, beside its role, of a prior with hyper-priors.
 
-    An attribute that is set to ``PyroSample(distribution)`` reads as a draw of that distribution, the same for all texts. The distribution's
-    numbers become buffers, so that they follow the model to its device and dtype, and are saved with it. Its site is
-    called as the attribute is from the model: ``base_measure.df``. A guide derived from
-    :class:`~pyroformer.guides.base.Guide` has a posterior for it.
+    An attribute that is set to ``PyroSample(distribution)`` reads as a draw of that distribution, the same for all
+    texts. The distribution's numbers become buffers, so that they follow the model to its device and dtype, and are
+    saved with it. Its site has the attribute's path from the model as its name: ``base_measure.df``. A guide derived
+    from :class:`~pyroformer.guides.base.Guide` has a posterior for it.
 
     Examples:
         >>> import pyro.distributions as dist
@@ -44,14 +44,14 @@ class Hierarchical(LocalModule):
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, PyroSample) and isinstance(value.prior, Distribution):
             setattr(self, f"{name}_prior", as_prior(value.prior, nn.Module, name))
-            value = PyroSample(partial(_law, name=f"{name}_prior"))
+            value = PyroSample(partial(_distribution, name=f"{name}_prior"))
         super().__setattr__(name, value)
 
 
 def hyperpriors(model: PyroModule) -> Iterator[tuple[str, PyroModule, str]]:
-    """The hyper-priors anywhere in a model: the name of the site, the module that has it, and its attribute there.
+    """The hyper-priors of a model's submodules: the name of the site, the submodule, and its attribute.
 
-    Modules in between need not be Pyro's: those below are made part of the model, so that its handlers reach them.
+    Submodules need not be children of Pyro modules: they become part of the model's context, so that handlers apply.
     """
     context = model._pyro_context
     for path, part in model.named_modules():
@@ -82,6 +82,6 @@ def draw_hyperpriors(model: PyroModule) -> dict[str, Tensor]:
     return {site: getattr(part, name) for site, part, name in hyperpriors(model)}
 
 
-def _law(module: Any, name: str) -> Any:
+def _distribution(module: Any, name: str) -> Any:
     distribution: Distribution = getattr(module, name)()
     return distribution

@@ -18,7 +18,7 @@ LOG_VARIANCE = 5.0  # the largest log variance of a latent, and minus the smalle
 
 
 class StandardGaussian(LatentPrior):
-    r"""A standard Gaussian for every latent, whatever those below and the condition say.
+    r"""A standard Gaussian for every latent, independent of the latents below and of the condition.
 
     .. math:: z_l \sim \mathcal N(0, I)
 
@@ -29,7 +29,7 @@ class StandardGaussian(LatentPrior):
         Auto-Encoding Variational Bayes (Kingma & Welling, 2014), https://arxiv.org/abs/1312.6114
 
     Examples:
-        >>> StandardGaussian(4)(torch.zeros(5, 0), layer=0).batch_shape
+        >>> StandardGaussian(4)(torch.zeros(5, 0), index=0).batch_shape
         torch.Size([5])
     """
 
@@ -39,49 +39,42 @@ class StandardGaussian(LatentPrior):
             raise ValueError(f"latent_size {latent_size}: must be at least 1")
         self.latent_size = latent_size
 
-    def forward(self, summary: Float[Tensor, "*batch p"], layer: int) -> Distribution:
+    def forward(self, summary: Float[Tensor, "*batch p"], index: int) -> Distribution:
         zeros = at_least_float32(summary.new_zeros(*summary.shape[:-1], self.latent_size))
         return gaussian(zeros, zeros)
 
 
 class LinearPrior(LatentPrior):
-    r"""The priors of a latent whose mean and log variance are linear in the summary; a subclass says of which family.
+    r"""Base class of the priors of a latent whose mean and log variance are linear in the summary.
 
     .. math:: (\mu_l, \log \sigma_l^2) = W_l s_l + b_l
 
-    At the start the mean is 0 and the variance 1 for every layer.
+    A subclass defines the family in :meth:`conditional`. At the start each latent has mean 0 and variance 1.
 
     Arguments:
         latent_size: :math:`p`.
-        summary_size: :math:`S`; 0 where the latents know nothing of one another.
-        layers: How many latents there are.
-        first: Of the first latent, which has none below: ``"standard"`` normal, or ``"learned"`` (a mean and a variance
-            that depend on nothing), or ``"linear"`` like the others, where a condition says something.
-
+        summary_size: :math:`S`; 0 where the latents are independent.
+        layers: Number of latents.
+        first: Prior of the first latent, which has none below: ``"standard"`` normal, or ``"learned"`` (a constant mean
+            and variance), or ``"linear"`` like the others, where there is a condition.
     """
 
-    def __init__(
-        self,
-        latent_size: int,
-        summary_size: int,
-        layers: int,
-        first: First = "standard",
-    ) -> None:
+    def __init__(self, latent_size: int, summary_size: int, layers: int, first: First = "standard") -> None:
         super().__init__()
         for name, size in {"latent_size": latent_size, "layers": layers}.items():
             if size < 1:
                 raise ValueError(f"{name} {size}: must be at least 1")
         self.latent_size = latent_size
-        linear = [summary_size > 0 and (layer > 0 or first == "linear") for layer in range(layers)]
-        learned = [linear[layer] or (layer == 0 and first == "learned") for layer in range(layers)]
+        linear = [summary_size > 0 and (k > 0 or first == "linear") for k in range(layers)]
+        learned = [linear[k] or (k == 0 and first == "learned") for k in range(layers)]
         outputs = 2 * latent_size
         self.weights = nn.ParameterDict(
             {str(k): torch.zeros(outputs, summary_size) for k in range(layers) if linear[k]}
         )
         self.biases = nn.ParameterDict({str(k): torch.zeros(outputs) for k in range(layers) if learned[k]})
 
-    def forward(self, summary: Float[Tensor, "*batch p"], layer: int) -> Distribution:
-        name = str(layer)
+    def forward(self, summary: Float[Tensor, "*batch p"], index: int) -> Distribution:
+        name = str(index)
         if name in self.weights:
             scores = nn.functional.linear(summary, self.weights[name], self.biases[name])
         else:
@@ -99,7 +92,7 @@ class LinearGaussian(LinearPrior):
 
     .. math:: z_l \sim \mathcal N(\mu_l, \operatorname{diag} \sigma_l^2), \quad (\mu_l, \log \sigma_l^2) = W_l s_l + b_l
 
-    At the start it is standard normal for every layer. The log variance is bounded smoothly by :data:`LOG_VARIANCE`.
+    At the start it is standard normal for every latent. The log variance is bounded smoothly by :data:`LOG_VARIANCE`.
     Arguments are those of :class:`LinearPrior`.
 
     References:
@@ -107,7 +100,7 @@ class LinearGaussian(LinearPrior):
 
     Examples:
         >>> prior = LinearGaussian(latent_size=4, summary_size=6, layers=3)
-        >>> prior(torch.randn(5, 6), layer=2).batch_shape
+        >>> prior(torch.randn(5, 6), index=2).batch_shape
         torch.Size([5])
     """
 

@@ -4,17 +4,17 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from ..distributions.log_dirichlet import Lengths
 from ..precision import at_least_float32
-from ..serialization import Configurable
+from .roles import Prior
 
 __all__ = ["LengthPrior"]
 
 
-class LengthPrior(Configurable, nn.Module):
+class LengthPrior(Prior):
     r"""A histogram over the lengths of texts, :math:`1, \dots, W`.
 
     Arguments:
@@ -46,12 +46,15 @@ class LengthPrior(Configurable, nn.Module):
         .. math:: p(n) = \frac{c_n + s}{\sum_m (c_m + s)}
 
         Arguments:
-            lengths: Of each text, from 1 to ``max_length``.
+            lengths: The length of each text, from 1 to ``max_length``.
             max_length: :math:`W`.
             smoothing: :math:`s > 0`, added to each count, so that no length is impossible.
+
+        Raises:
+            ValueError: If ``smoothing`` is not positive or a length is out of range.
         """
         if not smoothing > 0:
-            raise ValueError(f"smoothing {smoothing}: must be positive, or lengths nobody has seen are impossible")
+            raise ValueError(f"smoothing {smoothing}: must be positive, or lengths without a text have no probability")
         lengths = torch.as_tensor(lengths, dtype=torch.long)
         outside = (lengths < 1) | (lengths > max_length)
         if outside.any():

@@ -13,7 +13,7 @@ __all__ = ["BaseMeasure", "LatentPrior", "Prior", "SequencePrior", "VectorPrior"
 
 
 class Prior(Configurable, nn.Module):
-    """What all priors share: a run remembers how each was made, and hyper-priors are not taken for numbers."""
+    """The base class of all priors: a run records its constructor's arguments, and hyper-priors are checked."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, PyroSample) and not isinstance(self, PyroModule):
@@ -30,7 +30,7 @@ class WeightPrior(Prior):
     ``forward(mask)`` takes a mask of the components that exist, with shape :math:`(*, N)`, and returns a distribution
     with batch shape :math:`(*)` and event shape :math:`(N)` whose draws are log weights: their exponentials sum to one
     and are zero (``LOG_ZERO``) where ``mask`` is False. Component 0 is the prior's own and always exists, so a text
-    of :math:`n` tokens has :math:`n + 1` components (times kappa, where each is drawn kappa times).
+    of :math:`n` tokens has :math:`n + 1` components (times :math:`\kappa`, where each is drawn :math:`\kappa` times).
     """
 
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
@@ -40,8 +40,8 @@ class WeightPrior(Prior):
 class BaseMeasure(Prior):
     r"""The role of a prior over the vectors of a mixture: a :class:`VectorPrior` or a :class:`SequencePrior`.
 
-    Both say with ``component()`` what the prior's own components are drawn from. A guide gives those components a
-    Gaussian posterior with the same moments, so the distribution that ``component()`` returns needs a mean and a variance.
+    In both, ``component()`` is the distribution of the prior's own components. A guide gives those components a
+    Gaussian posterior with the same moments, so this distribution needs a mean and a variance.
     """
 
     def component(self) -> Distribution:
@@ -50,9 +50,9 @@ class BaseMeasure(Prior):
 
 
 class VectorPrior(BaseMeasure):
-    r"""The role of a base measure that knows one vector: ``forward()`` returns a distribution with event shape :math:`(P)`.
+    r"""The role of a prior over one vector: ``forward()`` returns a distribution with event shape :math:`(P)`.
 
-    All vectors of a text are then independent draws from it.
+    The vectors of a text are independent draws from it.
     """
 
     def forward(self) -> Distribution:
@@ -63,12 +63,12 @@ class VectorPrior(BaseMeasure):
 
 
 class SequencePrior(BaseMeasure):
-    r"""The role of a base measure that knows all vectors of a text, in the order of its tokens.
+    r"""The role of a joint prior over all vectors of a text, in the order of its tokens.
 
     ``forward(mask)`` takes a mask of the components that exist, with shape :math:`(*, N)`, and returns a distribution
-    with batch shape :math:`(*)` and event shape :math:`(N, P)`. The first kappa components are the prior's own, the
-    others belong to the tokens, kappa to each; those that exist come first. Vectors that do not exist have no density:
-    whatever they are, ``log_prob`` is the same.
+    with batch shape :math:`(*)` and event shape :math:`(N, P)`. The first :math:`\kappa` components are the prior's
+    own, the others belong to the tokens, :math:`\kappa` to each; those that exist come first. Vectors that do
+    not exist do not enter ``log_prob``.
 
     ``first`` is the prior of the prior's own components.
     """
@@ -85,11 +85,12 @@ class SequencePrior(BaseMeasure):
 class LatentPrior(Prior):
     r"""The role of a prior over the latent of one layer.
 
-    ``forward(summary, layer)`` takes what the latents below and the condition say, with shape :math:`(*, S)`, and the
-    latent's number from 0, and returns a distribution with batch shape :math:`(*)` and event shape :math:`(p)`.
+    ``forward(summary, index)`` takes a summary of the latents below and of the condition, with shape :math:`(*, S)`,
+    and the index of the latent, from 0 at the lowest, and returns a distribution with batch shape :math:`(*)` and event
+    shape :math:`(p)`.
     """
 
-    def forward(self, summary: Float[Tensor, "*batch p"], layer: int) -> Distribution:
+    def forward(self, summary: Float[Tensor, "*batch p"], index: int) -> Distribution:
         raise NotImplementedError(
-            f"{type(self).__name__} is a LatentPrior: write forward(summary, layer) -> Distribution"
+            f"{type(self).__name__} is a LatentPrior: write forward(summary, index) -> Distribution"
         )

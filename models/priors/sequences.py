@@ -1,7 +1,7 @@
-r"""Priors over all vectors of a text at once, for a mixture whose components belong to the tokens in their order.
+r"""Joint priors over all vectors of a text, for a mixture whose components belong to the tokens in their order.
 
-The vectors of a text are no more independent than its words are. What such a prior knows of their order lowers the
-divergence of a posterior that reconstructs well, and its draws are more like encoded texts.
+The vectors of a text are no more independent than its words are. A prior that models their order lowers the divergence
+of a posterior that reconstructs well, and its draws are more like encoded texts.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,14 +28,14 @@ _ONCE = Size()
 
 
 class IndependentVectorPrior(SequencePrior):
-    r"""Independent vectors, those of the prior's own components from one distribution and those of the tokens from another.
+    r"""Independent vectors, with one distribution for the prior's own components and another for those of the tokens.
 
     .. math:: p(z) = \prod_{i \le \kappa} p_0(z_i) \prod_{i > \kappa} p_1(z_i)
 
     Arguments:
         tokens: Prior :math:`p_1` of a vector that belongs to a token.
         first: Prior :math:`p_0` of a vector of the prior's own components.
-        samples_per_component: How many components are the prior's own.
+        samples_per_component: Number of the prior's own components.
 
     Raises:
         ValueError: If ``samples_per_component`` is negative.
@@ -48,23 +48,24 @@ class IndependentVectorPrior(SequencePrior):
 
     def __init__(self, tokens: VectorPrior, first: VectorPrior, samples_per_component: int = 1) -> None:
         super().__init__()
-        self.tokens, self.first, self.samples_per_component = tokens, first, _checked(samples_per_component)
+        self.tokens, self.first, self.samples_per_component = tokens, first, _checked_samples(samples_per_component)
 
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
-        return _below_own(
+        return _with_own(
             self, self.samples_per_component, mask, _independent(self.tokens(), mask[..., self.samples_per_component :])
         )
 
 
 class AutoregressiveVectorPrior(SequencePrior):
-    r"""A small causal Transformer over the vectors of a text: a language model whose words are vectors.
+    r"""A small causal Transformer over the vectors of a text: a language model with vectors for tokens.
 
     .. math:: p(z \mid n) = \prod_{i \le \kappa} p_0(z_i) \prod_{i > \kappa}
         \sum_{k=1}^K w_{ik} \, \mathcal N(z_i; \mu_{ik}, \operatorname{diag} \sigma_{ik}^2)
 
-    with weights, means and variances that depend on :math:`z_{\kappa + 1}, \dots, z_{i-1}` and on how many vectors are
-    still to come. The prior's own components say nothing of the text and keep a distribution :math:`p_0` of their own. At the
-    start each vector is near :math:`\mathcal N(0, I)` whatever came before, exactly so for :math:`K = 1`.
+    with weights, means and variances that depend on :math:`z_{\kappa + 1}, \dots, z_{i-1}` and on the number of vectors
+    that follow. The prior's own components are independent of the text and have their own distribution :math:`p_0`. At
+    the start each vector is near :math:`\mathcal N(0, I)` whatever the vectors before it, exactly so for
+    :math:`K = 1`.
 
     Arguments:
         width: :math:`P`.
@@ -73,7 +74,7 @@ class AutoregressiveVectorPrior(SequencePrior):
         heads: The number of attention heads.
         components: :math:`K`, Gaussians for each vector.
         dropout: Probability of dropping an activation in training.
-        samples_per_component: How many components are the prior's own.
+        samples_per_component: Number of the prior's own components.
         first: Prior :math:`p_0` of the prior's own components; a standard Gaussian by default.
 
     Raises:
@@ -110,7 +111,11 @@ class AutoregressiveVectorPrior(SequencePrior):
             raise ValueError(f"model_width {model_width}: must be even and a multiple of heads, which is {heads}")
         # blocks read neither the vocabulary nor the max_length
         config = TransformerConfig(3, 1, width=model_width, layers=layers, heads=heads, dropout=dropout)
-        self.width, self.components, self.samples_per_component = width, components, _checked(samples_per_component)
+        self.width, self.components, self.samples_per_component = (
+            width,
+            components,
+            _checked_samples(samples_per_component),
+        )
         self.before = nn.Linear(width, model_width)
         self.left = nn.Linear(model_width, model_width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(layers))
@@ -118,27 +123,27 @@ class AutoregressiveVectorPrior(SequencePrior):
         self.head = nn.Linear(model_width, components * (1 + 2 * width))
         initialize(self, config)
         nn.init.zeros_(self.head.weight)
-        if components > 1:  # means that differ, so that the components can part
+        if components > 1:  # means that differ, so that the components can separate
             nn.init.normal_(self._split(self.head.bias.data)[1], std=SPREAD)
         self.first = GaussianVectorPrior(width) if first is None else first
         check_prior(self.first, event_shape=(width,), name="first")
 
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
         tokens = InOrder(self.conditional, self.draw, mask[..., self.samples_per_component :], self.width)
-        return _below_own(self, self.samples_per_component, mask, tokens)
+        return _with_own(self, self.samples_per_component, mask, tokens)
 
     def conditional(self, vectors: Float[Tensor, "*batch m p"], length: Int[Tensor, "*#batch"]) -> Distribution:
-        r"""The distribution of each of the first vectors of a text of ``length`` tokens' vectors, given those before it."""
+        """The distribution of each vector given those before it, for the first of the ``length`` vectors of a text."""
         before = F.pad(vectors[..., :-1, :], (0, 0, 1, 0))
         place = torch.arange(vectors.shape[-2], device=vectors.device)
         x = self._read(before, place, length)
         for block in self.blocks:
             x = block(x, causal=True)
-        return self._law(x)
+        return self._mixture(x)
 
     @torch.no_grad()
     def draw(self, length: Int[Tensor, "*batch"], rows: int) -> Float[Tensor, "*batch m p"]:
-        """The first ``rows`` vectors of texts of ``length`` tokens, one after the other; what was read is kept."""
+        """The first ``rows`` of ``length`` vectors, one after the other, with a cache of keys and values."""
         flat = length.reshape(-1)
         caches = [KeyValueCache(rows) for _ in self.blocks]
         vector = torch.zeros(len(flat), 1, self.width, device=length.device)
@@ -148,24 +153,24 @@ class AutoregressiveVectorPrior(SequencePrior):
             for block, cache in zip(self.blocks, caches, strict=True):
                 # Not block(...): a compiled block would be compiled again for every length of the cache.
                 x = block.forward(x, causal=True, cache=cache)
-            vector = self._law(x).sample()
+            vector = self._mixture(x).sample()
             drawn.append(vector)
         return torch.cat(drawn, -2).unflatten(0, length.shape) if length.ndim else torch.cat(drawn, -2)[0]
 
     def _read(
         self, before: Float[Tensor, "*batch m p"], place: Int[Tensor, " m"], length: Int[Tensor, "*#batch"]
     ) -> Float[Tensor, "*batch m w"]:
-        """What the blocks see at each place: the vector before it, the place, and how many are still to come."""
+        """The input of the blocks at each place: the vector before it, the place, and the number of vectors left."""
         before = before.to(self.before.weight.dtype)
         places, left = (self._place(each, before) for each in (place, length[..., None] - place))
         return self.before(before) + places + self.left(left)
 
-    def _law(self, x: Float[Tensor, "*batch m w"]) -> Distribution:
+    def _mixture(self, x: Float[Tensor, "*batch m w"]) -> Distribution:
         scores = self.head(self.norm(x))
         return gaussian_mixture(*self._split(at_least_float32(scores)))
 
     def extra_repr(self) -> str:
-        return f"width={self.width}, components={self.components}, kappa={self.samples_per_component}"
+        return f"width={self.width}, components={self.components}, samples_per_component={self.samples_per_component}"
 
     def _place(self, places: Int[Tensor, "*batch"], like: Tensor) -> Float[Tensor, "*batch w"]:
         return sinusoids(places, self.norm.weight.shape[0]).to(like.dtype)
@@ -182,13 +187,13 @@ class InOrder(TorchDistribution):
 
     .. math:: \log p(z_1, \dots, z_n) = \sum_{i=1}^n \log p(z_i \mid z_1, \dots, z_{i-1})
 
-    Densities take one call of ``conditional``, for all vectors at sequential_batches.
+    A density takes one call of ``conditional``, for all vectors at once.
 
     Arguments:
-        conditional: Takes the first :math:`m` vectors, with shape :math:`(*, m, P)`, and how many there are in all,
-            with shape :math:`(*)`; returns the distribution of each given those before it, with batch shape :math:`(*, m)`.
-        draw: Takes how many there are in all, with shape :math:`(*)`, and :math:`M`; draws the first :math:`M`.
-        present: True where a vector exists, with shape :math:`(*, M)`; the others come last, and have no density.
+        conditional: Takes the first :math:`m` vectors, with shape :math:`(*, m, P)`, and their total number, with shape
+            :math:`(*)`; returns the distribution of each given those before it, with batch shape :math:`(*, m)`.
+        draw: Takes the total number, with shape :math:`(*)`, and :math:`M`; draws the first :math:`M`.
+        present: True where a vector exists, with shape :math:`(*, M)`; the others come last, without a density.
         width: :math:`P`.
     """
 
@@ -231,7 +236,7 @@ class Stacked(TorchDistribution):
     r"""Independent parts as one distribution: their draws one below the other.
 
     Arguments:
-        parts: Laws with the same batch shape, whose event shapes :math:`(N_j, P)` add up to :math:`(N, P)`.
+        parts: Distributions with the same batch shape, whose event shapes :math:`(N_j, P)` add up to :math:`(N, P)`.
     """
 
     arg_constraints = {}
@@ -261,15 +266,15 @@ class Stacked(TorchDistribution):
 
 
 def _independent(distribution: Any, mask: Bool[Tensor, "*batch n"]) -> Distribution:
-    """A distribution of one vector as that of as many independent ones as ``mask`` has."""
+    """The distribution of independent draws of a vector, one for each component of the mask."""
     rows: Distribution = distribution.expand(mask.shape).mask(mask).to_event(1)
     return rows
 
 
-def _below_own(
+def _with_own(
     prior: SequencePrior, samples_per_component: int, mask: Bool[Tensor, "*batch n"], tokens: Distribution
 ) -> Distribution:
-    """The distribution of the tokens' vectors below that of the prior's own, if there are any."""
+    """The distribution of the prior's own vectors, if there are any, followed by the tokens'."""
     return (
         Stacked([_independent(prior.first(), mask[..., :samples_per_component]), tokens])
         if samples_per_component
@@ -277,9 +282,10 @@ def _below_own(
     )
 
 
-def _checked(samples_per_component: int) -> int:
+def _checked_samples(samples_per_component: int) -> int:
     if samples_per_component < 0:
         raise ValueError(
-            f"kappa {samples_per_component}: must not be negative; 0 is for models without a component of the prior's own"
+            f"samples_per_component {samples_per_component}: must not be negative; 0 is for models without a component "
+            "of the prior's own"
         )
     return samples_per_component

@@ -22,69 +22,7 @@ __all__ = [
     "own_component",
 ]
 
-
-class KernelVectorPrior(VectorPrior):
-    r"""A Gaussian kernel at each of some vectors.
-
-    .. math:: p(z) = \frac1K \sum_{k=1}^K \mathcal N(z; v_k, h^2 \operatorname{diag} s^2)
-
-    with the variances :math:`s^2` of the vectors and Scott's bandwidth :math:`h = K^{-1/(P + 4)}`. Nothing of it is
-    learned. For one Gaussian with their moments take :meth:`~pyroformer.models.priors.vectors.GaussianVectorPrior.fit`. Divergences of
-    a Gaussian guide are estimated at its draws.
-
-    Until it is fitted or its weights are loaded, all vectors are zero and it is a standard Gaussian.
-
-    Arguments:
-        width: :math:`P`.
-        points: :math:`K`.
-
-    Raises:
-        ValueError: If either is not positive.
-
-    References:
-        | Multivariate Density Estimation (Scott, 1992), for the bandwidth
-        | VAE with a VampPrior (Tomczak & Welling, 2018), https://arxiv.org/abs/1705.07120, for priors of posteriors
-
-    Examples:
-        >>> KernelVectorPrior.fit(torch.randn(50, 4))().event_shape
-        torch.Size([4])
-    """
-
-    vectors: Tensor
-    log_variance: Tensor
-
-    def __init__(self, width: int, points: int) -> None:
-        super().__init__()
-        for name, size in {"width": width, "points": points}.items():
-            if size < 1:
-                raise ValueError(f"{name} {size}: must be at least 1")
-        self.register_buffer("vectors", torch.zeros(points, width))
-        self.register_buffer("log_variance", torch.zeros(width))
-
-    @classmethod
-    def fit(cls, vectors: Float[Tensor, "n width"]) -> "KernelVectorPrior":
-        """Kernels at these vectors.
-
-        Raises:
-            ValueError: If there are fewer than two, or a dimension in which they do not differ.
-        """
-        points, width = vectors.shape
-        prior = cls(width, points)
-        _, variance = moments(vectors)
-        prior.vectors.copy_(vectors.detach())
-        prior.log_variance.copy_((variance * points ** (-2 / (width + 4))).log())
-        return prior
-
-    def forward(self) -> Distribution:
-        vectors, log_variance = (at_least_float32(x) for x in (self.vectors, self.log_variance))
-        kernels = dist.Normal(vectors, (log_variance / 2).exp()).to_event(1)
-        distribution: Distribution = dist.MixtureSameFamily(
-            dist.Categorical(logits=torch.zeros_like(vectors[:, 0])), kernels
-        )
-        return distribution
-
-    def extra_repr(self) -> str:
-        return f"width={self.vectors.shape[1]}, points={self.vectors.shape[0]}"
+SPREAD = 0.1  # initial standard deviation of a mixture's means: enough for its components to separate
 
 
 class GaussianVectorPrior(VectorPrior):
@@ -154,27 +92,6 @@ class GaussianVectorPrior(VectorPrior):
         return f"width={len(self.mean)}, learnable={self.mean.requires_grad}"
 
 
-def moments(vectors: Float[Tensor, "n width"]) -> tuple[Float[Tensor, " width"], Float[Tensor, " width"]]:
-    """Mean and variance of vectors that are to be a prior.
-
-    Raises:
-        ValueError: If there are fewer than two, or a dimension in which they do not differ.
-    """
-    if len(vectors) < 2:
-        raise ValueError(f"there are {len(vectors)} vectors: a variance needs at least 2.")
-    variance, mean = torch.var_mean(vectors.detach(), 0)
-    if not bool((variance > 0).all()):
-        raise ValueError(f"the vectors do not differ in dimension {int(variance.argmin())}: give others, or more.")
-    return mean, variance
-
-
-def _filled(value: float | Tensor, width: int) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.get_default_dtype()).expand(width).clone()
-
-
-SPREAD = 0.1  # standard deviation of the means that a mixture starts with: enough for its components to part
-
-
 class MixtureVectorPrior(VectorPrior):
     r"""A mixture of diagonal Gaussians as base measure.
 
@@ -215,6 +132,70 @@ class MixtureVectorPrior(VectorPrior):
         return f"width={self.mean.shape[-1]}, components={len(self.logits)}"
 
 
+class KernelVectorPrior(VectorPrior):
+    r"""A Gaussian kernel at each of some vectors.
+
+    .. math:: p(z) = \frac1K \sum_{k=1}^K \mathcal N(z; v_k, h^2 \operatorname{diag} s^2)
+
+    with the variances :math:`s^2` of the vectors and Scott's bandwidth :math:`h = K^{-1/(P + 4)}`. It has no parameters
+    to train. For one Gaussian with their moments take :meth:`GaussianVectorPrior.fit`. Divergences of a Gaussian guide
+    are estimated at its draws.
+
+    Until it is fitted or its weights are loaded, all vectors are zero and it is a standard Gaussian.
+
+    Arguments:
+        width: :math:`P`.
+        points: :math:`K`.
+
+    Raises:
+        ValueError: If either is not positive.
+
+    References:
+        | Multivariate Density Estimation (Scott, 1992), for the bandwidth
+        | VAE with a VampPrior (Tomczak & Welling, 2018), https://arxiv.org/abs/1705.07120, for priors of posteriors
+
+    Examples:
+        >>> KernelVectorPrior.fit(torch.randn(50, 4))().event_shape
+        torch.Size([4])
+    """
+
+    vectors: Tensor
+    log_variance: Tensor
+
+    def __init__(self, width: int, points: int) -> None:
+        super().__init__()
+        for name, size in {"width": width, "points": points}.items():
+            if size < 1:
+                raise ValueError(f"{name} {size}: must be at least 1")
+        self.register_buffer("vectors", torch.zeros(points, width))
+        self.register_buffer("log_variance", torch.zeros(width))
+
+    @classmethod
+    def fit(cls, vectors: Float[Tensor, "n width"]) -> "KernelVectorPrior":
+        """Kernels at these vectors.
+
+        Raises:
+            ValueError: If there are fewer than two, or a dimension in which they do not differ.
+        """
+        points, width = vectors.shape
+        prior = cls(width, points)
+        _, variance = moments(vectors)
+        prior.vectors.copy_(vectors.detach())
+        prior.log_variance.copy_((variance * points ** (-2 / (width + 4))).log())
+        return prior
+
+    def forward(self) -> Distribution:
+        vectors, log_variance = (at_least_float32(x) for x in (self.vectors, self.log_variance))
+        kernels = dist.Normal(vectors, (log_variance / 2).exp()).to_event(1)
+        distribution: Distribution = dist.MixtureSameFamily(
+            dist.Categorical(logits=torch.zeros_like(vectors[:, 0])), kernels
+        )
+        return distribution
+
+    def extra_repr(self) -> str:
+        return f"width={self.vectors.shape[1]}, points={self.vectors.shape[0]}"
+
+
 def gaussian_mixture(
     logits: Float[Tensor, "*batch k"], mean: Float[Tensor, "*batch k p"], log_variance: Float[Tensor, "*batch k p"]
 ) -> Distribution:
@@ -228,15 +209,30 @@ def gaussian_mixture(
     return distribution
 
 
+def moments(vectors: Float[Tensor, "n width"]) -> tuple[Float[Tensor, " width"], Float[Tensor, " width"]]:
+    """Mean and variance of vectors that a prior is fitted to.
+
+    Raises:
+        ValueError: If there are fewer than two, or a dimension in which they do not differ.
+    """
+    if len(vectors) < 2:
+        raise ValueError(f"there are {len(vectors)} vectors: a variance needs at least 2.")
+    variance, mean = torch.var_mean(vectors.detach(), 0)
+    if not bool((variance > 0).all()):
+        raise ValueError(f"the vectors do not differ in dimension {int(variance.argmin())}: give others, or more.")
+    return mean, variance
+
+
 def over_components(prior: nn.Module, mask: Bool[Tensor, "*batch n"]) -> Distribution:
     r"""The distribution of all vectors of a text, with batch shape :math:`(*)` and event shape :math:`(N, P)`.
 
     Arguments:
-        prior: A base measure, or what :func:`~pyroformer.models.priors.checks.as_prior` made of a distribution over one vector.
-        mask: The components that exist; the vectors of the others have no density.
+        prior: A base measure, or a distribution over one vector as a module
+            (:func:`~pyroformer.models.priors.checks.as_prior`).
+        mask: True for the components that exist; the vectors of the others do not enter the density.
 
     Examples:
-        >>> from pyroformer.models.priors.roles import GaussianVectorPrior
+        >>> from pyroformer.models.priors import GaussianVectorPrior
         >>> over_components(GaussianVectorPrior(8), torch.tensor([[True, True, True], [True, True, False]])).event_shape
         torch.Size([3, 8])
     """
@@ -248,10 +244,10 @@ def over_components(prior: nn.Module, mask: Bool[Tensor, "*batch n"]) -> Distrib
 
 
 def own_component(prior: nn.Module) -> Distribution:
-    r"""The distribution of the prior's own components, whose mean and variance a guide takes over.
+    r"""The distribution of the prior's own components, whose mean and variance a guide copies.
 
     Examples:
-        >>> from pyroformer.models.priors.roles import GaussianVectorPrior
+        >>> from pyroformer.models.priors import GaussianVectorPrior
         >>> own_component(GaussianVectorPrior(3, mean=2.0)).mean
         tensor([2., 2., 2.])
     """
@@ -262,13 +258,13 @@ def own_component(prior: nn.Module) -> Distribution:
 def check_base_measure(
     prior: nn.Module, mask: Bool[Tensor, "*batch n"], width: int, name: str = "base_measure"
 ) -> None:
-    """Draws once and says in one sentence what is wrong with a base measure, if anything is.
+    """Draws once from a base measure and raises if it breaks the contract of its role.
 
     Arguments:
         prior: The base measure.
-        mask: Of components that exist, best with some that do not.
-        width: Of a vector.
-        name: What the message calls it.
+        mask: True for components that exist, best with some that do not.
+        width: Number of a vector's entries.
+        name: Its name in the message.
 
     Raises:
         ValueError: If it returns no distribution, or one of another shape or support.
@@ -278,3 +274,7 @@ def check_base_measure(
         check_prior(prior.first, event_shape=(width,), name=f"{name}.first")
     else:
         check_prior(prior, event_shape=(width,), name=name)
+
+
+def _filled(value: float | Tensor, width: int) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.get_default_dtype()).expand(width).clone()

@@ -23,34 +23,6 @@ __all__ = [
 ]
 
 
-def conditional_concentration(
-    concentration: Float[Tensor, "*#batch"] | float,
-    delta: Float[Tensor, "*#batch"] | float,
-    length: Int[Tensor, "*batch"] | Float[Tensor, "*batch"],
-) -> Float[Tensor, "*batch"]:
-    r"""The prior's total concentration for a text of :math:`n` tokens.
-
-    .. math:: \alpha_0^{p\prime} = \alpha_0^p + \Delta n
-
-    A fixed concentration would punish long texts. :math:`\Delta = 0` is the plain Dirichlet process;
-    :math:`\alpha_0^p = \Delta = 1` gives a flat Dirichlet over the tokens and the prior component.
-
-    Arguments:
-        concentration: :math:`\alpha_0^p > 0`.
-        delta: :math:`\Delta \geq 0`.
-        length: :math:`n`, the number of tokens, without the prior component.
-
-    References:
-        A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck
-        (Henderson & Fehr, 2023), https://arxiv.org/abs/2207.13529
-
-    Examples:
-        >>> conditional_concentration(1.0, 0.3, torch.tensor([10, 20]))
-        tensor([4., 7.])
-    """
-    return concentration + delta * length
-
-
 class BoundedDirichletProcess(WeightPrior):
     r"""A Dirichlet process over the mixture, bounded to as many draws as the text has components.
 
@@ -82,7 +54,8 @@ class BoundedDirichletProcess(WeightPrior):
             raise ValueError(f"delta {delta}: must not be negative; 0 is the plain Dirichlet process")
         if samples_per_component < 1:
             raise ValueError(
-                f"kappa {samples_per_component}: must be at least 1, the number of draws of each component"
+                f"samples_per_component {samples_per_component}: must be at least 1, the number of draws of each "
+                "component"
             )
         self.samples_per_component = samples_per_component
         self.register_buffer("concentration", torch.tensor(float(concentration)))
@@ -101,11 +74,12 @@ class BoundedDirichletProcess(WeightPrior):
         return LogDirichlet(each.log()[..., None].expand(shape), mask)
 
     def extra_repr(self) -> str:
-        return f"concentration={self.concentration:g}, delta={self.delta:g}, kappa={self.samples_per_component}"
+        own = f"concentration={self.concentration:g}, delta={self.delta:g}"
+        return f"{own}, samples_per_component={self.samples_per_component}"
 
 
 class SymmetricDirichlet(WeightPrior):
-    r"""A finite Dirichlet that gives every component the same concentration, however many there are.
+    r"""A finite Dirichlet with the same concentration for every component, however many there are.
 
     .. math:: \pi \sim \mathrm{Dir}(a, \dots, a)
 
@@ -145,12 +119,12 @@ class GEM(WeightPrior):
 
     .. math:: \pi_n = b_n \prod_{m < n} (1 - b_m), \quad b_n \sim \mathrm{Beta}(1, a)
 
-    Components break the stick in their order: the prior's own first, then those of the tokens as they are read. So a
-    text is expected to say most at its beginning; :class:`SymmetricDirichlet` has no such order. The divergence of a
-    guide's Dirichlet is exact.
+    Components break the stick in their order: the prior's own first, then those of the tokens from left to right. So
+    the first tokens have the largest weights on average; :class:`SymmetricDirichlet` has no such order. The divergence
+    of a guide's Dirichlet is exact.
 
     Arguments:
-        concentration: :math:`a > 0`; small leaves little for later components.
+        concentration: :math:`a > 0`; small values leave little for later components.
 
     Raises:
         ValueError: If it is not positive.
@@ -177,7 +151,7 @@ class GEM(WeightPrior):
 
 
 class PitmanYor(GEM):
-    r"""Stick-breaking weights whose tail is a power distribution, as that of word frequencies is; the order is that of GEM.
+    r"""Stick-breaking weights with a power-law tail, such as word frequencies have; the order is that of GEM.
 
     .. math:: \pi_n = b_n \prod_{m < n} (1 - b_m), \quad b_n \sim \mathrm{Beta}(1 - d, a + n d)
 
@@ -212,7 +186,7 @@ class PitmanYor(GEM):
 
 
 class GammaDirichletProcess(BoundedDirichletProcess, Hierarchical):
-    r"""A bounded Dirichlet process whose concentration is random: the data say how many components texts need.
+    r"""A bounded Dirichlet process with a random concentration: the number of components in use is learned.
 
     .. math:: \alpha_0 \sim \mathrm{Gamma}(s, r), \quad
         \pi \sim \mathrm{Dir}\Big( \frac{\alpha_0 + \Delta n}{\kappa (n + 1)}, \dots \Big)
@@ -244,7 +218,35 @@ class GammaDirichletProcess(BoundedDirichletProcess, Hierarchical):
         self.concentration = PyroSample(distribution)  # type: ignore[assignment]
 
     def extra_repr(self) -> str:
-        return f"delta={self.delta:g}, kappa={self.samples_per_component}"
+        return f"delta={self.delta:g}, samples_per_component={self.samples_per_component}"
+
+
+def conditional_concentration(
+    concentration: Float[Tensor, "*#batch"] | float,
+    delta: Float[Tensor, "*#batch"] | float,
+    length: Int[Tensor, "*batch"] | Float[Tensor, "*batch"],
+) -> Float[Tensor, "*batch"]:
+    r"""The prior's total concentration for a text of :math:`n` tokens.
+
+    .. math:: \alpha_0^{p\prime} = \alpha_0^p + \Delta n
+
+    A fixed concentration would penalize long texts. :math:`\Delta = 0` is the plain Dirichlet process;
+    :math:`\alpha_0^p = \Delta = 1` gives a flat Dirichlet over the tokens and the prior component.
+
+    Arguments:
+        concentration: :math:`\alpha_0^p > 0`.
+        delta: :math:`\Delta \geq 0`.
+        length: :math:`n`, the number of tokens, without the prior component.
+
+    References:
+        A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck
+        (Henderson & Fehr, 2023), https://arxiv.org/abs/2207.13529
+
+    Examples:
+        >>> conditional_concentration(1.0, 0.3, torch.tensor([10, 20]))
+        tensor([4., 7.])
+    """
+    return concentration + delta * length
 
 
 def _positive(name: str, value: float) -> Tensor:

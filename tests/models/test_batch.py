@@ -22,7 +22,7 @@ def test_texts_without_conditions_have_none() -> None:
 
 
 def test_conditions_are_padded_at_the_end_and_may_be_empty() -> None:
-    batch = Batch.pad(TEXTS, width=4, conditions=[[8, 9, 3], []])
+    batch = Batch.pad(TEXTS, padded_length=4, conditions=[[8, 9, 3], []])
     assert listed(batch.tokens) == [[5, 6, EOS, PAD], [7, EOS, PAD, PAD]]
     assert listed(batch.condition_tokens) == [[8, 9, 3], [PAD, PAD, PAD]]
     assert listed(batch.condition_mask) == [[True, True, True], [False, False, False]]

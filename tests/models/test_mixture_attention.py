@@ -18,14 +18,8 @@ from torch import Tensor, nn
 from pyroformer.guides.automatic import Automatic
 from pyroformer.inference.em import ConjugatePriors, adapt
 from pyroformer.inference.svi import SVI
-from pyroformer.models.attention.mixture import (
-    Covariances,
-    Mixture,
-    SharedVariances,
-    evidence,
-    log_joint,
-    responsibilities,
-)
+from pyroformer.models.attention.bayes_rule import evidence, log_joint, responsibilities
+from pyroformer.models.attention.mixture import Covariances, Mixture, SharedVariances
 from pyroformer.models.distributions.log_dirichlet import LogDirichlet
 from pyroformer.models.mixture_attention import MixtureAttention
 from pyroformer.models.priors.components import GaussianVectors
@@ -499,8 +493,8 @@ NONE = torch.zeros(UNITS, dtype=torch.bool)
         (lambda: MixtureAttention(bad(variances=-rand(UNITS, 1))), "precision 1 / -.* is not positive and finite"),
         (lambda: MixtureAttention(bad(value_variances=-rand(1, 1))), "value precision 1 / -.* is not positive"),
         (lambda: MixtureAttention(bad(log_weights=torch.zeros(UNITS))), "the weights sum to 4, not to 1"),
-        (lambda: MixtureAttention(bad(mask=NONE)), "the mixture has no unit left"),
-        (lambda: MixtureAttention(bad(log_weights=torch.full((UNITS,), -torch.inf))), "the mixture has no unit left"),
+        (lambda: MixtureAttention(bad(mask=NONE)), "the mixture has no component left"),
+        (lambda: MixtureAttention(bad(log_weights=torch.full((UNITS,), -torch.inf))), "the mixture has no component left"),
         (lambda: MixtureAttention(bad(value_variances=None), free_values=True), "values need a mixture with values"),
         (lambda: MixtureAttention(bad(variances=Covariances(torch.eye(3).expand(4, 3, 3)))), "full covariances"),
         (lambda: MixtureAttention(draw(), keys=dist.Normal), "keys .*Normal.*: give a ComponentPrior, a distribution"),

@@ -241,7 +241,7 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     (
         AutoregressiveVectorPrior(16, samples_per_component=2),
         {},
-        "kappa is 1, but 2 of base_measure: give both the same",
+        "samples_per_component is 1, but 2 of base_measure: give both the same",
     ),
     (
         GaussianVectorPrior(16),

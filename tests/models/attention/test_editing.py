@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyroformer.models.attention.components import joined, normalized, padded, selected
+from pyroformer.models.attention.bayes_rule import posterior_mean
+from pyroformer.models.attention.components import concatenated, padded, selected
 from pyroformer.models.attention.editing import dropped, exchanged, interpolated, scaled
-from pyroformer.models.attention.mixture import Mixture, SharedVariances, posterior_mean
+from pyroformer.models.attention.log_space import normalized
+from pyroformer.models.attention.mixture import Mixture, SharedVariances
 from pyroformer.models.base import Model
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.stacks import Decoder
@@ -184,12 +186,12 @@ def test_padding_is_absent_and_selection_keeps_order() -> None:
     mixture = draw("shared")
     assert_same(mean(padded(mixture, 9)), mean(mixture))
     assert_same(mean(selected(mixture, torch.tensor([4, 3, 2, 1, 0]))), mean(mixture))
-    texts = joined([mixture, mixture], along="texts")
+    texts = concatenated([mixture, mixture], along="texts")
     assert_same(mean(texts), mean(mixture).repeat(2, 1, 1))
 
 
 class Silent(Model):
-    """A model that does not say what lies between two texts."""
+    """A model that defines no interpolation."""
 
     latents = ("z",)
 
@@ -197,8 +199,8 @@ class Silent(Model):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: interpolated(m, m, -0.1), r"share is -0\.1: give a number from 0, all of the first, to 1, all"),
-        (lambda m: interpolated(m, m, float("nan")), "share is nan: give a number from 0"),
+        (lambda m: interpolated(m, m, -0.1), r"t is -0\.1: give a number from 0, all of the first, to 1, all"),
+        (lambda m: interpolated(m, m, float("nan")), "t is nan: give a number from 0"),
         (
             lambda m: interpolated(m, Mixture(torch.zeros(BATCH, 2), torch.zeros(BATCH, 2, 3)), 0.5),
             "vectors of 8 and 3 dimensions: give two of one width",
@@ -207,7 +209,7 @@ class Silent(Model):
         (lambda m: interpolated(m, replace(m, values=m.means), 0.5), "only one of the mixtures has values: give"),
         (
             lambda m: interpolated(m, replace(m, noise_variance=2.0), 0.5),
-            "have noise None in one mixture and 2.0 in another",
+            "noise_variance is None in one mixture and 2.0 in another: give both the same",
         ),
         (lambda m: dropped(m, [5]), "there is no component 5: they are numbered from 0 to 4"),
         (lambda m: dropped(m, [-1]), "there is no component -1: they are numbered from 0 to 4"),
@@ -219,8 +221,8 @@ class Silent(Model):
         (lambda m: scaled(m, [7], 2.0), "there is no component 7"),
         (lambda m: exchanged(m, m, {0: 9}), "there is no component 9"),
         (lambda m: exchanged(m, m, {9: 0}), "there is no component 9"),
-        (lambda m: Model().interpolate(m, m, 0.5), "a Model has no latents, so nothing lies between two texts: choose"),
-        (lambda m: Silent().interpolate(m, m, 0.5), "a Silent does not say what lies between two texts: write interpolate"),
+        (lambda m: Model().interpolate(m, m, 0.5), "a Model has no latents to interpolate between: choose"),
+        (lambda m: Silent().interpolate(m, m, 0.5), "a Silent defines no interpolation: write interpolate"),
     ],
 )
 def test_what_cannot_be_done_is_said(call: Any, message: str) -> None:

@@ -206,7 +206,7 @@ def run() -> Any:
 class TestInARun:
     def test_evaluates_and_writes(self, run: Any) -> None:
         evaluation = run.evaluate(limit=3, num_particles=2)
-        assert "kl_weight_prior.concentration" in evaluation.figures
+        assert "kl_weight_prior.concentration" in evaluation
         assert len(run.sample(2)) == 2 and run.reconstruct("The number 4 is even.").text is not None
 
     def test_draws_it_from_its_posterior(self, run: Any) -> None:

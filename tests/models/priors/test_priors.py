@@ -59,7 +59,7 @@ class TestBoundedDirichletProcess:
             ({"concentration": 0.0}, "concentration 0.0: must be positive"),
             ({"concentration": math.nan}, "concentration nan: must be positive"),
             ({"delta": -0.1}, "delta -0.1: must not be negative"),
-            ({"samples_per_component": 0}, "kappa 0: must be at least 1"),
+            ({"samples_per_component": 0}, "samples_per_component 0: must be at least 1"),
         ],
     )
     def test_refuses(self, arguments: dict[str, Any], message: str) -> None:

@@ -134,7 +134,7 @@ class TestAutoregressiveBase:
             ({"model_width": 6}, "model_width 6: must be even and a multiple of heads, which is 4"),
             ({"model_width": 5, "heads": 5}, "model_width 5: must be even and a multiple of heads, which is 5"),
             ({"layers": 0}, "layers is 0; it must be at least 1"),
-            ({"samples_per_component": -1}, "kappa -1: must not be negative"),
+            ({"samples_per_component": -1}, "samples_per_component -1: must not be negative"),
             ({"first": GaussianVectorPrior(3)}, r"first GaussianVectorPrior gave event shape \(3,\), expected \(8,\)"),
         ],
     )
