@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..guides.posteriors import TextPosterior
 from ..models.serialization import from_config
 from ..models.transformer.memory import Memory
 from .data.corpus import Corpus
@@ -19,6 +20,7 @@ from .generation.editing import Edited, edit
 from .generation.generate import decode, encode, reconstruct, sample
 from .generation.interpolation import interpolate, swap
 from .generation.reconstruction import Reconstruction
+from .posterior.arviz_compat import ArviZData
 from .posterior.export import posterior
 from .runs.fitted import FittedModel
 from .runs.folder import RunFolder, objective_state, read_checkpoint
@@ -48,7 +50,7 @@ class Run(FittedModel):
         step: The training step of the weights.
     """
 
-    def encode(self, texts: str | Sequence[str], conditions: str | Sequence[str] | None = None) -> Any:
+    def encode(self, texts: str | Sequence[str], conditions: str | Sequence[str] | None = None) -> TextPosterior:
         """The approximate posterior of each text, as the guide's ``encode`` returns it.
 
         Its ``memory()`` is the input of :meth:`decode`.
@@ -60,7 +62,7 @@ class Run(FittedModel):
         Raises:
             ValueError: If the model has no latents, or a text is longer than the model's max_length.
         """
-        return encode(self, texts, conditions)
+        return encode(self, texts, None if conditions is None else _as_list(conditions))
 
     def decode(self, memory: Memory, *, seed: int = 0, **decoding: Any) -> list[str]:
         """Generate one text for each memory of a batch.
@@ -189,7 +191,7 @@ class Run(FittedModel):
         conditions: str | Sequence[str] | None = None,
         draws: int = 100,
         **options: Any,
-    ) -> Any:
+    ) -> ArviZData:
         """Posterior draws and their log densities, for ArviZ: InferenceData (ArviZ 0.23) or a DataTree (1.x).
 
         Arguments:

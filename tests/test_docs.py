@@ -26,7 +26,7 @@ SMALLER |= {"evaluate runs": "evaluate --limit 4 --num_particles 2 runs", "test[
 SHOWN = {
     "own_prior": ["the run uses my_priors.Heavy, which is code outside pyroformer: name it again"],
     "own_guide": ["the guide draws 'vectors' with batch shape (", "and event shape (3,), expected"],
-    "own_likelihood": ["the likelihood of Unordered is of the kind Independent", "the site 'text' has size"],
+    "own_likelihood": ["the likelihood of Unordered has the type Independent", "the site 'text' has size"],
 }
 
 

@@ -1,31 +1,31 @@
-"""Several fits of one model as the chains of one posterior."""
+"""Several fits of one model as the chains of one posterior, for r-hat."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from ..posterior.arviz_compat import dataset, from_groups, group_names
+from ..posterior.arviz_compat import ArviZData, dataset, from_groups, group_names
 
 __all__ = ["as_chains"]
 
-DRAWN = ("posterior", "prior", "posterior_predictive", "log_likelihood", "sample_stats")
-GIVEN = ("observed_data", "constant_data")
+SAMPLED = ("posterior", "prior", "posterior_predictive", "log_likelihood", "sample_stats")
+FIXED = ("observed_data", "constant_data")
 
 
-def as_chains(fits: Sequence[Any]) -> Any:
-    r"""Posteriors of the same texts under fits that differ in their seed, each as one chain.
+def as_chains(fits: Sequence[ArviZData]) -> ArviZData:
+    r"""Combine posteriors of the same texts under fits with different seeds, each fit as one chain.
 
-    Draws of one guide are independent, so that r-hat says nothing about one fit. Between fits it does: ``arviz.rhat``
-    near 1 means that all found the same posterior, and well above 1.01 that the fit depends on its seed, as a Markov
-    chain that is stuck would. It asks that of coordinates: two networks may say the same in latents that are turned
-    against each other. Of an autoencoder, look at what means the same in every fit: ``log_likelihood``, ``log_p`` and
-    ``log_q`` in ``sample_stats``, a concentration, the weight of a text's token. The groups ``training`` stay with the
-    single fits.
+    Draws of one guide are independent, so that r-hat is meaningless for a single fit. Between fits, ``arviz.rhat`` near
+    1 means that they agree on the posterior, and well above 1.01 that the result depends on the seed, as for a Markov
+    chain that is stuck. It compares coordinates, and the latents of two networks can be equivalent up to a rotation:
+    for an autoencoder, use quantities with the same meaning in every fit, such as ``log_likelihood``, ``log_p`` and
+    ``log_q`` in ``sample_stats``, a concentration, or the weight of a text's token. The group ``training`` is left out.
 
     Arguments:
-        fits: What :func:`~pyroformer.to_arviz` or its relatives made of the same texts, as many draws of each.
+        fits: Results of :func:`~pyroformer.to_arviz`, ``run.posterior`` or
+            :func:`~pyroformer.inference.posterior.global_latents.global_posterior` for the same texts, with the same
+            number of draws.
 
     Raises:
-        ValueError: If there are fewer than two, or their groups, variables, sizes or texts differ.
+        ValueError: If there are fewer than two fits, or their groups, variables, sizes or texts differ.
 
     References:
         Rank-Normalization, Folding, and Localization: An Improved R-hat (Vehtari et al., 2021),
@@ -43,27 +43,32 @@ def as_chains(fits: Sequence[Any]) -> Any:
     import xarray
 
     if len(fits) < 2:
-        raise ValueError(f"there are {len(fits)} fits: chains that agree or not need at least 2.")
+        raise ValueError(f"there are {len(fits)} fits: r-hat compares at least 2.")
     first = fits[0]
-    names = [name for name in (*DRAWN, *GIVEN) if name in group_names(first)]
+    names = [name for name in (*SAMPLED, *FIXED) if name in group_names(first)]
     for number, fit in enumerate(fits[1:], 2):
         _check_alike(first, fit, number, names)
-    groups = {name: dataset(first, name) for name in names if name in GIVEN}
+    groups = {name: dataset(first, name) for name in names if name in FIXED}
     for name in names:
-        if name in DRAWN:
+        if name in SAMPLED:
             chains = [dataset(fit, name).drop_vars("chain", errors="ignore") for fit in fits]
             joined = xarray.concat(chains, dim="chain")
             groups[name] = joined.assign_coords(chain=range(joined.sizes["chain"]))
     return from_groups(groups, {"chains_are": "fits"})
 
 
-def _check_alike(first: Any, other: Any, number: int, names: Sequence[str]) -> None:
+def _check_alike(first: ArviZData, other: ArviZData, number: int, names: Sequence[str]) -> None:
     for name in names:
         if name not in group_names(other):
-            raise ValueError(f"fit {number} has no group {name!r} and the first has: make all in the same way.")
+            raise ValueError(
+                f"fit {number} has no group {name!r}, but the first has: export all with the same options."
+            )
         one, two = dataset(first, name), dataset(other, name)
-        if name in GIVEN:
+        if name in FIXED:
             if not one.equals(two):
-                raise ValueError(f"fit {number} is of other texts than the first: give each the same.")
+                raise ValueError(f"fit {number} is of other texts than the first: export the same texts from each fit.")
         elif {key: value.shape for key, value in one.items()} != {key: value.shape for key, value in two.items()}:
-            raise ValueError(f"fit {number} has other variables or sizes in {name!r} than the first: make all alike.")
+            raise ValueError(
+                f"fit {number} has other variables or sizes in {name!r} than the first: export all with the same "
+                "options."
+            )

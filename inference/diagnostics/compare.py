@@ -1,4 +1,4 @@
-"""Which of two models is better, on texts that neither has seen."""
+"""Comparison of two models on held-out texts."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,10 +12,12 @@ __all__ = ["Comparison", "compare"]
 
 
 class Comparison(NamedTuple):
-    r"""How much more probable one model finds held-out texts than another.
+    r"""Difference of two models' log-likelihoods of held-out texts.
 
-    ``difference`` is the mean of :math:`\log p_1(x) - \log p_2(x)` in nats per text, each an importance-weighted lower
-    bound, with its paired standard error; ``each`` has the texts' own.
+    Arguments:
+        difference: Mean of :math:`\log p_1(x) - \log p_2(x)` in nats per text, both importance-weighted lower bounds.
+        error: Its paired standard error.
+        each: The difference of each text.
     """
 
     difference: float
@@ -26,18 +28,18 @@ class Comparison(NamedTuple):
 def compare(first: Run, second: Run, texts: Sequence[str], num_particles: int = 64, *, seed: int = 0) -> Comparison:
     r"""Compare two runs on held-out texts by their importance-weighted bounds of log p(x), text by text.
 
-    Where a latent is a text's own, as in every model here, leaving the text out leaves its latent without data, so that
-    leave-one-out by importance sampling (PSIS-LOO) means nothing; held-out texts do.
+    This replaces leave-one-out by importance sampling (PSIS-LOO), which is invalid for latents that are local to a
+    text: without the text, its latent has no data.
 
     Arguments:
         first: A run.
-        second: Another, of any model and any tokenizer: texts are compared, not tokens.
-        texts: Texts that neither was trained on.
-        num_particles: Draws of the bound; one with more is tighter, so both take the same.
-        seed: Of the draws.
+        second: Another run, of any model and any tokenizer: log-likelihoods are compared per text, not per token.
+        texts: Texts that neither run was trained on.
+        num_particles: Number of posterior draws of both bounds; the bound becomes tighter with more.
+        seed: Random seed of the draws.
 
     Raises:
-        ValueError: If there are fewer than two texts, or one does not fit a max_length.
+        ValueError: If there are fewer than two texts, or one is longer than a model's max_length.
     """
     if len(texts) < 2:
         raise ValueError(f"there are {len(texts)} texts: a standard error needs at least 2.")

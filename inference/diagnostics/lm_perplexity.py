@@ -1,8 +1,8 @@
-r"""How texts that a model made up read to a language model, and what a language model learns from them.
+r"""Forward and reverse perplexity of generated texts under a language model.
 
-Forward perplexity falls when texts are likely, be they all the same; reverse perplexity falls when together they teach
-what real texts are like. Each needs the other. Both are taken with a decoder-only :class:`~pyroformer.LanguageModel`,
-whose log p(x) is exact; an autoencoder, which has seen the text that it predicts, gives no perplexity.
+Forward perplexity measures quality: it is low for likely texts, even if all are the same. Reverse perplexity, of real
+texts under a language model trained on generated ones, measures diversity as well. Both use a decoder-only
+:class:`~pyroformer.LanguageModel`, whose log p(x) is exact.
 """
 
 from collections.abc import Sequence
@@ -13,72 +13,69 @@ import torch
 
 from ...models.language_model import LanguageModel
 from ..data.corpus import Corpus
-from ..evaluation.report import Metric
+from ..evaluation.report import MetricResult
 from ..run import Run
+from ..training.fit import fit
 
 __all__ = ["forward_perplexity", "reverse_perplexity"]
 
-HELD_OUT = 10  # of how many texts one is kept to choose the weights by
+HELD_OUT = 10  # one text in ten is for validation
 
 
-def forward_perplexity(judge: Run, texts: Sequence[str]) -> Metric:
-    r"""Log-likelihood of made-up texts under a language model that was trained on real ones.
+def forward_perplexity(lm: Run, texts: Sequence[str]) -> MetricResult:
+    r"""Log-likelihood of generated texts under a language model trained on real texts.
 
     Arguments:
-        judge: A run whose model has no latents.
-        texts: What to judge. Blank ones are left out, and counted in the label; those longer than the judge's max_length
-            are treated as those of its corpus were.
+        lm: A run of a model without latents.
+        texts: The generated texts. Blank texts are left out, and counted in the label; texts longer than the model's
+            max_length are treated as those of its corpus.
 
     Raises:
-        ValueError: If the judge has latents, or no text is left.
+        ValueError: If the model has latents, or all texts are blank.
     """
-    if judge.guide is not None:
-        raise ValueError(
-            f"a {type(judge.model).__name__} has latents, so that it only bounds log p(x): judge with a run of lm."
-        )
-    written = _written(texts)
-    figure: Metric = judge.evaluate(written)["bound"]
-    blank = len(texts) - len(written)
-    label = f"forward, {len(written):,} texts" + (f" ({blank:,} blank ones left out)" if blank else "")
-    return replace(figure, label=label, bound_on=None, exact=False)
+    if lm.guide is not None:
+        raise ValueError(f"a {type(lm.model).__name__} has latents, so that it only bounds log p(x): give a run of lm.")
+    generated = _without_blank(texts)
+    metric: MetricResult = lm.evaluate(generated)["bound"]
+    blank = len(texts) - len(generated)
+    label = f"forward, {len(generated):,} texts" + (f" ({blank:,} blank ones left out)" if blank else "")
+    return replace(metric, label=label, bound_on=None, exact=False)
 
 
-def reverse_perplexity(texts: Sequence[str], corpus: Corpus, *, size: str = "tiny", **options: Any) -> Metric:
-    r"""Log-likelihood of real held-out texts under a language model that is trained on made-up ones.
+def reverse_perplexity(texts: Sequence[str], corpus: Corpus, *, size: str = "tiny", **options: Any) -> MetricResult:
+    r"""Log-likelihood of real held-out texts under a language model trained on generated texts.
 
     Arguments:
-        texts: What to train on, blank ones left out; every tenth is held out, to choose the best weights by.
-        corpus: The real texts, whose test split is judged and whose tokenizer is used, so that figures compare.
-        size: Of the language model.
-        options: Of :func:`~pyroformer.fit`, such as ``steps``, and of :meth:`~pyroformer.LanguageModel.for_corpus`
-            under ``network``.
+        texts: The generated texts; blank ones are left out, every tenth is for validation.
+        corpus: The real texts: the language model is evaluated on their test split and uses their tokenizer.
+        size: Size of the language model.
+        options: Options of :func:`~pyroformer.fit`, such as ``steps``, and, under ``network``, of
+            :meth:`~pyroformer.LanguageModel.for_corpus`.
 
     Raises:
         ValueError: If there are fewer than 20 texts.
     """
-    written = _written(texts, least=2 * HELD_OUT)
-    made_up = Corpus.from_texts(
+    usable = _without_blank(texts, least=2 * HELD_OUT)
+    generated = Corpus.from_texts(
         {
-            "train": [text for i, text in enumerate(written) if i % HELD_OUT],
-            "valid": written[::HELD_OUT],
+            "train": [text for i, text in enumerate(usable) if i % HELD_OUT],
+            "valid": usable[::HELD_OUT],
             "test": corpus.test[:],
         },
         max_length=corpus.max_length,
         tokenizer=corpus.tokenizer,
-        name="made-up texts",
+        name="generated texts",
     )
-    from ..training.fit import fit
-
     with torch.random.fork_rng():
         torch.manual_seed(options.get("seed", 0))
-        model = LanguageModel.for_corpus(made_up, size=size, **options.pop("network", {}))
-    figure: Metric = fit(model, None, made_up, **options).evaluate()["bound"]
-    label = f"reverse, trained on {len(made_up.train):,} texts"
-    return replace(figure, label=label, bound_on=None, exact=False)
+        model = LanguageModel.for_corpus(generated, size=size, **options.pop("network", {}))
+    metric: MetricResult = fit(model, None, generated, **options).evaluate()["bound"]
+    label = f"reverse, trained on {len(generated.train):,} texts"
+    return replace(metric, label=label, bound_on=None, exact=False)
 
 
-def _written(texts: Sequence[str], least: int = 1) -> list[str]:
-    written = [text for text in texts if text.strip()]
-    if len(written) < least:
-        raise ValueError(f"{len(written)} of {len(texts)} texts are not blank: give at least {least} to judge.")
-    return written
+def _without_blank(texts: Sequence[str], least: int = 1) -> list[str]:
+    usable = [text for text in texts if text.strip()]
+    if len(usable) < least:
+        raise ValueError(f"{len(usable)} of {len(texts)} texts are not blank: give at least {least}.")
+    return usable

@@ -1,26 +1,25 @@
-r"""How well a model predicts an observation from all others, where every unknown is shared by all of them."""
+r"""Leave-one-out cross-validation of models whose latents are all global."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from ..posterior.arviz_compat import dataset, pareto_smoothed
+from ..posterior.arviz_compat import ArviZData, dataset, pareto_smoothed
 from .khat import LEAST_DRAWS
 
 __all__ = ["LeaveOneOut", "loo", "smoothed_loo"]
 
 
 class LeaveOneOut(NamedTuple):
-    r"""What leave-one-out found, in nats.
+    r"""Result of leave-one-out cross-validation, in nats.
 
     Arguments:
-        elpd: :math:`\sum_i \log p(x_i \mid x_{-i})`, with its standard error over observations in ``error``.
-        error: That error.
-        parameters: How much better an observation is predicted where it is not left out, in all: the effective number
-            of parameters.
+        elpd: Expected log predictive density :math:`\sum_i \log p(x_i \mid x_{-i})`.
+        error: Its standard error over observations.
+        parameters: Effective number of parameters: the in-sample log predictive density minus ``elpd``.
         each: :math:`\log p(x_i \mid x_{-i})` of each observation.
-        khat: Pareto k-hat of each; above 0.7 its number means nothing.
+        khat: Pareto k-hat of each observation; above 0.7 its entry in ``each`` is unreliable.
     """
 
     elpd: float
@@ -30,23 +29,22 @@ class LeaveOneOut(NamedTuple):
     khat: Float[np.ndarray, " n"]
 
 
-def loo(data: Any) -> LeaveOneOut:
-    r"""Leave-one-out by Pareto smoothed importance sampling (PSIS-LOO), corrected for what the guide lacks.
+def loo(data: ArviZData) -> LeaveOneOut:
+    r"""Leave-one-out by Pareto smoothed importance sampling (PSIS-LOO), corrected for the error of the guide.
 
     .. math::
         p(x_i \mid x_{-i}) \approx \frac{\sum_s w_i^{(s)} p(x_i \mid \theta^{(s)})}{\sum_s w_i^{(s)}}, \qquad
         w_i^{(s)} = \frac{p(x, \theta^{(s)})}{q(\theta^{(s)}) \, p(x_i \mid \theta^{(s)})}
 
-    Only where every latent is a parameter that all observations share, such as a mixture's keys or the concentration of
-    its weights. A text's own latent is drawn from a posterior that has seen the text; with the text its data goes, so
-    that the weights would have to turn the posterior back into the prior. They cannot, and the result is wrong even
-    with a perfect guide: by a third with 32 dimensions.
+    Valid only if every latent is global, such as a mixture's keys or the concentration of its weights. The posterior of
+    a local latent depends on its text, and without the text it is the prior: importance weights from the one to the
+    other have such a heavy tail that the result is wrong even with the exact posterior, by a third with 32 dimensions.
 
     Arguments:
-        data: What :func:`~pyroformer.inference.posterior.global_latents.global_posterior` made.
+        data: Result of :func:`~pyroformer.inference.posterior.global_latents.global_posterior`.
 
     Raises:
-        ValueError: If the data has latents of single texts, or fewer than 25 draws.
+        ValueError: If a latent is local to a text, or there are fewer than 25 draws.
 
     References:
         Practical Bayesian Model Evaluation Using Leave-One-Out Cross-Validation (Vehtari et al., 2017),
@@ -59,25 +57,25 @@ def loo(data: Any) -> LeaveOneOut:
     local = [name for name in stats if str(name).startswith("log_q_") and "text" in stats[name].dims]
     if local:
         raise ValueError(
-            f"{str(local[0]).removeprefix('log_q_')} belongs to one text each, so that leaving a text out leaves it "
+            f"{str(local[0]).removeprefix('log_q_')} is local to each text, so that leaving a text out leaves it "
             "without data and PSIS-LOO is wrong: compare models on held-out texts with compare(...)."
         )
     if "per_observation" not in likelihood:
-        raise ValueError("the data has no log-likelihood per observation: make it with global_posterior(...).")
-    rows = likelihood["per_observation"].stack(one=("chain", "draw")).transpose("observation", "one").values
-    weights = (stats["log_p"] - stats["log_q"]).stack(one=("chain", "draw")).values
+        raise ValueError("the data has no log-likelihood per observation: export it with global_posterior(...).")
+    rows = likelihood["per_observation"].stack(sample=("chain", "draw")).transpose("observation", "sample").values
+    weights = (stats["log_p"] - stats["log_q"]).stack(sample=("chain", "draw")).values
     return smoothed_loo(rows.astype(float), weights.astype(float))
 
 
 def smoothed_loo(
     log_likelihood: Float[np.ndarray, "n S"], log_weights: Float[np.ndarray, " S"] | None = None
 ) -> LeaveOneOut:
-    r"""The same, from numbers alone; it cannot know whose latents they are.
+    r"""PSIS-LOO from arrays; it cannot check that all latents are global.
 
     Arguments:
         log_likelihood: :math:`\log p(x_i \mid \theta^{(s)})`.
-        log_weights: :math:`\log p(x, \theta^{(s)}) - \log q(\theta^{(s)})` up to a constant; none where the draws are
-            those of the posterior itself.
+        log_weights: :math:`\log p(x, \theta^{(s)}) - \log q(\theta^{(s)})` up to a constant; None for draws from the
+            exact posterior.
 
     Raises:
         ValueError: If there are fewer than 25 draws.
@@ -86,13 +84,11 @@ def smoothed_loo(
     if draws < LEAST_DRAWS:
         raise ValueError(f"there are {draws} draws: leave-one-out needs at least {LEAST_DRAWS}, better some hundred.")
     weights = np.zeros(draws) if log_weights is None else log_weights
-    found = [pareto_smoothed(weights - row) for row in log_likelihood]
-    each = np.array([_log_sum(smoothed + row) for (smoothed, _), row in zip(found, log_likelihood, strict=True)])
-    seen = np.array([_log_sum(weights + row) for row in log_likelihood]) - _log_sum(weights)
+    smoothed, shapes = zip(*(pareto_smoothed(weights - row) for row in log_likelihood), strict=True)
+    each = np.array([_log_sum(left_out + row) for left_out, row in zip(smoothed, log_likelihood, strict=True)])
+    in_sample = np.array([_log_sum(weights + row) for row in log_likelihood]) - _log_sum(weights)
     error = float(np.sqrt(count * each.var(ddof=1))) if count > 1 else float("nan")
-    return LeaveOneOut(
-        float(each.sum()), error, float((seen - each).sum()), each, np.array([shape for _, shape in found])
-    )
+    return LeaveOneOut(float(each.sum()), error, float((in_sample - each).sum()), each, np.array(shapes))
 
 
 def _log_sum(values: Float[np.ndarray, " S"]) -> float:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...models.precision import at_least_float32
-from ..utils.seeds import item_seed
+from ..utils.seeds import derived_seed
 
 __all__ = ["Decoding", "uniforms"]
 
@@ -100,5 +100,5 @@ def uniforms(seed: int, items: Iterable[int], length: int) -> Float[Tensor, "B T
         >>> torch.equal(uniforms(7, [0, 1, 2], 5)[1:], uniforms(7, [1, 2], 5))
         True
     """
-    generators = [torch.Generator().manual_seed(item_seed(seed, item, "tokens")) for item in items]
+    generators = [torch.Generator().manual_seed(derived_seed(seed, item, "tokens")) for item in items]
     return torch.stack([torch.rand(length, generator=generator) for generator in generators])

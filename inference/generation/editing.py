@@ -1,4 +1,4 @@
-"""A text's mixture edited before it is decoded: vectors that leave, weigh more or less, or come from another text."""
+"""Editing of a text's posterior mixture: vectors are dropped, reweighted or replaced before decoding."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
@@ -16,15 +16,30 @@ __all__ = ["Edited", "Vector", "edit", "vectors"]
 
 
 class Vector(NamedTuple):
-    """One vector of a text's mixture; those that a token has several of count as one."""
+    """One vector of a text's mixture; several components of one token count as one vector.
 
-    number: int  # 0 is the prior's, the others are numbered as the tokens are, from 1
-    token: str | None  # None for the prior's
-    weight: float  # its mean weight in the posterior; all of them sum to one
+    Arguments:
+        number: 0 for the prior's vector, and the position of the token, from 1, for the others.
+        token: The token; None for the prior's vector.
+        weight: Mean weight in the posterior; the weights of all vectors sum to one.
+    """
+
+    number: int
+    token: str | None
+    weight: float
 
 
 class Edited(NamedTuple):
-    """A text that was written from an edited mixture, and what was done to it."""
+    """A text decoded from an edited mixture, and the edits.
+
+    Arguments:
+        text: The generated text.
+        original: The text that was encoded.
+        dropped: Numbers of the vectors that were dropped.
+        scaled: Factors of the weights, by the number of the vector.
+        swapped: Numbers of the other text's vectors, by the number of the vector that they replaced.
+        other: The other text, if vectors were replaced.
+    """
 
     text: str
     original: str
@@ -35,15 +50,15 @@ class Edited(NamedTuple):
 
 
 def vectors(run: FittedModel, text: str) -> list[Vector]:
-    """The vectors of a text's posterior mixture, with the numbers by which :func:`edit` knows them.
+    """The vectors of a text's posterior mixture, with their numbers for :func:`edit`.
 
     Raises:
-        ValueError: If the run has no mixture, or the text does not fit its max_length.
+        ValueError: If the memory of the model is not a mixture, or the text is longer than its max_length.
     """
     weights = _mixture(run, text)[1].tolist()
     tokens = [None, *run.tokenizer.pieces(text)]
-    every = zip(tokens, [max(0.0, 1 - sum(weights)), *weights], strict=True)
-    return [Vector(number, token, weight) for number, (token, weight) in enumerate(every)]
+    pairs = zip(tokens, [max(0.0, 1 - sum(weights)), *weights], strict=True)
+    return [Vector(number, token, weight) for number, (token, weight) in enumerate(pairs)]
 
 
 def edit(
@@ -57,33 +72,34 @@ def edit(
     decoding: Decoding = GREEDY,
     seed: int = 0,
 ) -> Edited:
-    r"""What the decoder writes once the mean of a text's posterior mixture was edited.
+    r"""Decode the mean of a text's posterior mixture after dropping, reweighting or replacing vectors.
 
-    Vectors are numbered as :func:`vectors` has them: 0 is the prior's, which stays, and 1, 2, ... are the tokens'. The
-    weights of what is left are normalized again.
+    Vectors have the numbers of :func:`vectors`: 0 is the prior's vector, 1, 2, ... are those of the tokens. The
+    remaining weights are renormalized.
 
     Arguments:
-        run: A run of an NVAE.
-        text: What to encode.
-        drop: Vectors that leave the mixture. All but the prior's may.
-        scale: For some vectors, what their weights are multiplied by.
-        swap: For some vectors, the vector of the other text that takes their place; the weight stays.
-        other: The text whose vectors come in.
-        decoding: How tokens are chosen; the most probable ones by default.
-        seed: Of the noise, where tokens are drawn.
+        run: A run whose posterior is a mixture, such as that of an NVAE.
+        text: The text to edit.
+        drop: Vectors to drop; the prior's cannot be dropped.
+        scale: Factors of the weights, by vector.
+        swap: Vectors of the other text, by the vector that they replace; the weight stays.
+        other: The text that the new vectors come from.
+        decoding: Decoding strategy; greedy by default.
+        seed: Random seed of the sampled tokens.
 
     Raises:
-        ValueError: If the run has no mixture, a vector does not exist, the prior's is to go, a factor is not positive,
-            one of two things is asked for without the other, or a text does not fit the max_length.
+        ValueError: If the memory of the model is not a mixture, a vector does not exist, the prior's vector is dropped
+            or replaced, a factor is not positive, only one of ``swap`` and ``other`` is set, or a text is longer than
+            the model's max_length.
     """
     drop, scale, swap = tuple(drop), scale or {}, swap or {}
     memory, weights = _mixture(run, text)
     samples_per_component = memory.components // (len(weights) + 1)
     if bool(swap) != (other is not None):
-        asked, missing = ("swap", "other, the text to take vectors from") if swap else ("other", "swap, such as 3=5")
-        raise ValueError(f"{asked} was given, but nothing else of an exchange: give {missing}, or leave {asked} out.")
+        name, missing = ("swap", "other, the text to take vectors from") if swap else ("other", "swap, such as 3=5")
+        raise ValueError(f"{name} needs {missing}: give both, or leave {name} out.")
     _check_numbers([*drop, *scale, *swap], memory, samples_per_component, text)
-    _check_jobs(drop, scale, swap)
+    _check_conflicts(drop, scale, swap)
     if other is not None:
         source, _ = _mixture(run, other)
         _check_numbers(swap.values(), source, samples_per_component, other)
@@ -91,8 +107,8 @@ def edit(
     for number, factor in scale.items():
         memory = scaled(memory, _components([number], samples_per_component), factor)
     memory = dropped(memory, _components(drop, samples_per_component))
-    written = decode(run, memory, decoding, seed=seed)[0]
-    return Edited(written, text, drop, dict(scale), dict(swap), other)
+    edited = decode(run, memory, decoding, seed=seed)[0]
+    return Edited(edited, text, drop, dict(scale), dict(swap), other)
 
 
 def _mixture(run: FittedModel, text: str) -> tuple[Mixture, Float[Tensor, " T"]]:
@@ -106,8 +122,8 @@ def _mixture(run: FittedModel, text: str) -> tuple[Mixture, Float[Tensor, " T"]]
 
 
 def _components(numbers: Iterable[int], samples_per_component: int) -> list[int]:
-    """The components of vectors: each has kappa of them."""
-    return [number * samples_per_component + part for number in numbers for part in range(samples_per_component)]
+    """The indices of the components of vectors; each vector has ``samples_per_component`` of them."""
+    return [number * samples_per_component + index for number in numbers for index in range(samples_per_component)]
 
 
 def _by_component(swap: Mapping[int, int], samples_per_component: int) -> dict[int, int]:
@@ -124,8 +140,8 @@ def _check_numbers(numbers: Iterable[int], memory: Mixture, samples_per_componen
         )
 
 
-def _check_jobs(drop: Collection[int], scale: Collection[int], swap: Collection[int]) -> None:
+def _check_conflicts(drop: Collection[int], scale: Collection[int], swap: Collection[int]) -> None:
     if 0 in drop or 0 in swap:
         raise ValueError("vector 0 is the prior's and stays: drop or swap others, or scale it.")
     if twice := sorted(set(drop) & {*scale, *swap}):
-        raise ValueError(f"vector {twice[0]} is to be dropped and changed as well: choose one of these.")
+        raise ValueError(f"vector {twice[0]} is both dropped and changed: choose one.")

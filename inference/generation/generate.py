@@ -1,7 +1,6 @@
-r"""Texts from a fitted model: those that it gives back, and those that it makes up.
+r"""Encoding, decoding, reconstruction and sampling of texts with a fitted model.
 
-The noise of each text is a function of the seed and the text's number: neither the size of a batch nor what else is in
-it changes a text.
+The noise of each text is a function of the seed and the text's index, so that a text does not depend on the batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from ...models.transformer.text_distribution import AutoregressiveText
 from ...models.transformer.text_distribution import decode as write_tokens
 from ..runs.fitted import FittedModel, check_same_length
 from ..utils.seeded_eval import seeded_eval
-from ..utils.seeds import item_seed
+from ..utils.seeds import derived_seed
 from .decoding import Decoding, uniforms
 from .reconstruction import Reconstruction
 
@@ -36,18 +35,18 @@ def encode(run: FittedModel, texts: str | Sequence[str], conditions: Sequence[st
     """The posterior of each text, with its condition if the run was trained on pairs.
 
     Raises:
-        ValueError: If nothing is latent in the model, its guide defines no ``encode``, or a text is longer than the
-            model's max_length.
+        ValueError: If the model has no latents, its guide defines no ``encode``, or a text is longer than the model's
+            max_length.
     """
     with seeded_eval(run.model, run.guide, seed=0):
         return encode_batch(run, run.batch(texts, conditions))
 
 
 def encode_batch(run: FittedModel, batch: Batch) -> TextPosterior:
-    """The posterior of each text of a batch, in the mode and with the gradients that the run's modules are in.
+    """The posterior of each text of a batch, in the current mode of the run's modules.
 
     Raises:
-        ValueError: If nothing is latent in the model, or its guide defines no ``encode``.
+        ValueError: If the model has no latents, or its guide defines no ``encode``.
     """
     if run.guide is None:
         name = type(run.model).__name__
@@ -58,10 +57,11 @@ def encode_batch(run: FittedModel, batch: Batch) -> TextPosterior:
 
 
 def decode(run: FittedModel, memory: Memory, decoding: Decoding = GREEDY, *, seed: int = 0) -> list[str]:
-    """The text that the model writes for each memory of a batch.
+    """Generate one text for each memory of a batch.
 
     Raises:
-        ValueError: If the memory is of another kind or size than the model's, or has not one text a row.
+        ValueError: If the memory does not have the type or shape that the decoder expects, or more than one batch
+            dimension.
     """
     memory, shape = run.model.check_memory(memory), tuple(batch_shape(memory))
     if len(shape) != 1:
@@ -82,21 +82,21 @@ def reconstruct(
     seed: int = 0,
     batch_size: int = 64,
 ) -> list[Reconstruction]:
-    """Each text, encoded and written again from the mean of its posterior.
+    """Encode each text and decode the mean of its posterior.
 
     Arguments:
         run: A run with a guide.
-        texts: What to encode; none may be longer than the model's max_length.
-        decoding: How tokens are chosen; the most probable ones by default.
-        conditions: What each text answers to, if the run was trained on pairs.
-        min_weight: Vectors of a mixture whose mean weight is below it leave before anything is written, which takes
-            less time then; the prior's stay. The weights that are told are those of all vectors.
-        seed: Of the noise, where tokens are drawn.
-        batch_size: Texts that are written at a time.
+        texts: The texts to reconstruct.
+        decoding: Decoding strategy; greedy by default.
+        conditions: The condition of each text, if the run was trained on pairs.
+        min_weight: Components of the mixture with a smaller mean weight are dropped before decoding, which is faster;
+            those of the prior stay. The weights in the result are those before dropping.
+        seed: Random seed of the sampled tokens.
+        batch_size: Number of texts decoded at a time.
 
     Raises:
-        ValueError: If nothing is latent in the model, a text does not fit its max_length or lacks its condition, or
-            ``min_weight`` is out of range or is given where there is no mixture.
+        ValueError: If the model has no latents, a text is longer than its max_length or has no condition, or
+            ``min_weight`` is out of range or the memory is not a mixture.
     """
     check_same_length(texts, conditions)
     result, text_vocabulary = [], run.tokenizer.vocabulary
@@ -107,10 +107,10 @@ def reconstruct(
             posterior = encode_batch(run, batch)
             likelihood = text_distribution(run, _thinned(run, posterior, min_weight))
             tokens = write(likelihood, decoding, _noise(run, seed, items), text_vocabulary=text_vocabulary)
-            written = run.tokenizer.decode_batch(tokens)
+            generated = run.tokenizer.decode_batch(tokens)
             weights = posterior.token_weights()
             rows = [None] * len(items) if weights is None else weights.tolist()
-            for text, original, row in zip(written, originals, rows, strict=True):
+            for text, original, row in zip(generated, originals, rows, strict=True):
                 pieces = tuple(run.tokenizer.pieces(original))
                 result.append(Reconstruction.from_weights(text, original, pieces, row))
     return result
@@ -126,44 +126,48 @@ def sample(
     condition: str | None = None,
     batch_size: int = 64,
 ) -> list[str]:
-    """Texts that the model makes up, from its latents down; the first ones of a longer list are those of a shorter.
+    """Generate texts: latents from the prior, then tokens from the decoder.
+
+    Text i depends on the seed and on i only: with the same seed, a larger ``n`` appends texts.
 
     Arguments:
         run: Any run.
-        n: How many.
-        decoding: How tokens are chosen; drawn from the model itself by default.
-        seed: Of latents and tokens.
-        prompt: How every text begins.
-        condition: What every text answers to, if the run was trained on pairs.
-        batch_size: Texts that are written at a time.
+        n: Number of texts.
+        decoding: Decoding strategy; by default tokens are sampled from the model's own distribution.
+        seed: Random seed of latents and tokens.
+        prompt: Beginning of every text.
+        condition: The condition of every text, if the run was trained on pairs.
+        batch_size: Number of texts decoded at a time.
 
     Raises:
-        ValueError: If ``n`` is negative, the prompt leaves no room in the model's max_length, or there is a condition and
-            should be none, or the other way round.
+        ValueError: If ``n`` is negative, the prompt is not shorter than the model's max_length, or the condition is
+            missing or superfluous.
     """
     if n < 0:
         raise ValueError(f"n is {n}: give how many texts to sample.")
-    begun = torch.tensor(run.tokenizer.encode(prompt)[:-1], dtype=torch.long)
-    if len(begun) >= run.corpus.max_length:
-        raise ValueError(f"the prompt has {len(begun)} tokens, the max_length is {run.corpus.max_length}: shorten it.")
-    told = run.conditions(None if condition is None else [condition])
+    prompt_tokens = torch.tensor(run.tokenizer.encode(prompt)[:-1], dtype=torch.long)
+    if len(prompt_tokens) >= run.corpus.max_length:
+        max_length = run.corpus.max_length
+        raise ValueError(f"the prompt has {len(prompt_tokens)} tokens, the max_length is {max_length}: shorten it.")
+    condition_tokens = run.conditions(None if condition is None else [condition])
     texts: list[str] = []
     with seeded_eval(run.model, run.guide, seed=seed):
         for items in _chunks(n, batch_size):
-            drawn = [_prior_memory(run, item_seed(seed, item, "latents"), told) for item in items]
-            memories = [memory for memory in drawn if memory is not None]
+            samples = [_prior_memory(run, derived_seed(seed, item, "latents"), condition_tokens) for item in items]
+            memories = [memory for memory in samples if memory is not None]
             text = text_distribution(run, stacked(memories) if memories else None).expand([len(items)])
             noise = _noise(run, seed, items)
-            tokens = write(text, decoding or Decoding(), noise, begun, text_vocabulary=run.tokenizer.vocabulary)
+            vocabulary = run.tokenizer.vocabulary
+            tokens = write(text, decoding or Decoding(), noise, prompt_tokens, text_vocabulary=vocabulary)
             texts += run.tokenizer.decode_batch(tokens)
     return texts
 
 
 def text_distribution(run: FittedModel, memory: Memory | None) -> AutoregressiveText:
-    """The distribution of texts given a memory, if it can be written token by token.
+    """The autoregressive distribution of texts given a memory.
 
     Raises:
-        ValueError: If the model's likelihood is of another kind.
+        ValueError: If the model's likelihood is not autoregressive.
     """
     return _autoregressive(run, run.model.likelihood(memory))
 
@@ -175,29 +179,29 @@ def write(
     prompt: Int[Tensor, " K"] | None = None,
     text_vocabulary: int | None = None,
 ) -> Int[Tensor, "B T"]:
-    """Tokens of one text for each row, never padding, beginning-of-text or a label.
+    """Tokens of one text for each row; padding, beginning-of-text and label tokens are excluded.
 
     Arguments:
         text: The distribution over texts, with batch shape :math:`(B)`.
-        decoding: How tokens are chosen.
-        noise: What decides the draws, one column for each token.
-        prompt: How every text begins.
-        text_vocabulary: The number of tokens that texts are made of; those beyond are labels. All if None.
+        decoding: Decoding strategy.
+        noise: Uniform noise from which tokens are sampled, one column for each token.
+        prompt: Beginning of every text.
+        text_vocabulary: Size of the vocabulary of texts; tokens beyond it are labels. The whole vocabulary if None.
     """
     config = text.decoder.config
     labels = range(config.vocabulary if text_vocabulary is None else text_vocabulary, config.vocabulary)
-    never = torch.tensor([config.pad, config.bos, *labels], device=noise.device)
-    rule = decoding.token_sampler(noise)
+    excluded = torch.tensor([config.pad, config.bos, *labels], device=noise.device)
+    sampler = decoding.token_sampler(noise)
 
     def choose(logits: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:
-        return rule(logits.index_fill(-1, never, -torch.inf))
+        return sampler(logits.index_fill(-1, excluded, -torch.inf))
 
     tokens: Tensor = write_tokens(text.decoder, choose, text.batch_shape, None, text.memory, text.form, prompt)
     return tokens
 
 
 def _thinned(run: FittedModel, posterior: TextPosterior, min_weight: float) -> Memory:
-    """The posterior's memory, of a mixture without the components that weigh less; the prior's stay."""
+    """The posterior's memory, without components of a weight below ``min_weight``; those of the prior stay."""
     memory = posterior.memory()
     if min_weight == 0:
         return memory
@@ -211,20 +215,20 @@ def _thinned(run: FittedModel, posterior: TextPosterior, min_weight: float) -> M
 def _autoregressive(run: FittedModel, distribution: Any) -> AutoregressiveText:
     if not isinstance(distribution, AutoregressiveText):
         raise ValueError(
-            f"the likelihood of {type(run.model).__name__} is of the kind {type(distribution).__name__}, and only an "
-            "AutoregressiveText is written token by token: leave out what writes texts, or return one."
+            f"the likelihood of {type(run.model).__name__} has the type {type(distribution).__name__}, and only an "
+            "AutoregressiveText can be decoded token by token: return one, or skip what generates texts."
         )
     return distribution
 
 
-def _prior_memory(run: FittedModel, seed: int, told: list[list[int]] | None) -> Memory | None:
-    """What the decoder of one made-up text is told: the model's own draw of each text's latents."""
+def _prior_memory(run: FittedModel, seed: int, conditions: list[list[int]] | None) -> Memory | None:
+    """The input of the decoder for one sampled text: latents from the prior, and the condition."""
     torch.manual_seed(seed)
     placeholder = {"text": torch.zeros(1, run.corpus.max_length, dtype=torch.long, device=run.model.device)}
-    unwritten = poutine.trace(poutine.condition(run.model, placeholder))
-    learned = run.guide.set_hyperparameters(drawn=True) if isinstance(run.guide, Guide) else nullcontext()
-    with learned:  # hyper-priors belong to all texts, also to those that were read
-        trace = unwritten.get_trace(Batch.unobserved(1, like=next(run.model.parameters()), conditions=told))
+    conditioned = poutine.trace(poutine.condition(run.model, placeholder))
+    hyperparameters = run.guide.set_hyperparameters(drawn=True) if isinstance(run.guide, Guide) else nullcontext()
+    with hyperparameters:  # they are shared with the training texts, so that they come from their posterior
+        trace = conditioned.get_trace(Batch.unobserved(1, like=next(run.model.parameters()), conditions=conditions))
     return _autoregressive(run, trace.nodes["text"]["fn"]).memory
 
 

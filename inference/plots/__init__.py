@@ -1,4 +1,4 @@
-"""Pictures of runs and diagnostics: one function each, which returns matplotlib axes and shows nothing."""
+"""Plots of runs and diagnostics. Each function returns matplotlib axes and shows nothing."""
 
 from .attention_map import attention
 from .components_kept import components_kept

@@ -1,4 +1,4 @@
-"""How many components of a mixture are left where it is regularized more."""
+"""Fraction of a mixture's components in use, over the strength of the regularization."""
 
 from collections.abc import Mapping
 
@@ -11,28 +11,28 @@ from .style import COLORS, INK, new_axes, plain
 
 __all__ = ["components_kept"]
 
-WIDTH, HEIGHT = 5.2, 3.8  # of a figure of our own, in inches
-SIZES = (9.0, 6.0, 3.0)  # of the dots: where lines lie on one another, all can be seen
+WIDTH, HEIGHT = 5.2, 3.8  # size of a new figure, in inches
+SIZES = (9.0, 6.0, 3.0)  # of the markers; they differ so that overlapping lines stay visible
 UNIT = "of the text's"
 COUNTS = {
     "kept_alpha": "alpha above 0.1",
     "kept_entropy": "exp of the entropy of E[π]",
-    "kept_attention": "holding 99 % of the attention",
+    "kept_attention": "with 99 % of the attention",
 }
 
 
 def components_kept(
     evaluations: Mapping[float, Evaluation], *, strength: str = "weight of the KL", ax: Axes | None = None
 ) -> Axes:
-    """Draw the share of a text's components that are in use, over the strength of the regularization.
+    """Draw the fraction of a text's components that are in use, over the strength of the regularization.
 
-    Three ways to count: components that have a concentration to speak of, as the published code counts; how many equal
-    weights have the same entropy; how many hold nearly all of the decoder's attention. Bars are standard errors.
+    There are three counts: components with a concentration above 0.1, as in the published code; the exponential of the
+    entropy of the mean weights; and the components with 99 % of the decoder's attention. Bars are standard errors.
 
     Arguments:
-        evaluations: What ``run.evaluate()`` found, by the strength that each run was trained with.
-        strength: What that strength is called.
-        ax: Where to draw; by default a new figure of pyplot's.
+        evaluations: Results of ``run.evaluate()``, by the regularization strength of the run.
+        strength: Label of the strength.
+        ax: Matplotlib axes; by default those of a new figure.
 
     Raises:
         ValueError: If there are fewer than two evaluations, or one is of a model without a mixture.
@@ -40,14 +40,14 @@ def components_kept(
     if len(evaluations) < 2:
         raise ValueError(f"there are {len(evaluations)} evaluations: give at least 2, of runs that differ in strength.")
     strengths = sorted(evaluations)
-    shown = {name: label for name, label in COUNTS.items() if all(name in evaluations[x] for x in strengths)}
-    if not shown:
-        raise ValueError("an evaluation counted no components: evaluate runs of an NVAE.")
+    counts = {name: label for name, label in COUNTS.items() if all(name in evaluations[x] for x in strengths)}
+    if not counts:
+        raise ValueError("an evaluation has no count of components: evaluate runs of an NVAE.")
     ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
-    for color, size, (name, label) in zip(COLORS, SIZES, shown.items(), strict=False):
-        found = [evaluations[x][name].units[UNIT] for x in strengths]
-        values = [np.nan if quantity.value is None else quantity.value for quantity in found]
-        errors = [quantity.error or 0.0 for quantity in found]
+    for color, size, (name, label) in zip(COLORS, SIZES, counts.items(), strict=False):
+        estimates = [evaluations[x][name].units[UNIT] for x in strengths]
+        values = [np.nan if estimate.value is None else estimate.value for estimate in estimates]
+        errors = [estimate.error or 0.0 for estimate in estimates]
         ax.errorbar(
             strengths, values, errors, color=color, marker="o", markersize=size, linewidth=size / 2, label=label
         )
@@ -55,7 +55,7 @@ def components_kept(
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.minorticks_off()
-    ax.set(xlabel=strength, ylabel="share of a text's components", ylim=(0, 1.05))
+    ax.set(xlabel=strength, ylabel="fraction of a text's components", ylim=(0, 1.05))
     ax.set_title("Components in use", loc="left", fontsize="medium", color=INK)
     ax.legend(fontsize="small", frameon=False, loc="lower left")
     return plain(ax)

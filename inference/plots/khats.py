@@ -1,40 +1,39 @@
-"""Pareto k-hat, text by text."""
-
-from typing import Any
+"""Plot of Pareto k-hat for each text."""
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from ..diagnostics.khat import khat
+from ..posterior.arviz_compat import ArviZData
 from .style import COLORS, FRAME, new_axes, plain, printable
 
 __all__ = ["khats"]
 
 GOOD, USABLE = 0.5, 0.7
-NAMED = 25  # the most texts that are written beside their dots
-LETTERS = 48  # of a text beside its dot
+NAMED = 25  # maximal number of texts that are shown beside their dots
+CHARACTERS = 48  # of a text beside its dot
 
 
-def khats(data: Any, site: str | None = None, *, ax: Axes | None = None) -> Axes:
+def khats(data: ArviZData, site: str | None = None, *, ax: Axes | None = None) -> Axes:
     r"""Draw Pareto k-hat of each text, the worst on top.
 
-    Left of 0.5 the guide is near the text's posterior; up to 0.7 importance weights make up for what it lacks; beyond,
-    the guide is off. k-hat grows with the number of dimensions, so that with long texts it is large for all.
+    Below 0.5 the guide is close to the text's posterior; up to 0.7 importance weighting can correct it; above 0.7 it is
+    unreliable. k-hat grows with the number of dimensions, so that it is large for all long texts.
 
     Arguments:
-        data: What :func:`~pyroformer.to_arviz` or ``run.posterior`` made, with some hundred draws.
-        site: A latent site, or None for all of them with the text; see
+        data: Result of :func:`~pyroformer.to_arviz` or ``run.posterior``, with a few hundred draws.
+        site: A latent site, or None for all latents and the text; see
             :func:`~pyroformer.inference.diagnostics.khat`.
-        ax: Where to draw; by default a new figure of pyplot's.
+        ax: Matplotlib axes; by default those of a new figure.
 
     Raises:
-        ValueError: If the data has no densities, no such site, too few draws, or no texts.
+        ValueError: If the data has no log densities, too few draws, no such site, or only global latents.
     """
-    found = khat(data, site)
-    if not found.dims:
-        raise ValueError(f"all observations share the latents, so there is one k-hat, {float(found):.2f}: print it.")
-    order = np.argsort(found.values)
-    values, names = found.values[order], [str(found["text"].values[number]) for number in order]
+    result = khat(data, site)
+    if not result.dims:
+        raise ValueError(f"all latents are global, so there is a single k-hat, {float(result):.2f}: print it.")
+    order = np.argsort(result.values)
+    values, names = result.values[order], [str(result["text"].values[index]) for index in order]
     named = len(values) <= NAMED
     ax = new_axes(7.0 if named else 5.2, 1.2 + 0.22 * len(values) if named else 3.8)[0] if ax is None else ax
     colors = [COLORS[2] if x < GOOD else COLORS[5] if x < USABLE else COLORS[1] for x in values]
@@ -46,13 +45,13 @@ def khats(data: Any, site: str | None = None, *, ax: Axes | None = None) -> Axes
         int(((values >= GOOD) & (values < USABLE)).sum()),
         int((values >= USABLE).sum()),
     ]
-    for color, count, label in zip((2, 5, 1), counts, ("near", "usable with weights", "off"), strict=True):
+    for color, count, label in zip((2, 5, 1), counts, ("good", "usable with weights", "unreliable"), strict=True):
         ax.scatter([], [], s=28, color=COLORS[color], label=f"{label}: {count}")
     if named:
         ax.set_yticks(range(len(values)), [_short(name) for name in names], fontsize="small", parse_math=False)
         ax.set_ylim(-0.7, len(values) - 0.3)
     else:
-        ax.set_ylabel("texts, in order")
+        ax.set_ylabel("texts, sorted")
     ax.set_xlim(min(0.0, values.min() - 0.1), max(1.0, values.max() + 0.1))
     ax.set_xlabel("Pareto k-hat" if site is None else f"Pareto k-hat of {site}")
     ax.legend(fontsize="small", frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
@@ -60,5 +59,5 @@ def khats(data: Any, site: str | None = None, *, ax: Axes | None = None) -> Axes
 
 
 def _short(text: str) -> str:
-    shown = printable(text)
-    return shown if len(shown) <= LETTERS else shown[: LETTERS - 1] + "…"
+    text = printable(text)
+    return text if len(text) <= CHARACTERS else text[: CHARACTERS - 1] + "…"

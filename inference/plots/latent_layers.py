@@ -1,9 +1,7 @@
-"""What each layer's latent carries, over the training and at its end; and what it does to a text."""
+"""Plots of latents of layers: KL over training, KL and its parts, active units, swaps."""
 
 import math
 import textwrap
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,122 +14,132 @@ from .style import COLORS, DEPTHS, FRAME, INK, new_axes, plain
 
 __all__ = ["active_units", "layer_curves", "layer_kl", "swap_table"]
 
-WIDTH, HEIGHT = 5.2, 3.8  # of a figure of our own, in inches
+WIDTH, HEIGHT = 5.2, 3.8  # size of a new figure, in inches
 LINE = 0.21  # height of a line of the table, in inches
-LETTERS = 78  # in a line of the table
+CHARACTERS = 78  # in a line of the table
+PARTS = {"kl": "KL", "mutual_information": "mutual information", "marginal_kl": "KL of the marginal"}
 
 
 def layer_curves(run: Run, *, ax: Axes | None = None) -> Axes:
-    """Draw the KL of each layer's latent over the training, on held-out texts; darker lines are higher layers.
+    """Draw the KL of each layer's latent over training, on validation texts; darker lines are higher layers.
 
     Arguments:
-        run: A run whose model has several latents.
-        ax: Where to draw; by default a new figure of pyplot's.
+        run: A run whose model has latents.
+        ax: Matplotlib axes; by default those of a new figure.
 
     Raises:
-        ValueError: If the run has no metrics yet, or nothing is latent.
+        ValueError: If the run has no metrics yet, or its model has no latents.
     """
-    table: Mapping[str, Any] = run.folder.read_metrics()
-    held_out = np.array(table.get("split", [])) == "valid"
+    table = run.folder.read_metrics()
+    valid = np.array(table.get("split", [])) == "valid"
     names = [f"kl_{site}" for site in run.model.latents if f"kl_{site}" in table]
-    if not names or not held_out.any():
-        raise ValueError(f"{run.folder.path} has no KL on held-out texts yet: fit a model with latents for longer.")
+    if not names or not valid.any():
+        raise ValueError(f"{run.folder.path} has no KL of validation texts yet: fit a model with latents for longer.")
     ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
-    steps = np.asarray(table["step"], dtype=float)[held_out]
-    for number, name in enumerate(names):
-        values = np.array([x if isinstance(x, float) else np.nan for x in table[name]])[held_out]
-        ax.plot(steps, values, color=_shade(number, len(names)), marker="o", markersize=3, label=name[3:])
+    steps = np.asarray(table["step"], dtype=float)[valid]
+    for index, name in enumerate(names):
+        values = np.array([x if isinstance(x, float) else np.nan for x in table[name]])[valid]
+        ax.plot(steps, values, color=_shade(index, len(names)), marker="o", markersize=3, label=name[3:])
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     ax.set(xlabel="step", ylabel="nats per token", ylim=(0, None))
-    ax.set_title("KL of each latent, held-out texts", loc="left", fontsize="medium", color=INK)
+    ax.set_title("KL of each latent, validation texts", loc="left", fontsize="medium", color=INK)
     ax.legend(fontsize="small", frameon=False, ncols=1 + (len(names) - 1) // 6)
     return plain(ax)
 
 
 def layer_kl(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
-    r"""Draw the KL of each latent and its two parts: what it tells of the text, and how far it is from the prior.
+    r"""Draw the KL of each latent and its two parts, mutual information with the text and KL of the marginal.
 
     .. math::
-        \text{KL} = \text{mutual_information} + \text{marginal_kl}
+        \mathrm E_x \text{KL}(q(z \mid x) \, \| \, p(z)) = I_q(z; x) + \text{KL}(q(z) \, \| \, p(z))
 
-    The parts are measured on fewer texts than the KL, so that they add up to it only nearly. The dashed line is the
-    most that all latents together can tell of so many texts.
+    The parts are estimated on fewer texts than the KL, so that they sum to it only approximately. The dashed line is
+    the maximal mutual information of all latents with that number of texts.
 
     Arguments:
-        evaluation: Of a run whose layers have latents.
-        ax: Where to draw; by default a new figure of pyplot's.
+        evaluation: Evaluation of a run whose latents belong to layers.
+        ax: Matplotlib axes; by default those of a new figure.
 
     Raises:
-        ValueError: If the evaluation says nothing of single latents.
+        ValueError: If the evaluation has no metrics of single latents.
+
+    References:
+        ELBO Surgery: Yet Another Way to Carve Up the Variational Evidence Lower Bound (Hoffman and Johnson, 2016),
+        http://approximateinference.org/accepted/HoffmanJohnson2016.pdf
     """
     if not evaluation.latents:
-        raise ValueError("the evaluation says nothing of single latents: evaluate a run whose layers have latents.")
+        raise ValueError(
+            "the evaluation has no metrics of single latents: evaluate a run whose latents belong to layers."
+        )
     ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
     places = np.arange(len(evaluation.latents))
-    for number, (measure, label) in enumerate(
-        [("kl", "KL"), ("mutual_information", "mutual_information"), ("marginal_kl", "marginal_kl")]
-    ):
-        values = [evaluation[f"{measure}_{latent}"]["nats/text"] or 0.0 for latent in evaluation.latents]
-        ax.bar(
-            places + (number - 1) * 0.27, values, 0.27, color=INK if number == 0 else COLORS[number - 1], label=label
-        )
+    for index, (metric, label) in enumerate(PARTS.items()):
+        values = [evaluation[f"{metric}_{latent}"]["nats/text"] or 0.0 for latent in evaluation.latents]
+        color = INK if index == 0 else COLORS[index - 1]
+        ax.bar(places + (index - 1) * 0.27, values, 0.27, color=color, label=label)
     texts = evaluation.about["compared"]
     ax.axhline(math.log(texts), color=FRAME, linestyle="--", linewidth=1, label=f"ln {texts:,} texts")
     ax.axhline(0, color=FRAME, linewidth=0.8)
     ax.set_xticks(places, evaluation.latents)
     ax.set(xlabel="latent", ylabel="nats per text")
-    ax.set_title("What each latent carries", loc="left", fontsize="medium", color=INK)
+    ax.set_title("KL of each latent and its parts", loc="left", fontsize="medium", color=INK)
     ax.legend(fontsize="small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=4)
     return plain(ax)
 
 
 def active_units(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
-    """Draw how many dimensions of each latent tell texts apart, at both thresholds.
+    """Draw the number of active units of each latent, at both thresholds.
 
     Arguments:
-        evaluation: Of a run whose layers have latents.
-        ax: Where to draw; by default a new figure of pyplot's.
+        evaluation: Evaluation of a run whose latents belong to layers.
+        ax: Matplotlib axes; by default those of a new figure.
 
     Raises:
-        ValueError: If the evaluation counted no active units.
+        ValueError: If the evaluation has no active units.
     """
     names = [name for name in evaluation if name.startswith("active_")]
     if not names:
-        raise ValueError("the evaluation counted no active units: evaluate a run whose layers have latents.")
+        raise ValueError("the evaluation has no active units: evaluate a run whose latents belong to layers.")
     ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
     units = [unit for unit in evaluation[names[0]].units if unit.startswith("above")]
     places, width = np.arange(len(names)), 0.8 / len(units)
-    for number, unit in enumerate(units):
+    for index, unit in enumerate(units):
         counts = [evaluation[name][unit] or 0.0 for name in names]
-        ax.bar(places + (number + 0.5) * width - 0.4, counts, width, color=_shade(number, len(units)), label=unit)
+        ax.bar(places + (index + 0.5) * width - 0.4, counts, width, color=_shade(index, len(units)), label=unit)
     ax.set_xticks(places, [name.removeprefix("active_") for name in names])
     ax.set(xlabel="latent", ylabel="dimensions", ylim=(0, max(evaluation[name]["of"] or 1.0 for name in names)))
     ax.set_title("Active units", loc="left", fontsize="medium", color=INK)
-    beneath: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": len(units)}
-    title = "variance of the posterior mean"
-    ax.legend(fontsize="small", frameon=False, title=title, title_fontsize="small", **beneath)
+    ax.legend(
+        title="variance of the posterior mean",
+        title_fontsize="small",
+        fontsize="small",
+        frameon=False,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.15),
+        ncols=len(units),
+    )
     return plain(ax)
 
 
 def swap_table(run: Run, text: str, other: str, *, condition: str | None = None, ax: Axes | None = None) -> Axes:
-    """Draw what becomes of a text when the latent of one layer after the other is another text's.
+    """Draw a table of a text decoded with the latent of each layer replaced by that of another text.
 
     Arguments:
-        run: A run whose layers have latents of their own.
-        text: The text that is changed.
-        other: The text whose latents come in.
-        condition: What both texts answer to, if the run was trained on pairs.
-        ax: Where to draw; by default a new figure of pyplot's, as high as the table needs.
+        run: A run whose latents belong to layers.
+        text: The text to change.
+        other: The text that the new latents come from.
+        condition: The condition of both texts, if the run was trained on pairs.
+        ax: Matplotlib axes; by default those of a new figure, as high as the table.
 
     Raises:
-        ValueError: If the run's latents belong to no layers, or a text does not fit its max_length.
+        ValueError: If the latents do not belong to layers, or a text is longer than the model's max_length.
     """
     rows = [("text", text), ("other", other)]
-    for found in swaps(run, text, other, condition=condition):
-        inside = "all latents" if len(found.layers) > 1 else "".join(f"z_{number}" for number in found.layers)
-        rows.append((f"{inside} of the other" if inside else "written from its own", found.text))
-    lines = [(name, textwrap.wrap(written, LETTERS) or [""]) for name, written in rows]
+    for swapped in swaps(run, text, other, condition=condition):
+        latents = "all latents" if len(swapped.layers) > 1 else "".join(f"z_{layer}" for layer in swapped.layers)
+        rows.append((f"{latents} of other" if latents else "reconstruction", swapped.text))
+    lines = [(name, textwrap.wrap(content, CHARACTERS) or [""]) for name, content in rows]
     height = sum(len(wrapped) + 0.6 for _, wrapped in lines)
     ax = new_axes(9.0, LINE * (height + 1))[0] if ax is None else ax
     ax.set(xlim=(0, 1), ylim=(height, 0))
@@ -145,5 +153,5 @@ def swap_table(run: Run, text: str, other: str, *, condition: str | None = None,
     return ax
 
 
-def _shade(number: int, of: int) -> tuple[float, float, float, float]:
-    return DEPTHS(0.35 + 0.65 * (number / max(1, of - 1)))
+def _shade(index: int, count: int) -> tuple[float, float, float, float]:
+    return DEPTHS(0.35 + 0.65 * (index / max(1, count - 1)))

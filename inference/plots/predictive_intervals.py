@@ -1,4 +1,4 @@
-"""Real texts among made-up ones: a predictive check as a picture."""
+"""Plot of a predictive check: statistics of real texts among those of generated texts."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,20 +9,20 @@ from .style import COLORS, FRAME, INK, new_axes, plain
 __all__ = ["predictive"]
 
 ROW = 0.3  # height of a statistic, in inches
-FAR = 8.0  # standard deviations: what is further is drawn as an arrow at the edge
+FAR = 8.0  # standard deviations beyond which a value is drawn as an arrow at the edge
 SHADOW = "#7b8794"
 
 
 def predictive(check: PredictiveCheck, *, ax: Axes | None = None) -> Axes:
-    r"""Draw where real texts lie among sets of made-up ones, in standard deviations of the latter.
+    r"""Draw each statistic of real texts among those of generated sets, in standard deviations of the sets.
 
-    Each dot is a set that the model made up, the diamond the real one, with its number and the made-up sets' mean on
-    the right. It is orange where its tail probability is below 0.025 or above 0.975: the model does not make such
-    texts. With few sets that cannot be told, and a diamond just outside the dots stays blue.
+    Dots are generated sets, the diamond the real one; on the right are the real value and the mean of the sets. The
+    diamond is orange if its tail probability is below 0.025 or above 0.975. With fewer than 20 sets the tail
+    probability cannot be that extreme, and the diamond stays blue.
 
     Arguments:
-        check: What :func:`~pyroformer.inference.diagnostics.check_texts` found.
-        ax: Where to draw; by default a new figure of pyplot's.
+        check: Result of :func:`~pyroformer.inference.diagnostics.check_texts`.
+        ax: Matplotlib axes; by default those of a new figure.
     """
     count = len(check.names)
     ax = new_axes(7.6, 1.1 + ROW * count)[0] if ax is None else ax
@@ -39,14 +39,14 @@ def predictive(check: PredictiveCheck, *, ax: Axes | None = None) -> Axes:
         numbers = f"{check.observed[row]:.3g}  |  {mean[row]:.3g}"
         ax.text(1.02, row, numbers, transform=ax.get_yaxis_transform(), va="center", fontsize="small", color=INK)
     ax.text(
-        1.02, -1.0, "real  |  made up", transform=ax.get_yaxis_transform(), va="center", fontsize="small", color=INK
+        1.02, -1.0, "real  |  generated", transform=ax.get_yaxis_transform(), va="center", fontsize="small", color=INK
     )
     ax.axvline(0, color=FRAME, linewidth=1)
     edge = min(FAR, max(4.0, np.nanmax(np.abs(check.scaled), initial=0.0))) + 0.6
     ax.set_yticks(range(count), check.names, fontsize="small", parse_math=False)
     ax.set(xlim=(-edge, edge), ylim=(count - 0.4, -1.4))
-    ax.set_xlabel("standard deviations from the made-up sets' mean")
+    ax.set_xlabel("standard deviations from the mean of the generated sets")
     ax.plot([], [], "D", color=COLORS[0], markersize=6, label=f"{check.texts} real texts")
-    ax.scatter([], [], s=8, color=SHADOW, label=f"{len(check.replicated)} sets of as many made-up ones")
+    ax.scatter([], [], s=8, color=SHADOW, label=f"{len(check.replicated)} sets of as many generated texts")
     ax.legend(fontsize="small", frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return plain(ax)

@@ -1,4 +1,4 @@
-"""What was believed of a number before the data, and what is after."""
+"""Prior and posterior densities of a scalar."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,34 +8,36 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from ..posterior.arviz_compat import dataset
+from ..posterior.arviz_compat import ArviZData, dataset
 from .style import COLORS, FRAME, INK, new_axes, plain
 
 __all__ = ["prior_posterior"]
 
-WIDTH, HEIGHT = 5.2, 3.4  # of a figure of our own, in inches
+WIDTH, HEIGHT = 5.2, 3.4  # size of a new figure, in inches
 MOST_BINS = 50
-TAIL = 0.01  # share of the draws that may lie outside, on either side
-SPREAD = 50  # ratio of values from which an axis is logarithmic
+TAIL = 0.01  # fraction of the prior draws beyond the axis, on either side
+SPREAD = 50  # ratio of values above which the axis is logarithmic
 SHADOW = "#7b8794"
 
 
-def prior_posterior(data: Any, name: str, where: Mapping[str, Any] | None = None, *, ax: Axes | None = None) -> Axes:
-    r"""Draw prior and posterior draws of one number as densities, such as a concentration.
+def prior_posterior(
+    data: ArviZData, name: str, where: Mapping[str, Any] | None = None, *, ax: Axes | None = None
+) -> Axes:
+    r"""Draw the prior and posterior densities of a scalar, such as a concentration.
 
-    The bar under them is the middle 90 % of the posterior, the dot its median. Where the two densities are the same,
-    the data says nothing about the number. Positive numbers over several orders of magnitude have a logarithmic axis,
-    with densities of the logarithm.
+    The bar is the central 90 % interval of the posterior, the dot its median. If the two densities are equal, the data
+    is uninformative. Positive values over several orders of magnitude have a logarithmic axis and densities of the
+    logarithm.
 
     Arguments:
-        data: Draws of prior and posterior, as :func:`~pyroformer.to_arviz` and
-            :func:`~pyroformer.inference.posterior.global_latents.global_posterior` make them.
+        data: Prior and posterior draws from :func:`~pyroformer.to_arviz` or
+            :func:`~pyroformer.inference.posterior.global_latents.global_posterior`.
         name: The variable.
-        where: Which entry of it, by dimension, such as ``{"text": "the text", "component": 0}``.
-        ax: Where to draw; by default a new figure of pyplot's.
+        where: One entry of it, by dimension, such as ``{"text": "the text", "component": 0}``.
+        ax: Matplotlib axes; by default those of a new figure.
 
     Raises:
-        ValueError: If there is no such variable or entry, or several entries are left.
+        ValueError: If the variable or entry does not exist, or ``where`` leaves several entries.
     """
     before, after = (_draws(data, group, name, where) for group in ("prior", "posterior"))
     both = np.concatenate([before, after])
@@ -63,22 +65,22 @@ def prior_posterior(data: Any, name: str, where: Mapping[str, Any] | None = None
         ax.xaxis.set_major_locator(FixedLocator([*decades, *(decades + np.log10(3))]))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{10**value:.3g}"))
         ax.set_ylabel("density of the logarithm")
-    shown = 10**middle if logarithmic else middle
-    ax.set_title(f"median {shown:.3g}, and the middle 90 %", loc="left", fontsize="medium", color=INK)
+    median = 10**middle if logarithmic else middle
+    ax.set_title(f"median {median:.3g}, and the central 90 %", loc="left", fontsize="medium", color=INK)
     ax.legend(fontsize="small", frameon=False, loc="upper right")
     return plain(ax)
 
 
-def _draws(data: Any, group: str, name: str, where: Mapping[str, Any] | None) -> Float[np.ndarray, " S"]:
-    found = dataset(data, group)
-    if name not in found:
-        raise ValueError(f"there is no variable {name!r} in {group}: choose among {', '.join(map(str, found))}.")
+def _draws(data: ArviZData, group: str, name: str, where: Mapping[str, Any] | None) -> Float[np.ndarray, " S"]:
+    variables = dataset(data, group)
+    if name not in variables:
+        raise ValueError(f"there is no variable {name!r} in {group}: choose among {', '.join(map(str, variables))}.")
     try:
-        values = found[name].sel(where or {})
+        values = variables[name].sel(where or {})
     except (KeyError, IndexError) as error:
         raise ValueError(f"{name} has no entry {dict(where or {})}: {error.args[0]}.") from error
     if rest := [dim for dim in values.dims if dim not in ("chain", "draw")]:
-        raise ValueError(f"{name} has several entries, along {', '.join(rest)}: say which one with where={{...}}.")
+        raise ValueError(f"{name} has several entries, along {', '.join(rest)}: select one with where={{...}}.")
     draws = values.values.ravel()
     return draws[np.isfinite(draws)].astype(float)
 

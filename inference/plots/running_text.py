@@ -1,4 +1,4 @@
-"""Where the tokens of a text go when it is set in lines; every length is in ems."""
+"""Layout of tokens as running text; lengths are in ems."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -18,7 +18,7 @@ SPACE = 0.3
 
 
 class Placed(NamedTuple):
-    """A token's box: its text without the spaces before it, its left edge, its width, and its line from 0."""
+    """A token's box: text without leading spaces, left edge, width, and line from 0."""
 
     text: str
     x: float
@@ -29,15 +29,15 @@ class Placed(NamedTuple):
 def set_in_lines(
     pieces: Sequence[str], width: float, notes: Sequence[str] = (), note_size: float = 1.0
 ) -> list[Placed]:
-    """Set tokens as running text in lines of at most ``width``, broken between words.
+    """Break tokens into lines of at most ``width``, between words.
 
-    A word breaks between its tokens only where it is longer than a line; a token never breaks.
+    A word is broken between its tokens only if it is longer than a line; a token is never broken.
 
     Arguments:
-        pieces: What each token reads like, with the spaces before it.
+        pieces: The text of each token, with leading spaces.
         width: Length of a line.
-        notes: What will stand under each token, which must be as wide as that.
-        note_size: Size of the notes, 1 being that of the text.
+        notes: A note under each token; the box is at least as wide as its note.
+        note_size: Font size of the notes, relative to that of the text.
 
     Examples:
         >>> [(box.text, box.line) for box in set_in_lines(["A", " copy", " of", " it", "."], width=6.0)]
@@ -51,34 +51,34 @@ def set_in_lines(
         length = sum(box.x + box.width for box in word)
         if x > 0 and x + length > width:
             x, line = 0.0, line + 1
-        for text, gap, box, _ in word:
-            if x > 0 and x + gap + box > width:
+        for text, space, box, _ in word:
+            if x > 0 and x + space + box > width:
                 x, line = 0.0, line + 1
-            left = x + gap if x > 0 else 0.0
+            left = x + space if x > 0 else 0.0
             placed.append(Placed(text, left, box, line))
             x = left + box
     return placed
 
 
 def letters(text: str, x: float, y: float, size: float = 1.0) -> Path:
-    """The outlines of a text; dollars are dollars, not mathematics."""
+    """The outlines of a text, without math mode between dollar signs."""
     return TextPath((x, y), text.replace("$", r"\$"), size=size, prop=FontProperties())
 
 
 @lru_cache(maxsize=4096)
 def text_width(text: str) -> float:
-    """How far a text moves the pen; spaces at its ends count."""
+    """Advance width of a text, including spaces at its ends."""
     measure = TextToPath().get_text_width_height_descent
     prop = FontProperties(size=1)
     return float(measure(f"|{text}|", prop, False)[0] - measure("||", prop, False)[0])
 
 
 def _box(piece: str, note: str, note_size: float) -> Placed:
-    """A token before it has a place: ``x`` is the gap before it."""
+    """A token before layout: ``x`` is the space before it."""
     body = piece.lstrip(" ")
     text = printable(body if body else piece)
-    gap = SPACE * (len(piece) - len(body)) if body else 0.0
-    return Placed(text, gap, max(text_width(text), note_size * text_width(note)) + 2 * MARGIN, 0)
+    space = SPACE * (len(piece) - len(body)) if body else 0.0
+    return Placed(text, space, max(text_width(text), note_size * text_width(note)) + 2 * MARGIN, 0)
 
 
 def _word_starts(boxes: Sequence[Placed]) -> list[int]:

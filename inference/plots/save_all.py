@@ -1,4 +1,4 @@
-"""All pictures of a run as files."""
+"""All plots of a run as files."""
 
 import warnings
 from collections.abc import Sequence
@@ -21,35 +21,36 @@ from .weight_strip import INCHES, weights
 
 __all__ = ["save_all"]
 
-TEXTS = 3  # held-out ones that are drawn unless others are given
-MEASURED = 256  # held-out ones that active units are counted over
+TEXTS = 3  # number of test texts that are drawn by default
+EVALUATED = 256  # test texts for active units
 DPI = 150
 
 
 def save_all(run: Run, folder: str | Path | None = None, texts: Sequence[str] | None = None) -> list[Path]:
-    """Write every picture of a run as PNG: ``curves``, and what there is to see of its latents.
+    """Save every plot of a run as PNG: ``curves``, and those of its latents.
 
-    Of a mixture, ``weights-1``, ``attention-1`` and so on for each text (a VAE has only the latter); of latents in
-    layers, ``layers`` (their KL over the training), ``units`` (how many are active) and ``swap`` (the first text with
-    latents of the second, both under the condition of the first if the run was trained on pairs).
+    For a mixture, ``weights-1``, ``attention-1`` and so on for each text (a VAE has only the latter); for latents of
+    layers, ``layers`` (KL over training), ``units`` (active units) and ``swap`` (the first text with latents of the
+    second; both with the condition of the first, if the run was trained on pairs).
 
     Arguments:
         run: Any run.
-        folder: Where to; ``plots`` in the run's folder by default. Earlier pictures there are replaced.
-        texts: What to draw; three held-out texts by default. Given without their conditions, they have no ``swap``.
+        folder: The folder to write to; ``plots`` in the run's folder by default. Existing files are overwritten.
+        texts: The texts to draw; by default three test texts. For a run trained on pairs there is no ``swap`` of
+            other texts, whose conditions are unknown.
 
     Returns:
-        The files, in the order of the names above.
+        The paths of the files.
 
     Raises:
-        ValueError: If the folder cannot be written, or a text does not fit the model's max_length.
+        ValueError: If the folder cannot be written, or a text is longer than the model's max_length.
     """
     folder = run.folder.path / "plots" if folder is None else Path(folder)
     conditions: Sequence[str] | None = None
     if texts is None:
         texts, conditions = unzip_pairs(run.corpus.entries("test", TEXTS))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # such letters show as boxes
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # missing glyphs are drawn as boxes
         figures = {"curves": _curves(run)}
         if encodes(run.guide):
             figures |= _latents(run, texts, conditions)
@@ -64,7 +65,7 @@ def _curves(run: Run) -> Figure:
 
 
 def _latents(run: Run, texts: Sequence[str], conditions: Sequence[str] | None) -> dict[str, Figure]:
-    """The pictures that the posterior of a text has the parts for."""
+    """The plots of the latents that the posterior supports."""
     posterior = run.encode(*unzip_pairs(run.corpus.entries("train", 1)))
     memory, figures = posterior.memory(), dict[str, Figure]()
     if isinstance(memory, Context) and memory.latents is not None:
@@ -83,7 +84,7 @@ def _latents(run: Run, texts: Sequence[str], conditions: Sequence[str] | None) -
 def _layers(run: Run) -> dict[str, Figure]:
     figures = {"layers": Figure((WIDTH, HEIGHT), layout="constrained")}
     layer_curves(run, ax=figures["layers"].subplots())
-    evaluation = run.evaluate(limit=MEASURED, num_particles=1, reconstructions=1)
+    evaluation = run.evaluate(limit=EVALUATED, num_particles=1, reconstructions=1)
     if evaluation.latents:
         figures["units"] = Figure((WIDTH, HEIGHT), layout="constrained")
         active_units(evaluation, ax=figures["units"].subplots())
@@ -97,15 +98,15 @@ def _swap(run: Run, text: str, other: str, condition: str | None) -> Figure:
 
 
 def _weights(run: Run, text: str) -> Figure:
-    figure = Figure((INCHES, 2 * INCHES))  # far higher than needed: what stays empty is cropped
+    figure = Figure((INCHES, 2 * INCHES))  # higher than needed: empty space is cropped
     weights(run, text, ax=figure.add_axes((0, 0, 1, 1)))
     return figure
 
 
 def _attention(run: Run, text: str) -> Figure:
-    found = decoder_attention(run, text)
-    figure = Figure(figure_size(found.written, found.read), layout="constrained")
-    heat_map(found.written, found.read, found.weights.mean((0, 1)), ax=figure.subplots())
+    result = decoder_attention(run, text)
+    figure = Figure(figure_size(result.generated, result.inputs), layout="constrained")
+    heat_map(result.generated, result.inputs, result.weights.mean((0, 1)), ax=figure.subplots())
     return figure
 
 

@@ -1,4 +1,4 @@
-"""What the pictures share: colors that everybody can tell apart, and axes that are made only where none are given."""
+"""Colors, axes and text of the plots."""
 
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap, to_rgb
@@ -9,10 +9,10 @@ __all__ = ["COLORS", "DEPTHS", "FRAME", "INK", "SHADES", "contrast", "new_axes",
 INK = "#16202b"
 FRAME = "#9aa5b1"
 
-# Okabe and Ito's colors, in an order in which neighbors differ in lightness too.
+# Colors of Okabe and Ito, safe for color-blind readers, ordered so that neighbors differ in lightness too.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 
-# White to a middle blue, as light as dark text on it needs: contrast with INK is at least 5 : 1 all the way.
+# White to a middle blue, light enough for dark text: the contrast with INK is at least 5 : 1 everywhere.
 SHADES: Colormap = LinearSegmentedColormap.from_list("pyroformer_shades", ["#ffffff", "#c6def3", "#5ba4d8"])
 
 # The same and on to a dark blue, for cells without text.
@@ -20,7 +20,7 @@ DEPTHS: Colormap = LinearSegmentedColormap.from_list("pyroformer_depths", ["#fff
 
 
 def contrast(color: ColorType) -> float:
-    """How well ``INK`` reads on a color: the contrast ratio of WCAG 2, from 1 to 21; 4.5 is enough."""
+    """Contrast ratio of ``INK`` on a color by WCAG 2, from 1 to 21; 4.5 is legible."""
     weights = (0.2126, 0.7152, 0.0722)
     linear = [[x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in to_rgb(c)] for c in (color, INK)]
     lighter, darker = (sum(w * x for w, x in zip(weights, rgb, strict=True)) + 0.05 for rgb in linear)
@@ -28,15 +28,15 @@ def contrast(color: ColorType) -> float:
 
 
 def new_axes(width: float, height: float, columns: int = 1, rows: int = 1) -> list[Axes]:
-    """Axes side by side, row by row, in a new pyplot figure of a size in inches, so that a notebook shows it."""
-    import matplotlib.pyplot as plt  # only here: it picks a backend
+    """The axes of a new pyplot figure, row by row; its size is in inches."""
+    import matplotlib.pyplot as plt  # here, since its import selects a backend
 
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
     return list(axes.flat)
 
 
 def plain(ax: Axes) -> Axes:
-    """Axes with a faint grid and no frame above and to the right."""
+    """Add a faint grid to axes and remove the top and right spines."""
     ax.grid(alpha=0.25)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
@@ -44,7 +44,7 @@ def plain(ax: Axes) -> Axes:
 
 
 def printable(piece: str) -> str:
-    r"""A token's text with what would not show made visible.
+    r"""The text of a token with white space and control characters made visible.
 
     Examples:
         >>> printable("a\n b\t"), printable(" "), printable("\x07")
@@ -52,5 +52,5 @@ def printable(piece: str) -> str:
     """
     if piece.isspace() and set(piece) == {" "}:
         return "␣" * len(piece)
-    shown = piece.replace("\n", "↵").replace("\t", "⇥")
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in shown)
+    text = piece.replace("\n", "↵").replace("\t", "⇥")
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

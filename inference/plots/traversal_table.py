@@ -1,7 +1,8 @@
-"""A latent walked from low to high, with the text at each step."""
+"""Table of a latent traversal."""
 
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -10,11 +11,11 @@ from ..generation.traversal import VALUES, Traversal, traverse
 from ..run import Run
 from .style import FRAME, INK, new_axes
 
-__all__ = ["traversal", "walk_table"]
+__all__ = ["traversal", "traversal_table"]
 
 LINE = 0.21  # height of a line, in inches
-LETTERS = 120  # in a line
-FADED = "#7b8794"  # of a text that is the one above
+CHARACTERS = 120  # in a line
+FADED = "#7b8794"  # color of a text that equals the one above
 
 
 def traversal(
@@ -27,43 +28,42 @@ def traversal(
     ax: Axes | None = None,
     **options: Any,
 ) -> Axes:
-    """Draw as a table what a text becomes while one entry of a latent is walked from low to high.
+    """Draw a table of the texts decoded with one entry of a latent at several values.
 
-    The bold row is the text's own: the entry at its posterior mean. Texts that are those of the row above are gray.
+    The bold row has the entry at its posterior mean. Texts that equal the one above are gray.
 
     Arguments:
-        run: A run of a DELLA or a VAE.
-        text: The text to start from.
-        latent: Which latent, from 1 at the bottom of a DELLA; in a VAE, that of which token.
-        dimension: Which entry, from 0; by default the one that the text says most about.
-        values: What the entry is set to.
-        ax: Where to draw; by default a new figure of pyplot's, as high as the table needs.
-        options: Others of :func:`~pyroformer.inference.generation.traversal.traverse`.
+        run: A run whose posterior has moments, such as one of a DELLA or a VAE.
+        text: The text to encode.
+        latent: Index of the latent, from 1: of a DELLA the layer, from below; of a VAE the token.
+        dimension: Index of the entry, from 0; by default the one with the smallest posterior variance.
+        values: Values of the entry.
+        ax: Matplotlib axes; by default those of a new figure, as high as the table.
+        options: Further options of :func:`~pyroformer.inference.generation.traversal.traverse`.
 
     Raises:
-        ValueError: If the run is of another model, there is no such latent or entry, no value is given, or the text
-            does not fit its max_length.
+        ValueError: If the posterior has no moments, the latent or entry does not exist, there are no values, or the
+            text is longer than the model's max_length.
     """
-    return walk_table(traverse(run, text, latent, dimension, values, **options), ax=ax)
+    return traversal_table(traverse(run, text, latent, dimension, values, **options), ax=ax)
 
 
-def walk_table(walk: Traversal, *, ax: Axes | None = None) -> Axes:
-    """Draw what :func:`~pyroformer.inference.generation.traversal.traverse` found."""
-    rows = sorted(
-        [(walk.own, walk.own_text, True), *((x, y, False) for x, y in zip(walk.values, walk.texts, strict=True))]
-    )
-    wrapped = [textwrap.wrap(text, LETTERS) or ["(nothing)"] for _, text, _ in rows]
+def traversal_table(result: Traversal, *, ax: Axes | None = None) -> Axes:
+    """Draw a result of :func:`~pyroformer.inference.generation.traversal.traverse`."""
+    moved = [(value, text, False) for value, text in zip(result.values, result.texts, strict=True)]
+    rows = sorted([(result.mean, result.reconstruction, True), *moved])
+    wrapped = [textwrap.wrap(text, CHARACTERS) or ["(empty)"] for _, text, _ in rows]
     height = sum(len(lines) + 0.6 for lines in wrapped) + 1.4
     ax = new_axes(9.0, LINE * height)[0] if ax is None else ax
     ax.set(xlim=(0, 1), ylim=(height, 0))
     ax.set_axis_off()
-    ax.text(0.0, 0.3, f"latent {walk.latent}, entry {walk.dimension}", va="top", fontsize="small", color=INK)
+    ax.text(0.0, 0.3, f"latent {result.latent}, entry {result.dimension}", va="top", fontsize="small", color=INK)
     y, above = 1.4, None
-    for (value, text, own), lines in zip(rows, wrapped, strict=True):
+    for (value, text, at_mean), lines in zip(rows, wrapped, strict=True):
         ax.axhline(y, color=FRAME, linewidth=0.5)
-        weight, color = ("bold" if own else "normal"), (FADED if text == above and not own else INK)
-        style: Any = {"va": "top", "fontsize": "small", "weight": weight}
-        ax.text(0.07, y + 0.3, f"{value:+.2f}".replace("-", "−"), ha="right", color=INK, **style)
-        ax.text(0.1, y + 0.3, "\n".join(lines), color=color, parse_math=False, **style)
+        weight, color = ("bold" if at_mean else "normal"), (FADED if text == above and not at_mean else INK)
+        write = partial(ax.text, va="top", fontsize="small", weight=weight)
+        write(0.07, y + 0.3, f"{value:+.2f}".replace("-", "−"), ha="right", color=INK)
+        write(0.1, y + 0.3, "\n".join(lines), color=color, parse_math=False)
         y, above = y + len(lines) + 0.6, text
     return ax

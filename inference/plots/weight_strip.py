@@ -1,4 +1,4 @@
-r"""A text whose tokens are shaded by their weight in the posterior mixture."""
+r"""Text with each token shaded by its weight in the posterior mixture."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -20,22 +20,22 @@ from .style import FRAME, INK, SHADES, new_axes
 
 __all__ = ["TokenWeights", "strip", "token_weights", "weights"]
 
-# Lengths are in ems of the text; y points up, and the baseline of the first line is at 0.
-ABOVE, BELOW = 0.92, 0.3  # how far a box reaches from its baseline
-PITCH = 1.6  # from one baseline to the next
-NOTE = 0.58  # size of the alphas, each under its token
-LEGEND = 3.2  # height of what stands under the text
+# Lengths are in ems; y points up, and the baseline of the first line is at 0.
+ABOVE, BELOW = 0.92, 0.3  # height and depth of a box from its baseline
+PITCH = 1.6  # distance between baselines
+NOTE = 0.58  # font size of the concentrations under the tokens
+LEGEND = 3.2  # height of the legend under the text
 BAR = 13.0  # length of the color bar
-NARROWEST = 22.0  # line that holds the legend
-POINTS, INCHES = 11.0, 7.2  # size of the text and width of a figure of our own
+NARROWEST = 22.0  # shortest line, for the legend to fit
+POINTS, INCHES = 11.0, 7.2  # font size and width of a new figure
 
 
 class TokenWeights(NamedTuple):
-    """The posterior mixture of one text, vectors of one token taken together; the prior's component comes first."""
+    """Weights in the posterior mixture of a text, summed over components of the same token; the prior's come first."""
 
     pieces: list[str]
     weights: Float[np.ndarray, " components"]
-    log_alpha: Float[np.ndarray, " components"] | None  # None where the posterior has no concentrations
+    log_alpha: Float[np.ndarray, " components"] | None  # None if the posterior has no concentrations
 
 
 def token_weights(run: Run, text: str) -> TokenWeights:
@@ -45,40 +45,40 @@ def token_weights(run: Run, text: str) -> TokenWeights:
         E[\pi_i \mid x] = \alpha_i / \sum_j \alpha_j
 
     Raises:
-        ValueError: If the run's model has no mixture weights, or the text does not fit its max_length.
+        ValueError: If the posterior has no mixture weights, or the text is longer than the model's max_length.
     """
     posterior = None if run.guide is None else encode(run, [text])
     weights = None if posterior is None else posterior.token_weights()
     if weights is None:
         raise ValueError(f"a {type(run.model).__name__} has no mixture weights to draw: fit an nvae to see some.")
-    every = torch.cat([(1 - weights.sum(-1, keepdim=True)).clamp(min=0), weights], -1)[0]
+    both = torch.cat([(1 - weights.sum(-1, keepdim=True)).clamp(min=0), weights], -1)[0]
     log_alpha: Tensor | None = getattr(posterior, "log_alpha", None)
     if log_alpha is not None:
-        log_alpha = log_alpha[0].double().unflatten(-1, (len(every), -1)).logsumexp(-1).cpu()
+        log_alpha = log_alpha[0].double().unflatten(-1, (len(both), -1)).logsumexp(-1).cpu()
     return TokenWeights(
-        run.tokenizer.pieces(text), every.cpu().numpy(), None if log_alpha is None else log_alpha.numpy()
+        run.tokenizer.pieces(text), both.cpu().numpy(), None if log_alpha is None else log_alpha.numpy()
     )
 
 
 def weights(run: Run, text: str, *, alpha: bool = False, ax: Axes | None = None) -> Axes:
     r"""Draw a text with each token shaded by its posterior mean weight.
 
-    The prior's component, which answers where no token does, has a box of its own under the text.
+    The prior's component has a dashed box under the text.
 
     Arguments:
-        run: A run of a model whose memory is a mixture.
-        text: What to read.
-        alpha: Write each token's concentration under it.
-        ax: Where to draw; by default a new figure of pyplot's, as high as the text needs.
+        run: A run whose posterior is a mixture with a component for each token.
+        text: The text to encode.
+        alpha: Whether to show the concentration of each token under it.
+        ax: Matplotlib axes; by default those of a new figure, as high as the text.
 
     Raises:
-        ValueError: If the run's posterior has no mixture weights, or none of the concentrations that ``alpha`` shows,
-            or the text is longer than the model's max_length.
+        ValueError: If the posterior has no mixture weights, or no concentrations and ``alpha`` is True, or the text is
+            longer than the model's max_length.
     """
-    drawn = token_weights(run, text)
-    if alpha and drawn.log_alpha is None:
+    mixture = token_weights(run, text)
+    if alpha and mixture.log_alpha is None:
         raise ValueError(f"the posterior of a {type(run.model).__name__} has no concentrations: leave alpha out.")
-    return strip(drawn.pieces, drawn.weights, drawn.log_alpha if alpha else None, ax=ax)
+    return strip(mixture.pieces, mixture.weights, mixture.log_alpha if alpha else None, ax=ax)
 
 
 def strip(
@@ -88,12 +88,12 @@ def strip(
     *,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw tokens as running text, shaded by weights of which the first is the prior's.
+    """Draw tokens as running text, shaded by their weights; the first weight is the prior's.
 
-    Boxes and letters are paths in one coordinate system, so that they stay together at any size.
+    Boxes and letters are paths in data coordinates, so that they scale together.
 
     Raises:
-        ValueError: If there is not one weight for each token and one for the prior.
+        ValueError: If the number of weights is not that of the tokens plus one.
     """
     if len(weights) != len(pieces) + 1:
         raise ValueError(f"{len(weights)} weights for {len(pieces)} tokens: give one for the prior and one for each.")
@@ -128,7 +128,7 @@ def strip(
 
 
 def _width_that_fits(layout: Callable[[float], tuple[list[Placed], float]], ax: Axes) -> float:
-    """The shortest line with which the text fits into the axes: letters as large as can be, up to POINTS."""
+    """The shortest line with which the text fits into the axes, for the largest font up to ``POINTS``."""
     extent = ax.get_window_extent()
     width = max(extent.width * 72 / ax.figure.dpi / POINTS, NARROWEST)
     while layout(width)[1] > width * extent.height / extent.width and width < 1000:
@@ -139,7 +139,7 @@ def _width_that_fits(layout: Callable[[float], tuple[list[Placed], float]], ax: 
 def _draw_boxes(
     ax: Axes, boxes: Sequence[Placed], baselines: Sequence[float], weights: Float[np.ndarray, " components"]
 ) -> PatchCollection:
-    """One shaded box each; the darkest shade is the largest weight of a token, so that a large prior hides nothing."""
+    """Draw shaded boxes; the darkest shade is the largest weight of a token, not that of the prior."""
     rectangles = [
         Rectangle((box.x, y - BELOW), box.width, ABOVE + BELOW) for box, y in zip(boxes, baselines, strict=True)
     ]
@@ -157,7 +157,7 @@ def _draw_boxes(
 
 
 def _draw_color_bar(ax: Axes, shades: PatchCollection, x: float, y: float, over: bool) -> None:
-    """A color bar in the coordinates of the text, beside the prior's box."""
+    """Draw a color bar in the coordinates of the text, beside the prior's box."""
     left, right = ax.get_xlim()
     em = ax.get_window_extent().width * 72 / ax.figure.dpi / (right - left)
     inset = ax.inset_axes((x, y - BELOW, BAR, 0.5), transform=ax.transData)

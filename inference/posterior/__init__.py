@@ -1,1 +1,1 @@
-"""Posterior."""
+"""Export of posterior draws to ArviZ."""

@@ -1,16 +1,19 @@
-"""The one place that knows which ArviZ is installed: 0.23 has InferenceData, 1.x has xarray's DataTree."""
+"""Compatibility with ArviZ 0.23, which has InferenceData, and ArviZ 1.x, which has xarray's DataTree."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
+from torch import nn
 
-__all__ = ["dataset", "from_groups", "group_names", "pareto_smoothed"]
+__all__ = ["ArviZData", "dataset", "draw_attributes", "from_groups", "group_names", "pareto_smoothed"]
+
+ArviZData: TypeAlias = Any  # InferenceData or DataTree: no class exists in both versions
 
 
-def from_groups(groups: Mapping[str, Any], attributes: Mapping[str, Any]) -> Any:
-    """What the installed ArviZ understands, of xarray datasets by the name of their group."""
+def from_groups(groups: Mapping[str, Any], attributes: Mapping[str, Any]) -> ArviZData:
+    """InferenceData or DataTree, by the installed ArviZ, from xarray datasets by the name of their group."""
     import arviz
     import xarray
 
@@ -23,12 +26,17 @@ def from_groups(groups: Mapping[str, Any], attributes: Mapping[str, Any]) -> Any
     return tree
 
 
-def group_names(data: Any) -> list[str]:
-    """The names of the groups that there are."""
+def draw_attributes(model: nn.Module, guide: nn.Module, seed: int) -> dict[str, Any]:
+    """Attributes of data with draws from a guide."""
+    return {"model": type(model).__name__, "guide": type(guide).__name__, "seed": seed, "draws_are": "independent"}
+
+
+def group_names(data: ArviZData) -> list[str]:
+    """Names of the groups in the data."""
     return list(data.groups() if hasattr(data, "add_groups") else data.children)
 
 
-def dataset(data: Any, group: str) -> Any:
+def dataset(data: ArviZData, group: str) -> Any:
     """A group as an xarray dataset.
 
     Raises:
@@ -36,12 +44,12 @@ def dataset(data: Any, group: str) -> Any:
     """
     if group not in group_names(data):
         raise ValueError(f"there is no group {group!r} in the data: make it with posterior(...) or to_arviz(...).")
-    found = data[group]
-    return found.to_dataset() if hasattr(found, "to_dataset") else found
+    content = data[group]
+    return content.to_dataset() if hasattr(content, "to_dataset") else content
 
 
 def pareto_smoothed(log_weights: Float[np.ndarray, " S"]) -> tuple[Float[np.ndarray, " S"], float]:
-    r"""Log importance weights, their largest ones smoothed and normalized, and the shape k-hat of their tail.
+    r"""Pareto smoothing of log importance weights: the smoothed, normalized log weights, and the tail shape k-hat.
 
     References:
         Pareto Smoothed Importance Sampling (Vehtari et al., 2024), https://arxiv.org/abs/1507.02646
@@ -53,8 +61,8 @@ def pareto_smoothed(log_weights: Float[np.ndarray, " S"]) -> tuple[Float[np.ndar
         smoothed, shape = arviz.psislw(np.asarray(log_weights, dtype=float))
         return np.asarray(smoothed), float(shape)
     negated = xarray.DataArray(-np.asarray(log_weights, dtype=float)[None], dims=("chain", "draw"))
-    found, shape = negated.azstats.psislw(dim=["chain", "draw"])  # it takes log-likelihoods, and turns their sign
-    return np.asarray(found).ravel(), float(shape)
+    smoothed, shape = negated.azstats.psislw(dim=["chain", "draw"])  # it takes log-likelihoods, and turns their sign
+    return np.asarray(smoothed).ravel(), float(shape)
 
 
 def _first_version() -> bool:

@@ -1,36 +1,37 @@
-r"""Draws of a posterior, a prior and made-up texts, with their densities, as ArviZ has them.
+r"""Export of posterior, prior and posterior predictive draws, with their log densities, to ArviZ.
 
 ==================== ==========================================================================================
-group                holds
+group                contents
 ==================== ==========================================================================================
 posterior            draws of every latent site from the guide
 prior                draws of the same sites from the model, for texts of the same lengths
-posterior_predictive ``written``: what the decoder writes from posterior draws, if asked for
+posterior_predictive ``generated``: texts decoded from posterior draws, if ``predictive`` is above 0
 log_likelihood       log p(text | draw) of each text, ``per_text``, and of each token, ``per_token``
-sample_stats         log p and log q of each draw, in all and by site: what :func:`~.diagnostics.khat` reads
+sample_stats         log p and log q of each draw, in total and by site: the input of :func:`~.diagnostics.khat`
 observed_data        the ``tokens`` of the texts
 constant_data        the tokens as strings, ``piece``, and the texts' ``length``
 training             the metrics of the run over its steps
 ==================== ==========================================================================================
 
-Draws of a guide are independent: r-hat and effective sample sizes say nothing about them.
+Draws of a guide are independent: r-hat and effective sample sizes do not apply to them.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from pyro import poutine
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...models.batch import Batch
 from ...models.transformer.text_distribution import AutoregressiveText
-from ..objectives.elbo import ELBO, trace_pair
+from ..objectives.elbo import ELBO, Densities
+from ..objectives.trace_pair import trace_pair
 from ..objectives.traces import as_numpy, displayed_value, is_local, latent_sites, mask_of
 from ..runs.fitted import FittedModel
 from ..utils.seeded_eval import seeded_eval
-from .arviz_compat import from_groups
+from .arviz_compat import ArviZData, draw_attributes, from_groups
 
 __all__ = ["posterior", "to_arviz"]
 
@@ -46,38 +47,36 @@ def posterior(
     *,
     predictive: int = 0,
     **options: Any,
-) -> Any:
-    """The posterior of some texts under a run, as :func:`to_arviz` has it, with strings and the run's training.
+) -> ArviZData:
+    """Posterior draws for some texts under a run: :func:`to_arviz`, with token strings and the training metrics.
 
     Arguments:
         run: A run with a guide.
-        texts: Which texts; none may be longer than the model's max_length.
-        conditions: What each answers to, if the run was trained on pairs.
-        draws: How many draws of each text's latents.
-        predictive: From how many of them the decoder writes a text.
-        options: Others of :func:`to_arviz`.
+        texts: The texts.
+        conditions: The condition of each text, if the run was trained on pairs.
+        draws: Number of posterior draws for each text.
+        predictive: Number of draws from which a text is decoded.
+        options: Further options of :func:`to_arviz`.
 
     Raises:
-        ValueError: If nothing is latent in the model, a text does not fit its max_length, or the draws do not fit in
-            ``limit``.
+        ValueError: If the model has no latents, a text is longer than the model's max_length, or the draws would take
+            more than ``limit`` bytes.
     """
     if run.guide is None:
         raise ValueError(f"a {type(run.model).__name__} has no latents, so no posterior to draw from.")
-    several = [texts] if isinstance(texts, str) else list(texts)
-    batch = run.batch(several, conditions)
-    assert batch.mask is not None
-    pieces = np.full(tuple(batch.mask.shape), "", dtype=object)
-    for row, text in enumerate(several):
-        found = run.tokenizer.pieces(text)
-        pieces[row, : len(found)] = found
-    extra: Any = {"constant_data": {"piece": (("text", "token"), pieces.astype(str))}, "training": _training(run)}
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    batch = run.batch(texts, conditions)
+    extra: dict[str, Variables] = {
+        "constant_data": {"piece": (("text", "token"), _pieces(run, texts, batch))},
+        "training": _training(run),
+    }
     return to_arviz(
         run.model,
         run.guide,
         batch,
         draws,
         predictive=predictive,
-        names=several,
+        names=texts,
         write=run.tokenizer.decode_batch,
         extra=extra,
         **{"data_size": len(run.corpus.train)} | options,
@@ -85,8 +84,8 @@ def posterior(
 
 
 def to_arviz(
-    model: Any,
-    guide: Any,
+    model: nn.Module,
+    guide: nn.Module,
     batch: Batch,
     draws: int = 100,
     *,
@@ -97,30 +96,31 @@ def to_arviz(
     data_size: int | None = None,
     limit: int = GIBIBYTE,
     names: Sequence[str] | None = None,
-    write: Any = None,
+    write: Callable[[Tensor], Sequence[str]] | None = None,
     extra: Mapping[str, Variables] | None = None,
-) -> Any:
-    r"""Draws from a guide with everything that diagnostics need: InferenceData (ArviZ 0.23) or a DataTree (1.x).
+) -> ArviZData:
+    r"""Posterior draws and log densities, for ArviZ: InferenceData (ArviZ 0.23) or a DataTree (1.x).
 
-    Log weights are kept as weights. What does not exist in a text, such as components beyond its length, is NaN.
+    Log weights are exported as weights. Entries that a text does not have, such as components beyond its length, are
+    NaN.
 
     Arguments:
-        model: The generative model, ours or any other that observes ``text`` in the plate ``texts``.
-        guide: Its posterior.
-        batch: The texts; their draws are all kept, so that a few are enough.
-        draws: How many draws of each text's latents.
-        seed: Of the draws.
-        sites: The latent sites whose draws are kept; all by default. Densities are always those of all.
+        model: A generative model that observes ``text`` in the plate ``texts``.
+        guide: Its guide.
+        batch: The texts; use few, since every draw of their latents is stored.
+        draws: Number of posterior draws for each text.
+        seed: Random seed.
+        sites: The latent sites to export; all by default. Log densities are always those of all sites.
         prior: Whether to draw from the prior as well.
-        predictive: From how many of the draws the decoder writes a text.
+        predictive: Number of draws from which a text is decoded.
         data_size: Number of texts that share the global sites, as in :class:`~pyroformer.ELBO`.
-        limit: The most bytes that the draws of latents may take.
-        names: What the texts are called; their numbers by default.
-        write: Makes strings of rows of tokens; without it, made-up texts are kept as tokens.
-        extra: Further groups or variables: dimensions and values by name, by group.
+        limit: Maximal size of the latent draws in bytes.
+        names: Names of the texts; their indices by default.
+        write: Function from token ids to strings; without it, generated texts are exported as token ids.
+        extra: Further variables by group: dimensions and values by name.
 
     Raises:
-        ValueError: If a number is out of range, there is no such site, or the draws would take more than ``limit``.
+        ValueError: If an argument is out of range, a site does not exist, or the draws would take more than ``limit``.
 
     Examples:
         >>> from pyroformer.models.transformer.stacks import TransformerConfig
@@ -129,89 +129,101 @@ def to_arviz(
         >>> dict(data.posterior["vectors"].sizes)
         {'chain': 1, 'draw': 10, 'text': 2, 'component': 4, 'dimension': 16}
     """
-    for name, number, least in (("draws", draws, 1), ("predictive", predictive, 0)):
-        if number < least:
-            raise ValueError(f"{name} is {number}: give a whole number of at least {least}.")
-    if predictive > draws:
-        raise ValueError(
-            f"predictive is {predictive}, but there are {draws} draws to write from: give at most {draws}."
-        )
+    _check_counts(draws, predictive)
     if batch.tokens is None or batch.mask is None:
         raise ValueError("the batch is unobserved: a posterior is one of texts.")
-    elbo, kept = ELBO(data_size=data_size), _Groups(getattr(model, "dimensions", {}))
+    elbo, collected = ELBO(data_size=data_size), _Draws(getattr(model, "dimensions", {}))
     with seeded_eval(model, guide, seed=seed):
-        for number in range(draws):
-            pair = trace_pair(model, guide, batch)
-            latents = latent_sites(pair[1], sites)
-            if number == 0:
+        for index in range(draws):
+            model_trace, guide_trace = trace_pair(model, guide, batch)
+            latents = latent_sites(guide_trace, sites)
+            if index == 0:
                 _check_size(latents, batch, draws * (2 if prior else 1), limit)
                 masks = {name: mask_of(site["fn"]) for name, site in latents.items()}
-            kept.add("posterior", latents, masks)
+            collected.add_latents("posterior", latents, masks)
             if prior:
-                kept.add("prior", latent_sites(poutine.trace(model).get_trace(batch), latents), masks)
-            text: Any = pair[0].nodes["text"]["fn"]
-            densities = elbo.densities(*pair)
-            likelihood = {"per_text": densities.log_p["text"]}
-            if isinstance(text, AutoregressiveText):
-                tokens = text.likelihood(batch.tokens).token_log_prob(batch.tokens)
-                likelihood["per_token"] = torch.where(batch.mask, tokens, torch.nan)
-            kept.put("log_likelihood", likelihood)
-            total: dict[str, Any] = {"log_p": sum(densities.log_p.values()), "log_q": sum(densities.log_q.values())}
-            each = {f"log_p_{site}": value for site, value in densities.log_p.items()}
-            each |= {f"log_q_{site}": value for site, value in densities.log_q.items()}
-            kept.put("sample_stats", total | each)
-            if number < predictive:
-                kept.put("posterior_predictive", {"written": text.sample()})
-    groups: dict[str, Variables] = {}
-    groups |= {group: kept.stacked(group, write if group == "posterior_predictive" else None) for group in kept.names}
+                collected.add_latents("prior", latent_sites(poutine.trace(model).get_trace(batch), latents), masks)
+            text: Any = model_trace.nodes["text"]["fn"]
+            densities = elbo.densities(model_trace, guide_trace)
+            collected.add("log_likelihood", _log_likelihood(densities, text, batch))
+            collected.add("sample_stats", _sample_stats(densities))
+            if index < predictive:
+                collected.add("posterior_predictive", {"generated": text.sample()})
+    groups: dict[str, Variables] = {
+        group: collected.stacked(group, write if group == "posterior_predictive" else None)
+        for group in collected.groups
+    }
     groups["observed_data"] = {"tokens": (("text", "token"), batch.tokens.cpu().numpy())}
     groups["constant_data"] = {"length": (("text",), batch.lengths.cpu().numpy())}
     for group, variables in (extra or {}).items():
         groups[group] = groups.get(group, {}) | variables
-    labels = {"text": np.array([str(name) for name in names])} if names is not None else {}
-    about = {"model": type(model).__name__, "guide": type(guide).__name__, "seed": seed, "draws_are": "independent"}
-    return from_groups({group: _dataset(variables, labels) for group, variables in groups.items()}, about)
+    labels = {} if names is None else {"text": np.array([str(name) for name in names])}
+    datasets = {group: _dataset(variables, labels) for group, variables in groups.items()}
+    return from_groups(datasets, draw_attributes(model, guide, seed))
 
 
-class _Groups:
-    """Draws that are collected one by one, with the names of their dimensions."""
+class _Draws:
+    """Draws collected one by one, with the names of their dimensions."""
 
     def __init__(self, dimensions: Mapping[str, tuple[str, ...]]) -> None:
         self.dimensions = dimensions
-        self.found: dict[str, dict[str, list[np.ndarray]]] = {}
-        self.named: dict[tuple[str, str], tuple[str, ...]] = {}
+        self.groups: dict[str, dict[str, list[np.ndarray]]] = {}
+        self.dims: dict[tuple[str, str], tuple[str, ...]] = {}
 
-    @property
-    def names(self) -> list[str]:
-        return list(self.found)
-
-    def add(self, group: str, sites: Mapping[str, Any], masks: Mapping[str, Tensor | None]) -> None:
-        """Keeps one draw of latent sites, with NaN where a mask says that nothing is."""
+    def add_latents(self, group: str, sites: Mapping[str, Any], masks: Mapping[str, Tensor | None]) -> None:
+        """Add one draw of latent sites, with NaN where a mask is False."""
         for name, site in sites.items():
             value, local = displayed_value(site, masks[name]), is_local(site)
             rest = value.ndim - local
             known = self.dimensions.get(name, ())
             dims = known if len(known) == rest else tuple(f"{name}_dim_{i}" for i in range(rest))
-            self._keep(group, name, value, (*(("text",) if local else ()), *dims))
+            self._append(group, name, value, (*(("text",) if local else ()), *dims))
 
-    def put(self, group: str, values: Mapping[str, Tensor]) -> None:
-        """Keeps one draw of what there is one of for each text, or for each token of it."""
+    def add(self, group: str, values: Mapping[str, Tensor]) -> None:
+        """Add one draw of quantities with one value for each text, or for each token of each text."""
         for name, value in values.items():
-            self._keep(group, name, as_numpy(value), ("text", "token")[: value.ndim])
+            self._append(group, name, as_numpy(value), ("text", "token")[: value.ndim])
 
-    def stacked(self, group: str, write: Any = None) -> Variables:
-        """All draws, with one chain, as strings if ``write`` makes strings of them."""
+    def stacked(self, group: str, write: Callable[[Tensor], Sequence[str]] | None = None) -> Variables:
+        """All draws of a group as one chain; as strings if ``write`` is a function from tokens to strings."""
         result: Variables = {}
-        for name, values in self.found[group].items():
-            dims = self.named[group, name]
+        for name, values in self.groups[group].items():
+            dims = self.dims[group, name]
             if write is not None:
                 values, dims = [np.array(write(torch.from_numpy(value)), dtype=str) for value in values], dims[:1]
             result[name] = (("chain", "draw", *dims), np.stack(values)[None])
         return result
 
-    def _keep(self, group: str, name: str, value: np.ndarray, dims: tuple[str, ...]) -> None:
-        self.found.setdefault(group, {}).setdefault(name, []).append(value)
-        self.named[group, name] = dims
+    def _append(self, group: str, name: str, value: np.ndarray, dims: tuple[str, ...]) -> None:
+        self.groups.setdefault(group, {}).setdefault(name, []).append(value)
+        self.dims[group, name] = dims
+
+
+def _log_likelihood(densities: Densities, text: Any, batch: Batch) -> dict[str, Tensor]:
+    result = {"per_text": densities.log_p["text"]}
+    if isinstance(text, AutoregressiveText):
+        assert batch.tokens is not None and batch.mask is not None
+        tokens = text.likelihood(batch.tokens).token_log_prob(batch.tokens)
+        result["per_token"] = torch.where(batch.mask, tokens, torch.nan)
+    return result
+
+
+def _sample_stats(densities: Densities) -> dict[str, Tensor]:
+    """Log p and log q of a draw, in total and by site."""
+    zero = torch.zeros(())
+    stats = {"log_p": sum(densities.log_p.values(), zero), "log_q": sum(densities.log_q.values(), zero)}
+    stats |= {f"log_p_{site}": value for site, value in densities.log_p.items()}
+    return stats | {f"log_q_{site}": value for site, value in densities.log_q.items()}
+
+
+def _check_counts(draws: int, predictive: int) -> None:
+    for name, number, least in (("draws", draws, 1), ("predictive", predictive, 0)):
+        if number < least:
+            raise ValueError(f"{name} is {number}: give a whole number of at least {least}.")
+    if predictive > draws:
+        raise ValueError(
+            f"predictive is {predictive}, but there are {draws} draws to decode from: give at most {draws}."
+        )
 
 
 def _check_size(sites: Mapping[str, Any], batch: Batch, draws: int, limit: int) -> None:
@@ -219,7 +231,7 @@ def _check_size(sites: Mapping[str, Any], batch: Batch, draws: int, limit: int) 
     if size > limit:
         raise ValueError(
             f"the draws of {batch.weight.shape[-1]} texts would take {size / GIBIBYTE:.2f} GiB, more than the "
-            f"{limit / GIBIBYTE:.2f} GiB of limit: give fewer texts or draws, or name the sites to keep."
+            f"{limit / GIBIBYTE:.2f} GiB of limit: give fewer texts or draws, or name the sites to export."
         )
 
 
@@ -231,8 +243,18 @@ def _dataset(variables: Variables, labels: Mapping[str, np.ndarray]) -> Any:
     return xarray.Dataset({name: (at, values) for name, (at, values) in variables.items()}, coords)
 
 
+def _pieces(run: FittedModel, texts: Sequence[str], batch: Batch) -> np.ndarray:
+    """The tokens of each text as strings, padded with empty ones."""
+    assert batch.mask is not None
+    result = np.full(tuple(batch.mask.shape), "", dtype=object)
+    for row, text in zip(result, texts, strict=True):
+        pieces = run.tokenizer.pieces(text)
+        row[: len(pieces)] = pieces
+    return result.astype(str)
+
+
 def _training(run: FittedModel) -> Variables:
-    """The metrics of a run, as they were written."""
+    """The metrics of a run, if it has any."""
     try:
         metrics = run.folder.read_metrics()
     except ValueError:

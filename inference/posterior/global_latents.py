@@ -1,30 +1,37 @@
-r"""The posterior of latents that all observations share, as ArviZ has it: keys, weights, hyper-parameters.
+r"""Export of the posterior of global latents, such as keys or hyper-parameters, to ArviZ.
 
 ==================== ==========================================================================================
-group                holds
+group                contents
 ==================== ==========================================================================================
 posterior            draws of every latent site from the guide
 prior                draws of the same sites from the model
-log_likelihood       ``per_observation``: log p(observation | draw), what is enumerated summed out
-sample_stats         ``log_p`` of everything and ``log_q`` of each draw: one number a draw
+log_likelihood       ``per_observation``: log p(observation | draw), enumerated sites summed out
+sample_stats         ``log_p`` of the joint density and ``log_q`` of the guide: one number for each draw
 ==================== ==========================================================================================
 """
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
 from ...models.base import TEXTS
-from ..objectives.traces import as_numpy, displayed_value, is_local, latent_sites
+from ..objectives.traces import (
+    as_numpy,
+    displayed_value,
+    is_local,
+    latent_sites,
+    log_prob,
+    plate_dim,
+    plates,
+    sample_sites,
+)
 from ..utils.seeded_eval import seeded_eval
-from .arviz_compat import from_groups
+from .arviz_compat import ArviZData, draw_attributes, from_groups
 
 __all__ = ["global_posterior"]
 
@@ -39,26 +46,26 @@ def global_posterior(
     draws: int = 1000,
     seed: int = 0,
     **kwargs: Any,
-) -> Any:
-    r"""Draws from a guide whose latents belong to all observations, with everything that diagnostics need.
+) -> ArviZData:
+    r"""Posterior draws and log densities of a model whose latents are shared by all observations.
 
-    What :func:`~pyroformer.inference.diagnostics.loo` and :func:`~pyroformer.inference.diagnostics.khat` read. Sites
+    The input of :func:`~pyroformer.inference.diagnostics.loo` and :func:`~pyroformer.inference.diagnostics.khat`. Sites
     that are enumerated inside the plate, such as an assignment to a component, are summed out. The observations must be
-    all that there are.
+    the whole data set, not a batch.
 
     Arguments:
-        model: A generative model whose every unknown is a sample site.
-        guide: Its posterior.
-        args: What both are called with.
-        plate: The plate over observations: ``texts``, or ``tokens`` in a
+        model: A generative model without learnable parameters: every unknown is a sample site.
+        guide: Its guide.
+        args: Positional arguments of model and guide.
+        plate: Name of the plate over observations: ``texts``, or ``tokens`` in a
             :class:`~pyroformer.MixtureAttention`.
-        draws: How many draws of the latents.
-        seed: Of the draws.
-        kwargs: What both are called with besides.
+        draws: Number of posterior draws.
+        seed: Random seed.
+        kwargs: Keyword arguments of model and guide.
 
     Raises:
-        ValueError: If there are no draws, the model has learned numbers or no such plate, a latent belongs to one
-            observation, the guide leaves one out, or what is enumerated lies outside the plate.
+        ValueError: If ``draws`` is below 1, the model has learnable parameters or no such plate, a latent is local to
+            one observation, the guide lacks a site, or a site is enumerated outside the plate.
 
     Examples:
         >>> from pyro.infer.autoguide import AutoNormal
@@ -73,86 +80,80 @@ def global_posterior(
         raise ValueError(f"draws is {draws}: give a whole number of at least 1.")
     if learned := [name for name, value in model.named_parameters() if value.requires_grad]:
         raise ValueError(
-            f"{learned[0]} of the {type(model).__name__} is a learned number, which has seen every observation: give "
-            "it a prior, or compare models on held-out ones."
+            f"{learned[0]} of the {type(model).__name__} is a learned parameter, fitted to every observation: give it "
+            "a prior, or compare models on held-out observations."
         )
-    found: dict[str, Arrays] = {"posterior": {}, "prior": {}, "log_likelihood": {}, "sample_stats": {}}
+    groups: dict[str, Arrays] = {"posterior": {}, "prior": {}, "log_likelihood": {}, "sample_stats": {}}
     with seeded_eval(model, guide, seed=seed):
         for _ in range(draws):
-            one = _draw(model, guide, plate, args, kwargs)
-            for group, values in one._asdict().items():
+            draw = _draw(model, guide, plate, args, kwargs)
+            for group, values in draw._asdict().items():
                 for name, value in values.items():
-                    found[group].setdefault(name, []).append(value)
-    about = {"model": type(model).__name__, "guide": type(guide).__name__, "seed": seed, "draws_are": "independent"}
-    return from_groups({group: _dataset(arrays) for group, arrays in found.items()}, about)
+                    groups[group].setdefault(name, []).append(value)
+    datasets = {group: _dataset(arrays) for group, arrays in groups.items()}
+    return from_groups(datasets, draw_attributes(model, guide, seed))
 
 
 class _Draw(NamedTuple):
+    """One draw: a dictionary of arrays for each group."""
+
     posterior: dict[str, np.ndarray]
     prior: dict[str, np.ndarray]
     log_likelihood: dict[str, np.ndarray]
     sample_stats: dict[str, np.ndarray]
 
 
-def _draw(model: nn.Module, guide: nn.Module, plate: str, args: Any, kwargs: Any) -> _Draw:
-    guessed = prune_subsample_sites(poutine.trace(guide).get_trace(*args, **kwargs))
-    plain = prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs))
-    latents = latent_sites(guessed)
-    _check(plain, guessed, plate)
-    dims = [frame.dim for site in plain.nodes.values() for frame in site.get("cond_indep_stack", ())]
-    nesting = -min(dim for dim in dims if dim is not None)
-    replayed = poutine.enum(poutine.replay(model, trace=guessed), first_available_dim=-1 - nesting)
+def _draw(model: nn.Module, guide: nn.Module, plate: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Draw:
+    guide_trace = prune_subsample_sites(poutine.trace(guide).get_trace(*args, **kwargs))
+    prior_trace = prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs))
+    latents = latent_sites(guide_trace)
+    _check_sites(prior_trace, guide_trace, plate)
+    nesting = -min(frame.dim for frame in plates(prior_trace) if frame.dim is not None)
+    replayed = poutine.enum(poutine.replay(model, trace=guide_trace), first_available_dim=-1 - nesting)
     trace = prune_subsample_sites(poutine.trace(replayed).get_trace(*args, **kwargs))
     each, rest = _log_p(trace, plate, nesting)
-    log_q = sum((_log_prob(site).sum() for site in latents.values()), torch.zeros(()))
+    log_q = sum((log_prob(site).sum() for site in latents.values()), torch.zeros(()))
     return _Draw(
         {name: displayed_value(site) for name, site in latents.items()},
-        {name: displayed_value(plain.nodes[name]) for name in latents if name in plain.nodes},
+        {name: displayed_value(prior_trace.nodes[name]) for name in latents if name in prior_trace.nodes},
         {"per_observation": as_numpy(each)},
         {"log_p": as_numpy(each.sum() + rest), "log_q": as_numpy(log_q)},
     )
 
 
 def _log_p(trace: Trace, plate: str, nesting: int) -> tuple[Tensor, Tensor]:
-    """Log density of each observation with what is enumerated summed out, and that of all else."""
+    """Log density of each observation, enumerated sites summed out, and that of all sites outside the plate."""
     inside, rest, dim = torch.zeros(()), torch.zeros(()), -1
-    for site in trace.nodes.values():
-        if site["type"] != "sample":
-            continue
+    for site in sample_sites(trace).values():
         if is_local(site, plate):
-            dim = next(frame.dim for frame in site["cond_indep_stack"] if frame.name == plate) or -1
-            inside = inside + _log_prob(site)
+            dim = plate_dim(site, plate) or -1
+            inside = inside + log_prob(site)
         else:
-            rest = rest + _log_prob(site).sum()
+            rest = rest + log_prob(site).sum()
     if inside.ndim > nesting:
         inside = inside.flatten(0, inside.ndim - nesting - 1).logsumexp(0)
     others = [axis for axis in range(-inside.ndim, 0) if axis != dim]
     return (inside.sum(others) if others else inside), rest
 
 
-def _check(model: Trace, guide: Trace, plate: str) -> None:
-    """That all latents are shared, and that the guide has those that are not enumerated."""
-    frames = {frame.name for site in model.nodes.values() for frame in site.get("cond_indep_stack", ())}
-    if plate not in frames:
+def _check_sites(model: Trace, guide: Trace, plate: str) -> None:
+    """Raises a ValueError unless all latents are global and the guide has all that are not enumerated."""
+    names = {frame.name for frame in plates(model)}
+    if plate not in names:
         raise ValueError(
-            f"there is no plate {plate!r} in the model: choose among {', '.join(sorted(frames)) or 'none'}."
+            f"there is no plate {plate!r} in the model: choose among {', '.join(sorted(names)) or 'none'}."
         )
     for name, site in {**latent_sites(model), **latent_sites(guide)}.items():
         enumerated = name not in guide.nodes and site["infer"].get("enumerate") == "parallel"
         if is_local(site, plate) and not enumerated:
             raise ValueError(
-                f"{name} belongs to one observation each, so that leaving one out leaves it without data: compare "
-                "models on held-out ones."
+                f"{name} is local to each observation, so that leaving one out leaves it without data: compare models "
+                "on held-out observations."
             )
         if enumerated and not is_local(site, plate):
-            raise ValueError(f"{name} is enumerated outside the plate {plate!r}: give it a site in the guide.")
+            raise ValueError(f"{name} is enumerated outside the plate {plate!r}: add a site to the guide.")
         if not enumerated and name not in guide.nodes:
-            raise ValueError(f"the guide leaves out {name}: give it that site.")
-
-
-def _log_prob(site: Mapping[str, Any]) -> Tensor:
-    value: Tensor = scale_and_mask(site["fn"].log_prob(site["value"]), site["scale"], site["mask"])
-    return value
+            raise ValueError(f"the guide has no site {name!r}: add it.")
 
 
 def _dataset(arrays: Arrays) -> Any:

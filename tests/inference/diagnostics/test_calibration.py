@@ -45,37 +45,37 @@ def seen_of(trace: Trace) -> Tensor:
     return trace.nodes["text"]["value"]
 
 
-def found(guide: nn.Module, **options: Any) -> Calibration:
+def calibrated(guide: nn.Module, **options: Any) -> Calibration:
     return calibrate(Gaussian(), guide, simulations=10, draws=39, args=(), observe=seen_of, **options)
 
 
 def test_the_posterior_is_calibrated() -> None:
-    calibration = found(Guess())
+    calibration = calibrated(Guess())
     assert len(calibration.ranks["mean"]) == 10 * TEXTS
     assert 0 <= calibration.ranks["mean"].min() and calibration.ranks["mean"].max() == 39
     assert calibration.p_value("mean") > 0.01 and calibration.p_value("log_p") > 0.01
 
 
 def test_a_narrow_guide_leaves_the_truth_in_the_tails() -> None:
-    calibration = found(Guess(scale=0.35))
+    calibration = calibrated(Guess(scale=0.35))
     counts = calibration.counts("mean")
     assert calibration.p_value("mean") < 1e-6
     assert counts[0] + counts[-1] > 0.3 * counts.sum()
 
 
 def test_a_wide_guide_has_it_in_the_middle() -> None:
-    counts = found(Guess(scale=1.4)).counts("mean")
+    counts = calibrated(Guess(scale=1.4)).counts("mean")
     assert counts[0] + counts[-1] < 0.1 * counts.sum()
 
 
 def test_a_biased_guide_is_too_low() -> None:
-    calibration = found(Guess(shift=-0.5))
+    calibration = calibrated(Guess(shift=-0.5))
     assert calibration.p_value("mean") < 1e-6
     assert calibration.ranks["mean"].mean() > 24
 
 
 def test_only_the_joint_density_finds_out_the_prior() -> None:
-    calibration = found(Guess(slope=0.0, scale=1.0))  # ranks of z are uniform under the prior too
+    calibration = calibrated(Guess(slope=0.0, scale=1.0))  # ranks of z are uniform under the prior too
     assert calibration.p_value("mean") > 0.01
     assert calibration.p_value("log_p") < 1e-6
 
@@ -105,12 +105,12 @@ def test_what_all_texts_share_has_one_rank_a_run() -> None:
 
 
 def test_quantities_of_ones_own() -> None:
-    calibration = found(Guess(), quantities=lambda sites: {"size": sites["mean"]["value"].abs()})
+    calibration = calibrated(Guess(), quantities=lambda sites: {"size": sites["mean"]["value"].abs()})
     assert list(calibration.ranks) == ["size"] and calibration.p_value("size") > 0.01
 
 
 def test_ties_are_broken_at_random() -> None:
-    calibration = found(Guess(), quantities=lambda sites: {"one": torch.ones(TEXTS)})
+    calibration = calibrated(Guess(), quantities=lambda sites: {"one": torch.ones(TEXTS)})
     assert calibration.p_value("one") > 0.01
 
 
@@ -146,12 +146,12 @@ def test_what_cannot_be_calibrated() -> None:
     with pytest.raises(ValueError, match="draws is 0: give a whole number of at least 1"):
         calibrate(Gaussian(), Guess(), draws=0)
     calibration = Calibration({"z": np.arange(10)}, 9)
-    with pytest.raises(ValueError, match="bins is 3: give 2 or more that divide the 10 ranks there are"):
+    with pytest.raises(ValueError, match="bins is 3: give 2 or more, a divisor of the 10 possible ranks"):
         calibration.counts("z", 3)
     with pytest.raises(ValueError, match="there is no quantity 'y': choose among z"):
         calibration.p_value("y")
     model = DELLA(CONFIG, latent_size=65)
-    with pytest.raises(ValueError, match="there are 65 entries of latents to rank: name at most 64"):
+    with pytest.raises(ValueError, match="there are 65 entries of latents to rank: give at most 64"):
         calibrate(model, DELLAGuide(model), simulations=1, texts=2)
     nvae = NVAE(CONFIG)
     with pytest.raises(ValueError, match="no text of 1 had the length that was drawn for it"):

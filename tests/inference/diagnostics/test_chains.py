@@ -1,4 +1,4 @@
-"""Several fits as chains: r-hat then says whether they agree."""
+"""Several fits as chains, and their r-hat."""
 
 import pyro
 import pyro.distributions as dist
@@ -56,23 +56,23 @@ def fit(
 
 def test_chains_are_the_fits_and_the_texts_stay() -> None:
     fits = [fit(seed) for seed in range(3)]
-    found = as_chains(fits)
+    chains = as_chains(fits)
     for number, one in enumerate(fits):
         expected = dataset(one, "posterior")["vectors"].values[0]
         assert (
-            dataset(found, "posterior")["vectors"]
+            dataset(chains, "posterior")["vectors"]
             .sel(chain=number)
             .equals(dataset(one, "posterior")["vectors"].sel(chain=0).assign_coords(chain=number))
         ), expected
-    assert dataset(found, "observed_data").equals(dataset(fits[0], "observed_data"))
+    assert dataset(chains, "observed_data").equals(dataset(fits[0], "observed_data"))
 
 
-def test_what_are_no_chains() -> None:
-    with pytest.raises(ValueError, match="there are 1 fits: chains that agree or not need at least 2"):
+def test_fits_that_do_not_match() -> None:
+    with pytest.raises(ValueError, match="there are 1 fits: r-hat compares at least 2"):
         as_chains([fit()])
-    with pytest.raises(ValueError, match="fit 2 is of other texts than the first: give each the same"):
+    with pytest.raises(ValueError, match="fit 2 is of other texts than the first: export the same texts"):
         as_chains([fit(), fit(texts=([5, 2], [7, 7, 2]))])
     with pytest.raises(ValueError, match="fit 2 has other variables or sizes in 'posterior' than the first"):
         as_chains([fit(), fit(draws=4)])
-    with pytest.raises(ValueError, match="fit 2 has no group 'prior' and the first has"):
+    with pytest.raises(ValueError, match="fit 2 has no group 'prior', but the first has"):
         as_chains([fit(), fit(prior=False)])

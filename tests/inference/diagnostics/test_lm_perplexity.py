@@ -1,4 +1,4 @@
-"""Perplexities of made-up texts under a language model, and of a language model trained on them."""
+"""Perplexities of generated texts under a language model, and of a language model trained on them."""
 
 import random
 from typing import Any
@@ -39,27 +39,27 @@ def untrained(model: Any, guide: Any, corpus: Corpus) -> Run:
     return Run(model.eval(), guide, corpus, RunFolder("nowhere"), config, step=0)
 
 
-def test_forward_is_the_likelihood_under_the_judge(lm: Run) -> None:
+def test_forward_is_the_likelihood_under_the_language_model(lm: Run) -> None:
     texts = lm.corpus.test[:8]
-    figure = forward_perplexity(lm, [*texts, "", "  "])
+    metric = forward_perplexity(lm, [*texts, "", "  "])
     expected = lm.bound(texts)
-    assert figure["nats/text"] == pytest.approx(-float(expected.mean()), rel=1e-5)
-    assert "(2 blank ones left out)" in figure.label
-    assert figure.bounds == "not a bound"
+    assert metric["nats/text"] == pytest.approx(-float(expected.mean()), rel=1e-5)
+    assert "(2 blank ones left out)" in metric.label
+    assert metric.bounds == "not a bound"
 
 
-def test_a_judge_with_latents_is_refused(nvae: Run) -> None:
-    with pytest.raises(ValueError, match="a NVAE has latents, so that it only bounds"):
+def test_a_model_with_latents_is_refused(nvae: Run) -> None:
+    with pytest.raises(ValueError, match="a NVAE has latents, so that it only bounds log p"):
         forward_perplexity(nvae, ["a text"])
 
 
-def test_blank_texts_cannot_be_judged(lm: Run) -> None:
-    with pytest.raises(ValueError, match="0 of 2 texts are not blank: give at least 1 to judge"):
+def test_blank_texts_alone_are_refused(lm: Run) -> None:
+    with pytest.raises(ValueError, match="0 of 2 texts are not blank: give at least 1"):
         forward_perplexity(lm, ["", " "])
 
 
 def test_too_few_texts_teach_nothing(lm: Run) -> None:
-    with pytest.raises(ValueError, match="5 of 5 texts are not blank: give at least 20 to judge"):
+    with pytest.raises(ValueError, match="5 of 5 texts are not blank: give at least 20"):
         reverse_perplexity(["a"] * 5, lm.corpus)
 
 

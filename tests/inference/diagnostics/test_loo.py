@@ -163,11 +163,11 @@ class Learned(Mean):
 
 
 def test_what_leave_one_out_cannot_do() -> None:
-    with pytest.raises(ValueError, match="mean belongs to one observation each, so that leaving one out leaves it"):
+    with pytest.raises(ValueError, match="mean is local to each observation, so that leaving one out leaves it"):
         global_posterior(Local(), LocalGuess(), SEEN, draws=2)
-    with pytest.raises(ValueError, match="shift of the Learned is a learned number, which has seen every observation"):
+    with pytest.raises(ValueError, match="shift of the Learned is a learned parameter, fitted to every observation"):
         global_posterior(Learned(), Guess(), SEEN, draws=2)
-    with pytest.raises(ValueError, match="the guide leaves out mean: give it that site"):
+    with pytest.raises(ValueError, match="the guide has no site 'mean': add it"):
         global_posterior(Mean(), Nothing(), SEEN, draws=2)
     with pytest.raises(ValueError, match="there is no plate 'tokens' in the model: choose among texts"):
         global_posterior(Mean(), Guess(), SEEN, plate="tokens", draws=2)
@@ -180,11 +180,11 @@ def test_what_leave_one_out_cannot_do() -> None:
 def test_latents_of_texts_are_refused_with_the_reason() -> None:
     model = NVAE(TransformerConfig(vocabulary=9, max_length=4, width=8, layers=1, heads=2))
     data = to_arviz(model, NVAEGuide(model), Batch.pad([[5, 2], [6, 7, 2]]), draws=2)
-    with pytest.raises(ValueError, match=r"belongs to one text each, .* PSIS-LOO is wrong: compare models on held-out"):
+    with pytest.raises(ValueError, match=r"is local to each text, .* PSIS-LOO is wrong: compare models on held-out"):
         loo(data)
 
 
 def test_an_assignment_that_the_guide_draws_is_local() -> None:
     model = MixtureAttention(pf.Mixture.from_attention(torch.randn(3, 4), torch.randn(3, 4)))
-    with pytest.raises(ValueError, match="assignment belongs to one observation each"):
+    with pytest.raises(ValueError, match="assignment is local to each observation"):
         global_posterior(model, AssignmentGuide(model).requires_grad_(False), torch.randn(5, 4), plate="tokens")

@@ -1,4 +1,4 @@
-"""Predictive checks of texts find out what is planted, and nothing where nothing is."""
+"""Predictive checks of texts detect planted differences, and nothing else."""
 
 from pathlib import Path
 
@@ -25,27 +25,29 @@ def texts(seed: int, count: int = 60, length: float = 8.0, first: float = 0.4) -
     return [" ".join(rng.choice(WORDS, 1 + rng.poisson(length), p=shares)) for _ in range(count)]
 
 
-def made_up(**options: float) -> list[list[str]]:
+def generated(**options: float) -> list[list[str]]:
     return [texts(seed, **options) for seed in range(1, 20)]
 
 
 STATISTICS = text_statistics(texts(99, count=500), words=3, pairs=2)
 
 
-def test_texts_of_the_same_law_are_nothing_special() -> None:
-    tails = np.array([predictive_check(texts(1000 + n), made_up(), STATISTICS).tail for n in range(8)])
+def test_texts_of_the_same_distribution_are_not_flagged() -> None:
+    tails = np.array([predictive_check(texts(1000 + n), generated(), STATISTICS).tail for n in range(8)])
     assert ((tails > 0.03) & (tails < 0.97)).mean() > 0.8  # 0.9 of them, as each end has one place in twenty
     assert 0.3 < tails.mean() < 0.7
 
 
 @pytest.mark.parametrize(
-    ("planted", "found", "tail"),
-    [({"length": 5.0}, "words per text", 0.025), ({"first": 0.6}, "share of 'a'", 0.975)],
+    ("planted", "statistic", "tail"),
+    [({"length": 5.0}, "words per text", 0.025), ({"first": 0.6}, "frequency of 'a'", 0.975)],
 )
-def test_what_is_planted_is_found(planted: dict[str, float], found: str, tail: float) -> None:
-    check = predictive_check(texts(1000), made_up(**planted), STATISTICS)
-    assert check.tail[check.names.index(found)] == pytest.approx(tail)  # the least and the most that 19 sets can say
-    assert abs(check.scaled[check.names.index(found)]) > 3
+def test_planted_differences_are_detected(planted: dict[str, float], statistic: str, tail: float) -> None:
+    check = predictive_check(texts(1000), generated(**planted), STATISTICS)
+    assert check.tail[check.names.index(statistic)] == pytest.approx(
+        tail
+    )  # the least and the most that 19 sets can say
+    assert abs(check.scaled[check.names.index(statistic)]) > 3
 
 
 def test_pairs_are_counted_beside_words() -> None:
@@ -54,16 +56,16 @@ def test_pairs_are_counted_beside_words() -> None:
     observed = dict(zip(check.names, check.observed, strict=True))
     assert observed == {
         "words per text": 4.0,
-        "spread of that": 0.0,
+        "their std": 0.0,
         "distinct pairs": 3 / 120,
-        "share of 'a'": 0.25,
-        "share of 'a b'": pytest.approx(1 / 3),
+        "frequency of 'a'": 0.25,
+        "frequency of 'a b'": pytest.approx(1 / 3),
     }
     assert check.replicated[0, 3] == 0.25 and check.replicated[0, 4] < 1 / 3
 
 
 def test_groups_and_table() -> None:
-    check = predictive_check(texts(0), made_up(), STATISTICS)
+    check = predictive_check(texts(0), generated(), STATISTICS)
     data = check.to_arviz()
     assert dict(dataset(data, "posterior_predictive").sizes) == {"chain": 1, "draw": 19, "statistic": 8}
     assert float(dataset(data, "observed_data")["value"].sel(statistic="words per text")) == check.observed[0]
@@ -75,23 +77,23 @@ def corpus() -> Corpus:
     return Corpus.from_texts(texts(0, count=120), vocabulary=270, max_length=64)
 
 
-def test_a_run_is_held_against_texts_that_it_has_not_seen(corpus: Corpus) -> None:
+def test_a_run_is_checked_against_its_test_texts(corpus: Corpus) -> None:
     torch.manual_seed(0)
     model = NVAE.for_corpus(corpus, width=16, layers=1, heads=2)
     run = Run(model, NVAEGuide(model), corpus, RunFolder(Path("nowhere")), {}, step=0)
     check = check_texts(run, replications=3, limit=4, words=1, pairs=1)
     assert check.texts == 4 and check.replicated.shape == (3, 5)
-    assert check.names[3] == "share of 'a'"
+    assert check.names[3] == "frequency of 'a'"
     again = check_texts(run, list(corpus.test[:4]), replications=3, words=1, pairs=1)
     np.testing.assert_array_equal(again.replicated, check.replicated)
 
 
 def test_what_cannot_be_checked(corpus: Corpus) -> None:
     with pytest.raises(ValueError, match="there are 0 texts and 8 statistics: give at least one of each"):
-        predictive_check([], made_up(), STATISTICS)
-    with pytest.raises(ValueError, match="there are 1 sets of made-up texts: a distribution needs at least 2"):
+        predictive_check([], generated(), STATISTICS)
+    with pytest.raises(ValueError, match="there are 1 sets of generated texts: give at least 2"):
         predictive_check(["a"], [["a"]], STATISTICS)
-    with pytest.raises(ValueError, match="a set has 2 made-up texts for 1 real ones: give as many"):
+    with pytest.raises(ValueError, match="a set has 2 generated texts for 1 real ones: give as many"):
         predictive_check(["a"], [["a"], ["a", "b"]], STATISTICS)
     with pytest.raises(ValueError, match="words is -1: give a whole number from 0"):
         text_statistics(["a"], words=-1)
@@ -104,5 +106,5 @@ def test_what_cannot_be_checked(corpus: Corpus) -> None:
         check_texts(run, limit=0)
     pairs = Corpus.from_texts([("warm", f"a rose, {n}") for n in range(40)], vocabulary=270, max_length=32)
     run.corpus = pairs
-    with pytest.raises(ValueError, match="the run answers to conditions: make texts up for some"):
+    with pytest.raises(ValueError, match="the run was trained on pairs: sample texts for some conditions"):
         check_texts(run)

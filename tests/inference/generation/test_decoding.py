@@ -1,4 +1,4 @@
-"""Choosing tokens, by hand."""
+"""Decoding strategies, against probabilities worked out by hand."""
 
 import pytest
 import torch
@@ -36,9 +36,9 @@ def test_top_p_is_taken_of_what_top_k_left() -> None:
 
 
 def test_draws_follow_the_probabilities() -> None:
-    rule = Decoding(temperature=1.3, top_k=3)
-    draws = rule(P.log().expand(100_000, -1))
-    expected = rule.probabilities(P.log())
+    decoding = Decoding(temperature=1.3, top_k=3)
+    draws = decoding(P.log().expand(100_000, -1))
+    expected = decoding.probabilities(P.log())
     torch.testing.assert_close(draws.bincount(minlength=4) / 100_000, expected, atol=0.01, rtol=0)
 
 
@@ -65,7 +65,7 @@ def test_noise_belongs_to_the_item() -> None:
     assert len(together.unique()) == 35
 
 
-def test_chooser_uses_a_column_for_each_position() -> None:
+def test_a_sampler_uses_a_column_for_each_position() -> None:
     noise = torch.tensor([[0.05, 0.95], [0.2, 0.05]])
     choose = Decoding().token_sampler(noise)
     logits = P.log().expand(2, -1)
@@ -78,10 +78,10 @@ def test_chooser_uses_a_column_for_each_position() -> None:
         ({"temperature": 0.0}, "temperature is 0.0: give a positive number, or greedy=True"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"top_k": -1}, "top_k is -1: give a positive whole number"),
-        ({"top_p": 0.0}, "top_p is 0.0: give a share above 0"),
+        ({"top_p": 0.0}, "top_p is 0.0: give a probability above 0"),
         ({"top_p": 1.5}, "top_p is 1.5"),
     ],
 )
-def test_bad_rules(options: dict[str, float], message: str) -> None:
+def test_options_out_of_range(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Decoding(**options)  # type: ignore[arg-type]

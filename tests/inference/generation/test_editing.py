@@ -1,4 +1,4 @@
-"""Edited mixtures: what is written is what the decoder makes of the mixture that was meant."""
+"""Edited mixtures: the text is decoded from the mixture with exactly these changes."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
 
 TEXT, OTHER = "A few and 64 more.", "Ones and 125 more."
-DRAWN = Decoding()  # with the same noise each time, an ear for small changes
+SAMPLED = Decoding()  # with fixed noise, sampled texts are sensitive to small changes
 TEXTS = [TEXT, OTHER] + [f"{'Ones' if n % 3 else 'A few'} and {n * n * n} more." for n in range(40)]
 
 
@@ -31,7 +31,7 @@ def corpus() -> Corpus:
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["kappa 1", "kappa 3"])
 def run(corpus: Corpus, request: pytest.FixtureRequest) -> Run:
-    """A run that nobody trained, whose decoder minds its mixture."""
+    """An untrained run whose decoder depends on its mixture."""
     torch.manual_seed(1)
     model = NVAE.for_corpus(corpus, width=16, layers=2, heads=2, samples_per_component=request.param, init_std=0.02)
     guide = NVAEGuide(model, variance="shared" if request.param == 3 else "diagonal")
@@ -52,15 +52,17 @@ def samples_per_component(run: Run) -> int:
 
 def test_without_edits_the_text_is_its_reconstruction(run: Run) -> None:
     assert edit(run, TEXT).text == reconstruct(run, [TEXT])[0].text
-    own = reconstruct(run, [TEXT], DRAWN)[0].text
-    assert edit(run, TEXT, scale={3: 1.0}, decoding=DRAWN).text == own
+    own = reconstruct(run, [TEXT], SAMPLED)[0].text
+    assert edit(run, TEXT, scale={3: 1.0}, decoding=SAMPLED).text == own
 
 
 def test_vectors_are_numbered_as_a_reconstruction_lists_them(run: Run) -> None:
-    found, shown = vectors(run, TEXT), reconstruct(run, [TEXT])[0]
-    assert [vector.number for vector in found] == list(range(len(shown.tokens) + 1))
-    assert tuple(vector.token for vector in found) == (None, *shown.tokens)
-    assert [vector.weight for vector in found] == pytest.approx([shown.prior, *shown.kept], abs=1e-6)  # type: ignore[misc]
+    listed, reconstruction = vectors(run, TEXT), reconstruct(run, [TEXT])[0]
+    assert [vector.number for vector in listed] == list(range(len(reconstruction.tokens) + 1))
+    assert tuple(vector.token for vector in listed) == (None, *reconstruction.tokens)
+    assert [vector.weight for vector in listed] == pytest.approx(
+        [reconstruction.prior_weight, *reconstruction.token_weights], abs=1e-6
+    )  # type: ignore[misc]
 
 
 def test_a_dropped_vector_is_out_of_the_mixture_with_all_its_components(run: Run) -> None:
@@ -68,8 +70,8 @@ def test_a_dropped_vector_is_out_of_the_mixture_with_all_its_components(run: Run
     keep = [n for n in range(memory.components) if n // k not in (2, 4, 5)]
     assert isinstance(memory.variances, torch.Tensor)
     left = Mixture(memory.log_weights[:, keep], memory.means[:, keep], memory.variances[:, keep])
-    found = edit(run, TEXT, drop=[2, 4, 5], decoding=DRAWN)
-    assert found.text == decode(run, left, DRAWN)[0]
+    found = edit(run, TEXT, drop=[2, 4, 5], decoding=SAMPLED)
+    assert found.text == decode(run, left, SAMPLED)[0]
     assert (found.original, found.dropped) == (TEXT, (2, 4, 5))
 
 
@@ -82,7 +84,7 @@ def test_all_but_the_priors_vector_may_go(run: Run) -> None:
     assert isinstance(memory.variances, torch.Tensor)
     prior = Mixture(memory.log_weights[:, :k], memory.means[:, :k], memory.variances[:, :k])
     every = range(1, len(vectors(run, TEXT)))
-    assert edit(run, TEXT, drop=every, decoding=DRAWN).text == decode(run, prior, DRAWN)[0]
+    assert edit(run, TEXT, drop=every, decoding=SAMPLED).text == decode(run, prior, SAMPLED)[0]
 
 
 def test_factors_scale_weights(run: Run) -> None:
@@ -90,8 +92,8 @@ def test_factors_scale_weights(run: Run) -> None:
     log_weights = memory.log_weights.clone()
     log_weights[:, 3 * k : 4 * k] += math.log(50)
     log_weights[:, :k] -= math.log(10)
-    found = edit(run, TEXT, scale={3: 50.0, 0: 0.1}, decoding=DRAWN)
-    assert found.text == decode(run, replace(memory, log_weights=log_weights), DRAWN)[0]
+    found = edit(run, TEXT, scale={3: 50.0, 0: 0.1}, decoding=SAMPLED)
+    assert found.text == decode(run, replace(memory, log_weights=log_weights), SAMPLED)[0]
     assert found.scaled == {3: 50.0, 0: 0.1}
 
 
@@ -101,20 +103,20 @@ def test_a_swapped_vector_is_the_other_texts(run: Run) -> None:
     for number, source in {3: 5, 1: 2}.items():
         mine, theirs = slice(number * k, (number + 1) * k), slice(source * k, (source + 1) * k)
         vectors_[:, mine], variances[:, mine] = other.means[:, theirs], other.variances[:, theirs]  # type: ignore[index]
-    found = edit(run, TEXT, swap={3: 5, 1: 2}, other=OTHER, decoding=DRAWN)
-    assert found.text == decode(run, replace(memory, means=vectors_, variances=variances), DRAWN)[0]
+    found = edit(run, TEXT, swap={3: 5, 1: 2}, other=OTHER, decoding=SAMPLED)
+    assert found.text == decode(run, replace(memory, means=vectors_, variances=variances), SAMPLED)[0]
     assert (found.swapped, found.other) == ({3: 5, 1: 2}, OTHER)
 
 
-def test_every_edit_changes_what_is_written_and_the_seed_does(run: Run) -> None:
+def test_every_edit_and_the_seed_change_the_text(run: Run) -> None:
     edits: list[dict[str, Any]] = [{}, {"drop": [1]}, {"drop": [2, 3]}, {"scale": {1: 9.0}}]
     edits += [{"swap": {1: 2, 3: 5}, "other": OTHER}, {"seed": 1}]
-    assert len({run.edit(TEXT, decoding=DRAWN, **asked).text for asked in edits}) == len(edits)
-    assert run.edit(TEXT, decoding=DRAWN, seed=1) == run.edit(TEXT, decoding=DRAWN, seed=1)
+    assert len({run.edit(TEXT, decoding=SAMPLED, **options).text for options in edits}) == len(edits)
+    assert run.edit(TEXT, decoding=SAMPLED, seed=1) == run.edit(TEXT, decoding=SAMPLED, seed=1)
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("options", "message"),
     [
         ({"drop": [0]}, "vector 0 is the prior's and stays: drop or swap others, or scale it"),
         ({"swap": {0: 1}, "other": OTHER}, "vector 0 is the prior's and stays"),
@@ -122,17 +124,17 @@ def test_every_edit_changes_what_is_written_and_the_seed_does(run: Run) -> None:
         ({"scale": {99: 2.0}}, "there is no vector 99 in 'A few and 64 more.'"),
         ({"swap": {1: 99}, "other": OTHER}, "there is no vector 99 in 'Ones and 125 more.'"),
         ({"scale": {1: -2.0}}, r"the factor is -2\.0: give a positive, finite number"),
-        ({"drop": [2], "scale": {2: 2.0}}, "vector 2 is to be dropped and changed as well: choose one"),
+        ({"drop": [2], "scale": {2: 2.0}}, "vector 2 is both dropped and changed: choose one"),
         (
             {"swap": {1: 1}},
-            "swap was given, but nothing else of an exchange: give other, the text to take vectors from",
+            "swap needs other, the text to take vectors from: give both, or leave swap out",
         ),
-        ({"other": OTHER}, "other was given, but nothing else of an exchange: give swap, such as 3=5, or leave"),
+        ({"other": OTHER}, "other needs swap, such as 3=5: give both, or leave other out"),
     ],
 )
-def test_what_cannot_be_edited_is_said(run: Run, asked: dict[str, Any], message: str) -> None:
+def test_invalid_edits(run: Run, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        edit(run, TEXT, **asked)
+        edit(run, TEXT, **options)
 
 
 def test_a_run_without_a_mixture_says_so(corpus: Corpus) -> None:

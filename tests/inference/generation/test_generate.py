@@ -128,10 +128,10 @@ def test_what_a_reconstruction_tells(nvae: Run) -> None:
     one, two = reconstruct(nvae, [TEXTS[0], TEXTS[30]])
     assert one.original == TEXTS[0] and "".join(one.tokens) == TEXTS[0] + "<eos>"
     for item in (one, two):
-        assert len(item.kept) == len(item.tokens)
-        assert sum(item.kept) + item.prior == pytest.approx(1, abs=1e-5)
+        assert len(item.token_weights) == len(item.tokens)
+        assert sum(item.token_weights) + item.prior_weight == pytest.approx(1, abs=1e-5)
     expected = nvae.encode(TEXTS[0]).log_weights.exp()[0]
-    torch.testing.assert_close(torch.tensor([one.prior, *one.kept]), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.tensor([one.prior_weight, *one.token_weights]), expected, atol=1e-5, rtol=1e-5)
     assert one.as_dict()["exact"] is (one.text == one.original)
 
 
@@ -140,7 +140,7 @@ def test_kappa_vectors_of_a_token_are_weighed_together(corpus: Corpus) -> None:
         reconstruct(made(corpus, "nvae", samples_per_component=samples_per_component), TEXTS[:1])[0]
         for samples_per_component in (1, 2)
     )
-    assert two.kept == pytest.approx(one.kept, abs=1e-5)
+    assert two.token_weights == pytest.approx(one.token_weights, abs=1e-5)
 
 
 @pytest.mark.parametrize("samples_per_component", [1, 2])
@@ -153,7 +153,7 @@ def test_vectors_below_a_weight_leave_before_anything_is_written(corpus: Corpus,
     mask = memory.mask & ((weights >= threshold) | (torch.arange(memory.components) < samples_per_component))
     assert [item.text for item in thin] == decode(run, replace(memory, mask=mask), drawn)
     assert [item.text for item in thin] != [item.text for item in whole]
-    assert [item.kept for item in thin] == [item.kept for item in whole]
+    assert [item.token_weights for item in thin] == [item.token_weights for item in whole]
     assert run.reconstruct(TEXTS[:3], min_weight=threshold, greedy=False) == thin
 
 
@@ -223,8 +223,8 @@ def test_what_cannot_be_done(lm: Run, nvae: Run) -> None:
 
 def test_noise_is_not_that_of_the_latents() -> None:
     from pyroformer.inference.generation.decoding import uniforms
-    from pyroformer.inference.utils.seeds import item_seed
+    from pyroformer.inference.utils.seeds import derived_seed
 
-    torch.manual_seed(item_seed(3, 0, "latents"))
+    torch.manual_seed(derived_seed(3, 0, "latents"))
     latent: Tensor = torch.rand(5)
     assert not torch.equal(latent, uniforms(3, [0], 5)[0])

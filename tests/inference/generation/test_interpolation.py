@@ -1,4 +1,4 @@
-"""Latents of two texts mixed: the ends are the texts' own, and layers that are not named do not move."""
+"""Interpolation: the ends are the reconstructions, and other layers keep their latents."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ TEXTS = [FIRST, SECOND] + [f"{'Ones' if n % 3 else 'A few'} and {n * n * n} more
 
 
 def made(**options: Any) -> Run:
-    """A run that nobody trained, whose decoder minds its latents."""
+    """An untrained run whose decoder depends on its latents."""
     corpus = Corpus.from_texts(TEXTS, vocabulary=270, max_length=24)
     torch.manual_seed(0)
     model = DELLA.for_corpus(corpus, width=16, layers=3, heads=2, latent_size=4, **options)
@@ -47,9 +47,9 @@ def own(run: Run, text: str) -> str:
 
 
 def test_the_ends_are_what_each_texts_own_latents_write(run: Run) -> None:
-    found = interpolate(run, FIRST, SECOND, steps=3)
-    assert [item.share for item in found] == [0.0, 0.5, 1.0]
-    assert found[0].text == own(run, FIRST) != own(run, SECOND) == found[-1].text
+    results = interpolate(run, FIRST, SECOND, steps=3)
+    assert [item.t for item in results] == [0.0, 0.5, 1.0]
+    assert results[0].text == own(run, FIRST) != own(run, SECOND) == results[-1].text
 
 
 def test_the_middle_is_the_mean_of_the_latents(run: Run) -> None:
@@ -57,9 +57,9 @@ def test_the_middle_is_the_mean_of_the_latents(run: Run) -> None:
     assert interpolate(run, FIRST, SECOND, steps=3)[1].text == decode(run, Context(latents.mean(0, keepdim=True)))[0]
 
 
-def test_a_share_of_the_way_is_a_share(run: Run) -> None:
+def test_t_is_between_0_and_1(run: Run) -> None:
     memory = encode(run, FIRST).memory()
-    with pytest.raises(ValueError, match=r"share is 1\.5: give a number from 0, all of the first, to 1, all of the se"):
+    with pytest.raises(ValueError, match=r"t is 1\.5: give a number from 0, all of the first, to 1, all of the se"):
         run.model.interpolate(memory, memory, 1.5)
 
 
@@ -87,7 +87,7 @@ def test_latents_of_other_sizes_or_of_more_texts_have_nothing_between(run: Run) 
         run.model.interpolate(memory, encode(run, [FIRST, SECOND]).memory(), 0.5)
 
 
-def test_only_the_chosen_layers_move(run: Run) -> None:
+def test_only_the_named_layers_are_interpolated(run: Run) -> None:
     latents = encode(run, [FIRST, SECOND]).mean
     mixed = torch.stack([latents[0, 0], latents[1, 1], latents[0, 2]])[None]
     end = interpolate(run, FIRST, SECOND, steps=2, layers=[2])[-1]
@@ -96,16 +96,16 @@ def test_only_the_chosen_layers_move(run: Run) -> None:
 
 
 def test_swaps_go_from_the_texts_own_latents_to_the_others(run: Run) -> None:
-    found = swaps(run, FIRST, SECOND)
-    assert [item.layers for item in found] == [(), (1,), (2,), (3,), (1, 2, 3)]
-    assert found[0].text == own(run, FIRST)
-    assert found[-1].text == own(run, SECOND)
+    results = swaps(run, FIRST, SECOND)
+    assert [item.layers for item in results] == [(), (1,), (2,), (3,), (1, 2, 3)]
+    assert results[0].text == own(run, FIRST)
+    assert results[-1].text == own(run, SECOND)
 
 
 def test_the_same_seed_draws_the_same_texts(run: Run) -> None:
     hot = Decoding(temperature=3.0)
-    sequential_batches, again, other = (interpolate(run, FIRST, SECOND, decoding=hot, seed=seed) for seed in (1, 1, 2))
-    assert sequential_batches == again != other
+    once, again, other = (interpolate(run, FIRST, SECOND, decoding=hot, seed=seed) for seed in (1, 1, 2))
+    assert once == again != other
 
 
 def test_layers_are_those_that_have_a_latent() -> None:
@@ -128,7 +128,7 @@ def nvae(request: pytest.FixtureRequest) -> Run:
 
 
 def mixed_run(**options: Any) -> Run:
-    """An NVAE that nobody trained, whose decoder minds its mixture."""
+    """An untrained NVAE whose decoder depends on its mixture."""
     corpus = Corpus.from_texts(TEXTS, vocabulary=270, max_length=24)
     torch.manual_seed(0)
     model = NVAE.for_corpus(corpus, width=16, layers=2, heads=2, samples_per_component=2)
@@ -140,21 +140,21 @@ def mixed_run(**options: Any) -> Run:
 
 
 def test_the_way_between_mixtures_is_their_mixture(nvae: Run) -> None:
-    found = interpolate(nvae, FIRST, SECOND, steps=3)
-    assert [item.share for item in found] == [0.0, 0.5, 1.0] and not any(item.layers for item in found)
-    assert found[0].text == own(nvae, FIRST) != own(nvae, SECOND) == found[-1].text
+    results = interpolate(nvae, FIRST, SECOND, steps=3)
+    assert [item.t for item in results] == [0.0, 0.5, 1.0] and not any(item.layers for item in results)
+    assert results[0].text == own(nvae, FIRST) != own(nvae, SECOND) == results[-1].text
     middle = interpolated(encode(nvae, FIRST).memory(), encode(nvae, SECOND).memory(), 0.5)
-    assert found[1].text == decode(nvae, middle)[0]
-    assert nvae.interpolate(FIRST, SECOND, 3) == [item.text for item in found]
+    assert results[1].text == decode(nvae, middle)[0]
+    assert nvae.interpolate(FIRST, SECOND, 3) == [item.text for item in results]
 
 
-def test_mixtures_have_no_layers_to_choose(nvae: Run) -> None:
+def test_mixtures_have_no_layers(nvae: Run) -> None:
     with pytest.raises(ValueError, match="latents of this NVAE belong to no layers .it has weights, vectors.: fit a d"):
         interpolate(nvae, FIRST, SECOND, layers=[1])
 
 
-def test_a_model_of_ones_own_says_what_the_way_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DELLA, "between", lambda self, first, second, share: second)
+def test_a_custom_model_defines_its_interpolation(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DELLA, "interpolate", lambda self, first, second, t: second)
     assert {item.text for item in interpolate(run, FIRST, SECOND)} == {own(run, SECOND)}
 
 

@@ -1,4 +1,4 @@
-"""Pictures of diagnostics show the numbers they are given, and say in one sentence what they cannot show."""
+"""Plots of diagnostics show their numbers, and report in one sentence what cannot be drawn."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +18,7 @@ from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference import plots
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import Calibration, predictive_check
-from pyroformer.inference.evaluation.report import Estimate, Evaluation
-from pyroformer.inference.evaluation.report import Metric as Measured
+from pyroformer.inference.evaluation.report import Estimate, Evaluation, MetricResult
 from pyroformer.inference.generation.traversal import traverse
 from pyroformer.inference.posterior.arviz_compat import from_groups
 from pyroformer.inference.run import Run
@@ -72,12 +71,12 @@ def words(ax: Axes) -> list[str]:
 
 def counted(share: float, names: tuple[str, ...] = ("kept_alpha", "kept_attention")) -> Evaluation:
     units = {"components": Estimate(10 * share), "of the text's": Estimate(share, 0.01)}
-    return Evaluation({name: Measured(name, units) for name in names}, {})
+    return Evaluation({name: MetricResult(name, units) for name in names}, {})
 
 
 def test_components_are_drawn_in_the_order_of_the_strength() -> None:
     ax = plots.components_kept({10.0: counted(0.2), 0.1: counted(0.9)}, strength="beta", ax=own_axes()[0])
-    assert labels(ax) == ["alpha above 0.1", "holding 99 % of the attention"]
+    assert labels(ax) == ["alpha above 0.1", "with 99 % of the attention"]
     line = ax.lines[0]
     assert (list(line.get_xdata()), list(line.get_ydata())) == ([0.1, 10.0], [0.9, 0.2])
     assert (ax.get_xscale(), ax.get_xlabel()) == ("log", "beta")
@@ -86,20 +85,20 @@ def test_components_are_drawn_in_the_order_of_the_strength() -> None:
 def test_components_say_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="there are 1 evaluations: give at least 2, of runs that differ"):
         plots.components_kept({1.0: counted(0.5)})
-    with pytest.raises(ValueError, match="an evaluation counted no components: evaluate runs of an NVAE"):
+    with pytest.raises(ValueError, match="an evaluation has no count of components: evaluate runs of an NVAE"):
         plots.components_kept({1.0: counted(0.5), 2.0: Evaluation({}, {})})
 
 
 # Paths
 
 
-def bank(width: int = 2) -> pf.Mixture:
+def initial_mixture(width: int = 2) -> pf.Mixture:
     return pf.Mixture(torch.zeros(3).log_softmax(-1), 2 * torch.randn(3, width), noise_variance=0.5)
 
 
 @pytest.mark.parametrize("width", [2, 5])
 def test_keys_go_where_em_takes_them(width: int) -> None:
-    queries, mixture = torch.randn(40, width), bank(width)
+    queries, mixture = torch.randn(40, width), initial_mixture(width)
     left, right = plots.key_paths(queries, mixture, steps=4, axes=own_axes(2))
     state = pf.em.adapt(queries, mixture, steps=4)
     np.testing.assert_allclose(right.lines[0].get_ydata(), state.objective, rtol=1e-5)
@@ -110,7 +109,7 @@ def test_keys_go_where_em_takes_them(width: int) -> None:
 
 
 def test_queries_climb_to_a_mode_of_the_evidence() -> None:
-    mixture, queries = bank(), torch.randn(4, 2)
+    mixture, queries = initial_mixture(), torch.randn(4, 2)
     left, right = plots.query_paths(queries, mixture, steps=30)
     for line in right.lines:
         assert (np.diff(line.get_ydata()) > -1e-5).all()
@@ -120,15 +119,15 @@ def test_queries_climb_to_a_mode_of_the_evidence() -> None:
 
 
 def test_paths_say_what_is_wrong() -> None:
-    mixture = bank()
+    mixture = initial_mixture()
     with pytest.raises(ValueError, match="steps is 0: a path needs at least 1"):
         plots.key_paths(torch.randn(4, 2), mixture, steps=0)
-    with pytest.raises(ValueError, match="1 axes were given for 2 panels: give 2, or none"):
+    with pytest.raises(ValueError, match="there are 1 axes for 2 panels: give 2, or none"):
         plots.query_paths(torch.randn(4, 2), mixture, axes=own_axes())
     with pytest.raises(ValueError, match="queries have 1 dimension: a path is drawn in a plane"):
-        plots.key_paths(torch.randn(4, 1), bank(1))
+        plots.key_paths(torch.randn(4, 1), initial_mixture(1))
     wide = pf.Mixture(torch.zeros(3), torch.randn(3, 2), torch.ones(3, 1))
-    with pytest.raises(ValueError, match="the keys have variances or values of their own"):
+    with pytest.raises(ValueError, match="the mixture has variances or values"):
         plots.query_paths(torch.randn(4, 2), wide)
 
 
@@ -137,7 +136,7 @@ def test_paths_say_what_is_wrong() -> None:
 
 def test_the_parts_of_the_kl_stand_beside_it() -> None:
     figures = {
-        f"{measure}_{latent}": Measured(measure, {"nats/text": Estimate(value)})
+        f"{measure}_{latent}": MetricResult(measure, {"nats/text": Estimate(value)})
         for measure, value in (("kl", 3.0), ("mutual_information", 2.0), ("marginal_kl", 1.0))
         for latent in ("z_1", "z_2")
     }
@@ -145,25 +144,25 @@ def test_the_parts_of_the_kl_stand_beside_it() -> None:
     assert [patch.get_height() for patch in ax.patches] == [3, 3, 2, 2, 1, 1]
     assert "ln 20 texts" in labels(ax)
     assert ax.lines[0].get_ydata()[0] == pytest.approx(np.log(20))
-    with pytest.raises(ValueError, match="the evaluation says nothing of single latents"):
+    with pytest.raises(ValueError, match="the evaluation has no metrics of single latents"):
         plots.layer_kl(Evaluation({}, {}))
 
 
 # Traversals
 
 
-def test_a_walk_starts_from_the_reconstruction_and_changes_one_entry(della: Run) -> None:
+def test_a_traversal_changes_one_entry_of_the_reconstruction(della: Run) -> None:
     own = float(della.encode([TEXT]).mean[0, 1, 3])
-    walk = traverse(della, TEXT, 2, 3, values=[own, 5.0])
-    assert (walk.latent, walk.dimension, walk.own) == (2, 3, own)
-    assert walk.own_text == walk.texts[0] == della.reconstruct(TEXT).text
+    result = traverse(della, TEXT, 2, 3, values=[own, 5.0])
+    assert (result.latent, result.dimension, result.mean) == (2, 3, own)
+    assert result.reconstruction == result.texts[0] == della.reconstruct(TEXT).text
     memory = della.encode([TEXT]).memory()
     moved = memory.latents.clone()
     moved[0, 1, 3] = 5.0
-    assert walk.texts[1] == della.decode(type(memory)(moved))[0]
+    assert result.texts[1] == della.decode(type(memory)(moved))[0]
 
 
-def test_the_entry_that_is_known_best_is_walked_by_default(corpus: Corpus) -> None:
+def test_the_entry_of_the_smallest_variance_is_traversed_by_default(corpus: Corpus) -> None:
     torch.manual_seed(0)
     model = VAE.for_corpus(corpus, **SIZES)
     guide = VAEGuide(model)
@@ -181,16 +180,16 @@ def test_a_table_has_a_row_for_each_value_and_one_for_the_text(della: Run) -> No
     assert [text.get_weight() for text in ax.texts[1::2]] == ["normal", "bold", "normal"]
 
 
-def test_walks_say_what_is_wrong(della: Run, corpus: Corpus) -> None:
+def test_traversals_that_are_impossible(della: Run, corpus: Corpus) -> None:
     with pytest.raises(ValueError, match="latent is 3: choose one from 1 to 2"):
         traverse(della, TEXT, 3)
     with pytest.raises(ValueError, match="dimension is 4: choose one from 0 to 3"):
         traverse(della, TEXT, 1, 4)
-    with pytest.raises(ValueError, match="there are no values to walk along: give at least one"):
+    with pytest.raises(ValueError, match="values is empty: give at least one"):
         traverse(della, TEXT, values=[])
     model = NVAE.for_corpus(corpus, **SIZES)
     nvae = Run(model, NVAEGuide(model), corpus, RunFolder(Path("nowhere")), {}, step=0)
-    with pytest.raises(ValueError, match="the latents of a NVAE are no table to walk in: take a DELLA or a VAE"):
+    with pytest.raises(ValueError, match="NVAE has no per-dimension latents to traverse: choose a DELLA or a VAE"):
         traverse(nvae, TEXT)
 
 
@@ -228,7 +227,7 @@ def test_prior_and_posterior_say_what_is_wrong() -> None:
     data = drawn(np.ones(30), np.ones(30))
     with pytest.raises(ValueError, match="there is no variable 'beta' in prior: choose among alpha, keys"):
         plots.prior_posterior(data, "beta")
-    with pytest.raises(ValueError, match="keys has several entries, along key: say which one with where="):
+    with pytest.raises(ValueError, match="keys has several entries, along key: select one with where="):
         plots.prior_posterior(data, "keys")
     with pytest.raises(ValueError, match="keys has no entry"):
         plots.prior_posterior(data, "keys", {"key": 2})
@@ -252,7 +251,7 @@ def test_the_worst_khat_is_on_top_in_its_color() -> None:
     ax = plots.khats(data)
     assert [str(tick.get_text()) for tick in ax.get_yticklabels()] == ["text 0.1", "text 0.6", "text 1.2"]
     np.testing.assert_allclose(ax.collections[0].get_offsets()[:, 0], np.sort(pf.diagnostics.khat(data)))
-    assert labels(ax) == ["near: 1", "usable with weights: 1", "off: 1"]
+    assert labels(ax) == ["good: 1", "usable with weights: 1", "unreliable: 1"]
     assert len(plots.khats(densities([0.3] * 40)).get_yticklabels()) < 40  # too many to name
 
 
@@ -261,7 +260,7 @@ def test_khat_of_shared_latents_is_no_picture() -> None:
 
     values = np.random.default_rng(0).normal(size=(1, 100))
     stats = xarray.Dataset({"log_p": (("chain", "draw"), values), "log_q": (("chain", "draw"), 0 * values)})
-    with pytest.raises(ValueError, match="all observations share the latents, so there is one k-hat"):
+    with pytest.raises(ValueError, match="all latents are global, so there is a single k-hat"):
         plots.khats(from_groups({"sample_stats": stats}, {}))
 
 
@@ -280,7 +279,7 @@ def test_ranks_are_counted_in_bins_with_the_binomial_band() -> None:
     below = Binomial(200, torch.tensor(0.1)).log_prob(torch.arange(201.0)).exp().cumsum(0)
     assert below[round(band.y0) - 1] < 0.005 <= below[round(band.y0)]
     assert below[round(band.y1) - 1] < 0.995 <= below[round(band.y1)]
-    with pytest.raises(ValueError, match="1 axes were given for 2 quantities: give one for each, or none"):
+    with pytest.raises(ValueError, match="there are 1 axes for 2 quantities: give one for each, or none"):
         plots.ranks(Calibration({"z": flat, "y": low}, 19), axes=own_axes())
 
 
@@ -295,4 +294,4 @@ def test_real_texts_stand_out_in_their_color() -> None:
     check = predictive_check(["a" * 99], sets, statistics)
     assert [line.get_xdata()[0] for line in diamonds] == pytest.approx([check.scaled[0]])  # nothing varies in the other
     assert diamonds[0].get_color() == "#d55e00"
-    assert words(ax) == ["99  |  30", "1  |  1", "real  |  made up"]
+    assert words(ax) == ["99  |  30", "1  |  1", "real  |  generated"]

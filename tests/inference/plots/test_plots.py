@@ -1,4 +1,4 @@
-"""Pictures show the numbers they are given, under the right names, and leave matplotlib as it was."""
+"""Plots show their numbers under the right names and leave matplotlib's settings as they were."""
 
 import itertools
 from collections.abc import Iterator
@@ -124,7 +124,7 @@ def test_without_latents_the_objective_is_the_likelihood(plain: Run) -> None:
 
 
 def test_curves_say_what_is_missing(run: Run) -> None:
-    with pytest.raises(ValueError, match="1 axes were given for 2 panels"):
+    with pytest.raises(ValueError, match="there are 1 axes for 2 panels"):
         plots.curves(run, axes=[own_axes()])
     run.folder.metrics_file.unlink()
     with pytest.raises(ValueError, match="has no metrics yet: let fit run for longer"):
@@ -138,19 +138,19 @@ def test_curves_say_what_is_missing(run: Run) -> None:
 def test_weights_are_the_posterior_means_token_by_token(corpus: Corpus, run: Run, samples_per_component: int) -> None:
     model = NVAE.for_corpus(corpus, samples_per_component=samples_per_component, **SIZES)
     run = Run(model, NVAEGuide(model).eval(), corpus, run.folder, run.config, 0)
-    found = token_weights(run, TEXT)
-    assert found.pieces == corpus.tokenizer.pieces(TEXT)
+    result = token_weights(run, TEXT)
+    assert result.pieces == corpus.tokenizer.pieces(TEXT)
     alpha = run.encode([TEXT]).log_alpha[0].double().exp().tolist()
     each = [sum(alpha[start : start + samples_per_component]) for start in range(0, len(alpha), samples_per_component)]
-    np.testing.assert_allclose(np.exp(found.log_alpha), each, rtol=1e-6)
-    np.testing.assert_allclose(found.weights, np.array(each) / sum(alpha), rtol=1e-6)
+    np.testing.assert_allclose(np.exp(result.log_alpha), each, rtol=1e-6)
+    np.testing.assert_allclose(result.weights, np.array(each) / sum(alpha), rtol=1e-6)
 
 
 def test_weights_draw_a_cell_for_each_token_and_one_for_the_prior(run: Run) -> None:
-    found = token_weights(run, TEXT)
+    result = token_weights(run, TEXT)
     ax = plots.weights(run, TEXT)
-    np.testing.assert_array_equal(cells(ax).get_array(), found.weights)
-    assert len(cells(ax).get_paths()) == len(found.pieces) + 1
+    np.testing.assert_array_equal(cells(ax).get_array(), result.weights)
+    assert len(cells(ax).get_paths()) == len(result.pieces) + 1
     assert [bar.get_title() for bar in ax.child_axes] == ["posterior mean weight"]
     assert plt.get_fignums() == [ax.figure.number]  # a notebook shows it
 
@@ -225,29 +225,29 @@ def test_spaces_at_the_ends_count_as_width() -> None:
 
 
 def test_attention_has_a_row_for_each_token_written_and_a_column_for_each_read(run: Run) -> None:
-    found = decoder_attention(run, TEXT)
-    assert found.read == ["prior", *run.tokenizer.pieces(TEXT)]
-    assert found.weights.shape == (2, 2, len(found.written), len(found.read))
-    np.testing.assert_allclose(found.weights.sum(-1), 1, rtol=1e-5)
+    result = decoder_attention(run, TEXT)
+    assert result.inputs == ["prior", *run.tokenizer.pieces(TEXT)]
+    assert result.weights.shape == (2, 2, len(result.generated), len(result.inputs))
+    np.testing.assert_allclose(result.weights.sum(-1), 1, rtol=1e-5)
     ax = plots.attention(run, TEXT)
     [image] = ax.images
-    np.testing.assert_allclose(image.get_array(), found.weights.mean((0, 1)))
-    assert [str(tick.get_text()) for tick in ax.get_xticklabels()] == [printable(piece) for piece in found.read]
-    assert len(ax.get_yticklabels()) == len(found.written)
+    np.testing.assert_allclose(image.get_array(), result.weights.mean((0, 1)))
+    assert [str(tick.get_text()) for tick in ax.get_xticklabels()] == [printable(piece) for piece in result.inputs]
+    assert len(ax.get_yticklabels()) == len(result.generated)
 
 
 def test_attention_takes_the_vectors_of_a_token_together(corpus: Corpus, run: Run) -> None:
     model = NVAE.for_corpus(corpus, samples_per_component=2, **SIZES)
-    found = decoder_attention(Run(model, NVAEGuide(model), corpus, run.folder, run.config, 0), TEXT)
-    assert found.weights.shape[-1] == len(found.read)
-    np.testing.assert_allclose(found.weights.sum(-1), 1, rtol=1e-5)
+    result = decoder_attention(Run(model, NVAEGuide(model), corpus, run.folder, run.config, 0), TEXT)
+    assert result.weights.shape[-1] == len(result.inputs)
+    np.testing.assert_allclose(result.weights.sum(-1), 1, rtol=1e-5)
 
 
 def test_attention_of_a_layer_into_given_axes(run: Run) -> None:
-    found = decoder_attention(run, TEXT)
+    result = decoder_attention(run, TEXT)
     ax = own_axes()
     assert plots.attention(run, TEXT, layer=1, ax=ax) is ax
-    np.testing.assert_allclose(ax.images[0].get_array(), found.weights[1].mean(0))
+    np.testing.assert_allclose(ax.images[0].get_array(), result.weights[1].mean(0))
     assert ax.get_title() == "layer 1, mean of its heads"
     assert not plt.get_fignums()
 
@@ -265,7 +265,7 @@ def test_attention_says_what_is_wrong(run: Run, plain: Run) -> None:
         plots.attention(plain, TEXT)
     with pytest.raises(ValueError, match="layer is 2: the decoder has layers 0 to 1"):
         plots.attention(run, TEXT, layer=2)
-    with pytest.raises(ValueError, match=r"weights of shape \(2, 2\) for 1 tokens written and 2 read"):
+    with pytest.raises(ValueError, match=r"weights have shape \(2, 2\) for 1 generated and 2 input tokens"):
         heat_map(["a"], ["prior", "a"], np.ones((2, 2)))
 
 

@@ -76,7 +76,7 @@ def test_names_and_shapes_of_a_mixture() -> None:
     absent = posterior["vectors"].isnull().all("dimension")[0, 0]
     assert absent.values.tolist() == [[False] * 6, [False] * 3 + [True] * 3, [False] * 5 + [True]]
     assert dict(dataset(data, "prior").sizes) == dict(posterior.sizes)
-    assert dict(dataset(data, "posterior_predictive")["written"].sizes)["draw"] == 2
+    assert dict(dataset(data, "posterior_predictive")["generated"].sizes)["draw"] == 2
     likelihood = dataset(data, "log_likelihood")
     np.testing.assert_allclose(likelihood["per_token"].sum("token"), likelihood["per_text"], rtol=1e-4)
     stats = dataset(data, "sample_stats")
@@ -119,7 +119,7 @@ def test_a_run_names_texts_and_tokens_and_is_written_and_read(nvae: Run, tmp_pat
     assert dataset(data, "posterior")["text"].values.tolist() == texts
     pieces = dataset(data, "constant_data")["piece"].sel(text="the number").values
     assert [piece for piece in pieces if piece] == list(nvae.tokenizer.pieces("the number"))
-    assert dataset(data, "posterior_predictive")["written"].shape == (1, 1, 2)
+    assert dataset(data, "posterior_predictive")["generated"].shape == (1, 1, 2)
     data.to_netcdf(tmp_path / "posterior.nc")
     again = arviz.from_netcdf(tmp_path / "posterior.nc")
     for group in ("posterior", "sample_stats", "log_likelihood", "prior"):
@@ -153,7 +153,7 @@ def test_a_run_compared_with_itself_is_no_better(nvae: Run, corpus: Corpus) -> N
 MODEL = NVAE(CONFIG)
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"draws": 0}, "draws is 0: give a whole number of at least 1"),
-    ({"draws": 2, "predictive": 3}, "predictive is 3, but there are 2 draws to write from"),
+    ({"draws": 2, "predictive": 3}, "predictive is 3, but there are 2 draws to decode from"),
     ({"sites": ["z"]}, "there is no latent site 'z': choose among weights, vectors"),
     (
         {"draws": 10**7},
