@@ -1,4 +1,4 @@
-"""What holds for every test and doctest: seeds, validation on, no global state left changed, and who is skipped."""
+"""Fixtures of every test and doctest: seeds, validation, unchanged global state, and skipped tests."""
 
 import os
 import random
@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def isolated(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) -> Iterator[None]:
-    """Seeded, validated, and with the global state of torch and Pyro as it was."""
+    """Seeds the generators, validates distributions and requires that torch's and Pyro's global state is unchanged."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)

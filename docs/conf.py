@@ -46,7 +46,7 @@ templates_path = [str(HERE / "templates")]  # autosummary would look beside the 
 
 myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 3
-nb_execution_mode = "off"  # the outputs kept in the notebooks are shown
+nb_execution_mode = "off"  # show the outputs stored in the notebooks
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
 html_theme = "furo"

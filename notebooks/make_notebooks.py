@@ -1,6 +1,6 @@
-"""Runs the notebooks and writes each as .ipynb, with its outputs, beside its .py: ``make notebooks``.
+"""Notebooks with outputs, each .ipynb written from the .py beside it: ``make notebooks``.
 
-The .py is the one to edit. Without names all of them run, and the same code gives the same file but for its numbers.
+Edit the .py. Without arguments, all notebooks run. The same code gives the same file, apart from its numbers.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from nbformat import NotebookNode
 
 HERE = Path(__file__).resolve().parent
 
-# Warnings that tell the readers of outputs nothing: tqdm, which Pyro imports, has no progress bar, and ArviZ changes.
+# Warnings of no use to readers: tqdm, which Pyro imports, lacks a progress bar, and ArviZ is about to change.
 IGNORED = ("ignore:IProgress not found", "ignore::FutureWarning:arviz")
 
 

@@ -1,6 +1,6 @@
-"""Draws figures/overview.png, the README's picture, from a run: ``python notebooks/make_overview.py RUN``.
+"""The README's figure, figures/overview.png, drawn from a run: ``python notebooks/make_overview.py RUN``.
 
-Its first panel needs no run; the other two show what is in the run's folder: the same folder gives the same picture.
+The first panel needs no run; the other two depend on the run's folder alone.
 """
 
 import argparse
@@ -15,11 +15,12 @@ from matplotlib.patches import Ellipse
 
 import pyroformer as pf
 from pyroformer.inference.plots.style import COLORS, DEPTHS, FRAME, INK
-from pyroformer.models.attention.mixture import Mixture, posterior_mean, responsibilities
+from pyroformer.models.attention.bayes_rule import posterior_mean, responsibilities
+from pyroformer.models.attention.mixture import Mixture
 
 HERE = Path(__file__).resolve().parent
 TITLES = ("Attention is a posterior mean", "What a text leaves in its mixture", "What it costs, and what it gives back")
-TOKENS = range(40, 60)  # of the held-out text that is shown
+TOKENS = range(40, 60)  # length of the held-out text in the figure
 
 
 def main() -> None:
@@ -45,7 +46,7 @@ def overview(run: pf.Run, text: str | None = None) -> Figure:
 
 
 def draw_denoising(ax: Axes) -> None:
-    """A query, the mixture that it was seen under, and what it was an observation of."""
+    """A query, the mixture, and the posterior mean of the vector that the query is an observation of."""
     means = torch.tensor([[-2.3, 0.8], [-0.1, 1.7], [2.2, 0.7], [-0.3, -1.2]])
     variances = torch.tensor([[0.30, 0.16], [0.22, 0.14], [0.30, 0.22], [0.34, 0.14]])
     mixture = Mixture(torch.tensor([0.3, 0.15, 0.4, 0.15]).log(), means, variances, noise_variance=0.7)
@@ -80,7 +81,7 @@ def held_out(run: pf.Run) -> str:
 
 
 def draw_rate(run: pf.Run, ax: Axes) -> None:
-    """The path of the held-out texts through rate and distortion, from the first look at them to the last."""
+    """Rate and distortion of the held-out texts, from the first validation to the last."""
     table = run.folder.read_metrics()
     valid = [row for row, split in enumerate(table["split"]) if split == "valid"]
     columns = {

@@ -1,4 +1,4 @@
-"""The benchmarks still run: each script's report at a tiny size."""
+"""Tests of the benchmarks: the report of each script at a tiny size."""
 
 import importlib
 import re
@@ -97,8 +97,8 @@ def test_the_models_of_the_table_are_of_one_size(script: ModuleType) -> None:
     before, after = script.LanguageModel(config).eval(), script.make("product", config)
     tokens = torch.randint(3, 60, (2, 8))
     hidden = {
-        identity: script.grown(before, *after, identity=identity)[0].eval().decoder(tokens, told)
-        for told in [Context(torch.randn(2, 2, script.LATENT))]
+        identity: script.grown(before, *after, identity=identity)[0].eval().decoder(tokens, context)
+        for context in [Context(torch.randn(2, 2, script.LATENT))]
         for identity in (True, False)
     }
     torch.testing.assert_close(hidden[True], before.decoder(tokens))
@@ -157,7 +157,7 @@ def test_the_curve(script: ModuleType, tmp_path: Path) -> None:
         model, guide = script.make(point, corpus, width=16, layers=1)
         assert (guide is None) == (point.family == "language model")
         assert len(model.decoder.blocks) == (2 if guide is None else 1)
-    results = [made_up(script, point, level) for level, point in enumerate(script.POINTS)]
+    results = [fake_result(script, point, level) for level, point in enumerate(script.POINTS)]
     rows = numbers(script.table(results, SimpleNamespace(steps=100, width=96)))
     assert rows["nvae, autoregressive prior"][2] != rows["nvae"][2]
     assert rows["language model"][0] == 400  # steps of the last of its rows
@@ -167,7 +167,7 @@ def test_the_curve(script: ModuleType, tmp_path: Path) -> None:
     assert (tmp_path / "curve.png").stat().st_size > 10_000
 
 
-def made_up(script: ModuleType, point: Any, level: float) -> dict[str, Any]:
-    """A result as the script keeps it."""
-    figures = {name: {"units": {unit: {"value": 1.0 + level}}} for name, unit, _ in script.COLUMNS.values()}
-    return {"point": point._asdict(), "evaluation": {"figures": figures}}
+def fake_result(script: ModuleType, point: Any, level: float) -> dict[str, Any]:
+    """A result in the format of the script."""
+    metrics = {name: {"units": {unit: {"value": 1.0 + level}}} for name, unit, _ in script.COLUMNS.values()}
+    return {"point": point._asdict(), "evaluation": {"figures": metrics}}

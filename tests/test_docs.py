@@ -1,4 +1,4 @@
-"""The code of the pages in docs/ runs as printed, on a few texts and for a few steps."""
+"""Tests of the pages in docs/: their code runs as printed, on a few texts and for a few steps."""
 
 import re
 import shlex
@@ -23,23 +23,23 @@ SMALLER = {"for_corpus(corpus": "for_corpus(corpus, width=16, layers=1, heads=2"
 SMALLER |= {"--data reviews.txt": "--data reviews.txt --model.width 16 --model.layers 1 --vocabulary 270"}
 SHORTER |= {"--draws 100": "--draws 2 -n 2", "-n 3": "-n 1"}
 SMALLER |= {"evaluate runs": "evaluate --limit 4 --num_particles 2 runs", "test[:100]": "test[:4]"}
-SHOWN = {
+PRINTED = {
     "own_prior": ["the run uses my_priors.Heavy, which is code outside pyroformer: name it again"],
     "own_guide": ["the guide draws 'vectors' with batch shape (", "and event shape (3,), expected"],
     "own_likelihood": ["the likelihood of Unordered has the type Independent", "the site 'text' has size"],
 }
 
 
-def run(kind: str, code: str, seen: dict[str, Any]) -> None:
+def run(kind: str, code: str, namespace: dict[str, Any]) -> None:
     for long, short in (SHORTER | SMALLER).items():
         code = code.replace(long, short)
     if kind == "sh":
         for line in code.splitlines():
             assert main(shlex.split(line)[1:]) == 0, line
-    elif found := re.match(r"# (my_\w+\.py)\n", code):
-        Path(found[1]).write_text(code)
+    elif file := re.match(r"# (my_\w+\.py)\n", code):
+        Path(file[1]).write_text(code)
     else:
-        exec(compile(code, "docs", "exec"), seen)
+        exec(compile(code, "docs", "exec"), namespace)
 
 
 @pytest.mark.slow
@@ -50,14 +50,14 @@ def test_every_block_runs(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("my_priors", "my_guides", "my_models"):  # another test may have imported one of that name
-        monkeypatch.setitem(sys.modules, name, sys)  # what is set is forgotten at the end
+        monkeypatch.setitem(sys.modules, name, sys)  # monkeypatch restores the original at the end
         del sys.modules[name]
     texts = [f"The {'food' if n % 3 else 'room'} was {'good' if n % 2 else 'bad'}, {n} of 100." for n in range(120)]
     Path("reviews.txt").write_text("\n".join(["The food was good.", *texts]))
-    seen: dict[str, Any] = {}
+    namespace: dict[str, Any] = {}
     blocks = BLOCK.findall((DOCS / f"{page}.md").read_text())
     assert len(blocks) >= 4
     for kind, code in blocks:
-        run(kind, code, seen)
+        run(kind, code, namespace)
     out = capsys.readouterr().out
-    assert all(part in out for part in SHOWN[page])
+    assert all(part in out for part in PRINTED[page])

@@ -1,4 +1,4 @@
-"""Notebooks run, and each is a pair that agrees: a .py that people edit and an .ipynb, with outputs, that they read."""
+"""Tests of the notebooks: they run, and each .ipynb, with outputs, agrees with the .py that it is written from."""
 
 import runpy
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def cells(notebook: NotebookNode) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def pyplot(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Figures that nobody sees, and settings as they were."""
+    """Figures without a window, and unchanged settings."""
     import matplotlib.pyplot as plt
 
     matplotlib.use("Agg")

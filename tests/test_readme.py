@@ -1,4 +1,4 @@
-"""The README's code runs as printed, but for how long it trains."""
+"""Tests of the README: its code runs as printed, apart from the length of training."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 
-def test_the_first_screen_says_what_it_is_and_how_to_start() -> None:
+def test_the_first_screen_has_the_commands_and_the_first_fit() -> None:
     first = README.read_text().splitlines()[:40]
     assert any("make demo" in line for line in first)
     assert any("make test" in line for line in first)
