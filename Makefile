@@ -16,14 +16,14 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help demo docs test lint format notebooks clean table curve
 
 help:
-	@echo "make demo       train a small model on the built-in English corpus, then show what it learned"
-	@echo "make test       ruff, mypy and all tests"
-	@echo "make lint       ruff and mypy alone"
-	@echo "make format     let ruff rewrite the code"
+	@echo "make demo       train a small model on the built-in English corpus and print what it learned"
+	@echo "make test       run ruff, mypy and all tests"
+	@echo "make lint       run ruff and mypy alone"
+	@echo "make format     format the code with ruff"
 	@echo "make notebooks  run the notebooks and write each .ipynb, with outputs, from its .py"
-	@echo "make docs       API pages, guides and notebooks as a site in build/docs; a warning is an error"
-	@echo "make table      DELLA against its rivals, with DATA=folder; goes on where it stopped"
-	@echo "make curve      rate against distortion of NVAE and VAE, with DATA=folder; goes on where it stopped"
+	@echo "make docs       build the documentation in build/docs; a warning is an error"
+	@echo "make table      compare DELLA with its rivals, with DATA=folder; resumable"
+	@echo "make curve      plot rate against distortion of NVAE and VAE, with DATA=folder; resumable"
 	@echo "make clean      remove .venv and the tools' caches"
 	@echo
 	@echo "PYTHON=/path/to/python3.12 picks the interpreter, VENV=.venv-3.12 the environment that is made from it (default: .venv)."
