@@ -1,7 +1,7 @@
 """Makes the pictures of docs/plots.md: ``python docs/make_pictures.py --runs runs/pictures``.
 
-It fits small models to the built-in corpus, some minutes on two cores; runs that are in the folder already are taken
-from there. All noise has a seed, so that the same versions of the libraries give the same pictures.
+It fits small models to the built-in corpus, which takes some minutes on two cores; runs that already exist in the
+folder are loaded. All random numbers are seeded: the same versions of the libraries make the same pictures.
 """
 
 import argparse
@@ -35,22 +35,22 @@ TRAINING = {"learning_rate": 4e-3, "validation_texts": 128, "validations": 8}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, help="where runs are kept; a temporary folder by default")
-    parser.add_argument("--only", nargs="*", help="names of pictures to make; all by default")
+    parser.add_argument("--runs", type=Path, help="folder of the runs; a temporary one by default")
+    parser.add_argument("--only", nargs="*", help="names of the pictures; all by default")
     arguments = parser.parse_args()
     matplotlib.use("Agg")
     PICTURES.mkdir(exist_ok=True)
     folder = arguments.runs or Path(tempfile.mkdtemp(prefix="pictures-"))
-    for name, make in DRAWN.items():
+    for name, make in MAKERS.items():
         if arguments.only is None or name in arguments.only:
             save(make(folder), PICTURES / f"{name}.png")
 
 
 def save(ax: Any, path: Path) -> None:
-    """Few colors are enough for drawings, and make small files."""
-    written = BytesIO()
-    ax.figure.savefig(written, dpi=100, bbox_inches="tight", pad_inches=0.1)
-    Image.open(written).convert("P", palette=Image.Palette.ADAPTIVE, colors=128).save(path, optimize=True)
+    """Save with a palette of 128 colors, for small files."""
+    file = BytesIO()
+    ax.figure.savefig(file, dpi=100, bbox_inches="tight", pad_inches=0.1)
+    Image.open(file).convert("P", palette=Image.Palette.ADAPTIVE, colors=128).save(path, optimize=True)
     plt.close(ax.figure)
 
 
@@ -75,12 +75,12 @@ def query_paths(_: Path) -> Any:
 
 
 def prior_posterior(_: Path) -> Any:
-    """The concentration of a Dirichlet process over the weights of twelve units, of which the queries need three."""
+    """The concentration of a Dirichlet process over the weights of twelve components, three of which have queries."""
     torch.manual_seed(0)
     centers = torch.tensor([[-3.0, 0.0], [2.0, 2.0], [1.5, -2.5]])
     queries = (centers[:, None] + 0.5 * torch.randn(3, 40, 2)).flatten(0, 1)
-    units = torch.cat([centers, 3 * torch.randn(9, 2)])
-    mixture = pf.Mixture(torch.zeros(12).log_softmax(-1), units, noise_variance=0.3)
+    means = torch.cat([centers, 3 * torch.randn(9, 2)])
+    mixture = pf.Mixture(torch.zeros(12).log_softmax(-1), means, noise_variance=0.3)
     model = pf.MixtureAttention(mixture, weights=DirichletProcess(Gamma(1.0, 0.5)))
     guide = Automatic(model, AutoNormal)
     svi = pf.SVI(model, guide, torch.optim.Adam, loss=TraceEnum_ELBO(max_plate_nesting=1), lr=0.1)
@@ -93,22 +93,26 @@ def prior_posterior(_: Path) -> Any:
 def ranks(_: Path) -> Any:
     """A Gaussian model whose posterior is known, with it and with a guide of half its width."""
     guides = {"the posterior": 1.0, "half as wide": 0.5}
-    found = {}
+    collected = {}
     for name, width in guides.items():
         calibration = pf.diagnostics.calibrate(
-            Sight(), Guess(width), simulations=10, draws=39, args=(), observe=lambda trace: trace.nodes["text"]["value"]
+            NoisyMean(), Guess(width), simulations=10, draws=39, args=(), observe=observation
         )
-        found |= {f"{name}: {quantity}": one for quantity, one in calibration.ranks.items()}
-    return pf.plots.ranks(pf.diagnostics.Calibration(found, 39))[0]
+        collected |= {f"{name}: {quantity}": values for quantity, values in calibration.ranks.items()}
+    return pf.plots.ranks(pf.diagnostics.Calibration(collected, 39))[0]
 
 
-class Sight(torch.nn.Module):
-    """z ~ N(0, 1) is seen with unit noise, 50 times over."""
+def observation(trace: Any) -> Any:
+    return trace.nodes["text"]["value"]
 
-    def forward(self, seen: torch.Tensor | None = None) -> None:
+
+class NoisyMean(torch.nn.Module):
+    """z ~ N(0, 1) is observed with unit noise, for 50 texts."""
+
+    def forward(self, observed: torch.Tensor | None = None) -> None:
         with pyro.plate("texts", 50, dim=-1):
             z = pyro.sample("z", Normal(torch.zeros(50), 1.0))
-            pyro.sample("text", Normal(z, 1.0), obs=seen)
+            pyro.sample("text", Normal(z, 1.0), obs=observed)
 
 
 class Guess(torch.nn.Module):
@@ -118,9 +122,9 @@ class Guess(torch.nn.Module):
         super().__init__()
         self.width = width
 
-    def forward(self, seen: torch.Tensor) -> None:
+    def forward(self, observed: torch.Tensor) -> None:
         with pyro.plate("texts", 50, dim=-1):
-            pyro.sample("z", Normal(seen / 2, self.width * 0.5**0.5))
+            pyro.sample("z", Normal(observed / 2, self.width * 0.5**0.5))
 
 
 # Pictures of runs
@@ -136,8 +140,8 @@ def nvae(folder: Path, beta: float) -> pf.Run:
 
 def components_kept(folder: Path) -> Any:
     runs = {beta: nvae(folder, beta) for beta in BETAS}
-    found = {beta: run.evaluate(limit=100, num_particles=1, reconstructions=1) for beta, run in runs.items()}
-    return pf.plots.components_kept(found)
+    options = {"limit": 100, "num_particles": 1, "reconstructions": 1}
+    return pf.plots.components_kept({beta: run.evaluate(**options) for beta, run in runs.items()})
 
 
 def layer_curves(folder: Path) -> Any:
@@ -145,15 +149,15 @@ def layer_curves(folder: Path) -> Any:
 
 
 def layer_kl(folder: Path) -> Any:
-    return pf.plots.layer_kl(measured(folder))
+    return pf.plots.layer_kl(evaluated(folder))
 
 
 def active_units(folder: Path) -> Any:
-    return pf.plots.active_units(measured(folder))
+    return pf.plots.active_units(evaluated(folder))
 
 
 @cache
-def measured(folder: Path) -> Any:
+def evaluated(folder: Path) -> Any:
     return della(folder).evaluate(limit=200, num_particles=1, reconstructions=1, compared=200)
 
 
@@ -176,7 +180,7 @@ def weights(folder: Path) -> Any:
     return pf.plots.weights(run, run.corpus.test[0])
 
 
-DRAWN: dict[str, Callable[[Path], Any]] = {
+MAKERS: dict[str, Callable[[Path], Any]] = {
     make.__name__: make
     for make in (
         key_paths, query_paths, prior_posterior, ranks, components_kept, layer_curves, layer_kl, active_units,
@@ -186,7 +190,7 @@ DRAWN: dict[str, Callable[[Path], Any]] = {
 
 
 def fitted(folder: Path, kind: str, steps: int, options: Mapping[str, Any], **training: Any) -> pf.Run:
-    """A run from its folder, or fitted into it if there is none."""
+    """The run in a folder; fitted first if there is none."""
     if (folder / "checkpoints" / "best.ckpt").exists():
         return pf.load(folder)
     texts = pf.Corpus.builtin(vocabulary=1000, max_length=24)

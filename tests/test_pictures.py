@@ -1,4 +1,4 @@
-"""Every picture that docs/plots.md shows is there, is small, and is made by the script."""
+"""Every picture of docs/plots.md exists, is small, and is made by the script."""
 
 import ast
 import re
@@ -17,7 +17,7 @@ MADE = {
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_a_picture_is_there_and_is_that_of_a_function(name: str) -> None:
+def test_a_picture_exists_and_is_that_of_a_function(name: str) -> None:
     assert (DOCS / "pictures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert name in pf.plots.__all__ and name in MADE
 
@@ -28,6 +28,6 @@ def test_all_pictures_together_are_small_and_each_is_shown() -> None:
     assert sum(path.stat().st_size for path in files) < 1_000_000
 
 
-def test_the_page_calls_what_there_is() -> None:
-    for module, name in re.findall(r"pf\.(plot|diagnostics)\.(\w+)", PAGE):
+def test_every_function_that_the_page_calls_exists() -> None:
+    for module, name in re.findall(r"pf\.(plots|diagnostics)\.(\w+)", PAGE):
         assert hasattr(getattr(pf, module), name), name

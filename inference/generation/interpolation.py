@@ -1,12 +1,12 @@
 """Interpolation between the latents of two texts, and exchange of the latents of single layers."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 
+from ...guides.posteriors import TextPosterior
 from ...models.transformer.memory import Context, Memory, stacked
 from ..runs.fitted import FittedModel
 from .decoding import Decoding
@@ -69,14 +69,14 @@ def interpolate(
     """
     if steps < 2:
         raise ValueError(f"steps is {steps}: give at least 2, the two ends.")
-    start, end = _memories(run, first, second, condition)
+    start, end = _posteriors(run, first, second, condition)
     positions = torch.linspace(0, 1, steps).tolist()
-    path = [run.model.interpolate(start, end, t) for t in positions]
+    path = [run.model.interpolate(start.memory(), end.memory(), t) for t in positions]
     if layers is None:
-        layers = _latent_layers(run)
+        layers = start.layers
     else:
-        layers = _check_layers(run, layers)
-        path = [_replace_latents(run, start, memory, layers) for memory in path]
+        replaced = _selection(run, start, layers)
+        path = [_replace_latents(start.memory(), memory, replaced) for memory in path]
     texts = decode(run, stacked(path), decoding, seed=seed)
     return [Interpolated(text, t, tuple(layers)) for text, t in zip(texts, positions, strict=True)]
 
@@ -119,51 +119,40 @@ def swaps(
     condition: str | None = None,
 ) -> list[Interpolated]:
     """:func:`swap` for several sets of layers: by default for none, for each layer alone, and for all together."""
+    start, end = _posteriors(run, text, other, condition)
+    every = start.layers
     if choices is None:
-        every = _layers_with_latents(run)
         choices = [(), *([layer] for layer in every), *([every] if len(every) > 1 else [])]
-    sets = [_check_layers(run, layers) for layers in choices]
-    start, end = _memories(run, text, other, condition)
-    memories = [_replace_latents(run, start, end, layers) for layers in sets]
+    selections = [_selection(run, start, layers) for layers in choices]
+    memories = [_replace_latents(start.memory(), end.memory(), selection) for selection in selections]
     texts = decode(run, stacked(memories), decoding, seed=seed)
-    return [Interpolated(text, 1.0, layers) for text, layers in zip(texts, sets, strict=True)]
+    return [Interpolated(text, 1.0, tuple(layers)) for text, layers in zip(texts, choices, strict=True)]
 
 
-def _latent_layers(run: FittedModel) -> tuple[int, ...]:
-    """The layers that have a latent, from 1; empty if the latents do not belong to layers."""
-    matches = [re.fullmatch(r"z_(\d+)", name) for name in run.model.latents]
-    return tuple(int(match[1]) for match in matches if match) if all(matches) else ()
+def _posteriors(
+    run: FittedModel, first: str, second: str, condition: str | None
+) -> tuple[TextPosterior, TextPosterior]:
+    conditions = None if condition is None else [condition]
+    return encode(run, [first], conditions), encode(run, [second], conditions)
 
 
-def _layers_with_latents(run: FittedModel) -> tuple[int, ...]:
-    """:func:`_latent_layers`, with an error if there are none."""
-    if not (layers := _latent_layers(run)):
+def _selection(run: FittedModel, posterior: TextPosterior, layers: Sequence[int]) -> list[bool]:
+    """For each layer with a latent, whether it is one of ``layers``."""
+    if not posterior.layers:
         names = run.model.latents
         latents = f"one for the whole text, {names[0]}" if names == ("z",) else ", ".join(names) or "none"
         raise ValueError(
             f"the latents of this {type(run.model).__name__} belong to no layers (it has {latents}): fit a della whose "
             "structure is chain or independent."
         )
-    return layers
+    if unknown := [layer for layer in layers if layer not in posterior.layers]:
+        raise ValueError(f"layer {unknown[0]} has no latent: choose among {', '.join(map(str, posterior.layers))}.")
+    return [layer in layers for layer in posterior.layers]
 
 
-def _check_layers(run: FittedModel, layers: Sequence[int]) -> tuple[int, ...]:
-    every = _layers_with_latents(run)
-    if unknown := [layer for layer in layers if layer not in every]:
-        raise ValueError(f"layer {unknown[0]} has no latent: choose among {', '.join(map(str, every))}.")
-    return tuple(layers)
-
-
-def _memories(run: FittedModel, first: str, second: str, condition: str | None) -> tuple[Memory, Memory]:
-    """The posterior means of two texts."""
-    conditions = None if condition is None else [condition]
-    start, end = (encode(run, [text], conditions).memory() for text in (first, second))
-    return start, end
-
-
-def _replace_latents(run: FittedModel, memory: Memory, other: Memory, layers: Sequence[int]) -> Memory:
+def _replace_latents(memory: Memory, other: Memory, replaced: Sequence[bool]) -> Memory:
     """A memory with the latents of some layers replaced by those of another memory."""
     assert isinstance(memory, Context) and isinstance(other, Context)
     assert memory.latents is not None and other.latents is not None
-    replaced = torch.tensor([[layer in layers] for layer in _layers_with_latents(run)], device=memory.latents.device)
-    return replace(memory, latents=torch.where(replaced, other.latents, memory.latents))
+    mask = torch.tensor(replaced, device=memory.latents.device)[:, None]
+    return replace(memory, latents=torch.where(mask, other.latents, memory.latents))
