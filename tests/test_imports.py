@@ -43,7 +43,7 @@ ORDER = (
 CROWDED = 18  # modules in one folder
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 PUBLIC = [path for path in FILES if not path.name.startswith("_")]
-CONSOLE = {ROOT / "inference" / "cli" / name for name in ("main.py", "progress.py")}
+CONSOLE = {ROOT / "inference" / "cli" / name for name in ("main.py", "output.py")}
 INTERNAL = {"pyroformer", *FOLDERS}
 
 in_each = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -1,1 +1,1 @@
-"""Cli."""
+"""The command line: parser, help and commands. Nothing outside this folder imports it."""

@@ -1,4 +1,4 @@
-"""The command line: ``pyroformer fit | fit-prior | evaluate | sample | reconstruct | ...``."""
+"""Command line: fit, fit-prior, evaluate, sample, reconstruct, interpolate, swap, edit, posterior, plot, demo."""
 
 import contextlib
 import errno
@@ -7,15 +7,17 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 
+from ..utils.files import is_disk_full
+from ..utils.processes import rank
 from ..utils.registry import imported
-from .common import rank
-from .parser import COMMANDS, UsageError, overview, parse
+from .parser import COMMANDS, overview, parse
+from .usage_errors import UsageError
 
 __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 1 if it could not be done, 2 if it was not understood.
+    """Runs a command and returns its exit code: 0, 1 if it failed, 2 if the arguments were not understood.
 
     Arguments:
         argv: The arguments, without the program's name; those of the process by default.
@@ -34,15 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail(str(error), 1)
         except KeyboardInterrupt:
             return _fail("interrupted; what was saved until now can be used, and fit goes on with --resume", 130)
-        except BrokenPipeError:  # whoever read the output has seen enough
+        except BrokenPipeError:  # the reader of the output has closed it, as head does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         except OSError as error:
             return _fail(f"{error.filename or 'a file'}: {error.strerror or error}. {_way_out(error)}", 1)
         except RuntimeError as error:
-            if (known := _known(error)) is None:
+            if (message := _resource_message(error)) is None:
                 raise
-            return _fail(known, 1)
+            return _fail(message, 1)
 
 
 def _run(arguments: list[str]) -> int:
@@ -79,18 +81,21 @@ def _way_out(error: OSError) -> str:
     return "Check the path and its permissions."
 
 
-def _known(error: RuntimeError) -> str | None:
-    """What torch raises in place of an OSError and a MemoryError."""
-    if "PytorchStreamWriter" in str(error):
+def _resource_message(error: RuntimeError) -> str | None:
+    """The message for torch's RuntimeErrors on a full disk and on a device without memory; None for others."""
+    if is_disk_full(error):
         return f"a checkpoint could not be written. {_way_out(OSError(errno.ENOSPC, ''))}"
     if type(error).__name__ == "OutOfMemoryError":
-        return "the device has no memory left: lower --batch_size and raise --accumulate_grad_batches, or take a smaller --size."
+        return (
+            "the device has no memory left: lower --batch_size and raise --accumulate_grad_batches, or take a smaller "
+            "--size."
+        )
     return None
 
 
 @contextlib.contextmanager
 def _silent_unless_first() -> Iterator[None]:
-    """Of several processes that train together only the first one speaks."""
+    """No output from other processes than the first of several that train together."""
     with contextlib.ExitStack() as stack:
         if rank() > 0:
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
@@ -99,7 +104,7 @@ def _silent_unless_first() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _local_modules() -> Iterator[None]:
-    """Classes named by import path may lie in the current folder, as with ``python -m``."""
+    """Imports from the current folder, as with ``python -m``, for classes that are named by import path."""
     before = list(sys.path)
     sys.path.append("")
     try:

@@ -1,4 +1,4 @@
-"""The options of a class or function, read from its source: help must not wait for torch to be imported."""
+"""The options of classes and functions with their help, read from source: help does not wait for torch."""
 
 import ast
 import builtins
@@ -16,7 +16,7 @@ __all__ = ["Option", "attribute", "description", "options", "summary"]
 
 
 class Option(NamedTuple):
-    """A parameter as a command line shows it; ``kind`` is None where only importing its module can tell."""
+    """A parameter as an option; ``kind`` is its type, or None if that is known only after an import."""
 
     name: str
     kind: Any
@@ -25,44 +25,51 @@ class Option(NamedTuple):
 
 
 def options(path: str, skip: Collection[str] = (), importing: bool = False) -> list[Option]:
-    """The parameters of a class or function, with the help that its docstring has for them.
+    """The parameters of a class or function, with their help from its docstring.
+
+    The fields of a TypedDict that a function takes by ``**options: Unpack[SharedOptions]`` follow its own parameters.
 
     Arguments:
-        path: ``package.module:Class`` or ``package.module:function``. A class is a dataclass or has an ``__init__``.
+        path: ``package.module:Class`` or ``package.module:function``. A class is a dataclass, a TypedDict or has an
+            ``__init__``.
         skip: Parameters to leave out.
-        importing: Import the module where a parameter's type is a class, so that its ``kind`` is that class.
+        importing: Import the module if the type of a parameter is a class, so that its ``kind`` is that class.
 
     Examples:
         >>> options("pyroformer.models.nvae:NVAE", skip=["config"])[-1][:3]
-        ('kappa', <class 'int'>, 1)
+        ('samples_per_component', <class 'int'>, 1)
+        >>> [option.name for option in options("pyroformer.inference.cli.commands.plot:plot")]
+        ['out', 'run', 'trust']
     """
     module, _, name = path.partition(":")
-    node = _find(module, name)
+    node = _definition(module, name)
     parsed = docstring_parser.parse(ast.get_docstring(node) or "", docstring_parser.DocstringStyle.GOOGLE)
     help_of = {entry.arg_name: entry.description or "" for entry in parsed.params}
-    known = _literals(module)
-    found = []
+    names = _type_names(module)
+    described = []
     for parameter, annotation, default in _parameters(node):
         if parameter in skip:
             continue
         try:
-            kind = eval(annotation, dict(known))  # our own source
+            kind = eval(annotation, dict(names))  # the library's own source
         except NameError:
-            # A prior may be many things in Python; on a command line it is a class of the role named first.
+            # In Python a prior may be of several types; on the command line it is a class of the first one.
             kind = eval(annotation.partition(" | ")[0], vars(import_module(module))) | None if importing else None
-        found.append(Option(parameter, kind, default, _plain(" ".join(help_of.get(parameter, "").split()))))
-    return found
+        described.append(Option(parameter, kind, default, _plain(" ".join(help_of.get(parameter, "").split()))))
+    for group in _shared_options(module, node):
+        described += options(group, skip, importing)
+    return described
 
 
 def attribute(path: str, name: str) -> Any:
-    """A class attribute that is a literal, or None where the class itself defines none of that name.
+    """A class attribute that is a literal, or None if the class itself does not define it.
 
     Examples:
         >>> attribute("pyroformer.models.language_model:LanguageModel", "network")["positions"]
         'learned'
     """
     module, _, owner = path.partition(":")
-    for item in _find(module, owner).body:
+    for item in _definition(module, owner).body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.target.id == name:
             return _value(item.value)
     return None
@@ -79,27 +86,39 @@ def summary(path: str) -> str:
 
 
 def description(path: str) -> str:
-    """The docstring of a class or function up to its arguments."""
+    """The docstring of a class or function without its arguments and what follows them."""
     module, _, name = path.partition(":")
-    return _plain(re.split(r"\n+Arguments:", ast.get_docstring(_find(module, name)) or "")[0])
+    return _plain(re.split(r"\n+Arguments:", ast.get_docstring(_definition(module, name)) or "")[0])
 
 
 def _parameters(node: ast.ClassDef | ast.FunctionDef) -> Iterator[tuple[str, str, Any]]:
-    """Name, annotation and default of each parameter that has an annotation; a default that is no literal is None."""
+    """Name, annotation and default of each annotated parameter; a default that is no literal is None."""
     if isinstance(node, ast.ClassDef):
         init = next((item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None)
         if init is None:
             for item in node.body:
                 if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-                    yield item.target.id, ast.unparse(item.annotation), _value(item.value)
+                    annotation = re.sub(r"^NotRequired\[(.*)\]$", r"\1", ast.unparse(item.annotation))
+                    yield item.target.id, annotation, _value(item.value)
             return
         node = init
-    given = node.args
-    arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs]
-    without = len(given.posonlyargs) + len(given.args) - len(given.defaults)
-    for argument, default in zip(arguments, [None] * without + given.defaults + given.kw_defaults, strict=True):
+    signature = node.args
+    positional = [*signature.posonlyargs, *signature.args]
+    defaults = [None] * (len(positional) - len(signature.defaults)) + signature.defaults + signature.kw_defaults
+    for argument, default in zip([*positional, *signature.kwonlyargs], defaults, strict=True):
         if argument.annotation is not None:
             yield argument.arg, ast.unparse(argument.annotation), _value(default)
+
+
+def _shared_options(module: str, node: ast.ClassDef | ast.FunctionDef) -> list[str]:
+    """The paths of the TypedDicts whose fields a function or another TypedDict takes over."""
+    if isinstance(node, ast.FunctionDef):
+        annotation = node.args.kwarg and node.args.kwarg.annotation
+        unpacked = isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Unpack"
+        names = [ast.unparse(annotation.slice)] if isinstance(annotation, ast.Subscript) and unpacked else []
+    else:
+        names = [base.id for base in node.bases if isinstance(base, ast.Name) and base.id.endswith("Options")]
+    return [f"{_relative_imports(module).get(name, module)}:{name}" for name in names]
 
 
 def _value(node: ast.expr | None) -> Any:
@@ -110,30 +129,46 @@ def _value(node: ast.expr | None) -> Any:
 
 
 def _plain(text: str) -> str:
-    """Text without the markup of a docstring."""
+    """Text without the markup of a docstring: roles, literals and LaTeX.
+
+    Examples:
+        >>> _plain(r"scaled by :math:`\\sqrt P`, see :class:`~pyroformer.models.nvae.NVAE` and ``width``")
+        'scaled by sqrt P, see NVAE and width'
+    """
+    text = re.sub(r":math:`([^`]*)`", lambda match: re.sub(r"\\([a-zA-Z]+)|[\\${}]", r"\1", match[1]), text)
     text = re.sub(r":\w+:`~?(?:[\w.]*\.)?([^`]*)`", r"\1", text)  # :class:`~package.Name` is Name
     return text.replace("``", "")
 
 
-def _find(module: str, name: str) -> ast.ClassDef | ast.FunctionDef:
+def _definition(module: str, name: str) -> ast.ClassDef | ast.FunctionDef:
     for node in _tree(module).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return node
     raise LookupError(f"{module} defines no {name}")
 
 
-def _literals(module: str) -> dict[str, Any]:
-    """What annotations may name without an import: built-in types, and names for Literals, also of modules beside."""
+def _type_names(module: str) -> dict[str, Any]:
+    """The names that annotations may use without an import: built-in types, and names of Literals."""
     names = vars(builtins) | {"Literal": Literal}
-    for node in _tree(module).body:
-        if isinstance(node, ast.ImportFrom) and node.level and node.module:
-            theirs = _own_literals(resolve_name("." * node.level + node.module, module.rpartition(".")[0]))
-            names |= {item.asname or item.name: theirs[item.name] for item in node.names if item.name in theirs}
+    for name, home in _relative_imports(module).items():
+        if name in (literals := _own_literals(home)):
+            names[name] = literals[name]
     return names | _own_literals(module)
 
 
+def _relative_imports(module: str) -> dict[str, str]:
+    """The modules from which a module imports names relatively."""
+    package = module.rpartition(".")[0]
+    return {
+        alias.name: resolve_name("." * node.level + node.module, package)
+        for node in _tree(module).body
+        if isinstance(node, ast.ImportFrom) and node.level and node.module
+        for alias in node.names
+    }
+
+
 def _own_literals(module: str) -> dict[str, Any]:
-    """Names that a module gives to Literals."""
+    """The Literals that a module names."""
     names: dict[str, Any] = {}
     for node in _tree(module).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -144,6 +179,10 @@ def _own_literals(module: str) -> dict[str, Any]:
 
 @cache
 def _tree(module: str) -> ast.Module:
-    spec = find_spec(module)
-    assert spec is not None and spec.origin is not None, f"{module} has no source"
-    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    """The syntax tree of a module; found by its path, because finding it by import would import its packages."""
+    top, *rest = module.split(".")
+    spec = find_spec(top)
+    assert spec is not None and spec.submodule_search_locations, f"{top} is no package"
+    path = Path(spec.submodule_search_locations[0], *rest)
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(source.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What ``fit`` trains: a new model on texts that are read, or those of the run that it goes on with."""
+"""Preparation of a training: folder, corpus, model and guide, new or of a run that is resumed."""
 
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from ...models.base import Model
-from ...models.serialization import from_config, public_path
+from ...models.choices import check_choice
+from ...models.serialization import check_trust, from_config, public_path
 from ...models.transformer.backbone import Backbone
 from ..data.corpus import Corpus
 from ..pretrained.gpt2 import Pretrained
@@ -18,16 +19,34 @@ from ..utils.registry import MODELS, imported
 from .option_help import options
 from .parser import NETWORK
 
-__all__ = ["Prepared", "claim", "prepare_new", "prepare_old", "read_config", "read_corpus", "read_trunk"]
+__all__ = [
+    "Prepared",
+    "prepare_folder",
+    "prepare_new",
+    "prepare_resumed",
+    "read_backbone",
+    "read_config",
+    "read_corpus",
+]
 
-# What may change from one session of a run to the next: how long it is, and the machine.
-FREE = {"accumulate_grad_batches", "batch_size", "compile", "devices", "minutes", "patience", "precision", "steps"}
-FREE |= {"validations", "validation_texts"}
-FINE_TUNING = 1e-4  # learning rate: that of training from nothing would unlearn what a backbone knows
+# Options that may change when a run is resumed: those of its duration and of the machine.
+MAY_CHANGE = {
+    "accumulate_grad_batches",
+    "batch_size",
+    "compile",
+    "devices",
+    "minutes",
+    "patience",
+    "precision",
+    "steps",
+    "validation_texts",
+    "validations",
+}
+FINE_TUNING = 1e-4  # learning rate; that of training from scratch would destroy what a backbone has learned
 
 
 class Prepared(NamedTuple):
-    """All that training needs."""
+    """Model, guide, corpus and options of a training."""
 
     model: Model
     guide: nn.Module | None
@@ -35,17 +54,17 @@ class Prepared(NamedTuple):
     training: dict[str, Any]
 
 
-def claim(folder: RunFolder, resume: bool) -> None:
-    """See that a run may be kept in a folder, before anything is read for it.
+def prepare_folder(folder: RunFolder, resume: bool) -> None:
+    """Checks that a run may be saved in a folder, before anything is read for it.
 
     Raises:
-        ValueError: If it holds something else, or a run that is not to go on, or cannot be written.
+        ValueError: If it contains other files or a run that is not to be resumed, or cannot be written.
     """
     folder.prepare(resume)
     if not folder.config_file.exists():
         folder.start.unlink(missing_ok=True)
         with suppress(OSError):
-            folder.last.parent.rmdir()  # checkpoints without a configuration would be taken for somebody else's
+            folder.last.parent.rmdir()  # checkpoints without a configuration would count as other files
 
 
 def prepare_new(
@@ -58,46 +77,44 @@ def prepare_new(
     training: Mapping[str, Any] | None = None,
     backbone: Backbone | None = None,
 ) -> Prepared:
-    """A model of a registered name and its guide, with weights that follow from the seed and the backbone, if any.
+    """A new model by its registered name and its guide, initialized from the seed and the backbone, if any.
 
-    A prior comes as ``{"class_path": ..., "init_args": {...}}``. Where its constructor asks for something that the
-    model has, such as ``width``, it is filled in. With a backbone the learning rate is that of fine-tuning unless given.
+    A prior is given as ``{"class_path": ..., "init_args": {...}}``; arguments of its constructor that the model has,
+    such as ``width``, are filled in. With a backbone the learning rate is that of fine-tuning by default.
     """
-    classes, asked = MODELS[name], dict(model or {})
+    classes, model_options = MODELS[name], dict(model or {})
     cls = imported(classes.model)
-    if size not in cls.sizes:
-        raise ValueError(f"size {size!r} is unknown: choose one of {', '.join(cls.sizes)}.")
-    sizes = cls.sizes[size] if backbone is None else backbone.sizes
-    known = {"vocabulary": corpus.vocabulary, "max_length": corpus.max_length, **sizes, **asked}
-    classes_asked = [key for key, value in asked.items() if _is_class(value)]
-    if "latent_prior" in classes_asked:  # its sizes follow from the structure, which the model works out
-        plain = {key: value for key, value in {**sizes, **asked}.items() if key not in classes_asked}
+    check_choice("size", size, cls.sizes)
+    dimensions = cls.sizes[size] if backbone is None else backbone.sizes
+    known = {"vocabulary": corpus.vocabulary, "max_length": corpus.max_length, **dimensions, **model_options}
+    priors = [key for key, value in model_options.items() if _names_class(value)]
+    if "latent_prior" in priors:  # its sizes follow from the structure of the model
+        plain = {key: value for key, value in {**dimensions, **model_options}.items() if key not in priors}
         known |= cls.for_corpus(corpus, size=size, **plain).prior_sizes
     torch.manual_seed((training or {}).get("seed", 0))
-    asked = {key: _made(value, known) for key, value in asked.items()}
-    made: Model = cls.for_corpus(corpus, size=size, backbone=backbone, **asked)
-    posterior = imported(classes.guide)(made, **guide or {}) if classes.guide else None
+    model_options = {key: _construct(value, known) for key, value in model_options.items()}
+    new: Model = cls.for_corpus(corpus, size=size, backbone=backbone, **model_options)
+    new_guide = imported(classes.guide)(new, **guide or {}) if classes.guide else None
     fine_tuning = {} if backbone is None else {"learning_rate": FINE_TUNING}
-    return Prepared(made, posterior, corpus, fine_tuning | dict(training or {}))
+    return Prepared(new, new_guide, corpus, fine_tuning | dict(training or {}))
 
 
-def prepare_old(
-    folder: RunFolder, name: str, asked: Mapping[str, Any], training: Mapping[str, Any], trust: Collection[str] = ()
+def prepare_resumed(
+    folder: RunFolder, name: str, requested: Mapping[str, Any], training: Mapping[str, Any], trust: Collection[str] = ()
 ) -> Prepared:
-    """What the run in a folder was begun with. Of the training, what may change is as it is given now.
+    """Model, guide, corpus and options of the run in a folder; options that may change are updated.
 
-    Who gives one of ``steps`` and ``minutes`` says how overlong the run is to be, whatever it was to be.
+    Setting one of ``steps`` and ``minutes`` replaces both.
 
     Arguments:
         folder: The run's folder.
-        name: The model that is asked for.
-        asked: What else is asked for and may not change, by flag.
-        training: Options of the training.
+        name: The name of the model.
+        requested: Other options that were set and may not change, by flag.
+        training: Options of the training that were set.
         trust: Classes outside pyroformer that may be imported.
 
     Raises:
-        ValueError: If the run is of another model, holds parts of an earlier run, or what is asked for is not what it
-            has.
+        ValueError: If the run is of another model, trains only some modules of an earlier run, or has other options.
     """
     config = read_config(folder)
     corpus = Corpus.load(folder.corpus)
@@ -106,10 +123,13 @@ def prepare_old(
             f"{folder.path} trains only {', '.join(config['trained'])} of an earlier run: go on with "
             f"pyroformer fit-prior RUN --out {folder.path} --resume."
         )
-    before = dict(config.get("training") or {})
+    settings = dict(config.get("training") or {})
+    fixed = {f"--{key}": value for key, value in training.items() if key not in MAY_CHANGE}
     try:
-        _check(folder, config, corpus, name, dict(asked) | {f"--{k}": v for k, v in training.items() if k not in FREE})
-        torch.manual_seed(before.get("seed", 0))
+        _check_same_options(folder, config, corpus, name, dict(requested) | fixed)
+        torch.manual_seed(settings.get("seed", 0))
+        if "." in (objective := settings.get("objective") or "") and objective != training.get("objective"):
+            check_trust(objective, trust)
         model = from_config(config["model"], trust)
         if folder.start.exists() and not folder.last.exists():
             model.load_state_dict(read_checkpoint(folder.start)["state_dict"])
@@ -117,43 +137,43 @@ def prepare_old(
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{folder.config_file} is damaged ({error}): choose another --out.") from error
     if {"steps", "minutes"} & set(training):
-        before |= {"steps": None, "minutes": None}
-    return Prepared(model, guide, corpus, before | dict(training))
+        settings |= {"steps": None, "minutes": None}
+    return Prepared(model, guide, corpus, settings | dict(training))
 
 
 def read_config(folder: RunFolder) -> dict[str, Any]:
-    """A run's configuration, which names the class of a model and, if it has one, of a guide.
+    """The configuration of a run, checked to contain the class of the model and, if it has one, of the guide.
 
     Raises:
-        ValueError: If there is none, or it was damaged.
+        ValueError: If there is none, or it is damaged.
     """
     config = folder.read_config()
     for part in ("model", "guide"):
         recipe = config.get(part)
-        if not (isinstance(recipe, dict) and isinstance(recipe.get("class_path"), str)) and (part == "model" or recipe):
+        if not _names_class(recipe) and (part == "model" or recipe):
             raise ValueError(
                 f"{folder.config_file} is damaged: its {part} names no class. Fit anew with another --out."
             )
     return config
 
 
-def read_corpus(data: str, folder: RunFolder | None = None, **asked: Any) -> Corpus:
-    """The texts of a file, a folder, or Python's documentation (``builtin``), kept in the run's folder if given."""
-    wanted = {name: value for name, value in asked.items() if value is not None}
-    home = None if folder is None else folder.corpus
+def read_corpus(data: str, folder: RunFolder | None = None, **arguments: Any) -> Corpus:
+    """The corpus of a file, a folder, or Python's documentation (``builtin``), saved in the run's folder if given."""
+    arguments = {name: value for name, value in arguments.items() if value is not None}
+    target = None if folder is None else folder.corpus
     if data != "builtin":
-        return Corpus.from_file(data, folder=home, **wanted)
+        return Corpus.from_file(data, folder=target, **arguments)
     for name in ("field", "condition", "labels"):
-        if name in wanted:
-            raise ValueError(f"the built-in texts have no {name} {wanted[name]!r}: leave --{name} out.")
-    return Corpus.builtin(folder=home, **wanted)
+        if name in arguments:
+            raise ValueError(f"the built-in texts have no {name} {arguments[name]!r}: leave --{name} out.")
+    return Corpus.builtin(folder=target, **arguments)
 
 
-def read_trunk(source: str, size: str | None, texts: Mapping[str, Any], model: Mapping[str, Any]) -> Pretrained:
-    """A pretrained GPT-2, before any text is read.
+def read_backbone(source: str, size: str | None, texts: Mapping[str, Any], model: Mapping[str, Any]) -> Pretrained:
+    """A pretrained GPT-2, read before any text is.
 
     Raises:
-        ValueError: If it cannot be read, or something that it decides is asked for otherwise.
+        ValueError: If it cannot be read, or an option that it determines is set to another value.
     """
     for name, value in {"size": size, "vocabulary": texts["vocabulary"]}.items():
         if value not in (None, "auto"):
@@ -163,52 +183,54 @@ def read_trunk(source: str, size: str | None, texts: Mapping[str, Any], model: M
     return backbone
 
 
-def _is_class(value: Any) -> bool:
-    return isinstance(value, Mapping) and "class_path" in value
+def _names_class(value: Any) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("class_path"), str)
 
 
-def _made(value: Any, known: Mapping[str, Any]) -> Any:
-    """An option of the model; a class that it names is constructed."""
-    if not _is_class(value):
+def _construct(value: Any, known: Mapping[str, Any]) -> Any:
+    """An option of the model; a class that it names is constructed, with known arguments filled in."""
+    if not _names_class(value):
         return value
-    path = str(value["class_path"])
-    given = dict(value.get("init_args") or {})
-    wanted = signature(imported(path)).parameters
-    filled = {key: item for key, item in known.items() if key in wanted and key not in given}
-    return from_config({"class_path": path, "init_args": given}, trust=[path], **filled)
+    path, arguments = value["class_path"], dict(value.get("init_args") or {})
+    parameters = signature(imported(path)).parameters
+    filled = {key: item for key, item in known.items() if key in parameters and key not in arguments}
+    return from_config({"class_path": path, "init_args": arguments}, trust=[path], **filled)
 
 
-def _check(folder: RunFolder, config: Mapping[str, Any], corpus: Corpus, name: str, asked: Mapping[str, Any]) -> None:
-    """See that what is asked for is what the run has."""
+def _check_same_options(
+    folder: RunFolder, config: Mapping[str, Any], corpus: Corpus, name: str, requested: Mapping[str, Any]
+) -> None:
+    """Raises a ValueError if a requested option differs from that of the run."""
     classes, path = MODELS[name], config["model"]["class_path"]
     if path != public_path(imported(classes.model)):
-        other = next((known for known, item in MODELS.items() if public_path(imported(item.model)) == path), path)
+        other = next((key for key, item in MODELS.items() if path == public_path(imported(item.model))), path)
         raise ValueError(f"{folder.path} holds a run of the model {other}, not of {name}: choose another --out.")
-    has = {f"--{key}": value for key, value in (config.get("training") or {}).items()}
-    has |= {"--vocabulary": corpus.requested_vocabulary, "--max_length": corpus.max_length, "--overlong": corpus.overlong}
-    has |= _recorded("model", classes.model, config["model"])
-    has |= _recorded("model", NETWORK, config["model"]["init_args"]["config"])
-    has |= _recorded("guide", classes.guide, config["guide"]) if classes.guide else {}
-    for flag, value in asked.items():
-        if not _agree(value, has.get(flag)):
+    own = {f"--{key}": value for key, value in (config.get("training") or {}).items()}
+    own |= {"--vocabulary": corpus.requested_vocabulary, "--max_length": corpus.max_length}
+    own |= {"--overlong": corpus.overlong}
+    own |= _recorded_options("model", classes.model, config["model"])
+    own |= _recorded_options("model", NETWORK, config["model"]["init_args"]["config"])
+    own |= _recorded_options("guide", classes.guide, config["guide"]) if classes.guide else {}
+    for flag, value in requested.items():
+        if not _agrees(value, own.get(flag)):
             raise ValueError(
-                f"{flag} is {_shown(value)}, but {folder.path} was begun with {_shown(has.get(flag))}: leave it out to "
+                f"{flag} is {_short(value)}, but {folder.path} was begun with {_short(own.get(flag))}: leave it out to "
                 "go on with that, or choose another --out."
             )
 
 
-def _recorded(part: str, path: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments in a recipe by flag, with the defaults of those that it does not mention."""
+def _recorded_options(part: str, path: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments in a recipe by flag, with the defaults of the others."""
     defaults = {option.name: option.default for option in options(path)}
     return {f"--{part}.{key}": value for key, value in (defaults | recipe["init_args"]).items()}
 
 
-def _agree(asked: Any, has: Any) -> bool:
-    """Equality; of a class, only what is asked about it."""
-    if isinstance(asked, Mapping) and isinstance(has, Mapping):
-        return all(_agree(value, has.get(key)) for key, value in asked.items())
-    return bool(asked == has)
+def _agrees(requested: Any, recorded: Any) -> bool:
+    """Whether a requested value is the recorded one; of a class, only the requested arguments are compared."""
+    if isinstance(requested, Mapping) and isinstance(recorded, Mapping):
+        return all(_agrees(value, recorded.get(key)) for key, value in requested.items())
+    return bool(requested == recorded)
 
 
-def _shown(value: Any) -> str:
+def _short(value: Any) -> str:
     return str(value.get("class_path", value) if isinstance(value, Mapping) else value)

@@ -1,4 +1,4 @@
-"""What the commands show: a line of progress that rewrites itself, and lines."""
+"""Progress of a training: a line that rewrites itself, or one line per validation in a pipe."""
 
 import shutil
 import sys
@@ -6,20 +6,15 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-__all__ = ["Progress", "say"]
-
-
-def say(text: str = "") -> None:
-    """Print a line at once, also into a pipe."""
-    print(text, flush=True)
+__all__ = ["Progress"]
 
 
 class Progress:
-    """Shows where a run stands, in one line that rewrites itself; in a pipe, a line for each look at held-out texts.
+    """Shows the progress of a training in one line that rewrites itself; in a pipe, in one line per validation.
 
     Arguments:
-        objective: What the objective is called; whether it is a bound belongs into its name.
-        stream: Where to write.
+        objective: Name of the objective; it should say whether it is a bound.
+        stream: The stream to write to; standard output by default.
 
     Examples:
         >>> Progress.clock(227.0), Progress.clock(3700.0)
@@ -36,22 +31,22 @@ class Progress:
         self.drawn = 0.0
 
     def __call__(self, status: Any) -> None:
-        """Take a :class:`~pyroformer.inference.training.lightning_module.Status`."""
+        """Shows a :class:`~pyroformer.inference.training.lightning_module.Status`."""
         self.done, self.step = status.progress, status.step
-        looked = status.split != "train"
-        if looked:
+        is_validation = status.split != "train"
+        if is_validation:
             self.held_out = status.values.get("objective")
         else:
             self.train = status.values or self.train
-        if self.rewrites and (looked or time.monotonic() - self.drawn > 0.1):
+        if self.rewrites and (is_validation or time.monotonic() - self.drawn > 0.1):
             self.drawn = time.monotonic()
             self.stream.write(f"\r\x1b[K{self.line(status, shutil.get_terminal_size().columns - 1)}")
-        elif looked and not self.rewrites:
+        elif is_validation and not self.rewrites:
             self.stream.write(self.line(status) + "\n")
         self.stream.flush()
 
     def line(self, status: Any, width: int = 200) -> str:
-        """The line; where it is wider than ``width``, without its least important parts."""
+        """The line, shortened to ``width`` characters by leaving out its least important parts."""
         values = self.train
         divergence = [value for name, value in values.items() if name.startswith("kl_")]
         parts = {
@@ -71,14 +66,14 @@ class Progress:
         return " | ".join(filter(None, parts.values()))
 
     def close(self) -> None:
-        """Leave the last line as it is and go on below it."""
+        """Ends the line."""
         if self.rewrites and self.drawn:
             self.stream.write("\n")
             self.stream.flush()
 
     @staticmethod
     def clock(seconds: float) -> str:
-        """Seconds as minutes and seconds, or hours."""
+        """Seconds as minutes and seconds, with hours if there are any."""
         if not seconds < 1e6:
             return "?"
         minutes, rest = divmod(round(seconds), 60)
@@ -87,7 +82,7 @@ class Progress:
 
     @staticmethod
     def quantity(number: float) -> str:
-        """A number in three digits: 9.8k, 2.1 M.
+        """A number in about three digits: 9.8k, 2.1M.
 
         Examples:
             >>> [Progress.quantity(n) for n in (7.0, 9_800.0, 412_000.0, 2_100_000.0)]

@@ -1,51 +1,55 @@
-"""Numbers of layers and vectors as one writes them on the command line."""
+"""Numbers of layers and vectors on the command line: ranges such as 1-3,6 and assignments such as 3=0.1."""
 
 import re
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["assigned", "parse_ranges"]
+__all__ = ["parse_assignments", "parse_ranges"]
 
 V = TypeVar("V", int, float)
 
 
-def parse_ranges(text: str, of: str) -> list[int]:
-    """Single numbers and ranges.
+def parse_ranges(text: str, kind: str) -> list[int]:
+    """The numbers in a list of numbers and ranges.
+
+    Arguments:
+        text: The list, separated by commas.
+        kind: What is numbered, for the message.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If it is no such list.
 
     Examples:
-        >>> parse_ranges("1-3, 6", of="layers")
+        >>> parse_ranges("1-3, 6", kind="layers")
         [1, 2, 3, 6]
     """
-    found: list[int] = []
+    numbers: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,5})\s*(?:-\s*(\d{1,5})\s*)?", part)
         if not match or int(match[2] or match[1]) < int(match[1]):
-            raise ValueError(f"{of} {text!r} is no list of {of}: write 2, or 1-3, or 1-3,6.")
-        found += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return found
+            raise ValueError(f"{kind} {text!r} is no list of {kind}: write 2, or 1-3, or 1-3,6.")
+        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return numbers
 
 
-def assigned(text: str, flag: str, kind: Callable[[str], V], example: str) -> dict[int, V]:
-    """What is given to each of some numbers.
+def parse_assignments(text: str, flag: str, kind: Callable[[str], V], example: str) -> dict[int, V]:
+    """The values that are assigned to numbers.
 
     Raises:
-        ValueError: If it is no list of these, or a number is given something twice.
+        ValueError: If it is no list of assignments, or a number has two.
 
     Examples:
-        >>> assigned("3=0.1, 6=2", "--scale", float, "3=0.1")
+        >>> parse_assignments("3=0.1, 6=2", "--scale", float, "3=0.1")
         {3: 0.1, 6: 2.0}
     """
-    found: dict[int, V] = {}
+    values: dict[int, V] = {}
     for part in text.split(","):
-        number, _, value = part.partition("=")
+        left, _, right = part.partition("=")
         try:
-            key, given = int(number), kind(value)
+            number, value = int(left), kind(right)
         except ValueError:
             raise ValueError(f"{flag} is {text!r}: write {example}, with commas between several.") from None
-        if key in found:
-            raise ValueError(f"{flag} is {text!r}, which names {key} twice: name it once.")
-        found[key] = given
-    return found
+        if number in values:
+            raise ValueError(f"{flag} is {text!r}, which names {number} twice: name it once.")
+        values[number] = value
+    return values

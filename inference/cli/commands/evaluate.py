@@ -1,17 +1,17 @@
-"""pyroformer evaluate."""
+"""The command that evaluates a run."""
 
-import json as javascript
+import json as json_format
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Unpack
 
-from ..common import given_texts, load_run
-from ..progress import say
+from ..input_texts import read_test_texts
+from ..output import print_line
+from ..shared_options import RunOptions, open_run
 
 __all__ = ["evaluate"]
 
 
 def evaluate(
-    run: str,
     *,
     data: str | None = None,
     field: str | None = None,
@@ -23,41 +23,40 @@ def evaluate(
     samples: int = 0,
     min_weight: float = 0.0,
     seed: int = 0,
-    trust: list[str] | None = None,
+    **options: Unpack[RunOptions],
 ) -> None:
-    """Measure a run on texts that it was not trained on: bounds of log p(x), and what comes back from the posterior.
+    """Evaluate a run on held-out texts: bounds of log p(x), reconstruction and other metrics.
 
     Example:
       pyroformer evaluate runs/reviews --json reviews.json
 
     Arguments:
-        run: The folder that fit wrote.
-        data: Other texts to measure it on: a file, or a folder, of which it takes the test file.
-        field: The key of a .jsonl file, or the column of a .tsv file, that holds the text.
-        condition: The key or the column that holds what each text is written for, if the run was trained on pairs.
-        split: Which of the run's own texts to measure it on.
-        json: A file to write every number to.
+        data: Other texts to evaluate on: a file, or a folder, of which it takes the test file.
+        field: Field that holds the text: the key of a .jsonl file or the column of a .tsv file.
+        condition: Field that holds the condition (label, question) of each text, if the run was trained on pairs.
+        split: The split of the run's own texts to evaluate on.
+        json: A file to write all metrics to.
         num_particles: Draws of the importance-weighted bound; more make it tighter and take longer.
-        limit: At most so many texts.
-        samples: Make up so many texts and tell how they differ from each other and from held-out ones.
-        min_weight: Vectors of a mixture that weigh less leave before texts are written again.
-        seed: Of all noise.
-        trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
+        limit: Largest number of texts.
+        samples: Number of texts to generate from the prior, for the metrics of their variety.
+        min_weight: Vectors of a mixture with a smaller weight are dropped before texts are reconstructed.
+        seed: Random seed.
     """
     from ...utils.files import write_atomically
 
     if json is not None and not Path(json).parent.is_dir():
         raise ValueError(f"--json {json} lies in no folder: make {Path(json).parent} first.")
-    texts = None if data is None else given_texts(data, field, condition)
-    options: dict[str, Any] = {
-        "split": split,
-        "num_particles": num_particles,
-        "limit": limit,
-        "samples": samples,
-        "seed": seed,
-    }
-    found = load_run(run, trust).evaluate(texts, min_weight=min_weight, **options)
-    say(found.table())
+    texts = None if data is None else read_test_texts(data, field, condition)
+    evaluation = open_run(options).evaluate(
+        texts,
+        split=split,
+        num_particles=num_particles,
+        limit=limit,
+        samples=samples,
+        min_weight=min_weight,
+        seed=seed,
+    )
+    print_line(evaluation.table())
     if json is not None:
-        content = javascript.dumps(found.as_dict(), indent=2, allow_nan=False) + "\n"
+        content = json_format.dumps(evaluation.as_dict(), indent=2, allow_nan=False) + "\n"
         write_atomically(Path(json), lambda path: path.write_text(content, encoding="utf-8"))

@@ -1,11 +1,12 @@
-"""pyroformer fit."""
+"""The command that trains a model."""
 
 import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..common import rank
-from ..progress import Progress, say
+from ...utils.processes import rank
+from ..output import print_line
+from ..progress import Progress
 
 __all__ = ["fit"]
 
@@ -34,7 +35,7 @@ def fit(
     guide: Mapping[str, Any] | None = None,
     **training: Any,
 ) -> None:
-    """Train a model on texts and keep it in a folder, which all other commands read.
+    """Train a model on texts and save it in a folder, which all other commands read.
 
     Examples:
       pyroformer fit nvae --data reviews.txt --out runs/reviews --minutes 10
@@ -47,18 +48,18 @@ def fit(
         data: A .txt, .txt.gz, .jsonl or .tsv file with one text a line, a folder with train, valid and test files, or
             the word builtin: English sentences from Python's own documentation.
         out: The folder of the run, new or empty.
-        size: How large the model is (default: tiny); --model.width and the like change one dimension.
-        attention: What every sequence attends to itself by (default: softmax); short for --model.attention.
-        init_from: A pretrained GPT-2 that the decoder starts from: a folder in Hugging Face format, or a name on its
-            hub. Sizes, tokenizer and dropout are then GPT-2's, and the learning_rate is 1e-4 by default.
-        resume: Go on with the run in --out; its texts, model and options are remembered.
-        vocabulary: Number of sub-words that texts are cut into, or auto: by the size of the data.
-        max_length: The longest text in tokens (default: 64).
-        overlong: What becomes of longer texts (default: split; of built-in ones: drop).
-        field: The key of a .jsonl file, or the column of a .tsv file, that holds the text.
-        condition: The key or the column that holds what each text is written for, such as a label or a question.
+        size: Size of the model (default: tiny); --model.width and the like change one dimension.
+        attention: Self-attention mechanism (default: softmax); short for --model.attention.
+        init_from: A pretrained GPT-2 to start the decoder from: a folder in Hugging Face format, or a name on its hub.
+            Sizes, tokenizer and dropout are then GPT-2's, and the learning_rate is 1e-4 by default.
+        resume: Resume the run in --out, with its texts, model and options.
+        vocabulary: Number of sub-word tokens, or auto: by the size of the data.
+        max_length: Largest length of a text in tokens (default: 64).
+        overlong: What to do with texts longer than max_length (default: split; for built-in texts: drop).
+        field: Field that holds the text: the key of a .jsonl file or the column of a .tsv file.
+        condition: Field that holds the condition (label, question) of each text.
         labels: Whether each condition is one token (default: if they are at most 1,000 different words).
-        trust: Classes outside pyroformer that the run to go on with may import, such as my_priors.Sticky.
+        trust: Classes outside pyroformer that a resumed run may import, such as my_priors.Sticky.
         model: Options of the model.
         guide: Options of the guide.
         training: Options of the training.
@@ -70,84 +71,91 @@ def fit(
     if data is None and not resume:
         raise ValueError("fit needs --data: a file of texts, a folder with train/valid/test, or the word builtin.")
     model = dict(model or {}) | ({} if attention is None else {"attention": attention})
-    TrainingOptions(**training)  # says what is wrong with them before anything is read
+    TrainingOptions(**training)  # validates them before anything is read
 
     from ...runs.folder import RunFolder
     from ...training.fit import fit as train
-    from ...utils.registry import MODELS, imported
-    from ..prepare import claim, prepare_new, prepare_old, read_corpus, read_trunk
+    from ..prepare import prepare_folder, prepare_new, prepare_resumed, read_backbone, read_corpus
 
     folder = RunFolder(out)
     if rank() == 0:
-        claim(folder, resume)
+        prepare_folder(folder, resume)
     texts = {"vocabulary": vocabulary, "max_length": max_length, "overlong": overlong}
-    # Of processes that train together, those that the first one starts find what it has made.
+    # Of processes that train together, the others resume the run that the first one has prepared.
     if folder.config_file.exists() and (resume or rank() > 0):
-        asked = _asked(name, size, texts, model, guide or {})
-        prepared = prepare_old(folder, name, asked, training, trust or ())
-        say(f"going on with {out}: {prepared.corpus.describe()}")
+        requested = _by_flag(name, size, texts, model, guide or {})
+        prepared = prepare_resumed(folder, name, requested, training, trust or ())
+        print_line(f"resuming {out}: {prepared.corpus.describe()}")
     else:
         if data is None:
             raise ValueError(f"{out} holds no run to go on with: give --data to begin one.")
-        imported(MODELS[name].model).check_conditions(condition is not None)
-        backbone = None if init_from is None else read_trunk(init_from, size, texts, model)
+        _check_conditions(name, condition)
+        backbone = None if init_from is None else read_backbone(init_from, size, texts, model)
         fields: dict[str, Any] = {"field": field, "condition": condition, "labels": labels}
         fields["tokenizer"] = None if backbone is None else backbone.tokenizer
         corpus = read_corpus(data, folder if rank() == 0 else None, **fields, **texts)
-        say(f"reading {corpus.describe()}")
+        print_line(f"reading {corpus.describe()}")
         prepared = prepare_new(
             name, corpus, size=size or "tiny", model=model, guide=guide, training=training, backbone=backbone
         )
         if backbone is not None:
-            say(f"starting from {backbone.describe()}")
+            print_line(f"starting from {backbone.describe()}")
             if rank() == 0:
                 folder.keep_start(prepared.model)
     settings = TrainingOptions(**prepared.training)
-    say(_what(prepared, settings, "" if resume or init_from else size or "tiny"))
-    progress = Progress(_objective(prepared, settings))
+    print_line(_training_line(prepared, settings, "" if resume or init_from else size or "tiny"))
+    progress = Progress(_objective_name(prepared, settings))
     try:
         run = train(*prepared[:3], out=out, resume=resume, callback=progress, **prepared.training)
     finally:
         progress.close()
     if progress.done < 1:
-        say(f"ended at {100 * progress.done:.0f} %; pyroformer fit {name} --out {shlex.quote(out)} --resume goes on")
-    say(f"best at step {run.step:,}; run saved in {out}")
+        print_line(
+            f"ended at {100 * progress.done:.0f} %; pyroformer fit {name} --out {shlex.quote(out)} --resume goes on"
+        )
+    print_line(f"best at step {run.step:,}; run saved in {out}")
 
 
-def _asked(
+def _by_flag(
     name: str, size: str | None, texts: Mapping[str, Any], model: Mapping[str, Any], guide: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What was asked for besides the training, by flag; a size is the dimensions that it stands for."""
+    """The options that were typed, besides those of the training, by flag; a size as the dimensions that it sets."""
     from ...utils.registry import MODELS, imported
 
     dimensions = imported(MODELS[name].model).sizes[size] if size else {}
-    asked = {f"--{key}": value for key, value in texts.items() if value not in (None, "auto")}
-    asked |= {f"--model.{key}": value for key, value in (dimensions | dict(model)).items()}
-    return asked | {f"--guide.{key}": value for key, value in guide.items()}
+    flags = {f"--{key}": value for key, value in texts.items() if value not in (None, "auto")}
+    flags |= {f"--model.{key}": value for key, value in (dimensions | dict(model)).items()}
+    return flags | {f"--guide.{key}": value for key, value in guide.items()}
 
 
-def _what(prepared: "Prepared", settings: "TrainingOptions", size: str) -> str:
-    """What is trained, where, and how large it is."""
+def _check_conditions(name: str, condition: str | None) -> None:
+    from ...utils.registry import MODELS, imported
+
+    imported(MODELS[name].model).check_conditions(condition is not None)
+
+
+def _training_line(prepared: "Prepared", settings: "TrainingOptions", size: str) -> str:
+    """The device, the precision, the model and its number of parameters."""
     import torch
 
     if torch.cuda.is_available():
-        place = torch.cuda.get_device_name()
+        device = torch.cuda.get_device_name()
     else:
         threads = torch.get_num_threads()
-        place = f"cpu ({threads} thread{'s' if threads > 1 else ''})"
+        device = f"cpu ({threads} thread{'s' if threads > 1 else ''})"
     if settings.devices > 1:
-        place = f"{settings.devices} x {place}"
-    parts = [part for part in prepared[:2] if part is not None]
-    parameters = {parameter for part in parts for parameter in part.parameters()}  # a guide shares some of its model's
+        device = f"{settings.devices} x {device}"
+    modules = [module for module in prepared[:2] if module is not None]
+    parameters = {parameter for module in modules for parameter in module.parameters()}  # a guide shares some
     count = sum(parameter.numel() for parameter in parameters)
-    precision = "bfloat16" if settings.precision == "bf16" else "float32"
-    kind = f"{type(prepared.model).__name__} {size}".strip()
     number = f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,}"
-    return f"training on {place}, {precision}, {kind}, {number} parameters"
+    precision = "bfloat16" if settings.precision == "bf16" else "float32"
+    model = f"{type(prepared.model).__name__} {size}".strip()
+    return f"training on {device}, {precision}, {model}, {number} parameters"
 
 
-def _objective(prepared: "Prepared", settings: "TrainingOptions") -> str:
-    """What the objective is called; a bound of log p(x) needs no remark."""
+def _objective_name(prepared: "Prepared", settings: "TrainingOptions") -> str:
+    """The name of the objective; a bound of log p(x) needs no remark."""
     from ...objectives.registry import describe_objective, in_words
 
     words = in_words(describe_objective(prepared.model, settings))

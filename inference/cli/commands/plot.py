@@ -1,26 +1,26 @@
-"""pyroformer plot."""
+"""The command that plots a run."""
 
-from ..common import load_run
-from ..progress import say
+from typing import Unpack
+
+from ..output import print_line
+from ..shared_options import RunOptions, open_run
 
 __all__ = ["plot"]
 
 
-def plot(run: str, *, out: str | None = None, trust: list[str] | None = None) -> None:
-    """Draw the training curves and what there is to see of latents.
+def plot(*, out: str | None = None, **options: Unpack[RunOptions]) -> None:
+    """Plot the training curves and the latents of a run.
 
-    Of a mixture, its weights and the decoder's attention for a few held-out texts; of latents in layers, their KL over
+    For a mixture: its weights and the decoder's attention on a few held-out texts. For latents in layers: their KL over
     the training, their active units, and a text with latents of another.
 
     Example:
       pyroformer plot runs/reviews
 
     Arguments:
-        run: The folder that fit wrote.
-        out: The folder for the pictures; plots in the run's folder if not given.
-        trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
+        out: The folder for the plots (default: plots in the run's folder).
     """
     from ...plots import save_all
 
-    for path in save_all(load_run(run, trust), out):
-        say(str(path))
+    for path in save_all(open_run(options), out):
+        print_line(str(path))

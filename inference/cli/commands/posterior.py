@@ -1,13 +1,15 @@
-"""The command that keeps a posterior; its signature and docstring are its help."""
+"""The command that saves posterior draws for ArviZ."""
 
-from ..common import given_texts, load_run
-from ..progress import say
+from typing import Unpack
+
+from ..input_texts import texts_to_encode
+from ..output import print_line
+from ..shared_options import RunOptions, open_run
 
 __all__ = ["posterior"]
 
 
 def posterior(
-    run: str,
     *,
     out: str | None = None,
     text: list[str] | None = None,
@@ -19,9 +21,9 @@ def posterior(
     predictive: int = 0,
     sites: list[str] | None = None,
     seed: int = 0,
-    trust: list[str] | None = None,
+    **options: Unpack[RunOptions],
 ) -> None:
-    """Draw from the posterior of some texts and keep it as NetCDF, for ArviZ.
+    """Draw from the posterior of texts and save the draws as NetCDF, for ArviZ.
 
     Without --text and --data it takes held-out texts of the run.
 
@@ -29,42 +31,32 @@ def posterior(
       pyroformer posterior runs/reviews --out posterior.nc --draws 200
 
     Arguments:
-        run: The folder that fit wrote.
         out: The file to write, such as posterior.nc.
         text: Texts to encode.
         data: A file of texts to encode.
-        field: The key of a .jsonl file, or the column of a .tsv file, that holds the text.
-        condition: For a run on pairs: what --text answers to, or the key or column of --data that holds it.
-        n: At most so many texts: every draw of their latents is kept.
+        field: Field that holds the text: the key of a .jsonl file or the column of a .tsv file.
+        condition: For a run on pairs: the condition of --text, or the field of --data that holds the conditions.
+        n: Largest number of texts; every draw of their latents is saved.
         draws: Draws of each text's latents.
-        predictive: From how many of the draws a text is written.
-        sites: Latent sites to keep, such as weights (default: all).
-        seed: Of the draws.
-        trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
+        predictive: Number of the draws from which a text is generated.
+        sites: Latent sites to save, such as weights (default: all).
+        seed: Random seed.
     """
     from ...data.pairs import unzip_pairs
     from ...diagnostics import LEAST_DRAWS, khat
-    from ...posterior.export import posterior as drawn
+    from ...posterior.export import posterior as draw_posterior
 
     if out is None:
         raise ValueError("posterior needs --out FILE, such as posterior.nc.")
-    if text and data:
-        raise ValueError("both --text and --data say what to encode: give one of them.")
-    if n < 1:
-        raise ValueError(f"-n is {n}: give a positive whole number.")
-    if condition is not None and not (text or data):
-        raise ValueError(f"--condition is {condition!r}, but of no text: give --text or --data with it.")
-    given = None if data is None else given_texts(data, field, condition)
-    if text:
-        given = text if condition is None else [(condition, one) for one in text]
-    loaded = load_run(run, trust)
-    texts, conditions = unzip_pairs(loaded.corpus.entries("test", n) if given is None else given[:n])
-    found = drawn(loaded, texts[:], conditions, draws, predictive=predictive, sites=sites, seed=seed)
+    entries = texts_to_encode(text or (), data, field, condition, n)
+    run = open_run(options)
+    texts, conditions = unzip_pairs(run.corpus.entries("test", n) if entries is None else entries)
+    tree = draw_posterior(run, texts[:], conditions, draws, predictive=predictive, sites=sites, seed=seed)
     try:
-        found.to_netcdf(out)
+        tree.to_netcdf(out)
     except OSError as error:
         raise ValueError(f"{out} cannot be written: {error.strerror or error}. Choose another --out.") from error
-    said = f"{draws} draws of {len(texts)} texts in {out}"
+    line = f"{draws} draws of {len(texts)} texts in {out}"
     if draws >= LEAST_DRAWS:
-        said += f"; k-hat of log p - log q: median {float(khat(found).median()):.2f}"
-    say(said)
+        line += f"; k-hat of log p - log q: median {float(khat(tree).median()):.2f}"
+    print_line(line)

@@ -1,12 +1,17 @@
-"""pyroformer reconstruct."""
+"""The command that reconstructs texts."""
 
-from ..common import given_texts, load_run, rule, say_json
+from typing import Unpack
+
+from ..input_texts import require_text, texts_to_encode
+from ..output import print_json
+from ..shared_options import DecodingOptions, decoding_arguments, open_run
 
 __all__ = ["reconstruct"]
 
+HELD_OUT_TEXTS = 5  # reconstructed where neither --text nor --data is set
+
 
 def reconstruct(
-    run: str,
     *,
     text: str | None = None,
     data: str | None = None,
@@ -14,55 +19,31 @@ def reconstruct(
     condition: str | None = None,
     n: int | None = None,
     min_weight: float = 0.0,
-    seed: int = 0,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    trust: list[str] | None = None,
+    **options: Unpack[DecodingOptions],
 ) -> None:
-    """Encode texts and write them again from the mean of their posterior: one line of JSON for each.
+    """Encode texts and decode them from the mean of their posterior: one line of JSON each.
 
-    Without --text and --data it takes five held-out texts of the run. The most probable token is taken each time unless
-    --temperature, --top_k or --top_p says how to draw.
+    Without --text and --data it takes five held-out texts of the run. Decoding is greedy unless --temperature, --top_k
+    or --top_p is set.
 
     Example:
       pyroformer reconstruct runs/reviews --text "I would read it again."
 
     Arguments:
-        run: The folder that fit wrote.
         text: A text to encode.
         data: A file of texts to encode.
-        field: The key of a .jsonl file, or the column of a .tsv file, that holds the text.
-        condition: For a run on pairs: what --text answers to, or the key or column of --data that holds it.
-        n: At most so many texts.
-        min_weight: Vectors of a mixture that weigh less leave before anything is written, which takes less time then.
-        seed: Of the draws.
-        temperature: Below 1 sharpens the distribution of each token, above 1 flattens it.
-        top_k: Draw from so many most probable tokens; 0 is all of them.
-        top_p: Draw from the most probable tokens that together have this share of the probability.
-        trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
+        field: Field that holds the text: the key of a .jsonl file or the column of a .tsv file.
+        condition: For a run on pairs: the condition of --text, or the field of --data that holds the conditions.
+        n: Largest number of texts.
+        min_weight: Vectors of a mixture with a smaller weight are dropped before decoding, which is then faster.
     """
-    chosen = rule(temperature, top_k, top_p)
-    if text is not None and data is not None:
-        raise ValueError("both --text and --data say what to encode: give one of them.")
-    if text is not None and not text.strip():
-        raise ValueError("--text is empty: give a text of at least one word.")
-    if n is not None and n < 1:
-        raise ValueError(f"-n is {n}: give a positive whole number.")
-    if text is None and data is None and condition is not None:
-        raise ValueError(f"--condition is {condition!r}, but of no text: give --text or --data with it.")
-    given = None if data is None else given_texts(data, field, condition)[:n]
-    if text is not None:
-        given = [text] if condition is None else [(condition, text)]
-    loaded = load_run(run, trust)
-    if given is None:
-        given = loaded.corpus.entries("test", n or HELD_OUT)
     from ...data.pairs import unzip_pairs
 
-    texts, conditions = unzip_pairs(given)
-    for found in loaded.reconstruct(texts, conditions=conditions, min_weight=min_weight, seed=seed, **chosen):
-        item = found.as_dict()
-        say_json({"original": item.pop("original"), "reconstruction": item.pop("text")} | item)
-
-
-HELD_OUT = 5  # texts that `reconstruct` shows
+    decoding = decoding_arguments(options)
+    entries = texts_to_encode([] if text is None else [require_text("--text", text)], data, field, condition, n)
+    run = open_run(options)
+    texts, conditions = unzip_pairs(run.corpus.entries("test", n or HELD_OUT_TEXTS) if entries is None else entries)
+    seed = options.get("seed", 0)
+    for item in run.reconstruct(texts, conditions=conditions, min_weight=min_weight, seed=seed, **decoding):
+        values = item.as_dict()
+        print_json({"original": values.pop("original"), "reconstruction": values.pop("text")} | values)

@@ -1,44 +1,40 @@
-"""pyroformer swap."""
+"""The command that swaps latents of one text for those of another."""
 
-from ..common import chosen_decoding, load_run, say_json, two_texts
+from typing import Unpack
+
+from ..input_texts import require_text
+from ..output import print_json
 from ..ranges import parse_ranges
+from ..shared_options import DecodingOptions, decoding_strategy, open_run
 
 __all__ = ["swap"]
 
 
 def swap(
-    run: str,
     *,
     text: str | None = None,
     other: str | None = None,
     layers: str | None = None,
     condition: str | None = None,
-    seed: int = 0,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    trust: list[str] | None = None,
+    **options: Unpack[DecodingOptions],
 ) -> None:
-    """Put the latents of some layers of one text into another and write it: one line of JSON for each choice of layers.
+    """Generate a text with the latents of some layers taken from another text: one line of JSON per choice of layers.
 
     Example:
       pyroformer swap runs/snli --text "a man sleeps" --other "two dogs run" --layers 1-2
 
     Arguments:
-        run: The folder that fit wrote.
         text: The text that is changed.
-        other: The text whose latents come in.
-        layers: In which layers, such as 2 or 1-3 (default: none of them, then each alone, then all).
-        condition: What both texts answer to, if the run was trained on pairs.
-        seed: Of the draws.
-        temperature: Below 1 sharpens the distribution of each token, above 1 flattens it.
-        top_k: Draw from so many most probable tokens; 0 is all of them.
-        top_p: Draw from the most probable tokens that together have this share of the probability.
-        trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
+        other: The text from which latents are taken.
+        layers: Layers to swap, such as 2 or 1-3 (default: none, then each alone, then all).
+        condition: Condition of both texts, if the run was trained on pairs.
     """
     from ...generation.interpolation import swaps
 
-    choices = None if layers is None else [parse_ranges(layers, of="layers")]
-    given = chosen_decoding(temperature, top_k, top_p) | {"seed": seed, "condition": condition}
-    for found in swaps(load_run(run, trust), *two_texts(text, other), choices, **given):
-        say_json({"layers": list(found.layers), "text": found.text})
+    choices = None if layers is None else [parse_ranges(layers, kind="layers")]
+    decoding = decoding_strategy(options)
+    first, second = require_text("--text", text), require_text("--other", other)
+    for swapped in swaps(
+        open_run(options), first, second, choices, decoding=decoding, seed=options.get("seed", 0), condition=condition
+    ):
+        print_json({"layers": list(swapped.layers), "text": swapped.text})

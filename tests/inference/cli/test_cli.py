@@ -1,5 +1,6 @@
 """Each command from its arguments to its output, on a corpus of a few lines."""
 
+import inspect
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import pytest
 import yaml
 
 from pyroformer.inference.cli.main import main
-from pyroformer.inference.cli.option_help import options
+from pyroformer.inference.cli.option_help import Option, options
 from pyroformer.inference.cli.parser import COMMANDS, NETWORK, TRAINING, parse
 from pyroformer.inference.cli.progress import Progress
 from pyroformer.inference.utils.registry import MODELS, imported
@@ -149,15 +150,15 @@ def test_sample_is_seeded_and_one_line_of_json_each(nvae: Path, lm: Path, capsys
 def test_an_empty_output_stays_a_line(
     lm: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyroformer.inference.run.Run.sample", lambda self, n, **rule: ["", "a\nb"])
+    monkeypatch.setattr("pyroformer.inference.run.Run.sample", lambda self, n, **options: ["", "a\nb"])
     assert command(f"sample {lm}", capsys) == '{"text": ""}\n{"text": "a\\nb"}\n'
 
 
 def test_reconstruct(nvae: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     held_out = [json.loads(line) for line in command(f"reconstruct {nvae} -n 2", capsys).splitlines()]
-    assert [set(item) >= {"original", "reconstruction", "tokens", "kept"} for item in held_out] == [True, True]
+    assert [set(item) >= {"original", "reconstruction", "tokens", "token_weights"} for item in held_out] == [True, True]
     (item,) = [json.loads(line) for line in command(f"reconstruct {nvae} --text 'Größe 7'", capsys).splitlines()]
-    assert item["original"] == "Größe 7" and len(item["tokens"]) == len(item["kept"])
+    assert item["original"] == "Größe 7" and len(item["tokens"]) == len(item["token_weights"])
     assert len(command(f"reconstruct {nvae} --data {here}/texts.txt", capsys).splitlines()) == 80
     drawn = f"reconstruct {nvae} --temperature 1.5 --seed "
     assert command(drawn + "1", capsys) != command(drawn + "2", capsys)
@@ -176,7 +177,7 @@ def test_resume_goes_on_and_needs_nothing_but_the_folder(here: Path, capsys: pyt
     fit = f"fit nvae --data {here}/texts.txt --out {out} --resume --steps"
     assert "best at step 2" in command(f"{fit} 2 {TINY}", capsys)  # with nothing there yet it begins
     said = command(f"fit nvae --out {out} --resume --steps 4", capsys)
-    assert said.startswith(f"going on with {out}: texts.txt: 80 texts")
+    assert said.startswith(f"resuming {out}: texts.txt: 80 texts")
     assert re.search(r"100 % \| step 4 ", said)
     assert yaml.safe_load((out / "config.yaml").read_text())["training"]["batch_size"] == 8
     command(
@@ -252,7 +253,42 @@ def test_help_has_an_example(arguments: list[str], capsys: pytest.CaptureFixture
     text = command(shlex.join(arguments), capsys)
     assert text.startswith("usage: pyroformer")
     assert len(re.findall(r"^  pyroformer \w+|pyroformer demo$", text, re.MULTILINE)) >= 1
-    assert not re.search(r"Optional\[|Union|\bnull\b|``|:\w+:`", text), "help is for people"
+    assert not re.search(r"Optional\[|Union|\bnull\b|`|:\w+:`", text), "help is for people"
+    assert not re.search(r"[\\$]|:math:", text), "no LaTeX in a terminal"
+
+
+def test_the_program_shows_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    text = command("--help", capsys)
+    for name in COMMANDS:
+        assert re.search(rf"^  {name} +\w", text, re.MULTILINE)
+    first = (inspect.getdoc(sys.modules[main.__module__]) or "").splitlines()[0]
+    assert first == f"Command line: {', '.join(COMMANDS)}."
+
+
+def test_shared_options_are_those_of_every_command() -> None:
+    def described(name: str) -> dict[str, Option]:
+        return {option.name: option for option in options(COMMANDS[name])}
+
+    decoding = [described(name) for name in ("sample", "reconstruct", "interpolate", "swap", "edit")]
+    for option in options("pyroformer.inference.cli.shared_options:DecodingOptions"):
+        assert option.help
+        assert [command[option.name] for command in decoding] == [option] * 5
+    for option in options("pyroformer.inference.cli.shared_options:RunOptions"):
+        assert [described(name)[option.name] for name in COMMANDS if name not in ("fit", "demo")] == [option] * 9
+
+
+def test_a_command_without_decoding_options_is_greedy() -> None:
+    from pyroformer.inference.cli.shared_options import decoding_arguments, decoding_strategy
+    from pyroformer.inference.generation.decoding import Decoding
+
+    assert decoding_strategy({"run": "x", "seed": 3}) == Decoding(greedy=True)
+    assert decoding_strategy({"run": "x", "top_k": 5}) == Decoding(top_k=5)
+    assert decoding_arguments({"run": "x", "temperature": 0.5, "top_p": None}, greedy=True) == {
+        "temperature": 0.5,
+        "greedy": True,
+    }
+    with pytest.raises(ValueError, match=r"temperature is -1\.0: give a positive number"):
+        decoding_arguments({"run": "x", "temperature": -1.0})
 
 
 def test_help_does_not_wait_for_torch() -> None:
@@ -270,7 +306,7 @@ assert not heavy, heavy
 def test_interpolate_and_swap_write_a_line_of_json_each(della: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = "--text 'Number 1 is odd.' --other 'Number 2 is even.'"
     between = [json.loads(line) for line in command(f"interpolate {della} {texts} --steps 3", capsys).splitlines()]
-    assert [item["share"] for item in between] == [0.0, 0.5, 1.0]
+    assert [item["t"] for item in between] == [0.0, 0.5, 1.0]
     swapped = [json.loads(line) for line in command(f"swap {della} {texts}", capsys).splitlines()]
     assert [item["layers"] for item in swapped] == [[], [1], [2], [1, 2]]
     assert swapped[0]["text"] == between[0]["text"] and swapped[-1]["text"] == between[-1]["text"]

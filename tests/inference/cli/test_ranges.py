@@ -2,21 +2,21 @@
 
 import pytest
 
-from pyroformer.inference.cli.ranges import assigned, parse_ranges
+from pyroformer.inference.cli.ranges import parse_assignments, parse_ranges
 
 
 @pytest.mark.parametrize("text", ["", "x", "3-1", "1-", "1,,2", "1-999999"])
 def test_layers_are_written_as_numbers_and_ranges(text: str) -> None:
     with pytest.raises(ValueError, match="is no list of layers: write 2, or 1-3, or 1-3,6"):
-        parse_ranges(text, of="layers")
+        parse_ranges(text, kind="layers")
 
 
 @pytest.mark.parametrize("text", ["", "3", "3=", "=2", "a=2", "3=b", "3=1,,4=2"])
 def test_factors_are_written_behind_numbers(text: str) -> None:
     with pytest.raises(ValueError, match="--scale is .*: write 3=0.1, with commas between several"):
-        assigned(text, "--scale", float, "3=0.1")
+        parse_assignments(text, "--scale", float, "3=0.1")
 
 
-def test_a_number_is_given_one_thing() -> None:
+def test_a_number_has_one_value() -> None:
     with pytest.raises(ValueError, match="--swap is '3=1,3=2', which names 3 twice: name it once"):
-        assigned("3=1,3=2", "--swap", int, "3=5")
+        parse_assignments("3=1,3=2", "--swap", int, "3=5")

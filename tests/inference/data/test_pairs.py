@@ -601,7 +601,7 @@ def test_fit_and_evaluate_read_pairs(
     said = told(f"{fit} --field 0", 0)
     assert said.startswith("reading pairs.tsv: 60 pairs, 3 labels, ")
     assert load(tmp_path / "run").corpus.train.conditions is not None
-    assert "going on with" in told(f"fit lm --out {tmp_path}/run --resume --steps 3", 0)
+    assert "resuming" in told(f"fit lm --out {tmp_path}/run --resume --steps 3", 0)
     told(f"evaluate {tmp_path}/run --data {data} --condition 1 --json {tmp_path}/found.json", 0)
     assert json.loads((tmp_path / "found.json").read_text())["about"]["texts"] == 60
     alone = write(tmp_path / "alone.txt", "one\ntwo\n")

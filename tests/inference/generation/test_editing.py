@@ -147,13 +147,13 @@ def test_a_run_without_a_mixture_says_so(corpus: Corpus) -> None:
 def test_the_command_lists_vectors_and_then_edits_them(
     run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pyroformer.inference.cli import common as latent_commands
+    from pyroformer.inference.cli.commands import edit as module
 
     def command(**flags: Any) -> list[dict[str, Any]]:
-        latent_commands.edit("runs/a", text=TEXT, **flags)
+        module.edit(run="runs/a", text=TEXT, **flags)
         return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
-    monkeypatch.setattr(latent_commands, "load_run", lambda path, trust: run)
+    monkeypatch.setattr(module, "open_run", lambda options: run)
     listed = command()
     assert [item["number"] for item in listed] == [vector.number for vector in vectors(run, TEXT)]
     assert listed[0]["token"] is None and sum(item["weight"] for item in listed) == pytest.approx(1)

@@ -193,7 +193,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_weights(run: Run, tmp_path: Path
     assert RunFolder(tmp_path / "cut").step() == 3
     resumed = fit_prior(run, "autoregressive", out=tmp_path / "cut", resume=True, **options)
     assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
-    with pytest.raises(ValueError, match=r"trains model.base_measure, not everything: hold what it holds"):
+    with pytest.raises(ValueError, match=r"trains model.base_measure, not everything: freeze what that run freezes"):
         model: Any = load(tmp_path / "cut")
         fit(model.model, model.guide, model.corpus, out=tmp_path / "cut", resume=True, objective="elbo", **options)
 
@@ -206,7 +206,8 @@ def test_a_second_stage_goes_on_from_its_own_first_stage_alone(corpus: Corpus, t
 
     mine, other = first(0), first(1)
     fit_prior(mine, "mixture", out=tmp_path, steps=1, **QUICK)
-    with pytest.raises(ValueError, match="holds other weights than these: resume it from the run that it began with"):
+    message = "has other frozen weights than these: resume it from the run that it began with"
+    with pytest.raises(ValueError, match=message):
         fit_prior(other, "mixture", out=tmp_path, resume=True, steps=2, **QUICK)
     assert unchanged(mine, fit_prior(mine, "mixture", out=tmp_path, resume=True, steps=2, **QUICK))
 
@@ -291,7 +292,9 @@ def test_the_command_line(run: Run, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(shlex.split(command)) == 0
     said = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
-        r"fitting AutoregressiveVectorPrior, [\d,]+ parameters, to the posterior of .*; all else is held", said[0]
+        r"fitting AutoregressiveVectorPrior, [\d,]+ parameters, to the posterior of .*; "
+        "all other parameters are frozen",
+        said[0],
     )
     assert said[-1] == f"best at step 2; run saved in {out}" or said[-1] == f"best at step 1; run saved in {out}"
     recipe = yaml.safe_load((out / "config.yaml").read_text())["model"]["init_args"]["base_measure"]
