@@ -269,7 +269,7 @@ def load(path: str | Path, *, trust: Collection[str] = (), device: str | torch.d
             "files of one run."
         ) from error
     modules.to(device).eval()
-    return Run(model, guide, Corpus.load(folder.corpus), folder, config, int(checkpoint["global_step"]))
+    return Run(model, guide, Corpus.load(folder.corpus), folder, config, int(checkpoint["global_step"]), trust)
 
 
 def _as_list(texts: str | Sequence[str]) -> Sequence[str]:

@@ -47,7 +47,7 @@ def importance_weighted(
     Examples:
         >>> from pyroformer.models.batch import Batch
         >>> from pyroformer.models.language_model import LanguageModel
-        >>> from pyroformer.models.transformer.stacks import TransformerConfig
+        >>> from pyroformer.models.transformer.config import TransformerConfig
         >>> model = LanguageModel(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2))
         >>> importance_weighted(model, None, Batch.pad([[5, 6, 2], [7, 2]]), num_particles=1).shape
         torch.Size([2])

@@ -81,7 +81,7 @@ class ELBO(Described, pyro.infer.ELBO):
 
     Examples:
         >>> from pyroformer.models.language_model import LanguageModel
-        >>> from pyroformer.models.transformer.stacks import TransformerConfig
+        >>> from pyroformer.models.transformer.config import TransformerConfig
         >>> model = LanguageModel(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2))
         >>> loss = ELBO()(model, None)
         >>> loss(Batch.pad([[5, 6, 2], [7, 2]])).shape

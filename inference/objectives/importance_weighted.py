@@ -47,7 +47,7 @@ class ImportanceWeighted(ELBO):
         >>> from pyroformer.guides.della import DELLAGuide
         >>> from pyroformer.models.batch import Batch
         >>> from pyroformer.models.della import DELLA
-        >>> from pyroformer.models.transformer.stacks import TransformerConfig
+        >>> from pyroformer.models.transformer.config import TransformerConfig
         >>> model = DELLA(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2), latent_size=4)
         >>> loss = ImportanceWeighted(num_particles=4)(model, DELLAGuide(model))
         >>> loss(Batch.pad([[5, 6, 2], [7, 2]])).shape

@@ -64,7 +64,7 @@ def describe_objective(model: Model, options: TrainingOptions) -> dict[str, Any]
 
     Examples:
         >>> from pyroformer.models.language_model import LanguageModel
-        >>> from pyroformer.models.transformer.stacks import TransformerConfig
+        >>> from pyroformer.models.transformer.config import TransformerConfig
         >>> model = LanguageModel(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2))
         >>> describe_objective(model, TrainingOptions())
         {'name': 'elbo', 'is_bound': True, 'kl_weights': {}}
@@ -98,9 +98,10 @@ def held_out_objective(
     Raises:
         ValueError: If the objective is a class outside pyroformer that is not trusted.
     """
-    if "class_path" in described:
-        check_trust(described["class_path"], trust)
-    cls = objective_class(described.get("class_path", described["name"]))
+    path = described.get("class_path")
+    if path is not None:
+        check_trust(path, trust)
+    cls = OBJECTIVES[described["name"]] if path is None else objective_class(path)
     if "target_kl" in described:
         sites = described["kl_weights"]
         described = {**described, "free_bits": described["target_kl"], "free_bits_per": "total"}

@@ -89,7 +89,7 @@ def _objective_label(objective: Mapping[str, object], latent: bool) -> str:
         return "objective: −log p(x), exact"
     if objective.get("is_bound") and all(weight >= 1 for weight in weights.values()):
         return "objective: −ELBO, bounds −log p(x)"
-    return f"objective: {'−ELBO, ' if objective.get('name') == 'elbo' else ''}{in_words(objective)}"
+    return f"objective: {in_words(objective, elbo='−ELBO')}"
 
 
 def _kl_label(name: str) -> str:

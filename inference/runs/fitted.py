@@ -26,6 +26,7 @@ class FittedModel:
         folder: The folder of the run.
         config: The configuration of the run.
         step: The training step of the weights.
+        trust: Modules or class paths outside pyroformer that may be imported for the run, such as its objective.
     """
 
     def __init__(
@@ -36,9 +37,10 @@ class FittedModel:
         folder: RunFolder,
         config: dict[str, Any],
         step: int,
+        trust: Collection[str] = (),
     ) -> None:
         self.model, self.guide, self.corpus = model, guide, corpus
-        self.folder, self.config, self.step = folder, config, step
+        self.folder, self.config, self.step, self.trust = folder, config, step, trust
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -1,8 +1,7 @@
-r"""The whole objective, Pyro and all, captured into one graph.
+r"""Compilation of a whole objective, with Pyro's effect handlers, into one graph.
 
-Effect handlers are Python; what they do to tensors is not. Capturing below Python (non-strict tracing) runs model and
-guide once, records the tensor operations, and compiles those: losses and gradients are the eager ones, and none of
-Pyro's bookkeeping is left.
+Effect handlers are Python code around tensor operations. Non-strict tracing runs model and guide once, records the
+tensor operations, and compiles those: losses and gradients are the eager ones, without the overhead of the handlers.
 """
 
 import itertools
@@ -24,12 +23,12 @@ _counter = itertools.count()
 class CompiledObjective(nn.Module):
     r"""An :class:`Objective` whose ``losses`` run as one compiled graph for each batch shape.
 
-    Conditions: a fully reparameterised guide, control flow that depends on shapes only. Distribution arguments are not
-    validated inside. Train and eval mode each get their own graph.
+    It needs a fully reparameterized guide, and control flow that depends on shapes only. Distribution arguments are not
+    validated. Train and eval mode have separate graphs.
 
     Arguments:
-        objective: What to capture; its parameters stay where they are.
-        options: For :func:`torch.compile`, for example ``backend``.
+        objective: The objective to compile; its parameters are shared, not copied.
+        options: Options of :func:`torch.compile`, for example ``backend``.
 
     Raises:
         RuntimeError: If this torch has no non-strict tracing; compile block by block there.
@@ -51,23 +50,23 @@ class CompiledObjective(nn.Module):
             result: dict[str, Tensor] = losses(state, mode, batch)
             return result
 
-        # Dynamo caches by code object and does not look at *which* non-strict function is called: without a code object
-        # of its own, a second instance with equal shapes would silently run the first one's graph.
+        # Dynamo caches by code object, whichever non-strict function is called: with a shared code object, a second
+        # instance with equal shapes would silently run the graph of the first.
         entry.__code__ = entry.__code__.replace(co_name=f"objective_{next(_counter)}")
         self._entry = torch.compile(entry, fullgraph=True, dynamic=False, **options)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """What :meth:`Objective.losses` returns, from the graph."""
+        """The result of :meth:`Objective.losses`, from the graph."""
         state = _state(_Losses(self.objective))
         mode = sum(int(module.training) << i % 60 for i, module in enumerate(self.objective.modules()))
-        parts = {name: part for name, part in batch._asdict().items() if part is not None}  # a graph takes no None
-        with pyro.settings.context(**NO_VALIDATION):  # validation reads values, which no graph can hold
+        parts = {name: part for name, part in batch._asdict().items() if part is not None}  # graphs take no None
+        with pyro.settings.context(**NO_VALIDATION):  # validation reads values, which a graph cannot
             result: dict[str, Tensor] = self._entry(state, mode, parts)
         return result
 
 
 class _Losses(nn.Module):
-    """Gives ``losses`` the name that ``functional_call`` calls."""
+    """A module whose ``forward`` is ``losses``, for ``functional_call``."""
 
     def __init__(self, objective: Objective) -> None:
         super().__init__()
@@ -78,10 +77,9 @@ class _Losses(nn.Module):
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:
-    """Each tensor under each place that holds it, once.
+    """The parameters and buffers by name, those of a module with two names under the first alone.
 
-    A module that has two names has one place: ``functional_call``, left to tie weights itself, swaps it under both, and
-    what it puts back last is the tracer's tensor.
+    If ``functional_call`` ties weights itself, it swaps such a tensor under both names and puts the tracer's one back.
     """
     return {
         f"{prefix}.{name}": tensor

@@ -1,15 +1,15 @@
-r"""A second stage of training: a better prior for the posterior that a first stage has learned.
+r"""A second stage of training, which fits the prior to the posterior of a first stage.
 
-A posterior that reconstructs well is, over all texts, far from the simple prior that it was trained with. What is drawn
-from that prior is then nothing that the decoder has ever seen, and the divergence is larger than it need be:
+A posterior that reconstructs well is, over all texts, far from the simple prior that it was trained with. Draws from
+that prior are then unlike the latents that the decoder was trained on, and the divergence is larger than necessary:
 
 .. math::
 
     \mathrm{E}_x \mathrm{KL}(q(z \mid x) \,\|\, p(z)) = \mathrm{I}_q(x; z) + \mathrm{KL}(q(z) \,\|\, p(z)),
     \qquad q(z) = \mathrm{E}_x q(z \mid x)
 
-The second term is the prior's fault alone. Encoder and decoder are held, and the prior is fitted to the posterior's
-draws. The prior is part of the model, so that the bound with the new one is as true as it was with the old one.
+The second term depends on the prior. Encoder and decoder are frozen, and the prior is fitted to the posterior's draws.
+The prior is part of the model, so the bound with the new prior is as valid as with the old one.
 
 References:
     Diagnosing and Enhancing VAE Models (Dai & Wipf, 2019), https://arxiv.org/abs/1903.05789
@@ -40,13 +40,13 @@ from .lightning_module import Status
 __all__ = ["PRIORS", "fit_prior", "named_prior"]
 
 PRIORS = {
-    "autoregressive": "pyroformer.models.priors.sequences.AutoregressiveVectorPrior",
-    "mixture": "pyroformer.models.priors.vectors.MixtureVectorPrior",
-    "gaussian": "pyroformer.models.priors.vectors.GaussianVectorPrior",
+    "autoregressive": "pyroformer.priors.AutoregressiveVectorPrior",
+    "mixture": "pyroformer.priors.MixtureVectorPrior",
+    "gaussian": "pyroformer.priors.GaussianVectorPrior",
 }
-GIVEN = {"gaussian": {"learnable": True}}  # what a named prior needs besides, to have something to learn
-POSTERIOR = r"guide\.hyperpriors\.\w+\.base_measure__"  # of the hyper-priors in a base measure
-DECIDED = ("objective", "kl_schedule", "beta", "free_bits", "free_bits_per", "target_kl", "kl_reduction")
+LEARNABLE = {"gaussian": {"learnable": True}}  # arguments without which a named prior has no parameters
+HYPERPOSTERIORS = r"guide\.hyperpriors\.\w+\.base_measure__"  # parameters for the hyper-priors of a base measure
+FIXED = ("objective", "kl_schedule", "beta", "free_bits", "free_bits_per", "target_kl", "kl_reduction")
 
 
 def fit_prior(
@@ -58,27 +58,27 @@ def fit_prior(
     callback: Callable[[Status], None] | None = None,
     **options: Any,
 ) -> Run:
-    r"""A run with a new base measure, fitted to the posterior of an earlier run; all else is as it was, to the bit.
+    r"""A run with a new base measure, fitted to the posterior of an earlier run; all other weights are the same.
 
-    It is trained on the exact bound. Where the prior has components of its own, as in an NVAE, these keep their distribution,
-    which the decoder knows: the new prior is one of the tokens' vectors.
+    The objective is the exact bound. If the prior has components of its own, as in an NVAE, these keep the distribution
+    that the decoder was trained with: the new prior is that of the tokens' vectors.
 
     Arguments:
-        run: The run to start from; it stays as it is.
+        run: The run to start from; it is not changed.
         prior: The new base measure, which is trained in place, or the name of one: ``autoregressive``, ``mixture``,
             ``gaussian``, or an import path.
         out: The new run's folder; a temporary one by default.
-        resume: Go on with the run in ``out``.
+        resume: Continue the run in ``out``.
         callback: Called about twice a second with a :class:`~pyroformer.inference.training.lightning_module.Status`.
-        options: Fields of :class:`~pyroformer.inference.options.TrainingOptions`, such as ``steps``, but none that
-            says what is trained.
+        options: Fields of :class:`~pyroformer.inference.options.TrainingOptions`, such as ``steps``, except those of
+            the objective.
 
     Returns:
         The new run, with the best weights loaded.
 
     Raises:
-        ValueError: If the model has no base measure, the prior does not fit it or has nothing to learn, an option
-            breaks its rule, or ``out`` is used.
+        ValueError: If the model has no base measure, the prior does not fit it or has no parameters, an option is out
+            of range, or ``out`` is in use.
 
     Examples:
         >>> corpus = pf.Corpus.from_texts([f"The number {n} is even." for n in range(0, 100, 2)], max_length=32)
@@ -87,7 +87,7 @@ def fit_prior(
         >>> fit_prior(run, "mixture", steps=2, batch_size=8).config["trained"]
         ['model.base_measure']
     """
-    for name in DECIDED:
+    for name in FIXED:
         if name in options:
             raise ValueError(f"{name} is {options[name]}, but a prior is fitted by the exact bound: leave {name} out.")
     settings = TrainingOptions(**options)
@@ -98,17 +98,17 @@ def fit_prior(
     return fit(model, guide, run.corpus, out=out, resume=resume, callback=callback, **options | {"objective": "elbo"})
 
 
-def named_prior(run: Run, name: str, *, seed: int = 0, **given: Any) -> BaseMeasure:
-    """A new prior by its name or import path, as wide as the vectors of a run.
+def named_prior(run: Run, name: str, *, seed: int = 0, **arguments: Any) -> BaseMeasure:
+    """A new prior by its name or import path, with the sizes of a run's vectors.
 
     Arguments:
-        run: The run that it is for.
+        run: The run for which the prior is made.
         name: ``autoregressive``, ``mixture``, ``gaussian``, or an import path.
-        seed: Of its first weights.
-        given: Arguments of its class, such as ``layers``.
+        seed: Random seed of its initial weights.
+        arguments: Arguments of its class, such as ``layers``.
 
     Raises:
-        ValueError: If there is no such prior, or it has no such argument.
+        ValueError: If there is no such prior, or its class has no such argument.
     """
     base = _base_measure(run.model)
     path = PRIORS.get(name, name)
@@ -119,21 +119,21 @@ def named_prior(run: Run, name: str, *, seed: int = 0, **given: Any) -> BaseMeas
     if not (isinstance(cls, type) and issubclass(cls, BaseMeasure)):
         raise ValueError(f"prior {name!r} is no base measure: name a class derived from VectorPrior or SequencePrior.")
     accepted = list(signature(cls).parameters)
-    known: dict[str, Any] = {
+    from_run: dict[str, Any] = {
         "width": _width(base),
         "samples_per_component": _own_components(run.model),
         "max_length": run.corpus.max_length,
     }
-    known["first"] = copy.deepcopy(_first(base))
-    for argument in given:
-        if argument not in accepted or argument in known:
-            choices = [one for one in accepted if one not in known]
+    from_run["first"] = copy.deepcopy(_first(base))
+    for argument in arguments:
+        if argument not in accepted or argument in from_run:
+            choices = [option for option in accepted if option not in from_run]
             raise ValueError(f"the prior {name} has no option {argument}: it has {_listed(choices)}.")
-    filled = {key: value for key, value in known.items() if key in accepted}
+    filled = {key: value for key, value in from_run.items() if key in accepted}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         prior: BaseMeasure = from_config(
-            {"class_path": path, "init_args": GIVEN.get(name, {}) | given}, trust=[path], **filled
+            {"class_path": path, "init_args": LEARNABLE.get(name, {}) | arguments}, trust=[path], **filled
         )
     return prior
 
@@ -149,7 +149,7 @@ def _base_measure(model: Model) -> nn.Module:
 
 
 def _adapt_prior(model: Model, prior: Any) -> BaseMeasure:
-    """The prior on the model's device and with the distribution of the prior's own components that the model was trained with.
+    """The prior on the model's device, its own components distributed as those that the model was trained with.
 
     Raises:
         ValueError: If it does not fit.
@@ -164,7 +164,7 @@ def _adapt_prior(model: Model, prior: Any) -> BaseMeasure:
     check_base_measure(prior, torch.ones(1, own + 2, dtype=torch.bool, device=model.device), _width(base), "prior")
     if own and isinstance(prior, SequencePrior):
         _check_own(base, prior)
-        prior.first = copy.deepcopy(prior.first)  # to hold it must not hold that of another model
+        prior.first = copy.deepcopy(prior.first)  # freezing it must not freeze that of another model
     elif own:
         prior = IndependentVectorPrior(prior, first=copy.deepcopy(_first(base)), samples_per_component=own)
     fitted: BaseMeasure = prior
@@ -177,7 +177,7 @@ def _with_prior(model: Model, guide: nn.Module | None, prior: BaseMeasure) -> tu
     """Copies of a model and its guide with another base measure, in which only that is trained.
 
     Raises:
-        ValueError: If there is nothing in it to learn.
+        ValueError: If it has no parameters.
     """
     fresh = type(model)(**_arguments(model, "base_measure"), base_measure=prior)
     posterior = None if guide is None else type(guide)(model=fresh, **_arguments(guide, "model"))
@@ -186,7 +186,7 @@ def _with_prior(model: Model, guide: nn.Module | None, prior: BaseMeasure) -> tu
     learning = [
         name
         for name, parameter in after.named_parameters()
-        if parameter.requires_grad and re.match(rf"model\.base_measure\.|{POSTERIOR}(?!first__)", name)
+        if parameter.requires_grad and re.match(rf"model\.base_measure\.|{HYPERPOSTERIORS}(?!first__)", name)
     ]
     if not learning:
         kind = type(prior.tokens if isinstance(prior, IndependentVectorPrior) else prior).__name__
@@ -199,26 +199,24 @@ def _with_prior(model: Model, guide: nn.Module | None, prior: BaseMeasure) -> tu
 
 
 def _place(name: str, after: Iterable[str]) -> str | None:
-    """Where a weight of the first stage goes, if anywhere.
+    """The name in the new model of a weight of the first stage; None if it has none.
 
-    The old base measure lives on as the distribution of the prior's own components, and with it what is known of its
-    hyper-priors.
+    The old base measure becomes the distribution of the prior's own components, with the posterior of its hyper-priors.
     """
     if name.startswith("model.base_measure."):
         return None
-    moved = re.sub(rf"^({POSTERIOR})(?!first__)", r"\1first__", name)
-    return moved if moved in after or not re.match(POSTERIOR, name) else None
+    moved = re.sub(rf"^({HYPERPOSTERIORS})(?!first__)", r"\1first__", name)
+    return moved if moved in after or not re.match(HYPERPOSTERIORS, name) else None
 
 
 def _arguments(recorded: Any, leave_out: str) -> dict[str, Any]:
-    """Copies of what a module was made with: what is held in one model must not be held in the other."""
+    """Copies of a module's constructor arguments: parameters are frozen in one of the two models only."""
     return copy.deepcopy({name: value for name, value in recorded.arguments.items() if name != leave_out})
 
 
 def _check_own(base: nn.Module, prior: SequencePrior) -> None:
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # a distribution with a hyper-prior is drawn: the same distribution from the same seed
+    """Raises a ValueError if the own components of the prior have another mean or variance than those of the run."""
+    with torch.random.fork_rng(devices=[]):  # hyper-priors are drawn, from the same seed for both
         old, new = (_seeded_component(each) for each in (base, prior))
     if not (torch.allclose(old.mean, new.mean) and torch.allclose(old.variance, new.variance)):
         raise ValueError(
@@ -233,7 +231,7 @@ def _seeded_component(prior: nn.Module) -> Any:
 
 
 def _own_components(model: Model) -> int:
-    """How many components belong to the prior: kappa in an NVAE, none where there is no such thing."""
+    """The number of the prior's own components: kappa in an NVAE, 0 in other models."""
     return int(getattr(model, "samples_per_component", 0))
 
 

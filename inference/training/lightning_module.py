@@ -1,6 +1,5 @@
-"""An objective and a corpus as a LightningModule."""
+"""The LightningModule of a run: training steps, validation, KL weights, progress."""
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...models.batch import Batch
-from ...models.transformer.stacks import compile_blocks
+from ...models.transformer.blocks import compile_blocks
 from ..data.corpus import Corpus
 from ..data.loaders import TrainingStream, sequential_batches
 from ..objectives.elbo import Objective
@@ -25,15 +24,17 @@ from ..runs.old_runs import current_progress, current_state
 from ..runs.partial import frozen_modules
 from ..schedules import SCHEDULES, warmup_cosine
 from ..utils.files import write_atomically
+from ..utils.seeds import derived_seed
 from .compiled import NO_VALIDATION, CompiledObjective
+from .meter import LossMeter
 
 __all__ = ["Status", "Training"]
 
 
 class Status(NamedTuple):
-    """Where a run stands; ``values`` are means in nats per token since the last callback, or over held-out texts.
+    """Progress of a run; ``values`` are means in nats per token since the last callback, or over held-out texts.
 
-    Where the weight of the KL terms moves, ``values["beta"]`` is the one of the last batch.
+    If the weight of the KL terms moves, ``values["beta"]`` is that of the last batch.
     """
 
     step: int
@@ -46,10 +47,10 @@ class Status(NamedTuple):
 
 
 class Training(lightning.LightningModule):
-    """An objective and a corpus as Lightning trains them; the state beyond weights and optimizer is a few numbers.
+    """Training of an objective on a corpus, for Lightning; its state beyond weights and optimizer is a few numbers.
 
-    The weight of the KL terms is set before each batch, to what its schedule says or to where a controller has moved
-    it. The controller is told the mean KL of all texts of a step, whatever batches and devices had them.
+    The weight of the KL terms is set before each batch, by its schedule or by a controller. The controller is updated
+    with the mean KL of all texts of a step, over all of its batches and devices.
     """
 
     def __init__(
@@ -66,24 +67,24 @@ class Training(lightning.LightningModule):
         self.tokens_per_text = float(corpus.train.lengths.mean())
         self.full_weights = {site: float(weight) for site, weight in objective.kl_weights.named_buffers()}
         self.controller = None if options.target_kl is None else KLController(options.target_kl)
-        self.scale: float | Tensor = 1.0  # of the full weights, at the last batch
+        self.scale: float | Tensor = 1.0  # factor of the full KL weights at the last batch
         self.best, self.best_step, self.wait, self.validations_done = math.inf, 0, 0, 0
         self.seconds_before, self.started, self.reported = 0.0, time.monotonic(), 0.0
         self.stop_requested = False
         self.position: dict[str, Any] | None = None
-        self.meter = _Meter()
+        self.meter = LossMeter()
         self._losses: Callable[[Batch], dict[str, Tensor]] = objective.losses
-        self._micro = 0
-        self._kl: list[Tensor] = []  # of the batches of a step
+        self._micro_batch = 0
+        self._kl: list[Tensor] = []  # KLs of the batches of a step
 
-    # What Lightning calls, in the order in which it does.
+    # Hooks of Lightning, in the order of their calls.
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         named = [(name, p) for name, p in self.objective.named_parameters() if p.requires_grad]
         decay = [p for name, p in named if p.ndim >= 2 and not name.endswith("bias")]
         rest = [p for name, p in named if p.ndim < 2 or name.endswith("bias")]
         groups = [{"params": decay, "weight_decay": self.options.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        fused = self.options.precision == "32"  # otherwise Lightning would not clip gradients
+        fused = self.options.precision == "32"  # with bf16, Lightning refuses to clip gradients of a fused optimizer
         return torch.optim.AdamW(groups, lr=self.options.learning_rate, betas=(0.9, 0.98), fused=fused)
 
     def train_dataloader(self) -> TrainingStream:
@@ -123,9 +124,9 @@ class Training(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         step = self.trainer.global_step
-        torch.manual_seed(_noise_seed(self.options.seed, step, self._micro, self.trainer.global_rank))
-        self._micro = (self._micro + 1) % self.options.accumulate_grad_batches
-        with _validation(self.reported == 0.0):  # arguments are checked at the first step only: a check waits
+        torch.manual_seed(derived_seed(self.options.seed, step, self._micro_batch, self.trainer.global_rank))
+        self._micro_batch = (self._micro_batch + 1) % self.options.accumulate_grad_batches
+        with _argument_checks(self.reported == 0.0):  # at the first step only: a check waits for the device
             losses = self._losses(batch)
         self.meter.add({name: value.detach() for name, value in losses.items()}, batch)
         if self.controller is not None:
@@ -133,7 +134,7 @@ class Training(lightning.LightningModule):
         return losses["objective"] / self.tokens_per_text
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        if self._micro:
+        if self._micro_batch:
             return
         if self.controller is not None:
             self.controller.update(self.trainer.strategy.reduce(torch.stack(self._kl).mean(), reduce_op="mean"))
@@ -142,9 +143,9 @@ class Training(lightning.LightningModule):
         done = progress >= 1 or self._anywhere(self.stop_requested)
         if done or progress >= (self.validations_done + 1) / self.options.validations:
             self.validations_done = max(self.validations_done + 1, math.floor(progress * self.options.validations))
-            done = self._look(progress) or done
+            done = self._validate_and_save(progress) or done
         elif time.monotonic() - self.reported > 0.5:
-            self._tell(progress, "train", self.meter.read())
+            self._report(progress, "train", self.meter.read())
         if done:
             self.trainer.should_stop = True
 
@@ -169,7 +170,7 @@ class Training(lightning.LightningModule):
         )
 
     def _train_mode(self) -> None:
-        """What is trained drops activations; what is held is the function that it was."""
+        """Train mode for all but frozen modules, which have no dropout."""
         self.objective.train()
         for part in frozen_modules(self.objective):
             part.eval()
@@ -177,34 +178,34 @@ class Training(lightning.LightningModule):
     # The KL.
 
     def _weigh_kl(self, scale: float | Tensor) -> None:
-        """Let the KL of each site count ``scale`` times its full weight."""
+        """Set the KL weight of each site to ``scale`` times its full weight."""
         for site, weight in self.objective.kl_weights.named_buffers():
             weight.fill_(self.full_weights[site] * scale)
 
     def _latent_kl(self, values: Mapping[str, Any]) -> Any:
-        """The KL of all latents together, from values by name."""
+        """The total KL of all latents."""
         return sum(values[f"kl_{site}"] for site in self.full_weights)
 
     # The clock.
 
     def seconds(self) -> float:
-        """Seconds of training, earlier sessions of the run included."""
+        """Seconds of training, with those before the run was resumed."""
         return self.seconds_before + time.monotonic() - self.started
 
     def progress(self) -> float:
-        """How much of the run is done, from 0 to 1; the same in every process."""
+        """The fraction of the run that is done, from 0 to 1; the same in every process."""
         by_steps = self.trainer.global_step / self.options.steps if self.options.steps else 0.0
         if not self.options.minutes:
             return by_steps
         by_clock: float = self.trainer.strategy.broadcast(self.seconds() / (60 * self.options.minutes))
         return max(by_steps, by_clock)
 
-    # Looking at held-out texts.
+    # Validation and reports.
 
-    def _look(self, progress: float) -> bool:
-        """Validate, keep the best weights, write the state to resume from; True if patience has run out."""
+    def _validate_and_save(self, progress: float) -> bool:
+        """Validate, save the best weights and the state to resume from; True if patience has run out."""
         values = self.validate()
-        self._tell(progress, "train", self.meter.read())
+        self._report(progress, "train", self.meter.read())
         if values["objective"] < self.best:
             self.best, self.best_step, self.wait = values["objective"], self.trainer.global_step, 0
             if self.trainer.is_global_zero:
@@ -212,7 +213,7 @@ class Training(lightning.LightningModule):
                 write_atomically(self.folder.best, lambda path: torch.save(content, path))
         else:
             self.wait += 1
-        self._tell(progress, "valid", values)
+        self._report(progress, "valid", values)
         self.trainer.save_checkpoint(self.folder.last)
         if self.trainer.is_global_zero:
             self.folder.start.unlink(missing_ok=True)
@@ -220,12 +221,12 @@ class Training(lightning.LightningModule):
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Means over held-out texts in nats per token, with KL weights at their full value and noise of its own.
+        """Means over held-out texts in nats per token, with full KL weights and separate random seeds.
 
-        A KL that is to be held at a target is charged at least the target: the objectives of two looks can then be
-        compared, whatever the weight was, and a KL that has not got there yet does not win.
+        With a target of the KL, a KL below it is charged as the target. Validations can then be compared whatever the
+        weight of the KL was, and a KL that is still below its target is no advantage.
         """
-        meter = _Meter()
+        meter = LossMeter()
         self._weigh_kl(1.0)
         self.objective.eval()
         every = math.ceil(len(self.corpus.valid) / self.options.validation_texts)  # batches come in order of length
@@ -233,11 +234,11 @@ class Training(lightning.LightningModule):
             islice(sequential_batches(self.corpus.valid, self.options.batch_size), 0, None, every)
         ):
             own = index % self.trainer.world_size == self.trainer.global_rank
-            if own or index == 0:  # every process has something to add to the mean, if only nothing
+            if own or index == 0:  # every process must take part in the reduction, if only with weight 0
                 batch = batch if own else batch._replace(weight=torch.zeros_like(batch.weight))
-                torch.manual_seed(_noise_seed(self.options.seed, -1, index, 0))
+                torch.manual_seed(derived_seed(self.options.seed, -1, index, 0))
                 batch = batch.to(self.device)
-                with self.trainer.precision_plugin.forward_context(), _validation(False):
+                with self.trainer.precision_plugin.forward_context(), _argument_checks(False):
                     meter.add(self.objective.losses(batch), batch)
         self._train_mode()
         values = meter.read(self.trainer.strategy.reduce)
@@ -251,7 +252,7 @@ class Training(lightning.LightningModule):
             return flag
         return bool(self.trainer.strategy.reduce_boolean_decision(flag, all=False))
 
-    def _tell(self, progress: float, split: str, values: dict[str, float]) -> None:
+    def _report(self, progress: float, split: str, values: dict[str, float]) -> None:
         self.reported = time.monotonic()
         seconds = self.seconds()
         rate = self.meter.tokens * self.trainer.world_size / max(seconds - self.seconds_before, 1e-9)
@@ -267,43 +268,6 @@ class Training(lightning.LightningModule):
             self.callback(status)
 
 
-class _Meter:
-    """Sums on the device, read as means in nats per token now and then: reading waits, adding does not."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.tokens = 0.0  # all that were ever read
-        self.tokens_per_text = math.nan  # of the last that were read
-
-    def add(self, losses: dict[str, Tensor], batch: Batch) -> None:
-        assert batch.mask is not None
-        real = (batch.weight > 0).to(batch.weight.dtype)
-        texts = real.sum()
-        entries = {name: value * texts / batch.weight.sum().clamp(min=1e-12) for name, value in losses.items()}
-        entries |= {"tokens": (batch.mask.sum(-1) * real).sum(), "texts": texts}
-        for name, value in entries.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.detach().clone()
-
-    def read(self, reduce: Callable[..., Any] | None = None) -> dict[str, float]:
-        if not self.sums:
-            return {}
-        stacked = torch.stack([value.double() for value in self.sums.values()])
-        if reduce is not None:
-            stacked = reduce(stacked, reduce_op="sum")
-        names, values = list(self.sums), stacked.tolist()
-        self.sums = {}
-        sums = dict(zip(names, values, strict=True))
-        tokens, texts = sums.pop("tokens"), sums.pop("texts")
-        self.tokens += tokens
-        self.tokens_per_text = tokens / texts
-        return {name: value / tokens for name, value in sums.items()}
-
-
-def _noise_seed(seed: int, step: int, micro: int, rank: int) -> int:
-    """A seed for each batch of each process: no generator state has to survive a kill."""
-    digest = hashlib.blake2b(f"{seed} {step} {micro} {rank}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) >> 1
-
-
-def _validation(on: bool) -> AbstractContextManager[None]:
+def _argument_checks(on: bool) -> AbstractContextManager[None]:
+    """Pyro's checks of values and shapes, unchanged or turned off."""
     return nullcontext() if on else pyro.settings.context(**NO_VALIDATION)
