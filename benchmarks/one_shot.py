@@ -18,7 +18,7 @@ from sklearn.semi_supervised import LabelSpreading
 from torch import Tensor
 
 import pyroformer as pf
-from pyroformer.models.attention.mixture import responsibilities
+from pyroformer.models.attention.bayes_rule import responsibilities
 
 CLASSES, WIDTH, QUERIES, SPREAD = 5, 16, 15, 0.75
 PRECISIONS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5)

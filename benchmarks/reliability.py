@@ -18,7 +18,7 @@ from reporting import Scores, add, command_line, table
 from torch import Tensor
 
 import pyroformer as pf
-from pyroformer.models.attention.mixture import log_joint
+from pyroformer.models.attention.bayes_rule import log_joint
 
 UNITS, WIDTH, VALUES, QUERIES = 64, 16, 8, 512
 NOISE = 0.3**2

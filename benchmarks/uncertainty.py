@@ -22,7 +22,7 @@ from reporting import Scores, add, command_line, table
 from torch import Tensor
 
 import pyroformer as pf
-from pyroformer.models.attention.mixture import evidence, posterior_mean, responsibilities
+from pyroformer.models.attention.bayes_rule import evidence, posterior_mean, responsibilities
 
 CONTEXT, TEST = 300, 500
 PRECISIONS = tuple(float(x) for x in np.geomspace(1, 3000, 12))

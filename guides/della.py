@@ -80,7 +80,7 @@ class DELLAGuide(Guide):
         https://arxiv.org/abs/2007.03898
 
     Examples:
-        >>> from pyroformer.models.transformer.stacks import TransformerConfig
+        >>> from pyroformer.models.transformer.config import TransformerConfig
         >>> model = DELLA(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=2, heads=2), latent_size=4)
         >>> DELLAGuide(model).encode(Batch.pad([[5, 6, 2], [7, 2]])).mean.shape
         torch.Size([2, 2, 4])

@@ -145,7 +145,7 @@ class NVAEGuide(Guide):
         ValueError: If ``alpha`` or ``variance`` has no such name, or the batch is unobserved.
 
     Examples:
-        >>> from pyroformer.models.transformer.stacks import TransformerConfig
+        >>> from pyroformer.models.transformer.config import TransformerConfig
         >>> model = NVAE(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2))
         >>> NVAEGuide(model).encode(Batch.pad([[5, 6, 2], [7, 2]])).mean.shape
         torch.Size([2, 4, 16])

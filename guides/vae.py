@@ -65,7 +65,7 @@ class VAEGuide(Guide):
         ValueError: If the batch is unobserved.
 
     Examples:
-        >>> from pyroformer.models.transformer.stacks import TransformerConfig
+        >>> from pyroformer.models.transformer.config import TransformerConfig
         >>> model = VAE(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2))
         >>> VAEGuide(model).encode(Batch.pad([[5, 6, 2], [7, 2]])).mean.shape
         torch.Size([2, 3, 16])

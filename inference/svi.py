@@ -44,7 +44,7 @@ class SVI:
     Examples:
         >>> from pyroformer.models.batch import Batch
         >>> from pyroformer.models.language_model import LanguageModel
-        >>> from pyroformer.models.transformer.stacks import TransformerConfig
+        >>> from pyroformer.models.transformer.config import TransformerConfig
         >>> network = TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2, dropout=0.0)
         >>> svi = SVI(LanguageModel(network), None, torch.optim.AdamW, lr=1e-2)
         >>> batch = Batch.pad([[5, 6, 2], [7, 2]])

@@ -49,7 +49,7 @@ def to_config(value: Any, leave_out: Collection[str] = ()) -> Any:
         ValueError: If it holds something that is neither.
 
     Examples:
-        >>> from pyroformer.models.transformer.stacks import TransformerConfig
+        >>> from pyroformer.models.transformer.config import TransformerConfig
         >>> to_config(TransformerConfig(vocabulary=300, max_length=8))["init_args"]["vocabulary"]
         300
     """

@@ -35,7 +35,7 @@ from pyro.infer import TraceEnum_ELBO
 
 import pyroformer as pf
 from pyroformer.inference.plots.style import COLORS, DEPTHS, FRAME, INK
-from pyroformer.models.attention.mixture import responsibilities
+from pyroformer.models.attention.bayes_rule import responsibilities
 
 torch.manual_seed(0)
 plt.rcParams.update({"figure.constrained_layout.use": True, "font.size": 9, "axes.titlesize": 10})

@@ -127,7 +127,7 @@ def calibrate(
         (Modrák et al., 2023), for ``log_p``, https://arxiv.org/abs/2211.02383
 
     Examples:
-        >>> from pyroformer.models.transformer.stacks import TransformerConfig
+        >>> from pyroformer.models.transformer.config import TransformerConfig
         >>> model = pf.DELLA(TransformerConfig(vocabulary=9, max_length=4, width=8, layers=1, heads=2), latent_size=2)
         >>> calibration = calibrate(model, pf.DELLAGuide(model), simulations=2, draws=9, texts=10)
         >>> {name: len(ranks) for name, ranks in calibration.ranks.items()}

@@ -32,7 +32,7 @@ def as_chains(fits: Sequence[ArviZData]) -> ArviZData:
         https://arxiv.org/abs/1903.08008
 
     Examples:
-        >>> from pyroformer.models.transformer.stacks import TransformerConfig
+        >>> from pyroformer.models.transformer.config import TransformerConfig
         >>> fits = []
         >>> for seed in range(3):
         ...     model = pf.VAE(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2))

@@ -123,7 +123,7 @@ def to_arviz(
         ValueError: If an argument is out of range, a site does not exist, or the draws would take more than ``limit``.
 
     Examples:
-        >>> from pyroformer.models.transformer.stacks import TransformerConfig
+        >>> from pyroformer.models.transformer.config import TransformerConfig
         >>> model = pf.NVAE(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2))
         >>> data = to_arviz(model, pf.NVAEGuide(model), pf.Batch.pad([[5, 6, 2], [7, 2]]), draws=10)
         >>> dict(data.posterior["vectors"].sizes)

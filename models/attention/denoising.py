@@ -1,14 +1,15 @@
-"""Multi-head attention over a mixture, as a network's cross-attention."""
+"""Denoising attention: multi-head cross-attention over a mixture."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..choices import check_choice
 from ..precision import at_least_float32
-from .attend import _check_choice
+from .heads import head_width
 from .mixture import Mixture
 from .natural_parameters import Basis, Form, LowRank, natural
 from .packed import fused_attention, pack_keys, pack_queries, pack_values, packed_width
@@ -17,13 +18,13 @@ __all__ = ["DenoisingAttention", "ProjectedMixture"]
 
 
 class ProjectedMixture(NamedTuple):
-    r"""A mixture as the heads of one :class:`DenoisingAttention` see it; computed once for a text, used at every token.
+    r"""A mixture projected for the heads of one :class:`DenoisingAttention`: computed once a text, used at every token.
 
     Arguments:
         keys: Packed keys of every head, with shape :math:`(*, H, N, W)`.
         values: Packed values of every head, with shape :math:`(*, H, N, W)`.
-        curvature: What the squared query in the logits is made of, or None.
-        response: What the query in the answers is made of, or None.
+        curvature: Basis of the squared query's coefficients in the logits, or None.
+        response: Basis of the query's coefficients in the answers, or None.
     """
 
     keys: Float[Tensor, "*batch h n w"]
@@ -33,7 +34,7 @@ class ProjectedMixture(NamedTuple):
 
 
 class LiftedBasis(NamedTuple):
-    r"""A basis in all P dimensions as the heads see it, so that no query is ever lifted into them.
+    r"""A basis of P dimensions in those of the heads, so that no query has to be lifted into P dimensions.
 
     .. math:: F_r^h = W_k^h \, \text{diag}(b_r) \, W^{hT}
 
@@ -42,7 +43,7 @@ class LiftedBasis(NamedTuple):
 
     Arguments:
         basis: The basis.
-        forms: :math:`F`, with shape :math:`(H, E, R, E)`; None where the basis is all P dimensions, which is no saving.
+        forms: :math:`F`, with shape :math:`(H, E, R, E)`; None where the basis is all P dimensions: nothing to save.
     """
 
     basis: Basis
@@ -60,7 +61,7 @@ class LiftedBasis(NamedTuple):
 
 
 class DenoisingAttention(nn.Module):
-    r"""Multi-head attention over a mixture: every head's posterior mean of the vector that its query saw.
+    r"""Multi-head attention over a mixture: each head returns the posterior mean of the vector behind its query.
 
     .. math::
         q^h = W_q^h x + b_q^h, \qquad u^h = W_k^{hT} q^h, \qquad
@@ -70,7 +71,7 @@ class DenoisingAttention(nn.Module):
     key's bias is the same in every head. A bias of the key projection would add the same to all logits of a query and
     cancel, so there is none. Point masses with :math:`\log \pi_n = |z_n|^2 / (2 s)` make this ordinary attention.
 
-    A position that sees no component gets :math:`b_o`. Dropout acts on attention weights.
+    A position that may attend to no component gets :math:`b_o`. Dropout acts on attention weights.
 
     Arguments:
         width: The width :math:`P` of the model and of the mixture's vectors.
@@ -89,15 +90,14 @@ class DenoisingAttention(nn.Module):
         >>> layer = DenoisingAttention(width=16, heads=2)
         >>> mixture = pf.Mixture(torch.zeros(5).log_softmax(-1), torch.randn(5, 16), torch.rand(5, 1))
         >>> x = torch.randn(3, 16)
-        >>> memory = layer.project(mixture)  # sequential_batches for a text
+        >>> memory = layer.project(mixture)  # once for a text
         >>> torch.allclose(layer(x[:1], memory), layer(x, mixture)[:1], atol=1e-6)
         True
     """
 
     def __init__(self, width: int, heads: int, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width {width} is not a multiple of {heads} heads; choose a width that is")
+        head_width(width, heads)  # raises unless heads divide the width
         self.heads = heads
         self.dropout = dropout
         self.query = nn.Linear(width, width, bias=bias)
@@ -112,11 +112,11 @@ class DenoisingAttention(nn.Module):
         r"""Keys and values of all heads, for any number of queries.
 
         Arguments:
-            mixture: The mixture. Its noise, if it has one, takes the place of :math:`\sqrt E`.
-            form: ``"exact"``, or ``"published"`` for evaluation as the paper has it, see :func:`attend`.
+            mixture: The mixture. Its ``noise_variance``, unless None, replaces :math:`\sqrt E`.
+            form: ``"exact"``, or ``"published"`` for evaluation as in the paper, see :func:`~.attend.attend`.
         """
-        _check_choice("form", form, ("exact", "published"))
-        width, dtype = mixture.width // self.heads, self.key.weight.dtype
+        check_choice("form", form, get_args(Form))
+        width, dtype = head_width(mixture.width, self.heads), self.key.weight.dtype
         terms = natural(mixture, math.sqrt(width) if mixture.noise_variance is None else mixture.noise_variance, form)
         keys = self._heads(self.key(terms.slope.to(dtype)))
         values = self.value(terms.values.to(dtype))
@@ -136,14 +136,14 @@ class DenoisingAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "*#batch m p"], memory: Mixture | ProjectedMixture, causal: bool = False
     ) -> Float[Tensor, "*#batch m p"]:
-        r"""What every position of x gets from the mixture.
+        r"""The outputs of all positions of x.
 
         Leading dimensions broadcast: a mixture may be shared by several x, or an x by several mixtures.
 
         Arguments:
-            x: What the queries are made of, with shape :math:`(*, M, P)`.
-            memory: A mixture with vectors of shape :math:`(*, N, P)`, or what :meth:`project` made of it.
-            causal: Whether position m sees component n only if :math:`n \le m + N - M`.
+            x: The hidden states that queries are projected from, with shape :math:`(*, M, P)`.
+            memory: A mixture with means of shape :math:`(*, N, P)`, or the result of :meth:`project` for it.
+            causal: Whether position m may attend to component n only if :math:`n \le m + N - M`.
         """
         memory = self.project(memory) if isinstance(memory, Mixture) else memory
         queries = self._heads(self.query(x))
@@ -159,7 +159,7 @@ class DenoisingAttention(nn.Module):
     def attention_weights(
         self, x: Float[Tensor, "*#batch m p"], memory: Mixture | ProjectedMixture
     ) -> Float[Tensor, "*#batch h m n"]:
-        """How much each head at each position attends to each component; for plots: it holds them all in memory."""
+        """Attention weights of each head, position and component; for plots, as it holds them all in memory."""
         memory = self.project(memory) if isinstance(memory, Mixture) else memory
         packed = self._pack(self._heads(self.query(x)), memory)
         high = torch.promote_types(packed.dtype, torch.float32)
@@ -167,10 +167,10 @@ class DenoisingAttention(nn.Module):
         return torch.where(logits > -1e4, logits.softmax(-1), 0)
 
     def _pack(self, queries: Tensor, memory: ProjectedMixture) -> Tensor:
-        """Packed queries, with their squares in all P dimensions where components have variances of their own."""
+        """Packed queries, with their squares in all P dimensions where the variances of components differ."""
         squares = None
         if memory.curvature is not None:
-            with torch.autocast(queries.device.type, enabled=False):  # squares add up so much
+            with torch.autocast(queries.device.type, enabled=False):  # sums of squares need float32
                 high = at_least_float32(queries)
                 if memory.curvature.forms is None:
                     squares = self._lift(high).square()
@@ -179,14 +179,14 @@ class DenoisingAttention(nn.Module):
         return pack_queries(queries, squares, memory.keys.shape[-1])
 
     def _respond(self, queries: Tensor, tail: Tensor, response: LiftedBasis) -> Tensor:
-        """The part of the answers that is a multiple of the query, in each dimension another."""
+        """The part of the answers that is proportional to the query, with a factor for each dimension."""
         if response.rank is not None:
             return (tail[..., : response.rank, None] * response.apply(queries)).sum(-2)
         lifted = self._lift(queries)
         return torch.einsum("...hmp,hep->...hme", tail[..., : lifted.shape[-1]] * lifted, self._weight(self.value))
 
     def _lift(self, queries: Tensor) -> Tensor:
-        """[*, H, M, E] as [*, H, M, P]: what each head's query says of a vector."""
+        """[*, H, M, E] as [*, H, M, P]: the query of each head in the dimensions of the vectors."""
         return torch.einsum("...hme,hep->...hmp", queries, self._weight(self.key).to(queries.dtype))
 
     def _lifted(self, terms: LowRank | None, projection: nn.Linear) -> LiftedBasis | None:

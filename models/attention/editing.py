@@ -1,4 +1,4 @@
-"""Mixtures made of mixtures: interpolated, thinned, rescaled, with components exchanged."""
+"""Edits of mixtures: interpolation, dropping, scaling and exchange of components."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -7,26 +7,27 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .components import expanded, joined, normalized, selected
+from .components import concatenated, expanded, selected
+from .log_space import normalized
 from .mixture import Mixture
 
 __all__ = ["check_fraction", "compacted", "dropped", "exchanged", "interpolated", "scaled"]
 
 
 def compacted(mixture: Mixture, threshold: float, keep: int = 1) -> Mixture:
-    r"""The mixture of the components that weigh at least a threshold, gathered to the front.
+    r"""The components whose weight reaches a threshold, gathered at the front.
 
     .. math:: \{ n : \pi_n \ge \epsilon \ \text{or} \ n < \text{keep} \}
 
-    What is left has as many components as the text that keeps most of them; others are filled up with absent ones. The
-    weights are normalized again. Where what left weighed nothing, attention is what it was.
+    The result has as many components as the text that keeps most of them; other texts are padded with masked ones. The
+    weights are normalized again. Where the dropped components weighed nothing, attention does not change.
 
-    The number of components is one that the device has to tell: this waits for it, once.
+    The number of components depends on values, so this synchronizes with the device once.
 
     Arguments:
         mixture: The mixture, of any batch shape.
-        threshold: :math:`\epsilon`, from 0 to below 1, for weights that sum to one. At 0 only absent components leave.
-        keep: How many of the first components stay whatever they weigh: those of the prior.
+        threshold: :math:`\epsilon`, from 0 to below 1, for weights that sum to one. At 0 only masked components leave.
+        keep: The number of components at the front that stay whatever their weight: those of the prior.
 
     Raises:
         ValueError: If the threshold is out of its range, or ``keep`` is less than 1 or more than there are.
@@ -39,7 +40,7 @@ def compacted(mixture: Mixture, threshold: float, keep: int = 1) -> Mixture:
     if not 0 <= threshold < 1:
         raise ValueError(f"the threshold is {threshold}: give a weight from 0 to below 1")
     if not 1 <= keep <= mixture.components:
-        raise ValueError(f"keep is {keep}: give how many of the {mixture.components} components stay, at least 1")
+        raise ValueError(f"keep is {keep}: give a number from 1 to {mixture.components}, the number of components")
     mixture = expanded(mixture)
     present = mixture.present
     first = torch.arange(mixture.components, device=present.device) < keep
@@ -47,25 +48,25 @@ def compacted(mixture: Mixture, threshold: float, keep: int = 1) -> Mixture:
     count = kept.sum(-1)
     most = max(keep, int(count.max())) if count.numel() else keep
     index = (~kept).byte().argsort(dim=-1, stable=True)[..., :most]
-    found = selected(mixture, index)
-    there = torch.arange(most, device=present.device) < count[..., None]
-    return replace(found, log_weights=normalized(found.log_weights, there), mask=there)
+    gathered = selected(mixture, index)
+    mask = torch.arange(most, device=present.device) < count[..., None]
+    return replace(gathered, log_weights=normalized(gathered.log_weights, mask), mask=mask)
 
 
-def interpolated(first: Mixture, second: Mixture, share: float) -> Mixture:
-    r"""The mixture on the way from one to another: the components of both, weighted.
+def interpolated(first: Mixture, second: Mixture, t: float) -> Mixture:
+    r"""The interpolation of two mixtures: the components of both, with weights in proportion.
 
-    .. math:: (1 - \tau) \sum_n \pi_n \, N(\mu_n, \sigma_n^2) + \tau \sum_k \rho_k \, N(\nu_k, \varsigma_k^2)
+    .. math:: (1 - t) \sum_n \pi_n \, N(\mu_n, \sigma_n^2) + t \sum_k \rho_k \, N(\nu_k, \varsigma_k^2)
 
-    At either end, components of the other mixture are absent: the decoder says exactly what it says of one text.
+    At either end, components of the other mixture are masked: a decoder computes exactly what it does for one text.
 
     Arguments:
-        first: The mixture at :math:`\tau = 0`.
-        second: The mixture at :math:`\tau = 1`, of the same batch shape and width.
-        share: :math:`\tau`.
+        first: The mixture at :math:`t = 0`.
+        second: The mixture at :math:`t = 1`, of the same batch shape and width.
+        t: From 0 to 1.
 
     Raises:
-        ValueError: If the share is not between 0 and 1, or the mixtures do not fit together.
+        ValueError: If t is not between 0 and 1, or the mixtures do not fit together.
 
     References:
         A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck
@@ -76,18 +77,21 @@ def interpolated(first: Mixture, second: Mixture, share: float) -> Mixture:
         >>> interpolated(one, other, 0.5).log_weights.exp().tolist()
         [0.5, 0.25, 0.25]
     """
-    check_fraction(share)
-    parts = ((first, 1 - share), (second, share))
-    weighted = [replace(mixture, log_weights=_weights(mixture) + _log(part)) for mixture, part in parts]
-    return _without_the_absent(joined(weighted))
+    check_fraction(t)
+    parts = ((first, 1 - t), (second, t))
+    weighted = [
+        replace(mixture, log_weights=normalized(mixture.log_weights, mixture.present) + _log(factor))
+        for mixture, factor in parts
+    ]
+    return _with_present_mask(concatenated(weighted))
 
 
 def dropped(mixture: Mixture, components: Iterable[int]) -> Mixture:
-    """The mixture without some of its components; the others weigh as much more.
+    """The mixture without some of its components; the weights of the others are normalized again.
 
     Arguments:
         mixture: The mixture.
-        components: Their numbers, from 0; in every text the same.
+        components: Their indices, from 0; the same in every text.
 
     Raises:
         ValueError: If there is no such component, or none would be left.
@@ -96,7 +100,7 @@ def dropped(mixture: Mixture, components: Iterable[int]) -> Mixture:
         >>> dropped(Mixture(torch.zeros(3), torch.zeros(3, 2)), [1]).log_weights.exp().tolist()
         [0.5, 0.0, 0.5]
     """
-    present = mixture.present & ~_chosen(mixture, components)
+    present = mixture.present & ~_is_in(mixture, components)
     if bool((mixture.present.any(-1) & ~present.any(-1)).any()):
         raise ValueError("all components of a text are to be dropped: keep at least one")
     return replace(mixture, log_weights=normalized(mixture.log_weights, present), mask=present)
@@ -109,7 +113,7 @@ def scaled(mixture: Mixture, components: Iterable[int], factor: float) -> Mixtur
 
     Arguments:
         mixture: The mixture.
-        components: :math:`S`, numbers from 0; in every text the same.
+        components: :math:`S`, indices from 0; the same in every text.
         factor: :math:`f`, positive and finite.
 
     Raises:
@@ -121,20 +125,20 @@ def scaled(mixture: Mixture, components: Iterable[int], factor: float) -> Mixtur
     """
     if not 0 < factor < math.inf:
         raise ValueError(f"the factor is {factor}: give a positive, finite number")
-    chosen, log_weights = _chosen(mixture, components), mixture.log_weights
-    log_weights = torch.where(chosen, log_weights + math.log(factor), log_weights)
+    log_weights = mixture.log_weights
+    log_weights = torch.where(_is_in(mixture, components), log_weights + math.log(factor), log_weights)
     return replace(mixture, log_weights=normalized(log_weights, mixture.present))
 
 
 def exchanged(mixture: Mixture, other: Mixture, components: Mapping[int, int]) -> Mixture:
-    """The mixture with some components replaced by those of another: vector and variance; the weight stays.
+    """The mixture with means and variances of some components replaced by another mixture's; the weights stay.
 
-    A component that is absent on either side is absent afterwards.
+    A component that is masked in either mixture is masked in the result.
 
     Arguments:
-        mixture: The mixture that is changed.
-        other: Where components come from, of the same batch shape and width.
-        components: For each that is replaced, the number of the one that replaces it.
+        mixture: The mixture to change.
+        other: The source of components, of the same batch shape and width.
+        components: Maps indices of components in ``mixture`` to indices in ``other``.
 
     Raises:
         ValueError: If there is no such component, or the mixtures do not fit together.
@@ -144,39 +148,35 @@ def exchanged(mixture: Mixture, other: Mixture, components: Mapping[int, int]) -
         >>> exchanged(one, other, {1: 2}).means.tolist()
         [[0.0], [1.0]]
     """
-    _chosen(mixture, components)
-    _chosen(other, components.values())
-    taken = {number: mixture.components + source for number, source in components.items()}
-    index = [taken.get(number, number) for number in range(mixture.components)]
-    both = _without_the_absent(joined([mixture, other]))
-    found = selected(both, torch.tensor(index, device=mixture.means.device))
-    assert found.mask is not None
-    present = found.mask & mixture.present
-    return replace(found, log_weights=normalized(mixture.log_weights.expand(present.shape), present), mask=present)
+    _is_in(mixture, components)
+    _is_in(other, components.values())
+    sources = {target: mixture.components + source for target, source in components.items()}
+    index = [sources.get(target, target) for target in range(mixture.components)]
+    both = _with_present_mask(concatenated([mixture, other]))
+    result = selected(both, torch.tensor(index, device=mixture.means.device))
+    assert result.mask is not None
+    present = result.mask & mixture.present
+    return replace(result, log_weights=normalized(mixture.log_weights.expand(present.shape), present), mask=present)
 
 
-def check_fraction(share: float) -> None:
-    """Raises a ValueError unless it is the share of one of two."""
-    if not 0 <= share <= 1:
-        raise ValueError(f"share is {share}: give a number from 0, all of the first, to 1, all of the second")
+def check_fraction(t: float) -> None:
+    """Raises a ValueError unless ``t`` is a fraction of the way from a first text to a second."""
+    if not 0 <= t <= 1:
+        raise ValueError(f"t is {t}: give a number from 0, all of the first, to 1, all of the second")
 
 
-def _weights(mixture: Mixture) -> Tensor:
-    return normalized(mixture.log_weights, mixture.present)
-
-
-def _without_the_absent(mixture: Mixture) -> Mixture:
-    """Components without weight masked, so that nothing is made of their vectors."""
+def _with_present_mask(mixture: Mixture) -> Mixture:
+    """Components without weight masked, so that their vectors are never read."""
     return replace(mixture, mask=mixture.present)
 
 
-def _log(share: float) -> float:
-    return math.log(share) if share > 0 else -math.inf
+def _log(x: float) -> float:
+    return math.log(x) if x > 0 else -math.inf
 
 
-def _chosen(mixture: Mixture, components: Iterable[int]) -> Tensor:
-    """True for components of these numbers."""
-    asked, known = set(components), range(mixture.components)
-    if unknown := [number for number in asked if number not in known]:
+def _is_in(mixture: Mixture, components: Iterable[int]) -> Tensor:
+    """True for the components with these indices."""
+    wanted, indices = set(components), range(mixture.components)
+    if unknown := [index for index in wanted if index not in indices]:
         raise ValueError(f"there is no component {unknown[0]}: they are numbered from 0 to {mixture.components - 1}")
-    return torch.tensor([number in asked for number in known], device=mixture.means.device)
+    return torch.tensor([index in wanted for index in indices], device=mixture.means.device)

@@ -1,6 +1,6 @@
-r"""Keys that move to explain the queries that they meet, inside a network: EM that gradients go through.
+r"""Keys that adapt to the queries, inside a network: differentiable EM on the means of a mixture.
 
-:func:`~pyroformer.inference.em.adapt` is the same for data; it has more to move and says what it climbs.
+:func:`~pyroformer.inference.em.adapt` is the same for data, with more parameters to move and its objective returned.
 """
 
 from dataclasses import replace
@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .chunked import map_chunks
-from .mixture import Mixture, log_sum
+from .log_space import normalized
+from .mixture import Mixture
 from .natural_parameters import Natural, natural
 from .packed import fused_attention, side_by_side
 
@@ -26,7 +27,7 @@ def adapt_keys(
     pseudo_counts: float | Float[Tensor, "*#batch n"] = 1.0,
     mask: Bool[Tensor, "*#batch m"] | None = None,
 ) -> Mixture:
-    r"""The mixture after EM on its vectors, in memory :math:`O(M + N)`.
+    r"""The mixture after EM on its means, in memory :math:`O(M + N)`.
 
     .. math:: \mu_n \leftarrow \frac{\kappa \mu_n^0 + \sum_m w_{mn} u_m}{\kappa + N_n}
 
@@ -37,8 +38,8 @@ def adapt_keys(
         queries: The queries, with shape :math:`(*, M, D)`.
         mixture: The mixture; its weights and variances stay.
         steps: The number of steps.
-        pseudo_counts: :math:`\kappa > 0`: how many queries the initial vector is worth; a number, or one for each
-            component.
+        pseudo_counts: :math:`\kappa > 0`, the number of queries that the initial mean is worth: a number, or one for
+            each component.
         mask: True for the queries that count.
 
     Raises:
@@ -71,14 +72,14 @@ def causal_responsibilities(
     mask: Bool[Tensor, "*#batch m"] | None = None,
     attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
 ) -> Float[Tensor, "*batch m n"]:
-    r"""Attention weights of keys that have met only the queries so far: nothing leaks from later ones.
+    r"""Attention weights of keys that adapt to earlier queries only, so that nothing leaks from later ones.
 
     .. math::
         \mu_n^{(m)} = \frac{\kappa \mu_n^0 + \sum_{i \le m} w_{in} u_i}{\kappa + \sum_{i \le m} w_{in}}, \qquad
         w_{mn} \propto \pi_n N(u_m; \mu_n^{(m)}, \sigma_n^2 + s) \quad \text{where attn_mask}
 
-    In every step all :math:`\mu_n^{(m)}` are those of the step before. Only :math:`M \times N` matrices are held: what
-    the weights need of a key are its products with a query and with itself, which prefix sums give.
+    In every step all :math:`\mu_n^{(m)}` are those of the step before. Only :math:`M \times N` matrices are held in
+    memory: the weights need the products of a key with a query and with itself, which prefix sums give.
 
     Arguments:
         queries: The queries, with shape :math:`(*, M, D)`.
@@ -86,7 +87,7 @@ def causal_responsibilities(
         steps: The number of steps; 0 is causal attention.
         pseudo_counts: :math:`\kappa > 0`.
         mask: True for the queries that count.
-        attn_mask: True where query m sees component n; None is where :math:`n \le m + N - M`.
+        attn_mask: True where query m may attend to component n; None is where :math:`n \le m + N - M`.
 
     Raises:
         ValueError: If variances are not isotropic or ``pseudo_counts`` is not positive.
@@ -116,14 +117,12 @@ def causal_responsibilities(
 
     def weigh(dot: Tensor, square: Tensor) -> Tensor:
         logits = log_weights[..., None, :] + precision * (dot - 0.5 * (square + own_lengths))
-        logits = torch.where(attn_mask, logits, -torch.inf)
-        total = log_sum(logits)[..., None]
-        return (logits - torch.where(total.isfinite(), total, 0)).exp()
+        return normalized(logits, attn_mask).exp()
 
     weights = weigh(products, lengths)
     for _ in range(steps):
         counted = weights if mask is None else torch.where(mask[..., None], weights, 0)
-        before = gram @ counted  # of each query with the sum of those before it
+        before = gram @ counted  # products of each query with the sum of those before it
         squared = (counted * (2 * before + counted * own_lengths)).cumsum(-2)
         along = (counted * products).cumsum(-2)
         strength = prior_counts + counted.cumsum(-2)
@@ -137,28 +136,28 @@ def _m_step(queries: Tensor, terms: Natural, initial: Tensor, log_kappa: Tensor,
     """Components attend to queries and to the prior."""
     queries = queries.to(terms.bias.dtype)
     one = torch.ones_like(queries[..., :1])
-    sights, units = [queries, one], [terms.slope, terms.bias[..., None]]
+    query_columns, component_columns = [queries, one], [terms.slope, terms.bias[..., None]]
     if terms.curvature is not None:
-        sights.append(terms.curvature.basis.squares(queries))
-        units.append(terms.curvature.coefficients)
-    used = sum(column.shape[-1] for column in units)
-    log_normalizer = _log_normalizer(side_by_side(sights, used), side_by_side(units, used))
+        query_columns.append(terms.curvature.basis.squares(queries))
+        component_columns.append(terms.curvature.coefficients)
+    log_normalizer = _log_normalizer(side_by_side(query_columns), side_by_side(component_columns))
     counted = log_normalizer.isfinite() if mask is None else log_normalizer.isfinite() & mask
     offset = torch.where(counted, -log_normalizer, -1e30)[..., None]
     log_kappa = log_kappa.to(offset.dtype).expand(terms.bias.shape)[..., None]
 
+    used = sum(column.shape[-1] for column in component_columns)
     width = -(-(used + 2) // 8) * 8
-    asking = side_by_side([*units, torch.ones_like(log_kappa), log_kappa], width)
-    asked = side_by_side([*sights, offset], width)
-    prior = F.one_hot(torch.tensor(used + 1, device=asked.device), width).to(asked).expand(*asked.shape[:-2], 1, width)
+    packed_components = side_by_side([*component_columns, torch.ones_like(log_kappa), log_kappa], width)
+    keys = side_by_side([*query_columns, offset], width)
+    prior = F.one_hot(torch.tensor(used + 1, device=keys.device), width).to(keys).expand(*keys.shape[:-2], 1, width)
     answers = side_by_side([torch.where(counted[..., None], queries, 0), one], width)
-    total = fused_attention(asking, torch.cat([asked, prior], -2), F.pad(answers, (0, 0, 0, 1)))
+    total = fused_attention(packed_components, torch.cat([keys, prior], -2), F.pad(answers, (0, 0, 0, 1)))
     size = queries.shape[-1]
     return total[..., :size] + (1 - total[..., size : size + 1]) * initial
 
 
 def _log_normalizer(queries: Tensor, keys: Tensor) -> Tensor:
-    """logsumexp of the logits of each query; -inf where every component is absent."""
+    """logsumexp of the logits of each query; -inf where every component is masked."""
     batch = torch.broadcast_shapes(queries.shape[:-2], keys.shape[:-2]).numel()
 
     def part(rows: slice) -> Tensor:
@@ -169,6 +168,7 @@ def _log_normalizer(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def _log(pseudo_counts: float | Tensor, like: Tensor) -> Tensor:
+    """Logarithms of the pseudo-counts, which must be positive."""
     prior_counts = torch.as_tensor(pseudo_counts, dtype=like.dtype, device=like.device)
     if isinstance(pseudo_counts, float | int) and pseudo_counts <= 0:
         raise ValueError(f"pseudo_counts is {pseudo_counts}; it must be positive, so that a key without a query stays")

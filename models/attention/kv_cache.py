@@ -1,4 +1,4 @@
-"""Keys and values of the tokens read so far."""
+"""A cache of keys and values for generation, token by token."""
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -9,8 +9,8 @@ __all__ = ["KeyValueCache"]
 class KeyValueCache:
     r"""Keys and values of the tokens read so far, in memory that is allocated once, at the first tokens.
 
-    For inference only: appending writes in place. Rows stay aligned: a text that is finished simply goes on with
-    padding, and prompts of different lengths are padded on the left, where ``mask`` is False.
+    For inference only: appending writes in place. Rows stay aligned: a finished text goes on with padding, and prompts
+    of different lengths are padded on the left, where ``mask`` is False.
 
     Arguments:
         capacity: The largest number of tokens.

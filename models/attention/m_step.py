@@ -1,11 +1,11 @@
-r"""The M-steps of EM in a mixture: closed forms of expected statistics, which cost no matrix of weights.
+r"""The M-steps of EM in a mixture: closed forms of expected statistics, without a matrix of all weights.
 
-The E-step is :func:`~.mixture.responsibilities`. What the M-steps need of it is, for every component n,
+The E-step is :func:`~.bayes_rule.responsibilities`. The M-steps need of it, for every component n,
 
 .. math::
     N_n = \sum_m w_{mn}, \qquad \sum_m w_{mn} u_m, \qquad \sum_m w_{mn} u_m u_m^T
 
-which :func:`expected_statistics` adds up over a few queries at a time.
+which :func:`expected_statistics` adds up, a chunk of queries at a time.
 """
 
 import math
@@ -15,11 +15,14 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from .mixture import Covariances, Mixture, log_joint
+from .bayes_rule import log_joint
+from .log_space import finite_max
+from .mixture import Covariances, Mixture
 from .natural_parameters import natural
+from .observations import Observations
 
 __all__ = [
     "ConjugatePriors",
@@ -35,18 +38,18 @@ Covariance = Literal["isotropic", "diagonal", "full"]
 
 @dataclass(frozen=True)
 class ConjugatePriors:
-    r"""What was believed of a mixture before any query, in the form for which M-steps are closed.
+    r"""Conjugate priors of a mixture's parameters, for which M-steps have a closed form.
 
     .. math::
         \mu_n \sim N\left(\mu_n^0, \frac{\sigma_n^2 + s}{\kappa}\right), \qquad
         \frac{1}{\sigma_n^2 + s} \sim \text{Gamma}(a, b), \qquad \pi \sim \text{Dirichlet}(c)
 
-    and likewise for values. Together the first two are the Normal-Gamma prior. The defaults of the last two are flat.
+    and likewise for values. The first two together are the Normal-Gamma prior. By default the last two are flat.
 
     Arguments:
-        means: :math:`\kappa`: how many queries the initial mean is worth; a number, or one for each component with
-            shape :math:`(*, N)`. A fixed prior precision :math:`\theta` is :math:`\kappa_n = \theta (\sigma_n^2 + s)`.
-            With 0 the means are those of maximum likelihood.
+        means: :math:`\kappa`, the number of queries that the initial mean is worth: a number, or one for each component
+            with shape :math:`(*, N)`. A fixed prior precision :math:`\theta` is
+            :math:`\kappa_n = \theta (\sigma_n^2 + s)`. With 0 the means are those of maximum likelihood.
         values: The same for values.
         shape: :math:`a \ge 1`.
         rate: :math:`b \ge 0`. For full covariances the density is
@@ -73,21 +76,21 @@ class ConjugatePriors:
         for field in fields(self):
             value = getattr(self, field.name)
             if not torch.as_tensor(value >= least[field.name]).all():
-                shown = value if isinstance(value, float | int) else float(value.min())
-                raise ValueError(f"{field.name} is {shown}; it must be at least {least[field.name]}")
+                smallest = value if isinstance(value, float | int) else float(value.min())
+                raise ValueError(f"{field.name} is {smallest}; it must be at least {least[field.name]}")
 
 
 class Statistics(NamedTuple):
-    r"""What the E-step says of every component.
+    r"""Expected sufficient statistics of every component, from the E-step.
 
     Arguments:
         counts: :math:`N_n = \sum_m w_{mn}`, with shape :math:`(*, N)`.
         queries: :math:`\sum_m w_{mn} u_m`, with shape :math:`(*, N, D)`.
         squares: :math:`\sum_m w_{mn} |u_m|^2` with shape :math:`(*, N, 1)`, or of each dimension's square with shape
-            :math:`(*, N, D)`, or of :math:`u_m u_m^T` with shape :math:`(*, N, D, D)`; None where it was not asked for.
+            :math:`(*, N, D)`, or of :math:`u_m u_m^T` with shape :math:`(*, N, D, D)`; None unless requested.
         value_counts: :math:`\sum_m w_{mn}` over the queries whose value is known; None without values.
         values: :math:`\sum_m w_{mn} v_m` over the same, with shape :math:`(*, N, V)`; None without values.
-        evidence: :math:`\sum_m \log p(u_m)`, values that are known included, with shape :math:`(*)`.
+        evidence: :math:`\sum_m \log p(u_m)`, with known values, with shape :math:`(*)`.
     """
 
     counts: Float[Tensor, "*batch n"]
@@ -98,41 +101,29 @@ class Statistics(NamedTuple):
     evidence: Float[Tensor, "*batch"]
 
 
-def expected_statistics(
-    queries: Float[Tensor, "*#batch m d"],
-    mixture: Mixture,
-    *,
-    attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
-    values: Float[Tensor, "*#batch m v"] | None = None,
-    value_mask: Bool[Tensor, "*#batch m"] | None = None,
-    mask: Bool[Tensor, "*#batch m"] | None = None,
-    squares: Covariance | None = None,
-) -> Statistics:
+def expected_statistics(observations: Observations, mixture: Mixture, squares: Covariance | None = None) -> Statistics:
     r"""The statistics of the E-step, in memory :math:`O(M + N)`.
 
     Arguments:
-        queries: The queries, with shape :math:`(*, M, D)`.
+        observations: The :math:`M` queries, and the values that are known.
         mixture: The mixture, with :math:`N` components.
-        attn_mask: True where query m may have come from component n.
-        values: Values that are known, with shape :math:`(*, M, V)`.
-        value_mask: True where a value is known; None is everywhere.
-        mask: True for the queries that count, with shape :math:`(*, M)`.
-        squares: Which second moment to add up, if any.
+        squares: The second moments to add up, if any.
+
+    Raises:
+        ValueError: If there are no queries, or there are values and the mixture has no ``value_variances`` for them.
 
     Examples:
         >>> mixture = pf.Mixture(torch.zeros(2), torch.tensor([[0.0], [4.0]]), noise_variance=1.0)
-        >>> expected_statistics(torch.tensor([[0.0], [0.0], [4.0]]), mixture).counts.round(decimals=2).tolist()
+        >>> observations = Observations(torch.tensor([[0.0], [0.0], [4.0]]))
+        >>> expected_statistics(observations, mixture).counts.round(decimals=2).tolist()
         [2.0, 1.0]
     """
-    joint = _joint(mixture, values is not None)
+    queries, joint = observations.queries, _joint(mixture, observations.values is not None)
     batch = torch.broadcast_shapes(queries.shape[:-2], mixture.means.shape[:-2], mixture.log_weights.shape[:-1])
     size = max(1, _entries(queries, squares) // (batch.numel() * mixture.components))
     totals: list[Tensor] | None = None
-    for start in range(0, queries.shape[-2], size):
-        rows = slice(start, start + size)
-        part = [None if x is None else x[..., rows, :] for x in (queries, attn_mask, values)]
-        flags = [None if x is None else x[..., rows] for x in (value_mask, mask)]
-        sums = _sums(joint, part, flags, squares)
+    for start in range(0, len(observations), size):
+        sums = _sums(joint, observations[start : start + size], squares)
         totals = sums if totals is None else [total + new for total, new in zip(totals, sums, strict=True)]
     if totals is None:
         raise ValueError("there are no queries; statistics need at least one")
@@ -149,17 +140,17 @@ def update_means(
     current: Float[Tensor, "*#batch n d"],
     pseudo_counts: float | Float[Tensor, "*#batch n"],
 ) -> Float[Tensor, "*batch n d"]:
-    r"""Posterior means of a Gaussian's mean: keys adapt to queries and values to value_mask ones in the same way.
+    r"""Posterior means of Gaussian means: keys given queries, or values given known values.
 
     .. math:: \mu_n \leftarrow \frac{\kappa \mu_n^0 + \sum_m w_{mn} u_m}{\kappa + N_n}
 
-    A component without any query and without a prior stays where it is.
+    A component with neither queries nor a prior keeps its mean.
 
     Arguments:
         total: :math:`\sum_m w_{mn} u_m`.
         count: :math:`N_n`.
         initial: :math:`\mu_n^0`.
-        current: Where the component is now.
+        current: The current means.
         pseudo_counts: :math:`\kappa`.
     """
     prior_counts = torch.as_tensor(pseudo_counts, dtype=total.dtype, device=total.device)[..., None]
@@ -170,7 +161,7 @@ def update_means(
 
 def update_variances(
     statistics: Statistics,
-    vectors: Float[Tensor, "*batch n d"],
+    means: Float[Tensor, "*batch n d"],
     initial: Float[Tensor, "*#batch n d"],
     priors: ConjugatePriors,
     floor: float | Float[Tensor, ""] = 0.0,
@@ -182,39 +173,39 @@ def update_variances(
         {D (N_n + [\kappa > 0]) + 2 (a - 1)}
 
     for isotropic variances; for diagonal ones the same in each dimension, with :math:`D = 1`; for full covariances with
-    outer products, and :math:`2 b I`. It is the variance of queries, noise included.
+    outer products, and :math:`2 b I`. These are variances of queries, noise included.
 
     Arguments:
         statistics: Statistics with squares.
-        vectors: The new means.
+        means: The new means.
         initial: The prior's means.
         priors: The prior.
-        floor: The least variance: what is left of a component that shrinks onto one query.
+        floor: The smallest variance, for components that shrink onto one query.
 
     Raises:
         ValueError: If the statistics have no squares.
     """
     second = statistics.squares
     if second is None:
-        raise ValueError("variances need second moments; ask expected_statistics for squares")
-    prior_counts = torch.as_tensor(priors.means, dtype=vectors.dtype, device=vectors.device)[..., None]
-    count, moved = statistics.counts[..., None], vectors - initial
+        raise ValueError("variances need second moments; call expected_statistics with squares")
+    prior_counts = torch.as_tensor(priors.means, dtype=means.dtype, device=means.device)[..., None]
+    count, moved = statistics.counts[..., None], means - initial
     degrees = count + (prior_counts > 0)
-    if second.ndim > vectors.ndim:
-        cross = statistics.queries[..., :, None] * vectors[..., None, :]
-        scatter = second - cross - cross.mT + count[..., None] * vectors[..., :, None] * vectors[..., None, :]
+    if second.ndim > means.ndim:
+        cross = statistics.queries[..., :, None] * means[..., None, :]
+        scatter = second - cross - cross.mT + count[..., None] * means[..., :, None] * means[..., None, :]
         scatter = scatter + prior_counts[..., None] * moved[..., :, None] * moved[..., None, :]
-        unit = torch.eye(vectors.shape[-1], dtype=vectors.dtype, device=vectors.device)
-        degrees = (degrees + 2 * (priors.shape - 1)).clamp_min(torch.finfo(vectors.dtype).tiny)[..., None]
-        return (scatter + 2 * priors.rate * unit) / degrees + floor * unit
-    each = count * vectors.square() - 2 * vectors * statistics.queries
+        identity = torch.eye(means.shape[-1], dtype=means.dtype, device=means.device)
+        degrees = (degrees + 2 * (priors.shape - 1)).clamp_min(torch.finfo(means.dtype).tiny)[..., None]
+        return (scatter + 2 * priors.rate * identity) / degrees + floor * identity
+    each = count * means.square() - 2 * means * statistics.queries
     pulled = prior_counts * moved.square()
     if second.shape[-1] == 1:
         each, pulled = each.sum(-1, keepdim=True), pulled.sum(-1, keepdim=True)
-        degrees = degrees * vectors.shape[-1]
+        degrees = degrees * means.shape[-1]
     scatter = (second + each).clamp_min(0) + pulled + 2 * priors.rate
     degrees = degrees + 2 * (priors.shape - 1)
-    return (scatter / degrees.clamp_min(torch.finfo(vectors.dtype).tiny)).clamp_min(floor)
+    return (scatter / degrees.clamp_min(torch.finfo(means.dtype).tiny)).clamp_min(floor)
 
 
 def update_log_weights(count: Float[Tensor, "*batch n"], concentration: float = 1.0) -> Float[Tensor, "*batch n"]:
@@ -231,45 +222,43 @@ def update_log_weights(count: Float[Tensor, "*batch n"], concentration: float = 
 
 
 def _entries(queries: Tensor, squares: Covariance | None) -> int:
-    """How many weights to hold at once: what a CPU's cache takes; more on a GPU; fewer for full covariances."""
+    """The number of weights in a chunk: as many as a CPU's cache takes; more on a GPU; fewer for full covariances."""
     entries = 2**18 if queries.device.type == "cpu" else 2**24
     return entries // queries.shape[-1] if squares == "full" else entries
 
 
-Joint = Callable[[list[Tensor | None], Tensor | None], tuple[Tensor, Tensor]]
+Joint = Callable[[Observations], tuple[Tensor, Tensor]]
 
 
 def _joint(mixture: Mixture, with_values: bool) -> Joint:
-    """The log joint of a few queries as a matrix, and what each adds to all entries of its row."""
+    """A function of some observations: their log joint as a matrix, and a term that each adds to all of its row."""
     if isinstance(mixture.variances, Covariances):
 
-        def explicit(part: list[Tensor | None], value_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-            queries, attn_mask, values = part
-            assert queries is not None
-            return log_joint(queries, mixture, attn_mask, values, value_mask), queries.new_zeros(())
+        def explicit(part: Observations) -> tuple[Tensor, Tensor]:
+            joint = log_joint(part.queries, mixture, part.attn_mask, part.values, part.value_mask)
+            return joint, part.queries.new_zeros(())
 
         return explicit
     terms = natural(mixture, mixture.query_variance)
     value_terms = natural(_values_alone(mixture), 0.0) if with_values else None
 
-    def fused(part: list[Tensor | None], value_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        queries, attn_mask, values = part
-        assert queries is not None
-        logits, own = terms.joint(queries)
+    def fused(part: Observations) -> tuple[Tensor, Tensor]:
+        logits, own = terms.joint(part.queries)
         if value_terms is not None:
-            assert values is not None
-            if value_mask is not None:
-                values = torch.where(value_mask[..., None], values, 0)
-            more, also = value_terms.joint(values)
-            logits = logits + (more if value_mask is None else torch.where(value_mask[..., None], more, 0))
-            own = own + (also if value_mask is None else torch.where(value_mask, also, 0))
-        return logits if attn_mask is None else torch.where(attn_mask, logits, -torch.inf), own
+            assert part.values is not None
+            values, known = part.values, part.value_mask
+            if known is not None:
+                values = torch.where(known[..., None], values, 0)
+            value_logits, value_own = value_terms.joint(values)
+            logits = logits + (value_logits if known is None else torch.where(known[..., None], value_logits, 0))
+            own = own + (value_own if known is None else torch.where(known, value_own, 0))
+        return logits if part.attn_mask is None else torch.where(part.attn_mask, logits, -torch.inf), own
 
     return fused
 
 
 def _values_alone(mixture: Mixture) -> Mixture:
-    """A component's value and its variance as a mixture of their own."""
+    """The components' values and value variances as a mixture of their own."""
     if mixture.values is None or mixture.value_variances is None:
         raise ValueError("values are known but the mixture has no value_variances: give it values and their variances")
     zeros = torch.zeros_like(mixture.log_weights)
@@ -279,39 +268,41 @@ def _values_alone(mixture: Mixture) -> Mixture:
     )  # fmt: skip
 
 
-def _sums(
-    joint: Joint, part: list[Tensor | None], flags: list[Tensor | None], squares: Covariance | None
-) -> list[Tensor]:
-    """Count, first moments, evidence and whatever else was asked for, of a few queries; in double precision."""
-    queries, _, values = part
-    value_mask, mask = flags
-    assert queries is not None
-    logits, own = joint(part, value_mask)
-    top = logits.detach().amax(-1, keepdim=True)
-    top = torch.where(top.isfinite(), top, 0)
+def _sums(joint: Joint, part: Observations, squares: Covariance | None) -> list[Tensor]:
+    """Counts, first moments, evidence, and second moments and values if there are any; in double precision."""
+    logits, own = joint(part)
+    top = finite_max(logits)
     # In place, as nothing costs more than these passes. The exponential is very slow where it underflows, and
-    # so are products of subnormal numbers: what is that small beside its row's largest share, 1, becomes zero.
+    # so are products of subnormal numbers: a share that is this small beside its row's largest, 1, becomes zero.
     least = 0.7 * math.log(torch.finfo(logits.dtype).tiny)
     shares = F.threshold(logits.sub_(top).clamp_min_(least).exp_(), 2 * math.exp(least), 0.0)
     total = shares.sum(-1, keepdim=True)
-    seen = total > 0 if mask is None else (total > 0) & mask[..., None]
-    columns = [torch.ones_like(queries[..., :1]), queries]
+    counted = total > 0 if part.mask is None else (total > 0) & part.mask[..., None]
+    columns = _columns(part, squares)
+    features = torch.where(counted, torch.cat(columns, -1) / total, 0)
+    sums = (shares.mT @ features).double().split([column.shape[-1] for column in columns], -1)
+    log_p = (top + total.log())[..., 0] + own
+    evidence = torch.where(counted[..., 0], log_p, 0).double().sum(-1)
+    result = [sums[0][..., 0], sums[1], evidence]
+    if squares is not None:
+        width = part.queries.shape[-1]
+        result.append(sums[2].unflatten(-1, (width, width)) if squares == "full" else sums[2])
+    if part.values is not None:
+        result += [sums[-2][..., 0], sums[-1]]
+    return result
+
+
+def _columns(part: Observations, squares: Covariance | None) -> list[Tensor]:
+    """The columns to average: ones, queries and, if there are any, squares, flags of known values and values."""
+    queries, values, value_mask = part.queries, part.values, part.value_mask
+    ones = torch.ones_like(queries[..., :1])
+    columns = [ones, queries]
     if squares is not None:
         columns.append(_squared(queries, squares))
     if values is not None:
-        known = torch.ones_like(queries[..., :1]) if value_mask is None else value_mask[..., None].to(queries.dtype)
+        known = ones if value_mask is None else value_mask[..., None].to(queries.dtype)
         columns += [known, known * torch.where(known > 0, values, 0)]
-    features = torch.where(seen, torch.cat(columns, -1) / total, 0)
-    sums = (shares.mT @ features).double().split([column.shape[-1] for column in columns], -1)
-    log_p = (top + total.log())[..., 0] + own
-    evidence = torch.where(seen[..., 0], log_p, 0).double().sum(-1)
-    result = [sums[0][..., 0], sums[1], evidence]
-    if squares is not None:
-        width = queries.shape[-1]
-        result.append(sums[2].unflatten(-1, (width, width)) if squares == "full" else sums[2])
-    if values is not None:
-        result += [sums[-2][..., 0], sums[-1]]
-    return result
+    return columns
 
 
 def _squared(queries: Tensor, squares: Covariance) -> Tensor:

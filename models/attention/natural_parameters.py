@@ -1,13 +1,13 @@
-r"""A mixture in natural parameters: the terms of a component's logit that an attention kernel can add up.
+r"""Natural parameters of a mixture: the terms of its logits, as an attention kernel can add them up.
 
-With :math:`V_n = \sigma_n^2 + s` the logit of component n for a query u, up to what is the same for every n, is
+With :math:`V_n = \sigma_n^2 + s` the logit of component n for a query u, up to terms that are the same for every n, is
 
 .. math::
     u \cdot \frac{\mu_n}{V_n} + b_n + u^2 \cdot c_n, \qquad
     b_n = \log \pi_n - \frac12 \sum \frac{\mu_n^2}{V_n} - \frac12 \sum \log V_n, \qquad
     c_n = \frac12 \left( \max_k \frac{1}{V_k} - \frac{1}{V_n} \right)
 
-and what component n returns is :math:`(1 - r_n) \mu_n + r_n u` with :math:`r_n = \sigma_n^2 / V_n`.
+and the answer of component n is :math:`(1 - r_n) \mu_n + r_n u` with :math:`r_n = \sigma_n^2 / V_n`.
 """
 
 import math
@@ -17,7 +17,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..precision import at_least_float32
 from .mixture import Mixture, SharedVariances
+from .packed import side_by_side
 
 __all__ = ["Basis", "Form", "LowRank", "Natural", "natural"]
 
@@ -25,7 +27,7 @@ Form = Literal["exact", "published"]
 
 
 class Basis(NamedTuple):
-    r"""R vectors in D dimensions that a family of vectors is written in.
+    r"""A basis of R vectors in D dimensions.
 
     Arguments:
         vectors: The basis, with shape :math:`(R, D)`; None is the identity.
@@ -34,8 +36,8 @@ class Basis(NamedTuple):
     vectors: Float[Tensor, "r d"] | None = None
 
     def squares(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch r"]:
-        """Inner products of x squared with the basis, in float32 at least, as they add up so much."""
-        squared = _float(x).square()
+        """Inner products of x squared with the basis, in float32 at least, because sums of squares need it."""
+        squared = at_least_float32(x).square()
         if self.vectors is None:
             return squared
         with torch.autocast(x.device.type, enabled=False):
@@ -47,9 +49,9 @@ class Basis(NamedTuple):
 
 
 class LowRank(NamedTuple):
-    r"""One vector for every component, as few coefficients: component n's is ``basis.combine(coefficients[n])``.
+    r"""A vector for every component in a basis: ``basis.combine(coefficients[n])`` for component n.
 
-    Isotropic variances need one coefficient each, R groups that share theirs need R, free diagonal ones need all D.
+    Isotropic variances need one coefficient each, R groups with shared variances R, diagonal ones all D.
     """
 
     coefficients: Float[Tensor, "*batch n r"]
@@ -61,14 +63,14 @@ class LowRank(NamedTuple):
 
 
 class Natural(NamedTuple):
-    r"""The terms of a mixture's logits and answers. Components that are absent are zero in all of them.
+    r"""The terms of a mixture's logits and answers; masked components are zero in all of them.
 
     Arguments:
-        slope: :math:`\mu_n / V_n` less ``center``, with shape :math:`(*, N, D)`.
-        bias: :math:`b_n` less ``peak``: finite, at most 0, with shape :math:`(*, N)`.
-        values: What a component returns apart from the query's part, with shape :math:`(*, N, V)`.
+        slope: :math:`\mu_n / V_n` minus ``center``, with shape :math:`(*, N, D)`.
+        bias: :math:`b_n` minus ``peak``: finite, at most 0, with shape :math:`(*, N)`.
+        values: Answers of the components without the term in the query, with shape :math:`(*, N, V)`.
         present: True for the components that have any weight, with shape :math:`(*, N)`.
-        center: The mean slope, with shape :math:`(*, 1, D)`. It cancels; without it half precision rounds less away.
+        center: The mean slope, with shape :math:`(*, 1, D)`. It cancels; without it half precision rounds off less.
         peak: The largest bias of each row, with shape :math:`(*, 1)`. It cancels too.
         reference: :math:`\min_k V_k`, which broadcasts to :math:`(*, 1, D)`.
         curvature: :math:`c_n`, or None where it cancels or is left out.
@@ -88,37 +90,37 @@ class Natural(NamedTuple):
     def joint(
         self, queries: Float[Tensor, "*#batch m d"]
     ) -> tuple[Float[Tensor, "*batch m n"], Float[Tensor, "*batch m"]]:
-        r"""The log joint as one matrix product: logits, and what a query adds to all of its own.
+        r"""The log joint as one matrix product: logits, and a term of each query that all components share.
 
         .. math:: \ell_{mn} = \text{logit}_{mn} + \text{own}_m
 
-        Absent components are :math:`-\infty`.
+        Masked components are :math:`-\infty`.
         """
         bias = torch.where(self.present, self.bias, -torch.inf)[..., None]
         features, keys = [queries, torch.ones_like(queries[..., :1])], [self.slope, bias]
         if self.curvature is not None:
             features.append(self.curvature.basis.squares(queries))
             keys.append(self.curvature.coefficients)
-        logits = torch.cat(features, -1) @ _joined(keys).mT
+        logits = torch.cat(features, -1) @ side_by_side(keys).mT
         precision = (1 / self.reference).expand(*self.reference.shape[:-1], queries.shape[-1])
         own = queries @ self.center.mT - 0.5 * (queries.square() @ precision.mT)
         return logits, self.peak + own[..., 0] - 0.5 * (2 * math.pi / precision).log().sum(-1)
 
 
-def natural(mixture: Mixture, noise: float | Tensor, form: Form = "exact", local: bool = False) -> Natural:
+def natural(mixture: Mixture, noise_variance: float | Tensor, form: Form = "exact", local: bool = False) -> Natural:
     r"""The natural parameters of a mixture, in float32 at least.
 
     Arguments:
         mixture: The mixture.
-        noise: The variance :math:`s` of a query around the vector that it saw.
+        noise_variance: The variance :math:`s` of a query around its vector.
         form: ``"published"`` leaves out the query's squared norm (Henderson and Fehr, 2023), ``"exact"`` does not.
-        local: Whether a component's terms are made of itself alone. What they are otherwise measured from, the center,
-            the peak and the reference, is that of all components, which rounding lets a causal query notice.
+        local: Whether the terms of a component depend on no other. Otherwise center, peak and reference are those of
+            all components: they cancel, but rounding would leak later components to a causal query.
     """
-    log_weights, present = _float(mixture.log_weights), mixture.present
-    vectors = torch.where(present[..., None], _float(mixture.means), 0)
+    log_weights, present = at_least_float32(mixture.log_weights), mixture.present
+    vectors = torch.where(present[..., None], at_least_float32(mixture.means), 0)
     variances = _own_variances(mixture, present)
-    total = variances + noise
+    total = variances + noise_variance
     together = None if isinstance(mixture.variances, SharedVariances) else present
     alone = local and total.shape[-2] > 1
     reference = total.new_ones(1, 1) if alone else _smallest(total, together)
@@ -132,7 +134,7 @@ def natural(mixture: Mixture, noise: float | Tensor, form: Form = "exact", local
     if mixture.values is None:
         values = (1 - _rows(response, mixture)) * vectors
     else:
-        values = torch.where(present[..., None], _float(mixture.values), 0)
+        values = torch.where(present[..., None], at_least_float32(mixture.values), 0)
     curved = form == "exact" and total.shape[-2] > 1
     responds = mixture.values is None and mixture.variances is not None
     return Natural(
@@ -149,24 +151,24 @@ def natural(mixture: Mixture, noise: float | Tensor, form: Form = "exact", local
 
 
 def _own_variances(mixture: Mixture, present: Tensor) -> Tensor:
-    """The variances in as few rows and columns as they were given; zero for point masses."""
+    """The variances, not expanded to all rows and columns; zero for point masses."""
     if mixture.variances is None:
-        return _float(mixture.means).new_zeros(1, 1)
+        return at_least_float32(mixture.means).new_zeros(1, 1)
     if isinstance(mixture.variances, SharedVariances):
-        return _float(mixture.variances.table)
+        return at_least_float32(mixture.variances.table)
     dense = mixture.dense_variances()
     assert dense is not None
-    variances = _float(dense)
+    variances = at_least_float32(dense)
     return variances if variances.shape[-2] == 1 else torch.where(present[..., None], variances, 1)
 
 
 def _rows(own: Tensor, mixture: Mixture) -> Tensor:
-    """A function of the variances, given in their own rows, as one row for each component."""
+    """A function of the variances as one row for each component, from the rows of the variances."""
     return own[mixture.variances.group] if isinstance(mixture.variances, SharedVariances) else own
 
 
 def _low_rank(own: Tensor, mixture: Mixture, present: Tensor) -> LowRank:
-    """A function of the variances in the basis that their shape allows."""
+    """A function of the variances in the smallest basis for their shape."""
     coefficients, basis = own, None
     if isinstance(mixture.variances, SharedVariances):
         coefficients, basis = mixture.variances.membership().to(own.dtype), own
@@ -177,14 +179,8 @@ def _low_rank(own: Tensor, mixture: Mixture, present: Tensor) -> LowRank:
     return LowRank(torch.where(present[..., None], coefficients, 0), Basis(basis))
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
-    """Columns side by side, whichever batch dimensions each of them has."""
-    batch = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
-    return torch.cat([part.expand(*batch, part.shape[-1]) for part in parts], -1)
-
-
 def _smallest(total: Tensor, present: Tensor | None) -> Tensor:
-    """The smallest total variance of each dimension: if not the only one, it cancels and so carries no gradient."""
+    """The smallest total variance of each dimension; without gradient where there are several, as it cancels."""
     if total.shape[-2] == 1:
         return total
     total = total.detach()
@@ -195,7 +191,7 @@ def _smallest(total: Tensor, present: Tensor | None) -> Tensor:
 
 
 def _centered(slope: Tensor, present: Tensor, local: bool) -> tuple[Tensor, Tensor]:
-    """The slope less its mean over the components that are present, and that mean, without gradient as it cancels."""
+    """The slope minus its mean over the present components, and that mean, without gradient as it cancels."""
     if local:
         return torch.where(present[..., None], slope, 0), slope.new_zeros(1, slope.shape[-1])
     count = present.sum(-1, keepdim=True).clamp_min(1)[..., None]
@@ -204,13 +200,9 @@ def _centered(slope: Tensor, present: Tensor, local: bool) -> tuple[Tensor, Tens
 
 
 def _recentered(bias: Tensor, local: bool) -> tuple[Tensor, Tensor]:
-    """The bias less its largest entry, which cancels too, and that entry; -inf becomes finite, as do its gradients."""
+    """The bias minus its largest entry, which cancels too, and that entry; -inf becomes finite, as do its gradients."""
     if local:
         return bias.clamp_min(-1e30), bias.new_zeros(1)
     peak = bias.detach().amax(-1, keepdim=True)
     peak = torch.where(peak.isfinite(), peak, 0)
     return (bias - peak).clamp_min(-1e30), peak
-
-
-def _float(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,11 +1,11 @@
-r"""Mixtures in an ordinary attention kernel: the terms that plain attention lacks ride in extra columns.
+r"""Packing of a mixture for an ordinary attention kernel: additional terms of the logits become extra columns.
 
     queries  [u,         1,    squares     ]
     keys     [slope_n,   b_n,  curvature_n ]      logit_mn  = queries_m . keys_n
     values   [answer_n,  response_n        ]      answer_m  = softmax_n(logit_mn) . values_n
 
-The bias gets its gradient with the keys', which a learned ``attn_mask`` would not without leaving the fast kernels; and
-all three have one width, a multiple of 8, because that is what those kernels take.
+In a column the bias gets its gradient with the keys; as a learned ``attn_mask`` it would need a slower kernel. All
+three have one width, a multiple of 8, as the fast kernels require.
 """
 
 import torch
@@ -19,13 +19,13 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def packed_width(width: int, rank: int, answer: int, dtype: torch.dtype) -> int:
-    """The common width of packed queries, keys and values: what they hold, rounded up to a multiple of 8.
+    """The common width of packed queries, keys and values: the number of columns, rounded up to a multiple of 8.
 
     Arguments:
         width: The width of a query.
         rank: The number of squares.
         answer: The width of the values, the response included.
-        dtype: What the kernel computes in; half precision takes more columns.
+        dtype: The dtype of the kernel; half precision takes more columns.
 
     Examples:
         >>> packed_width(64, 0, 64, torch.float32), packed_width(64, 2, 66, torch.bfloat16)
@@ -38,10 +38,10 @@ def packed_width(width: int, rank: int, answer: int, dtype: torch.dtype) -> int:
 def pack_queries(
     queries: Float[Tensor, "*batch m e"], squares: Float[Tensor, "*batch m r"] | None, width: int
 ) -> Float[Tensor, "*batch m w"]:
-    """Queries, ones that meet the bias, and the squares that meet the curvature of :func:`pack_keys`."""
+    """Queries, ones for the bias, and squares for the curvature of :func:`pack_keys`."""
     columns = [queries, queries.new_ones(*queries.shape[:-1], 2 if queries.dtype in _HALF else 1)]
     if squares is not None:
-        high, *low = _parts(squares, queries.dtype)
+        high, *low = _split(squares, queries.dtype)
         columns += [high, *low, high] if low else [high]
     return side_by_side(columns, width)
 
@@ -53,11 +53,11 @@ def pack_keys(
     width: int,
 ) -> Float[Tensor, "*batch n w"]:
     """Keys, their bias and their curvature."""
-    # float16 ends at 65504; what lies so far below the largest logit has no weight in any precision
+    # float16 ends at 65504; a logit so far below the largest has no weight in any precision
     bias = bias.clamp_min(-3e4) if keys.dtype == torch.float16 else bias
-    columns = [keys, *_parts(bias[..., None], keys.dtype)]
+    columns = [keys, *_split(bias[..., None], keys.dtype)]
     if curvature is not None:
-        high, *low = _parts(curvature, keys.dtype)
+        high, *low = _split(curvature, keys.dtype)
         columns += [high, high, *low] if low else [high]
     return side_by_side(columns, width)
 
@@ -65,7 +65,7 @@ def pack_keys(
 def pack_values(
     values: Float[Tensor, "*batch n v"], response: Float[Tensor, "*#batch n r"] | None, width: int
 ) -> Float[Tensor, "*batch n w"]:
-    """Values, and the coefficients of the query in what a component returns."""
+    """Values, and the coefficients of the query in the answers."""
     return side_by_side([values] if response is None else [values, response.to(values.dtype)], width)
 
 
@@ -79,8 +79,8 @@ def fused_attention(
 ) -> Float[Tensor, "*#batch m w"]:
     r"""Attention on packed queries, keys and values.
 
-    With ``causal`` the last M components belong to the M queries, and what comes before is attn_mask to all: query m sees
-    component n if :math:`n \le m + N - M`. With ``attn_mask`` it sees those that are marked, and gets zero if none is.
+    With ``causal`` the last M components belong to the M queries: query m may attend to component n if
+    :math:`n \le m + N - M`. With ``attn_mask`` it may attend to those that are marked, and gets zero if none is.
 
     Raises:
         ValueError: If attention is causal and there are more queries than components.
@@ -95,7 +95,7 @@ def fused_attention(
         _four_dimensions(queries, batch),
         _four_dimensions(keys, batch),
         _four_dimensions(values, batch),
-        attn_mask=None if attn_mask is None else _hidden(attn_mask, batch, queries.dtype),
+        attn_mask=None if attn_mask is None else _mask_bias(attn_mask, batch, queries.dtype),
         is_causal=causal and m == n,
         dropout_p=dropout,
         scale=1.0,
@@ -104,28 +104,29 @@ def fused_attention(
     return answer if attn_mask is None else torch.where(attn_mask.any(-1, keepdim=True), answer, 0)
 
 
-def _hidden(attn_mask: Tensor, batch: torch.Size, dtype: torch.dtype) -> Tensor:
-    """What is added to logits: -inf where a query must not look, unless it may look nowhere, which would be NaN."""
+def side_by_side(columns: list[Tensor], width: int | None = None) -> Tensor:
+    """Columns with their batch dimensions broadcast, padded with zeros to ``width`` unless that is None."""
+    batch = torch.broadcast_shapes(*(column.shape[:-1] for column in columns))
+    used = sum(column.shape[-1] for column in columns)
+    padding = [] if width is None else [columns[0].new_zeros(width - used)]
+    return torch.cat([column.expand(*batch, -1) for column in (*columns, *padding)], -1)
+
+
+def _mask_bias(attn_mask: Tensor, batch: torch.Size, dtype: torch.dtype) -> Tensor:
+    """The bias of masked logits: -inf, or 0 in a row without any unmasked entry, where -inf would give NaN."""
     bias = torch.zeros_like(attn_mask, dtype=dtype).masked_fill(
         ~attn_mask & attn_mask.any(-1, keepdim=True), -torch.inf
     )
     return bias if bias.ndim == 2 else _four_dimensions(bias, batch)
 
 
-def _parts(x: Tensor, dtype: torch.dtype) -> list[Tensor]:
-    """x in ``dtype``, in half precision as its leading and its next bits: two columns that add up to x."""
+def _split(x: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """x in ``dtype``; in half precision as two columns that add up to x, its leading and its next bits."""
     high = x.to(dtype)
     return [high, (x - high.to(x.dtype)).to(dtype)] if dtype in _HALF else [high]
 
 
-def side_by_side(columns: list[Tensor], width: int) -> Tensor:
-    """The columns and as many zeros as make up ``width``."""
-    batch = torch.broadcast_shapes(*(column.shape[:-1] for column in columns))
-    used = sum(column.shape[-1] for column in columns)
-    return torch.cat([column.expand(*batch, -1) for column in (*columns, columns[0].new_zeros(width - used))], -1)
-
-
 def _four_dimensions(x: Tensor, batch: torch.Size) -> Tensor:
-    """Rows and columns under one batch and one head dimension, the shape that every kernel knows."""
+    """Rows and columns under one batch and one head dimension, the shape that every kernel takes."""
     x = x.expand(*batch, *x.shape[-2:])
     return x.reshape(-1, *x.shape[-3:]) if len(batch) > 1 else x.reshape(-1, 1, *x.shape[-2:])

@@ -1,14 +1,16 @@
-r"""Self-attention as inference in a mixture of Gaussians: what softmax attention takes as given is learned."""
+r"""Self-attention as inference in a mixture of Gaussians, with learned precisions and priors of the keys."""
 
 import math
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ..choices import check_choice
 from .attend import Returns, attend
+from .heads import head_width
 from .key_adaptation import adapt_keys, causal_responsibilities
 from .kv_cache import KeyValueCache
 from .mixture import Mixture
@@ -20,12 +22,12 @@ KeyPrior = Literal["magnitude", "gated", "learned"]
 
 
 class ValuePosterior(NamedTuple):
-    r"""What each head of a layer infers at each position.
+    r"""The posterior of the value of each head of a layer at each position.
 
     Arguments:
-        mean: :math:`E[v \mid q]`, what the head returns, with shape :math:`(*, H, T, E)`.
+        mean: :math:`E[v \mid q]`, the output of the head, with shape :math:`(*, H, T, E)`.
         variance: :math:`\text{Var}[v \mid q]` of each dimension, with shape :math:`(*, H, T, E)`.
-        evidence: :math:`\log p(q)`: how much the keys led to expect such a query, with shape :math:`(*, H, T)`.
+        evidence: :math:`\log p(q)`, the log density of the query under the keys, with shape :math:`(*, H, T)`.
     """
 
     mean: Float[Tensor, "*batch h t e"]
@@ -49,16 +51,16 @@ class ProbabilisticAttention(nn.Module):
         heads: The number of heads :math:`H`.
         bias: Whether projections have biases.
         dropout: Probability that an attention weight is dropped in training; not with ``steps``.
-        precision: ``"shared"``: one learned :math:`a` for each head; ``"unit"``: one for each key, read off its token;
-            ``"diagonal"``: one for each of its dimensions.
+        precision: ``"shared"``: one learned :math:`a` for each head; ``"unit"``: one for each key, a function of its
+            token; ``"diagonal"``: one for each of its dimensions.
         prior: ``"magnitude"``: :math:`\gamma = 1, c = 0`; ``"gated"``: :math:`\gamma` learned for each head;
-            ``"learned"``: :math:`c_n` too, read off the token.
-        components: Gaussians in each key. All but the first have a projection of their own, behind a gate that starts
-            closed.
-        null_component: Whether there is one more key, at zero and with value zero, for queries that no other explains; its
-            log weight is learned, and it alone departs from softmax attention at initialization.
-        steps: How often keys adapt to the queries that they meet.
-        pseudo_counts: How many queries a key is worth when it adapts.
+            ``"learned"``: :math:`c_n` too, a function of the token.
+        components: The number of Gaussians in each key. All but the first have a projection of their own, behind a gate
+            that starts closed.
+        null_component: Whether there is one more key, at zero and with value zero, for queries that no other explains.
+            Its log weight is learned. It is the one option that differs from softmax attention at initialization.
+        steps: The number of EM steps by which keys adapt to the queries.
+        pseudo_counts: The number of queries that a key is worth when it adapts.
 
     Raises:
         ValueError: If an option is out of range or two do not go together.
@@ -91,18 +93,20 @@ class ProbabilisticAttention(nn.Module):
         pseudo_counts: float = 1.0,
     ) -> None:
         super().__init__()
-        _check(width, heads, precision, prior, components, steps, pseudo_counts, dropout)
+        _check(precision, prior, components, steps, pseudo_counts, dropout)
         self.heads, self.dropout = heads, dropout
         self.precision, self.prior = precision, prior
         self.components, self.steps, self.pseudo_counts = components, steps, pseudo_counts
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.out = nn.Linear(width, width, bias=bias)
-        sizes = {"unit": 1, "diagonal": width // heads}
-        self.log_precision: nn.Parameter | _Reading = (
-            nn.Parameter(torch.zeros(heads)) if precision == "shared" else _Reading(width, heads, sizes[precision])
+        sizes = {"unit": 1, "diagonal": head_width(width, heads)}
+        self.log_precision: nn.Parameter | _TokenReadout = (
+            nn.Parameter(torch.zeros(heads)) if precision == "shared" else _TokenReadout(width, heads, sizes[precision])
         )
         self.gamma = nn.Parameter(torch.ones(heads)) if prior != "magnitude" else None
-        self.log_prior = _Reading(width, heads, 1, bias=False) if prior == "learned" else None  # a bias would cancel
+        self.log_prior = (
+            _TokenReadout(width, heads, 1, bias=False) if prior == "learned" else None
+        )  # a bias would cancel
         self.other_keys = nn.Linear(width, width * (components - 1), bias=bias) if components > 1 else None
         self.gate = nn.Parameter(torch.zeros(heads, components - 1)) if components > 1 else None
         self.log_null = nn.Parameter(torch.zeros(heads)) if null_component else None
@@ -110,21 +114,21 @@ class ProbabilisticAttention(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"heads={self.heads}, precision={self.precision!r}, prior={self.prior!r}, components={self.components}, "
-            f"null_unit={self.log_null is not None}, steps={self.steps}"
+            f"null_component={self.log_null is not None}, steps={self.steps}"
         )
 
     def reset_to_softmax(self) -> list[nn.Parameter]:
-        """Back to precisions, priors and gates under which this is softmax attention; returns them."""
-        found = []
+        """Resets the precisions, priors and gates to values that give softmax attention; returns them."""
+        parameters = []
         for part in (self.gate, self.log_null, self.log_precision, self.log_prior):
             if part is not None:
-                found += list(part.parameters()) if isinstance(part, _Reading) else [part]
-        for parameter in found:
+                parameters += list(part.parameters()) if isinstance(part, _TokenReadout) else [part]
+        for parameter in parameters:
             nn.init.zeros_(parameter)
         if self.gamma is None:
-            return found
+            return parameters
         nn.init.ones_(self.gamma)
-        return [*found, self.gamma]
+        return [*parameters, self.gamma]
 
     def forward(
         self,
@@ -135,71 +139,79 @@ class ProbabilisticAttention(nn.Module):
     ) -> Float[Tensor, "*batch t p"]:
         """x after every token has attended to those that ``mask`` marks and, if causal, to none after itself."""
         batch, (t, p) = x.shape[:-2], x.shape[-2:]
-        queries, mixture, counted = self._read(x, mask, cache)
+        queries, mixture, counted = self._project(x, mask, cache)
         plain = self.components == 1 and self.log_null is None
-        attn_mask = None if plain or not causal else self._visible(queries.shape[-2], mixture)
+        attn_mask = None if plain or not causal else self._causal_mask(queries.shape[-2], mixture)
         if self.steps and causal:
-            weights = causal_responsibilities(queries, mixture, attn_mask=attn_mask, mask=counted, **self._adaptation)
+            weights = causal_responsibilities(
+                queries,
+                mixture,
+                steps=self.steps,
+                pseudo_counts=self.pseudo_counts,
+                mask=counted,
+                attn_mask=attn_mask,
+            )
             assert mixture.values is not None
             present = torch.where(mixture.present[..., None], mixture.values, 0)
             y = (weights @ present)[..., -t:, :]
         else:
-            if self.steps:
-                mixture = adapt_keys(queries, mixture, mask=counted, **self._adaptation)
+            mixture = self._adapted(queries, mixture, counted)
             dropout = self.dropout if self.training else 0.0
             y = attend(queries, mixture, causal=causal and attn_mask is None, attn_mask=attn_mask, dropout=dropout)
         return self.out(y.transpose(-2, -3).reshape(*batch, t, p))
 
-    @property
-    def _adaptation(self) -> dict[str, Any]:
-        return {"steps": self.steps, "pseudo_counts": self.pseudo_counts}
-
     def posterior(
         self, x: Float[Tensor, "*batch t p"], mask: Bool[Tensor, "*batch t"] | None = None, causal: bool = False
     ) -> ValuePosterior:
-        """Mean, variance and evidence of every head at every position, before the heads are put together.
+        """Posterior mean, variance and evidence of every head at every position, before the output projection.
 
         Raises:
-            ValueError: If the layer's keys adapt causally: they differ from query to query then.
+            ValueError: If the layer's keys adapt causally, as they differ from query to query then.
         """
-        queries, mixture, counted = self._read(x, mask, None)
+        queries, mixture, counted = self._project(x, mask, None)
         if self.steps and causal:
             raise ValueError(f"steps is {self.steps}: keys that adapt causally have no one mixture; use steps=0")
-        if self.steps:
-            mixture = adapt_keys(queries, mixture, mask=counted, **self._adaptation)
-        attn_mask = self._visible(queries.shape[-2], mixture) if causal else None
-        results = (attend(queries, mixture, returns=what, attn_mask=attn_mask) for what in get_args(Returns))
-        return ValuePosterior(*(result.reshape(*x.shape[:-2], *result.shape[1:]) for result in results))
+        mixture = self._adapted(queries, mixture, counted)
+        attn_mask = self._causal_mask(queries.shape[-2], mixture) if causal else None
+        moments = (attend(queries, mixture, returns=name, attn_mask=attn_mask) for name in get_args(Returns))
+        return ValuePosterior(*(moment.reshape(*x.shape[:-2], *moment.shape[1:]) for moment in moments))
 
-    def _read(
+    def _adapted(self, queries: Tensor, mixture: Mixture, mask: Tensor | None) -> Mixture:
+        """The mixture with keys adapted to the queries that ``mask`` marks."""
+        if not self.steps:
+            return mixture
+        return adapt_keys(queries, mixture, steps=self.steps, pseudo_counts=self.pseudo_counts, mask=mask)
+
+    def _project(
         self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None
     ) -> tuple[Tensor, Mixture, Tensor | None]:
-        """Queries, the mixture of all tokens so far in every head, and which of these queries count."""
+        """Queries, the mixture of all tokens so far in every head, and the mask of queries that count."""
         t, p = x.shape[-2:]
         x, mask = x.reshape(-1, t, p), None if mask is None else mask.reshape(-1, t)
         queries, keys, values = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        read = {"keys": keys}
+        projected = {"keys": keys}
         if self.other_keys is not None:
-            read["other_keys"] = self.other_keys(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        for name, source in (("log_precision", self.log_precision), ("log_prior", self.log_prior)):
-            if isinstance(source, _Reading):
-                read[name] = source(x)
+            projected["other_keys"] = self.other_keys(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        for name, readout in (("log_precision", self.log_precision), ("log_prior", self.log_prior)):
+            if isinstance(readout, _TokenReadout):
+                projected[name] = readout(x)
         if cache is not None:
-            read |= {"queries": queries} if self.steps else {}
-            widths = [part.shape[-1] for part in read.values()]
-            kept, values, mask = cache.append(torch.cat(list(read.values()), -1), values, mask)
-            read = dict(zip(read, kept.split(widths, -1), strict=True))
-            queries = read.pop("queries", queries)
-        return queries, self._mixture(read, values, mask), None if mask is None else mask[:, None]
+            if self.steps:  # keys adapt to all queries so far
+                projected["queries"] = queries
+            widths = [part.shape[-1] for part in projected.values()]
+            columns, values, mask = cache.append(torch.cat(list(projected.values()), -1), values, mask)
+            projected = dict(zip(projected, columns.split(widths, -1), strict=True))
+            queries = projected.pop("queries", queries)
+        return queries, self._mixture(projected, values, mask), None if mask is None else mask[:, None]
 
-    def _mixture(self, read: dict[str, Tensor], values: Tensor, mask: Tensor | None) -> Mixture:
-        """Tokens as Gaussians, R to a token; before them the null unit, if there is one."""
-        keys, count = read["keys"].unsqueeze(-2), self.components
+    def _mixture(self, projected: dict[str, Tensor], values: Tensor, mask: Tensor | None) -> Mixture:
+        """Tokens as Gaussians, R for each token; before them the null component, if there is one."""
+        keys, count = projected["keys"].unsqueeze(-2), self.components
         width = keys.shape[-1]
         if self.gate is not None:
-            others = read["other_keys"].unflatten(-1, (count - 1, width))
+            others = projected["other_keys"].unflatten(-1, (count - 1, width))
             keys = torch.cat([keys, keys + self.gate[:, None, :, None] * others], -2)
-        log_precision = read.get("log_precision", None)
+        log_precision = projected.get("log_precision", None)
         if log_precision is None:
             assert isinstance(self.log_precision, Tensor)
             log_precision = self.log_precision[:, None, None]
@@ -207,8 +219,8 @@ class ProbabilisticAttention(nn.Module):
         log_weights = 0.5 * (precision * keys.square()).sum(-1)
         if self.gamma is not None:
             log_weights = self.gamma[:, None, None] * log_weights
-        if "log_prior" in read:
-            log_weights = log_weights + read["log_prior"]
+        if "log_prior" in projected:
+            log_weights = log_weights + projected["log_prior"]
         variances = (1 / precision)[..., 0, :]
         if count > 1:
             log_weights = log_weights - math.log(count)
@@ -221,16 +233,16 @@ class ProbabilisticAttention(nn.Module):
             return mixture
         return mixture.with_null(self.log_null, None if variances.shape[-2] == 1 else width**0.5)
 
-    def _visible(self, t: int, mixture: Mixture) -> Tensor:
-        """Which component each position may see where tokens are not simply one component each."""
+    def _causal_mask(self, t: int, mixture: Mixture) -> Tensor:
+        """The components that each position may attend to, where tokens are not one component each."""
         null = int(self.log_null is not None)
         n = (mixture.components - null) // self.components
         attn_mask = torch.ones(t, n, dtype=torch.bool, device=mixture.means.device).tril(n - t)
         return F.pad(attn_mask.repeat_interleave(self.components, -1), (null, 0), value=True)
 
 
-class _Reading(nn.Module):
-    """Numbers that every head reads off a token, zero at the start."""
+class _TokenReadout(nn.Module):
+    """A linear function of each token for every head, zero at initialization."""
 
     def __init__(self, width: int, heads: int, size: int, bias: bool = True) -> None:
         super().__init__()
@@ -245,8 +257,6 @@ class _Reading(nn.Module):
 
 
 def _check(
-    width: int,
-    heads: int,
     precision: str,
     prior: str,
     components: int,
@@ -254,11 +264,8 @@ def _check(
     pseudo_counts: float,
     dropout: float,
 ) -> None:
-    if width % heads:
-        raise ValueError(f"width {width} is not a multiple of {heads} heads; choose a width that is")
-    for name, value, choices in (("precision", precision, get_args(Precision)), ("prior", prior, get_args(KeyPrior))):
-        if value not in choices:
-            raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+    check_choice("precision", precision, get_args(Precision))
+    check_choice("prior", prior, get_args(KeyPrior))
     if components < 1:
         raise ValueError(f"components is {components}; a key needs at least 1")
     if steps < 0:

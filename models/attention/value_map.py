@@ -1,11 +1,13 @@
-r"""The most probable value of a query by EM: mean-shift on the mixture of values that its weights make."""
+r"""The most probable value of a query by EM: mean-shift on the components' values, weighted by the query."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from .attend import attend
-from .mixture import Mixture, check_queries, responsibilities
+from .bayes_rule import responsibilities
+from .mixture import Mixture
+from .observations import check_queries
 
 __all__ = ["value_map"]
 
@@ -25,18 +27,18 @@ def value_map(
         w_n \propto \pi_n \, N(u; \mu_n, \sigma_n^2 + s) \, N(v; \text{value}_n, \beta_n^{-1}), \qquad
         v \leftarrow \frac{\sum_n w_n \beta_n \text{value}_n}{\sum_n w_n \beta_n}
 
-    Each step is one call of the attention kernel, with the value so far beside the query. :math:`\log p(v \mid u)`
-    never falls; it may have several modes, and which one is found depends on the start. The step from zero under
-    ``Mixture.from_attention(keys, values, value_variances=...)`` is softmax attention.
+    Each step is one call of the attention kernel on queries concatenated with current values.
+    :math:`\log p(v \mid u)` never falls; it may have several modes, and the start decides which is reached. The step
+    from zero under ``Mixture.from_attention(keys, values, value_variances=...)`` is softmax attention.
 
     Arguments:
         queries: The queries, with shape :math:`(*, M, D)`.
         mixture: A mixture with values and ``value_variances`` :math:`1 / \beta`.
         steps: The number of steps.
-        start: Where to start from; None is the posterior mean, which is what attention returns.
-        causal: Whether query m sees component n only if :math:`n \le m + N - M`.
+        start: Initial values; None is the posterior mean, the output of attention.
+        causal: Whether query m may attend to component n only if :math:`n \le m + N - M`.
         implicit: Gradients by the implicit function theorem at the end point, in memory that does not grow with the
-            number of steps. They are those of the fixed point, so give enough steps to reach it.
+            number of steps. They are gradients of the fixed point, so give enough steps to reach it.
 
     Raises:
         ValueError: If the mixture has no value variances, shapes do not fit, or ``steps`` is negative.

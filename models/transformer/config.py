@@ -3,7 +3,9 @@
 from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_origin
 
+from ..attention.heads import head_width
 from ..batch import BOS, EOS, PAD
+from ..choices import check_choice
 
 __all__ = ["TransformerConfig"]
 
@@ -50,7 +52,7 @@ class TransformerConfig:
     Examples:
         >>> TransformerConfig(vocabulary=100, max_length=16, width=30, heads=4)
         Traceback (most recent call last):
-        ValueError: width is 30, which is not a multiple of heads = 4
+        ValueError: width is 30, which is not a multiple of heads = 4: choose a width that is
     """
 
     vocabulary: int
@@ -85,8 +87,7 @@ class TransformerConfig:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
         if self.key_steps < 0:
             raise ValueError(f"key_steps is {self.key_steps}; it must be at least 0, which leaves keys as they are")
-        if self.width % self.heads:
-            raise ValueError(f"width is {self.width}, which is not a multiple of heads = {self.heads}")
+        head_width(self.width, self.heads)  # raises unless heads divide the width
         if self.max_condition_length < 0:
             raise ValueError(
                 f"max_condition_length is {self.max_condition_length}; it must be at least 0, which is none"
@@ -99,10 +100,8 @@ class TransformerConfig:
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; it must be positive")
         for field in fields(self):
-            choices = get_args(field.type) if get_origin(field.type) is Literal else ()
-            value = getattr(self, field.name)
-            if choices and value not in choices:
-                raise ValueError(f"{field.name} is {value!r}; choose one of {', '.join(choices)}")
+            if get_origin(field.type) is Literal:
+                check_choice(field.name, getattr(self, field.name), get_args(field.type))
         if self.positions == "sinusoidal" and self.width % 2:
             raise ValueError(f"width is {self.width}; sinusoidal positions need an even width")
         for name in ("pad", "bos", "eos"):

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from .blocks import Block, initialize
 from .config import TransformerConfig
-from .stacks import Block, Decoder, initialize
+from .stacks import Decoder
 
 __all__ = ["LayerEncoder", "Pool", "PoolKind"]
 

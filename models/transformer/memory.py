@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..attention.components import joined, padded
+from ..attention.components import concatenated, padded
 from ..attention.mixture import Mixture, SharedVariances
 
 __all__ = ["Context", "Memory", "batch_shape", "check_context", "check_mixture", "check_pair", "flat", "stacked"]
@@ -152,7 +152,7 @@ def stacked(memories: Sequence[Memory]) -> Memory:
 
 def _mixtures(mixtures: list[Mixture]) -> Mixture:
     widest = max(mixture.components for mixture in mixtures)
-    return joined([padded(mixture, widest) for mixture in mixtures], along="texts")
+    return concatenated([padded(mixture, widest) for mixture in mixtures], along="texts")
 
 
 def _contexts(contexts: list[Context]) -> Context:

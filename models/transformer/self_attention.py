@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ..attention.heads import head_width
 from ..attention.kv_cache import KeyValueCache
 from .fusion import MemorySlot
 
@@ -21,8 +22,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width {width} is not a multiple of {heads} heads; choose a width that is")
+        head_width(width, heads)  # raises unless heads divide the width
         self.heads = heads
         self.dropout = dropout
         self.qkv = nn.Linear(width, 3 * width, bias=bias)

@@ -526,7 +526,7 @@ def test_conditions_and_guides_that_do_not_go_together() -> None:
         (
             TOLD,
             Batch.pad([[5, EOS]], conditions=[[5] * 5]),
-            "a condition of 5 tokens does not fit the decoder's longest",
+            "a condition of 5 tokens does not fit max_condition_length",
         ),
     ]:
         model, guide = build(config)

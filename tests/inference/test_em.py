@@ -12,8 +12,10 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from pyroformer.inference.em import Adapted, ConjugatePriors, adapt
+from pyroformer.models.attention.bayes_rule import evidence, responsibilities
 from pyroformer.models.attention.m_step import expected_statistics, update_means
-from pyroformer.models.attention.mixture import Covariances, Mixture, evidence, responsibilities
+from pyroformer.models.attention.mixture import Covariances, Mixture
+from pyroformer.models.attention.observations import Observations
 
 M, N, D, V = 40, 6, 3, 2
 EVERYTHING = ("means", "variances", "weights")
@@ -164,7 +166,7 @@ def test_step_is_a_preconditioned_gradient() -> None:
     moved = replace(mixture, means=keys)
     prior = torch.distributions.Normal(mixture.means, total.sqrt()).log_prob(keys).sum()
     (gradient,) = torch.autograd.grad(evidence(queries, moved).sum() + prior, keys)
-    statistics = expected_statistics(queries, moved)
+    statistics = expected_statistics(Observations(queries), moved)
     new = update_means(statistics.queries, statistics.counts, mixture.means, keys, 1.0)
     expected = gradient * total / (1 + statistics.counts[:, None])
     torch.testing.assert_close(new - keys, expected, rtol=1e-10, atol=1e-10)
@@ -181,7 +183,7 @@ def test_statistics_in_parts(squares: Any, monkeypatch: pytest.MonkeyPatch) -> N
     outer = queries[..., :, None] * queries[..., None, :]
     shares = weights * known["value_mask"][..., None]
     monkeypatch.setattr("pyroformer.models.attention.m_step._entries", lambda *_: 7 * 2 * N)
-    found = expected_statistics(queries, mixture, attn_mask=attn_mask, mask=mask, squares=squares, **known)
+    found = expected_statistics(Observations(queries, attn_mask, mask=mask, **known), mixture, squares)
     assert found.values is not None and found.value_counts is not None
     torch.testing.assert_close(found.counts, weights.sum(-2), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(found.queries, weights.mT @ queries, rtol=1e-10, atol=1e-10)

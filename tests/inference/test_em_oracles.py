@@ -14,7 +14,8 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from pyroformer.inference.em import ConjugatePriors, adapt
-from pyroformer.models.attention.mixture import Covariances, Mixture, evidence
+from pyroformer.models.attention.bayes_rule import evidence
+from pyroformer.models.attention.mixture import Covariances, Mixture
 
 
 @pytest.fixture(scope="module")

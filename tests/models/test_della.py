@@ -321,7 +321,7 @@ def test_answers_are_drawn_as_likely_as_they_are() -> None:
         (
             TOLD,
             Batch.unobserved(2, conditions=[[5] * 5, []]),
-            "a condition of 5 tokens does not fit the decoder's longest of 4; shorten it, or build",
+            "a condition of 5 tokens does not fit max_condition_length = 4; shorten it, or build",
         ),
         (TOLD, Batch.unobserved(2, conditions=[[5] * 40, []]), "a condition of 40 tokens does not fit"),
     ],

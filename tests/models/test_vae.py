@@ -88,7 +88,7 @@ def test_at_either_end_the_decoder_says_what_it_says_of_one_text(share: float) -
 
 def test_a_share_beyond_the_ends_is_refused() -> None:
     memory = VAE(CONFIG).memory(torch.zeros(1, 2, 16), torch.ones(1, 2, dtype=torch.bool))
-    with pytest.raises(ValueError, match="share is 1.5: give a number from 0"):
+    with pytest.raises(ValueError, match="t is 1.5: give a number from 0"):
         VAE(CONFIG).between(memory, memory, 1.5)
 
 

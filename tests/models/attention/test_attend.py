@@ -14,15 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from pyroformer.models.attention.attend import attend
+from pyroformer.models.attention.bayes_rule import evidence, posterior_mean, posterior_variance, responsibilities
 from pyroformer.models.attention.denoising import DenoisingAttention, ProjectedMixture
-from pyroformer.models.attention.mixture import (
-    Mixture,
-    SharedVariances,
-    evidence,
-    posterior_mean,
-    posterior_variance,
-    responsibilities,
-)
+from pyroformer.models.attention.mixture import Mixture, SharedVariances
 
 BATCH, HEADS, QUERIES, COMPONENTS, WIDTH, VALUES = 2, 3, 5, 7, 6, 4
 KINDS = ["point masses", "isotropic", "diagonal", "one for all", "one per text", "shared"]
@@ -449,15 +443,15 @@ def test_compiled_training() -> None:
 def test_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
     mixture, queries = draw("diagonal"), draw_queries()
-    with pytest.raises(ValueError, match="width 10 is not a multiple of 4 heads"):
+    with pytest.raises(ValueError, match="width is 10, which is not a multiple of heads = 4"):
         DenoisingAttention(10, 4)
     with pytest.raises(ValueError, match="causal attention of 8 queries over 7 components"):
         attend(torch.randn(BATCH, 8, WIDTH, dtype=torch.double), mixture, causal=True)
-    with pytest.raises(ValueError, match="returns is 'median'; choose one of mean, variance, evidence"):
+    with pytest.raises(ValueError, match="returns is 'median': choose one of mean, variance, evidence"):
         attend(queries, mixture, returns="median")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="form is 'official'; choose one of exact, published"):
+    with pytest.raises(ValueError, match="form is 'official': choose one of exact, published"):
         attend(queries, mixture, form="official")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="form is 'official'; choose one of exact, published"):
+    with pytest.raises(ValueError, match="form is 'official': choose one of exact, published"):
         DenoisingAttention(WIDTH, 2).project(mixture, "official")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="form 'published' has no evidence"):
         attend(queries, mixture, returns="evidence", form="published")

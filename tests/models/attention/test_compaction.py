@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from pyroformer.models.attention.bayes_rule import posterior_mean
 from pyroformer.models.attention.editing import compacted
-from pyroformer.models.attention.mixture import Mixture, SharedVariances, posterior_mean
+from pyroformer.models.attention.mixture import Mixture, SharedVariances
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.stacks import Decoder
 
@@ -129,5 +130,5 @@ def test_a_threshold_is_a_weight(threshold: float) -> None:
 
 @pytest.mark.parametrize("keep", [0, 7])
 def test_the_prior_has_some_components(keep: int) -> None:
-    with pytest.raises(ValueError, match=f"keep is {keep}: give how many of the 6 components stay, at least 1"):
+    with pytest.raises(ValueError, match=f"keep is {keep}: give a number from 1 to 6, the number of components"):
         compacted(draw(), 0.1, keep)

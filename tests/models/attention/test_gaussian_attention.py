@@ -11,16 +11,15 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from pyroformer.models.attention import chunked as parts
 from pyroformer.models.attention.attend import attend
-from pyroformer.models.attention.mixture import (
-    Covariances,
-    Mixture,
+from pyroformer.models.attention.bayes_rule import (
     evidence,
     log_joint,
-    log_sum,
     posterior_mean,
     posterior_variance,
     responsibilities,
 )
+from pyroformer.models.attention.log_space import safe_logsumexp
+from pyroformer.models.attention.mixture import Covariances, Mixture
 from pyroformer.models.attention.value_map import value_map
 
 M, N, D, V = 7, 9, 8, 3
@@ -192,7 +191,7 @@ def test_free_energy() -> None:
     other = randn(2, M, N).softmax(-1)
     divergence = (other * (other.log() - joint.log_softmax(-1))).sum(-1)
     close((other * (joint - other.log())).sum(-1) + divergence, evidence(q, mixture, values=known), 1e-10)
-    close(evidence(q, mixture, values=known), log_sum(joint))
+    close(evidence(q, mixture, values=known), safe_logsumexp(joint))
 
 
 def test_known_values_enter_where_they_are_annotated() -> None:
@@ -229,7 +228,7 @@ def test_full_covariances() -> None:
     )
     close(posterior_mean(q, full), posterior_mean(q, plain), 1e-10)
     close(posterior_variance(q, full), posterior_variance(q, plain), 1e-10)
-    with pytest.raises(ValueError, match="full covariances have only the explicit functions"):
+    with pytest.raises(ValueError, match="attention does not take full covariances"):
         attend(q, mixture)
 
 
@@ -310,7 +309,7 @@ def test_evidence_in_parts(causal: bool, monkeypatch: pytest.MonkeyPatch) -> Non
     attn_mask = torch.ones(9, 9, dtype=torch.bool).tril() if causal else None
     upstream = randn(2, 9)
     expected = torch.autograd.grad(evidence(q, mixture, attn_mask), (q, k), upstream)
-    monkeypatch.setattr(parts, "LEAST_QUERIES", 4)
+    monkeypatch.setattr(parts, "MIN_QUERIES", 4)
     monkeypatch.setattr(parts, "_entries", lambda _: 1)
     found = attend(q, mixture, returns="evidence", causal=causal)
     close(found, evidence(q, mixture, attn_mask), 1e-10)
@@ -330,5 +329,5 @@ def test_bad_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     mixture = replace(mixture, value_variances=torch.ones(1, 1))
     with pytest.raises(ValueError, match="steps is -1; it must be at least 0"):
         value_map(torch.zeros(1, 2), mixture, steps=-1)
-    with pytest.raises(ValueError, match="causal and visible both say"):
+    with pytest.raises(ValueError, match="causal and attn_mask both restrict"):
         attend(torch.zeros(3, 2), mixture, causal=True, attn_mask=torch.ones(3, 3, dtype=torch.bool))

@@ -9,8 +9,9 @@ from torch import Tensor
 from pyroformer.inference.em import ConjugatePriors, adapt
 from pyroformer.models.attention import chunked as parts
 from pyroformer.models.attention.attend import attend
+from pyroformer.models.attention.bayes_rule import responsibilities
 from pyroformer.models.attention.key_adaptation import adapt_keys, causal_responsibilities
-from pyroformer.models.attention.mixture import Mixture, responsibilities
+from pyroformer.models.attention.mixture import Mixture
 
 M, N, D = 12, 6, 3
 
@@ -54,7 +55,7 @@ def test_gradients_are_those_of_the_matrix(columns: int | None, monkeypatch: pyt
     upstream = randn(2, N, D)
     expected = torch.autograd.grad(by_hand.means, leaves, upstream)
     sizes: list[int] = []
-    monkeypatch.setattr(parts, "LEAST_QUERIES", 5)
+    monkeypatch.setattr(parts, "MIN_QUERIES", 5)
     monkeypatch.setattr(parts, "_entries", lambda _: sizes.append(5) or 1)
     actual = torch.autograd.grad(adapt_keys(queries, mixture, steps=3).means, leaves, upstream)
     assert len(sizes) == 3

@@ -14,15 +14,14 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from pyroformer.models.attention.mixture import (
-    Mixture,
-    SharedVariances,
+from pyroformer.models.attention.bayes_rule import (
     evidence,
     log_joint,
     posterior_mean,
     posterior_variance,
     responsibilities,
 )
+from pyroformer.models.attention.mixture import Mixture, SharedVariances
 
 BATCH, COMPONENTS, QUERIES, WIDTH = 2, 6, 5, 3
 VARIANCES = ["point masses", "isotropic", "diagonal", "one for all", "shared"]

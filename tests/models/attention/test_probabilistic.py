@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from pyroformer.models.attention.bayes_rule import evidence, posterior_variance
 from pyroformer.models.attention.kv_cache import KeyValueCache
-from pyroformer.models.attention.mixture import Mixture, evidence, posterior_variance
+from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.attention.probabilistic import ProbabilisticAttention
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.self_attention import SelfAttention
@@ -156,9 +157,9 @@ def test_a_decoder_writes_as_it_reads(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"width": 15}, "width 15 is not a multiple of 2 heads"),
-        ({"precision": "free"}, "precision is 'free'; choose one of shared, unit, diagonal"),
-        ({"prior": "flat"}, "prior is 'flat'; choose one of magnitude, gated, learned"),
+        ({"width": 15}, "width is 15, which is not a multiple of heads = 2"),
+        ({"precision": "free"}, "precision is 'free': choose one of shared, unit, diagonal"),
+        ({"prior": "flat"}, "prior is 'flat': choose one of magnitude, gated, learned"),
         ({"components": 0}, "components is 0; a key needs at least 1"),
         ({"steps": -1}, "steps is -1; it must be at least 0"),
         ({"pseudo_counts": 0.0}, "pseudo_counts is 0.0; it must be positive"),

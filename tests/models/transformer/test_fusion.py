@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyroformer.models.transformer.blocks import Block, compile_blocks
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.fusion import (
     FiLM,
@@ -25,7 +26,7 @@ from pyroformer.models.transformer.fusion import (
 )
 from pyroformer.models.transformer.memory import Context
 from pyroformer.models.transformer.self_attention import SelfAttention
-from pyroformer.models.transformer.stacks import Block, Decoder, compile_blocks
+from pyroformer.models.transformer.stacks import Decoder
 
 CONFIG = TransformerConfig(vocabulary=30, max_length=10, width=16, layers=3, heads=2, positions="learned", init_std=0.3)
 SIZE = 4
@@ -430,12 +431,12 @@ def test_probabilistic_attention_goes_with_latents_outside_of_it(kind: FusionKin
         (
             lambda: Decoder(CONFIG),
             {"condition_tokens": CONDITIONS},
-            "a condition of 3 tokens does not fit the decoder's longest of 0",
+            "a condition of 3 tokens does not fit max_condition_length = 0",
         ),
         (
             lambda: build("add", max_condition_length=2),
             {"latents": latents(3), "condition_tokens": CONDITIONS},
-            "a condition of 3 tokens does not fit the decoder's longest of 2; shorten it, or build the decoder with",
+            "a condition of 3 tokens does not fit max_condition_length = 2; shorten it, or build the decoder with",
         ),
     ],
 )

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.batch import PAD
-from pyroformer.models.transformer import stacks as transformer
+from pyroformer.models.transformer import blocks
+from pyroformer.models.transformer.blocks import Block, compile_blocks
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.gpt2 import gpt2_weights
-from pyroformer.models.transformer.stacks import Block, Decoder, Encoder, compile_blocks
+from pyroformer.models.transformer.stacks import Decoder, Encoder
 
 CONFIG = TransformerConfig(vocabulary=40, max_length=12, width=32, layers=2, heads=4, positions="learned", init_std=0.2)
 STYLES = {
@@ -211,9 +212,9 @@ def test_memory_without_cross_attention_is_refused() -> None:
         ({"dropout": 1.0}, "dropout is 1.0; it must be at least 0 and below 1"),
         ({"norm_eps": 0.0}, "norm_eps is 0.0; it must be positive"),
         ({"init_std": -1.0}, "init_std is -1.0; it must be positive"),
-        ({"activation": "tanh"}, "activation is 'tanh'; choose one of gelu_tanh, gelu, relu"),
-        ({"positions": "rotary"}, "positions is 'rotary'; choose one of sinusoidal, learned"),
-        ({"attention": "hard"}, "attention is 'hard'; choose one of softmax, probabilistic"),
+        ({"activation": "tanh"}, "activation is 'tanh': choose one of gelu_tanh, gelu, relu"),
+        ({"positions": "rotary"}, "positions is 'rotary': choose one of sinusoidal, learned"),
+        ({"attention": "hard"}, "attention is 'hard': choose one of softmax, probabilistic"),
         ({"key_components": 0}, "key_components is 0; it must be at least 1"),
         ({"key_steps": -1}, "key_steps is -1; it must be at least 0"),
         ({"positions": "sinusoidal", "width": 3, "heads": 1}, "width is 3; sinusoidal positions need an even width"),
@@ -317,4 +318,4 @@ def test_compile_options_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     compile_blocks(Encoder(CONFIG), mode="reduce-overhead", dynamic=False)
     assert len(seen) == CONFIG.layers
     assert all(options["mode"] == "reduce-overhead" and options["dynamic"] is False for options in seen)
-    assert all(options["fullgraph"] is True for options in seen) and transformer.RECOMPILE_LIMIT > 8
+    assert all(options["fullgraph"] is True for options in seen) and blocks.RECOMPILE_LIMIT > 8

@@ -1,0 +1,197 @@
+r"""Bayes' rule for a mixture and noisy observations of its vectors: the definition of attention here.
+
+Explicit formulas with an :math:`M \times N` matrix, to read and to test against; :func:`~.attend.attend` computes the
+same at the cost of softmax attention.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from .log_space import finite_max, safe_logsumexp
+from .mixture import Covariances, Mixture
+from .observations import Observations
+
+__all__ = ["evidence", "log_joint", "posterior_mean", "posterior_variance", "responsibilities"]
+
+
+def log_joint(
+    queries: Float[Tensor, "*#batch m d"],
+    mixture: Mixture,
+    attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
+    values: Float[Tensor, "*#batch m v"] | None = None,
+    value_mask: Bool[Tensor, "*#batch m"] | None = None,
+) -> Float[Tensor, "*#batch m n"]:
+    r"""Joint log density of each query, of its value where that is known, and of its component.
+
+    .. math::
+        \ell_{mn} = \log \pi_n + \log N(u_m; \mu_n, \sigma_n^2 + s)
+        \; [ + \log N(v_m; \text{value}_n, \beta_n^{-1}) ]
+
+    It is :math:`-\infty` at masked components and where ``attn_mask`` is False.
+
+    Arguments:
+        queries: The queries :math:`u`, with shape :math:`(*, M, D)`.
+        mixture: The mixture, with :math:`N` components.
+        attn_mask: True where query m may attend to component n, with shape :math:`(*, M, N)`, or None.
+        values: Values that are known, with shape :math:`(*, M, V)`, or None.
+        value_mask: True where a query's value is known, with shape :math:`(*, M)`; None is everywhere.
+
+    Raises:
+        ValueError: If shapes do not fit, or there are values and the mixture has no ``value_variances`` for them.
+    """
+    Observations(queries, attn_mask, values, value_mask).check(mixture)
+    joint = mixture.log_weights[..., None, :] + _log_density(queries, mixture)
+    if values is not None:
+        joint = joint + _log_density_of_values(values, value_mask, mixture)
+    if mixture.mask is not None:
+        joint = torch.where(mixture.mask[..., None, :], joint, -torch.inf)
+    return joint if attn_mask is None else torch.where(attn_mask, joint, -torch.inf)
+
+
+def evidence(
+    queries: Float[Tensor, "*#batch m d"],
+    mixture: Mixture,
+    attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
+    values: Float[Tensor, "*#batch m v"] | None = None,
+    value_mask: Bool[Tensor, "*#batch m"] | None = None,
+) -> Float[Tensor, "*#batch m"]:
+    r"""Log density of each query, and of its value where that is known, under the mixture.
+
+    .. math::
+        \log p(u_m) = \log \sum_n \exp \ell_{mn}
+
+    The evidence of a mixture without any component is :math:`-\infty`.
+    """
+    return safe_logsumexp(log_joint(queries, mixture, attn_mask, values, value_mask))
+
+
+def responsibilities(
+    queries: Float[Tensor, "*#batch m d"],
+    mixture: Mixture,
+    attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
+    values: Float[Tensor, "*#batch m v"] | None = None,
+    value_mask: Bool[Tensor, "*#batch m"] | None = None,
+) -> Float[Tensor, "*#batch m n"]:
+    r"""Posterior probabilities of the components given each query: the attention weights, the E-step of EM.
+
+    .. math::
+        w_{mn} = \frac{\exp \ell_{mn}}{\sum_k \exp \ell_{mk}}
+
+    A query that may attend to no component gives zeros.
+
+    Examples:
+        >>> mixture = pf.Mixture(torch.zeros(2), torch.tensor([[0.0], [4.0]]), mask=torch.tensor([True, False]))
+        >>> responsibilities(torch.tensor([[3.0]]), mixture).tolist()
+        [[1.0, 0.0]]
+    """
+    joint = log_joint(queries, mixture, attn_mask, values, value_mask)
+    weights = (joint - finite_max(joint)).exp()
+    total = weights.sum(-1, keepdim=True)
+    return weights / torch.where(total > 0, total, 1)
+
+
+def posterior_mean(
+    queries: Float[Tensor, "*#batch m d"],
+    mixture: Mixture,
+    attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
+) -> Float[Tensor, "*#batch m v"]:
+    r"""Posterior mean of the vector, or value, behind each query: attention.
+
+    .. math::
+        E[v \mid u_m] = \sum_n w_{mn} \frac{\sigma_n^2 u_m + s \mu_n}{\sigma_n^2 + s}
+        \qquad \text{or} \qquad \sum_n w_{mn} \, \text{value}_n
+
+    A query that may attend to no component gives zeros.
+    """
+    weights = responsibilities(queries, mixture, attn_mask)
+    means, _ = _component_posterior(queries, mixture)
+    return (weights[..., None] * means).sum(-2)
+
+
+def posterior_variance(
+    queries: Float[Tensor, "*#batch m d"],
+    mixture: Mixture,
+    attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
+) -> Float[Tensor, "*#batch m v"]:
+    r"""Posterior variance of the vector, or value, behind each query, in every dimension.
+
+    .. math::
+        \text{Var}[v \mid u] = \sum_n w_n \left[ \frac{s \, \sigma_n^2}{\sigma_n^2 + s} + (m_n - \bar m)^2 \right],
+        \qquad \bar m = \sum_n w_n m_n
+
+    by the law of total variance, where :math:`m_n` is the posterior mean under component n. Values have the variance
+    ``value_variances``, or none.
+    """
+    weights = responsibilities(queries, mixture, attn_mask)[..., None]
+    means, variances = _component_posterior(queries, mixture)
+    mean = (weights * means).sum(-2, keepdim=True)
+    return (weights * (variances + (means - mean).square())).sum(-2)
+
+
+def _log_density(queries: Tensor, mixture: Mixture) -> Tensor:
+    """log N(u_m; mu_n, sigma_n^2 + s), with shape [*batch M N]."""
+    difference = queries[..., :, None, :] - _masked(mixture.means, mixture.mask)[..., None, :, :]
+    if isinstance(mixture.variances, Covariances):
+        factor = torch.linalg.cholesky(_total_covariances(mixture))[..., None, :, :, :]
+        whitened = torch.linalg.solve_triangular(factor, difference[..., None], upper=False)[..., 0]
+        log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return -0.5 * (whitened.square().sum(-1) + log_det + mixture.width * math.log(2 * math.pi))
+    return _log_normal(difference, (_variances(mixture) + mixture.query_variance)[..., None, :, :])
+
+
+def _log_density_of_values(values: Tensor, value_mask: Tensor | None, mixture: Mixture) -> Tensor:
+    """log N(v_m; value_n, 1 / beta_n) where a value is known and 0 elsewhere, with shape [*batch M N]."""
+    if mixture.values is None or mixture.value_variances is None:
+        raise ValueError("values are known but the mixture has no value_variances: give it values and their variances")
+    variances = _masked(mixture.value_variances, mixture.mask, 1.0)[..., None, :, :]
+    if value_mask is not None:
+        values = torch.where(value_mask[..., None], values, 0)
+    density = _log_normal(values[..., None, :] - _masked(mixture.values, mixture.mask)[..., None, :, :], variances)
+    return density if value_mask is None else torch.where(value_mask[..., None], density, 0)
+
+
+def _log_normal(difference: Tensor, variances: Tensor) -> Tensor:
+    return -0.5 * (difference.square() / variances + variances.log() + math.log(2 * math.pi)).sum(-1)
+
+
+def _component_posterior(queries: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
+    """Posterior mean and variance given the component; both broadcast to [*batch M N V]."""
+    if mixture.values is not None:
+        values = _masked(mixture.values, mixture.mask)[..., None, :, :]
+        own = values.new_zeros(1, 1) if mixture.value_variances is None else mixture.value_variances
+        return values, _masked(own, mixture.mask)[..., None, :, :]
+    component_means = _masked(mixture.means, mixture.mask)[..., None, :, :]
+    if isinstance(mixture.variances, Covariances):
+        noise = mixture.query_variance * torch.eye(
+            mixture.width, dtype=component_means.dtype, device=component_means.device
+        )
+        shrinkage = torch.linalg.solve(_total_covariances(mixture), _total_covariances(mixture) - noise, left=False)
+        moved = (shrinkage[..., None, :, :, :] @ (queries[..., :, None, :] - component_means)[..., None])[..., 0]
+        return component_means + moved, (mixture.query_variance * shrinkage.diagonal(dim1=-2, dim2=-1))[..., None, :, :]
+    variances = _variances(mixture)
+    shrinkage = (variances / (variances + mixture.query_variance))[..., None, :, :]
+    means = shrinkage * queries[..., :, None, :] + (1 - shrinkage) * component_means
+    return means, shrinkage * mixture.query_variance
+
+
+def _variances(mixture: Mixture) -> Tensor:
+    """The variances, zero for point masses, with ones in masked places."""
+    variances = mixture.dense_variances()
+    return mixture.means.new_zeros(1, 1) if variances is None else _masked(variances, mixture.mask, 1.0)
+
+
+def _total_covariances(mixture: Mixture) -> Tensor:
+    """Covariances of a query, with ones on the diagonal in masked places."""
+    assert isinstance(mixture.variances, Covariances)
+    matrices = mixture.variances.matrices
+    identity = torch.eye(mixture.width, dtype=matrices.dtype, device=matrices.device)
+    total = matrices + mixture.query_variance * identity
+    return total if mixture.mask is None else torch.where(mixture.mask[..., None, None], total, identity)
+
+
+def _masked(rows: Tensor, mask: Tensor | None, fill: float = 0.0) -> Tensor:
+    """Rows with masked places filled, whatever they hold."""
+    return rows if mask is None else torch.where(mask[..., None], rows, fill)

@@ -1,0 +1,93 @@
+r"""Observations of a mixture: queries, the values that are known of them, and masks."""
+
+from dataclasses import dataclass, replace
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from .mixture import Mixture
+
+__all__ = ["Observations", "check_queries"]
+
+
+@dataclass(frozen=True)
+class Observations:
+    r"""Queries, and for some of them values, that a mixture explains.
+
+    Arguments:
+        queries: The queries :math:`u`, with shape :math:`(*, M, D)`.
+        attn_mask: True where query m may attend to component n, with shape :math:`(*, M, N)`; None is everywhere.
+        values: Known values, with shape :math:`(*, M, V)`, or None where no value is known.
+        value_mask: True where a query's value is known, with shape :math:`(*, M)`; None is everywhere.
+        mask: True for the queries that count, with shape :math:`(*, M)`; None is all.
+
+    Examples:
+        >>> observations = Observations(torch.zeros(5, 2), mask=torch.arange(5) < 3)
+        >>> observations[1:4].mask.tolist()
+        [True, True, False]
+    """
+
+    queries: Float[Tensor, "*#batch m d"]
+    attn_mask: Bool[Tensor, "*#batch m n"] | None = None
+    values: Float[Tensor, "*#batch m v"] | None = None
+    value_mask: Bool[Tensor, "*#batch m"] | None = None
+    mask: Bool[Tensor, "*#batch m"] | None = None
+
+    def __len__(self) -> int:
+        """The number of queries :math:`M`."""
+        return self.queries.shape[-2]
+
+    def __getitem__(self, rows: slice) -> "Observations":
+        """The observations of some of the queries."""
+        return replace(
+            self,
+            queries=self.queries[..., rows, :],
+            attn_mask=None if self.attn_mask is None else self.attn_mask[..., rows, :],
+            values=None if self.values is None else self.values[..., rows, :],
+            value_mask=None if self.value_mask is None else self.value_mask[..., rows],
+            mask=None if self.mask is None else self.mask[..., rows],
+        )
+
+    def check(self, mixture: Mixture) -> None:
+        """Raises unless the shapes fit a mixture.
+
+        Raises:
+            ValueError: If they do not.
+        """
+        check_queries(
+            self.queries,
+            mixture,
+            attn_mask=self.attn_mask,
+            values=self.values,
+            value_mask=self.value_mask,
+            mask=self.mask,
+        )
+
+
+def check_queries(queries: Float[Tensor, "*batch m d"], mixture: Mixture, **others: Tensor | None) -> None:
+    """Raises unless queries, and tensors that belong to them, fit a mixture.
+
+    Arguments:
+        queries: The queries.
+        mixture: The mixture.
+        others: Fields of :class:`Observations`, and ``start``, which has the shape of ``values``.
+
+    Raises:
+        ValueError: If a shape does not fit.
+    """
+    if queries.shape[-1] != mixture.width:
+        raise ValueError(
+            f"queries have {queries.shape[-1]} dimensions and the mixture's vectors {mixture.width}; give them as many"
+        )
+    m, n = queries.shape[-2], mixture.components
+    width = None if mixture.values is None else mixture.values.shape[-1]
+    expected = {"attn_mask": (m, n), "values": (m, width), "start": (m, width), "value_mask": (m,), "mask": (m,)}
+    for name, tensor in others.items():
+        sizes = expected[name]
+        if tensor is None or None in sizes:
+            continue
+        ends = tensor.shape[-len(sizes) :]
+        if len(ends) < len(sizes) or any(size not in (1, full) for size, full in zip(ends, sizes, strict=True)):
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}; {m} queries and {n} components need it to end in {sizes}"
+            )

@@ -1,0 +1,157 @@
+r"""Transformer blocks: pre-norm self-attention, cross-attention to a mixture and an MLP; their initialization."""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ..attention.denoising import DenoisingAttention, ProjectedMixture
+from ..attention.kv_cache import KeyValueCache
+from ..attention.mixture import Mixture
+from ..attention.probabilistic import ProbabilisticAttention
+from .config import TransformerConfig
+from .self_attention import SelfAttention
+
+__all__ = ["MLP", "Block", "compile_blocks", "cross_attention_of", "initialize", "layer_norm"]
+
+RECOMPILE_LIMIT = 64  # graphs of blocks: {encoder, decoder} x {training, evaluation} x {autocast or not} x ...
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu": F.gelu,
+    "relu": F.relu,
+}
+
+
+class Block(nn.Module):
+    r"""A pre-norm layer.
+
+        x = x + SelfAttention(norm(x))
+        x = x + DenoisingAttention(norm(x), memory)        if the block has cross-attention
+        x = x + MLP(norm(x))
+
+    Attention is causal or not by an argument of each call, so that an encoder and a decoder can share blocks.
+
+    Arguments:
+        config: Sizes and options.
+        cross_attention: Whether the block attends to a memory.
+    """
+
+    def __init__(self, config: TransformerConfig, cross_attention: bool = False) -> None:
+        super().__init__()
+        width, bias, dropout = config.width, config.bias, config.dropout
+        self.attention_norm = layer_norm(config)
+        self.attention = _self_attention(config)
+        self.cross_norm = layer_norm(config) if cross_attention else None
+        self.cross = DenoisingAttention(width, config.heads, bias=bias, dropout=dropout) if cross_attention else None
+        self.mlp_norm = layer_norm(config)
+        self.mlp = MLP(config)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch T P"],
+        mask: Bool[Tensor, "*batch N"] | None = None,
+        causal: bool = False,
+        memory: Mixture | ProjectedMixture | None = None,
+        cache: KeyValueCache | None = None,
+        latent: Float[Tensor, "*batch k"] | None = None,
+    ) -> Float[Tensor, "*batch T P"]:
+        fused = () if latent is None else (latent,)
+        x = x + self.dropout(self.attention(self.attention_norm(x), mask, causal, cache, *fused))
+        if memory is not None:
+            cross = cross_attention_of(self)
+            assert self.cross_norm is not None
+            x = x + self.dropout(cross(self.cross_norm(x), memory))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class MLP(nn.Module):
+    """Two linear layers around an activation."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[config.activation]
+        self.up = nn.Linear(config.width, config.feed_forward, bias=config.bias)
+        self.down = nn.Linear(config.feed_forward, config.width, bias=config.bias)
+
+    def forward(self, x: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch P"]:
+        return self.down(self.activation(self.up(x)))
+
+
+def cross_attention_of(block: nn.Module) -> DenoisingAttention:
+    """The cross-attention of a block.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if not isinstance(block, Block) or block.cross is None:
+        raise ValueError("this decoder has no cross-attention; build it with cross_attention=True to give it a memory")
+    return block.cross
+
+
+def compile_blocks(module: nn.Module, **options: Any) -> None:
+    r"""Compiles every :class:`Block` in ``module``, in place and without graph breaks; parameter names stay.
+
+    Lengths and batch sizes are dynamic from the start, so that a block is compiled once for each mode (training or
+    evaluation, with or without gradients, autocast, mask, memory), not once for each shape. All blocks of equal sizes
+    share these graphs and the limit on their number, which is raised from 8.
+
+    Arguments:
+        module: A module that contains blocks.
+        options: Passed to :func:`torch.compile`.
+    """
+    options = {"fullgraph": True, "dynamic": True, **options}
+    if "recompile_limit" in inspect.signature(torch.compile).parameters:
+        options.setdefault("recompile_limit", RECOMPILE_LIMIT)
+    else:
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
+    validate = torch.distributions.Distribution._validate_args
+    for block in module.modules():
+        if isinstance(block, Block):
+            block.compile(**options)
+    # On its first use torch.compile disables the validation of every distribution.
+    torch.distributions.Distribution.set_default_validate_args(validate)
+
+
+def initialize(module: nn.Module, config: TransformerConfig) -> None:
+    """GPT-2's initialization: normal with standard deviation ``init_std``, narrower before residual connections."""
+    std = 1 / math.sqrt(config.width) if config.init_std is None else config.init_std
+    probabilistic = [layer for layer in module.modules() if isinstance(layer, ProbabilisticAttention)]
+    started = {id(parameter) for layer in probabilistic for parameter in layer.reset_to_softmax()}
+    for name, parameter in module.named_parameters():
+        if id(parameter) in started:
+            continue
+        if name.endswith("norm.weight"):
+            nn.init.ones_(parameter)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        else:
+            residual = name.endswith(("out.weight", "down.weight"))
+            nn.init.normal_(parameter, std=std / (math.sqrt(2 * config.layers) if residual else 1))
+
+
+def layer_norm(config: TransformerConfig) -> nn.LayerNorm:
+    """A layer norm with the options of a configuration."""
+    return nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
+
+
+def _self_attention(config: TransformerConfig) -> SelfAttention | ProbabilisticAttention:
+    if config.attention == "softmax":
+        return SelfAttention(config.width, config.heads, bias=config.bias, dropout=config.dropout)
+    return ProbabilisticAttention(
+        config.width,
+        config.heads,
+        bias=config.bias,
+        dropout=config.dropout,
+        precision=config.key_precision,
+        prior=config.key_prior,
+        components=config.key_components,
+        null_component=config.null_component,
+        steps=config.key_steps,
+    )
