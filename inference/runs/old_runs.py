@@ -1,7 +1,7 @@
-"""Configurations and weights of runs that were written under earlier names, in today's.
+"""Translation of configurations and weights of older runs to current names.
 
-Before the modules moved into rooms, a configuration recorded where a class lay in the source and what its arguments
-were called then. Such runs load and resume; what is written is always today's form.
+Configurations of older runs have class paths, arguments and options that have since been renamed. Such runs load and
+resume; new files have the current names only.
 """
 
 from collections.abc import Collection, Mapping
@@ -40,7 +40,9 @@ _PRIORS = {
 }
 
 CLASSES = {
-    **{f"{module}.{old}": f"pyroformer.priors.{new}" for module, names in _PRIORS.items() for old, new in names.items()},
+    **{
+        f"{module}.{old}": f"pyroformer.priors.{new}" for module, names in _PRIORS.items() for old, new in names.items()
+    },
     "pyroformer.models.config.TransformerConfig": "pyroformer.models.TransformerConfig",
     "pyroformer.models.della.DELLA": "pyroformer.models.DELLA",
     "pyroformer.models.language_model.LanguageModel": "pyroformer.models.LanguageModel",
@@ -64,9 +66,9 @@ OPTIONS = {
     "kl_weight": "kl_schedule",
     "particles": "num_particles",
 }
-PARTS = {"held": "frozen"}  # of the whole configuration
-PROGRESS = {"looks": "validations_done", "waited": "wait"}  # of training, in a checkpoint
-MODULES = {  # parts of the names of parameters and buffers
+PARTS = {"held": "frozen"}  # keys of the configuration
+PROGRESS = {"looks": "validations_done", "waited": "wait"}  # keys of the training progress in a checkpoint
+MODULES = {  # components of parameter and buffer names
     "condition": "condition_encoder",
     "freedom": "df",
     "log_deviation": "log_std",
@@ -74,14 +76,14 @@ MODULES = {  # parts of the names of parameters and buffers
 
 
 def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's configuration with today's class paths, arguments and options.
+    """A run's configuration with current class paths, arguments and options.
 
     Examples:
-        >>> old = {"class_path": "pyroformer.models.heavy_tails.StudentTBase", "init_args": {"width": 8, "freedom": 5.0}}
+        >>> old = {"class_path": "pyroformer.models.heavy_tails.StudentTBase", "init_args": {"width": 8, "freedom": 5.}}
         >>> current_config({"model": old})["model"]
         {'class_path': 'pyroformer.priors.StudentTVectorPrior', 'init_args': {'width': 8, 'df': 5.0}}
     """
-    renamed = {PARTS.get(key, key): _current_recipe(value) for key, value in config.items()}
+    renamed = {PARTS.get(key, key): _current_value(value) for key, value in config.items()}
     for part in ("training", "objective"):
         if isinstance(options := renamed.get(part), dict):
             renamed[part] = {OPTIONS.get(key, key): value for key, value in options.items()}
@@ -89,12 +91,12 @@ def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def current_progress(progress: Mapping[str, Any]) -> dict[str, Any]:
-    """How far the training in a checkpoint is, by today's names."""
+    """The progress of training in a checkpoint, with current names."""
     return {PROGRESS.get(key, key): value for key, value in progress.items()}
 
 
 def current_state(state: Mapping[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
-    """Weights by today's names, as far as the modules that they are for have such names.
+    """Weights with current names, where the expected names include these.
 
     Examples:
         >>> current_state({"prior.log_deviation": torch.zeros(2)}, ["prior.log_std"]).keys()
@@ -103,15 +105,15 @@ def current_state(state: Mapping[str, Tensor], expected: Collection[str]) -> dic
     return {name if name in expected else _current_name(name, expected): value for name, value in state.items()}
 
 
-def _current_recipe(value: Any) -> Any:
+def _current_value(value: Any) -> Any:
     if isinstance(value, list):
-        return [_current_recipe(item) for item in value]
+        return [_current_value(item) for item in value]
     if not isinstance(value, dict):
         return value
     path = value.get("class_path")
     if path not in CLASSES or not isinstance(value.get("init_args", {}), dict):
-        return {key: _current_recipe(item) for key, item in value.items()}
-    arguments = {ARGUMENTS.get(key, key): _current_recipe(item) for key, item in value.get("init_args", {}).items()}
+        return {key: _current_value(item) for key, item in value.items()}
+    arguments = {ARGUMENTS.get(key, key): _current_value(item) for key, item in value.get("init_args", {}).items()}
     return {**value, "class_path": CLASSES[path], "init_args": arguments}
 
 

@@ -1,4 +1,4 @@
-"""A model of pairs answers to what it is asked: labels and texts as conditions, from training to the command line."""
+"""Conditional models: labels and texts as conditions, from training to the command line."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ PAIRS = [(label, f"{answer} {n % 9}") for label, answers in ANSWERS.items() for 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A small model that was trained until it minds its labels."""
+    """A small model, trained until its texts depend on their labels."""
     corpus = Corpus.from_texts(PAIRS, vocabulary=290, max_length=16)
     torch.manual_seed(0)
     model = pf.DELLA.for_corpus(corpus, width=32, layers=2, heads=2, latent_size=4)
@@ -35,10 +35,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("label", ANSWERS)
-def test_samples_answer_to_their_label(run: Run, label: str) -> None:
+def test_samples_depend_on_their_label(run: Run, label: str) -> None:
     middle = {"color": "one", "count": "of them"}[label]
-    found = run.sample(20, seed=1, condition=label)
-    assert sum(middle in text for text in found) >= 18
+    texts = run.sample(20, seed=1, condition=label)
+    assert sum(middle in text for text in texts) >= 18
 
 
 def test_a_right_label_makes_a_text_likelier(run: Run) -> None:
@@ -62,18 +62,18 @@ def test_the_run_comes_back_from_its_folder(run: Run) -> None:
 def test_reconstruction_and_evaluation_take_the_conditions_of_the_corpus(run: Run) -> None:
     label, text = run.corpus.entries("test", 1)[0]
     assert run.reconstruct(text, conditions=label).original == text
-    found = run.evaluate(num_particles=4)
-    assert found["bound"].value is not None and "bleu" in found
+    evaluation = run.evaluate(num_particles=4)
+    assert evaluation["bound"].value is not None and "bleu" in evaluation
     pairs = run.evaluate([("color", "a red one 3"), ("count", "two of them 4")], num_particles=4)
     assert pairs.about["texts"] == 2
 
 
-def test_what_is_bounded_is_given_the_condition(run: Run) -> None:
-    found = run.evaluate([("color", "a red one 3"), ("count", "two of them 4")], num_particles=4)
-    assert {found[name].bound_on for name in found} == {"log p(x | c)", None}
+def test_the_bound_is_of_texts_given_their_conditions(run: Run) -> None:
+    evaluation = run.evaluate([("color", "a red one 3"), ("count", "two of them 4")], num_particles=4)
+    assert {evaluation[name].bound_on for name in evaluation} == {"log p(x | c)", None}
 
 
-def test_made_up_texts_would_need_a_condition(run: Run) -> None:
+def test_generated_texts_would_need_a_condition(run: Run) -> None:
     with pytest.raises(ValueError, match="samples is 5, but what this run writes answers to a condition: leave"):
         run.evaluate(samples=5)
 
@@ -94,7 +94,7 @@ def test_a_run_of_pairs_has_pictures_of_its_layers(run: Run, tmp_path: Path) -> 
     assert files == ["curves", "layers", "units"]
 
 
-def test_a_posterior_of_ones_own_texts_is_told_their_condition(run: Run, tmp_path: Path) -> None:
+def test_a_posterior_of_other_texts_needs_their_conditions(run: Run, tmp_path: Path) -> None:
     common = ["posterior", str(run.folder.path), "--out", str(tmp_path / "p.nc"), "--draws", "3"]
     assert main([*common, "--text", "a red one 3", "a blue one 4", "--condition", "color"]) == 0
     assert main([*common, "--condition", "color"]) == 1
@@ -111,9 +111,9 @@ def test_a_pretrained_decoder_answers_to_labels(run: Run) -> None:
     assert pf.fit(model, pf.DELLAGuide(model), run.corpus, steps=1).step == 1
 
 
-def test_interpolation_answers_to_one_condition(run: Run) -> None:
-    found = interpolate(run, "a red one 3", "a blue one 4", steps=3, condition="color")
-    assert len(found) == 3
+def test_interpolation_has_one_condition(run: Run) -> None:
+    steps = interpolate(run, "a red one 3", "a blue one 4", steps=3, condition="color")
+    assert len(steps) == 3
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_interpolation_answers_to_one_condition(run: Run) -> None:
         (lambda run: run.evaluate(["a red one 3"]), "these texts lack the conditions"),
     ],
 )
-def test_a_missing_or_unknown_condition_is_told(run: Run, call: Any, message: str) -> None:
+def test_a_missing_or_unknown_condition_is_reported(run: Run, call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(run)
 

@@ -1,4 +1,4 @@
-"""Simulation-based calibration, where the posterior is known."""
+"""Simulation-based calibration, for models with a known posterior."""
 
 import math
 from typing import Any
@@ -74,14 +74,14 @@ def test_a_biased_guide_is_too_low() -> None:
     assert calibration.ranks["mean"].mean() > 24
 
 
-def test_only_the_joint_density_finds_out_the_prior() -> None:
+def test_only_the_joint_density_detects_the_prior() -> None:
     calibration = calibrated(Guess(slope=0.0, scale=1.0))  # ranks of z are uniform under the prior too
     assert calibration.p_value("mean") > 0.01
     assert calibration.p_value("log_p") < 1e-6
 
 
 class Shared(nn.Module):
-    """One mean for all: the posterior of m given n sightings with unit noise is N(sum / (n + 1), 1 / (n + 1))."""
+    """A global mean: the posterior of m given n observations with unit noise is N(sum / (n + 1), 1 / (n + 1))."""
 
     def forward(self, seen: Tensor | None = None) -> None:
         mean = pyro.sample("mean", dist.Normal(torch.zeros(2), 1.0).to_event(1))
@@ -114,7 +114,7 @@ def test_ties_are_broken_at_random() -> None:
     assert calibration.p_value("one") > 0.01
 
 
-def test_an_untrained_guide_of_texts_is_found_out() -> None:
+def test_an_untrained_guide_of_texts_is_detected() -> None:
     torch.manual_seed(0)
     model = DELLA(CONFIG, latent_size=2)
     guide = DELLAGuide(model)
@@ -142,7 +142,7 @@ def test_chi_square_is_that_of_scipy() -> None:
     assert calibration.table(5).splitlines()[1].split()[:2] == ["z", "137"]
 
 
-def test_what_cannot_be_calibrated() -> None:
+def test_invalid_calibrations() -> None:
     with pytest.raises(ValueError, match="draws is 0: give a whole number of at least 1"):
         calibrate(Gaussian(), Guess(), draws=0)
     calibration = Calibration({"z": np.arange(10)}, 9)

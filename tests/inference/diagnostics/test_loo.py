@@ -1,4 +1,4 @@
-"""Latents that all observations share: their draws, k-hat and leave-one-out, where the truth is known."""
+"""Global latents: their draws, k-hat and leave-one-out, for models with a known posterior."""
 
 import math
 
@@ -57,23 +57,23 @@ class Guess(nn.Module):
 
 def left_out() -> Tensor:
     """log p(x_i | all others), in closed form."""
-    found = []
+    each = []
     for i in range(len(SEEN)):
         mean, variance = posterior(torch.cat([SEEN[:i], SEEN[i + 1 :]]))
-        found.append(dist.Normal(mean, math.sqrt(variance + NOISE**2)).log_prob(SEEN[i]))
-    return torch.stack(found)
+        each.append(dist.Normal(mean, math.sqrt(variance + NOISE**2)).log_prob(SEEN[i]))
+    return torch.stack(each)
 
 
 @pytest.mark.parametrize("guide", [Guess(), Guess(1.3), Guess(1.2, 0.4)], ids=["exact", "wide", "wide and shifted"])
 def test_leave_one_out_of_a_conjugate_model(guide: nn.Module) -> None:
-    found = loo(global_posterior(Mean(), guide, SEEN, draws=400))
-    np.testing.assert_allclose(found.each, left_out(), atol=0.15)
-    assert found.elpd == pytest.approx(float(left_out().sum()), abs=0.3)
-    assert found.error == pytest.approx(float((len(SEEN) * left_out().var()).sqrt()), rel=0.1)
+    result = loo(global_posterior(Mean(), guide, SEEN, draws=400))
+    np.testing.assert_allclose(result.each, left_out(), atol=0.15)
+    assert result.elpd == pytest.approx(float(left_out().sum()), abs=0.3)
+    assert result.error == pytest.approx(float((len(SEEN) * left_out().var()).sqrt()), rel=0.1)
     mean, variance = posterior(SEEN)
     seen = dist.Normal(mean, math.sqrt(variance + NOISE**2)).log_prob(SEEN)
-    assert found.parameters == pytest.approx(float((seen - left_out()).sum()), abs=0.3)
-    assert (found.khat < 1.0).all()
+    assert result.parameters == pytest.approx(float((seen - left_out()).sum()), abs=0.3)
+    assert (result.khat < 1.0).all()
 
 
 def test_without_the_correction_a_wide_guide_is_wrong() -> None:
@@ -133,9 +133,9 @@ def test_leave_one_out_over_latents_of_texts_is_off_by_a_third() -> None:
     drawn = mean + math.sqrt(variance) * rng.normal(size=(draws, texts, size))
     likelihood = (-0.5 * ((x - drawn) ** 2 / s**2 + math.log(2 * math.pi * s * s))).sum(-1)
     truth = (-0.5 * (x**2 / (1 + s * s) + math.log(2 * math.pi * (1 + s * s)))).sum()
-    found = smoothed_loo(likelihood.T)
-    assert abs(found.elpd - truth) > abs(truth) / 4
-    assert (found.khat > 0.7).all()
+    result = smoothed_loo(likelihood.T)
+    assert abs(result.elpd - truth) > abs(truth) / 4
+    assert (result.khat > 0.7).all()
 
 
 class Local(Mean):
@@ -162,7 +162,7 @@ class Learned(Mean):
         self.shift = nn.Parameter(torch.zeros(()))
 
 
-def test_what_leave_one_out_cannot_do() -> None:
+def test_leave_one_out_is_refused() -> None:
     with pytest.raises(ValueError, match="mean is local to each observation, so that leaving one out leaves it"):
         global_posterior(Local(), LocalGuess(), SEEN, draws=2)
     with pytest.raises(ValueError, match="shift of the Learned is a learned parameter, fitted to every observation"):

@@ -70,9 +70,9 @@ def test_a_dropped_vector_is_out_of_the_mixture_with_all_its_components(run: Run
     keep = [n for n in range(memory.components) if n // k not in (2, 4, 5)]
     assert isinstance(memory.variances, torch.Tensor)
     left = Mixture(memory.log_weights[:, keep], memory.means[:, keep], memory.variances[:, keep])
-    found = edit(run, TEXT, drop=[2, 4, 5], decoding=SAMPLED)
-    assert found.text == decode(run, left, SAMPLED)[0]
-    assert (found.original, found.dropped) == (TEXT, (2, 4, 5))
+    edited = edit(run, TEXT, drop=[2, 4, 5], decoding=SAMPLED)
+    assert edited.text == decode(run, left, SAMPLED)[0]
+    assert (edited.original, edited.dropped) == (TEXT, (2, 4, 5))
 
 
 def test_numbers_may_come_from_an_iterator(run: Run) -> None:
@@ -92,9 +92,9 @@ def test_factors_scale_weights(run: Run) -> None:
     log_weights = memory.log_weights.clone()
     log_weights[:, 3 * k : 4 * k] += math.log(50)
     log_weights[:, :k] -= math.log(10)
-    found = edit(run, TEXT, scale={3: 50.0, 0: 0.1}, decoding=SAMPLED)
-    assert found.text == decode(run, replace(memory, log_weights=log_weights), SAMPLED)[0]
-    assert found.scaled == {3: 50.0, 0: 0.1}
+    edited = edit(run, TEXT, scale={3: 50.0, 0: 0.1}, decoding=SAMPLED)
+    assert edited.text == decode(run, replace(memory, log_weights=log_weights), SAMPLED)[0]
+    assert edited.scaled == {3: 50.0, 0: 0.1}
 
 
 def test_a_swapped_vector_is_the_other_texts(run: Run) -> None:
@@ -103,9 +103,9 @@ def test_a_swapped_vector_is_the_other_texts(run: Run) -> None:
     for number, source in {3: 5, 1: 2}.items():
         mine, theirs = slice(number * k, (number + 1) * k), slice(source * k, (source + 1) * k)
         vectors_[:, mine], variances[:, mine] = other.means[:, theirs], other.variances[:, theirs]  # type: ignore[index]
-    found = edit(run, TEXT, swap={3: 5, 1: 2}, other=OTHER, decoding=SAMPLED)
-    assert found.text == decode(run, replace(memory, means=vectors_, variances=variances), SAMPLED)[0]
-    assert (found.swapped, found.other) == ({3: 5, 1: 2}, OTHER)
+    edited = edit(run, TEXT, swap={3: 5, 1: 2}, other=OTHER, decoding=SAMPLED)
+    assert edited.text == decode(run, replace(memory, means=vectors_, variances=variances), SAMPLED)[0]
+    assert (edited.swapped, edited.other) == ({3: 5, 1: 2}, OTHER)
 
 
 def test_every_edit_and_the_seed_change_the_text(run: Run) -> None:
@@ -157,7 +157,7 @@ def test_the_command_lists_vectors_and_then_edits_them(
     listed = command()
     assert [item["number"] for item in listed] == [vector.number for vector in vectors(run, TEXT)]
     assert listed[0]["token"] is None and sum(item["weight"] for item in listed) == pytest.approx(1)
-    found = command(drop="2,4-5", scale="3=0.1", swap="1=2", other=OTHER)
+    edited = command(drop="2,4-5", scale="3=0.1", swap="1=2", other=OTHER)
     again = edit(run, TEXT, drop=[2, 4, 5], scale={3: 0.1}, swap={1: 2}, other=OTHER)
     done = {"dropped": [2, 4, 5], "scaled": {"3": 0.1}, "swapped": {"1": 2}, "other": OTHER}
-    assert found == [{"original": TEXT, "text": again.text} | done]
+    assert edited == [{"original": TEXT, "text": again.text} | done]

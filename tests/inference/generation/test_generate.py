@@ -1,4 +1,4 @@
-"""Texts from a model: the same whatever the batch, and what the model says."""
+"""Generated texts do not depend on the batch and follow the model's distribution."""
 
 from dataclasses import replace
 from typing import Any
@@ -27,7 +27,7 @@ def corpus() -> Corpus:
 
 
 def made(corpus: Corpus, name: str, **options: Any) -> Run:
-    """A run that nobody trained, with weights that say something."""
+    """An untrained run with large weights, so that its texts differ."""
     torch.manual_seed(0)
     shape = {"width": 16, "layers": 2, "heads": 2, "positions": "learned", "init_std": 0.02}
     model = (NVAE if name == "nvae" else LanguageModel).for_corpus(corpus, **shape, **options)
@@ -50,7 +50,7 @@ def lm(corpus: Corpus) -> Run:
 
 
 def always(run: Run, token: int) -> None:
-    """Makes the decoder sure of one token."""
+    """Makes the decoder predict one token with certainty."""
     decoder: Any = run.model.decoder
     row = decoder.embedding.tokens.weight.data[token]
     decoder.norm.weight.data.zero_()
@@ -124,7 +124,7 @@ def test_padding_and_beginning_are_never_written(corpus: Corpus, token: int) -> 
     assert item.text
 
 
-def test_what_a_reconstruction_tells(nvae: Run) -> None:
+def test_the_fields_of_a_reconstruction(nvae: Run) -> None:
     one, two = reconstruct(nvae, [TEXTS[0], TEXTS[30]])
     assert one.original == TEXTS[0] and "".join(one.tokens) == TEXTS[0] + "<eos>"
     for item in (one, two):
@@ -197,16 +197,16 @@ def test_dropout_plays_no_part(corpus: Corpus) -> None:
     assert reconstruct(run, TEXTS[:2]) == reconstruct(run, TEXTS[:2], seed=1)
 
 
-def test_nothing_asked_nothing_given(nvae: Run) -> None:
+def test_no_texts(nvae: Run) -> None:
     assert sample(nvae, 0) == [] and reconstruct(nvae, []) == []
 
 
-def test_what_cannot_be_done(lm: Run, nvae: Run) -> None:
-    for ask in (lambda: lm.reconstruct(TEXTS[0]), lambda: lm.encode(TEXTS[0])):
+def test_invalid_requests(lm: Run, nvae: Run) -> None:
+    for call in (lambda: lm.reconstruct(TEXTS[0]), lambda: lm.encode(TEXTS[0])):
         with pytest.raises(
             ValueError, match="a LanguageModel has no latents, so no posterior .* sample from it instead"
         ):
-            ask()
+            call()
     with pytest.raises(ValueError, match="n is -1: give how many"):
         lm.sample(-1)
     with pytest.raises(ValueError, match=r"the prompt has \d+ tokens, the max_length is 24: shorten it"):

@@ -1,4 +1,4 @@
-"""Posteriors as ArviZ has them, and diagnostics of them, where the truth is known."""
+"""Export to ArviZ and diagnostics, for models with a known posterior."""
 
 import math
 from pathlib import Path
@@ -99,9 +99,9 @@ def test_the_weights_are_those_of_the_importance_weighted_bound() -> None:
 
 @pytest.mark.parametrize(("scale", "least", "most"), [(0.9, -2.0, 0.5), (0.25, 0.7, 5.0)])
 def test_khat_finds_a_guide_that_is_too_narrow(scale: float, least: float, most: float) -> None:
-    found = khat(to_arviz(Conjugate(), Guess(0.25, scale), BATCH, draws=2000))
-    assert found.sizes == {"text": 3}
-    assert ((found > least) & (found < most)).all()
+    result = khat(to_arviz(Conjugate(), Guess(0.25, scale), BATCH, draws=2000))
+    assert result.sizes == {"text": 3}
+    assert ((result > least) & (result < most)).all()
 
 
 def test_pareto_smoothing_is_of_the_largest_weights() -> None:
@@ -127,7 +127,7 @@ def test_a_run_names_texts_and_tokens_and_is_written_and_read(nvae: Run, tmp_pat
     assert khat(again).shape == (2,)
 
 
-def test_only_the_sites_that_are_asked_for_are_kept() -> None:
+def test_only_the_named_sites_are_exported() -> None:
     model = NVAE(CONFIG)
     data = to_arviz(model, NVAEGuide(model), BATCH, draws=2, sites=["weights"], prior=False)
     assert list(dataset(data, "posterior")) == ["weights"]
@@ -145,9 +145,9 @@ def test_half_precision_is_kept_as_floats() -> None:
 def test_a_run_compared_with_itself_is_no_better(nvae: Run, corpus: Corpus) -> None:
     texts = corpus.test[:4]
     assert compare(nvae, nvae, texts, num_particles=2).difference == 0
-    found = compare(nvae, untrained(corpus, seed=1), texts, num_particles=2)
-    assert found.difference == pytest.approx(found.each.mean())
-    assert found.error == pytest.approx(found.each.std(ddof=1) / 2)
+    result = compare(nvae, untrained(corpus, seed=1), texts, num_particles=2)
+    assert result.difference == pytest.approx(result.each.mean())
+    assert result.error == pytest.approx(result.each.std(ddof=1) / 2)
 
 
 MODEL = NVAE(CONFIG)
@@ -163,12 +163,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("options", "message"), REFUSED, ids=[message[:20] for _, message in REFUSED])
-def test_what_cannot_be_drawn(options: dict[str, Any], message: str) -> None:
+def test_invalid_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         to_arviz(MODEL, NVAEGuide(MODEL), BATCH, **options)
 
 
-def test_what_has_no_posterior(corpus: Corpus) -> None:
+def test_no_posterior(corpus: Corpus) -> None:
     with pytest.raises(ValueError, match="the batch is unobserved: a posterior is one of texts"):
         to_arviz(MODEL, NVAEGuide(MODEL), Batch.unobserved(2))
     plain = Run(LanguageModel.for_corpus(corpus, **SMALL), None, corpus, RunFolder("nowhere"), {}, step=0)
@@ -176,7 +176,7 @@ def test_what_has_no_posterior(corpus: Corpus) -> None:
         plain.posterior("the number")
 
 
-def test_what_cannot_be_diagnosed(nvae: Run) -> None:
+def test_invalid_diagnostics(nvae: Run) -> None:
     data = nvae.posterior("the number", draws=5)
     with pytest.raises(ValueError, match="there are 5 draws: k-hat needs at least 25"):
         khat(data)

@@ -1,4 +1,4 @@
-"""A run's folder keeps what is in it whatever happens, and says in one line what is wrong with it."""
+"""A run's folder is never left half written, and errors in it are reported in one line."""
 
 from pathlib import Path
 

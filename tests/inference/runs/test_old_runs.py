@@ -1,4 +1,4 @@
-"""Runs that were written before the modules moved and were renamed: they load, give the numbers they gave, and go on."""
+"""Runs of earlier versions load, give the same bounds, and resume."""
 
 import json
 import shutil
