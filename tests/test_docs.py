@@ -1,8 +1,11 @@
 """Tests of the pages in docs/: their code runs as printed, on a few texts and for a few steps."""
 
+import pkgutil
 import re
+import runpy
 import shlex
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +64,20 @@ def test_every_block_runs(
         run(kind, code, namespace)
     out = capsys.readouterr().out
     assert all(part in out for part in PRINTED[page])
+
+
+def test_the_inventories_are_those_that_the_script_writes() -> None:
+    script = runpy.run_path(str(DOCS / "make_inventories.py"))
+    assert {path.stem for path in (DOCS / "inventories").iterdir()} == set(script["PROJECTS"])
+    for name, project in script["PROJECTS"].items():
+        stored = (DOCS / "inventories" / f"{name}.inv").read_bytes().partition(b"zlib.\n")[2]
+        assert zlib.decompress(stored).decode() == "".join(sorted(script["lines"](project))), name
+
+
+def test_every_name_of_the_api_page_exists() -> None:
+    page = (DOCS / "api.md").read_text()
+    names = re.findall(r"^   ~?(pyroformer[\w.]*)$", page, re.MULTILINE)
+    names += re.findall(r"\{py:\w+\}`(?:~|[\w ]+<)?(pyroformer[\w.]*)", page)
+    assert len(names) > 60
+    for name in names:
+        pkgutil.resolve_name(name)
