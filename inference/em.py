@@ -21,7 +21,8 @@ from ..models.attention.m_step import (
     update_means,
     update_variances,
 )
-from ..models.attention.mixture import Covariances, Mixture, check_queries
+from ..models.attention.mixture import Covariances, Mixture
+from ..models.attention.observations import Observations
 from ..models.attention.value_map import value_map
 
 __all__ = ["Adapted", "ConjugatePriors", "Moves", "adapt", "value_map"]
@@ -105,10 +106,11 @@ def adapt(
         True
     """
     priors = ConjugatePriors() if priors is None else priors
-    check_queries(queries, mixture, attn_mask=attn_mask, values=values, value_mask=value_mask, mask=mask)
+    data = Observations(queries, attn_mask, values, value_mask, mask)
+    data.check(mixture)
     moves = _checked(queries, mixture, values, steps, moves, covariance, priors, center, variational)
     middle = _middle(queries, mask)
-    data = _Data(_centered(queries, middle, mask), attn_mask, values, value_mask, mask)
+    data = replace(data, queries=_centered(queries, middle, mask))
     start = state = _moved(mixture, queries, -middle)
     if "variances" in moves:
         start = state = _folded(start, covariance)
@@ -117,7 +119,9 @@ def adapt(
     trace: list[Tensor] = []
     converged = False
     for step in range(steps + 1):
-        statistics = data.statistics(_penalized(state, priors, spread), covariance if "variances" in moves else None)
+        statistics = expected_statistics(
+            data, _penalized(state, priors, spread), covariance if "variances" in moves else None
+        )
         trace.append(statistics.evidence + _log_prior(state, start, priors, moves, spread))
         if tolerance is not None and step > 0:
             rise = trace[-1] - trace[-2]
@@ -130,22 +134,6 @@ def adapt(
     if spread is not None:
         state = _predictive(state, priors, spread)
     return Adapted(_moved(state, queries, middle), torch.stack(trace, -1), statistics.counts, converged)
-
-
-class _Data(NamedTuple):
-    """What is observed."""
-
-    queries: Tensor
-    attn_mask: Tensor | None
-    values: Tensor | None
-    value_mask: Tensor | None
-    mask: Tensor | None
-
-    def statistics(self, mixture: Mixture, squares: Covariance | None) -> Statistics:
-        return expected_statistics(
-            self.queries, mixture, attn_mask=self.attn_mask, values=self.values, value_mask=self.value_mask, mask=self.mask,
-            squares=squares,
-        )  # fmt: skip
 
 
 def _m_step(
