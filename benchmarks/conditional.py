@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from pyroformer.inference.evaluation.text_metrics import distinct, self_bleu
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 import pyroformer as pf
-from pyroformer.inference.utils.seeds import item_seed
+from pyroformer.inference.evaluation.bleu import self_bleu
+from pyroformer.inference.evaluation.ngram_metrics import distinct
+from pyroformer.inference.utils.seeds import derived_seed
 
 LATENT = 16
 
@@ -52,7 +53,7 @@ def report(
         name: [
             text
             for number, label in enumerate(corpus.labels)  # the noise of a text is a function of seed and place
-            for text in run.sample(each, seed=item_seed(seed, number, "label"), condition=label, **decoding)
+            for text in run.sample(each, seed=derived_seed(seed, number, "label"), condition=label, **decoding)
         ]
         for name, decoding in {"drawn": {}, "temperature 0.7": {"temperature": 0.7}}.items()
     }

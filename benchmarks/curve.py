@@ -26,7 +26,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pyroformer.inference.evaluation.metrics.diversity import diversity
 from resumable import cell, error, finished, make_missing, metric, parameters, read, same_settings, trained
 from torch import nn
 
@@ -34,6 +33,7 @@ from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.evaluation.metrics.diversity import diversity
 from pyroformer.inference.run import Run
 from pyroformer.inference.training.fit_prior import fit_prior
 from pyroformer.models.base import Model

@@ -28,12 +28,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pyroformer.inference.evaluation.metrics.diversity import diversity
 from resumable import cell, make_missing, metric, parameters, read, same_settings, trained
 from torch import nn
 
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.evaluation.metrics.diversity import diversity
 from pyroformer.inference.run import Run
 from pyroformer.models.base import Model
 from pyroformer.models.della import DELLA

@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyroformer.inference.evaluation.metrics.diversity import diversity
 from reporting import evenly
 
 from pyroformer.inference.diagnostics.lm_perplexity import forward_perplexity, reverse_perplexity
+from pyroformer.inference.evaluation.metrics.diversity import diversity
 from pyroformer.inference.run import Run, load
 
 LEAST = 20  # texts that are not blank, for a language model to learn from

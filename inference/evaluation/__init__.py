@@ -1,1 +1,1 @@
-"""Evaluation."""
+"""Evaluation of fitted models."""

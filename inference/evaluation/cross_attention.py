@@ -1,4 +1,4 @@
-"""Where a decoder looks while it reads a text by teacher forcing."""
+"""Cross-attention of a decoder under teacher forcing."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ __all__ = ["attention_shares", "cross_attention"]
 def cross_attention(
     decoder: Decoder, tokens: Int[Tensor, "B T"], memory: Mixture
 ) -> Float[Tensor, "layers B heads T N"]:
-    """How much each head of each layer attends to each component at each token."""
+    """The attention of each head of each layer to each component at each token."""
     cache = decoder.cache(tokens.shape[:1], tokens.shape[-1], memory)
     with _inputs(block.cross for block in decoder.blocks) as inputs:
         # step() and not forward(): it runs blocks as they are, where a compiled one would not call a hook
@@ -31,22 +31,22 @@ def cross_attention(
 def attention_shares(
     decoder: Decoder, tokens: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"], memory: Mixture
 ) -> Float[Tensor, "B N"]:
-    """Each component's share in all the attention of a text: the mean over layers, heads and tokens."""
+    """Each component's share of the attention of a text: the mean over layers, heads and tokens."""
     weights = cross_attention(decoder, tokens, memory).mean((0, 2))
     return torch.where(mask[..., None], weights, 0).sum(-2) / mask.sum(-1, keepdim=True).clamp(min=1)
 
 
 @contextmanager
 def _inputs(modules: Iterable[Any]) -> Iterator[list[tuple[DenoisingAttention, Tensor]]]:
-    """Collects what the modules are called with."""
-    seen: list[tuple[DenoisingAttention, Tensor]] = []
+    """Collects the first argument of every call of the modules."""
+    calls: list[tuple[DenoisingAttention, Tensor]] = []
     hooks = [
-        module.register_forward_pre_hook(lambda module, inputs: seen.append((module, inputs[0])))
+        module.register_forward_pre_hook(lambda module, inputs: calls.append((module, inputs[0])))
         for module in modules
         if module is not None
     ]
     try:
-        yield seen
+        yield calls
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,4 +1,4 @@
-r"""What each latent of a hierarchy tells of its text, and what the decoder makes of it.
+r"""Information of each latent of a hierarchy about its text, and the decoder's sensitivity to it.
 
 The divergence of a latent, which the bound charges, has two parts:
 
@@ -7,36 +7,40 @@ The divergence of a latent, which the bound charges, has two parts:
     \mathbb E \, \mathrm{KL}(q(z_l \mid z_{<l}, x) \,\|\, p(z_l \mid z_{<l}))
         = I_q(x; z_l \mid z_{<l}) + \mathbb E \, \mathrm{KL}(q(z_l \mid z_{<l}) \,\|\, p(z_l \mid z_{<l}))
 
-What it tells of the text beyond those below it, and how far the posterior of all texts together, the aggregated one,
-lies from the prior. The texts are the :math:`N` that are given, each as probable as another, so that all latents
-together tell at most :math:`\ln N` nats: which of the texts it is.
+the mutual information with the text, given the latents below, and the marginal KL: the divergence of the aggregated
+posterior, that of all texts together, from the prior. The texts are a sample of :math:`N`, each as probable as another,
+so that the mutual information of all latents together is at most :math:`\ln N` nats.
 
-Where texts answer to conditions, :math:`x` stands for the pair of both. The information is then that about the pair,
-and the mismatch that from the prior aggregated over the same conditions, so that the two no longer add up to the
-divergence, whose prior knows the condition.
+Where texts answer to conditions, :math:`x` stands for the pair of both. The mutual information is then that with the
+pair, and the marginal KL that from the prior aggregated over the same conditions, so that the two no longer add up to
+the divergence, whose prior depends on the condition.
 
 References:
     ELBO surgery (Hoffman & Johnson, 2016), http://approximateinference.org/accepted/HoffmanJohnson2016.pdf
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
-from ...guides.della import DELLAGuide
 from ...models.batch import Batch
-from ...models.della import DELLA, joined
+from ...models.della import joined
+from ...models.transformer.config import TransformerConfig
 
 __all__ = [
+    "HierarchicalGuide",
+    "HierarchicalModel",
     "LatentInformation",
     "aggregated",
     "derangement",
     "explained_variance",
+    "has_hierarchy",
     "latent_information",
     "mutual_information_and_marginal_kl",
 ]
@@ -44,17 +48,51 @@ __all__ = [
 ENTRIES = 2**20  # of the largest tensor while texts are compared in pairs
 
 
+@runtime_checkable
+class HierarchicalModel(Protocol):
+    """A model whose latents are drawn one after the other, such as :class:`~pyroformer.DELLA`."""
+
+    config: TransformerConfig
+    latents: tuple[str, ...]
+    latent_size: int
+
+    @property
+    def summary_size(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def sample_hierarchy(self, batch: Batch, draw: Callable[[str, int, Tensor], Tensor], /) -> Tensor: ...
+
+    def prior(self, summary: Tensor, index: int, /) -> Any: ...
+
+    def context(self, latents: Tensor, batch: Batch, /) -> Any: ...
+
+    def likelihood(self, memory: Any, mask: Tensor | None = None, /) -> Any: ...
+
+
+@runtime_checkable
+class HierarchicalGuide(Protocol):
+    """A guide that reads the texts once and gives the posterior of each latent of a hierarchy, given those below."""
+
+    def read(self, batch: Batch, /) -> list[Tensor]: ...
+
+    def conditional(self, index: int, summary: Tensor, read: list[Tensor], /) -> Any: ...
+
+    def set_hyperparameters(self) -> AbstractContextManager[None]: ...
+
+
 class LatentInformation(NamedTuple):
-    r"""What each of :math:`K` latents carries over :math:`N` texts, in nats and float64.
+    r"""Information of each of :math:`K` latents over :math:`N` texts, in nats and float64.
 
     Arguments:
         kl: Divergence from the prior, given a draw of those below.
-        mutual_information: What it tells of the text, given those below, at the same draw.
-        marginal_kl: How much likelier the draw is under the aggregated posterior than under the prior.
+        mutual_information: Information about the text, given those below, at the same draw.
+        marginal_kl: Log ratio of the aggregated posterior and the prior, at the same draw.
         variance: Of each unit's posterior mean over texts, the latents below averaged out; see
             :func:`explained_variance`.
-        sensitivity: How far log p(x | z) drops when the latent is that of another text.
-        sensitivity_all: How far it drops when all of them are.
+        sensitivity: Drop of log p(x | z) where the latent is that of another text.
+        sensitivity_all: Its drop where all latents are.
     """
 
     kl: Float[Tensor, "N K"]
@@ -65,27 +103,40 @@ class LatentInformation(NamedTuple):
     sensitivity_all: Float[Tensor, " N"]
 
 
+def has_hierarchy(model: object, guide: object) -> bool:
+    """Whether :func:`latent_information` is defined for a model and its guide.
+
+    Examples:
+        >>> has_hierarchy(torch.nn.Linear(2, 2), None)
+        False
+    """
+    return hasattr(model, "sample_hierarchy") and hasattr(guide, "conditional") and hasattr(guide, "read")
+
+
 @torch.no_grad()
-def latent_information(model: DELLA, guide: DELLAGuide, batches: Sequence[Batch], draws: int = 16) -> LatentInformation:
-    r"""What each latent of a DELLA carries.
+def latent_information(
+    model: HierarchicalModel, guide: HierarchicalGuide, batches: Sequence[Batch], draws: int = 16
+) -> LatentInformation:
+    r"""Information of each latent of a hierarchy.
 
     Every text is read once. Its latents are drawn once, and their density is taken under the posterior of each of the
     texts, a few draws at a time: :math:`O(N^2 K p)` operations, in memory that :data:`ENTRIES` bounds.
 
     Arguments:
         model: The model.
-        guide: Its posterior.
+        guide: Its guide.
         batches: Texts; rows of weight zero are left out.
-        draws: Of the latents below, over which the mean of a latent is averaged.
+        draws: Draws of the latents below, over which the mean of a latent is averaged.
 
     Raises:
         ValueError: If there are fewer than two texts, or fewer than two draws.
 
     Examples:
-        >>> from pyroformer.models.transformer.stacks import TransformerConfig
-        >>> model = DELLA(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=2, heads=2), latent_size=4)
-        >>> found = latent_information(model, DELLAGuide(model), [Batch.pad([[5, 6, 2], [7, 2], [8, 2]])])
-        >>> found.mutual_information.shape, bool((found.mutual_information.sum(-1) <= math.log(3)).all())
+        >>> from pyroformer.models.transformer.config import TransformerConfig
+        >>> model = pf.DELLA(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=2, heads=2), latent_size=4)
+        >>> batches = [Batch.pad([[5, 6, 2], [7, 2], [8, 2]])]
+        >>> mutual_information = latent_information(model, pf.DELLAGuide(model), batches).mutual_information
+        >>> mutual_information.shape, bool((mutual_information.sum(-1) <= math.log(3)).all())
         (torch.Size([3, 2]), True)
     """
     batches = [_without_fillers(batch) for batch in batches]
@@ -114,7 +165,7 @@ def mutual_information_and_marginal_kl(
         \log \frac{q(z_l \mid z_{<l})}{p(z_l \mid z_{<l})}
 
     with the aggregated posterior of :func:`aggregated`. Averaged over draws of each text's own posterior they are
-    unbiased estimates for the given texts.
+    unbiased estimates for these texts.
 
     Arguments:
         log_q: Log density of each draw of a latent, given those drawn below, under the posterior of each text.
@@ -123,7 +174,8 @@ def mutual_information_and_marginal_kl(
 
     Examples:
         >>> log_q = torch.tensor([[[0.0, -1e9], [-1e9, 0.0]]])  # the draw of each text is impossible for the other
-        >>> mutual_information, marginal_kl = mutual_information_and_marginal_kl(log_q, torch.zeros(1, 2, 1), torch.arange(2))
+        >>> log_p = torch.zeros(1, 2, 1)
+        >>> mutual_information, marginal_kl = mutual_information_and_marginal_kl(log_q, log_p, torch.arange(2))
         >>> mutual_information.exp(), marginal_kl.exp()
         (tensor([[2.],
                 [2.]], dtype=torch.float64), tensor([[0.5000],
@@ -152,7 +204,7 @@ def aggregated(log_densities: Float[Tensor, "K n N"]) -> Float[Tensor, "K n"]:
 
 
 def explained_variance(means: Float[Tensor, "S N *unit"]) -> Float[Tensor, "*unit"]:
-    r"""How much a unit's mean varies over texts once the noise in it is averaged out, without bias.
+    r"""The variance of a unit's mean over texts once the noise in it is averaged out, without bias.
 
     .. math::
 
@@ -160,12 +212,12 @@ def explained_variance(means: Float[Tensor, "S N *unit"]) -> Float[Tensor, "*uni
             \approx \frac{1}{S (S - 1)} \sum_{s \ne t} \operatorname{Cov}_n \big( \mu_n^{(s)}, \mu_n^{(t)} \big)
 
     The mean of a latent depends on those drawn below, so that its variance along one path, the published measure of
-    active units, counts a unit as active that knows nothing of the text. Two paths share only what the text decides.
+    active units, counts a unit as active that does not depend on the text. Two paths share only what the text decides.
     This is the variance between texts of the average path less what noise adds to it, and can be negative. Paths may
     share their noise among texts; noise that moves the means of all texts alike then cancels.
 
     Arguments:
-        means: Of each unit, along :math:`S` independent paths for each of :math:`N` texts.
+        means: The means of each unit, along :math:`S` independent paths for each of :math:`N` texts.
 
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), for active units, https://arxiv.org/abs/1509.00519
@@ -194,59 +246,61 @@ def derangement(count: int) -> Int[Tensor, " count"]:
 
 
 class _Paths(NamedTuple):
-    """What is remembered of drawing the latents of texts; lists have an entry for each latent."""
+    """Draws of the latents of texts, and what they were drawn from; lists have an entry for each latent."""
 
     latents: Float[Tensor, "N K p"]
     means: Float[Tensor, "S N K p"]  # along other paths, whose noise all texts share
     summaries: list[Float[Tensor, "N _"]]
-    seen: list[Float[Tensor, "N _"]]
+    read: list[Float[Tensor, "N _"]]
 
 
 def _sample_paths(
-    model: DELLA,
-    guide: DELLAGuide,
+    model: HierarchicalModel,
+    guide: HierarchicalGuide,
     batch: Batch,
     noise: Float[Tensor, "B K p"],
     common: Float[Tensor, "S 1 K p"],
 ) -> _Paths:
     """One path with noise of each text's own, and with it those whose noise is common."""
-    seen, means, summaries = guide.read(batch), [], []
+    read, means, summaries = guide.read(batch), [], []
     every = torch.cat([noise[None], common.expand(-1, *noise.shape)])
 
-    def draw(name: str, number: int, summary: Tensor) -> Tensor:
-        distribution = guide.conditional(number, summary, seen)
-        means.append(distribution.mean.expand(every[:, :, number].shape)[1:])
+    def draw(name: str, index: int, summary: Tensor) -> Tensor:
+        distribution = guide.conditional(index, summary, read)
+        means.append(distribution.mean.expand(every[:, :, index].shape)[1:])
         summaries.append(summary.expand(*every.shape[:2], -1)[0])
-        latent: Tensor = distribution.mean + distribution.stddev * every[:, :, number]
+        latent: Tensor = distribution.mean + distribution.stddev * every[:, :, index]
         return latent
 
     latents = model.sample_hierarchy(batch, draw)[0]
-    return _Paths(latents, torch.stack(means, -2), summaries, seen)
+    return _Paths(latents, torch.stack(means, -2), summaries, read)
 
 
 def _joined(parts: list[_Paths]) -> _Paths:
-    latents, means, summaries, seen = zip(*parts, strict=True)
-    lists = [[torch.cat(layer) for layer in zip(*each, strict=True)] for each in (summaries, seen)]
+    latents, means, summaries, read = zip(*parts, strict=True)
+    lists = [[torch.cat(layer) for layer in zip(*each, strict=True)] for each in (summaries, read)]
     return _Paths(torch.cat(latents), torch.cat(means, 1), *lists)
 
 
-def _divergences(model: DELLA, guide: DELLAGuide, paths: _Paths) -> Float[Tensor, "N K"]:
+def _divergences(model: HierarchicalModel, guide: HierarchicalGuide, paths: _Paths) -> Float[Tensor, "N K"]:
     """In closed form where there is one, otherwise at the draw."""
-    found = []
-    for number, summary in enumerate(paths.summaries):
-        posterior: Distribution = guide.conditional(number, summary, paths.seen)
-        prior, latent = model.prior(summary, number), paths.latents[:, number]
+    divergences = []
+    for index, summary in enumerate(paths.summaries):
+        posterior: Distribution = guide.conditional(index, summary, paths.read)
+        prior, latent = model.prior(summary, index), paths.latents[:, index]
         try:
-            found.append(kl_divergence(posterior, prior))
+            divergences.append(kl_divergence(posterior, prior))
         except NotImplementedError:
-            found.append(posterior.log_prob(latent) - prior.log_prob(latent))
-    return torch.stack(found, -1).double()
+            divergences.append(posterior.log_prob(latent) - prior.log_prob(latent))
+    return torch.stack(divergences, -1).double()
 
 
-def _compared(model: DELLA, guide: DELLAGuide, paths: _Paths) -> tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]:
-    """Information and mismatch of each draw."""
+def _compared(
+    model: HierarchicalModel, guide: HierarchicalGuide, paths: _Paths
+) -> tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]:
+    """Mutual information and marginal KL of each draw."""
     texts = torch.arange(len(paths.latents), device=paths.latents.device)
-    size = max(2 * model.latent_size, 0 if model.condition is None else model.summary_size)
+    size = max(2 * model.latent_size, 0 if model.config.max_condition_length == 0 else model.summary_size)
     parts = [
         mutual_information_and_marginal_kl(*_pairs(model, guide, paths, rows), rows)
         for rows in texts.split(max(1, ENTRIES // (len(texts) * size)))
@@ -256,33 +310,33 @@ def _compared(model: DELLA, guide: DELLAGuide, paths: _Paths) -> tuple[Float[Ten
 
 
 def _pairs(
-    model: DELLA, guide: DELLAGuide, paths: _Paths, rows: Int[Tensor, " n"]
+    model: HierarchicalModel, guide: HierarchicalGuide, paths: _Paths, rows: Int[Tensor, " n"]
 ) -> tuple[Float[Tensor, "K n N"], Float[Tensor, "K n M"]]:
     """Log densities of some texts' latents under the posterior of every text, and under the prior of its condition."""
     log_q, log_p = [], []
-    for number, summaries in enumerate(paths.summaries):
-        summary, latent = summaries[rows, None], paths.latents[rows, None, number]
-        if model.condition is not None:  # the latents of one text and the condition of another
+    for index, summaries in enumerate(paths.summaries):
+        summary, latent = summaries[rows, None], paths.latents[rows, None, index]
+        if model.config.max_condition_length:  # the latents of one text and the condition of another
             below = summaries.shape[-1] - model.config.width
             summary = joined(summary[..., :below], summaries[:, below:])
-        log_q.append(guide.conditional(number, summary, paths.seen).log_prob(latent).double())
-        log_p.append(model.prior(summary, number).log_prob(latent).double())
+        log_q.append(guide.conditional(index, summary, paths.read).log_prob(latent).double())
+        log_p.append(model.prior(summary, index).log_prob(latent).double())
     return torch.stack(log_q), torch.stack(torch.broadcast_tensors(*log_p))
 
 
 def _drops(
-    model: DELLA, batch: Batch, latents: Float[Tensor, "B K p"], others: Float[Tensor, "B K p"]
+    model: HierarchicalModel, batch: Batch, latents: Float[Tensor, "B K p"], others: Float[Tensor, "B K p"]
 ) -> Float[Tensor, "B K_and_1"]:
-    """How far the log-likelihood drops when each latent, and when all, are others."""
+    """The drop of the log-likelihood where each latent, and where all, are those of others."""
     tokens = batch.tokens
-    assert tokens is not None  # the guide has read them
+    assert tokens is not None  # the guide has read it
 
     def score(latents: Tensor) -> Tensor:
         return model.likelihood(model.context(latents, batch), batch.mask).log_prob(tokens).double()
 
     swapped = [
-        torch.cat([latents[:, :number], others[:, number : number + 1], latents[:, number + 1 :]], 1)
-        for number in range(latents.shape[1])
+        torch.cat([latents[:, :index], others[:, index : index + 1], latents[:, index + 1 :]], 1)
+        for index in range(latents.shape[1])
     ]
     return score(latents)[:, None] - torch.stack([score(z) for z in (*swapped, others)], -1)
 

@@ -1,4 +1,4 @@
-"""Words and n-grams of texts, counted: what the metrics of texts are made of.
+"""Words and n-grams of texts, and their counts.
 
 Words are what white space separates, with their case and punctuation.
 """
@@ -9,7 +9,17 @@ from itertools import chain
 
 import numpy as np
 
-__all__ = ["NGram", "drawn", "largest", "ngrams_of", "ngrams_up_to", "read", "second_largest", "split"]
+__all__ = [
+    "NGram",
+    "at_least",
+    "largest",
+    "ngrams_of",
+    "ngrams_up_to",
+    "read_ngrams",
+    "second_largest",
+    "split",
+    "subsample",
+]
 
 NGram = tuple[str, ...]
 
@@ -30,33 +40,33 @@ def split(texts: Sequence[str], shortest: int = 0) -> list[list[str]]:
     return [words for words in rows if len(words) >= shortest]
 
 
-def drawn(rows: list[list[str]], sample: int, seed: int) -> list[list[str]]:
-    """As many texts as the sample holds, drawn without replacement; all where there are no more."""
+def subsample(rows: list[list[str]], sample: int, seed: int) -> list[list[str]]:
+    """``sample`` texts drawn without replacement; all where there are no more."""
     if len(rows) <= sample:
         return rows
-    chosen = np.random.default_rng(seed).choice(len(rows), sample, replace=False)
-    return [rows[i] for i in np.sort(chosen)]
+    places = np.random.default_rng(seed).choice(len(rows), sample, replace=False)
+    return [rows[i] for i in np.sort(places)]
 
 
-def read(texts: Sequence[str], n: int, limit: int | None = None, seed: int = 0) -> list[list[NGram]]:
+def read_ngrams(texts: Sequence[str], n: int, limit: int | None = None, seed: int = 0) -> list[list[NGram]]:
     """The n-grams of each text that has any; with a limit, of texts in a random order until it is reached.
 
     Examples:
-        >>> read(["a red rose", "sky", "so blue"], n=2)
+        >>> read_ngrams(["a red rose", "sky", "so blue"], n=2)
         [[('a', 'red'), ('red', 'rose')], [('so', 'blue')]]
-        >>> sum(map(len, read(["a red rose", "a red sky"], n=2, limit=3)))
+        >>> sum(map(len, read_ngrams(["a red rose", "a red sky"], n=2, limit=3)))
         3
     """
     rows = split(texts, shortest=n)
     if limit is None:
         return [ngrams_of(words, n) for words in rows]
-    found = []
+    rows_read = []
     for i in np.random.default_rng(seed).permutation(len(rows)):
         if limit <= 0:
             break
-        found.append(ngrams_of(rows[i], n)[:limit])
-        limit -= len(found[-1])
-    return found
+        rows_read.append(ngrams_of(rows[i], n)[:limit])
+        limit -= len(rows_read[-1])
+    return rows_read
 
 
 def ngrams_of(words: Sequence[str], n: int) -> list[NGram]:
@@ -70,15 +80,15 @@ def ngrams_of(words: Sequence[str], n: int) -> list[NGram]:
 
 
 def ngrams_up_to(words: Sequence[str], n: int) -> Counter[NGram]:
-    """How often each n-gram of 1 to ``n`` words occurs in a text."""
+    """The count of each n-gram of 1 to ``n`` words in a text."""
     return Counter(chain.from_iterable(ngrams_of(words, order) for order in range(1, n + 1)))
 
 
-def largest(counts: Iterable[Counter[NGram]], wanted: set[NGram]) -> Counter[NGram]:
-    """The largest count of each wanted n-gram in any text."""
+def largest(counts: Iterable[Counter[NGram]], needed: set[NGram]) -> Counter[NGram]:
+    """The largest count of each needed n-gram in any text."""
     most: Counter[NGram] = Counter()
     for own in counts:
-        for gram in own.keys() & wanted:
+        for gram in own.keys() & needed:
             most[gram] = max(most[gram], own[gram])
     return most
 
@@ -100,3 +110,10 @@ def second_largest(counts: Iterable[Counter[NGram]]) -> Counter[NGram]:
             second[gram] = max(second[gram], min(count, first[gram]))
             first[gram] = max(first[gram], count)
     return second
+
+
+def at_least(least: int, **sizes: int | None) -> None:
+    """Raises a ValueError if a size is below ``least``."""
+    for name, size in sizes.items():
+        if size is not None and size < least:
+            raise ValueError(f"{name} is {size}: give a whole number from {least}.")

@@ -1,36 +1,31 @@
-"""What an evaluation found: every figure with its units, its error and what it bounds, as a table and as JSON."""
+"""The result of an evaluation: every metric with its units, its error and what it bounds, as a table and as JSON."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-__all__ = ["Estimate", "Evaluation", "Metric"]
+from .estimates import Estimate
 
-
-class Estimate(NamedTuple):
-    """A number and its standard error over texts; None for what is not finite or too large to mean anything."""
-
-    value: float | None
-    error: float | None = None
+__all__ = ["Estimate", "Evaluation", "MetricResult"]
 
 
 @dataclass(frozen=True)
-class Metric:
-    r"""One thing that was measured, in one or more units.
+class MetricResult:
+    r"""The result of one metric, in one or more units.
 
-    Figures that bound something are costs in nats and bits, :math:`-\log p`: smaller is better, and what bounds
-    :math:`\log p` from below is minus the figure.
+    Bounds are costs in nats and bits, :math:`-\log p`: smaller is better, and minus the result bounds :math:`\log p`
+    from below.
 
     Arguments:
-        label: What it is.
-        units: The number in each unit.
-        bound_on: What it is a bound of, None if of nothing.
-        exact: Whether the bound is the thing itself.
+        label: The label of its row in the table.
+        units: The estimate in each unit.
+        bound_on: The quantity that it bounds, None if it is not a bound.
+        exact: Whether it is that quantity itself.
 
     Examples:
-        >>> figure = Metric("bound", {"nats/text": Estimate(12.0), "perplexity": Estimate(math.inf)}, "log p(x)")
-        >>> figure.value, figure["perplexity"], figure.bounds
+        >>> result = MetricResult("-ELBO", {"nats/text": Estimate(12.0), "perplexity": Estimate(math.inf)}, "log p(x)")
+        >>> result.value, result["perplexity"], result.bounds
         (12.0, None, 'log p(x)')
     """
 
@@ -40,7 +35,7 @@ class Metric:
     exact: bool = False
 
     def __post_init__(self) -> None:
-        finite = {unit: Estimate(*map(_finite, quantity)) for unit, quantity in self.units.items()}
+        finite = {unit: Estimate(*map(_finite, estimate)) for unit, estimate in self.units.items()}
         object.__setattr__(self, "units", finite)
 
     def __getitem__(self, unit: str) -> float | None:
@@ -48,12 +43,12 @@ class Metric:
 
     @property
     def value(self) -> float | None:
-        """The number in the figure's first unit."""
+        """The number in the first unit."""
         return next(iter(self.units.values())).value
 
     @property
     def bounds(self) -> str:
-        """What it bounds, in words."""
+        """The quantity that it bounds, in words."""
         if self.bound_on is None:
             return "not a bound"
         return f"{self.bound_on}, exact" if self.exact else self.bound_on
@@ -67,28 +62,28 @@ class Metric:
 
 @dataclass(frozen=True)
 class Evaluation:
-    r"""The figures of one model on some texts; ``evaluation["accuracy"]`` is one of them.
+    r"""The metrics of one model on some texts; ``evaluation["accuracy"]`` is one of them.
 
     Arguments:
-        figures: The figures by name, in the order in which they are read.
-        about: What they were measured on, and how.
-        latents: Which latents of a text have figures of their own; the table gives each a row.
+        metrics: The results by name, in the order of the table.
+        about: The texts and the options of the evaluation.
+        latents: The latents that have metrics of their own; the table has a row for each.
     """
 
-    figures: dict[str, Metric]
+    metrics: dict[str, MetricResult]
     about: dict[str, Any]
     latents: tuple[str, ...] = ()
 
-    def __getitem__(self, name: str) -> Metric:
-        if name not in self.figures:
-            raise KeyError(f"there is no figure {name!r}: choose among {', '.join(self.figures)}.")
-        return self.figures[name]
+    def __getitem__(self, name: str) -> MetricResult:
+        if name not in self.metrics:
+            raise KeyError(f"there is no metric {name!r}: choose among {', '.join(self.metrics)}.")
+        return self.metrics[name]
 
     def __contains__(self, name: str) -> bool:
-        return name in self.figures
+        return name in self.metrics
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.figures)
+        return iter(self.metrics)
 
     def __str__(self) -> str:
         return self.table()
@@ -96,49 +91,52 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON: every number is finite or null."""
         sign = "where bound_on names something, nats and bits are costs: minus the figure is its lower bound"
-        figures = {name: figure.as_dict() for name, figure in self.figures.items()}
+        figures = {name: result.as_dict() for name, result in self.metrics.items()}
         return {"about": self.about | {"sign": sign}, "figures": figures}
 
     def table(self) -> str:
-        """For reading: the figures in nats, what each latent carries, then the others."""
+        """The metrics in nats, those of each latent, then the others."""
         by_latent = {name for row in self._rows().values() for name in row.values()} - {"rate"}
-        figures = [figure for name, figure in self.figures.items() if name not in by_latent]
-        costs = [figure for figure in figures if "nats/token" in figure.units]
-        others = [figure for figure in figures if "nats/token" not in figure.units]
+        results = [result for name, result in self.metrics.items() if name not in by_latent]
+        costs = [result for result in results if "nats/token" in result.units]
+        others = [result for result in results if "nats/token" not in result.units]
         rows = [["", *_COSTS, "bound on"]]
-        rows += [[figure.label, *(_number(figure, unit) for unit in _COSTS), figure.bounds] for figure in costs]
-        with_units = [", ".join(f"{_number(figure, unit)} {unit}" for unit in figure.units) for figure in others]
-        lines = _aligned([[figure.label, units] for figure, units in zip(others, with_units, strict=True)])
+        rows += [[result.label, *(_number(result, unit) for unit in _COSTS), result.bounds] for result in costs]
+        with_units = [", ".join(f"{_number(result, unit)} {unit}" for unit in result.units) for result in others]
+        lines = _aligned([[result.label, units] for result, units in zip(others, with_units, strict=True)])
         return "\n".join([*_aligned(rows), *self._by_latent(), "", *lines])
 
     def _rows(self) -> dict[str, dict[str, str]]:
-        """The names of the figures about each latent and about all of them, by what they measure."""
+        """The names of the metrics of each latent and of all of them, by measure, as far as they were computed."""
         if not self.latents:
             return {}
         measures = [measure for measure, _ in _BY_LATENT.values()]
         rows = {latent: {measure: f"{measure}_{latent}" for measure in measures} for latent in self.latents}
-        return rows | {"all": {measure: measure for measure in measures} | {"kl": "rate"}}
+        rows |= {"all": {measure: measure for measure in measures} | {"kl": "rate"}}
+        computed = [measure for measure in measures if all(row[measure] in self.metrics for row in rows.values())]
+        return {latent: {measure: row[measure] for measure in computed} for latent, row in rows.items()}
 
     def _by_latent(self) -> list[str]:
         """A row for each latent, with a title."""
         if not self.latents:
             return []
         count = self.about["compared"]
-        title = f"by latent, in nats/text: information is at most ln {count:,} = {math.log(count):.2f}"
+        title = f"by latent, in nats/text: mutual information is at most ln {count:,} = {math.log(count):.2f}"
         if count < self.about["texts"]:
             title += f"; KL of all {self.about['texts']:,} texts, the rest of {count:,}"
-        rows = [["latent", *_BY_LATENT, ""]]
-        for latent, names in self._rows().items():
-            cells = [_cell(self.figures[names[measure]], unit) for measure, unit in _BY_LATENT.values()]
-            rows.append([latent, *cells, ""])
+        names = self._rows()
+        columns = {title: column for title, column in _BY_LATENT.items() if column[0] in names["all"]}
+        rows = [["latent", *columns, ""]]
+        for latent, row in names.items():
+            rows.append([latent, *(_cell(self.metrics[row[measure]], unit) for measure, unit in columns.values()), ""])
         return ["", title, *_aligned(rows)]
 
 
 _COSTS = ("nats/token", "nats/text", "bits/byte", "perplexity")
 _BY_LATENT = {
     "KL": ("kl", "nats/text"),
-    "mutual_information": ("mutual_information", "nats/text"),
-    "marginal_kl": ("marginal_kl", "nats/text"),
+    "mutual information": ("mutual_information", "nats/text"),
+    "marginal KL": ("marginal_kl", "nats/text"),
     "active > 0.01": ("active", "above 0.01"),
     "active > 0.2": ("active", "above 0.2"),
     "sensitivity": ("sensitivity", "nats/text"),
@@ -149,19 +147,19 @@ def _finite(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def _number(figure: Metric, unit: str) -> str:
-    """A number with a sensible number of digits; nothing if it was not asked for, a dash if it could not be had."""
-    if unit not in figure.units:
+def _number(result: MetricResult, unit: str) -> str:
+    """Three significant digits or so; nothing for a unit that the result does not have, a dash for a missing value."""
+    if unit not in result.units:
         return ""
-    value = figure[unit]
+    value = result[unit]
     if value is None:
         return "-"
     return f"{value:,.{1 if abs(value) >= 100 else 2 if abs(value) >= 1 else 3}f}"
 
 
-def _cell(figure: Metric, unit: str) -> str:
-    """A number, and where it is a count of units, of how many."""
-    return f"{figure[unit]:.0f} / {figure['of']:.0f}" if "of" in figure.units else _number(figure, unit)
+def _cell(result: MetricResult, unit: str) -> str:
+    """A number, and for a count of units their number too."""
+    return f"{result[unit]:.0f} / {result['of']:.0f}" if "of" in result.units else _number(result, unit)
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

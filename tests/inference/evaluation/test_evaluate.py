@@ -1,4 +1,4 @@
-"""Evaluation: arithmetic by hand, the same figures whatever the batch, and nothing called a bound that is none."""
+"""Evaluation: arithmetic by hand, the same metrics whatever the batch, and no bound that is not one."""
 
 import json
 import math
@@ -27,8 +27,8 @@ def corpus() -> Corpus:
     return Corpus.from_texts(TEXTS, vocabulary=270, max_length=24)
 
 
-def made(corpus: Corpus, name: str, objective: dict[str, Any] = ELBO_TRAINED, **options: Any) -> Run:
-    """A run that nobody trained, with weights that say something."""
+def make_run(corpus: Corpus, name: str, objective: dict[str, Any] = ELBO_TRAINED, **options: Any) -> Run:
+    """An untrained run with random weights everywhere."""
     torch.manual_seed(0)
     model = (NVAE if name == "nvae" else LanguageModel).for_corpus(corpus, width=16, layers=2, heads=2, **options)
     guide = NVAEGuide(model) if isinstance(model, NVAE) else None
@@ -42,16 +42,16 @@ def made(corpus: Corpus, name: str, objective: dict[str, Any] = ELBO_TRAINED, **
 
 @pytest.fixture(scope="module")
 def nvae(corpus: Corpus) -> Run:
-    return made(corpus, "nvae")
+    return make_run(corpus, "nvae")
 
 
 @pytest.fixture(scope="module")
 def lm(corpus: Corpus) -> Run:
-    return made(corpus, "lm")
+    return make_run(corpus, "lm")
 
 
 @pytest.fixture(scope="module")
-def found(nvae: Run) -> Evaluation:
+def evaluation(nvae: Run) -> Evaluation:
     return nvae.evaluate(SOME, num_particles=3)
 
 
@@ -61,37 +61,39 @@ def nats(evaluation: Evaluation, name: str) -> float:
     return value
 
 
-def test_the_bound_is_the_sum_of_its_parts(found: Evaluation) -> None:
-    rate = nats(found, "kl_weights") + nats(found, "kl_vectors")
-    assert nats(found, "rate") == pytest.approx(rate)
-    assert nats(found, "bound") == pytest.approx(nats(found, "reconstruction") + rate + nats(found, "kl_length"))
+def test_the_bound_is_the_sum_of_its_parts(evaluation: Evaluation) -> None:
+    rate = nats(evaluation, "kl_weights") + nats(evaluation, "kl_vectors")
+    assert nats(evaluation, "rate") == pytest.approx(rate)
+    assert nats(evaluation, "bound") == pytest.approx(
+        nats(evaluation, "reconstruction") + rate + nats(evaluation, "kl_length")
+    )
     for name in ("bound", "importance_weighted"):
-        given = nats(found, f"{name}_given_length")
-        assert nats(found, name) - given == pytest.approx(nats(found, "kl_length"))
+        conditional = nats(evaluation, f"{name}_given_length")
+        assert nats(evaluation, name) - conditional == pytest.approx(nats(evaluation, "kl_length"))
 
 
-def test_units_by_hand(nvae: Run, found: Evaluation) -> None:
+def test_units_by_hand(nvae: Run, evaluation: Evaluation) -> None:
     tokens = sum(len(nvae.tokenizer.encode(text)) for text in SOME)
     size = sum(len(text.encode()) for text in SOME)
-    assert (found.about["texts"], found.about["tokens"], found.about["bytes"]) == (7, tokens, size)
-    total = nats(found, "bound") * 7
-    assert found["bound"]["nats/token"] == pytest.approx(total / tokens)
-    assert found["bound"]["bits/byte"] == pytest.approx(total / math.log(2) / size)
+    assert (evaluation.about["texts"], evaluation.about["tokens"], evaluation.about["bytes"]) == (7, tokens, size)
+    total = nats(evaluation, "bound") * 7
+    assert evaluation["bound"]["nats/token"] == pytest.approx(total / tokens)
+    assert evaluation["bound"]["bits/byte"] == pytest.approx(total / math.log(2) / size)
     if total / tokens < math.log(1e9):
-        assert found["bound"]["perplexity"] == pytest.approx(math.exp(total / tokens))
+        assert evaluation["bound"]["perplexity"] == pytest.approx(math.exp(total / tokens))
     else:
-        assert found["bound"]["perplexity"] is None
+        assert evaluation["bound"]["perplexity"] is None
 
 
-def test_batches_change_nothing(nvae: Run, found: Evaluation) -> None:
+def test_batches_change_nothing(nvae: Run, evaluation: Evaluation) -> None:
     other = evaluate(nvae, list(reversed(SOME)), num_particles=3, batch_size=2)
     exact = ["accuracy", "kl_length", "kl_weights", "kl_vectors", "kept_alpha", "kept_entropy", "kept_attention"]
     for name in [*exact, "exact_match", "bleu"]:
-        assert other[name].value == pytest.approx(found[name].value, rel=1e-5, abs=1e-5), name
+        assert other[name].value == pytest.approx(evaluation[name].value, rel=1e-5, abs=1e-5), name
 
 
-def test_what_is_a_bound_and_of_what(found: Evaluation) -> None:
-    bounds = {name: found[name].bound_on for name in found if found[name].bound_on}
+def test_bounds_are_named_and_nothing_else_is(evaluation: Evaluation) -> None:
+    bounds = {name: evaluation[name].bound_on for name in evaluation if evaluation[name].bound_on}
     assert bounds == {
         "bound": "log p(x)",
         "importance_weighted": "log p(x)",
@@ -99,8 +101,8 @@ def test_what_is_a_bound_and_of_what(found: Evaluation) -> None:
         "importance_weighted_given_length": "log p(x | n)",
         "objective": "log p(x)",
     }
-    assert not any(found[name].exact for name in found)
-    assert nats(found, "objective") == pytest.approx(nats(found, "bound"))
+    assert not any(evaluation[name].exact for name in evaluation)
+    assert nats(evaluation, "objective") == pytest.approx(nats(evaluation, "bound"))
 
 
 @pytest.mark.parametrize(
@@ -111,23 +113,27 @@ def test_what_is_a_bound_and_of_what(found: Evaluation) -> None:
     ],
     ids=["nvib", "beta"],
 )
-def test_what_was_trained_is_no_bound_by_name(corpus: Corpus, found: Evaluation, objective: dict[str, Any]) -> None:
-    trained = made(corpus, "nvae", objective).evaluate(SOME, num_particles=3)
+def test_a_trained_objective_that_is_no_bound_is_not_called_one(
+    corpus: Corpus, evaluation: Evaluation, objective: dict[str, Any]
+) -> None:
+    trained = make_run(corpus, "nvae", objective).evaluate(SOME, num_particles=3)
     assert trained["objective"].bound_on is None and objective["name"] in trained["objective"].label
-    for name in ("kl_vectors", "kl_weights", "kl_length"):  # exact, whatever was trained
-        assert nats(trained, name) == pytest.approx(nats(found, name))
+    for name in ("kl_vectors", "kl_weights", "kl_length"):  # exact, whatever the objective
+        assert nats(trained, name) == pytest.approx(nats(evaluation, name))
 
 
-def test_made_up_texts_are_compared(nvae: Run) -> None:
-    found = nvae.evaluate(SOME, num_particles=1, samples=5)
-    assert {"self_bleu", "reference_bleu", "distinct_2"} <= set(found) and "5 texts" in found["self_bleu"].label
-    assert found.about["samples"] == 5
+def test_generated_texts_are_compared(nvae: Run) -> None:
+    evaluation = nvae.evaluate(SOME, num_particles=1, samples=5)
+    assert {"self_bleu", "reference_bleu", "distinct_2"} <= set(evaluation) and "5 texts" in evaluation[
+        "self_bleu"
+    ].label
+    assert evaluation.about["samples"] == 5
     for wrong in (-1, 1):
         with pytest.raises(ValueError, match=f"samples is {wrong}: give 0 for none, or at least 2"):
             nvae.evaluate(SOME, num_particles=1, samples=wrong)
 
 
-def test_accuracy_is_that_of_texts_on_their_own(nvae: Run, found: Evaluation) -> None:
+def test_accuracy_is_that_of_texts_on_their_own(nvae: Run, evaluation: Evaluation) -> None:
     model: Any = nvae.model
     hits = count = 0
     for text in SOME:
@@ -136,7 +142,7 @@ def test_accuracy_is_that_of_texts_on_their_own(nvae: Run, found: Evaluation) ->
             logits = model.eval().likelihood(nvae.encode(text).memory(), None).likelihood(tokens).logits()
         hits += int((logits.argmax(-1) == tokens).sum())
         count += tokens.numel()
-    assert found["accuracy"].value == pytest.approx(hits / count)
+    assert evaluation["accuracy"].value == pytest.approx(hits / count)
 
 
 def test_a_language_model_has_log_p_itself(lm: Run) -> None:
@@ -163,7 +169,7 @@ def test_bounds_of_single_texts(nvae: Run) -> None:
 
 
 def test_every_number_is_finite_or_null(corpus: Corpus) -> None:
-    run = made(corpus, "nvae")
+    run = make_run(corpus, "nvae")
     assert isinstance(run.guide, NVAEGuide)
     run.guide.mean.weight.data.mul_(1e3)  # means far from the prior: a huge divergence
     evaluation = run.evaluate(SOME, num_particles=2)
@@ -177,12 +183,12 @@ def test_one_text_has_no_standard_error(nvae: Run) -> None:
     assert nvae.evaluate(SOME[:1], num_particles=1)["bound"].units["nats/text"].error is None
 
 
-def test_nothing_is_left_changed_and_the_seed_decides(nvae: Run, found: Evaluation) -> None:
+def test_nothing_is_left_changed_and_the_seed_decides(nvae: Run, evaluation: Evaluation) -> None:
     assert nvae.guide is not None
     nvae.model.train(), nvae.guide.train()
     state = torch.get_rng_state()
-    assert nvae.evaluate(SOME, num_particles=3) == found
-    assert nats(nvae.evaluate(SOME, num_particles=3, seed=1), "bound") != nats(found, "bound")
+    assert nvae.evaluate(SOME, num_particles=3) == evaluation
+    assert nats(nvae.evaluate(SOME, num_particles=3, seed=1), "bound") != nats(evaluation, "bound")
     assert torch.equal(state, torch.get_rng_state()) and torch.is_grad_enabled()
     assert all(part.training for part in (*nvae.model.modules(), *nvae.guide.modules()))
 
@@ -210,25 +216,25 @@ def test_attention_is_shared_among_the_components_there_are(nvae: Run) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_particles": 0}, "particles is 0: give a positive whole number"),
+        ({"num_particles": 0}, "num_particles is 0: give a positive whole number"),
         ({"limit": 0}, "limit is 0"),
         ({"batch_size": -1}, "batch_size is -1"),
         ({"reconstructions": 0}, "reconstructions is 0"),
         ({"texts": []}, "there are no texts to evaluate on"),
     ],
 )
-def test_what_cannot_be_evaluated(lm: Run, options: dict[str, Any], message: str) -> None:
+def test_bad_options(lm: Run, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         lm.evaluate(**options)
 
 
-def test_texts_are_written_again_without_the_vectors_that_weigh_little(nvae: Run, found: Evaluation) -> None:
+def test_texts_are_written_again_without_the_vectors_that_weigh_little(nvae: Run, evaluation: Evaluation) -> None:
     thin = nvae.evaluate(SOME, num_particles=3, min_weight=0.99)
-    written = nvae.reconstruct(SOME, min_weight=0.99)
-    assert thin["exact_match"].value == sum(item.exact for item in written) / len(SOME)
+    reconstructed = nvae.reconstruct(SOME, min_weight=0.99)
+    assert thin["exact_match"].value == sum(item.exact for item in reconstructed) / len(SOME)
     assert "mean posterior without vectors below 0.99" in thin.table() and thin.about["min_weight"] == 0.99
-    assert nats(thin, "importance_weighted") == nats(found, "importance_weighted")  # of the whole mixture
-    assert thin["kept_alpha"].value == found["kept_alpha"].value
+    assert nats(thin, "importance_weighted") == nats(evaluation, "importance_weighted")  # of the whole mixture
+    assert thin["kept_alpha"].value == evaluation["kept_alpha"].value
 
 
 def test_there_is_nothing_to_drop_where_nothing_is_latent(lm: Run) -> None:

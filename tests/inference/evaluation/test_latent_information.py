@@ -1,4 +1,4 @@
-"""What latents carry: against closed forms, against Pyro one pair of texts at a time, and where nothing is carried."""
+"""Information of latents: against closed forms, against Pyro one pair of texts at a time, and where there is none."""
 
 import json
 import math
@@ -50,7 +50,7 @@ def config(condition: int = 0, **options: Any) -> TransformerConfig:
 
 
 def pair(posterior: str = "full", condition: int = 0, noise: float = 0.3, **options: Any) -> tuple[DELLA, DELLAGuide]:
-    """A model and a guide with weights that say something, in float64."""
+    """A model and a guide with random weights everywhere, in float64."""
     model = DELLA(config(condition), latent_size=4, **options)
     guide = DELLAGuide(model, posterior=posterior)  # type: ignore[arg-type]
     for parameter in {*model.parameters(), *guide.parameters()}:
@@ -63,12 +63,12 @@ def double(batch: Batch) -> Batch:
 
 
 def texts(model: DELLA, rows: slice = slice(None), copies: int = 1) -> Batch:
-    conditions = None if model.condition is None else CONDITIONS[rows] * copies
+    conditions = None if model.condition_encoder is None else CONDITIONS[rows] * copies
     return double(Batch.pad(TEXTS[rows] * copies, conditions=conditions))
 
 
 class Codes(DELLAGuide):
-    """A guide that is told what it reads: vector number t of a table for a text that begins with token t."""
+    """A guide with a fixed reading of each text: vector number t of a table for a text that begins with token t."""
 
     def __init__(self, model: DELLA, table: Tensor, **options: Any) -> None:
         super().__init__(model, **options)
@@ -92,9 +92,9 @@ def test_a_linear_gaussian_chain_has_its_closed_form() -> None:
     mutual_information = torch.stack([(1 + (a / sd[0]) ** 2).log(), (1 + (c / sd[1]) ** 2 * left).log()]) / 2
     square = (b - d) ** 2 * float(a**2 + sd[0] ** 2) + c**2 + 2 * (b - d) * c * a  # E ((b - d) z_1 + c x)^2
     kl = (sd**2 - 1 - 2 * sd.log() + torch.tensor([a**2, square])) / 2
-    for found, expected in zip(parts, (mutual_information, kl - mutual_information), strict=True):
-        error = found.std(0) / math.sqrt(len(x))
-        assert ((found.mean(0) - expected).abs() < 4 * error).all()
+    for part, expected in zip(parts, (mutual_information, kl - mutual_information), strict=True):
+        error = part.std(0) / math.sqrt(len(x))
+        assert ((part.mean(0) - expected).abs() < 4 * error).all()
         assert (error < 0.1).all()
 
 
@@ -116,18 +116,18 @@ def test_aggregated_multiplies_up_to_the_mixture_of_all_latents() -> None:
     torch.testing.assert_close(aggregated(log_q).cumsum(0), mixture)
 
 
-def test_what_does_not_depend_on_the_text_is_its_own_aggregate() -> None:
+def test_a_density_that_does_not_depend_on_the_text_is_its_own_aggregate() -> None:
     log_p = torch.randn(3, 6, 1)
     torch.testing.assert_close(aggregated(log_p), log_p[..., 0].double(), atol=1e-12, rtol=0)
     torch.testing.assert_close(aggregated(log_p.expand(-1, -1, 9)), log_p[..., 0].double(), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
-def test_pyro_finds_the_same_one_pair_of_texts_at_a_time(options: dict[str, Any]) -> None:
+def test_pyro_agrees_one_pair_of_texts_at_a_time(options: dict[str, Any]) -> None:
     model, guide = pair(**options)
     count, latents = len(TEXTS), model.latents
     torch.manual_seed(3)
-    found = latent_information(model, guide, [texts(model)], draws=2)
+    information = latent_information(model, guide, [texts(model)], draws=2)
     torch.manual_seed(3)
     noise = torch.randn(count, len(latents), model.latent_size)
     torch.randn(2, 1, len(latents), model.latent_size)
@@ -152,50 +152,52 @@ def test_pyro_finds_the_same_one_pair_of_texts_at_a_time(options: dict[str, Any]
         swapped = [[likelihood(n, z[n] | {name: z[others[n]][name]}) for name in latents] for n in range(count)]
         swapped_all = torch.stack([likelihood(n, z[others[n]]) for n in range(count)])
     exactly = {"atol": 1e-8, "rtol": 1e-8}
-    torch.testing.assert_close(found.mutual_information, own_q - of_all_q, **exactly)
-    torch.testing.assert_close(found.marginal_kl, of_all_q - of_all_p, **exactly)
-    torch.testing.assert_close(found.sensitivity, kept[:, None] - torch.tensor(swapped, dtype=torch.double), **exactly)
-    torch.testing.assert_close(found.sensitivity_all, kept - swapped_all, **exactly)
-    assert found.sensitivity.abs().min() > 0
-    if model.condition is None:  # the two parts are the whole divergence
-        torch.testing.assert_close(found.mutual_information + found.marginal_kl, own_q - own_p, **exactly)
+    torch.testing.assert_close(information.mutual_information, own_q - of_all_q, **exactly)
+    torch.testing.assert_close(information.marginal_kl, of_all_q - of_all_p, **exactly)
+    torch.testing.assert_close(
+        information.sensitivity, kept[:, None] - torch.tensor(swapped, dtype=torch.double), **exactly
+    )
+    torch.testing.assert_close(information.sensitivity_all, kept - swapped_all, **exactly)
+    assert information.sensitivity.abs().min() > 0
+    if model.condition_encoder is None:  # the two parts are the whole divergence
+        torch.testing.assert_close(information.mutual_information + information.marginal_kl, own_q - own_p, **exactly)
     else:
         assert not torch.allclose(own_p, of_all_p, atol=1e-3)
 
 
 def drawn(model: DELLA, guide: DELLAGuide, n: int, noise: Tensor) -> dict[str, Tensor]:
-    """The latents of one text, as the guide draws them with given noise."""
+    """The latents of one text, as the guide draws them with this noise."""
     batch, numbers = texts(model, slice(n, n + 1)), iter(noise)
 
-    class Given(poutine.messenger.Messenger):
+    class FixedNoise(poutine.messenger.Messenger):
         def _pyro_sample(self, msg: Any) -> None:
             if msg["name"] in model.latents:
                 msg["value"], msg["done"] = msg["fn"].mean + msg["fn"].stddev * next(numbers), True
 
-    with Given():
+    with FixedNoise():
         trace = poutine.trace(guide).get_trace(batch)
     return {name: trace.nodes[name]["value"] for name in model.latents}
 
 
 @pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
-def test_information_is_at_most_the_divergence_and_what_tells_the_texts_apart(options: dict[str, Any]) -> None:
+def test_information_is_at_most_the_divergence_and_the_entropy_of_the_texts(options: dict[str, Any]) -> None:
     model, guide = pair(**options, noise=0.5)
-    found = latent_information(model, guide, [texts(model, copies=30)], draws=2)
-    assert (found.mutual_information.sum(-1) <= math.log(180) + 1e-9).all()
-    surplus = found.kl.sum(-1) - found.mutual_information.sum(-1)
+    information = latent_information(model, guide, [texts(model, copies=30)], draws=2)
+    assert (information.mutual_information.sum(-1) <= math.log(180) + 1e-9).all()
+    surplus = information.kl.sum(-1) - information.mutual_information.sum(-1)
     assert surplus.mean() > -4 * surplus.std() / math.sqrt(180)
-    below = found.mutual_information.mean(0) + 4 * found.mutual_information.std(0) / math.sqrt(180)
-    assert (below > -1e-9).all() and found.mutual_information.sum(-1).mean() > 0.1
+    below = information.mutual_information.mean(0) + 4 * information.mutual_information.std(0) / math.sqrt(180)
+    assert (below > -1e-9).all() and information.mutual_information.sum(-1).mean() > 0.1
 
 
 def test_the_divergence_is_that_of_the_bound() -> None:
     model, guide = pair(structure="independent")  # without latents below, no noise is in it
     kl = ELBO().terms(model, guide, texts(model)).kl
-    found = latent_information(model, guide, [texts(model)], draws=2)
-    torch.testing.assert_close(found.kl, torch.stack([kl[name] for name in model.latents], -1))
+    information = latent_information(model, guide, [texts(model)], draws=2)
+    torch.testing.assert_close(information.kl, torch.stack([kl[name] for name in model.latents], -1))
 
 
-def test_a_perfect_code_tells_each_text_from_all_others() -> None:
+def test_a_perfect_code_has_the_information_of_all_texts() -> None:
     model = DELLA(config(), latent_size=4)
     guide = Codes(model, 100 * torch.randn(20, 16))
     for number, head in enumerate(guide.heads):
@@ -203,19 +205,21 @@ def test_a_perfect_code_tells_each_text_from_all_others() -> None:
         torch.nn.init.constant_(head.bias[4:], -100.0)  # the narrowest posterior there is
         if number != 1:
             torch.nn.init.eye_(head.weight[:4, -16:])
-    found = latent_information(model, guide, [Batch.pad([[token, EOS] for token in range(3, 20)])])
+    information = latent_information(model, guide, [Batch.pad([[token, EOS] for token in range(3, 20)])])
     expected = torch.tensor([math.log(17), 0.0, 0.0], dtype=torch.double).expand(17, -1)
-    torch.testing.assert_close(found.mutual_information, expected, atol=1e-6, rtol=0)  # what is known is not told again
+    torch.testing.assert_close(
+        information.mutual_information, expected, atol=1e-6, rtol=0
+    )  # what is known adds no information
     variances = guide.table[3:, :4].var(0)
-    torch.testing.assert_close(found.variance[0].float(), variances, rtol=1e-4, atol=0)
-    assert (found.variance[1].abs() < 1e-6).all()
+    torch.testing.assert_close(information.variance[0].float(), variances, rtol=1e-4, atol=0)
+    assert (information.variance[1].abs() < 1e-6).all()
 
 
 @pytest.mark.parametrize("structure", ["chain", "independent", "single"])
-def test_a_posterior_that_is_the_prior_carries_nothing(structure: Any) -> None:
+def test_a_posterior_that_is_the_prior_has_no_information(structure: Any) -> None:
     model, guide = collapsed(structure=structure)
-    found = latent_information(model, guide, [texts(model)])
-    for part in (found.kl, found.mutual_information, found.marginal_kl):
+    information = latent_information(model, guide, [texts(model)])
+    for part in (information.kl, information.mutual_information, information.marginal_kl):
         torch.testing.assert_close(part, torch.zeros_like(part), atol=1e-8, rtol=0)
 
 
@@ -237,34 +241,36 @@ def test_a_collapsed_chain_has_no_active_unit_where_the_published_recipe_sees_mo
         trace = poutine.trace(guide).get_trace(batch)  # one path a text, as published
     published = [int((trace.nodes[name]["fn"].mean.var(0) > 0.2).sum()) for name in model.latents]
     assert published[0] == 0 and min(published[1:]) > 16, published
-    found = latent_information(model, guide, [batch])
-    assert found.variance.shape == (12, 32)
-    assert not (found.variance > 0.01).any()
+    information = latent_information(model, guide, [batch])
+    assert information.variance.shape == (12, 32)
+    assert not (information.variance > 0.01).any()
 
 
 def test_explained_variance_is_that_of_the_expected_mean() -> None:
     """Averaged over many draws of the noise, shared among texts or not, against the variance without any."""
-    said = torch.randn(9, 2, dtype=torch.double)
+    signal = torch.randn(9, 2, dtype=torch.double)
     for texts_of_noise in (1, 9):
         noise = torch.randn(3, texts_of_noise, 20_000, 2, dtype=torch.double)
-        estimates = explained_variance(said[:, None] + 1.5 * noise * said.abs().sqrt()[:, None])
+        estimates = explained_variance(signal[:, None] + 1.5 * noise * signal.abs().sqrt()[:, None])
         error = estimates.std(0) / math.sqrt(20_000)
-        assert ((estimates.mean(0) - said.var(0)).abs() < 4 * error).all()
+        assert ((estimates.mean(0) - signal.var(0)).abs() < 4 * error).all()
 
 
 def test_explained_variance_is_the_variance_between_texts_less_the_noise_within() -> None:
-    said, noise = torch.randn(400, 3), torch.randn(16, 400, 3)
-    means = (said + 2 * noise).double()
+    signal, noise = torch.randn(400, 3), torch.randn(16, 400, 3)
+    means = (signal + 2 * noise).double()
     corrected = means.mean(0).var(0) - means.var(0).mean(0) / 16
     torch.testing.assert_close(explained_variance(means), corrected, atol=0.02, rtol=0)
-    assert (means.mean(0).var(0) - said.var(0)).min() > 0.1  # what the correction is for
-    torch.testing.assert_close(explained_variance(said + 7 * noise[:, :1]), said.double().var(0), atol=1e-4, rtol=0)
+    assert (means.mean(0).var(0) - signal.var(0)).min() > 0.1  # what the correction is for
+    torch.testing.assert_close(explained_variance(signal + 7 * noise[:, :1]), signal.double().var(0), atol=1e-4, rtol=0)
 
 
 def test_a_decoder_that_ignores_its_latents_is_not_sensitive() -> None:
     model = DELLA(config(), latent_size=4)  # fusions start as the identity
-    found = latent_information(model.eval(), DELLAGuide(model).eval(), [texts(model)._replace(weight=torch.ones(6))])
-    assert found.sensitivity.abs().max() < 1e-5 and found.sensitivity_all.abs().max() < 1e-5
+    information = latent_information(
+        model.eval(), DELLAGuide(model).eval(), [texts(model)._replace(weight=torch.ones(6))]
+    )
+    assert information.sensitivity.abs().max() < 1e-5 and information.sensitivity_all.abs().max() < 1e-5
 
 
 def test_a_derangement_leaves_nothing_in_its_place() -> None:
@@ -293,21 +299,23 @@ def test_a_prior_of_ones_own_without_a_closed_form() -> None:
             return pyro.distributions.StudentT(5.0, summary[..., :4], 1.0).to_event(1)
 
     model, guide = pair(latent_prior=Heavy())
-    found = latent_information(model, guide, [texts(model)])
-    torch.testing.assert_close(found.mutual_information + found.marginal_kl, found.kl, atol=1e-8, rtol=0)
+    information = latent_information(model, guide, [texts(model)])
+    torch.testing.assert_close(
+        information.mutual_information + information.marginal_kl, information.kl, atol=1e-8, rtol=0
+    )
 
 
 def test_memory_does_not_grow_with_the_square_of_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     model, guide = pair()
-    sizes, distribution = [], guide.distribution
+    sizes, conditional = [], guide.conditional
     monkeypatch.setattr(layers, "ENTRIES", 4000)
 
     def watched(*args: Any) -> Any:
-        found = distribution(*args)
-        sizes.append(found.mean.numel())
-        return found
+        result = conditional(*args)
+        sizes.append(result.mean.numel())
+        return result
 
-    monkeypatch.setattr(guide, "distribution", watched)
+    monkeypatch.setattr(guide, "conditional", watched)
     for copies in (10, 20):
         sizes.clear()
         latent_information(model, guide, [texts(model, copies=copies)], draws=2)
@@ -322,7 +330,7 @@ def test_memory_does_not_grow_with_the_square_of_the_texts(monkeypatch: pytest.M
         ([Batch.pad(TEXTS)], 1, "draws is 1: what noise adds to a mean shows in how two draws differ"),
     ],
 )
-def test_what_cannot_be_told(batches: list[Batch], draws: int, message: str) -> None:
+def test_bad_arguments(batches: list[Batch], draws: int, message: str) -> None:
     model = DELLA(config(), latent_size=4)
     with pytest.raises(ValueError, match=message):
         latent_information(model, DELLAGuide(model), batches, draws)
@@ -338,28 +346,34 @@ def run() -> Run:
     corpus = Corpus.from_texts(SENTENCES, vocabulary=270, max_length=24)
     model = DELLA.for_corpus(corpus, width=16, layers=3, heads=2, latent_size=4)
     guide = DELLAGuide(model)
-    made = Run(model, guide, corpus, RunFolder(corpus.folder), {}, 10)
+    run_of_steps = Run(model, guide, corpus, RunFolder(corpus.folder), {}, 10)
     svi = SVI(model, guide, torch.optim.Adam, lr=1e-2)
     for _ in range(10):
-        svi.step(made.batch(SENTENCES[:20]))
-    made.config = {"objective": {"name": "elbo", "is_bound": True, "kl_weights": dict.fromkeys(model.latents, 1.0)}}
-    return made
+        svi.step(run_of_steps.batch(SENTENCES[:20]))
+    run_of_steps.config = {
+        "objective": {"name": "elbo", "is_bound": True, "kl_weights": dict.fromkeys(model.latents, 1.0)}
+    }
+    return run_of_steps
 
 
 def measured(run: Run, **options: Any) -> Evaluation:
     return run.evaluate(SENTENCES[:20], num_particles=1, reconstructions=1, **options)
 
 
-def test_an_evaluation_tells_what_each_latent_carries(run: Run) -> None:
-    found = measured(run, compared=15)
+def test_an_evaluation_has_the_information_of_each_latent(run: Run) -> None:
+    information = measured(run, compared=15)
     measures = ["mutual_information", "marginal_kl", "active", "sensitivity"]
-    assert list(found)[-16:] == [f"{measure}{of}" for of in ("_z_1", "_z_2", "_z_3", "") for measure in measures]
-    assert found.about["compared"] == 15 and found.latents == ("z_1", "z_2", "z_3")
-    assert found["information_z_2"].label == "information of z_2 over 15 texts, at most ln 15 = 2.71"
-    assert 0 < nats(found, "mutual_information") <= math.log(15)
-    assert nats(found, "mutual_information") == pytest.approx(sum(nats(found, f"information_z_{k}") for k in (1, 2, 3)))
-    plain = json.loads(json.dumps(found.as_dict(), allow_nan=False))["figures"]
-    assert set(plain) == set(found)
+    assert list(information)[-16:] == [f"{measure}{of}" for measure in measures for of in ("_z_1", "_z_2", "_z_3", "")]
+    assert information.about["compared"] == 15 and information.latents == ("z_1", "z_2", "z_3")
+    assert (
+        information["mutual_information_z_2"].label == "mutual information of z_2 over 15 texts, at most ln 15 = 2.71"
+    )
+    assert 0 < nats(information, "mutual_information") <= math.log(15)
+    assert nats(information, "mutual_information") == pytest.approx(
+        sum(nats(information, f"mutual_information_z_{k}") for k in (1, 2, 3))
+    )
+    plain = json.loads(json.dumps(information.as_dict(), allow_nan=False))["figures"]
+    assert set(plain) == set(information)
     assert plain["active_z_1"]["units"]["of"]["value"] == 4 and plain["active"]["units"]["of"]["value"] == 12
     assert plain["sensitivity_z_3"]["units"]["nats/text"]["standard_error"] > 0
     assert not any(plain[measure]["is_bound"] for measure in measures)
@@ -372,29 +386,31 @@ def nats(evaluation: Evaluation, name: str) -> float:
 
 
 def test_information_is_less_than_the_divergence_of_a_trained_guide(run: Run) -> None:
-    found = measured(run)
-    whole, told = found["rate"].units["nats/text"], found["mutual_information"].units["nats/text"]
-    assert told.value is not None and whole.value is not None and told.error is not None and whole.error is not None
-    assert told.value <= whole.value + 4 * (told.error + whole.error)
+    information = measured(run)
+    whole, mutual = information["rate"].units["nats/text"], information["mutual_information"].units["nats/text"]
+    assert mutual.value is not None and whole.value is not None and mutual.error is not None and whole.error is not None
+    assert mutual.value <= whole.value + 4 * (mutual.error + whole.error)
 
 
 def test_one_row_for_each_latent(run: Run) -> None:
     lines = measured(run, compared=12).table().splitlines()
     start = lines.index("") + 1
-    assert lines[start].startswith("by latent, in nats/text: information is at most ln 12 = 2.48; KL of all 20 texts")
+    assert lines[start].startswith(
+        "by latent, in nats/text: mutual information is at most ln 12 = 2.48; KL of all 20 texts"
+    )
     assert lines[start + 1].split("  ")[0] == "latent" and lines[start + 1].endswith("sensitivity")
     assert [line.split()[0] for line in lines[start + 2 : start + 6]] == ["z_1", "z_2", "z_3", "all"]
     assert lines[start + 6] == "" and not any("KL of z_1" in line for line in lines)
 
 
 def test_the_limit_bounds_it_and_one_text_has_nothing_to_be_compared_with(run: Run) -> None:
-    assert measured(run, limit=7)["information_z_1"].label.endswith("ln 7 = 1.95")
+    assert measured(run, limit=7)["mutual_information_z_1"].label.endswith("ln 7 = 1.95")
     for options in ({"limit": 1}, {"compared": 1}):
         alone = measured(run, **options)
-        assert "information_z_1" not in alone and "kl_z_1" in alone and "KL of z_1" in alone.table()
+        assert "mutual_information_z_1" not in alone and "kl_z_1" in alone and "KL of z_1" in alone.table()
 
 
 def test_the_seed_decides_and_batches_do_not(run: Run) -> None:
     one, other = (measured(run, batch_size=size) for size in (20, 7))
-    assert nats(one, "information_z_2") == pytest.approx(nats(other, "information_z_2"), rel=1e-3)
-    assert nats(one, "information_z_2") != nats(measured(run, seed=1), "information_z_2")
+    assert nats(one, "mutual_information_z_2") == pytest.approx(nats(other, "mutual_information_z_2"), rel=1e-3)
+    assert nats(one, "mutual_information_z_2") != nats(measured(run, seed=1), "mutual_information_z_2")

@@ -1,24 +1,26 @@
-"""What a reader and a JSON parser get."""
+"""The table and the JSON of an evaluation."""
 
 import json
 import math
 
 import pytest
 
-from pyroformer.inference.evaluation.report import Estimate, Evaluation, Metric
+from pyroformer.inference.evaluation.report import Estimate, Evaluation, MetricResult
 
 EVALUATION = Evaluation(
     {
-        "bound": Metric(
-            "bound, beta = 1",
+        "bound": MetricResult(
+            "-ELBO, beta = 1",
             {"nats/token": Estimate(121.94, 0.5), "nats/text": Estimate(1707.31), "perplexity": Estimate(None)},
             "log p(x)",
         ),
-        "given": Metric("  given the length", {"nats/token": Estimate(1.234)}, "log p(x | n)"),
-        "reconstruction": Metric("reconstruction", {"nats/token": Estimate(0.38), "nats/text": Estimate(math.nan)}),
-        "exact": Metric("log-likelihood", {"nats/token": Estimate(3.0)}, "log p(x)", exact=True),
-        "accuracy": Metric("token accuracy", {"share": Estimate(0.9617, math.inf)}),
-        "kept": Metric("components", {"components": Estimate(9.31), "of the text's": Estimate(0.85)}),
+        "given": MetricResult("  given the length", {"nats/token": Estimate(1.234)}, "log p(x | n)"),
+        "reconstruction": MetricResult(
+            "reconstruction", {"nats/token": Estimate(0.38), "nats/text": Estimate(math.nan)}
+        ),
+        "exact": MetricResult("log-likelihood", {"nats/token": Estimate(3.0)}, "log p(x)", exact=True),
+        "accuracy": MetricResult("token accuracy", {"share": Estimate(0.9617, math.inf)}),
+        "kept": MetricResult("components", {"components": Estimate(9.31), "of the text's": Estimate(0.85)}),
     },
     {"texts": 3},
 )
@@ -27,7 +29,7 @@ EVALUATION = Evaluation(
 def test_table() -> None:
     assert EVALUATION.table().splitlines() == [
         "                    nats/token  nats/text  bits/byte  perplexity   bound on",
-        "bound, beta = 1          121.9    1,707.3                      -   log p(x)",
+        "-ELBO, beta = 1          121.9    1,707.3                      -   log p(x)",
         "  given the length        1.23                                     log p(x | n)",
         "reconstruction           0.380          -                          not a bound",
         "log-likelihood            3.00                                     log p(x), exact",
@@ -37,17 +39,21 @@ def test_table() -> None:
     ]
 
 
-def nats(value: float) -> Metric:
-    return Metric("", {"nats/text": Estimate(value, 0.1)})
+def nats(value: float) -> MetricResult:
+    return MetricResult("", {"nats/text": Estimate(value, 0.1)})
 
 
 def test_a_row_for_each_latent() -> None:
     active = {
-        f"active{of}": Metric("", {"above 0.01": Estimate(low), "above 0.2": Estimate(high), "of": Estimate(size)})
+        f"active{of}": MetricResult(
+            "", {"above 0.01": Estimate(low), "above 0.2": Estimate(high), "of": Estimate(size)}
+        )
         for of, low, high, size in [("_z_1", 8.0, 3.0, 32.0), ("_z_2", 0.0, 0.0, 32.0), ("", 8.0, 3.0, 64.0)]
     }
-    kl = {f"kl_z_{k}": Metric("KL", {"nats/token": Estimate(0.1), "nats/text": Estimate(float(k))}) for k in (1, 2)}
-    rate = {"rate": Metric("rate", {"nats/token": Estimate(0.2), "nats/text": Estimate(3.0)})}
+    kl = {
+        f"kl_z_{k}": MetricResult("KL", {"nats/token": Estimate(0.1), "nats/text": Estimate(float(k))}) for k in (1, 2)
+    }
+    rate = {"rate": MetricResult("rate", {"nats/token": Estimate(0.2), "nats/text": Estimate(3.0)})}
     others = {
         f"{name}{of}": nats(value)
         for name in ("mutual_information", "marginal_kl", "sensitivity")
@@ -58,12 +64,18 @@ def test_a_row_for_each_latent() -> None:
         "      nats/token  nats/text  bits/byte  perplexity   bound on",
         "rate       0.200       3.00                          not a bound",
         "",
-        "by latent, in nats/text: information is at most ln 512 = 6.24; KL of all 900 texts, the rest of 512",
-        "latent    KL  information  mismatch  active > 0.01  active > 0.2  sensitivity",
-        "z_1     1.00        0.500     0.500         8 / 32        3 / 32        0.500",
-        "z_2     2.00       -0.001    -0.001         0 / 32        0 / 32       -0.001",
-        "all     3.00        12.00     12.00         8 / 64        3 / 64        12.00",
+        "by latent, in nats/text: mutual information is at most ln 512 = 6.24; KL of all 900 texts, the rest of 512",
+        "latent    KL  mutual information  marginal KL  active > 0.01  active > 0.2  sensitivity",
+        "z_1     1.00               0.500        0.500         8 / 32        3 / 32        0.500",
+        "z_2     2.00              -0.001       -0.001         0 / 32        0 / 32       -0.001",
+        "all     3.00               12.00        12.00         8 / 64        3 / 64        12.00",
     ]
+
+
+def test_a_table_of_some_measures_of_each_latent() -> None:
+    metrics = {f"sensitivity{of}": nats(value) for of, value in [("_z_1", 0.5), ("", 0.75)]}
+    lines = Evaluation(metrics, {"texts": 9, "compared": 9}, ("z_1",)).table().splitlines()
+    assert lines[3:] == ["latent  sensitivity", "z_1           0.500", "all           0.750"]
 
 
 def test_json_holds_numbers_that_are_finite_or_null() -> None:
@@ -79,9 +91,9 @@ def test_json_holds_numbers_that_are_finite_or_null() -> None:
     assert plain["figures"]["given"]["label"] == "given the length"
 
 
-def test_figures_by_name() -> None:
+def test_metrics_by_name() -> None:
     assert EVALUATION["accuracy"].value == 0.9617
     assert EVALUATION["bound"]["nats/text"] == 1707.31
     assert "bound" in EVALUATION and list(EVALUATION)[0] == "bound" and str(EVALUATION) == EVALUATION.table()
-    with pytest.raises(KeyError, match="there is no figure 'bleu': choose among bound, given"):
+    with pytest.raises(KeyError, match="there is no metric 'bleu': choose among bound, given"):
         EVALUATION["bleu"]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from pyroformer.inference.evaluation.metrics import bleu, count_for_mass, effective_components, perplexity, ratio
-from pyroformer.inference.evaluation.report import Estimate
+from pyroformer.inference.evaluation.bleu import bleu
+from pyroformer.inference.evaluation.estimates import Estimate, perplexity, ratio
+from pyroformer.inference.evaluation.metrics.components import count_for_mass, effective_components
 
 
 def test_ratio_by_hand() -> None:
@@ -54,7 +55,7 @@ def test_effective_components() -> None:
     torch.testing.assert_close(effective_components(weights.log()), expected)
 
 
-@pytest.mark.parametrize(("part", "count"), [(0.3, 1), (0.5, 1), (0.51, 2), (0.8, 2), (0.99, 3), (1.0, 3)])
-def test_holding(part: float, count: int) -> None:
-    assert count_for_mass(torch.tensor([[0.2, 0.0, 0.5, 0.3]]), part).tolist() == [count]
-    assert count_for_mass(2 * torch.tensor([[0.2, 0.0, 0.5, 0.3]]), part).tolist() == [count]  # shares of any total
+@pytest.mark.parametrize(("mass", "count"), [(0.3, 1), (0.5, 1), (0.51, 2), (0.8, 2), (0.99, 3), (1.0, 3)])
+def test_count_for_mass(mass: float, count: int) -> None:
+    assert count_for_mass(torch.tensor([[0.2, 0.0, 0.5, 0.3]]), mass).tolist() == [count]
+    assert count_for_mass(2 * torch.tensor([[0.2, 0.0, 0.5, 0.3]]), mass).tolist() == [count]  # shares of any total

@@ -1,4 +1,4 @@
-"""Metrics of sets of texts: beside sacrebleu, scipy and brute force, by hand, and at their limits."""
+"""BLEU and n-gram metrics: beside sacrebleu, scipy and brute force, by hand, and at their limits."""
 
 import json
 import math
@@ -13,19 +13,18 @@ from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 from scipy.spatial.distance import jensenshannon
 
-from pyroformer.inference.evaluation.report import Estimate, Evaluation
-from pyroformer.inference.evaluation.text_metrics import (
+from pyroformer.inference.evaluation.bleu import reference_bleu, self_bleu
+from pyroformer.inference.evaluation.metrics.diversity import diversity
+from pyroformer.inference.evaluation.ngram_metrics import (
     Distinct,
     Divergence,
     Jaccard,
     distinct,
-    diversity,
     jaccard,
     ngram_divergence,
-    reference_bleu,
     repetition,
-    self_bleu,
 )
+from pyroformer.inference.evaluation.report import Estimate, Evaluation
 
 NONE = Estimate(None)
 text = st.lists(st.sampled_from("a b c D d. ü".split()), max_size=7).map(" ".join)
@@ -34,7 +33,7 @@ order = st.integers(1, 4)
 quickly = settings(max_examples=40, deadline=None)
 
 
-def made_up(count: int, seed: int, words: int = 30) -> list[str]:
+def random_texts(count: int, seed: int, words: int = 30) -> list[str]:
     """Texts of random length from a few words, the first of which are the most frequent."""
     generator = np.random.default_rng(seed)
     return [" ".join(f"w{w}" for w in generator.geometric(3 / words, generator.integers(3, 9))) for _ in range(count)]
@@ -55,8 +54,8 @@ def mean_and_error(values: list[float]) -> Estimate:
     return Estimate(float(np.mean(values)), error)
 
 
-def same(found: Estimate, expected: Estimate) -> bool:
-    return all(a == (b if b is None else pytest.approx(b, abs=1e-9)) for a, b in zip(found, expected, strict=True))
+def same(result: Estimate, expected: Estimate) -> bool:
+    return all(a == (b if b is None else pytest.approx(b, abs=1e-9)) for a, b in zip(result, expected, strict=True))
 
 
 # Oracles
@@ -79,8 +78,8 @@ def test_reference_bleu_is_sacrebleus_with_all_references(texts: list[str], refe
 
 def test_bleu_by_hand() -> None:
     # 3 of 3 words, 1 of 2 pairs, no triple of 1: that one counts as half a match
-    found = reference_bleu(["a b c"], ["b c", "x a y", "a x x x"]).value
-    assert found == pytest.approx(100 * (1 * 1 / 2 * 1 / 2) ** (1 / 3))
+    result = reference_bleu(["a b c"], ["b c", "x a y", "a x x x"]).value
+    assert result == pytest.approx(100 * (1 * 1 / 2 * 1 / 2) ** (1 / 3))
     # two words where all others have four: exp(1 - 4 / 2)
     assert self_bleu(["a b", "a b c d", "a b c d"], 1).value == pytest.approx(100 * (math.exp(-1) + 1 + 1) / 3)
 
@@ -99,17 +98,17 @@ def test_jaccard_by_brute_force(texts: list[str], n: int) -> None:
 
 @quickly
 @given(some_texts, some_texts, st.integers(1, 3))
-@example(made_up(60, seed=0), made_up(40, seed=1), 2)
+@example(random_texts(60, seed=0), random_texts(40, seed=1), 2)
 def test_divergence_is_scipys(texts: list[str], references: list[str], n: int) -> None:
     ours, theirs = ([gram for text in some for gram in grams(text, n)] for some in (texts, references))
-    found = ngram_divergence(texts, references, n)
-    assert found[1:] == (len(ours), len(theirs))
+    result = ngram_divergence(texts, references, n)
+    assert result[1:] == (len(ours), len(theirs))
     if not ours or not theirs:
-        assert found.nats == NONE
+        assert result.nats == NONE
     else:
         either = sorted({*ours, *theirs})
         expected = jensenshannon([ours.count(g) for g in either], [theirs.count(g) for g in either]) ** 2
-        assert found.nats.value == pytest.approx(expected, abs=1e-9)
+        assert result.nats.value == pytest.approx(expected, abs=1e-9)
 
 
 def test_distinct_by_hand() -> None:
@@ -132,7 +131,7 @@ def test_repetition_by_hand() -> None:
     ids=["distinct", "mean", "nearest"],
 )
 def test_errors_are_those_of_leaving_out_each_text(metric: Callable[[list[str], int], Estimate], n: int) -> None:
-    texts = [*made_up(12, seed=3), "w1 w2 w3", "w1 w2 w3"]  # equally near ones among them
+    texts = [*random_texts(12, seed=3), "w1 w2 w3", "w1 w2 w3"]  # equally near ones among them
     without = [metric(texts[:i] + texts[i + 1 :], n).value or 0 for i in range(len(texts))]
     expected = math.sqrt((len(texts) - 1) * np.var(without))
     assert metric(texts, n).error == pytest.approx(expected) and expected > 0
@@ -150,7 +149,7 @@ def test_errors_are_those_of_leaving_out_each_text(metric: Callable[[list[str], 
     ids=["self_bleu", "repetition", "mean", "distinct", "nearest"],
 )
 def test_the_error_is_that_of_repetitions(metric: Callable[[list[str]], Estimate], above: float) -> None:
-    values, errors = zip(*(metric(made_up(60, seed)) for seed in range(100)), strict=True)
+    values, errors = zip(*(metric(random_texts(60, seed)) for seed in range(100)), strict=True)
     assert 0.8 < np.mean(errors) / np.std(values) < above
 
 
@@ -202,16 +201,16 @@ def test_the_order_of_texts_means_nothing_where_all_are_taken(texts: list[str], 
 
 SAMPLED: dict[str, Callable[[list[str], int], Any]] = {
     "self_bleu": lambda texts, seed: self_bleu(texts, sample=20, seed=seed),
-    "reference_bleu": lambda texts, seed: reference_bleu(texts, made_up(9, seed=1), sample=20, seed=seed),
+    "reference_bleu": lambda texts, seed: reference_bleu(texts, random_texts(9, seed=1), sample=20, seed=seed),
     "jaccard": lambda texts, seed: jaccard(texts, 1, sample=20, seed=seed),
     "distinct": lambda texts, seed: distinct(texts, 1, ngrams=50, seed=seed),
-    "divergence": lambda texts, seed: ngram_divergence(texts, made_up(9, seed=1), 1, ngrams=40, seed=seed),
+    "divergence": lambda texts, seed: ngram_divergence(texts, random_texts(9, seed=1), 1, ngrams=40, seed=seed),
 }
 
 
 @pytest.mark.parametrize("metric", SAMPLED.values(), ids=SAMPLED)
 def test_the_sample_is_a_function_of_the_seed(metric: Callable[[list[str], int], Any]) -> None:
-    texts = made_up(60, seed=0)
+    texts = random_texts(60, seed=0)
     assert metric(texts, 3) == metric(texts, 3)
     assert len({metric(texts, seed) for seed in range(5)}) == 5
 
@@ -222,15 +221,15 @@ def test_texts_are_drawn_once_each() -> None:
     assert jaccard([*texts, "0"], 1, sample=41).nearest.value == pytest.approx(2 / 41)
 
 
-def test_as_many_ngrams_are_read_as_asked_for() -> None:
-    texts = made_up(60, seed=0)
+def test_ngrams_limits_the_ngrams_that_are_read() -> None:
+    texts = random_texts(60, seed=0)
     assert [distinct(texts, 2, ngrams=number).ngrams for number in (1, 7, 100)] == [1, 7, 100]
     assert distinct(texts, 2, ngrams=10**6) == distinct(texts, 2)
     assert ngram_divergence(texts, texts[:9], 2, ngrams=30)[1:] == (30, 30)
 
 
 def test_the_number_of_ngrams_makes_sets_of_different_sizes_comparable() -> None:
-    small, large = made_up(100, seed=0), made_up(2000, seed=1)
+    small, large = random_texts(100, seed=0), random_texts(2000, seed=1)
     assert distinct(large, 1).share.value < distinct(small, 1).share.value / 4  # type: ignore[operator]
     shares = [distinct(some, 1, ngrams=400).share for some in (small, large)]
     assert shares[0].value == pytest.approx(shares[1].value, abs=3 * max(share.error or 0 for share in shares))
@@ -241,7 +240,7 @@ def test_a_text_that_repeats_itself_still_does_in_a_sample() -> None:
     assert distinct(texts, 1, ngrams=50).share.value == distinct(texts, 1).share.value == 1 / 5
 
 
-# What there is no number of
+# Missing values
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["a b"], ["a b", "", " \n"]])
@@ -299,12 +298,12 @@ def test_bad_options(call: Callable[[], object], message: str) -> None:
         call()
 
 
-# Figures
+# Results
 
 
 def test_labels_say_how_much_text_and_how() -> None:
-    figures = diversity(["a b c"] * 30 + ["d e", "d", ""], ["a b", "c"], orders=[1, 3], sample=20, ngrams=40, seed=7)
-    assert {name: figure.label for name, figure in figures.items()} == {
+    results = diversity(["a b c"] * 30 + ["d e", "d", ""], ["a b", "c"], orders=[1, 3], sample=20, ngrams=40, seed=7)
+    assert {name: result.label for name, result in results.items()} == {
         "self_bleu": "Self-BLEU-4 of 20 texts, exp smoothing, seed 7",
         "reference_bleu": "BLEU-4 of 20 texts against 2 references, exp smoothing, seed 7",
         "distinct_1": "distinct 1-grams of 40, seed 7",
@@ -317,7 +316,7 @@ def test_labels_say_how_much_text_and_how() -> None:
         "divergence_3": "Jensen-Shannon divergence of 3-grams, 30 against 0, seed 7",
     }
     few = diversity(["a b c", "", "d"], bleu_order=2, orders=[2])
-    assert [figure.label for figure in few.values()] == [
+    assert [result.label for result in few.values()] == [
         "Self-BLEU-2 of 2 texts, exp smoothing, seed 0",
         "distinct 2-grams of 2, seed 0",
         "repeated 2-grams inside 1 texts",
@@ -326,8 +325,8 @@ def test_labels_say_how_much_text_and_how() -> None:
 
 
 def test_figures_hold_what_the_functions_return() -> None:
-    texts, references = made_up(40, seed=0), made_up(50, seed=1)
-    figures = diversity(texts, references, bleu_order=3, sample=30, ngrams=60, seed=5)
+    texts, references = random_texts(40, seed=0), random_texts(50, seed=1)
+    results = diversity(texts, references, bleu_order=3, sample=30, ngrams=60, seed=5)
     expected = {
         "self_bleu": {"of 100": self_bleu(texts, 3, 30, 5)},
         "reference_bleu": {"of 100": reference_bleu(texts, references, 3, 30, 5)},
@@ -339,11 +338,11 @@ def test_figures_hold_what_the_functions_return() -> None:
             f"jaccard_{n}": dict(zip(["over pairs", "to the nearest"], jaccard(texts, n, 30, 5), strict=True)),
             f"divergence_{n}": {"nats": ngram_divergence(texts, references, n, 60, 5).nats},
         }
-    assert {name: figure.units for name, figure in figures.items()} == expected
+    assert {name: result.units for name, result in results.items()} == expected
 
 
 def test_figures_print_and_are_plain_data_even_of_nothing() -> None:
     for texts in ([], ["a b c", "a b"]):
-        found = Evaluation(diversity(texts, texts), {})
-        assert "Self-BLEU-4" in found.table() and not any(figure.bound_on for figure in found.figures.values())
-        json.dumps(found.as_dict(), allow_nan=False)
+        result = Evaluation(diversity(texts, texts), {})
+        assert "Self-BLEU-4" in result.table() and not any(result.bound_on for result in result.metrics.values())
+        json.dumps(result.as_dict(), allow_nan=False)

@@ -1,0 +1,230 @@
+"""Shared quantities of an evaluation, computed when a metric first reads them, once for a batch or for all texts."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ...guides.base import encodes
+from ...guides.posteriors import TextPosterior
+from ...models.batch import Batch
+from ...models.transformer.memory import Memory
+from ..data.loaders import sequential_batches
+from ..data.texts import Texts
+from ..generation.generate import reconstruct, sample
+from ..generation.reconstruction import Reconstruction
+from ..objectives.bounds import importance_sweep
+from ..objectives.elbo import ELBO, Terms
+from ..objectives.registry import held_out_objective
+from ..objectives.trace_pair import trace_pair
+from ..runs.fitted import FittedModel
+from ..utils.seeded_eval import seeded_eval
+from .latent_information import LatentInformation, has_hierarchy, latent_information
+
+__all__ = ["BatchContext", "EvaluationContext", "EvaluationOptions", "evenly_spaced", "importance_draws"]
+
+DRAWS = 8  # of the bound's terms, which vary little where divergences are exact
+REFERENCES = 10  # held-out texts for each generated one
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Options of :func:`~pyroformer.inference.evaluation.evaluate.evaluate`, which documents them.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+
+    num_particles: int = 64
+    seed: int = 0
+    limit: int | None = None
+    reconstructions: int = 256
+    compared: int = 512
+    samples: int = 0
+    min_weight: float = 0.0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("num_particles", "limit", "reconstructions", "compared", "batch_size"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ValueError(f"{name} is {number}: give a positive whole number.")
+        if self.samples < 0 or self.samples == 1:
+            raise ValueError(
+                f"samples is {self.samples}: give 0 for none, or at least 2, which are compared with each other."
+            )
+
+
+class EvaluationContext:
+    """A run, the texts it is evaluated on, and what metrics of all texts read.
+
+    Arguments:
+        run: The run.
+        texts: The texts.
+        options: The options of the evaluation.
+    """
+
+    def __init__(self, run: FittedModel, texts: Texts, options: EvaluationOptions) -> None:
+        self.run, self.texts, self.options = run, texts, options
+
+    @property
+    def tokens(self) -> Float[np.ndarray, " texts"]:
+        """The number of tokens of each text, its end included."""
+        return self.texts.lengths.astype(float)
+
+    @property
+    def bytes(self) -> Float[np.ndarray, " texts"]:
+        """The number of bytes of each text in UTF-8."""
+        return self.texts.bytes.astype(float)
+
+    @property
+    def evidence(self) -> str:
+        """The log probability that bounds are bounds of."""
+        return "log p(x | c)" if self.run.corpus.conditional else "log p(x)"
+
+    @cached_property
+    def objective(self) -> ELBO:
+        """The objective that the run was trained on, as far as held-out texts determine it."""
+        draws = min(self.options.num_particles, DRAWS)
+        return held_out_objective(self.run.config["objective"], draws, len(self.run.corpus.train), self.run.trust)
+
+    @cached_property
+    def reconstructions(self) -> list[Reconstruction] | None:
+        """Greedy reconstructions of evenly spaced texts; None without a posterior to decode from.
+
+        Raises:
+            ValueError: If the model writes no texts token by token, or there are no weights to drop vectors by.
+        """
+        min_weight = self.options.min_weight
+        if not (encodes(self.run.guide) or min_weight):
+            return None
+        texts = evenly_spaced(self.texts, self.options.reconstructions)
+        conditions = None if texts.conditions is None else texts.conditions[:]
+        seed, batch_size = self.options.seed, self.options.batch_size
+        return reconstruct(
+            self.run, texts[:], conditions=conditions, min_weight=min_weight, seed=seed, batch_size=batch_size
+        )
+
+    @cached_property
+    def samples(self) -> list[str]:
+        """Texts generated from the prior, as many as the options say."""
+        return sample(self.run, self.options.samples, seed=self.options.seed) if self.options.samples else []
+
+    @cached_property
+    def references(self) -> list[str]:
+        """Held-out texts that generated ones are compared with."""
+        return evenly_spaced(self.run.corpus.test, REFERENCES * self.options.samples)[:]
+
+    @property
+    def compared(self) -> int:
+        """The number of texts that are compared with one another."""
+        return min(self.options.compared, len(self.texts))
+
+    @cached_property
+    def latent_information(self) -> LatentInformation | None:
+        """Information of each latent over evenly spaced texts; None without a hierarchy of latents, or for one text."""
+        model, guide = self.run.model, self.run.guide
+        if not has_hierarchy(model, guide) or self.compared < 2:
+            return None
+        texts = evenly_spaced(self.texts, self.compared)
+        batches = [batch.to(model.device) for _, batch in sequential_batches(texts, self.options.batch_size)]
+        with seeded_eval(model, guide, seed=self.options.seed):
+            return latent_information(model, guide, batches)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The texts and the options, of what has been computed so far."""
+        options, computed = self.options, vars(self)  # a cached property is in it once it has been read
+        about: dict[str, Any] = {
+            "texts": len(self.texts),
+            "tokens": int(self.tokens.sum()),
+            "bytes": int(self.bytes.sum()),
+            "split": None,
+            "samples": options.samples,
+            "seed": options.seed,
+            "step": self.run.step,
+        }
+        if self.run.guide is not None:
+            about |= {"num_particles": options.num_particles, "draws": self.objective.num_particles}
+        if computed.get("reconstructions") is not None:
+            about |= {"reconstructions": len(computed["reconstructions"]), "min_weight": options.min_weight}
+        if computed.get("latent_information") is not None:
+            about["compared"] = self.compared
+        return about
+
+
+class BatchContext:
+    """A batch of an evaluation, and what metrics of single texts read.
+
+    Noise is drawn in one order whichever metric comes first: that of :attr:`terms`, of :attr:`sampled_text`, and of
+    :attr:`importance_weighted`.
+
+    Arguments:
+        evaluation: The evaluation that the batch belongs to.
+        batch: Texts, on the model's device.
+    """
+
+    def __init__(self, evaluation: EvaluationContext, batch: Batch) -> None:
+        assert batch.tokens is not None and batch.mask is not None
+        self.evaluation, self.run, self.batch = evaluation, evaluation.run, batch
+        self.tokens: Int[Tensor, "B T"] = batch.tokens
+        self.mask: Bool[Tensor, "B T"] = batch.mask
+
+    @cached_property
+    def terms(self) -> Terms:
+        """The terms of the bound, averaged over a few draws of the guide."""
+        return self.evaluation.objective.terms(self.run.model, self.run.guide, self.batch)
+
+    @cached_property
+    def sampled_text(self) -> Distribution:
+        """The distribution of the texts, given one draw of the guide."""
+        _ = self.terms  # drawn before
+        text: Distribution = trace_pair(self.run.model, self.run.guide, self.batch)[0].nodes["text"]["fn"]
+        return text
+
+    @cached_property
+    def importance_weighted(self) -> dict[int, Float[Tensor, " B"]] | None:
+        """The importance-weighted bound by number of draws; None where nothing is latent."""
+        if self.run.guide is None:
+            return None
+        _ = self.sampled_text  # drawn before
+        draws = importance_draws(self.evaluation.options.num_particles)
+        return importance_sweep(self.run.model, self.run.guide, self.batch, draws, len(self.run.corpus.train))
+
+    @cached_property
+    def posterior(self) -> TextPosterior | None:
+        """The posterior of each text; None where the guide defines no ``encode``."""
+        guide = self.run.guide
+        return guide.encode(self.batch) if encodes(guide) else None
+
+    @cached_property
+    def memory(self) -> Memory | None:
+        """The memory at the mean of the posterior; None where there is no posterior."""
+        return None if self.posterior is None else self.posterior.memory()
+
+    @cached_property
+    def mean_text(self) -> Distribution | None:
+        """The distribution of the texts, given the mean of the posterior; None where there is no posterior."""
+        return None if self.memory is None else self.run.model.likelihood(self.memory, self.mask)
+
+
+def importance_draws(num_particles: int) -> list[int]:
+    """The numbers of draws of importance-weighted bounds: at most three, in steps of four, up to the largest.
+
+    Examples:
+        >>> importance_draws(64), importance_draws(50), importance_draws(1)
+        ([4, 16, 64], [4, 16, 50], [1])
+    """
+    fewer = [4**power for power in range(1, 16) if 4**power < num_particles]
+    return [*fewer[-2:], num_particles]
+
+
+def evenly_spaced(texts: Texts, limit: int | None) -> Texts:
+    """At most ``limit`` of the texts, evenly spaced; all if None."""
+    if limit is None or limit >= len(texts):
+        return texts
+    return texts.select(np.linspace(0, len(texts) - 1, limit).round().astype(int))

@@ -1,0 +1,68 @@
+"""The metrics of an evaluation, in the order of their results."""
+
+from collections.abc import Sequence
+
+from ....models.choices import check_choice
+from ..metric import Metric
+from .bounds import BoundGivenLength, ImportanceWeighted, ImportanceWeightedGivenLength, NegativeELBO
+from .components import KeptAlpha, KeptAttention, KeptEntropy
+from .diversity import DIVERSITY
+from .latents import ActiveUnits, MarginalKL, MutualInformation, Sensitivity
+from .reconstruction import Accuracy, CorpusBLEU, ExactMatch, SampledAccuracy
+from .terms import KL, Rate, Reconstruction, TrainedObjective
+
+__all__ = ["METRICS", "resolve"]
+
+METRICS: tuple[Metric, ...] = (
+    NegativeELBO(),
+    BoundGivenLength(),
+    ImportanceWeighted(),
+    ImportanceWeightedGivenLength(),
+    Reconstruction(),
+    KL(),
+    Rate(),
+    TrainedObjective(),
+    Accuracy(),
+    SampledAccuracy(),
+    CorpusBLEU(),
+    ExactMatch(),
+    KeptAlpha(),
+    KeptEntropy(),
+    KeptAttention(),
+    *DIVERSITY,
+    MutualInformation(),
+    MarginalKL(),
+    ActiveUnits(),
+    Sensitivity(),
+)
+
+
+def resolve(metrics: Sequence[str | Metric] | None) -> tuple[Metric, ...]:
+    """The metrics that names and objects stand for; all of :data:`METRICS` if None.
+
+    Raises:
+        ValueError: If there is none, a name is unknown, an entry is no metric, or two have the same name.
+
+    Examples:
+        >>> [metric.label for metric in resolve(["rate", "exact_match"])]
+        ['rate, KL of all latents', 'exact match']
+    """
+    if metrics is None:
+        return METRICS
+    entries = [metrics] if isinstance(metrics, str) else list(metrics)
+    if not entries:
+        raise ValueError("metrics is empty: give at least one metric, or None for all.")
+    known = {metric.name: metric for metric in METRICS}
+    resolved: dict[str, Metric] = {}
+    for entry in entries:
+        if isinstance(entry, str):
+            check_choice("metric", entry, known)
+            metric = known[entry]
+        elif isinstance(entry, Metric):
+            metric = entry
+        else:
+            raise ValueError(f"{entry!r} is no metric: give a name or an object of a class derived from Metric.")
+        if metric.name in resolved:
+            raise ValueError(f"two metrics have the name {metric.name!r}: give each of them once, under its own name.")
+        resolved[metric.name] = metric
+    return tuple(resolved.values())

@@ -1,0 +1,100 @@
+"""The number of components of a mixture in use, counted in three ways, the prior's component included."""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ....models.attention.mixture import Mixture
+from ....models.transformer.stacks import Decoder
+from ..context import BatchContext, EvaluationContext
+from ..cross_attention import attention_shares
+from ..estimates import ratio
+from ..metric import Metric
+from ..report import MetricResult
+
+__all__ = ["KeptAlpha", "KeptAttention", "KeptEntropy", "count_for_mass", "effective_components"]
+
+LEAST_ALPHA = 0.1  # the published code removes components below it
+
+
+class ComponentCount(Metric):
+    """Base class: a number of components, and its share of all components of a text."""
+
+    def measure(self, context: BatchContext) -> dict[str, Tensor] | None:
+        memory = context.memory
+        if not isinstance(memory, Mixture):
+            return None
+        kept = self.count(context, memory)
+        mask = memory.mask
+        every = mask.sum(-1) if mask is not None else torch.full_like(memory.log_weights[..., 0], memory.components)
+        return None if kept is None else {"kept": kept, "all": every}
+
+    def count(self, context: BatchContext, memory: Mixture) -> Tensor | None:
+        """The number of components of each text that are in use; None if the posterior does not have it."""
+        raise NotImplementedError
+
+    def summarize(self, column: dict[str, Float[np.ndarray, " texts"]], context: EvaluationContext) -> MetricResult:
+        share = ratio(column["kept"] / column["all"])
+        return MetricResult(self.label, {"components": ratio(column["kept"]), "of the text's": share})
+
+
+class KeptAlpha(ComponentCount):
+    """Components with a concentration above that at which the published code removes them."""
+
+    name, label = "kept_alpha", f"components with alpha > {LEAST_ALPHA}"
+
+    def count(self, context: BatchContext, memory: Mixture) -> Tensor | None:
+        log_alpha: Tensor | None = getattr(context.posterior, "log_alpha", None)
+        if log_alpha is None:
+            return None
+        large = log_alpha > math.log(LEAST_ALPHA)
+        return (large if memory.mask is None else large & memory.mask).sum(-1)
+
+
+class KeptEntropy(ComponentCount):
+    """The number of equal weights that are spread out as much as the mean weights of the posterior."""
+
+    name, label = "kept_entropy", "components, exp of the entropy of E[pi]"
+
+    def count(self, context: BatchContext, memory: Mixture) -> Tensor | None:
+        if context.posterior is None or context.posterior.token_weights() is None:
+            return None
+        return effective_components(memory.log_weights)
+
+
+class KeptAttention(ComponentCount):
+    """The fewest components that receive nearly all of the decoder's attention."""
+
+    name, label = "kept_attention", "components that hold 99 % of the decoder's attention"
+
+    def count(self, context: BatchContext, memory: Mixture) -> Tensor | None:
+        decoder = getattr(context.run.model, "decoder", None)
+        if not isinstance(decoder, Decoder):
+            return None
+        return count_for_mass(attention_shares(decoder, context.tokens, context.mask, memory))
+
+
+def effective_components(log_weights: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+    r"""The exponential of the entropy of weights: the number of equal weights that are as spread out.
+
+    Examples:
+        >>> effective_components(torch.tensor([0.5, 0.5, 0.0]).log())
+        tensor(2.)
+    """
+    weights = log_weights.exp()
+    return torch.where(weights > 0, -weights * log_weights, 0).sum(-1).exp()
+
+
+def count_for_mass(shares: Float[Tensor, "*batch n"], mass: float = 0.99) -> Int[Tensor, "*batch"]:
+    """The fewest components that together have a share ``mass`` of the whole.
+
+    Examples:
+        >>> count_for_mass(torch.tensor([0.5, 0.0, 0.495, 0.005]))
+        tensor(2)
+    """
+    descending = shares.double().sort(-1, descending=True).values
+    before = descending.cumsum(-1) - descending
+    return (before < (mass - 1e-6) * descending.sum(-1, keepdim=True)).sum(-1)

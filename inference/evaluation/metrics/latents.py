@@ -1,0 +1,96 @@
+"""The information of each latent of a hierarchy, and of all together; their divergences are among the terms."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..context import EvaluationContext
+from ..estimates import Estimate, ratio
+from ..latent_information import LatentInformation
+from ..metric import Metric
+from ..report import MetricResult
+
+__all__ = ["ActiveUnits", "MarginalKL", "MutualInformation", "Sensitivity"]
+
+ACTIVE = (0.01, 0.2)  # a unit's variance over texts: the usual threshold, and DELLA's
+
+
+class LatentMetric(Metric):
+    """Base class: a result for each latent, and one for all of them.
+
+    ``label`` has the fields ``latent`` and ``count``, the number of texts that are compared.
+    """
+
+    def summarize(self, column: object, context: EvaluationContext) -> dict[str, MetricResult] | None:
+        information = context.latent_information
+        if information is None:
+            return None
+        latents = context.run.model.latents
+        names = [*((f"{self.name}_{latent}", latent) for latent in latents), (self.name, "all latents")]
+        count = f"{context.compared:,} texts"
+        return {
+            name: MetricResult(self.label.format(latent=latent, count=count) + self.limit(context), units)
+            for (name, latent), units in zip(names, self.units(information), strict=True)
+        }
+
+    def limit(self, context: EvaluationContext) -> str:
+        """The largest value that is possible, for the label."""
+        return ""
+
+    def units(self, information: LatentInformation) -> Iterator[dict[str, Estimate]]:
+        """The units of each latent, then of all together."""
+        raise NotImplementedError
+
+
+class MutualInformation(LatentMetric):
+    """The mutual information of a text and a latent, given the latents below."""
+
+    name, label = "mutual_information", "mutual information of {latent} over {count}"
+
+    def limit(self, context: EvaluationContext) -> str:
+        return f", at most ln {context.compared:,} = {math.log(context.compared):.2f}"
+
+    def units(self, information: LatentInformation) -> Iterator[dict[str, Estimate]]:
+        return _nats(information.mutual_information, information.mutual_information.sum(-1))
+
+
+class MarginalKL(LatentMetric):
+    """The divergence of the aggregated posterior from the prior."""
+
+    name, label = "marginal_kl", "marginal KL of {latent} over {count}, aggregated posterior against prior"
+
+    def units(self, information: LatentInformation) -> Iterator[dict[str, Estimate]]:
+        return _nats(information.marginal_kl, information.marginal_kl.sum(-1))
+
+
+class ActiveUnits(LatentMetric):
+    """The number of dimensions whose posterior mean varies over texts."""
+
+    name, label = "active", "active units of {latent} over {count}, lower latents averaged out"
+
+    def units(self, information: LatentInformation) -> Iterator[dict[str, Estimate]]:
+        variance = information.variance.cpu().numpy()
+        return (_active(units) for units in (*variance, variance))
+
+
+class Sensitivity(LatentMetric):
+    """The drop of the log-likelihood where a latent is that of another text."""
+
+    name, label = "sensitivity", "drop of log p(x | z) over {count} with another text's {latent}"
+
+    def units(self, information: LatentInformation) -> Iterator[dict[str, Estimate]]:
+        return _nats(information.sensitivity, information.sensitivity_all)
+
+
+def _nats(each: Float[Tensor, "texts K"], together: Float[Tensor, " texts"]) -> Iterator[dict[str, Estimate]]:
+    columns = torch.cat([each, together[:, None]], -1).cpu().numpy()
+    return ({"nats/text": ratio(column)} for column in columns.T)
+
+
+def _active(variance: Float[np.ndarray, "*units"]) -> dict[str, Estimate]:
+    counts = {f"above {least}": Estimate(float((variance > least).sum())) for least in ACTIVE}
+    return counts | {"of": Estimate(float(variance.size))}
