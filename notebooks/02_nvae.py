@@ -191,7 +191,7 @@ print(*run.interpolate("Return the current file position.", "Raise an exception 
 
 # %%
 for vector in vectors(run, text):
-    print(vector.index, repr(vector.token), f"{vector.weight:.2f}")
+    print(vector.number, repr(vector.token), f"{vector.weight:.2f}")
 
 # %%
 other = "Raise an exception in the coroutine."
