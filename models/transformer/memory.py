@@ -1,4 +1,4 @@
-"""What a decoder is conditions of a text besides the text: a mixture to attend to; or latents, and a condition."""
+"""Conditioning information for the decoder: a mixture to attend to; or latents, and a condition."""
 
 import math
 from collections.abc import Sequence
@@ -88,7 +88,7 @@ def check_context(memory: Memory, latents: int, size: int) -> Context:
         torch.Size([1, 4, 8])
     """
     if not isinstance(memory, Context):
-        raise ValueError(f"a {type(memory).__name__} was given, and the decoder is conditions latents: give a Context")
+        raise ValueError(f"the memory is a {type(memory).__name__}, but the decoder takes latents: give a Context.")
     had = None if memory.latents is None else tuple(memory.latents.shape[-2:])
     if had != (latents, size):
         found = "no latents" if had is None else f"{had[0]} latents of {had[1]} dimensions"

@@ -120,7 +120,7 @@ def test_interpolation_has_one_condition(run: Run) -> None:
     ("call", "message"),
     [
         (lambda run: run.sample(1), "the run was trained on pairs: give the condition"),
-        (lambda run: run.sample(1, condition="color"), "'color' is none of the 2 labels .* 'color'"),
+        (lambda run: run.sample(1, condition="colr"), "'colr' is none of the 2 labels .* 'color'"),
         (lambda run: run.reconstruct("a red one 3"), "the run was trained on pairs: give the condition"),
         (lambda run: run.evaluate(["a red one 3"]), "these texts lack the conditions"),
     ],

@@ -71,7 +71,7 @@ def test_t_is_between_0_and_1(run: Run) -> None:
         (Context(condition_tokens=torch.ones(1, 2, dtype=torch.long)), "the context has no latents, the model 3 of 4"),
         (Context(torch.zeros(3, 4)), r"the memory is of batch shape \(\): give one row for each text"),
         (Context(torch.zeros(2, 2, 3, 4)), r"the memory is of batch shape \(2, 2\): give one row for each text"),
-        (Mixture(torch.zeros(1, 2), torch.zeros(1, 2, 16)), "a Mixture was given, and the decoder is told latents"),
+        (Mixture(torch.zeros(1, 2), torch.zeros(1, 2, 16)), "the memory is a Mixture, but the decoder takes latents"),
     ],
 )
 def test_only_what_fits_the_decoder_is_written(run: Run, memory: Any, message: str) -> None:
