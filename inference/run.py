@@ -48,6 +48,7 @@ class Run(FittedModel):
         folder: The folder of the run.
         config: The configuration of the run.
         step: The training step of the weights.
+        trust: Modules or class paths outside pyroformer that may be imported for the run, such as its objective.
     """
 
     def encode(self, texts: str | Sequence[str], conditions: str | Sequence[str] | None = None) -> TextPosterior:

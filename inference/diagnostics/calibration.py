@@ -15,6 +15,7 @@ from ...models.transformer.text_distribution import text_mask
 from ..objectives.elbo import ELBO
 from ..objectives.trace_pair import trace_pair
 from ..objectives.traces import Site, is_local, latent_sites, mask_of
+from ..utils.errors import check_at_least
 from ..utils.seeded_eval import seeded_eval
 
 __all__ = ["Calibration", "calibrate"]
@@ -133,9 +134,7 @@ def calibrate(
         >>> {name: len(ranks) for name, ranks in calibration.ranks.items()}
         {'z_1[0]': 20, 'z_1[1]': 20, 'log_p': 20}
     """
-    for name, number in (("simulations", simulations), ("draws", draws), ("texts", texts)):
-        if number < 1:
-            raise ValueError(f"{name} is {number}: give a whole number of at least 1.")
+    check_at_least(1, simulations=simulations, draws=draws, texts=texts)
     collected: dict[str, list[np.ndarray]] = {}
     with seeded_eval(model, guide, seed=seed):
         arguments = [Batch.unobserved(texts, like=_float(model))] if args is None else args

@@ -14,6 +14,7 @@ from ..generation.decoding import Decoding
 from ..generation.generate import sample
 from ..posterior.arviz_compat import ArviZData, from_groups
 from ..run import Run
+from ..utils.errors import check_at_least
 
 __all__ = ["PredictiveCheck", "Statistic", "check_texts", "predictive_check", "text_statistics"]
 
@@ -111,9 +112,8 @@ def check_texts(
         raise ValueError(
             "the run was trained on pairs: sample texts for some conditions, and give them to predictive_check."
         )
-    if limit < 1 or replications < 2:
-        name, number, least = ("limit", limit, 1) if limit < 1 else ("replications", replications, 2)
-        raise ValueError(f"{name} is {number}: give a whole number of at least {least}.")
+    check_at_least(1, limit=limit)
+    check_at_least(2, replications=replications)
     if isinstance(texts, str):
         texts = [texts]
     real = list((run.corpus.test if texts is None else texts)[:limit])
@@ -171,9 +171,7 @@ def text_statistics(texts: Sequence[str], words: int = 5, pairs: int = 5) -> dic
     Raises:
         ValueError: If a number is negative.
     """
-    for name, number in (("words", words), ("pairs", pairs)):
-        if number < 0:
-            raise ValueError(f"{name} is {number}: give a whole number from 0.")
+    check_at_least(0, words=words, pairs=pairs)
     statistics: dict[str, Statistic] = {
         "words per text": lambda texts: float(np.mean([len(row) for row in split(texts)])),
         "their std": lambda texts: float(np.std([len(row) for row in split(texts)])),

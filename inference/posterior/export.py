@@ -30,6 +30,7 @@ from ..objectives.elbo import ELBO, Densities
 from ..objectives.trace_pair import trace_pair
 from ..objectives.traces import as_numpy, displayed_value, is_local, latent_sites, mask_of
 from ..runs.fitted import FittedModel
+from ..utils.errors import check_at_least
 from ..utils.seeded_eval import seeded_eval
 from .arviz_compat import ArviZData, draw_attributes, from_groups
 
@@ -217,9 +218,8 @@ def _sample_stats(densities: Densities) -> dict[str, Tensor]:
 
 
 def _check_counts(draws: int, predictive: int) -> None:
-    for name, number, least in (("draws", draws, 1), ("predictive", predictive, 0)):
-        if number < least:
-            raise ValueError(f"{name} is {number}: give a whole number of at least {least}.")
+    check_at_least(1, draws=draws)
+    check_at_least(0, predictive=predictive)
     if predictive > draws:
         raise ValueError(
             f"predictive is {predictive}, but there are {draws} draws to decode from: give at most {draws}."

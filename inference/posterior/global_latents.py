@@ -30,6 +30,7 @@ from ..objectives.traces import (
     plates,
     sample_sites,
 )
+from ..utils.errors import check_at_least
 from ..utils.seeded_eval import seeded_eval
 from .arviz_compat import ArviZData, draw_attributes, from_groups
 
@@ -76,8 +77,7 @@ def global_posterior(
         >>> dict(data.log_likelihood["per_observation"].sizes)
         {'chain': 1, 'draw': 5, 'observation': 9}
     """
-    if draws < 1:
-        raise ValueError(f"draws is {draws}: give a whole number of at least 1.")
+    check_at_least(1, draws=draws)
     if learned := [name for name, value in model.named_parameters() if value.requires_grad]:
         raise ValueError(
             f"{learned[0]} of the {type(model).__name__} is a learned parameter, fitted to every observation: give it "

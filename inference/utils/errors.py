@@ -1,6 +1,20 @@
-"""Error messages of one line."""
+"""Checks of numbers, and error messages of one line."""
 
-__all__ = ["first_line"]
+__all__ = ["check_at_least", "first_line"]
+
+
+def check_at_least(least: int, **numbers: int) -> None:
+    """Raises a ValueError that names the first of the numbers below ``least``.
+
+    Examples:
+        >>> check_at_least(1, draws=100, texts=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: texts is 0: give a whole number of at least 1.
+    """
+    for name, number in numbers.items():
+        if number < least:
+            raise ValueError(f"{name} is {number}: give a whole number of at least {least}.")
 
 
 def first_line(error: Exception) -> str:

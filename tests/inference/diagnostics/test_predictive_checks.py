@@ -95,7 +95,7 @@ def test_what_cannot_be_checked(corpus: Corpus) -> None:
         predictive_check(["a"], [["a"]], STATISTICS)
     with pytest.raises(ValueError, match="a set has 2 generated texts for 1 real ones: give as many"):
         predictive_check(["a"], [["a"], ["a", "b"]], STATISTICS)
-    with pytest.raises(ValueError, match="words is -1: give a whole number from 0"):
+    with pytest.raises(ValueError, match="words is -1: give a whole number of at least 0"):
         text_statistics(["a"], words=-1)
     run = Run(
         LanguageModel.for_corpus(corpus, width=16, layers=1, heads=2), None, corpus, RunFolder(Path("nowhere")), {}, 0
