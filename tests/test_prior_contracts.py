@@ -281,9 +281,9 @@ def test_the_published_objective_is_one_of_dirichlets(name: str) -> None:
         ("nvae", "--objective elbo --model.weight_prior pyroformer.models.priors.weights.PitmanYor"),
         (
             "vae",
-            "--model.base_measure pyroformer.models.priors.heavy_tails.StudentTVectorPrior --model.base_measure.freedom 3",
+            "--model.base_measure pyroformer.priors.StudentTVectorPrior --model.base_measure.df 3",
         ),
-        ("della", "--model.latent_prior pyroformer.models.priors.heavy_tails.LinearStudentT --model.structure single"),
+        ("della", "--model.latent_prior pyroformer.priors.LinearStudentT --model.structure single"),
     ],
 )
 def test_from_the_command_line(model: str, options: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Priors that can be swapped: of weights, of vectors, of latents, of lengths, and of the units of a mixture."""
+"""Exchangeable priors: of weights, vectors, latents and lengths, and of the components of a mixture."""
 
 from .components import ComponentPrior, DirichletProcess, GaussianVectors, StickBreaking
 from .heavy_tails import LaplaceVectorPrior, LinearLaplace, LinearStudentT, StudentTVectorPrior

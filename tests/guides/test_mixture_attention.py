@@ -18,7 +18,7 @@ from pyroformer.models.attention.attend import attend
 from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.mixture_attention import MixtureAttention
 
-UNITS, TOKENS, WIDTH, VALUES = 4, 12, 2, 2
+COMPONENTS, TOKENS, WIDTH, VALUES = 4, 12, 2, 2
 
 in_each_batch = pytest.mark.parametrize("batch", [(), (2, 3)], ids=["single", "batched"])
 
@@ -32,10 +32,12 @@ def double(isolated: None) -> Iterator[None]:
 
 
 def draw(batch: tuple[int, ...] = (), variances: str = "shared") -> Mixture:
-    own = {"unit": (*batch, UNITS, 1), "diagonal": (*batch, UNITS, WIDTH), "shared": (1, 1)}[variances]
+    own = {"component": (*batch, COMPONENTS, 1), "diagonal": (*batch, COMPONENTS, WIDTH), "shared": (1, 1)}[variances]
     return Mixture(
-        torch.randn(*batch, UNITS).log_softmax(-1), torch.randn(*batch, UNITS, WIDTH), torch.rand(own) * 2 + 0.1,
-        noise_variance=0.1, values=2 * torch.randn(*batch, UNITS, VALUES), value_variances=torch.rand(*batch, UNITS, 1) + 0.2,
+        torch.randn(*batch, COMPONENTS).log_softmax(-1),
+        torch.randn(*batch, COMPONENTS, WIDTH), torch.rand(own) * 2 + 0.1,
+        noise_variance=0.1, values=2 * torch.randn(*batch, COMPONENTS, VALUES),
+        value_variances=torch.rand(*batch, COMPONENTS, 1) + 0.2,
     )  # fmt: skip
 
 
@@ -62,7 +64,7 @@ def fresh() -> Tensor:
 
 @in_each_batch
 @pytest.mark.parametrize("free_values", [False, True])
-@pytest.mark.parametrize("variances, features", [("shared", "linear"), ("unit", "norm"), ("diagonal", "squares")])
+@pytest.mark.parametrize("variances, features", [("shared", "linear"), ("component", "norm"), ("diagonal", "squares")])
 def test_attention_is_the_optimal_guide(
     batch: tuple[int, ...], free_values: bool, variances: str, features: Any
 ) -> None:
@@ -73,7 +75,7 @@ def test_attention_is_the_optimal_guide(
 
 
 def test_dot_product_guide_is_softmax_attention() -> None:
-    keys, observed = torch.randn(UNITS, WIDTH), queries()
+    keys, observed = torch.randn(COMPONENTS, WIDTH), queries()
     guide = AssignmentGuide(MixtureAttention(Mixture.from_attention(keys, keys)))
     expected = (observed @ keys.T / WIDTH**0.5).softmax(-1)
     torch.testing.assert_close(guide.logits(observed).softmax(-1), expected, rtol=1e-12, atol=1e-12)
@@ -82,7 +84,7 @@ def test_dot_product_guide_is_softmax_attention() -> None:
 @in_each_batch
 def test_gap_counts_what_is_seen(batch: tuple[int, ...]) -> None:
     model = MixtureAttention(draw(batch))
-    attn_mask = torch.ones(TOKENS, UNITS, dtype=torch.bool).tril()
+    attn_mask = torch.ones(TOKENS, COMPONENTS, dtype=torch.bool).tril()
     attn_mask[5] = False  # sees nothing
     mask = torch.arange(TOKENS) != 7
     observed = queries(*batch)
@@ -115,7 +117,7 @@ def test_affine_guide_learns_attention() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variances, enough", [("unit", "norm"), ("diagonal", "squares")])
+@pytest.mark.parametrize("variances, enough", [("component", "norm"), ("diagonal", "squares")])
 def test_precisions_of_their_own_need_squares(variances: str, enough: Any) -> None:
     """Training on the queries that are measured, so that what is left is the best that the features can do."""
     model, observed = MixtureAttention(draw(variances=variances)), queries(tokens=300)
@@ -138,7 +140,7 @@ def test_precisions_of_their_own_need_squares(variances: str, enough: Any) -> No
 
 
 def test_guide_of_assignments_starts_where_its_features_can() -> None:
-    model, observed = MixtureAttention(draw(variances="unit")), queries(tokens=500)
+    model, observed = MixtureAttention(draw(variances="component")), queries(tokens=500)
     exact, affine = AssignmentGuide(model, "norm"), AssignmentGuide(model, "linear")
     assert guide_gap(model, affine, observed) > guide_gap(model, exact, observed) + 0.01
 
@@ -148,11 +150,11 @@ def test_guide_of_assignments_starts_where_its_features_can() -> None:
 
 @in_each_batch
 def test_value_guide_starts_at_the_moments_of_attention(batch: tuple[int, ...]) -> None:
-    mixture, observed = draw(batch, "unit"), queries(*batch)
+    mixture, observed = draw(batch, "component"), queries(*batch)
     mean, scale = ValueGuide(MixtureAttention(mixture, free_values=True)).moments(observed)
     torch.testing.assert_close(mean, attend(observed, mixture))
     torch.testing.assert_close(scale.square(), attend(observed, mixture, returns="variance"))
-    everything = torch.ones(TOKENS, UNITS, dtype=torch.bool)
+    everything = torch.ones(TOKENS, COMPONENTS, dtype=torch.bool)
     seen = ValueGuide(MixtureAttention(mixture, free_values=True)).moments(observed, everything)
     torch.testing.assert_close(seen[0], mean)
     torch.testing.assert_close(seen[1], scale)
@@ -174,7 +176,7 @@ def test_value_guide_goes_with_known_values(batch: tuple[int, ...]) -> None:
     model = MixtureAttention(draw(batch), free_values=True)
     values, value_mask = torch.randn(*batch, TOKENS, VALUES), torch.arange(TOKENS) % 2 == 0
     observed, guide = queries(*batch), ValueGuide(model)
-    attn_mask = torch.ones(TOKENS, UNITS, dtype=torch.bool).tril()
+    attn_mask = torch.ones(TOKENS, COMPONENTS, dtype=torch.bool).tril()
     attn_mask[3] = False
     for options in ({}, {"attn_mask": attn_mask}, {"mask": torch.arange(TOKENS) > 3}):
         found = guide_gap(model, guide, observed, values, value_mask, num_particles=200, **options)
@@ -191,7 +193,7 @@ PRIORS = ConjugatePriors(means=0.7)
 
 @in_each_batch
 def test_key_guide_starts_at_the_variational_posterior(batch: tuple[int, ...]) -> None:
-    mixture, observed = draw(batch, "unit"), queries(*batch)
+    mixture, observed = draw(batch, "component"), queries(*batch)
     model = MixtureAttention.conjugate(mixture, PRIORS)
     mean, scale = KeyGuide(model, steps=30).moments(observed)
     end = adapt(observed, mixture, steps=30, priors=PRIORS, variational=True)
@@ -203,7 +205,7 @@ def test_key_guide_starts_at_the_variational_posterior(batch: tuple[int, ...]) -
 
 
 def test_key_guide_starts_at_the_variational_bound_and_collapsing_tightens_it() -> None:
-    mixture, observed = draw(variances="unit"), queries()
+    mixture, observed = draw(variances="component"), queries()
     model = MixtureAttention.conjugate(mixture, PRIORS)
     bounds = {}
     for assignment in (True, False):
@@ -225,7 +227,7 @@ def test_key_guide_starts_at_the_variational_bound_and_collapsing_tightens_it() 
 @pytest.mark.slow
 @in_each_batch
 def test_training_the_key_guide_does_not_loosen_the_bound(batch: tuple[int, ...]) -> None:
-    model, observed = MixtureAttention.conjugate(draw(batch, "unit"), PRIORS), queries(*batch)
+    model, observed = MixtureAttention.conjugate(draw(batch, "component"), PRIORS), queries(*batch)
     guide = KeyGuide(model, steps=5)
 
     def bound() -> float:
@@ -250,7 +252,7 @@ def test_key_guide_reads_annotations_and_masks() -> None:
     masked = guide.moments(observed, mask=mask)
     alone = guide.moments(observed[:5])
     torch.testing.assert_close(masked, alone)
-    attn_mask = mask[:, None].expand(TOKENS, UNITS)
+    attn_mask = mask[:, None].expand(TOKENS, COMPONENTS)
     torch.testing.assert_close(guide.moments(observed, attn_mask=attn_mask), alone)
     both = KeyGuide(model, assignment=True)
     for options in ({"mask": mask}, {"attn_mask": attn_mask}):
@@ -261,7 +263,7 @@ def test_key_guide_reads_annotations_and_masks() -> None:
 
 
 def pairs(batch: tuple[int, ...]) -> dict[str, tuple[MixtureAttention, nn.Module]]:
-    mixture = draw(batch, "unit")
+    mixture = draw(batch, "component")
     plain, free = MixtureAttention(mixture), MixtureAttention(mixture, free_values=True)
     conjugate = MixtureAttention.conjugate(mixture)
     return {
@@ -338,7 +340,7 @@ def test_bad_input(make: Callable[[MixtureAttention], object], message: str, mon
 
 
 def test_a_mixture_of_normals_is_what_the_value_guide_misses() -> None:
-    """With one unit there is nothing to miss: the guide's start is the posterior."""
+    """With one component there is nothing to miss: the guide's start is the posterior."""
     mixture = Mixture(
         torch.zeros(1), torch.randn(1, WIDTH), torch.ones(1, 1), noise_variance=0.0,
         values=torch.randn(1, VALUES), value_variances=torch.full((1, 1), 0.3),

@@ -108,7 +108,7 @@ def test_the_joint_density_by_hand(structure: Structure, first_prior: str, condi
     conditions = None
     if conditional:  # read alone and without padding, so that nothing of the batch can leak
         rows = [torch.tensor([[BOS, *condition]]) for condition in CONDITIONS]
-        read = [model.condition(row, torch.ones_like(row, dtype=torch.bool)) for row in rows]
+        read = [model.condition_encoder(row, torch.ones_like(row, dtype=torch.bool)) for row in rows]
         conditions = [torch.cat(each) for each in zip(*read, strict=True)]
     trace = run(model, batch, latents)
     for number, prior in enumerate(priors_by_hand(model, latents, conditions)):

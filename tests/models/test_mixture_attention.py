@@ -24,7 +24,7 @@ from pyroformer.models.distributions.log_dirichlet import LogDirichlet
 from pyroformer.models.mixture_attention import MixtureAttention
 from pyroformer.models.priors.components import GaussianVectors
 
-UNITS, TOKENS, WIDTH, VALUES = 4, 9, 3, 2
+COMPONENTS, TOKENS, WIDTH, VALUES = 4, 9, 3, 2
 BATCHES = [(), (2, 3)]
 
 in_each_batch = pytest.mark.parametrize("batch", BATCHES, ids=["single", "batched"])
@@ -46,11 +46,12 @@ def rand(*shape: int) -> Tensor:
     return torch.rand(*shape, dtype=torch.double) + 0.5
 
 
-def draw(batch: tuple[int, ...] = (), variances: str = "unit") -> Mixture:
-    own = {"unit": rand(*batch, UNITS, 1), "diagonal": rand(*batch, UNITS, WIDTH), "shared": rand(1, 1)}[variances]
+def draw(batch: tuple[int, ...] = (), variances: str = "component") -> Mixture:
+    shapes = {"component": (*batch, COMPONENTS, 1), "diagonal": (*batch, COMPONENTS, WIDTH), "shared": (1, 1)}
+    own = rand(*shapes[variances])
     return Mixture(
-        randn(*batch, UNITS).log_softmax(-1), randn(*batch, UNITS, WIDTH), own, noise_variance=0.3,
-        values=randn(*batch, UNITS, VALUES), value_variances=rand(*batch, UNITS, 1),
+        randn(*batch, COMPONENTS).log_softmax(-1), randn(*batch, COMPONENTS, WIDTH), own, noise_variance=0.3,
+        values=randn(*batch, COMPONENTS, VALUES), value_variances=rand(*batch, COMPONENTS, 1),
     )  # fmt: skip
 
 
@@ -78,7 +79,7 @@ def assert_close(actual: Tensor | float, expected: Tensor | float, tolerance: fl
 
 
 def log_prior(model: MixtureAttention, draws: dict[str, Tensor]) -> Tensor:
-    """The log density of the units' sites, by Pyro's trace of the model run on them."""
+    """The log density of the components' sites, by Pyro's trace of the model run on them."""
     conditioned = poutine.condition(poutine.block(model, hide=["assignment", "query", "value"]), data=draws)
     return poutine.trace(conditioned).get_trace().log_prob_sum()
 
@@ -87,7 +88,7 @@ def log_prior(model: MixtureAttention, draws: dict[str, Tensor]) -> Tensor:
 
 
 @in_each_batch
-@pytest.mark.parametrize("variances", ["unit", "diagonal", "shared"])
+@pytest.mark.parametrize("variances", ["component", "diagonal", "shared"])
 def test_loss_is_minus_the_evidence_where_nothing_has_a_prior(batch: tuple[int, ...], variances: str) -> None:
     mixture, (queries, values, value_mask) = draw(batch, variances), observed(batch)
     model = MixtureAttention(mixture)
@@ -104,20 +105,20 @@ def test_loss_of_point_masses_is_minus_the_log_joint(batch: tuple[int, ...]) -> 
         keys=GaussianVectors(mixture.means, 0.7),
         values=GaussianVectors(mixture.values, 0.4),
         precision=dist.Gamma(2.0, 1.5),
-        weights=dist.Dirichlet(torch.full((UNITS,), 1.3)),
+        weights=dist.Dirichlet(torch.full((COMPONENTS,), 1.3)),
     )
     draws = {
-        "keys": randn(*batch, UNITS, WIDTH),
-        "values": randn(*batch, UNITS, VALUES),
-        "precision": rand(*batch, UNITS),
-        "weights": randn(*batch, 1, UNITS).softmax(-1) if batch else randn(UNITS).softmax(-1),
+        "keys": randn(*batch, COMPONENTS, WIDTH),
+        "values": randn(*batch, COMPONENTS, VALUES),
+        "precision": rand(*batch, COMPONENTS),
+        "weights": randn(*batch, 1, COMPONENTS).softmax(-1) if batch else randn(COMPONENTS).softmax(-1),
     }
     precision, prior_counts = draws["precision"][..., None], 0.7
     by_hand = dist.Normal(mixture.means, (prior_counts * precision).rsqrt()).log_prob(draws["keys"]).sum()
     value_scale = (mixture.value_variances / 0.4).sqrt()
     by_hand += dist.Normal(mixture.values, value_scale).log_prob(draws["values"]).sum()
     by_hand += dist.Gamma(2.0, 1.5).log_prob(draws["precision"]).sum()
-    by_hand += dist.Dirichlet(torch.full((UNITS,), 1.3)).log_prob(draws["weights"]).sum()
+    by_hand += dist.Dirichlet(torch.full((COMPONENTS,), 1.3)).log_prob(draws["weights"]).sum()
     at = model.mixture(draws)
     by_hand += evidence(data[0], at, None, data[1], data[2]).sum()
     guide = point_masses(model, draws)
@@ -135,7 +136,7 @@ def test_marginals_of_the_assignment_are_the_attention_matrix(batch: tuple[int, 
 
 
 def test_attention_is_softmax_attention() -> None:
-    queries, keys = randn(TOKENS, WIDTH), randn(UNITS, WIDTH)
+    queries, keys = randn(TOKENS, WIDTH), randn(COMPONENTS, WIDTH)
     model = MixtureAttention(Mixture.from_attention(keys, keys))
     attention = elbo().compute_marginals(model, nothing, queries)["assignment"].probs
     assert_close(attention, (queries @ keys.T / WIDTH**0.5).softmax(-1))
@@ -177,7 +178,7 @@ def test_group_variances_are_written_out() -> None:
 @in_each_batch
 def test_what_is_visible_is_drawn_among(batch: tuple[int, ...]) -> None:
     mixture, (queries, values, value_mask) = draw(batch), observed(batch)
-    attn_mask = torch.ones(TOKENS, UNITS, dtype=torch.bool).tril()
+    attn_mask = torch.ones(TOKENS, COMPONENTS, dtype=torch.bool).tril()
     model = MixtureAttention(mixture)
     options = {"attn_mask": attn_mask}
     marginals = elbo(batch).compute_marginals(model, nothing, queries, values, value_mask, **options)
@@ -206,7 +207,7 @@ def test_queries_that_see_nothing_or_do_not_count_change_nothing(batch: tuple[in
 
     queries[..., TOKENS - 2 :, :] = torch.nan  # padding may hold anything
     rows = torch.arange(TOKENS) < TOKENS - 2
-    attn_mask = rows[:, None].expand(TOKENS, UNITS)
+    attn_mask = rows[:, None].expand(TOKENS, COMPONENTS)
     expected = loss_and_gradient(queries[..., fewer, :], values[..., fewer, :], value_mask[..., fewer])
     for options in ({"mask": rows}, {"attn_mask": attn_mask}):
         loss, gradient = loss_and_gradient(queries, values, value_mask, **options)
@@ -214,9 +215,9 @@ def test_queries_that_see_nothing_or_do_not_count_change_nothing(batch: tuple[in
         assert_close(gradient, expected[1])
 
 
-def test_masked_units_are_absent() -> None:
+def test_masked_components_are_absent() -> None:
     mixture, (queries, values, value_mask) = draw((2, 3)), observed((2, 3))
-    mask = torch.tensor([True, True, False, True]).expand(2, 3, UNITS)
+    mask = torch.tensor([True, True, False, True]).expand(2, 3, COMPONENTS)
     vectors = torch.where(mask[..., None], mixture.means, torch.nan)
     weights = torch.where(mask, mixture.log_weights, -torch.inf).log_softmax(-1)
     masked = replace(mixture, log_weights=weights, means=vectors, mask=mask)
@@ -348,14 +349,14 @@ class Laplace(nn.Module):
 @pytest.mark.parametrize(
     "name, prior, at",
     [
-        ("keys", dist.Laplace(torch.zeros(WIDTH), 2.0).to_event(1), lambda *b: randn(*b, UNITS, WIDTH)),
-        ("keys", Laplace(), lambda *b: randn(*b, UNITS, WIDTH)),
-        ("keys", lambda _: dist.Normal(torch.zeros(WIDTH), 2.0).to_event(1), lambda *b: randn(*b, UNITS, WIDTH)),
-        ("precision", dist.Gamma(2.0, 1.5), lambda *b: rand(*b, UNITS)),
-        ("precision", dist.LogNormal(torch.zeros(WIDTH), 1.0).to_event(1), lambda *b: rand(*b, UNITS, WIDTH)),
-        ("weights", dist.Dirichlet(torch.full((UNITS,), 2.0)), lambda *b: randn(*b, UNITS).softmax(-1)),
-        ("weights", LogDirichlet(torch.zeros(UNITS)), lambda *b: randn(*b, UNITS).log_softmax(-1)),
-        ("values", dist.Normal(torch.zeros(VALUES), 2.0).to_event(1), lambda *b: randn(*b, UNITS, VALUES)),
+        ("keys", dist.Laplace(torch.zeros(WIDTH), 2.0).to_event(1), lambda *b: randn(*b, COMPONENTS, WIDTH)),
+        ("keys", Laplace(), lambda *b: randn(*b, COMPONENTS, WIDTH)),
+        ("keys", lambda _: dist.Normal(torch.zeros(WIDTH), 2.0).to_event(1), lambda *b: randn(*b, COMPONENTS, WIDTH)),
+        ("precision", dist.Gamma(2.0, 1.5), lambda *b: rand(*b, COMPONENTS)),
+        ("precision", dist.LogNormal(torch.zeros(WIDTH), 1.0).to_event(1), lambda *b: rand(*b, COMPONENTS, WIDTH)),
+        ("weights", dist.Dirichlet(torch.full((COMPONENTS,), 2.0)), lambda *b: randn(*b, COMPONENTS).softmax(-1)),
+        ("weights", LogDirichlet(torch.zeros(COMPONENTS)), lambda *b: randn(*b, COMPONENTS).log_softmax(-1)),
+        ("values", dist.Normal(torch.zeros(VALUES), 2.0).to_event(1), lambda *b: randn(*b, COMPONENTS, VALUES)),
     ],
 )  # fmt: skip
 def test_priors_swap(batch: tuple[int, ...], name: str, prior: Any, at: Callable[..., Tensor]) -> None:
@@ -370,7 +371,7 @@ def test_priors_swap(batch: tuple[int, ...], name: str, prior: Any, at: Callable
     replayed = poutine.condition(model, data={name: value})
     loss = elbo(batch).loss(replayed, nothing, *data)
     assert_close(loss, -by_hand.detach(), 1e-6)  # priors given in float32
-    assert log_joint(data[0], model.mixture({name: value})).shape == (*batch, TOKENS, UNITS)
+    assert log_joint(data[0], model.mixture({name: value})).shape == (*batch, TOKENS, COMPONENTS)
 
 
 def test_a_bare_prior_follows_its_model() -> None:
@@ -404,7 +405,7 @@ def test_discrete_posterior_samples(batch: tuple[int, ...]) -> None:
     counts = torch.zeros_like(attention)
     for _ in range(200):
         assignment = poutine.trace(drawn).get_trace(queries).nodes["assignment"]["value"]
-        counts += torch.nn.functional.one_hot(assignment, UNITS)
+        counts += torch.nn.functional.one_hot(assignment, COMPONENTS)
     assert (counts / 200 - attention).abs().max() < 5 * 0.5 / 200**0.5  # 5 standard errors
 
 
@@ -413,13 +414,13 @@ def test_discrete_posterior_samples(batch: tuple[int, ...]) -> None:
 def test_predictive_draws_tokens(batch: tuple[int, ...], parallel: bool) -> None:
     model = MixtureAttention(
         draw(batch), keys=lambda precision: dist.Normal(torch.zeros(WIDTH), 1.0).to_event(1),
-        precision=dist.Gamma(2.0, 1.5), weights=dist.Dirichlet(torch.full((UNITS,), 2.0)), free_values=True,
+        precision=dist.Gamma(2.0, 1.5), weights=dist.Dirichlet(torch.full((COMPONENTS,), 2.0)), free_values=True,
     ).double()  # fmt: skip
     draws = Predictive(model, num_samples=5, parallel=parallel)(tokens=6)
     assert draws["query"].shape == (5, *batch, 6, WIDTH)
     assert draws["value"].shape == (5, *batch, 6, VALUES)
-    assert draws["keys"].shape == (5, *batch, UNITS, WIDTH)
-    assert draws["precision"].shape == (5, *batch, UNITS)
+    assert draws["keys"].shape == (5, *batch, COMPONENTS, WIDTH)
+    assert draws["precision"].shape == (5, *batch, COMPONENTS)
     assert len(draws["query"].unique()) == draws["query"].numel()
 
 
@@ -469,7 +470,7 @@ def test_saving_and_loading_keeps_the_density() -> None:
     data = observed((2, 3))
     make = lambda: MixtureAttention(draw((2, 3)), keys=Laplace(), precision=dist.Gamma(2.0, 1.5))  # noqa: E731
     one, other = make(), make()
-    draws = {"keys": randn(2, 3, UNITS, WIDTH), "precision": rand(2, 3, UNITS)}
+    draws = {"keys": randn(2, 3, COMPONENTS, WIDTH), "precision": rand(2, 3, COMPONENTS)}
     losses = [elbo((2, 3)).loss(poutine.condition(m, data=draws), nothing, *data) for m in (one, other)]
     assert losses[0] != losses[1]
     other.load_state_dict(one.state_dict())
@@ -483,18 +484,18 @@ def bad(**changes: Any) -> Mixture:
     return replace(draw(), **changes)
 
 
-NONE = torch.zeros(UNITS, dtype=torch.bool)
+NONE = torch.zeros(COMPONENTS, dtype=torch.bool)
 
 
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: MixtureAttention(bad(variances=None, noise_variance=0.0)), "precision 1 / 0 is not positive and finite"),
-        (lambda: MixtureAttention(bad(variances=-rand(UNITS, 1))), "precision 1 / -.* is not positive and finite"),
+        (lambda: MixtureAttention(bad(variances=None, noise_variance=0.0)), "precision 1 / 0 is not positive"),
+        (lambda: MixtureAttention(bad(variances=-rand(COMPONENTS, 1))), "precision 1 / -.* is not positive and finite"),
         (lambda: MixtureAttention(bad(value_variances=-rand(1, 1))), "value precision 1 / -.* is not positive"),
-        (lambda: MixtureAttention(bad(log_weights=torch.zeros(UNITS))), "the weights sum to 4, not to 1"),
+        (lambda: MixtureAttention(bad(log_weights=torch.zeros(COMPONENTS))), "the weights sum to 4, not to 1"),
         (lambda: MixtureAttention(bad(mask=NONE)), "the mixture has no component left"),
-        (lambda: MixtureAttention(bad(log_weights=torch.full((UNITS,), -torch.inf))), "the mixture has no component left"),
+        (lambda: MixtureAttention(bad(log_weights=torch.full((COMPONENTS,), -torch.inf))), "has no component left"),
         (lambda: MixtureAttention(bad(value_variances=None), free_values=True), "values need a mixture with values"),
         (lambda: MixtureAttention(bad(variances=Covariances(torch.eye(3).expand(4, 3, 3)))), "full covariances"),
         (lambda: MixtureAttention(draw(), keys=dist.Normal), "keys .*Normal.*: give a ComponentPrior, a distribution"),
@@ -523,9 +524,12 @@ def test_a_model_that_cannot_be_is_refused(make: Callable[[], Any], message: str
         ({"queries": randn(3, TOKENS, WIDTH)}, r"leading dimensions \(3,\) and the mixture \(2, 3\)"),
         ({"values": randn(2, 3, TOKENS, 5)}, r"values have shape \(2, 3, 9, 5\), expected \(2, 3, 9, 2\)"),
         ({"values": randn(2, 3, 8, VALUES)}, r"values have shape \(2, 3, 8, 2\), expected"),
-        ({"value_mask": torch.ones(TOKENS, dtype=torch.bool)}, "which values are known but there are none"),
+        ({"value_mask": torch.ones(TOKENS, dtype=torch.bool)}, "value_mask marks known values but there are none"),
         ({"mask": torch.ones(8, dtype=torch.bool)}, r"mask has shape \(8,\), expected \(2, 3, 9\)"),
-        ({"attn_mask": torch.ones(TOKENS, 7, dtype=torch.bool)}, r"attn_mask has shape \(9, 7\), expected \(2, 3, 9, 4\)"),
+        (
+            {"attn_mask": torch.ones(TOKENS, 7, dtype=torch.bool)},
+            r"attn_mask has shape \(9, 7\), expected \(2, 3, 9, 4\)",
+        ),
     ],
 )  # fmt: skip
 def test_data_that_do_not_fit_are_refused(

@@ -42,7 +42,7 @@ def test_what_does_not_exist_is_named(path: str) -> None:
 
 def test_only_recorded_classes_are_built() -> None:
     with pytest.raises(ValueError, match="not something that a run can build"):
-        from_config({"class_path": "pyroformer.models.serialization.build", "init_args": {"recipe": 1}})
+        from_config({"class_path": "pyroformer.models.serialization.from_config", "init_args": {"recipe": 1}})
 
 
 def test_what_cannot_be_written_down_is_named() -> None:

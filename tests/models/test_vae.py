@@ -89,7 +89,7 @@ def test_at_either_end_the_decoder_says_what_it_says_of_one_text(share: float) -
 def test_a_share_beyond_the_ends_is_refused() -> None:
     memory = VAE(CONFIG).memory(torch.zeros(1, 2, 16), torch.ones(1, 2, dtype=torch.bool))
     with pytest.raises(ValueError, match="t is 1.5: give a number from 0"):
-        VAE(CONFIG).between(memory, memory, 1.5)
+        VAE(CONFIG).interpolate(memory, memory, 1.5)
 
 
 @pytest.mark.parametrize(
@@ -103,4 +103,4 @@ def test_a_share_beyond_the_ends_is_refused() -> None:
 def test_what_does_not_fit_has_nothing_between(other: Memory, message: str) -> None:
     memory = VAE(CONFIG).memory(torch.zeros(1, 2, 16), torch.ones(1, 2, dtype=torch.bool))
     with pytest.raises(ValueError, match=message):
-        VAE(CONFIG).between(memory, other, 0.5)
+        VAE(CONFIG).interpolate(memory, other, 0.5)

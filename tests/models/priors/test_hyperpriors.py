@@ -215,5 +215,5 @@ class TestInARun:
         assert drawn.shape == (1, 30) and math.isfinite(float(drawn.mean()))
         assert float(data.prior["weight_prior.concentration"].std()) > float(drawn.std())
         assert khat(data).shape == (2,)
-        with pytest.raises(ValueError, match="'weight_prior.concentration' belongs to all texts"):
+        with pytest.raises(ValueError, match="the site 'weight_prior.concentration' is global"):
             khat(data, "weight_prior.concentration")
