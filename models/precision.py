@@ -1,4 +1,4 @@
-"""The least precision in which distributions are computed."""
+"""The minimum precision of distributions."""
 
 import torch
 from jaxtyping import Float
@@ -8,7 +8,7 @@ __all__ = ["at_least_float32"]
 
 
 def at_least_float32(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """A tensor in float32, or in its own dtype where that is more precise: what enters a distribution.
+    """A tensor in float32, or in its own dtype where that is more precise, for use in a distribution.
 
     Examples:
         >>> at_least_float32(torch.ones(2, dtype=torch.bfloat16)).dtype, at_least_float32(torch.ones(2).double()).dtype

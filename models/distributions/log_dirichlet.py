@@ -1,4 +1,4 @@
-"""Distributions that Pyro lacks: a Dirichlet over log weights, and text lengths."""
+"""A Dirichlet distribution over log weights, and a categorical distribution over text lengths."""
 
 import math
 from collections.abc import Sequence
@@ -44,14 +44,14 @@ class LogDirichlet(TorchDistribution):
 
     .. math:: \log p(\log \pi) = \sum_i \alpha_i \log \pi_i - \log B(\alpha)
 
-    A density on log ratios (see :func:`~pyroformer.models.distributions.log_dirichlet_math.dirichlet_log_prob`), so that draws, densities and
-    divergences are finite for any concentration, as long as its logarithm is: weights of tokens span hundreds of
-    orders of magnitude. Draws have pathwise gradients, and the divergence of two is exact and registered.
+    A density on log ratios (see :func:`~.log_dirichlet_math.dirichlet_log_prob`), so that draws, densities and KL
+    divergences are finite for any concentration with a finite logarithm: weights of tokens span hundreds of orders of
+    magnitude. Draws have pathwise gradients, and the KL divergence of two is exact and registered.
 
     Arguments:
         log_concentration: :math:`\log \alpha`, with shape :math:`(*, N)`.
-        mask: True where a component exists, with shape :math:`(*, N)`. The others count for nothing, in draws
-            (``LOG_ZERO``) as in densities: the distribution is that of the existing components alone.
+        mask: True where a component exists, with shape :math:`(*, N)`. Other components are ``LOG_ZERO`` in
+            draws and contribute nothing to densities: the distribution is that of the existing components alone.
 
     Examples:
         >>> weights = LogDirichlet(torch.tensor([0.0, 0.0, 5.0]), torch.tensor([True, True, False]))

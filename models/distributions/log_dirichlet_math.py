@@ -29,9 +29,7 @@ LOG_ZERO = -1e30
 LOG_ALPHA_MIN = -60.0
 """Log concentrations are raised to this before sampling: below it a float32 draw of a log Gamma overflows."""
 
-_LOG_ALPHA_NORMAL = math.log(
-    1e6
-)  # above: a cubed normal, within 1e-9 of the Gamma distribution and resolved by float32
+_LOG_ALPHA_NORMAL = math.log(1e6)  # above: a cubed normal, within 1e-9 of the Gamma distribution, fine for float32
 _EXPONENT_MAX = 600.0  # exp() saturates here in float64, so that products of two such factors stay finite
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -114,7 +112,7 @@ def dirichlet_log_prob(
     Arguments:
         log_alpha: Log concentrations, with shape :math:`(*, N)`.
         log_weights: Log weights, with shape :math:`(*, N)`.
-        mask: True where a component exists; the others count for nothing.
+        mask: True where a component exists; the others contribute nothing.
 
     Examples:
         >>> dirichlet_log_prob(torch.zeros(2), torch.tensor([0.5, 0.5]).log())  # uniform: log(pi_1 pi_2)
@@ -168,7 +166,7 @@ def dirichlet_kl(
     log_b: Float[Tensor, "*#batch n"],
     mask: Bool[Tensor, "*#batch n"] | None = None,
 ) -> Float[Tensor, "*batch"]:
-    r"""Divergence of :math:`\mathrm{Dir}(a)` from :math:`\mathrm{Dir}(b)`, from log concentrations.
+    r"""KL divergence of :math:`\mathrm{Dir}(a)` from :math:`\mathrm{Dir}(b)`, from log concentrations.
 
     .. math:: \mathrm{KL} = b_0 \, \mathrm{KL}(\bar b \| \bar a) + \sum_i r(a_i, b_i) - r(a_0, b_0)
 
@@ -181,7 +179,7 @@ def dirichlet_kl(
     Arguments:
         log_a: Log concentrations of the first argument, with shape :math:`(*, N)`.
         log_b: Log concentrations of the second, with shape :math:`(*, N)`.
-        mask: True where a component exists; the others count for nothing.
+        mask: True where a component exists; the others contribute nothing.
 
     Examples:
         >>> dirichlet_kl(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
@@ -197,15 +195,15 @@ def dirichlet_kl(
 
 
 def gamma_kl_remainder(log_a: Float[Tensor, "*#shape"], log_b: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
-    r"""What remains of a Gamma divergence, :math:`r(a, b)`, when its leading terms are taken out.
+    r"""The remainder :math:`r(a, b)` of a Gamma KL divergence without its leading terms.
 
     .. math::
         \mathrm{KL}(\mathrm{Gamma}(a, 1) \| \mathrm{Gamma}(b, 1)) &= b \log (b / a) - b + a + r(a, b) \\
         r(a, b) &= \frac12 \log \frac ab + d(b) - d(a) + \Big(\frac ba - 1\Big) c(a)
 
     with Stirling's remainder :math:`d(x) = \log\Gamma(x) - (x - \frac12) \log x + x - \frac12 \log 2\pi` and
-    :math:`c(x) = x (\log x - \psi(x)) \in [\frac12, 1]`. The leading terms of a Dirichlet's divergence add up to a
-    categorical one, so this is all that it needs of each concentration. Returns float64.
+    :math:`c(x) = x (\log x - \psi(x)) \in [\frac12, 1]`. The leading terms of a Dirichlet's KL divergence add up
+    to a categorical one, which leaves this remainder for each concentration. Returns float64.
 
     Examples:
         >>> gamma_kl_remainder(torch.tensor(3.0), torch.tensor(3.0))

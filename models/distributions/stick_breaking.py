@@ -1,4 +1,4 @@
-"""Stick-breaking over log weights: the distribution of GEM and Pitman-Yor weights that end with the last component there is."""
+"""A stick-breaking distribution over log weights: GEM and Pitman-Yor weights, truncated at the last component."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,22 +18,21 @@ _ONCE = Size()
 
 
 class LogStickBreaking(TorchDistribution):
-    r"""The distribution of :math:`\log \pi` where each component breaks a share off what those before it have left.
+    r"""The distribution of :math:`\log \pi` where each component takes a share of what earlier ones have left.
 
     .. math::
         \pi_n = b_n \prod_{m < n} (1 - b_m), \qquad b_n \sim \mathrm{Beta}(1 - d, a + n d), \qquad
         \log p(\log \pi) = \sum_{n < N} \log \frac{b_n^{1 - d} (1 - b_n)^{a + n d}}{B(1 - d, a + n d)}
 
-    The last component takes what is left. Components break in the order of their axis, so that earlier ones tend to
-    weigh more; those that a mask excludes do not take part. The reference measure is that of
-    :class:`~pyroformer.models.distributions.log_dirichlet.LogDirichlet`: densities, draws (with pathwise gradients) and divergences
-    are finite where weights underflow. The divergence from a Dirichlet is exact too, as a Dirichlet breaks its stick
-    into independent Betas itself.
+    The last component takes the rest. Components break the stick in order, so that earlier ones tend to weigh more;
+    masked ones are skipped. The reference measure is that of :class:`~.log_dirichlet.LogDirichlet`: densities, draws
+    (with pathwise gradients) and KL divergences are finite where weights underflow. The KL divergence of a Dirichlet
+    from it is exact too, as a Dirichlet breaks its stick into independent Betas.
 
     Arguments:
         concentration: :math:`a > -d`, with shape :math:`(*)`.
         mask: True where a component exists, with shape :math:`(*, N)`.
-        discount: :math:`0 \le d < 1`; 0 is the Dirichlet process, more gives weights a power-distribution tail.
+        discount: :math:`0 \le d < 1`; 0 is the Dirichlet process, more gives weights a power-law tail.
 
     References:
         Gibbs Sampling Methods for Stick-Breaking Priors (Ishwaran & James, 2001).
@@ -42,7 +41,8 @@ class LogStickBreaking(TorchDistribution):
         >>> distribution = LogStickBreaking(torch.tensor(3.0), torch.tensor([True, True, False]))
         >>> distribution.sample().exp().sum().round(decimals=5)
         tensor(1.)
-        >>> torch.distributions.kl_divergence(LogDirichlet(torch.tensor([1.0, 3.0, 9.0]).log(), distribution.present), distribution)
+        >>> dirichlet = LogDirichlet(torch.tensor([1.0, 3.0, 9.0]).log(), distribution.present)
+        >>> torch.distributions.kl_divergence(dirichlet, distribution)
         tensor(0.)
     """
 
@@ -82,11 +82,11 @@ class LogStickBreaking(TorchDistribution):
     @property
     def breaking(self) -> Bool[Tensor, "*batch n"]:
         """The components that break the stick: all but the last."""
-        return self.present & (_to_come(self.present) > 1)
+        return self.present & (_remaining(self.present) > 1)
 
     def rsample(self, sample_shape: Sequence[int] = _ONCE) -> Float[Tensor, "*shape n"]:
         shares = self.log_shares
-        return self._assembled(sample_log_dirichlet(shares.expand(*sample_shape, *shares.shape)))
+        return self._from_parts(sample_log_dirichlet(shares.expand(*sample_shape, *shares.shape)))
 
     def log_prob(self, value: Float[Tensor, "*shape n"]) -> Float[Tensor, "*shape"]:
         if self._validate_args:
@@ -97,26 +97,26 @@ class LogStickBreaking(TorchDistribution):
     @property
     def mean(self) -> Float[Tensor, "*batch n"]:
         r"""The mean of the log weights."""
-        return self._assembled(dirichlet_mean_log(self.log_shares))
+        return self._from_parts(dirichlet_mean_log(self.log_shares))
 
-    def _assembled(self, log_parts: Float[Tensor, "*shape n 2"]) -> Float[Tensor, "*shape n"]:
+    def _from_parts(self, log_parts: Float[Tensor, "*shape n 2"]) -> Float[Tensor, "*shape n"]:
         """Log weights from :math:`(\\log b_n, \\log (1 - b_n))`."""
         taken, left = torch.where(self.breaking[..., None], log_parts, 0.0).unbind(-1)
         return torch.where(self.present, taken + left.cumsum(-1) - left, LOG_ZERO)
 
 
 def _split(log_weights: Float[Tensor, "*shape n"], present: Bool[Tensor, "*batch n"]) -> Float[Tensor, "*shape n 2"]:
-    """Each component's weight and that of all after it, in logs, up to a common shift."""
+    """Each component's log weight and that of all after it, up to a common shift."""
     kept = torch.where(present, log_weights, LOG_ZERO)
     rest = kept.flip(-1).logcumsumexp(-1).flip(-1)[..., 1:]
     parts = torch.stack([kept, torch.nn.functional.pad(rest, (0, 1), value=LOG_ZERO)], -1)
-    breaking = present & (_to_come(present) > 1)
-    parts = torch.where(breaking[..., None], parts, 0.0)  # the others have no such parts, and no gradient
+    breaking = present & (_remaining(present) > 1)
+    parts = torch.where(breaking[..., None], parts, 0.0)  # the others have no gradient
     return parts.log_softmax(-1)
 
 
-def _to_come(present: Bool[Tensor, "*batch n"]) -> Int[Tensor, "*batch n"]:
-    """How many components there are from each on."""
+def _remaining(present: Bool[Tensor, "*batch n"]) -> Int[Tensor, "*batch n"]:
+    """The number of components from each one to the last, itself included."""
     return present.flip(-1).cumsum(-1).flip(-1)
 
 

@@ -1,7 +1,7 @@
-r"""What is left of the Gamma function when Stirling's formula is taken out, from the logarithm of the argument.
+r"""Remainders of Stirling's formula for the Gamma function, as functions of the logarithm of the argument.
 
-Formulas about Gamma and Dirichlet distributions subtract terms of size :math:`x \log x`, which no precision survives at
-:math:`x = e^{200}`. Written with these remainders, the large terms cancel on paper instead.
+Formulas for Gamma and Dirichlet distributions subtract terms of size :math:`x \log x`, which loses all digits at
+:math:`x = e^{200}`. Written with these remainders, the large terms cancel analytically.
 """
 
 import math
@@ -12,7 +12,7 @@ from torch import Tensor
 
 __all__ = ["digamma_gap", "digamma_gap_slope", "stirling_remainder"]
 
-_SERIES_FROM = math.log(10.0)  # Stirling's series from here on: seven terms reach 1e-15
+_SERIES_FROM = math.log(10.0)  # Stirling's series from here on; seven terms reach 1e-15
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6)  # B_2, B_4, ..., B_14
 _STIRLING_SERIES = tuple(b / (2 * m * (2 * m - 1)) for m, b in enumerate(_BERNOULLI, 1))
@@ -51,7 +51,7 @@ def digamma_gap(log_x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def digamma_gap_slope(log_x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    r""":math:`\mathrm d c / \mathrm d \log x`, as a function of its own because c itself is too flat to subtract.
+    r""":math:`\mathrm d c / \mathrm d \log x`, a function of its own, as differences of the flat c lose all digits.
 
     Examples:
         >>> digamma_gap_slope(torch.tensor(0.0))

@@ -16,8 +16,8 @@ from torch.distributions import Distribution, constraints
 
 from ..attention.kv_cache import KeyValueCache
 from ..precision import at_least_float32
-from ..transformer.config import TransformerConfig
 from ..transformer.blocks import Block, initialize
+from ..transformer.config import TransformerConfig
 from ..transformer.embedding import sinusoids
 from .checks import check_prior
 from .roles import SequencePrior, VectorPrior

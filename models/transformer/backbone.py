@@ -27,7 +27,7 @@ class Backbone:
     Arguments:
         name: Its name in messages.
         config: Its sizes and options; ``max_length`` is the number of its positions.
-        weights: All weights of a :class:`~.transformer.Decoder` with this configuration, by name.
+        weights: All weights of a :class:`~.stacks.Decoder` with this configuration, by name.
 
     Raises:
         ValueError: If a weight is missing, unknown, or of another shape.
@@ -100,7 +100,7 @@ class Backbone:
         """Copies the weights into a decoder; of the positions, as many as the decoder has.
 
         Arguments:
-            model: A :class:`~.transformer.Decoder`, or a model with one as its ``decoder``.
+            model: A :class:`~.stacks.Decoder`, or a model with one as its ``decoder``.
             labels: The number of tokens at the end of the decoder's vocabulary that the backbone lacks, such as those
                 that stand for labels; their rows stay unchanged.
 

@@ -15,7 +15,7 @@ class TransformerConfig:
     r"""Sizes and options of a Transformer.
 
     Arguments:
-        vocabulary: The number of token ids :math:`V`, padding and the ends of text included.
+        vocabulary: The number of token ids :math:`V`, special tokens included.
         max_length: The longest text in tokens, its end included.
         width: The size :math:`P` of a hidden state.
         layers: The number of blocks.
@@ -23,28 +23,27 @@ class TransformerConfig:
         hidden: The size of the feed-forward layer; None is ``4 * width``.
         dropout: Probability of dropping an activation in training.
         bias: Whether linear layers and norms have biases.
-        norm_eps: What the layer norms add to a variance.
-        activation: Of the feed-forward layers.
+        norm_eps: The constant that layer norms add to a variance.
+        activation: Activation of the feed-forward layers.
         positions: ``"sinusoidal"``: fixed, added to embeddings that are scaled by :math:`\sqrt P`; or ``"learned"``,
             as in GPT-2.
-        tied: Whether a decoder's readout is its token embedding.
-        init_std: Standard deviation of the initial weights; None is :math:`1 / \sqrt P`, which keeps the scale of what
-            goes through a layer. GPT-2 has 0.02.
-        word_dropout: Probability that a decoder in training reads padding in place of a token.
-        max_condition_length: The longest condition in tokens, which stands before a text; 0 where there is none.
-        attention: Of a sequence to itself: ``"softmax"``, or ``"probabilistic"``, which starts as softmax attention and
-            learns what that takes as given.
-        key_precision: Of probabilistic attention: one precision for each head, each key (``"unit"``) or each of its
-            dimensions.
-        key_prior: Of probabilistic attention: whether long keys are favored as in softmax attention
-            (``"magnitude"``), to a degree that is learned (``"gated"``), or with a prior for each key besides
-            (``"learned"``).
-        key_components: Of probabilistic attention: Gaussians in each key.
-        null_component: Of probabilistic attention: whether a query may attend to nothing.
-        key_steps: Of probabilistic attention: how often keys adapt to the queries that they meet.
+        tied: Whether the output layer of a decoder shares its token embedding.
+        init_std: Standard deviation of the initial weights; None is :math:`1 / \sqrt P`, which preserves
+            the scale of activations. GPT-2 has 0.02.
+        word_dropout: Probability that padding replaces an input token of a decoder in training.
+        max_condition_length: The longest condition in tokens, which is put before a text; 0 for no condition.
+        attention: Self-attention: ``"softmax"``, or ``"probabilistic"``, which starts as softmax attention and learns
+            precisions and priors of the keys.
+        key_precision: Probabilistic attention: one precision for each head (``"shared"``), each key (``"unit"``) or
+            each of its dimensions (``"diagonal"``).
+        key_prior: Probabilistic attention: long keys are favored as in softmax attention (``"magnitude"``), to a
+            learned degree (``"gated"``), or with a prior for each key besides (``"learned"``).
+        key_components: Probabilistic attention: the number of Gaussians in each key.
+        null_component: Probabilistic attention: whether a query may attend to nothing.
+        key_steps: Probabilistic attention: the number of EM steps by which keys adapt to the queries.
         pad: Id of padding.
-        bos: Id of the token that the decoder puts before a text.
-        eos: Id of the token that ends a text.
+        bos: Id of the beginning-of-text token.
+        eos: Id of the end-of-text token.
 
     Raises:
         ValueError: If a field is out of range or two do not go together.
@@ -90,7 +89,7 @@ class TransformerConfig:
         head_width(self.width, self.heads)  # raises unless heads divide the width
         if self.max_condition_length < 0:
             raise ValueError(
-                f"max_condition_length is {self.max_condition_length}; it must be at least 0, which is none"
+                f"max_condition_length is {self.max_condition_length}; it must be at least 0, where 0 is none"
             )
         for name in ("dropout", "word_dropout"):
             if not 0 <= getattr(self, name) < 1:

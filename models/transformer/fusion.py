@@ -1,15 +1,15 @@
-r"""How a latent enters a decoder: the low-rank tensor product on the values of a layer, and its rivals.
+r"""Fusion of latents with a decoder: the low-rank tensor product on the values of a layer, and alternatives.
 
-A fusion of a layer turns the values :math:`v_i` of its self-attention into :math:`\tilde v_i = f(v_i, z)`, with one
+The fusion of a layer turns the values :math:`v_i` of its self-attention into :math:`\tilde v_i = f(v_i, z)`, with one
 :math:`z` for all positions; queries and keys stay, and a cache keeps the fused values. All but ``memory`` start as the
-identity, so that a decoder which is given latents starts as the language model that it was built from.
+identity, so that a pretrained decoder with latents starts as the language model that it was.
 
 ========== ============================================================================ ===============================
-kind       what it does                                                                 where it is from
+kind       formula                                                                      reference
 ========== ============================================================================ ===============================
 product    :math:`\tilde v = \sum_j (W_j v + b_j) \circ (U_j z + c_j)`                  low-rank tensor product, true
 collapsed  :math:`\tilde v = (\sum_j W_j v + b_j) \circ (\sum_j U_j z + c_j)`           DELLA as published: rank 1
-add        :math:`\tilde v = v + U z`                                                   a plain shift
+add        :math:`\tilde v = v + U z`                                                   shift
 film       :math:`\tilde v = v \circ (1 + U z) + U' z`                                  FiLM
 memory     one more key and value for each layer to attend to                           Optimus, "memory"
 embedding  :math:`x_i + U z` for the token embeddings :math:`x_i`                       Optimus, "embedding"
@@ -34,6 +34,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..choices import check_choice
 from .config import TransformerConfig
 
 __all__ = [
@@ -93,7 +94,7 @@ def collapsed_product(
     latent_weight: Float[Tensor, "r q k"],
     latent_bias: Float[Tensor, "r q"],
 ) -> Float[Tensor, "*batch t q"]:
-    r"""The product as DELLA publishes it, which adds up the ranks before it multiplies: rank 1, whatever r is.
+    r"""The product as published for DELLA, which sums the ranks before it multiplies: rank 1 for every r.
 
     .. math:: \tilde v_i = \Big( \sum_j W_j v_i + b_j \Big) \circ \Big( \sum_j U_j z + c_j \Big)
 
@@ -117,10 +118,10 @@ class LowRankProduct(nn.Module):
     true ranks the other :math:`W_j` are random: were they zero too, no gradient would ever reach a rank above 1.
 
     Arguments:
-        width: Of the values.
-        latent: Of the latent.
-        rank: How many products are added up.
-        collapsed: Whether ranks are added up before the product, as published.
+        width: The size of a value.
+        latent: The size of a latent.
+        rank: The number of products in the sum.
+        collapsed: Whether ranks are summed before the product, as published.
 
     Raises:
         ValueError: If ``rank`` is not positive.
@@ -155,7 +156,7 @@ class Shift(nn.Module):
 
     def __init__(self, width: int, latent: int) -> None:
         super().__init__()
-        self.shift = _silent(width, latent)
+        self.shift = _zero_linear(width, latent)
 
     def forward(self, values: Float[Tensor, "*batch t p"], latent: Float[Tensor, "*batch k"]) -> Tensor:
         return values + self.shift(latent).unsqueeze(-2).to(values.dtype)
@@ -166,7 +167,7 @@ class FiLM(nn.Module):
 
     def __init__(self, width: int, latent: int) -> None:
         super().__init__()
-        self.scale, self.shift = _silent(width, latent), _silent(width, latent)
+        self.scale, self.shift = _zero_linear(width, latent), _zero_linear(width, latent)
 
     def forward(self, values: Float[Tensor, "*batch t p"], latent: Float[Tensor, "*batch k"]) -> Tensor:
         scale, shift = self.scale(latent).unsqueeze(-2), self.shift(latent).unsqueeze(-2)
@@ -174,9 +175,9 @@ class FiLM(nn.Module):
 
 
 class MemorySlot(nn.Module):
-    """One key and one value that are read off a latent, for a layer to attend to beside those of the tokens.
+    """A key and a value as linear functions of a latent, for a layer to attend to beside those of the tokens.
 
-    However it starts, it takes attention from the tokens: it is the one fusion that does not start as the identity.
+    It takes attention from the tokens from the start: it is the one fusion that does not start as the identity.
     """
 
     def __init__(self, width: int, latent: int) -> None:
@@ -189,17 +190,17 @@ class MemorySlot(nn.Module):
 
 @dataclass(frozen=True)
 class Fusion:
-    r"""Which latents enter a decoder, where and how.
+    r"""The fusion of a decoder: its kind, its layers and the size of the latents.
 
     Arguments:
         kind: See the table above.
         latent: The size :math:`p` of a latent.
-        layers: The blocks that take one, from 0, ascending.
-        rank: Of a tensor product.
-        single: Whether one latent enters all these layers, instead of one of its own each.
+        layers: The indices of the blocks that take a latent, from 0, ascending.
+        rank: The rank of a tensor product.
+        single: Whether one latent enters all these layers, instead of one each.
 
     Raises:
-        ValueError: If there is no such kind, or a size is not positive.
+        ValueError: If the kind is unknown, or a size is not positive.
 
     Examples:
         >>> Fusion("product", latent=8, layers=(2, 3), rank=2).count
@@ -213,8 +214,7 @@ class Fusion:
     single: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(FusionKind):
-            raise ValueError(f"fusion is {self.kind!r}: choose one of {', '.join(get_args(FusionKind))}.")
+        check_choice("fusion", self.kind, get_args(FusionKind))
         for name in ("latent", "rank"):
             if getattr(self, name) < 1:
                 raise ValueError(f"the {name} of a fusion is {getattr(self, name)}: it must be at least 1.")
@@ -225,16 +225,16 @@ class Fusion:
         return 1 if self.single else len(self.layers)
 
     def check(self, config: TransformerConfig) -> None:
-        """See that a decoder can take the latents.
+        """Raises unless a decoder can take the latents.
 
         Raises:
             ValueError: If it lacks such layers, they are out of order, or its attention takes no latents.
         """
-        shown = ", ".join(str(layer + 1) for layer in self.layers) or "none"
+        layers = ", ".join(str(layer + 1) for layer in self.layers) or "none"
         if not self.layers or not 0 <= min(self.layers) <= max(self.layers) < config.layers:
-            raise ValueError(f"latents enter layers {shown}, but the decoder has layers 1 to {config.layers}.")
+            raise ValueError(f"latents enter layers {layers}, but the decoder has layers 1 to {config.layers}.")
         if list(self.layers) != sorted(set(self.layers)):
-            raise ValueError(f"latents enter layers {shown}: name each layer once, from below.")
+            raise ValueError(f"latents enter layers {layers}: name each layer once, in ascending order.")
         if config.attention != "softmax" and self.kind not in ("embedding", "softmax"):
             raise ValueError(
                 f"fusion {self.kind!r} changes what softmax attention attends to, and attention is "
@@ -242,7 +242,11 @@ class Fusion:
             )
 
     def checked(self, latents: Tensor) -> Tensor:
-        """The latents, if they are as many and as large as they should be."""
+        """The latents, if their number and size fit.
+
+        Raises:
+            ValueError: If they do not.
+        """
         if latents.shape[-2:] != (self.count, self.latent):
             raise ValueError(
                 f"the latents have shape {tuple(latents.shape)}: their last dimensions must be {self.count} latents of "
@@ -251,12 +255,12 @@ class Fusion:
         return latents
 
     def each(self, latents: Float[Tensor, "*batch K p"]) -> list[Tensor]:
-        """The latent of each of the layers."""
+        """The latent of each layer in ``layers``."""
         return list(latents.unbind(-2)) * (len(self.layers) if self.single else 1)
 
 
 def layer_fusion(kind: FusionKind, width: int, latent: int, rank: int = 4) -> nn.Module | None:
-    """The fusion of one layer, or None for those that happen before the first layer or after the last.
+    """The fusion module of one layer, or None for a fusion before the first layer or after the last.
 
     Examples:
         >>> layer_fusion("product", width=16, latent=4, rank=2)
@@ -269,8 +273,8 @@ def layer_fusion(kind: FusionKind, width: int, latent: int, rank: int = 4) -> nn
     return {"add": Shift, "film": FiLM, "memory": MemorySlot}[kind](width, latent)
 
 
-def _silent(width: int, latent: int) -> nn.Linear:
-    """A linear map without offsets that says nothing yet."""
+def _zero_linear(width: int, latent: int) -> nn.Linear:
+    """A linear map without bias whose weights start at zero."""
     linear = nn.Linear(latent, width, bias=False)
     nn.init.zeros_(linear.weight)
     return linear

@@ -1,4 +1,4 @@
-r"""Pretrained GPT-2: its configuration and weights as those of our decoder, which computes the same."""
+r"""Configuration and weights of a pretrained GPT-2 as those of our decoder."""
 
 import re
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _ACTIVATIONS: dict[str, Literal["gelu_tanh", "gelu", "relu"]] = {
     "gelu": "gelu",
     "relu": "relu",
 }
-_ONLY = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
+_REQUIRED = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
 _NAMES = {
     r"^transformer\.": "",  # a GPT2LMHeadModel has it, a GPT2Model and the published files do not
     r"^wte\.": "embedding.tokens.",
@@ -36,15 +36,15 @@ _NAMES = {
 
 
 def gpt2_config(config: Mapping[str, Any]) -> TransformerConfig:
-    r"""The sizes and options under which our decoder computes what a GPT-2 does.
+    r"""The sizes and options with which our decoder computes the same as a GPT-2.
 
-    ``reorder_and_upcast_attn`` is ignored: it computes the same, in another order.
+    ``reorder_and_upcast_attn`` is ignored, as it only changes the order of operations.
 
     Arguments:
         config: The content of its ``config.json``.
 
     Raises:
-        ValueError: If it is of another kind, lacks a size, or asks for something that our decoder does not compute.
+        ValueError: If it is of another model type, lacks a size, or has an option that our decoder lacks.
 
     Examples:
         >>> sizes = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12}
@@ -54,9 +54,9 @@ def gpt2_config(config: Mapping[str, Any]) -> TransformerConfig:
     """
     if config.get("model_type") != "gpt2":
         raise ValueError(f"model_type is {config.get('model_type')!r}, and only 'gpt2' can be loaded.")
-    for name, only in _ONLY.items():
-        if config.get(name, only) != only:
-            raise ValueError(f"{name} is {config[name]}, and only a GPT-2 with {only} can be loaded.")
+    for name, required in _REQUIRED.items():
+        if config.get(name, required) != required:
+            raise ValueError(f"{name} is {config[name]}, and only a GPT-2 with {required} can be loaded.")
     activation = config.get("activation_function", "gelu_new")
     if activation not in _ACTIVATIONS:
         raise ValueError(f"activation_function is {activation!r}, and only {', '.join(_ACTIVATIONS)} can be loaded.")
@@ -82,13 +82,13 @@ def gpt2_config(config: Mapping[str, Any]) -> TransformerConfig:
 
 
 def gpt2_weights(weights: Mapping[str, Tensor], tied: bool = True) -> dict[str, Tensor]:
-    r"""The weights of a GPT-2 from ``transformers`` under the names that :class:`~.transformer.Decoder` has for them.
+    r"""The weights of a GPT-2 from ``transformers`` under the names of :class:`~.stacks.Decoder`.
 
-    What our decoder has no name for keeps its own, so that loading it fails.
+    Weights that our decoder lacks keep their names, so that loading them fails.
 
     Arguments:
         weights: The ``state_dict`` of a ``GPT2LMHeadModel`` or ``GPT2Model``.
-        tied: Whether the readout is the token embedding; if not, it is a matrix of its own, without offsets.
+        tied: Whether the output layer shares the token embedding; if not, it has a matrix of its own, without bias.
 
     Examples:
         >>> list(gpt2_weights({"transformer.h.0.mlp.c_fc.weight": torch.zeros(4, 16)}).items())[0][0]

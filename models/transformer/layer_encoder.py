@@ -1,4 +1,4 @@
-"""What each layer of a bidirectional stack makes of a text: one vector a layer, in which padding plays no part."""
+"""An encoder with one vector of a text for each layer: pooled hidden states of a bidirectional stack."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..choices import check_choice
 from .blocks import Block, initialize
 from .config import TransformerConfig
 from .stacks import Decoder
@@ -18,14 +19,14 @@ PoolKind = Literal["attention", "mean", "first"]
 
 
 class Pool(nn.Module):
-    r"""The states of a text as one vector.
+    r"""Pooling of the hidden states of a text to one vector.
 
     .. math:: r = \sum_t \alpha_t h_t, \qquad \alpha = \operatorname{softmax}_t (w \cdot h_t)
 
     over the tokens that the mask marks; or their ``mean``, which is where ``attention`` starts; or the ``first`` one.
 
     Arguments:
-        width: Of the states.
+        width: The size of a hidden state.
         kind: ``attention``, ``mean`` or ``first``.
 
     Raises:
@@ -39,8 +40,7 @@ class Pool(nn.Module):
 
     def __init__(self, width: int, kind: PoolKind = "attention") -> None:
         super().__init__()
-        if kind not in get_args(PoolKind):
-            raise ValueError(f"pool is {kind!r}: choose one of {', '.join(get_args(PoolKind))}.")
+        check_choice("pool", kind, get_args(PoolKind))
         self.kind = kind
         self.weight = nn.Parameter(torch.zeros(width)) if kind == "attention" else None
 
@@ -50,22 +50,22 @@ class Pool(nn.Module):
     def forward(self, states: Float[Tensor, "*batch t p"], mask: Bool[Tensor, "*batch t"]) -> Float[Tensor, "*batch p"]:
         if self.kind == "first":
             return states[..., 0, :]
-        states = torch.where(mask[..., None], states, 0)  # whatever padding holds, gradients included
+        states = torch.where(mask[..., None], states, 0)  # no value and no gradient of padding
         scores = states.new_zeros(states.shape[:-1]) if self.weight is None else states @ self.weight
         shares = scores.masked_fill(~mask, -torch.inf).softmax(-1)
         return (shares.unsqueeze(-2) @ states).squeeze(-2)
 
 
 class LayerEncoder(nn.Module):
-    r"""Reads a text with the blocks of a decoder, or with its own, and pools what each layer makes of it.
+    r"""Encodes a text with the blocks of a decoder, or with its own, and pools the hidden states of each layer.
 
-    Blocks see the whole text, and know nothing of latents. The states of a layer are normalized, without weights,
-    before they are pooled: the residual stream grows from layer to layer.
+    Attention is bidirectional and without latents. The states of a layer are normalized, without weights, before they
+    are pooled, because the residual stream grows from layer to layer.
 
     Arguments:
-        decoder: Its embedding is shared: what is read is what has to be written.
-        layers: The layers whose vectors are wanted, from 0, ascending.
-        shared: Whether the decoder's blocks are used as well.
+        decoder: The decoder whose embedding is shared.
+        layers: The layers to pool, from 0, ascending.
+        shared: Whether the decoder's blocks are shared too.
         pool: See :class:`Pool`.
 
     Examples:
@@ -96,11 +96,12 @@ class LayerEncoder(nn.Module):
         mask: Bool[Tensor, "*batch t"],
         position: Int[Tensor, "*batch t"] | None = None,
     ) -> list[Float[Tensor, "*batch p"]]:
+        """The vectors of all layers in ``layers``."""
         x = self.embedding(tokens, position)
-        found = []
+        vectors = []
         for layer, block in enumerate(self.blocks):
             x = block(x, mask)
             if layer in self.layers:
                 pool = self.pools[self.layers.index(layer)]
-                found.append(pool(F.layer_norm(x, x.shape[-1:]), mask))
-        return found
+                vectors.append(pool(F.layer_norm(x, x.shape[-1:]), mask))
+        return vectors

@@ -26,7 +26,7 @@ class Context:
         condition_mask: True where the condition has a token, with the same shape, or None for everywhere.
 
     Raises:
-        ValueError: If it holds nothing.
+        ValueError: If it is empty.
 
     Examples:
         >>> batch_shape(Context(torch.zeros(5, 1, 4, 8), torch.ones(3, 2, dtype=torch.long)))
@@ -43,16 +43,18 @@ class Context:
 
     @property
     def present(self) -> Bool[Tensor, "*#batch C"]:
-        """Where the condition has a token."""
+        """True where the condition has a token."""
         assert self.condition_tokens is not None, "there is no condition"
-        return _where(self.condition_tokens, self.condition_mask)
+        if self.condition_mask is not None:
+            return self.condition_mask
+        return torch.ones_like(self.condition_tokens, dtype=torch.bool)
 
 
 Memory: TypeAlias = Mixture | Context
 
 
 def batch_shape(memory: Memory) -> torch.Size:
-    """The shape of the texts that a memory is of."""
+    """The batch shape of a memory: that of its texts."""
     if isinstance(memory, Mixture):
         return torch.broadcast_shapes(memory.means.shape[:-2], memory.log_weights.shape[:-1])
     shapes = [] if memory.latents is None else [memory.latents.shape[:-2]]
@@ -71,14 +73,16 @@ def check_mixture(memory: Memory, width: int) -> Mixture:
         3
     """
     if not isinstance(memory, Mixture):
-        raise ValueError(f"a {type(memory).__name__} was given, and the decoder attends to a Mixture: give one")
+        raise ValueError(f"the memory is a {type(memory).__name__}, but the decoder attends to a Mixture: give one")
     if memory.width != width:
-        raise ValueError(f"the mixture has vectors of {memory.width} dimensions, the model of {width}: give such")
+        raise ValueError(
+            f"the mixture has vectors of {memory.width} dimensions, the model of {width}: give vectors of {width}"
+        )
     return memory
 
 
 def check_context(memory: Memory, latents: int, size: int) -> Context:
-    """The memory, if it is a context with so many latents of this size.
+    """The memory, if it is a context with this number of latents of this size.
 
     Raises:
         ValueError: If it is not.
@@ -89,15 +93,15 @@ def check_context(memory: Memory, latents: int, size: int) -> Context:
     """
     if not isinstance(memory, Context):
         raise ValueError(f"the memory is a {type(memory).__name__}, but the decoder takes latents: give a Context.")
-    had = None if memory.latents is None else tuple(memory.latents.shape[-2:])
-    if had != (latents, size):
-        found = "no latents" if had is None else f"{had[0]} latents of {had[1]} dimensions"
-        raise ValueError(f"the context has {found}, the model {latents} of {size}: give as many and as wide ones")
+    shape = None if memory.latents is None else tuple(memory.latents.shape[-2:])
+    if shape != (latents, size):
+        own = "no latents" if shape is None else f"{shape[0]} latents of {shape[1]} dimensions"
+        raise ValueError(f"the context has {own}, the model {latents} of {size}: give as many and as wide ones")
     return memory
 
 
 def check_pair(first: Memory, second: Memory) -> None:
-    """Raises a ValueError unless both are of as many texts."""
+    """Raises a ValueError unless both have the same batch shape."""
     one, other = (tuple(batch_shape(memory)) for memory in (first, second))
     if one != other:
         raise ValueError(f"the memories are of batch shapes {one} and {other}: give as many texts of each")
@@ -135,12 +139,12 @@ def flat(memory: Memory, batch: Sequence[int]) -> Memory:
         variances=variances,
         mask=None if memory.mask is None else rows(memory.mask, 1),
         values=None if memory.values is None else rows(memory.values, 2),
-        value_variances=None,  # what is returned is the mean
+        value_variances=None,  # decoders use posterior means only
     )
 
 
 def stacked(memories: Sequence[Memory]) -> Memory:
-    """Memories of one text each, of one kind, as one batch; what they have less of than others is filled up as absent.
+    """Memories of one text each, of one kind, as one batch; shorter ones are padded and masked.
 
     Examples:
         >>> stacked([Context(torch.zeros(1, 4, 8)), Context(torch.ones(1, 4, 8))]).latents.shape
@@ -167,7 +171,3 @@ def _contexts(contexts: list[Context]) -> Context:
         else None,
         torch.cat([F.pad(mask, (0, n)) for (_, mask), n in zip(conditions, more, strict=True)]) if conditions else None,
     )
-
-
-def _where(like: Tensor, mask: Tensor | None) -> Tensor:
-    return torch.ones_like(like, dtype=torch.bool) if mask is None else mask

@@ -1,4 +1,4 @@
-"""Softmax attention of a sequence to itself."""
+"""Softmax self-attention."""
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +13,13 @@ __all__ = ["SelfAttention"]
 
 
 class SelfAttention(nn.Module):
-    r"""Multi-head softmax attention of a sequence to itself.
+    r"""Multi-head softmax self-attention.
 
-    Its values, or what else it attends to, can depend on a latent: see :mod:`~pyroformer.models.transformer.fusion`.
+    Its values can depend on a latent, or a latent can be one more key and value: see
+    :mod:`~pyroformer.models.transformer.fusion`.
     """
 
-    fusion: nn.Module | None  # how a latent enters, where one does
+    fusion: nn.Module | None  # through which a latent enters
 
     def __init__(self, width: int, heads: int, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
@@ -54,7 +55,7 @@ class SelfAttention(nn.Module):
         n = keys.shape[-2]
         if mask is not None:
             values = torch.where(mask[:, None, :, None], values, 0)
-        # Without a cache and a slot t is n; comparing them here would compile to no bool.
+        # Without a cache and a slot t equals n; a comparison of t and n would not compile to a bool.
         plain = mask is None and cache is None and not slot
         y = F.scaled_dot_product_attention(
             queries,
@@ -67,29 +68,29 @@ class SelfAttention(nn.Module):
         return self.out(y.transpose(1, 2).reshape(*batch, t, p))
 
     def _fused(self, keys: Tensor, values: Tensor, latent: Tensor, begins: bool) -> tuple[Tensor, Tensor, bool]:
-        """Keys and values that know a latent, and whether there is one more of them, before the first token."""
+        """Keys and values that depend on a latent, and whether there is one more, before the first token."""
         if self.fusion is None:
             raise ValueError("this layer takes no latent: give the decoder a fusion, or no latents")
         if not isinstance(self.fusion, MemorySlot):
             return keys, self.fusion(values, latent), False
         if not begins:
-            return keys, values, False  # it is in the cache
+            return keys, values, False  # the slot is in the cache already
         key, value = self.fusion(latent)
         return torch.cat([key.to(keys.dtype), keys], 1), torch.cat([value.to(values.dtype), values], 1), True
 
 
 def _bias(mask: Tensor | None, t: int, n: int, causal: bool, like: Tensor) -> Tensor | None:
-    """What is added to the logits where a token must not look, or None.
+    """The bias of masked logits, or None.
 
-    Twice as much for the future as for padding: a query that may only look at padding then looks at no future, and as
-    the padding's values are zero it gets zero.
+    It is twice as large for the future as for padding: a query that may attend to padding only then does not attend to
+    the future, and gets zero, because the values of padding are zero.
     """
     masked = -1e4 if like.dtype == torch.float16 else -1e30
     bias = None
     if mask is not None:
         bias = like.new_zeros(len(mask), 1, 1, n).masked_fill(~mask[:, None, None, :], masked)
     if causal and t > 1:
-        hidden = torch.ones(t, n, dtype=torch.bool, device=like.device).tril(n - t).logical_not()
-        future = like.new_zeros(t, n).masked_fill(hidden, 2 * masked)
+        later = torch.ones(t, n, dtype=torch.bool, device=like.device).tril(n - t).logical_not()
+        future = like.new_zeros(t, n).masked_fill(later, 2 * masked)
         bias = future if bias is None else bias + future
     return bias

@@ -1,4 +1,4 @@
-r"""Distribution over whole texts: what an autoregressive decoder says about a text, and texts that it says."""
+r"""The autoregressive distribution over texts that a decoder defines, and decoding from it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,26 +20,26 @@ __all__ = ["AutoregressiveText", "decode", "text_mask"]
 
 
 class AutoregressiveText(TorchDistribution):
-    r"""Distribution over texts, one token after the other.
+    r"""Autoregressive distribution over texts.
 
     .. math::
 
         p(x \mid F) = \prod_{t \le n} p(x_t \mid x_{<t}, F), \qquad
         n = \min \{ t : x_t = \text{eos} \} \ \text{or}\ T
 
-    A text ends with its end-of-text token, or unended where the event does, after :math:`T` tokens: nothing forces an
-    end, and the probabilities of all texts of both kinds sum to one. What follows the end is padding and contributes
-    nothing. A ``mask`` cuts texts earlier.
+    A text ends with its end-of-text token, or without one after :math:`T` tokens, the size of the event. The
+    probabilities of all texts of both kinds sum to one. Padding follows the end and contributes nothing. A ``mask``
+    cuts texts earlier.
 
     Arguments:
         decoder: The network that gives the conditional distributions.
-        memory: What it is told, :math:`F`: a mixture to attend to, or latents and a condition; or None.
-        mask: True where a token may stand, with shape :math:`(*, T)`, or None for everywhere.
-        length: The number of positions :math:`T`; None is that of the mask, or the decoder's max_length.
-        form: How attention treats a mixture with variances.
+        memory: The memory :math:`F`: a mixture to attend to, or latents and a condition; or None.
+        mask: True where there may be a token, with shape :math:`(*, T)`, or None for everywhere.
+        length: The number of positions :math:`T`; None is that of the mask, or the decoder's ``max_length``.
+        form: The form of attention to a mixture with variances.
 
     Raises:
-        ValueError: If there are more positions than the decoder's max_length has.
+        ValueError: If there are more positions than the decoder's ``max_length``.
 
     Examples:
         >>> decoder = Decoder(TransformerConfig(vocabulary=20, max_length=8, width=16))
@@ -84,14 +84,14 @@ class AutoregressiveText(TorchDistribution):
         return new
 
     def log_prob(self, value: Int[Tensor, "*texts T"]) -> Float[Tensor, "..."]:
-        """By teacher forcing: all positions at once. Dimensions added by ``expand`` are not computed again."""
+        """Log probability by teacher forcing. Dimensions added by ``expand`` are not computed again."""
         if self._validate_args:
             self._validate_sample(value)
         log_prob = self.likelihood(value).log_prob(value)
         return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
 
     def likelihood(self, value: Int[Tensor, "*texts T"]) -> TokenLikelihood:
-        """The distribution of each token of a text given those before it."""
+        """The distribution of each token of a text given earlier tokens."""
         mask = text_mask(value, self.decoder.config.eos)
         if self.token_mask is not None:
             mask = mask & self.token_mask
@@ -103,7 +103,7 @@ class AutoregressiveText(TorchDistribution):
         """Ancestral sampling; texts that end early are padded."""
         batch = torch.Size(sample_shape) + self.batch_shape
         (length,) = self.event_shape
-        tokens = decode(self.decoder, _draw, batch, length, self.memory, self.form)
+        tokens = decode(self.decoder, _sample_token, batch, length, self.memory, self.form)
         tokens = F.pad(tokens, (0, length - tokens.shape[-1]), value=self.decoder.config.pad)
         return tokens if self.token_mask is None else tokens.masked_fill(~self.token_mask, self.decoder.config.pad)
 
@@ -118,22 +118,22 @@ def decode(
     form: Form = "exact",
     prompt: Int[Tensor, "*#batch K"] | None = None,
 ) -> Int[Tensor, "*batch T"]:
-    r"""Writes texts token by token; stops when all have ended.
+    r"""Generates texts token by token; stops when all have ended.
 
     Arguments:
-        decoder: Gives the logits of the next token.
-        choose: Chooses one token from each row of logits, for all texts of the batch, flattened to :math:`N` rows.
+        decoder: The decoder of the next token's logits.
+        choose: A function that picks a token for each row of logits; the batch of texts is flattened to :math:`N` rows.
         batch: Batch shape of the texts; that of the memory expands to it.
-        max_length: The most tokens of a text, prompt included; None is the decoder's max_length.
-        memory: What the decoder is told.
-        form: How attention treats a mixture with variances.
-        prompt: How each text begins, with padding on any side.
+        max_length: The largest number of tokens of a text, prompt included; None is the decoder's ``max_length``.
+        memory: The memory of each text, or None.
+        form: The form of attention to a mixture with variances.
+        prompt: The first tokens of each text, with padding on any side.
 
     Returns:
-        Whole texts, prompts included, padded at the end to the longest.
+        The texts, prompts included, padded at the end to the longest.
 
     Raises:
-        ValueError: If ``max_length`` exceeds the max_length, or a prompt exceeds ``max_length``.
+        ValueError: If ``max_length`` exceeds that of the decoder, or a prompt exceeds ``max_length``.
 
     Examples:
         >>> decoder = Decoder(TransformerConfig(vocabulary=20, max_length=8, width=16)).eval()
@@ -146,7 +146,7 @@ def decode(
     max_length = max_length or config.max_length
     if max_length > config.max_length:
         raise ValueError(
-            f"max_length is {max_length}, but the decoder's max_length is {config.max_length}; ask for less"
+            f"max_length is {max_length}, but the decoder's max_length is {config.max_length}; give at most that"
         )
     prompt = torch.empty(0, dtype=torch.long) if prompt is None else prompt
     prompt = prompt.to(device).expand(*batch, -1).reshape(math.prod(batch), prompt.shape[-1])
@@ -154,16 +154,12 @@ def decode(
     if (longest := max(length.tolist(), default=0)) > max_length:
         raise ValueError(f"a prompt has {longest} tokens, but max_length is {max_length}; shorten it or allow more")
 
-    # The prompt is read from the right end, where all rows go on, and kept at the left end.
-    begun, present = F.pad(prompt, (1, 0), value=config.bos), F.pad(prompt != config.pad, (1, 0), value=True)
-    if isinstance(memory, Context) and memory.condition_tokens is not None:
-        condition, there = (
-            x.expand(*batch, -1).reshape(len(begun), -1) for x in (memory.condition_tokens, memory.present)
-        )
-        begun, present = torch.cat([condition, begun], 1), torch.cat([there, present], 1)
-    tokens, present = _align(begun, present, right=True)
+    # The rows of the input end at the same position, where generation goes on; texts start at the same position.
+    tokens, present = _decoder_input(prompt, batch, memory, config)
     mask = None if bool(present.all()) else present
-    texts = F.pad(_align(prompt, prompt != config.pad)[0][:, :longest], (0, max_length + 1 - longest), value=config.pad)
+    texts = F.pad(
+        _gather_present(prompt, prompt != config.pad)[0][:, :longest], (0, max_length + 1 - longest), value=config.pad
+    )
     cache = decoder.cache(batch, tokens.shape[-1] + max_length, memory, form)
     ended = (length >= max_length) | (prompt == config.eos).any(-1)
     while not bool(ended.all()):
@@ -189,7 +185,7 @@ def text_mask(tokens: Int[Tensor, "*batch T"], eos: int) -> Bool[Tensor, "*batch
 
 
 class _Texts(constraints.Constraint):
-    """Token ids of the vocabulary, and nothing but padding after the end."""
+    """Token ids of the vocabulary, with padding only after the end."""
 
     is_discrete = True
     event_dim = 1
@@ -198,15 +194,28 @@ class _Texts(constraints.Constraint):
         self.config = config
 
     def check(self, value: Tensor) -> Tensor:
-        known = (value >= 0) & (value < self.config.vocabulary)
-        return (known & (text_mask(value, self.config.eos) | (value == self.config.pad))).all(-1)
+        valid = (value >= 0) & (value < self.config.vocabulary)
+        return (valid & (text_mask(value, self.config.eos) | (value == self.config.pad))).all(-1)
 
 
-def _draw(logits: Float[Tensor, "N V"]) -> Int[Tensor, " N"]:
+def _sample_token(logits: Float[Tensor, "N V"]) -> Int[Tensor, " N"]:
     return logits.softmax(-1).multinomial(1).squeeze(-1)
 
 
-def _align(tokens: Tensor, present: Tensor, right: bool = False) -> tuple[Tensor, Tensor]:
-    """Moves the present tokens of each row to one end, in their order."""
+def _decoder_input(
+    prompt: Tensor, batch: Sequence[int], memory: Memory | None, config: TransformerConfig
+) -> tuple[Tensor, Tensor]:
+    """Condition, beginning-of-text token and prompt of each text, aligned at the right end, and their mask."""
+    tokens, present = F.pad(prompt, (1, 0), value=config.bos), F.pad(prompt != config.pad, (1, 0), value=True)
+    if isinstance(memory, Context) and memory.condition_tokens is not None:
+        condition, condition_mask = (
+            x.expand(*batch, -1).reshape(len(tokens), -1) for x in (memory.condition_tokens, memory.present)
+        )
+        tokens, present = torch.cat([condition, tokens], 1), torch.cat([condition_mask, present], 1)
+    return _gather_present(tokens, present, right=True)
+
+
+def _gather_present(tokens: Tensor, present: Tensor, right: bool = False) -> tuple[Tensor, Tensor]:
+    """Moves the present tokens of each row to the left or right end, in order."""
     order = (present if right else ~present).byte().argsort(dim=-1, stable=True)
     return tokens.gather(-1, order), present.gather(-1, order)

@@ -1,4 +1,4 @@
-r"""The likelihood of tokens given hidden states, without ever holding the logits of a whole batch."""
+r"""The distribution of tokens given hidden states, without the logits of a whole batch in memory."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -29,7 +29,7 @@ class TokenLikelihood(TorchDistribution):
     Arguments:
         hidden: Hidden states :math:`h` with shape :math:`(*, T, P)`.
         embedding: One row :math:`e_v` per token of the vocabulary, with shape :math:`(V, P)`.
-        bias: Offsets :math:`b` with shape :math:`(V)`, or None for zero.
+        bias: Bias :math:`b` with shape :math:`(V)`, or None for zero.
         mask: True where a token is present, with shape broadcastable to :math:`(*, T)`, or None for everywhere.
 
     Raises:
@@ -89,7 +89,7 @@ class TokenLikelihood(TorchDistribution):
         return token_log_prob(hidden, self.embedding, value.expand(shape).flatten(), self.bias, mask).reshape(shape)
 
     def logits(self) -> Float[Tensor, "*batch T V"]:
-        """All logits at once, for small models and for plots; nothing else in this class holds them."""
+        """All logits at once, for small models and for plots; no other method holds them in memory."""
         return _logits(*_common(self.hidden, self.embedding, self.bias))
 
     @torch.no_grad()
@@ -121,14 +121,14 @@ def token_log_prob(
 
     Logits that fit into one chunk (:func:`chunk_bytes`) are kept for the backward pass. Larger ones are computed a
     chunk at a time and again in the backward pass, so that a training step holds :math:`O(N P + V P)` numbers and one
-    chunk, not :math:`O(N V)`. This happens inside an operator of its own: a compiler which saw the two identical
-    products would merge them and keep the logits after all. That operator can be differentiated once.
+    chunk, not :math:`O(N V)`. This happens inside an operator of its own: a compiler would merge
+    the two identical products and keep the logits after all. That operator can be differentiated once.
 
     Arguments:
         hidden: Hidden states with shape :math:`(N, P)`.
         embedding: Token vectors with shape :math:`(V, P)`.
         tokens: Token ids with shape :math:`(N)`.
-        bias: Offsets with shape :math:`(V)`, or None.
+        bias: Bias with shape :math:`(V)`, or None.
         mask: True for the rows that count, with shape :math:`(N)`; the others are zero and have no gradient.
 
     Examples:
@@ -136,7 +136,7 @@ def token_log_prob(
         tensor([0.1250, 0.1250])
     """
     hidden, embedding, bias = _common(hidden, embedding, bias)
-    if mask is not None:  # what is not there, be it NaN, must reach neither the value nor the gradients
+    if mask is not None:  # masked rows, even NaN, must reach neither the value nor the gradients
         hidden = hidden.masked_fill(~mask[:, None], 0)
     rows = _chunk_rows(hidden, embedding)
     if rows < len(hidden):
@@ -167,7 +167,7 @@ def _logits(hidden: Tensor, embedding: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _chunks(mask: Tensor | None, tokens: Tensor, rows: int) -> Iterator[slice | Tensor]:
-    """Which rows to compute together. Absent rows are left out on a CPU; elsewhere that would wait for the device."""
+    """Chunks of rows. Masked rows are left out on a CPU; elsewhere that would synchronize with the device."""
     if mask is not None and tokens.device.type == "cpu":
         yield from mask.nonzero().squeeze(-1).split(rows)
     else:
@@ -182,14 +182,14 @@ def _chunks(mask: Tensor | None, tokens: Tensor, rows: int) -> Iterator[slice | 
 def _chunked(
     hidden: Tensor, embedding: Tensor, bias: Tensor | None, tokens: Tensor, mask: Tensor | None, rows: int
 ) -> tuple[Tensor, Tensor]:
-    """Log probabilities, and the logarithms of their normalizers, which the backward pass needs."""
+    """Log probabilities, and log normalizers for the backward pass."""
     log_prob, log_norm = hidden.new_zeros(len(hidden)), hidden.new_zeros(len(hidden))
     for part in _chunks(mask, tokens, rows):
         logits = _logits(hidden[part], embedding, bias)
-        chosen = logits.gather(1, tokens[part].unsqueeze(1)).squeeze(1)
+        token_logits = logits.gather(1, tokens[part].unsqueeze(1)).squeeze(1)
         peak = logits.amax(-1)
         norm = logits.sub_(peak.unsqueeze(1)).exp_().sum(-1).log_().add_(peak)
-        log_prob[part], log_norm[part] = chosen - norm, norm
+        log_prob[part], log_norm[part] = token_logits - norm, norm
     return log_prob, log_norm
 
 

@@ -393,7 +393,7 @@ def test_half_precision(kind: FusionKind) -> None:
         (lambda: build("add", layers=()), "latents enter layers none, but the decoder has layers 1 to 3"),
         (lambda: build("add", layers=(1, 3)), "latents enter layers 2, 4, but the decoder has layers 1 to 3"),
         (lambda: build("add", layers=(-1, 0)), "latents enter layers 0, 1, but the decoder has layers 1 to 3"),
-        (lambda: build("add", layers=(1, 1)), "latents enter layers 2, 2: name each layer once, from below"),
+        (lambda: build("add", layers=(1, 1)), "latents enter layers 2, 2: name each layer once, in ascending order"),
         (
             lambda: build("product", attention="probabilistic"),
             "fusion 'product' changes what softmax attention attends to, and attention is 'probabilistic'",
