@@ -124,8 +124,8 @@ def _variance(queries: Tensor, mixture: Mixture, form: Form, attention: _Attenti
     terms = natural(mixture, mixture.query_variance, form, attention.local)
     values = terms.values
     if terms.response is None:
-        own = mixture.value_variances
-        own = 0 if own is None else torch.where(terms.present[..., None], own, 0)
+        variances = mixture.value_variances
+        own = 0 if variances is None else torch.where(terms.present[..., None], variances, 0)
         mean, second = _average(queries, terms, torch.cat([values, values.square() + own], -1), attention).chunk(2, -1)
     else:
         slopes = terms.response.basis.combine(terms.response.coefficients).expand_as(values)

@@ -95,9 +95,9 @@ def test_a_share_beyond_the_ends_is_refused() -> None:
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (Mixture(torch.zeros(1, 2), torch.zeros(1, 2, 1)), "vectors of 1 dimensions, the model of 16: give such"),
+        (Mixture(torch.zeros(1, 2), torch.zeros(1, 2, 1)), "vectors of 1 dimensions, the model of 16: give vectors of"),
         (Mixture(torch.zeros(2, 2), torch.zeros(2, 2, 16)), r"batch shapes \(1,\) and \(2,\): give as many texts of"),
-        (Context(torch.zeros(1, 1, 16)), "a Context was given, and the decoder attends to a Mixture: give one"),
+        (Context(torch.zeros(1, 1, 16)), "the memory is a Context, but the decoder attends to a Mixture: give one"),
     ],
 )
 def test_what_does_not_fit_has_nothing_between(other: Memory, message: str) -> None:
