@@ -47,7 +47,8 @@ templates_path = [str(HERE / "templates")]  # autosummary would look beside the 
 myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # show the outputs stored in the notebooks
-suppress_warnings = ["mystnb.unknown_mime_type"]
+# Public names are documented under their public path and in their module; a short reference may mean either.
+suppress_warnings = ["mystnb.unknown_mime_type", "ref.python"]
 
 html_theme = "furo"
 html_title = f"pyroformer {version}"

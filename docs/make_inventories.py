@@ -54,7 +54,9 @@ PROJECTS = {
             "torch.distributions.mixture_same_family.MixtureSameFamily torch.distributions.independent.Independent "
             "torch.distributions.constraints.Constraint",
             "generated/{}.html": "torch.Generator torch.compile torch.nn.LayerNorm torch.nn.Linear torch.nn.Module "
+            "torch.nn.ModuleDict "
             "torch.nn.functional.scaled_dot_product_attention torch.nn.parameter.Parameter torch.optim.AdamW",
+            "data.html": "torch.utils.data.IterableDataset",
             "optim.html": "torch.optim.Optimizer",
             "size.html": "torch.Size",
             "tensor_attributes.html": "torch.device torch.dtype",
@@ -62,8 +64,10 @@ PROJECTS = {
         },
         {
             "Tensor": "torch.Tensor",
+            "torch.utils.data.dataset.IterableDataset": "torch.utils.data.IterableDataset",
             "torch.nn.Parameter": "torch.nn.parameter.Parameter",
             "torch.nn.modules.linear.Linear": "torch.nn.Linear",
+            "torch.nn.modules.container.ModuleDict": "torch.nn.ModuleDict",
             "torch.nn.modules.module.Module": "torch.nn.Module",
             "torch.distributions.Distribution": "torch.distributions.distribution.Distribution",
             "torch.optim.optimizer.Optimizer": "torch.optim.Optimizer",
@@ -74,8 +78,9 @@ PROJECTS = {
         {
             "distributions.html": "pyro.distributions.torch_distribution.TorchDistribution",
             "infer.autoguide.html": "pyro.infer.autoguide.AutoGuide",
-            "inference_algos.html": "pyro.infer.elbo.ELBO pyro.infer.svi.SVI pyro.infer.trace_elbo.Trace_ELBO "
-            "pyro.infer.traceenum_elbo.TraceEnum_ELBO pyro.infer.trace_mean_field_elbo.TraceMeanField_ELBO",
+            "inference_algos.html": "pyro.infer.elbo.ELBO pyro.infer.elbo.ELBOModule pyro.infer.svi.SVI "
+            "pyro.infer.trace_elbo.Trace_ELBO pyro.infer.trace_mean_field_elbo.TraceMeanField_ELBO "
+            "pyro.infer.traceenum_elbo.TraceEnum_ELBO",
             "nn.html": "pyro.nn.module.PyroModule pyro.nn.module.PyroParam pyro.nn.module.PyroSample",
             "optimization.html": "pyro.optim.optim.PyroOptim",
             "poutine.html#": "pyro.poutine.Trace",

@@ -12,10 +12,10 @@ __all__ = ["TextPosterior"]
 
 @runtime_checkable
 class TextPosterior(Protocol):
-    r"""The posterior of each text of a batch, as :meth:`Guide.encode` returns it.
+    r"""The posterior of each text of a batch, as :meth:`~.base.Guide.encode` returns it.
 
-    What a posterior offers decides which metrics, plots and edits its model has; its class does not matter. A class
-    that derives from this one must define :meth:`memory` alone: the rest then says that there is nothing of the kind.
+    The methods of a posterior decide which metrics, plots and edits its model has; its class does not matter. A class
+    that derives from this one must define :meth:`memory` alone; the other methods then return None or raise.
 
     Examples:
         >>> from pyroformer.models.transformer.memory import Context

@@ -61,7 +61,7 @@ class Model(Configurable, LocalModule):
             size: ``tiny``, ``small`` or ``base``.
             backbone: Weights that its decoder starts from, such as a :class:`~pyroformer.Pretrained`; its sizes take
                 precedence over ``size``.
-            options: Fields of :class:`TransformerConfig` and arguments of the constructor; they take precedence over
+            options: Fields of :class:`~.config.TransformerConfig` and arguments of the constructor; they take precedence over
                 ``size``.
 
         Raises:

@@ -21,6 +21,7 @@ SHORTER = {
     "draws=50": "draws=25",
     "draws=100": "draws=25",
     "[:100], num_particles=64": "[:4], num_particles=2",
+    "samples=500": "samples=5",
 }
 SMALLER = {"for_corpus(corpus": "for_corpus(corpus, width=16, layers=1, heads=2", "Heavy(width=128)": "Heavy(width=16)"}
 SMALLER |= {"--data reviews.txt": "--data reviews.txt --model.width 16 --model.layers 1 --vocabulary 270"}
@@ -29,6 +30,11 @@ SMALLER |= {"evaluate runs": "evaluate --limit 4 --num_particles 2 runs", "test[
 PRINTED = {
     "own_prior": ["the run uses my_priors.Heavy, which is code outside pyroformer: name it again"],
     "own_guide": ["the guide draws 'vectors' with batch shape (", "and event shape (3,), expected"],
+    "own_objective": [
+        "beta is 0.5, which the objective Capacity does not use: leave it out",
+        "the run uses my_objectives.Capacity, which is code outside pyroformer: name it again",
+    ],
+    "metrics": ["weight of the prior's component", "Self-BLEU-4 of", "generated texts that are training texts"],
     "own_likelihood": ["the likelihood of Unordered has the type Independent", "the site 'text' has size"],
 }
 
@@ -46,13 +52,13 @@ def run(kind: str, code: str, namespace: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["own_prior", "own_guide", "own_likelihood"])
+@pytest.mark.parametrize("page", ["own_prior", "own_guide", "own_likelihood", "own_objective", "metrics"])
 def test_every_block_runs(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    for name in ("my_priors", "my_guides", "my_models"):  # another test may have imported one of that name
+    for name in ("my_priors", "my_guides", "my_models", "my_objectives"):  # another test may have imported one of them
         monkeypatch.setitem(sys.modules, name, sys)  # monkeypatch restores the original at the end
         del sys.modules[name]
     texts = [f"The {'food' if n % 3 else 'room'} was {'good' if n % 2 else 'bad'}, {n} of 100." for n in range(120)]
@@ -77,7 +83,7 @@ def test_the_inventories_are_those_that_the_script_writes() -> None:
 def test_every_name_of_the_api_page_exists() -> None:
     page = (DOCS / "api.md").read_text()
     names = re.findall(r"^   ~?(pyroformer[\w.]*)$", page, re.MULTILINE)
-    names += re.findall(r"\{py:\w+\}`(?:~|[\w ]+<)?(pyroformer[\w.]*)", page)
+    names += re.findall(r"\{py:\w+\}`(?:~|[\w .]+<)?(pyroformer[\w.]*)", page)
     assert len(names) > 60
     for name in names:
         pkgutil.resolve_name(name)

@@ -47,7 +47,7 @@ def interpolate(
     .. math:: z_l(t) = (1 - t) \, z_l^{(1)} + t \, z_l^{(2)}, \qquad t = 0, \tfrac{1}{S - 1}, \dots, 1
 
     in ``layers``; the other layers keep the latents of the first text. Between two mixtures it is their mixture,
-    :math:`(1 - t) F_1 + t F_2`. Each model defines it in :meth:`Model.interpolate`.
+    :math:`(1 - t) F_1 + t F_2`. Each model defines it in :meth:`~.base.Model.interpolate`.
 
     Arguments:
         run: A run whose model has latents.

@@ -21,7 +21,7 @@ def predictive(check: PredictiveCheck, *, ax: Axes | None = None) -> Axes:
     probability cannot be that extreme, and the diamond stays blue.
 
     Arguments:
-        check: Result of :func:`~pyroformer.inference.diagnostics.check_texts`.
+        check: Result of :func:`~pyroformer.diagnostics.check_texts`.
         ax: Matplotlib axes; by default those of a new figure.
     """
     count = len(check.names)

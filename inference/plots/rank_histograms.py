@@ -28,7 +28,7 @@ def ranks(
     inverted U that it is too wide, a slope that it is biased: towards low values if it rises to the right.
 
     Arguments:
-        calibration: Result of :func:`~pyroformer.inference.diagnostics.calibrate`.
+        calibration: Result of :func:`~pyroformer.diagnostics.calibrate`.
         names: The quantities; all by default.
         bins: Number of bins, a divisor of the number of ranks.
         axes: Matplotlib axes, one for each quantity; by default those of a new figure.

@@ -46,7 +46,7 @@ def fit(
         out: The run's folder; a temporary one by default.
         resume: Continue the run in ``out``; a run without a checkpoint starts at step 0.
         callback: Called with a :class:`Status` about twice a second, and after each validation.
-        options: Fields of :class:`TrainingOptions`, such as ``steps``, ``minutes``, ``learning_rate``.
+        options: Fields of :class:`~.options.TrainingOptions`, such as ``steps``, ``minutes``, ``learning_rate``.
 
     Returns:
         The run, with the best weights loaded.
