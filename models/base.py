@@ -61,8 +61,8 @@ class Model(Configurable, LocalModule):
             size: ``tiny``, ``small`` or ``base``.
             backbone: Weights that its decoder starts from, such as a :class:`~pyroformer.Pretrained`; its sizes take
                 precedence over ``size``.
-            options: Fields of :class:`~.config.TransformerConfig` and arguments of the constructor; they take precedence over
-                ``size``.
+            options: Fields of :class:`~.config.TransformerConfig` and arguments of the constructor; they take
+                precedence over ``size``.
 
         Raises:
             ValueError: If the size or an option has no such name, the backbone does not fit the corpus or an option, or
