@@ -27,8 +27,8 @@ class Guide(Configurable, LocalModule):
     model's hyper-priors are drawn before ``forward``, from posteriors of their own, so that guide and model read the
     same prior.
 
-    ``forward(batch)`` is all that training, bounds and sampling need. :meth:`encode` is what reconstructions, plots and
-    edits of texts need besides.
+    ``forward(batch)`` is enough for training, bounds and sampling. Reconstructions, plots and edits of texts also need
+    :meth:`encode`.
     """
 
     def __init__(self, model: Model) -> None:

@@ -43,7 +43,7 @@ class HyperPosterior(nn.Module):
         super().__init__()
         self.supports: dict[str, Any] = {}
         self.mean, self.log_scale = nn.ParameterDict(), nn.ParameterDict()
-        # making a guide must not move the noise of what follows
+        # building a guide must not advance the random state
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)
             draws = [_draw(model) for _ in range(DRAWS)]

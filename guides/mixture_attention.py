@@ -104,7 +104,7 @@ class AssignmentGuide(MixtureGuide):
         if start == "random":
             slope, bias, curvature = 0.1 * torch.randn_like(slope), torch.zeros_like(bias), torch.zeros_like(curvature)
         self.slope = nn.Parameter(slope.clone())
-        self.bias = nn.Parameter(torch.where(bias.isfinite(), bias, 0))  # the model masks what has no weight
+        self.bias = nn.Parameter(torch.where(bias.isfinite(), bias, 0))  # the model masks components without weight
         self.curvature = None if features == "linear" else nn.Parameter(curvature.clone())
 
     def logits(self, queries: Float[Tensor, "*batch m d"]) -> Float[Tensor, "*batch m n"]:

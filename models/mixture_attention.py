@@ -75,8 +75,8 @@ class MixtureAttention(LocalModule):
     further left: as many as the mixture has leading dimensions. Queries may have more of them than the mixture, which
     they then share. ``max_plate_nesting`` is 1 plus the number of the queries' leading dimensions.
 
-    What has a prior is a site of the same name: ``weights`` (:math:`(*, 1, N)`, or :math:`(N)` of a single mixture),
-    ``precision`` (:math:`(*, N)`, or :math:`(*, N, D)` if the prior has one for each dimension), ``keys`` and
+    Each part with a prior is a site of the same name: ``weights`` (:math:`(*, 1, N)`, or :math:`(N)` of a single
+    mixture), ``precision`` (:math:`(*, N)`, or :math:`(*, N, D)` if the prior has one for each dimension), ``keys`` and
     ``values`` (:math:`(*, N, D)` and :math:`(*, N, V)`).
 
     Arguments:
@@ -145,7 +145,7 @@ class MixtureAttention(LocalModule):
         self.precision_prior = None if precision is None else as_prior(precision, nn.Module, "precision")
         self.weight_prior = None if weights is None else as_prior(weights, WeightPrior, "weights")
         self._log_weights_drawn = self._diagonal = False
-        # building a model must not move the noise of what follows
+        # building a model must not advance the random state
         with torch.no_grad(), torch.random.fork_rng(devices=[]), poutine.block():
             self._read_priors()
             self._draw(self.plates(self.leading))
@@ -261,7 +261,7 @@ class MixtureAttention(LocalModule):
             tokens: Number of queries to draw where ``queries`` is None.
 
         Raises:
-            ValueError: If shapes do not fit or values are given to a mixture without value variances.
+            ValueError: If shapes do not fit, or there are values but the mixture has no value variances.
         """
         shape = self._token_shape(queries, values, value_mask, attn_mask, mask, tokens)
         plates = self.plates(shape[:-1])

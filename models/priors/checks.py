@@ -19,7 +19,7 @@ __all__ = ["as_prior", "broadcasts_to", "check_distribution", "check_mixture", "
 def as_prior(prior: object, role: type[nn.Module], name: str = "prior") -> nn.Module:
     r"""A prior as a module.
 
-    A module stays what it is; a bare distribution becomes a module that holds its tensors as buffers, so that they
+    A module is returned unchanged; a bare distribution becomes a module that holds its tensors as buffers, so that they
     follow the model to its device and dtype; a function is called with the role's arguments.
 
     Arguments:
@@ -52,7 +52,7 @@ def check_prior(prior: nn.Module, *args: Any, event_shape: Sequence[int] | None 
     r"""Draws once from a prior and raises if it breaks the contract of its role.
 
     Arguments:
-        prior: What :func:`as_prior` returned.
+        prior: A prior as a module, from :func:`as_prior`.
         args: Arguments of the kind that the model calls it with. The first gives the batch shape: a mask of the
             components that exist, with shape :math:`(*, N)`, for a weight prior or one of a sequence, best with some
             that do not; a summary, with shape :math:`(*, S)`, for a latent's.
@@ -73,7 +73,7 @@ def check_prior(prior: nn.Module, *args: Any, event_shape: Sequence[int] | None 
     """
     who = _who(prior, name)
     batch_shape = args[0].shape[:-1] if args else torch.Size()
-    # building a model must not move the noise of what follows
+    # building a model must not advance the random state
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
             distribution = prior(*args)
@@ -178,9 +178,9 @@ def _rebuilt(owner: Any, tensors: dict[str, Tensor], path: str = "at") -> Any:
 def _parts(owner: object) -> Iterator[tuple[Any, Any]]:
     items = enumerate(owner) if isinstance(owner, list) else owner.__dict__.items()
     for key, value in items:
-        # a transform remembers its inverse, which holds the transform: only the latter is a part
-        remembered = key == "_inv" and not isinstance(owner, _InverseTransform)
-        if isinstance(value, Tensor | Distribution | Transform | list) and not remembered:
+        # a transform caches its inverse, which refers back to it: only the transform is a part
+        cached = key == "_inv" and not isinstance(owner, _InverseTransform)
+        if isinstance(value, Tensor | Distribution | Transform | list) and not cached:
             yield key, value
 
 

@@ -58,7 +58,7 @@ def hyperpriors(model: PyroModule) -> Iterator[tuple[str, PyroModule, str]]:
         if not isinstance(part, PyroModule) or part is model:
             continue
         if part._pyro_context is not context:
-            # Pyro refuses what has run alone, for the sake of its store, which nothing here uses
+            # Pyro refuses modules that have run alone, because of its parameter store, which is not used here
             part._pyro_context.used = False
             with pyro.settings.context(module_local_params=False):
                 part._pyro_set_supermodule(path, context)

@@ -1,4 +1,4 @@
-"""The roles of priors: what each is called with and what it returns."""
+"""The roles of priors: the arguments of each and the distribution that it returns."""
 
 from typing import Any
 

@@ -30,7 +30,7 @@ class BoundedDirichletProcess(WeightPrior):
 
     Arguments:
         concentration: :math:`\alpha_0 > 0`, the total concentration of an empty text.
-        delta: :math:`\Delta \geq 0`, what each token adds to it.
+        delta: :math:`\Delta \geq 0`, the increase with each token.
         samples_per_component: Number of draws of each component.
 
     References:
@@ -115,7 +115,7 @@ class SymmetricDirichlet(WeightPrior):
 
 
 class GEM(WeightPrior):
-    r"""Stick-breaking weights of a Dirichlet process: each component takes a share of what is left, the last all of it.
+    r"""Stick-breaking weights of a Dirichlet process: each component takes a share of the rest, the last one all of it.
 
     .. math:: \pi_n = b_n \prod_{m < n} (1 - b_m), \quad b_n \sim \mathrm{Beta}(1, a)
 
@@ -196,7 +196,7 @@ class GammaDirichletProcess(BoundedDirichletProcess, Hierarchical):
     Arguments:
         shape: :math:`s > 0`.
         rate: :math:`r > 0`; the mean of the concentration is :math:`s / r`.
-        delta: :math:`\Delta \geq 0`, what each token adds.
+        delta: :math:`\Delta \geq 0`, the increase with each token.
         samples_per_component: Number of draws of each component.
 
     Raises:
