@@ -40,7 +40,7 @@ def usage_message(message: str, program: str, usage: str, kinds: Kinds) -> str:
     if match := re.match(r"Option '([\w.]+)' is not accepted", message):
         return _unknown_option(f"--{match[1]}", program, kinds)
     if match := re.match(r"argument (\S+): expected", message):
-        return f"{match[1]} needs a value: give {_value_rule(kinds.get(match[1], str))}."
+        return f"{match[1]} needs a value: give {_expected(kinds.get(match[1], str))}."
     if match := re.match(r"the following arguments are required: (\w+)", message):
         return f"{program} needs {match[1].upper()}: {usage}."
     if message.startswith("Problems parsing config"):
@@ -61,13 +61,13 @@ def _wrong_value(key: str, details: str, kinds: Kinds) -> str:
     if key == "config":
         return f"the file of --config cannot be read: {_one_line(details)}."
     flag = f"-{key}" if len(key) == 1 else f"--{key}"
-    rule = _value_rule(kinds.get(flag, str))
+    expected = _expected(kinds.get(flag, str))
     if match := re.search(r"given class_path '([^']+)':\s*(.*?)\s*(- Expected|Given value|$)", details, re.DOTALL):
-        return f"{flag} {match[1]} cannot be used ({_one_line(match[2]).rstrip('.')}): give {rule}."
+        return f"{flag} {match[1]} cannot be used ({_one_line(match[2]).rstrip('.')}): give {expected}."
     value = re.search(r"(?:Given|Got) value: (.*)", details)
     if value is None:
-        return f"{flag} cannot be used ({_one_line(details).rstrip('.')}): give {rule}."
-    return f"{flag} is {value[1].strip()!r}: give {rule}."
+        return f"{flag} cannot be used ({_one_line(details).rstrip('.')}): give {expected}."
+    return f"{flag} is {value[1].strip()!r}: give {expected}."
 
 
 def _unknown_option(flag: str, program: str, kinds: Kinds) -> str:
@@ -80,7 +80,7 @@ def _unknown_option(flag: str, program: str, kinds: Kinds) -> str:
 _TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
-def _value_rule(kind: Any) -> str:
+def _expected(kind: Any) -> str:
     """The values of a type, in words."""
     words = []
     for member in type_members(kind):

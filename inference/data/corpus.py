@@ -160,7 +160,9 @@ class Corpus:
     ) -> "Corpus":
         """Strings or pairs (condition, text), split as in :meth:`from_file`, or a dictionary of either by split."""
         check_options(vocabulary, max_length, overlong)
-        entries = texts if isinstance(texts, Mapping) else split_texts(list(texts), seed, labels=labels)
+        entries: Mapping[str, Sequence[Any]] = (
+            texts if isinstance(texts, Mapping) else split_texts(list[Any](texts), seed, labels=labels)
+        )
         owner = TemporaryFolder() if folder is None else None
         target = owner.path if owner else Path(str(folder))
         build_corpus(

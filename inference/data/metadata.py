@@ -96,4 +96,4 @@ class CorpusMetadata:
 def _current_keys(content: object) -> dict[str, Any]:
     """A mapping under today's keys; anything else has none."""
     items = content.items() if isinstance(content, Mapping) else ()
-    return {_OLD_KEYS.get(key, key): value for key, value in items}
+    return {_OLD_KEYS.get(str(key), str(key)): value for key, value in items}

@@ -105,7 +105,7 @@ CASES = [
     (
         "train lm",
         2,
-        "command 'train' is unknown: choose one of fit, fit_prior, evaluate, sample, reconstruct, interpolate, swap, ",
+        "command 'train' is unknown: choose one of fit, fit-prior, evaluate, sample, reconstruct, interpolate, swap, ",
     ),
     ("fit", 2, r"fit needs a model first: pyroformer fit lm\|della\|nvae\|vae --data FILE --out FOLDER"),
     ("fit --steps 3", 2, "fit needs a model first"),
@@ -161,7 +161,11 @@ CASES = [
     (FIT + " --seed -1", 1, "seed is -1: give zero or a positive number"),
     (FIT + " --model.heads 3", 1, "width is 8, which is not a multiple of heads = 3"),
     (FIT + " --model.dropout 1", 1, r"dropout is 1\.0; it must be at least 0 and below 1"),
-    (FIT + " --model.samples_per_component 0", 1, "samples_per_component is 0: each component needs at least one vector"),
+    (
+        FIT + " --model.samples_per_component 0",
+        1,
+        "samples_per_component is 0: each component needs at least one vector",
+    ),
     # folders of runs
     (
         "fit lm --data {here}/good.txt --out {here}/thesis",
@@ -182,7 +186,7 @@ CASES = [
     (
         "fit nvae --out {here}/nvae --resume --model.samples_per_component 2",
         1,
-        r"--model\.kappa is 2, but .* with 1: leave it out",
+        r"--model\.samples_per_component is 2, but .* with 1: leave it out",
     ),
     ("fit nvae --out {here}/nvae --resume --guide.alpha relu", 1, r"--guide\.alpha is relu, but .* with linear: leave"),
     (
@@ -196,7 +200,7 @@ CASES = [
     ("plot {here}/good.txt", 1, r"good\.txt is not a folder: give the --out of an earlier fit"),
     # using a run
     ("evaluate {here}/nvae --json {here}/nowhere/x.json", 1, "nowhere/x.json lies in no folder: make .*nowhere first"),
-    ("evaluate {here}/nvae --num_particles 0", 1, "particles is 0: give a positive whole number"),
+    ("evaluate {here}/nvae --num_particles 0", 1, "num_particles is 0: give a positive whole number"),
     ("evaluate {here}/nvae --limit -3", 1, "limit is -3: give a positive whole number"),
     ("evaluate {here}/nvae --data {here}/blank.txt", 1, r"blank\.txt holds only blank lines"),
     (DELLA + "--model.latent_size 0", 1, "latent_size is 0: a latent needs at least one dimension"),
@@ -256,9 +260,9 @@ CASES = [
 def test_bad_input_gets_one_line(
     arguments: str, code: int, message: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found, error = complaint(arguments.format(here=here), capsys)
+    exit_code, error = complaint(arguments.format(here=here), capsys)
     assert re.search(message, error), error
-    assert found == code
+    assert exit_code == code
     assert not (here / "new").exists() or not (here / "new" / "config.yaml").exists()
 
 
@@ -304,9 +308,9 @@ def test_priors_that_cannot_be_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(here)
-    found, error = complaint(f"{FIT.format(here=here)} {arguments}", capsys)
+    exit_code, error = complaint(f"{FIT.format(here=here)} {arguments}", capsys)
     assert re.search(message, error), error
-    assert found == code
+    assert exit_code == code
 
 
 class Hostile:
