@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -127,7 +127,8 @@ class EvaluationContext:
     @cached_property
     def latent_information(self) -> LatentInformation | None:
         """Information of each latent over evenly spaced texts; None without a hierarchy of latents, or for one text."""
-        model, guide = self.run.model, self.run.guide
+        model: Any = self.run.model
+        guide: Any = self.run.guide
         if not has_hierarchy(model, guide) or self.compared < 2:
             return None
         texts = evenly_spaced(self.texts, self.compared)
@@ -183,8 +184,8 @@ class BatchContext:
     def sampled_text(self) -> Distribution:
         """The distribution of the texts, given one draw of the guide."""
         _ = self.terms  # drawn before
-        text: Distribution = trace_pair(self.run.model, self.run.guide, self.batch)[0].nodes["text"]["fn"]
-        return text
+        text: Any = trace_pair(self.run.model, self.run.guide, self.batch)[0].nodes["text"]["fn"]
+        return cast(Distribution, text)
 
     @cached_property
     def importance_weighted(self) -> dict[int, Float[Tensor, " B"]] | None:

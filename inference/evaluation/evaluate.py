@@ -4,30 +4,27 @@ Whatever objective was trained, the bound is that of the model that is sampled: 
 included.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Literal, get_args
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..data.loaders import sequential_batches
 from ..data.readers import Pair
 from ..data.texts import Texts
 from ..objectives.bounds import importance_weighted
 from ..runs.fitted import FittedModel, check_same_length
 from ..utils.seeded_eval import seeded_eval
-from .context import BatchContext, EvaluationContext, EvaluationOptions, evenly_spaced
-from .metric import Measured, Metric
+from .columns import Column, measure_columns
+from .context import EvaluationContext, EvaluationOptions, evenly_spaced
+from .metric import Metric
 from .metrics import resolve
 from .report import Evaluation, MetricResult
 
 __all__ = ["evaluate", "text_bounds"]
 
 Split = Literal["train", "valid", "test"]
-Array = Float[np.ndarray, "_ ..."]  # a row for each text
-Column = Array | dict[str, Array] | None
 
 
 def evaluate(
@@ -81,7 +78,7 @@ def evaluate(
     if not len(selected):
         raise ValueError("there are no texts to evaluate on: give some, or another split.")
     resolved, context = resolve(metrics), EvaluationContext(run, selected, options)
-    columns = _measure(resolved, context)
+    columns = measure_columns(resolved, context)
     results: dict[str, MetricResult] = {}
     for metric in resolved:
         results |= _summarize(metric, columns[metric.name], context)
@@ -122,49 +119,6 @@ def _texts(run: FittedModel, texts: Sequence[str] | Sequence[Pair] | None, split
         held_out: Texts = getattr(run.corpus, split)
         return held_out
     return run.corpus.encode([texts] if isinstance(texts, str) else texts)
-
-
-def _measure(metrics: Sequence[Metric], context: EvaluationContext) -> dict[str, Column]:
-    """The columns of each metric, in the order of the texts."""
-    run, order = context.run, []
-    batches: dict[str, list[Column]] = {metric.name: [] for metric in metrics}
-    with seeded_eval(run.model, run.guide, seed=context.options.seed):
-        for indices, batch in sequential_batches(context.texts, context.options.batch_size):
-            order.append(indices)
-            one = BatchContext(context, batch.to(run.model.device))
-            for metric in metrics:
-                batches[metric.name].append(_rows(metric, metric.measure(one), one, len(indices)))
-    back = np.argsort(np.concatenate(order))
-    return {name: _joined(columns, back) for name, columns in batches.items()}
-
-
-def _rows(metric: Metric, measured: Measured, context: BatchContext, count: int) -> Column:
-    """The rows of a batch that are texts, without those that fill it up."""
-    if measured is None:
-        return None
-    if isinstance(measured, Mapping):
-        return {name: _texts_of(metric, values, context, count) for name, values in measured.items()}
-    return _texts_of(metric, measured, context, count)
-
-
-def _texts_of(metric: Metric, values: Tensor, context: BatchContext, count: int) -> Array:
-    size = len(context.batch.weight)
-    if values.shape[:1] != (size,):
-        raise ValueError(
-            f"the metric {metric.name!r} measured values of shape {tuple(values.shape)} on {size} texts: return one "
-            "row for each text of the batch."
-        )
-    return values[:count].double().cpu().numpy()
-
-
-def _joined(batches: Sequence[Column], order: Any) -> Column:
-    first = batches[0]
-    if first is None or any(batch is None for batch in batches):
-        return None
-    if isinstance(first, dict):
-        columns: list[Any] = list(batches)
-        return {name: np.concatenate([batch[name] for batch in columns])[order] for name in first}
-    return np.concatenate(list(batches))[order]  # type: ignore[arg-type]
 
 
 def _summarize(metric: Metric, column: Column, context: EvaluationContext) -> dict[str, MetricResult]:

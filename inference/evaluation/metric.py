@@ -17,7 +17,7 @@ Summary = MetricResult | Mapping[str, MetricResult] | None
 
 
 class Metric(ABC):
-    r"""A metric of an evaluation: what it measures on each text, and how all texts are summarized.
+    r"""A metric of an evaluation: the values of single texts, and their summary over all texts.
 
     A metric of single texts defines :meth:`measure`; its summary is the mean over texts with a standard error, unless
     it overrides :meth:`summarize`. A metric of a set of texts, such as BLEU, overrides :meth:`summarize` alone. Where a

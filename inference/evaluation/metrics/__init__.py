@@ -37,7 +37,7 @@ METRICS: tuple[Metric, ...] = (
 )
 
 
-def resolve(metrics: Sequence[str | Metric] | None) -> tuple[Metric, ...]:
+def resolve(metrics: Sequence[object] | None) -> tuple[Metric, ...]:
     """The metrics that names and objects stand for; all of :data:`METRICS` if None.
 
     Raises:
