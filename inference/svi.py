@@ -131,7 +131,7 @@ class SVI:
         """Parameters that are no module's would stay as they are."""
         own = {id(parameter) for parameter in self.objective.parameters()}
         for name, parameter in self._store["params"].items():
-            if id(parameter) not in own and name != MARKER and not name.startswith(BASELINE):
+            if parameter.requires_grad and id(parameter) not in own and not name.startswith((MARKER, BASELINE)):
                 raise ValueError(
                     f"model or guide calls pyro.param({name!r}), which SVI does not train: make it an attribute of a "
                     "PyroModule, with pyro.nn.PyroParam if it has a constraint."
