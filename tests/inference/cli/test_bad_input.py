@@ -225,8 +225,12 @@ CASES = [
     ("edit {here}/nvae --text one --drop 99", 1, "there is no vector 99 in 'one': give 0, the prior's, or 1 to "),
     ("edit {here}/nvae --text one --scale 1=0", 1, r"the factor is 0\.0: give a positive, finite number"),
     ("edit {here}/nvae --text one --scale 1", 1, "--scale is '1': write 3=0.1, with commas between several"),
-    ("edit {here}/nvae --text one --swap 1=2", 1, "swap was given, .*: give other, the text to take vectors from"),
-    ("edit {here}/nvae --text one --other two", 1, "other was given, .*: give swap, such as 3=5, or leave other out"),
+    (
+        "edit {here}/nvae --text one --swap 1=2",
+        1,
+        "swap needs other, the text to take vectors from: give both, or leave swap out",
+    ),
+    ("edit {here}/nvae --text one --other two", 1, "other needs swap, such as 3=5: give both, or leave other out"),
     (
         "evaluate {here}/lm --data {here}/pairs.tsv --condition 0",
         1,
@@ -236,7 +240,7 @@ CASES = [
     ("evaluate {here}/lm --data {here}/pairs.tsv --condition 0 --field 0", 1, "are both column 0: name two different"),
     ("sample {here}/nvae -n 0", 1, "-n is 0: give a positive whole number"),
     ("sample {here}/nvae --temperature 0", 1, r"temperature is 0\.0: give a positive number, or"),
-    ("sample {here}/nvae --top_p 1.5", 1, r"top_p is 1\.5: give a share above 0, up to 1"),
+    ("sample {here}/nvae --top_p 1.5", 1, r"top_p is 1\.5: give a probability above 0, up to 1"),
     ("sample {here}/nvae --top_k -1", 1, "top_k is -1: give a positive whole number, or 0 for all tokens"),
     (
         "sample {here}/nvae --prompt '" + "word " * 99 + "'",

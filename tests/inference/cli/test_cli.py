@@ -319,7 +319,7 @@ def test_evaluate_says_what_each_layer_carries(della: Path, capsys: pytest.Captu
     table = command(f"evaluate {della} --num_particles 5 --json {file}", capsys)
     assert "importance-weighted, K = 4" in table and "importance-weighted, K = 5" in table
     figures = json.loads(file.read_text(), parse_constant=pytest.fail)["figures"]
-    assert {"kl_z_1", "information_z_2", "mismatch_z_1", "active_z_2", "sensitivity"} <= set(figures)
+    assert {"kl_z_1", "mutual_information_z_2", "marginal_kl_z_1", "active_z_2", "sensitivity"} <= set(figures)
 
 
 def test_as_a_module() -> None:
@@ -361,9 +361,9 @@ def test_help_lists_the_choices_of_an_option(capsys: pytest.CaptureFixture[str])
 def test_help_shows_the_defaults_of_the_model(capsys: pytest.CaptureFixture[str]) -> None:
     def default(model: str, option: str) -> str:
         text = " ".join(command(f"fit {model} --help", capsys).split())
-        found = re.search(rf"--model.{option} .*?\(default: (\w+)\)", text)
-        assert found is not None
-        return found[1]
+        match = re.search(rf"--model.{option} .*?\(default: (\w+)\)", text)
+        assert match is not None
+        return match[1]
 
     assert (default("lm", "positions"), default("nvae", "positions")) == ("learned", "sinusoidal")
 
@@ -376,12 +376,12 @@ def environment() -> dict[str, str]:
 def test_options_read_from_source_are_those_of_the_class(path: str) -> None:
     from inspect import Parameter, signature
 
-    found = {option.name: option.default for option in options(path)}
+    described = {option.name: option.default for option in options(path)}
     real = {
         p.name: None if p.default is Parameter.empty else p.default
         for p in signature(imported(path)).parameters.values()
     }
-    assert found | {"pad": 0, "bos": 1, "eos": 2} == real | {"pad": 0, "bos": 1, "eos": 2}
+    assert described | {"pad": 0, "bos": 1, "eos": 2} == real | {"pad": 0, "bos": 1, "eos": 2}
     assert all(option.help for option in options(path)), "each option needs a line in the docstring"
 
 

@@ -18,7 +18,7 @@ KINDS = {"--steps": int, "--size": Literal["tiny", "small"], "--vocabulary": int
         ('Parser key "steps":\n  Not an int. Got value: many', "--steps is 'many': give a whole number."),
         ('Parser key "size":\n  No. Got value: huge', "--size is 'huge': give one of tiny, small."),
         ('Parser key "vocabulary": Given value: x', "--vocabulary is 'x': give a whole number or auto."),
-        ('Parser key "steps":\n  told\n  otherwise', "--steps cannot be used (told otherwise): give a whole number."),
+        ('Parser key "steps":\n  no\n  number', "--steps cannot be used (no number): give a whole number."),
         ('Parser key "new.key": no', "--new.key cannot be used (no): give a text."),
         ("unrecognized arguments: --step 3", "fit lm has no option --step: did you mean --steps? See fit lm --help."),
         ("argument --steps: expected one argument", "--steps needs a value: give a whole number."),

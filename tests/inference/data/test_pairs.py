@@ -233,7 +233,8 @@ def test_long_pairs_are_dropped_whole() -> None:
     ],
 )
 def test_a_pair_cannot_be_split(condition: str, text: str, what: str) -> None:
-    message = ", the max_length is 16, and a pair cannot be split: give a longer max_length, or leave such pairs out .overlong="
+    message = ", the max_length is 16, and a pair cannot be split: give a longer max_length, or leave such "
+    message += "pairs out .overlong="
     with pytest.raises(ValueError, match=what + message):
         encode_pairs(["fits", text], ["fits", condition], BYTEWISE, BYTEWISE, 16)
 
@@ -585,7 +586,7 @@ def test_a_run_is_measured_on_pairs(run: Run) -> None:
 def test_fit_and_evaluate_read_pairs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def told(arguments: str, code: int) -> str:
+    def output(arguments: str, code: int) -> str:
         capsys.readouterr()
         assert main(shlex.split(arguments)) == code
         captured = capsys.readouterr()
@@ -594,18 +595,18 @@ def test_fit_and_evaluate_read_pairs(
     data = write(tmp_path / "pairs.tsv", "".join(f"{text}\t{condition}\n" for condition, text in PAIRS))
     tiny = "--model.width 8 --model.layers 1 --model.heads 2 --vocabulary 300 --max_length 32 --steps 2 --validations 1"
     fit = f"fit lm --data {data} --out {tmp_path}/run {tiny} --condition 1"
-    assert "LanguageModel does not read the conditions" in told(fit, 1)
-    assert not (tmp_path / "run" / "corpus").exists()  # it is said before anything is read
+    assert "LanguageModel does not read the conditions" in output(fit, 1)
+    assert not (tmp_path / "run" / "corpus").exists()  # it is printed before anything is read
     monkeypatch.setattr(LanguageModel, "conditional", True)
-    assert f"the condition and the text of {data} are both column 1" in told(f"{fit} --field 1", 1)
-    said = told(f"{fit} --field 0", 0)
-    assert said.startswith("reading pairs.tsv: 60 pairs, 3 labels, ")
+    assert f"the condition and the text of {data} are both column 1" in output(f"{fit} --field 1", 1)
+    printed = output(f"{fit} --field 0", 0)
+    assert printed.startswith("reading pairs.tsv: 60 pairs, 3 labels, ")
     assert load(tmp_path / "run").corpus.train.conditions is not None
-    assert "resuming" in told(f"fit lm --out {tmp_path}/run --resume --steps 3", 0)
-    told(f"evaluate {tmp_path}/run --data {data} --condition 1 --json {tmp_path}/found.json", 0)
-    assert json.loads((tmp_path / "found.json").read_text())["about"]["texts"] == 60
+    assert "resuming" in output(f"fit lm --out {tmp_path}/run --resume --steps 3", 0)
+    output(f"evaluate {tmp_path}/run --data {data} --condition 1 --json {tmp_path}/metrics.json", 0)
+    assert json.loads((tmp_path / "metrics.json").read_text())["about"]["texts"] == 60
     alone = write(tmp_path / "alone.txt", "one\ntwo\n")
-    assert "these texts lack the conditions" in told(f"evaluate {tmp_path}/run --data {alone}", 1)
-    assert "the run was trained on pairs" in told(f"reconstruct {tmp_path}/run --text one", 1)
+    assert "these texts lack the conditions" in output(f"evaluate {tmp_path}/run --data {alone}", 1)
+    assert "the run was trained on pairs" in output(f"reconstruct {tmp_path}/run --text one", 1)
     fit = fit.replace("/run", "/other") + " --labels false"
-    assert told(fit, 0).startswith("reading pairs.tsv: 60 pairs, 300-token BPE")
+    assert output(fit, 0).startswith("reading pairs.tsv: 60 pairs, 300-token BPE")

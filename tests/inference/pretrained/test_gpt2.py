@@ -199,7 +199,7 @@ def test_rows_of_our_special_tokens(tmp_path: Path) -> None:
     torch.testing.assert_close(rows[PAD], table[:270].mean(0))
 
 
-def test_positions_are_cut_to_the_window(backbone: Pretrained) -> None:
+def test_positions_are_cut_to_max_length(backbone: Pretrained) -> None:
     corpus = Corpus.from_texts(TEXTS, tokenizer=backbone.tokenizer, max_length=24)
     model = LanguageModel.for_corpus(corpus, backbone=backbone)
     assert model.config.max_length == 24
@@ -421,27 +421,27 @@ def test_the_command_says_it_in_one_line(texts: Path, tmp_path: Path, capsys: py
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[str, list[str]]]]:
-    """A hub that gives a folder, or an error; returns what it was asked for."""
+    """A hub that serves a folder or an error; returns the list of requested downloads."""
 
     def serve(answer: Path | Exception) -> list[tuple[str, list[str]]]:
-        asked = []
+        downloads = []
 
         def snapshot_download(name: str, *, allow_patterns: list[str]) -> str:
-            asked.append((name, allow_patterns))
+            downloads.append((name, allow_patterns))
             if isinstance(answer, Exception):
                 raise answer
             return str(answer)
 
         monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-        return asked
+        return downloads
 
     return serve
 
 
 def test_a_name_is_one_on_the_hub(gpt2: Path, hub: Callable[..., Any]) -> None:
-    asked = hub(gpt2)
+    downloads = hub(gpt2)
     assert Pretrained.from_pretrained("openai-community/gpt2").name == "openai-community/gpt2"
-    [(name, patterns)] = asked
+    [(name, patterns)] = downloads
     assert name == "openai-community/gpt2"
     assert {"config.json", "tokenizer.json", "model.safetensors", "model-*.safetensors"} < set(patterns)
     assert not any("bin" in pattern for pattern in patterns)
@@ -452,19 +452,19 @@ def test_pickles_are_downloaded_only_where_there_is_nothing_else(
 ) -> None:
     folder = shutil.copytree(gpt2, tmp_path / "gpt2")
     (folder / "model.safetensors").unlink()
-    asked = hub(folder)
+    downloads = hub(folder)
     with pytest.raises(ValueError, match="holds no weights"):
         Pretrained.from_pretrained("gpt2")
-    assert ["pytorch_model.bin" in patterns for _, patterns in asked] == [False, True]
+    assert ["pytorch_model.bin" in patterns for _, patterns in downloads] == [False, True]
 
 
 def test_a_folder_that_exists_is_never_downloaded(
     gpt2: Path, monkeypatch: pytest.MonkeyPatch, hub: Callable[..., Any]
 ) -> None:
-    asked = hub(AssertionError("downloaded"))
+    downloads = hub(AssertionError("downloaded"))
     monkeypatch.chdir(gpt2.parent)
     assert Pretrained.from_pretrained(gpt2.name).config.width == 32
-    assert asked == []
+    assert downloads == []
 
 
 def test_offline(hub: Callable[..., Any]) -> None:
