@@ -1,4 +1,4 @@
-"""Attention through the fused kernels, against the explicit functions of a mixture and torch's own attention."""
+"""Attention through the fused kernels, against Bayes' rule for a mixture and torch's own attention."""
 
 import math
 from dataclasses import fields, replace

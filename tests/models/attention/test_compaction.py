@@ -1,4 +1,4 @@
-"""Mixtures without their lightest components: what is left is exactly the mixture of those that stay."""
+"""Compacted mixtures: exactly the mixture of the components that stay."""
 
 from dataclasses import replace
 from typing import Any
@@ -55,23 +55,23 @@ def assert_same(one: Tensor, other: Tensor, tolerance: float = 1e-12) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_attention_is_that_over_the_components_that_stay(kind: str, batch: tuple[int, ...]) -> None:
     mixture = draw(kind, batch)
-    found = compacted(mixture, 0.1)
-    assert found.means.shape == (*batch, 3, 4, WIDTH)
-    assert found.present.sum(-1).tolist() == torch.tensor([4, 2, 2]).expand(*batch, 3).tolist()
-    assert_same(mean(found), mean(replace(mixture, mask=STAY)))
-    assert_same(found.log_weights.exp().sum(-1), torch.ones(*batch, 3).double())
+    result = compacted(mixture, 0.1)
+    assert result.means.shape == (*batch, 3, 4, WIDTH)
+    assert result.present.sum(-1).tolist() == torch.tensor([4, 2, 2]).expand(*batch, 3).tolist()
+    assert_same(mean(result), mean(replace(mixture, mask=STAY)))
+    assert_same(result.log_weights.exp().sum(-1), torch.ones(*batch, 3).double())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_decoder_says_the_same_where_what_left_weighed_nothing(kind: str) -> None:
+def test_components_without_weight_do_not_change_a_decoder(kind: str) -> None:
     weights = torch.where(STAY, WEIGHTS, 0)
     mixture = draw(kind, weights=weights / weights.sum(-1, keepdim=True))
     config = TransformerConfig(vocabulary=20, max_length=6, width=WIDTH, layers=2, heads=2)
     decoder = Decoder(config, cross_attention=True).double().eval()
     tokens = torch.randint(3, 20, (3, 6))
-    found = compacted(mixture, 0.0)
-    assert_same(decoder(tokens, found), decoder(tokens, mixture), 1e-6)
-    for small, large in zip(decoder.project(found), decoder.project(mixture), strict=True):
+    result = compacted(mixture, 0.0)
+    assert_same(decoder(tokens, result), decoder(tokens, mixture), 1e-6)
+    for small, large in zip(decoder.project(result), decoder.project(mixture), strict=True):
         assert (small.keys.shape[-2], large.keys.shape[-2]) == (4, COMPONENTS)
         assert small.keys.shape[-1] == large.keys.shape[-1]  # at the cost of attention over the same kind of mixture
         assert small.values.nbytes * COMPONENTS == large.values.nbytes * 4
@@ -84,21 +84,21 @@ def test_the_kind_of_variances_stays() -> None:
     assert isinstance(one_for_all, Tensor) and one_for_all.shape == (1, WIDTH)
 
 
-def test_the_prior_is_what_is_left_where_nothing_weighs_enough() -> None:
-    found = compacted(draw(), 0.95)
-    assert found.components == 1
-    assert_same(found.means, draw().means[:, :1])
-    assert_same(found.log_weights, torch.zeros(3, 1).double())
+def test_the_prior_stays_where_no_weight_reaches_the_threshold() -> None:
+    result = compacted(draw(), 0.95)
+    assert result.components == 1
+    assert_same(result.means, draw().means[:, :1])
+    assert_same(result.log_weights, torch.zeros(3, 1).double())
     assert compacted(draw(), 0.95, keep=3).components == 3  # each of the prior's, had a component three vectors
 
 
-def test_only_what_is_absent_leaves_at_threshold_zero() -> None:
+def test_only_masked_components_leave_at_threshold_zero() -> None:
     mask = torch.tensor([[True] * 5 + [False], [True] * 2 + [False] * 4, [True] * 4 + [False] * 2])
     mixture = replace(draw(weights=torch.full((3, COMPONENTS), 1 / COMPONENTS).double()), mask=mask)
     spoilt = replace(mixture, means=torch.where(mask[..., None], mixture.means, torch.nan))
-    found = compacted(spoilt, 0.0)
-    assert found.components == 5
-    assert_same(mean(found), mean(mixture))
+    result = compacted(spoilt, 0.0)
+    assert result.components == 5
+    assert_same(mean(result), mean(mixture))
 
 
 def test_the_threshold_is_on_weights_that_sum_to_one() -> None:
@@ -115,9 +115,9 @@ def test_values_go_with_their_components() -> None:
 def test_gradients_are_those_of_masking() -> None:
     mixture = draw()
     leaves = [part.requires_grad_() for part in (mixture.means, mixture.variances) if isinstance(part, Tensor)]
-    found = torch.autograd.grad(mean(compacted(mixture, 0.1)).square().sum(), leaves)
+    result = torch.autograd.grad(mean(compacted(mixture, 0.1)).square().sum(), leaves)
     expected = torch.autograd.grad(mean(replace(mixture, mask=STAY)).square().sum(), leaves)
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(result, expected, strict=True):
         assert_same(one, other)
         assert bool(one.abs().sum() > 0)
 

@@ -1,4 +1,4 @@
-"""Mixtures mixed and edited: against the explicit posterior mean of the mixture that was meant, and what is refused."""
+"""Mixtures interpolated and edited: against the explicit posterior mean of the intended mixture; bad input."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -67,17 +67,17 @@ def of(components: list[tuple[float, list[float], list[float]]]) -> Mixture:
 
 
 @pytest.mark.parametrize("kinds", [*pairwise([*KINDS, KINDS[0]]), *zip(KINDS, KINDS, strict=True)])
-def test_the_way_is_the_weighted_components_of_both(kinds: tuple[str, str]) -> None:
+def test_an_interpolation_has_the_weighted_components_of_both(kinds: tuple[str, str]) -> None:
     one, other = draw(kinds[0]), draw(kinds[1], 7, seed=1)
-    found = mean(interpolated(one, other, 0.3))
+    result = mean(interpolated(one, other, 0.3))
     for text in range(BATCH):
         parts = [(0.7 * pi, *rest) for pi, *rest in alone(one, text)]
         parts += [(0.3 * pi, *rest) for pi, *rest in alone(other, text)]
-        assert_same(found[text], mean(of(parts)))  # type: ignore[arg-type]
+        assert_same(result[text], mean(of(parts)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_decoder_says_at_the_ends_exactly_what_it_says_of_one_text(kind: str) -> None:
+def test_the_ends_of_an_interpolation_are_the_texts_themselves(kind: str) -> None:
     config = TransformerConfig(vocabulary=20, max_length=6, width=WIDTH, layers=2, heads=2)
     decoder = Decoder(config, cross_attention=True).double().eval()
     one, other = draw(kind), draw(kind, 7, seed=1)
@@ -88,7 +88,7 @@ def test_a_decoder_says_at_the_ends_exactly_what_it_says_of_one_text(kind: str) 
     assert not torch.allclose(decoder(tokens, one), decoder(tokens, other), atol=1e-3)
 
 
-def test_what_stands_in_an_absent_component_is_never_read() -> None:
+def test_absent_components_are_never_read() -> None:
     one, other = draw(), draw(seed=1)
     spoilt = replace(other, means=torch.full_like(other.means, torch.nan))
     assert_same(mean(interpolated(one, spoilt, 0.0)), mean(one))
@@ -129,23 +129,23 @@ def test_values_go_with_their_components() -> None:
     assert_same(mean(mixed), mean(other))
 
 
-def test_the_way_has_gradients() -> None:
+def test_an_interpolation_has_gradients() -> None:
     one, other = draw(), draw(seed=1)
     leaves = [part.requires_grad_() for m in (one, other) for part in (m.log_weights, m.means)]
     for share in (0.0, 0.5):
-        found = torch.autograd.grad(mean(interpolated(one, other, share)).sum(), leaves)
-        assert all(bool(gradient.isfinite().all()) for gradient in found)
+        result = torch.autograd.grad(mean(interpolated(one, other, share)).sum(), leaves)
+        assert all(bool(gradient.isfinite().all()) for gradient in result)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_dropped_is_as_if_it_had_never_been(kind: str) -> None:
+def test_dropped_components_leave_no_trace(kind: str) -> None:
     mixture = draw(kind)
-    found = dropped(mixture, [1, 3])
-    assert_same(weights(found).sum(-1), torch.ones(BATCH).double())
+    result = dropped(mixture, [1, 3])
+    assert_same(weights(result).sum(-1), torch.ones(BATCH).double())
     for text in range(BATCH):
         keep = [n for n in (0, 2, 4) if mixture.present[text, n]]
         parts = [(pi, v, s) for n, (pi, v, s) in enumerate(alone(mixture, text)) if n in keep]
-        assert_same(mean(found)[text], mean(of(parts)))
+        assert_same(mean(result)[text], mean(of(parts)))
 
 
 def test_a_factor_changes_the_odds_and_nothing_else() -> None:
@@ -167,19 +167,19 @@ def test_a_factor_and_its_inverse_undo_one_another() -> None:
 def test_an_exchanged_component_has_its_own_weight_and_the_others_vector_and_variance(kinds: tuple[str, str]) -> None:
     one, other = (replace(draw(kind, seed=seed), mask=None) for seed, kind in enumerate(kinds))
     one, other = (replace(m, log_weights=torch.randn(BATCH, 5).double().log_softmax(-1)) for m in (one, other))
-    found = exchanged(one, other, {1: 0, 4: 2})
+    result = exchanged(one, other, {1: 0, 4: 2})
     for text in range(BATCH):
         mine, theirs = alone(one, text), alone(other, text)
         for number, source in {1: 0, 4: 2}.items():
             mine[number] = (mine[number][0], *theirs[source][1:])
-        assert_same(mean(found)[text], mean(of(mine)))
+        assert_same(mean(result)[text], mean(of(mine)))
 
 
 def test_a_component_that_is_absent_in_the_other_text_is_absent() -> None:
     one, other = replace(draw(), mask=None, log_weights=torch.zeros(BATCH, 5).double()), draw(seed=1)
-    found = exchanged(one, dropped(other, [4]), {2: 4})
-    assert not bool(found.present[:, 2].any())
-    assert_same(weights(found), torch.tensor([0.25, 0.25, 0, 0.25, 0.25]).double().expand(BATCH, 5))
+    result = exchanged(one, dropped(other, [4]), {2: 4})
+    assert not bool(result.present[:, 2].any())
+    assert_same(weights(result), torch.tensor([0.25, 0.25, 0, 0.25, 0.25]).double().expand(BATCH, 5))
 
 
 def test_padding_is_absent_and_selection_keeps_order() -> None:
@@ -225,12 +225,12 @@ class Silent(Model):
         (lambda m: Silent().interpolate(m, m, 0.5), "a Silent defines no interpolation: write interpolate"),
     ],
 )
-def test_what_cannot_be_done_is_said(call: Any, message: str) -> None:
+def test_bad_arguments(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(draw())
 
 
-def test_an_edited_mixture_still_writes() -> None:
+def test_an_edited_mixture_generates() -> None:
     decoder = Decoder(TransformerConfig(vocabulary=20, max_length=6, width=WIDTH), cross_attention=True).double()
     edited = dropped(scaled(draw("shared"), [0], 2.0), [1])
     assert AutoregressiveText(decoder, edited).sample().shape == (BATCH, 6)

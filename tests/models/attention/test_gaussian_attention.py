@@ -259,7 +259,7 @@ def test_permutation_and_translation() -> None:
 
 
 @pytest.mark.parametrize("returns", ["mean", "variance", "evidence"])
-def test_what_is_not_visible_changes_nothing_at_all(returns: str) -> None:
+def test_masked_components_change_nothing_at_all(returns: str) -> None:
     q, k, v = randn(2, 6, D), randn(2, 6, D), randn(2, 6, V)
     variances, weights = rand(2, 6, 1), randn(2, 6)
     attn_mask = torch.ones(6, 6, dtype=torch.bool).tril()
@@ -311,9 +311,9 @@ def test_evidence_in_parts(causal: bool, monkeypatch: pytest.MonkeyPatch) -> Non
     expected = torch.autograd.grad(evidence(q, mixture, attn_mask), (q, k), upstream)
     monkeypatch.setattr(parts, "MIN_QUERIES", 4)
     monkeypatch.setattr(parts, "_entries", lambda _: 1)
-    found = attend(q, mixture, returns="evidence", causal=causal)
-    close(found, evidence(q, mixture, attn_mask), 1e-10)
-    for a, e in zip(torch.autograd.grad(found, (q, k), upstream), expected, strict=True):
+    result = attend(q, mixture, returns="evidence", causal=causal)
+    close(result, evidence(q, mixture, attn_mask), 1e-10)
+    for a, e in zip(torch.autograd.grad(result, (q, k), upstream), expected, strict=True):
         close(a, e, 1e-9)
 
 

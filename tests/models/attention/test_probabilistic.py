@@ -115,7 +115,7 @@ def test_at_the_start_too_every_departure_has_a_gradient() -> None:
 @pytest.mark.parametrize("precision", ["shared", "unit", "diagonal"])
 def test_posterior_is_that_of_the_mixture_it_says(precision: str) -> None:
     layer, _, x = draw({"precision": precision, "prior": "learned"})
-    found = layer.posterior(x)
+    result = layer.posterior(x)
     width = WIDTH // HEADS
     queries, keys, values = layer.qkv(x).unflatten(-1, (3, HEADS, width)).permute(2, 0, 3, 1, 4)
     if precision == "shared":
@@ -126,9 +126,9 @@ def test_posterior_is_that_of_the_mixture_it_says(precision: str) -> None:
     assert layer.gamma is not None and layer.log_prior is not None
     log_weights = layer.gamma[:, None] * 0.5 * (a * keys.square()).sum(-1) + layer.log_prior(x)[..., 0]
     mixture = Mixture(log_weights, keys, 1 / a, values=values, noise_variance=0.0)
-    close(found.evidence, evidence(queries, mixture))
-    close(found.variance, posterior_variance(queries, mixture))
-    close(layer.out(found.mean.transpose(1, 2).flatten(-2)), layer(x))
+    close(result.evidence, evidence(queries, mixture))
+    close(result.variance, posterior_variance(queries, mixture))
+    close(layer.out(result.mean.transpose(1, 2).flatten(-2)), layer(x))
 
 
 @pytest.mark.parametrize("options", [{}, {"key_precision": "diagonal", "key_prior": "learned"}])

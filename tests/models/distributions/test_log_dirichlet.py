@@ -67,7 +67,7 @@ class TestLogDirichlet:
             distribution.mean.dtype,
         } == {dtype}
 
-    def test_divergence_is_registered_for_what_pyro_makes_of_it(self, weights) -> None:
+    def test_the_divergence_is_registered_for_masked_and_expanded_forms(self, weights) -> None:
         prior = LogDirichlet(torch.zeros(2, 4), MASK)
         expected = dirichlet_kl(weights.log_concentration, torch.zeros(2, 4), MASK)
         assert torch.equal(kl_divergence(weights, prior), expected)

@@ -30,7 +30,7 @@ def test_draws_of_the_weights_have_the_means_of_the_stick() -> None:
     torch.testing.assert_close(weights.mean(0), expected, atol=0.006, rtol=0.0)  # 4 standard errors
 
 
-def test_what_a_mask_excludes_changes_nothing() -> None:
+def test_masked_components_change_nothing() -> None:
     value = distribution().sample()
     assert (value.exp() * ~MASK == 0).all()
     alone = distribution(mask=MASK[1:, :2])

@@ -1,4 +1,4 @@
-"""A backbone gives a decoder all its weights, and nothing that it does not know is touched."""
+"""A backbone gives a decoder all its weights; parameters that it lacks stay unchanged."""
 
 from dataclasses import replace
 from typing import Any
@@ -60,7 +60,7 @@ def test_labels_and_a_condition_have_places_of_their_own(tied: bool) -> None:
     assert decoder.head is None or torch.equal(decoder.head.weight[:40], trained.head.weight)
 
 
-def test_probabilistic_attention_starts_as_the_softmax_attention_of_the_trunk(
+def test_probabilistic_attention_starts_as_the_softmax_attention_of_the_backbone(
     trained: Decoder, backbone: Backbone
 ) -> None:
     model = LanguageModel(replace(CONFIG, attention="probabilistic", key_precision="diagonal")).eval()
@@ -69,7 +69,7 @@ def test_probabilistic_attention_starts_as_the_softmax_attention_of_the_trunk(
     torch.testing.assert_close(model.decoder(tokens), trained(tokens), atol=1e-5, rtol=0)
 
 
-def test_what_the_trunk_does_not_have_keeps_its_values(backbone: Backbone) -> None:
+def test_parameters_that_the_backbone_lacks_keep_their_values(backbone: Backbone) -> None:
     model = NVAE(CONFIG)
     before = {name: value.clone() for name, value in model.decoder.state_dict().items()}
     kept = backbone.load_into(model)

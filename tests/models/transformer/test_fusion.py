@@ -187,7 +187,7 @@ def stepped(decoder: Decoder, tokens: Tensor, memory: Context | None) -> Tensor:
 def test_a_decoder_starts_as_if_there_were_no_latents(kind: FusionKind, single: bool) -> None:
     decoder, tokens = build(kind, single=single), texts(3)
     memory = Context(3 * latents(3, count=1 if single else 2))
-    for read in (lambda told: decoder(tokens, told), lambda told: stepped(decoder, tokens, told)):
+    for read in (lambda memory: decoder(tokens, memory), lambda memory: stepped(decoder, tokens, memory)):
         without, given = read(None), read(memory)
         if kind == "memory":  # it takes attention from the tokens, however it starts
             assert (given - without).abs().amax(-1).min() > 1e-3
@@ -197,10 +197,10 @@ def test_a_decoder_starts_as_if_there_were_no_latents(kind: FusionKind, single: 
 
 @EACH
 def test_latents_matter_once_something_is_learned(kind: FusionKind) -> None:
-    decoder, tokens, told = away(build(kind)), texts(3), latents(3)
-    before = decoder(tokens, Context(told))
+    decoder, tokens, drawn = away(build(kind)), texts(3), latents(3)
+    before = decoder(tokens, Context(drawn))
     for number in range(2):
-        changed = told.clone()
+        changed = drawn.clone()
         changed[:, number] += 1
         assert ((decoder(tokens, Context(changed)) - before).abs().amax(-1) > 1e-4).all(), number
 
@@ -230,49 +230,49 @@ def test_a_latent_enters_its_own_layer_only(kind: FusionKind, single: bool) -> N
     inputs: dict[int, Tensor] = {}
     for layer, block in enumerate(decoder.blocks):
         block.register_forward_pre_hook(lambda _, args, layer=layer: inputs.update({layer: args[0]}))
-    told = latents(3, count=1 if single else 2)
-    decoder(tokens, Context(told))
+    drawn = latents(3, count=1 if single else 2)
+    decoder(tokens, Context(drawn))
     before = dict(inputs)
-    for number in range(told.shape[1]):
-        changed = told.clone()
+    for number in range(drawn.shape[1]):
+        changed = drawn.clone()
         changed[:, number] += 1
         decoder(tokens, Context(changed))
         unmoved = [torch.equal(inputs[layer], before[layer]) for layer in range(3)]
-        assert unmoved == [True, True, number == 1]  # the input of a block knows the latents below it
+        assert unmoved == [True, True, number == 1]  # the input of a block depends on the latents below it
 
 
 @pytest.mark.parametrize("kind", ["embedding", "softmax"])
-def test_all_latents_are_added_to_embeddings_or_to_what_gives_the_logits(kind: FusionKind) -> None:
-    decoder, tokens, told = away(build(kind)), texts(3), latents(3)
+def test_all_latents_are_added_to_embeddings_or_to_the_last_hidden_states(kind: FusionKind) -> None:
+    decoder, tokens, drawn = away(build(kind)), texts(3), latents(3)
     plain = Decoder(CONFIG).eval()
     plain.load_state_dict({name: value for name, value in decoder.state_dict().items() if "shift" not in name})
     assert decoder.shift is not None
-    moved = decoder.shift.shift.weight @ torch.cat([told[:, 0], told[:, 1]], -1).mT  # [P, B]
+    moved = decoder.shift.shift.weight @ torch.cat([drawn[:, 0], drawn[:, 1]], -1).mT  # [P, B]
     if kind == "softmax":
         expected = plain(tokens) + moved.mT[:, None]
     else:
         plain.embedding.register_forward_hook(lambda module, args, x: x + moved.mT[:, None])
         expected = plain(tokens)
-    close(decoder(tokens, Context(told)), expected)
+    close(decoder(tokens, Context(drawn)), expected)
 
 
 @EACH
 def test_particles_and_texts_broadcast(kind: FusionKind) -> None:
-    decoder, tokens, told = away(build(kind)), texts(3), latents(5, 3)
-    together = decoder(tokens, Context(told))
+    decoder, tokens, drawn = away(build(kind)), texts(3), latents(5, 3)
+    together = decoder(tokens, Context(drawn))
     assert together.shape == (5, 3, 10, 16)
     for s, text in product(range(5), range(3)):
-        close(together[s, text], decoder(tokens[text : text + 1], Context(told[s, text][None]))[0])
-    close(decoder(tokens, Context(told[0, 0])), decoder(tokens, Context(told[0, :1].expand(3, -1, -1))))
+        close(together[s, text], decoder(tokens[text : text + 1], Context(drawn[s, text][None]))[0])
+    close(decoder(tokens, Context(drawn[0, 0])), decoder(tokens, Context(drawn[0, :1].expand(3, -1, -1))))
 
 
 @EACH
 @pytest.mark.parametrize("training", [False, True])
 def test_positions_see_only_the_past(kind: FusionKind, training: bool) -> None:
-    decoder, tokens, told = away(build(kind)).train(training), texts(2), Context(latents(2))
+    decoder, tokens, memory = away(build(kind)).train(training), texts(2), Context(latents(2))
     changed = tokens.clone()
     changed[:, 5] = (changed[:, 5] + 1) % CONFIG.vocabulary
-    moved = (decoder(changed, told) - decoder(tokens, told)).abs().amax(-1)
+    moved = (decoder(changed, memory) - decoder(tokens, memory)).abs().amax(-1)
     assert (moved[:, :6] < 1e-6).all() and (moved[:, 6:] > 1e-5).all()
 
 
@@ -300,7 +300,7 @@ CONDITIONS = torch.tensor([[5, 6, 7], [8, 0, 0], [0, 0, 0]])
 
 @EACH
 def test_left_padded_prompts_with_conditions_equal_each_text_alone(kind: FusionKind) -> None:
-    decoder, told = away(build(kind, max_condition_length=3)), latents(3)
+    decoder, drawn = away(build(kind, max_condition_length=3)), latents(3)
     lengths, tokens = [6, 2, 4], texts(3)
     rows = []
     for i, length in enumerate(lengths):
@@ -309,32 +309,32 @@ def test_left_padded_prompts_with_conditions_equal_each_text_alone(kind: FusionK
     widest = max(map(len, rows))
     prompt = torch.stack([F.pad(row, (widest - len(row), 0), value=17) for row in rows])
     mask = torch.arange(widest) >= widest - torch.tensor([[len(row)] for row in rows])
-    cache = decoder.cache((3,), widest + 2, Context(told, CONDITIONS, CONDITIONS > 0))
+    cache = decoder.cache((3,), widest + 2, Context(drawn, CONDITIONS, CONDITIONS > 0))
     hidden = [decoder.step(prompt, cache, mask)[:, -1]]
     for more in range(2):
         following = torch.stack([tokens[i, length - 1 + more] for i, length in enumerate(lengths)])
         hidden.append(decoder.step(following[:, None], cache)[:, -1])
     for i, length in enumerate(lengths):
         condition = CONDITIONS[i][CONDITIONS[i] > 0][None]
-        alone = decoder(tokens[i : i + 1], Context(told[i : i + 1], condition))[0]
+        alone = decoder(tokens[i : i + 1], Context(drawn[i : i + 1], condition))[0]
         for more in range(3):
             close(hidden[more][i], alone[length - 1 + more])
 
 
 @pytest.mark.parametrize("kind", ON_VALUES)
 def test_the_cache_holds_fused_values(kind: FusionKind) -> None:
-    decoder, tokens, told = away(build(kind)), texts(3), latents(3)
+    decoder, tokens, drawn = away(build(kind)), texts(3), latents(3)
     read: dict[int, list[Tensor]] = {layer: [] for layer in range(3)}
     for layer, block in enumerate(decoder.blocks):
         values = lambda module, args, y, layer=layer: read[layer].append(y[..., -CONFIG.width :])  # noqa: E731
         block.attention.qkv.register_forward_hook(values)
-    cache = decoder.cache((3,), 10, Context(told))
+    cache = decoder.cache((3,), 10, Context(drawn))
     for part in begun(tokens).split([6, 4], 1):
         decoder.step(part, cache)
     for layer, number in {0: 0, 1: None, 2: 1}.items():
         values = torch.cat(read[layer], 1)
         fusion = decoder.blocks[layer].attention.fusion
-        expected = values if number is None else fusion(values, told[:, number])
+        expected = values if number is None else fusion(values, drawn[:, number])
         held = cache.layers[layer].values
         assert held is not None
         close(held.transpose(1, 2).flatten(-2), expected, atol=1e-6)
@@ -342,12 +342,12 @@ def test_the_cache_holds_fused_values(kind: FusionKind) -> None:
 
 
 def test_a_memory_slot_stands_once_before_the_tokens_in_a_cache() -> None:
-    decoder, told = away(build("memory")), latents(3)
-    cache = decoder.cache((3,), 10, Context(told))
+    decoder, drawn = away(build("memory")), latents(3)
+    cache = decoder.cache((3,), 10, Context(drawn))
     for part in begun(texts(3)).split([6, 1, 3], 1):
         decoder.step(part, cache)
     assert [layer.length for layer in cache.layers] == [11, 10, 11]
-    key, value = decoder.blocks[2].attention.fusion(told[:, 1])
+    key, value = decoder.blocks[2].attention.fusion(drawn[:, 1])
     held = cache.layers[2]
     assert held.keys is not None and held.values is not None
     close(held.keys[:, :, :1].transpose(1, 2).flatten(-2), key, atol=1e-6)
@@ -460,8 +460,8 @@ def test_a_layer_without_a_fusion_refuses_a_latent() -> None:
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.parametrize("kind", ["product", "memory"])
 def test_compiled_blocks_with_latents_equal_eager(kind: FusionKind) -> None:
-    decoder, (tokens, told) = away(build(kind, max_condition_length=3)), (texts(3), latents(3))
-    cases = [(tokens[:, :length], Context(told, *given)) for length in (7, 9) for given in [(), (CONDITIONS,)]]
+    decoder, (tokens, drawn) = away(build(kind, max_condition_length=3)), (texts(3), latents(3))
+    cases = [(tokens[:, :length], Context(drawn, *given)) for length in (7, 9) for given in [(), (CONDITIONS,)]]
 
     def run() -> list[Tensor]:
         results = []
@@ -474,4 +474,4 @@ def test_compiled_blocks_with_latents_equal_eager(kind: FusionKind) -> None:
     compile_blocks(decoder, backend="aot_eager")
     for actual, expected in zip(run(), eager, strict=True):
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
-    close(stepped(decoder, tokens, Context(told)), decoder(tokens, Context(told)), atol=1e-4)
+    close(stepped(decoder, tokens, Context(drawn)), decoder(tokens, Context(drawn)), atol=1e-4)

@@ -25,7 +25,7 @@ def test_sizes_and_options_are_taken_over() -> None:
     )  # fmt: skip
 
 
-def test_what_is_not_said_is_as_in_gpt2() -> None:
+def test_defaults_are_those_of_gpt2() -> None:
     config = gpt2_config(SMALL)
     assert (config.feed_forward, config.activation, config.norm_eps) == (128, "gelu_tanh", 1e-5)
     assert (config.dropout, config.tied) == (0.1, True)
@@ -47,7 +47,7 @@ def test_what_is_not_said_is_as_in_gpt2() -> None:
         ({"n_head": 3}, "width is 32, which is not a multiple of heads = 3"),
     ],
 )
-def test_what_our_decoder_does_not_compute(change: dict[str, Any], message: str) -> None:
+def test_options_that_our_decoder_lacks(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         gpt2_config(SMALL | change)
 

@@ -1,4 +1,4 @@
-"""What layers make of a text: pooling without padding, and a bidirectional stack that knows nothing of latents."""
+"""Pooled hidden states of each layer: padding is masked, attention is bidirectional and without latents."""
 
 import math
 from itertools import product
@@ -119,7 +119,7 @@ def test_unknown_pools(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_what_is_the_decoders_and_what_is_its_own(shared: bool) -> None:
+def test_shared_and_own_blocks(shared: bool) -> None:
     whole = decoder()
     read = LayerEncoder(whole, (0, 1, 2), shared)
     theirs = {id(parameter) for parameter in whole.parameters()}

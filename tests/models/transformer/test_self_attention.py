@@ -94,7 +94,7 @@ def test_leading_dimensions() -> None:
 
 @pytest.mark.parametrize("steps", [[6], [1] * 6, [3, 1, 1, 1], [2, 3, 1]])
 @pytest.mark.parametrize("side", [None, "left"])
-def test_the_cache_gives_what_reading_everything_gives(side: str | None, steps: list[int]) -> None:
+def test_the_cache_gives_the_same_as_the_whole_sequence(side: str | None, steps: list[int]) -> None:
     layer, x = draw_layer(), draw()
     mask = None if side is None else padding(side)
     cache, outputs, start = KeyValueCache(capacity=10), [], 0
