@@ -94,7 +94,7 @@ def moved(module: Any) -> Any:
     return module
 
 
-def scalar_laws() -> dict[str, Any]:
+def scalar_distributions() -> dict[str, Any]:
     """Every prior of a vector as a distribution of one number."""
     torch.manual_seed(0)
     distributions = {f"base-{name}": moved(make(1).double())() for name, make in BASES.items()}
@@ -104,14 +104,14 @@ def scalar_laws() -> dict[str, Any]:
     }
 
 
-SCALARS = scalar_laws()
+SCALARS = scalar_distributions()
 
 
 class TestDensitiesOfNumbers:
     grid = 0.03 * torch.linspace(-10, 10, 20_001).double().sinh()[:, None]  # to +-330, and fine around zero
 
     @pytest.fixture(params=SCALARS)
-    def conditional(self, request: pytest.FixtureRequest) -> Any:
+    def distribution(self, request: pytest.FixtureRequest) -> Any:
         return SCALARS[request.param]
 
     def test_integrate_to_one(self, distribution: Any) -> None:

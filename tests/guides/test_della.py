@@ -216,15 +216,15 @@ def test_every_parameter_learns_after_one_step(fusion: FusionKind, structure: St
     ("options", "guide"),
     [
         ({"word_dropout": 0.4}, {"encoder": "separate"}),
-        ({"condition": 4}, {"pool": "first"}),
-        ({"condition": 4, "word_dropout": 0.4}, {"posterior": "residual"}),
+        ({"max_condition_length": 4}, {"pool": "first"}),
+        ({"max_condition_length": 4, "word_dropout": 0.4}, {"posterior": "residual"}),
     ],
 )
 def test_every_parameter_learns_with_holes_and_conditions(
     options: dict[str, Any], structure: Structure, guide: dict[str, Any]
 ) -> None:
     model = DELLA(replace(CONFIG, **options), SIZE, structure, rank=2)
-    assert_all_learn(model, DELLAGuide(model, **guide), ANSWERS if "condition" in options else BATCH)
+    assert_all_learn(model, DELLAGuide(model, **guide), ANSWERS if "max_condition_length" in options else BATCH)
 
 
 class Leaning(LatentPrior):

@@ -314,8 +314,8 @@ def test_saving_and_loading_keeps_the_bound(name: str) -> None:
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda m: AssignmentGuide(m, "cubes"), "features is 'cubes'; choose one of linear, norm, squares"),
-        (lambda m: AssignmentGuide(m, start="zero"), "start is 'zero'; choose one of attention, random"),
+        (lambda m: AssignmentGuide(m, "cubes"), "features is 'cubes': choose one of linear, norm, squares"),
+        (lambda m: AssignmentGuide(m, start="zero"), "start is 'zero': choose one of attention, random"),
         (lambda m: ValueGuide(m), "the model's values are not sites: make it with free_values=True"),
         (lambda m: KeyGuide(m), "needs keys with GaussianVectors as their prior, and no other prior"),
         (lambda _: KeyGuide(MixtureAttention.conjugate(draw()), steps=0), "steps is 0; it must be at least 1"),
