@@ -1,4 +1,4 @@
-"""What is shipped: the wheel, the sdist, and the wheel that the sdist builds."""
+"""Packages: the wheel, the sdist, and the wheel built from the sdist."""
 
 import importlib.util
 import os
@@ -52,7 +52,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_the_folders_as_one_package(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name.split("/")[0] for name in names} == {"pyroformer", f"pyroformer-{pyroformer.__version__}.dist-info"}
-    package = {"pyroformer/__init__.py", "pyroformer/__main__.py", "pyroformer/py.typed"}
+    package = {f"pyroformer/{name}" for name in ("__init__.py", "__main__.py", "priors.py", "py.typed")}
     shipped = {name for name in names if name.startswith("pyroformer/")}
     assert shipped == package | {f"pyroformer/{module}" for module in MODULES}
 
@@ -62,11 +62,11 @@ def test_wheel_says_what_it_is(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         metadata = archive.read(f"{information}/METADATA").decode()
         scripts = archive.read(f"{information}/entry_points.txt").decode()
-        licence = archive.read(f"{information}/licenses/LICENSE").decode()
+        license_text = archive.read(f"{information}/licenses/LICENSE").decode()
     assert "Requires-Python: >=3.11" in metadata
     assert "License-Expression: Apache-2.0" in metadata
     assert "pyroformer = pyroformer.inference.cli.main:main" in scripts
-    assert "Apache License" in licence
+    assert "Apache License" in license_text
 
 
 def test_wheel_from_the_sdist_is_the_same(sdist: Path, wheel: Path, tmp_path: Path) -> None:
