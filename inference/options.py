@@ -86,8 +86,6 @@ class TrainingOptions:
     patience: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.objective, type):
-            object.__setattr__(self, "objective", f"{self.objective.__module__}.{self.objective.__qualname__}")
         if self.steps is None and self.minutes is None:
             object.__setattr__(self, "minutes", 3.0)
         self._check_ranges()

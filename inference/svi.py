@@ -1,14 +1,14 @@
 """Stochastic variational inference for training loops of your own."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pyro
 import torch
 from pyro.optim import PyroOptim
+from pyro.params.param_store import StateDict
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions.constraints import real
 
 from .objectives.elbo import ELBO
 
@@ -82,12 +82,14 @@ class SVI:
                 "of pyro.optim."
             )
         latent = guide if guide is not None or isinstance(loss, ELBO) else _Nothing()
-        self.loss = loss
+        self.loss: Any = loss  # pyro.infer.ELBO declares none of its subclasses' methods
         self.objective: nn.Module = loss(model, latent)  # type: ignore[arg-type]  # our ELBO takes None
-        self.optimizer = optimizer if isinstance(optimizer, PyroOptim) else None
+        self.optimizer: PyroOptim | torch.optim.Optimizer | None = (
+            optimizer if isinstance(optimizer, PyroOptim) else None
+        )
         self._make: Callable[..., torch.optim.Optimizer] = optimizer  # type: ignore[assignment]
         self._options = options
-        self._store: dict[str, Any] = {"params": {}, "constraints": {}}
+        self._store: StateDict = {"params": {}, "constraints": {}}
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         """One gradient step on a batch.
@@ -101,8 +103,10 @@ class SVI:
         if self.optimizer is None:
             self.optimizer = self._make(self.objective.parameters(), **self._options)
         if isinstance(self.optimizer, PyroOptim):
-            named = {name: value for name, value in self.objective.named_parameters() if value.grad is not None}
-            with _parameter_store({"params": named, "constraints": dict.fromkeys(named, constraints.real)}):
+            named: dict[str, Tensor] = {
+                name: value for name, value in self.objective.named_parameters() if value.grad is not None
+            }
+            with pyro.get_param_store().scope({"params": named, "constraints": dict.fromkeys(named, real)}):
                 self.optimizer(list(named.values()))
         else:
             self.optimizer.step()
@@ -113,7 +117,7 @@ class SVI:
         """The loss of a batch, without a step."""
         if isinstance(self.loss, ELBO):
             return float(self.objective(*args, **kwargs))
-        with _parameter_store(self._store):
+        with pyro.get_param_store().scope(self._store):
             return _total(self.loss.loss(self.objective.model, self.objective.guide, *args, **kwargs))
 
     def _loss_and_grads(self, *args: Any, **kwargs: Any) -> float:
@@ -121,9 +125,9 @@ class SVI:
             loss = self.objective(*args, **kwargs)
             loss.backward()
             return float(loss.detach())
-        model = _Marked(self.objective.model)
-        with _parameter_store(self._store):
-            total = _total(self.loss.loss_and_grads(model, self.objective.guide, *args, **kwargs))
+        model: Any = self.objective.model
+        with pyro.get_param_store().scope(self._store):  # Pyro's store is swapped for ours, and put back
+            total = _total(self.loss.loss_and_grads(_Marked(model), self.objective.guide, *args, **kwargs))
         self._check_store()
         return total
 
@@ -158,13 +162,6 @@ class _Marked:
 
 def _zero() -> Tensor:
     return torch.zeros(())
-
-
-@contextmanager
-def _parameter_store(state: dict[str, Any]) -> Iterator[None]:
-    """Pyro's parameter store with other contents, which are kept in ``state``; afterwards it is as it was."""
-    with pyro.get_param_store().scope(state):
-        yield
 
 
 def _total(loss: Any) -> float:

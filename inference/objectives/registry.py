@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from ...models.base import Model
-from ...models.serialization import check_trust
+from ...models.serialization import check_trust, public_path
 from ..options import TrainingOptions
 from ..utils.registry import imported
 from .elbo import ELBO, Objective
@@ -20,6 +20,7 @@ __all__ = [
     "in_words",
     "make_objective",
     "objective_class",
+    "objective_name",
     "remarks",
 ]
 
@@ -52,6 +53,16 @@ def objective_class(name: str) -> type[ELBO]:
     return cls
 
 
+def objective_name(cls: type[ELBO]) -> str:
+    """The name of an objective's class as an option: that in ``OBJECTIVES``, or else its import path.
+
+    Examples:
+        >>> objective_name(NVIB)
+        'nvib'
+    """
+    return cls.name if cls in OBJECTIVES.values() else public_path(cls)
+
+
 def describe_objective(model: Model, options: TrainingOptions) -> dict[str, Any]:
     """The objective of a model with these options, as plain data for the run's configuration.
 
@@ -73,7 +84,7 @@ def describe_objective(model: Model, options: TrainingOptions) -> dict[str, Any]
     described = cls.describe(options, model)
     if cls in OBJECTIVES.values():
         return described
-    return described | {"class_path": f"{cls.__module__}.{cls.__qualname__}", "remarks": cls.remarks(described)}
+    return described | {"class_path": public_path(cls), "remarks": cls.remarks(described)}
 
 
 def make_objective(model: Model, guide: nn.Module | None, options: TrainingOptions, data_size: int) -> Objective:

@@ -10,7 +10,7 @@ from torch import nn
 from ...models.base import Model
 from ..data.corpus import Corpus
 from ..objectives.elbo import Objective
-from ..objectives.registry import make_objective
+from ..objectives.registry import make_objective, objective_name
 from ..options import TrainingOptions
 from ..run import Run
 from ..runs.config import run_config
@@ -46,7 +46,8 @@ def fit(
         out: The run's folder; a temporary one by default.
         resume: Continue the run in ``out``; a run without a checkpoint starts at step 0.
         callback: Called with a :class:`Status` about twice a second, and after each validation.
-        options: Fields of :class:`~.options.TrainingOptions`, such as ``steps``, ``minutes``, ``learning_rate``.
+        options: Fields of :class:`~.options.TrainingOptions`, such as ``steps``, ``minutes``, ``learning_rate``;
+            ``objective`` may be the class itself.
 
     Returns:
         The run, with the best weights loaded.
@@ -61,6 +62,8 @@ def fit(
         >>> fit(model, None, corpus, steps=2, batch_size=8).step
         2
     """
+    if isinstance(options.get("objective"), type):
+        options["objective"] = objective_name(options["objective"])
     settings = TrainingOptions(**options)
     model.check_conditions(corpus.conditional)
     check_sizes(model, corpus)

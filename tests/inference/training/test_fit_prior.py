@@ -309,4 +309,4 @@ def test_the_command_line(run: Run, tmp_path: Path, capsys: pytest.CaptureFixtur
         "trains only model.base_measure of an earlier run: go on with pyroformer fit-prior" in capsys.readouterr().err
     )
     assert main(["fit_prior", str(run.folder.path), "--steps", "1"]) == 1
-    assert "fit_prior needs --out FOLDER" in capsys.readouterr().err
+    assert "fit-prior needs --out FOLDER" in capsys.readouterr().err
