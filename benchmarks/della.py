@@ -26,9 +26,9 @@ from pyroformer.guides.della import DELLAGuide
 from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.della import DELLA
+from pyroformer.models.transformer.blocks import Block, compile_blocks
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.memory import Context
-from pyroformer.models.transformer.blocks import Block, compile_blocks
 from pyroformer.models.transformer.stacks import Decoder
 from pyroformer.models.transformer.text_distribution import decode
 from pyroformer.models.transformer.token_likelihood import TokenLikelihood

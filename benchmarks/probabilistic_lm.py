@@ -36,8 +36,8 @@ from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.attention.probabilistic import ProbabilisticAttention
 from pyroformer.models.batch import Batch
 from pyroformer.models.language_model import LanguageModel
-from pyroformer.models.transformer.self_attention import SelfAttention
 from pyroformer.models.transformer.blocks import Block
+from pyroformer.models.transformer.self_attention import SelfAttention
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "softmax": {},
