@@ -1,7 +1,7 @@
-r"""Expectation-maximization: a mixture moves to explain the queries that it meets.
+r"""Expectation-maximization: adaptation of a mixture to queries.
 
-The E-step is attention, the M-steps are :mod:`~pyroformer.models.attention.m_step`; this is the loop around them, with the
-objective that it climbs.
+The E-step is attention, the M-steps are in :mod:`~pyroformer.models.attention.m_step`; this module has the loop around
+them, and the objective that it increases.
 """
 
 from collections.abc import Sequence
@@ -24,6 +24,7 @@ from ..models.attention.m_step import (
 from ..models.attention.mixture import Covariances, Mixture
 from ..models.attention.observations import Observations
 from ..models.attention.value_map import value_map
+from ..models.choices import check_choice
 
 __all__ = ["Adapted", "ConjugatePriors", "Moves", "adapt", "value_map"]
 
@@ -34,10 +35,10 @@ class Adapted(NamedTuple):
     r"""A mixture after EM.
 
     Arguments:
-        mixture: The mixture. Where variances moved, they are those of queries and its noise is 0.
+        mixture: The mixture. If variances were adapted, they are those of queries and its noise variance is 0.
         objective: :math:`J` before each step and after the last, in nats up to a constant, with shape
             :math:`(*, T + 1)`.
-        counts: How many queries each component explains, with shape :math:`(*, N)`.
+        counts: Expected number of queries of each component, with shape :math:`(*, N)`.
         converged: Whether the last step raised the objective by less than the tolerance.
     """
 
@@ -69,29 +70,29 @@ def adapt(
     .. math::
         J = \sum_m \log \sum_n \exp \ell_{mn} + \log p(\mu) + \log p(\text{values}) + \log p(\sigma^2) + \log p(\pi)
 
-    :math:`J` never falls. The weights stay as they are unless they are said to move: the prior in favor of long keys
-    that softmax attention assumes is a constant here, not a function of keys that have moved.
+    :math:`J` never decreases. The weights are fixed unless ``moves`` names them: the prior in favor of long keys that
+    softmax attention assumes is a constant here, not a function of the adapted keys.
 
     Arguments:
         queries: The queries, with shape :math:`(*, M, D)`.
-        mixture: Where everything starts, and what the priors are centered at.
-        values: Values that are known, with shape :math:`(*, M, V)`.
-        value_mask: True where a value is known; None is everywhere. Such a value enters the E-step too.
+        mixture: The initial mixture, at which the priors are centered.
+        values: Observed values, with shape :math:`(*, M, V)`.
+        value_mask: True where a value is observed; all are by default. Observed values enter the E-step too.
         attn_mask: True where query m may have come from component n.
-        mask: True for the queries that count.
-        steps: The most steps.
+        mask: False for queries that are padding.
+        steps: Largest number of steps.
         tolerance: Stop when a step raises :math:`J` by less than ``tolerance * (1 + |J|)``, in every batch element.
-        moves: What is adapted: ``vectors``, ``values``, ``variances``, ``weights``; None is the vectors, and the values
-            where some are known.
-        covariance: Of the variances that move: ``isotropic``, ``diagonal`` or ``full``.
-        priors: The priors; one query's worth of the initial vectors and values by default.
-        center: ``"previous"`` centers the prior at the vectors of the step before, as the authors' published code does.
-            It climbs the likelihood and forgets the prior.
-        variational: Whether vectors have a posterior of their own, :math:`N(m_n, (\sigma_n^2 + s) / (\kappa + N_n))`:
-            :math:`J` is then the ELBO, and the mixture returned is the predictive one, a little broader.
+        moves: The parameters to adapt, of ``means``, ``values``, ``variances``, ``weights``; by default the means, and
+            the values if some are observed.
+        covariance: Form of the adapted variances: ``isotropic``, ``diagonal`` or ``full``.
+        priors: The priors; by default the initial means and values count as one query each.
+        center: ``"previous"`` centers the prior at the means of the step before, as the authors' published code does.
+            It increases the likelihood and forgets the prior.
+        variational: Whether means have a posterior, :math:`N(m_n, (\sigma_n^2 + s) / (\kappa + N_n))`: :math:`J` is
+            then the ELBO, and the returned mixture is the predictive one, a little broader.
 
     Raises:
-        ValueError: If shapes do not fit, an option is out of range, or two do not go together.
+        ValueError: If shapes do not match, an option is out of range, or two options exclude each other.
 
     References:
         Probabilistic Transformers (Movellan and Gabbur, 2020). https://arxiv.org/abs/2010.15583
@@ -100,7 +101,8 @@ def adapt(
 
     Examples:
         >>> queries = torch.randn(100, 2) + torch.tensor([3.0, 0.0])
-        >>> mixture = pf.Mixture(torch.zeros(2).log_softmax(-1), torch.tensor([[0.0, 0.0], [1.0, 0.0]]), noise_variance=1.0)
+        >>> keys = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+        >>> mixture = pf.Mixture(torch.zeros(2).log_softmax(-1), keys, noise_variance=1.0)
         >>> state = adapt(queries, mixture, steps=20)
         >>> bool((state.objective.diff() >= -1e-4).all())
         True
@@ -108,19 +110,19 @@ def adapt(
     priors = ConjugatePriors() if priors is None else priors
     data = Observations(queries, attn_mask, values, value_mask, mask)
     data.check(mixture)
-    moves = _checked(queries, mixture, values, steps, moves, covariance, priors, center, variational)
-    middle = _middle(queries, mask)
-    data = replace(data, queries=_centered(queries, middle, mask))
-    start = state = _moved(mixture, queries, -middle)
+    moves = _checked_moves(queries, mixture, values, steps, moves, covariance, priors, center, variational)
+    mean_query = _mean_query(queries, mask)
+    data = replace(data, queries=_centered(queries, mean_query, mask))
+    start = state = _shifted(mixture, queries, -mean_query)
     if "variances" in moves:
-        start = state = _folded(start, covariance)
+        start = state = _with_noise_in_variances(start, covariance)
     floor = torch.finfo(queries.dtype).eps * torch.linalg.vector_norm(data.queries).square() / queries.numel()
     spread = torch.zeros_like(start.log_weights) if variational else None  # counts of the step before
     trace: list[Tensor] = []
     converged = False
     for step in range(steps + 1):
         statistics = expected_statistics(
-            data, _penalized(state, priors, spread), covariance if "variances" in moves else None
+            data, _e_step_mixture(state, priors, spread), covariance if "variances" in moves else None
         )
         trace.append(statistics.evidence + _log_prior(state, start, priors, moves, spread))
         if tolerance is not None and step > 0:
@@ -133,7 +135,7 @@ def adapt(
         spread = None if spread is None else statistics.counts
     if spread is not None:
         state = _predictive(state, priors, spread)
-    return Adapted(_moved(state, queries, middle), torch.stack(trace, -1), statistics.counts, converged)
+    return Adapted(_shifted(state, queries, mean_query), torch.stack(trace, -1), statistics.counts, converged)
 
 
 def _m_step(
@@ -144,7 +146,7 @@ def _m_step(
     moves: Sequence[Moves],
     floor: Tensor,
 ) -> Mixture:
-    """All that moves, moved."""
+    """The mixture with each parameter in ``moves`` updated."""
     if "means" in moves:
         new = update_means(statistics.queries, statistics.counts, start.means, state.means, priors.means)
         state = replace(state, means=new)
@@ -165,14 +167,14 @@ def _m_step(
 def _log_prior(
     state: Mixture, start: Mixture, priors: ConjugatePriors, moves: Sequence[Moves], spread: Tensor | None
 ) -> Tensor:
-    """Log density of what moves under its prior up to a constant, less the entropy's part in the variational form."""
+    """Log prior density of the adapted parameters up to a constant; in the variational form, with their entropy."""
     parts = [state.means.new_zeros(state.log_weights.shape)]
     if spread is not None:
         prior_counts = torch.as_tensor(priors.means, dtype=spread.dtype, device=spread.device)
         share = prior_counts / (prior_counts + spread)
         parts.append(-0.5 * state.width * (share - 1 - share.log()))
     if "means" in moves or "variances" in moves:
-        parts.append(_log_prior_of_vectors(state, start, priors))
+        parts.append(_log_prior_of_means(state, start, priors))
     if "variances" in moves:
         parts.append(_log_prior_of_variances(state, priors))
     if "values" in moves:
@@ -186,8 +188,8 @@ def _log_prior(
     return torch.where(present, total, 0).sum(-1)
 
 
-def _log_prior_of_vectors(state: Mixture, start: Mixture, priors: ConjugatePriors) -> Tensor:
-    """log N(mu_n; mu_n^0, (sigma_n^2 + s) / kappa) without its constants; zero where kappa is."""
+def _log_prior_of_means(state: Mixture, start: Mixture, priors: ConjugatePriors) -> Tensor:
+    """log N(mu_n; mu_n^0, (sigma_n^2 + s) / kappa) without its constants; zero where kappa is zero."""
     moved = state.means - start.means
     prior_counts = torch.as_tensor(priors.means, dtype=moved.dtype, device=moved.device)
     if isinstance(state.variances, Covariances):
@@ -195,22 +197,23 @@ def _log_prior_of_vectors(state: Mixture, start: Mixture, priors: ConjugatePrior
         whitened = torch.linalg.solve_triangular(factor, moved[..., None], upper=False)[..., 0]
         log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return -0.5 * ((prior_counts > 0) * log_det + prior_counts * whitened.square().sum(-1))
-    total = _total(state)
+    total = _query_variances(state)
     log_det = total.log().sum(-1) * (state.width / total.shape[-1])
     return -0.5 * ((prior_counts > 0) * log_det + prior_counts * (moved.square() / total).sum(-1))
 
 
 def _log_prior_of_variances(state: Mixture, priors: ConjugatePriors) -> Tensor:
+    """Log density of the variances of queries under the inverse-gamma or inverse-Wishart prior, without constants."""
     if isinstance(state.variances, Covariances):
         inverse = torch.linalg.inv(state.variances.matrices)
         trace = inverse.diagonal(dim1=-2, dim2=-1).sum(-1)
         return -(priors.shape - 1) * torch.logdet(state.variances.matrices) - priors.rate * trace
-    total = _total(state)
+    total = _query_variances(state)
     return (-(priors.shape - 1) * total.log() - priors.rate / total).sum(-1)
 
 
-def _penalized(state: Mixture, priors: ConjugatePriors, spread: Tensor | None) -> Mixture:
-    """In the variational form a vector that is not known well explains a query less well."""
+def _e_step_mixture(state: Mixture, priors: ConjugatePriors, spread: Tensor | None) -> Mixture:
+    """The mixture of the E-step: in the variational form, the uncertainty of a mean lowers its component's weight."""
     if spread is None:
         return state
     prior_counts = torch.as_tensor(priors.means, dtype=spread.dtype, device=spread.device)
@@ -218,27 +221,27 @@ def _penalized(state: Mixture, priors: ConjugatePriors, spread: Tensor | None) -
 
 
 def _predictive(state: Mixture, priors: ConjugatePriors, spread: Tensor) -> Mixture:
-    """The mixture of a new query, its vector integrated out."""
+    """The predictive mixture of a new query, with the means integrated out."""
     prior_counts = torch.as_tensor(priors.means, dtype=spread.dtype, device=spread.device)
-    total = _total(state) * (1 + 1 / (prior_counts + spread))[..., None]
+    total = _query_variances(state) * (1 + 1 / (prior_counts + spread))[..., None]
     return replace(state, variances=total - state.query_variance)
 
 
-def _total(state: Mixture) -> Tensor:
-    """Variances of queries, in as few rows and columns as they were given."""
+def _query_variances(state: Mixture) -> Tensor:
+    """Variances of queries, broadcast no further than those of the mixture."""
     own = state.dense_variances()
     return (state.means.new_zeros(1, 1) if own is None else own) + state.query_variance
 
 
-def _folded(start: Mixture, covariance: Covariance) -> Mixture:
-    """The mixture with the noise in its variances, which have the form that they are to move in."""
+def _with_noise_in_variances(start: Mixture, covariance: Covariance) -> Mixture:
+    """The mixture with its noise added to its variances, in the form ``covariance``."""
     shape = start.means.shape
     if isinstance(start.variances, Covariances):
         unit = torch.eye(start.width, dtype=start.means.dtype, device=start.means.device)
         return replace(
             start, variances=Covariances(start.variances.matrices + start.query_variance * unit), noise_variance=0.0
         )
-    total = _total(start)
+    total = _query_variances(start)
     if covariance == "full":
         return replace(start, variances=Covariances(torch.diag_embed(total.expand(shape))), noise_variance=0.0)
     return replace(
@@ -246,21 +249,21 @@ def _folded(start: Mixture, covariance: Covariance) -> Mixture:
     )
 
 
-def _middle(queries: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean query: around it second moments cancel least."""
+def _mean_query(queries: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean query: second moments around it lose the fewest digits."""
     if mask is None:
         return queries.mean(-2, keepdim=True)
     total = torch.where(mask[..., None], queries, 0).sum(-2, keepdim=True)
     return total / mask.sum(-1)[..., None, None].clamp_min(1)
 
 
-def _centered(queries: Tensor, middle: Tensor, mask: Tensor | None) -> Tensor:
-    """Queries around their mean; those that do not count are cleared, as even NaN may stand there."""
-    return queries - middle if mask is None else torch.where(mask[..., None], queries - middle, 0)
+def _centered(queries: Tensor, mean_query: Tensor, mask: Tensor | None) -> Tensor:
+    """Queries minus their mean; padding, which may be NaN, is set to zero."""
+    return queries - mean_query if mask is None else torch.where(mask[..., None], queries - mean_query, 0)
 
 
-def _moved(mixture: Mixture, queries: Tensor, by: Tensor) -> Mixture:
-    """The mixture with its vectors moved, and with the batch dimensions of the queries."""
+def _shifted(mixture: Mixture, queries: Tensor, by: Tensor) -> Mixture:
+    """The mixture with its means shifted, and with the batch dimensions of the queries."""
     batch = torch.broadcast_shapes(mixture.means.shape[:-2], mixture.log_weights.shape[:-1], queries.shape[:-2])
     weights = mixture.log_weights.expand(*batch, mixture.components)
     values = mixture.values
@@ -268,7 +271,7 @@ def _moved(mixture: Mixture, queries: Tensor, by: Tensor) -> Mixture:
     return replace(mixture, log_weights=weights, means=mixture.means + by, values=values)
 
 
-def _checked(
+def _checked_moves(
     queries: Tensor,
     mixture: Mixture,
     values: Tensor | None,
@@ -279,32 +282,29 @@ def _checked(
     center: str,
     variational: bool,
 ) -> Sequence[Moves]:
-    """What moves, if all of it can."""
+    """The parameters to adapt, after all options have been checked."""
     both: Sequence[Moves] = ("means",) if values is None else ("means", "values")
     moves = both if moves is None else moves
     if steps < 0:
         raise ValueError(f"steps is {steps}; it must be at least 0")
     for name in moves:
-        if name not in get_args(Moves):
-            raise ValueError(f"moves names {name!r}; choose among {', '.join(get_args(Moves))}")
-    for option, value, choices in (
-        ("covariance", covariance, get_args(Covariance)),
-        ("center", center, ("initial", "previous")),
-    ):
-        if value not in choices:
-            raise ValueError(f"{option} is {value!r}; choose one of {', '.join(choices)}")
+        check_choice("moves", name, get_args(Moves))
+    check_choice("covariance", covariance, get_args(Covariance))
+    check_choice("center", center, ("initial", "previous"))
     if "values" in moves and values is None:
-        raise ValueError("values cannot move where none is known: give values, and value_mask if only some are")
+        raise ValueError("values cannot be adapted if none is observed: give values, and value_mask if only some are")
     if isinstance(mixture.variances, Covariances) and "variances" in moves and covariance != "full":
-        raise ValueError(f"covariance is {covariance!r} but the mixture has full ones; say covariance='full'")
+        raise ValueError(f"covariance is {covariance!r} but the mixture has full ones: give covariance='full'")
     if not bool(mixture.present.any(-1).all()):
         raise ValueError("the mixture has no component left: each of its masks or weights must leave one")
     if not isinstance(mixture.variances, Covariances):
-        total = torch.where(mixture.present[..., None], _total(mixture), 1)
+        total = torch.where(mixture.present[..., None], _query_variances(mixture), 1)
         if not bool((total > 0).all()):
             raise ValueError(f"a query's variance is {float(total.min()):g}; with the noise it must be positive")
     if variational and (tuple(moves) != ("means",) or not (torch.as_tensor(priors.means) > 0).all()):
-        raise ValueError("the variational form moves vectors alone, under a prior worth more than 0 queries")
+        raise ValueError(
+            "the variational form adapts means alone, under a prior of more than 0 queries: leave moves out"
+        )
     if variational and isinstance(mixture.variances, Covariances):
         raise ValueError("the variational form needs isotropic or diagonal variances")
     return moves

@@ -1,4 +1,4 @@
-"""How a number changes over a run: functions of the run's progress, from 0 at its start to 1 at its end."""
+"""Schedules of the learning rate and of the KL weight: functions of a run's progress, from 0 to 1."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ def constant(progress: float) -> float:
 
 
 def linear(progress: float, until: float = 0.25) -> float:
-    """From 0 to 1 over the first quarter of the run, then 1.
+    """Linear growth from 0 to 1 over the first quarter of the run, then 1.
 
     Examples:
         >>> linear(0.0), linear(0.125), linear(0.6)
@@ -24,9 +24,9 @@ def linear(progress: float, until: float = 0.25) -> float:
 
 
 def geometric(progress: float, start: float = 1e-3, until: float = 0.75) -> float:
-    """From a thousandth to 1 over three quarters of the run, by the same factor in equal times, then 1.
+    """Exponential growth from a thousandth to 1 over three quarters of the run, then 1.
 
-    A divergence that counts little at first lets a model learn to copy before it learns to be brief.
+    With a small KL weight at first, a model learns to reconstruct before it learns to compress.
 
     Examples:
         >>> [round(geometric(progress), 4) for progress in (0.0, 0.25, 0.5, 0.75, 1.0)]
@@ -36,7 +36,7 @@ def geometric(progress: float, start: float = 1e-3, until: float = 0.75) -> floa
 
 
 def cyclical(progress: float, cycles: int = 4, ramp: float = 0.5) -> float:
-    """In each of four cycles from 0 to 1 over its first half, then 1.
+    """Four cycles: in each, linear growth from 0 to 1 over its first half, then 1.
 
     References:
         Cyclical Annealing Schedule (Fu et al., 2019), https://arxiv.org/abs/1903.10145
@@ -51,7 +51,7 @@ def cyclical(progress: float, cycles: int = 4, ramp: float = 0.5) -> float:
 
 
 def warmup_cosine(progress: float, warmup: float = 0.05, final: float = 0.1) -> float:
-    """Learning rate: linear to 1 over the first twentieth, then half a cosine down to a tenth.
+    """Learning rate: linear warm-up to 1 over the first twentieth, then a cosine decay to a tenth.
 
     Examples:
         >>> round(warmup_cosine(0.025), 3), round(warmup_cosine(0.05), 3), round(warmup_cosine(1.0), 3)

@@ -98,7 +98,7 @@ def held_out_objective(
 ) -> ELBO:
     """The objective of a run, for held-out texts.
 
-    A KL that was held at a target has no moving weight here: a KL below the target is charged as the target.
+    With ``target_kl`` there is no moving weight here: a KL below the target is charged as the target.
 
     Arguments:
         described: The description in the run's configuration.

@@ -221,7 +221,7 @@ def _check_own(base: nn.Module, prior: SequencePrior) -> None:
     if not (torch.allclose(old.mean, new.mean) and torch.allclose(old.variance, new.variance)):
         raise ValueError(
             f"the first component of the prior {type(prior).__name__} has another mean or variance than the run's, "
-            "which its decoder knows: give first=run.model.base_measure."
+            "which its decoder was trained with: give first=run.model.base_measure."
         )
 
 

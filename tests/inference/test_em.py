@@ -293,11 +293,11 @@ def test_variational_keys() -> None:
     ("options", "message"),
     [
         ({"steps": -1}, "steps is -1; it must be at least 0"),
-        ({"moves": ("keys",)}, "moves names 'keys'; choose among means, values, variances, weights"),
-        ({"moves": ("values",)}, "values cannot move where none is known"),
-        ({"covariance": "round"}, "covariance is 'round'; choose one of isotropic, diagonal, full"),
-        ({"center": "here"}, "center is 'here'; choose one of initial, previous"),
-        ({"variational": True, "moves": ("means", "weights")}, "the variational form moves vectors alone"),
+        ({"moves": ("keys",)}, "moves is 'keys': choose one of means, values, variances, weights"),
+        ({"moves": ("values",)}, "values cannot be adapted if none is observed"),
+        ({"covariance": "round"}, "covariance is 'round': choose one of isotropic, diagonal, full"),
+        ({"center": "here"}, "center is 'here': choose one of initial, previous"),
+        ({"variational": True, "moves": ("means", "weights")}, "the variational form adapts means alone"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
