@@ -9,8 +9,9 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO
-from torch import Tensor, nn
+from torch import Tensor
 
+from pyroformer.guides.base import Guide
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.vae import VAEGuide
@@ -36,7 +37,7 @@ TEXTS = [[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]]
 
 class Pair(NamedTuple):
     model: Model
-    guide: nn.Module | None
+    guide: Guide | None
 
 
 def nvae(
@@ -170,8 +171,8 @@ def test_batch_composition_changes_nothing(pair: Pair) -> None:
 
 def log_likelihood(pair: Pair, batch: Batch) -> Tensor:
     """log p(x | z) with the posterior's mean mixture: no noise, so that shapes may differ."""
-    memory = None if pair.guide is None else pair.guide.encode(batch).memory()  # type: ignore[operator]
-    return pair.model.likelihood(memory, batch.mask).log_prob(batch.tokens)  # type: ignore[operator, no-any-return]
+    memory = None if pair.guide is None else pair.guide.encode(batch).memory()
+    return pair.model.likelihood(memory, batch.mask).log_prob(batch.tokens)
 
 
 def test_fillers_weigh_nothing(pair: Pair) -> None:

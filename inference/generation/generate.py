@@ -5,7 +5,6 @@ The noise of each text is a function of the seed and the text's index, so that a
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -212,7 +211,7 @@ def _thinned(run: FittedModel, posterior: TextPosterior, min_weight: float) -> M
     return compacted(memory, min_weight, keep=memory.components // (weights.shape[-1] + 1))
 
 
-def _autoregressive(run: FittedModel, distribution: Any) -> AutoregressiveText:
+def _autoregressive(run: FittedModel, distribution: object) -> AutoregressiveText:
     if not isinstance(distribution, AutoregressiveText):
         raise ValueError(
             f"the likelihood of {type(run.model).__name__} has the type {type(distribution).__name__}, and only an "
