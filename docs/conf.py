@@ -2,8 +2,12 @@
 
 import runpy
 from pathlib import Path
+from typing import Any
+
+from sphinx.util.inspect import signature, stringify_signature
 
 from pyroformer import __version__
+from pyroformer.models.serialization import Configurable
 
 HERE = Path(__file__).resolve().parent
 
@@ -52,3 +56,15 @@ suppress_warnings = ["mystnb.unknown_mime_type", "ref.python"]
 
 html_theme = "furo"
 html_title = f"pyroformer {version}"
+
+
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-signature", signature_of_init)
+
+
+def signature_of_init(app: Any, what: str, name: str, obj: Any, *_: Any) -> tuple[str, None] | None:
+    """The signature of ``__init__`` for classes that record their arguments in ``__new__``."""
+    if what != "class" or not issubclass(obj, Configurable):
+        return None
+    arguments = signature(obj.__init__, bound_method=True)
+    return stringify_signature(arguments, show_return_annotation=False, unqualified_typehints=True), None
