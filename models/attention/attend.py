@@ -8,10 +8,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..choices import check_choice
+from ..precision import at_least_float32
+from .centering import common_center, visible_center
 from .chunked import map_chunks
 from .log_space import safe_logsumexp
 from .mixture import Mixture
-from .natural_parameters import Form, Natural, natural
+from .natural_parameters import Form, Natural, has_curvature, natural
 from .observations import check_queries
 from .packed import fused_attention, pack_keys, pack_queries, pack_values, packed_width
 
@@ -71,11 +73,18 @@ def attend(
     if causal and attn_mask is not None:
         raise ValueError("causal and attn_mask both restrict attention: give one of them")
     attention = _Attention(causal, attn_mask, dropout if returns == "mean" else 0.0)
+    center = _center(queries, mixture, form, attention)
+    if center is not None:
+        queries = (at_least_float32(queries) - center).to(queries.dtype)
+        mixture = replace(mixture, means=at_least_float32(mixture.means) - center)
     if returns == "variance":
         return _variance(queries, mixture, form, attention)
     terms = natural(mixture, mixture.query_variance, form, attention.local)
     if returns == "evidence":
         return _evidence(queries, terms, attention)
+    if center is not None and mixture.values is None:
+        answers = torch.where(terms.present[..., None], terms.values + center, 0)
+        terms = terms._replace(values=answers)
     return _mean(queries, terms, attention)
 
 
@@ -90,6 +99,16 @@ class _Attention(NamedTuple):
     def local(self) -> bool:
         """Whether masked components may not even affect rounding."""
         return self.causal or self.attn_mask is not None
+
+
+def _center(queries: Tensor, mixture: Mixture, form: Form, attention: _Attention) -> Tensor | None:
+    """Where zero is moved to, if anywhere: the posterior of a query does not depend on it."""
+    if form == "published" and has_curvature(mixture):
+        return None  # it does here
+    if attention.local:
+        return visible_center(queries, mixture.means, mixture.present, attention.attn_mask)
+    half = queries.dtype in (torch.float16, torch.bfloat16)  # rounds queries that are moved away from zero
+    return None if half else common_center(mixture.means, mixture.present)
 
 
 def _pack(queries: Tensor, terms: Natural, answer: int) -> tuple[Tensor, Tensor]:

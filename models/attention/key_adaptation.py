@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..precision import at_least_float32
+from .centering import common_center, visible_center
 from .chunked import map_chunks
 from .log_space import normalized
 from .mixture import Mixture
@@ -56,11 +58,17 @@ def adapt_keys(
         >>> bool(after > before)
         True
     """
-    initial, log_kappa = mixture.means, _log(pseudo_counts, mixture.means)
+    log_kappa = _log(pseudo_counts, mixture.means)
+    if steps == 0:
+        return mixture
+    dtype, center = mixture.means.dtype, common_center(mixture.means, mixture.present)
+    queries, initial = queries - center, at_least_float32(mixture.means) - center
+    queries = queries if mask is None else torch.where(mask[..., None], queries, 0)
+    mixture = replace(mixture, means=initial)
     for _ in range(steps):
         terms = natural(mixture, mixture.query_variance)
-        mixture = replace(mixture, means=_m_step(queries, terms, initial, log_kappa, mask).to(initial.dtype))
-    return mixture
+        mixture = replace(mixture, means=_m_step(queries, terms, initial, log_kappa, mask))
+    return replace(mixture, means=(mixture.means + center).to(dtype))
 
 
 def causal_responsibilities(
@@ -108,6 +116,8 @@ def causal_responsibilities(
     log_weights = torch.where(mixture.present, mixture.log_weights - 0.5 * mixture.width * total.log(), -torch.inf)
     vectors = torch.where(mixture.present[..., None], mixture.means, 0)
     queries = queries if mask is None else torch.where(mask[..., None], queries, 0)
+    center = visible_center(queries, vectors, mixture.present, attn_mask)
+    queries, vectors = at_least_float32(queries) - center, at_least_float32(vectors) - center
     m, n = queries.shape[-2], mixture.components
     if attn_mask is None:
         attn_mask = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m)

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .bayes_rule import log_joint
+from .centering import common_center
 from .log_space import finite_max
 from .mixture import Covariances, Mixture
 from .natural_parameters import natural
@@ -239,11 +240,12 @@ def _joint(mixture: Mixture, with_values: bool) -> Joint:
             return joint, part.queries.new_zeros(())
 
         return explicit
-    terms = natural(mixture, mixture.query_variance)
+    center = common_center(mixture.means, mixture.present)
+    terms = natural(replace(mixture, means=mixture.means - center), mixture.query_variance)
     value_terms = natural(_values_alone(mixture), 0.0) if with_values else None
 
     def fused(part: Observations) -> tuple[Tensor, Tensor]:
-        logits, own = terms.joint(part.queries)
+        logits, own = terms.joint(part.queries - center)
         if value_terms is not None:
             assert part.values is not None
             values, known = part.values, part.value_mask

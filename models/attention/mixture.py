@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..precision import at_least_float32
+from .centering import common_center
 from .log_space import normalized
 
 __all__ = ["Covariances", "Mixture", "SharedVariances"]
@@ -149,7 +151,9 @@ class Mixture:
             True
         """
         keys = keys if mask is None else torch.where(mask[..., None], keys, 0)
-        lengths = keys.square().sum(-1) / (2 * math.sqrt(keys.shape[-1]))
+        high = at_least_float32(keys)
+        center = common_center(high, mask)  # |k|^2 - |c|^2, as |c|^2 cancels but would be rounded
+        lengths = ((high - center) * (high + center)).sum(-1) / (2 * math.sqrt(keys.shape[-1]))
         if value_variances is not None:
             lengths = lengths + 0.5 * (values.square() / value_variances).sum(-1)
         return cls(normalized(lengths, mask), keys, mask=mask, values=values, value_variances=value_variances)

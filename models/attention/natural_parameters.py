@@ -21,7 +21,7 @@ from ..precision import at_least_float32
 from .mixture import Mixture, SharedVariances
 from .packed import side_by_side
 
-__all__ = ["Basis", "Form", "LowRank", "Natural", "natural"]
+__all__ = ["Basis", "Form", "LowRank", "Natural", "has_curvature", "natural"]
 
 Form = Literal["exact", "published"]
 
@@ -148,6 +148,14 @@ def natural(mixture: Mixture, noise_variance: float | Tensor, form: Form = "exac
         curvature=_low_rank(0.5 * (1 / reference - 1 / total), mixture, present) if curved else None,
         response=_low_rank(response, mixture, present) if responds else None,
     )
+
+
+def has_curvature(mixture: Mixture) -> bool:
+    """Whether variances may differ between components, so that the query's square enters the logits."""
+    if isinstance(mixture.variances, SharedVariances):
+        return len(mixture.variances.table) > 1
+    variances = mixture.dense_variances()
+    return variances is not None and variances.shape[-2] > 1
 
 
 def _own_variances(mixture: Mixture, present: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..choices import check_choice
+from ..precision import at_least_float32
 from .attend import Returns, attend
 from .heads import head_width
 from .key_adaptation import adapt_keys, causal_responsibilities
@@ -139,7 +140,7 @@ class ProbabilisticAttention(nn.Module):
     ) -> Float[Tensor, "*batch t p"]:
         """x after every token has attended to those that ``mask`` marks and, if causal, to none after itself."""
         batch, (t, p) = x.shape[:-2], x.shape[-2:]
-        queries, mixture, counted = self._project(x, mask, cache)
+        queries, mixture, counted = self._project(x, mask, cache, tilted=not self.steps and self.log_null is None)
         plain = self.components == 1 and self.log_null is None
         attn_mask = None if plain or not causal else self._causal_mask(queries.shape[-2], mixture)
         if self.steps and causal:
@@ -153,7 +154,7 @@ class ProbabilisticAttention(nn.Module):
             )
             assert mixture.values is not None
             present = torch.where(mixture.present[..., None], mixture.values, 0)
-            y = (weights @ present)[..., -t:, :]
+            y = (weights.to(present.dtype) @ present)[..., -t:, :]
         else:
             mixture = self._adapted(queries, mixture, counted)
             dropout = self.dropout if self.training else 0.0
@@ -183,9 +184,12 @@ class ProbabilisticAttention(nn.Module):
         return adapt_keys(queries, mixture, steps=self.steps, pseudo_counts=self.pseudo_counts, mask=mask)
 
     def _project(
-        self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None
+        self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, tilted: bool = False
     ) -> tuple[Tensor, Mixture, Tensor | None]:
-        """Queries, the mixture of all tokens so far in every head, and the mask of queries that count."""
+        """Queries, the mixture of all tokens so far in every head, and the mask of queries that count.
+
+        The mixture is for posterior means only if it is ``tilted``, see :meth:`_keys`.
+        """
         t, p = x.shape[-2:]
         x, mask = x.reshape(-1, t, p), None if mask is None else mask.reshape(-1, t)
         queries, keys, values = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
@@ -202,23 +206,18 @@ class ProbabilisticAttention(nn.Module):
             columns, values, mask = cache.append(torch.cat(list(projected.values()), -1), values, mask)
             projected = dict(zip(projected, columns.split(widths, -1), strict=True))
             queries = projected.pop("queries", queries)
-        return queries, self._mixture(projected, values, mask), None if mask is None else mask[:, None]
+        return queries, self._mixture(projected, values, mask, tilted), None if mask is None else mask[:, None]
 
-    def _mixture(self, projected: dict[str, Tensor], values: Tensor, mask: Tensor | None) -> Mixture:
+    def _mixture(self, projected: dict[str, Tensor], values: Tensor, mask: Tensor | None, tilted: bool) -> Mixture:
         """Tokens as Gaussians, R for each token; before them the null component, if there is one."""
-        keys, count = projected["keys"].unsqueeze(-2), self.components
-        width = keys.shape[-1]
-        if self.gate is not None:
-            others = projected["other_keys"].unflatten(-1, (count - 1, width))
-            keys = torch.cat([keys, keys + self.gate[:, None, :, None] * others], -2)
+        count = self.components
         log_precision = projected.get("log_precision", None)
         if log_precision is None:
             assert isinstance(self.log_precision, Tensor)
             log_precision = self.log_precision[:, None, None]
-        precision = log_precision.unsqueeze(-2).exp() / width**0.5
-        log_weights = 0.5 * (precision * keys.square()).sum(-1)
-        if self.gamma is not None:
-            log_weights = self.gamma[:, None, None] * log_weights
+        width = projected["keys"].shape[-1]
+        precision = at_least_float32(log_precision).unsqueeze(-2).exp() / width**0.5
+        keys, log_weights = self._keys(projected, precision, tilted)
         if "log_prior" in projected:
             log_weights = log_weights + projected["log_prior"]
         variances = (1 / precision)[..., 0, :]
@@ -232,6 +231,33 @@ class ProbabilisticAttention(nn.Module):
         if self.log_null is None:
             return mixture
         return mixture.with_null(self.log_null, None if variances.shape[-2] == 1 else width**0.5)
+
+    def _keys(self, projected: dict[str, Tensor], precision: Tensor, tilted: bool) -> tuple[Tensor, Tensor]:
+        r"""Keys and the part of their log weights that is a function of them, in float32 at least.
+
+        Softmax does not see the bias b of the key projection, but half precision rounds what it adds to keys. So
+        ``tilted`` keys are :math:`k_n - b \bar a / a_n` with a constant :math:`\bar a`, and their log weights such that
+        every logit of a query q changes by the same, :math:`-\bar a \, b \cdot q`.
+        """
+        keys = at_least_float32(projected["keys"]).unsqueeze(-2)
+        if self.gate is not None:
+            others = at_least_float32(projected["other_keys"]).unflatten(-1, (self.components - 1, keys.shape[-1]))
+            keys = torch.cat([keys, keys + self.gate[:, None, :, None] * others], -2)
+        tilted = tilted and self.qkv.bias is not None
+        moved = keys - self._key_bias(precision) if tilted else keys
+        log_weights = 0.5 * (precision * moved.square()).sum(-1)
+        if self.gamma is not None:
+            excess = log_weights if not tilted else 0.5 * (precision * keys.square()).sum(-1)
+            log_weights = log_weights + (self.gamma[:, None, None] - 1) * excess
+        return moved, log_weights
+
+    def _key_bias(self, precision: Tensor) -> Tensor:
+        """The bias of the key projection times a constant over each precision, with shape [H T R E]."""
+        bias = at_least_float32(self.qkv.bias).unflatten(0, (3, self.heads, -1))[1][:, None, None]
+        if not isinstance(self.log_precision, _TokenReadout):
+            return bias
+        typical = at_least_float32(self.log_precision.linear.bias).unflatten(0, (self.heads, -1))[:, None, None]
+        return bias * typical.exp() / (precision * bias.shape[-1] ** 0.5)
 
     def _causal_mask(self, t: int, mixture: Mixture) -> Tensor:
         """The components that each position may attend to, where tokens are not one component each."""
