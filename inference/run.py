@@ -1,6 +1,6 @@
 """The fitted model that ``fit`` and ``load`` return, with all operations on it as methods."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -12,7 +12,7 @@ from ..guides.posteriors import TextPosterior
 from ..models.serialization import from_config
 from ..models.transformer.memory import Memory
 from .data.corpus import Corpus
-from .data.readers import Pair
+from .data.entries import Conditions, TextSource
 from .evaluation.evaluate import evaluate, text_bounds
 from .evaluation.report import Evaluation
 from .generation.decoding import Decoding
@@ -51,7 +51,7 @@ class Run(FittedModel):
         trust: Modules or class paths outside pyroformer that may be imported for the run, such as its objective.
     """
 
-    def encode(self, texts: str | Sequence[str], conditions: str | Sequence[str] | None = None) -> TextPosterior:
+    def encode(self, texts: TextSource, conditions: Conditions | None = None) -> TextPosterior:
         """The approximate posterior of each text, as the guide's ``encode`` returns it.
 
         Its ``memory()`` is the input of :meth:`decode`.
@@ -63,7 +63,7 @@ class Run(FittedModel):
         Raises:
             ValueError: If the model has no latents, or a text is longer than the model's max_length.
         """
-        return encode(self, texts, None if conditions is None else _as_list(conditions))
+        return encode(self, texts, conditions)
 
     def decode(self, memory: Memory, *, seed: int = 0, **decoding: Any) -> list[str]:
         """Generate one text for each memory of a batch.
@@ -81,23 +81,29 @@ class Run(FittedModel):
 
     @overload
     def reconstruct(
-        self, texts: str, *, conditions: str | None = None, min_weight: float = 0.0, seed: int = 0, **decoding: Any
+        self,
+        texts: str,
+        *,
+        conditions: str | int | None = None,
+        min_weight: float = 0.0,
+        seed: int = 0,
+        **decoding: Any,
     ) -> Reconstruction: ...
     @overload
     def reconstruct(
         self,
-        texts: Sequence[str],
+        texts: Iterable[Any],
         *,
-        conditions: Sequence[str] | None = None,
+        conditions: Conditions | None = None,
         min_weight: float = 0.0,
         seed: int = 0,
         **decoding: Any,
     ) -> list[Reconstruction]: ...
     def reconstruct(
         self,
-        texts: str | Sequence[str],
+        texts: TextSource,
         *,
-        conditions: str | Sequence[str] | None = None,
+        conditions: Conditions | None = None,
         min_weight: float = 0.0,
         seed: int = 0,
         **decoding: Any,
@@ -120,16 +126,16 @@ class Run(FittedModel):
         """
         results = reconstruct(
             self,
-            _as_list(texts),
+            texts,
             _greedy_by_default(decoding),
-            conditions=None if conditions is None else _as_list(conditions),
+            conditions=conditions,
             min_weight=min_weight,
             seed=seed,
         )
         return results[0] if isinstance(texts, str) else results
 
     def sample(
-        self, n: int = 1, *, seed: int = 0, prompt: str = "", condition: str | None = None, **decoding: Any
+        self, n: int = 1, *, seed: int = 0, prompt: str = "", condition: str | int | None = None, **decoding: Any
     ) -> list[str]:
         """Generate texts: latents from the prior, then tokens from the decoder.
 
@@ -188,8 +194,8 @@ class Run(FittedModel):
 
     def posterior(
         self,
-        texts: str | Sequence[str],
-        conditions: str | Sequence[str] | None = None,
+        texts: TextSource,
+        conditions: Conditions | None = None,
         draws: int = 100,
         **options: Any,
     ) -> ArviZData:
@@ -210,10 +216,10 @@ class Run(FittedModel):
 
     def bound(
         self,
-        texts: str | Sequence[str],
+        texts: TextSource,
         num_particles: int = 64,
         *,
-        conditions: str | Sequence[str] | None = None,
+        conditions: Conditions | None = None,
         seed: int = 0,
     ) -> Float[Tensor, " texts"]:
         r"""The importance-weighted lower bound of :math:`\log p(x)` for each text, in nats.
@@ -230,10 +236,9 @@ class Run(FittedModel):
         Raises:
             ValueError: If a text is longer than the model's max_length.
         """
-        conditions = None if conditions is None else _as_list(conditions)
-        return text_bounds(self, _as_list(texts), num_particles, conditions=conditions, seed=seed)
+        return text_bounds(self, texts, num_particles, conditions=conditions, seed=seed)
 
-    def evaluate(self, texts: Sequence[str] | Sequence[Pair] | None = None, **options: Any) -> Evaluation:
+    def evaluate(self, texts: TextSource | None = None, **options: Any) -> Evaluation:
         """Evaluate the model, by default on the test split of its corpus.
 
         Arguments:
@@ -271,10 +276,6 @@ def load(path: str | Path, *, trust: Collection[str] = (), device: str | torch.d
         ) from error
     modules.to(device).eval()
     return Run(model, guide, Corpus.load(folder.corpus), folder, config, int(checkpoint["global_step"]), trust)
-
-
-def _as_list(texts: str | Sequence[str]) -> Sequence[str]:
-    return [texts] if isinstance(texts, str) else texts
 
 
 def _greedy_by_default(decoding: dict[str, Any]) -> Decoding:

@@ -1,6 +1,6 @@
 """Building of a corpus: texts or pairs in splits, tokenized and written into a folder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ def check_options(vocabulary: int | Literal["auto"], max_length: int, overlong: 
 
 def build_corpus(
     folder: Path,
-    entries: Mapping[str, Sequence[Any]],
+    entries: Mapping[str, Iterable[Any]],
     *,
     vocabulary: int | Literal["auto"],
     max_length: int,
@@ -86,7 +86,7 @@ def auto_vocabulary(texts: Sequence[str]) -> int:
     return int(np.clip(round(4 * (size / 1e6) ** 0.5), 1, 32)) * 1000
 
 
-def _unzip_splits(entries: Mapping[str, Sequence[Any]]) -> Splits:
+def _unzip_splits(entries: Mapping[str, Iterable[Any]]) -> Splits:
     """The texts of each split, and their conditions in all splits or in none."""
     if set(entries) != set(SPLITS):
         raise ValueError(f"the splits are {', '.join(entries) or 'none'}: give train, valid and test.")

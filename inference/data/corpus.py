@@ -1,6 +1,6 @@
 """A corpus: texts or pairs in three splits, tokenized to at most ``max_length`` tokens."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,11 +8,12 @@ from ...models.batch import Batch
 from ...models.choices import check_choice
 from .building import build_corpus, check_options
 from .builtin import sentences
+from .entries import Pair, as_entries
 from .formats import Field
 from .labels import Labels
 from .loaders import TrainingStream, sequential_batches
 from .pairs import encode_pairs, unzip_pairs
-from .readers import SPLITS, Pair, read_texts, split_texts
+from .readers import SPLITS, read_texts, split_texts
 from .storage import TOKENIZER, TemporaryFolder, condition_tokenizer, load_splits, read_metadata
 from .texts import Overlong, Texts
 from .tokenizer import Tokenizer
@@ -146,7 +147,7 @@ class Corpus:
     @classmethod
     def from_texts(
         cls,
-        texts: Sequence[str] | Sequence[Pair] | Mapping[str, Sequence[str]] | Mapping[str, Sequence[Pair]],
+        texts: Iterable[Any] | Mapping[str, Iterable[Any]],
         *,
         vocabulary: int | Literal["auto"] = "auto",
         max_length: int = 64,
@@ -158,10 +159,18 @@ class Corpus:
         name: str = "",
         blank: int = 0,
     ) -> "Corpus":
-        """Strings or pairs (condition, text), split as in :meth:`from_file`, or a dictionary of either by split."""
+        """Strings or pairs (condition, text), split as in :meth:`from_file`, or a dictionary of either by split.
+
+        Any container with an order will do, such as a column of a data frame. A condition that is a whole number, such
+        as the number of a class, is taken as its digits.
+
+        Raises:
+            ValueError: If an entry is neither a text nor a pair, there are too few texts to split, or an option is out
+                of range.
+        """
         check_options(vocabulary, max_length, overlong)
-        entries: Mapping[str, Sequence[Any]] = (
-            texts if isinstance(texts, Mapping) else split_texts(list[Any](texts), seed, labels=labels)
+        entries: Mapping[str, Iterable[Any]] = (
+            texts if isinstance(texts, Mapping) else split_texts(list[Any](as_entries(texts)), seed, labels=labels)
         )
         owner = TemporaryFolder() if folder is None else None
         target = owner.path if owner else Path(str(folder))
@@ -215,7 +224,7 @@ class Corpus:
             return texts[:limit]
         return list(zip(texts.conditions[:limit], texts[:limit], strict=True))
 
-    def encode(self, entries: Sequence[str] | Sequence[Pair]) -> Texts:
+    def encode(self, entries: Iterable[Any]) -> Texts:
         """Other texts, or pairs, encoded in memory with the tokenizer and the length options of the corpus.
 
         Raises:

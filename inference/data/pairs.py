@@ -1,12 +1,13 @@
 """Tokenized pairs (condition, text)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
 
 from .bucketing import bucket_lengths
+from .entries import as_entries
 from .labels import Labels
 from .texts import Overlong, Texts, check_length_options, tokenize
 from .tokenizer import Tokenizer
@@ -14,11 +15,11 @@ from .tokenizer import Tokenizer
 __all__ = ["condition_lengths", "encode_pairs", "unzip_pairs"]
 
 
-def unzip_pairs(entries: Sequence[Any]) -> tuple[Sequence[str], Sequence[str] | None]:
+def unzip_pairs(entries: Iterable[Any]) -> tuple[Sequence[str], Sequence[str] | None]:
     """The texts of entries and their conditions, which are None if the entries are texts alone.
 
     Raises:
-        ValueError: If texts and pairs are mixed, or an entry is neither.
+        ValueError: If texts and pairs are mixed, or an entry is neither (see :func:`~.entries.as_entries`).
 
     Examples:
         >>> unzip_pairs([("book", "a table for two"), ("cancel", "never mind")])
@@ -26,12 +27,10 @@ def unzip_pairs(entries: Sequence[Any]) -> tuple[Sequence[str], Sequence[str] | 
     """
     if isinstance(entries, Texts):
         return entries, entries.conditions
-    if not len(entries) or isinstance(entries[0], str):
-        return entries, None
-    for index, entry in enumerate(entries):
-        if isinstance(entry, str) or len(entry) != 2:
-            raise ValueError(f"entry {index} is {entry!r}, the first one a pair: give pairs (condition, text) alone.")
-    return [text for _, text in entries], [condition for condition, _ in entries]
+    rows: list[Any] = as_entries(entries)
+    if not rows or isinstance(rows[0], str):
+        return rows, None
+    return [text for _, text in rows], [condition for condition, _ in rows]
 
 
 def encode_pairs(

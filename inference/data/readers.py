@@ -11,13 +11,13 @@ from typing import Any, TypeVar, overload
 
 import numpy as np
 
+from .entries import Pair
 from .formats import FORMATS, Field
 from .labels import label_names
 
 __all__ = ["SPLITS", "Pair", "read_file", "read_texts", "split_texts"]
 
 SPLITS = ("train", "valid", "test")
-Pair = tuple[str, str]  # (condition, text)
 Entry = TypeVar("Entry", str, Pair)
 MIN_TEXTS = 20  # one text in twenty is held out in each split
 

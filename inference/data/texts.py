@@ -1,6 +1,6 @@
 """Tokenized texts: one array of all tokens, and the offset of each text in it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain, pairwise
 from typing import Any, Literal, SupportsIndex, get_args, overload
 
@@ -58,7 +58,7 @@ class Texts(Sequence[str]):
 
     @classmethod
     def encode(
-        cls, texts: Sequence[str], tokenizer: Tokenizer, max_length: int, overlong: Overlong = "split"
+        cls, texts: Collection[str], tokenizer: Tokenizer, max_length: int, overlong: Overlong = "split"
     ) -> "Texts":
         """Strings as ``Texts`` in memory; texts longer than ``max_length`` are split or dropped."""
         tokens, offsets, _ = tokenize(texts, tokenizer, max_length, overlong)
@@ -156,7 +156,7 @@ class Texts(Sequence[str]):
 
 
 def tokenize(
-    texts: Sequence[str], tokenizer: Tokenizer | Labels, max_length: int, overlong: Overlong = "split"
+    texts: Collection[str], tokenizer: Tokenizer | Labels, max_length: int, overlong: Overlong = "split"
 ) -> tuple[Integer[np.ndarray, " n"], Int[np.ndarray, " texts_and_1"], int]:
     """The tokens of texts in one array, the offset of each text in it, and the number of overlong texts.
 
@@ -169,6 +169,7 @@ def tokenize(
     check_length_options(max_length, overlong)
     dtype = np.uint16 if tokenizer.vocabulary <= 2**16 else np.uint32
     parts, lengths, count = [np.empty(0, dtype)], [0], 0
+    texts = texts if isinstance(texts, Texts) else list(texts)
     for start in range(0, len(texts), _CHUNK):
         chunk = texts[start : start + _CHUNK]
         encoded = tokenizer.encode_batch(chunk)

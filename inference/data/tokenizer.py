@@ -117,7 +117,7 @@ class Tokenizer:
         """The tokens of a text, with an end token."""
         return self.encode_batch([text])[0]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         return [encoding.ids + [EOS] for encoding in self.core.encode_batch_fast(_encodable(texts))]
 
     def decode(self, tokens: Tokens) -> str:
@@ -194,7 +194,8 @@ def _byte_level(model: models.BPE) -> tokenizers.Tokenizer:
     return core
 
 
-def _encodable(texts: Sequence[str]) -> Sequence[str]:
+def _encodable(texts: Iterable[str]) -> list[str]:
+    texts = list(texts)
     try:
         for text in texts:
             text.encode()

@@ -1,10 +1,10 @@
 """Comparison of two models on held-out texts."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from ..data.entries import TextSource, as_texts
 from ..evaluation.evaluate import text_bounds
 from ..run import Run
 
@@ -25,7 +25,7 @@ class Comparison(NamedTuple):
     each: np.ndarray
 
 
-def compare(first: Run, second: Run, texts: Sequence[str], num_particles: int = 64, *, seed: int = 0) -> Comparison:
+def compare(first: Run, second: Run, texts: TextSource, num_particles: int = 64, *, seed: int = 0) -> Comparison:
     r"""Compare two runs on held-out texts by their importance-weighted bounds of log p(x), text by text.
 
     This replaces leave-one-out by importance sampling (PSIS-LOO), which is invalid for latents that are local to a
@@ -41,6 +41,7 @@ def compare(first: Run, second: Run, texts: Sequence[str], num_particles: int = 
     Raises:
         ValueError: If there are fewer than two texts, or one is longer than a model's max_length.
     """
+    texts = as_texts(texts)
     if len(texts) < 2:
         raise ValueError(f"there are {len(texts)} texts: a standard error needs at least 2.")
     each = (

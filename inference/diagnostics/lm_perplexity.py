@@ -5,7 +5,6 @@ texts under a language model trained on generated ones, measures diversity as we
 :class:`~pyroformer.LanguageModel`, whose log p(x) is exact.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 
 from ...models.language_model import LanguageModel
 from ..data.corpus import Corpus
+from ..data.entries import TextSource, as_texts
 from ..evaluation.report import MetricResult
 from ..run import Run
 from ..training.fit import fit
@@ -22,7 +22,7 @@ __all__ = ["forward_perplexity", "reverse_perplexity"]
 HELD_OUT = 10  # one text in ten is for validation
 
 
-def forward_perplexity(lm: Run, texts: Sequence[str]) -> MetricResult:
+def forward_perplexity(lm: Run, texts: TextSource) -> MetricResult:
     r"""Log-likelihood of generated texts under a language model trained on real texts.
 
     Arguments:
@@ -35,6 +35,7 @@ def forward_perplexity(lm: Run, texts: Sequence[str]) -> MetricResult:
     """
     if lm.guide is not None:
         raise ValueError(f"a {type(lm.model).__name__} has latents, so that it only bounds log p(x): give a run of lm.")
+    texts = as_texts(texts)
     generated = _without_blank(texts)
     metric: MetricResult = lm.evaluate(generated)["bound"]
     blank = len(texts) - len(generated)
@@ -42,7 +43,7 @@ def forward_perplexity(lm: Run, texts: Sequence[str]) -> MetricResult:
     return replace(metric, label=label, bound_on=None, exact=False)
 
 
-def reverse_perplexity(texts: Sequence[str], corpus: Corpus, *, size: str = "tiny", **options: Any) -> MetricResult:
+def reverse_perplexity(texts: TextSource, corpus: Corpus, *, size: str = "tiny", **options: Any) -> MetricResult:
     r"""Log-likelihood of real held-out texts under a language model trained on generated texts.
 
     Arguments:
@@ -55,7 +56,7 @@ def reverse_perplexity(texts: Sequence[str], corpus: Corpus, *, size: str = "tin
     Raises:
         ValueError: If there are fewer than 20 texts.
     """
-    usable = _without_blank(texts, least=2 * HELD_OUT)
+    usable = _without_blank(as_texts(texts), least=2 * HELD_OUT)
     generated = Corpus.from_texts(
         {
             "train": [text for i, text in enumerate(usable) if i % HELD_OUT],
@@ -74,7 +75,7 @@ def reverse_perplexity(texts: Sequence[str], corpus: Corpus, *, size: str = "tin
     return replace(metric, label=label, bound_on=None, exact=False)
 
 
-def _without_blank(texts: Sequence[str], least: int = 1) -> list[str]:
+def _without_blank(texts: list[str], least: int = 1) -> list[str]:
     usable = [text for text in texts if text.strip()]
     if len(usable) < least:
         raise ValueError(f"{len(usable)} of {len(texts)} texts are not blank: give at least {least}.")

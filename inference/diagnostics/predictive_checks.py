@@ -1,7 +1,7 @@
 """Predictive checks: statistics of generated texts against those of real texts."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from ..data.entries import TextSource, as_texts
 from ..evaluation.ngrams import NGram, ngrams_of, split
 from ..generation.decoding import Decoding
 from ..generation.generate import sample
@@ -79,7 +80,7 @@ class PredictiveCheck(NamedTuple):
 
 def check_texts(
     run: Run,
-    texts: Sequence[str] | None = None,
+    texts: TextSource | None = None,
     *,
     replications: int = 20,
     limit: int = 100,
@@ -114,9 +115,7 @@ def check_texts(
         )
     check_at_least(1, limit=limit)
     check_at_least(2, replications=replications)
-    if isinstance(texts, str):
-        texts = [texts]
-    real = list((run.corpus.test if texts is None else texts)[:limit])
+    real = run.corpus.test[:limit] if texts is None else as_texts(texts)[:limit]
     if statistics is None:
         statistics = text_statistics(run.corpus.train[:REFERENCE], words, pairs)
     generated = sample(run, replications * len(real), Decoding(**decoding), seed=seed)
@@ -125,7 +124,7 @@ def check_texts(
 
 
 def predictive_check(
-    texts: Sequence[str], replicated: Sequence[Sequence[str]], statistics: Mapping[str, Statistic]
+    texts: TextSource, replicated: Iterable[TextSource], statistics: Mapping[str, Statistic]
 ) -> PredictiveCheck:
     """Compute statistics of real texts and of sets of generated texts.
 
@@ -145,18 +144,19 @@ def predictive_check(
         >>> check.observed.tolist()
         [1.5, 0.5, 1.0, 0.3333333333333333]
     """
-    if not texts or not statistics:
-        raise ValueError(f"there are {len(texts)} texts and {len(statistics)} statistics: give at least one of each.")
-    if len(replicated) < 2:
-        raise ValueError(f"there are {len(replicated)} sets of generated texts: give at least 2.")
-    for generated in replicated:
-        if len(generated) != len(texts):
-            raise ValueError(f"a set has {len(generated)} generated texts for {len(texts)} real ones: give as many.")
-    rows = np.array([[statistic(each) for statistic in statistics.values()] for each in (texts, *replicated)])
-    return PredictiveCheck(list(statistics), rows[0], rows[1:], len(texts))
+    real, sets = as_texts(texts), [as_texts(generated) for generated in replicated]
+    if not real or not statistics:
+        raise ValueError(f"there are {len(real)} texts and {len(statistics)} statistics: give at least one of each.")
+    if len(sets) < 2:
+        raise ValueError(f"there are {len(sets)} sets of generated texts: give at least 2.")
+    for generated in sets:
+        if len(generated) != len(real):
+            raise ValueError(f"a set has {len(generated)} generated texts for {len(real)} real ones: give as many.")
+    rows = np.array([[statistic(each) for statistic in statistics.values()] for each in (real, *sets)])
+    return PredictiveCheck(list(statistics), rows[0], rows[1:], len(real))
 
 
-def text_statistics(texts: Sequence[str], words: int = 5, pairs: int = 5) -> dict[str, Statistic]:
+def text_statistics(texts: TextSource, words: int = 5, pairs: int = 5) -> dict[str, Statistic]:
     """The default statistics of a set of texts. Words are separated by white space.
 
     Words per text and their standard deviation over texts, the fraction of distinct pairs of neighboring words, and the
@@ -172,6 +172,7 @@ def text_statistics(texts: Sequence[str], words: int = 5, pairs: int = 5) -> dic
         ValueError: If a number is negative.
     """
     check_at_least(0, words=words, pairs=pairs)
+    texts = as_texts(texts)
     statistics: dict[str, Statistic] = {
         "words per text": lambda texts: float(np.mean([len(row) for row in split(texts)])),
         "their std": lambda texts: float(np.std([len(row) for row in split(texts)])),

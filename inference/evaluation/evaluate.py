@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..data.readers import Pair
+from ..data.entries import Conditions, TextSource, as_conditions, as_texts
 from ..data.texts import Texts
 from ..objectives.bounds import importance_weighted
 from ..runs.fitted import FittedModel, check_same_length
@@ -29,7 +29,7 @@ Split = Literal["train", "valid", "test"]
 
 def evaluate(
     run: FittedModel,
-    texts: Sequence[str] | Sequence[Pair] | None = None,
+    texts: TextSource | None = None,
     *,
     metrics: Sequence[str | Metric] | None = None,
     split: Split = "test",
@@ -88,10 +88,10 @@ def evaluate(
 
 def text_bounds(
     run: FittedModel,
-    texts: Sequence[str],
+    texts: TextSource,
     num_particles: int = 64,
     *,
-    conditions: Sequence[str] | None = None,
+    conditions: Conditions | None = None,
     seed: int = 0,
     batch_size: int = 64,
 ) -> Float[Tensor, " texts"]:
@@ -100,6 +100,8 @@ def text_bounds(
     Raises:
         ValueError: If a text does not fit the model's max_length.
     """
+    texts = as_texts(texts)
+    conditions = None if conditions is None else as_conditions(conditions)
     check_same_length(texts, conditions)
     num_particles = 1 if run.guide is None else num_particles
     bounds = []
@@ -112,7 +114,7 @@ def text_bounds(
     return torch.cat(bounds) if bounds else torch.empty(0, dtype=torch.float64)
 
 
-def _texts(run: FittedModel, texts: Sequence[str] | Sequence[Pair] | None, split: Split) -> Texts:
+def _texts(run: FittedModel, texts: TextSource | None, split: Split) -> Texts:
     if texts is None:
         if split not in get_args(Split):
             raise ValueError(f"there is no split {split!r}: give {', '.join(get_args(Split))}.")

@@ -6,8 +6,11 @@ Words are what white space separates, with their case and punctuation.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
+
+from ..data.entries import as_texts
 
 __all__ = [
     "NGram",
@@ -24,7 +27,7 @@ __all__ = [
 NGram = tuple[str, ...]
 
 
-def split(texts: Sequence[str], shortest: int = 0) -> list[list[str]]:
+def split(texts: Iterable[Any], shortest: int = 0) -> list[list[str]]:
     """The words of each text that has at least ``shortest`` of them.
 
     Raises:
@@ -36,7 +39,7 @@ def split(texts: Sequence[str], shortest: int = 0) -> list[list[str]]:
     """
     if isinstance(texts, str):
         raise ValueError(f"the texts are one string, {texts[:20]!r}, not a list of them: give [text].")
-    rows = (text.split() for text in texts)
+    rows = (text.split() for text in as_texts(texts))
     return [words for words in rows if len(words) >= shortest]
 
 
@@ -48,7 +51,7 @@ def subsample(rows: list[list[str]], sample: int, seed: int) -> list[list[str]]:
     return [rows[i] for i in np.sort(places)]
 
 
-def read_ngrams(texts: Sequence[str], n: int, limit: int | None = None, seed: int = 0) -> list[list[NGram]]:
+def read_ngrams(texts: Iterable[Any], n: int, limit: int | None = None, seed: int = 0) -> list[list[NGram]]:
     """The n-grams of each text that has any; with a limit, of texts in a random order until it is reached.
 
     Examples:

@@ -3,7 +3,7 @@ r"""Encoding, decoding, reconstruction and sampling of texts with a fitted model
 The noise of each text is a function of the seed and the text's index, so that a text does not depend on the batch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 
 import torch
@@ -19,6 +19,7 @@ from ...models.batch import Batch
 from ...models.transformer.memory import Memory, batch_shape, stacked
 from ...models.transformer.text_distribution import AutoregressiveText
 from ...models.transformer.text_distribution import decode as write_tokens
+from ..data.entries import Conditions, TextSource, as_conditions, as_texts
 from ..runs.fitted import FittedModel, check_same_length
 from ..utils.seeded_eval import seeded_eval
 from ..utils.seeds import derived_seed
@@ -30,7 +31,7 @@ __all__ = ["decode", "encode", "encode_batch", "reconstruct", "sample", "text_di
 GREEDY = Decoding(greedy=True)
 
 
-def encode(run: FittedModel, texts: str | Sequence[str], conditions: Sequence[str] | None = None) -> TextPosterior:
+def encode(run: FittedModel, texts: TextSource, conditions: Conditions | None = None) -> TextPosterior:
     """The posterior of each text, with its condition if the run was trained on pairs.
 
     Raises:
@@ -73,10 +74,10 @@ def decode(run: FittedModel, memory: Memory, decoding: Decoding = GREEDY, *, see
 
 def reconstruct(
     run: FittedModel,
-    texts: Sequence[str],
+    texts: TextSource,
     decoding: Decoding = GREEDY,
     *,
-    conditions: Sequence[str] | None = None,
+    conditions: Conditions | None = None,
     min_weight: float = 0.0,
     seed: int = 0,
     batch_size: int = 64,
@@ -97,6 +98,8 @@ def reconstruct(
         ValueError: If the model has no latents, a text is longer than its max_length or has no condition, or
             ``min_weight`` is out of range or the memory is not a mixture.
     """
+    texts = as_texts(texts)
+    conditions = None if conditions is None else as_conditions(conditions)
     check_same_length(texts, conditions)
     result, text_vocabulary = [], run.tokenizer.vocabulary
     with seeded_eval(run.model, run.guide, seed=seed):
@@ -122,7 +125,7 @@ def sample(
     *,
     seed: int = 0,
     prompt: str = "",
-    condition: str | None = None,
+    condition: str | int | None = None,
     batch_size: int = 64,
 ) -> list[str]:
     """Generate texts: latents from the prior, then tokens from the decoder.

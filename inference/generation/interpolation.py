@@ -38,7 +38,7 @@ def interpolate(
     layers: Sequence[int] | None = None,
     decoding: Decoding = GREEDY,
     seed: int = 0,
-    condition: str | None = None,
+    condition: str | int | None = None,
 ) -> list[Interpolated]:
     r"""Interpolate between the posterior means of two texts, and decode each step.
 
@@ -89,7 +89,7 @@ def swap(
     *,
     decoding: Decoding = GREEDY,
     seed: int = 0,
-    condition: str | None = None,
+    condition: str | int | None = None,
 ) -> Interpolated:
     """Decode a text with the latents of some layers replaced by those of another text.
 
@@ -116,7 +116,7 @@ def swaps(
     *,
     decoding: Decoding = GREEDY,
     seed: int = 0,
-    condition: str | None = None,
+    condition: str | int | None = None,
 ) -> list[Interpolated]:
     """:func:`swap` for several sets of layers: by default for none, for each layer alone, and for all together."""
     start, end = _posteriors(run, text, other, condition)
@@ -130,7 +130,7 @@ def swaps(
 
 
 def _posteriors(
-    run: FittedModel, first: str, second: str, condition: str | None
+    run: FittedModel, first: str, second: str, condition: str | int | None
 ) -> tuple[TextPosterior, TextPosterior]:
     conditions = None if condition is None else [condition]
     return encode(run, [first], conditions), encode(run, [second], conditions)

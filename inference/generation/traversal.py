@@ -43,7 +43,7 @@ def traverse(
     *,
     decoding: Decoding = GREEDY,
     seed: int = 0,
-    condition: str | None = None,
+    condition: str | int | None = None,
 ) -> Traversal:
     """Decode a text with one entry of one latent at several values, all others at their posterior means.
 

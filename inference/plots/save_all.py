@@ -11,6 +11,7 @@ from ...guides.base import encodes
 from ...models.attention.mixture import Mixture
 from ...models.transformer.memory import Context
 from ...models.transformer.text_distribution import AutoregressiveText
+from ..data.entries import TextSource, as_texts
 from ..data.pairs import unzip_pairs
 from ..run import Run
 from ..utils.files import write_atomically
@@ -26,7 +27,7 @@ EVALUATED = 256  # test texts for active units
 DPI = 150
 
 
-def save_all(run: Run, folder: str | Path | None = None, texts: Sequence[str] | None = None) -> list[Path]:
+def save_all(run: Run, folder: str | Path | None = None, texts: TextSource | None = None) -> list[Path]:
     """Save every plot of a run as PNG: ``curves``, and those of its latents.
 
     For a mixture, ``weights-1``, ``attention-1`` and so on for each text (a VAE has only the latter); for latents of
@@ -48,12 +49,14 @@ def save_all(run: Run, folder: str | Path | None = None, texts: Sequence[str] | 
     folder = run.folder.path / "plots" if folder is None else Path(folder)
     conditions: Sequence[str] | None = None
     if texts is None:
-        texts, conditions = unzip_pairs(run.corpus.entries("test", TEXTS))
+        drawn, conditions = unzip_pairs(run.corpus.entries("test", TEXTS))
+    else:
+        drawn = as_texts(texts)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # missing glyphs are drawn as boxes
         figures = {"curves": _curves(run)}
         if encodes(run.guide):
-            figures |= _latents(run, texts, conditions)
+            figures |= _latents(run, drawn, conditions)
         return [_save(figure, folder / f"{name}.png") for name, figure in figures.items()]
 
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ...models.batch import Batch
 from ...models.transformer.text_distribution import AutoregressiveText
+from ..data.entries import Conditions, TextSource, as_texts
 from ..objectives.elbo import ELBO, Densities
 from ..objectives.trace_pair import trace_pair
 from ..objectives.traces import as_numpy, displayed_value, is_local, latent_sites, mask_of
@@ -42,8 +43,8 @@ Variables = dict[str, tuple[tuple[str, ...], np.ndarray]]  # name: (dimensions, 
 
 def posterior(
     run: FittedModel,
-    texts: str | Sequence[str],
-    conditions: str | Sequence[str] | None = None,
+    texts: TextSource,
+    conditions: Conditions | None = None,
     draws: int = 100,
     *,
     predictive: int = 0,
@@ -65,7 +66,7 @@ def posterior(
     """
     if run.guide is None:
         raise ValueError(f"a {type(run.model).__name__} has no latents, so no posterior to draw from.")
-    texts = [texts] if isinstance(texts, str) else list(texts)
+    texts = as_texts(texts)
     batch = run.batch(texts, conditions)
     extra: dict[str, Variables] = {
         "constant_data": {"piece": (("text", "token"), _pieces(run, texts, batch))},

@@ -8,6 +8,7 @@ from torch import nn
 from ...models.base import Model
 from ...models.batch import Batch
 from ..data.corpus import Corpus
+from ..data.entries import Conditions, TextSource, as_conditions, as_texts
 from ..data.tokenizer import Tokenizer
 from .folder import RunFolder
 
@@ -47,21 +48,21 @@ class FittedModel:
         """The tokenizer of the corpus."""
         return self.corpus.tokenizer
 
-    def batch(self, texts: Collection[str], conditions: Collection[str] | None = None) -> Batch:
+    def batch(self, texts: TextSource, conditions: Conditions | None = None) -> Batch:
         """Texts as one batch on the model's device, with their conditions if the run was trained on pairs.
 
         Raises:
-            ValueError: If there is no text, one is longer than the model's max_length, or the number of conditions
-                differs from that of the texts.
+            ValueError: If there is no text, an entry is not one, one is longer than the model's max_length, or the
+                number of conditions differs from that of the texts.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = as_texts(texts)
         if not texts:
             raise ValueError("there are no texts: give at least one.")
         ids = self.tokenizer.encode_batch(texts)
         _check_lengths(texts, ids, self.corpus.max_length)
         return Batch.pad(ids, conditions=self.conditions(conditions)).to(self.model.device)
 
-    def conditions(self, conditions: Collection[str] | None) -> list[list[int]] | None:
+    def conditions(self, conditions: Conditions | None) -> list[list[int]] | None:
         """Token ids of conditions, without end-of-text tokens; None if the run was trained without conditions.
 
         Raises:
@@ -74,7 +75,7 @@ class FittedModel:
             return None
         if conditions is None:
             raise ValueError("the run was trained on pairs: give the condition of each text as well.")
-        conditions = [conditions] if isinstance(conditions, str) else list(conditions)
+        conditions = as_conditions(conditions)
         ids = [tokens[:-1] for tokens in tokenizer.encode_batch(conditions)]
         _check_lengths(conditions, ids, self.corpus.max_length)
         return ids
