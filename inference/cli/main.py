@@ -7,10 +7,11 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 
-from ..utils.files import is_disk_full
 from ..utils.processes import rank
 from ..utils.registry import imported
-from .parser import COMMANDS, overview, parse
+from .named_modules import LocalFinder, import_options, local_modules
+from .parser import COMMANDS, overview, parse, with_underscores
+from .resources import check_numbers, resource_message
 from .usage_errors import UsageError
 
 __all__ = ["main"]
@@ -27,27 +28,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         2
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    with _silent_unless_first(), _local_modules():
-        try:
-            return _run(arguments)
-        except UsageError as error:
-            return _fail(str(error), 2)
-        except ValueError as error:
-            return _fail(str(error), 1)
-        except KeyboardInterrupt:
-            return _fail("interrupted; what was saved until now can be used, and fit goes on with --resume", 130)
-        except BrokenPipeError:  # the reader of the output has closed it, as head does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        except OSError as error:
-            return _fail(f"{error.filename or 'a file'}: {error.strerror or error}. {_way_out(error)}", 1)
-        except RuntimeError as error:
-            if (message := _resource_message(error)) is None:
-                raise
-            return _fail(message, 1)
+    with _silent_unless_first(arguments), local_modules() as finder:
+        code, message = _outcome(arguments, finder)
+        if message is not None and _is_first(arguments):
+            message = re.sub(r"\btrust=\['([^']+)'\]", r"--trust \1", " ".join(message.split()))
+            print(f"error: {message}", file=sys.stderr)
+        return code
 
 
-def _run(arguments: list[str]) -> int:
+def _outcome(arguments: list[str], finder: LocalFinder) -> tuple[int, str | None]:
+    """The exit code of a command, and the message of its error."""
+    try:
+        return _run(arguments, finder), None
+    except UsageError as error:
+        return 2, str(error)
+    except ValueError as error:
+        return 1, str(error)
+    except KeyboardInterrupt:
+        return 130, "interrupted; what was saved until now can be used, and fit goes on with --resume"
+    except BrokenPipeError:  # the reader of the output has closed it, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0, None
+    except OSError as error:
+        return 1, f"{error.filename or 'a file'}: {error.strerror or error}. {_way_out(error)}"
+    except (MemoryError, OverflowError, RecursionError, RuntimeError) as error:
+        if (message := resource_message(error, arguments)) is None:
+            raise
+        return 1, message
+
+
+def _run(arguments: list[str], finder: LocalFinder) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
         return 0
@@ -61,18 +71,12 @@ def _run(arguments: list[str]) -> int:
     if command not in COMMANDS:
         raise UsageError(f"command {command!r} is unknown: choose one of {', '.join(COMMANDS)}.")
     try:
-        values = parse(command, rest)
+        values = parse(command, import_options([with_underscores(item) for item in rest], finder))
+        check_numbers(values)
     except SystemExit as end:  # help or a configuration was printed
         return int(end.code or 0)
     imported(COMMANDS[command])(**values)
     return 0
-
-
-def _fail(message: str, code: int) -> int:
-    if rank() == 0:
-        message = re.sub(r"\btrust=\['([^']+)'\]", r"--trust \1", " ".join(message.split()))
-        print(f"error: {message}", file=sys.stderr)
-    return code
 
 
 def _way_out(error: OSError) -> str:
@@ -81,33 +85,15 @@ def _way_out(error: OSError) -> str:
     return "Check the path and its permissions."
 
 
-def _resource_message(error: RuntimeError) -> str | None:
-    """The message for torch's RuntimeErrors on a full disk and on a device without memory; None for others."""
-    if is_disk_full(error):
-        return f"a checkpoint could not be written. {_way_out(OSError(errno.ENOSPC, ''))}"
-    if type(error).__name__ == "OutOfMemoryError":
-        return (
-            "the device has no memory left: lower --batch_size and raise --accumulate_grad_batches, or take a smaller "
-            "--size."
-        )
-    return None
+def _is_first(arguments: list[str]) -> bool:
+    """Whether this is the only process or the first of several; only ``fit`` trains in several."""
+    return arguments[:1] != ["fit"] or rank() == 0
 
 
 @contextlib.contextmanager
-def _silent_unless_first() -> Iterator[None]:
+def _silent_unless_first(arguments: list[str]) -> Iterator[None]:
     """No output from other processes than the first of several that train together."""
     with contextlib.ExitStack() as stack:
-        if rank() > 0:
+        if not _is_first(arguments):
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
         yield
-
-
-@contextlib.contextmanager
-def _local_modules() -> Iterator[None]:
-    """Imports from the current folder, as with ``python -m``, for classes that are named by import path."""
-    before = list(sys.path)
-    sys.path.append("")
-    try:
-        yield
-    finally:
-        sys.path[:] = before

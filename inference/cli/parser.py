@@ -11,7 +11,7 @@ from ..utils.registry import MODELS, ModelClasses
 from .option_help import Option, attribute, description, options, summary
 from .usage_errors import UsageError, type_members, usage_message
 
-__all__ = ["COMMANDS", "NETWORK", "TRAINING", "overview", "parse"]
+__all__ = ["COMMANDS", "NETWORK", "TRAINING", "overview", "parse", "with_underscores"]
 
 COMMANDS = {
     name: "pyroformer.inference.cli.commands.{0}:{0}".format(name.replace("-", "_"))
@@ -61,7 +61,7 @@ def parse(command: str, arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         UsageError: If an argument is unknown or has a value of another type.
     """
-    rest, name = [_with_underscores(argument) for argument in arguments], None
+    rest, name = [with_underscores(argument) for argument in arguments], None
     wants_help = "-h" in rest or "--help" in rest
     if command == "fit" and not (wants_help and rest[0].startswith("-")):
         name, rest = _model(rest)
@@ -80,7 +80,7 @@ def parse(command: str, arguments: Sequence[str]) -> dict[str, Any]:
     return values if name is None else {"name": name} | values
 
 
-def _with_underscores(argument: str) -> str:
+def with_underscores(argument: str) -> str:
     """A flag as Python spells it, if it was typed with dashes."""
     flag, equals, value = argument.partition("=")
     return flag[:2] + flag[2:].replace("-", "_") + equals + value if re.fullmatch(r"--[\w.-]+", flag) else argument
