@@ -1,7 +1,6 @@
 """The command that evaluates a run."""
 
 import json as json_format
-from pathlib import Path
 from typing import Literal, Unpack
 
 from ..input_texts import read_test_texts
@@ -42,10 +41,10 @@ def evaluate(
         min_weight: Vectors of a mixture with a smaller weight are dropped before texts are reconstructed.
         seed: Random seed.
     """
-    from ...utils.files import write_atomically
+    from ...utils.outputs import check_output, write_output
 
-    if json is not None and not Path(json).parent.is_dir():
-        raise ValueError(f"--json {json} lies in no folder: make {Path(json).parent} first.")
+    if json is not None:
+        check_output("--json", json, [data])
     texts = None if data is None else read_test_texts(data, field, condition)
     evaluation = open_run(options).evaluate(
         texts,
@@ -59,4 +58,4 @@ def evaluate(
     print_line(evaluation.table())
     if json is not None:
         content = json_format.dumps(evaluation.as_dict(), indent=2, allow_nan=False) + "\n"
-        write_atomically(Path(json), lambda path: path.write_text(content, encoding="utf-8"))
+        write_output(json, content.encode())

@@ -45,15 +45,19 @@ def posterior(
     from ...data.pairs import unzip_pairs
     from ...diagnostics import LEAST_DRAWS, khat
     from ...posterior.export import posterior as draw_posterior
+    from ...posterior.netcdf import netcdf_bytes
+    from ...utils.outputs import check_output, write_output
 
     if out is None:
         raise ValueError("posterior needs --out FILE, such as posterior.nc.")
+    check_output("--out", out, [data])
     entries = texts_to_encode(text or (), data, field, condition, n)
     run = open_run(options)
     texts, conditions = unzip_pairs(run.corpus.entries("test", n) if entries is None else entries)
     tree = draw_posterior(run, texts[:], conditions, draws, predictive=predictive, sites=sites, seed=seed)
+    content = netcdf_bytes(tree)
     try:
-        tree.to_netcdf(out)
+        write_output(out, content)
     except OSError as error:
         raise ValueError(f"{out} cannot be written: {error.strerror or error}. Choose another --out.") from error
     line = f"{draws} draws of {len(texts)} texts in {out}"

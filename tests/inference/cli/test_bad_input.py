@@ -131,7 +131,7 @@ CASES = [
     ("posterior {here}/nvae", 1, r"posterior needs --out FILE, such as posterior\.nc"),
     ("posterior {here}/lm --out {here}/p.nc", 1, "a LanguageModel has no latents, so no posterior to draw from"),
     ("posterior {here}/nvae --out {here}/p.nc --draws 0", 1, "draws is 0: give a whole number of at least 1"),
-    ("posterior {here}/nvae --out {here}/none/p.nc --draws 2", 1, "none/p.nc cannot be written: "),
+    ("posterior {here}/nvae --out {here}/none/p.nc --draws 2", 1, "none/p.nc lies in no folder: make .*none first"),
     ("sample {here}/nvae -n few", 2, "-n is 'few': give a whole number"),
     ("sample {here}/nvae --temperature hot", 2, "--temperature is 'hot': give a number"),
     # configuration files
