@@ -132,6 +132,10 @@ class Tokenizer:
         tokens = self.encode(text) if isinstance(text, str) else [int(token) for token in text]
         return [SPECIALS.get(token) or self._bytes(token).decode(errors="backslashreplace") for token in tokens]
 
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of text of each token; none for special tokens."""
+        return [self._bytes(token) for token in range(self.vocabulary)]
+
     def byte_lengths(self) -> UInt[np.ndarray, " V"]:
         """The number of bytes of text in each token; 0 for special tokens."""
         return np.array([len(self._bytes(token)) for token in range(self.vocabulary)], np.uint16)

@@ -24,6 +24,7 @@ from ..runs.fitted import FittedModel, check_same_length
 from ..utils.seeded_eval import seeded_eval
 from ..utils.seeds import derived_seed
 from .decoding import Decoding, uniforms
+from .prompts import LastPiece, Prompt
 from .reconstruction import Reconstruction
 
 __all__ = ["decode", "encode", "encode_batch", "reconstruct", "sample", "text_distribution", "write"]
@@ -137,7 +138,7 @@ def sample(
         n: Number of texts.
         decoding: Decoding strategy; by default tokens are sampled from the model's own distribution.
         seed: Random seed of latents and tokens.
-        prompt: Beginning of every text.
+        prompt: Beginning of every text; it may end in a blank or inside a word (see :class:`~.prompts.Prompt`).
         condition: The condition of every text, if the run was trained on pairs.
         batch_size: Number of texts decoded at a time.
 
@@ -147,10 +148,7 @@ def sample(
     """
     if n < 0:
         raise ValueError(f"n is {n}: give how many texts to sample.")
-    prompt_tokens = torch.tensor(run.tokenizer.encode(prompt)[:-1], dtype=torch.long)
-    if len(prompt_tokens) >= run.corpus.max_length:
-        max_length = run.corpus.max_length
-        raise ValueError(f"the prompt has {len(prompt_tokens)} tokens, the max_length is {max_length}: shorten it.")
+    beginning = _prompt(run, prompt)
     condition_tokens = run.conditions(None if condition is None else [condition])
     texts: list[str] = []
     with seeded_eval(run.model, run.guide, seed=seed):
@@ -160,7 +158,9 @@ def sample(
             text = text_distribution(run, stacked(memories) if memories else None).expand([len(items)])
             noise = _noise(run, seed, items)
             vocabulary = run.tokenizer.vocabulary
-            tokens = write(text, decoding or Decoding(), noise, prompt_tokens, text_vocabulary=vocabulary)
+            tokens = write(
+                text, decoding or Decoding(), noise, beginning.tokens, beginning.last, text_vocabulary=vocabulary
+            )
             texts += run.tokenizer.decode_batch(tokens)
     return texts
 
@@ -179,6 +179,7 @@ def write(
     decoding: Decoding,
     noise: Float[Tensor, "B W"],
     prompt: Int[Tensor, " K"] | None = None,
+    last_piece: LastPiece | None = None,
     text_vocabulary: int | None = None,
 ) -> Int[Tensor, "B T"]:
     """Tokens of one text for each row; padding, beginning-of-text and label tokens are excluded.
@@ -188,18 +189,46 @@ def write(
         decoding: Decoding strategy.
         noise: Uniform noise from which tokens are sampled, one column for each token.
         prompt: Beginning of every text.
+        last_piece: What every text has after the prompt, in whichever tokens.
         text_vocabulary: Size of the vocabulary of texts; tokens beyond it are labels. The whole vocabulary if None.
+
+    Raises:
+        ValueError: If the model predicts NaN.
     """
     config = text.decoder.config
     labels = range(config.vocabulary if text_vocabulary is None else text_vocabulary, config.vocabulary)
     excluded = torch.tensor([config.pad, config.bos, *labels], device=noise.device)
     sampler = decoding.token_sampler(noise)
+    places = torch.zeros(text.batch_shape, dtype=torch.long, device=noise.device)  # in the last piece of the prompt
+    left = config.max_length - (0 if prompt is None else len(prompt))
 
     def choose(logits: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:
-        return sampler(logits.index_fill(-1, excluded, -torch.inf))
+        nonlocal places, left
+        _check_finite(logits)
+        logits = logits.index_fill(-1, excluded, -torch.inf)
+        if last_piece is None:
+            return sampler(logits)
+        token = sampler(last_piece.mask(logits, places, left))
+        places, left = last_piece.advance(places, token), left - 1
+        return token
 
     tokens: Tensor = write_tokens(text.decoder, choose, text.batch_shape, None, text.memory, text.form, prompt)
     return tokens
+
+
+def _check_finite(logits: Float[Tensor, "B V"]) -> None:
+    if not bool(logits.amax(-1).isfinite().all()):  # single tokens may be excluded by -inf
+        raise ValueError(
+            "the model predicts logits that are not finite, so its training diverged: fit it anew with a smaller "
+            "learning_rate."
+        )
+
+
+def _prompt(run: FittedModel, text: str) -> Prompt:
+    (text,), max_length = as_texts([text], "prompt"), run.corpus.max_length
+    if (size := len(run.tokenizer.encode(text)) - 1) >= max_length:
+        raise ValueError(f"the prompt has {size} tokens, the max_length is {max_length}: shorten it.")
+    return Prompt.encode(text, run.tokenizer)
 
 
 def _thinned(run: FittedModel, posterior: TextPosterior, min_weight: float) -> Memory:
