@@ -17,18 +17,32 @@ from ..models.attention.m_step import (
     Covariance,
     Statistics,
     expected_statistics,
+    rate_of_variances,
     update_log_weights,
     update_means,
     update_variances,
 )
 from ..models.attention.mixture import Covariances, Mixture
 from ..models.attention.observations import Observations
+from ..models.attention.query_variances import (
+    in_dtype,
+    moving_variances,
+    query_covariances,
+    query_variances,
+    scale_of,
+    with_noise_in_variances,
+)
 from ..models.attention.value_map import value_map
 from ..models.choices import check_choice
 
 __all__ = ["Adapted", "ConjugatePriors", "Moves", "adapt", "value_map"]
 
 Moves = Literal["means", "values", "variances", "weights"]
+
+# fractions of the data's variance
+FLOOR = 1e-14
+FLOOR_OF_EIGENVALUES = 1e-9  # of full covariances, which have to be inverted
+SMALL = 1e-6  # variances below it need differences, not squares
 
 
 class Adapted(NamedTuple):
@@ -70,8 +84,10 @@ def adapt(
     .. math::
         J = \sum_m \log \sum_n \exp \ell_{mn} + \log p(\mu) + \log p(\text{values}) + \log p(\sigma^2) + \log p(\pi)
 
-    :math:`J` never decreases. The weights are fixed unless ``moves`` names them: the prior in favor of long keys that
-    softmax attention assumes is a constant here, not a function of the adapted keys.
+    :math:`J` never decreases beyond rounding. Where variances move, all is computed in double precision, and no
+    variance may be below a tiny fraction of that of the data: a bound that only a component on equal queries reaches,
+    and only without a prior on variances (``rate=0``). The weights are fixed unless ``moves`` names them: the prior in
+    favor of long keys that softmax attention assumes is a constant here, not a function of the adapted keys.
 
     Arguments:
         queries: The queries, with shape :math:`(*, M, D)`.
@@ -85,7 +101,7 @@ def adapt(
         moves: The parameters to adapt, of ``means``, ``values``, ``variances``, ``weights``; by default the means, and
             the values if some are observed.
         covariance: Form of the adapted variances: ``isotropic``, ``diagonal`` or ``full``.
-        priors: The priors; by default the initial means and values count as one query each.
+        priors: The priors; by default the initial means, values and variances count as one query each.
         center: ``"previous"`` centers the prior at the means of the step before, as the authors' published code does.
             It increases the likelihood and forgets the prior.
         variational: Whether means have a posterior, :math:`N(m_n, (\sigma_n^2 + s) / (\kappa + N_n))`: :math:`J` is
@@ -110,19 +126,27 @@ def adapt(
     priors = ConjugatePriors() if priors is None else priors
     data = Observations(queries, attn_mask, values, value_mask, mask)
     data.check(mixture)
+    _check_finite(queries, mask, mixture)
     moves = _checked_moves(queries, mixture, values, steps, moves, covariance, priors, center, variational)
+    moving, dtype = "variances" in moves, queries.dtype
+    if moving and queries.device.type != "mps":  # which has no double precision
+        queries, mixture = queries.double(), in_dtype(mixture, torch.double)
+        data = replace(data, queries=queries, values=None if values is None else values.double())
     mean_query = _mean_query(queries, mask)
     data = replace(data, queries=_centered(queries, mean_query, mask))
-    start = state = _shifted(mixture, queries, -mean_query)
-    if "variances" in moves:
-        start = state = _with_noise_in_variances(start, covariance)
-    floor = torch.finfo(queries.dtype).eps * torch.linalg.vector_norm(data.queries).square() / queries.numel()
+    start, scale, floor = _shifted(mixture, queries, -mean_query), queries.new_zeros(()), queries.new_zeros(())
+    if moving:
+        scale = scale_of(_mean_square(data), start)
+        floor = scale * (FLOOR_OF_EIGENVALUES if covariance == "full" else FLOOR)
+        start = with_noise_in_variances(start, covariance, floor)
+    state = start
     spread = torch.zeros_like(start.log_weights) if variational else None  # counts of the step before
     trace: list[Tensor] = []
     converged = False
     for step in range(steps + 1):
+        near = moving and _needs_differences(state, scale)
         statistics = expected_statistics(
-            data, _e_step_mixture(state, priors, spread), covariance if "variances" in moves else None
+            data, _e_step_mixture(state, priors, spread), covariance if moving else None, about_means=near
         )
         trace.append(statistics.evidence + _log_prior(state, start, priors, moves, spread))
         if tolerance is not None and step > 0:
@@ -131,11 +155,13 @@ def adapt(
         if step == steps or converged:
             break
         anchor = start if center == "initial" else replace(start, means=state.means)
-        state = _m_step(statistics, state, anchor, priors, moves, floor)
+        origin = state.means if near else torch.zeros_like(state.means[..., :1, :])
+        state = _m_step(statistics, state, anchor, priors, moves, floor, origin)
         spread = None if spread is None else statistics.counts
     if spread is not None:
         state = _predictive(state, priors, spread)
-    return Adapted(_shifted(state, queries, mean_query), torch.stack(trace, -1), statistics.counts, converged)
+    end, objective, counts = _shifted(state, queries, mean_query), torch.stack(trace, -1), statistics.counts
+    return Adapted(in_dtype(end, dtype), objective.to(dtype), counts.to(dtype), converged)
 
 
 def _m_step(
@@ -145,13 +171,16 @@ def _m_step(
     priors: ConjugatePriors,
     moves: Sequence[Moves],
     floor: Tensor,
+    origin: Tensor,
 ) -> Mixture:
-    """The mixture with each parameter in ``moves`` updated."""
+    """The mixture with each parameter in ``moves`` updated; moments in the statistics are those about ``origin``."""
+    anchor, means = start.means - origin, state.means - origin
     if "means" in moves:
-        new = update_means(statistics.queries, statistics.counts, start.means, state.means, priors.means)
-        state = replace(state, means=new)
+        means = update_means(statistics.queries, statistics.counts, anchor, means, priors.means)
+        state = replace(state, means=means + origin)
     if "variances" in moves:
-        variances = update_variances(statistics, state.means, start.means, priors, floor)
+        current, initial = moving_variances(state), moving_variances(start)
+        variances = update_variances(statistics, means, anchor, priors, floor, current, initial)
         full = isinstance(state.variances, Covariances)
         state = replace(state, variances=Covariances(variances) if full else variances)
     if "values" in moves:
@@ -160,7 +189,8 @@ def _m_step(
         known = (statistics.values, statistics.value_counts)
         state = replace(state, values=update_means(*known, start.values, state.values, priors.values))
     if "weights" in moves:
-        state = replace(state, log_weights=update_log_weights(statistics.counts, priors.weights))
+        new = update_log_weights(statistics.counts, priors.weights, state.log_weights, state.present)
+        state = replace(state, log_weights=new)
     return state
 
 
@@ -176,7 +206,7 @@ def _log_prior(
     if "means" in moves or "variances" in moves:
         parts.append(_log_prior_of_means(state, start, priors))
     if "variances" in moves:
-        parts.append(_log_prior_of_variances(state, priors))
+        parts.append(_log_prior_of_variances(state, start, priors))
     if "values" in moves:
         assert state.values is not None and start.values is not None and state.value_variances is not None
         distance = ((state.values - start.values).square() / state.value_variances).sum(-1)
@@ -193,23 +223,24 @@ def _log_prior_of_means(state: Mixture, start: Mixture, priors: ConjugatePriors)
     moved = state.means - start.means
     prior_counts = torch.as_tensor(priors.means, dtype=moved.dtype, device=moved.device)
     if isinstance(state.variances, Covariances):
-        factor = torch.linalg.cholesky(state.variances.matrices)
+        initially = replace(state, log_weights=start.log_weights)  # a component that lost its weight has a prior still
+        factor = torch.linalg.cholesky(query_covariances(initially))
         whitened = torch.linalg.solve_triangular(factor, moved[..., None], upper=False)[..., 0]
         log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return -0.5 * ((prior_counts > 0) * log_det + prior_counts * whitened.square().sum(-1))
-    total = _query_variances(state)
+    total = query_variances(state)
     log_det = total.log().sum(-1) * (state.width / total.shape[-1])
     return -0.5 * ((prior_counts > 0) * log_det + prior_counts * (moved.square() / total).sum(-1))
 
 
-def _log_prior_of_variances(state: Mixture, priors: ConjugatePriors) -> Tensor:
+def _log_prior_of_variances(state: Mixture, start: Mixture, priors: ConjugatePriors) -> Tensor:
     """Log density of the variances of queries under the inverse-gamma or inverse-Wishart prior, without constants."""
-    if isinstance(state.variances, Covariances):
-        inverse = torch.linalg.inv(state.variances.matrices)
-        trace = inverse.diagonal(dim1=-2, dim2=-1).sum(-1)
-        return -(priors.shape - 1) * torch.logdet(state.variances.matrices) - priors.rate * trace
-    total = _query_variances(state)
-    return (-(priors.shape - 1) * total.log() - priors.rate / total).sum(-1)
+    full, total = isinstance(state.variances, Covariances), moving_variances(state)
+    rate = rate_of_variances(priors, state.means, moving_variances(start), full)
+    if full:
+        trace = torch.linalg.solve(total, rate.expand(total.shape)).diagonal(dim1=-2, dim2=-1).sum(-1)
+        return -(priors.shape - 1) * torch.logdet(total) - trace
+    return (-(priors.shape - 1) * total.log() - rate / total).sum(-1)
 
 
 def _e_step_mixture(state: Mixture, priors: ConjugatePriors, spread: Tensor | None) -> Mixture:
@@ -223,30 +254,24 @@ def _e_step_mixture(state: Mixture, priors: ConjugatePriors, spread: Tensor | No
 def _predictive(state: Mixture, priors: ConjugatePriors, spread: Tensor) -> Mixture:
     """The predictive mixture of a new query, with the means integrated out."""
     prior_counts = torch.as_tensor(priors.means, dtype=spread.dtype, device=spread.device)
-    total = _query_variances(state) * (1 + 1 / (prior_counts + spread))[..., None]
+    total = query_variances(state) * (1 + 1 / (prior_counts + spread))[..., None]
     return replace(state, variances=total - state.query_variance)
 
 
-def _query_variances(state: Mixture) -> Tensor:
-    """Variances of queries, broadcast no further than those of the mixture."""
-    own = state.dense_variances()
-    return (state.means.new_zeros(1, 1) if own is None else own) + state.query_variance
+def _mean_square(data: Observations) -> Tensor:
+    """The mean square of the entries of each problem's queries that count, with shape [*batch]."""
+    squares = data.queries.square().mean(-1)
+    if data.mask is None:
+        return squares.mean(-1)
+    return torch.where(data.mask, squares, 0).sum(-1) / data.mask.sum(-1).clamp_min(1)
 
 
-def _with_noise_in_variances(start: Mixture, covariance: Covariance) -> Mixture:
-    """The mixture with its noise added to its variances, in the form ``covariance``."""
-    shape = start.means.shape
-    if isinstance(start.variances, Covariances):
-        unit = torch.eye(start.width, dtype=start.means.dtype, device=start.means.device)
-        return replace(
-            start, variances=Covariances(start.variances.matrices + start.query_variance * unit), noise_variance=0.0
-        )
-    total = _query_variances(start)
-    if covariance == "full":
-        return replace(start, variances=Covariances(torch.diag_embed(total.expand(shape))), noise_variance=0.0)
-    return replace(
-        start, variances=total.expand(*shape[:-1], 1 if covariance == "isotropic" else shape[-1]), noise_variance=0.0
-    )
+def _needs_differences(state: Mixture, scale: Tensor) -> bool:
+    """Whether some variance is so small that differences of squares would lose it."""
+    if isinstance(state.variances, Covariances):
+        return True  # they are computed anyway
+    small = moving_variances(state) < SMALL * scale[..., None, None]
+    return bool((small & state.present[..., None]).any())
 
 
 def _mean_query(queries: Tensor, mask: Tensor | None) -> Tensor:
@@ -295,12 +320,16 @@ def _checked_moves(
         raise ValueError("values cannot be adapted if none is observed: give values, and value_mask if only some are")
     if isinstance(mixture.variances, Covariances) and "variances" in moves and covariance != "full":
         raise ValueError(f"covariance is {covariance!r} but the mixture has full ones: give covariance='full'")
+    if "variances" in moves and covariance == "isotropic" and _is_diagonal(mixture):
+        raise ValueError("covariance is 'isotropic' but the mixture has diagonal variances: give covariance='diagonal'")
     if not bool(mixture.present.any(-1).all()):
         raise ValueError("the mixture has no component left: each of its masks or weights must leave one")
     if not isinstance(mixture.variances, Covariances):
-        total = torch.where(mixture.present[..., None], _query_variances(mixture), 1)
+        total = torch.where(mixture.present[..., None], query_variances(mixture), 1)
         if not bool((total > 0).all()):
             raise ValueError(f"a query's variance is {float(total.min()):g}; with the noise it must be positive")
+    else:
+        _check_covariances(mixture)
     if variational and (tuple(moves) != ("means",) or not (torch.as_tensor(priors.means) > 0).all()):
         raise ValueError(
             "the variational form adapts means alone, under a prior of more than 0 queries: leave moves out"
@@ -308,6 +337,33 @@ def _checked_moves(
     if variational and isinstance(mixture.variances, Covariances):
         raise ValueError("the variational form needs isotropic or diagonal variances")
     return moves
+
+
+def _is_diagonal(mixture: Mixture) -> bool:
+    own = None if isinstance(mixture.variances, Covariances) else mixture.dense_variances()
+    return own is not None and own.shape[-1] > 1
+
+
+def _check_covariances(mixture: Mixture) -> None:
+    """Raises unless the covariance of a query is positive definite in every component."""
+    smallest = torch.linalg.eigvalsh(query_covariances(mixture))[..., 0]
+    if not bool((smallest > 0).all()):
+        n = int(smallest.argmin()) % mixture.components
+        raise ValueError(
+            f"the covariance of component {n} has the eigenvalue {float(smallest.min()):g}; with the noise all must be "
+            "positive: add to its diagonal"
+        )
+
+
+def _check_finite(queries: Tensor, mask: Tensor | None, mixture: Mixture) -> None:
+    """Raises unless the queries that count and the means that are present are finite numbers."""
+    if not queries.is_floating_point():
+        raise ValueError(f"queries are {queries.dtype}; EM needs floating point: give queries.float()")
+    counted = queries if mask is None else torch.where(mask[..., None], queries, 0)
+    if not bool(counted.isfinite().all()):
+        raise ValueError("queries that count are NaN or infinite; all must be finite: leave them out with mask")
+    if not bool(torch.where(mixture.present[..., None], mixture.means, 0).isfinite().all()):
+        raise ValueError("means are NaN or infinite; all must be finite: leave those components out with their mask")
 
 
 def __dir__() -> list[str]:

@@ -29,8 +29,9 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from .attention.m_step import ConjugatePriors
+from .attention.m_step import ConjugatePriors, rate_of_variances
 from .attention.mixture import Mixture
+from .attention.query_variances import query_variances
 from .base import TEXTS, LocalModule
 from .distributions.log_dirichlet import log_simplex
 from .priors.checks import as_prior, broadcasts_to, check_distribution, check_mixture, check_support
@@ -180,10 +181,7 @@ class MixtureAttention(LocalModule):
                     raise ValueError("values cannot have a prior in a mixture without any: give it values")
                 arguments["values"] = GaussianVectors(mixture.values, priors.values)
             elif name == "variances":
-                if not priors.rate > 0:
-                    raise ValueError(f"rate is {priors.rate}; a proper prior over precisions needs a positive one")
-                like = mixture.means.new_ones(())
-                arguments["precision"] = dist.Gamma(priors.shape * like, priors.rate * like)
+                arguments["precision"] = _precision_prior(mixture, priors)
             elif name == "weights":
                 arguments["weights"] = dist.Dirichlet(mixture.means.new_full((mixture.components,), priors.weights))
             else:
@@ -443,6 +441,23 @@ def _sampled(name: str, distribution: Any, plates: Sequence[Any]) -> Tensor:
     with nested_plates(*plates):
         draw: Tensor = pyro.sample(name, distribution)
     return draw
+
+
+def _precision_prior(mixture: Mixture, priors: ConjugatePriors) -> Distribution:
+    """The Gamma prior of EM over isotropic precisions."""
+    total = _isotropic_variances(mixture) if priors.rate is None else None
+    rate = rate_of_variances(priors, mixture.means, total, full=False)[..., 0]
+    if not bool((rate > 0).all()):
+        raise ValueError(f"rate is {float(rate.min())}; a proper prior over precisions needs a positive one")
+    prior: Distribution = dist.Gamma(torch.full_like(rate, priors.shape), rate)
+    return prior
+
+
+def _isotropic_variances(mixture: Mixture) -> Tensor:
+    total = query_variances(mixture)
+    if total.shape[-1] > 1:
+        raise ValueError("a rate for isotropic precisions does not follow from diagonal variances: give priors a rate")
+    return total.expand(*mixture.means.shape[:-1], 1)
 
 
 def _set(module: nn.Module, name: str, tensor: Tensor | None) -> None:

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .bayes_rule import log_joint
@@ -29,9 +29,11 @@ __all__ = [
     "ConjugatePriors",
     "Statistics",
     "expected_statistics",
+    "rate_of_variances",
     "update_log_weights",
     "update_means",
     "update_variances",
+    "with_least_eigenvalue",
 ]
 
 Covariance = Literal["isotropic", "diagonal", "full"]
@@ -45,7 +47,8 @@ class ConjugatePriors:
         \mu_n \sim N\left(\mu_n^0, \frac{\sigma_n^2 + s}{\kappa}\right), \qquad
         \frac{1}{\sigma_n^2 + s} \sim \text{Gamma}(a, b), \qquad \pi \sim \text{Dirichlet}(c)
 
-    and likewise for values. The first two together are the Normal-Gamma prior. By default the last two are flat.
+    and likewise for values. The first two together are the Normal-Gamma prior. By default the initial means and
+    variances are worth one query, and the prior of the weights is flat.
 
     Arguments:
         means: :math:`\kappa`, the number of queries that the initial mean is worth: a number, or one for each component
@@ -54,7 +57,11 @@ class ConjugatePriors:
         values: The same for values.
         shape: :math:`a \ge 1`.
         rate: :math:`b \ge 0`. For full covariances the density is
-            :math:`|\Lambda|^{a - 1} \exp(-b \, \text{tr} \Lambda)`.
+            :math:`|\Lambda|^{a - 1} \exp(-b \, \text{tr} \Lambda)`. With None the
+            initial variance :math:`V^0` is worth :math:`\kappa` queries, so that a component without any keeps it:
+            :math:`b` is :math:`\kappa D V^0 / 2`, for diagonal variances :math:`\kappa V^0 / 2` in each dimension,
+            and for full ones :math:`b I` is :math:`\kappa V^0 / 2`. With 0 a component that shrinks onto equal
+            queries ends at the floor.
         weights: :math:`c \ge 1`.
 
     Raises:
@@ -69,13 +76,15 @@ class ConjugatePriors:
     means: float | Float[Tensor, "*batch n"] = 1.0
     values: float | Float[Tensor, "*batch n"] = 1.0
     shape: float = 1.0
-    rate: float = 0.0
+    rate: float | None = None
     weights: float = 1.0
 
     def __post_init__(self) -> None:
         least = {"means": 0, "values": 0, "shape": 1, "rate": 0, "weights": 1}
         for field in fields(self):
             value = getattr(self, field.name)
+            if value is None:
+                continue
             if not torch.as_tensor(value >= least[field.name]).all():
                 smallest = value if isinstance(value, float | int) else float(value.min())
                 raise ValueError(f"{field.name} is {smallest}; it must be at least {least[field.name]}")
@@ -102,13 +111,17 @@ class Statistics(NamedTuple):
     evidence: Float[Tensor, "*batch"]
 
 
-def expected_statistics(observations: Observations, mixture: Mixture, squares: Covariance | None = None) -> Statistics:
+def expected_statistics(
+    observations: Observations, mixture: Mixture, squares: Covariance | None = None, about_means: bool = False
+) -> Statistics:
     r"""The statistics of the E-step, in memory :math:`O(M + N)`.
 
     Arguments:
         observations: The :math:`M` queries, and the values that are known.
         mixture: The mixture, with :math:`N` components.
         squares: The second moments to add up, if any.
+        about_means: Whether ``queries`` and ``squares`` are those of the differences to each component's mean, which
+            then are taken one by one: nothing cancels, at the cost of :math:`M N D` differences.
 
     Raises:
         ValueError: If there are no queries, or there are values and the mixture has no ``value_variances`` for them.
@@ -119,12 +132,13 @@ def expected_statistics(observations: Observations, mixture: Mixture, squares: C
         >>> expected_statistics(observations, mixture).counts.round(decimals=2).tolist()
         [2.0, 1.0]
     """
-    queries, joint = observations.queries, _joint(mixture, observations.values is not None)
+    queries, joint = observations.queries, _joint(mixture, observations.values is not None, about_means)
+    means = torch.where(mixture.present[..., None], mixture.means, 0) if about_means else None
     batch = torch.broadcast_shapes(queries.shape[:-2], mixture.means.shape[:-2], mixture.log_weights.shape[:-1])
-    size = max(1, _entries(queries, squares) // (batch.numel() * mixture.components))
+    size = max(1, _entries(queries, "full" if about_means else squares) // (batch.numel() * mixture.components))
     totals: list[Tensor] | None = None
     for start in range(0, len(observations), size):
-        sums = _sums(joint, observations[start : start + size], squares)
+        sums = _sums(joint, observations[start : start + size], squares, means)
         totals = sums if totals is None else [total + new for total, new in zip(totals, sums, strict=True)]
     if totals is None:
         raise ValueError("there are no queries; statistics need at least one")
@@ -165,7 +179,9 @@ def update_variances(
     means: Float[Tensor, "*batch n d"],
     initial: Float[Tensor, "*#batch n d"],
     priors: ConjugatePriors,
-    floor: float | Float[Tensor, ""] = 0.0,
+    floor: float | Float[Tensor, "*#batch"] = 0.0,
+    current: Float[Tensor, "..."] | None = None,
+    initial_variances: Float[Tensor, "..."] | None = None,
 ) -> Float[Tensor, "..."]:
     r"""Posterior modes of variances given the means, in the form of ``statistics.squares``.
 
@@ -174,14 +190,17 @@ def update_variances(
         {D (N_n + [\kappa > 0]) + 2 (a - 1)}
 
     for isotropic variances; for diagonal ones the same in each dimension, with :math:`D = 1`; for full covariances with
-    outer products, and :math:`2 b I`. These are variances of queries, noise included.
+    outer products, and :math:`2 b I`. These are variances of queries, noise included. Under the floor's constraint the
+    mode is the larger of both, for full covariances in each eigenvalue.
 
     Arguments:
         statistics: Statistics with squares.
         means: The new means.
         initial: The prior's means.
         priors: The prior.
-        floor: The smallest variance, for components that shrink onto one query.
+        floor: The smallest variance that the model allows, for components that shrink onto equal queries.
+        current: The current variances, which a component with neither queries nor a prior keeps.
+        initial_variances: :math:`V^0`, where the prior has no rate of its own.
 
     Raises:
         ValueError: If the statistics have no squares.
@@ -189,37 +208,82 @@ def update_variances(
     second = statistics.squares
     if second is None:
         raise ValueError("variances need second moments; call expected_statistics with squares")
+    full, smallest = second.ndim > means.ndim, torch.finfo(means.dtype).tiny
     prior_counts = torch.as_tensor(priors.means, dtype=means.dtype, device=means.device)[..., None]
     count, moved = statistics.counts[..., None], means - initial
     degrees = count + (prior_counts > 0)
-    if second.ndim > means.ndim:
+    if full:
         cross = statistics.queries[..., :, None] * means[..., None, :]
         scatter = second - cross - cross.mT + count[..., None] * means[..., :, None] * means[..., None, :]
         scatter = scatter + prior_counts[..., None] * moved[..., :, None] * moved[..., None, :]
-        identity = torch.eye(means.shape[-1], dtype=means.dtype, device=means.device)
-        degrees = (degrees + 2 * (priors.shape - 1)).clamp_min(torch.finfo(means.dtype).tiny)[..., None]
-        return (scatter + 2 * priors.rate * identity) / degrees + floor * identity
-    each = count * means.square() - 2 * means * statistics.queries
-    pulled = prior_counts * moved.square()
-    if second.shape[-1] == 1:
-        each, pulled = each.sum(-1, keepdim=True), pulled.sum(-1, keepdim=True)
-        degrees = degrees * means.shape[-1]
-    scatter = (second + each).clamp_min(0) + pulled + 2 * priors.rate
+        degrees = degrees[..., None]
+    else:
+        each = count * means.square() - 2 * means * statistics.queries
+        pulled = prior_counts * moved.square()
+        if second.shape[-1] == 1:
+            each, pulled = each.sum(-1, keepdim=True), pulled.sum(-1, keepdim=True)
+            degrees = degrees * means.shape[-1]
+        scatter = (second + each).clamp_min(0) + pulled
     degrees = degrees + 2 * (priors.shape - 1)
-    return (scatter / degrees.clamp_min(torch.finfo(means.dtype).tiny)).clamp_min(floor)
+    scatter = scatter + 2 * rate_of_variances(priors, means, initial_variances, full)
+    empty = degrees < 10 * torch.finfo(means.dtype).eps
+    variances = scatter / torch.where(empty, 1, degrees.clamp_min(smallest))
+    if current is not None:
+        variances = torch.where(empty, current, variances)
+    least = torch.as_tensor(floor, dtype=means.dtype, device=means.device)[..., None, None]
+    return with_least_eigenvalue(variances, least) if full else torch.maximum(variances, least)
 
 
-def update_log_weights(count: Float[Tensor, "*batch n"], concentration: float = 1.0) -> Float[Tensor, "*batch n"]:
-    r"""Posterior mode of the weights.
+def rate_of_variances(
+    priors: ConjugatePriors, means: Float[Tensor, "*batch n d"], initial: Float[Tensor, "..."] | None, full: bool
+) -> Float[Tensor, "..."]:
+    """The rate :math:`b` of the prior over precisions, of a shape that broadcasts to the variances."""
+    identity = torch.eye(means.shape[-1], dtype=means.dtype, device=means.device) if full else means.new_ones(1)
+    if priors.rate is not None:
+        return priors.rate * identity
+    if initial is None:
+        return 0 * identity
+    prior_counts = torch.as_tensor(priors.means, dtype=means.dtype, device=means.device)[..., None]
+    dimensions = means.shape[-1] if not full and initial.shape[-1] == 1 else 1
+    return 0.5 * dimensions * (prior_counts[..., None] if full else prior_counts) * initial
+
+
+def with_least_eigenvalue(
+    matrices: Float[Tensor, "*batch d d"], least: Float[Tensor, "..."]
+) -> Float[Tensor, "*batch d d"]:
+    """Symmetric matrices whose eigenvalues are at least ``least``."""
+    matrices = 0.5 * (matrices + matrices.mT)
+    values, vectors = torch.linalg.eigh(matrices)
+    low = (values < least).any(-1)[..., None, None]
+    raised = (vectors * torch.maximum(values, least)[..., None, :]) @ vectors.mT
+    return torch.where(low, 0.5 * (raised + raised.mT), matrices)
+
+
+def update_log_weights(
+    count: Float[Tensor, "*batch n"],
+    concentration: float = 1.0,
+    current: Float[Tensor, "*#batch n"] | None = None,
+    present: Bool[Tensor, "*#batch n"] | None = None,
+) -> Float[Tensor, "*batch n"]:
+    r"""Posterior mode of the weights of the components that are present; the others get none.
 
     .. math:: \log \pi_n \leftarrow \log \frac{N_n + c - 1}{\sum_k (N_k + c - 1)}
+
+    Arguments:
+        count: :math:`N_n`.
+        concentration: :math:`c`.
+        current: The current log weights, which stay where there are neither queries nor a prior.
+        present: True for the components that are present; None is all.
 
     Examples:
         >>> update_log_weights(torch.tensor([3.0, 1.0])).exp().tolist()
         [0.75, 0.25]
     """
     raised = count + (concentration - 1)
-    return raised.log() - raised.sum(-1, keepdim=True).log()
+    raised = raised if present is None else torch.where(present, raised, 0)
+    total = raised.sum(-1, keepdim=True)
+    new = raised.log() - total.log()
+    return new if current is None else torch.where(total > 0, new, current)
 
 
 def _entries(queries: Tensor, squares: Covariance | None) -> int:
@@ -231,15 +295,15 @@ def _entries(queries: Tensor, squares: Covariance | None) -> int:
 Joint = Callable[[Observations], tuple[Tensor, Tensor]]
 
 
-def _joint(mixture: Mixture, with_values: bool) -> Joint:
+def _joint(mixture: Mixture, with_values: bool, explicit: bool) -> Joint:
     """A function of some observations: their log joint as a matrix, and a term that each adds to all of its row."""
-    if isinstance(mixture.variances, Covariances):
+    if explicit or isinstance(mixture.variances, Covariances):
 
-        def explicit(part: Observations) -> tuple[Tensor, Tensor]:
+        def one_by_one(part: Observations) -> tuple[Tensor, Tensor]:
             joint = log_joint(part.queries, mixture, part.attn_mask, part.values, part.value_mask)
             return joint, part.queries.new_zeros(())
 
-        return explicit
+        return one_by_one
     center = common_center(mixture.means, mixture.present)
     terms = natural(replace(mixture, means=mixture.means - center), mixture.query_variance)
     value_terms = natural(_values_alone(mixture), 0.0) if with_values else None
@@ -270,8 +334,11 @@ def _values_alone(mixture: Mixture) -> Mixture:
     )  # fmt: skip
 
 
-def _sums(joint: Joint, part: Observations, squares: Covariance | None) -> list[Tensor]:
-    """Counts, first moments, evidence, and second moments and values if there are any; in double precision."""
+def _sums(joint: Joint, part: Observations, squares: Covariance | None, means: Tensor | None) -> list[Tensor]:
+    """Counts, first moments, evidence, and second moments and values if there are any; in double precision.
+
+    Moments are about the means, if these are given.
+    """
     logits, own = joint(part)
     top = finite_max(logits)
     # In place, as nothing costs more than these passes. The exponential is very slow where it underflows, and
@@ -291,7 +358,26 @@ def _sums(joint: Joint, part: Observations, squares: Covariance | None) -> list[
         result.append(sums[2].unflatten(-1, (width, width)) if squares == "full" else sums[2])
     if part.values is not None:
         result += [sums[-2][..., 0], sums[-1]]
+    if means is not None:
+        shares = torch.where(counted, shares / total, 0)
+        result[1], about = _moments_about(means, part.queries, shares, squares)
+        if about is not None:
+            result[3] = about
     return result
+
+
+def _moments_about(
+    means: Tensor, queries: Tensor, shares: Tensor, squares: Covariance | None
+) -> tuple[Tensor, Tensor | None]:
+    """First and second moments of the differences to every mean."""
+    difference = queries[..., :, None, :] - means[..., None, :, :]
+    first = (shares[..., None] * difference).sum(-3).double()
+    if squares is None:
+        return first, None
+    if squares == "full":
+        return first, torch.einsum("...mn,...mnd,...mne->...nde", shares, difference, difference).double()
+    second = (shares[..., None] * difference.square()).sum(-3).double()
+    return first, second if squares == "diagonal" else second.sum(-1, keepdim=True)
 
 
 def _columns(part: Observations, squares: Covariance | None) -> list[Tensor]:

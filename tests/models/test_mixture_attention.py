@@ -506,7 +506,10 @@ NONE = torch.zeros(COMPONENTS, dtype=torch.bool)
         (lambda: MixtureAttention(draw(), weights=dist.Dirichlet(torch.ones(7))), r"weights has event shape \(7,\)"),
         (lambda: MixtureAttention(draw(), weights=dist.Normal(torch.zeros(4), 1.0).to_event(1)), "must draw weights"),
         (lambda: MixtureAttention(draw(), keys=lambda precision: 1.0), "the prior of keys returned a float"),
-        (lambda: MixtureAttention.conjugate(draw(), moves=("variances",)), "rate is 0.0; a proper prior"),
+        (
+            lambda: MixtureAttention.conjugate(draw(), ConjugatePriors(rate=0.0), moves=("variances",)),
+            "rate is 0.0; a proper prior",
+        ),
         (lambda: MixtureAttention.conjugate(draw(), moves=("keys",)), "moves names 'keys'; choose among"),
         (lambda: MixtureAttention.conjugate(draw(), ConjugatePriors(means=0.0)), "pseudo_counts is 0.0; it must be"),
         (lambda: MixtureAttention.conjugate(bad(values=None, value_variances=None), moves=("values",)), "without any"),
