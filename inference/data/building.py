@@ -1,4 +1,4 @@
-"""Building of a corpus: texts or pairs in splits, tokenized and written into a folder."""
+"""Construction of a corpus: texts or pairs in splits, tokenized and written into a folder."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
