@@ -70,7 +70,7 @@ class MixturePosterior(NamedTuple):
         return ()
 
     def memory(self) -> Mixture:
-        """The posterior's mean measure, which evaluation attends to: a Gaussian mixture without the vectors that are off."""
+        """The posterior's mean measure, to which evaluation attends: a mixture without the vectors that are off."""
         variances = self.variance if self.shared is None else self.shared
         return Mixture(self.log_weights, self.mean, variances=variances, mask=self.kept)
 
