@@ -1,10 +1,14 @@
 """Texts that commands take from the command line or from files."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["read_test_texts", "require_text", "texts_to_encode"]
+__all__ = ["check_all_fit", "fitting_texts", "read_test_texts", "require_text", "texts_to_encode"]
+
+if TYPE_CHECKING:  # torch is imported when a command runs, not for its help
+    from ..runs.fitted import FittedModel
 
 
 def require_text(flag: str, text: str | None) -> str:
@@ -46,3 +50,30 @@ def texts_to_encode(
     if condition is not None:
         raise ValueError(f"--condition is {condition!r}, but of no text: give --text or --data with it.")
     return None
+
+
+def fitting_texts(
+    run: "FittedModel", texts: Sequence[str], conditions: Sequence[str] | None
+) -> tuple[Sequence[str], Sequence[str] | None, int]:
+    """The texts of at most the model's max_length, their conditions, and the number of the others.
+
+    Each of the others gets a line on standard error. Where none fits, all are returned, for an error of the library.
+    """
+    largest = run.corpus.max_length
+    sizes = [len(ids) for ids in run.tokenizer.encode_batch(list(texts))]
+    kept = [number for number, size in enumerate(sizes) if size <= largest]
+    if not kept or len(kept) == len(sizes):
+        return texts[:], None if conditions is None else conditions[:], 0
+    for number, size in enumerate(sizes):
+        if size > largest:
+            line = f"left out: text {number + 1}, {texts[number][:40]!r}..., has {size} tokens, and the max_length is"
+            print(f"{line} {largest}: shorten it.", file=sys.stderr)
+    chosen = None if conditions is None else [conditions[number] for number in kept]
+    return [texts[number] for number in kept], chosen, len(sizes) - len(kept)
+
+
+def check_all_fit(left_out: int) -> None:
+    """Raises a ValueError if texts were left out, so that the exit code says that something is missing."""
+    if left_out:
+        texts = "1 text was" if left_out == 1 else f"{left_out} texts were"
+        raise ValueError(f"{texts} left out, and the others are written: shorten what does not fit.")

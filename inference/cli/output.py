@@ -1,6 +1,7 @@
-"""Output of the commands: lines of text or JSON."""
+"""Output of the commands: lines of text or JSON, in whatever encoding the terminal has."""
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,10 +9,16 @@ __all__ = ["print_json", "print_line"]
 
 
 def print_line(text: str = "") -> None:
-    """Prints a line at once, also into a pipe."""
-    print(text, flush=True)
+    """Prints a line at once, also into a pipe; what the encoding lacks becomes a backslash escape."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def print_json(item: Mapping[str, Any]) -> None:
-    """Prints a line of JSON."""
-    print_line(json.dumps(item, ensure_ascii=False, allow_nan=False))
+    r"""Prints a line of JSON; with ``\u`` escapes, which are JSON as well, where the encoding lacks a character."""
+    line = json.dumps(item, ensure_ascii=False, allow_nan=False)
+    try:
+        line.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        line = json.dumps(item, allow_nan=False)
+    print_line(line)

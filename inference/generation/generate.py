@@ -82,6 +82,7 @@ def reconstruct(
     min_weight: float = 0.0,
     seed: int = 0,
     batch_size: int = 64,
+    start: int = 0,
 ) -> list[Reconstruction]:
     """Encode each text and decode the mean of its posterior.
 
@@ -94,6 +95,7 @@ def reconstruct(
             those of the prior stay. The weights in the result are those before dropping.
         seed: Random seed of the sampled tokens.
         batch_size: Number of texts decoded at a time.
+        start: Number of the first text, for a list that is reconstructed part by part.
 
     Raises:
         ValueError: If the model has no latents, a text is longer than its max_length or has no condition, or
@@ -109,7 +111,8 @@ def reconstruct(
             batch = run.batch(originals, None if conditions is None else [conditions[item] for item in items])
             posterior = encode_batch(run, batch)
             likelihood = text_distribution(run, _thinned(run, posterior, min_weight))
-            tokens = write(likelihood, decoding, _noise(run, seed, items), text_vocabulary=text_vocabulary)
+            noise = _noise(run, seed, range(start + items.start, start + items.stop))
+            tokens = write(likelihood, decoding, noise, text_vocabulary=text_vocabulary)
             generated = run.tokenizer.decode_batch(tokens)
             weights = posterior.token_weights()
             rows = [None] * len(items) if weights is None else weights.tolist()
@@ -128,6 +131,7 @@ def sample(
     prompt: str = "",
     condition: str | int | None = None,
     batch_size: int = 64,
+    start: int = 0,
 ) -> list[str]:
     """Generate texts: latents from the prior, then tokens from the decoder.
 
@@ -141,6 +145,7 @@ def sample(
         prompt: Beginning of every text; it may end in a blank or inside a word (see :class:`~.prompts.Prompt`).
         condition: The condition of every text, if the run was trained on pairs.
         batch_size: Number of texts decoded at a time.
+        start: Number of the first text, for samples that are drawn part by part.
 
     Raises:
         ValueError: If ``n`` is negative, the prompt is not shorter than the model's max_length, or the condition is
@@ -152,7 +157,7 @@ def sample(
     condition_tokens = run.conditions(None if condition is None else [condition])
     texts: list[str] = []
     with seeded_eval(run.model, run.guide, seed=seed):
-        for items in _chunks(n, batch_size):
+        for items in _chunks(n, batch_size, start):
             samples = [_prior_memory(run, derived_seed(seed, item, "latents"), condition_tokens) for item in items]
             memories = [memory for memory in samples if memory is not None]
             text = text_distribution(run, stacked(memories) if memories else None).expand([len(items)])
@@ -267,7 +272,7 @@ def _noise(run: FittedModel, seed: int, items: range) -> Float[Tensor, "B W"]:
     return uniforms(seed, items, run.corpus.max_length).to(run.model.device)
 
 
-def _chunks(n: int, size: int) -> Iterator[range]:
+def _chunks(n: int, size: int, start: int = 0) -> Iterator[range]:
     if size < 1:
         raise ValueError(f"batch_size is {size}: give at least 1.")
-    return (range(start, min(start + size, n)) for start in range(0, n, size))
+    return (range(first, min(first + size, start + n)) for first in range(start, start + n, size))

@@ -2,7 +2,7 @@
 
 from typing import Unpack
 
-from ..input_texts import texts_to_encode
+from ..input_texts import check_all_fit, fitting_texts, texts_to_encode
 from ..output import print_line
 from ..shared_options import RunOptions, open_run
 
@@ -54,7 +54,8 @@ def posterior(
     entries = texts_to_encode(text or (), data, field, condition, n)
     run = open_run(options)
     texts, conditions = unzip_pairs(run.corpus.entries("test", n) if entries is None else entries)
-    tree = draw_posterior(run, texts[:], conditions, draws, predictive=predictive, sites=sites, seed=seed)
+    texts, conditions, left_out = fitting_texts(run, texts, conditions)
+    tree = draw_posterior(run, texts, conditions, draws, predictive=predictive, sites=sites, seed=seed)
     content = netcdf_bytes(tree)
     try:
         write_output(out, content)
@@ -64,3 +65,4 @@ def posterior(
     if draws >= LEAST_DRAWS:
         line += f"; k-hat of log p - log q: median {float(khat(tree).median()):.2f}"
     print_line(line)
+    check_all_fit(left_out)

@@ -2,12 +2,13 @@
 
 from typing import Unpack
 
-from ..input_texts import require_text, texts_to_encode
+from ..input_texts import check_all_fit, fitting_texts, require_text, texts_to_encode
 from ..output import print_json
-from ..shared_options import DecodingOptions, decoding_arguments, open_run
+from ..shared_options import DecodingOptions, decoding_strategy, open_run
 
 __all__ = ["reconstruct"]
 
+PART = 64  # texts that are decoded at a time, and printed before the next
 HELD_OUT_TEXTS = 5  # reconstructed where neither --text nor --data is set
 
 
@@ -38,12 +39,20 @@ def reconstruct(
         min_weight: Vectors of a mixture with a smaller weight are dropped before decoding, which is then faster.
     """
     from ...data.pairs import unzip_pairs
+    from ...generation.generate import reconstruct as encode_and_decode
 
-    decoding = decoding_arguments(options)
+    decoding = decoding_strategy(options)
     entries = texts_to_encode([] if text is None else [require_text("--text", text)], data, field, condition, n)
     run = open_run(options)
     texts, conditions = unzip_pairs(run.corpus.entries("test", n or HELD_OUT_TEXTS) if entries is None else entries)
+    texts, conditions, left_out = fitting_texts(run, texts, conditions)
     seed = options.get("seed", 0)
-    for item in run.reconstruct(texts, conditions=conditions, min_weight=min_weight, seed=seed, **decoding):
-        values = item.as_dict()
-        print_json({"original": values.pop("original"), "reconstruction": values.pop("text")} | values)
+    for start in range(0, len(texts), PART):
+        part = slice(start, start + PART)
+        of_part = None if conditions is None else conditions[part]
+        for item in encode_and_decode(
+            run, texts[part], decoding, conditions=of_part, min_weight=min_weight, seed=seed, start=start
+        ):
+            values = item.as_dict()
+            print_json({"original": values.pop("original"), "reconstruction": values.pop("text")} | values)
+    check_all_fit(left_out)

@@ -7,6 +7,8 @@ from ..shared_options import DecodingOptions, decoding_arguments, open_run
 
 __all__ = ["sample"]
 
+PART = 64  # texts that are generated at a time, and printed before the next
+
 
 def sample(
     *,
@@ -27,9 +29,14 @@ def sample(
         condition: Condition of every text, if the run was trained on pairs.
         greedy: Take the most probable token at each step; only the latents are then random.
     """
-    decoding = decoding_arguments(options, greedy)
+    from ...generation.decoding import Decoding
+    from ...generation.generate import sample as draw
+
+    decoding = Decoding(**decoding_arguments(options, greedy))
     if n < 1:
         raise ValueError(f"-n is {n}: give a positive whole number.")
-    seed = options.get("seed", 0)
-    for text in open_run(options).sample(n, seed=seed, prompt=prompt, condition=condition, **decoding):
-        print_json({"text": text})
+    run, seed = open_run(options), options.get("seed", 0)
+    for start in range(0, n, PART):
+        part = min(PART, n - start)
+        for text in draw(run, part, decoding, seed=seed, prompt=prompt, condition=condition, start=start):
+            print_json({"text": text})
