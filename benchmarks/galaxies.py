@@ -47,7 +47,7 @@ def expected_counts(queries: Tensor, steps: int = 400, draws: int = 50) -> Tenso
         precision=dist.Gamma(0.5, 0.5),
         weights=DirichletProcess(dist.Gamma(2.0, 4.0)),
     )
-    values = {"keys": start, "precision": torch.full((UNITS,), 10.0), "weights": torch.full((UNITS,), 1 / UNITS)}
+    values = {"keys": start, "precision": torch.full((UNITS,), 10.0), "weights": torch.zeros(UNITS).log_softmax(-1)}
     guide = Automatic(model, AutoNormal, init_loc_fn=init_to_value(values=values), init_scale=0.05)
     svi = SVI(model, guide, torch.optim.Adam, loss=TraceEnum_ELBO(max_plate_nesting=1), lr=0.1)
     for _ in range(steps):

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
-from torch.distributions import constraints, register_kl
+from torch.distributions import Transform, biject_to, constraints, register_kl, transform_to
 from torch.distributions.utils import lazy_property
 
 from .log_dirichlet_math import (
@@ -185,3 +185,37 @@ class Lengths(TorchDistribution):
     @property
     def mean(self) -> Tensor:
         return (self.probs * self.enumerate_support(expand=False).reshape(-1)).sum(-1)
+
+
+class _LogRatios(Transform):
+    """Log weights from their log ratios to the last; the reference measure of both densities is that of the ratios."""
+
+    domain = constraints.real_vector
+    codomain = log_simplex
+    bijective = True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _LogRatios)
+
+    __hash__ = Transform.__hash__
+
+    def _call(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.pad(x, (0, 1)).log_softmax(-1)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return y[..., :-1] - y[..., -1:]
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return x.new_zeros(x.shape[:-1])
+
+    def forward_shape(self, shape: Size) -> Size:
+        return Size((*shape[:-1], shape[-1] + 1))
+
+    def inverse_shape(self, shape: Size) -> Size:
+        return Size((*shape[:-1], shape[-1] - 1))
+
+
+@biject_to.register(_LogSimplex)
+@transform_to.register(_LogSimplex)
+def _log_ratios(constraint: constraints.Constraint) -> Transform:
+    return _LogRatios()

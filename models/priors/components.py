@@ -11,6 +11,7 @@ from pyro.nn import PyroSample
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution, constraints
 
+from ..distributions.stick_breaking import LogStickBreaking
 from ..local_params import LocalModule
 from ..serialization import Configurable
 from .checks import as_prior
@@ -87,6 +88,9 @@ class StickBreaking(TorchDistribution):
         concentration: :math:`a`, with shape :math:`(*)`.
         components: :math:`N \ge 2`.
 
+    Below :math:`a \approx 0.2` weights underflow in float32, and densities of draws with them:
+    :class:`~pyroformer.models.distributions.stick_breaking.LogStickBreaking` has the same over log weights.
+
     References:
         Gibbs Sampling Methods for Stick-Breaking Priors (Ishwaran and James, 2001).
 
@@ -143,6 +147,8 @@ class DirichletProcess(Configurable, LocalModule):
 
     .. math:: a \sim p(a), \qquad \pi \sim \text{StickBreaking}(a)
 
+    Draws are log weights, so that none is lost where a is small and the last weights underflow.
+
     Arguments:
         concentration: :math:`a`: a positive number, or its prior: a distribution, a module or a function. About
             :math:`a \log (1 + M / a)` components explain M queries.
@@ -167,7 +173,7 @@ class DirichletProcess(Configurable, LocalModule):
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
         concentration: Any = self.concentration
         batch = torch.broadcast_shapes(concentration.shape, mask.shape[:-1])
-        return StickBreaking(concentration.expand(batch), mask.shape[-1])
+        return LogStickBreaking(concentration.expand(batch), mask)
 
 
 def _hyperprior(module: Any) -> Any:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyroformer.models.distributions.stick_breaking import LogStickBreaking
 from pyroformer.models.priors.components import ComponentPrior, DirichletProcess, GaussianVectors, StickBreaking
 
 
@@ -72,6 +73,24 @@ def test_fixed_concentration_is_a_buffer() -> None:
     prior = DirichletProcess(2.0)
     assert dict(prior.named_buffers())["concentration"] == 2
     assert prior(torch.ones(3, 1, 5, dtype=torch.bool)).batch_shape == (3, 1)
+
+
+@pytest.mark.parametrize("concentration", [1.0, 0.1, 0.01])
+def test_small_concentrations_keep_their_density(concentration: float) -> None:
+    """The mean log density of single-precision draws is the closed form, and so is its derivative."""
+    a = torch.tensor(concentration, requires_grad=True)
+    distribution = DirichletProcess(1.0)
+    distribution.concentration = a.detach()
+    prior = distribution(torch.ones(12, dtype=torch.bool))
+    draws = prior.sample((20_000,))
+    assert draws.isfinite().all()
+    exact = torch.tensor(concentration, dtype=torch.double, requires_grad=True)
+    log_taken = torch.digamma(torch.ones_like(exact)) - torch.digamma(1 + exact)
+    log_left = torch.digamma(exact) - torch.digamma(1 + exact)
+    expected = 11 * (log_taken + exact * log_left + exact.log())
+    assert float(prior.log_prob(draws).mean()) == pytest.approx(float(expected.detach()), rel=0.03, abs=0.03)
+    score = torch.autograd.grad(LogStickBreaking(a, torch.ones(12, dtype=torch.bool)).log_prob(draws).mean(), a)[0]
+    assert abs(float(score)) < 0.3 / concentration  # the mean score is zero
 
 
 def test_vectors_are_worth_their_pseudo_counts() -> None:
