@@ -1,9 +1,10 @@
 """Training options: the defaults and the valid values of every option of ``fit``."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from ..models.choices import check_choice
+from ..models.numbers import declared_number
 from .schedules import SCHEDULES
 
 __all__ = ["Compile", "FreeBitsPer", "KLReduction", "Objectives", "Precision", "TrainingOptions"]
@@ -86,6 +87,8 @@ class TrainingOptions:
     patience: int = 0
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, declared_number(field.name, getattr(self, field.name), field.type))
         if self.steps is None and self.minutes is None:
             object.__setattr__(self, "minutes", 3.0)
         self._check_ranges()

@@ -6,6 +6,8 @@ from importlib import import_module
 from inspect import signature
 from typing import Any, TypeVar
 
+from .numbers import plain_number
+
 __all__ = ["Configurable", "check_trust", "from_config", "public_path", "to_config"]
 
 # The packages that users import from: what a configuration records does not depend on where a class lies.
@@ -53,6 +55,7 @@ def to_config(value: Any, leave_out: Collection[str] = ()) -> Any:
         >>> to_config(TransformerConfig(vocabulary=300, max_length=8))["init_args"]["vocabulary"]
         300
     """
+    value = plain_number(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
@@ -64,9 +67,10 @@ def to_config(value: Any, leave_out: Collection[str] = ()) -> Any:
     elif is_dataclass(value) and not isinstance(value, type):
         arguments = to_config(asdict(value))
     else:
+        kind = f"the class {value.__name__}" if isinstance(value, type) else _with_article(type(value).__name__)
         raise ValueError(
-            f"a {type(value).__name__} cannot be written into a run's configuration: "
-            "give numbers, names, or a module derived from a pyroformer prior."
+            f"{kind} cannot be written into a run's configuration: give numbers, names, or an instance of a class "
+            "derived from a pyroformer prior or Guide, or train with pyroformer.SVI, which writes none."
         )
     return {"class_path": public_path(type(value)), "init_args": arguments}
 
@@ -118,7 +122,14 @@ def from_config(recipe: Any, trust: Collection[str] = (), **arguments: Any) -> A
         raise ValueError(f"the run uses {path}, which cannot be imported: {error}.") from error
     if not (isinstance(cls, type) and (issubclass(cls, Configurable) or is_dataclass(cls))):
         raise ValueError(f"the run uses {path}, which is not something that a run can build.")
+    given = recipe.get("init_args") or {}
+    if not isinstance(given, dict):
+        raise ValueError(f"the run's arguments of {path} are {given!r}: a mapping from names to values is needed.")
     try:
-        return cls(**{key: from_config(item, trust) for key, item in recipe.get("init_args", {}).items()} | arguments)
+        return cls(**{key: from_config(item, trust) for key, item in given.items()} | arguments)
     except TypeError as error:
         raise ValueError(f"the run's arguments do not fit {path}: {error}.") from error
+
+
+def _with_article(name: str) -> str:
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"

@@ -6,6 +6,7 @@ from typing import Literal, get_args, get_origin
 from ..attention.heads import head_width
 from ..batch import BOS, EOS, PAD
 from ..choices import check_choice
+from ..numbers import declared_number
 
 __all__ = ["TransformerConfig"]
 
@@ -80,6 +81,8 @@ class TransformerConfig:
     eos: int = EOS
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, declared_number(field.name, getattr(self, field.name), field.type))
         for name in ("vocabulary", "max_length", "width", "layers", "heads", "hidden", "key_components"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -1,0 +1,49 @@
+"""Numbers of NumPy and torch as Python's own, and the check of options that are numbers."""
+
+from typing import Any, get_args
+
+__all__ = ["declared_number", "plain_number"]
+
+
+def plain_number(value: Any) -> Any:
+    """A number or string of NumPy or torch as Python's own; other values as they are.
+
+    Examples:
+        >>> plain_number(torch.tensor(3)), plain_number(torch.zeros(2).numpy().sum()), plain_number("three")
+        (3, 0.0, 'three')
+    """
+    if type(value) in (bool, int, float, str) or value is None:
+        return value
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
+def declared_number(name: str, value: Any, kind: Any) -> Any:
+    """An option as a number of the type that it is declared with; as it is if that is no number.
+
+    Arguments:
+        name: The option's name, for the message.
+        value: Its value.
+        kind: Its declared type, such as ``int | None``.
+
+    Raises:
+        ValueError: If it is something else than a number, or not whole where it has to be.
+
+    Examples:
+        >>> declared_number("width", torch.tensor(8), int), declared_number("beta", 1, float)
+        (8, 1.0)
+        >>> declared_number("width", 8.5, int)
+        Traceback (most recent call last):
+        ValueError: width is 8.5: give a whole number, such as 8.
+    """
+    value = plain_number(value)
+    types = {*get_args(kind)} or {kind}
+    if not types & {int, float} or value is None and type(None) in types:
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} is {value!r}, a {type(value).__name__}: give a number.")
+    if float in types:
+        return float(value)
+    if isinstance(value, float):
+        nearest = max(round(value), 1) if abs(value) < float("inf") else 1
+        raise ValueError(f"{name} is {value}: give a whole number, such as {nearest}.")
+    return value
