@@ -16,7 +16,7 @@ from ..models.serialization import Configurable
 from .hyperpriors import HyperPosterior
 from .posteriors import TextPosterior
 
-__all__ = ["Guide", "encodes"]
+__all__ = ["Guide", "check_pair", "encodes"]
 
 
 class Guide(Configurable, LocalModule):
@@ -87,6 +87,23 @@ class Guide(Configurable, LocalModule):
     def networks(self) -> list[nn.Module]:
         """Its children that are plain networks, which are compiled block by block."""
         return [child for child in self.children() if not isinstance(child, PyroModule)]
+
+
+def check_pair(model: object, guide: object) -> None:
+    """Raises a ValueError if a guide was made for another model than this one.
+
+    Examples:
+        >>> corpus = pf.Corpus.from_texts([f"Number {n}." for n in range(40)], vocabulary=270)
+        >>> model, other = (pf.VAE.for_corpus(corpus, width=16, layers=1, heads=2) for _ in range(2))
+        >>> check_pair(model, pf.VAEGuide(other))
+        Traceback (most recent call last):
+        ValueError: the guide was made for another VAE than this model: make it again with VAEGuide(model).
+    """
+    if isinstance(model, Model) and isinstance(guide, Guide) and guide.model is not model:
+        raise ValueError(
+            f"the guide was made for another {type(guide.model).__name__} than this model: make it again with "
+            f"{type(guide).__name__}(model)."
+        )
 
 
 def encodes(guide: nn.Module | None) -> TypeGuard[Guide]:

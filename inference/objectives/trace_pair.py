@@ -9,6 +9,7 @@ from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match
 
+from ...guides.base import check_pair
 from .site_checks import check_shapes, check_sites, rephrase_pyro_error
 
 __all__ = ["trace_pair"]
@@ -22,6 +23,7 @@ def trace_pair(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Trace
     Raises:
         ValueError: If their sites or shapes do not match.
     """
+    check_pair(model, guide)
     try:
         guide_trace = Trace() if guide is None else poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = _replayed(model, guide_trace, *args, **kwargs)
