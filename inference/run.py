@@ -24,7 +24,7 @@ from .posterior.arviz_compat import ArviZData
 from .posterior.export import posterior
 from .runs.fitted import FittedModel
 from .runs.folder import RunFolder, objective_state, read_checkpoint
-from .runs.partial import joint_module
+from .runs.partial import check_finite, joint_module
 
 __all__ = ["Run", "load"]
 
@@ -248,6 +248,26 @@ class Run(FittedModel):
         """
         return evaluate(self, texts, **options)
 
+    def save(self, folder: str | Path) -> "Run":
+        """Save the whole run in a folder, as ``fit`` with ``out`` does: :func:`load` opens it, and ``fit`` resumes it.
+
+        The weights that are loaded there are those of ``run.model`` and ``run.guide`` as they are now.
+
+        Arguments:
+            folder: A new or empty folder.
+
+        Returns:
+            The same model, guide and corpus, as the run in the new folder.
+
+        Raises:
+            ValueError: If the folder is not empty or cannot be written.
+        """
+        state = joint_module(self.model, self.guide).state_dict()
+        weights = {f"objective.{name}": value for name, value in state.items()}
+        copied = self.folder.copy(Path(folder), weights, self.step)
+        corpus = Corpus.load(copied.corpus)
+        return Run(self.model, self.guide, corpus, copied, self.config, self.step, self.trust)
+
 
 def load(path: str | Path, *, trust: Collection[str] = (), device: str | torch.device = "cpu") -> Run:
     """Load a run from its folder, with its best weights.
@@ -265,15 +285,19 @@ def load(path: str | Path, *, trust: Collection[str] = (), device: str | torch.d
     config = folder.read_config()
     model = from_config(config["model"], trust)
     guide = from_config(config["guide"], trust, model=model) if config.get("guide") else None
-    checkpoint = read_checkpoint(folder.best if folder.best.exists() else folder.last)
+    if not isinstance(config.get("objective"), dict):
+        raise ValueError(f"{folder.config_file} is damaged: it names no objective. Fit anew with another out.")
+    weights = folder.best if folder.best.exists() else folder.last
+    checkpoint = read_checkpoint(weights)
     modules = joint_module(model, guide)
     try:
         modules.load_state_dict(objective_state(checkpoint, modules))
     except RuntimeError as error:
         raise ValueError(
-            f"{folder.best} is a checkpoint of another model than the one in {folder.config_file}: restore the two "
+            f"{weights} is a checkpoint of another model than the one in {folder.config_file}: restore the two "
             "files of one run."
         ) from error
+    check_finite(dict(modules.named_parameters()), str(weights))
     modules.to(device).eval()
     return Run(model, guide, Corpus.load(folder.corpus), folder, config, int(checkpoint["global_step"]), trust)
 

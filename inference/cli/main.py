@@ -5,7 +5,10 @@ import errno
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from ..utils.processes import rank
 from ..utils.registry import imported
@@ -28,10 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         2
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    with _silent_unless_first(arguments), local_modules() as finder:
+    with _silent_unless_first(arguments), _warnings_in_one_line(), local_modules() as finder:
         code, message = _outcome(arguments, finder)
         if message is not None and _is_first(arguments):
             message = re.sub(r"\btrust=\['([^']+)'\]", r"--trust \1", " ".join(message.split()))
+            message = message.replace("another out", "another --out")
             print(f"error: {message}", file=sys.stderr)
         return code
 
@@ -97,3 +101,20 @@ def _silent_unless_first(arguments: list[str]) -> Iterator[None]:
         if not _is_first(arguments):
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
         yield
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Warnings of pyroformer as one line, as its errors are; those of other packages with the place in their source."""
+    before = warnings.formatwarning
+
+    def one_line(message: Warning | str, category: type[Warning], filename: str, *place: Any) -> str:
+        if category is UserWarning and "pyroformer" in Path(filename).parts:
+            return f"warning: {' '.join(str(message).split())}\n"
+        return before(message, category, filename, *place)
+
+    warnings.formatwarning = one_line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before

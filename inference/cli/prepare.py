@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from inspect import signature
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -14,13 +15,17 @@ from ...models.serialization import check_trust, from_config, public_path
 from ...models.transformer.backbone import Backbone
 from ..data.corpus import Corpus
 from ..pretrained.gpt2 import Pretrained
-from ..runs.folder import RunFolder, read_checkpoint
+from ..runs.fingerprint import content_fingerprint
+from ..runs.folder import RunFolder
+from ..training.resumed import MAY_CHANGE, recorded_options
 from ..utils.registry import MODELS, imported
 from .option_help import options
 from .parser import NETWORK
 
 __all__ = [
     "Prepared",
+    "check_same_source",
+    "described_source",
     "prepare_folder",
     "prepare_new",
     "prepare_resumed",
@@ -29,19 +34,6 @@ __all__ = [
     "read_corpus",
 ]
 
-# Options that may change when a run is resumed: those of its duration and of the machine.
-MAY_CHANGE = {
-    "accumulate_grad_batches",
-    "batch_size",
-    "compile",
-    "devices",
-    "minutes",
-    "patience",
-    "precision",
-    "steps",
-    "validation_texts",
-    "validations",
-}
 FINE_TUNING = 1e-4  # learning rate; that of training from scratch would destroy what a backbone has learned
 
 
@@ -123,7 +115,7 @@ def prepare_resumed(
             f"{folder.path} trains only {', '.join(config['trained'])} of an earlier run: go on with "
             f"pyroformer fit-prior RUN --out {folder.path} --resume."
         )
-    settings = dict(config.get("training") or {})
+    settings = recorded_options(folder, config)
     fixed = {f"--{key}": value for key, value in training.items() if key not in MAY_CHANGE}
     try:
         _check_same_options(folder, config, corpus, name, dict(requested) | fixed)
@@ -131,14 +123,81 @@ def prepare_resumed(
         if "." in (objective := settings.get("objective") or "") and objective != training.get("objective"):
             check_trust(objective, trust)
         model = from_config(config["model"], trust)
-        if folder.start.exists() and not folder.last.exists():
-            model.load_state_dict(read_checkpoint(folder.start)["state_dict"])
+        if not folder.last.exists() and not folder.best.exists():
+            _load_start(folder, model)
         guide = from_config(config["guide"], trust, model=model) if config.get("guide") else None
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{folder.config_file} is damaged ({error}): choose another --out.") from error
     if {"steps", "minutes"} & set(training):
         settings |= {"steps": None, "minutes": None}
     return Prepared(model, guide, corpus, settings | dict(training))
+
+
+def described_source(
+    data: str,
+    *,
+    field: str | None = None,
+    condition: str | None = None,
+    labels: bool | None = None,
+    init_from: str | None = None,
+) -> dict[str, Any]:
+    """What a run reads, as plain data: with it, a resumed run notices that it is given something else."""
+    path = Path(data)
+    content = content_fingerprint(path) if data != "builtin" and path.exists() else None
+    described = {"data": data, "field": field, "condition": condition, "labels": labels, "init_from": init_from}
+    return described | {"content": content}
+
+
+def check_same_source(
+    folder: RunFolder,
+    corpus: Corpus,
+    *,
+    data: str | None = None,
+    field: str | None = None,
+    condition: str | None = None,
+    labels: bool | None = None,
+    init_from: str | None = None,
+) -> None:
+    """Raises a ValueError if a resumed run is given other texts, fields or pretrained weights than it began with.
+
+    The file need not be there any more, under the name that it had; under another name it must have the same content.
+    """
+    source = folder.read_source() or {"data": corpus.name, "labels": bool(corpus.labels)}
+    given: dict[str, Any] = {"data": data, "field": field, "condition": condition}
+    given |= {"labels": labels, "init_from": init_from}
+    for name, value in given.items():
+        began = source.get(name)
+        if value is None or value == began or name == "labels" and value == bool(corpus.labels):
+            same = name != "data" or _same_content(value, source)
+        else:
+            same = name == "data" and _same_content(value, source, renamed=True)
+        if not same:
+            what = "with other content" if value == began else f"with {'none' if began is None else began}"
+            raise ValueError(
+                f"--{name} is {value}, but {folder.path} was begun {what}: leave it out to go on, or choose "
+                "another --out."
+            )
+
+
+def _same_content(data: str | None, source: Mapping[str, Any], renamed: bool = False) -> bool:
+    """Whether a file or folder of texts is that of a run; one that is not there is, unless its name is another."""
+    content, path = source.get("content"), Path(data or "")
+    if data is None or data == "builtin" or not path.exists():
+        return not renamed
+    if content is None:  # of a run from before the content was recorded
+        return path.resolve().name == source.get("data")
+    return content_fingerprint(path) == content
+
+
+def _load_start(folder: RunFolder, model: Model) -> None:
+    """Load the weights that the model of a run without a checkpoint began with; the guide is made after it."""
+    if not folder.start.exists():
+        raise ValueError(
+            f"{folder.path} has no checkpoint and not the weights that it began with: fit anew with another --out."
+        )
+    weights = folder.start_weights(nn.ModuleDict({"model": model}))
+    names = model.state_dict()
+    model.load_state_dict({name: weights[f"model.{name}"] for name in names if f"model.{name}" in weights})
 
 
 def read_config(folder: RunFolder) -> dict[str, Any]:

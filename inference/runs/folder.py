@@ -2,6 +2,7 @@
 
 import csv
 import pickle
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +12,17 @@ import torch
 import yaml
 from torch import nn
 
+from ..data.storage import TemporaryFolder
 from ..utils.errors import first_line
 from ..utils.files import write_atomically
+from ..utils.yaml_files import read_yaml
+from .lock import LOCK
 from .old_runs import current_config, current_state
 
 __all__ = ["RunFolder"]
+
+# What a new run may find in its folder: parts of a run that was not begun, and files of a write that was killed.
+LEFTOVERS = re.compile(rf"corpus|checkpoints|source\.yaml|\{LOCK}|\.writable|\..+\.\d+\.tmp")
 
 
 class RunFolder:
@@ -24,24 +31,34 @@ class RunFolder:
     ::
 
         config.yaml             the model, the guide, the training options, the corpus
+        source.yaml             the data and the pretrained weights that the command line was given
         corpus/                 tokenizer and token arrays
-        checkpoints/start.ckpt  pretrained weights that the run starts from, needed until last.ckpt exists
+        checkpoints/start.ckpt  the weights that the run starts from, kept until last.ckpt exists
         checkpoints/last.ckpt   the state to resume from
         checkpoints/best.ckpt   the weights with the best validation loss
         metrics.csv             training and validation metrics, one row per report
 
     Arguments:
         path: Path of the folder; it need not exist.
+        owner: What has to live as long as the folder is used.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, owner: object = None) -> None:
         self.path = Path(path)
+        self.owner = owner
+        self.source_file = self.path / "source.yaml"
         self.config_file = self.path / "config.yaml"
         self.corpus = self.path / "corpus"
         self.start = self.path / "checkpoints" / "start.ckpt"
         self.last = self.path / "checkpoints" / "last.ckpt"
         self.best = self.path / "checkpoints" / "best.ckpt"
         self.metrics_file = self.path / "metrics.csv"
+
+    @classmethod
+    def temporary(cls) -> "RunFolder":
+        """A temporary folder, which is deleted with the last reference to it."""
+        owner = TemporaryFolder()
+        return cls(owner.path, owner)
 
     def prepare(self, resume: bool) -> None:
         """Create the folder, or check that the run in it may be resumed.
@@ -57,12 +74,12 @@ class RunFolder:
                 f"{self.path} already holds a run ({at}). Continue it with --resume, or choose another --out."
             )
         foreign = self.path.is_dir() and not self.config_file.exists()
-        if foreign and any(item.name not in ("corpus", "checkpoints") for item in self.path.iterdir()):
+        if foreign and any(not LEFTOVERS.fullmatch(item.name) for item in self.path.iterdir()):
             raise ValueError(f"{self.path} holds files that are not a run's: choose an empty or new folder with --out.")
         try:
             self.last.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path / ".writable", lambda file: file.write_bytes(b""))
-            (self.path / ".writable").unlink()
+            (self.path / ".writable").unlink(missing_ok=True)
         except OSError as error:
             raise ValueError(f"{self.path} cannot be written ({error.strerror}): choose another --out.") from error
 
@@ -88,21 +105,77 @@ class RunFolder:
             raise ValueError(
                 f"{self.path} holds no run (no {self.config_file.name}): give the --out of an earlier fit."
             )
-        try:
-            config = yaml.safe_load(self.config_file.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{self.config_file} is damaged: {first_line(error)}.") from error
+        config = read_yaml(self.config_file)
         if not isinstance(config, dict) or "model" not in config:
             raise ValueError(f"{self.config_file} is not a run's configuration: it names no model.")
         return current_config(config)
 
-    def keep_start(self, model: nn.Module) -> None:
-        """Save pretrained weights, so that a run that is killed before its first checkpoint can be resumed."""
-        write_atomically(self.start, lambda path: torch.save({"state_dict": model.state_dict()}, path))
+    def keep_source(self, source: Mapping[str, Any]) -> None:
+        """Write what the command line was given to read: with it, another ``--data`` is noticed at ``--resume``."""
+        text = yaml.safe_dump(dict(source), sort_keys=False)
+        write_atomically(self.source_file, lambda file: file.write_text(text, encoding="utf-8"))
 
-    def step(self) -> int:
-        """The step of the last checkpoint; 0 if there is none."""
-        return int(read_checkpoint(self.last)["global_step"]) if self.last.exists() else 0
+    def read_source(self) -> dict[str, Any]:
+        """What the command line was given to read; empty if that is not known."""
+        try:
+            content = yaml.safe_load(self.source_file.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError, UnicodeDecodeError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def keep_start(self, objective: nn.Module) -> None:
+        """Save the weights and buffers that a run starts from.
+
+        The recipes of model and guide and the seed do not give all of them back: not the histogram of the lengths, not
+        pretrained weights, not those of a model that was made before the seed was set.
+        """
+        content = {"state_dict": {f"objective.{name}": value for name, value in objective.state_dict().items()}}
+        write_atomically(self.start, lambda path: torch.save(content | {"global_step": 0}, path))
+
+    def start_weights(self, objective: nn.Module) -> dict[str, torch.Tensor]:
+        """The weights that the run starts from, by the names that ``objective`` has for them.
+
+        Older runs have those of a pretrained model alone.
+        """
+        content = read_checkpoint(self.start)
+        weights = objective_state(content, objective)
+        if weights:
+            return weights
+        old = {f"model.{name}": value for name, value in content["state_dict"].items()}
+        return objective.state_dict() | current_state(old, objective.state_dict())
+
+    def step(self, checkpoint: Path | None = None) -> int:
+        """The step of a checkpoint, the last by default; 0 if there is none."""
+        checkpoint = checkpoint or self.last
+        return int(read_checkpoint(checkpoint)["global_step"]) if checkpoint.exists() else 0
+
+    def copy(self, target: Path, weights: Mapping[str, torch.Tensor], step: int) -> "RunFolder":
+        """Copy the run to another folder, new or empty.
+
+        Arguments:
+            target: The other folder.
+            weights: The best weights there, by their names in a checkpoint.
+            step: Their step.
+
+        Raises:
+            ValueError: If it is not empty or cannot be written.
+        """
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise ValueError(f"{target} exists and is not an empty folder: choose another to save the run in.")
+        leave_out = shutil.ignore_patterns(LOCK, ".writable", ".*.tmp")
+
+        def write(path: Path) -> None:
+            shutil.copytree(self.path, path, ignore=leave_out)
+            best = RunFolder(path).best
+            write_atomically(best, lambda file: torch.save({"state_dict": dict(weights), "global_step": step}, file))
+
+        try:
+            write_atomically(target, write)
+        except OSError as error:
+            raise ValueError(
+                f"{target} cannot be written ({error.strerror or error}): choose another folder."
+            ) from error
+        return RunFolder(target)
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Append a row to the metrics; the first row determines the columns."""

@@ -1,18 +1,34 @@
-"""Model and guide as one module, its trainable and its frozen parts."""
+"""Model and guide as one module: its trainable and its frozen parts, and whether its weights are finite."""
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...models.base import Model
 
-__all__ = ["frozen_fingerprint", "frozen_modules", "joint_module", "trainable_modules"]
+__all__ = ["check_finite", "frozen_fingerprint", "frozen_modules", "joint_module", "trainable_modules"]
 
 
 def joint_module(model: Model, guide: nn.Module | None) -> nn.ModuleDict:
     """Model and guide in one module, whose ``state_dict`` has the names of a run's checkpoints."""
     return nn.ModuleDict({"model": model} if guide is None else {"model": model, "guide": guide})
+
+
+def check_finite(weights: Mapping[str, Tensor], source: str) -> None:
+    """Raises a ValueError that names the first of some weights that are not finite.
+
+    Arguments:
+        weights: The weights by name.
+        source: Where they come from, for the message.
+    """
+    for name, weight in weights.items():
+        if not bool(weight.detach().isfinite().all()):
+            raise ValueError(
+                f"{source} has weights that are not finite, {name} the first of them, as after a training that "
+                "diverged: fit anew with a lower learning_rate, or start from other weights."
+            )
 
 
 def trainable_modules(module: nn.Module, name: str = "") -> list[str]:

@@ -1,14 +1,153 @@
 """Checks before training: the model fits the corpus, and a resumed run continues as it began."""
 
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
+from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
 
+from ...guides.base import check_pair
 from ...models.base import Model
 from ..data.corpus import Corpus
+from ..options import TrainingOptions
+from ..runs.fingerprint import corpus_fingerprint
 from ..runs.folder import RunFolder, objective_state, read_checkpoint
+from ..runs.partial import check_finite
 
-__all__ = ["check_checkpoint", "check_same_run", "check_sizes"]
+__all__ = [
+    "check_arguments",
+    "check_checkpoint",
+    "check_option_names",
+    "check_progress",
+    "check_same_corpus",
+    "check_same_run",
+    "check_sizes",
+    "load_start",
+    "progress_of",
+    "warn_of_unimportable",
+]
+
+
+def check_option_names(names: Iterable[str]) -> None:
+    """Raises a ValueError for a keyword that is no training option.
+
+    Examples:
+        >>> check_option_names(["step"])
+        Traceback (most recent call last):
+        ValueError: fit has no option step: did you mean steps? help(pyroformer.fit) lists all.
+    """
+    known = [field.name for field in fields(TrainingOptions)]
+    for name in names:
+        if name not in known:
+            close = get_close_matches(name, [*known, "out", "resume", "callback"], n=1)
+            hint = (
+                f"did you mean {close[0]}? help(pyroformer.fit) lists all."
+                if close
+                else "help(pyroformer.fit) lists all."
+            )
+            raise ValueError(f"fit has no option {name}: {hint}")
+
+
+def check_arguments(model: Any, guide: Any, corpus: Any) -> None:
+    """Raises a ValueError if model, guide or corpus is something else, or the guide is that of another model."""
+    if isinstance(corpus, str | os.PathLike):
+        raise ValueError(
+            f"corpus is {str(corpus)!r}: read it first, with pyroformer.Corpus.from_file({str(corpus)!r})."
+        )
+    if not isinstance(corpus, Corpus):
+        raise ValueError(
+            f"corpus is a {type(corpus).__name__}: give a Corpus, such as pyroformer.Corpus.from_texts(texts)."
+        )
+    for name, value in {"model": model, "guide": guide}.items():
+        if isinstance(value, type):
+            made = f"{value.__name__}.for_corpus(corpus)" if name == "model" else f"{value.__name__}(model)"
+            raise ValueError(f"{name} is the class {value.__name__}: give an instance, {made}.")
+    if not isinstance(model, Model):
+        raise ValueError(
+            f"model is a {type(model).__name__}: give a Model, such as pyroformer.NVAE.for_corpus(corpus)."
+        )
+    if guide is not None and not isinstance(guide, nn.Module):
+        raise ValueError(
+            f"guide is a {type(guide).__name__}: give the guide of the model, or None if it has no latents."
+        )
+    if guide is None and model.latents:
+        raise ValueError(
+            f"guide is None, but {type(model).__name__} has the latents {', '.join(model.latents)}: give its guide."
+        )
+    check_pair(model, guide)
+
+
+def warn_of_unimportable(config: Mapping[str, Any]) -> None:
+    """Warns of classes that no other program can import, so that the run could not be loaded."""
+    for path in _class_paths(config):
+        if path.startswith("__main__.") or "<locals>" in path:
+            module = "a notebook or script" if path.startswith("__main__.") else "a function"
+            warnings.warn(
+                f"the run uses {path}, a class of {module}, which no other program can import to load the run: move it "
+                "to the top level of a module of its own, such as my_priors.py, and import it from there.",
+                stacklevel=4,
+            )
+
+
+def _class_paths(recipe: Any) -> Iterator[str]:
+    if isinstance(recipe, Mapping):
+        if isinstance(path := recipe.get("class_path"), str):
+            yield path
+        recipe = list(recipe.values())
+    if isinstance(recipe, list):
+        for item in recipe:
+            yield from _class_paths(item)
+
+
+def check_same_corpus(folder: RunFolder, corpus: Corpus) -> None:
+    """Raises a ValueError unless the corpus is that of a run to resume."""
+    if not folder.corpus.exists() or folder.corpus.resolve() == corpus.folder.resolve():
+        return
+    own = Corpus.load(folder.corpus)
+    if corpus_fingerprint(own) != corpus_fingerprint(corpus):
+        raise ValueError(
+            f"{folder.path} was begun with another corpus ({own.describe()}) than this one ({corpus.describe()}): "
+            f"resume it with pyroformer.Corpus.load({str(folder.corpus)!r}), or choose another out."
+        )
+
+
+def check_progress(folder: RunFolder, options: TrainingOptions) -> None:
+    """Raises a ValueError if a run to resume is longer than it should be, or has lost its checkpoint."""
+    if not folder.last.exists():
+        if folder.best.exists():
+            raise ValueError(
+                f"{folder.last} is missing, the state to resume from: restore it, or fit anew with another out. "
+                f"{folder.best}, the best weights, can still be used."
+            )
+        return
+    step = folder.step()
+    if options.steps is not None and options.steps < step:
+        raise ValueError(f"steps is {options.steps}, but {folder.path} is at step {step}: give at least that many.")
+
+
+def progress_of(checkpoint: Mapping[str, Any], options: TrainingOptions) -> tuple[float, float]:
+    """The fraction of a run that a checkpoint has done, and its seconds."""
+    seconds = float(checkpoint.get("run", {}).get("seconds", 0.0))
+    by_steps = checkpoint["global_step"] / options.steps if options.steps else 0.0
+    by_clock = seconds / (60 * options.minutes) if options.minutes else 0.0
+    return max(by_steps, by_clock), seconds
+
+
+def load_start(folder: RunFolder, objective: nn.Module) -> None:
+    """Load the weights that a run without a checkpoint began with.
+
+    Raises:
+        ValueError: If they are those of another model.
+    """
+    try:
+        objective.load_state_dict(folder.start_weights(objective))
+    except RuntimeError as error:
+        raise ValueError(
+            f"{folder.start} has weights of another model than {folder.config_file} names: fit anew with another out."
+        ) from error
 
 
 def check_sizes(model: Model, corpus: Corpus) -> None:
@@ -34,30 +173,26 @@ def check_checkpoint(folder: RunFolder, objective: nn.Module) -> None:
     expected = objective.state_dict()
     if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in expected.items()}:
         raise ValueError(f"{folder.last} is a checkpoint of another model than {folder.config_file} names.")
+    check_finite({name: saved[name] for name, _ in objective.named_parameters()}, str(folder.last))
 
 
 def check_same_run(folder: RunFolder, config: dict[str, Any]) -> None:
-    """Raises a ValueError unless a resumed run has the model, frozen weights and ``target_kl`` that it began with."""
+    """Raises a ValueError unless a resumed run has the model, the guide and the frozen weights that it began with."""
     before = folder.read_config()
     for part in ("model", "guide"):
         if before.get(part) != config[part]:
             raise ValueError(
-                f"{folder.path} holds a run of another {part}: continue it with the same one, or choose another --out."
+                f"{folder.path} holds a run of another {part}: continue it with the same one, or choose another out."
             )
     if before.get("trained") != config.get("trained"):
         raise ValueError(
             f"{folder.path} trains {_trained(before)}, not {_trained(config)}: freeze what that run freezes, or choose "
-            "another --out."
+            "another out."
         )
     if "frozen" in before and before["frozen"] != config.get("frozen"):
         raise ValueError(
             f"{folder.path} has other frozen weights than these: resume it from the run that it began with, or choose "
-            "another --out."
-        )
-    old, new = (each.get("training", {}).get("target_kl") for each in (before, config))
-    if old != new:
-        raise ValueError(
-            f"target_kl is {new}, but {folder.path} was begun with {old}: go on with that, or choose another --out."
+            "another out."
         )
 
 

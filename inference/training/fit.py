@@ -1,7 +1,9 @@
 """Training of a model and its guide by stochastic variational inference."""
 
-import tempfile
+import signal
 from collections.abc import Callable
+from contextlib import ExitStack
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,28 @@ from ..options import TrainingOptions
 from ..run import Run
 from ..runs.config import run_config
 from ..runs.folder import RunFolder, objective_state, read_checkpoint
+from ..runs.lock import run_lock
+from ..runs.partial import check_finite
 from ..utils.processes import rank
-from .checks import check_checkpoint, check_same_run, check_sizes
+from .checks import (
+    check_arguments,
+    check_checkpoint,
+    check_option_names,
+    check_progress,
+    check_same_corpus,
+    check_same_run,
+    check_sizes,
+    load_start,
+    progress_of,
+    warn_of_unimportable,
+)
+from .divergence import DivergenceError
 from .lightning_module import Status, Training
-from .trainer import make_trainer, quiet_lightning, stop_on_interrupt
+from .resumed import resumed_options
+from .signals import stop_on_signal
+from .trainer import make_trainer, quiet_lightning
 
-__all__ = ["fit"]
+__all__ = ["fit", "run_training"]
 
 
 def fit(
@@ -43,8 +61,10 @@ def fit(
         model: The generative model. Parameters that require no gradient are frozen; frozen modules have no dropout.
         guide: Its guide, or None for a model without latents.
         corpus: Texts for training and validation.
-        out: The run's folder; a temporary one by default.
-        resume: Continue the run in ``out``; a run without a checkpoint starts at step 0.
+        out: The run's folder; by default a temporary one, which is deleted with the run unless :meth:`Run.save
+            <pyroformer.Run.save>` copies it.
+        resume: Continue the run in ``out``, with its options where they are not given; a run without a checkpoint
+            starts at step 0 with the weights that it began with.
         callback: Called with a :class:`Status` about twice a second, and after each validation.
         options: Fields of :class:`~.options.TrainingOptions`, such as ``steps``, ``minutes``, ``learning_rate``;
             ``objective`` may be the class itself.
@@ -53,8 +73,11 @@ def fit(
         The run, with the best weights loaded.
 
     Raises:
-        ValueError: If an option is out of range, ``out`` is in use, the run to resume is of another model, or the
-            corpus has conditions that the model does not read.
+        ValueError: If an option is out of range, ``out`` is in use, the guide is of another model, the run to resume is
+            of another model, corpus or objective, or the corpus has conditions that the model does not read.
+        DivergenceError: A ValueError, if the loss or the weights are not finite; the last finite weights are kept.
+        SystemExit: With code 128 + signal after SIGTERM, SIGHUP or SIGUSR1, once the step is finished and saved.
+            After Ctrl-C, the run so far is returned.
 
     Examples:
         >>> corpus = pf.Corpus.from_texts([f"The number {n} is even." for n in range(0, 100, 2)], max_length=32)
@@ -62,37 +85,103 @@ def fit(
         >>> fit(model, None, corpus, steps=2, batch_size=8).step
         2
     """
+    run, number = run_training(model, guide, corpus, out=out, resume=resume, callback=callback, **options)
+    if number not in (None, signal.SIGINT):  # an order to end, not a person's Ctrl-C
+        raise SystemExit(128 + number)
+    return run
+
+
+def run_training(
+    model: Model,
+    guide: nn.Module | None,
+    corpus: Corpus,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    callback: Callable[[Status], None] | None = None,
+    **options: Any,
+) -> tuple[Run, int | None]:
+    """The run that :func:`fit` returns, and the number of the signal that ended it, or None."""
+    check_option_names(options)
+    check_arguments(model, guide, corpus)
     if isinstance(options.get("objective"), type):
         options["objective"] = objective_name(options["objective"])
+    if resume and out is None:
+        raise ValueError("resume is True, but there is no out: give the folder of the run to resume.")
+    folder = RunFolder.temporary() if out is None else RunFolder(out)
+    if resume:
+        options = resumed_options(folder, options)
     settings = TrainingOptions(**options)
     model.check_conditions(corpus.conditional)
     check_sizes(model, corpus)
-    folder = RunFolder(out if out is not None else tempfile.mkdtemp(prefix="pyroformer-"))
     objective = make_objective(model, guide, settings, len(corpus.train))
     config = run_config(model, guide, corpus, settings)
-    if rank() == 0:
-        _prepare_folder(folder, resume, config, corpus, objective)
-    objective.train()  # Lightning warns about modules in evaluation mode
-    training = Training(objective, corpus, settings, folder, callback)
-    checkpoint = str(folder.last) if folder.last.exists() else None
-    with quiet_lightning(), stop_on_interrupt(training):
-        make_trainer(settings).fit(training, ckpt_path=checkpoint, weights_only=True)
-    best = folder.best if folder.best.exists() else folder.last
-    objective.load_state_dict(objective_state(read_checkpoint(best), objective))
+    if out is not None:
+        warn_of_unimportable(config)
+    with ExitStack() as stack:
+        if rank() == 0:
+            folder.prepare(resume)
+            stack.enter_context(run_lock(folder.path))
+            _prepare_folder(folder, resume, config, corpus, objective, settings)
+        check_finite(dict(objective.named_parameters()), "the model")
+        objective.train()  # Lightning warns about modules in evaluation mode
+        training = Training(objective, corpus, settings, folder, callback)
+        _train(training)
+        folder = training.folder
+        if training.diverged is not None:
+            raise DivergenceError(training.diverged, settings.learning_rate, folder)
+        checkpoint = read_checkpoint(folder.best if folder.best.exists() else folder.last)
+    objective.load_state_dict(objective_state(checkpoint, objective))
     objective.eval()
     trust = [config["objective"]["class_path"]] if "class_path" in config["objective"] else []
-    return Run(model, guide, corpus, folder, config, step=training.best_step, trust=trust)
+    run = Run(model, guide, corpus, folder, config, step=int(checkpoint["global_step"]), trust=trust)
+    return run, training.signal
+
+
+def _with_options(function: Any) -> Signature:
+    """The signature of ``fit`` with the training options in place of ``**options``, for ``help`` and notebooks."""
+    own = list(signature(function).parameters.values())[:-1]
+    options = [option.replace(kind=Parameter.KEYWORD_ONLY) for option in signature(TrainingOptions).parameters.values()]
+    return signature(function).replace(parameters=[*own, *options])
+
+
+setattr(fit, "__signature__", _with_options(fit))  # noqa: B010
+
+
+def _train(training: Training) -> None:
+    """Train until the run ends, unless it has ended already."""
+    folder, settings = training.folder, training.options
+    done, seconds = (0.0, 0.0) if not folder.last.exists() else progress_of(read_checkpoint(folder.last), settings)
+    if done >= 1:
+        if training.callback is not None and rank() == 0:
+            training.callback(Status(folder.step(), 1.0, seconds, 0.0, 0.0, "train", {}))
+        return
+    checkpoint = str(folder.last) if folder.last.exists() else None
+    with quiet_lightning(), stop_on_signal(training):
+        make_trainer(settings).fit(training, ckpt_path=checkpoint, weights_only=True)
 
 
 def _prepare_folder(
-    folder: RunFolder, resume: bool, config: dict[str, Any], corpus: Corpus, objective: Objective
+    folder: RunFolder,
+    resume: bool,
+    config: dict[str, Any],
+    corpus: Corpus,
+    objective: Objective,
+    settings: TrainingOptions,
 ) -> None:
-    """Write corpus and configuration, and check that a run to resume is the same one."""
-    folder.prepare(resume)
-    if resume and folder.config_file.exists():
+    """Write corpus, initial weights and configuration, or check that a run to resume is the same one."""
+    begun = resume and folder.config_file.exists()
+    if begun:
         check_same_run(folder, config)
-    folder.keep_corpus(corpus.folder)
-    folder.write_config(config)
+        check_same_corpus(folder, corpus)
+        check_progress(folder, settings)
     if folder.last.exists():
         check_checkpoint(folder, objective)
         folder.forget_metrics_after(folder.step())
+    elif begun and folder.start.exists():
+        load_start(folder, objective)
+        folder.forget_metrics_after(0)
+    else:
+        folder.keep_start(objective)
+    folder.keep_corpus(corpus.folder)
+    folder.write_config(config)

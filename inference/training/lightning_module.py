@@ -30,6 +30,8 @@ from .meter import LossMeter
 
 __all__ = ["Status", "Training"]
 
+NEVER = 1 << 62
+
 
 class Status(NamedTuple):
     """Progress of a run; ``values`` are means in nats per token since the last callback, or over held-out texts.
@@ -69,15 +71,22 @@ class Training(lightning.LightningModule):
         self.controller = None if options.target_kl is None else KLController(options.target_kl)
         self.scale: float | Tensor = 1.0  # factor of the full KL weights at the last batch
         self.best, self.best_step, self.wait, self.validations_done = math.inf, 0, 0, 0
+        self.diverged: int | None = None  # the first step that was not finite
         self.seconds_before, self.started, self.reported = 0.0, time.monotonic(), 0.0
-        self.stop_requested = False
+        self.signal: int | None = None  # the signal that ends the run after its step
         self.position: dict[str, Any] | None = None
         self.meter = LossMeter()
         self._losses: Callable[[Batch], dict[str, Tensor]] = objective.losses
         self._micro_batch = 0
+        self._not_finite: Tensor | None = None  # on the device: the first step whose loss is not finite, or NEVER
         self._kl: list[Tensor] = []  # KLs of the batches of a step
 
     # Hooks of Lightning, in the order of their calls.
+
+    def setup(self, stage: str) -> None:
+        if self.trainer.world_size > 1:  # a temporary folder is the first process's
+            path = self.trainer.strategy.broadcast(str(self.folder.path))
+            self.folder = self.folder if self.trainer.is_global_zero else RunFolder(path)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         named = [(name, p) for name, p in self.objective.named_parameters() if p.requires_grad]
@@ -102,6 +111,7 @@ class Training(lightning.LightningModule):
 
     def on_train_start(self) -> None:
         self.started = time.monotonic()
+        self.validations_done = self._validations_due(self.progress())
         mode = self.options.compile
         if mode == "auto":
             mode = "blocks" if self.device.type == "cuda" else "off"
@@ -128,6 +138,7 @@ class Training(lightning.LightningModule):
         self._micro_batch = (self._micro_batch + 1) % self.options.accumulate_grad_batches
         with _argument_checks(self.reported == 0.0):  # at the first step only: a check waits for the device
             losses = self._losses(batch)
+        self._watch(losses["objective"].detach(), step + 1)
         self.meter.add({name: value.detach() for name, value in losses.items()}, batch)
         if self.controller is not None:
             self._kl.append(self._latent_kl(losses))
@@ -140,13 +151,20 @@ class Training(lightning.LightningModule):
             self.controller.update(self.trainer.strategy.reduce(torch.stack(self._kl).mean(), reduce_op="mean"))
             self._kl = []
         progress = self.progress()
-        done = progress >= 1 or self._anywhere(self.stop_requested)
-        if done or progress >= (self.validations_done + 1) / self.options.validations:
-            self.validations_done = max(self.validations_done + 1, math.floor(progress * self.options.validations))
+        due = self._validations_due(progress)
+        done, stopped = progress >= 1, self._anywhere(self.signal is not None)
+        validating, reporting = due > self.validations_done, time.monotonic() - self.reported > 0.5
+        if self._has_diverged(wait=done or stopped or validating or reporting):
+            done = True
+        elif validating:
+            self.validations_done = due
             done = self._validate_and_save(progress) or done
-        elif time.monotonic() - self.reported > 0.5:
+        elif stopped:  # without a validation, which would not be one of an uninterrupted run
             self._report(progress, "train", self.meter.read())
-        if done:
+            self._save()
+        elif reporting:
+            self._report(progress, "train", self.meter.read())
+        if done or stopped:
             self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -163,11 +181,7 @@ class Training(lightning.LightningModule):
         checkpoint["state_dict"] = current_state(checkpoint["state_dict"], self.state_dict())
         state = current_progress(checkpoint["run"])
         self.best, self.best_step, self.wait = state["best"], state["best_step"], state["wait"]
-        self.validations_done, self.seconds_before, self.position = (
-            state["validations_done"],
-            state["seconds"],
-            state["position"],
-        )
+        self.seconds_before, self.position = state["seconds"], state["position"]
 
     def _train_mode(self) -> None:
         """Train mode for all but frozen modules, which have no dropout."""
@@ -200,11 +214,41 @@ class Training(lightning.LightningModule):
         by_clock: float = self.trainer.strategy.broadcast(self.seconds() / (60 * self.options.minutes))
         return max(by_steps, by_clock)
 
+    def _validations_due(self, progress: float) -> int:
+        """The number of validations up to here, whatever the length of the run was before it was resumed."""
+        due = math.floor(progress * self.options.validations)
+        return due + 1 if progress >= (due + 1) / self.options.validations else due
+
+    # Divergence.
+
+    def _watch(self, loss: Tensor, step: int) -> None:
+        """Notes on the device whether a loss is finite, without waiting for it."""
+        noted = torch.where(loss.isfinite(), NEVER, step)
+        self._not_finite = noted if self._not_finite is None else torch.minimum(self._not_finite, noted)
+
+    def _has_diverged(self, wait: bool) -> bool:
+        """Whether the run has diverged; where reading that waits for the device, it is read only if ``wait``."""
+        together = self.trainer.world_size > 1
+        if not (wait or together or self.device.type == "cpu"):
+            return False
+        step = NEVER if self._not_finite is None else int(self._not_finite)
+        if not self._anywhere(step < NEVER):
+            return False
+        self.diverged = step if step < NEVER else self.trainer.global_step
+        return True
+
+    def _weights_are_finite(self) -> bool:
+        checks = [parameter.detach().isfinite().all() for parameter in self.objective.parameters()]
+        return not checks or bool(torch.stack(checks).all())
+
     # Validation and reports.
 
     def _validate_and_save(self, progress: float) -> bool:
-        """Validate, save the best weights and the state to resume from; True if patience has run out."""
+        """Validate, save the best weights and the state to resume from; True if patience has run out or it diverged."""
         values = self.validate()
+        if not (math.isfinite(values["objective"]) and self._weights_are_finite()):
+            self.diverged = self.trainer.global_step
+            return True
         self._report(progress, "train", self.meter.read())
         if values["objective"] < self.best:
             self.best, self.best_step, self.wait = values["objective"], self.trainer.global_step, 0
@@ -214,10 +258,17 @@ class Training(lightning.LightningModule):
         else:
             self.wait += 1
         self._report(progress, "valid", values)
+        self._save()
+        return 0 < self.options.patience <= self.wait
+
+    def _save(self) -> None:
+        """Save the state to resume from, unless the weights are not finite."""
+        if not self._weights_are_finite():
+            self.diverged = self.trainer.global_step
+            return
         self.trainer.save_checkpoint(self.folder.last)
         if self.trainer.is_global_zero:
             self.folder.start.unlink(missing_ok=True)
-        return 0 < self.options.patience <= self.wait
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

@@ -1,9 +1,7 @@
-"""Lightning's Trainer, set up for a run: devices, precision, atomic checkpoints, interrupts."""
+"""Lightning's Trainer, set up for a run: devices, precision, atomic checkpoints."""
 
 import logging
 import os
-import signal
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +10,13 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 from ..options import TrainingOptions
 from ..utils.files import write_atomically
-from .lightning_module import Training
 
-__all__ = ["make_trainer", "quiet_lightning", "stop_on_interrupt"]
+__all__ = ["make_trainer", "quiet_lightning"]
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -29,27 +27,45 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 def make_trainer(options: TrainingOptions) -> lightning.Trainer:
-    """A Trainer with these options, alone or as one of several processes that torchrun has started."""
+    """A Trainer with these options, alone or as one of several processes that torchrun has started.
+
+    Raises:
+        ValueError: If a scheduler has started other processes than the options ask for.
+    """
     cuda = torch.cuda.is_available()
     processes = max(options.devices, int(os.environ.get("WORLD_SIZE", 1)))
-    return lightning.Trainer(
-        accelerator="cuda" if cuda else "cpu",
-        devices=options.devices if "TORCHELASTIC_RUN_ID" not in os.environ else int(os.environ["LOCAL_WORLD_SIZE"]),
-        num_nodes=max(1, processes // int(os.environ.get("LOCAL_WORLD_SIZE", processes))),
-        strategy="ddp" if processes > 1 else "auto",
-        precision="bf16-mixed" if options.precision == "bf16" else "32-true",
-        max_steps=options.steps or -1,
-        max_epochs=-1,
-        accumulate_grad_batches=options.accumulate_grad_batches,
-        gradient_clip_val=options.gradient_clip_val or None,
-        plugins=[AtomicCheckpoints()],
-        use_distributed_sampler=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        logger=False,
-        num_sanity_val_steps=0,
-    )
+    plugins: list[Any] = [AtomicCheckpoints()]
+    if processes == 1:
+        plugins.append(LightningEnvironment())  # a scheduler's variables are no request for several processes
+    try:
+        trainer = lightning.Trainer(
+            accelerator="cuda" if cuda else "cpu",
+            devices=options.devices if "TORCHELASTIC_RUN_ID" not in os.environ else int(os.environ["LOCAL_WORLD_SIZE"]),
+            num_nodes=max(1, processes // int(os.environ.get("LOCAL_WORLD_SIZE", processes))),
+            strategy="ddp" if processes > 1 else "auto",
+            precision="bf16-mixed" if options.precision == "bf16" else "32-true",
+            max_steps=options.steps or -1,
+            max_epochs=-1,
+            accumulate_grad_batches=options.accumulate_grad_batches,
+            gradient_clip_val=options.gradient_clip_val or None,
+            plugins=plugins,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            logger=False,
+            num_sanity_val_steps=0,
+        )
+    except RuntimeError as error:
+        if "ntasks" not in str(error):
+            raise
+        raise ValueError(
+            f"devices is {options.devices}, but SLURM was asked for other processes: give sbatch or srun "
+            f"--ntasks-per-node={options.devices} in place of --ntasks, or leave devices out."
+        ) from error
+    # Signals are ours (see signals.py): Lightning's handlers end a run without a checkpoint.
+    setattr(trainer._signal_connector, "register_signal_handlers", lambda: None)  # noqa: B010
+    return trainer
 
 
 @contextmanager
@@ -67,21 +83,3 @@ def quiet_lightning() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-@contextmanager
-def stop_on_interrupt(training: Training) -> Iterator[None]:
-    """The first Ctrl-C ends the run after its step and writes a checkpoint; the second ends it at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        training.stop_requested = True
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

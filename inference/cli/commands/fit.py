@@ -74,17 +74,27 @@ def fit(
     TrainingOptions(**training)  # validates them before anything is read
 
     from ...runs.folder import RunFolder
-    from ...training.fit import fit as train
-    from ..prepare import prepare_folder, prepare_new, prepare_resumed, read_backbone, read_corpus
+    from ...training.fit import run_training
+    from ..prepare import (
+        check_same_source,
+        described_source,
+        prepare_folder,
+        prepare_new,
+        prepare_resumed,
+        read_backbone,
+        read_corpus,
+    )
 
     folder = RunFolder(out)
     if rank() == 0:
         prepare_folder(folder, resume)
+    source: dict[str, Any] = {"field": field, "condition": condition, "labels": labels, "init_from": init_from}
     texts = {"vocabulary": vocabulary, "max_length": max_length, "overlong": overlong}
     # Of processes that train together, the others resume the run that the first one has prepared.
     if folder.config_file.exists() and (resume or rank() > 0):
         requested = _by_flag(name, size, texts, model, guide or {})
         prepared = prepare_resumed(folder, name, requested, training, trust or ())
+        check_same_source(folder, prepared.corpus, data=data, **source)
         print_line(f"resuming {out}: {prepared.corpus.describe()}")
     else:
         if data is None:
@@ -94,26 +104,29 @@ def fit(
         fields: dict[str, Any] = {"field": field, "condition": condition, "labels": labels}
         fields["tokenizer"] = None if backbone is None else backbone.tokenizer
         corpus = read_corpus(data, folder if rank() == 0 else None, **fields, **texts)
+        if rank() == 0:
+            folder.keep_source(described_source(data, **source))
         print_line(f"reading {corpus.describe()}")
         prepared = prepare_new(
             name, corpus, size=size or "tiny", model=model, guide=guide, training=training, backbone=backbone
         )
         if backbone is not None:
             print_line(f"starting from {backbone.describe()}")
-            if rank() == 0:
-                folder.keep_start(prepared.model)
     settings = TrainingOptions(**prepared.training)
     print_line(_training_line(prepared, settings, "" if resume or init_from else size or "tiny"))
     progress = Progress(_objective_name(prepared, settings))
     try:
-        run = train(*prepared[:3], out=out, resume=resume, callback=progress, **prepared.training)
+        run, signal = run_training(*prepared[:3], out=out, resume=resume, callback=progress, **prepared.training)
     finally:
         progress.close()
     if progress.done < 1:
         print_line(
             f"ended at {100 * progress.done:.0f} %; pyroformer fit {name} --out {shlex.quote(out)} --resume goes on"
         )
-    print_line(f"best at step {run.step:,}; run saved in {out}")
+    best = "best" if run.folder.best.exists() else "no validation yet; saved"
+    print_line(f"{best} at step {run.step:,}; run saved in {out}")
+    if signal is not None:
+        raise SystemExit(128 + signal)
 
 
 def _by_flag(

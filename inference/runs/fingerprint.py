@@ -1,0 +1,47 @@
+"""Fingerprints: whether two corpora have the same texts and tokens, and two files or folders the same content."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from ..data.corpus import Corpus
+
+__all__ = ["content_fingerprint", "corpus_fingerprint"]
+
+
+def corpus_fingerprint(corpus: Corpus) -> str:
+    """A hash of the tokens of every split, of the tokenizer and of the labels.
+
+    Examples:
+        >>> first, again = (pf.Corpus.from_texts([f"Number {n}." for n in range(30)], vocabulary=270) for _ in range(2))
+        >>> other = pf.Corpus.from_texts([f"Zahl {n}." for n in range(30)], vocabulary=270)
+        >>> corpus_fingerprint(first) == corpus_fingerprint(again)
+        True
+        >>> corpus_fingerprint(first) == corpus_fingerprint(other)
+        False
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted(corpus.folder.glob("*.npy")):
+        array = np.load(file, mmap_mode="r")
+        digest.update(f"{file.name} {array.dtype} {array.shape}".encode())
+        flat = array.reshape(-1)
+        for start in range(0, len(flat), 1 << 22):
+            digest.update(np.ascontiguousarray(flat[start : start + (1 << 22)]).tobytes())
+    for file in sorted(corpus.folder.glob("tokenizer*.json")):
+        digest.update(json.dumps(json.loads(file.read_text(encoding="utf-8")), sort_keys=True).encode())
+    digest.update(repr((corpus.max_length, corpus.labels, corpus.conditional)).encode())
+    return digest.hexdigest()
+
+
+def content_fingerprint(path: Path) -> str:
+    """A hash of a file, or of the files of a folder."""
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if file.is_file():
+            digest.update(file.name.encode() if path.is_dir() else b"")
+            with file.open("rb") as content:
+                while block := content.read(1 << 22):
+                    digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,75 @@
+"""Options of a resumed run: those that it began with, and those that may change."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from ..options import TrainingOptions
+from ..runs.folder import RunFolder
+
+__all__ = ["MAY_CHANGE", "recorded_options", "resumed_options"]
+
+# Options that may change when a run is resumed: those of its duration and of the machine. The product of batch_size,
+# accumulate_grad_batches and devices may not.
+MAY_CHANGE = {
+    "accumulate_grad_batches",
+    "batch_size",
+    "compile",
+    "devices",
+    "minutes",
+    "patience",
+    "precision",
+    "steps",
+    "validation_texts",
+    "validations",
+}
+
+
+def resumed_options(folder: RunFolder, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the run in a folder, where they are not given anew; setting one of ``steps`` and ``minutes``
+    replaces both.
+
+    Raises:
+        ValueError: If an option that may not change has another value than the run began with, or the configuration
+            of the run is damaged.
+    """
+    if not folder.config_file.exists():
+        return dict(given)
+    config = folder.read_config()
+    recorded = recorded_options(folder, config)
+    objective = config.get("objective") or {}
+    new = asdict(TrainingOptions(**given))
+    for name in given:
+        old = recorded.get(name, new[name])
+        same = (
+            new[name] == old or name == "objective" and new[name] == objective.get("class_path", objective.get("name"))
+        )
+        if not same and name not in MAY_CHANGE:
+            raise ValueError(
+                f"{name} is {new[name]}, but {folder.path} was begun with {old}: leave it out to go on with that, or "
+                "choose another out."
+            )
+    changed = {name: new[name] for name in given if name in MAY_CHANGE}
+    if {"steps", "minutes"} & set(given):
+        recorded |= {"steps": None, "minutes": None}
+    return recorded | changed
+
+
+def recorded_options(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The training options in a run's configuration.
+
+    Raises:
+        ValueError: If they are damaged, or written by another version.
+    """
+    recorded = config.get("training") or {}
+    known = {field.name for field in fields(TrainingOptions)}
+    if not isinstance(recorded, dict):
+        raise ValueError(f"{folder.config_file} is damaged: its training options are {recorded!r}.")
+    for name in recorded:
+        if name not in known:
+            written = config.get("pyroformer", "another version")
+            raise ValueError(
+                f"{folder.config_file} has the training option {name!r}, which this version does not know (it was "
+                f"written by {written}): delete that line, or resume with the version that wrote it."
+            )
+    return dict(recorded)
