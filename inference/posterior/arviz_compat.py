@@ -1,24 +1,47 @@
 """Compatibility with ArviZ 0.23, which has InferenceData, and ArviZ 1.x, which has xarray's DataTree."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 from torch import nn
 
-__all__ = ["ArviZData", "dataset", "draw_attributes", "from_groups", "group_names", "pareto_smoothed"]
+__all__ = [
+    "ArviZData",
+    "dataset",
+    "draw_attributes",
+    "from_groups",
+    "group_names",
+    "pareto_smoothed",
+    "storable",
+    "unique_labels",
+]
 
 ArviZData: TypeAlias = Any  # InferenceData or DataTree: no class exists in both versions
 
 
+_ROUNDING = 0.01  # nats; more than the rounding of log densities in float32, less than any tail
+
+
 def from_groups(groups: Mapping[str, Any], attributes: Mapping[str, Any]) -> ArviZData:
-    """InferenceData or DataTree, by the installed ArviZ, from xarray datasets by the name of their group."""
+    """InferenceData or DataTree, by the installed ArviZ, from xarray datasets by the name of their group.
+
+    Attributes, and those of ArviZ's schema (library, version, time), are set on the whole and on each group.
+    """
     import arviz
     import xarray
 
+    attributes = {
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "inference_library": "pyroformer",
+        "inference_library_version": version("pyroformer"),
+    } | dict(attributes)
+    groups = {name: group.assign_attrs({**attributes, **group.attrs}) for name, group in groups.items()}
     if _first_version():
-        data = arviz.InferenceData(attrs=dict(attributes))
+        data = arviz.InferenceData(attrs=attributes)
         data.add_groups(dict(groups), warn_on_custom_groups=False)
         return data
     tree = xarray.DataTree.from_dict(dict(groups))
@@ -29,6 +52,29 @@ def from_groups(groups: Mapping[str, Any], attributes: Mapping[str, Any]) -> Arv
 def draw_attributes(model: nn.Module, guide: nn.Module, seed: int) -> dict[str, Any]:
     """Attributes of data with draws from a guide."""
     return {"model": type(model).__name__, "guide": type(guide).__name__, "seed": seed, "draws_are": "independent"}
+
+
+def unique_labels(texts: Sequence[str]) -> list[str]:
+    """A label for each text as a coordinate: the text itself, numbered where it occurs again.
+
+    Examples:
+        >>> unique_labels(["ok", "yes", "ok"])
+        ['ok', 'yes', 'ok (2)']
+    """
+    labels: dict[str, None] = {}
+    reserved = set(texts)
+    for text in texts:
+        label, number = text, 1
+        while label in labels or (number > 1 and label in reserved):
+            number += 1
+            label = f"{text} ({number})"
+        labels[label] = None
+    return list(labels)
+
+
+def storable(text: str) -> str:
+    r"""A text as NumPy and NetCDF can hold it: NUL, which ends their strings, as the escape ``\x00``."""
+    return text.replace("\0", r"\x00")
 
 
 def group_names(data: ArviZData) -> list[str]:
@@ -51,16 +97,21 @@ def dataset(data: ArviZData, group: str) -> Any:
 def pareto_smoothed(log_weights: Float[np.ndarray, " S"]) -> tuple[Float[np.ndarray, " S"], float]:
     r"""Pareto smoothing of log importance weights: the smoothed, normalized log weights, and the tail shape k-hat.
 
+    Weights that are all equal up to rounding have no tail to fit: the guide is exact, and k-hat is 0.
+
     References:
         Pareto Smoothed Importance Sampling (Vehtari et al., 2024), https://arxiv.org/abs/1507.02646
     """
     import arviz
     import xarray
 
+    log_weights = np.asarray(log_weights, dtype=float)
+    if np.ptp(log_weights) < _ROUNDING:
+        return log_weights - np.logaddexp.reduce(log_weights), 0.0
     if _first_version():
-        smoothed, shape = arviz.psislw(np.asarray(log_weights, dtype=float))
+        smoothed, shape = arviz.psislw(log_weights)
         return np.asarray(smoothed), float(shape)
-    negated = xarray.DataArray(-np.asarray(log_weights, dtype=float)[None], dims=("chain", "draw"))
+    negated = xarray.DataArray(-log_weights[None], dims=("chain", "draw"))
     smoothed, shape = negated.azstats.psislw(dim=["chain", "draw"])  # it takes log-likelihoods, and turns their sign
     return np.asarray(smoothed).ravel(), float(shape)
 

@@ -13,6 +13,9 @@ constant_data        the tokens as strings, ``piece``, and the texts' ``length``
 training             the metrics of the run over its steps
 ==================== ==========================================================================================
 
+A NUL character, which neither NumPy nor NetCDF stores, becomes the escape ``\x00`` in names and generated texts. Where
+latents are local to texts, ``log_likelihood`` has the attribute ``warning``: leave-one-out does not apply.
+
 Draws of a guide are independent: r-hat and effective sample sizes do not apply to them.
 """
 
@@ -33,11 +36,15 @@ from ..objectives.traces import as_numpy, displayed_value, is_local, latent_site
 from ..runs.fitted import FittedModel
 from ..utils.errors import check_at_least
 from ..utils.seeded_eval import seeded_eval
-from .arviz_compat import ArviZData, draw_attributes, from_groups
+from .arviz_compat import ArviZData, draw_attributes, from_groups, storable, unique_labels
 
 __all__ = ["posterior", "to_arviz"]
 
 GIBIBYTE = 2**30
+_NO_LOO = (
+    "no leave-one-out or WAIC from this group: {} is local to each text, and its posterior without the text is the "
+    "prior. Compare runs with pyroformer.diagnostics.compare on held-out texts."
+)
 Variables = dict[str, tuple[tuple[str, ...], np.ndarray]]  # name: (dimensions, values)
 
 
@@ -117,7 +124,8 @@ def to_arviz(
         predictive: Number of draws from which a text is decoded.
         data_size: Number of texts that share the global sites, as in :class:`~pyroformer.ELBO`.
         limit: Maximal size of the latent draws in bytes.
-        names: Names of the texts; their indices by default.
+        names: Names of the texts; their indices by default. Equal ones are numbered, "ok" and "ok (2)", and then stand
+            in the coordinate ``string`` as they are.
         write: Function from token ids to strings; without it, generated texts are exported as token ids.
         extra: Further variables by group: dimensions and values by name.
 
@@ -159,8 +167,11 @@ def to_arviz(
     groups["constant_data"] = {"length": (("text",), batch.lengths.cpu().numpy())}
     for group, variables in (extra or {}).items():
         groups[group] = groups.get(group, {}) | variables
-    labels = {} if names is None else {"text": np.array([str(name) for name in names])}
-    datasets = {group: _dataset(variables, labels) for group, variables in groups.items()}
+    texts = None if names is None else [storable(str(name)) for name in names]
+    datasets = {group: _dataset(variables, texts) for group, variables in groups.items()}
+    local = [name for name, site in latents.items() if is_local(site)]
+    if local:
+        datasets["log_likelihood"].attrs["warning"] = _NO_LOO.format(local[0])
     return from_groups(datasets, draw_attributes(model, guide, seed))
 
 
@@ -192,7 +203,7 @@ class _Draws:
         for name, values in self.groups[group].items():
             dims = self.dims[group, name]
             if write is not None:
-                values, dims = [np.array(write(torch.from_numpy(value)), dtype=str) for value in values], dims[:1]
+                values, dims = [_strings(write(torch.from_numpy(value))) for value in values], dims[:1]
             result[name] = (("chain", "draw", *dims), np.stack(values)[None])
         return result
 
@@ -236,11 +247,17 @@ def _check_size(sites: Mapping[str, Any], batch: Batch, draws: int, limit: int) 
         )
 
 
-def _dataset(variables: Variables, labels: Mapping[str, np.ndarray]) -> Any:
+def _dataset(variables: Variables, texts: Sequence[str] | None) -> Any:
+    """A dataset with labels of its texts: equal ones are numbered, and the coordinate ``string`` has them unchanged."""
     import xarray
 
     dims = {name: size for at, values in variables.values() for name, size in zip(at, values.shape, strict=True)}
-    coords = {name: labels.get(name, np.arange(size)) for name, size in dims.items()}
+    coords: dict[str, Any] = {name: np.arange(size) for name, size in dims.items()}
+    if texts is not None and "text" in dims:
+        labels = unique_labels(texts)
+        coords["text"] = np.array(labels)
+        if labels != list(texts):
+            coords["string"] = ("text", np.array(texts))
     return xarray.Dataset({name: (at, values) for name, (at, values) in variables.items()}, coords)
 
 
@@ -250,8 +267,12 @@ def _pieces(run: FittedModel, texts: Sequence[str], batch: Batch) -> np.ndarray:
     result = np.full(tuple(batch.mask.shape), "", dtype=object)
     for row, text in zip(result, texts, strict=True):
         pieces = run.tokenizer.pieces(text)
-        row[: len(pieces)] = pieces
+        row[: len(pieces)] = [storable(piece) for piece in pieces]
     return result.astype(str)
+
+
+def _strings(texts: Sequence[str]) -> np.ndarray:
+    return np.array([storable(text) for text in texts], dtype=str)
 
 
 def _training(run: FittedModel) -> Variables:
