@@ -19,10 +19,15 @@ from .self_attention import SelfAttention
 
 __all__ = ["MLP", "Block", "compile_blocks", "cross_attention_of", "initialize", "layer_norm"]
 
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")  # a function with a name, so that models can be pickled
+
+
 RECOMPILE_LIMIT = 64  # graphs of blocks: {encoder, decoder} x {training, evaluation} x {autocast or not} x ...
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_tanh": _gelu_tanh,
     "gelu": F.gelu,
     "relu": F.relu,
 }
