@@ -4,8 +4,9 @@ Whatever objective was trained, the bound is that of the model that is sampled: 
 included.
 """
 
+import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -13,9 +14,12 @@ from torch import Tensor
 
 from ..data.entries import Conditions, TextSource, as_conditions, as_texts
 from ..data.texts import Texts
-from ..objectives.bounds import importance_weighted
+from ..objectives.bounds import importance_weighted, with_global_sites_fixed
+from ..objectives.elbo import ELBO
 from ..runs.fitted import FittedModel, check_same_length
+from ..utils.errors import check_at_least
 from ..utils.seeded_eval import seeded_eval
+from ..utils.seeds import derived_seed
 from .columns import Column, measure_columns
 from .context import EvaluationContext, EvaluationOptions, evenly_spaced
 from .metric import Metric
@@ -25,6 +29,7 @@ from .report import Evaluation, MetricResult
 __all__ = ["evaluate", "text_bounds"]
 
 Split = Literal["train", "valid", "test"]
+_COPIES = 64  # draws of one text at a time
 
 
 def evaluate(
@@ -97,21 +102,42 @@ def text_bounds(
 ) -> Float[Tensor, " texts"]:
     """The importance-weighted lower bound of each text's log p(x), in nats and float64; log p(x) if nothing is latent.
 
+    The draws of a text are a function of the seed and of the text, so that its bound does not depend on the others.
+
     Raises:
-        ValueError: If a text does not fit the model's max_length.
+        ValueError: If a text does not fit the model's max_length, or ``num_particles`` is not positive.
     """
     texts = as_texts(texts)
     conditions = None if conditions is None else as_conditions(conditions)
     check_same_length(texts, conditions)
-    num_particles = 1 if run.guide is None else num_particles
     bounds = []
     with seeded_eval(run.model, run.guide, seed=seed):
+        if run.guide is not None:
+            check_at_least(1, num_particles=num_particles)
+            rows: Sequence[str | None] = [None] * len(texts) if conditions is None else conditions
+            bounds = [_bound(run, *row, num_particles, seed) for row in zip(texts, rows, strict=True)]
+            return torch.stack(bounds) if bounds else torch.empty(0, dtype=torch.float64)
         for start in range(0, len(texts), batch_size):
             chunk = slice(start, start + batch_size)
             batch = run.batch(texts[chunk], None if conditions is None else conditions[chunk])
-            bound = importance_weighted(run.model, run.guide, batch, num_particles, len(run.corpus.train))
+            bound = importance_weighted(run.model, None, batch, 1, len(run.corpus.train))
             bounds.append(bound.cpu())
     return torch.cat(bounds) if bounds else torch.empty(0, dtype=torch.float64)
+
+
+def _bound(run: FittedModel, text: str, condition: str | None, num_particles: int, seed: int) -> Float[Tensor, ""]:
+    """The bound of one text: its draws are the rows of batches that hold nothing but copies of it."""
+    elbo, log_weights = ELBO(data_size=len(run.corpus.train)), []
+    guide: Any = run.guide
+    for start in range(0, num_particles, _COPIES):
+        count = min(_COPIES, num_particles - start)
+        batch = run.batch([text] * count, None if condition is None else [condition] * count)
+        if start == 0:
+            torch.manual_seed(derived_seed(seed, "global latents"))
+            guide = with_global_sites_fixed(guide, batch)
+        torch.manual_seed(derived_seed(seed, text, condition or "", start))
+        log_weights.append(elbo.log_weights(run.model, guide, batch).double())
+    return torch.cat(log_weights).logsumexp(0).cpu() - math.log(num_particles)
 
 
 def _texts(run: FittedModel, texts: TextSource | None, split: Split) -> Texts:

@@ -13,7 +13,7 @@ from torch import Tensor
 from .elbo import ELBO
 from .traces import is_local, sample_sites
 
-__all__ = ["importance_sweep", "importance_weighted"]
+__all__ = ["importance_sweep", "importance_weighted", "with_global_sites_fixed"]
 
 
 @torch.no_grad()
@@ -73,7 +73,7 @@ def importance_sweep(
         least = min(num_particles, default="empty")
         raise ValueError(f"num_particles is {least}: at least one draw is needed.")
     elbo = ELBO(data_size=data_size)
-    guide = _with_global_sites_fixed(guide, batch)
+    guide = with_global_sites_fixed(guide, batch)
     bounds, total = {}, None
     for draw in range(1, max(num_particles) + 1):
         weight = elbo.log_weights(model, guide, batch).double()
@@ -83,7 +83,7 @@ def importance_sweep(
     return bounds
 
 
-def _with_global_sites_fixed(guide: Any, batch: Any) -> Any:
+def with_global_sites_fixed(guide: Any, batch: Any) -> Any:
     """The guide with its global sites fixed to one draw."""
     if guide is None:
         return None

@@ -10,7 +10,7 @@ import torch
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.evaluation.cross_attention import attention_shares, cross_attention
-from pyroformer.inference.evaluation.evaluate import evaluate
+from pyroformer.inference.evaluation.evaluate import evaluate, text_bounds
 from pyroformer.inference.evaluation.report import Evaluation
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
@@ -166,6 +166,17 @@ def test_bounds_of_single_texts(nvae: Run) -> None:
     assert nvae.bound(SOME[0], num_particles=2).shape == (1,)
     assert torch.equal(bounds, nvae.bound(SOME, num_particles=2))
     assert nvae.bound([]).shape == (0,)
+
+
+def test_the_bound_of_a_text_does_not_depend_on_its_company(nvae: Run) -> None:
+    together = nvae.bound(SOME, num_particles=3)
+    torch.testing.assert_close(torch.cat([nvae.bound([text], num_particles=3) for text in SOME]), together)
+    torch.testing.assert_close(nvae.bound(SOME[::-1], num_particles=3).flip(0), together)
+    torch.testing.assert_close(text_bounds(nvae, SOME, 3, batch_size=2), together)
+    assert not torch.equal(nvae.bound(SOME, num_particles=3, seed=1), together)
+    assert (nvae.bound(SOME, num_particles=65) != together).all()  # more draws than fit into one batch of copies
+    with pytest.raises(ValueError, match="num_particles is 0: give a whole number of at least 1"):
+        nvae.bound(SOME, num_particles=0)
 
 
 def test_every_number_is_finite_or_null(corpus: Corpus) -> None:
