@@ -6,19 +6,33 @@ Words of the sentence scores are what white space separates, with their case and
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
+from typing import Any, get_args
 
 import numpy as np
 
+from ...models.choices import check_choice
+from ..data.entries import as_texts
 from .estimates import Estimate, ratio
-from .ngrams import NGram, at_least, largest, ngrams_up_to, second_largest, split, subsample
+from .ngrams import NGram, Tokenization, at_least, largest, ngrams_up_to, second_largest, split, subsample
 
 __all__ = ["SMOOTHING", "bleu", "reference_bleu", "self_bleu"]
 
 SMOOTHING = "exp"  # sacrebleu's name: the k-th order of n-grams that match nothing counts as 1 / 2^k matches
 
 
-def bleu(texts: Sequence[str], originals: Sequence[str]) -> float | None:
+def bleu(texts: Iterable[Any], originals: Iterable[Any], tokenize: str = "13a") -> float | None:
     """Corpus BLEU from 0 to 100 by sacrebleu in its standard setting; None without texts.
+
+    Orders of n-grams that no text is long enough for are left out, so that copies of short texts score 100.
+
+    Arguments:
+        texts: The texts to score.
+        originals: The original of each.
+        tokenize: What the words are: "13a" for languages with blanks between words, "zh" for Chinese, "char" for
+            characters, as in Japanese or Thai.
+
+    Raises:
+        ValueError: If there is not one original for each text, or no tokenization of that name.
 
     References:
         A Call for Clarity in Reporting BLEU Scores (Post, 2018), https://arxiv.org/abs/1804.08771
@@ -26,13 +40,20 @@ def bleu(texts: Sequence[str], originals: Sequence[str]) -> float | None:
     Examples:
         >>> round(bleu(["the cat sat on the mat"], ["the cat sat on the mat"]), 1)
         100.0
+        >>> round(bleu(["thanks", "ok"], ["thanks", "ok"]), 1)
+        100.0
     """
     from sacrebleu.metrics.bleu import BLEU  # slow to import
 
+    check_choice("tokenize", tokenize, get_args(Tokenization))
+    texts, originals = as_texts(texts), as_texts(originals)
+    if len(texts) != len(originals):
+        raise ValueError(f"there are {len(originals)} originals for {len(texts)} texts: give one for each.")
     if not texts:
         return None
-    # force: no warning about texts that end in a full stop, which does not mean that they are tokenized
-    return float(BLEU(force=True).corpus_score(list(texts), [list(originals)]).score)
+    # effective_order changes only scores that are 0 without it; force: no warning about texts that end in a full stop,
+    # which does not mean that they are tokenized
+    return float(BLEU(force=True, effective_order=True, tokenize=tokenize).corpus_score(texts, [originals]).score)
 
 
 def self_bleu(texts: Sequence[str], n: int = 4, sample: int = 500, seed: int = 0) -> Estimate:

@@ -6,25 +6,51 @@ Words are what white space separates, with their case and punctuation.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
+from ...models.choices import check_choice
 from ..data.entries import as_texts
 
 __all__ = [
     "NGram",
+    "Tokenization",
     "at_least",
     "largest",
     "ngrams_of",
     "ngrams_up_to",
     "read_ngrams",
     "second_largest",
+    "segmented",
     "split",
     "subsample",
 ]
 
 NGram = tuple[str, ...]
+Tokenization = Literal["13a", "zh", "char"]
+
+
+def segmented(texts: Iterable[Any], tokenize: str) -> list[str]:
+    """Texts with blanks between their words, for languages that are written without: all metrics then read them.
+
+    Arguments:
+        texts: The texts.
+        tokenize: "zh" puts each Chinese character apart, "char" every character (as for Japanese or Thai), and "13a"
+            the punctuation of languages with blanks; each is sacrebleu's.
+
+    Raises:
+        ValueError: If there is no tokenization of that name.
+
+    Examples:
+        >>> segmented(["我们 ok"], "zh"), segmented(["ok"], "char")
+        (['我 们 ok'], ['o k'])
+    """
+    from sacrebleu.metrics.bleu import BLEU  # slow to import
+
+    check_choice("tokenize", tokenize, get_args(Tokenization))
+    apart = BLEU(tokenize=tokenize).tokenizer
+    return [str(apart(text)) for text in as_texts(texts)]
 
 
 def split(texts: Iterable[Any], shortest: int = 0) -> list[list[str]]:

@@ -1,12 +1,14 @@
 """Diversity of generated texts, and their resemblance to held-out texts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+from ...data.entries import as_texts
 from ..bleu import SMOOTHING, reference_bleu, self_bleu
 from ..context import EvaluationContext
 from ..metric import Metric
 from ..ngram_metrics import distinct, jaccard, ngram_divergence, repetition
-from ..ngrams import split
+from ..ngrams import segmented, split
 from ..report import MetricResult
 
 __all__ = [
@@ -151,14 +153,15 @@ DIVERSITY = (
 
 
 def diversity(
-    texts: Sequence[str],
-    references: Sequence[str] | None = None,
+    texts: Iterable[Any],
+    references: Iterable[Any] | None = None,
     *,
     bleu_order: int = 4,
     orders: Sequence[int] = ORDERS,
     sample: int = SAMPLE,
     ngrams: int = NGRAMS,
     seed: int = 0,
+    tokenize: str | None = None,
 ) -> dict[str, MetricResult]:
     """All metrics of this module by name; their labels say on how much text they were measured, and how.
 
@@ -170,6 +173,8 @@ def diversity(
         sample: The number of texts that are drawn for metrics that compare texts with each other.
         ngrams: The number of n-grams that are read for metrics that fall with it.
         seed: Random seed of both draws.
+        tokenize: What the words are, where it is not what white space separates: "zh" or "char" for texts without
+            blanks (see :func:`~pyroformer.inference.evaluation.ngrams.segmented`).
 
     Raises:
         ValueError: If an order or ``ngrams`` is below 1, or ``sample`` below 2.
@@ -190,6 +195,9 @@ def diversity(
         JaccardSimilarity(orders, sample),
         NGramDivergence(orders, ngrams),
     )
+    texts = as_texts(texts) if tokenize is None else segmented(texts, tokenize)
+    if references is not None:
+        references = as_texts(references) if tokenize is None else segmented(references, tokenize)
     return {name: result for metric in metrics for name, result in metric.compare(texts, references, seed).items()}
 
 

@@ -1,15 +1,19 @@
 """Metrics of reconstruction: the accuracy of tokens, BLEU and exact match."""
 
+from typing import get_args
+
 import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ....models.choices import check_choice
 from ....models.transformer.text_distribution import AutoregressiveText
 from ..bleu import bleu
 from ..context import BatchContext, EvaluationContext
 from ..estimates import Estimate, ratio
 from ..metric import Measured, Metric
+from ..ngrams import Tokenization
 from ..report import MetricResult
 
 __all__ = ["Accuracy", "CorpusBLEU", "ExactMatch", "SampledAccuracy"]
@@ -47,16 +51,27 @@ class SampledAccuracy(Metric):
 
 
 class CorpusBLEU(Metric):
-    """BLEU of greedy reconstructions, from 0 to 100."""
+    """BLEU of greedy reconstructions, from 0 to 100.
+
+    Arguments:
+        tokenize: What the words are: "13a", or "zh" or "char" for languages without blanks between words (see
+            :func:`~pyroformer.inference.evaluation.bleu.bleu`).
+    """
 
     name, label = "bleu", "BLEU"
+
+    def __init__(self, tokenize: str = "13a") -> None:
+        check_choice("tokenize", tokenize, get_args(Tokenization))
+        self.tokenize = tokenize
+        if tokenize != "13a":
+            self.label = f"BLEU ({tokenize})"
 
     def measure(self, context: BatchContext) -> Measured:
         return _if_reconstructed(context)
 
     def summarize(self, column: object, context: EvaluationContext) -> MetricResult:
         pairs = context.reconstructions or []
-        score = bleu([pair.text for pair in pairs], [pair.original for pair in pairs])
+        score = bleu([pair.text for pair in pairs], [pair.original for pair in pairs], self.tokenize)
         return MetricResult(f"{self.label} of {_description(context)}", {"of 100": Estimate(score)})
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 from scipy.spatial.distance import jensenshannon
 
-from pyroformer.inference.evaluation.bleu import reference_bleu, self_bleu
+from pyroformer.inference.evaluation.bleu import bleu, reference_bleu, self_bleu
 from pyroformer.inference.evaluation.metrics.diversity import diversity
 from pyroformer.inference.evaluation.ngram_metrics import (
     Distinct,
@@ -24,6 +24,7 @@ from pyroformer.inference.evaluation.ngram_metrics import (
     ngram_divergence,
     repetition,
 )
+from pyroformer.inference.evaluation.ngrams import segmented
 from pyroformer.inference.evaluation.report import Estimate, Evaluation
 
 NONE = Estimate(None)
@@ -346,3 +347,41 @@ def test_figures_print_and_are_plain_data_even_of_nothing() -> None:
         result = Evaluation(diversity(texts, texts), {})
         assert "Self-BLEU-4" in result.table() and not any(result.bound_on for result in result.metrics.values())
         json.dumps(result.as_dict(), allow_nan=False)
+
+
+# Short texts, and texts without blanks
+
+
+SAME = ["今天天气很好。", "我们去公园。", "你好吗？", "他在家里看书。", "这是一本书。"]
+
+
+@pytest.mark.parametrize("texts", [["thanks", "ok"], ["ok", "ok!", "yes please"], SAME, ["ok"], ["a b c d e f"]])
+@pytest.mark.parametrize("tokenize", ["13a", "zh", "char"])
+def test_copies_score_100(texts: list[str], tokenize: Any) -> None:
+    assert bleu(texts, texts, tokenize) == pytest.approx(100)
+
+
+def test_long_texts_score_as_sacrebleu_alone_says() -> None:
+    from sacrebleu import corpus_bleu
+
+    texts, originals = ["the cat sat on a mat", "a dog ran"], ["the cat sat on the mat", "a dog ran home"]
+    assert bleu(texts, originals) == pytest.approx(corpus_bleu(texts, [originals]).score)
+    near = ["今天天气不好。", *SAME[1:]]
+    assert bleu(near, SAME, "zh") == pytest.approx(corpus_bleu(near, [SAME], tokenize="zh").score)
+    assert 60 < (bleu(near, SAME, "zh") or 0) < 100
+
+
+def test_texts_without_blanks_are_compared_by_characters() -> None:
+    near = [text.replace("天", "日").replace("书", "信") for text in SAME]
+    results = diversity(near, SAME, tokenize="zh")
+    assert results["reference_bleu"].units["of 100"].value > 40
+    assert results["divergence_2"].units["nats"].value < 0.5 * np.log(2)
+    assert results["distinct_1"].units["share"].value < 1
+    assert segmented(["我们 ok"], "zh") == ["我 们 ok"]
+    with pytest.raises(ValueError, match="tokenize.*13a"):
+        bleu(["a"], ["a"], "words")
+
+
+def test_bleu_needs_as_many_originals_as_texts() -> None:
+    with pytest.raises(ValueError, match="there are 2 originals for 1 texts: give one for each"):
+        bleu(["a"], ["a", "b"])
