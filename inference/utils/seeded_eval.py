@@ -2,16 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import RLock
 
 import torch
 from torch import nn
 
 __all__ = ["seeded_eval"]
 
+_GLOBAL_STATE = RLock()  # the same thread may enter again
+
 
 @contextmanager
 def seeded_eval(*modules: nn.Module | None, seed: int) -> Iterator[None]:
     """Modules in eval mode, no gradients, random numbers from ``seed``; afterwards all is as it was.
+
+    Pyro's stack of handlers and torch's generator are global, so threads wait for one another here.
 
     Examples:
         >>> layer = torch.nn.Dropout()
@@ -21,6 +26,11 @@ def seeded_eval(*modules: nn.Module | None, seed: int) -> Iterator[None]:
         >>> layer.training, torch.is_grad_enabled()
         (True, True)
     """
+    with _GLOBAL_STATE:
+        yield from _seeded_eval(modules, seed)
+
+
+def _seeded_eval(modules: tuple[nn.Module | None, ...], seed: int) -> Iterator[None]:
     modes = [(part, part.training) for module in modules if module is not None for part in module.modules()]
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.no_grad(), torch.random.fork_rng(devices=devices):
