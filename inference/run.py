@@ -39,7 +39,8 @@ class Run(FittedModel):
     :meth:`posterior`), and measure the model (:meth:`evaluate`, :meth:`bound`). For pictures see ``pf.plots``.
 
     Every method runs in evaluation mode, without gradients, and is a function of its ``seed``; the global random state
-    is left as it is. If the run was trained on pairs of a condition and a text, every text needs its condition.
+    is left as it is. If the run was trained on pairs of a condition and a text, every text needs its condition. Threads
+    may share runs, but wait for one another (the state of Pyro and torch is global); train one model at a time.
 
     Arguments:
         model: The fitted model.
