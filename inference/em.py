@@ -24,7 +24,9 @@ from ..models.attention.m_step import (
 )
 from ..models.attention.mixture import Covariances, Mixture
 from ..models.attention.observations import Observations
-from ..models.attention.query_variances import (
+from ..models.attention.value_map import value_map
+from ..models.choices import check_choice
+from .query_variances import (
     in_dtype,
     moving_variances,
     query_covariances,
@@ -32,8 +34,6 @@ from ..models.attention.query_variances import (
     scale_of,
     with_noise_in_variances,
 )
-from ..models.attention.value_map import value_map
-from ..models.choices import check_choice
 
 __all__ = ["Adapted", "ConjugatePriors", "Moves", "adapt", "value_map"]
 

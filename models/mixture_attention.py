@@ -31,7 +31,6 @@ from torch.distributions import Distribution
 
 from .attention.m_step import ConjugatePriors, rate_of_variances
 from .attention.mixture import Mixture
-from .attention.query_variances import query_variances
 from .base import TEXTS, LocalModule
 from .distributions.log_dirichlet import log_simplex
 from .priors.checks import as_prior, broadcasts_to, check_distribution, check_mixture, check_support
@@ -454,7 +453,8 @@ def _precision_prior(mixture: Mixture, priors: ConjugatePriors) -> Distribution:
 
 
 def _isotropic_variances(mixture: Mixture) -> Tensor:
-    total = query_variances(mixture)
+    own = mixture.dense_variances()
+    total = (mixture.means.new_zeros(1, 1) if own is None else own) + mixture.query_variance
     if total.shape[-1] > 1:
         raise ValueError("a rate for isotropic precisions does not follow from diagonal variances: give priors a rate")
     return total.expand(*mixture.means.shape[:-1], 1)

@@ -28,7 +28,7 @@ ORDER = (
     ("models.base",),
     ("models",),
     ("guides",),
-    ("inference.utils", "inference.schedules"),
+    ("inference.utils", "inference.schedules", "inference.query_variances"),
     ("inference.options", "inference.em", "inference.data"),
     ("inference.pretrained", "inference.objectives"),
     ("inference.runs", "inference.svi"),

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .m_step import Covariance, with_least_eigenvalue
-from .mixture import Covariances, Mixture, SharedVariances
+from ..models.attention.m_step import Covariance, with_least_eigenvalue
+from ..models.attention.mixture import Covariances, Mixture, SharedVariances
 
 __all__ = [
     "in_dtype",
