@@ -43,6 +43,10 @@ def _value(entry: object, key: str, role: str, number: int, path: Path) -> str:
         has = f"has only {', '.join(map(repr, entry))}" if isinstance(entry, dict) else "is no JSON object"
         raise ValueError(f"line {number} of {path} lacks the field {key!r}: it {has}. Name the field of the {role}.")
     text = entry[key]
+    if text is None and role == "text":
+        return ""  # a row without a text is a blank line
+    if role == "condition" and isinstance(text, int) and not isinstance(text, bool):
+        return str(text)  # the number of a class
     if not isinstance(text, str) or not _is_unicode(text):
         content = "half a character" if isinstance(text, str) else json.dumps(text)[:20]
         raise ValueError(f"line {number} of {path} holds {content} as {key!r}: it must be a text.")

@@ -83,8 +83,8 @@ def read_file(path: str | Path, field: Field | None = None, *, condition: Field 
         ValueError: If the file cannot be read, is not text, or contains no text or half a pair.
     """
     path = Path(path)
-    ending = next((ending for ending in FORMATS if path.name.endswith((ending, ending + ".gz"))), None)
-    with _readable_errors(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+    ending = next((ending for ending in FORMATS if path.name.lower().endswith((ending, ending + ".gz"))), None)
+    with _readable_errors(path), gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
         lines = _lines(file, path)
         if ending is None:
             deque(islice(lines, 1000), maxlen=0)  # that it is not text is reported first

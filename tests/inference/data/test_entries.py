@@ -1,6 +1,7 @@
 """Texts come from any container in its order; what is not a text is refused in one line."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.data.entries import as_conditions, as_entries, as_texts
+from pyroformer.inference.data.readers import read_file
 from pyroformer.inference.diagnostics.compare import compare
 from pyroformer.inference.evaluation.evaluate import text_bounds
 from pyroformer.inference.run import Run
@@ -205,3 +207,15 @@ def test_other_containers_are_refused(run: Run) -> None:
         Corpus.from_texts("reviews.txt")
     with pytest.raises(ValueError, match="b'abc' is not a list of texts: give strings"):
         as_texts(b"abc")
+
+
+# Files
+
+
+def test_files_with_numbers_of_classes_rows_without_a_text_and_names_in_capitals(tmp_path: Path) -> None:
+    (tmp_path / "A.JSONL").write_text('{"label": 1, "text": "one"}\n{"label": 0, "text": "two"}\n')
+    assert read_file(tmp_path / "A.JSONL", condition="label") == ([("1", "one"), ("0", "two")], 0)
+    (tmp_path / "b.jsonl").write_text('{"text": "one"}\n{"text": null}\n')
+    assert read_file(tmp_path / "b.jsonl") == (["one"], 1)
+    (tmp_path / "TOY.TXT").write_text("one\n")
+    assert read_file(tmp_path / "TOY.TXT") == (["one"], 0)
