@@ -30,7 +30,9 @@ class BoundedDirichletProcess(WeightPrior):
 
     Arguments:
         concentration: :math:`\alpha_0 > 0`, the total concentration of an empty text.
-        delta: :math:`\Delta \geq 0`, the increase with each token.
+        delta: :math:`\Delta \geq 0`, the increase with each token. It decides how many vectors a text keeps: the
+            larger, the more. At 0, the plain Dirichlet process, long texts keep as few as short ones, and a guide whose
+            ``alpha`` is ``relu`` can switch off the vectors of all texts, from which it does not recover.
         samples_per_component: Number of draws of each component.
 
     References:

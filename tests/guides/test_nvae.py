@@ -7,6 +7,8 @@ import torch
 
 import pyroformer as pf
 from pyroformer.guides.nvae import LEAST_LOG_ALPHA, MOST_LOG_ALPHA, MixturePosterior, NVAEGuide
+from pyroformer.inference.evaluation.context import BatchContext, EvaluationContext
+from pyroformer.inference.evaluation.metrics.components import KeptAlpha
 from pyroformer.models.attention.attend import attend
 from pyroformer.models.batch import Batch
 from pyroformer.models.distributions.log_dirichlet import LogDirichlet
@@ -78,3 +80,24 @@ def test_a_head_beyond_the_range_finds_back() -> None:
     assert (log_alpha == MOST_LOG_ALPHA).all()
     log_alpha.sum().backward()
     assert far.alpha.linear.bias.grad == log_alpha.numel()
+
+
+@pytest.mark.parametrize("bias", [-1.0, 1.0])
+def test_evaluation_says_that_no_text_keeps_a_vector(bias: float) -> None:
+    """And counts the share of kept components among all of a text's, those that are off included."""
+
+    head = guide("relu")
+    with torch.no_grad():
+        head.alpha.linear.weight.zero_()
+        head.alpha.linear.bias.fill_(bias)
+    posterior = head.encode(BATCH)
+    context, summary = object.__new__(BatchContext), object.__new__(EvaluationContext)
+    vars(context).update(posterior=posterior, memory=posterior.memory())
+    column = KeptAlpha().measure(context)
+    assert column is not None and column["all"].tolist() == [5, 3]
+    columns = {name: values.double().numpy() for name, values in column.items()}
+    if bias > 0:
+        KeptAlpha().summarize(columns, summary)
+    else:
+        with pytest.warns(UserWarning, match="no text keeps a vector of its own: .* larger delta"):
+            KeptAlpha().summarize(columns, summary)

@@ -1,12 +1,14 @@
 """The number of components of a mixture in use, counted in three ways, the prior's component included."""
 
 import math
+import warnings
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ....guides.nvae import MixturePosterior
 from ....models.attention.mixture import Mixture
 from ....models.transformer.stacks import Decoder
 from ..context import BatchContext, EvaluationContext
@@ -29,6 +31,8 @@ class ComponentCount(Metric):
             return None
         kept = self.count(context, memory)
         mask = memory.mask
+        if isinstance(context.posterior, MixturePosterior):
+            mask = context.posterior.mask  # that of the memory lacks components that are switched off
         every = mask.sum(-1) if mask is not None else torch.full_like(memory.log_weights[..., 0], memory.components)
         return None if kept is None else {"kept": kept, "all": every}
 
@@ -46,12 +50,27 @@ class KeptAlpha(ComponentCount):
 
     name, label = "kept_alpha", f"components with alpha > {LEAST_ALPHA}"
 
+    def measure(self, context: BatchContext) -> dict[str, Tensor] | None:
+        column, posterior = super().measure(context), context.posterior
+        if column is None or not isinstance(posterior, MixturePosterior):
+            return column
+        return column | {"vectors": posterior.kept.sum(-1) - posterior.samples_per_component}
+
     def count(self, context: BatchContext, memory: Mixture) -> Tensor | None:
         log_alpha: Tensor | None = getattr(context.posterior, "log_alpha", None)
         if log_alpha is None:
             return None
         large = log_alpha > math.log(LEAST_ALPHA)
         return (large if memory.mask is None else large & memory.mask).sum(-1)
+
+    def summarize(self, column: dict[str, Float[np.ndarray, " texts"]], context: EvaluationContext) -> MetricResult:
+        if "vectors" in column and len(column["vectors"]) and not column["vectors"].any():
+            warnings.warn(
+                "no text keeps a vector of its own: the posterior is the prior's component, and the head of alpha gets "
+                "no gradient any more. Fit anew with a larger delta of the weight_prior, or another --guide.alpha.",
+                stacklevel=2,
+            )
+        return super().summarize(column, context)
 
 
 class KeptEntropy(ComponentCount):

@@ -150,7 +150,7 @@ def test_sample_is_seeded_and_one_line_of_json_each(nvae: Path, lm: Path, capsys
 def test_an_empty_output_stays_a_line(
     lm: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyroformer.inference.run.Run.sample", lambda self, n, **options: ["", "a\nb"])
+    monkeypatch.setattr("pyroformer.inference.generation.generate.sample", lambda *_, **options: ["", "a\nb"])
     assert command(f"sample {lm}", capsys) == '{"text": ""}\n{"text": "a\\nb"}\n'
 
 
@@ -216,7 +216,7 @@ def test_interrupting_is_no_accident(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyroformer.inference.run.Run.sample", interrupt)
+    monkeypatch.setattr("pyroformer.inference.generation.generate.sample", interrupt)
     assert main(["sample", str(lm)]) == 130
     assert capsys.readouterr().err.startswith("error: interrupted; ")
 
@@ -227,7 +227,7 @@ def test_a_full_disk_is_said_in_one_line(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "runs/x/metrics.csv")
 
-    monkeypatch.setattr("pyroformer.inference.run.Run.sample", full)
+    monkeypatch.setattr("pyroformer.inference.generation.generate.sample", full)
     assert main(["sample", str(lm)]) == 1
     error = capsys.readouterr().err
     assert (
@@ -241,7 +241,7 @@ def test_only_the_first_of_several_processes_speaks(
 ) -> None:
     monkeypatch.setenv("RANK", "1")
     assert main(["fit", "lm", "--data", f"{here}/none.txt", "--out", f"{here}/silent"]) == 1
-    assert main(["--help"]) == 0
+    assert main(["fit", "lm", "--help"]) == 0
     assert capsys.readouterr() == ("", "")
     assert not (here / "silent").exists()
 
