@@ -181,7 +181,8 @@ def test_resume_goes_on_and_needs_nothing_but_the_folder(here: Path, capsys: pyt
     assert re.search(r"100 % \| step 4 ", said)
     assert yaml.safe_load((out / "config.yaml").read_text())["training"]["batch_size"] == 8
     command(
-        f"fit nvae --data {here}/texts.txt --out {out} --resume --steps 5 --model.width 8 --max_length 32 --compile off",
+        f"fit nvae --data {here}/texts.txt --out {out} --resume --steps 5 --model.width 8 --max_length 32 "
+        "--compile off",
         capsys,
     )
 
