@@ -118,7 +118,7 @@ MISREAD: list[tuple[str, str, str | int, str | int | None, str]] = [
     ("a.tsv", "a\ttext", -1, None, r"a.tsv has no column -1 but 'a', 'text': give a name"),
     ("a.jsonl", '{"text": "a"}', "c", None, r"line 1 of .*lacks the field 'c': .* Name the field of the condition"),
     ("a.jsonl", '{"c": "a"}', "c", None, r"line 1 of .*lacks the field 'text': .* Name the field of the text"),
-    ("a.jsonl", '{"c": 3, "text": "a"}', "c", None, r"line 1 of .*a.jsonl holds 3 as 'c': it must be a text"),
+    ("a.jsonl", '{"c": 3.5, "text": "a"}', "c", None, r"line 1 of .*a.jsonl holds 3.5 as 'c': it must be a text"),
     ("a.tsv", "\t\n\n", 0, None, r"a.tsv holds only blank lines \(2 of them\)"),
     ("a.txt", "", 0, None, r"a.txt is empty"),
 ]
