@@ -7,6 +7,7 @@ from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from torch import nn
 
 from ...models.base import Model
@@ -131,6 +132,8 @@ def run_training(
         if training.diverged is not None:
             raise DivergenceError(training.diverged, settings.learning_rate, folder)
         checkpoint = read_checkpoint(folder.best if folder.best.exists() else folder.last)
+        if dist.is_initialized():  # the first process deletes a temporary folder with its run
+            dist.barrier()
     objective.load_state_dict(objective_state(checkpoint, objective))
     objective.eval()
     trust = [config["objective"]["class_path"]] if "class_path" in config["objective"] else []
