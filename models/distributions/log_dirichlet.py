@@ -215,7 +215,9 @@ class _LogRatios(Transform):
         return Size((*shape[:-1], shape[-1] - 1))
 
 
-@biject_to.register(_LogSimplex)
-@transform_to.register(_LogSimplex)
 def _log_ratios(constraint: constraints.Constraint) -> Transform:
     return _LogRatios()
+
+
+biject_to.register(_LogSimplex, _log_ratios)
+transform_to.register(_LogSimplex, _log_ratios)
