@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..utils.processes import rank
 from ..utils.registry import imported
@@ -108,10 +107,12 @@ def _warnings_in_one_line() -> Iterator[None]:
     """Warnings of pyroformer as one line, as its errors are; those of other packages with the place in their source."""
     before = warnings.formatwarning
 
-    def one_line(message: Warning | str, category: type[Warning], filename: str, *place: Any) -> str:
+    def one_line(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
         if category is UserWarning and "pyroformer" in Path(filename).parts:
             return f"warning: {' '.join(str(message).split())}\n"
-        return before(message, category, filename, *place)
+        return before(message, category, filename, lineno, line)
 
     warnings.formatwarning = one_line
     try:

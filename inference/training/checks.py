@@ -52,7 +52,7 @@ def check_option_names(names: Iterable[str]) -> None:
 
 
 def check_arguments(model: Any, guide: Any, corpus: Any) -> None:
-    """Raises a ValueError if model, guide or corpus is something else, or the guide is that of another model."""
+    """Raises a ValueError if model, guide or corpus is something else or they do not belong together."""
     if isinstance(corpus, str | os.PathLike):
         raise ValueError(
             f"corpus is {str(corpus)!r}: read it first, with pyroformer.Corpus.from_file({str(corpus)!r})."
@@ -69,6 +69,7 @@ def check_arguments(model: Any, guide: Any, corpus: Any) -> None:
         raise ValueError(
             f"model is a {type(model).__name__}: give a Model, such as pyroformer.NVAE.for_corpus(corpus)."
         )
+    model.check_conditions(corpus.conditional)
     if guide is not None and not isinstance(guide, nn.Module):
         raise ValueError(
             f"guide is a {type(guide).__name__}: give the guide of the model, or None if it has no latents."

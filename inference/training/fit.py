@@ -113,7 +113,6 @@ def run_training(
     if resume:
         options = resumed_options(folder, options)
     settings = TrainingOptions(**options)
-    model.check_conditions(corpus.conditional)
     check_sizes(model, corpus)
     objective = make_objective(model, guide, settings, len(corpus.train))
     config = run_config(model, guide, corpus, settings)

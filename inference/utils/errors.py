@@ -17,7 +17,7 @@ def check_at_least(least: int, **numbers: int) -> None:
             raise ValueError(f"{name} is {number}: give a whole number of at least {least}.")
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of a library's message, cut to 120 characters; the name of the error if it has no message.
 
     Examples:
