@@ -1,9 +1,10 @@
 """Texts that commands take from the command line or from files."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .output import print_notice
 
 __all__ = ["check_all_fit", "fitting_texts", "read_test_texts", "require_text", "texts_to_encode"]
 
@@ -67,9 +68,9 @@ def fitting_texts(
     for number, size in enumerate(sizes):
         if size > largest:
             line = f"left out: text {number + 1}, {texts[number][:40]!r}..., has {size} tokens, and the max_length is"
-            print(f"{line} {largest}: shorten it.", file=sys.stderr)
-    chosen = None if conditions is None else [conditions[number] for number in kept]
-    return [texts[number] for number in kept], chosen, len(sizes) - len(kept)
+            print_notice(f"{line} {largest}: shorten it.")
+    paired = None if conditions is None else [conditions[number] for number in kept]
+    return [texts[number] for number in kept], paired, len(sizes) - len(kept)
 
 
 def check_all_fit(left_out: int) -> None:

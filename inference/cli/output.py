@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["print_json", "print_line"]
+__all__ = ["print_json", "print_line", "print_notice"]
 
 
 def print_line(text: str = "") -> None:
@@ -22,3 +22,8 @@ def print_json(item: Mapping[str, Any]) -> None:
     except UnicodeEncodeError:
         line = json.dumps(item, allow_nan=False)
     print_line(line)
+
+
+def print_notice(text: str) -> None:
+    """Prints a line on standard error, beside the results."""
+    print(text, file=sys.stderr, flush=True)

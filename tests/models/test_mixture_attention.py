@@ -48,7 +48,7 @@ def rand(*shape: int) -> Tensor:
 
 def draw(batch: tuple[int, ...] = (), variances: str = "component") -> Mixture:
     shapes = {"component": (*batch, COMPONENTS, 1), "diagonal": (*batch, COMPONENTS, WIDTH), "shared": (1, 1)}
-    own = rand(*shapes[variances])
+    own = {name: rand(*shape) for name, shape in shapes.items()}[variances]
     return Mixture(
         randn(*batch, COMPONENTS).log_softmax(-1), randn(*batch, COMPONENTS, WIDTH), own, noise_variance=0.3,
         values=randn(*batch, COMPONENTS, VALUES), value_variances=rand(*batch, COMPONENTS, 1),
