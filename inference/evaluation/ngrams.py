@@ -23,6 +23,7 @@ __all__ = [
     "read_ngrams",
     "second_largest",
     "segmented",
+    "several_texts",
     "split",
     "subsample",
 ]
@@ -50,7 +51,18 @@ def segmented(texts: Iterable[Any], tokenize: str) -> list[str]:
 
     check_choice("tokenize", tokenize, get_args(Tokenization))
     apart = BLEU(tokenize=tokenize).tokenizer
-    return [str(apart(text)) for text in as_texts(texts)]
+    return [str(apart(text)) for text in several_texts(texts)]
+
+
+def several_texts(texts: Iterable[Any]) -> list[str]:
+    """The texts of a set as a list.
+
+    Raises:
+        ValueError: If they are one string.
+    """
+    if isinstance(texts, str):
+        raise ValueError(f"the texts are one string, {texts[:20]!r}, not a list of them: give [text].")
+    return as_texts(texts)
 
 
 def split(texts: Iterable[Any], shortest: int = 0) -> list[list[str]]:
@@ -63,9 +75,7 @@ def split(texts: Iterable[Any], shortest: int = 0) -> list[list[str]]:
         >>> split(["a red rose", "", "sky"], shortest=1)
         [['a', 'red', 'rose'], ['sky']]
     """
-    if isinstance(texts, str):
-        raise ValueError(f"the texts are one string, {texts[:20]!r}, not a list of them: give [text].")
-    rows = (text.split() for text in as_texts(texts))
+    rows = (text.split() for text in several_texts(texts))
     return [words for words in rows if len(words) >= shortest]
 
 

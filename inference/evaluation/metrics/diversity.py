@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ...data.entries import as_texts
 from ..bleu import SMOOTHING, reference_bleu, self_bleu
 from ..context import EvaluationContext
 from ..metric import Metric
 from ..ngram_metrics import distinct, jaccard, ngram_divergence, repetition
-from ..ngrams import segmented, split
+from ..ngrams import segmented, several_texts, split
 from ..report import MetricResult
 
 __all__ = [
@@ -195,9 +194,9 @@ def diversity(
         JaccardSimilarity(orders, sample),
         NGramDivergence(orders, ngrams),
     )
-    texts = as_texts(texts) if tokenize is None else segmented(texts, tokenize)
+    texts = several_texts(texts) if tokenize is None else segmented(texts, tokenize)
     if references is not None:
-        references = as_texts(references) if tokenize is None else segmented(references, tokenize)
+        references = several_texts(references) if tokenize is None else segmented(references, tokenize)
     return {name: result for metric in metrics for name, result in metric.compare(texts, references, seed).items()}
 
 

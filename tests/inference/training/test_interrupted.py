@@ -268,6 +268,8 @@ def test_a_longer_run_validates_as_often_as_its_length_says(corpus: pf.Corpus, t
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_saves_and_ends_with_its_code(corpus: pf.Corpus, tmp_path: Path, number: signal.Signals) -> None:
+    if signal.getsignal(number) == signal.SIG_IGN:  # the tests run under nohup
+        signal.signal(number, signal.SIG_DFL)
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)]
     options: dict[str, Any] = {"steps": 8, "validations": 2}
     train(corpus, tmp_path / "whole", **options)
