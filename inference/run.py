@@ -24,7 +24,7 @@ from .posterior.arviz_compat import ArviZData
 from .posterior.export import posterior
 from .runs.fitted import FittedModel
 from .runs.folder import RunFolder, objective_state, read_checkpoint
-from .runs.partial import check_finite, joint_module
+from .runs.joint_module import check_finite, joint_module
 
 __all__ = ["Run", "load"]
 

@@ -32,7 +32,7 @@ from torch.distributions import Distribution
 from .attention.m_step import ConjugatePriors, rate_of_variances
 from .attention.mixture import Mixture
 from .base import TEXTS, LocalModule
-from .distributions.log_dirichlet import log_simplex
+from .distributions.log_simplex import log_simplex
 from .priors.checks import as_prior, broadcasts_to, check_distribution, check_mixture, check_support
 from .priors.components import ComponentPrior, GaussianVectors
 from .priors.roles import WeightPrior

@@ -29,7 +29,7 @@ from torch.distributions import Distribution
 from .attention.editing import interpolated
 from .attention.mixture import Mixture
 from .batch import Batch
-from .mixture_memory import MixtureMemoryModel
+from .mixture_base import MixtureMemoryModel
 from .priors.checks import as_prior, check_prior
 from .priors.lengths import LengthPrior
 from .priors.roles import BaseMeasure, VectorPrior, WeightPrior

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from ..utils.processes import rank
 from ..utils.registry import imported
-from .named_modules import LocalFinder, import_options, local_modules
+from .memory_limits import check_numbers, resource_message
 from .parser import COMMANDS, overview, parse, with_underscores
-from .resources import check_numbers, resource_message
 from .usage_errors import UsageError
+from .user_modules import LocalFinder, import_options, local_modules
 
 __all__ = ["main"]
 

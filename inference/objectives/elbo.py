@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from ...models.batch import Batch
-from .described import Described
+from .description import Described
 from .kl_control import FreeBits, by_dimension
 from .trace_pair import trace_pair
 from .traces import Site, log_prob, plate_dim, sample_sites

@@ -9,7 +9,7 @@ from pyro.poutine import Trace
 
 from ...models.base import Model
 from ..options import TrainingOptions
-from .described import check_no_kl_options, check_particles
+from .description import check_no_kl_options, check_particles
 from .elbo import ELBO, Terms, averaged
 from .trace_pair import trace_pair
 from .traces import is_local, sample_sites

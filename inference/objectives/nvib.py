@@ -12,7 +12,7 @@ from ...models.distributions.log_dirichlet import LogDirichlet
 from ...models.distributions.log_dirichlet_math import LOG_ZERO, gamma_kl_remainder
 from ...models.priors.roles import SequencePrior
 from ..options import TrainingOptions
-from .described import check_no_kl_options, check_particles
+from .description import check_no_kl_options, check_particles
 from .elbo import ELBO
 from .traces import Site
 

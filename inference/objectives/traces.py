@@ -11,7 +11,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ...models.base import TEXTS
-from ...models.distributions.log_dirichlet import log_simplex
+from ...models.distributions.log_simplex import log_simplex
 
 __all__ = [
     "Site",

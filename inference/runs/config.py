@@ -11,7 +11,7 @@ from ...models.serialization import to_config
 from ..data.corpus import Corpus
 from ..objectives.registry import describe_objective
 from ..options import TrainingOptions
-from .partial import frozen_fingerprint, joint_module, trainable_modules
+from .joint_module import frozen_fingerprint, joint_module, trainable_modules
 
 __all__ = ["run_config"]
 

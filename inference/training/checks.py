@@ -15,7 +15,7 @@ from ..data.corpus import Corpus
 from ..options import TrainingOptions
 from ..runs.fingerprint import corpus_fingerprint
 from ..runs.folder import RunFolder, objective_state, read_checkpoint
-from ..runs.partial import check_finite
+from ..runs.joint_module import check_finite
 
 __all__ = [
     "check_arguments",

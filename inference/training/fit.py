@@ -18,8 +18,8 @@ from ..options import TrainingOptions
 from ..run import Run
 from ..runs.config import run_config
 from ..runs.folder import RunFolder, objective_state, read_checkpoint
+from ..runs.joint_module import check_finite
 from ..runs.lock import run_lock
-from ..runs.partial import check_finite
 from ..utils.processes import rank
 from .checks import (
     check_arguments,

@@ -32,7 +32,7 @@ from ...models.priors.vectors import check_base_measure, own_component
 from ...models.serialization import from_config
 from ..options import TrainingOptions
 from ..run import Run
-from ..runs.partial import joint_module
+from ..runs.joint_module import joint_module
 from ..utils.registry import imported
 from .fit import fit
 from .lightning_module import Status

@@ -20,8 +20,8 @@ from ..objectives.elbo import Objective
 from ..objectives.kl_control import KLController
 from ..options import TrainingOptions
 from ..runs.folder import RunFolder
+from ..runs.joint_module import frozen_modules
 from ..runs.old_runs import current_progress, current_state
-from ..runs.partial import frozen_modules
 from ..schedules import SCHEDULES, warmup_cosine
 from ..utils.files import write_atomically
 from ..utils.seeds import derived_seed

@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..choices import check_choice
+from ..heads import head_width
 from ..precision import at_least_float32
 from .attend import Returns, attend
-from .heads import head_width
 from .key_adaptation import adapt_keys, causal_responsibilities
 from .kv_cache import KeyValueCache
 from .mixture import Mixture

@@ -1,9 +1,11 @@
 """Distributions over log weights and lengths, and the mathematics that they rest on."""
 
-from .log_dirichlet import Lengths, LogDirichlet, log_simplex
+from .lengths import Lengths
+from .log_dirichlet import LogDirichlet
+from .log_simplex import LogStickBreakingTransform, log_simplex
 from .stick_breaking import LogStickBreaking
 
-__all__ = ["Lengths", "LogDirichlet", "LogStickBreaking", "log_simplex"]
+__all__ = ["Lengths", "LogDirichlet", "LogStickBreaking", "LogStickBreakingTransform", "log_simplex"]
 
 
 def __dir__() -> list[str]:

@@ -9,8 +9,9 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints, register_kl
 
-from .log_dirichlet import LogDirichlet, log_simplex
+from .log_dirichlet import LogDirichlet
 from .log_dirichlet_math import LOG_ZERO, dirichlet_kl, dirichlet_log_prob, dirichlet_mean_log, sample_log_dirichlet
+from .log_simplex import log_simplex
 
 __all__ = ["LogStickBreaking"]
 

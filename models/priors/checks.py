@@ -11,7 +11,7 @@ from torch.distributions.transforms import _InverseTransform
 
 from ..attention.log_space import safe_logsumexp
 from ..attention.mixture import Mixture
-from ..distributions.log_dirichlet import log_simplex
+from ..distributions.log_simplex import log_simplex
 
 __all__ = ["as_prior", "broadcasts_to", "check_distribution", "check_mixture", "check_prior", "check_support"]
 

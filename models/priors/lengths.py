@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..distributions.log_dirichlet import Lengths
+from ..distributions.lengths import Lengths
 from ..precision import at_least_float32
 from .roles import Prior
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_origin
 
-from ..attention.heads import head_width
 from ..batch import BOS, EOS, PAD
 from ..choices import check_choice
+from ..heads import head_width
 from ..numbers import declared_number
 
 __all__ = ["TransformerConfig"]

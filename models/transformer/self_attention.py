@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..attention.heads import head_width
 from ..attention.kv_cache import KeyValueCache
+from ..heads import head_width
 from .fusion import MemorySlot
 
 __all__ = ["SelfAttention"]

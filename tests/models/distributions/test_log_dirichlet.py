@@ -11,8 +11,10 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyroformer.models.distributions.log_dirichlet import Lengths, LogDirichlet, log_simplex
+from pyroformer.models.distributions.lengths import Lengths
+from pyroformer.models.distributions.log_dirichlet import LogDirichlet
 from pyroformer.models.distributions.log_dirichlet_math import LOG_ZERO, dirichlet_kl
+from pyroformer.models.distributions.log_simplex import log_simplex
 
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])
 

@@ -8,7 +8,9 @@ from torch.distributions import biject_to, transform_to
 
 import pyroformer as pf
 from pyroformer.guides.automatic import Automatic
-from pyroformer.models.distributions.log_dirichlet import LogDirichlet, log_simplex
+from pyroformer.models.distributions.log_dirichlet import LogDirichlet
+from pyroformer.models.distributions.log_simplex import log_simplex
+from pyroformer.models.distributions.stick_breaking import LogStickBreaking
 from pyroformer.models.mixture_attention import MixtureAttention
 
 
@@ -19,6 +21,26 @@ def test_transform_is_a_bijection_onto_log_weights() -> None:
         y = transform(x)
         assert log_simplex.check(y).all() and y.shape == transform.forward_shape(x.shape)
         torch.testing.assert_close(transform.inv(y), x)
+
+
+def test_transform_keeps_the_volume_of_log_ratios() -> None:
+    x = torch.randn(4, dtype=torch.double)
+    transform = biject_to(log_simplex)
+
+    def log_ratios(x: torch.Tensor) -> torch.Tensor:
+        y = transform(x)
+        return y[:-1] - y[-1]
+
+    jacobian: torch.Tensor = torch.autograd.functional.jacobian(log_ratios, x)  # type: ignore[no-untyped-call]
+    assert float(jacobian.slogdet().logabsdet) == pytest.approx(0, abs=1e-12)
+
+
+def test_coordinates_of_weights_of_a_process_are_independent() -> None:
+    """What a guide of independent Gaussians can represent; log ratios to the last component are correlated."""
+    torch.manual_seed(0)
+    draws = LogStickBreaking(torch.tensor(2.0, dtype=torch.double), torch.ones(5, dtype=torch.bool)).sample((20000,))
+    assert (torch.corrcoef(biject_to(log_simplex).inv(draws).T) - torch.eye(4)).abs().max() < 0.03  # 4 standard errors
+    assert torch.corrcoef((draws[:, :-1] - draws[:, -1:]).T)[0, 1] > 0.3
 
 
 def test_density_integrates_to_one() -> None:

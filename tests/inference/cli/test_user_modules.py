@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pyroformer.inference.cli.main import main
-from pyroformer.inference.cli.named_modules import import_named, import_options, local_modules
 from pyroformer.inference.cli.usage_errors import UsageError
+from pyroformer.inference.cli.user_modules import import_named, import_options, local_modules
 
 
 @pytest.fixture

@@ -1,0 +1,82 @@
+"""A categorical distribution over text lengths."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from pyro.distributions import TorchDistribution
+from torch import Size, Tensor
+from torch.distributions import constraints
+from torch.distributions.utils import lazy_property
+
+__all__ = ["Lengths"]
+
+
+_ONCE = Size()
+
+
+class Lengths(TorchDistribution):
+    r"""A categorical distribution over the lengths :math:`1, \dots, W`.
+
+    Arguments:
+        logits: Log probabilities up to a constant, of length 1 first, with shape :math:`(*, W)`.
+
+    Examples:
+        >>> Lengths(torch.zeros(4)).log_prob(torch.tensor(4)).exp()
+        tensor(0.2500)
+    """
+
+    arg_constraints = {"logits": constraints.independent(constraints.real, 1)}
+    has_enumerate_support = True
+
+    def __init__(self, logits: Float[Tensor, "*batch w"], validate_args: bool | None = None) -> None:
+        self.logits = logits.log_softmax(-1)
+        super().__init__(logits.shape[:-1], Size(), validate_args)
+
+    @property
+    def max_length(self) -> int:
+        """The largest length."""
+        return self.logits.shape[-1]
+
+    @constraints.dependent_property(is_discrete=True, event_dim=0)
+    def support(self) -> constraints.Constraint:
+        return constraints.integer_interval(1, self.max_length)
+
+    @lazy_property
+    def probs(self) -> Tensor:
+        return self.logits.exp()
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Lengths":
+        new: Lengths = self._get_checked_instance(Lengths, _instance)
+        new.logits = self.logits.expand(Size(batch_shape) + self.logits.shape[-1:])
+        super(Lengths, new).__init__(Size(batch_shape), Size(), validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def sample(self, sample_shape: Sequence[int] = _ONCE) -> Int[Tensor, "..."]:
+        shape = self._extended_shape(Size(sample_shape))
+        with torch.no_grad():
+            flat = self.logits.exp().reshape(-1, self.max_length)
+            draws = torch.multinomial(flat, math.prod(sample_shape), replacement=True).T
+            return (draws + 1).reshape(shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        shape = torch.broadcast_shapes(value.shape, self.batch_shape)
+        logits = self.logits.expand(shape + (self.max_length,))
+        return logits.gather(-1, value.long().expand(shape)[..., None] - 1).squeeze(-1)
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        values = torch.arange(1, self.max_length + 1, device=self.logits.device)
+        values = values.reshape((-1,) + (1,) * len(self.batch_shape))
+        return values.expand((-1,) + self.batch_shape) if expand else values
+
+    def entropy(self) -> Tensor:
+        return -(self.probs * self.logits).sum(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.probs * self.enumerate_support(expand=False).reshape(-1)).sum(-1)
