@@ -9,6 +9,7 @@ from .components import KeptAlpha, KeptAttention, KeptEntropy
 from .diversity import DIVERSITY
 from .latents import ActiveUnits, MarginalKL, MutualInformation, Sensitivity
 from .reconstruction import Accuracy, CorpusBLEU, ExactMatch, SampledAccuracy
+from .removal import AccuracyKept, Kept
 from .terms import KL, Rate, Reconstruction, TrainedObjective
 
 __all__ = ["METRICS", "resolve"]
@@ -26,6 +27,8 @@ METRICS: tuple[Metric, ...] = (
     SampledAccuracy(),
     CorpusBLEU(),
     ExactMatch(),
+    Kept(),
+    AccuracyKept(),
     KeptAlpha(),
     KeptEntropy(),
     KeptAttention(),

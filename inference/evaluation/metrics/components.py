@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ __all__ = ["KeptAlpha", "KeptAttention", "KeptEntropy", "count_for_mass", "effec
 LEAST_ALPHA = 0.1  # the published code removes components below it
 
 
-class ComponentCount(Metric):
+class ComponentCount(Metric, ABC):
     """Base class: a number of components, and its share of all components of a text."""
 
     def measure(self, context: BatchContext) -> dict[str, Tensor] | None:
@@ -36,9 +37,9 @@ class ComponentCount(Metric):
         every = mask.sum(-1) if mask is not None else torch.full_like(memory.log_weights[..., 0], memory.components)
         return None if kept is None else {"kept": kept, "all": every}
 
+    @abstractmethod
     def count(self, context: BatchContext, memory: Mixture) -> Tensor | None:
         """The number of components of each text that are in use; None if the posterior does not have it."""
-        raise NotImplementedError
 
     def summarize(self, column: dict[str, Float[np.ndarray, " texts"]], context: EvaluationContext) -> MetricResult:
         share = ratio(column["kept"] / column["all"])

@@ -1,5 +1,6 @@
 """Diversity of generated texts, and their resemblance to held-out texts."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ SAMPLE = 500
 NGRAMS = 5_000
 
 
-class DiversityMetric(Metric):
+class DiversityMetric(Metric, ABC):
     """Base class: a metric of a set of texts, beside a set of references where it needs one."""
 
     def summarize(self, column: object, context: EvaluationContext) -> dict[str, MetricResult] | None:
@@ -35,9 +36,9 @@ class DiversityMetric(Metric):
             return None
         return self.compare(context.samples, context.references, context.options.seed)
 
+    @abstractmethod
     def compare(self, texts: Sequence[str], references: Sequence[str] | None, seed: int) -> dict[str, MetricResult]:
         """The results by name; none if it needs references and there are none."""
-        raise NotImplementedError
 
 
 class SelfBLEU(DiversityMetric):

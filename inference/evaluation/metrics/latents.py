@@ -1,6 +1,7 @@
 """The information of each latent of a hierarchy, and of all together; their divergences are among the terms."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,7 +20,7 @@ __all__ = ["ActiveUnits", "MarginalKL", "MutualInformation", "Sensitivity"]
 ACTIVE = (0.01, 0.2)  # a unit's variance over texts: the usual threshold, and DELLA's
 
 
-class LatentMetric(Metric):
+class LatentMetric(Metric, ABC):
     """Base class: a result for each latent, and one for all of them.
 
     ``label`` has the fields ``latent`` and ``count``, the number of texts that are compared.
@@ -41,9 +42,9 @@ class LatentMetric(Metric):
         """The largest value that is possible, for the label."""
         return ""
 
+    @abstractmethod
     def units(self, information: LatentInformation) -> Iterator[dict[str, Estimate]]:
         """The units of each latent, then of all together."""
-        raise NotImplementedError
 
 
 class MutualInformation(LatentMetric):

@@ -16,7 +16,7 @@ from ..metric import Measured, Metric
 from ..ngrams import Tokenization
 from ..report import MetricResult
 
-__all__ = ["Accuracy", "CorpusBLEU", "ExactMatch", "SampledAccuracy"]
+__all__ = ["Accuracy", "CorpusBLEU", "ExactMatch", "SampledAccuracy", "token_hits"]
 
 Column = Float[np.ndarray, " texts"]
 
@@ -31,7 +31,7 @@ class Accuracy(Metric):
 
     def measure(self, context: BatchContext) -> Tensor | None:
         text = context.sampled_text if context.run.guide is None else context.mean_text
-        return _hits(text, context)
+        return token_hits(text, context)
 
     def summarize(self, column: Column, context: EvaluationContext) -> MetricResult:
         label = self.label if context.run.guide is None else f"{self.label}, mean posterior"
@@ -44,7 +44,7 @@ class SampledAccuracy(Metric):
     name, label = "accuracy_sampled", "token accuracy, teacher-forced, sampled posterior"
 
     def measure(self, context: BatchContext) -> Tensor | None:
-        return None if context.run.guide is None else _hits(context.sampled_text, context)
+        return None if context.run.guide is None else token_hits(context.sampled_text, context)
 
     def summarize(self, column: Column, context: EvaluationContext) -> MetricResult:
         return MetricResult(self.label, {"share": ratio(column, context.tokens)})
@@ -88,7 +88,7 @@ class ExactMatch(Metric):
         return MetricResult(f"{self.label} of {_description(context)}", {"share": ratio(exact)})
 
 
-def _hits(text: Distribution | None, context: BatchContext) -> Int[Tensor, " B"] | None:
+def token_hits(text: Distribution | None, context: BatchContext) -> Int[Tensor, " B"] | None:
     """The number of tokens that are the most probable ones; None for texts that are not autoregressive."""
     if not isinstance(text, AutoregressiveText):
         return None

@@ -1,0 +1,73 @@
+"""The vectors of a mixture that are left, and the accuracy of what is decoded from them alone."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from ....models.attention.mixture import Mixture
+from ...generation.generate import thinned
+from ..context import BatchContext, EvaluationContext
+from ..estimates import ratio
+from ..metric import Metric
+from ..report import MetricResult
+from .reconstruction import token_hits
+
+__all__ = ["AccuracyKept", "Kept"]
+
+Column = Float[np.ndarray, " texts"]
+
+
+class Kept(Metric):
+    r"""The vectors of a text's tokens that are left, from which ``bleu`` and ``accuracy_kept`` are measured.
+
+    .. math:: \#\{ i \geq 1 : \alpha_i > 0, \ \mathrm E \pi_i \geq \epsilon \}
+
+    with :math:`\epsilon` the option ``min_weight`` of the evaluation. At 0, the default, vectors leave only if they are
+    switched off, which the heads of alpha other than ``relu`` never do. The prior's components, which always stay,
+    count neither as left nor among the text's.
+
+    Examples:
+        >>> Kept().name, Kept().label
+        ('kept', 'vectors kept')
+    """
+
+    name, label = "kept", "vectors kept"
+
+    def measure(self, context: BatchContext) -> dict[str, Tensor] | None:
+        posterior = context.posterior
+        weights = None if posterior is None else posterior.token_weights()
+        if posterior is None or weights is None:
+            return None
+        memory = thinned(context.run, posterior, context.evaluation.options.min_weight)
+        if not isinstance(memory, Mixture):
+            return None
+        each = posterior.memory().components // (weights.shape[-1] + 1)  # of the prior, and of each token
+        return {"kept": memory.present.sum(-1) - each, "all": each * context.mask.sum(-1)}
+
+    def summarize(self, column: Mapping[str, Column], context: EvaluationContext) -> MetricResult:
+        label = f"{self.label}{_removed(context)}"
+        share = ratio(column["kept"] / column["all"])
+        return MetricResult(label, {"vectors": ratio(column["kept"]), "of the text's": share})
+
+
+class AccuracyKept(Metric):
+    """The token accuracy where vectors below ``min_weight`` are removed; without that option it is ``accuracy``."""
+
+    name, label = "accuracy_kept", "token accuracy, teacher-forced, mean posterior"
+
+    def measure(self, context: BatchContext) -> Tensor | None:
+        min_weight = context.evaluation.options.min_weight
+        if context.posterior is None or not min_weight:
+            return None
+        memory = thinned(context.run, context.posterior, min_weight)
+        return token_hits(context.run.model.likelihood(memory, context.mask), context)
+
+    def summarize(self, column: Column, context: EvaluationContext) -> MetricResult:
+        return MetricResult(f"{self.label}{_removed(context)}", {"share": ratio(column, context.tokens)})
+
+
+def _removed(context: EvaluationContext) -> str:
+    least = context.options.min_weight
+    return f" without weights below {least:g}" if least else ""
