@@ -27,7 +27,7 @@ from .decoding import Decoding, uniforms
 from .prompts import LastPiece, Prompt
 from .reconstruction import Reconstruction
 
-__all__ = ["decode", "encode", "encode_batch", "reconstruct", "sample", "text_distribution", "write"]
+__all__ = ["decode", "encode", "encode_batch", "reconstruct", "sample", "text_distribution", "thinned", "write"]
 
 GREEDY = Decoding(greedy=True)
 
@@ -110,7 +110,7 @@ def reconstruct(
             originals = [texts[item] for item in items]
             batch = run.batch(originals, None if conditions is None else [conditions[item] for item in items])
             posterior = encode_batch(run, batch)
-            likelihood = text_distribution(run, _thinned(run, posterior, min_weight))
+            likelihood = text_distribution(run, thinned(run, posterior, min_weight))
             noise = _noise(run, seed, range(start + items.start, start + items.stop))
             tokens = write(likelihood, decoding, noise, text_vocabulary=text_vocabulary)
             generated = run.tokenizer.decode_batch(tokens)
@@ -236,8 +236,12 @@ def _prompt(run: FittedModel, text: str) -> Prompt:
     return Prompt.encode(text, run.tokenizer)
 
 
-def _thinned(run: FittedModel, posterior: TextPosterior, min_weight: float) -> Memory:
-    """The posterior's memory, without components of a weight below ``min_weight``; those of the prior stay."""
+def thinned(run: FittedModel, posterior: TextPosterior, min_weight: float) -> Memory:
+    """The posterior's memory, without components of a weight below ``min_weight``; those of the prior stay.
+
+    Raises:
+        ValueError: If there is a ``min_weight`` and no weight to compare with it.
+    """
     memory = posterior.memory()
     if min_weight == 0:
         return memory
