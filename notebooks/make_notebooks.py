@@ -33,7 +33,8 @@ def executed(source: Path) -> NotebookNode:
     for number, cell in enumerate(notebook.cells, 1):
         cell.id = f"cell-{number}"  # jupytext's are random, and every line of a diff counts
     client = NotebookClient(notebook, record_timing=False, resources={"metadata": {"path": source.parent}})
-    return client.execute(env={**os.environ, "PYTHONWARNINGS": ",".join(IGNORED)})
+    quiet = {"PYTHONWARNINGS": ",".join(IGNORED), "TQDM_DISABLE": "1"}  # a progress bar is nothing to keep
+    return client.execute(env={**os.environ, **quiet})
 
 
 if __name__ == "__main__":

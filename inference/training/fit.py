@@ -21,6 +21,7 @@ from ..runs.folder import RunFolder, objective_state, read_checkpoint
 from ..runs.joint_module import check_finite
 from ..runs.lock import run_lock
 from ..utils.processes import rank
+from ..utils.progress import TrainingBar, shown
 from .checks import (
     check_arguments,
     check_checkpoint,
@@ -50,6 +51,7 @@ def fit(
     out: str | Path | None = None,
     resume: bool = False,
     callback: Callable[[Status], None] | None = None,
+    progress: bool | None = None,
     **options: Any,
 ) -> Run:
     r"""Train by stochastic variational inference and keep the weights with the best objective on held-out texts.
@@ -67,6 +69,7 @@ def fit(
         resume: Continue the run in ``out``, with its options where they are not given; a run without a checkpoint
             starts at step 0 with the weights that it began with.
         callback: Called with a :class:`Status` about twice a second, and after each validation.
+        progress: Whether to show a progress bar on standard error; by default in a terminal and in notebooks.
         options: Fields of :class:`~.options.TrainingOptions`, such as ``steps``, ``minutes``, ``learning_rate``;
             ``objective`` may be the class itself.
 
@@ -86,7 +89,13 @@ def fit(
         >>> fit(model, None, corpus, steps=2, batch_size=8).step
         2
     """
-    run, number = run_training(model, guide, corpus, out=out, resume=resume, callback=callback, **options)
+    bar = TrainingBar() if shown(progress) else None
+    calls = _each(callback, bar)
+    try:
+        run, number = run_training(model, guide, corpus, out=out, resume=resume, callback=calls, **options)
+    finally:
+        if bar is not None:
+            bar.close()
     if number not in (None, signal.SIGINT):  # an order to end, not a person's Ctrl-C
         raise SystemExit(128 + number)
     return run
@@ -138,6 +147,17 @@ def run_training(
     trust = [config["objective"]["class_path"]] if "class_path" in config["objective"] else []
     run = Run(model, guide, corpus, folder, config, step=int(checkpoint["global_step"]), trust=trust)
     return run, training.signal
+
+
+def _each(*callbacks: Callable[[Status], None] | None) -> Callable[[Status], None] | None:
+    """One callback for all that are given; None for none."""
+    given = [callback for callback in callbacks if callback is not None]
+
+    def call(status: Status) -> None:
+        for callback in given:
+            callback(status)
+
+    return call if given else None
 
 
 def _with_options(function: Any) -> Signature:

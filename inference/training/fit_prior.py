@@ -56,6 +56,7 @@ def fit_prior(
     out: str | Path | None = None,
     resume: bool = False,
     callback: Callable[[Status], None] | None = None,
+    progress: bool | None = None,
     **options: Any,
 ) -> Run:
     r"""A run with a new base measure, fitted to the posterior of an earlier run; all other weights are the same.
@@ -70,6 +71,7 @@ def fit_prior(
         out: The new run's folder; a temporary one by default.
         resume: Continue the run in ``out``.
         callback: Called about twice a second with a :class:`~pyroformer.inference.training.lightning_module.Status`.
+        progress: Whether to show a progress bar on standard error; by default in a terminal and in notebooks.
         options: Fields of :class:`~pyroformer.inference.options.TrainingOptions`, such as ``steps``, except those of
             the objective.
 
@@ -95,7 +97,8 @@ def fit_prior(
     if isinstance(prior, str):
         prior = named_prior(run, prior, seed=settings.seed)
     model, guide = _with_prior(run.model, run.guide, _adapt_prior(run.model, prior))
-    return fit(model, guide, run.corpus, out=out, resume=resume, callback=callback, **options | {"objective": "elbo"})
+    kept: dict[str, Any] = {"out": out, "resume": resume, "callback": callback, "progress": progress}
+    return fit(model, guide, run.corpus, **kept, **options | {"objective": "elbo"})
 
 
 def named_prior(run: Run, name: str, *, seed: int = 0, **arguments: Any) -> BaseMeasure:

@@ -2,6 +2,7 @@
 
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from ..output import print_line
 from ..progress import Progress
@@ -36,7 +37,17 @@ def demo(*, minutes: float = 3.8, out: str | None = None, seed: int = 0) -> None
     model = NVAE.for_corpus(corpus, size="tiny")  # what is assumed
     guide = NVAEGuide(model)  # what is learned
     progress = Progress("objective (nvib, not a bound)")
-    run = fit(model, guide, corpus, minutes=minutes, validation_texts=256, seed=seed, out=folder, callback=progress)
+    run = fit(
+        model,
+        guide,
+        corpus,
+        minutes=minutes,
+        validation_texts=256,
+        seed=seed,
+        out=folder,
+        callback=progress,
+        progress=False,
+    )
     progress.close()
     print_line(f"best at step {run.step:,}; run saved in {folder}")
 

@@ -75,7 +75,7 @@ def fit_prior(
     )
     progress = Progress()
     try:
-        fitted = train(run, new, out=out, resume=resume, callback=progress, **training)
+        fitted = train(run, new, out=out, resume=resume, callback=progress, progress=False, **training)
     finally:
         progress.close()
     print_line(f"best at step {fitted.step:,}; run saved in {out}")
