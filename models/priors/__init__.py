@@ -1,5 +1,7 @@
 """Exchangeable priors: of weights, vectors, latents and lengths, and of the components of a mixture."""
 
+from .causal import CausalVectorPrior
+from .codebook import CodebookVectorPrior
 from .components import ComponentPrior, DirichletProcess, GaussianVectors, StickBreaking
 from .heavy_tails import LaplaceVectorPrior, LinearLaplace, LinearStudentT, StudentTVectorPrior
 from .hyperpriors import Hierarchical
@@ -15,6 +17,8 @@ __all__ = [
     "AutoregressiveVectorPrior",
     "BaseMeasure",
     "BoundedDirichletProcess",
+    "CausalVectorPrior",
+    "CodebookVectorPrior",
     "ComponentPrior",
     "DirichletProcess",
     "GammaDirichletProcess",

@@ -48,6 +48,15 @@ class BaseMeasure(Prior):
         """The distribution of a vector of the prior's own component, with event shape :math:`(P)`."""
         raise NotImplementedError(f"{type(self).__name__} is a BaseMeasure: write component() -> Distribution")
 
+    @property
+    def wants_start(self) -> bool:
+        """Whether :meth:`start_at` is to be called before training; by default, never."""
+        return False
+
+    def start_at(self, mean: Float[Tensor, "n p"], variance: Float[Tensor, "n p"]) -> None:
+        """Starts the parameters where the posteriors of some texts' vectors have these means and variances."""
+        raise NotImplementedError(f"{type(self).__name__} wants a start: write start_at(mean, variance)")
+
 
 class VectorPrior(BaseMeasure):
     r"""The role of a prior over one vector: ``forward()`` returns a distribution with event shape :math:`(P)`.

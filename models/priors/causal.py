@@ -1,0 +1,121 @@
+r"""A causal Transformer over the vectors of a text, which priors of the next vector have in common."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from ..attention.kv_cache import KeyValueCache
+from ..precision import at_least_float32
+from ..transformer.blocks import Block, initialize
+from ..transformer.config import TransformerConfig
+from ..transformer.embedding import sinusoids
+from .checks import check_prior
+from .joint import InOrder, checked_samples, with_own
+from .roles import SequencePrior, VectorPrior
+from .vectors import GaussianVectorPrior
+
+__all__ = ["CausalVectorPrior"]
+
+
+class CausalVectorPrior(SequencePrior):
+    r"""Base class of the priors of each vector given those before it: a language model with vectors for tokens.
+
+    .. math:: p(z \mid n) = \prod_{i \le \kappa} p_0(z_i) \prod_{i > \kappa}
+        p(z_i \mid z_{\kappa + 1}, \dots, z_{i-1}, n)
+
+    A subclass defines the family of :math:`p(z_i \mid \dots)` in :meth:`next_vector`. The prior's own components are
+    independent of the text and have their own distribution :math:`p_0`. At the start no vector depends on another one.
+
+    Arguments:
+        width: :math:`P`.
+        scores: The number of scores from which :meth:`next_vector` makes a distribution.
+        model_width: The size of a hidden state; even, and a multiple of ``heads``. None is ``width``.
+        layers: The number of blocks.
+        heads: The number of attention heads.
+        dropout: Probability of dropping an activation in training.
+        samples_per_component: Number of the prior's own components.
+        first: Prior :math:`p_0` of the prior's own components; a standard Gaussian by default.
+
+    Raises:
+        ValueError: If a size is out of range, two do not go together, or ``first`` has another width.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        scores: int,
+        model_width: int | None = None,
+        layers: int = 2,
+        heads: int = 4,
+        dropout: float = 0.0,
+        samples_per_component: int = 1,
+        first: VectorPrior | None = None,
+    ) -> None:
+        super().__init__()
+        model_width = width if model_width is None else model_width
+        for name, size in {"width": width, "model_width": model_width}.items():
+            if size < 1:
+                raise ValueError(f"{name} {size}: must be at least 1")
+        if model_width % 2 or model_width % max(heads, 1):
+            raise ValueError(f"model_width {model_width}: must be even and a multiple of heads, which is {heads}")
+        # blocks read neither the vocabulary nor the max_length
+        config = TransformerConfig(3, 1, width=model_width, layers=layers, heads=heads, dropout=dropout)
+        self.width, self.samples_per_component = width, checked_samples(samples_per_component)
+        self.before = nn.Linear(width, model_width)
+        self.left = nn.Linear(model_width, model_width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(layers))
+        self.norm = nn.LayerNorm(model_width)
+        self.head = nn.Linear(model_width, scores)
+        initialize(self, config)
+        nn.init.zeros_(self.head.weight)
+        self.first = GaussianVectorPrior(width) if first is None else first
+        check_prior(self.first, event_shape=(width,), name="first")
+
+    def next_vector(self, scores: Float[Tensor, "*batch m s"]) -> Distribution:
+        """The distribution of each vector, with batch shape :math:`(*, m)`, from scores of at least float32."""
+        raise NotImplementedError(f"{type(self).__name__} is a CausalVectorPrior: write next_vector(scores)")
+
+    def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
+        tokens = InOrder(self.conditional, self.draw, mask[..., self.samples_per_component :], self.width)
+        return with_own(self, self.samples_per_component, mask, tokens)
+
+    def conditional(self, vectors: Float[Tensor, "*batch m p"], length: Int[Tensor, "*#batch"]) -> Distribution:
+        """The distribution of each vector given those before it, for the first of the ``length`` vectors of a text."""
+        before = F.pad(vectors[..., :-1, :], (0, 0, 1, 0))
+        place = torch.arange(vectors.shape[-2], device=vectors.device)
+        x = self._read(before, place, length)
+        for block in self.blocks:
+            x = block(x, causal=True)
+        return self._next(x)
+
+    @torch.no_grad()
+    def draw(self, length: Int[Tensor, "*batch"], rows: int) -> Float[Tensor, "*batch m p"]:
+        """The first ``rows`` of ``length`` vectors, one after the other, with a cache of keys and values."""
+        flat = length.reshape(-1)
+        caches = [KeyValueCache(rows) for _ in self.blocks]
+        vector = torch.zeros(len(flat), 1, self.width, device=length.device)
+        drawn = [vector[:, :0]]
+        for i in range(rows):
+            x = self._read(vector, torch.full((1,), i, device=length.device), flat)
+            for block, cache in zip(self.blocks, caches, strict=True):
+                # Not block(...): a compiled block would be compiled again for every length of the cache.
+                x = block.forward(x, causal=True, cache=cache)
+            vector = self._next(x).sample()
+            drawn.append(vector)
+        return torch.cat(drawn, -2).unflatten(0, length.shape) if length.ndim else torch.cat(drawn, -2)[0]
+
+    def _read(
+        self, before: Float[Tensor, "*batch m p"], place: Int[Tensor, " m"], length: Int[Tensor, "*#batch"]
+    ) -> Float[Tensor, "*batch m w"]:
+        """The input of the blocks at each place: the vector before it, the place, and the number of vectors left."""
+        before = before.to(self.before.weight.dtype)
+        places, left = (self._place(each, before) for each in (place, length[..., None] - place))
+        return self.before(before) + places + self.left(left)
+
+    def _next(self, x: Float[Tensor, "*batch m w"]) -> Distribution:
+        return self.next_vector(at_least_float32(self.head(self.norm(x))))
+
+    def _place(self, places: Int[Tensor, "*batch"], like: Tensor) -> Float[Tensor, "*batch w"]:
+        return sinusoids(places, self.norm.weight.shape[0]).to(like.dtype)

@@ -1,0 +1,187 @@
+r"""A prior of the next vector that chooses among Gaussians which all places share, as a language model among words."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pyro.distributions import TorchDistribution
+from torch import Size, Tensor, nn
+from torch.distributions import Categorical, Distribution, constraints
+
+from ..precision import at_least_float32
+from .causal import CausalVectorPrior
+from .k_means import k_means
+from .latents import LOG_VARIANCE, bounded_std
+from .roles import VectorPrior
+
+__all__ = ["Codebook", "CodebookVectorPrior"]
+
+_ONCE = Size()
+START_VARIANCE = 0.25  # of the codebook's means before a start at vectors; each Gaussian has the rest of 1
+
+
+class Codebook(TorchDistribution):
+    r"""A mixture of diagonal Gaussians that all draws share, each draw with weights of its own.
+
+    .. math:: p(z_i) = \sum_{k=1}^K w_{ik} \, \mathcal N(z_i; \mu_k, \operatorname{diag} \sigma_k^2)
+
+    The log densities of all vectors under all Gaussians are one matrix product,
+    :math:`[z, z^2] \, [\mu / \sigma^2, -1 / 2 \sigma^2]^\top` up to a constant of each Gaussian; vectors and means are
+    taken from the center of the codebook first, so that less cancels.
+
+    Arguments:
+        logits: Logarithms of weights, which need not be normalized.
+        mean: :math:`\mu`.
+        std: :math:`\sigma`.
+
+    Examples:
+        >>> codebook = Codebook(torch.zeros(5, 3), torch.randn(3, 4), torch.ones(3, 4))
+        >>> codebook.batch_shape, codebook.log_prob(codebook.sample()).shape
+        (torch.Size([5]), torch.Size([5]))
+    """
+
+    arg_constraints = {}
+    support = constraints.independent(constraints.real, 1)
+
+    def __init__(
+        self,
+        logits: Float[Tensor, "*batch k"],
+        mean: Float[Tensor, "k p"],
+        std: Float[Tensor, "k p"],
+        validate_args: bool | None = None,
+    ) -> None:
+        self.logits, self.means, self.stds = logits.log_softmax(-1), mean, std
+        super().__init__(logits.shape[:-1], mean.shape[-1:], validate_args)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Codebook":
+        new: Codebook = self._get_checked_instance(Codebook, _instance)
+        new.logits = self.logits.expand(*batch_shape, self.logits.shape[-1])
+        new.means, new.stds = self.means, self.stds
+        super(Codebook, new).__init__(Size(batch_shape), self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = _ONCE) -> Float[Tensor, "*batch p"]:
+        chosen = Categorical(logits=self.logits, validate_args=False).sample(Size(sample_shape))
+        return torch.normal(self.means[chosen], self.stds[chosen])
+
+    def log_prob(self, value: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch"]:
+        if self._validate_args:
+            self._validate_sample(value)
+        with torch.autocast(value.device.type, enabled=False):  # the product needs float32
+            center = self.means.detach().mean(0)
+            z, mean, precision = value - center, self.means - center, self.stds.reciprocal().square()
+            constant = -(0.5 * (mean.square() * precision) + self.stds.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
+            factors = torch.cat([mean * precision, -0.5 * precision], -1)
+            densities = F.linear(torch.cat([z, z.square()], -1), factors, constant)
+        return torch.logsumexp(self.logits + densities, -1)
+
+    @property
+    def mean(self) -> Float[Tensor, "*batch p"]:
+        return self.logits.exp() @ self.means
+
+    @property
+    def variance(self) -> Float[Tensor, "*batch p"]:
+        return self.logits.exp() @ (self.stds.square() + self.means.square()) - self.mean.square()
+
+
+class CodebookVectorPrior(CausalVectorPrior):
+    r"""A causal Transformer that chooses each vector's Gaussian from a codebook: a language model of vectors.
+
+    .. math:: p(z \mid n) = \prod_{i \le \kappa} p_0(z_i) \prod_{i > \kappa}
+        \sum_{k=1}^K w_{ik} \, \mathcal N(z_i; \mu_k, \operatorname{diag} \sigma_k^2)
+
+    with weights that depend on :math:`z_{\kappa + 1}, \dots, z_{i-1}` and on the number of vectors that follow, and
+    means and variances that all places share. One Gaussian cannot say "one of these words"; a codebook has as many
+    modes as there are words, and its draws lie where posteriors do.
+
+    Before training, :func:`~pyroformer.fit` and :func:`~pyroformer.inference.training.fit_prior.fit_prior` start it at
+    posterior means of training texts (:meth:`start_at`); until then each vector is near :math:`\mathcal N(0, I)`. Log
+    variances are bounded smoothly, as in :func:`~pyroformer.models.priors.latents.gaussian`.
+
+    Arguments:
+        width: :math:`P`.
+        entries: :math:`K`; best about as many as the vocabulary has tokens.
+        model_width: The size of a hidden state; even, and a multiple of ``heads``. None is ``width``.
+        layers: The number of blocks.
+        heads: The number of attention heads.
+        dropout: Probability of dropping an activation in training.
+        samples_per_component: Number of the prior's own components.
+        first: Prior :math:`p_0` of the prior's own components; a standard Gaussian by default.
+
+    Raises:
+        ValueError: If a size is out of range, two do not go together, or ``first`` has another width.
+
+    References:
+        TarFlowLM (2025), https://arxiv.org/abs/2507.00425, for an autoregressive mixture over a codebook of Gaussians.
+
+    Examples:
+        >>> prior = CodebookVectorPrior(8, entries=16, heads=2)
+        >>> distribution = prior(torch.tensor([[True, True, True], [True, True, False]]))
+        >>> distribution.event_shape, distribution.log_prob(distribution.sample()).shape
+        (torch.Size([3, 8]), torch.Size([2]))
+    """
+
+    started: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        entries: int = 1024,
+        model_width: int | None = None,
+        layers: int = 2,
+        heads: int = 4,
+        dropout: float = 0.0,
+        samples_per_component: int = 1,
+        first: VectorPrior | None = None,
+    ) -> None:
+        if entries < 1:
+            raise ValueError(f"entries {entries}: must be at least 1")
+        super().__init__(width, entries, model_width, layers, heads, dropout, samples_per_component, first)
+        self.mean = nn.Parameter(math.sqrt(START_VARIANCE) * torch.randn(entries, width))
+        self.log_variance = nn.Parameter(_unbounded(torch.full((entries, width), 1 - START_VARIANCE)))
+        self.register_buffer("started", torch.tensor(False))
+
+    def next_vector(self, scores: Float[Tensor, "*batch m s"]) -> Distribution:
+        mean, log_variance = at_least_float32(self.mean), at_least_float32(self.log_variance)
+        return Codebook(scores, mean, bounded_std(log_variance))
+
+    @property
+    def wants_start(self) -> bool:
+        return not bool(self.started)
+
+    @torch.no_grad()
+    def start_at(self, mean: Float[Tensor, "n p"], variance: Float[Tensor, "n p"]) -> None:
+        r"""Starts the codebook at the clusters of some posteriors' means, and its weights at the clusters' sizes.
+
+        The variance of a Gaussian is that within the clusters, plus the mean of the posteriors' own.
+
+        Raises:
+            ValueError: If there are no vectors.
+
+        Examples:
+            >>> prior = CodebookVectorPrior(2, entries=3, heads=1)
+            >>> prior.start_at(torch.randn(50, 2), torch.full((50, 2), 0.1))
+            >>> prior.wants_start
+            False
+        """
+        entries = len(self.mean)
+        centers, nearest = k_means(mean, entries)
+        within = (mean - centers[nearest]).square().mean(0) + variance.mean(0)
+        share = torch.bincount(nearest, minlength=entries) + 1.0
+        self.mean.copy_(centers)
+        self.log_variance.copy_(_unbounded(within).expand_as(self.log_variance))
+        self.head.bias.copy_((share / share.sum()).log())
+        self.started.fill_(True)
+
+    def extra_repr(self) -> str:
+        return f"width={self.width}, entries={len(self.mean)}, samples_per_component={self.samples_per_component}"
+
+
+def _unbounded(variance: Float[Tensor, "*shape p"]) -> Float[Tensor, "*shape p"]:
+    """The log variances whose bounded values are those of these variances, as far as the bound lets them be."""
+    return LOG_VARIANCE * (variance.log() / LOG_VARIANCE).clamp(-0.95, 0.95).atanh()
