@@ -24,6 +24,7 @@ exclude_patterns = ["docs/templates/**"]
 
 extensions = [
     "myst_nb",
+    "sphinx_design",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",
@@ -48,7 +49,7 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 templates_path = [str(HERE / "templates")]  # autosummary would look beside the source
 
-myst_enable_extensions = ["amsmath", "dollarmath"]
+myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # show the outputs stored in the notebooks
 # Public names are documented under their public path and in their module; a short reference may mean either.

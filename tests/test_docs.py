@@ -26,6 +26,7 @@ SHORTER = {
 SMALLER = {"for_corpus(corpus": "for_corpus(corpus, width=16, layers=1, heads=2", "Heavy(width=128)": "Heavy(width=16)"}
 SMALLER |= {"--data reviews.txt": "--data reviews.txt --model.width 16 --model.layers 1 --vocabulary 270"}
 SHORTER |= {"--draws 100": "--draws 2 -n 2", "-n 3": "-n 1"}
+SMALLER |= {"num_samples=50": "num_samples=5", "warmup_steps=50": "warmup_steps=5"}
 SMALLER |= {"evaluate runs": "evaluate --limit 4 --num_particles 2 runs", "test[:100]": "test[:4]"}
 PRINTED = {
     "own_prior": ["the run uses my_priors.Heavy, which is code outside pyroformer: name it again"],
@@ -35,6 +36,8 @@ PRINTED = {
         "the run uses my_objectives.Capacity, which is code outside pyroformer: name it again",
     ],
     "metrics": ["weight of the prior's component", "Self-BLEU-4 of", "generated texts that are training texts"],
+    "from_pyro": ["weights  LogDirichlet", "text     AutoregressiveText"],
+    "howto": ["posterior", "log_likelihood", "sample_stats", "observed_data", "constant_data"],
     "own_likelihood": ["the likelihood of Unordered has the type Independent", "the site 'text' has size"],
 }
 
@@ -52,7 +55,7 @@ def run(kind: str, code: str, namespace: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["own_prior", "own_guide", "own_likelihood", "own_objective", "metrics"])
+@pytest.mark.parametrize("page", PRINTED)
 def test_every_block_runs(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
