@@ -27,6 +27,7 @@ SMALLER = {"for_corpus(corpus": "for_corpus(corpus, width=16, layers=1, heads=2"
 SMALLER |= {"--data reviews.txt": "--data reviews.txt --model.width 16 --model.layers 1 --vocabulary 270"}
 SHORTER |= {"--draws 100": "--draws 2 -n 2", "-n 3": "-n 1"}
 SMALLER |= {"num_samples=50": "num_samples=5", "warmup_steps=50": "warmup_steps=5"}
+SMALLER |= {"pf.Corpus.builtin()": 'pf.Corpus.from_file("reviews.txt", vocabulary=270)'}
 SMALLER |= {"evaluate runs": "evaluate --limit 4 --num_particles 2 runs", "test[:100]": "test[:4]"}
 PRINTED = {
     "own_prior": ["the run uses my_priors.Heavy, which is code outside pyroformer: name it again"],
