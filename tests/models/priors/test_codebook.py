@@ -1,0 +1,233 @@
+"""A codebook of Gaussians: densities against those of a mixture, draws against densities, and a start at vectors."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from pyro import distributions as dist
+from sklearn.cluster import KMeans
+from torch import Tensor
+
+from pyroformer.guides.nvae import NVAEGuide
+from pyroformer.inference.objectives.elbo import ELBO
+from pyroformer.models.batch import EOS, Batch
+from pyroformer.models.nvae import NVAE
+from pyroformer.models.priors.codebook import Codebook, CodebookVectorPrior
+from pyroformer.models.priors.k_means import k_means
+from pyroformer.models.priors.vectors import GaussianVectorPrior
+from pyroformer.models.transformer.config import TransformerConfig
+
+CONFIG = TransformerConfig(vocabulary=30, max_length=12, width=4, layers=1, heads=2)
+MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])
+
+
+def trained(width: int = 4, scale: float = 0.5, **options: Any) -> CodebookVectorPrior:
+    """A prior away from its start."""
+    prior = CodebookVectorPrior(width, **{"entries": 7, "model_width": 8, "heads": 2, "layers": 1} | options)
+    for parameter in prior.parameters():
+        parameter.data.add_(scale * torch.randn_like(parameter))
+    return prior.eval()
+
+
+def as_mixture(codebook: Codebook) -> dist.MixtureSameFamily:
+    """The same distribution, each draw with Gaussians of its own."""
+    shape = (*codebook.batch_shape, *codebook.means.shape)
+    gaussians = dist.Normal(codebook.means.expand(shape), codebook.stds.expand(shape)).to_event(1)
+    return dist.MixtureSameFamily(dist.Categorical(logits=codebook.logits), gaussians)
+
+
+def some_codebook(width: int = 3, entries: int = 5, *, far: float = 0.0, std: float = 1.0) -> Codebook:
+    logits, mean = torch.randn(4, entries), far + torch.randn(entries, width)
+    return Codebook(logits, mean, std * (0.5 + torch.rand(entries, width)))
+
+
+class TestCodebook:
+    def test_density_and_moments_are_those_of_a_mixture(self) -> None:
+        codebook, z = some_codebook(), torch.randn(6, 4, 3)
+        expected = as_mixture(codebook)
+        torch.testing.assert_close(codebook.log_prob(z), expected.log_prob(z))
+        torch.testing.assert_close(codebook.mean, expected.mean)
+        torch.testing.assert_close(codebook.variance, expected.variance)
+        assert codebook.expand((6, 4)).log_prob(z).shape == (6, 4)
+
+    def test_its_gradients_are_those_of_a_mixture(self) -> None:
+        results = []
+        for make in (lambda codebook: codebook, as_mixture):
+            torch.manual_seed(0)
+            leaves = [torch.randn(4, 5), torch.randn(5, 3), 0.5 + torch.rand(5, 3), torch.randn(4, 3)]
+            logits, mean, std, z = (leaf.requires_grad_() for leaf in leaves)
+            make(Codebook(logits, mean, std)).log_prob(z).sum().backward()
+            results.append([leaf.grad for leaf in leaves])
+        torch.testing.assert_close(*results)
+
+    def test_float32_is_enough_for_narrow_gaussians_far_from_zero(self) -> None:
+        """The expanded square cancels: without the center taken first, the error here is several nats."""
+        codebook = some_codebook(width=64, entries=50, far=20.0, std=0.1)
+        z = codebook.sample()
+        exact = Codebook(codebook.logits.double(), codebook.means.double(), codebook.stds.double())
+        error = (codebook.log_prob(z).double() - as_mixture(exact).log_prob(z.double())).abs().max()
+        assert error < 0.05
+
+    def test_draws_have_its_moments(self) -> None:
+        codebook = some_codebook()
+        draws = codebook.sample((20_000,))
+        error = (draws.mean(0) - codebook.mean).abs() / codebook.variance.sqrt()
+        assert error.max() < 5 / math.sqrt(20_000)
+        torch.testing.assert_close(draws.var(0), codebook.variance, rtol=0.1, atol=0.0)
+
+    def test_autocast_does_not_round_its_densities(self) -> None:
+        codebook, z = some_codebook(std=0.1), torch.randn(4, 3)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(
+                codebook.log_prob(z), Codebook(codebook.logits, codebook.means, codebook.stds).log_prob(z)
+            )
+            rounded = codebook.log_prob(z)
+        torch.testing.assert_close(rounded, codebook.log_prob(z))
+
+
+class TestCodebookVectorPrior:
+    @torch.no_grad()
+    def test_density_is_the_chain_rules(self) -> None:
+        prior, z, n = trained(), torch.randn(5, 4), torch.tensor(4)
+        one_by_one = [prior.conditional(z[1 : i + 1], n - 1).log_prob(z[1 : i + 1])[-1] for i in range(1, 4)]
+        expected = GaussianVectorPrior(4)().log_prob(z[0]) + sum(one_by_one)
+        torch.testing.assert_close(prior(torch.arange(5) < 4).log_prob(z), expected)
+
+    @torch.no_grad()
+    def test_density_integrates_to_one_and_draws_follow_it(self) -> None:
+        prior, grid = trained(width=1, samples_per_component=0), torch.linspace(-12, 12, 481)
+        distribution = prior(torch.tensor([True, True]))
+        pairs = torch.cartesian_prod(grid, grid)[..., None]
+        density = distribution.log_prob(pairs).exp() * float(grid[1] - grid[0]) ** 2
+        torch.testing.assert_close(density.sum(), torch.tensor(1.0), atol=1e-3, rtol=0.0)
+        draws = distribution.sample((20_000,))
+        for function in (lambda z: z[:, 0, 0], lambda z: z[:, 1, 0], lambda z: z[:, 0, 0] * z[:, 1, 0]):
+            values, exact = function(draws), (density * function(pairs)).sum()
+            assert abs(values.mean() - exact) < 4 * values.std() / math.sqrt(20_000)
+
+    @torch.no_grad()
+    def test_a_cached_draw_reads_what_a_density_reads(self) -> None:
+        """With one narrow Gaussian of almost all weight at each place, a draw is near the mean of that place."""
+        prior = CodebookVectorPrior(4, entries=40, model_width=8, heads=2, samples_per_component=0).eval()
+        prior.before.weight.normal_(std=3)
+        prior.head.weight.normal_(std=100)
+        prior.log_variance.fill_(-100)
+        z = prior(torch.ones(6, dtype=torch.bool)).sample()
+        mean = prior.conditional(z, torch.tensor(6)).mean
+        assert (z - mean).abs().max() < 0.4 < (z - mean.roll(1, 0)).abs().max()
+
+    def test_no_vector_depends_on_a_later_one(self) -> None:
+        prior, z, n = trained(), torch.randn(5, 4), torch.tensor(5)
+        before: Any = prior.conditional(z, n)
+        after: Any = prior.conditional(torch.cat([z[:2], torch.randn(3, 4)]), n)
+        torch.testing.assert_close(after.mean[:3], before.mean[:3])
+        assert not torch.allclose(after.mean[3:], before.mean[3:])
+
+    def test_padding_has_no_density_and_is_drawn_as_zero(self) -> None:
+        prior, z = trained(), torch.randn(2, 4, 4)
+        scribbled = torch.where(MASK[..., None], z, 1e6)
+        torch.testing.assert_close(prior(MASK).log_prob(scribbled), prior(MASK).log_prob(z))
+        torch.testing.assert_close(prior(MASK[1:, :2]).log_prob(z[1:, :2]), prior(MASK).log_prob(z)[1:])
+        drawn = prior(MASK).sample((3,))
+        assert drawn.shape == (3, 2, 4, 4) and (drawn[:, 1, 2:] == 0).all() and (drawn[:, 0, 1:] != 0).all()
+
+    def test_the_estimated_divergence_is_the_exact_one_up_to_its_error(self) -> None:
+        """With one entry, a standard Gaussian, there is a closed form."""
+        prior = CodebookVectorPrior(4, entries=1, heads=2, first=GaussianVectorPrior(4, mean=2.0))
+        prior.mean.data.zero_()
+        prior.log_variance.data.zero_()
+        model = NVAE(CONFIG, base_measure=prior)
+        guide, many = NVAEGuide(model), Batch.pad([[5, 6, 7, EOS]] * 2000)  # a draw for each
+        estimates = ELBO().terms(model, guide, many).kl["vectors"].detach()
+        posterior = guide.encode(many)
+        q = dist.Normal(posterior.mean[0], posterior.variance[0].sqrt())
+        mean = torch.cat([torch.full((1, 4), 2.0), torch.zeros(4, 4)])
+        exact = torch.distributions.kl_divergence(q, torch.distributions.Normal(mean, 1.0)).sum()
+        assert estimates.std() > 0.1, "with no closed form it is an estimate"
+        assert (estimates.mean() - exact).abs() < 4 * estimates.std() / math.sqrt(2000)
+
+    def test_learns_which_word_follows_which(self) -> None:
+        """Vectors of eight words, each followed by one of two: a language model's loss, and the overlap of codes."""
+        torch.manual_seed(0)
+        words, codes = torch.zeros(128, 6, dtype=torch.long), 3 * torch.randn(8, 4)
+        words[:, 0] = torch.randint(8, (128,))
+        for i in range(1, 6):
+            words[:, i] = (2 * words[:, i - 1] + torch.randint(2, (128,))) % 8
+        z = codes[words] + 0.1 * torch.randn(128, 6, 4)
+        mask = torch.ones(128, 6, dtype=torch.bool)
+        prior = CodebookVectorPrior(4, entries=8, model_width=16, heads=2, layers=1, samples_per_component=0)
+        prior.start_at(z.flatten(0, 1), torch.zeros(768, 4))
+        narrow = dist.Normal(codes, 0.1).to_event(1)
+        known = narrow.log_prob(z[..., None, :]).gather(-1, words[..., None]).sum((-2, -1)).mean()
+        best = known - math.log(8) - 5 * math.log(2)  # the density of the truth
+        without_order = known - 6 * math.log(8)
+        optimizer = torch.optim.Adam(prior.parameters(), lr=1e-2)
+        for _ in range(150):
+            optimizer.zero_grad()
+            loss = -prior(mask).log_prob(z).mean()
+            loss.backward()
+            optimizer.step()
+        assert without_order + 4 < -loss < best + 1  # of the 6.9 nats between them; z are training data
+
+    def test_is_float32_at_least(self) -> None:
+        assert trained().bfloat16()(MASK).sample().dtype == torch.float32
+        assert trained().double()(MASK).sample().dtype == torch.float64
+
+    def test_starts_at_vectors(self) -> None:
+        centers = 5 * torch.randn(6, 4)
+        points = centers[torch.randint(6, (900,))] + 0.2 * torch.randn(900, 4)
+        prior = CodebookVectorPrior(4, entries=6, heads=2, samples_per_component=0)
+        vectors, mask = points[:2][None], torch.ones(1, 2, dtype=torch.bool)
+        before = prior(mask).log_prob(vectors)
+        assert prior.wants_start
+        prior.start_at(points, torch.full_like(points, 0.01))
+        assert not prior.wants_start
+        distance = torch.cdist(prior.mean.detach(), centers)
+        assert distance.min(0).values.max() < 0.1 and distance.min(1).values.max() < 0.1
+        distribution: Any = prior.conditional(points[:1], torch.tensor(1))
+        torch.testing.assert_close(distribution.stds.square().mean(), torch.tensor(0.05), atol=0.01, rtol=0.0)
+        assert prior(mask).log_prob(vectors) > before + 5
+        again = CodebookVectorPrior(4, entries=6, heads=2, samples_per_component=0)
+        again.load_state_dict(prior.state_dict())
+        assert not again.wants_start, "what was trained is not started again"
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"width": 0}, "width 0: must be at least 1"),
+            ({"entries": 0}, "entries 0: must be at least 1"),
+            ({"model_width": 6}, "model_width 6: must be even and a multiple of heads, which is 4"),
+            ({"samples_per_component": -1}, "samples_per_component -1: must not be negative"),
+            ({"first": GaussianVectorPrior(3)}, r"first GaussianVectorPrior gave event shape \(3,\), expected \(8,\)"),
+        ],
+    )
+    def test_refuses(self, arguments: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            CodebookVectorPrior(**{"width": 8} | arguments)
+
+
+class TestKMeans:
+    def points(self) -> Tensor:
+        return 4 * torch.randn(12, 3)[torch.randint(12, (600,))] + torch.randn(600, 3)
+
+    def test_is_about_as_good_as_scikit_learns(self) -> None:
+        points = self.points()
+        centers, nearest = k_means(points, 12, steps=30)
+        inertia = (points - centers[nearest]).square().sum()
+        best = KMeans(12, n_init=10, random_state=0).fit(points.numpy()).inertia_
+        one = (points - points.mean(0)).square().sum()
+        assert best <= inertia * 1.0001 and inertia < best + 0.1 * (one - best)
+
+    def test_each_point_belongs_to_its_nearest_center(self) -> None:
+        points = self.points()
+        centers, nearest = k_means(points, 5)
+        assert torch.equal(nearest, torch.cdist(points, centers).argmin(-1))
+
+    def test_more_clusters_than_different_points(self) -> None:
+        centers, nearest = k_means(torch.tensor([[0.0], [2.0], [0.0]]), 5)
+        assert centers.isfinite().all() and torch.equal(centers[nearest].flatten(), torch.tensor([0.0, 2.0, 0.0]))
+
+    def test_refuses_nothing_to_cluster(self) -> None:
+        with pytest.raises(ValueError, match="3 clusters of 0 points: give at least one of each"):
+            k_means(torch.zeros(0, 2), 3)
