@@ -118,7 +118,8 @@ def error(result: Result, name: str, unit: str) -> float | None:
 
 def _entry(result: Result, name: str, unit: str) -> dict[str, Any]:
     evaluation = result["evaluation"]
-    metrics = _renamed(evaluation["figures"]) | result.get("diversity", {})
+    measured = evaluation["metrics" if "metrics" in evaluation else "figures"]  # the key of older results
+    metrics = _renamed(measured) | result.get("diversity", {})
     if name == "importance_weighted" and name not in metrics:
         name = "bound"
     entry: dict[str, Any] = metrics.get(name, {}).get("units", {}).get(unit, {})

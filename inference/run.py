@@ -15,6 +15,7 @@ from .data.corpus import Corpus
 from .data.entries import Conditions, TextSource
 from .evaluation.evaluate import evaluate, text_bounds
 from .evaluation.report import Evaluation
+from .evaluation.summary import run_summary
 from .generation.decoding import Decoding
 from .generation.editing import Edited, edit
 from .generation.generate import decode, encode, reconstruct, sample
@@ -25,6 +26,7 @@ from .posterior.export import posterior
 from .runs.fitted import FittedModel
 from .runs.folder import RunFolder, objective_state, read_checkpoint
 from .runs.joint_module import check_finite, joint_module
+from .utils.html import html_table
 
 __all__ = ["Run", "load"]
 
@@ -39,8 +41,9 @@ class Run(FittedModel):
     :meth:`posterior`), and measure the model (:meth:`evaluate`, :meth:`bound`). For pictures see ``pf.plots``.
 
     Every method runs in evaluation mode, without gradients, and is a function of its ``seed``; the global random state
-    is left as it is. If the run was trained on pairs of a condition and a text, every text needs its condition. Threads
-    may share runs, but wait for one another (the state of Pyro and torch is global); train one model at a time.
+    is left as it is, unless :meth:`sample` is given no seed. If the run was trained on pairs of a condition and a text,
+    every text needs its condition. Threads may share runs, but wait for one another (the state of Pyro and torch is
+    global); train one model at a time.
 
     Arguments:
         model: The fitted model.
@@ -51,6 +54,35 @@ class Run(FittedModel):
         step: The training step of the weights.
         trust: Modules or class paths outside pyroformer that may be imported for the run, such as its objective.
     """
+
+    def __repr__(self) -> str:
+        return f"Run({'; '.join(f'{name}: {value}' for name, value in run_summary(self).items())})"
+
+    def _repr_html_(self) -> str:
+        return html_table(run_summary(self).items(), caption="Run")
+
+    @property
+    def metrics(self) -> Any:
+        """The training curve as a :class:`pandas.DataFrame`, in nats per token: a row for each report and validation.
+
+        Raises:
+            ValueError: If the run has no metrics yet.
+        """
+        from pandas import DataFrame
+
+        return DataFrame(self.folder.read_metrics())
+
+    def to(self, device: str | torch.device) -> "Run":
+        """Move model and guide to a device, in place; batches follow them.
+
+        Arguments:
+            device: The device, such as ``"cuda"``.
+
+        Returns:
+            The run itself.
+        """
+        joint_module(self.model, self.guide).to(device)
+        return self
 
     def encode(self, texts: TextSource, conditions: Conditions | None = None) -> TextPosterior:
         """The approximate posterior of each text, as the guide's ``encode`` returns it.
@@ -136,13 +168,20 @@ class Run(FittedModel):
         return results[0] if isinstance(texts, str) else results
 
     def sample(
-        self, n: int = 1, *, seed: int = 0, prompt: str = "", condition: str | int | None = None, **decoding: Any
+        self,
+        n: int = 1,
+        *,
+        seed: int | None = None,
+        prompt: str = "",
+        condition: str | int | None = None,
+        **decoding: Any,
     ) -> list[str]:
         """Generate texts: latents from the prior, then tokens from the decoder.
 
         Arguments:
             n: Number of texts.
-            seed: Random seed of latents and tokens. Text i depends on the seed and on i only.
+            seed: Random seed of latents and tokens; text i depends on the seed and on i only. Without one, every call
+                draws anew, with a seed from torch's global generator.
             prompt: Beginning of every text.
             condition: The condition of every text, if the run was trained on pairs.
             decoding: Fields of :class:`~pyroformer.inference.generation.decoding.Decoding`, such as ``temperature``;
@@ -151,6 +190,7 @@ class Run(FittedModel):
         Raises:
             ValueError: If ``n`` is negative, the prompt is too long, or the condition is missing or superfluous.
         """
+        seed = int(torch.randint(2**31, ())) if seed is None else seed
         return sample(self, n, Decoding(**decoding), seed=seed, prompt=prompt, condition=condition)
 
     def interpolate(self, first: str, second: str, steps: int = 5, **options: Any) -> list[str]:
@@ -206,8 +246,8 @@ class Run(FittedModel):
             texts: The texts; use few, since every draw of their latents is stored.
             conditions: The condition of each text, if the run was trained on pairs.
             draws: Number of posterior draws for each text.
-            options: Options of :func:`~pyroformer.inference.posterior.export.posterior`, such as ``predictive`` or
-                ``sites``.
+            options: Options of :func:`~pyroformer.inference.posterior.export.posterior`, such as ``predictive``,
+                ``sites`` or ``progress``.
 
         Raises:
             ValueError: If the model has no latents, a text is longer than the model's max_length, or the draws would
@@ -244,8 +284,8 @@ class Run(FittedModel):
 
         Arguments:
             texts: Other texts; pairs (condition, text) if the run was trained on pairs.
-            options: Options of :func:`~pyroformer.inference.evaluation.evaluate.evaluate`, such as ``num_particles`` or
-                ``limit``.
+            options: Options of :func:`~pyroformer.inference.evaluation.evaluate.evaluate`, such as ``num_particles``,
+                ``limit`` or ``progress``.
         """
         return evaluate(self, texts, **options)
 

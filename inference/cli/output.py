@@ -1,11 +1,12 @@
 """Output of the commands: lines of text or JSON, in whatever encoding the terminal has."""
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["print_json", "print_line", "print_notice"]
+__all__ = ["print_json", "print_line", "print_notice", "with_flags"]
 
 
 def print_line(text: str = "") -> None:
@@ -27,3 +28,13 @@ def print_json(item: Mapping[str, Any]) -> None:
 def print_notice(text: str) -> None:
     """Prints a line on standard error, beside the results."""
     print(text, file=sys.stderr, flush=True)
+
+
+def with_flags(text: str) -> str:
+    """The options of training that a message names, as they are typed on the command line.
+
+    Examples:
+        >>> with_flags("train anew with free_bits or target_kl")
+        'train anew with --free_bits or --target_kl'
+    """
+    return re.sub(r"\b(free_bits|target_kl|kl_schedule)\b", r"--\1", text)

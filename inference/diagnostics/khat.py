@@ -3,12 +3,20 @@
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from ..posterior.arviz_compat import ArviZData, dataset, pareto_smoothed
 
-__all__ = ["LEAST_DRAWS", "khat"]
+__all__ = ["LEAST_DRAWS", "khat", "khat_verdict"]
 
 LEAST_DRAWS = 25  # the tail of fewer cannot be fitted
+USABLE = 0.7  # the largest k-hat at which importance weights are reliable
+ATTRIBUTES = {
+    "long_name": "Pareto k-hat",
+    "reading": "below 0.5 the guide is close to the posterior, up to 0.7 importance weighting can correct it, "
+    "above 0.7 it is unreliable",
+}
+READING_OF_A_SITE = "how much the text changes the site; it does not say how good the guide is"
 
 
 def khat(data: ArviZData, site: str | None = None) -> Any:
@@ -47,7 +55,21 @@ def khat(data: ArviZData, site: str | None = None) -> Any:
         raise ValueError(
             f"there are {weights.sizes['sample']} draws: k-hat needs at least {LEAST_DRAWS}, better some hundred."
         )
+    attributes = ATTRIBUTES | ({} if site is None else {"reading": READING_OF_A_SITE, "site": site})
     if "text" not in weights.dims:
-        return xarray.DataArray(pareto_smoothed(weights.values)[1], name="khat")
+        return xarray.DataArray(pareto_smoothed(weights.values)[1], name="khat", attrs=attributes)
     shapes = [pareto_smoothed(row)[1] for row in weights.transpose("text", "sample").values]
-    return xarray.DataArray(np.array(shapes), dims=("text",), coords={"text": stats["text"]}, name="khat")
+    coords = {"text": stats["text"]}
+    return xarray.DataArray(np.array(shapes), dims=("text",), coords=coords, name="khat", attrs=attributes)
+
+
+def khat_verdict(khats: Float[np.ndarray, "*texts"]) -> str:
+    """The median of k-hats, and what it means, in a few words.
+
+    Examples:
+        >>> khat_verdict(np.array([0.2, 0.4, 0.9]))
+        'median 0.40; above 0.7, where importance weighting cannot correct the guide, for 1 of 3 texts'
+    """
+    count = int((khats > USABLE).sum())
+    unreliable = f"above {USABLE}, where importance weighting cannot correct the guide"
+    return f"median {float(np.median(khats)):.2f}; {unreliable}, for {count:,} of {khats.size:,} texts"

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..data.loaders import sequential_batches
+from ..utils.progress import progress_bar
 from ..utils.seeded_eval import seeded_eval
 from .context import BatchContext, EvaluationContext
 from .metric import Measured, Metric
@@ -26,12 +27,14 @@ def measure_columns(metrics: Sequence[Metric], context: EvaluationContext) -> di
     """
     run, order = context.run, []
     batches: dict[str, list[Column]] = {metric.name: [] for metric in metrics}
-    with seeded_eval(run.model, run.guide, seed=context.options.seed):
+    bar = progress_bar("evaluating", len(context.texts), progress=context.options.progress)
+    with bar as advance, seeded_eval(run.model, run.guide, seed=context.options.seed):
         for indices, batch in sequential_batches(context.texts, context.options.batch_size):
             order.append(indices)
             one = BatchContext(context, batch.to(run.model.device))
             for metric in metrics:
                 batches[metric.name].append(_rows(metric, metric.measure(one), one, len(indices)))
+            advance(len(indices))
     back = np.argsort(np.concatenate(order))
     return {name: _joined(name, columns, back) for name, columns in batches.items()}
 

@@ -1,5 +1,6 @@
 """Shared quantities of an evaluation, computed when a metric first reads them, once for a batch or for all texts."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -22,6 +23,7 @@ from ..objectives.elbo import ELBO, Terms
 from ..objectives.registry import held_out_objective
 from ..objectives.trace_pair import trace_pair
 from ..runs.fitted import FittedModel
+from ..utils.progress import progress_bar
 from ..utils.seeded_eval import seeded_eval
 from .latent_information import LatentInformation, has_hierarchy, latent_information
 
@@ -47,6 +49,7 @@ class EvaluationOptions:
     samples: int = 0
     min_weight: float = 0.0
     batch_size: int = 64
+    progress: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_particles", "limit", "reconstructions", "compared", "batch_size"):
@@ -103,16 +106,22 @@ class EvaluationContext:
         if not (encodes(self.run.guide) or min_weight):
             return None
         texts = evenly_spaced(self.texts, self.options.reconstructions)
-        conditions = None if texts.conditions is None else texts.conditions[:]
-        seed, batch_size = self.options.seed, self.options.batch_size
-        return reconstruct(
-            self.run, texts[:], conditions=conditions, min_weight=min_weight, seed=seed, batch_size=batch_size
-        )
+        result: list[Reconstruction] = []
+        for part in self._parts("reconstructing", len(texts)):
+            conditions = None if texts.conditions is None else texts.conditions[part]
+            options: dict[str, Any] = {"seed": self.options.seed, "batch_size": self.options.batch_size}
+            result += reconstruct(
+                self.run, texts[part], conditions=conditions, min_weight=min_weight, start=part.start, **options
+            )
+        return result
 
     @cached_property
     def samples(self) -> list[str]:
         """Texts generated from the prior, as many as the options say."""
-        return sample(self.run, self.options.samples, seed=self.options.seed) if self.options.samples else []
+        parts, seed = self._parts("sampling", self.options.samples), self.options.seed
+        return [
+            text for part in parts for text in sample(self.run, part.stop - part.start, seed=seed, start=part.start)
+        ]
 
     @cached_property
     def references(self) -> list[str]:
@@ -135,6 +144,13 @@ class EvaluationContext:
         batches = [batch.to(model.device) for _, batch in sequential_batches(texts, self.options.batch_size)]
         with seeded_eval(model, guide, seed=self.options.seed):
             return latent_information(model, guide, batches)
+
+    def _parts(self, description: str, count: int) -> Iterator[slice]:
+        """Batches of so many texts, with a bar of what is done."""
+        with progress_bar(description, count, progress=self.options.progress) as advance:
+            for start in range(0, count, self.options.batch_size):
+                yield (part := slice(start, min(start + self.options.batch_size, count)))
+                advance(part.stop - part.start)
 
     @property
     def about(self) -> dict[str, Any]:

@@ -46,6 +46,7 @@ def evaluate(
     samples: int = 0,
     min_weight: float = 0.0,
     batch_size: int = 64,
+    progress: bool | None = None,
 ) -> Evaluation:
     r"""Evaluate a run on held-out texts.
 
@@ -68,12 +69,15 @@ def evaluate(
         min_weight: Vectors of a mixture with a smaller mean weight are dropped before texts are reconstructed; every
             other metric is of the whole mixture.
         batch_size: Texts in a batch.
+        progress: Whether to show progress bars on standard error; by default in a terminal and in notebooks.
 
     Raises:
         ValueError: If there are no texts, a number is out of range, there is no mixture to drop vectors of, or there is
             no metric of a name.
     """
-    options = EvaluationOptions(num_particles, seed, limit, reconstructions, compared, samples, min_weight, batch_size)
+    options = EvaluationOptions(
+        num_particles, seed, limit, reconstructions, compared, samples, min_weight, batch_size, progress
+    )
     if samples and run.corpus.conditional:
         raise ValueError(
             f"samples is {samples}, but what this run writes answers to a condition: leave samples out, and compare "

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .estimates import Estimate
+from ..utils.html import html_table
+from .estimates import LARGEST_PERPLEXITY, Estimate
+from .verdict import latent_verdict
 
 __all__ = ["Estimate", "Evaluation", "MetricResult"]
 
@@ -60,7 +62,7 @@ class MetricResult:
         return {"label": self.label.strip()} | bound | {"units": units}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     r"""The metrics of one model on some texts; ``evaluation["accuracy"]`` is one of them.
 
@@ -85,26 +87,49 @@ class Evaluation:
     def __iter__(self) -> Iterator[str]:
         return iter(self.metrics)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.table()
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [result.label.strip(), unit, _estimate(result, unit), result.bounds if result.bound_on else ""]
+            for result in self.metrics.values()
+            for unit in result.units
+        ]
+        return html_table(rows, header=("", "unit", "value", "bound on"), caption=self._heading(), note=self.verdict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON: every number is finite or null."""
-        sign = "where bound_on names something, nats and bits are costs: minus the figure is its lower bound"
-        figures = {name: result.as_dict() for name, result in self.metrics.items()}
-        return {"about": self.about | {"sign": sign}, "figures": figures}
+        sign = "where bound_on names something, nats and bits are costs: minus the number is its lower bound"
+        metrics = {name: result.as_dict() for name, result in self.metrics.items()}
+        return {"about": self.about | {"sign": sign}, "metrics": metrics}
+
+    @property
+    def verdict(self) -> str:
+        """What the latents carry, in nats, and what to change if they carry nothing; empty without a rate."""
+        rate = self.metrics["rate"].units.get("nats/text") if "rate" in self.metrics else None
+        return "" if rate is None or rate.value is None else latent_verdict(rate.value)
 
     def table(self) -> str:
-        """The metrics in nats, those of each latent, then the others."""
+        """What was evaluated; the metrics in nats, those of each latent, then the others; and the verdict."""
         by_latent = {name for row in self._rows().values() for name in row.values()} - {"rate"}
         results = [result for name, result in self.metrics.items() if name not in by_latent]
         costs = [result for result in results if "nats/token" in result.units]
         others = [result for result in results if "nats/token" not in result.units]
         rows = [["", *_COSTS, "bound on"]]
-        rows += [[result.label, *(_number(result, unit) for unit in _COSTS), result.bounds] for result in costs]
-        with_units = [", ".join(f"{_number(result, unit)} {unit}" for unit in result.units) for result in others]
+        rows += [[result.label, *(_cost(result, unit) for unit in _COSTS), result.bounds] for result in costs]
+        with_units = [", ".join(f"{_estimate(result, unit)} {unit}" for unit in result.units) for result in others]
         lines = _aligned([[result.label, units] for result, units in zip(others, with_units, strict=True)])
-        return "\n".join([*_aligned(rows), *self._by_latent(), "", *lines])
+        blocks = [[self._heading(), *_aligned(rows)], self._by_latent(), lines, [self.verdict] * bool(self.verdict)]
+        return "\n\n".join("\n".join(block) for block in blocks if block)
+
+    def _heading(self) -> str:
+        """The texts that were evaluated, and what the errors are."""
+        about = self.about
+        source = f"{about['split']} split" if about.get("split") else "given texts"
+        counts = ", ".join(f"{about[name]:,} {name}" for name in ("texts", "tokens", "bytes") if name in about)
+        step = f"; step {about['step']:,}" if about.get("step") else ""
+        return f"{source}: {counts}{step}; ± is one standard error over texts"
 
     def _rows(self) -> dict[str, dict[str, str]]:
         """The names of the metrics of each latent and of all of them, by measure, as far as they were computed."""
@@ -112,7 +137,11 @@ class Evaluation:
             return {}
         measures = [measure for measure, _ in _BY_LATENT.values()]
         rows = {latent: {measure: f"{measure}_{latent}" for measure in measures} for latent in self.latents}
-        rows |= {"all": {measure: measure for measure in measures} | {"kl": "rate"}}
+        rows |= {"all": {measure: measure for measure in measures}}
+        if "compared_kl" in self.metrics:  # at the draws of its two parts, so that these add up to it
+            rows = {latent: row | {"kl": f"compared_{row['kl']}"} for latent, row in rows.items()}
+        else:
+            rows["all"]["kl"] = "rate"
         computed = [measure for measure in measures if all(row[measure] in self.metrics for row in rows.values())]
         return {latent: {measure: row[measure] for measure in computed} for latent, row in rows.items()}
 
@@ -123,16 +152,23 @@ class Evaluation:
         count = self.about["compared"]
         title = f"by latent, in nats/text: mutual information is at most ln {count:,} = {math.log(count):.2f}"
         if count < self.about["texts"]:
-            title += f"; KL of all {self.about['texts']:,} texts, the rest of {count:,}"
+            together = "compared_kl" in self.metrics
+            texts = f"{self.about['texts']:,}"
+            title += (
+                f"; over {count:,} of the {texts} texts"
+                if together
+                else f"; KL of all {texts} texts, the rest of {count:,}"
+            )
         names = self._rows()
         columns = {title: column for title, column in _BY_LATENT.items() if column[0] in names["all"]}
         rows = [["latent", *columns, ""]]
         for latent, row in names.items():
             rows.append([latent, *(_cell(self.metrics[row[measure]], unit) for measure, unit in columns.values()), ""])
-        return ["", title, *_aligned(rows)]
+        return [title, *_aligned(rows)]
 
 
 _COSTS = ("nats/token", "nats/text", "bits/byte", "perplexity")
+_WITH_ERROR = ("nats/token", "nats/text")  # the relative error of bits and perplexity follows from it
 _BY_LATENT = {
     "KL": ("kl", "nats/text"),
     "mutual information": ("mutual_information", "nats/text"),
@@ -154,7 +190,27 @@ def _number(result: MetricResult, unit: str) -> str:
     value = result[unit]
     if value is None:
         return "-"
-    return f"{value:,.{1 if abs(value) >= 100 else 2 if abs(value) >= 1 else 3}f}"
+    return f"{value:,.{_decimals(value)}f}"
+
+
+def _estimate(result: MetricResult, unit: str) -> str:
+    """A number with its standard error, in as many digits, if it has one."""
+    number = _number(result, unit)
+    estimate = result.units.get(unit)
+    if estimate is None or estimate.value is None or estimate.error is None:
+        return number
+    return f"{number} ± {estimate.error:,.{_decimals(estimate.value)}f}"
+
+
+def _cost(result: MetricResult, unit: str) -> str:
+    """The cell of a cost: a perplexity that is missing beside its rate is too large to mean anything."""
+    if unit == "perplexity" and unit in result.units and result[unit] is None and result["nats/token"] is not None:
+        return f"> {LARGEST_PERPLEXITY:.0e}".replace("e+0", "e")
+    return _estimate(result, unit) if unit in _WITH_ERROR else _number(result, unit)
+
+
+def _decimals(value: float) -> int:
+    return 1 if abs(value) >= 100 else 2 if abs(value) >= 1 else 3
 
 
 def _cell(result: MetricResult, unit: str) -> str:

@@ -17,6 +17,7 @@ __all__ = [
     "group_names",
     "pareto_smoothed",
     "storable",
+    "token_labels",
     "unique_labels",
 ]
 
@@ -70,6 +71,21 @@ def unique_labels(texts: Sequence[str]) -> list[str]:
             label = f"{text} ({number})"
         labels[label] = None
     return list(labels)
+
+
+def token_labels(pieces: Sequence[str], count: int) -> list[str] | None:
+    """Labels of ``count`` tokens or components of a text: its tokens, the prior's first if there are as many more.
+
+    It is None if the count is neither: the components belong to no tokens.
+
+    Examples:
+        >>> token_labels(["no", " no", "."], 3), token_labels(["a", "."], 6)
+        (['no', ' no', '.'], ['prior', 'prior (2)', 'a', 'a (2)', '.', '. (2)'])
+    """
+    names = [*pieces] if count == len(pieces) else ["prior", *pieces]
+    if count % len(names):
+        return None
+    return unique_labels([name for name in names for _ in range(count // len(names))])
 
 
 def storable(text: str) -> str:

@@ -5,16 +5,22 @@ group                contents
 ==================== ==========================================================================================
 posterior            draws of every latent site from the guide
 prior                draws of the same sites from the model, for texts of the same lengths
-posterior_predictive ``generated``: texts decoded from posterior draws, if ``predictive`` is above 0
+posterior_predictive texts decoded from posterior draws, if ``predictive`` is above 0: their ``tokens`` and their
+                     ``length``, as in ``observed_data``, and ``generated``, the same as strings
 log_likelihood       log p(text | draw) of each text, ``per_text``, and of each token, ``per_token``
 sample_stats         log p and log q of each draw, in total and by site: the input of :func:`~.diagnostics.khat`
-observed_data        the ``tokens`` of the texts
+observed_data        the ``tokens`` of the texts, padded with 0, and their ``length``
 constant_data        the tokens as strings, ``piece``, and the texts' ``length``
 training             the metrics of the run over its steps
 ==================== ==========================================================================================
 
+Every group has the attributes of ArviZ's schema, the seed, and the step and the folder of the run. Of a single text,
+``component`` and ``token`` have its tokens as coordinates, so that rows of tables and plots are named. A predictive
+check is ``arviz.plot_ppc(data, var_names=["length"])``.
+
 A NUL character, which neither NumPy nor NetCDF stores, becomes the escape ``\x00`` in names and generated texts. Where
-latents are local to texts, ``log_likelihood`` has the attribute ``warning``: leave-one-out does not apply.
+latents are local to texts, ``log_likelihood`` and its variables have the attribute ``warning``: leave-one-out does not
+apply, and ``arviz.loo`` would give a number all the same.
 
 Draws of a guide are independent: r-hat and effective sample sizes do not apply to them.
 """
@@ -27,16 +33,18 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from ...models.batch import Batch
-from ...models.transformer.text_distribution import AutoregressiveText
+from ...models.batch import EOS, PAD, Batch
+from ...models.transformer.text_distribution import AutoregressiveText, text_mask
 from ..data.entries import Conditions, TextSource, as_texts
 from ..objectives.elbo import ELBO, Densities
 from ..objectives.trace_pair import trace_pair
-from ..objectives.traces import as_numpy, displayed_value, is_local, latent_sites, mask_of
+from ..objectives.traces import is_local, latent_sites, mask_of
 from ..runs.fitted import FittedModel
 from ..utils.errors import check_at_least
+from ..utils.progress import progress_bar
 from ..utils.seeded_eval import seeded_eval
-from .arviz_compat import ArviZData, draw_attributes, from_groups, storable, unique_labels
+from .arviz_compat import ArviZData, draw_attributes, from_groups, storable, token_labels, unique_labels
+from .draws import Draws, Variables
 
 __all__ = ["posterior", "to_arviz"]
 
@@ -45,7 +53,6 @@ _NO_LOO = (
     "no leave-one-out or WAIC from this group: {} is local to each text, and its posterior without the text is the "
     "prior. Compare runs with pyroformer.diagnostics.compare on held-out texts."
 )
-Variables = dict[str, tuple[tuple[str, ...], np.ndarray]]  # name: (dimensions, values)
 
 
 def posterior(
@@ -55,6 +62,7 @@ def posterior(
     draws: int = 100,
     *,
     predictive: int = 0,
+    progress: bool | None = None,
     **options: Any,
 ) -> ArviZData:
     """Posterior draws for some texts under a run: :func:`to_arviz`, with token strings and the training metrics.
@@ -65,6 +73,7 @@ def posterior(
         conditions: The condition of each text, if the run was trained on pairs.
         draws: Number of posterior draws for each text.
         predictive: Number of draws from which a text is decoded.
+        progress: Whether to show a progress bar on standard error; by default in a terminal and in notebooks.
         options: Further options of :func:`to_arviz`.
 
     Raises:
@@ -86,8 +95,11 @@ def posterior(
         draws,
         predictive=predictive,
         names=texts,
+        pieces=[storable(piece) for piece in run.tokenizer.pieces(texts[0])] if len(texts) == 1 else None,
         write=run.tokenizer.decode_batch,
         extra=extra,
+        attributes={"step": run.step, "run": str(run.folder.path)},
+        progress=progress,
         **{"data_size": len(run.corpus.train)} | options,
     )
 
@@ -105,8 +117,11 @@ def to_arviz(
     data_size: int | None = None,
     limit: int = GIBIBYTE,
     names: Sequence[str] | None = None,
+    pieces: Sequence[str] | None = None,
     write: Callable[[Tensor], Sequence[str]] | None = None,
     extra: Mapping[str, Variables] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    progress: bool | None = False,
 ) -> ArviZData:
     r"""Posterior draws and log densities, for ArviZ: InferenceData (ArviZ 0.23) or a DataTree (1.x).
 
@@ -126,8 +141,11 @@ def to_arviz(
         limit: Maximal size of the latent draws in bytes.
         names: Names of the texts; their indices by default. Equal ones are numbered, "ok" and "ok (2)", and then stand
             in the coordinate ``string`` as they are.
-        write: Function from token ids to strings; without it, generated texts are exported as token ids.
+        pieces: The tokens of the text as strings, if there is one text: coordinates of ``token`` and ``component``.
+        write: Function from token ids to strings; without it, generated texts are exported as token ids alone.
         extra: Further variables by group: dimensions and values by name.
+        attributes: Further attributes of every group.
+        progress: Whether to show a progress bar on standard error; None for terminals and notebooks only.
 
     Raises:
         ValueError: If an argument is out of range, a site does not exist, or the draws would take more than ``limit``.
@@ -142,8 +160,9 @@ def to_arviz(
     _check_counts(draws, predictive)
     if batch.tokens is None or batch.mask is None:
         raise ValueError("the batch is unobserved: a posterior is one of texts.")
-    elbo, collected = ELBO(data_size=data_size), _Draws(getattr(model, "dimensions", {}))
-    with seeded_eval(model, guide, seed=seed):
+    elbo, collected = ELBO(data_size=data_size), Draws(getattr(model, "dimensions", {}))
+    bar = progress_bar("drawing", draws, "draw", progress)
+    with bar as advance, seeded_eval(model, guide, seed=seed):
         for index in range(draws):
             model_trace, guide_trace = trace_pair(model, guide, batch)
             latents = latent_sites(guide_trace, sites)
@@ -158,58 +177,36 @@ def to_arviz(
             collected.add("log_likelihood", _log_likelihood(densities, text, batch))
             collected.add("sample_stats", _sample_stats(densities))
             if index < predictive:
-                collected.add("posterior_predictive", {"generated": text.sample()})
-    groups: dict[str, Variables] = {
-        group: collected.stacked(group, write if group == "posterior_predictive" else None)
-        for group in collected.groups
-    }
-    groups["observed_data"] = {"tokens": (("text", "token"), batch.tokens.cpu().numpy())}
-    groups["constant_data"] = {"length": (("text",), batch.lengths.cpu().numpy())}
+                _add_generated(collected, text, write)
+            advance(1)
+    groups: dict[str, Variables] = {group: collected.stacked(group) for group in collected.groups}
+    lengths = (("text",), batch.lengths.cpu().numpy())
+    groups["observed_data"] = {"tokens": (("text", "token"), batch.tokens.cpu().numpy()), "length": lengths}
+    groups["constant_data"] = {"length": lengths}
     for group, variables in (extra or {}).items():
         groups[group] = groups.get(group, {}) | variables
     texts = None if names is None else [storable(str(name)) for name in names]
-    datasets = {group: _dataset(variables, texts) for group, variables in groups.items()}
-    local = [name for name, site in latents.items() if is_local(site)]
-    if local:
-        datasets["log_likelihood"].attrs["warning"] = _NO_LOO.format(local[0])
-    return from_groups(datasets, draw_attributes(model, guide, seed))
+    datasets = {
+        group: _dataset(variables, texts, None if group == "posterior_predictive" else pieces)  # it has other tokens
+        for group, variables in groups.items()
+    }
+    if local := [name for name, site in latents.items() if is_local(site)]:
+        likelihood = datasets["log_likelihood"]
+        for part in (likelihood, *likelihood.data_vars.values()):
+            part.attrs["warning"] = _NO_LOO.format(local[0])
+    return from_groups(datasets, draw_attributes(model, guide, seed) | dict(attributes or {}))
 
 
-class _Draws:
-    """Draws collected one by one, with the names of their dimensions."""
-
-    def __init__(self, dimensions: Mapping[str, tuple[str, ...]]) -> None:
-        self.dimensions = dimensions
-        self.groups: dict[str, dict[str, list[np.ndarray]]] = {}
-        self.dims: dict[tuple[str, str], tuple[str, ...]] = {}
-
-    def add_latents(self, group: str, sites: Mapping[str, Any], masks: Mapping[str, Tensor | None]) -> None:
-        """Add one draw of latent sites, with NaN where a mask is False."""
-        for name, site in sites.items():
-            value, local = displayed_value(site, masks[name]), is_local(site)
-            rest = value.ndim - local
-            known = self.dimensions.get(name, ())
-            dims = known if len(known) == rest else tuple(f"{name}_dim_{i}" for i in range(rest))
-            self._append(group, name, value, (*(("text",) if local else ()), *dims))
-
-    def add(self, group: str, values: Mapping[str, Tensor]) -> None:
-        """Add one draw of quantities with one value for each text, or for each token of each text."""
-        for name, value in values.items():
-            self._append(group, name, as_numpy(value), ("text", "token")[: value.ndim])
-
-    def stacked(self, group: str, write: Callable[[Tensor], Sequence[str]] | None = None) -> Variables:
-        """All draws of a group as one chain; as strings if ``write`` is a function from tokens to strings."""
-        result: Variables = {}
-        for name, values in self.groups[group].items():
-            dims = self.dims[group, name]
-            if write is not None:
-                values, dims = [_strings(write(torch.from_numpy(value))) for value in values], dims[:1]
-            result[name] = (("chain", "draw", *dims), np.stack(values)[None])
-        return result
-
-    def _append(self, group: str, name: str, value: np.ndarray, dims: tuple[str, ...]) -> None:
-        self.groups.setdefault(group, {}).setdefault(name, []).append(value)
-        self.dims[group, name] = dims
+def _add_generated(collected: Draws, text: Any, write: Callable[[Tensor], Sequence[str]] | None) -> None:
+    """Add a draw of the texts: tokens and lengths, named as in ``observed_data``, and strings."""
+    tokens, group = text.sample(), "posterior_predictive"
+    if not isinstance(text, AutoregressiveText):
+        return collected.add(group, {"tokens": tokens})
+    mask = text_mask(tokens, EOS)
+    tokens = torch.where(mask, tokens, PAD)[..., : int(mask.sum(-1).max())]
+    collected.add(group, {"tokens": tokens, "length": mask.sum(-1)})
+    if write is not None:
+        collected.add_strings(group, "generated", write(tokens))
 
 
 def _log_likelihood(densities: Densities, text: Any, batch: Batch) -> dict[str, Tensor]:
@@ -247,8 +244,11 @@ def _check_size(sites: Mapping[str, Any], batch: Batch, draws: int, limit: int) 
         )
 
 
-def _dataset(variables: Variables, texts: Sequence[str] | None) -> Any:
-    """A dataset with labels of its texts: equal ones are numbered, and the coordinate ``string`` has them unchanged."""
+def _dataset(variables: Variables, texts: Sequence[str] | None, pieces: Sequence[str] | None) -> Any:
+    """A dataset with labels of its texts: equal ones are numbered, and the coordinate ``string`` has them unchanged.
+
+    The tokens of a single text label tokens and components.
+    """
     import xarray
 
     dims = {name: size for at, values in variables.values() for name, size in zip(at, values.shape, strict=True)}
@@ -258,6 +258,9 @@ def _dataset(variables: Variables, texts: Sequence[str] | None) -> Any:
         coords["text"] = np.array(labels)
         if labels != list(texts):
             coords["string"] = ("text", np.array(texts))
+    for dim in ("token", "component"):
+        if dim in dims and pieces and (labels := token_labels(pieces, dims[dim])):
+            coords[dim] = np.array(labels)
     return xarray.Dataset({name: (at, values) for name, (at, values) in variables.items()}, coords)
 
 
@@ -271,14 +274,10 @@ def _pieces(run: FittedModel, texts: Sequence[str], batch: Batch) -> np.ndarray:
     return result.astype(str)
 
 
-def _strings(texts: Sequence[str]) -> np.ndarray:
-    return np.array([storable(text) for text in texts], dtype=str)
-
-
 def _training(run: FittedModel) -> Variables:
     """The metrics of a run, if it has any."""
     try:
         metrics = run.folder.read_metrics()
     except ValueError:
         return {}
-    return {name: (("row",), np.array(column)) for name, column in metrics.items()}
+    return {name: (("chain", "row"), np.array(column)[None]) for name, column in metrics.items()}  # a chain for a fit

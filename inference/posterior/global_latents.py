@@ -7,6 +7,7 @@ posterior            draws of every latent site from the guide
 prior                draws of the same sites from the model
 log_likelihood       ``per_observation``: log p(observation | draw), enumerated sites summed out
 sample_stats         ``log_p`` of the joint density and ``log_q`` of the guide: one number for each draw
+observed_data        what the model observes inside the plate, one row for each observation
 ==================== ==========================================================================================
 """
 
@@ -33,10 +34,17 @@ from ..objectives.traces import (
 from ..utils.errors import check_at_least
 from ..utils.seeded_eval import seeded_eval
 from .arviz_compat import ArviZData, draw_attributes, from_groups
+from .draws import dimension_names, is_auxiliary
 
 __all__ = ["global_posterior"]
 
 Arrays = dict[str, list[np.ndarray]]
+DIMENSIONS = {
+    "keys": ("component", "dimension"),
+    "values": ("component", "value_dimension"),
+    "weights": ("component",),
+    "per_observation": ("observation",),
+}
 
 
 def global_posterior(
@@ -90,7 +98,8 @@ def global_posterior(
             for group, values in draw._asdict().items():
                 for name, value in values.items():
                     groups[group].setdefault(name, []).append(value)
-    datasets = {group: _dataset(arrays) for group, arrays in groups.items()}
+        observed = _observed(model, plate, args, kwargs)
+    datasets = {group: _dataset(arrays) for group, arrays in groups.items()} | {"observed_data": observed}
     return from_groups(datasets, draw_attributes(model, guide, seed))
 
 
@@ -114,7 +123,7 @@ def _draw(model: nn.Module, guide: nn.Module, plate: str, args: tuple[Any, ...],
     each, rest = _log_p(trace, plate, nesting)
     log_q = sum((log_prob(site).sum() for site in latents.values()), torch.zeros(()))
     return _Draw(
-        {name: displayed_value(site) for name, site in latents.items()},
+        {name: displayed_value(site) for name, site in latents.items() if not is_auxiliary(site)},
         {name: displayed_value(prior_trace.nodes[name]) for name in latents if name in prior_trace.nodes},
         {"per_observation": as_numpy(each)},
         {"log_p": as_numpy(each.sum() + rest), "log_q": as_numpy(log_q)},
@@ -159,8 +168,20 @@ def _check_sites(model: Trace, guide: Trace, plate: str) -> None:
 def _dataset(arrays: Arrays) -> Any:
     import xarray
 
+    names = dimension_names({name: values[0].shape for name, values in arrays.items()}, DIMENSIONS)
+    return xarray.Dataset(
+        {name: (("chain", "draw", *names[name]), np.stack(values)[None]) for name, values in arrays.items()}
+    )
+
+
+def _observed(model: nn.Module, plate: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The observed sites inside the plate."""
+    import xarray
+
+    trace = prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs))
+    sites = {name: site for name, site in sample_sites(trace).items() if site["is_observed"] and is_local(site, plate)}
     variables = {}
-    for name, values in arrays.items():
-        rest = [f"{name}_dim_{i}" for i in range(values[0].ndim)] if name != "per_observation" else ["observation"]
-        variables[name] = (("chain", "draw", *rest), np.stack(values)[None])
+    for name, site in sites.items():
+        value = as_numpy(site["value"])
+        variables[name] = (("observation", *(f"{name}_dim_{index}" for index in range(value.ndim - 1))), value)
     return xarray.Dataset(variables)

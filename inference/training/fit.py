@@ -12,6 +12,7 @@ from torch import nn
 
 from ...models.base import Model
 from ..data.corpus import Corpus
+from ..evaluation.verdict import carried, latent_verdict
 from ..objectives.elbo import Objective
 from ..objectives.registry import make_objective, objective_name
 from ..options import TrainingOptions
@@ -36,6 +37,7 @@ from .checks import (
 )
 from .divergence import DivergenceError
 from .lightning_module import Status, Training
+from .prior_start import start_prior
 from .resumed import resumed_options
 from .signals import stop_on_signal
 from .trainer import make_trainer, quiet_lightning
@@ -89,13 +91,15 @@ def fit(
         >>> fit(model, None, corpus, steps=2, batch_size=8).step
         2
     """
-    bar = TrainingBar() if shown(progress) else None
+    bar, last = TrainingBar() if shown(progress) else None, ""
     calls = _each(callback, bar)
     try:
         run, number = run_training(model, guide, corpus, out=out, resume=resume, callback=calls, **options)
+        rate = carried(run)
+        last = f"best at step {run.step:,}" + ("" if rate is None else f"; {latent_verdict(rate)}")
     finally:
         if bar is not None:
-            bar.close()
+            bar.close(last)
     if number not in (None, signal.SIGINT):  # an order to end, not a person's Ctrl-C
         raise SystemExit(128 + number)
     return run
@@ -204,6 +208,7 @@ def _prepare_folder(
         load_start(folder, objective)
         folder.forget_metrics_after(0)
     else:
+        start_prior(objective.model, objective.guide, corpus, settings.seed)
         folder.keep_start(objective)
     folder.keep_corpus(corpus.folder)
     folder.write_config(config)

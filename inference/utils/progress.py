@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from .registry import imported
+
 __all__ = ["TrainingBar", "TrainingLine", "clock", "progress_bar", "quantity", "shown"]
 
 PERCENT = "{desc}: {percentage:3.0f}% |{bar}| {postfix}"  # the line has its own estimate of the time left
@@ -155,5 +157,5 @@ def _tqdm(**options: Any) -> Any:
     """A bar as a widget in notebooks, where ipywidgets is installed, and as text elsewhere."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")  # then it is text
-        from tqdm.auto import tqdm
+        tqdm = imported("tqdm.auto.tqdm")
     return tqdm(**options, file=sys.stderr)

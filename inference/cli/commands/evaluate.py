@@ -4,7 +4,7 @@ import json as json_format
 from typing import Literal, Unpack
 
 from ..input_texts import read_test_texts
-from ..output import print_line
+from ..output import print_line, with_flags
 from ..shared_options import RunOptions, open_run
 
 __all__ = ["evaluate"]
@@ -55,7 +55,7 @@ def evaluate(
         min_weight=min_weight,
         seed=seed,
     )
-    print_line(evaluation.table())
+    print_line(evaluation.table().replace(evaluation.verdict, with_flags(evaluation.verdict)))
     if json is not None:
         content = json_format.dumps(evaluation.as_dict(), indent=2, allow_nan=False) + "\n"
         write_output(json, content.encode())

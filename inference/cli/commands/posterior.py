@@ -43,7 +43,7 @@ def posterior(
         seed: Random seed.
     """
     from ...data.pairs import unzip_pairs
-    from ...diagnostics import LEAST_DRAWS, khat
+    from ...diagnostics.khat import LEAST_DRAWS, khat, khat_verdict
     from ...posterior.export import posterior as draw_posterior
     from ...posterior.netcdf import netcdf_bytes
     from ...utils.outputs import check_output, write_output
@@ -63,6 +63,6 @@ def posterior(
         raise ValueError(f"{out} cannot be written: {error.strerror or error}. Choose another --out.") from error
     line = f"{draws} draws of {len(texts)} texts in {out}"
     if draws >= LEAST_DRAWS:
-        line += f"; k-hat of log p - log q: median {float(khat(tree).median()):.2f}"
+        line += f"; k-hat of log p - log q: {khat_verdict(khat(tree).values)}"
     print_line(line)
     check_all_fit(left_out)

@@ -2,7 +2,7 @@
 
 from typing import Unpack
 
-from ..output import print_json
+from ..output import print_json, print_notice
 from ..shared_options import DecodingOptions, decoding_arguments, open_run
 
 __all__ = ["sample"]
@@ -29,6 +29,7 @@ def sample(
         condition: Condition of every text, if the run was trained on pairs.
         greedy: Take the most probable token at each step; only the latents are then random.
     """
+    from ...evaluation.verdict import validation_rate
     from ...generation.decoding import Decoding
     from ...generation.generate import sample as draw
 
@@ -36,6 +37,8 @@ def sample(
     if n < 1:
         raise ValueError(f"-n is {n}: give a positive whole number.")
     run, seed = open_run(options), options.get("seed", 0)
+    if (rate := validation_rate(run)) is not None:  # a large one copies well, and its samples mean little
+        print_notice(f"samples from the prior; rate, KL of all latents on validation texts: {rate:,.2f} nats/token")
     for start in range(0, n, PART):
         part = min(PART, n - start)
         for text in draw(run, part, decoding, seed=seed, prompt=prompt, condition=condition, start=start):

@@ -7,7 +7,7 @@ from ..metric import Metric
 from .bounds import BoundGivenLength, ImportanceWeighted, ImportanceWeightedGivenLength, NegativeELBO
 from .components import KeptAlpha, KeptAttention, KeptEntropy
 from .diversity import DIVERSITY
-from .latents import ActiveUnits, MarginalKL, MutualInformation, Sensitivity
+from .latents import ActiveUnits, ComparedKL, MarginalKL, MutualInformation, Sensitivity
 from .reconstruction import Accuracy, CorpusBLEU, ExactMatch, SampledAccuracy
 from .removal import AccuracyKept, Kept
 from .terms import KL, Rate, Reconstruction, TrainedObjective
@@ -33,6 +33,7 @@ METRICS: tuple[Metric, ...] = (
     KeptEntropy(),
     KeptAttention(),
     *DIVERSITY,
+    ComparedKL(),
     MutualInformation(),
     MarginalKL(),
     ActiveUnits(),

@@ -15,7 +15,7 @@ from ..latent_information import LatentInformation
 from ..metric import Metric
 from ..report import MetricResult
 
-__all__ = ["ActiveUnits", "MarginalKL", "MutualInformation", "Sensitivity"]
+__all__ = ["ActiveUnits", "ComparedKL", "MarginalKL", "MutualInformation", "Sensitivity"]
 
 ACTIVE = (0.01, 0.2)  # a unit's variance over texts: the usual threshold, and DELLA's
 
@@ -57,6 +57,22 @@ class MutualInformation(LatentMetric):
 
     def units(self, information: LatentInformation) -> Iterator[dict[str, Estimate]]:
         return _nats(information.mutual_information, information.mutual_information.sum(-1))
+
+
+class ComparedKL(LatentMetric):
+    """The divergence at the draws of its two parts, mutual information and marginal KL: their sum.
+
+    With conditions the two do not add up to it, and there is none.
+    """
+
+    name, label = "compared_kl", "KL of {latent} over {count}"
+
+    def summarize(self, column: object, context: EvaluationContext) -> dict[str, MetricResult] | None:
+        return None if context.run.corpus.conditional else super().summarize(column, context)
+
+    def units(self, information: LatentInformation) -> Iterator[dict[str, Estimate]]:
+        each = information.mutual_information + information.marginal_kl
+        return _nats(each, each.sum(-1))
 
 
 class MarginalKL(LatentMetric):

@@ -121,8 +121,8 @@ def test_evaluate_prints_a_table_and_writes_json(nvae: Path, capsys: pytest.Capt
     file = nvae / "test.json"
     table = command(f"evaluate {nvae} --num_particles 2 --json {file}", capsys)
     assert "importance-weighted, K = 2" in table and "not a bound" in table
-    figures = json.loads(file.read_text(), parse_constant=pytest.fail)["figures"]  # NaN and infinities are no JSON
-    assert 0 <= figures["accuracy"]["units"]["share"]["value"] <= 1
+    metrics = json.loads(file.read_text(), parse_constant=pytest.fail)["metrics"]  # NaN and infinities are no JSON
+    assert 0 <= metrics["accuracy"]["units"]["share"]["value"] <= 1
     assert not list(nvae.glob(".*tmp"))
 
 
@@ -320,8 +320,8 @@ def test_evaluate_says_what_each_layer_carries(della: Path, capsys: pytest.Captu
     file = della / "test.json"
     table = command(f"evaluate {della} --num_particles 5 --json {file}", capsys)
     assert "importance-weighted, K = 4" in table and "importance-weighted, K = 5" in table
-    figures = json.loads(file.read_text(), parse_constant=pytest.fail)["figures"]
-    assert {"kl_z_1", "mutual_information_z_2", "marginal_kl_z_1", "active_z_2", "sensitivity"} <= set(figures)
+    metrics = json.loads(file.read_text(), parse_constant=pytest.fail)["metrics"]
+    assert {"kl_z_1", "mutual_information_z_2", "marginal_kl_z_1", "active_z_2", "sensitivity"} <= set(metrics)
 
 
 def test_as_a_module() -> None:

@@ -372,7 +372,7 @@ def test_an_evaluation_has_the_information_of_each_latent(run: Run) -> None:
     assert nats(information, "mutual_information") == pytest.approx(
         sum(nats(information, f"mutual_information_z_{k}") for k in (1, 2, 3))
     )
-    plain = json.loads(json.dumps(information.as_dict(), allow_nan=False))["figures"]
+    plain = json.loads(json.dumps(information.as_dict(), allow_nan=False))["metrics"]
     assert set(plain) == set(information)
     assert plain["active_z_1"]["units"]["of"]["value"] == 4 and plain["active"]["units"]["of"]["value"] == 12
     assert plain["sensitivity_z_3"]["units"]["nats/text"]["standard_error"] > 0
@@ -396,11 +396,19 @@ def test_one_row_for_each_latent(run: Run) -> None:
     lines = measured(run, compared=12).table().splitlines()
     start = lines.index("") + 1
     assert lines[start].startswith(
-        "by latent, in nats/text: mutual information is at most ln 12 = 2.48; KL of all 20 texts"
+        "by latent, in nats/text: mutual information is at most ln 12 = 2.48; over 12 of the 20 texts"
     )
     assert lines[start + 1].split("  ")[0] == "latent" and lines[start + 1].endswith("sensitivity")
     assert [line.split()[0] for line in lines[start + 2 : start + 6]] == ["z_1", "z_2", "z_3", "all"]
-    assert lines[start + 6] == "" and not any("KL of z_1" in line for line in lines)
+    assert lines[start + 6] == "" and not any("KL of z_1" in line for line in lines[start:])
+
+
+def test_the_divergence_in_the_table_is_the_sum_of_its_parts(run: Run) -> None:
+    evaluation = measured(run, compared=12)
+    for latent in ("z_1", "z_2", "z_3"):
+        parts = [evaluation[f"{name}_{latent}"].value for name in ("compared_kl", "mutual_information", "marginal_kl")]
+        whole, mutual, marginal = (part or 0.0 for part in parts)
+        assert whole == pytest.approx(mutual + marginal, abs=1e-9) and whole != evaluation[f"kl_{latent}"]["nats/text"]
 
 
 def test_the_limit_bounds_it_and_one_text_has_nothing_to_be_compared_with(run: Run) -> None:

@@ -100,7 +100,7 @@ def test_a_metric_of_ones_own(nvae: Run) -> None:
     assert list(evaluation) == ["tokens"] and evaluation["tokens"].value == pytest.approx(lengths.mean())
     error = lengths.std(ddof=1) / len(lengths) ** 0.5
     assert evaluation["tokens"].units["tokens"].error == pytest.approx(error)
-    assert "tokens of a text" in evaluation.table() and "tokens" in evaluation.as_dict()["figures"]
+    assert "tokens of a text" in evaluation.table() and "tokens" in evaluation.as_dict()["metrics"]
 
 
 def test_names_and_objects_together_in_their_order(nvae: Run, everything: Evaluation) -> None:

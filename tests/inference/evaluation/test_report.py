@@ -28,11 +28,12 @@ EVALUATION = Evaluation(
 
 def test_table() -> None:
     assert EVALUATION.table().splitlines() == [
-        "                    nats/token  nats/text  bits/byte  perplexity   bound on",
-        "-ELBO, beta = 1          121.9    1,707.3                      -   log p(x)",
-        "  given the length        1.23                                     log p(x | n)",
-        "reconstruction           0.380          -                          not a bound",
-        "log-likelihood            3.00                                     log p(x), exact",
+        "given texts: 3 texts; ± is one standard error over texts",
+        "                     nats/token  nats/text  bits/byte  perplexity   bound on",
+        "-ELBO, beta = 1     121.9 ± 0.5    1,707.3                  > 1e9   log p(x)",
+        "  given the length         1.23                                     log p(x | n)",
+        "reconstruction            0.380          -                          not a bound",
+        "log-likelihood             3.00                                     log p(x), exact",
         "",
         "token accuracy   0.962 share",
         "components       9.31 components, 0.850 of the text's",
@@ -61,6 +62,7 @@ def test_a_row_for_each_latent() -> None:
     }
     evaluation = Evaluation(kl | rate | others | active, {"texts": 900, "compared": 512}, ("z_1", "z_2"))
     assert evaluation.table().splitlines() == [
+        "given texts: 900 texts; ± is one standard error over texts",
         "      nats/token  nats/text  bits/byte  perplexity   bound on",
         "rate       0.200       3.00                          not a bound",
         "",
@@ -69,26 +71,76 @@ def test_a_row_for_each_latent() -> None:
         "z_1     1.00               0.500        0.500         8 / 32        3 / 32        0.500",
         "z_2     2.00              -0.001       -0.001         0 / 32        0 / 32       -0.001",
         "all     3.00               12.00        12.00         8 / 64        3 / 64        12.00",
+        "",
+        "the latents carry 3.0 nats a text",
     ]
+
+
+def test_the_divergence_of_each_latent_is_that_of_its_parts() -> None:
+    parts = {
+        f"{name}{of}": nats(value)
+        for name, value in (("mutual_information", 0.5), ("marginal_kl", 0.25))
+        for of in ("_z_1", "")
+    }
+    compared = {f"compared_kl{of}": nats(0.75) for of in ("_z_1", "")}
+    bound = {"kl_z_1": MetricResult("KL of z_1", {"nats/text": Estimate(0.9), "nats/token": Estimate(0.1)})}
+    evaluation = Evaluation(bound | compared | parts, {"texts": 900, "compared": 512}, ("z_1",))
+    lines = evaluation.table().splitlines()
+    assert lines[2].startswith("KL of z_1       0.100      0.900"), "the term of the bound has a row of its own"
+    assert lines[4].endswith("; over 512 of the 900 texts")
+    assert lines[6:8] == [
+        "z_1     0.750               0.500        0.250",
+        "all     0.750               0.500        0.250",
+    ]
+
+
+def test_the_table_says_what_was_evaluated() -> None:
+    about = {"split": "test", "texts": 182, "tokens": 3917, "bytes": 20111, "step": 1200}
+    heading = Evaluation({}, about).table().splitlines()[0]
+    assert (
+        heading == "test split: 182 texts, 3,917 tokens, 20,111 bytes; step 1,200; ± is one standard error over texts"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rate", "verdict"),
+    [
+        (0.04, "the latents carry 0.04 nats a text, which is nothing: train anew with free_bits, target_kl or another"),
+        (41.7, "the latents carry 41.7 nats a text"),
+    ],
+)
+def test_a_collapsed_model_is_told_from_one_that_uses_its_latents(rate: float, verdict: str) -> None:
+    evaluation = Evaluation({"rate": nats(rate)}, {"texts": 9})
+    assert evaluation.verdict.startswith(verdict) and evaluation.table().splitlines()[-1] == evaluation.verdict
+    assert ("nothing" in evaluation.verdict) == (rate < 0.1)
+    assert Evaluation({"accuracy": nats(1.0)}, {"texts": 9}).verdict == ""
+
+
+def test_a_notebook_shows_a_table() -> None:
+    assert repr(EVALUATION) == EVALUATION.table()
+    html = EVALUATION._repr_html_()
+    assert html.count("<tr>") == 1 + sum(len(result.units) for result in EVALUATION.metrics.values())
+    assert "<td>-ELBO, beta = 1</td><td>nats/token</td><td>121.9 ± 0.5</td><td>log p(x)</td>" in html
+    assert "tensor" not in html and "Estimate" not in html
 
 
 def test_a_table_of_some_measures_of_each_latent() -> None:
     metrics = {f"sensitivity{of}": nats(value) for of, value in [("_z_1", 0.5), ("", 0.75)]}
     lines = Evaluation(metrics, {"texts": 9, "compared": 9}, ("z_1",)).table().splitlines()
-    assert lines[3:] == ["latent  sensitivity", "z_1           0.500", "all           0.750"]
+    assert lines[4:] == ["latent  sensitivity", "z_1           0.500", "all           0.750"]
 
 
 def test_json_holds_numbers_that_are_finite_or_null() -> None:
     plain = json.loads(json.dumps(EVALUATION.as_dict(), allow_nan=False))
     assert plain["about"]["texts"] == 3
-    bound = plain["figures"]["bound"]
+    bound = plain["metrics"]["bound"]
     assert bound["is_bound"] and bound["bound_on"] == "log p(x)" and not bound["is_exact"]
     assert bound["units"]["nats/token"] == {"value": 121.94, "standard_error": 0.5}
     assert bound["units"]["perplexity"]["value"] is None
-    assert not plain["figures"]["reconstruction"]["is_bound"]
-    assert plain["figures"]["reconstruction"]["units"]["nats/text"]["value"] is None
-    assert plain["figures"]["accuracy"]["units"]["share"]["standard_error"] is None
-    assert plain["figures"]["given"]["label"] == "given the length"
+    assert not plain["metrics"]["reconstruction"]["is_bound"]
+    assert plain["metrics"]["reconstruction"]["units"]["nats/text"]["value"] is None
+    assert plain["metrics"]["accuracy"]["units"]["share"]["standard_error"] is None
+    assert plain["metrics"]["given"]["label"] == "given the length"
 
 
 def test_metrics_by_name() -> None:

@@ -76,7 +76,8 @@ def test_names_and_shapes_of_a_mixture() -> None:
     absent = posterior["vectors"].isnull().all("dimension")[0, 0]
     assert absent.values.tolist() == [[False] * 6, [False] * 3 + [True] * 3, [False] * 5 + [True]]
     assert dict(dataset(data, "prior").sizes) == dict(posterior.sizes)
-    assert dict(dataset(data, "posterior_predictive")["generated"].sizes)["draw"] == 2
+    predictive = dataset(data, "posterior_predictive")
+    assert dict(predictive["tokens"].sizes)["draw"] == dict(predictive["length"].sizes)["draw"] == 2
     likelihood = dataset(data, "log_likelihood")
     np.testing.assert_allclose(likelihood["per_token"].sum("token"), likelihood["per_text"], rtol=1e-4)
     stats = dataset(data, "sample_stats")
@@ -186,3 +187,79 @@ def test_invalid_diagnostics(nvae: Run) -> None:
         dataset(data, "loo")
     with pytest.raises(ValueError, match="there are 1 texts: a standard error needs at least 2"):
         compare(nvae, nvae, ["the number"])
+
+
+def test_tokens_of_a_single_text_are_coordinates(nvae: Run) -> None:
+    data = nvae.posterior("the number the", draws=3, predictive=2)
+    pieces = list(nvae.tokenizer.pieces("the number the"))
+    labels = dataset(data, "posterior")["component"].values.tolist()
+    assert labels[0] == "prior" and len(labels) == len(set(labels)) == len(pieces) + 1
+    assert [label.removesuffix(" (2)") for label in labels[1:]] == pieces
+    assert dataset(data, "log_likelihood")["token"].values.tolist() == labels[1:]
+    assert dataset(data, "posterior_predictive")["token"].dtype.kind == "i", "generated texts have other tokens"
+    several = dataset(nvae.posterior(["the number", "the"], draws=2), "posterior")
+    assert several["component"].values.tolist() == list(range(several.sizes["component"]))
+
+
+def test_nothing_of_a_single_text_is_padding(nvae: Run) -> None:
+    data = nvae.posterior("the number 7", draws=3)
+    for group in ("posterior", "prior", "log_likelihood"):
+        assert not any(values.isnull().any() for values in dataset(data, group).values())
+
+
+def test_observed_and_generated_texts_have_the_same_names(nvae: Run) -> None:
+    texts = ["the number", "the number 12 is a number."]
+    data = nvae.posterior(texts, draws=6, predictive=4)
+    observed, predictive = dataset(data, "observed_data"), dataset(data, "posterior_predictive")
+    assert set(observed) == {"tokens", "length"} and set(predictive) == {"tokens", "length", "generated"}
+    assert observed["length"].values.tolist() == [len(ids) for ids in nvae.tokenizer.encode_batch(texts)]
+    for ids, length, text in zip(
+        predictive["tokens"].values.reshape(-1, predictive.sizes["token"]),
+        predictive["length"].values.ravel(),
+        predictive["generated"].values.ravel(),
+        strict=True,
+    ):
+        assert (ids[length:] == 0).all() and (ids[:length] != 0).all()
+        assert nvae.tokenizer.decode_batch(torch.from_numpy(ids[None])) == [text]
+
+
+def test_arviz_finds_what_a_predictive_check_compares(nvae: Run) -> None:
+    import arviz
+    import matplotlib.pyplot as plt
+
+    data = nvae.posterior(["the number", "the number 12 is a number."], draws=6, predictive=4)
+    plot = arviz.plot_ppc if hasattr(arviz, "plot_ppc") else arviz.plot_ppc_dist
+    plot(data, var_names=["length"])
+    assert plt.get_fignums()
+    plt.close("all")
+
+
+def test_data_of_two_seeds_can_be_concatenated(nvae: Run, corpus: Corpus) -> None:
+    import arviz
+    import xarray
+
+    fits = [untrained(corpus, seed).posterior("the number 7", draws=4, seed=seed) for seed in (0, 1)]
+    if hasattr(arviz, "concat"):
+        both = dataset(arviz.concat(*fits, dim="chain"), "posterior")
+    else:
+        both = xarray.concat([dataset(fit, "posterior") for fit in fits], dim="chain", join="exact")
+    assert both.sizes["chain"] == 2 and both.sizes["draw"] == 4 and both.sizes["text"] == 1
+
+
+def test_every_group_names_the_run(nvae: Run) -> None:
+    data = nvae.posterior("the number", draws=2, seed=5)
+    for group in ("posterior", "prior", "log_likelihood", "sample_stats", "observed_data", "constant_data"):
+        attributes = dataset(data, group).attrs
+        assert (attributes["seed"], attributes["step"], attributes["run"]) == (5, 0, "nowhere")
+
+
+def test_the_variables_that_leave_one_out_would_take_warn_of_it(nvae: Run) -> None:
+    likelihood = dataset(nvae.posterior("the number", draws=2), "log_likelihood")
+    for name in ("per_text", "per_token"):
+        assert likelihood[name].attrs["warning"].startswith("no leave-one-out or WAIC")
+
+
+def test_khats_say_what_they_mean(nvae: Run) -> None:
+    data = nvae.posterior("the number", draws=30)
+    assert "above 0.7 it is unreliable" in khat(data).attrs["reading"]
+    assert "does not say how good the guide is" in khat(data, "vectors").attrs["reading"]

@@ -1,0 +1,21 @@
+"""A run in a few words: what it is, what it was trained on, and what its latents carry."""
+
+from ..runs.fitted import FittedModel
+from .verdict import carried, latent_verdict
+
+__all__ = ["run_summary"]
+
+
+def run_summary(run: FittedModel) -> dict[str, str]:
+    """What a person wants to see of a run, by what it is."""
+    names = [type(module).__name__ for module in (run.model, run.guide) if module is not None]
+    modules = [module for module in (run.model, run.guide) if module is not None]
+    count = sum(parameter.numel() for parameter in {each for module in modules for each in module.parameters()})
+    summary = {
+        "model": f"{' with '.join(names)}, {count:,} parameters on {run.model.device}",
+        "texts": run.corpus.describe(),
+        "step": f"{run.step:,}",
+        "folder": str(run.folder.path),
+    }
+    rate = carried(run)
+    return summary if rate is None else summary | {"latents": latent_verdict(rate)}

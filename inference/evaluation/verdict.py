@@ -1,0 +1,49 @@
+"""A verdict on the latents of a run: what they carry, and what to change where they carry nothing."""
+
+from ..runs.fitted import FittedModel
+
+__all__ = ["LEAST_RATE", "carried", "latent_verdict", "validation_rate"]
+
+LEAST_RATE = 0.1  # nats a text; latents that carry less have collapsed to their prior
+CURES = "train anew with free_bits, target_kl or another kl_schedule"
+
+
+def latent_verdict(rate: float) -> str:
+    """What latents carry, in one line.
+
+    Arguments:
+        rate: The divergence of all latents from their prior, in nats per text.
+
+    Examples:
+        >>> latent_verdict(41.7)
+        'the latents carry 41.7 nats a text'
+        >>> latent_verdict(0.04).partition(": ")[0]
+        'the latents carry 0.04 nats a text, which is nothing'
+    """
+    line = f"the latents carry {rate:,.{1 if rate >= 1 else 2}f} nats a text"
+    return line if rate >= LEAST_RATE else f"{line}, which is nothing: {CURES}"
+
+
+def carried(run: FittedModel) -> float | None:
+    """The divergence of all latents on validation texts at the step of the run, in nats per text; None if unknown."""
+    rate = validation_rate(run)
+    return None if rate is None else rate * float(run.corpus.valid.lengths.mean())
+
+
+def validation_rate(run: FittedModel) -> float | None:
+    """The divergence of all latents on validation texts at the step of the run, in nats per token.
+
+    It is None without latents, and where the run has no validation at that step.
+    """
+    try:
+        metrics = run.folder.read_metrics()
+    except (OSError, ValueError):
+        return None
+    names = [name for name in metrics if name.startswith("kl_") and name != "kl_length"]
+    rows = zip(metrics.get("step", []), metrics.get("split", []), strict=True)
+    at = [index for index, row in enumerate(rows) if row == (run.step, "valid")]
+    values = [metrics[name][at[-1]] for name in names] if at else []
+    numbers = [value for value in values if isinstance(value, float)]
+    if not numbers or len(numbers) < len(values):
+        return None
+    return sum(numbers)

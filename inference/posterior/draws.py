@@ -1,0 +1,99 @@
+"""Draws collected one by one, with the names of their dimensions."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..objectives.traces import as_numpy, displayed_value, is_local
+from .arviz_compat import storable
+
+__all__ = ["Draws", "Variables", "dimension_names", "is_auxiliary"]
+
+Variables = dict[str, tuple[tuple[str, ...], np.ndarray]]  # name: (dimensions, values)
+
+
+class Draws:
+    """Draws by group and variable.
+
+    Arguments:
+        dimensions: The names of the dimensions of a latent of one text, by site.
+    """
+
+    def __init__(self, dimensions: Mapping[str, tuple[str, ...]]) -> None:
+        self.dimensions = dimensions
+        self.groups: dict[str, dict[str, list[np.ndarray]]] = {}
+        self.dims: dict[tuple[str, str], tuple[str, ...]] = {}
+
+    def add_latents(self, group: str, sites: Mapping[str, Any], masks: Mapping[str, Tensor | None]) -> None:
+        """Add one draw of latent sites, with NaN where a mask is False."""
+        values = {name: displayed_value(site, masks[name]) for name, site in sites.items() if not is_auxiliary(site)}
+        shapes = {name: value.shape[1:] if is_local(sites[name]) else value.shape for name, value in values.items()}
+        names = dimension_names(shapes, self.dimensions)
+        for name, value in values.items():
+            self._append(group, name, value, (*(("text",) if is_local(sites[name]) else ()), *names[name]))
+
+    def add(self, group: str, values: Mapping[str, Tensor]) -> None:
+        """Add one draw of quantities with one value for each text, or for each token of each text."""
+        for name, value in values.items():
+            self._append(group, name, as_numpy(value), ("text", "token")[: value.ndim])
+
+    def add_strings(self, group: str, name: str, texts: Sequence[str]) -> None:
+        """Add one draw of a string for each text."""
+        self._append(group, name, np.array([storable(text) for text in texts], dtype=str), ("text",))
+
+    def stacked(self, group: str) -> Variables:
+        """All draws of a group as one chain; rows of different lengths are filled up with zeros, as padding is."""
+        result: Variables = {}
+        for name, values in self.groups[group].items():
+            if len({value.shape for value in values}) > 1:
+                sizes = np.max([value.shape for value in values], axis=0)
+                values = [np.pad(x, [(0, n - k) for n, k in zip(sizes, x.shape, strict=True)]) for x in values]
+            result[name] = (("chain", "draw", *self.dims[group, name]), np.stack(values)[None])
+        return result
+
+    def _append(self, group: str, name: str, value: np.ndarray, dims: tuple[str, ...]) -> None:
+        self.groups.setdefault(group, {}).setdefault(name, []).append(value)
+        self.dims[group, name] = dims
+
+
+def dimension_names(
+    shapes: Mapping[str, tuple[int, ...]], known: Mapping[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
+    """The names of the dimensions of each variable.
+
+    Those of a variable that is not known, such as the variances of a base measure, are named after the one that has
+    their size, ``dimension`` or ``component``; those of other sizes after the variable.
+
+    Examples:
+        >>> shapes = {"base_measure.lam": (16,), "vectors": (4, 16), "base_measure.tree": (3,)}
+        >>> dimension_names(shapes, {"vectors": ("component", "dimension")})["base_measure.lam"]
+        ('dimension',)
+        >>> dimension_names(shapes, {})["base_measure.tree"]
+        ('base_measure.tree_dim_0',)
+    """
+    sizes = {
+        dim: size
+        for name, shape in shapes.items()
+        for dim, size in zip(known.get(name, ()), shape, strict=False)
+        if len(known.get(name, ())) == len(shape)
+    }
+    result = {}
+    for name, shape in shapes.items():
+        names = known.get(name, ())
+        if len(names) != len(shape):
+            alike = [
+                next((dim for dim in ("dimension", "component") if sizes.get(dim) == size), None) for size in shape
+            ]
+            names = tuple(
+                dim if dim is not None and alike.count(dim) == 1 else f"{name}_dim_{index}"
+                for index, dim in enumerate(alike)
+            )
+        result[name] = names
+    return result
+
+
+def is_auxiliary(site: Mapping[str, Any]) -> bool:
+    """Whether a site only serves to draw another, such as the unconstrained one of an automatic guide."""
+    return bool(site["infer"].get("is_auxiliary"))

@@ -1,0 +1,77 @@
+"""What a person sees of a run in Python: its summary, its curve, where it is, what it samples."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import pyroformer as pf
+from pyroformer.inference.evaluation.verdict import carried, validation_rate
+from pyroformer.inference.run import Run
+from pyroformer.inference.runs.folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    torch.manual_seed(0)
+    texts = [f"number {n} of many" for n in range(60)]
+    corpus = pf.Corpus.from_texts(texts, vocabulary=265, max_length=24, name="numbers <1>")
+    model = pf.VAE.for_corpus(corpus, width=8, layers=1, heads=2)
+    folder = tmp_path_factory.mktemp("runs") / "vae"
+    return pf.fit(model, pf.VAEGuide(model), corpus, out=folder, steps=4, batch_size=8, validations=2)
+
+
+def test_the_curve_is_a_data_frame(run: Run) -> None:
+    curve = run.metrics
+    assert {"step", "split", "objective", "kl_vectors"} <= set(curve.columns)
+    assert set(curve["split"]) == {"train", "valid"} and curve["step"].max() == 4
+    assert np.isfinite(curve["objective"]).all()
+    with pytest.raises(ValueError, match="has no metrics yet"):
+        _ = Run(run.model, run.guide, run.corpus, RunFolder("nowhere"), {}, 0).metrics
+
+
+def test_the_rate_is_that_of_the_validation_at_the_step_of_the_run(run: Run) -> None:
+    valid = run.metrics.query(f"split == 'valid' and step == {run.step}")
+    assert validation_rate(run) == pytest.approx(valid["kl_vectors"].iloc[0])
+    evaluation = run.evaluate(split="valid", metrics=["rate"])
+    rate = evaluation["rate"]["nats/text"]
+    assert rate is not None and carried(run) == pytest.approx(rate, rel=1e-3)
+    elsewhere = Run(run.model, run.guide, run.corpus, run.folder, run.config, step=3)
+    assert carried(elsewhere) is None, "weights of a step without a validation"
+
+
+def test_a_run_is_shown_in_a_few_words(run: Run) -> None:
+    shown = repr(run)
+    assert shown.startswith("Run(model: VAE with VAEGuide, ") and f"step: {run.step}" in shown
+    assert "the latents carry " in shown and "tensor" not in shown and len(shown) < 500
+    html = run._repr_html_()
+    assert html.startswith("<table>") and "<td>model</td>" in html and "numbers &lt;1&gt;" in html
+
+
+def test_a_run_without_metrics_and_without_latents_is_shown_as_well(run: Run) -> None:
+    model = pf.LanguageModel.for_corpus(run.corpus, width=8, layers=1, heads=2)
+    shown = repr(Run(model, None, run.corpus, RunFolder("nowhere"), {}, 0))
+    assert shown.startswith("Run(model: LanguageModel, ") and "latents" not in shown
+
+
+def test_a_run_moves_to_a_device(run: Run) -> None:
+    assert run.to("cpu") is run
+    meta = pf.load(run.folder.path).to("meta")
+    assert {parameter.device.type for parameter in meta.model.parameters()} == {"meta"}
+    assert meta.guide is not None
+    assert {parameter.device.type for parameter in meta.guide.parameters()} == {"meta"}
+
+
+def test_samples_differ_unless_they_have_a_seed(run: Run) -> None:
+    assert run.sample(4, seed=3) == run.sample(4, seed=3)
+    first, second = run.sample(4), run.sample(4)
+    assert first != second
+    torch.manual_seed(5)
+    once = run.sample(4)
+    torch.manual_seed(5)
+    assert run.sample(4) == once
+
+
+def test_saved_runs_are_shown_with_their_folder(run: Run, tmp_path: Path) -> None:
+    assert str(tmp_path / "copy") in repr(run.save(tmp_path / "copy"))
