@@ -18,7 +18,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..models.attention.mixture import Mixture, SharedVariances
@@ -31,11 +31,15 @@ from ..models.priors.vectors import own_component
 from ..models.transformer.stacks import Encoder
 from .base import Guide
 
-__all__ = ["AlphaHead", "MixturePosterior", "NVAEGuide"]
+__all__ = ["AlphaHead", "MixturePosterior", "NVAEGuide", "kept_components"]
 
 AlphaForm = Literal["linear", "relu", "quadratic"]
 VarianceForm = Literal["diagonal", "isotropic", "shared"]
 LEAST_LOG_ALPHA = -20.0  # at which a vector is off: its draws have no weight that float64 holds
+NO_VECTORS = (
+    "no text keeps a vector of its own: the posterior is the prior's component, and the head of alpha gets no gradient "
+    "any more. Fit anew with a larger delta of the weight_prior, or another --guide.alpha."
+)
 MOST_LOG_ALPHA = 60.0  # draws and divergences in float64 are exact up to here
 
 
@@ -60,9 +64,7 @@ class MixturePosterior(NamedTuple):
 
         Training draws weights of 0 for the others, so evaluation does not attend to them either.
         """
-        off = self.log_alpha <= LEAST_LOG_ALPHA - math.log(self.samples_per_component) + 1e-3
-        own = torch.arange(off.shape[-1], device=off.device) < self.samples_per_component
-        return self.mask & (own | ~off)
+        return kept_components(self.log_alpha, self.mask, self.samples_per_component)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -215,6 +217,23 @@ class NVAEGuide(Guide):
         table = torch.stack([base.to(like.dtype), self.log_variance.bias.to(like.dtype).exp()])
         index = (torch.arange(like.shape[-1], device=like.device) >= self.model.samples_per_component).long()
         return SharedVariances(table, index.expand(like.shape))
+
+
+def kept_components(
+    log_alpha: Float[Tensor, "*batch N"],
+    mask: Bool[Tensor, "*batch N"],
+    samples_per_component: int | Int[Tensor, "*batch 1"] = 1,
+) -> Bool[Tensor, "*batch N"]:
+    """True for the prior's components and those of tokens whose concentration is not 0.
+
+    Examples:
+        >>> kept_components(torch.tensor([0.0, LEAST_LOG_ALPHA, 1.0, 1.0]), torch.tensor([True, True, True, False]))
+        tensor([ True, False,  True, False])
+    """
+    each = torch.as_tensor(samples_per_component, device=log_alpha.device)
+    off = log_alpha <= LEAST_LOG_ALPHA - each.log() + 1e-3
+    own = torch.arange(off.shape[-1], device=off.device) < each
+    return mask & (own | ~off)
 
 
 def _bounded(log_alpha: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:

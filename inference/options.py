@@ -23,6 +23,16 @@ POSITIVE_INTEGERS = (
     "validations",
     "validation_texts",
 )
+NON_NEGATIVE = (
+    "weight_decay",
+    "gradient_clip_val",
+    "beta",
+    "free_bits",
+    "lambda_d",
+    "lambda_g",
+    "patience",
+    "seed",
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,10 @@ class TrainingOptions:
             ``total``.
         target_kl: Target of the total KL of all latents, in nats per text: the weight of the KL terms moves until the
             KL reaches it. Not a bound. Held-out texts are charged at least the target.
+        lambda_d: Weight of the penalty on the weights of a mixture, for the objective ``nvib``; 1 by default.
+        lambda_g: Weight of the penalty on its vectors, likewise; 1e-3 by default. ``beta`` multiplies both.
+        keep: Share of a text's vectors to keep, above 0 and at most 1, for the objective ``nvib`` and a guide whose
+            ``alpha`` is ``relu``: the ``delta`` of the weight prior moves until the others are switched off.
         kl_reduction: ``sum`` over the latent sites, or ``mean``, which weights each KL with beta / number of sites, as
             some published code does. Not a bound if there are several.
         seed: Random seed.
@@ -77,6 +91,9 @@ class TrainingOptions:
     free_bits: float = 0.0
     free_bits_per: FreeBitsPer = "layer"
     target_kl: float | None = None
+    lambda_d: float | None = None
+    lambda_g: float | None = None
+    keep: float | None = None
     kl_reduction: KLReduction = "sum"
     seed: int = 0
     devices: int = 1
@@ -111,10 +128,12 @@ class TrainingOptions:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} is {value}: give a positive number.")
-        for name in ("weight_decay", "gradient_clip_val", "beta", "free_bits", "patience", "seed"):
+        for name in NON_NEGATIVE:
             value = getattr(self, name)
-            if not 0 <= value < float("inf"):
+            if value is not None and not 0 <= value < float("inf"):
                 raise ValueError(f"{name} is {value}: give zero or a positive number.")
+        if self.keep is not None and not 0 < self.keep <= 1:
+            raise ValueError(f"keep is {self.keep}: give a share of the vectors, above 0 and at most 1.")
 
     def _check_target_alone(self) -> None:
         """A target decides the weight of the KL, so that no other option may."""

@@ -52,10 +52,12 @@ class NVAE(MixtureMemoryModel):
         length_prior: Prior of the number of tokens; uniform up to ``max_length`` by default, and a smoothed histogram
             of the training texts in :meth:`for_corpus`.
         samples_per_component: Number of vectors drawn for each component of the posterior.
+        delta: The increase of the prior's concentration with each token, which decides how many vectors a text keeps:
+            short for a ``weight_prior`` of ``BoundedDirichletProcess(delta=...)``, whose own default is 0.3.
 
     Raises:
-        ValueError: If ``samples_per_component`` is not positive, or a prior has another shape or support than its role
-            requires.
+        ValueError: If ``samples_per_component`` is not positive, a prior has another shape or support than its role
+            requires, or ``delta`` is negative or given beside a ``weight_prior``.
 
     Examples:
         >>> model = NVAE(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2))
@@ -74,16 +76,23 @@ class NVAE(MixtureMemoryModel):
         base_measure: BaseMeasure | Distribution | Callable[..., Distribution] | None = None,
         length_prior: LengthPrior | None = None,
         samples_per_component: int = 1,
+        delta: float | None = None,
     ) -> None:
         super().__init__()
+        if delta is not None and weight_prior is not None:
+            raise ValueError(
+                f"delta is {delta:g}, and there is a weight_prior beside it: give its own delta to that, or leave "
+                "weight_prior out."
+            )
         if samples_per_component < 1:
             raise ValueError(
                 f"samples_per_component is {samples_per_component}: each component needs at least one vector."
             )
         self.config = config
         self.samples_per_component = samples_per_component
+        rising = {} if delta is None else {"delta": delta}
         self.weight_prior = as_prior(
-            weight_prior or BoundedDirichletProcess(samples_per_component=samples_per_component),
+            weight_prior or BoundedDirichletProcess(samples_per_component=samples_per_component, **rising),
             WeightPrior,
             "weight_prior",
         )

@@ -22,10 +22,14 @@ class Described:
         name: The name in options, logs and reports; the name of the class by default.
         is_bound: Whether minus the loss is a lower bound of log p(x) if every KL weight is at least 1 and there are no
             free bits. A subclass is not called a bound unless it sets this to True itself.
+        own_options: The training options that this objective reads and others need not, of those that are None by
+            default: ``lambda_d``, ``lambda_g`` and ``keep``. Set for an objective that does not read them, one is
+            refused.
     """
 
     name: str = "objective"
     is_bound: bool = False
+    own_options: tuple[str, ...] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -60,6 +64,7 @@ class Described:
             ValueError: If :meth:`check` does.
         """
         cls.check(options, model)
+        _check_own_options(options, cls)
         kl_options = _kl_options(options)
         weights = cls.full_kl_weights(options, model)
         exact = cls.is_bound and not {"free_bits", "target_kl"} & set(kl_options)
@@ -112,6 +117,16 @@ def check_no_kl_options(options: TrainingOptions, name: str) -> None:
     """Raises a ValueError if an option controls the KL, for an objective that has none."""
     for option in _kl_options(options):
         raise ValueError(f"{option} is about the KL, and the objective {name} has none: choose the objective elbo.")
+
+
+def _check_own_options(options: TrainingOptions, cls: type[Described]) -> None:
+    """Raises a ValueError if an option of the nvib objective is given to one that does not read it."""
+    for name in ("lambda_d", "lambda_g", "keep"):
+        if getattr(options, name) is not None and name not in cls.own_options:
+            raise ValueError(
+                f"{name} is {getattr(options, name)}, an option of the objective nvib, and the objective {cls.name} "
+                "does not read it: leave it out, or choose the objective nvib."
+            )
 
 
 def _kl_options(options: TrainingOptions) -> dict[str, Any]:

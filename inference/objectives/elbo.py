@@ -33,12 +33,14 @@ class Terms(NamedTuple):
     """The terms of a bound, each entry one number per text, in nats.
 
     ``kl`` has one entry per site other than the text: the divergence of a latent, minus log p of an observed one.
-    ``penalty`` is what training charges for it; with free bits per dimension it has the site's dimensions.
+    ``penalty`` is what training charges for it; with free bits per dimension it has the site's dimensions. ``counts``
+    are other numbers of a text, which no loss reads: they are logged, and controllers read them.
     """
 
     log_likelihood: Float[Tensor, " B"]
     kl: dict[str, Float[Tensor, " B"]]
     penalty: dict[str, Float[Tensor, "B ..."]]
+    counts: Mapping[str, Float[Tensor, " B"]] = {}
 
     @property
     def bound(self) -> Float[Tensor, " B"]:
@@ -195,7 +197,11 @@ class ELBO(Described, pyro.infer.ELBO):
         if log_likelihood is None:
             raise ValueError("the model has no site 'text': observe the data under that name.")
         kl = {name: value.to(log_likelihood.dtype).expand_as(log_likelihood) for name, value in kl.items()}
-        return Terms(log_likelihood, kl, self.penalties(kl, sites, posterior))
+        return Terms(log_likelihood, kl, self.penalties(kl, sites, posterior), self.counts(sites, posterior))
+
+    def counts(self, sites: dict[str, Site], posterior: dict[str, Site]) -> dict[str, Tensor]:
+        """Numbers of each text to log beside the terms; none, unless a subclass counts something."""
+        return {}
 
     def penalties(self, kl: dict[str, Tensor], sites: dict[str, Site], posterior: dict[str, Site]) -> dict[str, Tensor]:
         """The penalty that training charges for each site: its divergence, unless a subclass regularizes otherwise.
@@ -255,6 +261,7 @@ class Objective(pyro.infer.elbo.ELBOModule):
         terms = self.terms(batch)
         parts = {"reconstruction": -terms.log_likelihood, "bound": -terms.bound}
         parts |= {f"kl_{site}": value for site, value in terms.kl.items()}
+        parts |= terms.counts
         objective = self.elbo.combine(terms, dict(self.kl_weights.named_buffers()), batch.weight)
         return {"objective": objective} | {name: (batch.weight * v.detach()).sum() for name, v in parts.items()}
 
@@ -271,6 +278,7 @@ def averaged(draws: Sequence[Terms]) -> Terms:
         torch.stack([draw.log_likelihood for draw in draws]).mean(0),
         {site: torch.stack([draw.kl[site] for draw in draws]).mean(0) for site in draws[0].kl},
         {site: torch.stack([draw.penalty[site] for draw in draws]).mean(0) for site in draws[0].penalty},
+        {name: torch.stack([draw.counts[name] for draw in draws]).mean(0) for name in draws[0].counts},
     )
 
 

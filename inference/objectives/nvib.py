@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ...guides.nvae import kept_components
 from ...models.base import Model
 from ...models.distributions.log_dirichlet import LogDirichlet
 from ...models.distributions.log_dirichlet_math import LOG_ZERO, gamma_kl_remainder
@@ -47,6 +48,7 @@ class NVIB(ELBO):
 
     name = "nvib"
     is_bound = False
+    own_options = ("lambda_d", "lambda_g", "keep")
 
     def __init__(
         self,
@@ -79,7 +81,8 @@ class NVIB(ELBO):
     @classmethod
     def full_kl_weights(cls, options: TrainingOptions, model: Model) -> dict[str, float]:
         """The weights of both regularizers."""
-        return cls(beta=options.beta).kl_weights
+        given = {"weights": options.lambda_d, "vectors": options.lambda_g}
+        return cls(beta=options.beta, **{name: value for name, value in given.items() if value is not None}).kl_weights
 
     @classmethod
     def from_description(cls: type[N], described: Mapping[str, Any], num_particles: int, data_size: int) -> N:
@@ -117,6 +120,15 @@ class NVIB(ELBO):
         shared = {name: value for name, value in kl.items() if name not in ("length", "weights", "vectors")}
         weights = per_token * weight_term.to(per_token.dtype)
         return {"weights": weights, "vectors": per_token * vector_term} | shared
+
+    def counts(self, sites: dict[str, Site], posterior: dict[str, Site]) -> dict[str, Tensor]:
+        """The number of each text's tokens whose vectors are not switched off: per token, the share that is kept."""
+        if not {"length", "weights"} <= set(sites) or not isinstance(posterior["weights"]["fn"], LogDirichlet):
+            return {}
+        q, length = posterior["weights"]["fn"], sites["length"]["value"]
+        each = q.present.sum(-1) // (length + 1)  # components of the prior, and of each token
+        kept = kept_components(q.log_concentration, q.present, each[..., None]).sum(-1)
+        return {"kept": (kept / each.clamp(min=1) - 1).float()}
 
 
 def _check_dirichlet(model: Model, name: str) -> None:

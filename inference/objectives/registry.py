@@ -11,6 +11,7 @@ from ..options import TrainingOptions
 from ..utils.registry import imported
 from .elbo import ELBO, Objective
 from .importance_weighted import ImportanceWeighted
+from .keep_control import check_keep
 from .nvib import NVIB
 
 __all__ = [
@@ -88,9 +89,16 @@ def describe_objective(model: Model, options: TrainingOptions) -> dict[str, Any]
 
 
 def make_objective(model: Model, guide: nn.Module | None, options: TrainingOptions, data_size: int) -> Objective:
-    """The objective that the options name, or else the default of the model, with model and guide."""
+    """The objective that the options name, or else the default of the model, with model and guide.
+
+    Raises:
+        ValueError: If an option does not fit the objective, the model or the guide.
+    """
     cls = objective_class(options.objective or model.objective)
-    return cls.from_options(options, model, data_size)(model, guide)
+    objective = cls.from_options(options, model, data_size)(model, guide)
+    if options.keep is not None:
+        check_keep(model, guide)
+    return objective
 
 
 def held_out_objective(

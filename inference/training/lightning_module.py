@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
@@ -12,11 +13,13 @@ import pyro
 import torch
 from torch import Tensor
 
+from ...guides.nvae import NO_VECTORS
 from ...models.batch import Batch
 from ...models.transformer.blocks import compile_blocks
 from ..data.corpus import Corpus
 from ..data.loaders import TrainingStream, sequential_batches
 from ..objectives.elbo import Objective
+from ..objectives.keep_control import KeepController, check_keep
 from ..objectives.kl_control import KLController
 from ..options import TrainingOptions
 from ..runs.folder import RunFolder
@@ -69,6 +72,9 @@ class Training(lightning.LightningModule):
         self.tokens_per_text = float(corpus.train.lengths.mean())
         self.full_weights = {site: float(weight) for site, weight in objective.kl_weights.named_buffers()}
         self.controller = None if options.target_kl is None else KLController(options.target_kl)
+        self.keep_controller = None
+        if options.keep is not None:
+            self.keep_controller = KeepController(options.keep, check_keep(objective.model, objective.guide))
         self.scale: float | Tensor = 1.0  # factor of the full KL weights at the last batch
         self.best, self.best_step, self.wait, self.validations_done = math.inf, 0, 0, 0
         self.diverged: int | None = None  # the first step that was not finite
@@ -80,6 +86,8 @@ class Training(lightning.LightningModule):
         self._micro_batch = 0
         self._not_finite: Tensor | None = None  # on the device: the first step whose loss is not finite, or NEVER
         self._kl: list[Tensor] = []  # KLs of the batches of a step
+        self._kept: list[Tensor] = []  # the numbers of vectors that they keep, and of their tokens
+        self._vectors_died = False
 
     # Hooks of Lightning, in the order of their calls.
 
@@ -131,6 +139,8 @@ class Training(lightning.LightningModule):
             SCHEDULES[self.options.kl_schedule](progress) if self.controller is None else self.controller.weight
         )
         self._weigh_kl(self.scale)
+        if self.keep_controller is not None:
+            self.keep_controller.set_delta()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         step = self.trainer.global_step
@@ -142,6 +152,8 @@ class Training(lightning.LightningModule):
         self.meter.add({name: value.detach() for name, value in losses.items()}, batch)
         if self.controller is not None:
             self._kl.append(self._latent_kl(losses))
+        if self.keep_controller is not None:
+            self._kept.append(torch.stack([losses["kept"].detach(), (batch.weight * batch.lengths).sum()]))
         return losses["objective"] / self.tokens_per_text
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -150,6 +162,10 @@ class Training(lightning.LightningModule):
         if self.controller is not None:
             self.controller.update(self.trainer.strategy.reduce(torch.stack(self._kl).mean(), reduce_op="mean"))
             self._kl = []
+        if self.keep_controller is not None:
+            kept = self.trainer.strategy.reduce(torch.stack(self._kept).mean(0), reduce_op="mean")
+            self.keep_controller.update(*kept)
+            self._kept = []
         progress = self.progress()
         due = self._validations_due(progress)
         done, stopped = progress >= 1, self._anywhere(self.signal is not None)
@@ -250,6 +266,7 @@ class Training(lightning.LightningModule):
             self.diverged = self.trainer.global_step
             return True
         self._report(progress, "train", self.meter.read())
+        self._watch_vectors(values)
         if values["objective"] < self.best:
             self.best, self.best_step, self.wait = values["objective"], self.trainer.global_step, 0
             if self.trainer.is_global_zero:
@@ -260,6 +277,12 @@ class Training(lightning.LightningModule):
         self._report(progress, "valid", values)
         self._save()
         return 0 < self.options.patience <= self.wait
+
+    def _watch_vectors(self, values: Mapping[str, float]) -> None:
+        """Warn once if no held-out text keeps a vector."""
+        if values.get("kept") == 0 and not self._vectors_died and self.trainer.is_global_zero:
+            self._vectors_died = True
+            warnings.warn(f"step {self.trainer.global_step}: {NO_VECTORS}", stacklevel=2)
 
     def _save(self) -> None:
         """Save the state to resume from, unless the weights are not finite."""
@@ -275,7 +298,8 @@ class Training(lightning.LightningModule):
         """Means over held-out texts in nats per token, with full KL weights and separate random seeds.
 
         With a target of the KL, a KL below it is charged as the target. Validations can then be compared whatever the
-        weight of the KL was, and a KL that is still below its target is no advantage.
+        weight of the KL was, and a KL that is still below its target is no advantage. Likewise with a share of vectors
+        to keep: each further one is charged as a token of which nothing is known.
         """
         meter = LossMeter()
         self._weigh_kl(1.0)
@@ -296,6 +320,8 @@ class Training(lightning.LightningModule):
         if self.controller is not None:
             missing = self.controller.target / meter.tokens_per_text - self._latent_kl(values)
             values["objective"] = values["bound"] + max(missing, 0.0)
+        if self.keep_controller is not None:
+            values["objective"] += self.keep_controller.excess(values["kept"]) * math.log(self.corpus.vocabulary)
         return values
 
     def _anywhere(self, flag: bool) -> bool:
@@ -310,6 +336,8 @@ class Training(lightning.LightningModule):
         left = seconds * (1 - progress) / progress if progress > 0 else math.inf
         if values and self.full_weights and (self.controller is not None or self.options.kl_schedule != "constant"):
             values = values | {"beta": float(self.scale * max(self.full_weights.values()))}
+        if values and self.keep_controller is not None:
+            values = values | {"delta": float(self.keep_controller.delta)}
         status = Status(self.trainer.global_step, min(progress, 1.0), seconds, max(left, 0.0), rate, split, values)
         if not self.trainer.is_global_zero:
             return

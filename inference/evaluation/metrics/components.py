@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ....guides.nvae import MixturePosterior
+from ....guides.nvae import NO_VECTORS, MixturePosterior
 from ....models.attention.mixture import Mixture
 from ....models.transformer.stacks import Decoder
 from ..context import BatchContext, EvaluationContext
@@ -66,11 +66,7 @@ class KeptAlpha(ComponentCount):
 
     def summarize(self, column: dict[str, Float[np.ndarray, " texts"]], context: EvaluationContext) -> MetricResult:
         if "vectors" in column and len(column["vectors"]) and not column["vectors"].any():
-            warnings.warn(
-                "no text keeps a vector of its own: the posterior is the prior's component, and the head of alpha gets "
-                "no gradient any more. Fit anew with a larger delta of the weight_prior, or another --guide.alpha.",
-                stacklevel=2,
-            )
+            warnings.warn(NO_VECTORS, stacklevel=2)
         return super().summarize(column, context)
 
 

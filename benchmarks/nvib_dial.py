@@ -1,0 +1,245 @@
+r"""How few vectors carry a text: delta of the prior, and heads of alpha, against fixed ways to drop vectors; resumable.
+
+    python benchmarks/nvib_dial.py --data FOLDER --out benchmarks/results/nvib_dial [--runs FOLDER] [--seeds 0 1 2]
+
+relu, linear     an NVAE on the published objective with this head of alpha, by delta: what each token adds to the
+                 prior's concentration. `relu` switches vectors off, `linear` leaves each some weight
+keep P           a relu head whose delta begins at 0.3 and moves until the share P of the vectors is kept
+stride k         the same model and objective, but only every k-th token has a vector, always the same ones
+one vector       only the first, which is made from the mean of the encodings of all tokens
+
+A stride tells how many vectors a text needs if none is chosen: only what beats it has learned where to drop. Texts are
+short sentences, as bytes and as word pieces; everything else is the same for all points. What is "kept" are the vectors
+from which the reconstructions are made; all others are removed before. The first columns have vectors removed that are
+switched off, the last ones also those below a mean weight: the largest of a few that costs at most 1 BLEU on the
+validation texts. Each result is a JSON file; existing results are kept.
+"""
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from resumable import Result, cell, make_missing, read, same_settings
+from torch import Tensor, nn
+
+from pyroformer.guides.nvae import LEAST_LOG_ALPHA, NVAEGuide
+from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.data.readers import read_texts
+from pyroformer.inference.data.tokenizer import MIN_VOCABULARY, Tokenizer
+from pyroformer.inference.run import Run
+from pyroformer.inference.training.fit import fit
+from pyroformer.models.nvae import NVAE
+from pyroformer.models.priors.weights import BoundedDirichletProcess
+
+THRESHOLDS = (0.005, 0.01, 0.02, 0.04)
+LOSS = 1.0  # BLEU that a removal may cost
+
+
+class Texts(NamedTuple):
+    """A tokenization, and the lengths in tokens, the end included, of the texts that are taken."""
+
+    vocabulary: int
+    shortest: int
+    longest: int
+
+
+TEXTS = {"bytes": Texts(MIN_VOCABULARY, 10, 22), "pieces": Texts(2000, 6, 14)}
+
+
+class Point(NamedTuple):
+    """One model to train and evaluate."""
+
+    texts: str
+    family: str
+    delta: float = 0.3
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        return f"{self.texts}.{self.family.replace(' ', '-')}.{self.delta:g}.seed{self.seed}"
+
+
+FIRST = [("relu", 0.15), ("stride 2", 0.3), ("relu", 0.3), ("relu", 0.05), ("linear", 0.15), ("stride 3", 0.3)]
+FIRST += [("one vector", 0.3), ("relu", 1.0), ("keep 0.5", 0.3)]
+LAST = [("linear", 0.3), ("linear", 0.05), ("linear", 1.0), ("keep 0.33", 0.3)]
+
+
+def points(seeds: Sequence[int]) -> list[Point]:
+    """All points, the most informative first."""
+    parts = [(texts, part) for part in (FIRST, LAST) for texts in TEXTS]
+    return [Point(texts, *one, seed) for seed in seeds for texts, part in parts for one in part]
+
+
+class Stride(nn.Module):
+    """A head of alpha that switches off all tokens but every k-th one, the first included."""
+
+    def __init__(self, head: nn.Module, k: int) -> None:
+        super().__init__()
+        self.head, self.k = head, k
+
+    def forward(self, h: Tensor) -> Tensor:
+        kept = torch.arange(h.shape[-2], device=h.device) % self.k == 0
+        return torch.where(kept, self.head(h), LEAST_LOG_ALPHA)
+
+
+class Pooled(nn.Module):
+    """An encoder whose output is the same at every token: the mean over the text."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        h = self.encoder(tokens, mask)
+        mean: Tensor = (h * mask[..., None]).sum(-2, keepdim=True) / mask.sum(-1)[..., None, None].clamp(min=1)
+        return mean.expand_as(h)
+
+
+def make(point: Point, corpus: Corpus, options: argparse.Namespace) -> tuple[NVAE, NVAEGuide]:
+    prior = BoundedDirichletProcess(delta=point.delta)
+    model = NVAE.for_corpus(corpus, weight_prior=prior, width=options.width, layers=options.layers, heads=2)
+    guide = NVAEGuide(model, alpha="relu" if point.family.startswith(("relu", "keep")) else "linear")
+    fixed: Any = guide
+    if point.family.startswith("stride"):
+        fixed.alpha = Stride(guide.alpha, int(point.family.split()[1]))
+    if point.family == "one vector":
+        fixed.encoder, fixed.alpha = Pooled(guide.encoder), Stride(guide.alpha, corpus.max_length)
+    return model, guide
+
+
+def read_corpus(texts: str, data: Path) -> Corpus:
+    """The sentences of the right length; the tokenizer is trained on them and on all others."""
+    rule = TEXTS[texts]
+    splits: Any = read_texts(data, None, 0)[0]
+    tokenizer = Tokenizer.train(splits["train"], rule.vocabulary)
+    short = {
+        split: [text for text, n in zip(found, lengths(tokenizer, found), strict=True) if n >= rule.shortest]
+        for split, found in splits.items()
+    }
+    return Corpus.from_texts(short, max_length=rule.longest, overlong="drop", tokenizer=tokenizer)
+
+
+def lengths(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
+    return [len(tokens) for tokens in tokenizer.encode_batch(texts)]
+
+
+def measure(point: Point, corpus: Corpus, options: argparse.Namespace) -> Result:
+    """Train one model and evaluate it, with fewer and fewer vectors."""
+    torch.manual_seed(point.seed)
+    model, guide = make(point, corpus, options)
+    run = fit(
+        model,
+        guide,
+        corpus,
+        out=None if options.runs is None else options.runs / point.name,
+        resume=options.runs is not None and (options.runs / point.name).exists(),
+        objective="nvib",
+        steps=options.steps,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        validations=5,
+        validation_texts=256,
+        seed=point.seed,
+        **({"keep": float(point.family.split()[1])} if point.family.startswith("keep") else {}),
+    )
+    return {
+        "point": point._asdict(),
+        "step": run.step,
+        "delta": float(model.weight_prior.delta),  # type: ignore[arg-type]
+        "texts": {"train": len(corpus.train), "test": len(corpus.test), "tokens": float(corpus.test.lengths.mean())},
+        "whole": summary(run, "test", 0.0, options.texts),
+        "valid": {f"{least:g}": summary(run, "valid", least, options.texts) for least in (0.0, *THRESHOLDS)},
+        "test": {f"{least:g}": summary(run, "test", least, options.texts) for least in THRESHOLDS},
+        "reconstructions": [(each.original, each.text) for each in run.reconstruct(corpus.test[:5])],
+    }
+
+
+def summary(run: Run, split: Any, min_weight: float, texts: int) -> dict[str, float]:
+    """Vectors kept, accuracy and BLEU without the others."""
+    names = (
+        ["accuracy", "accuracy_sampled", "kept_attention", "reconstruction"] if not min_weight else ["accuracy_kept"]
+    )
+    found = run.evaluate(
+        split=split,
+        limit=texts,
+        reconstructions=texts,
+        min_weight=min_weight,
+        num_particles=1,
+        metrics=["kept", "bleu", "exact_match", *names],
+    )
+    values = {name: found[name].value for name in found}
+    shares = {name: found[name]["of the text's"].value for name in ("kept", "kept_attention") if name in found}
+    return values | {f"{name}_share": value for name, value in shares.items()}
+
+
+def table(results: Sequence[Result]) -> str:
+    """One row a point, with means and standard errors over seeds."""
+    head = ["texts", "model", "delta", "seeds", "accuracy", "BLEU", "kept", "99 % of attention"]
+    head += ["kept, removed by weight", "accuracy", "BLEU"]
+    lines = [f"| {' | '.join(head)} |", f"|---|---|{'---:|' * (len(head) - 2)}"]
+    groups: dict[tuple[str, str, float], list[Result]] = {}
+    for result in results:
+        point = Point(**result["point"])
+        groups.setdefault((point.texts, point.family, point.delta), []).append(result)
+    for (texts, family, delta), group in sorted(groups.items()):
+        fewest = [fewer(result) for result in group]
+        cells = [
+            *(cell([one["whole"][name] for one in group], digits) for name, digits in (("accuracy", 3), ("bleu", 1))),
+            *(percent([one["whole"][name] for one in group]) for name in ("kept_share", "kept_attention_share")),
+            percent([one["kept_share"] for one in fewest]),
+            cell([one.get("accuracy_kept", one.get("accuracy")) for one in fewest], 3),
+            cell([one["bleu"] for one in fewest], 1),
+        ]
+        lines.append(f"| {texts} | {family} | {delta:g} | {len(group)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def fewer(result: Result) -> dict[str, float]:
+    """The test metrics at the largest threshold that costs at most ``LOSS`` BLEU on the validation texts."""
+    valid, chosen = result["valid"], 0.0
+    for least in THRESHOLDS:
+        if valid["0"]["bleu"] - valid[f"{least:g}"]["bleu"] > LOSS or math.isnan(valid[f"{least:g}"]["bleu"]):
+            break
+        chosen = least
+    test: dict[str, float] = result["test"][f"{chosen:g}"] if chosen else result["whole"]
+    return test
+
+
+def percent(shares: Sequence[float]) -> str:
+    return f"{cell([100 * share for share in shares], 1)} %"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--runs", type=Path, help="folder to keep the fitted models in")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=2, help="of the encoder, and of the decoder")
+    parser.add_argument("--steps", type=int, default=1100)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--learning_rate", type=float, default=2e-3)
+    parser.add_argument("--texts", type=int, default=256, help="held-out texts that are measured")
+    parser.add_argument("--shard", default="0/1", help="part I of N of the work, as 0/2, for several processes")
+    options = parser.parse_args()
+    same_settings(options.out, options, free=["seeds", "runs"])
+    corpora: dict[str, Corpus] = {}
+
+    def work(point: Point) -> Result:
+        if point.texts not in corpora:
+            corpora[point.texts] = read_corpus(point.texts, options.data)
+        return measure(point, corpora[point.texts], options)
+
+    make_missing(
+        options.out, [(point.name, lambda point=point: work(point)) for point in points(options.seeds)], options.shard
+    )  # type: ignore[misc]
+    print(table(read(options.out)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+r"""Control of the share of vectors that a mixture keeps, by the prior's increase of the concentration with a token."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ...guides.nvae import NVAEGuide
+from ...models.base import Model
+from ...models.priors.weights import BoundedDirichletProcess
+
+__all__ = ["KeepController", "check_keep"]
+
+LEAST_DELTA, LARGEST_DELTA = 0.01, 10.0
+TOLERANCE = 0.02  # a share that is kept varies from one validation to the next
+
+
+class KeepController(nn.Module):
+    r"""A prior's delta that keeps a share of the vectors: an integral controller of its logarithm.
+
+    .. math::
+
+        \log \Delta_{t+1} = \log \Delta_t - K_I \, \frac{\bar s_t - P}{P}
+
+    with the share :math:`P` to keep and a moving average :math:`\bar s_t` of the share that is not switched off. While
+    more vectors are kept than that, :math:`\Delta` falls, by a factor of at most :math:`\exp(-K_I (1 - P) / P)` a step,
+    never below its least value: where :math:`\Delta` is near 0, all vectors of all texts are switched off, from which a
+    ``relu`` does not recover. With :math:`P = 1` it can only grow.
+
+    The average starts at the target, so that nothing moves before shares have been measured. All state is in buffers:
+    it is saved with a checkpoint, and no step waits for the device.
+
+    Arguments:
+        keep: The share :math:`P`, above 0 and at most 1.
+        prior: The prior of the weights, whose ``delta`` is set before each step.
+        integral: :math:`K_I`.
+        memory: Decay of the moving average at a step.
+        least: The smallest delta.
+        largest: The largest delta.
+
+    Raises:
+        ValueError: If the share is out of range.
+
+    Examples:
+        >>> from pyroformer.models.priors.weights import BoundedDirichletProcess
+        >>> prior = BoundedDirichletProcess(delta=0.3)
+        >>> controller = KeepController(0.5, prior)
+        >>> for _ in range(100):  # 80 of 100 vectors are kept
+        ...     controller.update(torch.tensor(80.0), torch.tensor(100.0))
+        >>> controller.set_delta()
+        >>> float(prior.delta) < 0.3
+        True
+    """
+
+    average: Tensor
+    log_delta: Tensor
+
+    def __init__(
+        self,
+        keep: float,
+        prior: BoundedDirichletProcess,
+        integral: float = 0.01,
+        memory: float = 0.95,
+        least: float = LEAST_DELTA,
+        largest: float = LARGEST_DELTA,
+    ) -> None:
+        super().__init__()
+        if not 0 < keep <= 1:
+            raise ValueError(f"keep is {keep}: give a share of the vectors, above 0 and at most 1.")
+        self.keep, self.integral, self.memory = keep, integral, memory
+        self.range = math.log(least), math.log(largest)
+        self._prior = (prior,)  # in a tuple: its buffers are those of the model
+        self.register_buffer("average", torch.tensor(float(keep)))
+        self.register_buffer("log_delta", prior.delta.detach().cpu().log())
+
+    @property
+    def error(self) -> Float[Tensor, ""]:
+        """The relative distance of the average from the share to keep, at most 1."""
+        return (self.average / self.keep - 1).clamp(max=1)
+
+    @property
+    def delta(self) -> Float[Tensor, ""]:
+        """The prior's delta at the last step."""
+        return self._prior[0].delta
+
+    def excess(self, share: float) -> float:
+        """The part of a share that is kept beyond the target and a small tolerance."""
+        return max(share - self.keep - TOLERANCE, 0.0)
+
+    @torch.no_grad()
+    def set_delta(self) -> None:
+        """Set the prior's delta for the next step."""
+        self._prior[0].delta.copy_(self.log_delta.exp())
+
+    @torch.no_grad()
+    def update(self, kept: Float[Tensor, ""], tokens: Float[Tensor, ""]) -> None:
+        """Update delta from the number of vectors that a step kept and that of its tokens."""
+        share = (kept / tokens.clamp(min=1e-12)).to(self.average.dtype)
+        self.average.lerp_(share, 1 - self.memory)
+        self.log_delta.sub_(self.integral * self.error).clamp_(*self.range)  # clamped: no integral windup
+
+
+def check_keep(model: Model, guide: nn.Module | None) -> BoundedDirichletProcess:
+    """The prior whose delta decides how many vectors are kept.
+
+    Raises:
+        ValueError: If the prior of the weights has no delta, or one out of the controller's range, or the guide cannot
+            switch a vector off.
+    """
+    prior = getattr(model, "weight_prior", None)
+    if not isinstance(prior, BoundedDirichletProcess):
+        raise ValueError(
+            f"keep moves the delta of a BoundedDirichletProcess, and the weight_prior is a {type(prior).__name__}: "
+            "leave keep out, or give that prior."
+        )
+    delta = float(prior.delta)
+    if not LEAST_DELTA <= delta <= LARGEST_DELTA:
+        raise ValueError(
+            f"delta is {delta:g}, and keep moves it between {LEAST_DELTA:g} and {LARGEST_DELTA:g}: begin with a delta "
+            "between them, such as 0.3, or leave keep out."
+        )
+    if not isinstance(guide, NVAEGuide) or guide.alpha.form != "relu":
+        form = f"alpha={guide.alpha.form!r}" if isinstance(guide, NVAEGuide) else f"a {type(guide).__name__}"
+        raise ValueError(
+            f"keep is a share of vectors that are not switched off, and with {form} none ever is: give the guide "
+            "alpha='relu' (--guide.alpha relu), or leave keep out."
+        )
+    return prior
