@@ -29,6 +29,7 @@ from ..models.transformer.layer_encoder import LayerEncoder, PoolKind
 from ..models.transformer.memory import Context
 from ..models.transformer.stacks import check_length
 from .base import Guide
+from .posteriors import in_words
 
 __all__ = ["DELLAGuide", "LatentPosterior"]
 
@@ -44,6 +45,9 @@ class LatentPosterior(NamedTuple):
     condition_tokens: Int[Tensor, "*batch C"] | None = None
     condition_mask: Bool[Tensor, "*batch C"] | None = None
     layers: tuple[int, ...] = ()  # from 1; empty where one latent enters all of them
+
+    def __repr__(self) -> str:
+        return in_words(self, self.mean, name="latents")
 
     def memory(self) -> Context:
         """The latents at their means, and the condition."""

@@ -21,6 +21,7 @@ from ..models.precision import at_least_float32
 from ..models.transformer.stacks import Encoder
 from ..models.vae import VAE
 from .base import Guide
+from .posteriors import in_words
 
 __all__ = ["GaussianPosterior", "VAEGuide"]
 
@@ -32,6 +33,9 @@ class GaussianPosterior(NamedTuple):
     variance: Float[Tensor, "*batch N P"]
     mask: Bool[Tensor, "*batch N"]
     to_memory: Callable[[Tensor, Tensor], Mixture]
+
+    def __repr__(self) -> str:
+        return in_words(self, self.mean, self.mask)
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ from .runs.fitted import FittedModel
 from .runs.folder import RunFolder, objective_state, read_checkpoint
 from .runs.joint_module import check_finite, joint_module
 from .utils.html import html_table
+from .utils.registry import imported
 
 __all__ = ["Run", "load"]
 
@@ -68,9 +69,7 @@ class Run(FittedModel):
         Raises:
             ValueError: If the run has no metrics yet.
         """
-        from pandas import DataFrame
-
-        return DataFrame(self.folder.read_metrics())
+        return imported("pandas.DataFrame")(self.folder.read_metrics())
 
     def to(self, device: str | torch.device) -> "Run":
         """Move model and guide to a device, in place; batches follow them.

@@ -36,6 +36,10 @@ class Calibration(NamedTuple):
     ranks: dict[str, Int[np.ndarray, " n"]]
     draws: int
 
+    def __repr__(self) -> str:
+        ranks = f"{max(map(len, self.ranks.values()), default=0):,} ranks among {self.draws:,} draws"
+        return f"Calibration({', '.join(self.ranks)}: {ranks}; see table())"
+
     def counts(self, name: str, bins: int = 10) -> Int[np.ndarray, " bins"]:
         """Histogram of the ranks of a quantity, in bins of equal width.
 

@@ -1,5 +1,6 @@
 """Comparison of two models on held-out texts."""
 
+from html import escape
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,15 @@ class Comparison(NamedTuple):
     difference: float
     error: float
     each: np.ndarray
+
+    def __repr__(self) -> str:
+        better = f"the {'first' if self.difference > 0 else 'second'} is better"
+        verdict = better if abs(self.difference) > 2 * self.error else "no difference beyond two standard errors"
+        difference = f"{self.difference:,.2f} ± {self.error:,.2f} nats a text"
+        return f"Comparison({difference} over {len(self.each):,} texts: {verdict})"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(repr(self))}</p>"
 
 
 def compare(first: Run, second: Run, texts: TextSource, num_particles: int = 64, *, seed: int = 0) -> Comparison:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..posterior.arviz_compat import ArviZData, dataset, pareto_smoothed
-from .khat import LEAST_DRAWS
+from .khat import LEAST_DRAWS, USABLE
 
 __all__ = ["LeaveOneOut", "loo", "smoothed_loo"]
 
@@ -27,6 +27,12 @@ class LeaveOneOut(NamedTuple):
     parameters: float
     each: Float[np.ndarray, " n"]
     khat: Float[np.ndarray, " n"]
+
+    def __repr__(self) -> str:
+        return (
+            f"LeaveOneOut(elpd {self.elpd:,.1f} ± {self.error:,.1f} nats over {len(self.each):,} observations; "
+            f"{self.parameters:.1f} effective parameters; k-hat above {USABLE} for {int((self.khat > USABLE).sum()):,})"
+        )
 
 
 def loo(data: ArviZData) -> LeaveOneOut:

@@ -38,6 +38,9 @@ class PredictiveCheck(NamedTuple):
     replicated: Float[np.ndarray, "r k"]
     texts: int
 
+    def __repr__(self) -> str:
+        return self.table()
+
     @property
     def tail(self) -> Float[np.ndarray, " k"]:
         r"""Tail probability: how often a generated set exceeds the real one, ties and the real set counted half.

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import Any
 
 __all__ = ["Reconstruction"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Reconstruction:
     r"""A text, and the text decoded from the mean of its posterior.
 
@@ -34,6 +35,22 @@ class Reconstruction:
         if weights is None:
             return cls(text, original, tokens)
         return cls(text, original, tokens, tuple(weights[: len(tokens)]), max(0.0, 1 - sum(weights)))
+
+    def __repr__(self) -> str:
+        result = "exact" if self.exact else f"from {self.original!r}"
+        weight = "" if self.prior_weight is None else f", weight of the prior {self.prior_weight:.2f}"
+        return f"Reconstruction({self.text!r}, {result}{weight})"
+
+    def _repr_html_(self) -> str:
+        """The original, its tokens shaded by their weights, above the reconstruction."""
+        largest = max(self.token_weights or (1.0,)) or 1.0
+        shades = [weight / largest for weight in self.token_weights or ()] or [0.0] * len(self.tokens)
+        tokens = "".join(
+            f'<span style="background: rgba(0, 114, 178, {0.5 * shade:.2f})">{escape(token)}</span>'
+            for token, shade in zip(self.tokens, shades, strict=True)
+        )
+        exact = " (exact)" if self.exact else ""
+        return f"<p>{tokens}<br>{escape(self.text)}{exact}</p>"
 
     @property
     def exact(self) -> bool:

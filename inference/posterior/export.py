@@ -259,8 +259,8 @@ def _dataset(variables: Variables, texts: Sequence[str] | None, pieces: Sequence
         if labels != list(texts):
             coords["string"] = ("text", np.array(texts))
     for dim in ("token", "component"):
-        if dim in dims and pieces and (labels := token_labels(pieces, dims[dim])):
-            coords[dim] = np.array(labels)
+        if dim in dims and pieces and (tokens := token_labels(pieces, dims[dim])):
+            coords[dim] = np.array(tokens)
     return xarray.Dataset({name: (at, values) for name, (at, values) in variables.items()}, coords)
 
 
