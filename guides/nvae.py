@@ -30,6 +30,7 @@ from ..models.precision import at_least_float32
 from ..models.priors.vectors import own_component
 from ..models.transformer.stacks import Encoder
 from .base import Guide
+from .posteriors import in_words
 
 __all__ = ["AlphaHead", "MixturePosterior", "NVAEGuide", "kept_components"]
 
@@ -52,6 +53,9 @@ class MixturePosterior(NamedTuple):
     mask: Bool[Tensor, "*batch N"]
     shared: SharedVariances | None = None  # the same variances as groups, where there are only two
     samples_per_component: int = 1  # components of the prior, and of each token
+
+    def __repr__(self) -> str:
+        return in_words(self, self.mean, self.mask, name="components")
 
     @property
     def log_weights(self) -> Float[Tensor, "*batch N"]:
