@@ -1,7 +1,7 @@
 """Cross-attention of the decoder while it reconstructs a text."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from ..evaluation.cross_attention import cross_attention
 from ..generation.generate import GREEDY, encode_batch, text_distribution, write
 from ..run import Run
 from ..utils.seeded_eval import seeded_eval
-from .style import DEPTHS, FRAME, INK, new_axes, printable
+from .style import DEPTHS, FAMILIES, FRAME, INK, new_axes, printable
 
 __all__ = ["DecoderAttention", "attention", "decoder_attention", "heat_map"]
 
@@ -105,8 +105,9 @@ def heat_map(
     extent = ax.get_window_extent()
     cell = min(extent.width / len(inputs), extent.height / len(generated)) * 72 / ax.figure.dpi
     size = min(FONT, max(SMALLEST_FONT, 0.8 * cell))
-    ax.set_xticks(range(len(inputs)), map(printable, inputs), rotation=90, fontsize=size, parse_math=False)
-    ax.set_yticks(range(len(generated)), map(printable, generated), fontsize=size, parse_math=False)
+    text: dict[str, Any] = {"fontsize": size, "parse_math": False, "family": FAMILIES}
+    ax.set_xticks(range(len(inputs)), map(printable, inputs), rotation=90, **text)
+    ax.set_yticks(range(len(generated)), map(printable, generated), **text)
     ax.tick_params(length=0, labelcolor=INK, top=True, labeltop=True, bottom=False, labelbottom=False)
     ax.set_xlabel("input (components of the posterior)", color=INK, fontsize=FONT)
     ax.set_ylabel("generated", color=INK, fontsize=FONT)

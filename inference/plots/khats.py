@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 
 from ..diagnostics.khat import khat
 from ..posterior.arviz_compat import ArviZData
-from .style import COLORS, FRAME, new_axes, plain, printable
+from .style import COLORS, FAMILIES, FRAME, new_axes, plain, printable
 
 __all__ = ["khats"]
 
@@ -48,7 +48,8 @@ def khats(data: ArviZData, site: str | None = None, *, ax: Axes | None = None) -
     for color, count, label in zip((2, 5, 1), counts, ("good", "usable with weights", "unreliable"), strict=True):
         ax.scatter([], [], s=28, color=COLORS[color], label=f"{label}: {count}")
     if named:
-        ax.set_yticks(range(len(values)), [_short(name) for name in names], fontsize="small", parse_math=False)
+        labels = [_short(name) for name in names]
+        ax.set_yticks(range(len(values)), labels, fontsize="small", parse_math=False, family=FAMILIES)
         ax.set_ylim(-0.7, len(values) - 0.3)
     else:
         ax.set_ylabel("texts, sorted")

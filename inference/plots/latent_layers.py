@@ -10,13 +10,15 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from ..evaluation.report import Evaluation
 from ..generation.interpolation import swaps
 from ..run import Run
-from .style import COLORS, DEPTHS, FRAME, INK, new_axes, plain
+from .style import COLORS, DEPTHS, FAMILIES, FRAME, INK, drawable, new_axes, plain
 
 __all__ = ["active_units", "layer_curves", "layer_kl", "swap_table"]
 
 WIDTH, HEIGHT = 5.2, 3.8  # size of a new figure, in inches
 LINE = 0.21  # height of a line of the table, in inches
-CHARACTERS = 78  # in a line of the table
+CHARACTERS = 78  # in a line of the table, at most
+CHARACTER = 0.075  # width of a letter, in inches
+NAMES = 1.5  # width of the column of names, in inches
 PARTS = {"kl": "KL", "mutual_information": "mutual information", "marginal_kl": "KL of the marginal"}
 
 
@@ -141,13 +143,16 @@ def swap_table(run: Run, text: str, other: str, *, condition: str | None = None,
         rows.append((f"{latents} of other" if latents else "reconstruction", swapped.text))
     lines = [(name, textwrap.wrap(content, CHARACTERS) or [""]) for name, content in rows]
     height = sum(len(wrapped) + 0.6 for _, wrapped in lines)
-    ax = new_axes(9.0, LINE * (height + 1))[0] if ax is None else ax
-    ax.set(xlim=(0, 1), ylim=(height, 0))
+    longest = max(len(line) for _, wrapped in lines for line in wrapped)
+    width = NAMES + CHARACTER * max(longest, 20)
+    ax = new_axes(width, LINE * (height + 1))[0] if ax is None else ax
+    ax.set(xlim=(0, ax.get_window_extent().width / ax.figure.dpi), ylim=(height, 0))
     ax.set_axis_off()
     y = 0.0
     for name, wrapped in lines:
         ax.text(0.0, y + 0.3, name, va="top", fontsize="small", color=INK, weight="bold")
-        ax.text(0.22, y + 0.3, "\n".join(wrapped), va="top", fontsize="small", color=INK, parse_math=False)
+        content = "\n".join(map(drawable, wrapped))
+        ax.text(NAMES, y + 0.3, content, va="top", fontsize="small", color=INK, parse_math=False, family=FAMILIES)
         y += len(wrapped) + 0.6
         ax.axhline(y, color=FRAME, linewidth=0.5)
     return ax

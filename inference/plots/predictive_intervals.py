@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..diagnostics.predictive_checks import PredictiveCheck
-from .style import COLORS, FRAME, INK, new_axes, plain
+from .style import COLORS, FAMILIES, FRAME, INK, new_axes, plain, printable
 
 __all__ = ["predictive"]
 
@@ -43,7 +43,7 @@ def predictive(check: PredictiveCheck, *, ax: Axes | None = None) -> Axes:
     )
     ax.axvline(0, color=FRAME, linewidth=1)
     edge = min(FAR, max(4.0, np.nanmax(np.abs(check.scaled), initial=0.0))) + 0.6
-    ax.set_yticks(range(count), check.names, fontsize="small", parse_math=False)
+    ax.set_yticks(range(count), map(printable, check.names), fontsize="small", parse_math=False, family=FAMILIES)
     ax.set(xlim=(-edge, edge), ylim=(count - 0.4, -1.4))
     ax.set_xlabel("standard deviations from the mean of the generated sets")
     ax.plot([], [], "D", color=COLORS[0], markersize=6, label=f"{check.texts} real texts")

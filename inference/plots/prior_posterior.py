@@ -17,6 +17,8 @@ WIDTH, HEIGHT = 5.2, 3.4  # size of a new figure, in inches
 MOST_BINS = 50
 TAIL = 0.01  # fraction of the prior draws beyond the axis, on either side
 SPREAD = 50  # ratio of values above which the axis is logarithmic
+TICKS = 7  # at most, on a logarithmic axis
+WIDEST = 0.02  # of the bins of a single value, relative to it
 SHADOW = "#7b8794"
 
 
@@ -46,12 +48,11 @@ def prior_posterior(
         before, after, both = np.log10(before), np.log10(after), np.log10(both)
     low = min(np.quantile(before, TAIL), after.min())
     high = max(np.quantile(before, 1 - TAIL), after.max())
-    count = min(MOST_BINS, max(10, round(1.5 * len(after) ** 0.5)))
-    bins = np.linspace(low, high if high > low else low + 1, count + 1)
+    ranges = {"prior": (low, high), "posterior": (after.min(), after.max())}  # bins of its own show a sharp posterior
     ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
     for values, color, label in ((before, SHADOW, "prior"), (after, COLORS[0], "posterior")):
-        heights, _ = np.histogram(values, bins)
-        density = heights / len(values) / np.diff(bins)
+        bins = _bins(*ranges[label], len(values))
+        density = np.histogram(values, bins)[0] / len(values) / np.diff(bins)
         ax.stairs(density, bins, fill=True, color=color, alpha=0.25)
         ax.stairs(density, bins, color=color, linewidth=1.5, label=label)
     left, middle, right = np.quantile(after, [0.05, 0.5, 0.95])
@@ -61,8 +62,7 @@ def prior_posterior(
     ax.axhline(0, color=FRAME, linewidth=0.8)
     ax.set(xlabel=_label(name, where), ylabel="density", ylim=(-0.08 * top, top), yticks=[])
     if logarithmic:
-        decades = np.arange(np.floor(low), np.ceil(high) + 1)
-        ax.xaxis.set_major_locator(FixedLocator([*decades, *(decades + np.log10(3))]))
+        ax.xaxis.set_major_locator(FixedLocator(_decades(low, high)))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{10**value:.3g}"))
         ax.set_ylabel("density of the logarithm")
     median = 10**middle if logarithmic else middle
@@ -71,18 +71,47 @@ def prior_posterior(
     return plain(ax)
 
 
+def _bins(low: float, high: float, count: int) -> Float[np.ndarray, " edges"]:
+    """The edges of bins for so many draws; of one value, around it."""
+    if not high > low:
+        low, high = low - 0.5 * WIDEST * (abs(low) or 1), low + 0.5 * WIDEST * (abs(low) or 1)
+    return np.linspace(low, high, min(MOST_BINS, max(10, round(1.5 * count**0.5))) + 1)
+
+
+def _decades(low: float, high: float) -> Float[np.ndarray, " ticks"]:
+    """At most ``TICKS`` powers of ten as logarithms, and three times each where there is room.
+
+    Examples:
+        >>> _decades(-0.2, 1.4).round(2).tolist()
+        [-1.0, -0.52, 0.0, 0.48, 1.0, 1.48, 2.0, 2.48]
+        >>> _decades(-30.0, 2.0).tolist()
+        [-30.0, -25.0, -20.0, -15.0, -10.0, -5.0, 0.0]
+    """
+    first, last = int(np.floor(low)), int(np.ceil(high))
+    step = max(1, -(-(last - first) // TICKS))
+    powers = np.arange(-(-first // step) * step, last + 1, step).astype(float)
+    return powers if last - first > TICKS // 2 else np.sort([*powers, *(powers + np.log10(3))])
+
+
 def _draws(data: ArviZData, group: str, name: str, where: Mapping[str, Any] | None) -> Float[np.ndarray, " S"]:
     variables = dataset(data, group)
     if name not in variables:
         raise ValueError(f"there is no variable {name!r} in {group}: choose among {', '.join(map(str, variables))}.")
+    labels = {dim: value for dim, value in (where or {}).items() if not _is_place(variables, dim, value)}
+    places = {dim: value for dim, value in (where or {}).items() if dim not in labels}
     try:
-        values = variables[name].sel(where or {})
+        values = variables[name].isel(places).sel(labels)
     except (KeyError, IndexError) as error:
         raise ValueError(f"{name} has no entry {dict(where or {})}: {error.args[0]}.") from error
     if rest := [dim for dim in values.dims if dim not in ("chain", "draw")]:
         raise ValueError(f"{name} has several entries, along {', '.join(rest)}: select one with where={{...}}.")
     draws = values.values.ravel()
     return draws[np.isfinite(draws)].astype(float)
+
+
+def _is_place(variables: Any, dim: str, value: object) -> bool:
+    """Whether a value is the number of an entry of a dimension whose labels are strings, such as tokens."""
+    return isinstance(value, int) and dim in variables.coords and variables[dim].dtype.kind in "UO"
 
 
 def _label(name: str, where: Mapping[str, Any] | None) -> str:

@@ -9,7 +9,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath, TextToPath
 
-from .style import printable
+from .style import FAMILIES, printable
 
 __all__ = ["MARGIN", "Placed", "letters", "set_in_lines", "text_width"]
 
@@ -62,14 +62,14 @@ def set_in_lines(
 
 def letters(text: str, x: float, y: float, size: float = 1.0) -> Path:
     """The outlines of a text, without math mode between dollar signs."""
-    return TextPath((x, y), text.replace("$", r"\$"), size=size, prop=FontProperties())
+    return TextPath((x, y), text.replace("$", r"\$"), size=size, prop=FontProperties(family=FAMILIES))
 
 
 @lru_cache(maxsize=4096)
 def text_width(text: str) -> float:
     """Advance width of a text, including spaces at its ends."""
     measure = TextToPath().get_text_width_height_descent
-    prop = FontProperties(size=1)
+    prop = FontProperties(family=FAMILIES, size=1)
     return float(measure(f"|{text}|", prop, False)[0] - measure("||", prop, False)[0])
 
 

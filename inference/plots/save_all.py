@@ -1,6 +1,5 @@
 """All plots of a run as files."""
 
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -52,12 +51,10 @@ def save_all(run: Run, folder: str | Path | None = None, texts: TextSource | Non
         drawn, conditions = unzip_pairs(run.corpus.entries("test", TEXTS))
     else:
         drawn = as_texts(texts)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # missing glyphs are drawn as boxes
-        figures = {"curves": _curves(run)}
-        if encodes(run.guide):
-            figures |= _latents(run, drawn, conditions)
-        return [_save(figure, folder / f"{name}.png") for name, figure in figures.items()]
+    figures = {"curves": _curves(run)}
+    if encodes(run.guide):
+        figures |= _latents(run, drawn, conditions)
+    return [_save(figure, folder / f"{name}.png") for name, figure in figures.items()]
 
 
 def _curves(run: Run) -> Figure:

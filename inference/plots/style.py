@@ -1,10 +1,25 @@
 """Colors, axes and text of the plots."""
 
+from functools import cache
+
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap, to_rgb
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.typing import ColorType
 
-__all__ = ["COLORS", "DEPTHS", "FRAME", "INK", "SHADES", "contrast", "new_axes", "plain", "printable"]
+__all__ = [
+    "COLORS",
+    "DEPTHS",
+    "FAMILIES",
+    "FRAME",
+    "INK",
+    "SHADES",
+    "contrast",
+    "drawable",
+    "new_axes",
+    "plain",
+    "printable",
+]
 
 INK = "#16202b"
 FRAME = "#9aa5b1"
@@ -17,6 +32,27 @@ SHADES: Colormap = LinearSegmentedColormap.from_list("pyroformer_shades", ["#fff
 
 # The same and on to a dark blue, for cells without text.
 DEPTHS: Colormap = LinearSegmentedColormap.from_list("pyroformer_depths", ["#ffffff", "#a9cfec", "#2f7fbf", "#08264a"])
+
+
+# Fonts of texts: matplotlib's own, and what this machine has for the letters that it lacks.
+_OTHERS = (
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "Noto Sans JP",
+    "Noto Sans SC",
+    "Source Han Sans",
+    "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei",
+    "Hiragino Sans",
+    "PingFang SC",
+    "Yu Gothic",
+    "Microsoft YaHei",
+    "Malgun Gothic",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+)
+FAMILIES = ["DejaVu Sans", *sorted({font.name for font in fontManager.ttflist} & {*_OTHERS}, key=_OTHERS.index)]
+MISSING = "□"  # in place of a letter that no font has
 
 
 def contrast(color: ColorType) -> float:
@@ -44,7 +80,7 @@ def plain(ax: Axes) -> Axes:
 
 
 def printable(piece: str) -> str:
-    r"""The text of a token with white space and control characters made visible.
+    r"""The text of a token with white space and control characters made visible, as far as fonts have its letters.
 
     Examples:
         >>> printable("a\n b\t"), printable(" "), printable("\x07")
@@ -53,4 +89,24 @@ def printable(piece: str) -> str:
     if piece.isspace() and set(piece) == {" "}:
         return "␣" * len(piece)
     text = piece.replace("\n", "↵").replace("\t", "⇥")
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+    return drawable(
+        "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+    )
+
+
+def drawable(text: str) -> str:
+    """A text with a box in place of each letter that no font has, instead of matplotlib's warning and its own box.
+
+    Examples:
+        >>> drawable("Größe, δ ≤ 1"), drawable("\U00013000 is Egyptian")
+        ('Größe, δ ≤ 1', '□ is Egyptian')
+    """
+    known = _letters()
+    return "".join(letter if ord(letter) in known or letter == "\n" else MISSING for letter in text)
+
+
+@cache
+def _letters() -> frozenset[int]:
+    """The letters of all fonts in ``FAMILIES``."""
+    fonts = [get_font(findfont(FontProperties(family=family))) for family in FAMILIES]
+    return frozenset(code for font in fonts for code in font.get_charmap())

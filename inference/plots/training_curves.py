@@ -67,8 +67,18 @@ def _panel(
             continue
         color = COLORS[(index + offset) % len(COLORS)]
         train, valid = splits == "train", splits == "valid"
-        ax.plot(columns["step"][train], columns[name][train], color=color, alpha=0.4, linewidth=1)
-        ax.plot(columns["step"][valid], columns[name][valid], color=color, marker="o", markersize=3, label=label)
+        style = "--" if index == 0 and len(labels) > 1 else "-"  # a sum is seen beside its largest part
+        ax.plot(columns["step"][train], columns[name][train], style, color=color, alpha=0.4, linewidth=1)
+        ax.plot(
+            columns["step"][valid],
+            columns[name][valid],
+            style,
+            color=color,
+            marker="o",
+            markersize=5 if index == 0 else 3,
+            zorder=3 if index == 0 else 2,
+            label=label,
+        )
     if len(values) and values.min() > 0 and values.max() > SPREAD * values.min():
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

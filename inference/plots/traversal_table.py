@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from ..generation.traversal import VALUES, Traversal, traverse
 from ..run import Run
-from .style import FRAME, INK, new_axes
+from .style import FAMILIES, FRAME, INK, drawable, new_axes
 
 __all__ = ["traversal", "traversal_table"]
 
@@ -64,6 +64,6 @@ def traversal_table(result: Traversal, *, ax: Axes | None = None) -> Axes:
         weight, color = ("bold" if at_mean else "normal"), (FADED if text == above and not at_mean else INK)
         write = partial(ax.text, va="top", fontsize="small", weight=weight)
         write(0.07, y + 0.3, f"{value:+.2f}".replace("-", "−"), ha="right", color=INK)
-        write(0.1, y + 0.3, "\n".join(lines), color=color, parse_math=False)
+        write(0.1, y + 0.3, "\n".join(map(drawable, lines)), color=color, parse_math=False, family=FAMILIES)
         y, above = y + len(lines) + 0.6, text
     return ax

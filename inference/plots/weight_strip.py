@@ -27,6 +27,7 @@ NOTE = 0.58  # font size of the concentrations under the tokens
 LEGEND = 3.2  # height of the legend under the text
 BAR = 13.0  # length of the color bar
 NARROWEST = 22.0  # shortest line, for the legend to fit
+NOTED = 12.0  # more of it, for what the notes are
 POINTS, INCHES = 11.0, 7.2  # font size and width of a new figure
 
 
@@ -105,8 +106,10 @@ def strip(
         return placed, ABOVE + (placed[-1].line + 1) * pitch + LEGEND
 
     if ax is None:
-        _, height = layout(INCHES * 72 / POINTS)
-        ax = new_axes(INCHES, height * POINTS / 72)[0]
+        placed, height = layout(INCHES * 72 / POINTS)
+        needed = max(box.x + box.width for box in placed) + 2 * MARGIN
+        least = NARROWEST + (NOTED if notes else 0)
+        ax = new_axes(max(needed, least) * POINTS / 72, height * POINTS / 72)[0]
     width = _width_that_fits(layout, ax)
     placed, height = layout(width)
     width = max(width, *(box.x + box.width for box in placed))
@@ -119,11 +122,13 @@ def strip(
     baselines = [legend, *(-box.line * pitch for box in placed)]
     shades = _draw_boxes(ax, boxes, baselines, weights)
     outlines = [letters(box.text, box.x + MARGIN, y) for box, y in zip(boxes, baselines, strict=True)]
-    outlines.append(letters(f"{weights[0]:.2g}", boxes[0].width + 0.5, legend))
+    number = f"{weights[0]:.2g}" + (f"   numbers: alpha, {notes[0]} of the prior" if notes else "")
+    outlines.append(letters(number, boxes[0].width + 0.5, legend))
     for note, box, y in zip(notes[1:], placed, baselines[1:], strict=False):
         outlines.append(letters(note, box.x + (box.width - NOTE * text_width(note)) / 2, y - BELOW - NOTE, NOTE))
     ax.add_patch(PathPatch(Path.make_compound_path(*outlines), facecolor=INK, linewidth=0))
-    _draw_color_bar(ax, shades, width - BAR - 1, legend, over=bool(weights[0] > weights[1:].max()))
+    left = boxes[0].width + 0.5 + text_width(number) + 2.0
+    _draw_color_bar(ax, shades, min(left, width - BAR - 1), legend, over=bool(weights[0] > weights[1:].max()))
     return ax
 
 

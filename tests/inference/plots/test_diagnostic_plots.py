@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+import xarray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -20,6 +22,8 @@ from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import Calibration, predictive_check
 from pyroformer.inference.evaluation.report import Estimate, Evaluation, MetricResult
 from pyroformer.inference.generation.traversal import traverse
+from pyroformer.inference.plots.attention_map import heat_map
+from pyroformer.inference.plots.weight_strip import strip
 from pyroformer.inference.posterior.arviz_compat import from_groups
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
@@ -295,3 +299,69 @@ def test_real_texts_stand_out_in_their_color() -> None:
     assert [line.get_xdata()[0] for line in diamonds] == pytest.approx([check.scaled[0]])  # nothing varies in the other
     assert diamonds[0].get_color() == "#d55e00"
     assert words(ax) == ["99  |  30", "1  |  1", "real  |  generated"]
+
+
+def scalar_draws(prior: np.ndarray, posterior: np.ndarray, name: str = "x") -> Any:
+    return from_groups(
+        {
+            group: xarray.Dataset({name: (("chain", "draw"), values[None])})
+            for group, values in (("prior", prior), ("posterior", posterior))
+        },
+        {},
+    )
+
+
+@pytest.mark.parametrize("decades", [2, 9, 40])
+def test_ticks_of_a_wide_range_stand_apart(decades: int) -> None:
+    rng = np.random.default_rng(0)
+    data = scalar_draws(10.0 ** rng.uniform(-decades, 0, 1000), 10.0 ** rng.uniform(-1, 0, 200))
+    ax = plots.prior_posterior(data, "x", ax=own_axes()[0])
+    ax.figure.canvas.draw()
+    left, right = ax.get_xlim()
+    shown = [tick for tick in ax.get_xticks() if left <= tick <= right]
+    assert 2 <= len(shown) <= 8
+    boxes = [label.get_window_extent() for label in ax.get_xticklabels() if left <= label.get_position()[0] <= right]
+    boxes.sort(key=lambda box: box.x0)
+    assert all(one.x1 < other.x0 for one, other in zip(boxes, boxes[1:], strict=False)), "labels overlap"
+
+
+def test_a_sharp_posterior_has_bins_of_its_own() -> None:
+    rng = np.random.default_rng(0)
+    data = scalar_draws(rng.normal(0, 10, 2000), rng.normal(1, 0.01, 400))
+    ax = plots.prior_posterior(data, "x", ax=own_axes()[0])
+    posterior = next(patch for patch in ax.patches if patch.get_label() == "posterior")
+    heights, edges, _ = posterior.get_data()
+    assert (heights > 0).sum() > 10 and (heights * np.diff(edges)).sum() == pytest.approx(1)
+
+
+def test_a_posterior_of_one_value_is_drawn() -> None:
+    ax = plots.prior_posterior(scalar_draws(np.linspace(0, 9, 50), np.full(50, 3.0)), "x", ax=own_axes()[0])
+    assert np.isfinite(ax.get_ylim()).all()
+
+
+def test_an_entry_of_a_labeled_dimension_is_selected_by_label_or_by_number() -> None:
+    values = np.random.default_rng(0).normal(size=(1, 40, 3)) + [0, 50, 100]
+    group = xarray.Dataset({"w": (("chain", "draw", "component"), values)}, {"component": ["prior", "a", "b"]})
+    data = from_groups({"prior": group, "posterior": group}, {})
+    medians = [
+        plots.prior_posterior(data, "w", {"component": entry}, ax=own_axes()[0]).get_title("left") for entry in ("b", 2)
+    ]
+    assert medians[0] == medians[1] and medians[0].startswith(("median 99", "median 1e+02", "median 100"))
+
+
+def test_letters_that_no_font_has_are_drawn_as_boxes_without_a_warning() -> None:
+    pieces = ["Größe", " \U00013000\U00013001", " 😀", "語"]
+    for ax in (strip(pieces, np.full(5, 0.2)), heat_map(pieces, pieces, np.eye(4))):
+        ax.figure.canvas.draw()  # a warning is an error here
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels[:2] == ["Größe", " □□"]
+
+
+def test_the_key_of_a_strip_says_what_its_numbers_are() -> None:
+    ax = strip(["a", " b"], np.array([0.5, 0.25, 0.25]), np.log([4.0, 2.0, 2.0]))
+    ax.figure.canvas.draw()
+    left, right = ax.get_xlim()
+    bar = ax.child_axes[0].get_window_extent()
+    whole = ax.get_window_extent()
+    assert bar.x1 <= whole.x1 and bar.x0 >= whole.x0
+    assert whole.width / ax.figure.dpi < 6, "a short text has a short picture"
