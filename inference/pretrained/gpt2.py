@@ -95,8 +95,10 @@ _TOKEN_ROWS = ("embedding.tokens.weight", "head.weight", "head.bias")
 
 
 def _end_tokens(hf_config: Mapping[str, Any], vocabulary: int) -> list[int]:
-    """GPT-2's tokens before and after a text, usually the same one."""
+    """GPT-2's tokens before and after a text, usually the same one; of several ends, the first."""
     end = hf_config.get("eos_token_id", _END_OF_TEXT)
+    if isinstance(end, list) and end:
+        end = end[0]
     begin = hf_config.get("bos_token_id", _END_OF_TEXT)
     ends = {"bos_token_id": end if begin is None else begin, "eos_token_id": end}
     for name, token in ends.items():

@@ -1,6 +1,7 @@
 r"""Configuration and weights of a pretrained GPT-2 as those of our decoder."""
 
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -19,6 +20,8 @@ _ACTIVATIONS: dict[str, Literal["gelu_tanh", "gelu", "relu"]] = {
     "relu": "relu",
 }
 _REQUIRED = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
+_WRAPPERS = r"^module\.|\b_orig_mod\."  # of parallel training, and of compiled modules
+_OTHER_HEADS = r"(score|classifier|qa_outputs|multiple_choice_head)\."
 _NAMES = {
     r"^transformer\.": "",  # a GPT2LMHeadModel has it, a GPT2Model and the published files do not
     r"^wte\.": "embedding.tokens.",
@@ -38,7 +41,8 @@ _NAMES = {
 def gpt2_config(config: Mapping[str, Any]) -> TransformerConfig:
     r"""The sizes and options with which our decoder computes the same as a GPT-2.
 
-    ``reorder_and_upcast_attn`` is ignored, as it only changes the order of operations.
+    ``reorder_and_upcast_attn`` is ignored, as it only changes the order of operations. Dropout, which only training
+    has, is that of the residual stream, with a warning where the other rates differ.
 
     Arguments:
         config: The content of its ``config.json``.
@@ -62,9 +66,10 @@ def gpt2_config(config: Mapping[str, Any]) -> TransformerConfig:
         raise ValueError(f"activation_function is {activation!r}, and only {', '.join(_ACTIVATIONS)} can be loaded.")
     rates = [config.get(name, 0.1) for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop")]
     if len(set(rates)) > 1:
-        raise ValueError(
+        warnings.warn(
             f"resid_pdrop, embd_pdrop and attn_pdrop are {', '.join(map(str, rates))}, and our decoder has one rate "
-            "for all: make them equal in config.json."
+            f"for all: it is {rates[0]}; give dropout for another.",
+            stacklevel=2,
         )
     return TransformerConfig(
         vocabulary=_size(config, "vocab_size"),
@@ -84,10 +89,11 @@ def gpt2_config(config: Mapping[str, Any]) -> TransformerConfig:
 def gpt2_weights(weights: Mapping[str, Tensor], tied: bool = True) -> dict[str, Tensor]:
     r"""The weights of a GPT-2 from ``transformers`` under the names of :class:`~.stacks.Decoder`.
 
-    Weights that our decoder lacks keep their names, so that loading them fails.
+    Those of another head, such as a classifier's, are left out, and prefixes of ``torch.compile`` and of parallel
+    training are dropped. Other weights that our decoder lacks keep their names, so that loading them fails.
 
     Arguments:
-        weights: The ``state_dict`` of a ``GPT2LMHeadModel`` or ``GPT2Model``.
+        weights: The ``state_dict`` of a ``GPT2LMHeadModel``, a ``GPT2Model`` or one with another head.
         tied: Whether the output layer shares the token embedding; if not, it has a matrix of its own, without bias.
 
     Examples:
@@ -98,6 +104,9 @@ def gpt2_weights(weights: Mapping[str, Tensor], tied: bool = True) -> dict[str, 
     for name, value in weights.items():
         if name.endswith((".attn.bias", ".attn.masked_bias")):
             continue  # buffers of old versions
+        name = re.sub(_WRAPPERS, "", name)
+        if re.match(_OTHER_HEADS, name):
+            continue
         for theirs, ours in _NAMES.items():
             name = re.sub(theirs, ours, name)
         # GPT-2 stores the matrices of linear layers as [in, out]

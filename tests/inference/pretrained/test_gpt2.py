@@ -1,6 +1,7 @@
 """A GPT-2 that transformers saved is the oracle of the one that is read; then training starts from it."""
 
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -307,7 +308,7 @@ def test_a_corpus_of_other_tokens(backbone: Pretrained) -> None:
         LanguageModel.for_corpus(Corpus.from_texts(TEXTS, vocabulary=280), backbone=backbone)
 
 
-# folders that hold no such thing
+# folders whose trunk is whole
 
 
 def rewritten(**changes: Any) -> Change:
@@ -316,6 +317,51 @@ def rewritten(**changes: Any) -> Change:
         (folder / "config.json").write_text(json.dumps(content | changes))
 
     return change
+
+
+def renamed(rename: Callable[[str], str], **more: Tensor) -> Change:
+    from safetensors.torch import load_file, save_file
+
+    def change(folder: Path) -> None:
+        weights = {rename(name): value for name, value in load_file(folder / "model.safetensors").items()}
+        save_file(
+            weights | {name.replace("__", "."): value for name, value in more.items()}, folder / "model.safetensors"
+        )
+
+    return change
+
+
+WHOLE: dict[str, Change] = {
+    "classifier of texts": renamed(str, score__weight=torch.ones(2, 32)),
+    "classifier of tokens": renamed(str, classifier__weight=torch.ones(2, 32), classifier__bias=torch.ones(2)),
+    "two heads": renamed(str, multiple_choice_head__summary__weight=torch.ones(1, 32)),
+    "compiled": renamed(lambda name: f"_orig_mod.{name}"),
+    "compiled blocks": renamed(lambda name: re.sub(r"\.h\.(\d+)\.", r".h.\1._orig_mod.", name)),
+    "trained in parallel": renamed(lambda name: f"module.{name}"),
+    "two ends": rewritten(eos_token_id=[270, 1]),
+}
+
+
+@pytest.mark.parametrize("case", WHOLE)
+def test_a_folder_whose_trunk_is_whole(case: str, gpt2: Path, backbone: Pretrained, tmp_path: Path) -> None:
+    folder = shutil.copytree(gpt2, tmp_path / "gpt2")
+    WHOLE[case](folder)
+    read = Pretrained.from_pretrained(folder)
+    assert read.config == backbone.config and set(read.weights) == set(backbone.weights)
+    for name, weight in backbone.weights.items():
+        assert torch.equal(read.weights[name], weight), name
+
+
+def test_unequal_dropout_rates_are_that_of_the_residual_stream(gpt2: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(gpt2, tmp_path / "gpt2")
+    rewritten(resid_pdrop=0.2, embd_pdrop=0.1, attn_pdrop=0.0)(folder)
+    with pytest.warns(
+        UserWarning, match=r"are 0\.2, 0\.1, 0\.0, and our decoder has one rate for all: it is 0\.2; give"
+    ):
+        assert Pretrained.from_pretrained(folder).config.dropout == 0.2
+
+
+# folders that hold no such thing
 
 
 def cut(name: str) -> Change:
@@ -364,7 +410,8 @@ BAD: dict[str, tuple[Change, str]] = {
     "a cut configuration": (cut("config.json"), r"config\.json cannot be read \(.*\): it is cut short or damaged"),
     "no object": (written("config.json", "[]"), r"config\.json is damaged: it holds no object"),
     "another model": (rewritten(model_type="bert"), "cannot start from .*gpt2: model_type is 'bert', and only 'gpt2'"),
-    "another end": (rewritten(eos_token_id=[270]), r"eos_token_id is \[270\], which is no token: give config\.json"),
+    "another end": (rewritten(eos_token_id=[999]), r"eos_token_id is 999, which is no token: give config\.json"),
+    "no end": (rewritten(eos_token_id=[]), r"eos_token_id is \[\], which is no token: give config\.json"),
     "no weights": (removed("model.safetensors"), r"holds no weights: put model\.safetensors or pytorch_model\.bin"),
     "a cut file": (cut("model.safetensors"), r"model\.safetensors cannot be read \(.*\): it is cut short or damaged"),
     "half the files": (one_of_two, r"gpt2 lacks model-00002-of-00002\.safetensors, which .*index\.json names: put it"),

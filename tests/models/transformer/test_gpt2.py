@@ -40,7 +40,6 @@ def test_defaults_are_those_of_gpt2() -> None:
         ({"scale_attn_weights": False}, "scale_attn_weights is False, and only a GPT-2 with True can be loaded"),
         ({"add_cross_attention": True}, "add_cross_attention is True, and only a GPT-2 with False"),
         ({"activation_function": "silu"}, "activation_function is 'silu', and only gelu_new, .* can be loaded"),
-        ({"attn_pdrop": 0.0}, r"are 0\.1, 0\.1, 0\.0, and our decoder has one rate for all: make them equal"),
         ({"n_embd": None}, "n_embd is None, and a GPT-2 needs a positive whole number there"),
         ({"n_layer": 0}, "n_layer is 0, and a GPT-2 needs a positive whole number"),
         ({"n_positions": "64"}, "n_positions is 64, and a GPT-2 needs a positive whole number"),
