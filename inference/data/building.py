@@ -1,28 +1,42 @@
 """Construction of a corpus: texts or pairs in splits, tokenized and written into a folder."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int
 
+from ..utils.files import write_atomically
+from ..utils.progress import progress_bar
 from .bucketing import bucket_lengths
 from .labels import Labels, label_names
 from .metadata import ConditionMetadata, CorpusMetadata
-from .pairs import condition_lengths, encode_pairs, unzip_pairs
-from .readers import SPLITS
+from .pairs import condition_lengths, unzip_pairs
+from .preparation import preparation_key, take_up
+from .shards import ShardOptions, TokenizedSplit, tokenize_in_shards
+from .splits import SPLITS
 from .storage import write_corpus
-from .texts import Overlong, Texts, check_length_options, tokenize
-from .tokenizer import Tokenizer, check_vocabulary
+from .stored_texts import byte_count
+from .texts import Overlong, check_length_options
+from .tokenizer import Tokenizer, TokenizerKind, check_tokenizer, check_vocabulary
 
 __all__ = ["build_corpus", "check_options"]
 
+TRAINING_BYTES = 100_000_000  # of texts on which a tokenizer is trained: more would change little but the memory
 Splits = Mapping[str, tuple[Sequence[str], Sequence[str] | None]]  # texts and conditions
 
 
-def check_options(vocabulary: int | Literal["auto"], max_length: int, overlong: str) -> None:
+def check_options(
+    vocabulary: int | Literal["auto"],
+    max_length: int,
+    overlong: str,
+    tokenizer: Tokenizer | TokenizerKind | None = None,
+) -> None:
     """Raises a ValueError if an option is out of range, before anything is read."""
+    check_tokenizer(tokenizer, vocabulary)
     if vocabulary != "auto":
         check_vocabulary(vocabulary)
     check_length_options(max_length, overlong)
@@ -30,6 +44,7 @@ def check_options(vocabulary: int | Literal["auto"], max_length: int, overlong: 
 
 def build_corpus(
     folder: Path,
+    workplace: Path,
     entries: Mapping[str, Iterable[Any]],
     *,
     vocabulary: int | Literal["auto"],
@@ -37,34 +52,41 @@ def build_corpus(
     overlong: Overlong,
     labels: bool | None,
     seed: int,
-    tokenizer: Tokenizer | None,
+    tokenizer: Tokenizer | TokenizerKind | None,
     name: str,
     blank: int,
+    progress: bool | None = None,
 ) -> None:
     """Writes a corpus into ``folder``; the tokenizer is trained on the training texts, unless one is given.
 
+    What an interrupted call with the same texts and options has finished in ``workplace`` is not done again.
+
     Raises:
         ValueError: If splits are missing, mix texts and pairs, or have no text that fits into ``max_length``.
+        OSError: If a file cannot be written.
     """
     splits = _unzip_splits(entries)
     training_texts, conditions = splits["train"]
     if labels is not None and conditions is None:
         raise ValueError("labels are conditions, and these texts have none: give pairs, or leave labels out.")
     names = None if conditions is None else label_names(conditions, labels)
-    if conditions is not None and names is None:
-        training_texts = [*training_texts, *conditions]
-    requested = None if vocabulary == "auto" or tokenizer else vocabulary
-    tokenizer = tokenizer or Tokenizer.train(training_texts, requested or auto_vocabulary(training_texts))
+    options: dict[str, Any] = {"vocabulary": vocabulary, "max_length": max_length, "overlong": overlong}
+    kind: TokenizerKind = tokenizer if isinstance(tokenizer, str) else "bpe"
+    given = tokenizer if isinstance(tokenizer, Tokenizer) else None
+    options |= {"labels": names, "tokenizer": kind if given is None else given.core.to_str(), "version": _VERSION}
+    take_up(workplace, preparation_key((part for split in splits.values() for part in split), options))
+    requested = None if vocabulary == "auto" or given is not None else vocabulary
+    if given is None:
+        sources = [training_texts, *([conditions] if conditions is not None and names is None else [])]
+        given = _trained_once(workplace / _TRAINED, sources, requested, kind)
+    tokenizer = given
     reader = None if conditions is None else tokenizer if names is None else Labels(names, tokenizer.vocabulary)
-    encoded, too_long = _encode_splits(splits, tokenizer, reader, max_length, overlong)
-    condition_metadata = None
-    if reader is not None:
-        lengths = _representative_lengths(
-            [texts.conditions for texts in encoded.values() if texts.conditions is not None]
-        )
-        condition_metadata = ConditionMetadata(
-            None if names is None else tuple(names), condition_lengths(lengths, max_length)
-        )
+    encoded = _encode_splits(splits, ShardOptions(tokenizer, reader, max_length, overlong), workplace, progress)
+    counts = {
+        "texts": sum(len(texts) for texts, _ in splits.values()),
+        "overlong": sum(split.overlong for split in encoded.values()),
+        "blank": blank,
+    }
     metadata = CorpusMetadata(
         name=name,
         max_length=max_length,
@@ -72,18 +94,52 @@ def build_corpus(
         seed=seed,
         requested_vocabulary=requested,
         vocabulary=tokenizer.vocabulary + len(names or ()),
-        texts={split: len(texts) for split, texts in encoded.items()},
-        padded_lengths=bucket_lengths(_representative_lengths(list(encoded.values())), max_length),
-        counts={"texts": sum(len(texts) for texts, _ in splits.values()), "overlong": too_long, "blank": blank},
-        conditions=condition_metadata,
+        texts={split: len(tokenized.lengths) for split, tokenized in encoded.items()},
+        padded_lengths=bucket_lengths(_representative_lengths([part.lengths for part in encoded.values()]), max_length),
+        counts=counts,
+        conditions=None if conditions is None else _condition_metadata(names, encoded, max_length),
     )
     write_corpus(folder, encoded, tokenizer, metadata)
 
 
-def auto_vocabulary(texts: Sequence[str]) -> int:
-    """The vocabulary size for training texts: 4,000 tokens for a megabyte, twice as many for four times the text."""
-    size = sum(len(text.encode(errors="replace")) for text in texts)
+def auto_vocabulary(size: int) -> int:
+    """The vocabulary size for training texts of ``size`` bytes: 4,000 for a megabyte, twice as many for four times.
+
+    Examples:
+        >>> [auto_vocabulary(size) for size in (10_000, 1_000_000, 4_000_000, 10**12)]
+        [1000, 4000, 8000, 32000]
+    """
     return int(np.clip(round(4 * (size / 1e6) ** 0.5), 1, 32)) * 1000
+
+
+_TRAINED = "trained.json"  # the tokenizer, while the texts are tokenized with it
+_VERSION = 1  # of the shards: another one is not taken up
+
+
+def _trained_once(
+    file: Path, sources: Sequence[Sequence[str]], vocabulary: int | None, kind: TokenizerKind
+) -> Tokenizer:
+    """The tokenizer in a file, or one that is trained on texts and kept there.
+
+    Of texts of more than 100 MB, it is trained on every second one, or every third, and so on.
+    """
+    if file.exists():
+        with suppress(ValueError):
+            return Tokenizer.load(file)
+    size = sum(map(byte_count, sources))
+    every = -(-size // TRAINING_BYTES)
+    training_texts = islice(chain.from_iterable(sources), 0, None, max(1, every))
+    tokenizer = Tokenizer.train_kind(kind, training_texts, vocabulary or auto_vocabulary(size))
+    write_atomically(file, tokenizer.save)
+    return tokenizer
+
+
+def _condition_metadata(
+    names: list[str] | None, encoded: Mapping[str, TokenizedSplit], max_length: int
+) -> ConditionMetadata:
+    lengths = [split.condition_lengths for split in encoded.values() if split.condition_lengths is not None]
+    padded_lengths = condition_lengths(_representative_lengths(lengths), max_length)
+    return ConditionMetadata(None if names is None else tuple(names), padded_lengths)
 
 
 def _unzip_splits(entries: Mapping[str, Iterable[Any]]) -> Splits:
@@ -99,26 +155,23 @@ def _unzip_splits(entries: Mapping[str, Iterable[Any]]) -> Splits:
 
 
 def _encode_splits(
-    splits: Splits, tokenizer: Tokenizer, reader: Tokenizer | Labels | None, max_length: int, overlong: Overlong
-) -> tuple[dict[str, Texts], int]:
-    """The splits in memory, and the number of their texts or pairs that are longer than ``max_length``."""
-    encoded, count = {}, 0
-    for split, (texts, conditions) in splits.items():
-        if reader is None:
-            tokens, offsets, too_long = tokenize(texts, tokenizer, max_length, overlong)
-            encoded[split] = Texts(tokens, offsets, tokenizer, (max_length,))
-        else:
-            encoded[split], too_long = encode_pairs(texts, conditions or [], tokenizer, reader, max_length, overlong)
-        if not len(encoded[split]):
-            kind, alternative = ("text", ", or split long texts") if reader is None else ("pair", "")
-            raise ValueError(
-                f"no {kind} of the {split} split fits into a max_length of {max_length} tokens: give a longer "
-                f"max_length{alternative}."
-            )
-        count += too_long
-    return encoded, count
+    splits: Splits, options: ShardOptions, workplace: Path, progress: bool | None
+) -> dict[str, TokenizedSplit]:
+    """The splits, tokenized on the disk."""
+    encoded = {}
+    total = sum(len(texts) for texts, _ in splits.values())
+    with progress_bar("tokenizing", total, "text", progress) as advance:
+        for split, (texts, conditions) in splits.items():
+            encoded[split] = tokenize_in_shards(texts, conditions, options, workplace / split, advance)
+            if not len(encoded[split].lengths):
+                kind, alternative = ("text", ", or split long texts") if conditions is None else ("pair", "")
+                raise ValueError(
+                    f"no {kind} of the {split} split fits into a max_length of {options.max_length} tokens: give a "
+                    f"longer max_length{alternative}."
+                )
+    return encoded
 
 
-def _representative_lengths(splits: Sequence[Texts]) -> Int[np.ndarray, " n"]:
+def _representative_lengths(splits: Sequence[Int[np.ndarray, " _"]]) -> Int[np.ndarray, " n"]:
     """The lengths by which padded lengths are chosen: those of the training texts and the longest of all."""
-    return np.append(splits[0].lengths, max(int(texts.lengths.max()) for texts in splits))
+    return np.append(splits[0], max(int(lengths.max()) for lengths in splits))

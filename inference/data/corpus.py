@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from ...models.batch import Batch
 from ...models.choices import check_choice
+from ..utils.html import html_table
 from .building import build_corpus, check_options
 from .builtin import sentences
 from .entries import Pair, as_entries
@@ -13,10 +14,12 @@ from .formats import Field
 from .labels import Labels
 from .loaders import TrainingStream, sequential_batches
 from .pairs import encode_pairs, unzip_pairs
-from .readers import SPLITS, read_texts, split_texts
+from .preparation import preparation
+from .readers import read_to_disk
+from .splits import SPLITS, split_texts
 from .storage import TOKENIZER, TemporaryFolder, condition_tokenizer, load_splits, read_metadata
 from .texts import Overlong, Texts
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, TokenizerKind
 
 __all__ = ["Corpus"]
 
@@ -75,10 +78,10 @@ class Corpus:
         overlong: Overlong = "drop",
         seed: int = 0,
         folder: str | Path | None = None,
-        tokenizer: Tokenizer | None = None,
+        tokenizer: Tokenizer | TokenizerKind | None = None,
     ) -> "Corpus":
         """About 12,000 English sentences from the documentation in every Python installation; nothing is downloaded."""
-        check_options(vocabulary, max_length, overlong)
+        check_options(vocabulary, max_length, overlong, tokenizer)
         splits = split_texts(sentences(), seed, name="this Python's documentation")
         return cls.from_texts(
             splits,
@@ -104,12 +107,18 @@ class Corpus:
         labels: bool | None = None,
         seed: int = 0,
         folder: str | Path | None = None,
-        tokenizer: Tokenizer | None = None,
+        tokenizer: Tokenizer | TokenizerKind | None = None,
+        progress: bool | None = None,
     ) -> "Corpus":
         """A file of texts or pairs, or a folder with a file for each split.
 
         One file is split at random into 90 % training, 5 % validation and 5 % test texts; equal texts go to the same
         split. Blank lines are left out and counted.
+
+        Texts are kept on the disk meanwhile, not in memory, and tokenized on all cores. A preparation that was
+        interrupted goes on, if it is begun again with the same texts, options and ``folder``, from what it had
+        tokenized; the corpus is the same. Of more than 100 MB of training texts, the tokenizer is trained on every
+        second one, or every third, and so on.
 
         Arguments:
             path: A .txt, .txt.gz, .jsonl or .tsv file, or a folder with train/valid/test files of these kinds.
@@ -124,25 +133,35 @@ class Corpus:
             seed: Random seed of the split.
             folder: Where the tokenized corpus is kept, such as a run's folder; temporary if None. Only one process may
                 write it.
-            tokenizer: A tokenizer to use instead of a new one.
+            tokenizer: The kind of a new tokenizer: "bpe" (the default), "bytes", or "characters" of the training texts
+                (see :meth:`Tokenizer.train_kind <pyroformer.inference.data.tokenizer.Tokenizer.train_kind>`); or a
+                tokenizer to use instead of a new one.
+            progress: Whether to show progress on standard error. If None, it is shown in a terminal and in notebooks.
 
         Raises:
             ValueError: If the file or folder cannot be read or written, or an option is out of range.
         """
-        check_options(vocabulary, max_length, overlong)
-        splits, blank = read_texts(path, field, seed, condition=condition, labels=labels)
-        return cls.from_texts(
-            splits,
-            vocabulary=vocabulary,
-            max_length=max_length,
-            overlong=overlong,
-            labels=labels,
-            seed=seed,
-            folder=folder,
-            tokenizer=tokenizer,
-            name=Path(path).resolve().name,
-            blank=blank,
-        )
+        check_options(vocabulary, max_length, overlong, tokenizer)
+        target, owner = _corpus_folder(folder)
+        with preparation(target) as workplace:
+            splits, blank = read_to_disk(
+                path, workplace, field, seed, condition=condition, labels=labels, progress=progress
+            )
+            build_corpus(
+                target,
+                workplace,
+                splits,
+                vocabulary=vocabulary,
+                max_length=max_length,
+                overlong=overlong,
+                labels=labels,
+                seed=seed,
+                tokenizer=tokenizer,
+                name=Path(path).resolve().name,
+                blank=blank,
+                progress=progress,
+            )
+        return cls(target, owner)
 
     @classmethod
     def from_texts(
@@ -155,9 +174,9 @@ class Corpus:
         labels: bool | None = None,
         seed: int = 0,
         folder: str | Path | None = None,
-        tokenizer: Tokenizer | None = None,
+        tokenizer: Tokenizer | TokenizerKind | None = None,
         name: str = "",
-        blank: int = 0,
+        progress: bool | None = None,
     ) -> "Corpus":
         """Strings or pairs (condition, text), split as in :meth:`from_file`, or a dictionary of either by split.
 
@@ -168,24 +187,26 @@ class Corpus:
             ValueError: If an entry is neither a text nor a pair, there are too few texts to split, or an option is out
                 of range.
         """
-        check_options(vocabulary, max_length, overlong)
+        check_options(vocabulary, max_length, overlong, tokenizer)
         entries: Mapping[str, Iterable[Any]] = (
             texts if isinstance(texts, Mapping) else split_texts(list[Any](as_entries(texts)), seed, labels=labels)
         )
-        owner = TemporaryFolder() if folder is None else None
-        target = owner.path if owner else Path(str(folder))
-        build_corpus(
-            target,
-            entries,
-            vocabulary=vocabulary,
-            max_length=max_length,
-            overlong=overlong,
-            labels=labels,
-            seed=seed,
-            tokenizer=tokenizer,
-            name=name,
-            blank=blank,
-        )
+        target, owner = _corpus_folder(folder)
+        with preparation(target) as workplace:
+            build_corpus(
+                target,
+                workplace,
+                entries,
+                vocabulary=vocabulary,
+                max_length=max_length,
+                overlong=overlong,
+                labels=labels,
+                seed=seed,
+                tokenizer=tokenizer,
+                name=name,
+                blank=0,
+                progress=progress,
+            )
         return cls(target, owner)
 
     @classmethod
@@ -267,7 +288,8 @@ class Corpus:
             notes.append(f"{self.counts['overlong']:,} longer than {self.max_length} tokens {_PAST[self.overlong]}")
         if self.counts["blank"]:
             notes.append(f"{self.counts['blank']:,} blank line{'s' if self.counts['blank'] > 1 else ''} left out")
-        size = f"{self.tokenizer.vocabulary:,}-token BPE"
+        kind = {"bpe": "BPE"}.get(self.tokenizer.kind, self.tokenizer.kind)
+        size = f"{self.tokenizer.vocabulary:,}-token {kind}"
         if self.requested_vocabulary and self.tokenizer.vocabulary < self.requested_vocabulary:
             size += f" (the text has no more; {self.requested_vocabulary:,} were requested)"
         texts = f"{self.counts['texts']:,} {'pairs' if self.conditional else 'texts'}"
@@ -279,8 +301,18 @@ class Corpus:
         sizes = ", ".join(f"{split} {len(getattr(self, split)):,}" for split in SPLITS)
         return f"Corpus({self.describe()}; max_length {self.max_length}; {sizes})"
 
+    def _repr_html_(self) -> str:
+        rows = [(split, f"{len(getattr(self, split)):,}") for split in SPLITS]
+        return html_table([*rows, ("max_length", self.max_length)], caption=self.describe())
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Corpus, (self.folder,)
+
+
+def _corpus_folder(folder: str | Path | None) -> tuple[Path, TemporaryFolder | None]:
+    """The folder of a corpus, and a temporary one's owner."""
+    owner = TemporaryFolder() if folder is None else None
+    return owner.path if owner else Path(str(folder)), owner
 
 
 _PAST = {"split": "split", "drop": "dropped"}

@@ -90,7 +90,10 @@ def label_names(conditions: Iterable[str], labels: bool | None = None) -> list[s
         >>> label_names(["book", "cancel", "book"]), label_names(["Where to?"]), label_names(["Where to?"], labels=True)
         (['book', 'cancel'], None, ['Where to?'])
     """
-    names = sorted(set(conditions))
-    if labels is None:
-        labels = 0 < len(names) <= MAX_LABELS and all(name.split() == [name] for name in names)
-    return names if labels else None
+    names: set[str] = set()
+    for condition in conditions:
+        if condition not in names:
+            names.add(condition)
+            if labels is None and (len(names) > MAX_LABELS or condition.split() != [condition]):
+                return None
+    return sorted(names) if labels or labels is None and names else None

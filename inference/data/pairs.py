@@ -9,6 +9,7 @@ from jaxtyping import Integer
 from .bucketing import bucket_lengths
 from .entries import as_entries
 from .labels import Labels
+from .stored_texts import StoredTexts
 from .texts import Overlong, Texts, check_length_options, tokenize
 from .tokenizer import Tokenizer
 
@@ -25,7 +26,7 @@ def unzip_pairs(entries: Iterable[Any]) -> tuple[Sequence[str], Sequence[str] | 
         >>> unzip_pairs([("book", "a table for two"), ("cancel", "never mind")])
         (['a table for two', 'never mind'], ['book', 'cancel'])
     """
-    if isinstance(entries, Texts):
+    if isinstance(entries, Texts | StoredTexts):
         return entries, entries.conditions
     rows: list[Any] = as_entries(entries)
     if not rows or isinstance(rows[0], str):

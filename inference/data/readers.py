@@ -1,25 +1,24 @@
 """Readers of text files with one text, or one pair (condition, text), a line, and of folders of them."""
 
 import gzip
+import os
 import zlib
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, BinaryIO, overload
 
-import numpy as np
-
+from ..utils.progress import progress_bar
 from .entries import Pair
 from .formats import FORMATS, Field
-from .labels import label_names
+from .splits import SPLITS, split_texts
+from .stored_texts import TEXTS, StoredTexts, store_texts
 
-__all__ = ["SPLITS", "Pair", "read_file", "read_texts", "split_texts"]
+__all__ = ["read_file", "read_texts", "read_to_disk"]
 
-SPLITS = ("train", "valid", "test")
-Entry = TypeVar("Entry", str, Pair)
-MIN_TEXTS = 20  # one text in twenty is held out in each split
+LINES_PER_UPDATE = 10_000  # of the progress bar
 
 _WAY_OUT = "Give a .txt, .txt.gz, .jsonl or .tsv file, or a folder with train/valid/test."
 _STEMS = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
@@ -44,23 +43,40 @@ def read_texts(
     """The texts of a file or folder by split, and the number of blank lines; pairs, if ``condition`` names a field.
 
     A folder holds a file for each split; where ``valid`` or ``test`` is missing, one text in twenty is taken from
-    ``train``, as from a single file (see :func:`split_texts`).
+    ``train``, as from a single file (see :func:`~.splits.split_texts`).
 
     Raises:
         ValueError: If there is nothing to read, it is not text, or there are too few texts to split.
     """
-    path = Path(path)
-    with _readable_errors(path):
-        files = _split_files(path) if path.is_dir() else None
-    if files is None:
-        texts, blank = read_file(path, field, condition=condition)
-        return split_texts(texts, seed, name=str(path), labels=labels), blank
-    contents = {split: read_file(file, field, condition=condition) for split, file in files.items()}
-    splits: dict[str, Any] = {split: texts for split, (texts, _) in contents.items()}
-    missing = tuple(split for split in SPLITS if split not in splits)
-    if missing:
-        splits |= split_texts(splits["train"], seed, missing, name=str(files["train"]), labels=labels)
-    return {split: splits[split] for split in SPLITS}, sum(blank for _, blank in contents.values())
+    return _read_splits(path, seed, labels, lambda file: read_file(file, field, condition=condition))
+
+
+def read_to_disk(
+    path: str | Path,
+    folder: Path,
+    field: Field | None = None,
+    seed: int = 0,
+    *,
+    condition: Field | None = None,
+    labels: bool | None = None,
+    progress: bool | None = None,
+) -> tuple[dict[str, StoredTexts], int]:
+    """What :func:`read_texts` reads, kept in files in ``folder`` and not in memory.
+
+    Raises:
+        ValueError: As :func:`read_texts`.
+        OSError: If the folder cannot be written.
+    """
+
+    def read(file: Path) -> tuple[StoredTexts, int]:
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = _rows(file, field, condition, progress)
+        texts, blank = store_texts(rows, folder / f"{file.name}{TEXTS}")
+        _check_not_blank(file, len(texts), blank)
+        return texts, blank
+
+    splits: tuple[dict[str, StoredTexts], int] = _read_splits(path, seed, labels, read)
+    return splits
 
 
 @overload
@@ -83,75 +99,62 @@ def read_file(path: str | Path, field: Field | None = None, *, condition: Field 
         ValueError: If the file cannot be read, is not text, or contains no text or half a pair.
     """
     path = Path(path)
-    ending = next((ending for ending in FORMATS if path.name.lower().endswith((ending, ending + ".gz"))), None)
-    with _readable_errors(path), gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-        lines = _lines(file, path)
-        if ending is None:
-            deque(islice(lines, 1000), maxlen=0)  # that it is not text is reported first
-            raise ValueError(f"{path} ends in none of {', '.join(FORMATS)} (or these with .gz). {_WAY_OUT}")
-        fields = (field,) if condition is None else (condition, field)
-        rows = list(FORMATS[ending](lines, path, fields))
+    rows = list(_rows(path, field, condition))
     entries = [row for row in rows if any(row)]
-    if not entries:
-        problem = f"holds only blank lines ({len(rows)} of them)" if rows else "is empty"
-        raise ValueError(f"{path} {problem}. {_WAY_OUT}")
+    _check_not_blank(path, len(entries), len(rows))
     return [text for (text,) in entries] if condition is None else entries, len(rows) - len(entries)
 
 
-def split_texts(
-    texts: list[Entry],
-    seed: int = 0,
-    parts: tuple[str, ...] = ("valid", "test"),
-    *,
-    name: str = "the corpus",
-    labels: bool | None = None,
-) -> dict[str, list[Entry]]:
-    """A random split of texts, or pairs, into ``train`` and ``parts``, each with one in twenty of the distinct texts.
-
-    Equal texts go to the same part, whatever their conditions, so that no text is both trained and tested on; their
-    order is kept. If conditions are labels (see :func:`~.labels.label_names`), ``train`` has at least one text of each.
-
-    Raises:
-        ValueError: If there are fewer than 20 different texts, or a part is empty because ``train`` needs every label.
-
-    Examples:
-        >>> {part: len(texts) for part, texts in split_texts([f"text {i}" for i in range(100)]).items()}
-        {'train': 90, 'valid': 5, 'test': 5}
-    """
-    different = list(dict.fromkeys(map(_text, texts)))
-    if len(different) < MIN_TEXTS:
-        raise ValueError(
-            f"{name} holds {len(different)} different texts, too few to split: give at least {MIN_TEXTS}, or a folder "
-            "with train, valid and test files."
-        )
-    order = np.random.default_rng(seed).permutation(len(different))
-    size = len(different) // 20
-    part_of = {different[i]: part for j, part in enumerate(parts) for i in order[j * size : (j + 1) * size]}
-    for text in _texts_of_missing_labels(texts, part_of, labels):
-        del part_of[text]
-    split: dict[str, list[Entry]] = {part: [] for part in ("train", *parts)}
-    for entry in texts:
-        split[part_of.get(_text(entry), "train")].append(entry)
-    if empty := [part for part in parts if not split[part]]:
-        raise ValueError(
-            f"{name} has so few texts of each label that none is left for {empty[0]}: give more, make the conditions "
-            "texts (labels=False, or --labels false), or give a folder with train, valid and test files."
-        )
-    return split
+def _read_splits(
+    path: str | Path, seed: int, labels: bool | None, read: Callable[[Path], tuple[Any, int]]
+) -> tuple[dict[str, Any], int]:
+    """The texts of a file or folder by split, and the number of blank lines, of what ``read`` makes of each file."""
+    path = Path(path)
+    with _readable_errors(path):
+        files = _split_files(path) if path.is_dir() else None
+    if files is None:
+        texts, blank = read(path)
+        return split_texts(texts, seed, name=str(path), labels=labels), blank
+    contents = {split: read(file) for split, file in files.items()}
+    splits: dict[str, Any] = {split: texts for split, (texts, _) in contents.items()}
+    missing = tuple(split for split in SPLITS if split not in splits)
+    if missing:
+        splits |= split_texts(splits["train"], seed, missing, name=str(files["train"]), labels=labels)
+    return {split: splits[split] for split in SPLITS}, sum(blank for _, blank in contents.values())
 
 
-def _texts_of_missing_labels(entries: Sequence[str | Pair], held_out: Collection[str], labels: bool | None) -> set[str]:
-    """The first text of each label whose texts would all be held out: the label could not be learned."""
-    pairs = [entry for entry in entries if not isinstance(entry, str)]
-    if not pairs or label_names((condition for condition, _ in pairs), labels) is None:
-        return set()
-    known = {condition for condition, text in pairs if text not in held_out}
-    first = {condition: text for condition, text in reversed(pairs) if condition not in known}
-    return set(first.values())
+def _rows(
+    path: Path, field: Field | None, condition: Field | None, progress: bool | None = False
+) -> Iterator[tuple[str, ...]]:
+    """The fields of each line: a text, or a condition and a text; empty ones if the line is blank."""
+    ending = next((ending for ending in FORMATS if path.name.lower().endswith((ending, ending + ".gz"))), None)
+    with _readable_errors(path), path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        with progress_bar(f"reading {path.name}", size, "byte", progress) as advance:
+            content = gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else file
+            lines = _lines(_with_progress(content, file, advance), path)
+            if ending is None:
+                deque(islice(lines, 1000), maxlen=0)  # that it is not text is reported first
+                raise ValueError(f"{path} ends in none of {', '.join(FORMATS)} (or these with .gz). {_WAY_OUT}")
+            fields = (field,) if condition is None else (condition, field)
+            yield from FORMATS[ending](lines, path, fields)
 
 
-def _text(entry: str | Pair) -> str:
-    return entry if isinstance(entry, str) else entry[-1]
+def _with_progress(lines: Iterable[bytes], file: BinaryIO, advance: Callable[[int], object]) -> Iterator[bytes]:
+    """Lines, with the bytes of the file that were read for them shown now and then."""
+    shown = 0
+    for number, line in enumerate(lines):
+        if number % LINES_PER_UPDATE == 0:
+            position = file.tell()
+            advance(position - shown)
+            shown = position
+        yield line
+
+
+def _check_not_blank(path: Path, texts: int, rows: int) -> None:
+    if not texts:
+        problem = f"holds only blank lines ({rows} of them)" if rows else "is empty"
+        raise ValueError(f"{path} {problem}. {_WAY_OUT}")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from jaxtyping import Int, Integer
 from ..utils.files import write_atomically
 from .labels import Labels
 from .metadata import CorpusMetadata
-from .readers import SPLITS
+from .shards import TokenizedSplit, read_shard
+from .splits import SPLITS
 from .texts import Texts
 from .tokenizer import Tokenizer
 
@@ -46,22 +48,25 @@ def condition_tokenizer(metadata: CorpusMetadata, tokenizer: Tokenizer) -> Token
     return tokenizer if labels is None else Labels(labels, tokenizer.vocabulary)
 
 
-def write_corpus(folder: Path, splits: Mapping[str, Texts], tokenizer: Tokenizer, metadata: CorpusMetadata) -> None:
+def write_corpus(
+    folder: Path, splits: Mapping[str, TokenizedSplit], tokenizer: Tokenizer, metadata: CorpusMetadata
+) -> None:
     """Writes a corpus into a folder; the metadata come last, so that an interrupted write leaves no corpus.
 
     Raises:
-        ValueError: If it cannot be written.
+        OSError: If it cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / _METADATA).unlink(missing_ok=True)
-        for name, array in _arrays(splits):
-            write_atomically(folder / f"{name}.npy", partial(_save, array))
-        write_atomically(folder / TOKENIZER, tokenizer.save)
-        content = json.dumps(metadata.to_json(), indent=1)
-        write_atomically(folder / _METADATA, lambda path: path.write_text(content))
-    except OSError as error:
-        raise ValueError(f"cannot write the corpus into {folder}: {error.strerror}. Give another folder.") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _METADATA).unlink(missing_ok=True)
+    for name, split in splits.items():
+        shards = partial(map, read_shard, split.files)
+        _write_texts(folder / name, split.lengths, (shard.tokens for shard in shards()))
+        if split.condition_lengths is not None:
+            tokens = (shard.conditions.tokens for shard in shards() if shard.conditions)
+            _write_texts(folder / f"{name}.conditions", split.condition_lengths, tokens)
+    write_atomically(folder / TOKENIZER, tokenizer.save)
+    content = json.dumps(metadata.to_json(), indent=1)
+    write_atomically(folder / _METADATA, lambda path: path.write_text(content))
 
 
 def read_metadata(folder: Path) -> CorpusMetadata:
@@ -104,15 +109,6 @@ def load_splits(folder: Path, metadata: CorpusMetadata, tokenizer: Tokenizer, ow
     return splits
 
 
-def _arrays(splits: Mapping[str, Texts]) -> Iterator[tuple[str, Integer[np.ndarray, " n"]]]:
-    """The arrays of texts and of their conditions, by file name."""
-    for split, texts in splits.items():
-        yield f"{split}.tokens", texts.tokens
-        yield f"{split}.offsets", texts.offsets
-        if texts.conditions is not None:
-            yield from _arrays({f"{split}.conditions": texts.conditions})
-
-
 def _load(folder: Path, name: str, size: int) -> tuple[Integer[np.ndarray, " n"], Int[np.ndarray, " texts_and_1"]]:
     try:
         tokens = np.load(folder / f"{name}.tokens.npy", mmap_mode="r")
@@ -124,9 +120,26 @@ def _load(folder: Path, name: str, size: int) -> tuple[Integer[np.ndarray, " n"]
     return tokens, offsets
 
 
+def _write_texts(path: Path, lengths: Int[np.ndarray, " texts"], tokens: Iterator[Integer[np.ndarray, " n"]]) -> None:
+    """Writes the tokens of texts, which come in parts, and the offset of each text."""
+    offsets = np.append(0, np.cumsum(lengths))
+    write_atomically(path.with_name(f"{path.name}.tokens.npy"), partial(_save_parts, tokens, int(offsets[-1])))
+    write_atomically(path.with_name(f"{path.name}.offsets.npy"), partial(_save, offsets))
+
+
 def _save(array: np.ndarray, path: Path) -> None:
     with path.open("wb") as file:
         np.save(file, array)
+
+
+def _save_parts(parts: Iterator[Integer[np.ndarray, " n"]], size: int, path: Path) -> None:
+    """Writes an array of which only a part at a time is in memory; the file is the same as of ``np.save``."""
+    first = next(parts)
+    header = {"descr": np.lib.format.dtype_to_descr(first.dtype), "fortran_order": False, "shape": (size,)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in chain([first], parts):
+            file.write(part.tobytes())
 
 
 def _damaged(folder: Path, reason: object) -> ValueError:

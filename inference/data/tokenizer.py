@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import tokenizers
@@ -12,8 +12,11 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from ...models.batch import BOS, EOS, PAD
+from ...models.choices import check_choice
 
-__all__ = ["MIN_VOCABULARY", "Tokenizer", "check_vocabulary", "read_core"]
+__all__ = ["MIN_VOCABULARY", "Tokenizer", "TokenizerKind", "check_tokenizer", "check_vocabulary", "read_core"]
+
+TokenizerKind = Literal["bpe", "bytes", "characters"]
 
 SPECIALS = {PAD: "<pad>", BOS: "<bos>", EOS: "<eos>"}
 MIN_VOCABULARY = len(SPECIALS) + 256  # every byte is a token, so that no text is unknown
@@ -78,6 +81,33 @@ class Tokenizer:
         return cls(core)
 
     @classmethod
+    def train_kind(cls, kind: TokenizerKind, texts: Iterable[str], vocabulary: int = 4000) -> "Tokenizer":
+        """A tokenizer by the name of its kind.
+
+        ============== ====================================================================================
+        kind           its tokens
+        ============== ====================================================================================
+        ``bpe``        pieces of words, at most ``vocabulary`` of them
+        ``bytes``      the 256 bytes; no text is needed
+        ``characters`` each character of ``texts``, however many bytes it has; another one is several tokens
+        ============== ====================================================================================
+
+        Raises:
+            ValueError: If there is no such kind, or the vocabulary is too small.
+
+        Examples:
+            >>> for kind in ("bytes", "characters"):
+            ...     Tokenizer.train_kind(kind, ["für 大"]).pieces("für 大")
+            ['f', '\\xc3', '\\xbc', 'r', ' ', '\\xe5', '\\xa4', '\\xa7', '<eos>']
+            ['f', 'ü', 'r', ' ', '大', '<eos>']
+        """
+        check_choice("tokenizer", kind, get_args(TokenizerKind))
+        if kind == "bpe":
+            return cls.train(texts, vocabulary)
+        characters = set[str]().union(*texts) if kind == "characters" else set[str]()
+        return cls.from_merges(*_character_merges(characters))
+
+    @classmethod
     def from_merges(cls, tokens: Sequence[str], merges: Sequence[tuple[str, str]]) -> "Tokenizer":
         """A tokenizer with the merges of another byte-level BPE.
 
@@ -106,6 +136,14 @@ class Tokenizer:
     def vocabulary(self) -> int:
         """Number of tokens, special ones included."""
         return self.core.get_vocab_size()
+
+    @property
+    def kind(self) -> TokenizerKind:
+        """What the tokens are: ``bytes`` if there are no others, ``characters`` if none is more than one."""
+        others = [self._bytes(token) for token in range(MIN_VOCABULARY, self.vocabulary)]
+        if not others:
+            return "bytes"
+        return "characters" if all(len(piece.decode(errors="replace")) == 1 for piece in others) else "bpe"
 
     def __len__(self) -> int:
         return self.vocabulary
@@ -189,6 +227,29 @@ def check_vocabulary(vocabulary: int) -> None:
             f"a vocabulary of {vocabulary} is too small: 256 bytes and {len(SPECIALS)} special tokens take "
             f"{MIN_VOCABULARY}. Give at least {MIN_VOCABULARY}."
         )
+
+
+def check_tokenizer(tokenizer: object, vocabulary: object) -> None:
+    """Raises a ValueError unless a tokenizer is one, None or the name of a kind, with a vocabulary that it may have."""
+    if tokenizer is None or isinstance(tokenizer, Tokenizer):
+        return
+    check_choice("tokenizer", tokenizer, get_args(TokenizerKind))
+    if tokenizer != "bpe" and vocabulary != "auto":
+        raise ValueError(
+            f"vocabulary is {vocabulary}, but a tokenizer of {tokenizer} has as many tokens as there are {tokenizer}: "
+            "leave vocabulary out, or choose the tokenizer bpe."
+        )
+
+
+def _character_merges(characters: Iterable[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Tokens and merges that join the bytes of each character, from left to right."""
+    letters = {byte: letter for letter, byte in _BYTES.items()}
+    merges: dict[tuple[str, str], None] = {}
+    for character in sorted(characters):
+        spelled = [letters[byte] for byte in character.encode(errors="replace")]
+        for end in range(1, len(spelled)):
+            merges["".join(spelled[:end]), spelled[end]] = None
+    return [*sorted(letters.values()), *("".join(pair) for pair in merges)], list(merges)
 
 
 def _byte_level(model: models.BPE) -> tokenizers.Tokenizer:

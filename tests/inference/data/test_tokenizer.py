@@ -3,6 +3,7 @@
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyroformer.inference.data.tokenizer import MIN_VOCABULARY, Tokenizer
+from pyroformer.inference.data.tokenizer import MIN_VOCABULARY, Tokenizer, TokenizerKind, check_tokenizer
 from pyroformer.models.batch import BOS, EOS, PAD
 
 TEXTS = [f"The {what} of number {i} is the other {what}." for i in range(30) for what in ("weight", "vector")]
@@ -124,3 +125,48 @@ def test_a_tokenizer_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(other))
     with pytest.raises(ValueError, match="lacks 255 of the 256 bytes: train one"):
         Tokenizer.load(tmp_path / "tokenizer.json")
+
+
+def test_bytes_need_no_text() -> None:
+    tokenizer = Tokenizer.train_kind("bytes", [])
+    assert tokenizer.vocabulary == MIN_VOCABULARY and tokenizer.kind == "bytes"
+    assert [len(tokenizer.encode(text)) - 1 for text in ("low", "Größe", "大", "")] == [3, 7, 3, 0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(ANY_TEXT, min_size=1, max_size=3), ANY_TEXT)
+def test_a_character_of_the_texts_is_one_token_and_others_are_not_lost(texts: list[str], other: str) -> None:
+    tokenizer = Tokenizer.train_kind("characters", texts)
+    for text in texts:
+        assert tokenizer.pieces(text)[:-1] == list(text)
+    assert tokenizer.decode(tokenizer.encode(other)) == other
+    assert tokenizer.kind == ("bytes" if "".join(texts).isascii() else "characters")
+
+
+def test_kinds_by_name() -> None:
+    texts = ["ää ää ää ää"]
+    kinds: list[TokenizerKind] = ["bpe", "bytes", "characters"]
+    tokenizers = [Tokenizer.train_kind(kind, texts, 264) for kind in kinds]
+    assert [tokenizer.kind for tokenizer in tokenizers] == kinds
+    assert [len(tokenizer.encode(texts[0])) - 1 for tokenizer in tokenizers] == [4, 19, 11]
+    saved = pickle.loads(pickle.dumps(tokenizers[2]))
+    assert saved.kind == "characters"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tokenizer": "byte"}, r"tokenizer is 'byte': choose one of bpe, bytes, characters \(did you mean bytes\?\)"),
+        (
+            {"tokenizer": "bytes", "vocabulary": 300},
+            "vocabulary is 300, but a tokenizer of bytes has as many tokens as",
+        ),
+        ({"tokenizer": "characters", "vocabulary": 300}, "leave vocabulary out, or choose the tokenizer bpe"),
+    ],
+)
+def test_kinds_that_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_tokenizer(options["tokenizer"], options.get("vocabulary", "auto"))
+    check_tokenizer("bpe", 300)
+    check_tokenizer(TOKENIZER, 300)
+    check_tokenizer(None, 300)

@@ -1,0 +1,82 @@
+"""The folder in which a corpus is prepared, with what is finished of it."""
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from ..utils.files import write_atomically
+from .shards import ENDING
+from .stored_texts import TEXTS, encoded_chunks
+
+__all__ = ["preparation", "preparation_key", "take_up"]
+
+_KEY = "key"
+
+
+@contextmanager
+def preparation(corpus: Path) -> Iterator[Path]:
+    """A folder inside that of a corpus, which goes when the corpus is finished.
+
+    If the preparation is interrupted, finished shards stay there, and the next one goes on from them.
+
+    Raises:
+        ValueError: If it cannot be written.
+    """
+    folder = corpus / "preparing"
+    new = not corpus.exists()
+    try:
+        corpus.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
+        yield folder
+    except OSError as error:
+        _leave_shards(folder)
+        raise ValueError(f"cannot write the corpus into {corpus}: {error.strerror}. Give another folder.") from error
+    except BaseException:
+        _leave_shards(folder)
+        if new:
+            with suppress(OSError):  # there are shards in it
+                corpus.rmdir()
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def preparation_key(splits: Iterable[Sequence[str] | None], options: Mapping[str, Any]) -> str:
+    """A hash of all texts and conditions of a corpus and of the options with which it is made."""
+    digest = blake2b(repr(sorted(options.items())).encode(), digest_size=16)
+    for texts in splits:
+        digest.update(b"none" if texts is None else str(len(texts)).encode())
+        for chunk in encoded_chunks(texts or ()):
+            digest.update(repr([len(text) for text in chunk]).encode())
+            digest.update(b"".join(chunk))
+    return digest.hexdigest()
+
+
+def take_up(folder: Path, key: str) -> None:
+    """Leaves what an interrupted preparation of the same corpus has finished, and removes that of another.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    file = folder / _KEY
+    with suppress(OSError, UnicodeDecodeError):
+        if file.read_text() == key:
+            return
+    file.unlink(missing_ok=True)
+    for old in _finished(folder):
+        old.unlink()
+    write_atomically(file, lambda path: path.write_text(key))
+
+
+def _finished(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*") if path.suffix in (ENDING, ".json")]
+
+
+def _leave_shards(folder: Path) -> None:
+    """Removes the texts, which are read anew, and everything if no shard is finished."""
+    if not any(folder.glob(f"*{ENDING}")):
+        shutil.rmtree(folder, ignore_errors=True)
+    for path in folder.glob(f"*{TEXTS}*"):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,110 @@
+"""Random splits of texts into training, validation and test texts."""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from .entries import Pair
+from .labels import label_names
+from .stored_texts import StoredTexts, encoded_chunks
+
+__all__ = ["SPLITS", "split_texts"]
+
+SPLITS = ("train", "valid", "test")
+HELD_OUT = 20  # one text in so many is held out in each split
+Entry = TypeVar("Entry", str, Pair)
+Entries = TypeVar("Entries", list[str], list[Pair], StoredTexts)
+
+
+def split_texts(
+    texts: Entries,
+    seed: int = 0,
+    parts: tuple[str, ...] = ("valid", "test"),
+    *,
+    name: str = "the corpus",
+    labels: bool | None = None,
+) -> dict[str, Entries]:
+    """A random split of texts, or pairs, into ``train`` and ``parts``, each with one in twenty of the distinct texts.
+
+    Equal texts go to the same part, whatever their conditions, so that no text is both trained and tested on; their
+    order is kept. If conditions are labels (see :func:`~.labels.label_names`), ``train`` has at least one text of each.
+
+    Raises:
+        ValueError: If there are fewer than 20 different texts, or a part is empty because ``train`` needs every label.
+
+    Examples:
+        >>> {part: len(texts) for part, texts in split_texts([f"text {i}" for i in range(100)]).items()}
+        {'train': 90, 'valid': 5, 'test': 5}
+    """
+    plain, conditions = _unzip(texts)
+    numbers, count = _distinct_numbers(plain)
+    if count < HELD_OUT:
+        raise ValueError(
+            f"{name} holds {count} different texts, too few to split: give at least {HELD_OUT}, or a folder "
+            "with train, valid and test files."
+        )
+    order, size = np.random.default_rng(seed).permutation(count), count // HELD_OUT
+    part_of = np.zeros(count, np.uint8)  # of each distinct text; 0: train
+    for j, _ in enumerate(parts):
+        part_of[order[j * size : (j + 1) * size]] = j + 1
+    part_of[_texts_of_missing_labels(conditions, numbers, part_of, labels)] = 0
+    chosen = part_of[numbers]
+    split = {part: _select(texts, np.flatnonzero(chosen == j)) for j, part in enumerate(("train", *parts))}
+    if empty := [part for part in parts if not len(split[part])]:
+        raise ValueError(
+            f"{name} has so few texts of each label that none is left for {empty[0]}: give more, make the conditions "
+            "texts (labels=False, or --labels false), or give a folder with train, valid and test files."
+        )
+    return split
+
+
+def _distinct_numbers(texts: Sequence[str]) -> tuple[Int[np.ndarray, " texts"], int]:
+    """The number of each text among the distinct ones, in the order in which they first appear, and their count.
+
+    Texts are compared by hashes of 64 bits: among ten million, that two differ and are taken for equal has a
+    probability of 3e-6, and would put them into the same part.
+    """
+    digests = [b"".join(blake2b(text, digest_size=8).digest() for text in chunk) for chunk in encoded_chunks(texts)]
+    hashes = np.frombuffer(b"".join(digests), np.int64)
+    del digests
+    order = np.argsort(hashes, kind="stable")
+    hashes = hashes[order]
+    begins = np.append(np.ones(min(1, len(order)), bool), hashes[1:] != hashes[:-1])
+    del hashes
+    rank = np.empty(int(begins.sum()), np.int64)  # of each group of equal hashes, by where it first appears
+    rank[np.argsort(order[begins])] = np.arange(len(rank))
+    numbers = np.empty(len(order), np.int64)
+    numbers[order] = np.repeat(rank, np.diff(np.append(np.flatnonzero(begins), len(order))))
+    return numbers, len(rank)
+
+
+def _texts_of_missing_labels(
+    conditions: Sequence[str] | None,
+    numbers: Int[np.ndarray, " texts"],
+    part_of: Shaped[np.ndarray, " distinct"],
+    labels: bool | None,
+) -> Int[np.ndarray, " some"]:
+    """The number of the first text of each label that no training text has; none if conditions are no labels."""
+    names = None if conditions is None else label_names(conditions, labels)
+    if conditions is None or names is None:
+        return np.empty(0, np.int64)
+    index = {name: place for place, name in enumerate(names)}
+    label = np.fromiter((index[condition] for condition in conditions), np.int64, len(numbers))
+    present, first = np.unique(label, return_index=True)
+    return numbers[first[~np.isin(present, label[part_of[numbers] == 0])]]
+
+
+def _unzip(texts: Any) -> tuple[Sequence[str], Sequence[str] | None]:
+    """Texts and their conditions, if there are any."""
+    if isinstance(texts, StoredTexts):
+        return texts, texts.conditions
+    if not texts or isinstance(texts[0], str):
+        return texts, None
+    return [text for _, text in texts], [condition for condition, _ in texts]
+
+
+def _select(texts: Any, rows: Int[np.ndarray, " some"]) -> Any:
+    return texts.select(rows) if isinstance(texts, StoredTexts) else [texts[row] for row in rows.tolist()]

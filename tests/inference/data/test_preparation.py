@@ -1,0 +1,247 @@
+"""Preparing a corpus: on the disk, in parts, in several threads, and from where an interrupted one was left."""
+
+import gzip
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pyroformer.inference.data import building, shards, stored_texts
+from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.data.readers import read_texts, read_to_disk
+from pyroformer.inference.data.splits import split_texts
+from pyroformer.inference.data.stored_texts import StoredTexts, chunk_bounds, encoded_chunks, store_texts
+
+WORDS = ["der", "Bär", "isst", "大", "rote", "Äpfel", "und", "😀", "lacht", "laut"]
+RNG = random.Random(0)
+TEXTS = [" ".join(RNG.choices(WORDS, k=RNG.randint(1, 24))) + f" {number}" for number in range(700)]
+PAIRS = [(f"label{number % 7}", text) for number, text in enumerate(TEXTS)]
+RARE = [(f"rare{number // 3}", text) for number, text in enumerate(TEXTS)]
+QUESTIONS = [(f"which is number {number} ?", text) for number, text in enumerate(TEXTS)]
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_texts, "CHUNK_TEXTS", 60)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """The files of a corpus, which are all that its folder holds."""
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+# Texts on the disk
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> StoredTexts:
+    return store_texts(((text,) for text in TEXTS), tmp_path / "texts")[0]
+
+
+def test_stored_texts_are_a_sequence(stored: StoredTexts) -> None:
+    assert len(stored) == len(TEXTS) and list(stored) == TEXTS
+    assert stored[3] == TEXTS[3] and stored[-1] == TEXTS[-1] and stored[5:99:7] == TEXTS[5:99:7]
+    assert stored[9:9] == [] and stored[::-50] == TEXTS[::-50]
+    with pytest.raises(IndexError):
+        stored[len(TEXTS)]
+
+
+@pytest.mark.parametrize("step", [1, 3, 100])  # side by side, and so far apart that each is read by itself
+def test_selected_texts(stored: StoredTexts, step: int) -> None:
+    rows = np.arange(2, len(TEXTS), step)
+    some = stored.select(rows).select(np.arange(len(rows))[1::2])
+    assert list(some) == TEXTS[2::step][1::2] and some[:] == list(some)
+
+
+def test_stored_pairs_and_blank_rows(tmp_path: Path) -> None:
+    rows = [row for pair in PAIRS for row in (pair, ("", ""))]
+    texts, blank = store_texts(rows, tmp_path / "texts")
+    assert texts.conditions is not None and blank == len(PAIRS)
+    assert list(zip(texts.conditions, texts, strict=True)) == PAIRS
+
+
+@pytest.mark.parametrize("sizes", [[], [1], [10] * 130, [50] * 9, [1, 99, 1, 1, 300, 1]])
+def test_parts_hold_few_texts_of_few_bytes(sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_texts, "CHUNK_BYTES", 100)
+    texts = ["x" * size for size in sizes]
+    chunks = [texts[bounds] for bounds in chunk_bounds(texts)]
+    assert [text for chunk in chunks for text in chunk] == texts and all(chunks)
+    assert all(len(chunk) <= 60 and len("".join(chunk[:-1])) < 100 for chunk in chunks)
+    assert [text.decode() for chunk in encoded_chunks(texts) for text in chunk] == texts
+
+
+@pytest.mark.parametrize("entries", [TEXTS, TEXTS * 2, PAIRS, QUESTIONS, RARE])
+@pytest.mark.parametrize("seed", [0, 5])
+def test_texts_on_the_disk_are_split_as_those_in_memory(entries: list[Any], seed: int, tmp_path: Path) -> None:
+    on_disk, _ = store_texts([(e,) if isinstance(e, str) else e for e in entries], tmp_path / "texts")
+    for part, texts in split_texts(on_disk, seed).items():
+        rows = list(texts) if texts.conditions is None else list(zip(texts.conditions, texts, strict=True))
+        assert rows == split_texts(entries, seed)[part]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_files_are_read_to_the_disk_as_into_memory(packed: bool, tmp_path: Path) -> None:
+    data = "\n\n".join(f"{condition}\t{text}" for condition, text in PAIRS).encode()
+    path = tmp_path / ("a.tsv.gz" if packed else "a.tsv")
+    path.write_bytes(gzip.compress(data) if packed else data)
+    on_disk, blank = read_to_disk(path, tmp_path / "work", 1, condition=0)
+    in_memory, same = read_texts(path, 1, condition=0)
+    pairs = {
+        split: list(zip(texts.conditions, texts, strict=True))
+        for split, texts in on_disk.items()
+        if texts.conditions is not None
+    }
+    assert pairs == in_memory and blank == same == len(PAIRS) - 1
+
+
+# Interrupted preparations
+
+SOURCES: dict[str, dict[str, Any]] = {
+    "texts": {"texts": TEXTS, "max_length": 16},
+    "labels": {"texts": PAIRS, "max_length": 16, "overlong": "drop"},
+    "questions": {"texts": QUESTIONS, "overlong": "drop"},
+}
+
+
+def interrupt_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupts the preparation when a shard is begun after so many others."""
+    done, tokenize = [0], shards._tokenize
+
+    def tokenize_or_stop(*arguments: Any) -> shards.Shard:
+        if done[0] == calls:
+            raise KeyboardInterrupt
+        done[0] += 1
+        return tokenize(*arguments)
+
+    monkeypatch.setattr(shards, "_tokenize", tokenize_or_stop)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of texts of each shard that is made from now on."""
+    made: list[int] = []
+    tokenize = shards._tokenize
+
+    def tokenize_and_count(texts: Any, *arguments: Any) -> shards.Shard:
+        made.append(len(texts))
+        return tokenize(texts, *arguments)
+
+    monkeypatch.setattr(shards, "_tokenize", tokenize_and_count)
+    return made
+
+
+@pytest.mark.parametrize("after", [1, 7, 12])
+@pytest.mark.parametrize("source", SOURCES)
+def test_an_interrupted_preparation_goes_on(
+    source: str, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Corpus.from_texts(**SOURCES[source], vocabulary=300, folder=tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_after(after, patch)
+        Corpus.from_texts(**SOURCES[source], vocabulary=300, folder=tmp_path / "again")
+    kept = sorted((tmp_path / "again" / "preparing").glob("*.shard"))
+    assert 0 < len(kept) <= after
+    made = counted(monkeypatch)
+    monkeypatch.setattr(building.Tokenizer, "train", None)  # it is trained already
+    again = Corpus.from_texts(**SOURCES[source], vocabulary=300, folder=tmp_path / "again")
+    assert content(again.folder) == content(whole.folder)
+    assert len(made) + len(kept) == 11 + 1 + 1  # 630, 35 and 35 texts, 60 in each shard
+
+
+def test_other_options_do_not_take_up_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes: list[dict[str, Any]] = [
+        {"max_length": 12}, {"vocabulary": 310}, {"overlong": "drop"}, {"seed": 1}, {"texts": TEXTS[:-1]},
+    ]  # fmt: skip
+    for number, change in enumerate(changes):
+        folder = tmp_path / str(number)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            interrupt_after(5, patch)
+            Corpus.from_texts(TEXTS, vocabulary=300, max_length=16, folder=folder)
+        arguments: dict[str, Any] = {"texts": TEXTS, "vocabulary": 300, "max_length": 16} | change
+        fresh = Corpus.from_texts(**arguments)
+        assert content(Corpus.from_texts(**arguments, folder=folder).folder) == content(fresh.folder)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", None])
+def test_a_damaged_shard_is_made_anew(damage: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_after(5, patch)
+        Corpus.from_texts(TEXTS, vocabulary=300, folder=tmp_path / "again")
+    shard = min((tmp_path / "again" / "preparing").glob("*.shard"))
+    shard.write_bytes(shard.read_bytes()[:-40] if damage is None else damage)
+    again = Corpus.from_texts(TEXTS, vocabulary=300, folder=tmp_path / "again")
+    assert content(again.folder) == content(Corpus.from_texts(TEXTS, vocabulary=300).folder)
+
+
+def test_a_tokenizer_is_trained_on_part_of_many_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[str] = []
+    train = building.Tokenizer.train
+
+    def train_and_note(texts: Iterator[str], vocabulary: int) -> Any:
+        used.extend(texts)
+        return train(used, vocabulary)
+
+    monkeypatch.setattr(building.Tokenizer, "train", train_and_note)
+    splits = {"train": TEXTS, "valid": TEXTS[:5], "test": TEXTS[:5]}
+    for limit, every in ((10**9, 1), (sum(len(text.encode()) for text in TEXTS) - 1, 2)):
+        used.clear()
+        monkeypatch.setattr(building, "TRAINING_BYTES", limit)
+        corpus = Corpus.from_texts(splits)
+        assert used == TEXTS[::every] and list(corpus.train) == TEXTS
+
+
+KILLED = """
+import sys, time
+from pyroformer.inference.data import shards, stored_texts
+from pyroformer.inference.data.corpus import Corpus
+stored_texts.CHUNK_TEXTS = 60
+tokenize = shards._tokenize
+def slow(*arguments):
+    time.sleep(0.3)
+    return tokenize(*arguments)
+shards._tokenize = slow
+Corpus.from_file(sys.argv[1], vocabulary=300, folder=sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, folder = tmp_path / "a.txt", tmp_path / "again"
+    path.write_text("\n".join(TEXTS), encoding="utf-8")
+    process = subprocess.Popen([sys.executable, "-c", KILLED, path, folder])
+    deadline = time.monotonic() + 300
+    while len(list(folder.glob("preparing/*.shard"))) < 3 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    made = counted(monkeypatch)
+    again = Corpus.from_file(path, vocabulary=300, folder=folder)
+    assert len(made) <= 10
+    assert content(again.folder) == content(Corpus.from_file(path, vocabulary=300).folder)
+
+
+def test_a_file_that_is_no_text_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one\ntw\0o")
+    with pytest.raises(ValueError, match="a.txt is not text"):
+        Corpus.from_file(tmp_path / "a.txt", folder=tmp_path / "corpus")
+    assert not (tmp_path / "corpus").exists()
+
+
+# Progress
+
+
+@pytest.mark.parametrize(("progress", "shown"), [(True, True), (False, False), (None, False)])
+def test_progress_is_shown_on_standard_error(
+    progress: bool | None, shown: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    Corpus.from_file(tmp_path / "a.txt", vocabulary=300, progress=progress)
+    out, err = capsys.readouterr()
+    assert not out and ("reading a.txt" in err) == ("tokenizing" in err) == shown
+    assert shown or not err
