@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from pyroformer.guides.nvae import LEAST_LOG_ALPHA, NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.data.readers import read_texts
-from pyroformer.inference.data.tokenizer import MIN_VOCABULARY, Tokenizer
+from pyroformer.inference.data.tokenizer import MIN_VOCABULARY, Tokenizer, TokenizerKind
 from pyroformer.inference.run import Run
 from pyroformer.inference.training.fit import fit
 from pyroformer.models.nvae import NVAE
@@ -41,12 +41,13 @@ LOSS = 1.0  # BLEU that a removal may cost
 class Texts(NamedTuple):
     """A tokenization, and the lengths in tokens, the end included, of the texts that are taken."""
 
+    kind: TokenizerKind
     vocabulary: int
     shortest: int
     longest: int
 
 
-TEXTS = {"bytes": Texts(MIN_VOCABULARY, 10, 22), "pieces": Texts(2000, 6, 14)}
+TEXTS = {"bytes": Texts("bytes", MIN_VOCABULARY, 10, 22), "pieces": Texts("bpe", 2000, 6, 14)}
 
 
 class Point(NamedTuple):
@@ -115,7 +116,7 @@ def read_corpus(texts: str, data: Path) -> Corpus:
     """The sentences of the right length; the tokenizer is trained on them and on all others."""
     rule = TEXTS[texts]
     splits: Any = read_texts(data, None, 0)[0]
-    tokenizer = Tokenizer.train(splits["train"], rule.vocabulary)
+    tokenizer = Tokenizer.train_kind(rule.kind, splits["train"], rule.vocabulary)
     short = {
         split: [text for text, n in zip(found, lengths(tokenizer, found), strict=True) if n >= rule.shortest]
         for split, found in splits.items()
@@ -172,7 +173,7 @@ def summary(run: Run, split: Any, min_weight: float, texts: int) -> dict[str, fl
         metrics=["kept", "bleu", "exact_match", *names],
     )
     values = {name: found[name].value for name in found}
-    shares = {name: found[name]["of the text's"].value for name in ("kept", "kept_attention") if name in found}
+    shares = {name: found[name]["of the text's"] for name in ("kept", "kept_attention") if name in found}
     return values | {f"{name}_share": value for name, value in shares.items()}
 
 

@@ -47,7 +47,8 @@ class Kept(Metric):
         return {"kept": memory.present.sum(-1) - each, "all": each * context.mask.sum(-1)}
 
     def summarize(self, column: Mapping[str, Column], context: EvaluationContext) -> MetricResult:
-        label = f"{self.label}{_removed(context)}"
+        least = context.options.min_weight
+        label = f"{self.label}, of weight {least:g} or more" if least else self.label
         share = ratio(column["kept"] / column["all"])
         return MetricResult(label, {"vectors": ratio(column["kept"]), "of the text's": share})
 
@@ -65,9 +66,5 @@ class AccuracyKept(Metric):
         return token_hits(context.run.model.likelihood(memory, context.mask), context)
 
     def summarize(self, column: Column, context: EvaluationContext) -> MetricResult:
-        return MetricResult(f"{self.label}{_removed(context)}", {"share": ratio(column, context.tokens)})
-
-
-def _removed(context: EvaluationContext) -> str:
-    least = context.options.min_weight
-    return f" without weights below {least:g}" if least else ""
+        label = f"{self.label} without vectors below {context.options.min_weight:g}"
+        return MetricResult(label, {"share": ratio(column, context.tokens)})
