@@ -52,8 +52,10 @@ class TrainingOptions:
             ``nvib`` for the published regularizer of the NVAE (not a bound), or the import path of your own, as in
             my_module.MyObjective; by default the objective that the model was published with.
         num_particles: Draws of each text's latents in a step: averaged by ``elbo`` and ``nvib``, weighted by ``iw``.
-        kl_schedule: Schedule of the weight of the KL terms over the run: ``constant``, ``linear``, ``geometric`` or
-            ``cyclical``.
+        kl_schedule: Schedule of the weight of the KL terms over the run: ``constant``, ``linear``, ``geometric``,
+            ``cyclical`` or ``ladder``.
+        ladder: The rungs of a ladder, weights of the KL terms for equal shares of the run; 0.001 0.01 0.1 0.5 1 by
+            default.
         beta: Weight of the KL terms, on top of the schedule; the objective is a bound of log p(x) only at 1.
         free_bits: Free bits, in nats: the KL of a group of latents, averaged over one batch of one device, is not
             reduced below this. Not a bound. 0 turns them off.
@@ -86,7 +88,8 @@ class TrainingOptions:
     accumulate_grad_batches: int = 1
     objective: Objectives | str | None = None
     num_particles: int = 1
-    kl_schedule: Literal["constant", "linear", "geometric", "cyclical"] = "constant"
+    kl_schedule: Literal["constant", "linear", "geometric", "cyclical", "ladder"] = "constant"
+    ladder: list[float] | None = None
     beta: float = 1.0
     free_bits: float = 0.0
     free_bits_per: FreeBitsPer = "layer"
@@ -112,6 +115,7 @@ class TrainingOptions:
         if self.objective is not None and "." not in self.objective:
             check_choice("objective", self.objective, (*get_args(Objectives), "an import path"))
         check_choice("kl_schedule", self.kl_schedule, SCHEDULES)
+        self._check_ladder()
         check_choice("free_bits_per", self.free_bits_per, get_args(FreeBitsPer))
         check_choice("kl_reduction", self.kl_reduction, get_args(KLReduction))
         check_choice("precision", self.precision, get_args(Precision))
@@ -134,6 +138,19 @@ class TrainingOptions:
                 raise ValueError(f"{name} is {value}: give zero or a positive number.")
         if self.keep is not None and not 0 < self.keep <= 1:
             raise ValueError(f"keep is {self.keep}: give a share of the vectors, above 0 and at most 1.")
+
+    def _check_ladder(self) -> None:
+        if self.ladder is None:
+            return
+        rungs = [declared_number("a rung of ladder", rung, float) for rung in self.ladder]
+        object.__setattr__(self, "ladder", rungs)
+        if not rungs or not all(0 <= rung < float("inf") for rung in rungs):
+            raise ValueError(f"ladder is {rungs}: give zero or positive numbers, such as 0.001 0.01 0.1 1.")
+        if self.kl_schedule != "ladder":
+            raise ValueError(
+                f"ladder is {rungs}, but kl_schedule is {self.kl_schedule}: choose the kl_schedule ladder, or leave "
+                "ladder out."
+            )
 
     def _check_target_alone(self) -> None:
         """A target decides the weight of the KL, so that no other option may."""

@@ -1,11 +1,24 @@
 """Schedules of the learning rate and of the KL weight: functions of a run's progress, from 0 to 1."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
-__all__ = ["SCHEDULES", "Schedule", "constant", "cyclical", "geometric", "linear", "warmup_cosine"]
+__all__ = [
+    "RUNGS",
+    "SCHEDULES",
+    "Schedule",
+    "constant",
+    "cyclical",
+    "geometric",
+    "kl_schedule",
+    "ladder",
+    "linear",
+    "warmup_cosine",
+]
 
 Schedule = Callable[[float], float]
+RUNGS = (0.001, 0.01, 0.1, 0.5, 1.0)
 
 
 def constant(progress: float) -> float:
@@ -50,6 +63,28 @@ def cyclical(progress: float, cycles: int = 4, ramp: float = 0.5) -> float:
     return min(1.0, (progress * cycles % 1.0) / ramp)
 
 
+def ladder(progress: float, rungs: Sequence[float] = RUNGS) -> float:
+    """A few weights, each for an equal share of the run: a model learns to copy, then to compress what it copies.
+
+    Unlike growth to 1 in one go, each rung gives encoder, decoder and prior the time to adapt to it.
+
+    Examples:
+        >>> [ladder(progress) for progress in (0.0, 0.19, 0.2, 0.99, 1.0)]
+        [0.001, 0.001, 0.01, 1.0, 1.0]
+    """
+    return rungs[min(int(progress * len(rungs) + 1e-9), len(rungs) - 1)]
+
+
+def kl_schedule(name: str, rungs: Sequence[float] | None = None) -> Schedule:
+    """The schedule of the KL weight with this name; ``rungs`` are those of a ladder, :data:`RUNGS` by default.
+
+    Examples:
+        >>> kl_schedule("ladder", rungs=[0.1, 1.0])(0.5)
+        1.0
+    """
+    return partial(ladder, rungs=rungs) if name == "ladder" and rungs else SCHEDULES[name]
+
+
 def warmup_cosine(progress: float, warmup: float = 0.05, final: float = 0.1) -> float:
     """Learning rate: linear warm-up to 1 over the first twentieth, then a cosine decay to a tenth.
 
@@ -68,4 +103,5 @@ SCHEDULES: dict[str, Schedule] = {
     "linear": linear,
     "geometric": geometric,
     "cyclical": cyclical,
+    "ladder": ladder,
 }

@@ -23,6 +23,7 @@ from pyroformer.models.batch import EOS, PAD, Batch
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
+from pyroformer.models.priors.codebook import CodebookVectorPrior
 from pyroformer.models.priors.roles import BaseMeasure
 from pyroformer.models.priors.sequences import AutoregressiveVectorPrior
 from pyroformer.models.priors.vectors import MixtureVectorPrior
@@ -31,7 +32,7 @@ from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.vae import VAE
 
 CONFIG = TransformerConfig(vocabulary=30, max_length=12, width=16, layers=2, heads=2, dropout=0.0)
-NO_CLOSED_FORM = (MixtureVectorPrior, AutoregressiveVectorPrior)
+NO_CLOSED_FORM = (MixtureVectorPrior, AutoregressiveVectorPrior, CodebookVectorPrior)
 TEXTS = [[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]]
 
 
@@ -89,6 +90,8 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "autoregressive-nvae-kappa-2": nvae(
         samples_per_component=2, base=lambda: AutoregressiveVectorPrior(16, heads=2, samples_per_component=2)
     ),
+    "codebook-vae": vae(lambda: CodebookVectorPrior(16, entries=5, heads=2, samples_per_component=0)),
+    "codebook-nvae": nvae(base=lambda: CodebookVectorPrior(16, entries=5, heads=2)),
     "della": della(),
     "della-collapsed-upper": della(fusion="collapsed", first_layer=2),
     "della-residual-separate": della(guide={"posterior": "residual", "encoder": "separate"}, first_prior="learned"),

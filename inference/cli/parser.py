@@ -147,6 +147,8 @@ def _add(group: Any, described: Sequence[Option], prefix: str = "") -> dict[str,
             group.add_argument(flag, action="store_true", help=text)
         elif list[str] in type_members(kind):
             group.add_argument(flag, type=str, nargs="+", metavar="CLASS" if name == "trust" else "TEXT", help=text)
+        elif list[float] in type_members(kind):
+            group.add_argument(flag, type=float, nargs="+", metavar="X", help=text)
         elif roles := [part for part in type_members(kind) if isinstance(part, type) and part not in _METAVARS]:
             group.add_subclass_arguments(
                 roles[0],

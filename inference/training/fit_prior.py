@@ -41,6 +41,7 @@ __all__ = ["PRIORS", "fit_prior", "named_prior"]
 
 PRIORS = {
     "autoregressive": "pyroformer.priors.AutoregressiveVectorPrior",
+    "codebook": "pyroformer.priors.CodebookVectorPrior",
     "mixture": "pyroformer.priors.MixtureVectorPrior",
     "gaussian": "pyroformer.priors.GaussianVectorPrior",
 }
@@ -66,8 +67,8 @@ def fit_prior(
 
     Arguments:
         run: The run to start from; it is not changed.
-        prior: The new base measure, which is trained in place, or the name of one: ``autoregressive``, ``mixture``,
-            ``gaussian``, or an import path.
+        prior: The new base measure, which is trained in place, or the name of one: ``autoregressive``, ``codebook``,
+            ``mixture``, ``gaussian``, or an import path.
         out: The new run's folder; a temporary one by default.
         resume: Continue the run in ``out``.
         callback: Called about twice a second with a :class:`~pyroformer.inference.training.lightning_module.Status`.
@@ -106,7 +107,7 @@ def named_prior(run: Run, name: str, *, seed: int = 0, **arguments: Any) -> Base
 
     Arguments:
         run: The run for which the prior is made.
-        name: ``autoregressive``, ``mixture``, ``gaussian``, or an import path.
+        name: ``autoregressive``, ``codebook``, ``mixture``, ``gaussian``, or an import path.
         seed: Random seed of its initial weights.
         arguments: Arguments of its class, such as ``layers``.
 

@@ -25,7 +25,7 @@ from ..options import TrainingOptions
 from ..runs.folder import RunFolder
 from ..runs.joint_module import frozen_modules
 from ..runs.old_runs import current_progress, current_state
-from ..schedules import SCHEDULES, warmup_cosine
+from ..schedules import kl_schedule, warmup_cosine
 from ..utils.files import write_atomically
 from ..utils.seeds import derived_seed
 from .compiled import NO_VALIDATION, CompiledObjective
@@ -72,6 +72,7 @@ class Training(lightning.LightningModule):
         self.tokens_per_text = float(corpus.train.lengths.mean())
         self.full_weights = {site: float(weight) for site, weight in objective.kl_weights.named_buffers()}
         self.controller = None if options.target_kl is None else KLController(options.target_kl)
+        self.schedule = kl_schedule(options.kl_schedule, options.ladder)
         self.keep_controller = None
         if options.keep is not None:
             self.keep_controller = KeepController(options.keep, check_keep(objective.model, objective.guide))
@@ -135,9 +136,7 @@ class Training(lightning.LightningModule):
         rate = self.options.learning_rate * warmup_cosine(progress)
         for group in self.optimizers().param_groups:  # type: ignore[union-attr]
             group["lr"] = rate
-        self.scale = (
-            SCHEDULES[self.options.kl_schedule](progress) if self.controller is None else self.controller.weight
-        )
+        self.scale = self.schedule(progress) if self.controller is None else self.controller.weight
         self._weigh_kl(self.scale)
         if self.keep_controller is not None:
             self.keep_controller.set_delta()

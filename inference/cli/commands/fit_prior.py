@@ -24,6 +24,7 @@ def fit_prior(
     layers: int | None = None,
     heads: int | None = None,
     components: int | None = None,
+    entries: int | None = None,
     dropout: float | None = None,
     **options: Unpack[RunOptions],
 ) -> None:
@@ -31,11 +32,11 @@ def fit_prior(
 
     Examples:
       pyroformer fit-prior runs/reviews --out runs/refitted --minutes 5
-      pyroformer fit-prior runs/reviews --prior mixture --components 64 --out runs/mixture
+      pyroformer fit-prior runs/reviews --prior codebook --entries 2048 --out runs/codebook
 
     Arguments:
-        prior: The new base measure: autoregressive (vectors in order), mixture (of Gaussians), gaussian, or the import
-            path of a class, as in my_priors.Mine.
+        prior: The new base measure: autoregressive (vectors in order), codebook (in order, with Gaussians that all
+            places share), mixture (of Gaussians), gaussian, or the import path of a class, as in my_priors.Mine.
         out: The folder of the new run, new or empty.
         resume: Resume the run in --out.
         steps: Number of optimizer steps.
@@ -44,12 +45,13 @@ def fit_prior(
         learning_rate: Peak learning rate (default: 0.002).
         patience: Stop after this many validations without improvement (default: 0, never).
         seed: Random seed.
-        model_width: Hidden size of an autoregressive prior (default: the width of the vectors).
-        layers: Number of blocks of an autoregressive prior (default: 2).
-        heads: Number of attention heads of an autoregressive prior (default: 4).
+        model_width: Hidden size of an autoregressive or codebook prior (default: the width of the vectors).
+        layers: Number of blocks of an autoregressive or codebook prior (default: 2).
+        heads: Number of attention heads of an autoregressive or codebook prior (default: 4).
         components: Number of Gaussians of a mixture (default: 16), or of each vector of an autoregressive prior
             (default: 1).
-        dropout: Dropout probability of an autoregressive prior (default: 0).
+        entries: Number of Gaussians of a codebook (default: 1024).
+        dropout: Dropout probability of an autoregressive or codebook prior (default: 0).
     """
     from ...options import TrainingOptions
 
@@ -65,7 +67,9 @@ def fit_prior(
     from ...training.fit_prior import named_prior
 
     run = open_run(options)
-    sizes = _without_none(model_width=model_width, layers=layers, heads=heads, components=components, dropout=dropout)
+    sizes = _without_none(
+        model_width=model_width, layers=layers, heads=heads, components=components, entries=entries, dropout=dropout
+    )
     new = named_prior(run, prior, seed=seed, **sizes)
     RunFolder(out).prepare(resume)
     count = sum(parameter.numel() for parameter in new.parameters() if parameter.requires_grad)
