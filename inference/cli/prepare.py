@@ -79,6 +79,8 @@ def prepare_new(
     check_choice("size", size, cls.sizes)
     dimensions = cls.sizes[size] if backbone is None else backbone.sizes
     known = {"vocabulary": corpus.vocabulary, "max_length": corpus.max_length, **dimensions, **model_options}
+    if "samples_per_component" not in signature(cls).parameters:
+        known["samples_per_component"] = 0  # no component is the prior's own
     priors = [key for key, value in model_options.items() if _names_class(value)]
     if "latent_prior" in priors:  # its sizes follow from the structure of the model
         plain = {key: value for key, value in {**dimensions, **model_options}.items() if key not in priors}

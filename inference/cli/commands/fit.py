@@ -22,6 +22,7 @@ def fit(
     out: str | None = None,
     size: Literal["tiny", "small", "base"] | None = None,
     attention: Literal["softmax", "probabilistic"] | None = None,
+    prior: Literal["gaussian", "mixture", "autoregressive", "codebook"] | None = None,
     init_from: str | None = None,
     resume: bool = False,
     vocabulary: int | Literal["auto"] = "auto",
@@ -50,6 +51,7 @@ def fit(
         out: The folder of the run, new or empty.
         size: Size of the model (default: tiny); --model.width and the like change one dimension.
         attention: Self-attention mechanism (default: softmax); short for --model.attention.
+        prior: Prior of the vectors, which is trained with the model; short for --model.base_measure.
         init_from: A pretrained GPT-2 to start the decoder from: a folder in Hugging Face format, or a name on its hub.
             Sizes, tokenizer and dropout are then GPT-2's, and the learning_rate is 1e-4 by default.
         resume: Resume the run in --out, with its texts, model and options.
@@ -71,6 +73,8 @@ def fit(
     if data is None and not resume:
         raise ValueError("fit needs --data: a file of texts, a folder with train/valid/test, or the word builtin.")
     model = dict(model or {}) | ({} if attention is None else {"attention": attention})
+    if prior is not None:
+        model = _with_prior(name, prior, model)
     TrainingOptions(**training)  # validates them before anything is read
 
     from ...runs.folder import RunFolder
@@ -139,6 +143,19 @@ def _by_flag(
     flags = {f"--{key}": value for key, value in texts.items() if value not in (None, "auto")}
     flags |= {f"--model.{key}": value for key, value in (dimensions | dict(model)).items()}
     return flags | {f"--guide.{key}": value for key, value in guide.items()}
+
+
+def _with_prior(name: str, prior: str, model: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a model with a base measure by its short name."""
+    from ...training.fit_prior import PRIORS
+    from ...utils.registry import MODELS
+    from ..option_help import options
+
+    if not any(option.name == "base_measure" for option in options(MODELS[name].model)):
+        raise ValueError(f"--prior is {prior}, but {name} has no vectors with a base measure: leave it out.")
+    if "base_measure" in model:
+        raise ValueError(f"--prior is {prior}, which is short for --model.base_measure: give one of them.")
+    return {**model, "base_measure": {"class_path": PRIORS[prior]}}
 
 
 def _check_conditions(name: str, condition: str | None) -> None:
