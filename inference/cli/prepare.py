@@ -236,7 +236,8 @@ def read_backbone(source: str, size: str | None, texts: Mapping[str, Any], model
     Raises:
         ValueError: If it cannot be read, or an option that it determines is set to another value.
     """
-    for name, value in {"size": size, "vocabulary": texts["vocabulary"]}.items():
+    own = {"size": size, "vocabulary": texts["vocabulary"], "tokenizer": texts.get("tokenizer")}
+    for name, value in own.items():
         if value not in (None, "auto"):
             raise ValueError(f"--{name} is {value}, but {source} has one of its own: leave it out.")
     backbone = Pretrained.from_pretrained(source)
@@ -268,7 +269,7 @@ def _check_same_options(
         raise ValueError(f"{folder.path} holds a run of the model {other}, not of {name}: choose another --out.")
     own = {f"--{key}": value for key, value in (config.get("training") or {}).items()}
     own |= {"--vocabulary": corpus.requested_vocabulary, "--max_length": corpus.max_length}
-    own |= {"--overlong": corpus.overlong}
+    own |= {"--overlong": corpus.overlong, "--tokenizer": corpus.tokenizer.kind}
     own |= _recorded_options("model", classes.model, config["model"])
     own |= _recorded_options("model", NETWORK, config["model"]["init_args"]["config"])
     own |= _recorded_options("guide", classes.guide, config["guide"]) if classes.guide else {}

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...utils.processes import rank
-from ..output import print_line
+from ..output import print_line, with_flags
 from ..progress import Progress
 
 __all__ = ["fit"]
@@ -24,7 +24,9 @@ def fit(
     attention: Literal["softmax", "probabilistic"] | None = None,
     prior: Literal["gaussian", "mixture", "autoregressive", "codebook"] | None = None,
     init_from: str | None = None,
+    delta: float | None = None,
     resume: bool = False,
+    tokenizer: Literal["bpe", "bytes", "characters"] | None = None,
     vocabulary: int | Literal["auto"] = "auto",
     max_length: int | None = None,
     overlong: Literal["split", "drop"] | None = None,
@@ -54,7 +56,10 @@ def fit(
         prior: Prior of the vectors, which is trained with the model; short for --model.base_measure.
         init_from: A pretrained GPT-2 to start the decoder from: a folder in Hugging Face format, or a name on its hub.
             Sizes, tokenizer and dropout are then GPT-2's, and the learning_rate is 1e-4 by default.
+        delta: Increase of the prior's concentration with each token, which decides how many vectors a text keeps; short
+            for --model.delta. --keep moves it.
         resume: Resume the run in --out, with its texts, model and options.
+        tokenizer: Tokens of the texts (default: bpe, sub-words): bytes, or characters of the training texts.
         vocabulary: Number of sub-word tokens, or auto: by the size of the data.
         max_length: Largest length of a text in tokens (default: 64).
         overlong: What to do with texts longer than max_length (default: split; for built-in texts: drop).
@@ -75,8 +80,11 @@ def fit(
     model = dict(model or {}) | ({} if attention is None else {"attention": attention})
     if prior is not None:
         model = _with_prior(name, prior, model)
+    if delta is not None:
+        model = _with_delta(name, delta, model)
     TrainingOptions(**training)  # validates them before anything is read
 
+    from ...evaluation.verdict import carried, latent_verdict
     from ...runs.folder import RunFolder
     from ...training.fit import run_training
     from ..prepare import (
@@ -93,7 +101,8 @@ def fit(
     if rank() == 0:
         prepare_folder(folder, resume)
     source: dict[str, Any] = {"field": field, "condition": condition, "labels": labels, "init_from": init_from}
-    texts = {"vocabulary": vocabulary, "max_length": max_length, "overlong": overlong}
+    texts: dict[str, Any] = {"vocabulary": vocabulary, "max_length": max_length, "overlong": overlong}
+    texts["tokenizer"] = tokenizer
     # Of processes that train together, the others resume the run that the first one has prepared.
     if folder.config_file.exists() and (resume or rank() > 0):
         requested = _by_flag(name, size, texts, model, guide or {})
@@ -106,7 +115,8 @@ def fit(
         _check_conditions(name, condition)
         backbone = None if init_from is None else read_backbone(init_from, size, texts, model)
         fields: dict[str, Any] = {"field": field, "condition": condition, "labels": labels}
-        fields["tokenizer"] = None if backbone is None else backbone.tokenizer
+        if backbone is not None:
+            texts["tokenizer"] = backbone.tokenizer
         corpus = read_corpus(data, folder if rank() == 0 else None, **fields, **texts)
         if rank() == 0:
             folder.keep_source(described_source(data, **source))
@@ -129,6 +139,8 @@ def fit(
         )
     best = "best" if run.folder.best.exists() else "no validation yet; saved"
     print_line(f"{best} at step {run.step:,}; run saved in {out}")
+    if (rate := carried(run)) is not None:
+        print_line(with_flags(latent_verdict(rate)))
     if signal is not None:
         raise SystemExit(128 + signal)
 
@@ -156,6 +168,19 @@ def _with_prior(name: str, prior: str, model: Mapping[str, Any]) -> dict[str, An
     if "base_measure" in model:
         raise ValueError(f"--prior is {prior}, which is short for --model.base_measure: give one of them.")
     return {**model, "base_measure": {"class_path": PRIORS[prior]}}
+
+
+def _with_delta(name: str, delta: float, model: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a model with the delta of its weight prior."""
+    from ...utils.registry import MODELS
+    from ..option_help import options
+
+    if not any(option.name == "delta" for option in options(MODELS[name].model)):
+        raise ValueError(f"--delta is {delta:g}, and {name} has no weights with a delta: leave it out.")
+    if "delta" in model or "weight_prior" in model:
+        given = "delta" if "delta" in model else "weight_prior"
+        raise ValueError(f"--delta is {delta:g}, and --model.{given} beside it decides the same: give one of them.")
+    return {**model, "delta": delta}
 
 
 def _check_conditions(name: str, condition: str | None) -> None:
