@@ -1,12 +1,13 @@
-"""A lock on a run's folder: one training at a time writes into it."""
+"""Locks of trainings: one at a time in a run's folder, and one at a time in a process."""
 
 import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
 
-__all__ = ["LOCK", "run_lock"]
+__all__ = ["LOCK", "one_training", "run_lock"]
 
 try:
     import fcntl
@@ -14,6 +15,25 @@ except ImportError:  # Windows has none: no lock there
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
+_TRAINING = RLock()  # the same thread may enter again
+
+
+@contextmanager
+def one_training() -> Iterator[None]:
+    """A training, of which a process has one at a time: Pyro's handlers and torch's generator are global.
+
+    Raises:
+        ValueError: If another thread trains.
+    """
+    if not _TRAINING.acquire(blocking=False):
+        raise ValueError(
+            "another thread of this process is training, and Pyro's state is global: wait for it to end, or train in a "
+            "process of its own."
+        )
+    try:
+        yield
+    finally:
+        _TRAINING.release()
 
 
 @contextmanager

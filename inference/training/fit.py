@@ -20,7 +20,7 @@ from ..run import Run
 from ..runs.config import run_config
 from ..runs.folder import RunFolder, objective_state, read_checkpoint
 from ..runs.joint_module import check_finite
-from ..runs.lock import run_lock
+from ..runs.lock import one_training, run_lock
 from ..utils.processes import rank
 from ..utils.progress import TrainingBar, shown
 from .checks import (
@@ -80,7 +80,8 @@ def fit(
 
     Raises:
         ValueError: If an option is out of range, ``out`` is in use, the guide is of another model, the run to resume is
-            of another model, corpus or objective, or the corpus has conditions that the model does not read.
+            of another model, corpus or objective, the corpus has conditions that the model does not read, or another
+            thread of this process is training.
         DivergenceError: A ValueError, if the loss or the weights are not finite; the last finite weights are kept.
         SystemExit: With code 128 + signal after SIGTERM, SIGHUP or SIGUSR1, once the step is finished and saved.
             After Ctrl-C, the run so far is returned.
@@ -105,6 +106,7 @@ def fit(
     return run
 
 
+@one_training()
 def run_training(
     model: Model,
     guide: nn.Module | None,

@@ -37,7 +37,7 @@ from ..utils.registry import imported
 from .fit import fit
 from .lightning_module import Status
 
-__all__ = ["PRIORS", "fit_prior", "named_prior"]
+__all__ = ["PRIORS", "fit_prior", "named_prior", "second_stage"]
 
 PRIORS = {
     "autoregressive": "pyroformer.priors.AutoregressiveVectorPrior",
@@ -94,12 +94,23 @@ def fit_prior(
         if name in options:
             raise ValueError(f"{name} is {options[name]}, but a prior is fitted by the exact bound: leave {name} out.")
     settings = TrainingOptions(**options)
-    _base_measure(run.model)
-    if isinstance(prior, str):
-        prior = named_prior(run, prior, seed=settings.seed)
-    model, guide = _with_prior(run.model, run.guide, _adapt_prior(run.model, prior))
+    model, guide = second_stage(run, prior, seed=settings.seed)
     kept: dict[str, Any] = {"out": out, "resume": resume, "callback": callback, "progress": progress}
     return fit(model, guide, run.corpus, **kept, **options | {"objective": "elbo"})
+
+
+def second_stage(
+    run: Run, prior: BaseMeasure | str = "autoregressive", *, seed: int = 0
+) -> tuple[Model, nn.Module | None]:
+    """Copies of a run's model and guide with another base measure, in which only that is trained.
+
+    Raises:
+        ValueError: If the model has no base measure, or the prior does not fit it or has no parameters.
+    """
+    _base_measure(run.model)
+    if isinstance(prior, str):
+        prior = named_prior(run, prior, seed=seed)
+    return _with_prior(run.model, run.guide, _adapt_prior(run.model, prior))
 
 
 def named_prior(run: Run, name: str, *, seed: int = 0, **arguments: Any) -> BaseMeasure:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...utils.processes import rank
+from ..ending import print_early_end
 from ..output import print_line, with_flags
 from ..progress import Progress
 
@@ -133,10 +134,7 @@ def fit(
         run, signal = run_training(*prepared[:3], out=out, resume=resume, callback=progress, **prepared.training)
     finally:
         progress.close()
-    if progress.done < 1:
-        print_line(
-            f"ended at {100 * progress.done:.0f} %; pyroformer fit {name} --out {shlex.quote(out)} --resume goes on"
-        )
+    print_early_end(progress, signal, f"pyroformer fit {name} --out {shlex.quote(out)} --resume")
     best = "best" if run.folder.best.exists() else "no validation yet; saved"
     print_line(f"{best} at step {run.step:,}; run saved in {out}")
     if (rate := carried(run)) is not None:

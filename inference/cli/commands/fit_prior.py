@@ -1,7 +1,9 @@
 """The command that fits a new prior to a trained run."""
 
+import shlex
 from typing import Any, Unpack
 
+from ..ending import print_early_end
 from ..output import print_line
 from ..progress import Progress
 from ..shared_options import RunOptions, open_run
@@ -63,8 +65,8 @@ def fit_prior(
     TrainingOptions(**training)  # validates them before anything is read
 
     from ...runs.folder import RunFolder
-    from ...training.fit_prior import fit_prior as train
-    from ...training.fit_prior import named_prior
+    from ...training.fit import run_training
+    from ...training.fit_prior import named_prior, second_stage
 
     run = open_run(options)
     sizes = _without_none(
@@ -77,12 +79,20 @@ def fit_prior(
         f"fitting {type(new).__name__}, {count:,} parameters, to the posterior of {options['run']}; "
         "all other parameters are frozen"
     )
+    modules = second_stage(run, new)
     progress = Progress()
     try:
-        fitted = train(run, new, out=out, resume=resume, callback=progress, progress=False, **training)
+        fitted, signal = run_training(
+            *modules, run.corpus, out=out, resume=resume, callback=progress, objective="elbo", **training
+        )
     finally:
         progress.close()
-    print_line(f"best at step {fitted.step:,}; run saved in {out}")
+    again = f"pyroformer fit-prior {shlex.quote(str(options['run']))} --out {shlex.quote(out)} --resume"
+    print_early_end(progress, signal, again if prior == "autoregressive" else f"{again} --prior {shlex.quote(prior)}")
+    best = "best" if fitted.folder.best.exists() else "no validation yet; saved"
+    print_line(f"{best} at step {fitted.step:,}; run saved in {out}")
+    if signal is not None:
+        raise SystemExit(128 + signal)
 
 
 def _without_none(**values: Any) -> dict[str, Any]:
