@@ -202,9 +202,11 @@ def _add_generated(collected: Draws, text: Any, write: Callable[[Tensor], Sequen
     tokens, group = text.sample(), "posterior_predictive"
     if not isinstance(text, AutoregressiveText):
         return collected.add(group, {"tokens": tokens})
-    mask = text_mask(tokens, EOS)
-    tokens = torch.where(mask, tokens, PAD)[..., : int(mask.sum(-1).max())]
-    collected.add(group, {"tokens": tokens, "length": mask.sum(-1)})
+    tokens = torch.where(text_mask(tokens, EOS), tokens, PAD)
+    places = torch.arange(1, tokens.shape[-1] + 1, device=tokens.device)
+    lengths = torch.where(tokens == PAD, 0, places).amax(-1)  # a text of a given length may lack an end
+    tokens = tokens[..., : int(lengths.max())]
+    collected.add(group, {"tokens": tokens, "length": lengths})
     if write is not None:
         collected.add_strings(group, "generated", write(tokens))
 
