@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...guides.nvae import NVAEGuide
-from ...models.base import Model
 from ...models.priors.weights import BoundedDirichletProcess
 
 __all__ = ["KeepController", "check_keep"]
@@ -101,7 +100,7 @@ class KeepController(nn.Module):
         self.log_delta.sub_(self.integral * self.error).clamp_(*self.range)  # clamped: no integral windup
 
 
-def check_keep(model: Model, guide: nn.Module | None) -> BoundedDirichletProcess:
+def check_keep(model: nn.Module, guide: nn.Module | None) -> BoundedDirichletProcess:
     """The prior whose delta decides how many vectors are kept.
 
     Raises:

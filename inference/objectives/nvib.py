@@ -81,8 +81,9 @@ class NVIB(ELBO):
     @classmethod
     def full_kl_weights(cls, options: TrainingOptions, model: Model) -> dict[str, float]:
         """The weights of both regularizers."""
+        full = cls(beta=options.beta).kl_weights
         given = {"weights": options.lambda_d, "vectors": options.lambda_g}
-        return cls(beta=options.beta, **{name: value for name, value in given.items() if value is not None}).kl_weights
+        return full | {site: options.beta * weight for site, weight in given.items() if weight is not None}
 
     @classmethod
     def from_description(cls: type[N], described: Mapping[str, Any], num_particles: int, data_size: int) -> N:
@@ -123,10 +124,10 @@ class NVIB(ELBO):
 
     def counts(self, sites: dict[str, Site], posterior: dict[str, Site]) -> dict[str, Tensor]:
         """The number of each text's tokens whose vectors are not switched off: per token, the share that is kept."""
-        if not {"length", "weights"} <= set(sites) or not isinstance(posterior["weights"]["fn"], LogDirichlet):
+        q = posterior["weights"]["fn"]
+        if not isinstance(q, LogDirichlet) or q.present is None:
             return {}
-        q, length = posterior["weights"]["fn"], sites["length"]["value"]
-        each = q.present.sum(-1) // (length + 1)  # components of the prior, and of each token
+        each = q.present.sum(-1) // (sites["length"]["value"] + 1)  # components of the prior, and of each token
         kept = kept_components(q.log_concentration, q.present, each[..., None]).sum(-1)
         return {"kept": (kept / each.clamp(min=1) - 1).float()}
 

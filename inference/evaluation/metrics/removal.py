@@ -40,10 +40,10 @@ class Kept(Metric):
         weights = None if posterior is None else posterior.token_weights()
         if posterior is None or weights is None:
             return None
-        memory = thinned(context.run, posterior, context.evaluation.options.min_weight)
-        if not isinstance(memory, Mixture):
+        whole, memory = posterior.memory(), thinned(context.run, posterior, context.evaluation.options.min_weight)
+        if not isinstance(whole, Mixture) or not isinstance(memory, Mixture):
             return None
-        each = posterior.memory().components // (weights.shape[-1] + 1)  # of the prior, and of each token
+        each = whole.components // (weights.shape[-1] + 1)  # of the prior, and of each token
         return {"kept": memory.present.sum(-1) - each, "all": each * context.mask.sum(-1)}
 
     def summarize(self, column: Mapping[str, Column], context: EvaluationContext) -> MetricResult:
