@@ -122,6 +122,43 @@ def test_compaction(script: ModuleType) -> None:
         script.report(language_model)
 
 
+@pytest.mark.parametrize("script", ["nvib_dial"], indirect=True)
+def test_fixed_ways_to_drop_vectors_keep_what_they_say(script: ModuleType) -> None:
+    texts = [f"The number {n} follows {n - 1}." for n in range(60)]
+    corpus = pf.Corpus.from_texts(texts, tokenizer="bytes", max_length=32)
+    options = SimpleNamespace(width=16, layers=1)
+    batch = next(corpus.batches("test", batch_size=4))
+    n, kept = batch.lengths, {}
+    for family in ("relu", "linear", "stride 2", "stride 3", "one vector"):
+        guide = script.make(script.Point("bytes", family, 0.3), corpus, options)[1].eval()
+        kept[family] = guide.encode(batch).kept.sum(-1) - 1
+    assert torch.equal(kept["linear"], n) and bool((kept["relu"] < n).all())
+    assert torch.equal(kept["stride 2"], (n + 1) // 2) and torch.equal(kept["stride 3"], (n + 2) // 3)
+    assert kept["one vector"].unique().tolist() == [1]
+    posterior = guide.encode(batch)  # of the mean over the text: padding does not change it
+    alone = guide.encode(batch._replace(tokens=batch.tokens[:1, : n[0]], mask=batch.mask[:1, : n[0]]))
+    torch.testing.assert_close(alone.mean[0, 1], posterior.mean[0, 1])
+
+
+@pytest.mark.parametrize("script", ["nvib_dial"], indirect=True)
+def test_the_threshold_of_a_removal_is_chosen_on_validation_texts(script: ModuleType) -> None:
+    valid = dict.fromkeys([f"{least:g}" for least in script.THRESHOLDS], {"bleu": 50.0, "kept_share": 0.1})
+    valid |= {"0": {"bleu": 90.0}, f"{script.THRESHOLDS[0]:g}": {"bleu": 89.5}}
+    test = {
+        f"{least:g}": {"kept_share": 1 - 10 * least, "bleu": 88.0, "accuracy_kept": 0.9} for least in script.THRESHOLDS
+    }
+    whole = {"accuracy": 0.95, "bleu": 91.0, "kept_share": 1.0, "kept_attention_share": 0.99}
+    results = [
+        {"point": script.Point("bytes", "linear", 0.3, seed)._asdict(), "whole": whole, "valid": valid, "test": test}
+        for seed in (0, 1)
+    ]
+    assert script.fewer(results[0]) == test[f"{script.THRESHOLDS[0]:g}"]
+    row = script.table(results).splitlines()[2]
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert cells[:4] == ["bytes", "linear", "0.3", "2"]
+    assert [cell.split()[0] for cell in cells[4:]] == ["0.950", "91.0", "100.0", "99.0", "95.0", "0.900", "88.0"]
+
+
 @pytest.mark.parametrize("script", ["samples", "interpolation"], indirect=True)
 def test_texts_are_judged(script: ModuleType) -> None:
     corpus = pf.Corpus.from_texts(
