@@ -52,6 +52,8 @@ def visible_center(
         present: True for the components that have any weight, with shape :math:`(*, N)`.
         attn_mask: True where query m may attend to component n; None is where :math:`n \le m + N - M`.
     """
+    if not (queries.shape[-2] and means.shape[-2]):
+        return at_least_float32(means).new_zeros(1, means.shape[-1])
     common, row = _causal(queries, present) if attn_mask is None else _masked(present, attn_mask)
     batch = torch.broadcast_shapes(queries.shape[:-2], means.shape[:-2], common.shape[:-1], row.shape[:-1])
     first = common.byte().argmax(-1, keepdim=True)
@@ -82,4 +84,4 @@ def _masked(present: Tensor, attn_mask: Tensor) -> tuple[Tensor, Tensor]:
 def _row(table: Tensor, index: Tensor, batch: torch.Size) -> Tensor:
     """One row of a table for each batch element, with shape [*batch 1 D]."""
     table = table.expand(*batch, *table.shape[-2:])
-    return table.take_along_dim(index.expand(*batch, 1)[..., None], -2)
+    return table.gather(-2, index.expand(*batch, 1)[..., None].expand(*batch, 1, table.shape[-1]))

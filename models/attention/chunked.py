@@ -26,7 +26,7 @@ def map_chunks(function: Callable[[slice], Tensor], queries: int, columns: int, 
         >>> torch.allclose(total, (x @ keys.T).logsumexp(-1))
         True
     """
-    size = max(MIN_QUERIES, _entries(device) // columns)
+    size = max(MIN_QUERIES, _entries(device) // max(1, columns))
     if size >= queries:
         return function(slice(None))
     rows = [slice(start, start + size) for start in range(0, queries, size)]

@@ -3,6 +3,8 @@ r"""Keys that adapt to the queries, inside a network: differentiable EM on the m
 :func:`~pyroformer.inference.em.adapt` is the same for data, with more parameters to move and its objective returned.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -10,7 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..precision import at_least_float32
+from ..precision import at_least_float32, without_autocast
+from ..tensor_checks import check_entries
 from .centering import common_center, visible_center
 from .chunked import map_chunks
 from .log_space import normalized
@@ -18,7 +21,9 @@ from .mixture import Mixture
 from .natural_parameters import Natural, natural
 from .packed import fused_attention, side_by_side
 
-__all__ = ["adapt_keys", "causal_responsibilities"]
+__all__ = ["adapt_keys", "causal_responsibilities", "check_pseudo_counts"]
+
+Distances = Callable[[Tensor | None], Tensor]  # without responsibilities: from the initial keys
 
 
 def adapt_keys(
@@ -65,9 +70,10 @@ def adapt_keys(
     queries, initial = queries - center, at_least_float32(mixture.means) - center
     queries = queries if mask is None else torch.where(mask[..., None], queries, 0)
     mixture = replace(mixture, means=initial)
-    for _ in range(steps):
-        terms = natural(mixture, mixture.query_variance)
-        mixture = replace(mixture, means=_m_step(queries, terms, initial, log_kappa, mask))
+    with without_autocast(queries.device):
+        for _ in range(steps):
+            terms = natural(mixture, mixture.query_variance)
+            mixture = replace(mixture, means=_m_step(queries, terms, initial, log_kappa, mask))
     return replace(mixture, means=(mixture.means + center).to(dtype))
 
 
@@ -86,19 +92,20 @@ def causal_responsibilities(
         \mu_n^{(m)} = \frac{\kappa \mu_n^0 + \sum_{i \le m} w_{in} u_i}{\kappa + \sum_{i \le m} w_{in}}, \qquad
         w_{mn} \propto \pi_n N(u_m; \mu_n^{(m)}, \sigma_n^2 + s) \quad \text{where attn_mask}
 
-    In every step all :math:`\mu_n^{(m)}` are those of the step before. Only :math:`M \times N` matrices are held in
-    memory: the weights need the products of a key with a query and with itself, which prefix sums give.
+    In every step all :math:`\mu_n^{(m)}` are those of the step before. With point masses or isotropic variances only
+    :math:`M \times N` matrices are held in memory: the weights need the products of a key with a query and with itself,
+    which prefix sums give. With diagonal variances all :math:`M N D` entries of the keys are.
 
     Arguments:
         queries: The queries, with shape :math:`(*, M, D)`.
-        mixture: A mixture with point masses or isotropic variances.
+        mixture: The mixture.
         steps: The number of steps; 0 is causal attention.
         pseudo_counts: :math:`\kappa > 0`.
         mask: True for the queries that count.
         attn_mask: True where query m may attend to component n; None is where :math:`n \le m + N - M`.
 
     Raises:
-        ValueError: If variances are not isotropic or ``pseudo_counts`` is not positive.
+        ValueError: If ``pseudo_counts`` is not positive, or the mixture has full covariances.
 
     Examples:
         >>> queries, mixture = torch.randn(5, 4), pf.Mixture.from_attention(torch.randn(5, 4), torch.randn(5, 2))
@@ -108,12 +115,11 @@ def causal_responsibilities(
         True
     """
     own = mixture.dense_variances()
-    if own is not None and own.shape[-1] != 1:
-        raise ValueError("causal adaptation needs point masses or isotropic variances, of shape (*, N, 1)")
-    prior_counts = _log(pseudo_counts, queries).exp()
-    total = (queries.new_zeros(1, 1) if own is None else own)[..., 0] + mixture.query_variance
-    precision = (1 / total)[..., None, :]
-    log_weights = torch.where(mixture.present, mixture.log_weights - 0.5 * mixture.width * total.log(), -torch.inf)
+    own = own if own is None or own.shape[-2] == 1 else torch.where(mixture.present[..., None], own, 1)
+    prior_counts = _log(pseudo_counts, at_least_float32(queries)).exp()
+    total = at_least_float32(queries.new_zeros(1, 1) if own is None else own) + mixture.query_variance
+    log_det = total.log().sum(-1) * (mixture.width / total.shape[-1])
+    log_weights = torch.where(mixture.present, mixture.log_weights - 0.5 * log_det, -torch.inf)
     vectors = torch.where(mixture.present[..., None], mixture.means, 0)
     queries = queries if mask is None else torch.where(mask[..., None], queries, 0)
     center = visible_center(queries, vectors, mixture.present, attn_mask)
@@ -121,25 +127,50 @@ def causal_responsibilities(
     m, n = queries.shape[-2], mixture.components
     if attn_mask is None:
         attn_mask = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m)
+    distances = _isotropic_distances if total.shape[-1] == 1 else _diagonal_distances
+    with without_autocast(queries.device):
+        distance = distances(queries, vectors, 1 / total, prior_counts)
+        weights = None
+        for _ in range(steps + 1):
+            counted = weights if weights is None or mask is None else torch.where(mask[..., None], weights, 0)
+            weights = normalized(log_weights[..., None, :] - 0.5 * distance(counted), attn_mask).exp()
+    assert weights is not None
+    return weights
+
+
+def _isotropic_distances(queries: Tensor, vectors: Tensor, precision: Tensor, prior_counts: Tensor) -> Distances:
+    """Squared distances between queries and adapted keys, given the responsibilities of the step before."""
     products, lengths = queries @ vectors.mT, vectors.square().sum(-1)[..., None, :]
     own_lengths = queries.square().sum(-1, keepdim=True)
     gram = (queries @ queries.mT).tril(-1)
 
-    def weigh(dot: Tensor, square: Tensor) -> Tensor:
-        logits = log_weights[..., None, :] + precision * (dot - 0.5 * (square + own_lengths))
-        return normalized(logits, attn_mask).exp()
+    def distance(weights: Tensor | None) -> Tensor:
+        dot, square = products, lengths
+        if weights is not None:
+            before = gram @ weights  # products of each query with the sum of those before it
+            squared = (weights * (2 * before + weights * own_lengths)).cumsum(-2)
+            along = (weights * products).cumsum(-2)
+            strength = prior_counts + weights.cumsum(-2)
+            dot = (prior_counts * products + before + weights * own_lengths) / strength
+            square = (prior_counts.square() * lengths + 2 * prior_counts * along + squared) / strength.square()
+        return precision[..., None, :, 0] * (square - 2 * dot + own_lengths)
 
-    weights = weigh(products, lengths)
-    for _ in range(steps):
-        counted = weights if mask is None else torch.where(mask[..., None], weights, 0)
-        before = gram @ counted  # products of each query with the sum of those before it
-        squared = (counted * (2 * before + counted * own_lengths)).cumsum(-2)
-        along = (counted * products).cumsum(-2)
-        strength = prior_counts + counted.cumsum(-2)
-        dot = (prior_counts * products + before + counted * own_lengths) / strength
-        square = (prior_counts.square() * lengths + 2 * prior_counts * along + squared) / strength.square()
-        weights = weigh(dot, square)
-    return weights
+    return distance
+
+
+def _diagonal_distances(queries: Tensor, vectors: Tensor, precision: Tensor, prior_counts: Tensor) -> Distances:
+    """The same where every dimension has a precision of its own, from the keys themselves."""
+    queries, initial = queries[..., :, None, :], vectors[..., None, :, :]
+
+    def distance(weights: Tensor | None) -> Tensor:
+        keys = initial
+        if weights is not None:
+            shares = weights[..., None]
+            total = prior_counts * initial + (shares * queries).cumsum(-3)
+            keys = total / (prior_counts + shares.cumsum(-3))
+        return (precision[..., None, :, :] * (queries - keys).square()).sum(-1)
+
+    return distance
 
 
 def _m_step(queries: Tensor, terms: Natural, initial: Tensor, log_kappa: Tensor, mask: Tensor | None) -> Tensor:
@@ -168,7 +199,7 @@ def _m_step(queries: Tensor, terms: Natural, initial: Tensor, log_kappa: Tensor,
 
 def _log_normalizer(queries: Tensor, keys: Tensor) -> Tensor:
     """logsumexp of the logits of each query; -inf where every component is masked."""
-    batch = torch.broadcast_shapes(queries.shape[:-2], keys.shape[:-2]).numel()
+    batch = math.prod(torch.broadcast_shapes(queries.shape[:-2], keys.shape[:-2]))
 
     def part(rows: slice) -> Tensor:
         total = (queries[..., rows, :] @ keys.mT).logsumexp(-1)
@@ -180,6 +211,16 @@ def _log_normalizer(queries: Tensor, keys: Tensor) -> Tensor:
 def _log(pseudo_counts: float | Tensor, like: Tensor) -> Tensor:
     """Logarithms of the pseudo-counts, which must be positive."""
     prior_counts = torch.as_tensor(pseudo_counts, dtype=like.dtype, device=like.device)
-    if isinstance(pseudo_counts, float | int) and pseudo_counts <= 0:
-        raise ValueError(f"pseudo_counts is {pseudo_counts}; it must be positive, so that a key without a query stays")
+    check_pseudo_counts(pseudo_counts)
     return prior_counts.log()
+
+
+def check_pseudo_counts(pseudo_counts: float | Float[Tensor, "*batch n"]) -> None:
+    """Raises unless pseudo-counts are positive and finite.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    counts = torch.as_tensor(pseudo_counts)
+    rule = "it must be positive and finite, so that a key without a query stays"
+    check_entries("pseudo_counts", counts, (counts > 0) & counts.isfinite(), rule)

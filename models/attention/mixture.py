@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..precision import at_least_float32
+from ..tensor_checks import check_entries
 from .centering import common_center
 from .log_space import normalized
 
@@ -86,7 +87,8 @@ class Mixture:
             or None where values are exact. With them, known values enter the posterior of the component.
 
     Raises:
-        ValueError: If the shapes do not fit, or value variances come without values.
+        ValueError: If the shapes do not fit, value variances come without values, or a variance of a component that is
+            present is negative, infinite or NaN. Values are checked on the CPU only, where that waits for no device.
 
     References:
         A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck
@@ -125,6 +127,7 @@ class Mixture:
             if self.values is None:
                 raise ValueError("value_variances without values: give values too, or leave both out")
             _check_variances("value_variances", self.value_variances.shape, self.values.shape)
+        self._check_signs()
 
     @classmethod
     def from_attention(
@@ -259,6 +262,23 @@ class Mixture:
         weighted = self.log_weights != -torch.inf
         return weighted if self.mask is None else weighted & self.mask
 
+    def _check_signs(self) -> None:
+        """Raises unless variances are finite and not negative; those of values and of queries have to be positive."""
+        noise = torch.as_tensor(self.query_variance)
+        check_entries("noise_variance", noise, (noise >= 0) & noise.isfinite(), "it must be finite and at least 0")
+        own = _own_variances(self.variances)
+        if own is not None:
+            rule = "each must be finite and at least 0: leave components out with mask"
+            check_entries("variances", own, self._unless_absent((own >= 0) & own.isfinite()), rule)
+        if self.value_variances is not None:
+            rule = "each must be finite and positive: leave value_variances out where values are exact"
+            fine = (self.value_variances > 0) & self.value_variances.isfinite()
+            check_entries("value_variances", self.value_variances, self._unless_absent(fine), rule)
+
+    def _unless_absent(self, fine: Tensor) -> Tensor:
+        """``fine``, and True for the components that are absent, whatever stands there."""
+        return fine if fine.shape[-2] != self.components else fine | ~self.present[..., None]
+
     def dense_variances(self) -> Float[Tensor, "..."] | None:
         """The variances as a tensor that broadcasts to the vectors, or None for point masses.
 
@@ -271,6 +291,13 @@ class Mixture:
                 "models.attention.bayes_rule"
             )
         return self.variances.dense() if isinstance(self.variances, SharedVariances) else self.variances
+
+
+def _own_variances(variances: Tensor | SharedVariances | Covariances | None) -> Tensor | None:
+    """The numbers that must not be negative: variances of dimensions, of groups or on the diagonal."""
+    if isinstance(variances, Covariances):
+        return variances.matrices.diagonal(dim1=-2, dim2=-1)
+    return variances.table[None] if isinstance(variances, SharedVariances) else variances
 
 
 def _prepend(rows: Tensor | None, row: Tensor | None, components: int) -> Tensor | None:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..precision import at_least_float32
+from ..precision import at_least_float32, without_autocast
 from .mixture import Mixture, SharedVariances
 from .packed import side_by_side
 
@@ -40,7 +40,7 @@ class Basis(NamedTuple):
         squared = at_least_float32(x).square()
         if self.vectors is None:
             return squared
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             return squared @ self.vectors.to(squared.dtype).mT
 
     def combine(self, coefficients: Float[Tensor, "*batch r"]) -> Float[Tensor, "*batch d"]:

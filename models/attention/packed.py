@@ -8,6 +8,8 @@ In a column the bias gets its gradient with the keys; as a learned ``attn_mask``
 three have one width, a multiple of 8, as the fast kernels require.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -96,12 +98,17 @@ def fused_attention(
         _four_dimensions(keys, batch),
         _four_dimensions(values, batch),
         attn_mask=None if attn_mask is None else _mask_bias(attn_mask, batch, queries.dtype),
-        is_causal=causal and m == n,
+        is_causal=bool(causal and m == n),  # of traced sizes, m == n is no bool yet
         dropout_p=dropout,
         scale=1.0,
     )
-    answer = answer.reshape(*batch, *answer.shape[-2:])
+    answer = torch.where(_not_a_number(queries), torch.nan, answer.reshape(*batch, *answer.shape[-2:]))
     return answer if attn_mask is None else torch.where(attn_mask.any(-1, keepdim=True), answer, 0)
+
+
+def _not_a_number(queries: Tensor) -> Tensor:
+    """Queries that are NaN, with shape [*batch M 1]; some kernels answer them with zeros."""
+    return queries.detach().sum(-1, keepdim=True).isnan()
 
 
 def side_by_side(columns: list[Tensor], width: int | None = None) -> Tensor:
@@ -129,4 +136,5 @@ def _split(x: Tensor, dtype: torch.dtype) -> list[Tensor]:
 def _four_dimensions(x: Tensor, batch: torch.Size) -> Tensor:
     """Rows and columns under one batch and one head dimension, the shape that every kernel takes."""
     x = x.expand(*batch, *x.shape[-2:])
-    return x.reshape(-1, *x.shape[-3:]) if len(batch) > 1 else x.reshape(-1, 1, *x.shape[-2:])
+    texts, heads = (batch[:-1], batch[-1]) if len(batch) > 1 else (batch, 1)
+    return x.reshape(math.prod(texts), heads, *x.shape[-2:])

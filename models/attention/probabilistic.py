@@ -12,14 +12,17 @@ from ..choices import check_choice
 from ..heads import head_width
 from ..precision import at_least_float32
 from .attend import Returns, attend
-from .key_adaptation import adapt_keys, causal_responsibilities
+from .key_adaptation import adapt_keys, causal_responsibilities, check_pseudo_counts
 from .kv_cache import KeyValueCache
 from .mixture import Mixture
+from .torch_weights import TorchWeights
 
 __all__ = ["ProbabilisticAttention", "ValuePosterior"]
 
 Precision = Literal["shared", "unit", "diagonal"]
 KeyPrior = Literal["magnitude", "gated", "learned"]
+
+LARGEST = 15.0  # log precision relative to softmax attention: squares of keys, times their ratios, stay finite
 
 
 class ValuePosterior(NamedTuple):
@@ -36,7 +39,7 @@ class ValuePosterior(NamedTuple):
     evidence: Float[Tensor, "*batch h t"]
 
 
-class ProbabilisticAttention(nn.Module):
+class ProbabilisticAttention(TorchWeights):
     r"""Multi-head self-attention whose keys are Gaussians; at initialization exactly softmax attention.
 
     .. math::
@@ -44,8 +47,9 @@ class ProbabilisticAttention(nn.Module):
         \log \pi_n = \gamma \, \tfrac12 \sum_e a_{ne} k_{ne}^2 + c_n, \qquad y = E[v \mid q]
 
     With :math:`a = 1 / \sqrt E` and :math:`\gamma = 1`, the prior that favors long keys, this is softmax attention;
-    :math:`\gamma = 0` is attention by distance. The projections have the names and shapes of
-    :class:`~.self_attention.SelfAttention`'s, whose weights load with ``strict=False`` and give the same outputs.
+    :math:`\gamma = 0` is attention by distance. Precisions are limited to :math:`e^{\pm 15} / \sqrt E`. Weights of
+    :class:`~.self_attention.SelfAttention` and of ``nn.MultiheadAttention`` load with ``strict=False`` and give the
+    same outputs.
 
     Arguments:
         width: The width :math:`P` of the model.
@@ -140,6 +144,8 @@ class ProbabilisticAttention(nn.Module):
     ) -> Float[Tensor, "*batch t p"]:
         """x after every token has attended to those that ``mask`` marks and, if causal, to none after itself."""
         batch, (t, p) = x.shape[:-2], x.shape[-2:]
+        if t == 0:
+            return self.out(x)
         queries, mixture, counted = self._project(x, mask, cache, tilted=not self.steps and self.log_null is None)
         plain = self.components == 1 and self.log_null is None
         attn_mask = None if plain or not causal else self._causal_mask(queries.shape[-2], mixture)
@@ -191,7 +197,8 @@ class ProbabilisticAttention(nn.Module):
         The mixture is for posterior means only if it is ``tilted``, see :meth:`_keys`.
         """
         t, p = x.shape[-2:]
-        x, mask = x.reshape(-1, t, p), None if mask is None else mask.reshape(-1, t)
+        b = math.prod(x.shape[:-2])
+        x, mask = x.reshape(b, t, p), None if mask is None else mask.reshape(b, t)
         queries, keys, values = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         projected = {"keys": keys}
         if self.other_keys is not None:
@@ -216,7 +223,7 @@ class ProbabilisticAttention(nn.Module):
             assert isinstance(self.log_precision, Tensor)
             log_precision = self.log_precision[:, None, None]
         width = projected["keys"].shape[-1]
-        precision = at_least_float32(log_precision).unsqueeze(-2).exp() / width**0.5
+        precision = _limited_exp(log_precision).unsqueeze(-2) / width**0.5
         keys, log_weights = self._keys(projected, precision, tilted)
         if "log_prior" in projected:
             log_weights = log_weights + projected["log_prior"]
@@ -256,8 +263,8 @@ class ProbabilisticAttention(nn.Module):
         bias = at_least_float32(self.qkv.bias).unflatten(0, (3, self.heads, -1))[1][:, None, None]
         if not isinstance(self.log_precision, _TokenReadout):
             return bias
-        typical = at_least_float32(self.log_precision.linear.bias).unflatten(0, (self.heads, -1))[:, None, None]
-        return bias * typical.exp() / (precision * bias.shape[-1] ** 0.5)
+        typical = _limited_exp(self.log_precision.linear.bias).unflatten(0, (self.heads, -1))[:, None, None]
+        return bias * typical / (precision * bias.shape[-1] ** 0.5)
 
     def _causal_mask(self, t: int, mixture: Mixture) -> Tensor:
         """The components that each position may attend to, where tokens are not one component each."""
@@ -267,6 +274,11 @@ class ProbabilisticAttention(nn.Module):
         return F.pad(attn_mask.repeat_interleave(self.components, -1), (null, 0), value=True)
 
 
+def _limited_exp(log_precision: Tensor) -> Tensor:
+    """Precisions relative to softmax attention, in float32 at least; readings of extreme inputs stay finite."""
+    return at_least_float32(log_precision).clamp(-LARGEST, LARGEST).exp()
+
+
 class _TokenReadout(nn.Module):
     """A linear function of each token for every head, zero at initialization."""
 
@@ -274,7 +286,7 @@ class _TokenReadout(nn.Module):
         super().__init__()
         self.heads = heads
         # skip_init draws nothing, so that a seed gives the same network with and without
-        self.linear = nn.utils.skip_init(nn.Linear, width, heads * size, bias=bias)
+        self.linear = nn.utils.skip_init(nn.Linear, width, heads * size, bias=bias, device=torch.get_default_device())
         for parameter in self.linear.parameters():
             nn.init.zeros_(parameter)
 
@@ -296,7 +308,6 @@ def _check(
         raise ValueError(f"components is {components}; a key needs at least 1")
     if steps < 0:
         raise ValueError(f"steps is {steps}; it must be at least 0, which leaves keys as they are")
-    if pseudo_counts <= 0:
-        raise ValueError(f"pseudo_counts is {pseudo_counts}; it must be positive, so that a key without a query stays")
+    check_pseudo_counts(pseudo_counts)
     if steps and dropout:
         raise ValueError(f"dropout is {dropout} and steps is {steps}; keys that adapt need dropout=0")

@@ -1,5 +1,7 @@
 r"""The most probable value of a query by EM: mean-shift on the components' values, weighted by the query."""
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -70,8 +72,13 @@ def value_map(
     values = _step(queries, values.detach(), mixture, causal)
     if values.requires_grad:
         system = (torch.eye(values.shape[-1], dtype=values.dtype, device=values.device) - jacobian).mT
-        values.register_hook(lambda gradient: torch.linalg.solve(system, gradient[..., None])[..., 0])
+        values.register_hook(partial(_solved, system))
     return values
+
+
+def _solved(system: Tensor, gradient: Tensor | None) -> Tensor | None:
+    """The gradient of the fixed point; None where what was computed from it does not depend on it."""
+    return None if gradient is None else torch.linalg.solve(system, gradient[..., None])[..., 0]
 
 
 def _step(queries: Tensor, values: Tensor, mixture: Mixture, causal: bool) -> Tensor:

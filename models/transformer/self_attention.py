@@ -1,18 +1,21 @@
 """Softmax self-attention."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..attention.kv_cache import KeyValueCache
+from ..attention.torch_weights import TorchWeights
 from ..heads import head_width
 from .fusion import MemorySlot
 
 __all__ = ["SelfAttention"]
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(TorchWeights):
     r"""Multi-head softmax self-attention.
 
     Its values can depend on a latent, or a latent can be one more key and value: see
@@ -43,8 +46,9 @@ class SelfAttention(nn.Module):
     ) -> Float[Tensor, "*batch t p"]:
         """x after every token has attended to those that ``mask`` marks and, if causal, to none after itself."""
         batch, (t, p) = x.shape[:-2], x.shape[-2:]
-        queries, keys, values = self.qkv(x).reshape(-1, t, 3, p).unbind(2)
-        mask = None if mask is None else mask.reshape(-1, t)
+        b = math.prod(batch)
+        queries, keys, values = self.qkv(x).reshape(b, t, 3, p).unbind(2)
+        mask = None if mask is None else mask.reshape(b, t)
         slot = False
         if latent is not None:
             keys, values, slot = self._fused(keys, values, latent, begins=cache is None or cache.length == 0)

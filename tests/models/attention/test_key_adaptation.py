@@ -11,7 +11,7 @@ from pyroformer.models.attention import chunked as parts
 from pyroformer.models.attention.attend import attend
 from pyroformer.models.attention.bayes_rule import responsibilities
 from pyroformer.models.attention.key_adaptation import adapt_keys, causal_responsibilities
-from pyroformer.models.attention.mixture import Mixture
+from pyroformer.models.attention.mixture import Covariances, Mixture
 
 M, N, D = 12, 6, 3
 
@@ -78,7 +78,7 @@ def brute_force(queries: Tensor, mixture: Mixture, steps: int, prior_counts: flo
     return weights
 
 
-@pytest.mark.parametrize("columns", [None, 1])
+@pytest.mark.parametrize("columns", [None, 1, D])
 @pytest.mark.parametrize("steps", [0, 1, 3])
 def test_causal_responsibilities_by_brute_force(columns: int | None, steps: int) -> None:
     queries, mixture = draw(columns)
@@ -110,7 +110,32 @@ def test_without_steps_it_is_attention() -> None:
 
 def test_bad_options() -> None:
     queries, mixture = draw(D)
-    with pytest.raises(ValueError, match="causal adaptation needs point masses or isotropic variances"):
-        causal_responsibilities(queries[:N], mixture)
+    full = replace(mixture, variances=Covariances(torch.eye(D, dtype=torch.double).expand(N, D, D)))
+    with pytest.raises(ValueError, match="attention does not take full covariances"):
+        causal_responsibilities(queries[:N], full)
     with pytest.raises(ValueError, match=r"pseudo_counts is 0.0; it must be positive"):
         adapt_keys(queries, mixture, pseudo_counts=0.0)
+
+
+@pytest.mark.parametrize("value", [-1.0, torch.full((N,), -1.0), torch.tensor([1.0, 1.0, torch.nan, 1.0, 1.0, 1.0])])
+def test_pseudo_counts_of_every_kind_are_positive(value: float | Tensor) -> None:
+    queries, mixture = draw(1)
+    with pytest.raises(ValueError, match=r"pseudo_counts is (-1.0|nan); it must be positive and finite"):
+        adapt_keys(queries, mixture, pseudo_counts=value)
+
+
+@pytest.mark.parametrize("columns", [None, 1, D])
+def test_absent_components_may_hold_anything(columns: int | None) -> None:
+    queries, mixture = draw(columns)
+    mask = torch.tensor([True, True, False, True, True, True])
+    expected = causal_responsibilities(queries[:N], replace(mixture, mask=mask), steps=2)
+    for tensor in (mixture.means, mixture.variances):
+        if isinstance(tensor, Tensor):
+            tensor[..., 2, :] = torch.nan
+    assert torch.equal(causal_responsibilities(queries[:N], replace(mixture, mask=mask), steps=2), expected)
+
+
+@pytest.mark.parametrize("queries", [0, 6])
+def test_batches_of_nothing(queries: int) -> None:
+    mixture = Mixture(torch.zeros(0, N), torch.zeros(0, N, D))
+    assert adapt_keys(torch.zeros(0, queries, D), mixture).means.shape == (0, N, D)

@@ -24,15 +24,14 @@ def every_option() -> Iterator[dict[str, Any]]:
     for precision, prior, components, null_component, steps in product(
         ("shared", "unit", "diagonal"), ("magnitude", "gated", "learned"), (1, 2), (False, True), (0, 2)
     ):
-        if not (steps and precision == "diagonal"):
-            yield {
-                "precision": precision, "prior": prior, "components": components, "null_component": null_component,
-                "steps": steps,
-            }  # fmt: skip
+        yield {
+            "precision": precision, "prior": prior, "components": components, "null_component": null_component,
+            "steps": steps,
+        }  # fmt: skip
 
 
 OPTIONS = [pytest.param(options, id=" ".join(map(str, options.values()))) for options in every_option()]
-SOME = [OPTIONS[i] for i in (0, 3, 7, 13, 22, 31, 40, 47, 53, 59)]
+SOME = [OPTIONS[i] for i in (0, 3, 7, 13, 22, 31, 40, 47, 53, 59, 65, 71)]
 
 
 def draw(options: dict[str, Any], moved: bool = True) -> tuple[ProbabilisticAttention, SelfAttention, Tensor]:
