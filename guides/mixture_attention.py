@@ -27,7 +27,8 @@ from ..models.attention.m_step import expected_statistics, update_means
 from ..models.attention.observations import Observations
 from ..models.base import LocalModule
 from ..models.choices import check_choice
-from ..models.mixture_attention import MixtureAttention, masked_logits, nested_plates, normal_of_component, where_true
+from ..models.mixture_attention import MixtureAttention
+from ..models.mixture_sites import masked_logits, nested_plates, normal_of_component, where_true
 from ..models.priors.components import GaussianVectors
 
 __all__ = ["AssignmentGuide", "KeyGuide", "MixtureGuide", "ValueGuide"]

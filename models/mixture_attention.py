@@ -16,36 +16,28 @@ References:
     Probabilistic Attention for Interactive Segmentation (Gabbur et al., 2021). https://arxiv.org/abs/2106.15338
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from pyro import poutine
-from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from .attention.m_step import ConjugatePriors, rate_of_variances
+from .attention.m_step import ConjugatePriors
 from .attention.mixture import Mixture
 from .base import TEXTS, LocalModule
-from .distributions.log_simplex import log_simplex
-from .priors.checks import as_prior, broadcasts_to, check_distribution, check_mixture, check_support
-from .priors.components import ComponentPrior, GaussianVectors
+from .mixture_checks import Sizes, check_precision_prior, check_weight_prior, shape_of_tokens
+from .mixture_sites import masked_logits, nested_plates, normal_of_component, sample_in, where_true
+from .priors.checks import as_prior, check_distribution, check_mixture
+from .priors.components import ComponentPrior
+from .priors.conjugate import conjugate_priors
 from .priors.roles import WeightPrior
 
-__all__ = [
-    "MixtureAttention",
-    "MixtureParameters",
-    "gather",
-    "masked_logits",
-    "nested_plates",
-    "normal_of_component",
-    "where_true",
-]
+__all__ = ["MixtureAttention", "MixtureParameters"]
 
 PriorLike = nn.Module | Distribution | Callable[..., Distribution]
 
@@ -170,22 +162,7 @@ class MixtureAttention(LocalModule):
             >>> MixtureAttention.conjugate(mixture).key_prior.pseudo_counts
             tensor([1., 1., 1., 1., 1.])
         """
-        priors = ConjugatePriors() if priors is None else priors
-        arguments: dict[str, Any] = {}
-        for name in moves:
-            if name == "means":
-                arguments["keys"] = GaussianVectors(mixture.means, priors.means)
-            elif name == "values":
-                if mixture.values is None:
-                    raise ValueError("values cannot have a prior in a mixture without any: give it values")
-                arguments["values"] = GaussianVectors(mixture.values, priors.values)
-            elif name == "variances":
-                arguments["precision"] = _precision_prior(mixture, priors)
-            elif name == "weights":
-                arguments["weights"] = dist.Dirichlet(mixture.means.new_full((mixture.components,), priors.weights))
-            else:
-                raise ValueError(f"moves names {name!r}; choose among means, values, variances, weights")
-        return cls(mixture, **arguments)
+        return cls(mixture, **conjugate_priors(mixture, priors or ConjugatePriors(), moves))
 
     @property
     def leading(self) -> torch.Size:
@@ -260,7 +237,7 @@ class MixtureAttention(LocalModule):
         Raises:
             ValueError: If shapes do not fit, or there are values but the mixture has no value variances.
         """
-        shape = self._token_shape(queries, values, value_mask, attn_mask, mask, tokens)
+        shape = shape_of_tokens(self._sizes(), queries, values, value_mask, attn_mask, mask, tokens)
         plates = self.plates(shape[:-1])
         parameters = self._draw(plates)
         attn_mask, counted = self.resolve_masks(attn_mask, mask)
@@ -302,16 +279,16 @@ class MixtureAttention(LocalModule):
         own = plates[len(plates) - len(leading) :]
         if self.weight_prior is not None:
             distribution = self.weight_prior(self._component_mask())  # before any plate: its own priors are drawn once
-            draws["weights"] = _sampled("weights", distribution, own)
+            draws["weights"] = sample_in(own, "weights", distribution)
         components = (*own, pyro.plate("components", self.components, dim=-1))
         if self.precision_prior is not None:
-            draws["precision"] = _sampled("precision", self.precision_prior(), components)
+            draws["precision"] = sample_in(components, "precision", self.precision_prior())
         if self.key_prior is not None:
             distribution = self.key_prior(self.mixture_parameters(draws).precision)
-            draws["keys"] = _sampled("keys", distribution, components)
+            draws["keys"] = sample_in(components, "keys", distribution)
         if self.value_prior is not None:
             distribution = self.value_prior(self.mixture_parameters(draws).value_precision)
-            draws["values"] = _sampled("values", distribution, components)
+            draws["values"] = sample_in(components, "values", distribution)
         return self.mixture_parameters(draws)
 
     def _component_mask(self) -> Tensor:
@@ -323,65 +300,27 @@ class MixtureAttention(LocalModule):
 
     def _read_priors(self) -> None:
         """Finds the form of the priors' draws, and raises if their shapes or supports are wrong."""
-        leading, rows = self.leading, (*self.leading, self.components)
+        rows = (*self.leading, self.components)
         draws: dict[str, Tensor] = {}
         if self.weight_prior is not None:
             distribution = self.weight_prior(self._component_mask())
-            check_distribution("weights", distribution, (*leading, 1) if leading else (), [(self.components,)])
-            self._log_weights_drawn = distribution.support is log_simplex
-            weights = distribution.sample().exp() if self._log_weights_drawn else distribution.sample()
-            simple = bool((weights >= 0).all()) and bool(((weights.sum(-1) - 1).abs() < 1e-3).all())
-            check_support("weights", distribution, "weights, or their logarithms as LogDirichlet does", simple)
+            self._log_weights_drawn = check_weight_prior(distribution, self.leading, self.components)
         if self.precision_prior is not None:
-            distribution = self.precision_prior()
-            check_distribution("precision", distribution, rows, [(), (self.means.shape[-1],)])
-            self._diagonal = len(distribution.event_shape) == 1
-            draws["precision"] = distribution.expand(rows).sample()
-            check_support("precision", distribution, "positive numbers", bool((draws["precision"] > 0).all()))
+            self._diagonal, draw = check_precision_prior(self.precision_prior(), rows, self.means.shape[-1])
+            draws["precision"] = draw
+        parameters = self.mixture_parameters(draws)
         if self.key_prior is not None:
-            check_distribution(
-                "keys", self.key_prior(self.mixture_parameters(draws).precision), rows, [self.means.shape[-1:]]
-            )
+            check_distribution("keys", self.key_prior(parameters.precision), rows, [self.means.shape[-1:]])
         if self.value_prior is not None:
             assert self.component_values is not None
-            distribution = self.value_prior(self.mixture_parameters(draws).value_precision)
+            distribution = self.value_prior(parameters.value_precision)
             check_distribution("values", distribution, rows, [self.component_values.shape[-1:]])
 
-    def _token_shape(
-        self,
-        queries: Tensor | None,
-        values: Tensor | None,
-        value_mask: Tensor | None,
-        attn_mask: Tensor | None,
-        mask: Tensor | None,
-        tokens: int,
-    ) -> torch.Size:
-        """The shape of the tokens' plates, if all arguments broadcast to it."""
-        width, leading = self.means.shape[-1], self.leading
-        shape = torch.Size((*leading, tokens)) if queries is None else queries.shape[:-1]
-        if queries is not None and queries.shape[-1] != width:
-            raise ValueError(f"queries have {queries.shape[-1]} dimensions and keys {width}; give them as many")
-        if not broadcasts_to(leading, shape[:-1]):
-            raise ValueError(
-                f"queries have leading dimensions {tuple(shape[:-1])} and the mixture {tuple(leading)}; "
-                "queries need those of the mixture, with others further left only"
-            )
-        if values is not None:
-            if self.component_values is None or self.value_variances is None:
-                raise ValueError("values are known but the mixture has no value_variances: give it values and both")
-            if not broadcasts_to(values.shape, (*shape, self.component_values.shape[-1])):
-                expected = (*shape, self.component_values.shape[-1])
-                raise ValueError(f"values have shape {tuple(values.shape)}, expected {expected}: one for each query")
-        elif value_mask is not None:
-            raise ValueError("value_mask marks known values but there are none: give values too")
-        for name, tensor, expected in (
-            ("value_mask", value_mask, shape),
-            ("mask", mask, shape),
-            ("attn_mask", attn_mask, (*shape, self.components)),
-        ):
-            if tensor is not None and not broadcasts_to(tensor.shape, expected):
-                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected)}")
-        return shape
+    def _sizes(self) -> Sizes:
+        """The sizes that tokens have to fit."""
+        known = self.component_values is not None and self.value_variances is not None
+        width = self.component_values.shape[-1] if known and self.component_values is not None else None
+        return Sizes(self.leading, self.components, self.means.shape[-1], width)
 
     def _sample_values(self, distribution: Any, values: Tensor | None, value_mask: Tensor | None) -> None:
         if value_mask is None or values is None:
@@ -394,70 +333,6 @@ class MixtureAttention(LocalModule):
             return
         with where_true(value_mask):
             pyro.sample("value", distribution, obs=values)
-
-
-def gather(rows: Float[Tensor, "*batch n d"], assignment: Int[Tensor, "*tokens m"]) -> Float[Tensor, "..."]:
-    r"""The row of the component that each token is assigned to; leading dimensions broadcast from the right.
-
-    Examples:
-        >>> rows, assignment = torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]]), torch.tensor([[1, 0, 1], [0, 0, 1]])
-        >>> gather(rows, assignment)[..., 0].tolist()
-        [[2.0, 1.0, 2.0], [3.0, 3.0, 4.0]]
-    """
-    return Vindex(rows.unsqueeze(-3))[..., assignment, :]
-
-
-@contextmanager
-def nested_plates(*plates: Any) -> Iterator[None]:
-    """Several plates as one context."""
-    with ExitStack() as stack:
-        for plate in plates:
-            stack.enter_context(plate)
-        yield
-
-
-def where_true(mask: Tensor | None) -> Any:
-    """Pyro's handler, whose annotation asks for torch.BoolTensor; None is everywhere."""
-    handler: Any = poutine.mask
-    return handler(mask=True if mask is None else mask)
-
-
-def normal_of_component(rows: Tensor, precision: Tensor, assignment: Tensor) -> Any:
-    """The distribution of a token's query or value: a Gaussian with the row and the precision of its component."""
-    scale = precision.rsqrt()
-    scale = scale if scale.shape[-2] == 1 else gather(scale, assignment)
-    return dist.Normal(gather(rows, assignment), scale).to_event(1)
-
-
-def masked_logits(logits: Tensor, attn_mask: Tensor | None, counted: Tensor | None) -> Tensor:
-    """Logits over components, -inf where masked, and flat for the queries that do not count."""
-    if attn_mask is not None:
-        logits = torch.where(attn_mask, logits, -torch.inf)
-    return logits if counted is None else torch.where(counted[..., None], logits, 0)
-
-
-def _sampled(name: str, distribution: Any, plates: Sequence[Any]) -> Tensor:
-    with nested_plates(*plates):
-        draw: Tensor = pyro.sample(name, distribution)
-    return draw
-
-
-def _precision_prior(mixture: Mixture, priors: ConjugatePriors) -> Distribution:
-    """The Gamma prior of EM over isotropic precisions."""
-    total = _isotropic_variances(mixture) if priors.rate is None else None
-    rate = rate_of_variances(priors, mixture.means, total, full=False)[..., 0]
-    if not bool((rate > 0).all()):
-        raise ValueError(f"rate is {float(rate.min())}; a proper prior over precisions needs a positive one")
-    prior: Distribution = dist.Gamma(torch.full_like(rate, priors.shape), rate)
-    return prior
-
-
-def _isotropic_variances(mixture: Mixture) -> Tensor:
-    own = mixture.dense_variances()
-    total = (mixture.means.new_zeros(1, 1) if own is None else own) + mixture.query_variance
-    if total.shape[-1] > 1:
-        raise ValueError("a rate for isotropic precisions does not follow from diagonal variances: give priors a rate")
-    return total.expand(*mixture.means.shape[:-1], 1)
 
 
 def _set(module: nn.Module, name: str, tensor: Tensor | None) -> None:

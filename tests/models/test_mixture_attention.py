@@ -491,8 +491,8 @@ NONE = torch.zeros(COMPONENTS, dtype=torch.bool)
     "make, message",
     [
         (lambda: MixtureAttention(bad(variances=None, noise_variance=0.0)), "precision 1 / 0 is not positive"),
-        (lambda: MixtureAttention(bad(variances=-rand(COMPONENTS, 1))), "precision 1 / -.* is not positive and finite"),
-        (lambda: MixtureAttention(bad(value_variances=-rand(1, 1))), "value precision 1 / -.* is not positive"),
+        (lambda: MixtureAttention(bad(variances=-rand(COMPONENTS, 1))), "^variances is -.*; each must be finite"),
+        (lambda: MixtureAttention(bad(value_variances=-rand(1, 1))), "^value_variances is -.*; each must be finite"),
         (lambda: MixtureAttention(bad(log_weights=torch.zeros(COMPONENTS))), "the weights sum to 4, not to 1"),
         (lambda: MixtureAttention(bad(mask=NONE)), "the mixture has no component left"),
         (lambda: MixtureAttention(bad(log_weights=torch.full((COMPONENTS,), -torch.inf))), "has no component left"),

@@ -1,0 +1,88 @@
+"""Checks of what a model of attention is given: the priors of its parts, and the tokens that it explains."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .distributions.log_simplex import log_simplex
+from .priors.checks import broadcasts_to, check_distribution, check_support
+
+__all__ = ["Sizes", "check_precision_prior", "check_weight_prior", "shape_of_tokens"]
+
+
+class Sizes(NamedTuple):
+    """The sizes of a mixture that tokens have to fit; ``values`` is None where it has none, or no variances of them."""
+
+    leading: torch.Size
+    components: int
+    keys: int
+    values: int | None
+
+
+def check_weight_prior(distribution: Any, leading: Sequence[int], components: int) -> bool:
+    """Whether a prior over weights is one over their logarithms.
+
+    Raises:
+        ValueError: If its draws are neither, or of another shape.
+    """
+    check_distribution("weights", distribution, (*leading, 1) if leading else (), [(components,)])
+    logarithms: bool = distribution.support is log_simplex
+    weights = distribution.sample().exp() if logarithms else distribution.sample()
+    simple = bool((weights >= 0).all()) and bool(((weights.sum(-1) - 1).abs() < 1e-3).all())
+    check_support("weights", distribution, "weights, or their logarithms as LogDirichlet does", simple)
+    return logarithms
+
+
+def check_precision_prior(distribution: Any, rows: Sequence[int], width: int) -> tuple[bool, Tensor]:
+    """Whether a prior over precisions has one for each dimension, and a draw.
+
+    Raises:
+        ValueError: If its draws are not positive, or of another shape.
+    """
+    check_distribution("precision", distribution, rows, [(), (width,)])
+    draw: Tensor = distribution.expand(rows).sample()
+    check_support("precision", distribution, "positive numbers", bool((draw > 0).all()))
+    return len(distribution.event_shape) == 1, draw
+
+
+def shape_of_tokens(
+    sizes: Sizes,
+    queries: Tensor | None,
+    values: Tensor | None,
+    value_mask: Tensor | None,
+    attn_mask: Tensor | None,
+    mask: Tensor | None,
+    tokens: int,
+) -> torch.Size:
+    """The shape of the tokens' plates, if all arguments broadcast to it.
+
+    Raises:
+        ValueError: If one does not, or values are known that the mixture cannot explain.
+    """
+    width, leading = sizes.keys, sizes.leading
+    shape = torch.Size((*leading, tokens)) if queries is None else queries.shape[:-1]
+    if queries is not None and queries.shape[-1] != width:
+        raise ValueError(f"queries have {queries.shape[-1]} dimensions and keys {width}; give them as many")
+    if not broadcasts_to(leading, shape[:-1]):
+        raise ValueError(
+            f"queries have leading dimensions {tuple(shape[:-1])} and the mixture {tuple(leading)}; "
+            "queries need those of the mixture, with others further left only"
+        )
+    if values is not None:
+        if sizes.values is None:
+            raise ValueError("values are known but the mixture has no value_variances: give it values and both")
+        if not broadcasts_to(values.shape, (*shape, sizes.values)):
+            expected = (*shape, sizes.values)
+            raise ValueError(f"values have shape {tuple(values.shape)}, expected {expected}: one for each query")
+    elif value_mask is not None:
+        raise ValueError("value_mask marks known values but there are none: give values too")
+    for name, tensor, expected in (
+        ("value_mask", value_mask, shape),
+        ("mask", mask, shape),
+        ("attn_mask", attn_mask, (*shape, sizes.components)),
+    ):
+        if tensor is not None and not broadcasts_to(tensor.shape, expected):
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected)}")
+    return shape

@@ -1,0 +1,61 @@
+"""The priors of EM as priors of a model's parts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ..attention.m_step import ConjugatePriors, rate_of_variances
+from ..attention.mixture import Mixture
+from .components import GaussianVectors
+
+__all__ = ["conjugate_priors"]
+
+
+def conjugate_priors(mixture: Mixture, priors: ConjugatePriors, moves: Sequence[str]) -> dict[str, Any]:
+    """The priors of the parts in ``moves``, by the names that these have in a model.
+
+    Raises:
+        ValueError: If a prior is improper or there is no part of such a name.
+
+    Examples:
+        >>> mixture = pf.Mixture(torch.zeros(5).log_softmax(-1), torch.randn(5, 2), noise_variance=1.0)
+        >>> list(conjugate_priors(mixture, pf.em.ConjugatePriors(), ("means", "weights")))
+        ['keys', 'weights']
+    """
+    arguments: dict[str, Any] = {}
+    for name in moves:
+        if name == "means":
+            arguments["keys"] = GaussianVectors(mixture.means, priors.means)
+        elif name == "values":
+            if mixture.values is None:
+                raise ValueError("values cannot have a prior in a mixture without any: give it values")
+            arguments["values"] = GaussianVectors(mixture.values, priors.values)
+        elif name == "variances":
+            arguments["precision"] = _precision_prior(mixture, priors)
+        elif name == "weights":
+            arguments["weights"] = dist.Dirichlet(mixture.means.new_full((mixture.components,), priors.weights))
+        else:
+            raise ValueError(f"moves names {name!r}; choose among means, values, variances, weights")
+    return arguments
+
+
+def _precision_prior(mixture: Mixture, priors: ConjugatePriors) -> Distribution:
+    """The Gamma prior of EM over isotropic precisions."""
+    total = _isotropic_variances(mixture) if priors.rate is None else None
+    rate = rate_of_variances(priors, mixture.means, total, full=False)[..., 0]
+    if not bool((rate > 0).all()):
+        raise ValueError(f"rate is {float(rate.min())}; a proper prior over precisions needs a positive one")
+    prior: Distribution = dist.Gamma(torch.full_like(rate, priors.shape), rate)
+    return prior
+
+
+def _isotropic_variances(mixture: Mixture) -> Tensor:
+    own = mixture.dense_variances()
+    total = (mixture.means.new_zeros(1, 1) if own is None else own) + mixture.query_variance
+    if total.shape[-1] > 1:
+        raise ValueError("a rate for isotropic precisions does not follow from diagonal variances: give priors a rate")
+    return total.expand(*mixture.means.shape[:-1], 1)
