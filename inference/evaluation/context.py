@@ -135,7 +135,11 @@ class EvaluationContext:
 
     @cached_property
     def latent_information(self) -> LatentInformation | None:
-        """Information of each latent over evenly spaced texts; None without a hierarchy of latents, or for one text."""
+        """Information of each latent over evenly spaced texts; None without a hierarchy of latents, or for one text.
+
+        The marginal KL is what the mutual information leaves of the divergence, which has a closed form, so that they
+        add up; where texts have conditions they do not, and it is estimated for itself.
+        """
         model: Any = self.run.model
         guide: Any = self.run.guide
         if not has_hierarchy(model, guide) or self.compared < 2:
@@ -143,7 +147,10 @@ class EvaluationContext:
         texts = evenly_spaced(self.texts, self.compared)
         batches = [batch.to(model.device) for _, batch in sequential_batches(texts, self.options.batch_size)]
         with seeded_eval(model, guide, seed=self.options.seed):
-            return latent_information(model, guide, batches)
+            information = latent_information(model, guide, batches)
+        if self.run.corpus.conditional:
+            return information
+        return information._replace(marginal_kl=information.kl - information.mutual_information)
 
     def _parts(self, description: str, count: int) -> Iterator[slice]:
         """Batches of so many texts, with a bar of what is done."""

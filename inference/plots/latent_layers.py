@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from ..evaluation.report import Evaluation
 from ..generation.interpolation import swaps
 from ..run import Run
+from .running_text import text_width
 from .style import COLORS, DEPTHS, FAMILIES, FRAME, INK, drawable, new_axes, plain
 
 __all__ = ["active_units", "layer_curves", "layer_kl", "swap_table"]
@@ -17,8 +19,9 @@ __all__ = ["active_units", "layer_curves", "layer_kl", "swap_table"]
 WIDTH, HEIGHT = 5.2, 3.8  # size of a new figure, in inches
 LINE = 0.21  # height of a line of the table, in inches
 CHARACTERS = 78  # in a line of the table, at most
-CHARACTER = 0.075  # width of a letter, in inches
+SMALL = 8.33 / 72  # font size of the table, in inches
 NAMES = 1.5  # width of the column of names, in inches
+LEAST = 12  # width of the column of texts, in letters
 PARTS = {"kl": "KL", "mutual_information": "mutual information", "marginal_kl": "KL of the marginal"}
 
 
@@ -56,8 +59,8 @@ def layer_kl(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
     .. math::
         \mathrm E_x \text{KL}(q(z \mid x) \, \| \, p(z)) = I_q(z; x) + \text{KL}(q(z) \, \| \, p(z))
 
-    The parts are estimated on fewer texts than the KL, so that they sum to it only approximately. The dashed line is
-    the maximal mutual information of all latents with that number of texts.
+    All three are of the texts that are compared. The dashed line is the maximal mutual information of all latents with
+    that number of texts.
 
     Arguments:
         evaluation: Evaluation of a run whose latents belong to layers.
@@ -76,7 +79,9 @@ def layer_kl(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
         )
     ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
     places = np.arange(len(evaluation.latents))
+    compared = all(f"compared_kl_{latent}" in evaluation for latent in evaluation.latents)
     for index, (metric, label) in enumerate(PARTS.items()):
+        metric = "compared_kl" if metric == "kl" and compared else metric
         values = [evaluation[f"{metric}_{latent}"]["nats/text"] or 0.0 for latent in evaluation.latents]
         color = INK if index == 0 else COLORS[index - 1]
         ax.bar(places + (index - 1) * 0.27, values, 0.27, color=color, label=label)
@@ -143,16 +148,20 @@ def swap_table(run: Run, text: str, other: str, *, condition: str | None = None,
         rows.append((f"{latents} of other" if latents else "reconstruction", swapped.text))
     lines = [(name, textwrap.wrap(content, CHARACTERS) or [""]) for name, content in rows]
     height = sum(len(wrapped) + 0.6 for _, wrapped in lines)
-    longest = max(len(line) for _, wrapped in lines for line in wrapped)
-    width = NAMES + CHARACTER * max(longest, 20)
-    ax = new_axes(width, LINE * (height + 1))[0] if ax is None else ax
-    ax.set(xlim=(0, ax.get_window_extent().width / ax.figure.dpi), ylim=(height, 0))
+    longest = max(text_width(drawable(line)) for _, wrapped in lines for line in wrapped)
+    width = NAMES + SMALL * max(longest, LEAST) + SMALL
+    if ax is None:
+        ax = new_axes(width, LINE * (height + 1))[0]
+    else:
+        width = ax.get_window_extent().width / ax.figure.dpi
+    ax.set(xlim=(0, width), ylim=(height, 0))
     ax.set_axis_off()
     y = 0.0
     for name, wrapped in lines:
-        ax.text(0.0, y + 0.3, name, va="top", fontsize="small", color=INK, weight="bold")
+        write = partial(ax.text, va="top", fontsize="small", color=INK, in_layout=False)  # the axes have room for it
+        write(0.0, y + 0.3, name, weight="bold")
         content = "\n".join(map(drawable, wrapped))
-        ax.text(NAMES, y + 0.3, content, va="top", fontsize="small", color=INK, parse_math=False, family=FAMILIES)
+        write(NAMES, y + 0.3, content, parse_math=False, family=FAMILIES)
         y += len(wrapped) + 0.6
         ax.axhline(y, color=FRAME, linewidth=0.5)
     return ax

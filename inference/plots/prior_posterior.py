@@ -62,7 +62,7 @@ def prior_posterior(
     ax.axhline(0, color=FRAME, linewidth=0.8)
     ax.set(xlabel=_label(name, where), ylabel="density", ylim=(-0.08 * top, top), yticks=[])
     if logarithmic:
-        ax.xaxis.set_major_locator(FixedLocator(_decades(low, high)))
+        ax.xaxis.set_major_locator(FixedLocator(_decades(low, high).tolist()))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{10**value:.3g}"))
         ax.set_ylabel("density of the logarithm")
     median = 10**middle if logarithmic else middle

@@ -92,7 +92,7 @@ def _layers(run: Run) -> dict[str, Figure]:
 
 
 def _swap(run: Run, text: str, other: str, condition: str | None) -> Figure:
-    figure = Figure((2 * WIDTH, 0.45 * (len(run.model.latents) + 4)))
+    figure = Figure((1.4 * WIDTH, 0.45 * (len(run.model.latents) + 4)))
     swap_table(run, text, other, condition=condition, ax=figure.add_axes((0, 0, 1, 1)))
     return figure
 

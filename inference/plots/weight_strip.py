@@ -27,7 +27,6 @@ NOTE = 0.58  # font size of the concentrations under the tokens
 LEGEND = 3.2  # height of the legend under the text
 BAR = 13.0  # length of the color bar
 NARROWEST = 22.0  # shortest line, for the legend to fit
-NOTED = 12.0  # more of it, for what the notes are
 POINTS, INCHES = 11.0, 7.2  # font size and width of a new figure
 
 
@@ -108,8 +107,7 @@ def strip(
     if ax is None:
         placed, height = layout(INCHES * 72 / POINTS)
         needed = max(box.x + box.width for box in placed) + 2 * MARGIN
-        least = NARROWEST + (NOTED if notes else 0)
-        ax = new_axes(max(needed, least) * POINTS / 72, height * POINTS / 72)[0]
+        ax = new_axes(max(needed, NARROWEST) * POINTS / 72, height * POINTS / 72)[0]
     width = _width_that_fits(layout, ax)
     placed, height = layout(width)
     width = max(width, *(box.x + box.width for box in placed))
@@ -122,7 +120,9 @@ def strip(
     baselines = [legend, *(-box.line * pitch for box in placed)]
     shades = _draw_boxes(ax, boxes, baselines, weights)
     outlines = [letters(box.text, box.x + MARGIN, y) for box, y in zip(boxes, baselines, strict=True)]
-    number = f"{weights[0]:.2g}" + (f"   numbers: alpha, {notes[0]} of the prior" if notes else "")
+    number = f"{weights[0]:.2g}"
+    if notes:  # under the prior, as under each token
+        outlines.append(letters(f"{notes[0]} = alpha", boxes[0].x, legend - BELOW - NOTE, NOTE))
     outlines.append(letters(number, boxes[0].width + 0.5, legend))
     for note, box, y in zip(notes[1:], placed, baselines[1:], strict=False):
         outlines.append(letters(note, box.x + (box.width - NOTE * text_width(note)) / 2, y - BELOW - NOTE, NOTE))

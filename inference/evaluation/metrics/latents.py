@@ -60,19 +60,12 @@ class MutualInformation(LatentMetric):
 
 
 class ComparedKL(LatentMetric):
-    """The divergence at the draws of its two parts, mutual information and marginal KL: their sum.
-
-    With conditions the two do not add up to it, and there is none.
-    """
+    """The divergence over the texts that are compared, at the draws of mutual information and marginal KL."""
 
     name, label = "compared_kl", "KL of {latent} over {count}"
 
-    def summarize(self, column: object, context: EvaluationContext) -> dict[str, MetricResult] | None:
-        return None if context.run.corpus.conditional else super().summarize(column, context)
-
     def units(self, information: LatentInformation) -> Iterator[dict[str, Estimate]]:
-        each = information.mutual_information + information.marginal_kl
-        return _nats(each, each.sum(-1))
+        return _nats(information.kl, information.kl.sum(-1))
 
 
 class MarginalKL(LatentMetric):
