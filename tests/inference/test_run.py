@@ -75,3 +75,24 @@ def test_samples_differ_unless_they_have_a_seed(run: Run) -> None:
 
 def test_saved_runs_are_shown_with_their_folder(run: Run, tmp_path: Path) -> None:
     assert str(tmp_path / "copy") in repr(run.save(tmp_path / "copy"))
+
+
+def test_long_work_says_how_far_it_is(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run.evaluate(progress=True, num_particles=2, samples=2)
+    run.posterior(run.corpus.test[0], draws=2, progress=True)
+    captured = capsys.readouterr()
+    assert not captured.out
+    for work in ("evaluating", "reconstructing", "sampling", "drawing"):
+        assert f"{work}:   0%" in captured.err, work
+    run.evaluate(num_particles=2)
+    run.posterior(run.corpus.test[0], draws=2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_bars_change_no_number(run: Run) -> None:
+    options = {"num_particles": 2, "samples": 70, "batch_size": 2}
+    one, other = run.evaluate(progress=True, **options), run.evaluate(progress=False, **options)
+    assert one.as_dict() == other.as_dict()
+    names = [name for name in other if name.startswith("distinct")]
+    whole = run.evaluate(num_particles=2, samples=70)
+    assert names and all(whole[name] == other[name] for name in names), "parts are drawn as the whole"

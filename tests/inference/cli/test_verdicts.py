@@ -49,3 +49,12 @@ def test_posterior_says_how_large_k_hat_may_be(
     assert main(shlex.split(f"posterior {collapsed} --out {tmp_path / 'p.nc'} --draws 30 -n 3")) == 0
     said = capsys.readouterr().out
     assert "above 0.7, where importance weighting cannot correct the guide, for " in said and " of 3 texts" in said
+
+
+def test_fit_ends_with_what_the_latents_carry(
+    collapsed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = collapsed.parent / "texts.txt"
+    for name, last in (("vae", "the latents carry "), ("lm", "best at step 2; run saved in ")):
+        assert main(shlex.split(f"fit {name} --data {data} --out {tmp_path / name} --steps 2 {TINY}")) == 0
+        assert capsys.readouterr().out.splitlines()[-1].startswith(last)
