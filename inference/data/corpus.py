@@ -121,12 +121,13 @@ class Corpus:
         second one, or every third, and so on.
 
         Arguments:
-            path: A .txt, .txt.gz, .jsonl or .tsv file, or a folder with train/valid/test files of these kinds.
+            path: A .txt, .csv, .tsv, .jsonl or .json file, or one of these with .gz (see :func:`~.readers.read_file`),
+                or a folder with train/valid/test files of these kinds.
             vocabulary: Number of tokens, or "auto": from 1,000 to 32,000 by the size of the training texts.
             max_length: The largest number of tokens of a text, its end included.
             overlong: "split" longer texts between words, or "drop" them. Pairs can only be dropped, and are if the
                 condition or the text is longer.
-            field: The field of a .jsonl file or the column of a .tsv file that holds the text (see :func:`read_file`).
+            field: The key of a JSON object or the column of a table that holds the text.
             condition: The field or column, likewise, of the condition, if there is one.
             labels: Whether conditions are labels. If None, they are labels if the training texts have at most 1,000
                 different ones and each is one word without blanks.

@@ -1,14 +1,17 @@
 """Formats of text files: the fields of each line, a text or a condition and a text."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, repeat
 from pathlib import Path
+
+from .tables import Lines, Row, comma_rows, tab_rows
 
 __all__ = ["FORMATS", "Field"]
 
 Field = str | int  # the key of a JSON object; a column, by its name or its number from 0
 Fields = tuple[Field | None, ...]  # of the text (None: the default), or of the condition and of the text
-Lines = Iterable[tuple[int, str]]  # numbered from 1
 
 
 def _read_plain(lines: Lines, path: Path, fields: Fields) -> Iterator[tuple[str, ...]]:
@@ -21,10 +24,8 @@ def _read_plain(lines: Lines, path: Path, fields: Fields) -> Iterator[tuple[str,
     return ((line.strip(),) for _, line in lines)
 
 
-def _read_json(lines: Lines, path: Path, fields: Fields) -> Iterator[tuple[str, ...]]:
-    roles = ("condition", "text")[-len(fields) :]
-    keys = ["text" if field is None else str(field) for field in fields]
-    _check_different([repr(key) for key in keys], path)
+def _read_json_lines(lines: Lines, path: Path, fields: Fields) -> Iterator[tuple[str, ...]]:
+    keys = _keys(path, fields)
     for number, line in lines:
         if not line.strip():
             yield ("",) * len(fields)
@@ -33,15 +34,68 @@ def _read_json(lines: Lines, path: Path, fields: Fields) -> Iterator[tuple[str, 
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"line {number} of {path} is not JSON ({error}). Give one JSON object a line.") from error
-        parts = [_value(entry, key, role, number, path) for key, role in zip(keys, roles, strict=True)]
-        yield _row(parts, number, path)
+        yield _entry(entry, keys, f"line {number} of {path}")
 
 
-def _value(entry: object, key: str, role: str, number: int, path: Path) -> str:
+def _read_json(lines: Lines, path: Path, fields: Fields) -> Iterator[tuple[str, ...]]:
+    content = "".join(line for _, line in lines).strip()
+    if content.startswith("{"):  # under another name
+        yield from _read_json_lines(enumerate(content.split("\n"), 1), path, fields)
+        return
+    keys = _keys(path, fields)
+    for number, entry in enumerate(_items(content, path)):
+        if len(fields) == 1 and fields[0] is None and (entry is None or isinstance(entry, str)):
+            entry = {"text": entry}
+        yield _entry(entry, keys, f"entry {number} (from 0) of {path}")
+
+
+def _items(content: str, path: Path) -> Iterator[object]:
+    """The items of a JSON array, of which only one at a time is in memory."""
+    decoder, place = json.JSONDecoder(), 0
+    try:
+        for before in chain("[", repeat(",")):
+            if not content.startswith(before, place):
+                if place and content[place:] == "]" or not content:
+                    return
+                raise ValueError(f"neither {before} nor the end at character {place}" if place else "no array")
+            place = _after_blanks(content, place + 1)
+            if before == "[" and content[place:] == "]":
+                return
+            item, place = decoder.raw_decode(content, place)
+            yield item
+            place = _after_blanks(content, place)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}). Give an array of texts or of objects, or one JSON object a line."
+        ) from error
+
+
+def _after_blanks(content: str, place: int) -> int:
+    found = _BLANKS.match(content, place)
+    return found.end() if found else place
+
+
+_BLANKS = re.compile(r"[ \t\r\n]*")
+
+
+def _keys(path: Path, fields: Fields) -> list[str]:
+    """The keys of the condition, if there is one, and of the text."""
+    keys = ["text" if field is None else str(field) for field in fields]
+    _check_different([repr(key) for key in keys], path)
+    return keys
+
+
+def _entry(entry: object, keys: list[str], place: str) -> tuple[str, ...]:
+    """The text, or the condition and the text, in a JSON object."""
+    roles = ("condition", "text")[-len(keys) :]
+    return _row([_value(entry, key, role, place) for key, role in zip(keys, roles, strict=True)], place)
+
+
+def _value(entry: object, key: str, role: str, place: str) -> str:
     """The text of a JSON object under a key."""
     if not isinstance(entry, dict) or key not in entry:
         has = f"has only {', '.join(map(repr, entry))}" if isinstance(entry, dict) else "is no JSON object"
-        raise ValueError(f"line {number} of {path} lacks the field {key!r}: it {has}. Name the field of the {role}.")
+        raise ValueError(f"{place} lacks the field {key!r}: it {has}. Name the field of the {role}.")
     text = entry[key]
     if text is None and role == "text":
         return ""  # a row without a text is a blank line
@@ -49,26 +103,35 @@ def _value(entry: object, key: str, role: str, number: int, path: Path) -> str:
         return str(text)  # the number of a class
     if not isinstance(text, str) or not _is_unicode(text):
         content = "half a character" if isinstance(text, str) else json.dumps(text)[:20]
-        raise ValueError(f"line {number} of {path} holds {content} as {key!r}: it must be a text.")
+        raise ValueError(f"{place} holds {content} as {key!r}: it must be a text.")
     return text
 
 
 def _read_tabs(lines: Lines, path: Path, fields: Fields) -> Iterator[tuple[str, ...]]:
+    return _read_table(tab_rows(lines, path), path, fields, "tab")
+
+
+def _read_commas(lines: Lines, path: Path, fields: Fields) -> Iterator[tuple[str, ...]]:
+    return _read_table(comma_rows(lines, path), path, fields, "comma")
+
+
+def _read_table(rows: Iterable[Row], path: Path, fields: Fields, separator: str) -> Iterator[tuple[str, ...]]:
     columns: list[int] = []
-    for number, line in lines:
-        row = line.rstrip("\r\n").split("\t")
-        if not line.strip():
+    for number, row in rows:
+        if not row:
             yield ("",) * len(fields)
             continue
         if len(row) < len(fields):
-            raise ValueError(f"line {number} of {path} has no tab: a pair is a condition, a tab and a text.")
+            raise ValueError(
+                f"line {number} of {path} has no {separator}: a pair is a condition, a {separator} and a text."
+            )
         if not columns:
             columns, has_header = _columns(row, number, path, fields)
             if has_header:
                 continue
         if max(columns) >= len(row):
             raise _missing_column(row, max(columns), number, path)
-        yield _row([row[column] for column in columns], number, path)
+        yield _row([row[column] for column in columns], f"line {number} of {path}")
 
 
 def _columns(first: list[str], number: int, path: Path, fields: Fields) -> tuple[list[int], bool]:
@@ -103,12 +166,12 @@ def _column(field: Field, first: list[str], number: int, path: Path) -> int:
     return first.index(str(field))
 
 
-def _row(parts: list[str], number: int, path: Path) -> tuple[str, ...]:
+def _row(parts: list[str], place: str) -> tuple[str, ...]:
     """The parts of a line without the blanks around them; a pair has both or neither."""
     row = tuple(part.strip() for part in parts)
     if any(row) and not all(row):
         half = "a condition without a text" if row[0] else "a text without a condition"
-        raise ValueError(f"line {number} of {path} holds {half}: give both, or leave the line out.")
+        raise ValueError(f"{place} holds {half}: give both, or leave the line out.")
     return row
 
 
@@ -133,6 +196,8 @@ def _is_unicode(text: str) -> bool:
 # Readers by the ending of a file's name: one tuple for each line, of empty strings if the line is blank.
 FORMATS: dict[str, Callable[[Lines, Path, Fields], Iterator[tuple[str, ...]]]] = {
     ".txt": _read_plain,
-    ".jsonl": _read_json,
+    ".csv": _read_commas,
     ".tsv": _read_tabs,
+    ".jsonl": _read_json_lines,
+    ".json": _read_json,
 }

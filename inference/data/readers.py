@@ -1,5 +1,6 @@
 """Readers of text files with one text, or one pair (condition, text), a line, and of folders of them."""
 
+import codecs
 import gzip
 import os
 import zlib
@@ -20,7 +21,8 @@ __all__ = ["read_file", "read_texts", "read_to_disk"]
 
 LINES_PER_UPDATE = 10_000  # of the progress bar
 
-_WAY_OUT = "Give a .txt, .txt.gz, .jsonl or .tsv file, or a folder with train/valid/test."
+_WAY_OUT = "Give a .txt, .csv, .tsv, .jsonl or .json file, or one of these with .gz, or a folder with train/valid/test."
+_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # that of UTF-32-LE begins as the first
 _STEMS = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
 
 
@@ -87,11 +89,12 @@ def read_file(path: str | Path, field: Field | None = None, *, condition: Field 
     """The texts of one file without the blanks around them, and the number of blank lines.
 
     Arguments:
-        path: A file in UTF-8 with one text a line: ``.txt``; ``.jsonl``, one JSON object a line; ``.tsv``, columns
-            separated by tabs. Each may be compressed (``.gz``).
-        field: Field of the text: the key of a ``.jsonl`` file ("text" if None); the column of a ``.tsv``
-            file, as a name in its first line or as a number from 0 of a file without such a line (if None: the
-            column "text", or the only one that is not the condition).
+        path: A file in UTF-8: ``.txt``, one text a line; ``.csv`` and ``.tsv``, a table with columns separated by
+            commas or tabs, quoted as pandas and spreadsheets do (see :mod:`~.tables`); ``.jsonl``, one JSON object a
+            line; ``.json``, an array of texts or of objects. Each may be compressed (``.gz``).
+        field: Field of the text: the key of a JSON object ("text" if None); the column of a table, as a name in its
+            first line or as a number from 0 of a table without such a line (if None: the column "text", or the only
+            one that is not the condition).
         condition: Field of the condition, likewise: then the file holds pairs (condition, text). A ``.txt`` file of
             pairs is read like a ``.tsv`` file.
 
@@ -176,7 +179,7 @@ def _split_files(folder: Path) -> dict[str, Path]:
     files = {}
     for split, stems in _STEMS.items():
         possible = {stem + ending + packed for stem in stems for ending in FORMATS for packed in ("", ".gz")}
-        present = [name for name in names if name in possible]
+        present = [name for name in names if name.lower() in possible]
         if len(present) > 1:
             raise ValueError(f"{folder} holds {' and '.join(present)}: leave one of them for {split}.")
         if present:
@@ -192,6 +195,11 @@ def _lines(file: Iterable[bytes], path: Path) -> Iterator[tuple[int, str]]:
     """Decoded lines, numbered from 1."""
     position = 0
     for number, line in enumerate(file, 1):
+        if number == 1 and line.startswith(_WIDE):
+            raise ValueError(
+                f"{path} is not UTF-8 text (byte 0x{line[0]:02x} at position 0): it is UTF-16 or UTF-32. Save it as "
+                "UTF-8, as with: iconv -f UTF-16 -t UTF-8."
+            )
         try:
             text = line.decode()
         except UnicodeDecodeError as error:
@@ -200,5 +208,5 @@ def _lines(file: Iterable[bytes], path: Path) -> Iterator[tuple[int, str]]:
         if "\0" in text:
             byte = f"a NUL byte at position {position + line.index(0):,}"
             raise ValueError(f"{path} is not text ({byte}). {_WAY_OUT}")
-        yield number, text.removeprefix("\ufeff") if number == 1 else text
+        yield number, text.lstrip("\ufeff") if number == 1 else text
         position += len(line)

@@ -31,7 +31,7 @@ def evaluate(
 
     Arguments:
         data: Other texts to evaluate on: a file, or a folder, of which it takes the test file.
-        field: Field that holds the text: the key of a .jsonl file or the column of a .tsv file.
+        field: Field that holds the text: the key of a JSON object or the column of a table.
         condition: Field that holds the condition (label, question) of each text, if the run was trained on pairs.
         split: The split of the run's own texts to evaluate on.
         json: A file to write all metrics to.

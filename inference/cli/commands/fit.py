@@ -49,8 +49,9 @@ def fit(
 
     Arguments:
         name: The model.
-        data: A .txt, .txt.gz, .jsonl or .tsv file with one text a line, a folder with train, valid and test files, or
-            the word builtin: English sentences from Python's own documentation.
+        data: A .txt file with one text a line, a .csv or .tsv table, JSON objects in a .jsonl or .json file, any of
+            them with .gz, a folder with train, valid and test files, or the word builtin: English sentences from
+            Python's own documentation.
         out: The folder of the run, new or empty.
         size: Size of the model (default: tiny); --model.width and the like change one dimension.
         attention: Self-attention mechanism (default: softmax); short for --model.attention.
@@ -64,7 +65,7 @@ def fit(
         vocabulary: Number of sub-word tokens, or auto: by the size of the data.
         max_length: Largest length of a text in tokens (default: 64).
         overlong: What to do with texts longer than max_length (default: split; for built-in texts: drop).
-        field: Field that holds the text: the key of a .jsonl file or the column of a .tsv file.
+        field: Field that holds the text: the key of a JSON object or the column of a table.
         condition: Field that holds the condition (label, question) of each text.
         labels: Whether each condition is one token (default: if they are at most 1,000 different words).
         trust: Classes outside pyroformer that a resumed run may import, such as my_priors.Sticky.

@@ -34,7 +34,7 @@ def posterior(
         out: The file to write, such as posterior.nc.
         text: Texts to encode.
         data: A file of texts to encode.
-        field: Field that holds the text: the key of a .jsonl file or the column of a .tsv file.
+        field: Field that holds the text: the key of a JSON object or the column of a table.
         condition: For a run on pairs: the condition of --text, or the field of --data that holds the conditions.
         n: Largest number of texts; every draw of their latents is saved.
         draws: Draws of each text's latents.

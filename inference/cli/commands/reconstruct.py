@@ -33,7 +33,7 @@ def reconstruct(
     Arguments:
         text: A text to encode.
         data: A file of texts to encode.
-        field: Field that holds the text: the key of a .jsonl file or the column of a .tsv file.
+        field: Field that holds the text: the key of a JSON object or the column of a table.
         condition: For a run on pairs: the condition of --text, or the field of --data that holds the conditions.
         n: Largest number of texts.
         min_weight: Vectors of a mixture with a smaller weight are dropped before decoding, which is then faster.

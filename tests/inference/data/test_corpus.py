@@ -26,7 +26,7 @@ from pyroformer.inference.data.tokenizer import Tokenizer
 
 LINES = [f"Number {i} is {'even' if i % 2 == 0 else 'odd'}." for i in range(100)]
 TOKENIZER = Tokenizer.train(LINES, 270)
-WAY_OUT = "Give a .txt, .txt.gz, .jsonl or .tsv file, or a folder with train/valid/test."
+WAY_OUT = "Give a .txt, .csv, .tsv, .jsonl or .json file, or one of these with .gz, or a folder with train/valid/test."
 
 
 def write(path: Path, content: bytes | str | None) -> Path:
@@ -81,7 +81,12 @@ MISREAD: list[tuple[str, bytes | str | None, str | int | None, str]] = [
     ("a.txt.gz", b"\xff", None, r"a.txt.gz is not UTF-8 text \(byte 0xff at position 0\)"),
     ("a.txt", b"one\ntw\0o", None, r"a.txt is not text \(a NUL byte at position 6\). " + WAY_OUT),
     ("a.exe", b"MZ\0", None, r"a.exe is not text \(a NUL byte at position 2\)"),
-    ("notes.md", "one", None, r"notes.md ends in none of .txt, .jsonl, .tsv \(or these with .gz\). " + WAY_OUT),
+    (
+        "notes.md",
+        "one",
+        None,
+        r"notes.md ends in none of .txt, .csv, .tsv, .jsonl, .json \(or these with .gz\). " + WAY_OUT,
+    ),
     ("README", "one", None, r"README ends in none of .txt"),
     ("a.txt", "one", "text", r"a.txt has no fields, so none that is 'text': leave the field out, each line is a text"),
     (

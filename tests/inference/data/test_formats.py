@@ -1,0 +1,171 @@
+"""Files as people have them: tables of pandas and of spreadsheets, JSON arrays, byte order marks, names in capitals."""
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyroformer.inference.data.formats import FORMATS
+from pyroformer.inference.data.readers import read_file, read_texts
+from pyroformer.inference.data.tables import tab_rows
+
+TEXTS = ['He said "no", twice', "two\nlines", "a\ttab", "größer, schöner", '"quoted"', "plain"]
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    data = content.encode() if isinstance(content, str) else content
+    path.write_bytes(gzip.compress(data) if path.suffix.lower() == ".gz" else data)
+    return path
+
+
+def table(rows: list[list[Any]], separator: str, quoting: int = csv.QUOTE_MINIMAL) -> str:
+    """A table as the csv module writes it; pandas uses the module."""
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=separator, quoting=quoting, lineterminator="\n").writerows(rows)  # type: ignore[arg-type]
+    return text.getvalue()
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".csv.gz", ".TSV"])
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_tables_as_pandas_writes_them(ending: str, quoting: int, tmp_path: Path) -> None:
+    rows = [["", "label", "text"], *([number, f"l{number}", text] for number, text in enumerate(TEXTS))]
+    content = table(rows, "\t" if "tsv" in ending.lower() else ",", quoting)
+    path = write(tmp_path / f"a{ending}", content)
+    assert read_file(path) == (TEXTS, 0)
+    assert read_file(path, "text", condition="label")[0] == [(f"l{n}", text) for n, text in enumerate(TEXTS)]
+
+
+def test_tables_of_pandas(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"text": [*TEXTS, None], "n": range(len(TEXTS) + 1)})
+    frame.to_csv(tmp_path / "a.csv")
+    frame.to_csv(tmp_path / "a.tsv", sep="\t", index=False)
+    frame.to_json(tmp_path / "a.json", orient="records")
+    frame.to_json(tmp_path / "a.jsonl.gz", orient="records", lines=True)
+    for name in ("a.csv", "a.tsv", "a.json", "a.jsonl.gz"):
+        assert read_file(tmp_path / name) == (TEXTS, 1), name  # the row without a text is left out
+
+
+PLAIN = st.text(st.sampled_from('ab"\t\n ,'), min_size=1, max_size=6).filter(lambda text: text.strip() != "")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.lists(PLAIN, min_size=2, max_size=2), min_size=1, max_size=6))
+def test_rows_come_back_unless_a_field_has_line_breaks_and_tabs(
+    rows: list[list[str]],
+) -> None:
+    ambiguous = any("\n" in field and "\t" in field for row in rows for field in row)
+    lines = io.StringIO(table(rows, "\t"), newline="\n").readlines()
+    if not ambiguous:
+        assert [row for _, row in tab_rows(enumerate(lines, 1), Path("a.tsv"))] == rows
+
+
+@pytest.mark.parametrize(
+    ("line", "row"),
+    [
+        ('1\t"No", he said\n', ["1", '"No", he said']),
+        ('1\t"No\n', ["1", '"No']),
+        ('"No\t1\n', ['"No', "1"]),
+        ('1\t"No"\n', ["1", '"No"']),  # the csv module would have written it with three
+        ('"No" she said "never"\n', ['"No" she said "never"']),
+        ('1\ta "word" within\n', ["1", 'a "word" within']),
+    ],
+)
+def test_quotation_marks_that_are_part_of_the_text(line: str, row: list[str]) -> None:
+    lines = [line, '2\tand a row after it, "so"\n', '3\tand"\n']
+    read = [row for _, row in tab_rows(enumerate(lines, 1), Path("a.tsv"))]
+    assert read == [row, *(line.strip().split("\t") for line in lines[1:])]
+
+
+def test_lines_are_numbered_as_in_the_file(tmp_path: Path) -> None:
+    for name, separator in (("a.csv", ","), ("a.tsv", "\t")):
+        path = write(tmp_path / name, table([["n", "text"], [1, "two\nlines"], [2, "x"]], separator) + "\n3\n")
+        with pytest.raises(ValueError, match=rf"line 6 of .*{name} has 1 column, so none of number 1 \(from 0\)"):
+            read_file(path)
+
+
+@pytest.mark.parametrize("ending", [".json", ".json.gz"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_json_arrays(ending: str, indent: int | None, tmp_path: Path) -> None:
+    def file(items: list[Any]) -> Path:
+        return write(tmp_path / f"a{ending}", json.dumps(items, indent=indent))
+
+    assert read_file(file([*TEXTS, None, " "])) == (TEXTS, 2)
+    assert read_file(file([{"text": text, "more": [1]} for text in TEXTS])) == (TEXTS, 0)
+    pairs = [{"label": number, "body": text} for number, text in enumerate(TEXTS)]
+    assert read_file(file(pairs), "body", condition="label")[0] == [(str(n), text) for n, text in enumerate(TEXTS)]
+
+
+def test_a_json_file_of_lines(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": f"{text}\u2028end"}, ensure_ascii=False) for text in TEXTS]
+    path = write(tmp_path / "a.json", "\n".join(lines))
+    assert read_file(path) == ([f"{text}\u2028end" for text in TEXTS], 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", "[]", "a.json is empty. Give a .txt, .csv, .tsv, .jsonl or .json file"),
+        ("a.json", " ", "a.json is empty"),
+        ("a.json", '["a", "b"', r"a.json is not JSON \(neither , nor the end at character 9\). Give an array of texts"),
+        ("a.json", '["a" "b"]', r"a.json is not JSON \(neither , nor the end at character 5\)"),
+        ("a.json", '["a",]', r"a.json is not JSON \(Expecting value: .*\). Give an array of texts or of objects"),
+        ("a.json", '["a"] ["b"]', "a.json is not JSON"),
+        ("a.json", "[" * 100_000, "a.json is not JSON"),
+        ("a.json", '"a"', r"a.json is not JSON \(no array\). Give an array"),
+        ("a.json", '["a", 3]', r"entry 1 \(from 0\) of .*a.json lacks the field 'text': it is no JSON object"),
+        ("a.json", '[{"text": 3}]', r"entry 0 \(from 0\) of .*a.json holds 3 as 'text': it must be a text"),
+        ("a.json", '{\n"data": []}', "line 1 of .*a.json is not JSON .*Give one JSON object a line"),
+        ("a.csv", 'text\n"a', r"line 2 of .*a.csv is not CSV \(unexpected end of data\): put fields with commas, quot"),
+        ("a.csv", 'text\n\n"a"b', r"line 3 of .*a.csv is not CSV \(',' expected after '\"'\)"),
+        ("a.csv", "id,body\n1,a", "a.csv has 2 columns: name the one with the texts as the field"),
+        ("a.csv", "", "a.csv is empty"),
+        ("a.csv", "text\n\n,\n", r"a.csv holds only blank lines \(2 of them\)"),
+        ("a.txt", "é\n".encode("utf-16-be"), r"a.txt is not "),
+        ("a.csv.gz", "\ufeffé\n".encode("utf-16-be"), r"a.csv.gz is not UTF-8 text .*: it is UTF-16"),
+        ("a.json", "é".encode("utf-16"), r"a.json is not UTF-8 text \(byte 0xff at position 0\): it is UTF-16"),
+        ("a.txt", "é".encode("utf-32"), r"a.txt is not .*: it is UTF-16 or UTF-32. Save it as UTF-8, as with: iconv"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read(name: str, content: str | bytes, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        read_file(write(tmp_path / name, content))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "one\ntwo"),
+        ("a.csv", "text,n\none,1\ntwo,2"),
+        ("a.csv", '"text"\n"one"\n"two"'),
+        ("a.tsv", "text\tn\none\t1\ntwo\t2"),
+        ("a.jsonl", '{"text": "one"}\n{"text": "two"}'),
+        ("a.json", '["one", "two"]'),
+    ],
+)
+def test_a_byte_order_mark_is_no_part_of_any_text(name: str, content: str, packed: str, tmp_path: Path) -> None:
+    assert read_file(write(tmp_path / (name + packed), f"\ufeff{content}")) == (["one", "two"], 0)
+
+
+def test_splits_with_names_in_capitals(tmp_path: Path) -> None:
+    write(tmp_path / "Train.txt", "a\nb")
+    write(tmp_path / "DEV.JSON.GZ", '["c"]')
+    write(tmp_path / "TEST.CSV", "text\nd")
+    assert read_texts(tmp_path) == ({"train": ["a", "b"], "valid": ["c"], "test": ["d"]}, 0)
+    write(tmp_path / "train.csv", "text\ne")
+    with pytest.raises(ValueError, match=r"holds Train.txt and train.csv: leave one of them for train"):
+        read_texts(tmp_path)
+
+
+def test_every_format_is_named_where_a_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not exist") as caught:
+        read_file(tmp_path / "none")
+    assert all(ending in str(caught.value) for ending in FORMATS)
