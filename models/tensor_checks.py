@@ -9,7 +9,12 @@ __all__ = ["check_entries", "is_readable"]
 
 
 def is_readable(tensor: Shaped[Tensor, "..."]) -> bool:
-    """Whether values can be read at once: on a CPU, and not while a graph is traced."""
+    """Whether values are to be read, and can be at once: on a CPU, and not while a graph is traced.
+
+    Where arguments of distributions are not validated, as in training, nothing is: what diverges is NaN there.
+    """
+    if not torch.distributions.Distribution._validate_args:
+        return False
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not is_tracing()
 
 

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jaxtyping
+import pyro
 import pytest
 import torch
 from torch import Tensor, nn
@@ -245,3 +246,9 @@ def test_an_implicit_mode_that_nothing_depends_on() -> None:
     modes = value_map(torch.randn(3, 8), mixture, steps=10, implicit=True)
     Second.apply(modes)[1].backward()
     assert keys.grad is None or (keys.grad == 0).all()
+
+
+def test_values_are_checked_where_those_of_distributions_are() -> None:
+    """In training they are not: a run that diverges is NaN, and ends as such."""
+    with pyro.settings.context(validate_distributions_torch=False):
+        assert Mixture(torch.zeros(N), torch.zeros(N, D), equal(NAN)).components == N
