@@ -149,7 +149,7 @@ def swap_table(run: Run, text: str, other: str, *, condition: str | None = None,
     lines = [(name, textwrap.wrap(content, CHARACTERS) or [""]) for name, content in rows]
     height = sum(len(wrapped) + 0.6 for _, wrapped in lines)
     longest = max(text_width(drawable(line)) for _, wrapped in lines for line in wrapped)
-    width = NAMES + SMALL * max(longest, LEAST) + SMALL
+    width = NAMES + 1.04 * SMALL * max(longest, LEAST) + SMALL  # hinting makes letters wider
     if ax is None:
         ax = new_axes(width, LINE * (height + 1))[0]
     else:
