@@ -223,6 +223,7 @@ def test_observed_and_generated_texts_have_the_same_names(nvae: Run) -> None:
         assert nvae.tokenizer.decode_batch(torch.from_numpy(ids[None])) == [text]
 
 
+@pytest.mark.filterwarnings("ignore:Variables .* look discrete:UserWarning")  # a remark of ArviZ 1 on counts
 def test_arviz_finds_what_a_predictive_check_compares(nvae: Run) -> None:
     import arviz
     import matplotlib.pyplot as plt
