@@ -229,8 +229,10 @@ def test_arviz_finds_what_a_predictive_check_compares(nvae: Run) -> None:
     import matplotlib.pyplot as plt
 
     data = nvae.posterior(["the number", "the number 12 is a number."], draws=6, predictive=4)
-    plot = arviz.plot_ppc if hasattr(arviz, "plot_ppc") else arviz.plot_ppc_dist
-    plot(data, var_names=["length"])
+    if hasattr(arviz, "plot_ppc"):
+        arviz.plot_ppc(data, var_names=["length"])
+    else:
+        arviz.plot_ppc_dist(data, var_names=["length"], num_samples=4)
     assert plt.get_fignums()
     plt.close("all")
 
