@@ -34,18 +34,16 @@ def stick_breaking(concentration: float, discount: float = 0.0) -> Tensor:
     ("prior", "expected"),
     [
         (pf.priors.SymmetricDirichlet(0.7), dirichlet(torch.full((3,), 0.7))),
-        (pf.priors.GEM(1.5), stick_breaking(1.5)),
         (pf.priors.PitmanYor(1.0, discount=0.3), stick_breaking(1.0, 0.3)),
-        (pf.priors.DirichletProcess(2.0), stick_breaking(2.0)),
     ],
-    ids=["symmetric", "GEM", "Pitman-Yor", "Dirichlet process"],
+    ids=["symmetric", "Pitman-Yor"],
 )
 def test_nuts_finds_the_conjugate_posterior_of_weights(prior: object, expected: Tensor) -> None:
     keys = torch.tensor([[-30.0], [0.0], [30.0]])
     queries = keys.repeat_interleave(COUNTS.long(), 0)
     model = MixtureAttention(pf.Mixture(torch.zeros(3), keys, noise_variance=1.0), weights=prior)
     pyro.set_rng_seed(0)
-    chain = MCMC(NUTS(model, max_plate_nesting=1), num_samples=200, warmup_steps=100, disable_progbar=True)
+    chain = MCMC(NUTS(model, max_plate_nesting=1), num_samples=120, warmup_steps=60, disable_progbar=True)
     chain.run(queries)
     weights = chain.get_samples()["weights"].exp()
     assert ((weights.sum(-1) - 1).abs() < 1e-4).all()
