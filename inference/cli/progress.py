@@ -6,6 +6,7 @@ import time
 from typing import Any, TextIO
 
 from ..utils.progress import TrainingLine
+from .output import printable
 
 __all__ = ["Progress"]
 
@@ -31,9 +32,10 @@ class Progress:
         is_validation = status.split != "train"
         if self.rewrites and (is_validation or time.monotonic() - self.drawn > 0.1):
             self.drawn = time.monotonic()
-            self.stream.write(f"\r\x1b[K{self.line.text(status, shutil.get_terminal_size().columns - 1)}")
+            line = self.line.text(status, shutil.get_terminal_size().columns - 1)
+            self.stream.write(f"\r\x1b[K{printable(line, self.stream.encoding)}")
         elif is_validation and not self.rewrites:
-            self.stream.write(self.line.text(status) + "\n")
+            self.stream.write(printable(self.line.text(status), self.stream.encoding) + "\n")
         self.stream.flush()
 
     def close(self) -> None:

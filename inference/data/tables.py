@@ -86,8 +86,8 @@ def _quoted_row(line: str, plain: list[str], following: Iterator[str], columns: 
         return 0, plain
     if columns not in (0, len(row)) or any("\n" in field and "\t" in field for field in row):
         return 0, plain  # rows of their own, between two marks
-    quotings: list[Literal[0, 1]] = [csv.QUOTE_MINIMAL, *([csv.QUOTE_ALL] if len(row) > 1 else [])]
-    as_written = record.rstrip("\r\n") in [_written(row, quoting) for quoting in quotings]
+    given = record.rstrip("\r\n")
+    as_written = given == _written(row, csv.QUOTE_MINIMAL) or len(row) > 1 and given == _written(row, csv.QUOTE_ALL)
     return (used, row) if as_written else (0, plain)
 
 

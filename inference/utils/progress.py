@@ -109,7 +109,7 @@ class TrainingLine:
             "objective": f"{self.objective} {values['objective']:.2f}" if "objective" in values else "",
             "held-out": f"held-out {self.held_out:.2f}" if self.held_out is not None else "",
             "reconstruction": f"reconstruction {values['reconstruction']:.2f}" if divergence else "",
-            "divergence": f"KL {sum(divergence):.1f} nats/token" if divergence else "",
+            "divergence": f"KL {sum(divergence):z.1f} nats/token" if divergence else "",
             "beta": f"beta {values['beta']:.3g}" if "beta" in values else "",
             "speed": f"{quantity(status.tokens_per_second)} tokens/s",
             "left": f"{clock(status.seconds_left)} left",

@@ -5,14 +5,18 @@ import io
 import json
 import re
 import shlex
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pyroformer.inference.cli.main import main
 from pyroformer.inference.cli.output import print_json, print_line
+from pyroformer.inference.cli.progress import Progress
+from pyroformer.inference.utils.progress import TrainingLine
 
 TINY = "--model.width 8 --model.layers 1 --model.heads 2 --vocabulary 270 --max_length 32 --batch_size 8"
 
@@ -47,6 +51,73 @@ def test_a_line_where_the_encoding_lacks_a_character() -> None:
 def test_json_is_readable_where_the_encoding_can(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({"text": "Größe"})
     assert capsys.readouterr().out == '{"text": "Größe"}\n'
+
+
+def test_a_line_where_there_is_no_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)  # as under pythonw, or with the output closed
+    print_line("Größe")
+    print_json({"text": "Größe"})
+
+
+def test_progress_where_the_encoding_lacks_a_character() -> None:
+    status = SimpleNamespace(
+        progress=0.5, step=3, split="valid", values={"objective": 1.0}, tokens_per_second=9.0, seconds_left=2.0
+    )
+    assert b"held-out 1.00" in in_ascii(lambda: Progress("Größe")(status))
+    training = SimpleNamespace(**vars(status) | {"split": "train"})
+
+    def show() -> None:
+        progress = Progress("Größe")
+        progress(training)
+        progress(status)
+
+    assert b"Gr\\xf6\\xdfe 1.00" in in_ascii(show)
+
+
+def test_a_divergence_that_rounds_to_nothing_is_not_negative() -> None:
+    status = SimpleNamespace(
+        progress=0.5, step=3, split="train", values={"objective": 1.0, "reconstruction": 1.0, "kl_latent": -0.004},
+        tokens_per_second=9.0, seconds_left=2.0,
+    )  # fmt: skip
+    line = TrainingLine()
+    line.update(status)
+    assert "KL 0.0 nats/token" in line.text(status)
+
+
+@pytest.fixture(scope="module")
+def runs(run: Path) -> Path:
+    for model in ("nvae", "della"):
+        arguments = f"fit {model} --data {run.parent}/texts.txt --out {run.parent}/{model} --steps 2 --validations 1"
+        assert main(shlex.split(f"{arguments} {TINY.replace('layers 1', 'layers 2')}")) == 0
+    return run.parent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize(
+    ("command", "lines"),
+    [
+        ("sample {runs}/vae -n 3 --prompt Größe大", 3),
+        ("reconstruct {runs}/vae --text Größe大", 1),
+        ("interpolate {runs}/vae --text Größe大 --other 大 --steps 3", 3),
+        ("swap {runs}/della --text Größe大 --other 大 --layers 1", 1),
+        ("edit {runs}/nvae --text Größe大 --drop 1", 1),
+        ("edit {runs}/nvae --text Größe大", None),
+        ("evaluate {runs}/vae --limit 2 --num_particles 2", None),
+    ],
+)
+def test_commands_in_every_encoding(command: str, lines: int | None, encoding: str, runs: Path) -> None:
+    content = io.BytesIO()
+    with io.TextIOWrapper(content, encoding=encoding) as stream, contextlib.redirect_stdout(stream):
+        assert main(shlex.split(command.format(runs=runs))) == 0
+        printed = content.getvalue().decode(encoding)
+    if command.startswith("evaluate"):
+        assert "accuracy" in printed
+        return
+    items = [json.loads(line) for line in printed.splitlines()]
+    assert len(items) == (lines or len(items)) > 0
+    if "original" in items[0]:
+        assert items[0]["original"] == "Größe大"
 
 
 @pytest.mark.parametrize(
