@@ -26,10 +26,12 @@ from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.della import DELLA
 from pyroformer.models.distributions.log_dirichlet import LogDirichlet
 from pyroformer.models.nvae import NVAE
+from pyroformer.models.priors.codebook import CodebookVectorPrior
 from pyroformer.models.priors.heavy_tails import LaplaceVectorPrior, LinearLaplace, LinearStudentT, StudentTVectorPrior
 from pyroformer.models.priors.hyperpriors import Hierarchical
 from pyroformer.models.priors.latents import LinearGaussian, StandardGaussian
 from pyroformer.models.priors.roles import VectorPrior
+from pyroformer.models.priors.sequences import AutoregressiveVectorPrior
 from pyroformer.models.priors.vectors import GaussianVectorPrior, KernelVectorPrior, MixtureVectorPrior
 from pyroformer.models.priors.weights import (
     GEM,
@@ -77,6 +79,10 @@ BASES: dict[str, Callable[[int], Any]] = {
     "student": lambda width: StudentTVectorPrior(width, df=5.0, learnable=True),
     "laplace": lambda width: LaplaceVectorPrior(width, std=0.5, learnable=True),
     "hierarchical": Scaled,
+}
+SEQUENCES: dict[str, Callable[[int, int], Any]] = {
+    "autoregressive": lambda width, own: AutoregressiveVectorPrior(width, heads=2, samples_per_component=own),
+    "codebook": lambda width, own: CodebookVectorPrior(width, entries=5, heads=2, samples_per_component=own),
 }
 LATENTS: dict[str, Callable[[int, int, int], Any]] = {
     "standard": lambda size, summary, layers: StandardGaussian(size),
@@ -197,6 +203,16 @@ def vae_base(name: str) -> Any:
     return model, VAEGuide(model)
 
 
+def nvae_sequence(name: str) -> Any:
+    model = NVAE(CONFIG, base_measure=SEQUENCES[name](4, 1))
+    return model, NVAEGuide(model)
+
+
+def vae_sequence(name: str) -> Any:
+    model = VAE(CONFIG, base_measure=SEQUENCES[name](4, 0))
+    return model, VAEGuide(model)
+
+
 def della_latent(name: str) -> Any:
     model = DELLA(DEEP, latent_size=3, latent_prior=LATENTS[name](3, 3, 2))
     return model, DELLAGuide(model)
@@ -204,6 +220,8 @@ def della_latent(name: str) -> Any:
 
 PAIRS = {f"nvae-weights-{name}": (nvae_weights, name) for name in WEIGHTS}
 PAIRS |= {f"nvae-{name}": (nvae_base, name) for name in BASES} | {f"vae-{name}": (vae_base, name) for name in BASES}
+PAIRS |= {f"nvae-{name}": (nvae_sequence, name) for name in SEQUENCES}
+PAIRS |= {f"vae-{name}": (vae_sequence, name) for name in SEQUENCES}
 PAIRS |= {f"della-{name}": (della_latent, name) for name in LATENTS}
 
 
@@ -284,6 +302,8 @@ def test_the_published_objective_is_one_of_dirichlets(name: str) -> None:
             "--model.base_measure pyroformer.priors.StudentTVectorPrior --model.base_measure.df 3",
         ),
         ("della", "--model.latent_prior pyroformer.priors.LinearStudentT --model.structure single"),
+        ("vae", "--prior codebook"),
+        ("nvae", "--objective elbo --prior codebook --kl_schedule ladder --ladder 0.1 1"),
     ],
 )
 def test_from_the_command_line(model: str, options: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from ...guides.base import encodes
-from ...models.base import Model
 from ...models.priors.roles import BaseMeasure
 from ..data.corpus import Corpus
 from ..data.loaders import TrainingStream
@@ -17,7 +16,7 @@ VECTORS = 16_384  # enough for a thousand clusters
 
 
 @torch.no_grad()
-def start_prior(model: Model, guide: nn.Module | None, corpus: Corpus, seed: int = 0) -> bool:
+def start_prior(model: nn.Module, guide: nn.Module | None, corpus: Corpus, seed: int = 0) -> bool:
     """Starts the base measure of a model at its guide's posteriors of training texts, if the prior wants that.
 
     A prior that a run has trained wants no start, and neither does one of a model whose guide does not encode.
@@ -54,7 +53,7 @@ def start_prior(model: Model, guide: nn.Module | None, corpus: Corpus, seed: int
     return True
 
 
-def _vectors(model: Model, guide: Any, corpus: Corpus, seed: int) -> tuple[Tensor, Tensor]:
+def _vectors(model: Any, guide: Any, corpus: Corpus, seed: int) -> tuple[Tensor, Tensor]:
     """Means and variances of the tokens' vectors in the posteriors of some training texts."""
     own = int(getattr(model, "samples_per_component", 0))
     stream = TrainingStream(corpus.train, batch_size=64, seed=seed)
