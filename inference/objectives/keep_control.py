@@ -16,16 +16,17 @@ TOLERANCE = 0.02  # a share that is kept varies from one validation to the next
 
 
 class KeepController(nn.Module):
-    r"""A prior's delta that keeps a share of the vectors: an integral controller of its logarithm.
+    r"""A prior's delta that keeps a share of the vectors: a PI controller of its logarithm.
 
     .. math::
 
-        \log \Delta_{t+1} = \log \Delta_t - K_I \, \frac{\bar s_t - P}{P}
+        e_t = \min\!\Big(\frac{\bar s_t}{P} - 1, \; 1\Big), \qquad
+        \log \Delta_{t+1} = \log \Delta_0 - K_P \, e_t - K_I \sum_{s \le t} e_s
 
     with the share :math:`P` to keep and a moving average :math:`\bar s_t` of the share that is not switched off. While
-    more vectors are kept than that, :math:`\Delta` falls, by a factor of at most :math:`\exp(-K_I (1 - P) / P)` a step,
-    never below its least value: where :math:`\Delta` is near 0, all vectors of all texts are switched off, from which a
-    ``relu`` does not recover. With :math:`P = 1` it can only grow.
+    more vectors are kept than that, :math:`\Delta` falls, never below its least value: where :math:`\Delta` is near 0,
+    all vectors of all texts are switched off, from which a ``relu`` does not recover. With :math:`P = 1` it can only
+    grow.
 
     The average starts at the target, so that nothing moves before shares have been measured. All state is in buffers:
     it is saved with a checkpoint, and no step waits for the device.
@@ -33,6 +34,7 @@ class KeepController(nn.Module):
     Arguments:
         keep: The share :math:`P`, above 0 and at most 1.
         prior: The prior of the weights, whose ``delta`` is set before each step.
+        proportional: :math:`K_P`.
         integral: :math:`K_I`.
         memory: Decay of the moving average at a step.
         least: The smallest delta.
@@ -59,7 +61,8 @@ class KeepController(nn.Module):
         self,
         keep: float,
         prior: BoundedDirichletProcess,
-        integral: float = 0.01,
+        proportional: float = 0.5,
+        integral: float = 0.02,
         memory: float = 0.95,
         least: float = LEAST_DELTA,
         largest: float = LARGEST_DELTA,
@@ -67,11 +70,11 @@ class KeepController(nn.Module):
         super().__init__()
         if not 0 < keep <= 1:
             raise ValueError(f"keep is {keep}: give a share of the vectors, above 0 and at most 1.")
-        self.keep, self.integral, self.memory = keep, integral, memory
+        self.keep, self.proportional, self.integral, self.memory = keep, proportional, integral, memory
         self.range = math.log(least), math.log(largest)
         self._prior = (prior,)  # in a tuple: its buffers are those of the model
         self.register_buffer("average", torch.tensor(float(keep)))
-        self.register_buffer("log_delta", prior.delta.detach().cpu().log())
+        self.register_buffer("log_delta", prior.delta.detach().cpu().log())  # its integral part
 
     @property
     def error(self) -> Float[Tensor, ""]:
@@ -90,7 +93,8 @@ class KeepController(nn.Module):
     @torch.no_grad()
     def set_delta(self) -> None:
         """Set the prior's delta for the next step."""
-        self._prior[0].delta.copy_(self.log_delta.exp())
+        log_delta = (self.log_delta - self.proportional * self.error).clamp(*self.range)
+        self._prior[0].delta.copy_(log_delta.exp())
 
     @torch.no_grad()
     def update(self, kept: Float[Tensor, ""], tokens: Float[Tensor, ""]) -> None:

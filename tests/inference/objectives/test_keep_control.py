@@ -125,10 +125,13 @@ def test_delta_moves_against_the_share() -> None:
 
 
 def test_one_step_by_hand() -> None:
-    controller = KeepController(0.5, BoundedDirichletProcess(delta=1.0), integral=0.1, memory=0.75)
+    prior = BoundedDirichletProcess(delta=1.0)
+    controller = KeepController(0.5, prior, proportional=2.0, integral=0.1, memory=0.75)
     controller.update(torch.tensor(9.0), torch.tensor(10.0))
     assert float(controller.average) == pytest.approx(0.75 * 0.5 + 0.25 * 0.9)
     assert float(controller.log_delta) == pytest.approx(-0.1 * (0.6 / 0.5 - 1))
+    controller.set_delta()
+    assert float(prior.delta.log()) == pytest.approx(-2.1 * (0.6 / 0.5 - 1), rel=1e-5)
 
 
 @pytest.mark.parametrize(("share", "end"), [(1.0, LEAST_DELTA), (0.0, LARGEST_DELTA)])
@@ -172,7 +175,7 @@ def test_a_run_moves_the_delta_of_its_prior_and_keeps_it(corpus: Corpus, tmp_pat
     run = train(corpus, tmp_path, steps=12, keep=0.2)
     rows = run.folder.read_metrics()
     deltas = [value for value in rows["delta"] if isinstance(value, float)]
-    assert deltas[0] > deltas[-1] > 0.2 and deltas == sorted(deltas, reverse=True)
+    assert deltas[0] > deltas[-1] > LEAST_DELTA and deltas == sorted(deltas, reverse=True)
     assert all(0.2 < share <= 1 for share in rows["kept"] if isinstance(share, float))
     best = load(tmp_path)
     assert isinstance(best.model, NVAE) and isinstance(best.model.weight_prior, BoundedDirichletProcess)
