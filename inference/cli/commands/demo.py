@@ -1,4 +1,4 @@
-"""The command that shows the library at work: train, evaluate, reconstruct, sample and plot."""
+"""The command that shows the library at work: train, evaluate, reconstruct, sample, interpolate and plot."""
 
 from itertools import count
 from pathlib import Path
@@ -57,15 +57,23 @@ def demo(*, minutes: float = 3.8, out: str | None = None, seed: int = 0) -> None
     for text in run.reconstruct(corpus.test[:5]):
         print_line(f"  {text.original}\n  {text.text}\n")
 
-    rate = evaluation["rate"]["nats/token"]
-    print_line(f"samples from the prior, at a rate (exact KL of all latents) of {rate:,.1f} nats/token:")
+    print_line("samples from the prior:")
     for sample in run.sample(5, seed=seed):
         print_line(f"  {sample}")
+
+    first, second = sorted(corpus.test[:20], key=len)[:2]  # short ones, so that each step fits a line
+    print_line("\nfrom one text to another, by interpolation of their posteriors:")
+    for between in run.interpolate(first, second):
+        print_line(f"  {between}")
 
     print_line("\nplots:")
     for picture in save_all(run):
         print_line(f"  {picture}")
-    print_line(f"\naccuracy {evaluation['accuracy'].value:.3f}")
+    rate, bound = (evaluation[name]["nats/token"] for name in ("rate", "bound"))
+    print_line(
+        f"\naccuracy {evaluation['accuracy'].value:.3f}; rate (exact KL of all latents) {rate:,.1f} nats/token; "
+        f"-log p(x) is at most {bound:,.1f} nats/token"
+    )
 
 
 def _free_name(name: str) -> str:
