@@ -24,6 +24,7 @@ SHORTER = {
     "samples=500": "samples=5",
 }
 SMALLER = {"for_corpus(corpus": "for_corpus(corpus, width=16, layers=1, heads=2", "Heavy(width=128)": "Heavy(width=16)"}
+SMALLER |= {"CodebookVectorPrior(width=128, entries=512": "CodebookVectorPrior(width=16, entries=64"}
 SMALLER |= {"--data reviews.txt": "--data reviews.txt --model.width 16 --model.layers 1 --vocabulary 270"}
 SHORTER |= {"--draws 100": "--draws 2 -n 2", "-n 3": "-n 1"}
 SMALLER |= {"num_samples=50": "num_samples=5", "warmup_steps=50": "warmup_steps=5"}
