@@ -34,11 +34,13 @@ def preparation(corpus: Path) -> Iterator[Path]:
     except OSError as error:
         _leave_shards(folder)
         raise ValueError(f"cannot write the corpus into {corpus}: {error.strerror}. Give another folder.") from error
-    except BaseException:
+    except ValueError:  # again and again, with these texts and options
         _leave_shards(folder)
         if new:
-            with suppress(OSError):  # there are shards in it
-                corpus.rmdir()
+            shutil.rmtree(corpus, ignore_errors=True)
+        raise
+    except BaseException:
+        _leave_shards(folder)
         raise
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -21,7 +21,7 @@ __all__ = ["read_file", "read_texts", "read_to_disk"]
 
 LINES_PER_UPDATE = 10_000  # of the progress bar
 
-_WAY_OUT = "Give a .txt, .csv, .tsv, .jsonl or .json file, or one of these with .gz, or a folder with train/valid/test."
+_WAY_OUT = "Give a .txt, .csv, .tsv, .jsonl or .json (or packed .gz) file, or a folder with train/valid/test."
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # that of UTF-32-LE begins as the first
 _STEMS = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
 
