@@ -145,7 +145,7 @@ def test_end_point_is_stationary(columns: int) -> None:
     known = {"values": randn(M, V), "value_mask": torch.arange(M) % 3 == 0}
     covariance = "isotropic" if columns == 1 else "diagonal"
     options: dict[str, Any] = {"moves": (*EVERYTHING, "values"), "covariance": covariance, "priors": priors, **known}
-    state = adapt(queries, mixture, steps=600, **options)
+    state = adapt(queries, mixture, steps=300, **options)
 
     def parameters(at: Mixture, total: Tensor) -> dict[str, Tensor]:
         assert at.values is not None
@@ -250,9 +250,9 @@ def test_component_on_one_query_keeps_a_variance() -> None:
 
 def test_center_of_the_step_before_climbs_the_likelihood_and_forgets_the_prior() -> None:
     queries, mixture = draw()
-    previous = adapt(queries, mixture, steps=400, center="previous").mixture
-    maximum = adapt(queries, mixture, steps=400, priors=ConjugatePriors(means=0.0)).mixture
-    anchored = adapt(queries, mixture, steps=400).mixture
+    previous = adapt(queries, mixture, steps=100, center="previous").mixture
+    maximum = adapt(queries, mixture, steps=100, priors=ConjugatePriors(means=0.0)).mixture
+    anchored = adapt(queries, mixture, steps=100).mixture
     likelihood = [float(evidence(queries, m).sum()) for m in (previous, maximum, anchored)]
     assert likelihood[0] == pytest.approx(likelihood[1], abs=0.05) and likelihood[0] > likelihood[2] + 0.1
     one = adapt(queries, mixture, steps=1, center="previous").mixture.means
