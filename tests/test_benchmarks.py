@@ -207,4 +207,4 @@ def test_the_curve(script: ModuleType, tmp_path: Path) -> None:
 def fake_result(script: ModuleType, point: Any, level: float) -> dict[str, Any]:
     """A result in the format of the script."""
     metrics = {name: {"units": {unit: {"value": 1.0 + level}}} for name, unit, _ in script.COLUMNS.values()}
-    return {"point": point._asdict(), "evaluation": {"figures": metrics}}
+    return {"point": point._asdict(), "evaluation": {"metrics": metrics}}
