@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeGuard
+from typing import Any, ClassVar, TypeGuard
 
 import pyro
 from jaxtyping import Bool, Int
@@ -29,10 +29,23 @@ class Guide(Configurable, LocalModule):
 
     ``forward(batch)`` is enough for training, bounds and sampling. Reconstructions, plots and edits of texts also need
     :meth:`encode`.
+
+    Attributes:
+        model_class: The class of the models that it is a guide of; a subclass may name one.
+
+    Raises:
+        ValueError: If the model is of another class.
     """
+
+    model_class: ClassVar[type[Model]] = Model
 
     def __init__(self, model: Model) -> None:
         super().__init__()
+        if not isinstance(model, self.model_class):
+            raise ValueError(
+                f"{type(self).__name__} is a guide of {self.model_class.__name__}, not of {type(model).__name__}: "
+                "build a model of that class, or take the guide of this one."
+            )
         self._owner = (model,)  # a tuple keeps the model from being registered as a child
         self.hyperpriors = HyperPosterior(model) if any(hyperpriors(model)) else None
 

@@ -92,6 +92,8 @@ class DELLAGuide(Guide):
 
     model: DELLA
 
+    model_class = DELLA
+
     def __init__(
         self,
         model: DELLA,

@@ -172,6 +172,8 @@ class NVAEGuide(Guide):
 
     model: NVAE
 
+    model_class = NVAE
+
     def __init__(
         self, model: NVAE, alpha: AlphaForm = "linear", variance: VarianceForm = "diagonal", log_variance: float = -3.0
     ) -> None:

@@ -77,6 +77,8 @@ class VAEGuide(Guide):
 
     model: VAE
 
+    model_class = VAE
+
     def __init__(self, model: VAE, log_variance: float = -3.0) -> None:
         super().__init__(model)
         width = model.config.width

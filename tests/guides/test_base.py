@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyroformer.guides.base import Guide, encodes
+from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.posteriors import TextPosterior
 from pyroformer.guides.vae import VAEGuide
@@ -24,6 +25,7 @@ from pyroformer.inference.run import Run
 from pyroformer.inference.training.fit import fit
 from pyroformer.models.base import LocalModule, Model
 from pyroformer.models.batch import Batch
+from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.serialization import Configurable
 from pyroformer.models.transformer.config import TransformerConfig
@@ -136,3 +138,10 @@ def test_token_weights_and_the_priors_sum_to_one(samples_per_component: int) -> 
     prior = posterior.log_weights[:, :samples_per_component].exp().sum(-1)
     torch.testing.assert_close(1 - weights.sum(-1).float(), prior)
     assert isinstance(posterior, TextPosterior) and posterior.layers == () and posterior.moments() is None
+
+
+@pytest.mark.parametrize("guide", [NVAEGuide, VAEGuide, DELLAGuide])
+def test_a_guide_of_another_model_is_refused(guide: Any) -> None:
+    model = LanguageModel(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2, dropout=0.0))
+    with pytest.raises(ValueError, match="is a guide of .*, not of LanguageModel"):
+        guide(model)
