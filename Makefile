@@ -13,11 +13,12 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo docs test lint format notebooks clean table curve
+.PHONY: help demo docs test coverage lint format notebooks clean table curve
 
 help:
 	@echo "make demo       train a small model on the built-in English corpus and print what it learned"
 	@echo "make test       run ruff, mypy and all tests"
+	@echo "make coverage   run the tests that need no torch.compile and print the lines that none runs"
 	@echo "make lint       run ruff and mypy alone"
 	@echo "make format     format the code with ruff"
 	@echo "make notebooks  run the notebooks and write each .ipynb, with outputs, from its .py"
@@ -42,6 +43,10 @@ test: $(DEV)
 	$(BIN)/python -m pytest -m "not compile" --numprocesses 2 --dist loadfile || status=1; \
 	JAXTYPING_DISABLE=1 $(BIN)/python -m pytest -m compile --jaxtyping-packages= --numprocesses 2 || status=1; \
 	exit $$status
+
+coverage: export OMP_NUM_THREADS = 1
+coverage: $(DEV)
+	$(BIN)/python -m pytest -m "not compile" --numprocesses 2 --dist loadfile --cov pyroformer --cov-report term-missing:skip-covered
 
 lint: $(DEV)
 	$(BIN)/ruff check .
