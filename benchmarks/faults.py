@@ -1,0 +1,126 @@
+"""Faults, injected: bad inputs, damaged runs, full disks, hostile environments and kills, and what comes of them.
+
+    python benchmarks/faults.py --page docs/robustness.md
+
+prints one table: of each kind of fault how many were injected, and how many were refused in one line or gave a right
+result. What is not so is listed below it, and the exit code is then 1.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import fault_commands
+import fault_folders
+import fault_kills
+import fault_library
+import fault_machine
+import torch
+from fault_runner import Case, Result, Workplace, run_case
+
+__all__ = ["main", "table"]
+
+VERDICTS = {"traceback": "tracebacks", "wrong": "silent wrong results", "lost": "lost files", "hung": "hangs"}
+Group = Callable[[Workplace], Iterable[Case | Result]]
+GROUPS: dict[str, Group] = {
+    **{f"kills of {m}": lambda place, m=m: fault_kills.kill_results(place, m) for m in ("nvae", "vae", "della", "lm")},  # type: ignore[misc]
+    "environments": fault_machine.environment_results,
+    "full disks": fault_machine.disk_results,
+    "threads": fault_machine.thread_results,
+    "library": fault_library.library_cases,
+    "files": lambda place: fault_commands.file_cases(),
+    "options": lambda place: fault_commands.option_cases(),
+    "outputs": lambda place: fault_commands.path_cases(),
+    "texts": lambda place: fault_commands.text_cases(),
+    "run folders": fault_folders.folder_cases,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Injects all faults, or those of some groups, and prints the table."""
+    parser = argparse.ArgumentParser(description="Inject faults and count what comes of them.")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS))
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--page", type=Path, help="A page of the documentation to write the table to.")
+    options = parser.parse_args(arguments)
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        place = Workplace.make(Path(folder) / "place")
+        results = in_groups({name: GROUPS[name] for name in options.only}, place, options.processes)
+    text = table(results)
+    print(text)
+    bad = [result for result in results if result.verdict in VERDICTS]
+    for result in bad:
+        print(f"\n{result.verdict}: {result.kind}: {result.name}\n  {result.detail}")
+    print(f"\n{(time.monotonic() - start) / 60:.1f} minutes")
+    if options.page is not None:
+        begin, mark, end = options.page.read_text().partition("<!-- table -->\n")
+        options.page.write_text(f"{begin}{mark}\n{text}\n")
+    return 1 if bad else 0
+
+
+def in_groups(groups: dict[str, Group], place: Workplace, processes: int) -> list[Result]:
+    """The results of the groups, each in a process of its own, some at a time."""
+    waiting, running, found = list(groups), {}, {}
+    while waiting or running:
+        while waiting and len(running) < processes:
+            name = waiting.pop(0)
+            file = place.root.parent / f"{len(found) + len(running)}-{len(waiting)}.json"
+            running[_start(groups[name], place, file)] = name, file
+        child, status = os.wait()
+        name, file = running.pop(child)
+        crashed = [Result(name, "the whole group", "traceback", f"ended with {os.waitstatus_to_exitcode(status)}")]
+        found[name] = [Result(*each) for each in json.loads(file.read_text())] if file.exists() else crashed
+        print(f"{name}: {len(found[name])}", file=sys.stderr)
+    return [result for name in groups for result in found[name]]
+
+
+def table(results: Sequence[Result]) -> str:
+    """One row a kind, and their sums."""
+    head = ["kind of fault", "injected", "refused in one line", "right results", *VERDICTS.values()]
+    kinds = list(dict.fromkeys(result.kind for result in results))
+    rows = []
+    for kind in [*kinds, "all"]:
+        counts = Counter(result.verdict for result in results if kind in (result.kind, "all"))
+        rows.append(
+            [kind, *(f"{n:,}" for n in (counts.total(), *(counts[v] for v in ("refused", "right", *VERDICTS))))]
+        )
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---", *["---:"] * (len(head) - 1)], *rows])
+
+
+def _start(group: Group, place: Workplace, file: Path) -> int:
+    """The number of a process that works on a group and writes its results into a file."""
+    child = os.fork()
+    if child:
+        return child
+    torch.set_num_threads(1)
+    try:
+        own = file.with_suffix("")
+        shutil.copytree(place.root, own / "place")
+        here = Workplace(own / "place", own / "place")
+        results = []
+        for case in group(here):
+            begin = time.monotonic()
+            results.append(case if isinstance(case, Result) else run_case(case, here))
+            if "VERBOSE" in os.environ:
+                print(f"{time.monotonic() - begin:.2f}", *results[-1], file=sys.stderr, flush=True)
+            file.write_text(json.dumps(results))
+    except BaseException as error:
+        file.write_text(json.dumps([Result("runner", "the whole group", "traceback", repr(error))]))
+        raise
+    finally:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
