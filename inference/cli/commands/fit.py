@@ -13,6 +13,7 @@ __all__ = ["fit"]
 
 if TYPE_CHECKING:  # torch is imported when a command runs, not for its help
     from ...options import TrainingOptions
+    from ...runs.folder import RunFolder
     from ..prepare import Prepared
 
 
@@ -89,22 +90,13 @@ def fit(
     from ...evaluation.verdict import carried, latent_verdict
     from ...runs.folder import RunFolder
     from ...training.fit import run_training
-    from ..prepare import (
-        check_same_source,
-        described_source,
-        prepare_folder,
-        prepare_new,
-        prepare_resumed,
-        read_backbone,
-        read_corpus,
-    )
+    from ..prepare import check_same_source, prepare_folder, prepare_resumed
 
     folder = RunFolder(out)
     if rank() == 0:
         prepare_folder(folder, resume)
     source: dict[str, Any] = {"field": field, "condition": condition, "labels": labels, "init_from": init_from}
-    texts: dict[str, Any] = {"vocabulary": vocabulary, "max_length": max_length, "overlong": overlong}
-    texts["tokenizer"] = tokenizer
+    texts = {"vocabulary": vocabulary, "max_length": max_length, "overlong": overlong, "tokenizer": tokenizer}
     # Of processes that train together, the others resume the run that the first one has prepared.
     if folder.config_file.exists() and (resume or rank() > 0):
         requested = _by_flag(name, size, texts, model, guide or {})
@@ -114,20 +106,7 @@ def fit(
     else:
         if data is None:
             raise ValueError(f"{out} holds no run to go on with: give --data to begin one.")
-        _check_conditions(name, condition)
-        backbone = None if init_from is None else read_backbone(init_from, size, texts, model)
-        fields: dict[str, Any] = {"field": field, "condition": condition, "labels": labels}
-        if backbone is not None:
-            texts["tokenizer"] = backbone.tokenizer
-        corpus = read_corpus(data, folder if rank() == 0 else None, **fields, **texts)
-        if rank() == 0:
-            folder.keep_source(described_source(data, **source))
-        print_line(f"reading {corpus.describe()}")
-        prepared = prepare_new(
-            name, corpus, size=size or "tiny", model=model, guide=guide, training=training, backbone=backbone
-        )
-        if backbone is not None:
-            print_line(f"starting from {backbone.describe()}")
+        prepared = _begin(name, folder, data, source, texts, size, model, guide, training)
     settings = TrainingOptions(**prepared.training)
     print_line(_training_line(prepared, settings, "" if resume or init_from else size or "tiny"))
     progress = Progress(_objective_name(prepared, settings))
@@ -142,6 +121,36 @@ def fit(
         print_line(with_flags(latent_verdict(rate)))
     if signal is not None:
         raise SystemExit(128 + signal)
+
+
+def _begin(
+    name: str,
+    folder: "RunFolder",
+    data: str,
+    source: Mapping[str, Any],
+    texts: Mapping[str, Any],
+    size: str | None,
+    model: Mapping[str, Any],
+    guide: Mapping[str, Any] | None,
+    training: Mapping[str, Any],
+) -> "Prepared":
+    """The corpus, model and guide of a new run, with a line on each."""
+    from ..prepare import described_source, prepare_new, read_backbone, read_corpus
+
+    fields = {key: source[key] for key in ("field", "condition", "labels")}
+    _check_conditions(name, fields["condition"])
+    backbone = None if source["init_from"] is None else read_backbone(source["init_from"], size, texts, model)
+    tokenizer = texts["tokenizer"] if backbone is None else backbone.tokenizer
+    corpus = read_corpus(data, folder if rank() == 0 else None, **fields, **{**texts, "tokenizer": tokenizer})
+    if rank() == 0:
+        folder.keep_source(described_source(data, **source))
+    print_line(f"reading {corpus.describe()}")
+    prepared = prepare_new(
+        name, corpus, size=size or "tiny", model=model, guide=guide, training=training, backbone=backbone
+    )
+    if backbone is not None:
+        print_line(f"starting from {backbone.describe()}")
+    return prepared
 
 
 def _by_flag(
