@@ -101,7 +101,9 @@ def test_fit_says_what_it_does(model: str, here: Path, capsys: pytest.CaptureFix
     assert re.match(r"100 % \| step 3 \| objective.* \d+\.\d\d \| ", said[2])
     assert ("objective (nvib, not a bound)" in said[2]) == (model == "nvae")
     assert ("KL" in said[2]) == (model != "lm")
-    assert said[3:] == [f"best at step 3; run saved in {out}"]
+    assert said[3] == f"best at step 3; run saved in {out}"
+    assert len(said[4:]) == (model != "lm")
+    assert all(re.match(r"the latents carry \d+\.\d+ nats a text", line) for line in said[4:])
 
 
 def test_a_run_says_that_its_kl_is_averaged(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
