@@ -68,6 +68,8 @@ class Model(Configurable, LocalModule):
             ValueError: If the size or an option has no such name, the backbone does not fit the corpus or an option, or
                 the corpus has conditions and the model reads none.
         """
+        if not hasattr(corpus, "conditional"):  # a path or a list of texts
+            raise ValueError(f"corpus has type {type(corpus).__name__}: give a pf.Corpus.")
         cls.check_conditions(corpus.conditional)
         check_choice("size", size, cls.sizes)
         known = {field.name for field in fields(TransformerConfig)}

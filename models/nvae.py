@@ -30,6 +30,7 @@ from .attention.editing import interpolated
 from .attention.mixture import Mixture
 from .batch import Batch
 from .mixture_base import MixtureMemoryModel
+from .numbers import declared_number
 from .priors.checks import as_prior, check_prior
 from .priors.lengths import LengthPrior
 from .priors.roles import BaseMeasure, VectorPrior, WeightPrior
@@ -84,6 +85,7 @@ class NVAE(MixtureMemoryModel):
                 f"delta is {delta:g}, and there is a weight_prior beside it: give its own delta to that, or leave "
                 "weight_prior out."
             )
+        samples_per_component = declared_number("samples_per_component", samples_per_component, int)
         if samples_per_component < 1:
             raise ValueError(
                 f"samples_per_component is {samples_per_component}: each component needs at least one vector."

@@ -1,11 +1,11 @@
-"""Checks of the values of tensors, where reading them waits for nothing."""
+"""Checks of the types of tensors, and of their values where reading them waits for nothing."""
 
 import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 from torch.jit._trace import is_tracing
 
-__all__ = ["check_entries", "is_readable"]
+__all__ = ["check_entries", "check_types", "is_readable"]
 
 
 def is_readable(tensor: Shaped[Tensor, "..."]) -> bool:
@@ -16,6 +16,30 @@ def is_readable(tensor: Shaped[Tensor, "..."]) -> bool:
     if not torch.distributions.Distribution._validate_args:
         return False
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not is_tracing()
+
+
+def check_types(booleans: tuple[str, ...] = (), **tensors: object) -> None:
+    """Raises unless each is a tensor of real floating-point numbers, or None; those named ``booleans``, of booleans.
+
+    Raises:
+        ValueError: With its name and type.
+
+    Examples:
+        >>> check_types(means=torch.zeros(2), mask=None)
+        >>> check_types(("mask",), mask=torch.zeros(2))
+        Traceback (most recent call last):
+        ValueError: mask has dtype float32: give booleans, True where something is present
+    """
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name} has type {type(tensor).__name__}: give a tensor, as torch.as_tensor makes it")
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        if name in booleans and tensor.dtype != torch.bool:
+            raise ValueError(f"{name} has dtype {dtype}: give booleans, True where something is present")
+        if name not in booleans and not tensor.is_floating_point():
+            raise ValueError(f"{name} has dtype {dtype}: give floating-point numbers, as {name}.float() does")
 
 
 def check_entries(name: str, tensor: Shaped[Tensor, "..."], allowed: Bool[Tensor, "..."], rule: str) -> None:

@@ -276,6 +276,8 @@ class Corpus:
         weight zero.
         """
         check_choice("split", split, SPLITS)
+        if epochs < 1:
+            raise ValueError(f"epochs is {epochs}: give a positive whole number.")
         texts: Texts = getattr(self, split)
         if split == "train":
             stream = TrainingStream(texts, batch_size, seed)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from ...models.numbers import declared_number
 from .entries import Pair
 from .labels import label_names
 from .stored_texts import StoredTexts, encoded_chunks
@@ -33,12 +34,15 @@ def split_texts(
     order is kept. If conditions are labels (see :func:`~.labels.label_names`), ``train`` has at least one text of each.
 
     Raises:
-        ValueError: If there are fewer than 20 different texts, or a part is empty because ``train`` needs every label.
+        ValueError: If the seed is negative, there are fewer than 20 different texts, or a part is empty because
+            ``train`` needs every label.
 
     Examples:
         >>> {part: len(texts) for part, texts in split_texts([f"text {i}" for i in range(100)]).items()}
         {'train': 90, 'valid': 5, 'test': 5}
     """
+    if declared_number("seed", seed, int) < 0:
+        raise ValueError(f"seed is {seed}: give zero or a positive number.")
     plain, conditions = _unzip(texts)
     numbers, count = _distinct_numbers(plain)
     if count < HELD_OUT:

@@ -111,7 +111,7 @@ def _current_value(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     path = value.get("class_path")
-    if path not in CLASSES or not isinstance(value.get("init_args", {}), dict):
+    if not isinstance(path, str) or path not in CLASSES or not isinstance(value.get("init_args", {}), dict):
         return {key: _current_value(item) for key, item in value.items()}
     arguments = {ARGUMENTS.get(key, key): _current_value(item) for key, item in value.get("init_args", {}).items()}
     return {**value, "class_path": CLASSES[path], "init_args": arguments}

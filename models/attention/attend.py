@@ -53,8 +53,8 @@ def attend(
         dropout: Probability that a component is dropped from a mean; the others are scaled up.
 
     Raises:
-        ValueError: If shapes do not fit, ``returns`` or ``form`` is not one of the choices, ``returns="evidence"``
-            comes with the published form, or ``causal`` with an ``attn_mask``.
+        ValueError: If types or shapes do not fit, ``dropout`` is no probability, ``returns`` or ``form`` is not one of
+            the choices, ``returns="evidence"`` comes with the published form, or ``causal`` with an ``attn_mask``.
 
     A query that is NaN has the answer NaN, one that may attend to no component the mean zero. Torch's fast kernels have
     no second derivatives and no forward mode: ``with torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`` has both. The
@@ -75,6 +75,8 @@ def attend(
     check_choice("form", form, get_args(Form))
     if (returns, form) == ("evidence", "published"):
         raise ValueError("form 'published' has no evidence: its weights belong to no density; use form 'exact'")
+    if isinstance(dropout, str) or not 0 <= dropout <= 1:
+        raise ValueError(f"dropout is {dropout!r}: give a probability from 0 to 1")
     if causal and attn_mask is not None:
         raise ValueError("causal and attn_mask both restrict attention: give one of them")
     attention = _Attention(causal, attn_mask, dropout if returns == "mean" else 0.0)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..precision import at_least_float32
-from ..tensor_checks import check_entries
+from ..tensor_checks import check_entries, check_types
 from .centering import common_center
 from .log_space import normalized
 
@@ -87,8 +87,8 @@ class Mixture:
             or None where values are exact. With them, known values enter the posterior of the component.
 
     Raises:
-        ValueError: If the shapes do not fit, value variances come without values, or a variance of a component that is
-            present is negative, infinite or NaN. Values are checked on the CPU only, where that waits for no device.
+        ValueError: If types or shapes do not fit, value variances come without values, or a variance of a component
+            that is present is negative, infinite or NaN. Values are checked on the CPU only, where that waits for no device.
 
     References:
         A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck
@@ -111,6 +111,11 @@ class Mixture:
     value_variances: Float[Tensor, "..."] | None = None
 
     def __post_init__(self) -> None:
+        names = ("log_weights", "means", "mask", "values", "value_variances")
+        check_types(("mask",), **{name: getattr(self, name) for name in names})
+        if self.means.ndim < 2:
+            shape = tuple(self.means.shape)
+            raise ValueError(f"means have shape {shape}: give a row for each of N components, (*, N, D)")
         _check_rows("log_weights", self.log_weights.shape, self.components)
         if self.mask is not None:
             _check_rows("mask", self.mask.shape, self.components)

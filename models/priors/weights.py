@@ -1,5 +1,7 @@
 """Priors of mixture weights."""
 
+import math
+
 import torch
 from jaxtyping import Bool, Float, Int
 from pyro import distributions as dist
@@ -50,10 +52,14 @@ class BoundedDirichletProcess(WeightPrior):
 
     def __init__(self, concentration: float = 1.0, delta: float = 0.3, samples_per_component: int = 1) -> None:
         super().__init__()
-        if not concentration > 0:
-            raise ValueError(f"concentration {concentration}: must be positive; smaller means fewer components in use")
-        if not delta >= 0:
-            raise ValueError(f"delta {delta}: must not be negative; 0 is the plain Dirichlet process")
+        if not 0 < concentration < math.inf:
+            raise ValueError(
+                f"concentration {concentration}: must be positive and finite; smaller means fewer components in use"
+            )
+        if not 0 <= delta < math.inf:
+            raise ValueError(
+                f"delta {delta}: must not be negative and must be finite; 0 is the plain Dirichlet process"
+            )
         if samples_per_component < 1:
             raise ValueError(
                 f"samples_per_component {samples_per_component}: must be at least 1, the number of draws of each "

@@ -2,7 +2,7 @@
 
 from typing import Unpack
 
-from ..input_texts import check_all_fit, fitting_texts, texts_to_encode
+from ..input_texts import check_all_fit, fitting_texts, require_text, texts_to_encode
 from ..output import print_line
 from ..shared_options import RunOptions, open_run
 
@@ -51,7 +51,7 @@ def posterior(
     if out is None:
         raise ValueError("posterior needs --out FILE, such as posterior.nc.")
     check_output("--out", out, [data])
-    entries = texts_to_encode(text or (), data, field, condition, n)
+    entries = texts_to_encode([require_text("--text", item) for item in text or ()], data, field, condition, n)
     run = open_run(options)
     texts, conditions = unzip_pairs(run.corpus.entries("test", n) if entries is None else entries)
     texts, conditions, left_out = fitting_texts(run, texts, conditions)

@@ -37,9 +37,10 @@ def sample(
     if n < 1:
         raise ValueError(f"-n is {n}: give a positive whole number.")
     run, seed = open_run(options), options.get("seed", 0)
-    if (rate := validation_rate(run)) is not None:  # a large one copies well, and its samples mean little
-        print_notice(f"samples from the prior; rate, KL of all latents on validation texts: {rate:,.2f} nats/token")
     for start in range(0, n, PART):
-        part = min(PART, n - start)
-        for text in draw(run, part, decoding, seed=seed, prompt=prompt, condition=condition, start=start):
+        texts = draw(run, min(PART, n - start), decoding, seed=seed, prompt=prompt, condition=condition, start=start)
+        # A large rate copies well, and samples then mean little; said once it is sure that there are some.
+        if start == 0 and (rate := validation_rate(run)) is not None:
+            print_notice(f"samples from the prior; rate, KL of all latents on validation texts: {rate:,.2f} nats/token")
+        for text in texts:
             print_json({"text": text})

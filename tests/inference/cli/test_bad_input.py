@@ -132,6 +132,8 @@ CASES = [
     ("posterior {here}/lm --out {here}/p.nc", 1, "a LanguageModel has no latents, so no posterior to draw from"),
     ("posterior {here}/nvae --out {here}/p.nc --draws 0", 1, "draws is 0: give a whole number of at least 1"),
     ("posterior {here}/nvae --out {here}/none/p.nc --draws 2", 1, "none/p.nc lies in no folder: make .*none first"),
+    ("posterior {here}/nvae --out {here}/p.nc --text ''", 1, "--text is empty: give a text of at least one word"),
+    ("posterior {here}/nvae --out {here}/p.nc --text One ' '", 1, "--text is empty: give a text of at least one word"),
     ("sample {here}/nvae -n few", 2, "-n is 'few': give a whole number"),
     ("sample {here}/nvae --temperature hot", 2, "--temperature is 'hot': give a number"),
     # configuration files
@@ -430,6 +432,12 @@ SPOILT: list[tuple[str, Callable[[Path], object], str, str]] = [
         configured(lambda c: c.update(model={"class_path": "pyroformer.X"})),
         "sample",
         "cannot be imported",
+    ),
+    (
+        "a list for a class",
+        configured(lambda c: c.update(model={"class_path": [], "init_args": {}})),
+        "sample",
+        "config.yaml is not a run's configuration: ",
     ),
     (
         "foreign prior",

@@ -604,3 +604,11 @@ def test_pairs_of_an_earlier_version_are_opened(tmp_path: Path, labels: bool) ->
 def test_json_of_the_metadata_is_plain(corpus: Corpus) -> None:
     about = json.loads((corpus.folder / "corpus.json").read_text())
     assert about["texts"] == {split: len(getattr(corpus, split)) for split in ("train", "valid", "test")}
+
+
+def test_a_negative_seed_and_no_epochs_are_refused() -> None:
+    texts = [f"Number {i} is a number." for i in range(60)]
+    with pytest.raises(ValueError, match="seed is -1: give zero or a positive number"):
+        Corpus.from_texts(texts, seed=-1)
+    with pytest.raises(ValueError, match="epochs is 0: give a positive whole number"):
+        Corpus.from_texts(texts, vocabulary=270).batches(epochs=0)

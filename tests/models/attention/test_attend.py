@@ -455,3 +455,43 @@ def test_errors(monkeypatch: pytest.MonkeyPatch) -> None:
         DenoisingAttention(WIDTH, 2).project(mixture, "official")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="form 'published' has no evidence"):
         attend(queries, mixture, returns="evidence", form="published")
+
+
+@pytest.mark.parametrize(
+    ("queries", "options", "message"),
+    [
+        (torch.zeros(3), {}, r"queries have shape \(3,\): give a row for each of M queries, \(\*, M, 3\)"),
+        (torch.zeros(2, 3).int(), {}, "queries has dtype int32: give floating-point numbers, as queries.float"),
+        (torch.zeros(2, 3).cfloat(), {}, "queries has dtype complex64: give floating-point numbers"),
+        ([[0.0, 0.0, 0.0]], {}, "queries has type list: give a tensor"),
+        (torch.zeros(2, 3), {"attn_mask": torch.ones(2, 4)}, "attn_mask has dtype float32: give booleans, True where"),
+        (torch.zeros(2, 3), {"dropout": -0.1}, r"dropout is -0\.1: give a probability from 0 to 1"),
+        (torch.zeros(2, 3), {"dropout": math.nan}, "dropout is nan: give a probability from 0 to 1"),
+        (torch.zeros(2, 3), {"mixture": torch.zeros(4, 3)}, "mixture has type Tensor: give a pf.Mixture"),
+    ],
+)
+def test_other_types_are_refused(
+    queries: Any, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
+    given: dict[str, Any] = {"mixture": Mixture(torch.zeros(4), torch.zeros(4, 3)), **options}
+    with pytest.raises(ValueError, match=message):
+        attend(queries, **given)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"means": torch.zeros(4, 3).int()}, "means has dtype int32: give floating-point numbers, as means.float"),
+        ({"means": torch.zeros(3)}, r"means have shape \(3,\): give a row for each of N components"),
+        ({"log_weights": [0.0] * 4}, "log_weights has type list: give a tensor"),
+        ({"mask": torch.ones(4)}, "mask has dtype float32: give booleans"),
+    ],
+)
+def test_mixtures_of_other_types_are_refused(
+    fields: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
+    given: dict[str, Any] = {"log_weights": torch.zeros(4), "means": torch.zeros(4, 3), **fields}
+    with pytest.raises(ValueError, match=message):
+        Mixture(**given)

@@ -59,6 +59,8 @@ class TestBoundedDirichletProcess:
             ({"concentration": 0.0}, "concentration 0.0: must be positive"),
             ({"concentration": math.nan}, "concentration nan: must be positive"),
             ({"delta": -0.1}, "delta -0.1: must not be negative"),
+            ({"delta": float("inf")}, "delta inf: must not be negative and must be finite"),
+            ({"concentration": float("inf")}, "concentration inf: must be positive and finite"),
             ({"samples_per_component": 0}, "samples_per_component 0: must be at least 1"),
         ],
     )
