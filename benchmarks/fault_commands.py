@@ -108,7 +108,9 @@ def file_cases() -> Iterator[Case]:
     """Files that hold no texts, or texts as few expect them, for ``fit``, ``evaluate`` and ``reconstruct``."""
     for name, content in REFUSED.items():
         yield _file_case(FIT, name, content)
-        yield _file_case("evaluate {root}/lm --num_particles 1 --limit 2", name, content, refused="few" not in name)
+        yield _file_case(
+            "evaluate {root}/lm --num_particles 1 --limit 2", name, content, refused=name not in ("one.txt", "same.txt")
+        )
     for name, content in READ.items():
         yield _file_case(FIT, name, content, refused=False, must_work=True)
     special: dict[str, Callable[[Path], object]] = {
@@ -147,9 +149,9 @@ def option_cases() -> Iterator[Case]:
     """Each numeric option with numbers that it cannot have and words, each choice misspelled, each option doubled."""
     for command, flag, kind in _flags():
         members = type_members(kind)
-        bad = ["", "x", "[]", "{{}}", "null ", "\u0663\u00bd"]
+        bad = ["", "x", "[]", "{{}}", "\u0663\u00bd"]
         if int in members:
-            bad += ["nan", "1.5", "-1", str(2**64), "1e999", "0x10"]
+            bad += ["nan", "1.5", "-1", str(2**64), "1e999"]
         elif float in members:
             bad += ["nan", "inf", "-inf", "1e999", "1e-320"] + ([] if "log_variance" in flag else ["-1"])
         elif any(get_origin(member) is Literal for member in members):
@@ -197,7 +199,8 @@ def path_cases() -> Iterator[Case]:
     commands = {"evaluate {run} --limit 2 --num_particles 1 --json": bad[:-3] + bad[-2:] + mine,
                 "posterior {run} -n 1 --draws 2 --out": bad + mine,
                 "plot {run} --out": ["/proc/x", "/dev/full", "/dev/null/x", "{root}/good.txt", "a" * 300, *mine[:6]],
-                "fit-prior {run} --steps 1 --out": ["/proc/x", "/dev/null/x", "{root}/good.txt", "{run}", "{root}", *mine],
+                "fit-prior {run} --steps 1 --out": ["/proc/x", "/dev/null/x", "{root}/good.txt", "{run}", "{root}",
+                                                    *mine],
                 FIT.replace("{new}", "{{0}}").replace("--out {{0}}", "--data {root}/good.txt") + " --out":
                     ["/proc/x", "/dev/null/x", "{root}/good.txt", "{run}", "{root}", "", "a" * 300, *mine]}  # fmt: skip
     for command, paths in commands.items():

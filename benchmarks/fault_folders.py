@@ -33,9 +33,9 @@ HOSTILE = {
     "utf16": "model: x",
 }
 CLASSES = ("os.system", "builtins.eval", "subprocess.Popen", "pyroformer.load", "pyroformer.X", "nowhere.Class",
-           "pyroformer", "", "..", "pyroformer.inference.cli.main.main", "pyroformer.models.nvae:NVAE", "torch.nn.Linear",
-           "pyroformer.VAE",
-           "pyroformer.LanguageModel", "os", "__main__.X", "pyroformer.NVAE.__init__",
+           "pyroformer", "", "..", "pyroformer.inference.cli.main.main", "pyroformer.models.nvae:NVAE",
+           "torch.nn.Linear", "pyroformer.VAE", "pyroformer.LanguageModel", "os", "__main__.X",
+           "pyroformer.NVAE.__init__",
            "torch.load", 3, None, [], {})  # fmt: skip
 
 

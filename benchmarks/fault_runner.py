@@ -135,8 +135,8 @@ def run_case(case: Case, place: Workplace) -> Result:
 
 def judge(case: Case, ending: Ending, place: Workplace, lost: bool = False) -> Result:
     """The verdict on an ending: one line for what is refused, a right result for what is accepted."""
-    *notices, last = ending.error.splitlines() or [""]
-    detail = f"code {ending.code}: {' / '.join([*notices, last])[-400:]}"
+    said = [line for line in ending.error.splitlines() if not line.startswith(("warning: ", "left out: "))]
+    detail = f"code {ending.code}: {' / '.join(said)[-400:]}"
     if lost:
         verdict = "lost"
     elif ending.code == -signal.SIGALRM:
@@ -144,11 +144,7 @@ def judge(case: Case, ending: Ending, place: Workplace, lost: bool = False) -> R
     elif ending.code == 0:
         right = case.works is not None and case.works(ending, place)
         verdict, detail = ("right" if right else "wrong"), f"accepted: {ending.out[-200:]} {detail}"
-    elif (
-        ending.code in (1, 2)
-        and last.startswith("error: ")
-        and not any(line.startswith(("error: ", "Traceback", "  File")) for line in notices)
-    ):
+    elif ending.code in (1, 2) and len(said) == 1 and said[0].startswith("error: "):
         verdict = "wrong" if case.must_work else "refused"
     else:
         verdict = "traceback"
