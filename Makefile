@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo docs test coverage lint format notebooks clean table curve
+.PHONY: help demo docs test coverage lint format notebooks clean table curve break
 
 help:
 	@echo "make demo       train a small model on the built-in English corpus and print what it learned"
@@ -25,6 +25,7 @@ help:
 	@echo "make docs       build the documentation in build/docs; a warning is an error"
 	@echo "make table      compare DELLA with its rivals, with DATA=folder; resumable"
 	@echo "make curve      plot rate against distortion of NVAE and VAE, with DATA=folder; resumable"
+	@echo "make break      inject faults (bad inputs, damaged runs, full disks, kills) and count what comes of them; 10 minutes"
 	@echo "make clean      remove .venv and the tools' caches"
 	@echo
 	@echo "PYTHON=/path/to/python3.12 picks the interpreter, VENV=.venv-3.12 the environment that is made from it (default: .venv)."
@@ -73,6 +74,10 @@ curve: export OMP_NUM_THREADS ?= 1
 curve: $(DEV)
 	@test -n "$(DATA)" || { echo "make curve needs texts: make curve DATA=folder" >&2; exit 1; }
 	$(BIN)/python benchmarks/curve.py --data "$(DATA)" --out "runs/curve-$(notdir $(DATA:%/=%))"
+
+break: export OMP_NUM_THREADS = 1
+break: $(DEV)
+	$(BIN)/python benchmarks/faults.py --page docs/robustness.md
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

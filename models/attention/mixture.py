@@ -88,7 +88,8 @@ class Mixture:
 
     Raises:
         ValueError: If types or shapes do not fit, value variances come without values, or a variance of a component
-            that is present is negative, infinite or NaN. Values are checked on the CPU only, where that waits for no device.
+            that is present is negative, infinite or NaN. Values are checked on the CPU only, where that waits for no
+            device.
 
     References:
         A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck
