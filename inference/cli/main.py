@@ -90,7 +90,12 @@ def _way_out(error: OSError) -> str:
 
 def _is_first(arguments: list[str]) -> bool:
     """Whether this is the only process or the first of several; only ``fit`` trains in several."""
-    return arguments[:1] != ["fit"] or rank() == 0
+    if arguments[:1] != ["fit"]:
+        return True
+    try:
+        return rank() == 0
+    except ValueError:  # which the command itself raises: it is to be seen
+        return True
 
 
 @contextlib.contextmanager

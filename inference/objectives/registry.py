@@ -115,10 +115,12 @@ def held_out_objective(
         trust: Modules or class paths outside pyroformer that may be imported.
 
     Raises:
-        ValueError: If the objective is a class outside pyroformer that is not trusted.
+        ValueError: If the objective is no class, or a class outside pyroformer that is not trusted.
     """
     path = described.get("class_path")
     if path is not None:
+        if not isinstance(path, str):
+            raise ValueError(f"the run's configuration names {path!r} where it names a class: restore its config.yaml.")
         check_trust(path, trust)
     cls = OBJECTIVES[described["name"]] if path is None else objective_class(path)
     if "target_kl" in described:

@@ -118,7 +118,7 @@ def check_same_corpus(folder: RunFolder, corpus: Corpus) -> None:
 def check_progress(folder: RunFolder, options: TrainingOptions) -> None:
     """Raises a ValueError if a run to resume is longer than it should be, or has lost its checkpoint."""
     if not folder.last.exists():
-        if folder.best.exists():
+        if folder.best.exists() and not folder.start.exists():  # with start.ckpt, it ended between the first two writes
             raise ValueError(
                 f"{folder.last} is missing, the state to resume from: restore it, or fit anew with another out. "
                 f"{folder.best}, the best weights, can still be used."

@@ -9,6 +9,7 @@ from ..heads import head_width
 from ..numbers import declared_number
 
 __all__ = ["TransformerConfig"]
+MOST_LAYERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,10 @@ class TransformerConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
+        if (
+            self.layers > MOST_LAYERS
+        ):  # the configuration of a run may come from anyone, and building them would not end
+            raise ValueError(f"layers is {self.layers}: give at most {MOST_LAYERS}")
         if self.key_steps < 0:
             raise ValueError(f"key_steps is {self.key_steps}; it must be at least 0, which leaves keys as they are")
         head_width(self.width, self.heads)  # raises unless heads divide the width

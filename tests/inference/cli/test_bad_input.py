@@ -286,6 +286,17 @@ def test_bad_input_gets_one_line(
     assert not (here / "new").exists() or not (here / "new" / "config.yaml").exists()
 
 
+@pytest.mark.parametrize("value", ["x", "", "-1", "1.5", "9" * 30])
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK"])
+def test_a_process_without_a_number_gets_one_line(
+    name: str, value: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    code, error = complaint(FIT.format(here=here), capsys)
+    assert code == 1
+    assert f"the environment variable {name} is {value!r}: unset it, or give the number of this process" in error
+
+
 PRIOR_CASES = [
     (
         "--model.weight_prior nosuch.Prior",
@@ -437,7 +448,19 @@ SPOILT: list[tuple[str, Callable[[Path], object], str, str]] = [
         "a list for a class",
         configured(lambda c: c.update(model={"class_path": [], "init_args": {}})),
         "sample",
-        "config.yaml is not a run's configuration: ",
+        "config.yaml is damaged: its model names no class",
+    ),
+    (
+        "a number for an objective",
+        configured(lambda c: c.update(objective={"class_path": 3, "init_args": {}})),
+        "evaluate",
+        "configuration names 3 where it names a class: restore its config.yaml",
+    ),
+    (
+        "layers without end",
+        configured(lambda c: c["model"]["init_args"]["config"]["init_args"].update(layers=10**9)),  # type: ignore[index]
+        "sample",
+        "layers is 1000000000: give at most 10000",
     ),
     (
         "foreign prior",

@@ -118,6 +118,19 @@ def test_a_lost_checkpoint_is_not_a_new_start(corpus: pf.Corpus, tmp_path: Path)
         train(corpus, tmp_path, resume=True)
 
 
+def test_a_run_cut_between_its_first_best_and_last_checkpoint_ends_at_the_same_bits(
+    corpus: pf.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(corpus, tmp_path / "whole", "vae")
+    with monkeypatch.context() as patch, pytest.raises(Kill):
+        patch.setattr("pyroformer.inference.training.lightning_module.Training._save", kill)
+        train(corpus, tmp_path / "cut", "vae")
+    assert (tmp_path / "cut" / "checkpoints" / "best.ckpt").exists()
+    train(corpus, tmp_path / "cut", "vae", resume=True)
+    assert_same(tmp_path / "whole", tmp_path / "cut")
+    assert validations(tmp_path / "whole") == validations(tmp_path / "cut")
+
+
 # Another guide, corpus or option.
 
 
