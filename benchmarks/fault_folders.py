@@ -46,7 +46,10 @@ class _Code:
 
 def folder_cases(place: Workplace) -> Iterator[Case]:
     """Each file of a run with each damage, under commands that read it: refused, or the answer of the whole run."""
-    answers = {(model, command): _answer(place, model, command) for model in ("nvae", "lm") for command in READERS[:2]}
+    answers = {
+        (model, command): _answer(place, model, command)
+        for model, command in (("nvae", READERS[0]), ("nvae", READERS[1]), ("lm", READERS[0]))
+    }
     answers |= {("nvae", READERS[2]): _answer(place, "nvae", READERS[2])}
     corpus = [
         f"corpus/{path.relative_to(place.root / 'nvae' / 'corpus')}"

@@ -1,6 +1,7 @@
 """Faults of the machine: environments, full disks, threads."""
 
 import contextlib
+import json
 import os
 import resource
 import shlex
@@ -175,7 +176,9 @@ def _set(variables: dict[str, str | None]) -> None:
 
 
 def _answer(texts: str) -> Callable[[Ending, Workplace], bool]:
-    return lambda ending, place: ending.out == texts
+    """Whether the texts are those, in whatever escapes an encoding needs."""
+    expected = list(map(json.loads, texts.splitlines()))
+    return lambda ending, place: list(map(json.loads, ending.out.splitlines())) == expected
 
 
 def _finite(run: Path) -> bool:

@@ -30,6 +30,7 @@ __all__ = [
     "alone",
     "digest",
     "fresh",
+    "import_all",
     "in_process",
     "judge",
     "run_case",
@@ -102,11 +103,7 @@ class Workplace(NamedTuple):
 
     @classmethod
     def make(cls, root: Path, models: Iterable[str] = ("nvae", "vae", "della", "lm")) -> "Workplace":
-        """Writes the texts and trains the runs, each in a process of its own, with everything imported before."""
-        ours = [each.name for each in walk_packages(pyroformer.__path__, "pyroformer.")]
-        for module in ("torch._dynamo", "arviz", *ours):
-            if not module.endswith("__main__"):
-                import_module(module)
+        """Writes the texts and trains the runs, each in a process of its own."""
         root.mkdir(parents=True, exist_ok=True)
         (root / "good.txt").write_text("\n".join(TEXTS))
         (root / "other.txt").write_text("\n".join(text[::-1] for text in TEXTS))
@@ -115,6 +112,14 @@ class Workplace(NamedTuple):
             if (ending := alone(lambda command=command: main(shlex.split(command)))).code:  # type: ignore[misc]
                 raise SystemExit(f"a run to damage could not be made: {ending.error}")
         return cls(root, root)
+
+
+def import_all() -> None:
+    """Imports whatever a command imports, once for all children of this process."""
+    ours = [each.name for each in walk_packages(pyroformer.__path__, "pyroformer.")]
+    for module in ("torch._dynamo", "arviz", *ours):
+        if not module.endswith("__main__"):
+            import_module(module)
 
 
 def run_case(case: Case, place: Workplace) -> Result:

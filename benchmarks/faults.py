@@ -26,23 +26,23 @@ import fault_kills
 import fault_library
 import fault_machine
 import torch
-from fault_runner import Case, Result, Workplace, run_case
+from fault_runner import Case, Result, Workplace, import_all, run_case
 
 __all__ = ["main", "table"]
 
 VERDICTS = {"traceback": "tracebacks", "wrong": "silent wrong results", "lost": "lost files", "hung": "hangs"}
 Group = Callable[[Workplace], Iterable[Case | Result]]
 GROUPS: dict[str, Group] = {
+    "options": lambda place: fault_commands.option_cases(),
+    "run folders": fault_folders.folder_cases,
     **{f"kills of {m}": lambda place, m=m: fault_kills.kill_results(place, m) for m in ("nvae", "vae", "della", "lm")},  # type: ignore[misc]
     "environments": fault_machine.environment_results,
     "full disks": fault_machine.disk_results,
     "threads": fault_machine.thread_results,
     "library": fault_library.library_cases,
     "files": lambda place: fault_commands.file_cases(),
-    "options": lambda place: fault_commands.option_cases(),
     "outputs": lambda place: fault_commands.path_cases(),
     "texts": lambda place: fault_commands.text_cases(),
-    "run folders": fault_folders.folder_cases,
 }
 
 
@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, help="A page of the documentation to write the table to.")
     options = parser.parse_args(arguments)
     start = time.monotonic()
+    import_all()
     with tempfile.TemporaryDirectory() as folder:
         place = Workplace.make(Path(folder) / "place")
         results = in_groups({name: GROUPS[name] for name in options.only}, place, options.processes)

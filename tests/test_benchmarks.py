@@ -208,3 +208,26 @@ def fake_result(script: ModuleType, point: Any, level: float) -> dict[str, Any]:
     """A result in the format of the script."""
     metrics = {name: {"units": {unit: {"value": 1.0 + level}}} for name, unit, _ in script.COLUMNS.values()}
     return {"point": point._asdict(), "evaluation": {"metrics": metrics}}
+
+
+def test_faults_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    runner, faults = importlib.import_module("fault_runner"), importlib.import_module("faults")
+    place = runner.Workplace.make(tmp_path / "place", models=())
+
+    def crash(_: object) -> None:
+        raise RuntimeError("nobody wrote a message")
+
+    cases = [
+        ("refused", "fit gpt5 --data {root}/good.txt --out {new}", None),
+        ("refused", "fit lm --data {root}/none.txt --out {new} --steps 1", None),
+        ("right", "--version", lambda ending, place: "pyroformer" in ending.out),
+        ("wrong", "--version", None),
+        ("wrong", "--version", lambda ending, place: False),
+        ("traceback", crash, None),
+        ("lost", lambda place: (place.root / "good.txt").unlink(), lambda ending, place: True),
+    ]
+    results = [runner.run_case(runner.Case("files", name, act, works), place) for name, act, works in cases]
+    assert [result.verdict for result in results] == [name for name, *_ in cases]
+    assert numbers(faults.table(results))["files"] == [7, 2, 1, 1, 2, 1, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]
