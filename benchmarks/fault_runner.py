@@ -12,7 +12,8 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
@@ -23,6 +24,7 @@ from pyroformer.inference.cli.main import main
 
 __all__ = [
     "TINY",
+    "VERDICTS",
     "Case",
     "Ending",
     "Result",
@@ -34,9 +36,11 @@ __all__ = [
     "in_process",
     "judge",
     "run_case",
+    "table",
 ]
 
 TINY = "--model.width 8 --model.layers 2 --model.heads 2 --vocabulary 270 --max_length 32 --batch_size 8"
+VERDICTS = {"traceback": "tracebacks", "wrong": "silent wrong results", "lost": "lost files", "hung": "hangs"}
 SECONDS = 60  # after which a case hangs
 ENTRY = "from pyroformer.inference.cli.main import main; raise SystemExit(main())"
 TEXTS = [f"Number {i} is {'even' if i % 2 == 0 else 'odd'}, the next is {i + 1}." for i in range(120)]
@@ -213,6 +217,19 @@ def digest(folder: Path) -> str:
         if path.is_file() and not path.is_symlink():
             total.update(path.read_bytes())
     return total.hexdigest()
+
+
+def table(results: Sequence[Result]) -> str:
+    """One row a kind, and their sums."""
+    head = ["kind of fault", "injected", "refused in one line", "right results", *VERDICTS.values()]
+    kinds = list(dict.fromkeys(result.kind for result in results))
+    rows = []
+    for kind in [*kinds, "all"]:
+        counts = Counter(result.verdict for result in results if kind in (result.kind, "all"))
+        rows.append(
+            [kind, *(f"{n:,}" for n in (counts.total(), *(counts[v] for v in ("refused", "right", *VERDICTS))))]
+        )
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---", *["---:"] * (len(head) - 1)], *rows])
 
 
 class _Hangs(BaseException):

@@ -13,7 +13,6 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -26,11 +25,10 @@ import fault_kills
 import fault_library
 import fault_machine
 import torch
-from fault_runner import Case, Result, Workplace, import_all, run_case
+from fault_runner import VERDICTS, Case, Result, Workplace, import_all, run_case, table
 
-__all__ = ["main", "table"]
+__all__ = ["main"]
 
-VERDICTS = {"traceback": "tracebacks", "wrong": "silent wrong results", "lost": "lost files", "hung": "hangs"}
 Group = Callable[[Workplace], Iterable[Case | Result]]
 GROUPS: dict[str, Group] = {
     "options": lambda place: fault_commands.option_cases(),
@@ -84,19 +82,6 @@ def in_groups(groups: dict[str, Group], place: Workplace, processes: int) -> lis
         found[name] = [Result(*each) for each in json.loads(file.read_text())] if file.exists() else crashed
         print(f"{name}: {len(found[name])}", file=sys.stderr)
     return [result for name in groups for result in found[name]]
-
-
-def table(results: Sequence[Result]) -> str:
-    """One row a kind, and their sums."""
-    head = ["kind of fault", "injected", "refused in one line", "right results", *VERDICTS.values()]
-    kinds = list(dict.fromkeys(result.kind for result in results))
-    rows = []
-    for kind in [*kinds, "all"]:
-        counts = Counter(result.verdict for result in results if kind in (result.kind, "all"))
-        rows.append(
-            [kind, *(f"{n:,}" for n in (counts.total(), *(counts[v] for v in ("refused", "right", *VERDICTS))))]
-        )
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---", *["---:"] * (len(head) - 1)], *rows])
 
 
 def _start(group: Group, place: Workplace, file: Path) -> int:

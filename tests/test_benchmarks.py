@@ -212,7 +212,7 @@ def fake_result(script: ModuleType, point: Any, level: float) -> dict[str, Any]:
 
 def test_faults_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(FOLDER)
-    runner, faults = importlib.import_module("fault_runner"), importlib.import_module("faults")
+    runner = importlib.import_module("fault_runner")
     place = runner.Workplace.make(tmp_path / "place", models=())
 
     def crash(_: object) -> None:
@@ -220,7 +220,7 @@ def test_faults_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     cases = [
         ("refused", "fit gpt5 --data {root}/good.txt --out {new}", None),
-        ("refused", "fit lm --data {root}/none.txt --out {new} --steps 1", None),
+        ("refused", "fit lm --data {root}/good.txt --out {new} --steps many", None),
         ("right", "--version", lambda ending, place: "pyroformer" in ending.out),
         ("wrong", "--version", None),
         ("wrong", "--version", lambda ending, place: False),
@@ -229,5 +229,5 @@ def test_faults_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ]
     results = [runner.run_case(runner.Case("files", name, act, works), place) for name, act, works in cases]
     assert [result.verdict for result in results] == [name for name, *_ in cases]
-    assert numbers(faults.table(results))["files"] == [7, 2, 1, 1, 2, 1, 0]
+    assert numbers(runner.table(results))["files"] == [7, 2, 1, 1, 2, 1, 0]
     assert [path.name for path in tmp_path.iterdir()] == ["place"]
