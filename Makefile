@@ -25,7 +25,7 @@ help:
 	@echo "make docs       build the documentation in build/docs; a warning is an error"
 	@echo "make table      compare DELLA with its rivals, with DATA=folder; resumable"
 	@echo "make curve      plot rate against distortion of NVAE and VAE, with DATA=folder; resumable"
-	@echo "make break      inject faults (bad inputs, damaged runs, full disks, kills) and count what comes of them; 10 minutes"
+	@echo "make break      inject faults (bad inputs, damaged runs, full disks, kills) and count what comes of them"
 	@echo "make clean      remove .venv and the tools' caches"
 	@echo
 	@echo "PYTHON=/path/to/python3.12 picks the interpreter, VENV=.venv-3.12 the environment that is made from it (default: .venv)."
