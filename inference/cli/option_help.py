@@ -37,7 +37,7 @@ def options(path: str, skip: Collection[str] = (), importing: bool = False) -> l
 
     Examples:
         >>> options("pyroformer.models.nvae:NVAE", skip=["config"])[-1][:3]
-        ('samples_per_component', <class 'int'>, 1)
+        ('delta', float | None, None)
         >>> [option.name for option in options("pyroformer.inference.cli.commands.plot:plot")]
         ['out', 'run', 'trust']
     """

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int
 
+from ..utils.bucketing import bucket_lengths
 from ..utils.files import write_atomically
 from ..utils.progress import progress_bar
-from .bucketing import bucket_lengths
 from .labels import Labels, label_names
 from .metadata import ConditionMetadata, CorpusMetadata
 from .pairs import condition_lengths, unzip_pairs

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
-from .bucketing import bucket_lengths
+from ..utils.bucketing import bucket_lengths
 from .entries import as_entries
 from .labels import Labels
 from .stored_texts import StoredTexts

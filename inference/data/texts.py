@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...models.batch import EOS, PAD, Batch
 from ...models.choices import check_choice
-from .bucketing import bucket_lengths
+from ..utils.bucketing import bucket_lengths
 from .labels import Labels
 from .tokenizer import Tokenizer
 

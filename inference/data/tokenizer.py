@@ -98,7 +98,7 @@ class Tokenizer:
         Examples:
             >>> for kind in ("bytes", "characters"):
             ...     Tokenizer.train_kind(kind, ["für 大"]).pieces("für 大")
-            ['f', '\\xc3', '\\xbc', 'r', ' ', '\\xe5', '\\xa4', '\\xa7', '<eos>']
+            ['f', '\\\\xc3', '\\\\xbc', 'r', ' ', '\\\\xe5', '\\\\xa4', '\\\\xa7', '<eos>']
             ['f', 'ü', 'r', ' ', '大', '<eos>']
         """
         check_choice("tokenizer", kind, get_args(TokenizerKind))

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from pyroformer.inference.data.bucketing import bucket_lengths
 from pyroformer.inference.data.loaders import TrainingStream, sequential_batches
 from pyroformer.inference.data.texts import Texts
 from pyroformer.inference.data.tokenizer import Tokenizer
+from pyroformer.inference.utils.bucketing import bucket_lengths
 from pyroformer.models.batch import EOS, PAD, Batch
 
 TOKENIZER = Tokenizer.train([""], 259)

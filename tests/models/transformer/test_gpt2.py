@@ -65,8 +65,8 @@ def test_names_are_the_same_with_and_without_a_head_on_top() -> None:
 
 
 def test_buffers_are_left_out_and_the_unknown_stays() -> None:
-    weights = {name: torch.zeros(3, 2) for name in ("h.0.attn.bias", "h.0.attn.masked_bias", "score.weight")}
-    assert list(gpt2_weights(weights)) == ["score.weight"]
+    names = ("h.0.attn.bias", "h.0.attn.masked_bias", "score.weight", "adapter.weight")  # score: of a classifier
+    assert list(gpt2_weights({name: torch.zeros(3, 2) for name in names})) == ["adapter.weight"]
 
 
 def test_the_head_counts_only_where_it_is_not_the_embedding() -> None:
