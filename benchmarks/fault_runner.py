@@ -274,6 +274,7 @@ def _become(act: Callable[[], int], setup: Callable[[], object], out: int, error
         sys.stdout = open(1, "w", closefd=False)
         sys.stderr = open(2, "w", closefd=False)
         warnings.simplefilter("ignore")
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it starts with &
         setup()
         code = act()
     except SystemExit as end:
