@@ -28,10 +28,7 @@ class Guide(Configurable, LocalModule):
     same prior.
 
     ``forward(batch)`` is enough for training, bounds and sampling. Reconstructions, plots and edits of texts also need
-    :meth:`encode`.
-
-    Attributes:
-        model_class: The class of the models that it is a guide of; a subclass may name one.
+    :meth:`encode`. A subclass may name the class of its models as ``model_class``.
 
     Raises:
         ValueError: If the model is of another class.
