@@ -13,6 +13,7 @@ HERE = Path(__file__).resolve().parent
 
 project = "pyroformer"
 author = "the pyroformer developers"
+copyright = author  # the page puts its sign before it
 version = release = __version__
 
 # The root of the repository is the source, so that links between README, docs, notebooks and benchmarks mean the same
