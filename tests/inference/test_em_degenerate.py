@@ -136,7 +136,11 @@ def test_full_covariances_with_noise_are_the_isotropic_ones() -> None:
     ("queries", "mixture", "message"),
     [
         (torch.full((4, 2), torch.nan), {}, "queries that count are NaN or infinite; all must be finite: leave"),
-        (torch.ones(4, 2).long(), {}, r"queries are torch.int64; .* give queries.float\(\)"),
+        (
+            torch.ones(4, 2).long(),
+            {},
+            r"queries has dtype int64: give floating-point numbers, as queries.float\(\) does",
+        ),
         (torch.ones(4, 2), {"means": torch.full((3, 2), torch.inf)}, "means are NaN or infinite"),
         (torch.ones(4, 2), {"variances": torch.ones(3, 2)}, "diagonal variances: give covariance='diagonal'"),
     ],

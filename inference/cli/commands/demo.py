@@ -55,16 +55,16 @@ def demo(*, minutes: float = 3.8, out: str | None = None, seed: int = 0) -> None
 
     print_line("\ntexts and their reconstructions from the posterior mean:")
     for text in run.reconstruct(corpus.test[:5]):
-        print_line(f"  {text.original}\n  {text.text}\n")
+        print_line(f"  {_in_one_line(text.original)}\n  {_in_one_line(text.text)}\n")
 
     print_line("samples from the prior:")
     for sample in run.sample(5, seed=seed):
-        print_line(f"  {sample}")
+        print_line(f"  {_in_one_line(sample)}")
 
     first, second = sorted(corpus.test[:20], key=len)[:2]  # short ones, so that each step fits a line
     print_line("\nfrom one text to another, by interpolation of their posteriors:")
     for between in run.interpolate(first, second):
-        print_line(f"  {between}")
+        print_line(f"  {_in_one_line(between)}")
 
     print_line("\nplots:")
     for picture in save_all(run):
@@ -74,6 +74,11 @@ def demo(*, minutes: float = 3.8, out: str | None = None, seed: int = 0) -> None
         f"\naccuracy {evaluation['accuracy'].value:.3f}; rate (exact KL of all latents) {rate:,.1f} nats/token; "
         f"-log p(x) is at most {bound:,.1f} nats/token"
     )
+
+
+def _in_one_line(text: str) -> str:
+    """A text without the line breaks that bytes of a hardly trained model can be."""
+    return " ".join(text.split())
 
 
 def _free_name(name: str) -> str:
