@@ -61,7 +61,12 @@ class LogDirichlet(TorchDistribution):
     ) -> None:
         shape = log_concentration.shape
         if mask is not None:
-            shape = torch.broadcast_shapes(shape, mask.shape)
+            try:
+                shape = torch.broadcast_shapes(shape, mask.shape)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"mask has shape {tuple(mask.shape)}, log_concentration {tuple(shape)}: give one of the same shape"
+                ) from error
         self.log_concentration = log_concentration.expand(shape)
         self.present = None if mask is None else mask.expand(shape)  # not `mask`: that name is Pyro's method
         super().__init__(shape[:-1], shape[-1:], validate_args)

@@ -79,6 +79,11 @@ def check_prior(prior: nn.Module, *args: Any, event_shape: Sequence[int] | None 
             distribution = prior(*args)
         except NotImplementedError as error:
             raise ValueError(f"{who} is unfinished: {error}.") from error
+        except (RuntimeError, TypeError) as error:
+            given = "a mask" if args else "no argument"
+            raise ValueError(
+                f"{who} fails when it is called with {given} ({' '.join(str(error).split())}): return a distribution"
+            ) from error
         if not isinstance(distribution, Distribution):
             raise ValueError(f"{who} returned a {type(distribution).__name__}: return a torch or Pyro distribution")
         if event_shape is None:

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import jaxtyping
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -175,3 +176,9 @@ def test_objective_is_captured_into_one_graph() -> None:
     assert captured[1].isfinite()
     gradients = [torch.autograd.grad(x, posterior)[0] for x in (captured[0], expected)]
     torch.testing.assert_close(*gradients)
+
+
+def test_a_mask_of_another_length_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
+    with pytest.raises(ValueError, match=r"mask has shape \(2,\), log_concentration \(3,\): give one of the same"):
+        LogDirichlet(torch.zeros(3), torch.ones(2, dtype=torch.bool))

@@ -265,3 +265,8 @@ class TestCheck:
     def test_refuses_vectors(self, distribution: Any, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             check_prior(as_prior(distribution, VectorPrior), event_shape=(3,), name="base_measure")
+
+
+def test_a_module_that_is_no_prior_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"weight_prior Linear fails when it is called with a mask \(.*\): return a"):
+        check_prior(torch.nn.Linear(2, 2), torch.ones(1, 2, dtype=torch.bool), name="weight_prior")
