@@ -261,6 +261,7 @@ class Run(FittedModel):
         *,
         conditions: Conditions | None = None,
         seed: int = 0,
+        progress: bool | None = None,
     ) -> Float[Tensor, " texts"]:
         r"""The importance-weighted lower bound of :math:`\log p(x)` for each text, in nats.
 
@@ -272,11 +273,12 @@ class Run(FittedModel):
             num_particles: Number of posterior draws; the bound becomes tighter with more.
             conditions: The condition of each text, if the run was trained on pairs.
             seed: Random seed of the draws.
+            progress: Whether to show a progress bar on standard error; by default in a terminal and in notebooks.
 
         Raises:
             ValueError: If a text is longer than the model's max_length.
         """
-        return text_bounds(self, texts, num_particles, conditions=conditions, seed=seed)
+        return text_bounds(self, texts, num_particles, conditions=conditions, seed=seed, progress=progress)
 
     def evaluate(self, texts: TextSource | None = None, **options: Any) -> Evaluation:
         """Evaluate the model, by default on the test split of its corpus.

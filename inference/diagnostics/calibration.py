@@ -16,6 +16,7 @@ from ..objectives.elbo import ELBO
 from ..objectives.trace_pair import trace_pair
 from ..objectives.traces import Site, is_local, latent_sites, mask_of
 from ..utils.errors import check_at_least
+from ..utils.progress import progress_bar
 from ..utils.seeded_eval import seeded_eval
 
 __all__ = ["Calibration", "calibrate"]
@@ -93,6 +94,7 @@ def calibrate(
     observe: Callable[[Trace], Any] | None = None,
     quantities: Quantities | None = None,
     seed: int = 0,
+    progress: bool | None = None,
 ) -> Calibration:
     r"""Simulate latents and texts from the model, and rank the latents among draws from the guide.
 
@@ -120,6 +122,7 @@ def calibrate(
         quantities: Function from the sites of a trace to the quantities :math:`f`, with one value for each text or a
             single one; replaces the default.
         seed: Random seed.
+        progress: Whether to show a progress bar on standard error; by default in a terminal and in notebooks.
 
     Raises:
         ValueError: If a number is below 1, there would be more than 64 default quantities, or no text has a rank.
@@ -140,13 +143,15 @@ def calibrate(
     """
     check_at_least(1, simulations=simulations, draws=draws, texts=texts)
     collected: dict[str, list[np.ndarray]] = {}
-    with seeded_eval(model, guide, seed=seed):
+    bar = progress_bar("calibrating", simulations, "simulation", progress)
+    with bar as advance, seeded_eval(model, guide, seed=seed):
         arguments = [Batch.unobserved(texts, like=_float(model))] if args is None else args
         for _ in range(simulations):
             truth = poutine.trace(model).get_trace(*arguments)
             data = generated_batch(truth) if observe is None else observe(truth)
             for name, ranks in _ranks(model, guide, truth, data, draws, quantities).items():
                 collected.setdefault(name, []).append(ranks)
+            advance(1)
     joined = {name: np.concatenate(ranks) for name, ranks in collected.items()}
     if empty := [name for name, ranks in joined.items() if not len(ranks)]:
         raise ValueError(

@@ -35,7 +35,15 @@ class Comparison(NamedTuple):
         return f"<p>{escape(repr(self))}</p>"
 
 
-def compare(first: Run, second: Run, texts: TextSource, num_particles: int = 64, *, seed: int = 0) -> Comparison:
+def compare(
+    first: Run,
+    second: Run,
+    texts: TextSource,
+    num_particles: int = 64,
+    *,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Comparison:
     r"""Compare two runs on held-out texts by their importance-weighted bounds of log p(x), text by text.
 
     This replaces leave-one-out by importance sampling (PSIS-LOO), which is invalid for latents that are local to a
@@ -47,6 +55,7 @@ def compare(first: Run, second: Run, texts: TextSource, num_particles: int = 64,
         texts: Texts that neither run was trained on.
         num_particles: Number of posterior draws of both bounds; the bound becomes tighter with more.
         seed: Random seed of the draws.
+        progress: Whether to show progress bars on standard error; by default in a terminal and in notebooks.
 
     Raises:
         ValueError: If there are fewer than two texts, or one is longer than a model's max_length.
@@ -54,7 +63,6 @@ def compare(first: Run, second: Run, texts: TextSource, num_particles: int = 64,
     texts = as_texts(texts)
     if len(texts) < 2:
         raise ValueError(f"there are {len(texts)} texts: a standard error needs at least 2.")
-    each = (
-        text_bounds(first, texts, num_particles, seed=seed) - text_bounds(second, texts, num_particles, seed=seed)
-    ).numpy()
+    one, other = (text_bounds(run, texts, num_particles, seed=seed, progress=progress) for run in (first, second))
+    each = (one - other).numpy()
     return Comparison(float(each.mean()), float(each.std(ddof=1) / len(texts) ** 0.5), each)

@@ -16,6 +16,7 @@ from ..generation.generate import sample
 from ..posterior.arviz_compat import ArviZData, from_groups
 from ..run import Run
 from ..utils.errors import check_at_least
+from ..utils.progress import progress_bar
 
 __all__ = ["PredictiveCheck", "Statistic", "check_texts", "predictive_check", "text_statistics"]
 
@@ -91,6 +92,7 @@ def check_texts(
     pairs: int = 5,
     statistics: Mapping[str, Statistic] | None = None,
     seed: int = 0,
+    progress: bool | None = None,
     **decoding: Any,
 ) -> PredictiveCheck:
     """Compare held-out texts with sets of texts sampled from a run: latents from the prior, tokens from the decoder.
@@ -106,6 +108,7 @@ def check_texts(
         pairs: Number of most frequent pairs of neighboring words whose frequency is a statistic.
         statistics: Statistics of a set of texts by name; replace :func:`text_statistics`.
         seed: Random seed of the generated texts.
+        progress: Whether to show a progress bar on standard error; by default in a terminal and in notebooks.
         decoding: Fields of :class:`~pyroformer.inference.generation.decoding.Decoding`; by default tokens are sampled
             from the model's own distribution.
 
@@ -121,8 +124,11 @@ def check_texts(
     real = run.corpus.test[:limit] if texts is None else as_texts(texts)[:limit]
     if statistics is None:
         statistics = text_statistics(run.corpus.train[:REFERENCE], words, pairs)
-    generated = sample(run, replications * len(real), Decoding(**decoding), seed=seed)
-    sets = [generated[start : start + len(real)] for start in range(0, len(generated), max(1, len(real)))]
+    sets, how = [], Decoding(**decoding)
+    with progress_bar("sampling", replications * len(real), progress=progress) as advance:
+        for number in range(replications):
+            sets.append(sample(run, len(real), how, seed=seed, start=number * len(real)))
+            advance(len(real))
     return predictive_check(real, sets, statistics)
 
 

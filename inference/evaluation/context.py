@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.distributions import Distribution
@@ -13,12 +14,12 @@ from torch.distributions import Distribution
 from ...guides.base import encodes
 from ...guides.posteriors import TextPosterior
 from ...models.batch import Batch
-from ...models.transformer.memory import Memory
+from ...models.transformer.memory import Memory, stacked
+from ...models.transformer.text_distribution import AutoregressiveText
 from ..data.loaders import sequential_batches
 from ..data.texts import Texts
 from ..generation.generate import reconstruct, sample
 from ..generation.reconstruction import Reconstruction
-from ..objectives.bounds import importance_sweep
 from ..objectives.elbo import ELBO, Terms
 from ..objectives.registry import held_out_objective
 from ..objectives.trace_pair import trace_pair
@@ -26,8 +27,11 @@ from ..runs.fitted import FittedModel
 from ..utils.progress import progress_bar
 from ..utils.seeded_eval import seeded_eval
 from .latent_information import LatentInformation, has_hierarchy, latent_information
+from .text_draws import TextDraws, importance_bounds, joined
 
 __all__ = ["BatchContext", "EvaluationContext", "EvaluationOptions", "evenly_spaced", "importance_draws"]
+
+T = TypeVar("T")
 
 DRAWS = 8  # of the bound's terms, which vary little where divergences are exact
 REFERENCES = 10  # held-out texts for each generated one
@@ -92,8 +96,12 @@ class EvaluationContext:
     @cached_property
     def objective(self) -> ELBO:
         """The objective that the run was trained on, as far as held-out texts determine it."""
-        draws = min(self.options.num_particles, DRAWS)
-        return held_out_objective(self.run.config["objective"], draws, len(self.run.corpus.train), self.run.trust)
+        return held_out_objective(self.run.config["objective"], 1, len(self.run.corpus.train), self.run.trust)
+
+    @property
+    def draws(self) -> int:
+        """Draws of each text over which the terms of the objective are averaged."""
+        return max(1, min(self.options.num_particles, DRAWS) // self.objective.num_particles)
 
     @cached_property
     def reconstructions(self) -> list[Reconstruction] | None:
@@ -173,7 +181,7 @@ class EvaluationContext:
             "step": self.run.step,
         }
         if self.run.guide is not None:
-            about |= {"num_particles": options.num_particles, "draws": self.objective.num_particles}
+            about |= {"num_particles": options.num_particles, "draws": self.draws * self.objective.num_particles}
         if computed.get("reconstructions") is not None:
             about |= {"reconstructions": len(computed["reconstructions"]), "min_weight": options.min_weight}
         if computed.get("latent_information") is not None:
@@ -184,8 +192,8 @@ class EvaluationContext:
 class BatchContext:
     """A batch of an evaluation, and what metrics of single texts read.
 
-    Noise is drawn in one order whichever metric comes first: that of :attr:`terms`, of :attr:`sampled_text`, and of
-    :attr:`importance_weighted`.
+    The draws of a text are a function of the seed and of the text: they depend neither on the other texts of its batch
+    nor on the metrics that are computed.
 
     Arguments:
         evaluation: The evaluation that the batch belongs to.
@@ -201,23 +209,40 @@ class BatchContext:
     @cached_property
     def terms(self) -> Terms:
         """The terms of the bound, averaged over a few draws of the guide."""
-        return self.evaluation.objective.terms(self.run.model, self.run.guide, self.batch)
+        objective = self.evaluation.objective
+        if self.run.guide is None:
+            return objective.terms(self.run.model, None, self.batch)
+        return joined(self._rows([draws.terms(objective, self.evaluation.draws) for draws in self._draws]))
 
     @cached_property
-    def sampled_text(self) -> Distribution:
-        """The distribution of the texts, given one draw of the guide."""
-        _ = self.terms  # drawn before
-        text: Any = trace_pair(self.run.model, self.run.guide, self.batch)[0].nodes["text"]["fn"]
-        return cast(Distribution, text)
+    def sampled_text(self) -> Distribution | None:
+        """The distribution of the texts, given one draw of the guide; None if it is not autoregressive."""
+        if self.run.guide is None:
+            text: Any = trace_pair(self.run.model, None, self.batch)[0].nodes["text"]["fn"]
+            return cast(Distribution, text)
+        each = [draws.distribution() for draws in self._draws]
+        if not all(isinstance(one, AutoregressiveText) for one in each):
+            return None
+        return self.run.model.likelihood(stacked(self._rows([one.memory for one in each])), self.mask)
 
     @cached_property
     def importance_weighted(self) -> dict[int, Float[Tensor, " B"]] | None:
         """The importance-weighted bound by number of draws; None where nothing is latent."""
         if self.run.guide is None:
             return None
-        _ = self.sampled_text  # drawn before
-        draws = importance_draws(self.evaluation.options.num_particles)
-        return importance_sweep(self.run.model, self.run.guide, self.batch, draws, len(self.run.corpus.train))
+        count = self.evaluation.options.num_particles
+        log_weights = self._rows([draws.log_weights(count) for draws in self._draws])
+        return importance_bounds(torch.stack(log_weights), importance_draws(count))
+
+    @cached_property
+    def _draws(self) -> list[TextDraws]:
+        """The draws of each text, without rows that only fill up the batch."""
+        rows = range(int((self.batch.weight > 0).sum()))
+        return [TextDraws(self.run, self.batch, row, self.evaluation.options.seed) for row in rows]
+
+    def _rows(self, each: list[T]) -> list[T]:
+        """A row for each text, and some for those that fill up the batch."""
+        return each + each[:1] * (len(self.batch.weight) - len(each))
 
     @cached_property
     def posterior(self) -> TextPosterior | None:

@@ -4,32 +4,31 @@ Whatever objective was trained, the bound is that of the model that is sampled: 
 included.
 """
 
-import math
-from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...models.batch import Batch
 from ..data.entries import Conditions, TextSource, as_conditions, as_texts
 from ..data.texts import Texts
-from ..objectives.bounds import importance_weighted, with_global_sites_fixed
-from ..objectives.elbo import ELBO
+from ..objectives.bounds import importance_weighted
 from ..runs.fitted import FittedModel, check_same_length
 from ..utils.errors import check_at_least
+from ..utils.progress import progress_bar
 from ..utils.seeded_eval import seeded_eval
-from ..utils.seeds import derived_seed
 from .columns import Column, measure_columns
 from .context import EvaluationContext, EvaluationOptions, evenly_spaced
 from .metric import Metric
 from .metrics import resolve
 from .report import Evaluation, MetricResult
+from .text_draws import TextDraws, importance_bounds
 
 __all__ = ["evaluate", "text_bounds"]
 
 Split = Literal["train", "valid", "test"]
-_COPIES = 64  # draws of one text at a time
 
 
 def evaluate(
@@ -59,8 +58,8 @@ def evaluate(
             are left out, and nothing is computed that no metric reads.
         split: The split.
         num_particles: Draws :math:`K` of the importance-weighted bound.
-        seed: Random seed. The metrics of one evaluation share one stream of noise, so that a number may differ within
-            its noise where other metrics are computed beside it.
+        seed: Random seed. The draws of a text depend on the seed and on the text alone, not on other texts, the size of
+            batches or the metrics that are computed.
         limit: Largest number of texts; they are evenly spaced.
         reconstructions: Number of texts that are reconstructed, for BLEU and exact match.
         compared: Number of texts that are compared with one another, for the information of each latent of a
@@ -103,10 +102,12 @@ def text_bounds(
     conditions: Conditions | None = None,
     seed: int = 0,
     batch_size: int = 64,
+    progress: bool | None = None,
 ) -> Float[Tensor, " texts"]:
     """The importance-weighted lower bound of each text's log p(x), in nats and float64; log p(x) if nothing is latent.
 
-    The draws of a text are a function of the seed and of the text, so that its bound does not depend on the others.
+    The draws of a text are a function of the seed and of the text, so that its bound does not depend on the others; it
+    is the one of :func:`evaluate`.
 
     Raises:
         ValueError: If a text does not fit the model's max_length, or ``num_particles`` is not positive.
@@ -114,34 +115,32 @@ def text_bounds(
     texts = as_texts(texts)
     conditions = None if conditions is None else as_conditions(conditions)
     check_same_length(texts, conditions)
-    bounds = []
-    with seeded_eval(run.model, run.guide, seed=seed):
-        if run.guide is not None:
-            check_at_least(1, num_particles=num_particles)
-            rows: Sequence[str | None] = [None] * len(texts) if conditions is None else conditions
-            bounds = [_bound(run, *row, num_particles, seed) for row in zip(texts, rows, strict=True)]
-            return torch.stack(bounds) if bounds else torch.empty(0, dtype=torch.float64)
+    bounds: list[Tensor] = []
+    if run.guide is not None:
+        check_at_least(1, num_particles=num_particles)
+    with (
+        progress_bar("bounding", len(texts), progress=progress) as advance,
+        seeded_eval(run.model, run.guide, seed=seed),
+    ):
         for start in range(0, len(texts), batch_size):
             chunk = slice(start, start + batch_size)
             batch = run.batch(texts[chunk], None if conditions is None else conditions[chunk])
-            bound = importance_weighted(run.model, None, batch, 1, len(run.corpus.train))
-            bounds.append(bound.cpu())
+            bounds += _bounds(run, batch, num_particles, seed, advance)
     return torch.cat(bounds) if bounds else torch.empty(0, dtype=torch.float64)
 
 
-def _bound(run: FittedModel, text: str, condition: str | None, num_particles: int, seed: int) -> Float[Tensor, ""]:
-    """The bound of one text: its draws are the rows of batches that hold nothing but copies of it."""
-    elbo, log_weights = ELBO(data_size=len(run.corpus.train)), []
-    guide: Any = run.guide
-    for start in range(0, num_particles, _COPIES):
-        count = min(_COPIES, num_particles - start)
-        batch = run.batch([text] * count, None if condition is None else [condition] * count)
-        if start == 0:
-            torch.manual_seed(derived_seed(seed, "global latents"))
-            guide = with_global_sites_fixed(guide, batch)
-        torch.manual_seed(derived_seed(seed, text, condition or "", start))
-        log_weights.append(elbo.log_weights(run.model, guide, batch).double())
-    return torch.cat(log_weights).logsumexp(0).cpu() - math.log(num_particles)
+def _bounds(
+    run: FittedModel, batch: Batch, num_particles: int, seed: int, advance: Callable[[int], object]
+) -> Iterator[Float[Tensor, " _"]]:
+    """The bounds of a batch: of all texts at once if nothing is latent, otherwise text by text."""
+    if run.guide is None:
+        yield importance_weighted(run.model, None, batch, 1, len(run.corpus.train)).cpu()
+        advance(len(batch.weight))
+        return
+    for row in range(len(batch.weight)):
+        weights = TextDraws(run, batch, row, seed).log_weights(num_particles)
+        yield importance_bounds(weights[None], [num_particles])[num_particles].cpu()
+        advance(1)
 
 
 def _texts(run: FittedModel, texts: TextSource | None, split: Split) -> Texts:

@@ -84,8 +84,14 @@ def test_long_work_says_how_far_it_is(run: Run, capsys: pytest.CaptureFixture[st
     assert not captured.out
     for work in ("evaluating", "reconstructing", "sampling", "drawing"):
         assert f"{work}:   0%" in captured.err, work
+    pf.diagnostics.compare(run, run, run.corpus.test[:2], num_particles=2, progress=True)
+    pf.diagnostics.check_texts(run, replications=2, limit=2, progress=True)
+    captured = capsys.readouterr()
+    for work in ("bounding", "sampling"):
+        assert f"{work}:   0%" in captured.err, work
     run.evaluate(num_particles=2)
     run.posterior(run.corpus.test[0], draws=2)
+    run.bound(run.corpus.test[:2], num_particles=2)
     assert capsys.readouterr() == ("", "")
 
 

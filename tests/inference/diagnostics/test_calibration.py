@@ -56,6 +56,14 @@ def test_the_posterior_is_calibrated() -> None:
     assert calibration.p_value("mean") > 0.01 and calibration.p_value("log_p") > 0.01
 
 
+def test_the_bar_counts_simulations(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = calibrated(Guess(), progress=True)
+    assert "calibrating:   0%|" in (bar := capsys.readouterr().err) and "/10 [" in bar
+    quiet = calibrated(Guess(), progress=False)
+    assert all((shown.ranks[name] == quiet.ranks[name]).all() for name in shown.ranks)
+    assert not capsys.readouterr().err
+
+
 def test_a_narrow_guide_leaves_the_truth_in_the_tails() -> None:
     calibration = calibrated(Guess(scale=0.35))
     counts = calibration.counts("mean")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.evaluation.cross_attention import attention_shares, cross_attention
@@ -14,6 +15,8 @@ from pyroformer.inference.evaluation.evaluate import evaluate, text_bounds
 from pyroformer.inference.evaluation.report import Evaluation
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
+from pyroformer.models.base import Model
+from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
 
@@ -30,12 +33,13 @@ def corpus() -> Corpus:
 def make_run(corpus: Corpus, name: str, objective: dict[str, Any] = ELBO_TRAINED, **options: Any) -> Run:
     """An untrained run with random weights everywhere."""
     torch.manual_seed(0)
-    model = (NVAE if name == "nvae" else LanguageModel).for_corpus(corpus, width=16, layers=2, heads=2, **options)
-    guide = NVAEGuide(model) if isinstance(model, NVAE) else None
+    kinds: dict[str, type[Model]] = {"nvae": NVAE, "della": DELLA, "lm": LanguageModel}
+    model: Any = kinds[name].for_corpus(corpus, width=16, layers=2, heads=2, **options)
+    guide = {"nvae": NVAEGuide, "della": DELLAGuide, "lm": lambda model: None}[name](model)
     for module in (model, guide):
         for parameter in [] if module is None else module.parameters():
             parameter.data.add_(0.2 * torch.randn_like(parameter))
-    if name == "lm":
+    if name != "nvae":
         objective = objective | {"kl_weights": {}}
     return Run(model, guide, corpus, RunFolder(corpus.folder), {"objective": objective}, 0)
 
@@ -85,11 +89,23 @@ def test_units_by_hand(nvae: Run, evaluation: Evaluation) -> None:
         assert evaluation["bound"]["perplexity"] is None
 
 
-def test_batches_change_nothing(nvae: Run, evaluation: Evaluation) -> None:
-    other = evaluate(nvae, list(reversed(SOME)), num_particles=3, batch_size=2)
-    exact = ["accuracy", "kl_length", "kl_weights", "kl_vectors", "kept_alpha", "kept_entropy", "kept_attention"]
-    for name in [*exact, "exact_match", "bleu"]:
-        assert other[name].value == pytest.approx(evaluation[name].value, rel=1e-5, abs=1e-5), name
+@pytest.mark.parametrize("name", ["nvae", "della"])
+def test_batches_and_other_texts_change_no_number(corpus: Corpus, name: str) -> None:
+    run = make_run(corpus, name)
+    whole = evaluate(run, SOME, num_particles=3)
+    for texts, size in ((SOME, 1), (SOME[::-1], 2)):
+        other = evaluate(run, texts, num_particles=3, batch_size=size)
+        assert list(other) == list(whole)
+        company = {"mutual_information", "marginal_kl", "sensitivity", "compared_kl", "active"}  # are of all texts
+        for metric in whole:
+            if texts is SOME or not any(metric.startswith(each) for each in company):
+                assert other[metric].value == pytest.approx(whole[metric].value, rel=1e-4, abs=1e-4), metric
+    bounds = run.bound(SOME, num_particles=3)
+    assert -float(bounds.mean()) == pytest.approx(nats(whole, "importance_weighted"), rel=1e-6)
+    alone = evaluate(run, SOME[3:4], metrics=["bound", "importance_weighted"], num_particles=3)
+    assert nats(alone, "importance_weighted") == pytest.approx(-float(bounds[3]), rel=1e-6)
+    second = evaluate(run, SOME, metrics=["accuracy_sampled"], num_particles=3)
+    assert second["accuracy_sampled"] == whole["accuracy_sampled"], "whatever else is measured"
 
 
 def test_bounds_are_named_and_nothing_else_is(evaluation: Evaluation) -> None:
