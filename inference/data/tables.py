@@ -4,6 +4,7 @@ import csv
 import io
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
@@ -12,11 +13,15 @@ __all__ = ["Lines", "Row", "comma_rows", "tab_rows"]
 Lines = Iterable[tuple[int, str]]  # numbered from 1
 Row = tuple[int, list[str]]  # the number of its first line, and its fields; none if the line is blank
 
+FIRST_LINES = 50  # from which the separator of a table is taken
 MAX_LINES = 1000  # of one quoted text in a table with tabs, where a quotation mark may also be just that
 
 
 def comma_rows(lines: Lines, path: Path) -> Iterator[Row]:
     """The rows of a ``.csv`` file, as Python's csv module, pandas and spreadsheets write it.
+
+    Spreadsheets separate columns by semicolons where a comma is the decimal point. So they are here if the first rows
+    have all as many fields between semicolons, two or more, and the first has no comma or they differ in commas.
 
     Raises:
         ValueError: If quotation marks are not closed or not doubled.
@@ -24,8 +29,12 @@ def comma_rows(lines: Lines, path: Path) -> Iterator[Row]:
     Examples:
         >>> list(comma_rows(enumerate(['1,"a ""rose"",\\n', 'is"\\n']), Path("a.csv")))
         [(1, ['1', 'a "rose",\\nis'])]
+        >>> list(comma_rows(enumerate(["label;text\\n", "1;yes, it is\\n"]), Path("a.csv")))
+        [(1, ['label', 'text']), (2, ['1', 'yes, it is'])]
     """
-    reader, number = csv.reader((line for _, line in lines), strict=True), 1
+    source = (line for _, line in lines)
+    first = list(islice(source, FIRST_LINES))
+    reader, number = csv.reader(chain(first, source), delimiter=_separator(first), strict=True), 1
     try:
         for row in reader:
             yield number, row if any(field.strip() for field in row) else []
@@ -59,6 +68,24 @@ def tab_rows(lines: Lines, path: Path) -> Iterator[Row]:
                 ahead.popleft()
         columns = columns or len(row)
         yield number, row
+
+
+def _separator(first: list[str]) -> str:
+    """The character between the columns of a table, from its first lines."""
+    try:
+        by_comma, by_semicolon = (
+            [row for row in csv.reader(first, delimiter=mark) if any(field.strip() for field in row)] for mark in ",;"
+        )
+    except csv.Error:
+        return ","
+    complete = by_semicolon[:-1] if len(first) == FIRST_LINES else by_semicolon  # the last row may go on
+    if len(complete) < 2 or _widths(complete) == {1} or len(_widths(complete)) > 1:
+        return ","
+    return ";" if len(by_comma[0]) == 1 or len(_widths(by_comma)) > 1 else ","
+
+
+def _widths(rows: list[list[str]]) -> set[int]:
+    return {len(row) for row in rows}
 
 
 def _peek(ahead: deque[tuple[int, str]], source: Iterator[tuple[int, str]]) -> Iterator[str]:

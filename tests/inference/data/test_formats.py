@@ -31,6 +31,19 @@ def table(rows: list[list[Any]], separator: str, quoting: int = csv.QUOTE_MINIMA
     return text.getvalue()
 
 
+@pytest.mark.parametrize("lines", [2, 200])
+def test_semicolons_separate_the_columns_where_a_comma_is_the_decimal_point(tmp_path: Path, lines: int) -> None:
+    texts = [f"yes; {n}, or\nno" if n % 7 else f"no {n}" for n in range(lines)]
+    rows = [["score", "text"], *([f"{n},5", text] for n, text in enumerate(texts))]
+    (tmp_path / "a.csv").write_text(table(rows, ";"))
+    assert read_file(tmp_path / "a.csv") == (texts, 0)
+    (tmp_path / "b.csv").write_text(table(rows[1:], ";"))
+    assert read_file(tmp_path / "b.csv", "1") == (texts, 0)
+    one = ["text", "a; b", "c; d; e", "f, g; h"]
+    (tmp_path / "c.csv").write_text(table([[each] for each in one], ","))
+    assert read_file(tmp_path / "c.csv") == (one[1:], 0)
+
+
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".csv.gz", ".TSV"])
 @pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
 def test_tables_as_pandas_writes_them(ending: str, quoting: int, tmp_path: Path) -> None:
