@@ -31,7 +31,7 @@ _HOMES = {
     "ELBO": "objectives.elbo:ELBO",
     "ImportanceWeighted": "objectives.importance_weighted:ImportanceWeighted",
     "NVIB": "objectives.nvib:NVIB",
-    "Pretrained": "pretrained.gpt2:Pretrained",
+    "Pretrained": "pretrained.pretrained:Pretrained",
     "Run": "run:Run",
     "SVI": "svi:SVI",
     "Tokenizer": "data.tokenizer:Tokenizer",
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from .options import TrainingOptions
     from .posterior.export import to_arviz
     from .posterior.global_latents import global_posterior
-    from .pretrained.gpt2 import Pretrained
+    from .pretrained.pretrained import Pretrained
     from .run import Run, load
     from .svi import SVI
     from .training.fit import fit

@@ -14,7 +14,7 @@ from ...models.choices import check_choice
 from ...models.serialization import check_trust, from_config, public_path
 from ...models.transformer.backbone import Backbone
 from ..data.corpus import Corpus
-from ..pretrained.gpt2 import Pretrained
+from ..pretrained.pretrained import Pretrained
 from ..runs.fingerprint import content_fingerprint
 from ..runs.folder import RunFolder
 from ..training.resumed import MAY_CHANGE, recorded_options

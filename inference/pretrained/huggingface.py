@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..utils.errors import first_line
 
-__all__ = ["find_folder", "read_config", "read_weights"]
+__all__ = ["find_folder", "read_config", "read_generation_config", "read_weights"]
 
 
 def find_folder(source: str | Path) -> Path:
@@ -42,6 +42,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").exists():
         raise ValueError(f"{folder} holds no model (no config.json): give a folder that save_pretrained wrote.")
     return _read_json(folder / "config.json")
+
+
+def read_generation_config(folder: Path) -> dict[str, Any]:
+    """The content of ``generation_config.json``; empty if there is none."""
+    path = folder / "generation_config.json"
+    return _read_json(path) if path.exists() else {}
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -97,7 +103,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 _READERS = {"model.safetensors": _read_safetensors, "pytorch_model.bin": _read_pickle}  # in order of preference
-_TEXTS = ["config.json", "tokenizer.json", "vocab.json", "merges.txt"]
+_TEXTS = ["config.json", "generation_config.json", "tokenizer.json", "vocab.json", "merges.txt"]
 
 
 def _download(name: str) -> Path:

@@ -52,6 +52,7 @@ CLASSES = {
     "pyroformer.guides.nvae.NVAEGuide": "pyroformer.guides.NVAEGuide",
     "pyroformer.guides.vae.VAEGuide": "pyroformer.guides.VAEGuide",
 }
+NETWORK = "pyroformer.models.TransformerConfig"
 ARGUMENTS = {
     "condition": "max_condition_length",
     "deviation": "std",
@@ -65,6 +66,20 @@ OPTIONS = {
     "clip": "gradient_clip_val",
     "kl_weight": "kl_schedule",
     "particles": "num_particles",
+}
+ADDED = {  # fields of a TransformerConfig that older configurations lack, with what those networks are
+    "qkv_bias": None,
+    "norm": "layer",
+    "rotary_base": 10_000.0,
+    "rotary_scaling": "none",
+    "rotary_factor": 1.0,
+    "rotary_low": 1.0,
+    "rotary_high": 4.0,
+    "rotary_length": 8192,
+    "key_value_heads": None,
+    "head_size": None,
+    "query_key_norm": False,
+    "adapter_rank": 0,
 }
 PARTS = {"held": "frozen"}  # keys of the configuration
 PROGRESS = {"looks": "validations_done", "waited": "wait"}  # keys of the training progress in a checkpoint
@@ -111,10 +126,14 @@ def _current_value(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     path = value.get("class_path")
-    if not isinstance(path, str) or path not in CLASSES or not isinstance(value.get("init_args", {}), dict):
+    if not isinstance(path, str) or not isinstance(value.get("init_args", {}), dict):
+        return {key: _current_value(item) for key, item in value.items()}
+    if path == NETWORK:
+        return {**value, "init_args": ADDED | value.get("init_args", {})}
+    if path not in CLASSES:
         return {key: _current_value(item) for key, item in value.items()}
     arguments = {ARGUMENTS.get(key, key): _current_value(item) for key, item in value.get("init_args", {}).items()}
-    return {**value, "class_path": CLASSES[path], "init_args": arguments}
+    return _current_value({**value, "class_path": CLASSES[path], "init_args": arguments})
 
 
 def _current_name(name: str, expected: Collection[str]) -> str:

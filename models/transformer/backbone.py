@@ -13,7 +13,27 @@ from .stacks import Decoder
 __all__ = ["Backbone"]
 
 _TOKEN_ROWS = ("embedding.tokens.weight", "head.weight", "head.bias")  # these have a row for each token
-_ARCHITECTURE = ("width", "layers", "heads", "bias", "norm_eps", "activation", "positions", "tied")
+_ARCHITECTURE = (
+    "width",
+    "layers",
+    "heads",
+    "key_value_heads",
+    "head_size",
+    "query_key_norm",
+    "bias",
+    "qkv_bias",
+    "norm",
+    "norm_eps",
+    "activation",
+    "positions",
+    "rotary_base",
+    "rotary_scaling",
+    "rotary_factor",
+    "rotary_low",
+    "rotary_high",
+    "rotary_length",
+    "tied",
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,9 +130,7 @@ class Backbone:
         Raises:
             ValueError: If there is no decoder, or it has another architecture, or no place for a weight.
         """
-        decoder = model if isinstance(model, Decoder) else getattr(model, "decoder", None)
-        if not isinstance(decoder, Decoder):
-            raise ValueError(f"a {type(model).__name__} has no decoder: give one, or a model with one.")
+        decoder = _decoder(model)
         config = decoder.config
         options = {name: getattr(config, name) for name in (*_ARCHITECTURE, "max_length", "max_condition_length")}
         self.check(**options, vocabulary=config.vocabulary - labels, hidden=config.feed_forward)
@@ -128,25 +146,40 @@ class Backbone:
         return [name for name in own if name not in weights]
 
 
+def _decoder(model: nn.Module) -> Decoder:
+    decoder = model if isinstance(model, Decoder) else getattr(model, "decoder", None)
+    if not isinstance(decoder, Decoder):
+        raise ValueError(f"a {type(model).__name__} has no decoder: give one, or a model with one.")
+    return decoder
+
+
 def _shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
     """Shapes of a decoder's weights, without building one."""
-    p, hidden = config.width, config.feed_forward
-    block = {
-        "attention_norm": (p,),
-        "attention.qkv": (3 * p, p),
-        "attention.out": (p, p),
-        "mlp_norm": (p,),
-        "mlp.up": (hidden, p),
-        "mlp.down": (p, hidden),
+    p, queries, keys = config.width, config.heads * config.head_width, config.value_width
+    qkv_bias = config.bias if config.qkv_bias is None else config.qkv_bias
+    norm_bias = config.bias and config.norm == "layer"
+    block: dict[str, tuple[tuple[int, ...], bool]] = {
+        "attention_norm": ((p,), norm_bias),
+        "attention.qkv": ((queries + 2 * keys, p), qkv_bias),
+        "attention.out": ((p, queries), config.bias),
+        "mlp_norm": ((p,), norm_bias),
+        "mlp.up": ((config.feed_forward, p), config.bias),
+        "mlp.down": ((p, config.feed_forward), config.bias),
     }
+    if config.query_key_norm:
+        block |= {f"attention.{name}_norm": ((config.head_width,), False) for name in ("query", "key")}
+    if config.activation == "swiglu":
+        block["mlp.gate"] = block["mlp.up"]
     layers = {f"blocks.{i}.{name}": shape for i in range(config.layers) for name, shape in block.items()}
-    layers |= {"norm": (p,)} | ({} if config.tied else {"head": (config.vocabulary, p)})
+    layers["norm"] = ((p,), norm_bias)
+    if not config.tied:
+        layers["head"] = ((config.vocabulary, p), config.bias)
     shapes: dict[str, tuple[int, ...]] = {"embedding.tokens.weight": (config.vocabulary, p)}
     if config.positions == "learned":
         shapes["embedding.positions"] = (config.max_length, p)
-    for name, shape in layers.items():
+    for name, (shape, bias) in layers.items():
         shapes[f"{name}.weight"] = shape
-        if config.bias:
+        if bias:
             shapes[f"{name}.bias"] = shape[:1]
     return shapes
 

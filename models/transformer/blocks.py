@@ -15,9 +15,10 @@ from ..attention.kv_cache import KeyValueCache
 from ..attention.mixture import Mixture
 from ..attention.probabilistic import ProbabilisticAttention
 from .config import TransformerConfig
+from .linear import linear
 from .self_attention import SelfAttention
 
-__all__ = ["MLP", "Block", "compile_blocks", "cross_attention_of", "initialize", "layer_norm"]
+__all__ = ["MLP", "Block", "compile_blocks", "cross_attention_of", "initialize", "norm_layer"]
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
@@ -30,6 +31,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": _gelu_tanh,
     "gelu": F.gelu,
     "relu": F.relu,
+    "swiglu": F.silu,  # of the gate
 }
 
 
@@ -50,11 +52,11 @@ class Block(nn.Module):
     def __init__(self, config: TransformerConfig, cross_attention: bool = False) -> None:
         super().__init__()
         width, bias, dropout = config.width, config.bias, config.dropout
-        self.attention_norm = layer_norm(config)
+        self.attention_norm = norm_layer(config)
         self.attention = _self_attention(config)
-        self.cross_norm = layer_norm(config) if cross_attention else None
+        self.cross_norm = norm_layer(config) if cross_attention else None
         self.cross = DenoisingAttention(width, config.heads, bias=bias, dropout=dropout) if cross_attention else None
-        self.mlp_norm = layer_norm(config)
+        self.mlp_norm = norm_layer(config)
         self.mlp = MLP(config)
         self.dropout = nn.Dropout(dropout)
 
@@ -66,9 +68,11 @@ class Block(nn.Module):
         memory: Mixture | ProjectedMixture | None = None,
         cache: KeyValueCache | None = None,
         latent: Float[Tensor, "*batch k"] | None = None,
+        rotation: Float[Tensor, "*#batch T d"] | None = None,
     ) -> Float[Tensor, "*batch T P"]:
-        fused = () if latent is None else (latent,)
-        x = x + self.dropout(self.attention(self.attention_norm(x), mask, causal, cache, *fused))
+        others = {} if latent is None else {"latent": latent}  # which only softmax attention takes
+        others |= {} if rotation is None else {"rotation": rotation}
+        x = x + self.dropout(self.attention(self.attention_norm(x), mask, causal, cache, **others))
         if memory is not None:
             cross = cross_attention_of(self)
             assert self.cross_norm is not None
@@ -77,16 +81,26 @@ class Block(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers around an activation."""
+    r"""Two linear layers around an activation :math:`a`, :math:`W_2 \, a(W_1 x)`.
+
+    With ``swiglu`` a third one, the gate, takes the activation: :math:`W_2 (\text{silu}(W_g x) \circ W_1 x)`.
+
+    References:
+        GLU Variants Improve Transformer (Shazeer, 2020), https://arxiv.org/abs/2002.05202
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
+        width, hidden, options = config.width, config.feed_forward, (config.bias, config.adapter_rank)
         self.activation = ACTIVATIONS[config.activation]
-        self.up = nn.Linear(config.width, config.feed_forward, bias=config.bias)
-        self.down = nn.Linear(config.feed_forward, config.width, bias=config.bias)
+        self.gate = linear(width, hidden, *options) if config.activation == "swiglu" else None
+        self.up = linear(width, hidden, *options)
+        self.down = linear(hidden, width, *options)
 
     def forward(self, x: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch P"]:
-        return self.down(self.activation(self.up(x)))
+        if self.gate is None:
+            return self.down(self.activation(self.up(x)))
+        return self.down(self.activation(self.gate(x)) * self.up(x))
 
 
 def cross_attention_of(block: nn.Module) -> DenoisingAttention:
@@ -134,21 +148,35 @@ def initialize(module: nn.Module, config: TransformerConfig) -> None:
             continue
         if name.endswith("norm.weight"):
             nn.init.ones_(parameter)
-        elif name.endswith("bias"):
+        elif name.endswith(("bias", "adapter_up")):
             nn.init.zeros_(parameter)
+        elif name.endswith("adapter_down"):
+            nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
         else:
             residual = name.endswith(("out.weight", "down.weight"))
             nn.init.normal_(parameter, std=std / (math.sqrt(2 * config.layers) if residual else 1))
 
 
-def layer_norm(config: TransformerConfig) -> nn.LayerNorm:
-    """A layer norm with the options of a configuration."""
+def norm_layer(config: TransformerConfig) -> nn.LayerNorm | nn.RMSNorm:
+    """A norm of hidden states with the options of a configuration."""
+    if config.norm == "rms":
+        return nn.RMSNorm(config.width, eps=config.norm_eps)
     return nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
 
 
 def _self_attention(config: TransformerConfig) -> SelfAttention | ProbabilisticAttention:
     if config.attention == "softmax":
-        return SelfAttention(config.width, config.heads, bias=config.bias, dropout=config.dropout)
+        return SelfAttention(
+            config.width,
+            config.heads,
+            bias=config.bias,
+            dropout=config.dropout,
+            key_value_heads=config.key_value_heads,
+            head_size=config.head_size,
+            qkv_bias=config.qkv_bias,
+            norm_eps=config.norm_eps if config.query_key_norm else None,
+            adapter_rank=config.adapter_rank,
+        )
     return ProbabilisticAttention(
         config.width,
         config.heads,

@@ -10,6 +10,18 @@ from ..numbers import declared_number
 
 __all__ = ["TransformerConfig"]
 MOST_LAYERS = 10_000
+_POSITIVE_SIZES = (
+    "vocabulary",
+    "max_length",
+    "width",
+    "layers",
+    "heads",
+    "hidden",
+    "key_components",
+    "key_value_heads",
+    "head_size",
+    "rotary_length",
+)
 
 
 @dataclass(frozen=True)
@@ -22,14 +34,30 @@ class TransformerConfig:
         width: The size :math:`P` of a hidden state.
         layers: The number of blocks.
         heads: The number of attention heads; it divides ``width``.
-        hidden: The size of the feed-forward layer; None is ``4 * width``.
+        hidden: The size of the feed-forward layer; None is ``4 * width``, or 8/3 of it with ``swiglu``, which has three
+            matrices in place of two: as many weights.
         dropout: Probability of dropping an activation in training.
-        bias: Whether linear layers and norms have biases.
-        norm_eps: The constant that layer norms add to a variance.
-        activation: Activation of the feed-forward layers.
-        positions: ``"sinusoidal"``: fixed, added to embeddings that are scaled by :math:`\sqrt P`; or ``"learned"``,
-            as in GPT-2.
+        bias: Whether linear layers and layer norms have biases.
+        qkv_bias: Whether queries, keys and values have biases; None is ``bias``. Qwen 2 has these only.
+        norm: ``"layer"``: layer norm; or ``"rms"``: :math:`w \circ x / \sqrt{\text{mean}(x^2) + \epsilon}`, as in
+            Llama.
+        norm_eps: The constant that norms add to a variance.
+        activation: Activation of the feed-forward layers; ``"swiglu"`` is :math:`\text{silu}(W_g x) \circ W x`.
+        positions: ``"sinusoidal"``: fixed, added to embeddings that are scaled by :math:`\sqrt P`; ``"learned"``,
+            as in GPT-2; or ``"rotary"``: queries and keys are rotated, as in Llama.
+        rotary_base: Rotary positions: the base of the wavelengths, :math:`2 \pi \, \text{base}^{2i / d}`.
+        rotary_scaling: Rotary positions of a model that was trained on shorter texts first: all wavelengths are
+            multiplied by ``rotary_factor`` (``"linear"``), or only the long ones, as in Llama 3 (``"llama3"``).
+        rotary_factor: The factor of the scaling.
+        rotary_low: Llama 3's scaling: wavelengths above ``rotary_length / rotary_low`` take the whole factor.
+        rotary_high: Llama 3's scaling: wavelengths below ``rotary_length / rotary_high`` take none.
+        rotary_length: Llama 3's scaling: the length in tokens of the first texts.
+        key_value_heads: The number of heads of keys and values, each shared by a group of query heads; None is
+            ``heads``.
+        head_size: The number of dimensions of a head; None is ``width / heads``.
+        query_key_norm: Whether each head norms its queries and keys (RMS), as in Qwen 3.
         tied: Whether the output layer of a decoder shares its token embedding.
+        adapter_rank: The rank of an adapter beside the matrix of every linear layer (LoRA); 0 is no adapters.
         init_std: Standard deviation of the initial weights; None is :math:`1 / \sqrt P`, which preserves
             the scale of activations. GPT-2 has 0.02.
         word_dropout: Probability that padding replaces an input token of a decoder in training.
@@ -64,10 +92,22 @@ class TransformerConfig:
     hidden: int | None = None
     dropout: float = 0.0
     bias: bool = True
+    qkv_bias: bool | None = None
+    norm: Literal["layer", "rms"] = "layer"
     norm_eps: float = 1e-5
-    activation: Literal["gelu_tanh", "gelu", "relu"] = "gelu_tanh"
-    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
+    activation: Literal["gelu_tanh", "gelu", "relu", "swiglu"] = "gelu_tanh"
+    positions: Literal["sinusoidal", "learned", "rotary"] = "sinusoidal"
+    rotary_base: float = 10_000.0
+    rotary_scaling: Literal["none", "linear", "llama3"] = "none"
+    rotary_factor: float = 1.0
+    rotary_low: float = 1.0
+    rotary_high: float = 4.0
+    rotary_length: int = 8192
+    key_value_heads: int | None = None
+    head_size: int | None = None
+    query_key_norm: bool = False
     tied: bool = True
+    adapter_rank: int = 0
     init_std: float | None = None
     word_dropout: float = 0.0
     max_condition_length: int = 0
@@ -84,7 +124,7 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             object.__setattr__(self, field.name, declared_number(field.name, getattr(self, field.name), field.type))
-        for name in ("vocabulary", "max_length", "width", "layers", "heads", "hidden", "key_components"):
+        for name in _POSITIVE_SIZES:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
@@ -94,7 +134,15 @@ class TransformerConfig:
             raise ValueError(f"layers is {self.layers}: give at most {MOST_LAYERS}")
         if self.key_steps < 0:
             raise ValueError(f"key_steps is {self.key_steps}; it must be at least 0, which leaves keys as they are")
-        head_width(self.width, self.heads)  # raises unless heads divide the width
+        if self.head_size is None:
+            head_width(self.width, self.heads)  # raises unless heads divide the width
+        if self.heads % self.value_heads:
+            raise ValueError(
+                f"key_value_heads is {self.key_value_heads}, which does not divide heads = {self.heads}: choose a "
+                "divisor"
+            )
+        if self.adapter_rank < 0:
+            raise ValueError(f"adapter_rank is {self.adapter_rank}; it must be at least 0, which is no adapters")
         if self.max_condition_length < 0:
             raise ValueError(
                 f"max_condition_length is {self.max_condition_length}; it must be at least 0, where 0 is none"
@@ -102,7 +150,7 @@ class TransformerConfig:
         for name in ("dropout", "word_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
-        for name in ("norm_eps", "init_std"):
+        for name in ("norm_eps", "init_std", "rotary_base", "rotary_factor", "rotary_low", "rotary_high"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; it must be positive")
@@ -111,6 +159,8 @@ class TransformerConfig:
                 check_choice(field.name, getattr(self, field.name), get_args(field.type))
         if self.positions == "sinusoidal" and self.width % 2:
             raise ValueError(f"width is {self.width}; sinusoidal positions need an even width")
+        self._check_rotary()
+        self._check_probabilistic()
         for name in ("pad", "bos", "eos"):
             if not 0 <= getattr(self, name) < self.vocabulary:
                 raise ValueError(f"{name} is {getattr(self, name)}, outside of a vocabulary of {self.vocabulary}")
@@ -120,4 +170,50 @@ class TransformerConfig:
     @property
     def feed_forward(self) -> int:
         """The size of the feed-forward layer."""
-        return 4 * self.width if self.hidden is None else self.hidden
+        if self.hidden is not None:
+            return self.hidden
+        return 4 * self.width if self.activation != "swiglu" else -(-8 * self.width // 24) * 8  # a multiple of 8
+
+    @property
+    def head_width(self) -> int:
+        """The number of dimensions of a head."""
+        return self.width // self.heads if self.head_size is None else self.head_size
+
+    @property
+    def value_heads(self) -> int:
+        """The number of heads of keys and values."""
+        return self.heads if self.key_value_heads is None else self.key_value_heads
+
+    @property
+    def value_width(self) -> int:
+        """The size of the values, or keys, of all heads."""
+        return self.value_heads * self.head_width
+
+    def _check_rotary(self) -> None:
+        if self.positions != "rotary":
+            if self.rotary_scaling != "none":
+                raise ValueError(
+                    f"rotary_scaling is {self.rotary_scaling}, but positions are {self.positions}: choose positions "
+                    "rotary, or leave it out"
+                )
+            return
+        if self.head_width % 2:
+            raise ValueError(f"a head has {self.head_width} dimensions; rotary positions need an even number")
+        if self.rotary_scaling == "llama3" and self.rotary_low >= self.rotary_high:
+            raise ValueError(
+                f"rotary_low is {self.rotary_low} and rotary_high {self.rotary_high}; the second must be larger"
+            )
+
+    def _check_probabilistic(self) -> None:
+        """Raises a ValueError for options that only softmax attention has."""
+        if self.attention == "softmax":
+            return
+        given = {"positions": self.positions == "rotary"}
+        given |= {name: getattr(self, name) is not None for name in ("key_value_heads", "head_size", "qkv_bias")}
+        given |= {name: bool(getattr(self, name)) for name in ("query_key_norm", "adapter_rank")}
+        for name, present in given.items():
+            if present:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, which only softmax attention has, and attention is "
+                    f"{self.attention}: leave it out, or choose attention softmax"
+                )

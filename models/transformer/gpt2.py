@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .config import TransformerConfig
 
-__all__ = ["gpt2_config", "gpt2_weights"]
+__all__ = ["gpt2_config", "gpt2_weights", "plain_name"]
 
 _ACTIVATIONS: dict[str, Literal["gelu_tanh", "gelu", "relu"]] = {
     "gelu_new": "gelu_tanh",
@@ -104,11 +104,9 @@ def gpt2_weights(weights: Mapping[str, Tensor], tied: bool = True) -> dict[str, 
     for name, value in weights.items():
         if name.endswith((".attn.bias", ".attn.masked_bias")):
             continue  # buffers of old versions
-        name = re.sub(_WRAPPERS, "", name)
-        if re.match(_OTHER_HEADS, name):
+        if (renamed := plain_name(name, _NAMES)) is None:
             continue
-        for theirs, ours in _NAMES.items():
-            name = re.sub(theirs, ours, name)
+        name = renamed
         # GPT-2 stores the matrices of linear layers as [in, out]
         linear = name.endswith(("qkv.weight", "out.weight", "up.weight", "down.weight"))
         result[name] = value.T.contiguous() if linear else value
@@ -117,6 +115,25 @@ def gpt2_weights(weights: Mapping[str, Tensor], tied: bool = True) -> dict[str, 
     elif "head.weight" in result:
         result.setdefault("head.bias", torch.zeros_like(result["head.weight"][:, 0]))
     return result
+
+
+def plain_name(name: str, table: Mapping[str, str]) -> str | None:
+    """The name that a weight has here, or None if it belongs to another head, such as a classifier's.
+
+    Arguments:
+        name: Its name in a ``state_dict``, with prefixes of ``torch.compile`` and of parallel training or without.
+        table: Regular expressions and what replaces them, in this order.
+
+    Examples:
+        >>> plain_name("module.lm_head.weight", {"^lm_head": "head"}), plain_name("score.weight", {})
+        ('head.weight', None)
+    """
+    name = re.sub(_WRAPPERS, "", name)
+    if re.match(_OTHER_HEADS, name):
+        return None
+    for theirs, ours in table.items():
+        name = re.sub(theirs, ours, name)
+    return name
 
 
 def _size(config: Mapping[str, Any], name: str) -> int:

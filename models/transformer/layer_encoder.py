@@ -97,10 +97,10 @@ class LayerEncoder(nn.Module):
         position: Int[Tensor, "*batch t"] | None = None,
     ) -> list[Float[Tensor, "*batch p"]]:
         """The vectors of all layers in ``layers``."""
-        x = self.embedding(tokens, position)
+        x, rotation = self.embedding(tokens, position), self.embedding.rotation(tokens, position)
         vectors = []
         for layer, block in enumerate(self.blocks):
-            x = block(x, mask)
+            x = block(x, mask, rotation=rotation)
             if layer in self.layers:
                 pool = self.pools[self.layers.index(layer)]
                 vectors.append(pool(F.layer_norm(x, x.shape[-1:]), mask))

@@ -1,8 +1,8 @@
 r"""Transformer encoder and decoder: stacks of blocks.
 
-With learned positions the decoder is GPT-2. Its memory, if there is one, is a :class:`~.mixture.Mixture` for
-cross-attention, which returns the posterior mean of the vector behind each position's query; or a
-:class:`~.memory.Context`, with latents for its layers and a condition before the text.
+With learned positions the decoder is GPT-2, with rotary ones Llama or Qwen. Its memory, if there is one, is a
+:class:`~.mixture.Mixture` for cross-attention, which returns the posterior mean of the vector behind each position's
+query; or a :class:`~.memory.Context`, with latents for its layers and a condition before the text.
 """
 
 import math
@@ -19,7 +19,7 @@ from ..attention.denoising import ProjectedMixture
 from ..attention.kv_cache import KeyValueCache
 from ..attention.mixture import Mixture
 from ..attention.natural_parameters import Form
-from .blocks import Block, cross_attention_of, initialize, layer_norm
+from .blocks import Block, cross_attention_of, initialize, norm_layer
 from .config import TransformerConfig
 from .embedding import Embedding
 from .fusion import Fusion, FusionKind, MemorySlot, Shift, layer_fusion
@@ -46,7 +46,7 @@ class Encoder(nn.Module):
         self.config = config
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = layer_norm(config)
+        self.norm = norm_layer(config)
         initialize(self, config)
         if embedding is not None:
             self.embedding = embedding
@@ -56,9 +56,9 @@ class Encoder(nn.Module):
     ) -> Float[Tensor, "*batch T P"]:
         """Hidden states; those where ``mask`` is False are meaningless, and no other depends on them."""
         check_length(tokens.shape[-1], self.config)
-        x = self.embedding(tokens)
+        x, rotation = self.embedding(tokens), self.embedding.rotation(tokens)
         for block in self.blocks:
-            x = block(x, mask)
+            x = block(x, mask, rotation=rotation)
         return self.norm(x)
 
 
@@ -111,7 +111,7 @@ class Decoder(nn.Module):
         self.config = config
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config, cross_attention) for _ in range(config.layers))
-        self.norm = layer_norm(config)
+        self.norm = norm_layer(config)
         self.head = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=config.bias)
         initialize(self, config)
         self.fusion = fusion
@@ -149,8 +149,9 @@ class Decoder(nn.Module):
         tokens, mask, position = _prepend_condition(tokens, memory)
         inputs, latents = self._block_inputs(memory, form)
         x = self._shifted("embedding", self.embedding(tokens, position), latents)
+        rotation = self.embedding.rotation(tokens, position)
         for block, other in zip(self.blocks, inputs, strict=True):
-            x = block(x, mask, causal=True, memory=other.memory, latent=other.latent)
+            x = block(x, mask, causal=True, memory=other.memory, latent=other.latent, rotation=rotation)
         x = self._shifted("softmax", self.norm(x), latents)
         return x[:, x.shape[1] - length :].reshape(*batch, length, -1)
 
@@ -189,16 +190,17 @@ class Decoder(nn.Module):
         position = (cache.position[:, None] + count.cumsum(-1) - 1).clamp(0, last)
         cache.position = cache.position + count.sum(-1)
         x = self._shifted("embedding", self.embedding(tokens, position), cache.latents)
-        for block, keys_values, other in zip(self.blocks, cache.layers, cache.inputs, strict=True):
+        rotation = self.embedding.rotation(tokens, position)
+        for block, keys_values, (memory, latent) in zip(self.blocks, cache.layers, cache.inputs, strict=True):
             # Not block(...): a compiled block would be compiled again for every length of the cache.
-            x = block.forward(x, mask, causal=True, memory=other.memory, cache=keys_values, latent=other.latent)
+            x = block.forward(x, mask, True, memory, cache=keys_values, latent=latent, rotation=rotation)
         return self._shifted("softmax", self.norm(x), cache.latents)
 
     def _add_fusion(self, fusion: Fusion) -> None:
         """Adds the modules through which latents enter."""
         fusion.check(self.config)
         for layer in fusion.layers:
-            if (part := layer_fusion(fusion.kind, self.config.width, fusion.latent, fusion.rank)) is not None:
+            if (part := layer_fusion(fusion.kind, self.config.value_width, fusion.latent, fusion.rank)) is not None:
                 attention = self.blocks[layer].get_submodule("attention")
                 attention.fusion = part
         if fusion.kind in ("embedding", "softmax"):

@@ -50,7 +50,7 @@ _HOMES = {
     "Mixture": "models.attention.mixture:Mixture",
     "MixtureAttention": "models.mixture_attention:MixtureAttention",
     "NVAEGuide": "guides.nvae:NVAEGuide",
-    "Pretrained": "inference.pretrained.gpt2:Pretrained",
+    "Pretrained": "inference.pretrained.pretrained:Pretrained",
     "ProbabilisticAttention": "models.attention.probabilistic:ProbabilisticAttention",
     "Run": "inference.run:Run",
     "VAEGuide": "guides.vae:VAEGuide",
@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     from .inference.data.corpus import Corpus
     from .inference.objectives.elbo import ELBO
     from .inference.posterior.export import to_arviz
-    from .inference.pretrained.gpt2 import Pretrained
+    from .inference.pretrained.pretrained import Pretrained
     from .inference.run import Run, load
     from .inference.svi import SVI
     from .inference.training.fit import fit

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pyroformer.inference.cli.main import main
 from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.pretrained.gpt2 import Pretrained
+from pyroformer.inference.pretrained.pretrained import Pretrained
 from pyroformer.inference.run import load
 from pyroformer.models.batch import BOS, EOS, PAD, Batch
 from pyroformer.models.della import DELLA

@@ -213,7 +213,7 @@ def test_memory_without_cross_attention_is_refused() -> None:
         ({"norm_eps": 0.0}, "norm_eps is 0.0; it must be positive"),
         ({"init_std": -1.0}, "init_std is -1.0; it must be positive"),
         ({"activation": "tanh"}, "activation is 'tanh': choose one of gelu_tanh, gelu, relu"),
-        ({"positions": "rotary"}, "positions is 'rotary': choose one of sinusoidal, learned"),
+        ({"positions": "relative"}, "positions is 'relative': choose one of sinusoidal, learned, rotary"),
         ({"attention": "hard"}, "attention is 'hard': choose one of softmax, probabilistic"),
         ({"key_components": 0}, "key_components is 0; it must be at least 1"),
         ({"key_steps": -1}, "key_steps is -1; it must be at least 0"),
