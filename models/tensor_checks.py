@@ -18,8 +18,12 @@ def is_readable(tensor: Shaped[Tensor, "..."]) -> bool:
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not is_tracing()
 
 
+REQUIRED = ("queries", "means", "log_weights")  # which are never None
+
+
 def check_types(booleans: tuple[str, ...] = (), **tensors: object) -> None:
-    """Raises unless each is a tensor of real floating-point numbers, or None; those named ``booleans``, of booleans.
+    """Raises unless each is a tensor of real floating-point numbers, or None where that is allowed; those named
+    ``booleans``, of booleans.
 
     Raises:
         ValueError: With its name and type.
@@ -31,7 +35,7 @@ def check_types(booleans: tuple[str, ...] = (), **tensors: object) -> None:
         ValueError: mask has dtype float32: give booleans, True where something is present
     """
     for name, tensor in tensors.items():
-        if tensor is None:
+        if tensor is None and name not in REQUIRED:
             continue
         if not isinstance(tensor, Tensor):
             raise ValueError(f"{name} has type {type(tensor).__name__}: give a tensor, as torch.as_tensor makes it")

@@ -25,9 +25,11 @@ def demo(*, minutes: float = 3.8, out: str | None = None, seed: int = 0) -> None
     from ....guides.nvae import NVAEGuide
     from ....models.nvae import NVAE
     from ...data.corpus import Corpus
+    from ...options import TrainingOptions
     from ...plots import save_all
     from ...training.fit import fit
 
+    TrainingOptions(minutes=minutes, seed=seed)  # validates them before anything is read
     torch.manual_seed(seed)
     folder = out or _free_name("runs/demo")
     corpus = Corpus.builtin()

@@ -189,6 +189,7 @@ CASES = [
     ("fit lm --data {here}/good.txt --out {here}/good.txt", 1, "is a file: a run needs a folder, choose another --out"),
     ("fit lm --data {here}/good.txt --out /proc/run", 1, r"/proc/run cannot be written \(.*\): choose another --out"),
     ("fit lm --data {here}/good.txt --out {here}/lm", 1, r"already holds a run \(step 2\)\. Continue it with --resume"),
+    ("demo --minutes -1", 1, r"minutes is -1\.0"),
     ("fit lm --out {here}/new --resume", 1, "holds no run to go on with: give --data to begin one"),
     ("fit lm --out {here}/nvae --resume", 1, "nvae holds a run of the model nvae, not of lm: choose another --out"),
     (

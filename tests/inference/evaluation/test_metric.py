@@ -131,8 +131,10 @@ def test_nothing_is_computed_that_no_metric_reads(nvae: Run, monkeypatch: pytest
     def refused(*args: object, **options: object) -> None:
         pytest.fail("computed without need")
 
-    for name in ("importance_sweep", "reconstruct", "sample", "latent_information", "trace_pair"):
+    for name in ("reconstruct", "sample", "latent_information", "stacked"):
         monkeypatch.setattr(context_module, name, refused)
+    for name in ("log_weights", "distribution"):
+        monkeypatch.setattr(context_module.TextDraws, name, refused)
     evaluation = nvae.evaluate(SOME, samples=5, metrics=["bound", "kl", Tokens()])
     assert "reconstructions" not in evaluation.about and evaluation["bound"].value is not None
 

@@ -464,6 +464,7 @@ def test_errors(monkeypatch: pytest.MonkeyPatch) -> None:
         (torch.zeros(2, 3).int(), {}, "queries has dtype int32: give floating-point numbers, as queries.float"),
         (torch.zeros(2, 3).cfloat(), {}, "queries has dtype complex64: give floating-point numbers"),
         ([[0.0, 0.0, 0.0]], {}, "queries has type list: give a tensor"),
+        (None, {}, "queries has type NoneType: give a tensor"),
         (torch.zeros(2, 3), {"attn_mask": torch.ones(2, 4)}, "attn_mask has dtype float32: give booleans, True where"),
         (torch.zeros(2, 3), {"dropout": -0.1}, r"dropout is -0\.1: give a probability from 0 to 1"),
         (torch.zeros(2, 3), {"dropout": math.nan}, "dropout is nan: give a probability from 0 to 1"),
@@ -485,6 +486,7 @@ def test_other_types_are_refused(
         ({"means": torch.zeros(4, 3).int()}, "means has dtype int32: give floating-point numbers, as means.float"),
         ({"means": torch.zeros(3)}, r"means have shape \(3,\): give a row for each of N components"),
         ({"log_weights": [0.0] * 4}, "log_weights has type list: give a tensor"),
+        ({"means": None}, "means has type NoneType: give a tensor"),
         ({"mask": torch.ones(4)}, "mask has dtype float32: give booleans"),
     ],
 )
