@@ -28,6 +28,7 @@ SMALLER |= {"CodebookVectorPrior(width=128, entries=512": "CodebookVectorPrior(w
 SMALLER |= {"--data reviews.txt": "--data reviews.txt --model.width 16 --model.layers 1 --vocabulary 270"}
 SHORTER |= {"--draws 100": "--draws 2 -n 2", "-n 3": "-n 1"}
 SMALLER |= {"num_samples=50": "num_samples=5", "warmup_steps=50": "warmup_steps=5"}
+SMALLER |= {"range(300)": "range(20)", "(1, 2, 3)": "(1, 2)"}
 SMALLER |= {"pf.Corpus.builtin()": 'pf.Corpus.from_file("reviews.txt", vocabulary=270)'}
 SMALLER |= {"evaluate runs": "evaluate --limit 4 --num_particles 2 runs", "test[:100]": "test[:4]"}
 PRINTED = {
@@ -39,7 +40,8 @@ PRINTED = {
     ],
     "metrics": ["weight of the prior's component", "Self-BLEU-4 of", "generated texts that are training texts"],
     "from_pyro": ["weights  LogDirichlet", "text     AutoregressiveText"],
-    "howto": ["posterior", "log_likelihood", "sample_stats", "observed_data", "constant_data"],
+    "gaussian_mixture": ["GaussianMixture(n_components=2", "tensor([[", "[[-2."],
+    "howto": ["posterior", "conditional_log_likelihood", "sample_stats", "observed_data", "constant_data"],
     "own_likelihood": ["the likelihood of Unordered has the type Independent", "the site 'text' has size"],
 }
 

@@ -6,7 +6,8 @@ from ..posterior.arviz_compat import ArviZData, dataset, from_groups, group_name
 
 __all__ = ["as_chains"]
 
-SAMPLED = ("posterior", "prior", "posterior_predictive", "log_likelihood", "sample_stats")
+LIKELIHOODS = ("log_likelihood", "conditional_log_likelihood")
+SAMPLED = ("posterior", "prior", "posterior_predictive", *LIKELIHOODS, "sample_stats")
 FIXED = ("observed_data", "constant_data")
 
 
@@ -16,8 +17,9 @@ def as_chains(fits: Sequence[ArviZData]) -> ArviZData:
     Draws of one guide are independent, so that r-hat is meaningless for a single fit. Between fits, ``arviz.rhat`` near
     1 means that they agree on the posterior, and well above 1.01 that the result depends on the seed, as for a Markov
     chain that is stuck. It compares coordinates, and the latents of two networks can be equivalent up to a rotation:
-    for an autoencoder, use quantities with the same meaning in every fit, such as ``log_likelihood``, ``log_p`` and
-    ``log_q`` in ``sample_stats``, a concentration, or the weight of a text's token. The group ``training`` is left out.
+    for an autoencoder, use quantities with the same meaning in every fit, such as ``conditional_log_likelihood``,
+    ``log_p`` and ``log_q`` in ``sample_stats``, a concentration, or the weight of a text's token. The group
+    ``training`` is left out.
 
     Arguments:
         fits: Results of :func:`~pyroformer.to_arviz`, ``run.posterior`` or

@@ -59,13 +59,14 @@ def loo(data: ArviZData) -> LeaveOneOut:
         Bayesian Leave-One-Out Cross-Validation for Large Data (Magnusson et al., 2019), for the correction,
         https://arxiv.org/abs/1904.10679
     """
-    stats, likelihood = dataset(data, "sample_stats"), dataset(data, "log_likelihood")
+    stats = dataset(data, "sample_stats")
     local = [name for name in stats if str(name).startswith("log_q_") and "text" in stats[name].dims]
     if local:
         raise ValueError(
             f"{str(local[0]).removeprefix('log_q_')} is local to each text, so that leaving a text out leaves it "
             "without data and PSIS-LOO is wrong: compare models on held-out texts with compare(...)."
         )
+    likelihood = dataset(data, "log_likelihood")
     if "per_observation" not in likelihood:
         raise ValueError("the data has no log-likelihood per observation: export it with global_posterior(...).")
     rows = likelihood["per_observation"].stack(sample=("chain", "draw")).transpose("observation", "sample").values

@@ -7,7 +7,8 @@ posterior            draws of every latent site from the guide
 prior                draws of the same sites from the model, for texts of the same lengths
 posterior_predictive texts decoded from posterior draws, if ``predictive`` is above 0: their ``tokens`` and their
                      ``length``, as in ``observed_data``, and ``generated``, the same as strings
-log_likelihood       log p(text | draw) of each text, ``per_text``, and of each token, ``per_token``
+log_likelihood       log p(text | draw) of each text, ``per_text``, and of each token, ``per_token``; the name of the
+                     group is ``conditional_log_likelihood`` where a latent is local to texts
 sample_stats         log p and log q of each draw, in total and by site: the input of :func:`~.diagnostics.khat`
 observed_data        the ``tokens`` of the texts, padded with 0, and their ``length``
 constant_data        the tokens as strings, ``piece``, and the texts' ``length``
@@ -19,8 +20,9 @@ Every group has the attributes of ArviZ's schema, the seed, and the step and the
 check is ``arviz.plot_ppc(data, var_names=["length"])``.
 
 A NUL character, which neither NumPy nor NetCDF stores, becomes the escape ``\x00`` in names and generated texts. Where
-latents are local to texts, ``log_likelihood`` and its variables have the attribute ``warning``: leave-one-out does not
-apply, and ``arviz.loo`` would give a number all the same.
+latents are local to texts, leave-one-out does not apply: the likelihood is conditional on the text's own latents. ArviZ
+finds none under that name, so that ``arviz.loo`` and ``arviz.waic`` refuse the data, and the attribute ``warning`` says
+why.
 
 Draws of a guide are independent: r-hat and effective sample sizes do not apply to them.
 """
@@ -190,10 +192,11 @@ def to_arviz(
         group: _dataset(variables, texts, None if group == "posterior_predictive" else pieces)  # it has other tokens
         for group, variables in groups.items()
     }
-    if local := [name for name, site in latents.items() if is_local(site)]:
-        likelihood = datasets["log_likelihood"]
+    if local := [name for name, site in latent_sites(guide_trace).items() if is_local(site)]:
+        likelihood = datasets.pop("log_likelihood")
         for part in (likelihood, *likelihood.data_vars.values()):
             part.attrs["warning"] = _NO_LOO.format(local[0])
+        datasets["conditional_log_likelihood"] = likelihood
     return from_groups(datasets, draw_attributes(model, guide, seed) | dict(attributes or {}))
 
 

@@ -78,7 +78,7 @@ def test_names_and_shapes_of_a_mixture() -> None:
     assert dict(dataset(data, "prior").sizes) == dict(posterior.sizes)
     predictive = dataset(data, "posterior_predictive")
     assert dict(predictive["tokens"].sizes)["draw"] == dict(predictive["length"].sizes)["draw"] == 2
-    likelihood = dataset(data, "log_likelihood")
+    likelihood = dataset(data, "conditional_log_likelihood")
     np.testing.assert_allclose(likelihood["per_token"].sum("token"), likelihood["per_text"], rtol=1e-4)
     stats = dataset(data, "sample_stats")
     parts = sum(stats[f"log_p_{site}"] for site in ("length", "weights", "vectors", "text"))
@@ -123,7 +123,7 @@ def test_a_run_names_texts_and_tokens_and_is_written_and_read(nvae: Run, tmp_pat
     assert dataset(data, "posterior_predictive")["generated"].shape == (1, 1, 2)
     data.to_netcdf(tmp_path / "posterior.nc")
     again = arviz.from_netcdf(tmp_path / "posterior.nc")
-    for group in ("posterior", "sample_stats", "log_likelihood", "prior"):
+    for group in ("posterior", "sample_stats", "conditional_log_likelihood", "prior"):
         assert dataset(again, group).equals(dataset(data, group))
     assert khat(again).shape == (2,)
 
@@ -195,7 +195,7 @@ def test_tokens_of_a_single_text_are_coordinates(nvae: Run) -> None:
     labels = dataset(data, "posterior")["component"].values.tolist()
     assert labels[0] == "prior" and len(labels) == len(set(labels)) == len(pieces) + 1
     assert [label.removesuffix(" (2)") for label in labels[1:]] == pieces
-    assert dataset(data, "log_likelihood")["token"].values.tolist() == labels[1:]
+    assert dataset(data, "conditional_log_likelihood")["token"].values.tolist() == labels[1:]
     assert dataset(data, "posterior_predictive")["token"].dtype.kind == "i", "generated texts have other tokens"
     several = dataset(nvae.posterior(["the number", "the"], draws=2), "posterior")
     assert several["component"].values.tolist() == list(range(several.sizes["component"]))
@@ -203,7 +203,7 @@ def test_tokens_of_a_single_text_are_coordinates(nvae: Run) -> None:
 
 def test_nothing_of_a_single_text_is_padding(nvae: Run) -> None:
     data = nvae.posterior("the number 7", draws=3)
-    for group in ("posterior", "prior", "log_likelihood"):
+    for group in ("posterior", "prior", "conditional_log_likelihood"):
         assert not any(values.isnull().any() for values in dataset(data, group).values())
 
 
@@ -251,13 +251,13 @@ def test_data_of_two_seeds_can_be_concatenated(nvae: Run, corpus: Corpus) -> Non
 
 def test_every_group_names_the_run(nvae: Run) -> None:
     data = nvae.posterior("the number", draws=2, seed=5)
-    for group in ("posterior", "prior", "log_likelihood", "sample_stats", "observed_data", "constant_data"):
+    for group in ("posterior", "prior", "conditional_log_likelihood", "sample_stats", "observed_data", "constant_data"):
         attributes = dataset(data, group).attrs
         assert (attributes["seed"], attributes["step"], attributes["run"]) == (5, 0, "nowhere")
 
 
 def test_the_variables_that_leave_one_out_would_take_warn_of_it(nvae: Run) -> None:
-    likelihood = dataset(nvae.posterior("the number", draws=2), "log_likelihood")
+    likelihood = dataset(nvae.posterior("the number", draws=2), "conditional_log_likelihood")
     for name in ("per_text", "per_token"):
         assert likelihood[name].attrs["warning"].startswith("no leave-one-out or WAIC")
 

@@ -9,7 +9,7 @@ import torch
 
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.diagnostics import khat
+from pyroformer.inference.diagnostics import khat, loo
 from pyroformer.inference.posterior.arviz_compat import dataset, pareto_smoothed, storable, unique_labels
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
@@ -30,7 +30,7 @@ def test_equal_texts_have_labels_of_their_own(run: Run) -> None:
     texts = ["ok", "I do.", "ok", "ok (2)", "ok"]
     data = run.posterior(texts, draws=3)
     assert dataset(data, "posterior")["text"].values.tolist() == ["ok", "I do.", "ok (3)", "ok (2)", "ok (4)"]
-    for group in ("posterior", "log_likelihood", "observed_data", "constant_data"):
+    for group in ("posterior", "conditional_log_likelihood", "observed_data", "constant_data"):
         assert dataset(data, group)["string"].values.tolist() == texts
     name = next(iter(dataset(data, "posterior").data_vars))
     rows = arviz.summary(data, var_names=[name], kind="stats")
@@ -63,8 +63,17 @@ def test_attributes_say_what_made_the_data_and_that_leave_one_out_does_not_apply
     for group in ("posterior", "sample_stats"):
         assert set(dataset(data, group).attrs) >= SCHEMA
         assert dataset(data, group).attrs["seed"] == 7
-    assert "no leave-one-out or WAIC from this group" in dataset(data, "log_likelihood").attrs["warning"]
+    assert "no leave-one-out or WAIC from this group" in dataset(data, "conditional_log_likelihood").attrs["warning"]
     assert "warning" not in dataset(data, "posterior").attrs
+
+
+def test_arviz_refuses_leave_one_out_where_a_latent_is_local(run: Run) -> None:
+    data = run.posterior(["a", "b"], draws=30)
+    for options in ({}, {"var_name": "per_text"}):
+        with pytest.raises(TypeError, match="log likelihood not found"):
+            arviz.loo(data, **options)
+    with pytest.raises(ValueError, match="vectors is local to each text"):
+        loo(data)
 
 
 @pytest.mark.parametrize("spread", [0.0, 1e-4])
