@@ -20,6 +20,7 @@ from .stored_texts import TEXTS, StoredTexts, store_texts
 __all__ = ["read_file", "read_texts", "read_to_disk"]
 
 LINES_PER_UPDATE = 10_000  # of the progress bar
+LONGEST_PART = 2**20  # bytes of a line that are read at a time
 
 _WAY_OUT = "Give a .txt, .csv, .tsv, .jsonl or .json (or packed .gz) file, or a folder with train/valid/test."
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # that of UTF-32-LE begins as the first
@@ -135,7 +136,7 @@ def _rows(
         size = os.fstat(file.fileno()).st_size
         with progress_bar(f"reading {path.name}", size, "byte", progress) as advance:
             content = gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else file
-            lines = _lines(_with_progress(content, file, advance), path)
+            lines = _lines(_with_progress(_whole_lines(content), file, advance), path)
             if ending is None:
                 deque(islice(lines, 1000), maxlen=0)  # that it is not text is reported first
                 raise ValueError(f"{path} ends in none of {', '.join(FORMATS)} (or these with .gz). {_WAY_OUT}")
@@ -143,11 +144,20 @@ def _rows(
             yield from FORMATS[ending](lines, path, fields)
 
 
+def _whole_lines(file: Any) -> Iterator[bytes]:
+    """Lines of a binary file; one with a NUL byte, as of /dev/zero, ends there, however long it would become."""
+    while part := file.readline(LONGEST_PART):
+        parts = [part]
+        while not part.endswith(b"\n") and b"\0" not in part and (part := file.readline(LONGEST_PART)):
+            parts.append(part)
+        yield b"".join(parts)
+
+
 def _with_progress(lines: Iterable[bytes], file: BinaryIO, advance: Callable[[int], object]) -> Iterator[bytes]:
     """Lines, with the bytes of the file that were read for them shown now and then."""
     shown = 0
     for number, line in enumerate(lines):
-        if number % LINES_PER_UPDATE == 0:
+        if number % LINES_PER_UPDATE == 0 and file.seekable():  # a pipe is not
             position = file.tell()
             advance(position - shown)
             shown = position

@@ -4,6 +4,8 @@ import csv
 import gzip
 import io
 import json
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyroformer.inference.data import readers
 from pyroformer.inference.data.formats import FORMATS
 from pyroformer.inference.data.readers import read_file, read_texts
 from pyroformer.inference.data.tables import tab_rows
@@ -94,6 +97,23 @@ def test_quotation_marks_that_are_part_of_the_text(line: str, row: list[str]) ->
     lines = [line, '2\tand a row after it, "so"\n', '3\tand"\n']
     read = [row for _, row in tab_rows(enumerate(lines, 1), Path("a.tsv"))]
     assert read == [row, *(line.strip().split("\t") for line in lines[1:])]
+
+
+def test_a_pipe_is_read_as_a_file_is(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.txt")
+    writer = threading.Thread(target=(tmp_path / "a.txt").write_text, args=("\n".join(["one two", "three"] * 6000),))
+    writer.start()
+    assert read_file(tmp_path / "a.txt") == (["one two", "three"] * 6000, 0)
+    writer.join()
+
+
+def test_a_line_without_an_end_is_refused_at_its_first_nul(tmp_path: Path) -> None:
+    (tmp_path / "zero.txt").symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match=r"is not text \(a NUL byte at position 0\)"):
+        read_file(tmp_path / "zero.txt")
+    for size in (readers.LONGEST_PART - 1, readers.LONGEST_PART, 2 * readers.LONGEST_PART + 1):
+        write(tmp_path / "long.txt", "ö" * (size // 2) + "\nafter\n")
+        assert read_file(tmp_path / "long.txt") == (["ö" * (size // 2), "after"], 0)
 
 
 def test_lines_are_numbered_as_in_the_file(tmp_path: Path) -> None:
