@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 from inspect import signature
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args
 
 import pyro
 import torch
@@ -16,7 +16,7 @@ from .choices import check_choice
 from .local_params import LocalModule
 from .priors.hyperpriors import draw_hyperpriors
 from .serialization import Configurable
-from .transformer.backbone import Backbone
+from .transformer.backbone import ADAPTER_RANK, Backbone, Train
 from .transformer.config import TransformerConfig
 from .transformer.memory import Memory
 
@@ -52,7 +52,13 @@ class Model(Configurable, LocalModule):
 
     @classmethod
     def for_corpus(
-        cls: type[M], corpus: Any, size: str = "tiny", *, backbone: Backbone | None = None, **options: Any
+        cls: type[M],
+        corpus: Any,
+        size: str = "tiny",
+        *,
+        backbone: Backbone | None = None,
+        train: Train = "all",
+        **options: Any,
     ) -> M:
         """The model of a named size that fits a corpus: its vocabulary, its max_length, its lengths.
 
@@ -61,20 +67,24 @@ class Model(Configurable, LocalModule):
             size: ``tiny``, ``small`` or ``base``.
             backbone: Weights that its decoder starts from, such as a :class:`~pyroformer.Pretrained`; its sizes take
                 precedence over ``size``.
+            train: Which weights are trained: ``all``; ``latents``, those that the backbone lacks, such as the fusion of
+                latents or attention to a mixture; or ``lora``, these and low-rank adapters of all linear layers, of
+                ``adapter_rank`` 8 by default. The others are frozen.
             options: Fields of :class:`~.config.TransformerConfig` and arguments of the constructor; they take
                 precedence over ``size``.
 
         Raises:
-            ValueError: If the size or an option has no such name, the backbone does not fit the corpus or an option, or
-                the corpus has conditions and the model reads none.
+            ValueError: If the size or an option has no such name, the backbone does not fit the corpus or an option,
+                the corpus has conditions and the model reads none, or there is nothing to freeze or nothing to train.
         """
         if not hasattr(corpus, "conditional"):  # a path or a list of texts
             raise ValueError(f"corpus has type {type(corpus).__name__}: give a pf.Corpus.")
         cls.check_conditions(corpus.conditional)
         check_choice("size", size, cls.sizes)
         known = {field.name for field in fields(TransformerConfig)}
+        _check_train(train, backbone, corpus)
         if backbone is not None:
-            options = {**backbone.sizes, **options}
+            options = {**backbone.sizes, **({"adapter_rank": ADAPTER_RANK} if train == "lora" else {}), **options}
         network = {
             "vocabulary": corpus.vocabulary,
             "max_length": corpus.max_length,
@@ -91,6 +101,8 @@ class Model(Configurable, LocalModule):
         model = cls(TransformerConfig(**network), **cls.corpus_arguments(corpus) | rest)
         if backbone is not None:
             backbone.load_into(model, len(corpus.labels))
+            if train != "all":
+                backbone.freeze(model)
         return model
 
     @classmethod
@@ -166,3 +178,17 @@ class Model(Configurable, LocalModule):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+
+def _check_train(train: Train, backbone: Backbone | None, corpus: Any) -> None:
+    """Raises a ValueError if nothing can be frozen, or the rows of labels would be."""
+    check_choice("train", train, get_args(Train))
+    if train == "all":
+        return
+    if backbone is None:
+        raise ValueError(f"train is {train}, and there is no backbone to freeze: give one, or leave train out.")
+    if corpus.labels:
+        raise ValueError(
+            f"train is {train}, which freezes the embedding, where {len(corpus.labels)} labels need rows of their own: "
+            "read the conditions with labels=False, or train all."
+        )

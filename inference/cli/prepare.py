@@ -12,11 +12,12 @@ from torch import nn
 from ...models.base import Model
 from ...models.choices import check_choice
 from ...models.serialization import check_trust, from_config, public_path
-from ...models.transformer.backbone import Backbone
+from ...models.transformer.backbone import Backbone, Train
 from ..data.corpus import Corpus
 from ..pretrained.pretrained import Pretrained
 from ..runs.fingerprint import content_fingerprint
 from ..runs.folder import RunFolder
+from ..runs.joint_module import freeze_others, joint_module
 from ..training.resumed import MAY_CHANGE, recorded_options
 from ..utils.registry import MODELS, imported
 from .option_help import options
@@ -34,7 +35,8 @@ __all__ = [
     "read_corpus",
 ]
 
-FINE_TUNING = 1e-4  # learning rate; that of training from scratch would destroy what a backbone has learned
+# Learning rates: that of training from scratch would destroy what a backbone has learned, unless it is frozen.
+FINE_TUNING = {"all": 1e-4, "latents": 1e-3, "lora": 1e-3}
 
 
 class Prepared(NamedTuple):
@@ -68,11 +70,13 @@ def prepare_new(
     guide: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     backbone: Backbone | None = None,
+    train: Train = "all",
 ) -> Prepared:
     """A new model by its registered name and its guide, initialized from the seed and the backbone, if any.
 
     A prior is given as ``{"class_path": ..., "init_args": {...}}``; arguments of its constructor that the model has,
-    such as ``width``, are filled in. With a backbone the learning rate is that of fine-tuning by default.
+    such as ``width``, are filled in. With a backbone, of which ``train`` says what is trained, the learning rate is
+    that of fine-tuning by default.
     """
     classes, model_options = MODELS[name], dict(model or {})
     cls = imported(classes.model)
@@ -87,9 +91,9 @@ def prepare_new(
         known |= cls.for_corpus(corpus, size=size, **plain).prior_sizes
     torch.manual_seed((training or {}).get("seed", 0))
     model_options = {key: _construct(value, known) for key, value in model_options.items()}
-    new: Model = cls.for_corpus(corpus, size=size, backbone=backbone, **model_options)
+    new: Model = cls.for_corpus(corpus, size=size, backbone=backbone, train=train, **model_options)
     new_guide = imported(classes.guide)(new, **guide or {}) if classes.guide else None
-    fine_tuning = {} if backbone is None else {"learning_rate": FINE_TUNING}
+    fine_tuning = {} if backbone is None else {"learning_rate": FINE_TUNING[train]}
     return Prepared(new, new_guide, corpus, fine_tuning | dict(training or {}))
 
 
@@ -112,7 +116,8 @@ def prepare_resumed(
     """
     config = read_config(folder)
     corpus = Corpus.load(folder.corpus)
-    if config.get("trained"):
+    chosen = folder.read_source().get("train") not in (None, "all")
+    if config.get("trained") and not chosen:
         raise ValueError(
             f"{folder.path} trains only {', '.join(config['trained'])} of an earlier run: go on with "
             f"pyroformer fit-prior RUN --out {folder.path} --resume."
@@ -128,6 +133,10 @@ def prepare_resumed(
         if not folder.last.exists() and not folder.best.exists():
             _load_start(folder, model)
         guide = from_config(config["guide"], trust, model=model) if config.get("guide") else None
+        if chosen:
+            modules = joint_module(model, guide)
+            modules.load_state_dict(folder.frozen_weights(modules), strict=False)
+            freeze_others(modules, config["trained"])
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{folder.config_file} is damaged ({error}): choose another --out.") from error
     if {"steps", "minutes"} & set(training):
@@ -142,12 +151,13 @@ def described_source(
     condition: str | None = None,
     labels: bool | None = None,
     init_from: str | None = None,
+    train: Train | None = None,
 ) -> dict[str, Any]:
     """What a run reads, as plain data: with it, a resumed run notices that it is given something else."""
     path = Path(data)
     content = content_fingerprint(path) if data != "builtin" and path.exists() else None
     described = {"data": data, "field": field, "condition": condition, "labels": labels, "init_from": init_from}
-    return described | {"content": content}
+    return described | {"train": train, "content": content}
 
 
 def check_same_source(
@@ -159,6 +169,7 @@ def check_same_source(
     condition: str | None = None,
     labels: bool | None = None,
     init_from: str | None = None,
+    train: Train | None = None,
 ) -> None:
     """Raises a ValueError if a resumed run is given other texts, fields or pretrained weights than it began with.
 
@@ -166,7 +177,7 @@ def check_same_source(
     """
     source = folder.read_source() or {"data": corpus.name, "labels": bool(corpus.labels)}
     given: dict[str, Any] = {"data": data, "field": field, "condition": condition}
-    given |= {"labels": labels, "init_from": init_from}
+    given |= {"labels": labels, "init_from": init_from, "train": train}
     for name, value in given.items():
         began = source.get(name)
         if value is None or value == began or name == "labels" and value == bool(corpus.labels):
@@ -231,7 +242,7 @@ def read_corpus(data: str, folder: RunFolder | None = None, **arguments: Any) ->
 
 
 def read_backbone(source: str, size: str | None, texts: Mapping[str, Any], model: Mapping[str, Any]) -> Pretrained:
-    """A pretrained GPT-2, read before any text is.
+    """A pretrained model, read before any text is.
 
     Raises:
         ValueError: If it cannot be read, or an option that it determines is set to another value.

@@ -16,6 +16,7 @@ from ..data.storage import TemporaryFolder
 from ..utils.errors import first_line
 from ..utils.files import write_atomically
 from ..utils.yaml_files import read_yaml
+from .joint_module import frozen_fingerprint, frozen_names
 from .lock import LOCK
 from .old_runs import current_config, current_state
 
@@ -23,6 +24,9 @@ __all__ = ["RunFolder"]
 
 # What a new run may find in its folder: parts of a run that was not begun, and files of a write that was killed.
 LEFTOVERS = re.compile(rf"corpus|checkpoints|source\.yaml|\{LOCK}|\.writable|\..+\.\d+\.tmp")
+
+
+FROZEN = "frozen.ckpt"
 
 
 class RunFolder:
@@ -36,6 +40,7 @@ class RunFolder:
         checkpoints/start.ckpt  the weights that the run starts from, kept until last.ckpt exists
         checkpoints/last.ckpt   the state to resume from
         checkpoints/best.ckpt   the weights with the best validation loss
+        checkpoints/frozen.ckpt the weights that are not trained, if there are any, which the others lack
         metrics.csv             training and validation metrics, one row per report
 
     Arguments:
@@ -52,6 +57,7 @@ class RunFolder:
         self.start = self.path / "checkpoints" / "start.ckpt"
         self.last = self.path / "checkpoints" / "last.ckpt"
         self.best = self.path / "checkpoints" / "best.ckpt"
+        self.frozen = self.path / "checkpoints" / FROZEN
         self.metrics_file = self.path / "metrics.csv"
 
     @classmethod
@@ -127,9 +133,15 @@ class RunFolder:
         """Save the weights and buffers that a run starts from.
 
         The recipes of model and guide and the seed do not give all of them back: not the histogram of the lengths, not
-        pretrained weights, not those of a model that was made before the seed was set.
+        pretrained weights, not those of a model that was made before the seed was set. Frozen ones are saved for all
+        later checkpoints too, which lack them.
         """
         content = {"state_dict": {f"objective.{name}": value for name, value in objective.state_dict().items()}}
+        self.frozen.unlink(missing_ok=True)
+        if names := frozen_names(objective):
+            frozen = {f"objective.{name}": content["state_dict"][f"objective.{name}"] for name in names}
+            kept = {"state_dict": frozen, "frozen": frozen_fingerprint(objective)}
+            write_atomically(self.frozen, lambda path: torch.save(kept, path))
         write_atomically(self.start, lambda path: torch.save(content | {"global_step": 0}, path))
 
     def start_weights(self, objective: nn.Module) -> dict[str, torch.Tensor]:
@@ -143,6 +155,10 @@ class RunFolder:
             return weights
         old = {f"model.{name}": value for name, value in content["state_dict"].items()}
         return objective.state_dict() | current_state(old, objective.state_dict())
+
+    def frozen_weights(self, objective: nn.Module) -> dict[str, torch.Tensor]:
+        """The weights that the run does not train, by the names that ``objective`` has for them."""
+        return objective_state(_read(self.frozen), objective)
 
     def step(self, checkpoint: Path | None = None) -> int:
         """The step of a checkpoint, the last by default; 0 if there is none."""
@@ -215,13 +231,29 @@ class RunFolder:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, loaded without executing any code in it.
+    """The content of a checkpoint, with the frozen weights of its run, loaded without executing any code in it.
 
     Raises:
-        ValueError: If it is missing, truncated, or contains anything but tensors and plain data.
+        ValueError: If it is missing, truncated, or contains anything but tensors and plain data; or the frozen weights
+            beside it are not those that it was trained with.
     """
+    content = _read(path)
+    return content if "frozen" not in content else with_frozen(content, path)
+
+
+def with_frozen(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A checkpoint with the frozen weights that lie beside it."""
+    frozen = _read(path.parent / FROZEN)
+    if frozen.get("frozen") != checkpoint["frozen"]:
+        raise ValueError(
+            f"{path.parent / FROZEN} has other weights than {path.name} was trained with: restore the files of one run."
+        )
+    return {**checkpoint, "state_dict": frozen["state_dict"] | checkpoint["state_dict"]}
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=path.name == FROZEN)
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist: the run has no checkpoint yet, let fit run for longer.") from error
     except pickle.UnpicklingError as error:

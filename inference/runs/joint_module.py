@@ -1,14 +1,22 @@
 """Model and guide as one module: its trainable and its frozen parts, and whether its weights are finite."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from ...models.base import Model
 
-__all__ = ["check_finite", "frozen_fingerprint", "frozen_modules", "joint_module", "trainable_modules"]
+__all__ = [
+    "check_finite",
+    "freeze_others",
+    "frozen_fingerprint",
+    "frozen_modules",
+    "frozen_names",
+    "joint_module",
+    "trainable_modules",
+]
 
 
 def joint_module(model: Model, guide: nn.Module | None) -> nn.ModuleDict:
@@ -48,6 +56,31 @@ def trainable_modules(module: nn.Module, name: str = "") -> list[str]:
     prefix = f"{name}." if name else ""
     own = [prefix + key for key, parameter in module.named_parameters(recurse=False) if parameter.requires_grad]
     return own + [part for key, child in module.named_children() for part in trainable_modules(child, prefix + key)]
+
+
+def freeze_others(module: nn.Module, trained: Collection[str]) -> None:
+    """Freezes all parameters but those of the modules that :func:`trainable_modules` returned.
+
+    Examples:
+        >>> pair = nn.ModuleDict({"encoder": nn.Linear(2, 2), "decoder": nn.Linear(2, 2)})
+        >>> freeze_others(pair, ["decoder"])
+        >>> trainable_modules(pair)
+        ['decoder']
+    """
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(any(f"{name}.".startswith(f"{part}.") for part in trained))
+
+
+def frozen_names(module: nn.Module) -> list[str]:
+    """Names of the frozen parameters, with all names of one that several modules share.
+
+    Examples:
+        >>> layer = nn.Linear(2, 2, bias=False).requires_grad_(False)
+        >>> frozen_names(nn.ModuleDict({"encoder": layer, "decoder": layer}))
+        ['encoder.weight', 'decoder.weight']
+    """
+    parameters = module.named_parameters(remove_duplicate=False)
+    return [name for name, parameter in parameters if not parameter.requires_grad]
 
 
 def frozen_fingerprint(module: nn.Module) -> str:

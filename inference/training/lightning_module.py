@@ -22,8 +22,8 @@ from ..objectives.elbo import Objective
 from ..objectives.keep_control import KeepController, check_keep
 from ..objectives.kl_control import KLController
 from ..options import TrainingOptions
-from ..runs.folder import RunFolder
-from ..runs.joint_module import frozen_modules
+from ..runs.folder import RunFolder, with_frozen
+from ..runs.joint_module import frozen_fingerprint, frozen_modules, frozen_names
 from ..runs.old_runs import current_progress, current_state
 from ..schedules import kl_schedule, warmup_cosine
 from ..utils.files import write_atomically
@@ -89,6 +89,7 @@ class Training(lightning.LightningModule):
         self._kl: list[Tensor] = []  # KLs of the batches of a step
         self._kept: list[Tensor] = []  # the numbers of vectors that they keep, and of their tokens
         self._vectors_died = False
+        self._frozen: dict[str, str] | None = None  # the fingerprint of frozen weights, which checkpoints lack
 
     # Hooks of Lightning, in the order of their calls.
 
@@ -183,6 +184,7 @@ class Training(lightning.LightningModule):
             self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint |= self._without_frozen(checkpoint["state_dict"])
         checkpoint["run"] = {
             "best": self.best,
             "best_step": self.best_step,
@@ -193,10 +195,19 @@ class Training(lightning.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "frozen" in checkpoint:
+            checkpoint |= with_frozen(checkpoint, self.folder.last)
         checkpoint["state_dict"] = current_state(checkpoint["state_dict"], self.state_dict())
         state = current_progress(checkpoint["run"])
         self.best, self.best_step, self.wait = state["best"], state["best_step"], state["wait"]
         self.seconds_before, self.position = state["seconds"], state["position"]
+
+    def _without_frozen(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Weights for a checkpoint, without those that the run's folder holds already, and the fingerprint of these."""
+        if self._frozen is None:
+            self._frozen = {"frozen": frozen_fingerprint(self.objective)} if self.folder.frozen.exists() else {}
+        names = {f"objective.{name}" for name in frozen_names(self.objective)} if self._frozen else set()
+        return {"state_dict": {name: value for name, value in state.items() if name not in names}, **self._frozen}
 
     def _train_mode(self) -> None:
         """Train mode for all but frozen modules, which have no dropout."""
@@ -269,7 +280,7 @@ class Training(lightning.LightningModule):
         if values["objective"] < self.best:
             self.best, self.best_step, self.wait = values["objective"], self.trainer.global_step, 0
             if self.trainer.is_global_zero:
-                content = {"state_dict": self.state_dict(), "global_step": self.best_step}
+                content = self._without_frozen(self.state_dict()) | {"global_step": self.best_step}
                 write_atomically(self.folder.best, lambda path: torch.save(content, path))
         else:
             self.wait += 1

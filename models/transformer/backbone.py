@@ -2,7 +2,7 @@ r"""A pretrained backbone: weights and options of a decoder, from which others o
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from .config import TransformerConfig
 from .stacks import Decoder
 
-__all__ = ["Backbone"]
+__all__ = ["ADAPTER_RANK", "Backbone", "Train"]
+
+Train = Literal["all", "latents", "lora"]
+ADAPTER_RANK = 8  # of train="lora", unless another is given
 
 _TOKEN_ROWS = ("embedding.tokens.weight", "head.weight", "head.bias")  # these have a row for each token
 _ARCHITECTURE = (
@@ -144,6 +147,30 @@ class Backbone:
         for name, value in weights.items():
             places[name].copy_(value)
         return [name for name in own if name not in weights]
+
+    def freeze(self, model: nn.Module) -> None:
+        """Freezes the weights that a model has from the backbone; its other parameters are trained as before.
+
+        Raises:
+            ValueError: If there is no decoder, or no other parameter.
+
+        Examples:
+            >>> config = TransformerConfig(vocabulary=20, max_length=12, width=16, layers=1, positions="learned")
+            >>> backbone = Backbone("trained", config, Decoder(config).state_dict())
+            >>> adapted = {"vocabulary": 20, "max_length": 12, **backbone.sizes, "adapter_rank": 2}
+            >>> decoder = Decoder(TransformerConfig(**adapted))
+            >>> backbone.freeze(decoder)
+            >>> [name for name, parameter in decoder.named_parameters() if parameter.requires_grad][0]
+            'blocks.0.attention.qkv.adapter_down'
+        """
+        for name, parameter in _decoder(model).named_parameters():
+            if name in self.weights:
+                parameter.requires_grad_(False)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ValueError(
+                f"a {type(model).__name__} has no parameters but those of {self.name}: train lora or all of them, or "
+                "choose a model with latents."
+            )
 
 
 def _decoder(model: nn.Module) -> Decoder:

@@ -26,6 +26,7 @@ def fit(
     attention: Literal["softmax", "probabilistic"] | None = None,
     prior: Literal["gaussian", "mixture", "autoregressive", "codebook"] | None = None,
     init_from: str | None = None,
+    train: Literal["all", "latents", "lora"] | None = None,
     delta: float | None = None,
     resume: bool = False,
     tokenizer: Literal["bpe", "bytes", "characters"] | None = None,
@@ -46,6 +47,7 @@ def fit(
       pyroformer fit nvae --data reviews.txt --out runs/reviews --minutes 10
       pyroformer fit lm --data builtin --out runs/lm --size small --steps 5000
       pyroformer fit lm --data reviews.txt --out runs/gpt2 --init_from gpt2
+      pyroformer fit della --data reviews.txt --out runs/della --init_from smollm2 --train latents
       pyroformer fit nvae --out runs/reviews --resume        goes on after Ctrl-C or a crash
 
     Arguments:
@@ -57,8 +59,11 @@ def fit(
         size: Size of the model (default: tiny); --model.width and the like change one dimension.
         attention: Self-attention mechanism (default: softmax); short for --model.attention.
         prior: Prior of the vectors, which is trained with the model; short for --model.base_measure.
-        init_from: A pretrained GPT-2 to start the decoder from: a folder in Hugging Face format, or a name on its hub.
-            Sizes, tokenizer and dropout are then GPT-2's, and the learning_rate is 1e-4 by default.
+        init_from: A pretrained GPT-2, Llama, Mistral or Qwen to start the decoder from: a folder in Hugging Face
+            format, or a name on its hub. Sizes and tokenizer are then its own, and the learning_rate is 1e-4 by
+            default, or 1e-3 where its weights are frozen.
+        train: Which weights are trained (default: all) of a model that starts from another: latents, those that the
+            pretrained one lacks; or lora, these and low-rank adapters (of rank 8, or --model.adapter_rank).
         delta: Increase of the prior's concentration with each token, which decides how many vectors a text keeps; short
             for --model.delta. --keep moves it.
         resume: Resume the run in --out, with its texts, model and options.
@@ -78,6 +83,8 @@ def fit(
 
     if out is None:
         raise ValueError("fit needs --out FOLDER: the run is kept there.")
+    if train not in (None, "all") and init_from is None and not resume:
+        raise ValueError(f"--train is {train}, and there are no pretrained weights: give them with --init_from.")
     if data is None and not resume:
         raise ValueError("fit needs --data: a file of texts, a folder with train/valid/test, or the word builtin.")
     model = dict(model or {}) | ({} if attention is None else {"attention": attention})
@@ -96,6 +103,7 @@ def fit(
     if rank() == 0:
         prepare_folder(folder, resume)
     source: dict[str, Any] = {"field": field, "condition": condition, "labels": labels, "init_from": init_from}
+    source["train"] = train
     texts = {"vocabulary": vocabulary, "max_length": max_length, "overlong": overlong, "tokenizer": tokenizer}
     # Of processes that train together, the others resume the run that the first one has prepared.
     if folder.config_file.exists() and (resume or rank() > 0):
@@ -146,7 +154,14 @@ def _begin(
         folder.keep_source(described_source(data, **source))
     print_line(f"reading {corpus.describe()}")
     prepared = prepare_new(
-        name, corpus, size=size or "tiny", model=model, guide=guide, training=training, backbone=backbone
+        name,
+        corpus,
+        size=size or "tiny",
+        model=model,
+        guide=guide,
+        training=training,
+        backbone=backbone,
+        train=source["train"] or "all",
     )
     if backbone is not None:
         print_line(f"starting from {backbone.describe()}")
@@ -210,11 +225,17 @@ def _training_line(prepared: "Prepared", settings: "TrainingOptions", size: str)
         device = f"{settings.devices} x {device}"
     modules = [module for module in prepared[:2] if module is not None]
     parameters = {parameter for module in modules for parameter in module.parameters()}  # a guide shares some
-    count = sum(parameter.numel() for parameter in parameters)
-    number = f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,}"
+    number = _in_millions(sum(parameter.numel() for parameter in parameters))
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    frozen = any(not parameter.requires_grad for parameter in parameters)
     precision = "bfloat16" if settings.precision == "bf16" else "float32"
     model = f"{type(prepared.model).__name__} {size}".strip()
-    return f"training on {device}, {precision}, {model}, {number} parameters"
+    share = f" ({_in_millions(trained)} are trained)" if frozen else ""
+    return f"training on {device}, {precision}, {model}, {number} parameters{share}"
+
+
+def _in_millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,}"
 
 
 def _objective_name(prepared: "Prepared", settings: "TrainingOptions") -> str:
