@@ -2,13 +2,18 @@
 
 import gzip
 import json
+import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
+import numpy as np
+import xarray
 from fault_runner import TINY, Case, Ending, Workplace
 
+import pyroformer as pf
 from pyroformer.inference.cli.option_help import options
 from pyroformer.inference.cli.parser import COMMANDS, FROM_CORPUS, NETWORK, TRAINING
 from pyroformer.inference.cli.usage_errors import type_members
@@ -16,6 +21,7 @@ from pyroformer.inference.utils.registry import MODELS
 
 __all__ = ["file_cases", "option_cases", "path_cases", "text_cases"]
 
+Works = Callable[[Ending, Workplace], bool]
 LINES = "\n".join(f"Number {i} is a number, and {i + 1} is another." for i in range(60))
 OBJECTS = "\n".join(json.dumps({"text": line}) for line in LINES.splitlines())
 TABLE = "a,b\n" + "\n".join(f"x{i},Number {i}." for i in range(60))
@@ -83,39 +89,46 @@ REFUSED: dict[str, bytes] = {
     "parquet.parquet": b"PAR1" * 100,
     "rows.db": b"SQLite format 3\0" * 100,
 }
-# Files that are read, however unusual.
-READ: dict[str, bytes] = {
-    "bom.txt": b"\xef\xbb\xbf" + LINES.encode(),
-    "dos.txt": LINES.replace("\n", "\r\n").encode(),
-    "noend.txt": LINES.encode().rstrip(),
-    "blanks.txt": LINES.replace("\n", "\n\n\n").encode(),
-    "long.txt": LINES.encode() + b"\n" + b"word " * 200_000,
-    "unbroken.txt": LINES.encode() + b"\n" + b"x" * 1_000_000,
-    "emoji.txt": ("\n".join(f"{i} 👩‍👩‍👧‍👦 漢字 e\u0301 \u202eright" for i in range(60))).encode(),
-    "controls.txt": ("\n".join(f"{i} \x01\x02\x1b[31m \x7f" for i in range(60))).encode(),
-    "separators.txt": ("\n".join(f"{i} a\u2028b\u0085c\x0cd" for i in range(60))).encode(),
-    "good.txt.gz": gzip.compress(LINES.encode()),
-    "parts.txt.gz": gzip.compress(LINES.encode()) + gzip.compress(b"\n" + LINES.encode()),
-    "good.jsonl": OBJECTS.encode(),
-    "blanks.jsonl": OBJECTS.replace("\n", "\n\n").encode(),
-    "bom.jsonl": b"\xef\xbb\xbf" + OBJECTS.encode(),
-    "good.json": f"[{OBJECTS.replace(chr(10), ',')}]".encode(),
-    "zeros.csv.gz": gzip.compress(b"text\n" + LINES.encode()),
+EMOJI = [f"{i} 👩‍👩‍👧‍👦 漢字 e\u0301 \u202eright" for i in range(60)]
+CONTROLS = [f"{i} \x01\x02\x1b[31m \x7f" for i in range(60)]
+SEPARATORS = [f"{i} a\u2028b\u0085c\x0cd" for i in range(60)]
+TEXTS = LINES.splitlines()
+SEMICOLONS = "score;text\n" + "\n".join(f"{i},5;{text}" for i, text in enumerate(TEXTS))
+# Files that are read, however unusual: their bytes, and the texts in them.
+READ: dict[str, tuple[bytes, list[str]]] = {
+    "bom.txt": (b"\xef\xbb\xbf" + LINES.encode(), TEXTS),
+    "dos.txt": (LINES.replace("\n", "\r\n").encode(), TEXTS),
+    "noend.txt": (LINES.encode().rstrip(), TEXTS),
+    "blanks.txt": (LINES.replace("\n", "\n\n\n").encode(), TEXTS),
+    "long.txt": (LINES.encode() + b"\n" + b"word " * 20_000, [*TEXTS, "word " * 20_000]),
+    "unbroken.txt": (LINES.encode() + b"\n" + b"x" * 20_000, [*TEXTS, "x" * 20_000]),
+    "emoji.txt": ("\n".join(EMOJI).encode(), EMOJI),
+    "controls.txt": ("\n".join(CONTROLS).encode(), CONTROLS),
+    "separators.txt": ("\n".join(SEPARATORS).encode(), SEPARATORS),
+    "good.txt.gz": (gzip.compress(LINES.encode()), TEXTS),
+    "parts.txt.gz": (gzip.compress(LINES.encode()) + gzip.compress(b"\n" + LINES.encode()), TEXTS * 2),
+    "good.jsonl": (OBJECTS.encode(), TEXTS),
+    "blanks.jsonl": (OBJECTS.replace("\n", "\n\n").encode(), TEXTS),
+    "bom.jsonl": (b"\xef\xbb\xbf" + OBJECTS.encode(), TEXTS),
+    "good.json": (f"[{OBJECTS.replace(chr(10), ',')}]".encode(), TEXTS),
+    "texts.csv.gz": (gzip.compress(b"text\n" + LINES.replace(",", "").encode()), LINES.replace(",", "").splitlines()),
+    "semicolons.csv": (SEMICOLONS.encode(), TEXTS),
 }
 
 
 def file_cases() -> Iterator[Case]:
     """Files that hold no texts, or texts as few expect them, for ``fit``, ``evaluate`` and ``reconstruct``."""
+    evaluate = "evaluate {root}/lm --num_particles 1 --json {new}.json"
     for name, content in REFUSED.items():
-        yield _file_case(FIT, name, content)
-        yield _file_case(
-            "evaluate {root}/lm --num_particles 1 --limit 2", name, content, refused=name not in ("one.txt", "same.txt")
-        )
-    for name, content in READ.items():
-        yield _file_case(FIT, name, content, refused=False, must_work=True)
+        one = name in ("one.txt", "same.txt")  # which is enough to evaluate on
+        yield Case("files", f"fit {name}", _on_file(FIT, name, _bytes(content)))
+        if one or name.startswith(("empty", "u", "n", "z", "d")):
+            works = _evaluated(len(content.split(b"\n")) - 1) if one else None
+            yield Case("files", f"evaluate {name}", _on_file(evaluate, name, _bytes(content)), works, must_work=one)
+    for name, (content, texts) in READ.items():
+        yield Case("files", f"fit {name}", _on_file(FIT, name, _bytes(content)), _holds(texts), must_work=True)
     special: dict[str, Callable[[Path], object]] = {
         "folder.txt": Path.mkdir,
-        "pipe.txt": os.mkfifo,
         "broken-link.txt": lambda path: path.symlink_to("nowhere"),
         "loop.txt": lambda path: path.symlink_to(path),
         "null.txt": lambda path: path.symlink_to("/dev/null"),
@@ -123,62 +136,50 @@ def file_cases() -> Iterator[Case]:
         "missing.txt": lambda path: None,
         "bad\nname.txt": lambda path: path.write_bytes(b""),
     }
-    for name, make in special.items():
-        for command in (FIT, "evaluate {root}/lm", "reconstruct {root}/nvae"):
+    yield Case("files", "fit a pipe", _on_file(FIT, "pipe.txt", _pipe), _holds(TEXTS), must_work=True)
+    commands = FIT, "evaluate {root}/lm", "reconstruct {root}/nvae"
+    for index, (name, make) in enumerate(special.items()):
+        for command in {commands[0], commands[index % 3]}:
             yield Case("files", f"{command.split()[0]} {name!r}", _on_file(command, name, make))
-    for path in (
-        "/dev/null",
-        "/dev/zero",
-        "/dev/urandom",
-        "/dev/stdin",
-        "/proc/self/mem",
-        "-",
-        "",
-        ".",
-        "~",
-        "\\",
-        "a" * 5000,
-    ):
+    paths = "/dev/null", "/dev/zero", "/dev/stdin", "/proc/self/mem", "-", "", ".", "~", "\\", "a" * 5000
+    for path in paths:
         yield Case("files", f"fit --data {path[:20]!r}", f"{FIT} --data '{path}'")
     for split in ("train", "valid", "test"):
-        for content in (None, b"", b"\xff"):
-            yield Case("files", f"folder with {split} {content!r}", _on_folder(split, content))
+        for wrong in (None, b"", b"\xff"):
+            yield Case("files", f"folder with {split} {wrong!r}", _on_folder(split, wrong))
 
 
 def option_cases() -> Iterator[Case]:
-    """Each numeric option with numbers that it cannot have and words, each choice misspelled, each option doubled."""
+    """Each option with something that it cannot be, in turn the kinds of wrong values; and words that are no option."""
+    turns: dict[str, int] = {}
     for command, flag, kind in _flags():
-        members = type_members(kind)
-        bad = ["", "x"]
-        if int in members:
-            bad += ["nan", "1.5", "-1", str(2**64)]
-        elif float in members:
-            bad += ["nan", "inf", "1e-320"] + ([] if "log_variance" in flag else ["-1"])
-        elif any(get_origin(member) is Literal for member in members):
-            bad += ["none", "ELBO", "-1"]
-            if str in members:
-                continue
-        else:
-            continue
+        name, bad = _bad_values(flag, kind)
         if flag == "--seed" and not command.startswith("fit"):  # any whole number is one there
-            bad.remove("-1")
-        for value in bad:
+            bad = [value for value in bad if value != "-1"]
+        if not bad:
+            continue
+        turn = turns.setdefault(name, 0)
+        turns[name] += 1
+        every = flag in ("--steps", "--learning_rate", "--num_particles", "--temperature", "--precision")
+        for value in bad if every else [bad[turn % len(bad)]]:
             yield Case("options", f"{command} {flag}={value!r}", f"{command} '{flag}={value}'")
-    for command in (
-        "fit lm --data {root}/good.txt --out {new}",
-        *(f"{name} {{run}}" for name in COMMANDS if name != "fit"),
-    ):
-        for wrong in (
-            "--unknown 3",
-            "---",
-            "--=3",
-            "-x",
-            "extra more",
-            "--seed",
-            "--config nowhere",
-            "--seed=1 --sed 2",
-        ):
-            yield Case("options", f"{command} {wrong}", f"{command} {wrong}")
+    wrong = "--unknown 3", "---", "--=3", "-x", "extra more", "--seed", "--config nowhere", "--seed=1 --sed 2"
+    fit = "fit lm --data {root}/good.txt --out {new}"
+    for index, command in enumerate((fit, *(f"{name} {{run}}" for name in COMMANDS if name != "fit"))):
+        for words in wrong if command == fit else (wrong[index % len(wrong)], wrong[(index + 3) % len(wrong)]):
+            yield Case("options", f"{command} {words}", f"{command} {words}")
+
+
+def _bad_values(flag: str, kind: Any) -> tuple[str, list[str]]:
+    """The kind of an option, and values that none of that kind can have; none where anything is allowed."""
+    members = type_members(kind)
+    if int in members:
+        return "int", ["", "x", "nan", "1.5", "-1", str(2**64)]
+    if float in members:
+        return "float", ["", "x", "nan", "inf", "1e-320", *([] if "log_variance" in flag else ["-1"])]
+    if any(get_origin(member) is Literal for member in members) and str not in members:
+        return "choice", ["", "x", "none", "ELBO", "-1"]
+    return "other", []
 
 
 def path_cases() -> Iterator[Case]:
@@ -222,22 +223,20 @@ def text_cases() -> Iterator[Case]:
         "right to left": "\u202e",
         "rare": "\U0010ffff",
     }
+    commands = {"reconstruct {run}": _original, "edit {run} --drop 1": _original,
+                "interpolate {run} --other One --steps 2": _two_lines,
+                "posterior {run} --draws 2 --out {new}.nc": _labelled}  # fmt: skip
     for name, text in (texts | odd).items():
-        for command in (
-            "reconstruct {run}",
-            "interpolate {run} --other One --steps 2",
-            "edit {run} --drop 1",
-            "posterior {run} --draws 2 --out {new}.nc",
-        ):
-            fine = _words if name in odd else None
-            yield Case("texts", f"{command.split()[0]} {name}", _with(command, "--text", text), fine)
+        for command, right in commands.items():
+            works = right(text) if name in odd else None
+            yield Case("texts", f"{command.split()[0]} {name}", _with(command, "--text", text), works)
     for name, text in {"long": "word " * 500, "unbroken": "x" * 5000}.items():
         for model in ("lm", "nvae", "vae", "della"):
             yield Case(
                 "texts", f"sample {model} --prompt {name}", _with("sample {run} -n 1", "--prompt", text), model=model
             )
     for name, text in odd.items():
-        yield Case("texts", f"sample --prompt {name}", _with("sample {run} -n 1", "--prompt", text), _words)
+        yield Case("texts", f"sample --prompt {name}", _with("sample {run} -n 1", "--prompt", text), _begins(text))
     for flag, values in {
         "--drop": ["0", "99", "x", "2-1", "1,,2", "-1", "1-", "1-99", "9" * 30],
         "--scale": ["1", "1=", "1=0", "1=-1", "1=nan", "1=inf", "99=1", "x=1", "1=1,1=2", "1=1e400"],
@@ -300,10 +299,38 @@ def _flags() -> Iterator[tuple[str, str, Any]]:
             yield start, f"-{option.name}" if len(option.name) == 1 else f"--{option.name}", option.kind
 
 
-def _file_case(command: str, name: str, content: bytes, refused: bool = True, must_work: bool = False) -> Case:
-    act = _on_file(command, name, lambda path: path.write_bytes(content))
-    works = None if refused else lambda ending, place: "nan" not in ending.out.lower()
-    return Case("files", f"{command.split()[0]} {name}", act, works, must_work)
+def _pipe(path: Path) -> None:
+    """A pipe that somebody writes texts into."""
+    os.mkfifo(path)
+    if not os.fork():
+        path.write_text(LINES)
+        os._exit(0)
+
+
+def _bytes(content: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(content)
+
+
+def _holds(texts: list[str]) -> Works:
+    """Whether a run was trained on these texts: long ones are in pieces, and nothing else is lost or added."""
+
+    def test(ending: Ending, place: Workplace) -> bool:
+        corpus = pf.load(place.new).corpus
+        read = [text for split in (corpus.train, corpus.valid, corpus.test) for text in split]
+        return Counter("".join("".join(read).split())) == Counter("".join("".join(texts).split()))
+
+    return test
+
+
+def _evaluated(count: int) -> Works:
+    """Whether an evaluation was of so many texts, and its bound is a number."""
+
+    def test(ending: Ending, place: Workplace) -> bool:
+        written = json.loads(Path(f"{place.new}.json").read_text())
+        bound = written["metrics"]["bound"]["units"]["nats/text"]["value"]
+        return written["about"]["texts"] == count and math.isfinite(bound)
+
+    return test
 
 
 def _command(place: Workplace, arguments: list[str]) -> None:
@@ -339,7 +366,25 @@ def _with(command: str, flag: str, text: str) -> Callable[[Workplace], None]:
     return lambda place: _command(place, [*place.fill(command), f"{flag}={text}"])
 
 
-def _words(ending: Ending, place: Workplace) -> bool:
-    """Whether each line is a whole JSON object, or says what was saved."""
-    lines = ending.out.splitlines()
-    return bool(lines) and all(isinstance(json.loads(line), dict) for line in lines if line.startswith("{"))
+def _original(text: str) -> Works:
+    """Whether the last line has the text itself beside what was made of it."""
+    return lambda ending, place: json.loads(ending.out.splitlines()[-1])["original"] == text
+
+
+def _two_lines(text: str) -> Works:
+    return lambda ending, place: [json.loads(line)["t"] for line in ending.out.splitlines()] == [0.0, 1.0]
+
+
+def _begins(text: str) -> Works:
+    return lambda ending, place: json.loads(ending.out)["text"].startswith(text)
+
+
+def _labelled(text: str) -> Works:
+    """Whether the posterior of one text has its name and finite densities."""
+
+    def test(ending: Ending, place: Workplace) -> bool:
+        stats = xarray.open_dataset(f"{place.new}.nc", group="sample_stats")
+        label = text.replace("\0", r"\x00")
+        return stats["text"].values.tolist() == [label] and bool(np.isfinite(stats["log_p"]).all())
+
+    return test

@@ -46,7 +46,7 @@ def kill_results(place: Workplace, model: str, steps: int = 40, rounds: int = 1)
     calls = _counted(lambda: main([*shlex.split(fit), "--out", str(whole)]), folder / f"calls-{model}")
     for number in range(rounds):
         for index, phase in enumerate(PHASES):
-            moment = Moment(phase, chance.randrange(len(calls[phase])), chance.random())
+            moment = Moment(phase, chance.randrange(max(1, len(calls[phase]) - 1)), chance.random())
             sent = SIGNALS[(index + number + len(model)) % len(SIGNALS)]
             cut = folder / f"cut-{model}-{phase}-{number}"
             arguments = [*shlex.split(fit), "--out", str(cut), "--resume"]

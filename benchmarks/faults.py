@@ -13,6 +13,8 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -30,17 +32,17 @@ from fault_runner import VERDICTS, Case, Result, Workplace, import_all, run_case
 __all__ = ["main"]
 
 Group = Callable[[Workplace], Iterable[Case | Result]]
-GROUPS: dict[str, Group] = {
+GROUPS: dict[str, Group] = {  # the longest first
+    **{f"kills of {m}": lambda place, m=m: fault_kills.kill_results(place, m) for m in ("nvae", "vae", "della", "lm")},  # type: ignore[misc]
     "options": lambda place: fault_commands.option_cases(),
     "run folders": fault_folders.folder_cases,
-    **{f"kills of {m}": lambda place, m=m: fault_kills.kill_results(place, m) for m in ("nvae", "vae", "della", "lm")},  # type: ignore[misc]
     "environments": fault_machine.environment_results,
     "full disks": fault_machine.disk_results,
-    "threads": fault_machine.thread_results,
-    "library": fault_library.library_cases,
     "files": lambda place: fault_commands.file_cases(),
-    "outputs": lambda place: fault_commands.path_cases(),
+    "library": fault_library.library_cases,
     "texts": lambda place: fault_commands.text_cases(),
+    "outputs": lambda place: fault_commands.path_cases(),
+    "threads": fault_machine.thread_results,
 }
 
 
@@ -49,63 +51,79 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Inject faults and count what comes of them.")
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS))
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--verbose", action="store_true", help="Print each case as it ends.")
     parser.add_argument("--page", type=Path, help="A page of the documentation to write the table to.")
     options = parser.parse_args(arguments)
     start = time.monotonic()
     import_all()
     with tempfile.TemporaryDirectory() as folder:
         place = Workplace.make(Path(folder) / "place")
-        results = in_groups({name: GROUPS[name] for name in options.only}, place, options.processes)
+        results = in_groups({name: GROUPS[name] for name in options.only}, place, options.processes, options.verbose)
+    minutes = (time.monotonic() - start) / 60
     text = table(results)
-    print(text)
     bad = [result for result in results if result.verdict in VERDICTS]
-    for result in bad:
-        print(f"\n{result.verdict}: {result.kind}: {result.name}\n  {result.detail}")
-    print(f"\n{(time.monotonic() - start) / 60:.1f} minutes")
-    if options.page is not None:
-        begin, mark, end = options.page.read_text().partition("<!-- table -->\n")
+    print(f"\n{text}\n\n{len(bad)} of {len(results):,} are not as they should be; {minutes:.1f} minutes")
+    if options.page is not None and len(options.only) == len(GROUPS):
+        begin, mark, _ = options.page.read_text().partition("<!-- table -->\n")
         options.page.write_text(f"{begin}{mark}\n{text}\n")
     return 1 if bad else 0
 
 
-def in_groups(groups: dict[str, Group], place: Workplace, processes: int) -> list[Result]:
-    """The results of the groups, each in a process of its own, some at a time."""
+def in_groups(groups: dict[str, Group], place: Workplace, processes: int, verbose: bool = False) -> list[Result]:
+    """The results of the groups, each in a process of its own, some at a time; printed as they come."""
     waiting, running, found = list(groups), {}, {}
     while waiting or running:
         while waiting and len(running) < processes:
             name = waiting.pop(0)
-            file = place.root.parent / f"{len(found) + len(running)}-{len(waiting)}.json"
-            running[_start(groups[name], place, file)] = name, file
+            file = place.root.parent / f"group-{len(found) + len(running)}-{len(waiting)}.json"
+            running[_start(groups[name], place, file, verbose)] = name, file
         child, status = os.wait()
         name, file = running.pop(child)
         crashed = [Result(name, "the whole group", "traceback", f"ended with {os.waitstatus_to_exitcode(status)}")]
         found[name] = [Result(*each) for each in json.loads(file.read_text())] if file.exists() else crashed
-        print(f"{name}: {len(found[name])}", file=sys.stderr)
+        _report(name, found[name])
     return [result for name in groups for result in found[name]]
 
 
-def _start(group: Group, place: Workplace, file: Path) -> int:
+def _report(name: str, results: Sequence[Result]) -> None:
+    """The verdicts of a group in a line, and each fault that has no good end."""
+    counts = Counter(result.verdict for result in results)
+    seconds = sum(result.seconds for result in results)
+    print(f"{name}: {', '.join(f'{n} {verdict}' for verdict, n in counts.items())}; {seconds:.0f} s", flush=True)
+    for result in results:
+        if result.verdict in VERDICTS:
+            print(f"  {result.verdict}: {result.name}\n    {result.detail}", flush=True)
+
+
+def _start(group: Group, place: Workplace, file: Path, verbose: bool) -> int:
     """The number of a process that works on a group and writes its results into a file."""
     child = os.fork()
     if child:
         return child
     torch.set_num_threads(1)
+    results: list[Result] = []
     try:
         own = file.with_suffix("")
         shutil.copytree(place.root, own / "place")
         here = Workplace(own / "place", own / "place")
-        results = []
-        for case in group(here):
-            begin = time.monotonic()
-            results.append(case if isinstance(case, Result) else run_case(case, here))
-            if "VERBOSE" in os.environ:
-                print(f"{time.monotonic() - begin:.2f}", *results[-1], file=sys.stderr, flush=True)
-            file.write_text(json.dumps(results))
-    except BaseException as error:
-        file.write_text(json.dumps([Result("runner", "the whole group", "traceback", repr(error))]))
-        raise
+        cases = iter(group(here))
+        begin = _cpu_seconds()
+        while (case := next(cases, None)) is not None:
+            result = case if isinstance(case, Result) else run_case(case, here)
+            begin, seconds = (now := _cpu_seconds()), now - begin
+            results.append(result._replace(seconds=seconds))
+            if verbose:
+                print(f"{seconds:.2f}", *result[:4], file=sys.stderr, flush=True)
+    except BaseException:
+        results.append(Result("runner", "the whole group", "traceback", traceback.format_exc()[-800:]))
     finally:
+        file.write_text(json.dumps(results))
         os._exit(0)
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of the children that have ended."""
+    return sum(os.times()[:4])
 
 
 if __name__ == "__main__":
