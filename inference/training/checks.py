@@ -16,6 +16,8 @@ from ..options import TrainingOptions
 from ..runs.fingerprint import corpus_fingerprint
 from ..runs.folder import RunFolder, objective_state, read_checkpoint
 from ..runs.joint_module import check_finite
+from ..schedules import warmup_cosine
+from .resumed import recorded_options
 
 __all__ = [
     "check_arguments",
@@ -27,8 +29,11 @@ __all__ = [
     "check_sizes",
     "load_start",
     "progress_of",
+    "rate_change",
     "warn_of_unimportable",
 ]
+
+JUMP = 1.5  # of the learning rate, from which on it is mentioned
 
 
 def check_option_names(names: Iterable[str]) -> None:
@@ -127,6 +132,21 @@ def check_progress(folder: RunFolder, options: TrainingOptions) -> None:
     step = folder.step()
     if options.steps is not None and options.steps < step:
         raise ValueError(f"steps is {options.steps}, but {folder.path} is at step {step}: give at least that many.")
+
+
+def rate_change(folder: RunFolder, options: TrainingOptions) -> str | None:
+    """A line that says that the learning rate jumps, because a run to resume has another length than before."""
+    checkpoint = read_checkpoint(folder.last)
+    before = TrainingOptions(**recorded_options(folder, folder.read_config()))
+    old, new = (warmup_cosine(min(1.0, progress_of(checkpoint, each)[0])) for each in (before, options))
+    if max(old, new) < JUMP * min(old, new):
+        return None
+    length = f"{options.steps:,} steps" if options.steps else f"{options.minutes:g} minutes"
+    old, new = old * options.learning_rate, new * options.learning_rate
+    return (
+        f"the learning rate goes from {old:.2g} to {new:.2g}, since its schedule is now {length} long: the objective "
+        "may rise for a while"
+    )
 
 
 def progress_of(checkpoint: Mapping[str, Any], options: TrainingOptions) -> tuple[float, float]:

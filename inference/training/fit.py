@@ -1,6 +1,7 @@
 """Training of a model and its guide by stochastic variational inference."""
 
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from inspect import Parameter, Signature, signature
@@ -33,6 +34,7 @@ from .checks import (
     check_sizes,
     load_start,
     progress_of,
+    rate_change,
     warn_of_unimportable,
 )
 from .divergence import DivergenceError
@@ -95,7 +97,9 @@ def fit(
     bar, last = TrainingBar() if shown(progress) else None, ""
     calls = _each(callback, bar)
     try:
-        run, number = run_training(model, guide, corpus, out=out, resume=resume, callback=calls, **options)
+        run, number = run_training(
+            model, guide, corpus, out=out, resume=resume, callback=calls, notice=_shown(bar), **options
+        )
         rate = carried(run)
         last = f"best at step {run.step:,}" + ("" if rate is None else f"; {latent_verdict(rate)}")
     finally:
@@ -115,9 +119,13 @@ def run_training(
     out: str | Path | None = None,
     resume: bool = False,
     callback: Callable[[Status], None] | None = None,
+    notice: Callable[[str], object] = lambda line: None,
     **options: Any,
 ) -> tuple[Run, int | None]:
-    """The run that :func:`fit` returns, and the number of the signal that ended it, or None."""
+    """The run that :func:`fit` returns, and the number of the signal that ended it, or None.
+
+    ``notice`` is called with lines that a person should read.
+    """
     check_option_names(options)
     check_arguments(model, guide, corpus)
     if isinstance(options.get("objective"), type):
@@ -137,7 +145,7 @@ def run_training(
         if rank() == 0:
             folder.prepare(resume)
             stack.enter_context(run_lock(folder.path))
-            _prepare_folder(folder, resume, config, corpus, objective, settings)
+            _prepare_folder(folder, resume, config, corpus, objective, settings, notice)
         check_finite(dict(objective.named_parameters()), "the model")
         objective.train()  # Lightning warns about modules in evaluation mode
         training = Training(objective, corpus, settings, folder, callback)
@@ -153,6 +161,11 @@ def run_training(
     trust = [config["objective"]["class_path"]] if "class_path" in config["objective"] else []
     run = Run(model, guide, corpus, folder, config, step=int(checkpoint["global_step"]), trust=trust)
     return run, training.signal
+
+
+def _shown(bar: TrainingBar | None) -> Callable[[str], object]:
+    """What shows a line where progress is shown."""
+    return lambda line: None if bar is None else print(line, file=sys.stderr)
 
 
 def _each(*callbacks: Callable[[Status], None] | None) -> Callable[[Status], None] | None:
@@ -196,6 +209,7 @@ def _prepare_folder(
     corpus: Corpus,
     objective: Objective,
     settings: TrainingOptions,
+    notice: Callable[[str], object],
 ) -> None:
     """Write corpus, initial weights and configuration, or check that a run to resume is the same one."""
     begun = resume and folder.config_file.exists()
@@ -205,6 +219,8 @@ def _prepare_folder(
         check_progress(folder, settings)
     if folder.last.exists():
         check_checkpoint(folder, objective)
+        if begun and (line := rate_change(folder, settings)):
+            notice(line)
         folder.forget_metrics_after(folder.step())
     elif begun and folder.start.exists():
         load_start(folder, objective)

@@ -119,7 +119,9 @@ def fit(
     print_line(_training_line(prepared, settings, "" if resume or init_from else size or "tiny"))
     progress = Progress(_objective_name(prepared, settings))
     try:
-        run, signal = run_training(*prepared[:3], out=out, resume=resume, callback=progress, **prepared.training)
+        run, signal = run_training(
+            *prepared[:3], out=out, resume=resume, callback=progress, notice=print_line, **prepared.training
+        )
     finally:
         progress.close()
     print_early_end(progress, signal, f"pyroformer fit {name} --out {shlex.quote(out)} --resume")

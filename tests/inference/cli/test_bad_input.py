@@ -298,6 +298,18 @@ def test_a_process_without_a_number_gets_one_line(
     assert f"the environment variable {name} is {value!r}: unset it, or give the number of this process" in error
 
 
+@pytest.mark.parametrize("size", [None, "1", "x"])
+def test_a_rank_without_other_processes_gets_one_line(
+    size: str | None, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    if size is not None:
+        monkeypatch.setenv("WORLD_SIZE", size)
+    code, error = complaint(FIT.format(here=here), capsys)
+    assert code == 1
+    assert f"RANK is 1, but WORLD_SIZE, the number of processes, is {size or 'not set'}: unset RANK" in error
+
+
 PRIOR_CASES = [
     (
         "--model.weight_prior nosuch.Prior",

@@ -246,6 +246,7 @@ def test_only_the_first_of_several_processes_speaks(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["fit", "lm", "--data", f"{here}/none.txt", "--out", f"{here}/silent"]) == 1
     assert main(["fit", "lm", "--help"]) == 0
     assert capsys.readouterr() == ("", "")

@@ -276,6 +276,19 @@ def test_a_longer_run_validates_as_often_as_its_length_says(corpus: pf.Corpus, t
         train(corpus, tmp_path, steps=5, resume=True)
 
 
+def test_a_jump_of_the_learning_rate_is_said(
+    corpus: pf.Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(corpus, tmp_path, "lm", steps=4, validations=1, learning_rate=1e-3)
+    train(corpus, tmp_path, "lm", steps=4, resume=True, progress=True)
+    assert "learning rate" not in capsys.readouterr().err, "the same length"
+    assert main(f"fit lm --out {tmp_path} --resume --steps 5".split()) == 0
+    said = "the learning rate goes from 0.0001 to {}, since its schedule is now {} steps long: the objective may rise"
+    assert said.format("0.00019", 5) in capsys.readouterr().out
+    train(corpus, tmp_path, "lm", steps=20, resume=True, progress=True)
+    assert said.format("0.00091", 20) in capsys.readouterr().err
+
+
 # Signals.
 
 
