@@ -15,17 +15,13 @@ from torch import Tensor
 from ..models.attention.m_step import (
     ConjugatePriors,
     Covariance,
-    Statistics,
     expected_statistics,
-    rate_of_variances,
-    update_log_weights,
-    update_means,
-    update_variances,
 )
 from ..models.attention.mixture import Covariances, Mixture
 from ..models.attention.observations import Observations
 from ..models.attention.value_map import value_map
 from ..models.choices import check_choice
+from .em_steps import Moves, log_prior, m_step
 from .query_variances import (
     in_dtype,
     moving_variances,
@@ -36,8 +32,6 @@ from .query_variances import (
 )
 
 __all__ = ["Adapted", "ConjugatePriors", "Moves", "adapt", "value_map"]
-
-Moves = Literal["means", "values", "variances", "weights"]
 
 # fractions of the data's variance
 FLOOR = 1e-14
@@ -148,7 +142,7 @@ def adapt(
         statistics = expected_statistics(
             data, _e_step_mixture(state, priors, spread), covariance if moving else None, about_means=near
         )
-        trace.append(statistics.evidence + _log_prior(state, start, priors, moves, spread))
+        trace.append(statistics.evidence + log_prior(state, start, priors, moves, spread))
         if tolerance is not None and step > 0:
             rise = trace[-1] - trace[-2]
             converged = bool((rise <= tolerance * (1 + trace[-1].abs())).all())
@@ -156,91 +150,12 @@ def adapt(
             break
         anchor = start if center == "initial" else replace(start, means=state.means)
         origin = state.means if near else torch.zeros_like(state.means[..., :1, :])
-        state = _m_step(statistics, state, anchor, priors, moves, floor, origin)
+        state = m_step(statistics, state, anchor, priors, moves, floor, origin)
         spread = None if spread is None else statistics.counts
     if spread is not None:
         state = _predictive(state, priors, spread)
     end, objective, counts = _shifted(state, queries, mean_query), torch.stack(trace, -1), statistics.counts
     return Adapted(in_dtype(end, dtype), objective.to(dtype), counts.to(dtype), converged)
-
-
-def _m_step(
-    statistics: Statistics,
-    state: Mixture,
-    start: Mixture,
-    priors: ConjugatePriors,
-    moves: Sequence[Moves],
-    floor: Tensor,
-    origin: Tensor,
-) -> Mixture:
-    """The mixture with each parameter in ``moves`` updated; moments in the statistics are those about ``origin``."""
-    anchor, means = start.means - origin, state.means - origin
-    if "means" in moves:
-        means = update_means(statistics.queries, statistics.counts, anchor, means, priors.means)
-        state = replace(state, means=means + origin)
-    if "variances" in moves:
-        current, initial = moving_variances(state), moving_variances(start)
-        variances = update_variances(statistics, means, anchor, priors, floor, current, initial)
-        full = isinstance(state.variances, Covariances)
-        state = replace(state, variances=Covariances(variances) if full else variances)
-    if "values" in moves:
-        assert statistics.values is not None and statistics.value_counts is not None
-        assert start.values is not None and state.values is not None
-        known = (statistics.values, statistics.value_counts)
-        state = replace(state, values=update_means(*known, start.values, state.values, priors.values))
-    if "weights" in moves:
-        new = update_log_weights(statistics.counts, priors.weights, state.log_weights, state.present)
-        state = replace(state, log_weights=new)
-    return state
-
-
-def _log_prior(
-    state: Mixture, start: Mixture, priors: ConjugatePriors, moves: Sequence[Moves], spread: Tensor | None
-) -> Tensor:
-    """Log prior density of the adapted parameters up to a constant; in the variational form, with their entropy."""
-    parts = [state.means.new_zeros(state.log_weights.shape)]
-    if spread is not None:
-        prior_counts = torch.as_tensor(priors.means, dtype=spread.dtype, device=spread.device)
-        share = prior_counts / (prior_counts + spread)
-        parts.append(-0.5 * state.width * (share - 1 - share.log()))
-    if "means" in moves or "variances" in moves:
-        parts.append(_log_prior_of_means(state, start, priors))
-    if "variances" in moves:
-        parts.append(_log_prior_of_variances(state, start, priors))
-    if "values" in moves:
-        assert state.values is not None and start.values is not None and state.value_variances is not None
-        distance = ((state.values - start.values).square() / state.value_variances).sum(-1)
-        parts.append(-0.5 * torch.as_tensor(priors.values, dtype=distance.dtype, device=distance.device) * distance)
-    if "weights" in moves and priors.weights != 1:
-        parts.append((priors.weights - 1) * state.log_weights)
-    total = torch.stack(torch.broadcast_tensors(*parts)).sum(0)
-    present = torch.broadcast_to(start.present, total.shape)
-    return torch.where(present, total, 0).sum(-1)
-
-
-def _log_prior_of_means(state: Mixture, start: Mixture, priors: ConjugatePriors) -> Tensor:
-    """log N(mu_n; mu_n^0, (sigma_n^2 + s) / kappa) without its constants; zero where kappa is zero."""
-    moved = state.means - start.means
-    prior_counts = torch.as_tensor(priors.means, dtype=moved.dtype, device=moved.device)
-    if isinstance(state.variances, Covariances):
-        initially = replace(state, log_weights=start.log_weights)  # a component that lost its weight has a prior still
-        factor = torch.linalg.cholesky(query_covariances(initially))
-        whitened = torch.linalg.solve_triangular(factor, moved[..., None], upper=False)[..., 0]
-        log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return -0.5 * ((prior_counts > 0) * log_det + prior_counts * whitened.square().sum(-1))
-    total = query_variances(state)
-    log_det = total.log().sum(-1) * (state.width / total.shape[-1])
-    return -0.5 * ((prior_counts > 0) * log_det + prior_counts * (moved.square() / total).sum(-1))
-
-
-def _log_prior_of_variances(state: Mixture, start: Mixture, priors: ConjugatePriors) -> Tensor:
-    """Log density of the variances of queries under the inverse-gamma or inverse-Wishart prior, without constants."""
-    full, total = isinstance(state.variances, Covariances), moving_variances(state)
-    rate = rate_of_variances(priors, state.means, moving_variances(start), full)
-    if full:
-        trace = torch.linalg.solve(total, rate.expand(total.shape)).diagonal(dim1=-2, dim2=-1).sum(-1)
-        return -(priors.shape - 1) * torch.logdet(total) - trace
-    return (-(priors.shape - 1) * total.log() - rate / total).sum(-1)
 
 
 def _e_step_mixture(state: Mixture, priors: ConjugatePriors, spread: Tensor | None) -> Mixture:

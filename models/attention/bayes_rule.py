@@ -133,12 +133,15 @@ def posterior_variance(
 
 def _log_density(queries: Tensor, mixture: Mixture) -> Tensor:
     """log N(u_m; mu_n, sigma_n^2 + s), with shape [*batch M N]."""
-    difference = queries[..., :, None, :] - _masked(mixture.means, mixture.mask)[..., None, :, :]
+    means = _masked(mixture.means, mixture.mask)
     if isinstance(mixture.variances, Covariances):
-        factor = torch.linalg.cholesky(_total_covariances(mixture))[..., None, :, :, :]
-        whitened = torch.linalg.solve_triangular(factor, difference[..., None], upper=False)[..., 0]
+        factor = torch.linalg.cholesky(_total_covariances(mixture))
+        # the queries are the right-hand sides of one system for each component
+        difference = queries[..., None, :, :].mT - means[..., :, :, None]
+        whitened = torch.linalg.solve_triangular(factor, difference, upper=False).square().sum(-2)
         log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return -0.5 * (whitened.square().sum(-1) + log_det + mixture.width * math.log(2 * math.pi))
+        return -0.5 * (whitened.mT + log_det[..., None, :] + mixture.width * math.log(2 * math.pi))
+    difference = queries[..., :, None, :] - means[..., None, :, :]
     return _log_normal(difference, (_variances(mixture) + mixture.query_variance)[..., None, :, :])
 
 

@@ -347,22 +347,24 @@ def _sums(joint: Joint, part: Observations, squares: Covariance | None, means: T
     shares = F.threshold(logits.sub_(top).clamp_min_(least).exp_(), 2 * math.exp(least), 0.0)
     total = shares.sum(-1, keepdim=True)
     counted = total > 0 if part.mask is None else (total > 0) & part.mask[..., None]
-    columns = _columns(part, squares)
-    features = torch.where(counted, torch.cat(columns, -1) / total, 0)
+    counted = counted if part.counts is None else counted & (part.counts > 0)[..., None]
+    columns = _columns(part, squares if means is None else None)
+    scale = total if part.counts is None else total / part.counts[..., None]
+    features = torch.where(counted, torch.cat(columns, -1) / scale, 0)
     sums = (shares.mT @ features).double().split([column.shape[-1] for column in columns], -1)
     log_p = (top + total.log())[..., 0] + own
+    log_p = log_p if part.counts is None else part.counts * log_p
     evidence = torch.where(counted[..., 0], log_p, 0).double().sum(-1)
     result = [sums[0][..., 0], sums[1], evidence]
-    if squares is not None:
+    if means is not None:
+        shares = torch.where(counted, shares / scale, 0)
+        result[1], about = _moments_about(means, part.queries, shares, squares)
+        result += [] if about is None else [about]
+    elif squares is not None:
         width = part.queries.shape[-1]
         result.append(sums[2].unflatten(-1, (width, width)) if squares == "full" else sums[2])
     if part.values is not None:
         result += [sums[-2][..., 0], sums[-1]]
-    if means is not None:
-        shares = torch.where(counted, shares / total, 0)
-        result[1], about = _moments_about(means, part.queries, shares, squares)
-        if about is not None:
-            result[3] = about
     return result
 
 

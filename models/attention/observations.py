@@ -21,6 +21,7 @@ class Observations:
         values: Known values, with shape :math:`(*, M, V)`, or None where no value is known.
         value_mask: True where a query's value is known, with shape :math:`(*, M)`; None is everywhere.
         mask: True for the queries that count, with shape :math:`(*, M)`; None is all.
+        counts: How many times each query counts, with shape :math:`(*, M)`; None is once.
 
     Examples:
         >>> observations = Observations(torch.zeros(5, 2), mask=torch.arange(5) < 3)
@@ -33,6 +34,7 @@ class Observations:
     values: Float[Tensor, "*#batch m v"] | None = None
     value_mask: Bool[Tensor, "*#batch m"] | None = None
     mask: Bool[Tensor, "*#batch m"] | None = None
+    counts: Float[Tensor, "*#batch m"] | None = None
 
     def __len__(self) -> int:
         """The number of queries :math:`M`."""
@@ -47,6 +49,7 @@ class Observations:
             values=None if self.values is None else self.values[..., rows, :],
             value_mask=None if self.value_mask is None else self.value_mask[..., rows],
             mask=None if self.mask is None else self.mask[..., rows],
+            counts=None if self.counts is None else self.counts[..., rows],
         )
 
     def check(self, mixture: Mixture) -> None:

@@ -13,6 +13,7 @@ __all__ = [
     "Batch",
     "Corpus",
     "DELLAGuide",
+    "GaussianMixture",
     "LanguageModel",
     "Mixture",
     "MixtureAttention",
@@ -46,6 +47,7 @@ _HOMES = {
     "Batch": "models.batch:Batch",
     "Corpus": "inference.data.corpus:Corpus",
     "DELLAGuide": "guides.della:DELLAGuide",
+    "GaussianMixture": "inference.gaussian_mixture.estimator:GaussianMixture",
     "LanguageModel": "models.language_model:LanguageModel",
     "Mixture": "models.attention.mixture:Mixture",
     "MixtureAttention": "models.mixture_attention:MixtureAttention",
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
     from .guides.vae import VAEGuide
     from .inference import diagnostics, em, plots
     from .inference.data.corpus import Corpus
+    from .inference.gaussian_mixture.estimator import GaussianMixture
     from .inference.objectives.elbo import ELBO
     from .inference.posterior.export import to_arviz
     from .inference.pretrained.pretrained import Pretrained

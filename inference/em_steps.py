@@ -1,0 +1,102 @@
+"""One M-step of EM with conjugate priors, and the log density of these priors."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..models.attention.m_step import (
+    ConjugatePriors,
+    Statistics,
+    rate_of_variances,
+    update_log_weights,
+    update_means,
+    update_variances,
+)
+from ..models.attention.mixture import Covariances, Mixture
+from .query_variances import moving_variances, query_covariances, query_variances
+
+__all__ = ["Moves", "log_prior", "log_prior_of_variances", "m_step"]
+
+Moves = Literal["means", "values", "variances", "weights"]
+
+
+def m_step(
+    statistics: Statistics,
+    state: Mixture,
+    start: Mixture,
+    priors: ConjugatePriors,
+    moves: Sequence[Moves],
+    floor: Tensor,
+    origin: Tensor,
+) -> Mixture:
+    """The mixture with each parameter in ``moves`` updated; moments in the statistics are those about ``origin``."""
+    anchor, means = start.means - origin, state.means - origin
+    if "means" in moves:
+        means = update_means(statistics.queries, statistics.counts, anchor, means, priors.means)
+        state = replace(state, means=means + origin)
+    if "variances" in moves:
+        current, initial = moving_variances(state), moving_variances(start)
+        variances = update_variances(statistics, means, anchor, priors, floor, current, initial)
+        full = isinstance(state.variances, Covariances)
+        state = replace(state, variances=Covariances(variances) if full else variances)
+    if "values" in moves:
+        assert statistics.values is not None and statistics.value_counts is not None
+        assert start.values is not None and state.values is not None
+        known = (statistics.values, statistics.value_counts)
+        state = replace(state, values=update_means(*known, start.values, state.values, priors.values))
+    if "weights" in moves:
+        new = update_log_weights(statistics.counts, priors.weights, state.log_weights, state.present)
+        state = replace(state, log_weights=new)
+    return state
+
+
+def log_prior(
+    state: Mixture, start: Mixture, priors: ConjugatePriors, moves: Sequence[Moves], spread: Tensor | None
+) -> Tensor:
+    """Log prior density of the adapted parameters up to a constant; in the variational form, with their entropy."""
+    parts = [state.means.new_zeros(state.log_weights.shape)]
+    if spread is not None:
+        prior_counts = torch.as_tensor(priors.means, dtype=spread.dtype, device=spread.device)
+        share = prior_counts / (prior_counts + spread)
+        parts.append(-0.5 * state.width * (share - 1 - share.log()))
+    if "means" in moves or "variances" in moves:
+        parts.append(_log_prior_of_means(state, start, priors))
+    if "variances" in moves:
+        parts.append(log_prior_of_variances(state, start, priors))
+    if "values" in moves:
+        assert state.values is not None and start.values is not None and state.value_variances is not None
+        distance = ((state.values - start.values).square() / state.value_variances).sum(-1)
+        parts.append(-0.5 * torch.as_tensor(priors.values, dtype=distance.dtype, device=distance.device) * distance)
+    if "weights" in moves and priors.weights != 1:
+        parts.append((priors.weights - 1) * state.log_weights)
+    total = torch.stack(torch.broadcast_tensors(*parts)).sum(0)
+    present = torch.broadcast_to(start.present, total.shape)
+    return torch.where(present, total, 0).sum(-1)
+
+
+def _log_prior_of_means(state: Mixture, start: Mixture, priors: ConjugatePriors) -> Tensor:
+    """log N(mu_n; mu_n^0, (sigma_n^2 + s) / kappa) without its constants; zero where kappa is zero."""
+    moved = state.means - start.means
+    prior_counts = torch.as_tensor(priors.means, dtype=moved.dtype, device=moved.device)
+    if isinstance(state.variances, Covariances):
+        initially = replace(state, log_weights=start.log_weights)  # a component that lost its weight has a prior still
+        factor = torch.linalg.cholesky(query_covariances(initially))
+        whitened = torch.linalg.solve_triangular(factor, moved[..., None], upper=False)[..., 0]
+        log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return -0.5 * ((prior_counts > 0) * log_det + prior_counts * whitened.square().sum(-1))
+    total = query_variances(state)
+    log_det = total.log().sum(-1) * (state.width / total.shape[-1])
+    return -0.5 * ((prior_counts > 0) * log_det + prior_counts * (moved.square() / total).sum(-1))
+
+
+def log_prior_of_variances(state: Mixture, start: Mixture, priors: ConjugatePriors) -> Tensor:
+    """Log density of the variances of queries under the inverse-gamma or inverse-Wishart prior, without constants."""
+    full, total = isinstance(state.variances, Covariances), moving_variances(state)
+    rate = rate_of_variances(priors, state.means, moving_variances(start), full)
+    if full:
+        trace = torch.linalg.solve(total, rate.expand(total.shape)).diagonal(dim1=-2, dim2=-1).sum(-1)
+        return -(priors.shape - 1) * torch.logdet(total) - trace
+    return (-(priors.shape - 1) * total.log() - rate / total).sum(-1)

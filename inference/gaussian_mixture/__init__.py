@@ -1,0 +1,1 @@
+"""Mixtures of Gaussians fitted by EM, in scikit-learn's manner."""

@@ -1,0 +1,204 @@
+r"""EM for mixtures of Gaussians of every form of covariance, over rows that are read in every step.
+
+E-step and M-steps are those of :mod:`~pyroformer.models.attention.m_step`; a covariance that all components share is
+the mean of theirs, weighted by their counts.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...models.attention.m_step import (
+    ConjugatePriors,
+    Covariance,
+    Statistics,
+    rate_of_variances,
+    update_variances,
+)
+from ...models.attention.mixture import Covariances, Mixture
+from ..em_steps import log_prior, log_prior_of_variances, m_step
+from ..query_variances import moving_variances
+from .missing import added, observed_statistics
+from .table import Rows, Summary
+
+__all__ = ["CovarianceType", "Fitted", "Problem", "first_mixture", "fit_mixture", "typical_variances"]
+
+CovarianceType = Literal["full", "tied", "diag", "spherical"]
+FORMS: dict[CovarianceType, Covariance] = {
+    "full": "full", "tied": "full", "diag": "diagonal", "spherical": "isotropic"
+}  # fmt: skip
+SMALL = 1e-6  # of a column's variance: variances below it need differences, not squares
+
+
+@dataclass(frozen=True)
+class Problem:
+    r"""A mixture to be fitted, in coordinates in which the mean of all rows is zero.
+
+    Arguments:
+        rows: The rows.
+        summary: Their moments.
+        kind: The form of the covariances.
+        components: The number of components.
+        priors: The priors, or None for maximum likelihood.
+        regularization: What is added to variances after each M-step.
+    """
+
+    rows: Rows
+    summary: Summary
+    kind: CovarianceType
+    components: int
+    priors: ConjugatePriors | None
+    regularization: float
+
+    @property
+    def squares(self) -> Covariance:
+        """The form of the second moments."""
+        return FORMS[self.kind]
+
+    def anchor(self) -> Mixture:
+        r"""The center of the priors: the mean of all rows, and :math:`V^0` worth one row."""
+        zeros = self.summary.mean.new_zeros(self.components, len(self.summary.mean))
+        worth = 1.0 if self.priors is None else float(torch.as_tensor(self.priors.means).max())
+        spread = typical_variances(self.summary.variance, self.components, self.kind) / (worth if worth > 0 else 1.0)
+        return _mixture(zeros[:, 0] - math.log(self.components), zeros, spread)
+
+
+def typical_variances(variance: Float[Tensor, " d"], components: int, kind: CovarianceType) -> Float[Tensor, "..."]:
+    r"""A typical variance of a component, :math:`V^0 = \text{Var}[x] / K^{2/D}`, in the form of the covariances."""
+    variance = variance / components ** (2 / len(variance))
+    variance = torch.where(variance > 0, variance, 1)
+    if kind == "spherical":
+        return variance.mean().expand(components, 1)
+    return variance.expand(components, -1) if kind == "diag" else variance.diag().expand(components, -1, -1)
+
+
+class Fitted(NamedTuple):
+    """What EM found.
+
+    Arguments:
+        mixture: The mixture, centered as the rows are.
+        bounds: The objective for each row at the start of each step.
+        converged: Whether the last step changed it by less than the tolerance.
+    """
+
+    mixture: Mixture
+    bounds: list[float]
+    converged: bool
+
+
+def first_mixture(problem: Problem, statistics: Statistics) -> Mixture:
+    """The mixture that rows assigned to components give; components without any are broad and light."""
+    anchor = problem.anchor()
+    state = _mixture(
+        anchor.log_weights, anchor.means, typical_variances(problem.summary.variance, problem.components, problem.kind)
+    )
+    least = 1e-6 * float(statistics.counts.sum())
+    state = _updated(problem, statistics, state, torch.zeros_like(anchor.means[:1]))
+    return replace(state, log_weights=statistics.counts.clamp_min(least).log().log_softmax(-1))
+
+
+@torch.no_grad()
+def fit_mixture(
+    problem: Problem, start: Mixture, steps: int, tolerance: float, progress: Callable[[float], None] | None = None
+) -> Fitted:
+    """EM from a start until a step changes the objective of each row by less than ``tolerance``.
+
+    Arguments:
+        problem: Rows, priors and form.
+        start: The first mixture.
+        steps: The largest number of steps.
+        tolerance: The tolerance.
+        progress: Called with the objective in every step.
+
+    Raises:
+        ValueError: If a covariance becomes singular.
+    """
+    state, bounds = start, list[float]()
+    for _ in range(steps):
+        near = problem.summary.missing or _needs_differences(problem, state)
+        statistics = _expected(problem, state, near)
+        bounds.append(float(statistics.evidence + _log_prior(problem, state)) / problem.summary.total)
+        state = _updated(problem, statistics, state, state.means if near else torch.zeros_like(state.means[:1]))
+        if progress is not None:
+            progress(bounds[-1])
+        if len(bounds) > 1 and abs(bounds[-1] - bounds[-2]) < tolerance:
+            return Fitted(state, bounds, True)
+    return Fitted(state, bounds, False)
+
+
+def _expected(problem: Problem, state: Mixture, near: bool) -> Statistics:
+    """The statistics of all rows; moments are about the means if ``near``, else about zero."""
+    parts = list[Statistics]()
+    for rows, counts in problem.rows.batches():
+        new = observed_statistics(rows - problem.summary.mean, counts, state, problem.squares, near)
+        parts = [added([*parts, new])]
+    return parts[0]
+
+
+def _updated(problem: Problem, statistics: Statistics, state: Mixture, origin: Tensor) -> Mixture:
+    """The M-step of all parameters."""
+    priors = ConjugatePriors(means=0.0, rate=0.0) if problem.priors is None else problem.priors
+    anchor, zero = problem.anchor(), state.means.new_zeros(())
+    empty = statistics.counts < 1e-12
+    if problem.kind == "tied":
+        new = m_step(statistics, state, anchor, priors, ("means", "weights"), zero, origin)
+        variances = _shared(problem, statistics, new.means - origin, anchor, priors, origin)
+    else:
+        new = m_step(statistics, state, anchor, priors, ("means", "variances", "weights"), zero, origin)
+        variances = moving_variances(new)
+    if problem.regularization:
+        full = problem.squares == "full"
+        unit = torch.eye(variances.shape[-1], dtype=variances.dtype, device=variances.device) if full else 1
+        kept = empty if problem.kind != "tied" and problem.priors is None else torch.zeros_like(empty)
+        kept = kept[:, None, None] if full else kept[:, None]
+        variances = torch.where(kept, variances, variances + problem.regularization * unit)
+    singular = torch.linalg.cholesky_ex(variances)[1] != 0 if problem.squares == "full" else variances <= 0
+    if bool(singular.any()):
+        raise ValueError(
+            f"a covariance is singular with reg_covar={problem.regularization:g} and "
+            f"n_components={problem.components}: raise reg_covar, give priors, or fit fewer components"
+        )
+    return _mixture(new.log_weights, new.means, variances)
+
+
+def _shared(
+    problem: Problem, statistics: Statistics, means: Tensor, anchor: Mixture, priors: ConjugatePriors, origin: Tensor
+) -> Tensor:
+    """The covariance that all components share: the mean of each one's own, and one prior for all."""
+    flat = replace(priors, shape=1.0, rate=0.0)
+    own = update_variances(statistics, means, anchor.means - origin, flat)
+    degrees = statistics.counts + torch.as_tensor(flat.means > 0).to(statistics.counts)
+    rate = rate_of_variances(priors, means, moving_variances(anchor), True)
+    rate = rate[0] if rate.ndim == 3 else rate
+    total = (degrees[:, None, None] * own).sum(0) + 2 * rate
+    return (total / (degrees.sum() + 2 * (priors.shape - 1))).expand_as(own)
+
+
+def _log_prior(problem: Problem, state: Mixture) -> Tensor:
+    """The log density of the priors, up to a constant; 0 without."""
+    if problem.priors is None:
+        return state.means.new_zeros(())
+    anchor = problem.anchor()
+    if problem.kind != "tied":
+        return log_prior(state, anchor, problem.priors, ("means", "variances", "weights"), None)
+    each = log_prior(state, anchor, problem.priors, ("means", "weights"), None)
+    return each + log_prior_of_variances(state, anchor, problem.priors)[0]
+
+
+def _needs_differences(problem: Problem, state: Mixture) -> bool:
+    """Whether a variance is so small, beside its column's, that differences of squares would lose it."""
+    if isinstance(state.variances, Covariances):
+        return True  # they are computed anyway
+    scale = problem.summary.variance
+    scale = scale.mean() if problem.kind == "spherical" else scale
+    return bool((moving_variances(state) < SMALL * scale).any())
+
+
+def _mixture(log_weights: Tensor, means: Tensor, variances: Tensor) -> Mixture:
+    form = Covariances(variances) if variances.ndim == 3 else variances
+    return Mixture(log_weights, means, form, noise_variance=0.0)

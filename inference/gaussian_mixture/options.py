@@ -1,0 +1,138 @@
+"""The options of a mixture's fit, checked when it is fitted."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...models.attention.m_step import ConjugatePriors
+from ...models.numbers import declared_number
+from ..utils.seeds import derived_seed
+from .fitting import Problem
+from .starts import Given
+
+__all__ = ["check_number", "check_priors", "given_start", "own_generator", "seed_of", "start_generator"]
+
+N = TypeVar("N", int, float)
+
+
+def check_number(name: str, value: object, kind: type[N], least: N) -> N:
+    """An option as a number of its type.
+
+    Raises:
+        ValueError: If it is no number, not whole where it has to be, not finite, or below ``least``.
+
+    Examples:
+        >>> check_number("max_iter", -1, int, 0)
+        Traceback (most recent call last):
+        ValueError: max_iter is -1; it must be at least 0 and finite
+    """
+    number: Any = declared_number(name, value, kind)
+    if number is None or not least <= number < float("inf"):
+        raise ValueError(f"{name} is {number}; it must be at least {least} and finite")
+    return number
+
+
+def check_priors(priors: object) -> ConjugatePriors:
+    """The priors of a mixture.
+
+    Raises:
+        ValueError: If they are none, or have one number for each component.
+    """
+    if not isinstance(priors, ConjugatePriors):
+        raise ValueError(f"priors has type {type(priors).__name__}: give pf.em.ConjugatePriors(means=0.01), or None")
+    if isinstance(priors.means, Tensor):
+        raise ValueError("priors.means is a tensor; components have no order before the fit: give one number")
+    return priors
+
+
+def seed_of(random_state: Any) -> int:
+    """A seed from a number or a generator; None draws it from torch's own.
+
+    Raises:
+        ValueError: If it is something else.
+
+    Examples:
+        >>> seed_of(3)
+        3
+    """
+    if random_state is None:
+        return int(torch.randint(2**31, ()))
+    if isinstance(random_state, torch.Generator):
+        return int(torch.randint(2**31, (), generator=random_state, device=random_state.device))
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31 - 1))
+    if isinstance(random_state, np.random.Generator):
+        return int(random_state.integers(2**31))
+    if isinstance(random_state, bool) or not isinstance(random_state, int | np.integer) or random_state < 0:
+        raise ValueError(
+            f"random_state is {random_state!r}: give a whole number of at least 0, a generator of NumPy or torch, or "
+            "None"
+        )
+    return int(random_state)
+
+
+def own_generator(seed: int) -> torch.Generator:
+    """A generator on the CPU."""
+    return torch.Generator().manual_seed(derived_seed(seed, "sample"))
+
+
+@contextmanager
+def start_generator(seed: int, number: int) -> Iterator[None]:
+    """Seeds torch's generator on the CPU for one start, and restores it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derived_seed(seed, "start", number))
+        yield
+
+
+def given_start(problem: Problem, weights: Any, means: Any, precisions: Any) -> Given:
+    """The parameters to start at, checked and centered as the rows are.
+
+    Raises:
+        ValueError: If a shape is wrong, weights do not sum to one, or a precision is not positive definite.
+    """
+    components, width = problem.components, len(problem.summary.mean)
+    center = problem.summary.mean
+    shapes: dict[str, tuple[int, ...]] = {
+        "full": (components, width, width),
+        "tied": (width, width),
+        "diag": (components, width),
+        "spherical": (components,),
+    }
+    if weights is not None:
+        weights = _array("weights_init", weights, (components,), center)
+        if not bool((weights >= 0).all()) or abs(float(weights.sum()) - 1) > 1e-4:
+            raise ValueError(
+                f"weights_init has the smallest weight {float(weights.min()):g} and the sum {float(weights.sum()):g}; "
+                "weights must be at least 0 and sum to 1: divide them by their sum"
+            )
+    if means is not None:
+        means = _array("means_init", means, (components, width), center) - center
+    if precisions is None:
+        return Given(weights, means, None)
+    precisions = _array("precisions_init", precisions, shapes[problem.kind], center)
+    if problem.squares == "full":
+        factor, failed = torch.linalg.cholesky_ex(precisions)
+        if bool(failed.any()) or not torch.allclose(precisions, precisions.mT):
+            raise ValueError("precisions_init is not symmetric and positive definite: give inverses of covariances")
+        covariances = torch.cholesky_inverse(factor).expand(components, -1, -1)
+        return Given(weights, means, covariances)
+    if not bool((precisions > 0).all()):
+        raise ValueError(f"precisions_init is {float(precisions.min()):g}; each precision must be positive")
+    covariances = 1 / precisions
+    return Given(weights, means, covariances if problem.kind == "diag" else covariances[:, None])
+
+
+def _array(name: str, value: Any, shape: tuple[int, ...], like: Tensor) -> Float[Tensor, "..."]:
+    """A given parameter in double precision on the device of the rows."""
+    value = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value, dtype=np.float64))
+    value = value.to(like)
+    if value.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; it must be {shape}")
+    if not bool(value.isfinite().all()):
+        raise ValueError(f"{name} is NaN or infinite; all entries must be finite")
+    return value
