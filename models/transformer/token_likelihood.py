@@ -151,8 +151,11 @@ def chunk_bytes(device: torch.device) -> int:
     return 2**23 if device.type == "cpu" else 2**27
 
 
+LEAST_ROWS = 128  # of a chunk: with fewer, reading the embedding for each chunk takes longer than computing
+
+
 def _chunk_rows(hidden: Tensor, embedding: Tensor) -> int:
-    return max(1, chunk_bytes(hidden.device) // (len(embedding) * embedding.element_size()))
+    return max(LEAST_ROWS, chunk_bytes(hidden.device) // (len(embedding) * embedding.element_size()))
 
 
 def _common(hidden: Tensor, embedding: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -97,6 +97,21 @@ def test_absent_rows_reach_nothing(form: str, bad: float) -> None:
         torch.testing.assert_close(a, b, atol=0, rtol=0)
 
 
+def test_a_frozen_embedding_gets_no_gradient(form: str) -> None:
+    hidden, embedding, bias, tokens = inputs()
+    full = torch.autograd.grad(token_log_prob(hidden, embedding, tokens, bias).sum(), (hidden, embedding, bias))
+    frozen = embedding.detach()
+    log_prob = token_log_prob(hidden, frozen, tokens, bias)
+    part = torch.autograd.grad(log_prob.sum(), (hidden, bias))
+    torch.testing.assert_close(part, (full[0], full[2]))
+    if form == "chunked":  # not even room for it
+        grad, log_norm = torch.ones(len(hidden)).to(hidden), (hidden @ frozen.T + bias).logsumexp(-1)
+        arguments = (grad, hidden, frozen, bias, tokens, None, log_norm, 5)
+        gradients = torch.ops.pyroformer.token_log_prob_backward(*arguments, True)
+        assert gradients[1].numel() == 0
+        torch.testing.assert_close(gradients[0], full[0])
+
+
 def test_chunked_saves_no_logits() -> None:
     n, v, p = 2048, 8000, 16
     hidden, embedding = torch.randn(n, p, requires_grad=True), torch.randn(v, p, requires_grad=True)
