@@ -40,6 +40,7 @@ PRINTED = {
     ],
     "metrics": ["weight of the prior's component", "Self-BLEU-4 of", "generated texts that are training texts"],
     "from_pyro": ["weights  LogDirichlet", "text     AutoregressiveText"],
+    "attention_layers": ["tensor(True)", "torch.Size([8, 4, 5])", "torch.Size([8, 2, 32])"],
     "gaussian_mixture": ["GaussianMixture(n_components=2", "tensor([["],
     "howto": ["posterior", "conditional_log_likelihood", "sample_stats", "observed_data", "constant_data"],
     "own_likelihood": ["the likelihood of Unordered has the type Independent", "the site 'text' has size"],

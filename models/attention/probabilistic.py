@@ -49,7 +49,7 @@ class ProbabilisticAttention(TorchWeights):
     With :math:`a = 1 / \sqrt E` and :math:`\gamma = 1`, the prior that favors long keys, this is softmax attention;
     :math:`\gamma = 0` is attention by distance. Precisions are limited to :math:`e^{\pm 15} / \sqrt E`. Weights of
     :class:`~.self_attention.SelfAttention` and of ``nn.MultiheadAttention`` load with ``strict=False`` and give the
-    same outputs.
+    same outputs; :meth:`from_multihead_attention` makes the layer too.
 
     Arguments:
         width: The width :math:`P` of the model.
@@ -200,12 +200,7 @@ class ProbabilisticAttention(TorchWeights):
         b = math.prod(x.shape[:-2])
         x, mask = x.reshape(b, t, p), None if mask is None else mask.reshape(b, t)
         queries, keys, values = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        projected = {"keys": keys}
-        if self.other_keys is not None:
-            projected["other_keys"] = self.other_keys(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        for name, readout in (("log_precision", self.log_precision), ("log_prior", self.log_prior)):
-            if isinstance(readout, _TokenReadout):
-                projected[name] = readout(x)
+        projected = self._with_readouts(x, keys)
         if cache is not None:
             if self.steps:  # keys adapt to all queries so far
                 projected["queries"] = queries
@@ -214,6 +209,16 @@ class ProbabilisticAttention(TorchWeights):
             projected = dict(zip(projected, columns.split(widths, -1), strict=True))
             queries = projected.pop("queries", queries)
         return queries, self._mixture(projected, values, mask, tilted), None if mask is None else mask[:, None]
+
+    def _with_readouts(self, x: Tensor, keys: Tensor) -> dict[str, Tensor]:
+        """The keys of tokens, and all else that makes Gaussians of them."""
+        projected = {"keys": keys}
+        if self.other_keys is not None:
+            projected["other_keys"] = self.other_keys(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        for name, readout in (("log_precision", self.log_precision), ("log_prior", self.log_prior)):
+            if isinstance(readout, _TokenReadout):
+                projected[name] = readout(x)
+        return projected
 
     def _mixture(self, projected: dict[str, Tensor], values: Tensor, mask: Tensor | None, tilted: bool) -> Mixture:
         """Tokens as Gaussians, R for each token; before them the null component, if there is one."""

@@ -20,6 +20,7 @@ __all__ = [
     "NVAEGuide",
     "Pretrained",
     "ProbabilisticAttention",
+    "ProbabilisticCrossAttention",
     "Run",
     "VAEGuide",
     "attend",
@@ -54,6 +55,7 @@ _HOMES = {
     "NVAEGuide": "guides.nvae:NVAEGuide",
     "Pretrained": "inference.pretrained.pretrained:Pretrained",
     "ProbabilisticAttention": "models.attention.probabilistic:ProbabilisticAttention",
+    "ProbabilisticCrossAttention": "models.attention.layers.cross:ProbabilisticCrossAttention",
     "Run": "inference.run:Run",
     "VAEGuide": "guides.vae:VAEGuide",
     "attend": "models.attention.attend:attend",
@@ -89,6 +91,7 @@ if TYPE_CHECKING:
     from .inference.training.fit_prior import fit_prior
     from .models import distributions
     from .models.attention.attend import attend
+    from .models.attention.layers.cross import ProbabilisticCrossAttention
     from .models.attention.mixture import Mixture
     from .models.attention.probabilistic import ProbabilisticAttention
     from .models.batch import Batch

@@ -1,0 +1,1 @@
+"""Layers of probabilistic attention between two sequences."""
