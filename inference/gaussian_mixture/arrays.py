@@ -1,5 +1,6 @@
 """Tables of NumPy, pandas or torch as tensors, and results in the form of the input."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-__all__ = ["Form", "as_counts", "as_table", "double_rows", "form_of", "in_form"]
+__all__ = ["Form", "as_counts", "as_table", "double_rows", "form_of", "in_form", "numbers"]
 
 
 class Form(NamedTuple):
@@ -69,6 +70,8 @@ def _numbers(x: Any, name: str) -> np.ndarray:
         x = x.where(x.notna(), np.nan) if np.asarray(x).dtype == object and hasattr(x, "notna") else x
     try:
         table = np.asarray(x)
+        if table.dtype.kind in "mM" or isinstance(x, Mapping):
+            raise ValueError(f"it is a {type(x).__name__} of {table.dtype}")
         if table.dtype.kind in "OUSV":
             table = table.astype(np.float64)
     except ValueError as error:
@@ -89,7 +92,7 @@ def as_counts(x: object, rows: int, device: torch.device, name: str = "sample_we
     if isinstance(x, Tensor):
         counts = x.detach().to(device, torch.float32 if device.type == "mps" else torch.float64)
     else:
-        counts = torch.from_numpy(np.array(x, dtype=np.float64)).to(device)
+        counts = torch.from_numpy(numbers(name, x)).to(device)
     if counts.shape != (rows,):
         raise ValueError(f"{name} has shape {tuple(counts.shape)} and X {rows} rows: give one weight for each row")
     allowed = (counts >= 0) & counts.isfinite()
@@ -98,6 +101,23 @@ def as_counts(x: object, rows: int, device: torch.device, name: str = "sample_we
     if not bool((counts > 0).any()):
         raise ValueError(f"all of {name} is zero: at least one row has to count")
     return counts
+
+
+def numbers(name: str, x: object) -> Float[np.ndarray, "..."]:
+    """A copy of an option as an array of numbers.
+
+    Raises:
+        ValueError: If it is none.
+
+    Examples:
+        >>> numbers("means_init", "a")
+        Traceback (most recent call last):
+        ValueError: means_init is a str: give an array of numbers
+    """
+    try:
+        return np.array(x, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is a {type(x).__name__}: give an array of numbers") from None
 
 
 def form_of(table: np.ndarray | Tensor) -> Form:

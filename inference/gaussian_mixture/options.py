@@ -12,6 +12,7 @@ from torch import Tensor
 from ...models.attention.m_step import ConjugatePriors
 from ...models.numbers import declared_number
 from ..utils.seeds import derived_seed
+from .arrays import numbers
 from .fitting import Problem
 from .starts import Given
 
@@ -129,7 +130,7 @@ def given_start(problem: Problem, weights: Any, means: Any, precisions: Any) -> 
 
 def _array(name: str, value: Any, shape: tuple[int, ...], like: Tensor) -> Float[Tensor, "..."]:
     """A given parameter in double precision on the device of the rows."""
-    value = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value, dtype=np.float64))
+    value = value.detach() if isinstance(value, Tensor) else torch.from_numpy(numbers(name, value))
     value = value.to(like)
     if value.shape != shape:
         raise ValueError(f"{name} has shape {tuple(value.shape)}; it must be {shape}")

@@ -68,12 +68,20 @@ class Rows:
                 f"batches is a {type(batches).__name__}, which can be read once, and EM reads it in every step: give a "
                 "list, a data loader, or a function that returns a new iterator"
             )
-        if not callable(batches) and not isinstance(batches, Iterable):
-            raise ValueError(f"batches is a {type(batches).__name__}: give a list of tables, or another iterable")
+        table = isinstance(batches, np.ndarray | Tensor) or hasattr(batches, "to_numpy")
+        if table or not (callable(batches) or isinstance(batches, Iterable)):
+            raise ValueError(
+                f"batches is a {type(batches).__name__}: give a list of tables, a data loader, or another iterable; "
+                "fit takes one table, with batch_size"
+            )
 
         def tables() -> Iterator[np.ndarray | Tensor]:
-            for batch in batches() if callable(batches) else batches:
-                yield as_table(batch, "a batch")
+            each: object = batches() if callable(batches) else batches
+            if not isinstance(each, Iterable):
+                raise ValueError(f"batches returns a {type(each).__name__}: let it return an iterator over tables")
+            for batch in each:
+                alone = isinstance(batch, list | tuple) and len(batch) == 1 and isinstance(batch[0], Tensor)
+                yield as_table(batch[0] if alone else batch, "a batch")  # a TensorDataset gives lists of one
 
         first = next(tables(), None)
         if first is None:
@@ -148,6 +156,8 @@ def summarized(rows: Rows) -> Summary:
         raise ValueError(f"column {column} of X has no known entry: leave it out")
     shift = sums[1] / sums[0]
     variance = (sums[2] / sums[0] - shift.square()).clamp_min(0)
+    if not bool(variance.isfinite().all()):
+        raise ValueError("X has entries so large that their squares are infinite: divide it by its largest entry")
     joined, joined_counts = (torch.cat(items) for items in zip(*sample, strict=True))
     return Summary(total, origin + shift, variance, missing, joined, joined_counts)
 

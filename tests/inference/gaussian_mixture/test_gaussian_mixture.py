@@ -119,8 +119,9 @@ def test_missing_coordinates_are_integrated_out(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_weights_of_rows_are_repetitions(kind: Any) -> None:
-    table, weights = with_holes(clusters(40), 0.1), torch.randint(0, 4, (40,))
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_weights_of_rows_are_repetitions(kind: Any, share: float) -> None:
+    table, weights = with_holes(clusters(40), share), torch.randint(0, 4, (40,))
     given = {"means_init": torch.tensor([[-1.0, -1.0], [1.0, 1.0]])}
     once = pf.GaussianMixture(2, covariance_type=kind, **given).fit(table, sample_weight=weights)
     repeated = pf.GaussianMixture(2, covariance_type=kind, **given).fit(table.repeat_interleave(weights, 0))
@@ -296,6 +297,10 @@ def infinite() -> Tensor:
         (lambda: pf.GaussianMixture().fit(clusters(2), sample_weight=[1.0, -1.0]), "sample_weight is -1; each weight"),
         (lambda: pf.GaussianMixture().fit_batches(iter([clusters(4)])), "batches is a .*, which can be read once"),
         (lambda: pf.GaussianMixture().fit_batches([]), "batches is empty"),
+        (lambda: pf.GaussianMixture().fit_batches(clusters(9)), "batches is a Tensor: give a list of tables"),
+        (lambda: pf.GaussianMixture().fit(clusters(4) * 1e200), "squares are infinite: divide it by its largest"),
+        (lambda: pf.GaussianMixture().fit({"a": [1.0]}), "X is no table of numbers .it is a dict"),
+        (lambda: pf.GaussianMixture().fit(clusters(4), sample_weight="w"), "sample_weight is a str: give an array"),
         (lambda: pf.GaussianMixture().fit_batches([3.0]), "a batch has shape"),
         (lambda: pf.GaussianMixture().fit_batches([clusters(4), clusters(4, 3)]), "3 columns and the first 2"),
         (lambda: pf.GaussianMixture(reg_covar=0.0).fit([[1.0, 1.0], [1.0, 1.0]]), "singular with reg_covar=0"),
