@@ -198,7 +198,10 @@ class TransformerConfig:
                 )
             return
         if self.head_width % 2:
-            raise ValueError(f"a head has {self.head_width} dimensions; rotary positions need an even number")
+            raise ValueError(
+                f"a head has {self.head_width} dimensions; rotary positions need an even number: choose another "
+                "head_size, or another width or heads"
+            )
         if self.rotary_scaling == "llama3" and self.rotary_low >= self.rotary_high:
             raise ValueError(
                 f"rotary_low is {self.rotary_low} and rotary_high {self.rotary_high}; the second must be larger"
