@@ -56,10 +56,10 @@ def attend(
         ValueError: If types or shapes do not fit, ``dropout`` is no probability, ``returns`` or ``form`` is not one of
             the choices, ``returns="evidence"`` comes with the published form, or ``causal`` with an ``attn_mask``.
 
-    A query that is NaN has the answer NaN, one that may attend to no component the mean zero. Torch's fast kernels have
-    no second derivatives and no forward mode: ``with torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`` has both. The
-    variance is a difference of second moments around the mean of all components: its error is that of their squares, so
-    use float64, or :func:`~pyroformer.models.attention.bayes_rule.posterior_variance`, where it is very small.
+    A query that is NaN or infinite has the answer NaN, one that may attend to no component the mean zero. Torch's fast
+    kernels have no second derivatives and no forward mode: ``with torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`` has
+    both. The variance is a difference of second moments around the mean of all components: its error is that of their
+    squares, so use float64, or :func:`~pyroformer.models.attention.bayes_rule.posterior_variance`, where it is small.
 
     Examples:
         >>> queries, keys, values = torch.randn(3, 8), torch.randn(5, 8), torch.randn(5, 4)

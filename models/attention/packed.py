@@ -107,8 +107,8 @@ def fused_attention(
 
 
 def _not_a_number(queries: Tensor) -> Tensor:
-    """Queries that are NaN, with shape [*batch M 1]; some kernels answer them with zeros."""
-    return queries.detach().sum(-1, keepdim=True).isnan()
+    """Queries with NaN or infinite entries, with shape [*batch M 1]; some kernels answer them with zeros."""
+    return (0 * queries.detach()).sum(-1, keepdim=True).isnan()  # 0 * inf is NaN
 
 
 def side_by_side(columns: list[Tensor], width: int | None = None) -> Tensor:

@@ -31,15 +31,16 @@ def draw(*, variances: bool = False) -> tuple[Tensor, Mixture]:
 # Queries.
 
 
+@pytest.mark.parametrize("value", [NAN, torch.inf])
 @pytest.mark.parametrize("variances", [False, True])
 @pytest.mark.parametrize("returns", ["mean", "variance", "evidence"])
 @pytest.mark.parametrize("attention", [{}, {"causal": True}, {"attn_mask": torch.ones(M, N).tril().bool()}], ids=str)
-def test_a_query_that_is_nan_has_no_posterior_and_others_keep_theirs(
-    attention: dict[str, Any], returns: Any, variances: bool
+def test_a_query_that_is_not_finite_has_no_posterior_and_others_keep_theirs(
+    attention: dict[str, Any], returns: Any, variances: bool, value: float
 ) -> None:
     queries, mixture = draw(variances=variances)
     broken = queries.clone()
-    broken[1, 0] = NAN
+    broken[1, 0] = value
     expected, actual = (attend(each, mixture, returns=returns, **attention) for each in (queries, broken))
     assert actual[1].isnan().all()
     torch.testing.assert_close(actual[[0, 2, 3]], expected[[0, 2, 3]])
