@@ -213,7 +213,7 @@ data = run.posterior(text, draws=200, predictive=5)
 print(dict(data.posterior.sizes))
 weights = data.posterior["weights"].isel(text=0).mean(("chain", "draw"))
 print("mean weights:", np.round(weights.values, 2))
-print("decoded from single draws:", *data.posterior_predictive["generated"].isel(text=0).values[0], sep="\n    ")
+print("decoded from single draws:", *data.generated["texts"].isel(text=0).values[0], sep="\n    ")
 
 # %%
 az.plot_forest(data, var_names=["weights"], combined=True)

@@ -7,7 +7,7 @@ from ..posterior.arviz_compat import ArviZData, dataset, from_groups, group_name
 __all__ = ["as_chains"]
 
 LIKELIHOODS = ("log_likelihood", "conditional_log_likelihood")
-SAMPLED = ("posterior", "prior", "posterior_predictive", *LIKELIHOODS, "sample_stats")
+SAMPLED = ("posterior", "prior", "posterior_predictive", "generated", *LIKELIHOODS, "sample_stats")
 FIXED = ("observed_data", "constant_data")
 
 

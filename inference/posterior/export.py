@@ -6,7 +6,8 @@ group                contents
 posterior            draws of every latent site from the guide
 prior                draws of the same sites from the model, for texts of the same lengths
 posterior_predictive texts decoded from posterior draws, if ``predictive`` is above 0: their ``tokens`` and their
-                     ``length``, as in ``observed_data``, and ``generated``, the same as strings
+                     ``length``, as in ``observed_data``
+generated            the same as strings, ``texts``
 log_likelihood       log p(text | draw) of each text, ``per_text``, and of each token, ``per_token``; the name of the
                      group is ``conditional_log_likelihood`` where a latent is local to texts
 sample_stats         log p and log q of each draw, in total and by site: the input of :func:`~.diagnostics.khat`
@@ -17,7 +18,7 @@ training             the metrics of the run over its steps
 
 Every group has the attributes of ArviZ's schema, the seed, and the step and the folder of the run. Of a single text,
 ``component`` and ``token`` have its tokens as coordinates, so that rows of tables and plots are named. A predictive
-check is ``arviz.plot_ppc(data, var_names=["length"])``.
+check is ``arviz.plot_ppc(data, var_names=["length"])``, in ArviZ 1 ``arviz.plot_ppc_dist(data)``.
 
 A NUL character, which neither NumPy nor NetCDF stores, becomes the escape ``\x00`` in names and generated texts. Where
 latents are local to texts, leave-one-out does not apply: the likelihood is conditional on the text's own latents. ArviZ
@@ -201,7 +202,9 @@ def to_arviz(
 
 
 def _add_generated(collected: Draws, text: Any, write: Callable[[Tensor], Sequence[str]] | None) -> None:
-    """Add a draw of the texts: tokens and lengths, named as in ``observed_data``, and strings."""
+    """Add a draw of the texts: tokens and lengths, named as in ``observed_data``, and elsewhere strings, which ArviZ
+    would take for numbers.
+    """
     tokens, group = text.sample(), "posterior_predictive"
     if not isinstance(text, AutoregressiveText):
         return collected.add(group, {"tokens": tokens})
@@ -211,7 +214,7 @@ def _add_generated(collected: Draws, text: Any, write: Callable[[Tensor], Sequen
     tokens = tokens[..., : int(lengths.max())]
     collected.add(group, {"tokens": tokens, "length": lengths})
     if write is not None:
-        collected.add_strings(group, "generated", write(tokens))
+        collected.add_strings("generated", "texts", write(tokens))
 
 
 def _log_likelihood(densities: Densities, text: Any, batch: Batch) -> dict[str, Tensor]:

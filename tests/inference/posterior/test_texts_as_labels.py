@@ -52,7 +52,7 @@ def test_nul_characters_are_written_as_escapes(run: Run, tmp_path: Path, monkeyp
     assert dataset(data, "posterior")["text"].values.tolist() == [r"nul\x00end", r"\x00"]
     pieces = [piece for piece in dataset(data, "constant_data")["piece"].values[0].tolist() if piece != "<eos>"]
     assert "".join(pieces) == r"nul\x00end"
-    assert set(dataset(data, "posterior_predictive")["generated"].values.ravel()) == {r"a\x00b"}
+    assert set(dataset(data, "generated")["texts"].values.ravel()) == {r"a\x00b"}
     assert storable("plain") == "plain"
 
 
