@@ -51,6 +51,28 @@ def test_out_of_distribution(script: ModuleType, monkeypatch: pytest.MonkeyPatch
     assert min(rows["log p(q)"]) > 0.95
 
 
+@pytest.mark.parametrize("script", ["in_context"], indirect=True)
+def test_in_context(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in {"BATCH": 8, "TESTS": 64, "LOOKS": (2,)}.items():
+        monkeypatch.setattr(script, name, value)
+    monkeypatch.setattr(script, "NETWORKS", {n: script.NETWORKS[n] for n in ("softmax", "diagonal precisions")})
+    rows = numbers(script.report(2, 3, tmp_path))
+    assert [len(row) for row in rows.values()][-2:] == [3, 2] and len(rows["diagonal precisions"]) == 2
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len(before) == 4 and numbers(script.report(2, 3, tmp_path)) == rows
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("script", ["in_context"], indirect=True)
+def test_in_context_oracle_is_the_posterior_mean(script: ModuleType) -> None:
+    tasks = script.Tasks.draw(5, torch.Generator().manual_seed(0))
+    assert ((tasks.variances < 0.1).sum(1) == script.CONTEXT // 2).all()
+    deviations = (tasks.variances / (1 + tasks.variances) + script.QUERY**2).sqrt()
+    normal = torch.distributions.Normal(tasks.keys / (1 + tasks.variances), deviations)
+    weights = normal.log_prob(tasks.queries).sum(-1).softmax(-1)
+    torch.testing.assert_close(tasks.oracle()[:, 0, 0], (weights * tasks.values[..., 0]).sum(-1))
+
+
 @pytest.mark.parametrize("script", ["one_shot"], indirect=True)
 def test_one_shot(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(script, "PRECISIONS", (0.5,))
