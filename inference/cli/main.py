@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code, message = _outcome(arguments, finder)
         if message is not None and _is_first(arguments):
             message = re.sub(r"\btrust=\['([^']+)'\]", r"--trust \1", " ".join(message.split()))
-            message = message.replace("another out", "another --out")
+            message = message.replace("another out", "another --out").replace("with resume=True", "with --resume")
             print(f"error: {message}", file=sys.stderr)
         return code
 

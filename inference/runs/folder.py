@@ -60,6 +60,12 @@ class RunFolder:
         self.frozen = self.path / "checkpoints" / FROZEN
         self.metrics_file = self.path / "metrics.csv"
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
     @classmethod
     def temporary(cls) -> "RunFolder":
         """A temporary folder, which is deleted with the last reference to it."""
@@ -73,11 +79,11 @@ class RunFolder:
             ValueError: If it contains a run and ``resume`` is False, contains other files, or is not writable.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{self.path} is a file: a run needs a folder, choose another --out.")
+            raise ValueError(f"{self.path} is a file: a run needs a folder, choose another out.")
         if self.config_file.exists() and not resume:
             at = f"step {self.step():,}" if self.last.exists() else "no step yet"
             raise ValueError(
-                f"{self.path} already holds a run ({at}). Continue it with --resume, or choose another --out."
+                f"{self.path} already holds a run ({at}). Continue it with resume=True, or choose another out."
             )
         foreign = self.path.is_dir() and not self.config_file.exists()
         if foreign and any(not LEFTOVERS.fullmatch(item.name) for item in self.path.iterdir()):
@@ -87,7 +93,7 @@ class RunFolder:
             write_atomically(self.path / ".writable", lambda file: file.write_bytes(b""))
             (self.path / ".writable").unlink(missing_ok=True)
         except OSError as error:
-            raise ValueError(f"{self.path} cannot be written ({error.strerror}): choose another --out.") from error
+            raise ValueError(f"{self.path} cannot be written ({error.strerror}): choose another out.") from error
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the configuration as YAML."""

@@ -27,7 +27,9 @@ def test_a_used_folder_is_refused_unless_resumed(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.prepare(resume=False)
     folder.write_config({"model": {}})
-    with pytest.raises(ValueError, match=r"already holds a run \(no step yet\). Continue it with --resume"):
+    with pytest.raises(
+        ValueError, match=r"already holds a run \(no step yet\). Continue it with resume=True, or ch"
+    ):
         folder.prepare(resume=False)
     torch.save({"state_dict": {}, "global_step": 2800}, folder.last)
     with pytest.raises(ValueError, match=r"already holds a run \(step 2,800\)"):
@@ -45,7 +47,7 @@ def test_a_foreign_folder_and_a_file_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_unwritable_place_is_named() -> None:
-    with pytest.raises(ValueError, match=r"/proc/run cannot be written \(.*\): choose another --out"):
+    with pytest.raises(ValueError, match=r"/proc/run cannot be written \(.*\): choose another out"):
         RunFolder("/proc/run").prepare(resume=False)
 
 
@@ -105,3 +107,8 @@ def test_metrics_survive_a_kill(tmp_path: Path) -> None:
         "objective": [0.5, 1.0, 7.0],
         "split": ["train", "train", "valid"],
     }
+
+
+def test_a_folder_is_a_path(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder / "metrics.csv" == tmp_path / "metrics.csv" and Path(folder) == tmp_path
