@@ -161,6 +161,11 @@ def to_arviz(
         {'chain': 1, 'draw': 10, 'text': 2, 'component': 4, 'dimension': 16}
     """
     _check_counts(draws, predictive)
+    if not isinstance(batch, Batch):
+        raise ValueError(
+            f"batch is a {type(batch).__name__}: give a Batch, or for a model whose latents are all global take "
+            "pyroformer.inference.posterior.global_latents.global_posterior."
+        )
     if batch.tokens is None or batch.mask is None:
         raise ValueError("the batch is unobserved: a posterior is one of texts.")
     elbo, collected = ELBO(data_size=data_size), Draws(getattr(model, "dimensions", {}))

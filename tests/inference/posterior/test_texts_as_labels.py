@@ -1,8 +1,10 @@
 """Any text can label a posterior: equal ones, and ones that NumPy and NetCDF cannot hold."""
 
 from pathlib import Path
+from typing import Any
 
 import arviz
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import khat, loo
 from pyroformer.inference.posterior.arviz_compat import dataset, pareto_smoothed, storable, unique_labels
+from pyroformer.inference.posterior.export import to_arviz
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.models.vae import VAE
@@ -90,3 +93,13 @@ def test_khat_of_a_collapsed_site_is_zero(run: Run) -> None:
     site = next(str(name).removeprefix("log_q_") for name in stats if str(name).startswith("log_q_"))
     data["sample_stats"][f"log_q_{site}"] = stats[f"log_p_{site}"] + 1e-4 * (np.arange(30)[:, None] % 2)
     assert khat(data, site).values.tolist() == [0.0, 0.0]
+
+
+def test_a_tensor_is_no_batch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
+    wrong: Any = torch.zeros(3, 2)
+    assert run.guide is not None
+    with pytest.raises(
+        ValueError, match="batch is a Tensor: give a Batch, or for a model whose latents are all global"
+    ):
+        to_arviz(run.model, run.guide, wrong)
