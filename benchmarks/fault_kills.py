@@ -15,11 +15,13 @@ from fault_runner import TINY, Ending, Result, Workplace, alone, digest
 
 from pyroformer.inference.cli.main import main
 from pyroformer.inference.data import corpus
+from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.inference.training.lightning_module import Training
 
 __all__ = ["kill_results"]
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+TEXTS = 8  # that are evaluated
 # The calls that a phase consists of.
 PHASES: dict[str, tuple[Any, str]] = {
     "preparing": (corpus, "build_corpus"),
@@ -27,6 +29,7 @@ PHASES: dict[str, tuple[Any, str]] = {
     "checkpointing": (torch, "save"),
     "validating": (Training, "validate"),
 }
+EVALUATING = ELBO, "trace_terms"  # once for each text, or once for all where nothing is latent
 
 
 class Moment(NamedTuple):
@@ -52,7 +55,8 @@ def kill_results(place: Workplace, model: str, steps: int = 40, rounds: int = 1)
             arguments = [*shlex.split(fit), "--out", str(cut), "--resume"]
             seconds = calls[phase][moment.count] * moment.share
             first = alone(
-                lambda arguments=arguments: main(arguments), lambda m=moment, s=seconds, n=sent: _arm(m, s, n)
+                lambda arguments=arguments: main(arguments),
+                lambda m=moment, s=seconds, n=sent: _arm(PHASES[m.phase], m.count, lambda: _send_later(s, n)),
             )  # type: ignore[misc]
             second = alone(lambda arguments=arguments: main(arguments))  # type: ignore[misc]
             yield _verdict(f"{model}, {phase}, {sent.name}", first, second, same_checkpoint(whole, cut), sent)
@@ -71,12 +75,11 @@ def _verdict(name: str, first: Ending, second: Ending, same: bool, sent: signal.
 def _killed_evaluation(place: Workplace, model: str, run: Path, chance: random.Random, sent: signal.Signals) -> Result:
     """An evaluation that is killed leaves the run as it was, and the next one gives what one alone gives."""
     out = run.parent / f"metrics-{model}.json"
-    arguments = ["evaluate", str(run), "--limit", "8", "--num_particles", "8", "--json", str(out)]
-    before, begin = digest(run), time.monotonic()
+    arguments = ["evaluate", str(run), "--limit", str(TEXTS), "--num_particles", "8", "--json", str(out)]
+    before = digest(run)
     expected = alone(lambda: main(arguments))
-    seconds = (time.monotonic() - begin) * chance.uniform(0.1, 0.8)
-    values = out.read_bytes()
-    first = alone(lambda: main(arguments), lambda: _send_later(seconds, sent))
+    values, count = out.read_bytes(), 0 if model == "lm" else chance.randrange(TEXTS)
+    first = alone(lambda: main(arguments), lambda: _arm(EVALUATING, count, lambda: os.kill(os.getpid(), sent)))
     whole = out.read_bytes() == values  # the file of before, or a new one: never a part
     second = alone(lambda: main(arguments))
     same = whole and second.out == expected.out and out.read_bytes() == values and digest(run) == before
@@ -88,7 +91,7 @@ def _counted(act: Callable[[], int], file: Path) -> dict[str, list[float]]:
 
     def setup() -> None:
         for phase in PHASES:
-            _wrap(phase, lambda call, phase=phase: _timed(call, phase, file))  # type: ignore[misc]
+            _wrap(PHASES[phase], lambda call, phase=phase: _timed(call, phase, file))  # type: ignore[misc]
 
     ending = alone(act, setup)
     if ending.code:
@@ -108,22 +111,22 @@ def _timed(call: Callable[[], Any], phase: str, file: Path) -> Any:
     return value
 
 
-def _arm(moment: Moment, seconds: float, sent: signal.Signals) -> None:
-    """Lets this process be killed at a moment."""
+def _arm(phase: tuple[Any, str], count: int, send: Callable[[], object]) -> None:
+    """Lets this process be killed during the call of a phase that comes after ``count`` others."""
     done = 0
 
-    def count(call: Callable[[], Any]) -> Any:
+    def counted(call: Callable[[], Any]) -> Any:
         nonlocal done
         done += 1
-        if done == moment.count + 1:
-            _send_later(seconds, sent)
+        if done == count + 1:
+            send()
         return call()
 
-    _wrap(moment.phase, count)
+    _wrap(phase, counted)
 
 
-def _wrap(phase: str, around: Callable[[Callable[[], Any]], Any]) -> None:
-    owner, name = PHASES[phase]
+def _wrap(phase: tuple[Any, str], around: Callable[[Callable[[], Any]], Any]) -> None:
+    owner, name = phase
     call = getattr(owner, name)
     setattr(owner, name, lambda *args, **kwargs: around(lambda: call(*args, **kwargs)))
 

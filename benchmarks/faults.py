@@ -15,7 +15,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -53,36 +53,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--verbose", action="store_true", help="Print each case as it ends.")
     parser.add_argument("--page", type=Path, help="A page of the documentation to write the table to.")
+    parser.add_argument(
+        "--keep", type=Path, help="A file to keep verdicts in; groups that have some are not run again."
+    )
     options = parser.parse_args(arguments)
-    start = time.monotonic()
+    start, kept = time.monotonic(), Kept(options.keep)
     import_all()
     with tempfile.TemporaryDirectory() as folder:
         place = Workplace.make(Path(folder) / "place")
-        results = in_groups({name: GROUPS[name] for name in options.only}, place, options.processes, options.verbose)
+        groups = {name: GROUPS[name] for name in options.only if name not in kept.groups}
+        for name, found in in_groups(groups, place, options.processes, options.verbose):
+            kept.add(name, found)
     minutes = (time.monotonic() - start) / 60
+    results = [result for name in GROUPS for result in kept.groups.get(name, [])]
     text = table(results)
     bad = [result for result in results if result.verdict in VERDICTS]
     print(f"\n{text}\n\n{len(bad)} of {len(results):,} are not as they should be; {minutes:.1f} minutes")
-    if options.page is not None and len(options.only) == len(GROUPS):
+    if options.page is not None and len(kept.groups) == len(GROUPS):
         begin, mark, _ = options.page.read_text().partition("<!-- table -->\n")
         options.page.write_text(f"{begin}{mark}\n{text}\n")
     return 1 if bad else 0
 
 
-def in_groups(groups: dict[str, Group], place: Workplace, processes: int, verbose: bool = False) -> list[Result]:
+class Kept:
+    """The results of groups, in a file if there is one, so that groups can be run one by one."""
+
+    def __init__(self, file: Path | None) -> None:
+        self.file = file
+        self.groups: dict[str, list[Result]] = {}
+        if file is not None and file.exists():
+            self.groups = {
+                name: [Result(*each) for each in found] for name, found in json.loads(file.read_text()).items()
+            }
+
+    def add(self, name: str, results: list[Result]) -> None:
+        self.groups[name] = results
+        if self.file is not None:
+            self.file.write_text(json.dumps(self.groups))
+
+
+def in_groups(
+    groups: dict[str, Group], place: Workplace, processes: int, verbose: bool = False
+) -> Iterator[tuple[str, list[Result]]]:
     """The results of the groups, each in a process of its own, some at a time; printed as they come."""
-    waiting, running, found = list(groups), {}, {}
+    waiting, running, started = list(groups), {}, 0
     while waiting or running:
         while waiting and len(running) < processes:
             name = waiting.pop(0)
-            file = place.root.parent / f"group-{len(found) + len(running)}-{len(waiting)}.json"
+            started += 1
+            file = place.root.parent / f"group-{started}.json"
             running[_start(groups[name], place, file, verbose)] = name, file
         child, status = os.wait()
         name, file = running.pop(child)
         crashed = [Result(name, "the whole group", "traceback", f"ended with {os.waitstatus_to_exitcode(status)}")]
-        found[name] = [Result(*each) for each in json.loads(file.read_text())] if file.exists() else crashed
-        _report(name, found[name])
-    return [result for name in groups for result in found[name]]
+        found = [Result(*each) for each in json.loads(file.read_text())] if file.exists() else crashed
+        _report(name, found)
+        yield name, found
 
 
 def _report(name: str, results: Sequence[Result]) -> None:
