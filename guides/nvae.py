@@ -4,6 +4,7 @@ The story of one text::
 
     h_1..h_n            = encoder(text), which reads tokens through the decoder's embedding
     mu_i, sigma_i^2, log alpha_i  from h_i by linear heads; component 0 is the prior's own
+                                  (mu and sigma from the Gaussian of the token on, where the prior has one for each)
     log pi  ~ LogDirichlet(log alpha_0 .. log alpha_n)
     z_i     ~ Normal(mu_i, sigma_i^2)
 
@@ -31,6 +32,7 @@ from ..models.priors.vectors import own_component
 from ..models.transformer.stacks import Encoder
 from .base import Guide
 from .posteriors import in_words
+from .token_start import from_prior, start_log_variance, start_mean
 
 __all__ = ["AlphaHead", "MixturePosterior", "NVAEGuide", "kept_components"]
 
@@ -158,7 +160,7 @@ class NVAEGuide(Guide):
         alpha: Form of the concentration's head, see :class:`AlphaHead`.
         variance: ``diagonal`` (one variance per component and dimension), ``isotropic`` (one per component) or
             ``shared`` (one vector for all tokens).
-        log_variance: Initial log variance of every component.
+        log_variance: Initial log variance of every component; not used where the prior has a Gaussian for each token.
 
     Raises:
         ValueError: If ``alpha`` or ``variance`` has no such name, or the batch is unobserved.
@@ -181,10 +183,9 @@ class NVAEGuide(Guide):
         width = model.config.width
         self.encoder = Encoder(model.config, model.decoder.embedding)  # it reads the tokens that the decoder writes
         self.mean = nn.Linear(width, width)
-        nn.init.eye_(self.mean.weight)  # a vector starts as the token's encoding
-        nn.init.zeros_(self.mean.bias)
+        start_mean(self.mean, model.base_measure)
         self.alpha = AlphaHead(width, model.config.heads, alpha)
-        self.log_variance = VarianceHead(width, variance, log_variance)
+        self.log_variance = VarianceHead(width, variance, start_log_variance(model.base_measure, log_variance))
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         posterior = self.encode(batch)
@@ -196,20 +197,23 @@ class NVAEGuide(Guide):
 
     def encode(self, batch: Batch) -> MixturePosterior:
         """The posterior of each text, the prior's component first."""
-        h = self.encoder(*self.observed(batch))
+        tokens, observed = self.observed(batch)
+        h = self.encoder(tokens, observed)
         log_alpha = _bounded(self.alpha(h))
         with self.set_hyperparameters():
             base: Any = own_component(self.model.base_measure)
+            means, log_variances = from_prior(
+                self.model.base_measure, tokens, at_least_float32(self.mean(h)), at_least_float32(self.log_variance(h))
+            )
             log_alpha = torch.cat([self._prior_log_alpha(log_alpha), log_alpha], -1)
-        mean = _prepend(base.mean, at_least_float32(self.mean(h)))
-        variance = _prepend(base.variance, at_least_float32(self.log_variance(h)).exp())
+        mean, variance = _prepend(base.mean, means), _prepend(base.variance, log_variances.exp())
         samples_per_component = self.model.samples_per_component
         if samples_per_component > 1:
             log_alpha = (log_alpha - math.log(samples_per_component)).repeat_interleave(samples_per_component, -1)
             mean = mean.repeat_interleave(samples_per_component, -2)
             variance = variance.repeat_interleave(samples_per_component, -2)
         mask = component_mask(batch.lengths, samples_per_component, log_alpha.shape[-1])
-        shared = self._shared(base.variance, log_alpha)
+        shared = self._shared(base.variance, log_variances, log_alpha)
         return MixturePosterior(log_alpha, mean, variance, mask, shared, samples_per_component)
 
     def _prior_log_alpha(self, like: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:
@@ -217,10 +221,12 @@ class NVAEGuide(Guide):
         concentration = getattr(self.model.weight_prior, "concentration", like.new_ones(()))
         return concentration.log().to(like.dtype).expand(*like.shape[:-1], 1)
 
-    def _shared(self, base: Float[Tensor, " P"], like: Float[Tensor, "*batch N"]) -> SharedVariances | None:
+    def _shared(
+        self, base: Float[Tensor, " P"], tokens: Float[Tensor, "*batch n P"], like: Float[Tensor, "*batch N"]
+    ) -> SharedVariances | None:
         if self.log_variance.form != "shared":
             return None
-        table = torch.stack([base.to(like.dtype), self.log_variance.bias.to(like.dtype).exp()])
+        table = torch.stack([base.to(like.dtype), tokens.flatten(0, -2)[0].to(like.dtype).exp()])
         index = (torch.arange(like.shape[-1], device=like.device) >= self.model.samples_per_component).long()
         return SharedVariances(table, index.expand(like.shape))
 

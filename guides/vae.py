@@ -3,7 +3,7 @@ r"""The posterior of the Gaussian autoencoder: a Transformer encoder turns each 
 The story of one text::
 
     h_1..h_n            = encoder(text), which reads tokens through the decoder's embedding
-    mu_i, sigma_i^2     from h_i by linear heads
+    mu_i, sigma_i^2     from h_i by linear heads; from the Gaussian of the token on, where the prior has one for each
     z_i ~ Normal(mu_i, sigma_i^2)
 """
 
@@ -22,6 +22,7 @@ from ..models.transformer.stacks import Encoder
 from ..models.vae import VAE
 from .base import Guide
 from .posteriors import in_words
+from .token_start import from_prior, start_log_variance, start_mean
 
 __all__ = ["GaussianPosterior", "VAEGuide"]
 
@@ -63,7 +64,7 @@ class VAEGuide(Guide):
 
     Arguments:
         model: The model whose site it samples.
-        log_variance: Initial log variance of every vector.
+        log_variance: Initial log variance of every vector; not used where the prior has a Gaussian for each token.
 
     Raises:
         ValueError: If the batch is unobserved.
@@ -84,10 +85,9 @@ class VAEGuide(Guide):
         width = model.config.width
         self.encoder = Encoder(model.config, model.decoder.embedding)  # it reads the tokens that the decoder writes
         self.mean, self.log_variance = nn.Linear(width, width), nn.Linear(width, width)
-        nn.init.eye_(self.mean.weight)  # a vector starts as the token's encoding
-        nn.init.zeros_(self.mean.bias)
+        start_mean(self.mean, model.base_measure)
         nn.init.zeros_(self.log_variance.weight)
-        nn.init.constant_(self.log_variance.bias, log_variance)
+        nn.init.constant_(self.log_variance.bias, start_log_variance(model.base_measure, log_variance))
 
     def forward(self, batch: Batch) -> Tensor:
         posterior = self.encode(batch)
@@ -100,4 +100,5 @@ class VAEGuide(Guide):
         tokens, mask = self.observed(batch)
         h = self.encoder(tokens, mask)
         mean, log_variance = (at_least_float32(head(h)) for head in (self.mean, self.log_variance))
+        mean, log_variance = from_prior(self.model.base_measure, tokens, mean, log_variance)
         return GaussianPosterior(mean, log_variance.exp(), mask, self.model.memory)

@@ -36,7 +36,6 @@ class Model(Configurable, LocalModule):
     """
 
     latents: tuple[str, ...] = ()  # the latent sites, whose divergences KL weights scale
-    objective: ClassVar[str] = "elbo"  # the default of the training option of that name
     network: ClassVar[dict[str, Any]] = {}  # its own defaults of the fields of TransformerConfig
     conditional: ClassVar[bool] = False  # whether it reads the conditions of a batch
     sizes: ClassVar[dict[str, dict[str, Any]]] = {
@@ -159,6 +158,11 @@ class Model(Configurable, LocalModule):
         if not self.latents:
             raise ValueError(f"a {name} has no latents to interpolate between: choose a model with some.")
         raise ValueError(f"a {name} defines no interpolation: write interpolate(first, second, t).")
+
+    @property
+    def objective(self) -> str:
+        """The default of the training option of that name."""
+        return "elbo"
 
     @property
     def prior_sizes(self) -> dict[str, int]:

@@ -33,14 +33,18 @@ from .mixture_base import MixtureMemoryModel
 from .numbers import declared_number
 from .priors.checks import as_prior, check_prior
 from .priors.lengths import LengthPrior
-from .priors.roles import BaseMeasure, VectorPrior, WeightPrior
-from .priors.vectors import GaussianVectorPrior, check_base_measure, over_components
+from .priors.named import named_prior
+from .priors.roles import BaseMeasure, SequencePrior, VectorPrior, WeightPrior
+from .priors.tokens import TokenVectorPrior
+from .priors.vectors import check_base_measure, over_components
 from .priors.weights import BoundedDirichletProcess
 from .transformer.config import TransformerConfig
 from .transformer.memory import Memory
 from .transformer.stacks import Decoder
 
 __all__ = ["NVAE", "component_mask"]
+
+DELTA, DELTA_OF_TOKENS = 0.3, 3.0
 
 
 class NVAE(MixtureMemoryModel):
@@ -49,12 +53,14 @@ class NVAE(MixtureMemoryModel):
     Arguments:
         config: The network.
         weight_prior: Prior of the log weights; a bounded Dirichlet process by default.
-        base_measure: Prior of a vector, or of all vectors of a text; a standard Gaussian by default.
+        base_measure: Prior of a vector, or of all vectors of a text; or the name of one, ``tokens``, ``codebook``,
+            ``autoregressive``, ``mixture`` or ``gaussian``; a standard Gaussian by default.
         length_prior: Prior of the number of tokens; uniform up to ``max_length`` by default, and a smoothed histogram
             of the training texts in :meth:`for_corpus`.
         samples_per_component: Number of vectors drawn for each component of the posterior.
         delta: The increase of the prior's concentration with each token, which decides how many vectors a text keeps:
-            short for a ``weight_prior`` of ``BoundedDirichletProcess(delta=...)``, whose own default is 0.3.
+            short for a ``weight_prior`` of ``BoundedDirichletProcess(delta=...)``. By default 0.3, as published; 3 with
+            the prior ``tokens``, whose vectors all say something, so that weights do not hide some of them.
 
     Raises:
         ValueError: If ``samples_per_component`` is not positive, a prior has another shape or support than its role
@@ -68,13 +74,12 @@ class NVAE(MixtureMemoryModel):
     """
 
     latents = ("weights", "vectors")
-    objective = "nvib"
 
     def __init__(
         self,
         config: TransformerConfig,
         weight_prior: WeightPrior | Distribution | Callable[..., Distribution] | None = None,
-        base_measure: BaseMeasure | Distribution | Callable[..., Distribution] | None = None,
+        base_measure: BaseMeasure | Distribution | Callable[..., Distribution] | str | None = None,
         length_prior: LengthPrior | None = None,
         samples_per_component: int = 1,
         delta: float | None = None,
@@ -92,13 +97,16 @@ class NVAE(MixtureMemoryModel):
             )
         self.config = config
         self.samples_per_component = samples_per_component
-        rising = {} if delta is None else {"delta": delta}
+        self.base_measure = as_prior(
+            named_prior(base_measure, config, samples_per_component), VectorPrior, "base_measure"
+        )
+        if delta is None:
+            delta = DELTA_OF_TOKENS if isinstance(self.base_measure, TokenVectorPrior) else DELTA
         self.weight_prior = as_prior(
-            weight_prior or BoundedDirichletProcess(samples_per_component=samples_per_component, **rising),
+            weight_prior or BoundedDirichletProcess(delta=delta, samples_per_component=samples_per_component),
             WeightPrior,
             "weight_prior",
         )
-        self.base_measure = as_prior(base_measure or GaussianVectorPrior(config.width), VectorPrior, "base_measure")
         self.length_prior = length_prior or LengthPrior(config.max_length)
         self.decoder = Decoder(config, cross_attention=True)
         mask = component_mask(torch.tensor([1, 2]), samples_per_component, 3 * samples_per_component)
@@ -109,6 +117,7 @@ class NVAE(MixtureMemoryModel):
                 f"samples_per_component is {samples_per_component}, but {own} of base_measure: give both the same."
             )
         check_base_measure(self.base_measure, mask, config.width)
+        self.start_reading()
 
     def forward(self, batch: Batch) -> Int[Tensor, "*batch T"]:
         with self.texts(batch):
@@ -120,6 +129,11 @@ class NVAE(MixtureMemoryModel):
             vectors = pyro.sample("vectors", distribution)
             mixture = Mixture(log_weights.to(vectors.dtype), vectors, mask=mask)
             return pyro.sample("text", self.likelihood(mixture, batch.mask), obs=batch.tokens)
+
+    @property
+    def objective(self) -> str:
+        """That of the paper, where vectors are independent; with a joint prior of them, which it lacks, the ELBO."""
+        return "elbo" if isinstance(self.base_measure, SequencePrior) else "nvib"
 
     @property
     def dimensions(self) -> dict[str, tuple[str, ...]]:

@@ -33,8 +33,9 @@ from .batch import Batch
 from .mixture_base import MixtureMemoryModel
 from .priors.checks import as_prior
 from .priors.lengths import LengthPrior
+from .priors.named import named_prior
 from .priors.roles import BaseMeasure, VectorPrior
-from .priors.vectors import GaussianVectorPrior, check_base_measure, over_components
+from .priors.vectors import check_base_measure, over_components
 from .transformer.config import TransformerConfig
 from .transformer.memory import Memory, check_pair
 from .transformer.stacks import Decoder
@@ -47,7 +48,8 @@ class VAE(MixtureMemoryModel):
 
     Arguments:
         config: The network.
-        base_measure: Prior of a vector, or of all vectors of a text; a standard Gaussian by default.
+        base_measure: Prior of a vector, or of all vectors of a text; or the name of one, ``tokens``, ``codebook``,
+            ``autoregressive``, ``mixture`` or ``gaussian``; a standard Gaussian by default.
         length_prior: Prior of the number of tokens; uniform up to ``max_length`` by default, and a smoothed histogram
             of the training texts in :meth:`for_corpus`.
 
@@ -66,15 +68,16 @@ class VAE(MixtureMemoryModel):
     def __init__(
         self,
         config: TransformerConfig,
-        base_measure: BaseMeasure | Distribution | Callable[..., Distribution] | None = None,
+        base_measure: BaseMeasure | Distribution | Callable[..., Distribution] | str | None = None,
         length_prior: LengthPrior | None = None,
     ) -> None:
         super().__init__()
         self.config = config
-        self.base_measure = as_prior(base_measure or GaussianVectorPrior(config.width), VectorPrior, "base_measure")
+        self.base_measure = as_prior(named_prior(base_measure, config, 0), VectorPrior, "base_measure")
         self.length_prior = length_prior or LengthPrior(config.max_length)
         self.decoder = Decoder(config, cross_attention=True)
         check_base_measure(self.base_measure, length_mask(torch.tensor([1, 2]), 2), config.width)
+        self.start_reading()
 
     def forward(self, batch: Batch) -> Int[Tensor, "*batch T"]:
         with self.texts(batch):

@@ -26,13 +26,14 @@ from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.codebook import CodebookVectorPrior
 from pyroformer.models.priors.roles import BaseMeasure
 from pyroformer.models.priors.sequences import AutoregressiveVectorPrior
+from pyroformer.models.priors.tokens import TokenVectorPrior
 from pyroformer.models.priors.vectors import MixtureVectorPrior
 from pyroformer.models.serialization import from_config, to_config
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.vae import VAE
 
 CONFIG = TransformerConfig(vocabulary=30, max_length=12, width=16, layers=2, heads=2, dropout=0.0)
-NO_CLOSED_FORM = (MixtureVectorPrior, AutoregressiveVectorPrior, CodebookVectorPrior)
+NO_CLOSED_FORM = (MixtureVectorPrior, AutoregressiveVectorPrior, CodebookVectorPrior, TokenVectorPrior)
 TEXTS = [[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]]
 
 
@@ -92,6 +93,8 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     ),
     "codebook-vae": vae(lambda: CodebookVectorPrior(16, entries=5, heads=2, samples_per_component=0)),
     "codebook-nvae": nvae(base=lambda: CodebookVectorPrior(16, entries=5, heads=2)),
+    "tokens-vae": vae(lambda: TokenVectorPrior(16, 30, heads=2, layers=1, samples_per_component=0)),
+    "tokens-nvae": nvae(base=lambda: TokenVectorPrior(16, 30, heads=2, layers=1)),
     "della": della(),
     "della-collapsed-upper": della(fusion="collapsed", first_layer=2),
     "della-residual-separate": della(guide={"posterior": "residual", "encoder": "separate"}, first_prior="learned"),

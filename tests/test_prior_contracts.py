@@ -32,6 +32,7 @@ from pyroformer.models.priors.hyperpriors import Hierarchical
 from pyroformer.models.priors.latents import LinearGaussian, StandardGaussian
 from pyroformer.models.priors.roles import VectorPrior
 from pyroformer.models.priors.sequences import AutoregressiveVectorPrior
+from pyroformer.models.priors.tokens import TokenVectorPrior
 from pyroformer.models.priors.vectors import GaussianVectorPrior, KernelVectorPrior, MixtureVectorPrior
 from pyroformer.models.priors.weights import (
     GEM,
@@ -83,6 +84,7 @@ BASES: dict[str, Callable[[int], Any]] = {
 SEQUENCES: dict[str, Callable[[int, int], Any]] = {
     "autoregressive": lambda width, own: AutoregressiveVectorPrior(width, heads=2, samples_per_component=own),
     "codebook": lambda width, own: CodebookVectorPrior(width, entries=5, heads=2, samples_per_component=own),
+    "tokens": lambda width, own: TokenVectorPrior(width, 30, heads=2, samples_per_component=own),
 }
 LATENTS: dict[str, Callable[[int, int, int], Any]] = {
     "standard": lambda size, summary, layers: StandardGaussian(size),

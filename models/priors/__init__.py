@@ -9,6 +9,7 @@ from .latents import LinearGaussian, LinearPrior, StandardGaussian
 from .lengths import LengthPrior
 from .roles import BaseMeasure, LatentPrior, Prior, SequencePrior, VectorPrior, WeightPrior
 from .sequences import AutoregressiveVectorPrior, IndependentVectorPrior
+from .tokens import TokenVectorPrior
 from .vectors import GaussianVectorPrior, KernelVectorPrior, MixtureVectorPrior
 from .weights import GEM, BoundedDirichletProcess, GammaDirichletProcess, PitmanYor, SymmetricDirichlet
 
@@ -42,6 +43,7 @@ __all__ = [
     "StickBreaking",
     "StudentTVectorPrior",
     "SymmetricDirichlet",
+    "TokenVectorPrior",
     "VectorPrior",
     "WeightPrior",
 ]

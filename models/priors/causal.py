@@ -73,9 +73,12 @@ class CausalVectorPrior(SequencePrior):
         self.first = GaussianVectorPrior(width) if first is None else first
         check_prior(self.first, event_shape=(width,), name="first")
 
-    def next_vector(self, scores: Float[Tensor, "*batch m s"]) -> Distribution:
-        """The distribution of each vector, with batch shape :math:`(*, m)`, from scores of at least float32."""
-        raise NotImplementedError(f"{type(self).__name__} is a CausalVectorPrior: write next_vector(scores)")
+    def next_vector(self, scores: Float[Tensor, "*batch m s"], place: Int[Tensor, " m"]) -> Distribution:
+        """The distribution of the vector at each place, from scores of at least float32.
+
+        It has batch shape :math:`(*, m)`; places count the tokens' vectors, from 0.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is a CausalVectorPrior: write next_vector(scores, place)")
 
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
         tokens = InOrder(self.conditional, self.draw, mask[..., self.samples_per_component :], self.width)
@@ -88,7 +91,7 @@ class CausalVectorPrior(SequencePrior):
         x = self._read(before, place, length)
         for block in self.blocks:
             x = block(x, causal=True)
-        return self._next(x)
+        return self._next(x, place)
 
     @torch.no_grad()
     def draw(self, length: Int[Tensor, "*batch"], rows: int) -> Float[Tensor, "*batch m p"]:
@@ -98,11 +101,12 @@ class CausalVectorPrior(SequencePrior):
         vector = torch.zeros(len(flat), 1, self.width, device=length.device)
         drawn = [vector[:, :0]]
         for i in range(rows):
-            x = self._read(vector, torch.full((1,), i, device=length.device), flat)
+            place = torch.full((1,), i, device=length.device)
+            x = self._read(vector, place, flat)
             for block, cache in zip(self.blocks, caches, strict=True):
                 # Not block(...): a compiled block would be compiled again for every length of the cache.
                 x = block.forward(x, causal=True, cache=cache)
-            vector = self._next(x).sample()
+            vector = self._next(x, place).sample()
             drawn.append(vector)
         return torch.cat(drawn, -2).unflatten(0, length.shape) if length.ndim else torch.cat(drawn, -2)[0]
 
@@ -114,8 +118,8 @@ class CausalVectorPrior(SequencePrior):
         places, left = (self._place(each, before) for each in (place, length[..., None] - place))
         return self.before(before) + places + self.left(left)
 
-    def _next(self, x: Float[Tensor, "*batch m w"]) -> Distribution:
-        return self.next_vector(at_least_float32(self.head(self.norm(x))))
+    def _next(self, x: Float[Tensor, "*batch m w"], place: Int[Tensor, " m"]) -> Distribution:
+        return self.next_vector(at_least_float32(self.head(self.norm(x))), place)
 
     def _place(self, places: Int[Tensor, "*batch"], like: Tensor) -> Float[Tensor, "*batch w"]:
         return sinusoids(places, self.norm.weight.shape[0]).to(like.dtype)

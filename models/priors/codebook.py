@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pyro.distributions import TorchDistribution
 from torch import Size, Tensor, nn
 from torch.distributions import Categorical, Distribution, constraints
@@ -14,7 +14,7 @@ from torch.distributions import Categorical, Distribution, constraints
 from ..precision import at_least_float32
 from .causal import CausalVectorPrior
 from .k_means import k_means
-from .latents import LOG_VARIANCE, bounded_std
+from .latents import bounded_std, unbounded
 from .roles import VectorPrior
 
 __all__ = ["Codebook", "CodebookVectorPrior"]
@@ -35,7 +35,8 @@ class Codebook(TorchDistribution):
     Arguments:
         logits: Logarithms of weights, which need not be normalized.
         mean: :math:`\mu`.
-        std: :math:`\sigma`.
+        std: :math:`\sigma`; one row, if it is the same for all.
+        shift: A vector for each draw, which is added to all means; none by default.
 
     Examples:
         >>> codebook = Codebook(torch.zeros(5, 3), torch.randn(3, 4), torch.ones(3, 4))
@@ -50,16 +51,17 @@ class Codebook(TorchDistribution):
         self,
         logits: Float[Tensor, "*batch k"],
         mean: Float[Tensor, "k p"],
-        std: Float[Tensor, "k p"],
+        std: Float[Tensor, "#k p"],
+        shift: Float[Tensor, "*#batch p"] | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        self.logits, self.means, self.stds = logits.log_softmax(-1), mean, std
+        self.logits, self.means, self.stds, self.shift = logits.log_softmax(-1), mean, std, shift
         super().__init__(logits.shape[:-1], mean.shape[-1:], validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Codebook":
         new: Codebook = self._get_checked_instance(Codebook, _instance)
         new.logits = self.logits.expand(*batch_shape, self.logits.shape[-1])
-        new.means, new.stds = self.means, self.stds
+        new.means, new.stds, new.shift = self.means, self.stds, self.shift
         super(Codebook, new).__init__(Size(batch_shape), self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
@@ -67,26 +69,34 @@ class Codebook(TorchDistribution):
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = _ONCE) -> Float[Tensor, "*batch p"]:
         chosen = Categorical(logits=self.logits, validate_args=False).sample(Size(sample_shape))
-        return torch.normal(self.means[chosen], self.stds[chosen])
+        drawn = torch.normal(self.means[chosen], self.stds.expand_as(self.means)[chosen])
+        return drawn if self.shift is None else drawn + self.shift
 
     def log_prob(self, value: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch"]:
         if self._validate_args:
             self._validate_sample(value)
+        value = value if self.shift is None else value - self.shift
         with torch.autocast(value.device.type, enabled=False):  # the product needs float32
             center = self.means.detach().mean(0)
             z, mean, precision = value - center, self.means - center, self.stds.reciprocal().square()
             constant = -(0.5 * (mean.square() * precision) + self.stds.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
-            factors = torch.cat([mean * precision, -0.5 * precision], -1)
-            densities = F.linear(torch.cat([z, z.square()], -1), factors, constant)
+            if len(self.stds) == 1:
+                own = -0.5 * (z.square() * precision).sum(-1, keepdim=True)
+                densities = own + F.linear(z * precision, mean, constant)
+            else:
+                factors = torch.cat([mean * precision, -0.5 * precision], -1)
+                densities = F.linear(torch.cat([z, z.square()], -1), factors, constant)
         return torch.logsumexp(self.logits + densities, -1)
 
     @property
     def mean(self) -> Float[Tensor, "*batch p"]:
-        return self.logits.exp() @ self.means
+        mean = self.logits.exp() @ self.means
+        return mean if self.shift is None else mean + self.shift
 
     @property
     def variance(self) -> Float[Tensor, "*batch p"]:
-        return self.logits.exp() @ (self.stds.square() + self.means.square()) - self.mean.square()
+        weights = self.logits.exp()
+        return weights @ (self.stds.square() + self.means.square()) - (weights @ self.means).square()
 
 
 class CodebookVectorPrior(CausalVectorPrior):
@@ -143,10 +153,10 @@ class CodebookVectorPrior(CausalVectorPrior):
             raise ValueError(f"entries {entries}: must be at least 1")
         super().__init__(width, entries, model_width, layers, heads, dropout, samples_per_component, first)
         self.mean = nn.Parameter(math.sqrt(START_VARIANCE) * torch.randn(entries, width))
-        self.log_variance = nn.Parameter(_unbounded(torch.full((entries, width), 1 - START_VARIANCE)))
+        self.log_variance = nn.Parameter(unbounded(torch.full((entries, width), 1 - START_VARIANCE)))
         self.register_buffer("started", torch.tensor(False))
 
-    def next_vector(self, scores: Float[Tensor, "*batch m s"]) -> Distribution:
+    def next_vector(self, scores: Float[Tensor, "*batch m s"], place: Int[Tensor, " m"]) -> Distribution:
         mean, log_variance = at_least_float32(self.mean), at_least_float32(self.log_variance)
         return Codebook(scores, mean, bounded_std(log_variance))
 
@@ -174,14 +184,9 @@ class CodebookVectorPrior(CausalVectorPrior):
         within = (mean - centers[nearest]).square().mean(0) + variance.mean(0)
         share = torch.bincount(nearest, minlength=entries) + 1.0
         self.mean.copy_(centers)
-        self.log_variance.copy_(_unbounded(within).expand_as(self.log_variance))
+        self.log_variance.copy_(unbounded(within).expand_as(self.log_variance))
         self.head.bias.copy_((share / share.sum()).log())
         self.started.fill_(True)
 
     def extra_repr(self) -> str:
         return f"width={self.width}, entries={len(self.mean)}, samples_per_component={self.samples_per_component}"
-
-
-def _unbounded(variance: Float[Tensor, "*shape p"]) -> Float[Tensor, "*shape p"]:
-    """The log variances whose bounded values are those of these variances, as far as the bound lets them be."""
-    return LOG_VARIANCE * (variance.log() / LOG_VARIANCE).clamp(-0.95, 0.95).atanh()

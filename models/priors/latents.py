@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from ..precision import at_least_float32
 from .roles import LatentPrior
 
-__all__ = ["First", "LinearGaussian", "LinearPrior", "StandardGaussian", "bounded_std", "gaussian"]
+__all__ = ["First", "LinearGaussian", "LinearPrior", "StandardGaussian", "bounded_std", "gaussian", "unbounded"]
 
 First = Literal["standard", "learned", "linear"]
 LOG_VARIANCE = 5.0  # the largest log variance of a latent, and minus the smallest
@@ -122,3 +122,12 @@ def gaussian(mean: Float[Tensor, "*batch p"], log_variance: Float[Tensor, "*batc
 def bounded_std(log_variance: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch p"]:
     r"""Standard deviations from log variances that are bounded smoothly, :math:`b \tanh(\log \sigma^2 / b)`."""
     return (LOG_VARIANCE * torch.tanh(log_variance / LOG_VARIANCE) / 2).exp()
+
+
+def unbounded(variance: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch p"]:
+    """The log variances whose bounded values are those of these variances, as far as the bound lets them be.
+
+    Examples:
+        >>> torch.testing.assert_close(bounded_std(unbounded(torch.tensor([0.25]))), torch.tensor([0.5]))
+    """
+    return LOG_VARIANCE * (variance.log() / LOG_VARIANCE).clamp(-0.95, 0.95).atanh()

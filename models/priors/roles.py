@@ -1,15 +1,15 @@
 """The roles of priors: the arguments of each and the distribution that it returns."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..serialization import Configurable
 
-__all__ = ["BaseMeasure", "LatentPrior", "Prior", "SequencePrior", "VectorPrior", "WeightPrior"]
+__all__ = ["BaseMeasure", "LatentPrior", "Prior", "SequencePrior", "TokenGaussians", "VectorPrior", "WeightPrior"]
 
 
 class Prior(Configurable, nn.Module):
@@ -37,6 +37,13 @@ class WeightPrior(Prior):
         raise NotImplementedError(f"{type(self).__name__} is a WeightPrior: write forward(mask) -> Distribution")
 
 
+class TokenGaussians(NamedTuple):
+    """The Gaussian at which a prior lets the posterior of each token's vector start."""
+
+    mean: Float[Tensor, "*batch T p"]
+    log_variance: Float[Tensor, "*#batch p"]
+
+
 class BaseMeasure(Prior):
     r"""The role of a prior over the vectors of a mixture: a :class:`VectorPrior` or a :class:`SequencePrior`.
 
@@ -47,6 +54,10 @@ class BaseMeasure(Prior):
     def component(self) -> Distribution:
         """The distribution of a vector of the prior's own component, with event shape :math:`(P)`."""
         raise NotImplementedError(f"{type(self).__name__} is a BaseMeasure: write component() -> Distribution")
+
+    def gaussians(self, tokens: Int[Tensor, "*batch T"]) -> TokenGaussians | None:
+        """Where the posterior of each token's vector starts; None, the default, leaves that to the guide."""
+        return None
 
     @property
     def wants_start(self) -> bool:

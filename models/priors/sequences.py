@@ -4,7 +4,7 @@ The vectors of a text are no more independent than its words are. A prior that m
 of a posterior that reconstructs well, and its draws are more like encoded texts.
 """
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -99,7 +99,7 @@ class AutoregressiveVectorPrior(CausalVectorPrior):
         if components > 1:  # means that differ, so that the components can separate
             nn.init.normal_(self._split(self.head.bias.data)[1], std=SPREAD)
 
-    def next_vector(self, scores: Float[Tensor, "*batch m s"]) -> Distribution:
+    def next_vector(self, scores: Float[Tensor, "*batch m s"], place: Int[Tensor, " m"]) -> Distribution:
         return gaussian_mixture(*self._split(scores))
 
     def extra_repr(self) -> str:

@@ -1,0 +1,163 @@
+r"""Do latents pay? Models with a prior of Gaussian tokens against a language model of as many steps; resumable.
+
+    python benchmarks/latents.py --data FOLDER --out benchmarks/results/latents [--runs FOLDER] [--seeds 0 1 2]
+
+lm           a language model with the same trunk
+vae tokens   a vector for each token; the prior is a language model of Gaussian tokens, trained with the model at
+             beta = 1 from the first step
+nvae tokens  the same in a mixture whose weights are latent
+vae codebook, vae gaussian   the same model with other priors, at beta = 1; codebook on the ladder to it
+
+Each result is a JSON file; existing results are kept. Samples are judged by the loss of the language model of the same
+seed on them, beside its loss on its own samples.
+"""
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from resumable import Result, cell, error, make_missing, metric, read, same_settings, trained
+from torch import nn
+
+import pyroformer as pf
+from pyroformer.inference.run import Run
+from pyroformer.models.base import Model
+
+FAMILIES = ("lm", "vae tokens", "nvae tokens", "vae codebook", "vae gaussian")
+LADDER = (0.01, 0.1, 0.5, 1.0)
+
+
+def made(family: str, corpus: pf.Corpus, width: int) -> tuple[Model, nn.Module | None]:
+    """A new model of a family, and its guide."""
+    sizes: dict[str, Any] = {"width": width, "layers": 2, "heads": 4}
+    if family == "lm":
+        return pf.LanguageModel.for_corpus(corpus, **sizes), None
+    kind, prior = family.split()
+    if kind == "vae":
+        model = pf.VAE.for_corpus(corpus, base_measure=prior, **sizes)
+        return model, pf.VAEGuide(model)
+    mixture = pf.NVAE.for_corpus(corpus, base_measure=prior, **sizes)
+    return mixture, pf.NVAEGuide(mixture)
+
+
+def main() -> None:
+    options = parsed()
+    same_settings(options.out, options, free=("runs", "seeds"))
+    corpus = texts(options)
+    tasks = [
+        (f"{family.replace(' ', '-')}.seed{seed}", lambda family=family, seed=seed: one(family, seed, corpus, options))
+        for seed in options.seeds
+        for family in FAMILIES
+    ]
+    make_missing(options.out, tasks, options.shard)
+    print(table(read(options.out)))
+
+
+def one(family: str, seed: int, corpus: pf.Corpus, options: argparse.Namespace) -> Result:
+    """A model trained and evaluated, with samples and what the language model of its seed thinks of them."""
+    run, seconds = fitted(family, seed, corpus, options)
+    evaluation = run.evaluate(limit=options.texts, num_particles=8, progress=False)
+    samples = run.sample(options.texts, seed=0)
+    return {
+        "family": family,
+        "seed": seed,
+        "seconds": round(seconds),
+        "evaluation": evaluation.as_dict(),
+        "judged": judged(fitted("lm", seed, corpus, options)[0], samples),
+        "samples": samples[:10],
+        "reconstructions": [] if family == "lm" else [[r.original, r.text] for r in run.reconstruct(corpus.test[:5])],
+    }
+
+
+def fitted(family: str, seed: int, corpus: pf.Corpus, options: argparse.Namespace) -> tuple[Run, float]:
+    """The run of a family, trained if it is not there yet."""
+    rungs = {"kl_schedule": "ladder", "ladder": list(LADDER)} if family == "vae codebook" else {}
+    return trained(
+        options.runs / f"{family.replace(' ', '-')}.seed{seed}",
+        seed,
+        lambda: made(family, corpus, options.width),
+        corpus,
+        steps=options.steps,
+        batch_size=options.batch_size,
+        validation_texts=512,
+        progress=False,
+        **rungs,
+    )
+
+
+@torch.no_grad()
+def judged(judge: Run, samples: list[str]) -> dict[str, float]:
+    """The mean loss of a language model on texts, in nats a token, and its standard error over texts.
+
+    Empty samples are left out, and those that are longer in tokens than when they were drawn.
+    """
+    sizes = {text: len(judge.corpus.tokenizer.encode(text)) + 1 for text in samples}
+    kept = [text for text in samples if text.strip() and sizes[text] <= judge.corpus.max_length]
+    losses = torch.as_tensor(judge.bound(kept, progress=False)).neg()
+    lengths = torch.tensor([sizes[text] for text in kept])
+    each = losses.sum() / lengths.sum()
+    spread = (losses - each * lengths).std() / lengths.double().mean() / math.sqrt(len(kept))
+    return {"nats/token": float(each), "error": float(spread), "left_out": len(samples) - len(kept)}
+
+
+def texts(options: argparse.Namespace) -> pf.Corpus:
+    """The corpus, prepared once."""
+    folder = options.runs / "corpus"
+    if folder.exists():
+        return pf.Corpus.load(folder)
+    return pf.Corpus.from_file(
+        options.data, vocabulary=options.vocabulary, max_length=options.max_length, overlong="drop", folder=folder
+    )
+
+
+def table(results: list[Result]) -> str:
+    """The results by family: means and standard errors over seeds."""
+    rows = [
+        "| model | rate | distortion | bound | / LM | accuracy, sampled | BLEU | samples, judged | s |",
+        "|---|" + 8 * "---:|",
+    ]
+    baseline = mean([metric(r, "bound", "nats/token") for r in results if r["family"] == "lm"])
+    for family in FAMILIES:
+        of = [result for result in results if result["family"] == family]
+        if not of:
+            continue
+        bound = [metric(r, "bound", "nats/token") for r in of]
+        columns = [
+            cell([metric(r, "rate", "nats/token") for r in of], 2),
+            cell([metric(r, "reconstruction", "nats/token") for r in of], 3),
+            cell(bound, 2, error(of[0], "bound", "nats/token")),
+            f"{mean(bound) / baseline:.2f}" if baseline else "",
+            cell([metric(r, "accuracy_sampled", "share") for r in of], 3),
+            cell([metric(r, "bleu", "of 100") for r in of], 1),
+            cell([r["judged"]["nats/token"] for r in of], 2, of[0]["judged"]["error"]),
+            cell([r["seconds"] for r in of], 0),
+        ]
+        rows.append(f"| {family} ({len(of)}) | " + " | ".join(columns) + " |")
+    return "\n".join(rows)
+
+
+def mean(values: list[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else 0.0
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, default=Path("runs/latents"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--vocabulary", type=int, default=1000)
+    parser.add_argument("--max_length", type=int, default=24)
+    parser.add_argument("--texts", type=int, default=256)
+    parser.add_argument("--shard", default="0/1")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""The start of a guide at the Gaussians of tokens, where the prior of the vectors has one for each token."""
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ..models.priors.roles import BaseMeasure
+
+__all__ = ["from_prior", "start_log_variance", "start_mean"]
+
+
+def has_gaussians(base_measure: nn.Module) -> bool:
+    """Whether the prior defines a Gaussian for each token."""
+    return isinstance(base_measure, BaseMeasure) and type(base_measure).gaussians is not BaseMeasure.gaussians
+
+
+def start_mean(head: nn.Linear, base_measure: nn.Module) -> None:
+    """Starts the head of the means: at a token's Gaussian of the prior, or else at the token's encoding."""
+    nn.init.zeros_(head.bias)
+    nn.init.zeros_(head.weight) if has_gaussians(base_measure) else nn.init.eye_(head.weight)
+
+
+def start_log_variance(base_measure: nn.Module, log_variance: float) -> float:
+    """The initial bias of the head of the log variances: this log variance, or 0 beside that of a prior's Gaussians."""
+    return 0.0 if has_gaussians(base_measure) else log_variance
+
+
+def from_prior(
+    base_measure: nn.Module,
+    tokens: Int[Tensor, "*batch T"],
+    mean: Float[Tensor, "*batch T P"],
+    log_variance: Float[Tensor, "*batch T P"],
+) -> tuple[Float[Tensor, "*batch T P"], Float[Tensor, "*batch T P"]]:
+    """Means and log variances of the tokens' vectors: what the heads give, added to the Gaussians of the prior.
+
+    Examples:
+        >>> prior = pf.priors.TokenVectorPrior(8, vocabulary=30, heads=2)
+        >>> tokens, zeros = torch.tensor([[5, 2]]), torch.zeros(1, 2, 8)
+        >>> torch.equal(from_prior(prior, tokens, zeros, zeros)[0], prior.gaussians(tokens).mean)
+        True
+    """
+    start = base_measure.gaussians(tokens) if isinstance(base_measure, BaseMeasure) else None
+    return (mean, log_variance) if start is None else (mean + start.mean, log_variance + start.log_variance)

@@ -1,0 +1,57 @@
+"""Priors of the vectors of a text by their short names."""
+
+from collections.abc import Callable
+from inspect import signature
+from typing import Any
+
+from torch.distributions import Distribution
+
+from ..choices import check_choice
+from .codebook import CodebookVectorPrior
+from .roles import BaseMeasure
+from .sequences import AutoregressiveVectorPrior
+from .tokens import TokenVectorPrior
+from .vectors import GaussianVectorPrior, MixtureVectorPrior
+
+__all__ = ["NAMED", "named_prior"]
+
+NAMED: dict[str, type[BaseMeasure]] = {
+    "tokens": TokenVectorPrior,
+    "codebook": CodebookVectorPrior,
+    "autoregressive": AutoregressiveVectorPrior,
+    "mixture": MixtureVectorPrior,
+    "gaussian": GaussianVectorPrior,
+}
+
+
+def named_prior(
+    base_measure: BaseMeasure | Distribution | Callable[..., Distribution] | str | None,
+    config: Any,
+    samples_per_component: int,
+) -> BaseMeasure | Distribution | Callable[..., Distribution]:
+    """A prior of the vectors: the one that a name stands for, with the sizes of a network, or else the one given.
+
+    Arguments:
+        base_measure: A name in ``NAMED``, a prior, or None for a standard Gaussian.
+        config: The network, a :class:`~..transformer.config.TransformerConfig`, whose fields fill arguments of the
+            prior of the same name.
+        samples_per_component: Number of the prior's own components.
+
+    Raises:
+        ValueError: If no prior has that name, or the sizes do not fit it.
+
+    Examples:
+        >>> from pyroformer.models.transformer.config import TransformerConfig
+        >>> named_prior("tokens", TransformerConfig(vocabulary=30, max_length=8, width=16, heads=2), 0)
+        TokenVectorPrior(...width=16, vocabulary=30, samples_per_component=0...)
+    """
+    if base_measure is not None and not isinstance(base_measure, str):
+        return base_measure
+    name = "gaussian" if base_measure is None else base_measure
+    check_choice("base_measure", name, (*NAMED, "a prior"))
+    cls = NAMED[name]
+    accepted = signature(cls).parameters
+    sizes = {field: getattr(config, field) for field in accepted if hasattr(config, field)}
+    if "samples_per_component" in accepted:
+        sizes["samples_per_component"] = samples_per_component
+    return cls(**sizes)
