@@ -73,7 +73,8 @@ def environment_results(place: Workplace) -> Iterator[Result]:
             case = Case("environments", f"{arguments[0]}, {variables}", "", right)
             yield judge(case, ending, place, before != digest(place.root))
     for variables in STARTS:
-        case = Case("environments", f"sample, {variables}", "", _answer(texts), must_work=True)
+        without_docstrings = "PYTHONOPTIMIZE" in variables
+        case = Case("environments", f"sample, {variables}", "", _answer(texts), must_work=not without_docstrings)
         if "utf-16" in variables.values():
             case = case._replace(works=lambda ending, place: ending.out != "")
         ending = fresh(sample, variables, place.own)

@@ -69,6 +69,10 @@ def _run(arguments: list[str], finder: LocalFinder) -> int:
 
         print(f"pyroformer {__version__}")
         return 0
+    if sys.flags.optimize > 1:
+        raise UsageError(
+            "python runs without docstrings (-OO), which Pyro reads: unset PYTHONOPTIMIZE, or leave -OO out."
+        )
     command, *rest = arguments
     command = command.replace("_", "-")
     if command not in COMMANDS:

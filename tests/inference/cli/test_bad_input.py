@@ -4,6 +4,8 @@ import gzip
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -296,6 +298,13 @@ def test_a_process_without_a_number_gets_one_line(
     code, error = complaint(FIT.format(here=here), capsys)
     assert code == 1
     assert f"the environment variable {name} is {value!r}: unset it, or give the number of this process" in error
+
+
+def test_python_without_docstrings_is_refused(tmp_path: Path) -> None:
+    code = "from pyroformer.inference.cli.main import main; raise SystemExit(main(['sample', 'run']))"
+    done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: python runs without docstrings (-OO)") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("size", [None, "1", "x"])
