@@ -8,20 +8,15 @@ from ..models.priors.roles import BaseMeasure
 __all__ = ["from_prior", "start_log_variance", "start_mean"]
 
 
-def has_gaussians(base_measure: nn.Module) -> bool:
-    """Whether the prior defines a Gaussian for each token."""
-    return isinstance(base_measure, BaseMeasure) and type(base_measure).gaussians is not BaseMeasure.gaussians
-
-
 def start_mean(head: nn.Linear, base_measure: nn.Module) -> None:
     """Starts the head of the means: at a token's Gaussian of the prior, or else at the token's encoding."""
     nn.init.zeros_(head.bias)
-    nn.init.zeros_(head.weight) if has_gaussians(base_measure) else nn.init.eye_(head.weight)
+    nn.init.zeros_(head.weight) if starts(base_measure) else nn.init.eye_(head.weight)
 
 
 def start_log_variance(base_measure: nn.Module, log_variance: float) -> float:
     """The initial bias of the head of the log variances: this log variance, or 0 beside that of a prior's Gaussians."""
-    return 0.0 if has_gaussians(base_measure) else log_variance
+    return 0.0 if starts(base_measure) else log_variance
 
 
 def from_prior(
@@ -40,3 +35,8 @@ def from_prior(
     """
     start = base_measure.gaussians(tokens) if isinstance(base_measure, BaseMeasure) else None
     return (mean, log_variance) if start is None else (mean + start.mean, log_variance + start.log_variance)
+
+
+def starts(base_measure: nn.Module) -> bool:
+    """Whether the prior has a Gaussian for each token."""
+    return isinstance(base_measure, BaseMeasure) and base_measure.starts_posteriors

@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from ...models.base import Model
+from ...models.priors.named import NAMED
 from ...models.priors.roles import BaseMeasure, SequencePrior
 from ...models.priors.sequences import IndependentVectorPrior
 from ...models.priors.vectors import check_base_measure, own_component
@@ -39,12 +40,7 @@ from .lightning_module import Status
 
 __all__ = ["PRIORS", "fit_prior", "named_prior", "second_stage"]
 
-PRIORS = {
-    "autoregressive": "pyroformer.priors.AutoregressiveVectorPrior",
-    "codebook": "pyroformer.priors.CodebookVectorPrior",
-    "mixture": "pyroformer.priors.MixtureVectorPrior",
-    "gaussian": "pyroformer.priors.GaussianVectorPrior",
-}
+PRIORS = {name: f"pyroformer.priors.{cls.__name__}" for name, cls in NAMED.items() if not cls.starts_posteriors}
 LEARNABLE = {"gaussian": {"learnable": True}}  # arguments without which a named prior has no parameters
 HYPERPOSTERIORS = r"guide\.hyperpriors\.\w+\.base_measure__"  # parameters for the hyper-priors of a base measure
 FIXED = ("objective", "kl_schedule", "beta", "free_bits", "free_bits_per", "target_kl", "kl_reduction")
@@ -107,9 +103,15 @@ def second_stage(
     Raises:
         ValueError: If the model has no base measure, or the prior does not fit it or has no parameters.
     """
-    _base_measure(run.model)
+    base = _base_measure(run.model)
     if isinstance(prior, str):
         prior = named_prior(run, prior, seed=seed)
+    for each, of in ((base, "the run"), (prior, "the second stage")):
+        if getattr(each, "starts_posteriors", False):
+            raise ValueError(
+                f"the prior of {of} is a {type(each).__name__}, from whose Gaussians posteriors start: it is trained "
+                "with the model, by fit with the prior tokens."
+            )
     return _with_prior(run.model, run.guide, _adapt_prior(run.model, prior))
 
 

@@ -1,6 +1,6 @@
 """The roles of priors: the arguments of each and the distribution that it returns."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from jaxtyping import Bool, Float, Int
 from pyro.nn import PyroModule, PyroSample
@@ -54,6 +54,8 @@ class BaseMeasure(Prior):
     def component(self) -> Distribution:
         """The distribution of a vector of the prior's own component, with event shape :math:`(P)`."""
         raise NotImplementedError(f"{type(self).__name__} is a BaseMeasure: write component() -> Distribution")
+
+    starts_posteriors: ClassVar[bool] = False  # whether :meth:`gaussians` is defined
 
     def gaussians(self, tokens: Int[Tensor, "*batch T"]) -> TokenGaussians | None:
         """Where the posterior of each token's vector starts; None, the default, leaves that to the guide."""

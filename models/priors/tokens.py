@@ -1,5 +1,6 @@
 """A prior of the next vector with one Gaussian for each token: a language model of Gaussian tokens."""
 
+import math
 
 import torch
 from jaxtyping import Float, Int
@@ -51,8 +52,8 @@ class TokenVectorPrior(CausalVectorPrior):
         dropout: Probability of dropping an activation in training.
         variance: :math:`\sigma^2` at the start, in every dimension, from 0.01 to 100; that of the means is 1.
         samples_per_component: :math:`\kappa`, the number of the prior's own components, and of each token's.
-        first: Prior :math:`p_0` of the prior's own components; by default a Gaussian around 0 with the variance that
-            the tokens' vectors have at the start, so that attention prefers neither.
+        first: Prior :math:`p_0` of the prior's own components; by default a Gaussian as narrow as those of tokens, as
+            far from 0 as they are, so that attention prefers neither, and away from all places.
 
     Raises:
         ValueError: If a size or the variance is out of range, two sizes do not go together, or ``first`` has another
@@ -71,6 +72,8 @@ class TokenVectorPrior(CausalVectorPrior):
         torch.Size([1, 2, 8])
     """
 
+    starts_posteriors = True
+
     def __init__(
         self,
         width: int,
@@ -87,8 +90,8 @@ class TokenVectorPrior(CausalVectorPrior):
             raise ValueError(f"vocabulary {vocabulary}: must be at least 1, the number of tokens")
         if not LEAST <= variance <= 1 / LEAST:
             raise ValueError(f"variance {variance}: must be from {LEAST} to {1 / LEAST:g}; that of the means is 1")
-        if first is None and width > 0:  # attention is drawn to short vectors
-            first = GaussianVectorPrior(width, variance=1 + PLACES**2 / 2 + variance)
+        if first is None and width > 0:
+            first = GaussianVectorPrior(width, mean=-math.sqrt(1 + PLACES**2 / 2), variance=variance)
         super().__init__(width, width, model_width, layers, heads, dropout, samples_per_component, first)
         if width % 2:
             raise ValueError(f"width {width}: must be even, for the sinusoids of places")

@@ -35,9 +35,9 @@ def demo(*, minutes: float = 3.8, out: str | None = None, seed: int = 0) -> None
     corpus = Corpus.builtin()
     print_line(f"reading {corpus.describe()}")
 
-    model = NVAE.for_corpus(corpus, size="tiny")  # what is assumed
+    model = NVAE.for_corpus(corpus, size="tiny", base_measure="tokens")  # what is assumed
     guide = NVAEGuide(model)  # what is learned
-    progress = Progress("objective (nvib, not a bound)")
+    progress = Progress()
     run = fit(
         model,
         guide,

@@ -24,7 +24,7 @@ def fit(
     out: str | None = None,
     size: Literal["tiny", "small", "base"] | None = None,
     attention: Literal["softmax", "probabilistic"] | None = None,
-    prior: Literal["gaussian", "mixture", "autoregressive", "codebook"] | None = None,
+    prior: Literal["tokens", "codebook", "autoregressive", "mixture", "gaussian"] | None = None,
     init_from: str | None = None,
     train: Literal["all", "latents", "lora"] | None = None,
     delta: float | None = None,
@@ -58,7 +58,9 @@ def fit(
         out: The folder of the run, new or empty.
         size: Size of the model (default: tiny); --model.width and the like change one dimension.
         attention: Self-attention mechanism (default: softmax); short for --model.attention.
-        prior: Prior of the vectors, which is trained with the model; short for --model.base_measure.
+        prior: Prior of the vectors, which is trained with the model; short for --model.base_measure. By default tokens,
+            a language model of Gaussian tokens; gaussian with --init_from, and with what belongs to the published NVAE
+            (--objective nvib, --delta, --keep, --lambda_d, --lambda_g, --guide.alpha relu).
         init_from: A pretrained GPT-2, Llama, Mistral or Qwen to start the decoder from: a folder in Hugging Face
             format, or a name on its hub. Sizes and tokenizer are then its own, and the learning_rate is 1e-4 by
             default, or 1e-3 where its weights are frozen.
@@ -150,6 +152,8 @@ def _begin(
     fields = {key: source[key] for key in ("field", "condition", "labels")}
     _check_conditions(name, fields["condition"])
     backbone = None if source["init_from"] is None else read_backbone(source["init_from"], size, texts, model)
+    if backbone is None:
+        model = _with_default_prior(name, model, guide or {}, training)
     tokenizer = texts["tokenizer"] if backbone is None else backbone.tokenizer
     corpus = read_corpus(data, folder if rank() == 0 else None, **fields, **{**texts, "tokenizer": tokenizer})
     if rank() == 0:
@@ -184,15 +188,31 @@ def _by_flag(
 
 def _with_prior(name: str, prior: str, model: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a model with a base measure by its short name."""
-    from ...training.fit_prior import PRIORS
-    from ...utils.registry import MODELS
-    from ..option_help import options
+    from ....models.priors.named import NAMED
 
-    if not any(option.name == "base_measure" for option in options(MODELS[name].model)):
+    if not _has_base_measure(name):
         raise ValueError(f"--prior is {prior}, but {name} has no vectors with a base measure: leave it out.")
     if "base_measure" in model:
         raise ValueError(f"--prior is {prior}, which is short for --model.base_measure: give one of them.")
-    return {**model, "base_measure": {"class_path": PRIORS[prior]}}
+    return {**model, "base_measure": {"class_path": f"pyroformer.priors.{NAMED[prior].__name__}"}}
+
+
+def _with_default_prior(
+    name: str, model: Mapping[str, Any], guide: Mapping[str, Any], training: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options of a model with the prior tokens, unless one is given or an option belongs to the published one."""
+    nvib = training.get("objective") == "nvib" or "delta" in model or guide.get("alpha") == "relu"
+    nvib |= any(training.get(option) is not None for option in ("keep", "lambda_d", "lambda_g"))
+    if nvib or "base_measure" in model or not _has_base_measure(name):
+        return dict(model)
+    return _with_prior(name, "tokens", model)
+
+
+def _has_base_measure(name: str) -> bool:
+    from ...utils.registry import MODELS
+    from ..option_help import options
+
+    return any(option.name == "base_measure" for option in options(MODELS[name].model))
 
 
 def _with_delta(name: str, delta: float, model: Mapping[str, Any]) -> dict[str, Any]:

@@ -249,7 +249,7 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
         {},
         "the prior GaussianVectorPrior has nothing to learn: give one with parameters, or learnable=True",
     ),
-    ("autoregresive", {}, "prior 'autoregresive' is unknown: choose autoregressive, codebook, mixture, gaussian, or"),
+    ("autoregresive", {}, "prior 'autoregresive' is unknown: choose codebook, autoregressive, mixture, gaussian, or"),
     ("nowhere.Prior", {}, r"prior 'nowhere.Prior' is unknown: choose"),
     ("torch.nn.Identity", {}, "prior 'torch.nn.Identity' is no base measure: name a class derived from VectorPrior"),
     ("mixture", {"steps": 0}, "steps is 0: give a positive whole number"),
