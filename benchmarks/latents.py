@@ -8,8 +8,8 @@ vae tokens   a vector for each token; the prior is a language model of Gaussian 
 nvae tokens  the same in a mixture whose weights are latent
 vae codebook, vae gaussian   the same model with other priors, at beta = 1; codebook on the ladder to it
 
-Each result is a JSON file; existing results are kept. Samples are judged by the loss of the language model of the same
-seed on them, beside its loss on its own samples.
+Each result is a JSON file; existing results are kept. Samples are judged by the loss on them of a language model with
+another seed, so that none is judged by itself.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def made(family: str, corpus: pf.Corpus, width: int) -> tuple[Model, nn.Module |
 
 def main() -> None:
     options = parsed()
-    same_settings(options.out, options, free=("runs", "seeds"))
+    same_settings(options.out, options, free=("runs",))
     corpus = texts(options)
     tasks = [
         (f"{family.replace(' ', '-')}.seed{seed}", lambda family=family, seed=seed: one(family, seed, corpus, options))
@@ -62,16 +62,17 @@ def points(seeds: list[int]) -> list[tuple[str, int]]:
 
 
 def one(family: str, seed: int, corpus: pf.Corpus, options: argparse.Namespace) -> Result:
-    """A model trained and evaluated, with samples and what the language model of its seed thinks of them."""
+    """A model trained and evaluated, with samples and what another language model thinks of them."""
     run, seconds = fitted(family, seed, corpus, options)
     evaluation = run.evaluate(limit=options.texts, num_particles=8, progress=False)
     samples = run.sample(options.texts, seed=0)
+    judge = fitted("lm", options.seeds[(options.seeds.index(seed) + 1) % len(options.seeds)], corpus, options)[0]
     return {
         "family": family,
         "seed": seed,
         "seconds": round(seconds),
         "evaluation": evaluation.as_dict(),
-        "judged": judged(fitted("lm", seed, corpus, options)[0], samples),
+        "judged": judged(judge, samples),
         "samples": samples[:10],
         "reconstructions": [] if family == "lm" else [[r.original, r.text] for r in run.reconstruct(corpus.test[:5])],
     }

@@ -304,6 +304,8 @@ def test_the_published_objective_is_one_of_dirichlets(name: str) -> None:
             "--model.base_measure pyroformer.priors.StudentTVectorPrior --model.base_measure.df 3",
         ),
         ("della", "--model.latent_prior pyroformer.priors.LinearStudentT --model.structure single"),
+        ("vae", ""),
+        ("nvae", ""),
         ("vae", "--prior codebook"),
         ("nvae", "--objective elbo --prior codebook --kl_schedule ladder --ladder 0.1 1"),
     ],

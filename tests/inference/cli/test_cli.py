@@ -72,13 +72,15 @@ class Wide(pf.priors.VectorPrior):
 
 @pytest.fixture(scope="module")
 def nvae(here: Path) -> Path:
-    assert main(shlex.split(f"fit nvae --data {here}/texts.txt --out {here}/nvae --steps 3 {TINY}")) == 0
+    assert (
+        main(shlex.split(f"fit nvae --prior gaussian --data {here}/texts.txt --out {here}/nvae --steps 3 {TINY}")) == 0
+    )
     return here / "nvae"
 
 
 @pytest.fixture(scope="module")
 def vae(here: Path) -> Path:
-    assert main(shlex.split(f"fit vae --data {here}/texts.txt --out {here}/vae --steps 3 {TINY}")) == 0
+    assert main(shlex.split(f"fit vae --prior gaussian --data {here}/texts.txt --out {here}/vae --steps 3 {TINY}")) == 0
     return here / "vae"
 
 
@@ -102,11 +104,24 @@ def test_fit_says_what_it_does(model: str, here: Path, capsys: pytest.CaptureFix
     assert re.match(r"reading texts\.txt: 80 texts.*, 270-token BPE", said[0])
     assert re.match(r"training on .*, float32, \w+ tiny, [\d,]+ parameters", said[1])
     assert re.match(r"100 % \| step 3 \| objective.* \d+\.\d\d \| ", said[2])
-    assert ("objective (nvib, not a bound)" in said[2]) == (model == "nvae")
+    assert "not a bound" not in said[2]
+    recipe = yaml.safe_load((out / "config.yaml").read_text())["model"]["init_args"]
+    prior = recipe.get("base_measure", {}).get("class_path")
+    assert prior == ("pyroformer.priors.TokenVectorPrior" if model in ("nvae", "vae") else None)
     assert ("KL" in said[2]) == (model != "lm")
     assert said[3] == f"best at step 3; run saved in {out}"
     assert len(said[4:]) == (model != "lm")
     assert all(re.match(r"the latents carry \d+\.\d+ nats a text", line) for line in said[4:])
+
+
+@pytest.mark.parametrize(
+    "options", ["--objective nvib", "--delta 0.2", "--keep 0.5 --guide.alpha relu", "--lambda_g 2"]
+)
+def test_the_options_of_the_published_nvae_come_with_its_prior(
+    here: Path, capsys: pytest.CaptureFixture[str], options: str, tmp_path: Path
+) -> None:
+    said = command(f"fit nvae --data {here}/texts.txt --out {tmp_path}/run --steps 1 {options} {TINY}", capsys)
+    assert "objective (nvib, not a bound)" in said
 
 
 def test_a_run_says_that_its_kl_is_averaged(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -282,7 +297,7 @@ def test_shared_options_are_those_of_every_command() -> None:
         assert option.help
         assert [command[option.name] for command in decoding] == [option] * 5
     for option in options("pyroformer.inference.cli.shared_options:RunOptions"):
-        assert [described(name)[option.name] for name in COMMANDS if name not in ("fit", "demo")] == [option] * 9
+        assert [described(name)[option.name] for name in COMMANDS if name not in ("fit", "demo")] == [option] * 10
 
 
 def test_a_command_without_decoding_options_is_greedy() -> None:

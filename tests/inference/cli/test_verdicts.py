@@ -18,7 +18,7 @@ def collapsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     here = tmp_path_factory.mktemp("here")
     lines = [f"Number {i} is {'even' if i % 2 == 0 else 'odd'}, the next is {i + 1}." for i in range(80)]
     (here / "texts.txt").write_text("\n".join(lines))
-    options = "--steps 80 --validations 1 --beta 1000 --learning_rate 0.02"
+    options = "--prior gaussian --steps 80 --validations 1 --beta 1000 --learning_rate 0.02"
     assert main(shlex.split(f"fit vae --data {here}/texts.txt --out {here}/vae {options} {TINY}")) == 0
     return here / "vae"
 

@@ -23,7 +23,8 @@ TINY = "--model.width 16 --model.layers 1 --model.heads 2 --vocabulary 280 --max
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     here = tmp_path_factory.mktemp("endings")
     (here / "texts.txt").write_text("\n".join(TEXTS))
-    assert main(f"fit nvae --data {here}/texts.txt --out {here}/run --steps 2 --batch_size 8 {TINY}".split()) == 0
+    options = f"--prior gaussian --steps 2 --batch_size 8 {TINY}"
+    assert main(f"fit nvae --data {here}/texts.txt --out {here}/run {options}".split()) == 0
     return here
 
 

@@ -30,6 +30,7 @@ from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.hyperpriors import Hierarchical
 from pyroformer.models.priors.roles import VectorPrior
 from pyroformer.models.priors.sequences import AutoregressiveVectorPrior, IndependentVectorPrior
+from pyroformer.models.priors.tokens import TokenVectorPrior
 from pyroformer.models.priors.vectors import GaussianVectorPrior, MixtureVectorPrior
 from pyroformer.models.vae import VAE
 
@@ -252,6 +253,12 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     ("autoregresive", {}, "prior 'autoregresive' is unknown: choose codebook, autoregressive, mixture, gaussian, or"),
     ("nowhere.Prior", {}, r"prior 'nowhere.Prior' is unknown: choose"),
     ("torch.nn.Identity", {}, "prior 'torch.nn.Identity' is no base measure: name a class derived from VectorPrior"),
+    ("tokens", {}, "prior 'tokens' is unknown: choose codebook, autoregressive, mixture, gaussian, or"),
+    (
+        TokenVectorPrior(16, 300),
+        {},
+        "the prior of the second stage is a TokenVectorPrior, from whose Gaussians posteriors",
+    ),
     ("mixture", {"steps": 0}, "steps is 0: give a positive whole number"),
     ("mixture", {"beta": 0.5}, "beta is 0.5, but a prior is fitted by the exact bound: leave beta out"),
     ("mixture", {"objective": "nvib"}, "objective is nvib, but a prior is fitted by the exact bound"),
