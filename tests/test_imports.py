@@ -40,6 +40,7 @@ ORDER = (
     ("inference.training",),
     ("inference.diagnostics",),
     ("inference.plots",),
+    ("inference.pages",),
     ("inference.cli",),
 )
 CROWDED = 18  # modules in one folder

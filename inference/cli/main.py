@@ -1,4 +1,4 @@
-"""Command line: fit, fit-prior, evaluate, sample, reconstruct, interpolate, swap, edit, posterior, plot, demo."""
+"""Command line: fit, fit-prior, evaluate, sample, reconstruct, interpolate, swap, edit, posterior, plot, look, demo."""
 
 import contextlib
 import errno
@@ -13,6 +13,7 @@ from ..utils.processes import rank
 from ..utils.registry import imported
 from .memory_limits import check_numbers, resource_message
 from .parser import COMMANDS, overview, parse, with_underscores
+from .typed_command import typed
 from .usage_errors import UsageError
 from .user_modules import LocalFinder, import_options, local_modules
 
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         2
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    with _silent_unless_first(arguments), _warnings_in_one_line(), local_modules() as finder:
+    with typed(arguments), _silent_unless_first(arguments), _warnings_in_one_line(), local_modules() as finder:
         code, message = _outcome(arguments, finder)
         if message is not None and _is_first(arguments):
             message = re.sub(r"\btrust=\['([^']+)'\]", r"--trust \1", " ".join(message.split()))

@@ -26,6 +26,7 @@ COMMANDS = {
         "edit",
         "posterior",
         "plot",
+        "look",
         "demo",
     )
 }

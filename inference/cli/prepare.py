@@ -22,6 +22,7 @@ from ..training.resumed import MAY_CHANGE, recorded_options
 from ..utils.registry import MODELS, imported
 from .option_help import options
 from .parser import NETWORK
+from .typed_command import typed_command
 
 __all__ = [
     "Prepared",
@@ -153,11 +154,11 @@ def described_source(
     init_from: str | None = None,
     train: Train | None = None,
 ) -> dict[str, Any]:
-    """What a run reads, as plain data: with it, a resumed run notices that it is given something else."""
+    """What a run reads, by which a resumed run notices another source, and the command that began it, as plain data."""
     path = Path(data)
     content = content_fingerprint(path) if data != "builtin" and path.exists() else None
     described = {"data": data, "field": field, "condition": condition, "labels": labels, "init_from": init_from}
-    return described | {"train": train, "content": content}
+    return described | {"train": train, "content": content, "command": typed_command()}
 
 
 def check_same_source(

@@ -32,6 +32,7 @@ __all__ = [
     "guides",
     "inference",
     "load",
+    "look",
     "models",
     "plots",
     "priors",
@@ -66,6 +67,7 @@ _HOMES = {
     "guides": "guides",
     "inference": "inference",
     "load": "inference.run:load",
+    "look": "inference.pages.look:look",
     "models": "models",
     "plots": "inference.plots",
     "priors": "priors",
@@ -83,6 +85,7 @@ if TYPE_CHECKING:
     from .inference.data.corpus import Corpus
     from .inference.gaussian_mixture.estimator import GaussianMixture
     from .inference.objectives.elbo import ELBO
+    from .inference.pages.look import look
     from .inference.posterior.export import to_arviz
     from .inference.pretrained.pretrained import Pretrained
     from .inference.run import Run, load

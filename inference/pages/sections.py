@@ -1,0 +1,202 @@
+"""The sections of the page about a run: each is HTML, or empty where the run has nothing to show there."""
+
+import shlex
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import NamedTuple
+
+import numpy as np
+import yaml
+from matplotlib.figure import Figure
+
+from ...guides.posteriors import TextPosterior
+from ...models.base import Model
+from ..evaluation.report import Evaluation
+from ..evaluation.verdict import validation_rate
+from ..generation.interpolation import interpolate, swaps
+from ..generation.reconstruction import Reconstruction
+from ..generation.traversal import traverse
+from ..plots import active_units, curves, layer_curves, layer_kl
+from ..run import Run
+from .document import code, note, pictures, shaded, table, text
+
+__all__ = ["SECTIONS", "Subject"]
+
+SAMPLES = 8  # texts from the prior
+STEPS = 7  # texts on the path of the interpolation
+TRAVERSED = 3  # latents that are traversed
+PANEL = (5.2, 3.8)  # size of a picture, in inches
+
+
+class Subject(NamedTuple):
+    """What the sections are about.
+
+    Arguments:
+        run: The run.
+        posterior: The posterior of ``texts``; None if the model has no latents or its guide does not encode.
+        texts: Held-out texts.
+        conditions: Their conditions, if the run was trained on pairs.
+        evaluation: The evaluation on held-out texts.
+        seed: Random seed.
+    """
+
+    run: Run
+    posterior: TextPosterior | None
+    texts: Sequence[str]
+    conditions: Sequence[str] | None
+    evaluation: Evaluation
+    seed: int
+
+    @property
+    def condition(self) -> str | None:
+        """The condition of the first text, if the run was trained on pairs."""
+        return None if self.conditions is None else self.conditions[0]
+
+    @property
+    def folder(self) -> str:
+        """The folder of the run, as it is typed."""
+        return shlex.quote(str(self.run.folder.path))
+
+
+def training(subject: Subject) -> str:
+    """The training curves, and the KL of each latent where the latents belong to layers."""
+    panels = [Figure(PANEL, layout="constrained") for _ in range(2)]
+    drawn = curves(subject.run, axes=[panel.subplots() for panel in panels])
+    words = ["Training curves: the objective", "Training curves: the bound and its KL terms"]
+    shown = list(zip(words, panels, strict=True))[: len(drawn)]
+    if subject.posterior is not None and subject.posterior.layers:
+        shown.append(("KL of each latent over the training", Figure(PANEL, layout="constrained")))
+        layer_curves(subject.run, ax=shown[-1][1].subplots())
+    return pictures(shown)
+
+
+def metrics(subject: Subject) -> str:
+    """The table of ``evaluate``."""
+    evaluation = subject.evaluation
+    hint = f"all held-out texts, with more draws: pyroformer evaluate {subject.folder}"
+    return code(evaluation.table().removesuffix(evaluation.verdict).rstrip()) + note(hint)
+
+
+def latents(subject: Subject) -> str:
+    """The KL and the active units of each latent, where the evaluation has them."""
+    evaluation = subject.evaluation
+    shown = []
+    if evaluation.latents and all(f"marginal_kl_{latent}" in evaluation for latent in evaluation.latents):
+        shown.append(("KL of each latent and its parts", Figure(PANEL, layout="constrained")))
+        layer_kl(evaluation, ax=shown[-1][1].subplots())
+    if any(name.startswith("active_") for name in evaluation):
+        shown.append(("Active units of each latent", Figure(PANEL, layout="constrained")))
+        active_units(evaluation, ax=shown[-1][1].subplots())
+    return pictures(shown) if shown else ""
+
+
+def samples(subject: Subject) -> str:
+    """Texts from the prior, and the rate beside which they are to be read."""
+    run = subject.run
+    drawn = run.sample(SAMPLES, seed=subject.seed, condition=subject.condition)
+    rows = [(f"{number}", text(item)) for number, item in enumerate(drawn, 1)]
+    rate = validation_rate(run)
+    beside = "" if rate is None else f"; rate, KL of all latents on validation texts: {rate:,.2f} nats/token"
+    hint = note(f"latents from the prior, tokens from the decoder{beside}")
+    return _of_condition(subject) + table(rows) + hint + note(f"more: pyroformer sample {subject.folder} -n 20")
+
+
+def reconstructions(subject: Subject) -> str:
+    """Held-out texts, shaded by their posterior weights if they have some, above what they decode to."""
+    if subject.posterior is None:
+        return ""
+    results = subject.run.reconstruct(list(subject.texts), conditions=subject.conditions, seed=subject.seed)
+    tables = "".join(_reconstruction(result) for result in results)
+    if results[0].token_weights is None:
+        return tables
+    return tables + note("shades: the posterior mean weight of each token, relative to the largest one of its text")
+
+
+def _reconstruction(result: Reconstruction) -> str:
+    original, weights = text(result.original), result.token_weights
+    if weights is not None:
+        original = shaded(result.tokens, weights) + _aside(f"and the prior, {result.prior_weight:.2g}")
+    return table([("text", original), ("reconstruction", text(result.text) + _aside("exact" if result.exact else ""))])
+
+
+def interpolation(subject: Subject) -> str:
+    """The texts on the path between two held-out texts, if the model defines one."""
+    run = subject.run
+    defined = type(run.model).interpolate is not Model.interpolate
+    if subject.posterior is None or not defined or len(subject.texts) < 2:
+        return ""
+    first, second, *_ = subject.texts
+    path = interpolate(run, first, second, STEPS, seed=subject.seed, condition=subject.condition)
+    between = [(f"t = {step.t:.2f}", step.text) for step in path]
+    rows = [("first text", text(first)), *_unlike_above(between), ("second text", text(second))]
+    return _of_condition(subject) + table(rows)
+
+
+def traversals(subject: Subject) -> str:
+    """A held-out text with one entry of a latent at several values, for latents that form a table."""
+    moments = None if subject.posterior is None else subject.posterior.moments()
+    if moments is None:
+        return ""
+    first, tables = subject.texts[0], []
+    count = moments[0].shape[-2] if subject.posterior and subject.posterior.layers else 1
+    for latent in sorted({int(place) for place in np.linspace(1, count, TRAVERSED)}):
+        result = traverse(subject.run, first, latent, seed=subject.seed, condition=subject.condition)
+        values = zip(result.values, result.texts, strict=True)
+        rows = sorted([(result.mean, f"{result.reconstruction}"), *values])
+        labels = [(f"{value:+.2f}{' (mean)' if value == result.mean else ''}", item) for value, item in rows]
+        tables.append(table(_unlike_above(labels), f"latent {latent}, entry {result.dimension}"))
+    return _of_condition(subject) + table([("text", text(first))]) + "".join(tables)
+
+
+def exchanges(subject: Subject) -> str:
+    """A held-out text with the latent of each layer taken from another, for latents that belong to layers."""
+    if subject.posterior is None or not subject.posterior.layers or len(subject.texts) < 2:
+        return ""
+    first, second, *_ = subject.texts
+    rows = [("text", text(first)), ("other", text(second))]
+    for swapped in swaps(subject.run, first, second, seed=subject.seed, condition=subject.condition):
+        names = "all latents" if len(swapped.layers) > 1 else "".join(f"z_{layer}" for layer in swapped.layers)
+        rows.append((f"{names} of other" if names else "reconstruction", text(swapped.text)))
+    return _of_condition(subject) + table(rows)
+
+
+def origin(subject: Subject) -> str:
+    """The command that began the run, how to open it, and its configuration."""
+    run = subject.run
+    command = run.folder.read_source().get("command")
+    made = "" if not isinstance(command, str) else note("The command that began the run:") + code(command)
+    opened = f"import pyroformer as pf\n\nrun = pf.load({str(run.folder.path)!r})"
+    written = yaml.safe_dump(dict(run.config), sort_keys=False, width=100, allow_unicode=True)
+    configuration = f"<details><summary>The configuration</summary>{code(written)}</details>\n"
+    return made + note("To go on in Python:") + code(opened) + configuration
+
+
+def _of_condition(subject: Subject) -> str:
+    return "" if subject.condition is None else f"<p>condition: {text(subject.condition)}</p>\n"
+
+
+def _aside(words: str) -> str:
+    return f' <span class="note">({escape(words)})</span>' if words else ""
+
+
+def _unlike_above(rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Labels and texts as cells; a text that equals the one above is faded."""
+    cells, above = [], None
+    for label, item in rows:
+        cell = f'<span class="text faded" dir="auto">{escape(item)}</span>' if item and item == above else text(item)
+        cells.append((label, cell))
+        above = item
+    return cells
+
+
+SECTIONS: dict[str, Callable[[Subject], str]] = {
+    "Training": training,
+    "Evaluation": metrics,
+    "Latents": latents,
+    "Reconstructions": reconstructions,
+    "Samples": samples,
+    "Interpolation": interpolation,
+    "Traversals": traversals,
+    "Exchanged latents": exchanges,
+    "How it was made": origin,
+}
