@@ -157,7 +157,7 @@ CASES = [
     (FIT + " --beta -1", 1, r"beta is -1\.0: give zero or a positive number"),
     (FIT + " --free_bits -1", 1, r"free_bits is -1\.0: give zero or a positive number"),
     (
-        FIT + " --free_bits 2",
+        FIT + " --objective nvib --free_bits 2",
         1,
         "free_bits is about the KL, and the objective nvib has none: choose the objective elbo",
     ),
