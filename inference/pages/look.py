@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ...guides.base import encodes
+from ...models.numbers import declared_number
 from ..data.pairs import unzip_pairs
 from ..evaluation.summary import run_summary
 from ..run import Run
@@ -37,8 +38,11 @@ def look(
 
     Raises:
         ValueError: If the file cannot be written or belongs to a run, the run's folder is temporary and there is no
-            ``path``, or ``limit`` is below 1.
+            ``path``, ``limit`` is below 1, or ``run`` is no run.
     """
+    if not isinstance(run, Run):
+        raise ValueError(f"run is {run!r}: give the run that fit or load returns, as in pf.look(pf.load('runs/mine')).")
+    limit, seed = declared_number("limit", limit, int), declared_number("seed", seed, int)
     if path is None and run.folder.owner is not None:
         raise ValueError("the folder of this run is temporary: give the path of the page, such as 'look.html'.")
     path = run.folder.path / "look.html" if path is None else Path(path)

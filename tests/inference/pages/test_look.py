@@ -4,6 +4,7 @@ import re
 import shlex
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -211,5 +212,21 @@ def test_a_temporary_run_needs_a_path(corpus: pf.Corpus) -> None:
     run = Run(model, None, corpus, RunFolder.temporary(), {}, 0)
     with pytest.raises(ValueError, match=r"the folder of this run is temporary: give the path of the page"):
         pf.look(run)
-    with pytest.raises(ValueError, match=r"limit is 0"):
-        pf.look(run, "page.html", limit=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"limit": 0}, "limit is 0: give a positive whole number"),
+        ({"limit": 2.5}, r"limit is 2\.5"),
+        ({"limit": "a"}, "limit is 'a'"),
+        ({"seed": "a"}, "seed is 'a'"),
+        ({"path": "."}, "is a folder: name a file"),
+        ({"run": "runs/mine"}, r"run is 'runs/mine': give the run that fit or load returns"),
+    ],
+)
+def test_python_says_what_is_wrong_in_one_line(corpus: pf.Corpus, options: dict[str, Any], message: str) -> None:
+    run = Run(pf.LanguageModel.for_corpus(corpus, **TINY), None, corpus, RunFolder("nowhere"), {}, 0)
+    unchecked = getattr(pf.look, "__wrapped__", pf.look)  # without the tests' own checks of types
+    with pytest.raises(ValueError, match=message):
+        unchecked(**{"run": run, "path": "page.html"} | options)
