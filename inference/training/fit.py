@@ -1,7 +1,6 @@
 """Training of a model and its guide by stochastic variational inference."""
 
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from inspect import Parameter, Signature, signature
@@ -165,7 +164,7 @@ def run_training(
 
 def _shown(bar: TrainingBar | None) -> Callable[[str], object]:
     """What shows a line where progress is shown."""
-    return lambda line: None if bar is None else print(line, file=sys.stderr)
+    return (lambda line: None) if bar is None else bar.say
 
 
 def _each(*callbacks: Callable[[Status], None] | None) -> Callable[[Status], None] | None:

@@ -71,6 +71,13 @@ class TrainingBar:
         self.bar.n = 100 * status.progress
         self.bar.refresh()
 
+    def say(self, line: str) -> None:
+        """Shows a line above the bar."""
+        if self.bar is None:
+            sys.stderr.write(f"{line}\n")
+        else:
+            self.bar.write(line, file=sys.stderr)
+
     def close(self, last: str = "") -> None:
         """Ends the bar, with a last line under it."""
         if self.bar is None:

@@ -27,9 +27,7 @@ def test_a_used_folder_is_refused_unless_resumed(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.prepare(resume=False)
     folder.write_config({"model": {}})
-    with pytest.raises(
-        ValueError, match=r"already holds a run \(no step yet\). Continue it with resume=True, or ch"
-    ):
+    with pytest.raises(ValueError, match=r"already holds a run \(no step yet\). Continue it with resume=True, or ch"):
         folder.prepare(resume=False)
     torch.save({"state_dict": {}, "global_step": 2800}, folder.last)
     with pytest.raises(ValueError, match=r"already holds a run \(step 2,800\)"):
