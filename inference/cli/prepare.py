@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import fields
 from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from ...models.base import Model
 from ...models.choices import check_choice
 from ...models.serialization import check_trust, from_config, public_path
 from ...models.transformer.backbone import Backbone, Train
+from ...models.transformer.config import TransformerConfig
 from ..data.corpus import Corpus
 from ..pretrained.pretrained import Pretrained
 from ..runs.fingerprint import content_fingerprint
@@ -90,6 +92,9 @@ def prepare_new(
     if "latent_prior" in priors:  # its sizes follow from the structure of the model
         plain = {key: value for key, value in {**dimensions, **model_options}.items() if key not in priors}
         known |= cls.for_corpus(corpus, size=size, **plain).prior_sizes
+    network = {field.name for field in fields(TransformerConfig)}
+    # The messages of the network come before those of a prior with its sizes.
+    TransformerConfig(**cls.network | {key: value for key, value in known.items() if key in network})
     torch.manual_seed((training or {}).get("seed", 0))
     model_options = {key: _construct(value, known) for key, value in model_options.items()}
     new: Model = cls.for_corpus(corpus, size=size, backbone=backbone, train=train, **model_options)
