@@ -140,7 +140,7 @@ def token_log_prob(
         hidden = hidden.masked_fill(~mask[:, None], 0)
     rows = _chunk_rows(hidden, embedding)
     if rows < len(hidden):
-        log_prob = torch.ops.pyroformer.token_log_prob(hidden, embedding, bias, tokens, mask, rows)[0]
+        log_prob = torch.ops.pyroformer.chunked_token_log_prob(hidden, embedding, bias, tokens, mask, rows)[0]
     else:
         log_prob = -F.cross_entropy(_logits(hidden, embedding, bias), tokens, reduction="none")
     return log_prob if mask is None else log_prob.masked_fill(~mask, 0)
@@ -178,7 +178,7 @@ def _chunks(mask: Tensor | None, tokens: Tensor, rows: int) -> Iterator[slice | 
 
 
 @torch.library.custom_op(
-    "pyroformer::token_log_prob",
+    "pyroformer::chunked_token_log_prob",  # named anew with its gradient, which compiled graphs in caches call
     mutates_args=(),
     schema="(Tensor hidden, Tensor embedding, Tensor? bias, Tensor tokens, Tensor? mask, int rows) -> (Tensor, Tensor)",
 )

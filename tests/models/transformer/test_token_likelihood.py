@@ -147,7 +147,9 @@ def test_capture_keeps_the_recomputation() -> None:
 def test_operator_registrations() -> None:
     hidden, embedding, bias, tokens = inputs()
     for b, mask in itertools.product((bias, None), (torch.arange(N) < 30, None)):
-        torch.library.opcheck(torch.ops.pyroformer.token_log_prob.default, (hidden, embedding, b, tokens, mask, 5))
+        torch.library.opcheck(
+            torch.ops.pyroformer.chunked_token_log_prob.default, (hidden, embedding, b, tokens, mask, 5)
+        )
 
 
 # --- the distribution -------------------------------------------------------------------------------------------------
