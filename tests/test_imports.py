@@ -23,6 +23,7 @@ ORDER = (
     ("models.batch", "models.local_params", "models.serialization"),
     ("models.distributions",),
     ("models.attention",),
+    ("models.nvib",),
     ("models.transformer",),
     ("models.priors",),
     ("models.base",),
@@ -35,6 +36,7 @@ ORDER = (
     ("inference.pretrained", "inference.objectives"),
     ("inference.runs", "inference.svi"),
     ("inference.generation", "inference.posterior"),
+    ("inference.nvib",),
     ("inference.evaluation",),
     ("inference.run",),
     ("inference.training",),
@@ -187,7 +189,7 @@ def test_every_name_at_the_top_exists() -> None:
             assert getattr(package, name) is not None
 
 
-@pytest.mark.parametrize("package", ["priors", "distributions", "plots", "diagnostics", "em"])
+@pytest.mark.parametrize("package", ["priors", "distributions", "plots", "diagnostics", "em", "nvib"])
 def test_packages_show_public_names_only(package: str) -> None:
     module = getattr(pyroformer, package)
     assert dir(module) == sorted(module.__all__)

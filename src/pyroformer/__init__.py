@@ -34,6 +34,7 @@ __all__ = [
     "load",
     "look",
     "models",
+    "nvib",
     "plots",
     "priors",
     "to_arviz",
@@ -69,6 +70,7 @@ _HOMES = {
     "load": "inference.run:load",
     "look": "inference.pages.look:look",
     "models": "models",
+    "nvib": "inference.nvib",
     "plots": "inference.plots",
     "priors": "priors",
     "fit_prior": "inference.training.fit_prior:fit_prior",
@@ -81,7 +83,7 @@ if TYPE_CHECKING:
     from .guides.della import DELLAGuide
     from .guides.nvae import NVAEGuide
     from .guides.vae import VAEGuide
-    from .inference import diagnostics, em, plots
+    from .inference import diagnostics, em, nvib, plots
     from .inference.data.corpus import Corpus
     from .inference.gaussian_mixture.estimator import GaussianMixture
     from .inference.objectives.elbo import ELBO

@@ -1,0 +1,97 @@
+"""Posterior draws of the weights of the layers' vectors, for ArviZ."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...models.distributions.log_dirichlet_math import sample_log_dirichlet
+from ...models.nvib.bottleneck import Bottleneck, VectorPosterior
+from ...models.nvib.observer import Observer
+from ..posterior.arviz_compat import ArviZData, from_groups
+from .layers import check_prior, layers
+from .observe import run_batches
+
+__all__ = ["posterior"]
+
+
+def posterior(
+    model: nn.Module, batch: object, *, draws: int = 100, seed: int = 0, select: str | None = None
+) -> ArviZData:
+    r"""Draws of the weights that the layers' posteriors give to the prior's component and to each vector.
+
+    .. math:: \pi \sim \text{Dir}(\alpha^p, \alpha_1, \dots, \alpha_n)
+
+    Each layer is a variable with the name of the layer and the dimensions ``chain``, ``draw``, ``text`` and
+    ``encoder_vector``, ``decoder_vector`` or ``cross_vector``; vector 0 is the prior's component. A vector that is
+    masked has the weight 0. The draws are independent.
+
+    Arguments:
+        model: A wrapped model with priors and a finite ``tau_alpha``.
+        batch: One batch, as for :func:`~pyroformer.nvib.fit_priors`.
+        draws: The number of draws.
+        seed: Random seed.
+        select: Which layers, as in :func:`~pyroformer.nvib.regularize`.
+
+    Returns:
+        ArviZ's InferenceData, or from ArviZ 1 on a DataTree, with the group ``posterior``.
+
+    Raises:
+        ValueError: If the model is not wrapped or has no priors, a ``tau_alpha`` is infinite, or ``draws`` is no
+            positive whole number.
+
+    Examples:
+        >>> model, x = pf.nvib.wrap(torch.nn.TransformerEncoderLayer(16, 2, batch_first=True)), torch.randn(3, 5, 16)
+        >>> model = pf.nvib.regularize(pf.nvib.fit_priors(model, [x]), tau_alpha=0.0)
+        >>> pf.nvib.posterior(model, x, draws=20)["posterior"]["self_attn"].sizes["encoder_vector"]
+        6
+    """
+    import xarray
+
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+        raise ValueError(f"draws is {draws!r}: give a positive whole number")
+    found = layers(model, select)
+    check_prior(found)
+    for name, layer in found.items():
+        if layer.tau.alpha == math.inf:
+            raise ValueError(
+                f"tau_alpha is inf in the layer {name!r}, so that its weights are no distribution: "
+                "pf.nvib.regularize(model, tau_alpha=0) makes them one"
+            )
+    seen = {name: _Seen() for name in found}
+    run_batches(model, [batch], found, seen)
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    variables = {}
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        for name, layer in found.items():
+            x = seen[name].x
+            if x is None:  # it did not run
+                continue
+            weights = _draws(layer.posterior(x, seen[name].present), layer, draws)
+            dims = ("chain", "draw", "text", f"{layer.group}_vector")
+            variables[name or "attention"] = (dims, weights[None].float().cpu().numpy())
+    group = xarray.Dataset(variables)
+    group = group.assign_coords({name: range(size) for name, size in group.sizes.items()})
+    return from_groups({"posterior": group}, {"model": type(model).__name__, "seed": seed, "draws_are": "independent"})
+
+
+@torch.no_grad()
+def _draws(vectors: VectorPosterior, layer: Bottleneck, draws: int) -> Tensor:
+    """[draws, B, 1 + N]."""
+    log_alpha = layer.natural_log_alpha(vectors.x) + vectors.excess
+    log_alpha = torch.cat([layer.prior_log_alpha.expand(*log_alpha.shape[:-1], 1), log_alpha], -1)
+    mask = None if vectors.present is None else F.pad(vectors.present, (1, 0), value=True)
+    return sample_log_dirichlet(log_alpha.expand(draws, *log_alpha.shape), mask).exp()
+
+
+class _Seen(Observer):
+    """The vectors of one batch."""
+
+    def __init__(self) -> None:
+        self.x: Tensor | None = None
+        self.present: Tensor | None = None
+
+    def vectors(self, x: Tensor, present: Tensor | None) -> None:
+        self.x, self.present = x, present
