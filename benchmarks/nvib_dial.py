@@ -5,6 +5,8 @@ r"""How few vectors carry a text: delta of the prior, and heads of alpha, agains
 relu, linear     an NVAE on the published objective with this head of alpha, by delta: what each token adds to the
                  prior's concentration. `relu` switches vectors off, `linear` leaves each some weight
 keep P           a relu head whose delta begins at 0.3 and moves until the share P of the vectors is kept
+presence P       each vector is present with probability P in the prior, and present or absent in the posterior; the
+                 weight of the regularizers grows from 0 over the first quarter, or no vector outlives the first steps
 stride k         the same model and objective, but only every k-th token has a vector, always the same ones
 one vector       only the first, which is made from the mean of the encodings of all tokens
 
@@ -66,6 +68,7 @@ class Point(NamedTuple):
 
 FIRST = [("relu", 0.15), ("stride 2", 0.3), ("relu", 0.3), ("relu", 0.05), ("linear", 0.15), ("stride 3", 0.3)]
 FIRST += [("one vector", 0.3), ("relu", 1.0), ("keep 0.5", 0.3)]
+FIRST += [("presence 0.1", 0.3), ("presence 0.01", 0.3), ("presence 0.5", 0.3), ("presence 0.001", 0.3)]
 LAST = [("linear", 0.3), ("linear", 0.05), ("linear", 1.0), ("keep 0.33", 0.3)]
 
 
@@ -102,7 +105,9 @@ class Pooled(nn.Module):
 
 def make(point: Point, corpus: Corpus, options: argparse.Namespace) -> tuple[NVAE, NVAEGuide]:
     prior = BoundedDirichletProcess(delta=point.delta)
-    model = NVAE.for_corpus(corpus, weight_prior=prior, width=options.width, layers=options.layers, heads=2)
+    presence = float(point.family.split()[1]) if point.family.startswith("presence") else None
+    sizes = {"width": options.width, "layers": options.layers, "heads": 2}
+    model = NVAE.for_corpus(corpus, weight_prior=prior, presence=presence, **sizes)
     guide = NVAEGuide(model, alpha="relu" if point.family.startswith(("relu", "keep")) else "linear")
     fixed: Any = guide
     if point.family.startswith("stride"):
@@ -145,7 +150,7 @@ def measure(point: Point, corpus: Corpus, options: argparse.Namespace) -> Result
         validations=5,
         validation_texts=256,
         seed=point.seed,
-        **({"keep": float(point.family.split()[1])} if point.family.startswith("keep") else {}),
+        **training(point),
     )
     return {
         "point": point._asdict(),
@@ -159,11 +164,17 @@ def measure(point: Point, corpus: Corpus, options: argparse.Namespace) -> Result
     }
 
 
+def training(point: Point) -> dict[str, Any]:
+    """The training options that belong to a family."""
+    if point.family.startswith("keep"):
+        return {"keep": float(point.family.split()[1])}
+    return {"kl_schedule": "linear"} if point.family.startswith("presence") else {}
+
+
 def summary(run: Run, split: Any, min_weight: float, texts: int) -> dict[str, float]:
     """Vectors kept, accuracy and BLEU without the others."""
-    names = (
-        ["accuracy", "accuracy_sampled", "kept_attention", "reconstruction"] if not min_weight else ["accuracy_kept"]
-    )
+    whole = ["accuracy", "accuracy_sampled", "kept_attention", "reconstruction", "present"]
+    names = ["accuracy_kept"] if min_weight else whole
     found = run.evaluate(
         split=split,
         limit=texts,
@@ -173,7 +184,7 @@ def summary(run: Run, split: Any, min_weight: float, texts: int) -> dict[str, fl
         metrics=["kept", "bleu", "exact_match", *names],
     )
     values = {name: found[name].value for name in found}
-    shares = {name: found[name]["of the text's"] for name in ("kept", "kept_attention") if name in found}
+    shares = {name: found[name]["of the text's"] for name in ("kept", "kept_attention", "present") if name in found}
     return values | {f"{name}_share": value for name, value in shares.items()}
 
 

@@ -5,7 +5,8 @@ The story of one text::
     h_1..h_n            = encoder(text), which reads tokens through the decoder's embedding
     mu_i, sigma_i^2, log alpha_i  from h_i by linear heads; component 0 is the prior's own
                                   (mu and sigma from the Gaussian of the token on, where the prior has one for each)
-    log pi  ~ LogDirichlet(log alpha_0 .. log alpha_n)
+    b_i     ~ Bernoulli(g_i)      with the log odds of g_i from h_i by a linear head, where the model has presence
+    log pi  ~ LogDirichlet(log alpha_0 .. log alpha_n)        of the components that are present
     z_i     ~ Normal(mu_i, sigma_i^2)
 
 With kappa (``samples_per_component``) above 1 every component is repeated kappa times at 1/kappa of its alpha, which is
@@ -26,6 +27,7 @@ from ..models.attention.mixture import Mixture, SharedVariances
 from ..models.batch import Batch
 from ..models.choices import check_choice
 from ..models.distributions.log_dirichlet import LogDirichlet
+from ..models.distributions.presence import Presence, WherePresent
 from ..models.nvae import NVAE, component_mask
 from ..models.precision import at_least_float32
 from ..models.priors.vectors import own_component
@@ -41,8 +43,9 @@ VarianceForm = Literal["diagonal", "isotropic", "shared"]
 LEAST_LOG_ALPHA = -20.0  # at which a vector is off: its draws have no weight that float64 holds
 NO_VECTORS = (
     "no text keeps a vector of its own: the posterior is the prior's component, and the head of alpha gets no gradient "
-    "any more. Fit anew with a larger delta of the weight_prior, or another --guide.alpha."
+    "any more. Fit anew with a larger delta of the weight_prior or presence, or another --guide.alpha."
 )
+START_LOG_ODDS = 3.0  # of presence: a model that copies first has all vectors, 95 in 100 of them at a time
 MOST_LOG_ALPHA = 60.0  # draws and divergences in float64 are exact up to here
 
 
@@ -55,6 +58,7 @@ class MixturePosterior(NamedTuple):
     mask: Bool[Tensor, "*batch N"]
     shared: SharedVariances | None = None  # the same variances as groups, where there are only two
     samples_per_component: int = 1  # components of the prior, and of each token
+    log_odds: Float[Tensor, "*batch N"] | None = None  # of presence, where the model has it
 
     def __repr__(self) -> str:
         return in_words(self, self.mean, self.mask, name="components")
@@ -68,9 +72,16 @@ class MixturePosterior(NamedTuple):
     def kept(self) -> Bool[Tensor, "*batch N"]:
         """True for the prior's components and those of tokens that are not switched off, as ``relu`` does with some.
 
-        Training draws weights of 0 for the others, so evaluation does not attend to them either.
+        Training draws weights of 0 for the others, so evaluation does not attend to them either. Where the model has
+        presence, these are the components that are more probably present than not.
         """
-        return kept_components(self.log_alpha, self.mask, self.samples_per_component)
+        kept = kept_components(self.log_alpha, self.mask, self.samples_per_component)
+        presence = self.presence()
+        return kept if presence is None else kept & (presence.mean > 0.5)
+
+    def presence(self) -> Presence | None:
+        """The distribution of which components are present; None where the model has no presence."""
+        return None if self.log_odds is None else Presence(self.log_odds, self.mask, self.samples_per_component)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -185,14 +196,22 @@ class NVAEGuide(Guide):
         self.mean = nn.Linear(width, width)
         start_mean(self.mean, model.base_measure)
         self.alpha = AlphaHead(width, model.config.heads, alpha)
+        self.log_odds = None if model.presence is None else nn.Linear(width, 1)
+        if self.log_odds is not None:
+            nn.init.zeros_(self.log_odds.weight)
+            nn.init.constant_(self.log_odds.bias, START_LOG_ODDS)
         self.log_variance = VarianceHead(width, variance, start_log_variance(model.base_measure, log_variance))
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         posterior = self.encode(batch)
+        normal: Any = dist.Normal(posterior.mean, posterior.variance.sqrt()).to_event(1)
+        presence, mask = posterior.presence(), posterior.mask
         with self.texts(batch):
-            weights = pyro.sample("weights", LogDirichlet(posterior.log_alpha.double(), posterior.mask))
-            normal = dist.Normal(posterior.mean, posterior.variance.sqrt()).to_event(1)
-            vectors = pyro.sample("vectors", normal.mask(posterior.mask).to_event(1))
+            if presence is not None:
+                mask = mask & (pyro.sample("presence", presence) > 0.5)
+            weights = pyro.sample("weights", LogDirichlet(posterior.log_alpha.double(), mask))
+            where = normal.mask(mask) if presence is None else WherePresent(normal, mask, presence.mean)
+            vectors = pyro.sample("vectors", where.to_event(1))
         return weights, vectors
 
     def encode(self, batch: Batch) -> MixturePosterior:
@@ -200,6 +219,7 @@ class NVAEGuide(Guide):
         tokens, observed = self.observed(batch)
         h = self.encoder(tokens, observed)
         log_alpha = _bounded(self.alpha(h))
+        log_odds = None if self.log_odds is None else F.pad(at_least_float32(self.log_odds(h).squeeze(-1)), (1, 0))
         with self.set_hyperparameters():
             base: Any = own_component(self.model.base_measure)
             means, log_variances = from_prior(
@@ -212,9 +232,10 @@ class NVAEGuide(Guide):
             log_alpha = (log_alpha - math.log(samples_per_component)).repeat_interleave(samples_per_component, -1)
             mean = mean.repeat_interleave(samples_per_component, -2)
             variance = variance.repeat_interleave(samples_per_component, -2)
+            log_odds = None if log_odds is None else log_odds.repeat_interleave(samples_per_component, -1)
         mask = component_mask(batch.lengths, samples_per_component, log_alpha.shape[-1])
         shared = self._shared(base.variance, log_variances, log_alpha)
-        return MixturePosterior(log_alpha, mean, variance, mask, shared, samples_per_component)
+        return MixturePosterior(log_alpha, mean, variance, mask, shared, samples_per_component, log_odds)
 
     def _prior_log_alpha(self, like: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:
         """Log concentration of the prior's component: that of the plain Dirichlet process, 0 for other priors."""

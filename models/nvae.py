@@ -3,34 +3,39 @@ r"""The nonparametric variational autoencoder (NVAE): a text is decoded from a r
 The story of one text::
 
     n       ~ LengthPrior                         its length in tokens
-    log pi  ~ WeightPrior(n)                      weights of kappa (n + 1) components: a bounded Dirichlet process
+    b_i     ~ Bernoulli(rho)                      whether a token's vector is present; without presence, all are
+    log pi  ~ WeightPrior(b)                      weights of kappa (n + 1) components: a bounded Dirichlet process
     z_i     ~ BaseMeasure                         one vector per component, independent or in sequence
     text    ~ AutoregressiveText(decoder, F)      whose every cross-attention is the posterior mean under
                                                   F = sum_i pi_i delta(z_i)
 
 The first kappa components (``samples_per_component``) belong to the prior; the others, kappa each, to the tokens that a
 guide reads. As the mixture depends on ``n``, the length is a random variable: the bound is one of log p(x), and
-includes log p(n).
+includes log p(n). With ``presence``, absent components have no weight and no vector; those of the prior are always
+present.
 
 References:
     A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck (Henderson & Fehr,
     2023), https://arxiv.org/abs/2207.13529
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pyro
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from .attention.editing import interpolated
 from .attention.mixture import Mixture
 from .batch import Batch
+from .distributions.presence import Presence
 from .mixture_base import MixtureMemoryModel
 from .numbers import declared_number
+from .precision import at_least_float32
 from .priors.checks import as_prior, check_prior
 from .priors.lengths import LengthPrior
 from .priors.named import named_prior
@@ -61,10 +66,15 @@ class NVAE(MixtureMemoryModel):
         delta: The increase of the prior's concentration with each token, which decides how many vectors a text keeps:
             short for a ``weight_prior`` of ``BoundedDirichletProcess(delta=...)``. By default 0.3, as published; 3 with
             the prior ``tokens``, whose vectors all say something, so that weights do not hide some of them.
+        presence: The probability rho with which each token's vector is present, above 0 and below 1: the smaller, the
+            fewer vectors a text keeps. The weights are then of those that are present, and their prior is that of a
+            text with so many components. By default there is no such choice, and all are. The vectors must be
+            independent of each other.
 
     Raises:
         ValueError: If ``samples_per_component`` is not positive, a prior has another shape or support than its role
-            requires, or ``delta`` is negative or given beside a ``weight_prior``.
+            requires, ``delta`` is negative or given beside a ``weight_prior``, or ``presence`` is no probability or
+            given beside a joint prior of the vectors.
 
     Examples:
         >>> model = NVAE(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2))
@@ -73,7 +83,7 @@ class NVAE(MixtureMemoryModel):
         16
     """
 
-    latents = ("weights", "vectors")
+    latents: tuple[str, ...] = ("weights", "vectors")
 
     def __init__(
         self,
@@ -83,6 +93,7 @@ class NVAE(MixtureMemoryModel):
         length_prior: LengthPrior | None = None,
         samples_per_component: int = 1,
         delta: float | None = None,
+        presence: float | None = None,
     ) -> None:
         super().__init__()
         if delta is not None and weight_prior is not None:
@@ -108,6 +119,9 @@ class NVAE(MixtureMemoryModel):
             "weight_prior",
         )
         self.length_prior = length_prior or LengthPrior(config.max_length)
+        self.presence = _checked_presence(presence, self.base_measure)
+        if self.presence is not None:
+            self.latents = ("presence", *self.latents)
         self.decoder = Decoder(config, cross_attention=True)
         mask = component_mask(torch.tensor([1, 2]), samples_per_component, 3 * samples_per_component)
         check_prior(self.weight_prior, mask, name="weight_prior")
@@ -124,11 +138,20 @@ class NVAE(MixtureMemoryModel):
             length, padded_length = self.sample_length(batch)
             components = self.samples_per_component * (padded_length + 1)
             mask = component_mask(length, self.samples_per_component, components)
+            if self.presence is not None:
+                mask = mask & (pyro.sample("presence", self.presence_prior(mask)) > 0.5)
             log_weights = pyro.sample("weights", self.weight_prior(mask))
             distribution: Any = over_components(self.base_measure, mask)
             vectors = pyro.sample("vectors", distribution)
             mixture = Mixture(log_weights.to(vectors.dtype), vectors, mask=mask)
             return pyro.sample("text", self.likelihood(mixture, batch.mask), obs=batch.tokens)
+
+    def presence_prior(self, mask: Bool[Tensor, "*batch N"]) -> Presence:
+        """The distribution of which components are present, of those that texts have."""
+        assert self.presence is not None, "every component is present"
+        log_odds = math.log(self.presence) - math.log1p(-self.presence)
+        logits = torch.full(mask.shape, log_odds, device=mask.device, dtype=self.decoder.embedding.tokens.weight.dtype)
+        return Presence(at_least_float32(logits), mask, always=self.samples_per_component)
 
     @property
     def objective(self) -> str:
@@ -137,7 +160,8 @@ class NVAE(MixtureMemoryModel):
 
     @property
     def dimensions(self) -> dict[str, tuple[str, ...]]:
-        return {"weights": ("component",), "vectors": ("component", "dimension")}
+        own = {"weights": ("component",), "vectors": ("component", "dimension")}
+        return own if self.presence is None else {"presence": ("component",), **own}
 
     def interpolate(self, first: Memory, second: Memory, t: float) -> Mixture:
         r"""The components of both mixtures, :math:`(1 - t) F_1 + t F_2`."""
@@ -159,3 +183,26 @@ def component_mask(
         [[True, True, False], [True, True, True]]
     """
     return torch.arange(components, device=length.device) < samples_per_component * (length[..., None] + 1)
+
+
+def _checked_presence(presence: float | None, base_measure: nn.Module) -> float | None:
+    """The probability of presence as a number, if the model can have one.
+
+    Raises:
+        ValueError: If it is no probability between 0 and 1, or the vectors of a text are not independent.
+    """
+    presence = declared_number("presence", presence, float | None)
+    if presence is None:
+        return None
+    if not 0 < presence < 1:
+        raise ValueError(
+            f"presence is {presence:g}: give the probability of a vector, above 0 and below 1, or leave it out, where "
+            "every vector is present."
+        )
+    if isinstance(base_measure, SequencePrior):
+        raise ValueError(
+            f"presence is {presence:g}, and the prior of the vectors is a {type(base_measure).__name__}, in which each "
+            "depends on those before, absent or not: take a base_measure of independent vectors (--prior gaussian or "
+            "mixture), or leave presence out."
+        )
+    return presence

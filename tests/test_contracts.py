@@ -43,10 +43,14 @@ class Pair(NamedTuple):
 
 
 def nvae(
-    samples_per_component: int = 1, base: Callable[[], BaseMeasure] | None = None, **options: Any
+    samples_per_component: int = 1,
+    base: Callable[[], BaseMeasure] | None = None,
+    presence: float | None = None,
+    **options: Any,
 ) -> Callable[[], Pair]:
     def make() -> Pair:
-        model = NVAE(CONFIG, samples_per_component=samples_per_component, base_measure=None if base is None else base())
+        measure = None if base is None else base()
+        model = NVAE(CONFIG, samples_per_component=samples_per_component, base_measure=measure, presence=presence)
         return Pair(model, NVAEGuide(model, **options))
 
     return make
@@ -84,6 +88,8 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "nvae-isotropic": nvae(variance="isotropic"),
     "nvae-shared": nvae(variance="shared"),
     "nvae-kappa-3": nvae(samples_per_component=3),
+    "presence-nvae": nvae(presence=0.4),
+    "presence-nvae-kappa-2": nvae(samples_per_component=2, presence=0.4),
     "vae": vae(),
     "autoregressive-vae": vae(lambda: AutoregressiveVectorPrior(16, heads=2, samples_per_component=0)),
     "nvae-mixture": nvae(base=lambda: MixtureVectorPrior(16, components=3)),
@@ -163,8 +169,9 @@ def test_padding_changes_nothing(pair: Pair) -> None:
 
 
 def estimated(pair: Pair) -> set[str]:
-    """The latent sites whose divergence has no closed form."""
-    return {"vectors"} if any(isinstance(part, NO_CLOSED_FORM) for part in pair.model.modules()) else set()
+    """The latent sites whose divergence has no closed form, or depends on a draw."""
+    own = {"vectors"} if any(isinstance(part, NO_CLOSED_FORM) for part in pair.model.modules()) else set()
+    return own | {"weights"} if "presence" in pair.model.latents else own
 
 
 def test_batch_composition_changes_nothing(pair: Pair) -> None:

@@ -42,6 +42,7 @@ PRINTED = {
     "from_pyro": ["weights  LogDirichlet", "text     AutoregressiveText"],
     "attention_layers": ["tensor(True)", "torch.Size([8, 4, 5])", "torch.Size([8, 2, 32])"],
     "gaussian_mixture": ["GaussianMixture(n_components=2", "tensor([["],
+    "presence": ["vectors present in a draw", "presence is 0.1, and the prior of the vectors is a TokenVectorPrior"],
     "howto": ["posterior", "conditional_log_likelihood", "sample_stats", "observed_data", "constant_data"],
     "own_likelihood": ["the likelihood of Unordered has the type Independent", "the site 'text' has size"],
 }

@@ -12,6 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ...guides.base import Guide, encodes, no_encode
+from ...guides.nvae import MixturePosterior
 from ...guides.posteriors import TextPosterior
 from ...models.attention.editing import compacted
 from ...models.attention.mixture import Mixture
@@ -237,13 +238,16 @@ def _prompt(run: FittedModel, text: str) -> Prompt:
 
 
 def thinned(run: FittedModel, posterior: TextPosterior, min_weight: float) -> Memory:
-    """The posterior's memory, without components of a weight below ``min_weight``; those of the prior stay.
+    """The posterior's memory, without components that are absent or weigh less than ``min_weight``.
+
+    Those of the prior stay.
 
     Raises:
         ValueError: If there is a ``min_weight`` and no weight to compare with it.
     """
     memory = posterior.memory()
-    if min_weight == 0:
+    chooses = isinstance(posterior, MixturePosterior) and posterior.log_odds is not None
+    if min_weight == 0 and not chooses:
         return memory
     weights = posterior.token_weights()
     if weights is None or not isinstance(memory, Mixture):

@@ -5,6 +5,13 @@ r"""The evidence lower bound, term by term and text by text, without a host sync
     \mathrm{ELBO}_i = \mathbb{E}_q[\log p(x_i \mid z)] - \sum_s \beta_s \, \mathrm{KL}_{i,s}
 
 with one term per latent site ``s`` of text ``i``. It bounds :math:`\log p(x_i)` when every :math:`\beta_s` is 1.
+
+A latent that is discrete has no pathwise gradient. Its terms :math:`f` then get the gradient of its density, in
+proportion to how much a draw is better than the others, which does not change their values and has no bias:
+
+.. math::
+
+    \frac1K \sum_k \Big( f_k - \frac1{K-1} \sum_{j \neq k} f_j \Big) \nabla \log q(z_k)
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +26,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from ...models.batch import Batch
+from ...models.distributions.presence import Presence
 from .description import Described
 from .kl_control import FreeBits, by_dimension
 from .trace_pair import trace_pair
@@ -62,7 +70,7 @@ class Densities(NamedTuple):
 
 
 class ELBO(Described, pyro.infer.ELBO):
-    r"""Pyro's ELBO for reparameterized guides: KLs in closed form where one is registered, Monte Carlo elsewhere.
+    r"""Pyro's ELBO, text by text: KLs in closed form where one is registered, Monte Carlo elsewhere.
 
     ``ELBO()(model, guide)`` is an :class:`Objective`, a module whose call gives the loss of a batch. The loss is the
     weighted mean over texts in nats per text; sites outside the plate ``texts`` are global and count once for all
@@ -72,14 +80,18 @@ class ELBO(Described, pyro.infer.ELBO):
     To define an objective of your own, derive from this class and override ``text_losses``, ``penalties`` or ``terms``.
 
     Arguments:
-        num_particles: Number of draws from the guide to average over.
+        num_particles: Number of draws from the guide to average over. A gradient where a latent is discrete needs two,
+            which are drawn all the same if this is 1.
         kl_weights: The weight of each site's divergence, by site name; 1 for sites that are left out, 0 is allowed.
         data_size: Number of texts that share the global sites; only models with such sites need it.
         free_bits: An allowance for the divergences of some sites; the loss is then no bound.
 
     Raises:
-        ValueError: At the call, if the model has global sites and ``data_size`` is missing, or ``free_bits`` names
-            sites or dimensions that the model does not have.
+        ValueError: At the call, if the model has global sites and ``data_size`` is missing, ``free_bits`` names sites
+            or dimensions that the model does not have, or all texts share a discrete latent of the guide.
+
+    References:
+        Buy 4 REINFORCE Samples, Get a Baseline for Free! (Kool et al., 2019), for the gradient of discrete latents.
 
     Examples:
         >>> from pyroformer.models.language_model import LanguageModel
@@ -159,9 +171,13 @@ class ELBO(Described, pyro.infer.ELBO):
 
     def terms(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Terms:
         """The terms of the bound, averaged over particles."""
-        return averaged(
-            [self.trace_terms(*trace_pair(model, guide, *args, **kwargs)) for _ in range(self.num_particles)]
-        )
+        draws: list[Terms] = []
+        log_q: list[Tensor | None] = []
+        while len(draws) < self.num_particles or (len(draws) == 1 and log_q[0] is not None):
+            traces = trace_pair(model, guide, *args, **kwargs)
+            draws.append(self.trace_terms(*traces))
+            log_q.append(self._log_q_of_discrete(traces[1]))
+        return averaged(draws, log_q)
 
     def log_weights(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Float[Tensor, " B"]:
         r"""One draw's log importance weight of each text, :math:`\log p(x_i, z_i) - \log q(z_i \mid x_i)`."""
@@ -200,8 +216,12 @@ class ELBO(Described, pyro.infer.ELBO):
         return Terms(log_likelihood, kl, self.penalties(kl, sites, posterior), self.counts(sites, posterior))
 
     def counts(self, sites: dict[str, Site], posterior: dict[str, Site]) -> dict[str, Tensor]:
-        """Numbers of each text to log beside the terms; none, unless a subclass counts something."""
-        return {}
+        """Numbers of each text to log beside the terms: of the vectors, the mean number present, if some may be absent.
+
+        A subclass may count something else.
+        """
+        presence = posterior["presence"]["fn"] if "presence" in posterior else None
+        return {"kept": presence.mean.sum(-1) / presence.always - 1} if isinstance(presence, Presence) else {}
 
     def penalties(self, kl: dict[str, Tensor], sites: dict[str, Site], posterior: dict[str, Site]) -> dict[str, Tensor]:
         """The penalty that training charges for each site: its divergence, unless a subclass regularizes otherwise.
@@ -220,6 +240,20 @@ class ELBO(Described, pyro.infer.ELBO):
             value = self._per_text(sites[name], _divergence(q, p), len(dimensions))
             by_dim[name] = value.to(kl[name].dtype).expand(*kl[name].shape, *dimensions)
         return kl | by_dim
+
+    def _log_q_of_discrete(self, guide_trace: Trace) -> Tensor | None:
+        """Log q of each text's discrete latents together; None if there are none, or no gradient is wanted."""
+        log_q = []
+        for name, site in sample_sites(guide_trace).items():
+            if site["is_observed"] or site["fn"].has_rsample or not log_prob(site).requires_grad:
+                continue
+            if plate_dim(site) is None:
+                raise ValueError(
+                    f"the guide draws {name!r}, which is discrete and which all texts share, so that there is no "
+                    "gradient of single texts: draw it in the plate 'texts', or enumerate it with TraceEnum_ELBO."
+                )
+            log_q.append(self._per_text(site, log_prob(site)))
+        return sum(log_q[1:], log_q[0]) if log_q else None
 
     def _per_text(self, site: Site, value: Tensor, kept: int = 0) -> Tensor:
         """A site's values summed over all dimensions but the texts and the last ``kept`` ones.
@@ -270,16 +304,36 @@ class Objective(pyro.infer.elbo.ELBOModule):
         return self.elbo.combine(terms, dict(self.kl_weights.named_buffers()), _text_weights(args, terms))
 
 
-def averaged(draws: Sequence[Terms]) -> Terms:
-    """The mean of several draws' terms."""
+def averaged(draws: Sequence[Terms], log_q: Sequence[Float[Tensor, " B"] | None] = ()) -> Terms:
+    """The mean of several draws' terms.
+
+    Arguments:
+        draws: The terms of each draw.
+        log_q: The log density of each draw's discrete latents, whose gradient the means get; None where there are none.
+    """
     if len(draws) == 1:
         return draws[0]
+    scores = torch.stack([value for value in log_q if value is not None]) if log_q and log_q[0] is not None else None
+
+    def mean(values: Sequence[Tensor]) -> Tensor:
+        stacked = torch.stack(list(values))
+        return stacked.mean(0) if scores is None else _with_gradient_of_choices(stacked, scores)
+
     return Terms(
-        torch.stack([draw.log_likelihood for draw in draws]).mean(0),
-        {site: torch.stack([draw.kl[site] for draw in draws]).mean(0) for site in draws[0].kl},
-        {site: torch.stack([draw.penalty[site] for draw in draws]).mean(0) for site in draws[0].penalty},
+        mean([draw.log_likelihood for draw in draws]),
+        {site: mean([draw.kl[site] for draw in draws]) for site in draws[0].kl},
+        {site: mean([draw.penalty[site] for draw in draws]) for site in draws[0].penalty},
         {name: torch.stack([draw.counts[name] for draw in draws]).mean(0) for name in draws[0].counts},
     )
+
+
+def _with_gradient_of_choices(values: Float[Tensor, "k B ..."], log_q: Float[Tensor, "k B"]) -> Float[Tensor, "B ..."]:
+    """The mean over draws, whose gradient has that of their density too, each draw compared with the others."""
+    count = len(values)
+    better = (values - values.mean(0)).detach() * count / (count - 1)  # than the mean of the others
+    log_q = log_q.reshape(*log_q.shape, *(1,) * (values.ndim - 2)).to(values.dtype)
+    mean: Tensor = (values + better * (log_q - log_q.detach())).mean(0)
+    return mean
 
 
 def _divergence(posterior: Site, prior: Site) -> Tensor:

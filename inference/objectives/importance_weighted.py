@@ -65,9 +65,14 @@ class ImportanceWeighted(ELBO):
         """Checks that there are several draws to weight, and no option for a KL.
 
         Raises:
-            ValueError: If ``num_particles`` is 1, or an option controls a KL.
+            ValueError: If ``num_particles`` is 1, an option controls a KL, or the model has a discrete latent.
         """
         check_particles(options, model)
+        if "presence" in model.latents:
+            raise ValueError(
+                f"the objective {cls.name} needs latents with a pathwise gradient, and presence is discrete: choose "
+                "the objective elbo or nvib."
+            )
         if options.num_particles == 1:
             raise ValueError(f"num_particles is 1: the objective {cls.name} weighs several draws, give 2 or more.")
         for option, default in {"beta": 1.0, "kl_schedule": "constant"}.items():

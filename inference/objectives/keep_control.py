@@ -108,9 +108,14 @@ def check_keep(model: nn.Module, guide: nn.Module | None) -> BoundedDirichletPro
     """The prior whose delta decides how many vectors are kept.
 
     Raises:
-        ValueError: If the prior of the weights has no delta, or one out of the controller's range, or the guide cannot
-            switch a vector off.
+        ValueError: If the model has presence, the prior of the weights has no delta, or one out of the controller's
+            range, or the guide cannot switch a vector off.
     """
+    if getattr(model, "presence", None) is not None:
+        raise ValueError(
+            "keep moves the delta of the weight_prior, and the model has presence, which decides how many vectors "
+            "stay: leave out one of the two."
+        )
     prior = getattr(model, "weight_prior", None)
     if not isinstance(prior, BoundedDirichletProcess):
         raise ValueError(

@@ -34,11 +34,15 @@ class NVIB(ELBO):
     KL costs about :math:`\lambda_G / P`, the effective beta. ``terms`` has the exact divergences all the same, and
     ``evaluate`` reports the exact bound whatever was trained.
 
+    If the model has presence, both regularizers are those of the components that a draw has, and the exact divergence
+    of presences is added.
+
     Arguments:
         num_particles: Number of draws from the guide to average over.
         weights: :math:`\lambda_D`.
         vectors: :math:`\lambda_G`.
-        beta: Multiplies both.
+        beta: Multiplies all.
+        presence: The weight of the divergence of presences, for a model that has them; None for others.
         data_size: Number of texts that share the hyper-priors, whose exact divergences are added.
 
     References:
@@ -57,8 +61,10 @@ class NVIB(ELBO):
         vectors: float = 1e-3,
         beta: float = 1.0,
         data_size: int | None = None,
+        presence: float | None = None,
     ) -> None:
-        super().__init__(num_particles, {"weights": beta * weights, "vectors": beta * vectors}, data_size)
+        of_presence = {} if presence is None else {"presence": beta * presence}
+        super().__init__(num_particles, {"weights": beta * weights, "vectors": beta * vectors} | of_presence, data_size)
 
     @classmethod
     def check(cls, options: TrainingOptions, model: Model) -> None:
@@ -80,8 +86,8 @@ class NVIB(ELBO):
 
     @classmethod
     def full_kl_weights(cls, options: TrainingOptions, model: Model) -> dict[str, float]:
-        """The weights of both regularizers."""
-        full = cls(beta=options.beta).kl_weights
+        """The weights of both regularizers, and of presences, if the model has them."""
+        full = cls(beta=options.beta, presence=1.0 if "presence" in model.latents else None).kl_weights
         given = {"weights": options.lambda_d, "vectors": options.lambda_g}
         return full | {site: options.beta * weight for site, weight in given.items() if weight is not None}
 
@@ -123,7 +129,12 @@ class NVIB(ELBO):
         return {"weights": weights, "vectors": per_token * vector_term} | shared
 
     def counts(self, sites: dict[str, Site], posterior: dict[str, Site]) -> dict[str, Tensor]:
-        """The number of each text's tokens whose vectors are not switched off: per token, the share that is kept."""
+        """The number of each text's tokens whose vectors are not switched off: per token, the share that is kept.
+
+        Where the model has presence, the mean number of those that are present.
+        """
+        if "presence" in posterior:
+            return super().counts(sites, posterior)
         q = posterior["weights"]["fn"]
         if not isinstance(q, LogDirichlet) or q.present is None:
             return {}

@@ -21,6 +21,7 @@ __all__ = [
     "latent_sites",
     "log_prob",
     "mask_of",
+    "masks_in",
     "plate_dim",
     "plates",
     "sample_sites",
@@ -88,6 +89,20 @@ def mask_of(distribution: Any) -> Tensor | None:
             return mask
         distribution = getattr(distribution, "base_dist", None)
     return None
+
+
+def masks_in(trace: Trace, sites: Mapping[str, Site]) -> dict[str, Tensor | None]:
+    """The mask of what exists at some sites of a trace: of the components that are present, if some may not be.
+
+    Weights have none: that of an absent component is 0.
+    """
+    masks = {name: mask_of(site["fn"]) for name, site in sites.items()}
+    presence = sample_sites(trace).get("presence")
+    if presence is None or (own := mask_of(presence["fn"])) is None:
+        return masks
+    there = own & (presence["value"] > 0.5)
+    weighed = {name for name, site in sites.items() if name == "presence" or site["fn"].support is log_simplex}
+    return {name: mask if mask is None else own if name in weighed else there for name, mask in masks.items()}
 
 
 def displayed_value(site: Site, mask: Tensor | None = None) -> np.ndarray:

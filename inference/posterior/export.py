@@ -41,7 +41,7 @@ from ...models.transformer.text_distribution import AutoregressiveText, text_mas
 from ..data.entries import Conditions, TextSource, as_texts
 from ..objectives.elbo import ELBO, Densities
 from ..objectives.trace_pair import trace_pair
-from ..objectives.traces import is_local, latent_sites, mask_of
+from ..objectives.traces import is_local, latent_sites, masks_in
 from ..runs.fitted import FittedModel
 from ..utils.errors import check_at_least
 from ..utils.progress import progress_bar
@@ -129,7 +129,7 @@ def to_arviz(
     r"""Posterior draws and log densities, for ArviZ: InferenceData (ArviZ 0.23) or a DataTree (1.x).
 
     Log weights are exported as weights. Entries that a text does not have, such as components beyond its length, are
-    NaN.
+    NaN. Where components may be absent, the weight of one that is absent in a draw is 0 and its vector NaN.
 
     Arguments:
         model: A generative model that observes ``text`` in the plate ``texts``.
@@ -176,10 +176,13 @@ def to_arviz(
             latents = latent_sites(guide_trace, sites)
             if index == 0:
                 _check_size(latents, batch, draws * (2 if prior else 1), limit)
-                masks = {name: mask_of(site["fn"]) for name, site in latents.items()}
+            masks = masks_in(guide_trace, latents)
             collected.add_latents("posterior", latents, masks)
             if prior:
-                collected.add_latents("prior", latent_sites(poutine.trace(model).get_trace(batch), latents), masks)
+                prior_trace = poutine.trace(model).get_trace(batch)
+                drawn = latent_sites(prior_trace, latents)
+                own = masks_in(prior_trace, drawn) if "presence" in prior_trace.nodes else masks
+                collected.add_latents("prior", drawn, own)
             text: Any = model_trace.nodes["text"]["fn"]
             densities = elbo.densities(model_trace, guide_trace)
             collected.add("log_likelihood", _log_likelihood(densities, text, batch))

@@ -3,9 +3,18 @@
 from .lengths import Lengths
 from .log_dirichlet import LogDirichlet
 from .log_simplex import LogStickBreakingTransform, log_simplex
+from .presence import Presence, WherePresent
 from .stick_breaking import LogStickBreaking
 
-__all__ = ["Lengths", "LogDirichlet", "LogStickBreaking", "LogStickBreakingTransform", "log_simplex"]
+__all__ = [
+    "Lengths",
+    "LogDirichlet",
+    "LogStickBreaking",
+    "LogStickBreakingTransform",
+    "Presence",
+    "WherePresent",
+    "log_simplex",
+]
 
 
 def __dir__() -> list[str]:

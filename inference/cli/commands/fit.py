@@ -60,7 +60,7 @@ def fit(
         attention: Self-attention mechanism (default: softmax); short for --model.attention.
         prior: Prior of the vectors, which is trained with the model; short for --model.base_measure. By default tokens,
             a language model of Gaussian tokens; gaussian with --init_from, and with what belongs to the published NVAE
-            (--objective nvib, --delta, --keep, --lambda_d, --lambda_g, --guide.alpha relu).
+            (--objective nvib, --delta, --keep, --lambda_d, --lambda_g, --guide.alpha relu, --model.presence).
         init_from: A pretrained GPT-2, Llama, Mistral or Qwen to start the decoder from: a folder in Hugging Face
             format, or a name on its hub. Sizes and tokenizer are then its own, and the learning_rate is 1e-4 by
             default, or 1e-3 where its weights are frozen.
@@ -202,6 +202,7 @@ def _with_default_prior(
 ) -> dict[str, Any]:
     """The options of a model with the prior tokens, unless one is given or an option belongs to the published one."""
     nvib = training.get("objective") == "nvib" or "delta" in model or guide.get("alpha") == "relu"
+    nvib |= "presence" in model  # whose vectors are independent
     nvib |= any(training.get(option) is not None for option in ("keep", "lambda_d", "lambda_g"))
     if nvib or "base_measure" in model or not _has_base_measure(name):
         return dict(model)

@@ -8,6 +8,7 @@ from .bounds import BoundGivenLength, ImportanceWeighted, ImportanceWeightedGive
 from .components import KeptAlpha, KeptAttention, KeptEntropy
 from .diversity import DIVERSITY
 from .latents import ActiveUnits, ComparedKL, MarginalKL, MutualInformation, Sensitivity
+from .presence import Present
 from .reconstruction import Accuracy, CorpusBLEU, ExactMatch, SampledAccuracy
 from .removal import AccuracyKept, Kept
 from .terms import KL, Rate, Reconstruction, TrainedObjective
@@ -28,6 +29,7 @@ METRICS: tuple[Metric, ...] = (
     CorpusBLEU(),
     ExactMatch(),
     Kept(),
+    Present(),
     AccuracyKept(),
     KeptAlpha(),
     KeptEntropy(),

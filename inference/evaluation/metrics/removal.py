@@ -25,8 +25,9 @@ class Kept(Metric):
     .. math:: \#\{ i \geq 1 : \alpha_i > 0, \ \mathrm E \pi_i \geq \epsilon \}
 
     with :math:`\epsilon` the option ``min_weight`` of the evaluation. At 0, the default, vectors leave only if they are
-    switched off, which the heads of alpha other than ``relu`` never do. The prior's components, which always stay,
-    count neither as left nor among the text's.
+    switched off, which the heads of alpha other than ``relu`` never do, or, where the model has presence, if they are
+    more probably absent than present. The prior's components, which always stay, count neither as left nor among the
+    text's.
 
     Examples:
         >>> Kept().name, Kept().label
