@@ -41,6 +41,7 @@ PRINTED = {
     "metrics": ["weight of the prior's component", "Self-BLEU-4 of", "generated texts that are training texts"],
     "from_pyro": ["weights  LogDirichlet", "text     AutoregressiveText"],
     "attention_layers": ["tensor(True)", "torch.Size([8, 4, 5])", "torch.Size([8, 2, 32])"],
+    "nvib_pretrained": ["tensor(True)", "of the attention", "['layers.0.self_attn', 'layers.1.self_attn']"],
     "gaussian_mixture": ["GaussianMixture(n_components=2", "tensor([["],
     "presence": ["vectors present in a draw", "presence is 0.1, and the prior of the vectors is a TokenVectorPrior"],
     "howto": ["posterior", "conditional_log_likelihood", "sample_stats", "observed_data", "constant_data"],
