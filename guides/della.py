@@ -27,7 +27,7 @@ from ..models.precision import at_least_float32
 from ..models.priors.latents import gaussian
 from ..models.transformer.layer_encoder import LayerEncoder, PoolKind
 from ..models.transformer.memory import Context
-from ..models.transformer.stacks import check_length
+from ..models.transformer.stacks import are_copies, check_length
 from .base import Guide
 from .posteriors import in_words
 
@@ -145,6 +145,8 @@ class DELLAGuide(Guide):
         tokens, mask = self.observed(batch)
         check_length(tokens.shape[-1], self.model.config)
         before = F.pad(tokens[:, :-1], (1, 0), value=self.model.config.bos)
+        if are_copies(tokens, mask):
+            before = before[:1].expand(before.shape)
         encodings: list[Tensor] = self.encoder(before, mask)
         return encodings
 

@@ -7,13 +7,14 @@ from ..models.choices import check_choice
 from ..models.numbers import declared_number
 from .schedules import SCHEDULES
 
-__all__ = ["Compile", "FreeBitsPer", "KLReduction", "Objectives", "Precision", "TrainingOptions"]
+__all__ = ["Compile", "FreeBitsPer", "KLReduction", "Objectives", "Precision", "Strategy", "TrainingOptions"]
 
 Objectives = Literal["elbo", "iw", "nvib"]
 FreeBitsPer = Literal["dimension", "layer", "total"]
 KLReduction = Literal["sum", "mean"]
 Compile = Literal["auto", "off", "blocks", "full"]
 Precision = Literal["32", "bf16"]
+Strategy = Literal["ddp", "fsdp"]
 POSITIVE_INTEGERS = (
     "steps",
     "batch_size",
@@ -71,9 +72,13 @@ class TrainingOptions:
             some published code does. Not a bound if there are several.
         seed: Random seed.
         devices: Number of processes that train together, each on its own device.
+        strategy: How they share the weights: ``ddp``, each has all of them, or ``fsdp``, each has a share of the
+            weights, gradients and optimizer state, for models that one device does not hold.
         precision: ``32``, or ``bf16`` for the networks, with distributions kept in float32.
         compile: ``off``, ``blocks`` (each Transformer block), ``full`` (the whole objective as one graph), or ``auto``:
-            blocks on a GPU, off elsewhere.
+            blocks on a GPU, off elsewhere. Where the objective cannot be captured, ``full`` goes on with blocks.
+        activation_checkpointing: Whether the backward pass computes the activations of each Transformer block again, in
+            place of keeping them: less memory, for one more pass.
         validations: Number of validations over the run.
         validation_texts: Number of held-out texts in each validation.
         patience: Stop after this many validations without improvement; 0 never stops early.
@@ -100,8 +105,10 @@ class TrainingOptions:
     kl_reduction: KLReduction = "sum"
     seed: int = 0
     devices: int = 1
+    strategy: Strategy = "ddp"
     precision: Precision = "32"
     compile: Compile = "auto"
+    activation_checkpointing: bool = False
     validations: int = 10
     validation_texts: int = 1024
     patience: int = 0
@@ -120,6 +127,8 @@ class TrainingOptions:
         check_choice("kl_reduction", self.kl_reduction, get_args(KLReduction))
         check_choice("precision", self.precision, get_args(Precision))
         check_choice("compile", self.compile, get_args(Compile))
+        check_choice("strategy", self.strategy, get_args(Strategy))
+        self._check_full_alone()
         if self.target_kl is not None:
             self._check_target_alone()
 
@@ -150,6 +159,19 @@ class TrainingOptions:
             raise ValueError(
                 f"ladder is {rungs}, but kl_schedule is {self.kl_schedule}: choose the kl_schedule ladder, or leave "
                 "ladder out."
+            )
+
+    def _check_full_alone(self) -> None:
+        """A graph of the whole objective has the activations that it keeps chosen for it, and all weights in it."""
+        if self.compile == "full" and self.activation_checkpointing:
+            raise ValueError(
+                "activation_checkpointing is True, but compile=full chooses itself what to compute again: leave "
+                "activation_checkpointing out, or choose compile=blocks."
+            )
+        if self.compile == "full" and self.strategy == "fsdp":
+            raise ValueError(
+                "compile is full, but with the strategy fsdp no process has all weights for one graph: choose "
+                "compile=blocks."
             )
 
     def _check_target_alone(self) -> None:

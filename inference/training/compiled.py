@@ -5,6 +5,8 @@ tensor operations, and compiles those: losses and gradients are the eager ones, 
 """
 
 import itertools
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -13,9 +15,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ...models.batch import Batch
+from ...models.transformer.blocks import compile_blocks
 from ..objectives.elbo import Objective
+from ..utils.errors import first_line
 
-__all__ = ["NO_VALIDATION", "CompiledObjective"]
+__all__ = ["NO_VALIDATION", "CompiledObjective", "captured_losses"]
 
 _counter = itertools.count()
 
@@ -63,6 +67,51 @@ class CompiledObjective(nn.Module):
         with pyro.settings.context(**NO_VALIDATION):  # validation reads values, which a graph cannot
             result: dict[str, Tensor] = self._entry(state, mode, parts)
         return result
+
+
+def captured_losses(objective: Objective, **options: Any) -> Callable[[Batch], dict[str, Tensor]]:
+    """The ``losses`` of an objective as one graph; where it cannot be captured, with compiled blocks and a warning.
+
+    Arguments:
+        objective: The objective.
+        options: Options of :func:`torch.compile`.
+    """
+    try:
+        captured = CompiledObjective(objective, **options)
+    except RuntimeError as error:
+        return _by_blocks(objective, error, options)
+    losses: Callable[[Batch], dict[str, Tensor]] = captured.losses
+
+    def call(batch: Batch) -> dict[str, Tensor]:
+        nonlocal losses
+        try:
+            return losses(batch)
+        except _not_capturable() as error:
+            if losses != captured.losses:
+                raise
+            losses = _by_blocks(objective, error, options)
+            torch.manual_seed(torch.initial_seed())  # the draws that the attempt took
+            return losses(batch)
+
+    return call
+
+
+def _by_blocks(objective: Objective, error: Exception, options: dict[str, Any]) -> Callable[[Batch], dict[str, Tensor]]:
+    compile_blocks(objective, **options)
+    warnings.warn(
+        f"compile is full, but this objective cannot be captured ({type(error).__name__}: {first_line(error)}): its "
+        "Transformer blocks are compiled instead.",
+        stacklevel=2,
+    )
+    return objective.losses
+
+
+def _not_capturable() -> tuple[type[Exception], ...]:
+    """What torch raises where a graph depends on values, or has an operation that it cannot trace."""
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+
+    return (TorchDynamoException, DataDependentOutputException, DynamicOutputShapeException)
 
 
 class _Losses(nn.Module):

@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
+from copy import deepcopy
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ def run_training(
             _prepare_folder(folder, resume, config, corpus, objective, settings, notice)
         check_finite(dict(objective.named_parameters()), "the model")
         objective.train()  # Lightning warns about modules in evaluation mode
-        training = Training(objective, corpus, settings, folder, callback)
+        training = Training(_trained(objective, settings), corpus, settings, folder, callback)
         _train(training)
         folder = training.folder
         if training.diverged is not None:
@@ -186,6 +187,16 @@ def _with_options(function: Any) -> Signature:
 
 
 setattr(fit, "__signature__", _with_options(fit))  # noqa: B010
+
+
+def _trained(objective: Objective, settings: TrainingOptions) -> Objective:
+    """The objective to train: a copy, if its weights will be sharded, because nothing else can be done with those."""
+    if settings.strategy != "fsdp":
+        return objective
+    from .sharding import check_shardable
+
+    check_shardable(objective)
+    return deepcopy(objective)
 
 
 def _train(training: Training) -> None:

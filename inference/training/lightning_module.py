@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...guides.nvae import NO_VECTORS
 from ...models.batch import Batch
-from ...models.transformer.blocks import compile_blocks
+from ...models.transformer.blocks import compile_blocks, recompute_blocks
 from ..data.corpus import Corpus
 from ..data.loaders import TrainingStream, sequential_batches
 from ..objectives.elbo import Objective
@@ -28,12 +28,11 @@ from ..runs.old_runs import current_progress, current_state
 from ..schedules import kl_schedule, warmup_cosine
 from ..utils.files import write_atomically
 from ..utils.seeds import derived_seed
-from .compiled import NO_VALIDATION, CompiledObjective
+from .compiled import NO_VALIDATION, captured_losses
 from .meter import LossMeter
+from .peers import NEVER, Peers
 
 __all__ = ["Status", "Training"]
-
-NEVER = 1 << 62
 
 
 class Status(NamedTuple):
@@ -84,6 +83,7 @@ class Training(lightning.LightningModule):
         self.position: dict[str, Any] | None = None
         self.meter = LossMeter()
         self._losses: Callable[[Batch], dict[str, Tensor]] = objective.losses
+        self.peers: Peers | None = None  # the other processes
         self._micro_batch = 0
         self._not_finite: Tensor | None = None  # on the device: the first step whose loss is not finite, or NEVER
         self._kl: list[Tensor] = []  # KLs of the batches of a step
@@ -98,13 +98,30 @@ class Training(lightning.LightningModule):
             path = self.trainer.strategy.broadcast(str(self.folder.path))
             self.folder = self.folder if self.trainer.is_global_zero else RunFolder(path)
 
+    def configure_model(self) -> None:
+        if self.options.strategy == "fsdp" and self.trainer.world_size > 1:
+            from .sharding import shard
+
+            assert self.device_mesh is not None
+            shard(self.objective, self.device_mesh["data_parallel"])
+            self._losses = self.objective.losses
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         named = [(name, p) for name, p in self.objective.named_parameters() if p.requires_grad]
         decay = [p for name, p in named if p.ndim >= 2 and not name.endswith("bias")]
         rest = [p for name, p in named if p.ndim < 2 or name.endswith("bias")]
         groups = [{"params": decay, "weight_decay": self.options.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        fused = self.options.precision == "32"  # with bf16, Lightning refuses to clip gradients of a fused optimizer
-        return torch.optim.AdamW(groups, lr=self.options.learning_rate, betas=(0.9, 0.98), fused=fused)
+        return torch.optim.AdamW(groups, lr=self.options.learning_rate, betas=(0.9, 0.98), fused=True)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm; Lightning itself refuses that for a fused optimizer with bf16, which needs no scaling."""
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.objective.parameters(), gradient_clip_val)
 
     def train_dataloader(self) -> TrainingStream:
         self.stream = TrainingStream(
@@ -121,16 +138,20 @@ class Training(lightning.LightningModule):
 
     def on_train_start(self) -> None:
         self.started = time.monotonic()
+        self.peers = Peers(self.device, self.seconds_before) if self.trainer.world_size > 1 else None
         self.validations_done = self._validations_due(self.progress())
         mode = self.options.compile
         if mode == "auto":
             mode = "blocks" if self.device.type == "cuda" else "off"
         if mode == "blocks":
-            for network in self.objective.children():
-                compile_blocks(network)
+            compile_blocks(self.objective)
         if mode == "full":
-            self._losses = CompiledObjective(self.objective).losses
+            self._losses = captured_losses(self.objective)
+        recompute_blocks(self.objective, self.options.activation_checkpointing)
         self._train_mode()
+
+    def on_train_end(self) -> None:
+        recompute_blocks(self.objective, False)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         progress = self.progress()
@@ -144,7 +165,9 @@ class Training(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         step = self.trainer.global_step
-        torch.manual_seed(derived_seed(self.options.seed, step, self._micro_batch, self.trainer.global_rank))
+        # The noise of a micro-batch of the step is the same whichever process takes it.
+        micro_batch = self._micro_batch * self.trainer.world_size + self.trainer.global_rank
+        torch.manual_seed(derived_seed(self.options.seed, step, micro_batch, 0))
         self._micro_batch = (self._micro_batch + 1) % self.options.accumulate_grad_batches
         with _argument_checks(self.reported == 0.0):  # at the first step only: a check waits for the device
             losses = self._losses(batch)
@@ -166,11 +189,14 @@ class Training(lightning.LightningModule):
             kept = self.trainer.strategy.reduce(torch.stack(self._kept).mean(0), reduce_op="mean")
             self.keep_controller.update(*kept)
             self._kept = []
+        if self.peers is not None:
+            self.peers.exchange(self.signal or 0, self._not_finite, self.seconds())
         progress = self.progress()
         due = self._validations_due(progress)
-        done, stopped = progress >= 1, self._anywhere(self.signal is not None)
+        done, stopped = progress >= 1, self._has_stopped()
         validating, reporting = due > self.validations_done, time.monotonic() - self.reported > 0.5
-        if self._has_diverged(wait=done or stopped or validating or reporting):
+        together = self.peers is not None  # they report at different steps, and may not wait at different ones
+        if self._has_diverged(wait=done or stopped or validating or (reporting and not together)):
             done = True
         elif validating:
             self.validations_done = due
@@ -198,9 +224,17 @@ class Training(lightning.LightningModule):
         if "frozen" in checkpoint:
             checkpoint |= with_frozen(checkpoint, self.folder.last)
         checkpoint["state_dict"] = current_state(checkpoint["state_dict"], self.state_dict())
+        self._count_batches_anew(checkpoint)
         state = current_progress(checkpoint["run"])
         self.best, self.best_step, self.wait = state["best"], state["best_step"], state["wait"]
         self.seconds_before, self.position = state["seconds"], state["position"]
+
+    def _count_batches_anew(self, checkpoint: dict[str, Any]) -> None:
+        """Lightning takes a step at every so many batches of a run: of those that the steps so far have here."""
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for part in ("total", "current"):
+            batches = checkpoint["global_step"] * self.options.accumulate_grad_batches
+            progress[part] = dict.fromkeys(progress[part], batches)
 
     def _without_frozen(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """Weights for a checkpoint, without those that the run's folder holds already, and the fingerprint of these."""
@@ -237,8 +271,8 @@ class Training(lightning.LightningModule):
         by_steps = self.trainer.global_step / self.options.steps if self.options.steps else 0.0
         if not self.options.minutes:
             return by_steps
-        by_clock: float = self.trainer.strategy.broadcast(self.seconds() / (60 * self.options.minutes))
-        return max(by_steps, by_clock)
+        seconds = self.seconds() if self.peers is None else self.peers.news.seconds
+        return max(by_steps, seconds / (60 * self.options.minutes))
 
     def _validations_due(self, progress: float) -> int:
         """The number of validations up to here, whatever the length of the run was before it was resumed."""
@@ -252,20 +286,33 @@ class Training(lightning.LightningModule):
         noted = torch.where(loss.isfinite(), NEVER, step)
         self._not_finite = noted if self._not_finite is None else torch.minimum(self._not_finite, noted)
 
+    def _has_stopped(self) -> bool:
+        """Whether a signal has asked for the end, in any process; theirs is heard of a step later."""
+        if self.peers is None:
+            return self.signal is not None
+        self.signal = self.peers.news.signal or self.signal
+        return self.peers.news.signal > 0
+
     def _has_diverged(self, wait: bool) -> bool:
         """Whether the run has diverged; where reading that waits for the device, it is read only if ``wait``."""
-        together = self.trainer.world_size > 1
-        if not (wait or together or self.device.type == "cpu"):
+        if self.peers is not None:
+            step = (self.peers.latest() if wait else self.peers.news).not_finite
+        elif wait or self.device.type == "cpu":
+            step = NEVER if self._not_finite is None else int(self._not_finite)
+        else:
             return False
-        step = NEVER if self._not_finite is None else int(self._not_finite)
-        if not self._anywhere(step < NEVER):
-            return False
-        self.diverged = step if step < NEVER else self.trainer.global_step
-        return True
+        if step < NEVER:
+            self.diverged = step
+        return step < NEVER
 
     def _weights_are_finite(self) -> bool:
-        checks = [parameter.detach().isfinite().all() for parameter in self.objective.parameters()]
-        return not checks or bool(torch.stack(checks).all())
+        """Whether all weights are, wherever they are."""
+        shares = [p.to_local() if hasattr(p, "to_local") else p for p in self.objective.parameters()]
+        checks = [share.detach().isfinite().all() for share in shares]
+        finite = not checks or bool(torch.stack(checks).all())
+        if self.trainer.world_size == 1:
+            return finite
+        return bool(self.trainer.strategy.reduce_boolean_decision(finite, all=True))
 
     # Validation and reports.
 
@@ -279,8 +326,9 @@ class Training(lightning.LightningModule):
         self._watch_vectors(values)
         if values["objective"] < self.best:
             self.best, self.best_step, self.wait = values["objective"], self.trainer.global_step, 0
+            state = self.trainer.strategy.lightning_module_state_dict()  # of all processes, if they have shares
             if self.trainer.is_global_zero:
-                content = self._without_frozen(self.state_dict()) | {"global_step": self.best_step}
+                content = self._without_frozen(state) | {"global_step": self.best_step}
                 write_atomically(self.folder.best, lambda path: torch.save(content, path))
         else:
             self.wait += 1
@@ -333,11 +381,6 @@ class Training(lightning.LightningModule):
         if self.keep_controller is not None:
             values["objective"] += self.keep_controller.excess(values["kept"]) * math.log(self.corpus.vocabulary)
         return values
-
-    def _anywhere(self, flag: bool) -> bool:
-        if self.trainer.world_size == 1:
-            return flag
-        return bool(self.trainer.strategy.reduce_boolean_decision(flag, all=False))
 
     def _report(self, progress: float, split: str, values: dict[str, float]) -> None:
         self.reported = time.monotonic()

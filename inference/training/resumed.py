@@ -13,6 +13,7 @@ __all__ = ["MAY_CHANGE", "recorded_options", "resumed_options"]
 # accumulate_grad_batches and devices may not.
 MAY_CHANGE = {
     "accumulate_grad_batches",
+    "activation_checkpointing",
     "batch_size",
     "compile",
     "devices",
@@ -20,6 +21,7 @@ MAY_CHANGE = {
     "patience",
     "precision",
     "steps",
+    "strategy",
     "validation_texts",
     "validations",
 }

@@ -42,7 +42,7 @@ def make_trainer(options: TrainingOptions) -> lightning.Trainer:
             accelerator="cuda" if cuda else "cpu",
             devices=options.devices if "TORCHELASTIC_RUN_ID" not in os.environ else int(os.environ["LOCAL_WORLD_SIZE"]),
             num_nodes=max(1, processes // int(os.environ.get("LOCAL_WORLD_SIZE", processes))),
-            strategy="ddp" if processes > 1 else "auto",
+            strategy=_strategy(options, processes),
             precision="bf16-mixed" if options.precision == "bf16" else "32-true",
             max_steps=options.steps or -1,
             max_epochs=-1,
@@ -66,6 +66,17 @@ def make_trainer(options: TrainingOptions) -> lightning.Trainer:
     # Signals are ours (see signals.py): Lightning's handlers end a run without a checkpoint.
     setattr(trainer._signal_connector, "register_signal_handlers", lambda: None)  # noqa: B010
     return trainer
+
+
+def _strategy(options: TrainingOptions, processes: int) -> Any:
+    """Lightning's strategy for some processes; one process trains alone."""
+    if processes == 1:
+        return "auto"
+    if options.strategy == "ddp":
+        return "ddp"
+    from .sharding import FSDP  # its imports take half a second
+
+    return FSDP(processes)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from torch.distributions import Distribution
 
 from ..attention.kv_cache import KeyValueCache
 from ..precision import at_least_float32
-from ..transformer.blocks import Block, initialize
+from ..transformer.blocks import Block, applied, initialize
 from ..transformer.config import TransformerConfig
 from ..transformer.embedding import sinusoids
 from .checks import check_prior
@@ -90,7 +90,7 @@ class CausalVectorPrior(SequencePrior):
         place = torch.arange(vectors.shape[-2], device=vectors.device)
         x = self._read(before, place, length)
         for block in self.blocks:
-            x = block(x, causal=True)
+            x = applied(block, x, causal=True)
         return self._next(x, place)
 
     @torch.no_grad()

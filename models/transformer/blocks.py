@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..attention.denoising import DenoisingAttention, ProjectedMixture
 from ..attention.kv_cache import KeyValueCache
@@ -18,7 +19,16 @@ from .config import TransformerConfig
 from .linear import linear
 from .self_attention import SelfAttention
 
-__all__ = ["MLP", "Block", "compile_blocks", "cross_attention_of", "initialize", "norm_layer"]
+__all__ = [
+    "MLP",
+    "Block",
+    "applied",
+    "compile_blocks",
+    "cross_attention_of",
+    "initialize",
+    "norm_layer",
+    "recompute_blocks",
+]
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
@@ -47,7 +57,12 @@ class Block(nn.Module):
     Arguments:
         config: Sizes and options.
         cross_attention: Whether the block attends to a memory.
+
+    Attributes:
+        recomputed: Whether :func:`applied` computes its activations again in the backward pass.
     """
+
+    recomputed = False
 
     def __init__(self, config: TransformerConfig, cross_attention: bool = False) -> None:
         super().__init__()
@@ -78,6 +93,24 @@ class Block(nn.Module):
             assert self.cross_norm is not None
             x = x + self.dropout(cross(self.cross_norm(x), memory))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+def applied(block: nn.Module, x: Float[Tensor, "*batch T P"], *args: Any, **kwargs: Any) -> Float[Tensor, "*batch T P"]:
+    """A block's output; if it is ``recomputed``, only its inputs are kept for the backward pass.
+
+    Examples:
+        >>> block = Block(TransformerConfig(vocabulary=20, max_length=8, width=16))
+        >>> x = torch.randn(2, 8, 16)
+        >>> expected = applied(block, x)
+        >>> block.recomputed = True
+        >>> torch.equal(applied(block, x), expected)
+        True
+    """
+    if block.recomputed and torch.is_grad_enabled():
+        y: Tensor = checkpoint(block, x, *args, use_reentrant=False, **kwargs)
+        return y
+    z: Tensor = block(x, *args, **kwargs)
+    return z
 
 
 class MLP(nn.Module):
@@ -119,7 +152,8 @@ def compile_blocks(module: nn.Module, **options: Any) -> None:
 
     Lengths and batch sizes are dynamic from the start, so that a block is compiled once for each mode (training or
     evaluation, with or without gradients, autocast, mask, memory), not once for each shape. All blocks of equal sizes
-    share these graphs and the limit on their number, which is raised from 8.
+    share these graphs and the limit on their number, which is raised from 8. The hooks of a sharded block (FSDP) stay
+    outside its graphs.
 
     Arguments:
         module: A module that contains blocks.
@@ -133,9 +167,19 @@ def compile_blocks(module: nn.Module, **options: Any) -> None:
     validate = torch.distributions.Distribution._validate_args
     for block in module.modules():
         if isinstance(block, Block):
-            block.compile(**options)
+            if hasattr(block, "set_reshard_after_forward"):  # sharded
+                setattr(block, "forward", torch.compile(block.forward, **options))  # noqa: B010
+            else:
+                block.compile(**options)
     # On its first use torch.compile disables the validation of every distribution.
     torch.distributions.Distribution.set_default_validate_args(validate)
+
+
+def recompute_blocks(module: nn.Module, on: bool) -> None:
+    """Whether the activations of every :class:`Block` in ``module`` are computed again in the backward pass."""
+    for block in module.modules():
+        if isinstance(block, Block):
+            block.recomputed = on
 
 
 def initialize(module: nn.Module, config: TransformerConfig) -> None:

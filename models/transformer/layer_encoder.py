@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..choices import check_choice
-from .blocks import Block, initialize
+from .blocks import Block, applied, initialize
 from .config import TransformerConfig
-from .stacks import Decoder
+from .stacks import Decoder, are_copies
 
 __all__ = ["LayerEncoder", "Pool", "PoolKind"]
 
@@ -97,10 +97,13 @@ class LayerEncoder(nn.Module):
         position: Int[Tensor, "*batch t"] | None = None,
     ) -> list[Float[Tensor, "*batch p"]]:
         """The vectors of all layers in ``layers``."""
+        if not self.training and are_copies(tokens, mask, position):  # draws of one text, which is then read once
+            once = self(tokens[:1], mask[:1], None if position is None else position[:1])
+            return [vector.expand(len(tokens), -1) for vector in once]
         x, rotation = self.embedding(tokens, position), self.embedding.rotation(tokens, position)
         vectors = []
         for layer, block in enumerate(self.blocks):
-            x = block(x, mask, rotation=rotation)
+            x = applied(block, x, mask, rotation=rotation)
             if layer in self.layers:
                 pool = self.pools[self.layers.index(layer)]
                 vectors.append(pool(F.layer_norm(x, x.shape[-1:]), mask))

@@ -19,13 +19,13 @@ from ..attention.denoising import ProjectedMixture
 from ..attention.kv_cache import KeyValueCache
 from ..attention.mixture import Mixture
 from ..attention.natural_parameters import Form
-from .blocks import Block, cross_attention_of, initialize, norm_layer
+from .blocks import Block, applied, cross_attention_of, initialize, norm_layer
 from .config import TransformerConfig
 from .embedding import Embedding
 from .fusion import Fusion, FusionKind, MemorySlot, Shift, layer_fusion
 from .memory import Context, Memory, batch_shape, flat
 
-__all__ = ["BlockInputs", "Decoder", "DecoderCache", "Encoder", "check_condition", "check_length"]
+__all__ = ["BlockInputs", "Decoder", "DecoderCache", "Encoder", "are_copies", "check_condition", "check_length"]
 
 
 class Encoder(nn.Module):
@@ -56,9 +56,12 @@ class Encoder(nn.Module):
     ) -> Float[Tensor, "*batch T P"]:
         """Hidden states; those where ``mask`` is False are meaningless, and no other depends on them."""
         check_length(tokens.shape[-1], self.config)
+        if not self.training and are_copies(tokens, mask):  # draws of one text, which is then read once
+            hidden: Tensor = self(tokens[:1], None if mask is None else mask[:1])
+            return hidden.expand(*tokens.shape, -1)
         x, rotation = self.embedding(tokens), self.embedding.rotation(tokens)
         for block in self.blocks:
-            x = block(x, mask, rotation=rotation)
+            x = applied(block, x, mask, rotation=rotation)
         return self.norm(x)
 
 
@@ -151,7 +154,7 @@ class Decoder(nn.Module):
         x = self._shifted("embedding", self.embedding(tokens, position), latents)
         rotation = self.embedding.rotation(tokens, position)
         for block, other in zip(self.blocks, inputs, strict=True):
-            x = block(x, mask, causal=True, memory=other.memory, latent=other.latent, rotation=rotation)
+            x = applied(block, x, mask, causal=True, memory=other.memory, latent=other.latent, rotation=rotation)
         x = self._shifted("softmax", self.norm(x), latents)
         return x[:, x.shape[1] - length :].reshape(*batch, length, -1)
 
@@ -240,6 +243,17 @@ class Decoder(nn.Module):
         if self.shift is None or latents is None or self.fusion is None or self.fusion.kind != kind:
             return x
         return self.shift(x, latents)
+
+
+def are_copies(*rows: Tensor | None) -> bool:
+    """Whether the rows of each tensor are several views of one row, as ``expand`` makes them.
+
+    Examples:
+        >>> text = torch.tensor([[5, 6, 2]])
+        >>> are_copies(text.expand(3, 3), None), are_copies(text.repeat(3, 1)), are_copies(text)
+        (True, False, False)
+    """
+    return all(row is None or row.ndim == 2 and row.shape[0] > 1 and row.stride(0) == 0 for row in rows)
 
 
 def check_length(length: int, config: TransformerConfig) -> None:

@@ -223,19 +223,6 @@ def test_a_model_that_is_too_small_for_the_corpus_is_refused(corpus: Corpus, tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_gradients_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
-    script = Path(__file__).parent / "two_processes.py"
-    result = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert float(result.stdout) < 1e-5
-
-
 @pytest.mark.slow
 def test_two_devices_train_what_one_trains_with_twice_the_batch(tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS))

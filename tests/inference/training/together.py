@@ -1,0 +1,149 @@
+"""Trainings that the tests compare: alone, or as one of two processes, ``python together.py FOLDER RANK PORT``."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pyroformer.guides.della import DELLAGuide
+from pyroformer.guides.nvae import NVAEGuide
+from pyroformer.guides.vae import VAEGuide
+from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.data.loaders import TrainingStream
+from pyroformer.inference.objectives.elbo import ELBO
+from pyroformer.inference.run import Run
+from pyroformer.inference.training.fit import fit
+from pyroformer.inference.training.lightning_module import Training
+from pyroformer.models.base import LocalModule, Model
+from pyroformer.models.batch import Batch
+from pyroformer.models.della import DELLA
+from pyroformer.models.language_model import LanguageModel
+from pyroformer.models.nvae import NVAE
+from pyroformer.models.vae import VAE
+
+TEXTS = [f"{n} is {n % 7} modulo seven." for n in range(22)]  # 20 train: one step of an epoch is short
+SYSTEMS = ("lm", "nvae", "vae", "della")
+SIZE = {"width": 16, "layers": 1, "heads": 2, "dropout": 0.1}
+MODERN = {
+    "dropout": 0.0,
+    "layers": 2,
+    "norm": "rms",
+    "positions": "rotary",
+    "activation": "swiglu",
+    "key_value_heads": 1,
+    "bias": False,
+}
+
+
+def pair(corpus: Corpus, name: str) -> tuple[Model, nn.Module | None]:
+    torch.manual_seed(0)
+    if name == "lm":
+        return LanguageModel.for_corpus(corpus, **(SIZE | MODERN)), None
+    if name == "della":
+        chain = DELLA.for_corpus(corpus, **SIZE, latent_size=4)
+        return chain, DELLAGuide(chain)
+    if name == "vae":
+        vae = VAE.for_corpus(corpus, **SIZE, base_measure="tokens")
+        return vae, VAEGuide(vae)
+    nvae = NVAE.for_corpus(corpus, **SIZE)
+    return nvae, NVAEGuide(nvae)
+
+
+def trained(corpus: Corpus, name: str, out: Path, **options: Any) -> Run:
+    """A run of four steps; two micro-batches of four texts in each."""
+    options = {"steps": 4, "batch_size": 4, "validations": 1, "learning_rate": 0.02, "objective": "elbo", **options}
+    return fit(*pair(corpus, name), corpus, out=out, **options)
+
+
+def insensitive(self: Training, make: Any = Training.configure_optimizers) -> torch.optim.Optimizer:
+    """The optimizer of ``fit``, without the step of full size that Adam makes of a gradient of mere rounding."""
+    optimizer: torch.optim.Optimizer = make(self)
+    for group in optimizer.param_groups:
+        group["eps"] = 1e-2
+    return optimizer
+
+
+Training.configure_optimizers = insensitive  # type: ignore[method-assign]
+
+
+class Noisy(LocalModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, batch: Batch) -> None:
+        with pyro.plate("texts", len(batch.weight), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            mean = (batch.tokens * batch.mask).sum(-1) / 1000
+            pyro.sample("text", dist.Normal(self.scale * z, 1.0), obs=mean)
+
+
+class NoisyGuide(LocalModule):
+    """The noise of a text is a function of the text, so that it does not matter which process draws it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.tensor(0.1))
+        self.log_scale = nn.Parameter(torch.tensor(-0.5))
+
+    def forward(self, batch: Batch) -> None:
+        noise = torch.sin((batch.tokens * batch.mask).sum(-1).float())
+        with pyro.plate("texts", len(batch.weight), dim=-1):
+            pyro.sample("z", dist.Delta(self.loc * batch.lengths + self.log_scale.exp() * noise))
+
+
+def gradient(corpus: Corpus, rank: int, world: int) -> list[float]:
+    """The gradient of a whole epoch: of the joint batches, or of this process's parts of them."""
+    objective = ELBO()(Noisy(), NoisyGuide())
+    wrapped = DistributedDataParallel(objective) if world > 1 else objective
+    stream = TrainingStream(corpus.train, 16 // world, seed=1, rank=rank, world=world)
+    for step in range(stream.steps_per_epoch):
+        [batch] = stream.step(step)
+        wrapped(batch).backward()
+    return [float(p.grad) for p in objective.parameters() if p.grad is not None]
+
+
+def main(folder: Path, rank: int, port: str) -> None:
+    os.environ |= {
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "none"},
+        **{"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
+    }
+    corpus = Corpus.load(folder / "corpus")
+    for name in SYSTEMS:
+        for strategy in ("ddp", "fsdp"):
+            trained(corpus, name, folder / f"{name}-{strategy}", devices=2, strategy=strategy)
+    held_back = []
+    no_sync = DistributedDataParallel.no_sync
+    DistributedDataParallel.no_sync = lambda self: held_back.append(1) or no_sync(self)  # type: ignore[method-assign]
+    trained(corpus, "lm", folder / "lm-accumulated", devices=2, accumulate_grad_batches=2, batch_size=2)
+    options = {"devices": 2, "strategy": "fsdp", "accumulate_grad_batches": 1}
+    trained(corpus, "nvae", folder / "begun-alone", resume=True, **options)
+    begin = Training.on_train_batch_start
+
+    def kill(self: Training, batch: Batch, batch_idx: int) -> None:
+        begin(self, batch, batch_idx)
+        if rank == 1 and self.trainer.global_step == 1:  # of the other process
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    Training.on_train_batch_start = kill  # type: ignore[method-assign]
+    ended = 0
+    try:
+        trained(corpus, "nvae", folder / "begun-together", **options)
+    except SystemExit as exit:
+        ended = int(exit.code or 0)
+    result = {"gradient": gradient(corpus, rank, 2), "held back": len(held_back), "ended": ended}
+    if rank == 0:
+        (folder / "result.json").write_text(json.dumps(result))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
