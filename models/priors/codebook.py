@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from pyro.distributions import TorchDistribution
 from torch import Size, Tensor, nn
-from torch.distributions import Categorical, Distribution, constraints
+from torch.distributions import Categorical, Distribution, Normal, constraints
 
 from ..precision import at_least_float32
 from .causal import CausalVectorPrior
@@ -30,7 +30,13 @@ class Codebook(TorchDistribution):
 
     The log densities of all vectors under all Gaussians are one matrix product,
     :math:`[z, z^2] \, [\mu / \sigma^2, -1 / 2 \sigma^2]^\top` up to a constant of each Gaussian; vectors and means are
-    taken from the center of the codebook first, so that less cancels.
+    taken from the center of the codebook first, so that less cancels. The density of the mixture then is Bayes' rule,
+
+    .. math:: \log p(z_i) = \log w_{ik} + \log \mathcal N(z_i; \mu_k, \operatorname{diag} \sigma_k^2)
+        - \log p(k \mid z_i)
+
+    at the likeliest k, whose two probabilities are cross-entropies with fused kernels. A sum of exponentials, most of
+    which underflow, takes 4 to 5 times as long on a CPU.
 
     Arguments:
         logits: Logarithms of weights, which need not be normalized.
@@ -55,7 +61,7 @@ class Codebook(TorchDistribution):
         shift: Float[Tensor, "*#batch p"] | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        self.logits, self.means, self.stds, self.shift = logits.log_softmax(-1), mean, std, shift
+        self.logits, self.means, self.stds, self.shift = logits, mean, std, shift
         super().__init__(logits.shape[:-1], mean.shape[-1:], validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Codebook":
@@ -75,28 +81,53 @@ class Codebook(TorchDistribution):
     def log_prob(self, value: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch"]:
         if self._validate_args:
             self._validate_sample(value)
-        value = value if self.shift is None else value - self.shift
         with torch.autocast(value.device.type, enabled=False):  # the product needs float32
-            center = self.means.detach().mean(0)
-            z, mean, precision = value - center, self.means - center, self.stds.reciprocal().square()
-            constant = -(0.5 * (mean.square() * precision) + self.stds.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
-            if len(self.stds) == 1:
-                own = -0.5 * (z.square() * precision).sum(-1, keepdim=True)
-                densities = own + F.linear(z * precision, mean, constant)
-            else:
-                factors = torch.cat([mean * precision, -0.5 * precision], -1)
-                densities = F.linear(torch.cat([z, z.square()], -1), factors, constant)
-        return torch.logsumexp(self.logits + densities, -1)
+            joint = self._log_joint(value)
+            k = joint.detach().argmax(-1)
+            return self.log_weight(k) + self.log_density(value, k) - log_softmax_at(joint, k)
+
+    def log_weight(self, k: Int[Tensor, "*#batch"]) -> Float[Tensor, "*batch"]:
+        r""":math:`\log w_{ik}`, of one Gaussian for each draw."""
+        return log_softmax_at(self.logits, k)
+
+    def log_density(self, value: Float[Tensor, "*batch p"], k: Int[Tensor, "*#batch"]) -> Float[Tensor, "*batch"]:
+        r""":math:`\log \mathcal N(z_i; \mu_k, \operatorname{diag} \sigma_k^2)`, of one Gaussian for each draw."""
+        value = value if self.shift is None else value - self.shift
+        std = self.stds[0] if len(self.stds) == 1 else self.stds[k]
+        return Normal(self.means[k], std, validate_args=False).log_prob(value).sum(-1)
+
+    def _log_joint(self, value: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch k"]:
+        """The logit plus the log density of each Gaussian, up to a term that all have in common."""
+        value = value if self.shift is None else value - self.shift
+        center = self.means.detach().mean(0)
+        z, mean, precision = value - center, self.means - center, self.stds.reciprocal().square()
+        constant = -(0.5 * (mean.square() * precision) + self.stds.log()).sum(-1)
+        if len(self.stds) == 1:
+            return self.logits + F.linear(z * precision, mean, constant)
+        factors = torch.cat([mean * precision, -0.5 * precision], -1)
+        return self.logits + F.linear(torch.cat([z, z.square()], -1), factors, constant)
 
     @property
     def mean(self) -> Float[Tensor, "*batch p"]:
-        mean = self.logits.exp() @ self.means
+        mean = self.logits.softmax(-1) @ self.means
         return mean if self.shift is None else mean + self.shift
 
     @property
     def variance(self) -> Float[Tensor, "*batch p"]:
-        weights = self.logits.exp()
+        weights = self.logits.softmax(-1)
         return weights @ (self.stds.square() + self.means.square()) - (weights @ self.means).square()
+
+
+def log_softmax_at(logits: Float[Tensor, "*#batch k"], k: Int[Tensor, "*#batch"]) -> Float[Tensor, "*batch"]:
+    """The log softmax of one entry of each row.
+
+    Examples:
+        >>> log_softmax_at(torch.zeros(3, 4), torch.tensor([0, 1, 2])).exp().tolist()
+        [0.25, 0.25, 0.25]
+    """
+    batch = torch.broadcast_shapes(logits.shape[:-1], k.shape)
+    rows = logits.expand(*batch, -1).reshape(-1, logits.shape[-1])
+    return -F.cross_entropy(rows, k.expand(batch).reshape(-1), reduction="none").reshape(batch)
 
 
 class CodebookVectorPrior(CausalVectorPrior):
