@@ -1,5 +1,6 @@
 """The base class of the generative models: parameters of its own, one plate over texts, sizes by name."""
 
+from collections.abc import Mapping
 from dataclasses import fields
 from inspect import signature
 from typing import Any, ClassVar, TypeVar, get_args
@@ -97,7 +98,7 @@ class Model(Configurable, LocalModule):
             if name not in accepted:
                 choices = ", ".join(sorted(known | set(accepted)))
                 raise ValueError(f"{cls.__name__} has no option {name!r}: choose among {choices}.")
-        model = cls(TransformerConfig(**network), **cls.corpus_arguments(corpus) | rest)
+        model = cls(TransformerConfig(**network), **cls.corpus_arguments(corpus, rest) | rest)
         if backbone is not None:
             backbone.load_into(model, len(corpus.labels))
             if train != "all":
@@ -105,8 +106,8 @@ class Model(Configurable, LocalModule):
         return model
 
     @classmethod
-    def corpus_arguments(cls, corpus: Any) -> dict[str, Any]:
-        """Constructor arguments that depend on the corpus."""
+    def corpus_arguments(cls, corpus: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Constructor arguments that depend on the corpus, beside the other ones."""
         return {}
 
     @classmethod

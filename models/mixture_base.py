@@ -1,17 +1,20 @@
 """Base class of the models whose decoder attends to a mixture over the vectors of a text."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pyro
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from .attention.mixture import Mixture
 from .base import Model
 from .batch import Batch
 from .priors.lengths import LengthPrior
+from .priors.roles import SequencePrior
 from .priors.tokens import TokenVectorPrior
+from .priors.vectors import over_components
 from .transformer.blocks import cross_attention_of
 from .transformer.config import TransformerConfig
 from .transformer.memory import Memory, check_mixture
@@ -22,15 +25,21 @@ __all__ = ["MixtureMemoryModel"]
 
 
 class MixtureMemoryModel(Model):
-    """A decoder that attends to as many vectors as a text is long, so that the length is a site with a prior."""
+    """A decoder that attends to as many vectors as a text is long, so that the length is a site with a prior.
+
+    The prior of the length is ``length_prior``, or else follows from the vectors, if ``base_measure`` ends texts.
+    """
 
     config: TransformerConfig
     base_measure: nn.Module
-    length_prior: LengthPrior
+    length_prior: LengthPrior | None
     decoder: Decoder
 
     @classmethod
-    def corpus_arguments(cls, corpus: Any) -> dict[str, Any]:
+    def corpus_arguments(cls, corpus: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        prior = options.get("base_measure")
+        if prior == "tokens" or _ends_texts(prior):
+            return {}
         return {"length_prior": LengthPrior.fit(torch.as_tensor(corpus.train.lengths), corpus.max_length)}
 
     @torch.no_grad()
@@ -51,12 +60,53 @@ class MixtureMemoryModel(Model):
             nn.init.orthogonal_(attention.value.weight)
             attention.out.weight.copy_(attention.value.weight.T)
 
-    def sample_length(self, batch: Batch) -> tuple[Int[Tensor, "*batch"], int]:
-        """The number of tokens of each text, at the site ``length``, and the padded length of the batch."""
+    def check_length_prior(self, length_prior: LengthPrior | None) -> LengthPrior | None:
+        """The prior of the length, uniform by default; None, and none is allowed, where the vectors end a text."""
+        if not _ends_texts(self.base_measure):
+            return length_prior or LengthPrior(self.config.max_length)
+        if length_prior is not None:
+            raise ValueError(
+                f"there is a length_prior, but the vectors of the base_measure {type(self.base_measure).__name__} end "
+                "texts: leave the length_prior out, or give a base_measure without eos."
+            )
+        return None
+
+    def components(self, length: Int[Tensor, "*batch"], padded_length: int) -> Bool[Tensor, "*batch N"]:
+        """True for the components that texts of these lengths have."""
+        raise NotImplementedError(f"{type(self).__name__} is a MixtureMemoryModel: write components(...)")
+
+    def sample_vectors(self, mask: Bool[Tensor, "*batch N"]) -> Float[Tensor, "*texts N P"]:
+        """The vectors of the components that exist, at the site ``vectors``."""
+        vectors: Tensor = pyro.sample("vectors", self._of_vectors(mask))
+        return vectors
+
+    def sample_length(self, batch: Batch) -> tuple[Int[Tensor, "*batch"], int, Float[Tensor, "*texts N P"] | None]:
+        """The number of tokens of each text, at the site ``length``, and the padded length of the batch.
+
+        Where the vectors end a text they are drawn first, as many as may be needed, and returned too.
+        """
+        if self.length_prior is None:
+            return self._sample_to_the_end(batch)
         if batch.mask is not None:
-            return pyro.sample("length", self.length_prior(), obs=batch.lengths), batch.mask.shape[-1]
+            return pyro.sample("length", self.length_prior(), obs=batch.lengths), batch.mask.shape[-1], None
         length: Tensor = pyro.sample("length", self.length_prior())
-        return length, int(length.max())
+        return length, int(length.max()), None
+
+    def _sample_to_the_end(self, batch: Batch) -> tuple[Int[Tensor, "*batch"], int, Float[Tensor, "*texts N P"]]:
+        if batch.mask is None:
+            padded_length = self.config.max_length
+            length = torch.full(batch.weight.shape, padded_length, device=batch.weight.device)
+        else:
+            padded_length, length = batch.mask.shape[-1], batch.lengths
+        assert isinstance(self.base_measure, SequencePrior)
+        distribution = self._of_vectors(self.components(length, padded_length))
+        vectors: Tensor = pyro.sample("vectors", distribution)
+        ends: Any = self.base_measure.length(distribution, vectors, self.config.max_length)
+        length = pyro.sample("length", ends, obs=None if batch.mask is None else batch.lengths)
+        return length, padded_length, vectors
+
+    def _of_vectors(self, mask: Bool[Tensor, "*batch N"]) -> Any:
+        return over_components(self.base_measure, mask)
 
     def likelihood(self, memory: Mixture, mask: Bool[Tensor, "*batch T"] | None = None) -> AutoregressiveText:
         """p(text | mixture): of a drawn mixture, or of the posterior's mean."""
@@ -64,3 +114,7 @@ class MixtureMemoryModel(Model):
 
     def check_memory(self, memory: Memory) -> Mixture:
         return check_mixture(memory, self.config.width)
+
+
+def _ends_texts(base_measure: object) -> bool:
+    return isinstance(base_measure, SequencePrior) and base_measure.ends_texts

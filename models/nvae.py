@@ -2,7 +2,7 @@ r"""The nonparametric variational autoencoder (NVAE): a text is decoded from a r
 
 The story of one text::
 
-    n       ~ LengthPrior                         its length in tokens
+    n       ~ LengthPrior                         its length in tokens; or p(n | z), if z says where a text ends
     b_i     ~ Bernoulli(rho)                      whether a token's vector is present; without presence, all are
     log pi  ~ WeightPrior(b)                      weights of kappa (n + 1) components: a bounded Dirichlet process
     z_i     ~ BaseMeasure                         one vector per component, independent or in sequence
@@ -21,7 +21,6 @@ References:
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pyro
 import torch
@@ -41,7 +40,7 @@ from .priors.lengths import LengthPrior
 from .priors.named import named_prior
 from .priors.roles import BaseMeasure, SequencePrior, VectorPrior, WeightPrior
 from .priors.tokens import TokenVectorPrior
-from .priors.vectors import check_base_measure, over_components
+from .priors.vectors import check_base_measure
 from .priors.weights import BoundedDirichletProcess
 from .transformer.config import TransformerConfig
 from .transformer.memory import Memory
@@ -61,7 +60,7 @@ class NVAE(MixtureMemoryModel):
         base_measure: Prior of a vector, or of all vectors of a text; or the name of one, ``tokens``, ``codebook``,
             ``autoregressive``, ``mixture`` or ``gaussian``; a standard Gaussian by default.
         length_prior: Prior of the number of tokens; uniform up to ``max_length`` by default, and a smoothed histogram
-            of the training texts in :meth:`for_corpus`.
+            of the training texts in :meth:`for_corpus`. Without one, the vectors of ``tokens`` say where a text ends.
         samples_per_component: Number of vectors drawn for each component of the posterior.
         delta: The increase of the prior's concentration with each token, which decides how many vectors a text keeps:
             short for a ``weight_prior`` of ``BoundedDirichletProcess(delta=...)``. By default 0.3, as published; 3 with
@@ -73,7 +72,8 @@ class NVAE(MixtureMemoryModel):
 
     Raises:
         ValueError: If ``samples_per_component`` is not positive, a prior has another shape or support than its role
-            requires, ``delta`` is negative or given beside a ``weight_prior``, or ``presence`` is no probability or
+            requires, there is a ``length_prior`` beside a ``base_measure`` that ends texts,
+            ``delta`` is negative or given beside a ``weight_prior``, or ``presence`` is no probability or
             given beside a joint prior of the vectors.
 
     Examples:
@@ -108,9 +108,8 @@ class NVAE(MixtureMemoryModel):
             )
         self.config = config
         self.samples_per_component = samples_per_component
-        self.base_measure = as_prior(
-            named_prior(base_measure, config, samples_per_component), VectorPrior, "base_measure"
-        )
+        prior = named_prior(base_measure, config, samples_per_component, ends_texts=length_prior is None)
+        self.base_measure = as_prior(prior, VectorPrior, "base_measure")
         if delta is None:
             delta = DELTA_OF_TOKENS if isinstance(self.base_measure, TokenVectorPrior) else DELTA
         self.weight_prior = as_prior(
@@ -118,7 +117,7 @@ class NVAE(MixtureMemoryModel):
             WeightPrior,
             "weight_prior",
         )
-        self.length_prior = length_prior or LengthPrior(config.max_length)
+        self.length_prior = self.check_length_prior(length_prior)
         self.presence = _checked_presence(presence, self.base_measure)
         if self.presence is not None:
             self.latents = ("presence", *self.latents)
@@ -135,14 +134,13 @@ class NVAE(MixtureMemoryModel):
 
     def forward(self, batch: Batch) -> Int[Tensor, "*batch T"]:
         with self.texts(batch):
-            length, padded_length = self.sample_length(batch)
-            components = self.samples_per_component * (padded_length + 1)
-            mask = component_mask(length, self.samples_per_component, components)
+            length, padded_length, vectors = self.sample_length(batch)
+            mask = self.components(length, padded_length)
             if self.presence is not None:
                 mask = mask & (pyro.sample("presence", self.presence_prior(mask)) > 0.5)
             log_weights = pyro.sample("weights", self.weight_prior(mask))
-            distribution: Any = over_components(self.base_measure, mask)
-            vectors = pyro.sample("vectors", distribution)
+            if vectors is None:
+                vectors = self.sample_vectors(mask)
             mixture = Mixture(log_weights.to(vectors.dtype), vectors, mask=mask)
             return pyro.sample("text", self.likelihood(mixture, batch.mask), obs=batch.tokens)
 
@@ -152,6 +150,9 @@ class NVAE(MixtureMemoryModel):
         log_odds = math.log(self.presence) - math.log1p(-self.presence)
         logits = torch.full(mask.shape, log_odds, device=mask.device, dtype=self.decoder.embedding.tokens.weight.dtype)
         return Presence(at_least_float32(logits), mask, always=self.samples_per_component)
+
+    def components(self, length: Int[Tensor, "*batch"], padded_length: int) -> Bool[Tensor, "*batch N"]:
+        return component_mask(length, self.samples_per_component, self.samples_per_component * (padded_length + 1))
 
     @property
     def objective(self) -> str:

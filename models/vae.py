@@ -2,7 +2,7 @@ r"""The Gaussian variational autoencoder (VAE): a text is decoded from one rando
 
 The story of one text::
 
-    n    ~ LengthPrior                    its length in tokens
+    n    ~ LengthPrior                    its length in tokens; or p(n | z), if z says where a text ends
     z_i  ~ BaseMeasure                    one vector per token, independent or in sequence
     text ~ AutoregressiveText(decoder, z) whose every cross-attention is softmax attention over z_1 .. z_n
 
@@ -18,7 +18,6 @@ References:
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pyro
 import torch
@@ -35,7 +34,7 @@ from .priors.checks import as_prior
 from .priors.lengths import LengthPrior
 from .priors.named import named_prior
 from .priors.roles import BaseMeasure, VectorPrior
-from .priors.vectors import check_base_measure, over_components
+from .priors.vectors import check_base_measure
 from .transformer.config import TransformerConfig
 from .transformer.memory import Memory, check_pair
 from .transformer.stacks import Decoder
@@ -51,10 +50,11 @@ class VAE(MixtureMemoryModel):
         base_measure: Prior of a vector, or of all vectors of a text; or the name of one, ``tokens``, ``codebook``,
             ``autoregressive``, ``mixture`` or ``gaussian``; a standard Gaussian by default.
         length_prior: Prior of the number of tokens; uniform up to ``max_length`` by default, and a smoothed histogram
-            of the training texts in :meth:`for_corpus`.
+            of the training texts in :meth:`for_corpus`. Without one, the vectors of ``tokens`` say where a text ends.
 
     Raises:
-        ValueError: If the prior has another shape than the network.
+        ValueError: If the prior has another shape than the network, or ``length_prior`` is given beside a
+            ``base_measure`` that ends texts.
 
     Examples:
         >>> model = VAE(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2))
@@ -73,18 +73,23 @@ class VAE(MixtureMemoryModel):
     ) -> None:
         super().__init__()
         self.config = config
-        self.base_measure = as_prior(named_prior(base_measure, config, 0), VectorPrior, "base_measure")
-        self.length_prior = length_prior or LengthPrior(config.max_length)
+        prior = named_prior(base_measure, config, 0, ends_texts=length_prior is None)
+        self.base_measure = as_prior(prior, VectorPrior, "base_measure")
+        self.length_prior = self.check_length_prior(length_prior)
         self.decoder = Decoder(config, cross_attention=True)
         check_base_measure(self.base_measure, length_mask(torch.tensor([1, 2]), 2), config.width)
         self.start_reading()
 
     def forward(self, batch: Batch) -> Int[Tensor, "*batch T"]:
         with self.texts(batch):
-            mask = length_mask(*self.sample_length(batch))
-            distribution: Any = over_components(self.base_measure, mask)
-            vectors = pyro.sample("vectors", distribution)
+            length, padded_length, vectors = self.sample_length(batch)
+            mask = self.components(length, padded_length)
+            if vectors is None:
+                vectors = self.sample_vectors(mask)
             return pyro.sample("text", self.likelihood(self.memory(vectors, mask), batch.mask), obs=batch.tokens)
+
+    def components(self, length: Int[Tensor, "*batch"], padded_length: int) -> Bool[Tensor, "*batch N"]:
+        return length_mask(length, padded_length)
 
     def memory(self, vectors: Float[Tensor, "*#batch N P"], mask: Bool[Tensor, "*#batch N"]) -> Mixture:
         """The mixture for which denoising attention with the query noise of a head is softmax attention."""

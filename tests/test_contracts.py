@@ -100,7 +100,7 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "codebook-vae": vae(lambda: CodebookVectorPrior(16, entries=5, heads=2, samples_per_component=0)),
     "codebook-nvae": nvae(base=lambda: CodebookVectorPrior(16, entries=5, heads=2)),
     "tokens-vae": vae(lambda: TokenVectorPrior(16, 30, heads=2, layers=1, samples_per_component=0)),
-    "tokens-nvae": nvae(base=lambda: TokenVectorPrior(16, 30, heads=2, layers=1)),
+    "tokens-nvae": nvae(base=lambda: TokenVectorPrior(16, 30, heads=2, layers=1, eos=EOS)),
     "della": della(),
     "della-collapsed-upper": della(fusion="collapsed", first_layer=2),
     "della-residual-separate": della(guide={"posterior": "residual", "encoder": "separate"}, first_prior="learned"),

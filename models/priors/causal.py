@@ -27,6 +27,7 @@ class CausalVectorPrior(SequencePrior):
 
     A subclass defines the family of :math:`p(z_i \mid \dots)` in :meth:`next_vector`. The prior's own components are
     independent of the text and have their own distribution :math:`p_0`. At the start no vector depends on another one.
+    Without ``reads_length``, no vector depends on :math:`n`.
 
     Arguments:
         width: :math:`P`.
@@ -37,6 +38,7 @@ class CausalVectorPrior(SequencePrior):
         dropout: Probability of dropping an activation in training.
         samples_per_component: Number of the prior's own components.
         first: Prior :math:`p_0` of the prior's own components; a standard Gaussian by default.
+        reads_length: Whether vectors depend on the number of those that follow.
 
     Raises:
         ValueError: If a size is out of range, two do not go together, or ``first`` has another width.
@@ -52,6 +54,7 @@ class CausalVectorPrior(SequencePrior):
         dropout: float = 0.0,
         samples_per_component: int = 1,
         first: VectorPrior | None = None,
+        reads_length: bool = True,
     ) -> None:
         super().__init__()
         model_width = width if model_width is None else model_width
@@ -64,7 +67,7 @@ class CausalVectorPrior(SequencePrior):
         config = TransformerConfig(3, 1, width=model_width, layers=layers, heads=heads, dropout=dropout)
         self.width, self.samples_per_component = width, checked_samples(samples_per_component)
         self.before = nn.Linear(width, model_width)
-        self.left = nn.Linear(model_width, model_width)
+        self.left = nn.Linear(model_width, model_width) if reads_length else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(layers))
         self.norm = nn.LayerNorm(model_width)
         self.head = nn.Linear(model_width, scores)
@@ -115,8 +118,8 @@ class CausalVectorPrior(SequencePrior):
     ) -> Float[Tensor, "*batch m w"]:
         """The input of the blocks at each place: the vector before it, the place, and the number of vectors left."""
         before = before.to(self.before.weight.dtype)
-        places, left = (self._place(each, before) for each in (place, length[..., None] - place))
-        return self.before(before) + places + self.left(left)
+        x: Tensor = self.before(before) + self._place(place, before)
+        return x if self.left is None else x + self.left(self._place(length[..., None] - place, before))
 
     def _next(self, x: Float[Tensor, "*batch m w"], place: Int[Tensor, " m"]) -> Distribution:
         return self.next_vector(at_least_float32(self.head(self.norm(x))), place)

@@ -1,7 +1,7 @@
 """Joint distributions of all vectors of a text: in order, each given those before it, and in independent parts."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,9 +11,10 @@ from torch.distributions import Distribution, constraints
 
 from .roles import SequencePrior
 
-__all__ = ["InOrder", "Stacked", "checked_samples", "independent", "with_own"]
+__all__ = ["InOrder", "Stacked", "checked_samples", "independent", "of_tokens", "with_own"]
 
 _ONCE = Size()
+R = TypeVar("R")
 
 
 class InOrder(TorchDistribution):
@@ -21,7 +22,8 @@ class InOrder(TorchDistribution):
 
     .. math:: \log p(z_1, \dots, z_n) = \sum_{i=1}^n \log p(z_i \mid z_1, \dots, z_{i-1})
 
-    A density takes one call of ``conditional``, for all vectors at once.
+    A density takes one call of ``conditional``, for all vectors at once. That of the value asked for last is kept, as
+    the distribution of a length may ask for it again.
 
     Arguments:
         conditional: Takes the first :math:`m` vectors, with shape :math:`(*, m, P)`, and their total number, with shape
@@ -43,11 +45,12 @@ class InOrder(TorchDistribution):
         validate_args: bool | None = None,
     ) -> None:
         self.conditional, self.draw, self.present = conditional, draw, present
+        self._last: _Last[Each] = _Last()
         super().__init__(present.shape[:-1], Size((present.shape[-1], width)), validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "InOrder":
         new: InOrder = self._get_checked_instance(InOrder, _instance)
-        new.conditional, new.draw = self.conditional, self.draw
+        new.conditional, new.draw, new._last = self.conditional, self.draw, self._last
         new.present = self.present.expand(*batch_shape, self.present.shape[-1])
         super(InOrder, new).__init__(Size(batch_shape), self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
@@ -61,9 +64,24 @@ class InOrder(TorchDistribution):
     def log_prob(self, value: Float[Tensor, "*batch m p"]) -> Float[Tensor, "*batch"]:
         if self._validate_args:
             self._validate_sample(value)
+        return torch.where(self.present, self.each(value).log_prob, 0).sum(-1)
+
+    def each(self, value: Float[Tensor, "*batch m p"]) -> "Each":
+        """The distribution of each vector given those before it."""
+        return self._last(self._each, value)
+
+    def _each(self, value: Float[Tensor, "*batch m p"]) -> "Each":
         value = torch.where(self.present[..., None], value, 0)
-        each = self.conditional(value, self.present.sum(-1)).log_prob(value)
-        return torch.where(self.present, each, 0).sum(-1)
+        conditional = self.conditional(value, self.present.sum(-1))
+        return Each(conditional, value, conditional.log_prob(value))
+
+
+class Each(NamedTuple):
+    """The distribution of each vector given those before it, the vectors, and their log densities."""
+
+    distribution: Distribution
+    value: Float[Tensor, "*batch m p"]
+    log_prob: Float[Tensor, "*batch m"]
 
 
 class Stacked(TorchDistribution):
@@ -78,12 +96,13 @@ class Stacked(TorchDistribution):
 
     def __init__(self, parts: Sequence[Distribution], validate_args: bool | None = None) -> None:
         self.parts = list(parts)
+        self._last: _Last[Sequence[Tensor]] = _Last()
         rows = sum(part.event_shape[0] for part in parts)
         super().__init__(parts[0].batch_shape, Size((rows, parts[0].event_shape[1])), validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Stacked":
         new: Stacked = self._get_checked_instance(Stacked, _instance)
-        new.parts = [part.expand(Size(batch_shape)) for part in self.parts]
+        new.parts, new._last = [part.expand(Size(batch_shape)) for part in self.parts], self._last
         super(Stacked, new).__init__(Size(batch_shape), self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
@@ -94,9 +113,15 @@ class Stacked(TorchDistribution):
     def log_prob(self, value: Float[Tensor, "*batch n p"]) -> Float[Tensor, "*batch"]:
         if self._validate_args:
             self._validate_sample(value)
-        rows = value.split([part.event_shape[0] for part in self.parts], -2)
-        densities = [part.log_prob(row) for part, row in zip(self.parts, rows, strict=True)]
+        densities = [part.log_prob(row) for part, row in zip(self.parts, self.rows(value), strict=True)]
         return torch.stack(torch.broadcast_tensors(*densities)).sum(0)
+
+    def rows(self, value: Float[Tensor, "*batch n p"]) -> Sequence[Float[Tensor, "*batch m p"]]:
+        """The rows of each part."""
+        return self._last(self._rows, value)
+
+    def _rows(self, value: Float[Tensor, "*batch n p"]) -> Sequence[Tensor]:
+        return value.split([part.event_shape[0] for part in self.parts], -2)
 
 
 def independent(distribution: Any, mask: Bool[Tensor, "*batch n"]) -> Distribution:
@@ -116,6 +141,15 @@ def with_own(
     )
 
 
+def of_tokens(distribution: Distribution, vectors: Float[Tensor, "*batch n p"]) -> "Each":
+    """The tokens' part of the distribution that :func:`with_own` made, at these vectors."""
+    if isinstance(distribution, Stacked):
+        vectors = distribution.rows(vectors)[-1]
+        distribution = distribution.parts[-1]
+    assert isinstance(distribution, InOrder), "vectors that tell where a text ends are in order"
+    return distribution.each(vectors)
+
+
 def checked_samples(samples_per_component: int) -> int:
     """The number of the prior's own components, or a ValueError if it is negative."""
     if samples_per_component < 0:
@@ -124,3 +158,15 @@ def checked_samples(samples_per_component: int) -> int:
             "of the prior's own"
         )
     return samples_per_component
+
+
+class _Last(Generic[R]):
+    """The result for the value asked for last."""
+
+    value: Tensor | None = None
+    result: R
+
+    def __call__(self, function: Callable[[Tensor], R], value: Tensor) -> R:
+        if value is not self.value:
+            self.value, self.result = value, function(value)
+        return self.result

@@ -28,6 +28,7 @@ def named_prior(
     base_measure: BaseMeasure | Distribution | Callable[..., Distribution] | str | None,
     config: Any,
     samples_per_component: int,
+    ends_texts: bool = False,
 ) -> BaseMeasure | Distribution | Callable[..., Distribution]:
     """A prior of the vectors: the one that a name stands for, with the sizes of a network, or else the one given.
 
@@ -36,6 +37,7 @@ def named_prior(
         config: The network, a :class:`~..transformer.config.TransformerConfig`, whose fields fill arguments of the
             prior of the same name.
         samples_per_component: Number of the prior's own components.
+        ends_texts: Whether its vectors tell where a text ends, if the prior can.
 
     Raises:
         ValueError: If no prior has that name, or the sizes do not fit it.
@@ -52,6 +54,8 @@ def named_prior(
     cls = NAMED[name]
     accepted = signature(cls).parameters
     sizes = {field: getattr(config, field) for field in accepted if hasattr(config, field)}
+    if not ends_texts:
+        sizes.pop("eos", None)
     if "samples_per_component" in accepted:
         sizes["samples_per_component"] = samples_per_component
     return cls(**sizes)

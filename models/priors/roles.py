@@ -93,12 +93,24 @@ class SequencePrior(BaseMeasure):
     not exist do not enter ``log_prob``.
 
     ``first`` is the prior of the prior's own components.
+
+    Vectors may also tell where their text ends (``ends_texts``); a model then draws the length after them, from
+    :meth:`length`, and has no other prior of it.
     """
 
     first: VectorPrior
 
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
         raise NotImplementedError(f"{type(self).__name__} is a SequencePrior: write forward(mask) -> Distribution")
+
+    @property
+    def ends_texts(self) -> bool:
+        """Whether the vectors tell where a text ends, by :meth:`length`; by default not."""
+        return False
+
+    def length(self, distribution: Distribution, vectors: Float[Tensor, "*batch n p"], max_length: int) -> Distribution:
+        """The distribution of the number of tokens, given the vectors, whose own distribution is the first argument."""
+        raise NotImplementedError(f"{type(self).__name__} ends texts: write length(distribution, vectors, max_length)")
 
     def component(self) -> Distribution:
         return self.first()

@@ -3,14 +3,17 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from ..distributions.lengths import Lengths
 from ..precision import at_least_float32
 from ..transformer.embedding import sinusoids
 from .causal import CausalVectorPrior
 from .codebook import Codebook
+from .joint import of_tokens
 from .latents import bounded_std, unbounded
 from .roles import TokenGaussians, VectorPrior
 from .vectors import GaussianVectorPrior
@@ -18,6 +21,7 @@ from .vectors import GaussianVectorPrior
 __all__ = ["TokenVectorPrior"]
 
 LEAST = 0.01  # above the bound of a log variance
+ALMOST = -1e-6  # largest log probability that a text ends, where it goes on
 PLACES = 3.0  # scale of the sinusoids: places then stand out from tokens, so that a decoder soon finds its own
 
 
@@ -27,9 +31,18 @@ class TokenVectorPrior(CausalVectorPrior):
     .. math:: p(z \mid n) = \prod_{i \le \kappa} p_0(z_i) \prod_{i > \kappa}
         \sum_{v=1}^V w_{iv} \, \mathcal N(z_i; \mu_v + \nu_i, \operatorname{diag} \sigma^2)
 
-    with the weights :math:`w_i` of a causal Transformer, which depend on :math:`z_{\kappa + 1}, \dots, z_{i-1}` and on
-    the number of vectors that follow; one Gaussian for each token :math:`v`, shared by all places; and sinusoids
-    :math:`\nu_i`, times 3, that tell places apart, as a mixture has no order.
+    with the weights :math:`w_i` of a causal Transformer, which depend on :math:`z_{\kappa + 1}, \dots, z_{i-1}`; one
+    Gaussian for each token :math:`v`, shared by all places; and sinusoids :math:`\nu_i`, times 3, that tell places
+    apart, as a mixture has no order.
+
+    With ``eos`` a text ends, as that of a language model, at the first vector that is the end of a text:
+
+    .. math:: p(n \mid z) = r_n \prod_{i < n} (1 - r_i), \qquad r_i = p(\text{eos} \mid z_i, z_{< i})
+        = \frac{w_{i, \text{eos}} \, \mathcal N(z_i; \mu_\text{eos} + \nu_i, \operatorname{diag} \sigma^2)}
+        {\sum_v w_{iv} \, \mathcal N(z_i; \mu_v + \nu_i, \operatorname{diag} \sigma^2)}
+
+    Vectors after it are not used, and enter no density. Without ``eos`` the length has a prior of its own, and the
+    weights depend on the number of vectors that follow.
 
     A guide starts the posterior of a token's vector at the Gaussian of that token (:meth:`gaussians`). Where Gaussians
     of different tokens do not overlap, the divergence of that posterior from this prior is
@@ -54,10 +67,11 @@ class TokenVectorPrior(CausalVectorPrior):
         samples_per_component: :math:`\kappa`, the number of the prior's own components, and of each token's.
         first: Prior :math:`p_0` of the prior's own components; by default a Gaussian as narrow as those of tokens, as
             far from 0 as they are, so that attention prefers neither, and away from all places.
+        eos: The token that ends texts, if the vectors tell where.
 
     Raises:
-        ValueError: If a size or the variance is out of range, two sizes do not go together, or ``first`` has another
-            width.
+        ValueError: If a size, the variance or ``eos`` is out of range, two sizes do not go together, or ``first`` has
+            another width.
 
     References:
         TarFlowLM (2025), https://arxiv.org/abs/2507.00425, for an autoregressive mixture over shared Gaussians, at
@@ -82,19 +96,25 @@ class TokenVectorPrior(CausalVectorPrior):
         layers: int = 2,
         heads: int = 4,
         dropout: float = 0.0,
-        variance: float = 0.05,
+        variance: float = 0.015,
         samples_per_component: int = 1,
         first: VectorPrior | None = None,
+        eos: int | None = None,
     ) -> None:
         if vocabulary < 1:
             raise ValueError(f"vocabulary {vocabulary}: must be at least 1, the number of tokens")
+        if eos is not None and not 0 <= eos < vocabulary:
+            raise ValueError(f"eos {eos}: must be a token, from 0 to {vocabulary - 1}, or None")
         if not LEAST <= variance <= 1 / LEAST:
             raise ValueError(f"variance {variance}: must be from {LEAST} to {1 / LEAST:g}; that of the means is 1")
         if first is None and width > 0:
             first = GaussianVectorPrior(width, mean=-math.sqrt(1 + PLACES**2 / 2), variance=variance)
-        super().__init__(width, width, model_width, layers, heads, dropout, samples_per_component, first)
+        super().__init__(width, width, model_width, layers, heads, dropout, samples_per_component, first, eos is None)
         if width % 2:
             raise ValueError(f"width {width}: must be even, for the sinusoids of places")
+        self.eos = eos
+        nn.init.eye_(self.before.weight)  # hidden states are those of a language model with tied embeddings
+        nn.init.eye_(self.head.weight)
         self.scale = width**0.5
         self.embedding = nn.Parameter(torch.randn(vocabulary, width) / self.scale)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
@@ -111,6 +131,18 @@ class TokenVectorPrior(CausalVectorPrior):
         shift = places(place // max(1, self.samples_per_component), self.width).to(mean.dtype)
         return Codebook(logits, mean, self._std()[None], shift)
 
+    @property
+    def ends_texts(self) -> bool:
+        return self.eos is not None
+
+    def length(self, distribution: Distribution, vectors: Float[Tensor, "*batch n p"], max_length: int) -> Distribution:
+        each = of_tokens(distribution, vectors)
+        assert self.eos is not None and isinstance(each.distribution, Codebook)
+        eos = torch.tensor(self.eos, device=vectors.device)
+        joint = each.distribution.log_weight(eos) + each.distribution.log_density(each.value, eos)
+        samples = max(1, self.samples_per_component)
+        return ends((joint - each.log_prob)[..., samples - 1 :: samples], max_length)
+
     def _read(
         self, before: Float[Tensor, "*batch m p"], place: Int[Tensor, " m"], length: Int[Tensor, "*#batch"]
     ) -> Float[Tensor, "*batch m w"]:
@@ -125,6 +157,29 @@ class TokenVectorPrior(CausalVectorPrior):
         return (
             f"width={self.width}, vocabulary={len(self.embedding)}, samples_per_component={self.samples_per_component}"
         )
+
+
+def ends(log_end: Float[Tensor, "*batch t"], max_length: int) -> Lengths:
+    r"""The distribution of the length of a text that ends at each token with some probability, if not before.
+
+    .. math:: p(n) = r_n \prod_{i < n} (1 - r_i)
+
+    All that is left falls to ``max_length``, or, with fewer tokens than that, to the length after the last of them.
+
+    Arguments:
+        log_end: :math:`\log r_i`.
+        max_length: The largest length.
+
+    Examples:
+        >>> ends(torch.tensor([0.5, 0.5, 0.5]).log(), max_length=3).probs
+        tensor([0.5000, 0.2500, 0.2500])
+        >>> ends(torch.tensor([0.5, 0.5, 0.5]).log(), max_length=9).probs
+        tensor([0.5000, 0.2500, 0.1250, 0.1250])
+    """
+    log_on = torch.log(-torch.expm1(log_end.clamp(max=ALMOST))).cumsum(-1)
+    reached = F.pad(log_on, (1, 0))
+    last = min(log_end.shape[-1], max_length - 1)  # where a text may end, rather than must
+    return Lengths(torch.cat([reached[..., :last] + log_end[..., :last], reached[..., last : last + 1]], -1))
 
 
 def places(place: Int[Tensor, "*batch"], width: int) -> Float[Tensor, "*batch width"]:

@@ -22,7 +22,7 @@ __all__ = [
     "nats",
 ]
 
-LENGTH = "length"  # the site of a text's length; its term, -log p(n), is the same for every draw
+LENGTH = "length"  # the site of a text's length; its term, -log p(n), is the same for every draw if it has a prior
 Column = Float[np.ndarray, " texts"]
 
 
@@ -46,7 +46,7 @@ class BoundGivenLength(Metric):
     name, label = "bound_given_length", "  given the length"
 
     def measure(self, context: BatchContext) -> Tensor | None:
-        if context.run.guide is None or LENGTH not in context.terms.kl:
+        if context.run.guide is None or not _has_length_prior(context):
             return None
         return _cost(context.terms) - context.terms.kl[LENGTH].double()
 
@@ -80,7 +80,7 @@ class ImportanceWeightedGivenLength(Metric):
 
     def measure(self, context: BatchContext) -> Tensor | None:
         bounds = context.importance_weighted
-        if bounds is None or LENGTH not in context.terms.kl:
+        if bounds is None or not _has_length_prior(context):
             return None
         return -bounds[context.evaluation.options.num_particles] - context.terms.kl[LENGTH].double()
 
@@ -96,6 +96,10 @@ def nats(cost: Column, context: EvaluationContext) -> dict[str, Estimate]:
 def bits(cost: Column, context: EvaluationContext) -> dict[str, Estimate]:
     """A cost in nats as bits a byte, which do not depend on the tokenizer."""
     return {"bits/byte": ratio(cost / math.log(2), context.bytes)}
+
+
+def _has_length_prior(context: BatchContext) -> bool:
+    return LENGTH in context.terms.kl and getattr(context.run.model, "length_prior", None) is not None
 
 
 def _cost(terms: Terms) -> Float[Tensor, " B"]:

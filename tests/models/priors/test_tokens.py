@@ -3,14 +3,16 @@
 import math
 from typing import Any
 
+import pyro
 import pytest
 import torch
 from pyro import distributions as dist
+from pyro import poutine
 
 import pyroformer as pf
 from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.models.batch import EOS, Batch
-from pyroformer.models.priors.tokens import TokenVectorPrior
+from pyroformer.models.priors.tokens import TokenVectorPrior, ends
 from pyroformer.models.priors.vectors import GaussianVectorPrior
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.embedding import sinusoids
@@ -44,9 +46,9 @@ class TestDensity:
         means = 4 * prior.embedding + 3 * sinusoids(torch.arange(5), 16)[:, None]  # place x token x dimension
         std = prior.gaussians(torch.tensor([0])).log_variance.div(2).exp()
         gaussians = dist.Normal(means, std).to_event(1)
-        expected = (distribution.logits + gaussians.log_prob(z[..., None, :])).logsumexp(-1)
+        expected = (distribution.logits.log_softmax(-1) + gaussians.log_prob(z[..., None, :])).logsumexp(-1)
         torch.testing.assert_close(distribution.log_prob(z), expected)
-        torch.testing.assert_close(distribution.mean, (distribution.logits.exp()[..., None] * means).sum(-2))
+        torch.testing.assert_close(distribution.mean, (distribution.logits.softmax(-1)[..., None] * means).sum(-2))
 
     @torch.no_grad()
     def test_integrates_to_one(self) -> None:
@@ -61,7 +63,7 @@ class TestDensity:
         """With narrow Gaussians and almost all weight on one, a draw is near the mean of its place."""
         prior = some_prior(samples_per_component=own, variance=0.01)
         prior.embedding.mul_(3)
-        prior.head.weight.normal_(std=100)
+        prior.head.weight.normal_(std=1000)
         prior.log_variance.fill_(-100)
         each = max(own, 1)
         z = prior(torch.ones(own + 6 * each, dtype=torch.bool)).sample()[own:]
@@ -147,6 +149,97 @@ class TestGuides:
         assert rate < math.log(8) + 5 * math.log(2) + 1.2
 
 
+class TestEnd:
+    def test_is_at_the_first_token_that_ends_a_text(self) -> None:
+        log_end = torch.rand(3, 4).log()
+        stop = torch.cartesian_prod(*[torch.tensor([0, 1])] * 4).bool()  # all ways to end or not at four tokens
+        for row in log_end.exp():
+            probability = torch.where(stop, row, 1 - row).prod(-1)
+            first = torch.where(stop.any(-1), stop.float().argmax(-1), 4)
+            expected = torch.stack([probability[first == n].sum() for n in range(5)])
+            torch.testing.assert_close(ends(row.log(), max_length=9).probs, expected)
+            must = torch.cat([expected[:3], expected[3:].sum()[None]])
+            torch.testing.assert_close(ends(row.log(), max_length=4).probs, must)
+
+    def test_gradients_are_finite_where_an_earlier_token_ends_the_text_for_sure(self) -> None:
+        log_end = torch.tensor([0.0, -200.0, 0.0], requires_grad=True)
+        log_prob = ends(log_end, max_length=8).log_prob(torch.tensor(3))
+        log_prob.backward()
+        assert log_prob.isfinite() and log_end.grad is not None and log_end.grad.isfinite().all()
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("kind", ["vae", "nvae"])
+    def test_the_joint_density_is_that_of_a_sequence_of_choices(self, kind: str) -> None:
+        """Each vector but the last from the mixture without the end of text, the last one from the end of text."""
+        own = int(kind == "nvae")
+        prior = some_prior(scale=0.3, samples_per_component=own, eos=EOS)
+        model = pf.NVAE(CONFIG, base_measure=prior) if own else pf.VAE(CONFIG, base_measure=prior)
+        prior.embedding.normal_()  # some overlap
+        vectors = torch.randn(2, 4 + own, 16)
+        trace = poutine.trace(poutine.condition(model, {"vectors": vectors})).get_trace(TEXTS)
+        z = vectors[:, own:]
+        codebook: Any = prior.conditional(z, TEXTS.lengths)
+        each = codebook.logits.log_softmax(-1) + dist.Normal(
+            codebook.means + codebook.shift[:, None], codebook.stds
+        ).to_event(1).log_prob(z[..., None, :])
+        end = each[..., EOS]
+        on = each[..., torch.arange(12) != EOS].logsumexp(-1)
+        expected = torch.stack([on[0, :3].sum() + end[0, 3], on[1, :1].sum() + end[1, 1]])
+        if own:
+            expected = expected + prior.first().log_prob(vectors[:, 0])
+        sites = trace.nodes
+        actual = sum(sites[name]["fn"].log_prob(sites[name]["value"]) for name in ("vectors", "length"))
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-3)
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("kind", ["vae", "nvae"])
+    def test_lengths_of_draws_are_those_of_a_language_model(self, kind: str) -> None:
+        """With the same weights everywhere, of which the end of a text has 0.3, lengths are geometric."""
+        model = (pf.NVAE if kind == "nvae" else pf.VAE)(CONFIG, base_measure="tokens").eval()
+        prior: Any = model.base_measure
+        prior.log_variance.fill_(-100)  # Gaussians that do not overlap
+        prior.embedding.normal_()
+        prior.head.weight.zero_()
+        prior.head.bias.zero_()
+        prior.bias.fill_(math.log(0.7 / 11))
+        prior.bias[EOS] = math.log(0.3)
+        trace = poutine.trace(model).get_trace(Batch.unobserved(2000))
+        lengths = trace.nodes["length"]["value"]
+        shares = torch.bincount(lengths, minlength=9)[1:] / 2000
+        expected = torch.tensor([0.3 * 0.7**n for n in range(7)] + [0.7**7])
+        assert (shares - expected).abs().max() < 4 * math.sqrt(0.25 / 2000)
+
+    def test_an_objective_asks_for_each_density_once(self) -> None:
+        model = pf.NVAE(CONFIG, base_measure="tokens")
+        guide, prior, calls = pf.NVAEGuide(model), model.base_measure, []
+        conditional = prior.conditional
+        prior.conditional = lambda *a: calls.append(a) or conditional(*a)  # type: ignore[assignment, operator]
+        ELBO().terms(model, guide, TEXTS)
+        assert len(calls) == 1
+
+    def test_gradients_are_those_of_pyro(self) -> None:
+        model = pf.VAE(CONFIG, base_measure="tokens")
+        guide, gradients = pf.VAEGuide(model), []
+        for elbo in (ELBO(), pyro.infer.Trace_ELBO()):
+            torch.manual_seed(0)
+            loss: Any = elbo.differentiable_loss(model, guide, TEXTS)
+            weight = model.base_measure.embedding
+            gradients.append(torch.autograd.grad(loss * (2 if elbo.__class__ is ELBO else 1), weight)[0])
+        torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
+
+    def test_a_prior_of_the_length_leaves_the_end_to_it(self) -> None:
+        model = pf.VAE(CONFIG, base_measure="tokens", length_prior=pf.priors.LengthPrior(8))
+        assert model.length_prior is not None and not model.base_measure.ends_texts
+        with pytest.raises(ValueError, match="there is a length_prior, but the vectors of the base_measure Token"):
+            pf.VAE(CONFIG, some_prior(samples_per_component=0, eos=EOS), pf.priors.LengthPrior(8))
+
+    def test_a_model_of_a_corpus_has_a_prior_of_the_length_only_where_it_needs_one(self) -> None:
+        corpus = pf.Corpus.from_texts([f"text {n}" for n in range(30)], vocabulary=300, max_length=16)
+        sizes: dict[str, Any] = {"width": 16, "layers": 1, "heads": 2}
+        assert pf.VAE.for_corpus(corpus, base_measure="tokens", **sizes).length_prior is None
+        assert pf.VAE.for_corpus(corpus, **sizes).length_prior is not None
+
+
 def test_the_objective_of_an_nvae_follows_its_prior() -> None:
     assert pf.NVAE(CONFIG).objective == "nvib"
     assert pf.NVAE(CONFIG, base_measure="tokens").objective == "elbo"
@@ -156,6 +249,7 @@ def test_the_objective_of_an_nvae_follows_its_prior() -> None:
     ("arguments", "message"),
     [
         ({"width": 7, "model_width": 8}, "width 7: must be even, for the sinusoids of places"),
+        ({"eos": 12}, "eos 12: must be a token, from 0 to 11, or None"),
         ({"vocabulary": 0}, "vocabulary 0: must be at least 1, the number of tokens"),
         ({"variance": 0.0}, "variance 0.0: must be from"),
         ({"variance": math.inf}, "variance inf: must be from"),
