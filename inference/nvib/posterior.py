@@ -1,6 +1,7 @@
 """Posterior draws of the weights of the layers' vectors, for ArviZ."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from ...models.distributions.log_dirichlet_math import sample_log_dirichlet
 from ...models.nvib.bottleneck import Bottleneck, VectorPosterior
 from ...models.nvib.observer import Observer
-from ..posterior.arviz_compat import ArviZData, from_groups
+from ..posterior.arviz_compat import ArviZData, from_groups, storable, unique_labels
 from .layers import check_prior, layers
 from .observe import run_batches
 
@@ -17,7 +18,13 @@ __all__ = ["posterior"]
 
 
 def posterior(
-    model: nn.Module, batch: object, *, draws: int = 100, seed: int = 0, select: str | None = None
+    model: nn.Module,
+    batch: object,
+    *,
+    draws: int = 100,
+    seed: int = 0,
+    select: str | None = None,
+    tokens: Sequence[str] | None = None,
 ) -> ArviZData:
     r"""Draws of the weights that the layers' posteriors give to the prior's component and to each vector.
 
@@ -33,13 +40,14 @@ def posterior(
         draws: The number of draws.
         seed: Random seed.
         select: Which layers, as in :func:`~pyroformer.nvib.regularize`.
+        tokens: Names of the vectors as coordinates, as for a single text; the prior's component is ``prior``.
 
     Returns:
         ArviZ's InferenceData, or from ArviZ 1 on a DataTree, with the group ``posterior``.
 
     Raises:
-        ValueError: If the model is not wrapped or has no priors, a ``tau_alpha`` is infinite, or ``draws`` is no
-            positive whole number.
+        ValueError: If the model is not wrapped or has no priors, a ``tau_alpha`` is infinite, ``draws`` is no
+            positive whole number, or there are not as many tokens as vectors.
 
     Examples:
         >>> model, x = pf.nvib.wrap(torch.nn.TransformerEncoderLayer(16, 2, batch_first=True)), torch.randn(3, 5, 16)
@@ -73,8 +81,17 @@ def posterior(
             dims = ("chain", "draw", "text", f"{layer.group}_vector")
             variables[name or "attention"] = (dims, weights[None].float().cpu().numpy())
     group = xarray.Dataset(variables)
-    group = group.assign_coords({name: range(size) for name, size in group.sizes.items()})
+    group = group.assign_coords({name: _labels(str(name), size, tokens) for name, size in group.sizes.items()})
     return from_groups({"posterior": group}, {"model": type(model).__name__, "seed": seed, "draws_are": "independent"})
+
+
+def _labels(dimension: str, size: int, tokens: Sequence[str] | None) -> Sequence[int] | list[str]:
+    """Names of the vectors, if there are any; otherwise numbers."""
+    if tokens is None or not dimension.endswith("_vector"):
+        return range(size)
+    if len(tokens) != size - 1:
+        raise ValueError(f"tokens has {len(tokens)} names, and there are {size - 1} vectors: give one for each")
+    return unique_labels(["prior", *(storable(token) for token in tokens)])
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Regularization of a wrapped model after training: the dial."""
 
+import math
 from typing import TypeVar
 
 from torch import nn
@@ -18,6 +19,7 @@ def regularize(
     tau_alpha: float | None = None,
     tau_sigma: float | None = None,
     tau_mu: float | None = None,
+    tau_nats: float | None = None,
     select: str | None = None,
 ) -> Module:
     r"""Turns the dial of some layers or of all, without a gradient step.
@@ -32,6 +34,8 @@ def regularize(
             norm; with 0, a vector of average norm weighs as much as the prior's component.
         tau_sigma: The standard deviation of a component in standard deviations of the prior, 0 or more.
         tau_mu: From 1, where a component has the mean that is its vector, to 0, where it has the prior's.
+        tau_nats: What is added to the log concentrations besides, in nats: for layers whose vectors all have about the
+            same norm, as behind a LayerNorm with small gains, so that the unit of ``tau_alpha`` is about 0.
         select: Which layers: ``"encoder"``, ``"decoder"`` or ``"cross"``, or a pattern of names such as
             ``"*.layer.[0-3].*"``; None is all.
 
@@ -39,7 +43,8 @@ def regularize(
         The model itself.
 
     Raises:
-        ValueError: If the model is not wrapped, has no priors, no layer is selected, or a strength is out of its range.
+        ValueError: If the model is not wrapped, has no priors, no layer is selected, a strength is out of its range, or
+            ``tau_nats`` is not 0 where ``tau_alpha`` is infinite.
 
     References:
         Nonparametric Variational Regularisation of Pretrained Transformers (Fehr & Henderson, 2024),
@@ -53,13 +58,17 @@ def regularize(
         >>> changes == sorted(changes)
         True
     """
-    given = checked_tau(alpha=tau_alpha, sigma=tau_sigma, mu=tau_mu)
+    given = checked_tau(alpha=tau_alpha, sigma=tau_sigma, mu=tau_mu, nats=tau_nats)
     if not given:
-        raise ValueError("nothing to set: give tau_alpha, tau_sigma or tau_mu")
+        raise ValueError("nothing to set: give tau_alpha, tau_sigma, tau_mu or tau_nats")
     chosen = layers(model, select)
-    for layer in chosen.values():
-        if not layer.tau._replace(**given).is_identity:
-            check_prior(chosen)
-    for layer in chosen.values():
-        layer.tau = layer.tau._replace(**given)
+    taus = {name: layer.tau._replace(**given) for name, layer in chosen.items()}
+    for name, tau in taus.items():
+        if tau.nats and tau.alpha == math.inf:
+            raise ValueError(
+                f"tau_nats is {tau.nats:g} beside tau_alpha = inf in the layer {name!r}: give tau_alpha=0.0 too"
+            )
+    check_prior({name: layer for name, layer in chosen.items() if not taus[name].is_identity})
+    for name, layer in chosen.items():
+        layer.tau = taus[name]
     return model

@@ -4,7 +4,7 @@ With the noise variance :math:`s` of the layer's queries, a vector x becomes the
 
 .. math::
     \mu = \tau_\mu x + (1 - \tau_\mu) \mu^p, \qquad \sigma^2 = \tau_\sigma^2 (\sigma^p)^2, \qquad
-    \log \alpha = \frac{|x|^2}{2 s} + \tau_\alpha \, \text{std}^p(\log \alpha)
+    \log \alpha = \frac{|x|^2}{2 s} + \tau_\alpha \, \text{std}^p(\log \alpha) + \tau_\text{nats}
 
 beside the prior's own, :math:`N(\mu^p, (\sigma^p)^2)` with :math:`\log \alpha^p = E^p |x|^2 / (2 s)`. For
 :math:`\tau = (1, 0, \infty)` attention to this mixture is softmax attention.
@@ -136,7 +136,8 @@ class Bottleneck(nn.Module):
         self.last: VectorPosterior | None = None
 
     def extra_repr(self) -> str:
-        tau = ", ".join(f"tau_{name}={value:g}" for name, value in self.tau._asdict().items())
+        own = self.tau._asdict() if self.tau.nats else self.tau._asdict() | {"nats": None}
+        tau = ", ".join(f"tau_{name}={value:g}" for name, value in own.items() if value is not None)
         return f"{self.width}, group={self.group!r}, {tau}, form={self.form!r}"
 
     def get_extra_state(self) -> Tensor:
@@ -190,7 +191,7 @@ class Bottleneck(nn.Module):
             variances = self.prior_variance * tau.sigma**2
             excess = x.new_zeros(x.shape[:-1])
             if tau.alpha != math.inf:
-                excess = excess + tau.alpha * self.log_alpha_std
+                excess = excess + (tau.alpha * self.log_alpha_std + tau.nats)
             if self.heads is not None:
                 means = means + self.heads.mean(x)
                 variances = variances * self.heads.log_variance(x).exp()

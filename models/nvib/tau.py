@@ -16,15 +16,17 @@ class Tau(NamedTuple):
         sigma: Standard deviation of each component, in standard deviations of the prior; 0 is a point mass.
         alpha: Excess of the log concentrations over the prior component's, in standard deviations of theirs;
             :math:`\infty` leaves the prior component out.
+        nats: A further excess in nats, for layers where all vectors have one norm, so that the deviation is 0.
 
     Examples:
         >>> Tau(alpha=-1.0)
-        Tau(mu=1.0, sigma=0.0, alpha=-1.0)
+        Tau(mu=1.0, sigma=0.0, alpha=-1.0, nats=0.0)
     """
 
     mu: float = 1.0
     sigma: float = 0.0
     alpha: float = math.inf
+    nats: float = 0.0
 
     @property
     def is_identity(self) -> bool:
@@ -37,6 +39,7 @@ IDENTITY = Tau()
 _RULES = {
     "mu": ("give a number from 0, the prior's mean, to 1, the vector itself", lambda value: 0 <= value <= 1),
     "sigma": ("give 0, a point mass, or a positive finite number", lambda value: 0 <= value < math.inf),
+    "nats": ("give a finite number", lambda value: abs(value) < math.inf),
     "alpha": ("give a number, or math.inf for no prior component", lambda value: value > -math.inf),
 }
 

@@ -242,6 +242,8 @@ def test_draws_have_the_moments_of_the_posterior() -> None:
     assert (weights[0][:, 0, 5:] == 0).all()
     again = pf.nvib.posterior(encoder, batch, draws=4000)["posterior"]["self_attn"].values
     assert torch.equal(torch.as_tensor(again), weights)
+    named = pf.nvib.posterior(encoder, batch, draws=2, tokens=list("noodle"))["posterior"]
+    assert named["encoder_vector"].values.tolist() == ["prior", "n", "o", "o (2)", "d", "l", "e"]
 
 
 # what is refused
@@ -283,7 +285,12 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda: pf.nvib.regularize(model_of_one(), tau_alpha=0.0),
         r"has no prior yet: call pf\.nvib\.fit_prio",
     ),
-    "nothing": (lambda: pf.nvib.regularize(model_of_one()), "nothing to set: give tau_alpha, tau_sigma or tau_mu"),
+    "nothing": (lambda: pf.nvib.regularize(model_of_one()), "nothing to set: give tau_alpha, tau_sigma, tau_mu or"),
+    "nats": (
+        lambda: pf.nvib.regularize(wrapped(math.inf)[0], tau_nats=-2.0),
+        "tau_nats is -2 beside tau_alpha = inf in the layer 'self_attn': give tau_alpha=0.0 too",
+    ),
+    "nats inf": (lambda: pf.nvib.regularize(model_of_one(), tau_nats=math.inf), "tau_nats is inf: give a finite numb"),
     "sigma": (lambda: pf.nvib.regularize(model_of_one(), tau_sigma=-0.1), "tau_sigma is -0.1: give 0, a point mass, o"),
     "sigma inf": (lambda: pf.nvib.regularize(model_of_one(), tau_sigma=math.inf), "tau_sigma is inf: give 0, a point"),
     "alpha": (lambda: pf.nvib.regularize(model_of_one(), tau_alpha=math.nan), "tau_alpha is nan: give a number, or ma"),
@@ -325,6 +332,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "not run": (lambda: pf.nvib.kl(model_of_one()), "no layer has run since the last call: run the model in training"),
     "draws": (lambda: pf.nvib.posterior(model_of_one(), X, draws=0), "draws is 0: give a positive whole number"),
+    "tokens": (lambda: draws_of(0.0, tokens=["a"]), "tokens has 1 names, and there are 6 vectors: give one for each"),
     "by_layer": (lambda: kl_of(by_layer="rising"), "by_layer is 'rising': choose equal or linear, or give 1 numbers"),
     "by_layers": (
         lambda: kl_of(by_layer=[1.0, 2.0]),
@@ -346,9 +354,9 @@ def kl_of(tau_alpha: float = 0.5, tau_sigma: float = 0.4, **options: Any) -> Non
     pf.nvib.kl(encoder, **options)
 
 
-def draws_of(tau_alpha: float) -> None:
+def draws_of(tau_alpha: float, **options: Any) -> None:
     encoder, x = wrapped(tau_alpha)
-    pf.nvib.posterior(encoder, x)
+    pf.nvib.posterior(encoder, x, **options)
 
 
 @pytest.mark.parametrize("case", REFUSED)

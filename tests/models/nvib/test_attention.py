@@ -49,7 +49,7 @@ def full_mixture(layer: Bottleneck, x: Tensor) -> Mixture:
     tau, heads = layer.tau, layer.heads
     mean = tau.mu * x + (1 - tau.mu) * layer.prior_mean
     variance = (layer.prior_variance * tau.sigma**2).expand_as(x)
-    log_alpha = x.square().sum(-1) / (2 * S) + tau.alpha * layer.log_alpha_std
+    log_alpha = x.square().sum(-1) / (2 * S) + tau.alpha * layer.log_alpha_std + tau.nats
     if heads is not None:
         mean = mean + F.linear(x, heads.mean_weight, heads.mean_bias)
         weight = torch.zeros(P, P).to(x) if heads.log_variance_weight is None else heads.log_variance_weight
@@ -78,7 +78,7 @@ def by_hand(queries: Tensor, mixture: Mixture, projections: Projections) -> Tens
     return torch.einsum("bhmp,hep->bhme", denoised, value) + bias.unflatten(0, (H, 1, E))
 
 
-TAUS = [Tau(1.0, 0.0, 0.5), Tau(1.0, 0.8, -1.0), Tau(0.6, 1.5, 0.0), Tau(0.0, 0.3, 2.0)]
+TAUS = [Tau(1.0, 0.0, 0.5), Tau(1.0, 0.8, -1.0, 0.4), Tau(0.6, 1.5, 0.0), Tau(0.0, 0.3, 2.0)]
 FORMS = {"no heads": (False, False), "shared": (True, False), "diagonal": (True, True)}
 
 
