@@ -31,6 +31,7 @@ class MixturePosterior(NamedTuple):
     shared: SharedVariances | None = None  # the same variances as groups, where there are only two
     samples_per_component: int = 1  # components of the prior, and of each token
     log_odds: Float[Tensor, "*batch N"] | None = None  # of presence, where the model has it
+    lower: "tuple[MixturePosterior, ...]" = ()  # those of the encoder's layers, where these attend to mixtures
 
     def __repr__(self) -> str:
         return in_words(self, self.mean, self.mask, name="components")

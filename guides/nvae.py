@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..models.attention.mixture import SharedVariances
+from ..models.attention.mixture import Mixture, SharedVariances
 from ..models.batch import Batch
 from ..models.distributions.log_dirichlet import LogDirichlet
 from ..models.distributions.presence import WherePresent
@@ -33,6 +33,7 @@ from ..models.priors.vectors import own_component
 from ..models.transformer.stacks import Encoder
 from .base import Guide
 from .heads import AlphaForm, AlphaHead, VarianceForm, VarianceHead, bounded
+from .mixture_encoder import Draw, MixtureEncoder
 from .mixture_posterior import LEAST_LOG_ALPHA, MOST_LOG_ALPHA, NO_VECTORS, MixturePosterior, kept_components
 from .token_start import from_prior, start_log_variance, start_mean
 
@@ -78,7 +79,12 @@ class NVAEGuide(Guide):
     ) -> None:
         super().__init__(model)
         width = model.config.width
-        self.encoder = Encoder(model.config, model.decoder.embedding)  # it reads the tokens that the decoder writes
+        embedding = model.decoder.embedding  # the guide reads the tokens that the decoder writes
+        self.encoder: Encoder | MixtureEncoder = Encoder(model.config, embedding)
+        if model.nvib_layers:
+            self.encoder = MixtureEncoder(
+                model.config, model.nvib_layers, embedding, alpha, variance, log_variance=log_variance
+            )
         self.mean = nn.Linear(width, width)
         start_mean(self.mean, model.base_measure)
         self.alpha = AlphaHead(width, model.config.heads, alpha)
@@ -89,10 +95,10 @@ class NVAEGuide(Guide):
         self.log_variance = VarianceHead(width, variance, start_log_variance(model.base_measure, log_variance))
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        posterior = self.encode(batch)
-        normal: Any = dist.Normal(posterior.mean, posterior.variance.sqrt()).to_event(1)
-        presence, mask = posterior.presence(), posterior.mask
         with self.texts(batch):
+            posterior = self._encode(batch, _sampled)
+            normal: Any = dist.Normal(posterior.mean, posterior.variance.sqrt()).to_event(1)
+            presence, mask = posterior.presence(), posterior.mask
             if presence is not None:
                 mask = mask & (pyro.sample("presence", presence) > 0.5)
             weights = pyro.sample("weights", LogDirichlet(posterior.log_alpha.double(), mask))
@@ -101,9 +107,23 @@ class NVAEGuide(Guide):
         return weights, vectors
 
     def encode(self, batch: Batch) -> MixturePosterior:
-        """The posterior of each text, the prior's component first."""
+        """The posterior of each text, the prior's component first.
+
+        Where layers of the encoder attend to mixtures, it is that at the means of these.
+        """
+        return self._encode(batch, lambda layer, posterior: posterior.memory())
+
+    def _encode(self, batch: Batch, draw: Draw) -> MixturePosterior:
+        """The posterior, with ``draw(layer, posterior)`` as the mixture that a layer of the encoder attends to."""
         tokens, observed = self.observed(batch)
-        h = self.encoder(tokens, observed)
+        lower: list[MixturePosterior] = []
+
+        def collecting(layer: int, posterior: MixturePosterior) -> Mixture:
+            lower.append(posterior)
+            return draw(layer, posterior)
+
+        h = self.encoder(tokens, observed, collecting) if self.model.nvib_layers else self.encoder(tokens, observed)
+        tokens = tokens.expand(h.shape[:-1])  # a draw of the layers' mixtures may have particles on the left
         log_alpha = bounded(self.alpha(h))
         log_odds = None if self.log_odds is None else F.pad(at_least_float32(self.log_odds(h).squeeze(-1)), (1, 0))
         with self.set_hyperparameters():
@@ -121,7 +141,7 @@ class NVAEGuide(Guide):
             log_odds = None if log_odds is None else log_odds.repeat_interleave(samples_per_component, -1)
         mask = component_mask(batch.lengths, samples_per_component, log_alpha.shape[-1])
         shared = self._shared(base.variance, log_variances, log_alpha)
-        return MixturePosterior(log_alpha, mean, variance, mask, shared, samples_per_component, log_odds)
+        return MixturePosterior(log_alpha, mean, variance, mask, shared, samples_per_component, log_odds, tuple(lower))
 
     def _prior_log_alpha(self, like: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:
         """Log concentration of the prior's component: that of the plain Dirichlet process, 0 for other priors."""
@@ -136,6 +156,14 @@ class NVAEGuide(Guide):
         table = torch.stack([base.to(like.dtype), tokens.flatten(0, -2)[0].to(like.dtype).exp()])
         index = (torch.arange(like.shape[-1], device=like.device) >= self.model.samples_per_component).long()
         return SharedVariances(table, index.expand(like.shape))
+
+
+def _sampled(layer: int, posterior: MixturePosterior) -> Mixture:
+    """A draw of the mixture of a layer of the encoder, at sites of its own."""
+    weights = pyro.sample(f"weights_{layer}", LogDirichlet(posterior.log_alpha.double(), posterior.mask))
+    normal: Any = dist.Normal(posterior.mean, posterior.variance.sqrt()).to_event(1)
+    vectors = pyro.sample(f"vectors_{layer}", normal.mask(posterior.mask).to_event(1))
+    return Mixture(weights.to(vectors.dtype), vectors, mask=posterior.mask)
 
 
 def _prepend(component: Float[Tensor, " P"], others: Float[Tensor, "*batch n P"]) -> Float[Tensor, "*batch m P"]:

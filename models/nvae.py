@@ -3,6 +3,7 @@ r"""The nonparametric variational autoencoder (NVAE): a text is decoded from a r
 The story of one text::
 
     n       ~ LengthPrior                         its length in tokens; or p(n | z), if z says where a text ends
+    weights_l, vectors_l                          of layers of the encoder that attend to mixtures (``nvib_layers``)
     b_i     ~ Bernoulli(rho)                      whether a token's vector is present; without presence, all are
     log pi  ~ WeightPrior(b)                      weights of kappa (n + 1) components: a bounded Dirichlet process
     z_i     ~ BaseMeasure                         one vector per component, independent or in sequence
@@ -21,6 +22,7 @@ References:
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pyro
 import torch
@@ -40,7 +42,7 @@ from .priors.lengths import LengthPrior
 from .priors.named import named_prior
 from .priors.roles import BaseMeasure, SequencePrior, VectorPrior, WeightPrior
 from .priors.tokens import TokenVectorPrior
-from .priors.vectors import check_base_measure
+from .priors.vectors import GaussianVectorPrior, check_base_measure, over_components
 from .priors.weights import BoundedDirichletProcess
 from .transformer.config import TransformerConfig
 from .transformer.memory import Memory
@@ -69,12 +71,15 @@ class NVAE(MixtureMemoryModel):
             fewer vectors a text keeps. The weights are then of those that are present, and their prior is that of a
             text with so many components. By default there is no such choice, and all are. The vectors must be
             independent of each other.
+        nvib_layers: The number of layers of the guide's encoder, from the top, whose self-attention is over a mixture
+            too. The prior has their weights and vectors as well, from a bounded Dirichlet process and a standard
+            Gaussian, and the text does not depend on them: they limit what a layer of the encoder knows of its tokens.
 
     Raises:
         ValueError: If ``samples_per_component`` is not positive, a prior has another shape or support than its role
             requires, there is a ``length_prior`` beside a ``base_measure`` that ends texts,
-            ``delta`` is negative or given beside a ``weight_prior``, or ``presence`` is no probability or
-            given beside a joint prior of the vectors.
+            ``delta`` is negative or given beside a ``weight_prior``, ``presence`` is no probability or given
+            beside a joint prior of the vectors, or there are not ``nvib_layers`` layers.
 
     Examples:
         >>> model = NVAE(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2))
@@ -94,6 +99,7 @@ class NVAE(MixtureMemoryModel):
         samples_per_component: int = 1,
         delta: float | None = None,
         presence: float | None = None,
+        nvib_layers: int = 0,
     ) -> None:
         super().__init__()
         if delta is not None and weight_prior is not None:
@@ -117,6 +123,18 @@ class NVAE(MixtureMemoryModel):
             WeightPrior,
             "weight_prior",
         )
+        self.nvib_layers = declared_number("nvib_layers", nvib_layers, int)
+        if not 0 <= self.nvib_layers <= config.layers:
+            raise ValueError(
+                f"nvib_layers is {self.nvib_layers}: give a number of the encoder's layers, from 0 to {config.layers}."
+            )
+        if self.nvib_layers:
+            self.layer_weight_prior = BoundedDirichletProcess(delta=delta)
+            self.layer_base_measure = GaussianVectorPrior(config.width)
+            self.latents = (
+                *(f"{site}_{layer}" for layer in self.mixture_layers for site in self.latents),
+                *self.latents,
+            )
         self.length_prior = self.check_length_prior(length_prior)
         self.presence = _checked_presence(presence, self.base_measure)
         if self.presence is not None:
@@ -136,6 +154,7 @@ class NVAE(MixtureMemoryModel):
         with self.texts(batch):
             length, padded_length, vectors = self.sample_length(batch)
             mask = self.components(length, padded_length)
+            self._sample_layers(component_mask(length, 1, padded_length + 1))
             if self.presence is not None:
                 mask = mask & (pyro.sample("presence", self.presence_prior(mask)) > 0.5)
             log_weights = pyro.sample("weights", self.weight_prior(mask))
@@ -143,6 +162,18 @@ class NVAE(MixtureMemoryModel):
                 vectors = self.sample_vectors(mask)
             mixture = Mixture(log_weights.to(vectors.dtype), vectors, mask=mask)
             return pyro.sample("text", self.likelihood(mixture, batch.mask), obs=batch.tokens)
+
+    def _sample_layers(self, mask: Bool[Tensor, "*batch N"]) -> None:
+        """The mixtures of the encoder's layers, which the text does not depend on."""
+        for layer in self.mixture_layers:
+            distribution: Any = over_components(self.layer_base_measure, mask)
+            pyro.sample(f"weights_{layer}", self.layer_weight_prior(mask))
+            pyro.sample(f"vectors_{layer}", distribution)
+
+    @property
+    def mixture_layers(self) -> range:
+        """The numbers, from 1, of the encoder's layers that attend to mixtures."""
+        return range(self.config.layers - self.nvib_layers + 1, self.config.layers + 1)
 
     def presence_prior(self, mask: Bool[Tensor, "*batch N"]) -> Presence:
         """The distribution of which components are present, of those that texts have."""
@@ -162,6 +193,7 @@ class NVAE(MixtureMemoryModel):
     @property
     def dimensions(self) -> dict[str, tuple[str, ...]]:
         own = {"weights": ("component",), "vectors": ("component", "dimension")}
+        own |= {f"{site}_{layer}": own[site] for layer in self.mixture_layers for site in ("weights", "vectors")}
         return own if self.presence is None else {"presence": ("component",), **own}
 
     def interpolate(self, first: Memory, second: Memory, t: float) -> Mixture:

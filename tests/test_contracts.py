@@ -46,11 +46,17 @@ def nvae(
     samples_per_component: int = 1,
     base: Callable[[], BaseMeasure] | None = None,
     presence: float | None = None,
+    layers: int = 0,
     **options: Any,
 ) -> Callable[[], Pair]:
     def make() -> Pair:
-        measure = None if base is None else base()
-        model = NVAE(CONFIG, samples_per_component=samples_per_component, base_measure=measure, presence=presence)
+        model = NVAE(
+            CONFIG,
+            samples_per_component=samples_per_component,
+            base_measure=None if base is None else base(),
+            presence=presence,
+            nvib_layers=layers,
+        )
         return Pair(model, NVAEGuide(model, **options))
 
     return make
@@ -90,6 +96,8 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "nvae-kappa-3": nvae(samples_per_component=3),
     "presence-nvae": nvae(presence=0.4),
     "presence-nvae-kappa-2": nvae(samples_per_component=2, presence=0.4),
+    "layers-nvae": nvae(layers=1),
+    "layers-nvae-kappa-2": nvae(samples_per_component=2, layers=2, alpha="quadratic"),
     "vae": vae(),
     "autoregressive-vae": vae(lambda: AutoregressiveVectorPrior(16, heads=2, samples_per_component=0)),
     "nvae-mixture": nvae(base=lambda: MixtureVectorPrior(16, components=3)),
@@ -171,6 +179,8 @@ def test_padding_changes_nothing(pair: Pair) -> None:
 def estimated(pair: Pair) -> set[str]:
     """The latent sites whose divergence has no closed form, or depends on a draw."""
     own = {"vectors"} if any(isinstance(part, NO_CLOSED_FORM) for part in pair.model.modules()) else set()
+    if getattr(pair.model, "nvib_layers", 0):  # the mixture of a layer depends on the draw of the one below
+        own |= set(pair.model.latents[2:])
     return own | {"weights"} if "presence" in pair.model.latents else own
 
 

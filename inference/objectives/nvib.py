@@ -35,7 +35,8 @@ class NVIB(ELBO):
     ``evaluate`` reports the exact bound whatever was trained.
 
     If the model has presence, both regularizers are those of the components that a draw has, and the exact divergence
-    of presences is added.
+    of presences is added. If layers of the guide's encoder attend to mixtures too, each has regularizers of its own,
+    whose weights grow from layer to layer, as in the paper of 2023 on self-attention.
 
     Arguments:
         num_particles: Number of draws from the guide to average over.
@@ -48,6 +49,8 @@ class NVIB(ELBO):
     References:
         A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck (Henderson &
         Fehr, 2023), https://arxiv.org/abs/2207.13529
+        Learning to Abstract with Nonparametric Variational Information Bottleneck (Behjati, Fehr & Henderson, 2023),
+        https://arxiv.org/abs/2310.17284
     """
 
     name = "nvib"
@@ -86,15 +89,25 @@ class NVIB(ELBO):
 
     @classmethod
     def full_kl_weights(cls, options: TrainingOptions, model: Model) -> dict[str, float]:
-        """The weights of both regularizers, and of presences, if the model has them."""
+        """The weights of both regularizers, of those of the encoder's layers, and of presences, if there are some.
+
+        The weights of a layer's are in proportion to its place among the mixtures, of which the text's is the last.
+        """
         full = cls(beta=options.beta, presence=1.0 if "presence" in model.latents else None).kl_weights
         given = {"weights": options.lambda_d, "vectors": options.lambda_g}
-        return full | {site: options.beta * weight for site, weight in given.items() if weight is not None}
+        full |= {site: options.beta * weight for site, weight in given.items() if weight is not None}
+        layers = [name.removeprefix("weights") for name in model.latents if name.startswith("weights_")]
+        for place, layer in enumerate(layers, 1):
+            share = place / (len(layers) + 1)
+            full |= {f"{site}{layer}": share * full[site] for site in ("weights", "vectors")}
+        return full
 
     @classmethod
     def from_description(cls: type[N], described: Mapping[str, Any], num_particles: int, data_size: int) -> N:
         """The objective that ``describe`` described."""
-        return cls(num_particles=num_particles, data_size=data_size, **described["kl_weights"])
+        objective = cls(num_particles=num_particles, data_size=data_size)
+        objective.kl_weights = dict(described["kl_weights"])
+        return objective
 
     @classmethod
     def remarks(cls, described: Mapping[str, Any]) -> list[str]:
@@ -105,42 +118,57 @@ class NVIB(ELBO):
         missing = {"length", "weights", "vectors"} - set(sites)
         if missing:
             raise ValueError(f"the nvib objective needs an NVAE: the model has no site {sorted(missing)[0]!r}.")
-        q, p = posterior["weights"]["fn"], sites["weights"]["fn"]
-        if not isinstance(p, LogDirichlet):
-            raise ValueError(f"the nvib objective needs Dirichlet weights, not {type(p).__name__}: take the ELBO.")
-        log_alpha, mask = q.log_concentration, q.present
-        components = mask.sum(-1)
-        per_token = (sites["length"]["value"] / (sites["length"]["value"] + 1)).to(kl["vectors"].dtype)
-        prior_alpha0 = torch.logsumexp(p.log_concentration.masked_fill(~mask, -torch.inf), -1).exp()
-        alpha0 = torch.logsumexp(log_alpha.masked_fill(~mask, -torch.inf), -1)
-        gaussian, base = posterior["vectors"]["fn"], sites["vectors"]["fn"]
-        weight_term = weight_regularizer(alpha0, prior_alpha0, components)
-        vector_term = vector_regularizer(
-            log_alpha,
-            gaussian.mean,
-            gaussian.variance,
-            base.mean[..., 0, :],  # the same for every component
-            base.variance[..., 0, :],
-            mask,
-            reduction="mean",
-        )
-        shared = {name: value for name, value in kl.items() if name not in ("length", "weights", "vectors")}
-        weights = per_token * weight_term.to(per_token.dtype)
-        return {"weights": weights, "vectors": per_token * vector_term} | shared
+        length = sites["length"]["value"]
+        per_token = (length / (length + 1)).to(kl["vectors"].dtype)
+        charged = {}
+        for suffix in _mixtures(sites):
+            weights, vectors = f"weights{suffix}", f"vectors{suffix}"
+            weight_term, vector_term = _regularizers(
+                posterior[weights], sites[weights], posterior[vectors], sites[vectors]
+            )
+            charged[weights], charged[vectors] = per_token * weight_term.to(per_token.dtype), per_token * vector_term
+        return charged | {name: value for name, value in kl.items() if name != "length" and name not in charged}
 
     def counts(self, sites: dict[str, Site], posterior: dict[str, Site]) -> dict[str, Tensor]:
         """The number of each text's tokens whose vectors are not switched off: per token, the share that is kept.
 
         Where the model has presence, the mean number of those that are present.
         """
-        if "presence" in posterior:
-            return super().counts(sites, posterior)
-        q = posterior["weights"]["fn"]
-        if not isinstance(q, LogDirichlet) or q.present is None:
-            return {}
-        each = q.present.sum(-1) // (sites["length"]["value"] + 1)  # components of the prior, and of each token
-        kept = kept_components(q.log_concentration, q.present, each[..., None]).sum(-1)
-        return {"kept": (kept / each.clamp(min=1) - 1).float()}
+        counted = {}
+        for suffix in _mixtures(posterior):
+            q = posterior[f"weights{suffix}"]["fn"]
+            if not isinstance(q, LogDirichlet) or q.present is None or not suffix and "presence" in posterior:
+                continue
+            each = q.present.sum(-1) // (sites["length"]["value"] + 1)  # components of the prior, and of each token
+            kept = kept_components(q.log_concentration, q.present, each[..., None]).sum(-1)
+            counted[f"kept{suffix}"] = (kept / each.clamp(min=1) - 1).float()
+        return counted | super().counts(sites, posterior)
+
+
+def _mixtures(sites: Mapping[str, Site]) -> list[str]:
+    """What the names of a mixture's sites end on: nothing for the text's, the number of its layer for an encoder's."""
+    return [name.removeprefix("weights") for name in sites if name.startswith("weights")]
+
+
+def _regularizers(q: Site, p: Site, q_vectors: Site, p_vectors: Site) -> tuple[Tensor, Tensor]:
+    """The penalties on the weights and on the vectors of a mixture."""
+    posterior, prior = q["fn"], p["fn"]
+    if not isinstance(prior, LogDirichlet):
+        raise ValueError(f"the nvib objective needs Dirichlet weights, not {type(prior).__name__}: take the ELBO.")
+    log_alpha, mask = posterior.log_concentration, posterior.present
+    prior_alpha0 = torch.logsumexp(prior.log_concentration.masked_fill(~mask, -torch.inf), -1).exp()
+    alpha0 = torch.logsumexp(log_alpha.masked_fill(~mask, -torch.inf), -1)
+    gaussian, base = q_vectors["fn"], p_vectors["fn"]
+    of_vectors = vector_regularizer(
+        log_alpha,
+        gaussian.mean,
+        gaussian.variance,
+        base.mean[..., 0, :],  # the same for every component
+        base.variance[..., 0, :],
+        mask,
+        reduction="mean",
+    )
+    return weight_regularizer(alpha0, prior_alpha0, mask.sum(-1)), of_vectors
 
 
 def _check_dirichlet(model: Model, name: str) -> None:

@@ -8,6 +8,7 @@ from .bounds import BoundGivenLength, ImportanceWeighted, ImportanceWeightedGive
 from .components import KeptAlpha, KeptAttention, KeptEntropy
 from .diversity import DIVERSITY
 from .latents import ActiveUnits, ComparedKL, MarginalKL, MutualInformation, Sensitivity
+from .layers import KeptLayers
 from .presence import Present
 from .reconstruction import Accuracy, CorpusBLEU, ExactMatch, SampledAccuracy
 from .removal import AccuracyKept, Kept
@@ -30,6 +31,7 @@ METRICS: tuple[Metric, ...] = (
     ExactMatch(),
     Kept(),
     Present(),
+    KeptLayers(),
     AccuracyKept(),
     KeptAlpha(),
     KeptEntropy(),
