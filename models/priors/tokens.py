@@ -138,7 +138,7 @@ class TokenVectorPrior(CausalVectorPrior):
     def length(self, distribution: Distribution, vectors: Float[Tensor, "*batch n p"], max_length: int) -> Distribution:
         each = of_tokens(distribution, vectors)
         assert self.eos is not None and isinstance(each.distribution, Codebook)
-        eos = torch.tensor(self.eos, device=vectors.device)
+        eos = torch.full((1,), self.eos, device=vectors.device)  # a scalar would be read from the device
         joint = each.distribution.log_weight(eos) + each.distribution.log_density(each.value, eos)
         samples = max(1, self.samples_per_component)
         return ends((joint - each.log_prob)[..., samples - 1 :: samples], max_length)
