@@ -1,0 +1,135 @@
+"""Compiled steps are eager ones: each way of compiling, each system; how often something is compiled anew."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pyroformer as pf
+from pyroformer.inference.data.loaders import TrainingStream
+from pyroformer.inference.objectives.elbo import ELBO, Objective
+from pyroformer.inference.training import lightning_module
+from pyroformer.inference.training.compiled import CompiledObjective, captured_losses
+from pyroformer.models.base import LocalModule
+from pyroformer.models.batch import Batch
+from pyroformer.models.transformer.blocks import compile_blocks
+
+TEXTS = [" ".join(str(7 * n * k % 997) for k in range(1 + n % 12)) for n in range(1, 61)]
+SIZE = {"width": 16, "layers": 1, "heads": 2, "dropout": 0.0}
+MODERN = {
+    **{"norm": "rms", "positions": "rotary", "activation": "swiglu", "bias": False},
+    **{"key_value_heads": 1, "query_key_norm": True},
+}
+pytestmark = pytest.mark.compile
+
+
+@pytest.fixture(scope="module")
+def corpus() -> pf.Corpus:
+    return pf.Corpus.from_texts(TEXTS, vocabulary=280, max_length=64)
+
+
+def objective_of(corpus: pf.Corpus, name: str) -> Objective:
+    torch.manual_seed(0)
+    if name == "lm":
+        return ELBO()(pf.LanguageModel.for_corpus(corpus, **SIZE, **MODERN), None)
+    if name == "vae":
+        vae = pf.VAE.for_corpus(corpus, **SIZE, base_measure="tokens")
+        return ELBO()(vae, pf.VAEGuide(vae))
+    chain = pf.DELLA.for_corpus(corpus, **SIZE, **MODERN, latent_size=4)
+    return ELBO()(chain, pf.DELLAGuide(chain))
+
+
+def step(losses: Callable[[Batch], dict[str, Tensor]], objective: Objective, batch: Batch) -> dict[str, Tensor]:
+    """The losses and the gradients of a batch."""
+    torch.manual_seed(7)
+    values = losses(batch)
+    parameters = dict(objective.named_parameters())
+    gradients = torch.autograd.grad(values["objective"], list(parameters.values()), allow_unused=True)
+    zero = {name: torch.zeros(()) for name, gradient in zip(parameters, gradients, strict=True) if gradient is None}
+    found = {name: gradient for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+    return {name: value.detach() for name, value in values.items()} | found | zero
+
+
+@pytest.mark.parametrize("name", ["lm", "vae", "della"])  # test_fit.py has an NVAE
+def test_off_blocks_and_full_are_the_same_step(corpus: pf.Corpus, name: str) -> None:
+    objective, batch = objective_of(corpus, name), next(corpus.batches("train", batch_size=8))
+    eager = step(objective.losses, objective, batch)
+    full = step(CompiledObjective(objective, backend="aot_eager").losses, objective, batch)
+    compile_blocks(objective, backend="aot_eager")
+    blocks = step(objective.losses, objective, batch)
+    for way in (full, blocks):
+        assert way.keys() == eager.keys()
+        for key, value in eager.items():
+            torch.testing.assert_close(way[key], value, rtol=1e-4, atol=1e-4 * float(value.abs().max()) + 1e-6)
+
+
+@pytest.mark.parametrize("mode", ["blocks", "full"])
+def test_nothing_is_compiled_after_the_first_epoch(
+    corpus: pf.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    graphs: list[str] = []
+    compiled: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
+        graphs.append(graph.code)
+        return graph.forward
+
+    begin = lightning_module.Training.on_train_batch_start
+
+    def count(self: Any, batch: Batch, batch_idx: int) -> None:
+        compiled.append(len(graphs))
+        begin(self, batch, batch_idx)
+
+    monkeypatch.setattr(lightning_module, "compile_blocks", partial(compile_blocks, backend=backend))
+    monkeypatch.setattr(lightning_module, "captured_losses", partial(captured_losses, backend=backend))
+    monkeypatch.setattr(lightning_module.Training, "on_train_batch_start", count)
+    torch.manual_seed(0)
+    model: pf.LanguageModel | pf.NVAE = pf.LanguageModel.for_corpus(corpus, **SIZE)
+    guide = None
+    if mode == "blocks":
+        model = pf.NVAE.for_corpus(corpus, **SIZE)
+        guide = pf.NVAEGuide(model)
+    stream = TrainingStream(corpus.train, 8)
+    epoch, batches = stream.steps_per_epoch, [stream.micro_batch(step) for step in range(20)]
+    lengths = {batch.tokens.shape[1] for batch in batches if batch.tokens is not None}
+    assert len(lengths) >= 3
+    options = {"steps": 2 * epoch, "batch_size": 8, "validations": 2, "compile": mode}
+    pf.fit(model, guide, corpus, out=tmp_path / "run", **options)
+    assert 1 < compiled[epoch] <= (len(lengths) if mode == "full" else 6)
+    assert compiled[-1] == compiled[epoch]
+
+
+class Peeking(LocalModule):
+    """A guide whose graph would depend on a value."""
+
+    def __init__(self, model: pf.DELLA) -> None:
+        super().__init__()
+        self.site = model.latents[0]
+        self.loc = nn.Parameter(torch.zeros(4))
+
+    def forward(self, batch: Batch) -> None:
+        scale = 1.0 if float(self.loc.detach().sum()) < 1 else 2.0
+        with pyro.plate("texts", len(batch.weight), dim=-1):
+            pyro.sample(self.site, dist.Normal(self.loc, scale).to_event(1))
+
+
+def test_full_goes_on_with_blocks_where_nothing_can_be_captured(corpus: pf.Corpus) -> None:
+    torch.manual_seed(0)
+    model = pf.DELLA.for_corpus(corpus, **SIZE, latent_size=4)
+    objective, batch = ELBO()(model, Peeking(model)), next(corpus.batches("train", batch_size=8))
+    eager = step(objective.losses, objective, batch)
+    losses = captured_losses(objective, backend="aot_eager")
+    with pytest.warns(
+        UserWarning, match="compile is full, but this objective cannot be captured .*: its Transformer b"
+    ):
+        fallen = step(losses, objective, batch)
+    again = step(losses, objective, batch)  # without a second warning
+    for key, value in eager.items():
+        torch.testing.assert_close(fallen[key], value, rtol=1e-4, atol=1e-5)
+        assert torch.equal(fallen[key], again[key])

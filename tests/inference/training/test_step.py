@@ -1,0 +1,143 @@
+"""A step of training: in bfloat16, with activations computed again, and without waiting for the device."""
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+import pyroformer as pf
+from pyroformer.inference.objectives.elbo import ELBO
+from pyroformer.inference.objectives.nvib import NVIB
+from pyroformer.inference.options import TrainingOptions
+from pyroformer.inference.runs.folder import RunFolder
+from pyroformer.inference.training.lightning_module import Training
+from pyroformer.models.base import Model
+from pyroformer.models.transformer.blocks import Block, recompute_blocks
+
+TEXTS = [f"The number {n} follows {n - 1} and comes before {n + 1}." for n in range(1, 61)]
+SYSTEMS = ("lm", "nvae", "nvib", "vae", "della")
+WAITS = ("aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero")
+
+
+@pytest.fixture(scope="module")
+def corpus() -> pf.Corpus:
+    return pf.Corpus.from_texts(TEXTS, vocabulary=280, max_length=64)
+
+
+def pair(corpus: pf.Corpus, name: str, **options: Any) -> tuple[Model, nn.Module | None]:
+    torch.manual_seed(0)
+    size = {"width": 16, "layers": 1, "heads": 2, "dropout": 0.0} | options
+    if name == "lm":
+        return pf.LanguageModel.for_corpus(corpus, **size), None
+    if name == "della":
+        chain = pf.DELLA.for_corpus(corpus, **size, latent_size=4)
+        return chain, pf.DELLAGuide(chain)
+    if name == "vae":
+        vae = pf.VAE.for_corpus(corpus, **size, base_measure="tokens")
+        return vae, pf.VAEGuide(vae)
+    nvae = pf.NVAE.for_corpus(corpus, **size)
+    return nvae, pf.NVAEGuide(nvae)
+
+
+def fitted(corpus: pf.Corpus, name: str, out: Path, steps: int, **options: Any) -> pf.Run:
+    size = {"dropout": options.pop("dropout", 0.0)}
+    objective = "nvib" if name == "nvib" else "elbo"
+    options = {"batch_size": 8, "validations": 1, "objective": objective, **options}
+    return pf.fit(*pair(corpus, name, **size), corpus, out=out, steps=steps, **options)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_bfloat16_has_the_loss_of_float32(corpus: pf.Corpus, name: str) -> None:
+    """At the same weights and noise, to the rounding of 8 bits; distributions are float32 in both."""
+    objective = (NVIB() if name == "nvib" else ELBO())(*pair(corpus, name))
+    optimizer = torch.optim.Adam(objective.parameters(), lr=2e-3)
+    for number, batch in enumerate(islice(corpus.batches("train", batch_size=8), 6)):
+        losses = []
+        for precise in (True, False):
+            torch.manual_seed(number)
+            with torch.autocast("cpu", torch.bfloat16, enabled=not precise):
+                losses.append(objective(batch))
+        assert losses[1].dtype == torch.float32
+        assert float(losses[1].detach()) == pytest.approx(float(losses[0].detach()), rel=2**-8)
+        assert not torch.equal(losses[0], losses[1])
+        optimizer.zero_grad()
+        losses[1].backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_no_step_waits_for_the_device(
+    corpus: pf.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """From the noise to the new weights; on a CPU, where the same operations would wait on a GPU."""
+    record = profile(activities=[ProfilerActivity.CPU])
+    begin, end = Training.on_train_batch_start, Training.on_train_batch_end
+
+    def start(self: Training, *arguments: Any) -> None:
+        if self.trainer.global_step == 1:
+            record.start()
+        begin(self, *arguments)
+
+    def stop(self: Training, *arguments: Any) -> None:
+        if self.trainer.global_step == 2:
+            record.stop()
+        end(self, *arguments)
+
+    monkeypatch.setattr(Training, "on_train_batch_start", start)
+    monkeypatch.setattr(Training, "on_train_batch_end", stop)
+    fitted(corpus, name, tmp_path, 2)
+    events = record.events()
+    assert events is not None
+    assert sum(event.name == "aten::_fused_adamw_" for event in events) == 2
+    assert [event.name for event in events if event.name in WAITS and not within_adam(event)] == []
+
+
+def within_adam(event: Any) -> bool:
+    """Whether an operation is part of Adam's, which reads its counts of steps on a CPU but not on a GPU."""
+    while event is not None and event.name != "aten::_fused_adamw_":
+        event = event.cpu_parent
+    return event is not None
+
+
+@pytest.mark.parametrize("name", ["vae", "della"])
+def test_activations_that_are_computed_again_change_nothing(corpus: pf.Corpus, tmp_path: Path, name: str) -> None:
+    kept = fitted(corpus, name, tmp_path / "kept", 2, dropout=0.2)
+    again = fitted(corpus, name, tmp_path / "again", 2, dropout=0.2, activation_checkpointing=True)
+    for a, b in zip(kept.model.parameters(), again.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+    assert not any(part.recomputed for part in again.model.modules() if isinstance(part, Block))
+
+
+def test_activations_that_are_computed_again_take_less_memory(corpus: pf.Corpus) -> None:
+    model, _ = pair(corpus, "lm", layers=8)
+    objective, batch = ELBO()(model, None), next(corpus.batches("train", batch_size=8))
+    sizes = {}
+    for again in (False, True):
+        recompute_blocks(objective, again)
+        saved: dict[int, int] = {}
+
+        def pack(x: Tensor, saved: dict[int, int] = saved) -> Tensor:
+            saved[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            loss = objective(batch)
+        sizes[again] = sum(saved.values())
+        assert loss.isfinite()
+    assert sizes[True] < 0.4 * sizes[False]
+
+
+def test_a_graph_of_everything_decides_itself_what_to_compute_again() -> None:
+    with pytest.raises(ValueError, match="activation_checkpointing is True, but compile=full chooses itself"):
+        TrainingOptions(compile="full", activation_checkpointing=True)
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_the_optimizer_is_fused(corpus: pf.Corpus, tmp_path: Path, precision: Any) -> None:
+    model, _ = pair(corpus, "lm")
+    training = Training(ELBO()(model, None), corpus, TrainingOptions(precision=precision), RunFolder(tmp_path))
+    assert training.configure_optimizers().param_groups[0]["fused"] is True
