@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo docs test coverage lint format notebooks clean table curve break
+.PHONY: help demo docs test coverage lint format notebooks clean table curve break bench bench-gpu
 
 help:
 	@echo "make demo       train a small model on the built-in English corpus and print what it learned"
@@ -25,6 +25,8 @@ help:
 	@echo "make docs       build the documentation in build/docs; a warning is an error"
 	@echo "make table      compare DELLA with its rivals, with DATA=folder; resumable"
 	@echo "make curve      plot rate against distortion of NVAE and VAE, with DATA=folder; resumable"
+	@echo "make bench      measure ratios against other programs in at most 8 minutes, into benchmarks/RESULTS.md"
+	@echo "make bench-gpu  the same on a GPU, with the ways to compile"
 	@echo "make break      inject faults (bad inputs, damaged runs, full disks, kills) and count what comes of them"
 	@echo "make clean      remove .venv and the tools' caches"
 	@echo
@@ -78,6 +80,13 @@ curve: $(DEV)
 break: export OMP_NUM_THREADS = 1
 break: $(DEV)
 	$(BIN)/python benchmarks/faults.py --page docs/robustness.md
+
+bench: export OMP_NUM_THREADS ?= 1
+bench: $(DEV)
+	$(BIN)/python benchmarks/bench.py --write
+
+bench-gpu: $(DEV)
+	$(BIN)/python benchmarks/bench_gpu.py --write
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

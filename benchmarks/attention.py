@@ -113,12 +113,12 @@ def plain(layer: DenoisingAttention, x: Tensor, vectors: Tensor) -> Tensor:
 
 def explicit(layer: DenoisingAttention, x: Tensor, mixture: pf.Mixture) -> Tensor:
     """Point masses with the matrix of weights in memory."""
-    queries, keys = _heads(layer, layer.query(x)), _heads(layer, layer.key(mixture.vectors))
+    queries, keys = _heads(layer, layer.query(x)), _heads(layer, layer.key(mixture.means))
     noise = math.sqrt(queries.shape[-1])
-    bias = mixture.log_weights - mixture.vectors.square().sum(-1) / (2 * noise)
+    bias = mixture.log_weights - mixture.means.square().sum(-1) / (2 * noise)
     bias = bias.masked_fill(~mixture.present, -1e30)
     weights = (queries @ keys.mT / noise + bias[:, None, None]).softmax(-1)
-    return _merge(layer, weights @ _heads(layer, layer.value(mixture.vectors)))
+    return _merge(layer, weights @ _heads(layer, layer.value(mixture.means)))
 
 
 def explicit_wide(layer: DenoisingAttention, x: Tensor, mixture: pf.Mixture) -> Tensor:
@@ -129,12 +129,12 @@ def explicit_wide(layer: DenoisingAttention, x: Tensor, mixture: pf.Mixture) -> 
     variances = mixture.dense_variances()
     assert variances is not None
     total = variances + noise
-    bias = mixture.log_weights - 0.5 * (mixture.vectors.square() / total + total.log()).sum(-1)
+    bias = mixture.log_weights - 0.5 * (mixture.means.square() / total + total.log()).sum(-1)
     bias = bias.masked_fill(~mixture.present, -1e30)
-    linear, square = (mixture.vectors / total)[:, None].mT, (-0.5 / total)[:, None].mT
+    linear, square = (mixture.means / total)[:, None].mT, (-0.5 / total)[:, None].mT
     weights = (lifted @ linear + lifted.square() @ square + bias[:, None, None]).softmax(-1)
     shrinkage = variances / total
-    denoised = weights @ ((1 - shrinkage) * mixture.vectors)[:, None] + (weights @ shrinkage[:, None]) * lifted
+    denoised = weights @ ((1 - shrinkage) * mixture.means)[:, None] + (weights @ shrinkage[:, None]) * lifted
     answers = torch.einsum("bhmp,hep->bhme", denoised, layer.value.weight.unflatten(0, (layer.heads, -1)))
     return _merge(layer, answers + layer.value.bias.unflatten(0, (layer.heads, 1, -1)))
 

@@ -253,3 +253,65 @@ def test_faults_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert [result.verdict for result in results] == [name for name, *_ in cases]
     assert numbers(runner.table(results))["files"] == [7, 2, 1, 1, 2, 1, 0, 0]
     assert [path.name for path in tmp_path.iterdir()] == ["place"]
+
+
+@pytest.mark.parametrize("script", ["scaling"], indirect=True)
+def test_the_model_of_scaling(script: ModuleType) -> None:
+    fast = script.Machine(rate=6e12, node=1e10, network=1e9, delay=0.0, memory=160.0)
+    assert script.step(fast, 1, 1e6, 1000) == pytest.approx(1e-3)
+    assert script.sent(2, 100) == 400 and script.sent(4, 100, sharded=True) == 900
+    assert script.step(fast, 2, 1e6, 1000) == pytest.approx(1e-3)  # 4 MB take 0.4 ms, two thirds of 1 ms hide them
+    assert script.step(fast, 2, 1e6, 100) == pytest.approx(1e-4 + 4e-4 - 2 / 3 * 1e-4)
+    assert script.step(fast, 16, 1e6, 1000) == pytest.approx(1e-3 + 7.5e-3 - 2 / 3 * 1e-3)  # over the network
+    tokens = script.hiding_tokens(fast, 8, 1e6)
+    assert tokens == pytest.approx(2 * 7 / 8 * fast.rate / fast.node)  # N cancels
+    assert script.step(fast, 8, 1e6, tokens) == pytest.approx(1e-6 * tokens)
+    assert script.largest(fast, 2, spare=0.5) == 10
+    slow = fast._replace(delay=1e-3)
+    assert script.step(slow, 8, 1e6, 0.0) == pytest.approx(script.step(fast, 8, 1e6, 0.0) + 6e-3)  # one bucket
+    rows = [line for line in script.table(script.Machine()).splitlines() if line.startswith("| 8 ")]
+    assert len(rows) == 3 and all(row.endswith("100 % |") for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["bench"], indirect=True)
+def test_bench(script: ModuleType, tmp_path: Path) -> None:
+    sections = {
+        "attention": lambda device: script.layers(device, 8, 16, 1),
+        "likelihood": lambda device: script.vocabularies(device, 300, 9000, 8, 1),
+        "mixtures": lambda device: script.mixtures(device, 200, 1),
+        "trunk": lambda device: script.trunks(device, 16, 1, 8),
+        "generate": lambda device: script.writing(device, 16, 1, 4, 2),
+        "della": lambda device: script.chains(device, 16, 1),
+    }
+    said: list[str] = []
+    text = script.report(sections, "cpu", 5, said.append)
+    assert [line.split(":")[0] for line in said] == list(sections)
+    rows = text.splitlines()[4:]
+    assert len(rows) == 12 and all(row.count("|") == 7 for row in rows)
+    ratios = {row.split(" | ")[0][2:]: float(row.split(" | ")[4]) for row in rows}
+    assert all(ratio > 0 for ratio in ratios.values())
+    assert ratios["likelihood of 300 of 9,000 tokens, memory"] < 1
+    late = script.report(sections, "cpu", -1)
+    assert "Without attention, likelihood, mixtures, trunk, generate, della, for which no time was left" in late
+    results = tmp_path / "RESULTS.md"
+    results.write_text("before\n<!-- bench: here -->\nold\n<!-- end of bench -->\nafter\n")
+    script.write("bench", text, results)
+    script.write("bench", text, results)  # replaced, not added
+    assert results.read_text() == f"before\n<!-- bench: here -->\n\n{text}\n<!-- end of bench -->\nafter\n"
+    with pytest.raises(ValueError, match="has no place for bench-gpu: put the lines"):
+        script.write("bench-gpu", text, results)
+    row = script.Row("work", "others", 2.0, 1.0, asked=1.5)
+    assert row.line() == "| work | others | 2 ms | 1 ms | 2.00 | 1.5, missed |"
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("script", ["bench_gpu"], indirect=True)
+def test_bench_gpu_on_a_cpu(script: ModuleType) -> None:
+    size = script.Size(width=16, layers=1, vocabulary=50, texts=2, length=8, rounds=1, components=8, backend="eager")
+    sections = [script.kernels, script.waits, script.by_hand, script.rates, script.memory]
+    rows = {row.work: row for section in sections for row in section("cpu", size)}
+    assert len(rows) == 12 and all(row.ours >= 0 for row in rows.values())
+    assert all(rows[f"waits in a step of {name}"].ours == 0 for name in ("lm", "della", "nvae"))
+    assert script.count_waits(lambda: torch.ones(2).sum().item()) == 1
+    assert any("scaled_dot_product" in work for work in rows)
