@@ -26,6 +26,7 @@ from .posterior.export import posterior
 from .runs.fitted import FittedModel
 from .runs.folder import RunFolder, objective_state, read_checkpoint
 from .runs.joint_module import check_finite, joint_module
+from .utils.files import as_path
 from .utils.html import html_table
 from .utils.registry import imported
 
@@ -306,7 +307,7 @@ class Run(FittedModel):
         """
         state = joint_module(self.model, self.guide).state_dict()
         weights = {f"objective.{name}": value for name, value in state.items()}
-        copied = self.folder.copy(Path(folder), weights, self.step)
+        copied = self.folder.copy(as_path(folder, "folder"), weights, self.step)
         corpus = Corpus.load(copied.corpus)
         return Run(self.model, self.guide, corpus, copied, self.config, self.step, self.trust)
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ...models.base import Model
+from ...models.batch import EOS
 from ...models.choices import check_choice
 from ...models.serialization import check_trust, from_config, public_path
 from ...models.transformer.backbone import Backbone, Train
@@ -85,7 +86,8 @@ def prepare_new(
     cls = imported(classes.model)
     check_choice("size", size, cls.sizes)
     dimensions = cls.sizes[size] if backbone is None else backbone.sizes
-    known = {"vocabulary": corpus.vocabulary, "max_length": corpus.max_length, **dimensions, **model_options}
+    sizes = {"vocabulary": corpus.vocabulary, "max_length": corpus.max_length, "eos": EOS}
+    known = {**sizes, **dimensions, **model_options}
     if "samples_per_component" not in signature(cls).parameters:
         known["samples_per_component"] = 0  # no component is the prior's own
     priors = [key for key, value in model_options.items() if _names_class(value)]

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from ...models.batch import Batch
 from ...models.choices import check_choice
+from ..utils.files import as_path
 from ..utils.html import html_table
 from .building import build_corpus, check_options
 from .builtin import sentences
@@ -56,7 +57,7 @@ class Corpus:
     """
 
     def __init__(self, folder: str | Path, owner: object = None) -> None:
-        self.folder = Path(folder)
+        self.folder = as_path(folder, "the folder of the corpus")
         metadata = read_metadata(self.folder)
         self.name = metadata.name
         self.max_length = metadata.max_length
@@ -158,7 +159,7 @@ class Corpus:
                 labels=labels,
                 seed=seed,
                 tokenizer=tokenizer,
-                name=Path(path).resolve().name,
+                name=as_path(path, "path").resolve().name,
                 blank=blank,
                 progress=progress,
             )
@@ -315,7 +316,7 @@ class Corpus:
 def _corpus_folder(folder: str | Path | None) -> tuple[Path, TemporaryFolder | None]:
     """The folder of a corpus, and a temporary one's owner."""
     owner = TemporaryFolder() if folder is None else None
-    return owner.path if owner else Path(str(folder)), owner
+    return owner.path if owner else as_path(folder, "folder"), owner
 
 
 _PAST = {"split": "split", "drop": "dropped"}

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, overload
 
+from ..utils.files import as_path
 from ..utils.progress import progress_bar
 from .entries import Pair
 from .formats import FORMATS, Field
@@ -102,7 +103,7 @@ def read_file(path: str | Path, field: Field | None = None, *, condition: Field 
     Raises:
         ValueError: If the file cannot be read, is not text, or contains no text or half a pair.
     """
-    path = Path(path)
+    path = as_path(path, "path")
     rows = list(_rows(path, field, condition))
     entries = [row for row in rows if any(row)]
     _check_not_blank(path, len(entries), len(rows))
@@ -113,7 +114,7 @@ def _read_splits(
     path: str | Path, seed: int, labels: bool | None, read: Callable[[Path], tuple[Any, int]]
 ) -> tuple[dict[str, Any], int]:
     """The texts of a file or folder by split, and the number of blank lines, of what ``read`` makes of each file."""
-    path = Path(path)
+    path = as_path(path, "path")
     with _readable_errors(path):
         files = _split_files(path) if path.is_dir() else None
     if files is None:

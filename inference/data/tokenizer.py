@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...models.batch import BOS, EOS, PAD
 from ...models.choices import check_choice
+from ..utils.files import as_path
 
 __all__ = ["MIN_VOCABULARY", "Tokenizer", "TokenizerKind", "check_tokenizer", "check_vocabulary", "read_core"]
 
@@ -183,7 +184,7 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Writes one JSON file in the format of the ``tokenizers`` library."""
-        Path(path).write_text(self.core.to_str(), encoding="utf-8")
+        as_path(path, "path").write_text(self.core.to_str(), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
@@ -208,7 +209,7 @@ def read_core(path: str | Path) -> tokenizers.Tokenizer:
         ValueError: If the file is missing or contains none.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = as_path(path, "path").read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"cannot read the tokenizer {path}: {error.strerror}.") from error
     except UnicodeDecodeError as error:

@@ -7,6 +7,7 @@ from ...models.numbers import declared_number
 from ..data.pairs import unzip_pairs
 from ..evaluation.summary import run_summary
 from ..run import Run
+from ..utils.files import as_path
 from ..utils.outputs import check_output, write_output
 from .document import document, note, table, text
 from .sections import SECTIONS, Subject
@@ -45,7 +46,7 @@ def look(
     limit, seed = declared_number("limit", limit, int), declared_number("seed", seed, int)
     if path is None and run.folder.owner is not None:
         raise ValueError("the folder of this run is temporary: give the path of the page, such as 'look.html'.")
-    path = run.folder.path / "look.html" if path is None else Path(path)
+    path = run.folder.path / "look.html" if path is None else as_path(path, "path")
     check_output("path", str(path))
     content = _page(run, limit, seed, progress)
     try:

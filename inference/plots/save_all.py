@@ -13,7 +13,7 @@ from ...models.transformer.text_distribution import AutoregressiveText
 from ..data.entries import TextSource, as_texts
 from ..data.pairs import unzip_pairs
 from ..run import Run
-from ..utils.files import write_atomically
+from ..utils.files import as_path, write_atomically
 from .attention_map import decoder_attention, figure_size, heat_map
 from .latent_layers import active_units, layer_curves, swap_table
 from .training_curves import HEIGHT, WIDTH, curves
@@ -45,7 +45,7 @@ def save_all(run: Run, folder: str | Path | None = None, texts: TextSource | Non
     Raises:
         ValueError: If the folder cannot be written, or a text is longer than the model's max_length.
     """
-    folder = run.folder.path / "plots" if folder is None else Path(folder)
+    folder = run.folder.path / "plots" if folder is None else as_path(folder, "folder")
     conditions: Sequence[str] | None = None
     if texts is None:
         drawn, conditions = unzip_pairs(run.corpus.entries("test", TEXTS))

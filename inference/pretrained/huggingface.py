@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..utils.errors import first_line
+from ..utils.files import as_path
 
 __all__ = ["find_folder", "read_config", "read_generation_config", "read_weights"]
 
@@ -23,7 +24,7 @@ def find_folder(source: str | Path) -> Path:
     Raises:
         ValueError: If there is no such folder, and no such model on the hub, or the hub cannot be reached.
     """
-    path = Path(source).expanduser()
+    path = as_path(source, "the pretrained model").expanduser()
     if path.is_dir():
         return path
     if path.exists():

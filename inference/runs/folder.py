@@ -14,7 +14,7 @@ from torch import nn
 
 from ..data.storage import TemporaryFolder
 from ..utils.errors import first_line
-from ..utils.files import write_atomically
+from ..utils.files import as_path, write_atomically
 from ..utils.yaml_files import read_yaml
 from .joint_module import frozen_fingerprint, frozen_names
 from .lock import LOCK
@@ -49,7 +49,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path, owner: object = None) -> None:
-        self.path = Path(path)
+        self.path = as_path(path, "the folder of the run")
         self.owner = owner
         self.source_file = self.path / "source.yaml"
         self.config_file = self.path / "config.yaml"

@@ -7,10 +7,27 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["is_disk_full", "write_atomically"]
+__all__ = ["as_path", "is_disk_full", "write_atomically"]
 
 # On a full disk torch's zip writer raises a RuntimeError and numpy's tofile an OSError without a number.
 _DISK_FULL = re.compile(r"PytorchStreamWriter|inline_container\.cc.*unexpected pos|^\d+ requested and \d+ written$")
+
+
+def as_path(value: object, name: str) -> Path:
+    """A path that a user gave.
+
+    Raises:
+        ValueError: If it is no path.
+
+    Examples:
+        >>> as_path(5, "out")
+        Traceback (most recent call last):
+        ValueError: out is 5: give a path, a string or a pathlib.Path.
+    """
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(path, str):
+        raise ValueError(f"{name} is {value!r}: give a path, a string or a pathlib.Path.")
+    return Path(path)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

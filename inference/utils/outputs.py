@@ -3,6 +3,7 @@
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def check_output(flag: str, path: str, inputs: Sequence[str | None] = ()) -> Non
         return
     if not target.parent.is_dir():
         raise ValueError(f"{flag} {path} lies in no folder: make {target.parent} first.")
-    if not os.access(target if target.exists() else target.parent, os.W_OK):
+    if not _can_be_written(target):
         raise ValueError(f"{flag} {path} cannot be written: check its permissions, or choose another file.")
     if (run := _run_of(target)) is not None:
         raise ValueError(f"{flag} {path} is a file of the run {run}, which needs it: choose another file.")
@@ -60,6 +61,17 @@ def write_output(path: str, content: bytes) -> None:
             shutil.copymode(target, temporary)
 
     write_atomically(target, write)
+
+
+def _can_be_written(target: Path) -> bool:
+    """Whether a file may be changed, and one written beside it, which then takes its place."""
+    if target.exists() and not os.access(target, os.W_OK):
+        return False
+    try:
+        with tempfile.TemporaryFile(dir=target.parent):
+            return True
+    except OSError:
+        return False
 
 
 def _is_written_directly(path: str) -> bool:

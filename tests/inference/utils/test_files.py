@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pyroformer.inference.utils.files import write_atomically
+from pyroformer.inference.utils.files import as_path, write_atomically
 
 
 @pytest.fixture
@@ -71,3 +71,10 @@ def test_a_kill_while_renaming_leaves_the_old_file(file: Path, monkeypatch: pyte
         patch.setattr(os, "replace", killed)
         write_atomically(file, lambda path: path.write_text("new"))
     assert file.read_text() == "old" and list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("value", [5, None, ["a"], b"x", True])
+def test_what_is_no_path_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match=r"^out is .*: give a path, a string or a pathlib.Path\.$"):
+        as_path(value, "out")
+    assert as_path("a/b", "out") == as_path(Path("a/b"), "out") == Path("a/b")

@@ -92,3 +92,9 @@ def test_standard_output_that_is_a_file_keeps_what_was_printed(tmp_path: Path) -
         subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
     assert (tmp_path / "out").read_text() == "before\ncontent\nafter\n"
     assert [item.name for item in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no /proc")
+def test_a_folder_in_which_nothing_can_be_made_is_refused_before_the_work() -> None:
+    with pytest.raises(ValueError, match="--json /proc/new.json cannot be written: check its permissions"):
+        check_output("--json", "/proc/new.json")
