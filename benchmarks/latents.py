@@ -3,6 +3,7 @@ r"""Do latents pay? Models with a prior of Gaussian tokens against a language mo
     python benchmarks/latents.py --data FOLDER --out benchmarks/results/latents [--runs FOLDER] [--seeds 0 1 2]
 
 lm           a language model with the same trunk
+lm 4 layers  one with twice the layers, as many as the decoder and the prior of a VAE have together
 vae tokens   a vector for each token; the prior is a language model of Gaussian tokens, trained with the model at
              beta = 1 from the first step
 nvae tokens  the same in a mixture whose weights are latent
@@ -25,7 +26,7 @@ import pyroformer as pf
 from pyroformer.inference.run import Run
 from pyroformer.models.base import Model
 
-COMPARED = ("lm", "vae tokens", "nvae tokens")
+COMPARED = ("lm", "vae tokens", "nvae tokens", "lm 4 layers")
 OTHERS = ("vae codebook", "vae gaussian")  # far off: one seed shows it
 FAMILIES = COMPARED + OTHERS
 LADDER = (0.01, 0.1, 0.5, 1.0)
@@ -34,7 +35,9 @@ LADDER = (0.01, 0.1, 0.5, 1.0)
 def made(family: str, corpus: pf.Corpus, width: int) -> tuple[Model, nn.Module | None]:
     """A new model of a family, and its guide."""
     sizes: dict[str, Any] = {"width": width, "layers": 2, "heads": 4}
-    if family == "lm":
+    if family.startswith("lm"):
+        if family == "lm 4 layers":
+            sizes["layers"] = 4
         return pf.LanguageModel.for_corpus(corpus, **sizes), None
     kind, prior = family.split()
     if kind == "vae":
@@ -74,7 +77,10 @@ def one(family: str, seed: int, corpus: pf.Corpus, options: argparse.Namespace) 
         "evaluation": evaluation.as_dict(),
         "judged": judged(judge, samples),
         "samples": samples[:10],
-        "reconstructions": [] if family == "lm" else [[r.original, r.text] for r in run.reconstruct(corpus.test[:5])],
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "reconstructions": []
+        if family.startswith("lm")
+        else [[r.original, r.text] for r in run.reconstruct(corpus.test[:5])],
     }
 
 
