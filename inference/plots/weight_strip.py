@@ -13,6 +13,9 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 from torch import Tensor
 
+from ...guides.nvae import MixturePosterior
+from ...guides.posteriors import TextPosterior
+from ...models.nvae import NVAE
 from ..generation.generate import encode
 from ..run import Run
 from .running_text import MARGIN, Placed, letters, set_in_lines, text_width
@@ -38,16 +41,19 @@ class TokenWeights(NamedTuple):
     log_alpha: Float[np.ndarray, " components"] | None  # None if the posterior has no concentrations
 
 
-def token_weights(run: Run, text: str) -> TokenWeights:
+def token_weights(run: Run, text: str, layer: int | None = None) -> TokenWeights:
     r"""The posterior mean weight of each token of a text, and of the prior's component.
 
     .. math::
         E[\pi_i \mid x] = \alpha_i / \sum_j \alpha_j
 
     Raises:
-        ValueError: If the posterior has no mixture weights, or the text is longer than the model's max_length.
+        ValueError: If the posterior, or that of the encoder's ``layer``, has no mixture weights, or the text is longer
+            than the model's max_length.
     """
     posterior = None if run.guide is None else encode(run, [text])
+    if layer is not None:
+        posterior = _of_layer(run, posterior, layer)
     weights = None if posterior is None else posterior.token_weights()
     if weights is None:
         raise ValueError(f"a {type(run.model).__name__} has no mixture weights to draw: fit an nvae to see some.")
@@ -60,7 +66,7 @@ def token_weights(run: Run, text: str) -> TokenWeights:
     )
 
 
-def weights(run: Run, text: str, *, alpha: bool = False, ax: Axes | None = None) -> Axes:
+def weights(run: Run, text: str, *, alpha: bool = False, layer: int | None = None, ax: Axes | None = None) -> Axes:
     r"""Draw a text with each token shaded by its posterior mean weight.
 
     The prior's component has a dashed box under the text.
@@ -69,16 +75,29 @@ def weights(run: Run, text: str, *, alpha: bool = False, ax: Axes | None = None)
         run: A run whose posterior is a mixture with a component for each token.
         text: The text to encode.
         alpha: Whether to show the concentration of each token under it.
+        layer: The layer of the encoder, from 1, whose mixture is drawn, where layers have some; the text's by default.
         ax: Matplotlib axes; by default those of a new figure, as high as the text.
 
     Raises:
-        ValueError: If the posterior has no mixture weights, or no concentrations and ``alpha`` is True, or the text is
-            longer than the model's max_length.
+        ValueError: If the posterior has no mixture weights, or no concentrations and ``alpha`` is True, the ``layer``
+            has no mixture, or the text is longer than the model's max_length.
     """
-    mixture = token_weights(run, text)
+    mixture = token_weights(run, text, layer)
     if alpha and mixture.log_alpha is None:
         raise ValueError(f"the posterior of a {type(run.model).__name__} has no concentrations: leave alpha out.")
     return strip(mixture.pieces, mixture.weights, mixture.log_alpha if alpha else None, ax=ax)
+
+
+def _of_layer(run: Run, posterior: TextPosterior | None, layer: int) -> MixturePosterior:
+    """The posterior of the mixture of a layer of the encoder."""
+    lower = posterior.lower if isinstance(posterior, MixturePosterior) else ()
+    known = list(run.model.mixture_layers) if isinstance(run.model, NVAE) else []
+    if layer not in known:
+        there = (
+            f"layers with one are {', '.join(map(str, known))}" if known else "fit an nvae with nvib_layers for some"
+        )
+        raise ValueError(f"layer is {layer}, and that layer of the encoder has no mixture: {there}.")
+    return lower[known.index(layer)]
 
 
 def strip(

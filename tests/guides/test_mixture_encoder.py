@@ -18,6 +18,7 @@ from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.inference.objectives.nvib import NVIB
 from pyroformer.inference.objectives.registry import describe_objective
 from pyroformer.inference.options import TrainingOptions
+from pyroformer.inference.plots.weight_strip import token_weights, weights
 from pyroformer.inference.posterior.export import to_arviz
 from pyroformer.inference.training.fit import fit
 from pyroformer.models.attention.mixture import Mixture
@@ -194,7 +195,15 @@ def test_a_run_says_what_stays_in_each_layer() -> None:
         share = (lower.kept.sum(-1) - 1) / (lower.mask.sum(-1) - 1)
         assert evaluation[f"kept_layer_{layer}"]["of the text's"] == pytest.approx(float(share.double().mean()))
     assert len(run.folder.read_metrics()["kept_1"]) > 0
-    assert "kept_layer_1" not in fit_plain(corpus).evaluate(corpus.test[:4], metrics=["kept", "kept_layers"])
+    first = posterior.lower[0].token_weights()[0]
+    drawn = token_weights(run, corpus.test[0], layer=1).weights
+    assert drawn[1:] == pytest.approx(first[: len(drawn) - 1].detach().numpy(), abs=1e-5)
+    with pytest.raises(ValueError, match=r"layer is 3, and that layer of the encoder has no mixture: layers with one"):
+        weights(run, "Number 1 is 1.", layer=3)
+    plain = fit_plain(corpus)
+    assert "kept_layer_1" not in plain.evaluate(corpus.test[:4], metrics=["kept", "kept_layers"])
+    with pytest.raises(ValueError, match=r"layer is 1, and that layer of the encoder has no mixture: fit an nvae with"):
+        weights(plain, "Number 1 is 1.", layer=1)
 
 
 def fit_plain(corpus: Corpus) -> Any:
