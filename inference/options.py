@@ -163,6 +163,8 @@ class TrainingOptions:
 
     def _check_full_alone(self) -> None:
         """A graph of the whole objective has the activations that it keeps chosen for it, and all weights in it."""
+        if not isinstance(self.activation_checkpointing, bool):
+            raise ValueError(f"activation_checkpointing is {self.activation_checkpointing!r}: give True or False.")
         if self.compile == "full" and self.activation_checkpointing:
             raise ValueError(
                 "activation_checkpointing is True, but compile=full chooses itself what to compute again: leave "
