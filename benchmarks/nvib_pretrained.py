@@ -250,7 +250,8 @@ def main() -> None:
     print(report(results))
     print(f"identity {results['identity']:.1e}, {results['seconds']:.0f} seconds of CPU")
     if options.out is not None:
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
+        text = json.dumps(results, indent=1).replace("Infinity", '"inf"')  # which is no JSON
+        options.out.write_text(text + "\n")
 
 
 if __name__ == "__main__":
