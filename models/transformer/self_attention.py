@@ -66,6 +66,7 @@ class SelfAttention(TorchWeights):
         size = head_width(width, heads) if head_size is None else head_size
         self.heads = heads
         self.key_value_heads = heads if key_value_heads is None else key_value_heads
+        self.grouped = self.key_value_heads != heads  # compared here: numbers of a sharded module compile to symbols
         self.dropout = dropout
         self.sizes = [heads * size, self.key_value_heads * size, self.key_value_heads * size]
         self.qkv = linear(width, sum(self.sizes), bias if qkv_bias is None else qkv_bias, adapter_rank)
@@ -127,7 +128,7 @@ class SelfAttention(TorchWeights):
             attn_mask=None if plain else _bias(mask, t, n, causal, queries),
             is_causal=causal and plain,
             dropout_p=self.dropout if self.training else 0.0,
-            enable_gqa=self.key_value_heads != self.heads,
+            enable_gqa=self.grouped,
         )
         return self.out(y.transpose(1, 2).reshape(*batch, t, self.sizes[0]))
 
