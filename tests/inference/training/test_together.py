@@ -82,6 +82,10 @@ def test_two_processes_train_what_one_trains_with_their_batches(folder: Path, na
     assert distance(folder / name, folder / f"{name}-{strategy}") < 2e-6
 
 
+def test_shards_go_with_compiled_blocks_and_activations_that_are_computed_again(folder: Path) -> None:
+    assert distance(folder / "lm", folder / "lm-compiled") < 2e-6
+
+
 def test_the_weights_have_moved(folder: Path, script: ModuleType) -> None:
     model, _ = script.pair(pf.Corpus.load(folder / "corpus"), "lm")
     after = weights(folder / "lm")

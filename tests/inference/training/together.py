@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.data.loaders import TrainingStream
 from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.inference.run import Run
+from pyroformer.inference.training import lightning_module
 from pyroformer.inference.training.fit import fit
 from pyroformer.inference.training.lightning_module import Training
 from pyroformer.models.base import LocalModule, Model
@@ -27,6 +29,7 @@ from pyroformer.models.batch import Batch
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
+from pyroformer.models.transformer.blocks import compile_blocks
 from pyroformer.models.vae import VAE
 
 TEXTS = [f"{n} is {n % 7} modulo seven." for n in range(22)]  # 20 train: one step of an epoch is short
@@ -124,7 +127,9 @@ def main(folder: Path, rank: int, port: str) -> None:
     no_sync = DistributedDataParallel.no_sync
     DistributedDataParallel.no_sync = lambda self: held_back.append(1) or no_sync(self)  # type: ignore[method-assign]
     trained(corpus, "lm", folder / "lm-accumulated", devices=2, accumulate_grad_batches=2, batch_size=2)
-    options = {"devices": 2, "strategy": "fsdp", "accumulate_grad_batches": 1}
+    options: dict[str, Any] = {"devices": 2, "strategy": "fsdp", "accumulate_grad_batches": 1}
+    setattr(lightning_module, "compile_blocks", partial(compile_blocks, backend="aot_eager"))  # noqa: B010
+    trained(corpus, "lm", folder / "lm-compiled", compile="blocks", activation_checkpointing=True, **options)
     trained(corpus, "nvae", folder / "begun-alone", resume=True, **options)
     begin = Training.on_train_batch_start
 
