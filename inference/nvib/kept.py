@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ...models.numbers import declared_number
 from ...models.nvib.observer import Observer
 from .layers import layers
 from .observe import run_batches
@@ -43,7 +44,7 @@ def kept(model: nn.Module, batches: object, *, above: float = 0.01) -> dict[str,
         >>> pf.nvib.kept(model, [x])
         {'self_attn': Kept(prior=0.0, vectors=1.0)}
     """
-    if not 0 < above <= 1:
+    if not 0 < declared_number("above", above, float) <= 1:
         raise ValueError(f"above is {above}: give a share of the attention, from above 0 to 1")
     found = layers(model)
     counts = {name: _Counts(above, layer.group) for name, layer in found.items()}

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ...models.numbers import declared_number
 from ...models.nvib.bottleneck import Bottleneck, VectorPosterior
 from ...models.priors.weights import conditional_concentration
 from ..objectives.nvib import vector_regularizer, weight_regularizer
@@ -73,7 +74,7 @@ def kl(
         >>> loss.backward()
     """
     for name, value in {"lambda_d": lambda_d, "lambda_g": lambda_g, "delta": delta}.items():
-        if not 0 <= value < math.inf:
+        if not 0 <= declared_number(name, value, float) < math.inf:
             raise ValueError(f"{name} is {value}: give a finite number, 0 or more")
     ran = {name: layer for name, layer in layers(model).items() if layer.last is not None}
     if not ran:
@@ -131,8 +132,10 @@ def _layer_weights(by_layer: str | Sequence[float], count: int) -> list[float]:
         if by_layer not in ("equal", "linear"):
             raise ValueError(f"by_layer is {by_layer!r}: choose equal or linear, or give {count} numbers")
         weights = [1.0] * count if by_layer == "equal" else [float(number) for number in range(1, count + 1)]
+    elif isinstance(by_layer, Sequence):
+        weights = [declared_number("by_layer", weight, float) for weight in by_layer]
     else:
-        weights = [float(weight) for weight in by_layer]
-    if len(weights) != count or min(weights) < 0 or not 0 < sum(weights) < math.inf:
+        raise ValueError(f"by_layer is {by_layer!r}: choose equal or linear, or give {count} numbers")
+    if len(weights) != count or not min(weights) >= 0 or not 0 < sum(weights) < math.inf:
         raise ValueError(f"by_layer is {by_layer!r}: give {count} numbers, 0 or more and not all 0")
     return [weight / sum(weights) for weight in weights]

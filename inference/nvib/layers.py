@@ -27,6 +27,10 @@ def layers(model: nn.Module, select: str | None = None) -> dict[str, Bottleneck]
         >>> pf.nvib.layers(model)
         {'self_attn': Bottleneck(16, group='encoder', tau_mu=1, tau_sigma=0, tau_alpha=inf, form='exact')}
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"the model has type {type(model).__name__}: give a torch.nn.Module")
+    if select is not None and not isinstance(select, str):
+        raise ValueError(f"select is {select!r}: give one of {', '.join(GROUPS)}, or a pattern of names")
     found = {
         name.rpartition("nvib")[0].rstrip("."): module
         for name, module in model.named_modules()

@@ -71,10 +71,10 @@ class TorchAttention(WrappedAttention):
             query, key = query.transpose(0, 1), key.transpose(0, 1)
         mask = self._mask(attn_mask, key_padding_mask, (len(query), query.shape[1], key.shape[1]))
         present = _present(key_padding_mask)
+        packed = self._packed(key, present)
         weight = self.q_proj_weight if self.in_proj_weight is None else self.in_proj_weight.chunk(3)[0]
         assert weight is not None
         queries = F.linear(query, weight, None if self.in_proj_bias is None else self.in_proj_bias.chunk(3)[0])
-        packed = self._packed(key, present)
         answers, shares = self._attend(
             queries.unflatten(-1, (self.num_heads, -1)).transpose(1, 2),
             packed,

@@ -36,6 +36,10 @@ class WrappedAttention(nn.Module):
 
     def _packed(self, source: Float[Tensor, "*batch n p"], present: Bool[Tensor, "*batch n"] | None) -> Packed:
         """Keys and values of vectors."""
+        if source.shape[-1] != self.nvib.width:
+            raise ValueError(
+                f"the vectors have width {source.shape[-1]}, and the attention layer needs {self.nvib.width}"
+            )
         posterior = self.nvib.posterior(source, present)
         observer = self.nvib.observer
         if observer is not None:

@@ -326,6 +326,15 @@ REFUSED: dict[str, tuple[Any, str]] = {
         r"attn_mask has shape \(2, 2\): give \(queries, keys\) or \(batch \* heads, queries, keys\) = \(6, 6\) or",
     ),
     "dimensions": (lambda: model_of_one()(X[0], X, X), "query and key have 2 and 3 dimensions: give both 3, or both 2"),
+    "no number": (
+        lambda: unchecked(pf.nvib.kept)(model_of_one(), [(X,) * 3], above="1"),
+        "above is '1', a str: give a number",
+    ),
+    "no pattern": (
+        lambda: unchecked(pf.nvib.layers)(model_of_one(), 3),
+        "select is 3: give one of encoder, decoder, cr",
+    ),
+    "None": (lambda: unchecked(pf.nvib.layers)(None), "the model has type NoneType: give a torch.nn.Module"),
     "above": (
         lambda: pf.nvib.kept(model_of_one(), [(X,) * 3], above=0.0),
         "above is 0.0: give a share of the attention",
@@ -333,6 +342,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "not run": (lambda: pf.nvib.kl(model_of_one()), "no layer has run since the last call: run the model in training"),
     "draws": (lambda: pf.nvib.posterior(model_of_one(), X, draws=0), "draws is 0: give a positive whole number"),
     "tokens": (lambda: draws_of(0.0, tokens=["a"]), "tokens has 1 names, and there are 6 vectors: give one for each"),
+    "another width": (
+        lambda: model_of_one()(*[X[..., :8]] * 3),
+        "the vectors have width 8, and the attention layer needs",
+    ),
     "by_layer": (lambda: kl_of(by_layer="rising"), "by_layer is 'rising': choose equal or linear, or give 1 numbers"),
     "by_layers": (
         lambda: kl_of(by_layer=[1.0, 2.0]),
