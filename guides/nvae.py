@@ -96,15 +96,20 @@ class NVAEGuide(Guide):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         with self.texts(batch):
-            posterior = self._encode(batch, _sampled)
+            posterior = self._encode(batch, _sampled) if self.model.nvib_layers else self.encode(batch)
             normal: Any = dist.Normal(posterior.mean, posterior.variance.sqrt()).to_event(1)
             presence, mask = posterior.presence(), posterior.mask
             if presence is not None:
                 mask = mask & (pyro.sample("presence", presence) > 0.5)
-            weights = pyro.sample("weights", LogDirichlet(posterior.log_alpha.double(), mask))
-            where = normal.mask(mask) if presence is None else WherePresent(normal, mask, presence.mean)
-            vectors = pyro.sample("vectors", where.to_event(1))
-        return weights, vectors
+            where: Any = normal.mask(mask) if presence is None else WherePresent(normal, mask, presence.mean)
+            sites: dict[str, Any] = {
+                "weights": LogDirichlet(posterior.log_alpha.double(), mask),
+                "vectors": where.to_event(1),
+            }
+            # in the order of the model, where vectors that say where a text ends come first
+            names = list(sites) if self.model.length_prior is not None else reversed(sites)
+            drawn = {name: pyro.sample(name, sites[name]) for name in names}
+        return drawn["weights"], drawn["vectors"]
 
     def encode(self, batch: Batch) -> MixturePosterior:
         """The posterior of each text, the prior's component first.

@@ -36,7 +36,7 @@ def options(path: str, skip: Collection[str] = (), importing: bool = False) -> l
         importing: Import the module if the type of a parameter is a class, so that its ``kind`` is that class.
 
     Examples:
-        >>> options("pyroformer.models.nvae:NVAE", skip=["config"])[-1][:3]
+        >>> options("pyroformer.models.nvae:NVAE", skip=["config"])[4][:3]
         ('delta', float | None, None)
         >>> [option.name for option in options("pyroformer.inference.cli.commands.plot:plot")]
         ['out', 'run', 'trust']
