@@ -128,8 +128,8 @@ def texts(options: argparse.Namespace) -> pf.Corpus:
 def table(results: list[Result]) -> str:
     """The results by family: means and standard errors over seeds."""
     rows = [
-        "| model | rate | distortion | bound | / LM | accuracy, sampled | BLEU | samples, judged | s |",
-        "|---|" + 8 * "---:|",
+        "| model | rate | distortion | bound | / LM | IW bound | accuracy, sampled | BLEU | samples, judged | s |",
+        "|---|" + 9 * "---:|",
     ]
     baseline = mean([metric(r, "bound", "nats/token") for r in results if r["family"] == "lm"])
     for family in FAMILIES:
@@ -142,6 +142,7 @@ def table(results: list[Result]) -> str:
             cell([metric(r, "reconstruction", "nats/token") for r in of], 3),
             cell(bound, 2, error(of[0], "bound", "nats/token")),
             f"{mean(bound) / baseline:.2f}" if baseline else "",
+            cell([metric(r, "importance_weighted", "nats/token") for r in of], 2),
             cell([metric(r, "accuracy_sampled", "share") for r in of], 3),
             cell([metric(r, "bleu", "of 100") for r in of], 1),
             cell([r["judged"]["nats/token"] for r in of], 2, of[0]["judged"]["error"]),
