@@ -24,11 +24,11 @@ class WrappedAttention(nn.Module):
 
     def projections(self) -> Projections:
         """The projections of keys and values."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} is a WrappedAttention: write projections()")
 
     def noise_variance(self) -> float:
         """The variance of a query around its vector: the logits are inner products divided by it."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} is a WrappedAttention: write noise_variance()")
 
     def __reduce__(self) -> tuple[Any, ...]:
         adapter, original = type(self).__bases__
