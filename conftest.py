@@ -8,20 +8,28 @@ from typing import Any
 import numpy as np
 import pyro
 import pytest
+import shape_checks
 import torch
 
 import pyroformer
+
+CHECKED = os.environ.get("JAXTYPING_DISABLE", "0") in ("", "0")
 
 torch.set_num_threads(min(4, torch.get_num_threads()))  # many small tensors: more threads only wait for one another
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    checked = os.environ.get("JAXTYPING_DISABLE", "0") in ("", "0")
     for item in items:
-        if "compile" in item.keywords and checked:
+        if "compile" in item.keywords and CHECKED:
             item.add_marker(pytest.mark.skip(reason="needs JAXTYPING_DISABLE=1: type checks cannot be compiled"))
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    if CHECKED:
+        shape_checks.start()
 
 
 @pytest.fixture(autouse=True)
