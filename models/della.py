@@ -30,6 +30,7 @@ from .attention.editing import check_fraction
 from .base import Model
 from .batch import Batch
 from .choices import check_choice
+from .distributions.foreign import as_pyro
 from .priors.checks import as_prior, check_prior
 from .priors.latents import First, LinearGaussian
 from .priors.roles import LatentPrior
@@ -133,7 +134,7 @@ class DELLA(Model):
 
     def prior(self, summary: Float[Tensor, "*batch S"], index: int) -> Any:
         """The prior of a latent, from 0 at the lowest, given a summary of those below and of the condition."""
-        return self.latent_prior(summary, index)
+        return as_pyro(self.latent_prior(summary, index))
 
     def sample_hierarchy(self, batch: Batch, draw: Draw) -> Float[Tensor, "*batch K p"]:
         """The latents from the lowest one up: ancestral sampling, in the model and in its guide.

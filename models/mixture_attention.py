@@ -30,6 +30,7 @@ from torch.distributions import Distribution
 from .attention.m_step import ConjugatePriors
 from .attention.mixture import Mixture
 from .base import TEXTS, LocalModule
+from .distributions.foreign import as_pyro
 from .mixture_checks import Sizes, check_precision_prior, check_weight_prior, shape_of_tokens
 from .mixture_sites import masked_logits, nested_plates, normal_of_component, sample_in, where_true
 from .priors.checks import as_prior, check_distribution, check_mixture
@@ -278,16 +279,17 @@ class MixtureAttention(LocalModule):
         leading, draws = self.leading, dict[str, Tensor]()
         own = plates[len(plates) - len(leading) :]
         if self.weight_prior is not None:
-            distribution = self.weight_prior(self._component_mask())  # before any plate: its own priors are drawn once
+            # before any plate: its own priors are drawn once
+            distribution = as_pyro(self.weight_prior(self._component_mask()))
             draws["weights"] = sample_in(own, "weights", distribution)
         components = (*own, pyro.plate("components", self.components, dim=-1))
         if self.precision_prior is not None:
-            draws["precision"] = sample_in(components, "precision", self.precision_prior())
+            draws["precision"] = sample_in(components, "precision", as_pyro(self.precision_prior()))
         if self.key_prior is not None:
-            distribution = self.key_prior(self.mixture_parameters(draws).precision)
+            distribution = as_pyro(self.key_prior(self.mixture_parameters(draws).precision))
             draws["keys"] = sample_in(components, "keys", distribution)
         if self.value_prior is not None:
-            distribution = self.value_prior(self.mixture_parameters(draws).value_precision)
+            distribution = as_pyro(self.value_prior(self.mixture_parameters(draws).value_precision))
             draws["values"] = sample_in(components, "values", distribution)
         return self.mixture_parameters(draws)
 
@@ -303,17 +305,17 @@ class MixtureAttention(LocalModule):
         rows = (*self.leading, self.components)
         draws: dict[str, Tensor] = {}
         if self.weight_prior is not None:
-            distribution = self.weight_prior(self._component_mask())
+            distribution = as_pyro(self.weight_prior(self._component_mask()))
             self._log_weights_drawn = check_weight_prior(distribution, self.leading, self.components)
         if self.precision_prior is not None:
-            self._diagonal, draw = check_precision_prior(self.precision_prior(), rows, self.means.shape[-1])
+            self._diagonal, draw = check_precision_prior(as_pyro(self.precision_prior()), rows, self.means.shape[-1])
             draws["precision"] = draw
         parameters = self.mixture_parameters(draws)
         if self.key_prior is not None:
-            check_distribution("keys", self.key_prior(parameters.precision), rows, [self.means.shape[-1:]])
+            check_distribution("keys", as_pyro(self.key_prior(parameters.precision)), rows, [self.means.shape[-1:]])
         if self.value_prior is not None:
             assert self.component_values is not None
-            distribution = self.value_prior(parameters.value_precision)
+            distribution = as_pyro(self.value_prior(parameters.value_precision))
             check_distribution("values", distribution, rows, [self.component_values.shape[-1:]])
 
     def _sizes(self) -> Sizes:

@@ -33,6 +33,7 @@ from torch.distributions import Distribution
 from .attention.editing import interpolated
 from .attention.mixture import Mixture
 from .batch import Batch
+from .distributions.foreign import as_pyro
 from .distributions.presence import Presence
 from .mixture_base import MixtureMemoryModel
 from .numbers import declared_number
@@ -42,7 +43,7 @@ from .priors.lengths import LengthPrior
 from .priors.named import named_prior
 from .priors.roles import BaseMeasure, SequencePrior, VectorPrior, WeightPrior
 from .priors.tokens import TokenVectorPrior
-from .priors.vectors import GaussianVectorPrior, check_base_measure, over_components
+from .priors.vectors import GaussianVectorPrior, check_base_measure, check_own_component, over_components
 from .priors.weights import BoundedDirichletProcess
 from .transformer.config import TransformerConfig
 from .transformer.memory import Memory
@@ -148,6 +149,7 @@ class NVAE(MixtureMemoryModel):
                 f"samples_per_component is {samples_per_component}, but {own} of base_measure: give both the same."
             )
         check_base_measure(self.base_measure, mask, config.width)
+        check_own_component(self.base_measure)
         self.start_reading()
 
     def forward(self, batch: Batch) -> Int[Tensor, "*batch T"]:
@@ -157,7 +159,7 @@ class NVAE(MixtureMemoryModel):
             self._sample_layers(component_mask(length, 1, padded_length + 1))
             if self.presence is not None:
                 mask = mask & (pyro.sample("presence", self.presence_prior(mask)) > 0.5)
-            log_weights = pyro.sample("weights", self.weight_prior(mask))
+            log_weights = pyro.sample("weights", as_pyro(self.weight_prior(mask)))
             if vectors is None:
                 vectors = self.sample_vectors(mask)
             mixture = Mixture(log_weights.to(vectors.dtype), vectors, mask=mask)

@@ -1,5 +1,6 @@
 """Distributions over log weights and lengths, and the mathematics that they rest on."""
 
+from .foreign import as_pyro
 from .lengths import Lengths
 from .log_dirichlet import LogDirichlet
 from .log_simplex import LogStickBreakingTransform, log_simplex
@@ -13,6 +14,7 @@ __all__ = [
     "LogStickBreakingTransform",
     "Presence",
     "WherePresent",
+    "as_pyro",
     "log_simplex",
 ]
 

@@ -11,9 +11,18 @@ from torch.distributions.transforms import _InverseTransform
 
 from ..attention.log_space import safe_logsumexp
 from ..attention.mixture import Mixture
+from ..distributions.foreign import as_pyro
 from ..distributions.log_simplex import log_simplex
 
-__all__ = ["as_prior", "broadcasts_to", "check_distribution", "check_mixture", "check_prior", "check_support"]
+__all__ = [
+    "as_prior",
+    "broadcasts_to",
+    "check_distribution",
+    "check_mixture",
+    "check_prior",
+    "check_support",
+    "described",
+]
 
 
 def as_prior(prior: object, role: type[nn.Module], name: str = "prior") -> nn.Module:
@@ -71,12 +80,12 @@ def check_prior(prior: nn.Module, *args: Any, event_shape: Sequence[int] | None 
         Traceback (most recent call last):
         ValueError: base_measure GaussianVectorPrior gave event shape (8,), expected (9,): return a ...
     """
-    who = _who(prior, name)
+    who = described(prior, name)
     batch_shape = args[0].shape[:-1] if args else torch.Size()
     # building a model must not advance the random state
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
-            distribution = prior(*args)
+            distribution = as_pyro(prior(*args))
         except NotImplementedError as error:
             raise ValueError(f"{who} is unfinished: {error}.") from error
         except (RuntimeError, TypeError) as error:
@@ -100,7 +109,8 @@ def check_prior(prior: nn.Module, *args: Any, event_shape: Sequence[int] | None 
             _check_real(distribution, distribution.sample(), who)
 
 
-def _who(prior: nn.Module, name: str) -> str:
+def described(prior: nn.Module, name: str) -> str:
+    """The name of a prior and its class, for messages."""
     wrapped = prior.distribution if isinstance(prior, _Constant) else prior
     kind = prior.extra_repr() if isinstance(prior, _Function) else type(wrapped).__name__
     return f"{name} {kind}"
@@ -140,7 +150,7 @@ class _Function(nn.Module):
         self.function = function
 
     def forward(self, *args: Any) -> Any:  # check_prior raises if it is no distribution
-        return self.function(*args)
+        return as_pyro(self.function(*args))
 
     def extra_repr(self) -> str:
         return getattr(self.function, "__name__", repr(self.function))
@@ -154,10 +164,24 @@ class _Constant(nn.Module):
             if tensor.requires_grad:
                 raise ValueError(f"{name}: a bare distribution is not trained; write a module with a parameter {path}")
             self.register_buffer(path, tensor.detach().clone())
+        if _is_trained(distribution):
+            raise ValueError(
+                f"{name}: a bare distribution is not trained, and this {type(distribution).__name__} has parameters; "
+                "give the module that makes it, or a function that does"
+            )
 
     def forward(self, *args: Any) -> Distribution:
-        distribution: Distribution = _rebuilt(self.distribution, dict(self.named_buffers()))
+        distribution: Distribution = as_pyro(_rebuilt(self.distribution, dict(self.named_buffers())))
         return distribution
+
+
+def _is_trained(distribution: Distribution) -> bool:
+    """Whether the density has gradients, whose parameters may be out of sight in another library's transforms."""
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            return bool(distribution.log_prob(distribution.sample()).requires_grad)
+        except NotImplementedError:  # only sampled from
+            return False
 
 
 def _tensors(owner: object, path: str = "at") -> Iterator[tuple[str, Tensor]]:

@@ -6,8 +6,9 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from ..distributions.foreign import as_pyro
 from ..precision import at_least_float32
-from .checks import check_prior
+from .checks import check_prior, described
 from .latents import gaussian
 from .roles import BaseMeasure, SequencePrior, VectorPrior
 
@@ -16,6 +17,7 @@ __all__ = [
     "KernelVectorPrior",
     "MixtureVectorPrior",
     "check_base_measure",
+    "check_own_component",
     "gaussian_mixture",
     "moments",
     "over_components",
@@ -237,9 +239,9 @@ def over_components(prior: nn.Module, mask: Bool[Tensor, "*batch n"]) -> Distrib
         torch.Size([3, 8])
     """
     if isinstance(prior, SequencePrior):
-        distribution: Distribution = prior(mask)
+        distribution: Distribution = as_pyro(prior(mask))
         return distribution
-    distribution = prior().expand(mask.shape).mask(mask).to_event(1)
+    distribution = as_pyro(prior()).expand(mask.shape).mask(mask).to_event(1)
     return distribution
 
 
@@ -251,7 +253,7 @@ def own_component(prior: nn.Module) -> Distribution:
         >>> own_component(GaussianVectorPrior(3, mean=2.0)).mean
         tensor([2., 2., 2.])
     """
-    distribution: Distribution = prior.component() if isinstance(prior, BaseMeasure) else prior()
+    distribution: Distribution = as_pyro(prior.component() if isinstance(prior, BaseMeasure) else prior())
     return distribution
 
 
@@ -274,6 +276,24 @@ def check_base_measure(
         check_prior(prior.first, event_shape=(width,), name=f"{name}.first")
     else:
         check_prior(prior, event_shape=(width,), name=name)
+
+
+def check_own_component(prior: nn.Module, name: str = "base_measure") -> None:
+    """Raises a ValueError unless the distribution of the prior's own components has a mean and a variance.
+
+    Examples:
+        >>> check_own_component(GaussianVectorPrior(3))
+    """
+    # building a model must not advance the random state
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        distribution = own_component(prior)
+        try:
+            _ = distribution.mean, distribution.variance
+        except NotImplementedError as error:
+            raise ValueError(
+                f"{described(prior, name)} has no mean and variance, which the posterior of the prior's own "
+                "component copies: define component(), which returns a Gaussian near it, or take a VAE."
+            ) from error
 
 
 def _filled(value: float | Tensor, width: int) -> Tensor:
