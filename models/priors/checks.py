@@ -164,7 +164,7 @@ class _Constant(nn.Module):
             if tensor.requires_grad:
                 raise ValueError(f"{name}: a bare distribution is not trained; write a module with a parameter {path}")
             self.register_buffer(path, tensor.detach().clone())
-        if _is_trained(distribution):
+        if _is_trained(self()):  # on a copy: a density may leave lazy parameters behind
             raise ValueError(
                 f"{name}: a bare distribution is not trained, and this {type(distribution).__name__} has parameters; "
                 "give the module that makes it, or a function that does"
