@@ -11,6 +11,7 @@ import torch
 from pyro import distributions as dist
 from pyro.nn import PyroSample
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.distributions import Distribution, kl_divergence
 
 from pyroformer.guides.della import DELLAGuide
@@ -270,8 +271,26 @@ def test_a_few_steps_of_training_help(name: str) -> None:
     assert len(pyro.get_param_store()) == 0
 
 
-@pytest.mark.compile
 @pytest.mark.parametrize("name", EACH)
+def test_no_value_decides_what_is_computed(name: str) -> None:
+    """Tensors without values go through a step, so that it can be captured, and waits for no device."""
+    validated = torch.distributions.Distribution._validate_args
+    pyro.enable_validation(False)  # as in training
+    try:
+        objective = ELBO(data_size=10)(*made(name))
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            loss = objective.losses(BATCH)["objective"]
+            loss.backward()
+        assert isinstance(loss, FakeTensor) and loss.shape == ()
+    finally:
+        pyro.enable_validation(True)
+        torch.distributions.Distribution.set_default_validate_args(validated)
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize(
+    "name", ["nvae-weights-bounded", "nvae-weights-gem", "nvae-mixture", "nvae-tokens", "della-student"]
+)
 def test_captured_equals_eager(name: str) -> None:
     results = []
     for compiled in (False, True):
