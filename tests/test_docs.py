@@ -24,6 +24,7 @@ SHORTER = {
     "samples=500": "samples=5",
 }
 SMALLER = {"for_corpus(corpus": "for_corpus(corpus, width=16, layers=1, heads=2", "Heavy(width=128)": "Heavy(width=16)"}
+SMALLER |= {"Flow(width=128)": "Flow(width=16)"}
 SMALLER |= {"CodebookVectorPrior(width=128, entries=512": "CodebookVectorPrior(width=16, entries=64"}
 SMALLER |= {"--data reviews.txt": "--data reviews.txt --model.width 16 --model.layers 1 --vocabulary 270"}
 SHORTER |= {"--draws 100": "--draws 2 -n 2", "-n 3": "-n 1"}
@@ -32,7 +33,7 @@ SMALLER |= {"range(300)": "range(20)", "(1, 2, 3)": "(1, 2)"}
 SMALLER |= {"pf.Corpus.builtin()": 'pf.Corpus.from_file("reviews.txt", vocabulary=270)'}
 SMALLER |= {"evaluate runs": "evaluate --limit 4 --num_particles 2 runs", "test[:100]": "test[:4]"}
 PRINTED = {
-    "own_prior": ["the run uses my_priors.Heavy, which is code outside pyroformer: name it again"],
+    "own_prior": ["the run uses my_priors.Heavy, which is code outside pyroformer: name it again", "'keys': (5, 3, 1)"],
     "own_guide": ["the guide draws 'vectors' with batch shape (", "and event shape (3,), expected"],
     "own_objective": [
         "beta is 0.5, which the objective Capacity does not use: leave it out",
@@ -69,7 +70,7 @@ def test_every_block_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    for name in ("my_priors", "my_guides", "my_models", "my_objectives"):  # another test may have imported one of them
+    for name in ("my_priors", "my_flows", "my_guides", "my_models", "my_objectives"):  # another test may have imported one of them
         monkeypatch.setitem(sys.modules, name, sys)  # monkeypatch restores the original at the end
         del sys.modules[name]
     texts = [f"The {'food' if n % 3 else 'room'} was {'good' if n % 2 else 'bad'}, {n} of 100." for n in range(120)]

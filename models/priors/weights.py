@@ -69,7 +69,7 @@ class BoundedDirichletProcess(WeightPrior):
         self.register_buffer("concentration", torch.tensor(float(concentration)))
         self.register_buffer("delta", torch.tensor(float(delta)))
 
-    def total_concentration(self, components: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def total_concentration(self, components: Int[Tensor, "*#batch"]) -> Float[Tensor, "*batch"]:
         r""":math:`\alpha_0 + \Delta n` for a text of ``components`` :math:`= \kappa (n + 1)`, the prior's included."""
         concentration, delta = at_least_float32(self.concentration), at_least_float32(self.delta)
         length = (components.to(concentration.dtype) / self.samples_per_component - 1).clamp(min=0)
@@ -232,7 +232,7 @@ class GammaDirichletProcess(BoundedDirichletProcess, Hierarchical):
 def conditional_concentration(
     concentration: Float[Tensor, "*#batch"] | float,
     delta: Float[Tensor, "*#batch"] | float,
-    length: Int[Tensor, "*batch"] | Float[Tensor, "*batch"],
+    length: Int[Tensor, "*#batch"] | Float[Tensor, "*#batch"],
 ) -> Float[Tensor, "*batch"]:
     r"""The prior's total concentration for a text of :math:`n` tokens.
 
