@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..models.base import LocalModule, Model
 from ..models.batch import Batch
 from ..models.priors.hyperpriors import hyperpriors
+from ..models.priors.roles import Prior
 from ..models.serialization import Configurable
 from .hyperpriors import HyperPosterior
 from .posteriors import TextPosterior
@@ -45,6 +46,8 @@ class Guide(Configurable, LocalModule):
             )
         self._owner = (model,)  # a tuple keeps the model from being registered as a child
         self.hyperpriors = HyperPosterior(model) if any(hyperpriors(model)) else None
+        for prior in _seeing(model):
+            prior.see(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self.set_hyperparameters(drawn=True):
@@ -114,6 +117,18 @@ def check_pair(model: object, guide: object) -> None:
             f"the guide was made for another {type(guide.model).__name__} than this model: make it again with "
             f"{type(guide).__name__}(model)."
         )
+    if isinstance(model, Model) and isinstance(guide, Guide):
+        for prior in _seeing(model):
+            if prior.guide is not guide:
+                raise ValueError(
+                    f"the prior {type(prior).__name__} sees another {type(prior.guide).__name__} of this model, made "
+                    "later: take that one, or call prior.see(guide)."
+                )
+
+
+def _seeing(model: nn.Module) -> Iterator[Prior]:
+    """The priors of a model that see its guide."""
+    return (part for part in model.modules() if isinstance(part, Prior) and part.sees_guide)
 
 
 def encodes(guide: nn.Module | None) -> TypeGuard[Guide]:

@@ -104,13 +104,14 @@ class DELLAGuide(Guide):
         super().__init__(model)
         check_choice("encoder", encoder, get_args(EncoderKind))
         check_choice("posterior", posterior, get_args(Form))
-        self.form = posterior
+        self.form: Form = "full"
         self.encoder = LayerEncoder(model.decoder, model.layers, shared=encoder == "shared", pool=pool)
         inputs = model.summary_size + model.config.width
         self.heads = nn.ModuleList(nn.Linear(inputs, 2 * model.latent_size) for _ in model.layers)
         if posterior == "residual":
             for index in range(len(model.layers)):
                 _moments(model.prior(model.zeros(1, model.summary_size), index))
+        self.form = posterior
 
     def forward(self, batch: Batch) -> Float[Tensor, "*batch K p"]:
         encodings = self.read(batch)
@@ -148,6 +149,18 @@ class DELLAGuide(Guide):
         if are_copies(tokens, mask):
             before = before[:1].expand(before.shape)
         encodings: list[Tensor] = self.encoder(before, mask)
+        return encodings
+
+    def read_vectors(self, vectors: Float[Tensor, "K T p"]) -> list[Float[Tensor, "K r"]]:
+        """The encoding at each layer with a latent of texts that are given as vectors in place of embeddings.
+
+        Raises:
+            ValueError: If they are longer than a text may be.
+        """
+        check_length(vectors.shape[-2], self.model.config)
+        tokens = torch.zeros(vectors.shape[:-1], dtype=torch.long, device=vectors.device)  # for their places alone
+        rotation = self.encoder.embedding.rotation(tokens)
+        encodings: list[Tensor] = self.encoder.read(vectors, torch.ones_like(tokens, dtype=torch.bool), rotation)
         return encodings
 
     def conditional(self, index: int, summary: Float[Tensor, "*#batch S"], encodings: list[Tensor]) -> Any:

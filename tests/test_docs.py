@@ -24,7 +24,8 @@ SHORTER = {
     "samples=500": "samples=5",
 }
 SMALLER = {"for_corpus(corpus": "for_corpus(corpus, width=16, layers=1, heads=2", "Heavy(width=128)": "Heavy(width=16)"}
-SMALLER |= {"Flow(width=128)": "Flow(width=16)"}
+SMALLER |= {"Flow(width=128)": "Flow(width=16)", "Weighted(width=128)": "Weighted(width=16)"}
+SMALLER |= {"VampPrior(width=128, components=50)": "VampPrior(width=16, components=3)"}
 SMALLER |= {"CodebookVectorPrior(width=128, entries=512": "CodebookVectorPrior(width=16, entries=64"}
 SMALLER |= {"--data reviews.txt": "--data reviews.txt --model.width 16 --model.layers 1 --vocabulary 270"}
 SHORTER |= {"--draws 100": "--draws 2 -n 2", "-n 3": "-n 1"}
@@ -70,7 +71,14 @@ def test_every_block_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    for name in ("my_priors", "my_flows", "my_guides", "my_models", "my_objectives"):  # another test may have imported one of them
+    for name in (
+        "my_priors",
+        "my_flows",
+        "my_vamp",
+        "my_guides",
+        "my_models",
+        "my_objectives",
+    ):  # another test may have imported one of them
         monkeypatch.setitem(sys.modules, name, sys)  # monkeypatch restores the original at the end
         del sys.modules[name]
     texts = [f"The {'food' if n % 3 else 'room'} was {'good' if n % 2 else 'bad'}, {n} of 100." for n in range(120)]

@@ -34,6 +34,7 @@ from pyroformer.models.priors.latents import LinearGaussian, StandardGaussian
 from pyroformer.models.priors.roles import VectorPrior
 from pyroformer.models.priors.sequences import AutoregressiveVectorPrior
 from pyroformer.models.priors.tokens import TokenVectorPrior
+from pyroformer.models.priors.vamp import VampPrior
 from pyroformer.models.priors.vectors import GaussianVectorPrior, KernelVectorPrior, MixtureVectorPrior
 from pyroformer.models.priors.weights import (
     GEM,
@@ -93,6 +94,7 @@ LATENTS: dict[str, Callable[[int, int, int], Any]] = {
     "student": lambda size, summary, layers: LinearStudentT(size, summary, layers, "learned", df=5.0),
     "laplace": lambda size, summary, layers: LinearLaplace(size, summary, layers, "learned"),
 }
+OF_POSTERIORS: dict[str, Callable[[], Any]] = {"vamp": lambda: VampPrior(4, components=3, length=2)}  # see the guide
 ESTIMATED = {"kernel", "mixture", "student"}  # no divergence from a Gaussian in closed form
 
 
@@ -217,7 +219,8 @@ def vae_sequence(name: str) -> Any:
 
 
 def della_latent(name: str) -> Any:
-    model = DELLA(DEEP, latent_size=3, latent_prior=LATENTS[name](3, 3, 2))
+    prior = OF_POSTERIORS[name]() if name in OF_POSTERIORS else LATENTS[name](3, 3, 2)
+    model = DELLA(DEEP, latent_size=3, latent_prior=prior)
     return model, DELLAGuide(model)
 
 
@@ -225,7 +228,7 @@ PAIRS = {f"nvae-weights-{name}": (nvae_weights, name) for name in WEIGHTS}
 PAIRS |= {f"nvae-{name}": (nvae_base, name) for name in BASES} | {f"vae-{name}": (vae_base, name) for name in BASES}
 PAIRS |= {f"nvae-{name}": (nvae_sequence, name) for name in SEQUENCES}
 PAIRS |= {f"vae-{name}": (vae_sequence, name) for name in SEQUENCES}
-PAIRS |= {f"della-{name}": (della_latent, name) for name in LATENTS}
+PAIRS |= {f"della-{name}": (della_latent, name) for name in [*LATENTS, *OF_POSTERIORS]}
 
 
 EACH = [name for name in PAIRS if not name.startswith("vae-")]  # the NVAE has the same base measures
@@ -323,6 +326,7 @@ def test_the_published_objective_is_one_of_dirichlets(name: str) -> None:
             "--model.base_measure pyroformer.priors.StudentTVectorPrior --model.base_measure.df 3",
         ),
         ("della", "--model.latent_prior pyroformer.priors.LinearStudentT --model.structure single"),
+        ("della", "--model.latent_prior pyroformer.priors.VampPrior --model.latent_prior.components 3"),
         ("vae", ""),
         ("nvae", ""),
         ("vae", "--prior codebook"),

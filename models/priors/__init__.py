@@ -10,6 +10,7 @@ from .lengths import LengthPrior
 from .roles import BaseMeasure, LatentPrior, Prior, SequencePrior, VectorPrior, WeightPrior
 from .sequences import AutoregressiveVectorPrior, IndependentVectorPrior
 from .tokens import TokenVectorPrior
+from .vamp import VampPrior
 from .vectors import GaussianVectorPrior, KernelVectorPrior, MixtureVectorPrior
 from .weights import GEM, BoundedDirichletProcess, GammaDirichletProcess, PitmanYor, SymmetricDirichlet
 
@@ -44,6 +45,7 @@ __all__ = [
     "StudentTVectorPrior",
     "SymmetricDirichlet",
     "TokenVectorPrior",
+    "VampPrior",
     "VectorPrior",
     "WeightPrior",
 ]

@@ -13,6 +13,7 @@ from ..attention.log_space import safe_logsumexp
 from ..attention.mixture import Mixture
 from ..distributions.foreign import as_pyro
 from ..distributions.log_simplex import log_simplex
+from .roles import Prior
 
 __all__ = [
     "as_prior",
@@ -80,6 +81,8 @@ def check_prior(prior: nn.Module, *args: Any, event_shape: Sequence[int] | None 
         Traceback (most recent call last):
         ValueError: base_measure GaussianVectorPrior gave event shape (8,), expected (9,): return a ...
     """
+    if isinstance(prior, Prior) and prior.sees_guide:  # there is no guide yet, from which it could be drawn
+        return
     who = described(prior, name)
     batch_shape = args[0].shape[:-1] if args else torch.Size()
     # building a model must not advance the random state

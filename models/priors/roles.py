@@ -23,6 +23,25 @@ class Prior(Configurable, nn.Module):
             )
         super().__setattr__(name, value)
 
+    sees_guide: ClassVar[bool] = False  # whether the prior is made of posteriors, at :attr:`guide`
+
+    def see(self, guide: nn.Module) -> None:
+        """Called by a guide of the prior's model when the guide is made, if ``sees_guide``."""
+        self._seen = (guide,)  # a tuple keeps the guide from being registered as a child
+
+    @property
+    def guide(self) -> Any:
+        """The guide of the prior's model, the last that was made.
+
+        Raises:
+            ValueError: If none was made.
+        """
+        seen = self.__dict__.get("_seen")
+        if seen is None:
+            kind = type(self).__name__
+            raise ValueError(f"{kind} is made of posteriors, and its model has no guide yet: make the guide first.")
+        return seen[0]
+
 
 class WeightPrior(Prior):
     r"""The role of a prior over the log weights of a mixture.

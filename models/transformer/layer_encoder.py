@@ -100,7 +100,12 @@ class LayerEncoder(nn.Module):
         if not self.training and are_copies(tokens, mask, position):  # draws of one text, which is then read once
             once = self(tokens[:1], mask[:1], None if position is None else position[:1])
             return [vector.expand(len(tokens), -1) for vector in once]
-        x, rotation = self.embedding(tokens, position), self.embedding.rotation(tokens, position)
+        return self.read(self.embedding(tokens, position), mask, self.embedding.rotation(tokens, position))
+
+    def read(
+        self, x: Float[Tensor, "*batch t p"], mask: Bool[Tensor, "*batch t"], rotation: Tensor | None
+    ) -> list[Float[Tensor, "*batch p"]]:
+        """The vectors of all layers, from embeddings of tokens with their positions."""
         vectors = []
         for layer, block in enumerate(self.blocks):
             x = applied(block, x, mask, rotation=rotation)
