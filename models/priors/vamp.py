@@ -48,8 +48,8 @@ class VampPrior(LatentPrior):
     def __init__(self, width: int, components: int = 50, length: int = 8) -> None:
         super().__init__()
         for name, size in {"width": width, "components": components, "length": length}.items():
-            if size < 1:
-                raise ValueError(f"{name} {size}: must be at least 1")
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name} {size!r}: must be a whole number, at least 1")
         self.pseudo_texts = nn.Parameter(torch.randn(components, length, width))
 
     def see(self, guide: nn.Module) -> None:

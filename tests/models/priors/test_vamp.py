@@ -4,6 +4,7 @@ import copy
 import math
 from typing import Any
 
+import jaxtyping
 import pyro
 import pytest
 import torch
@@ -89,12 +90,16 @@ def test_a_residual_posterior_is_refused() -> None:
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"width": 0}, "width 0: must be at least 1"),
-        ({"width": 8, "components": 0}, "components 0: must be at least 1"),
-        ({"width": 8, "length": -1}, "length -1: must be at least 1"),
+        ({"width": 0}, "width 0: must be a whole number, at least 1"),
+        ({"width": 8, "components": 0}, "components 0: must be a whole number, at least 1"),
+        ({"width": 8, "components": 2.5}, "components 2.5: must be a whole number, at least 1"),
+        ({"width": 8, "length": -1}, "length -1: must be a whole number, at least 1"),
     ],
 )
-def test_numbers_out_of_range_are_refused(arguments: dict[str, int], message: str) -> None:
+def test_numbers_out_of_range_are_refused(
+    arguments: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
     with pytest.raises(ValueError, match=message):
         pf.priors.VampPrior(**arguments)
 
