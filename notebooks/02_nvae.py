@@ -27,7 +27,6 @@
 
 # %%
 import copy
-import os
 
 import arviz as az
 import matplotlib.pyplot as plt
@@ -41,9 +40,11 @@ from pyroformer.inference.diagnostics import khat
 from pyroformer.inference.generation.editing import vectors
 from pyroformer.inference.plots.style import COLORS, SHADES
 
-quick = os.environ.get("PYROFORMER_NOTEBOOK") == "quick"  # a short run for the tests
-plt.rcParams.update({"figure.constrained_layout.use": True, "font.size": 9, "axes.titlesize": 10})
-plt.rcParams.update({"axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False})
+# %% tags=["parameters"]
+steps = 500
+more_steps = 100  # for each strength of the regularization, and for the second prior
+held_out = 64  # texts
+draws = 200
 
 # %% [markdown]
 # ## Train
@@ -61,7 +62,9 @@ print(*corpus.train[:3], sep="\n")
 torch.manual_seed(0)
 model = pf.NVAE.for_corpus(corpus, size="tiny")
 guide = pf.NVAEGuide(model)
-run = pf.fit(model, guide, corpus, steps=4 if quick else 500, batch_size=16, validation_texts=128)
+run = pf.fit(
+    model, guide, corpus, steps=steps, batch_size=16, validation_texts=2 * held_out
+)
 pf.plots.curves(run)
 
 # %% [markdown]
@@ -108,38 +111,76 @@ strengths = [1.0, 1000.0, 10_000.0, 100_000.0]
 stages = [run]
 for strength in strengths[1:]:
     model, guide = copy.deepcopy((stages[-1].model, stages[-1].guide))
-    options = {"beta": strength, "batch_size": 16, "learning_rate": 1e-3, "validations": 1, "validation_texts": 64}
-    stages.append(pf.fit(model, guide, corpus, steps=2 if quick else 100, **options))
+    options = {
+        "beta": strength,
+        "batch_size": 16,
+        "learning_rate": 1e-3,
+        "validations": 1,
+        "validation_texts": held_out,
+    }
+    stages.append(pf.fit(model, guide, corpus, steps=more_steps, **options))
 
 
 # %%
 @torch.no_grad()
 def information(stage: pf.Run, texts: list[str]) -> torch.Tensor:
-    """The information in the vector of each token, in nats; the vectors of all texts in one row."""
+    """The information in each vector of the texts, in nats, in one row."""
     posterior = stage.encode(texts)
-    distribution, prior = Normal(posterior.mean, posterior.variance.sqrt()), Normal(0.0, 1.0)
-    return kl_divergence(distribution, prior).sum(-1)[:, 1:][posterior.mask[:, 1:]]  # without the prior's own vector
+    distribution, prior = (
+        Normal(posterior.mean, posterior.variance.sqrt()),
+        Normal(0.0, 1.0),
+    )
+    return kl_divergence(distribution, prior).sum(-1)[:, 1:][
+        posterior.mask[:, 1:]
+    ]  # without the prior's own vector
 
 
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 def draw_information() -> None:
     _, (one, many) = plt.subplots(1, 2, figsize=(11, 3.2), width_ratios=(1.5, 1))
     nats = torch.stack([information(stage, [text]) for stage in stages])
     one.imshow(nats.numpy(), cmap=SHADES, norm=LogNorm(0.5, 600), aspect="auto")
     for row, values in enumerate(nats.tolist()):
         for column, value in enumerate(values):
-            one.text(column, row, f"{value:.0f}" if value >= 10 else f"{value:.1f}", ha="center", va="center")
+            one.text(
+                column,
+                row,
+                f"{value:.0f}" if value >= 10 else f"{value:.1f}",
+                ha="center",
+                va="center",
+            )
     one.set_xticks(range(nats.shape[1]), run.tokenizer.pieces(text))
-    one.set_yticks(range(len(strengths)), [f"{strength:,.0f}" for strength in strengths])
+    one.set_yticks(
+        range(len(strengths)), [f"{strength:,.0f}" for strength in strengths]
+    )
     one.set(ylabel="beta", title="Information in each vector, in nats")
-    informative = [(information(stage, corpus.test[:64]) > 1).float().mean().item() for stage in stages]
+    informative = [
+        (information(stage, corpus.test[:held_out]) > 1).float().mean().item()
+        for stage in stages
+    ]
     many.plot(strengths, informative, "o-", label="vectors with more than 1 nat")
     accuracy = [each["accuracy"].value for each in measured]
-    many.plot(strengths, accuracy, "o-", color=COLORS[1], label="accuracy of token predictions")
-    many.set(xscale="log", xlabel="beta", ylabel="share", ylim=(0, 1.05), title="64 held-out texts")
+    many.plot(
+        strengths,
+        accuracy,
+        "o-",
+        color=COLORS[1],
+        label="accuracy of token predictions",
+    )
+    many.set(
+        xscale="log",
+        xlabel="beta",
+        ylabel="share",
+        ylim=(0, 1.05),
+        title=f"{held_out} held-out texts",
+    )
     many.legend(frameon=False)
 
 
-measured = [stage.evaluate(limit=64, num_particles=1, reconstructions=1) for stage in stages]
+measured = [
+    stage.evaluate(limit=held_out, num_particles=1, reconstructions=1)
+    for stage in stages
+]
 draw_information()
 
 # %% [markdown]
@@ -149,7 +190,10 @@ draw_information()
 
 # %%
 for strength, stage, each in zip(strengths, stages, measured, strict=True):
-    print(f"{strength:>9,.0f}, {each['rate']['nats/token']:>4.0f} nats per token: {stage.reconstruct(text).text}")
+    print(
+        f"{strength:>9,.0f}, {each['rate']['nats/token']:>4.0f} nats per token: "
+        f"{stage.reconstruct(text).text}"
+    )
 
 # %% [markdown]
 # ## Sample
@@ -166,10 +210,14 @@ print(*run.sample(4, seed=0, temperature=0.5), sep="\n")
 # the model.
 
 # %%
-better = pf.fit_prior(run, "autoregressive", steps=2 if quick else 100, batch_size=16, validations=1)
+better = pf.fit_prior(
+    run, "autoregressive", steps=more_steps, batch_size=16, validations=1
+)
 print(*better.sample(4, seed=0, temperature=0.5), sep="\n")
 for name, each in {"first prior": run, "fitted prior": better}.items():
-    rate = each.evaluate(limit=64, num_particles=1, reconstructions=1)["rate"]["nats/token"]
+    rate = each.evaluate(limit=held_out, num_particles=1, reconstructions=1)["rate"][
+        "nats/token"
+    ]
     print(f"{name}: the latents cost {rate:.0f} nats per token")
 
 # %% [markdown]
@@ -179,7 +227,12 @@ for name, each in {"first prior": run, "fitted prior": better}.items():
 # no "average vector" in between.
 
 # %%
-print(*run.interpolate("Return the current file position.", "Raise an exception in the coroutine.", 7), sep="\n")
+print(
+    *run.interpolate(
+        "Return the current file position.", "Raise an exception in the coroutine.", 7
+    ),
+    sep="\n",
+)
 
 # %% [markdown]
 # The change is abrupt: one word comes from the first text and the rest from the second, and then everything. The
@@ -209,11 +262,15 @@ print("vector 4 from another:", run.edit(text, swap={4: 3}, other=other).text)
 # ArviZ plots and summarizes them like any other posterior.
 
 # %%
-data = run.posterior(text, draws=200, predictive=5)
+data = run.posterior(text, draws=draws, predictive=5)
 print(dict(data.posterior.sizes))
 weights = data.posterior["weights"].isel(text=0).mean(("chain", "draw"))
 print("mean weights:", np.round(weights.values, 2))
-print("decoded from single draws:", *data.generated["texts"].isel(text=0).values[0], sep="\n    ")
+print(
+    "decoded from single draws:",
+    *data.generated["texts"].isel(text=0).values[0],
+    sep="\n    ",
+)
 
 # %%
 az.plot_forest(data, var_names=["weights"], combined=True)

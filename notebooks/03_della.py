@@ -24,15 +24,18 @@
 # collapse, then a remedy and its cost, and only then examines the information in each layer.
 
 # %%
-import os
-
 import matplotlib.pyplot as plt
 import torch
 
 import pyroformer as pf
 
-quick = os.environ.get("PYROFORMER_NOTEBOOK") == "quick"  # a short run for the tests
-plt.rcParams.update({"figure.constrained_layout.use": True, "font.size": 9, "axes.titlesize": 10})
+# %% tags=["parameters"]
+plain_steps = 200
+steps = 800
+conditional_steps = 400
+particles = 16  # of the importance-weighted bound
+held_out = 128  # texts
+generated = 20  # texts for each topic
 
 # %% [markdown]
 # ## Train, without help
@@ -48,14 +51,18 @@ plt.rcParams.update({"figure.constrained_layout.use": True, "font.size": 9, "axe
 
 # %%
 everything = pf.Corpus.builtin(max_length=16)
-sentences = [text for split in (everything.train, everything.valid, everything.test) for text in split]
+sentences = [
+    text
+    for split in (everything.train, everything.valid, everything.test)
+    for text in split
+]
 returns = [text for text in sentences if text.startswith("Return")]
 corpus = pf.Corpus.from_texts(returns, max_length=16, vocabulary=1000, overlong="drop")
 print(corpus.describe())
 print(*corpus.train[:5], sep="\n")
 
 sizes = {"width": 96, "layers": 3, "heads": 4, "latent_size": 16}
-options = {"batch_size": 16, "validation_texts": 128, "seed": 0}
+options = {"batch_size": 16, "validation_texts": held_out, "seed": 0}
 
 
 def new_model(corpus: pf.Corpus) -> tuple[pf.DELLA, pf.DELLAGuide]:
@@ -64,7 +71,7 @@ def new_model(corpus: pf.Corpus) -> tuple[pf.DELLA, pf.DELLAGuide]:
     return model, pf.DELLAGuide(model)
 
 
-plain = pf.fit(*new_model(corpus), corpus, steps=4 if quick else 200, **options)
+plain = pf.fit(*new_model(corpus), corpus, steps=plain_steps, **options)
 
 # %% [markdown]
 # ## And with help
@@ -73,10 +80,12 @@ plain = pf.fit(*new_model(corpus), corpus, steps=4 if quick else 200, **options)
 # objective is no longer a bound, and is not called one; the bound is reported beside it.
 
 # %%
-targeted = pf.fit(*new_model(corpus), corpus, steps=4 if quick else 800, target_kl=12.0, **options)
+targeted = pf.fit(*new_model(corpus), corpus, steps=steps, target_kl=12.0, **options)
 
 _, axes = plt.subplots(1, 2, figsize=(10, 3.4))
-for ax, run, title in zip(axes, (plain, targeted), ("Without help", "Target of 12 nats per text"), strict=True):
+for ax, run, title in zip(
+    axes, (plain, targeted), ("Without help", "Target of 12 nats per text"), strict=True
+):
     pf.plots.layer_curves(run, ax=ax)
     ax.set_title(title, loc="left")
 
@@ -105,9 +114,16 @@ for name, run in {"without help": plain, "with a target": targeted}.items():
 # %%
 evaluations = {}
 for name, run in {"without help": plain, "with a target": targeted}.items():
-    evaluations[name] = run.evaluate(num_particles=16, reconstructions=32)
+    evaluations[name] = run.evaluate(
+        num_particles=particles, reconstructions=held_out // 4
+    )
     parts = ("bound", "reconstruction", "rate", "importance_weighted")
-    print(f"{name:>13}:", ", ".join(f"{part} {evaluations[name][part]['nats/token']:.2f}" for part in parts))
+    print(
+        f"{name:>13}:",
+        ", ".join(
+            f"{part} {evaluations[name][part]['nats/token']:.2f}" for part in parts
+        ),
+    )
 
 # %% [markdown]
 # (These are costs: smaller is better.) Where the latents carry information, the reconstruction is better. The bound,
@@ -133,7 +149,10 @@ pf.plots.active_units(evaluations["with a target"])
 # Each row is decoded from the latents of the first sentence, with those of one layer replaced by the second sentence's.
 
 # %%
-text, other = "Return a list of all file names.", "Return True if the object is a string."
+text, other = (
+    "Return a list of all file names.",
+    "Return True if the object is a string.",
+)
 pf.plots.swap_table(targeted, text, other)
 
 # %% [markdown]
@@ -169,9 +188,16 @@ def topic(text: str) -> str:
     return next((word for word in TOPICS if word in text), "other")
 
 
-pairs = pf.Corpus.from_texts([(topic(text), text) for text in returns], max_length=16, vocabulary=1000, overlong="drop")
+pairs = pf.Corpus.from_texts(
+    [(topic(text), text) for text in returns],
+    max_length=16,
+    vocabulary=1000,
+    overlong="drop",
+)
 print(pairs.describe())
-conditional = pf.fit(*new_model(pairs), pairs, steps=4 if quick else 400, free_bits=2.0, **options)
+conditional = pf.fit(
+    *new_model(pairs), pairs, steps=conditional_steps, free_bits=2.0, **options
+)
 
 # %% [markdown]
 # (Here the help is of another kind: *free bits*, 2 nats per layer that are not charged.) Do the texts follow their
@@ -179,8 +205,12 @@ conditional = pf.fit(*new_model(pairs), pairs, steps=4 if quick else 400, free_b
 
 # %%
 for word in TOPICS:
-    generated = conditional.sample(4 if quick else 20, seed=0, condition=word, temperature=0.5)
-    print(f"{word}: {sum(word in text for text in generated)} of {len(generated)}", *generated[:2], sep="\n    ")
+    sentences = conditional.sample(generated, seed=0, condition=word, temperature=0.5)
+    print(
+        f"{word}: {sum(word in text for text in sentences)} of {generated}",
+        *sentences[:2],
+        sep="\n    ",
+    )
 
 # %% [markdown]
 # ## What to try next

@@ -22,8 +22,6 @@
 # a comparison on held-out texts.
 
 # %%
-import os
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pyro.distributions as dist
@@ -35,9 +33,12 @@ import pyroformer as pf
 from pyroformer.inference.plots.style import COLORS, FRAME
 from pyroformer.models.priors.vectors import gaussian_mixture
 
-quick = os.environ.get("PYROFORMER_NOTEBOOK") == "quick"  # a short run for the tests
-plt.rcParams.update({"figure.constrained_layout.use": True, "font.size": 9, "axes.titlesize": 10})
-plt.rcParams.update({"axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False})
+# %% tags=["parameters"]
+steps = 400
+prior_steps = 300
+held_out = 100  # texts
+particles = 16
+draws = 200
 
 # %% [markdown]
 # ## The question
@@ -95,20 +96,29 @@ corpus = pf.Corpus.builtin(max_length=16, vocabulary=2000)
 print(corpus.describe())
 
 WIDTH = 64
-options = {"batch_size": 16, "validations": 2, "validation_texts": 128, "seed": 0}
+options = {"batch_size": 16, "validations": 2, "validation_texts": held_out, "seed": 0}
 torch.manual_seed(0)
 model = pf.VAE.for_corpus(corpus, width=WIDTH)
-first = pf.fit(model, pf.VAEGuide(model), corpus, steps=4 if quick else 400, beta=1e-3, **options)
+first = pf.fit(model, pf.VAEGuide(model), corpus, steps=steps, beta=1e-3, **options)
 
 runs = {"as trained": first}
-priors = {"one cloud": pf.priors.GaussianVectorPrior(WIDTH, learnable=True), "many clouds": Kinds(WIDTH)}
+priors = {
+    "one cloud": pf.priors.GaussianVectorPrior(WIDTH, learnable=True),
+    "many clouds": Kinds(WIDTH),
+}
 for name, prior in priors.items():
-    runs[name] = pf.fit_prior(first, prior, steps=4 if quick else 300, learning_rate=1e-2, **options)
+    runs[name] = pf.fit_prior(
+        first, prior, steps=prior_steps, learning_rate=1e-2, **options
+    )
 
 for name, run in runs.items():
-    evaluation = run.evaluate(limit=64, num_particles=1, reconstructions=64)
+    evaluation = run.evaluate(limit=held_out, num_particles=1, reconstructions=held_out)
     parts = ("bound", "reconstruction", "rate")
-    print(f"{name:>12}:", ", ".join(f"{part} {evaluation[part]['nats/token']:.2f}" for part in parts), "nats per token")
+    print(
+        f"{name:>12}:",
+        ", ".join(f"{part} {evaluation[part]['nats/token']:.2f}" for part in parts),
+        "nats per token",
+    )
 
 # %% [markdown]
 # ## The comparison
@@ -117,16 +127,25 @@ for name, run in runs.items():
 # of draws. A difference is significant if it is several standard errors from zero.
 
 # %%
-held_out = corpus.test[:16] if quick else corpus.test[:100]
-result = pf.diagnostics.compare(runs["many clouds"], runs["one cloud"], held_out, num_particles=4 if quick else 16)
-print(f"many clouds against one: {result.difference:+.1f} ± {result.error:.1f} nats per text")
+result = pf.diagnostics.compare(
+    runs["many clouds"],
+    runs["one cloud"],
+    corpus.test[:held_out],
+    num_particles=particles,
+)
+print(
+    f"many clouds against one: {result.difference:+.1f} ± {result.error:.1f} nats per text"
+)
 
 
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 def draw_comparison() -> None:
     _, ax = plt.subplots(figsize=(6.4, 2.8))
     ax.hist(result.each, bins=30, color=COLORS[0])
     ax.axvline(0, color=FRAME, linestyle="--")
-    ax.set(xlabel="nats in favor of many clouds", ylabel="texts", title="Held-out texts")
+    ax.set(
+        xlabel="nats in favor of many clouds", ylabel="texts", title="Held-out texts"
+    )
 
 
 draw_comparison()
@@ -142,21 +161,36 @@ draw_comparison()
 # posterior given all texts are colored.
 
 # %%
-data = runs["many clouds"].posterior(corpus.test[:2], draws=200)
+data = runs["many clouds"].posterior(corpus.test[:2], draws=draws)
 before = data.prior["base_measure.shares"].values[0]
 after = data.posterior["base_measure.shares"].values[0]
 order = after.mean(0).argsort()[::-1]
 
 
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 def draw_shares() -> None:
     _, ax = plt.subplots(figsize=(7.5, 3.2))
     for place, kind in enumerate(order):
-        for draws, color, shift, label in ((before, FRAME, -0.15, "prior"), (after, COLORS[0], 0.15, "posterior")):
+        for draws, color, shift, label in (
+            (before, FRAME, -0.15, "prior"),
+            (after, COLORS[0], 0.15, "posterior"),
+        ):
             low, middle, high = np.quantile(draws[:, kind], [0.05, 0.5, 0.95])
-            ax.plot([place + shift] * 2, [low, high], color=color, linewidth=2, label=label if place == 0 else None)
+            ax.plot(
+                [place + shift] * 2,
+                [low, high],
+                color=color,
+                linewidth=2,
+                label=label if place == 0 else None,
+            )
             ax.plot(place + shift, middle, "o", color=color, markersize=4)
     ax.set_xticks(range(KINDS), [f"{kind}" for kind in order])
-    ax.set(xlabel="cloud", ylabel="share", ylim=(0, None), title="Shares of the clouds: median and 90 % interval")
+    ax.set(
+        xlabel="cloud",
+        ylabel="share",
+        ylim=(0, None),
+        title="Shares of the clouds: median and 90 % interval",
+    )
     ax.legend(frameon=False)
 
 
@@ -177,21 +211,29 @@ print(f"as many as {effective.mean():.1f} clouds of equal size")
 
 # %%
 run = runs["many clouds"]
-texts = corpus.test[:300]
+texts = corpus.test[: 3 * held_out]
 posterior = run.encode(texts)
 with torch.no_grad():
     prior = run.model.base_measure
     clouds = dist.Normal(prior.mean, (prior.log_variance / 2).exp()).to_event(1)
-    scores = clouds.log_prob(posterior.mean[:, :, None]) + torch.as_tensor(after.mean(0)).log()
+    scores = (
+        clouds.log_prob(posterior.mean[:, :, None])
+        + torch.as_tensor(after.mean(0)).log()
+    )
 cloud = scores.argmax(-1)
 
 words: dict[int, dict[str, int]] = {kind: {} for kind in order}
 for row, text in enumerate(texts):
-    for kind, piece in zip(cloud[row].tolist(), run.tokenizer.pieces(text), strict=False):
+    for kind, piece in zip(
+        cloud[row].tolist(), run.tokenizer.pieces(text), strict=False
+    ):
         words[kind][piece.strip()] = words[kind].get(piece.strip(), 0) + 1
 for kind in order:
     most = sorted(words[kind], key=words[kind].__getitem__, reverse=True)[:10]
-    print(f"cloud {kind}, {after.mean(0)[kind]:.0%}, {len(words[kind])} different tokens: {' '.join(most)}")
+    print(
+        f"cloud {kind}, {after.mean(0)[kind]:.0%}, "
+        f"{len(words[kind])} different tokens: {' '.join(most)}"
+    )
 
 # %% [markdown]
 # The end of a sentence has a cloud of its own, and another contains the capitalized words that begin sentences.

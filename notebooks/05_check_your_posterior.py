@@ -26,7 +26,6 @@
 
 # %%
 import math
-import os
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -43,9 +42,12 @@ from pyroformer.inference.objectives.bounds import importance_sweep
 from pyroformer.inference.plots.style import COLORS, FRAME, INK, SHADES
 
 torch.manual_seed(0)
-draws = 100 if os.environ.get("PYROFORMER_NOTEBOOK") == "quick" else 1000  # quick: does it run?
-plt.rcParams.update({"figure.constrained_layout.use": True, "font.size": 9, "axes.titlesize": 10})
-plt.rcParams.update({"axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False})
+
+# %% tags=["parameters"]
+cases = 500
+learning_steps = 400
+draws = 1000
+most_draws = 512  # of the importance-weighted bound
 
 # %% [markdown]
 # ## A model with a known posterior
@@ -79,11 +81,15 @@ class Sum(nn.Module):
 
     def forward(self, batch: pf.Batch) -> None:
         with pyro.plate("texts", len(self.observed), dim=-1):
-            z = pyro.sample("z", dist.MultivariateNormal(self.observed.new_zeros(len(self.observed), 2), torch.eye(2)))
+            z = pyro.sample(
+                "z",
+                dist.MultivariateNormal(
+                    self.observed.new_zeros(len(self.observed), 2), torch.eye(2)
+                ),
+            )
             pyro.sample("text", dist.Normal(z.sum(-1), 0.5**0.5), obs=self.observed)
 
 
-cases = 500
 truth = torch.randn(cases, 2)
 observed = truth.sum(-1) + 0.5**0.5 * torch.randn(cases)
 model, batch = Sum(observed), pf.Batch.pad([[2]] * cases)
@@ -121,18 +127,29 @@ class Independent(Guess):
 
     def __init__(self, observed: Tensor) -> None:
         super().__init__(observed[:, None].expand(-1, 2), torch.eye(2))
-        self.slope, self.log_scale = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+        self.slope, self.log_scale = (
+            nn.Parameter(torch.zeros(2)),
+            nn.Parameter(torch.zeros(2)),
+        )
 
     def conditional(self) -> dist.MultivariateNormal:
-        return dist.MultivariateNormal(self.slope * self.mean, scale_tril=self.log_scale.exp().diag())
+        return dist.MultivariateNormal(
+            self.slope * self.mean, scale_tril=self.log_scale.exp().diag()
+        )
 
 
 learned = Independent(observed)
 svi = pf.SVI(model, learned, torch.optim.Adam, lr=0.03)
-losses = [svi.step(batch) for _ in range(400)]
+losses = [svi.step(batch) for _ in range(learning_steps)]
 
-print("slope:             ", [round(x, 2) for x in learned.slope.tolist()], " exact: 0.4")
-print("standard deviation:", [round(x, 2) for x in learned.log_scale.exp().tolist()], " exact: 0.77")
+print(
+    "slope:             ", [round(x, 2) for x in learned.slope.tolist()], " exact: 0.4"
+)
+print(
+    "standard deviation:",
+    [round(x, 2) for x in learned.log_scale.exp().tolist()],
+    " exact: 0.77",
+)
 
 # %% [markdown]
 # The means are right and the standard deviations too small. This is not a lack of training: to stay inside a slanted
@@ -141,9 +158,14 @@ print("standard deviation:", [round(x, 2) for x in learned.log_scale.exp().tolis
 
 # %%
 exact = Guess(center, covariance)
-missing = torch.distributions.kl_divergence(learned.conditional(), exact.conditional()).mean().item()
+missing = (
+    torch.distributions.kl_divergence(learned.conditional(), exact.conditional())
+    .mean()
+    .item()
+)
 
 
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 def ellipse(ax: Axes, mean: Tensor, covariance: Tensor, **style: object) -> None:
     """The ellipse that holds half of a Gaussian's mass."""
     variances, directions = torch.linalg.eigh(covariance)
@@ -156,7 +178,13 @@ def draw_posterior(ax: Axes, guide: Guess, case: int, color: str) -> None:
     """The exact posterior of a case, shaded, with a guide's as an outline."""
     with torch.no_grad():
         distribution = guide.conditional()
-        ellipse(ax, exact.mean[case], exact.covariance, facecolor=SHADES(0.6), edgecolor="none")
+        ellipse(
+            ax,
+            exact.mean[case],
+            exact.covariance,
+            facecolor=SHADES(0.6),
+            edgecolor="none",
+        )
         ellipse(
             ax,
             distribution.mean[case],
@@ -166,14 +194,28 @@ def draw_posterior(ax: Axes, guide: Guess, case: int, color: str) -> None:
             linewidth=2,
         )
     reach = exact.mean[case, 0].item()
-    ax.set(xlim=(reach - 2.4, reach + 2.4), ylim=(reach - 2.4, reach + 2.4), aspect="equal", xlabel="$z_1$")
+    ax.set(
+        xlim=(reach - 2.4, reach + 2.4),
+        ylim=(reach - 2.4, reach + 2.4),
+        aspect="equal",
+        xlabel="$z_1$",
+    )
 
 
 def draw_learning() -> None:
     _, (loss, plane) = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=(1.6, 1))
     loss.plot(losses, color=COLORS[0], label="loss: −ELBO")
-    loss.axhline(-log_evidence.mean(), color=INK, linestyle="--", label="−log p(x): no guide can do better")
-    loss.set(xlabel="step", ylabel="nats per case", title=f"The loss converges {missing:.2f} nats above −log p(x)")
+    loss.axhline(
+        -log_evidence.mean(),
+        color=INK,
+        linestyle="--",
+        label="−log p(x): no guide can do better",
+    )
+    loss.set(
+        xlabel="step",
+        ylabel="nats per case",
+        title=f"The loss converges {missing:.2f} nats above −log p(x)",
+    )
     loss.legend(frameon=False)
     draw_posterior(plane, learned, 0, COLORS[0])
     plane.set(ylabel="$z_2$", title="Exact posterior (shaded), guide (line)")
@@ -197,6 +239,7 @@ guides = {
 }
 
 
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 def draw_gallery() -> None:
     case = int(observed.argmax())
     _, axes = plt.subplots(1, 5, figsize=(12, 2.9), sharey=True)
@@ -222,7 +265,7 @@ draw_gallery()
 # ELBO is at least that large.
 
 # %%
-counts = [2**power for power in range(10)]
+counts = [2**power for power in range(most_draws.bit_length())]
 
 
 def importance(guide: Guess) -> list[float]:
@@ -235,6 +278,7 @@ def importance(guide: Guess) -> list[float]:
 gaps = {name: importance(guide) for name, guide in guides.items()}
 
 
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 def draw_bounds() -> None:
     _, ax = plt.subplots(figsize=(7, 3.4))
     for (name, values), color in zip(gaps.items(), COLORS, strict=False):
@@ -272,21 +316,30 @@ draw_bounds()
 # long axis of the ellipse.
 
 # %%
-drawn = {name: pf.to_arviz(model, guide, batch, draws, prior=False) for name, guide in guides.items()}
+drawn = {
+    name: pf.to_arviz(model, guide, batch, draws, prior=False)
+    for name, guide in guides.items()
+}
 shapes = {name: khat(data).values for name, data in drawn.items()}
 
 
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 def draw_shapes() -> None:
     _, ax = plt.subplots(figsize=(7, 3.0))
     spread = np.random.default_rng(0).uniform(-0.28, 0.28, cases)
     for row, (values, color) in enumerate(zip(shapes.values(), COLORS, strict=False)):
         ax.plot(values, row + spread, ".", color=color, markersize=3, alpha=0.5)
-        ax.plot(np.median(values), row, "|", color=INK, markersize=22, markeredgewidth=2)
+        ax.plot(
+            np.median(values), row, "|", color=INK, markersize=22, markeredgewidth=2
+        )
     for limit in (0.5, 0.7):
         ax.axvline(limit, color=FRAME, linestyle="--")
     ax.set_yticks(range(len(shapes)), list(shapes))
     ax.invert_yaxis()
-    ax.set(xlabel="k-hat of each case; the bar is the median", title="A guide passes left of the dashed lines")
+    ax.set(
+        xlabel="k-hat of each case; the bar is the median",
+        title="A guide passes left of the dashed lines",
+    )
 
 
 draw_shapes()
@@ -305,9 +358,14 @@ for name, data in drawn.items():
     weight = weight / weight.sum(("chain", "draw"))
     first = data.posterior["z"].isel(z_dim_0=0)
     mean = (weight * first).sum(("chain", "draw"))
-    weighted = ((weight * (first - mean) ** 2).sum(("chain", "draw")) ** 0.5).median().item()
+    weighted = (
+        ((weight * (first - mean) ** 2).sum(("chain", "draw")) ** 0.5).median().item()
+    )
     plain = first.std(("chain", "draw")).median().item()
-    print(f"{name:>20}: standard deviation {plain:.2f}, weighted {weighted:.2f}, exact {0.6**0.5:.2f}")
+    print(
+        f"{name:>20}: standard deviation {plain:.2f}, "
+        f"weighted {weighted:.2f}, exact {0.6**0.5:.2f}"
+    )
 
 # %% [markdown]
 # ## Coverage: do the guide's intervals contain the truth?
@@ -329,13 +387,25 @@ def coverage(data: object) -> np.ndarray:
 covered = {name: coverage(data) for name, data in drawn.items()}
 
 
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 def draw_coverage() -> None:
     _, ax = plt.subplots(figsize=(6.4, 4.2))
     chance = 2 * np.sqrt(levels * (1 - levels) / cases)
-    ax.fill_between(levels, levels - chance, levels + chance, color=SHADES(0.4), label="exact, ± 2 standard errors")
+    ax.fill_between(
+        levels,
+        levels - chance,
+        levels + chance,
+        color=SHADES(0.4),
+        label="exact, ± 2 standard errors",
+    )
     for (name, values), color in zip(covered.items(), COLORS, strict=False):
         ax.plot(levels, values, color=color, label=name)
-    ax.set(xlabel="level of the interval", ylabel="fraction of cases inside", aspect="equal", title="Coverage")
+    ax.set(
+        xlabel="level of the interval",
+        ylabel="fraction of cases inside",
+        aspect="equal",
+        title="Coverage",
+    )
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
@@ -347,11 +417,17 @@ draw_coverage()
 # that this guide ignores the data. All three in one table:
 
 # %%
-print(f"{'':>20}  {'gap, K = 1':>12}  {f'K = {counts[-1]}':>8}  {'k-hat':>6}  {'90 % covers':>11}")
+print(
+    f"{'':>20}  {'gap, K = 1':>12}  {f'K = {counts[-1]}':>8}  "
+    f"{'k-hat':>6}  {'90 % covers':>11}"
+)
 for name in guides:
     first, last = gaps[name][0], gaps[name][-1]
     inside = covered[name][np.isclose(levels, 0.9)].item()
-    print(f"{name:>20}  {first:>12.2f}  {last:>8.2f}  {np.median(shapes[name]):>6.2f}  {inside:>11.0%}")
+    print(
+        f"{name:>20}  {first:>12.2f}  {last:>8.2f}  "
+        f"{np.median(shapes[name]):>6.2f}  {inside:>11.0%}"
+    )
 
 # %% [markdown]
 # ## k-hat in many dimensions
@@ -371,26 +447,47 @@ class PriorOnly(nn.Module):
 
     def forward(self, batch: pf.Batch) -> None:
         with pyro.plate("texts", 20, dim=-1):
-            pyro.sample("z", dist.Normal(torch.zeros(20, self.size), self.scale).to_event(1))
+            pyro.sample(
+                "z", dist.Normal(torch.zeros(20, self.size), self.scale).to_event(1)
+            )
             if self.observes:
-                pyro.sample("text", dist.Normal(torch.zeros(20), 1.0), obs=torch.zeros(20))
+                pyro.sample(
+                    "text", dist.Normal(torch.zeros(20), 1.0), obs=torch.zeros(20)
+                )
 
 
 sizes = [4**power for power in range(6)]
 twenty = pf.Batch.pad([[2]] * 20)
 by_size = [
-    khat(pf.to_arviz(PriorOnly(size), PriorOnly(size, 0.9, observes=False), twenty, draws // 2, prior=False)).values
+    khat(
+        pf.to_arviz(
+            PriorOnly(size),
+            PriorOnly(size, 0.9, observes=False),
+            twenty,
+            draws // 2,
+            prior=False,
+        )
+    ).values
     for size in sizes
 ]
 
 
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 def draw_sizes() -> None:
     _, ax = plt.subplots(figsize=(6.4, 3.2))
     ax.plot(sizes, by_size, ".", color=COLORS[4], alpha=0.6)
-    ax.plot(sizes, np.median(by_size, axis=1), "o-", color=COLORS[0], label="median of 20 cases")
+    ax.plot(
+        sizes,
+        np.median(by_size, axis=1),
+        "o-",
+        color=COLORS[0],
+        label="median of 20 cases",
+    )
     ax.axhline(0.7, color=FRAME, linestyle="--", label="0.7")
     ax.set_xscale("log", base=2)
-    ax.set(xlabel="dimensions", ylabel="k-hat", title="A guide that is a tenth too narrow")
+    ax.set(
+        xlabel="dimensions", ylabel="k-hat", title="A guide that is a tenth too narrow"
+    )
     ax.legend(frameon=False)
 
 

@@ -22,12 +22,9 @@
 # ([Fehr and Henderson, 2024](https://arxiv.org/abs/2312.00662)). Here a small encoder learns to fill in missing words;
 # then its attention layers are turned into NVIB attention, and a dial is turned.
 #
-# It takes about a minute. With the environment variable `PYROFORMER_BERT`, the folder of a BERT, the last part looks
-# at that too.
+# It takes about a minute. If `bert` names the folder of a BERT, the last part looks at that too.
 
 # %%
-import os
-
 import arviz as az
 import matplotlib.pyplot as plt
 import torch
@@ -38,9 +35,13 @@ import pyroformer as pf
 from pyroformer.inference.plots.style import COLORS, FRAME
 
 torch.manual_seed(0)
-quick = os.environ.get("PYROFORMER_NOTEBOOK") == "quick"  # does it run?
-plt.rcParams.update({"figure.constrained_layout.use": True, "font.size": 9, "axes.titlesize": 10})
-plt.rcParams.update({"axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False})
+
+# %% tags=["parameters"]
+steps = 600
+positions = 13  # of the dial
+batch_size = 64
+batches = 8  # held-out ones, and those that the priors are fitted to
+bert = ""  # the folder of a BERT, for the last part
 
 # %% [markdown]
 # ## A Transformer of torch
@@ -60,7 +61,9 @@ class FillIn(nn.Module):
         super().__init__()
         self.tokens = nn.Embedding(hidden + 1, width)
         self.positions = nn.Embedding(32, width)
-        layer = nn.TransformerEncoderLayer(width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True
+        )
         self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
 
     def forward(self, tokens: Tensor, padding: Tensor) -> Tensor:
@@ -77,16 +80,20 @@ def hide(batch: pf.Batch, seed: int | None = None) -> tuple[Tensor, Tensor, Tens
 
 model = FillIn()
 optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-for step, batch in enumerate(corpus.batches("train", 64, epochs=9)):
+for step, batch in enumerate(corpus.batches("train", batch_size, epochs=9)):
     tokens, padding, chosen = hide(batch)
     loss = F.cross_entropy(model(tokens, padding)[chosen], batch.tokens[chosen])
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    if step == (5 if quick else 600):
+    if step == steps:
         break
 model.eval()
-held_out = [batch for batch in corpus.batches("valid", 64) if bool((batch.weight > 0).all())][: 2 if quick else 8]
+held_out = [
+    batch
+    for batch in corpus.batches("valid", batch_size)
+    if bool((batch.weight > 0).all())
+][:batches]
 
 
 @torch.no_grad()
@@ -95,7 +102,11 @@ def loss_of_hidden() -> float:
     losses = []
     for seed, batch in enumerate(held_out):
         tokens, padding, chosen = hide(batch, seed)
-        losses.append(F.cross_entropy(model(tokens, padding)[chosen], batch.tokens[chosen], reduction="none"))
+        losses.append(
+            F.cross_entropy(
+                model(tokens, padding)[chosen], batch.tokens[chosen], reduction="none"
+            )
+        )
     return torch.cat(losses).mean().item()
 
 
@@ -113,8 +124,8 @@ before = loss_of_hidden()
 pf.nvib.wrap(model)
 print(f"loss before {before:.6f}, after {loss_of_hidden():.6f}")
 
-batches = [hide(batch, seed)[:2] for seed, batch in zip(range(8), corpus.batches("train", 64), strict=False)]
-pf.nvib.fit_priors(model, batches)
+training = zip(range(batches), corpus.batches("train", batch_size), strict=False)
+pf.nvib.fit_priors(model, [hide(batch, seed)[:2] for seed, batch in training])
 for name, layer in pf.nvib.layers(model).items():
     print(f"{name}: log weight {layer.prior_log_alpha:.1f} ± {layer.log_alpha_std:.1f}")
 
@@ -129,7 +140,7 @@ for name, layer in pf.nvib.layers(model).items():
 # gives it at least a twentieth of its attention.
 
 # %%
-taus = torch.linspace(12, -6, 3 if quick else 13).tolist()
+taus = torch.linspace(12, -6, positions).tolist()
 losses, kept = [], []
 for tau in taus:
     pf.nvib.regularize(model, tau_alpha=0.0, tau_nats=tau)
@@ -138,17 +149,36 @@ for tau in taus:
     kept.append(pf.nvib.kept(model, inputs, above=0.05))
 
 
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 def draw_dial() -> None:
     _, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
     left.axhline(before, color=FRAME, linestyle="--", label="softmax attention")
     left.plot(taus, losses, "o-", color=COLORS[0], markersize=4, label="NVIB attention")
-    left.set(title="Loss without any training", ylabel="nats for each hidden word piece")
+    left.set(
+        title="Loss without any training", ylabel="nats for each hidden word piece"
+    )
     for index, name in enumerate(kept[0]):
         values = [each[name] for each in kept]
         options = {"color": COLORS[index], "markersize": 4}
-        right.plot(taus, [value.vectors for value in values], "o-", label=f"layer {index}: vectors", **options)
-        right.plot(taus, [value.prior for value in values], "s:", label=f"layer {index}: prior", **options)
-    right.set(title="Vectors that stay; attention to the prior", ylabel="share", ylim=(-0.03, 1.03))
+        right.plot(
+            taus,
+            [value.vectors for value in values],
+            "o-",
+            label=f"layer {index}: vectors",
+            **options,
+        )
+        right.plot(
+            taus,
+            [value.prior for value in values],
+            "s:",
+            label=f"layer {index}: prior",
+            **options,
+        )
+    right.set(
+        title="Vectors that stay; attention to the prior",
+        ylabel="share",
+        ylim=(-0.03, 1.03),
+    )
     for ax in (left, right):
         ax.set(xlabel="vectors against the prior, nats")
         ax.invert_xaxis()
@@ -171,26 +201,30 @@ draw_dial()
 pf.nvib.regularize(model, tau_alpha=0.0, tau_nats=0.0)
 text = "Return a copy of the list with the items in order."
 ids = torch.tensor([corpus.tokenizer.encode(text)])
-pieces = [corpus.tokenizer.decode([token]).strip() or "(end)" for token in ids[0].tolist()]
-data = pf.nvib.posterior(model, (ids, torch.zeros_like(ids, dtype=torch.bool)), draws=500, tokens=pieces)
+pieces = corpus.tokenizer.pieces(text)
+padding = torch.zeros_like(ids, dtype=torch.bool)
+data = pf.nvib.posterior(model, (ids, padding), draws=500, tokens=pieces)
 az.plot_forest(data, var_names=["encoder.layers.1.self_attn"], combined=True)
 az.summary(data, var_names=["encoder.layers.1.self_attn"], kind="stats").head(4)
 
 # %% [markdown]
 # ## A pretrained BERT
 #
-# The same calls take a BERT, GPT-2 or BART of transformers. Where `PYROFORMER_BERT` names a folder, its layers are
-# asked what stays.
+# The same calls take a BERT, GPT-2 or BART of transformers. If `bert` names a folder, its layers are asked what
+# stays.
 
 # %%
-if folder := os.environ.get("PYROFORMER_BERT"):
+if bert:
     from transformers import AutoModel, AutoTokenizer
 
-    bert, tokenizer = pf.nvib.wrap(AutoModel.from_pretrained(folder).eval()), AutoTokenizer.from_pretrained(folder)
-    texts = [dict(tokenizer(corpus.train[:64], return_tensors="pt", padding=True, truncation=True))]
-    pf.nvib.fit_priors(bert, texts)
+    pretrained = pf.nvib.wrap(AutoModel.from_pretrained(bert).eval())
+    tokenizer = AutoTokenizer.from_pretrained(bert)
+    options = {"return_tensors": "pt", "padding": True, "truncation": True}
+    texts = [dict(tokenizer(corpus.train[:64], **options))]
+    pf.nvib.fit_priors(pretrained, texts)
     for tau in (0.0, -2.0, -4.0):
-        pf.nvib.regularize(bert, tau_alpha=tau)
-        print(tau, [f"{layer.vectors:.2f}" for layer in pf.nvib.kept(bert, texts).values()])
+        pf.nvib.regularize(pretrained, tau_alpha=tau)
+        kept = pf.nvib.kept(pretrained, texts).values()
+        print(tau, [f"{layer.vectors:.2f}" for layer in kept])
 else:
-    print("PYROFORMER_BERT is not set")
+    print("no folder of a BERT was given")

@@ -20,7 +20,12 @@ IGNORED = ("ignore:IProgress not found", "ignore::FutureWarning:arviz")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("notebooks", nargs="*", type=Path, help="the .py files; by default all that are numbered")
+    parser.add_argument(
+        "notebooks",
+        nargs="*",
+        type=Path,
+        help="the .py files; by default all that are numbered",
+    )
     for source in parser.parse_args().notebooks or sorted(HERE.glob("[0-9]*.py")):
         target = source.with_suffix(".ipynb")
         nbformat.write(executed(source), target)
@@ -31,10 +36,27 @@ def executed(source: Path) -> NotebookNode:
     """The notebook of a .py in percent format with what its cells print and draw."""
     notebook = jupytext.read(source)
     for number, cell in enumerate(notebook.cells, 1):
-        cell.id = f"cell-{number}"  # jupytext's are random, and every line of a diff counts
-    client = NotebookClient(notebook, record_timing=False, resources={"metadata": {"path": source.parent}})
-    quiet = {"PYTHONWARNINGS": ",".join(IGNORED), "TQDM_DISABLE": "1"}  # a progress bar is nothing to keep
-    return client.execute(env={**os.environ, **quiet})
+        cell.id = (
+            f"cell-{number}"  # jupytext's are random, and every line of a diff counts
+        )
+    client = NotebookClient(
+        notebook, record_timing=False, resources={"metadata": {"path": source.parent}}
+    )
+    quiet = {
+        "PYTHONWARNINGS": ",".join(IGNORED),
+        "TQDM_DISABLE": "1",
+    }  # a progress bar is nothing to keep
+    client.execute(env={**os.environ, **quiet})
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not names_axes(output)]
+    return notebook
+
+
+def names_axes(output: NotebookNode) -> bool:
+    """Whether an output is the name of the axes that a plot returns, under its picture."""
+    result = output.get("data", {}) if output.output_type == "execute_result" else {}
+    return "<Axes" in result.get("text/plain", "") and "text/html" not in result
 
 
 if __name__ == "__main__":

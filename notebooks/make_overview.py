@@ -19,7 +19,11 @@ from pyroformer.models.attention.bayes_rule import posterior_mean, responsibilit
 from pyroformer.models.attention.mixture import Mixture
 
 HERE = Path(__file__).resolve().parent
-TITLES = ("Attention is a posterior mean", "What a text leaves in its mixture", "What it costs, and what it gives back")
+TITLES = (
+    "Attention is a posterior mean",
+    "What a text leaves in its mixture",
+    "What it costs, and what it gives back",
+)
 TOKENS = range(40, 60)  # length of the held-out text in the figure
 
 
@@ -49,7 +53,9 @@ def draw_denoising(ax: Axes) -> None:
     """A query, the mixture, and the posterior mean of the vector that the query is an observation of."""
     means = torch.tensor([[-2.3, 0.8], [-0.1, 1.7], [2.2, 0.7], [-0.3, -1.2]])
     variances = torch.tensor([[0.30, 0.16], [0.22, 0.14], [0.30, 0.22], [0.34, 0.14]])
-    mixture = Mixture(torch.tensor([0.3, 0.15, 0.4, 0.15]).log(), means, variances, noise_variance=0.7)
+    mixture = Mixture(
+        torch.tensor([0.3, 0.15, 0.4, 0.15]).log(), means, variances, noise_variance=0.7
+    )
     query = torch.tensor([[0.85, 0.35]])
     shares = responsibilities(query, mixture)[0].tolist()
     answer = posterior_mean(query, mixture)[0].tolist()
@@ -57,16 +63,50 @@ def draw_denoising(ax: Axes) -> None:
         for deviations in (2, 1):
             size = (2 * deviations * variance.sqrt()).tolist()
             shade = DEPTHS(0.1 + 0.5 * share * (3 - deviations) / 2)
-            ax.add_patch(Ellipse(mean, *size, facecolor=shade, edgecolor=FRAME, linewidth=0.8))
-        ax.annotate(f"{share:.2f}", mean, ha="center", va="center", fontsize=9, color=INK)
+            ax.add_patch(
+                Ellipse(mean, *size, facecolor=shade, edgecolor=FRAME, linewidth=0.8)
+            )
+        ax.annotate(
+            f"{share:.2f}", mean, ha="center", va="center", fontsize=9, color=INK
+        )
     noise = 2 * math.sqrt(0.7)
-    ax.add_patch(Ellipse(query[0].tolist(), noise, noise, fill=False, edgecolor=COLORS[1], linestyle=":"))
-    ax.annotate(
-        "", answer, query[0].tolist(), arrowprops={"arrowstyle": "->", "color": INK, "shrinkA": 0, "shrinkB": 4}
+    ax.add_patch(
+        Ellipse(
+            query[0].tolist(),
+            noise,
+            noise,
+            fill=False,
+            edgecolor=COLORS[1],
+            linestyle=":",
+        )
     )
-    ax.plot(*query[0].tolist(), "o", color=COLORS[1], label="query $u$: a noisy observation of a vector $v$")
-    ax.plot(*answer, "*", color=COLORS[0], markersize=12, label=r"attention: $\mathrm{E}[v \mid u]$")
-    ax.plot([], [], "o", color=DEPTHS(0.4), markeredgecolor=FRAME, label="mixture over $v$, with attention weights")
+    ax.annotate(
+        "",
+        answer,
+        query[0].tolist(),
+        arrowprops={"arrowstyle": "->", "color": INK, "shrinkA": 0, "shrinkB": 4},
+    )
+    ax.plot(
+        *query[0].tolist(),
+        "o",
+        color=COLORS[1],
+        label="query $u$: a noisy observation of a vector $v$",
+    )
+    ax.plot(
+        *answer,
+        "*",
+        color=COLORS[0],
+        markersize=12,
+        label=r"attention: $\mathrm{E}[v \mid u]$",
+    )
+    ax.plot(
+        [],
+        [],
+        "o",
+        color=DEPTHS(0.4),
+        markeredgecolor=FRAME,
+        label="mixture over $v$, with attention weights",
+    )
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.02), fontsize=8, frameon=False)
     ax.set(xlim=(-3.6, 3.5), ylim=(-2.1, 2.6), aspect="equal", xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
@@ -85,12 +125,20 @@ def draw_rate(run: pf.Run, ax: Axes) -> None:
     table = run.folder.read_metrics()
     valid = [row for row, split in enumerate(table["split"]) if split == "valid"]
     columns = {
-        name: np.array([float(column[row]) for row in valid]) for name, column in table.items() if name != "split"
+        name: np.array([float(column[row]) for row in valid])
+        for name, column in table.items()
+        if name != "split"
     }
     rate = np.sum([columns[f"kl_{site}"] for site in run.model.latents], axis=0)
     ax.plot(rate, columns["reconstruction"], color=FRAME, linewidth=1, zorder=1)
     points = ax.scatter(
-        rate, columns["reconstruction"], c=columns["step"], cmap=DEPTHS, vmin=0, edgecolor=INK, linewidth=0.5
+        rate,
+        columns["reconstruction"],
+        c=columns["step"],
+        cmap=DEPTHS,
+        vmin=0,
+        edgecolor=INK,
+        linewidth=0.5,
     )
     bar = ax.figure.colorbar(points, ax=ax, pad=0.02, aspect=30)
     bar.set_label("step", fontsize=8)

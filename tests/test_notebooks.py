@@ -1,8 +1,12 @@
 """Tests of the notebooks: they run, and each .ipynb, with outputs, agrees with the .py that it is written from."""
 
+import ast
+import re
 import runpy
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jupytext
 import matplotlib
@@ -10,11 +14,50 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
+from pyroformer.inference.data.builtin import sentences
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "notebooks").glob("[0-9]*.py"))
 REMEDY = "run `make notebooks`"
 
+# What the tests assign in the cell tagged "parameters", in place of what is written there: the same code on less.
+TINY: dict[str, dict[str, Any]] = {
+    "02_nvae": {"steps": 2, "more_steps": 1, "held_out": 4, "draws": 25},
+    "03_della": {
+        "plain_steps": 2,
+        "steps": 2,
+        "conditional_steps": 2,
+        "particles": 2,
+        "held_out": 4,
+        "generated": 2,
+    },
+    "04_new_prior": {"steps": 2, "prior_steps": 2, "held_out": 4, "particles": 2, "draws": 20},
+    "05_check_your_posterior": {"cases": 20, "learning_steps": 10, "draws": 50, "most_draws": 4},
+    "08_your_own_texts": {"steps": 2, "held_out": 8, "replications": 2},
+    "06_nvib_pretrained": {"steps": 2, "positions": 2, "batch_size": 8, "batches": 2, "bert": ""},
+}
+SENTENCES = 1500  # of the built-in corpus
+CHARACTERS = 92  # in a line of code on the site
+
 each = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+
+
+def with_values(notebook: NotebookNode, values: dict[str, Any]) -> str:
+    """The code of a notebook, with these values in its cell of parameters."""
+    code = []
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            tagged = "parameters" in cell.metadata.get("tags", ())
+            code.append("\n".join(f"{name} = {value!r}" for name, value in values.items()) if tagged else cell.source)
+    return "\n\n".join(code)
+
+
+def parameters(notebook: NotebookNode) -> dict[str, Any]:
+    """Names and values in the cell tagged ``parameters``, of which there is one at most, with plain values only."""
+    found: list[str] = [cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
+    assert len(found) <= 1
+    assignments: list[Any] = ast.parse("\n".join(found)).body
+    return {assignment.targets[0].id: ast.literal_eval(assignment.value) for assignment in assignments}
 
 
 def written(source: Path) -> NotebookNode:
@@ -41,13 +84,31 @@ def test_there_are_notebooks() -> None:
     assert {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} == {path.stem for path in SOURCES}
 
 
+@pytest.fixture
+def few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A built-in corpus that is quick to read."""
+    from pyroformer.inference.data import corpus
+
+    few = _few()
+    monkeypatch.setattr(corpus, "sentences", lambda: few)
+
+
+@cache
+def _few() -> list[str]:
+    return sentences()[:SENTENCES]
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("pyplot")
+@pytest.mark.usefixtures("pyplot", "few_sentences")
 @each
 def test_it_runs(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = jupytext.read(source)
+    values = TINY.get(source.stem, {})
+    assert parameters(notebook).keys() == values.keys()
+    script = tmp_path / source.name
+    script.write_text(with_values(notebook, values), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYROFORMER_NOTEBOOK", "quick")  # one that trains takes few steps then
-    runpy.run_path(str(source))
+    runpy.run_path(str(script))
 
 
 @each
@@ -72,3 +133,23 @@ def test_it_opens_with_the_question_that_it_answers(source: Path) -> None:
     assert first.cell_type == "markdown"
     assert first.source.startswith("# ")
     assert "?" in first.source
+
+
+@each
+def test_it_shows_what_a_reader_would_type(source: Path) -> None:
+    for cell in written(source).cells:
+        if cell.cell_type == "code":
+            assert "rcParams" not in cell.source and "environ" not in cell.source
+            assert not cell.source.rstrip().endswith(";")
+            if "hide-input" not in cell.metadata.get("tags", ()):
+                long = [line for line in cell.source.splitlines() if len(line) > CHARACTERS]
+                assert not long, f"wider than a page: {long}"
+
+
+@each
+def test_its_outputs_are_for_readers(source: Path) -> None:
+    outputs = [output for cell in written(source).cells if cell.cell_type == "code" for output in cell.outputs]
+    for output in outputs:
+        data = output.get("data", {})
+        text = output.get("text", "") if "image/png" in data else output.get("text", data.get("text/plain", ""))
+        assert not re.search(r"<Axes|<Figure size|<matplotlib| object at 0x", text), f"not for readers: {text}"
