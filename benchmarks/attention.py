@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import pyroformer as pf
-from pyroformer.models.attention.denoising import DenoisingAttention
+from pyroformer.models.attention.layers.denoising import DenoisingAttention
 from pyroformer.models.attention.mixture import SharedVariances
 
 Layer = Callable[[], Tensor]

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from pyroformer.guides.nvae import LEAST_LOG_ALPHA, NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.data.readers import read_texts
+from pyroformer.inference.data.sources.readers import read_texts
 from pyroformer.inference.data.tokenizer import MIN_VOCABULARY, Tokenizer, TokenizerKind
 from pyroformer.inference.run import Run
 from pyroformer.inference.training.fit import fit

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from attention import Cost, Layer, measure, ratio
 
-from pyroformer.models.attention.probabilistic import ProbabilisticAttention
+from pyroformer.models.attention.layers.probabilistic import ProbabilisticAttention
 from pyroformer.models.transformer.self_attention import SelfAttention
 
 FORMS: dict[str, dict[str, object]] = {

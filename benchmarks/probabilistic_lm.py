@@ -28,12 +28,12 @@ from torch import Tensor
 
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.data.loaders import sequential_batches
-from pyroformer.inference.data.readers import read_texts
+from pyroformer.inference.data.sources.readers import read_texts
 from pyroformer.inference.data.texts import Texts
 from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.models.attention.attend import attend
+from pyroformer.models.attention.layers.probabilistic import ProbabilisticAttention
 from pyroformer.models.attention.mixture import Mixture
-from pyroformer.models.attention.probabilistic import ProbabilisticAttention
 from pyroformer.models.batch import Batch
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.transformer.blocks import Block

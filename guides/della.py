@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..models.batch import Batch
-from ..models.choices import check_choice
 from ..models.della import DELLA
-from ..models.precision import at_least_float32
 from ..models.priors.latents import gaussian
 from ..models.transformer.layer_encoder import LayerEncoder, PoolKind
 from ..models.transformer.memory import Context
 from ..models.transformer.stacks import are_copies, check_length
+from ..models.utils.choices import check_choice
+from ..models.utils.precision import at_least_float32
 from .base import Guide
 from .posteriors import in_words
 

@@ -26,10 +26,10 @@ from ..models.attention.bayes_rule import log_joint, posterior_mean, posterior_v
 from ..models.attention.m_step import expected_statistics, update_means
 from ..models.attention.observations import Observations
 from ..models.base import LocalModule
-from ..models.choices import check_choice
 from ..models.mixture_attention import MixtureAttention
 from ..models.mixture_sites import masked_logits, nested_plates, normal_of_component, where_true
 from ..models.priors.components import GaussianVectors
+from ..models.utils.choices import check_choice
 
 __all__ = ["AssignmentGuide", "KeyGuide", "MixtureGuide", "ValueGuide"]
 

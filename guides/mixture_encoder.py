@@ -24,13 +24,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..models.attention.denoising import DenoisingAttention
+from ..models.attention.layers.denoising import DenoisingAttention
 from ..models.attention.mixture import Mixture
-from ..models.precision import at_least_float32
 from ..models.transformer.blocks import MLP, Block, applied, initialize, norm_layer
 from ..models.transformer.config import TransformerConfig
 from ..models.transformer.embedding import Embedding
 from ..models.transformer.stacks import check_length
+from ..models.utils.precision import at_least_float32
 from .heads import AlphaForm, AlphaHead, VarianceForm, VarianceHead, bounded
 from .mixture_posterior import MixturePosterior
 

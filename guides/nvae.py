@@ -28,9 +28,9 @@ from ..models.batch import Batch
 from ..models.distributions.log_dirichlet import LogDirichlet
 from ..models.distributions.presence import WherePresent
 from ..models.nvae import NVAE, component_mask
-from ..models.precision import at_least_float32
 from ..models.priors.vectors import own_component
 from ..models.transformer.stacks import Encoder
+from ..models.utils.precision import at_least_float32
 from .base import Guide
 from .heads import AlphaForm, AlphaHead, VarianceForm, VarianceHead, bounded
 from .mixture_encoder import Draw, MixtureEncoder

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ..models.attention.mixture import Mixture
 from ..models.batch import Batch
-from ..models.precision import at_least_float32
 from ..models.transformer.stacks import Encoder
+from ..models.utils.precision import at_least_float32
 from ..models.vae import VAE
 from .base import Guide
 from .posteriors import in_words

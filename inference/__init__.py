@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ..models.lazy import lazy_exports
+from ..models.utils.lazy import lazy_exports
 
 __all__ = [
     "ELBO",

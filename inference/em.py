@@ -20,7 +20,7 @@ from ..models.attention.m_step import (
 from ..models.attention.mixture import Covariances, Mixture
 from ..models.attention.observations import Observations
 from ..models.attention.value_map import value_map
-from ..models.choices import check_choice
+from ..models.utils.choices import check_choice
 from .em_steps import Moves, log_prior, m_step
 from .query_variances import (
     in_dtype,

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from ..models.choices import check_choice
-from ..models.numbers import declared_number
+from ..models.utils.choices import check_choice
+from ..models.utils.numbers import declared_number
 from .schedules import SCHEDULES
 
 __all__ = ["Compile", "FreeBitsPer", "KLReduction", "Objectives", "Precision", "Strategy", "TrainingOptions"]

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from .lazy import lazy_exports
+from .utils.lazy import lazy_exports
 
 __all__ = [
     "DELLA",
@@ -35,7 +35,7 @@ _HOMES = {
     "Covariances": "attention.mixture:Covariances",
     "DELLA": "della:DELLA",
     "Decoder": "transformer.stacks:Decoder",
-    "DenoisingAttention": "attention.denoising:DenoisingAttention",
+    "DenoisingAttention": "attention.layers.denoising:DenoisingAttention",
     "Encoder": "transformer.stacks:Encoder",
     "LanguageModel": "language_model:LanguageModel",
     "LocalModule": "local_params:LocalModule",
@@ -43,7 +43,7 @@ _HOMES = {
     "MixtureAttention": "mixture_attention:MixtureAttention",
     "Model": "base:Model",
     "NVAE": "nvae:NVAE",
-    "ProbabilisticAttention": "attention.probabilistic:ProbabilisticAttention",
+    "ProbabilisticAttention": "attention.layers.probabilistic:ProbabilisticAttention",
     "SharedVariances": "attention.mixture:SharedVariances",
     "TransformerConfig": "transformer.config:TransformerConfig",
     "VAE": "vae:VAE",
@@ -55,9 +55,9 @@ _HOMES = {
 if TYPE_CHECKING:
     from . import distributions, priors
     from .attention.attend import attend
-    from .attention.denoising import DenoisingAttention
+    from .attention.layers.denoising import DenoisingAttention
+    from .attention.layers.probabilistic import ProbabilisticAttention
     from .attention.mixture import Covariances, Mixture, SharedVariances
-    from .attention.probabilistic import ProbabilisticAttention
     from .base import Model
     from .batch import Batch
     from .della import DELLA

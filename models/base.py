@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from .batch import Batch
-from .choices import check_choice
 from .local_params import LocalModule
 from .priors.hyperpriors import draw_hyperpriors
 from .serialization import Configurable
 from .transformer.backbone import ADAPTER_RANK, Backbone, Train
 from .transformer.config import TransformerConfig
 from .transformer.memory import Memory
+from .utils.choices import check_choice
 
 __all__ = ["TEXTS", "LocalModule", "Model"]
 

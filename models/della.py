@@ -29,7 +29,6 @@ from torch.distributions import Distribution
 from .attention.editing import check_fraction
 from .base import Model
 from .batch import Batch
-from .choices import check_choice
 from .distributions.foreign import as_pyro
 from .priors.checks import as_prior, check_prior
 from .priors.latents import First, LinearGaussian
@@ -40,6 +39,7 @@ from .transformer.layer_encoder import LayerEncoder
 from .transformer.memory import Context, Memory, check_context, check_pair
 from .transformer.stacks import Decoder, check_condition
 from .transformer.text_distribution import AutoregressiveText
+from .utils.choices import check_choice
 
 __all__ = ["DELLA", "Draw", "Recursion", "Structure"]
 

@@ -36,8 +36,6 @@ from .batch import Batch
 from .distributions.foreign import as_pyro
 from .distributions.presence import Presence
 from .mixture_base import MixtureMemoryModel
-from .numbers import declared_number
-from .precision import at_least_float32
 from .priors.checks import as_prior, check_prior
 from .priors.lengths import LengthPrior
 from .priors.named import named_prior
@@ -48,6 +46,8 @@ from .priors.weights import BoundedDirichletProcess
 from .transformer.config import TransformerConfig
 from .transformer.memory import Memory
 from .transformer.stacks import Decoder
+from .utils.numbers import declared_number
+from .utils.precision import at_least_float32
 
 __all__ = ["NVAE", "component_mask"]
 

@@ -6,7 +6,7 @@ from importlib import import_module
 from inspect import signature
 from typing import Any, TypeVar
 
-from .numbers import plain_number
+from .utils.numbers import plain_number
 
 __all__ = ["Configurable", "check_trust", "from_config", "public_path", "to_config"]
 

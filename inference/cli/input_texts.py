@@ -25,7 +25,7 @@ def require_text(flag: str, text: str | None) -> str:
 
 def read_test_texts(data: str, field: str | None, condition: str | None = None) -> Any:
     """The texts or pairs of a file, or of the test file in a folder."""
-    from ..data.readers import read_file, read_texts
+    from ..data.sources.readers import read_file, read_texts
 
     if Path(data).is_dir():
         return read_texts(data, field, condition=condition)[0]["test"]

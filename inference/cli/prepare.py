@@ -12,10 +12,10 @@ from torch import nn
 
 from ...models.base import Model
 from ...models.batch import EOS
-from ...models.choices import check_choice
 from ...models.serialization import check_trust, from_config, public_path
 from ...models.transformer.backbone import Backbone, Train
 from ...models.transformer.config import TransformerConfig
+from ...models.utils.choices import check_choice
 from ..data.corpus import Corpus
 from ..pretrained.pretrained import Pretrained
 from ..runs.fingerprint import content_fingerprint

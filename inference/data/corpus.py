@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...models.batch import Batch
-from ...models.choices import check_choice
+from ...models.utils.choices import check_choice
 from ..utils.files import as_path
 from ..utils.html import html_table
 from .building import build_corpus, check_options
-from .builtin import sentences
 from .entries import Pair, as_entries
-from .formats import Field
 from .labels import Labels
 from .loaders import TrainingStream, sequential_batches
 from .pairs import encode_pairs, unzip_pairs
 from .preparation import preparation
-from .readers import read_to_disk
+from .sources.builtin import sentences
+from .sources.formats import Field
+from .sources.readers import read_to_disk
 from .splits import SPLITS, split_texts
 from .storage import TOKENIZER, TemporaryFolder, condition_tokenizer, load_splits, read_metadata
 from .texts import Overlong, Texts

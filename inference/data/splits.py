@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from ...models.numbers import declared_number
+from ...models.utils.numbers import declared_number
 from .entries import Pair
 from .labels import label_names
 from .stored_texts import StoredTexts, encoded_chunks

@@ -11,7 +11,7 @@ from tokenizers import Encoding
 from torch import Tensor
 
 from ...models.batch import EOS, PAD, Batch
-from ...models.choices import check_choice
+from ...models.utils.choices import check_choice
 from ..utils.bucketing import bucket_lengths
 from .labels import Labels
 from .tokenizer import Tokenizer

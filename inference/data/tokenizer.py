@@ -12,7 +12,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from ...models.batch import BOS, EOS, PAD
-from ...models.choices import check_choice
+from ...models.utils.choices import check_choice
 from ..utils.files import as_path
 
 __all__ = ["MIN_VOCABULARY", "Tokenizer", "TokenizerKind", "check_tokenizer", "check_vocabulary", "read_core"]

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from ...models.choices import check_choice
+from ...models.utils.choices import check_choice
 from ..data.entries import as_texts
 from .estimates import Estimate, ratio
 from .ngrams import NGram, Tokenization, at_least, largest, ngrams_up_to, second_largest, split, subsample

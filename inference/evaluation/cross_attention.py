@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ...models.attention.denoising import DenoisingAttention
+from ...models.attention.layers.denoising import DenoisingAttention
 from ...models.attention.mixture import Mixture
 from ...models.transformer.stacks import Decoder
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from ...models.choices import check_choice
+from ...models.utils.choices import check_choice
 from ..data.entries import as_texts
 
 __all__ = [

@@ -5,7 +5,7 @@ import inspect
 import sys
 from typing import Any, TypeVar
 
-from ...models.choices import check_choice
+from ...models.utils.choices import check_choice
 
 __all__ = ["ConvergenceWarning", "Estimator", "NotFittedError", "of_sklearn"]
 

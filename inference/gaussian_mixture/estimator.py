@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...models.attention.m_step import ConjugatePriors
 from ...models.attention.mixture import Covariances
-from ...models.choices import check_choice
+from ...models.utils.choices import check_choice
 from .arrays import in_form
 from .conventions import ConvergenceWarning, of_sklearn
 from .fitted import Array, FittedMixture

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...models.attention.m_step import ConjugatePriors
-from ...models.numbers import declared_number
+from ...models.utils.numbers import declared_number
 from ..utils.seeds import derived_seed
 from .arrays import numbers
 from .fitting import Problem

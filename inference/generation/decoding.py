@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...models.precision import at_least_float32
+from ...models.utils.precision import at_least_float32
 from ..utils.seeds import derived_seed
 
 __all__ = ["Decoding", "uniforms"]

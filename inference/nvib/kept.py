@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...models.numbers import declared_number
 from ...models.nvib.observer import Observer
+from ...models.utils.numbers import declared_number
 from .layers import layers
 from .observe import run_batches
 

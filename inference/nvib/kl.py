@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ...models.numbers import declared_number
 from ...models.nvib.bottleneck import Bottleneck, VectorPosterior
 from ...models.priors.weights import conditional_concentration
+from ...models.utils.numbers import declared_number
 from ..objectives.nvib import vector_regularizer, weight_regularizer
 from .layers import check_prior, layers
 

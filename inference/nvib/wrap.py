@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from ...models.attention.natural_parameters import Form
-from ...models.choices import check_choice
 from ...models.nvib.bottleneck import Bottleneck
+from ...models.utils.choices import check_choice
 from .hub_attention import BartAttention, BertCrossAttention, BertSelfAttention, GPT2Attention
 from .torch_attention import TorchAttention, check_torch_attention
 from .wrapped import WrappedAttention, wrapped_class

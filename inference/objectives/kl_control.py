@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Independent
 
-from ...models.choices import check_choice
+from ...models.utils.choices import check_choice
 from ..options import FreeBitsPer
 
 __all__ = ["FreeBits", "KLController", "by_dimension"]

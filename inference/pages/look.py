@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ...guides.base import encodes
-from ...models.numbers import declared_number
+from ...models.utils.numbers import declared_number
 from ..data.pairs import unzip_pairs
 from ..evaluation.summary import run_summary
 from ..run import Run

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..choices import check_choice
-from ..precision import at_least_float32
+from ..utils.choices import check_choice
+from ..utils.precision import at_least_float32
 from .centering import common_center, visible_center
 from .chunked import map_chunks
 from .log_space import safe_logsumexp

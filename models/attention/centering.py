@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..precision import at_least_float32
+from ..utils.precision import at_least_float32
 
 __all__ = ["common_center", "visible_center"]
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..precision import at_least_float32, without_autocast
-from ..tensor_checks import check_entries
+from ..utils.precision import at_least_float32, without_autocast
+from ..utils.tensor_checks import check_entries
 from .centering import common_center, visible_center
 from .chunked import map_chunks
 from .log_space import normalized

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..precision import at_least_float32
-from ..tensor_checks import check_entries, check_types
+from ..utils.precision import at_least_float32
+from ..utils.tensor_checks import check_entries, check_types
 from .centering import common_center
 from .log_space import normalized
 

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..precision import at_least_float32, without_autocast
+from ..utils.precision import at_least_float32, without_autocast
 from .mixture import Mixture, SharedVariances
 from .packed import side_by_side
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..tensor_checks import check_types
+from ..utils.tensor_checks import check_types
 from .mixture import Mixture
 
 __all__ = ["Observations", "check_queries"]

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import Gamma
 
-from ..precision import at_least_float32
+from ..utils.precision import at_least_float32
 from .stirling import digamma_gap, digamma_gap_slope, stirling_remainder
 
 __all__ = [

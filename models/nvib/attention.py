@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..attention.packed import fused_attention, pack_keys, pack_queries, pack_values, packed_width
-from ..precision import at_least_float32, without_autocast
+from ..utils.precision import at_least_float32, without_autocast
 from .bottleneck import Bottleneck, Components, VectorPosterior
 
 __all__ = ["Packed", "Projections", "attend", "pack"]

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..distributions.log_dirichlet_math import LOG_ZERO, sample_log_gamma
-from ..precision import at_least_float32, without_autocast
+from ..utils.precision import at_least_float32, without_autocast
 from .moments import RunningMoments
 from .observer import Observer
 from .tau import IDENTITY, Tau

@@ -3,7 +3,7 @@ r"""The dial of a regularized layer: how far its posterior is from the vectors t
 import math
 from typing import NamedTuple
 
-from ..numbers import plain_number
+from ..utils.numbers import plain_number
 
 __all__ = ["IDENTITY", "Tau", "checked_tau"]
 

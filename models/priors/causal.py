@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..attention.kv_cache import KeyValueCache
-from ..precision import at_least_float32
 from ..transformer.blocks import Block, applied, initialize
 from ..transformer.config import TransformerConfig
 from ..transformer.embedding import sinusoids
+from ..utils.precision import at_least_float32
 from .checks import check_prior
 from .joint import InOrder, checked_samples, with_own
 from .roles import SequencePrior, VectorPrior

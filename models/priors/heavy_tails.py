@@ -8,7 +8,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..precision import at_least_float32
+from ..utils.precision import at_least_float32
 from .latents import First, LinearPrior, bounded_std
 from .roles import VectorPrior
 

@@ -8,7 +8,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..precision import at_least_float32
+from ..utils.precision import at_least_float32
 from .roles import LatentPrior
 
 __all__ = ["First", "LinearGaussian", "LinearPrior", "StandardGaussian", "bounded_std", "gaussian", "unbounded"]

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..distributions.lengths import Lengths
-from ..precision import at_least_float32
+from ..utils.precision import at_least_float32
 from .roles import Prior
 
 __all__ = ["LengthPrior"]

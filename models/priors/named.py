@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.distributions import Distribution
 
-from ..choices import check_choice
+from ..utils.choices import check_choice
 from .codebook import CodebookVectorPrior
 from .roles import BaseMeasure
 from .sequences import AutoregressiveVectorPrior

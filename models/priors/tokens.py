@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..distributions.lengths import Lengths
-from ..precision import at_least_float32
 from ..transformer.embedding import sinusoids
+from ..utils.precision import at_least_float32
 from .causal import CausalVectorPrior
 from .codebook import Codebook
 from .joint import of_tokens

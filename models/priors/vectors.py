@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..distributions.foreign import as_pyro
-from ..precision import at_least_float32
+from ..utils.precision import at_least_float32
 from .checks import check_prior, described
 from .latents import gaussian
 from .roles import BaseMeasure, SequencePrior, VectorPrior

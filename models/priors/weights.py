@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from ..distributions.log_dirichlet import LogDirichlet
 from ..distributions.stick_breaking import LogStickBreaking
-from ..precision import at_least_float32
+from ..utils.precision import at_least_float32
 from .hyperpriors import Hierarchical
 from .roles import WeightPrior
 

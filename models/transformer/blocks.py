@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..attention.denoising import DenoisingAttention, ProjectedMixture
 from ..attention.kv_cache import KeyValueCache
+from ..attention.layers.denoising import DenoisingAttention, ProjectedMixture
+from ..attention.layers.probabilistic import ProbabilisticAttention
 from ..attention.mixture import Mixture
-from ..attention.probabilistic import ProbabilisticAttention
 from .config import TransformerConfig
 from .linear import linear
 from .self_attention import SelfAttention

@@ -4,9 +4,9 @@ from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_origin
 
 from ..batch import BOS, EOS, PAD
-from ..choices import check_choice
 from ..heads import head_width
-from ..numbers import declared_number
+from ..utils.choices import check_choice
+from ..utils.numbers import declared_number
 
 __all__ = ["TransformerConfig"]
 MOST_LAYERS = 10_000

@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..choices import check_choice
+from ..utils.choices import check_choice
 from .config import TransformerConfig
 
 __all__ = [

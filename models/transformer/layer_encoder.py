@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..choices import check_choice
+from ..utils.choices import check_choice
 from .blocks import Block, applied, initialize
 from .config import TransformerConfig
 from .stacks import Decoder, are_copies

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..attention.kv_cache import KeyValueCache
-from ..attention.torch_weights import TorchWeights
+from ..attention.layers.torch_weights import TorchWeights
 from ..heads import head_width
 from .fusion import MemorySlot
 from .linear import linear

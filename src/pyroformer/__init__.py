@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .models.lazy import lazy_exports
+from .models.utils.lazy import lazy_exports
 
 __all__ = [
     "DELLA",
@@ -56,7 +56,7 @@ _HOMES = {
     "MixtureAttention": "models.mixture_attention:MixtureAttention",
     "NVAEGuide": "guides.nvae:NVAEGuide",
     "Pretrained": "inference.pretrained.pretrained:Pretrained",
-    "ProbabilisticAttention": "models.attention.probabilistic:ProbabilisticAttention",
+    "ProbabilisticAttention": "models.attention.layers.probabilistic:ProbabilisticAttention",
     "ProbabilisticCrossAttention": "models.attention.layers.cross:ProbabilisticCrossAttention",
     "Run": "inference.run:Run",
     "VAEGuide": "guides.vae:VAEGuide",
@@ -97,8 +97,8 @@ if TYPE_CHECKING:
     from .models import distributions
     from .models.attention.attend import attend
     from .models.attention.layers.cross import ProbabilisticCrossAttention
+    from .models.attention.layers.probabilistic import ProbabilisticAttention
     from .models.attention.mixture import Mixture
-    from .models.attention.probabilistic import ProbabilisticAttention
     from .models.batch import Batch
     from .models.della import DELLA
     from .models.language_model import LanguageModel

@@ -9,7 +9,7 @@ from torch.distributions import Normal, kl_divergence
 
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.objectives.elbo import ELBO
-from pyroformer.models.attention.denoising import DenoisingAttention
+from pyroformer.models.attention.layers.denoising import DenoisingAttention
 from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.priors.vectors import GaussianVectorPrior

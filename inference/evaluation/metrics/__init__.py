@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ....models.choices import check_choice
+from ....models.utils.choices import check_choice
 from ..metric import Metric
 from .bounds import BoundGivenLength, ImportanceWeighted, ImportanceWeightedGivenLength, NegativeELBO
 from .components import KeptAlpha, KeptAttention, KeptEntropy

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ....models.choices import check_choice
 from ....models.transformer.text_distribution import AutoregressiveText
+from ....models.utils.choices import check_choice
 from ..bleu import bleu
 from ..context import BatchContext, EvaluationContext
 from ..estimates import Estimate, ratio

@@ -1,1 +1,1 @@
-"""Layers of probabilistic attention between two sequences."""
+"""Attention as modules for one's own network."""

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ...tensor_checks import check_types
+from ...utils.tensor_checks import check_types
 from ..attend import attend
 from ..mixture import Mixture
-from ..probabilistic import ProbabilisticAttention, ValuePosterior
+from .probabilistic import ProbabilisticAttention, ValuePosterior
 
 __all__ = ["ProbabilisticCrossAttention"]
 
@@ -24,7 +24,7 @@ class ProbabilisticCrossAttention(ProbabilisticAttention):
 
     Arguments, parameters and their names are those of :class:`~pyroformer.ProbabilisticAttention`, whose ``qkv`` has
     the rows of queries first: weights of either load into the other, and
-    :meth:`from_multihead_attention <pyroformer.models.attention.torch_weights.TorchWeights.from_multihead_attention>`
+    :meth:`~pyroformer.models.attention.layers.torch_weights.TorchWeights.from_multihead_attention`
     takes those of ``nn.MultiheadAttention``. With ``steps`` keys adapt to all queries of ``x``.
 
     Examples:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ...numbers import declared_number
+from ...utils.numbers import declared_number
 from .cross import ProbabilisticCrossAttention
 
 __all__ = ["ProbabilisticMemory", "ProbabilisticPooling"]

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyroformer.inference.data import builtin
 from pyroformer.inference.data.building import auto_vocabulary
 from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.data.readers import read_file, read_texts
+from pyroformer.inference.data.sources import builtin
+from pyroformer.inference.data.sources.readers import read_file, read_texts
 from pyroformer.inference.data.splits import split_texts
 from pyroformer.inference.data.storage import _remove
 from pyroformer.inference.data.texts import Texts, check_length_options, tokenize

@@ -13,7 +13,7 @@ from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.data.entries import as_conditions, as_entries, as_texts
-from pyroformer.inference.data.readers import read_file
+from pyroformer.inference.data.sources.readers import read_file
 from pyroformer.inference.diagnostics.compare import compare
 from pyroformer.inference.evaluation.evaluate import text_bounds
 from pyroformer.inference.run import Run

@@ -22,7 +22,7 @@ from pyroformer.inference.data.entries import Pair
 from pyroformer.inference.data.labels import MAX_LABELS, Labels, label_names
 from pyroformer.inference.data.loaders import TrainingStream
 from pyroformer.inference.data.pairs import condition_lengths, encode_pairs, unzip_pairs
-from pyroformer.inference.data.readers import read_file, read_texts
+from pyroformer.inference.data.sources.readers import read_file, read_texts
 from pyroformer.inference.data.splits import split_texts
 from pyroformer.inference.data.texts import Texts
 from pyroformer.inference.data.tokenizer import Tokenizer

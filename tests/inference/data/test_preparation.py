@@ -15,7 +15,7 @@ import pytest
 
 from pyroformer.inference.data import building, shards, stored_texts
 from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.data.readers import read_texts, read_to_disk
+from pyroformer.inference.data.sources.readers import read_texts, read_to_disk
 from pyroformer.inference.data.splits import split_texts
 from pyroformer.inference.data.stored_texts import StoredTexts, chunk_bounds, encoded_chunks, store_texts
 

@@ -21,7 +21,7 @@ from pyroformer.inference.runs.lock import run_lock
 from pyroformer.inference.training.checks import check_arguments
 from pyroformer.inference.training.divergence import DivergenceError
 from pyroformer.inference.training.lightning_module import Status
-from pyroformer.models.numbers import declared_number
+from pyroformer.models.utils.numbers import declared_number
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "dropout": 0.0}
 TEXTS = [f"The number {n} follows {n - 1} and comes before {n + 1}." for n in range(1, 61)]

@@ -32,7 +32,9 @@ from pyroformer.models.nvae import NVAE
 from pyroformer.models.transformer.blocks import compile_blocks
 from pyroformer.models.vae import VAE
 
-TEXTS = [f"{n} is {n % 7} modulo seven." for n in range(10, 32)]  # of one length: one graph; 20 train: one step of an epoch is short
+TEXTS = [
+    f"{n} is {n % 7} modulo seven." for n in range(10, 32)
+]  # of one length: one graph; 20 train: one step of an epoch is short
 SYSTEMS = ("lm", "nvae", "vae", "della")
 SIZE = {"width": 16, "layers": 1, "heads": 2, "dropout": 0.1}
 MODERN = {

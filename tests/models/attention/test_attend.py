@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from pyroformer.models.attention.attend import attend
 from pyroformer.models.attention.bayes_rule import evidence, posterior_mean, posterior_variance, responsibilities
-from pyroformer.models.attention.denoising import DenoisingAttention, ProjectedMixture
+from pyroformer.models.attention.layers.denoising import DenoisingAttention, ProjectedMixture
 from pyroformer.models.attention.mixture import Mixture, SharedVariances
 
 BATCH, HEADS, QUERIES, COMPONENTS, WIDTH, VALUES = 2, 3, 5, 7, 6, 4

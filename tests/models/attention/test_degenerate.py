@@ -14,8 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import pyroformer as pf
 from pyroformer.models.attention.attend import attend
 from pyroformer.models.attention.bayes_rule import posterior_mean
+from pyroformer.models.attention.layers.probabilistic import ProbabilisticAttention
 from pyroformer.models.attention.mixture import Covariances, Mixture, SharedVariances
-from pyroformer.models.attention.probabilistic import ProbabilisticAttention
 from pyroformer.models.attention.value_map import value_map
 from pyroformer.models.transformer.self_attention import SelfAttention
 

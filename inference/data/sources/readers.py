@@ -11,12 +11,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, overload
 
-from ..utils.files import as_path
-from ..utils.progress import progress_bar
-from .entries import Pair
+from ...utils.files import as_path
+from ...utils.progress import progress_bar
+from ..entries import Pair
+from ..splits import SPLITS, split_texts
+from ..stored_texts import TEXTS, StoredTexts, store_texts
 from .formats import FORMATS, Field
-from .splits import SPLITS, split_texts
-from .stored_texts import TEXTS, StoredTexts, store_texts
 
 __all__ = ["read_file", "read_texts", "read_to_disk"]
 

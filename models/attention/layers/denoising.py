@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..choices import check_choice
-from ..heads import head_width
-from ..precision import at_least_float32
-from .mixture import Mixture
-from .natural_parameters import Basis, Form, LowRank, natural
-from .packed import fused_attention, pack_keys, pack_queries, pack_values, packed_width
+from ...heads import head_width
+from ...utils.choices import check_choice
+from ...utils.precision import at_least_float32
+from ..mixture import Mixture
+from ..natural_parameters import Basis, Form, LowRank, natural
+from ..packed import fused_attention, pack_keys, pack_queries, pack_values, packed_width
 
 __all__ = ["DenoisingAttention", "ProjectedMixture"]
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pyroformer.models.attention.bayes_rule import evidence, posterior_variance
 from pyroformer.models.attention.kv_cache import KeyValueCache
+from pyroformer.models.attention.layers.probabilistic import ProbabilisticAttention
 from pyroformer.models.attention.mixture import Mixture
-from pyroformer.models.attention.probabilistic import ProbabilisticAttention
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.self_attention import SelfAttention
 from pyroformer.models.transformer.stacks import Decoder

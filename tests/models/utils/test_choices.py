@@ -2,7 +2,7 @@
 
 import pytest
 
-from pyroformer.models.choices import check_choice
+from pyroformer.models.utils.choices import check_choice
 
 
 @pytest.mark.parametrize("value", ["full", "diagonal", None])

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..choices import check_choice
-from ..heads import head_width
-from ..precision import at_least_float32
-from .attend import Returns, attend
-from .key_adaptation import adapt_keys, causal_responsibilities, check_pseudo_counts
-from .kv_cache import KeyValueCache
-from .mixture import Mixture
+from ...heads import head_width
+from ...utils.choices import check_choice
+from ...utils.precision import at_least_float32
+from ..attend import Returns, attend
+from ..key_adaptation import adapt_keys, causal_responsibilities, check_pseudo_counts
+from ..kv_cache import KeyValueCache
+from ..mixture import Mixture
 from .torch_weights import TorchWeights
 
 __all__ = ["ProbabilisticAttention", "ValuePosterior"]

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyroformer.inference.data import readers
-from pyroformer.inference.data.formats import FORMATS
-from pyroformer.inference.data.readers import read_file, read_texts
-from pyroformer.inference.data.tables import tab_rows
+from pyroformer.inference.data.sources import readers
+from pyroformer.inference.data.sources.formats import FORMATS
+from pyroformer.inference.data.sources.readers import read_file, read_texts
+from pyroformer.inference.data.sources.tables import tab_rows
 
 TEXTS = ['He said "no", twice', "two\nlines", "a\ttab", "größer, schöner", '"quoted"', "plain"]
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ..choices import check_choice
+from ...utils.choices import check_choice
 
 __all__ = ["TorchWeights"]
 

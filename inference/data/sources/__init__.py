@@ -1,0 +1,1 @@
+"""Where texts come from: files, tables and the corpus that ships."""
