@@ -12,16 +12,18 @@ import pyroformer as pf
 P, H, B, M, N = 12, 3, 2, 4, 6
 PADDING = torch.arange(N) >= torch.tensor([[4], [N]])
 BLOCKED = torch.ones(M, N, dtype=torch.bool).triu(3)
+BY_HEAD = torch.linspace(0, 99, B * H * M * N).view(B * H, M, N).sin() < -0.2
+BY_HEAD[..., 0] = False  # a query that sees nothing is NaN or zero, by the version of torch
 MASKS: dict[str, dict[str, Tensor]] = {
     "none": {},
     "padding": {"key_padding_mask": PADDING},
     "padding to add": {"key_padding_mask": torch.zeros(B, N).masked_fill(PADDING, -torch.inf)},
     "blocked": {"attn_mask": BLOCKED},
-    "blocked by head": {"attn_mask": torch.rand(B * H, M, N) < 0.4},
+    "blocked by head": {"attn_mask": BY_HEAD},
     "added": {"attn_mask": torch.linspace(-3, 3, M * N).view(M, N)},
     "both": {"key_padding_mask": PADDING, "attn_mask": BLOCKED},
     "both by head": {"key_padding_mask": PADDING, "attn_mask": BLOCKED.expand(B * H, M, N)},
-    "both to add": {"key_padding_mask": torch.zeros(B, N).masked_fill(PADDING, -9.0), "attn_mask": torch.randn(M, N)},
+    "both to add": {"key_padding_mask": torch.zeros(B, N).masked_fill(PADDING, -9.0), "attn_mask": torch.linspace(2, -1, M * N).view(M, N)},
 }
 
 
