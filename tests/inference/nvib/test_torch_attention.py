@@ -23,7 +23,10 @@ MASKS: dict[str, dict[str, Tensor]] = {
     "added": {"attn_mask": torch.linspace(-3, 3, M * N).view(M, N)},
     "both": {"key_padding_mask": PADDING, "attn_mask": BLOCKED},
     "both by head": {"key_padding_mask": PADDING, "attn_mask": BLOCKED.expand(B * H, M, N)},
-    "both to add": {"key_padding_mask": torch.zeros(B, N).masked_fill(PADDING, -9.0), "attn_mask": torch.linspace(2, -1, M * N).view(M, N)},
+    "both to add": {
+        "key_padding_mask": torch.zeros(B, N).masked_fill(PADDING, -9.0),
+        "attn_mask": torch.linspace(2, -1, M * N).view(M, N),
+    },
 }
 
 
