@@ -33,6 +33,7 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "04_new_prior": {"steps": 2, "prior_steps": 2, "held_out": 4, "particles": 2, "draws": 20},
     "05_check_your_posterior": {"cases": 20, "learning_steps": 10, "draws": 50, "most_draws": 4},
+    "07_from_pyro_and_pymc": {"warmup": 3, "draws": 25, "steps": 2},
     "08_your_own_texts": {"steps": 2, "held_out": 8, "replications": 2},
     "06_nvib_pretrained": {"steps": 2, "positions": 2, "batch_size": 8, "batches": 2, "bert": ""},
 }
