@@ -64,6 +64,7 @@ notebooks: $(DEV)
 	$(BIN)/python notebooks/make_notebooks.py
 
 docs: $(DOCS)
+	rm -rf docs/reference # what is generated of modules that have moved
 	$(BIN)/python -m sphinx -W --keep-going -c docs -b html . build/docs
 	@echo "open build/docs/docs/index.html"
 
