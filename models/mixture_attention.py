@@ -32,6 +32,7 @@ from .attention.mixture import Mixture
 from .base import TEXTS, LocalModule
 from .distributions.foreign import as_pyro
 from .mixture_checks import Sizes, check_precision_prior, check_weight_prior, shape_of_tokens
+from .mixture_emission import EmissionLike, as_emission, check_emission, query_of_component
 from .mixture_sites import masked_logits, nested_plates, normal_of_component, sample_in, where_true
 from .priors.checks import as_prior, check_distribution, check_mixture
 from .priors.components import ComponentPrior
@@ -82,12 +83,16 @@ class MixtureAttention(LocalModule):
         precision: Prior over the precision of queries, with event shape () for one per component or :math:`(D)`.
         weights: Prior over the weights or their logarithms, called with a mask of the components that exist; of the
             mixture's own weights only the zeros then matter.
+        emission: A module or function that is called with the means and the scales (:math:`\alpha^{-1/2}`) of the
+            queries' components, both with shape :math:`(*, D)`, and returns the distribution of a query in place of the
+            Gaussian, with event shape :math:`(D)`. Values stay Gaussian, and so does :meth:`mixture`.
         free_values: Whether unknown values are sites too, ``value`` if none is known and ``value_unobserved`` if some
             are. Otherwise they are integrated out.
 
     Raises:
         ValueError: If a precision is not positive, weights do not sum to one, no component is left, a prior has another
-            shape or support than its site requires, or values need a mixture with some.
+            shape or support than its site requires, an emission gives no distribution over a query, or values need a
+            mixture with some.
 
     Examples:
         >>> from pyro.infer import TraceEnum_ELBO
@@ -97,6 +102,13 @@ class MixtureAttention(LocalModule):
         >>> attention = TraceEnum_ELBO(max_plate_nesting=1).compute_marginals(model, lambda *_: None, queries)
         >>> torch.allclose(attention["assignment"].probs @ values, pf.attend(queries, mixture), atol=1e-5)
         True
+
+        Queries with heavy tails:
+
+        >>> from pyro.distributions import StudentT
+        >>> heavy = MixtureAttention(mixture, emission=lambda mean, scale: StudentT(4.0, mean, scale).to_event(1))
+        >>> heavy(tokens=7).shape
+        torch.Size([7, 8])
     """
 
     means: Tensor
@@ -115,6 +127,7 @@ class MixtureAttention(LocalModule):
         values: PriorLike | None = None,
         precision: PriorLike | None = None,
         weights: PriorLike | None = None,
+        emission: EmissionLike | None = None,
         free_values: bool = False,
     ) -> None:
         super().__init__()
@@ -137,6 +150,7 @@ class MixtureAttention(LocalModule):
         self.value_prior = None if values is None else as_prior(values, ComponentPrior, "values")
         self.precision_prior = None if precision is None else as_prior(precision, nn.Module, "precision")
         self.weight_prior = None if weights is None else as_prior(weights, WeightPrior, "weights")
+        self.emission = None if emission is None else as_emission(emission)
         self._log_weights_drawn = self._diagonal = False
         # building a model must not advance the random state
         with torch.no_grad(), torch.random.fork_rng(devices=[]), poutine.block():
@@ -245,7 +259,7 @@ class MixtureAttention(LocalModule):
         with nested_plates(*plates, pyro.plate("tokens", shape[-1], dim=-1)):
             distribution = dist.Categorical(logits=masked_logits(parameters.log_weights, attn_mask, counted))
             assignment = pyro.sample("assignment", distribution, infer={"enumerate": "parallel"})
-            distribution = normal_of_component(parameters.keys, parameters.precision, assignment)
+            distribution = query_of_component(self.emission, parameters.keys, parameters.precision, assignment)
             with where_true(counted):
                 if queries is not None and counted is not None:
                     queries = torch.where(counted[..., None], queries, 0)
@@ -311,6 +325,8 @@ class MixtureAttention(LocalModule):
             self._diagonal, draw = check_precision_prior(as_pyro(self.precision_prior()), rows, self.means.shape[-1])
             draws["precision"] = draw
         parameters = self.mixture_parameters(draws)
+        if self.emission is not None:
+            check_emission(self.emission, parameters.keys, parameters.precision)
         if self.key_prior is not None:
             check_distribution("keys", as_pyro(self.key_prior(parameters.precision)), rows, [self.means.shape[-1:]])
         if self.value_prior is not None:

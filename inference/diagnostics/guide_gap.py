@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ...models.attention.bayes_rule import evidence
 from ...models.attention.log_space import safe_logsumexp
 from ...models.mixture_attention import MixtureAttention
+from ...models.mixture_emission import check_gaussian
 from ...models.mixture_sites import masked_logits
 
 __all__ = ["guide_gap"]
@@ -48,6 +49,7 @@ def guide_gap(
         >>> abs(float(guide_gap(model, AssignmentGuide(model), torch.randn(3, 8)))) < 1e-5  # attention is the posterior
         True
     """
+    check_gaussian(model.emission, "guide_gap")
     if any(p is not None for p in (model.key_prior, model.value_prior, model.precision_prior, model.weight_prior)):
         raise ValueError("with a prior over components, log p(queries) has no closed form: compare bounds instead.")
     elbo = TraceEnum_ELBO(
