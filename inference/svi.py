@@ -1,6 +1,8 @@
 """Stochastic variational inference for training loops of your own."""
 
+import inspect
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any
 
 import pyro
@@ -38,8 +40,8 @@ class SVI:
         optimizer: The optimizer; None before the first step if torch's, which is made when all parameters exist.
 
     Raises:
-        ValueError: If the optimizer or the loss is of another kind; at the first step, if model or guide calls
-            ``pyro.param``.
+        ValueError: If the optimizer or the loss is of another kind, or an option is neither's; at the first step, if
+            model or guide calls ``pyro.param``.
 
     Examples:
         >>> from pyroformer.models.batch import Batch
@@ -81,6 +83,8 @@ class SVI:
                 f"optimizer is a {type(optimizer).__name__}: give a class, such as torch.optim.Adam, or an optimizer "
                 "of pyro.optim."
             )
+        if not isinstance(optimizer, PyroOptim):
+            _check_options(optimizer, options)
         latent = guide if guide is not None or isinstance(loss, ELBO) else _Nothing()
         self.loss: Any = loss  # pyro.infer.ELBO declares none of its subclasses' methods
         self.objective: nn.Module = loss(model, latent)  # type: ignore[arg-type]  # our ELBO takes None
@@ -140,6 +144,24 @@ class SVI:
                     f"model or guide calls pyro.param({name!r}), which SVI does not train: make it an attribute of a "
                     "PyroModule, with pyro.nn.PyroParam if it has a constraint."
                 )
+
+
+def _check_options(optimizer: Callable[..., torch.optim.Optimizer], options: dict[str, Any]) -> None:
+    """Raises a ValueError for an option that neither SVI nor the optimizer has."""
+    try:
+        taken = inspect.signature(optimizer).parameters.values()
+    except ValueError:  # of a function without a signature, which may take anything
+        return
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken):
+        return
+    # the first are the parameters of the modules, which are no option
+    known = [parameter.name for parameter in taken if parameter.kind is not parameter.POSITIONAL_ONLY][1:]
+    for name in options:
+        if name not in known:
+            close = get_close_matches(name, ["optimizer", "loss", *known], n=1)
+            hint = f"did you mean {close[0]}?" if close else f"its options are {', '.join(known)}."
+            made_by = getattr(optimizer, "__name__", type(optimizer).__name__)
+            raise ValueError(f"neither SVI nor {made_by} has an option {name}: {hint}")
 
 
 class _Nothing(nn.Module):

@@ -151,16 +151,18 @@ class Evaluation:
             return []
         count = self.about["compared"]
         title = f"by latent, in nats/text: mutual information is at most ln {count:,} = {math.log(count):.2f}"
-        if count < self.about["texts"]:
-            together = "compared_kl" in self.metrics
-            texts = f"{self.about['texts']:,}"
-            title += (
-                f"; over {count:,} of the {texts} texts"
-                if together
-                else f"; KL of all {texts} texts, the rest of {count:,}"
-            )
+        texts, together = self.about["texts"], "compared_kl" in self.metrics
+        if together:
+            share = f"{count:,} of the {texts:,}" if count < texts else f"all {texts:,}"
+            title += f"; over {share} texts, with other draws than in the bound"
+        elif count < texts:
+            title += f"; KL of all {texts:,} texts, the rest of {count:,}"
         names = self._rows()
-        columns = {title: column for title, column in _BY_LATENT.items() if column[0] in names["all"]}
+        columns = {
+            "compared KL" if name == "KL" and together else name: column
+            for name, column in _BY_LATENT.items()
+            if column[0] in names["all"]
+        }
         rows = [["latent", *columns, ""]]
         for latent, row in names.items():
             rows.append([latent, *(_cell(self.metrics[row[measure]], unit) for measure, unit in columns.values()), ""])

@@ -15,6 +15,8 @@ __all__ = ["curves"]
 
 WIDTH, HEIGHT = 5.2, 3.8  # size of a panel of a new figure, in inches
 SPREAD = 20  # ratio of values above which an axis is logarithmic
+LENGTH = "kl_length"
+ROUNDING = 1e-5  # nats per token, what float32 leaves of a term that is zero
 
 Columns = Mapping[str, Float[np.ndarray, " rows"]]
 
@@ -23,8 +25,9 @@ def curves(run: Run, *, axes: Iterable[Axes] | None = None) -> list[Axes]:
     r"""Draw the training curves of a run, in nats per token: validation as dots, training as faint lines.
 
     The first axes have the training objective and the reconstruction term, the second ones the bound of log p(x), which
-    is the reconstruction term plus every KL with weight 1, and its KL terms. The labels state which quantities are
-    bounds. For a model without latents there are only the first axes.
+    is the reconstruction term plus every KL with weight 1, and its KL terms; that of the length is left out where it
+    is zero up to rounding, as it is where vectors say where a text ends. The labels state which quantities are bounds.
+    For a model without latents there are only the first axes.
 
     Arguments:
         run: Any run.
@@ -51,7 +54,8 @@ def curves(run: Run, *, axes: Iterable[Axes] | None = None) -> list[Axes]:
         first["reconstruction"] = "reconstruction: not a bound"
     _panel(drawn[0], columns, splits, first, "Training objective")
     if latents:
-        second = {"bound": "−ELBO: bounds −log p(x)"} | {name: _kl_label(name) for name in latents}
+        shown = [name for name in latents if name != LENGTH or not _is_zero(columns[name])]
+        second = {"bound": "−ELBO: bounds −log p(x)"} | {name: _kl_label(name) for name in shown}
         _panel(drawn[1], columns, splits, second, "Bound and KL terms", offset=2)
     return drawn[:panels]
 
@@ -91,6 +95,11 @@ def _panel(
     ax.legend(fontsize="small", frameon=False, title="● validation   — training", title_fontsize="small")
 
 
+def _is_zero(values: Float[np.ndarray, " rows"]) -> bool:
+    """Whether a term is zero everywhere up to rounding."""
+    return bool((np.abs(values[np.isfinite(values)]) < ROUNDING).all())
+
+
 def _objective_label(objective: Mapping[str, object], latent: bool) -> str:
     """Name of the objective, and whether it is a bound, which a KL weight below 1 rules out."""
     weights = objective.get("kl_weights") or {}
@@ -103,5 +112,4 @@ def _objective_label(objective: Mapping[str, object], latent: bool) -> str:
 
 
 def _kl_label(name: str) -> str:
-    site = name.removeprefix("kl_")
-    return "−log p(length)" if site == "length" else f"KL of {site}"
+    return "−log p(length)" if name == LENGTH else f"KL of {name.removeprefix('kl_')}"

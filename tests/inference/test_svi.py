@@ -191,6 +191,12 @@ def test_stock_modules_are_trained_and_leave_the_store_alone() -> None:
             "optimizer is a SGD: give a class, such as torch.optim",
         ),
         ((torch.optim.Adam, JitTrace_ELBO()), {}, "which compiles Pyro's global parameter store: give a Trace_ELBO"),
+        (
+            (torch.optim.Adam, Trace_ELBO()),
+            {"optim": 3},
+            "neither SVI nor Adam has an option optim: did you mean optimizer",
+        ),
+        ((torch.optim.Adam, Trace_ELBO()), {"learning_rate": 3}, "an option learning_rate: its options are lr, betas"),
         ((torch.optim.Adam, Trace_ELBO), {}, "give an ELBO, such as pyroformer.ELBO.. or pyro.infer.Trace_ELBO"),
     ],
 )

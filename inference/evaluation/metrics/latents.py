@@ -62,7 +62,7 @@ class MutualInformation(LatentMetric):
 class ComparedKL(LatentMetric):
     """The divergence over the texts that are compared, at the draws of mutual information and marginal KL."""
 
-    name, label = "compared_kl", "KL of {latent} over {count}"
+    name, label = "compared_kl", "compared KL of {latent} over {count}, at the draws of its parts"
 
     def units(self, information: LatentInformation) -> Iterator[dict[str, Estimate]]:
         return _nats(information.kl, information.kl.sum(-1))

@@ -87,10 +87,11 @@ def test_the_divergence_of_each_latent_is_that_of_its_parts() -> None:
     evaluation = Evaluation(bound | compared | parts, {"texts": 900, "compared": 512}, ("z_1",))
     lines = evaluation.table().splitlines()
     assert lines[2].startswith("KL of z_1       0.100      0.900"), "the term of the bound has a row of its own"
-    assert lines[4].endswith("; over 512 of the 900 texts")
-    assert lines[6:8] == [
-        "z_1     0.750               0.500        0.250",
-        "all     0.750               0.500        0.250",
+    assert lines[4].endswith("; over 512 of the 900 texts, with other draws than in the bound")
+    assert lines[5:8] == [
+        "latent  compared KL  mutual information  marginal KL",
+        "z_1           0.750               0.500        0.250",
+        "all           0.750               0.500        0.250",
     ]
 
 

@@ -52,7 +52,7 @@ def plain(corpus: Corpus, tmp_path: Path) -> Run:
     return Run(model, None, corpus, with_metrics(tmp_path / "plain", latent=False), config, step=30)
 
 
-def with_metrics(path: Path, latent: bool) -> RunFolder:
+def with_metrics(path: Path, latent: bool, **more: float) -> RunFolder:
     folder = RunFolder(path)
     folder.prepare(resume=False)
     for step, split in itertools.product(range(10, 40, 10), ("train", "valid")):
@@ -63,7 +63,7 @@ def with_metrics(path: Path, latent: bool) -> RunFolder:
             "objective": 90.0 / step,
             "reconstruction": 80.0 / step,
         }
-        row |= {"bound": 500.0 + step} | ({"kl_weights": 0.5, "kl_vectors": 400.0} if latent else {})
+        row |= {"bound": 500.0 + step} | ({"kl_weights": 0.5, "kl_vectors": 400.0} if latent else {}) | more
         folder.append_metrics(row)
     return folder
 
@@ -116,6 +116,12 @@ def test_curves_show_the_metrics_and_say_what_is_a_bound(run: Run) -> None:
 def test_an_elbo_bounds_only_with_its_whole_kl(run: Run, weights: dict[str, float], label: str) -> None:
     run.config["objective"] = {"name": "elbo", "is_bound": True, "kl_weights": weights}
     assert labels(plots.curves(run)[0])[0] == label
+
+
+@pytest.mark.parametrize(("length", "shown"), [(1e-7, False), (0.2, True)])
+def test_a_length_that_costs_nothing_has_no_curve(run: Run, tmp_path: Path, length: float, shown: bool) -> None:
+    run.folder = with_metrics(tmp_path / "lengths", latent=True, kl_length=length)
+    assert ("−log p(length)" in labels(plots.curves(run)[1])) is shown
 
 
 def test_without_latents_the_objective_is_the_likelihood(plain: Run) -> None:
