@@ -65,6 +65,8 @@ def shape_of_tokens(
     shape = torch.Size((*leading, tokens)) if queries is None else queries.shape[:-1]
     if queries is not None and queries.shape[-1] != width:
         raise ValueError(f"queries have {queries.shape[-1]} dimensions and keys {width}; give them as many")
+    if not shape.numel():
+        raise ValueError(f"queries have shape {tuple(shape)} x {width}, which holds none: give at least one")
     if not broadcasts_to(leading, shape[:-1]):
         raise ValueError(
             f"queries have leading dimensions {tuple(shape[:-1])} and the mixture {tuple(leading)}; "

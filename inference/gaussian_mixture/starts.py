@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...models.attention.m_step import Statistics
 from ...models.attention.mixture import Covariances, Mixture
-from ...models.priors.k_means import k_means
+from ...models.utils.k_means import k_means
 from .table import Summary
 
 __all__ = ["Given", "Start", "start_statistics"]

@@ -131,3 +131,8 @@ def test_guides_that_need_gaussian_queries_say_so() -> None:
             guide(model)
     with pytest.raises(ValueError, match="guide_gap needs Gaussian queries"):
         guide_gap(model, AssignmentGuide(model, start="random"), QUERIES)
+
+
+def test_no_queries_are_refused_in_one_line() -> None:
+    with pytest.raises(ValueError, match="which holds none: give at least one"):
+        pf.MixtureAttention(mixture(), emission=student)(torch.zeros(0, 2))

@@ -14,9 +14,9 @@ from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.codebook import Codebook, CodebookVectorPrior
-from pyroformer.models.priors.k_means import k_means
 from pyroformer.models.priors.vectors import GaussianVectorPrior
 from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.utils.k_means import k_means
 
 CONFIG = TransformerConfig(vocabulary=30, max_length=12, width=4, layers=1, heads=2)
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])
