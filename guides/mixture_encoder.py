@@ -9,7 +9,7 @@ The story of an upper layer, with h the normed states of its tokens::
     x       = x + DenoisingAttention(h, sum_i pi_i delta(z_i))
     x       = x + MLP(norm(x))
 
-A query is the state itself. As log concentrations add up, a vector that a layer switches off stays off above it.
+A query is the state itself. Log concentrations add up, and a vector that a layer switches off stays off above it.
 
 References:
     Learning to Abstract with Nonparametric Variational Information Bottleneck (Behjati, Fehr & Henderson, 2023),
@@ -32,7 +32,7 @@ from ..models.transformer.embedding import Embedding
 from ..models.transformer.stacks import check_length
 from ..models.utils.precision import at_least_float32
 from .heads import AlphaForm, AlphaHead, VarianceForm, VarianceHead, bounded
-from .mixture_posterior import MixturePosterior
+from .mixture_posterior import LEAST_LOG_ALPHA, MixturePosterior
 
 __all__ = ["Draw", "MixtureBlock", "MixtureEncoder"]
 
@@ -95,7 +95,8 @@ class MixtureBlock(nn.Module):
         h = self.attention_norm(x)
         log_alpha = self.alpha(h)
         if below is not None:
-            log_alpha = log_alpha + below.log_alpha[..., 1:]
+            off = _is_off(log_alpha) | _is_off(below.log_alpha[..., 1:])  # the sum of an off vector alone could be on
+            log_alpha = (log_alpha + below.log_alpha[..., 1:]).masked_fill(off, LEAST_LOG_ALPHA)
         mean, variance = at_least_float32(self.mean(h)), at_least_float32(self.log_variance(h)).exp()
         first = torch.zeros_like(mean[..., :1, :])
         return MixturePosterior(
@@ -192,3 +193,8 @@ class MixtureEncoder(nn.Module):
             posterior = block.posterior(x, mask, posterior)
             x = block(x, posterior.memory() if draw is None else draw(layer, posterior))
         return self.norm(x)
+
+
+def _is_off(log_alpha: Float[Tensor, "*batch n"]) -> Bool[Tensor, "*batch n"]:
+    """True for vectors that a head or a layer has switched off."""
+    return log_alpha <= LEAST_LOG_ALPHA + 1e-3  # float32 has log(exp(-20)) only nearly

@@ -108,10 +108,25 @@ def test_log_concentrations_add_up_over_layers() -> None:
     below = low.posterior(x, mask)
     below = below._replace(log_alpha=below.log_alpha.index_fill(-1, torch.tensor([2]), LEAST_LOG_ALPHA - 5))
     alone, above = high.posterior(x, mask), high.posterior(x, mask, below)
-    expected = (alone.log_alpha + below.log_alpha).clamp(min=LEAST_LOG_ALPHA)
-    torch.testing.assert_close(above.log_alpha[:, 1:], expected[:, 1:])
+    expected = (alone.log_alpha + below.log_alpha).masked_fill(
+        below.log_alpha < LEAST_LOG_ALPHA + 1e-3, LEAST_LOG_ALPHA
+    )
+    torch.testing.assert_close(above.log_alpha[:, 1:], expected[:, 1:].clamp(min=LEAST_LOG_ALPHA))
     assert (above.log_alpha[:, 0] == 0).all() and above.kept[:, 0].all()
     assert torch.equal(above.mask, torch.tensor([[True] * 6, [True] * 4 + [False] * 2]))
+
+
+@pytest.mark.parametrize("lower_is_off", [True, False])
+def test_a_vector_that_one_layer_switches_off_is_off(lower_is_off: bool) -> None:
+    """However large its concentration in the other layer: draws give it no weight, so evaluation does not either."""
+    low, high = (MixtureBlock(CONFIG, alpha="relu") for _ in range(2))
+    for block, bias in zip((low, high), (-1.0, 50.0) if lower_is_off else (50.0, -1.0), strict=True):
+        block.alpha.linear.weight.data.zero_()
+        block.alpha.linear.bias.data.fill_(bias)
+    x, mask = torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.bool)
+    above = high.posterior(x, mask, low.posterior(x, mask))
+    assert above.kept.tolist() == [[True] + [False] * 5] * 2
+    assert (above.log_alpha[:, 1:] == LEAST_LOG_ALPHA).all()
 
 
 def test_padding_and_batches_change_nothing() -> None:
@@ -191,11 +206,11 @@ def test_a_run_says_what_stays_in_each_layer() -> None:
     evaluation = run.evaluate(corpus.test[:4], metrics=["kept", "kept_layers"])
     posterior: Any = run.encode(corpus.test[:4])
     assert len(posterior.lower) == 2
-    for layer, lower in enumerate(posterior.lower, 1):
+    for layer, lower in posterior.lower.items():
         share = (lower.kept.sum(-1) - 1) / (lower.mask.sum(-1) - 1)
         assert evaluation[f"kept_layer_{layer}"]["of the text's"] == pytest.approx(float(share.double().mean()))
     assert len(run.folder.read_metrics()["kept_1"]) > 0
-    first = posterior.lower[0].token_weights()[0]
+    first = posterior.lower[1].token_weights()[0]
     drawn = token_weights(run, corpus.test[0], layer=1).weights
     assert drawn[1:] == pytest.approx(first[: len(drawn) - 1].detach().numpy(), abs=1e-5)
     with pytest.raises(ValueError, match=r"layer is 3, and that layer of the encoder has no mixture: layers with one"):
