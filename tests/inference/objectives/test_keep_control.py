@@ -232,6 +232,17 @@ def test_a_run_says_that_all_vectors_have_died(corpus: Corpus) -> None:
     assert len(said) == 1
 
 
+def test_a_run_says_that_all_vectors_of_a_layer_have_died(corpus: Corpus) -> None:
+    model = NVAE.for_corpus(corpus, width=16, layers=2, heads=2, nvib_layers=1)
+    guide = NVAEGuide(model, alpha="relu")
+    (block,) = guide.encoder.mixture_blocks
+    with torch.no_grad():
+        block.alpha.linear.weight.zero_()
+        block.alpha.linear.bias.fill_(-1.0)
+    with pytest.warns(UserWarning, match=r"step 1, layer 2 of the encoder: no text keeps a vector of its own"):
+        fit(model, guide, corpus, steps=1, validations=1, batch_size=8)
+
+
 # Refusals.
 
 
