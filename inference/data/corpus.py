@@ -117,9 +117,9 @@ class Corpus:
         split. Blank lines are left out and counted.
 
         Texts are kept on the disk meanwhile, not in memory, and tokenized on all cores. A preparation that was
-        interrupted goes on, if it is begun again with the same texts, options and ``folder``, from what it had
-        tokenized; the corpus is the same. Of more than 100 MB of training texts, the tokenizer is trained on every
-        second one, or every third, and so on.
+        interrupted goes on, if it is begun again with the same file, options and ``folder``, from where it was: what
+        was read, the tokenizer and what was tokenized are kept; the corpus is the same. Of more than 30 MB of training
+        texts, a BPE is trained on so many, taken at random by ``seed``.
 
         Arguments:
             path: A .txt, .csv, .tsv, .jsonl or .json file, or one of these with .gz (see :func:`~.readers.read_file`),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from ...models.batch import BOS, EOS, PAD
 from ...models.utils.choices import check_choice
 from ..utils.files import as_path
+from .word_cache import WordCache
 
 __all__ = ["MIN_VOCABULARY", "Tokenizer", "TokenizerKind", "check_tokenizer", "check_vocabulary", "read_core"]
 
@@ -21,6 +23,7 @@ TokenizerKind = Literal["bpe", "bytes", "characters"]
 
 SPECIALS = {PAD: "<pad>", BOS: "<bos>", EOS: "<eos>"}
 MIN_VOCABULARY = len(SPECIALS) + 256  # every byte is a token, so that no text is unknown
+MANY = 1000  # texts from which on their words are kept, to be tokenized once
 
 Tokens = Sequence[int] | Int[Tensor, "_"] | Int[np.ndarray, "_"]
 
@@ -62,6 +65,7 @@ class Tokenizer:
             raise ValueError(f"the tokenizer lacks {len(missing)} of the 256 bytes: train one with Tokenizer.train.")
         core.encode_special_tokens = True  # "<eos>" in a text is five letters, not its end
         self.core = core
+        self.words = WordCache(core)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary: int = 4000) -> "Tokenizer":
@@ -105,7 +109,7 @@ class Tokenizer:
         check_choice("tokenizer", kind, get_args(TokenizerKind))
         if kind == "bpe":
             return cls.train(texts, vocabulary)
-        characters = set[str]().union(*texts) if kind == "characters" else set[str]()
+        characters = set(chain.from_iterable(texts)) if kind == "characters" else set[str]()
         return cls.from_merges(*_character_merges(characters))
 
     @classmethod
@@ -157,7 +161,10 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-        return [encoding.ids + [EOS] for encoding in self.core.encode_batch_fast(_encodable(texts))]
+        texts = _encodable(texts)
+        if len(texts) >= MANY:
+            return [[*ids, EOS] for ids in self.words.encode(texts)]
+        return [encoding.ids + [EOS] for encoding in self.core.encode_batch_fast(texts)]
 
     def decode(self, tokens: Tokens) -> str:
         """The text of a sequence of tokens, up to the end token; bytes that are not UTF-8 become �."""

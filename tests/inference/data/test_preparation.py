@@ -189,11 +189,27 @@ def test_a_tokenizer_is_trained_on_part_of_many_texts(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(building.Tokenizer, "train", train_and_note)
     splits = {"train": TEXTS, "valid": TEXTS[:5], "test": TEXTS[:5]}
-    for limit, every in ((10**9, 1), (sum(len(text.encode()) for text in TEXTS) - 1, 2)):
+    size = sum(len(text.encode()) for text in TEXTS)
+
+    def trained_on(limit: int, seed: int = 0) -> list[str]:
         used.clear()
         monkeypatch.setattr(building, "TRAINING_BYTES", limit)
-        corpus = Corpus.from_texts(splits)
-        assert used == TEXTS[::every] and list(corpus.train) == TEXTS
+        assert list(Corpus.from_texts(splits, seed=seed).train) == TEXTS
+        return list(used)
+
+    assert trained_on(size) == TEXTS
+    some = trained_on(size // 2)
+    assert some == [text for text in TEXTS if text in set(some)]
+    assert 0.4 * size < sum(len(text.encode()) for text in some) < 0.6 * size
+    odd = sum(int(text.split()[-1]) % 2 for text in some)  # a file may alternate between languages
+    assert 0.4 < odd / len(some) < 0.6
+    assert trained_on(size // 2) == some != trained_on(size // 2, seed=1)
+
+
+def test_characters_are_those_of_all_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building, "TRAINING_BYTES", 100)
+    corpus = Corpus.from_texts({"train": TEXTS, "valid": TEXTS[:5], "test": TEXTS[:5]}, tokenizer="characters")
+    assert all(len(corpus.tokenizer.encode(letter)) == 2 for letter in set("".join(TEXTS)))
 
 
 KILLED = """
