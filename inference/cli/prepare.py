@@ -18,10 +18,10 @@ from ...models.transformer.config import TransformerConfig
 from ...models.utils.choices import check_choice
 from ..data.corpus import Corpus
 from ..pretrained.pretrained import Pretrained
-from ..runs.fingerprint import content_fingerprint
 from ..runs.folder import RunFolder
 from ..runs.joint_module import freeze_others, joint_module
 from ..training.resumed import MAY_CHANGE, recorded_options
+from ..utils.files import content_fingerprint
 from ..utils.registry import MODELS, imported
 from .option_help import options
 from .parser import NETWORK

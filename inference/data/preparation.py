@@ -9,7 +9,8 @@ from typing import Any
 
 from ..utils.files import write_atomically
 from .shards import ENDING
-from .stored_texts import TEXTS, encoded_chunks
+from .sources.kept import READ, forget_texts
+from .stored_texts import encoded_chunks
 
 __all__ = ["preparation", "preparation_key", "take_up"]
 
@@ -20,7 +21,8 @@ _KEY = "key"
 def preparation(corpus: Path) -> Iterator[Path]:
     """A folder inside that of a corpus, which goes when the corpus is finished.
 
-    If the preparation is interrupted, finished shards stay there, and the next one goes on from them.
+    If the preparation is interrupted, what it has finished stays there: the texts that were read, the tokenizer and
+    shards. The next one goes on from them.
 
     Raises:
         ValueError: If it cannot be written.
@@ -32,15 +34,16 @@ def preparation(corpus: Path) -> Iterator[Path]:
         folder.mkdir(exist_ok=True)
         yield folder
     except OSError as error:
-        _leave_shards(folder)
+        _leave_finished(folder)
         raise ValueError(f"cannot write the corpus into {corpus}: {error.strerror}. Give another folder.") from error
     except ValueError:  # again and again, with these texts and options
-        _leave_shards(folder)
+        forget_texts(folder)
+        _leave_finished(folder)
         if new:
             shutil.rmtree(corpus, ignore_errors=True)
         raise
     except BaseException:
-        _leave_shards(folder)
+        _leave_finished(folder)
         raise
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -76,9 +79,9 @@ def _finished(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*") if path.suffix in (ENDING, ".json")]
 
 
-def _leave_shards(folder: Path) -> None:
-    """Removes the texts, which are read anew, and everything if no shard is finished."""
-    if not any(folder.glob(f"*{ENDING}")):
+def _leave_finished(folder: Path) -> None:
+    """Removes texts of which not all are read, and everything if nothing is finished."""
+    if not (folder / READ).exists():
+        forget_texts(folder)
+    if not _finished(folder) and not (folder / READ).exists():
         shutil.rmtree(folder, ignore_errors=True)
-    for path in folder.glob(f"*{TEXTS}*"):
-        path.unlink(missing_ok=True)

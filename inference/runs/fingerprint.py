@@ -1,14 +1,13 @@
-"""Fingerprints: whether two corpora have the same texts and tokens, and two files or folders the same content."""
+"""Fingerprints of corpora: whether two have the same texts and tokens."""
 
 import hashlib
 import json
-from pathlib import Path
 
 import numpy as np
 
 from ..data.corpus import Corpus
 
-__all__ = ["content_fingerprint", "corpus_fingerprint"]
+__all__ = ["corpus_fingerprint"]
 
 
 def corpus_fingerprint(corpus: Corpus) -> str:
@@ -32,16 +31,4 @@ def corpus_fingerprint(corpus: Corpus) -> str:
     for file in sorted(corpus.folder.glob("tokenizer*.json")):
         digest.update(json.dumps(json.loads(file.read_text(encoding="utf-8")), sort_keys=True).encode())
     digest.update(repr((corpus.max_length, corpus.labels, corpus.conditional)).encode())
-    return digest.hexdigest()
-
-
-def content_fingerprint(path: Path) -> str:
-    """A hash of a file, or of the files of a folder."""
-    digest = hashlib.blake2b(digest_size=16)
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        if file.is_file():
-            digest.update(file.name.encode() if path.is_dir() else b"")
-            with file.open("rb") as content:
-                while block := content.read(1 << 22):
-                    digest.update(block)
     return digest.hexdigest()

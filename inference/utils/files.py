@@ -5,9 +5,10 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
 
-__all__ = ["as_path", "is_disk_full", "write_atomically"]
+__all__ = ["as_path", "content_fingerprint", "is_disk_full", "write_atomically"]
 
 # On a full disk torch's zip writer raises a RuntimeError and numpy's tofile an OSError without a number.
 _DISK_FULL = re.compile(r"PytorchStreamWriter|inline_container\.cc.*unexpected pos|^\d+ requested and \d+ written$")
@@ -33,6 +34,8 @@ def as_path(value: object, name: str) -> Path:
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Writes beside a file or folder and renames, so that a crash or a full disk leaves the old content intact.
 
+    The new content is on the disk before it has its name, so that it is whole after a power failure too.
+
     Arguments:
         path: The file or folder to write; its parent is created if missing.
         write: Writes the content to the path that it is called with.
@@ -44,6 +47,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
+        _flush(temporary)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         if is_disk_full(error):
@@ -58,3 +62,23 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def is_disk_full(error: Exception) -> bool:
     """Whether an error that has no number of the system's is what torch or numpy raise on a full disk."""
     return getattr(error, "errno", None) is None and _DISK_FULL.search(str(error)) is not None
+
+
+def content_fingerprint(path: Path) -> str:
+    """A hash of a file, or of the files of a folder."""
+    digest = blake2b(digest_size=16)
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if file.is_file():
+            digest.update(file.name.encode() if path.is_dir() else b"")
+            with file.open("rb") as content:
+                while block := content.read(1 << 22):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file, or the files of a folder, are on the disk."""
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file() and not file.is_symlink():
+            with file.open("rb") as content:
+                os.fsync(content.fileno())

@@ -5,23 +5,26 @@ import gzip
 import os
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, overload
 
-from ...utils.files import as_path
+from ...utils.files import as_path, content_fingerprint
 from ...utils.progress import progress_bar
 from ..entries import Pair
 from ..splits import SPLITS, split_texts
 from ..stored_texts import TEXTS, StoredTexts, store_texts
 from .formats import FORMATS, Field
+from .kept import forget_texts, keep_texts, kept_texts
 
 __all__ = ["read_file", "read_texts", "read_to_disk"]
 
 LINES_PER_UPDATE = 10_000  # of the progress bar
 LONGEST_PART = 2**20  # bytes of a line that are read at a time
+_VERSION = 1  # of what is read from a file: texts of another one are read again
 
 _WAY_OUT = "Give a .txt, .csv, .tsv, .jsonl or .json (or packed .gz) file, or a folder with train/valid/test."
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # that of UTF-32-LE begins as the first
@@ -67,20 +70,28 @@ def read_to_disk(
 ) -> tuple[dict[str, StoredTexts], int]:
     """What :func:`read_texts` reads, kept in files in ``folder`` and not in memory.
 
+    What an interrupted call has read of the same files, by their content, is not read again.
+
     Raises:
         ValueError: As :func:`read_texts`.
         OSError: If the folder cannot be written.
     """
+    key = _reading_key(path, [field, seed, condition, labels])
+    if key is not None and (kept := kept_texts(folder, key)) is not None:
+        return kept
+    forget_texts(folder)
 
     def read(file: Path) -> tuple[StoredTexts, int]:
         folder.mkdir(parents=True, exist_ok=True)
         rows = _rows(file, field, condition, progress)
-        texts, blank = store_texts(rows, folder / f"{file.name}{TEXTS}")
+        texts, blank = store_texts(rows, folder / f"{file.stem[:40]}{TEXTS}")
         _check_not_blank(file, len(texts), blank)
         return texts, blank
 
-    splits: tuple[dict[str, StoredTexts], int] = _read_splits(path, seed, labels, read)
-    return splits
+    splits, blank = _read_splits(path, seed, labels, read)
+    if key is not None:
+        keep_texts(folder, key, splits, blank)
+    return splits, blank
 
 
 @overload
@@ -108,6 +119,17 @@ def read_file(path: str | Path, field: Field | None = None, *, condition: Field 
     entries = [row for row in rows if any(row)]
     _check_not_blank(path, len(entries), len(rows))
     return [text for (text,) in entries] if condition is None else entries, len(rows) - len(entries)
+
+
+def _reading_key(path: str | Path, options: Sequence[object]) -> str | None:
+    """A hash of the files that are read and of how they are; None of a pipe, which can be read but once."""
+    path = as_path(path, "path")
+    with _readable_errors(path):
+        files = _split_files(path) if path.is_dir() else {"": path}
+        if not all(file.is_file() for file in files.values()):
+            return None
+        content = {split: (file.name, content_fingerprint(file)) for split, file in files.items()}
+    return blake2b(repr((_VERSION, content, options)).encode(), digest_size=16).hexdigest()
 
 
 def _read_splits(

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyroformer.inference.data import building, shards, stored_texts
+from pyroformer.inference.data import building, preparation, shards, stored_texts
 from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.data.sources import readers
 from pyroformer.inference.data.sources.readers import read_texts, read_to_disk
 from pyroformer.inference.data.splits import split_texts
 from pyroformer.inference.data.stored_texts import StoredTexts, chunk_bounds, encoded_chunks, store_texts
+from pyroformer.inference.data.tokenizer import Tokenizer
 
 WORDS = ["der", "Bär", "isst", "大", "rote", "Äpfel", "und", "😀", "lacht", "laut"]
 RNG = random.Random(0)
@@ -240,6 +242,84 @@ def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     again = Corpus.from_file(path, vocabulary=300, folder=folder)
     assert len(made) <= 10
     assert content(again.folder) == content(Corpus.from_file(path, vocabulary=300).folder)
+
+
+PHASES = {
+    "reading": "store_texts",
+    "training": "_trained_once",
+    "tokenizing": "_encode_splits",
+    "writing": "write_corpus",
+}
+MODULES = {"store_texts": readers}
+
+
+@pytest.mark.parametrize("killed", [True, False])
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("name", ["a.txt", "a.tsv", "folder"])
+def test_finished_phases_are_not_repeated(
+    name: str, phase: str, killed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / name
+    pairs, options = "\n".join(map("\t".join, PAIRS)), {"vocabulary": 300, "overlong": "drop"}
+    if name == "folder":
+        path.mkdir()
+        for split, part in {"train": TEXTS[:600], "valid": TEXTS[600:650], "test": TEXTS[650:]}.items():
+            (path / f"{split}.txt").write_text("\n".join(part), encoding="utf-8")
+    else:
+        path.write_text("\n".join(TEXTS) if name == "a.txt" else pairs, encoding="utf-8")
+        options |= {"condition": 0} if name == "a.tsv" else {}
+    begun = list(PHASES).index(phase)
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def never(*_: Any) -> None:
+        raise AssertionError("done again")
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(MODULES.get(PHASES[phase], building), PHASES[phase], stop)
+        if killed:
+            patch.setattr(preparation, "_leave_finished", lambda folder: None)
+        Corpus.from_file(path, folder=tmp_path / "again", **options)
+    with monkeypatch.context() as patch:
+        if begun > 0:
+            patch.setattr(readers, "store_texts", never)
+            patch.setattr(readers, "split_texts", never)
+        if begun > 1:
+            patch.setattr(Tokenizer, "train_kind", never)
+        if begun > 2:
+            patch.setattr(shards, "_tokenize", never)
+        again = Corpus.from_file(path, folder=tmp_path / "again", **options)
+    assert content(again.folder) == content(Corpus.from_file(path, **options).folder)
+
+
+@pytest.mark.parametrize("change", ["content", "seed", "field", "damage", "nothing read", "cut note"])
+def test_what_else_was_read_is_read_anew(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, folder = tmp_path / "a.tsv", tmp_path / "again"
+    path.write_text("\n".join(map("\t".join, QUESTIONS)), encoding="utf-8")
+    options: dict[str, Any] = {"vocabulary": 300, "overlong": "drop", "seed": 0, "field": 1}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_after(0, patch)
+        Corpus.from_file(path, folder=folder, **options)
+    read, [texts] = folder / "preparing" / "read.npz", list((folder / "preparing").glob("*.texts"))
+    if change == "content":
+        path.write_text(path.read_text(encoding="utf-8")[::-1], encoding="utf-8")
+    elif change in options:
+        options[change] = 1 - options[change]
+    elif change == "damage":
+        texts.write_bytes(texts.read_bytes()[:-1])
+    elif change == "nothing read":
+        texts.unlink()
+    else:
+        read.write_bytes(read.read_bytes()[:-100])
+    again = Corpus.from_file(path, folder=folder, **options)
+    assert content(again.folder) == content(Corpus.from_file(path, **options).folder)
+
+
+def test_a_long_name(tmp_path: Path) -> None:
+    path = tmp_path / f"{'n' * 251}.txt"
+    path.write_text("\n".join(TEXTS), encoding="utf-8")
+    assert len(Corpus.from_file(path, vocabulary=300).train) == 630
 
 
 def test_a_file_that_is_no_text_leaves_nothing(tmp_path: Path) -> None:

@@ -23,6 +23,22 @@ def test_a_file_and_its_folder_are_written(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
 
 
+def test_content_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[object] = []
+    monkeypatch.setattr(os, "fsync", lambda number: done.append(os.fstat(number).st_size))
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: (done.append("renamed"), replace(old, new)))
+
+    def folder(path: Path) -> None:
+        (path / "inner").mkdir(parents=True)
+        (path / "one").write_text("1")
+        (path / "inner" / "three").write_text("333")
+
+    write_atomically(tmp_path / "file", lambda path: path.write_text("new!"))
+    write_atomically(tmp_path / "folder", folder)
+    assert done[:2] == [4, "renamed"] and set(done[2:4]) == {1, 3} and done[4:] == ["renamed"]
+
+
 @pytest.mark.parametrize(
     "error",
     [
