@@ -19,6 +19,7 @@ from ..utils.yaml_files import read_yaml
 from .joint_module import frozen_fingerprint, frozen_names
 from .lock import LOCK
 from .old_runs import current_config, current_state
+from .versions import warn_of_newer_version
 
 __all__ = ["RunFolder"]
 
@@ -120,6 +121,7 @@ class RunFolder:
         config = read_yaml(self.config_file)
         if not isinstance(config, dict) or "model" not in config:
             raise ValueError(f"{self.config_file} is not a run's configuration: it names no model.")
+        warn_of_newer_version(config, self.config_file)
         return current_config(config)
 
     def keep_source(self, source: Mapping[str, Any]) -> None:

@@ -357,6 +357,29 @@ def test_configurations_of_others_are_refused_in_one_line(corpus: pf.Corpus, tmp
         pf.load(tmp_path)
 
 
+@pytest.mark.parametrize("written", ["9.9.9", "0.2", "unknown", 3])
+def test_a_run_of_a_newer_version_is_opened_with_a_warning(corpus: pf.Corpus, tmp_path: Path, written: Any) -> None:
+    train(corpus, tmp_path, "lm", steps=1)
+    file = tmp_path / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump(config | {"pyroformer": written}))
+    own = config["pyroformer"]
+    with pytest.warns(
+        UserWarning, match=rf"config\.yaml was written by pyroformer {written}, and this is {own}: "
+    ) as said:
+        assert main(["sample", str(tmp_path), "-n", "1"]) == 0
+        assert pf.load(tmp_path).step == 1
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("written", ["0.0.9", "0.1.0", None])
+def test_a_run_of_this_or_an_older_version_is_opened(corpus: pf.Corpus, tmp_path: Path, written: Any) -> None:
+    train(corpus, tmp_path, "lm", steps=1)
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"pyroformer": written}))
+    assert pf.load(tmp_path).step == 1  # warnings are errors
+
+
 # Arguments.
 
 
