@@ -29,7 +29,7 @@ from ..models.transformer.stacks import are_copies, check_length
 from ..models.utils.choices import check_choice
 from ..models.utils.precision import at_least_float32
 from .base import Guide
-from .posteriors import in_words
+from .reprs import in_words
 
 __all__ = ["DELLAGuide", "LatentPosterior"]
 
@@ -63,6 +63,9 @@ class LatentPosterior(NamedTuple):
 
     def token_weights(self) -> None:
         """None: no latent belongs to a token."""
+
+    def mixture(self) -> None:
+        """None: no weights are latent."""
 
 
 class DELLAGuide(Guide):

@@ -1,6 +1,8 @@
 """The posterior of a text's mixture: Dirichlet weights and Gaussian vectors, the prior's component first."""
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from ..models.attention.mixture import Mixture, SharedVariances
 from ..models.distributions.presence import Presence
-from .posteriors import in_words
+from .reprs import in_words
 
 __all__ = ["LEAST_LOG_ALPHA", "MOST_LOG_ALPHA", "NO_VECTORS", "MixturePosterior", "kept_components"]
 
@@ -31,7 +33,7 @@ class MixturePosterior(NamedTuple):
     shared: SharedVariances | None = None  # the same variances as groups, where there are only two
     samples_per_component: int = 1  # components of the prior, and of each token
     log_odds: Float[Tensor, "*batch N"] | None = None  # of presence, where the model has it
-    lower: "tuple[MixturePosterior, ...]" = ()  # those of the encoder's layers, where these attend to mixtures
+    lower: "Mapping[int, MixturePosterior]" = MappingProxyType({})  # of layers of the encoder that attend to mixtures
 
     def __repr__(self) -> str:
         return in_words(self, self.mean, self.mask, name="components")
@@ -77,6 +79,10 @@ class MixturePosterior(NamedTuple):
         """The mean weight of each token's components, in float64; the prior's have the rest of one."""
         masked = self.log_alpha.double().masked_fill(~self.kept, -math.inf)
         return masked.softmax(-1).unflatten(-1, (-1, self.samples_per_component)).sum(-1)[..., 1:]
+
+    def mixture(self) -> "MixturePosterior":
+        """The posterior itself."""
+        return self
 
 
 def kept_components(

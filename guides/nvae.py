@@ -121,10 +121,10 @@ class NVAEGuide(Guide):
     def _encode(self, batch: Batch, draw: Draw) -> MixturePosterior:
         """The posterior, with ``draw(layer, posterior)`` as the mixture that a layer of the encoder attends to."""
         tokens, observed = self.observed(batch)
-        lower: list[MixturePosterior] = []
+        lower: dict[int, MixturePosterior] = {}
 
         def collecting(layer: int, posterior: MixturePosterior) -> Mixture:
-            lower.append(posterior)
+            lower[layer] = posterior
             return draw(layer, posterior)
 
         h = self.encoder(tokens, observed, collecting) if self.model.nvib_layers else self.encoder(tokens, observed)
@@ -146,7 +146,7 @@ class NVAEGuide(Guide):
             log_odds = None if log_odds is None else log_odds.repeat_interleave(samples_per_component, -1)
         mask = component_mask(batch.lengths, samples_per_component, log_alpha.shape[-1])
         shared = self._shared(base.variance, log_variances, log_alpha)
-        return MixturePosterior(log_alpha, mean, variance, mask, shared, samples_per_component, log_odds, tuple(lower))
+        return MixturePosterior(log_alpha, mean, variance, mask, shared, samples_per_component, log_odds, lower)
 
     def _prior_log_alpha(self, like: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:
         """Log concentration of the prior's component: that of the plain Dirichlet process, 0 for other priors."""

@@ -21,7 +21,7 @@ from ..models.transformer.stacks import Encoder
 from ..models.utils.precision import at_least_float32
 from ..models.vae import VAE
 from .base import Guide
-from .posteriors import in_words
+from .reprs import in_words
 from .token_start import from_prior, start_log_variance, start_mean
 
 __all__ = ["GaussianPosterior", "VAEGuide"]
@@ -57,6 +57,9 @@ class GaussianPosterior(NamedTuple):
 
     def token_weights(self) -> None:
         """None: the weights follow from the vectors."""
+
+    def mixture(self) -> None:
+        """None: no weights are latent."""
 
 
 class VAEGuide(Guide):

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ...guides.base import encodes
+from ...guides.mixture_posterior import MixturePosterior
 from ...guides.posteriors import TextPosterior
 from ...models.batch import Batch
 from ...models.transformer.memory import Memory, stacked
@@ -254,6 +255,11 @@ class BatchContext:
     def memory(self) -> Memory | None:
         """The memory at the mean of the posterior; None where there is no posterior."""
         return None if self.posterior is None else self.posterior.memory()
+
+    @cached_property
+    def mixture(self) -> MixturePosterior | None:
+        """The parameters of the posterior where it is a mixture, else None."""
+        return None if self.posterior is None else self.posterior.mixture()
 
     @cached_property
     def mean_text(self) -> Distribution | None:

@@ -12,7 +12,6 @@ from pyro import poutine
 from torch import Tensor
 
 from ...guides.base import Guide, encodes, no_encode
-from ...guides.nvae import MixturePosterior
 from ...guides.posteriors import TextPosterior
 from ...models.attention.editing import compacted
 from ...models.attention.mixture import Mixture
@@ -246,7 +245,7 @@ def thinned(run: FittedModel, posterior: TextPosterior, min_weight: float) -> Me
         ValueError: If there is a ``min_weight`` and no weight to compare with it.
     """
     memory = posterior.memory()
-    chooses = isinstance(posterior, MixturePosterior) and posterior.log_odds is not None
+    chooses = (mixture := posterior.mixture()) is not None and mixture.log_odds is not None
     if min_weight == 0 and not chooses:
         return memory
     weights = posterior.token_weights()

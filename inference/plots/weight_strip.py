@@ -11,11 +11,9 @@ from matplotlib.collections import PatchCollection
 from matplotlib.colors import Normalize
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
-from torch import Tensor
 
-from ...guides.nvae import MixturePosterior
+from ...guides.mixture_posterior import MixturePosterior
 from ...guides.posteriors import TextPosterior
-from ...models.nvae import NVAE
 from ..generation.generate import encode
 from ..run import Run
 from .running_text import MARGIN, Placed, letters, set_in_lines, text_width
@@ -53,14 +51,14 @@ def token_weights(run: Run, text: str, layer: int | None = None) -> TokenWeights
     """
     posterior = None if run.guide is None else encode(run, [text])
     if layer is not None:
-        posterior = _of_layer(run, posterior, layer)
+        posterior = _of_layer(posterior, layer)
     weights = None if posterior is None else posterior.token_weights()
-    if weights is None:
+    if posterior is None or weights is None:
         raise ValueError(f"a {type(run.model).__name__} has no mixture weights to draw: fit an nvae to see some.")
     both = torch.cat([(1 - weights.sum(-1, keepdim=True)).clamp(min=0), weights], -1)[0]
-    log_alpha: Tensor | None = getattr(posterior, "log_alpha", None)
-    if log_alpha is not None:
-        log_alpha = log_alpha[0].double().unflatten(-1, (len(both), -1)).logsumexp(-1).cpu()
+    mixture, log_alpha = posterior.mixture(), None
+    if mixture is not None:
+        log_alpha = mixture.log_alpha[0].double().unflatten(-1, (len(both), -1)).logsumexp(-1).cpu()
     return TokenWeights(
         run.tokenizer.pieces(text), both.cpu().numpy(), None if log_alpha is None else log_alpha.numpy()
     )
@@ -88,16 +86,16 @@ def weights(run: Run, text: str, *, alpha: bool = False, layer: int | None = Non
     return strip(mixture.pieces, mixture.weights, mixture.log_alpha if alpha else None, ax=ax)
 
 
-def _of_layer(run: Run, posterior: TextPosterior | None, layer: int) -> MixturePosterior:
+def _of_layer(posterior: TextPosterior | None, layer: int) -> MixturePosterior:
     """The posterior of the mixture of a layer of the encoder."""
-    lower = posterior.lower if isinstance(posterior, MixturePosterior) else ()
-    known = list(run.model.mixture_layers) if isinstance(run.model, NVAE) else []
+    mixture = None if posterior is None else posterior.mixture()
+    known = {} if mixture is None else mixture.lower
     if layer not in known:
         there = (
             f"layers with one are {', '.join(map(str, known))}" if known else "fit an nvae with nvib_layers for some"
         )
         raise ValueError(f"layer is {layer}, and that layer of the encoder has no mixture: {there}.")
-    return lower[known.index(layer)]
+    return known[layer]
 
 
 def strip(

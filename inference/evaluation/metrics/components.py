@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ....guides.nvae import NO_VECTORS, MixturePosterior
+from ....guides.nvae import NO_VECTORS
 from ....models.attention.mixture import Mixture
 from ....models.transformer.stacks import Decoder
 from ..context import BatchContext, EvaluationContext
@@ -31,9 +31,8 @@ class ComponentCount(Metric, ABC):
         if not isinstance(memory, Mixture):
             return None
         kept = self.count(context, memory)
-        mask = memory.mask
-        if isinstance(context.posterior, MixturePosterior):
-            mask = context.posterior.mask  # that of the memory lacks components that are switched off
+        # the mask of the memory lacks components that are switched off
+        mask = memory.mask if context.mixture is None else context.mixture.mask
         every = mask.sum(-1) if mask is not None else torch.full_like(memory.log_weights[..., 0], memory.components)
         return None if kept is None else {"kept": kept, "all": every}
 
@@ -52,16 +51,15 @@ class KeptAlpha(ComponentCount):
     name, label = "kept_alpha", f"components with alpha > {LEAST_ALPHA}"
 
     def measure(self, context: BatchContext) -> dict[str, Tensor] | None:
-        column, posterior = super().measure(context), context.posterior
-        if column is None or not isinstance(posterior, MixturePosterior):
+        column, mixture = super().measure(context), context.mixture
+        if column is None or mixture is None:
             return column
-        return column | {"vectors": posterior.kept.sum(-1) - posterior.samples_per_component}
+        return column | {"vectors": mixture.kept.sum(-1) - mixture.samples_per_component}
 
     def count(self, context: BatchContext, memory: Mixture) -> Tensor | None:
-        log_alpha: Tensor | None = getattr(context.posterior, "log_alpha", None)
-        if log_alpha is None:
+        if context.mixture is None:
             return None
-        large = log_alpha > math.log(LEAST_ALPHA)
+        large = context.mixture.log_alpha > math.log(LEAST_ALPHA)
         return (large if memory.mask is None else large & memory.mask).sum(-1)
 
     def summarize(self, column: dict[str, Float[np.ndarray, " texts"]], context: EvaluationContext) -> MetricResult:

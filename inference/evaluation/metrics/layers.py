@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from ....guides.nvae import MixturePosterior
 from ..context import BatchContext, EvaluationContext
 from ..estimates import ratio
 from ..metric import Metric
@@ -31,12 +30,11 @@ class KeptLayers(Metric):
     name, label = "kept_layers", "vectors kept in layer {layer} of the encoder"
 
     def measure(self, context: BatchContext) -> dict[str, Tensor] | None:
-        lower = context.posterior.lower if isinstance(context.posterior, MixturePosterior) else ()
-        if not lower:
+        if context.mixture is None or not context.mixture.lower:
             return None
         tokens = context.mask.sum(-1)
         columns = {"all": tokens}
-        for layer, posterior in zip(context.run.model.mixture_layers, lower, strict=True):
+        for layer, posterior in context.mixture.lower.items():
             columns[f"vectors {layer}"] = posterior.kept.sum(-1) - 1
             columns[f"effective {layer}"] = effective_components(posterior.log_weights)
         return columns

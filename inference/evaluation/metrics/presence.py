@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from ....guides.nvae import MixturePosterior
 from ..context import BatchContext, EvaluationContext
 from ..estimates import ratio
 from ..metric import Metric
@@ -29,8 +28,8 @@ class Present(Metric):
     name, label = "present", "vectors present in a draw"
 
     def measure(self, context: BatchContext) -> dict[str, Tensor] | None:
-        posterior = context.posterior
-        presence = posterior.presence() if isinstance(posterior, MixturePosterior) else None
+        mixture = context.mixture
+        presence = None if mixture is None else mixture.presence()
         if presence is None:
             return None
         return {"present": presence.mean.sum(-1) - presence.always, "all": presence.always * context.mask.sum(-1)}
