@@ -16,8 +16,10 @@ from ..options import TrainingOptions
 from ..runs.fingerprint import corpus_fingerprint
 from ..runs.folder import RunFolder, objective_state, read_checkpoint
 from ..runs.joint_module import check_finite
+from ..runs.old_runs import current_progress
 from ..schedules import warmup_cosine
 from .resumed import recorded_options
+from .trainer import texts_per_step
 
 __all__ = [
     "check_arguments",
@@ -27,6 +29,8 @@ __all__ = [
     "check_same_corpus",
     "check_same_run",
     "check_sizes",
+    "check_strategy",
+    "check_texts_per_step",
     "load_start",
     "progress_of",
     "rate_change",
@@ -132,6 +136,27 @@ def check_progress(folder: RunFolder, options: TrainingOptions) -> None:
     step = folder.step()
     if options.steps is not None and options.steps < step:
         raise ValueError(f"steps is {options.steps}, but {folder.path} is at step {step}: give at least that many.")
+
+
+def check_texts_per_step(folder: RunFolder, options: TrainingOptions) -> None:
+    """Raises a ValueError if a step of a run to resume would have other texts than it had."""
+    began = texts_per_step(TrainingOptions(**recorded_options(folder, folder.read_config())))
+    now = texts_per_step(options)
+    if folder.last.exists() and began != now:
+        began = current_progress(read_checkpoint(folder.last)["run"])["position"]["texts_per_step"]
+    if began != now:
+        raise ValueError(
+            f"batch_size, accumulate_grad_batches and devices give {now} texts a step, but {folder.path} was begun "
+            f"with {began}: give numbers whose product is that, or leave them out."
+        )
+
+
+def check_strategy(objective: nn.Module, options: TrainingOptions) -> None:
+    """Raises a ValueError if the weights are to be sharded and cannot be."""
+    if options.strategy == "fsdp":
+        from .sharding import check_shardable  # its imports take half a second
+
+        check_shardable(objective)
 
 
 def rate_change(folder: RunFolder, options: TrainingOptions) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from lightning import Trainer
 from torch import nn
 
 from ...models.base import Model
@@ -32,6 +33,8 @@ from .checks import (
     check_same_corpus,
     check_same_run,
     check_sizes,
+    check_strategy,
+    check_texts_per_step,
     load_start,
     progress_of,
     rate_change,
@@ -141,6 +144,9 @@ def run_training(
     config = run_config(model, guide, corpus, settings)
     if out is not None:
         warn_of_unimportable(config)
+    check_strategy(objective, settings)
+    with quiet_lightning():
+        trainer = make_trainer(settings)  # before anything is written, as it refuses some options
     with ExitStack() as stack:
         if rank() == 0:
             folder.prepare(resume)
@@ -149,7 +155,7 @@ def run_training(
         check_finite(dict(objective.named_parameters()), "the model")
         objective.train()  # Lightning warns about modules in evaluation mode
         training = Training(_trained(objective, settings), corpus, settings, folder, callback)
-        _train(training)
+        _train(training, trainer)
         folder = training.folder
         if training.diverged is not None:
             raise DivergenceError(training.diverged, settings.learning_rate, folder)
@@ -191,15 +197,10 @@ setattr(fit, "__signature__", _with_options(fit))  # noqa: B010
 
 def _trained(objective: Objective, settings: TrainingOptions) -> Objective:
     """The objective to train: a copy, if its weights will be sharded, because nothing else can be done with those."""
-    if settings.strategy != "fsdp":
-        return objective
-    from .sharding import check_shardable
-
-    check_shardable(objective)
-    return deepcopy(objective)
+    return deepcopy(objective) if settings.strategy == "fsdp" else objective
 
 
-def _train(training: Training) -> None:
+def _train(training: Training, trainer: Trainer) -> None:
     """Train until the run ends, unless it has ended already."""
     folder, settings = training.folder, training.options
     done, seconds = (0.0, 0.0) if not folder.last.exists() else progress_of(read_checkpoint(folder.last), settings)
@@ -209,7 +210,7 @@ def _train(training: Training) -> None:
         return
     checkpoint = str(folder.last) if folder.last.exists() else None
     with quiet_lightning(), stop_on_signal(training):
-        make_trainer(settings).fit(training, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(training, ckpt_path=checkpoint, weights_only=True)
 
 
 def _prepare_folder(
@@ -227,6 +228,7 @@ def _prepare_folder(
         check_same_run(folder, config)
         check_same_corpus(folder, corpus)
         check_progress(folder, settings)
+        check_texts_per_step(folder, settings)
     if folder.last.exists():
         check_checkpoint(folder, objective)
         if begun and (line := rate_change(folder, settings)):

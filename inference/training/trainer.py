@@ -16,7 +16,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from ..options import TrainingOptions
 from ..utils.files import write_atomically
 
-__all__ = ["make_trainer", "quiet_lightning"]
+__all__ = ["make_trainer", "quiet_lightning", "texts_per_step"]
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -33,7 +33,7 @@ def make_trainer(options: TrainingOptions) -> lightning.Trainer:
         ValueError: If a scheduler has started other processes than the options ask for.
     """
     cuda = torch.cuda.is_available()
-    processes = max(options.devices, int(os.environ.get("WORLD_SIZE", 1)))
+    processes = _processes(options)
     plugins: list[Any] = [AtomicCheckpoints()]
     if processes == 1:
         plugins.append(LightningEnvironment())  # a scheduler's variables are no request for several processes
@@ -66,6 +66,16 @@ def make_trainer(options: TrainingOptions) -> lightning.Trainer:
     # Signals are ours (see signals.py): Lightning's handlers end a run without a checkpoint.
     setattr(trainer._signal_connector, "register_signal_handlers", lambda: None)  # noqa: B010
     return trainer
+
+
+def texts_per_step(options: TrainingOptions) -> int:
+    """Number of texts in an optimizer step of all processes."""
+    return options.batch_size * options.accumulate_grad_batches * _processes(options)
+
+
+def _processes(options: TrainingOptions) -> int:
+    """The number of processes that train together, which torchrun may have started."""
+    return max(options.devices, int(os.environ.get("WORLD_SIZE", 1)))
 
 
 def _strategy(options: TrainingOptions, processes: int) -> Any:

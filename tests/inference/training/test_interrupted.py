@@ -68,6 +68,14 @@ def kill(_: Status) -> None:
     raise Kill
 
 
+def killed_after(step: int) -> Callable[[Status], None]:
+    def raise_later(status: Status) -> None:
+        if status.step > step:
+            raise Kill
+
+    return raise_later
+
+
 def at(step: int, number: signal.Signals) -> Callable[[Status], None]:
     def send(status: Status) -> None:
         if status.step == step:
@@ -171,6 +179,24 @@ def test_what_a_run_is_may_not_change(corpus: pf.Corpus, tmp_path: Path, option:
     with pytest.raises(ValueError, match=f"{option} is {value}, but .* was begun with .*: leave it out to go on"):
         train(corpus, tmp_path, resume=True, **{option: value})
     assert (tmp_path / "config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize("checkpoint", ["last", "start"])
+def test_a_refused_batch_size_leaves_the_run_as_it_was(corpus: pf.Corpus, tmp_path: Path, checkpoint: str) -> None:
+    """Written down, it would refuse the next resume, which repeats no option."""
+    train(corpus, tmp_path / "whole", "lm")
+    with pytest.raises(Kill):
+        train(corpus, tmp_path / "cut", "lm", callback=kill if checkpoint == "start" else killed_after(3))
+    assert (tmp_path / "cut" / "checkpoints" / f"{checkpoint}.ckpt").exists()
+    config = (tmp_path / "cut" / "config.yaml").read_bytes()
+    for refused in ({"batch_size": 4}, {"accumulate_grad_batches": 2}, {"devices": 2, "strategy": "fsdp"}):
+        with pytest.raises(
+            ValueError, match=r"give \d+ texts a step, but .* was begun with 16: give numbers whose product"
+        ):
+            train(corpus, tmp_path / "cut", "lm", resume=True, **refused)
+        assert (tmp_path / "cut" / "config.yaml").read_bytes() == config
+    train(corpus, tmp_path / "cut", "lm", resume=True)
+    assert_same(tmp_path / "whole", tmp_path / "cut")
 
 
 def test_another_corpus_is_refused(corpus: pf.Corpus, other: pf.Corpus, tmp_path: Path) -> None:
