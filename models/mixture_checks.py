@@ -1,15 +1,22 @@
 """Checks of what a model of attention is given: the priors of its parts, and the tokens that it explains."""
 
+import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import Dirichlet
 
 from .distributions.log_simplex import log_simplex
 from .priors.checks import broadcasts_to, check_distribution, check_support
+from .priors.components import StickBreaking
 
 __all__ = ["Sizes", "check_precision_prior", "check_weight_prior", "shape_of_tokens"]
+
+
+LOST = 1e-4  # the probability with which a weight may underflow without a word
 
 
 class Sizes(NamedTuple):
@@ -32,7 +39,30 @@ def check_weight_prior(distribution: Any, leading: Sequence[int], components: in
     weights = distribution.sample().exp() if logarithms else distribution.sample()
     simple = bool((weights >= 0).all()) and bool(((weights.sum(-1) - 1).abs() < 1e-3).all())
     check_support("weights", distribution, "weights, or their logarithms as LogDirichlet does", simple)
+    if not logarithms:
+        _warn_of_underflow(distribution)
     return logarithms
+
+
+def _warn_of_underflow(distribution: Any) -> None:
+    r"""Warns of a distribution whose least weight is lost more often than rarely.
+
+    For a small concentration, minus its logarithm is nearly Exponential(a) under a Dirichlet, and at the end of a stick
+    the sum of N - 1 of those.
+    """
+    if not isinstance(distribution, Dirichlet | StickBreaking):
+        return
+    concentration = distribution.concentration.detach()
+    parts = distribution.event_shape[0] - 1 if isinstance(distribution, StickBreaking) else 1
+    least = concentration.min().double()
+    largest = -math.log(torch.finfo(concentration.dtype).tiny)
+    if torch.special.gammaincc(torch.full_like(least, parts), least * largest) > LOST:
+        warnings.warn(
+            f"weights has a {type(distribution).__name__} of concentration {float(least):g}, whose draws underflow in "
+            f"{str(concentration.dtype).removeprefix('torch.')}, and densities with them: take a prior of their "
+            "logarithms, such as pyroformer.priors.SymmetricDirichlet or DirichletProcess.",
+            stacklevel=4,
+        )
 
 
 def check_precision_prior(distribution: Any, rows: Sequence[int], width: int) -> tuple[bool, Tensor]:

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints, register_kl
+from torch.nn.functional import pad
 
 from .log_dirichlet import LogDirichlet
 from .log_dirichlet_math import LOG_ZERO, dirichlet_kl, dirichlet_log_prob, dirichlet_mean_log, sample_log_dirichlet
@@ -92,8 +93,9 @@ class LogStickBreaking(TorchDistribution):
     def log_prob(self, value: Float[Tensor, "*shape n"]) -> Float[Tensor, "*shape"]:
         if self._validate_args:
             self._validate_sample(value)
-        each = dirichlet_log_prob(self.log_shares, _split(value, self.present))
-        return torch.where(self.breaking, each, 0.0).sum(-1)
+        # in float64: a gradient is a small difference of shares, and counts as often as the log weight is large
+        each = dirichlet_log_prob(self.log_shares, _split(value.double(), self.present))
+        return torch.where(self.breaking, each, 0.0).sum(-1).to(value.dtype)
 
     @property
     def mean(self) -> Float[Tensor, "*batch n"]:
@@ -103,14 +105,15 @@ class LogStickBreaking(TorchDistribution):
     def _from_parts(self, log_parts: Float[Tensor, "*shape n 2"]) -> Float[Tensor, "*shape n"]:
         """Log weights from :math:`(\\log b_n, \\log (1 - b_n))`."""
         taken, left = torch.where(self.breaking[..., None], log_parts, 0.0).unbind(-1)
-        return torch.where(self.present, taken + left.cumsum(-1) - left, LOG_ZERO)
+        before = pad(left.cumsum(-1)[..., :-1], (1, 0))  # not cumsum - left, where digits cancel
+        return torch.where(self.present, taken + before, LOG_ZERO)
 
 
 def _split(log_weights: Float[Tensor, "*shape n"], present: Bool[Tensor, "*batch n"]) -> Float[Tensor, "*shape n 2"]:
     """Each component's log weight and that of all after it, up to a common shift."""
     kept = torch.where(present, log_weights, LOG_ZERO)
     rest = kept.flip(-1).logcumsumexp(-1).flip(-1)[..., 1:]
-    parts = torch.stack([kept, torch.nn.functional.pad(rest, (0, 1), value=LOG_ZERO)], -1)
+    parts = torch.stack([kept, pad(rest, (0, 1), value=LOG_ZERO)], -1)
     breaking = present & (_remaining(present) > 1)
     parts = torch.where(breaking[..., None], parts, 0.0)  # the others have no gradient
     return parts.log_softmax(-1)
@@ -131,7 +134,7 @@ def _kl_of_two(p: Any, q: Any) -> Tensor:
 def _kl_from_dirichlet(p: Any, q: Any) -> Tensor:
     log_alpha = torch.where(q.present, p.log_concentration, LOG_ZERO)
     rest = log_alpha.flip(-1).logcumsumexp(-1).flip(-1)[..., 1:]
-    shares = torch.stack([log_alpha, torch.nn.functional.pad(rest, (0, 1), value=LOG_ZERO)], -1)
+    shares = torch.stack([log_alpha, pad(rest, (0, 1), value=LOG_ZERO)], -1)
     shares = torch.where(q.breaking[..., None], shares, 0.0)
     each = dirichlet_kl(shares, q.log_shares.to(shares.dtype))
     return torch.where(q.breaking, each, 0.0).sum(-1)

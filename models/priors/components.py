@@ -88,7 +88,7 @@ class StickBreaking(TorchDistribution):
         concentration: :math:`a`, with shape :math:`(*)`.
         components: :math:`N \ge 2`.
 
-    Below :math:`a \approx 0.2` weights underflow in float32, and densities of draws with them:
+    For small :math:`a` the last weights underflow, :math:`e^{-N/a}` on average, and densities of draws with them:
     :class:`~pyroformer.models.distributions.stick_breaking.LogStickBreaking` has the same over log weights.
 
     References:
@@ -120,11 +120,8 @@ class StickBreaking(TorchDistribution):
         return new
 
     def rsample(self, sample_shape: Sequence[int] = _ONCE) -> Tensor:
-        each = self.concentration[..., None].expand(*self.batch_shape, self.event_shape[0] - 1)
-        parts = dist.Beta(torch.ones_like(each), each).rsample(Size(sample_shape))
-        rest = (1 - parts).cumprod(-1)
-        one = torch.ones_like(rest[..., :1])
-        return torch.cat([parts, one], -1) * torch.cat([one, rest], -1)
+        mask = torch.ones(self.event_shape, dtype=torch.bool, device=self.concentration.device)
+        return LogStickBreaking(self.concentration, mask, validate_args=False).rsample(sample_shape).exp()
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:

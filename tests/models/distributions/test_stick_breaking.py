@@ -1,5 +1,6 @@
 """Stick-breaking over log weights: against the distribution over weights, under masks, and where weights underflow."""
 
+import math
 from typing import Any
 
 import pytest
@@ -56,6 +57,27 @@ def test_finite_where_weights_underflow(low: float) -> None:
     log_prob = distribution(mask=MASK[0]).log_prob(log_weights)
     log_prob.backward()
     assert log_prob.isfinite() and log_weights.grad is not None and log_weights.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("a", [1e-2, 1e-4, 1e-6])
+def test_small_concentrations_in_float32(a: float) -> None:
+    """Log weights of -1e7: draws still sum to one, and densities and pathwise gradients are those of float64."""
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        torch.manual_seed(0)
+        concentration = torch.tensor(a, dtype=dtype, requires_grad=True)
+        stick = LogStickBreaking(concentration, torch.ones(12, dtype=torch.bool))
+        draws = stick.rsample((4000,))
+        torch.testing.assert_close(draws.detach().exp().sum(-1), torch.ones(4000, dtype=dtype), atol=1e-6, rtol=0.0)
+        density = stick.log_prob(draws).mean()
+        (slope,) = torch.autograd.grad(density, concentration)
+        found.append((density.item(), a * slope.item()))
+    # E log p = (N - 1) (E log b + a E log (1 - b) + log a) with b ~ Beta(1, a), in the measure of the log odds
+    psi = torch.tensor([1.0, 1.0 + a, a], dtype=torch.float64).digamma()
+    expected = 11 * (psi[0] - psi[1] + a * (psi[2] - psi[1]) + math.log(a))
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+    assert found[1][0] == pytest.approx(expected.item(), abs=0.3)  # 4 standard errors
+    assert found[1][1] == pytest.approx(11.0, rel=0.02)
 
 
 def test_gradients_of_densities_and_divergences() -> None:

@@ -1,6 +1,8 @@
 """Every prior of weights that ships, under each of Pyro's ways to infer the weights of a mixture."""
 
+import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pyro
@@ -118,3 +120,32 @@ def test_log_weights_have_a_bijection_whose_draws_go_there_and_back() -> None:
     assert transform == LogStickBreakingTransform()
     u = torch.randn(4, 2).double()
     torch.testing.assert_close(transform.inv(transform(u)), u)
+
+
+@pytest.mark.parametrize(
+    ("make", "warns"),
+    [
+        (lambda: dist.Dirichlet(torch.full((3,), 0.02)), True),
+        (lambda: torch.distributions.Dirichlet(torch.tensor([1.0, 1.0, 0.02])), True),
+        (lambda: dist.Dirichlet(torch.full((3,), 0.005).double()), True),
+        (lambda: pf.priors.StickBreaking(torch.tensor(0.1), components=3), True),
+        (lambda: dist.Dirichlet(torch.full((3,), 0.15)), False),
+        (lambda: dist.Dirichlet(torch.full((3,), 0.02).double()), False),
+        (lambda: pf.priors.StickBreaking(torch.tensor(0.2), components=3), False),
+    ],
+)
+def test_weights_that_underflow_are_warned_of(make: Callable[[], Any], warns: bool) -> None:
+    mixture, prior = pf.Mixture(torch.zeros(3), KEYS, noise_variance=1.0), make()
+    with pytest.warns(UserWarning) if warns else nullcontext() as said:
+        pf.MixtureAttention(mixture, weights=prior)
+    least = torch.finfo(prior.concentration.dtype).tiny
+    lost = (prior.sample((100_000,)).amin(-1).double() < 1e3 * least).double().mean()
+    assert bool(lost > 1e-4) is warns
+    message = r"of concentration 0\.\d+, whose draws underflow in float(32|64), .*: take a prior of their logarithms"
+    assert not warns or re.search(message, str(said[0].message))
+
+
+def test_logarithms_of_weights_do_not_underflow() -> None:
+    mixture = pf.Mixture(torch.zeros(3), KEYS, noise_variance=1.0)
+    for prior in (pf.priors.DirichletProcess(0.001), pf.priors.SymmetricDirichlet(0.001)):
+        pf.MixtureAttention(mixture, weights=prior)  # warnings are errors
