@@ -15,7 +15,7 @@ import pyroformer
 
 CHECKED = os.environ.get("JAXTYPING_DISABLE", "0") in ("", "0")
 
-torch.set_num_threads(min(4, torch.get_num_threads()))  # many small tensors: more threads only wait for one another
+torch.set_num_threads(1)  # many small tensors: more threads only wait for one another
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,7 +14,7 @@ from ..objectives.bounds import with_global_sites_fixed
 from ..objectives.elbo import ELBO, Terms
 from ..objectives.trace_pair import trace_pair
 from ..runs.fitted import FittedModel
-from ..utils.seeds import derived_seed
+from ..utils.seeds import derived_seed, set_seed
 
 __all__ = ["TextDraws", "copies", "importance_bounds", "joined"]
 
@@ -68,13 +68,13 @@ class TextDraws:
 
     def _shared(self, number: int) -> Any:
         """The guide, with its sites outside the plate ``texts``, if it has any, at the draw of a number."""
-        torch.manual_seed(derived_seed(self.seed, "global latents", number))
+        set_seed(derived_seed(self.seed, "global latents", number))
         return with_global_sites_fixed(self.run.guide, self.text)
 
     def _seed(self, purpose: str, number: int) -> None:
         rows = [self.text.tokens, self.text.condition_tokens]
         tokens = [[] if row is None else row[0].tolist() for row in rows]
-        torch.manual_seed(derived_seed(self.seed, purpose, number, str(tokens)))
+        set_seed(derived_seed(self.seed, purpose, number, str(tokens)))
 
 
 def copies(batch: Batch, row: int, count: int) -> Batch:

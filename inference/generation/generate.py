@@ -22,7 +22,7 @@ from ...models.transformer.text_distribution import decode as write_tokens
 from ..data.entries import Conditions, TextSource, as_conditions, as_texts
 from ..runs.fitted import FittedModel, check_same_length
 from ..utils.seeded_eval import seeded_eval
-from ..utils.seeds import derived_seed
+from ..utils.seeds import derived_seed, set_seed
 from .decoding import Decoding, uniforms
 from .prompts import LastPiece, Prompt
 from .reconstruction import Reconstruction
@@ -266,7 +266,7 @@ def _autoregressive(run: FittedModel, distribution: object) -> AutoregressiveTex
 
 def _prior_memory(run: FittedModel, seed: int, conditions: list[list[int]] | None) -> Memory | None:
     """The input of the decoder for one sampled text: latents from the prior, and the condition."""
-    torch.manual_seed(seed)
+    set_seed(seed)
     placeholder = {"text": torch.zeros(1, run.corpus.max_length, dtype=torch.long, device=run.model.device)}
     conditioned = poutine.trace(poutine.condition(run.model, placeholder))
     hyperparameters = run.guide.set_hyperparameters(drawn=True) if isinstance(run.guide, Guide) else nullcontext()

@@ -27,7 +27,7 @@ from ..runs.joint_module import frozen_fingerprint, frozen_modules, frozen_names
 from ..runs.old_runs import current_progress, current_state
 from ..schedules import kl_schedule, warmup_cosine
 from ..utils.files import write_atomically
-from ..utils.seeds import derived_seed
+from ..utils.seeds import derived_seed, set_seed
 from .compiled import NO_VALIDATION, captured_losses
 from .meter import LossMeter
 from .peers import NEVER, Peers
@@ -167,7 +167,7 @@ class Training(lightning.LightningModule):
         step = self.trainer.global_step
         # The noise of a micro-batch of the step is the same whichever process takes it.
         micro_batch = self._micro_batch * self.trainer.world_size + self.trainer.global_rank
-        torch.manual_seed(derived_seed(self.options.seed, step, micro_batch, 0))
+        set_seed(derived_seed(self.options.seed, step, micro_batch, 0))
         self._micro_batch = (self._micro_batch + 1) % self.options.accumulate_grad_batches
         with _argument_checks(self.reported == 0.0):  # at the first step only: a check waits for the device
             losses = self._losses(batch)
@@ -372,7 +372,7 @@ class Training(lightning.LightningModule):
             own = index % self.trainer.world_size == self.trainer.global_rank
             if own or index == 0:  # every process must take part in the reduction, if only with weight 0
                 batch = batch if own else batch._replace(weight=torch.zeros_like(batch.weight))
-                torch.manual_seed(derived_seed(self.options.seed, -1, index, 0))
+                set_seed(derived_seed(self.options.seed, -1, index, 0))
                 batch = batch.to(self.device)
                 with self.trainer.precision_plugin.forward_context(), _argument_checks(False):
                     meter.add(self.objective.losses(batch), batch)

@@ -7,6 +7,8 @@ from threading import RLock
 import torch
 from torch import nn
 
+from .seeds import set_seed
+
 __all__ = ["seeded_eval"]
 
 _GLOBAL_STATE = RLock()  # the same thread may enter again
@@ -34,7 +36,7 @@ def _seeded_eval(modules: tuple[nn.Module | None, ...], seed: int) -> Iterator[N
     modes = [(part, part.training) for module in modules if module is not None for part in module.modules()]
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.no_grad(), torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        set_seed(seed)
         try:
             for part, _ in modes:
                 part.training = False  # not eval(): each part has a mode of its own to go back to

@@ -19,17 +19,22 @@ def start() -> None:
 
 
 def first_calls(function: Any) -> Any:
-    """The check that jaxtyping puts around each function of the package: beartype's, which ends itself."""
-    checked = beartype(function)
-    return counted(checked) if callable(checked) and not isinstance(checked, type) else checked
+    """The check that jaxtyping puts around each function of the package: beartype's, which ends itself.
 
+    It is made when the function is first called, since most functions are not called in most files of tests.
+    """
+    if isinstance(function, type):
+        return beartype(function)
+    checked: Callable[..., Any] | None = None
 
-def counted(checked: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         global _calls
+        nonlocal checked
         _calls += 1
         if _calls > CALLS:
             config.update("jaxtyping_disable", True)
+        if checked is None:
+            checked = beartype(function)
         return checked(*args, **kwargs)
 
     return call
