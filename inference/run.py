@@ -25,6 +25,7 @@ from .posterior.arviz_compat import ArviZData
 from .posterior.export import posterior
 from .runs.fitted import FittedModel
 from .runs.folder import RunFolder, objective_state, read_checkpoint
+from .runs.importable import warn_of_unimportable
 from .runs.joint_module import check_finite, joint_module
 from .utils.files import as_path
 from .utils.html import html_table
@@ -305,6 +306,7 @@ class Run(FittedModel):
         Raises:
             ValueError: If the folder is not empty or cannot be written.
         """
+        warn_of_unimportable(self.config)
         state = joint_module(self.model, self.guide).state_dict()
         weights = {f"objective.{name}": value for name, value in state.items()}
         copied = self.folder.copy(as_path(folder, "folder"), weights, self.step)

@@ -118,8 +118,12 @@ def from_config(recipe: Any, trust: Collection[str] = (), **arguments: Any) -> A
     check_trust(path, trust)
     try:
         cls = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"the run uses {path}, which cannot be imported: {error}.") from error
+    except Exception as error:  # whatever the module raises while it is imported
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(
+            f"the run uses {path}, which cannot be imported ({reason}): make it importable, or write the path of a "
+            "class that is in its place in the run's config.yaml."
+        ) from error
     if not (isinstance(cls, type) and (issubclass(cls, Configurable) or is_dataclass(cls))):
         raise ValueError(f"the run uses {path}, which is not something that a run can build.")
     given = recipe.get("init_args") or {}

@@ -42,10 +42,11 @@ def objective_class(name: str) -> type[ELBO]:
         return OBJECTIVES[name]
     try:
         cls = imported(name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever the module raises while it is imported
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ValueError(
-            f"objective is {name!r}, which cannot be imported ({error}): choose one of {', '.join(OBJECTIVES)}, or the "
-            "import path of a class, as in my_module.MyObjective."
+            f"objective is {name!r}, which cannot be imported ({reason}): choose one of {', '.join(OBJECTIVES)}, or "
+            "the import path of a class, as in my_module.MyObjective."
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, ELBO)):
         raise ValueError(

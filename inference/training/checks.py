@@ -1,8 +1,7 @@
 """Checks before training: the model fits the corpus, and a resumed run continues as it began."""
 
 import os
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
@@ -34,7 +33,6 @@ __all__ = [
     "load_start",
     "progress_of",
     "rate_change",
-    "warn_of_unimportable",
 ]
 
 JUMP = 1.5  # of the learning rate, from which on it is mentioned
@@ -88,28 +86,6 @@ def check_arguments(model: Any, guide: Any, corpus: Any) -> None:
             f"guide is None, but {type(model).__name__} has the latents {', '.join(model.latents)}: give its guide."
         )
     check_pair(model, guide)
-
-
-def warn_of_unimportable(config: Mapping[str, Any]) -> None:
-    """Warns of classes that no other program can import, so that the run could not be loaded."""
-    for path in _class_paths(config):
-        if path.startswith("__main__.") or "<locals>" in path:
-            module = "a notebook or script" if path.startswith("__main__.") else "a function"
-            warnings.warn(
-                f"the run uses {path}, a class of {module}, which no other program can import to load the run: move it "
-                "to the top level of a module of its own, such as my_priors.py, and import it from there.",
-                stacklevel=4,
-            )
-
-
-def _class_paths(recipe: Any) -> Iterator[str]:
-    if isinstance(recipe, Mapping):
-        if isinstance(path := recipe.get("class_path"), str):
-            yield path
-        recipe = list(recipe.values())
-    if isinstance(recipe, list):
-        for item in recipe:
-            yield from _class_paths(item)
 
 
 def check_same_corpus(folder: RunFolder, corpus: Corpus) -> None:

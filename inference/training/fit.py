@@ -21,6 +21,7 @@ from ..options import TrainingOptions
 from ..run import Run
 from ..runs.config import run_config
 from ..runs.folder import RunFolder, objective_state, read_checkpoint
+from ..runs.importable import warn_of_unimportable
 from ..runs.joint_module import check_finite
 from ..runs.lock import one_training, run_lock
 from ..utils.processes import rank
@@ -38,7 +39,6 @@ from .checks import (
     load_start,
     progress_of,
     rate_change,
-    warn_of_unimportable,
 )
 from .divergence import DivergenceError
 from .lightning_module import Status, Training
@@ -143,7 +143,7 @@ def run_training(
     objective = make_objective(model, guide, settings, len(corpus.train))
     config = run_config(model, guide, corpus, settings)
     if out is not None:
-        warn_of_unimportable(config)
+        warn_of_unimportable(config, stacklevel=3)
     check_strategy(objective, settings)
     with quiet_lightning():
         trainer = make_trainer(settings)  # before anything is written, as it refuses some options

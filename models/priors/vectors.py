@@ -271,6 +271,11 @@ def check_base_measure(
     Raises:
         ValueError: If it returns no distribution, or one of another shape or support.
     """
+    if isinstance(prior, BaseMeasure) and not isinstance(prior, VectorPrior | SequencePrior):
+        raise ValueError(
+            f"{described(prior, name)} is neither a prior of one vector nor one of all: derive it from VectorPrior or "
+            "SequencePrior."
+        )
     if isinstance(prior, SequencePrior):
         check_prior(prior, mask, event_shape=(mask.shape[-1], width), name=name)
         check_prior(prior.first, event_shape=(width,), name=f"{name}.first")

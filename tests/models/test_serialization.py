@@ -1,7 +1,10 @@
 """What a run writes down of a model is enough to build it, and no more than that is ever built."""
 
+from pathlib import Path
+
 import pytest
 
+from pyroformer.inference.objectives.registry import objective_class
 from pyroformer.models.serialization import Configurable, from_config, to_config
 from pyroformer.models.transformer.config import TransformerConfig
 
@@ -38,6 +41,23 @@ def test_foreign_code_is_not_imported_unless_named() -> None:
 def test_what_does_not_exist_is_named(path: str) -> None:
     with pytest.raises(ValueError, match=f"the run uses {path}, which cannot be imported"):
         from_config({"class_path": path})
+
+
+@pytest.mark.parametrize(
+    "code", ["raise RuntimeError('no\\nlicense')", "def broken(:", "import nowhere_at_all", "1 / 0"]
+)
+def test_a_module_that_fails_is_named_with_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    (tmp_path / "failing_priors.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    kinds = "RuntimeError: no license|SyntaxError|ModuleNotFoundError|ZeroDivisionError"
+    with pytest.raises(ValueError, match=rf"cannot be imported \(({kinds}).*config\.yaml\.$") as error:
+        from_config({"class_path": "failing_priors.Mine"}, trust=["failing_priors"])
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=rf"cannot be imported \(({kinds}).*: choose one of elbo") as error:
+        objective_class("failing_priors.Mine")
+    assert "\n" not in str(error.value)
 
 
 def test_only_recorded_classes_are_built() -> None:

@@ -474,8 +474,12 @@ def test_a_class_that_cannot_be_imported_again_is_noticed(corpus: pf.Corpus, tmp
 
     torch.manual_seed(0)
     model = pf.VAE.for_corpus(corpus, base_measure=Mine(16), **SMALL)
-    with pytest.warns(UserWarning, match=r"<locals>\.Mine, a class of a function, which no other program can import"):
-        pf.fit(model, pf.VAEGuide(model), corpus, out=tmp_path, steps=1, batch_size=8)
+    message = r"<locals>\.Mine, a class of a function, which no other program can import"
+    with pytest.warns(UserWarning, match=message):
+        pf.fit(model, pf.VAEGuide(model), corpus, out=tmp_path / "run", steps=1, batch_size=8)
+    run = pf.fit(model, pf.VAEGuide(model), corpus, steps=1, batch_size=8)  # without a folder there is nothing to load
+    with pytest.warns(UserWarning, match=message):
+        run.save(tmp_path / "saved")
 
 
 def test_one_device_does_not_heed_a_scheduler(

@@ -110,3 +110,14 @@ def test_the_own_component_of_a_law_over_one_vector_is_that_law() -> None:
 def test_a_role_says_what_to_write() -> None:
     with pytest.raises(NotImplementedError, match=r"BaseMeasure is a BaseMeasure: write component\("):
         BaseMeasure().component()
+
+
+def test_a_base_measure_says_of_how_many_vectors_it_is() -> None:
+    class Neither(BaseMeasure):
+        def forward(self) -> Any:
+            return dist.Normal(torch.zeros(4), 1.0).to_event(1)
+
+    with pytest.raises(
+        ValueError, match="base_measure Neither is neither .*: derive it from VectorPrior or SequencePrior"
+    ):
+        NVAE(CONFIG, base_measure=Neither())
