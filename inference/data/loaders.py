@@ -135,9 +135,10 @@ class TrainingStream(IterableDataset[Batch]):
         """Indices of the texts in each step of an epoch (-1: filler), and the padded length of each step."""
         if self._plan is None or self._plan[0] != epoch:
             generator = np.random.default_rng((self.seed, epoch))
-            order = generator.permutation(len(self.texts))
-            buckets = np.searchsorted(self.texts.padded_lengths, self.texts.lengths[order])
-            chunks, lengths = _chunks(order[np.argsort(buckets, kind="stable")], self.texts, self.texts_per_step)
+            order = _narrow(generator.permutation(len(self.texts)))
+            buckets = np.searchsorted(self.texts.padded_lengths, self.texts.lengths).astype(np.uint8)
+            order = order[np.argsort(buckets[order], kind="stable")]
+            chunks, lengths = _chunks(order, self.texts, self.texts_per_step)
             shuffled = generator.permutation(len(chunks))
             self._plan = epoch, chunks[shuffled], lengths[shuffled]
         return self._plan[1:]
@@ -157,7 +158,7 @@ def sequential_batches(texts: Texts, batch_size: int = 64) -> Iterator[tuple[Int
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: give at least 1.")
-    chunks, lengths = _chunks(np.argsort(texts.lengths, kind="stable"), texts, batch_size)
+    chunks, lengths = _chunks(_narrow(np.argsort(texts.lengths, kind="stable")), texts, batch_size)
     for chunk, length in zip(chunks, lengths, strict=True):
         yield chunk[chunk >= 0], texts.batch(chunk, int(length))
 
@@ -166,7 +167,14 @@ def _chunks(
     order: Int[np.ndarray, " texts"], texts: Texts, size: int
 ) -> tuple[Int[np.ndarray, "chunks {size}"], Int[np.ndarray, " chunks"]]:
     """Texts in order of their buckets, cut into chunks (the last filled with -1), and the padded length of each."""
-    chunks = np.full((-(-len(order) // size), size), -1)
+    chunks = np.full((-(-len(order) // size), size), -1, order.dtype)
     chunks.reshape(-1)[: len(order)] = order
-    longest = np.where(chunks >= 0, texts.lengths[chunks], 0).max(1)
+    lengths = texts.lengths[chunks]
+    lengths[chunks < 0] = 0
+    longest = lengths.max(1)
     return chunks, np.asarray(texts.padded_lengths)[np.searchsorted(texts.padded_lengths, longest)]
+
+
+def _narrow(numbers: Int[np.ndarray, " texts"]) -> Int[np.ndarray, " texts"]:
+    """Numbers of texts in half the memory, if there are not billions."""
+    return numbers.astype(np.int32) if len(numbers) < 2**31 else numbers

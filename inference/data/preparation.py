@@ -33,12 +33,11 @@ def preparation(corpus: Path) -> Iterator[Path]:
         corpus.mkdir(parents=True, exist_ok=True)
         folder.mkdir(exist_ok=True)
         yield folder
-    except OSError as error:
-        _leave_finished(folder)
+    except OSError as error:  # of a full disk, which needs room
+        _leave_shards(folder)
         raise ValueError(f"cannot write the corpus into {corpus}: {error.strerror}. Give another folder.") from error
     except ValueError:  # again and again, with these texts and options
-        forget_texts(folder)
-        _leave_finished(folder)
+        _leave_shards(folder)
         if new:
             shutil.rmtree(corpus, ignore_errors=True)
         raise
@@ -84,4 +83,11 @@ def _leave_finished(folder: Path) -> None:
     if not (folder / READ).exists():
         forget_texts(folder)
     if not _finished(folder) and not (folder / READ).exists():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _leave_shards(folder: Path) -> None:
+    """Removes the texts, and everything if no shard is finished."""
+    forget_texts(folder)
+    if not any(folder.glob(f"*{ENDING}")):
         shutil.rmtree(folder, ignore_errors=True)

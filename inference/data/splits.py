@@ -54,6 +54,7 @@ def split_texts(
     part_of = np.zeros(count, np.uint8)  # of each distinct text; 0: train
     for j, _ in enumerate(parts):
         part_of[order[j * size : (j + 1) * size]] = j + 1
+    del order
     part_of[_texts_of_missing_labels(conditions, numbers, part_of, labels)] = 0
     chosen = part_of[numbers]
     split = {part: _select(texts, np.flatnonzero(chosen == j)) for j, part in enumerate(("train", *parts))}
@@ -71,17 +72,21 @@ def _distinct_numbers(texts: Sequence[str]) -> tuple[Int[np.ndarray, " texts"], 
     Texts are compared by hashes of 64 bits: among ten million, that two differ and are taken for equal has a
     probability of 3e-6, and would put them into the same part.
     """
-    digests = [b"".join(blake2b(text, digest_size=8).digest() for text in chunk) for chunk in encoded_chunks(texts)]
-    hashes = np.frombuffer(b"".join(digests), np.int64)
-    del digests
-    order = np.argsort(hashes, kind="stable")
+    hashes = np.empty(len(texts), np.int64)
+    place = 0
+    for chunk in encoded_chunks(texts):
+        digests = b"".join(blake2b(text, digest_size=8).digest() for text in chunk)
+        hashes[place : (place := place + len(chunk))] = np.frombuffer(digests, np.int64)
+    index = np.int32 if len(texts) < 2**31 else np.int64  # millions of texts in half the memory
+    order = np.argsort(hashes, kind="stable").astype(index)
     hashes = hashes[order]
     begins = np.append(np.ones(min(1, len(order)), bool), hashes[1:] != hashes[:-1])
     del hashes
-    rank = np.empty(int(begins.sum()), np.int64)  # of each group of equal hashes, by where it first appears
-    rank[np.argsort(order[begins])] = np.arange(len(rank))
-    numbers = np.empty(len(order), np.int64)
-    numbers[order] = np.repeat(rank, np.diff(np.append(np.flatnonzero(begins), len(order))))
+    rank = np.empty(int(begins.sum()), index)  # of each group of equal hashes, by where it first appears
+    rank[np.argsort(order[begins])] = np.arange(len(rank), dtype=index)
+    group = np.cumsum(begins, dtype=index)  # from 1
+    numbers = np.empty(len(order), index)
+    numbers[order] = rank[np.subtract(group, 1, out=group)]
     return numbers, len(rank)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO, SupportsIndex, overload
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 
 __all__ = ["TEXTS", "StoredTexts", "byte_count", "chunk_bounds", "encoded_chunks", "store_texts"]
 
@@ -37,7 +37,7 @@ class StoredTexts(Sequence[str]):
         self,
         path: Path,
         starts: Int[np.ndarray, " texts"],
-        sizes: Int[np.ndarray, " texts"],
+        sizes: Integer[np.ndarray, " texts"],
         conditions: "StoredTexts | None" = None,
     ) -> None:
         self.path = path
@@ -116,7 +116,7 @@ def encoded_chunks(texts: Sequence[str]) -> Iterator[list[bytes]]:
 def byte_count(texts: Sequence[str]) -> int:
     """Number of bytes of all texts in UTF-8."""
     if isinstance(texts, StoredTexts):
-        return int(texts.sizes.sum())
+        return int(texts.sizes.sum(dtype=np.int64))
     return sum(len(text) for chunk in encoded_chunks(texts) for text in chunk)
 
 
@@ -154,17 +154,19 @@ class _Writer:
 
     def flush(self) -> None:
         self.file.write(b"".join(self.waiting))
-        self.written.append(np.fromiter(map(len, self.waiting), np.int64, len(self.waiting)))
+        self.written.append(np.fromiter(map(len, self.waiting), np.uint32, len(self.waiting)))
         self.waiting, self.size = [], 0
 
-    def sizes(self) -> Int[np.ndarray, " texts"]:
+    def sizes(self) -> Integer[np.ndarray, " texts"]:
         """Number of bytes of each text, once all are written."""
         self.flush()
         return np.concatenate(self.written)
 
 
-def _from_sizes(path: Path, sizes: Int[np.ndarray, " texts"]) -> StoredTexts:
-    return StoredTexts(path, np.cumsum(sizes) - sizes, sizes)
+def _from_sizes(path: Path, sizes: Integer[np.ndarray, " texts"]) -> StoredTexts:
+    starts = np.cumsum(sizes, dtype=np.int64)
+    starts -= sizes
+    return StoredTexts(path, starts, sizes)
 
 
 def _beside(path: Path) -> Path:

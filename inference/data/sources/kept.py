@@ -55,9 +55,9 @@ def kept_texts(folder: Path, key: str) -> Kept | None:
 
 def forget_texts(folder: Path) -> None:
     """Removes all texts from a folder."""
-    (folder / READ).unlink(missing_ok=True)
-    for path in folder.glob(f"*{TEXTS}*"):
-        path.unlink(missing_ok=True)
+    with suppress(NotADirectoryError):
+        for path in [folder / READ, *folder.glob(f"*{TEXTS}*")]:
+            path.unlink(missing_ok=True)
 
 
 _CONDITIONS = " conditions"

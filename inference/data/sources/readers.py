@@ -24,7 +24,7 @@ __all__ = ["read_file", "read_texts", "read_to_disk"]
 
 LINES_PER_UPDATE = 10_000  # of the progress bar
 LONGEST_PART = 2**20  # bytes of a line that are read at a time
-_VERSION = 1  # of what is read from a file: texts of another one are read again
+_VERSION = 2  # of what is read from a file: texts of another one are read again
 
 _WAY_OUT = "Give a .txt, .csv, .tsv, .jsonl or .json (or packed .gz) file, or a folder with train/valid/test."
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # that of UTF-32-LE begins as the first
