@@ -20,6 +20,9 @@ def seeded_eval(*modules: nn.Module | None, seed: int) -> Iterator[None]:
 
     Pyro's stack of handlers and torch's generator are global, so threads wait for one another here.
 
+    Raises:
+        ValueError: If a parameter is not finite: whatever comes of it would be no number, or a wall of them.
+
     Examples:
         >>> layer = torch.nn.Dropout()
         >>> with seeded_eval(layer, seed=0):
@@ -29,6 +32,7 @@ def seeded_eval(*modules: nn.Module | None, seed: int) -> Iterator[None]:
         (True, True)
     """
     with _GLOBAL_STATE:
+        _check_finite(modules)
         yield from _seeded_eval(modules, seed)
 
 
@@ -44,3 +48,14 @@ def _seeded_eval(modules: tuple[nn.Module | None, ...], seed: int) -> Iterator[N
         finally:
             for part, training in modes:
                 part.training = training
+
+
+def _check_finite(modules: tuple[nn.Module | None, ...]) -> None:
+    """Raises a ValueError that names the first parameter that is not finite."""
+    for module in modules:
+        for name, weight in module.named_parameters() if module is not None else ():
+            if weight.numel() and not all(bound.isfinite() for bound in weight.detach().aminmax()):
+                raise ValueError(
+                    f"{type(module).__name__} has weights that are not finite, {name} the first of them, as after a "
+                    "training that diverged: fit it anew with a lower learning_rate."
+                )

@@ -1,7 +1,9 @@
 """Runs are used from several threads as from one."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 import torch
 
 from pyroformer.guides.vae import VAEGuide
@@ -38,3 +40,25 @@ def test_one_thread_enters_again_and_errors_let_others_in() -> None:
     with ThreadPoolExecutor(1) as thread:
         assert thread.submit(enter).result(timeout=10) is False
     assert layer.training
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_named(value: float) -> None:
+    """Of the model or of its guide: otherwise a bound is nan, or Pyro prints all of its numbers."""
+    corpus = Corpus.from_texts([f"number {n} of many" for n in range(40)], vocabulary=265, max_length=12)
+    for part, name in (("model", "VAE"), ("guide", "VAEGuide")):
+        model = VAE.for_corpus(corpus, width=8, layers=1, heads=2)
+        run = Run(model, VAEGuide(model), corpus, RunFolder("nowhere"), {}, 0)
+        with torch.no_grad():
+            next(reversed(list(getattr(run, part).parameters())))[..., -1] = value
+        calls: list[Callable[[Run], object]] = [
+            lambda run: run.sample(1),
+            lambda run: run.bound(["number 3"]),
+            lambda run: run.reconstruct("a"),
+            lambda run: run.posterior("a"),
+        ]
+        for call in calls:
+            with pytest.raises(
+                ValueError, match=rf"^{name} has weights that are not finite, .*: fit it anew with a lower"
+            ):
+                call(run)
