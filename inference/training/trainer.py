@@ -15,6 +15,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 
 from ..options import TrainingOptions
 from ..utils.files import write_atomically
+from ..utils.processes import by_torchrun
 
 __all__ = ["make_trainer", "quiet_lightning", "texts_per_step"]
 
@@ -34,35 +35,29 @@ def make_trainer(options: TrainingOptions) -> lightning.Trainer:
     """
     cuda = torch.cuda.is_available()
     processes = _processes(options)
+    local = int(os.environ["LOCAL_WORLD_SIZE"]) if by_torchrun() else options.devices
     plugins: list[Any] = [AtomicCheckpoints()]
-    if processes == 1:
+    if not by_torchrun():
+        _check_one_task(options)
         plugins.append(LightningEnvironment())  # a scheduler's variables are no request for several processes
-    try:
-        trainer = lightning.Trainer(
-            accelerator="cuda" if cuda else "cpu",
-            devices=options.devices if "TORCHELASTIC_RUN_ID" not in os.environ else int(os.environ["LOCAL_WORLD_SIZE"]),
-            num_nodes=max(1, processes // int(os.environ.get("LOCAL_WORLD_SIZE", processes))),
-            strategy=_strategy(options, processes),
-            precision="bf16-mixed" if options.precision == "bf16" else "32-true",
-            max_steps=options.steps or -1,
-            max_epochs=-1,
-            accumulate_grad_batches=options.accumulate_grad_batches,
-            gradient_clip_val=options.gradient_clip_val or None,
-            plugins=plugins,
-            use_distributed_sampler=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            logger=False,
-            num_sanity_val_steps=0,
-        )
-    except RuntimeError as error:
-        if "ntasks" not in str(error):
-            raise
-        raise ValueError(
-            f"devices is {options.devices}, but SLURM was asked for other processes: give sbatch or srun "
-            f"--ntasks-per-node={options.devices} in place of --ntasks, or leave devices out."
-        ) from error
+    trainer = lightning.Trainer(
+        accelerator="cuda" if cuda else "cpu",
+        devices=local,
+        num_nodes=max(1, processes // local),
+        strategy=_strategy(options, processes),
+        precision="bf16-mixed" if options.precision == "bf16" else "32-true",
+        max_steps=options.steps or -1,
+        max_epochs=-1,
+        accumulate_grad_batches=options.accumulate_grad_batches,
+        gradient_clip_val=options.gradient_clip_val or None,
+        plugins=plugins,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=False,
+        num_sanity_val_steps=0,
+    )
     # Signals are ours (see signals.py): Lightning's handlers end a run without a checkpoint.
     setattr(trainer._signal_connector, "register_signal_handlers", lambda: None)  # noqa: B010
     return trainer
@@ -75,7 +70,17 @@ def texts_per_step(options: TrainingOptions) -> int:
 
 def _processes(options: TrainingOptions) -> int:
     """The number of processes that train together, which torchrun may have started."""
-    return max(options.devices, int(os.environ.get("WORLD_SIZE", 1)))
+    return max(options.devices, int(os.environ["WORLD_SIZE"]) if by_torchrun() else 1)
+
+
+def _check_one_task(options: TrainingOptions) -> None:
+    """Raises a ValueError if srun has started several processes, each of which would start others."""
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if options.devices > 1 and tasks.isdecimal() and int(tasks) > 1:
+        raise ValueError(
+            f"devices is {options.devices}, and srun has started {tasks} tasks, each of which would train on so many: "
+            "give srun --ntasks=1, or one task a machine, and torchrun in it."
+        )
 
 
 def _strategy(options: TrainingOptions, processes: int) -> Any:

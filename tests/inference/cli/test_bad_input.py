@@ -320,6 +320,52 @@ def test_a_rank_without_other_processes_gets_one_line(
     assert f"RANK is 1, but WORLD_SIZE, the number of processes, is {size or 'not set'}: unset RANK" in error
 
 
+LEFT_OVER: list[tuple[dict[str, str], str | None]] = [
+    ({"RANK": "1", "WORLD_SIZE": "2"}, "RANK"),
+    ({"LOCAL_RANK": "1", "WORLD_SIZE": "2"}, "LOCAL_RANK"),
+    ({"RANK": "0", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}, "LOCAL_RANK"),
+    ({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}, "RANK"),
+    ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, None),
+    (
+        {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "x", "SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"},
+        None,
+    ),
+    ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "PMI_RANK": "1", "PMI_SIZE": "2"}, None),
+]
+
+
+@pytest.mark.parametrize(("variables", "name"), LEFT_OVER)
+def test_variables_of_a_launcher_that_is_not_there(
+    variables: dict[str, str],
+    name: str | None,
+    here: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for key, value in variables.items():
+        monkeypatch.setenv(key, value)
+    fit = ["fit", "lm", "--data", f"{here}/good.txt", "--out", f"{tmp_path}/run", "--steps", "2", *TINY.split()]
+    code = main(fit)
+    output, error = capsys.readouterr()
+    if name is None:
+        assert (code, error) == (0, "") and "run saved in" in output
+    else:
+        assert code == 1 and error == (
+            f"error: the environment variable {name} is 1, but this process was started neither by torchrun nor by "
+            f"fit itself: unset {name}, or start all processes with torchrun.\n"
+        )
+
+
+def test_several_tasks_of_srun_are_refused(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    fit = ["fit", "lm", "--data", f"{here}/good.txt", "--out", f"{tmp_path}/run", "--devices", "2", *TINY.split()]
+    assert main(fit) == 1
+    assert "error: devices is 2, and srun has started 8 tasks" in capsys.readouterr().err
+
+
 PRIOR_CASES = [
     (
         "--model.weight_prior nosuch.Prior",

@@ -264,6 +264,7 @@ def test_only_the_first_of_several_processes_speaks(
 ) -> None:
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     assert main(["fit", "lm", "--data", f"{here}/none.txt", "--out", f"{here}/silent"]) == 1
     assert main(["fit", "lm", "--help"]) == 0
     assert capsys.readouterr() == ("", "")
