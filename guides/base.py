@@ -113,6 +113,11 @@ def check_pair(model: object, guide: object) -> None:
         ValueError: the guide was made for another VAE than this model: make it again with VAEGuide(model).
     """
     if isinstance(model, Model) and isinstance(guide, Guide) and guide.model is not model:
+        if type(guide.model) is not type(model):
+            raise ValueError(
+                f"the guide is a {type(guide).__name__} of the model {type(guide.model).__name__}, and the model is of "
+                f"the class {type(model).__name__}: give a guide that was made for this one."
+            )
         raise ValueError(
             f"the guide was made for another {type(guide.model).__name__} than this model: make it again with "
             f"{type(guide).__name__}(model)."

@@ -1,5 +1,6 @@
 """What every model and guide promises, run over all of them."""
 
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -214,6 +215,13 @@ def test_state_survives_saving(pair: Pair) -> None:
     model.eval()
     again = Pair(model, None if guide is None else guide.eval())
     assert torch.equal(terms(again, Batch.pad(TEXTS)).bound, terms(pair, Batch.pad(TEXTS)).bound)
+
+
+def test_a_pickled_pair_is_the_same_pair(pair: Pair) -> None:
+    """So that joblib, multiprocessing and Ray can send it."""
+    model, guide = pickle.loads(pickle.dumps((pair.model, pair.guide)))
+    assert guide is None or guide.model is model
+    assert torch.equal(terms(Pair(model, guide), Batch.pad(TEXTS)).bound, terms(pair, Batch.pad(TEXTS)).bound)
 
 
 def test_unobserved_texts_are_sampled(pair: Pair) -> None:

@@ -154,4 +154,6 @@ def _way_out(entry: Any, role: str) -> str:
         return f"give the {role} alone, as in [row[{next(iter(entry), role)!r}] for row in rows]."
     if str(entry) in _MISSING:
         return "leave it out, or give a string."
+    if _is_sequence(entry) or _is_iterable(entry):
+        return "give one string for each entry, such as list(array.ravel()) of an array."
     return "give a string, such as str(entry)."

@@ -1,5 +1,6 @@
 """Compatibility with ArviZ 0.23, which has InferenceData, and ArviZ 1.x, which has xarray's DataTree."""
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -113,7 +114,9 @@ def dataset(data: ArviZData, group: str) -> Any:
 def pareto_smoothed(log_weights: Float[np.ndarray, " S"]) -> tuple[Float[np.ndarray, " S"], float]:
     r"""Pareto smoothing of log importance weights: the smoothed, normalized log weights, and the tail shape k-hat.
 
-    Weights that are all equal up to rounding have no tail to fit: the guide is exact, and k-hat is 0.
+    Where the largest weight is that of all draws of the tail, up to rounding, there is none to fit, and k-hat is 0: the
+    guide is exact, or weights are bounded, as those of latents with few values may be. Where a weight is infinite or
+    no number, k-hat is infinite.
 
     References:
         Pareto Smoothed Importance Sampling (Vehtari et al., 2024), https://arxiv.org/abs/1507.02646
@@ -122,7 +125,12 @@ def pareto_smoothed(log_weights: Float[np.ndarray, " S"]) -> tuple[Float[np.ndar
     import xarray
 
     log_weights = np.asarray(log_weights, dtype=float)
-    if np.ptp(log_weights) < _ROUNDING:
+    if not (log_weights < math.inf).all():
+        return np.full_like(log_weights, math.nan), math.inf
+    tail = math.ceil(min(0.2 * log_weights.size, 3 * math.sqrt(log_weights.size)))  # of this length, as in the paper
+    ends = [-min(tail + 1, log_weights.size), -1]
+    cutoff, largest = np.partition(log_weights, ends)[ends]
+    if np.isfinite(largest) and largest - cutoff < _ROUNDING:
         return log_weights - np.logaddexp.reduce(log_weights), 0.0
     if _first_version():
         smoothed, shape = arviz.psislw(log_weights)

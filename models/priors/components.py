@@ -1,6 +1,7 @@
 r"""Priors over the components of a mixture: conjugate ones for means, stick breaking for weights."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -161,7 +162,9 @@ class DirichletProcess(Configurable, LocalModule):
         super().__init__()
         if not isinstance(concentration, float | int):
             self.hyperprior = as_prior(concentration, nn.Module, "concentration")
-            self.concentration = PyroSample(_hyperprior)
+            self.concentration = PyroSample(
+                partial(_hyperprior)
+            )  # Pyro renames a plain function, so that it cannot be pickled
             return
         if not concentration > 0:
             raise ValueError(f"concentration is {concentration}; it must be positive")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyroformer.guides.base import Guide, encodes
+from pyroformer.guides.base import Guide, check_pair, encodes
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.posteriors import TextPosterior
@@ -146,3 +146,12 @@ def test_a_guide_of_another_model_is_refused(guide: type[Guide]) -> None:
     model = LanguageModel(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2, dropout=0.0))
     with pytest.raises(ValueError, match=f"{guide.__name__} is a guide of .*, not of LanguageModel: build a model"):
         Guide.__init__(guide.__new__(guide, model), model)
+
+
+def test_a_guide_of_a_model_of_another_class_is_named() -> None:
+    config = TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2)
+    message = (
+        "the guide is a NVAEGuide of the model NVAE, and the model is of the class VAE: give a guide that was made"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_pair(VAE(config), NVAEGuide(NVAE(config)))

@@ -87,6 +87,20 @@ def test_khat_of_an_exact_guide_is_the_best_value(spread: float) -> None:
     assert np.exp(smoothed).sum() == pytest.approx(1)
 
 
+@pytest.mark.parametrize("rare", [0, 1, 4, 60, 199])
+def test_khat_of_two_values(rare: int) -> None:
+    """A largest weight that fills the tail bounds the variance; one that a few draws have says nothing of a tail."""
+    log_weights = np.r_[np.full(200 - rare, -3.0), np.full(rare, -2.0)]
+    smoothed, shape = pareto_smoothed(np.random.default_rng(0).permutation(log_weights))
+    assert shape == (0.0 if rare in (0, 60, 199) else np.inf)
+    assert np.exp(smoothed).sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("last", [np.nan, np.inf])
+def test_khat_of_weights_that_are_none_is_the_worst(last: float) -> None:
+    assert pareto_smoothed(np.r_[np.full(199, -3.0), last])[1] == np.inf
+
+
 def test_khat_of_a_collapsed_site_is_zero(run: Run) -> None:
     data = run.posterior(["a", "b"], draws=30)
     stats = dataset(data, "sample_stats")

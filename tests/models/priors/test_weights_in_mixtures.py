@@ -1,5 +1,6 @@
 """Every prior of weights that ships, under each of Pyro's ways to infer the weights of a mixture."""
 
+import pickle
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -113,6 +114,17 @@ def test_nuts_draws_weights(name: str) -> None:
     weights = simplex(chain.get_samples()["weights"])
     assert weights.shape == (10, 3) and ((weights.sum(-1) - 1).abs() < 1e-4).all()
     assert len(weights[:, 0].unique()) > 2
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_a_model_with_the_prior_is_pickled(name: str) -> None:
+    model = attention(name)
+    again = pickle.loads(pickle.dumps(model))
+    densities = []
+    for each in (model, again):
+        torch.manual_seed(0)
+        densities.append(pyro.poutine.trace(each).get_trace(QUERIES).log_prob_sum())
+    assert torch.equal(*densities)
 
 
 def test_log_weights_have_a_bijection_whose_draws_go_there_and_back() -> None:
