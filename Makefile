@@ -44,7 +44,8 @@ test: $(DEV)
 	$(BIN)/ruff format --check . || status=1; \
 	$(BIN)/mypy || status=1; \
 	$(BIN)/python -m pytest -m "not compile" --numprocesses 2 --dist loadfile || status=1; \
-	JAXTYPING_DISABLE=1 $(BIN)/python -m pytest -m compile --jaxtyping-packages= --numprocesses 2 || status=1; \
+	JAXTYPING_DISABLE=1 $(BIN)/python -m pytest -m compile --jaxtyping-packages= --numprocesses 2 \
+		$$(grep -rl --include='test_*.py' mark.compile tests) || status=1; \
 	exit $$status
 
 coverage: export OMP_NUM_THREADS = 1

@@ -6,7 +6,10 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+from pyroformer.inference.data import corpus
+
 README = Path(__file__).parent.parent / "README.md"
+TEXTS = [f"The {'food' if n % 3 else 'room'} was {'good' if n % 2 else 'bad'}, {n} of 400." for n in range(400)]
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 
@@ -20,6 +23,7 @@ def test_the_first_screen_has_the_commands_and_the_first_fit() -> None:
 @pytest.mark.slow
 def test_the_code_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     matplotlib.use("Agg")
+    monkeypatch.setattr(corpus, "sentences", lambda: TEXTS)  # reading them takes long: tests of the corpora do that
     monkeypatch.chdir(tmp_path)
     seen: dict[str, object] = {}
     for block in BLOCKS:

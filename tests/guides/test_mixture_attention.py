@@ -237,7 +237,7 @@ def test_training_the_key_guide_does_not_loosen_the_bound(batch: tuple[int, ...]
     before = bound()
     loss = elbo(batch, num_particles=20, vectorize_particles=True)
     svi = SVI(model, guide, torch.optim.Adam, loss=loss, lr=1e-2)
-    for _ in range(60):
+    for _ in range(30):
         svi.step(observed)
     assert bound() >= before
 

@@ -96,9 +96,9 @@ def test_long_work_says_how_far_it_is(run: Run, capsys: pytest.CaptureFixture[st
 
 
 def test_bars_change_no_number(run: Run) -> None:
-    options = {"num_particles": 2, "samples": 70, "batch_size": 2}
+    options = {"num_particles": 2, "samples": 6, "batch_size": 2}
     one, other = run.evaluate(progress=True, **options), run.evaluate(progress=False, **options)
     assert one.as_dict() == other.as_dict()
     names = [name for name in other if name.startswith("distinct")]
-    whole = run.evaluate(num_particles=2, samples=70)
+    whole = run.evaluate(num_particles=2, samples=6)
     assert names and all(whole[name] == other[name] for name in names), "parts are drawn as the whole"

@@ -6,7 +6,7 @@ from typing import Any
 from beartype import beartype
 from jaxtyping import config
 
-CALLS = 1000  # of checked functions in a test and in the fixtures that it is the first to use
+CALLS = 300  # of checked functions in a test and in the fixtures that it is the first to use
 
 _calls = 0
 

@@ -1,4 +1,4 @@
-"""Trains a model, until it is killed or to the end: ``python train_forever.py CORPUS OUT [resume]``."""
+"""Trains ``train_forever.py CORPUS CUT``, or resumes it and trains another, ``train_forever.py CORPUS CUT WHOLE``."""
 
 import sys
 
@@ -9,9 +9,15 @@ from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.training.fit import fit
 from pyroformer.models.nvae import NVAE
 
-if __name__ == "__main__":
-    corpus = Corpus.load(sys.argv[1])
+
+def train(corpus: Corpus, out: str, resume: bool) -> None:
     torch.manual_seed(0)
     model = NVAE.for_corpus(corpus, width=16, layers=1, heads=2, dropout=0.0)
-    options = {"steps": 150, "batch_size": 16, "validations": 15, "resume": "resume" in sys.argv[3:]}
-    fit(model, NVAEGuide(model), corpus, out=sys.argv[2], **options)
+    fit(model, NVAEGuide(model), corpus, out=out, steps=150, batch_size=16, validations=15, resume=resume)
+
+
+if __name__ == "__main__":
+    texts, cut, *whole = sys.argv[1:]
+    train(Corpus.load(texts), cut, resume=bool(whole))
+    for out in whole:
+        train(Corpus.load(texts), out, resume=False)
