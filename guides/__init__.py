@@ -1,4 +1,4 @@
-"""What is learned: an amortized neural posterior for each model, under the model's file name."""
+"""Amortized neural posteriors, one for each model, under the model's file name."""
 
 from typing import TYPE_CHECKING
 

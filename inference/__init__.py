@@ -1,4 +1,4 @@
-"""What is done with a model and its guide: training, evaluation, generation, plots and the command line."""
+"""Inference with a model and its guide: training, evaluation, generation, plots and the command line."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What is assumed: generative models, the mixtures and Transformer blocks they are made of, and their priors."""
+"""Generative models, the mixtures and Transformer blocks they are made of, and their priors."""
 
 from typing import TYPE_CHECKING
 

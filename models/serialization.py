@@ -1,4 +1,4 @@
-"""How a module was made: its class and arguments as plain data, so that a run can be written down and built again."""
+"""Configurations: the class and the arguments of a module as plain data, from which it is built again."""
 
 from collections.abc import Collection
 from dataclasses import asdict, is_dataclass

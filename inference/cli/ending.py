@@ -1,4 +1,4 @@
-"""What is said of a training that ends before its time."""
+"""Messages about a training that ends early."""
 
 from .output import print_line
 from .progress import Progress

@@ -1,4 +1,4 @@
-"""What scikit-learn expects of an estimator, without scikit-learn."""
+"""scikit-learn's conventions for an estimator, without scikit-learn."""
 
 import importlib
 import inspect

@@ -1,4 +1,4 @@
-"""What a fitted mixture of Gaussians answers: components, densities, samples, and its Pyro model."""
+"""Queries to a fitted mixture of Gaussians: components, densities, samples, and its Pyro model."""
 
 import math
 from dataclasses import replace

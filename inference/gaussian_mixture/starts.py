@@ -1,4 +1,4 @@
-"""Where EM starts: components of rows that lie together, or given parameters."""
+"""Starting points of EM: components of rows that lie together, or given parameters."""
 
 from collections.abc import Callable
 from dataclasses import replace

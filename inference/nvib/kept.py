@@ -1,4 +1,4 @@
-"""How many vectors of a wrapped model stay."""
+"""The number of vectors of a wrapped model that stay."""
 
 from typing import NamedTuple
 

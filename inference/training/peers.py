@@ -1,4 +1,4 @@
-"""What processes that train together tell each other after each step."""
+"""Messages of processes that train together, after each step."""
 
 from collections.abc import Callable
 from typing import NamedTuple

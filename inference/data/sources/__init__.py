@@ -1,1 +1,1 @@
-"""Where texts come from: files, tables and the corpus that ships."""
+"""Sources of texts: files, tables and the corpus that ships."""

@@ -1,4 +1,4 @@
-"""What an interrupted preparation has read: texts on the disk, and where each split has its own."""
+"""The state of an interrupted preparation: the texts read so far, on the disk, and the place of each split."""
 
 import zlib
 from collections.abc import Mapping
