@@ -241,5 +241,5 @@ def _lines(file: Iterable[bytes], path: Path) -> Iterator[tuple[int, str]]:
         if "\0" in text:
             byte = f"a NUL byte at position {position + line.index(0):,}"
             raise ValueError(f"{path} is not text ({byte}). {_WAY_OUT}")
-        yield number, text.lstrip("\ufeff") if number == 1 else text
+        yield number, text.lstrip("\ufeff")  # of a file, or of several that were put together
         position += len(line)

@@ -188,6 +188,14 @@ def test_a_byte_order_mark_is_no_part_of_any_text(name: str, content: str, packe
     assert read_file(write(tmp_path / (name + packed), f"\ufeff{content}")) == (["one", "two"], 0)
 
 
+@pytest.mark.parametrize("ending", [".txt", ".csv", ".jsonl", ".txt.gz"])
+def test_files_put_together_keep_no_byte_order_marks(ending: str, tmp_path: Path) -> None:
+    lines = {".jsonl": ['{"text": "one"}', '{"text": "two"}']}.get(ending, ["one", "two"])
+    content = "".join(f"\ufeff{line}\n" for line in lines) + "\ufeff\n" * (ending == ".txt")
+    texts, blank = read_file(write(tmp_path / f"a{ending}", content))
+    assert texts == ["one", "two"] and blank == (ending == ".txt")
+
+
 def test_splits_with_names_in_capitals(tmp_path: Path) -> None:
     write(tmp_path / "Train.txt", "a\nb")
     write(tmp_path / "DEV.JSON.GZ", '["c"]')
