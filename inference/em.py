@@ -120,14 +120,14 @@ def adapt(
     priors = ConjugatePriors() if priors is None else priors
     data = Observations(queries, attn_mask, values, value_mask, mask)
     data.check(mixture)
-    _check_finite(queries, mask, mixture)
+    _check_finite(data, mixture)
     moves = _checked_moves(queries, mixture, values, steps, moves, covariance, priors, center, variational)
     moving, dtype = "variances" in moves, queries.dtype
     if moving and queries.device.type != "mps":  # which has no double precision
         queries, mixture = queries.double(), in_dtype(mixture, torch.double)
         data = replace(data, queries=queries, values=None if values is None else values.double())
     mean_query = _mean_query(queries, mask)
-    data = replace(data, queries=_centered(queries, mean_query, mask))
+    data = replace(data, queries=_centered(queries, mean_query, mask), values=_without_padding(data.values, mask))
     start, scale, floor = _shifted(mixture, queries, -mean_query), queries.new_zeros(()), queries.new_zeros(())
     if moving:
         scale = scale_of(_mean_square(data), start)
@@ -202,6 +202,11 @@ def _centered(queries: Tensor, mean_query: Tensor, mask: Tensor | None) -> Tenso
     return queries - mean_query if mask is None else torch.where(mask[..., None], queries - mean_query, 0)
 
 
+def _without_padding(values: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """Values whose padding, which may be NaN, is set to zero."""
+    return values if values is None or mask is None else torch.where(mask[..., None], values, 0)
+
+
 def _shifted(mixture: Mixture, queries: Tensor, by: Tensor) -> Mixture:
     """The mixture with its means shifted, and with the batch dimensions of the queries."""
     batch = torch.broadcast_shapes(mixture.means.shape[:-2], mixture.log_weights.shape[:-1], queries.shape[:-2])
@@ -270,8 +275,11 @@ def _check_covariances(mixture: Mixture) -> None:
         )
 
 
-def _check_finite(queries: Tensor, mask: Tensor | None, mixture: Mixture) -> None:
-    """Raises unless the queries that count and the means that are present are finite numbers."""
+def _check_finite(data: Observations, mixture: Mixture) -> None:
+    """Raises unless there are queries, and all numbers that count are finite."""
+    queries, mask = data.queries, data.mask
+    if not len(data):
+        raise ValueError(f"there are no queries: their shape is {tuple(queries.shape)}; give at least one")
     if not queries.is_floating_point():
         raise ValueError(f"queries are {queries.dtype}; EM needs floating point: give queries.float()")
     counted = queries if mask is None else torch.where(mask[..., None], queries, 0)
@@ -279,6 +287,17 @@ def _check_finite(queries: Tensor, mask: Tensor | None, mixture: Mixture) -> Non
         raise ValueError("queries that count are NaN or infinite; all must be finite: leave them out with mask")
     if not bool(torch.where(mixture.present[..., None], mixture.means, 0).isfinite().all()):
         raise ValueError("means are NaN or infinite; all must be finite: leave those components out with their mask")
+    if not bool((torch.where(mixture.present, mixture.log_weights, 0) < torch.inf).all()):
+        raise ValueError("log_weights are NaN or infinite; give finite ones, or -inf for a weight of zero")
+    if data.values is None:
+        return
+    known = data.values
+    for where in (mask, data.value_mask):
+        known = known if where is None else torch.where(where[..., None], known, 0)
+    if not bool(known.isfinite().all()):
+        raise ValueError(
+            "values that are known are NaN or infinite; all must be finite: leave them out with value_mask"
+        )
 
 
 def __dir__() -> list[str]:

@@ -1,5 +1,6 @@
 """Attention to a mixture without projections: posterior mean, posterior variance and evidence of noisy queries."""
 
+import math
 from dataclasses import replace
 from typing import Literal, NamedTuple, get_args
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ..utils.choices import check_choice
 from ..utils.precision import at_least_float32
+from ..utils.tensor_checks import check_entries
 from .centering import common_center, visible_center
 from .chunked import map_chunks
 from .log_space import safe_logsumexp
@@ -53,8 +55,9 @@ def attend(
         dropout: Probability that a component is dropped from a mean; the others are scaled up.
 
     Raises:
-        ValueError: If types or shapes do not fit, ``dropout`` is no probability, ``returns`` or ``form`` is not one of
-            the choices, ``returns="evidence"`` comes with the published form, or ``causal`` with an ``attn_mask``.
+        ValueError: If types or shapes do not fit, a component that is present is not finite (see :class:`Mixture`),
+            ``dropout`` is no probability, ``returns`` or ``form`` is not one of the choices, ``returns="evidence"``
+            comes with the published form, or ``causal`` with an ``attn_mask``.
 
     A query that is NaN or infinite has the answer NaN, one that may attend to no component the mean zero. Torch's fast
     kernels have no second derivatives and no forward mode: ``with torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`` has
@@ -71,6 +74,7 @@ def attend(
         torch.Size([3])
     """
     check_queries(queries, mixture, attn_mask=attn_mask)
+    _check_finite(mixture)
     check_choice("returns", returns, get_args(Returns))
     check_choice("form", form, get_args(Form))
     if (returns, form) == ("evidence", "published"):
@@ -93,6 +97,17 @@ def attend(
         answers = torch.where(terms.present[..., None], terms.values + center, 0)
         terms = terms._replace(values=answers)
     return _mean(queries, terms, attention)
+
+
+def _check_finite(mixture: Mixture) -> None:
+    """Raises unless the components that are present are finite, where they can be read; kernels answer NaN with zeros.
+
+    A component of weight zero may have the log weight -inf.
+    """
+    weights, means, present = mixture.log_weights, mixture.means, mixture.present
+    rule = "each must be finite: leave components out with mask"
+    check_entries("log_weights", weights, (weights < math.inf) | ~present, rule)
+    check_entries("means", means, means.isfinite() | ~present[..., None], rule)
 
 
 class _Attention(NamedTuple):

@@ -64,6 +64,11 @@ def adapt_keys(
         True
     """
     log_kappa = _log(pseudo_counts, mixture.means)
+    if log_kappa.ndim and log_kappa.shape[-1] not in (1, mixture.components):
+        raise ValueError(
+            f"pseudo_counts has shape {tuple(log_kappa.shape)}; give a number, or one for each of the "
+            f"{mixture.components} keys"
+        )
     if steps == 0:
         return mixture
     dtype, center = mixture.means.dtype, common_center(mixture.means, mixture.present)
@@ -210,9 +215,8 @@ def _log_normalizer(queries: Tensor, keys: Tensor) -> Tensor:
 
 def _log(pseudo_counts: float | Tensor, like: Tensor) -> Tensor:
     """Logarithms of the pseudo-counts, which must be positive."""
-    prior_counts = torch.as_tensor(pseudo_counts, dtype=like.dtype, device=like.device)
     check_pseudo_counts(pseudo_counts)
-    return prior_counts.log()
+    return torch.as_tensor(pseudo_counts, dtype=like.dtype, device=like.device).log()
 
 
 def check_pseudo_counts(pseudo_counts: float | Float[Tensor, "*batch n"]) -> None:
@@ -221,6 +225,8 @@ def check_pseudo_counts(pseudo_counts: float | Float[Tensor, "*batch n"]) -> Non
     Raises:
         ValueError: If one is not.
     """
+    if not isinstance(pseudo_counts, Tensor | int | float) or isinstance(pseudo_counts, bool):
+        raise ValueError(f"pseudo_counts is {pseudo_counts!r}; it must be a positive number, or one for each key")
     counts = torch.as_tensor(pseudo_counts)
     rule = "it must be positive and finite, so that a key without a query stays"
     check_entries("pseudo_counts", counts, (counts > 0) & counts.isfinite(), rule)

@@ -85,9 +85,13 @@ class ConjugatePriors:
             value = getattr(self, field.name)
             if value is None:
                 continue
-            if not torch.as_tensor(value >= least[field.name]).all():
-                smallest = value if isinstance(value, float | int) else float(value.min())
-                raise ValueError(f"{field.name} is {smallest}; it must be at least {least[field.name]}")
+            if isinstance(value, str) or isinstance(value, bool):
+                raise ValueError(f"{field.name} is {value!r}; it must be a number")
+            numbers = torch.as_tensor(value)
+            allowed = (numbers >= least[field.name]) & numbers.isfinite()
+            if not bool(allowed.all()):
+                wrong = float(numbers[~allowed].flatten()[0])
+                raise ValueError(f"{field.name} is {wrong}; it must be at least {least[field.name]} and finite")
 
 
 class Statistics(NamedTuple):

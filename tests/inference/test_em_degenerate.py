@@ -142,6 +142,17 @@ def test_full_covariances_with_noise_are_the_isotropic_ones() -> None:
             r"queries has dtype int64: give .* as queries.float\(\) does",
         ),
         (torch.ones(4, 2), {"means": torch.full((3, 2), torch.inf)}, "means are NaN or infinite"),
+        (torch.ones(0, 2), {}, r"there are no queries: their shape is \(0, 2\); give at least one"),
+        (
+            torch.ones(4, 2),
+            {"log_weights": torch.tensor([torch.nan, 0.0, 0.0])},
+            "log_weights are NaN or infinite; give",
+        ),
+        (
+            torch.ones(4, 2),
+            {"log_weights": torch.tensor([torch.inf, 0.0, 0.0])},
+            "log_weights are NaN or infinite; give",
+        ),
         (torch.ones(4, 2), {"variances": torch.ones(3, 2)}, "diagonal variances: give covariance='diagonal'"),
     ],
 )
@@ -158,3 +169,24 @@ def test_singular_covariances() -> None:
         ValueError, match="the covariance of component . has the eigenvalue -0.000999.*: add to its diagonal"
     ):
         adapt(torch.randn(9, 2), mixture)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_known_values_are_finite(bad: float) -> None:
+    mixture = replace(start(torch.float), values=torch.randn(3, 1), value_variances=torch.ones(3, 1))
+    values, queries = torch.tensor([[bad], [0.5], [1.0], [2.0]]), torch.randn(4, 2)
+    with pytest.raises(
+        ValueError, match="values that are known are NaN or infinite; .*: leave them out with value_mask"
+    ):
+        adapt(queries, mixture, values=values)
+    unknown = torch.tensor([False, True, True, True])
+    assert adapt(queries, mixture, values=values, value_mask=unknown).objective.isfinite().all()
+    assert adapt(queries, mixture, values=values, mask=unknown).objective.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["means", "values", "shape", "rate", "weights"])
+@pytest.mark.parametrize("bad", [float("inf"), float("nan"), -1.0, torch.tensor([1.0, torch.inf]), True, "1"])
+def test_priors_are_finite_numbers(name: str, bad: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
+    with pytest.raises(ValueError, match=rf"{name} is .*; it must be (at least [01] and finite|a number)$"):
+        ConjugatePriors(**{name: bad})

@@ -1,6 +1,7 @@
 """Attention at the edge: NaN, variances that are none, extreme inputs, sizes of zero, devices and transforms."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import jaxtyping
@@ -26,6 +27,26 @@ NAN = torch.nan
 def draw(*, variances: bool = False) -> tuple[Tensor, Mixture]:
     own = torch.rand(N, 1) if variances else None
     return torch.randn(M, D), Mixture(torch.randn(N), torch.randn(N, D), own, values=torch.randn(N, 2))
+
+
+# Components.
+
+
+@pytest.mark.parametrize("returns", ["mean", "variance", "evidence"])
+@pytest.mark.parametrize("value", [NAN, torch.inf])
+@pytest.mark.parametrize("name", ["means", "log_weights"])
+def test_components_that_are_not_finite_are_refused_unless_absent(name: str, value: float, returns: Any) -> None:
+    """A kernel may answer some dimensions with 0 and others with NaN."""
+    queries, mixture = draw()
+    mixture = replace(mixture, values=None)
+    broken = getattr(mixture, name).clone()
+    broken[1, ...] = value
+    broken = replace(mixture, **{name: broken})
+    with pytest.raises(ValueError, match=rf"{name} is (nan|inf); each must be finite: leave components out with mask"):
+        attend(queries, broken, returns=returns)
+    without = torch.arange(N) != 1
+    expected, actual = (attend(queries, replace(each, mask=without), returns=returns) for each in (mixture, broken))
+    torch.testing.assert_close(actual, expected)
 
 
 # Queries.

@@ -1,7 +1,9 @@
 """Keys that adapt inside a network, against the EM driver, brute force and their own unrolled gradients."""
 
 from dataclasses import replace
+from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor
@@ -139,3 +141,18 @@ def test_absent_components_may_hold_anything(columns: int | None) -> None:
 def test_batches_of_nothing(queries: int) -> None:
     mixture = Mixture(torch.zeros(0, N), torch.zeros(0, N, D))
     assert adapt_keys(torch.zeros(0, queries, D), mixture).means.shape == (0, N, D)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("1", "pseudo_counts is '1'; it must be a positive number, or one for each key"),
+        (True, "pseudo_counts is True; it must be a positive number"),
+        (torch.ones(N + 2), rf"pseudo_counts has shape \({N + 2},\); give a number, or one for each of the {N} keys"),
+    ],
+)
+def test_pseudo_counts_that_are_none(value: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
+    mixture = Mixture(torch.zeros(N), torch.randn(N, 3), noise_variance=1.0)
+    with pytest.raises(ValueError, match=message):
+        adapt_keys(torch.randn(6, 3), mixture, pseudo_counts=value)
