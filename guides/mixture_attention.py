@@ -27,6 +27,7 @@ from ..models.attention.m_step import expected_statistics, update_means
 from ..models.attention.observations import Observations
 from ..models.base import LocalModule
 from ..models.mixture_attention import MixtureAttention
+from ..models.mixture_correlation import check_uncorrelated
 from ..models.mixture_emission import check_gaussian
 from ..models.mixture_sites import masked_logits, nested_plates, normal_of_component, where_true
 from ..models.priors.components import GaussianVectors
@@ -98,6 +99,7 @@ class AssignmentGuide(MixtureGuide):
         check_choice("start", start, get_args(Start))
         if start == "attention":
             check_gaussian(model.emission, 'AssignmentGuide with start="attention"')
+            check_uncorrelated(model.correlated, 'AssignmentGuide with start="attention"')
         parameters = model.mixture_parameters()
         keys, precision = parameters.keys.detach(), parameters.precision.detach()
         slope = precision * keys
@@ -167,6 +169,7 @@ class ValueGuide(MixtureGuide):
     def __init__(self, model: MixtureAttention, hidden: int = 32) -> None:
         super().__init__(model)
         check_gaussian(model.emission, "ValueGuide")
+        check_uncorrelated(model.correlated, "ValueGuide")
         if not model.free_values or model.component_values is None:
             raise ValueError("the model's values are not sites: make it with free_values=True")
         width = model.component_values.shape[-1]
@@ -237,6 +240,7 @@ class KeyGuide(MixtureGuide):
     def __init__(self, model: MixtureAttention, hidden: int = 32, steps: int = 20, assignment: bool = False) -> None:
         super().__init__(model)
         check_gaussian(model.emission, "KeyGuide")
+        check_uncorrelated(model.correlated, "KeyGuide")
         others = (model.precision_prior, model.weight_prior, model.value_prior)
         if not isinstance(model.key_prior, GaussianVectors) or any(prior is not None for prior in others):
             raise ValueError(

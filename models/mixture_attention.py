@@ -2,12 +2,13 @@ r"""Attention as a generative model: every query and its value are drawn from on
 
 The story of one mixture of N components and the M tokens that it explains::
 
-    weights        ~ WeightPrior                        pi; each of the first four is fixed where it has no prior
+    weights        ~ WeightPrior                        pi; each of the first five is fixed where it has no prior
     precision_n    ~ a prior over precisions            alpha_n
+    correlation_n  ~ a prior over correlations          L_n, where the dimensions of a query are correlated
     keys_n         ~ ComponentPrior(precision_n)        xi_n
     values_n       ~ ComponentPrior(value precision_n)  mu_n
     assignment_m   ~ Categorical(pi)                    the component; summed out, its posterior is the attention matrix
-    query_m        ~ Normal(xi[assignment], 1 / alpha[assignment])
+    query_m        ~ Normal(xi[assignment], 1 / alpha[assignment])             or with a full covariance
     value_m        ~ Normal(mu[assignment], 1 / beta[assignment])      known for the value_mask tokens
 
 References:
@@ -28,10 +29,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from .attention.m_step import ConjugatePriors
-from .attention.mixture import Mixture
+from .attention.mixture import Covariances, Mixture
 from .base import TEXTS, LocalModule
 from .distributions.foreign import as_pyro
 from .mixture_checks import Sizes, check_precision_prior, check_weight_prior, shape_of_tokens
+from .mixture_correlation import check_correlation_prior, correlated_query, covariances, split_covariances
 from .mixture_emission import EmissionLike, as_emission, check_emission, query_of_component
 from .mixture_sites import masked_logits, nested_plates, normal_of_component, sample_in, where_true
 from .priors.checks import as_prior, check_distribution, check_mixture
@@ -49,9 +51,10 @@ class MixtureParameters(NamedTuple):
 
     log_weights: Float[Tensor, "..."]  # [*batch 1 N], or [N] of a single mixture
     keys: Float[Tensor, "..."]  # [*batch N D]
-    precision: Float[Tensor, "..."]  # [*batch N|1 D|1]
+    precision: Float[Tensor, "..."]  # [*batch N|1 D|1], of each dimension alone
     values: Float[Tensor, "..."] | None  # [*batch N V]
     value_precision: Float[Tensor, "..."] | None  # [*batch N|1 V|1]
+    correlation: Float[Tensor, "..."] | None = None  # [*batch N D D], Cholesky factors
 
 
 class MixtureAttention(LocalModule):
@@ -70,8 +73,8 @@ class MixtureAttention(LocalModule):
     they then share. ``max_plate_nesting`` is 1 plus the number of the queries' leading dimensions.
 
     Each part with a prior is a site of the same name: ``weights`` (:math:`(*, 1, N)`, or :math:`(N)` of a single
-    mixture), ``precision`` (:math:`(*, N)`, or :math:`(*, N, D)` if the prior has one for each dimension), ``keys`` and
-    ``values`` (:math:`(*, N, D)` and :math:`(*, N, V)`).
+    mixture), ``precision`` (:math:`(*, N)`, or :math:`(*, N, D)` if the prior has one for each dimension),
+    ``correlation`` (:math:`(*, N, D, D)`), ``keys`` and ``values`` (:math:`(*, N, D)` and :math:`(*, N, V)`).
 
     Arguments:
         mixture: The components: weights that sum to one, keys (its means), the variance of a query (its variances plus
@@ -83,6 +86,10 @@ class MixtureAttention(LocalModule):
         precision: Prior over the precision of queries, with event shape () for one per component or :math:`(D)`.
         weights: Prior over the weights or their logarithms, called with a mask of the components that exist; of the
             mixture's own weights only the zeros then matter.
+        correlation: Prior over the Cholesky factors of the correlations of a query's dimensions, with event shape
+            :math:`(D, D)`: ``dist.LKJCholesky(D, 2.0)``. The covariance of a query is
+            :math:`\alpha^{-1/2} L L^T \alpha^{-1/2}`, so that ``precision`` is one over the variance of each dimension
+            alone. A mixture with :class:`~.attention.mixture.Covariances` has fixed correlations.
         emission: A module or function that is called with the means and the scales (:math:`\alpha^{-1/2}`) of the
             queries' components, both with shape :math:`(*, D)`, and returns the distribution of a query in place of the
             Gaussian, with event shape :math:`(D)`. Values stay Gaussian, and so does :meth:`mixture`.
@@ -91,8 +98,8 @@ class MixtureAttention(LocalModule):
 
     Raises:
         ValueError: If a precision is not positive, weights do not sum to one, no component is left, a prior has another
-            shape or support than its site requires, an emission gives no distribution over a query, or values need a
-            mixture with some.
+            shape or support than its site requires, an emission gives no distribution over a query or comes with
+            correlations, a covariance is not positive definite, or values need a mixture with some.
 
     Examples:
         >>> from pyro.infer import TraceEnum_ELBO
@@ -118,6 +125,7 @@ class MixtureAttention(LocalModule):
     mask: Tensor | None
     component_values: Tensor | None
     value_variances: Tensor | None
+    correlation: Tensor | None
 
     def __init__(
         self,
@@ -127,10 +135,12 @@ class MixtureAttention(LocalModule):
         values: PriorLike | None = None,
         precision: PriorLike | None = None,
         weights: PriorLike | None = None,
+        correlation: PriorLike | None = None,
         emission: EmissionLike | None = None,
         free_values: bool = False,
     ) -> None:
         super().__init__()
+        mixture, factors = split_covariances(mixture)
         check_mixture(mixture, weighted=weights is None)
         if (free_values or values is not None) and mixture.value_variances is None:
             raise ValueError("values need a mixture with values and value_variances: give it both")
@@ -145,12 +155,19 @@ class MixtureAttention(LocalModule):
         _set(self, "mask", None if bool(present.all()) else present)
         _set(self, "component_values", mixture.values)
         _set(self, "value_variances", mixture.value_variances)
+        _set(self, "correlation", factors)
         self.free_values = free_values
         self.key_prior = None if keys is None else as_prior(keys, ComponentPrior, "keys")
         self.value_prior = None if values is None else as_prior(values, ComponentPrior, "values")
         self.precision_prior = None if precision is None else as_prior(precision, nn.Module, "precision")
         self.weight_prior = None if weights is None else as_prior(weights, WeightPrior, "weights")
+        self.correlation_prior = None if correlation is None else as_prior(correlation, nn.Module, "correlation")
         self.emission = None if emission is None else as_emission(emission)
+        if self.emission is not None and self.correlated:
+            raise ValueError(
+                "emission and correlations do not go together, as an emission is given one scale for each "
+                "dimension: leave one of the two out, or return a correlated distribution from the emission"
+            )
         self._log_weights_drawn = self._diagonal = False
         # building a model must not advance the random state
         with torch.no_grad(), torch.random.fork_rng(devices=[]), poutine.block():
@@ -183,6 +200,7 @@ class MixtureAttention(LocalModule):
     def leading(self) -> torch.Size:
         """The mixture's leading dimensions: those of the plates around its components."""
         rows = [self.log_weights.shape[:-1], self.means.shape[:-2]]
+        rows += [] if self.correlation is None else [self.correlation.shape[:-3]]
         rows += [x.shape[:-2] for x in (self.variances, self.component_values, self.value_variances) if x is not None]
         return torch.broadcast_shapes(*rows)
 
@@ -190,6 +208,11 @@ class MixtureAttention(LocalModule):
     def components(self) -> int:
         """The number of components."""
         return self.means.shape[-2]
+
+    @property
+    def correlated(self) -> bool:
+        """Whether the dimensions of a query are correlated, given its component."""
+        return self.correlation_prior is not None or self.correlation is not None
 
     def mixture_parameters(self, draws: Mapping[str, Tensor] | None = None) -> MixtureParameters:
         """The parameters of the components, from ``draws`` by the names of their sites, or else the mixture's own."""
@@ -208,6 +231,7 @@ class MixtureAttention(LocalModule):
             precision,
             draws.get("values", self.component_values),
             None if self.value_variances is None else 1 / self.value_variances,
+            draws.get("correlation", self.correlation),
         )
 
     def mixture(self, draws: Mapping[str, Tensor] | None = None) -> Mixture:
@@ -217,11 +241,12 @@ class MixtureAttention(LocalModule):
         log_weights = parameters.log_weights
         if "weights" in draws:
             log_weights = masked_logits(log_weights, self.resolve_masks()[0], None).log_softmax(-1)
-        moved = "precision" in draws
+        moved = "precision" in draws or "correlation" in draws
+        variances = 1 / parameters.precision if moved else self.variances
         return Mixture(
             log_weights.squeeze(-2) if self.leading else log_weights,
             parameters.keys,
-            1 / parameters.precision if moved else self.variances,
+            variances if parameters.correlation is None else self._covariances(parameters, 0.0 if moved else 1.0),
             self.mask,
             parameters.values,
             torch.zeros_like(self.noise_variance) if moved else self.noise_variance,
@@ -259,7 +284,7 @@ class MixtureAttention(LocalModule):
         with nested_plates(*plates, pyro.plate("tokens", shape[-1], dim=-1)):
             distribution = dist.Categorical(logits=masked_logits(parameters.log_weights, attn_mask, counted))
             assignment = pyro.sample("assignment", distribution, infer={"enumerate": "parallel"})
-            distribution = query_of_component(self.emission, parameters.keys, parameters.precision, assignment)
+            distribution = self._query(parameters, assignment)
             with where_true(counted):
                 if queries is not None and counted is not None:
                     queries = torch.where(counted[..., None], queries, 0)
@@ -299,6 +324,8 @@ class MixtureAttention(LocalModule):
         components = (*own, pyro.plate("components", self.components, dim=-1))
         if self.precision_prior is not None:
             draws["precision"] = sample_in(components, "precision", as_pyro(self.precision_prior()))
+        if self.correlation_prior is not None:
+            draws["correlation"] = sample_in(components, "correlation", as_pyro(self.correlation_prior()))
         if self.key_prior is not None:
             distribution = as_pyro(self.key_prior(self.mixture_parameters(draws).precision))
             draws["keys"] = sample_in(components, "keys", distribution)
@@ -306,6 +333,19 @@ class MixtureAttention(LocalModule):
             distribution = as_pyro(self.value_prior(self.mixture_parameters(draws).value_precision))
             draws["values"] = sample_in(components, "values", distribution)
         return self.mixture_parameters(draws)
+
+    def _query(self, parameters: MixtureParameters, assignment: Tensor) -> Any:
+        """The distribution of a query around its component."""
+        if parameters.correlation is None:
+            return query_of_component(self.emission, parameters.keys, parameters.precision, assignment)
+        return correlated_query(parameters.keys, parameters.precision, parameters.correlation, assignment)
+
+    def _covariances(self, parameters: MixtureParameters, noise: float) -> Covariances:
+        """The covariances of vectors: those of queries without ``noise`` times the mixture's."""
+        assert parameters.correlation is not None
+        total = covariances(parameters.precision, parameters.correlation)
+        identity = torch.eye(total.shape[-1], dtype=total.dtype, device=total.device)
+        return Covariances((total - noise * self.noise_variance * identity).expand(*parameters.keys.shape, -1))
 
     def _component_mask(self) -> Tensor:
         """True for the components that exist, in the shape of the weights."""
@@ -324,6 +364,8 @@ class MixtureAttention(LocalModule):
         if self.precision_prior is not None:
             self._diagonal, draw = check_precision_prior(as_pyro(self.precision_prior()), rows, self.means.shape[-1])
             draws["precision"] = draw
+        if self.correlation_prior is not None:
+            check_correlation_prior(as_pyro(self.correlation_prior()), torch.Size(rows), self.means.shape[-1])
         parameters = self.mixture_parameters(draws)
         if self.emission is not None:
             check_emission(self.emission, parameters.keys, parameters.precision)

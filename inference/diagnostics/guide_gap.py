@@ -50,7 +50,8 @@ def guide_gap(
         True
     """
     check_gaussian(model.emission, "guide_gap")
-    if any(p is not None for p in (model.key_prior, model.value_prior, model.precision_prior, model.weight_prior)):
+    priors = (model.key_prior, model.value_prior, model.precision_prior, model.weight_prior, model.correlation_prior)
+    if any(prior is not None for prior in priors):
         raise ValueError("with a prior over components, log p(queries) has no closed form: compare bounds instead.")
     elbo = TraceEnum_ELBO(
         num_particles=num_particles, max_plate_nesting=queries.ndim - 1, vectorize_particles=num_particles > 1

@@ -497,7 +497,10 @@ NONE = torch.zeros(COMPONENTS, dtype=torch.bool)
         (lambda: MixtureAttention(bad(mask=NONE)), "the mixture has no component left"),
         (lambda: MixtureAttention(bad(log_weights=torch.full((COMPONENTS,), -torch.inf))), "has no component left"),
         (lambda: MixtureAttention(bad(value_variances=None), free_values=True), "values need a mixture with values"),
-        (lambda: MixtureAttention(bad(variances=Covariances(torch.eye(3).expand(4, 3, 3)))), "full covariances"),
+        (
+            lambda: MixtureAttention(bad(variances=Covariances(torch.zeros(4, 3, 3)), noise_variance=0.0)),
+            "precision 1 / 0 is not positive|covariance of component 0 is not positive definite",
+        ),
         (lambda: MixtureAttention(draw(), keys=dist.Normal), "keys .*Normal.*: give a ComponentPrior, a distribution"),
         (lambda: MixtureAttention(draw(), keys=dist.Normal(0.0, 1.0)), r"keys has event shape \(\), expected \(3,\)"),
         (lambda: MixtureAttention(draw(), values=dist.Normal(0.0, 1.0)), r"values has event shape \(\)"),
