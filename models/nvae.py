@@ -61,9 +61,11 @@ class NVAE(MixtureMemoryModel):
         config: The network.
         weight_prior: Prior of the log weights; a bounded Dirichlet process by default.
         base_measure: Prior of a vector, or of all vectors of a text; or the name of one, ``tokens``, ``codebook``,
-            ``autoregressive``, ``mixture`` or ``gaussian``; a standard Gaussian by default.
+            ``autoregressive``, ``mixture`` or ``gaussian``; a standard Gaussian by default, and ``tokens`` in
+            ``pyroformer fit``.
         length_prior: Prior of the number of tokens; uniform up to ``max_length`` by default, and a smoothed histogram
-            of the training texts in :meth:`for_corpus`. Without one, the vectors of ``tokens`` say where a text ends.
+            of the training texts in :meth:`for_corpus`. The prior ``tokens`` needs none: by default its vectors say
+            where a text ends.
         samples_per_component: Number of vectors drawn for each component of the posterior.
         delta: The increase of the prior's concentration with each token, which decides how many vectors a text keeps:
             short for a ``weight_prior`` of ``BoundedDirichletProcess(delta=...)``. By default 0.3, as published; 3 with

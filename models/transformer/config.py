@@ -34,32 +34,32 @@ class TransformerConfig:
         width: The size :math:`P` of a hidden state.
         layers: The number of blocks.
         heads: The number of attention heads; it divides ``width``.
-        hidden: The size of the feed-forward layer; None is ``4 * width``, or 8/3 of it with ``swiglu``, which has three
-            matrices in place of two: as many weights.
+        hidden: The size of the feed-forward layer (default: ``4 * width``; with ``swiglu``, which has three matrices
+            in place of two, 8/3 of the width: as many weights).
         dropout: Probability of dropping an activation in training.
         bias: Whether linear layers and layer norms have biases.
-        qkv_bias: Whether queries, keys and values have biases; None is ``bias``. Qwen 2 has these only.
-        norm: ``"layer"``: layer norm; or ``"rms"``: :math:`w \circ x / \sqrt{\text{mean}(x^2) + \epsilon}`, as in
-            Llama.
+        qkv_bias: Whether queries, keys and values have biases (default: as ``bias`` says). Qwen 2 has these only.
+        norm: ``"layer"``: layer norm; or ``"rms"``: ``w * x / sqrt(mean(x^2) + norm_eps)``, as in Llama.
         norm_eps: The constant that norms add to a variance.
-        activation: Activation of the feed-forward layers; ``"swiglu"`` is :math:`\text{silu}(W_g x) \circ W x`.
-        positions: ``"sinusoidal"``: fixed, added to embeddings that are scaled by :math:`\sqrt P`; ``"learned"``,
-            as in GPT-2; or ``"rotary"``: queries and keys are rotated, as in Llama.
-        rotary_base: Rotary positions: the base of the wavelengths, :math:`2 \pi \, \text{base}^{2i / d}`.
+        activation: Activation of the feed-forward layers; ``"swiglu"`` is ``silu(G x) * (W x)``, with two matrices.
+        positions: ``"sinusoidal"``: fixed, added to embeddings that are scaled by ``sqrt(width)``;
+            ``"learned"``, as in GPT-2; or ``"rotary"``: queries and keys are rotated, as in Llama.
+        rotary_base: Rotary positions: the base of the wavelengths: that of pair ``i`` of ``d`` dimensions is
+            ``2 pi base^(2i / d)`` tokens.
         rotary_scaling: Rotary positions of a model that was trained on shorter texts first: all wavelengths are
             multiplied by ``rotary_factor`` (``"linear"``), or only the long ones, as in Llama 3 (``"llama3"``).
         rotary_factor: The factor of the scaling.
         rotary_low: Llama 3's scaling: wavelengths above ``rotary_length / rotary_low`` take the whole factor.
         rotary_high: Llama 3's scaling: wavelengths below ``rotary_length / rotary_high`` take none.
         rotary_length: Llama 3's scaling: the length in tokens of the first texts.
-        key_value_heads: The number of heads of keys and values, each shared by a group of query heads; None is
-            ``heads``.
-        head_size: The number of dimensions of a head; None is ``width / heads``.
+        key_value_heads: The number of heads of keys and values, each shared by a group of query heads (default:
+            ``heads``).
+        head_size: The number of dimensions of a head (default: ``width / heads``).
         query_key_norm: Whether each head norms its queries and keys (RMS), as in Qwen 3.
         tied: Whether the output layer of a decoder shares its token embedding.
         adapter_rank: The rank of an adapter beside the matrix of every linear layer (LoRA); 0 is no adapters.
-        init_std: Standard deviation of the initial weights; None is :math:`1 / \sqrt P`, which preserves
-            the scale of activations. GPT-2 has 0.02.
+        init_std: Standard deviation of the initial weights (default: ``1 / sqrt(width)``, which preserves the scale of
+            activations). GPT-2 has 0.02.
         word_dropout: Probability that padding replaces an input token of a decoder in training.
         max_condition_length: The longest condition in tokens, which is put before a text; 0 for no condition.
         attention: Self-attention: ``"softmax"``, or ``"probabilistic"``, which starts as softmax attention and learns

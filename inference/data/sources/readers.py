@@ -26,7 +26,8 @@ LINES_PER_UPDATE = 10_000  # of the progress bar
 LONGEST_PART = 2**20  # bytes of a line that are read at a time
 _VERSION = 2  # of what is read from a file: texts of another one are read again
 
-_WAY_OUT = "Give a .txt, .csv, .tsv, .jsonl or .json (or packed .gz) file, or a folder with train/valid/test."
+*_SOME, _LAST = FORMATS
+_WAY_OUT = f"Give a {', '.join(_SOME)} or {_LAST} (or packed .gz) file, or a folder with train/valid/test."
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # that of UTF-32-LE begins as the first
 _STEMS = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
 
