@@ -243,14 +243,34 @@ def plot(results: Sequence[Mapping[str, Any]], path: Path, width: int = 96) -> N
         whole.plot(rates, loss - rates, color="0.6", linestyle="--", label="sum = loss of the language model")
     for axes in (whole, copying):
         draw(axes, points, width, labeled=lambda at, axes=axes: (at[1] < COPYING[1]) == (axes is copying))
-    whole.set(ylabel="distortion: -log p(x | z), nats per token")
-    copying.set(xlim=COPYING[0], ylim=(-0.03, COPYING[1]), title="where texts are copied")
+    whole.set(ylabel="distortion: -log p(x | z), nats per token", title="all points")
+    whole.margins(y=0.1)
+    copying.set(xlim=COPYING[0], ylim=(-0.045, COPYING[1]), title="where texts are copied")
+    whole.indicate_inset_zoom(copying, edgecolor="0.5")
     if whole.get_legend_handles_labels()[0]:
-        whole.legend(frameon=False, fontsize=8)
+        whole.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(0, 0.32))
+        copying.legend(handles=markers(), frameon=False, fontsize=8, loc="upper right")
     figure_.savefig(path, dpi=150)
 
 
 COPYING = (8, 1500), 0.7  # rates, and the greatest distortion
+
+
+SIDES = ((5, 5, "left"), (5, -11, "left"), (0, 8, "center"), (-5, -11, "right"), (0, 8, "center"))  # of labels
+
+
+def markers() -> list[Any]:
+    """What the markers mean, for the legend."""
+    from matplotlib.lines import Line2D
+
+    gray: dict[str, Any] = {"color": "0.4", "markersize": 5}
+    return [
+        Line2D([], [], marker="o", linestyle=":", label="beside each point: beta, the weight of the KL", **gray),
+        Line2D(
+            [], [], marker="o", linestyle="", markerfacecolor="white", label="from scratch, or with free bits", **gray
+        ),
+        Line2D([], [], marker="s", linestyle="", label="the same point with a second-stage prior", **gray),
+    ]
 
 
 def draw(axes: Any, points: Mapping[Point, tuple[float, float]], width: int, labeled: Callable[[Any], bool]) -> None:
@@ -267,8 +287,9 @@ def draw(axes: Any, points: Mapping[Point, tuple[float, float]], width: int, lab
         for beta, at in joined:
             name = f"{float(f'{beta:.1g}'):g}"
             if family != "autoencoder" and labeled(at):
-                side = {"xytext": (0, 7 if number % 2 == 0 else -14), "textcoords": "offset points", "ha": "center"}
-                axes.annotate(name, at, fontsize=7, color=color, clip_on=True, annotation_clip=True, **side)
+                x, y, align = SIDES[number % len(SIDES)]
+                side = {"xytext": (x, y), "textcoords": "offset points", "ha": align}
+                axes.annotate(name, at, fontsize=7, color=color, annotation_clip=True, **side)
         for point, at in rows:
             before = points.get(point._replace(prior=""))
             if point.prior and before:
