@@ -17,13 +17,12 @@ from ..models.attention.m_step import (
     Covariance,
     expected_statistics,
 )
-from ..models.attention.mixture import Covariances, Mixture
+from ..models.attention.mixture import Covariances, Mixture, in_dtype
 from ..models.attention.observations import Observations
 from ..models.attention.value_map import value_map
 from ..models.utils.choices import check_choice
 from .em_steps import Moves, log_prior, m_step
 from .query_variances import (
-    in_dtype,
     moving_variances,
     query_covariances,
     query_variances,

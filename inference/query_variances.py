@@ -7,10 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..models.attention.m_step import Covariance, with_least_eigenvalue
-from ..models.attention.mixture import Covariances, Mixture, SharedVariances
+from ..models.attention.mixture import Covariances, Mixture
 
 __all__ = [
-    "in_dtype",
     "moving_variances",
     "query_covariances",
     "query_variances",
@@ -68,24 +67,3 @@ def scale_of(squares: Float[Tensor, "*batch"], mixture: Mixture) -> Float[Tensor
         own = query_variances(mixture).mean(-1)
     own = torch.where(mixture.present, own, 0)
     return squares + own.sum(-1) / mixture.present.sum(-1).clamp_min(1)
-
-
-def in_dtype(mixture: Mixture, dtype: torch.dtype) -> Mixture:
-    """The mixture in another precision."""
-    variances = mixture.variances
-    if isinstance(variances, Covariances):
-        variances = Covariances(variances.matrices.to(dtype))
-    elif isinstance(variances, SharedVariances):
-        variances = variances._replace(table=variances.table.to(dtype))
-    elif variances is not None:
-        variances = variances.to(dtype)
-    noise = mixture.noise_variance
-    return replace(
-        mixture,
-        log_weights=mixture.log_weights.to(dtype),
-        means=mixture.means.to(dtype),
-        variances=variances,
-        values=None if mixture.values is None else mixture.values.to(dtype),
-        noise_variance=noise.to(dtype) if isinstance(noise, Tensor) else noise,
-        value_variances=None if mixture.value_variances is None else mixture.value_variances.to(dtype),
-    )

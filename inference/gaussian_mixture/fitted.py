@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ...models.attention.m_step import ConjugatePriors
-from ...models.attention.mixture import Covariances, Mixture
+from ...models.attention.mixture import Covariances, Mixture, in_dtype
 from ...models.mixture_attention import MixtureAttention
-from ..query_variances import in_dtype
 from .arrays import Form, as_counts, as_table, double_rows, form_of, in_form
 from .bayesian import default_priors, model_of, sites_of
 from .conventions import Estimator, NotFittedError, of_sklearn

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ..utils.choices import check_choice
 from ..utils.precision import at_least_float32
-from ..utils.tensor_checks import check_entries
+from ..utils.tensor_checks import check_entries, is_readable
 from .centering import common_center, visible_center
 from .chunked import map_chunks
 from .log_space import safe_logsumexp
-from .mixture import Mixture
+from .mixture import Mixture, in_dtype
 from .natural_parameters import Form, Natural, has_curvature, natural
 from .observations import check_queries
 from .packed import fused_attention, pack_keys, pack_queries, pack_values, packed_width
@@ -22,6 +22,7 @@ from .packed import fused_attention, pack_keys, pack_queries, pack_values, packe
 __all__ = ["Returns", "attend"]
 
 Returns = Literal["mean", "variance", "evidence"]
+LOST_NATS = 1e-3  # of a logit, from which on rounding is avoided
 
 
 def attend(
@@ -61,8 +62,12 @@ def attend(
 
     A query that is NaN or infinite has the answer NaN, one that may attend to no component the mean zero. Torch's fast
     kernels have no second derivatives and no forward mode: ``with torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`` has
-    both. The variance is a difference of second moments around the mean of all components: its error is that of their
-    squares, so use float64, or :func:`~pyroformer.models.attention.bayes_rule.posterior_variance`, where it is small.
+    both.
+
+    Where variances are so small beside distances that float32 rounds the weights, all is computed in float64, on a CPU:
+    elsewhere, and with ``causal`` or an ``attn_mask``, give it float64. The variance is a difference of second moments
+    around the mean of all components: its error is that of their squares, so use float64, or
+    :func:`~pyroformer.models.attention.bayes_rule.posterior_variance`, where it is small.
 
     Examples:
         >>> queries, keys, values = torch.randn(3, 8), torch.randn(5, 8), torch.randn(5, 4)
@@ -84,6 +89,11 @@ def attend(
     if causal and attn_mask is not None:
         raise ValueError("causal and attn_mask both restrict attention: give one of them")
     attention = _Attention(causal, attn_mask, dropout if returns == "mean" else 0.0)
+    if not attention.local and _loses_digits(queries, mixture):
+        exact = attend(
+            queries.double(), in_dtype(mixture, torch.double), returns=returns, form=form, dropout=attention.dropout
+        )
+        return exact.to(queries.dtype)
     center = _center(queries, mixture, form, attention)
     if center is not None:
         queries = (at_least_float32(queries) - center).to(queries.dtype)
@@ -97,6 +107,26 @@ def attend(
         answers = torch.where(terms.present[..., None], terms.values + center, 0)
         terms = terms._replace(values=answers)
     return _mean(queries, terms, attention)
+
+
+def _loses_digits(queries: Tensor, mixture: Mixture) -> bool:
+    """Whether logits are differences of such large numbers that float32 rounds them, where that can be read.
+
+    Some variance is then far smaller than the squares of distances: those of keys from their center, or of queries.
+    """
+    readable = is_readable(queries) and is_readable(mixture.means)
+    if mixture.variances is None or queries.dtype == torch.double or not readable:
+        return False
+    own = mixture.dense_variances()
+    assert own is not None
+    present = mixture.present[..., None]
+    center = common_center(mixture.means, mixture.present)
+    keys = torch.where(present, mixture.means.detach() - center, 0).square().sum(-1)
+    far = (queries.detach() - center).square().sum(-1).nan_to_num(0.0, 0.0)
+    total = torch.where(present, own.detach() + mixture.query_variance, torch.inf)
+    if not keys.numel() or not far.numel():
+        return False
+    return bool((keys.max() + far.max()) * torch.finfo(torch.float32).eps > LOST_NATS * total.min())
 
 
 def _check_finite(mixture: Mixture) -> None:

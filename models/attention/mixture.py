@@ -14,7 +14,7 @@ from ..utils.tensor_checks import check_entries, check_types
 from .centering import common_center
 from .log_space import normalized
 
-__all__ = ["Covariances", "Mixture", "SharedVariances"]
+__all__ = ["Covariances", "Mixture", "SharedVariances", "in_dtype"]
 
 
 class SharedVariances(NamedTuple):
@@ -327,3 +327,24 @@ def _check_variances(name: str, shape: tuple[int, ...], vectors: tuple[int, ...]
             f"{name} of shape {tuple(shape)} do not broadcast to {target} of shape {tuple(vectors)}; "
             f"give (N, D), (N, 1), (1, D){more}"
         )
+
+
+def in_dtype(mixture: Mixture, dtype: torch.dtype) -> Mixture:
+    """The mixture in another precision."""
+    variances = mixture.variances
+    if isinstance(variances, Covariances):
+        variances = Covariances(variances.matrices.to(dtype))
+    elif isinstance(variances, SharedVariances):
+        variances = variances._replace(table=variances.table.to(dtype))
+    elif variances is not None:
+        variances = variances.to(dtype)
+    noise = mixture.noise_variance
+    return replace(
+        mixture,
+        log_weights=mixture.log_weights.to(dtype),
+        means=mixture.means.to(dtype),
+        variances=variances,
+        values=None if mixture.values is None else mixture.values.to(dtype),
+        noise_variance=noise.to(dtype) if isinstance(noise, Tensor) else noise,
+        value_variances=None if mixture.value_variances is None else mixture.value_variances.to(dtype),
+    )

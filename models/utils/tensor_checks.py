@@ -3,19 +3,21 @@
 import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.jit._trace import is_tracing
 
 __all__ = ["check_entries", "check_types", "is_readable"]
 
 
 def is_readable(tensor: Shaped[Tensor, "..."]) -> bool:
-    """Whether values are to be read, and can be at once: on a CPU, and not while a graph is traced.
+    """Whether values are to be read, and can be at once: on a CPU, and not while a graph is traced or torch.func maps.
 
     Where arguments of distributions are not validated, as in training, nothing is: what diverges is NaN there.
     """
     if not torch.distributions.Distribution._validate_args:
         return False
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not is_tracing()
+    traced = torch.compiler.is_compiling() or is_tracing()
+    return tensor.device.type == "cpu" and not traced and not is_functorch_wrapped_tensor(tensor)
 
 
 REQUIRED = ("queries", "means", "log_weights")  # which are never None

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import pyroformer as pf
 from pyroformer.models.attention.attend import attend
-from pyroformer.models.attention.bayes_rule import posterior_mean
+from pyroformer.models.attention.bayes_rule import evidence, posterior_mean, posterior_variance
 from pyroformer.models.attention.layers.probabilistic import ProbabilisticAttention
 from pyroformer.models.attention.mixture import Covariances, Mixture, SharedVariances
 from pyroformer.models.attention.value_map import value_map
@@ -47,6 +47,23 @@ def test_components_that_are_not_finite_are_refused_unless_absent(name: str, val
     without = torch.arange(N) != 1
     expected, actual = (attend(queries, replace(each, mask=without), returns=returns) for each in (mixture, broken))
     torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("returns", ["mean", "variance", "evidence"])
+@pytest.mark.parametrize("small", [1e-8, 1e-4])
+def test_small_variances_do_not_cancel(small: float, returns: Any) -> None:
+    """In the natural parameters, log densities are differences of numbers such as 1 / 1e-8."""
+    variances = torch.tensor([small, 1.0, 1.0, 1.0])[:, None]
+    mixture = Mixture(torch.zeros(N), torch.randn(N, 3), variances, noise_variance=0.0)
+    queries = torch.cat([torch.randn(5, 3), mixture.means[:1] + 5 * small**0.5 * torch.randn(20, 3)])
+    explicit = {"mean": posterior_mean, "variance": posterior_variance, "evidence": evidence}[returns]
+    double = replace(mixture, **{n: getattr(mixture, n).double() for n in ("log_weights", "means", "variances")})
+    actual = attend(queries, mixture, returns=returns)
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual.double(), explicit(queries.double(), double), rtol=1e-5, atol=1e-5)
+    with sdpa_kernel(SDPBackend.MATH):
+        mapped = torch.func.vmap(lambda each: attend(each, mixture, returns=returns))(queries[:5].expand(2, 5, 3))
+    assert mapped.isfinite().all()
 
 
 # Queries.
