@@ -227,7 +227,7 @@ def text_cases() -> Iterator[Case]:
     }
     commands = {"reconstruct {run}": _original, "edit {run} --drop 1": _original,
                 "interpolate {run} --other One --steps 2": _two_lines,
-                "posterior {run} --draws 2 --out {new}.nc": _labelled}  # fmt: skip
+                "posterior {run} --draws 2 --out {new}.nc": _labeled}  # fmt: skip
     for name, text in (texts | odd).items():
         for command, right in commands.items():
             works = right(text) if name in odd else None
@@ -381,7 +381,7 @@ def _begins(text: str) -> Works:
     return lambda ending, place: json.loads(ending.out)["text"].startswith(text)
 
 
-def _labelled(text: str) -> Works:
+def _labeled(text: str) -> Works:
     """Whether the posterior of one text has its name and finite densities."""
 
     def test(ending: Ending, place: Workplace) -> bool:

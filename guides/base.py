@@ -47,7 +47,7 @@ class Guide(Configurable, LocalModule):
         self._owner = (model,)  # a tuple keeps the model from being registered as a child
         self.hyperpriors = HyperPosterior(model) if any(hyperpriors(model)) else None
         for prior in _seeing(model):
-            prior.see(self)
+            prior.set_guide(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self.set_hyperparameters(drawn=True):
@@ -127,7 +127,7 @@ def check_pair(model: object, guide: object) -> None:
             if prior.guide is not guide:
                 raise ValueError(
                     f"the prior {type(prior).__name__} sees another {type(prior.guide).__name__} of this model, made "
-                    "later: take that one, or call prior.see(guide)."
+                    "later: take that one, or call prior.set_guide(guide)."
                 )
 
 

@@ -24,9 +24,9 @@ class AlphaHead(nn.Module):
     ========== ============================================= =========================================
     form       log alpha                                     where
     ========== ============================================= =========================================
-    linear     :math:`w \cdot h + b`                         the package's second version, here default
+    linear     :math:`w \cdot h + b`                         version 2 of the authors' nvib package; default
     relu       :math:`\log \max(w \cdot h + b, 0)`           the published experiments
-    quadratic  :math:`w_2 \cdot h^2 + w_1 \cdot h + b`       the package's third version, for pretrained models
+    quadratic  :math:`w_2 \cdot h^2 + w_1 \cdot h + b`       version 3 of it, for pretrained models
     ========== ============================================= =========================================
 
     A component that ``relu`` switches off has almost no alpha, for which the exact Dirichlet divergence grows without

@@ -69,7 +69,7 @@ class MixturePosterior(NamedTuple):
         return Mixture(self.log_weights, self.mean, variances=variances, mask=self.kept)
 
     def memory_at(self, latents: Float[Tensor, "*batch N P"]) -> Mixture:
-        """Refused: weights are latent too, so that vectors alone set no mixture."""
+        """Unsupported: weights are latent too, so that vectors alone set no mixture."""
         raise ValueError("the latents of a mixture form no table: choose a DELLA or a VAE to set them.")
 
     def moments(self) -> None:

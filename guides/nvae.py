@@ -55,7 +55,9 @@ class NVAEGuide(Guide):
 
     Arguments:
         model: The model whose sites it samples.
-        alpha: Form of the concentration's head, see :class:`AlphaHead`.
+        alpha: Log concentration of a component from its token's encoding: ``linear``; ``relu``, the logarithm of a
+            linear function cut off at zero, as published, for the objective ``nvib`` only; or ``quadratic``, which
+            starts as softmax attention, for pretrained weights.
         variance: ``diagonal`` (one variance per component and dimension), ``isotropic`` (one per component) or
             ``shared`` (one vector for all tokens).
         log_variance: Initial log variance of every component; not used where the prior has a Gaussian for each token.

@@ -40,7 +40,7 @@ class GaussianPosterior(NamedTuple):
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Empty: every layer attends to all vectors."""
+        """Empty: no latent belongs to a layer, as every layer attends to all vectors."""
         return ()
 
     def memory(self) -> Mixture:

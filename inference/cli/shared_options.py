@@ -14,7 +14,7 @@ class RunOptions(TypedDict):
 
     Arguments:
         run: The folder that fit wrote.
-        trust: Classes outside pyroformer that the run may import, such as my_priors.Sticky.
+        trust: Modules or classes outside pyroformer that may be imported, such as my_priors.
     """
 
     run: str

@@ -1,13 +1,13 @@
 """A run in a few words: what it is, what it was trained on, and what its latents carry."""
 
 from ..runs.fitted import FittedModel
-from .verdict import carried, latent_verdict
+from .verdict import latent_verdict, validation_rate_per_text
 
 __all__ = ["run_summary"]
 
 
 def run_summary(run: FittedModel) -> dict[str, str]:
-    """What a person wants to see of a run, by what it is."""
+    """The model, texts, step and folder of a run, and what its latents carry, as lines with their titles."""
     names = [type(module).__name__ for module in (run.model, run.guide) if module is not None]
     modules = [module for module in (run.model, run.guide) if module is not None]
     count = sum(parameter.numel() for parameter in {each for module in modules for each in module.parameters()})
@@ -17,5 +17,5 @@ def run_summary(run: FittedModel) -> dict[str, str]:
         "step": f"{run.step:,}",
         "folder": str(run.folder.path),
     }
-    rate = carried(run)
+    rate = validation_rate_per_text(run)
     return summary if rate is None else summary | {"latents": latent_verdict(rate)}

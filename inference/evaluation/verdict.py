@@ -2,14 +2,14 @@
 
 from ..runs.fitted import FittedModel
 
-__all__ = ["LEAST_RATE", "carried", "latent_verdict", "validation_rate"]
+__all__ = ["LEAST_RATE", "latent_verdict", "validation_rate", "validation_rate_per_text"]
 
 LEAST_RATE = 0.1  # nats a text; latents that carry less have collapsed to their prior
 CURES = "train anew with free_bits, target_kl or another kl_schedule"
 
 
 def latent_verdict(rate: float) -> str:
-    """What latents carry, in one line.
+    """A line that says how many nats a text the latents carry, and what to change where that is nothing.
 
     Arguments:
         rate: The divergence of all latents from their prior, in nats per text.
@@ -24,7 +24,7 @@ def latent_verdict(rate: float) -> str:
     return line if rate >= LEAST_RATE else f"{line}, which is nothing: {CURES}"
 
 
-def carried(run: FittedModel) -> float | None:
+def validation_rate_per_text(run: FittedModel) -> float | None:
     """The divergence of all latents on validation texts at the step of the run, in nats per text; None if unknown."""
     rate = validation_rate(run)
     return None if rate is None else rate * float(run.corpus.valid.lengths.mean())

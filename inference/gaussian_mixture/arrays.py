@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-__all__ = ["Form", "as_counts", "as_table", "double_rows", "form_of", "in_form", "numbers"]
+__all__ = ["Form", "as_counts", "as_table", "double_rows", "form_of", "in_form", "number_array"]
 
 
 class Form(NamedTuple):
@@ -92,7 +92,7 @@ def as_counts(x: object, rows: int, device: torch.device, name: str = "sample_we
     if isinstance(x, Tensor):
         counts = x.detach().to(device, torch.float32 if device.type == "mps" else torch.float64)
     else:
-        counts = torch.from_numpy(numbers(name, x)).to(device)
+        counts = torch.from_numpy(number_array(name, x)).to(device)
     if counts.shape != (rows,):
         raise ValueError(f"{name} has shape {tuple(counts.shape)} and X {rows} rows: give one weight for each row")
     allowed = (counts >= 0) & counts.isfinite()
@@ -103,14 +103,14 @@ def as_counts(x: object, rows: int, device: torch.device, name: str = "sample_we
     return counts
 
 
-def numbers(name: str, x: object) -> Float[np.ndarray, "..."]:
+def number_array(name: str, x: object) -> Float[np.ndarray, "..."]:
     """A copy of an option as an array of numbers.
 
     Raises:
         ValueError: If it is none.
 
     Examples:
-        >>> numbers("means_init", "a")
+        >>> number_array("means_init", "a")
         Traceback (most recent call last):
         ValueError: means_init is a str: give an array of numbers
     """

@@ -13,7 +13,7 @@ from ...models.utils.choices import check_choice
 from .arrays import in_form
 from .conventions import ConvergenceWarning, of_sklearn
 from .fitted import Array, FittedMixture
-from .fitting import CovarianceType, Fitted, Problem, first_mixture, fit_mixture
+from .fitting import CovarianceType, EMResult, Problem, first_mixture, fit_mixture
 from .options import check_number, check_priors, given_start, seed_of, start_generator
 from .starts import Start, start_statistics
 from .table import Rows, summarized
@@ -170,7 +170,7 @@ class GaussianMixture(FittedMixture):
             check_number("reg_covar", self.reg_covar, float, 0),
         )
         given = given_start(problem, weights=self.weights_init, means=self.means_init, precisions=self.precisions_init)
-        best: Fitted | None = None
+        best: EMResult | None = None
         for number in range(starts):
             with start_generator(seed, number):
                 statistics = start_statistics(
@@ -190,7 +190,7 @@ class GaussianMixture(FittedMixture):
             warnings.warn(message, of_sklearn(ConvergenceWarning), stacklevel=3)
         return self
 
-    def _keep(self, problem: Problem, best: Fitted) -> None:
+    def _keep(self, problem: Problem, best: EMResult) -> None:
         """Sets the attributes of a fitted estimator."""
         form, summary, mixture = problem.rows.form, problem.summary, best.mixture
         matrices = isinstance(mixture.variances, Covariances)

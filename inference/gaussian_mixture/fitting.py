@@ -26,7 +26,7 @@ from ..query_variances import moving_variances
 from .missing import added, observed_statistics
 from .table import Rows, Summary
 
-__all__ = ["CovarianceType", "Fitted", "Problem", "first_mixture", "fit_mixture", "typical_variances"]
+__all__ = ["CovarianceType", "EMResult", "Problem", "first_mixture", "fit_mixture", "typical_variances"]
 
 CovarianceType = Literal["full", "tied", "diag", "spherical"]
 FORMS: dict[CovarianceType, Covariance] = {
@@ -77,7 +77,7 @@ def typical_variances(variance: Float[Tensor, " d"], components: int, kind: Cova
     return variance.expand(components, -1) if kind == "diag" else variance.diag().expand(components, -1, -1)
 
 
-class Fitted(NamedTuple):
+class EMResult(NamedTuple):
     """What EM found.
 
     Arguments:
@@ -105,7 +105,7 @@ def first_mixture(problem: Problem, statistics: Statistics) -> Mixture:
 @torch.no_grad()
 def fit_mixture(
     problem: Problem, start: Mixture, steps: int, tolerance: float, progress: Callable[[float], None] | None = None
-) -> Fitted:
+) -> EMResult:
     """EM from a start until a step changes the objective of each row by less than ``tolerance``.
 
     Arguments:
@@ -127,8 +127,8 @@ def fit_mixture(
         if progress is not None:
             progress(bounds[-1])
         if len(bounds) > 1 and abs(bounds[-1] - bounds[-2]) < tolerance:
-            return Fitted(state, bounds, True)
-    return Fitted(state, bounds, False)
+            return EMResult(state, bounds, True)
+    return EMResult(state, bounds, False)
 
 
 def _expected(problem: Problem, state: Mixture, near: bool) -> Statistics:

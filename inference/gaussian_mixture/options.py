@@ -12,9 +12,9 @@ from torch import Tensor
 from ...models.attention.m_step import ConjugatePriors
 from ...models.utils.numbers import declared_number
 from ..utils.seeds import derived_seed
-from .arrays import numbers
+from .arrays import number_array
 from .fitting import Problem
-from .starts import Given
+from .starts import InitialParameters
 
 __all__ = ["check_number", "check_priors", "given_start", "own_generator", "seed_of", "start_generator"]
 
@@ -90,7 +90,7 @@ def start_generator(seed: int, number: int) -> Iterator[None]:
         yield
 
 
-def given_start(problem: Problem, weights: Any, means: Any, precisions: Any) -> Given:
+def given_start(problem: Problem, weights: Any, means: Any, precisions: Any) -> InitialParameters:
     """The parameters to start at, checked and centered as the rows are.
 
     Raises:
@@ -114,23 +114,23 @@ def given_start(problem: Problem, weights: Any, means: Any, precisions: Any) -> 
     if means is not None:
         means = _array("means_init", means, (components, width), center) - center
     if precisions is None:
-        return Given(weights, means, None)
+        return InitialParameters(weights, means, None)
     precisions = _array("precisions_init", precisions, shapes[problem.kind], center)
     if problem.squares == "full":
         factor, failed = torch.linalg.cholesky_ex(precisions)
         if bool(failed.any()) or not torch.allclose(precisions, precisions.mT):
             raise ValueError("precisions_init is not symmetric and positive definite: give inverses of covariances")
         covariances = torch.cholesky_inverse(factor).expand(components, -1, -1)
-        return Given(weights, means, covariances)
+        return InitialParameters(weights, means, covariances)
     if not bool((precisions > 0).all()):
         raise ValueError(f"precisions_init is {float(precisions.min()):g}; each precision must be positive")
     covariances = 1 / precisions
-    return Given(weights, means, covariances if problem.kind == "diag" else covariances[:, None])
+    return InitialParameters(weights, means, covariances if problem.kind == "diag" else covariances[:, None])
 
 
 def _array(name: str, value: Any, shape: tuple[int, ...], like: Tensor) -> Float[Tensor, "..."]:
     """A given parameter in double precision on the device of the rows."""
-    value = value.detach() if isinstance(value, Tensor) else torch.from_numpy(numbers(name, value))
+    value = value.detach() if isinstance(value, Tensor) else torch.from_numpy(number_array(name, value))
     value = value.to(like)
     if value.shape != shape:
         raise ValueError(f"{name} has shape {tuple(value.shape)}; it must be {shape}")

@@ -13,13 +13,13 @@ from ...models.attention.mixture import Covariances, Mixture
 from ...models.utils.k_means import k_means
 from .table import Summary
 
-__all__ = ["Given", "Start", "start_statistics"]
+__all__ = ["InitialParameters", "Start", "start_statistics"]
 
 Start = Literal["kmeans", "k-means++", "random_from_data", "random"]
 LLOYD_STEPS = 30
 
 
-class Given(NamedTuple):
+class InitialParameters(NamedTuple):
     """Parameters that the user gives EM to start at; None where it finds them.
 
     Arguments:
@@ -45,7 +45,11 @@ class Given(NamedTuple):
 
 
 def start_statistics(
-    summary: Summary, components: int, how: Start, squares: Literal["isotropic", "diagonal", "full"], given: Given
+    summary: Summary,
+    components: int,
+    how: Start,
+    squares: Literal["isotropic", "diagonal", "full"],
+    given: InitialParameters,
 ) -> Statistics:
     """The statistics of a first M-step, from rows that are assigned to components.
 

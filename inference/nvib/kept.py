@@ -1,4 +1,4 @@
-"""The number of vectors of a wrapped model that stay."""
+"""The share of the vectors of a wrapped model that stay."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ __all__ = ["Kept", "kept"]
 
 
 class Kept(NamedTuple):
-    """What queries attend to in one layer.
+    """Shares of the attention of one layer.
 
     Arguments:
         prior: The share of the attention that the prior's component has, a mean over heads, queries and texts.
@@ -26,7 +26,7 @@ class Kept(NamedTuple):
 
 
 def kept(model: nn.Module, batches: object, *, above: float = 0.01) -> dict[str, Kept]:
-    r"""How many vectors stay, by layer.
+    r"""The share of vectors that stay, and that of the attention which the prior's component has, by layer.
 
     A vector stays if some query of some head gives it at least ``above`` of its attention. To remove one that does not
     changes no answer by more than about that share of its length, wherever it stands.
@@ -46,9 +46,9 @@ def kept(model: nn.Module, batches: object, *, above: float = 0.01) -> dict[str,
     """
     if not 0 < declared_number("above", above, float) <= 1:
         raise ValueError(f"above is {above}: give a share of the attention, from above 0 to 1")
-    found = layers(model)
-    counts = {name: _Counts(above, layer.group) for name, layer in found.items()}
-    run_batches(model, batches, found, counts)
+    wrapped = layers(model)
+    counts = {name: _Counts(above, layer.group) for name, layer in wrapped.items()}
+    run_batches(model, batches, wrapped, counts)
     return {name: count.result() for name, count in counts.items()}
 
 

@@ -17,7 +17,7 @@ __all__ = ["unwrap", "wrap"]
 
 Module = TypeVar("Module", bound=nn.Module)
 
-ADAPTERS: dict[str, type[WrappedAttention]] = {
+WRAPPERS: dict[str, type[WrappedAttention]] = {
     "torch.nn.modules.activation.MultiheadAttention": TorchAttention,
     "transformers.models.bert.modeling_bert.BertSelfAttention": BertSelfAttention,
     "transformers.models.bert.modeling_bert.BertCrossAttention": BertCrossAttention,
@@ -112,13 +112,13 @@ def unwrap(model: Module) -> Module:
 
 
 def _known() -> dict[type, type[WrappedAttention]]:
-    """The adapters of the classes that are loaded: a model's class is, and nothing else has to be."""
+    """The wrappers of the classes that are loaded: a model's class is, and nothing else has to be."""
     known = {}
-    for path, adapter in ADAPTERS.items():
+    for path, wrapper in WRAPPERS.items():
         module, _, name = path.rpartition(".")
         original = getattr(sys.modules.get(module), name, None)
         if original is not None:
-            known[original] = adapter
+            known[original] = wrapper
     return known
 
 
@@ -128,7 +128,7 @@ def _looks_like_attention(module: nn.Module) -> bool:
 
 
 def _check(name: str, module: nn.Module) -> None:
-    """Raises a ValueError unless a layer's weights are what the adapter takes them for."""
+    """Raises a ValueError unless a layer's weights are what the wrapper takes them for."""
     where = f"cannot wrap {name or type(module).__name__!r}"
     for parameter in module.parameters():
         if parameter.dtype not in (torch.float32, torch.float64):

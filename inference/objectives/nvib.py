@@ -111,7 +111,7 @@ class NVIB(ELBO):
 
     @classmethod
     def remarks(cls, described: Mapping[str, Any]) -> list[str]:
-        """None: its weights are those of regularizers, not of divergences."""
+        """Empty: its weights are those of regularizers, not of divergences, so that there is nothing to remark."""
         return []
 
     def penalties(self, kl: dict[str, Tensor], sites: dict[str, Site], posterior: dict[str, Site]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from ..run import Run
 from ..utils.files import as_path
 from ..utils.outputs import check_output, write_output
 from .document import document, note, table, text
-from .sections import SECTIONS, Subject
+from .sections import SECTIONS, PageContext
 
 __all__ = ["look"]
 
@@ -61,16 +61,16 @@ def _page(run: Run, limit: int, seed: int, progress: bool | None) -> bytes:
     evaluation = run.evaluate(limit=limit, num_particles=PARTICLES, seed=seed, progress=progress)
     texts, conditions = unzip_pairs(run.corpus.entries("test", TEXTS))
     posterior = run.encode(texts, conditions) if encodes(run.guide) else None
-    subject = Subject(run, posterior, texts, conditions, evaluation, seed)
-    sections = [(title, body) for title in SECTIONS if (body := _section(title, subject))]
+    context = PageContext(run, posterior, texts, conditions, evaluation, seed)
+    sections = [(title, body) for title in SECTIONS if (body := _section(title, context))]
     rows = [(name, text(value)) for name, value in run_summary(run).items() if name != "latents"]
     verdict = f'<p class="verdict">{text(evaluation.verdict)}</p>\n' if evaluation.verdict else ""
     return document(run.folder.path.resolve().name, verdict + table(rows), sections)
 
 
-def _section(title: str, subject: Subject) -> str:
+def _section(title: str, context: PageContext) -> str:
     """A section, or in its place what the library says of a run that lacks what it needs."""
     try:
-        return SECTIONS[title](subject)
+        return SECTIONS[title](context)
     except ValueError as error:
         return note(str(error))

@@ -20,7 +20,7 @@ from ..plots import active_units, curves, layer_curves, layer_kl
 from ..run import Run
 from .document import code, note, pictures, shaded, table, text
 
-__all__ = ["SECTIONS", "Subject"]
+__all__ = ["SECTIONS", "PageContext"]
 
 SAMPLES = 8  # texts from the prior
 STEPS = 7  # texts on the path of the interpolation
@@ -28,7 +28,7 @@ TRAVERSED = 3  # latents that are traversed
 PANEL = (5.2, 3.8)  # size of a picture, in inches
 
 
-class Subject(NamedTuple):
+class PageContext(NamedTuple):
     """What the sections are about.
 
     Arguments:
@@ -58,28 +58,28 @@ class Subject(NamedTuple):
         return shlex.quote(str(self.run.folder.path))
 
 
-def training(subject: Subject) -> str:
+def training(context: PageContext) -> str:
     """The training curves, and the KL of each latent where the latents belong to layers."""
     panels = [Figure(PANEL, layout="constrained") for _ in range(2)]
-    drawn = curves(subject.run, axes=[panel.subplots() for panel in panels])
+    drawn = curves(context.run, axes=[panel.subplots() for panel in panels])
     words = ["Training curves: the objective", "Training curves: the bound and its KL terms"]
     shown = list(zip(words, panels, strict=True))[: len(drawn)]
-    if subject.posterior is not None and subject.posterior.layers:
+    if context.posterior is not None and context.posterior.layers:
         shown.append(("KL of each latent over the training", Figure(PANEL, layout="constrained")))
-        layer_curves(subject.run, ax=shown[-1][1].subplots())
+        layer_curves(context.run, ax=shown[-1][1].subplots())
     return pictures(shown)
 
 
-def metrics(subject: Subject) -> str:
+def metrics(context: PageContext) -> str:
     """The table of ``evaluate``."""
-    evaluation = subject.evaluation
-    hint = f"all held-out texts, with more draws: pyroformer evaluate {subject.folder}"
+    evaluation = context.evaluation
+    hint = f"all held-out texts, with more draws: pyroformer evaluate {context.folder}"
     return code(evaluation.table().removesuffix(evaluation.verdict).rstrip()) + note(hint)
 
 
-def latents(subject: Subject) -> str:
+def latents(context: PageContext) -> str:
     """The KL and the active units of each latent, where the evaluation has them."""
-    evaluation = subject.evaluation
+    evaluation = context.evaluation
     shown = []
     if evaluation.latents and all(f"marginal_kl_{latent}" in evaluation for latent in evaluation.latents):
         shown.append(("KL of each latent and its parts", Figure(PANEL, layout="constrained")))
@@ -90,22 +90,22 @@ def latents(subject: Subject) -> str:
     return pictures(shown) if shown else ""
 
 
-def samples(subject: Subject) -> str:
+def samples(context: PageContext) -> str:
     """Texts from the prior, and the rate beside which they are to be read."""
-    run = subject.run
-    drawn = run.sample(SAMPLES, seed=subject.seed, condition=subject.condition)
+    run = context.run
+    drawn = run.sample(SAMPLES, seed=context.seed, condition=context.condition)
     rows = [(f"{number}", text(item)) for number, item in enumerate(drawn, 1)]
     rate = validation_rate(run)
     beside = "" if rate is None else f"; rate, KL of all latents on validation texts: {rate:,.2f} nats/token"
     hint = note(f"latents from the prior, tokens from the decoder{beside}")
-    return _of_condition(subject) + table(rows) + hint + note(f"more: pyroformer sample {subject.folder} -n 20")
+    return _of_condition(context) + table(rows) + hint + note(f"more: pyroformer sample {context.folder} -n 20")
 
 
-def reconstructions(subject: Subject) -> str:
+def reconstructions(context: PageContext) -> str:
     """Held-out texts, shaded by their posterior weights if they have some, above what they decode to."""
-    if subject.posterior is None:
+    if context.posterior is None:
         return ""
-    results = subject.run.reconstruct(list(subject.texts), conditions=subject.conditions, seed=subject.seed)
+    results = context.run.reconstruct(list(context.texts), conditions=context.conditions, seed=context.seed)
     tables = "".join(_reconstruction(result) for result in results)
     if results[0].token_weights is None:
         return tables
@@ -119,50 +119,50 @@ def _reconstruction(result: Reconstruction) -> str:
     return table([("text", original), ("reconstruction", text(result.text) + _aside("exact" if result.exact else ""))])
 
 
-def interpolation(subject: Subject) -> str:
+def interpolation(context: PageContext) -> str:
     """The texts on the path between two held-out texts, if the model defines one."""
-    run = subject.run
+    run = context.run
     defined = type(run.model).interpolate is not Model.interpolate
-    if subject.posterior is None or not defined or len(subject.texts) < 2:
+    if context.posterior is None or not defined or len(context.texts) < 2:
         return ""
-    first, second, *_ = subject.texts
-    path = interpolate(run, first, second, STEPS, seed=subject.seed, condition=subject.condition)
+    first, second, *_ = context.texts
+    path = interpolate(run, first, second, STEPS, seed=context.seed, condition=context.condition)
     between = [(f"t = {step.t:.2f}", step.text) for step in path]
     rows = [("first text", text(first)), *_unlike_above(between), ("second text", text(second))]
-    return _of_condition(subject) + table(rows)
+    return _of_condition(context) + table(rows)
 
 
-def traversals(subject: Subject) -> str:
+def traversals(context: PageContext) -> str:
     """A held-out text with one entry of a latent at several values, for latents that form a table."""
-    moments = None if subject.posterior is None else subject.posterior.moments()
+    moments = None if context.posterior is None else context.posterior.moments()
     if moments is None:
         return ""
-    first, tables = subject.texts[0], []
-    count = moments[0].shape[-2] if subject.posterior and subject.posterior.layers else 1
+    first, tables = context.texts[0], []
+    count = moments[0].shape[-2] if context.posterior and context.posterior.layers else 1
     for latent in sorted({int(place) for place in np.linspace(1, count, TRAVERSED)}):
-        result = traverse(subject.run, first, latent, seed=subject.seed, condition=subject.condition)
+        result = traverse(context.run, first, latent, seed=context.seed, condition=context.condition)
         values = zip(result.values, result.texts, strict=True)
         rows = sorted([(result.mean, f"{result.reconstruction}"), *values])
         labels = [(f"{value:+.2f}{' (mean)' if value == result.mean else ''}", item) for value, item in rows]
         tables.append(table(_unlike_above(labels), f"latent {latent}, entry {result.dimension}"))
-    return _of_condition(subject) + table([("text", text(first))]) + "".join(tables)
+    return _of_condition(context) + table([("text", text(first))]) + "".join(tables)
 
 
-def exchanges(subject: Subject) -> str:
+def exchanges(context: PageContext) -> str:
     """A held-out text with the latent of each layer taken from another, for latents that belong to layers."""
-    if subject.posterior is None or not subject.posterior.layers or len(subject.texts) < 2:
+    if context.posterior is None or not context.posterior.layers or len(context.texts) < 2:
         return ""
-    first, second, *_ = subject.texts
+    first, second, *_ = context.texts
     rows = [("text", text(first)), ("other", text(second))]
-    for swapped in swaps(subject.run, first, second, seed=subject.seed, condition=subject.condition):
+    for swapped in swaps(context.run, first, second, seed=context.seed, condition=context.condition):
         names = "all latents" if len(swapped.layers) > 1 else "".join(f"z_{layer}" for layer in swapped.layers)
         rows.append((f"{names} of other" if names else "reconstruction", text(swapped.text)))
-    return _of_condition(subject) + table(rows)
+    return _of_condition(context) + table(rows)
 
 
-def origin(subject: Subject) -> str:
+def origin(context: PageContext) -> str:
     """The command that began the run, how to open it, and its configuration."""
-    run = subject.run
+    run = context.run
     command = run.folder.read_source().get("command")
     made = "" if not isinstance(command, str) else note("The command that began the run:") + code(command)
     opened = f"import pyroformer as pf\n\nrun = pf.load({str(run.folder.path)!r})"
@@ -171,8 +171,8 @@ def origin(subject: Subject) -> str:
     return made + note("To go on in Python:") + code(opened) + configuration
 
 
-def _of_condition(subject: Subject) -> str:
-    return "" if subject.condition is None else f"<p>condition: {text(subject.condition)}</p>\n"
+def _of_condition(context: PageContext) -> str:
+    return "" if context.condition is None else f"<p>condition: {text(context.condition)}</p>\n"
 
 
 def _aside(words: str) -> str:
@@ -189,7 +189,7 @@ def _unlike_above(rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     return cells
 
 
-SECTIONS: dict[str, Callable[[Subject], str]] = {
+SECTIONS: dict[str, Callable[[PageContext], str]] = {
     "Training": training,
     "Evaluation": metrics,
     "Latents": latents,

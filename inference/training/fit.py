@@ -14,7 +14,7 @@ from torch import nn
 
 from ...models.base import Model
 from ..data.corpus import Corpus
-from ..evaluation.verdict import carried, latent_verdict
+from ..evaluation.verdict import latent_verdict, validation_rate_per_text
 from ..objectives.elbo import Objective
 from ..objectives.registry import make_objective, objective_name
 from ..options import TrainingOptions
@@ -25,7 +25,7 @@ from ..runs.importable import warn_of_unimportable
 from ..runs.joint_module import check_finite
 from ..runs.lock import one_training, run_lock
 from ..utils.processes import rank
-from ..utils.progress import TrainingBar, shown
+from ..utils.progress import TrainingBar, progress_enabled
 from .checks import (
     check_arguments,
     check_checkpoint,
@@ -97,13 +97,13 @@ def fit(
         >>> fit(model, None, corpus, steps=2, batch_size=8).step
         2
     """
-    bar, last = TrainingBar() if shown(progress) else None, ""
+    bar, last = TrainingBar() if progress_enabled(progress) else None, ""
     calls = _each(callback, bar)
     try:
         run, number = run_training(
             model, guide, corpus, out=out, resume=resume, callback=calls, notice=_shown(bar), **options
         )
-        rate = carried(run)
+        rate = validation_rate_per_text(run)
         last = f"best at step {run.step:,}" + ("" if rate is None else f"; {latent_verdict(rate)}")
     finally:
         if bar is not None:

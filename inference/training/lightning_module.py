@@ -271,7 +271,7 @@ class Training(lightning.LightningModule):
         by_steps = self.trainer.global_step / self.options.steps if self.options.steps else 0.0
         if not self.options.minutes:
             return by_steps
-        seconds = self.seconds() if self.peers is None else self.peers.news.seconds
+        seconds = self.seconds() if self.peers is None else self.peers.status.seconds
         return max(by_steps, seconds / (60 * self.options.minutes))
 
     def _validations_due(self, progress: float) -> int:
@@ -290,13 +290,13 @@ class Training(lightning.LightningModule):
         """Whether a signal has asked for the end, in any process; theirs is heard of a step later."""
         if self.peers is None:
             return self.signal is not None
-        self.signal = self.peers.news.signal or self.signal
-        return self.peers.news.signal > 0
+        self.signal = self.peers.status.signal or self.signal
+        return self.peers.status.signal > 0
 
     def _has_diverged(self, wait: bool) -> bool:
         """Whether the run has diverged; where reading that waits for the device, it is read only if ``wait``."""
         if self.peers is not None:
-            step = (self.peers.latest() if wait else self.peers.news).not_finite
+            step = (self.peers.latest() if wait else self.peers.status).not_finite
         elif wait or self.device.type == "cpu":
             step = NEVER if self._not_finite is None else int(self._not_finite)
         else:

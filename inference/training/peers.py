@@ -7,12 +7,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["NEVER", "News", "Peers"]
+__all__ = ["NEVER", "Peers", "SharedStatus"]
 
 NEVER = 1 << 62  # a step that does not come
 
 
-class News(NamedTuple):
+class SharedStatus(NamedTuple):
     """What the processes know together.
 
     Arguments:
@@ -27,54 +27,54 @@ class News(NamedTuple):
 
 
 class Peers:
-    """An exchange of news with each step, which no process waits for.
+    """An exchange of the processes' status with each step, which no process waits for.
 
-    A step's news is read with the next step, when it has long arrived, so that every device has a step to compute
-    meanwhile. All processes read the same news at the same step, and therefore decide the same.
+    A step's status is read with the next step, when it has long arrived, so that every device has a step to compute
+    meanwhile. All processes read the same status at the same step, and therefore decide the same.
 
     Arguments:
         device: The device of this process.
-        seconds: The clock before the first news.
+        seconds: The clock before the first status.
     """
 
     def __init__(self, device: torch.device, seconds: float = 0.0) -> None:
         self.device = device
-        self.news = News(0, NEVER, seconds)
+        self.status = SharedStatus(0, NEVER, seconds)
         self._sent: Callable[[], list[int]] | None = None
 
     def exchange(self, signal: int, not_finite: Tensor | None, seconds: float) -> None:
-        """Sends this process's news of a step, and reads those of the step before."""
+        """Sends this process's status at a step, and reads that of the step before."""
         before = self._sent
         if not_finite is None:
             not_finite = self._number(NEVER)
         clock = round(1e6 * seconds) if dist.get_rank() == 0 else 0
-        news = torch.stack([self._number(signal), -not_finite, self._number(clock)])
-        work = dist.all_reduce(news, dist.ReduceOp.MAX, async_op=True)
+        status = torch.stack([self._number(signal), -not_finite, self._number(clock)])
+        work = dist.all_reduce(status, dist.ReduceOp.MAX, async_op=True)
         assert work is not None
-        self._sent = _arrival(news, work)
+        self._sent = _arrival(status, work)
         if before is not None:
             self._read(before)
 
-    def latest(self) -> News:
-        """The news of this step; waits for all processes."""
+    def latest(self) -> SharedStatus:
+        """The status of this step; waits for all processes."""
         if self._sent is not None:
             self._read(self._sent)
-        return self.news
+        return self.status
 
     def _read(self, arrival: Callable[[], list[int]]) -> None:
         signal, not_finite, clock = arrival()
-        self.news = News(signal, -not_finite, max(clock / 1e6, self.news.seconds))
+        self.status = SharedStatus(signal, -not_finite, max(clock / 1e6, self.status.seconds))
 
     def _number(self, value: int) -> Tensor:
         return torch.full((), value, dtype=torch.int64, device=self.device)  # a copy from the host might wait
 
 
-def _arrival(news: Tensor, work: dist.Work) -> Callable[[], list[int]]:
-    """What waits for the news and returns it; on a GPU the copy to the host is queued now, before the next step."""
-    if news.device.type == "cpu":
-        return lambda: news.tolist() if work.wait() else []
+def _arrival(status: Tensor, work: dist.Work) -> Callable[[], list[int]]:
+    """What waits for the status and returns it; on a GPU the copy to the host is queued now, before the next step."""
+    if status.device.type == "cpu":
+        return lambda: status.tolist() if work.wait() else []
     work.wait()  # the stream waits, not the host
-    on_host = torch.empty(news.shape, dtype=news.dtype, pin_memory=True).copy_(news, non_blocking=True)
+    on_host = torch.empty(status.shape, dtype=status.dtype, pin_memory=True).copy_(status, non_blocking=True)
     event = torch.cuda.Event()
     event.record()
 

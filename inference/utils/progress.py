@@ -9,12 +9,12 @@ from typing import Any
 
 from .registry import imported
 
-__all__ = ["TrainingBar", "TrainingLine", "clock", "progress_bar", "quantity", "shown"]
+__all__ = ["TrainingBar", "TrainingLine", "clock", "progress_bar", "progress_enabled", "quantity"]
 
 PERCENT = "{desc}: {percentage:3.0f}% |{bar}| {postfix}"  # the line has its own estimate of the time left
 
 
-def shown(progress: bool | None = None) -> bool:
+def progress_enabled(progress: bool | None = None) -> bool:
     """Whether to show progress: as asked for; by default in a terminal and in notebooks, not in pipes and log files.
 
     The environment variable ``TQDM_DISABLE=1`` turns the default off.
@@ -36,13 +36,13 @@ def progress_bar(
         description: What is going on, such as "evaluating".
         total: Number of units.
         unit: What is counted.
-        progress: Whether to show it; None as :func:`shown` says.
+        progress: Whether to show it; None as :func:`progress_enabled` says.
 
     Examples:
         >>> with progress_bar("reading", total=3, progress=False) as advance:
         ...     advance(2)
     """
-    if not shown(progress):
+    if not progress_enabled(progress):
         yield lambda count: None
         return
     with _tqdm(desc=description, total=total, unit=f" {unit}s", leave=False) as bar:

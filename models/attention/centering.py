@@ -18,7 +18,7 @@ __all__ = ["common_center", "visible_center"]
 def common_center(
     means: Float[Tensor, "*#batch n d"], present: Bool[Tensor, "*#batch n"] | None = None
 ) -> Float[Tensor, "*batch 1 d"]:
-    """The mean of the present means where it is further from zero than they spread around it; 0 in other dimensions.
+    """The mean of the present means in dimensions where it is larger than their standard deviation; 0 in others.
 
     So a single mean far from all others does not move them, and what lies around zero stays as it is, to the bit.
 
@@ -41,7 +41,7 @@ def visible_center(
     present: Bool[Tensor, "*#batch n"],
     attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
 ) -> Float[Tensor, "*batch 1 d"]:
-    r"""A center for restricted attention that depends on nothing that some query may not attend to.
+    r"""A center for masked attention, which depends on nothing that is masked for some query.
 
     It is the first mean that all queries see or, where that is nearer to zero, the query that sees least; 0 where
     their signs differ. So neither of them alone, if it is far from all others, moves these.

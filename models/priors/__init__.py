@@ -1,4 +1,4 @@
-"""Exchangeable priors: of weights, vectors, latents and lengths, and of the components of a mixture."""
+"""Priors of weights, vectors, latents, lengths and mixture components."""
 
 from .causal import CausalVectorPrior
 from .codebook import CodebookVectorPrior

@@ -25,7 +25,7 @@ class Prior(Configurable, nn.Module):
 
     sees_guide: ClassVar[bool] = False  # whether the prior is made of posteriors, at :attr:`guide`
 
-    def see(self, guide: nn.Module) -> None:
+    def set_guide(self, guide: nn.Module) -> None:
         """Called by a guide of the prior's model when the guide is made, if ``sees_guide``."""
         self._seen = (guide,)  # a tuple keeps the guide from being registered as a child
 

@@ -52,7 +52,7 @@ class VampPrior(LatentPrior):
                 raise ValueError(f"{name} {size!r}: must be a whole number, at least 1")
         self.pseudo_texts = nn.Parameter(torch.randn(components, length, width))
 
-    def see(self, guide: nn.Module) -> None:
+    def set_guide(self, guide: nn.Module) -> None:
         """Called by a guide when it is made.
 
         Raises:
@@ -63,7 +63,7 @@ class VampPrior(LatentPrior):
                 f"a {type(guide).__name__} reads no pseudo-texts of a VampPrior: give that prior to a DELLA as "
                 "latent_prior, or write read_vectors(vectors) and conditional(index, summary, encodings)."
             )
-        super().see(guide)
+        super().set_guide(guide)
         config, (_, length, width) = self.guide.model.config, self.pseudo_texts.shape
         if width != config.width or length > config.max_length:
             raise ValueError(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import pyroformer as pf
-from pyroformer.inference.evaluation.verdict import carried, validation_rate
+from pyroformer.inference.evaluation.verdict import validation_rate, validation_rate_per_text
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
 
@@ -36,9 +36,9 @@ def test_the_rate_is_that_of_the_validation_at_the_step_of_the_run(run: Run) -> 
     assert validation_rate(run) == pytest.approx(valid["kl_vectors"].iloc[0])
     evaluation = run.evaluate(split="valid", metrics=["rate"])
     rate = evaluation["rate"]["nats/text"]
-    assert rate is not None and carried(run) == pytest.approx(rate, rel=1e-3)
+    assert rate is not None and validation_rate_per_text(run) == pytest.approx(rate, rel=1e-3)
     elsewhere = Run(run.model, run.guide, run.corpus, run.folder, run.config, step=3)
-    assert carried(elsewhere) is None, "weights of a step without a validation"
+    assert validation_rate_per_text(elsewhere) is None, "weights of a step without a validation"
 
 
 def test_a_run_is_shown_in_a_few_words(run: Run) -> None:

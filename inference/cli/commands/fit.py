@@ -47,7 +47,7 @@ def fit(
       pyroformer fit nvae --data reviews.txt --out runs/reviews --minutes 10
       pyroformer fit lm --data builtin --out runs/lm --size small --steps 5000
       pyroformer fit lm --data reviews.txt --out runs/gpt2 --init_from gpt2
-      pyroformer fit della --data reviews.txt --out runs/della --init_from smollm2 --train latents
+      pyroformer fit della --data reviews.txt --out runs/della --init_from HuggingFaceTB/SmolLM2-135M --train latents
       pyroformer fit nvae --out runs/reviews --resume        goes on after Ctrl-C or a crash
 
     Arguments:
@@ -76,7 +76,7 @@ def fit(
         field: Field that holds the text: the key of a JSON object or the column of a table.
         condition: Field that holds the condition (label, question) of each text.
         labels: Whether each condition is one token (default: if they are at most 1,000 different words).
-        trust: Classes outside pyroformer that a resumed run may import, such as my_priors.Sticky.
+        trust: Modules or classes outside pyroformer that may be imported, such as my_priors.
         model: Options of the model.
         guide: Options of the guide.
         training: Options of the training.
@@ -96,7 +96,7 @@ def fit(
         model = _with_delta(name, delta, model)
     TrainingOptions(**training)  # validates them before anything is read
 
-    from ...evaluation.verdict import carried, latent_verdict
+    from ...evaluation.verdict import latent_verdict, validation_rate_per_text
     from ...runs.folder import RunFolder
     from ...training.fit import run_training
     from ..prepare import check_same_source, prepare_folder, prepare_resumed
@@ -129,7 +129,7 @@ def fit(
     print_early_end(progress, signal, f"pyroformer fit {name} --out {shlex.quote(out)} --resume")
     best = "best" if run.folder.best.exists() else "no validation yet; saved"
     print_line(f"{best} at step {run.step:,}; run saved in {out}")
-    if (rate := carried(run)) is not None:
+    if (rate := validation_rate_per_text(run)) is not None:
         print_line(with_flags(latent_verdict(rate)))
     if signal is not None:
         raise SystemExit(128 + signal)

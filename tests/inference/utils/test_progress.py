@@ -10,7 +10,7 @@ import pytest
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.training.fit import fit
 from pyroformer.inference.training.lightning_module import Status
-from pyroformer.inference.utils.progress import TrainingBar, progress_bar, shown
+from pyroformer.inference.utils.progress import TrainingBar, progress_bar, progress_enabled
 from pyroformer.models.language_model import LanguageModel
 
 
@@ -31,11 +31,11 @@ class Terminal(io.StringIO):
 def test_it_is_shown_in_a_terminal_and_not_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    assert not shown() and shown(True) and not shown(False)
+    assert not progress_enabled() and progress_enabled(True) and not progress_enabled(False)
     monkeypatch.setattr(sys, "stderr", Terminal())
-    assert shown() and not shown(False)
+    assert progress_enabled() and not progress_enabled(False)
     monkeypatch.setenv("TQDM_DISABLE", "1")
-    assert not shown() and shown(True)
+    assert not progress_enabled() and progress_enabled(True)
 
 
 def test_it_is_shown_in_notebooks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,9 +43,9 @@ def test_it_is_shown_in_notebooks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     shell: Any = SimpleNamespace(config={"IPKernelApp": {}})
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
-    assert shown()
+    assert progress_enabled()
     shell.config = {}  # IPython in a pipe
-    assert not shown()
+    assert not progress_enabled()
 
 
 def test_a_bar_counts_and_disappears(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ def test_the_guide_that_was_made_first_is_refused_until_the_prior_sees_it() -> N
     pf.DELLAGuide(model)
     with pytest.raises(ValueError, match="VampPrior sees another DELLAGuide of this model, made later: take that one"):
         pf.ELBO(data_size=10)(model, guide)(TEXTS)
-    model.latent_prior.see(guide)
+    model.latent_prior.set_guide(guide)
     assert pf.ELBO(data_size=10)(model, guide)(TEXTS).isfinite()
 
 
