@@ -54,6 +54,12 @@ class MixtureMemoryModel(Model):
         if not isinstance(prior, TokenVectorPrior):
             return
         embedding = self.decoder.embedding.tokens.weight
+        if prior.embedding.shape != embedding.shape:
+            (own, width), (count, size) = prior.embedding.shape, embedding.shape
+            raise ValueError(
+                f"the base_measure has vectors of width {width} for {own} tokens, and the model has {count} tokens of "
+                f"width {size}: give both the same."
+            )
         prior.embedding.copy_(embedding / (embedding.square().mean().sqrt() * prior.scale))
         for block in self.decoder.blocks:
             attention = cross_attention_of(block)

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from itertools import pairwise
+from typing import Any, get_args
 
 from .texts import Overlong
 
@@ -77,6 +78,7 @@ class CorpusMetadata:
             (64, 'split', (16, 64), 1)
         """
         current = _current_keys(content)
+        _check_types(current)
         required = {field.name for field in fields(cls)} - {"conditions"}
         if not (required <= current.keys() and all(isinstance(current[key], Mapping) for key in ("texts", "counts"))):
             raise ValueError("describes no corpus")
@@ -87,6 +89,8 @@ class CorpusMetadata:
             if not {"labels", "padded_lengths"} <= conditions.keys():
                 raise ValueError("describes no conditions")
             labels = conditions["labels"]
+            if not _is_ascending(conditions["padded_lengths"]):
+                raise ValueError("has no lengths of conditions")
             values["conditions"] = ConditionMetadata(
                 None if labels is None else tuple(labels), tuple(conditions["padded_lengths"])
             )
@@ -97,3 +101,30 @@ def _current_keys(content: object) -> dict[str, Any]:
     """A mapping under today's keys; anything else has none."""
     items = content.items() if isinstance(content, Mapping) else ()
     return {_OLD_KEYS.get(str(key), str(key)): value for key, value in items}
+
+
+def _check_types(content: Mapping[str, Any]) -> None:
+    """Raises a ValueError for numbers, names or lengths that are none; a missing key is another matter."""
+    numbers = {key: content[key] for key in ("max_length", "seed", "vocabulary") if key in content}
+    for key in ("texts", "counts"):
+        if isinstance(counts := content.get(key), Mapping):
+            numbers |= {f"{key}.{name}": value for name, value in counts.items()}
+    if content.get("requested_vocabulary") is not None:
+        numbers["requested_vocabulary"] = content["requested_vocabulary"]
+    for key, value in numbers.items():
+        if type(value) is not int or value < 0:
+            raise ValueError(f"has {str(value)[:40]!r} as {key}, which is no whole number")
+    for key, options in {"name": None, "overlong": get_args(Overlong)}.items():
+        value = content.get(key, "")
+        if not isinstance(value, str) or (options is not None and key in content and value not in options):
+            raise ValueError(f"has {str(value)[:40]!r} as {key}")
+    lengths = content.get("padded_lengths", [1])
+    if not _is_ascending(lengths):
+        raise ValueError(f"has {str(lengths)[:40]!r} as padded_lengths, which are no ascending numbers")
+
+
+def _is_ascending(lengths: object) -> bool:
+    """Whether these are lengths of batches: positive whole numbers, each greater than the one before."""
+    if not isinstance(lengths, list | tuple) or not all(type(length) is int for length in lengths):
+        return False
+    return bool(lengths) and lengths[0] > 0 and all(first < second for first, second in pairwise(lengths))

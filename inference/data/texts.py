@@ -52,6 +52,7 @@ class Texts(Sequence[str]):
         self.tokens = tokens
         self.offsets = offsets
         self.tokenizer = tokenizer
+        self.vocabulary = tokenizer.vocabulary
         self.padded_lengths = padded_lengths
         self.owner = owner
         self.conditions = conditions
@@ -113,6 +114,11 @@ class Texts(Sequence[str]):
         positions = np.arange(length)
         mask = positions < (lengths if end else lengths - 1)
         tokens = np.where(mask, self.tokens[np.where(mask, starts + positions, 0)], PAD).astype(np.int64)
+        if tokens.size and tokens.max() >= self.vocabulary:
+            raise ValueError(
+                f"the corpus is damaged (it holds token {tokens.max()}, and its tokenizer has {self.vocabulary}): make "
+                "it anew."
+            )
         if end:
             tokens[filler, 0] = EOS
         return torch.from_numpy(tokens), torch.from_numpy(mask)

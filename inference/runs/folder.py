@@ -4,6 +4,7 @@ import csv
 import pickle
 import re
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -261,7 +262,9 @@ def with_frozen(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=path.name == FROZEN)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # of what is refused anyway
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=path.name == FROZEN)
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist: the run has no checkpoint yet, let fit run for longer.") from error
     except pickle.UnpicklingError as error:

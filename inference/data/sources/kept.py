@@ -42,8 +42,8 @@ def keep_texts(folder: Path, key: str, splits: Mapping[str, StoredTexts], blank:
 def kept_texts(folder: Path, key: str) -> Kept | None:
     """The texts that are noted in a folder; None if they are of something else, or not all there."""
     with suppress(*_DAMAGED), (folder / READ).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        if str(arrays["key"]) != key:
-            return None
+        if any(part.compress_type for part in arrays.zip.infolist()) or str(arrays["key"]) != key:
+            return None  # ours are not compressed: a bomb would be
         splits = {}
         for split in arrays["splits"].tolist():
             splits[split] = _part(folder, arrays, split)

@@ -479,6 +479,39 @@ def test_a_damaged_corpus(corpus: Corpus, name: str, content: bytes | None, mess
         Corpus.load(corpus.folder)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("max_length", ["a"], r"has \"\['a'\]\" as max_length, which is no whole number"),
+        ("seed", "x", "has 'x' as seed, which is no whole number"),
+        ("vocabulary", True, "has 'True' as vocabulary"),
+        ("requested_vocabulary", 1.5, "has '1.5' as requested_vocabulary"),
+        ("texts", {"train": -1}, "has '-1' as texts.train"),
+        ("counts", {"texts": "9"}, "has '9' as counts.texts"),
+        ("padded_lengths", [0, -5], r"has '\[0, -5\]' as padded_lengths, which are no ascending numbers"),
+        ("padded_lengths", [], r"has '\[\]' as padded_lengths"),
+        ("padded_lengths", 8, "has '8' as padded_lengths"),
+        ("overlong", 7, "has '7' as overlong"),
+        ("overlong", "cut", "has 'cut' as overlong"),
+        ("name", 5, "has '5' as name"),
+        ("conditions", {"labels": ["a"], "padded_lengths": [-1]}, "has no lengths of conditions"),
+    ],
+)
+def test_metadata_of_other_types(key: str, value: object, message: str, corpus: Corpus) -> None:
+    content = json.loads((corpus.folder / "corpus.json").read_text()) | {key: value}
+    write(corpus.folder / "corpus.json", json.dumps(content))
+    with pytest.raises(ValueError, match=rf"is damaged \(corpus.json {message}.*\): make it anew"):
+        Corpus.load(corpus.folder)
+
+
+def test_tokens_that_the_tokenizer_lacks(corpus: Corpus) -> None:
+    tokens = np.load(corpus.folder / "train.tokens.npy")
+    tokens[5] = 60_000
+    np.save(corpus.folder / "train.tokens.npy", tokens)
+    with pytest.raises(ValueError, match=r"the corpus is damaged \(it holds token 60000, and its tokenizer has \d+\)"):
+        list(Corpus.load(corpus.folder).batches("train", 8))
+
+
 def test_splits_of_another_size(corpus: Corpus) -> None:
     (corpus.folder / "test.offsets.npy").write_bytes((corpus.folder / "train.offsets.npy").read_bytes())
     with pytest.raises(ValueError, match=r"is damaged \(the test texts are not all there\)"):

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 from pyroformer.inference.data import building, preparation, shards, stored_texts
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.data.sources import readers
+from pyroformer.inference.data.sources.kept import kept_texts
 from pyroformer.inference.data.sources.readers import read_texts, read_to_disk
 from pyroformer.inference.data.splits import split_texts
 from pyroformer.inference.data.stored_texts import StoredTexts, chunk_bounds, encoded_chunks, store_texts
@@ -314,6 +317,17 @@ def test_what_else_was_read_is_read_anew(change: str, tmp_path: Path, monkeypatc
         read.write_bytes(read.read_bytes()[:-100])
     again = Corpus.from_file(path, folder=folder, **options)
     assert content(again.folder) == content(Corpus.from_file(path, **options).folder)
+
+
+def test_what_was_read_is_no_bomb(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "read.npz", "w", zipfile.ZIP_DEFLATED) as file, file.open("key.npy", "w") as part:
+        np.lib.format.write_array_header_1_0(part, {"descr": "<U1", "fortran_order": False, "shape": (10**7,)})
+        part.write(bytes(4 * 10**7))
+    tracemalloc.start()
+    try:
+        assert kept_texts(tmp_path, "key") is None and tracemalloc.get_traced_memory()[1] < 4 * 10**6
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_long_name(tmp_path: Path) -> None:

@@ -262,6 +262,13 @@ def test_refuses(arguments: dict[str, Any], message: str) -> None:
         TokenVectorPrior(**{"width": 8, "vocabulary": 12} | arguments)
 
 
+def test_a_prior_of_other_tokens_than_the_model_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match="has vectors of width 16 for 5 tokens, and the model has 12 tokens of width 16"
+    ):
+        pf.VAE(CONFIG, base_measure=TokenVectorPrior(16, 5, heads=2))
+
+
 def test_an_unknown_name_of_a_prior_is_refused() -> None:
     with pytest.raises(ValueError, match=r"base_measure is 'token': choose one of .* \(did you mean tokens\?\)"):
         pf.VAE(CONFIG, base_measure="token")
