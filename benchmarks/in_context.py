@@ -99,7 +99,7 @@ NETWORKS = {
     "softmax, wide": lambda: softmax(width=36),
     "softmax, two layers": lambda: softmax(layers=2),
     "a gate of the prior": lambda: probabilistic(precision="shared"),
-    "a precision for each key": lambda: probabilistic(precision="unit"),
+    "a precision for each key": lambda: probabilistic(precision="key"),
     "diagonal precisions": lambda: probabilistic(precision="diagonal"),
 }
 

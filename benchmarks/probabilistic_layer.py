@@ -6,7 +6,7 @@ One layer each on ``--tokens`` tokens, projections included; the layers take tur
 
     softmax     SelfAttention
     shared      ProbabilisticAttention with one precision for each head
-    unit        one precision for each key
+    key         one precision for each key
     diagonal    one for each dimension of each key
     2 keys      two Gaussians in each key
     1 step      keys that adapt once
@@ -23,10 +23,10 @@ from pyroformer.models.transformer.self_attention import SelfAttention
 
 FORMS: dict[str, dict[str, object]] = {
     "shared": {"precision": "shared"},
-    "unit": {"precision": "unit"},
+    "key": {"precision": "key"},
     "diagonal": {"precision": "diagonal"},
-    "2 keys": {"precision": "unit", "components": 2},
-    "1 step": {"precision": "unit", "steps": 1},
+    "2 keys": {"precision": "key", "components": 2},
+    "1 step": {"precision": "key", "steps": 1},
 }
 
 

@@ -42,7 +42,7 @@ from pyroformer.models.transformer.self_attention import SelfAttention
 VARIANTS: dict[str, dict[str, Any]] = {
     "softmax": {},
     "gated": {"attention": "probabilistic", "key_precision": "shared"},
-    "unit": {"attention": "probabilistic", "key_precision": "unit"},
+    "key": {"attention": "probabilistic", "key_precision": "key"},
     "2 keys, H / 2": {"attention": "probabilistic", "key_precision": "shared", "key_components": 2},
     "null": {"attention": "probabilistic", "key_precision": "shared", "null_component": True},
 }

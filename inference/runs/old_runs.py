@@ -81,6 +81,7 @@ ADDED = {  # fields of a TransformerConfig that older configurations lack, with 
     "query_key_norm": False,
     "adapter_rank": 0,
 }
+VALUES = {"key_precision": {"unit": "key"}}  # of fields of a TransformerConfig
 PARTS = {"held": "frozen"}  # keys of the configuration
 PROGRESS = {"looks": "validations_done", "waited": "wait"}  # keys of the training progress in a checkpoint
 MODULES = {  # components of parameter and buffer names
@@ -129,7 +130,8 @@ def _current_value(value: Any) -> Any:
     if not isinstance(path, str) or not isinstance(value.get("init_args", {}), dict):
         return {key: _current_value(item) for key, item in value.items()}
     if path == NETWORK:
-        return {**value, "init_args": ADDED | value.get("init_args", {})}
+        fields = {key: VALUES.get(key, {}).get(str(item), item) for key, item in value.get("init_args", {}).items()}
+        return {**value, "init_args": ADDED | fields}
     if path not in CLASSES:
         return {key: _current_value(item) for key, item in value.items()}
     arguments = {ARGUMENTS.get(key, key): _current_value(item) for key, item in value.get("init_args", {}).items()}

@@ -64,7 +64,7 @@ class TransformerConfig:
         max_condition_length: The longest condition in tokens, which is put before a text; 0 for no condition.
         attention: Self-attention: ``"softmax"``, or ``"probabilistic"``, which starts as softmax attention and learns
             precisions and priors of the keys.
-        key_precision: Probabilistic attention: one precision for each head (``"shared"``), each key (``"unit"``) or
+        key_precision: Probabilistic attention: one precision for each head (``"shared"``), each key (``"key"``) or
             each of its dimensions (``"diagonal"``).
         key_prior: Probabilistic attention: long keys are favored as in softmax attention (``"magnitude"``), to a
             learned degree (``"gated"``), or with a prior for each key besides (``"learned"``).
@@ -112,7 +112,7 @@ class TransformerConfig:
     word_dropout: float = 0.0
     max_condition_length: int = 0
     attention: Literal["softmax", "probabilistic"] = "softmax"
-    key_precision: Literal["shared", "unit", "diagonal"] = "unit"
+    key_precision: Literal["shared", "key", "diagonal"] = "key"
     key_prior: Literal["magnitude", "gated", "learned"] = "gated"
     key_components: int = 1
     null_component: bool = False

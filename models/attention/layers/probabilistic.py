@@ -19,7 +19,7 @@ from .torch_weights import TorchWeights
 
 __all__ = ["ProbabilisticAttention", "ValuePosterior"]
 
-Precision = Literal["shared", "unit", "diagonal"]
+Precision = Literal["shared", "key", "diagonal"]
 KeyPrior = Literal["magnitude", "gated", "learned"]
 
 LARGEST = 15.0  # log precision relative to softmax attention: squares of keys, times their ratios, stay finite
@@ -56,7 +56,7 @@ class ProbabilisticAttention(TorchWeights):
         heads: The number of heads :math:`H`.
         bias: Whether projections have biases.
         dropout: Probability that an attention weight is dropped in training; not with ``steps``.
-        precision: ``"shared"``: one learned :math:`a` for each head; ``"unit"``: one for each key, a function of its
+        precision: ``"shared"``: one learned :math:`a` for each head; ``"key"``: one for each key, a function of its
             token; ``"diagonal"``: one for each of its dimensions.
         prior: ``"magnitude"``: :math:`\gamma = 1, c = 0`; ``"gated"``: :math:`\gamma` learned for each head;
             ``"learned"``: :math:`c_n` too, a function of the token.
@@ -90,7 +90,7 @@ class ProbabilisticAttention(TorchWeights):
         heads: int,
         bias: bool = True,
         dropout: float = 0.0,
-        precision: Precision = "unit",
+        precision: Precision = "key",
         prior: KeyPrior = "gated",
         components: int = 1,
         null_component: bool = False,
@@ -104,7 +104,7 @@ class ProbabilisticAttention(TorchWeights):
         self.components, self.steps, self.pseudo_counts = components, steps, pseudo_counts
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.out = nn.Linear(width, width, bias=bias)
-        sizes = {"unit": 1, "diagonal": head_width(width, heads)}
+        sizes = {"key": 1, "diagonal": head_width(width, heads)}
         self.log_precision: nn.Parameter | _TokenReadout = (
             nn.Parameter(torch.zeros(heads)) if precision == "shared" else _TokenReadout(width, heads, sizes[precision])
         )

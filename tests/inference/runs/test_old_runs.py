@@ -44,7 +44,9 @@ def test_an_old_run_goes_on_and_is_then_written_in_todays_names(name: str, tmp_p
     assert RunFolder(tmp_path / name).step() == 4
     config = yaml.safe_load((tmp_path / name / "config.yaml").read_text())
     assert config["model"]["class_path"] == f"pyroformer.models.{type(run.model).__name__}"
-    assert "max_length" in config["model"]["init_args"]["config"]["init_args"]
+    network = config["model"]["init_args"]["config"]["init_args"]
+    assert "max_length" in network
+    assert network.get("key_precision", "key") == "key"
 
 
 @pytest.mark.parametrize("path", sorted({*CLASSES.values()}))

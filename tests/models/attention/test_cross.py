@@ -15,7 +15,7 @@ from pyroformer.models.transformer.self_attention import SelfAttention
 
 OPTIONS: list[dict[str, Any]] = [
     {"precision": "shared", "prior": "magnitude"},
-    {"precision": "unit"},
+    {"precision": "key"},
     {"precision": "diagonal", "prior": "learned", "components": 2},
 ]
 each = pytest.mark.parametrize("options", OPTIONS, ids=lambda options: str(options["precision"]))

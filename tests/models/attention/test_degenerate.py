@@ -146,7 +146,7 @@ def test_mixtures_are_made_inside_vmap() -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 1])
-@pytest.mark.parametrize("precision", ["shared", "unit", "diagonal"])
+@pytest.mark.parametrize("precision", ["shared", "key", "diagonal"])
 def test_extreme_inputs_stay_finite_and_leak_nothing(precision: Any, steps: int) -> None:
     layer = ProbabilisticAttention(
         16, 2, precision=precision, prior="learned", components=2, null_component=True, steps=steps
@@ -228,7 +228,7 @@ def test_what_has_no_place_in_the_layer_is_said() -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 1])
-@pytest.mark.parametrize("precision", ["shared", "unit", "diagonal"])
+@pytest.mark.parametrize("precision", ["shared", "key", "diagonal"])
 def test_shapes_on_the_device_meta(precision: Any, steps: int) -> None:
     with torch.device("meta"):
         layer, x = ProbabilisticAttention(16, 2, precision=precision, steps=steps), torch.randn(2, 5, 16)

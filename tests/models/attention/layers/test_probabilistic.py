@@ -22,7 +22,7 @@ WIDTH, HEADS, TOKENS = 16, 2, 6
 
 def every_option() -> Iterator[dict[str, Any]]:
     for precision, prior, components, null_component, steps in product(
-        ("shared", "unit", "diagonal"), ("magnitude", "gated", "learned"), (1, 2), (False, True), (0, 2)
+        ("shared", "key", "diagonal"), ("magnitude", "gated", "learned"), (1, 2), (False, True), (0, 2)
     ):
         yield {
             "precision": precision, "prior": prior, "components": components, "null_component": null_component,
@@ -111,7 +111,7 @@ def test_at_the_start_too_every_departure_has_a_gradient() -> None:
             assert (gradient != 0).any(), name
 
 
-@pytest.mark.parametrize("precision", ["shared", "unit", "diagonal"])
+@pytest.mark.parametrize("precision", ["shared", "key", "diagonal"])
 def test_posterior_is_that_of_the_mixture_it_says(precision: str) -> None:
     layer, _, x = draw({"precision": precision, "prior": "learned"})
     result = layer.posterior(x)
@@ -157,7 +157,7 @@ def test_a_decoder_writes_as_it_reads(options: dict[str, Any]) -> None:
     ("options", "message"),
     [
         ({"width": 15}, "width is 15, which is not a multiple of heads = 2"),
-        ({"precision": "free"}, "precision is 'free': choose one of shared, unit, diagonal"),
+        ({"precision": "free"}, "precision is 'free': choose one of shared, key, diagonal"),
         ({"prior": "flat"}, "prior is 'flat': choose one of magnitude, gated, learned"),
         ({"components": 0}, "components is 0; a key needs at least 1"),
         ({"steps": -1}, "steps is -1; it must be at least 0"),
