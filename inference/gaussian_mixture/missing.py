@@ -69,8 +69,8 @@ def observed_statistics(
         return expected_statistics(Observations(rows, counts=counts), mixture, squares, about_means)
     parts = []
     if bool(complete.any()):
-        chosen = None if counts is None else counts[complete]
-        parts.append(expected_statistics(Observations(rows[complete], counts=chosen), mixture, squares, True))
+        complete_counts = None if counts is None else counts[complete]
+        parts.append(expected_statistics(Observations(rows[complete], counts=complete_counts), mixture, squares, True))
     incomplete = (~complete).nonzero()[:, 0]
     for index, known in _patterns(rows[incomplete], squares == "full"):
         for part in incomplete[index].split(_rows_at_once(mixture)):

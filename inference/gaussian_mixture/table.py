@@ -143,9 +143,9 @@ def summarized(rows: Rows) -> Summary:
         new = [counts @ known.to(part.dtype), counts @ moved, counts @ moved.square()]
         sums = new if not sums else [old + more for old, more in zip(sums, new, strict=True)]
         total += float(counts.sum())
-        chosen = torch.arange(-seen % stride, len(part), stride, device=part.device)
+        sampled = torch.arange(-seen % stride, len(part), stride, device=part.device)
         seen += len(part)
-        sample.append((part[chosen], counts[chosen]))
+        sample.append((part[sampled], counts[sampled]))
         while sum(len(rows) for rows, _ in sample) > SAMPLE:
             joined, joined_counts = (torch.cat(items) for items in zip(*sample, strict=True))
             sample, stride = [(joined[::2], joined_counts[::2])], 2 * stride

@@ -31,26 +31,26 @@ def layers(model: nn.Module, select: str | None = None) -> dict[str, Bottleneck]
         raise ValueError(f"the model has type {type(model).__name__}: give a torch.nn.Module")
     if select is not None and not isinstance(select, str):
         raise ValueError(f"select is {select!r}: give one of {', '.join(GROUPS)}, or a pattern of names")
-    found = {
+    wrapped = {
         name.rpartition("nvib")[0].rstrip("."): module
         for name, module in model.named_modules()
         if isinstance(module, Bottleneck)
     }
-    if not found:
+    if not wrapped:
         raise ValueError(f"the {type(model).__name__} has no NVIB layers: pf.nvib.wrap(model) gives it some")
     if select is None:
-        return found
+        return wrapped
     if select in GROUPS:
-        chosen = {name: layer for name, layer in found.items() if layer.group == select}
+        selected = {name: layer for name, layer in wrapped.items() if layer.group == select}
     else:
-        chosen = {name: layer for name, layer in found.items() if fnmatchcase(name, select)}
-    if not chosen:
-        groups = sorted({layer.group for layer in found.values()}, key=GROUPS.index)
+        selected = {name: layer for name, layer in wrapped.items() if fnmatchcase(name, select)}
+    if not selected:
+        groups = sorted({layer.group for layer in wrapped.values()}, key=GROUPS.index)
         raise ValueError(
             f"no layer is selected by {select!r}: choose one of {', '.join(groups)}, or a pattern of names such as "
-            f"{next(iter(found))!r}"
+            f"{next(iter(wrapped))!r}"
         )
-    return chosen
+    return selected
 
 
 def check_prior(layers: dict[str, Bottleneck]) -> None:

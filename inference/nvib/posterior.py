@@ -59,21 +59,21 @@ def posterior(
 
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
         raise ValueError(f"draws is {draws!r}: give a positive whole number")
-    found = layers(model, select)
-    check_prior(found)
-    for name, layer in found.items():
+    wrapped = layers(model, select)
+    check_prior(wrapped)
+    for name, layer in wrapped.items():
         if layer.tau.alpha == math.inf:
             raise ValueError(
                 f"tau_alpha is inf in the layer {name!r}, so that its weights are no distribution: "
                 "pf.nvib.regularize(model, tau_alpha=0) makes them one"
             )
-    seen = {name: _Seen() for name in found}
-    run_batches(model, [batch], found, seen)
+    seen = {name: _Seen() for name in wrapped}
+    run_batches(model, [batch], wrapped, seen)
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     variables = {}
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        for name, layer in found.items():
+        for name, layer in wrapped.items():
             x = seen[name].x
             if x is None:  # it did not run
                 continue

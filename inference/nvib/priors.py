@@ -42,17 +42,17 @@ def fit_priors(model: Module, batches: object) -> Module:
         >>> pf.nvib.layers(model)["self_attn"].count.item()
         29
     """
-    found = layers(model)
-    moments = {name: _Moments(layer) for name, layer in found.items()}
-    taus = {name: layer.tau for name, layer in found.items()}
+    wrapped = layers(model)
+    moments = {name: _Moments(layer) for name, layer in wrapped.items()}
+    taus = {name: layer.tau for name, layer in wrapped.items()}
     try:
-        for layer in found.values():
+        for layer in wrapped.values():
             layer.tau = IDENTITY
-        run_batches(model, batches, found, moments)
+        run_batches(model, batches, wrapped, moments)
     finally:
-        for name, layer in found.items():
+        for name, layer in wrapped.items():
             layer.tau = taus[name]
-    for name, layer in found.items():
+    for name, layer in wrapped.items():
         try:
             layer.set_prior(moments[name].all, moments[name].log_alpha)
         except ValueError as error:

@@ -58,17 +58,17 @@ def regularize(
         >>> changes == sorted(changes)
         True
     """
-    given = checked_tau(alpha=tau_alpha, sigma=tau_sigma, mu=tau_mu, nats=tau_nats)
-    if not given:
+    strengths = checked_tau(alpha=tau_alpha, sigma=tau_sigma, mu=tau_mu, nats=tau_nats)
+    if not strengths:
         raise ValueError("nothing to set: give tau_alpha, tau_sigma, tau_mu or tau_nats")
-    chosen = layers(model, select)
-    taus = {name: layer.tau._replace(**given) for name, layer in chosen.items()}
+    selected = layers(model, select)
+    taus = {name: layer.tau._replace(**strengths) for name, layer in selected.items()}
     for name, tau in taus.items():
         if tau.nats and tau.alpha == math.inf:
             raise ValueError(
                 f"tau_nats is {tau.nats:g} beside tau_alpha = inf in the layer {name!r}: give tau_alpha=0.0 too"
             )
-    check_prior({name: layer for name, layer in chosen.items() if not taus[name].is_identity})
-    for name, layer in chosen.items():
+    check_prior({name: layer for name, layer in selected.items() if not taus[name].is_identity})
+    for name, layer in selected.items():
         layer.tau = taus[name]
     return model

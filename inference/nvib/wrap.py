@@ -70,17 +70,17 @@ def wrap(model: Module, *, form: Form = "exact", learn: bool = False, variance: 
         raise ValueError(f"the model has type {type(model).__name__}: give a torch.nn.Module")
     if any(isinstance(module, WrappedAttention) for module in model.modules()):
         raise ValueError(f"the {type(model).__name__} is wrapped already: pf.nvib.unwrap(model) undoes it")
-    found = {name: module for name, module in model.named_modules() if type(module) in _known()}
-    if not found:
+    attention_layers = {name: module for name, module in model.named_modules() if type(module) in _known()}
+    if not attention_layers:
         others = sorted({type(module).__name__ for module in model.modules() if _looks_like_attention(module)})
         kinds = f" (it has {', '.join(others)})" if others else ""
         raise ValueError(
             f"the {type(model).__name__} has no attention that can be turned into NVIB attention{kinds}: "
             f"supported are {SUPPORTED}"
         )
-    for name, module in found.items():
+    for name, module in attention_layers.items():
         _check(name, module)
-    for name, module in found.items():
+    for name, module in attention_layers.items():
         _turn(module, _group(model, name, module), form, learn, variance == "diagonal")
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoder):  # it packs padded batches for fused layers, see _turn

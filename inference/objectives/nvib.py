@@ -94,8 +94,8 @@ class NVIB(ELBO):
         The weights of a layer's are in proportion to its place among the mixtures, of which the text's is the last.
         """
         full = cls(beta=options.beta, presence=1.0 if "presence" in model.latents else None).kl_weights
-        given = {"weights": options.lambda_d, "vectors": options.lambda_g}
-        full |= {site: options.beta * weight for site, weight in given.items() if weight is not None}
+        weights = {"weights": options.lambda_d, "vectors": options.lambda_g}
+        full |= {site: options.beta * weight for site, weight in weights.items() if weight is not None}
         layers = [name.removeprefix("weights") for name in model.latents if name.startswith("weights_")]
         for place, layer in enumerate(layers, 1):
             share = place / (len(layers) + 1)

@@ -117,12 +117,12 @@ def required_size(config: Mapping[str, Any], name: str) -> int:
 
 def _rotary(config: Mapping[str, Any]) -> dict[str, Any]:
     """The options of rotary positions, as ``transformers`` 4 or 5 writes them."""
-    given = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-    if any(isinstance(value, dict) for value in given.values()):
+    options = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    if any(isinstance(value, dict) for value in options.values()):
         raise ValueError("its layers have rotary positions of their own each, and only one kind for all can be loaded.")
-    if given.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1:
+    if options.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1:
         raise ValueError("only a part of each head has rotary positions, and only whole heads can be loaded.")
-    kind = given.get("rope_type", given.get("type", "default"))
+    kind = options.get("rope_type", options.get("type", "default"))
     names = {"rotary_base": "rope_theta"}
     if kind not in ("default", "linear", "llama3"):
         raise ValueError(f"its rotary positions are scaled by {kind!r}, and only linear and llama3 can be loaded.")
@@ -131,7 +131,7 @@ def _rotary(config: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "llama3":
         names |= {"rotary_low": "low_freq_factor", "rotary_high": "high_freq_factor"}
         names["rotary_length"] = "original_max_position_embeddings"
-    known = {"rope_theta": config.get("rope_theta", 10_000.0)} | given
+    known = {"rope_theta": config.get("rope_theta", 10_000.0)} | options
     known.setdefault("original_max_position_embeddings", config.get("max_position_embeddings"))
     for theirs in names.values():
         if isinstance(known.get(theirs), bool) or not isinstance(known.get(theirs), int | float):

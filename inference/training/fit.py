@@ -176,13 +176,13 @@ def _shown(bar: TrainingBar | None) -> Callable[[str], object]:
 
 def _each(*callbacks: Callable[[Status], None] | None) -> Callable[[Status], None] | None:
     """One callback for all that are given; None for none."""
-    given = [callback for callback in callbacks if callback is not None]
+    present = [callback for callback in callbacks if callback is not None]
 
     def call(status: Status) -> None:
-        for callback in given:
+        for callback in present:
             callback(status)
 
-    return call if given else None
+    return call if present else None
 
 
 def _with_options(function: Any) -> Signature:

@@ -57,9 +57,9 @@ def checked_tau(**values: object) -> dict[str, float]:
         Traceback (most recent call last):
         ValueError: tau_sigma is -1: give 0, a point mass, or a positive finite number
     """
-    given = {name: plain_number(value) for name, value in values.items() if value is not None}
-    for name, value in given.items():
+    strengths = {name: plain_number(value) for name, value in values.items() if value is not None}
+    for name, value in strengths.items():
         rule, fine = _RULES[name]
         if isinstance(value, bool) or not isinstance(value, int | float) or not fine(value):
             raise ValueError(f"tau_{name} is {value!r}: {rule}")
-    return {name: float(value) for name, value in given.items()}
+    return {name: float(value) for name, value in strengths.items()}

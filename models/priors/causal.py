@@ -32,7 +32,7 @@ class CausalVectorPrior(SequencePrior):
     Arguments:
         width: :math:`P`.
         scores: The number of scores from which :meth:`next_vector` makes a distribution.
-        model_width: The size of a hidden state; even, and a multiple of ``heads``. None is ``width``.
+        model_width: The size of a hidden state; even, and a multiple of ``heads``; by default ``width``.
         layers: The number of blocks.
         heads: The number of attention heads.
         dropout: Probability of dropping an activation in training.

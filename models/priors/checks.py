@@ -92,9 +92,9 @@ def check_prior(prior: nn.Module, *args: Any, event_shape: Sequence[int] | None 
         except NotImplementedError as error:
             raise ValueError(f"{who} is unfinished: {error}.") from error
         except (RuntimeError, TypeError) as error:
-            given = "a mask" if args else "no argument"
+            call = "a mask" if args else "no argument"
             raise ValueError(
-                f"{who} fails when it is called with {given} ({' '.join(str(error).split())}): return a distribution"
+                f"{who} fails when it is called with {call} ({' '.join(str(error).split())}): return a distribution"
             ) from error
         if not isinstance(distribution, Distribution):
             raise ValueError(f"{who} returned a {type(distribution).__name__}: return a torch or Pyro distribution")

@@ -74,8 +74,8 @@ class Codebook(TorchDistribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = _ONCE) -> Float[Tensor, "*batch p"]:
-        chosen = Categorical(logits=self.logits, validate_args=False).sample(Size(sample_shape))
-        drawn = torch.normal(self.means[chosen], self.stds.expand_as(self.means)[chosen])
+        entries = Categorical(logits=self.logits, validate_args=False).sample(Size(sample_shape))
+        drawn = torch.normal(self.means[entries], self.stds.expand_as(self.means)[entries])
         return drawn if self.shift is None else drawn + self.shift
 
     def log_prob(self, value: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch"]:

@@ -211,10 +211,10 @@ class TransformerConfig:
         """Raises a ValueError for options that only softmax attention has."""
         if self.attention == "softmax":
             return
-        given = {"positions": self.positions == "rotary"}
-        given |= {name: getattr(self, name) is not None for name in ("key_value_heads", "head_size", "qkv_bias")}
-        given |= {name: bool(getattr(self, name)) for name in ("query_key_norm", "adapter_rank")}
-        for name, present in given.items():
+        refused = {"positions": self.positions == "rotary"}
+        refused |= {name: getattr(self, name) is not None for name in ("key_value_heads", "head_size", "qkv_bias")}
+        refused |= {name: bool(getattr(self, name)) for name in ("query_key_norm", "adapter_rank")}
+        for name, present in refused.items():
             if present:
                 raise ValueError(
                     f"{name} is {getattr(self, name)}, which only softmax attention has, and attention is "

@@ -47,14 +47,14 @@ def k_means(
 
 
 def _seeds(points: Float[Tensor, "n p"], clusters: int) -> Float[Tensor, "k p"]:
-    chosen = [points[torch.randint(len(points), (), device=points.device)]]
-    distance = (points - chosen[0]).square().sum(-1)
+    centers = [points[torch.randint(len(points), (), device=points.device)]]
+    distance = (points - centers[0]).square().sum(-1)
     for _ in range(clusters - 1):
         # where every point is a seed already, any will do
         share = torch.where(distance.sum() > 0, distance, torch.ones_like(distance))
-        chosen.append(points[torch.multinomial(share, 1)[0]])
-        distance = torch.minimum(distance, (points - chosen[-1]).square().sum(-1))
-    return torch.stack(chosen)
+        centers.append(points[torch.multinomial(share, 1)[0]])
+        distance = torch.minimum(distance, (points - centers[-1]).square().sum(-1))
+    return torch.stack(centers)
 
 
 def _nearest(points: Float[Tensor, "n p"], centers: Float[Tensor, "k p"]) -> Int[Tensor, " n"]:

@@ -224,8 +224,8 @@ def _with_delta(name: str, delta: float, model: Mapping[str, Any]) -> dict[str, 
     if not any(option.name == "delta" for option in options(MODELS[name].model)):
         raise ValueError(f"--delta is {delta:g}, and {name} has no weights with a delta: leave it out.")
     if "delta" in model or "weight_prior" in model:
-        given = "delta" if "delta" in model else "weight_prior"
-        raise ValueError(f"--delta is {delta:g}, and --model.{given} beside it decides the same: give one of them.")
+        option = "delta" if "delta" in model else "weight_prior"
+        raise ValueError(f"--delta is {delta:g}, and --model.{option} beside it decides the same: give one of them.")
     return {**model, "delta": delta}
 
 
