@@ -7,7 +7,6 @@ can only increase a time. Below 1 we are ahead. ``--write`` replaces the table i
 left for says so.
 """
 
-import argparse
 import math
 import os
 import re
@@ -27,6 +26,7 @@ import language_model
 import pyro
 import torch
 import torch.nn.functional as F
+from reporting import argument_parser
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -281,7 +281,7 @@ def write(name: str, text: str, path: Path = RESULTS) -> None:
 
 def command_line(name: str, sections: Mapping[str, Section], device: str, document: str | None) -> None:
     """Measures and prints, with the options of both scripts."""
-    parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(document)
     parser.add_argument("--write", action="store_true", help="put the table into RESULTS.md")
     parser.add_argument("--minutes", type=float, default=7.0, help="no section begins after this")
     parser.add_argument("--only", nargs="+", choices=sections, metavar="NAME", help=f"sections: {', '.join(sections)}")

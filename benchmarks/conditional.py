@@ -8,11 +8,11 @@ words, is trained on the training utterances alone; the metric is the share of g
 their intent, compared with that of real held-out ones.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from reporting import argument_parser
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -82,7 +82,7 @@ def report(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--each", type=int, default=10, help="utterances for each intent")

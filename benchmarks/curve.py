@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from reporting import argument_parser
 from resumable import cell, error, finished, make_missing, metric, parameters, read, same_settings, trained
 from torch import nn
 
@@ -313,7 +314,7 @@ def plain(point: Point) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--families", nargs="+", help="only these (default: all)")

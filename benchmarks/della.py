@@ -11,7 +11,6 @@ parameters left out. Sampling generates texts of 128 tokens with the cache, or w
     python benchmarks/della.py --width 256 --layers 4 --out table.md
 """
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from pathlib import Path
 import pyro
 import torch
 import torch.nn.functional as F
+from reporting import argument_parser
 from torch import Tensor, nn
 
 from pyroformer.guides.della import DELLAGuide
@@ -207,7 +207,7 @@ def report(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--vocabulary", type=int, default=4000)

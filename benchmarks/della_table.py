@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from reporting import argument_parser
 from resumable import cell, make_missing, metric, parameters, read, same_settings, trained
 from torch import nn
 
@@ -205,7 +206,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--models", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))

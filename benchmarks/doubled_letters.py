@@ -8,10 +8,10 @@ prior, `relu:0.15`, or a prior probability that a vector is present, `presence:0
 penalties, whose weight grows over the first quarter. What is "kept" are the vectors that texts are decoded from.
 """
 
-import argparse
 import random
 
 import torch
+from reporting import argument_parser
 
 import pyroformer as pf
 
@@ -38,7 +38,7 @@ def trained(point: str, corpus: pf.Corpus, steps: int, seed: int) -> pf.Run:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--points", nargs="+", default=["relu:0.15", "presence:0.5", "presence:0.3", "presence:0.1"])

@@ -8,7 +8,6 @@ pyro      stock SVI with TraceMeanField_ELBO on an equivalent plain-Pyro model
     python benchmarks/elbo.py --width 64 256 --out table.md
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import pyro
 import pyro.distributions as dist
 import torch
+from reporting import argument_parser
 from torch import Tensor, nn
 
 from pyroformer.guides.nvae import NVAEGuide
@@ -161,7 +161,7 @@ def _synchronize(device: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--width", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -3,7 +3,6 @@
 python benchmarks/galaxies.py galaxies.csv
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.infer.autoguide.initialization import init_to_value
+from reporting import argument_parser
 from sklearn.mixture import BayesianGaussianMixture
 from torch import Tensor
 
@@ -67,7 +67,7 @@ def scikit_learn(queries: Tensor, seed: int = 0) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("data", type=Path, help="galaxies.csv: a heading and one velocity a line")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()

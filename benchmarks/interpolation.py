@@ -7,11 +7,10 @@ the reconstruction of an end), and the perplexity of the texts that are not blan
 trained on real texts. Pairs are distant held-out texts, the same for every run.
 """
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from reporting import evenly
+from reporting import argument_parser, evenly
 
 from pyroformer.inference.diagnostics.lm_perplexity import forward_perplexity
 from pyroformer.inference.evaluation.bleu import bleu
@@ -56,7 +55,7 @@ def rows(written: list[list[str]], judge: Run, pairs: list[tuple[str, str]]) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--judge", type=Path, required=True, help="a run of lm on real texts")
     parser.add_argument("--runs", type=Path, nargs="+", required=True)
     parser.add_argument("--pairs", type=int, default=100)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from learner import Learner, Loss, learn_in_turn
+from reporting import argument_parser
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -50,7 +51,7 @@ def theirs(corpus: Corpus, width: int, layers: int, heads: int) -> tuple[nn.Modu
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch_size", type=int, default=32)

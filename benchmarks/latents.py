@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from reporting import argument_parser
 from resumable import Result, cell, error, make_missing, metric, read, same_settings, trained
 from torch import nn
 
@@ -158,7 +159,7 @@ def mean(values: list[float | None]) -> float:
 
 
 def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs/latents"))

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from learner import Learner, learn_in_turn
+from reporting import argument_parser
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -103,7 +104,7 @@ def spread(values: list[float], digits: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--other", type=Path, help="a corpus to tell from the first one")
     parser.add_argument("--texts", type=int, default=1000, help="held-out texts of each corpus that are scored")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Scores", "add", "command_line", "evenly", "table"]
+__all__ = ["Scores", "add", "argument_parser", "command_line", "evenly", "table"]
 
 Scores = dict[str, dict[str, list[float]]]
 """Row, column, one score per seed."""
@@ -24,6 +24,11 @@ def table(scores: Mapping[str, Mapping[str, Sequence[float]]], digits: int = 3) 
     lines = [f"| | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
     lines += [f"| {name} | {' | '.join(_cell(row.get(c), digits) for c in columns)} |" for name, row in scores.items()]
     return "\n".join(lines) + "\n"
+
+
+def argument_parser(document: str | None) -> argparse.ArgumentParser:
+    """A parser whose help is a script's docstring, in its own lines."""
+    return argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def command_line(report: Callable[[int], str], document: str | None, seeds: int) -> None:

@@ -11,12 +11,11 @@ The judge's own samples are a row too. Perplexities are per token of the judge's
 over texts.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reporting import evenly
+from reporting import argument_parser, evenly
 
 from pyroformer.inference.diagnostics.lm_perplexity import forward_perplexity, reverse_perplexity
 from pyroformer.inference.evaluation.metrics.diversity import diversity
@@ -61,7 +60,7 @@ def written(measure: Any, digits: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--judge", type=Path, required=True, help="a run of lm on real texts")
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="runs that are sampled")
     parser.add_argument("--n", type=int, default=1000)

@@ -17,7 +17,6 @@ that of each process's share of the network beyond.
 with the rates that each part has alone here, beside the step of both.
 """
 
-import argparse
 import math
 import multiprocessing
 import os
@@ -29,6 +28,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from reporting import argument_parser
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -164,7 +164,7 @@ def _worker(rank: int, meeting: str, width: int, texts: int, length: int, rounds
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     for name, value in Machine()._asdict().items():
         parser.add_argument(f"--{name}", type=float, default=value)
     parser.add_argument("--measure", action="store_true")

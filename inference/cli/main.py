@@ -4,17 +4,18 @@ import contextlib
 import errno
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import current_thread, main_thread
 
 from ..utils.processes import rank
 from ..utils.registry import imported
 from .memory_limits import check_numbers, resource_message
-from .parser import COMMANDS, overview, parse, with_underscores
 from .typed_command import typed
-from .usage_errors import UsageError
+from .usage_errors import UsageError, check_typed
 from .user_modules import LocalFinder, import_options, local_modules
 
 __all__ = ["main"]
@@ -31,8 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         2
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    with typed(arguments), _silent_unless_first(arguments), _warnings_in_one_line(), local_modules() as finder:
-        code, message = _outcome(arguments, finder)
+    with (
+        typed(arguments),
+        _silent_unless_first(arguments),
+        _warnings_in_one_line(),
+        local_modules() as finder,
+        _noted_interrupts() as interrupts,
+    ):
+        code, message = _outcome(arguments, finder, interrupts)
         if message is not None and _is_first(arguments):
             message = re.sub(r"\btrust=\['([^']+)'\]", r"--trust \1", " ".join(message.split()))
             message = message.replace("another out", "another --out").replace("with resume=True", "with --resume")
@@ -40,16 +47,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
-def _outcome(arguments: list[str], finder: LocalFinder) -> tuple[int, str | None]:
-    """The exit code of a command, and the message of its error."""
+def _outcome(arguments: list[str], finder: LocalFinder, interrupts: Sequence[int]) -> tuple[int, str | None]:
+    """The exit code of a command, and the message of its error; what goes wrong after Ctrl-C is because of it."""
     try:
         return _run(arguments, finder), None
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except Exception as error:
+        return _INTERRUPTED if interrupts else _explained(error, arguments)
+
+
+_INTERRUPTED = 130, "interrupted; what was saved until now can be used, and fit goes on with --resume"
+
+
+def _explained(failure: Exception, arguments: list[str]) -> tuple[int, str | None]:
+    """The exit code and the message of an error that a user can do something about; others are raised again."""
+    try:
+        raise failure
     except UsageError as error:
         return 2, str(error)
     except ValueError as error:
         return 1, str(error)
-    except KeyboardInterrupt:
-        return 130, "interrupted; what was saved until now can be used, and fit goes on with --resume"
     except BrokenPipeError:  # the reader of the output has closed it, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0, None
@@ -62,6 +80,8 @@ def _outcome(arguments: list[str], finder: LocalFinder) -> tuple[int, str | None
 
 
 def _run(arguments: list[str], finder: LocalFinder) -> int:
+    from .parser import COMMANDS, overview, parse, with_underscores  # half a second, in which Ctrl-C ends in one line
+
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
         return 0
@@ -76,8 +96,7 @@ def _run(arguments: list[str], finder: LocalFinder) -> int:
         )
     command, *rest = arguments
     command = command.replace("_", "-")
-    if command not in COMMANDS:
-        raise UsageError(f"command {command!r} is unknown: choose one of {', '.join(COMMANDS)}.")
+    check_typed("command", command, COMMANDS)
     try:
         values = parse(command, import_options([with_underscores(item) for item in rest], finder))
         check_numbers(values)
@@ -110,6 +129,25 @@ def _silent_unless_first(arguments: list[str]) -> Iterator[None]:
         if not _is_first(arguments):
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
         yield
+
+
+@contextlib.contextmanager
+def _noted_interrupts() -> Iterator[list[int]]:
+    """The signals of Ctrl-C: torch swallows the interrupt that arrives while it imports NumPy, which then fails."""
+    noted: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        noted.append(number)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or current_thread() is not main_thread():
+        yield noted
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager

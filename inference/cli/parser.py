@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from ..utils.registry import MODELS, ModelClasses
 from .option_help import Option, attribute, description, options, summary
-from .usage_errors import UsageError, type_members, usage_message
+from .usage_errors import UsageError, check_typed, type_members, usage_message
 
 __all__ = ["COMMANDS", "NETWORK", "TRAINING", "overview", "parse", "with_underscores"]
 
@@ -91,8 +91,7 @@ def _model(arguments: list[str]) -> tuple[str, list[str]]:
     """The model, which is the first argument of ``fit``, and the rest."""
     if not arguments or arguments[0].startswith("-"):
         raise UsageError(f"fit needs a model first: pyroformer fit {'|'.join(MODELS)} --data FILE --out FOLDER.")
-    if arguments[0] not in MODELS:
-        raise UsageError(f"model {arguments[0]!r} is unknown: choose one of {', '.join(MODELS)}.")
+    check_typed("model", arguments[0], MODELS)
     return arguments[0], arguments[1:]
 
 

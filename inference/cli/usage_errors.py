@@ -4,18 +4,34 @@ Messages of an unknown form are passed on as they are, in one line.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-__all__ = ["UsageError", "type_members", "usage_message"]
+from ...models.utils.choices import check_choice
+
+__all__ = ["UsageError", "check_typed", "type_members", "usage_message"]
 
 Kinds = Mapping[str, Any]  # the type of each flag
 
 
 class UsageError(ValueError):
     """Arguments that are not understood; :class:`ValueError` is for those that are understood and cannot be used."""
+
+
+def check_typed(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raises a UsageError unless a word that was typed is one of ``choices``.
+
+    Examples:
+        >>> check_typed("model", "nvea", ("lm", "nvae"))
+        Traceback (most recent call last):
+        pyroformer.inference.cli.usage_errors.UsageError: model is 'nvea': choose one of lm, nvae (did you mean nvae?)
+    """
+    try:
+        check_choice(name, value, choices)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def usage_message(message: str, program: str, usage: str, kinds: Kinds) -> str:

@@ -108,11 +108,11 @@ CASES = [
     (
         "train lm",
         2,
-        "command 'train' is unknown: choose one of fit, fit-prior, evaluate, sample, reconstruct, interpolate, swap, ",
+        "command is 'train': choose one of fit, fit-prior, evaluate, sample, reconstruct, interpolate, swap, ",
     ),
     ("fit", 2, r"fit needs a model first: pyroformer fit lm\|della\|nvae\|vae --data FILE --out FOLDER"),
     ("fit --steps 3", 2, "fit needs a model first"),
-    ("fit gpt5 --data x --out y", 2, "model 'gpt5' is unknown: choose one of lm, della, nvae, vae"),
+    ("fit gpt5 --data x --out y", 2, "model is 'gpt5': choose one of lm, della, nvae, vae"),
     (FIT + " --model.widht 3", 2, r"has no option --model\.widht: did you mean --model\.width\? See .* --help"),
     (FIT + " --batch-siz 3", 2, r"has no option --batch_siz: did you mean --batch_size\? See .* --help"),
     (FIT + " twice", 2, "'twice' is one argument too many for pyroformer fit nvae. See .* --help"),
