@@ -58,7 +58,7 @@ def report(
         for name, decoding in {"drawn": {}, "temperature 0.7": {"temperature": 0.7}}.items()
     }
     lines = [
-        f"torch {torch.__version__}; {corpus.describe()}; width {width}, {layers} layers, {steps} steps of 32, seed "
+        f"torch {torch.__version__}; {corpus.summary()}; width {width}, {layers} layers, {steps} steps of 32, seed "
         f"{seed}; {each} utterances for each intent",
         "",
         "| utterances | classified as their intent | Self-BLEU-4 | distinct 2-grams | found in the training texts |",

@@ -83,7 +83,7 @@ def main() -> None:
 def table(learners: dict[str, Learner], corpus: Corpus, arguments: argparse.Namespace) -> str:
     """Losses, and times of the fastest step: other load on the machine can only increase a time."""
     lines = [
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads; {corpus.describe()}; width {arguments.width}, "
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads; {corpus.summary()}; width {arguments.width}, "
         f"{arguments.layers} layers, {arguments.steps} steps of {arguments.batch_size} texts, seed {arguments.seed}",
         "",
         "| model | parameters | held-out nats/token | ratio | perplexity | time of a step, ratio |",

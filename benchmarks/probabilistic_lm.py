@@ -158,7 +158,7 @@ def run(corpus: Corpus, seed: int, arguments: argparse.Namespace) -> dict[str, d
 def table(runs: dict[str, list[dict[str, float]]], corpus: Corpus, arguments: argparse.Namespace) -> str:
     """Means over seeds with their standard errors; differences to softmax are of the same seed."""
     lines = [
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads; {corpus.describe()}; width {arguments.width}, "
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads; {corpus.summary()}; width {arguments.width}, "
         f"{arguments.layers} layers, {arguments.steps} steps of {arguments.batch_size} texts, {arguments.seeds} seeds",
         "",
         "| attention | parameters | held-out nats/token | less softmax's | time | ROC: evidence | ROC: likelihood |",

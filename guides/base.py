@@ -6,7 +6,6 @@ from typing import Any, ClassVar, TypeGuard
 
 import pyro
 from jaxtyping import Bool, Int
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ..models.base import LocalModule, Model
@@ -95,11 +94,6 @@ class Guide(Configurable, LocalModule):
     def texts(self, batch: Batch) -> pyro.plate:
         """The plate over the texts of ``batch``."""
         return self.model.texts(batch)
-
-    @property
-    def networks(self) -> list[nn.Module]:
-        """Its children that are plain networks, which are compiled block by block."""
-        return [child for child in self.children() if not isinstance(child, PyroModule)]
 
 
 def check_pair(model: object, guide: object) -> None:

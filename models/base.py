@@ -8,8 +8,7 @@ from typing import Any, ClassVar, TypeVar, get_args
 import pyro
 import torch
 from jaxtyping import Bool
-from pyro.nn import PyroModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from .batch import Batch
@@ -174,11 +173,6 @@ class Model(Configurable, LocalModule):
     def dimensions(self) -> dict[str, tuple[str, ...]]:
         """The names of the dimensions of a latent of one text, by site."""
         return {}
-
-    @property
-    def networks(self) -> list[nn.Module]:
-        """Its children that are plain networks, which are compiled block by block."""
-        return [child for child in self.children() if not isinstance(child, PyroModule)]
 
     @property
     def device(self) -> torch.device:

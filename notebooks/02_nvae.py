@@ -55,7 +55,7 @@ draws = 200
 
 # %%
 corpus = pf.Corpus.builtin(max_length=16)
-print(corpus.describe())
+print(corpus.summary())
 print(*corpus.train[:3], sep="\n")
 
 # %%

@@ -58,7 +58,7 @@ sentences = [
 ]
 returns = [text for text in sentences if text.startswith("Return")]
 corpus = pf.Corpus.from_texts(returns, max_length=16, vocabulary=1000, overlong="drop")
-print(corpus.describe())
+print(corpus.summary())
 print(*corpus.train[:5], sep="\n")
 
 sizes = {"width": 96, "layers": 3, "heads": 4, "latent_size": 16}
@@ -194,7 +194,7 @@ pairs = pf.Corpus.from_texts(
     vocabulary=1000,
     overlong="drop",
 )
-print(pairs.describe())
+print(pairs.summary())
 conditional = pf.fit(
     *new_model(pairs), pairs, steps=conditional_steps, free_bits=2.0, **options
 )

@@ -93,7 +93,7 @@ class Kinds(pf.priors.VectorPrior, pf.priors.Hierarchical):
 
 # %%
 corpus = pf.Corpus.builtin(max_length=16, vocabulary=2000)
-print(corpus.describe())
+print(corpus.summary())
 
 WIDTH = 64
 options = {"batch_size": 16, "validations": 2, "validation_texts": held_out, "seed": 0}

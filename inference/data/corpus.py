@@ -45,14 +45,14 @@ class Corpus:
 
     Examples:
         >>> corpus = Corpus.from_texts([f"Number {i} is not {i + 1}." for i in range(100)], vocabulary=270)
-        >>> corpus.describe(), len(corpus.train)
+        >>> corpus.summary(), len(corpus.train)
         ('100 texts, 270-token BPE', 90)
         >>> batch = next(corpus.batches("train", batch_size=4))
         >>> batch.tokens.shape
         torch.Size([4, 16])
         >>> pairs = [("even" if i % 2 == 0 else "odd", f"Number {i}") for i in range(100)]
         >>> corpus = Corpus.from_texts(pairs, vocabulary=270)
-        >>> corpus.describe(), corpus.labels, corpus.vocabulary
+        >>> corpus.summary(), corpus.labels, corpus.vocabulary
         ('100 pairs, 2 labels, 270-token BPE', ('even', 'odd'), 272)
     """
 
@@ -285,7 +285,7 @@ class Corpus:
             return (stream.micro_batch(step) for step in range(epochs * stream.steps_per_epoch))
         return (batch for _ in range(epochs) for _, batch in sequential_batches(texts, batch_size))
 
-    def describe(self) -> str:
+    def summary(self) -> str:
         """The source, the number of texts and the vocabulary in one line."""
         notes = []
         if self.counts["overlong"]:
@@ -303,11 +303,11 @@ class Corpus:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{split} {len(getattr(self, split)):,}" for split in SPLITS)
-        return f"Corpus({self.describe()}; max_length {self.max_length}; {sizes})"
+        return f"Corpus({self.summary()}; max_length {self.max_length}; {sizes})"
 
     def _repr_html_(self) -> str:
         rows = [(split, f"{len(getattr(self, split)):,}") for split in SPLITS]
-        return html_table([*rows, ("max_length", self.max_length)], caption=self.describe())
+        return html_table([*rows, ("max_length", self.max_length)], caption=self.summary())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Corpus, (self.folder,)

@@ -13,7 +13,7 @@ def run_summary(run: FittedModel) -> dict[str, str]:
     count = sum(parameter.numel() for parameter in {each for module in modules for each in module.parameters()})
     summary = {
         "model": f"{' with '.join(names)}, {count:,} parameters on {run.model.device}",
-        "texts": run.corpus.describe(),
+        "texts": run.corpus.summary(),
         "step": f"{run.step:,}",
         "folder": str(run.folder.path),
     }

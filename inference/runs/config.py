@@ -27,7 +27,7 @@ def run_config(model: Model, guide: nn.Module | None, corpus: Corpus, options: T
         "pyroformer": version("pyroformer"),
         "model": to_config(model),
         "guide": None if guide is None else to_config(guide, leave_out=["model"]),
-        "corpus": corpus.describe(),
+        "corpus": corpus.summary(),
         "objective": describe_objective(model, options),
         "training": asdict(options),
     }

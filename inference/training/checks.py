@@ -95,7 +95,7 @@ def check_same_corpus(folder: RunFolder, corpus: Corpus) -> None:
     own = Corpus.load(folder.corpus)
     if corpus_fingerprint(own) != corpus_fingerprint(corpus):
         raise ValueError(
-            f"{folder.path} was begun with another corpus ({own.describe()}) than this one ({corpus.describe()}): "
+            f"{folder.path} was begun with another corpus ({own.summary()}) than this one ({corpus.summary()}): "
             f"resume it with pyroformer.Corpus.load({str(folder.corpus)!r}), or choose another out."
         )
 

@@ -77,14 +77,14 @@ class Backbone:
             raise ValueError(f"{len(missing)} of the decoder's weights are missing, such as {missing[0]}.")
         _check_shapes(self.weights, shapes)
 
-    def describe(self) -> str:
+    def summary(self) -> str:
         """Its name and sizes in one line."""
         config = self.config
         sizes = f"width {config.width}, {config.layers} layers, {config.heads} heads, {config.vocabulary:,} tokens"
         return f"{self.name}: {sizes}, max_length up to {config.max_length:,}"
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.describe()})"
+        return f"{type(self).__name__}({self.summary()})"
 
     @property
     def sizes(self) -> dict[str, Any]:

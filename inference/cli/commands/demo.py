@@ -33,7 +33,7 @@ def demo(*, minutes: float = 3.8, out: str | None = None, seed: int = 0) -> None
     torch.manual_seed(seed)
     folder = out or _free_name("runs/demo")
     corpus = Corpus.builtin()
-    print_line(f"reading {corpus.describe()}")
+    print_line(f"reading {corpus.summary()}")
 
     model = NVAE.for_corpus(corpus, size="tiny", base_measure="tokens")  # what is assumed
     guide = NVAEGuide(model)  # what is learned

@@ -112,7 +112,7 @@ def fit(
         requested = _by_flag(name, size, texts, model, guide or {})
         prepared = prepare_resumed(folder, name, requested, training, trust or ())
         check_same_source(folder, prepared.corpus, data=data, **source)
-        print_line(f"resuming {out}: {prepared.corpus.describe()}")
+        print_line(f"resuming {out}: {prepared.corpus.summary()}")
     else:
         if data is None:
             raise ValueError(f"{out} holds no run to go on with: give --data to begin one.")
@@ -158,7 +158,7 @@ def _begin(
     corpus = read_corpus(data, folder if rank() == 0 else None, **fields, **{**texts, "tokenizer": tokenizer})
     if rank() == 0:
         folder.keep_source(described_source(data, **source))
-    print_line(f"reading {corpus.describe()}")
+    print_line(f"reading {corpus.summary()}")
     prepared = prepare_new(
         name,
         corpus,
@@ -170,7 +170,7 @@ def _begin(
         train=source["train"] or "all",
     )
     if backbone is not None:
-        print_line(f"starting from {backbone.describe()}")
+        print_line(f"starting from {backbone.summary()}")
     return prepared
 
 

@@ -303,7 +303,7 @@ def corpus(tmp_path: Path) -> Corpus:
 
 
 def test_a_corpus_says_what_it_is(corpus: Corpus) -> None:
-    assert corpus.describe() == (
+    assert corpus.summary() == (
         "numbers.txt: 101 texts (1 longer than 16 tokens split, 1 blank line left out), "
         f"{corpus.vocabulary}-token BPE (the text has no more; 4,000 were requested)"
     )
@@ -334,7 +334,7 @@ def test_the_tokenizer_has_seen_the_training_texts_only(tmp_path: Path) -> None:
 def test_a_corpus_is_opened_without_its_source(corpus: Corpus, tmp_path: Path) -> None:
     (tmp_path / "numbers.txt").unlink()
     for again in (Corpus.load(corpus.folder), pickle.loads(pickle.dumps(corpus))):
-        assert again.describe() == corpus.describe()
+        assert again.summary() == corpus.summary()
         assert (again.max_length, again.padded_lengths, again.vocabulary) == (
             16,
             corpus.padded_lengths,
@@ -382,7 +382,7 @@ def test_the_same_corpus_from_the_same_seed(corpus: Corpus, tmp_path: Path) -> N
 def test_a_given_tokenizer_is_used(tmp_path: Path) -> None:
     corpus = Corpus.from_texts(LINES, tokenizer=TOKENIZER)
     assert corpus.vocabulary == 270
-    assert corpus.describe() == "100 texts, 270-token BPE"
+    assert corpus.summary() == "100 texts, 270-token BPE"
 
 
 def test_the_vocabulary_grows_with_the_text() -> None:
@@ -610,7 +610,7 @@ def with_old_keys(folder: Path) -> None:
 def test_a_corpus_of_an_earlier_version_is_opened(corpus: Corpus) -> None:
     with_old_keys(corpus.folder)
     again = Corpus.load(corpus.folder)
-    assert again.describe() == corpus.describe()
+    assert again.summary() == corpus.summary()
     assert (again.max_length, again.overlong, again.requested_vocabulary) == (16, "split", 4000)
     assert again.padded_lengths == corpus.padded_lengths
     assert again.counts == {"texts": 101, "overlong": 1, "blank": 1}
@@ -624,7 +624,7 @@ def test_pairs_of_an_earlier_version_are_opened(tmp_path: Path, labels: bool) ->
     with_old_keys(corpus.folder)
     assert json.loads((corpus.folder / "corpus.json").read_text())["conditions"].keys() == {"labels", "widths"}
     again = Corpus.load(corpus.folder)
-    assert again.describe() == corpus.describe()
+    assert again.summary() == corpus.summary()
     assert (again.labels, again.vocabulary) == (corpus.labels, corpus.vocabulary)
     assert again.entries("test") == corpus.entries("test")
     assert again.test.conditions is not None and corpus.test.conditions is not None

@@ -346,7 +346,7 @@ def test_a_stream_of_pairs_resumes() -> None:
 )
 def test_a_corpus_of_pairs_says_so(pairs: list[Pair], options: dict[str, Any], expected: str) -> None:
     corpus = Corpus.from_texts(pairs, vocabulary=300, **options)
-    assert corpus.describe().startswith(expected.format(corpus.tokenizer.vocabulary))
+    assert corpus.summary().startswith(expected.format(corpus.tokenizer.vocabulary))
     assert corpus.conditional
     assert corpus.vocabulary == corpus.tokenizer.vocabulary + len(corpus.labels)
 
@@ -357,7 +357,7 @@ def test_a_corpus_is_opened_without_its_source(tmp_path: Path, labels: bool) -> 
     corpus = Corpus.from_file(path, vocabulary=300, condition=0, labels=labels, folder=tmp_path / "corpus")
     path.unlink()
     for again in (Corpus.load(tmp_path / "corpus"), pickle.loads(pickle.dumps(corpus))):
-        assert again.describe() == corpus.describe()
+        assert again.summary() == corpus.summary()
         assert (again.labels, again.vocabulary) == (corpus.labels, corpus.vocabulary)
         assert again.labels == (tuple(INTENTS) if labels else ())
         for split in ("train", "valid", "test"):
@@ -484,7 +484,7 @@ def test_a_real_corpus_with_labels(data: Path) -> None:
         texts, names = ((data / "clinc150" / f"{split}.{kind}").read_text().splitlines() for kind in ("txt", "label"))
         splits[split] = list(zip(names[::50], texts[::50], strict=True))
     corpus = Corpus.from_texts(splits, vocabulary=400)
-    assert ", 150 labels, " in corpus.describe()
+    assert ", 150 labels, " in corpus.summary()
     assert pairs_of(corpus.test) == splits["test"]
 
 

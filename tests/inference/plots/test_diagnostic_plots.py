@@ -1,11 +1,8 @@
 """Plots of diagnostics show their numbers, and report in one sentence what cannot be drawn."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -33,15 +30,6 @@ from pyroformer.models.vae import VAE
 
 SIZES = {"width": 16, "layers": 2, "heads": 2}
 TEXT = "the number 7 is odd."
-
-
-@pytest.fixture(autouse=True)
-def matplotlib_left_alone() -> Iterator[None]:
-    plt.switch_backend("Agg")
-    before = dict(matplotlib.rcParams)
-    yield
-    plt.close("all")
-    assert dict(matplotlib.rcParams) == before
 
 
 @pytest.fixture(scope="module")

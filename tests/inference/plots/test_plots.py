@@ -1,11 +1,9 @@
 """Plots show their numbers under the right names and leave matplotlib's settings as they were."""
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -66,15 +64,6 @@ def with_metrics(path: Path, latent: bool, **more: float) -> RunFolder:
         row |= {"bound": 500.0 + step} | ({"kl_weights": 0.5, "kl_vectors": 400.0} if latent else {}) | more
         folder.append_metrics(row)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def matplotlib_left_alone() -> Iterator[None]:
-    plt.switch_backend("Agg")
-    before = dict(matplotlib.rcParams)
-    yield
-    plt.close("all")
-    assert dict(matplotlib.rcParams) == before
 
 
 def own_axes(size: tuple[float, float] = (6, 4)) -> Axes:
