@@ -81,8 +81,11 @@ class Run(FittedModel):
 
         Returns:
             The run itself.
+
+        Raises:
+            ValueError: If there is no such device.
         """
-        joint_module(self.model, self.guide).to(device)
+        joint_module(self.model, self.guide).to(_available(device))
         return self
 
     def encode(self, texts: TextSource, conditions: Conditions | None = None) -> TextPosterior:
@@ -323,9 +326,10 @@ def load(path: str | Path, *, trust: Collection[str] = (), device: str | torch.d
         device: Device of the model.
 
     Raises:
-        ValueError: If the folder contains no run, its checkpoint is damaged, or the run needs code that is not
-            trusted.
+        ValueError: If the folder contains no run, its checkpoint is damaged, the run needs code that is not trusted, or
+            there is no such device.
     """
+    device = _available(device)
     folder = RunFolder(path)
     config = folder.read_config()
     model = from_config(config["model"], trust)
@@ -345,6 +349,20 @@ def load(path: str | Path, *, trust: Collection[str] = (), device: str | torch.d
     check_finite(dict(modules.named_parameters()), str(weights))
     modules.to(device).eval()
     return Run(model, guide, Corpus.load(folder.corpus), folder, config, int(checkpoint["global_step"]), trust)
+
+
+def _available(device: str | torch.device) -> torch.device:
+    """A device that there is.
+
+    Raises:
+        ValueError: If there is none of this name.
+    """
+    try:
+        named = torch.device(device)
+        torch.empty(0, device=named)
+    except (RuntimeError, AssertionError, TypeError) as error:  # whatever torch says, in many lines
+        raise ValueError(f"device is {device!r}, which is not here: give 'cpu', or a GPU that torch finds.") from error
+    return named
 
 
 def _greedy_by_default(decoding: dict[str, Any]) -> Decoding:

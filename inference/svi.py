@@ -1,12 +1,14 @@
 """Stochastic variational inference for training loops of your own."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
 import pyro
 import torch
+from pyro.infer import TraceGraph_ELBO, TraceMeanField_ELBO
 from pyro.optim import PyroOptim
 from pyro.params.param_store import StateDict
 from torch import Tensor, nn
@@ -122,7 +124,8 @@ class SVI:
         if isinstance(self.loss, ELBO):
             return float(self.objective(*args, **kwargs))
         with pyro.get_param_store().scope(self._store):
-            return _total(self.loss.loss(self.objective.model, self.objective.guide, *args, **kwargs))
+            with _sites_named(self.loss):
+                return _total(self.loss.loss(self.objective.model, self.objective.guide, *args, **kwargs))
 
     def _loss_and_grads(self, *args: Any, **kwargs: Any) -> float:
         if isinstance(self.loss, ELBO):
@@ -131,7 +134,8 @@ class SVI:
             return float(loss.detach())
         model: Any = self.objective.model
         with pyro.get_param_store().scope(self._store):  # Pyro's store is swapped for ours, and put back
-            total = _total(self.loss.loss_and_grads(_Marked(model), self.objective.guide, *args, **kwargs))
+            with _sites_named(self.loss):
+                total = _total(self.loss.loss_and_grads(_Marked(model), self.objective.guide, *args, **kwargs))
         self._check_store()
         return total
 
@@ -184,6 +188,20 @@ class _Marked:
 
 def _zero() -> Tensor:
     return torch.zeros(())
+
+
+@contextmanager
+def _sites_named(loss: Any) -> Iterator[None]:
+    """Some of Pyro's losses look up each site of the model in the guide, and fail with a bare KeyError without it."""
+    try:
+        yield
+    except KeyError as error:
+        if not isinstance(loss, TraceMeanField_ELBO | TraceGraph_ELBO):
+            raise
+        raise ValueError(
+            f"{type(loss).__name__} needs every latent in the guide, which does not draw {error.args[0]!r}: sample it "
+            "there, or sum over discrete ones with pyro.infer.TraceEnum_ELBO."
+        ) from error
 
 
 def _total(loss: Any) -> float:

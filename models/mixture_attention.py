@@ -32,7 +32,7 @@ from .attention.m_step import ConjugatePriors
 from .attention.mixture import Covariances, Mixture
 from .base import TEXTS, LocalModule
 from .distributions.foreign import as_pyro
-from .mixture_checks import Sizes, check_precision_prior, check_weight_prior, shape_of_tokens
+from .mixture_checks import Sizes, check_finite_tokens, check_precision_prior, check_weight_prior, shape_of_tokens
 from .mixture_correlation import check_correlation_prior, correlated_query, covariances, split_covariances
 from .mixture_emission import EmissionLike, as_emission, check_emission, query_of_component
 from .mixture_sites import masked_logits, nested_plates, normal_of_component, sample_in, where_true
@@ -275,12 +275,14 @@ class MixtureAttention(LocalModule):
             tokens: Number of queries to draw where ``queries`` is None.
 
         Raises:
-            ValueError: If shapes do not fit, or there are values but the mixture has no value variances.
+            ValueError: If shapes do not fit, what counts is not finite, or there are values but the mixture has no
+                value variances.
         """
         shape = shape_of_tokens(self._sizes(), queries, values, value_mask, attn_mask, mask, tokens)
         plates = self.plates(shape[:-1])
         parameters = self._draw(plates)
         attn_mask, counted = self.resolve_masks(attn_mask, mask)
+        check_finite_tokens(queries, values, value_mask, counted)
         with nested_plates(*plates, pyro.plate("tokens", shape[-1], dim=-1)):
             distribution = dist.Categorical(logits=masked_logits(parameters.log_weights, attn_mask, counted))
             assignment = pyro.sample("assignment", distribution, infer={"enumerate": "parallel"})
@@ -288,6 +290,8 @@ class MixtureAttention(LocalModule):
             with where_true(counted):
                 if queries is not None and counted is not None:
                     queries = torch.where(counted[..., None], queries, 0)
+                if values is not None and counted is not None:
+                    values = torch.where(counted[..., None], values, 0)
                 drawn: Tensor = pyro.sample("query", distribution, obs=queries)
                 if values is not None or self.free_values:
                     assert parameters.values is not None and parameters.value_precision is not None

@@ -12,8 +12,9 @@ from torch.distributions import Dirichlet
 from .distributions.log_simplex import log_simplex
 from .priors.checks import broadcasts_to, check_distribution, check_support
 from .priors.components import StickBreaking
+from .utils.tensor_checks import check_entries
 
-__all__ = ["Sizes", "check_precision_prior", "check_weight_prior", "shape_of_tokens"]
+__all__ = ["Sizes", "check_finite_tokens", "check_precision_prior", "check_weight_prior", "shape_of_tokens"]
 
 
 LOST = 1e-4  # the probability with which a weight may underflow without a word
@@ -118,3 +119,24 @@ def shape_of_tokens(
         if tensor is not None and not broadcasts_to(tensor.shape, expected):
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected)}")
     return shape
+
+
+def check_finite_tokens(
+    queries: Tensor | None, values: Tensor | None, value_mask: Tensor | None, counted: Tensor | None
+) -> None:
+    """Raises unless the queries that count, and the values that are known of them, are finite, where that can be read.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    if queries is not None:
+        rule = "each that counts must be finite: leave the others out with mask"
+        check_entries("queries", queries, _where(queries.isfinite(), counted), rule)
+    if values is not None:
+        rule = "each that is known must be finite: leave the others out with value_mask"
+        check_entries("values", values, _where(_where(values.isfinite(), value_mask), counted), rule)
+
+
+def _where(fine: Tensor, mask: Tensor | None) -> Tensor:
+    """``fine``, and True for what a mask leaves out."""
+    return fine if mask is None else fine | ~mask[..., None]

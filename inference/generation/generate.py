@@ -19,6 +19,7 @@ from ...models.batch import Batch
 from ...models.transformer.memory import Memory, batch_shape, stacked
 from ...models.transformer.text_distribution import AutoregressiveText
 from ...models.transformer.text_distribution import decode as write_tokens
+from ...models.utils.numbers import declared_number
 from ..data.entries import Conditions, TextSource, as_conditions, as_texts
 from ..runs.fitted import FittedModel, check_same_length
 from ..utils.seeded_eval import seeded_eval
@@ -151,6 +152,7 @@ def sample(
         ValueError: If ``n`` is negative, the prompt is not shorter than the model's max_length, or the condition is
             missing or superfluous.
     """
+    n = declared_number("n", n, int)
     if n < 0:
         raise ValueError(f"n is {n}: give how many texts to sample.")
     beginning = _prompt(run, prompt)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -61,6 +62,20 @@ def test_a_run_moves_to_a_device(run: Run) -> None:
     assert {parameter.device.type for parameter in meta.model.parameters()} == {"meta"}
     assert meta.guide is not None
     assert {parameter.device.type for parameter in meta.guide.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:99", "cpu:x"])
+def test_a_device_that_is_not_here_is_refused_in_one_line(run: Run, device: str) -> None:
+    for move in (lambda: pf.load(run.folder.path, device=device), lambda: run.to(device)):
+        with pytest.raises(ValueError, match=r"device is .*, which is not here: give 'cpu', or a GPU") as error:
+            move()
+        assert "\n" not in str(error.value)
+
+
+def test_a_number_of_samples_is_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
+    with pytest.raises(ValueError, match="n is '3', a str: give a number"):
+        run.sample("3")  # type: ignore[arg-type]
 
 
 def test_samples_differ_unless_they_have_a_seed(run: Run) -> None:

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pyro.optim
 import pytest
 import torch
+from pyro import poutine
 from pyro.contrib.gp.kernels import RBF
 from pyro.infer import (
     JitTrace_ELBO,
@@ -22,14 +23,17 @@ from pyro.infer import (
     TraceTailAdaptive_ELBO,
     TraceTMC_ELBO,
 )
+from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
 
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.inference.svi import SVI
+from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.batch import Batch
 from pyroformer.models.local_params import LocalModule
+from pyroformer.models.mixture_attention import MixtureAttention
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.vae import VAE
 
@@ -213,3 +217,20 @@ def test_a_parameter_outside_modules_is_refused() -> None:
 
 def test_ours_is_the_default() -> None:
     assert isinstance(SVI(Model(), Guide(), torch.optim.Adam).loss, ELBO)
+
+
+@pytest.mark.filterwarnings("ignore:Found vars in model but not guide")
+@pytest.mark.parametrize("loss", [TraceMeanField_ELBO, TraceGraph_ELBO])
+def test_a_site_that_the_guide_does_not_draw_is_named(loss: Any) -> None:
+    mixture = Mixture(torch.zeros(3).log_softmax(-1), torch.randn(3, 2), noise_variance=1.0)
+    model, queries = MixtureAttention.conjugate(mixture), torch.randn(5, 2)
+    guide = AutoNormal(poutine.block(model, hide=["assignment"]))
+    with pyro.get_param_store().scope({"params": {}, "constraints": {}}):
+        guide(queries)
+    svi = SVI(model, guide, torch.optim.Adam, loss(), lr=0.1)
+    message = rf"{loss.__name__} needs every latent in the guide, which does not draw 'assignment': sample it there"
+    with pytest.raises(ValueError, match=message):
+        svi.step(queries)
+    if loss is TraceMeanField_ELBO:  # the other needs the site for gradients alone
+        with pytest.raises(ValueError, match=message):
+            svi.evaluate_loss(queries)

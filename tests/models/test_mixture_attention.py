@@ -546,6 +546,27 @@ def test_data_that_do_not_fit_are_refused(
         MixtureAttention(draw((2, 3)))(**({"queries": randn(2, 3, TOKENS, WIDTH)} | arguments))
 
 
+@pytest.mark.parametrize("bad_number", [torch.nan, torch.inf])
+@pytest.mark.parametrize(("name", "mask"), [("queries", "mask"), ("values", "value_mask"), ("values", "mask")])
+def test_data_that_count_are_finite(name: str, mask: str, bad_number: float) -> None:
+    queries, values, _ = observed()
+    data = {"queries": queries, "values": values}
+    broken = data[name].clone()
+    broken[..., 0, :] = bad_number
+    model = MixtureAttention(draw())
+    with pytest.raises(
+        ValueError, match=rf"{name} is (nan|inf); each that .* must be finite: leave the others out with"
+    ):
+        model(**data | {name: broken})
+    log_p = []
+    for each in (data[name], broken):
+        torch.manual_seed(0)
+        options = data | {name: each, mask: torch.arange(TOKENS) > 0}
+        log_p.append(poutine.trace(model).get_trace(**options).log_prob_sum())
+    assert log_p[1].isfinite()
+    assert mask == "value_mask" or log_p[0] == log_p[1]
+
+
 def test_values_of_a_mixture_without_them_are_refused() -> None:
     queries, values, _ = observed()
     with pytest.raises(ValueError, match="values are known but the mixture has no value_variances"):
