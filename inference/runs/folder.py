@@ -218,7 +218,9 @@ class RunFolder:
         with self.metrics_file.open(newline="") as file:
             rows = [row for row in csv.reader(file)]
         at = rows[0].index("step") if rows and "step" in rows[0] else 0
-        kept = rows[:1] + [row for row in rows[1:] if len(row) == len(rows[0]) and int(row[at]) <= step]
+        kept = rows[:1] + [
+            row for row in rows[1:] if len(row) == len(rows[0]) and row[at].isdecimal() and int(row[at]) <= step
+        ]
 
         def write(path: Path) -> None:
             with path.open("w", newline="") as file:

@@ -24,6 +24,7 @@ __all__ = ["read_file", "read_texts", "read_to_disk"]
 
 LINES_PER_UPDATE = 10_000  # of the progress bar
 LONGEST_PART = 2**20  # bytes of a line that are read at a time
+LONGEST_LINE = 2**30  # bytes; a small .gz file can hold a line without end
 _VERSION = 2  # of what is read from a file: texts of another one are read again
 
 *_SOME, _LAST = FORMATS
@@ -160,7 +161,7 @@ def _rows(
         size = os.fstat(file.fileno()).st_size
         with progress_bar(f"reading {path.name}", size, "byte", progress) as advance:
             content = gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else file
-            lines = _lines(_with_progress(_whole_lines(content), file, advance), path)
+            lines = _lines(_with_progress(_whole_lines(content, path), file, advance), path)
             if ending is None:
                 deque(islice(lines, 1000), maxlen=0)  # that it is not text is reported first
                 raise ValueError(f"{path} ends in none of {', '.join(FORMATS)} (or these with .gz). {_WAY_OUT}")
@@ -168,12 +169,16 @@ def _rows(
             yield from FORMATS[ending](lines, path, fields)
 
 
-def _whole_lines(file: Any) -> Iterator[bytes]:
+def _whole_lines(file: Any, path: Path) -> Iterator[bytes]:
     """Lines of a binary file; one with a NUL byte, as of /dev/zero, ends there, however long it would become."""
     while part := file.readline(LONGEST_PART):
         parts = [part]
         while not part.endswith(b"\n") and b"\0" not in part and (part := file.readline(LONGEST_PART)):
             parts.append(part)
+            if len(parts) * LONGEST_PART > LONGEST_LINE:
+                raise ValueError(
+                    f"{path} has a line of more than {LONGEST_LINE / 2**20:,.0f} MB. Give one text a line."
+                )
         yield b"".join(parts)
 
 

@@ -3,8 +3,11 @@
 import contextlib
 import io
 import json
+import os
 import re
 import shlex
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -195,3 +198,24 @@ def test_the_ends_of_a_machine_are_one_line(
     assert main(["sample", str(run), "-n", "5000"]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and re.search(message, said), said
+
+
+def test_ctrl_c_that_torch_swallows_is_ctrl_c_all_the_same(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swallow(*_: object) -> int:
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        raise ImportError("cannot load module more than once per process")
+
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr("pyroformer.inference.cli.main._run", swallow)
+        assert main(["sample", "run"]) == 130
+    assert capsys.readouterr().err.startswith("error: interrupted; ") and signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_is_heeded_from_the_start() -> None:
+    code = "import sys, pyroformer.inference.cli.main; print({'torch', 'numpy', 'jsonargparse'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -110,3 +110,10 @@ def test_metrics_survive_a_kill(tmp_path: Path) -> None:
 def test_a_folder_is_a_path(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert folder / "metrics.csv" == tmp_path / "metrics.csv" and Path(folder) == tmp_path
+
+
+def test_rows_of_metrics_that_are_none_are_left_out(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics_file.write_text("step,split\n1,train\nx,train\n2\n2,valid\n3,train\n")
+    folder.forget_metrics_after(2)
+    assert folder.metrics_file.read_text().split() == ["step,split", "1,train", "2,valid"]

@@ -196,6 +196,14 @@ def test_files_put_together_keep_no_byte_order_marks(ending: str, tmp_path: Path
     assert texts == ["one", "two"] and blank == (ending == ".txt")
 
 
+@pytest.mark.parametrize("ending", [".txt", ".jsonl.gz", ".json"])
+def test_a_line_without_end(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "LONGEST_PART", 2**10)
+    monkeypatch.setattr(readers, "LONGEST_LINE", 2**20)
+    with pytest.raises(ValueError, match=f"a{ending} has a line of more than 1 MB. Give one text a line."):
+        read_file(write(tmp_path / f"a{ending}", "x" * (2**20 + 2**11)))
+
+
 def test_splits_with_names_in_capitals(tmp_path: Path) -> None:
     write(tmp_path / "Train.txt", "a\nb")
     write(tmp_path / "DEV.JSON.GZ", '["c"]')
