@@ -151,9 +151,9 @@ def _sampled(
     """A random share of texts, in their order."""
     for chunk in chunk_bounds(texts):
         size = chunk.stop - chunk.start
-        chosen = range(size) if share == 1 else np.flatnonzero(rng.random(size) < share).tolist()
+        rows = range(size) if share == 1 else np.flatnonzero(rng.random(size) < share).tolist()
         part = texts[chunk]
-        yield from (part[row] for row in chosen)
+        yield from (part[row] for row in rows)
         advance(size)
 
 

@@ -56,8 +56,8 @@ def split_texts(
         part_of[order[j * size : (j + 1) * size]] = j + 1
     del order
     part_of[_texts_of_missing_labels(conditions, numbers, part_of, labels)] = 0
-    chosen = part_of[numbers]
-    split = {part: _select(texts, np.flatnonzero(chosen == j)) for j, part in enumerate(("train", *parts))}
+    parts_of_texts = part_of[numbers]
+    split = {part: _select(texts, np.flatnonzero(parts_of_texts == j)) for j, part in enumerate(("train", *parts))}
     if empty := [part for part in parts if not len(split[part])]:
         raise ValueError(
             f"{name} has so few texts of each label that none is left for {empty[0]}: give more, make the conditions "

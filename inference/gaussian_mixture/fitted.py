@@ -108,8 +108,8 @@ class FittedMixture(Estimator):
         if isinstance(mixture.variances, Covariances):
             factors = torch.linalg.cholesky(mixture.variances.matrices)
             for label, factor in enumerate(factors):
-                chosen = labels == label
-                noise[chosen] = noise[chosen] @ factor.mT
+                own = labels == label
+                noise[own] = noise[own] @ factor.mT
         else:
             assert isinstance(mixture.variances, Tensor)
             noise = noise * mixture.variances.sqrt()[labels]
@@ -157,8 +157,8 @@ class FittedMixture(Estimator):
             torch.Size([2, 2])
         """
         self._check_fitted()
-        chosen = default_priors(self.priors) if priors is None else check_priors(priors)
-        return model_of(self.to_mixture(), self.covariance_type, self._moments, chosen)
+        priors = default_priors(self.priors) if priors is None else check_priors(priors)
+        return model_of(self.to_mixture(), self.covariance_type, self._moments, priors)
 
     def sites(self) -> dict[str, Tensor]:
         """The values of the sites of :meth:`to_model` at the fit: ``weights``, ``keys`` (the means), ``precision``."""

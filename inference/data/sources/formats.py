@@ -71,8 +71,8 @@ def _items(content: str, path: Path) -> Iterator[object]:
 
 
 def _after_blanks(content: str, place: int) -> int:
-    found = _BLANKS.match(content, place)
-    return found.end() if found else place
+    blanks = _BLANKS.match(content, place)
+    return blanks.end() if blanks else place
 
 
 _BLANKS = re.compile(r"[ \t\r\n]*")

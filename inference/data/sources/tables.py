@@ -113,8 +113,8 @@ def _quoted_row(line: str, plain: list[str], following: Iterator[str], columns: 
         return 0, plain
     if columns not in (0, len(row)) or any("\n" in field and "\t" in field for field in row):
         return 0, plain  # rows of their own, between two marks
-    given = record.rstrip("\r\n")
-    as_written = given == _written(row, csv.QUOTE_MINIMAL) or len(row) > 1 and given == _written(row, csv.QUOTE_ALL)
+    content = record.rstrip("\r\n")
+    as_written = content == _written(row, csv.QUOTE_MINIMAL) or len(row) > 1 and content == _written(row, csv.QUOTE_ALL)
     return (used, row) if as_written else (0, plain)
 
 
