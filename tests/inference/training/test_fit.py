@@ -15,7 +15,6 @@ from torch import nn
 
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
-from pyroformer.inference.cli.main import main
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.objectives.elbo import ELBO, Objective
 from pyroformer.inference.objectives.nvib import NVIB
@@ -230,14 +229,14 @@ def test_two_devices_train_what_one_trains_with_twice_the_batch(tmp_path: Path) 
     common = ["fit", "lm", "--data", str(tmp_path / "texts.txt"), "--vocabulary", "280", "--steps", "4"]
     common += ["--model.width", "16", "--model.layers", "1", "--model.heads", "2"]
     common += ["--model.bias", "false"]  # a key's has no gradient but rounding, which Adam makes large
-    assert main([*common, "--out", str(tmp_path / "one"), "--batch_size", "16"]) == 0
-    command = [sys.executable, "-m", "pyroformer", *common, "--out", str(tmp_path / "two")]
-    command += ["--batch_size", "8", "--devices", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    assert result.returncode == 0, result.stderr[-2000:]
+    for out, rest in {"one": ["--batch_size", "16"], "two": ["--batch_size", "8", "--devices", "2"]}.items():
+        command = [sys.executable, "-m", "pyroformer", *common, "--out", str(tmp_path / out), *rest]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+        assert result.returncode == 0, result.stderr[-2000:]
     one, two = last_weights(tmp_path / "one"), last_weights(tmp_path / "two")
-    assert all(torch.allclose(one[name], two[name], atol=1e-6) for name in one)
+    apart = {name: float((one[name] - two[name]).abs().max()) for name in one}
+    assert max(apart.values()) < 1e-6, apart
 
 
 @pytest.mark.slow
