@@ -70,7 +70,7 @@ class ConjugatePriors:
     Examples:
         >>> ConjugatePriors(means=-1.0)
         Traceback (most recent call last):
-        ValueError: means is -1.0; it must be at least 0
+        ValueError: means is -1.0; it must be at least 0 and finite
     """
 
     means: float | Float[Tensor, "*batch n"] = 1.0

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import re
 import shlex
 import signal
@@ -205,7 +204,7 @@ def test_ctrl_c_that_torch_swallows_is_ctrl_c_all_the_same(
 ) -> None:
     def swallow(*_: object) -> int:
         with contextlib.suppress(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)  # to this thread, and at once
         raise ImportError("cannot load module more than once per process")
 
     before = signal.getsignal(signal.SIGINT)
