@@ -57,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--keep", type=Path, help="A file to keep verdicts in; groups that have some are not run again."
     )
     options = parser.parse_args(arguments)
+    if options.page is not None and not options.page.is_file():
+        parser.error(f"--page {options.page} is no file: give the page that the table is in")
     start, kept = time.monotonic(), Kept(options.keep)
     import_all()
     with tempfile.TemporaryDirectory() as folder:

@@ -140,8 +140,8 @@ class TestGuides:
         batch = Batch.pad([[*(row + 4).tolist(), EOS] for row in words])
         model = pf.VAE(TransformerConfig(12, 8, width=16, layers=1, heads=2), base_measure="tokens")
         guide = pf.VAEGuide(model)
-        svi = pf.SVI(model, guide, lambda p: torch.optim.Adam(p, lr=1e-2), pf.ELBO())
-        for _ in range(250):
+        svi = pf.SVI(model, guide, lambda p: torch.optim.Adam(p, lr=2e-2), pf.ELBO())
+        for _ in range(150):
             svi.step(batch)
         terms = ELBO(num_particles=16).terms(model, guide, batch)
         rate, distortion = terms.kl["vectors"].mean(), -terms.log_likelihood.mean()
