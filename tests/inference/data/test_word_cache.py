@@ -35,6 +35,11 @@ TEXTS += [" ".join(RNG.choices(WORDS[:-1], k=6)) for _ in range(MANY)]
 TOKENIZER = Tokenizer.train(TEXTS, 400)
 
 
+@pytest.fixture(autouse=True)
+def few_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(word_cache, "usable_cores", lambda: 2)
+
+
 @pytest.fixture
 def one_by_one() -> list[list[int]]:
     return [TOKENIZER.core.encode_batch_fast([text])[0].ids for text in TEXTS]
@@ -66,6 +71,12 @@ def test_threads_share_a_cache(one_by_one: list[list[int]]) -> None:
     parts = [TEXTS[start : start + 100] for start in range(0, len(TEXTS), 100)]
     with ThreadPoolExecutor(4) as pool:
         assert [ids for part in pool.map(cache.encode, parts) for ids in part] == one_by_one
+
+
+def test_many_cores_tokenize_whole_texts(one_by_one: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(word_cache, "usable_cores", lambda: word_cache.MANY_CORES)
+    cache = WordCache(TOKENIZER.core)
+    assert cache.encode(TEXTS) == one_by_one and not cache.known
 
 
 def test_another_rule_is_not_cut_at_blanks() -> None:
