@@ -134,10 +134,15 @@ def pareto_smoothed(log_weights: Float[np.ndarray, " S"]) -> tuple[Float[np.ndar
         return log_weights - np.logaddexp.reduce(log_weights), 0.0
     if _first_version():
         smoothed, shape = arviz.psislw(log_weights)
-        return np.asarray(smoothed), float(shape)
+        return np.asarray(smoothed), _or_worst(float(shape))
     negated = xarray.DataArray(-log_weights[None], dims=("chain", "draw"))
     smoothed, shape = negated.azstats.psislw(dim=["chain", "draw"])  # it takes log-likelihoods, and turns their sign
-    return np.asarray(smoothed).ravel(), float(shape)
+    return np.asarray(smoothed).ravel(), _or_worst(float(shape))
+
+
+def _or_worst(shape: float) -> float:
+    """The shape of a tail; the largest where it could not be fitted, which ArviZ 1 reports as no number."""
+    return math.inf if math.isnan(shape) else shape
 
 
 def _first_version() -> bool:

@@ -207,11 +207,14 @@ def test_ctrl_c_that_torch_swallows_is_ctrl_c_all_the_same(
             signal.raise_signal(signal.SIGINT)  # to this thread, and at once
         raise ImportError("cannot load module more than once per process")
 
-    before = signal.getsignal(signal.SIGINT)
-    with monkeypatch.context() as patch:
-        patch.setattr("pyroformer.inference.cli.main._run", swallow)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the workers of pytest ignore it
+    try:
+        monkeypatch.setattr("pyroformer.inference.cli.main._run", swallow)
         assert main(["sample", "run"]) == 130
-    assert capsys.readouterr().err.startswith("error: interrupted; ") and signal.getsignal(signal.SIGINT) is before
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err.startswith("error: interrupted; ")
 
 
 def test_ctrl_c_is_heeded_from_the_start() -> None:

@@ -74,7 +74,7 @@ def test_no_step_waits_for_the_device(
     corpus: pf.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """From the noise to the new weights; on a CPU, where the same operations would wait on a GPU."""
-    record = profile(activities=[ProfilerActivity.CPU])
+    record = profile(activities=[ProfilerActivity.CPU], acc_events=True)
     begin, end = Training.on_train_batch_start, Training.on_train_batch_end
 
     def start(self: Training, *arguments: Any) -> None:
