@@ -103,7 +103,7 @@ class Pretrained(Backbone):
         try:
             family = _family(hf_config)
             config = family.config(hf_config)
-            trunk = Backbone(str(source), config, family.weights(_checked(read_weights(folder)), config))
+            backbone = Backbone(str(source), config, family.weights(_checked(read_weights(folder)), config))
             tokenizer, ids = family.tokenizer(folder)
             ends = _end_tokens({**read_generation_config(folder), **hf_config}, config.vocabulary)
             rows = [*ends, *ids]
@@ -112,9 +112,10 @@ class Pretrained(Backbone):
         except ValueError as error:
             raise ValueError(f"cannot start from {source}: {error}") from error
         weights = {
-            name: _reorder_rows(value, rows) if name in _TOKEN_ROWS else value for name, value in trunk.weights.items()
+            name: _reorder_rows(weight, rows) if name in _TOKEN_ROWS else weight
+            for name, weight in backbone.weights.items()
         }
-        return cls(trunk.name, replace(config, vocabulary=tokenizer.vocabulary), weights, tokenizer)
+        return cls(backbone.name, replace(config, vocabulary=tokenizer.vocabulary), weights, tokenizer)
 
 
 _END_OF_TEXT = 50256  # GPT-2's <|endoftext|>
