@@ -14,7 +14,8 @@ product          the chain; the true product of rank r
 All have the same layers and width, and the same number of parameters: smaller models get a wider MLP. Each is trained
 with and without cyclical annealing of the KL and otherwise at beta = 1 on summed KLs, on the same batches and with the
 same learning rate, and evaluated on the same held-out texts. Some have other help, with no more steps: "free nats"
-(the first 4 nats of a text's KL are not charged) and "ladder" (half of the steps at beta = 0.05, the rest at 1);
+(the first 4 nats of a text's KL are not charged), "free nats a layer" (one nat in each), "target" (the weight of
+the KL moves until there are 4 nats) and "ladder" (half of the steps at beta = 0.05, the rest at 1);
 "ladder, iw" trains on the importance-weighted bound of 4 draws in the second half, which takes four times the passes;
 "from the LM" trains the language model alone in the first half, and the latents are then added as the identity or,
 "published start", with weights that destroy its function. All are evaluated at beta = 1. Each result is a JSON file;
@@ -58,6 +59,8 @@ HELP: dict[str, dict[str, Any]] = {
     "none": {},
     "cyclical": {"kl_schedule": "cyclical"},
     "free nats": {"free_bits": 4.0, "free_bits_per": "total"},
+    "free nats a layer": {"free_bits": 1.0, "free_bits_per": "layer"},
+    "target": {"target_kl": 4.0},
     "ladder": {},
     "ladder, iw": {"objective": "iw", "num_particles": 4},
     "from the LM": {},
@@ -68,6 +71,8 @@ HELPED = {
     "none": list(VARIANTS),
     "cyclical": LATENT_MODELS,
     "free nats": ["memory", "product"],
+    "free nats a layer": ["product"],
+    "target": ["memory", "product"],
     "ladder": ["memory", "product"],
     "ladder, iw": ["memory", "product"],
     "from the LM": ["product"],
@@ -87,10 +92,10 @@ class Task(NamedTuple):
         return f"{self.name}.{self.help}.{self.seed}".replace(",", "").replace(" ", "-")
 
 
-def tasks(seeds: int, names: Sequence[str]) -> Iterator[Task]:
+def tasks(seeds: int, names: Sequence[str], kinds: Sequence[str]) -> Iterator[Task]:
     """Seed by seed, so that partial results are comparable."""
     for seed in range(seeds):
-        for kind in HELP:
+        for kind in kinds:
             for name in names:
                 if name in HELPED[kind]:
                     yield Task(name, kind, seed)
@@ -138,7 +143,12 @@ def measure(task: Task, corpus: Corpus, config: TransformerConfig, options: argp
 def fitted(task: Task, corpus: Corpus, config: TransformerConfig, options: argparse.Namespace) -> tuple[Run, float]:
     """The run of a task, and its training time in seconds."""
     folder = options.out / "runs" / task.file
-    budget = {"batch_size": options.batch_size, "learning_rate": options.learning_rate, "validation_texts": 512}
+    budget = {
+        "batch_size": options.batch_size,
+        "learning_rate": options.learning_rate,
+        "patience": options.patience,
+        "validation_texts": 512,
+    }
 
     def new() -> tuple[Model, nn.Module | None]:
         return make(task.name, equal(task.name, config))
@@ -210,6 +220,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--models", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--kinds", nargs="+", choices=list(HELP), default=list(HELP), help="kinds of help")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch_size", type=int, default=32)
@@ -219,12 +230,15 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--word_dropout", type=float, default=0.0)
+    parser.add_argument("--patience", type=int, default=0, help="validations without improvement before a run ends")
     parser.add_argument("--texts", type=int, default=512, help="held-out texts that are measured")
     parser.add_argument("--num_particles", type=int, default=64)
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--shard", default="0/1", help="part I of N of the work, as 0/2, for several processes")
     options = parser.parse_args()
-    same_settings(options.out, options, free=["models", "seeds"])
+    same_settings(options.out, options, free=["models", "kinds", "seeds"])
     corpus = Corpus.from_file(options.data, vocabulary=options.vocabulary, max_length=options.max_length)
     config = TransformerConfig(
         corpus.vocabulary,
@@ -234,10 +248,12 @@ def main() -> None:
         heads=options.heads,
         positions="learned",
         init_std=0.02,
+        dropout=options.dropout,
+        word_dropout=options.word_dropout,
     )
     work = [
         (task.file, lambda task=task: measure(task, corpus, config, options))  # type: ignore[misc]
-        for task in tasks(options.seeds, options.models)
+        for task in tasks(options.seeds, options.models, options.kinds)
     ]
     make_missing(options.out, work, options.shard)
     print(table(read(options.out)))
