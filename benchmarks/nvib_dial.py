@@ -1,6 +1,7 @@
 r"""How few vectors carry a text: delta of the prior, and heads of alpha, against fixed ways to drop vectors; resumable.
 
-    python benchmarks/nvib_dial.py --data FOLDER --out benchmarks/results/nvib_dial [--runs FOLDER] [--seeds 0 1 2]
+    python benchmarks/nvib_dial.py --data FOLDER --out benchmarks/results/nvib_dial [--runs FOLDER] [--seeds 0 1 2] \
+        [--only 'bytes.relu.*' 'bytes.stride*']
 
 relu, linear     an NVAE on the published objective with this head of alpha, by delta: what each token adds to the
                  prior's concentration. `relu` switches vectors off, `linear` leaves each some weight
@@ -20,6 +21,7 @@ validation texts. Each result is a JSON file; existing results are kept.
 import argparse
 import math
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,16 +69,17 @@ class Point(NamedTuple):
         return f"{self.texts}.{self.family.replace(' ', '-')}.{self.delta:g}.seed{self.seed}"
 
 
-FIRST = [("relu", 0.15), ("stride 2", 0.3), ("relu", 0.3), ("relu", 0.05), ("linear", 0.15), ("stride 3", 0.3)]
-FIRST += [("one vector", 0.3), ("relu", 1.0), ("keep 0.5", 0.3)]
+FIRST = [("relu", 0.15), ("stride 2", 0.3), ("relu", 0.3), ("relu", 0.05), ("relu", 0.1), ("stride 3", 0.3)]
+FIRST += [("one vector", 0.3), ("linear", 0.15), ("relu", 1.0), ("keep 0.5", 0.3)]
 FIRST += [("presence 0.3", 0.3), ("presence 0.2", 0.3), ("presence 0.1", 0.3), ("presence 0.05", 0.3)]
 LAST = [("linear", 0.3), ("linear", 0.05), ("linear", 1.0), ("keep 0.33", 0.3)]
 
 
-def points(seeds: Sequence[int]) -> list[Point]:
-    """All points, the most informative first."""
+def points(seeds: Sequence[int], only: Sequence[str] = ("*",)) -> list[Point]:
+    """The points whose names match a pattern, the most informative first."""
     parts = [(texts, part) for part in (FIRST, LAST) for texts in TEXTS]
-    return [Point(texts, *one, seed) for seed in seeds for texts, part in parts for one in part]
+    found = [Point(texts, *one, seed) for seed in seeds for texts, part in parts for one in part]
+    return [point for point in found if any(fnmatch(point.name, pattern) for pattern in only)]
 
 
 class Stride(nn.Module):
@@ -232,6 +235,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--runs", type=Path, help="folder to keep the fitted models in")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--only", nargs="+", default=["*"], help="patterns of the names of results to make")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--layers", type=int, default=2, help="of the encoder, and of the decoder")
     parser.add_argument("--steps", type=int, default=1100)
@@ -240,7 +244,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=256, help="held-out texts that are measured")
     parser.add_argument("--shard", default="0/1", help="part I of N of the work, as 0/2, for several processes")
     options = parser.parse_args()
-    same_settings(options.out, options, free=["seeds", "runs"])
+    same_settings(options.out, options, free=["seeds", "runs", "only"])
     corpora: dict[str, Corpus] = {}
 
     def work(point: Point) -> Result:
@@ -248,9 +252,8 @@ def main() -> None:
             corpora[point.texts] = read_corpus(point.texts, options.data)
         return measure(point, corpora[point.texts], options)
 
-    make_missing(
-        options.out, [(point.name, lambda point=point: work(point)) for point in points(options.seeds)], options.shard
-    )  # type: ignore[misc]
+    chosen = points(options.seeds, options.only)
+    make_missing(options.out, [(point.name, lambda point=point: work(point)) for point in chosen], options.shard)  # type: ignore[misc]
     print(table(read(options.out)))
 
 
