@@ -28,8 +28,8 @@ from ..models.transformer.memory import Context
 from ..models.transformer.stacks import are_copies, check_length
 from ..models.utils.choices import check_choice
 from ..models.utils.precision import at_least_float32
+from ..models.utils.reprs import in_words
 from .base import Guide
-from .reprs import in_words
 
 __all__ = ["DELLAGuide", "LatentPosterior"]
 

@@ -29,12 +29,19 @@ from ..models.distributions.log_dirichlet import LogDirichlet
 from ..models.distributions.presence import WherePresent
 from ..models.nvae import NVAE, component_mask
 from ..models.priors.vectors import own_component
+from ..models.transformer.mixture_block import Draw
+from ..models.transformer.mixture_heads import AlphaForm, AlphaHead, VarianceForm, VarianceHead, bounded
+from ..models.transformer.mixture_posterior import (
+    LEAST_LOG_ALPHA,
+    MOST_LOG_ALPHA,
+    NO_VECTORS,
+    MixturePosterior,
+    kept_components,
+)
 from ..models.transformer.stacks import Encoder
 from ..models.utils.precision import at_least_float32
 from .base import Guide
-from .heads import AlphaForm, AlphaHead, VarianceForm, VarianceHead, bounded
-from .mixture_encoder import Draw, MixtureEncoder
-from .mixture_posterior import LEAST_LOG_ALPHA, MOST_LOG_ALPHA, NO_VECTORS, MixturePosterior, kept_components
+from .mixture_encoder import MixtureEncoder
 from .token_start import from_prior, start_log_variance, start_mean
 
 __all__ = [

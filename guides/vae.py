@@ -19,9 +19,9 @@ from ..models.attention.mixture import Mixture
 from ..models.batch import Batch
 from ..models.transformer.stacks import Encoder
 from ..models.utils.precision import at_least_float32
+from ..models.utils.reprs import in_words
 from ..models.vae import VAE
 from .base import Guide
-from .reprs import in_words
 from .token_start import from_prior, start_log_variance, start_mean
 
 __all__ = ["GaussianPosterior", "VAEGuide"]

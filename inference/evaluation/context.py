@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ...guides.base import encodes
-from ...guides.mixture_posterior import MixturePosterior
 from ...guides.posteriors import TextPosterior
 from ...models.batch import Batch
 from ...models.transformer.memory import Memory, stacked
+from ...models.transformer.mixture_posterior import MixturePosterior
 from ...models.transformer.text_distribution import AutoregressiveText
 from ..data.loaders import sequential_batches
 from ..data.texts import Texts

@@ -12,8 +12,8 @@ from matplotlib.colors import Normalize
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 
-from ...guides.mixture_posterior import MixturePosterior
 from ...guides.posteriors import TextPosterior
+from ...models.transformer.mixture_posterior import MixturePosterior
 from ..generation.generate import encode
 from ..run import Run
 from .running_text import MARGIN, Placed, letters, set_in_lines, text_width

@@ -10,8 +10,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
-from pyroformer.guides.mixture_encoder import MixtureBlock, MixtureEncoder
-from pyroformer.guides.mixture_posterior import LEAST_LOG_ALPHA
+from pyroformer.guides.mixture_encoder import MixtureEncoder
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.objectives.elbo import ELBO
@@ -25,6 +24,8 @@ from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.transformer.mixture_block import MixtureBlock
+from pyroformer.models.transformer.mixture_posterior import LEAST_LOG_ALPHA
 
 CONFIG = TransformerConfig(vocabulary=30, max_length=12, width=16, layers=3, heads=2, dropout=0.0)
 BATCH = Batch.pad([[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]])

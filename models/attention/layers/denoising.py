@@ -108,16 +108,19 @@ class DenoisingAttention(nn.Module):
     def extra_repr(self) -> str:
         return f"heads={self.heads}, dropout={self.dropout}"
 
-    def project(self, mixture: Mixture, form: Form = "exact") -> ProjectedMixture:
+    def project(self, mixture: Mixture, form: Form = "exact", local: bool = False) -> ProjectedMixture:
         r"""Keys and values of all heads, for any number of queries.
 
         Arguments:
             mixture: The mixture. Its ``noise_variance``, unless None, replaces :math:`\sqrt E`.
             form: ``"exact"``, or ``"published"`` for evaluation as in the paper, see :func:`~.attend.attend`.
+            local: Whether what is projected of a component depends on no other, as a cache needs; see
+                :func:`~.natural_parameters.natural`.
         """
         check_choice("form", form, get_args(Form))
         width, dtype = head_width(mixture.width, self.heads), self.key.weight.dtype
-        terms = natural(mixture, math.sqrt(width) if mixture.noise_variance is None else mixture.noise_variance, form)
+        noise_variance = math.sqrt(width) if mixture.noise_variance is None else mixture.noise_variance
+        terms = natural(mixture, noise_variance, form, local)
         keys = self._heads(self.key(terms.slope.to(dtype)))
         values = self.value(terms.values.to(dtype))
         if self.value.bias is not None:

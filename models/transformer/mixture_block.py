@@ -1,0 +1,153 @@
+r"""A layer whose self-attention is over a mixture with a component for each of its tokens: NVIB self-attention.
+
+The story of a layer, with h the normed states of its tokens::
+
+    mu_i, sigma_i^2  from h_i by linear heads; component 0 is the prior's own, a standard Gaussian
+    log alpha_i      from h_i by a head, plus that of the same token in the mixture of the layer below
+    log pi  ~ LogDirichlet(log alpha_0 .. log alpha_n)
+    z_i     ~ Normal(mu_i, sigma_i^2)
+    x       = x + DenoisingAttention(h, sum_i pi_i delta(z_i))
+    x       = x + MLP(norm(x))
+
+A query is the state itself. Log concentrations add up, and a vector that a layer switches off stays off above it.
+Causally, token t attends to the components 0 .. t: the weights of these alone are Dirichlet again, with the same
+concentrations, so that a text can be written token by token.
+
+References:
+    Learning to Abstract with Nonparametric Variational Information Bottleneck (Behjati, Fehr & Henderson, 2023),
+    https://arxiv.org/abs/2310.17284
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ..attention.kv_cache import KeyValueCache
+from ..attention.layers.denoising import DenoisingAttention, ProjectedMixture
+from ..attention.mixture import Mixture
+from ..utils.precision import at_least_float32
+from .blocks import MLP, initialize, norm_layer
+from .config import TransformerConfig
+from .mixture_heads import AlphaForm, AlphaHead, VarianceForm, VarianceHead, bounded
+from .mixture_posterior import LEAST_LOG_ALPHA, MixturePosterior
+
+__all__ = ["Draw", "MixtureBlock", "check_positions"]
+
+Draw: TypeAlias = Callable[[int, MixturePosterior], Mixture]
+
+
+class MixtureBlock(nn.Module):
+    r"""A pre-norm layer whose self-attention is over a mixture with a component for each token.
+
+    It starts with means that are the normed states. With the head ``quadratic`` and small variances it then attends as
+    softmax attention does, to the prior's component too.
+
+    Arguments:
+        config: Sizes and options.
+        alpha: Form of the concentration's head.
+        variance: Form of the variance's head.
+        log_variance: Initial log variance of every component.
+        cross_attention: Whether the block attends to a memory too, as those of a decoder do.
+
+    Examples:
+        >>> block = MixtureBlock(TransformerConfig(vocabulary=20, max_length=8, width=16, heads=2))
+        >>> x, mask = torch.randn(3, 5, 16), torch.ones(3, 5, dtype=torch.bool)
+        >>> posterior = block.posterior(x, mask)
+        >>> posterior
+        MixturePosterior(3 texts, 6 components of 16 dimensions)
+        >>> block(x, posterior.memory()).shape
+        torch.Size([3, 5, 16])
+    """
+
+    recomputed = False  # as that of a Block
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        alpha: AlphaForm = "linear",
+        variance: VarianceForm = "diagonal",
+        log_variance: float = -3.0,
+        cross_attention: bool = False,
+    ) -> None:
+        super().__init__()
+        width, heads, bias, dropout = config.width, config.heads, config.bias, config.dropout
+        self.attention_norm = norm_layer(config)
+        self.attention = DenoisingAttention(width, heads, bias=bias, dropout=dropout)
+        self.cross_norm = norm_layer(config) if cross_attention else None
+        self.cross = DenoisingAttention(width, heads, bias=bias, dropout=dropout) if cross_attention else None
+        self.mlp_norm = norm_layer(config)
+        self.mlp = MLP(config)
+        self.dropout = nn.Dropout(dropout)
+        initialize(self, config)
+        self.mean = nn.Linear(width, width)
+        nn.init.eye_(self.mean.weight)
+        nn.init.zeros_(self.mean.bias)
+        self.alpha = AlphaHead(width, heads, alpha)
+        self.log_variance = VarianceHead(width, variance, log_variance)
+
+    def posterior(
+        self, x: Float[Tensor, "*#batch T P"], mask: Bool[Tensor, "*#batch T"], below: MixturePosterior | None = None
+    ) -> MixturePosterior:
+        """The mixture of the layer, the prior's component first.
+
+        Arguments:
+            x: States of the tokens, before the norm.
+            mask: True where there is a token.
+            below: The mixture of the layer below, if that has one.
+        """
+        h = self.attention_norm(x)
+        log_alpha = self.alpha(h)
+        if below is not None:
+            off = _is_off(log_alpha) | _is_off(below.log_alpha[..., 1:])  # the sum of an off vector alone could be on
+            log_alpha = (log_alpha + below.log_alpha[..., 1:]).masked_fill(off, LEAST_LOG_ALPHA)
+        mean, variance = at_least_float32(self.mean(h)), at_least_float32(self.log_variance(h)).exp()
+        first = torch.zeros_like(mean[..., :1, :])
+        return MixturePosterior(
+            F.pad(bounded(log_alpha), (1, 0)),
+            torch.cat([first, mean], -2),
+            torch.cat([torch.ones_like(first), variance], -2),
+            F.pad(mask, (1, 0), value=True),
+        )
+
+    def forward(
+        self,
+        x: Float[Tensor, "*#batch T P"],
+        mixture: Mixture,
+        causal: bool = False,
+        memory: Mixture | ProjectedMixture | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Float[Tensor, "*#batch T P"]:
+        """The states after every token has attended to the mixture.
+
+        Arguments:
+            x: States of the tokens, before the norm.
+            mixture: A draw or the mean of the layer's mixture, with a component for each token after the prior's.
+            causal: Whether a token attends to the components of tokens before it, its own and the prior's only.
+            memory: What the cross-attention attends to, if there is any.
+            cache: Keys and values of the components before. The mixture is then of the tokens of x alone, after the
+                prior's, which only the first tokens add to the cache; weights must not be normalized.
+        """
+        projected = self.attention.project(mixture, local=causal)
+        if cache is not None:
+            new = slice(min(cache.length, 1), None)
+            keys, values, _ = cache.append(projected.keys[..., new, :], projected.values[..., new, :])
+            projected = projected._replace(keys=keys, values=values)
+        x = x + self.dropout(self.attention(self.attention_norm(x), projected, causal and x.shape[-2] > 1))
+        if memory is not None and self.cross is not None and self.cross_norm is not None:
+            x = x + self.dropout(self.cross(self.cross_norm(x), memory))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+def check_positions(config: TransformerConfig) -> None:
+    """Raises a ValueError if positions are rotary, which attention to a mixture lacks."""
+    if config.positions == "rotary":
+        raise ValueError("positions are rotary, which attention to a mixture has not: choose sinusoidal or learned.")
+
+
+def _is_off(log_alpha: Float[Tensor, "*batch n"]) -> Bool[Tensor, "*batch n"]:
+    """True for vectors that a head or a layer has switched off."""
+    return log_alpha <= LEAST_LOG_ALPHA + 1e-3  # float32 has log(exp(-20)) only nearly
