@@ -51,26 +51,47 @@ def test_out_of_distribution(script: ModuleType, monkeypatch: pytest.MonkeyPatch
     assert min(rows["log p(q)"]) > 0.95
 
 
+@pytest.mark.parametrize("kind", ["noisy", "incomplete", "contaminated"])
 @pytest.mark.parametrize("script", ["in_context"], indirect=True)
-def test_in_context(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_in_context(script: ModuleType, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, value in {"BATCH": 8, "TESTS": 64, "LOOKS": (2,)}.items():
         monkeypatch.setattr(script, name, value)
     monkeypatch.setattr(script, "NETWORKS", {n: script.NETWORKS[n] for n in ("softmax", "diagonal precisions")})
-    rows = numbers(script.report(2, 3, tmp_path))
+    rows = numbers(script.report(kind, 2, 3, tmp_path))
     assert [len(row) for row in rows.values()][-2:] == [3, 2] and len(rows["diagonal precisions"]) == 2
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert len(before) == 4 and numbers(script.report(2, 3, tmp_path)) == rows
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+    files = list(tmp_path.rglob("*.json"))
+    before = {path: path.stat().st_mtime_ns for path in files}
+    assert len(before) == 4 and numbers(script.report(kind, 2, 3, tmp_path)) == rows
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+    alone = script.report(kind, 1, 4, tmp_path, ["softmax"])  # a longer run takes the place of the shorter
+    assert "4 steps" in alone and len(list(tmp_path.rglob("*.json"))) == 5
 
 
-@pytest.mark.parametrize("script", ["in_context"], indirect=True)
-def test_in_context_oracle_is_the_posterior_mean(script: ModuleType) -> None:
-    tasks = script.Tasks.draw(5, torch.Generator().manual_seed(0))
-    assert ((tasks.variances < 0.1).sum(1) == script.CONTEXT // 2).all()
-    deviations = (tasks.variances / (1 + tasks.variances) + script.QUERY**2).sqrt()
-    normal = torch.distributions.Normal(tasks.keys / (1 + tasks.variances), deviations)
-    weights = normal.log_prob(tasks.queries).sum(-1).softmax(-1)
-    torch.testing.assert_close(tasks.oracle()[:, 0, 0], (weights * tasks.values[..., 0]).sum(-1))
+@pytest.mark.parametrize("script", ["in_context_tasks"], indirect=True)
+def test_in_context_oracles_are_posterior_means(script: ModuleType) -> None:
+    """Against sums over a fine grid of every hidden entry."""
+    grid = torch.linspace(-8, 8, 4001)
+    normal = torch.distributions.Normal
+
+    def density(query: torch.Tensor, likelihood: torch.Tensor) -> torch.Tensor:
+        """p(query, key) of one entry, with the hidden one summed out."""
+        return (normal(0.0, 1.0).log_prob(grid) + likelihood + normal(grid, script.QUERY).log_prob(query)).logsumexp(-1)
+
+    for kind, draw in script.KINDS.items():
+        tasks = draw(2, torch.Generator().manual_seed(0))
+        keys, queries = tasks.keys[..., None], tasks.queries[..., None]
+        if kind == "noisy":
+            likelihood = normal(grid, (0.5 * tasks.known).exp()[..., None]).log_prob(keys)
+        elif kind == "incomplete":
+            likelihood = tasks.known[..., None] * normal(grid, script.QUIET).log_prob(keys)
+        else:
+            fine, gross = (normal(grid, x).log_prob(keys).exp() for x in (script.QUIET, script.GROSS))
+            likelihood = ((1 - script.WRONG) * fine + script.WRONG * gross).log()
+        joint = density(queries, likelihood)
+        alone = (normal(0.0, 1.0).log_prob(grid) + likelihood).logsumexp(-1)
+        weights = (joint - alone).sum(-1).softmax(-1)
+        expected = (weights * tasks.values[..., 0]).sum(-1)
+        torch.testing.assert_close(tasks.expected[:, 0, 0], expected, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("script", ["one_shot"], indirect=True)
