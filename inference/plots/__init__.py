@@ -2,33 +2,51 @@
 
 from .attention_map import attention
 from .components_kept import components_kept
-from .em_paths import key_paths, query_paths
+from .coverage_curve import coverage
 from .khats import khats
+from .khats_by_guide import khats_by_guide
 from .latent_layers import active_units, layer_curves, layer_kl, swap_table
+from .plane.em_paths import key_paths, query_paths
+from .plane.gaussian_ellipse import gaussian
+from .plane.mixture_map import mixture_map
+from .plane.posterior_means import posterior_means
+from .plane.vector_groups import vector_groups
 from .predictive_intervals import predictive
 from .prior_posterior import prior_posterior
+from .prior_posterior_intervals import intervals
 from .rank_histograms import ranks
 from .save_all import save_all
+from .token_values import token_values
 from .training_curves import curves
 from .traversal_table import traversal
+from .vectors_kept import vectors_kept
 from .weight_strip import weights
 
 __all__ = [
     "active_units",
     "attention",
     "components_kept",
+    "coverage",
     "curves",
+    "gaussian",
+    "intervals",
     "key_paths",
     "khats",
+    "khats_by_guide",
     "layer_curves",
     "layer_kl",
+    "mixture_map",
+    "posterior_means",
     "predictive",
     "prior_posterior",
     "query_paths",
     "ranks",
     "save_all",
     "swap_table",
+    "token_values",
     "traversal",
+    "vector_groups",
+    "vectors_kept",
     "weights",
 ]
 

@@ -109,9 +109,10 @@ def heat_map(
     ax.set_xticks(range(len(inputs)), map(printable, inputs), rotation=90, **text)
     ax.set_yticks(range(len(generated)), map(printable, generated), **text)
     ax.tick_params(length=0, labelcolor=INK, top=True, labeltop=True, bottom=False, labelbottom=False)
-    ax.set_xlabel("input (components of the posterior)", color=INK, fontsize=FONT)
+    ax.set_xlabel("components of the posterior", color=INK, fontsize=FONT)
     ax.set_ylabel("generated", color=INK, fontsize=FONT)
-    ax.axvline(0.5, color=FRAME, linewidth=0.8)  # sets the prior's component apart
+    if list(inputs[:1]) == ["prior"]:
+        ax.axvline(0.5, color=FRAME, linewidth=0.8)  # sets the prior's component apart
     ax.spines[:].set_color(FRAME)
     bar = ax.figure.colorbar(image, ax=ax, shrink=0.6, aspect=15, pad=0.03)
     bar.set_label("attention", fontsize=FONT, color=INK)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import xarray
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter
@@ -11,7 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 from ..posterior.arviz_compat import ArviZData, dataset
 from .style import COLORS, FRAME, INK, new_axes, plain
 
-__all__ = ["prior_posterior"]
+__all__ = ["SHADOW", "entries", "prior_posterior"]
 
 WIDTH, HEIGHT = 5.2, 3.4  # size of a new figure, in inches
 MOST_BINS = 50
@@ -93,18 +94,30 @@ def _decades(low: float, high: float) -> Float[np.ndarray, " ticks"]:
     return powers if last - first > TICKS // 2 else np.sort([*powers, *(powers + np.log10(3))])
 
 
-def _draws(data: ArviZData, group: str, name: str, where: Mapping[str, Any] | None) -> Float[np.ndarray, " S"]:
+def entries(data: ArviZData, group: str, name: str, where: Mapping[str, Any] | None = None) -> xarray.DataArray:
+    """The draws of a variable of a group, of the entries that ``where`` selects by label or number.
+
+    Raises:
+        ValueError: If the variable or entry does not exist.
+    """
     variables = dataset(data, group)
     if name not in variables:
         raise ValueError(f"there is no variable {name!r} in {group}: choose among {', '.join(map(str, variables))}.")
     labels = {dim: value for dim, value in (where or {}).items() if not _is_place(variables, dim, value)}
     places = {dim: value for dim, value in (where or {}).items() if dim not in labels}
     try:
-        values = variables[name].isel(places).sel(labels)
+        return variables[name].isel(places).sel(labels)
     except (KeyError, IndexError) as error:
         raise ValueError(f"{name} has no entry {dict(where or {})}: {error.args[0]}.") from error
-    if rest := [dim for dim in values.dims if dim not in ("chain", "draw")]:
-        raise ValueError(f"{name} has several entries, along {', '.join(rest)}: select one with where={{...}}.")
+
+
+def _draws(data: ArviZData, group: str, name: str, where: Mapping[str, Any] | None) -> Float[np.ndarray, " S"]:
+    values = entries(data, group, name, where)
+    if rest := [str(dim) for dim in values.dims if dim not in ("chain", "draw")]:
+        raise ValueError(
+            f"{name} has several entries, along {', '.join(rest)}: select one with where={{...}}, or draw them all "
+            "with pf.plots.intervals."
+        )
     draws = values.values.ravel()
     return draws[np.isfinite(draws)].astype(float)
 

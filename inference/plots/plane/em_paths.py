@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from ...models.attention.attend import attend
-from ...models.attention.mixture import Mixture
-from ..em import adapt
-from .style import COLORS, DEPTHS, FRAME, INK, new_axes, plain
+from ....models.attention.attend import attend
+from ....models.attention.mixture import Mixture
+from ...em import adapt
+from ..style import COLORS, DEPTHS, FRAME, INK, new_axes, plain
 
 __all__ = ["key_paths", "query_paths"]
 

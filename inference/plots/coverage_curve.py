@@ -1,0 +1,68 @@
+"""Coverage of a guide's intervals."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+
+from ..diagnostics.calibration import Calibration
+from .style import COLORS, FRAME, INK, new_axes, plain
+
+__all__ = ["coverage"]
+
+WIDTH, HEIGHT = 6.0, 4.0  # size of a new figure, in inches
+LEVELS = 41
+
+
+def coverage(calibration: Calibration, names: Sequence[str] | None = None, *, ax: Axes | None = None) -> Axes:
+    r"""Draw how many of the true values lie in the guide's central interval of each level.
+
+    .. math::
+        \frac1n \sum_i 1 \left\{ \left| \frac{2 r_i + 1}{L + 1} - 1 \right| \le \text{level} \right\}
+
+    On the diagonal, intervals contain the truth as often as they promise; the band is two standard errors around it.
+    A line below it means that the guide is too narrow or biased, one above it that it is too wide.
+
+    Arguments:
+        calibration: Result of :func:`~pyroformer.diagnostics.calibrate`, or ranks of your own in a
+            :class:`~pyroformer.diagnostics.Calibration`.
+        names: The quantities; all by default.
+        ax: Matplotlib axes; by default those of a new figure.
+
+    Raises:
+        ValueError: If a quantity does not exist, or there are none.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> ranks = {"exact": np.arange(100), "half as wide": np.clip(2 * np.arange(100) - 50, 0, 99)}
+        >>> ax = coverage(pf.diagnostics.Calibration(ranks, draws=99), ax=Figure().subplots())
+        >>> [float(line.get_ydata()[20]) for line in ax.lines]  # of the intervals of 50 %
+        [0.5, 0.25]
+    """
+    names = list(calibration.ranks) if names is None else list(names)
+    if missing := next((name for name in names if name not in calibration.ranks), None):
+        raise ValueError(f"there is no quantity {missing!r}: choose among {', '.join(calibration.ranks)}.")
+    if not names:
+        raise ValueError("there are no quantities: give at least one, or leave names out.")
+    ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
+    levels = np.linspace(0, 1, LEVELS)
+    count = min(len(calibration.ranks[name]) for name in names)
+    error = 2 * np.sqrt(levels * (1 - levels) / count)
+    band = (np.clip(levels - error, 0, 1), np.clip(levels + error, 0, 1))
+    ax.fill_between(levels, *band, color=FRAME, alpha=0.3, linewidth=0, label="exact, ± 2 standard errors")
+    for index, name in enumerate(names):
+        inside = _inside(calibration.ranks[name], calibration.draws, levels)
+        ax.plot(levels, inside, color=COLORS[index % len(COLORS)], label=name)
+    ax.set(xlabel="level of the interval", ylabel="true values inside", aspect="equal", xlim=(0, 1), ylim=(0, 1.02))
+    ax.set_title("Coverage of the guide's intervals", loc="left", fontsize="medium", color=INK)
+    ax.legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    return plain(ax)
+
+
+def _inside(
+    ranks: Int[np.ndarray, " n"], draws: int, levels: Float[np.ndarray, " levels"]
+) -> Float[np.ndarray, " levels"]:
+    """The share of ranks in the central interval of each level."""
+    outward = np.abs((2 * ranks + 1) / (draws + 1) - 1)
+    return (outward[:, None] <= levels + 1e-12).mean(0)

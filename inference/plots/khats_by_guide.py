@@ -1,0 +1,47 @@
+"""Pareto k-hat of the same texts under several guides."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from ..diagnostics.khat import khat
+from ..posterior.arviz_compat import ArviZData
+from .khats import GOOD, USABLE
+from .style import COLORS, FAMILIES, FRAME, INK, new_axes, plain, printable
+
+__all__ = ["khats_by_guide"]
+
+WIDTH, ROW = 6.4, 0.4  # of a new figure and of a guide in it, in inches
+LARGEST = 5.0  # k-hat beyond which a text is drawn at the edge
+
+
+def khats_by_guide(data: Mapping[str, ArviZData], site: str | None = None, *, ax: Axes | None = None) -> Axes:
+    r"""Draw Pareto k-hat of each text under several guides, a row each; the bar is the median.
+
+    Left of the first line, at 0.5, a guide is close to the posterior; right of the second, at 0.7, it is unreliable.
+
+    Arguments:
+        data: Results of :func:`~pyroformer.to_arviz` or ``run.posterior``, by the name of the guide.
+        site: A latent site, or None for all latents and the text; see
+            :func:`~pyroformer.inference.diagnostics.khat`.
+        ax: Matplotlib axes; by default those of a new figure.
+
+    Raises:
+        ValueError: If there are no data, or :func:`khats` cannot draw some of them.
+    """
+    if not data:
+        raise ValueError("there are no data: give draws of at least one guide, by its name.")
+    ax = new_axes(WIDTH, 0.9 + ROW * len(data))[0] if ax is None else ax
+    generator = np.random.default_rng(0)
+    for row, drawn in enumerate(data.values()):
+        values = np.minimum(np.atleast_1d(khat(drawn, site).values), LARGEST)
+        shift = generator.uniform(-0.28, 0.28, len(values))
+        ax.plot(values, row + shift, ".", color=COLORS[row % len(COLORS)], markersize=3, alpha=0.5)
+        ax.plot(np.median(values), row, "|", color=INK, markersize=18, markeredgewidth=2)
+    for limit in (GOOD, USABLE):
+        ax.axvline(limit, color=FRAME, linestyle="--", linewidth=1)
+    ax.set_yticks(range(len(data)), map(printable, data), fontsize="small", parse_math=False, family=FAMILIES)
+    ax.set_ylim(len(data) - 0.4, -0.6)
+    ax.set_xlabel("Pareto k-hat of each text" if site is None else f"Pareto k-hat of {site}, each text")
+    return plain(ax)

@@ -1,0 +1,214 @@
+"""Plots that set several runs, guides, tokens or groups side by side."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import pyroformer as pf
+from pyroformer.inference import plots
+from pyroformer.inference.diagnostics import khat
+from pyroformer.inference.nvib.kept import Kept
+from pyroformer.inference.plots.attention_map import heat_map
+from pyroformer.inference.posterior.arviz_compat import ArviZData, from_groups
+
+
+def own_axes() -> Axes:
+    return Figure((6, 4)).subplots()
+
+
+def labels(ax: Axes) -> list[str]:
+    return [str(text.get_text()) for text in ax.get_legend().get_texts()]
+
+
+def rows(ax: Axes) -> list[str]:
+    return [str(label.get_text()) for label in ax.get_yticklabels()]
+
+
+# Numbers of tokens
+
+
+def test_each_token_has_its_number() -> None:
+    values = {"beta 1": torch.tensor([640.0, 3.0]), "beta 10": np.array([0.5, 0.01])}
+    ax = plots.token_values(["a", " text"], values, ax=own_axes())
+    assert [text.get_text() for text in ax.texts] == ["640", "3.0", "0.5", "0.01"]
+    assert rows(ax) == ["beta 1", "beta 10"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["a", " text"]
+    np.testing.assert_allclose(ax.images[0].get_array(), [[640, 3], [0.5, 0.01]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("row", [[0.0, 0.0], [-3.0, 1.0], [2.0, 2.0], [float("nan"), 1.0]])
+def test_numbers_of_any_sign_are_drawn(row: list[float]) -> None:
+    figure = Figure()
+    plots.token_values(["a", "b"], {"": np.array(row)}, ax=figure.subplots())
+    figure.canvas.draw()
+
+
+def test_token_values_say_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match=r"'x' has shape \(3,\) for 2 tokens: give one number for each"):
+        plots.token_values(["a", "b"], {"x": np.zeros(3)})
+    with pytest.raises(ValueError, match="there are 0 rows of 2 tokens: give at least one of each"):
+        plots.token_values(["a", "b"], {})
+
+
+# Intervals
+
+
+def shares(**coordinates: list[str]) -> tuple[ArviZData, np.ndarray]:
+    values = np.random.default_rng(0).gamma([[[1.0, 5.0, 3.0]]], size=(2, 400, 3))
+    after = xarray.Dataset({"share": (("chain", "draw", "cloud"), values)}, coordinates)
+    before = xarray.Dataset({"share": (("chain", "draw", "cloud"), values[:1, :50] + 1)}, coordinates)
+    return from_groups({"prior": before, "posterior": after}, {}), values
+
+
+def test_intervals_are_those_of_the_draws() -> None:
+    data, values = shares(cloud=["near", "far", "off"])
+    ax = plots.intervals(data, "share", ax=own_axes())
+    assert rows(ax) == ["near", "far", "off"]
+    assert labels(ax) == ["prior", "posterior"]
+    segments = np.stack(ax.collections[1].get_segments())[:, :, 0]
+    np.testing.assert_allclose(segments, np.quantile(values, [0.05, 0.95], axis=(0, 1)).T)
+    np.testing.assert_allclose(ax.lines[1].get_xdata(), np.median(values, axis=(0, 1)))
+
+
+def test_intervals_can_be_ordered() -> None:
+    ax = plots.intervals(shares()[0], "share", ordered=True, ax=own_axes())
+    assert rows(ax) == ["1", "2", "0"]
+    assert (np.diff(ax.lines[1].get_xdata()) < 0).all()
+
+
+def test_intervals_say_what_is_wrong() -> None:
+    data, values = shares()
+    with pytest.raises(ValueError, match="there is no variable 'sharse' in prior: choose among share"):
+        plots.intervals(data, "sharse")
+    with pytest.raises(ValueError, match="share has one entry: draw it with pf.plots.prior_posterior"):
+        plots.intervals(data, "share", {"cloud": 1})
+    many = xarray.Dataset(
+        {
+            "x": (("chain", "draw", "n"), np.zeros((1, 4, 61))),
+            "y": (("chain", "draw", "a", "b"), np.zeros((1, 4, 2, 2))),
+        }
+    )
+    groups = from_groups({"prior": many, "posterior": many}, {})
+    with pytest.raises(ValueError, match="x has 61 entries, and 60 have room: select some of them first"):
+        plots.intervals(groups, "x")
+    with pytest.raises(ValueError, match="y has its entries along a, b: leave one dimension by where="):
+        plots.intervals(groups, "y")
+
+
+# Coverage
+
+
+def test_coverage_of_the_exact_posterior_is_the_level() -> None:
+    ax = plots.coverage(pf.diagnostics.Calibration({"exact": np.arange(1000)}, draws=999), ax=own_axes())
+    [line] = ax.lines
+    np.testing.assert_allclose(line.get_ydata(), line.get_xdata(), atol=2 / 1000)
+
+
+def test_coverage_is_that_of_gaussian_intervals() -> None:
+    """A guide of half the width covers at level p what Phi(Phi^-1((1 + p) / 2) / 2) says."""
+    generator = np.random.default_rng(0)
+    truth, drawn = generator.normal(size=2000), 0.5 * generator.normal(size=999)
+    calibration = pf.diagnostics.Calibration({"narrow": (drawn < truth[:, None]).sum(1)}, draws=999)
+    [line] = plots.coverage(calibration, ax=own_axes()).lines
+    normal = torch.distributions.Normal(0.0, 1.0)
+    levels = torch.tensor(line.get_xdata())
+    expected = 2 * normal.cdf(normal.icdf((1 + levels[:-1]) / 2) / 2) - 1
+    np.testing.assert_allclose(line.get_ydata()[:-1], expected, atol=0.05)
+
+
+def test_coverage_says_what_is_wrong() -> None:
+    calibration = pf.diagnostics.Calibration({"z": np.arange(10)}, draws=9)
+    with pytest.raises(ValueError, match="there is no quantity 'y': choose among z"):
+        plots.coverage(calibration, ["y"])
+    with pytest.raises(ValueError, match="there are no quantities: give at least one, or leave names out"):
+        plots.coverage(calibration, [])
+
+
+# k-hat of guides
+
+
+def drawn(scale: float) -> ArviZData:
+    """Draws of a guide of another width than its posterior's, for four texts."""
+    z = scale * np.random.default_rng(0).normal(size=(1, 300, 4))
+    dims = ("chain", "draw", "text")
+    densities = {"log_p": (dims, -(z**2) / 2), "log_q": (dims, -((z / scale) ** 2) / 2 - np.log(scale))}
+    posterior = xarray.Dataset({"z": (dims, z)}, {"text": list("abcd")})
+    return from_groups({"posterior": posterior, "sample_stats": xarray.Dataset(densities, {"text": list("abcd")})}, {})
+
+
+def test_each_guide_has_its_khats() -> None:
+    data = {"too narrow": drawn(0.5), "too wide": drawn(2.0)}
+    ax = plots.khats_by_guide(data, ax=own_axes())
+    assert rows(ax) == ["too narrow", "too wide"]
+    for row, each in enumerate(data.values()):
+        values, median = ax.lines[2 * row].get_xdata(), ax.lines[2 * row + 1].get_xdata()
+        np.testing.assert_allclose(values, khat(each).values)
+        np.testing.assert_allclose(median, np.median(values))
+    with pytest.raises(ValueError, match="there are no data: give draws of at least one guide"):
+        plots.khats_by_guide({})
+
+
+# The dial
+
+
+def kept(*layers: str) -> dict[str, Kept]:
+    return {layer: Kept(prior=0.25, vectors=0.75) for layer in layers}
+
+
+def test_each_layer_has_two_lines() -> None:
+    ax = plots.vectors_kept([1.0, 0.0], [kept("a", "b"), kept("a", "b")], ax=own_axes())
+    assert [list(line.get_ydata()) for line in ax.lines] == [[0.75, 0.75], [0.25, 0.25]] * 2
+    assert ax.xaxis_inverted()
+
+
+def test_the_dial_says_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match="there are 1 results for 2 places of the dial: give one for each"):
+        plots.vectors_kept([0.0, 1.0], [kept("a")])
+    with pytest.raises(ValueError, match="results are of layers a and of b: give one model's"):
+        plots.vectors_kept([0.0, 1.0], [kept("a"), kept("b")])
+
+
+# Groups of vectors
+
+
+def two_lines() -> dict[str, Any]:
+    """Two groups that only one direction separates, which has less variance than others."""
+    vectors = 10 * torch.randn(200, 4)
+    groups = torch.arange(200) % 2
+    vectors[:, 2] = groups + 0.1 * torch.randn(200)
+    return {"vectors": vectors, "groups": groups, "words": ["the", " list"] * 100}
+
+
+def test_groups_are_shown_apart() -> None:
+    ax = plots.vector_groups(**two_lines(), ax=own_axes())
+    zero, one = (line.get_xdata() for line in ax.lines[:2])
+    assert zero.max() < one.min() or one.max() < zero.min()
+    assert [text.get_text() for text in ax.texts] == ["0: the", "1: list"]
+
+
+def test_distances_are_in_standard_deviations_within_groups() -> None:
+    ax = plots.vector_groups(**two_lines(), ax=own_axes())
+    spread = [line.get_xdata().std() for line in ax.lines[:2]]
+    np.testing.assert_allclose(np.mean(np.square(spread)), 1.0, rtol=0.02)
+
+
+def test_groups_say_what_is_wrong() -> None:
+    data = two_lines()
+    with pytest.raises(ValueError, match="there are 200 vectors, 200 groups and 3 words: give as many"):
+        plots.vector_groups(data["vectors"], data["groups"], ["a", "b", "c"])
+    with pytest.raises(ValueError, match="there are 1 groups in 4 dimensions: a plane needs 2 of each"):
+        plots.vector_groups(data["vectors"], torch.zeros(200).long(), data["words"])
+
+
+# Attention
+
+
+def test_only_a_component_of_the_prior_is_set_apart() -> None:
+    weights = np.full((1, 2), 0.5)
+    assert len(heat_map(["a"], ["prior", "a"], weights, ax=own_axes()).lines) == 1
+    assert not heat_map(["a"], ["a", "b"], weights, ax=own_axes()).lines
