@@ -29,15 +29,12 @@ import matplotlib.pyplot as plt
 import pyro
 import torch
 import torch.nn.functional as F
-from matplotlib.axes import Axes
-from matplotlib.patches import Ellipse
 from pyro.infer import TraceEnum_ELBO
 
 import pyroformer as pf
-from pyroformer.inference.plots.style import COLORS, DEPTHS, FRAME, INK
 from pyroformer.models.attention.bayes_rule import responsibilities
 
-torch.manual_seed(0)
+pyro.set_rng_seed(0)
 
 # %% [markdown]
 # ## A query is a noisy observation of one vector
@@ -81,67 +78,14 @@ print("posterior mean:  ", [round(x, 2) for x in answer[0].tolist()])
 # is larger. On the right are many other queries: attention moves each of them towards the vector that it probably was
 # before the noise was added.
 
+# %%
+across, up = torch.linspace(-3.6, 3.6, 13), torch.linspace(-2.3, 2.6, 8)
 
-# %% tags=["hide-input"] jupyter={"source_hidden": true}
-def draw_components(ax: Axes, mixture: pf.Mixture, shares: list[float]) -> None:
-    """Ellipses at one and two standard deviations, darker for a larger share."""
-    for mean, variance, share in zip(
-        mixture.means.tolist(), mixture.variances, shares, strict=True
-    ):
-        for deviations in (2, 1):
-            color = DEPTHS(0.08 + 0.5 * share * (3 - deviations) / 2)
-            size = (2 * deviations * variance.sqrt()).tolist()
-            ax.add_patch(
-                Ellipse(mean, *size, facecolor=color, edgecolor=FRAME, linewidth=0.8)
-            )
-    ax.set(
-        xlim=(-4, 4),
-        ylim=(-2.6, 2.9),
-        aspect="equal",
-        xlabel="first dimension",
-        ylabel="second dimension",
-    )
-
-
-def draw_denoising(mixture: pf.Mixture, query: torch.Tensor) -> None:
-    _, (one, many) = plt.subplots(1, 2, figsize=(10, 3.8))
-    shares = responsibilities(query, mixture)[0].tolist()
-    draw_components(one, mixture, shares)
-    for mean, share in zip(mixture.means.tolist(), shares, strict=True):
-        one.annotate(f"{share:.2f}", mean, ha="center", va="center", color=INK)
-    seen, mean = query[0].tolist(), pf.attend(query, mixture)[0].tolist()
-    one.annotate(
-        "",
-        mean,
-        seen,
-        arrowprops={"arrowstyle": "->", "color": INK, "shrinkA": 3, "shrinkB": 5},
-    )
-    one.plot(*seen, "o", color=COLORS[1], label="query $u$")
-    one.plot(
-        *mean, "*", color=COLORS[0], markersize=12, label=r"attention, $E[v \mid u]$"
-    )
-    one.legend(loc="lower right", frameon=False)
-    one.set_title("One query, responsibilities, and the posterior mean")
-
-    draw_components(many, mixture, mixture.log_weights.exp().tolist())
-    queries = torch.cartesian_prod(
-        torch.linspace(-3.6, 3.6, 13), torch.linspace(-2.3, 2.6, 8)
-    )
-    moved = pf.attend(queries, mixture) - queries
-    many.quiver(
-        *queries.T,
-        *moved.T,
-        angles="xy",
-        scale_units="xy",
-        scale=1,
-        width=0.0025,
-        color=COLORS[0],
-    )
-    many.plot(*queries.T, ".", color=COLORS[1], markersize=3)
-    many.set_title("Every query moves to its posterior mean; shade is the prior")
-
-
-draw_denoising(mixture, query)
+_, (one, many) = plt.subplots(1, 2, figsize=(10, 4))
+pf.plots.posterior_means(query, mixture, ax=one)
+pf.plots.posterior_means(torch.cartesian_prod(across, up), mixture, ax=many)
+one.set_title("One query, responsibilities, and the posterior mean")
+many.set_title("Every query moves to its posterior mean; shade is the prior")
 
 # %% [markdown]
 # ## Softmax attention is one case, exactly
@@ -162,20 +106,17 @@ queries, keys, values = torch.randn(6, 16), torch.randn(8, 16), torch.randn(8, 4
 softmax = F.scaled_dot_product_attention(queries[None], keys[None], values[None])[0]
 attention = pf.Mixture.from_attention(keys, values)
 torch.testing.assert_close(pf.attend(queries, attention), softmax)
-print(
-    f"largest difference: {(pf.attend(queries, attention) - softmax).abs().max():.0e}"
-)
+difference = (pf.attend(queries, attention) - softmax).abs().max()
+print(f"largest difference: {difference:.0e}")
 
 # %% [markdown]
 # This also shows a hidden assumption of softmax attention: long keys have a larger prior weight, and exponentially so.
 # Here are eight keys of ordinary length with their prior weights.
 
 # %%
-order = keys.norm(dim=-1).argsort()
-for length, weight in zip(
-    keys.norm(dim=-1)[order], attention.log_weights.exp()[order], strict=True
-):
-    print(f"|k| = {length:.2f}   prior weight {weight:.3f}")
+prior = attention.log_weights.exp()
+for n in keys.norm(dim=-1).argsort():
+    print(f"|k| = {keys[n].norm():.2f}   prior weight {prior[n]:.3f}")
 
 # %% [markdown]
 # ## Evidence: was such a query expected?
@@ -191,65 +132,20 @@ for length, weight in zip(
 # of them*. Far away from all components, attention is often most certain. (White dots are the means of the components.)
 
 # %%
-plane = torch.cartesian_prod(torch.linspace(-6, 6, 121), torch.linspace(-5, 5, 101))
 two = torch.tensor([[2.9, -0.2], [-5.2, 4.2]])
+points = {"a": two[0], "b": two[1]}
 
-
-# %% tags=["hide-input"] jupyter={"source_hidden": true}
-def label(ax: Axes, name: str, place: list[float]) -> None:
-    """A name under a point, readable on any shade."""
-    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
-    ax.annotate(
-        name,
-        place,
-        (0, -15),
-        textcoords="offset points",
-        ha="center",
-        color=INK,
-        bbox=box,
+_, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
+for ax, shows in zip(axes, ("evidence", "largest weight"), strict=True):
+    pf.plots.mixture_map(
+        mixture, shows, points=points, within=(-6.0, 6.0, -5.0, 5.0), ax=ax
     )
-
-
-def draw_maps(queries: torch.Tensor) -> None:
-    grid = plane.unflatten(0, (121, 101))
-    log_evidence = pf.attend(plane, mixture, returns="evidence").view(121, 101)
-    largest = responsibilities(plane, mixture).amax(-1).view(121, 101)
-    panels = (
-        (log_evidence, range(-14, -1), r"Evidence, $\log p(u)$", "min"),
-        (
-            largest,
-            [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 1.0],
-            "Largest attention weight",
-            "neither",
-        ),
-    )
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
-    for ax, (height, levels, title, extend) in zip(axes, panels, strict=True):
-        filled = ax.contourf(
-            grid[..., 0], grid[..., 1], height, levels, cmap=DEPTHS, extend=extend
-        )
-        figure.colorbar(filled, ax=ax, shrink=0.9)
-        ax.plot(*mixture.means.T, "o", color="white", markeredgecolor=INK, markersize=6)
-        for name, place in zip("ab", queries.tolist(), strict=True):
-            ax.plot(*place, "o", color=COLORS[1], markersize=6)
-            label(ax, name, place)
-        ax.set(title=title, aspect="equal", xlabel="first dimension")
-    axes[0].set_ylabel("second dimension")
-
-
-draw_maps(two)
 
 # %%
-for name, weights, evidence in zip(
-    "ab",
-    responsibilities(two, mixture),
-    pf.attend(two, mixture, returns="evidence"),
-    strict=True,
-):
-    print(
-        f"query {name}: largest attention weight {weights.max():.3f}, "
-        f"log evidence {evidence:.1f}"
-    )
+largest = responsibilities(two, mixture).amax(-1)
+evidence = pf.attend(two, mixture, returns="evidence")
+for n, name in enumerate(points):
+    print(f"query {name}: largest weight {largest[n]:.3f}, evidence {evidence[n]:.1f}")
 
 # %% [markdown]
 # For both queries one component takes nearly all the weight. Only the evidence shows that the second is improbable
@@ -269,39 +165,21 @@ for name, weights, evidence in zip(
 # %%
 position = torch.linspace(-3.5, 3.5, 141)
 walk = torch.stack([position, torch.full_like(position, 0.75)], -1)
+mean = pf.attend(walk, mixture)[:, 0]
+twice = 2 * pf.attend(walk, mixture, returns="variance")[:, 0].sqrt()
 
-
-# %% tags=["hide-input"] jupyter={"source_hidden": true}
-def draw_walk() -> None:
-    mean = pf.attend(walk, mixture)[:, 0]
-    std = pf.attend(walk, mixture, returns="variance")[:, 0].sqrt()
-    _, (above, below) = plt.subplots(
-        2, 1, figsize=(8, 4.6), sharex=True, height_ratios=(1, 1.6)
-    )
-    names = ("left", "top", "right", "bottom")
-    for name, share, color in zip(
-        names, responsibilities(walk, mixture).T, COLORS[:4], strict=True
-    ):
-        above.plot(position, share, color=color, label=name)
-    above.legend(
-        frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), title="component"
-    )
-    above.set(
-        title="Responsibilities, and the uncertainty of the posterior mean",
-        ylabel="responsibility",
-        yticks=[0, 0.5, 1],
-    )
-    below.plot(position, position, color=FRAME, linestyle=":", label="the query itself")
-    band = (mean - 2 * std, mean + 2 * std)
-    below.fill_between(
-        position, *band, color=DEPTHS(0.35), label="± 2 standard deviations"
-    )
-    below.plot(position, mean, color=COLORS[0], label="posterior mean")
-    below.set(xlabel="first dimension of the query", ylabel="first dimension of $v$")
-    below.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-
-
-draw_walk()
+_, (above, below) = plt.subplots(2, 1, figsize=(8, 4.6), sharex=True)
+names = ("left", "top", "right", "bottom")
+above.plot(position, responsibilities(walk, mixture), label=names)
+above.set(title="Responsibilities, and the uncertainty of the posterior mean")
+above.legend(title="component", loc="center left", bbox_to_anchor=(1, 0.5))
+below.plot(position, mean, label="posterior mean")
+below.fill_between(
+    position, mean - twice, mean + twice, alpha=0.3, label="± 2 standard deviations"
+)
+below.plot(position, position, ":", label="the query itself")
+below.set(xlabel="first dimension of the query", ylabel="first dimension of $v$")
+below.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 # %% [markdown]
 # The band is wide where two components compete and narrow where one of them is certain. Is it calibrated? If vectors
@@ -310,21 +188,17 @@ draw_walk()
 
 # %%
 came_from = mixture.log_weights.exp().multinomial(20_000, replacement=True)
-vectors = mixture.means[came_from] + mixture.variances[came_from].sqrt() * torch.randn(
-    20_000, 2
-)
+deviations = mixture.variances[came_from].sqrt()
+vectors = mixture.means[came_from] + deviations * torch.randn(20_000, 2)
 observed = vectors + mixture.noise_variance**0.5 * torch.randn(20_000, 2)
 variance = pf.attend(observed, mixture, returns="variance")[:, 0]
 error = (vectors - pf.attend(observed, mixture))[:, 0].square()
-for third, rows in zip(
-    ("most certain", "middle", "most uncertain"),
-    variance.argsort().chunk(3),
-    strict=True,
+thirds = variance.argsort().chunk(3)
+for name, rows in zip(
+    ("most certain", "middle", "most uncertain"), thirds, strict=True
 ):
-    print(
-        f"{third:>14} third: variance {variance[rows].mean():.3f}, "
-        f"squared error {error[rows].mean():.3f}"
-    )
+    expected, found = variance[rows].mean(), error[rows].mean()
+    print(f"{name:>14} third: variance {expected:.3f}, squared error {found:.3f}")
 
 # %% [markdown]
 # ## Keys that are not equally reliable
@@ -352,12 +226,8 @@ observed = truth[came_from] + noise**0.5 * torch.randn(2_000, width)
 flat = torch.zeros(components).log_softmax(-1)
 plain = pf.Mixture.from_attention(stored, stored)
 nearest = pf.Mixture(flat, stored, noise_variance=noise)
-weighted = pf.Mixture(
-    flat,
-    stored / (1 + error_variance),
-    error_variance / (1 + error_variance),
-    noise_variance=noise,
-)
+shrunk, spread = (x / (1 + error_variance) for x in (stored, error_variance))
+weighted = pf.Mixture(flat, shrunk, spread, noise_variance=noise)
 reliable = error_variance[came_from, 0] < 1
 memories = {
     "softmax attention": plain,
@@ -380,43 +250,17 @@ for name, memory in memories.items():
 
 # %%
 pair = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
-equal = pf.Mixture(
-    torch.tensor([0.5, 0.5]).log(),
-    pair,
-    torch.tensor([[0.5], [0.5]]),
-    noise_variance=0.3,
-)
-unequal = pf.Mixture(
-    torch.tensor([0.5, 0.5]).log(),
-    pair,
-    torch.tensor([[0.1], [3.0]]),
-    noise_variance=0.3,
-)
+half = torch.tensor([0.5, 0.5]).log()
+equal = pf.Mixture(half, pair, torch.tensor([[0.5], [0.5]]), noise_variance=0.3)
+unequal = pf.Mixture(half, pair, torch.tensor([[0.1], [3.0]]), noise_variance=0.3)
 
-
-# %% tags=["hide-input"] jupyter={"source_hidden": true}
-def draw_border() -> None:
-    grid = torch.cartesian_prod(torch.linspace(-4, 4, 121), torch.linspace(-3, 3, 91))
-    x, y = grid.unflatten(0, (121, 91)).unbind(-1)
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.1), sharey=True)
-    for ax, memory, title in zip(
-        axes,
-        (equal, unequal),
-        ("Equal variances", "Variances of their own"),
-        strict=True,
-    ):
-        share = responsibilities(grid, memory)[:, 0].view(121, 91)
-        filled = ax.contourf(x, y, share, torch.linspace(0, 1, 11), cmap=DEPTHS)
-        ax.contour(x, y, share, [0.5], colors=[COLORS[1]])
-        for name, key in zip(("good", "poor"), pair.tolist(), strict=True):
-            ax.plot(*key, "o", color="white", markeredgecolor=INK)
-            label(ax, name, key)
-        ax.set(title=title, aspect="equal", xlabel="first dimension")
-    axes[0].set_ylabel("second dimension")
-    figure.colorbar(filled, ax=axes, shrink=0.9, label="responsibility of the good key")
-
-
-draw_border()
+_, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
+for ax, memory in zip(axes, (equal, unequal), strict=True):
+    pf.plots.mixture_map(
+        memory, 0, names=("good", "poor"), within=(-4.0, 4.0, -3.0, 3.0), ax=ax
+    )
+axes[0].set_title("Responsibility of the good key, equal variances")
+axes[1].set_title("Variances of their own")
 
 # %% [markdown]
 # ## Keys that move: EM
@@ -438,63 +282,13 @@ start = pf.Mixture(
     torch.tensor([[-2.0, 0], [0, 2], [2, 0], [0, -2]]),
     noise_variance=0.4,
 )
-drifted = start.means @ torch.tensor([[0.82, 0.57], [-0.57, 0.82]]) + torch.tensor(
-    [0.9, 0.5]
-)
+turn, shift = torch.tensor([[0.82, 0.57], [-0.57, 0.82]]), torch.tensor([0.9, 0.5])
+drifted = start.means @ turn + shift
 crowd = drifted[torch.randint(4, (240,))] + 0.4**0.5 * torch.randn(240, 2)
 
 state = pf.em.adapt(crowd, start, steps=12)
 assert (state.objective.diff() >= -1e-4).all()
-path = torch.stack(
-    [pf.em.adapt(crowd, start, steps=steps).mixture.means for steps in range(13)]
-)
-
-
-# %% tags=["hide-input"] jupyter={"source_hidden": true}
-def draw_em() -> None:
-    _, (plane, rise) = plt.subplots(1, 2, figsize=(10, 4.2), width_ratios=(1.15, 1))
-    answered = responsibilities(crowd, state.mixture).argmax(-1)
-    for n, color in enumerate(COLORS[:4]):
-        plane.plot(*crowd[answered == n].T, ".", color=color, alpha=0.35, markersize=4)
-        plane.plot(*path[:, n].T, "-", color=INK, linewidth=1.2)
-        plane.plot(
-            *path[0, n],
-            "o",
-            color="white",
-            markeredgecolor=color,
-            markeredgewidth=1.8,
-            markersize=8,
-        )
-        plane.plot(*path[-1, n], "o", color=color, markeredgecolor=INK, markersize=9)
-    plane.plot([], [], ".", color=FRAME, label="queries")
-    plane.plot(
-        [],
-        [],
-        "o",
-        color="white",
-        markeredgecolor=FRAME,
-        markeredgewidth=1.8,
-        label="keys before",
-    )
-    plane.plot([], [], "o", color=FRAME, markeredgecolor=INK, label="keys after")
-    plane.legend(
-        frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3
-    )
-    plane.set(
-        title="The path of the keys",
-        aspect="equal",
-        xlabel="first dimension",
-        ylabel="second dimension",
-    )
-    rise.plot(state.objective, "o-", color=COLORS[0], markersize=4)
-    rise.set(
-        title="The objective never decreases",
-        xlabel="step",
-        ylabel="$J$ (nats, up to a constant)",
-    )
-
-
-draw_em()
+pf.plots.key_paths(crowd, start, steps=12)
 
 # %% [markdown]
 # ## The same as a Pyro model
@@ -507,9 +301,8 @@ model = pf.MixtureAttention(attention)
 print(pyro.poutine.trace(model).get_trace(queries).format_shapes())
 
 # %%
-marginals = TraceEnum_ELBO(max_plate_nesting=1).compute_marginals(
-    model, lambda *_: None, queries
-)
+exact = TraceEnum_ELBO(max_plate_nesting=1)
+marginals = exact.compute_marginals(model, lambda *_: None, queries)
 matrix = marginals["assignment"].probs
 torch.testing.assert_close(matrix, (queries @ keys.T / 16**0.5).softmax(-1))
 torch.testing.assert_close(matrix @ values, softmax)
@@ -526,14 +319,12 @@ conjugate = pf.MixtureAttention.conjugate(start)
 
 def log_joint(keys: torch.Tensor) -> float:
     known = pyro.condition(conjugate, data={"keys": keys})
-    return -TraceEnum_ELBO(max_plate_nesting=1).loss(known, lambda *_: None, crowd)
+    return -exact.loss(known, lambda *_: None, crowd)
 
 
 rise = log_joint(state.mixture.means) - log_joint(start.means)
 increase = float(state.objective[-1] - state.objective[0])
-print(
-    f"log joint of the Pyro model increased by {rise:.3f}, EM's objective by {increase:.3f}"
-)
+print(f"the log joint increased by {rise:.3f}, EM's objective by {increase:.3f}")
 assert abs(rise - increase) < 0.01
 
 # %% [markdown]

@@ -17,6 +17,8 @@ HERE = Path(__file__).resolve().parent
 # Warnings of no use to readers: tqdm, which Pyro imports, lacks a progress bar, and ArviZ is about to change.
 IGNORED = ("ignore:IProgress not found", "ignore::FutureWarning:arviz")
 
+OF_PICTURES = ("<Axes", "<matplotlib.", "Text(")  # what plots return
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -49,14 +51,17 @@ def executed(source: Path) -> NotebookNode:
     client.execute(env={**os.environ, **quiet})
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if not names_axes(output)]
+            cell.outputs = [
+                output for output in cell.outputs if not names_a_picture(output)
+            ]
     return notebook
 
 
-def names_axes(output: NotebookNode) -> bool:
-    """Whether an output is the name of the axes that a plot returns, under its picture."""
+def names_a_picture(output: NotebookNode) -> bool:
+    """Whether an output is the name of what a plot returns, axes or a legend, under its picture."""
     result = output.get("data", {}) if output.output_type == "execute_result" else {}
-    return "<Axes" in result.get("text/plain", "") and "text/html" not in result
+    name = result.get("text/plain", "").lstrip("[(")
+    return name.startswith(OF_PICTURES) and "text/html" not in result
 
 
 if __name__ == "__main__":

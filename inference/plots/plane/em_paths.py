@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -57,6 +58,7 @@ def key_paths(
     right.plot(range(len(objective)), objective, color=COLORS[0], marker="o", markersize=3)
     right.set_ylabel("objective J, nats up to a constant")
     right.set_title("Objective of EM", loc="left", fontsize="medium", color=INK)
+    _legend(left, "keys", dots="queries")
     return _finished(left, right)
 
 
@@ -104,6 +106,7 @@ def query_paths(
     left.set_title("Queries under repeated attention", loc="left", fontsize="medium", color=INK)
     right.set_ylabel("evidence log p(q), nats")
     right.set_title("Objective of EM", loc="left", fontsize="medium", color=INK)
+    _legend(left, "queries", crosses="keys")
     return _finished(left, right)
 
 
@@ -153,6 +156,21 @@ def _draw_evidence(ax: Axes, mixture: Mixture) -> None:
         interpolation="bilinear",
     )
     ax.set(xlim=(left, right), ylim=(bottom, top))
+
+
+def _legend(ax: Axes, moved: str, *, dots: str = "", crosses: str = "") -> None:
+    """Say what starts at an open circle and ends at a full one, and what dots and crosses are."""
+    handles = [
+        _marker("o", FRAME, f"{moved}, start", markerfacecolor="white"),
+        _marker("o", FRAME, f"{moved}, end"),
+        *([_marker(".", FRAME, dots)] if dots else []),
+        *([_marker("x", INK, crosses)] if crosses else []),
+    ]
+    ax.legend(handles=handles, fontsize="small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3)
+
+
+def _marker(marker: str, color: str, label: str, **style: str) -> Line2D:
+    return Line2D([], [], color=color, marker=marker, linestyle="", label=label, **style)
 
 
 def _finished(left: Axes, right: Axes) -> list[Axes]:
