@@ -7,11 +7,21 @@ from ..models.utils.choices import check_choice
 from ..models.utils.numbers import declared_number
 from .schedules import SCHEDULES
 
-__all__ = ["Compile", "FreeBitsPer", "KLReduction", "Objectives", "Precision", "Strategy", "TrainingOptions"]
+__all__ = [
+    "Compile",
+    "FreeBitsPer",
+    "KLReduction",
+    "LayerWeights",
+    "Objectives",
+    "Precision",
+    "Strategy",
+    "TrainingOptions",
+]
 
 Objectives = Literal["elbo", "iw", "nvib"]
 FreeBitsPer = Literal["dimension", "layer", "total"]
 KLReduction = Literal["sum", "mean"]
+LayerWeights = Literal["linear", "equal"]
 Compile = Literal["auto", "off", "blocks", "full"]
 Precision = Literal["32", "bf16"]
 Strategy = Literal["ddp", "fsdp"]
@@ -66,6 +76,8 @@ class TrainingOptions:
             KL reaches it. Not a bound. Held-out texts are charged at least the target.
         lambda_d: Weight of the penalty on the weights of a mixture, for the objective ``nvib``; 1 by default.
         lambda_g: Weight of the penalty on its vectors, likewise; 1e-3 by default. ``beta`` multiplies both.
+        layer_weights: How the penalties of layers that attend to mixtures weigh, likewise: ``linear``, in proportion to
+            their places, which is the default, or ``equal``.
         keep: Share of a text's vectors to keep, above 0 and at most 1, for the objective ``nvib`` and a guide whose
             ``alpha`` is ``relu``: the ``delta`` of the weight prior moves until the others are switched off.
         kl_reduction: ``sum`` over the latent sites, or ``mean``, which weights each KL with beta / number of sites, as
@@ -101,6 +113,7 @@ class TrainingOptions:
     target_kl: float | None = None
     lambda_d: float | None = None
     lambda_g: float | None = None
+    layer_weights: LayerWeights | None = None
     keep: float | None = None
     kl_reduction: KLReduction = "sum"
     seed: int = 0
@@ -125,6 +138,8 @@ class TrainingOptions:
         self._check_ladder()
         check_choice("free_bits_per", self.free_bits_per, get_args(FreeBitsPer))
         check_choice("kl_reduction", self.kl_reduction, get_args(KLReduction))
+        if self.layer_weights is not None:
+            check_choice("layer_weights", self.layer_weights, get_args(LayerWeights))
         check_choice("precision", self.precision, get_args(Precision))
         check_choice("compile", self.compile, get_args(Compile))
         check_choice("strategy", self.strategy, get_args(Strategy))

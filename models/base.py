@@ -20,9 +20,12 @@ from .transformer.config import TransformerConfig
 from .transformer.memory import Memory
 from .utils.choices import check_choice
 
-__all__ = ["TEXTS", "LocalModule", "Model"]
+__all__ = ["DRAWN_BY_MODEL", "REGULARIZED_TO", "TEXTS", "LocalModule", "Model"]
 
 TEXTS = "texts"  # the plate over the texts of a batch, at dim -1 in every model and guide
+# Entries of the ``infer`` of a site.
+DRAWN_BY_MODEL = "drawn_by_model"  # a guide leaves the site out: its posterior, given what came before, is the model's
+REGULARIZED_TO = "regularized_to"  # the distribution that a regularizer compares such a site with
 
 M = TypeVar("M", bound="Model")
 
@@ -99,10 +102,20 @@ class Model(Configurable, LocalModule):
                 raise ValueError(f"{cls.__name__} has no option {name!r}: choose among {choices}.")
         model = cls(TransformerConfig(**network), **cls.corpus_arguments(corpus, rest) | rest)
         if backbone is not None:
-            backbone.load_into(model, len(corpus.labels))
-            if train != "all":
-                backbone.freeze(model)
+            model.start_from(backbone, train, len(corpus.labels))
         return model
+
+    def start_from(self, backbone: Backbone, train: Train = "all", labels: int = 0) -> None:
+        """Copies the weights of a backbone, and freezes them unless all are trained; see :meth:`for_corpus`.
+
+        Arguments:
+            backbone: The weights.
+            train: Which weights are trained.
+            labels: The number of tokens at the end of the vocabulary that the backbone lacks.
+        """
+        backbone.load_into(self, labels)
+        if train != "all":
+            backbone.freeze(self)
 
     @classmethod
     def corpus_arguments(cls, corpus: Any, options: Mapping[str, Any]) -> dict[str, Any]:

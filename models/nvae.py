@@ -8,7 +8,8 @@ The story of one text::
     log pi  ~ WeightPrior(b)                      weights of kappa (n + 1) components: a bounded Dirichlet process
     z_i     ~ BaseMeasure                         one vector per component, independent or in sequence
     text    ~ AutoregressiveText(decoder, F)      whose every cross-attention is the posterior mean under
-                                                  F = sum_i pi_i delta(z_i)
+                                                  F = sum_i pi_i delta(z_i); layers of it may draw mixtures of their
+                                                  own over the tokens before (``nvib_decoder_layers``)
 
 The first kappa components (``samples_per_component``) belong to the prior; the others, kappa each, to the tokens that a
 guide reads. As the mixture depends on ``n``, the length is a random variable: the bound is one of log p(x), and
@@ -35,17 +36,23 @@ from .attention.mixture import Mixture
 from .batch import Batch
 from .distributions.foreign import as_pyro
 from .distributions.presence import Presence
+from .drawn_layers import layers_at_means, text_with_drawn_layers
 from .mixture_base import MixtureMemoryModel
 from .priors.checks import as_prior, check_prior
+from .priors.gaussian_tokens import GaussianTokenPrior
 from .priors.lengths import LengthPrior
 from .priors.named import named_prior
 from .priors.roles import BaseMeasure, SequencePrior, VectorPrior, WeightPrior
-from .priors.tokens import TokenVectorPrior
 from .priors.vectors import GaussianVectorPrior, check_base_measure, check_own_component, over_components
 from .priors.weights import BoundedDirichletProcess
 from .transformer.config import TransformerConfig
+from .transformer.drawn_text import DrawnText
 from .transformer.memory import Memory
+from .transformer.mixture_decoder import MixtureDecoder
+from .transformer.mixture_heads import AlphaForm
+from .transformer.mixture_posterior import MixturePosterior
 from .transformer.stacks import Decoder
+from .transformer.text_distribution import AutoregressiveText
 from .utils.numbers import declared_number
 from .utils.precision import at_least_float32
 
@@ -77,12 +84,17 @@ class NVAE(MixtureMemoryModel):
         nvib_layers: The number of layers of the guide's encoder, from the top, whose self-attention is over a mixture
             too. The prior has their weights and vectors as well, from a bounded Dirichlet process and a standard
             Gaussian, and the text does not depend on them: they limit what a layer of the encoder knows of its tokens.
+        nvib_decoder_layers: The number of layers of the decoder, from the top, whose causal self-attention is over a
+            mixture of the tokens before. They are drawn as the text is written and are no latents that a guide has to
+            find: what the posterior says of them is what the model says. The objective ``nvib`` regularizes them.
+        nvib_decoder_alpha: Log concentration of a token's component there, as that of the guide: ``linear``; ``relu``,
+            which can switch vectors off; or ``quadratic``, which starts as softmax attention.
 
     Raises:
         ValueError: If ``samples_per_component`` is not positive, a prior has another shape or support than its role
             requires, there is a ``length_prior`` beside a ``base_measure`` that ends texts,
             ``delta`` is negative or given beside a ``weight_prior``, ``presence`` is no probability or given
-            beside a joint prior of the vectors, or there are not ``nvib_layers`` layers.
+            beside a joint prior of the vectors, or there are not ``nvib_layers`` or ``nvib_decoder_layers`` layers.
 
     Examples:
         >>> model = NVAE(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2))
@@ -103,6 +115,8 @@ class NVAE(MixtureMemoryModel):
         delta: float | None = None,
         presence: float | None = None,
         nvib_layers: int = 0,
+        nvib_decoder_layers: int = 0,
+        nvib_decoder_alpha: AlphaForm = "linear",
     ) -> None:
         super().__init__()
         if delta is not None and weight_prior is not None:
@@ -120,20 +134,18 @@ class NVAE(MixtureMemoryModel):
         prior = named_prior(base_measure, config, samples_per_component, ends_texts=length_prior is None)
         self.base_measure = as_prior(prior, VectorPrior, "base_measure")
         if delta is None:
-            delta = DELTA_OF_TOKENS if isinstance(self.base_measure, TokenVectorPrior) else DELTA
+            delta = DELTA_OF_TOKENS if isinstance(self.base_measure, GaussianTokenPrior) else DELTA
         self.weight_prior = as_prior(
             weight_prior or BoundedDirichletProcess(delta=delta, samples_per_component=samples_per_component),
             WeightPrior,
             "weight_prior",
         )
-        self.nvib_layers = declared_number("nvib_layers", nvib_layers, int)
-        if not 0 <= self.nvib_layers <= config.layers:
-            raise ValueError(
-                f"nvib_layers is {self.nvib_layers}: give a number of the encoder's layers, from 0 to {config.layers}."
-            )
-        if self.nvib_layers:
+        self.nvib_layers = _checked_layers("nvib_layers", nvib_layers, config.layers, "encoder")
+        self.nvib_decoder_layers = _checked_layers("nvib_decoder_layers", nvib_decoder_layers, config.layers, "decoder")
+        if self.nvib_layers or self.nvib_decoder_layers:
             self.layer_weight_prior = BoundedDirichletProcess(delta=delta)
             self.layer_base_measure = GaussianVectorPrior(config.width)
+        if self.nvib_layers:
             self.latents = (
                 *(f"{site}_{layer}" for layer in self.mixture_layers for site in self.latents),
                 *self.latents,
@@ -143,6 +155,8 @@ class NVAE(MixtureMemoryModel):
         if self.presence is not None:
             self.latents = ("presence", *self.latents)
         self.decoder = Decoder(config, cross_attention=True)
+        if self.nvib_decoder_layers:
+            self.decoder = MixtureDecoder(config, self.nvib_decoder_layers, nvib_decoder_alpha)
         mask = component_mask(torch.tensor([1, 2]), samples_per_component, 3 * samples_per_component)
         check_prior(self.weight_prior, mask, name="weight_prior")
         own = getattr(self.base_measure, "samples_per_component", samples_per_component)
@@ -165,7 +179,33 @@ class NVAE(MixtureMemoryModel):
             if vectors is None:
                 vectors = self.sample_vectors(mask)
             mixture = Mixture(log_weights.to(vectors.dtype), vectors, mask=mask)
-            return pyro.sample("text", self.likelihood(mixture, batch.mask), obs=batch.tokens)
+            return pyro.sample("text", self._text(mixture, batch), obs=batch.tokens)
+
+    def _text(self, mixture: Mixture, batch: Batch) -> AutoregressiveText:
+        """The distribution of texts given the mixture; layers of the decoder draw theirs, those of known texts here."""
+        if not isinstance(self.decoder, MixtureDecoder):
+            return self.likelihood(mixture, batch.mask)
+        if batch.tokens is None:
+            return DrawnText(self.decoder, mixture, batch.mask)
+        mask = component_mask(batch.lengths, 1, batch.tokens.shape[-1] + 1)
+        priors = {"weights": self.layer_weight_prior(mask), "vectors": over_components(self.layer_base_measure, mask)}
+        return text_with_drawn_layers(self.decoder, mixture, batch, mask, priors)
+
+    def decoder_layers(self, memory: Memory, batch: Batch) -> dict[int, MixturePosterior]:
+        """The mixtures of the decoder's layers for observed texts and their memory, by the number of the layer.
+
+        Each is that at the means of the others. Its components are the prior's, that of the beginning of the text, and
+        those of all tokens but the last.
+
+        Raises:
+            ValueError: If the batch is unobserved.
+        """
+        if batch.tokens is None:
+            raise ValueError("the batch is unobserved: the mixtures of the decoder's layers are those of given texts.")
+        if not isinstance(self.decoder, MixtureDecoder):
+            return {}
+        mask = component_mask(batch.lengths, 1, batch.tokens.shape[-1] + 1)
+        return layers_at_means(self.decoder, memory, batch.tokens, mask)
 
     def _sample_layers(self, mask: Bool[Tensor, "*batch N"]) -> None:
         """The mixtures of the encoder's layers, which the text does not depend on."""
@@ -178,6 +218,11 @@ class NVAE(MixtureMemoryModel):
     def mixture_layers(self) -> range:
         """The numbers, from 1, of the encoder's layers that attend to mixtures."""
         return range(self.config.layers - self.nvib_layers + 1, self.config.layers + 1)
+
+    @property
+    def decoder_mixture_layers(self) -> range:
+        """The numbers, from 1, of the decoder's layers that attend to mixtures over the tokens before."""
+        return range(self.config.layers - self.nvib_decoder_layers + 1, self.config.layers + 1)
 
     def presence_prior(self, mask: Bool[Tensor, "*batch N"]) -> Presence:
         """The distribution of which components are present, of those that texts have."""
@@ -198,6 +243,8 @@ class NVAE(MixtureMemoryModel):
     def dimensions(self) -> dict[str, tuple[str, ...]]:
         own = {"weights": ("component",), "vectors": ("component", "dimension")}
         own |= {f"{site}_{layer}": own[site] for layer in self.mixture_layers for site in ("weights", "vectors")}
+        own |= {f"weights_decoder_{layer}": ("decoder_component",) for layer in self.decoder_mixture_layers}
+        own |= {f"vectors_decoder_{layer}": ("decoder_component", "dimension") for layer in self.decoder_mixture_layers}
         return own if self.presence is None else {"presence": ("component",), **own}
 
     def interpolate(self, first: Memory, second: Memory, t: float) -> Mixture:
@@ -220,6 +267,18 @@ def component_mask(
         [[True, True, False], [True, True, True]]
     """
     return torch.arange(components, device=length.device) < samples_per_component * (length[..., None] + 1)
+
+
+def _checked_layers(name: str, number: int, layers: int, stack: str) -> int:
+    """A number of layers of the encoder or the decoder.
+
+    Raises:
+        ValueError: If there are not as many.
+    """
+    number = declared_number(name, number, int)
+    if not 0 <= number <= layers:
+        raise ValueError(f"{name} is {number}: give a number of the {stack}'s layers, from 0 to {layers}.")
+    return number
 
 
 def _checked_presence(presence: float | None, base_measure: nn.Module) -> float | None:

@@ -25,6 +25,8 @@ from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.codebook import CodebookVectorPrior
+from pyroformer.models.priors.gaussian_tokens import GaussianTokenPrior
+from pyroformer.models.priors.language_model import LanguageModelVectorPrior
 from pyroformer.models.priors.roles import BaseMeasure
 from pyroformer.models.priors.sequences import AutoregressiveVectorPrior
 from pyroformer.models.priors.tokens import TokenVectorPrior
@@ -34,7 +36,7 @@ from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.vae import VAE
 
 CONFIG = TransformerConfig(vocabulary=30, max_length=12, width=16, layers=2, heads=2, dropout=0.0)
-NO_CLOSED_FORM = (MixtureVectorPrior, AutoregressiveVectorPrior, CodebookVectorPrior, TokenVectorPrior)
+NO_CLOSED_FORM = (MixtureVectorPrior, AutoregressiveVectorPrior, CodebookVectorPrior, GaussianTokenPrior)
 TEXTS = [[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]]
 
 
@@ -48,6 +50,7 @@ def nvae(
     base: Callable[[], BaseMeasure] | None = None,
     presence: float | None = None,
     layers: int = 0,
+    decoder_layers: int = 0,
     **options: Any,
 ) -> Callable[[], Pair]:
     def make() -> Pair:
@@ -57,6 +60,7 @@ def nvae(
             base_measure=None if base is None else base(),
             presence=presence,
             nvib_layers=layers,
+            nvib_decoder_layers=decoder_layers,
         )
         return Pair(model, NVAEGuide(model, **options))
 
@@ -99,6 +103,8 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "presence-nvae-kappa-2": nvae(samples_per_component=2, presence=0.4),
     "layers-nvae": nvae(layers=1),
     "layers-nvae-kappa-2": nvae(samples_per_component=2, layers=2, alpha="quadratic"),
+    "decoder-layers-nvae": nvae(decoder_layers=1),
+    "all-layers-presence-nvae": nvae(presence=0.4, layers=1, decoder_layers=2, alpha="quadratic"),
     "vae": vae(),
     "autoregressive-vae": vae(lambda: AutoregressiveVectorPrior(16, heads=2, samples_per_component=0)),
     "nvae-mixture": nvae(base=lambda: MixtureVectorPrior(16, components=3)),
@@ -110,6 +116,7 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "codebook-nvae": nvae(base=lambda: CodebookVectorPrior(16, entries=5, heads=2)),
     "tokens-vae": vae(lambda: TokenVectorPrior(16, 30, heads=2, layers=1, samples_per_component=0)),
     "tokens-nvae": nvae(base=lambda: TokenVectorPrior(16, 30, heads=2, layers=1, eos=EOS)),
+    "language-model-vae": vae(lambda: LanguageModelVectorPrior(CONFIG, samples_per_component=0, eos=EOS)),
     "della": della(),
     "della-collapsed-upper": della(fusion="collapsed", first_layer=2),
     "della-residual-separate": della(guide={"posterior": "residual", "encoder": "separate"}, first_prior="learned"),
@@ -181,7 +188,8 @@ def estimated(pair: Pair) -> set[str]:
     """The latent sites whose divergence has no closed form, or depends on a draw."""
     own = {"vectors"} if any(isinstance(part, NO_CLOSED_FORM) for part in pair.model.modules()) else set()
     if getattr(pair.model, "nvib_layers", 0):  # the mixture of a layer depends on the draw of the one below
-        own |= set(pair.model.latents[2:])
+        first = next(site for site in pair.model.latents if site.startswith("weights_")).removeprefix("weights")
+        own |= set(pair.model.latents) - {f"weights{first}", f"vectors{first}"}
     return own | {"weights"} if "presence" in pair.model.latents else own
 
 

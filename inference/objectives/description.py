@@ -23,8 +23,8 @@ class Described:
         is_bound: Whether minus the loss is a lower bound of log p(x) if every KL weight is at least 1 and there are no
             free bits. A subclass is not called a bound unless it sets this to True itself.
         own_options: The training options that this objective reads and others need not, of those that are None by
-            default: ``lambda_d``, ``lambda_g`` and ``keep``. Set for an objective that does not read them, one is
-            refused.
+            default: ``lambda_d``, ``lambda_g``, ``layer_weights`` and ``keep``. Set for an objective that does not read
+            them, one is refused.
     """
 
     name: str = "objective"
@@ -121,7 +121,7 @@ def check_no_kl_options(options: TrainingOptions, name: str) -> None:
 
 def _check_own_options(options: TrainingOptions, cls: type[Described]) -> None:
     """Raises a ValueError if an option of the nvib objective is given to one that does not read it."""
-    for name in ("lambda_d", "lambda_g", "keep"):
+    for name in ("lambda_d", "lambda_g", "layer_weights", "keep"):
         if getattr(options, name) is not None and name not in cls.own_options:
             raise ValueError(
                 f"{name} is {getattr(options, name)}, an option of the objective nvib, and the objective {cls.name} "

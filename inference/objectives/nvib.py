@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ...guides.nvae import kept_components
-from ...models.base import Model
+from ...models.base import REGULARIZED_TO, Model
 from ...models.distributions.log_dirichlet import LogDirichlet
 from ...models.distributions.log_dirichlet_math import LOG_ZERO, gamma_kl_remainder
 from ...models.priors.roles import SequencePrior
@@ -35,8 +35,10 @@ class NVIB(ELBO):
     ``evaluate`` reports the exact bound whatever was trained.
 
     If the model has presence, both regularizers are those of the components that a draw has, and the exact divergence
-    of presences is added. If layers of the guide's encoder attend to mixtures too, each has regularizers of its own,
-    whose weights grow from layer to layer, as in the paper of 2023 on self-attention.
+    of presences is added. If layers of the guide's encoder or of the decoder attend to mixtures too, each has
+    regularizers of its own, whose weights grow from layer to layer or are equal, as in the paper of 2023 on
+    self-attention. Those of the decoder's layers are about what the model draws itself, which costs nothing in the
+    bound: there they only take from it, as each of them is 0 or more.
 
     Arguments:
         num_particles: Number of draws from the guide to average over.
@@ -55,7 +57,7 @@ class NVIB(ELBO):
 
     name = "nvib"
     is_bound = False
-    own_options = ("lambda_d", "lambda_g", "keep")
+    own_options = ("lambda_d", "lambda_g", "layer_weights", "keep")
 
     def __init__(
         self,
@@ -89,17 +91,20 @@ class NVIB(ELBO):
 
     @classmethod
     def full_kl_weights(cls, options: TrainingOptions, model: Model) -> dict[str, float]:
-        """The weights of both regularizers, of those of the encoder's layers, and of presences, if there are some.
+        """The weights of both regularizers, of those of each layer, and of presences, if there are some.
 
-        The weights of a layer's are in proportion to its place among the mixtures, of which the text's is the last.
+        By default the weights of a layer's are in proportion to its place: in the encoder among its mixtures, of which
+        the text's is the last; in the decoder among those of its layers.
         """
         full = cls(beta=options.beta, presence=1.0 if "presence" in model.latents else None).kl_weights
         weights = {"weights": options.lambda_d, "vectors": options.lambda_g}
         full |= {site: options.beta * weight for site, weight in weights.items() if weight is not None}
-        layers = [name.removeprefix("weights") for name in model.latents if name.startswith("weights_")]
-        for place, layer in enumerate(layers, 1):
-            share = place / (len(layers) + 1)
-            full |= {f"{site}{layer}": share * full[site] for site in ("weights", "vectors")}
+        encoder = [name.removeprefix("weights") for name in model.latents if name.startswith("weights_")]
+        decoder = [f"_decoder_{layer}" for layer in getattr(model, "decoder_mixture_layers", ())]
+        for layers, places in ((encoder, len(encoder) + 1), (decoder, len(decoder))):
+            for place, layer in enumerate(layers, 1):
+                share = 1.0 if options.layer_weights == "equal" else place / places
+                full |= {f"{site}{layer}": share * full[site] for site in ("weights", "vectors")}
         return full
 
     @classmethod
@@ -124,7 +129,7 @@ class NVIB(ELBO):
         for suffix in _mixtures(sites):
             weights, vectors = f"weights{suffix}", f"vectors{suffix}"
             weight_term, vector_term = _regularizers(
-                posterior[weights], sites[weights], posterior[vectors], sites[vectors]
+                *_compared(weights, sites, posterior), *_compared(vectors, sites, posterior)
             )
             charged[weights], charged[vectors] = per_token * weight_term.to(per_token.dtype), per_token * vector_term
         return charged | {name: value for name, value in kl.items() if name != "length" and name not in charged}
@@ -135,8 +140,8 @@ class NVIB(ELBO):
         Where the model has presence, the mean number of those that are present.
         """
         counted = {}
-        for suffix in _mixtures(posterior):
-            q = posterior[f"weights{suffix}"]["fn"]
+        for suffix in _mixtures(sites):
+            q, _ = _compared(f"weights{suffix}", sites, posterior)
             if not isinstance(q, LogDirichlet) or q.present is None or not suffix and "presence" in posterior:
                 continue
             each = q.present.sum(-1) // (sites["length"]["value"] + 1)  # components of the prior, and of each token
@@ -146,19 +151,24 @@ class NVIB(ELBO):
 
 
 def _mixtures(sites: Mapping[str, Site]) -> list[str]:
-    """What the names of a mixture's sites end on: nothing for the text's, the number of its layer for an encoder's."""
+    """What the names of a mixture's sites end on: nothing for the text's, ``_2`` or ``_decoder_2`` for a layer's."""
     return [name.removeprefix("weights") for name in sites if name.startswith("weights")]
 
 
-def _regularizers(q: Site, p: Site, q_vectors: Site, p_vectors: Site) -> tuple[Tensor, Tensor]:
+def _compared(name: str, sites: dict[str, Site], posterior: dict[str, Site]) -> tuple[Any, Any]:
+    """The distributions that a regularizer compares: of the guide and of the prior; or of the model, if it draws."""
+    if name in posterior:
+        return posterior[name]["fn"], sites[name]["fn"]
+    return sites[name]["fn"], sites[name]["infer"][REGULARIZED_TO]
+
+
+def _regularizers(posterior: Any, prior: Any, gaussian: Any, base: Any) -> tuple[Tensor, Tensor]:
     """The penalties on the weights and on the vectors of a mixture."""
-    posterior, prior = q["fn"], p["fn"]
     if not isinstance(prior, LogDirichlet):
         raise ValueError(f"the nvib objective needs Dirichlet weights, not {type(prior).__name__}: take the ELBO.")
     log_alpha, mask = posterior.log_concentration, posterior.present
     prior_alpha0 = torch.logsumexp(prior.log_concentration.masked_fill(~mask, -torch.inf), -1).exp()
     alpha0 = torch.logsumexp(log_alpha.masked_fill(~mask, -torch.inf), -1)
-    gaussian, base = q_vectors["fn"], p_vectors["fn"]
     of_vectors = vector_regularizer(
         log_alpha,
         gaussian.mean,

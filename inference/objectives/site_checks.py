@@ -5,7 +5,7 @@ from typing import Any
 
 from pyro.poutine import Trace
 
-from .traces import sample_sites
+from .traces import drawn_by_model, sample_sites
 
 __all__ = ["check_shapes", "check_sites", "rephrase_pyro_error"]
 
@@ -19,9 +19,10 @@ def check_sites(model_trace: Trace, guide_trace: Trace) -> None:
     """
     sites, drawn = sample_sites(model_trace), sample_sites(guide_trace)
     latent = {name: site for name, site in sites.items() if not site["is_observed"]}
-    summed_out = {name for name, site in latent.items() if site["infer"].get("_enumerate_dim") is not None}
+    left_out = {name for name, site in latent.items() if site["infer"].get("_enumerate_dim") is not None}
+    left_out |= set(drawn_by_model(model_trace))
     for name, site in latent.items():
-        if name not in drawn and name not in summed_out:
+        if name not in drawn and name not in left_out:
             shapes = _shapes(site)
             raise ValueError(
                 f"the guide does not draw {name!r}, which the model has with {shapes}: sample it there too."

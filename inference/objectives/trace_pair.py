@@ -11,6 +11,7 @@ from pyro.util import check_model_guide_match
 
 from ...guides.base import check_pair
 from .site_checks import check_shapes, check_sites, rephrase_pyro_error
+from .traces import drawn_by_model
 
 __all__ = ["trace_pair"]
 
@@ -37,8 +38,18 @@ def trace_pair(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Trace
         check_shapes(model_trace)
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # Pyro's warnings about model and guide are errors here
-            check_model_guide_match(model_trace, guide_trace)
+            check_model_guide_match(_without_own(model_trace), guide_trace)
     return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+
+
+def _without_own(model_trace: Trace) -> Trace:
+    """The model's trace without the sites that guides leave to it, which Pyro would miss in the guide."""
+    own = drawn_by_model(model_trace)
+    if not own:
+        return model_trace
+    shared = Trace()
+    shared.nodes.update({name: site for name, site in model_trace.nodes.items() if name not in own})
+    return shared
 
 
 def _replayed(model: Any, guide_trace: Trace, *args: Any, **kwargs: Any) -> Trace:

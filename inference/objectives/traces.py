@@ -10,13 +10,14 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from torch import Tensor
 
-from ...models.base import TEXTS
+from ...models.base import DRAWN_BY_MODEL, TEXTS
 from ...models.distributions.log_simplex import log_simplex
 
 __all__ = [
     "Site",
     "as_numpy",
     "displayed_value",
+    "drawn_by_model",
     "is_local",
     "latent_sites",
     "log_prob",
@@ -53,6 +54,11 @@ def latent_sites(trace: Trace, sites: Collection[str] | None = None) -> dict[str
     if unknown := [name for name in sites or () if name not in latent]:
         raise ValueError(f"there is no latent site {unknown[0]!r}: choose among {', '.join(latent) or 'none'}.")
     return latent if sites is None else {name: latent[name] for name in latent if name in sites}
+
+
+def drawn_by_model(trace: Trace) -> dict[str, Any]:
+    """The latent sites of a model's trace that its guide leaves out, because their posterior is what the model says."""
+    return {name: site for name, site in latent_sites(trace).items() if site["infer"].get(DRAWN_BY_MODEL)}
 
 
 def plates(trace: Trace) -> Iterator[Any]:

@@ -1,7 +1,7 @@
 r"""Text with each token shaded by its weight in the posterior mixture."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -13,13 +13,18 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 
 from ...guides.posteriors import TextPosterior
+from ...models.nvae import NVAE
 from ...models.transformer.mixture_posterior import MixturePosterior
+from ...models.utils.choices import check_choice
 from ..generation.generate import encode
 from ..run import Run
 from .running_text import MARGIN, Placed, letters, set_in_lines, text_width
 from .style import FRAME, INK, SHADES, new_axes
 
-__all__ = ["TokenWeights", "strip", "token_weights", "weights"]
+__all__ = ["Stack", "TokenWeights", "strip", "token_weights", "weights"]
+
+Stack = Literal["encoder", "decoder"]
+BEGINNING = "<bos>"  # of the text, in place of a token
 
 # Lengths are in ems; y points up, and the baseline of the first line is at 0.
 ABOVE, BELOW = 0.92, 0.3  # height and depth of a box from its baseline
@@ -39,19 +44,25 @@ class TokenWeights(NamedTuple):
     log_alpha: Float[np.ndarray, " components"] | None  # None if the posterior has no concentrations
 
 
-def token_weights(run: Run, text: str, layer: int | None = None) -> TokenWeights:
+def token_weights(run: Run, text: str, layer: int | None = None, stack: Stack = "encoder") -> TokenWeights:
     r"""The posterior mean weight of each token of a text, and of the prior's component.
 
     .. math::
         E[\pi_i \mid x] = \alpha_i / \sum_j \alpha_j
 
     Raises:
-        ValueError: If the posterior, or that of the encoder's ``layer``, has no mixture weights, or the text is longer
-            than the model's max_length.
+        ValueError: If the posterior, or that of the ``layer`` of the ``stack``, has no mixture weights, or the text is
+            longer than the model's max_length.
     """
+    check_choice("stack", stack, get_args(Stack))
+    if stack == "decoder" and layer is None:
+        raise ValueError("stack is decoder, and there is no layer: say which layer of it, from 1, is drawn.")
+    pieces = run.tokenizer.pieces(text)
     posterior = None if run.guide is None else encode(run, [text])
     if layer is not None:
-        posterior = _of_layer(posterior, layer)
+        posterior = _of_layer(run, text, posterior, layer, stack)
+    if stack == "decoder":
+        pieces = [BEGINNING, *pieces[:-1]]  # the tokens that the decoder reads
     weights = None if posterior is None else posterior.token_weights()
     if posterior is None or weights is None:
         raise ValueError(f"a {type(run.model).__name__} has no mixture weights to draw: fit an nvae to see some.")
@@ -59,12 +70,18 @@ def token_weights(run: Run, text: str, layer: int | None = None) -> TokenWeights
     mixture, log_alpha = posterior.mixture(), None
     if mixture is not None:
         log_alpha = mixture.log_alpha[0].double().unflatten(-1, (len(both), -1)).logsumexp(-1).cpu()
-    return TokenWeights(
-        run.tokenizer.pieces(text), both.cpu().numpy(), None if log_alpha is None else log_alpha.numpy()
-    )
+    return TokenWeights(pieces, both.cpu().numpy(), None if log_alpha is None else log_alpha.numpy())
 
 
-def weights(run: Run, text: str, *, alpha: bool = False, layer: int | None = None, ax: Axes | None = None) -> Axes:
+def weights(
+    run: Run,
+    text: str,
+    *,
+    alpha: bool = False,
+    layer: int | None = None,
+    stack: Stack = "encoder",
+    ax: Axes | None = None,
+) -> Axes:
     r"""Draw a text with each token shaded by its posterior mean weight.
 
     The prior's component has a dashed box under the text.
@@ -73,28 +90,33 @@ def weights(run: Run, text: str, *, alpha: bool = False, layer: int | None = Non
         run: A run whose posterior is a mixture with a component for each token.
         text: The text to encode.
         alpha: Whether to show the concentration of each token under it.
-        layer: The layer of the encoder, from 1, whose mixture is drawn, where layers have some; the text's by default.
+        layer: The layer, from 1, whose mixture is drawn, where layers have some; the text's by default.
+        stack: Whether that is a layer of the ``encoder`` or of the ``decoder``, which begins with the beginning of the
+            text and has none for the last token.
         ax: Matplotlib axes; by default those of a new figure, as high as the text.
 
     Raises:
         ValueError: If the posterior has no mixture weights, or no concentrations and ``alpha`` is True, the ``layer``
             has no mixture, or the text is longer than the model's max_length.
     """
-    mixture = token_weights(run, text, layer)
+    mixture = token_weights(run, text, layer, stack)
     if alpha and mixture.log_alpha is None:
         raise ValueError(f"the posterior of a {type(run.model).__name__} has no concentrations: leave alpha out.")
     return strip(mixture.pieces, mixture.weights, mixture.log_alpha if alpha else None, ax=ax)
 
 
-def _of_layer(posterior: TextPosterior | None, layer: int) -> MixturePosterior:
-    """The posterior of the mixture of a layer of the encoder."""
+def _of_layer(run: Run, text: str, posterior: TextPosterior | None, layer: int, stack: Stack) -> MixturePosterior:
+    """The posterior of the mixture of a layer of the encoder or the decoder."""
     mixture = None if posterior is None else posterior.mixture()
-    known = {} if mixture is None else mixture.lower
+    known: Mapping[int, MixturePosterior] = {} if mixture is None else mixture.lower
+    option = "nvib_layers"
+    if stack == "decoder":
+        model, option, known = run.model, "nvib_decoder_layers", {}
+        if isinstance(model, NVAE) and mixture is not None:
+            known = model.decoder_layers(mixture.memory(), run.batch([text]))
     if layer not in known:
-        there = (
-            f"layers with one are {', '.join(map(str, known))}" if known else "fit an nvae with nvib_layers for some"
-        )
-        raise ValueError(f"layer is {layer}, and that layer of the encoder has no mixture: {there}.")
+        there = f"layers with one are {', '.join(map(str, known))}" if known else f"fit an nvae with {option} for some"
+        raise ValueError(f"layer is {layer}, and that layer of the {stack} has no mixture: {there}.")
     return known[layer]
 
 

@@ -3,7 +3,7 @@ r"""Export of posterior, prior and posterior predictive draws, with their log de
 ==================== ==========================================================================================
 group                contents
 ==================== ==========================================================================================
-posterior            draws of every latent site from the guide
+posterior            draws of every latent site from the guide, and of those that only the model draws
 prior                draws of the same sites from the model, for texts of the same lengths
 posterior_predictive texts decoded from posterior draws, if ``predictive`` is above 0: their ``tokens`` and their
                      ``length``, as in ``observed_data``
@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 from pyro import poutine
+from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from ...models.batch import EOS, PAD, Batch
@@ -41,7 +42,7 @@ from ...models.transformer.text_distribution import AutoregressiveText, text_mas
 from ..data.entries import Conditions, TextSource, as_texts
 from ..objectives.elbo import ELBO, Densities
 from ..objectives.trace_pair import trace_pair
-from ..objectives.traces import is_local, latent_sites, masks_in
+from ..objectives.traces import drawn_by_model, is_local, latent_sites, masks_in
 from ..runs.fitted import FittedModel
 from ..utils.errors import check_at_least
 from ..utils.progress import progress_bar
@@ -173,16 +174,17 @@ def to_arviz(
     with bar as advance, seeded_eval(model, guide, seed=seed):
         for index in range(draws):
             model_trace, guide_trace = trace_pair(model, guide, batch)
-            latents = latent_sites(guide_trace, sites)
+            own = drawn_by_model(model_trace)
+            latents = _latents(guide_trace, own, sites)
             if index == 0:
                 _check_size(latents, batch, draws * (2 if prior else 1), limit)
             masks = masks_in(guide_trace, latents)
             collected.add_latents("posterior", latents, masks)
             if prior:
                 prior_trace = poutine.trace(model).get_trace(batch)
-                drawn = latent_sites(prior_trace, latents)
-                own = masks_in(prior_trace, drawn) if "presence" in prior_trace.nodes else masks
-                collected.add_latents("prior", drawn, own)
+                drawn = latent_sites(prior_trace, [name for name in latents if name not in own])
+                present = masks_in(prior_trace, drawn) if "presence" in prior_trace.nodes else masks
+                collected.add_latents("prior", drawn, present)
             text: Any = model_trace.nodes["text"]["fn"]
             densities = elbo.densities(model_trace, guide_trace)
             collected.add("log_likelihood", _log_likelihood(densities, text, batch))
@@ -207,6 +209,14 @@ def to_arviz(
             part.attrs["warning"] = _NO_LOO.format(local[0])
         datasets["conditional_log_likelihood"] = likelihood
     return from_groups(datasets, draw_attributes(model, guide, seed) | dict(attributes or {}))
+
+
+def _latents(guide_trace: Trace, own: Mapping[str, Any], sites: Collection[str] | None) -> dict[str, Any]:
+    """The latent sites of a guide and those, ``own``, that it leaves to the model, or some of them."""
+    if sites is None:
+        return latent_sites(guide_trace) | dict(own)
+    chosen = latent_sites(guide_trace, [name for name in sites if name not in own])
+    return chosen | {name: site for name, site in own.items() if name in sites}
 
 
 def _add_generated(collected: Draws, text: Any, write: Callable[[Tensor], Sequence[str]] | None) -> None:

@@ -337,12 +337,14 @@ class Training(lightning.LightningModule):
         return 0 < self.options.patience <= self.wait
 
     def _watch_vectors(self, values: Mapping[str, float]) -> None:
-        """Warn once if no held-out text keeps a vector, of its own mixture or of one of the encoder's layers."""
+        """Warn once if no held-out text keeps a vector, of its own mixture or of one of a layer's."""
         dead = [name for name, value in values.items() if name.split("_")[0] == "kept" and value == 0]
         if dead and not self._vectors_died and self.trainer.is_global_zero:
             self._vectors_died = True
-            layer = dead[0].removeprefix("kept").removeprefix("_")
-            place = f", layer {layer} of the encoder" if layer else ""
+            suffix = dead[0].removeprefix("kept").removeprefix("_")  # "", "2" or "decoder_2"
+            layer = suffix.removeprefix("decoder_")
+            stack = "encoder" if layer == suffix else "decoder"
+            place = f", layer {layer} of the {stack}" if layer else ""
             warnings.warn(f"step {self.trainer.global_step}{place}: {NO_VECTORS}", stacklevel=2)
 
     def _save(self) -> None:

@@ -81,12 +81,14 @@ class DecoderCache:
         inputs: The other inputs of each block.
         latents: All latents of a text as one vector, with shape :math:`(B, K p)`, or None.
         position: Position of each text's next token, with shape :math:`(B)`.
+        draws: Whether layers that attend to mixtures over tokens draw these, or attend to their means.
     """
 
     layers: list[KeyValueCache]
     inputs: list[BlockInputs]
     latents: Float[Tensor, "B k"] | None
     position: Int[Tensor, " B"]
+    draws: bool = False
 
 
 class Decoder(nn.Module):
@@ -158,6 +160,17 @@ class Decoder(nn.Module):
         x = self._shifted("softmax", self.norm(x), latents)
         return x[:, x.shape[1] - length :].reshape(*batch, length, -1)
 
+    def read(self, vectors: Float[Tensor, "B T P"]) -> Float[Tensor, "B T P"]:
+        """Hidden states after vectors in place of the rows of tokens in the embedding, without a memory.
+
+        Unlike :meth:`forward`, it prepends nothing: ``hidden[:, t]`` has read ``vectors[:, : t + 1]``.
+        """
+        place = torch.arange(vectors.shape[-2], device=vectors.device)
+        x, rotation = self.embedding.placed(vectors), self.embedding.rotation(place)
+        for block in self.blocks:
+            x = applied(block, x, causal=True, rotation=rotation)
+        return self.norm(x)
+
     def project(self, memory: Mixture, form: Form = "exact") -> list[ProjectedMixture]:
         """The memory as projected by each block: computed once for a text, however many tokens follow."""
         return [cross_attention_of(block).project(memory, form) for block in self.blocks]
@@ -187,13 +200,19 @@ class Decoder(nn.Module):
         The first token of a text is the beginning-of-text token. Texts of different lengths are aligned by padding on
         the left, where ``mask`` is False.
         """
-        count = torch.ones_like(tokens) if mask is None else mask.long()
+        return self.step_vectors(self.embedding.tokens(tokens), cache, mask)
+
+    def step_vectors(
+        self, vectors: Float[Tensor, "B T P"], cache: DecoderCache, mask: Bool[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T P"]:
+        """:meth:`step` after vectors in place of the rows of tokens in the embedding."""
+        count = cache.position.new_ones(vectors.shape[:-1]) if mask is None else mask.long()
         # Finished texts go on, also beyond max_length, until the last text of their batch has ended.
         last = self.config.max_condition_length + self.config.max_length - 1
         position = (cache.position[:, None] + count.cumsum(-1) - 1).clamp(0, last)
         cache.position = cache.position + count.sum(-1)
-        x = self._shifted("embedding", self.embedding(tokens, position), cache.latents)
-        rotation = self.embedding.rotation(tokens, position)
+        x = self._shifted("embedding", self.embedding.placed(vectors, position), cache.latents)
+        rotation = self.embedding.rotation(position)
         for block, keys_values, (memory, latent) in zip(self.blocks, cache.layers, cache.inputs, strict=True):
             # Not block(...): a compiled block would be compiled again for every length of the cache.
             x = block.forward(x, mask, True, memory, cache=keys_values, latent=latent, rotation=rotation)

@@ -50,6 +50,7 @@ class AutoregressiveText(TorchDistribution):
     """
 
     arg_constraints = {}
+    draws = False  # whether the decoder draws something of its own as it writes
 
     def __init__(
         self,
@@ -95,15 +96,17 @@ class AutoregressiveText(TorchDistribution):
         mask = text_mask(value, self.decoder.config.eos)
         if self.token_mask is not None:
             mask = mask & self.token_mask
-        hidden = self.decoder(value, self.memory, self.form)
-        return TokenLikelihood(hidden, *self.decoder.readout, mask=mask, validate_args=False)
+        return TokenLikelihood(self._hidden(value), *self.decoder.readout, mask=mask, validate_args=False)
+
+    def _hidden(self, value: Int[Tensor, "*texts T"]) -> Float[Tensor, "*batch T P"]:
+        return self.decoder(value, self.memory, self.form)
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Int[Tensor, "*batch T"]:
         """Ancestral sampling; texts that end early are padded."""
         batch = torch.Size(sample_shape) + self.batch_shape
         (length,) = self.event_shape
-        tokens = decode(self.decoder, _sample_token, batch, length, self.memory, self.form)
+        tokens = decode(self.decoder, _sample_token, batch, length, self.memory, self.form, draws=self.draws)
         tokens = F.pad(tokens, (0, length - tokens.shape[-1]), value=self.decoder.config.pad)
         return tokens if self.token_mask is None else tokens.masked_fill(~self.token_mask, self.decoder.config.pad)
 
@@ -117,6 +120,7 @@ def decode(
     memory: Memory | None = None,
     form: Form = "exact",
     prompt: Int[Tensor, "*#batch K"] | None = None,
+    draws: bool = False,
 ) -> Int[Tensor, "*batch T"]:
     r"""Generates texts token by token; stops when all have ended.
 
@@ -128,6 +132,8 @@ def decode(
         memory: The memory of each text, or None.
         form: The form of attention to a mixture with variances.
         prompt: The first tokens of each text, with padding on any side.
+        draws: Whether layers of the decoder that attend to mixtures over its tokens draw these; by default they attend
+            to the means.
 
     Returns:
         The texts, prompts included, padded at the end to the longest.
@@ -161,6 +167,7 @@ def decode(
         _gather_present(prompt, prompt != config.pad)[0][:, :longest], (0, max_length + 1 - longest), value=config.pad
     )
     cache = decoder.cache(batch, tokens.shape[-1] + max_length, memory, form)
+    cache.draws = draws
     ended = (length >= max_length) | (prompt == config.eos).any(-1)
     while not bool(ended.all()):
         hidden = decoder.step(tokens, cache, mask)[:, -1:]

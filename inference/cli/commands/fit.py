@@ -62,8 +62,8 @@ def fit(
             a language model of Gaussian tokens; gaussian with --init_from, and with what belongs to the published NVAE
             (--objective nvib, --delta, --keep, --lambda_d, --lambda_g, --guide.alpha relu, --model.presence).
         init_from: A pretrained GPT-2, Llama, Mistral or Qwen to start the decoder from: a folder in Hugging Face
-            format, or a name on its hub. Sizes and tokenizer are then its own, and the learning_rate is 1e-4 by
-            default, or 1e-3 where its weights are frozen.
+            format, or a name on its hub; or a run of fit lm. Sizes and tokenizer are then its own, and the
+            learning_rate is 1e-4 by default, or 1e-3 where its weights are frozen.
         train: Which weights are trained (default: all) of a model that starts from another: latents, those that the
             pretrained one lacks; or lora, these and low-rank adapters (of rank 8, or --model.adapter_rank).
         delta: Increase of the prior's concentration with each token, which decides how many vectors a text keeps; short
@@ -203,7 +203,7 @@ def _with_default_prior(
     """The options of a model with the prior tokens, unless one is given or an option belongs to the published one."""
     nvib = training.get("objective") == "nvib" or "delta" in model or guide.get("alpha") == "relu"
     nvib |= "presence" in model  # whose vectors are independent
-    nvib |= any(training.get(option) is not None for option in ("keep", "lambda_d", "lambda_g"))
+    nvib |= any(training.get(option) is not None for option in ("keep", "lambda_d", "lambda_g", "layer_weights"))
     if nvib or "base_measure" in model or not _has_base_measure(name):
         return dict(model)
     return _with_prior(name, "tokens", model)

@@ -1,4 +1,4 @@
-"""The vectors that are left in each layer of an encoder that attends to mixtures."""
+"""The vectors that are left in each layer that attends to a mixture over its own tokens."""
 
 from collections.abc import Mapping
 
@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from ....models.nvae import NVAE
 from ..context import BatchContext, EvaluationContext
 from ..estimates import ratio
 from ..metric import Metric
@@ -16,27 +17,34 @@ __all__ = ["KeptLayers"]
 
 
 class KeptLayers(Metric):
-    r"""The vectors that each layer of the encoder leaves, where its self-attention is over a mixture.
+    r"""The vectors that each layer of the encoder and the decoder leaves, where its self-attention is over a mixture.
 
     ``vectors`` are those that are not switched off, as in :class:`~.removal.Kept`, without the prior's; ``effective``
     is the exponential of the entropy of the mean weights, the prior's included. Layers are counted from 1; the results
-    are ``kept_layer_1`` and so on.
+    are ``kept_layer_1`` and so on, and ``kept_decoder_layer_1``, whose vectors are of the tokens before each one.
 
     Examples:
         >>> KeptLayers().name
         'kept_layers'
     """
 
-    name, label = "kept_layers", "vectors kept in layer {layer} of the encoder"
+    name, label = "kept_layers", "vectors kept in layer {layer} of the {stack}"
 
     def measure(self, context: BatchContext) -> dict[str, Tensor] | None:
-        if context.mixture is None or not context.mixture.lower:
+        model = context.run.model
+        if context.mixture is None or not isinstance(model, NVAE):
             return None
-        tokens = context.mask.sum(-1)
-        columns = {"all": tokens}
-        for layer, posterior in context.mixture.lower.items():
-            columns[f"vectors {layer}"] = posterior.kept.sum(-1) - 1
-            columns[f"effective {layer}"] = effective_components(posterior.log_weights)
+        stacks = {
+            "encoder": context.mixture.lower,
+            "decoder": model.decoder_layers(context.mixture.memory(), context.batch),
+        }
+        if not any(stacks.values()):
+            return None
+        columns = {"all": context.mask.sum(-1)}
+        for stack, layers in stacks.items():
+            for layer, posterior in layers.items():
+                columns[f"vectors {stack} {layer}"] = posterior.kept.sum(-1) - 1
+                columns[f"effective {stack} {layer}"] = effective_components(posterior.log_weights)
         return columns
 
     def summarize(
@@ -46,8 +54,9 @@ class KeptLayers(Metric):
         for name, kept in column.items():
             if not name.startswith("vectors "):
                 continue
-            layer = name.removeprefix("vectors ")
+            _, stack, layer = name.split()
             units = {"vectors": ratio(kept), "of the text's": ratio(kept / column["all"])}
-            units["effective"] = ratio(column[f"effective {layer}"])
-            results[f"kept_layer_{layer}"] = MetricResult(self.label.format(layer=layer), units)
+            units["effective"] = ratio(column[f"effective {stack} {layer}"])
+            key = f"kept_layer_{layer}" if stack == "encoder" else f"kept_decoder_layer_{layer}"
+            results[key] = MetricResult(self.label.format(layer=layer, stack=stack), units)
         return results

@@ -127,6 +127,7 @@ CASES = [
     (FIT + " --objective loss", 1, "objective is 'loss': choose one of elbo, iw, nvib, an import path"),
     (FIT + " --free_bits_per token", 2, "--free_bits_per is 'token': give one of dimension, layer, total"),
     (FIT + " --kl_reduction max", 2, "--kl_reduction is 'max': give one of sum, mean"),
+    (FIT + " --layer_weights max", 2, "--layer_weights is 'max': give one of linear, equal"),
     (FIT + " --guide.alpha exp", 2, r"--guide\.alpha is 'exp': give one of linear, relu, quadratic"),
     (FIT + " --guide.variance full", 2, r"--guide\.variance is 'full': give one of diagonal, isotropic, shared"),
     ("fit lm --guide.alpha relu", 2, r"fit lm has no option --guide\.alpha"),
