@@ -1,6 +1,6 @@
 """An encoder whose upper layers attend to a mixture over their own tokens: NVIB self-attention.
 
-Each upper layer is a :class:`~pyroformer.models.transformer.mixture_block.MixtureBlock`.
+Each upper layer is a :class:`~pyroformer.models.transformer.mixtures.block.MixtureBlock`.
 
 References:
     Learning to Abstract with Nonparametric Variational Information Bottleneck (Behjati, Fehr & Henderson, 2023),
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ..models.transformer.blocks import Block, applied, initialize, norm_layer
 from ..models.transformer.config import TransformerConfig
 from ..models.transformer.embedding import Embedding
-from ..models.transformer.mixture_block import Draw, MixtureBlock, check_positions
-from ..models.transformer.mixture_heads import AlphaForm, VarianceForm
+from ..models.transformer.mixtures.block import Draw, MixtureBlock, check_positions
+from ..models.transformer.mixtures.heads import AlphaForm, VarianceForm
 from ..models.transformer.stacks import check_length
 
 __all__ = ["MixtureEncoder"]

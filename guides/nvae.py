@@ -29,9 +29,9 @@ from ..models.distributions.log_dirichlet import LogDirichlet
 from ..models.distributions.presence import WherePresent
 from ..models.nvae import NVAE, component_mask
 from ..models.priors.vectors import own_component
-from ..models.transformer.mixture_block import Draw
-from ..models.transformer.mixture_heads import AlphaForm, AlphaHead, VarianceForm, VarianceHead, bounded
-from ..models.transformer.mixture_posterior import (
+from ..models.transformer.mixtures.block import Draw
+from ..models.transformer.mixtures.heads import AlphaForm, AlphaHead, VarianceForm, VarianceHead, bounded
+from ..models.transformer.mixtures.posterior import (
     LEAST_LOG_ALPHA,
     MOST_LOG_ALPHA,
     NO_VECTORS,

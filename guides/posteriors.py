@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..models.transformer.memory import Memory
-from ..models.transformer.mixture_posterior import MixturePosterior
+from ..models.transformer.mixtures.posterior import MixturePosterior
 
 __all__ = ["TextPosterior"]
 

@@ -24,10 +24,10 @@ from .attention.mixture import Mixture
 from .base import DRAWN_BY_MODEL, REGULARIZED_TO
 from .batch import Batch
 from .distributions.log_dirichlet import LogDirichlet
-from .transformer.drawn_text import DrawnText
 from .transformer.memory import Memory
-from .transformer.mixture_decoder import MixtureDecoder, mean_mixture
-from .transformer.mixture_posterior import MixturePosterior
+from .transformer.mixtures.decoder import MixtureDecoder, mean_mixture
+from .transformer.mixtures.drawn_text import DrawnText
+from .transformer.mixtures.posterior import MixturePosterior
 
 __all__ = ["layers_at_means", "text_with_drawn_layers"]
 

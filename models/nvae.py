@@ -46,11 +46,11 @@ from .priors.roles import BaseMeasure, SequencePrior, VectorPrior, WeightPrior
 from .priors.vectors import GaussianVectorPrior, check_base_measure, check_own_component, over_components
 from .priors.weights import BoundedDirichletProcess
 from .transformer.config import TransformerConfig
-from .transformer.drawn_text import DrawnText
 from .transformer.memory import Memory
-from .transformer.mixture_decoder import MixtureDecoder
-from .transformer.mixture_heads import AlphaForm
-from .transformer.mixture_posterior import MixturePosterior
+from .transformer.mixtures.decoder import MixtureDecoder
+from .transformer.mixtures.drawn_text import DrawnText
+from .transformer.mixtures.heads import AlphaForm
+from .transformer.mixtures.posterior import MixturePosterior
 from .transformer.stacks import Decoder
 from .transformer.text_distribution import AutoregressiveText
 from .utils.numbers import declared_number

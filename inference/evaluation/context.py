@@ -15,7 +15,7 @@ from ...guides.base import encodes
 from ...guides.posteriors import TextPosterior
 from ...models.batch import Batch
 from ...models.transformer.memory import Memory, stacked
-from ...models.transformer.mixture_posterior import MixturePosterior
+from ...models.transformer.mixtures.posterior import MixturePosterior
 from ...models.transformer.text_distribution import AutoregressiveText
 from ..data.loaders import sequential_batches
 from ..data.texts import Texts

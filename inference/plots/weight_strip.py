@@ -14,7 +14,7 @@ from matplotlib.path import Path
 
 from ...guides.posteriors import TextPosterior
 from ...models.nvae import NVAE
-from ...models.transformer.mixture_posterior import MixturePosterior
+from ...models.transformer.mixtures.posterior import MixturePosterior
 from ...models.utils.choices import check_choice
 from ..generation.generate import encode
 from ..run import Run

@@ -34,9 +34,15 @@ class Embedding(nn.Module):
         self, tokens: Int[Tensor, "*batch T"], position: Int[Tensor, "*#batch T"] | None = None
     ) -> Float[Tensor, "*batch T P"]:
         """Embeddings of tokens at these positions; None is 0, 1, ..., T - 1."""
-        x = self.tokens(tokens) * self.scale
+        return self.placed(self.tokens(tokens), position)
+
+    def placed(
+        self, vectors: Float[Tensor, "*batch T P"], position: Int[Tensor, "*#batch T"] | None = None
+    ) -> Float[Tensor, "*batch T P"]:
+        """The rows of tokens, or vectors in their place, at these positions."""
+        x = vectors * self.scale
         if self.positions is not None:
-            x = x + (self.positions[: tokens.shape[-1]] if position is None else self.positions[position])
+            x = x + (self.positions[: vectors.shape[-2]] if position is None else self.positions[position])
         return self.dropout(x)
 
     def rotation(

@@ -212,7 +212,7 @@ class Decoder(nn.Module):
         position = (cache.position[:, None] + count.cumsum(-1) - 1).clamp(0, last)
         cache.position = cache.position + count.sum(-1)
         x = self._shifted("embedding", self.embedding.placed(vectors, position), cache.latents)
-        rotation = self.embedding.rotation(position)
+        rotation = self.embedding.rotation(position, position)
         for block, keys_values, (memory, latent) in zip(self.blocks, cache.layers, cache.inputs, strict=True):
             # Not block(...): a compiled block would be compiled again for every length of the cache.
             x = block.forward(x, mask, True, memory, cache=keys_values, latent=latent, rotation=rotation)

@@ -24,8 +24,8 @@ from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.transformer.config import TransformerConfig
-from pyroformer.models.transformer.mixture_block import MixtureBlock
-from pyroformer.models.transformer.mixture_posterior import LEAST_LOG_ALPHA
+from pyroformer.models.transformer.mixtures.block import MixtureBlock
+from pyroformer.models.transformer.mixtures.posterior import LEAST_LOG_ALPHA
 
 CONFIG = TransformerConfig(vocabulary=30, max_length=12, width=16, layers=3, heads=2, dropout=0.0)
 BATCH = Batch.pad([[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]])

@@ -26,11 +26,11 @@ from pyroformer.inference.training.fit import fit
 from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
-from pyroformer.models.transformer import mixture_decoder
 from pyroformer.models.transformer.config import TransformerConfig
-from pyroformer.models.transformer.drawn_text import DrawnText
-from pyroformer.models.transformer.mixture_decoder import MixtureDecoder
-from pyroformer.models.transformer.mixture_posterior import MixturePosterior
+from pyroformer.models.transformer.mixtures import decoder as mixture_decoder
+from pyroformer.models.transformer.mixtures.decoder import MixtureDecoder
+from pyroformer.models.transformer.mixtures.drawn_text import DrawnText
+from pyroformer.models.transformer.mixtures.posterior import MixturePosterior
 
 CONFIG = TransformerConfig(vocabulary=30, max_length=12, width=16, layers=3, heads=2, dropout=0.0)
 BATCH = Batch.pad([[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]])

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..utils.choices import check_choice
-from ..utils.precision import at_least_float32
-from .mixture_posterior import LEAST_LOG_ALPHA, MOST_LOG_ALPHA
+from ...utils.choices import check_choice
+from ...utils.precision import at_least_float32
+from .posterior import LEAST_LOG_ALPHA, MOST_LOG_ALPHA
 
 __all__ = ["AlphaForm", "AlphaHead", "VarianceForm", "VarianceHead", "bounded"]
 

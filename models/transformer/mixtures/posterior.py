@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..attention.mixture import Mixture, SharedVariances
-from ..distributions.presence import Presence
-from ..utils.reprs import in_words
+from ...attention.mixture import Mixture, SharedVariances
+from ...distributions.presence import Presence
+from ...utils.reprs import in_words
 
 __all__ = ["LEAST_LOG_ALPHA", "MOST_LOG_ALPHA", "NO_VECTORS", "MixturePosterior", "kept_components"]
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..attention.natural_parameters import Form
-from .memory import Memory
-from .mixture_decoder import MixtureDecoder, drawn
-from .text_distribution import AutoregressiveText
+from ...attention.natural_parameters import Form
+from ..memory import Memory
+from ..text_distribution import AutoregressiveText
+from .decoder import MixtureDecoder, drawn
 
 __all__ = ["DrawnText"]
 

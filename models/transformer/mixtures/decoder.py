@@ -19,17 +19,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..attention.kv_cache import KeyValueCache
-from ..attention.mixture import Mixture
-from ..attention.natural_parameters import Form
-from ..distributions.log_dirichlet_math import sample_log_gamma
-from .blocks import applied
-from .config import TransformerConfig
-from .memory import Memory, batch_shape, flat
-from .mixture_block import Draw, MixtureBlock, check_positions
-from .mixture_heads import AlphaForm, VarianceForm
-from .mixture_posterior import MixturePosterior
-from .stacks import Decoder, DecoderCache, check_length
+from ...attention.kv_cache import KeyValueCache
+from ...attention.mixture import Mixture
+from ...attention.natural_parameters import Form
+from ...distributions.log_dirichlet_math import sample_log_gamma
+from ..blocks import applied
+from ..config import TransformerConfig
+from ..memory import Memory, batch_shape, flat
+from ..stacks import Decoder, DecoderCache, check_length
+from .block import Draw, MixtureBlock, check_positions
+from .heads import AlphaForm, VarianceForm
+from .posterior import MixturePosterior
 
 __all__ = ["MixtureDecoder", "drawn", "mean_mixture"]
 

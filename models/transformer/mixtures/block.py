@@ -26,14 +26,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..attention.kv_cache import KeyValueCache
-from ..attention.layers.denoising import DenoisingAttention, ProjectedMixture
-from ..attention.mixture import Mixture
-from ..utils.precision import at_least_float32
-from .blocks import MLP, initialize, norm_layer
-from .config import TransformerConfig
-from .mixture_heads import AlphaForm, AlphaHead, VarianceForm, VarianceHead, bounded
-from .mixture_posterior import LEAST_LOG_ALPHA, MixturePosterior
+from ...attention.kv_cache import KeyValueCache
+from ...attention.layers.denoising import DenoisingAttention, ProjectedMixture
+from ...attention.mixture import Mixture
+from ...utils.precision import at_least_float32
+from ..blocks import MLP, initialize, norm_layer
+from ..config import TransformerConfig
+from .heads import AlphaForm, AlphaHead, VarianceForm, VarianceHead, bounded
+from .posterior import LEAST_LOG_ALPHA, MixturePosterior
 
 __all__ = ["Draw", "MixtureBlock", "check_positions"]
 
