@@ -25,23 +25,20 @@
 # No network is trained; the whole notebook runs in seconds.
 
 # %%
-import math
-
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import torch
 from matplotlib.axes import Axes
-from matplotlib.patches import Ellipse
 from torch import Tensor, nn
 
 import pyroformer as pf
 from pyroformer.inference.diagnostics import khat
 from pyroformer.inference.objectives.bounds import importance_sweep
-from pyroformer.inference.plots.style import COLORS, FRAME, INK, SHADES
 
-torch.manual_seed(0)
+pyro.set_rng_seed(0)
 
 # %% tags=["parameters"]
 cases = 500
@@ -81,12 +78,8 @@ class Sum(nn.Module):
 
     def forward(self, batch: pf.Batch) -> None:
         with pyro.plate("texts", len(self.observed), dim=-1):
-            z = pyro.sample(
-                "z",
-                dist.MultivariateNormal(
-                    self.observed.new_zeros(len(self.observed), 2), torch.eye(2)
-                ),
-            )
+            origin = torch.zeros(len(self.observed), 2)
+            z = pyro.sample("z", dist.Normal(origin, 1.0).to_event(1))
             pyro.sample("text", dist.Normal(z.sum(-1), 0.5**0.5), obs=self.observed)
 
 
@@ -127,29 +120,23 @@ class Independent(Guess):
 
     def __init__(self, observed: Tensor) -> None:
         super().__init__(observed[:, None].expand(-1, 2), torch.eye(2))
-        self.slope, self.log_scale = (
-            nn.Parameter(torch.zeros(2)),
-            nn.Parameter(torch.zeros(2)),
-        )
+        self.slope = nn.Parameter(torch.zeros(2))
+        self.log_scale = nn.Parameter(torch.zeros(2))
 
     def conditional(self) -> dist.MultivariateNormal:
-        return dist.MultivariateNormal(
-            self.slope * self.mean, scale_tril=self.log_scale.exp().diag()
-        )
+        scales = self.log_scale.exp().diag()
+        return dist.MultivariateNormal(self.slope * self.mean, scale_tril=scales)
 
 
 learned = Independent(observed)
 svi = pf.SVI(model, learned, torch.optim.Adam, lr=0.03)
 losses = [svi.step(batch) for _ in range(learning_steps)]
 
-print(
-    "slope:             ", [round(x, 2) for x in learned.slope.tolist()], " exact: 0.4"
+slope, scale = (
+    x.detach().numpy().round(2) for x in (learned.slope, learned.log_scale.exp())
 )
-print(
-    "standard deviation:",
-    [round(x, 2) for x in learned.log_scale.exp().tolist()],
-    " exact: 0.77",
-)
+print("slope:             ", slope, " exact: 0.4")
+print("standard deviation:", scale, " exact: 0.77")
 
 # %% [markdown]
 # The means are right and the standard deviations too small. This is not a lack of training: to stay inside a slanted
@@ -158,70 +145,28 @@ print(
 
 # %%
 exact = Guess(center, covariance)
-missing = (
-    torch.distributions.kl_divergence(learned.conditional(), exact.conditional())
-    .mean()
-    .item()
-)
+missing = torch.distributions.kl_divergence(learned.conditional(), exact.conditional())
 
 
-# %% tags=["hide-input"] jupyter={"source_hidden": true}
-def ellipse(ax: Axes, mean: Tensor, covariance: Tensor, **style: object) -> None:
-    """The ellipse that holds half of a Gaussian's mass."""
-    variances, directions = torch.linalg.eigh(covariance)
-    width, height = (2 * math.sqrt(2 * math.log(2)) * variances.sqrt()).tolist()
-    angle = math.degrees(math.atan2(directions[1, 0], directions[0, 0]))
-    ax.add_patch(Ellipse(tuple(mean.tolist()), width, height, angle=angle, **style))
-
-
-def draw_posterior(ax: Axes, guide: Guess, case: int, color: str) -> None:
-    """The exact posterior of a case, shaded, with a guide's as an outline."""
-    with torch.no_grad():
-        distribution = guide.conditional()
-        ellipse(
-            ax,
-            exact.mean[case],
-            exact.covariance,
-            facecolor=SHADES(0.6),
-            edgecolor="none",
-        )
-        ellipse(
-            ax,
-            distribution.mean[case],
-            distribution.covariance_matrix[case],
-            facecolor="none",
-            edgecolor=color,
-            linewidth=2,
-        )
-    reach = exact.mean[case, 0].item()
-    ax.set(
-        xlim=(reach - 2.4, reach + 2.4),
-        ylim=(reach - 2.4, reach + 2.4),
-        aspect="equal",
-        xlabel="$z_1$",
+# %%
+def draw(guide: Guess, case: int, ax: Axes) -> None:
+    """The exact posterior of a case, shaded, and a guide's as a line; half the mass is inside."""
+    given = guide.conditional()
+    pf.plots.gaussian(
+        exact.mean[case], exact.covariance, filled=True, color="lightsteelblue", ax=ax
     )
+    pf.plots.gaussian(given.mean[case], given.covariance_matrix[case], ax=ax)
+    ax.set(aspect="equal", xlabel="$z_1$", ylabel="$z_2$")
 
 
-def draw_learning() -> None:
-    _, (loss, plane) = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=(1.6, 1))
-    loss.plot(losses, color=COLORS[0], label="loss: −ELBO")
-    loss.axhline(
-        -log_evidence.mean(),
-        color=INK,
-        linestyle="--",
-        label="−log p(x): no guide can do better",
-    )
-    loss.set(
-        xlabel="step",
-        ylabel="nats per case",
-        title=f"The loss converges {missing:.2f} nats above −log p(x)",
-    )
-    loss.legend(frameon=False)
-    draw_posterior(plane, learned, 0, COLORS[0])
-    plane.set(ylabel="$z_2$", title="Exact posterior (shaded), guide (line)")
-
-
-draw_learning()
+_, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=(1.6, 1))
+left.plot(losses, label="loss: −ELBO")
+left.axhline(-log_evidence.mean(), color="k", ls="--", label="−log p(x), the best loss")
+left.set(xlabel="step", ylabel="nats per case")
+left.set_title(f"The loss converges {missing.mean():.2f} nats above −log p(x)")
+left.legend()
+draw(learned, 0, right)
+right.set_title("Exact posterior (shaded), guide (line)")
 
 # %% [markdown]
 # ## A gallery of bad guides
@@ -238,18 +183,11 @@ guides = {
     "the prior": Guess(torch.zeros(cases, 2), torch.eye(2)),
 }
 
-
-# %% tags=["hide-input"] jupyter={"source_hidden": true}
-def draw_gallery() -> None:
-    case = int(observed.argmax())
-    _, axes = plt.subplots(1, 5, figsize=(12, 2.9), sharey=True)
-    for ax, (name, guide), color in zip(axes, guides.items(), COLORS, strict=False):
-        draw_posterior(ax, guide, case, color)
-        ax.set_title(name)
-    axes[0].set_ylabel("$z_2$")
-
-
-draw_gallery()
+_, axes = plt.subplots(1, 5, figsize=(12, 2.9), sharex=True, sharey=True)
+for ax, (name, guide) in zip(axes, guides.items(), strict=True):
+    draw(guide, int(observed.argmax()), ax)
+    ax.set_title(name)
+    ax.label_outer()
 
 # %% [markdown]
 # ## Bounds: the gap that the guide leaves
@@ -277,24 +215,13 @@ def importance(guide: Guess) -> list[float]:
 
 gaps = {name: importance(guide) for name, guide in guides.items()}
 
-
-# %% tags=["hide-input"] jupyter={"source_hidden": true}
-def draw_bounds() -> None:
-    _, ax = plt.subplots(figsize=(7, 3.4))
-    for (name, values), color in zip(gaps.items(), COLORS, strict=False):
-        ax.plot(counts, values, "o-", color=color, markersize=3, label=name)
-    ax.set_xscale("log", base=2)
-    ax.set_yscale("log")
-    ax.set(
-        xlabel="draws $K$",
-        ylabel="nats per case",
-        ylim=(0.01, 5),
-        title="Gap between log p(x) and the bound of $K$ draws",
-    )
-    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-
-
-draw_bounds()
+_, ax = plt.subplots(figsize=(7, 3.4))
+for name, values in gaps.items():
+    ax.loglog(counts, values, "o-", markersize=3, label=name)
+ax.set_xscale("log", base=2)
+ax.set(xlabel="draws $K$", ylabel="nats per case", ylim=(0.01, 5))
+ax.set_title("Gap between log p(x) and the bound of $K$ draws")
+ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 # %% [markdown]
 # Every guide has a gap, and more draws reduce it, but not equally. The gap of the prior is the largest for one draw
@@ -320,29 +247,7 @@ drawn = {
     name: pf.to_arviz(model, guide, batch, draws, prior=False)
     for name, guide in guides.items()
 }
-shapes = {name: khat(data).values for name, data in drawn.items()}
-
-
-# %% tags=["hide-input"] jupyter={"source_hidden": true}
-def draw_shapes() -> None:
-    _, ax = plt.subplots(figsize=(7, 3.0))
-    spread = np.random.default_rng(0).uniform(-0.28, 0.28, cases)
-    for row, (values, color) in enumerate(zip(shapes.values(), COLORS, strict=False)):
-        ax.plot(values, row + spread, ".", color=color, markersize=3, alpha=0.5)
-        ax.plot(
-            np.median(values), row, "|", color=INK, markersize=22, markeredgewidth=2
-        )
-    for limit in (0.5, 0.7):
-        ax.axvline(limit, color=FRAME, linestyle="--")
-    ax.set_yticks(range(len(shapes)), list(shapes))
-    ax.invert_yaxis()
-    ax.set(
-        xlabel="k-hat of each case; the bar is the median",
-        title="A guide passes left of the dashed lines",
-    )
-
-
-draw_shapes()
+pf.plots.khats_by_guide(drawn)
 
 # %% [markdown]
 # The guide with the wrong mean has a high k-hat as well: it has too little mass on one side. Wide guides pass, and so
@@ -358,13 +263,11 @@ for name, data in drawn.items():
     weight = weight / weight.sum(("chain", "draw"))
     first = data.posterior["z"].isel(z_dim_0=0)
     mean = (weight * first).sum(("chain", "draw"))
-    weighted = (
-        ((weight * (first - mean) ** 2).sum(("chain", "draw")) ** 0.5).median().item()
-    )
-    plain = first.std(("chain", "draw")).median().item()
+    weighted = (weight * (first - mean) ** 2).sum(("chain", "draw")) ** 0.5
+    plain = first.std(("chain", "draw"))
     print(
-        f"{name:>20}: standard deviation {plain:.2f}, "
-        f"weighted {weighted:.2f}, exact {0.6**0.5:.2f}"
+        f"{name:>20}: standard deviation {plain.median():.2f}, "
+        f"weighted {weighted.median():.2f}, exact {0.6**0.5:.2f}"
     )
 
 # %% [markdown]
@@ -372,44 +275,16 @@ for name, data in drawn.items():
 #
 # The cases were drawn from the model, so their true numbers are known. This works for any model: draw latents and data
 # from it, infer, and compare. If the guide is exact, its central 90 % interval contains the truth in 90 % of the
-# cases, and the same holds for every other level.
+# cases, and the same holds for every other level. The number of draws below the truth is all that this takes; it is
+# counted for the first of the two numbers.
 
 # %%
-levels = np.linspace(0, 1, 41)
-
-
-def coverage(data: object) -> np.ndarray:
-    """The fraction of cases whose truth lies in the central interval of each level."""
-    rank = (data.posterior["z"].values[0] < truth.numpy()).mean(0)
-    return np.array([(abs(rank - 0.5) <= level / 2).mean() for level in levels])
-
-
-covered = {name: coverage(data) for name, data in drawn.items()}
-
-
-# %% tags=["hide-input"] jupyter={"source_hidden": true}
-def draw_coverage() -> None:
-    _, ax = plt.subplots(figsize=(6.4, 4.2))
-    chance = 2 * np.sqrt(levels * (1 - levels) / cases)
-    ax.fill_between(
-        levels,
-        levels - chance,
-        levels + chance,
-        color=SHADES(0.4),
-        label="exact, ± 2 standard errors",
-    )
-    for (name, values), color in zip(covered.items(), COLORS, strict=False):
-        ax.plot(levels, values, color=color, label=name)
-    ax.set(
-        xlabel="level of the interval",
-        ylabel="fraction of cases inside",
-        aspect="equal",
-        title="Coverage",
-    )
-    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-
-
-draw_coverage()
+below = {
+    name: (data.posterior["z"].values[0, :, :, 0] < truth[:, 0].numpy()).sum(0)
+    for name, data in drawn.items()
+}
+calibration = pf.diagnostics.Calibration(below, draws)
+pf.plots.coverage(calibration)
 
 # %% [markdown]
 # Coverage detects what k-hat did not: intervals that are too wide, and ones with the wrong center. But it misses
@@ -417,17 +292,16 @@ draw_coverage()
 # that this guide ignores the data. All three in one table:
 
 # %%
-print(
-    f"{'':>20}  {'gap, K = 1':>12}  {f'K = {counts[-1]}':>8}  "
-    f"{'k-hat':>6}  {'90 % covers':>11}"
-)
-for name in guides:
-    first, last = gaps[name][0], gaps[name][-1]
-    inside = covered[name][np.isclose(levels, 0.9)].item()
-    print(
-        f"{name:>20}  {first:>12.2f}  {last:>8.2f}  "
-        f"{np.median(shapes[name]):>6.2f}  {inside:>11.0%}"
-    )
+pd.DataFrame(
+    {
+        "gap, K = 1": {name: gap[0] for name, gap in gaps.items()},
+        f"gap, K = {counts[-1]}": {name: gap[-1] for name, gap in gaps.items()},
+        "median k-hat": {
+            name: khat(data).median().item() for name, data in drawn.items()
+        },
+        "90 % covers": {name: calibration.coverage(name, 0.9) for name in guides},
+    }
+).round(2)
 
 # %% [markdown]
 # ## k-hat in many dimensions
@@ -447,51 +321,27 @@ class PriorOnly(nn.Module):
 
     def forward(self, batch: pf.Batch) -> None:
         with pyro.plate("texts", 20, dim=-1):
-            pyro.sample(
-                "z", dist.Normal(torch.zeros(20, self.size), self.scale).to_event(1)
-            )
+            around = dist.Normal(torch.zeros(20, self.size), self.scale)
+            pyro.sample("z", around.to_event(1))
             if self.observes:
-                pyro.sample(
-                    "text", dist.Normal(torch.zeros(20), 1.0), obs=torch.zeros(20)
-                )
+                noise = dist.Normal(torch.zeros(20), 1.0)
+                pyro.sample("text", noise, obs=torch.zeros(20))
 
 
 sizes = [4**power for power in range(6)]
 twenty = pf.Batch.pad([[2]] * 20)
-by_size = [
-    khat(
-        pf.to_arviz(
-            PriorOnly(size),
-            PriorOnly(size, 0.9, observes=False),
-            twenty,
-            draws // 2,
-            prior=False,
-        )
-    ).values
-    for size in sizes
-]
+by_size = []
+for size in sizes:
+    exact, narrow = PriorOnly(size), PriorOnly(size, 0.9, observes=False)
+    data = pf.to_arviz(exact, narrow, twenty, draws // 2, prior=False)
+    by_size.append(khat(data).values)
 
-
-# %% tags=["hide-input"] jupyter={"source_hidden": true}
-def draw_sizes() -> None:
-    _, ax = plt.subplots(figsize=(6.4, 3.2))
-    ax.plot(sizes, by_size, ".", color=COLORS[4], alpha=0.6)
-    ax.plot(
-        sizes,
-        np.median(by_size, axis=1),
-        "o-",
-        color=COLORS[0],
-        label="median of 20 cases",
-    )
-    ax.axhline(0.7, color=FRAME, linestyle="--", label="0.7")
-    ax.set_xscale("log", base=2)
-    ax.set(
-        xlabel="dimensions", ylabel="k-hat", title="A guide that is a tenth too narrow"
-    )
-    ax.legend(frameon=False)
-
-
-draw_sizes()
+_, ax = plt.subplots(figsize=(6.4, 3.2))
+ax.semilogx(sizes, by_size, "C4.", base=2)
+ax.plot(sizes, np.median(by_size, axis=1), "C0o-", label="median of 20 cases")
+ax.axhline(0.7, color="gray", linestyle="--", label="0.7")
+ax.set(xlabel="dimensions", ylabel="k-hat", title="A guide that is a tenth too narrow")
+ax.legend()
 
 # %% [markdown]
 # The posterior of a sentence under an `NVAE` has more than a thousand dimensions. A k-hat above 0.7 there does not

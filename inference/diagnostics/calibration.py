@@ -53,6 +53,29 @@ class Calibration(NamedTuple):
             raise ValueError(f"bins is {bins}: give 2 or more, a divisor of the {self.draws + 1} possible ranks.")
         return np.bincount(self.ranks[name] * bins // (self.draws + 1), minlength=bins)
 
+    def coverage(self, name: str, level: float) -> float:
+        r"""The share of the true values that lie in the guide's central interval of a level, such as 0.9.
+
+        .. math::
+            \frac1n \sum_i 1 \left\{ \left| \frac{2 r_i + 1}{L + 1} - 1 \right| \le \text{level} \right\}
+
+        A calibrated guide has a share equal to the level, within a standard error of
+        :math:`\sqrt{\text{level} (1 - \text{level}) / n}`.
+
+        Raises:
+            ValueError: If the quantity does not exist, or the level is not between 0 and 1.
+
+        Examples:
+            >>> pf.diagnostics.Calibration({"z": np.arange(100)}, draws=99).coverage("z", 0.9)
+            0.9
+        """
+        if name not in self.ranks:
+            raise ValueError(f"there is no quantity {name!r}: choose among {', '.join(self.ranks)}.")
+        if not 0 <= level <= 1:
+            raise ValueError(f"level is {level}: give the share that the interval should hold, from 0 to 1.")
+        outward = np.abs((2 * self.ranks[name] + 1) / (self.draws + 1) - 1)
+        return float((outward <= level + 1e-12).mean())
+
     def p_value(self, name: str, bins: int = 10) -> float:
         r"""P-value of Pearson's chi-square test that the ranks of a quantity are uniform.
 

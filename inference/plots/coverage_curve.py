@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 
 from ..diagnostics.calibration import Calibration
@@ -41,28 +40,18 @@ def coverage(calibration: Calibration, names: Sequence[str] | None = None, *, ax
         [0.5, 0.25]
     """
     names = list(calibration.ranks) if names is None else list(names)
-    if missing := next((name for name in names if name not in calibration.ranks), None):
-        raise ValueError(f"there is no quantity {missing!r}: choose among {', '.join(calibration.ranks)}.")
     if not names:
         raise ValueError("there are no quantities: give at least one, or leave names out.")
     ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
     levels = np.linspace(0, 1, LEVELS)
-    count = min(len(calibration.ranks[name]) for name in names)
-    error = 2 * np.sqrt(levels * (1 - levels) / count)
+    counts = [len(calibration.ranks[name]) for name in names if name in calibration.ranks]
+    error = 2 * np.sqrt(levels * (1 - levels) / min(counts, default=1))
     band = (np.clip(levels - error, 0, 1), np.clip(levels + error, 0, 1))
     ax.fill_between(levels, *band, color=FRAME, alpha=0.3, linewidth=0, label="exact, ± 2 standard errors")
     for index, name in enumerate(names):
-        inside = _inside(calibration.ranks[name], calibration.draws, levels)
+        inside = [calibration.coverage(name, float(level)) for level in levels]
         ax.plot(levels, inside, color=COLORS[index % len(COLORS)], label=name)
     ax.set(xlabel="level of the interval", ylabel="true values inside", aspect="equal", xlim=(0, 1), ylim=(0, 1.02))
     ax.set_title("Coverage of the guide's intervals", loc="left", fontsize="medium", color=INK)
     ax.legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
     return plain(ax)
-
-
-def _inside(
-    ranks: Int[np.ndarray, " n"], draws: int, levels: Float[np.ndarray, " levels"]
-) -> Float[np.ndarray, " levels"]:
-    """The share of ranks in the central interval of each level."""
-    outward = np.abs((2 * ranks + 1) / (draws + 1) - 1)
-    return (outward[:, None] <= levels + 1e-12).mean(0)
