@@ -23,6 +23,8 @@ from .generation.interpolation import interpolate, swap
 from .generation.reconstruction import Reconstruction
 from .posterior.arviz_compat import ArviZData
 from .posterior.export import posterior
+from .pretrained.pretrained import Pretrained
+from .runs.backbone import backbone_of
 from .runs.fitted import FittedModel
 from .runs.folder import RunFolder, objective_state, read_checkpoint
 from .runs.importable import warn_of_unimportable
@@ -72,6 +74,15 @@ class Run(FittedModel):
             ValueError: If the run has no metrics yet.
         """
         return imported("pandas.DataFrame")(self.folder.read_metrics())
+
+    @property
+    def backbone(self) -> Pretrained:
+        """The language model of this run, as ``for_corpus(backbone=...)`` takes it, with its tokenizer.
+
+        Raises:
+            ValueError: If the model is no language model, or its decoder has weights that others lack.
+        """
+        return backbone_of(self)
 
     def to(self, device: str | torch.device) -> "Run":
         """Move model and guide to a device, in place; batches follow them.

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from .attention.mixture import Mixture
 from .base import Model
 from .batch import Batch
+from .priors.gaussian_tokens import GaussianTokenPrior
+from .priors.language_model import LanguageModelVectorPrior
 from .priors.lengths import LengthPrior
 from .priors.roles import SequencePrior
-from .priors.tokens import TokenVectorPrior
 from .priors.vectors import over_components
+from .transformer.backbone import Backbone, Train
 from .transformer.blocks import cross_attention_of
 from .transformer.config import TransformerConfig
 from .transformer.memory import Memory, check_mixture
@@ -38,9 +40,17 @@ class MixtureMemoryModel(Model):
     @classmethod
     def corpus_arguments(cls, corpus: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         prior = options.get("base_measure")
-        if prior == "tokens" or _ends_texts(prior):
+        if prior in ("tokens", "language_model") or _ends_texts(prior):
             return {}
         return {"length_prior": LengthPrior.fit(torch.as_tensor(corpus.train.lengths), corpus.max_length)}
+
+    def start_from(self, backbone: Backbone, train: Train = "all", labels: int = 0) -> None:
+        super().start_from(backbone, train, labels)
+        if isinstance(self.base_measure, LanguageModelVectorPrior):
+            backbone.load_into(self.base_measure, labels)
+            if train != "all":
+                backbone.freeze(self.base_measure)
+        self.start_reading()
 
     @torch.no_grad()
     def start_reading(self) -> None:
@@ -51,16 +61,16 @@ class MixtureMemoryModel(Model):
         learns.
         """
         prior = self.base_measure
-        if not isinstance(prior, TokenVectorPrior):
+        if not isinstance(prior, GaussianTokenPrior):
             return
         embedding = self.decoder.embedding.tokens.weight
-        if prior.embedding.shape != embedding.shape:
-            (own, width), (count, size) = prior.embedding.shape, embedding.shape
+        if prior.means().shape != embedding.shape:
+            (own, width), (count, size) = prior.means().shape, embedding.shape
             raise ValueError(
                 f"the base_measure has vectors of width {width} for {own} tokens, and the model has {count} tokens of "
                 f"width {size}: give both the same."
             )
-        prior.embedding.copy_(embedding / (embedding.square().mean().sqrt() * prior.scale))
+        prior.start_at_embedding(embedding)
         for block in self.decoder.blocks:
             attention = cross_attention_of(block)
             nn.init.orthogonal_(attention.value.weight)

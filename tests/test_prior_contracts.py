@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.codebook import CodebookVectorPrior
 from pyroformer.models.priors.heavy_tails import LaplaceVectorPrior, LinearLaplace, LinearStudentT, StudentTVectorPrior
 from pyroformer.models.priors.hyperpriors import Hierarchical
+from pyroformer.models.priors.language_model import LanguageModelVectorPrior
 from pyroformer.models.priors.latents import LinearGaussian, StandardGaussian
 from pyroformer.models.priors.roles import VectorPrior
 from pyroformer.models.priors.sequences import AutoregressiveVectorPrior
@@ -87,6 +89,7 @@ SEQUENCES: dict[str, Callable[[int, int], Any]] = {
     "autoregressive": lambda width, own: AutoregressiveVectorPrior(width, heads=2, samples_per_component=own),
     "codebook": lambda width, own: CodebookVectorPrior(width, entries=5, heads=2, samples_per_component=own),
     "tokens": lambda width, own: TokenVectorPrior(width, 30, heads=2, samples_per_component=own),
+    "language-model": lambda width, own: LanguageModelVectorPrior(replace(CONFIG, width=width), 0.015, own),
 }
 LATENTS: dict[str, Callable[[int, int, int], Any]] = {
     "standard": lambda size, summary, layers: StandardGaussian(size),

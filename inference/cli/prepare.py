@@ -13,11 +13,12 @@ from torch import nn
 from ...models.base import Model
 from ...models.batch import EOS
 from ...models.serialization import check_trust, from_config, public_path
-from ...models.transformer.backbone import Backbone, Train
+from ...models.transformer.backbone import ADAPTER_RANK, Backbone, Train
 from ...models.transformer.config import TransformerConfig
 from ...models.utils.choices import check_choice
 from ..data.corpus import Corpus
 from ..pretrained.pretrained import Pretrained
+from ..run import load
 from ..runs.folder import RunFolder
 from ..runs.joint_module import freeze_others, joint_module
 from ..training.resumed import MAY_CHANGE, recorded_options
@@ -96,7 +97,9 @@ def prepare_new(
         known |= cls.for_corpus(corpus, size=size, **plain).prior_sizes
     network = {field.name for field in fields(TransformerConfig)}
     # The messages of the network come before those of a prior with its sizes.
-    TransformerConfig(**cls.network | {key: value for key, value in known.items() if key in network})
+    adapters = {"adapter_rank": ADAPTER_RANK} if train == "lora" else {}
+    options = cls.network | adapters | {key: value for key, value in known.items() if key in network}
+    known["config"] = TransformerConfig(**options)
     torch.manual_seed((training or {}).get("seed", 0))
     model_options = {key: _construct(value, known) for key, value in model_options.items()}
     new: Model = cls.for_corpus(corpus, size=size, backbone=backbone, train=train, **model_options)
@@ -250,7 +253,7 @@ def read_corpus(data: str, folder: RunFolder | None = None, **arguments: Any) ->
 
 
 def read_backbone(source: str, size: str | None, texts: Mapping[str, Any], model: Mapping[str, Any]) -> Pretrained:
-    """A pretrained model, read before any text is.
+    """A pretrained model or the language model of a run, read before any text is.
 
     Raises:
         ValueError: If it cannot be read, or an option that it determines is set to another value.
@@ -259,7 +262,8 @@ def read_backbone(source: str, size: str | None, texts: Mapping[str, Any], model
     for name, value in own.items():
         if value not in (None, "auto"):
             raise ValueError(f"--{name} is {value}, but {source} has one of its own: leave it out.")
-    backbone = Pretrained.from_pretrained(source)
+    run = RunFolder(source)
+    backbone = load(run.path).backbone if run.config_file.exists() else Pretrained.from_pretrained(source)
     backbone.check(**model, max_length=texts["max_length"] or 0)
     return backbone
 

@@ -24,6 +24,8 @@ from .tokenizer import Tokenizer, TokenizerKind
 
 __all__ = ["Corpus"]
 
+MAX_LENGTH = 64  # of texts, unless another is given
+
 
 class Corpus:
     r"""Training, validation and test texts; or pairs (condition, text), for conditional models.
@@ -75,7 +77,7 @@ class Corpus:
         cls,
         *,
         vocabulary: int | Literal["auto"] = "auto",
-        max_length: int = 64,
+        max_length: int = MAX_LENGTH,
         overlong: Overlong = "drop",
         seed: int = 0,
         folder: str | Path | None = None,
@@ -101,7 +103,7 @@ class Corpus:
         path: str | Path,
         *,
         vocabulary: int | Literal["auto"] = "auto",
-        max_length: int = 64,
+        max_length: int = MAX_LENGTH,
         overlong: Overlong = "split",
         field: Field | None = None,
         condition: Field | None = None,
@@ -171,7 +173,7 @@ class Corpus:
         texts: Iterable[Any] | Mapping[str, Iterable[Any]],
         *,
         vocabulary: int | Literal["auto"] = "auto",
-        max_length: int = 64,
+        max_length: int = MAX_LENGTH,
         overlong: Overlong = "split",
         labels: bool | None = None,
         seed: int = 0,

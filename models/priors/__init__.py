@@ -5,6 +5,7 @@ from .codebook import CodebookVectorPrior
 from .components import ComponentPrior, DirichletProcess, GaussianVectors, StickBreaking
 from .heavy_tails import LaplaceVectorPrior, LinearLaplace, LinearStudentT, StudentTVectorPrior
 from .hyperpriors import Hierarchical
+from .language_model import LanguageModelVectorPrior
 from .latents import LinearGaussian, LinearPrior, StandardGaussian
 from .lengths import LengthPrior
 from .roles import BaseMeasure, LatentPrior, Prior, SequencePrior, VectorPrior, WeightPrior
@@ -29,6 +30,7 @@ __all__ = [
     "Hierarchical",
     "IndependentVectorPrior",
     "KernelVectorPrior",
+    "LanguageModelVectorPrior",
     "LaplaceVectorPrior",
     "LatentPrior",
     "LengthPrior",

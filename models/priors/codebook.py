@@ -96,6 +96,11 @@ class Codebook(TorchDistribution):
         std = self.stds[0] if len(self.stds) == 1 else self.stds[k]
         return Normal(self.means[k], std, validate_args=False).log_prob(value).sum(-1)
 
+    def responsibilities(self, value: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch k"]:
+        r"""The posterior probability of each Gaussian, :math:`p(k \mid z_i)`."""
+        with torch.autocast(value.device.type, enabled=False):
+            return self._log_joint(value).softmax(-1)
+
     def _log_joint(self, value: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch k"]:
         """The logit plus the log density of each Gaussian, up to a term that all have in common."""
         value = value if self.shift is None else value - self.shift

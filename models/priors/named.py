@@ -8,6 +8,7 @@ from torch.distributions import Distribution
 
 from ..utils.choices import check_choice
 from .codebook import CodebookVectorPrior
+from .language_model import LanguageModelVectorPrior
 from .roles import BaseMeasure
 from .sequences import AutoregressiveVectorPrior
 from .tokens import TokenVectorPrior
@@ -17,6 +18,7 @@ __all__ = ["NAMED", "named_prior"]
 
 NAMED: dict[str, type[BaseMeasure]] = {
     "tokens": TokenVectorPrior,
+    "language_model": LanguageModelVectorPrior,
     "codebook": CodebookVectorPrior,
     "autoregressive": AutoregressiveVectorPrior,
     "mixture": MixtureVectorPrior,
@@ -35,7 +37,7 @@ def named_prior(
     Arguments:
         base_measure: A name in ``NAMED``, a prior, or None for a standard Gaussian.
         config: The network, a :class:`~..transformer.config.TransformerConfig`, whose fields fill arguments of the
-            prior of the same name.
+            prior of the same name; or itself the argument ``config``.
         samples_per_component: Number of the prior's own components.
         ends_texts: Whether its vectors tell where a text ends, if the prior can.
 
@@ -54,6 +56,8 @@ def named_prior(
     cls = NAMED[name]
     accepted = signature(cls).parameters
     sizes = {field: getattr(config, field) for field in accepted if hasattr(config, field)}
+    if "config" in accepted:
+        sizes["config"] = config
     if not ends_texts:
         sizes.pop("eos", None)
     if "samples_per_component" in accepted:

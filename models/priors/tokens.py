@@ -1,31 +1,20 @@
 """A prior of the next vector with one Gaussian for each token: a language model of Gaussian tokens."""
 
-import math
-
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..distributions.lengths import Lengths
-from ..transformer.embedding import sinusoids
 from ..utils.precision import at_least_float32
 from .causal import CausalVectorPrior
-from .codebook import Codebook
-from .joint import of_tokens
-from .latents import bounded_std, unbounded
-from .roles import TokenGaussians, VectorPrior
-from .vectors import GaussianVectorPrior
+from .gaussian_tokens import GaussianTokenPrior, check_gaussians, own_component
+from .latents import unbounded
+from .roles import VectorPrior
 
 __all__ = ["TokenVectorPrior"]
 
-LEAST = 0.01  # above the bound of a log variance
-ALMOST = -1e-6  # largest log probability that a text ends, where it goes on
-PLACES = 3.0  # scale of the sinusoids: places then stand out from tokens, so that a decoder soon finds its own
 
-
-class TokenVectorPrior(CausalVectorPrior):
+class TokenVectorPrior(GaussianTokenPrior, CausalVectorPrior):
     r"""A language model in which each token is a Gaussian.
 
     .. math:: p(z \mid n) = \prod_{i \le \kappa} p_0(z_i) \prod_{i > \kappa}
@@ -86,8 +75,6 @@ class TokenVectorPrior(CausalVectorPrior):
         torch.Size([1, 2, 8])
     """
 
-    starts_posteriors = True
-
     def __init__(
         self,
         width: int,
@@ -101,15 +88,12 @@ class TokenVectorPrior(CausalVectorPrior):
         first: VectorPrior | None = None,
         eos: int | None = None,
     ) -> None:
-        if vocabulary < 1:
-            raise ValueError(f"vocabulary {vocabulary}: must be at least 1, the number of tokens")
-        if eos is not None and not 0 <= eos < vocabulary:
-            raise ValueError(f"eos {eos}: must be a token, from 0 to {vocabulary - 1}, or None")
-        if not LEAST <= variance <= 1 / LEAST:
-            raise ValueError(f"variance {variance}: must be from {LEAST} to {1 / LEAST:g}; that of the means is 1")
+        check_gaussians(vocabulary, variance, eos)
         if first is None and width > 0:
-            first = GaussianVectorPrior(width, mean=-math.sqrt(1 + PLACES**2 / 2), variance=variance)
-        super().__init__(width, width, model_width, layers, heads, dropout, samples_per_component, first, eos is None)
+            first = own_component(width, variance)
+        CausalVectorPrior.__init__(
+            self, width, width, model_width, layers, heads, dropout, samples_per_component, first, eos is None
+        )
         if width % 2:
             raise ValueError(f"width {width}: must be even, for the sinusoids of places")
         self.eos = eos
@@ -120,68 +104,23 @@ class TokenVectorPrior(CausalVectorPrior):
         self.bias = nn.Parameter(torch.zeros(vocabulary))
         self.log_variance = nn.Parameter(unbounded(torch.full((width,), variance)))
 
-    def gaussians(self, tokens: Int[Tensor, "*batch T"]) -> TokenGaussians:
-        place = torch.arange(tokens.shape[-1], device=tokens.device)
-        mean = self.scale * at_least_float32(self.embedding[tokens]) + places(place, self.width)
-        return TokenGaussians(mean, self._std().square().log())
+    def means(self) -> Float[Tensor, "v p"]:
+        return self.scale * at_least_float32(self.embedding)
 
     def next_vector(self, scores: Float[Tensor, "*batch m s"], place: Int[Tensor, " m"]) -> Distribution:
-        embedding, bias = at_least_float32(self.embedding), at_least_float32(self.bias)
-        logits, mean = scores @ embedding.T + bias, self.scale * embedding
-        shift = places(place // max(1, self.samples_per_component), self.width).to(mean.dtype)
-        return Codebook(logits, mean, self._std()[None], shift)
+        logits = scores @ at_least_float32(self.embedding).T + at_least_float32(self.bias)
+        return self.of_logits(logits, place)
 
-    @property
-    def ends_texts(self) -> bool:
-        return self.eos is not None
-
-    def length(self, distribution: Distribution, vectors: Float[Tensor, "*batch n p"], max_length: int) -> Distribution:
-        each = of_tokens(distribution, vectors)
-        assert self.eos is not None and isinstance(each.distribution, Codebook)
-        eos = torch.full((1,), self.eos, device=vectors.device)  # a scalar would be read from the device
-        joint = each.distribution.log_weight(eos) + each.distribution.log_density(each.value, eos)
-        samples = max(1, self.samples_per_component)
-        return ends((joint - each.log_prob)[..., samples - 1 :: samples], max_length)
+    def start_at_embedding(self, embedding: Float[Tensor, "v p"]) -> None:
+        self.embedding.copy_(embedding / (embedding.square().mean().sqrt() * self.scale))
 
     def _read(
         self, before: Float[Tensor, "*batch m p"], place: Int[Tensor, " m"], length: Int[Tensor, "*#batch"]
     ) -> Float[Tensor, "*batch m w"]:
         """The input of the blocks, with the vector of the token before as it would be at no place."""
-        shift = places((place - 1) // max(1, self.samples_per_component), self.width)
-        return super()._read(before - torch.where((place > 0)[:, None], shift, 0), place, length)
-
-    def _std(self) -> Float[Tensor, " p"]:
-        return bounded_std(at_least_float32(self.log_variance))
+        return super()._read(before - torch.where((place > 0)[:, None], self.shift(place - 1), 0), place, length)
 
     def extra_repr(self) -> str:
         return (
             f"width={self.width}, vocabulary={len(self.embedding)}, samples_per_component={self.samples_per_component}"
         )
-
-
-def ends(log_end: Float[Tensor, "*batch t"], max_length: int) -> Lengths:
-    r"""The distribution of the length of a text that ends at each token with some probability, if not before.
-
-    .. math:: p(n) = r_n \prod_{i < n} (1 - r_i)
-
-    All that is left falls to ``max_length``, or, with fewer tokens than that, to the length after the last of them.
-
-    Arguments:
-        log_end: :math:`\log r_i`.
-        max_length: The largest length.
-
-    Examples:
-        >>> ends(torch.tensor([0.5, 0.5, 0.5]).log(), max_length=3).probs
-        tensor([0.5000, 0.2500, 0.2500])
-        >>> ends(torch.tensor([0.5, 0.5, 0.5]).log(), max_length=9).probs
-        tensor([0.5000, 0.2500, 0.1250, 0.1250])
-    """
-    log_on = torch.log(-torch.expm1(log_end.clamp(max=ALMOST))).cumsum(-1)
-    reached = F.pad(log_on, (1, 0))
-    last = min(log_end.shape[-1], max_length - 1)  # where a text may end, rather than must
-    return Lengths(torch.cat([reached[..., :last] + log_end[..., :last], reached[..., last : last + 1]], -1))
-
-
-def places(place: Int[Tensor, "*batch"], width: int) -> Float[Tensor, "*batch width"]:
-    r"""What tells the Gaussians of a token at different places apart, :math:`\nu_i`."""
-    return PLACES * sinusoids(place, width)

@@ -24,7 +24,7 @@ def fit(
     out: str | None = None,
     size: Literal["tiny", "small", "base"] | None = None,
     attention: Literal["softmax", "probabilistic"] | None = None,
-    prior: Literal["tokens", "codebook", "autoregressive", "mixture", "gaussian"] | None = None,
+    prior: Literal["tokens", "language_model", "codebook", "autoregressive", "mixture", "gaussian"] | None = None,
     init_from: str | None = None,
     train: Literal["all", "latents", "lora"] | None = None,
     delta: float | None = None,
@@ -59,8 +59,9 @@ def fit(
         size: Size of the model (default: tiny); --model.width and the like change one dimension.
         attention: Self-attention mechanism (default: softmax); short for --model.attention.
         prior: Prior of the vectors, which is trained with the model; short for --model.base_measure. By default tokens,
-            a language model of Gaussian tokens; gaussian with --init_from, and with what belongs to the published NVAE
-            (--objective nvib, --delta, --keep, --lambda_d, --lambda_g, --guide.alpha relu, --model.presence).
+            a language model of Gaussian tokens; language_model, the pretrained one, with --init_from; and gaussian with
+            what belongs to the published NVAE (--objective nvib, --delta, --keep, --lambda_d, --lambda_g,
+            --guide.alpha relu, --model.presence).
         init_from: A pretrained GPT-2, Llama, Mistral or Qwen to start the decoder from: a folder in Hugging Face
             format, or a name on its hub; or a run of fit lm. Sizes and tokenizer are then its own, and the
             learning_rate is 1e-4 by default, or 1e-3 where its weights are frozen.
@@ -147,15 +148,18 @@ def _begin(
     training: Mapping[str, Any],
 ) -> "Prepared":
     """The corpus, model and guide of a new run, with a line on each."""
+    from ...data.corpus import MAX_LENGTH
     from ..prepare import described_source, prepare_new, read_backbone, read_corpus
 
     fields = {key: source[key] for key in ("field", "condition", "labels")}
     _check_conditions(name, fields["condition"])
     backbone = None if source["init_from"] is None else read_backbone(source["init_from"], size, texts, model)
-    if backbone is None:
-        model = _with_default_prior(name, model, guide or {}, training)
-    tokenizer = texts["tokenizer"] if backbone is None else backbone.tokenizer
-    corpus = read_corpus(data, folder if rank() == 0 else None, **fields, **{**texts, "tokenizer": tokenizer})
+    learned = "tokens" if backbone is None else "language_model"
+    model = _with_default_prior(name, learned, model, guide or {}, training)
+    if backbone is not None:
+        longest = min(MAX_LENGTH, backbone.config.max_length)
+        texts = {**texts, "tokenizer": backbone.tokenizer, "max_length": texts["max_length"] or longest}
+    corpus = read_corpus(data, folder if rank() == 0 else None, **fields, **texts)
     if rank() == 0:
         folder.keep_source(described_source(data, **source))
     print_line(f"reading {corpus.summary()}")
@@ -198,15 +202,15 @@ def _with_prior(name: str, prior: str, model: Mapping[str, Any]) -> dict[str, An
 
 
 def _with_default_prior(
-    name: str, model: Mapping[str, Any], guide: Mapping[str, Any], training: Mapping[str, Any]
+    name: str, prior: str, model: Mapping[str, Any], guide: Mapping[str, Any], training: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The options of a model with the prior tokens, unless one is given or an option belongs to the published one."""
+    """The options of a model with this prior, unless one is given or an option belongs to the published one."""
     nvib = training.get("objective") == "nvib" or "delta" in model or guide.get("alpha") == "relu"
     nvib |= "presence" in model  # whose vectors are independent
     nvib |= any(training.get(option) is not None for option in ("keep", "lambda_d", "lambda_g", "layer_weights"))
     if nvib or "base_measure" in model or not _has_base_measure(name):
         return dict(model)
-    return _with_prior(name, "tokens", model)
+    return _with_prior(name, prior, model)
 
 
 def _has_base_measure(name: str) -> bool:
