@@ -7,6 +7,8 @@ lm 4 layers  one with twice the layers, as many as the decoder and the prior of 
 vae tokens   a vector for each token; the prior is a language model of Gaussian tokens, trained with the model at
              beta = 1 from the first step
 nvae tokens  the same in a mixture whose weights are latent
+vae from lm, nvae from lm   half of the steps train a language model alone, from which the prior and the decoder then
+             start; the other half trains everything
 vae codebook, vae gaussian   the same model with other priors, at beta = 1; codebook on the ladder to it
 
 Each result is a JSON file; existing results are kept. Samples are judged by the loss on them of a language model with
@@ -27,24 +29,27 @@ import pyroformer as pf
 from pyroformer.inference.run import Run
 from pyroformer.models.base import Model
 
-COMPARED = ("lm", "vae tokens", "nvae tokens", "lm 4 layers")
+COMPARED = ("lm", "vae tokens", "nvae tokens", "vae from lm", "nvae from lm", "lm 4 layers")
 OTHERS = ("vae codebook", "vae gaussian")  # far off: one seed shows it
 FAMILIES = COMPARED + OTHERS
 LADDER = (0.01, 0.1, 0.5, 1.0)
 
 
-def made(family: str, corpus: pf.Corpus, width: int) -> tuple[Model, nn.Module | None]:
+def made(
+    family: str, corpus: pf.Corpus, width: int, backbone: pf.Pretrained | None = None
+) -> tuple[Model, nn.Module | None]:
     """A new model of a family, and its guide."""
-    sizes: dict[str, Any] = {"width": width, "layers": 2, "heads": 4}
+    sizes: dict[str, Any] = {"layers": 2} if backbone else {"width": width, "layers": 2, "heads": 4}
     if family.startswith("lm"):
         if family == "lm 4 layers":
             sizes["layers"] = 4
         return pf.LanguageModel.for_corpus(corpus, **sizes), None
-    kind, prior = family.split()
+    kind, _, prior = family.partition(" ")
+    prior = "language_model" if backbone else prior
     if kind == "vae":
-        model = pf.VAE.for_corpus(corpus, base_measure=prior, **sizes)
+        model = pf.VAE.for_corpus(corpus, base_measure=prior, backbone=backbone, **sizes)
         return model, pf.VAEGuide(model)
-    mixture = pf.NVAE.for_corpus(corpus, base_measure=prior, **sizes)
+    mixture = pf.NVAE.for_corpus(corpus, base_measure=prior, backbone=backbone, **sizes)
     return mixture, pf.NVAEGuide(mixture)
 
 
@@ -88,17 +93,23 @@ def one(family: str, seed: int, corpus: pf.Corpus, options: argparse.Namespace) 
 def fitted(family: str, seed: int, corpus: pf.Corpus, options: argparse.Namespace) -> tuple[Run, float]:
     """The run of a family, trained if it is not there yet."""
     rungs = {"kl_schedule": "ladder", "ladder": list(LADDER)} if family == "vae codebook" else {}
-    return trained(
+    budget = {"batch_size": options.batch_size, "validation_texts": 512, "progress": False}
+    steps, before, backbone = options.steps, 0.0, None
+    if family.endswith("from lm"):
+        steps //= 2
+        start = options.runs / f"lm-half.seed{seed}"
+        half, before = trained(start, seed, lambda: made("lm", corpus, options.width), corpus, steps=steps, **budget)
+        backbone = half.backbone
+    run, seconds = trained(
         options.runs / f"{family.replace(' ', '-')}.seed{seed}",
         seed,
-        lambda: made(family, corpus, options.width),
+        lambda: made(family, corpus, options.width, backbone),
         corpus,
-        steps=options.steps,
-        batch_size=options.batch_size,
-        validation_texts=512,
-        progress=False,
+        steps=steps,
+        **budget,
         **rungs,
     )
+    return run, before + seconds
 
 
 @torch.no_grad()
