@@ -32,6 +32,7 @@ from pyroformer.models.priors.codebook import CodebookVectorPrior
 from pyroformer.models.priors.heavy_tails import LaplaceVectorPrior, LinearLaplace, LinearStudentT, StudentTVectorPrior
 from pyroformer.models.priors.hyperpriors import Hierarchical
 from pyroformer.models.priors.language_model import LanguageModelVectorPrior
+from pyroformer.models.priors.latent_mixture import LinearMixture
 from pyroformer.models.priors.latents import LinearGaussian, StandardGaussian
 from pyroformer.models.priors.roles import VectorPrior
 from pyroformer.models.priors.sequences import AutoregressiveVectorPrior
@@ -96,9 +97,10 @@ LATENTS: dict[str, Callable[[int, int, int], Any]] = {
     "gaussian": lambda size, summary, layers: LinearGaussian(size, summary, layers, "learned"),
     "student": lambda size, summary, layers: LinearStudentT(size, summary, layers, "learned", df=5.0),
     "laplace": lambda size, summary, layers: LinearLaplace(size, summary, layers, "learned"),
+    "latent-mixture": lambda size, summary, layers: LinearMixture(size, summary, layers, "learned", components=3),
 }
 OF_POSTERIORS: dict[str, Callable[[], Any]] = {"vamp": lambda: VampPrior(4, components=3, length=2)}  # see the guide
-ESTIMATED = {"kernel", "mixture", "student"}  # no divergence from a Gaussian in closed form
+ESTIMATED = {"kernel", "mixture", "student", "latent-mixture"}  # no divergence from a Gaussian in closed form
 
 
 def moved(module: Any) -> Any:

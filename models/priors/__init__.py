@@ -6,6 +6,7 @@ from .components import ComponentPrior, DirichletProcess, GaussianVectors, Stick
 from .heavy_tails import LaplaceVectorPrior, LinearLaplace, LinearStudentT, StudentTVectorPrior
 from .hyperpriors import Hierarchical
 from .language_model import LanguageModelVectorPrior
+from .latent_mixture import LinearMixture
 from .latents import LinearGaussian, LinearPrior, StandardGaussian
 from .lengths import LengthPrior
 from .roles import BaseMeasure, LatentPrior, Prior, SequencePrior, VectorPrior, WeightPrior
@@ -36,6 +37,7 @@ __all__ = [
     "LengthPrior",
     "LinearGaussian",
     "LinearLaplace",
+    "LinearMixture",
     "LinearPrior",
     "LinearStudentT",
     "MixtureVectorPrior",

@@ -49,7 +49,8 @@ class LinearPrior(LatentPrior):
 
     .. math:: (\mu_l, \log \sigma_l^2) = W_l s_l + b_l
 
-    A subclass defines the family in :meth:`conditional`. At the start each latent has mean 0 and variance 1.
+    A subclass defines the family in :meth:`conditional`; or in :meth:`of_scores`, where it has other parameters. At the
+    start each latent has mean 0 and variance 1.
 
     Arguments:
         latent_size: :math:`p`.
@@ -57,9 +58,12 @@ class LinearPrior(LatentPrior):
         layers: Number of latents.
         first: Prior of the first latent, which has none below: ``"standard"`` normal, or ``"learned"`` (a constant mean
             and variance), or ``"linear"`` like the others, where there is a condition.
+        scores: The number of scores of a latent from which :meth:`of_scores` makes its distribution.
     """
 
-    def __init__(self, latent_size: int, summary_size: int, layers: int, first: First = "standard") -> None:
+    def __init__(
+        self, latent_size: int, summary_size: int, layers: int, first: First = "standard", scores: int | None = None
+    ) -> None:
         super().__init__()
         for name, size in {"latent_size": latent_size, "layers": layers}.items():
             if size < 1:
@@ -67,7 +71,7 @@ class LinearPrior(LatentPrior):
         self.latent_size = latent_size
         linear = [summary_size > 0 and (k > 0 or first == "linear") for k in range(layers)]
         learned = [linear[k] or (k == 0 and first == "learned") for k in range(layers)]
-        outputs = 2 * latent_size
+        self.scores = outputs = 2 * latent_size if scores is None else scores
         self.weights = nn.ParameterDict(
             {str(k): torch.zeros(outputs, summary_size) for k in range(layers) if linear[k]}
         )
@@ -78,9 +82,13 @@ class LinearPrior(LatentPrior):
         if name in self.weights:
             scores = nn.functional.linear(summary, self.weights[name], self.biases[name])
         else:
-            bias = self.biases[name] if name in self.biases else summary.new_zeros(2 * self.latent_size)
+            bias = self.biases[name] if name in self.biases else summary.new_zeros(self.scores)
             scores = bias.expand(*summary.shape[:-1], -1)
-        return self.conditional(*at_least_float32(scores).chunk(2, -1))
+        return self.of_scores(at_least_float32(scores))
+
+    def of_scores(self, scores: Float[Tensor, "*batch s"]) -> Distribution:
+        """The distribution of a latent with these scores, which are 0 for a standard one."""
+        return self.conditional(*scores.chunk(2, -1))
 
     def conditional(self, mean: Float[Tensor, "*batch p"], log_variance: Float[Tensor, "*batch p"]) -> Distribution:
         """The distribution of a latent with this mean and log variance, its entries independent."""
