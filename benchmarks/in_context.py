@@ -67,6 +67,7 @@ NETWORKS = {
     "a gate of the prior": partial(probabilistic, precision="shared"),
     "a precision for each key": partial(probabilistic, precision="key"),
     "diagonal precisions": partial(probabilistic, precision="diagonal"),
+    "Student's t": partial(probabilistic, precision="shared", density="student"),
 }
 
 
@@ -104,7 +105,7 @@ def report(kind: str, seeds: int, steps: int, out: Path, networks: Sequence[str]
     tasks = []
     for seed in range(seeds):
         for name in networks or NETWORKS:
-            file = f"{name.replace(', ', '-').replace(' ', '-')}.seed{seed}"
+            file = f"{name.replace(', ', '-').replace(' ', '-').replace(chr(39), '')}.seed{seed}"
             file += "" if steps == STEPS else f".steps{steps}"
             tasks.append((file, partial(trained, kind, name, seed, steps)))
     make_missing(out / kind, tasks)

@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.jit._trace import is_tracing
 
+from ..utils.numbers import declared_number
 from ..utils.precision import at_least_float32, without_autocast
 from ..utils.tensor_checks import check_entries
 from .centering import common_center, visible_center
@@ -21,7 +23,14 @@ from .mixture import Mixture
 from .natural_parameters import Natural, natural
 from .packed import fused_attention, side_by_side
 
-__all__ = ["adapt_keys", "causal_responsibilities", "check_pseudo_counts"]
+__all__ = [
+    "adapt_keys",
+    "causal_responsibilities",
+    "check_pseudo_counts",
+    "check_tolerance",
+    "keeps_moving",
+    "prior_log_counts",
+]
 
 Distances = Callable[[Tensor | None], Tensor]  # without responsibilities: from the initial keys
 
@@ -33,6 +42,7 @@ def adapt_keys(
     steps: int = 1,
     pseudo_counts: float | Float[Tensor, "*#batch n"] = 1.0,
     mask: Bool[Tensor, "*#batch m"] | None = None,
+    tolerance: float | None = None,
 ) -> Mixture:
     r"""The mixture after EM on its means, in memory :math:`O(M + N)`.
 
@@ -48,9 +58,11 @@ def adapt_keys(
         pseudo_counts: :math:`\kappa > 0`, the number of queries that the initial mean is worth: a number, or one for
             each component.
         mask: True for the queries that count.
+        tolerance: The means of a batch element stay as they are after a step that moves none of them by more than so
+            many standard deviations; None is after ``steps``.
 
     Raises:
-        ValueError: If ``pseudo_counts`` is not positive.
+        ValueError: If ``pseudo_counts`` or ``tolerance`` is not positive.
 
     References:
         Probabilistic Attention for Interactive Segmentation (Gabbur et al., 2021). https://arxiv.org/abs/2106.15338
@@ -63,7 +75,8 @@ def adapt_keys(
         >>> bool(after > before)
         True
     """
-    log_kappa = _log(pseudo_counts, mixture.means)
+    log_kappa = prior_log_counts(pseudo_counts, mixture.means)
+    check_tolerance(tolerance)
     if log_kappa.ndim and log_kappa.shape[-1] not in (1, mixture.components):
         raise ValueError(
             f"pseudo_counts has shape {tuple(log_kappa.shape)}; give a number, or one for each of the "
@@ -74,11 +87,16 @@ def adapt_keys(
     dtype, center = mixture.means.dtype, common_center(mixture.means, mixture.present)
     queries, initial = queries - center, at_least_float32(mixture.means) - center
     queries = queries if mask is None else torch.where(mask[..., None], queries, 0)
-    mixture = replace(mixture, means=initial)
+    mixture, active = replace(mixture, means=initial), None
     with without_autocast(queries.device):
         for _ in range(steps):
             terms = natural(mixture, mixture.query_variance)
-            mixture = replace(mixture, means=_m_step(queries, terms, initial, log_kappa, mask))
+            moved, old = _m_step(queries, terms, initial, log_kappa, mask), mixture.means
+            mixture = replace(mixture, means=moved if active is None else torch.where(active, moved, old))
+            if tolerance is not None:
+                active = keeps_moving(mixture.means, old, _precision(mixture), mixture.present, tolerance)
+                if not (torch.compiler.is_compiling() or is_tracing() or active.device.type != "cpu" or active.any()):
+                    break
     return replace(mixture, means=(mixture.means + center).to(dtype))
 
 
@@ -121,7 +139,7 @@ def causal_responsibilities(
     """
     own = mixture.dense_variances()
     own = own if own is None or own.shape[-2] == 1 else torch.where(mixture.present[..., None], own, 1)
-    prior_counts = _log(pseudo_counts, at_least_float32(queries)).exp()
+    prior_counts = prior_log_counts(pseudo_counts, at_least_float32(queries)).exp()
     total = at_least_float32(queries.new_zeros(1, 1) if own is None else own) + mixture.query_variance
     log_det = total.log().sum(-1) * (mixture.width / total.shape[-1])
     log_weights = torch.where(mixture.present, mixture.log_weights - 0.5 * log_det, -torch.inf)
@@ -213,10 +231,44 @@ def _log_normalizer(queries: Tensor, keys: Tensor) -> Tensor:
     return map_chunks(part, queries.shape[-2], batch * keys.shape[-2], queries.device)
 
 
-def _log(pseudo_counts: float | Tensor, like: Tensor) -> Tensor:
+def keeps_moving(
+    means: Float[Tensor, "*#batch n d"],
+    old: Float[Tensor, "*#batch n d"],
+    precision: Float[Tensor, "..."],
+    present: Bool[Tensor, "*#batch n"],
+    tolerance: float,
+) -> Bool[Tensor, "*batch 1 1"]:
+    """Whether a step has moved some mean of a batch element by more than ``tolerance`` standard deviations."""
+    moved = (precision * (means - old).detach().square()).sum(-1)
+    return torch.where(present, moved, 0).amax(-1)[..., None, None] > tolerance**2
+
+
+def _precision(mixture: Mixture) -> Tensor:
+    """The precision of a query around each mean, with ones in masked places."""
+    own = mixture.dense_variances()
+    if own is None:
+        return 1 / at_least_float32(mixture.means.new_full((1, 1), 1.0) * mixture.query_variance)
+    own = own if own.shape[-2] == 1 else torch.where(mixture.present[..., None], own, 1)
+    return 1 / (at_least_float32(own) + mixture.query_variance)
+
+
+def prior_log_counts(pseudo_counts: float | Tensor, like: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Logarithms of the pseudo-counts, which must be positive."""
     check_pseudo_counts(pseudo_counts)
     return torch.as_tensor(pseudo_counts, dtype=like.dtype, device=like.device).log()
+
+
+def check_tolerance(tolerance: float | None) -> None:
+    """Raises unless a tolerance is a positive number, or None.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if tolerance is None:
+        return
+    number = declared_number("tolerance", tolerance, float)
+    if not 0 < number < math.inf:
+        raise ValueError(f"tolerance is {number}; it must be positive and finite, or None for all of the steps")
 
 
 def check_pseudo_counts(pseudo_counts: float | Float[Tensor, "*batch n"]) -> None:

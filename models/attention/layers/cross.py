@@ -1,6 +1,7 @@
 r"""Cross-attention as inference in a mixture of Gaussians: queries of one sequence, components of another."""
 
 import math
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...utils.tensor_checks import check_types
-from ..attend import attend
+from ..attend import Returns, attend
 from ..mixture import Mixture
 from .probabilistic import ProbabilisticAttention, ValuePosterior
 
@@ -25,7 +26,8 @@ class ProbabilisticCrossAttention(ProbabilisticAttention):
     Arguments, parameters and their names are those of :class:`~pyroformer.ProbabilisticAttention`, whose ``qkv`` has
     the rows of queries first: weights of either load into the other, and
     :meth:`~pyroformer.models.attention.layers.torch_weights.TorchWeights.from_multihead_attention`
-    takes those of ``nn.MultiheadAttention``. With ``steps`` keys adapt to all queries of ``x``.
+    takes those of ``nn.MultiheadAttention``. With ``steps`` keys adapt to all queries of ``x``. Two sequences have no
+    common ``positions``.
 
     Examples:
         >>> x, memory = torch.randn(3, 4, 16), torch.randn(3, 6, 16)
@@ -34,6 +36,8 @@ class ProbabilisticCrossAttention(ProbabilisticAttention):
         >>> torch.allclose(layer(x, memory), softmax(x, memory, memory)[0], atol=1e-6)
         True
     """
+
+    one_sequence = False
 
     def forward(  # type: ignore[override]  # the memory is another sequence here
         self,
@@ -57,9 +61,14 @@ class ProbabilisticCrossAttention(ProbabilisticAttention):
         """
         _check(x, memory, mask, attn_mask, self.qkv.in_features)
         batch, (t, p) = x.shape[:-2], x.shape[-2:]
-        queries, mixture = self._pair(x, memory, mask, tilted=not self.steps and self.log_null is None)
+        blockwise, visible = self._needs_weights(causal=False), self._attn_mask(attn_mask, batch)
+        tilted = not (self.steps or blockwise or self.log_null is not None)
+        queries, mixture = self._pair(x, memory, mask, tilted)
         dropout = self.dropout if self.training else 0.0
-        y = attend(queries, mixture, attn_mask=self._attn_mask(attn_mask, batch), dropout=dropout)
+        if blockwise:
+            y = self._blockwise(queries, mixture, None, attn_mask=visible, dropout=dropout)
+        else:
+            y = attend(queries, self._adapted(queries, mixture, None), attn_mask=visible, dropout=dropout)
         return self.out(y.transpose(-2, -3).reshape(*batch, t, p))
 
     def posterior(  # type: ignore[override]
@@ -77,10 +86,13 @@ class ProbabilisticCrossAttention(ProbabilisticAttention):
         _check(x, memory, mask, attn_mask, self.qkv.in_features)
         queries, mixture = self._pair(x, memory, mask, tilted=False)
         visible, batch = self._attn_mask(attn_mask, x.shape[:-2]), x.shape[:-2]
-        mean = attend(queries, mixture, attn_mask=visible)
-        variance = attend(queries, mixture, attn_mask=visible, returns="variance")
-        evidence = attend(queries, mixture, attn_mask=visible, returns="evidence")
-        return ValuePosterior(*(moment.reshape(*batch, *moment.shape[1:]) for moment in (mean, variance, evidence)))
+        if self._needs_weights(causal=False):
+            how = {"attn_mask": visible}
+            moments = [self._blockwise(queries, mixture, None, returns=name, **how) for name in get_args(Returns)]
+        else:
+            mixture = self._adapted(queries, mixture, None)
+            moments = [attend(queries, mixture, attn_mask=visible, returns=name) for name in get_args(Returns)]
+        return ValuePosterior(*(moment.reshape(*batch, *moment.shape[1:]) for moment in moments))
 
     def _pair(self, x: Tensor, memory: Tensor, mask: Tensor | None, tilted: bool) -> tuple[Tensor, Mixture]:
         """Queries of x in every head, with shape [b h t e], and the mixture of the memory."""
@@ -90,10 +102,10 @@ class ProbabilisticCrossAttention(ProbabilisticAttention):
         queries = F.linear(x, weight[:p], None if bias is None else bias[:p])
         both = F.linear(memory, weight[p:], None if bias is None else bias[p:])
         keys, values = both.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        queries = queries.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        queries = self._whitened(queries.unflatten(-1, (self.heads, -1)).transpose(1, 2))
         mask = None if mask is None else mask.reshape(b, -1)
-        mixture = self._mixture(self._with_readouts(memory, keys), values, mask, tilted)
-        return queries, self._adapted(queries, mixture, None)
+        projected = self._with_readouts(memory, self._whitened(keys))
+        return queries, self._mixture(projected, values, mask, tilted)
 
     def _attn_mask(self, attn_mask: Tensor | None, batch: torch.Size) -> Tensor | None:
         """The components that each query may attend to, of all heads, with shape [b or 1, 1, t, N]."""

@@ -1,7 +1,7 @@
 r"""Self-attention as inference in a mixture of Gaussians, with learned precisions and priors of the keys."""
 
 import math
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -10,17 +10,23 @@ from torch import Tensor, nn
 
 from ...heads import head_width
 from ...utils.choices import check_choice
+from ...utils.numbers import declared_number
 from ...utils.precision import at_least_float32
 from ..attend import Returns, attend
-from ..key_adaptation import adapt_keys, causal_responsibilities, check_pseudo_counts
+from ..blockwise import blockwise_attend
+from ..e_step import EStep
+from ..key_adaptation import adapt_keys, check_pseudo_counts, check_tolerance
 from ..kv_cache import KeyValueCache
 from ..mixture import Mixture
+from ..relative_positions import RelativePositions
 from .torch_weights import TorchWeights
 
 __all__ = ["ProbabilisticAttention", "ValuePosterior"]
 
-Precision = Literal["shared", "key", "diagonal"]
+Precision = Literal["shared", "full", "key", "diagonal"]
 KeyPrior = Literal["magnitude", "gated", "learned"]
+KeyDensity = Literal["gaussian", "student"]
+Assignment = Literal["soft", "hard"]
 
 LARGEST = 15.0  # log precision relative to softmax attention: squares of keys, times their ratios, stay finite
 
@@ -56,21 +62,40 @@ class ProbabilisticAttention(TorchWeights):
         heads: The number of heads :math:`H`.
         bias: Whether projections have biases.
         dropout: Probability that an attention weight is dropped in training; not with ``steps``.
-        precision: ``"shared"``: one learned :math:`a` for each head; ``"key"``: one for each key, a function of its
+        precision: ``"shared"``: one learned :math:`a` for each head; ``"full"``: one learned matrix for each head, so
+            that the directions of queries count differently; ``"key"``: a number for each key, a function of its
             token; ``"diagonal"``: one for each of its dimensions.
         prior: ``"magnitude"``: :math:`\gamma = 1, c = 0`; ``"gated"``: :math:`\gamma` learned for each head;
             ``"learned"``: :math:`c_n` too, a function of the token.
         components: The number of Gaussians in each key. All but the first have a projection of their own, behind a gate
             that starts closed.
         null_component: Whether there is one more key, at zero and with value zero, for queries that no other explains.
-            Its log weight is learned. It is the one option that differs from softmax attention at initialization.
-        steps: The number of EM steps by which keys adapt to the queries.
+            Its log weight is learned. With it, and with ``steps``, the layer is not softmax attention from the start.
+        steps: The largest number of EM steps by which keys adapt to the queries; if causal, to earlier ones.
         pseudo_counts: The number of queries that a key is worth when it adapts.
+        tolerance: Keys of a head stay after a step that moves none of them by more than so many standard deviations;
+            if they adapt causally, those of a query after a step that changes none of its weights by more. None is
+            after ``steps``.
+        density: ``"student"``: keys are Student's t with heavy tails, for outliers. Their inverse degrees of freedom
+            are learned for each head, from 0, the Gaussian.
+        assignment: ``"hard"``: of a key's Gaussians only the most probable counts for a query, and in E-steps only the
+            most probable of all keys.
+        positions: The largest distance P of two tokens that is told from farther ones: queries, keys and values have
+            learned vectors of each distance, zero at initialization, see :mod:`~..relative_positions`. None is none.
+
+    Student's t, the hard assignment, positions, and keys that adapt causally need all weights, of a block of queries at
+    a time (:mod:`~..blockwise`): they cost more than the fused kernel of the others.
 
     Raises:
         ValueError: If an option is out of range or two do not go together.
 
     References:
+        Probabilistic Attention for Interactive Segmentation (Gabbur et al., 2021), for keys that adapt.
+        https://arxiv.org/abs/2106.15338
+
+        Elliptical Attention (Nielsen et al., 2024), for a precision that is not isotropic.
+        https://arxiv.org/abs/2406.13770
+
         Probabilistic Transformers (Movellan and Gabbur, 2020). https://arxiv.org/abs/2010.15583
 
         Improving Transformers with Probabilistic Attention Keys (Nguyen et al., 2022). https://arxiv.org/abs/2110.08678
@@ -84,6 +109,8 @@ class ProbabilisticAttention(TorchWeights):
         True
     """
 
+    one_sequence = True  # whose queries and keys have positions in common
+
     def __init__(
         self,
         width: int,
@@ -96,18 +123,28 @@ class ProbabilisticAttention(TorchWeights):
         null_component: bool = False,
         steps: int = 0,
         pseudo_counts: float = 1.0,
+        tolerance: float | None = None,
+        density: KeyDensity = "gaussian",
+        assignment: Assignment = "soft",
+        positions: int | None = None,
     ) -> None:
         super().__init__()
         _check(precision, prior, components, steps, pseudo_counts, dropout)
+        check_tolerance(tolerance)
+        check_choice("density", density, get_args(KeyDensity))
+        check_choice("assignment", assignment, get_args(Assignment))
         self.heads, self.dropout = heads, dropout
-        self.precision, self.prior = precision, prior
+        self.precision, self.prior, self.density, self.assignment = precision, prior, density, assignment
         self.components, self.steps, self.pseudo_counts = components, steps, pseudo_counts
+        self.tolerance, self.reach = tolerance, _checked_reach(positions, self.one_sequence)
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.out = nn.Linear(width, width, bias=bias)
-        sizes = {"key": 1, "diagonal": head_width(width, heads)}
-        self.log_precision: nn.Parameter | _TokenReadout = (
-            nn.Parameter(torch.zeros(heads)) if precision == "shared" else _TokenReadout(width, heads, sizes[precision])
-        )
+        size = head_width(width, heads)
+        self.log_precision: nn.Parameter | _TokenReadout
+        if precision in ("shared", "full"):
+            self.log_precision = nn.Parameter(torch.zeros(heads, *((size, size) if precision == "full" else ())))
+        else:
+            self.log_precision = _TokenReadout(width, heads, 1 if precision == "key" else size)
         self.gamma = nn.Parameter(torch.ones(heads)) if prior != "magnitude" else None
         self.log_prior = (
             _TokenReadout(width, heads, 1, bias=False) if prior == "learned" else None
@@ -115,17 +152,22 @@ class ProbabilisticAttention(TorchWeights):
         self.other_keys = nn.Linear(width, width * (components - 1), bias=bias) if components > 1 else None
         self.gate = nn.Parameter(torch.zeros(heads, components - 1)) if components > 1 else None
         self.log_null = nn.Parameter(torch.zeros(heads)) if null_component else None
+        self.inverse_degrees = nn.Parameter(torch.zeros(heads)) if density == "student" else None
+        tables = None if self.reach is None else torch.zeros(3, heads, 2 * self.reach + 1, size)
+        self.relative = None if tables is None else nn.Parameter(tables)  # of queries, keys and values
 
     def extra_repr(self) -> str:
         return (
             f"heads={self.heads}, precision={self.precision!r}, prior={self.prior!r}, components={self.components}, "
-            f"null_component={self.log_null is not None}, steps={self.steps}"
+            f"null_component={self.log_null is not None}, steps={self.steps}, tolerance={self.tolerance}, "
+            f"density={self.density!r}, assignment={self.assignment!r}, positions={self.reach}"
         )
 
     def reset_to_softmax(self) -> list[nn.Parameter]:
         """Resets the precisions, priors and gates to values that give softmax attention; returns them."""
         parameters = []
-        for part in (self.gate, self.log_null, self.log_precision, self.log_prior):
+        own = (self.gate, self.log_null, self.log_precision, self.log_prior, self.inverse_degrees, self.relative)
+        for part in own:
             if part is not None:
                 parameters += list(part.parameters()) if isinstance(part, _TokenReadout) else [part]
         for parameter in parameters:
@@ -146,24 +188,16 @@ class ProbabilisticAttention(TorchWeights):
         batch, (t, p) = x.shape[:-2], x.shape[-2:]
         if t == 0:
             return self.out(x)
-        queries, mixture, counted = self._project(x, mask, cache, tilted=not self.steps and self.log_null is None)
-        plain = self.components == 1 and self.log_null is None
-        attn_mask = None if plain or not causal else self._causal_mask(queries.shape[-2], mixture)
-        if self.steps and causal:
-            weights = causal_responsibilities(
-                queries,
-                mixture,
-                steps=self.steps,
-                pseudo_counts=self.pseudo_counts,
-                mask=counted,
-                attn_mask=attn_mask,
-            )
-            assert mixture.values is not None
-            present = torch.where(mixture.present[..., None], mixture.values, 0)
-            y = (weights.to(present.dtype) @ present)[..., -t:, :]
+        blockwise = self._needs_weights(causal)
+        tilted = not (self.steps or blockwise or self.log_null is not None)
+        queries, mixture, counted = self._project(x, mask, cache, tilted)
+        dropout = self.dropout if self.training else 0.0
+        if blockwise:
+            y = self._blockwise(queries, mixture, counted, causal=causal, dropout=dropout)[..., -t:, :]
         else:
+            plain = self.components == 1 and self.log_null is None
+            attn_mask = None if plain or not causal else self._causal_mask(queries.shape[-2], mixture)
             mixture = self._adapted(queries, mixture, counted)
-            dropout = self.dropout if self.training else 0.0
             y = attend(queries, mixture, causal=causal and attn_mask is None, attn_mask=attn_mask, dropout=dropout)
         return self.out(y.transpose(-2, -3).reshape(*batch, t, p))
 
@@ -172,22 +206,61 @@ class ProbabilisticAttention(TorchWeights):
     ) -> ValuePosterior:
         """Posterior mean, variance and evidence of every head at every position, before the output projection.
 
-        Raises:
-            ValueError: If the layer's keys adapt causally, as they differ from query to query then.
+        Where keys adapt causally, each query's evidence is that under its own keys, which have adapted to it too.
         """
         queries, mixture, counted = self._project(x, mask, None)
-        if self.steps and causal:
-            raise ValueError(f"steps is {self.steps}: keys that adapt causally have no one mixture; use steps=0")
-        mixture = self._adapted(queries, mixture, counted)
-        attn_mask = self._causal_mask(queries.shape[-2], mixture) if causal else None
-        moments = (attend(queries, mixture, returns=name, attn_mask=attn_mask) for name in get_args(Returns))
+        if self._needs_weights(causal):
+            moments = [
+                self._blockwise(queries, mixture, counted, returns=name, causal=causal) for name in get_args(Returns)
+            ]
+        else:
+            mixture = self._adapted(queries, mixture, counted)
+            attn_mask = self._causal_mask(queries.shape[-2], mixture) if causal else None
+            moments = [attend(queries, mixture, returns=name, attn_mask=attn_mask) for name in get_args(Returns)]
         return ValuePosterior(*(moment.reshape(*x.shape[:-2], *moment.shape[1:]) for moment in moments))
 
     def _adapted(self, queries: Tensor, mixture: Mixture, mask: Tensor | None) -> Mixture:
         """The mixture with keys adapted to the queries that ``mask`` marks."""
         if not self.steps:
             return mixture
-        return adapt_keys(queries, mixture, steps=self.steps, pseudo_counts=self.pseudo_counts, mask=mask)
+        return adapt_keys(
+            queries,
+            mixture,
+            steps=self.steps,
+            pseudo_counts=self.pseudo_counts,
+            mask=mask,
+            tolerance=self.tolerance,
+        )
+
+    def _needs_weights(self, causal: bool) -> bool:
+        """Whether no fused kernel computes the answers."""
+        several = self.assignment == "hard" and (self.components > 1 or self.steps > 0)
+        special = self.inverse_degrees is not None or self.relative is not None or several
+        return special or (self.steps > 0 and causal)
+
+    def _blockwise(self, queries: Tensor, mixture: Mixture, counted: Tensor | None, **how: Any) -> Tensor:
+        """Answers of :func:`~..blockwise.blockwise_attend`."""
+        degrees: Tensor | None = self.inverse_degrees
+        if degrees is not None:
+            # a degree below 0 counts as 0, and its gradient says whether that is to change
+            degrees = (degrees - degrees.detach().clamp_max(0))[:, None, None]
+        e_step = EStep(
+            degrees,
+            hard=self.assignment == "hard",
+            per_key=self.components,
+            common=int(self.log_null is not None),
+            positions=None if self.relative is None else RelativePositions(*self.relative.unbind(0)),
+        )
+        return blockwise_attend(
+            queries,
+            mixture,
+            e_step=e_step,
+            steps=self.steps,
+            pseudo_counts=self.pseudo_counts,
+            tolerance=self.tolerance,
+            mask=counted,
+            **how,
+        )
 
     def _project(
         self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, tilted: bool = False
@@ -200,7 +273,7 @@ class ProbabilisticAttention(TorchWeights):
         b = math.prod(x.shape[:-2])
         x, mask = x.reshape(b, t, p), None if mask is None else mask.reshape(b, t)
         queries, keys, values = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        projected = self._with_readouts(x, keys)
+        queries, projected = self._whitened(queries), self._with_readouts(x, self._whitened(keys))
         if cache is not None:
             if self.steps:  # keys adapt to all queries so far
                 projected["queries"] = queries
@@ -214,7 +287,8 @@ class ProbabilisticAttention(TorchWeights):
         """The keys of tokens, and all else that makes Gaussians of them."""
         projected = {"keys": keys}
         if self.other_keys is not None:
-            projected["other_keys"] = self.other_keys(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            others = self.other_keys(x).unflatten(-1, (self.heads, self.components - 1, -1)).transpose(1, 2)
+            projected["other_keys"] = self._whitened(others.flatten(2, 3)).unflatten(2, others.shape[2:4]).flatten(-2)
         for name, readout in (("log_precision", self.log_precision), ("log_prior", self.log_prior)):
             if isinstance(readout, _TokenReadout):
                 projected[name] = readout(x)
@@ -222,19 +296,24 @@ class ProbabilisticAttention(TorchWeights):
 
     def _mixture(self, projected: dict[str, Tensor], values: Tensor, mask: Tensor | None, tilted: bool) -> Mixture:
         """Tokens as Gaussians, R for each token; before them the null component, if there is one."""
-        count = self.components
+        count, log_det = self.components, None
         log_precision = projected.get("log_precision", None)
         if log_precision is None:
             assert isinstance(self.log_precision, Tensor)
             log_precision = self.log_precision[:, None, None]
+            if self.precision == "full":  # queries and keys are whitened: what is left of it is its determinant
+                diagonal = self.log_precision.diagonal(dim1=-2, dim2=-1)
+                log_det, log_precision = _limited(diagonal).sum(-1), torch.zeros_like(diagonal[:, None, :1])
         width = projected["keys"].shape[-1]
         precision = _limited_exp(log_precision).unsqueeze(-2) / width**0.5
         keys, log_weights = self._keys(projected, precision, tilted)
         if "log_prior" in projected:
             log_weights = log_weights + projected["log_prior"]
+        if log_det is not None:
+            log_weights = log_weights + 0.5 * log_det[:, None, None]
         variances = (1 / precision)[..., 0, :]
         if count > 1:
-            log_weights = log_weights - math.log(count)
+            log_weights = log_weights - (0 if self.assignment == "hard" else math.log(count))
             values = values.repeat_interleave(count, -2)
             variances = variances if variances.shape[-2] == 1 else variances.repeat_interleave(count, -2)
             mask = None if mask is None else mask.repeat_interleave(count, -1)
@@ -242,7 +321,8 @@ class ProbabilisticAttention(TorchWeights):
         mixture = Mixture(log_weights.flatten(-2), keys.flatten(-3, -2), variances, mask, values, noise_variance=0.0)
         if self.log_null is None:
             return mixture
-        return mixture.with_null(self.log_null, None if variances.shape[-2] == 1 else width**0.5)
+        log_null = self.log_null if log_det is None else self.log_null + 0.5 * log_det
+        return mixture.with_null(log_null, None if variances.shape[-2] == 1 else width**0.5)
 
     def _keys(self, projected: dict[str, Tensor], precision: Tensor, tilted: bool) -> tuple[Tensor, Tensor]:
         r"""Keys and the part of their log weights that is a function of them, in float32 at least.
@@ -263,9 +343,23 @@ class ProbabilisticAttention(TorchWeights):
             log_weights = log_weights + (self.gamma[:, None, None] - 1) * excess
         return moved, log_weights
 
+    def _whitened(self, x: Tensor) -> Tensor:
+        r"""Queries or keys of each head, [* H n E], times the factor of the head's precision, if it has a matrix.
+
+        .. math:: a = \tfrac{1}{\sqrt E} L^T L, \qquad L_{ef} = A_{ef} \text{ below the diagonal}, \quad
+            \log L_{ee} = \tfrac12 A_{ee}
+        """
+        if self.precision != "full":
+            return x
+        assert isinstance(self.log_precision, Tensor)
+        diagonal = self.log_precision.diagonal(dim1=-2, dim2=-1)
+        factor = self.log_precision.tril(-1) + (0.5 * _limited(diagonal)).exp().diag_embed()
+        return x @ factor.mT.to(x.dtype)
+
     def _key_bias(self, precision: Tensor) -> Tensor:
         """The bias of the key projection times a constant over each precision, with shape [H T R E]."""
-        bias = at_least_float32(self.qkv.bias).unflatten(0, (3, self.heads, -1))[1][:, None, None]
+        bias = at_least_float32(self.qkv.bias).unflatten(0, (3, self.heads, -1))[1]
+        bias = self._whitened(bias[:, None])[:, None]
         if not isinstance(self.log_precision, _TokenReadout):
             return bias
         typical = _limited_exp(self.log_precision.linear.bias).unflatten(0, (self.heads, -1))[:, None, None]
@@ -281,7 +375,11 @@ class ProbabilisticAttention(TorchWeights):
 
 def _limited_exp(log_precision: Tensor) -> Tensor:
     """Precisions relative to softmax attention, in float32 at least; readings of extreme inputs stay finite."""
-    return at_least_float32(log_precision).clamp(-LARGEST, LARGEST).exp()
+    return _limited(log_precision).exp()
+
+
+def _limited(log_precision: Tensor) -> Tensor:
+    return at_least_float32(log_precision).clamp(-LARGEST, LARGEST)
 
 
 class _TokenReadout(nn.Module):
@@ -297,6 +395,16 @@ class _TokenReadout(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t p"]) -> Float[Tensor, "b h t size"]:
         return self.linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def _checked_reach(positions: object, one_sequence: bool) -> int | None:
+    """The largest distance that is told from farther ones."""
+    reach: int | None = declared_number("positions", positions, int | None)
+    if reach is not None and not one_sequence:
+        raise ValueError(f"positions is {reach}; two sequences have no positions in common: leave it out")
+    if reach is not None and reach < 1:
+        raise ValueError(f"positions is {reach}; distances up to at least 1 are told apart, or None for no positions")
+    return reach
 
 
 def _check(

@@ -157,7 +157,7 @@ def test_a_decoder_writes_as_it_reads(options: dict[str, Any]) -> None:
     ("options", "message"),
     [
         ({"width": 15}, "width is 15, which is not a multiple of heads = 2"),
-        ({"precision": "free"}, "precision is 'free': choose one of shared, key, diagonal"),
+        ({"precision": "free"}, "precision is 'free': choose one of shared, full, key, diagonal"),
         ({"prior": "flat"}, "prior is 'flat': choose one of magnitude, gated, learned"),
         ({"components": 0}, "components is 0; a key needs at least 1"),
         ({"steps": -1}, "steps is -1; it must be at least 0"),
@@ -169,12 +169,6 @@ def test_bad_options(options: dict[str, Any], message: str, monkeypatch: pytest.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
     with pytest.raises(ValueError, match=message):
         ProbabilisticAttention(**{"width": WIDTH, "heads": HEADS} | options)
-
-
-def test_a_posterior_needs_one_mixture() -> None:
-    layer = ProbabilisticAttention(WIDTH, HEADS, steps=1)
-    with pytest.raises(ValueError, match="keys that adapt causally have no one mixture"):
-        layer.posterior(torch.randn(1, 3, WIDTH), causal=True)
 
 
 def test_dropout_acts_in_training_only() -> None:

@@ -1,0 +1,75 @@
+r"""Densities with heavier tails than a Gaussian's: Student's t, of which the Gaussian is the limit.
+
+.. math::
+    t_\nu(q; k, a^{-1}) = \frac{\Gamma((\nu + D) / 2)}{\Gamma(\nu / 2) (\nu \pi)^{D / 2}} \sqrt{|a|}
+    \left( 1 + \frac{\delta^2}{\nu} \right)^{-(\nu + D) / 2}, \qquad \delta^2 = (q - k)^T a \, (q - k)
+
+All functions take :math:`\tau = 1 / \nu`, which is 0 for a Gaussian, and are smooth there.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["influence", "log_normalizer", "log_tail"]
+
+SMALL = 1e-3  # below which quotients by the argument are series
+
+
+def log_tail(
+    distance: Float[Tensor, "*#batch"], inverse_degrees: Float[Tensor, "*#batch"], width: int
+) -> Float[Tensor, "*#batch"]:
+    r"""The part of the log density that depends on the distance.
+
+    .. math:: -\frac{1 + \tau D}{2} \, \frac{\log(1 + \tau \delta^2)}{\tau}, \qquad -\frac{\delta^2}{2} \text{ at } 0
+
+    Arguments:
+        distance: :math:`\delta^2`.
+        inverse_degrees: :math:`\tau`, at least 0.
+        width: :math:`D`.
+
+    Examples:
+        >>> log_tail(torch.tensor([1.0, 100.0]), torch.tensor([[0.0], [1.0]]), 2)  # Gaussian and Cauchy
+        tensor([[ -0.5000, -50.0000],
+                [ -1.0397,  -6.9227]])
+    """
+    scaled = inverse_degrees * distance
+    small = scaled < SMALL
+    series = 1 - scaled * (1 / 2 - scaled * (1 / 3 - scaled * (1 / 4 - scaled / 5)))
+    apart = torch.where(small, 1.0, scaled)
+    return -0.5 * (1 + inverse_degrees * width) * distance * torch.where(small, series, apart.log1p() / apart)
+
+
+def influence(
+    distance: Float[Tensor, "*#batch"], inverse_degrees: Float[Tensor, "*#batch"], width: int
+) -> Float[Tensor, "*#batch"]:
+    r"""How much a query counts in the M-step of a mean: 1 for a Gaussian, less for one that is far away.
+
+    .. math:: \frac{\nu + D}{\nu + \delta^2} = \frac{1 + \tau D}{1 + \tau \delta^2}
+
+    Examples:
+        >>> influence(torch.tensor([0.0, 2.0, 98.0]), torch.tensor(0.5), 2)
+        tensor([2.0000, 1.0000, 0.0400])
+    """
+    return (1 + inverse_degrees * width) / (1 + inverse_degrees * distance)
+
+
+def log_normalizer(inverse_degrees: Float[Tensor, "*batch"], width: int) -> Float[Tensor, "*batch"]:
+    r"""The part of the log density that depends on neither the distance nor the precision.
+
+    .. math:: \log \Gamma \frac{\nu + D}{2} - \log \Gamma \frac{\nu}{2} - \frac{D}{2} \log(\nu \pi)
+
+    Examples:
+        >>> log_normalizer(torch.tensor([0.0, 1.0]), 1).exp()  # Gaussian and Cauchy
+        tensor([0.3989, 0.3183])
+    """
+    small = inverse_degrees < SMALL
+    degrees = 1 / torch.where(small, 1.0, inverse_degrees)
+    exact = torch.lgamma((degrees + width) / 2) - torch.lgamma(degrees / 2) - width / 2 * (degrees / 2).log()
+    half = width / 2  # log Gamma(z + a) - log Gamma(z) - a log z in powers of 1 / z, z = 1 / (2 tau)
+    first, second = half * (half - 1), half * (half - 1) * (2 * half - 1) / 6
+    third = half**2 * (half - 1) ** 2 / 6
+    series = first * inverse_degrees - 2 * second * inverse_degrees**2 + 4 * third * inverse_degrees**3
+    return torch.where(small, series, exact) - half * math.log(2 * math.pi)
