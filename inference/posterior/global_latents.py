@@ -123,7 +123,7 @@ def _draw(model: nn.Module, guide: nn.Module, plate: str, args: tuple[Any, ...],
     each, rest = _log_p(trace, plate, nesting)
     log_q = sum((log_prob(site).sum() for site in latents.values()), torch.zeros(()))
     return _Draw(
-        {name: displayed_value(site) for name, site in latents.items() if not is_auxiliary(site)},
+        {name: displayed_value(trace.nodes[name]) for name, site in latents.items() if not is_auxiliary(site)},
         {name: displayed_value(prior_trace.nodes[name]) for name in latents if name in prior_trace.nodes},
         {"per_observation": as_numpy(each)},
         {"log_p": as_numpy(each.sum() + rest), "log_q": as_numpy(log_q)},
