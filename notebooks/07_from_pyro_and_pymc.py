@@ -33,7 +33,6 @@ from pyro.infer.inspect import get_model_relations
 
 import pyroformer as pf
 from pyroformer.guides.automatic import Automatic
-from pyroformer.inference.plots.style import COLORS, INK
 from pyroformer.models.attention.bayes_rule import responsibilities
 
 # %% tags=["parameters"]
@@ -126,22 +125,23 @@ guide = gaussian_guide(model, mixture)
 # %% [markdown]
 # ## What each gives away
 #
-# The posterior of the means: draws of NUTS, one and two standard deviations of the guide, the mode of EM.
+# The posterior of the means: draws of NUTS, draws of the guide, the mode of EM.
 
-# %% tags=["hide-input"]
+# %%
 data = pf.inference.global_posterior(model, guide, points, plate="tokens", draws=draws)
 drawn = data.posterior["keys"].values[0]
-fig, axes = plt.subplots(1, 3, figsize=(9, 3.2), sharex=True, sharey=True)
-for ax, name in zip(axes, ("NUTS", "SVI", "EM"), strict=True):
-    ax.scatter(*points.T, s=8, color=INK, alpha=0.3, lw=0)
+means = {"NUTS": exact["keys"], "SVI": drawn, "EM": mode.mixture.means[None]}
+
+_, axes = plt.subplots(1, 3, figsize=(9, 3.2), sharex=True, sharey=True)
+for ax, (name, keys) in zip(axes, means.items(), strict=True):
+    ax.plot(*points.T, ".", color="lightgray")
+    for n in range(3):
+        ax.plot(
+            *keys[:, n].T,
+            "X" if name == "EM" else ".",
+            markersize=9 / len(keys) ** 0.25,
+        )
     ax.set(title=name, aspect="equal")
-    for n, color in enumerate(COLORS[:3]):
-        if name == "EM":
-            ax.scatter(*mode.mixture.means[n], s=60, marker="x", color=color, lw=2)
-        else:
-            cloud = exact["keys"][:, n].numpy() if name == "NUTS" else drawn[:, n]
-            ax.scatter(*cloud.T, s=4, color=color, alpha=0.5, lw=0)
-plt.show()
 
 # %% [markdown]
 # The same in numbers. A mean-field guide knows each mean, but not that the two overlapping clusters trade points:
@@ -165,8 +165,9 @@ each = [
     responsibilities(between, model.mixture({name: x[s] for name, x in exact.items()}))
     for s in range(draws)
 ]
-print("at the mode", responsibilities(between, mode.mixture), sep="\n")
-print("by NUTS", torch.stack(each).mean(0), sep="\n")
+at_mode = responsibilities(between, mode.mixture)
+print("at the mode:", *at_mode.numpy().round(3), sep="\n")
+print("by NUTS:", *torch.stack(each).mean(0).numpy().round(3), sep="\n")
 
 # %% [markdown]
 # ## How many components?
@@ -187,7 +188,7 @@ for count in (1, 2, 3, 4):
         candidate, approximation, points, plate="tokens", draws=draws
     )
     result = pf.diagnostics.loo(exports[count])
-    print(f"{count} components: {result}")
+    print(f"{count} components:\n    {result}")
 
 # %% [markdown]
 # Three components are far better than one or two, and a fourth gains nothing. How far to believe it, k-hat says: it is
