@@ -60,7 +60,7 @@ def executed(source: Path) -> NotebookNode:
 def names_a_picture(output: NotebookNode) -> bool:
     """Whether an output is the name of what a plot returns, axes or a legend, under its picture."""
     result = output.get("data", {}) if output.output_type == "execute_result" else {}
-    name = result.get("text/plain", "").lstrip("[(")
+    name = result.get("text/plain", "").removeprefix("array(").lstrip("[")
     return name.startswith(OF_PICTURES) and "text/html" not in result
 
 

@@ -65,7 +65,8 @@ def intervals(
         ax.plot(middle, np.arange(count) + shift, "o", color=color, markersize=4, label=group)
     ax.set_yticks(range(count), [labels[index] for index in order], fontsize="small", parse_math=False, family=FAMILIES)
     ax.set(ylim=(count - 0.4, -0.6))
-    ax.set_ylabel(printable(rest[0]))
+    if not rest[0].startswith(f"{name}_dim_"):  # a dimension without a name of its own
+        ax.set_ylabel(printable(rest[0]))
     ax.set_xlabel(f"{name}: median and central 90 %", color=INK)
     ax.legend(fontsize="small", frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return plain(ax)

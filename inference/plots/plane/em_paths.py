@@ -161,7 +161,7 @@ def _draw_evidence(ax: Axes, mixture: Mixture) -> None:
 def _legend(ax: Axes, moved: str, *, dots: str = "", crosses: str = "") -> None:
     """Say what starts at an open circle and ends at a full one, and what dots and crosses are."""
     handles = [
-        _marker("o", FRAME, f"{moved}, start", markerfacecolor="white"),
+        _marker("o", FRAME, f"{moved}, start", "white"),
         _marker("o", FRAME, f"{moved}, end"),
         *([_marker(".", FRAME, dots)] if dots else []),
         *([_marker("x", INK, crosses)] if crosses else []),
@@ -169,8 +169,8 @@ def _legend(ax: Axes, moved: str, *, dots: str = "", crosses: str = "") -> None:
     ax.legend(handles=handles, fontsize="small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3)
 
 
-def _marker(marker: str, color: str, label: str, **style: str) -> Line2D:
-    return Line2D([], [], color=color, marker=marker, linestyle="", label=label, **style)
+def _marker(marker: str, color: str, label: str, face: str | None = None) -> Line2D:
+    return Line2D([], [], color=color, marker=marker, linestyle="", markerfacecolor=face or color, label=label)
 
 
 def _finished(left: Axes, right: Axes) -> list[Axes]:

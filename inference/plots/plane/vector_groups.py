@@ -15,6 +15,7 @@ __all__ = ["vector_groups"]
 WIDTH, HEIGHT = 7.6, 5.0  # size of a new figure, in inches
 MARKERS = "os^Dvp"
 NAMED = 3  # of the words of a group, the most frequent ones are written
+BOX = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": FRAME, "alpha": 0.85, "linewidth": 0.5}
 RIDGE = 1e-6  # of the largest variance, where a direction has none
 
 
@@ -26,20 +27,21 @@ def vector_groups(
     named: int = NAMED,
     ax: Axes | None = None,
 ) -> Axes:
-    r"""Draw vectors in the plane that separates their groups most, each group with its most frequent words.
+    r"""Draw vectors in the plane that separates their groups most, with the most frequent words of each group.
 
     The plane is that of Fisher's linear discriminants, the two directions :math:`w` of largest
 
     .. math::
         \frac{w^\top S_\text{between} \, w}{w^\top S_\text{within} \, w}.
 
-    It is chosen to show the groups apart; groups that overlap here may be apart in other directions.
+    The number of a group stands at the median of its vectors. The plane is chosen to show the groups apart; groups that
+    overlap here may be apart in other directions.
 
     Arguments:
         vectors: The vectors.
         groups: The group of each vector, from 0.
         words: The word of each vector.
-        named: How many of the words of a group are written, those of most vectors.
+        named: How many words of a group are written, those of most vectors.
         ax: Matplotlib axes; by default those of a new figure.
 
     Raises:
@@ -53,31 +55,33 @@ def vector_groups(
         >>> from matplotlib.figure import Figure
         >>> vectors = torch.randn(40, 5) + 9 * torch.arange(40)[:, None].remainder(2)
         >>> ax = vector_groups(vectors, torch.arange(40) % 2, ["a", "the"] * 20, ax=Figure().subplots())
-        >>> [text.get_text() for text in ax.texts]
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
         ['0: a', '1: the']
     """
     table, labels = vectors.detach().cpu().double().numpy(), groups.cpu().numpy()
     if len(labels) != len(table) or len(words) != len(table):
         raise ValueError(f"there are {len(table)} vectors, {len(labels)} groups and {len(words)} words: give as many.")
-    present = np.unique(labels)
+    present, sizes = np.unique(labels, return_counts=True)
     if len(present) < 2 or table.shape[1] < 2:
         raise ValueError(
             f"there are {len(present)} groups in {table.shape[1]} dimensions: a plane needs 2 of each at least."
         )
     ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
     points = _discriminants(table, labels)
-    for index, group in enumerate(present):
-        of_group = points[labels == group]
+    for index, group in enumerate(present[np.argsort(-sizes, kind="stable")]):  # the largest in the first colors
+        of_group = labels == group
         color, marker = COLORS[index % len(COLORS)], MARKERS[index // len(COLORS) % len(MARKERS)]
-        ax.plot(*of_group.T, marker, color=color, markersize=3, alpha=0.35, markeredgewidth=0, zorder=2)
-    boxed = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": FRAME, "alpha": 0.85, "linewidth": 0.5}
-    for group in present:
-        count = Counter(word.strip() for word, of in zip(words, labels, strict=True) if of == group)
+        count = Counter(word.strip() for word, here in zip(words, of_group, strict=True) if here)
         most = " ".join(printable(word) for word, _ in count.most_common(named))
-        ax.annotate(
-            f"{group}: {most}", np.median(points[labels == group], axis=0), ha="center", va="center", fontsize="small",
-            color=INK, bbox=boxed, parse_math=False, family=FAMILIES, zorder=3,
-        )  # fmt: skip
+        ax.plot(*points[of_group].T, marker, color=color, markersize=3, alpha=0.35, markeredgewidth=0)
+        ax.plot([], [], marker, color=color, markersize=5, label=f"{group}: {most}")
+        center = np.median(points[of_group], axis=0)
+        ax.annotate(str(group), center, ha="center", va="center", fontsize="small", color=INK, bbox=BOX, zorder=3)
+    legend = ax.legend(
+        fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), title="most frequent"
+    )
+    for text in legend.get_texts():
+        text.set(family=FAMILIES, parse_math=False)
     ax.set(xlabel="first discriminant", ylabel="second discriminant")
     return plain(ax)
 
