@@ -47,9 +47,9 @@ class VAE(MixtureMemoryModel):
 
     Arguments:
         config: The network.
-        base_measure: Prior of a vector, or of all vectors of a text; or the name of one, ``tokens``, ``language_model``,
-            ``codebook``, ``autoregressive``, ``mixture`` or ``gaussian``; a standard Gaussian by default, and ``tokens`` in
-            ``pyroformer fit``.
+        base_measure: Prior of a vector, or of all vectors of a text; or the name of one: ``tokens``,
+            ``language_model``, ``codebook``, ``autoregressive``, ``mixture`` or ``gaussian``. A standard Gaussian by
+            default, and ``tokens`` in ``pyroformer fit``.
         length_prior: Prior of the number of tokens; uniform up to ``max_length`` by default, and a smoothed histogram
             of the training texts in :meth:`for_corpus`. The prior ``tokens`` needs none: by default its vectors say
             where a text ends.
