@@ -47,7 +47,8 @@ def layer_curves(run: Run, *, ax: Axes | None = None) -> Axes:
         ax.plot(steps, values, color=_shade(index, len(names)), marker="o", markersize=3, label=name[3:])
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    ax.set(xlabel="step", ylabel="nats per token", ylim=(0, None))
+    ax.axhline(0, color=FRAME, linewidth=0.8, zorder=1).sticky_edges.y.append(0)  # limits stay free for shared axes
+    ax.set(xlabel="step", ylabel="nats per token")
     ax.set_title("KL of each latent, validation texts", loc="left", fontsize="medium", color=INK)
     ax.legend(fontsize="small", frameon=False, ncols=1 + (len(names) - 1) // 6)
     return plain(ax)
