@@ -27,14 +27,14 @@
 # %%
 import arviz as az
 import matplotlib.pyplot as plt
+import pyro
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pyroformer as pf
-from pyroformer.inference.plots.style import COLORS, FRAME
 
-torch.manual_seed(0)
+pyro.set_rng_seed(0)
 
 # %% tags=["parameters"]
 steps = 600
@@ -89,11 +89,8 @@ for step, batch in enumerate(corpus.batches("train", batch_size, epochs=9)):
     if step == steps:
         break
 model.eval()
-held_out = [
-    batch
-    for batch in corpus.batches("valid", batch_size)
-    if bool((batch.weight > 0).all())
-][:batches]
+valid = corpus.batches("valid", batch_size)
+held_out = [batch for batch in valid if bool((batch.weight > 0).all())][:batches]
 
 
 @torch.no_grad()
@@ -102,11 +99,8 @@ def loss_of_hidden() -> float:
     losses = []
     for seed, batch in enumerate(held_out):
         tokens, padding, chosen = hide(batch, seed)
-        losses.append(
-            F.cross_entropy(
-                model(tokens, padding)[chosen], batch.tokens[chosen], reduction="none"
-            )
-        )
+        logits, truth = model(tokens, padding)[chosen], batch.tokens[chosen]
+        losses.append(F.cross_entropy(logits, truth, reduction="none"))
     return torch.cat(losses).mean().item()
 
 
@@ -148,44 +142,15 @@ for tau in taus:
     inputs = [hide(batch, seed)[:2] for seed, batch in enumerate(held_out[:2])]
     kept.append(pf.nvib.kept(model, inputs, above=0.05))
 
-
-# %% tags=["hide-input"] jupyter={"source_hidden": true}
-def draw_dial() -> None:
-    _, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
-    left.axhline(before, color=FRAME, linestyle="--", label="softmax attention")
-    left.plot(taus, losses, "o-", color=COLORS[0], markersize=4, label="NVIB attention")
-    left.set(
-        title="Loss without any training", ylabel="nats for each hidden word piece"
-    )
-    for index, name in enumerate(kept[0]):
-        values = [each[name] for each in kept]
-        options = {"color": COLORS[index], "markersize": 4}
-        right.plot(
-            taus,
-            [value.vectors for value in values],
-            "o-",
-            label=f"layer {index}: vectors",
-            **options,
-        )
-        right.plot(
-            taus,
-            [value.prior for value in values],
-            "s:",
-            label=f"layer {index}: prior",
-            **options,
-        )
-    right.set(
-        title="Vectors that stay; attention to the prior",
-        ylabel="share",
-        ylim=(-0.03, 1.03),
-    )
-    for ax in (left, right):
-        ax.set(xlabel="vectors against the prior, nats")
-        ax.invert_xaxis()
-        ax.legend(frameon=False)
-
-
-draw_dial()
+# %%
+_, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
+left.axhline(before, color="gray", linestyle="--", label="softmax attention")
+left.plot(taus, losses, "o-", markersize=4, label="NVIB attention")
+left.set(title="Loss without any training", ylabel="nats for each hidden word piece")
+left.set_xlabel("vectors against the prior, nats")
+left.invert_xaxis()
+left.legend()
+pf.plots.vectors_kept(taus, kept, ax=right)
 
 # %% [markdown]
 # At 0 the prior's component weighs as much as a vector and takes a tenth of the attention; the loss does not notice.
