@@ -38,6 +38,7 @@ __all__ = [
     "read_backbone",
     "read_config",
     "read_corpus",
+    "read_language_model",
 ]
 
 # Learning rates: that of training from scratch would destroy what a backbone has learned, unless it is frozen.
@@ -262,10 +263,15 @@ def read_backbone(source: str, size: str | None, texts: Mapping[str, Any], model
     for name, value in own.items():
         if value not in (None, "auto"):
             raise ValueError(f"--{name} is {value}, but {source} has one of its own: leave it out.")
-    run = RunFolder(source)
-    backbone = load(run.path).backbone if run.config_file.exists() else Pretrained.from_pretrained(source)
+    backbone = read_language_model(source)
     backbone.check(**model, max_length=texts["max_length"] or 0)
     return backbone
+
+
+def read_language_model(source: str) -> Pretrained:
+    """A language model by the folder of its run, a folder in Hugging Face format, or a name on its hub."""
+    folder = RunFolder(source)
+    return load(folder.path).backbone if folder.config_file.exists() else Pretrained.from_pretrained(source)
 
 
 def _names_class(value: Any) -> bool:

@@ -20,6 +20,7 @@ def evaluate(
     num_particles: int = 64,
     limit: int | None = None,
     samples: int = 0,
+    judge: str | None = None,
     min_weight: float = 0.0,
     seed: int = 0,
     **options: Unpack[RunOptions],
@@ -38,16 +39,25 @@ def evaluate(
         num_particles: Draws of the importance-weighted bound; more make it tighter and take longer.
         limit: Largest number of texts.
         samples: Number of texts to generate from the prior, for the metrics of their variety.
+        judge: A language model whose loss on the generated texts is measured: a run of fit lm, a folder in Hugging Face
+            format, or a name on its hub.
         min_weight: Vectors of a mixture with a smaller weight are dropped before texts are reconstructed.
         seed: Random seed.
     """
+    from ...evaluation.judge import Judge
+    from ...evaluation.metrics import METRICS, Judged
     from ...utils.outputs import check_output, write_output
+    from ..prepare import read_language_model
 
     if json is not None:
         check_output("--json", json, [data])
+    if judge is not None and not samples:
+        raise ValueError(f"--judge is {judge}, and there is nothing to judge: give --samples, such as --samples 200.")
+    metrics = None if judge is None else [*METRICS, Judged(Judge(read_language_model(judge)))]
     texts = None if data is None else read_test_texts(data, field, condition)
     evaluation = open_run(options).evaluate(
         texts,
+        metrics=metrics,
         split=split,
         num_particles=num_particles,
         limit=limit,

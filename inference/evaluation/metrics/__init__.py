@@ -7,6 +7,7 @@ from ..metric import Metric
 from .bounds import BoundGivenLength, ImportanceWeighted, ImportanceWeightedGivenLength, NegativeELBO
 from .components import KeptAlpha, KeptAttention, KeptEntropy
 from .diversity import DIVERSITY
+from .judged import Judged
 from .latents import ActiveUnits, ComparedKL, MarginalKL, MutualInformation, Sensitivity
 from .layers import KeptLayers
 from .presence import Present
@@ -14,7 +15,7 @@ from .reconstruction import Accuracy, CorpusBLEU, ExactMatch, SampledAccuracy
 from .removal import AccuracyKept, Kept
 from .terms import KL, Rate, Reconstruction, TrainedObjective
 
-__all__ = ["METRICS", "resolve"]
+__all__ = ["METRICS", "Judged", "resolve"]
 
 METRICS: tuple[Metric, ...] = (
     NegativeELBO(),
