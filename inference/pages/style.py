@@ -41,7 +41,7 @@ th { width: 8.5rem; font-weight: 400; color: var(--soft); font-variant-numeric: 
 tr.strong td { font-weight: 600; }
 pre {
   margin: .5rem 0; padding: .7rem .8rem; overflow-x: auto; overflow-wrap: normal; background: var(--page);
-  border-radius: .4rem; font: .82rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace;
+  border-radius: .4rem; font: .75rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace;
 }
 summary { cursor: pointer; }
 .text b {
