@@ -6,10 +6,15 @@ One layer each on ``--tokens`` tokens, projections included; the layers take tur
 
     softmax     SelfAttention
     shared      ProbabilisticAttention with one precision for each head
+    full        one precision matrix for each head
     key         one precision for each key
     diagonal    one for each dimension of each key
     2 keys      two Gaussians in each key
+    hard        two Gaussians in each key, of which the more probable counts
+    Student     keys with heavy tails
+    positions   relative positions, up to 16 apart
     1 step      keys that adapt once
+    3 steps     keys that adapt three times
 """
 
 import argparse
@@ -23,10 +28,15 @@ from pyroformer.models.transformer.self_attention import SelfAttention
 
 FORMS: dict[str, dict[str, object]] = {
     "shared": {"precision": "shared"},
+    "full": {"precision": "full"},
     "key": {"precision": "key"},
     "diagonal": {"precision": "diagonal"},
     "2 keys": {"precision": "key", "components": 2},
+    "hard": {"precision": "key", "components": 2, "assignment": "hard"},
+    "Student": {"precision": "shared", "density": "student"},
+    "positions": {"precision": "shared", "positions": 16},
     "1 step": {"precision": "key", "steps": 1},
+    "3 steps": {"precision": "key", "steps": 3},
 }
 
 

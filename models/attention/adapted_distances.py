@@ -2,6 +2,7 @@ r"""Squared distances of queries to means, as they are and after they have adapt
 
 from collections.abc import Callable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -42,8 +43,8 @@ def distances_after(
         \mu_n^{(m)} = \frac{\kappa \mu_n^0 + S_n + \sum_{i \le m} w_{in} u_i}{\kappa + C_n + \sum_{i \le m} w_{in}}
 
     The result is a function of :math:`w`, and of the counts :math:`C` [* N 1] and sums :math:`S` [* N D] of queries
-    before these. Means of one precision are never written out: their products with queries and with themselves are
-    prefix sums.
+    before these. Means are never written out: their products with queries and with themselves are prefix sums of the
+    products of queries, :math:`u_m^T a \, u_i`. Where precisions are diagonal, these differ from mean to mean.
 
     Arguments:
         queries: The queries :math:`u`.
@@ -51,34 +52,35 @@ def distances_after(
         precision: Precisions with shape :math:`(*, N, D)`, or :math:`(*, N, 1)`; N may be 1.
         kappa: :math:`\kappa`.
     """
-    return (_isotropic if precision.shape[-1] == 1 else _diagonal)(queries, initial, precision, kappa)
-
-
-def _isotropic(queries: Tensor, initial: Tensor, precision: Tensor, kappa: Tensor) -> After:
-    products, lengths = queries @ initial.mT, initial.square().sum(-1)[..., None, :]
-    own = queries.square().sum(-1, keepdim=True)
-    gram = (queries @ queries.mT).tril(-1)
+    scaled = precision * initial
+    products, lengths = queries @ scaled.mT, (scaled * initial).sum(-1)[..., None, :]
+    inner = _isotropic_products if precision.shape[-1] == 1 else _diagonal_products
+    own, earlier = inner(queries, precision)
 
     def distance(weights: Tensor, count: Tensor, total: Tensor) -> Tensor:
-        before = queries @ total.mT + gram @ weights  # products with the sum of the queries before each
-        length_before, along_before = total.square().sum(-1), (total * initial).sum(-1)
-        square = length_before[..., None, :] + (weights * (2 * before + weights * own)).cumsum(-2)
-        along = along_before[..., None, :] + (weights * products).cumsum(-2)
+        scaled = precision * total
+        before = queries @ scaled.mT + earlier(weights)  # products with the sum of the queries before each
+        square = (scaled * total).sum(-1)[..., None, :] + (weights * (2 * before + weights * own)).cumsum(-2)
+        along = (scaled * initial).sum(-1)[..., None, :] + (weights * products).cumsum(-2)
         strength = kappa + count.mT + weights.cumsum(-2)
         dot = (kappa * products + before + weights * own) / strength
         length = (kappa.square() * lengths + 2 * kappa * along + square) / strength.square()
-        return precision[..., 0][..., None, :] * (length - 2 * dot + own)
+        return length - 2 * dot + own
 
     return distance
 
 
-def _diagonal(queries: Tensor, initial: Tensor, precision: Tensor, kappa: Tensor) -> After:
-    each, start, precision = queries[..., :, None, :], initial[..., None, :, :], precision[..., None, :, :]
+def _isotropic_products(queries: Tensor, precision: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Products of each query with itself, and a function of weights: with the weighted sum of those before it."""
+    precision, gram = precision[..., 0][..., None, :], (queries @ queries.mT).tril(-1)
+    return precision * queries.square().sum(-1, keepdim=True), lambda weights: precision * (gram @ weights)
 
-    def distance(weights: Tensor, count: Tensor, total: Tensor) -> Tensor:
-        shares = weights[..., None]
-        sums = kappa * start + total[..., None, :, :] + (shares * each).cumsum(-3)
-        means = sums / (kappa + count[..., None, :, :] + shares.cumsum(-3))
-        return (precision * (each - means).square()).sum(-1)
 
-    return distance
+def _diagonal_products(queries: Tensor, precision: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """The same, in which the products of two queries are other ones for each mean, with shape [* M M N]."""
+    m = queries.shape[-2]
+    pairs = queries[..., :, None, :] * queries[..., None, :, :]
+    places = torch.arange(m, device=queries.device)
+    gram = (pairs.flatten(-3, -2) @ precision.mT).unflatten(-2, (m, m))
+    gram = torch.where((places[:, None] > places)[..., None], gram, 0)
+    return queries.square() @ precision.mT, lambda weights: (gram * weights[..., None, :, :]).sum(-2)

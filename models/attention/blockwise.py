@@ -5,8 +5,9 @@ N keys of D dimensions M queries cost :math:`O(M N D)`, as in attention, and mem
 adapt causally and gradients are needed, that of :math:`O(\sqrt M)` blocks in addition.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ from .observations import check_queries
 __all__ = ["blockwise_attend"]
 
 ROWS = (32, 128)  # the fewest and most queries in a block
-FEWEST_DIAGONAL = 4  # where keys adapt causally and have diagonal precisions, so that all their entries are held
+ROWS_DIAGONAL = 8  # where keys of diagonal precisions adapt causally: costs of each query are in proportion to it
 ENTRIES = {"cpu": 2**18}  # of a block's matrix
 MORE_ENTRIES = 2**25  # on other devices
 
@@ -76,8 +77,8 @@ def blockwise_attend(
 
     Examples:
         >>> queries, mixture = torch.randn(50, 8), pf.Mixture.from_attention(torch.randn(50, 8), torch.randn(50, 4))
-        >>> answers, expected = blockwise_attend(queries, mixture, causal=True), pf.attend(queries, mixture, causal=True)
-        >>> torch.allclose(answers, expected, atol=1e-5)
+        >>> answers = blockwise_attend(queries, mixture, causal=True)
+        >>> torch.allclose(answers, pf.attend(queries, mixture, causal=True), atol=1e-5)
         True
         >>> robust = EStep(inverse_degrees=torch.tensor(0.5))  # Student's t with two degrees of freedom
         >>> blockwise_attend(queries, mixture, e_step=robust, steps=2, causal=True).shape
@@ -178,15 +179,16 @@ class _Problem:
             return n
         return min(n, step.common + (stop + step.keys(n) - self.queries.shape[-2]) * step.per_key)
 
-    def blocks(self) -> list[slice]:
+    def blocks(self, adapting: bool = False) -> list[slice]:
         """The queries in blocks; one where sizes are symbols of a graph that is exported."""
         m, n = self.queries.shape[-2], self.means.shape[-2]
         if torch.compiler.is_exporting():
             return [slice(0, m)]
-        wide = n * self.means.shape[-1] if self.causal and self.precision.shape[-1] > 1 else n
+        least, most = ROWS
         entries = ENTRIES.get(self.queries.device.type, MORE_ENTRIES)
-        least, most = ROWS if wide == n else (FEWEST_DIAGONAL, ROWS[1])
-        size = min(most, max(least, entries // max(1, self.batch.numel() * wide)))
+        size = min(most, max(least, entries // max(1, self.batch.numel() * n)))
+        if adapting and self.precision.shape[-1] > 1:
+            size = ROWS_DIAGONAL if m > least else size
         return [slice(0, m)] if m <= size else [slice(i, min(i + size, m)) for i in range(0, m, size)]
 
 
@@ -268,7 +270,7 @@ State = list[tuple[Tensor, Tensor]]  # of each step: counts [* N 1] and sums [* 
 
 def _scanned(problem: _Problem, answer: _Answer, steps: int) -> Tensor:
     """The answers of all queries. With ``steps``, each block takes on the statistics of those before it."""
-    blocks = problem.blocks()
+    blocks = problem.blocks(adapting=steps > 0)
     if len(blocks) == 1:
         return _narrow(_run(problem, answer, steps, blocks, _empty(problem, steps))[0], answer)
     # Blocks are computed again in the backward pass and, where they depend on each other, in segments of about as many
@@ -278,7 +280,7 @@ def _scanned(problem: _Problem, answer: _Answer, steps: int) -> Tensor:
     for start in range(0, len(blocks), size):
         segment = blocks[start : start + size]
         if steps:
-            part, state = _again(_run, answer, problem, answer, steps, segment, state)
+            part, state = _again(_run, problem, answer, steps, segment, state)
         else:
             part, state = _run(problem, answer, steps, segment, state)
         answers.append(part)
@@ -292,19 +294,34 @@ def _run(problem: _Problem, answer: _Answer, steps: int, blocks: list[slice], st
         return one(problem, answer, steps, blocks[0], state)
     answers = []
     for rows in blocks:
-        part, state = _again(one, answer, problem, answer, steps, rows, state)
+        part, state = _again(one, problem, answer, steps, rows, state)
         answers.append(part)
     return torch.cat(answers, -2), state
 
 
-def _again(function: Callable[..., tuple[Tensor, State]], answer: _Answer, *arguments: object) -> tuple[Tensor, State]:
+Part = TypeVar("Part")
+Scan = Callable[[_Problem, _Answer, int, Part, State], tuple[Tensor, State]]
+
+
+def _again(
+    function: Scan[Part], problem: _Problem, answer: _Answer, steps: int, part: Part, state: State
+) -> tuple[Tensor, State]:
     """A function whose intermediate results are computed again in the backward pass."""
     if not torch.is_grad_enabled():
-        return function(*arguments)
-    result: tuple[Tensor, State] = checkpoint(
-        function, *arguments, use_reentrant=False, preserve_rng_state=answer.dropout > 0
-    )
-    return result
+        return function(problem, answer, steps, part, state)
+
+    def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+        answers, after = function(problem, answer, steps, part, _paired(tensors))
+        return answers, *(tensor for pair in after for tensor in pair)
+
+    # tensors inside of lists would be kept for the backward pass, those of every block
+    own = (tensor for pair in state for tensor in pair)
+    answers, *after = checkpoint(flat, *own, use_reentrant=False, preserve_rng_state=answer.dropout > 0)
+    return answers, _paired(after)
+
+
+def _paired(tensors: Sequence[Tensor]) -> State:
+    return list(zip(tensors[::2], tensors[1::2], strict=True))
 
 
 def _narrow(answers: Tensor, answer: _Answer) -> Tensor:

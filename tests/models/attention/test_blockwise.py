@@ -28,7 +28,7 @@ def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> b
     if request.param == "one block":
         return False
     monkeypatch.setattr(blockwise, "ROWS", (2, 2))
-    monkeypatch.setattr(blockwise, "FEWEST_DIAGONAL", 2)
+    monkeypatch.setattr(blockwise, "ROWS_DIAGONAL", 2)
     monkeypatch.setattr(blockwise, "ENTRIES", {"cpu": 1})
     return True
 

@@ -155,7 +155,7 @@ def test_keys_that_adapt_causally_are_those_of_the_matrix(precision: str, monkey
     assert mixture.values is not None
     expected = layer.out((weights @ mixture.values).transpose(1, 2).flatten(-2))
     monkeypatch.setattr(blockwise, "ROWS", (2, 2))
-    monkeypatch.setattr(blockwise, "FEWEST_DIAGONAL", 2)
+    monkeypatch.setattr(blockwise, "ROWS_DIAGONAL", 2)
     monkeypatch.setattr(blockwise, "ENTRIES", {"cpu": 1})
     actual, upstream = layer(x, causal=True), torch.randn_like(x)
     close(actual, expected)
