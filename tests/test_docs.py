@@ -46,7 +46,7 @@ PRINTED = {
     "nvib_pretrained": ["tensor(True)", "of the attention", "['layers.0.self_attn', 'layers.1.self_attn']"],
     "gaussian_mixture": ["GaussianMixture(n_components=2", "tensor([["],
     "presence": ["vectors present in a draw", "presence is 0.1, and the prior of the vectors is a TokenVectorPrior"],
-    "nvib_layers": ["of the encoder", "layer 1: weights ["],
+    "nvib_layers": ["of the encoder", "of the decoder", "layer 1: weights ["],
     "howto": ["posterior", "conditional_log_likelihood", "sample_stats", "observed_data", "constant_data"],
     "own_likelihood": ["the likelihood of Unordered has the type Independent", "the site 'text' has size"],
 }
