@@ -1,16 +1,26 @@
 """The command that shows the library at work: train, evaluate, reconstruct, sample, interpolate and plot."""
 
+from contextlib import closing
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..output import print_line
 from ..progress import Progress
 
+if TYPE_CHECKING:
+    from ...run import Run
+
 __all__ = ["demo"]
+
+SAMPLES = 200  # of which five are shown
 
 
 def demo(*, minutes: float = 3.8, out: str | None = None, seed: int = 0) -> None:
-    """Train a small NVAE on Python's own documentation, then show what it learned.
+    """Train an NVAE on Python's own documentation, then show what it learned.
+
+    Half of the time trains a language model, which the NVAE starts from: its prior is that language model, and what
+    remains is to read a text back from its vectors.
 
     Example:
       pyroformer demo --minutes 10
@@ -23,10 +33,10 @@ def demo(*, minutes: float = 3.8, out: str | None = None, seed: int = 0) -> None
     import torch
 
     from ....guides.nvae import NVAEGuide
+    from ....models.language_model import LanguageModel
     from ....models.nvae import NVAE
     from ...data.corpus import Corpus
     from ...options import TrainingOptions
-    from ...plots import save_all
     from ...training.fit import fit
 
     TrainingOptions(minutes=minutes, seed=seed)  # validates them before anything is read
@@ -34,36 +44,39 @@ def demo(*, minutes: float = 3.8, out: str | None = None, seed: int = 0) -> None
     folder = out or _free_name("runs/demo")
     corpus = Corpus.builtin()
     print_line(f"reading {corpus.summary()}")
+    budget: dict[str, Any] = {"minutes": minutes / 2, "validation_texts": 256, "seed": seed, "progress": False}
 
-    model = NVAE.for_corpus(corpus, size="tiny", base_measure="tokens")  # what is assumed
+    print_line("\na language model, on which the prior of the vectors rests:")
+    with closing(Progress()) as progress:
+        lm = fit(LanguageModel.for_corpus(corpus), None, corpus, callback=progress, **budget)
+
+    print_line("\nthe NVAE:")
+    model = NVAE.for_corpus(corpus, base_measure="language_model", backbone=lm.backbone)  # what is assumed
     guide = NVAEGuide(model)  # what is learned
-    progress = Progress()
-    run = fit(
-        model,
-        guide,
-        corpus,
-        minutes=minutes,
-        validation_texts=256,
-        seed=seed,
-        out=folder,
-        callback=progress,
-        progress=False,
-    )
-    progress.close()
+    with closing(Progress()) as progress:
+        run = fit(model, guide, corpus, out=folder, callback=progress, **budget)
     print_line(f"best at step {run.step:,}; run saved in {folder}")
+    _show(run, lm, seed)
 
+
+def _show(run: "Run", lm: "Run", seed: int) -> None:
+    """What the NVAE learned, beside the language model that it started from."""
+    from ...plots import save_all
+
+    test = run.corpus.test
     evaluation = run.evaluate(limit=256, num_particles=16)
     print_line(f"\n256 held-out texts:\n{evaluation.table()}")
 
     print_line("\ntexts and their reconstructions from the posterior mean:")
-    for text in run.reconstruct(corpus.test[:5]):
+    for text in run.reconstruct(test[:5]):
         print_line(f"  {_in_one_line(text.original)}\n  {_in_one_line(text.text)}\n")
 
+    samples = run.sample(SAMPLES, seed=seed)
     print_line("samples from the prior:")
-    for sample in run.sample(5, seed=seed):
+    for sample in samples[:5]:
         print_line(f"  {_in_one_line(sample)}")
 
-    first, second = sorted(corpus.test[:20], key=len)[:2]  # short ones, so that each step fits a line
+    first, second = sorted(test[:20], key=len)[:2]  # short ones, so that each step fits a line
     print_line("\nfrom one text to another, by interpolation of their posteriors:")
     for between in run.interpolate(first, second):
         print_line(f"  {_in_one_line(between)}")
@@ -74,8 +87,18 @@ def demo(*, minutes: float = 3.8, out: str | None = None, seed: int = 0) -> None
     rate, bound = (evaluation[name]["nats/token"] for name in ("rate", "bound"))
     print_line(
         f"\naccuracy {evaluation['accuracy'].value:.3f}; rate (exact KL of all latents) {rate:,.1f} nats/token; "
-        f"-log p(x) is at most {bound:,.1f} nats/token"
+        f"-log p(x) is at most {bound:,.1f} nats/token, and {lm.evaluate(limit=256)['bound'].value:,.1f} by the "
+        f"language model, which gives samples of the NVAE {_loss(lm, samples):.1f} and its own "
+        f"{_loss(lm, lm.sample(SAMPLES, seed=seed)):.1f} nats/token"
     )
+
+
+def _loss(lm: "Run", texts: list[str]) -> float:
+    """The loss of a language model on texts, in nats per token."""
+    from ...evaluation.judge import Judge
+
+    loss = Judge(lm.backbone).loss([text for text in texts if text.strip()])
+    return float(loss.nats.sum() / max(1.0, loss.tokens.sum()))
 
 
 def _in_one_line(text: str) -> str:
