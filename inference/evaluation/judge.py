@@ -57,5 +57,6 @@ class Judge:
             for start in range(0, len(ids), batch_size):
                 rows = order[start : start + batch_size]
                 batch = Batch.pad([ids[row] for row in rows]).to(self.model.device)
+                assert batch.tokens is not None
                 nats[rows] = -self.model.likelihood(mask=batch.mask).log_prob(batch.tokens).double().cpu().numpy()
         return Loss(nats, tokens)
