@@ -1,5 +1,8 @@
 """Mixtures of Gaussians as Pyro models whose parameters have conjugate priors."""
 
+from dataclasses import replace
+from typing import Any
+
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
@@ -8,6 +11,7 @@ from torch import Tensor
 from ...models.attention.m_step import ConjugatePriors
 from ...models.attention.mixture import Covariances, Mixture
 from ...models.mixture_attention import MixtureAttention
+from ...models.mixture_correlation import split_covariances
 from ...models.priors.components import GaussianVectors
 from .fitting import CovarianceType, typical_variances
 
@@ -31,6 +35,8 @@ def model_of(
         \pi \sim \text{Dirichlet}(c), \qquad \alpha_k \sim \text{Gamma}(a, b), \qquad
         \mu_k \sim N(m, (\kappa \alpha_k)^{-1})
 
+    Full covariances have in addition correlations :math:`L_k L_k^T`, with a uniform prior; a tied one is fixed.
+
     Arguments:
         mixture: The mixture.
         kind: The form of its covariances.
@@ -38,47 +44,58 @@ def model_of(
         priors: The priors.
 
     Raises:
-        ValueError: If components have full covariances, or a prior is improper.
+        ValueError: If a prior is improper.
     """
-    if isinstance(mixture.variances, Covariances):
-        raise ValueError(
-            f"covariance_type is {kind!r}; a model has one precision for each coordinate: fit "
-            "covariance_type='diag' or 'spherical'"
-        )
     if not priors.means > 0:
         raise ValueError(
             f"priors.means is {priors.means}; a proper prior over means needs a positive number: give 0.01"
         )
     mean, variance = (part.to(mixture.means) for part in moments)
-    if priors.rate is None:
-        rate = 0.5 * typical_variances(variance, mixture.components, kind)
-        rate = rate * mixture.width if kind == "spherical" else rate
-    else:
-        rate = torch.full_like(typical_variances(variance, mixture.components, kind), priors.rate)
-    if not bool((rate > 0).all()):
-        raise ValueError(f"priors.rate is {priors.rate}; a proper prior over precisions needs a positive one, or None")
-    precision = dist.Gamma(torch.full_like(rate, priors.shape), rate)
+    options: dict[str, Any] = {}
+    if kind != "tied":
+        options["precision"] = _prior_of_precisions(kind, variance, mixture.components, priors)
+    if kind == "full" and mixture.width > 1:
+        options["correlation"] = dist.LKJCholesky(mixture.width, mixture.means.new_ones(()))
     return MixtureAttention(
-        mixture,
+        mixture if kind != "full" else _without_correlations(mixture),
         keys=GaussianVectors(mean.expand_as(mixture.means).clone(), priors.means),
-        precision=dist.Gamma(precision.concentration[:, 0], rate[:, 0])
-        if kind == "spherical"
-        else precision.to_event(1),
         weights=dist.Dirichlet(mixture.means.new_full((mixture.components,), priors.weights)),
+        **options,
     )
 
 
-def sites_of(mixture: Mixture) -> dict[str, Tensor]:
-    """The values of the sites of the model at a mixture.
+def _prior_of_precisions(
+    kind: CovarianceType, variance: Tensor, components: int, priors: ConjugatePriors
+) -> dist.Distribution:
+    """The prior of precisions, of every component and coordinate or, if these are spherical, of every component."""
+    typical = typical_variances(variance, components, "spherical" if kind == "spherical" else "diag")
+    if priors.rate is None:
+        rate = 0.5 * typical * (len(variance) if kind == "spherical" else 1)
+    else:
+        rate = torch.full_like(typical, priors.rate)
+    if not bool((rate > 0).all()):
+        raise ValueError(f"priors.rate is {priors.rate}; a proper prior over precisions needs a positive one, or None")
+    concentration = torch.full_like(rate, priors.shape)
+    if kind == "spherical":
+        return dist.Gamma(concentration[:, 0], rate[:, 0])
+    return dist.Gamma(concentration, rate).to_event(1)
 
-    Raises:
-        ValueError: If components have full covariances.
-    """
-    if not isinstance(mixture.variances, Tensor):
-        raise ValueError("full covariances are no sites: fit covariance_type='diag' or 'spherical'")
-    precision = 1 / mixture.variances
-    return {
-        "weights": mixture.log_weights.exp(),
-        "keys": mixture.means,
-        "precision": precision[:, 0] if precision.shape[-1] == 1 else precision,
-    }
+
+def _without_correlations(mixture: Mixture) -> Mixture:
+    """The mixture with the variances of each coordinate alone."""
+    assert isinstance(mixture.variances, Covariances)
+    return replace(mixture, variances=mixture.variances.matrices.diagonal(dim1=-2, dim2=-1))
+
+
+def sites_of(mixture: Mixture, kind: CovarianceType) -> dict[str, Tensor]:
+    """The values of the sites of the model at a mixture."""
+    sites = {"weights": mixture.log_weights.exp(), "keys": mixture.means}
+    if kind == "tied":
+        return sites
+    split, factors = split_covariances(mixture)
+    assert isinstance(split.variances, Tensor)
+    precision = 1 / split.variances
+    sites["precision"] = precision[:, 0] if kind == "spherical" else precision
+    if factors is not None and mixture.width > 1:
+        sites["correlation"] = factors
+    return sites

@@ -3,6 +3,7 @@ r"""A mixture of Gaussians in scikit-learn's manner, fitted by our own EM."""
 import math
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, TypeVar, get_args, no_type_check
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from .arrays import in_form
 from .conventions import ConvergenceWarning, of_sklearn
 from .fitted import Array, FittedMixture
 from .fitting import CovarianceType, EMResult, Problem, first_mixture, fit_mixture
+from .online import OnlineState, online_step, state_of
 from .options import check_number, check_priors, given_start, seed_of, start_generator
 from .starts import Start, start_statistics
 from .table import Rows, summarized
@@ -53,6 +55,8 @@ class GaussianMixture(FittedMixture):
             ``rate=None`` the variances of all rows, over :math:`K^{2/D}`, are worth one row. None is maximum
             likelihood.
         batch_size: The number of rows that are read at a time; None is all. A ``numpy.memmap`` then stays on disk.
+        learning_decay: How fast :meth:`partial_fit` forgets, see
+            :mod:`~pyroformer.inference.gaussian_mixture.online`: above 0.5, and 1 for batches that all count alike.
         random_state: Seed of starts and samples: a number, or a generator of NumPy or torch. None follows
             ``torch.manual_seed``.
 
@@ -101,6 +105,7 @@ class GaussianMixture(FittedMixture):
         precisions_init: Any = None,
         priors: ConjugatePriors | None = None,
         batch_size: int | None = None,
+        learning_decay: float = 0.7,
         random_state: Any = None,
     ) -> None:
         self.n_components = n_components
@@ -115,6 +120,7 @@ class GaussianMixture(FittedMixture):
         self.precisions_init = precisions_init
         self.priors = priors
         self.batch_size = batch_size
+        self.learning_decay = learning_decay
         self.random_state = random_state
 
     def fit(self: Self, X: object, y: object = None, sample_weight: object = None) -> Self:
@@ -151,24 +157,71 @@ class GaussianMixture(FittedMixture):
         """
         return self._fit(Rows.of_batches(batches))
 
+    def partial_fit(self: Self, X: object, y: object = None, sample_weight: object = None) -> Self:
+        """One step of online EM on a batch of rows, which are then forgotten: for streams that can be read once.
+
+        The first batch is fitted as :meth:`fit` does; it has to be large enough for all components. Later ones move the
+        parameters less and less, by ``learning_decay``. After :meth:`fit` the steps go on from there. ``lower_bounds_``
+        has the mean log density of each batch before its step, and ``converged_`` is False.
+
+        Arguments:
+            X: A table of rows, NaN where a coordinate is missing; every column needs one that is known.
+            y: Ignored.
+            sample_weight: How many times each row counts, with shape :math:`(M)`.
+
+        Raises:
+            ValueError: If an option is out of range, X is no table of numbers or has other columns than before, or a
+                covariance becomes singular.
+
+        Examples:
+            >>> mixture = pf.GaussianMixture(2, covariance_type="diag", random_state=0)
+            >>> for _ in range(20):
+            ...     left = torch.rand(100, 1) < 0.3
+            ...     _ = mixture.partial_fit(torch.where(left, -5.0, 5.0) + torch.randn(100, 1))
+            >>> mixture.means_.flatten().sort().values.round().tolist(), mixture.n_iter_
+            ([-5.0, 5.0], 20)
+        """
+        decay = check_number("learning_decay", self.learning_decay, float, 0)
+        if not 0.5 < decay <= 1:
+            raise ValueError(f"learning_decay is {decay}; it must be above 0.5 and at most 1: give 0.7")
+        rows = Rows.of_table(X, sample_weight)
+        if not hasattr(self, "weights_"):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the first batch's convergence
+                self._fit(rows)
+            self.converged_, self.n_iter_, self.lower_bounds_ = False, 1, [self.lower_bound_]
+            return self
+        problem = self._problem(rows)
+        if len(problem.summary.mean) != self.n_features_in_:
+            raise ValueError(
+                f"X has {len(problem.summary.mean)} features, but {type(self).__name__} is expecting "
+                f"{self.n_features_in_} features as input: give the columns that it was fitted to"
+            )
+        for name, now, before in (
+            ("n_components", self.n_components, len(self.means_)),
+            ("covariance_type", self.covariance_type, self._kind),
+        ):
+            if now != before:
+                raise ValueError(f"{name} is {now!r} and the fit has {before!r}: leave it as it was, or call fit")
+        state = self._online or self._state_of_fit(problem)
+        state, bound = online_step(problem, state, decay)
+        bounds = [*(self.lower_bounds_ if state.steps > 2 else [self.lower_bound_]), bound]
+        shift = state.summary.mean - state.origin
+        centered = replace(state.mixture, means=state.mixture.means - shift)
+        self._keep(replace(problem, summary=state.summary), EMResult(centered, bounds, False))
+        self._online = state
+        return self
+
     def fit_predict(self, X: object, y: object = None, sample_weight: object = None) -> Array:
         """The most probable component of each row, after a fit to them."""
         return self.fit(X, y, sample_weight).predict(X)
 
     def _fit(self: Self, rows: Rows) -> Self:
         """Fits the mixture from every start and keeps the best."""
-        check_choice("covariance_type", self.covariance_type, get_args(CovarianceType))
         check_choice("init_params", self.init_params, get_args(Start))
         steps, starts = check_number("max_iter", self.max_iter, int, 0), check_number("n_init", self.n_init, int, 1)
         tolerance, seed = check_number("tol", self.tol, float, 0), seed_of(self.random_state)
-        problem = Problem(
-            rows,
-            summarized(rows),
-            self.covariance_type,
-            check_number("n_components", self.n_components, int, 1),
-            None if self.priors is None else check_priors(self.priors),
-            check_number("reg_covar", self.reg_covar, float, 0),
-        )
+        problem = self._problem(rows)
         given = given_start(problem, weights=self.weights_init, means=self.means_init, precisions=self.precisions_init)
         best: EMResult | None = None
         for number in range(starts):
@@ -190,6 +243,25 @@ class GaussianMixture(FittedMixture):
             warnings.warn(message, of_sklearn(ConvergenceWarning), stacklevel=3)
         return self
 
+    def _problem(self, rows: Rows) -> Problem:
+        """The rows and the options of their fit, checked."""
+        check_choice("covariance_type", self.covariance_type, get_args(CovarianceType))
+        return Problem(
+            rows,
+            summarized(rows),
+            self.covariance_type,
+            check_number("n_components", self.n_components, int, 1),
+            None if self.priors is None else check_priors(self.priors),
+            check_number("reg_covar", self.reg_covar, float, 0),
+        )
+
+    def _state_of_fit(self, problem: Problem) -> OnlineState:
+        """Where online EM goes on after a fit."""
+        mean, variance = (part.to(problem.summary.mean) for part in self._moments)
+        mixture = self._double_mixture(mean.device)
+        summary = replace(problem.summary, total=self._total, mean=mean, variance=variance)
+        return state_of(replace(mixture, means=mixture.means - mean), summary, problem.squares == "full")
+
     def _keep(self, problem: Problem, best: EMResult) -> None:
         """Sets the attributes of a fitted estimator."""
         form, summary, mixture = problem.rows.form, problem.summary, best.mixture
@@ -202,6 +274,7 @@ class GaussianMixture(FittedMixture):
             variances = variances[:, 0]
         assert matrices == (self.covariance_type in ("full", "tied"))
         self._form, self._moments = form, (summary.mean.cpu(), summary.variance.cpu())
+        self._total, self._online, self._kind = summary.total, None, self.covariance_type
         self.weights_ = in_form(mixture.log_weights.exp(), form)
         self.means_ = in_form(mixture.means + summary.mean, form)
         self.covariances_ = in_form(variances, form)

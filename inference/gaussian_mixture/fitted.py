@@ -16,6 +16,7 @@ from .bayesian import default_priors, model_of, sites_of
 from .conventions import Estimator, NotFittedError, of_sklearn
 from .fitting import CovarianceType
 from .missing import observed_log_joint
+from .online import OnlineState
 from .options import check_number, check_priors, own_generator, seed_of
 from .starts import Start
 
@@ -46,6 +47,7 @@ class FittedMixture(Estimator):
     precisions_init: Any
     priors: ConjugatePriors | None
     batch_size: int | None
+    learning_decay: float
     random_state: Any
     weights_: Any
     means_: Any
@@ -57,6 +59,9 @@ class FittedMixture(Estimator):
     n_features_in_: int
     _form: Form
     _moments: tuple[Tensor, Tensor]
+    _total: float
+    _online: OnlineState | None
+    _kind: CovarianceType
 
     def predict(self, X: object) -> Array:
         """The most probable component of each row, with shape :math:`(M)`."""
@@ -140,15 +145,17 @@ class FittedMixture(Estimator):
     def to_model(self, priors: ConjugatePriors | None = None) -> MixtureAttention:
         r"""The Pyro model of the rows, whose weights, means and precisions have priors: for NUTS and SVI.
 
-        Its log joint density is the objective of EM with these priors, up to a constant; so a fit with ``priors`` is
-        the mode of its posterior. :meth:`sites` are the values of its sites at the fit, where chains and guides start.
-        Queries are the rows, all of whose coordinates have to be known.
+        For ``diag`` and ``spherical`` its log joint density is the objective of EM with these priors, up to a constant:
+        a fit with ``priors`` is the mode of its posterior. For ``full`` each coordinate has a precision of its own
+        with that prior, and correlations have one that is uniform (LKJ); for ``tied`` the covariance stays that of the
+        fit. :meth:`sites` are the values of its sites at the fit, where chains and guides start. Queries are the rows,
+        all of whose coordinates have to be known.
 
         Arguments:
             priors: The priors; None are those of the fit or, after maximum likelihood, ``ConjugatePriors(means=0.01)``.
 
         Raises:
-            ValueError: If components have full covariances, or a prior is improper.
+            ValueError: If a prior is improper.
 
         Examples:
             >>> x = torch.randn(30, 2)
@@ -161,9 +168,13 @@ class FittedMixture(Estimator):
         return model_of(self.to_mixture(), self.covariance_type, self._moments, priors)
 
     def sites(self) -> dict[str, Tensor]:
-        """The values of the sites of :meth:`to_model` at the fit: ``weights``, ``keys`` (the means), ``precision``."""
+        """The values of the sites of :meth:`to_model` at the fit, by name.
+
+        These are ``weights`` and ``keys`` (the means); unless covariances are tied ``precision``, one over the
+        variances; and, if they are full, ``correlation``, the Cholesky factors of the correlations.
+        """
         self._check_fitted()
-        return sites_of(self.to_mixture())
+        return sites_of(self.to_mixture(), self.covariance_type)
 
     def _double_mixture(self, device: torch.device) -> Mixture:
         """The fitted mixture in double precision."""

@@ -26,7 +26,17 @@ from ..query_variances import moving_variances
 from .missing import added, observed_statistics
 from .table import Rows, Summary
 
-__all__ = ["CovarianceType", "EMResult", "Problem", "first_mixture", "fit_mixture", "typical_variances"]
+__all__ = [
+    "CovarianceType",
+    "EMResult",
+    "Problem",
+    "expected",
+    "first_mixture",
+    "fit_mixture",
+    "needs_differences",
+    "typical_variances",
+    "updated",
+]
 
 CovarianceType = Literal["full", "tied", "diag", "spherical"]
 FORMS: dict[CovarianceType, Covariance] = {
@@ -98,7 +108,7 @@ def first_mixture(problem: Problem, statistics: Statistics) -> Mixture:
         anchor.log_weights, anchor.means, typical_variances(problem.summary.variance, problem.components, problem.kind)
     )
     least = 1e-6 * float(statistics.counts.sum())
-    state = _updated(problem, statistics, state, torch.zeros_like(anchor.means[:1]))
+    state = updated(problem, statistics, state, torch.zeros_like(anchor.means[:1]))
     return replace(state, log_weights=statistics.counts.clamp_min(least).log().log_softmax(-1))
 
 
@@ -120,10 +130,10 @@ def fit_mixture(
     """
     state, bounds = start, list[float]()
     for _ in range(steps):
-        near = problem.summary.missing or _needs_differences(problem, state)
-        statistics = _expected(problem, state, near)
+        near = problem.summary.missing or needs_differences(problem, state)
+        statistics = expected(problem, state, near)
         bounds.append(float(statistics.evidence + _log_prior(problem, state)) / problem.summary.total)
-        state = _updated(problem, statistics, state, state.means if near else torch.zeros_like(state.means[:1]))
+        state = updated(problem, statistics, state, state.means if near else torch.zeros_like(state.means[:1]))
         if progress is not None:
             progress(bounds[-1])
         if len(bounds) > 1 and abs(bounds[-1] - bounds[-2]) < tolerance:
@@ -131,7 +141,7 @@ def fit_mixture(
     return EMResult(state, bounds, False)
 
 
-def _expected(problem: Problem, state: Mixture, near: bool) -> Statistics:
+def expected(problem: Problem, state: Mixture, near: bool) -> Statistics:
     """The statistics of all rows; moments are about the means if ``near``, else about zero."""
     parts = list[Statistics]()
     for rows, counts in problem.rows.batches():
@@ -140,7 +150,7 @@ def _expected(problem: Problem, state: Mixture, near: bool) -> Statistics:
     return parts[0]
 
 
-def _updated(problem: Problem, statistics: Statistics, state: Mixture, origin: Tensor) -> Mixture:
+def updated(problem: Problem, statistics: Statistics, state: Mixture, origin: Tensor) -> Mixture:
     """The M-step of all parameters."""
     priors = ConjugatePriors(means=0.0, rate=0.0) if problem.priors is None else problem.priors
     anchor, zero = problem.anchor(), state.means.new_zeros(())
@@ -190,7 +200,7 @@ def _log_prior(problem: Problem, state: Mixture) -> Tensor:
     return each + log_prior_of_variances(state, anchor, problem.priors)[0]
 
 
-def _needs_differences(problem: Problem, state: Mixture) -> bool:
+def needs_differences(problem: Problem, state: Mixture) -> bool:
     """Whether a variance is so small, beside its column's, that differences of squares would lose it."""
     if isinstance(state.variances, Covariances):
         return True  # they are computed anyway

@@ -11,8 +11,10 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
+from pyro.infer.autoguide import init_to_value
+from pyro.infer.mcmc.util import initialize_model
 from torch import Tensor
-from torch.distributions import MultivariateNormal
+from torch.distributions import Dirichlet, Gamma, LKJCholesky, MultivariateNormal, Normal
 
 import pyroformer as pf
 from pyroformer.inference.gaussian_mixture.missing import observed_log_joint, observed_statistics
@@ -207,6 +209,45 @@ def log_joint(fitted: pf.GaussianMixture, table: Tensor) -> float:
     return -float(TraceEnum_ELBO(max_plate_nesting=1).loss(conditioned, lambda *_: None, table))
 
 
+@pytest.mark.parametrize("kind", ["tied", "full"])
+def test_models_of_matrices_have_the_joint_density_that_is_said(kind: Any) -> None:
+    """Written out by torch's distributions, at the fit's own sites."""
+    table, priors = clusters(20), pf.em.ConjugatePriors(means=0.3, shape=1.7, rate=0.6, weights=1.4)
+    fitted = pf.GaussianMixture(2, covariance_type=kind, priors=priors, random_state=0).fit(table)
+    sites, covariances = fitted.sites(), fitted.covariances_.expand(2, 2, 2)
+    rows = MultivariateNormal(fitted.means_, covariances).log_prob(table[:, None]) + fitted.weights_.log()
+    alone = covariances.diagonal(dim1=-2, dim2=-1)
+    joint = rows.logsumexp(-1).sum() + Normal(table.mean(0), (alone / 0.3).sqrt()).log_prob(fitted.means_).sum()
+    joint = joint + Dirichlet(torch.full((2,), 1.4).double()).log_prob(fitted.weights_)
+    if kind == "full":
+        assert sites.keys() == {"weights", "keys", "precision", "correlation"}
+        joint = joint + Gamma(1.7, 0.6).log_prob(1 / alone).sum()
+        joint = joint + LKJCholesky(2, 1.0).log_prob(sites["correlation"]).sum()
+        factor = alone.sqrt()[..., None] * sites["correlation"]
+        torch.testing.assert_close(factor @ factor.mT, covariances)
+    else:
+        assert sites.keys() == {"weights", "keys"}
+    assert log_joint(fitted, table) == pytest.approx(float(joint), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_models_of_one_column(kind: Any) -> None:
+    fitted = pf.GaussianMixture(2, covariance_type=kind, random_state=0).fit(clusters(20, 1))
+    assert np.isfinite(log_joint(fitted, clusters(20, 1))) and "correlation" not in fitted.sites()
+
+
+def test_the_potential_of_chains_has_a_gradient_in_all_sites() -> None:
+    """Chains themselves take half a minute to move."""
+    table = clusters(40)
+    fitted = pf.GaussianMixture(2, random_state=0).fit(table)
+    start = {"init_strategy": init_to_value(values=fitted.sites()), "max_plate_nesting": 1}
+    sites, potential, *_ = initialize_model(fitted.to_model(), (table,), **start)
+    assert sites.keys() == {"weights", "keys", "precision", "correlation"}
+    leaves = {name: value.requires_grad_() for name, value in sites.items()}
+    for gradient in torch.autograd.grad(potential(leaves), list(leaves.values())):
+        assert gradient.isfinite().all() and (gradient != 0).any()
+
+
 def test_the_tied_mode_is_the_mode_of_its_posterior() -> None:
     """No step away from the fit raises the log joint, written out here."""
     table, priors = clusters(30), pf.em.ConjugatePriors(means=0.4, shape=1.6, rate=0.8)
@@ -284,6 +325,14 @@ def infinite() -> Tensor:
     return torch.tensor([[1.0, torch.inf], [0.0, 0.0]])
 
 
+def improper(**options: Any) -> object:
+    return pf.GaussianMixture().fit(clusters(9)).to_model(pf.em.ConjugatePriors(**options))
+
+
+def changed(**options: Any) -> pf.GaussianMixture:
+    return pf.GaussianMixture().partial_fit(clusters(9)).set_params(**options)
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
@@ -307,8 +356,15 @@ def infinite() -> Tensor:
         (lambda: pf.GaussianMixture(reg_covar=0, covariance_type="diag").fit([[1.0], [1.0]]), "is singular"),
         (lambda: pf.GaussianMixture().fit(clusters(9)).sample(0), "n_samples is 0; it must be at least 1"),
         (lambda: pf.GaussianMixture().fit(clusters(9)).predict(torch.zeros(0, 2)), "X has 0 rows"),
-        (lambda: pf.GaussianMixture().fit(clusters(9)).to_model(), "covariance_type is 'full'; a model"),
-        (lambda: pf.GaussianMixture().fit(clusters(9)).sites(), "full covariances are no sites"),
+        (lambda: pf.GaussianMixture().sites(), "this GaussianMixture is not fitted yet"),
+        (lambda: improper(means=0.0), "priors.means is 0.0; a proper prior over means needs a positive number"),
+        (lambda: improper(rate=0.0), "priors.rate is 0.0; a proper prior over precisions needs a positive one"),
+        (lambda: pf.GaussianMixture(learning_decay=0.5).partial_fit(clusters(9)), "learning_decay is 0.5; it must be"),
+        (lambda: pf.GaussianMixture(learning_decay=1.1).partial_fit(clusters(9)), "above 0.5 and at most 1: give 0.7"),
+        (lambda: pf.GaussianMixture().partial_fit(clusters(9)).partial_fit(clusters(9, 3)), "X has 3 features, but"),
+        (lambda: pf.GaussianMixture(learning_decay="a").partial_fit(clusters(9)), "learning_decay is 'a', a str: give"),
+        (lambda: changed(n_components=2).partial_fit(clusters(9)), "n_components is 2 and the fit has 1: leave it"),
+        (lambda: changed(covariance_type="diag").partial_fit(clusters(9)), "covariance_type is 'diag' and the fit has"),
         (lambda: pf.GaussianMixture().set_params(components=3), "an option is 'components': choose one of"),
     ],
 )  # fmt: skip
