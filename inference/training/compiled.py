@@ -27,8 +27,8 @@ _counter = itertools.count()
 class CompiledObjective(nn.Module):
     r"""An :class:`Objective` whose ``losses`` run as one compiled graph for each batch shape.
 
-    It needs a fully reparameterized guide, and control flow that depends on shapes only. Distribution arguments are not
-    validated. Train and eval mode have separate graphs.
+    It needs control flow that depends on shapes only; the gradient of discrete latents, such as presences, is captured
+    too. Distribution arguments are not validated. Train and eval mode have separate graphs.
 
     Arguments:
         objective: The objective to compile; its parameters are shared, not copied.

@@ -18,6 +18,7 @@ from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.inference.objectives.nvib import NVIB, vector_regularizer, weight_regularizer
 from pyroformer.inference.posterior.export import to_arviz
 from pyroformer.inference.run import Run
+from pyroformer.inference.training.compiled import CompiledObjective
 from pyroformer.inference.training.fit import fit
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
@@ -228,3 +229,28 @@ def test_presence_and_what_it_cannot_go_with() -> None:
         fit(model, NVAEGuide(model, alpha="relu"), corpus, steps=1, objective="nvib", keep=0.5)
     with pytest.raises(ValueError, match=r"the objective iw needs latents with a pathwise gradient, and presence is"):
         fit(model, NVAEGuide(model), corpus, steps=1, objective="iw", num_particles=4)
+
+
+@pytest.mark.compile
+def test_the_whole_objective_is_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the gradient of the discrete presences: without the noise of vectors, whose generator is another there."""
+    monkeypatch.setattr(
+        torch.distributions.normal, "_standard_normal", lambda shape, dtype, device: torch.zeros(shape, dtype=dtype)
+    )
+    model, guide = pair()
+    guide.alpha.linear.bias.data.fill_(40.0)  # so that weights are not random either
+    objective = NVIB(presence=1.0)(model, guide)
+    compiled = CompiledObjective(objective, backend="aot_eager")
+    changing = set()
+    for seed in range(5):
+        gradients = []
+        for losses in (objective.losses, compiled.losses):
+            torch.manual_seed(seed)
+            objective.zero_grad()
+            losses(BATCH)["objective"].backward()
+            gradients.append({n: p.grad.clone() for n, p in objective.named_parameters() if p.grad is not None})
+        assert gradients[0].keys() == gradients[1].keys()
+        for name, gradient in gradients[0].items():
+            torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-4)
+        changing.add(float(gradients[0]["guide.log_odds.bias"]))
+    assert len(changing) > 1  # several presences were drawn
