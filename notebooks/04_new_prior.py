@@ -24,13 +24,13 @@
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pyro.distributions as dist
 import torch
 from pyro.nn import PyroSample
 from torch import nn
 
 import pyroformer as pf
-from pyroformer.inference.plots.style import COLORS, FRAME
 from pyroformer.models.priors.vectors import gaussian_mixture
 
 # %% tags=["parameters"]
@@ -112,13 +112,10 @@ for name, prior in priors.items():
     )
 
 for name, run in runs.items():
-    evaluation = run.evaluate(limit=held_out, num_particles=1, reconstructions=held_out)
+    evaluation = run.evaluate(limit=held_out, num_particles=1, reconstructions=1)
     parts = ("bound", "reconstruction", "rate")
-    print(
-        f"{name:>12}:",
-        ", ".join(f"{part} {evaluation[part]['nats/token']:.2f}" for part in parts),
-        "nats per token",
-    )
+    nats = {part: round(evaluation[part]["nats/token"], 2) for part in parts}
+    print(f"{name:>12}, nats per token:", nats)
 
 # %% [markdown]
 # ## The comparison
@@ -127,33 +124,19 @@ for name, run in runs.items():
 # of draws. A difference is significant if it is several standard errors from zero.
 
 # %%
-result = pf.diagnostics.compare(
-    runs["many clouds"],
-    runs["one cloud"],
-    corpus.test[:held_out],
-    num_particles=particles,
-)
-print(
-    f"many clouds against one: {result.difference:+.1f} ± {result.error:.1f} nats per text"
-)
+many, one, texts = runs["many clouds"], runs["one cloud"], corpus.test[:held_out]
+result = pf.diagnostics.compare(many, one, texts, num_particles=particles)
+print(result)
 
-
-# %% tags=["hide-input"] jupyter={"source_hidden": true}
-def draw_comparison() -> None:
-    _, ax = plt.subplots(figsize=(6.4, 2.8))
-    ax.hist(result.each, bins=30, color=COLORS[0])
-    ax.axvline(0, color=FRAME, linestyle="--")
-    ax.set(
-        xlabel="nats in favor of many clouds", ylabel="texts", title="Held-out texts"
-    )
-
-
-draw_comparison()
+_, ax = plt.subplots(figsize=(6.4, 2.8))
+ax.hist(result.each, bins=30)
+ax.axvline(0, color="gray", linestyle="--")
+ax.set(xlabel="nats in favor of many clouds", ylabel="texts", title="Held-out texts")
 
 # %% [markdown]
-# Nearly every text is more probable under many clouds: the vectors of words do form clusters. The reconstructions are
-# as good as before; only the rate of the vectors has changed. (It is still far higher than a sentence needs: trained
-# with so small a weight on the KL, the posterior of a vector is very narrow.)
+# Every one of these texts is more probable under many clouds: the vectors of words do form clusters. The
+# reconstructions are as good as before; only the rate of the vectors has changed. (It is still far higher than a
+# sentence needs: trained with so small a weight on the KL, the posterior of a vector is very narrow.)
 #
 # ## The hyper-prior, before and after
 #
@@ -161,42 +144,11 @@ draw_comparison()
 # posterior given all texts are colored.
 
 # %%
-data = runs["many clouds"].posterior(corpus.test[:2], draws=draws)
-before = data.prior["base_measure.shares"].values[0]
-after = data.posterior["base_measure.shares"].values[0]
-order = after.mean(0).argsort()[::-1]
-
-
-# %% tags=["hide-input"] jupyter={"source_hidden": true}
-def draw_shares() -> None:
-    _, ax = plt.subplots(figsize=(7.5, 3.2))
-    for place, kind in enumerate(order):
-        for draws, color, shift, label in (
-            (before, FRAME, -0.15, "prior"),
-            (after, COLORS[0], 0.15, "posterior"),
-        ):
-            low, middle, high = np.quantile(draws[:, kind], [0.05, 0.5, 0.95])
-            ax.plot(
-                [place + shift] * 2,
-                [low, high],
-                color=color,
-                linewidth=2,
-                label=label if place == 0 else None,
-            )
-            ax.plot(place + shift, middle, "o", color=color, markersize=4)
-    ax.set_xticks(range(KINDS), [f"{kind}" for kind in order])
-    ax.set(
-        xlabel="cloud",
-        ylabel="share",
-        ylim=(0, None),
-        title="Shares of the clouds: median and 90 % interval",
-    )
-    ax.legend(frameon=False)
-
-
-draw_shares()
+data = many.posterior(corpus.test[:2], draws=draws)
+pf.plots.intervals(data, "base_measure.shares", ordered=True)
 
 # %%
+after = data.posterior["base_measure.shares"].values[0]
 effective = np.exp(-(after * np.log(after.clip(1e-9))).sum(-1))
 print(f"as many as {effective.mean():.1f} clouds of equal size")
 
@@ -210,36 +162,36 @@ print(f"as many as {effective.mean():.1f} clouds of equal size")
 # The most probable cloud of each token of some held-out texts:
 
 # %%
-run = runs["many clouds"]
 texts = corpus.test[: 3 * held_out]
-posterior = run.encode(texts)
+posterior, prior = many.encode(texts), many.model.base_measure
 with torch.no_grad():
-    prior = run.model.base_measure
     clouds = dist.Normal(prior.mean, (prior.log_variance / 2).exp()).to_event(1)
-    scores = (
-        clouds.log_prob(posterior.mean[:, :, None])
-        + torch.as_tensor(after.mean(0)).log()
-    )
-cloud = scores.argmax(-1)
+    scores = clouds.log_prob(posterior.mean[:, :, None])
+    scores = scores + torch.as_tensor(after.mean(0)).log()
+cloud = scores.argmax(-1)[posterior.mask]
+position = posterior.mask.nonzero()[:, 1] + 1
+tokens = [piece.strip() for text in texts for piece in many.tokenizer.pieces(text)]
 
-words: dict[int, dict[str, int]] = {kind: {} for kind in order}
-for row, text in enumerate(texts):
-    for kind, piece in zip(
-        cloud[row].tolist(), run.tokenizer.pieces(text), strict=False
-    ):
-        words[kind][piece.strip()] = words[kind].get(piece.strip(), 0) + 1
-for kind in order:
-    most = sorted(words[kind], key=words[kind].__getitem__, reverse=True)[:10]
-    print(
-        f"cloud {kind}, {after.mean(0)[kind]:.0%}, "
-        f"{len(words[kind])} different tokens: {' '.join(most)}"
-    )
+table = pd.DataFrame({"cloud": cloud, "position": position, "token": tokens})
+by_cloud = table.groupby("cloud").agg(
+    tokens=("token", "size"),
+    different=("token", "nunique"),
+    position=("position", "mean"),
+    examples=("token", lambda some: " ".join(some.value_counts().index[:9])),
+)
+by_cloud.sort_values("tokens", ascending=False).round(1)
 
 # %% [markdown]
 # The end of a sentence has a cloud of its own, and another contains the capitalized words that begin sentences.
 # Articles and other short words are together, and the large clouds share the parts of nouns and names, although the
-# model has no notion of a word. But the clouds overlap: they depend on the *position* in a sentence as much as on the
-# word, as the decoder needs both.
+# model has no notion of a word. In the plane in which the clouds are furthest apart:
+
+# %%
+pf.plots.vector_groups(posterior.mean[posterior.mask], cloud, tokens, named=2)
+
+# %% [markdown]
+# They lie along a curve that runs through the sentence, from its first word to its end: the clouds depend on the
+# *position* in a sentence as much as on the word, as the decoder needs both.
 
 # %% [markdown]
 # ## What to try next

@@ -4,19 +4,15 @@ The first panel needs no run; the other two depend on the run's folder alone.
 """
 
 import argparse
-import math
 from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Ellipse
 
 import pyroformer as pf
-from pyroformer.inference.plots.style import COLORS, DEPTHS, FRAME, INK
-from pyroformer.models.attention.bayes_rule import posterior_mean, responsibilities
-from pyroformer.models.attention.mixture import Mixture
+from pyroformer.inference.plots.style import DEPTHS, FRAME, INK
 
 HERE = Path(__file__).resolve().parent
 TITLES = (
@@ -39,7 +35,7 @@ def main() -> None:
 
 def overview(run: pf.Run, text: str | None = None) -> Figure:
     """Attention as denoising, the posterior of a text, and how rate was traded for distortion."""
-    figure = Figure((12, 3.7), layout="constrained")
+    figure = Figure((10.2, 3.4), layout="constrained")
     denoising, strip, trade = figure.subplots(1, 3, width_ratios=(1, 1.25, 1))
     draw_denoising(denoising)
     pf.plots.weights(run, text or held_out(run), ax=strip)
@@ -51,71 +47,22 @@ def overview(run: pf.Run, text: str | None = None) -> Figure:
 
 def draw_denoising(ax: Axes) -> None:
     """A query, the mixture, and the posterior mean of the vector that the query is an observation of."""
-    means = torch.tensor([[-2.3, 0.8], [-0.1, 1.7], [2.2, 0.7], [-0.3, -1.2]])
-    variances = torch.tensor([[0.30, 0.16], [0.22, 0.14], [0.30, 0.22], [0.34, 0.14]])
-    mixture = Mixture(
-        torch.tensor([0.3, 0.15, 0.4, 0.15]).log(), means, variances, noise_variance=0.7
+    mixture = pf.Mixture(
+        log_weights=torch.tensor([0.3, 0.15, 0.4, 0.15]).log(),
+        means=torch.tensor([[-2.3, 0.8], [-0.1, 1.7], [2.2, 0.7], [-0.3, -1.2]]),
+        variances=torch.tensor([[0.3, 0.16], [0.22, 0.14], [0.3, 0.22], [0.34, 0.14]]),
+        noise_variance=0.7,
     )
-    query = torch.tensor([[0.85, 0.35]])
-    shares = responsibilities(query, mixture)[0].tolist()
-    answer = posterior_mean(query, mixture)[0].tolist()
-    for mean, variance, share in zip(means.tolist(), variances, shares, strict=True):
-        for deviations in (2, 1):
-            size = (2 * deviations * variance.sqrt()).tolist()
-            shade = DEPTHS(0.1 + 0.5 * share * (3 - deviations) / 2)
-            ax.add_patch(
-                Ellipse(mean, *size, facecolor=shade, edgecolor=FRAME, linewidth=0.8)
-            )
-        ax.annotate(
-            f"{share:.2f}", mean, ha="center", va="center", fontsize=9, color=INK
-        )
-    noise = 2 * math.sqrt(0.7)
-    ax.add_patch(
-        Ellipse(
-            query[0].tolist(),
-            noise,
-            noise,
-            fill=False,
-            edgecolor=COLORS[1],
-            linestyle=":",
-        )
-    )
-    ax.annotate(
-        "",
-        answer,
-        query[0].tolist(),
-        arrowprops={"arrowstyle": "->", "color": INK, "shrinkA": 0, "shrinkB": 4},
-    )
-    ax.plot(
-        *query[0].tolist(),
-        "o",
-        color=COLORS[1],
-        label="query $u$: a noisy observation of a vector $v$",
-    )
-    ax.plot(
-        *answer,
-        "*",
-        color=COLORS[0],
-        markersize=12,
-        label=r"attention: $\mathrm{E}[v \mid u]$",
-    )
-    ax.plot(
-        [],
-        [],
-        "o",
-        color=DEPTHS(0.4),
-        markeredgecolor=FRAME,
-        label="mixture over $v$, with attention weights",
-    )
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.02), fontsize=8, frameon=False)
-    ax.set(xlim=(-3.6, 3.5), ylim=(-2.1, 2.6), aspect="equal", xticks=[], yticks=[])
+    pf.plots.posterior_means(torch.tensor([[0.85, 0.35]]), mixture, ax=ax)
+    ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
 
 
 def held_out(run: pf.Run) -> str:
-    """The first held-out text of a length that fills the panel, with a capital and a full stop."""
+    """The first held-out text in one line that fills the panel, with a capital and a full stop."""
     for text, length in zip(run.corpus.test, run.corpus.test.lengths, strict=True):
-        if length in TOKENS and text[0].isupper() and text.endswith("."):
+        whole = text[0].isupper() and text.endswith(".") and "\n" not in text
+        if length in TOKENS and whole:
             return text
     return run.corpus.test[0]
 
