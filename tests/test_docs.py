@@ -47,6 +47,7 @@ PRINTED = {
     "gaussian_mixture": ["GaussianMixture(n_components=2", "tensor([["],
     "presence": ["vectors present in a draw", "presence is 0.1, and the prior of the vectors is a TokenVectorPrior"],
     "nvib_layers": ["of the encoder", "of the decoder", "layer 1: weights ["],
+    "private_embeddings": ["order 2.0: these two", "at delta = 1e-5"],
     "howto": ["posterior", "conditional_log_likelihood", "sample_stats", "observed_data", "constant_data"],
     "own_likelihood": ["the likelihood of Unordered has the type Independent", "the site 'text' has size"],
 }
