@@ -150,7 +150,7 @@ missing = torch.distributions.kl_divergence(learned.conditional(), exact.conditi
 
 # %%
 def draw(guide: Guess, case: int, ax: Axes) -> None:
-    """The exact posterior of a case, shaded, and a guide's as a line; half the mass is inside."""
+    """The exact posterior of a case, shaded, and a guide's as a line: half their mass."""
     given = guide.conditional()
     pf.plots.gaussian(
         exact.mean[case], exact.covariance, filled=True, color="lightsteelblue", ax=ax
