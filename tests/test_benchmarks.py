@@ -94,6 +94,36 @@ def test_in_context_oracles_are_posterior_means(script: ModuleType) -> None:
         torch.testing.assert_close(tasks.expected[:, 0, 0], expected, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("script", ["mixtures_in_context"], indirect=True)
+def test_mixtures_in_context(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in {"BATCH": 4, "TESTS": 16}.items():
+        monkeypatch.setattr(script, name, value)
+    rows = numbers(script.report(2, 2, tmp_path))
+    assert rows["EM, one step"][0] < rows["labeled points as means"][0]
+    assert len(rows) == 2 + len(script.NETWORKS) + 3 and all(len(row) == 4 for row in list(rows.values())[2:])
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert numbers(script.report(2, 2, tmp_path)) == rows
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("script", ["mixtures_in_context"], indirect=True)
+def test_the_divergence_of_the_oracle_is_zero(script: ModuleType) -> None:
+    tasks = script.Tasks.draw(3, 4, 2, 1.5, torch.Generator().manual_seed(0))
+    oracle = tasks.oracle()
+    distances = torch.cdist(tasks.points[:, 4:], tasks.means).square()
+    expected = (-0.5 * distances).softmax(-1).gather(-1, tasks.labels.argsort(-1)[:, None].expand(-1, 32, -1))
+    torch.testing.assert_close(oracle.gather(-1, tasks.labels.sort(-1).values[:, None].expand(-1, 32, -1)), expected)
+    assert abs(float(script.divergence(oracle.log(), oracle))) < 1e-6
+
+
+@pytest.mark.parametrize("script", ["streaming"], indirect=True)
+def test_streaming(script: ModuleType, tmp_path: Path) -> None:
+    """In this process: one of its own takes seconds to start."""
+    script.write(tmp_path / "rows.npy", 120_000)
+    scores = [script.measured(tmp_path / "rows.npy", how, 2)["score"] for how in ("fit", "partial_fit")]
+    assert abs(scores[0] - scores[1]) < 0.3
+
+
 @pytest.mark.parametrize("script", ["one_shot"], indirect=True)
 def test_one_shot(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(script, "PRECISIONS", (0.5,))
