@@ -40,6 +40,8 @@ TINY: dict[str, dict[str, Any]] = {
 }
 SENTENCES = 1500  # of the built-in corpus
 CHARACTERS = 92  # in a line of code on the site
+DRAWING = 12  # lines of a cell that draw; what takes more is a function of pf.plots
+DRAWS = re.compile(r"\b(plt|ax|axes|left|right|above|below|one|many)\.|pf\.plots\.|\baz\.plot")
 
 each = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 
@@ -146,6 +148,14 @@ def test_it_shows_what_a_reader_would_type(source: Path) -> None:
             if "hide-input" not in cell.metadata.get("tags", ()):
                 long = [line for line in cell.source.splitlines() if len(line) > CHARACTERS]
                 assert not long, f"wider than a page: {long}"
+
+
+@each
+def test_a_cell_draws_in_a_few_lines(source: Path) -> None:
+    for cell in written(source).cells:
+        if cell.cell_type == "code":
+            lines = [line for line in cell.source.splitlines() if DRAWS.search(line)]
+            assert len(lines) <= DRAWING, f"{len(lines)} lines of drawing: move them into pf.plots"
 
 
 @each
