@@ -23,7 +23,7 @@ References:
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pyro
 import torch
@@ -45,6 +45,7 @@ from .priors.named import named_prior
 from .priors.roles import BaseMeasure, SequencePrior, VectorPrior, WeightPrior
 from .priors.vectors import GaussianVectorPrior, check_base_measure, check_own_component, over_components
 from .priors.weights import BoundedDirichletProcess
+from .transformer.backbone import Backbone, Train
 from .transformer.config import TransformerConfig
 from .transformer.memory import Memory
 from .transformer.mixtures.decoder import MixtureDecoder
@@ -53,6 +54,7 @@ from .transformer.mixtures.heads import AlphaForm
 from .transformer.mixtures.posterior import MixturePosterior
 from .transformer.stacks import Decoder
 from .transformer.text_distribution import AutoregressiveText
+from .utils.choices import check_choice
 from .utils.numbers import declared_number
 from .utils.precision import at_least_float32
 
@@ -142,6 +144,7 @@ class NVAE(MixtureMemoryModel):
         )
         self.nvib_layers = _checked_layers("nvib_layers", nvib_layers, config.layers, "encoder")
         self.nvib_decoder_layers = _checked_layers("nvib_decoder_layers", nvib_decoder_layers, config.layers, "decoder")
+        check_choice("nvib_decoder_alpha", nvib_decoder_alpha, get_args(AlphaForm))
         if self.nvib_layers or self.nvib_decoder_layers:
             self.layer_weight_prior = BoundedDirichletProcess(delta=delta)
             self.layer_base_measure = GaussianVectorPrior(config.width)
@@ -180,6 +183,14 @@ class NVAE(MixtureMemoryModel):
                 vectors = self.sample_vectors(mask)
             mixture = Mixture(log_weights.to(vectors.dtype), vectors, mask=mask)
             return pyro.sample("text", self._text(mixture, batch), obs=batch.tokens)
+
+    def start_from(self, backbone: Backbone, train: Train = "all", labels: int = 0) -> None:
+        if self.nvib_decoder_layers:
+            raise ValueError(
+                f"nvib_decoder_layers is {self.nvib_decoder_layers}, and all layers of {backbone.name} have softmax "
+                "attention: leave it out, or turn a pretrained model of transformers with pf.nvib.wrap."
+            )
+        super().start_from(backbone, train, labels)
 
     def _text(self, mixture: Mixture, batch: Batch) -> AutoregressiveText:
         """The distribution of texts given the mixture; layers of the decoder draw theirs, those of known texts here."""

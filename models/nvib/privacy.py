@@ -63,6 +63,7 @@ def gaussian_renyi(
     """
     _check_order(order)
     mean, variance, other_mean, other_variance = (x.double() for x in (mean, variance, other_mean, other_variance))
+    _check_widths("dimensions", mean, variance, other_mean, other_variance)
     between = (1 - order) * variance + order * other_variance
     finite = between > 0
     safe = torch.where(finite, between, 1.0)
@@ -97,6 +98,7 @@ def dirichlet_renyi(
     """
     _check_order(order)
     alpha, other_alpha = alpha.double(), other_alpha.double()
+    _check_widths("components", alpha, other_alpha)
     between = order * alpha + (1 - order) * other_alpha
     finite = (between > 0).all(-1)
     safe = torch.where(finite[..., None], between, 1.0)
@@ -205,10 +207,10 @@ class Clip(NamedTuple):
                     f"order is {order:g}, at which {name} between {least:g} and {most:g} has no finite guarantee: "
                     "bring its bounds together, or take an order closer to 1"
                 )
-        least, most = (torch.full((width,), v).double() for v in (self.least_variance, self.most_variance))
+        narrow, wide = (torch.full((width,), v).double() for v in (self.least_variance, self.most_variance))
         far = torch.zeros(width, dtype=torch.float64)
         far[0] = 2 * self.norm
-        vectors = float(gaussian_renyi(far, most, 0 * far, least, order))
+        vectors = float(gaussian_renyi(far, wide, 0 * far, narrow, order))
         ends = torch.tensor([self.least_alpha, self.most_alpha], dtype=torch.float64)
         weights = float(_gamma_renyi(ends, ends.flip(0), order).max())
         return components * (vectors + weights)
@@ -261,6 +263,12 @@ def _gamma_renyi(shape: Tensor, other: Tensor, order: float) -> Tensor:
 
 def _log_beta(alpha: Tensor) -> Tensor:
     return torch.lgamma(alpha).sum(-1) - torch.lgamma(alpha.sum(-1))
+
+
+def _check_widths(name: str, *parameters: Tensor) -> None:
+    sizes = sorted({x.shape[-1] for x in parameters})
+    if len(sizes) > 1:
+        raise ValueError(f"there are {sizes[0]} and {sizes[-1]} {name}: give texts with as many as each other")
 
 
 def _check_order(order: float, least: float = 0.0) -> None:

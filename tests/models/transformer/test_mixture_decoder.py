@@ -3,6 +3,7 @@
 import itertools
 import math
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -26,11 +27,13 @@ from pyroformer.inference.training.fit import fit
 from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
+from pyroformer.models.transformer.backbone import Backbone
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.mixtures import decoder as mixture_decoder
 from pyroformer.models.transformer.mixtures.decoder import MixtureDecoder
 from pyroformer.models.transformer.mixtures.drawn_text import DrawnText
 from pyroformer.models.transformer.mixtures.posterior import MixturePosterior
+from pyroformer.models.transformer.stacks import Decoder
 
 CONFIG = TransformerConfig(vocabulary=30, max_length=12, width=16, layers=3, heads=2, dropout=0.0)
 BATCH = Batch.pad([[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]])
@@ -260,6 +263,13 @@ def test_a_run_says_and_shows_what_stays_in_each_layer() -> None:
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NVAE(CONFIG, **options)
+
+
+def test_a_backbone_with_softmax_attention_is_refused() -> None:
+    config = replace(CONFIG, layers=2)
+    backbone = Backbone("trained", config, Decoder(config).state_dict())
+    with pytest.raises(ValueError, match=r"nvib_decoder_layers is 1, and all layers of trained have softmax attention"):
+        NVAE(config, nvib_decoder_layers=1).start_from(backbone)
 
 
 def test_rotary_positions_are_refused() -> None:
