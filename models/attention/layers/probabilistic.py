@@ -13,12 +13,12 @@ from ...utils.choices import check_choice
 from ...utils.numbers import declared_number
 from ...utils.precision import at_least_float32
 from ..attend import Returns, attend
-from ..blockwise import blockwise_attend
-from ..e_step import EStep
+from ..blockwise.attend import blockwise_attend
+from ..blockwise.e_step import EStep
+from ..blockwise.relative_positions import RelativePositions
 from ..key_adaptation import adapt_keys, check_pseudo_counts, check_tolerance
 from ..kv_cache import KeyValueCache
 from ..mixture import Mixture
-from ..relative_positions import RelativePositions
 from .torch_weights import TorchWeights
 
 __all__ = ["ProbabilisticAttention", "ValuePosterior"]
@@ -81,10 +81,11 @@ class ProbabilisticAttention(TorchWeights):
         assignment: ``"hard"``: of a key's Gaussians only the most probable counts for a query, and in E-steps only the
             most probable of all keys.
         positions: The largest distance P of two tokens that is told from farther ones: queries, keys and values have
-            learned vectors of each distance, zero at initialization, see :mod:`~..relative_positions`. None is none.
+            learned vectors of each distance, zero at initialization, see
+            :mod:`~pyroformer.models.attention.blockwise.relative_positions`. None is none.
 
     Student's t, the hard assignment, positions, and keys that adapt causally need all weights, of a block of queries at
-    a time (:mod:`~..blockwise`): they cost more than the fused kernel of the others.
+    a time (:mod:`~pyroformer.models.attention.blockwise.attend`): they cost more than the fused kernel of the others.
 
     Raises:
         ValueError: If an option is out of range or two do not go together.
@@ -239,7 +240,7 @@ class ProbabilisticAttention(TorchWeights):
         return special or (self.steps > 0 and causal)
 
     def _blockwise(self, queries: Tensor, mixture: Mixture, counted: Tensor | None, **how: Any) -> Tensor:
-        """Answers of :func:`~..blockwise.blockwise_attend`."""
+        """Answers from all weights, a block of queries at a time."""
         degrees: Tensor | None = self.inverse_degrees
         if degrees is not None:
             # a degree below 0 counts as 0, and its gradient says whether that is to change

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import pyroformer as pf
-from pyroformer.models.attention import blockwise
 from pyroformer.models.attention.bayes_rule import evidence
+from pyroformer.models.attention.blockwise import attend as blockwise
 from pyroformer.models.attention.key_adaptation import causal_responsibilities
 from pyroformer.models.attention.kv_cache import KeyValueCache
 from pyroformer.models.attention.layers.learned import ProbabilisticMemory, ProbabilisticPooling

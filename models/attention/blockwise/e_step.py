@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..utils.tensor_checks import check_entries
+from ...utils.tensor_checks import check_entries
 from .relative_positions import RelativePositions, distances
 from .tails import influence, log_normalizer, log_tail
 

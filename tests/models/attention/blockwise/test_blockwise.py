@@ -10,15 +10,15 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from pyroformer.models.attention import blockwise
 from pyroformer.models.attention.attend import attend
 from pyroformer.models.attention.bayes_rule import log_joint, responsibilities
-from pyroformer.models.attention.blockwise import blockwise_attend
-from pyroformer.models.attention.e_step import EStep
+from pyroformer.models.attention.blockwise import attend as blockwise
+from pyroformer.models.attention.blockwise.attend import blockwise_attend
+from pyroformer.models.attention.blockwise.e_step import EStep
+from pyroformer.models.attention.blockwise.relative_positions import RelativePositions
+from pyroformer.models.attention.blockwise.tails import influence, log_normalizer, log_tail
 from pyroformer.models.attention.key_adaptation import adapt_keys, causal_responsibilities
 from pyroformer.models.attention.mixture import Mixture
-from pyroformer.models.attention.relative_positions import RelativePositions
-from pyroformer.models.attention.tails import influence, log_normalizer, log_tail
 
 M, N, D, V = 7, 7, 3, 2
 
@@ -49,7 +49,7 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("columns", [None, 1, D])
+@pytest.mark.parametrize("columns", [1, D])
 @pytest.mark.parametrize("restricted", ["", "causal", "attn_mask"])
 def test_without_more_it_is_attention(columns: int | None, restricted: str, blocks: bool) -> None:
     queries, mixture = draw(columns, 2, masked=True)
@@ -63,7 +63,7 @@ def test_without_more_it_is_attention(columns: int | None, restricted: str, bloc
 
 
 @pytest.mark.parametrize("columns", [None, 1, D])
-@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("steps", [2])
 def test_means_adapt_as_those_of_the_fused_kernel(columns: int | None, steps: int, blocks: bool) -> None:
     queries, mixture = draw(columns, 2, masked=True)
     mask = torch.rand(2, M) < 0.8

@@ -15,16 +15,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..utils.choices import check_choice
-from ..utils.precision import at_least_float32, without_autocast
-from .adapted_distances import distances_after, squared_distances
-from .attend import Returns
-from .centering import common_center, visible_center
+from ...utils.choices import check_choice
+from ...utils.precision import at_least_float32, without_autocast
+from ..attend import Returns
+from ..centering import common_center, visible_center
+from ..key_adaptation import check_pseudo_counts, check_tolerance, keeps_moving, prior_log_counts
+from ..log_space import normalized, safe_logsumexp
+from ..mixture import Mixture
+from ..observations import check_queries
+from .distances import distances_after, squared_distances
 from .e_step import EStep
-from .key_adaptation import check_pseudo_counts, check_tolerance, keeps_moving, prior_log_counts
-from .log_space import normalized, safe_logsumexp
-from .mixture import Mixture
-from .observations import check_queries
 
 __all__ = ["blockwise_attend"]
 
@@ -59,7 +59,8 @@ def blockwise_attend(
     Arguments:
         queries: The queries, with shape :math:`(*, M, D)`.
         mixture: The mixture, with values.
-        returns: What is returned, as in :func:`~.attend.attend`. The normalizer of Student's t is part of the evidence.
+        returns: What is returned, as in :func:`~pyroformer.models.attention.attend.attend`. The evidence has the
+            normalizer of Student's t.
         e_step: How responsibilities come from distances; by default those of Gaussians.
         steps: The number of EM steps.
         pseudo_counts: :math:`\kappa > 0`.

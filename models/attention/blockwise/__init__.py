@@ -1,0 +1,1 @@
+"""Attention with all its weights, a block of queries at a time."""
