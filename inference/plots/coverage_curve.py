@@ -39,7 +39,10 @@ def coverage(calibration: Calibration, names: Sequence[str] | None = None, *, ax
         >>> [float(line.get_ydata()[20]) for line in ax.lines]  # of the intervals of 50 %
         [0.5, 0.25]
     """
-    names = list(calibration.ranks) if names is None else list(names)
+    if not isinstance(calibration, Calibration):
+        kind = type(calibration).__name__
+        raise ValueError(f"calibration has type {kind}: give what calibrate returns, or Calibration(ranks, draws).")
+    names = list(calibration.ranks) if names is None else [names] if isinstance(names, str) else list(names)
     if not names:
         raise ValueError("there are no quantities: give at least one, or leave names out.")
     ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax

@@ -30,8 +30,9 @@ def khats_by_guide(data: Mapping[str, ArviZData], site: str | None = None, *, ax
     Raises:
         ValueError: If there are no data, or :func:`khats` cannot draw some of them.
     """
-    if not data:
-        raise ValueError("there are no data: give draws of at least one guide, by its name.")
+    if not isinstance(data, dict) or not data:
+        kind = type(data).__name__
+        raise ValueError(f"data has type {kind} or is empty: give a dictionary of draws by the name of the guide.")
     ax = new_axes(WIDTH, 0.9 + ROW * len(data))[0] if ax is None else ax
     generator = np.random.default_rng(0)
     for row, drawn in enumerate(data.values()):

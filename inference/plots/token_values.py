@@ -41,13 +41,11 @@ def token_values(
         >>> [text.get_text() for text in ax.texts]
         ['3.0', '250']
     """
-    table = {name: np.asarray(row.detach().cpu() if isinstance(row, Tensor) else row) for name, row in values.items()}
-    if not table or not pieces:
-        raise ValueError(f"there are {len(table)} rows of {len(pieces)} tokens: give at least one of each.")
-    for name, row in table.items():
-        if row.shape != (len(pieces),):
-            raise ValueError(f"{name!r} has shape {row.shape} for {len(pieces)} tokens: give one number for each.")
-    cells = np.stack([*table.values()]).astype(float)
+    if not isinstance(values, Mapping) or not values or not pieces:
+        found = f"values are {values!r:.40} for {len(pieces)} tokens"
+        raise ValueError(f"{found}: give rows of numbers by name, and tokens.")
+    table = {name: _row(name, row, len(pieces)) for name, row in values.items()}
+    cells = np.stack([*table.values()])
     ax = new_axes(1.2 + CELL * len(pieces), 0.7 + ROW * len(table))[0] if ax is None else ax
     ax.imshow(cells, cmap=SHADES, norm=_norm(cells), aspect="auto")
     for row, column in np.ndindex(*cells.shape):
@@ -57,6 +55,17 @@ def token_values(
     ax.tick_params(length=0, labelcolor=INK)
     ax.spines[:].set_visible(False)
     return ax
+
+
+def _row(name: str, row: object, tokens: int) -> Float[np.ndarray, " n"]:
+    """The numbers of a row; NaN stands for none."""
+    try:
+        numbers = np.asarray(row.detach().cpu().double() if isinstance(row, Tensor) else row, dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name!r} is {row!r:.60}: give a number for each token.") from None
+    if numbers.shape != (tokens,):
+        raise ValueError(f"{name!r} has shape {numbers.shape} for {tokens} tokens: give one number for each.")
+    return numbers
 
 
 def _norm(cells: Float[np.ndarray, "r n"]) -> Normalize:

@@ -40,6 +40,8 @@ def vectors_kept(
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
         ['self_attn: vectors that stay', 'self_attn: attention to the prior']
     """
+    if not isinstance(places, Sequence) or not isinstance(kept, Sequence):
+        raise ValueError(f"places are {places!r:.40} and kept {kept!r:.40}: give a list of each.")
     if not kept or len(places) != len(kept):
         raise ValueError(f"there are {len(kept)} results for {len(places)} places of the dial: give one for each.")
     if different := next((result for result in kept if result.keys() != kept[0].keys()), None):

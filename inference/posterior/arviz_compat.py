@@ -95,7 +95,13 @@ def storable(text: str) -> str:
 
 
 def group_names(data: ArviZData) -> list[str]:
-    """Names of the groups in the data."""
+    """Names of the groups in the data.
+
+    Raises:
+        ValueError: If these are no draws for ArviZ.
+    """
+    if not hasattr(data, "add_groups") and not hasattr(data, "children"):
+        raise ValueError(f"data has type {type(data).__name__}: give what posterior(...) or to_arviz(...) returns.")
     return list(data.groups() if hasattr(data, "add_groups") else data.children)
 
 

@@ -1,4 +1,4 @@
-"""A mixture over vectors of the plane as arrays, and its extent."""
+"""Numbers and mixtures of the plane as arrays."""
 
 from typing import NamedTuple
 
@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ....models.attention.mixture import Covariances, Mixture
+from ....models.utils.tensor_checks import check_types
 
-__all__ = ["Plane", "in_plane"]
+__all__ = ["Plane", "as_array", "check_queries", "in_plane"]
 
 REACH = 2.2  # standard deviations of a component that are inside the axes
 LEAST = 0.08  # of the extent of the means and points, as a margin
@@ -32,16 +33,55 @@ class Plane(NamedTuple):
         return left, right, bottom, top
 
 
+def as_array(name: str, values: object, *shape: int | None) -> Float[np.ndarray, "..."]:
+    """Finite numbers as an array of a shape, in which None is any size.
+
+    Raises:
+        ValueError: If these are no finite numbers, or of another shape.
+
+    Examples:
+        >>> as_array("mean", torch.tensor([1.0, 2.0]), 2)
+        array([1., 2.])
+        >>> as_array("mean", [1.0, float("nan")], 2)
+        Traceback (most recent call last):
+        ValueError: mean has numbers that are not finite: leave them out.
+    """
+    try:
+        array = np.asarray(values.detach().cpu().double() if isinstance(values, Tensor) else values, dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {values!r:.60}: give a tensor or an array of numbers.") from None
+    sizes = ", ".join("any" if size is None else str(size) for size in shape)
+    if array.ndim != len(shape) or any(size not in (None, own) for size, own in zip(shape, array.shape, strict=True)):
+        raise ValueError(f"{name} has shape {array.shape}: give ({sizes}{',' * (len(shape) == 1)}).")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} has numbers that are not finite: leave them out.")
+    return array
+
+
+def check_queries(queries: Tensor) -> None:
+    """Raises unless these are finite queries in the plane, one or more.
+
+    Raises:
+        ValueError: With their type or shape.
+    """
+    check_types(queries=queries)
+    if queries.ndim != 2 or queries.shape[-1] != 2 or not len(queries):
+        raise ValueError(f"queries have shape {tuple(queries.shape)}: a plane is drawn, so give (M, 2), M at least 1.")
+    as_array("queries", queries, None, 2)
+
+
 def in_plane(mixture: Mixture) -> Plane:
     """The components of a mixture of the plane that are present; point masses have covariance 0.
 
     Raises:
-        ValueError: If vectors do not have two dimensions, or the mixture has batch dimensions or values.
+        ValueError: If this is no mixture, vectors do not have two dimensions, or there are batch dimensions or values.
 
     Examples:
         >>> in_plane(pf.Mixture(torch.zeros(3), torch.randn(3, 2), torch.ones(3, 1))).covariances.shape
         (3, 2, 2)
     """
+    if not isinstance(mixture, Mixture):
+        raise ValueError(f"mixture has type {type(mixture).__name__}: give a pf.Mixture.")
     if mixture.means.ndim != 2 or mixture.width != 2:
         raise ValueError(f"means have shape {tuple(mixture.means.shape)}: a plane is drawn, so give (N, 2).")
     if mixture.values is not None:

@@ -10,6 +10,7 @@ from matplotlib.patches import Ellipse
 from torch import Tensor
 
 from ..style import COLORS, new_axes
+from .arrays import as_array
 
 __all__ = ["add_ellipse", "gaussian"]
 
@@ -41,7 +42,7 @@ def gaussian(
         ax: Matplotlib axes; by default those of a new figure.
 
     Raises:
-        ValueError: If the Gaussian is not one of the plane, or ``mass`` is out of its range.
+        ValueError: If the Gaussian is not one of the plane, the matrix no covariance, or ``mass`` out of its range.
 
     Examples:
         >>> from matplotlib.figure import Figure
@@ -49,16 +50,14 @@ def gaussian(
         >>> round(float(ax.patches[0].width) / 2, 3)
         2.146
     """
-    if mean.shape != (2,) or covariance.shape != (2, 2):
-        raise ValueError(
-            f"mean and covariance have shapes {tuple(mean.shape)} and {tuple(covariance.shape)}: a plane has (2,) and "
-            "(2, 2), so select two of the dimensions."
-        )
+    center, matrix = as_array("mean", mean, 2), as_array("covariance", covariance, 2, 2)
+    if np.linalg.eigvalsh(matrix)[0] < 0 or not np.allclose(matrix, matrix.T):
+        raise ValueError(f"covariance is {matrix.tolist()}: give a symmetric matrix without negative eigenvalues.")
     if not 0 < mass < 1:
         raise ValueError(f"mass is {mass}: give the share of the mass inside, above 0 and below 1.")
     ax = new_axes(SIZE, SIZE)[0] if ax is None else ax
     style = {"facecolor": color, "edgecolor": "none"} if filled else {"facecolor": "none", "edgecolor": color}
-    add_ellipse(ax, _array(mean), _array(covariance), math.sqrt(-2 * math.log1p(-mass)), lw=2, label=label, **style)
+    add_ellipse(ax, center, matrix, math.sqrt(-2 * math.log1p(-mass)), lw=2, label=label, **style)
     ax.autoscale_view()
     return ax
 
@@ -71,8 +70,3 @@ def add_ellipse(
     width, height = 2 * deviations * np.sqrt(np.clip(variances, 0, None))
     angle = math.degrees(math.atan2(directions[1, 0], directions[0, 0]))
     ax.add_patch(Ellipse((mean[0], mean[1]), width, height, angle=angle, **style))
-
-
-def _array(values: Tensor) -> Float[np.ndarray, "..."]:
-    array: np.ndarray = values.detach().cpu().double().numpy()
-    return array

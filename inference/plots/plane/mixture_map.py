@@ -12,7 +12,7 @@ from torch import Tensor
 from ....models.attention.bayes_rule import evidence, responsibilities
 from ....models.attention.mixture import Mixture
 from ..style import COLORS, DEPTHS, INK, new_axes
-from .arrays import in_plane
+from .arrays import as_array, in_plane
 
 __all__ = ["mixture_map"]
 
@@ -28,7 +28,7 @@ def mixture_map(
     mixture: Mixture,
     shows: Shows | int = "evidence",
     *,
-    points: Mapping[str, Float[Tensor, "2"]] | None = None,
+    points: Mapping[str, Float[Tensor, "2"] | Sequence[float]] | None = None,
     names: Sequence[str] = (),
     within: tuple[float, float, float, float] | None = None,
     ax: Axes | None = None,
@@ -50,7 +50,7 @@ def mixture_map(
 
     Raises:
         ValueError: If vectors are not in the plane, there is no such component, ``shows`` is not one of the choices,
-            or the names are not as many as the components.
+            the names are not as many as the components, or a point or ``within`` is none.
 
     Examples:
         >>> from matplotlib.figure import Figure
@@ -61,9 +61,9 @@ def mixture_map(
     plane = in_plane(mixture)
     _check(mixture, shows, names)
     ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
-    marked = {name: np.asarray(place.detach().cpu(), dtype=float) for name, place in (points or {}).items()}
+    marked = {name: as_array(f"the point {name!r}", place, 2) for name, place in (points or {}).items()}
     places = np.array([*marked.values()]).reshape(-1, 2)
-    left, right, bottom, top = plane.extent(places) if within is None else within
+    left, right, bottom, top = plane.extent(places) if within is None else _checked(within)
     across, up = torch.linspace(left, right, GRID), torch.linspace(bottom, top, GRID)
     grid = torch.cartesian_prod(up, across).flip(-1).to(mixture.means)
     heights, levels, title = _heights(grid, mixture, shows)
@@ -113,3 +113,11 @@ def _check(mixture: Mixture, shows: Shows | int, names: Sequence[str]) -> None:
         raise ValueError(f"shows is {shows!r}: give 'evidence', 'largest weight' or the index of a component.")
     if names and len(names) != mixture.components:
         raise ValueError(f"there are {len(names)} names for {mixture.components} components: give one for each.")
+
+
+def _checked(within: Sequence[float]) -> list[float]:
+    """Left, right, bottom and top."""
+    left, right, bottom, top = as_array("within", within, 4).tolist()
+    if left >= right or bottom >= top:
+        raise ValueError(f"within is {tuple(within)}: give left, right, bottom and top, each pair in its order.")
+    return [left, right, bottom, top]

@@ -7,7 +7,7 @@ from torch import Tensor
 from ....models.attention.bayes_rule import posterior_mean, responsibilities
 from ....models.attention.mixture import Mixture
 from ..style import COLORS, DEPTHS, FRAME, INK, new_axes
-from .arrays import Plane, in_plane
+from .arrays import Plane, check_queries, in_plane
 from .gaussian_ellipse import add_ellipse
 
 __all__ = ["posterior_means"]
@@ -40,8 +40,7 @@ def posterior_means(queries: Float[Tensor, "m 2"], mixture: Mixture, *, ax: Axes
         ['0.30', '0.70']
     """
     plane = in_plane(mixture)
-    if queries.ndim != 2 or queries.shape[-1] != 2 or not len(queries):
-        raise ValueError(f"queries have shape {tuple(queries.shape)}: a plane is drawn, so give (M, 2), M at least 1.")
+    check_queries(queries)
     ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
     single = len(queries) == 1
     shares = responsibilities(queries, mixture)[0, mixture.present].tolist() if single else plane.weights.tolist()

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from ..style import COLORS, FAMILIES, FRAME, INK, new_axes, plain, printable
+from .arrays import as_array
 
 __all__ = ["vector_groups"]
 
@@ -58,7 +59,10 @@ def vector_groups(
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
         ['0: a', '1: the']
     """
-    table, labels = vectors.detach().cpu().double().numpy(), groups.cpu().numpy()
+    table, labels = as_array("vectors", vectors, None, None), as_array("groups", groups, None)
+    if len(broken := labels[labels != labels.round()]):
+        raise ValueError(f"groups has {broken[0]:g}: give the number of a group for each vector.")
+    labels = labels.astype(int)
     if len(labels) != len(table) or len(words) != len(table):
         raise ValueError(f"there are {len(table)} vectors, {len(labels)} groups and {len(words)} words: give as many.")
     present, sizes = np.unique(labels, return_counts=True)

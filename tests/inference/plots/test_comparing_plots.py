@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -51,7 +52,7 @@ def test_numbers_of_any_sign_are_drawn(row: list[float]) -> None:
 def test_token_values_say_what_is_wrong() -> None:
     with pytest.raises(ValueError, match=r"'x' has shape \(3,\) for 2 tokens: give one number for each"):
         plots.token_values(["a", "b"], {"x": np.zeros(3)})
-    with pytest.raises(ValueError, match="there are 0 rows of 2 tokens: give at least one of each"):
+    with pytest.raises(ValueError, match="values are {} for 2 tokens: give rows of numbers by name"):
         plots.token_values(["a", "b"], {})
 
 
@@ -149,7 +150,7 @@ def test_each_guide_has_its_khats() -> None:
         values, median = ax.lines[2 * row].get_xdata(), ax.lines[2 * row + 1].get_xdata()
         np.testing.assert_allclose(values, khat(each).values)
         np.testing.assert_allclose(median, np.median(values))
-    with pytest.raises(ValueError, match="there are no data: give draws of at least one guide"):
+    with pytest.raises(ValueError, match="data has type dict or is empty: give a dictionary of draws"):
         plots.khats_by_guide({})
 
 
@@ -213,3 +214,43 @@ def test_only_a_component_of_the_prior_is_set_apart() -> None:
     weights = np.full((1, 2), 0.5)
     assert len(heat_map(["a"], ["prior", "a"], weights, ax=own_axes()).lines) == 1
     assert not heat_map(["a"], ["a", "b"], weights, ax=own_axes()).lines
+
+
+# What is given in place of numbers
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: plots.posterior_means([[0.0, 0.0]], PLANE), "queries has type list: give a tensor"),
+        (
+            lambda: plots.posterior_means(torch.full((1, 2), torch.nan), PLANE),
+            "numbers that are not finite",
+        ),
+        (lambda: plots.posterior_means(torch.zeros(1, 2), torch.zeros(2, 2)), "mixture has type Tensor: give a pf.Mix"),
+        (lambda: plots.mixture_map(PLANE, points={"a": [1.0]}), r"the point 'a' has shape \(1,\): give \(2,\)"),
+        (lambda: plots.mixture_map(PLANE, within=(0, 1, 2)), r"within has shape \(3,\): give \(4,\)"),
+        (lambda: plots.mixture_map(PLANE, within=(1, 0, 0, 1)), r"within is \(1, 0, 0, 1\): give left, right"),
+        (lambda: plots.gaussian(torch.zeros(2), -torch.eye(2)), "give a symmetric matrix without negative eigenvalues"),
+        (lambda: plots.gaussian("a", torch.eye(2)), "mean is 'a': give a tensor or an array of numbers"),
+        (lambda: plots.token_values(["a"], {"x": ["b"]}), r"'x' is \['b'\]: give a number for each token"),
+        (lambda: plots.token_values(["a"], [1.0]), r"values are \[1.0\] for 1 tokens: give rows of numbers by name"),
+        (lambda: plots.vector_groups(torch.zeros(3, 3, 3), torch.zeros(3), "abc"), r"vectors has shape \(3, 3, 3\)"),
+        (
+            lambda: plots.vector_groups(torch.zeros(2, 2), [0.0, 0.5], "ab"),
+            "groups has 0.5: give the number",
+        ),
+        (lambda: plots.coverage({"z": np.arange(3)}), "calibration has type dict: give what calibrate returns"),
+        (lambda: plots.khats_by_guide(drawn(1.0)), "data has type .* give a dictionary of draws"),
+        (lambda: plots.vectors_kept(1.0, {}), "places are 1.0 and kept {}: give a list of each"),
+        (lambda: plots.intervals(None, "x"), "data has type NoneType: give"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told(draw: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
+    with pytest.raises(ValueError, match=message) as caught:
+        draw()
+    assert "\n" not in str(caught.value)
+
+
+PLANE = pf.Mixture(torch.zeros(2), torch.tensor([[0.0, 0.0], [1.0, 1.0]]), torch.ones(2, 1))
