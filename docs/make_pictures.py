@@ -74,8 +74,42 @@ def query_paths(_: Path) -> Any:
     return pf.plots.query_paths(torch.tensor([[-0.4, -1.5], [0.1, 1.9], [2.4, -0.6], [-0.3, 0.2]]), mixture)[0]
 
 
+def posterior_means(_: Path) -> Any:
+    across, up = torch.linspace(-3.6, 3.6, 13), torch.linspace(-2.3, 2.6, 8)
+    left, right = plt.subplots(1, 2, figsize=(9.6, 3.8), layout="constrained")[1]
+    pf.plots.posterior_means(torch.tensor([[0.85, 0.35]]), four_components(), ax=left)
+    return pf.plots.posterior_means(torch.cartesian_prod(across, up), four_components(), ax=right)
+
+
+def mixture_map(_: Path) -> Any:
+    left, right = plt.subplots(1, 2, figsize=(9.6, 3.8), layout="constrained")[1]
+    points = {"a": torch.tensor([2.9, -0.2]), "b": torch.tensor([-5.2, 4.2])}
+    pf.plots.mixture_map(four_components(), points=points, within=(-6.0, 6.0, -5.0, 5.0), ax=left)
+    return pf.plots.mixture_map(
+        four_components(), "largest weight", points=points, within=(-6.0, 6.0, -5.0, 5.0), ax=right
+    )
+
+
+def four_components() -> pf.Mixture:
+    return pf.Mixture(
+        log_weights=torch.tensor([0.30, 0.15, 0.40, 0.15]).log(),
+        means=torch.tensor([[-2.3, 0.8], [-0.1, 1.7], [2.2, 0.7], [-0.3, -1.2]]),
+        variances=torch.tensor([[0.30, 0.16], [0.22, 0.14], [0.30, 0.22], [0.34, 0.14]]),
+        noise_variance=0.7,
+    )
+
+
 def prior_posterior(_: Path) -> Any:
-    """The concentration of a Dirichlet process over the weights of twelve components, three of which have queries."""
+    return pf.plots.prior_posterior(process_draws(), "weight_prior.concentration")
+
+
+def intervals(_: Path) -> Any:
+    return pf.plots.intervals(process_draws(), "weights", ordered=True)
+
+
+@cache
+def process_draws() -> Any:
+    """Draws of a Dirichlet process over the weights of twelve components, three of which have queries."""
     torch.manual_seed(0)
     centers = torch.tensor([[-3.0, 0.0], [2.0, 2.0], [1.5, -2.5]])
     queries = (centers[:, None] + 0.5 * torch.randn(3, 40, 2)).flatten(0, 1)
@@ -86,20 +120,54 @@ def prior_posterior(_: Path) -> Any:
     svi = pf.SVI(model, guide, torch.optim.Adam, loss=TraceEnum_ELBO(max_plate_nesting=1), lr=0.1)
     for _step in range(200):
         svi.step(queries)
-    data = global_posterior(model, guide, queries, plate="tokens", draws=300)
-    return pf.plots.prior_posterior(data, "weight_prior.concentration")
+    return global_posterior(model, guide, queries, plate="tokens", draws=300)
 
 
 def ranks(_: Path) -> Any:
-    """A Gaussian model whose posterior is known, with it and with a guide of half its width."""
-    guides = {"the posterior": 1.0, "half as wide": 0.5}
+    return pf.plots.ranks(calibrated("the posterior", "half as wide"))[0]
+
+
+def coverage(_: Path) -> Any:
+    return pf.plots.coverage(calibrated("the posterior", "half as wide", "twice as wide"), [
+        "the posterior: z", "half as wide: z", "twice as wide: z"
+    ])  # fmt: skip
+
+
+def calibrated(*names: str) -> pf.diagnostics.Calibration:
+    """A Gaussian model whose posterior is known, with it and with guides of other widths."""
     collected = {}
-    for name, width in guides.items():
+    for name in names:
         calibration = pf.diagnostics.calibrate(
-            NoisyMean(), Guess(width), simulations=10, draws=39, args=(), observe=observation
+            NoisyMean(), Guess(WIDTHS[name]), simulations=10, draws=39, args=(), observe=observation
         )
         collected |= {f"{name}: {quantity}": values for quantity, values in calibration.ranks.items()}
-    return pf.plots.ranks(pf.diagnostics.Calibration(collected, 39))[0]
+    return pf.diagnostics.Calibration(collected, 39)
+
+
+def khats_by_guide(_: Path) -> Any:
+    """Texts that are numbers, and their posterior under guides of other widths."""
+    torch.manual_seed(0)
+    batch = pf.Batch.pad([[2]] * 50)
+    observed = 2**0.5 * torch.randn(50)
+    draws = {
+        name: pf.to_arviz(Given(NoisyMean(), observed), Given(Guess(width), observed), batch, 500, prior=False)
+        for name, width in WIDTHS.items()
+    }
+    return pf.plots.khats_by_guide(draws)
+
+
+WIDTHS = {"the posterior": 1.0, "half as wide": 0.5, "twice as wide": 2.0}
+
+
+class Given(torch.nn.Module):
+    """A model or guide of numbers, called with a batch that says only how many there are."""
+
+    def __init__(self, inner: torch.nn.Module, observed: torch.Tensor) -> None:
+        super().__init__()
+        self.inner, self.observed = inner, observed
+
+    def forward(self, _: pf.Batch) -> None:
+        self.inner(self.observed)
 
 
 def observation(trace: Any) -> Any:
@@ -138,6 +206,16 @@ def nvae(folder: Path, beta: float) -> pf.Run:
     return fitted(folder / f"nvae-{beta:g}", "NVAE", 200, {}, beta=beta, objective="elbo")
 
 
+def nvib(folder: Path) -> pf.Run:
+    """With the objective of the paper."""
+    return fitted(folder / "nvib", "NVAE", 200, {})
+
+
+def copier(folder: Path) -> pf.Run:
+    """With a Gaussian for each token of the vocabulary as prior of the vectors."""
+    return fitted(folder / "tokens", "NVAE", 200, {"base_measure": "tokens"})
+
+
 def components_kept(folder: Path) -> Any:
     runs = {beta: nvae(folder, beta) for beta in BETAS}
     options = {"limit": 100, "num_particles": 1, "reconstructions": 1}
@@ -166,6 +244,20 @@ def traversal(folder: Path) -> Any:
     return pf.plots.traversal(run, run.corpus.test[0], values=(-4.0, -2.0, 0.0, 2.0, 4.0))
 
 
+def curves(folder: Path) -> Any:
+    return pf.plots.curves(copier(folder))[0]
+
+
+def attention(folder: Path) -> Any:
+    run = copier(folder)
+    return pf.plots.attention(run, run.corpus.test[0])
+
+
+def swap_table(folder: Path) -> Any:
+    run = della(folder)
+    return pf.plots.swap_table(run, run.corpus.test[0], run.corpus.test[3])
+
+
 def khats(folder: Path) -> Any:
     run = della(folder)
     return pf.plots.khats(run.posterior(run.corpus.test[:15], draws=200, prior=False))
@@ -175,16 +267,32 @@ def predictive(folder: Path) -> Any:
     return pf.plots.predictive(pf.diagnostics.check_texts(della(folder), limit=50))
 
 
+def token_values(folder: Path) -> Any:
+    """The divergence of each token's vector from the prior, by two objectives."""
+    runs = {"nvib": nvib(folder), f"elbo, beta {BETAS[0]:g}": nvae(folder, BETAS[0])}
+    text = runs["nvib"].corpus.test[0]
+    rows = {name: information(run, text) for name, run in runs.items()}
+    return pf.plots.token_values(runs["nvib"].tokenizer.pieces(text), rows)
+
+
+@torch.no_grad()
+def information(run: pf.Run, text: str) -> torch.Tensor:
+    posterior = run.encode([text])
+    own = torch.distributions.Normal(posterior.mean, posterior.variance.sqrt())
+    return torch.distributions.kl_divergence(own, torch.distributions.Normal(0.0, 1.0)).sum(-1)[0, 1:]
+
+
 def weights(folder: Path) -> Any:
-    run = nvae(folder, BETAS[-1])
+    run = nvib(folder)
     return pf.plots.weights(run, run.corpus.test[0])
 
 
 MAKERS: dict[str, Callable[[Path], Any]] = {
     make.__name__: make
     for make in (
-        key_paths, query_paths, prior_posterior, ranks, components_kept, layer_curves, layer_kl, active_units,
-        traversal, khats, predictive, weights,
+        posterior_means, mixture_map, key_paths, query_paths, prior_posterior, intervals, ranks, coverage,
+        khats_by_guide, components_kept, layer_curves, layer_kl, active_units, traversal, khats, predictive, weights,
+        token_values, curves, attention, swap_table,
     )
 }  # fmt: skip
 

@@ -37,7 +37,7 @@ import pyroformer as pf
 
 # %% tags=["parameters"]
 steps = 300
-held_out = 100  # texts
+held_out = 64  # texts
 replications = 20
 
 # %% [markdown]
@@ -93,7 +93,8 @@ sizes = {"width": 64, "layers": 2, "heads": 4}
 torch.manual_seed(0)
 model = pf.VAE.for_corpus(corpus, **sizes)
 guide = pf.VAEGuide(model)
-first = pf.fit(model, guide, corpus, steps=steps, validation_texts=held_out)
+options = {"steps": steps, "batch_size": 16, "validation_texts": held_out}
+first = pf.fit(model, guide, corpus, **options)
 
 # %% [markdown]
 # ## The trap
@@ -123,7 +124,7 @@ pf.plots.curves(first)
 # One line tells, without looking at any text:
 
 # %%
-few = {"limit": held_out, "num_particles": 4, "reconstructions": held_out}
+few = {"limit": held_out, "num_particles": 4, "reconstructions": 16}
 before = first.evaluate(**few)
 print(before.verdict)
 
@@ -138,7 +139,7 @@ print(before.verdict)
 # %%
 torch.manual_seed(0)
 model = pf.VAE.for_corpus(corpus, base_measure="tokens", **sizes)
-run = pf.fit(model, pf.VAEGuide(model), corpus, steps=steps, validation_texts=held_out)
+run = pf.fit(model, pf.VAEGuide(model), corpus, **options)
 pf.plots.curves(run)
 
 # %%

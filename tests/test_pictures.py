@@ -31,3 +31,18 @@ def test_all_pictures_together_are_small_and_each_is_shown() -> None:
 def test_every_function_that_the_page_calls_exists() -> None:
     for module, name in re.findall(r"pf\.(plots|diagnostics)\.(\w+)", PAGE):
         assert hasattr(getattr(pf, module), name), name
+
+
+def test_every_plot_is_on_the_page() -> None:
+    assert set(pf.plots.__all__) - {"save_all"} <= set(re.findall(r"pf\.plots\.(\w+)", PAGE))
+
+
+def test_the_gallery_shows_every_picture_and_leads_to_its_section() -> None:
+    gallery = (DOCS / "gallery.md").read_text()
+    shown = re.findall(r"\(pictures/(\w+)\.png\)\]\(plots\.md#([\w-]+)\) `pf\.plots\.(\w+)`", gallery)
+    assert {picture for picture, _, _ in shown} == set(SHOWN)
+    sections = {
+        re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in re.findall(r"^## (.*)", PAGE, re.M)
+    }
+    for picture, section, function in shown:
+        assert picture == function and section in sections, (picture, section)
