@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ...utils.choices import check_choice
+from ...utils.numbers import declared_number
 from ...utils.precision import at_least_float32, without_autocast
 from ..attend import Returns
 from ..centering import common_center, visible_center
@@ -92,8 +93,13 @@ def blockwise_attend(
     e_step = EStep() if e_step is None else e_step
     if mixture.values is None:
         raise ValueError("the mixture has no values: give Mixture(..., values=...)")
-    if steps < 0:
+    steps = declared_number("steps", steps, int)
+    if steps is None or steps < 0:
         raise ValueError(f"steps is {steps}; it must be at least 0")
+    if isinstance(dropout, str) or not 0 <= dropout <= 1:
+        raise ValueError(f"dropout is {dropout!r}: give a probability from 0 to 1")
+    if not isinstance(e_step, EStep):
+        raise ValueError(f"e_step has type {type(e_step).__name__}: give an EStep")
     if causal and attn_mask is not None:
         raise ValueError("causal and attn_mask both restrict attention: give one of them")
     e_step.check(queries.shape[-2], mixture.components, causal)

@@ -61,7 +61,9 @@ class EStep:
         Raises:
             ValueError: If not.
         """
-        if self.per_key < 1 or self.common < 0 or (components - self.common) % self.per_key:
+        if self.per_key < 1 or self.common < 0:
+            raise ValueError(f"per_key is {self.per_key} and common {self.common}; give at least 1 and at least 0")
+        if (components - self.common) % self.per_key:
             raise ValueError(
                 f"per_key is {self.per_key} and common {self.common}: {components} components are no multiple; give as "
                 "many as the mixture has"

@@ -130,6 +130,7 @@ class ProbabilisticAttention(TorchWeights):
         positions: int | None = None,
     ) -> None:
         super().__init__()
+        components, steps = (declared_number(n, x, int) for n, x in (("components", components), ("steps", steps)))
         _check(precision, prior, components, steps, pseudo_counts, dropout)
         check_tolerance(tolerance)
         check_choice("density", density, get_args(KeyDensity))
@@ -411,16 +412,16 @@ def _checked_reach(positions: object, one_sequence: bool) -> int | None:
 def _check(
     precision: str,
     prior: str,
-    components: int,
-    steps: int,
+    components: int | None,
+    steps: int | None,
     pseudo_counts: float,
     dropout: float,
 ) -> None:
     check_choice("precision", precision, get_args(Precision))
     check_choice("prior", prior, get_args(KeyPrior))
-    if components < 1:
+    if components is None or components < 1:
         raise ValueError(f"components is {components}; a key needs at least 1")
-    if steps < 0:
+    if steps is None or steps < 0:
         raise ValueError(f"steps is {steps}; it must be at least 0, which leaves keys as they are")
     check_pseudo_counts(pseudo_counts)
     if steps and dropout:

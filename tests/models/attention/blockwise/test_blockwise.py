@@ -295,6 +295,10 @@ def _element(mixture: Mixture, i: int) -> Mixture:
         ({"tolerance": "small"}, "tolerance is 'small', a str: give a number"),
         ({"causal": True, "attn_mask": torch.ones(M, N, dtype=torch.bool)}, "causal and attn_mask both restrict"),
         ({"e_step": EStep(per_key=2)}, "per_key is 2 and common 0: 7 components are no multiple"),
+        ({"steps": 1.5}, "steps is 1.5: give a whole number, such as 2"),
+        ({"dropout": 2.0}, "dropout is 2.0: give a probability from 0 to 1"),
+        ({"e_step": "hard"}, "e_step has type str: give an EStep"),
+        ({"e_step": EStep(per_key=0)}, "per_key is 0 and common 0; give at least 1 and at least 0"),
         ({"mask": torch.ones(3, dtype=torch.bool)}, r"mask has shape \(3,\)"),
     ],
 )

@@ -200,6 +200,9 @@ def test_other_layers_take_the_options(options: dict[str, Any]) -> None:
         ({"positions": True}, "positions is True, a bool: give a number"),
         ({"tolerance": -0.1}, "tolerance is -0.1; it must be positive and finite, or None for all of the steps"),
         ({"tolerance": float("nan")}, "tolerance is nan; it must be positive and finite"),
+        ({"steps": 2.5}, "steps is 2.5: give a whole number, such as 2"),
+        ({"steps": "2"}, "steps is '2', a str: give a number"),
+        ({"components": 1.5}, "components is 1.5: give a whole number"),
         ({"steps": 2, "tolerance": "1e-3"}, "tolerance is '1e-3', a str: give a number"),
     ],
 )
