@@ -129,6 +129,15 @@ def test_one_shot(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(script, "PRECISIONS", (0.5,))
     rows = numbers(script.report(seeds=20))
     assert rows["keys adapted, 20 steps (0.5)"][0] > rows["L2 (0.5)"][0] + 0.1
+    assert rows["digits, oracle: the class means"][0] > rows["digits, L2 (0.5)"][0] > 0.5
+
+
+@pytest.mark.parametrize("script", ["one_shot"], indirect=True)
+def test_images_of_digits_are_for_tuning_or_for_tasks(script: ModuleType) -> None:
+    tuning, tasks = (script.tasks_of_digits(range(3), held_out) for held_out in (False, True))
+    assert tuning.queries.shape == tasks.queries.shape == (3, 75, script.WIDTH)
+    both = torch.cdist(tuning.queries.flatten(0, 1), tasks.queries.flatten(0, 1))
+    assert both.min() > 1e-6 and torch.equal(tuning.means, tasks.means)
 
 
 @pytest.mark.slow
