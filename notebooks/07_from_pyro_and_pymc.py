@@ -188,7 +188,9 @@ for count in (1, 2, 3, 4):
         candidate, approximation, points, plate="tokens", draws=draws
     )
     result = pf.diagnostics.loo(exports[count])
-    print(f"{count} components:\n    {result}")
+    unreliable = int((result.khat > 0.7).sum())
+    elpd = f"{result.elpd:.1f} ± {result.error:.1f} nats"
+    print(f"{count} components: {elpd}, k-hat above 0.7 for {unreliable} points")
 
 # %% [markdown]
 # Three components are far better than one or two, and a fourth gains nothing. How far to believe it, k-hat says: it is

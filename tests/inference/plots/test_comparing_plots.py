@@ -128,6 +128,8 @@ def test_coverage_says_what_is_wrong() -> None:
         plots.coverage(calibration, ["y"])
     with pytest.raises(ValueError, match="there are no quantities: give at least one, or leave names out"):
         plots.coverage(calibration, [])
+    with pytest.raises(ValueError, match="level is 90.0: give the share that the interval should hold, from 0 to 1"):
+        calibration.coverage("z", 90.0)
 
 
 # k-hat of guides

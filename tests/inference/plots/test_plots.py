@@ -126,6 +126,16 @@ def test_curves_say_what_is_missing(run: Run) -> None:
         plots.curves(run)
 
 
+def test_shared_axes_hold_the_kl_of_both_runs(run: Run, corpus: Corpus, tmp_path: Path) -> None:
+    folder = with_metrics(tmp_path / "collapsed", latent=True, kl_weights=0.001, kl_vectors=0.002)
+    collapsed = Run(run.model, run.guide, corpus, folder, run.config, step=30)
+    left, right = Figure().subplots(1, 2, sharey=True)
+    assert labels(plots.layer_curves(collapsed, ax=left)) == ["weights", "vectors"]
+    plots.layer_curves(run, ax=right)
+    assert left.get_ylim() == right.get_ylim()
+    assert left.get_ylim()[0] == 0 and left.get_ylim()[1] > 400
+
+
 # Weights over a text
 
 
