@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from .attention.mixture import Mixture
 from .base import Model
 from .batch import Batch
-from .priors.gaussian_tokens import GaussianTokenPrior
-from .priors.language_model import LanguageModelVectorPrior
 from .priors.lengths import LengthPrior
 from .priors.roles import SequencePrior
+from .priors.sequence.gaussian_tokens import GaussianTokenPrior
+from .priors.sequence.language_model import LanguageModelVectorPrior
 from .priors.vectors import over_components
 from .transformer.backbone import Backbone, Train
 from .transformer.blocks import cross_attention_of

@@ -39,10 +39,10 @@ from .distributions.presence import Presence
 from .drawn_layers import layers_at_means, text_with_drawn_layers
 from .mixture_base import MixtureMemoryModel
 from .priors.checks import as_prior, check_prior
-from .priors.gaussian_tokens import GaussianTokenPrior
 from .priors.lengths import LengthPrior
 from .priors.named import named_prior
 from .priors.roles import BaseMeasure, SequencePrior, VectorPrior, WeightPrior
+from .priors.sequence.gaussian_tokens import GaussianTokenPrior
 from .priors.vectors import GaussianVectorPrior, check_base_measure, check_own_component, over_components
 from .priors.weights import BoundedDirichletProcess
 from .transformer.backbone import Backbone, Train

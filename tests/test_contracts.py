@@ -24,12 +24,12 @@ from pyroformer.models.batch import EOS, PAD, Batch
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
-from pyroformer.models.priors.codebook import CodebookVectorPrior
-from pyroformer.models.priors.gaussian_tokens import GaussianTokenPrior
-from pyroformer.models.priors.language_model import LanguageModelVectorPrior
 from pyroformer.models.priors.roles import BaseMeasure
-from pyroformer.models.priors.sequences import AutoregressiveVectorPrior
-from pyroformer.models.priors.tokens import TokenVectorPrior
+from pyroformer.models.priors.sequence.autoregressive import AutoregressiveVectorPrior
+from pyroformer.models.priors.sequence.codebook import CodebookVectorPrior
+from pyroformer.models.priors.sequence.gaussian_tokens import GaussianTokenPrior
+from pyroformer.models.priors.sequence.language_model import LanguageModelVectorPrior
+from pyroformer.models.priors.sequence.tokens import TokenVectorPrior
 from pyroformer.models.priors.vectors import MixtureVectorPrior
 from pyroformer.models.serialization import from_config, to_config
 from pyroformer.models.transformer.config import TransformerConfig

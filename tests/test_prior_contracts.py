@@ -28,15 +28,15 @@ from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.della import DELLA
 from pyroformer.models.distributions.log_dirichlet import LogDirichlet
 from pyroformer.models.nvae import NVAE
-from pyroformer.models.priors.codebook import CodebookVectorPrior
 from pyroformer.models.priors.heavy_tails import LaplaceVectorPrior, LinearLaplace, LinearStudentT, StudentTVectorPrior
 from pyroformer.models.priors.hyperpriors import Hierarchical
-from pyroformer.models.priors.language_model import LanguageModelVectorPrior
 from pyroformer.models.priors.latent_mixture import LinearMixture
 from pyroformer.models.priors.latents import LinearGaussian, StandardGaussian
 from pyroformer.models.priors.roles import VectorPrior
-from pyroformer.models.priors.sequences import AutoregressiveVectorPrior
-from pyroformer.models.priors.tokens import TokenVectorPrior
+from pyroformer.models.priors.sequence.autoregressive import AutoregressiveVectorPrior
+from pyroformer.models.priors.sequence.codebook import CodebookVectorPrior
+from pyroformer.models.priors.sequence.language_model import LanguageModelVectorPrior
+from pyroformer.models.priors.sequence.tokens import TokenVectorPrior
 from pyroformer.models.priors.vamp import VampPrior
 from pyroformer.models.priors.vectors import GaussianVectorPrior, KernelVectorPrior, MixtureVectorPrior
 from pyroformer.models.priors.weights import (

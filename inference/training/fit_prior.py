@@ -28,7 +28,7 @@ from torch import nn
 from ...models.base import Model
 from ...models.priors.named import NAMED
 from ...models.priors.roles import BaseMeasure, SequencePrior
-from ...models.priors.sequences import IndependentVectorPrior
+from ...models.priors.sequence.autoregressive import IndependentVectorPrior
 from ...models.priors.vectors import check_base_measure, own_component
 from ...models.serialization import from_config
 from ..options import TrainingOptions

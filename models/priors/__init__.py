@@ -1,17 +1,17 @@
 """Priors of weights, vectors, latents, lengths and mixture components."""
 
-from .causal import CausalVectorPrior
-from .codebook import CodebookVectorPrior
 from .components import ComponentPrior, DirichletProcess, GaussianVectors, StickBreaking
 from .heavy_tails import LaplaceVectorPrior, LinearLaplace, LinearStudentT, StudentTVectorPrior
 from .hyperpriors import Hierarchical
-from .language_model import LanguageModelVectorPrior
 from .latent_mixture import LinearMixture
 from .latents import LinearGaussian, LinearPrior, StandardGaussian
 from .lengths import LengthPrior
 from .roles import BaseMeasure, LatentPrior, Prior, SequencePrior, VectorPrior, WeightPrior
-from .sequences import AutoregressiveVectorPrior, IndependentVectorPrior
-from .tokens import TokenVectorPrior
+from .sequence.autoregressive import AutoregressiveVectorPrior, IndependentVectorPrior
+from .sequence.causal import CausalVectorPrior
+from .sequence.codebook import CodebookVectorPrior
+from .sequence.language_model import LanguageModelVectorPrior
+from .sequence.tokens import TokenVectorPrior
 from .vamp import VampPrior
 from .vectors import GaussianVectorPrior, KernelVectorPrior, MixtureVectorPrior
 from .weights import GEM, BoundedDirichletProcess, GammaDirichletProcess, PitmanYor, SymmetricDirichlet

@@ -7,11 +7,11 @@ from typing import Any
 from torch.distributions import Distribution
 
 from ..utils.choices import check_choice
-from .codebook import CodebookVectorPrior
-from .language_model import LanguageModelVectorPrior
 from .roles import BaseMeasure
-from .sequences import AutoregressiveVectorPrior
-from .tokens import TokenVectorPrior
+from .sequence.autoregressive import AutoregressiveVectorPrior
+from .sequence.codebook import CodebookVectorPrior
+from .sequence.language_model import LanguageModelVectorPrior
+from .sequence.tokens import TokenVectorPrior
 from .vectors import GaussianVectorPrior, MixtureVectorPrior
 
 __all__ = ["NAMED", "named_prior"]

@@ -22,7 +22,7 @@ from pyroformer.inference.training.compiled import CompiledObjective
 from pyroformer.inference.training.fit import fit
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
-from pyroformer.models.priors.tokens import TokenVectorPrior
+from pyroformer.models.priors.sequence.tokens import TokenVectorPrior
 from pyroformer.models.transformer.config import TransformerConfig
 
 CONFIG = TransformerConfig(vocabulary=30, max_length=12, width=16, layers=1, heads=2, dropout=0.0)

@@ -29,8 +29,8 @@ from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.hyperpriors import Hierarchical
 from pyroformer.models.priors.roles import VectorPrior
-from pyroformer.models.priors.sequences import AutoregressiveVectorPrior, IndependentVectorPrior
-from pyroformer.models.priors.tokens import TokenVectorPrior
+from pyroformer.models.priors.sequence.autoregressive import AutoregressiveVectorPrior, IndependentVectorPrior
+from pyroformer.models.priors.sequence.tokens import TokenVectorPrior
 from pyroformer.models.priors.vectors import GaussianVectorPrior, MixtureVectorPrior
 from pyroformer.models.vae import VAE
 

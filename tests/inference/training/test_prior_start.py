@@ -11,7 +11,7 @@ from pyroformer.guides.base import Guide
 from pyroformer.inference.training.fit import fit
 from pyroformer.inference.training.fit_prior import fit_prior, named_prior
 from pyroformer.inference.training.prior_start import start_prior
-from pyroformer.models.priors.codebook import CodebookVectorPrior
+from pyroformer.models.priors.sequence.codebook import CodebookVectorPrior
 
 TEXTS = [f"{'One' if n % 3 else 'No'} {n % 43}." for n in range(120)]
 QUICK: dict[str, Any] = {"batch_size": 16, "validations": 1, "objective": "elbo"}

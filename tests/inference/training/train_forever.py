@@ -13,7 +13,17 @@ from pyroformer.models.nvae import NVAE
 def train(corpus: Corpus, out: str, resume: bool) -> None:
     torch.manual_seed(0)
     model = NVAE.for_corpus(corpus, width=16, layers=1, heads=2, dropout=0.0)
-    fit(model, NVAEGuide(model), corpus, out=out, steps=60, batch_size=16, validations=6, validation_texts=8, resume=resume)
+    fit(
+        model,
+        NVAEGuide(model),
+        corpus,
+        out=out,
+        steps=60,
+        batch_size=16,
+        validations=6,
+        validation_texts=8,
+        resume=resume,
+    )
 
 
 if __name__ == "__main__":

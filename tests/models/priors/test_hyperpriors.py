@@ -26,7 +26,7 @@ from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.hyperpriors import Hierarchical
 from pyroformer.models.priors.roles import VectorPrior
-from pyroformer.models.priors.sequences import IndependentVectorPrior
+from pyroformer.models.priors.sequence.autoregressive import IndependentVectorPrior
 from pyroformer.models.priors.vectors import GaussianVectorPrior
 from pyroformer.models.priors.weights import GammaDirichletProcess
 from pyroformer.models.transformer.config import TransformerConfig

@@ -6,15 +6,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..attention.kv_cache import KeyValueCache
-from ..transformer.blocks import Block, applied, initialize
-from ..transformer.config import TransformerConfig
-from ..transformer.embedding import sinusoids
-from ..utils.precision import at_least_float32
-from .checks import check_prior
+from ...attention.kv_cache import KeyValueCache
+from ...transformer.blocks import Block, applied, initialize
+from ...transformer.config import TransformerConfig
+from ...transformer.embedding import sinusoids
+from ...utils.precision import at_least_float32
+from ..checks import check_prior
+from ..roles import SequencePrior, VectorPrior
+from ..vectors import GaussianVectorPrior
 from .joint import InOrder, checked_samples, with_own
-from .roles import SequencePrior, VectorPrior
-from .vectors import GaussianVectorPrior
 
 __all__ = ["CausalVectorPrior"]
 

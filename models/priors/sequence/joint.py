@@ -9,7 +9,7 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
-from .roles import SequencePrior
+from ..roles import SequencePrior
 
 __all__ = ["InOrder", "Stacked", "checked_samples", "independent", "of_tokens", "with_own"]
 

@@ -8,14 +8,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..distributions.lengths import Lengths
-from ..transformer.embedding import sinusoids
-from ..utils.precision import at_least_float32
+from ...distributions.lengths import Lengths
+from ...transformer.embedding import sinusoids
+from ...utils.precision import at_least_float32
+from ..latents import bounded_std
+from ..roles import SequencePrior, TokenGaussians
+from ..vectors import GaussianVectorPrior
 from .codebook import Codebook
 from .joint import of_tokens
-from .latents import bounded_std
-from .roles import SequencePrior, TokenGaussians
-from .vectors import GaussianVectorPrior
 
 __all__ = ["GaussianTokenPrior", "check_gaussians", "ends", "own_component", "places"]
 

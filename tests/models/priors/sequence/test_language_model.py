@@ -14,8 +14,8 @@ import pyroformer as pf
 from pyroformer.inference.cli.main import main
 from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.models.batch import EOS, Batch
-from pyroformer.models.priors.gaussian_tokens import places
-from pyroformer.models.priors.language_model import LanguageModelVectorPrior
+from pyroformer.models.priors.sequence.gaussian_tokens import places
+from pyroformer.models.priors.sequence.language_model import LanguageModelVectorPrior
 from pyroformer.models.priors.vectors import GaussianVectorPrior
 from pyroformer.models.transformer.backbone import Backbone
 from pyroformer.models.transformer.config import TransformerConfig

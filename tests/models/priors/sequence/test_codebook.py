@@ -13,7 +13,7 @@ from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
-from pyroformer.models.priors.codebook import Codebook, CodebookVectorPrior
+from pyroformer.models.priors.sequence.codebook import Codebook, CodebookVectorPrior
 from pyroformer.models.priors.vectors import GaussianVectorPrior
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.utils.k_means import k_means

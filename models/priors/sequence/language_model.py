@@ -5,15 +5,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..transformer.config import TransformerConfig
-from ..transformer.stacks import Decoder
-from ..utils.precision import at_least_float32
-from .checks import check_prior
+from ...transformer.config import TransformerConfig
+from ...transformer.stacks import Decoder
+from ...utils.precision import at_least_float32
+from ..checks import check_prior
+from ..latents import unbounded
+from ..roles import VectorPrior
 from .codebook import Codebook
 from .gaussian_tokens import GaussianTokenPrior, check_gaussians, own_component
 from .joint import InOrder, with_own
-from .latents import unbounded
-from .roles import VectorPrior
 
 __all__ = ["LanguageModelVectorPrior"]
 

@@ -11,11 +11,11 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor, nn
 from torch.distributions import Categorical, Distribution, Normal, constraints
 
-from ..utils.k_means import k_means
-from ..utils.precision import at_least_float32
+from ...utils.k_means import k_means
+from ...utils.precision import at_least_float32
+from ..latents import bounded_std, unbounded
+from ..roles import VectorPrior
 from .causal import CausalVectorPrior
-from .latents import bounded_std, unbounded
-from .roles import VectorPrior
 
 __all__ = ["Codebook", "CodebookVectorPrior"]
 

@@ -5,11 +5,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..utils.precision import at_least_float32
+from ...utils.precision import at_least_float32
+from ..latents import unbounded
+from ..roles import VectorPrior
 from .causal import CausalVectorPrior
 from .gaussian_tokens import GaussianTokenPrior, check_gaussians, own_component
-from .latents import unbounded
-from .roles import VectorPrior
 
 __all__ = ["TokenVectorPrior"]
 

@@ -18,7 +18,7 @@ from pyroformer.inference.options import TrainingOptions
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.roles import SequencePrior
-from pyroformer.models.priors.sequences import AutoregressiveVectorPrior, IndependentVectorPrior
+from pyroformer.models.priors.sequence.autoregressive import AutoregressiveVectorPrior, IndependentVectorPrior
 from pyroformer.models.priors.vectors import GaussianVectorPrior, MixtureVectorPrior, over_components
 from pyroformer.models.transformer.config import TransformerConfig
 

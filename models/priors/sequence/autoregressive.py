@@ -8,10 +8,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from ..roles import SequencePrior, VectorPrior
+from ..vectors import SPREAD, gaussian_mixture
 from .causal import CausalVectorPrior
 from .joint import checked_samples, independent, with_own
-from .roles import SequencePrior, VectorPrior
-from .vectors import SPREAD, gaussian_mixture
 
 __all__ = ["AutoregressiveVectorPrior", "IndependentVectorPrior"]
 

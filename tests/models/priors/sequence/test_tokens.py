@@ -12,8 +12,8 @@ from pyro import poutine
 import pyroformer as pf
 from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.models.batch import EOS, Batch
-from pyroformer.models.priors.gaussian_tokens import ends
-from pyroformer.models.priors.tokens import TokenVectorPrior
+from pyroformer.models.priors.sequence.gaussian_tokens import ends
+from pyroformer.models.priors.sequence.tokens import TokenVectorPrior
 from pyroformer.models.priors.vectors import GaussianVectorPrior
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.embedding import sinusoids

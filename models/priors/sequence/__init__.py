@@ -1,0 +1,1 @@
+"""Joint priors of all vectors of a text, in the order of its tokens."""
