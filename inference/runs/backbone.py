@@ -18,8 +18,7 @@ def backbone_of(run: FittedModel) -> Pretrained:
             those of probabilistic attention.
 
     Examples:
-        >>> texts = ["a first text", "and another one", "the third of them"] * 10
-        >>> corpus = pf.Corpus.from_texts(texts, vocabulary=300, max_length=12)
+        >>> corpus = pf.Corpus.from_texts([f"text {n}" for n in range(40)], vocabulary=300, max_length=12)
         >>> model = pf.LanguageModel.for_corpus(corpus, width=16, layers=1)
         >>> run = pf.fit(model, None, corpus, steps=2, batch_size=4, progress=False)
         >>> backbone_of(run).config.width
