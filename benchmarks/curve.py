@@ -257,7 +257,7 @@ def plot(results: Sequence[Mapping[str, Any]], path: Path, width: int = 96) -> N
 COPYING = (8, 1500), 0.7  # rates, and the greatest distortion
 
 
-SIDES = ((5, 5, "left"), (5, -11, "left"), (0, 8, "center"), (-5, -11, "right"), (0, 8, "center"))  # of labels
+SIDES = ((-5, 7, "right"), (5, -11, "left"), (7, 13, "left"), (-5, -11, "right"), (7, -10, "left"))  # of labels
 
 
 def markers() -> list[Any]:
@@ -276,8 +276,11 @@ def markers() -> list[Any]:
 
 def draw(axes: Any, points: Mapping[Point, tuple[float, float]], width: int, labeled: Callable[[Any], bool]) -> None:
     """All points and arrows on one pair of axes, with betas where there is room for them."""
+    from matplotlib.patheffects import withStroke
+
     from pyroformer.inference.plots.style import COLORS
 
+    halo = [withStroke(linewidth=2, foreground="white")]  # so that labels are legible on lines
     families = [family for family in dict.fromkeys(point.family for point in POINTS) if family != "language model"]
     for number, (family, color) in enumerate(zip(families, COLORS, strict=False)):
         rows = [(point, at) for point, at in points.items() if point.family == family]
@@ -290,7 +293,7 @@ def draw(axes: Any, points: Mapping[Point, tuple[float, float]], width: int, lab
             if family != "autoencoder" and labeled(at):
                 x, y, align = SIDES[number % len(SIDES)]
                 side = {"xytext": (x, y), "textcoords": "offset points", "ha": align}
-                axes.annotate(name, at, fontsize=7, color=color, annotation_clip=True, **side)
+                axes.annotate(name, at, fontsize=7, color=color, annotation_clip=True, path_effects=halo, **side)
         for point, at in rows:
             before = points.get(point._replace(prior=""))
             if point.prior and before:
