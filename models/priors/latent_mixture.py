@@ -1,12 +1,11 @@
 """A mixture of Gaussians as the prior of a latent of a layer."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from .latents import First, LinearPrior
-from .vectors import SPREAD, gaussian_mixture
+from .vectors import SPREAD, gaussian_mixture, mixture_scores
 
 __all__ = ["LinearMixture"]
 
@@ -45,13 +44,7 @@ class LinearMixture(LinearPrior):
         super().__init__(latent_size, summary_size, layers, first, components * (1 + 2 * latent_size))
         self.components = components
         for bias in self.biases.values():
-            nn.init.normal_(self._split(bias.data)[1], std=SPREAD)
+            nn.init.normal_(mixture_scores(bias.data, components, latent_size)[1], std=SPREAD)
 
     def of_scores(self, scores: Float[Tensor, "*batch s"]) -> Distribution:
-        return gaussian_mixture(*self._split(scores))
-
-    def _split(self, scores: Float[Tensor, "*batch s"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, means and log variances of the components."""
-        k, p = self.components, self.latent_size
-        logits, mean, log_variance = torch.split(scores, [k, k * p, k * p], -1)
-        return logits, mean.unflatten(-1, (k, p)), log_variance.unflatten(-1, (k, p))
+        return gaussian_mixture(*mixture_scores(scores, self.components, self.latent_size))

@@ -19,6 +19,7 @@ __all__ = [
     "check_base_measure",
     "check_own_component",
     "gaussian_mixture",
+    "mixture_scores",
     "moments",
     "over_components",
     "own_component",
@@ -209,6 +210,19 @@ def gaussian_mixture(
     """
     distribution: Distribution = dist.MixtureSameFamily(dist.Categorical(logits=logits), gaussian(mean, log_variance))
     return distribution
+
+
+def mixture_scores(
+    scores: Float[Tensor, "*batch s"], components: int, width: int
+) -> tuple[Float[Tensor, "*batch k"], Float[Tensor, "*batch k p"], Float[Tensor, "*batch k p"]]:
+    """Logits, means and log variances of a mixture, from the scores of a linear layer: k (1 + 2 p) of them.
+
+    Examples:
+        >>> [tuple(part.shape) for part in mixture_scores(torch.zeros(5, 27), components=3, width=4)]
+        [(5, 3), (5, 3, 4), (5, 3, 4)]
+    """
+    logits, mean, log_variance = torch.split(scores, [components, components * width, components * width], -1)
+    return logits, mean.unflatten(-1, (components, width)), log_variance.unflatten(-1, (components, width))
 
 
 def moments(vectors: Float[Tensor, "n width"]) -> tuple[Float[Tensor, " width"], Float[Tensor, " width"]]:

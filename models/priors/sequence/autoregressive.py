@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..roles import SequencePrior, VectorPrior
-from ..vectors import SPREAD, gaussian_mixture
+from ..vectors import SPREAD, gaussian_mixture, mixture_scores
 from .causal import CausalVectorPrior
 from .joint import checked_samples, independent, with_own
 
@@ -97,16 +97,10 @@ class AutoregressiveVectorPrior(CausalVectorPrior):
         super().__init__(width, scores, model_width, layers, heads, dropout, samples_per_component, first)
         self.components = components
         if components > 1:  # means that differ, so that the components can separate
-            nn.init.normal_(self._split(self.head.bias.data)[1], std=SPREAD)
+            nn.init.normal_(mixture_scores(self.head.bias.data, components, width)[1], std=SPREAD)
 
     def next_vector(self, scores: Float[Tensor, "*batch m s"], place: Int[Tensor, " m"]) -> Distribution:
-        return gaussian_mixture(*self._split(scores))
+        return gaussian_mixture(*mixture_scores(scores, self.components, self.width))
 
     def extra_repr(self) -> str:
         return f"width={self.width}, components={self.components}, samples_per_component={self.samples_per_component}"
-
-    def _split(self, scores: Float[Tensor, "*batch s"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, means and log variances of the components."""
-        k, p = self.components, self.width
-        logits, mean, log_variance = scores.split([k, k * p, k * p], -1)
-        return logits, mean.unflatten(-1, (k, p)), log_variance.unflatten(-1, (k, p))

@@ -17,7 +17,7 @@ from ..vectors import GaussianVectorPrior
 from .codebook import Codebook
 from .joint import of_tokens
 
-__all__ = ["GaussianTokenPrior", "check_gaussians", "ends", "own_component", "places"]
+__all__ = ["GaussianTokenPrior", "check_gaussians", "ends", "narrow_first", "places"]
 
 LEAST = 0.01  # above the bound of a log variance
 ALMOST = -1e-6  # largest log probability that a text ends, where it goes on
@@ -93,7 +93,7 @@ def check_gaussians(vocabulary: int, variance: float, eos: int | None) -> None:
         raise ValueError(f"variance {variance}: must be from {LEAST} to {1 / LEAST:g}; that of the means is 1")
 
 
-def own_component(width: int, variance: float) -> GaussianVectorPrior:
+def narrow_first(width: int, variance: float) -> GaussianVectorPrior:
     """The default prior of the prior's own components.
 
     A Gaussian as narrow as those of tokens, as far from 0 as they are, so that attention prefers neither, and away from

@@ -12,7 +12,7 @@ from ..checks import check_prior
 from ..latents import unbounded
 from ..roles import VectorPrior
 from .codebook import Codebook
-from .gaussian_tokens import GaussianTokenPrior, check_gaussians, own_component
+from .gaussian_tokens import GaussianTokenPrior, check_gaussians, narrow_first
 from .joint import InOrder, with_own
 
 __all__ = ["LanguageModelVectorPrior"]
@@ -81,7 +81,7 @@ class LanguageModelVectorPrior(GaussianTokenPrior):
         self.decoder = Decoder(config)
         self.mean = nn.Parameter(torch.empty(config.vocabulary, config.width))
         self.log_variance = nn.Parameter(unbounded(torch.full((config.width,), variance)))
-        self.first = own_component(config.width, variance) if first is None else first
+        self.first = narrow_first(config.width, variance) if first is None else first
         check_prior(self.first, event_shape=(config.width,), name="first")
         with torch.no_grad():
             self.start_at_embedding(self.decoder.embedding.tokens.weight)

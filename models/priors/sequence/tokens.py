@@ -9,7 +9,7 @@ from ...utils.precision import at_least_float32
 from ..latents import unbounded
 from ..roles import VectorPrior
 from .causal import CausalVectorPrior
-from .gaussian_tokens import GaussianTokenPrior, check_gaussians, own_component
+from .gaussian_tokens import GaussianTokenPrior, check_gaussians, narrow_first
 
 __all__ = ["TokenVectorPrior"]
 
@@ -90,7 +90,7 @@ class TokenVectorPrior(GaussianTokenPrior, CausalVectorPrior):
     ) -> None:
         check_gaussians(vocabulary, variance, eos)
         if first is None and width > 0:
-            first = own_component(width, variance)
+            first = narrow_first(width, variance)
         CausalVectorPrior.__init__(
             self, width, width, model_width, layers, heads, dropout, samples_per_component, first, eos is None
         )
