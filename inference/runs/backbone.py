@@ -27,8 +27,8 @@ def backbone_of(run: FittedModel) -> Pretrained:
     name = str(run.folder.path)
     if not isinstance(run.model, LanguageModel):
         raise ValueError(
-            f"cannot start from {name}: it is a run of a {type(run.model).__name__}, and only a LanguageModel is a "
-            "start for others. Give a run of fit lm, or a folder in Hugging Face format."
+            f"cannot start from {name}: it is a run of the model {type(run.model).__name__}, and only a LanguageModel "
+            "is a start for others. Give a run of fit lm, or a folder in Hugging Face format."
         )
     decoder = run.model.decoder
     weights = {key: value.detach().clone() for key, value in decoder.named_parameters()}

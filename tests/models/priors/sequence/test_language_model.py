@@ -154,7 +154,10 @@ class TestStart:
             main(shlex.split(f"fit nvae --data {texts} --out {tmp_path}/other --init_from {tmp_path}/vae {fit}")) == 1
         )
         error = capsys.readouterr().err
-        assert "is a run of a VAE, and only a LanguageModel is a start for others" in error and error.count("\n") == 1
+        assert (
+            "is a run of the model VAE, and only a LanguageModel is a start for others" in error
+            and error.count("\n") == 1
+        )
 
 
 @pytest.mark.parametrize(
