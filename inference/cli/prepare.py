@@ -20,6 +20,7 @@ from ..data.corpus import Corpus
 from ..pretrained.pretrained import Pretrained
 from ..run import load
 from ..runs.folder import RunFolder
+from ..data.sources.columns import COLUMNAR
 from ..runs.joint_module import freeze_others, joint_module
 from ..training.resumed import MAY_CHANGE, recorded_options
 from ..utils.files import content_fingerprint
@@ -167,7 +168,7 @@ def described_source(
 ) -> dict[str, Any]:
     """What a run reads, by which a resumed run notices another source, and the command that began it, as plain data."""
     path = Path(data)
-    content = content_fingerprint(path) if data != "builtin" and path.exists() else None
+    content = _content(path) if data != "builtin" and path.exists() else None
     described = {"data": data, "field": field, "condition": condition, "labels": labels, "init_from": init_from}
     return described | {"train": train, "content": content, "command": typed_command()}
 
@@ -211,7 +212,12 @@ def _same_content(data: str | None, source: Mapping[str, Any], renamed: bool = F
         return not renamed
     if content is None:  # of a run from before the content was recorded
         return path.resolve().name == source.get("data")
-    return content_fingerprint(path) == content
+    return _content(path) == content
+
+
+def _content(path: Path) -> str:
+    """A hash of a file or folder of texts, with the tables in its folders."""
+    return content_fingerprint(path, [f"*/*{ending}" for ending in COLUMNAR])
 
 
 def _load_start(folder: RunFolder, model: Model) -> None:

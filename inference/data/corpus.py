@@ -15,8 +15,9 @@ from .loaders import TrainingStream, sequential_batches
 from .pairs import encode_pairs, unzip_pairs
 from .preparation import preparation
 from .sources.builtin import sentences
-from .sources.formats import Field
+from .sources.datasets import dataset_name, read_dataset
 from .sources.readers import read_to_disk
+from .sources.rows import Field
 from .splits import SPLITS, split_texts
 from .storage import TOKENIZER, TemporaryFolder, condition_tokenizer, load_splits, read_metadata
 from .texts import Overlong, Texts
@@ -32,7 +33,8 @@ class Corpus:
 
     The texts are tokenized once into memory-mapped arrays, in a folder of the user's choice or in a temporary one that
     is deleted with the corpus. The tokenizer is trained on the training texts only. The constructor opens a folder; use
-    :meth:`builtin`, :meth:`from_file` or :meth:`from_texts` to make a corpus and :meth:`load` to open one.
+    :meth:`builtin`, :meth:`from_file`, :meth:`from_texts` or :meth:`from_dataset` to make a corpus and :meth:`load` to
+    open one.
 
     A condition is a text as well, encoded by the same tokenizer, or a label: one token of its own after those of texts.
 
@@ -124,8 +126,9 @@ class Corpus:
         texts, a BPE is trained on so many, taken at random by ``seed``.
 
         Arguments:
-            path: A .txt, .csv, .tsv, .jsonl or .json file, or one of these with .gz (see :func:`~.readers.read_file`),
-                or a folder with train/valid/test files of these kinds.
+            path: A .txt, .csv, .tsv, .jsonl or .json file, or one of these with .gz or .zst, a .parquet, .arrow or
+                .feather file (see :func:`~.readers.read_file`), or a folder with train/valid/test files of these
+                kinds, or as ``save_to_disk`` of ``datasets`` writes it (see :func:`~.folders.split_files`).
             vocabulary: Number of tokens, or "auto": from 1,000 to 32,000 by the size of the training texts.
             max_length: The largest number of tokens of a text, its end included.
             overlong: "split" longer texts between words, or "drop" them. Pairs can only be dropped, and are if the
@@ -209,6 +212,73 @@ class Corpus:
                 tokenizer=tokenizer,
                 name=name,
                 blank=0,
+                progress=progress,
+            )
+        return cls(target, owner)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Any,
+        *,
+        vocabulary: int | Literal["auto"] = "auto",
+        max_length: int = MAX_LENGTH,
+        overlong: Overlong = "split",
+        field: Field | None = None,
+        condition: Field | None = None,
+        labels: bool | None = None,
+        seed: int = 0,
+        folder: str | Path | None = None,
+        tokenizer: Tokenizer | TokenizerKind | None = None,
+        progress: bool | None = None,
+    ) -> "Corpus":
+        """A data set of Hugging Face, such as ``datasets.load_dataset("imdb")``; also one that is streamed.
+
+        Its splits are found by their names (train; valid, validation, val or dev; test; others are left out), and
+        where valid or test is missing, or there are none, texts are taken at random as in :meth:`from_file`. A thousand
+        rows at a time are in memory. Rows without a text are counted as blank lines.
+
+        Arguments:
+            dataset: A ``Dataset``, ``IterableDataset``, or a dictionary of either by split.
+            vocabulary: As in :meth:`from_file`, like all that follow.
+            max_length: The largest number of tokens of a text, its end included.
+            overlong: "split" or "drop".
+            field: The column of the texts; if None, "text", or the only one that is not the condition.
+            condition: The column of the conditions, if there are any. A ``ClassLabel`` gives the names of its classes.
+            labels: Whether conditions are labels.
+            seed: Random seed of the split.
+            folder: Where the tokenized corpus is kept.
+            tokenizer: The kind of a new tokenizer, or a tokenizer.
+            progress: Whether to show progress.
+
+        Raises:
+            ValueError: If it is no such data set, has no train split or no such column, a value is no text, or an
+                option is out of range.
+
+        Examples:
+            >>> from datasets import Dataset
+            >>> reviews = Dataset.from_dict({"review": [f"It was {n} of 10." for n in range(100)]})
+            >>> pf.Corpus.from_dataset(reviews, field="review", vocabulary=270).summary()
+            '100 texts, 270-token BPE'
+        """
+        check_options(vocabulary, max_length, overlong, tokenizer)
+        target, owner = _corpus_folder(folder)
+        with preparation(target) as workplace:
+            splits, blank = read_dataset(
+                dataset, workplace, field, seed, condition=condition, labels=labels, progress=progress
+            )
+            build_corpus(
+                target,
+                workplace,
+                splits,
+                vocabulary=vocabulary,
+                max_length=max_length,
+                overlong=overlong,
+                labels=labels,
+                seed=seed,
+                tokenizer=tokenizer,
+                name=dataset_name(dataset),
+                blank=blank,
                 progress=progress,
             )
         return cls(target, owner)

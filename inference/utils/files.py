@@ -4,7 +4,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from pathlib import Path
 
@@ -64,10 +64,11 @@ def is_disk_full(error: Exception) -> bool:
     return getattr(error, "errno", None) is None and _DISK_FULL.search(str(error)) is not None
 
 
-def content_fingerprint(path: Path) -> str:
-    """A hash of a file, or of the files of a folder."""
+def content_fingerprint(path: Path, nested: Iterable[str] = ()) -> str:
+    """A hash of a file, or of the files of a folder and of those in its folders that match the patterns ``nested``."""
     digest = blake2b(digest_size=16)
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+    inside = sorted(file for pattern in nested for file in path.glob(pattern))
+    for file in [*sorted(path.iterdir()), *inside] if path.is_dir() else [path]:
         if file.is_file():
             digest.update(file.name.encode() if path.is_dir() else b"")
             with file.open("rb") as content:

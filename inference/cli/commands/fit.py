@@ -53,8 +53,8 @@ def fit(
     Arguments:
         name: The model.
         data: A .txt file with one text a line, a .csv or .tsv table, JSON objects in a .jsonl or .json file, any of
-            them with .gz, a folder with train, valid and test files, or the word builtin: English sentences from
-            Python's own documentation.
+            them with .gz or .zst, a .parquet or .arrow table, a folder with train, valid and test files or as datasets
+            saves it, or the word builtin: English sentences from Python's own documentation.
         out: The folder of the run, new or empty.
         size: Size of the model (default: tiny); --model.width and the like change one dimension.
         attention: Self-attention mechanism (default: softmax); short for --model.attention.

@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, repeat
 from pathlib import Path
 
+from .rows import Field, Fields, as_row, as_text, check_different
 from .tables import Lines, Row, comma_rows, tab_rows
 
-__all__ = ["FORMATS", "Field"]
-
-Field = str | int  # the key of a JSON object; a column, by its name or its number from 0
-Fields = tuple[Field | None, ...]  # of the text (None: the default), or of the condition and of the text
+__all__ = ["FORMATS"]
 
 
 def _read_plain(lines: Lines, path: Path, fields: Fields) -> Iterator[tuple[str, ...]]:
@@ -81,14 +79,14 @@ _BLANKS = re.compile(r"[ \t\r\n]*")
 def _keys(path: Path, fields: Fields) -> list[str]:
     """The keys of the condition, if there is one, and of the text."""
     keys = ["text" if field is None else str(field) for field in fields]
-    _check_different([repr(key) for key in keys], path)
+    check_different([repr(key) for key in keys], path)
     return keys
 
 
 def _entry(entry: object, keys: list[str], place: str) -> tuple[str, ...]:
     """The text, or the condition and the text, in a JSON object."""
     roles = ("condition", "text")[-len(keys) :]
-    return _row([_value(entry, key, role, place) for key, role in zip(keys, roles, strict=True)], place)
+    return as_row([_value(entry, key, role, place) for key, role in zip(keys, roles, strict=True)], place)
 
 
 def _value(entry: object, key: str, role: str, place: str) -> str:
@@ -96,15 +94,7 @@ def _value(entry: object, key: str, role: str, place: str) -> str:
     if not isinstance(entry, dict) or key not in entry:
         has = f"has only {', '.join(map(repr, entry))}" if isinstance(entry, dict) else "is no JSON object"
         raise ValueError(f"{place} lacks the field {key!r}: it {has}. Name the field of the {role}.")
-    text = entry[key]
-    if text is None and role == "text":
-        return ""  # a row without a text is a blank line
-    if role == "condition" and isinstance(text, int) and not isinstance(text, bool):
-        return str(text)  # the number of a class
-    if not isinstance(text, str) or not _is_unicode(text):
-        content = "half a character" if isinstance(text, str) else json.dumps(text)[:20]
-        raise ValueError(f"{place} holds {content} as {key!r}: it must be a text.")
-    return text
+    return as_text(entry[key], role, key, place)
 
 
 def _read_tabs(lines: Lines, path: Path, fields: Fields) -> Iterator[tuple[str, ...]]:
@@ -131,7 +121,7 @@ def _read_table(rows: Iterable[Row], path: Path, fields: Fields, separator: str)
                 continue
         if max(columns) >= len(row):
             raise _missing_column(row, max(columns), number, path)
-        yield _row([row[column] for column in columns], f"line {number} of {path}")
+        yield as_row([row[column] for column in columns], f"line {number} of {path}")
 
 
 def _columns(first: list[str], number: int, path: Path, fields: Fields) -> tuple[list[int], bool]:
@@ -148,7 +138,7 @@ def _columns(first: list[str], number: int, path: Path, fields: Fields) -> tuple
             )
         columns.append((named_text or others)[0])
         has_header = has_header or bool(named_text)
-    _check_different([f"column {column}" for column in columns], path)
+    check_different([f"column {column}" for column in columns], path)
     return columns, has_header
 
 
@@ -166,31 +156,12 @@ def _column(field: Field, first: list[str], number: int, path: Path) -> int:
     return first.index(str(field))
 
 
-def _row(parts: list[str], place: str) -> tuple[str, ...]:
-    """The parts of a line without the blanks around them; a pair has both or neither."""
-    row = tuple(part.strip() for part in parts)
-    if any(row) and not all(row):
-        half = "a condition without a text" if row[0] else "a text without a condition"
-        raise ValueError(f"{place} holds {half}: give both, or leave the line out.")
-    return row
-
-
-def _check_different(fields: list[str], path: Path) -> None:
-    if len(set(fields)) < len(fields):
-        raise ValueError(f"the condition and the text of {path} are both {fields[0]}: name two different fields.")
-
-
 def _missing_column(row: list[str], column: int, number: int, path: Path) -> ValueError:
     return ValueError(f"line {number} of {path} has {_count(row)}, so none of number {column} (from 0).")
 
 
 def _count(row: list[str]) -> str:
     return f"{len(row)} column{'s' if len(row) > 1 else ''}"
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether a text has no lone surrogates, which JSON can express and UTF-8 cannot."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 # Readers by the ending of a file's name: one tuple for each line, of empty strings if the line is blank.

@@ -1,36 +1,40 @@
-"""Readers of text files with one text, or one pair (condition, text), a line, and of folders of them."""
+"""Readers of files with one text, or one pair (condition, text), a line or row, and of folders of them."""
 
 import codecs
-import gzip
 import os
-import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, BinaryIO, TypeVar, overload
 
 from ...utils.files import as_path, content_fingerprint
 from ...utils.progress import progress_bar
 from ..entries import Pair
 from ..splits import SPLITS, split_texts
 from ..stored_texts import TEXTS, StoredTexts, store_texts
-from .formats import FORMATS, Field
+from .columns import COLUMNAR, read_columns
+from .folders import Files, split_files
+from .formats import FORMATS
 from .kept import forget_texts, keep_texts, kept_texts
+from .packed import PACKED, unpacked, unpacking_errors
+from .rows import Field
 
-__all__ = ["read_file", "read_texts", "read_to_disk"]
+__all__ = ["combined_splits", "read_file", "read_texts", "read_to_disk"]
 
 LINES_PER_UPDATE = 10_000  # of the progress bar
 LONGEST_PART = 2**20  # bytes of a line that are read at a time
 LONGEST_LINE = 2**30  # bytes; a small .gz file can hold a line without end
 _VERSION = 2  # of what is read from a file: texts of another one are read again
 
-*_SOME, _LAST = FORMATS
-_WAY_OUT = f"Give a {', '.join(_SOME)} or {_LAST} (or packed .gz) file, or a folder with train/valid/test."
+_WAY_OUT = (
+    f"Give a {', '.join(FORMATS)}, .parquet or .arrow file (text also packed .gz or .zst), or a folder with "
+    "train/valid/test."
+)
+Line = TypeVar("Line", bytes, tuple[str, ...])
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # that of UTF-32-LE begins as the first
-_STEMS = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
 
 
 @overload
@@ -51,13 +55,13 @@ def read_texts(
 ) -> tuple[dict[str, Any], int]:
     """The texts of a file or folder by split, and the number of blank lines; pairs, if ``condition`` names a field.
 
-    A folder holds a file for each split; where ``valid`` or ``test`` is missing, one text in twenty is taken from
-    ``train``, as from a single file (see :func:`~.splits.split_texts`).
+    A folder holds a file or several for each split (see :func:`~.folders.split_files`); where ``valid`` or ``test`` is
+    missing, one text in twenty is taken from ``train``, as from a single file (see :func:`~.splits.split_texts`).
 
     Raises:
         ValueError: If there is nothing to read, it is not text, or there are too few texts to split.
     """
-    return _read_splits(path, seed, labels, lambda file: read_file(file, field, condition=condition))
+    return _read_splits(path, seed, labels, lambda split, files: _read_files(files, field, condition))
 
 
 def read_to_disk(
@@ -83,11 +87,11 @@ def read_to_disk(
         return kept
     forget_texts(folder)
 
-    def read(file: Path) -> tuple[StoredTexts, int]:
+    def read(split: str, files: Files) -> tuple[StoredTexts, int]:
         folder.mkdir(parents=True, exist_ok=True)
-        rows = _rows(file, field, condition, progress)
-        texts, blank = store_texts(rows, folder / f"{file.stem[:40]}{TEXTS}")
-        _check_not_blank(file, len(texts), blank)
+        rows = chain.from_iterable(_rows(file, field, condition, progress) for file in files)
+        texts, blank = store_texts(rows, folder / f"{split or 'all'}{TEXTS}")
+        _check_not_blank(_source(files), len(texts), blank)
         return texts, blank
 
     splits, blank = _read_splits(path, seed, labels, read)
@@ -106,7 +110,8 @@ def read_file(path: str | Path, field: Field | None = None, *, condition: Field 
     Arguments:
         path: A file in UTF-8: ``.txt``, one text a line; ``.csv`` and ``.tsv``, a table with columns separated by
             commas or tabs, quoted as pandas and spreadsheets do (see :mod:`~.tables`); ``.jsonl``, one JSON object a
-            line; ``.json``, an array of texts or of objects. Each may be compressed (``.gz``).
+            line; ``.json``, an array of texts or of objects. Each may be compressed (``.gz``, ``.zst``). Or a table
+            with types, ``.parquet``, ``.arrow`` or ``.feather``, which is read some rows at a time.
         field: Field of the text: the key of a JSON object ("text" if None); the column of a table, as a name in its
             first line or as a number from 0 of a table without such a line (if None: the column "text", or the only
             one that is not the condition).
@@ -116,56 +121,80 @@ def read_file(path: str | Path, field: Field | None = None, *, condition: Field 
     Raises:
         ValueError: If the file cannot be read, is not text, or contains no text or half a pair.
     """
+    return _read_files((as_path(path, "path"),), field, condition)
+
+
+def combined_splits(
+    contents: Mapping[str, tuple[Any, int]], seed: int, labels: bool | None, name: str
+) -> tuple[dict[str, Any], int]:
+    """Texts of some splits, or of none under "", as all splits, and the number of blank rows.
+
+    Splits that are missing are taken at random from ``train``, or from the texts of none.
+    """
+    splits: dict[str, Any] = {split: texts for split, (texts, _) in contents.items()}
+    blank = sum(count for _, count in contents.values())
+    if "" in splits:
+        return split_texts(splits[""], seed, name=name, labels=labels), blank
+    if missing := tuple(split for split in SPLITS if split not in splits):
+        splits |= split_texts(splits["train"], seed, missing, name=name, labels=labels)
+    return {split: splits[split] for split in SPLITS}, blank
+
+
+def _files(path: str | Path) -> dict[str, Files]:
+    """The files of each split in a folder; a file is of none."""
     path = as_path(path, "path")
-    rows = list(_rows(path, field, condition))
-    entries = [row for row in rows if any(row)]
-    _check_not_blank(path, len(entries), len(rows))
-    return [text for (text,) in entries] if condition is None else entries, len(rows) - len(entries)
+    with _readable_errors(path):
+        return split_files(path) if path.is_dir() else {"": (path,)}
 
 
 def _reading_key(path: str | Path, options: Sequence[object]) -> str | None:
     """A hash of the files that are read and of how they are; None of a pipe, which can be read but once."""
-    path = as_path(path, "path")
-    with _readable_errors(path):
-        files = _split_files(path) if path.is_dir() else {"": path}
-        if not all(file.is_file() for file in files.values()):
+    splits = _files(path)
+    with _readable_errors(as_path(path, "path")):
+        if not all(file.is_file() for files in splits.values() for file in files):
             return None
-        content = {split: (file.name, content_fingerprint(file)) for split, file in files.items()}
+        content = {split: [(file.name, content_fingerprint(file)) for file in files] for split, files in splits.items()}
     return blake2b(repr((_VERSION, content, options)).encode(), digest_size=16).hexdigest()
 
 
 def _read_splits(
-    path: str | Path, seed: int, labels: bool | None, read: Callable[[Path], tuple[Any, int]]
+    path: str | Path, seed: int, labels: bool | None, read: Callable[[str, Files], tuple[Any, int]]
 ) -> tuple[dict[str, Any], int]:
-    """The texts of a file or folder by split, and the number of blank lines, of what ``read`` makes of each file."""
-    path = as_path(path, "path")
-    with _readable_errors(path):
-        files = _split_files(path) if path.is_dir() else None
-    if files is None:
-        texts, blank = read(path)
-        return split_texts(texts, seed, name=str(path), labels=labels), blank
-    contents = {split: read(file) for split, file in files.items()}
-    splits: dict[str, Any] = {split: texts for split, (texts, _) in contents.items()}
-    missing = tuple(split for split in SPLITS if split not in splits)
-    if missing:
-        splits |= split_texts(splits["train"], seed, missing, name=str(files["train"]), labels=labels)
-    return {split: splits[split] for split in SPLITS}, sum(blank for _, blank in contents.values())
+    """The texts of a file or folder by split, and the number of blank lines, of what ``read`` makes of each split."""
+    splits = _files(path)
+    contents = {split: read(split, files) for split, files in splits.items()}
+    return combined_splits(contents, seed, labels, str(_source(splits.get("train") or splits[""])))
+
+
+def _read_files(files: Files, field: Field | None, condition: Field | None) -> tuple[list[Any], int]:
+    rows = [row for file in files for row in _rows(file, field, condition)]
+    entries = [row for row in rows if any(row)]
+    _check_not_blank(_source(files), len(entries), len(rows))
+    return [text for (text,) in entries] if condition is None else entries, len(rows) - len(entries)
+
+
+def _source(files: Files) -> Path:
+    """What messages call some files: the only one, or their folder."""
+    return files[0] if len(files) == 1 else files[0].parent
 
 
 def _rows(
     path: Path, field: Field | None, condition: Field | None, progress: bool | None = False
 ) -> Iterator[tuple[str, ...]]:
-    """The fields of each line: a text, or a condition and a text; empty ones if the line is blank."""
-    ending = next((ending for ending in FORMATS if path.name.lower().endswith((ending, ending + ".gz"))), None)
-    with _readable_errors(path), path.open("rb") as file:
+    """The fields of each line or row: a text, or a condition and a text; empty ones if it is blank."""
+    name = path.name.lower()
+    ending = next((ending for ending in FORMATS if name.endswith(tuple(ending + packed for packed in PACKED))), None)
+    fields = (field,) if condition is None else (condition, field)
+    with _readable_errors(path), unpacking_errors(path), path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         with progress_bar(f"reading {path.name}", size, "byte", progress) as advance:
-            content = gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else file
-            lines = _lines(_with_progress(_whole_lines(content, path), file, advance), path)
+            if name.endswith(COLUMNAR):
+                yield from _with_progress(read_columns(file, path, fields), file, advance)
+                return
+            lines = _lines(_with_progress(_whole_lines(unpacked(file, path), path), file, advance), path)
             if ending is None:
                 deque(islice(lines, 1000), maxlen=0)  # that it is not text is reported first
-                raise ValueError(f"{path} ends in none of {', '.join(FORMATS)} (or these with .gz). {_WAY_OUT}")
-            fields = (field,) if condition is None else (condition, field)
+                raise ValueError(f"{path} ends in none of {', '.join([*FORMATS, *COLUMNAR])}. {_WAY_OUT}")
             yield from FORMATS[ending](lines, path, fields)
 
 
@@ -182,12 +211,12 @@ def _whole_lines(file: Any, path: Path) -> Iterator[bytes]:
         yield b"".join(parts)
 
 
-def _with_progress(lines: Iterable[bytes], file: BinaryIO, advance: Callable[[int], object]) -> Iterator[bytes]:
-    """Lines, with the bytes of the file that were read for them shown now and then."""
+def _with_progress(lines: Iterable[Line], file: BinaryIO, advance: Callable[[int], object]) -> Iterator[Line]:
+    """Lines or rows, with the bytes of the file that were read for them shown now and then."""
     shown = 0
     for number, line in enumerate(lines):
         if number % LINES_PER_UPDATE == 0 and file.seekable():  # a pipe is not
-            position = file.tell()
+            position = max(shown, file.tell())  # columns are read in turn
             advance(position - shown)
             shown = position
         yield line
@@ -206,28 +235,8 @@ def _readable_errors(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist. {_WAY_OUT}") from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is no whole gzip file ({error}). Compress it again, or give it unpacked.") from error
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror or error}. {_WAY_OUT}") from error
-
-
-def _split_files(folder: Path) -> dict[str, Path]:
-    """The file of each split that a folder has."""
-    names = sorted(path.name for path in folder.iterdir())
-    files = {}
-    for split, stems in _STEMS.items():
-        possible = {stem + ending + packed for stem in stems for ending in FORMATS for packed in ("", ".gz")}
-        present = [name for name in names if name.lower() in possible]
-        if len(present) > 1:
-            raise ValueError(f"{folder} holds {' and '.join(present)}: leave one of them for {split}.")
-        if present:
-            files[split] = folder / present[0]
-    if "train" not in files:
-        some = f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
-        content = f"no train file (but {some})" if names else "nothing"
-        raise ValueError(f"the folder {folder} holds {content}. Put train.txt, valid.txt and test.txt there.")
-    return files
 
 
 def _lines(file: Iterable[bytes], path: Path) -> Iterator[tuple[int, str]]:

@@ -25,7 +25,10 @@ from pyroformer.inference.data.tokenizer import Tokenizer
 
 LINES = [f"Number {i} is {'even' if i % 2 == 0 else 'odd'}." for i in range(100)]
 TOKENIZER = Tokenizer.train(LINES, 270)
-WAY_OUT = r"Give a .txt, .csv, .tsv, .jsonl or .json \(or packed .gz\) file, or a folder with train/valid/test."
+WAY_OUT = (
+    r"Give a .txt, .csv, .tsv, .jsonl, .json, .parquet or .arrow file \(text also packed .gz or .zst\), or a folder "
+    "with train/valid/test."
+)
 
 
 def write(path: Path, content: bytes | str | None) -> Path:
@@ -84,7 +87,7 @@ MISREAD: list[tuple[str, bytes | str | None, str | int | None, str]] = [
         "notes.md",
         "one",
         None,
-        r"notes.md ends in none of .txt, .csv, .tsv, .jsonl, .json \(or these with .gz\). " + WAY_OUT,
+        r"notes.md ends in none of .txt, .csv, .tsv, .jsonl, .json, .parquet, .arrow, .feather. " + WAY_OUT,
     ),
     ("README", "one", None, r"README ends in none of .txt"),
     ("a.txt", "one", "text", r"a.txt has no fields, so none that is 'text': leave the field out, each line is a text"),

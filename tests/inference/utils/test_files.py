@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pyroformer.inference.utils.files import as_path, write_atomically
+from pyroformer.inference.utils.files import as_path, content_fingerprint, write_atomically
 
 
 @pytest.fixture
@@ -94,3 +94,16 @@ def test_what_is_no_path_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match=r"^out is .*: give a path, a string or a pathlib.Path\.$"):
         as_path(value, "out")
     assert as_path("a/b", "out") == as_path(Path("a/b"), "out") == Path("a/b")
+
+
+def test_a_fingerprint_sees_the_files_of_a_folder_and_those_of_its_folders_that_it_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "a.json").write_text("a")
+    flat = content_fingerprint(tmp_path)
+    (tmp_path / "train" / "b.arrow").write_text("b")
+    (tmp_path / "train" / "cache.lock").write_text("c")
+    assert content_fingerprint(tmp_path) == content_fingerprint(tmp_path, ["*/*.parquet"]) == flat
+    nested = content_fingerprint(tmp_path, ["*/*.arrow"])
+    assert nested != flat
+    (tmp_path / "train" / "b.arrow").write_text("d")
+    assert content_fingerprint(tmp_path, ["*/*.arrow"]) not in (flat, nested)

@@ -144,7 +144,7 @@ def test_a_json_file_of_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", "[]", "a.json is empty. Give a .txt, .csv, .tsv, .jsonl or .json "),
+        ("a.json", "[]", "a.json is empty. Give a .txt, .csv, .tsv, .jsonl, .json, .parquet "),
         ("a.json", " ", "a.json is empty"),
         ("a.json", '["a", "b"', r"a.json is not JSON \(neither , nor the end at character 9\). Give an array of texts"),
         ("a.json", '["a" "b"]', r"a.json is not JSON \(neither , nor the end at character 5\)"),
