@@ -90,15 +90,17 @@ def fused_attention(
     m, n = queries.shape[-2], keys.shape[-2]
     if causal and m > n:
         raise ValueError(f"causal attention of {m} queries over {n} components: every query needs one of its own")
-    if causal and 1 < m < n:  # the kernels' own causal mask starts at the first component
-        attn_mask, causal = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m), False
+    if causal and m != n:  # the kernels' own causal mask starts at the first component
+        causal = False
+        if m > 1:
+            attn_mask = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m)
     batch = torch.broadcast_shapes(queries.shape[:-2], keys.shape[:-2], values.shape[:-2])
     answer = F.scaled_dot_product_attention(
         _four_dimensions(queries, batch),
         _four_dimensions(keys, batch),
         _four_dimensions(values, batch),
         attn_mask=None if attn_mask is None else _mask_bias(attn_mask, batch, queries.dtype),
-        is_causal=bool(causal and m == n),  # of traced sizes, m == n is no bool yet
+        is_causal=causal,
         dropout_p=dropout,
         scale=1.0,
     )

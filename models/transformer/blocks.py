@@ -232,4 +232,9 @@ def _self_attention(config: TransformerConfig) -> SelfAttention | ProbabilisticA
         components=config.key_components,
         null_component=config.null_component,
         steps=config.key_steps,
+        pseudo_counts=config.key_pseudo_counts,
+        tolerance=config.key_tolerance,
+        density=config.key_density,
+        assignment=config.key_assignment,
+        positions=config.key_distance,
     )

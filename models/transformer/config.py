@@ -18,6 +18,7 @@ _POSITIVE_SIZES = (
     "heads",
     "hidden",
     "key_components",
+    "key_distance",
     "key_value_heads",
     "head_size",
     "rotary_length",
@@ -64,13 +65,22 @@ class TransformerConfig:
         max_condition_length: The longest condition in tokens, which is put before a text; 0 for no condition.
         attention: Self-attention: ``"softmax"``, or ``"probabilistic"``, which starts as softmax attention and learns
             precisions and priors of the keys.
-        key_precision: Probabilistic attention: one precision for each head (``"shared"``), each key (``"key"``) or
-            each of its dimensions (``"diagonal"``).
+        key_precision: Probabilistic attention: one precision for each head (``"shared"``), one matrix for each head
+            (``"full"``), or one precision for each key (``"key"``) or each of its dimensions (``"diagonal"``).
         key_prior: Probabilistic attention: long keys are favored as in softmax attention (``"magnitude"``), to a
             learned degree (``"gated"``), or with a prior for each key besides (``"learned"``).
         key_components: Probabilistic attention: the number of Gaussians in each key.
         null_component: Probabilistic attention: whether a query may attend to nothing.
-        key_steps: Probabilistic attention: the number of EM steps by which keys adapt to the queries.
+        key_steps: Probabilistic attention: the largest number of EM steps by which keys adapt to the queries.
+        key_pseudo_counts: Probabilistic attention: the number of queries that a key is worth when it adapts.
+        key_tolerance: Probabilistic attention: keys that adapt stay after a step that moves none by more than so many
+            standard deviations (default: after ``key_steps``).
+        key_density: Probabilistic attention: keys are Gaussians (``"gaussian"``) or Student's t (``"student"``), with
+            learned tails.
+        key_assignment: Probabilistic attention: whether all of a key's Gaussians count for a query (``"soft"``) or only
+            the most probable (``"hard"``).
+        key_distance: Probabilistic attention: the largest distance of two tokens that has learned vectors of its own
+            for queries, keys and values (default: relative positions have none).
         pad: Id of padding.
         bos: Id of the beginning-of-text token.
         eos: Id of the end-of-text token.
@@ -112,11 +122,16 @@ class TransformerConfig:
     word_dropout: float = 0.0
     max_condition_length: int = 0
     attention: Literal["softmax", "probabilistic"] = "softmax"
-    key_precision: Literal["shared", "key", "diagonal"] = "key"
+    key_precision: Literal["shared", "full", "key", "diagonal"] = "key"
     key_prior: Literal["magnitude", "gated", "learned"] = "gated"
     key_components: int = 1
     null_component: bool = False
     key_steps: int = 0
+    key_pseudo_counts: float = 1.0
+    key_tolerance: float | None = None
+    key_density: Literal["gaussian", "student"] = "gaussian"
+    key_assignment: Literal["soft", "hard"] = "soft"
+    key_distance: int | None = None
     pad: int = PAD
     bos: int = BOS
     eos: int = EOS
@@ -150,7 +165,16 @@ class TransformerConfig:
         for name in ("dropout", "word_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
-        for name in ("norm_eps", "init_std", "rotary_base", "rotary_factor", "rotary_low", "rotary_high"):
+        for name in (
+            "norm_eps",
+            "init_std",
+            "rotary_base",
+            "rotary_factor",
+            "rotary_low",
+            "rotary_high",
+            "key_pseudo_counts",
+            "key_tolerance",
+        ):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; it must be positive")

@@ -217,6 +217,10 @@ def test_memory_without_cross_attention_is_refused() -> None:
         ({"attention": "hard"}, "attention is 'hard': choose one of softmax, probabilistic"),
         ({"key_components": 0}, "key_components is 0; it must be at least 1"),
         ({"key_steps": -1}, "key_steps is -1; it must be at least 0"),
+        ({"key_pseudo_counts": 0.0}, "key_pseudo_counts is 0.0; it must be positive"),
+        ({"key_tolerance": -0.1}, "key_tolerance is -0.1; it must be positive"),
+        ({"key_density": "cauchy"}, "key_density is 'cauchy': choose one of gaussian, student"),
+        ({"key_distance": 0}, "key_distance is 0; it must be at least 1"),
         ({"positions": "sinusoidal", "width": 3, "heads": 1}, "width is 3; sinusoidal positions need an even width"),
         ({"eos": 40}, "eos is 40, outside of a vocabulary of 40"),
         ({"eos": 0}, "pad and eos are both 0"),
@@ -303,6 +307,30 @@ def test_compiled_blocks_equal_eager() -> None:
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
     text = network.decoder.cache((2,), 4, mixture(2))
     network.decoder.eval().step(tokens_like(2, 1), text)
+
+
+@pytest.mark.compile
+@dynamo_looks_at_grad
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"key_precision": "full"},
+        {"key_precision": "full", "key_density": "student", "key_distance": 2},
+        {"key_components": 2, "key_assignment": "hard"},
+        {"key_steps": 2, "key_tolerance": 0.5},
+    ],
+    ids=str,
+)
+def test_compiled_probabilistic_attention_equals_eager(options: dict[str, Any]) -> None:
+    torch._dynamo.reset()
+    decoder = Decoder(replace(CONFIG, layers=1, attention="probabilistic", **options))
+    for parameter in decoder.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    texts = [tokens_like(3, length) for length in (9, 4)]
+    eager = [decoder(tokens) for tokens in texts]
+    compile_blocks(decoder, backend="eager")
+    for tokens, expected in zip(texts, eager, strict=True):
+        torch.testing.assert_close(decoder(tokens), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.compile

@@ -130,7 +130,15 @@ def test_posterior_is_that_of_the_mixture_it_says(precision: str) -> None:
     close(layer.out(result.mean.transpose(1, 2).flatten(-2)), layer(x))
 
 
-@pytest.mark.parametrize("options", [{}, {"key_precision": "diagonal", "key_prior": "learned"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"key_precision": "diagonal", "key_prior": "learned"},
+        {"key_precision": "full", "key_density": "student", "key_distance": 2},
+    ],
+    ids=str,
+)
 def test_a_seed_gives_the_network_of_softmax_attention(options: dict[str, Any]) -> None:
     sizes: dict[str, Any] = {"vocabulary": 50, "max_length": 12, "width": 32, "heads": 2}
     texts, hidden = torch.randint(3, 50, (4, 12)), []
@@ -140,7 +148,18 @@ def test_a_seed_gives_the_network_of_softmax_attention(options: dict[str, Any]) 
     close(hidden[1], hidden[0])
 
 
-@pytest.mark.parametrize("options", [{}, {"key_components": 2, "null_component": True}, {"key_steps": 1}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"key_components": 2, "null_component": True},
+        {"key_steps": 1},
+        {"key_precision": "full", "key_distance": 3},
+        {"key_components": 2, "key_assignment": "hard", "key_density": "student"},
+        {"key_steps": 3, "key_tolerance": 0.5, "key_pseudo_counts": 2.0},
+    ],
+    ids=str,
+)
 def test_a_decoder_writes_as_it_reads(options: dict[str, Any]) -> None:
     config = TransformerConfig(vocabulary=50, max_length=12, width=16, heads=2, attention="probabilistic", **options)
     decoder = Decoder(config).double()
