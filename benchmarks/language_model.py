@@ -90,9 +90,9 @@ def table(learners: dict[str, Learner], corpus: Corpus, arguments: argparse.Name
         "|---|---:|---:|---:|---:|---:|",
     ]
     base = learners["transformers"]
-    reference = base.held_out(corpus)
+    reference = base.held_out(corpus.valid)
     for name, learner in learners.items():
-        loss = learner.held_out(corpus)
+        loss = learner.held_out(corpus.valid)
         parameters = sum(p.numel() for p in learner.network.parameters())
         pace = min(learner.seconds) / min(base.seconds)
         lines.append(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.data.loaders import TrainingStream, sequential_batches
+from pyroformer.inference.data.texts import Texts
 from pyroformer.inference.schedules import warmup_cosine
 from pyroformer.models.batch import Batch
 
@@ -37,20 +38,30 @@ class Learner:
         self.seconds.append(time.perf_counter() - start)
 
     @torch.no_grad()
-    def held_out(self, corpus: Corpus) -> float:
-        """Nats per token over the validation texts."""
+    def held_out(self, texts: Texts) -> float:
+        """Nats per token over texts."""
         self.network.eval()
         nats = tokens = 0.0
-        for indices, batch in sequential_batches(corpus.valid, 64):
+        for indices, batch in sequential_batches(texts, 64):
             nats += float(self.loss(batch)) * len(indices)
-            tokens += float(corpus.valid.lengths[indices].sum())
+            tokens += float(texts.lengths[indices].sum())
         return nats / tokens
 
 
-def learn_in_turn(learners: Mapping[str, Learner], corpus: Corpus, batch_size: int, steps: int, seed: int) -> None:
-    """Train all networks on one training stream."""
+def learn_in_turn(
+    learners: Mapping[str, Learner],
+    corpus: Corpus,
+    batch_size: int,
+    steps: int,
+    seed: int,
+    look: Callable[[], None] = lambda: None,
+    looks: int = 1,
+) -> None:
+    """Train all networks on one training stream; ``look()`` is called so many times, the last time at the end."""
     tokens = float(corpus.train.lengths.mean())
     stream: Iterator[Batch] = iter(TrainingStream(corpus.train, batch_size, seed=seed))
     for step, batch in enumerate(islice(stream, steps)):
         for learner in learners.values():
             learner.step(batch, tokens, step / steps)
+        if (step + 1) * looks // steps > step * looks // steps:
+            look()

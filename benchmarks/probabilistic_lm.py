@@ -1,15 +1,17 @@
-"""Language models with softmax and with probabilistic self-attention, at equal size and budget.
+"""Language models with softmax and with probabilistic self-attention, at equal size and budget; resumable.
 
-    python benchmarks/probabilistic_lm.py --data FOLDER_OR_FILE [--other FOLDER_OR_FILE] [--out FILE]
+    python benchmarks/probabilistic_lm.py --data FOLDER_OR_FILE --out FOLDER [--other FOLDER_OR_FILE]
 
 softmax        softmax attention
 gated          one precision and one gate of the prior for long keys in each head
-unit           a precision for each key as well
+key            a precision for each key as well
+full           a matrix of precisions for each head, and the gate
 2 keys, H / 2  two Gaussians in each key and half the heads; a narrower MLP makes up for the second projection
 null           gated, and a null component
 
 Shared parameters have the same initial values. All are trained on the batches of one training stream, step by step in
-turn, and are evaluated on the same held-out texts, for each seed.
+turn, and are evaluated on the same held-out texts, for each seed and after each sixth of the steps, whose curve shows
+whether more steps would help. Each seed is a JSON file; existing results are kept.
 
 With ``--other``, every text is scored by the evidence of its queries, the mean of log p(q) over heads, layers and
 tokens, and by its likelihood; the metric is the area under the ROC curve for telling held-out texts from those of the
@@ -17,13 +19,14 @@ other corpus.
 """
 
 import argparse
-import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from learner import Learner, learn_in_turn
 from reporting import argument_parser
+from resumable import Result, cell, make_missing, read, same_settings
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -44,13 +47,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "softmax": {},
     "gated": {"attention": "probabilistic", "key_precision": "shared"},
     "key": {"attention": "probabilistic", "key_precision": "key"},
+    "full": {"attention": "probabilistic", "key_precision": "full"},
     "2 keys, H / 2": {"attention": "probabilistic", "key_precision": "shared", "key_components": 2},
     "null": {"attention": "probabilistic", "key_precision": "shared", "null_component": True},
 }
 
 
-def make(corpus: Corpus, name: str, width: int, layers: int, heads: int) -> LanguageModel:
-    options: dict[str, Any] = {"width": width, "layers": layers, "heads": heads, **VARIANTS[name]}
+def make(corpus: Corpus, name: str, arguments: argparse.Namespace) -> LanguageModel:
+    width, heads = arguments.width, arguments.heads
+    options: dict[str, Any] = {"width": width, "layers": arguments.layers, "heads": heads, **VARIANTS[name]}
     if options.get("key_components", 1) > 1:
         options |= {"heads": heads // 2, "hidden": 4 * width - width // 2}  # P^2 of a projection is P/2 hidden units
     return LanguageModel.for_corpus(corpus, **options)
@@ -98,83 +103,104 @@ def areas(model: LanguageModel, inside: Texts, outside: Texts) -> tuple[float, f
     return float(roc_auc_score(labels, by_evidence)), float(roc_auc_score(labels, by_likelihood))
 
 
-def spread(values: list[float], digits: int) -> str:
-    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return f"{statistics.mean(values):.{digits}f} ± {error:.{digits}f}"
-
-
 def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--other", type=Path, help="a corpus to tell from the first one")
-    parser.add_argument("--texts", type=int, default=1000, help="held-out texts of each corpus that are scored")
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--learning_rate", type=float, default=2e-3)
-    parser.add_argument("--vocabulary", type=int, default=4000)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--out", type=Path, help="file to write the table to as well")
-    arguments = parser.parse_args()
-    corpus = Corpus.from_file(arguments.data, vocabulary=arguments.vocabulary, max_length=64)
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
-    for seed in range(arguments.seeds):
-        for name, figures in run(corpus, seed, arguments).items():
-            runs[name].append(figures)
-            print(seed, name, figures, flush=True)
-    report = table(runs, corpus, arguments)
-    print(report)
-    if arguments.out is not None:
-        arguments.out.write_text(report)
+    arguments = parsed()
+    same_settings(arguments.out, arguments, free=("seeds",))
+    corpus = Corpus.from_file(
+        arguments.data, vocabulary=arguments.vocabulary, max_length=arguments.max_length, overlong="drop"
+    )
+    tasks = [
+        (f"seed{seed}", lambda seed=seed: {"corpus": corpus.summary(), "models": run(corpus, seed, arguments)})
+        for seed in arguments.seeds
+    ]
+    make_missing(arguments.out, tasks)
+    print(table(read(arguments.out), arguments))
 
 
-def run(corpus: Corpus, seed: int, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+def run(corpus: Corpus, seed: int, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """All variants from one seed."""
     models, learners = {}, {}
     for name in VARIANTS:
         torch.manual_seed(seed)
-        models[name] = make(corpus, name, arguments.width, arguments.layers, arguments.heads)
+        models[name] = make(corpus, name, arguments)
         objective = ELBO()(models[name], None)
         learners[name] = Learner(objective, objective, arguments.learning_rate)
-    learn_in_turn(learners, corpus, arguments.batch_size, arguments.steps, seed)
-    results = {}
+    curves: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    inside = held_out(corpus.valid, corpus)
+
+    def look() -> None:
+        for name, learner in learners.items():
+            curves[name].append(learner.held_out(inside))
+            learner.network.train()
+
+    learn_in_turn(learners, corpus, arguments.batch_size, arguments.steps, seed, look, looks=LOOKS)
+    results: dict[str, dict[str, Any]] = {}
     for name, model in models.items():
         model.eval()
         results[name] = {
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "loss": learners[name].held_out(corpus),
+            "losses": curves[name],
             "seconds": min(learners[name].seconds),
         }
         if arguments.other is not None:
-            inside = Texts.encode(corpus.valid[: arguments.texts], corpus.tokenizer, corpus.max_length)
-            texts = read_texts(arguments.other)[0]["valid"][: arguments.texts]
-            by_evidence, by_likelihood = areas(model, inside, Texts.encode(texts, corpus.tokenizer, corpus.max_length))
+            outside = held_out(read_texts(arguments.other)[0]["valid"], corpus)
+            by_evidence, by_likelihood = areas(model, inside, outside)
             results[name] |= {"evidence": by_evidence, "likelihood": by_likelihood}
     return results
 
 
-def table(runs: dict[str, list[dict[str, float]]], corpus: Corpus, arguments: argparse.Namespace) -> str:
+def held_out(texts: Sequence[str], corpus: Corpus) -> Texts:
+    """The first of some texts, in the tokens of a corpus."""
+    return Texts.encode(texts[:HELD_OUT], corpus.tokenizer, corpus.max_length)
+
+
+def table(results: list[Result], arguments: argparse.Namespace) -> str:
     """Means over seeds with their standard errors; differences to softmax are of the same seed."""
+    steps = arguments.steps * (LOOKS - 1) // LOOKS
     lines = [
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads; {corpus.summary()}; width {arguments.width}, "
-        f"{arguments.layers} layers, {arguments.steps} steps of {arguments.batch_size} texts, {arguments.seeds} seeds",
+        f"torch {torch.__version__}; {results[0]['corpus']}; width {arguments.width}, {arguments.layers} layers, "
+        f"{arguments.steps} steps of {arguments.batch_size} texts, {len(results)} seeds",
         "",
-        "| attention | parameters | held-out nats/token | less softmax's | time | ROC: evidence | ROC: likelihood |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        f"| attention | parameters | nats/token | less softmax's | since step {steps:,} | time | ROC: evidence "
+        "| ROC: likelihood |",
+        "|---|" + 7 * "---:|",
     ]
-    base = runs["softmax"]
-    for name, seeds in runs.items():
-        difference = [a["loss"] - b["loss"] for a, b in zip(seeds, base, strict=True)]
+    base = [result["models"]["softmax"] for result in results]
+    for name in VARIANTS:
+        seeds = [result["models"][name] for result in results]
+        difference = [a["losses"][-1] - b["losses"][-1] for a, b in zip(seeds, base, strict=True)]
         pace = min(x["seconds"] for x in seeds) / min(x["seconds"] for x in base)
-        columns = [spread([x[column] for x in seeds], 3) if column in seeds[0] else "" for column in ROC]
-        loss = spread([x["loss"] for x in seeds], 4)
-        cells = [name, f"{seeds[0]['parameters']:,}", loss, spread(difference, 4), f"{pace:.2f}", *columns]
+        cells = [
+            name,
+            f"{seeds[0]['parameters']:,}",
+            cell([x["losses"][-1] for x in seeds], 4),
+            cell(difference, 4),
+            cell([x["losses"][-1] - x["losses"][-2] for x in seeds], 4),
+            f"{pace:.2f}",
+            *(cell([x.get(column) for x in seeds], 3) for column in ROC),
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
+def parsed() -> argparse.Namespace:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--other", type=Path, help="a corpus to tell from the first one")
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--learning_rate", type=float, default=2e-3)
+    parser.add_argument("--vocabulary", type=int, default=1000)
+    parser.add_argument("--max_length", type=int, default=24)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--heads", type=int, default=4)
+    return parser.parse_args()
+
+
+LOOKS, HELD_OUT = 6, 3000  # looks at so many held-out texts over a training; as many of the other corpus
 ROC = ("evidence", "likelihood")
 
 

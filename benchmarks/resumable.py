@@ -51,8 +51,11 @@ def same_settings(out: Path, options: argparse.Namespace, free: Sequence[str]) -
         options: The options of the command line.
         free: Names of options that change no result.
     """
-    settings = {name: str(value) for name, value in vars(options).items() if name not in ("out", "shard", *free)}
-    settings["data"] = options.data.resolve().name
+    settings = {
+        name: value.resolve().name if isinstance(value, Path) else str(value)
+        for name, value in vars(options).items()
+        if name not in ("out", "shard", *free)
+    }
     path = out / SETTINGS
     before = _renamed(json.loads(path.read_text())) if path.exists() else settings
     for name in settings:
