@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any, NamedTuple
@@ -102,6 +102,7 @@ class Training(lightning.LightningModule):
         if self.options.strategy == "fsdp" and self.trainer.world_size > 1:
             from .sharding import shard
 
+            self._without_frozen({})  # the fingerprint is that of whole weights
             assert self.device_mesh is not None
             shard(self.objective, self.device_mesh["data_parallel"])
             self._losses = self.objective.losses
@@ -368,16 +369,12 @@ class Training(lightning.LightningModule):
         self._weigh_kl(1.0)
         self.objective.eval()
         every = math.ceil(len(self.corpus.valid) / self.options.validation_texts)  # batches come in order of length
-        for index, (_, batch) in enumerate(
-            islice(sequential_batches(self.corpus.valid, self.options.batch_size), 0, None, every)
-        ):
-            own = index % self.trainer.world_size == self.trainer.global_rank
-            if own or index == 0:  # every process must take part in the reduction, if only with weight 0
-                batch = batch if own else batch._replace(weight=torch.zeros_like(batch.weight))
-                set_seed(derived_seed(self.options.seed, -1, index, 0))
-                batch = batch.to(self.device)
-                with self.trainer.precision_plugin.forward_context(), _argument_checks(False):
-                    meter.add(self.objective.losses(batch), batch)
+        batches = enumerate(islice(sequential_batches(self.corpus.valid, self.options.batch_size), 0, None, every))
+        for index, batch in _dealt(batches, self.trainer.global_rank, self.trainer.world_size):
+            set_seed(derived_seed(self.options.seed, -1, index, 0))
+            batch = batch.to(self.device)
+            with self.trainer.precision_plugin.forward_context(), _argument_checks(False):
+                meter.add(self.objective.losses(batch), batch)
         self._train_mode()
         values = meter.read(self.trainer.strategy.reduce)
         if self.controller is not None:
@@ -403,6 +400,18 @@ class Training(lightning.LightningModule):
         self.folder.append_metrics(row | {name: f"{value:.6g}" for name, value in values.items()})
         if self.callback is not None:
             self.callback(status)
+
+
+def _dealt(batches: Iterable[tuple[int, tuple[Any, Batch]]], rank: int, world: int) -> Iterator[tuple[int, Batch]]:
+    """The share of a process in numbered batches, which are dealt in turn.
+
+    Every process has as many, because those with shares of the weights compute together: in the last round, one that is
+    left without a batch has that of the first process, with weight zero.
+    """
+    numbered = iter(batches)
+    while dealt := list(islice(numbered, world)):
+        index, (_, batch) = dealt[rank] if rank < len(dealt) else dealt[0]
+        yield index, batch if rank < len(dealt) else batch._replace(weight=torch.zeros_like(batch.weight))
 
 
 def _argument_checks(on: bool) -> AbstractContextManager[None]:
