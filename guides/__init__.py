@@ -12,6 +12,7 @@ __all__ = [
     "KeyGuide",
     "MixtureGuide",
     "NVAEGuide",
+    "TextEncoder",
     "VAEGuide",
     "ValueGuide",
 ]
@@ -24,6 +25,7 @@ _HOMES = {
     "KeyGuide": "mixture_attention:KeyGuide",
     "MixtureGuide": "mixture_attention:MixtureGuide",
     "NVAEGuide": "nvae:NVAEGuide",
+    "TextEncoder": "encoders.text_encoder:TextEncoder",
     "VAEGuide": "vae:VAEGuide",
     "ValueGuide": "mixture_attention:ValueGuide",
 }
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from .automatic import Automatic
     from .base import Guide
     from .della import DELLAGuide
+    from .encoders.text_encoder import TextEncoder
     from .mixture_attention import AssignmentGuide, KeyGuide, MixtureGuide, ValueGuide
     from .nvae import NVAEGuide
     from .vae import VAEGuide

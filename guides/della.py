@@ -23,6 +23,7 @@ from torch.distributions import Distribution
 from ..models.batch import Batch
 from ..models.della import DELLA
 from ..models.priors.latents import gaussian
+from ..models.priors.vamp import VampPrior
 from ..models.transformer.layer_encoder import LayerEncoder, PoolKind
 from ..models.transformer.memory import Context
 from ..models.transformer.stacks import are_copies, check_length
@@ -30,6 +31,8 @@ from ..models.utils.choices import check_choice
 from ..models.utils.precision import at_least_float32
 from ..models.utils.reprs import in_words
 from .base import Guide
+from .encoders.pooled_texts import PooledTexts
+from .encoders.text_encoder import TextEncoder
 
 __all__ = ["DELLAGuide", "LatentPosterior"]
 
@@ -73,14 +76,16 @@ class DELLAGuide(Guide):
 
     Arguments:
         model: The model whose sites it samples.
-        encoder: ``shared``: the decoder's own blocks read the text; ``separate``: others of the same sizes do.
+        encoder: ``shared``: the decoder's own blocks read the text; ``separate``: others of the same sizes do; or a
+            frozen pretrained encoder with its own tokenizer, a :class:`~pyroformer.TextEncoder`, whose last states are
+            pooled for each latent; on the command line, the folder of a BERT, or its name on the Hugging Face hub.
         pool: Pooling of the states of a layer into one vector: ``attention``, ``mean`` or ``first``, the state of the
-            beginning-of-text token.
+            first token.
         posterior: ``full``: the heads predict mean and log variance; ``residual``: their differences from the prior's.
 
     Raises:
-        ValueError: If an option has no such name, the posterior is residual and the prior no diagonal Gaussian, or the
-            batch is unobserved.
+        ValueError: If an option has no such name, the posterior is residual and the prior no diagonal Gaussian, the
+            prior is a VampPrior and the encoder pretrained, or the batch is unobserved.
 
     References:
         NVAE: A Deep Hierarchical Variational Autoencoder (Vahdat & Kautz, 2020), for residual posteriors,
@@ -100,16 +105,21 @@ class DELLAGuide(Guide):
     def __init__(
         self,
         model: DELLA,
-        encoder: EncoderKind = "shared",
+        encoder: EncoderKind | TextEncoder = "shared",
         pool: PoolKind = "attention",
         posterior: Form = "full",
     ) -> None:
         super().__init__(model)
-        check_choice("encoder", encoder, get_args(EncoderKind))
         check_choice("posterior", posterior, get_args(Form))
         self.form: Form = "full"
-        self.encoder = LayerEncoder(model.decoder, model.layers, shared=encoder == "shared", pool=pool)
-        inputs = model.summary_size + model.config.width
+        self.encoder: LayerEncoder | PooledTexts
+        if isinstance(encoder, TextEncoder):
+            _check_reads_texts(model)
+            self.encoder = PooledTexts(encoder, len(model.layers), pool)
+        else:
+            check_choice("encoder", encoder, get_args(EncoderKind))
+            self.encoder = LayerEncoder(model.decoder, model.layers, shared=encoder == "shared", pool=pool)
+        inputs = model.summary_size + self.encoder.width
         self.heads = nn.ModuleList(nn.Linear(inputs, 2 * model.latent_size) for _ in model.layers)
         if posterior == "residual":
             for index in range(len(model.layers)):
@@ -141,25 +151,31 @@ class DELLAGuide(Guide):
         return LatentPosterior(means, variance, batch.condition_tokens, batch.condition_mask, layers)
 
     def read(self, batch: Batch) -> list[Float[Tensor, "B r"]]:
-        """The encoding of the texts at each layer with a latent, from the tokens that the decoder reads.
+        """The encoding of the texts for each latent, from the tokens that the decoder reads, or from the texts.
 
         Raises:
             ValueError: If the batch is unobserved.
         """
         tokens, mask = self.observed(batch)
         check_length(tokens.shape[-1], self.model.config)
+        encodings: list[Tensor]
+        if isinstance(self.encoder, PooledTexts):
+            encodings = self.encoder(tokens, mask)
+            return encodings
         before = F.pad(tokens[:, :-1], (1, 0), value=self.model.config.bos)
         if are_copies(tokens, mask):
             before = before[:1].expand(before.shape)
-        encodings: list[Tensor] = self.encoder(before, mask)
+        encodings = self.encoder(before, mask)
         return encodings
 
     def read_vectors(self, vectors: Float[Tensor, "K T p"]) -> list[Float[Tensor, "K r"]]:
         """The encoding at each layer with a latent of texts that are given as vectors in place of embeddings.
 
         Raises:
-            ValueError: If they are longer than a text may be.
+            ValueError: If they are longer than a text may be, or the encoder is pretrained.
         """
+        if isinstance(self.encoder, PooledTexts):
+            raise ValueError(_NO_VECTORS)
         check_length(vectors.shape[-2], self.model.config)
         tokens = torch.zeros(vectors.shape[:-1], dtype=torch.long, device=vectors.device)  # for their places alone
         rotation = self.encoder.embedding.rotation(tokens)
@@ -186,6 +202,18 @@ class DELLAGuide(Guide):
             prior_mean, prior_scale = _moments(self.model.prior(summary, index))
             distribution = Normal(prior_mean + distribution.mean, prior_scale * distribution.stddev).to_event(1)
         return distribution
+
+
+_NO_VECTORS = (
+    "a prior such as VampPrior has the guide read vectors in place of a text, and a TextEncoder reads texts only: give "
+    "the model another latent_prior, or the guide the encoder 'shared' or 'separate'."
+)
+
+
+def _check_reads_texts(model: DELLA) -> None:
+    """Raises a ValueError if a prior wants a guide that reads vectors."""
+    if any(isinstance(part, VampPrior) for part in model.modules()):
+        raise ValueError(_NO_VECTORS)
 
 
 def _moments(prior: Distribution) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,8 @@ import docstring_parser
 
 __all__ = ["Option", "attribute", "description", "options", "summary"]
 
+BY_FOLDER = {"TextEncoder": str}  # classes whose folder, or name on a hub, is typed on the command line
+
 
 class Option(NamedTuple):
     """A parameter as an option; ``kind`` is its type, or None if that is known only after an import."""
@@ -149,7 +151,7 @@ def _definition(module: str, name: str) -> ast.ClassDef | ast.FunctionDef:
 
 def _type_names(module: str) -> dict[str, Any]:
     """The names that annotations may use without an import: built-in types, and names of Literals."""
-    names = vars(builtins) | {"Literal": Literal}
+    names = vars(builtins) | {"Literal": Literal, **BY_FOLDER}
     for name, home in _relative_imports(module).items():
         if name in (literals := _own_literals(home)):
             names[name] = literals[name]

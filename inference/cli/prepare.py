@@ -3,13 +3,16 @@
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import fields
+from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import nn
 
+from ...guides.della import EncoderKind
+from ...guides.encoders.text_encoder import TextEncoder
 from ...models.base import Model
 from ...models.batch import EOS
 from ...models.serialization import check_trust, from_config, public_path
@@ -17,10 +20,10 @@ from ...models.transformer.backbone import ADAPTER_RANK, Backbone, Train
 from ...models.transformer.config import TransformerConfig
 from ...models.utils.choices import check_choice
 from ..data.corpus import Corpus
+from ..data.sources.columns import COLUMNAR
 from ..pretrained.pretrained import Pretrained
 from ..run import load
 from ..runs.folder import RunFolder
-from ..data.sources.columns import COLUMNAR
 from ..runs.joint_module import freeze_others, joint_module
 from ..training.resumed import MAY_CHANGE, recorded_options
 from ..utils.files import content_fingerprint
@@ -40,10 +43,13 @@ __all__ = [
     "read_config",
     "read_corpus",
     "read_language_model",
+    "read_text_encoder",
+    "text_encoder_source",
 ]
 
 # Learning rates: that of training from scratch would destroy what a backbone has learned, unless it is frozen.
 FINE_TUNING = {"all": 1e-4, "latents": 1e-3, "lora": 1e-3}
+ENCODER = "guide.encoder"  # the option whose value is the folder of a pretrained encoder, or the name of a kind
 
 
 class Prepared(NamedTuple):
@@ -129,7 +135,7 @@ def prepare_resumed(
     """
     config = read_config(folder)
     corpus = Corpus.load(folder.corpus)
-    chosen = folder.read_source().get("train") not in (None, "all")
+    chosen = folder.read_source().get("train") not in (None, "all") or _has_text_encoder(config)
     if config.get("trained") and not chosen:
         raise ValueError(
             f"{folder.path} trains only {', '.join(config['trained'])} of an earlier run: go on with "
@@ -165,11 +171,13 @@ def described_source(
     labels: bool | None = None,
     init_from: str | None = None,
     train: Train | None = None,
+    encoder: str | None = None,
 ) -> dict[str, Any]:
     """What a run reads, by which a resumed run notices another source, and the command that began it, as plain data."""
     path = Path(data)
     content = _content(path) if data != "builtin" and path.exists() else None
     described = {"data": data, "field": field, "condition": condition, "labels": labels, "init_from": init_from}
+    described |= {} if encoder is None else {ENCODER: encoder}
     return described | {"train": train, "content": content, "command": typed_command()}
 
 
@@ -183,14 +191,15 @@ def check_same_source(
     labels: bool | None = None,
     init_from: str | None = None,
     train: Train | None = None,
+    encoder: str | None = None,
 ) -> None:
-    """Raises a ValueError if a resumed run is given other texts, fields or pretrained weights than it began with.
+    """Raises a ValueError if a resumed run is given other texts, fields or pretrained networks than it began with.
 
     The file need not be there any more, under the name that it had; under another name it must have the same content.
     """
     source = folder.read_source() or {"data": corpus.name, "labels": bool(corpus.labels)}
     given: dict[str, Any] = {"data": data, "field": field, "condition": condition}
-    given |= {"labels": labels, "init_from": init_from, "train": train}
+    given |= {"labels": labels, "init_from": init_from, "train": train, ENCODER: encoder}
     for name, value in given.items():
         began = source.get(name)
         if value is None or value == began or name == "labels" and value == bool(corpus.labels):
@@ -278,6 +287,32 @@ def read_language_model(source: str) -> Pretrained:
     """A language model by the folder of its run, a folder in Hugging Face format, or a name on its hub."""
     folder = RunFolder(source)
     return load(folder.path).backbone if folder.config_file.exists() else Pretrained.from_pretrained(source)
+
+
+def text_encoder_source(guide: Mapping[str, Any]) -> str | None:
+    """The folder or the name of a pretrained encoder among the options of a guide; None if it names a kind, or none."""
+    value = guide.get("encoder")
+    return value if isinstance(value, str) and value not in get_args(EncoderKind) else None
+
+
+def read_text_encoder(source: str) -> TextEncoder:
+    """A pretrained encoder by its folder, or its name on the Hugging Face hub, read before any text is.
+
+    Raises:
+        ValueError: If it cannot be read, or is a kind of encoder with a slip.
+    """
+    near = get_close_matches(source, get_args(EncoderKind), n=1)
+    if near and not Path(source).exists():
+        raise ValueError(
+            f"--{ENCODER} is {source!r}: did you mean {near[0]}? Give one of {', '.join(get_args(EncoderKind))}, or "
+            "the folder of a pretrained encoder."
+        )
+    return TextEncoder.from_pretrained(source)
+
+
+def _has_text_encoder(config: Mapping[str, Any]) -> bool:
+    """Whether the guide of a run has a pretrained encoder, which is frozen whatever is trained."""
+    return _names_class(((config.get("guide") or {}).get("init_args") or {}).get("encoder"))
 
 
 def _names_class(value: Any) -> bool:

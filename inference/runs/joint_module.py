@@ -1,12 +1,14 @@
 """Model and guide as one module: its trainable and its frozen parts, and whether its weights are finite."""
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from ...models.base import Model
+
+EXTRA_STATE = "_extra_state"  # torch's name for it in a checkpoint
 
 __all__ = [
     "check_finite",
@@ -74,17 +76,20 @@ def freeze_others(module: nn.Module, trained: Collection[str]) -> None:
 def frozen_names(module: nn.Module) -> list[str]:
     """Names of the frozen parameters, with all names of one that several modules share.
 
+    What else a frozen module keeps in a checkpoint, its extra state such as a tokenizer, is frozen with it.
+
     Examples:
         >>> layer = nn.Linear(2, 2, bias=False).requires_grad_(False)
         >>> frozen_names(nn.ModuleDict({"encoder": layer, "decoder": layer}))
         ['encoder.weight', 'decoder.weight']
     """
     parameters = module.named_parameters(remove_duplicate=False)
-    return [name for name, parameter in parameters if not parameter.requires_grad]
+    names = [name for name, parameter in parameters if not parameter.requires_grad]
+    return names + [f"{name}{EXTRA_STATE}" for name, _ in _frozen_extra_states(module)]
 
 
 def frozen_fingerprint(module: nn.Module) -> str:
-    """A hash of the frozen parameters: a run can only be resumed with those that it started from.
+    """A hash of the frozen parameters and extra states: a run can only be resumed with those that it started from.
 
     Examples:
         >>> layer = nn.Linear(2, 2)
@@ -97,7 +102,10 @@ def frozen_fingerprint(module: nn.Module) -> str:
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(_bytes(parameter))
+    for name, state in _frozen_extra_states(module):
+        digest.update(name.encode())
+        digest.update(_bytes(state))
     return digest.hexdigest()
 
 
@@ -109,9 +117,21 @@ def frozen_modules(module: nn.Module) -> list[nn.Module]:
         >>> frozen_modules(nn.Sequential(layer, nn.Dropout(), nn.Linear(2, 2))) == [layer]
         True
     """
-    frozen = []
-    for part in module.modules():
-        parameters = list(part.parameters())
-        if parameters and not any(parameter.requires_grad for parameter in parameters):
-            frozen.append(part)
-    return frozen
+    return [part for part in module.modules() if _is_frozen(part)]
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    """Whether a module has parameters, none of which requires a gradient."""
+    parameters = [parameter.requires_grad for parameter in module.parameters()]
+    return bool(parameters) and not any(parameters)
+
+
+def _frozen_extra_states(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The prefixes of frozen modules that keep a tensor beside their parameters in a checkpoint, with the tensor."""
+    for name, part in module.named_modules():
+        if type(part).get_extra_state is not nn.Module.get_extra_state and _is_frozen(part):
+            yield (f"{name}." if name else ""), part.get_extra_state()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

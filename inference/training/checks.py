@@ -6,9 +6,11 @@ from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from ...guides.base import check_pair
+from ...guides.encoders.text_encoder import TextEncoder
 from ...models.base import Model
 from ..data.corpus import Corpus
 from ..options import TrainingOptions
@@ -30,11 +32,14 @@ __all__ = [
     "check_sizes",
     "check_strategy",
     "check_texts_per_step",
+    "introduce_texts",
     "load_start",
     "progress_of",
     "rate_change",
 ]
 
+ENDS = 2  # tokens that an encoder puts around a text
+TEXTS_AT_A_TIME = 1000
 JUMP = 1.5  # of the learning rate, from which on it is mentioned
 
 
@@ -187,6 +192,22 @@ def check_sizes(model: Model, corpus: Corpus) -> None:
                 f"the {name} of the model is {size}, that of the corpus {needed}: make the model with "
                 f"{type(model).__name__}.for_corpus(corpus)."
             )
+
+
+def introduce_texts(guide: nn.Module | None, corpus: Corpus) -> None:
+    """Tells a guide's pretrained encoder the tokenizer of the corpus, and has it check that it can read every text.
+
+    Raises:
+        ValueError: If it has another tokenizer already, or a text has more tokens than it reads.
+    """
+    for encoder in () if guide is None else guide.modules():
+        if not isinstance(encoder, TextEncoder):
+            continue
+        encoder.set_tokenizer(corpus.tokenizer)
+        for texts in (corpus.train, corpus.valid, corpus.test):
+            longer = np.flatnonzero(texts.bytes > encoder.max_tokens - ENDS)  # others cannot have so many tokens
+            for start in range(0, len(longer), TEXTS_AT_A_TIME):
+                encoder.check(texts[int(index)] for index in longer[start : start + TEXTS_AT_A_TIME])
 
 
 def check_checkpoint(folder: RunFolder, objective: nn.Module) -> None:

@@ -36,6 +36,7 @@ from .checks import (
     check_sizes,
     check_strategy,
     check_texts_per_step,
+    introduce_texts,
     load_start,
     progress_of,
     rate_change,
@@ -140,6 +141,7 @@ def run_training(
         options = resumed_options(folder, options)
     settings = TrainingOptions(**options)
     check_sizes(model, corpus)
+    introduce_texts(guide, corpus)
     objective = make_objective(model, guide, settings, len(corpus.train))
     config = run_config(model, guide, corpus, settings)
     if out is not None:

@@ -81,6 +81,7 @@ class LayerEncoder(nn.Module):
         super().__init__()
         config: TransformerConfig = decoder.config
         self.layers = tuple(layers)
+        self.width = config.width
         self.embedding = decoder.embedding
         used = range(max(self.layers) + 1)
         if shared:

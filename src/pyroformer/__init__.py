@@ -22,6 +22,7 @@ __all__ = [
     "ProbabilisticAttention",
     "ProbabilisticCrossAttention",
     "Run",
+    "TextEncoder",
     "VAEGuide",
     "attend",
     "diagnostics",
@@ -59,6 +60,7 @@ _HOMES = {
     "ProbabilisticAttention": "models.attention.layers.probabilistic:ProbabilisticAttention",
     "ProbabilisticCrossAttention": "models.attention.layers.cross:ProbabilisticCrossAttention",
     "Run": "inference.run:Run",
+    "TextEncoder": "guides.encoders.text_encoder:TextEncoder",
     "VAEGuide": "guides.vae:VAEGuide",
     "attend": "models.attention.attend:attend",
     "diagnostics": "inference.diagnostics",
@@ -81,6 +83,7 @@ if TYPE_CHECKING:
     __version__: str
     from . import guides, inference, models, priors
     from .guides.della import DELLAGuide
+    from .guides.encoders.text_encoder import TextEncoder
     from .guides.nvae import NVAEGuide
     from .guides.vae import VAEGuide
     from .inference import diagnostics, em, nvib, plots

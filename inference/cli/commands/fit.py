@@ -48,6 +48,7 @@ def fit(
       pyroformer fit lm --data builtin --out runs/lm --size small --steps 5000
       pyroformer fit lm --data reviews.txt --out runs/gpt2 --init_from gpt2
       pyroformer fit della --data reviews.txt --out runs/della --init_from HuggingFaceTB/SmolLM2-135M --train latents
+      pyroformer fit della --data reviews.txt --out runs/minilm --guide.encoder sentence-transformers/all-MiniLM-L6-v2
       pyroformer fit nvae --out runs/reviews --resume        goes on after Ctrl-C or a crash
 
     Arguments:
@@ -100,17 +101,18 @@ def fit(
     from ...evaluation.verdict import latent_verdict, validation_rate_per_text
     from ...runs.folder import RunFolder
     from ...training.fit import run_training
-    from ..prepare import check_same_source, prepare_folder, prepare_resumed
+    from ..prepare import check_same_source, prepare_folder, prepare_resumed, text_encoder_source
 
     folder = RunFolder(out)
     if rank() == 0:
         prepare_folder(folder, resume)
     source: dict[str, Any] = {"field": field, "condition": condition, "labels": labels, "init_from": init_from}
-    source["train"] = train
+    source |= {"train": train, "encoder": text_encoder_source(guide or {})}
     texts = {"vocabulary": vocabulary, "max_length": max_length, "overlong": overlong, "tokenizer": tokenizer}
     # Of processes that train together, the others resume the run that the first one has prepared.
     if folder.config_file.exists() and (resume or rank() > 0):
-        requested = _by_flag(name, size, texts, model, guide or {})
+        kinds = {key: value for key, value in (guide or {}).items() if key != "encoder" or source["encoder"] is None}
+        requested = _by_flag(name, size, texts, model, kinds)
         prepared = prepare_resumed(folder, name, requested, training, trust or ())
         check_same_source(folder, prepared.corpus, data=data, **source)
         print_line(f"resuming {out}: {prepared.corpus.summary()}")
@@ -149,7 +151,7 @@ def _begin(
 ) -> "Prepared":
     """The corpus, model and guide of a new run, with a line on each."""
     from ...data.corpus import MAX_LENGTH
-    from ..prepare import described_source, prepare_new, read_backbone, read_corpus
+    from ..prepare import described_source, prepare_new, read_backbone, read_corpus, read_text_encoder
 
     fields = {key: source[key] for key in ("field", "condition", "labels")}
     _check_conditions(name, fields["condition"])
@@ -159,6 +161,8 @@ def _begin(
     if backbone is not None:
         longest = min(MAX_LENGTH, backbone.config.max_length)
         texts = {**texts, "tokenizer": backbone.tokenizer, "max_length": texts["max_length"] or longest}
+    if source["encoder"] is not None:
+        guide = {**(guide or {}), "encoder": read_text_encoder(source["encoder"])}
     corpus = read_corpus(data, folder if rank() == 0 else None, **fields, **texts)
     if rank() == 0:
         folder.keep_source(described_source(data, **source))
@@ -175,6 +179,8 @@ def _begin(
     )
     if backbone is not None:
         print_line(f"starting from {backbone.summary()}")
+    if source["encoder"] is not None:
+        print_line(f"the guide reads texts with {source['encoder']}, which is frozen")
     return prepared
 
 

@@ -1,0 +1,1 @@
+"""Pretrained encoders that guides read texts with."""
