@@ -80,6 +80,11 @@ ADDED = {  # fields of a TransformerConfig that older configurations lack, with 
     "head_size": None,
     "query_key_norm": False,
     "adapter_rank": 0,
+    "key_pseudo_counts": 1.0,
+    "key_tolerance": None,
+    "key_density": "gaussian",
+    "key_assignment": "soft",
+    "key_distance": None,
 }
 VALUES = {"key_precision": {"unit": "key"}}  # of fields of a TransformerConfig
 PARTS = {"held": "frozen"}  # keys of the configuration
