@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ...models.utils.precision import at_least_float32
 from ..utils.seeds import derived_seed
+from .candidates import candidates
+from .inversion import inverted
 
 __all__ = ["Decoding", "uniforms"]
 
@@ -58,7 +60,7 @@ class Decoding:
 
     def probabilities(self, logits: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
         """Probabilities of the tokens after temperature, top-k and top-p."""
-        logits = at_least_float32(logits) / self.temperature
+        logits = self._tempered(logits)
         if 0 < self.top_k < logits.shape[-1]:
             last = logits.topk(self.top_k).values[..., -1:]
             logits = logits.masked_fill(logits < last, -torch.inf)
@@ -83,9 +85,16 @@ class Decoding:
             return logits.argmax(-1)
         if uniform is None:
             uniform = torch.rand(logits.shape[:-1], device=logits.device)
-        cumulative = self.probabilities(logits).double().cumsum(-1)
-        level = uniform.double()[..., None] * cumulative[..., -1:]
-        return torch.searchsorted(cumulative, level, right=True).squeeze(-1)
+        if self.top_k or self.top_p < 1:
+            found = candidates(self._tempered(logits).softmax(-1), self.top_k, self.top_p)
+            if found is not None:
+                weights, tokens = found
+                return tokens.gather(-1, inverted(weights, uniform)[..., None]).squeeze(-1)
+        return inverted(self.probabilities(logits), uniform)
+
+    def _tempered(self, logits: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
+        logits = at_least_float32(logits)
+        return logits if self.temperature == 1 else logits / self.temperature
 
     def token_sampler(self, noise: Float[Tensor, "B T"]) -> Callable[[Float[Tensor, "B V"]], Int[Tensor, " B"]]:
         """A function from logits to tokens, which uses one column of ``noise`` at each call."""

@@ -212,7 +212,7 @@ def write(
     def choose(logits: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:
         nonlocal places, left
         _check_finite(logits)
-        logits = logits.index_fill(-1, excluded, -torch.inf)
+        logits = logits.index_fill_(-1, excluded, -torch.inf)  # nobody else has them
         if last_piece is None:
             return sampler(logits)
         token = sampler(last_piece.mask(logits, places, left))

@@ -1,9 +1,12 @@
 """Decoding strategies, against probabilities worked out by hand."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from pyroformer.inference.generation.decoding import Decoding, uniforms
+from pyroformer.inference.generation.inversion import inverted
 
 P = torch.tensor([0.1, 0.4, 0.2, 0.3])
 
@@ -51,6 +54,60 @@ def test_extreme_noise_chooses_a_possible_token(uniform: float) -> None:
 def test_impossible_tokens_are_never_drawn() -> None:
     logits = P.log().index_fill(0, torch.tensor([1]), -torch.inf).expand(1000, -1)
     assert not (Decoding(top_p=0.9)(logits) == 1).any()
+
+
+STRATEGIES: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0.7},
+    {"top_k": 1},
+    {"top_k": 40},
+    {"top_k": 4000},
+    {"top_p": 0.3},
+    {"top_p": 0.95},
+    {"top_k": 50, "top_p": 0.8, "temperature": 1.5},
+]
+
+
+@pytest.mark.parametrize("options", STRATEGIES)
+@pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
+def test_tokens_are_those_of_the_whole_table(options: dict[str, Any], scale: float) -> None:
+    generator = torch.Generator().manual_seed(7)
+    decoding = Decoding(**options)
+    for size in (200, 4099, 20_000):
+        logits = scale * torch.randn(3, 8, size, generator=generator)
+        logits[..., ::7] = -torch.inf
+        noise = torch.rand(3, 8, generator=generator)
+        cumulative = decoding.probabilities(logits).double().cumsum(-1)
+        expected = torch.searchsorted(cumulative, noise.double()[..., None] * cumulative[..., -1:], right=True)
+        assert torch.equal(decoding(logits, noise), expected.squeeze(-1))
+
+
+@pytest.mark.parametrize("options", [{"top_k": 10}, {"top_p": 0.6}, {"top_k": 100, "top_p": 0.5}])
+def test_equally_probable_tokens_are_left_out_as_in_the_whole_table(options: dict[str, Any]) -> None:
+    decoding, logits = Decoding(**options), torch.arange(20.0).repeat_interleave(250)
+    noise = torch.rand(5000)
+    possible = decoding.probabilities(logits) > 0
+    drawn = decoding(logits.expand(5000, -1), noise).unique()
+    assert possible[drawn].all() and len(drawn) > 0.9 * possible.sum()
+
+
+def test_a_large_vocabulary_is_not_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = 5 * torch.randn(4, 20_000)
+    monkeypatch.setattr(Decoding, "probabilities", None)
+    for options in ({"top_k": 50}, {"top_p": 0.9}, {"top_p": 0.5, "top_k": 1000}):
+        assert Decoding(**options)(logits).shape == (4,)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [3, 256, 257, 4096, 5000])
+def test_inversion_skips_weights_of_zero_and_reaches_every_other_one(size: int) -> None:
+    weights = torch.zeros(size)
+    weights[1::3] = torch.rand(len(weights[1::3])) + 0.01
+    noise = torch.cat([torch.linspace(0, 1 - 2**-24, 20 * size), torch.tensor([1.0])])
+    drawn = inverted(weights.expand(len(noise), -1), noise)
+    assert drawn[0] == 1 and drawn[-1] == weights.nonzero().max()
+    assert set(drawn.tolist()) == set(weights.nonzero().squeeze(-1).tolist())
+    share = drawn.bincount(minlength=size) / len(noise)
+    torch.testing.assert_close(share, weights / weights.sum(), atol=2 / len(noise), rtol=0)
 
 
 def test_half_precision_logits() -> None:
