@@ -119,9 +119,11 @@ def token_log_prob(
 ) -> Float[Tensor, " N"]:
     r"""Log probability of one token per row, :math:`\log \mathrm{softmax}(h_n E^\top + b)_{x_n}`.
 
-    Logits that fit into one chunk (:func:`chunk_bytes`) are kept for the backward pass. Larger ones are computed a
-    chunk at a time and again in the backward pass, so that a training step holds :math:`O(N P + V P)` numbers and one
-    chunk, not :math:`O(N V)`. This happens inside an operator of its own: a compiler would merge
+    Logits that fit into one chunk (:func:`chunk_bytes`) are kept for the backward pass. Of more, computed a chunk at a
+    time, the backward pass has what costs no more memory than the vectors do, so that a training step holds
+    :math:`O(N P + V P)` numbers and one chunk, not :math:`O(N V)`: the gradient of :math:`h`, if :math:`E` and
+    :math:`b` are frozen; the logits, if they take no more than :math:`E` and its gradient, :math:`N \le 2 P`; otherwise
+    nothing, and computes the logits again. This happens inside an operator of its own: a compiler would merge
     the two identical products and keep the logits after all. That operator can be differentiated once.
 
     Arguments:
@@ -140,7 +142,8 @@ def token_log_prob(
         hidden = hidden.masked_fill(~mask[:, None], 0)
     rows = _chunk_rows(hidden, embedding)
     if rows < len(hidden):
-        log_prob = torch.ops.pyroformer.chunked_token_log_prob(hidden, embedding, bias, tokens, mask, rows)[0]
+        kept = _kept(hidden, embedding, bias)
+        log_prob = torch.ops.pyroformer.token_log_prob_in_chunks(hidden, embedding, bias, tokens, mask, rows, kept)[0]
     else:
         log_prob = -F.cross_entropy(_logits(hidden, embedding, bias), tokens, reduction="none")
     return log_prob if mask is None else log_prob.masked_fill(~mask, 0)
@@ -151,11 +154,22 @@ def chunk_bytes(device: torch.device) -> int:
     return 2**23 if device.type == "cpu" else 2**27
 
 
+KEPT_ROWS = 2  # of logits for each dimension: they take the memory of the embedding and its gradient
 LEAST_ROWS = 128  # of a chunk: with fewer, reading the embedding for each chunk takes longer than computing
 
 
 def _chunk_rows(hidden: Tensor, embedding: Tensor) -> int:
     return max(LEAST_ROWS, chunk_bytes(hidden.device) // (len(embedding) * embedding.element_size()))
+
+
+def _kept(hidden: Tensor, embedding: Tensor, bias: Tensor | None) -> str:
+    """What the forward pass keeps for the backward pass: "gradient", "logits" or "nothing"."""
+    trained = embedding.requires_grad or bias is not None and bias.requires_grad
+    if not torch.is_grad_enabled() or not (trained or hidden.requires_grad):
+        return "nothing"
+    if not trained:
+        return "gradient"
+    return "logits" if len(hidden) <= KEPT_ROWS * hidden.shape[-1] else "nothing"
 
 
 def _common(hidden: Tensor, embedding: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -178,29 +192,37 @@ def _chunks(mask: Tensor | None, tokens: Tensor, rows: int) -> Iterator[slice | 
 
 
 @torch.library.custom_op(
-    "pyroformer::chunked_token_log_prob",  # named anew with its gradient, which compiled graphs in caches call
+    "pyroformer::token_log_prob_in_chunks",  # named anew with its gradient, which compiled graphs in caches call
     mutates_args=(),
-    schema="(Tensor hidden, Tensor embedding, Tensor? bias, Tensor tokens, Tensor? mask, int rows) -> (Tensor, Tensor)",
+    schema="(Tensor hidden, Tensor embedding, Tensor? bias, Tensor tokens, Tensor? mask, int rows, str kept) -> "
+    "(Tensor, Tensor, Tensor)",
 )
 def _chunked(
-    hidden: Tensor, embedding: Tensor, bias: Tensor | None, tokens: Tensor, mask: Tensor | None, rows: int
-) -> tuple[Tensor, Tensor]:
-    """Log probabilities, and log normalizers for the backward pass."""
+    hidden: Tensor, embedding: Tensor, bias: Tensor | None, tokens: Tensor, mask: Tensor | None, rows: int, kept: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log probabilities, log normalizers, and what is kept for the backward pass."""
     log_prob, log_norm = hidden.new_zeros(len(hidden)), hidden.new_zeros(len(hidden))
+    keep = hidden.new_zeros(_kept_shape(hidden, embedding, kept))
     for part in _chunks(mask, tokens, rows):
         logits = _logits(hidden[part], embedding, bias)
+        if kept == "logits":
+            keep[part] = logits
         token_logits = logits.gather(1, tokens[part].unsqueeze(1)).squeeze(1)
         peak = logits.amax(-1)
-        norm = logits.sub_(peak.unsqueeze(1)).exp_().sum(-1).log_().add_(peak)
+        total = logits.sub_(peak.unsqueeze(1)).exp_().sum(-1)
+        if kept == "gradient":
+            with torch.autocast(hidden.device.type, enabled=False):
+                keep[part] = embedding[tokens[part]] - (logits @ embedding) / total.unsqueeze(1)
+        norm = total.log_().add_(peak)
         log_prob[part], log_norm[part] = token_logits - norm, norm
-    return log_prob, log_norm
+    return log_prob, log_norm, keep
 
 
 @torch.library.custom_op(
-    "pyroformer::token_log_prob_backward",
+    "pyroformer::token_log_prob_in_chunks_backward",
     mutates_args=(),
     schema="(Tensor grad, Tensor hidden, Tensor embedding, Tensor? bias, Tensor tokens, Tensor? mask, Tensor log_norm, "
-    "int rows, bool frozen) -> (Tensor, Tensor, Tensor)",
+    "Tensor keep, int rows, str kept, bool frozen) -> (Tensor, Tensor, Tensor)",
 )
 def _chunked_backward(
     grad: Tensor,
@@ -210,7 +232,9 @@ def _chunked_backward(
     tokens: Tensor,
     mask: Tensor | None,
     log_norm: Tensor,
+    keep: Tensor,
     rows: int,
+    kept: str,
     frozen: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of hidden states, embedding and bias; that of the logits is ``grad * (one_hot(token) - softmax)``.
@@ -219,10 +243,13 @@ def _chunked_backward(
     """
     d_hidden, d_embedding = torch.zeros_like(hidden), embedding.new_zeros(0 if frozen else embedding.shape)
     d_bias = embedding.new_zeros(0 if bias is None else len(embedding))
+    if kept == "gradient":
+        return keep * grad.unsqueeze(1), d_embedding, d_bias
     with torch.autocast(hidden.device.type, enabled=False):
         for part in _chunks(mask, tokens, rows):
             h, g = hidden[part], grad[part].unsqueeze(1)
-            d_logits = F.linear(h, embedding, bias).sub_(log_norm[part].unsqueeze(1)).exp_().mul_(-g)
+            logits = keep[part] if kept == "logits" else F.linear(h, embedding, bias)
+            d_logits = (logits - log_norm[part].unsqueeze(1)).exp_().mul_(-g)
             d_logits.scatter_add_(1, tokens[part].unsqueeze(1), g)
             d_hidden[part] = d_logits @ embedding
             if not frozen:
@@ -232,28 +259,34 @@ def _chunked_backward(
     return d_hidden, d_embedding, d_bias
 
 
+def _kept_shape(hidden: Tensor, embedding: Tensor, kept: str) -> tuple[int, int]:
+    """The shape of what is kept; that of nothing is empty."""
+    return {"gradient": (len(hidden), hidden.shape[-1]), "logits": (len(hidden), len(embedding))}.get(kept, (0, 0))
+
+
 @_chunked.register_fake
-def _(hidden, embedding, bias, tokens, mask, rows):  # type: ignore[no-untyped-def]
-    return hidden.new_empty(len(hidden)), hidden.new_empty(len(hidden))
+def _(hidden, embedding, bias, tokens, mask, rows, kept):  # type: ignore[no-untyped-def]
+    keep = hidden.new_empty(_kept_shape(hidden, embedding, kept))
+    return hidden.new_empty(len(hidden)), hidden.new_empty(len(hidden)), keep
 
 
 @_chunked_backward.register_fake
-def _(grad, hidden, embedding, bias, tokens, mask, log_norm, rows, frozen):  # type: ignore[no-untyped-def]
+def _(grad, hidden, embedding, bias, tokens, mask, log_norm, keep, rows, kept, frozen):  # type: ignore[no-untyped-def]
     d_bias = embedding.new_empty(0 if bias is None else len(embedding))
     return torch.empty_like(hidden), embedding.new_empty(0 if frozen else embedding.shape), d_bias
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    hidden, embedding, bias, tokens, mask, ctx.rows = inputs
-    ctx.save_for_backward(hidden, embedding, bias, tokens, mask, output[1])
+    hidden, embedding, bias, tokens, mask, ctx.rows, ctx.kept = inputs
+    ctx.save_for_backward(hidden, embedding, bias, tokens, mask, *output[1:])
 
 
-def _backward(ctx, grad, _):  # type: ignore[no-untyped-def]
+def _backward(ctx, grad, *_):  # type: ignore[no-untyped-def]
     frozen = not ctx.needs_input_grad[1]
-    gradients = torch.ops.pyroformer.token_log_prob_backward(grad, *ctx.saved_tensors, ctx.rows, frozen)
-    d_hidden, d_embedding, d_bias = gradients
+    arguments = (*ctx.saved_tensors, ctx.rows, ctx.kept, frozen)
+    d_hidden, d_embedding, d_bias = torch.ops.pyroformer.token_log_prob_in_chunks_backward(grad, *arguments)
     bias = ctx.saved_tensors[2]
-    return d_hidden, None if frozen else d_embedding, None if bias is None else d_bias, None, None, None
+    return d_hidden, None if frozen else d_embedding, None if bias is None else d_bias, None, None, None, None
 
 
 _chunked.register_autograd(_backward, setup_context=_setup_context)

@@ -17,11 +17,13 @@ from pyroformer.models.transformer.token_likelihood import TokenLikelihood, toke
 N, V, P = 37, 50, 8
 
 
-@pytest.fixture(params=["dense", "chunked"])
+@pytest.fixture(params=["dense", "chunked", "kept"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run a test once with all logits in one chunk and once with chunks of five rows."""
-    if request.param == "chunked":
+    """All logits in one chunk; chunks of five rows, which are computed again; or such chunks, which are kept."""
+    if request.param != "dense":
         monkeypatch.setattr(likelihood, "_chunk_rows", lambda hidden, embedding: 5)
+    if request.param == "kept":
+        monkeypatch.setattr(likelihood, "KEPT_ROWS", N)
     return request.param
 
 
@@ -106,15 +108,40 @@ def test_a_frozen_embedding_gets_no_gradient(form: str) -> None:
     torch.testing.assert_close(part, (full[0], full[2]))
     if form == "chunked":  # not even room for it
         grad, log_norm = torch.ones(len(hidden)).to(hidden), (hidden @ frozen.T + bias).logsumexp(-1)
-        arguments = (grad, hidden, frozen, bias, tokens, None, log_norm, 5)
-        gradients = torch.ops.pyroformer.token_log_prob_backward(*arguments, True)
+        arguments = (grad, hidden, frozen, bias, tokens, None, log_norm, hidden.new_empty(0, 0), 5, "nothing", True)
+        gradients = torch.ops.pyroformer.token_log_prob_in_chunks_backward(*arguments)
         assert gradients[1].numel() == 0
         torch.testing.assert_close(gradients[0], full[0])
 
 
-def test_chunked_saves_no_logits() -> None:
+@pytest.mark.parametrize("masked", [True, False])
+def test_frozen_vectors_leave_the_gradient_of_hidden_states(form: str, masked: bool) -> None:
+    hidden, embedding, bias, tokens = inputs()
+    mask = torch.rand(N) < 0.7 if masked else None
+    weight = torch.randn(N, dtype=torch.float64)
+    assert bias is not None
+    frozen = token_log_prob(hidden, embedding.detach(), tokens, bias.detach(), mask)
+    trained = token_log_prob(hidden, embedding, tokens, bias, mask)
+    torch.testing.assert_close(frozen, trained)
+    for a, b in zip(*(torch.autograd.grad((x * weight).sum(), hidden) for x in (frozen, trained)), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+
+
+def test_what_is_kept_for_the_backward_pass() -> None:
+    hidden, embedding, bias, _ = inputs()
+    rows = {n: hidden.detach().new_ones(n, P).requires_grad_() for n in (2 * P, 2 * P + 1)}
+    assert [likelihood._kept(h, embedding, None) for h in rows.values()] == ["logits", "nothing"]
+    assert likelihood._kept(rows[17], embedding.detach(), None) == "gradient"
+    assert likelihood._kept(rows[16], embedding.detach(), bias) == "logits"
+    assert likelihood._kept(hidden.detach(), embedding.detach(), None) == "nothing"
+    with torch.no_grad():
+        assert likelihood._kept(rows[16], embedding, bias) == "nothing"
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_chunked_saves_no_logits(frozen: bool) -> None:
     n, v, p = 2048, 8000, 16
-    hidden, embedding = torch.randn(n, p, requires_grad=True), torch.randn(v, p, requires_grad=True)
+    hidden, embedding = torch.randn(n, p, requires_grad=True), torch.randn(v, p, requires_grad=not frozen)
     saved: list[int] = []
 
     def pack(x: Tensor) -> Tensor:
@@ -139,17 +166,18 @@ def test_capture_keeps_the_recomputation() -> None:
 
     graph = make_fx(step)(hidden, embedding)
     sizes = [node.meta["val"].numel() for node in graph.graph.nodes if isinstance(node.meta.get("val"), Tensor)]
-    assert "pyroformer.token_log_prob_backward" in graph.code and max(sizes, default=0) < n * v
+    assert "pyroformer.token_log_prob_in_chunks_backward" in graph.code and max(sizes, default=0) < n * v
     for a, b in zip(graph(hidden, embedding), step(hidden.clone(), embedding.clone()), strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_operator_registrations() -> None:
     hidden, embedding, bias, tokens = inputs()
-    for b, mask in itertools.product((bias, None), (torch.arange(N) < 30, None)):
-        torch.library.opcheck(
-            torch.ops.pyroformer.chunked_token_log_prob.default, (hidden, embedding, b, tokens, mask, 5)
-        )
+    operator = torch.ops.pyroformer.token_log_prob_in_chunks.default
+    for b, mask, kept in itertools.product((bias, None), (torch.arange(N) < 30, None), ("nothing", "logits")):
+        torch.library.opcheck(operator, (hidden, embedding, b, tokens, mask, 5, kept))
+    frozen = (hidden, embedding.detach(), None if bias is None else bias.detach(), tokens, None, 5, "gradient")
+    torch.library.opcheck(operator, frozen)
 
 
 # --- the distribution -------------------------------------------------------------------------------------------------
