@@ -36,7 +36,7 @@ from .encoders.text_encoder import TextEncoder
 
 __all__ = ["DELLAGuide", "LatentPosterior"]
 
-EncoderKind = Literal["shared", "separate"]
+EncoderKind = Literal["shared", "causal", "separate"]
 Form = Literal["full", "residual"]
 
 
@@ -76,15 +76,17 @@ class DELLAGuide(Guide):
 
     Arguments:
         model: The model whose sites it samples.
-        encoder: ``shared``: the decoder's own blocks read the text; ``separate``: others of the same sizes do; or a
-            frozen pretrained encoder with its own tokenizer, a :class:`~pyroformer.TextEncoder`, whose last states are
-            pooled for each latent; on the command line, the folder of a BERT, or its name on the Hugging Face hub.
-        pool: Pooling of the states of a layer into one vector: ``attention``, ``mean`` or ``first``, the state of the
-            first token.
+        encoder: ``shared``: the decoder's own blocks read the text, each token all others; ``causal``: they read it as
+            the decoder does, each token those before it, so that a frozen one has the states that it was trained to
+            have; ``separate``: others of the same sizes read it, each token all others; or a frozen pretrained encoder
+            with its own tokenizer, a :class:`~pyroformer.TextEncoder`, whose last states are pooled for each latent; on
+            the command line, the folder of a BERT, or its name on the Hugging Face hub.
+        pool: Pooling of the states of a layer into one vector: ``attention``, ``mean``, or the state of the ``first``
+            or of the ``last`` token.
         posterior: ``full``: the heads predict mean and log variance; ``residual``: their differences from the prior's.
 
     Raises:
-        ValueError: If an option has no such name, the posterior is residual and the prior no diagonal Gaussian, the
+        ValueError: If an option has no such name, a causal encoder is pooled at the first token, which reads nothing, the posterior is residual and the prior no diagonal Gaussian, the
             prior is a VampPrior and the encoder pretrained, or the batch is unobserved.
 
     References:
@@ -118,7 +120,10 @@ class DELLAGuide(Guide):
             self.encoder = PooledTexts(encoder, len(model.layers), pool)
         else:
             check_choice("encoder", encoder, get_args(EncoderKind))
-            self.encoder = LayerEncoder(model.decoder, model.layers, shared=encoder == "shared", pool=pool)
+            shared, causal = encoder != "separate", encoder == "causal"
+            if causal and pool == "first":
+                raise ValueError("pool is first, and the first token of a causal encoder reads no other: choose last.")
+            self.encoder = LayerEncoder(model.decoder, model.layers, shared, pool, causal)
         inputs = model.summary_size + self.encoder.width
         self.heads = nn.ModuleList(nn.Linear(inputs, 2 * model.latent_size) for _ in model.layers)
         if posterior == "residual":
@@ -206,7 +211,7 @@ class DELLAGuide(Guide):
 
 _NO_VECTORS = (
     "a prior such as VampPrior has the guide read vectors in place of a text, and a TextEncoder reads texts only: give "
-    "the model another latent_prior, or the guide the encoder 'shared' or 'separate'."
+    "the model another latent_prior, or the guide the encoder 'shared'."
 )
 
 

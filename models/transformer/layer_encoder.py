@@ -15,7 +15,7 @@ from .stacks import Decoder, are_copies
 
 __all__ = ["LayerEncoder", "Pool", "PoolKind"]
 
-PoolKind = Literal["attention", "mean", "first"]
+PoolKind = Literal["attention", "mean", "first", "last"]
 
 
 class Pool(nn.Module):
@@ -23,11 +23,12 @@ class Pool(nn.Module):
 
     .. math:: r = \sum_t \alpha_t h_t, \qquad \alpha = \operatorname{softmax}_t (w \cdot h_t)
 
-    over the tokens that the mask marks; or their ``mean``, which is where ``attention`` starts; or the ``first`` one.
+    over the tokens that the mask marks; or their ``mean``, which is where ``attention`` starts; or the ``first`` one, or
+    the ``last``, which alone has read the whole text where attention is causal.
 
     Arguments:
         width: The size of a hidden state.
-        kind: ``attention``, ``mean`` or ``first``.
+        kind: ``attention``, ``mean``, ``first`` or ``last``.
 
     Raises:
         ValueError: If there is no such kind.
@@ -50,6 +51,10 @@ class Pool(nn.Module):
     def forward(self, states: Float[Tensor, "*batch t p"], mask: Bool[Tensor, "*batch t"]) -> Float[Tensor, "*batch p"]:
         if self.kind == "first":
             return states[..., 0, :]
+        if self.kind == "last":
+            places = torch.arange(mask.shape[-1], device=mask.device)
+            last = torch.where(mask, places, 0).amax(-1, keepdim=True)[..., None]
+            return states.take_along_dim(last, -2).squeeze(-2)
         states = torch.where(mask[..., None], states, 0)  # no value and no gradient of padding
         scores = states.new_zeros(states.shape[:-1]) if self.weight is None else states @ self.weight
         shares = scores.masked_fill(~mask, -torch.inf).softmax(-1)
@@ -59,7 +64,7 @@ class Pool(nn.Module):
 class LayerEncoder(nn.Module):
     r"""Encodes a text with the blocks of a decoder, or with its own, and pools the hidden states of each layer.
 
-    Attention is bidirectional and without latents. The states of a layer are normalized, without weights, before they
+    Attention is bidirectional, or causal, which is how a decoder's blocks were trained, and without latents. The states of a layer are normalized, without weights, before they
     are pooled, because the residual stream grows from layer to layer.
 
     Arguments:
@@ -67,6 +72,7 @@ class LayerEncoder(nn.Module):
         layers: The layers to pool, from 0, ascending.
         shared: Whether the decoder's blocks are shared too.
         pool: See :class:`Pool`.
+        causal: Whether a token attends to those before it only.
 
     Examples:
         >>> decoder = Decoder(TransformerConfig(vocabulary=20, max_length=8, width=16))
@@ -76,12 +82,17 @@ class LayerEncoder(nn.Module):
     """
 
     def __init__(
-        self, decoder: Decoder, layers: Sequence[int], shared: bool = True, pool: PoolKind = "attention"
+        self,
+        decoder: Decoder,
+        layers: Sequence[int],
+        shared: bool = True,
+        pool: PoolKind = "attention",
+        causal: bool = False,
     ) -> None:
         super().__init__()
         config: TransformerConfig = decoder.config
         self.layers = tuple(layers)
-        self.width = config.width
+        self.width, self.causal = config.width, causal
         self.embedding = decoder.embedding
         used = range(max(self.layers) + 1)
         if shared:
@@ -109,7 +120,7 @@ class LayerEncoder(nn.Module):
         """The vectors of all layers, from embeddings of tokens with their positions."""
         vectors = []
         for layer, block in enumerate(self.blocks):
-            x = applied(block, x, mask, rotation=rotation)
+            x = applied(block, x, mask, self.causal, rotation=rotation)
             if layer in self.layers:
                 pool = self.pools[self.layers.index(layer)]
                 vectors.append(pool(F.layer_norm(x, x.shape[-1:]), mask))

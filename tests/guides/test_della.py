@@ -162,7 +162,16 @@ def test_every_layer_looks_at_its_own_text_and_condition(config: TransformerConf
         assert (moved[1] > 1e-4).all() and (moved[[0, 2]] < 1e-5).all()
 
 
-@pytest.mark.parametrize("option", [{"encoder": "separate"}, {"pool": "first"}, {"pool": "mean"}])
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"encoder": "separate"},
+        {"pool": "first"},
+        {"pool": "mean"},
+        {"encoder": "causal"},
+        {"encoder": "causal", "pool": "last"},
+    ],
+)
 def test_the_whole_text_is_read_and_no_word_of_it_is_dropped(option: dict[str, Any]) -> None:
     """What it makes of a text does not change from eval to training, where the decoder reads holes."""
     model, guide = build(replace(CONFIG, word_dropout=0.9), option)
@@ -217,6 +226,7 @@ def test_every_parameter_learns_after_one_step(fusion: FusionKind, structure: St
     [
         ({"word_dropout": 0.4}, {"encoder": "separate"}),
         ({"max_condition_length": 4}, {"pool": "first"}),
+        ({}, {"encoder": "causal", "pool": "last"}),
         ({"max_condition_length": 4, "word_dropout": 0.4}, {"posterior": "residual"}),
     ],
 )
@@ -491,7 +501,8 @@ def test_the_size_of_the_published_model(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"encoder": "tied"}, "encoder is 'tied': choose one of shared, separate"),
+        ({"encoder": "tied"}, "encoder is 'tied': choose one of shared, causal, separate"),
+        ({"encoder": "causal", "pool": "first"}, "pool is first, and the first token of a causal encoder reads no"),
         ({"posterior": "flow"}, "posterior is 'flow': choose one of full, residual"),
         ({"pool": "max"}, "pool is 'max': choose one of attention, mean, first"),
     ],

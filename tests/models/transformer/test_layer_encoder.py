@@ -32,8 +32,10 @@ def decoder(kind: FusionKind = "product", config: TransformerConfig = CONFIG) ->
     return away(Decoder(config, fusion=Fusion(kind, latent=4, layers=(0, 1, 2), rank=2))).eval()
 
 
-def encoder(layers: tuple[int, ...] = (0, 1, 2), shared: bool = True, pool: PoolKind = "attention") -> LayerEncoder:
-    made = LayerEncoder(decoder(), layers, shared, pool).eval()
+def encoder(
+    layers: tuple[int, ...] = (0, 1, 2), shared: bool = True, pool: PoolKind = "attention", causal: bool = False
+) -> LayerEncoder:
+    made = LayerEncoder(decoder(), layers, shared, pool, causal).eval()
     away(made.pools)
     return made
 
@@ -85,14 +87,14 @@ def test_padding_changes_nothing(kind: PoolKind, junk: float) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_order_of_tokens_changes_nothing_but_which_is_the_first(kind: PoolKind) -> None:
+def test_the_order_of_tokens_changes_nothing_but_which_is_the_first_or_last(kind: PoolKind) -> None:
     pool, states = away(Pool(6, kind)), torch.randn(2, 7, 6)
     everywhere = torch.ones(2, 7, dtype=torch.bool)
     vectors = pool(states, everywhere)
-    rest = torch.cat([states[:, :1], states[:, 1:].flip(1)], 1)
+    rest = torch.cat([states[:, :1], states[:, 1:-1].flip(1), states[:, -1:]], 1)
     close(pool(rest, everywhere), vectors, atol=1e-6)
-    if kind == "first":
-        assert torch.equal(vectors, states[:, 0])
+    if kind in ("first", "last"):
+        assert torch.equal(vectors, states[:, 0 if kind == "first" else -1])
     else:
         close(pool(states.flip(1), everywhere), vectors, atol=1e-6)
 
@@ -106,12 +108,12 @@ def test_any_leading_dimensions(kind: PoolKind) -> None:
 
 
 def test_only_attention_has_weights() -> None:
-    assert [len(list(Pool(6, kind).parameters())) for kind in ("attention", "mean", "first")] == [1, 0, 0]
+    assert [len(list(Pool(6, kind).parameters())) for kind in KINDS] == [1, 0, 0, 0]
 
 
 def test_unknown_pools(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
-    with pytest.raises(ValueError, match="pool is 'max': choose one of attention, mean, first"):
+    with pytest.raises(ValueError, match="pool is 'max': choose one of attention, mean, first, last"):
         Pool(6, "max")  # type: ignore[arg-type]
 
 
@@ -143,17 +145,29 @@ def test_only_blocks_up_to_the_highest_layer_are_used() -> None:
     assert len(encoder((0,)).blocks) == 1 and len(encoder((1,), shared=False).blocks) == 2
 
 
+def test_the_last_state_of_a_causal_encoder_is_the_decoder_s_own() -> None:
+    """Which has read the whole text; the readout is a norm with weights of those states."""
+    whole = away(Decoder(CONFIG)).eval()
+    read = LayerEncoder(whole, (2,), pool="last", causal=True).eval()
+    ids = tokens()
+    states = whole.step(ids, whole.cache([len(ids)], capacity=ids.shape[1]))
+    for text, length in enumerate(LENGTHS):
+        expected = states[text, length - 1]
+        close(whole.norm(read(ids, MASK)[0])[text], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("layers", [(0, 1, 2), (2,), (0, 2)])
-def test_vectors_by_hand(shared: bool, layers: tuple[int, ...]) -> None:
-    """Blocks without a causal mask, one text at a time; states normalized; then a mean over the tokens."""
-    read, ids = encoder(layers, shared, "mean"), tokens()
+def test_vectors_by_hand(shared: bool, layers: tuple[int, ...], causal: bool) -> None:
+    """Blocks, one text at a time; states normalized; then a mean over the tokens."""
+    read, ids = encoder(layers, shared, "mean", causal), tokens()
     vectors = read(ids, MASK)
     assert len(vectors) == len(layers)
     for text, length in enumerate(LENGTHS):
         x, expected = read.embedding(ids[text : text + 1, :length]), []
         for block in read.blocks:
-            x = block(x)
+            x = block(x, causal=causal)
             expected.append(((x - x.mean(-1, keepdim=True)) / x.std(-1, correction=0, keepdim=True)).mean(1)[0])
         for vector, layer in zip(vectors, layers, strict=True):
             close(vector[text], expected[layer], atol=1e-4)
