@@ -49,19 +49,23 @@ def rotary_rates(config: TransformerConfig, device: torch.device | None = None) 
     return rates
 
 
-def rotation(positions: Int[Tensor, "*batch t"], config: TransformerConfig) -> Float[Tensor, "*batch t d"]:
-    """The cosines, then the sines, of the angles at these positions.
+def rotation(positions: Int[Tensor, "*batch t"], config: TransformerConfig) -> Float[Tensor, "*batch t r"]:
+    """The factors by which :func:`rotate` turns the d dimensions of a head at these positions.
+
+    Of each pair, the cosine of its angle for both dimensions, then minus its sine for the first and its sine for the
+    second: :math:`r = 2 d`.
 
     Examples:
         >>> config = TransformerConfig(vocabulary=20, max_length=8, width=16, heads=2, positions="rotary")
         >>> rotation(torch.arange(8), config).shape
-        torch.Size([8, 8])
+        torch.Size([8, 16])
     """
     angles = positions[..., None].to(torch.float32) * rotary_rates(config, positions.device)
-    return torch.cat([angles.cos(), angles.sin()], -1)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos, -sin, sin], -1)
 
 
-def rotate(x: Float[Tensor, "b h t d"], rotation: Float[Tensor, "*rows t d"]) -> Float[Tensor, "b h t d"]:
+def rotate(x: Float[Tensor, "b h t d"], rotation: Float[Tensor, "*rows t r"]) -> Float[Tensor, "b h t d"]:
     r"""Queries or keys, each pair :math:`(x_i, x_{i + d/2})` turned by its angle.
 
     The product of a query and a key then depends on the difference of their positions only.
@@ -78,5 +82,4 @@ def rotate(x: Float[Tensor, "b h t d"], rotation: Float[Tensor, "*rows t d"]) ->
         True
     """
     cos, sin = rotation.to(x.dtype).reshape(-1, 1, *rotation.shape[-2:]).chunk(2, -1)
-    first, second = x.chunk(2, -1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)

@@ -100,16 +100,13 @@ class SelfAttention(TorchWeights):
         """
         batch, t = x.shape[:-2], x.shape[-2]
         b = math.prod(batch)
-        queries, keys, values = self.qkv(x).reshape(b, t, sum(self.sizes)).split(self.sizes, -1)
+        both, values = self.qkv(x).reshape(b, t, sum(self.sizes)).split([sum(self.sizes[:2]), self.sizes[2]], -1)
         mask = None if mask is None else mask.reshape(b, t)
         slot = None
         if latent is not None:
             values, slot = self._fused(values, latent, begins=cache is None or cache.length == 0)
-        queries = queries.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        keys, values = self._key_heads(keys), self._key_heads(values)
-        queries, keys = _normed(queries, self.query_norm), _normed(keys, self.key_norm)
-        if rotation is not None:
-            queries, keys = rotate(queries, rotation), rotate(keys, rotation)
+        queries, keys = self._queries_and_keys(both, rotation)
+        values = self._key_heads(values)
         if slot is not None:  # not rotated: it stands where texts begin, at position 0
             key, value = _normed(self._key_heads(slot[0]), self.key_norm), self._key_heads(slot[1])
             keys, values = torch.cat([key.to(keys.dtype), keys], 2), torch.cat([value.to(values.dtype), values], 2)
@@ -131,6 +128,20 @@ class SelfAttention(TorchWeights):
             enable_gqa=self.grouped,
         )
         return self.out(y.transpose(1, 2).reshape(*batch, t, self.sizes[0]))
+
+    def _queries_and_keys(
+        self, x: Float[Tensor, "b t w"], rotation: Float[Tensor, "*#batch t r"] | None
+    ) -> tuple[Float[Tensor, "b h t d"], Float[Tensor, "b g t d"]]:
+        """The queries and keys of all heads, after their norms and rotated; at once, if there are no norms."""
+        sizes = [self.heads, self.key_value_heads]
+        heads = x.unflatten(-1, (sum(sizes), -1)).transpose(1, 2)
+        if rotation is not None and self.query_norm is None:
+            heads = rotate(heads, rotation)
+        queries, keys = heads.split(sizes, 1)
+        if self.query_norm is None:
+            return queries, keys
+        queries, keys = _normed(queries, self.query_norm), _normed(keys, self.key_norm)
+        return (queries, keys) if rotation is None else (rotate(queries, rotation), rotate(keys, rotation))
 
     def _key_heads(self, x: Float[Tensor, "b t w"]) -> Float[Tensor, "b h t d"]:
         return x.unflatten(-1, (self.key_value_heads, -1)).transpose(1, 2)
