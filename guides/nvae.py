@@ -2,7 +2,7 @@ r"""The posterior of the NVAE: a Transformer encoder turns each token into one c
 
 The story of one text::
 
-    h_1..h_n            = encoder(text), which reads tokens through the decoder's embedding
+    h_1..h_n            = encoder(text), which reads tokens through the decoder's embedding, or is a pretrained one
     mu_i, sigma_i^2, log alpha_i  from h_i by linear heads; component 0 is the prior's own
                                   (mu and sigma from the Gaussian of the token on, where the prior has one for each)
     b_i     ~ Bernoulli(g_i)      with the log odds of g_i from h_i by a linear head, where the model has presence
@@ -41,6 +41,8 @@ from ..models.transformer.mixtures.posterior import (
 from ..models.transformer.stacks import Encoder
 from ..models.utils.precision import at_least_float32
 from .base import Guide
+from .encoders.aligned_texts import AlignedTexts
+from .encoders.text_encoder import TextEncoder
 from .mixture_encoder import MixtureEncoder
 from .token_start import from_prior, start_log_variance, start_mean
 
@@ -68,9 +70,13 @@ class NVAEGuide(Guide):
         variance: ``diagonal`` (one variance per component and dimension), ``isotropic`` (one per component) or
             ``shared`` (one vector for all tokens).
         log_variance: Initial log variance of every component; not used where the prior has a Gaussian for each token.
+        encoder: A frozen pretrained encoder with its own tokenizer, a :class:`~pyroformer.TextEncoder`, whose states of
+            a token's characters are read in place of those of an encoder of the decoder's sizes; on the command line,
+            the folder of a BERT, or its name on the Hugging Face hub.
 
     Raises:
-        ValueError: If ``alpha`` or ``variance`` has no such name, or the batch is unobserved.
+        ValueError: If ``alpha`` or ``variance`` has no such name, the encoder is pretrained and its layers are to
+            attend to mixtures, or the batch is unobserved.
 
     Examples:
         >>> from pyroformer.models.transformer.config import TransformerConfig
@@ -84,13 +90,27 @@ class NVAEGuide(Guide):
     model_class = NVAE
 
     def __init__(
-        self, model: NVAE, alpha: AlphaForm = "linear", variance: VarianceForm = "diagonal", log_variance: float = -3.0
+        self,
+        model: NVAE,
+        alpha: AlphaForm = "linear",
+        variance: VarianceForm = "diagonal",
+        log_variance: float = -3.0,
+        encoder: TextEncoder | None = None,
     ) -> None:
         super().__init__(model)
         width = model.config.width
         embedding = model.decoder.embedding  # the guide reads the tokens that the decoder writes
-        self.encoder: Encoder | MixtureEncoder = Encoder(model.config, embedding)
+        self.encoder: Encoder | MixtureEncoder | AlignedTexts
+        if encoder is None:
+            self.encoder = Encoder(model.config, embedding)
+        else:
+            self.encoder = AlignedTexts(encoder, width)
         if model.nvib_layers:
+            if encoder is not None:
+                raise ValueError(
+                    f"nvib_layers is {model.nvib_layers}, and a TextEncoder has no layers that attend to mixtures: "
+                    "build the model without nvib_layers, or leave the encoder out."
+                )
             self.encoder = MixtureEncoder(
                 model.config, model.nvib_layers, embedding, alpha, variance, log_variance=log_variance
             )

@@ -2,7 +2,7 @@ r"""The posterior of the Gaussian autoencoder: a Transformer encoder turns each 
 
 The story of one text::
 
-    h_1..h_n            = encoder(text), which reads tokens through the decoder's embedding
+    h_1..h_n            = encoder(text), which reads tokens through the decoder's embedding, or is a pretrained one
     mu_i, sigma_i^2     from h_i by linear heads; from the Gaussian of the token on, where the prior has one for each
     z_i ~ Normal(mu_i, sigma_i^2)
 """
@@ -22,6 +22,8 @@ from ..models.utils.precision import at_least_float32
 from ..models.utils.reprs import in_words
 from ..models.vae import VAE
 from .base import Guide
+from .encoders.aligned_texts import AlignedTexts
+from .encoders.text_encoder import TextEncoder
 from .token_start import from_prior, start_log_variance, start_mean
 
 __all__ = ["GaussianPosterior", "VAEGuide"]
@@ -68,6 +70,9 @@ class VAEGuide(Guide):
     Arguments:
         model: The model whose site it samples.
         log_variance: Initial log variance of every vector; not used where the prior has a Gaussian for each token.
+        encoder: A frozen pretrained encoder with its own tokenizer, a :class:`~pyroformer.TextEncoder`, whose states of
+            a token's characters are read in place of those of an encoder of the decoder's sizes; on the command line,
+            the folder of a BERT, or its name on the Hugging Face hub.
 
     Raises:
         ValueError: If the batch is unobserved.
@@ -83,10 +88,14 @@ class VAEGuide(Guide):
 
     model_class = VAE
 
-    def __init__(self, model: VAE, log_variance: float = -3.0) -> None:
+    def __init__(self, model: VAE, log_variance: float = -3.0, encoder: TextEncoder | None = None) -> None:
         super().__init__(model)
         width = model.config.width
-        self.encoder = Encoder(model.config, model.decoder.embedding)  # it reads the tokens that the decoder writes
+        self.encoder: Encoder | AlignedTexts
+        if encoder is None:
+            self.encoder = Encoder(model.config, model.decoder.embedding)  # it reads the tokens that the decoder writes
+        else:
+            self.encoder = AlignedTexts(encoder, width)
         self.mean, self.log_variance = nn.Linear(width, width), nn.Linear(width, width)
         start_mean(self.mean, model.base_measure)
         nn.init.zeros_(self.log_variance.weight)

@@ -8,13 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pyro
 import pytest
 import small_bert
-import tokenizers
 import torch
 from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO
@@ -25,6 +23,7 @@ from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.encoders.text_encoder import TextEncoder
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.vae import VAEGuide
+from pyroformer.inference.data.tokenizer import Tokenizer
 from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.inference.objectives.nvib import NVIB
 from pyroformer.inference.svi import SVI
@@ -45,6 +44,7 @@ from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.vae import VAE
 
 CONFIG = TransformerConfig(vocabulary=30, max_length=12, width=16, layers=2, heads=2, dropout=0.0)
+BYTES = replace(CONFIG, vocabulary=259)
 NO_CLOSED_FORM = (MixtureVectorPrior, AutoregressiveVectorPrior, CodebookVectorPrior, GaussianTokenPrior)
 TEXTS = [[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]]
 
@@ -107,14 +107,16 @@ def bert() -> Path:
 
 
 def text_encoder() -> TextEncoder:
-    """A pretrained encoder that reads the tokens of ``CONFIG`` as words."""
-    words = {word: token for token, word in enumerate(["<pad>", "<bos>", "<eos>", *(f"w{n}" for n in range(3, 30))])}
-    core = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w3"))
-    return TextEncoder.from_pretrained(bert(), SimpleNamespace(core=core))
+    """A pretrained encoder that reads the tokens of ``BYTES``."""
+    return TextEncoder.from_pretrained(bert(), Tokenizer.train_kind("bytes", []))
 
 
-def read_by_bert(**options: Any) -> Callable[[], Pair]:
-    return lambda: della(guide={"encoder": text_encoder()}, **options)()
+def read_by_bert(model: type[Model], guide: type[Guide], **options: Any) -> Callable[[], Pair]:
+    def make() -> Pair:
+        made = model(BYTES, **options)
+        return Pair(made, guide(made, encoder=text_encoder()))
+
+    return make
 
 
 PAIRS: dict[str, Callable[[], Pair]] = {
@@ -156,8 +158,11 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "della-embedding-single": della(fusion="embedding", structure="single"),
     "della-softmax-single": della(fusion="softmax", structure="single"),
     "della-add": della(fusion="add"),
-    "della-bert": read_by_bert(),
-    "della-bert-single": read_by_bert(structure="single"),
+    "della-bert": read_by_bert(DELLA, DELLAGuide, latent_size=4),
+    "della-bert-single": read_by_bert(DELLA, DELLAGuide, latent_size=4, structure="single"),
+    "vae-bert": read_by_bert(VAE, VAEGuide),
+    "nvae-bert": read_by_bert(NVAE, NVAEGuide),
+    "presence-nvae-bert-kappa-2": read_by_bert(NVAE, NVAEGuide, samples_per_component=2, presence=0.4),
 }
 
 

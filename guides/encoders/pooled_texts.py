@@ -20,7 +20,7 @@ class PooledTexts(nn.Module):
     Arguments:
         encoder: The encoder.
         count: The number of vectors.
-        pool: ``attention``, as above, ``mean`` or ``first``, the state of the encoder's first token.
+        pool: ``attention``, as above, ``mean``, or the state of the encoder's ``first`` or ``last`` token.
 
     Raises:
         ValueError: If there is no such pooling.

@@ -19,9 +19,10 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from ...models.batch import BOS, EOS, PAD
 from ...models.serialization import Configurable
 from .bert import build_bert, max_tokens, read_bert
-from .state_cache import CACHE_BYTES, StateCache
+from .state_cache import CACHE_BYTES, EncodedText, StateCache
 
 __all__ = ["TextEncoder"]
 
@@ -151,21 +152,35 @@ class TextEncoder(Configurable, nn.Module):
         Raises:
             ValueError: If a text has more tokens than the encoder has positions.
         """
-        kept = {text: self.cache.get(text) for text in texts}
-        known = {text: states for text, states in kept.items() if states is not None}
-        for text, states in self._read([text for text in kept if text not in known]):
-            known[text] = states
-            self.cache.add(text, states)
-        rows = [known[text] for text in texts]
+        rows = [encoded.states for encoded in self.read(texts)]
         place = next(self.network.parameters())
         lengths = torch.tensor([len(row) for row in rows])
         padded = pad_sequence(rows, batch_first=True)
         present = torch.arange(padded.shape[1]) < lengths[:, None]
         return padded.to(place.device, place.dtype), present.to(place.device)
 
+    def read(self, texts: Sequence[str]) -> list[EncodedText]:
+        """Hidden states of each text and their characters, in main memory.
+
+        Raises:
+            ValueError: If a text has more tokens than the encoder has positions.
+        """
+        kept = {text: self.cache.get(text) for text in texts}
+        known = {text: encoded for text, encoded in kept.items() if encoded is not None}
+        for text, encoded in self._read([text for text in kept if text not in known]):
+            known[text] = encoded
+            self.cache.add(text, encoded)
+        return [known[text] for text in texts]
+
+    def token_bytes(self, token: int) -> int:
+        """The number of bytes of text in a token of the corpus; 0 for a special one."""
+        assert self._corpus is not None, "decode is called before, and refuses this"
+        letters: str = self._corpus.id_to_token(token) or ""  # one for each byte
+        return 0 if token in (PAD, BOS, EOS) else len(letters)
+
     def check(self, texts: Iterable[str]) -> None:
         """Raises a ValueError if a text has more tokens than the encoder has positions."""
-        self._ids(list(texts))
+        self._encodings(list(texts))
 
     def train(self: E, mode: bool = True) -> E:
         """Eval mode, whatever is asked for: it is frozen."""
@@ -192,30 +207,31 @@ class TextEncoder(Configurable, nn.Module):
         self.cache.clear()  # the weights may be rounded
         return super()._apply(fn, recurse)
 
-    def _ids(self, texts: list[str]) -> list[list[int]]:
+    def _encodings(self, texts: list[str]) -> list[tokenizers.Encoding]:
         """The encoder's tokens of texts."""
         if self._own is None:
             raise ValueError("the TextEncoder has no weights: make it with TextEncoder.from_pretrained, or load a run.")
         self._own.encode_special_tokens = True  # "[SEP]" in a text is letters, not an end
-        ids: list[list[int]] = [encoding.ids for encoding in self._own.encode_batch(texts)]
-        for text, row in zip(texts, ids, strict=True):
-            if len(row) > self.max_tokens:
+        encodings: list[tokenizers.Encoding] = self._own.encode_batch(texts)
+        for text, encoding in zip(texts, encodings, strict=True):
+            if len(encoding) > self.max_tokens:
                 raise ValueError(
-                    f"{text[:40]!r}... has {len(row)} tokens of the text encoder, which reads {self.max_tokens}: lower "
-                    "max_length, or choose another encoder."
+                    f"{text[:40]!r}... has {len(encoding)} tokens of the text encoder, which reads {self.max_tokens}: "
+                    "lower max_length, or choose another encoder."
                 )
-        return ids
+        return encodings
 
-    def _read(self, texts: list[str]) -> Iterable[tuple[str, Float[Tensor, "n P"]]]:
-        """Texts that are not known, and their states in main memory."""
-        ids = self._ids(texts)
-        order = sorted(range(len(texts)), key=lambda row: len(ids[row]))
-        for length, group in groupby(order, key=lambda row: -(-len(ids[row]) // BUCKET) * BUCKET):
+    def _read(self, texts: list[str]) -> Iterable[tuple[str, EncodedText]]:
+        """Texts that are not known, and what is to be known of them."""
+        encodings = self._encodings(texts)
+        order = sorted(range(len(texts)), key=lambda row: len(encodings[row]))
+        for length, group in groupby(order, key=lambda row: -(-len(encodings[row]) // BUCKET) * BUCKET):
             rows = list(group)
             for start in range(0, len(rows), ROWS):
                 some = rows[start : start + ROWS]
-                hidden = self._states([ids[row] for row in some], min(length, self.max_tokens))
-                yield from zip((texts[row] for row in some), hidden, strict=True)
+                hidden = self._states([encodings[row].ids for row in some], min(length, self.max_tokens))
+                for row, states in zip(some, hidden, strict=True):
+                    yield texts[row], EncodedText(states, torch.tensor(encodings[row].offsets, dtype=torch.int32))
 
     def _states(self, ids: list[list[int]], length: int) -> list[Float[Tensor, "n P"]]:
         """The network's last hidden states of rows of tokens, in main memory."""

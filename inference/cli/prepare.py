@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, get_args
 import torch
 from torch import nn
 
-from ...guides.della import EncoderKind
 from ...guides.encoders.text_encoder import TextEncoder
 from ...models.base import Model
 from ...models.batch import EOS
@@ -31,6 +30,7 @@ from ..utils.registry import MODELS, imported
 from .option_help import options
 from .parser import NETWORK
 from .typed_command import typed_command
+from .usage_errors import type_members
 
 __all__ = [
     "Prepared",
@@ -289,25 +289,35 @@ def read_language_model(source: str) -> Pretrained:
     return load(folder.path).backbone if folder.config_file.exists() else Pretrained.from_pretrained(source)
 
 
-def text_encoder_source(guide: Mapping[str, Any]) -> str | None:
-    """The folder or the name of a pretrained encoder among the options of a guide; None if it names a kind, or none."""
+def text_encoder_source(name: str, guide: Mapping[str, Any]) -> str | None:
+    """The folder or the name of a pretrained encoder among the options of a model's guide.
+
+    None if it is the name of a kind of encoder, or there is none.
+    """
     value = guide.get("encoder")
-    return value if isinstance(value, str) and value not in get_args(EncoderKind) else None
+    return value if isinstance(value, str) and value not in _encoder_kinds(name) else None
 
 
-def read_text_encoder(source: str) -> TextEncoder:
+def read_text_encoder(name: str, source: str) -> TextEncoder:
     """A pretrained encoder by its folder, or its name on the Hugging Face hub, read before any text is.
 
     Raises:
         ValueError: If it cannot be read, or is a kind of encoder with a slip.
     """
-    near = get_close_matches(source, get_args(EncoderKind), n=1)
+    kinds = _encoder_kinds(name)
+    near = get_close_matches(source, kinds, n=1)
     if near and not Path(source).exists():
         raise ValueError(
-            f"--{ENCODER} is {source!r}: did you mean {near[0]}? Give one of {', '.join(get_args(EncoderKind))}, or "
-            "the folder of a pretrained encoder."
+            f"--{ENCODER} is {source!r}: did you mean {near[0]}? Give one of {', '.join(kinds)}, or the folder of a "
+            "pretrained encoder."
         )
     return TextEncoder.from_pretrained(source)
+
+
+def _encoder_kinds(name: str) -> list[str]:
+    """The kinds of encoder, by name, that the guide of a model has beside a pretrained one."""
+    found = [option.kind for option in options(MODELS[name].guide or "") if option.name == "encoder"]
+    return [kind for each in found for member in type_members(each) for kind in get_args(member)]
 
 
 def _has_text_encoder(config: Mapping[str, Any]) -> bool:

@@ -138,7 +138,7 @@ def test_autocast_and_inference_mode_change_nothing(encoder: TextEncoder) -> Non
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
         assert torch.equal(encoder.encode(TEXTS[:4])[0], plain)
     kept = encoder.cache.get(TEXTS[0])
-    assert kept is not None and not kept.is_inference()
+    assert kept is not None and not kept.states.is_inference()
 
 
 # --- what the guide reads ---------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def test_the_text_that_is_read_is_that_of_the_tokens(encoder: TextEncoder, corpu
     assert encoder.decode(cut.tokens, cut.mask) == TEXTS[:2]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("pool", ["attention", "mean", "first"])
+@pytest.mark.parametrize("pool", ["attention", "mean", "first", "last"])
 def test_encodings_are_poolings_of_the_states_of_transformers(
     pool: str, encoder: TextEncoder, folder: Path, corpus: Corpus
 ) -> None:
@@ -165,8 +165,8 @@ def test_encodings_are_poolings_of_the_states_of_transformers(
     states, mask = theirs(folder, texts)
     states = F.layer_norm(states, states.shape[-1:])
     for index, encoding in enumerate(guide.read(Batch.pad(corpus.tokenizer.encode_batch(texts)))):
-        if pool == "first":
-            expected = states[:, 0]
+        if pool in ("first", "last"):
+            expected = states[torch.arange(len(texts)), 0 if pool == "first" else mask.sum(1) - 1]
         else:
             weight = guide.encoder.pools[index].weight
             scores = torch.zeros(mask.shape) if weight is None else states @ weight
@@ -206,7 +206,7 @@ def test_equal_texts_of_a_batch_are_read_once(encoder: TextEncoder, corpus: Corp
 
 
 def test_a_full_cache_keeps_what_it_has(encoder: TextEncoder) -> None:
-    one = encoder.encode(TEXTS[:1])[0].nbytes + OVERHEAD
+    one = encoder.read(TEXTS[:1])[0].nbytes + OVERHEAD
     encoder.cache.clear()
     encoder.cache.limit = 3 * one + 1
     first = encoder.encode(TEXTS[:3])[0]

@@ -107,7 +107,7 @@ def fit(
     if rank() == 0:
         prepare_folder(folder, resume)
     source: dict[str, Any] = {"field": field, "condition": condition, "labels": labels, "init_from": init_from}
-    source |= {"train": train, "encoder": text_encoder_source(guide or {})}
+    source |= {"train": train, "encoder": text_encoder_source(name, guide or {})}
     texts = {"vocabulary": vocabulary, "max_length": max_length, "overlong": overlong, "tokenizer": tokenizer}
     # Of processes that train together, the others resume the run that the first one has prepared.
     if folder.config_file.exists() and (resume or rank() > 0):
@@ -162,7 +162,7 @@ def _begin(
         longest = min(MAX_LENGTH, backbone.config.max_length)
         texts = {**texts, "tokenizer": backbone.tokenizer, "max_length": texts["max_length"] or longest}
     if source["encoder"] is not None:
-        guide = {**(guide or {}), "encoder": read_text_encoder(source["encoder"])}
+        guide = {**(guide or {}), "encoder": read_text_encoder(name, source["encoder"])}
     corpus = read_corpus(data, folder if rank() == 0 else None, **fields, **texts)
     if rank() == 0:
         folder.keep_source(described_source(data, **source))

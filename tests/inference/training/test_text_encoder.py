@@ -19,6 +19,7 @@ from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.training.compiled import captured_losses
 from pyroformer.inference.training.fit import fit
+from pyroformer.inference.training.fit_prior import fit_prior
 from pyroformer.inference.training.lightning_module import Status
 from pyroformer.models.della import DELLA
 from pyroformer.models.transformer.backbone import Backbone
@@ -208,9 +209,43 @@ def test_the_command_trains_and_resumes(
         assert error.startswith("error: --guide.encoder is") and f"was begun with {began}: leave it out" in error
 
 
+def test_the_command_resumes_a_run_that_was_killed_before_its_first_checkpoint(
+    corpus: Corpus, command: Callable[[str], int], bert: Path, tmp_path: Path
+) -> None:
+    def kill(status: Status) -> None:
+        raise KeyError
+
+    whole = fit(*parts(corpus, bert), corpus, out=tmp_path / "whole", steps=2, **FIT)
+    shutil.copytree(bert, tmp_path / "bert")
+    with pytest.raises(KeyError):
+        fit(*parts(corpus, tmp_path / "bert"), corpus, out=tmp_path / "run", steps=2, callback=kill, **FIT)
+    shutil.rmtree(tmp_path / "bert")
+    assert not (tmp_path / "run/checkpoints/last.ckpt").exists()
+    assert command("fit della --out DIR/run --resume") == 0
+    check_same_posteriors(whole, load(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("name", ["vae", "nvae"])
+def test_a_mixture_of_the_decoders_tokens(
+    name: str, command: Callable[[str], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin = f"fit {name} --data DIR/texts.txt --out DIR/run --prior gaussian --model.width 16 --model.layers 1"
+    assert command(f"{begin} --model.heads 2 --vocabulary 270 --batch_size 8 --guide.encoder BERT --steps 2") == 0
+    assert command(f"fit {name} --out DIR/run --resume --steps 3 --guide.encoder BERT") == 0
+    run = load(tmp_path / "run")
+    assert run.folder.step() == 3 and not any(p.requires_grad for p in run.guide.encoder.texts.parameters())  # type: ignore[union-attr]
+    check_same_posteriors(run, load(tmp_path / "run"))
+    assert len(run.reconstruct(TEXTS[:2])) == 2
+    capsys.readouterr()
+    fitted = fit_prior(run, "mixture", steps=2, batch_size=8)
+    assert all(part.startswith("model.base_measure") for part in fitted.config["trained"])
+    one, two = (each.encode(TEXTS[:3]).mean[:, -1] for each in (run, fitted))  # type: ignore[attr-defined]
+    assert torch.equal(one, two)
+
+
 def test_the_command_refuses_in_one_line(command: Callable[[str], int], capsys: pytest.CaptureFixture[str]) -> None:
     for encoder, message in {
-        "shard": "--guide.encoder is 'shard': did you mean shared? Give one of shared, separate, or the folder",
+        "shard": "--guide.encoder is 'shard': did you mean shared? Give one of shared, causal, separate, or the folder",
         "DIR/nothing/at/all": "nothing/at/all does not exist: give the folder of an encoder, or its name on the",
         "DIR": "holds no model (no config.json): give a folder that save_pretrained wrote.",
     }.items():
@@ -222,4 +257,4 @@ def test_the_command_refuses_in_one_line(command: Callable[[str], int], capsys: 
 def test_the_help_says_what_an_encoder_may_be(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "della", "--help"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "--guide.encoder TEXT|shared|separate" in printed and "the folder of a BERT" in printed
+    assert "--guide.encoder TEXT|shared|causal|separate" in printed and "the folder of a BERT" in printed
