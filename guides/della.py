@@ -86,8 +86,9 @@ class DELLAGuide(Guide):
         posterior: ``full``: the heads predict mean and log variance; ``residual``: their differences from the prior's.
 
     Raises:
-        ValueError: If an option has no such name, a causal encoder is pooled at the first token, which reads nothing, the posterior is residual and the prior no diagonal Gaussian, the
-            prior is a VampPrior and the encoder pretrained, or the batch is unobserved.
+        ValueError: If an option has no such name, a causal encoder is pooled at the first token, which reads nothing, the
+            posterior is residual and the prior no diagonal Gaussian, the prior is a VampPrior and the encoder
+            pretrained, or the batch is unobserved.
 
     References:
         NVAE: A Deep Hierarchical Variational Autoencoder (Vahdat & Kautz, 2020), for residual posteriors,

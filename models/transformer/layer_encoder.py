@@ -23,8 +23,8 @@ class Pool(nn.Module):
 
     .. math:: r = \sum_t \alpha_t h_t, \qquad \alpha = \operatorname{softmax}_t (w \cdot h_t)
 
-    over the tokens that the mask marks; or their ``mean``, which is where ``attention`` starts; or the ``first`` one, or
-    the ``last``, which alone has read the whole text where attention is causal.
+    over the tokens that the mask marks; or their ``mean``, which is where ``attention`` starts; or the ``first`` one,
+    or the ``last``, which alone has read the whole text where attention is causal.
 
     Arguments:
         width: The size of a hidden state.
@@ -64,8 +64,9 @@ class Pool(nn.Module):
 class LayerEncoder(nn.Module):
     r"""Encodes a text with the blocks of a decoder, or with its own, and pools the hidden states of each layer.
 
-    Attention is bidirectional, or causal, which is how a decoder's blocks were trained, and without latents. The states of a layer are normalized, without weights, before they
-    are pooled, because the residual stream grows from layer to layer.
+    Attention is bidirectional, or causal, which is how a decoder's blocks were trained, and without latents. The states
+    of a layer are normalized, without weights, before they are pooled, because the residual stream grows from layer to
+    layer.
 
     Arguments:
         decoder: The decoder whose embedding is shared.
