@@ -86,8 +86,8 @@ class DELLAGuide(Guide):
         posterior: ``full``: the heads predict mean and log variance; ``residual``: their differences from the prior's.
 
     Raises:
-        ValueError: If an option has no such name, a causal encoder is pooled at the first token, which reads nothing, the
-            posterior is residual and the prior no diagonal Gaussian, the prior is a VampPrior and the encoder
+        ValueError: If an option has no such name, a causal encoder is pooled at the first token, which reads nothing,
+            the posterior is residual and the prior no diagonal Gaussian, the prior is a VampPrior and the encoder
             pretrained, or the batch is unobserved.
 
     References:
