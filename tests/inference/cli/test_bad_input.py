@@ -83,7 +83,7 @@ READ = "fit lm --out {here}/new --data {here}/"
 DELLA = "fit della --data {here}/good.txt --out {here}/new "
 CASES = [
     # files
-    (READ + "none.txt", 1, r"none\.txt does not exist\. Give a \.txt, .* file, or a folder"),
+    (READ + "none.txt", 1, r"none\.txt does not exist\. Give a \.txt, .* file .*or a folder"),
     (READ + "empty.txt", 1, r"empty\.txt is empty\. Give a \.txt"),
     (READ + "blank.txt", 1, r"blank\.txt holds only blank lines \(3 of them\)\. Give a \.txt"),
     (READ + "few.txt", 1, r"few\.txt holds 2 different texts, too few to split: give at least 20"),
