@@ -121,10 +121,10 @@ def token_log_prob(
 
     Logits that fit into one chunk (:func:`chunk_bytes`) are kept for the backward pass. Of more, computed a chunk at a
     time, the backward pass has what costs no more memory than the vectors do, so that a training step holds
-    :math:`O(N P + V P)` numbers and one chunk, not :math:`O(N V)`: the gradient of :math:`h`, if :math:`E` and
-    :math:`b` are frozen; the logits, if they take no more than :math:`E` and its gradient, :math:`N \le 2 P`; otherwise
-    nothing, and computes the logits again. This happens inside an operator of its own: a compiler would merge
-    the two identical products and keep the logits after all. That operator can be differentiated once.
+    :math:`O(N P + V P)` numbers, not :math:`O(N V)`: the gradient of :math:`h`, if :math:`E` and :math:`b` are frozen;
+    the logits, if they take no more than :math:`E` and its gradient, :math:`N \le 2 P`, or no more than 128 MB;
+    otherwise nothing, and it computes the logits again. This happens inside an operator of its own: a compiler would
+    merge the two identical products and keep the logits after all. That operator can be differentiated once.
 
     Arguments:
         hidden: Hidden states with shape :math:`(N, P)`.
@@ -155,6 +155,7 @@ def chunk_bytes(device: torch.device) -> int:
 
 
 KEPT_ROWS = 2  # of logits for each dimension: they take the memory of the embedding and its gradient
+KEPT_BYTES = 2**27  # of logits that are kept in any case
 LEAST_ROWS = 128  # of a chunk: with fewer, reading the embedding for each chunk takes longer than computing
 
 
@@ -169,7 +170,8 @@ def _kept(hidden: Tensor, embedding: Tensor, bias: Tensor | None) -> str:
         return "nothing"
     if not trained:
         return "gradient"
-    return "logits" if len(hidden) <= KEPT_ROWS * hidden.shape[-1] else "nothing"
+    few = len(hidden) <= KEPT_ROWS * hidden.shape[-1]
+    return "logits" if few or len(hidden) * len(embedding) * hidden.element_size() <= KEPT_BYTES else "nothing"
 
 
 def _common(hidden: Tensor, embedding: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -183,12 +185,24 @@ def _logits(hidden: Tensor, embedding: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(hidden, embedding, bias)
 
 
-def _chunks(mask: Tensor | None, tokens: Tensor, rows: int) -> Iterator[slice | Tensor]:
-    """Chunks of rows. Masked rows are left out on a CPU; elsewhere that would synchronize with the device."""
-    if mask is not None and tokens.device.type == "cpu":
-        yield from mask.nonzero().squeeze(-1).split(rows)
-    else:
-        yield from (slice(start, start + rows) for start in range(0, len(tokens), rows))
+def _chunks(count: int, rows: int) -> Iterator[slice]:
+    return (slice(start, start + rows) for start in range(0, count, rows))
+
+
+def _present(mask: Tensor | None, *tensors: Tensor) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+    """The numbers of the rows that count, and these rows; None and all of them if all count.
+
+    On a CPU only: elsewhere finding them would synchronize with the device.
+    """
+    if mask is None or mask.device.type != "cpu" or bool(mask.all()):
+        return None, tensors
+    numbers = mask.nonzero().squeeze(-1)
+    return numbers, tuple(tensor[numbers] for tensor in tensors)
+
+
+def _spread(numbers: Tensor | None, rows: Tensor, count: int) -> Tensor:
+    """Rows where they belong, and zeros between them."""
+    return rows if numbers is None else rows.new_zeros(count, *rows.shape[1:]).index_copy_(0, numbers, rows)
 
 
 @torch.library.custom_op(
@@ -201,21 +215,23 @@ def _chunked(
     hidden: Tensor, embedding: Tensor, bias: Tensor | None, tokens: Tensor, mask: Tensor | None, rows: int, kept: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log probabilities, log normalizers, and what is kept for the backward pass."""
-    log_prob, log_norm = hidden.new_zeros(len(hidden)), hidden.new_zeros(len(hidden))
-    keep = hidden.new_zeros(_kept_shape(hidden, embedding, kept))
-    for part in _chunks(mask, tokens, rows):
-        logits = _logits(hidden[part], embedding, bias)
-        if kept == "logits":
-            keep[part] = logits
-        token_logits = logits.gather(1, tokens[part].unsqueeze(1)).squeeze(1)
-        peak = logits.amax(-1)
-        total = logits.sub_(peak.unsqueeze(1)).exp_().sum(-1)
-        if kept == "gradient":
-            with torch.autocast(hidden.device.type, enabled=False):
-                keep[part] = embedding[tokens[part]] - (logits @ embedding) / total.unsqueeze(1)
-        norm = total.log_().add_(peak)
-        log_prob[part], log_norm[part] = token_logits - norm, norm
-    return log_prob, log_norm, keep
+    numbers, (h, tokens) = _present(mask, hidden, tokens)
+    log_prob, log_norm = h.new_empty(len(h)), h.new_empty(len(h))
+    keep = hidden.new_empty(_kept_shape(hidden, embedding, kept))
+    keep[len(h) :] = 0
+    with torch.autocast(hidden.device.type, enabled=False):
+        for part in _chunks(len(h), rows):
+            logits = torch.mm(h[part], embedding.T, out=keep[part][: len(h[part])] if kept == "logits" else None)
+            logits = logits if bias is None else logits.add_(bias)
+            token_logits = logits.gather(1, tokens[part].unsqueeze(1)).squeeze(1)
+            peak = logits.amax(-1)
+            above = logits - peak.unsqueeze(1) if kept == "logits" else logits.sub_(peak.unsqueeze(1))
+            total = above.exp_().sum(-1)
+            if kept == "gradient":
+                keep[part][: len(total)] = embedding[tokens[part]] - (above @ embedding) / total.unsqueeze(1)
+            norm = total.log_().add_(peak)
+            log_prob[part], log_norm[part] = token_logits - norm, norm
+    return _spread(numbers, log_prob, len(hidden)), _spread(numbers, log_norm, len(hidden)), keep
 
 
 @torch.library.custom_op(
@@ -241,22 +257,23 @@ def _chunked_backward(
 
     A frozen embedding gets none: it would take as much memory as the embedding, and a third of the time.
     """
-    d_hidden, d_embedding = torch.zeros_like(hidden), embedding.new_zeros(0 if frozen else embedding.shape)
+    numbers, (h, tokens, grad, log_norm) = _present(mask, hidden, tokens, grad, log_norm)
+    d_hidden, d_embedding = torch.empty_like(h), embedding.new_zeros(0 if frozen else embedding.shape)
     d_bias = embedding.new_zeros(0 if bias is None else len(embedding))
     if kept == "gradient":
-        return keep * grad.unsqueeze(1), d_embedding, d_bias
+        return _spread(numbers, keep[: len(h)] * grad.unsqueeze(1), len(hidden)), d_embedding, d_bias
     with torch.autocast(hidden.device.type, enabled=False):
-        for part in _chunks(mask, tokens, rows):
-            h, g = hidden[part], grad[part].unsqueeze(1)
-            logits = keep[part] if kept == "logits" else F.linear(h, embedding, bias)
+        for part in _chunks(len(h), rows):
+            g, count = grad[part].unsqueeze(1), len(h[part])
+            logits = keep[part][:count] if kept == "logits" else F.linear(h[part], embedding, bias)
             d_logits = (logits - log_norm[part].unsqueeze(1)).exp_().mul_(-g)
             d_logits.scatter_add_(1, tokens[part].unsqueeze(1), g)
-            d_hidden[part] = d_logits @ embedding
+            torch.mm(d_logits, embedding, out=d_hidden[part])
             if not frozen:
-                d_embedding.addmm_(d_logits.T, h)
+                d_embedding.addmm_(d_logits.T, h[part])
             if bias is not None:
                 d_bias += d_logits.sum(0)
-    return d_hidden, d_embedding, d_bias
+    return _spread(numbers, d_hidden, len(hidden)), d_embedding, d_bias
 
 
 def _kept_shape(hidden: Tensor, embedding: Tensor, kept: str) -> tuple[int, int]:

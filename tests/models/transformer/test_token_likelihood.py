@@ -22,8 +22,8 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     """All logits in one chunk; chunks of five rows, which are computed again; or such chunks, which are kept."""
     if request.param != "dense":
         monkeypatch.setattr(likelihood, "_chunk_rows", lambda hidden, embedding: 5)
-    if request.param == "kept":
-        monkeypatch.setattr(likelihood, "KEPT_ROWS", N)
+    if request.param == "chunked":
+        monkeypatch.setattr(likelihood, "KEPT_BYTES", 0)
     return request.param
 
 
@@ -127,8 +127,9 @@ def test_frozen_vectors_leave_the_gradient_of_hidden_states(form: str, masked: b
         torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
 
 
-def test_what_is_kept_for_the_backward_pass() -> None:
+def test_what_is_kept_for_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, embedding, bias, _ = inputs()
+    monkeypatch.setattr(likelihood, "KEPT_BYTES", 0)
     rows = {n: hidden.detach().new_ones(n, P).requires_grad_() for n in (2 * P, 2 * P + 1)}
     assert [likelihood._kept(h, embedding, None) for h in rows.values()] == ["logits", "nothing"]
     assert likelihood._kept(rows[17], embedding.detach(), None) == "gradient"
@@ -136,11 +137,14 @@ def test_what_is_kept_for_the_backward_pass() -> None:
     assert likelihood._kept(hidden.detach(), embedding.detach(), None) == "nothing"
     with torch.no_grad():
         assert likelihood._kept(rows[16], embedding, bias) == "nothing"
+    for size, kept in ((17 * V * 8, "logits"), (17 * V * 8 - 1, "nothing")):
+        monkeypatch.setattr(likelihood, "KEPT_BYTES", size)
+        assert likelihood._kept(rows[17], embedding, None) == kept
 
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_chunked_saves_no_logits(frozen: bool) -> None:
-    n, v, p = 2048, 8000, 16
+    n, v, p = 5000, 8000, 16
     hidden, embedding = torch.randn(n, p, requires_grad=True), torch.randn(v, p, requires_grad=not frozen)
     saved: list[int] = []
 
@@ -154,8 +158,9 @@ def test_chunked_saves_no_logits(frozen: bool) -> None:
     assert 0 < sum(saved) < dense / 50, f"{sum(saved)} bytes saved, dense logits are {dense}"
 
 
-def test_capture_keeps_the_recomputation() -> None:
+def test_capture_keeps_the_recomputation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Configurable below Python, forward and backward stay two opaque calls: nothing of size [N, V] is in the graph."""
+    monkeypatch.setattr(likelihood, "KEPT_BYTES", 0)
     n, v = 600, 8000
     hidden, embedding, tokens = torch.randn(n, P), torch.randn(v, P), torch.randint(v, (n,))
 
