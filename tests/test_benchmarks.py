@@ -34,6 +34,15 @@ def test_em_agrees_with_scikit_learn(script: ModuleType) -> None:
     assert "pyroformer, float32" in text and "peak beyond the inputs" in text
 
 
+@pytest.mark.parametrize("script", ["beside_transformers"], indirect=True)
+def test_every_kind_of_work_is_done_beside_transformers(script: ModuleType) -> None:
+    options = SimpleNamespace(model=None, texts=2, length=6, new=5, rounds=1, only=list(script.WORK))
+    text = script.report(options)
+    for form in ("GPT-2's form", "Llama's form"):
+        for work in script.WORK:
+            assert re.search(rf"\| {form}, width 256 \| {work} \| [\d.e-]+ s \| [\d.e-]+ s \| [\d.]+ \|", text)
+
+
 @pytest.mark.parametrize("script", ["reliability"], indirect=True)
 def test_reliability(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(script, "TEMPERATURES", (0.35,))
