@@ -44,7 +44,7 @@ from .base import Guide
 from .encoders.aligned_texts import AlignedTexts
 from .encoders.text_encoder import TextEncoder
 from .mixture_encoder import MixtureEncoder
-from .token_start import from_prior, start_log_variance, start_mean
+from .token_start import encoder_config, from_prior, start_alpha, start_log_variance, start_mean
 
 __all__ = [
     "LEAST_LOG_ALPHA",
@@ -74,6 +74,8 @@ class NVAEGuide(Guide):
             a token's characters are read in place of those of an encoder of the decoder's sizes; on the command line,
             the folder of a BERT, or its name on the Hugging Face hub.
 
+    Its own encoder has as many layers as the decoder, and two beside the prior ``language_model``.
+
     Raises:
         ValueError: If ``alpha`` or ``variance`` has no such name, the encoder is pretrained and its layers are to
             attend to mixtures, or the batch is unobserved.
@@ -102,7 +104,7 @@ class NVAEGuide(Guide):
         embedding = model.decoder.embedding  # the guide reads the tokens that the decoder writes
         self.encoder: Encoder | MixtureEncoder | AlignedTexts
         if encoder is None:
-            self.encoder = Encoder(model.config, embedding)
+            self.encoder = Encoder(encoder_config(model), embedding)
         else:
             self.encoder = AlignedTexts(encoder, width)
         if model.nvib_layers:
@@ -117,6 +119,7 @@ class NVAEGuide(Guide):
         self.mean = nn.Linear(width, width)
         start_mean(self.mean, model.base_measure)
         self.alpha = AlphaHead(width, model.config.heads, alpha)
+        start_alpha(self.alpha, model)
         self.log_odds = None if model.presence is None else nn.Linear(width, 1)
         if self.log_odds is not None:
             nn.init.zeros_(self.log_odds.weight)

@@ -1,11 +1,36 @@
 """The start of a guide at the Gaussians of tokens, where the prior of the vectors has one for each token."""
 
+import math
+from dataclasses import replace
+
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..models.mixture_base import MixtureMemoryModel
 from ..models.priors.roles import BaseMeasure
+from ..models.transformer.config import TransformerConfig
+from ..models.transformer.mixtures.heads import AlphaHead
 
-__all__ = ["from_prior", "start_log_variance", "start_mean"]
+__all__ = ["encoder_config", "from_prior", "start_alpha", "start_log_variance", "start_mean"]
+
+LAYERS = 2  # of an encoder beside a trained language model, which may have dozens
+
+
+def encoder_config(model: MixtureMemoryModel) -> TransformerConfig:
+    """The network of a new encoder: that of the decoder, with two layers if its output layer finds each vector.
+
+    There, posteriors start at their tokens' Gaussians, and an encoder has only the rest to say.
+    """
+    config = model.config
+    return config if model.decoder.reader is None else replace(config, layers=min(config.layers, LAYERS))
+
+
+def start_alpha(head: AlphaHead, model: MixtureMemoryModel) -> None:
+    """Starts the head of the concentrations at those of the prior, if the decoder finds each vector by its place."""
+    delta = float(getattr(getattr(model, "weight_prior", None), "delta", 0.0))
+    if model.decoder.reader is not None and head.form == "linear" and delta > 0:
+        nn.init.zeros_(head.linear.weight)
+        nn.init.constant_(head.linear.bias, math.log(delta))
 
 
 def start_mean(head: nn.Linear, base_measure: nn.Module) -> None:

@@ -24,7 +24,7 @@ from ..models.vae import VAE
 from .base import Guide
 from .encoders.aligned_texts import AlignedTexts
 from .encoders.text_encoder import TextEncoder
-from .token_start import from_prior, start_log_variance, start_mean
+from .token_start import encoder_config, from_prior, start_log_variance, start_mean
 
 __all__ = ["GaussianPosterior", "VAEGuide"]
 
@@ -74,6 +74,8 @@ class VAEGuide(Guide):
             a token's characters are read in place of those of an encoder of the decoder's sizes; on the command line,
             the folder of a BERT, or its name on the Hugging Face hub.
 
+    Its own encoder has as many layers as the decoder, and two beside the prior ``language_model``.
+
     Raises:
         ValueError: If the batch is unobserved.
 
@@ -93,7 +95,7 @@ class VAEGuide(Guide):
         width = model.config.width
         self.encoder: Encoder | AlignedTexts
         if encoder is None:
-            self.encoder = Encoder(model.config, model.decoder.embedding)  # it reads the tokens that the decoder writes
+            self.encoder = Encoder(encoder_config(model), model.decoder.embedding)  # it reads the decoder's tokens
         else:
             self.encoder = AlignedTexts(encoder, width)
         self.mean, self.log_variance = nn.Linear(width, width), nn.Linear(width, width)

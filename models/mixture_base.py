@@ -20,6 +20,7 @@ from .transformer.backbone import Backbone, Train
 from .transformer.blocks import cross_attention_of
 from .transformer.config import TransformerConfig
 from .transformer.memory import Memory, check_mixture
+from .transformer.place_reader import PlaceReader
 from .transformer.stacks import Decoder
 from .transformer.text_distribution import AutoregressiveText
 
@@ -50,14 +51,28 @@ class MixtureMemoryModel(Model):
             backbone.load_into(self.base_measure, labels)
             if train != "all":
                 backbone.freeze(self.base_measure)
+                if self.decoder.reader is not None:
+                    self.decoder.reader.codebook.requires_grad_(False)
         self.start_reading()
+
+    def place_reader(self, weighted: bool) -> PlaceReader | None:
+        """What reads the vector of each place for the decoder's output layer, where the prior says how to find it.
+
+        Arguments:
+            weighted: Whether the weights of the vectors are latent, and count.
+        """
+        if not isinstance(self.base_measure, LanguageModelVectorPrior):
+            return None
+        config = self.config
+        return PlaceReader(config.vocabulary, config.width, self.base_measure.config.max_length, weighted)
 
     @torch.no_grad()
     def start_reading(self) -> None:
         """Starts at a decoder that understands the prior's vectors, where the prior has a Gaussian for each token.
 
-        The means of the Gaussians are the decoder's embedding, scaled to variance 1; and the cross-attention adds the
-        vector that it reads to a hidden state as it is, so that the output layer finds the token. Where to read, it
+        The means of the Gaussians are the decoder's embedding, scaled to variance 1. Where a reader finds the vector of
+        each place, it starts at them, and the cross-attention adds nothing at first. Otherwise the cross-attention adds
+        the vector that it reads to a hidden state as it is, so that the output layer finds the token; where to read, it
         learns.
         """
         prior = self.base_measure
@@ -71,10 +86,14 @@ class MixtureMemoryModel(Model):
                 f"width {size}: give both the same."
             )
         prior.start_at_embedding(embedding)
+        if self.decoder.reader is not None:
+            self.decoder.reader.start_at(prior.means())
         for block in self.decoder.blocks:
             attention = cross_attention_of(block)
             nn.init.orthogonal_(attention.value.weight)
             attention.out.weight.copy_(attention.value.weight.T)
+            if self.decoder.reader is not None:
+                nn.init.zeros_(attention.out.weight)
 
     def check_length_prior(self, length_prior: LengthPrior | None) -> LengthPrior | None:
         """The prior of the length, uniform by default; None, and none is allowed, where the vectors end a text."""

@@ -157,7 +157,7 @@ class NVAE(MixtureMemoryModel):
         self.presence = _checked_presence(presence, self.base_measure)
         if self.presence is not None:
             self.latents = ("presence", *self.latents)
-        self.decoder = Decoder(config, cross_attention=True)
+        self.decoder = Decoder(config, cross_attention=True, reader=self.place_reader(weighted=True))
         if self.nvib_decoder_layers:
             self.decoder = MixtureDecoder(config, self.nvib_decoder_layers, nvib_decoder_alpha)
         mask = component_mask(torch.tensor([1, 2]), samples_per_component, 3 * samples_per_component)

@@ -78,7 +78,7 @@ class VAE(MixtureMemoryModel):
         prior = named_prior(base_measure, config, 0, ends_texts=length_prior is None)
         self.base_measure = as_prior(prior, VectorPrior, "base_measure")
         self.length_prior = self.check_length_prior(length_prior)
-        self.decoder = Decoder(config, cross_attention=True)
+        self.decoder = Decoder(config, cross_attention=True, reader=self.place_reader(weighted=False))
         check_base_measure(self.base_measure, length_mask(torch.tensor([1, 2]), 2), config.width)
         self.start_reading()
 

@@ -24,6 +24,7 @@ from .config import TransformerConfig
 from .embedding import Embedding
 from .fusion import Fusion, FusionKind, MemorySlot, Shift, layer_fusion
 from .memory import Context, Memory, batch_shape, flat
+from .place_reader import PlaceReader
 
 __all__ = ["BlockInputs", "Decoder", "DecoderCache", "Encoder", "are_copies", "check_condition", "check_length"]
 
@@ -82,6 +83,7 @@ class DecoderCache:
         latents: All latents of a text as one vector, with shape :math:`(B, K p)`, or None.
         position: Position of each text's next token, with shape :math:`(B)`.
         draws: Whether layers that attend to mixtures over tokens draw these, or attend to their means.
+        memory: The mixture that a :class:`~.place_reader.PlaceReader` reads, or None.
     """
 
     layers: list[KeyValueCache]
@@ -89,6 +91,7 @@ class DecoderCache:
     latents: Float[Tensor, "B k"] | None
     position: Int[Tensor, " B"]
     draws: bool = False
+    memory: Mixture | None = None
 
 
 class Decoder(nn.Module):
@@ -100,6 +103,7 @@ class Decoder(nn.Module):
         config: Sizes and options.
         cross_attention: Whether its blocks attend to a mixture.
         fusion: How latents enter it, or None where there are none.
+        reader: What reads the vector of each place for the output layer, or None.
 
     Examples:
         >>> decoder = Decoder(TransformerConfig(vocabulary=20, max_length=8, width=16), cross_attention=True)
@@ -111,7 +115,13 @@ class Decoder(nn.Module):
         torch.Size([5, 3, 8, 16])
     """
 
-    def __init__(self, config: TransformerConfig, cross_attention: bool = False, fusion: Fusion | None = None) -> None:
+    def __init__(
+        self,
+        config: TransformerConfig,
+        cross_attention: bool = False,
+        fusion: Fusion | None = None,
+        reader: PlaceReader | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.embedding = Embedding(config)
@@ -119,15 +129,22 @@ class Decoder(nn.Module):
         self.norm = norm_layer(config)
         self.head = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=config.bias)
         initialize(self, config)
+        self.reader = reader
         self.fusion = fusion
         self.shift: Shift | None = None
         if fusion is not None:
             self._add_fusion(fusion)
 
     @property
-    def readout(self) -> tuple[Float[Tensor, "V P"], Float[Tensor, " V"] | None]:
-        """The matrix and the bias, or None, of the linear map from hidden states to logits."""
-        return (self.embedding.tokens.weight, None) if self.head is None else (self.head.weight, self.head.bias)
+    def readout(self) -> tuple[Float[Tensor, "V c"], Float[Tensor, " V"] | None]:
+        """The matrix and the bias, or None, of the linear map from hidden states to logits.
+
+        With a reader, hidden states and matrix go on with what it reads.
+        """
+        weight, bias = (self.embedding.tokens.weight, None) if self.head is None else (self.head.weight, self.head.bias)
+        if self.reader is None:
+            return weight, bias
+        return torch.cat([weight, self.reader.columns().to(weight.dtype)], -1), bias
 
     def forward(
         self, tokens: Int[Tensor, "*texts T"], memory: Memory | None = None, form: Form = "exact"
@@ -157,8 +174,9 @@ class Decoder(nn.Module):
         rotation = self.embedding.rotation(tokens, position)
         for block, other in zip(self.blocks, inputs, strict=True):
             x = applied(block, x, mask, causal=True, memory=other.memory, latent=other.latent, rotation=rotation)
-        x = self._shifted("softmax", self.norm(x), latents)
-        return x[:, x.shape[1] - length :].reshape(*batch, length, -1)
+        x = self._shifted("softmax", self.norm(x), latents)[:, x.shape[1] - length :]
+        x = self._with_reading(x, memory, torch.arange(length, device=x.device).expand(x.shape[:2]))
+        return x.reshape(*batch, length, -1)
 
     def read(self, vectors: Float[Tensor, "B T P"]) -> Float[Tensor, "B T P"]:
         """Hidden states after vectors in place of the rows of tokens in the embedding, without a memory.
@@ -190,7 +208,8 @@ class Decoder(nn.Module):
         inputs, latents = self._block_inputs(memory, form, project=True)
         layers = [KeyValueCache(capacity + isinstance(_fusion(block), MemorySlot)) for block in self.blocks]
         position = torch.zeros(math.prod(batch), dtype=torch.long, device=self.embedding.tokens.weight.device)
-        return DecoderCache(layers, inputs, latents, position)
+        read = memory if isinstance(memory, Mixture) and self.reader is not None else None
+        return DecoderCache(layers, inputs, latents, position, memory=read)
 
     def step(
         self, tokens: Int[Tensor, "B T"], cache: DecoderCache, mask: Bool[Tensor, "B T"] | None = None
@@ -216,7 +235,7 @@ class Decoder(nn.Module):
         for block, keys_values, (memory, latent) in zip(self.blocks, cache.layers, cache.inputs, strict=True):
             # Not block(...): a compiled block would be compiled again for every length of the cache.
             x = block.forward(x, mask, True, memory, cache=keys_values, latent=latent, rotation=rotation)
-        return self._shifted("softmax", self.norm(x), cache.latents)
+        return self._with_reading(self._shifted("softmax", self.norm(x), cache.latents), cache.memory, position)
 
     def _add_fusion(self, fusion: Fusion) -> None:
         """Adds the modules through which latents enter."""
@@ -256,6 +275,14 @@ class Decoder(nn.Module):
             for layer, latent in zip(self.fusion.layers, self.fusion.each(latents), strict=True):
                 inputs[layer] = BlockInputs(latent=latent)
         return inputs, latents.flatten(-2)
+
+    def _with_reading(self, x: Tensor, memory: Memory | None, place: Tensor) -> Tensor:
+        """Hidden states, followed by what the reader has of each place; nothing where there is no memory."""
+        if self.reader is None:
+            return x
+        if not isinstance(memory, Mixture):
+            return F.pad(x, (0, self.reader.codebook.shape[-1] + 1))
+        return torch.cat([x, self.reader(place, memory).to(x.dtype)], -1)
 
     def _shifted(self, kind: FusionKind, x: Tensor, latents: Tensor | None) -> Tensor:
         """Hidden states with the latents added, if the fusion is of this kind."""

@@ -55,7 +55,7 @@ class GaussianTokenPrior(SequencePrior):
 
     def gaussians(self, tokens: Int[Tensor, "*batch T"]) -> TokenGaussians:
         place = torch.arange(tokens.shape[-1], device=tokens.device)
-        return TokenGaussians(self.means()[tokens] + places(place, self.width), self.std().square().log())
+        return TokenGaussians(self.means()[tokens] + self.places(place), self.std().square().log())
 
     def of_logits(self, logits: Float[Tensor, "*batch m v"], place: Int[Tensor, " m"]) -> Codebook:
         """The distribution of the vector at each place, from the logits of its token."""
@@ -64,7 +64,11 @@ class GaussianTokenPrior(SequencePrior):
 
     def shift(self, place: Int[Tensor, " m"]) -> Float[Tensor, "m p"]:
         r""":math:`\nu_i`, of the token that a vector belongs to."""
-        return places(place.div(max(1, self.samples_per_component), rounding_mode="floor"), self.width)
+        return self.places(place.div(max(1, self.samples_per_component), rounding_mode="floor"))
+
+    def places(self, place: Int[Tensor, " m"]) -> Float[Tensor, "m p"]:
+        r""":math:`\nu_i`, of a token at each place."""
+        return places(place, self.width)
 
     def std(self) -> Float[Tensor, " p"]:
         r""":math:`\sigma`."""

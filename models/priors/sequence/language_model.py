@@ -1,11 +1,13 @@
 """A prior of the next vector that is a trained language model, whose tokens are Gaussians."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ...transformer.config import TransformerConfig
+from ...transformer.place_reader import place_codes, place_width
 from ...transformer.stacks import Decoder
 from ...utils.precision import at_least_float32
 from ..checks import check_prior
@@ -32,6 +34,9 @@ class LanguageModelVectorPrior(GaussianTokenPrior):
     model with latents can start where a language model ended: its rate is that loss, its reconstructions
     can be exact, and samples from its prior are those of the language model.
 
+    The last dimensions of a vector are the code of its place and of nothing else, so that a decoder finds the vector of
+    a place by attention (:class:`~pyroformer.models.transformer.place_reader.PlaceReader`).
+
     A model that starts from a backbone (``for_corpus(backbone=...)``) copies its weights into the language model of
     this prior too, and starts the means at its embedding, scaled to variance 1.
     :class:`~pyroformer.priors.TokenVectorPrior` is the same idea for training from nothing.
@@ -45,7 +50,7 @@ class LanguageModelVectorPrior(GaussianTokenPrior):
         eos: The token that ends texts, if the vectors tell where.
 
     Raises:
-        ValueError: If the width is odd, ``variance``, ``eos`` or ``samples_per_component`` is out of range, or
+        ValueError: If ``variance``, ``eos`` or ``samples_per_component`` is out of range, or
             ``first`` has another width.
 
     References:
@@ -70,8 +75,6 @@ class LanguageModelVectorPrior(GaussianTokenPrior):
     ) -> None:
         super().__init__()
         check_gaussians(config.vocabulary, variance, eos)
-        if config.width % 2:
-            raise ValueError(f"width {config.width}: must be even, for the sinusoids of places")
         if samples_per_component not in (0, 1):
             raise ValueError(
                 f"samples_per_component {samples_per_component}: a language model has one vector for each token, so it "
@@ -79,7 +82,8 @@ class LanguageModelVectorPrior(GaussianTokenPrior):
             )
         self.config, self.width, self.samples_per_component, self.eos = config, config.width, samples_per_component, eos
         self.decoder = Decoder(config)
-        self.mean = nn.Parameter(torch.empty(config.vocabulary, config.width))
+        self.code_width = place_width(config.width)
+        self.mean = nn.Parameter(torch.empty(config.vocabulary, config.width - self.code_width))
         self.log_variance = nn.Parameter(unbounded(torch.full((config.width,), variance)))
         self.first = narrow_first(config.width, variance) if first is None else first
         check_prior(self.first, event_shape=(config.width,), name="first")
@@ -87,10 +91,14 @@ class LanguageModelVectorPrior(GaussianTokenPrior):
             self.start_at_embedding(self.decoder.embedding.tokens.weight)
 
     def means(self) -> Float[Tensor, "v p"]:
-        return at_least_float32(self.mean)
+        return F.pad(at_least_float32(self.mean), (0, self.code_width))
+
+    def places(self, place: Int[Tensor, " m"]) -> Float[Tensor, "m p"]:
+        codes = place_codes(place, self.code_width, self.config.max_length)
+        return F.pad(codes, (self.mean.shape[-1], 0))
 
     def start_at_embedding(self, embedding: Float[Tensor, "v p"]) -> None:
-        self.mean.copy_(embedding / embedding.square().mean().sqrt())
+        self.mean.copy_((embedding / embedding.square().mean().sqrt())[:, : self.mean.shape[-1]])
 
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
         tokens = InOrder(self.conditional, self.draw, mask[..., self.samples_per_component :], self.width)
