@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...models.utils.precision import at_least_float32
 from ..utils.seeds import derived_seed
-from .candidates import candidates
+from .candidates import candidate_counts, candidates
 from .inversion import inverted
 
 __all__ = ["Decoding", "uniforms"]
@@ -86,11 +86,22 @@ class Decoding:
         if uniform is None:
             uniform = torch.rand(logits.shape[:-1], device=logits.device)
         if self.top_k or self.top_p < 1:
-            found = candidates(self._tempered(logits).softmax(-1), self.top_k, self.top_p)
-            if found is not None:
-                weights, tokens = found
-                return tokens.gather(-1, inverted(weights, uniform)[..., None]).squeeze(-1)
+            return self._restricted(logits.reshape(-1, logits.shape[-1]), uniform.reshape(-1)).reshape(uniform.shape)
         return inverted(self.probabilities(logits), uniform)
+
+    def _restricted(self, logits: Float[Tensor, "n V"], uniform: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+        """Tokens drawn among few candidates, or where these are not all, from the whole table: the same tokens."""
+        probabilities = self._tempered(logits).softmax(-1)
+        drawn, left = torch.empty_like(uniform, dtype=torch.long), torch.arange(len(uniform), device=uniform.device)
+        for count in candidate_counts(logits.shape[-1], self.top_k):
+            rows = probabilities if len(left) == len(uniform) else probabilities[left]
+            weights, tokens, whole = candidates(rows, count, self.top_k, self.top_p)
+            chosen = tokens.gather(-1, inverted(weights, uniform[left])[:, None]).squeeze(-1)
+            drawn[left[whole]], left = chosen[whole], left[~whole]
+            if not len(left):
+                return drawn
+        drawn[left] = inverted(self.probabilities(logits[left]), uniform[left])
+        return drawn
 
     def _tempered(self, logits: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
         logits = at_least_float32(logits)

@@ -91,6 +91,13 @@ def test_equally_probable_tokens_are_left_out_as_in_the_whole_table(options: dic
     assert possible[drawn].all() and len(drawn) > 0.9 * possible.sum()
 
 
+def test_a_text_does_not_depend_on_the_nuclei_of_others() -> None:
+    decoding, noise = Decoding(top_p=0.9), torch.rand(3)
+    logits = torch.tensor([[6.0], [1.5], [0.0]]) * torch.randn(3, 20_000)  # nuclei of tens, thousands and most tokens
+    alone = [decoding(row, uniform).item() for row, uniform in zip(logits, noise, strict=True)]
+    assert decoding(logits, noise).tolist() == alone
+
+
 def test_a_large_vocabulary_is_not_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = 5 * torch.randn(4, 20_000)
     monkeypatch.setattr(Decoding, "probabilities", None)
