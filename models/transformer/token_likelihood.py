@@ -258,7 +258,9 @@ def _chunked_backward(
     A frozen embedding gets none: it would take as much memory as the embedding, and a third of the time.
     """
     numbers, (h, tokens, grad, log_norm) = _present(mask, hidden, tokens, grad, log_norm)
-    d_hidden, d_embedding = torch.empty_like(h), embedding.new_zeros(0 if frozen else embedding.shape)
+    d_hidden, d_embedding = torch.empty_like(h), embedding.new_empty(0 if frozen else embedding.shape)
+    if not len(h):
+        d_embedding.zero_()
     d_bias = embedding.new_zeros(0 if bias is None else len(embedding))
     if kept == "gradient":
         return _spread(numbers, keep[: len(h)] * grad.unsqueeze(1), len(hidden)), d_embedding, d_bias
@@ -270,7 +272,7 @@ def _chunked_backward(
             d_logits.scatter_add_(1, tokens[part].unsqueeze(1), g)
             torch.mm(d_logits, embedding, out=d_hidden[part])
             if not frozen:
-                d_embedding.addmm_(d_logits.T, h[part])
+                d_embedding.addmm_(d_logits.T, h[part], beta=min(part.start, 1))  # the first one needs no zeros
             if bias is not None:
                 d_bias += d_logits.sum(0)
     return _spread(numbers, d_hidden, len(hidden)), d_embedding, d_bias

@@ -99,6 +99,13 @@ def test_absent_rows_reach_nothing(form: str, bad: float) -> None:
         torch.testing.assert_close(a, b, atol=0, rtol=0)
 
 
+def test_nothing_present_has_gradients_of_zero(form: str) -> None:
+    hidden, embedding, bias, tokens = inputs()
+    log_prob = token_log_prob(hidden, embedding, tokens, bias, torch.zeros(N, dtype=torch.bool))
+    gradients = torch.autograd.grad(log_prob.sum(), (hidden, embedding, bias))
+    assert not any(x.any() for x in (log_prob, *gradients))
+
+
 def test_a_frozen_embedding_gets_no_gradient(form: str) -> None:
     hidden, embedding, bias, tokens = inputs()
     full = torch.autograd.grad(token_log_prob(hidden, embedding, tokens, bias).sum(), (hidden, embedding, bias))
