@@ -53,7 +53,7 @@ class PlaceReader(nn.Module):
         self.log_variance = nn.Parameter(torch.tensor(math.log(size / NATS)))
 
     def forward(self, place: Int[Tensor, "B T"], memory: Mixture) -> Float[Tensor, "B T c"]:
-        r"""Factors of :meth:`columns`: :math:`r_t / \tau^2` and :math:`s_t`.
+        r"""Factors of :meth:`columns`: :math:`r_t / \tau^2` and :math:`s_t / \tau^2`.
 
         Arguments:
             place: The place of each token, from 0.
@@ -72,13 +72,12 @@ class PlaceReader(nn.Module):
         if memory.mask is not None:
             content = torch.where(memory.mask[..., None], content, 0)
         precision = (-at_least_float32(self.log_variance)).exp()
-        return torch.cat([precision * (weights @ content), weights.sum(-1, keepdim=True)], -1)
+        return precision * torch.cat([weights @ content, weights.sum(-1, keepdim=True)], -1)
 
     def columns(self) -> Float[Tensor, "V c"]:
-        r"""What each token adds to the output layer: :math:`c_v` and :math:`-|c_v|^2 / 2 \tau^2`."""
+        r"""What each token adds to the output layer: :math:`c_v` and :math:`-|c_v|^2 / 2`."""
         codebook = at_least_float32(self.codebook)
-        precision = (-at_least_float32(self.log_variance)).exp()
-        return torch.cat([codebook, -0.5 * precision * codebook.square().sum(-1, keepdim=True)], -1)
+        return torch.cat([codebook, -0.5 * codebook.square().sum(-1, keepdim=True)], -1)
 
     @torch.no_grad()
     def start_at(self, means: Float[Tensor, "V p"]) -> None:

@@ -106,9 +106,10 @@ class Codebook(TorchDistribution):
         value = value if self.shift is None else value - self.shift
         center = self.means.detach().mean(0)
         z, mean, precision = value - center, self.means - center, self.stds.reciprocal().square()
-        constant = -(0.5 * (mean.square() * precision) + self.stds.log()).sum(-1)
-        if len(self.stds) == 1:
+        if len(self.stds) == 1:  # products with a vector in place of tables of all means
+            constant = -0.5 * (mean.square() @ precision[0]) - self.stds.log().sum()
             return self.logits + F.linear(z * precision, mean, constant)
+        constant = -(0.5 * (mean.square() * precision) + self.stds.log()).sum(-1)
         factors = torch.cat([mean * precision, -0.5 * precision], -1)
         return self.logits + F.linear(torch.cat([z, z.square()], -1), factors, constant)
 
