@@ -1,6 +1,9 @@
 """The language model of a run as the start of other models."""
 
+from dataclasses import replace
+
 from ...models.language_model import LanguageModel
+from ...models.transformer.linear import merged_weights
 from ..pretrained.pretrained import Pretrained
 from .fitted import FittedModel
 
@@ -8,14 +11,14 @@ __all__ = ["backbone_of"]
 
 
 def backbone_of(run: FittedModel) -> Pretrained:
-    """The decoder of a language model that was fitted here, with the tokenizer of its texts.
+    """The decoder of a language model that was fitted here, with the tokenizer of its texts; adapters are merged.
 
     Arguments:
         run: A run of a :class:`~pyroformer.LanguageModel`.
 
     Raises:
-        ValueError: If the run is of another model, or its decoder has weights that others lack, such as adapters or
-            those of probabilistic attention.
+        ValueError: If the run is of another model, or its decoder has weights that others lack, such as those of
+            probabilistic attention.
 
     Examples:
         >>> corpus = pf.Corpus.from_texts([f"text {n}" for n in range(40)], vocabulary=300, max_length=12)
@@ -31,8 +34,8 @@ def backbone_of(run: FittedModel) -> Pretrained:
             "is a start for others. Give a run of fit lm, or a folder in Hugging Face format."
         )
     decoder = run.model.decoder
-    weights = {key: value.detach().clone() for key, value in decoder.named_parameters()}
+    config = replace(decoder.config, adapter_rank=0)
     try:
-        return Pretrained(name, decoder.config, weights, run.tokenizer)
+        return Pretrained(name, config, merged_weights(decoder), run.tokenizer)
     except ValueError as error:
         raise ValueError(f"cannot start from {name}: {error}") from error

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["AdaptedLinear", "linear"]
+__all__ = ["AdaptedLinear", "linear", "merged_weights"]
 
 
 class AdaptedLinear(nn.Linear):
@@ -38,6 +38,27 @@ class AdaptedLinear(nn.Linear):
 
     def forward(self, x: Float[Tensor, "*batch i"]) -> Float[Tensor, "*batch o"]:
         return super().forward(x) + F.linear(F.linear(x, self.adapter_down), self.adapter_up)
+
+
+@torch.no_grad()
+def merged_weights(module: nn.Module) -> dict[str, Tensor]:
+    r"""Copies of the weights of a module by name, each adapter added to its matrix, :math:`W + U D`.
+
+    Examples:
+        >>> layer = AdaptedLinear(8, 4, bias=False, rank=2)
+        >>> _ = nn.init.normal_(layer.adapter_up)
+        >>> plain = linear(8, 4, bias=False)
+        >>> _ = plain.load_state_dict(merged_weights(layer))
+        >>> x = torch.randn(3, 8)
+        >>> torch.allclose(plain(x), layer(x), atol=1e-5)
+        True
+    """
+    weights = {name: value.detach().clone() for name, value in module.named_parameters()}
+    for prefix, part in module.named_modules():
+        if isinstance(part, AdaptedLinear):
+            path = f"{prefix}." if prefix else ""
+            weights[f"{path}weight"] += weights.pop(f"{path}adapter_up") @ weights.pop(f"{path}adapter_down")
+    return weights
 
 
 def linear(inputs: int, outputs: int, bias: bool, rank: int = 0) -> nn.Linear:

@@ -1,0 +1,44 @@
+"""Runs of language models as starts of other models."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import pyroformer as pf
+from pyroformer.inference.runs.backbone import backbone_of
+
+
+def corpus() -> pf.Corpus:
+    return pf.Corpus.from_texts([f"{n} and then {n + 1}" for n in range(60)], vocabulary=280, max_length=24)
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run of a language model with adapters, away from where these start."""
+    texts, folder = corpus(), tmp_path_factory.mktemp("lm")
+    first = pf.fit(pf.LanguageModel.for_corpus(texts, width=16, layers=1), None, texts, steps=1, progress=False)
+    model = pf.LanguageModel.for_corpus(texts, backbone=first.backbone, train="lora", adapter_rank=2)
+    run = pf.fit(model, None, texts, out=folder / "run", steps=2, learning_rate=0.1, progress=False)
+    moved = [p for name, p in run.model.named_parameters() if "adapter_up" in name]
+    assert moved and all(p.abs().max() > 0 for p in moved)
+    return run
+
+
+@torch.no_grad()
+def test_adapters_are_merged(adapted: Any) -> None:
+    backbone = backbone_of(adapted)
+    assert backbone.config.adapter_rank == 0 and not any("adapter" in name for name in backbone.weights)
+    texts = list(adapted.corpus.test[:3])
+    model = pf.LanguageModel.for_corpus(adapted.corpus, backbone=backbone).eval()
+    batch = pf.Batch.pad([adapted.tokenizer.encode(text) for text in texts])
+    expected = torch.as_tensor(adapted.bound(texts, progress=False))
+    actual = model.likelihood(mask=batch.mask).log_prob(batch.tokens)
+    torch.testing.assert_close(actual.double(), expected.double(), rtol=1e-5, atol=1e-4)
+
+
+def test_the_run_stays_as_it_was(adapted: Any, tmp_path: Path) -> None:
+    before = {name: value.clone() for name, value in adapted.model.named_parameters()}
+    pf.VAE.for_corpus(adapted.corpus, backbone=adapted.backbone, base_measure="language_model", train="lora")
+    assert all(torch.equal(value, before[name]) for name, value in adapted.model.named_parameters())
