@@ -149,6 +149,14 @@ class EvaluationContext:
         The marginal KL is what the mutual information leaves of the divergence, which has a closed form, so that they
         add up; where texts have conditions they do not, and it is estimated for itself.
         """
+        return self._latent_information(sensitivity=False)
+
+    @cached_property
+    def latent_sensitivity(self) -> LatentInformation | None:
+        """The same with the decoder's sensitivity to each latent, for which it reads each text once for each latent."""
+        return self._latent_information(sensitivity=True)
+
+    def _latent_information(self, sensitivity: bool) -> LatentInformation | None:
         model: Any = self.run.model
         guide: Any = self.run.guide
         if not has_hierarchy(model, guide) or self.compared < 2:
@@ -156,7 +164,7 @@ class EvaluationContext:
         texts = evenly_spaced(self.texts, self.compared)
         batches = [batch.to(model.device) for _, batch in sequential_batches(texts, self.options.batch_size)]
         with seeded_eval(model, guide, seed=self.options.seed):
-            information = latent_information(model, guide, batches)
+            information = latent_information(model, guide, batches, sensitivity=sensitivity)
         if self.run.corpus.conditional:
             return information
         return information._replace(marginal_kl=information.kl - information.mutual_information)
@@ -185,7 +193,7 @@ class EvaluationContext:
             about |= {"num_particles": options.num_particles, "draws": self.draws * self.objective.num_particles}
         if computed.get("reconstructions") is not None:
             about |= {"reconstructions": len(computed["reconstructions"]), "min_weight": options.min_weight}
-        if computed.get("latent_information") is not None:
+        if any(computed.get(name) is not None for name in ("latent_information", "latent_sensitivity")):
             about["compared"] = self.compared
         return about
 

@@ -91,16 +91,16 @@ class LatentInformation(NamedTuple):
         marginal_kl: Log ratio of the aggregated posterior and the prior, at the same draw.
         variance: Of each unit's posterior mean over texts, the latents below averaged out; see
             :func:`explained_variance`.
-        sensitivity: Drop of log p(x | z) where the latent is that of another text.
-        sensitivity_all: Its drop where all latents are.
+        sensitivity: Drop of log p(x | z) where the latent is that of another text; None if it was not asked for.
+        sensitivity_all: Its drop where all latents are; likewise.
     """
 
     kl: Float[Tensor, "N K"]
     mutual_information: Float[Tensor, "N K"]
     marginal_kl: Float[Tensor, "N K"]
     variance: Float[Tensor, "K p"]
-    sensitivity: Float[Tensor, "N K"]
-    sensitivity_all: Float[Tensor, " N"]
+    sensitivity: Float[Tensor, "N K"] | None = None
+    sensitivity_all: Float[Tensor, " N"] | None = None
 
 
 def has_hierarchy(model: object, guide: object) -> bool:
@@ -115,7 +115,11 @@ def has_hierarchy(model: object, guide: object) -> bool:
 
 @torch.no_grad()
 def latent_information(
-    model: HierarchicalModel, guide: HierarchicalGuide, batches: Sequence[Batch], draws: int = 16
+    model: HierarchicalModel,
+    guide: HierarchicalGuide,
+    batches: Sequence[Batch],
+    draws: int = 16,
+    sensitivity: bool = True,
 ) -> LatentInformation:
     r"""Information of each latent of a hierarchy.
 
@@ -127,6 +131,8 @@ def latent_information(
         guide: Its guide.
         batches: Texts; rows of weight zero are left out.
         draws: Draws of the latents below, over which the mean of a latent is averaged.
+        sensitivity: Whether the decoder's sensitivity to each latent is measured too: it then reads each text K + 2
+            times, which takes far longer than all else.
 
     Raises:
         ValueError: If there are fewer than two texts, or fewer than two draws.
@@ -148,10 +154,13 @@ def latent_information(
     with guide.set_hyperparameters():
         paths = _joined([_sample_paths(model, guide, *each, common) for each in zip(batches, noise, strict=True)])
         divergences, compared = _divergences(model, guide, paths), _compared(model, guide, paths)
+    information = LatentInformation(divergences, *compared, explained_variance(paths.means))
+    if not sensitivity:
+        return information
     others = paths.latents[derangement(sum(sizes)).to(model.device)].split(sizes)
     latents = paths.latents.split(sizes)
     drops = torch.cat([_drops(model, *each) for each in zip(batches, latents, others, strict=True)])
-    return LatentInformation(divergences, *compared, explained_variance(paths.means), drops[:, :-1], drops[:, -1])
+    return information._replace(sensitivity=drops[:, :-1], sensitivity_all=drops[:, -1])
 
 
 def mutual_information_and_marginal_kl(

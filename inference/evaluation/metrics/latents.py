@@ -27,7 +27,7 @@ class LatentMetric(Metric, ABC):
     """
 
     def summarize(self, column: object, context: EvaluationContext) -> dict[str, MetricResult] | None:
-        information = context.latent_information
+        information = self.information(context)
         if information is None:
             return None
         latents = context.run.model.latents
@@ -37,6 +37,10 @@ class LatentMetric(Metric, ABC):
             name: MetricResult(self.label.format(latent=latent, count=count) + self.limit(context), units)
             for (name, latent), units in zip(names, self.units(information), strict=True)
         }
+
+    def information(self, context: EvaluationContext) -> LatentInformation | None:
+        """What the metric reads."""
+        return context.latent_information
 
     def limit(self, context: EvaluationContext) -> str:
         """The largest value that is possible, for the label."""
@@ -92,7 +96,11 @@ class Sensitivity(LatentMetric):
 
     name, label = "sensitivity", "drop of log p(x | z) over {count} with another text's {latent}"
 
+    def information(self, context: EvaluationContext) -> LatentInformation | None:
+        return context.latent_sensitivity
+
     def units(self, information: LatentInformation) -> Iterator[dict[str, Estimate]]:
+        assert information.sensitivity is not None and information.sensitivity_all is not None
         return _nats(information.sensitivity, information.sensitivity_all)
 
 

@@ -379,6 +379,19 @@ def test_an_evaluation_has_the_information_of_each_latent(run: Run) -> None:
     assert not any(plain[measure]["is_bound"] for measure in measures)
 
 
+def test_the_decoder_reads_no_text_again_unless_its_sensitivity_is_asked_for(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, likelihood = [], run.model.likelihood
+    monkeypatch.setattr(run.model, "likelihood", lambda *inputs: read.append(1) or likelihood(*inputs))
+    without = measured(run, compared=15, metrics=["mutual_information"])
+    before = len(read)
+    with_it = measured(run, compared=15, metrics=["mutual_information", "sensitivity"])
+    assert len(read) - before == before + 3 + 2  # one batch, three latents
+    assert nats(with_it, "mutual_information") == nats(without, "mutual_information")
+    assert without.about["compared"] == measured(run, compared=15, metrics=["sensitivity"]).about["compared"] == 15
+
+
 def nats(evaluation: Evaluation, name: str) -> float:
     value = evaluation[name]["nats/text"]
     assert value is not None
