@@ -20,7 +20,14 @@ __all__ = ["attention_shares", "cross_attention"]
 def cross_attention(
     decoder: Decoder, tokens: Int[Tensor, "B T"], memory: Mixture
 ) -> Float[Tensor, "layers B heads T N"]:
-    """The attention of each head of each layer to each component at each token."""
+    """The attention of each head of each layer to each component at each token.
+
+    Where a :class:`~pyroformer.models.transformer.place_reader.PlaceReader` finds the vector of each token, its
+    attention alone, as one layer of one head: it is what decides.
+    """
+    if decoder.reader is not None:
+        place = torch.arange(tokens.shape[-1], device=tokens.device).expand(tokens.shape)
+        return decoder.reader.weights(place, memory)[None, :, None]
     cache = decoder.cache(tokens.shape[:1], tokens.shape[-1], memory)
     with _inputs(block.cross for block in decoder.blocks) as inputs:
         # step() and not forward(): it runs blocks as they are, where a compiled one would not call a hook

@@ -21,11 +21,15 @@ FONT, SMALLEST_FONT = 8.0, 4.0  # sizes of the tokens, in points
 
 
 class DecoderAttention(NamedTuple):
-    """Attention of each layer and head: one row per generated token, one column for the prior and per input token."""
+    """Attention of each layer and head: one row per generated token, one column for the prior and per input token.
+
+    By place, it is that by which the output layer finds the vector of each token, as one layer of one head.
+    """
 
     generated: list[str]
     inputs: list[str]
     weights: Float[np.ndarray, "layers heads m n"]
+    by_place: bool = False
 
 
 def decoder_attention(run: Run, text: str) -> DecoderAttention:
@@ -54,7 +58,8 @@ def decoder_attention(run: Run, text: str) -> DecoderAttention:
             f"the mixture has {memory.components} components for {len(inputs)} columns: give each column as many."
         )
     weights = weights.unflatten(-1, (len(inputs), -1)).sum(-1)
-    return DecoderAttention(pieces(tokens[0]), inputs, weights.cpu().numpy())
+    by_place = distribution.decoder.reader is not None
+    return DecoderAttention(pieces(tokens[0]), inputs, weights.cpu().numpy(), by_place)
 
 
 def attention(run: Run, text: str, *, layer: int | None = None, ax: Axes | None = None) -> Axes:
@@ -63,7 +68,9 @@ def attention(run: Run, text: str, *, layer: int | None = None, ax: Axes | None 
     .. math::
         w_{tn} = p(\text{component } n \mid \text{query } t)
 
-    averaged over heads, and over layers if ``layer`` is None. Rows are generated tokens, columns input tokens.
+    averaged over heads, and over layers if ``layer`` is None; where the output layer finds the vector of each token by
+    its place, with the prior ``language_model``, the attention that finds it. Rows are generated tokens, columns input
+    tokens.
 
     Arguments:
         run: A run of a model whose decoder attends to a mixture.
@@ -82,6 +89,7 @@ def attention(run: Run, text: str, *, layer: int | None = None, ax: Axes | None 
     weights = result.weights if layer is None else result.weights[[layer]]
     ax = heat_map(result.generated, result.inputs, weights.mean((0, 1)), ax=ax)
     title = "mean of all layers and heads" if layer is None else f"layer {layer}, mean of its heads"
+    title = "vector that the output layer reads" if result.by_place else title
     ax.set_title(title, fontsize=FONT)
     return ax
 

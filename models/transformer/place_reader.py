@@ -59,8 +59,16 @@ class PlaceReader(nn.Module):
             place: The place of each token, from 0.
             memory: The mixture of each text.
         """
-        vectors = at_least_float32(memory.means)
-        content, keys = vectors.split([vectors.shape[-1] - self.code_width, self.code_width], -1)
+        content = at_least_float32(memory.means)[..., : -self.code_width]
+        if memory.mask is not None:
+            content = torch.where(memory.mask[..., None], content, 0)
+        weights = self.weights(place, memory)
+        precision = (-at_least_float32(self.log_variance)).exp()
+        return precision * torch.cat([weights @ content, weights.sum(-1, keepdim=True)], -1)
+
+    def weights(self, place: Int[Tensor, "B T"], memory: Mixture) -> Float[Tensor, "B T N"]:
+        """The attention of each place to each vector, :math:`w_{ti}`; the null component has what is missing to 1."""
+        keys = at_least_float32(memory.means)[..., -self.code_width :]
         query = place_codes(place, self.code_width, self.max_length).to(keys.dtype)
         distance = (query[..., None, :] - keys[..., None, :, :]).square().sum(-1)
         logits = -0.5 * distance
@@ -68,11 +76,7 @@ class PlaceReader(nn.Module):
             logits = logits + memory.log_weights.to(keys.dtype)[..., None, :]
         if memory.mask is not None:
             logits = logits.masked_fill(~memory.mask[..., None, :], -torch.inf)
-        weights = F.pad(logits, (1, 0), value=NULL).softmax(-1)[..., 1:]
-        if memory.mask is not None:
-            content = torch.where(memory.mask[..., None], content, 0)
-        precision = (-at_least_float32(self.log_variance)).exp()
-        return precision * torch.cat([weights @ content, weights.sum(-1, keepdim=True)], -1)
+        return F.pad(logits, (1, 0), value=NULL).softmax(-1)[..., 1:]
 
     def columns(self) -> Float[Tensor, "V c"]:
         r"""What each token adds to the output layer: :math:`c_v` and :math:`-|c_v|^2 / 2`."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import pyroformer as pf
 from pyroformer.inference.cli.main import main
+from pyroformer.inference.evaluation.cross_attention import cross_attention
 from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.priors.sequence.language_model import LanguageModelVectorPrior
@@ -127,6 +128,10 @@ class TestStart:
         assert -terms.log_likelihood.mean() / TEXTS.lengths.sum() < 0.01
         weights = terms.kl.get("weights", torch.zeros(()))
         assert weights.mean() < 2, "nats a text"
+        memory = guide_class(model).eval().encode(TEXTS).memory()  # type: ignore[operator]
+        read = cross_attention(model.decoder, TEXTS.tokens, memory)[0, :, 0]
+        own = memory.components - 4  # the component of the prior
+        assert (read.argmax(-1) == torch.arange(4) + own)[TEXTS.mask].all()
 
     def test_frozen_the_weights_of_the_backbone_are_frozen_twice(self) -> None:
         corpus = corpus_of()
