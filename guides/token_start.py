@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..models.mixture_base import MixtureMemoryModel
 from ..models.priors.roles import BaseMeasure
+from ..models.priors.sequence.language_model import LanguageModelVectorPrior
 from ..models.transformer.config import TransformerConfig
 from ..models.transformer.mixtures.heads import AlphaHead
 
@@ -52,6 +53,9 @@ def from_prior(
 ) -> tuple[Float[Tensor, "*batch T P"], Float[Tensor, "*batch T P"]]:
     """Means and log variances of the tokens' vectors: what the heads give, added to the Gaussians of the prior.
 
+    Beside a trained language model, heads of means count in standard deviations: the first steps of training then do
+    not move the vectors out of Gaussians that are far narrower than what tells tokens apart.
+
     Examples:
         >>> prior = pf.priors.TokenVectorPrior(8, vocabulary=30, heads=2)
         >>> tokens, zeros = torch.tensor([[5, 2]]), torch.zeros(1, 2, 8)
@@ -59,7 +63,11 @@ def from_prior(
         True
     """
     start = base_measure.gaussians(tokens) if isinstance(base_measure, BaseMeasure) else None
-    return (mean, log_variance) if start is None else (mean + start.mean, log_variance + start.log_variance)
+    if start is None:
+        return mean, log_variance
+    if isinstance(base_measure, LanguageModelVectorPrior):
+        mean = mean * (0.5 * start.log_variance).exp()
+    return mean + start.mean, log_variance + start.log_variance
 
 
 def starts(base_measure: nn.Module) -> bool:
