@@ -133,6 +133,15 @@ class TestStart:
         own = memory.components - 4  # the component of the prior
         assert (read.argmax(-1) == torch.arange(4) + own)[TEXTS.mask].all()
 
+    @torch.no_grad()
+    def test_heads_of_means_count_in_standard_deviations(self) -> None:
+        model = pf.VAE(CONFIG, base_measure="language_model")
+        guide, prior = pf.VAEGuide(model), model.base_measure
+        assert isinstance(prior, LanguageModelVectorPrior)
+        guide.mean.bias.fill_(2.0)
+        expected = prior.gaussians(TEXTS.tokens).mean + 2.0 * prior.std()  # type: ignore[arg-type]
+        torch.testing.assert_close(guide.encode(TEXTS).mean, expected)
+
     def test_frozen_the_weights_of_the_backbone_are_frozen_twice(self) -> None:
         corpus = corpus_of()
         network = {"width": 16, "layers": 1, "heads": 2}
