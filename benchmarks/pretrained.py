@@ -1,0 +1,176 @@
+"""Latents on a frozen pretrained language model, against its adapters; resumable.
+
+    python benchmarks/pretrained.py --model FOLDER --data FOLDER --out benchmarks/results/pretrained [--encoder FOLDER]
+
+zero-shot          the pretrained model as it is
+lm lora            the model alone with low-rank adapters
+della lora         the same adapters, and a latent for each layer, fused by the true product
+one latent lora    the same adapters, and one latent, an additional key and value of each layer
+della, one latent  without adapters
+vae                lm lora as the start of a VAE whose prior and decoder are that language model; not trained further
+
+The posterior reads texts by the frozen blocks of the language model, or by a frozen pretrained encoder. All are trained
+for the same steps on the same batches; models with latents have 4 nats of a text's KL free, and all are evaluated at
+beta = 1. Each result is a JSON file; existing results are kept. Samples are judged by the model with adapters alone,
+which is the best judge of such texts that there is.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from reporting import argument_parser
+from resumable import Result, cell, error, make_missing, metric, read, same_settings, trained
+from torch import nn
+
+import pyroformer as pf
+from pyroformer.inference.run import Run
+from pyroformer.models.base import Model
+
+FREE_NATS: dict[str, Any] = {"free_bits": 4.0, "free_bits_per": "total"}
+FAMILIES = ("zero-shot", "lm lora", "della lora", "one latent lora", "vae", "della", "one latent")
+UNTRAINED = ("zero-shot", "vae")
+UNITS = "nats/text"
+MEASURED = {
+    "bound": (UNITS, 1),
+    "importance_weighted": (UNITS, 1),
+    "reconstruction": (UNITS, 2),
+    "rate": (UNITS, 1),
+    "accuracy_sampled": ("share", 3),
+    "bleu": ("of 100", 1),
+}
+
+
+def main() -> None:
+    options = parsed()
+    same_settings(options.out, options, free=("runs", "only"))
+    backbone = pf.Pretrained.from_pretrained(options.model)
+    corpus = texts(backbone, options)
+    tasks = [
+        (family.replace(" ", "-"), lambda family=family: one(family, corpus, backbone, options))
+        for family in options.only
+    ]
+    make_missing(options.out, tasks, options.shard)
+    print(table(read(options.out)))
+
+
+def made(
+    family: str, corpus: pf.Corpus, backbone: pf.Pretrained, encoder: str | None
+) -> tuple[Model, nn.Module | None]:
+    """A new model of a family, and its guide."""
+    if family == "vae":
+        vae = pf.VAE.for_corpus(corpus, base_measure="language_model", backbone=backbone, train="latents")
+        return vae, pf.VAEGuide(vae)
+    start: dict[str, Any] = {"backbone": backbone, "train": "latents"}
+    if family == "zero-shot" or family.endswith("lora"):
+        start |= {"train": "lora", "adapter_rank": 1}  # adapters start as zero
+    if family in ("zero-shot", "lm lora"):
+        return pf.LanguageModel.for_corpus(corpus, **start), None
+    reader = None if encoder is None else pf.TextEncoder.from_pretrained(encoder)
+    shape: dict[str, Any] = {"latent_size": 8}
+    if family.startswith("one latent"):
+        shape = {"latent_size": 2, "structure": "single", "fusion": "memory"}  # 2 dimensions for each layer
+    model = pf.DELLA.for_corpus(corpus, **shape, **start)
+    return model, pf.DELLAGuide(model, "shared" if reader is None else reader)
+
+
+def fitted(family: str, corpus: pf.Corpus, backbone: pf.Pretrained, options: argparse.Namespace) -> tuple[Run, float]:
+    """The run of a family, trained if it is not there yet."""
+    budget: dict[str, Any] = {"steps": options.steps, "learning_rate": options.learning_rate}
+    if family in UNTRAINED:
+        budget = {"steps": 1, "learning_rate": 1e-12}
+    if family == "vae":
+        backbone = fitted("lm lora", corpus, backbone, options)[0].backbone
+    if family.startswith(("della", "one latent")):
+        budget |= FREE_NATS
+    return trained(
+        options.runs / family.replace(" ", "-"),
+        options.seed,
+        lambda: made(family, corpus, backbone, options.encoder),
+        corpus,
+        batch_size=options.batch_size,
+        validation_texts=64,
+        validations=4,
+        progress=False,
+        **budget,
+    )
+
+
+def one(family: str, corpus: pf.Corpus, backbone: pf.Pretrained, options: argparse.Namespace) -> Result:
+    """A model trained and evaluated, with samples, reconstructions and an interpolation."""
+    run, seconds = fitted(family, corpus, backbone, options)
+    evaluation = run.evaluate(
+        limit=options.texts, num_particles=options.num_particles, metrics=list(MEASURED), progress=False
+    )
+    samples = run.sample(options.samples, seed=0)
+    judge = fitted("lm lora", corpus, backbone, options)[0]
+    kept = [text for text in samples if 0 < len(corpus.tokenizer.encode(text)) < corpus.max_length]
+    loss = -torch.as_tensor(judge.bound(kept, progress=False)).mean()
+    latent = run.guide is not None
+    model = nn.ModuleList(part for part in made(family, corpus, backbone, options.encoder) if part is not None)
+    return {
+        "family": family,
+        "seconds": round(seconds),
+        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "evaluation": evaluation.as_dict(),
+        "judged": {UNITS: float(loss), "texts": len(kept)},
+        "samples": samples[:12],
+        "reconstructions": [[r.original, r.text] for r in run.reconstruct(corpus.test[:8])] if latent else [],
+        "interpolation": [str(step) for step in run.interpolate(*corpus.test[:2], steps=6)] if latent else [],
+    }
+
+
+def texts(backbone: pf.Pretrained, options: argparse.Namespace) -> pf.Corpus:
+    """The corpus in the tokens of the pretrained model, prepared once."""
+    folder = options.runs / "corpus"
+    if folder.exists():
+        return pf.Corpus.load(folder)
+    return pf.Corpus.from_file(
+        options.data, tokenizer=backbone.tokenizer, max_length=options.max_length, overlong="drop", folder=folder
+    )
+
+
+def table(results: list[Result]) -> str:
+    """One row for each model, with standard errors over texts."""
+    rows = [
+        "| model | trained | bound | IW bound | reconstruction | KL | accuracy, sampled | BLEU | samples, judged | s |",
+        "|---|" + 9 * "---:|",
+    ]
+    for family in FAMILIES:
+        for result in (result for result in results if result["family"] == family):
+            columns = [
+                "0" if family in UNTRAINED else f"{result['trained']:,}",
+                *(
+                    cell([metric(result, name, unit)], digits, error(result, name, unit))
+                    for name, (unit, digits) in MEASURED.items()
+                ),
+                f"{result['judged'][UNITS]:.1f}",
+                str(result["seconds"]),
+            ]
+            rows.append(f"| {family} | " + " | ".join(columns) + " |")
+    return "\n".join(rows)
+
+
+def parsed() -> argparse.Namespace:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--model", required=True, help="a folder in Hugging Face format, or a name on its hub")
+    parser.add_argument("--encoder", help="a pretrained encoder for the posterior to read with, such as MiniLM")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, default=Path("runs/pretrained"))
+    parser.add_argument("--only", nargs="+", choices=FAMILIES, default=list(FAMILIES), metavar="NAME")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--max_length", type=int, default=24)
+    parser.add_argument("--texts", type=int, default=64)
+    parser.add_argument("--num_particles", type=int, default=8)
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--shard", default="0/1")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
