@@ -64,7 +64,10 @@ class PlaceReader(nn.Module):
             content = torch.where(memory.mask[..., None], content, 0)
         weights = self.weights(place, memory)
         precision = (-at_least_float32(self.log_variance)).exp()
-        return precision * torch.cat([weights @ content, weights.sum(-1, keepdim=True)], -1)
+        with torch.autocast(
+            content.device.type, enabled=False
+        ):  # a hundred nats are rounded by their 256th in bfloat16
+            return precision * torch.cat([weights @ content, weights.sum(-1, keepdim=True)], -1)
 
     def weights(self, place: Int[Tensor, "B T"], memory: Mixture) -> Float[Tensor, "B T N"]:
         """The attention of each place to each vector, :math:`w_{ti}`; the null component has what is missing to 1."""

@@ -102,6 +102,15 @@ def test_one_token_at_a_time() -> None:
     close(torch.cat(steps, 1), whole(WORDS, memory))
 
 
+@torch.no_grad()
+def test_it_reads_in_float32_under_autocast() -> None:
+    whole = decoder()
+    memory = Mixture(torch.zeros(2, 4), vectors(whole.reader, WORDS))  # type: ignore[arg-type]
+    expected = whole(WORDS, memory)[..., CONFIG.width :]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(whole(WORDS, memory)[..., CONFIG.width :], expected)
+
+
 def test_without_a_memory_it_is_the_decoder_alone() -> None:
     whole = decoder()
     alone = whole(WORDS)
