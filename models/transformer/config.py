@@ -232,8 +232,15 @@ class TransformerConfig:
             )
 
     def _check_probabilistic(self) -> None:
-        """Raises a ValueError for options that only softmax attention has."""
+        """Raises a ValueError for options that only the other kind of attention has."""
         if self.attention == "softmax":
+            for field in fields(self):
+                own = field.name.startswith("key_") and field.name != "key_value_heads"
+                if (own or field.name == "null_component") and getattr(self, field.name) != field.default:
+                    raise ValueError(
+                        f"{field.name} is {getattr(self, field.name)}, which only probabilistic attention has, and "
+                        "attention is softmax: choose attention probabilistic, or leave it out"
+                    )
             return
         refused = {"positions": self.positions == "rotary"}
         refused |= {name: getattr(self, name) is not None for name in ("key_value_heads", "head_size", "qkv_bias")}

@@ -221,6 +221,8 @@ def test_memory_without_cross_attention_is_refused() -> None:
         ({"key_tolerance": -0.1}, "key_tolerance is -0.1; it must be positive"),
         ({"key_density": "cauchy"}, "key_density is 'cauchy': choose one of gaussian, student"),
         ({"key_distance": 0}, "key_distance is 0; it must be at least 1"),
+        ({"key_density": "student"}, "key_density is student, which only probabilistic attention has"),
+        ({"null_component": True}, "null_component is True, which only probabilistic attention has"),
         ({"positions": "sinusoidal", "width": 3, "heads": 1}, "width is 3; sinusoidal positions need an even width"),
         ({"eos": 40}, "eos is 40, outside of a vocabulary of 40"),
         ({"eos": 0}, "pad and eos are both 0"),
