@@ -7,7 +7,8 @@ a label out of eight, and 32 unlabeled. K is drawn from 2 to 5 and d from 2 to 6
 sees points as tokens, attends once or twice without layers in between, and gives each unlabeled point the
 probabilities of the labels. The measure is the KL divergence, in nats a point, from the posterior of one who knows the
 class means; on 512 tasks each in the range of training, with 8 classes, with 8 dimensions, and with means half as far
-apart. *cross* attends from all points to the labeled ones alone; with EM its keys adapt to all points first.
+apart. *cross* attends from all points to the labeled ones alone; with EM its keys adapt to all points first, and the
+gradient is that of all steps, or of the fixed point.
 """
 
 import argparse
@@ -104,6 +105,7 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "cross, a gate of the prior": partial(cross, precision="shared"),
     "cross, one EM step": partial(cross, precision="shared", steps=1),
     "cross, EM to its end": partial(cross, precision="shared", steps=10, tolerance=0.05),
+    "cross, fixed point": partial(cross, precision="shared", steps=30, tolerance=0.01, gradient="implicit"),
 }
 
 

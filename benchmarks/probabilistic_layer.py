@@ -15,6 +15,8 @@ One layer each on ``--tokens`` tokens, projections included; the layers take tur
     positions   relative positions, up to 16 apart
     1 step      keys that adapt once
     3 steps     keys that adapt three times
+    20 steps    twenty times
+    implicit    twenty times, with the gradient of the fixed point; if not causal
 """
 
 import argparse
@@ -37,6 +39,8 @@ FORMS: dict[str, dict[str, object]] = {
     "positions": {"precision": "shared", "positions": 16},
     "1 step": {"precision": "key", "steps": 1},
     "3 steps": {"precision": "key", "steps": 3},
+    "20 steps": {"precision": "key", "steps": 20},
+    "implicit": {"precision": "key", "steps": 20, "gradient": "implicit"},
 }
 
 
@@ -83,6 +87,7 @@ def main() -> None:
         forms: dict[str, Layer] = {
             name: lambda layer=layer, causal=causal: layer(x, None, causal)  # type: ignore[misc]
             for name, layer in layers.items()
+            if not (causal and name in ("20 steps", "implicit"))
         }
         results[causal] = measure(forms, leaves, options.rounds, options.device)
     where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {options.threads} threads"

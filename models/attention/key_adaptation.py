@@ -6,6 +6,7 @@ r"""Keys that adapt to the queries, inside a network: differentiable EM on the m
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,17 +14,20 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.jit._trace import is_tracing
 
+from ..utils.choices import check_choice
 from ..utils.numbers import declared_number
 from ..utils.precision import at_least_float32, without_autocast
 from ..utils.tensor_checks import check_entries
 from .centering import common_center, visible_center
 from .chunked import map_chunks
+from .implicit import implicit_step
 from .log_space import normalized
 from .mixture import Mixture
 from .natural_parameters import Natural, natural
 from .packed import fused_attention, side_by_side
 
 __all__ = [
+    "StepGradient",
     "adapt_keys",
     "causal_responsibilities",
     "check_pseudo_counts",
@@ -32,6 +36,7 @@ __all__ = [
     "prior_log_counts",
 ]
 
+StepGradient = Literal["unrolled", "implicit"]
 Distances = Callable[[Tensor | None], Tensor]  # without responsibilities: from the initial keys
 
 
@@ -43,6 +48,7 @@ def adapt_keys(
     pseudo_counts: float | Float[Tensor, "*#batch n"] = 1.0,
     mask: Bool[Tensor, "*#batch m"] | None = None,
     tolerance: float | None = None,
+    gradient: StepGradient = "unrolled",
 ) -> Mixture:
     r"""The mixture after EM on its means, in memory :math:`O(M + N)`.
 
@@ -60,9 +66,11 @@ def adapt_keys(
         mask: True for the queries that count.
         tolerance: The means of a batch element stay as they are after a step that moves none of them by more than so
             many standard deviations; None is after ``steps``.
+        gradient: ``"unrolled"``: that of all steps, whose intermediate results are kept; ``"implicit"``: that of the
+            fixed point to which they lead, see :func:`~.implicit.implicit_step`: memory does not grow with ``steps``.
 
     Raises:
-        ValueError: If ``pseudo_counts`` or ``tolerance`` is not positive.
+        ValueError: If ``pseudo_counts`` or ``tolerance`` is not positive, or ``gradient`` has no such name.
 
     References:
         Probabilistic Attention for Interactive Segmentation (Gabbur et al., 2021). https://arxiv.org/abs/2106.15338
@@ -77,6 +85,7 @@ def adapt_keys(
     """
     log_kappa = prior_log_counts(pseudo_counts, mixture.means)
     check_tolerance(tolerance)
+    check_choice("gradient", gradient, get_args(StepGradient))
     if log_kappa.ndim and log_kappa.shape[-1] not in (1, mixture.components):
         raise ValueError(
             f"pseudo_counts has shape {tuple(log_kappa.shape)}; give a number, or one for each of the "
@@ -87,17 +96,33 @@ def adapt_keys(
     dtype, center = mixture.means.dtype, common_center(mixture.means, mixture.present)
     queries, initial = queries - center, at_least_float32(mixture.means) - center
     queries = queries if mask is None else torch.where(mask[..., None], queries, 0)
-    mixture, active = replace(mixture, means=initial), None
+    mixture = replace(mixture, means=initial)
+
+    def step(means: Tensor) -> Tensor:
+        adapted = replace(mixture, means=means)
+        return _m_step(queries, natural(adapted, adapted.query_variance), initial, log_kappa, mask)
+
     with without_autocast(queries.device):
-        for _ in range(steps):
-            terms = natural(mixture, mixture.query_variance)
-            moved, old = _m_step(queries, terms, initial, log_kappa, mask), mixture.means
-            mixture = replace(mixture, means=moved if active is None else torch.where(active, moved, old))
-            if tolerance is not None:
-                active = keeps_moving(mixture.means, old, _precision(mixture), mixture.present, tolerance)
-                if not (torch.compiler.is_compiling() or is_tracing() or active.device.type != "cpu" or active.any()):
-                    break
-    return replace(mixture, means=(mixture.means + center).to(dtype))
+        if gradient == "unrolled":
+            means = _iterated(step, mixture, steps, tolerance)
+        else:
+            with torch.no_grad():
+                means = _iterated(step, mixture, steps - 1, tolerance)
+            means = implicit_step(step, means, terms=steps)
+    return replace(mixture, means=(means + center).to(dtype))
+
+
+def _iterated(step: Callable[[Tensor], Tensor], mixture: Mixture, steps: int, tolerance: float | None) -> Tensor:
+    """The means after some steps, or of each batch element after the first that moves none of them by much."""
+    means, active, precision = mixture.means, None, None if tolerance is None else _precision(mixture)
+    for _ in range(steps):
+        moved, old = step(means), means
+        means = moved if active is None else torch.where(active, moved, old)
+        if tolerance is not None and precision is not None:
+            active = keeps_moving(means, old, precision, mixture.present, tolerance)
+            if not (torch.compiler.is_compiling() or is_tracing() or active.device.type != "cpu" or active.any()):
+                break
+    return means
 
 
 def causal_responsibilities(

@@ -16,7 +16,7 @@ from ..attend import Returns, attend
 from ..blockwise.attend import blockwise_attend
 from ..blockwise.e_step import EStep
 from ..blockwise.relative_positions import RelativePositions
-from ..key_adaptation import adapt_keys, check_pseudo_counts, check_tolerance
+from ..key_adaptation import StepGradient, adapt_keys, check_pseudo_counts, check_tolerance
 from ..kv_cache import KeyValueCache
 from ..mixture import Mixture
 from .torch_weights import TorchWeights
@@ -76,6 +76,9 @@ class ProbabilisticAttention(TorchWeights):
         tolerance: Keys of a head stay after a step that moves none of them by more than so many standard deviations;
             if they adapt causally, those of a query after a step that changes none of its weights by more. None is
             after ``steps``.
+        gradient: ``"unrolled"``: gradients of all EM steps, whose intermediate results are kept; ``"implicit"``: of the
+            fixed point they lead to, in the memory of two steps; not for keys that adapt causally, nor under
+            torch.compile.
         density: ``"student"``: keys are Student's t with heavy tails, for outliers. Their inverse degrees of freedom
             are learned for each head, from 0, the Gaussian.
         assignment: ``"hard"``: of a key's Gaussians only the most probable counts for a query, and in E-steps only the
@@ -128,6 +131,7 @@ class ProbabilisticAttention(TorchWeights):
         density: KeyDensity = "gaussian",
         assignment: Assignment = "soft",
         positions: int | None = None,
+        gradient: StepGradient = "unrolled",
     ) -> None:
         super().__init__()
         components, steps = (declared_number(n, x, int) for n, x in (("components", components), ("steps", steps)))
@@ -135,10 +139,12 @@ class ProbabilisticAttention(TorchWeights):
         check_tolerance(tolerance)
         check_choice("density", density, get_args(KeyDensity))
         check_choice("assignment", assignment, get_args(Assignment))
+        check_choice("gradient", gradient, get_args(StepGradient))
         self.heads, self.dropout = heads, dropout
         self.precision, self.prior, self.density, self.assignment = precision, prior, density, assignment
         self.components, self.steps, self.pseudo_counts = components, steps, pseudo_counts
-        self.tolerance, self.reach = tolerance, _checked_reach(positions, self.one_sequence)
+        self.tolerance, self.gradient = tolerance, gradient
+        self.reach = _checked_reach(positions, self.one_sequence)
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.out = nn.Linear(width, width, bias=bias)
         size = head_width(width, heads)
@@ -157,12 +163,15 @@ class ProbabilisticAttention(TorchWeights):
         self.inverse_degrees = nn.Parameter(torch.zeros(heads)) if density == "student" else None
         tables = None if self.reach is None else torch.zeros(3, heads, 2 * self.reach + 1, size)
         self.relative = None if tables is None else nn.Parameter(tables)  # of queries, keys and values
+        if self._needs_weights(causal=False):
+            self._check_gradient("with density, assignment or positions that need all weights")
 
     def extra_repr(self) -> str:
         return (
             f"heads={self.heads}, precision={self.precision!r}, prior={self.prior!r}, components={self.components}, "
             f"null_component={self.log_null is not None}, steps={self.steps}, tolerance={self.tolerance}, "
-            f"density={self.density!r}, assignment={self.assignment!r}, positions={self.reach}"
+            f"gradient={self.gradient!r}, density={self.density!r}, assignment={self.assignment!r}, "
+            f"positions={self.reach}"
         )
 
     def reset_to_softmax(self) -> list[nn.Parameter]:
@@ -232,7 +241,13 @@ class ProbabilisticAttention(TorchWeights):
             pseudo_counts=self.pseudo_counts,
             mask=mask,
             tolerance=self.tolerance,
+            gradient=self.gradient,
         )
+
+    def _check_gradient(self, where: str) -> None:
+        """Raises where the gradient of a fixed point is asked for, and is not computed."""
+        if self.steps and self.gradient == "implicit":
+            raise ValueError(f"gradient is 'implicit', which is not supported {where}: leave it 'unrolled'")
 
     def _needs_weights(self, causal: bool) -> bool:
         """Whether no fused kernel computes the answers."""
@@ -242,6 +257,7 @@ class ProbabilisticAttention(TorchWeights):
 
     def _blockwise(self, queries: Tensor, mixture: Mixture, counted: Tensor | None, **how: Any) -> Tensor:
         """Answers from all weights, a block of queries at a time."""
+        self._check_gradient("where keys adapt causally")
         degrees: Tensor | None = self.inverse_degrees
         if degrees is not None:
             # a degree below 0 counts as 0, and its gradient says whether that is to change

@@ -156,3 +156,50 @@ def test_pseudo_counts_that_are_none(value: Any, message: str, monkeypatch: pyte
     mixture = Mixture(torch.zeros(N), torch.randn(N, 3), noise_variance=1.0)
     with pytest.raises(ValueError, match=message):
         adapt_keys(torch.randn(6, 3), mixture, pseudo_counts=value)
+
+
+@pytest.mark.parametrize("columns", [None, 1, D])
+def test_implicit_gradients_are_those_of_the_fixed_point(columns: int | None) -> None:
+    """Those of 400 unrolled steps, and finite differences of where they end."""
+    queries, mixture = draw(columns, 2)
+    mask, upstream = torch.rand(2, M) < 0.8, randn(2, N, D)
+    leaves = [queries.requires_grad_(), mixture.means.requires_grad_(), mixture.log_weights.requires_grad_()]
+    means = {
+        how: adapt_keys(queries, mixture, steps=400, mask=mask, gradient=how).means  # type: ignore[arg-type]
+        for how in ("unrolled", "implicit")
+    }
+    close(means["implicit"], means["unrolled"])
+    expected, actual = (torch.autograd.grad(each, leaves, upstream) for each in means.values())
+    for a, e in zip(actual, expected, strict=True):
+        close(a, e, 1e-8)
+    with torch.no_grad():
+        bump = torch.zeros_like(queries)
+        bump[0, 3, 1] = 1e-5
+        up, down = (adapt_keys(queries + b, mixture, steps=400, mask=mask).means for b in (bump, -bump))
+    close((upstream * (up - down)).sum() / 2e-5, actual[0][0, 3, 1], 1e-6)
+
+
+def kept_for_backward(steps: int, gradient: Any) -> int:
+    """The bytes that the graph of a result holds."""
+    queries, mixture = draw(1, 2)
+    mixture.means.requires_grad_()
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.append(x.nbytes), x)[1], lambda x: x):
+        adapt_keys(queries, mixture, steps=steps, gradient=gradient)
+    return sum(kept)
+
+
+def test_the_memory_of_implicit_gradients_does_not_grow_with_steps() -> None:
+    assert kept_for_backward(40, "implicit") == kept_for_backward(4, "implicit")
+    assert kept_for_backward(40, "unrolled") > 8 * kept_for_backward(4, "unrolled")
+    assert 0 < kept_for_backward(40, "implicit") < 0.2 * kept_for_backward(40, "unrolled")
+
+
+def test_implicit_steps_stop_where_the_tolerance_says() -> None:
+    queries, mixture = draw(1, 2)
+    ends = [
+        adapt_keys(queries, mixture, steps=200, tolerance=0.05, gradient=how).means for how in ("unrolled", "implicit")
+    ]
+    assert 0 < (ends[0] - ends[1]).abs().max() < 0.05  # one more step, which moves less than the tolerance
+    with pytest.raises(ValueError, match="gradient is 'exact': choose one of unrolled, implicit"):
+        adapt_keys(queries, mixture, gradient="exact")  # type: ignore[arg-type]

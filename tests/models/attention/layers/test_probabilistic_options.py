@@ -203,6 +203,11 @@ def test_other_layers_take_the_options(options: dict[str, Any]) -> None:
         ({"steps": 2.5}, "steps is 2.5: give a whole number, such as 2"),
         ({"steps": "2"}, "steps is '2', a str: give a number"),
         ({"components": 1.5}, "components is 1.5: give a whole number"),
+        ({"gradient": "exact"}, "gradient is 'exact': choose one of unrolled, implicit"),
+        (
+            {"steps": 2, "gradient": "implicit", "density": "student"},
+            "gradient is 'implicit', which is not supported with density, assignment or positions",
+        ),
         ({"steps": 2, "tolerance": "1e-3"}, "tolerance is '1e-3', a str: give a number"),
     ],
 )
@@ -213,6 +218,22 @@ def test_bad_options(options: dict[str, Any], message: str, monkeypatch: pytest.
     softmax = nn.MultiheadAttention(WIDTH, HEADS)
     with pytest.raises(ValueError, match=message):
         ProbabilisticAttention.from_multihead_attention(softmax, **options)
+
+
+def test_gradients_of_a_layer_at_its_fixed_point() -> None:
+    """As those of as many unrolled steps, and refused where keys adapt causally."""
+    x = torch.randn(2, 9, WIDTH, dtype=torch.double)
+    found = []
+    for gradient in ("unrolled", "implicit"):
+        torch.manual_seed(1)
+        layer = ProbabilisticAttention(WIDTH, HEADS, steps=300, gradient=gradient).double()  # type: ignore[arg-type]
+        layer(x).square().sum().backward()
+        found.append([parameter.grad for parameter in layer.parameters()])
+    for unrolled, implicit in zip(*found, strict=True):
+        assert unrolled is not None and implicit is not None
+        close(implicit, unrolled, 1e-7)
+    with pytest.raises(ValueError, match="gradient is 'implicit', which is not supported where keys adapt causally"):
+        layer(x, causal=True)
 
 
 def test_two_sequences_have_no_common_positions() -> None:
