@@ -1,0 +1,167 @@
+r"""Which options of a Transformer are best from scratch: language model, NVAE and DELLA of equal size; resumable.
+
+    python benchmarks/trunks.py --data FOLDER --out FOLDER [--runs FOLDER] [--seeds 0 1 2] [--only lm della nvae]
+
+default       layer norm, GELU, biases; language model and DELLA have learned positions and initial weights of standard
+              deviation 0.02, as GPT-2; the NVAE fixed, sinusoidal ones and 1 / sqrt(width)
+sinusoidal, learned, rotary    other positions
+rms           RMSNorm in place of layer norm
+swiglu        SwiGLU with as many weights
+no biases     neither in linear layers nor in norms
+query norms   each head norms its queries and keys, as in Qwen 3
+llama         rotary, rms, swiglu, no biases: the blocks of Llama
+start 0.02, start 1/sqrt(P)    other initial weights
+
+All are trained for the same steps on the same batches; learned positions and biases add 1 or 2 % of weights. Language
+models have all of the options, the two with latents the larger changes: NVAE with a prior of Gaussian tokens, and DELLA
+with 4 free nats. Each result is a JSON file; existing results are kept.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from reporting import argument_parser
+from resumable import Result, cell, make_missing, metric, parameters, read, same_settings, trained
+from torch import nn
+
+import pyroformer as pf
+from pyroformer.models.base import Model
+
+LLAMA: dict[str, Any] = {"positions": "rotary", "norm": "rms", "activation": "swiglu", "bias": False}
+TRUNKS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "sinusoidal": {"positions": "sinusoidal"},
+    "learned": {"positions": "learned"},
+    "rotary": {"positions": "rotary"},
+    "rms": {"norm": "rms"},
+    "swiglu": {"activation": "swiglu"},
+    "no biases": {"bias": False},
+    "query norms": {"query_key_norm": True},
+    "start 0.02": {"init_std": 0.02},
+    "start 1/sqrt(P)": {"init_std": None},
+    "llama": LLAMA,
+    "llama, start 1/sqrt(P)": LLAMA | {"init_std": None},
+}
+FAMILIES = {
+    "lm": tuple(trunk for trunk in TRUNKS if trunk not in ("learned", "start 0.02")),
+    "della": ("default", "sinusoidal", "rotary", "start 1/sqrt(P)", "llama, start 1/sqrt(P)"),
+    "nvae": ("default", "learned", "rotary", "start 0.02", "llama"),
+}
+FREE_NATS: dict[str, Any] = {"free_bits": 4.0, "free_bits_per": "total"}
+UNIT = "nats/token"
+
+
+def made(family: str, trunk: str, corpus: pf.Corpus, width: int) -> tuple[Model, nn.Module | None]:
+    """A new model of a family, and its guide."""
+    sizes: dict[str, Any] = {"width": width, "layers": 2, "heads": 4, **TRUNKS[trunk]}
+    if family == "lm":
+        return pf.LanguageModel.for_corpus(corpus, **sizes), None
+    if family == "della":
+        della = pf.DELLA.for_corpus(corpus, latent_size=8, **sizes)
+        return della, pf.DELLAGuide(della)
+    nvae = pf.NVAE.for_corpus(corpus, base_measure="tokens", **sizes)
+    return nvae, pf.NVAEGuide(nvae)
+
+
+def one(family: str, trunk: str, seed: int, corpus: pf.Corpus, options: argparse.Namespace) -> Result:
+    """A model trained and evaluated."""
+    run, seconds = trained(
+        options.runs / file_name(family, trunk, seed),
+        seed,
+        lambda: made(family, trunk, corpus, options.width),
+        corpus,
+        steps=options.steps,
+        batch_size=options.batch_size,
+        validation_texts=512,
+        validations=4,
+        progress=False,
+        **(FREE_NATS if family == "della" else {}),
+    )
+    evaluation = run.evaluate(
+        limit=options.texts, num_particles=16, metrics=["bound", "importance_weighted", "rate"], progress=False
+    )
+    return {
+        "family": family,
+        "trunk": trunk,
+        "seed": seed,
+        "seconds": round(seconds),
+        "parameters": parameters(run.model, run.guide),
+        "evaluation": evaluation.as_dict(),
+    }
+
+
+def table(results: list[Result]) -> str:
+    """One row for each model: the loss, or the importance-weighted bound of it, and its difference to the default's."""
+    rows = ["| model | blocks | parameters | nats/token | less default's | seeds |", "|---|---|" + 4 * "---:|"]
+    for family, trunks in FAMILIES.items():
+        base = losses(results, family, "default")
+        for trunk in trunks:
+            own = losses(results, family, trunk)
+            if not own:
+                continue
+            paired = [own[seed] - base[seed] for seed in own if seed in base]
+            sizes = next(r["parameters"] for r in results if (r["family"], r["trunk"]) == (family, trunk))
+            cells = [family, trunk, f"{sizes:,}", cell(list(own.values()), 3), cell(paired, 3), str(len(own))]
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def file_name(family: str, trunk: str, seed: int) -> str:
+    plain = trunk.replace("1/sqrt(P)", "wide").replace(", ", "-").replace(" ", "-")
+    return f"{family}.{plain}.seed{seed}"
+
+
+def losses(results: list[Result], family: str, trunk: str) -> dict[int, float]:
+    """The importance-weighted losses by seed; those of language models are exact."""
+    found = {r["seed"]: metric(r, "importance_weighted", UNIT) for r in results if key(r) == (family, trunk)}
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def key(result: Result) -> tuple[str, str]:
+    return result["family"], result["trunk"]
+
+
+def main() -> None:
+    options = parsed()
+    same_settings(options.out, options, free=("runs", "seeds", "only"))
+    folder = options.runs / "corpus"
+    corpus = (
+        pf.Corpus.load(folder)
+        if folder.exists()
+        else pf.Corpus.from_file(
+            options.data, vocabulary=options.vocabulary, max_length=options.max_length, overlong="drop", folder=folder
+        )
+    )
+    tasks = [
+        (
+            file_name(family, trunk, seed),
+            lambda family=family, trunk=trunk, seed=seed: one(family, trunk, seed, corpus, options),
+        )
+        for seed in options.seeds
+        for family in options.only
+        for trunk in FAMILIES[family]
+    ]
+    make_missing(options.out, tasks, options.shard)
+    print(table(read(options.out)))
+
+
+def parsed() -> argparse.Namespace:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--runs", type=Path, default=Path("runs/trunks"))
+    parser.add_argument("--only", nargs="+", choices=list(FAMILIES), default=list(FAMILIES), metavar="MODEL")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--vocabulary", type=int, default=1000)
+    parser.add_argument("--max_length", type=int, default=24)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--texts", type=int, default=1000)
+    parser.add_argument("--shard", default="0/1")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
