@@ -9,7 +9,7 @@ from torch import Tensor
 __all__ = ["implicit_step"]
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def implicit_step(
     step: Callable[[Tensor], Tensor], point: Float[Tensor, "*batch n d"], terms: int
 ) -> Float[Tensor, "*batch n d"]:
