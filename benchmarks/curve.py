@@ -17,17 +17,20 @@ first quarter of the run unless its name says otherwise. "ladder" continues from
 so that a model learns to copy before it learns to compress; each rung takes the same number of steps, and some points
 without a ladder have as many steps in total for comparison. All have the same width, layers, batches and learning rate,
 and are evaluated on the same held-out texts; +- is the standard error over these. A second stage, of half as many
-steps, freezes the model and fits a better prior to the posterior of a point. The bound, rate + distortion + length, is
-one of log p(x) at every beta. Each result is a JSON file; existing results are kept.
+steps, freezes the model and fits a better prior to the posterior of a point. Other points train a prior with the model,
+at beta = 1 from the first step: "tokens", a language model of Gaussian tokens, or "language_model": a language model
+takes half of the steps, and the prior and the decoder start from it. The bound, rate + distortion + length, is one of
+log p(x) at every beta. Each result is a JSON file; existing results are kept.
 """
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from reporting import argument_parser
-from resumable import cell, error, finished, make_missing, metric, parameters, read, same_settings, trained
+from resumable import Result, cell, error, finished, make_missing, metric, parameters, read, same_settings, trained
 from torch import nn
 
 from pyroformer.guides.della import DELLAGuide
@@ -35,6 +38,7 @@ from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.evaluation.metrics.diversity import diversity
+from pyroformer.inference.pretrained.pretrained import Pretrained
 from pyroformer.inference.run import Run
 from pyroformer.inference.training.fit_prior import fit_prior
 from pyroformer.models.base import Model
@@ -54,6 +58,7 @@ class Point(NamedTuple):
     free_bits: float = 0.0  # nats per text, in total
     prior: str = ""  # of a second stage, fitted to the posterior of the same point without one
     times: int = 1  # factor on the number of steps
+    joint: str = ""  # a prior that is trained with the model
 
     @property
     def name(self) -> str:
@@ -63,6 +68,7 @@ class Point(NamedTuple):
         parts += [f"free{self.free_bits:g}"] if self.free_bits else []
         parts += [f"x{self.times}"] if self.times > 1 else []
         parts += [self.prior] if self.prior else []
+        parts += [self.joint] if self.joint else []
         return ".".join(parts)
 
     @property
@@ -77,6 +83,10 @@ class Point(NamedTuple):
 
 POINTS = [  # the most informative first
     Point("language model"),
+    Point("vae", schedule="constant", joint="tokens"),
+    Point("nvae", schedule="constant", joint="tokens"),
+    Point("vae", schedule="constant", joint="language_model"),
+    Point("nvae", schedule="constant", joint="language_model"),
     Point("nvae", 1e-3),
     Point("nvae", 1e-2, (1e-3,)),
     Point("nvae", 1e-1, (1e-3, 1e-2)),
@@ -110,11 +120,15 @@ POINTS = [  # the most informative first
 ]
 
 
-def make(point: Point, corpus: Corpus, width: int, layers: int) -> tuple[Model, nn.Module | None]:
-    """A model and its guide; all have the same total number of layers."""
+def make(
+    point: Point, corpus: Corpus, width: int, layers: int, backbone: Pretrained | None = None
+) -> tuple[Model, nn.Module | None]:
+    """A model and its guide; all have the same total number of layers, besides those of a prior."""
     if point.family == "language model":
         return LanguageModel.for_corpus(corpus, width=width, layers=2 * layers), None
-    sizes: dict[str, Any] = {"width": width, "layers": layers}
+    sizes: dict[str, Any] = {"layers": layers} if backbone else {"width": width, "layers": layers}
+    if point.joint:
+        sizes |= {"base_measure": point.joint, "backbone": backbone}
     if point.family in ("nvae", "nvib", "nvib relu"):
         nvae = NVAE.for_corpus(corpus, **sizes)
         return nvae, NVAEGuide(nvae, alpha="relu" if point.family == "nvib relu" else "linear")
@@ -151,20 +165,41 @@ def first_stage(point: Point, corpus: Corpus, options: argparse.Namespace) -> tu
         objective = "nvib" if point.family.startswith("nvib") else "elbo"
         extra |= {"objective": objective, "beta": point.beta, "kl_schedule": point.schedule}
     return trained(
-        options.out / "runs" / point.name,
+        folder(point, options),
         options.seed,
         lambda: start(point, corpus, options),
         corpus,
-        steps=point.times * options.steps,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        validation_texts=512,
+        steps=point.times * options.steps // (2 if point.joint == "language_model" else 1),
+        **budget(options),
         **extra,
     )
 
 
+def budget(options: argparse.Namespace) -> dict[str, Any]:
+    return {"batch_size": options.batch_size, "learning_rate": options.learning_rate, "validation_texts": 512}
+
+
+def folder(point: Point, options: argparse.Namespace) -> Path:
+    path: Path = options.out / "runs" / (point.name + (f".seed{options.seed}" if options.seed else ""))
+    return path
+
+
+def half_language_model(corpus: Corpus, options: argparse.Namespace) -> Run:
+    """A language model with the layers of one decoder, trained for half of the steps."""
+    return trained(
+        folder(Point("half language model"), options),
+        options.seed,
+        lambda: (LanguageModel.for_corpus(corpus, width=options.width, layers=options.layers), None),
+        corpus,
+        steps=options.steps // 2,
+        **budget(options),
+    )[0]
+
+
 def start(point: Point, corpus: Corpus, options: argparse.Namespace) -> tuple[Model, nn.Module | None]:
-    """The initial weights: new ones, or those of the previous point."""
+    """The initial weights: new ones, or those of the previous point or of a language model."""
+    if point.joint == "language_model":
+        return make(point, corpus, options.width, options.layers, half_language_model(corpus, options).backbone)
     if point.start is None:
         return make(point, corpus, options.width, options.layers)
     before, _ = first_stage(point.start, corpus, options)
@@ -175,17 +210,15 @@ def second_stage(point: Point, corpus: Corpus, options: argparse.Namespace) -> t
     """The run of a first stage with a better prior."""
     before, _ = first_stage(point._replace(prior=""), corpus, options)
     return finished(
-        options.out / "runs" / point.name,
-        lambda folder, resume: fit_prior(
+        folder(point, options),
+        lambda out, resume: fit_prior(
             before,
             point.prior,
-            out=folder,
+            out=out,
             resume=resume,
             steps=max(1, options.steps // 2),
-            batch_size=options.batch_size,
-            learning_rate=options.learning_rate,
             seed=options.seed,
-            validation_texts=512,
+            **budget(options),
         ),
     )
 
@@ -204,20 +237,37 @@ COLUMNS = {
 
 
 def table(results: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> str:
-    """One row a point."""
-    lines = [f"| model | beta | steps | {' | '.join(COLUMNS)} |", f"|---|---:|---:|{'---:|' * len(COLUMNS)}"]
+    """One row a point: means over seeds with their standard errors, or one seed with that over texts."""
+    lines = [
+        f"| model | beta | steps | seeds | {' | '.join(COLUMNS)} |",
+        f"|---|---:|---:|---:|{'---:|' * len(COLUMNS)}",
+    ]
     order = list(dict.fromkeys(point.family for point in POINTS))
-    for result in sorted(results, key=lambda one: (order.index(one["point"]["family"]), one["point"]["beta"])):
-        point = Point(**result["point"])
+    seeds: dict[Point, list[Result]] = {}
+    for result in results:
+        seeds.setdefault(point_of(result), []).append(dict(result))
+    for point, group in sorted(seeds.items(), key=lambda each: (order.index(each[0].family), each[0].beta)):
         beta = "" if point.family == "language model" else f"{effective(point, options.width):.2g}"
-        extra = [point.schedule] if point.schedule in ("cyclical", "geometric") else []
-        extra += [f"{point.free_bits:g} nats free"] if point.free_bits else []
-        extra += [f"{point.prior} prior"] if point.prior else []
-        extra += ["ladder"] if point.ladder else []
-        cells = [f"{point.steps(options.steps):,}"]
-        cells += [cell([metric(result, *at)], digits, error(result, *at)) for *at, digits in COLUMNS.values()]
-        lines.append(f"| {', '.join([point.family, *extra])} | {beta} | {' | '.join(cells)} |")
+        cells = [beta, f"{point.steps(options.steps):,}", str(len(group))]
+        for *at, digits in COLUMNS.values():
+            alone = error(group[0], *at) if len(group) == 1 else None
+            cells.append(cell([metric(result, *at) for result in group], digits, alone))
+        lines.append(f"| {', '.join([point.family, *variant(point)])} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def variant(point: Point) -> list[str]:
+    """What a point has besides its family and its beta."""
+    words = [point.schedule] if point.schedule in ("cyclical", "geometric") else []
+    words += [f"{point.free_bits:g} nats free"] if point.free_bits else []
+    words += [f"{point.prior} prior"] if point.prior else []
+    words += {"tokens": ["prior of tokens"], "language_model": ["from a language model"]}.get(point.joint, [])
+    return words + (["ladder"] if point.ladder else [])
+
+
+def point_of(result: Mapping[str, Any]) -> Point:
+    point = Point(**result["point"])
+    return point._replace(ladder=tuple(point.ladder))
 
 
 def effective(point: Point, width: int) -> float:
@@ -236,8 +286,8 @@ def plot(results: Sequence[Mapping[str, Any]], path: Path, width: int = 96) -> N
     import numpy as np
 
     figure_, (whole, copying) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
-    placed = [(Point(**one["point"]), place(one)) for one in results]
-    points = {point._replace(ladder=tuple(point.ladder)): at for point, at in placed if at[0] < COPYING[0][1]}
+    first = {point_of(one): place(one) for one in reversed(results)}  # of several seeds
+    points = {point: at for point, at in first.items() if at[0] < COPYING[0][1]}
     losses = [metric(one, "bound", "nats/token") for one in results if one["point"]["family"] == "language model"]
     if loss := min((loss for loss in losses if loss), default=None):
         rates = np.geomspace(1e-3, loss, 200)
@@ -260,6 +310,9 @@ COPYING = (8, 1500), 0.7  # rates, and the greatest distortion
 SIDES = ((-5, 7, "right"), (5, -11, "left"), (7, 13, "left"), (-5, -11, "right"), (7, -10, "left"))  # of labels
 
 
+STARS = {"tokens": "*", "language_model": "P"}  # markers of priors that are trained with the model
+
+
 def markers() -> list[Any]:
     """What the markers mean, for the legend."""
     from matplotlib.lines import Line2D
@@ -271,6 +324,12 @@ def markers() -> list[Any]:
             [], [], marker="o", linestyle="", markerfacecolor="white", label="from scratch, or with free bits", **gray
         ),
         Line2D([], [], marker="s", linestyle="", label="the same point with a second-stage prior", **gray),
+        *(
+            Line2D([], [], marker=mark, linestyle="", color="0.4", markersize=9, label=f"beta = 1, {name}")
+            for mark, name in zip(
+                STARS.values(), ("a prior of tokens trained with the model", "from a language model"), strict=True
+            )
+        ),
     ]
 
 
@@ -298,7 +357,9 @@ def draw(axes: Any, points: Mapping[Point, tuple[float, float]], width: int, lab
             before = points.get(point._replace(prior=""))
             if point.prior and before:
                 axes.annotate("", at, before, arrowprops={"arrowstyle": "->", "color": color, "linewidth": 0.8})
-            if point.prior:
+            if point.joint:
+                axes.plot(*at, STARS[point.joint], color=color, markersize=11, markeredgecolor="white", zorder=3)
+            elif point.prior:
                 axes.plot(*at, "s", color=color, markersize=5)
             elif best.get(point.beta) != point:
                 axes.plot(*at, "o", markerfacecolor="white", color=color, markersize=5)
@@ -313,7 +374,21 @@ def place(result: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def plain(point: Point) -> bool:
-    return not point.prior and not point.free_bits and point.times == 1 and point.schedule in ("linear", "constant")
+    return (
+        not (point.prior or point.joint or point.free_bits)
+        and point.times == 1
+        and point.schedule in ("linear", "constant")
+    )
+
+
+def tasks(
+    points: Sequence[Point], corpus: Corpus, options: argparse.Namespace
+) -> Iterator[tuple[str, Callable[[], Result]]]:
+    """The measurements of all points, seed by seed."""
+    for seed in options.seeds:
+        own = argparse.Namespace(**vars(options), seed=seed)
+        for point in points:
+            yield folder(point, own).name, lambda point=point, own=own: measure(point, corpus, own)  # type: ignore[misc]
 
 
 def main() -> None:
@@ -328,18 +403,19 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--vocabulary", type=int, default=2000)
     parser.add_argument("--max_length", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--only", nargs="+", default=["*"], help="patterns of the names of points to measure")
     parser.add_argument("--texts", type=int, default=512, help="held-out texts that are measured")
     parser.add_argument("--num_particles", type=int, default=16)
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--plot", type=Path, help="file to draw the curve to")
     parser.add_argument("--shard", default="0/1", help="part I of N of the work, as 0/2, for several processes")
     options = parser.parse_args()
-    same_settings(options.out, options, free=["families", "plot"])
+    same_settings(options.out, options, free=["families", "only", "seeds", "plot"])
     corpus = Corpus.from_file(options.data, vocabulary=options.vocabulary, max_length=options.max_length)
     points = [point for point in POINTS if not options.families or point.family in options.families]
-    work = [(point.name, lambda point=point: measure(point, corpus, options)) for point in points]  # type: ignore[misc]
-    make_missing(options.out, work, options.shard)
+    chosen = [point for point in points if any(fnmatch(point.name, pattern) for pattern in options.only)]
+    make_missing(options.out, tasks(chosen, corpus, options), options.shard)
     print(table(read(options.out), options))
     if options.plot is not None:
         plot(read(options.out), options.plot, options.width)

@@ -289,7 +289,7 @@ def test_the_curve(script: ModuleType, tmp_path: Path) -> None:
         assert len(model.decoder.blocks) == (2 if guide is None else 1)
     results = [fake_result(script, point, level) for level, point in enumerate(script.POINTS)]
     rows = numbers(script.table(results, SimpleNamespace(steps=100, width=96)))
-    assert rows["nvae, autoregressive prior"][2] != rows["nvae"][2]
+    assert rows["nvae, autoregressive prior"][3] != rows["nvae"][3]
     assert rows["language model"][0] == 400  # steps of the last of its rows
     alone = [one for one in results if one["point"]["prior"]]
     script.plot(alone, tmp_path / "curve.png")  # a second stage whose first is not measured yet
