@@ -30,6 +30,7 @@ from pyroformer.models.distributions.log_dirichlet import LogDirichlet
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.heavy_tails import LaplaceVectorPrior, LinearLaplace, LinearStudentT, StudentTVectorPrior
 from pyroformer.models.priors.hyperpriors import Hierarchical
+from pyroformer.models.priors.latent_flow import LinearFlow
 from pyroformer.models.priors.latent_mixture import LinearMixture
 from pyroformer.models.priors.latents import LinearGaussian, StandardGaussian
 from pyroformer.models.priors.roles import VectorPrior
@@ -98,6 +99,9 @@ LATENTS: dict[str, Callable[[int, int, int], Any]] = {
     "student": lambda size, summary, layers: LinearStudentT(size, summary, layers, "learned", df=5.0),
     "laplace": lambda size, summary, layers: LinearLaplace(size, summary, layers, "learned"),
     "latent-mixture": lambda size, summary, layers: LinearMixture(size, summary, layers, "learned", components=3),
+}
+FLOWS: dict[str, Callable[[int, int, int], Any]] = {  # of two numbers at least, without moments
+    "flow": lambda size, summary, layers: LinearFlow(size, summary, layers, "learned", couplings=3, hidden=5),
 }
 OF_POSTERIORS: dict[str, Callable[[], Any]] = {"vamp": lambda: VampPrior(4, components=3, length=2)}  # see the guide
 ESTIMATED = {"kernel", "mixture", "student", "latent-mixture"}  # no divergence from a Gaussian in closed form
@@ -224,7 +228,7 @@ def vae_sequence(name: str) -> Any:
 
 
 def della_latent(name: str) -> Any:
-    prior = OF_POSTERIORS[name]() if name in OF_POSTERIORS else LATENTS[name](3, 3, 2)
+    prior = OF_POSTERIORS[name]() if name in OF_POSTERIORS else (LATENTS | FLOWS)[name](3, 3, 2)
     model = DELLA(DEEP, latent_size=3, latent_prior=prior)
     return model, DELLAGuide(model)
 
@@ -233,7 +237,7 @@ PAIRS = {f"nvae-weights-{name}": (nvae_weights, name) for name in WEIGHTS}
 PAIRS |= {f"nvae-{name}": (nvae_base, name) for name in BASES} | {f"vae-{name}": (vae_base, name) for name in BASES}
 PAIRS |= {f"nvae-{name}": (nvae_sequence, name) for name in SEQUENCES}
 PAIRS |= {f"vae-{name}": (vae_sequence, name) for name in SEQUENCES}
-PAIRS |= {f"della-{name}": (della_latent, name) for name in [*LATENTS, *OF_POSTERIORS]}
+PAIRS |= {f"della-{name}": (della_latent, name) for name in [*LATENTS, *FLOWS, *OF_POSTERIORS]}
 
 
 EACH = [name for name in PAIRS if not name.startswith("vae-")]  # the NVAE has the same base measures

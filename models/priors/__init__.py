@@ -3,6 +3,7 @@
 from .components import ComponentPrior, DirichletProcess, GaussianVectors, StickBreaking
 from .heavy_tails import LaplaceVectorPrior, LinearLaplace, LinearStudentT, StudentTVectorPrior
 from .hyperpriors import Hierarchical
+from .latent_flow import LinearFlow
 from .latent_mixture import LinearMixture
 from .latents import LinearGaussian, LinearPrior, StandardGaussian
 from .lengths import LengthPrior
@@ -35,6 +36,7 @@ __all__ = [
     "LaplaceVectorPrior",
     "LatentPrior",
     "LengthPrior",
+    "LinearFlow",
     "LinearGaussian",
     "LinearLaplace",
     "LinearMixture",
