@@ -16,7 +16,7 @@ from fault_runner import TINY, Case, Ending, Result, Workplace, alone, digest, f
 
 import pyroformer as pf
 from pyroformer.inference.cli.main import main
-from pyroformer.inference.runs.folder import read_checkpoint
+from pyroformer.inference.runs.checkpoints import read_checkpoint
 
 __all__ = ["disk_results", "environment_results", "same_checkpoint", "thread_results"]
 

@@ -25,8 +25,9 @@ from .posterior.arviz_compat import ArviZData
 from .posterior.export import posterior
 from .pretrained.pretrained import Pretrained
 from .runs.backbone import backbone_of
+from .runs.checkpoints import objective_state, read_checkpoint
 from .runs.fitted import FittedModel
-from .runs.folder import RunFolder, objective_state, read_checkpoint
+from .runs.folder import RunFolder
 from .runs.importable import warn_of_unimportable
 from .runs.joint_module import check_finite, joint_module
 from .utils.files import as_path
@@ -348,7 +349,7 @@ def load(path: str | Path, *, trust: Collection[str] = (), device: str | torch.d
     if not isinstance(config.get("objective"), dict):
         raise ValueError(f"{folder.config_file} is damaged: it names no objective. Fit anew with another out.")
     weights = folder.best if folder.best.exists() else folder.last
-    checkpoint = read_checkpoint(weights)
+    checkpoint = read_checkpoint(weights, moments=False)
     modules = joint_module(model, guide)
     try:
         modules.load_state_dict(objective_state(checkpoint, modules))

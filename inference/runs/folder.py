@@ -1,10 +1,8 @@
 """Folder of a run: configuration, checkpoints and metrics."""
 
 import csv
-import pickle
 import re
 import shutil
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,9 @@ import yaml
 from torch import nn
 
 from ..data.storage import TemporaryFolder
-from ..utils.errors import first_line
 from ..utils.files import as_path, write_atomically
 from ..utils.yaml_files import read_yaml
+from .checkpoints import FROZEN, objective_state, read_checkpoint, read_unsharded
 from .joint_module import frozen_fingerprint, frozen_names
 from .lock import LOCK
 from .old_runs import current_config, current_state
@@ -26,9 +24,6 @@ __all__ = ["RunFolder"]
 
 # What a new run may find in its folder: parts of a run that was not begun, and files of a write that was killed.
 LEFTOVERS = re.compile(rf"corpus|checkpoints|source\.yaml|\{LOCK}|\.writable|\..+\.\d+\.tmp")
-
-
-FROZEN = "frozen.ckpt"
 
 
 class RunFolder:
@@ -41,6 +36,7 @@ class RunFolder:
         corpus/                 tokenizer and token arrays
         checkpoints/start.ckpt  the weights that the run starts from, kept until last.ckpt exists
         checkpoints/last.ckpt   the state to resume from
+        checkpoints/last-STEP/  the shards of last.ckpt, where weights are sharded
         checkpoints/best.ckpt   the weights with the best validation loss
         checkpoints/frozen.ckpt the weights that are not trained, if there are any, which the others lack
         metrics.csv             training and validation metrics, one row per report
@@ -167,12 +163,12 @@ class RunFolder:
 
     def frozen_weights(self, objective: nn.Module) -> dict[str, torch.Tensor]:
         """The weights that the run does not train, by the names that ``objective`` has for them."""
-        return objective_state(_read(self.frozen), objective)
+        return objective_state(read_checkpoint(self.frozen), objective)
 
     def step(self, checkpoint: Path | None = None) -> int:
         """The step of a checkpoint, the last by default; 0 if there is none."""
         checkpoint = checkpoint or self.last
-        return int(read_checkpoint(checkpoint)["global_step"]) if checkpoint.exists() else 0
+        return int(read_unsharded(checkpoint)["global_step"]) if checkpoint.exists() else 0
 
     def copy(self, target: Path, weights: Mapping[str, torch.Tensor], step: int) -> "RunFolder":
         """Copy the run to another folder, new or empty.
@@ -239,53 +235,6 @@ class RunFolder:
         with self.metrics_file.open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if None not in row.values()]  # a kill cuts the last one
         return {name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else {})}
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, with the frozen weights of its run, loaded without executing any code in it.
-
-    Raises:
-        ValueError: If it is missing, truncated, or contains anything but tensors and plain data; or the frozen weights
-            beside it are not those that it was trained with.
-    """
-    content = _read(path)
-    return content if "frozen" not in content else with_frozen(content, path)
-
-
-def with_frozen(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A checkpoint with the frozen weights that lie beside it."""
-    frozen = _read(path.parent / FROZEN)
-    if frozen.get("frozen") != checkpoint["frozen"]:
-        raise ValueError(
-            f"{path.parent / FROZEN} has other weights than {path.name} was trained with: restore the files of one run."
-        )
-    return {**checkpoint, "state_dict": frozen["state_dict"] | checkpoint["state_dict"]}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # of what is refused anyway
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=path.name == FROZEN)
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} does not exist: the run has no checkpoint yet, let fit run for longer.") from error
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} holds more than tensors and plain data, or is damaged: it was not loaded.") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"{path} cannot be read ({first_line(error)}): it is cut short or not a checkpoint."
-        ) from error
-    if not isinstance(content, dict) or "state_dict" not in content:
-        raise ValueError(f"{path} is not a checkpoint of pyroformer: it holds no weights.")
-    return content
-
-
-def objective_state(checkpoint: Mapping[str, Any], objective: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights of model and guide in a checkpoint, by the names that ``objective`` has for them."""
-    prefix = "objective."
-    state = checkpoint["state_dict"].items()
-    weights = {name.removeprefix(prefix): value for name, value in state if name.startswith(prefix)}
-    return current_state(weights, objective.state_dict())
 
 
 def _number(text: str) -> float | str:

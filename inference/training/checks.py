@@ -14,8 +14,9 @@ from ...guides.encoders.text_encoder import TextEncoder
 from ...models.base import Model
 from ..data.corpus import Corpus
 from ..options import TrainingOptions
+from ..runs.checkpoints import objective_state, read_checkpoint, read_unsharded
 from ..runs.fingerprint import corpus_fingerprint
-from ..runs.folder import RunFolder, objective_state, read_checkpoint
+from ..runs.folder import RunFolder
 from ..runs.joint_module import check_finite
 from ..runs.old_runs import current_progress
 from ..schedules import warmup_cosine
@@ -124,7 +125,7 @@ def check_texts_per_step(folder: RunFolder, options: TrainingOptions) -> None:
     began = texts_per_step(TrainingOptions(**recorded_options(folder, folder.read_config())))
     now = texts_per_step(options)
     if folder.last.exists() and began != now:
-        began = current_progress(read_checkpoint(folder.last)["run"])["position"]["texts_per_step"]
+        began = current_progress(read_unsharded(folder.last)["run"])["position"]["texts_per_step"]
     if began != now:
         raise ValueError(
             f"batch_size, accumulate_grad_batches and devices give {now} texts a step, but {folder.path} was begun "
@@ -142,7 +143,7 @@ def check_strategy(objective: nn.Module, options: TrainingOptions) -> None:
 
 def rate_change(folder: RunFolder, options: TrainingOptions) -> str | None:
     """A line that says that the learning rate jumps, because a run to resume has another length than before."""
-    checkpoint = read_checkpoint(folder.last)
+    checkpoint = read_unsharded(folder.last)
     before = TrainingOptions(**recorded_options(folder, folder.read_config()))
     old, new = (warmup_cosine(min(1.0, progress_of(checkpoint, each)[0])) for each in (before, options))
     if max(old, new) < JUMP * min(old, new):
@@ -212,7 +213,7 @@ def introduce_texts(guide: nn.Module | None, corpus: Corpus) -> None:
 
 def check_checkpoint(folder: RunFolder, objective: nn.Module) -> None:
     """Raises a ValueError if the weights of the last checkpoint are not those of this model."""
-    saved = objective_state(read_checkpoint(folder.last), objective)
+    saved = objective_state(read_checkpoint(folder.last, moments=False), objective)
     expected = objective.state_dict()
     if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in expected.items()}:
         raise ValueError(f"{folder.last} is a checkpoint of another model than {folder.config_file} names.")

@@ -3,7 +3,6 @@
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
-from copy import deepcopy
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ from ..objectives.elbo import Objective
 from ..objectives.registry import make_objective, objective_name
 from ..options import TrainingOptions
 from ..run import Run
+from ..runs.checkpoints import objective_state, read_checkpoint, read_unsharded
 from ..runs.config import run_config
-from ..runs.folder import RunFolder, objective_state, read_checkpoint
+from ..runs.folder import RunFolder
 from ..runs.importable import warn_of_unimportable
 from ..runs.joint_module import check_finite
 from ..runs.lock import one_training, run_lock
@@ -156,12 +156,12 @@ def run_training(
             _prepare_folder(folder, resume, config, corpus, objective, settings, notice)
         check_finite(dict(objective.named_parameters()), "the model")
         objective.train()  # Lightning warns about modules in evaluation mode
-        training = Training(_trained(objective, settings), corpus, settings, folder, callback)
+        training = Training(objective, corpus, settings, folder, callback)
         _train(training, trainer)
         folder = training.folder
         if training.diverged is not None:
             raise DivergenceError(training.diverged, settings.learning_rate, folder)
-        checkpoint = read_checkpoint(folder.best if folder.best.exists() else folder.last)
+        checkpoint = read_checkpoint(folder.best if folder.best.exists() else folder.last, moments=False)
         if dist.is_initialized():  # the first process deletes a temporary folder with its run
             dist.barrier()
     objective.load_state_dict(objective_state(checkpoint, objective))
@@ -197,15 +197,10 @@ def _with_options(function: Any) -> Signature:
 setattr(fit, "__signature__", _with_options(fit))  # noqa: B010
 
 
-def _trained(objective: Objective, settings: TrainingOptions) -> Objective:
-    """The objective to train: a copy, if its weights will be sharded, because nothing else can be done with those."""
-    return deepcopy(objective) if settings.strategy == "fsdp" else objective
-
-
 def _train(training: Training, trainer: Trainer) -> None:
     """Train until the run ends, unless it has ended already."""
     folder, settings = training.folder, training.options
-    done, seconds = (0.0, 0.0) if not folder.last.exists() else progress_of(read_checkpoint(folder.last), settings)
+    done, seconds = (0.0, 0.0) if not folder.last.exists() else progress_of(read_unsharded(folder.last), settings)
     if done >= 1:
         if training.callback is not None and rank() == 0:
             training.callback(Status(folder.step(), 1.0, seconds, 0.0, 0.0, "train", {}))

@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from ..objectives.elbo import Objective
 from ..objectives.keep_control import KeepController, check_keep
 from ..objectives.kl_control import KLController
 from ..options import TrainingOptions
-from ..runs.folder import RunFolder, with_frozen
+from ..runs.folder import RunFolder
 from ..runs.joint_module import frozen_fingerprint, frozen_modules, frozen_names
 from ..runs.old_runs import current_progress, current_state
 from ..schedules import kl_schedule, warmup_cosine
@@ -66,6 +67,10 @@ class Training(lightning.LightningModule):
         callback: Callable[[Status], None] | None = None,
     ) -> None:
         super().__init__()
+        self.whole: dict[str, Tensor] | None = None
+        if options.strategy == "fsdp":  # sharded weights are of no other use: a copy is sharded
+            self.whole = {f"objective.{name}": value for name, value in objective.state_dict().items()}
+            objective = deepcopy(objective)
         self.objective = objective
         self.corpus, self.options, self.folder, self.callback = corpus, options, folder, callback
         self.tokens_per_text = float(corpus.train.lengths.mean())
@@ -222,8 +227,6 @@ class Training(lightning.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if "frozen" in checkpoint:
-            checkpoint |= with_frozen(checkpoint, self.folder.last)
         checkpoint["state_dict"] = current_state(checkpoint["state_dict"], self.state_dict())
         self._count_batches_anew(checkpoint)
         state = current_progress(checkpoint["run"])
@@ -327,10 +330,7 @@ class Training(lightning.LightningModule):
         self._watch_vectors(values)
         if values["objective"] < self.best:
             self.best, self.best_step, self.wait = values["objective"], self.trainer.global_step, 0
-            state = self.trainer.strategy.lightning_module_state_dict()  # of all processes, if they have shares
-            if self.trainer.is_global_zero:
-                content = self._without_frozen(state) | {"global_step": self.best_step}
-                write_atomically(self.folder.best, lambda path: torch.save(content, path))
+            self._save_best()
         else:
             self.wait += 1
         self._report(progress, "valid", values)
@@ -347,6 +347,18 @@ class Training(lightning.LightningModule):
             stack = "encoder" if layer == suffix else "decoder"
             place = f", layer {layer} of the {stack}" if layer else ""
             warnings.warn(f"step {self.trainer.global_step}{place}: {NO_VECTORS}", stacklevel=2)
+
+    def _save_best(self) -> None:
+        """Save the weights, in one file. Where processes have shares, they are gathered into the first one's copy."""
+        state: Mapping[str, Tensor] = self.state_dict()
+        if self.whole is not None:
+            from .sharding import gather
+
+            gather(state, self.whole if self.trainer.is_global_zero else None)
+            state = self.whole
+        if self.trainer.is_global_zero:
+            content = self._without_frozen(state) | {"global_step": self.best_step}
+            write_atomically(self.folder.best, lambda path: torch.save(content, path))
 
     def _save(self) -> None:
         """Save the state to resume from, unless the weights are not finite."""

@@ -14,6 +14,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 from ..options import TrainingOptions
+from ..runs.checkpoints import SHARDS, read_checkpoint, remove_other_shards
 from ..utils.files import write_atomically
 from ..utils.processes import by_torchrun
 
@@ -21,10 +22,14 @@ __all__ = ["make_trainer", "quiet_lightning", "texts_per_step"]
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are written whole or not at all."""
+    """Checkpoints that are written whole or not at all, and read whole, be they in shards or not."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         write_atomically(Path(path), lambda temporary: torch.save(checkpoint, temporary))
+        remove_other_shards(Path(path), checkpoint.get(SHARDS))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return read_checkpoint(Path(path), mmap=False)  # an optimizer keeps the tensors that it is given
 
 
 def make_trainer(options: TrainingOptions) -> lightning.Trainer:

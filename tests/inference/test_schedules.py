@@ -8,7 +8,8 @@ import torch
 
 import pyroformer as pf
 from pyroformer.inference.options import TrainingOptions
-from pyroformer.inference.runs.folder import RunFolder, read_checkpoint
+from pyroformer.inference.runs.checkpoints import read_checkpoint
+from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.inference.schedules import RUNGS, SCHEDULES, kl_schedule, ladder
 from pyroformer.inference.training.fit import fit
 from pyroformer.inference.training.lightning_module import Status

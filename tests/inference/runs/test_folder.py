@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyroformer.inference.runs.folder import RunFolder, read_checkpoint
+from pyroformer.inference.runs.checkpoints import read_checkpoint
+from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.inference.utils.files import write_atomically
 
 

@@ -18,6 +18,7 @@ from torch import nn
 
 import pyroformer as pf
 from pyroformer.inference.options import TrainingOptions
+from pyroformer.inference.runs.checkpoints import read_checkpoint
 from pyroformer.inference.training.lightning_module import Status, Training, _dealt
 from pyroformer.inference.training.sharding import check_shardable
 
@@ -54,17 +55,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory, script: ModuleType) -> Path
     commands = [[sys.executable, str(SCRIPT), str(folder), str(rank), port] for rank in (0, 1)]
     with (folder / "log").open("w") as log:
         processes = [subprocess.Popen(command, env=environment, stdout=log, stderr=log) for command in commands]
-        for name in script.SYSTEMS:
+        for name in (*script.SYSTEMS, "frozen"):
             script.trained(corpus, name, folder / name, **alone)
         codes = [process.wait(timeout=300) for process in processes]
     assert codes == [0, 0], (folder / "log").read_text()[-3000:]
-    script.trained(corpus, "nvae", folder / "begun-together", resume=True, devices=1, strategy="ddp", **alone)
+    script.trained(corpus, "frozen", folder / "begun-together", resume=True, devices=1, strategy="ddp", **alone)
     return folder
 
 
 def weights(run: Path, checkpoint: str = "last") -> dict[str, torch.Tensor]:
-    content = torch.load(run / "checkpoints" / f"{checkpoint}.ckpt", weights_only=True)
-    state: dict[str, torch.Tensor] = content["state_dict"]
+    state: dict[str, torch.Tensor] = read_checkpoint(run / "checkpoints" / f"{checkpoint}.ckpt")["state_dict"]
     return state
 
 
@@ -102,9 +102,36 @@ def test_a_run_of_several_processes_opens_anywhere(folder: Path, strategy: str) 
         torch.testing.assert_close(a, b, atol=2e-6, rtol=0)
 
 
-@pytest.mark.parametrize("begun", ["begun-alone", "begun-together"])
-def test_a_run_goes_on_with_another_number_of_processes(folder: Path, begun: str) -> None:
-    assert distance(folder / "nvae", folder / begun) < 2e-6
+@pytest.mark.parametrize(
+    ("name", "begun"),
+    [("nvae", "begun-alone"), ("frozen", "begun-together"), ("frozen", "begun-and-ended-together")],
+)
+def test_a_run_goes_on_with_another_number_of_processes_or_as_many(folder: Path, name: str, begun: str) -> None:
+    assert distance(folder / name, folder / begun) < 2e-6
+
+
+def test_checkpoints_to_resume_from_are_written_in_shards(folder: Path, script: ModuleType) -> None:
+    """Neither process writes more than its half, and what a killed one has left is removed."""
+    checkpoints = folder / "begun-and-ended-together" / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == [
+        *("best.ckpt", "frozen.ckpt", "last-4-again", "last.ckpt")
+    ]
+    shares = [path.stat().st_size for path in sorted((checkpoints / "last-4-again").glob("*.distcp"))]
+    assert len(shares) == 2 and max(shares) < 1.1 * min(shares)
+    own = torch.load(checkpoints / "last.ckpt", weights_only=True)
+    _, guide = script.pair(pf.Corpus.load(folder / "corpus"), "frozen")
+    assert not {f"objective.guide.{name}" for name, _ in guide.named_parameters()} & own["state_dict"].keys()
+    whole = read_checkpoint(checkpoints / "last.ckpt")
+    alone = read_checkpoint(folder / "frozen" / "checkpoints" / "last.ckpt")
+    assert whole["state_dict"].keys() == alone["state_dict"].keys()
+    for index, entries in alone["optimizer_states"][0]["state"].items():
+        for name, value in entries.items():
+            torch.testing.assert_close(whole["optimizer_states"][0]["state"][index][name], value, atol=1e-4, rtol=1e-4)
+
+
+def test_a_run_that_goes_on_alone_leaves_no_shards(folder: Path) -> None:
+    names = [path.name for path in (folder / "begun-together" / "checkpoints").iterdir()]
+    assert sorted(names) == ["best.ckpt", "frozen.ckpt", "last.ckpt"]
 
 
 def test_gradients_are_exchanged_once_a_step_and_a_signal_reaches_all(folder: Path) -> None:

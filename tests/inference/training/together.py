@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 from functools import partial
@@ -59,6 +60,8 @@ def pair(corpus: Corpus, name: str) -> tuple[Model, nn.Module | None]:
         vae = VAE.for_corpus(corpus, **SIZE, base_measure="tokens")
         return vae, VAEGuide(vae)
     nvae = NVAE.for_corpus(corpus, **SIZE)
+    if name == "frozen":
+        nvae.decoder.requires_grad_(False)
     return nvae, NVAEGuide(nvae)
 
 
@@ -143,9 +146,18 @@ def main(folder: Path, rank: int, port: str) -> None:
     Training.on_train_batch_start = kill  # type: ignore[method-assign]
     ended = 0
     try:
-        trained(corpus, "nvae", folder / "begun-together", **options)
+        trained(corpus, "frozen", folder / "begun-together", **options)
     except SystemExit as exit:
         ended = int(exit.code or 0)
+    Training.on_train_batch_start = begin  # type: ignore[method-assign]
+    again = folder / "begun-and-ended-together"
+    if rank == 0:
+        shutil.copytree(folder / "begun-together", again)
+        killed = again / "checkpoints" / "last-4"  # as of a process that was killed while it wrote step 4
+        killed.mkdir()
+        (killed / "__0_0.distcp").write_bytes(b"cut")
+    torch.distributed.barrier()
+    trained(corpus, "frozen", again, resume=True, **options)
     result = {"gradient": gradient(corpus, rank, 2), "held back": len(held_back), "ended": ended}
     if rank == 0:
         (folder / "result.json").write_text(json.dumps(result))
