@@ -4,6 +4,7 @@
 
 zero-shot          the pretrained model as it is
 lm lora            the model alone with low-rank adapters
+lm lora wide       with as many trained weights as "della lora"
 della lora         the same adapters, and a latent for each layer, fused by the true product
 one latent lora    the same adapters, and one latent, an additional key and value of each layer
 della, one latent  without adapters
@@ -11,7 +12,8 @@ vae                lm lora as the start of a VAE whose prior and decoder are tha
 
 The posterior reads texts by the frozen blocks of the language model, or by a frozen pretrained encoder. All are trained
 for the same steps on the same batches; models with latents have 4 nats of a text's KL free, and all are evaluated at
-beta = 1. Each result is a JSON file; existing results are kept. Samples are judged by the model with adapters alone,
+beta = 1. "Less the LM's" is the difference of importance-weighted losses of the same texts, with more draws. Each
+result is a JSON file; existing results are kept. Samples are judged by the model with adapters alone,
 which is the best judge of such texts that there is.
 """
 
@@ -19,6 +21,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from reporting import argument_parser
 from resumable import Result, cell, error, make_missing, metric, read, same_settings, trained
@@ -29,9 +32,10 @@ from pyroformer.inference.run import Run
 from pyroformer.models.base import Model
 
 FREE_NATS: dict[str, Any] = {"free_bits": 4.0, "free_bits_per": "total"}
-FAMILIES = ("zero-shot", "lm lora", "della lora", "one latent lora", "vae", "della", "one latent")
+FAMILIES = ("zero-shot", "lm lora", "lm lora wide", "della lora", "one latent lora", "vae", "della", "one latent")
 UNTRAINED = ("zero-shot", "vae")
-UNITS = "nats/text"
+UNITS, BOUNDS = "nats/text", "bounds"
+WIDE = 19  # the rank of adapters with as many weights as those of rank 1 and the latents of DELLA
 MEASURED = {
     "bound": (UNITS, 1),
     "importance_weighted": (UNITS, 1),
@@ -44,12 +48,17 @@ MEASURED = {
 
 def main() -> None:
     options = parsed()
-    same_settings(options.out, options, free=("runs", "only"))
+    same_settings(options.out, options, free=("runs", "only", "bounds", "bound_particles"))
     backbone = pf.Pretrained.from_pretrained(options.model)
     corpus = texts(backbone, options)
     tasks = [
         (family.replace(" ", "-"), lambda family=family: one(family, corpus, backbone, options))
         for family in options.only
+    ]
+    tasks += [
+        (f"{BOUNDS}.{family.replace(' ', '-')}", lambda family=family: bounds(family, corpus, backbone, options))
+        for family in options.only
+        if options.bounds
     ]
     make_missing(options.out, tasks, options.shard)
     print(table(read(options.out)))
@@ -63,9 +72,11 @@ def made(
         vae = pf.VAE.for_corpus(corpus, base_measure="language_model", backbone=backbone, train="latents")
         return vae, pf.VAEGuide(vae)
     start: dict[str, Any] = {"backbone": backbone, "train": "latents"}
-    if family == "zero-shot" or family.endswith("lora"):
+    if family == "zero-shot" or "lora" in family:
         start |= {"train": "lora", "adapter_rank": 1}  # adapters start as zero
-    if family in ("zero-shot", "lm lora"):
+    if family == "lm lora wide":
+        start["adapter_rank"] = WIDE
+    if family in ("zero-shot", "lm lora", "lm lora wide"):
         return pf.LanguageModel.for_corpus(corpus, **start), None
     reader = None if encoder is None else pf.TextEncoder.from_pretrained(encoder)
     shape: dict[str, Any] = {"latent_size": 8}
@@ -121,6 +132,13 @@ def one(family: str, corpus: pf.Corpus, backbone: pf.Pretrained, options: argpar
     }
 
 
+def bounds(family: str, corpus: pf.Corpus, backbone: pf.Pretrained, options: argparse.Namespace) -> Result:
+    """The importance-weighted bound of each text, for comparisons text by text."""
+    run, _ = fitted(family, corpus, backbone, options)
+    found = run.bound(corpus.test[: options.bounds], options.bound_particles, progress=False)
+    return {BOUNDS: family, "num_particles": options.bound_particles, "nats": [round(float(x), 4) for x in found]}
+
+
 def texts(backbone: pf.Pretrained, options: argparse.Namespace) -> pf.Corpus:
     """The corpus in the tokens of the pretrained model, prepared once."""
     folder = options.runs / "corpus"
@@ -133,9 +151,12 @@ def texts(backbone: pf.Pretrained, options: argparse.Namespace) -> pf.Corpus:
 
 def table(results: list[Result]) -> str:
     """One row for each model, with standard errors over texts."""
+    nats = {result[BOUNDS]: np.array(result["nats"]) for result in results if BOUNDS in result}
+    results = [result for result in results if BOUNDS not in result]
     rows = [
-        "| model | trained | bound | IW bound | reconstruction | KL | accuracy, sampled | BLEU | samples, judged | s |",
-        "|---|" + 9 * "---:|",
+        "| model | trained | bound | IW bound | less the LM's | reconstruction | KL | accuracy, sampled | BLEU "
+        "| samples, judged | s |",
+        "|---|" + 10 * "---:|",
     ]
     for family in FAMILIES:
         for result in (result for result in results if result["family"] == family):
@@ -148,8 +169,17 @@ def table(results: list[Result]) -> str:
                 f"{result['judged'][UNITS]:.1f}",
                 str(result["seconds"]),
             ]
+            columns.insert(3, compared(nats.get(family), nats.get("lm lora")))
             rows.append(f"| {family} | " + " | ".join(columns) + " |")
     return "\n".join(rows)
+
+
+def compared(nats: "np.ndarray | None", base: "np.ndarray | None") -> str:
+    """The mean difference of losses, and its standard error over texts."""
+    if nats is None or base is None:
+        return ""
+    difference = base - nats
+    return f"{difference.mean():.2f} ± {difference.std(ddof=1) / len(difference) ** 0.5:.2f}"
 
 
 def parsed() -> argparse.Namespace:
@@ -168,6 +198,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--texts", type=int, default=64)
     parser.add_argument("--num_particles", type=int, default=8)
     parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument(
+        "--bounds", type=int, default=0, help="texts whose bounds are compared with the language model's"
+    )
+    parser.add_argument("--bound_particles", type=int, default=64)
     parser.add_argument("--shard", default="0/1")
     return parser.parse_args()
 
