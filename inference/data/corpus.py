@@ -1,6 +1,7 @@
 """A corpus: texts or pairs in three splits, tokenized to at most ``max_length`` tokens."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -149,26 +150,21 @@ class Corpus:
             ValueError: If the file or folder cannot be read or written, or an option is out of range.
         """
         check_options(vocabulary, max_length, overlong, tokenizer)
-        target, owner = _corpus_folder(folder)
-        with preparation(target) as workplace:
-            splits, blank = read_to_disk(
-                path, workplace, field, seed, condition=condition, labels=labels, progress=progress
-            )
-            build_corpus(
-                target,
-                workplace,
-                splits,
-                vocabulary=vocabulary,
-                max_length=max_length,
-                overlong=overlong,
-                labels=labels,
-                seed=seed,
-                tokenizer=tokenizer,
-                name=as_path(path, "path").resolve().name,
-                blank=blank,
-                progress=progress,
-            )
-        return cls(target, owner)
+        read = partial(
+            read_to_disk, path, field=field, seed=seed, condition=condition, labels=labels, progress=progress
+        )
+        return cls._prepared(
+            folder,
+            read,
+            vocabulary=vocabulary,
+            max_length=max_length,
+            overlong=overlong,
+            labels=labels,
+            seed=seed,
+            tokenizer=tokenizer,
+            name=as_path(path, "path").resolve().name,
+            progress=progress,
+        )
 
     @classmethod
     def from_texts(
@@ -198,23 +194,18 @@ class Corpus:
         entries: Mapping[str, Iterable[Any]] = (
             texts if isinstance(texts, Mapping) else split_texts(list[Any](as_entries(texts)), seed, labels=labels)
         )
-        target, owner = _corpus_folder(folder)
-        with preparation(target) as workplace:
-            build_corpus(
-                target,
-                workplace,
-                entries,
-                vocabulary=vocabulary,
-                max_length=max_length,
-                overlong=overlong,
-                labels=labels,
-                seed=seed,
-                tokenizer=tokenizer,
-                name=name,
-                blank=0,
-                progress=progress,
-            )
-        return cls(target, owner)
+        return cls._prepared(
+            folder,
+            lambda _: (entries, 0),
+            vocabulary=vocabulary,
+            max_length=max_length,
+            overlong=overlong,
+            labels=labels,
+            seed=seed,
+            tokenizer=tokenizer,
+            name=name,
+            progress=progress,
+        )
 
     @classmethod
     def from_dataset(
@@ -262,25 +253,29 @@ class Corpus:
             '100 texts, 270-token BPE'
         """
         check_options(vocabulary, max_length, overlong, tokenizer)
+        read = partial(
+            read_dataset, dataset, field=field, seed=seed, condition=condition, labels=labels, progress=progress
+        )
+        return cls._prepared(
+            folder,
+            read,
+            vocabulary=vocabulary,
+            max_length=max_length,
+            overlong=overlong,
+            labels=labels,
+            seed=seed,
+            tokenizer=tokenizer,
+            name=dataset_name(dataset),
+            progress=progress,
+        )
+
+    @classmethod
+    def _prepared(cls, folder: str | Path | None, read: Callable[[Path], tuple[Any, int]], **options: Any) -> "Corpus":
+        """What ``read`` finds, and the number of its blank lines, tokenized with the options of ``build_corpus``."""
         target, owner = _corpus_folder(folder)
         with preparation(target) as workplace:
-            splits, blank = read_dataset(
-                dataset, workplace, field, seed, condition=condition, labels=labels, progress=progress
-            )
-            build_corpus(
-                target,
-                workplace,
-                splits,
-                vocabulary=vocabulary,
-                max_length=max_length,
-                overlong=overlong,
-                labels=labels,
-                seed=seed,
-                tokenizer=tokenizer,
-                name=dataset_name(dataset),
-                blank=blank,
-                progress=progress,
-            )
+            entries, blank = read(workplace)
+            build_corpus(target, workplace, entries, blank=blank, **options)
         return cls(target, owner)
 
     @classmethod
