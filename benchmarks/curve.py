@@ -81,6 +81,7 @@ class Point(NamedTuple):
         return each * (len(self.ladder) + self.times) + (max(1, each // 2) if self.prior else 0)
 
 
+FAMILIES = ("language model", "nvae", "nvib", "nvib relu", "vae", "one vector", "autoencoder")
 POINTS = [  # the most informative first
     Point("language model"),
     Point("vae", schedule="constant", joint="tokens"),
@@ -242,11 +243,10 @@ def table(results: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> 
         f"| model | beta | steps | seeds | {' | '.join(COLUMNS)} |",
         f"|---|---:|---:|---:|{'---:|' * len(COLUMNS)}",
     ]
-    order = list(dict.fromkeys(point.family for point in POINTS))
     seeds: dict[Point, list[Result]] = {}
     for result in results:
         seeds.setdefault(point_of(result), []).append(dict(result))
-    for point, group in sorted(seeds.items(), key=lambda each: (order.index(each[0].family), each[0].beta)):
+    for point, group in sorted(seeds.items(), key=lambda each: (FAMILIES.index(each[0].family), each[0].beta)):
         beta = "" if point.family == "language model" else f"{effective(point, options.width):.2g}"
         cells = [beta, f"{point.steps(options.steps):,}", str(len(group))]
         for *at, digits in COLUMNS.values():
@@ -276,11 +276,11 @@ def effective(point: Point, width: int) -> float:
 
 
 def plot(results: Sequence[Mapping[str, Any]], path: Path, width: int = 96) -> None:
-    """Rate against distortion, all of it and where texts are copied; the dashed line is a language model's loss.
+    """Rate against distortion, all of it and where texts are copied; gray lines are the losses of language models.
 
-    A line joins the points of a family, labeled with their betas; hollow markers are variants, and squares have a
-    second stage. The language model is the best one, that with the most steps. Rates of thousands of nats are in the
-    table alone: they would compress the axis.
+    A line joins the points of a family, labeled with their betas; hollow markers are variants, squares have a second
+    stage, and stars and crosses a prior that was trained with the model. Rates of thousands of nats are in the table
+    alone: they would compress the axis.
     """
     import matplotlib.pyplot as plt
     import numpy as np
@@ -288,10 +288,12 @@ def plot(results: Sequence[Mapping[str, Any]], path: Path, width: int = 96) -> N
     figure_, (whole, copying) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
     first = {point_of(one): place(one) for one in reversed(results)}  # of several seeds
     points = {point: at for point, at in first.items() if at[0] < COPYING[0][1]}
-    losses = [metric(one, "bound", "nats/token") for one in results if one["point"]["family"] == "language model"]
-    if loss := min((loss for loss in losses if loss), default=None):
-        rates = np.geomspace(1e-3, loss, 200)
-        whole.plot(rates, loss - rates, color="0.6", linestyle="--", label="sum = loss of the language model")
+    models = [(point_of(one), metric(one, "bound", "nats/token")) for one in results]
+    for point, loss in dict(reversed([each for each in models if each[0].family == "language model"])).items():
+        rates, style = np.geomspace(1e-3, loss or 1, 200), "--" if point.times == 1 else ":"
+        label = "language model" + (f", {point.times} times the steps" if point.times > 1 else "")
+        for axes in (whole, copying):
+            axes.plot(rates, (loss or 1) - rates, color="0.6", linestyle=style, label=label)
     for axes in (whole, copying):
         draw(axes, points, width, labeled=lambda at, axes=axes: (at[1] < COPYING[1]) == (axes is copying))
     whole.set(ylabel="distortion: -log p(x | z), nats per token", title="all points")
@@ -300,11 +302,11 @@ def plot(results: Sequence[Mapping[str, Any]], path: Path, width: int = 96) -> N
     whole.indicate_inset_zoom(copying, edgecolor="0.5")
     if whole.get_legend_handles_labels()[0]:
         whole.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(0, 0.32))
-        copying.legend(handles=markers(), frameon=False, fontsize=8, loc="upper right")
+        copying.legend(handles=markers(), framealpha=1, edgecolor="white", fontsize=8, loc="upper right")
     figure_.savefig(path, dpi=150)
 
 
-COPYING = (8, 1500), 0.7  # rates, and the greatest distortion
+COPYING = (2.2, 1500), 0.7  # rates, and the greatest distortion
 
 
 SIDES = ((-5, 7, "right"), (5, -11, "left"), (7, 13, "left"), (-5, -11, "right"), (7, -10, "left"))  # of labels
@@ -340,8 +342,7 @@ def draw(axes: Any, points: Mapping[Point, tuple[float, float]], width: int, lab
     from pyroformer.inference.plots.style import COLORS
 
     halo = [withStroke(linewidth=2, foreground="white")]  # so that labels are legible on lines
-    families = [family for family in dict.fromkeys(point.family for point in POINTS) if family != "language model"]
-    for number, (family, color) in enumerate(zip(families, COLORS, strict=False)):
+    for number, (family, color) in enumerate(zip(FAMILIES[1:], COLORS, strict=False)):
         rows = [(point, at) for point, at in points.items() if point.family == family]
         best = {point.beta: point for point, _ in sorted(rows, key=lambda row: len(row[0].ladder)) if plain(point)}
         joined = sorted((effective(point, width), at) for point, at in rows if best.get(point.beta) == point)
