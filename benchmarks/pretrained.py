@@ -8,7 +8,8 @@ lm lora wide       with as many trained weights as "della lora"
 della lora         the same adapters, and a latent for each layer, fused by the true product
 one latent lora    the same adapters, and one latent, an additional key and value of each layer
 della, one latent  without adapters
-vae                lm lora as the start of a VAE whose prior and decoder are that language model; not trained further
+vae, nvae          lm lora as the start of a VAE or NVAE whose prior and decoder are that language model; not trained
+                   further
 
 The posterior reads texts by the frozen blocks of the language model, or by a frozen pretrained encoder. All are trained
 for the same steps on the same batches; models with latents have 4 nats of a text's KL free, and all are evaluated at
@@ -32,8 +33,18 @@ from pyroformer.inference.run import Run
 from pyroformer.models.base import Model
 
 FREE_NATS: dict[str, Any] = {"free_bits": 4.0, "free_bits_per": "total"}
-FAMILIES = ("zero-shot", "lm lora", "lm lora wide", "della lora", "one latent lora", "vae", "della", "one latent")
-UNTRAINED = ("zero-shot", "vae")
+FAMILIES = (
+    "zero-shot",
+    "lm lora",
+    "lm lora wide",
+    "della lora",
+    "one latent lora",
+    "vae",
+    "nvae",
+    "della",
+    "one latent",
+)
+UNTRAINED = ("zero-shot", "vae", "nvae")
 UNITS, BOUNDS = "nats/text", "bounds"
 WIDE = 19  # the rank of adapters with as many weights as those of rank 1 and the latents of DELLA
 MEASURED = {
@@ -68,10 +79,15 @@ def made(
     family: str, corpus: pf.Corpus, backbone: pf.Pretrained, encoder: str | None
 ) -> tuple[Model, nn.Module | None]:
     """A new model of a family, and its guide."""
-    if family == "vae":
-        vae = pf.VAE.for_corpus(corpus, base_measure="language_model", backbone=backbone, train="latents")
-        return vae, pf.VAEGuide(vae)
-    start: dict[str, Any] = {"backbone": backbone, "train": "latents"}
+    start: dict[str, Any]
+    if family in ("vae", "nvae"):
+        start = {"base_measure": "language_model", "backbone": backbone, "train": "latents"}
+        if family == "vae":
+            vae = pf.VAE.for_corpus(corpus, **start)
+            return vae, pf.VAEGuide(vae)
+        nvae = pf.NVAE.for_corpus(corpus, **start)
+        return nvae, pf.NVAEGuide(nvae)
+    start = {"backbone": backbone, "train": "latents"}
     if family == "zero-shot" or "lora" in family:
         start |= {"train": "lora", "adapter_rank": 1}  # adapters start as zero
     if family == "lm lora wide":
@@ -91,7 +107,7 @@ def fitted(family: str, corpus: pf.Corpus, backbone: pf.Pretrained, options: arg
     budget: dict[str, Any] = {"steps": options.steps, "learning_rate": options.learning_rate}
     if family in UNTRAINED:
         budget = {"steps": 1, "learning_rate": 1e-12}
-    if family == "vae":
+    if family in ("vae", "nvae"):
         backbone = fitted("lm lora", corpus, backbone, options)[0].backbone
     if family.startswith(("della", "one latent")):
         budget |= FREE_NATS
