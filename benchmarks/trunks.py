@@ -9,12 +9,12 @@ rms           RMSNorm in place of layer norm
 swiglu        SwiGLU with as many weights
 no biases     neither in linear layers nor in norms
 query norms   each head norms its queries and keys, as in Qwen 3
-llama         rotary, rms, swiglu, no biases: the blocks of Llama
+llama         rotary, rms, swiglu, no biases: the blocks of Llama; or with learned positions
 start 0.02, start 1/sqrt(P)    other initial weights
 
 All are trained for the same steps on the same batches; learned positions and biases add 1 or 2 % of weights. Language
-models have all of the options, the two with latents the larger changes: NVAE with a prior of Gaussian tokens, and DELLA
-with 4 free nats. Each result is a JSON file; existing results are kept.
+models have all of the options, the two with latents the larger changes: NVAE with a prior of Gaussian tokens, whose
+blocks are alike, and DELLA with 4 free nats. Each result is a JSON file; existing results are kept.
 """
 
 import argparse
@@ -41,12 +41,13 @@ TRUNKS: dict[str, dict[str, Any]] = {
     "start 0.02": {"init_std": 0.02},
     "start 1/sqrt(P)": {"init_std": None},
     "llama": LLAMA,
+    "llama, learned": LLAMA | {"positions": "learned"},
     "llama, start 1/sqrt(P)": LLAMA | {"init_std": None},
 }
 FAMILIES = {
     "lm": tuple(trunk for trunk in TRUNKS if trunk not in ("learned", "start 0.02")),
-    "della": ("default", "sinusoidal", "rotary", "start 1/sqrt(P)", "llama, start 1/sqrt(P)"),
-    "nvae": ("default", "learned", "rotary", "start 0.02", "llama"),
+    "della": ("default", "rotary", "llama", "llama, learned"),
+    "nvae": ("default", "learned", "rotary", "start 0.02", "llama", "llama, learned"),
 }
 FREE_NATS: dict[str, Any] = {"free_bits": 4.0, "free_bits_per": "total"}
 UNIT = "nats/token"

@@ -8,7 +8,11 @@ from ..heads import head_width
 from ..utils.choices import check_choice
 from ..utils.numbers import declared_number
 
-__all__ = ["TransformerConfig"]
+__all__ = ["Activation", "Norm", "Positions", "TransformerConfig"]
+
+Norm = Literal["layer", "rms"]
+Activation = Literal["gelu_tanh", "gelu", "relu", "swiglu"]
+Positions = Literal["sinusoidal", "learned", "rotary"]
 MOST_LAYERS = 10_000
 _POSITIVE_SIZES = (
     "vocabulary",
@@ -103,10 +107,10 @@ class TransformerConfig:
     dropout: float = 0.0
     bias: bool = True
     qkv_bias: bool | None = None
-    norm: Literal["layer", "rms"] = "layer"
+    norm: Norm = "layer"
     norm_eps: float = 1e-5
-    activation: Literal["gelu_tanh", "gelu", "relu", "swiglu"] = "gelu_tanh"
-    positions: Literal["sinusoidal", "learned", "rotary"] = "sinusoidal"
+    activation: Activation = "gelu_tanh"
+    positions: Positions = "sinusoidal"
     rotary_base: float = 10_000.0
     rotary_scaling: Literal["none", "linear", "llama3"] = "none"
     rotary_factor: float = 1.0

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from ...transformer.config import Activation, Norm, Positions
 from ..roles import SequencePrior, VectorPrior
 from ..vectors import SPREAD, gaussian_mixture, mixture_scores
 from .causal import CausalVectorPrior
@@ -65,6 +66,8 @@ class AutoregressiveVectorPrior(CausalVectorPrior):
         dropout: Probability of dropping an activation in training.
         samples_per_component: Number of the prior's own components.
         first: Prior :math:`p_0` of the prior's own components; a standard Gaussian by default.
+        norm, activation, positions, bias: Options of the blocks, as in :class:`~.sequence.causal.CausalVectorPrior`; of
+            a prior that is named they are those of its model.
 
     Raises:
         ValueError: If a size is out of range, two do not go together, or ``first`` has another width.
@@ -90,11 +93,28 @@ class AutoregressiveVectorPrior(CausalVectorPrior):
         dropout: float = 0.0,
         samples_per_component: int = 1,
         first: VectorPrior | None = None,
+        norm: Norm = "layer",
+        activation: Activation = "gelu_tanh",
+        positions: Positions = "sinusoidal",
+        bias: bool = True,
     ) -> None:
         if components < 1:
             raise ValueError(f"components {components}: must be at least 1")
         scores = components * (1 + 2 * width)
-        super().__init__(width, scores, model_width, layers, heads, dropout, samples_per_component, first)
+        super().__init__(
+            width,
+            scores,
+            model_width,
+            layers,
+            heads,
+            dropout,
+            samples_per_component,
+            first,
+            norm=norm,
+            activation=activation,
+            positions=positions,
+            bias=bias,
+        )
         self.components = components
         if components > 1:  # means that differ, so that the components can separate
             nn.init.normal_(mixture_scores(self.head.bias.data, components, width)[1], std=SPREAD)

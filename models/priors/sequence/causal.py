@@ -1,5 +1,7 @@
 r"""A causal Transformer over the vectors of a text, which priors of the next vector have in common."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -7,8 +9,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ...attention.kv_cache import KeyValueCache
-from ...transformer.blocks import Block, applied, initialize
-from ...transformer.config import TransformerConfig
+from ...transformer.blocks import Block, applied, initialize, norm_layer
+from ...transformer.config import Activation, Norm, Positions, TransformerConfig
 from ...transformer.embedding import sinusoids
 from ...utils.precision import at_least_float32
 from ..checks import check_prior
@@ -39,6 +41,10 @@ class CausalVectorPrior(SequencePrior):
         samples_per_component: Number of the prior's own components.
         first: Prior :math:`p_0` of the prior's own components; a standard Gaussian by default.
         reads_length: Whether vectors depend on the number of those that follow.
+        norm: The norm of the blocks, as in :class:`~.config.TransformerConfig`, like the next two.
+        activation: The activation of their feed-forward layers.
+        positions: ``"rotary"``: they rotate queries and keys as well; places enter by sinusoids in any case.
+        bias: Whether they have biases.
 
     Raises:
         ValueError: If a size is out of range, two do not go together, or ``first`` has another width.
@@ -55,6 +61,10 @@ class CausalVectorPrior(SequencePrior):
         samples_per_component: int = 1,
         first: VectorPrior | None = None,
         reads_length: bool = True,
+        norm: Norm = "layer",
+        activation: Activation = "gelu_tanh",
+        positions: Positions = "sinusoidal",
+        bias: bool = True,
     ) -> None:
         super().__init__()
         model_width = width if model_width is None else model_width
@@ -64,12 +74,13 @@ class CausalVectorPrior(SequencePrior):
         if model_width % 2 or model_width % max(heads, 1):
             raise ValueError(f"model_width {model_width}: must be even and a multiple of heads, which is {heads}")
         # blocks read neither the vocabulary nor the max_length
-        config = TransformerConfig(3, 1, width=model_width, layers=layers, heads=heads, dropout=dropout)
+        sizes: dict[str, Any] = {"width": model_width, "layers": layers, "heads": heads, "dropout": dropout}
+        config = TransformerConfig(3, 1, **sizes, norm=norm, activation=activation, positions=positions, bias=bias)
         self.width, self.samples_per_component = width, checked_samples(samples_per_component)
         self.before = nn.Linear(width, model_width)
         self.left = nn.Linear(model_width, model_width) if reads_length else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(layers))
-        self.norm = nn.LayerNorm(model_width)
+        self.norm = norm_layer(config)
         self.head = nn.Linear(model_width, scores)
         initialize(self, config)
         nn.init.zeros_(self.head.weight)

@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from ...transformer.config import Activation, Norm, Positions
 from ...utils.precision import at_least_float32
 from ..latents import unbounded
 from ..roles import VectorPrior
@@ -57,6 +58,8 @@ class TokenVectorPrior(GaussianTokenPrior, CausalVectorPrior):
         first: Prior :math:`p_0` of the prior's own components; by default a Gaussian as narrow as those of tokens, as
             far from 0 as they are, so that attention prefers neither, and away from all places.
         eos: The token that ends texts, if the vectors tell where.
+        norm, activation, positions, bias: Options of the blocks, as in :class:`~.sequence.causal.CausalVectorPrior`; of
+            a prior that is named they are those of its model.
 
     Raises:
         ValueError: If a size, the variance or ``eos`` is out of range, two sizes do not go together, or ``first`` has
@@ -87,12 +90,29 @@ class TokenVectorPrior(GaussianTokenPrior, CausalVectorPrior):
         samples_per_component: int = 1,
         first: VectorPrior | None = None,
         eos: int | None = None,
+        norm: Norm = "layer",
+        activation: Activation = "gelu_tanh",
+        positions: Positions = "sinusoidal",
+        bias: bool = True,
     ) -> None:
         check_gaussians(vocabulary, variance, eos)
         if first is None and width > 0:
             first = narrow_first(width, variance)
         CausalVectorPrior.__init__(
-            self, width, width, model_width, layers, heads, dropout, samples_per_component, first, eos is None
+            self,
+            width,
+            width,
+            model_width,
+            layers,
+            heads,
+            dropout,
+            samples_per_component,
+            first,
+            eos is None,
+            norm=norm,
+            activation=activation,
+            positions=positions,
+            bias=bias,
         )
         if width % 2:
             raise ValueError(f"width {width}: must be even, for the sinusoids of places")
