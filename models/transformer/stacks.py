@@ -19,6 +19,7 @@ from ..attention.kv_cache import KeyValueCache
 from ..attention.layers.denoising import ProjectedMixture
 from ..attention.mixture import Mixture
 from ..attention.natural_parameters import Form
+from ..utils.weight_tables import from_weights
 from .blocks import Block, applied, cross_attention_of, initialize, norm_layer
 from .config import TransformerConfig
 from .embedding import Embedding
@@ -144,7 +145,11 @@ class Decoder(nn.Module):
         weight, bias = (self.embedding.tokens.weight, None) if self.head is None else (self.head.weight, self.head.bias)
         if self.reader is None:
             return weight, bias
-        return torch.cat([weight, self.reader.columns().to(weight.dtype)], -1), bias
+        reader, codebook = self.reader, self.reader.codebook
+        both = from_weights(
+            self, "readout", lambda: torch.cat([weight, reader.columns().to(weight.dtype)], -1), weight, codebook
+        )
+        return both, bias
 
     def forward(
         self, tokens: Int[Tensor, "*texts T"], memory: Memory | None = None, form: Form = "exact"

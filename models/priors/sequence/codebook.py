@@ -11,11 +11,13 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor, nn
 from torch.distributions import Categorical, Distribution, Normal, constraints
 
+from ...transformer.config import Activation, Norm, Positions
 from ...utils.k_means import k_means
 from ...utils.precision import at_least_float32
 from ..latents import bounded_std, unbounded
 from ..roles import VectorPrior
 from .causal import CausalVectorPrior
+from .last import Last
 
 __all__ = ["Codebook", "CodebookVectorPrior"]
 
@@ -40,7 +42,7 @@ class Codebook(TorchDistribution):
 
     Arguments:
         logits: Logarithms of weights, which need not be normalized.
-        mean: :math:`\mu`.
+        mean: :math:`\mu`; where it has fewer dimensions than ``std``, the others are zero.
         std: :math:`\sigma`; one row, if it is the same for all.
         shift: A vector for each draw, which is added to all means; none by default.
 
@@ -56,33 +58,49 @@ class Codebook(TorchDistribution):
     def __init__(
         self,
         logits: Float[Tensor, "*batch k"],
-        mean: Float[Tensor, "k p"],
+        mean: Float[Tensor, "k q"],
         std: Float[Tensor, "#k p"],
         shift: Float[Tensor, "*#batch p"] | None = None,
         validate_args: bool | None = None,
     ) -> None:
         self.logits, self.means, self.stds, self.shift = logits, mean, std, shift
-        super().__init__(logits.shape[:-1], mean.shape[-1:], validate_args)
+        self._tables: Last[tuple[Tensor, ...]] = Last()
+        self._densities: Last[Tensor] = Last()
+        super().__init__(logits.shape[:-1], std.shape[-1:], validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Codebook":
         new: Codebook = self._get_checked_instance(Codebook, _instance)
         new.logits = self.logits.expand(*batch_shape, self.logits.shape[-1])
         new.means, new.stds, new.shift = self.means, self.stds, self.shift
+        new._tables, new._densities = self._tables, self._densities
         super(Codebook, new).__init__(Size(batch_shape), self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
+        return new
+
+    def weighted(self, logits: Float[Tensor, "*batch k"]) -> "Codebook":
+        """The same Gaussians with other weights; log densities that one has computed, the other has too."""
+        new = Codebook(logits, self.means, self.stds, self.shift, self._validate_args)
+        new._tables, new._densities = self._tables, self._densities
+        return new
+
+    def shifted(self, shift: Float[Tensor, "*batch p"]) -> "Codebook":
+        """The same Gaussians and weights with a shift for each draw."""
+        new = Codebook(self.logits.expand(*shift.shape[:-1], -1), self.means, self.stds, shift, self._validate_args)
+        new._tables = self._tables
         return new
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = _ONCE) -> Float[Tensor, "*batch p"]:
         entries = Categorical(logits=self.logits, validate_args=False).sample(Size(sample_shape))
-        drawn = torch.normal(self.means[entries], self.stds.expand_as(self.means)[entries])
+        mean = self._full(self.means[entries])
+        drawn = torch.normal(mean, self.stds[0].expand_as(mean) if len(self.stds) == 1 else self.stds[entries])
         return drawn if self.shift is None else drawn + self.shift
 
     def log_prob(self, value: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch"]:
         if self._validate_args:
             self._validate_sample(value)
-        with torch.autocast(value.device.type, enabled=False):  # the product needs float32
-            joint = self._log_joint(value)
+        joint = self._log_joint(value)
+        with torch.autocast(value.device.type, enabled=False):
             k = joint.detach().argmax(-1)
             return self.log_weight(k) + self.log_density(value, k) - log_softmax_at(joint, k)
 
@@ -94,34 +112,52 @@ class Codebook(TorchDistribution):
         r""":math:`\log \mathcal N(z_i; \mu_k, \operatorname{diag} \sigma_k^2)`, of one Gaussian for each draw."""
         value = value if self.shift is None else value - self.shift
         std = self.stds[0] if len(self.stds) == 1 else self.stds[k]
-        return Normal(self.means[k], std, validate_args=False).log_prob(value).sum(-1)
+        return Normal(self._full(self.means[k]), std, validate_args=False).log_prob(value).sum(-1)
 
     def responsibilities(self, value: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch k"]:
         r"""The posterior probability of each Gaussian, :math:`p(k \mid z_i)`."""
-        with torch.autocast(value.device.type, enabled=False):
-            return self._log_joint(value).softmax(-1)
+        return self._log_joint(value).softmax(-1)
+
+    def log_densities(self, value: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch k"]:
+        """The log density of each Gaussian, up to a term that all have in common; kept for the value asked for last."""
+        with torch.autocast(value.device.type, enabled=False):  # the product needs float32
+            return self._densities(self._log_densities, value)
 
     def _log_joint(self, value: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch k"]:
         """The logit plus the log density of each Gaussian, up to a term that all have in common."""
+        return self.logits + self.log_densities(value)
+
+    def _log_densities(self, value: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch k"]:
         value = value if self.shift is None else value - self.shift
-        center = self.means.detach().mean(0)
-        z, mean, precision = value - center, self.means - center, self.stds.reciprocal().square()
+        center, mean, constant = self._tables(self._make_tables, self.means)
+        size = mean.shape[-1]
+        z, precision = value[..., :size] - center, self.stds[..., :size].reciprocal().square()
         if len(self.stds) == 1:  # products with a vector in place of tables of all means
-            constant = -0.5 * (mean.square() @ precision[0]) - self.stds.log().sum()
-            return self.logits + F.linear(z * precision, mean, constant)
-        constant = -(0.5 * (mean.square() * precision) + self.stds.log()).sum(-1)
+            return F.linear(z * precision, mean, constant)
         factors = torch.cat([mean * precision, -0.5 * precision], -1)
-        return self.logits + F.linear(torch.cat([z, z.square()], -1), factors, constant)
+        return F.linear(torch.cat([z, z.square()], -1), factors, constant)
+
+    def _make_tables(self, means: Float[Tensor, "k q"]) -> tuple[Tensor, ...]:
+        """The center of the codebook, its means from there, and the constant of each Gaussian."""
+        center = means.detach().mean(0)
+        mean, precision = means - center, self.stds[..., : means.shape[-1]].reciprocal().square()
+        if len(self.stds) == 1:
+            return center, mean, -0.5 * (mean.square() @ precision[0]) - self.stds.log().sum()
+        return center, mean, -(0.5 * (mean.square() * precision) + self.stds.log()).sum(-1)
+
+    def _full(self, means: Float[Tensor, "*batch q"]) -> Float[Tensor, "*batch p"]:
+        return F.pad(means, (0, self.event_shape[0] - means.shape[-1]))
 
     @property
     def mean(self) -> Float[Tensor, "*batch p"]:
-        mean = self.logits.softmax(-1) @ self.means
+        mean = self._full(self.logits.softmax(-1) @ self.means)
         return mean if self.shift is None else mean + self.shift
 
     @property
     def variance(self) -> Float[Tensor, "*batch p"]:
         weights = self.logits.softmax(-1)
-        return weights @ (self.stds.square() + self.means.square()) - (weights @ self.means).square()
+        means = self._full(self.means)
+        return weights @ (self.stds.square() + means.square()) - (weights @ means).square()
 
 
 def log_softmax_at(logits: Float[Tensor, "*#batch k"], k: Int[Tensor, "*#batch"]) -> Float[Tensor, "*batch"]:
@@ -159,6 +195,8 @@ class CodebookVectorPrior(CausalVectorPrior):
         dropout: Probability of dropping an activation in training.
         samples_per_component: Number of the prior's own components.
         first: Prior :math:`p_0` of the prior's own components; a standard Gaussian by default.
+        norm, activation, positions, bias: Options of the blocks, as in :class:`~.sequence.causal.CausalVectorPrior`; of
+            a prior that is named they are those of its model.
 
     Raises:
         ValueError: If a size is out of range, two do not go together, or ``first`` has another width.
@@ -185,10 +223,27 @@ class CodebookVectorPrior(CausalVectorPrior):
         dropout: float = 0.0,
         samples_per_component: int = 1,
         first: VectorPrior | None = None,
+        norm: Norm = "layer",
+        activation: Activation = "gelu_tanh",
+        positions: Positions = "sinusoidal",
+        bias: bool = True,
     ) -> None:
         if entries < 1:
             raise ValueError(f"entries {entries}: must be at least 1")
-        super().__init__(width, entries, model_width, layers, heads, dropout, samples_per_component, first)
+        super().__init__(
+            width,
+            entries,
+            model_width,
+            layers,
+            heads,
+            dropout,
+            samples_per_component,
+            first,
+            norm=norm,
+            activation=activation,
+            positions=positions,
+            bias=bias,
+        )
         self.mean = nn.Parameter(math.sqrt(START_VARIANCE) * torch.randn(entries, width))
         self.log_variance = nn.Parameter(unbounded(torch.full((entries, width), 1 - START_VARIANCE)))
         self.register_buffer("started", torch.tensor(False))

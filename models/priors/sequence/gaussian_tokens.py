@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 from ...distributions.lengths import Lengths
 from ...transformer.embedding import sinusoids
 from ...utils.precision import at_least_float32
+from ...utils.weight_tables import from_weights
 from ..latents import bounded_std
 from ..roles import SequencePrior, TokenGaussians
 from ..vectors import GaussianVectorPrior
@@ -55,12 +56,27 @@ class GaussianTokenPrior(SequencePrior):
 
     def gaussians(self, tokens: Int[Tensor, "*batch T"]) -> TokenGaussians:
         place = torch.arange(tokens.shape[-1], device=tokens.device)
-        return TokenGaussians(self.means()[tokens] + self.places(place), self.std().square().log())
+        means = self.nonzero_means()[tokens]
+        mean = F.pad(means, (0, self.width - means.shape[-1])) + self.places(place)
+        return TokenGaussians(mean, self.std().square().log())
+
+    def nonzero_means(self) -> Float[Tensor, "v q"]:
+        r""":math:`\mu_v` without the last dimensions that are zero for all tokens."""
+        return self.means()
 
     def of_logits(self, logits: Float[Tensor, "*batch m v"], place: Int[Tensor, " m"]) -> Codebook:
         """The distribution of the vector at each place, from the logits of its token."""
-        means = self.means()
-        return Codebook(logits, means, self.std()[None], self.shift(place).to(means.dtype))
+        return self.codebook(place).weighted(logits)
+
+    def codebook(self, place: Int[Tensor, " m"]) -> Codebook:
+        """The Gaussians of all tokens at each place, with equal weights."""
+
+        def gaussians() -> Codebook:
+            means = self.nonzero_means()
+            return Codebook(means.new_zeros(()).expand(1, len(means)), means, self.std()[None])
+
+        codebook = from_weights(self, "codebook", gaussians, *self.parameters(recurse=False))
+        return codebook.shifted(self.shift(place).to(codebook.means.dtype))
 
     def shift(self, place: Int[Tensor, " m"]) -> Float[Tensor, "m p"]:
         r""":math:`\nu_i`, of the token that a vector belongs to."""

@@ -1,7 +1,7 @@
 """Joint distributions of all vectors of a text: in order, each given those before it, and in independent parts."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,11 +10,11 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
 from ..roles import SequencePrior
+from .last import Last
 
 __all__ = ["InOrder", "Stacked", "checked_samples", "independent", "of_tokens", "with_own"]
 
 _ONCE = Size()
-R = TypeVar("R")
 
 
 class InOrder(TorchDistribution):
@@ -45,7 +45,7 @@ class InOrder(TorchDistribution):
         validate_args: bool | None = None,
     ) -> None:
         self.conditional, self.draw, self.present = conditional, draw, present
-        self._last: _Last[Each] = _Last()
+        self._last: Last[Each] = Last()
         super().__init__(present.shape[:-1], Size((present.shape[-1], width)), validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "InOrder":
@@ -96,7 +96,7 @@ class Stacked(TorchDistribution):
 
     def __init__(self, parts: Sequence[Distribution], validate_args: bool | None = None) -> None:
         self.parts = list(parts)
-        self._last: _Last[Sequence[Tensor]] = _Last()
+        self._last: Last[Sequence[Tensor]] = Last()
         rows = sum(part.event_shape[0] for part in parts)
         super().__init__(parts[0].batch_shape, Size((rows, parts[0].event_shape[1])), validate_args)
 
@@ -158,15 +158,3 @@ def checked_samples(samples_per_component: int) -> int:
             "of the prior's own"
         )
     return samples_per_component
-
-
-class _Last(Generic[R]):
-    """The result for the value asked for last."""
-
-    value: Tensor | None = None
-    result: R
-
-    def __call__(self, function: Callable[[Tensor], R], value: Tensor) -> R:
-        if value is not self.value:
-            self.value, self.result = value, function(value)
-        return self.result

@@ -91,7 +91,10 @@ class LanguageModelVectorPrior(GaussianTokenPrior):
             self.start_at_embedding(self.decoder.embedding.tokens.weight)
 
     def means(self) -> Float[Tensor, "v p"]:
-        return F.pad(at_least_float32(self.mean), (0, self.code_width))
+        return F.pad(self.nonzero_means(), (0, self.code_width))
+
+    def nonzero_means(self) -> Float[Tensor, "v q"]:
+        return at_least_float32(self.mean)
 
     def places(self, place: Int[Tensor, " m"]) -> Float[Tensor, "m p"]:
         codes = place_codes(place, self.code_width, self.config.max_length)
@@ -105,13 +108,25 @@ class LanguageModelVectorPrior(GaussianTokenPrior):
         return with_own(self, self.samples_per_component, mask, tokens)
 
     def conditional(self, vectors: Float[Tensor, "*batch m p"], length: Int[Tensor, "*#batch"]) -> Codebook:
-        """The distribution of each vector given those before it; the length does not matter."""
+        """The distribution of each vector given those before it; the length says which of them matter."""
         place = torch.arange(vectors.shape[-2], device=vectors.device)
-        read = self.read(vectors[..., :-1, :], place[:-1])
+        codebook = self.codebook(place)
+        read = codebook.log_densities(vectors)[..., :-1, :].softmax(-1)
+        matters = (place[:-1] < length[..., None]).expand(read.shape[:-1])
+        if _are_certain(read, matters):
+            return codebook.weighted(self._of_tokens(read.argmax(-1)))
         begin = self._begin.expand(*vectors.shape[:-2], 1, -1)
-        x = torch.cat([begin, read], -2)
-        hidden = self.decoder.read(x.reshape(-1, *x.shape[-2:])).reshape(x.shape)
-        return self._next(hidden, place)
+        return codebook.weighted(self._logits(torch.cat([begin, self._embedded(read)], -2)))
+
+    def _of_tokens(self, tokens: Int[Tensor, "*batch t"]) -> Float[Tensor, "*batch m v"]:
+        """Logits after the beginning of a text and after each of these tokens; equal texts are read once."""
+        distinct, which = tokens.reshape(-1, tokens.shape[-1]).unique(dim=0, return_inverse=True)
+        embedding = self.decoder.embedding.tokens.weight
+        x = torch.cat([self._begin.expand(len(distinct), 1, -1), F.embedding(distinct, embedding)], -2)
+        logits = self._logits(x)
+        if len(distinct) == 1:
+            return logits[0].expand(*tokens.shape[:-1], -1, -1)
+        return logits[which].reshape(*tokens.shape[:-1], *logits.shape[1:])
 
     @torch.no_grad()
     def draw(self, length: Int[Tensor, "*batch"], rows: int) -> Float[Tensor, "*batch m p"]:
@@ -122,25 +137,47 @@ class LanguageModelVectorPrior(GaussianTokenPrior):
         x = self._begin.expand(batch, 1, -1)
         for i in range(rows):
             place = torch.full((1,), i, device=length.device)
-            drawn.append(self._next(self.decoder.step_vectors(x, cache), place).sample())
+            drawn.append(self.of_logits(self._readout(self.decoder.step_vectors(x, cache)), place).sample())
             x = self.read(drawn[-1], place)
         return torch.cat(drawn, -2).reshape(*length.shape, rows, self.width)
 
     def read(self, vectors: Float[Tensor, "*batch m p"], place: Int[Tensor, " m"]) -> Float[Tensor, "*batch m p"]:
         r"""The input of the language model at each place, :math:`x_j`."""
-        equal = vectors.new_zeros(len(place), self.config.vocabulary)
+        return self._embedded(self.codebook(place).log_densities(vectors).softmax(-1))
+
+    def _embedded(self, read: Float[Tensor, "*batch m v"]) -> Float[Tensor, "*batch m p"]:
+        """The mean embedding under probabilities of tokens."""
         embedding = self.decoder.embedding.tokens.weight
-        return self.of_logits(equal, place).responsibilities(vectors).to(embedding.dtype) @ embedding
+        return read.to(embedding.dtype) @ embedding
 
     @property
     def _begin(self) -> Float[Tensor, " p"]:
         """The embedding of the token before a text."""
         return self.decoder.embedding.tokens.weight[self.config.bos]
 
-    def _next(self, hidden: Float[Tensor, "*batch m p"], place: Int[Tensor, " m"]) -> Codebook:
+    def _logits(self, x: Float[Tensor, "*batch m p"]) -> Float[Tensor, "*batch m v"]:
+        hidden = self.decoder.read(x.reshape(-1, *x.shape[-2:])).reshape(x.shape)
+        return self._readout(hidden)
+
+    def _readout(self, hidden: Float[Tensor, "*batch m p"]) -> Float[Tensor, "*batch m v"]:
         weight, bias = self.decoder.readout
         logits = at_least_float32(hidden) @ at_least_float32(weight).T
-        return self.of_logits(logits if bias is None else logits + at_least_float32(bias), place)
+        return logits if bias is None else logits + at_least_float32(bias)
 
     def extra_repr(self) -> str:
         return f"width={self.width}, vocabulary={len(self.mean)}, samples_per_component={self.samples_per_component}"
+
+
+def _are_certain(probabilities: Float[Tensor, "*batch v"], matters: Bool[Tensor, "*batch"]) -> bool:
+    """Whether each distribution that matters is a single token, of probability 1 to the last digit.
+
+    Its gradient is zero then. It is not asked where the answer would wait for the device in a training step, nor of
+    tensors without values, of which a compiler makes a graph.
+    """
+    if torch.compiler.is_compiling() or type(probabilities) is not Tensor:
+        return False
+    if torch.is_grad_enabled() and probabilities.device.type != "cpu":
+        return False
+    tokens = probabilities.count_nonzero(-1)
+    single = (tokens == 1) & (probabilities.amax(-1) == 1)
+    return bool((single | ~matters).all())

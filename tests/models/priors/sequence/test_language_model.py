@@ -17,6 +17,7 @@ from pyroformer.inference.cli.main import main
 from pyroformer.inference.evaluation.cross_attention import cross_attention
 from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.models.batch import EOS, Batch
+from pyroformer.models.priors.sequence import language_model
 from pyroformer.models.priors.sequence.language_model import LanguageModelVectorPrior
 from pyroformer.models.priors.vectors import GaussianVectorPrior
 from pyroformer.models.transformer.backbone import Backbone
@@ -70,6 +71,48 @@ class TestDensity:
         density = dist.Normal(prior.means() + prior.places(torch.arange(5))[:, None], prior.std()).to_event(1)
         expected = density.log_prob(z[..., None, :]).softmax(-1) @ prior.decoder.embedding.tokens.weight
         torch.testing.assert_close(prior.read(z, torch.arange(5)), expected, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("trained", [True, False])
+    def test_texts_that_are_certain_are_read_once_with_the_same_density_and_gradients(
+        self, trained: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Against the mean embedding of every vector, however certain its token is."""
+        config = replace(CONFIG, width=128)  # far apart
+        prior, tokens = prior_from(Decoder(config)), torch.tensor([[5, 6, 7, 4], [5, 6, 7, 0], [9, EOS, 0, 0]])
+        prior.decoder.requires_grad_(trained)
+        mask = torch.tensor([[True] * 4, [True] * 4, [True, True, False, False]])
+        z = prior.gaussians(tokens[[0, 0, 1, 2]]).mean.detach() + 0.1 * torch.randn(4, 4, 128)
+        mask, z = mask[[0, 0, 1, 2]], z.requires_grad_()
+        rows: list[int] = []
+        hook = prior.decoder.blocks[0].register_forward_hook(lambda block, inputs, output: rows.append(len(output)))
+
+        def measured() -> tuple[Tensor, dict[str, Tensor | None], Tensor | None]:
+            prior.zero_grad()
+            z.grad = None
+            density = prior(mask).log_prob(z)
+            (density * torch.arange(1, 5)).sum().backward()
+            return density, {name: p.grad for name, p in prior.named_parameters()}, z.grad
+
+        density, gradients, of_vectors = measured()
+        monkeypatch.setattr(f"{LanguageModelVectorPrior.__module__}._are_certain", lambda read, matters: False)
+        expected, others, other = measured()
+        hook.remove()
+        # two draws of one text, and one that differs in its last token alone, which nothing follows
+        assert rows == [2, 4]
+        torch.testing.assert_close(density, expected, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(of_vectors, other, rtol=1e-4, atol=1e-4)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, others[name], rtol=1e-4, atol=1e-3, msg=name)
+
+    @torch.no_grad()
+    def test_texts_are_certain_up_to_their_ends_only_where_gaussians_are_far_apart(self) -> None:
+        matters = torch.tensor([[True, True, False]])
+        single, other = torch.eye(3)[None], torch.full((1, 3, 3), 1 / 3)
+        assert language_model._are_certain(single, matters)
+        assert language_model._are_certain(torch.where(matters[..., None], single, other), matters)
+        assert not language_model._are_certain(torch.where(matters[..., None], other, single), matters)
+        assert not language_model._are_certain(single + 1e-30, matters)
+        assert not language_model._are_certain(single * torch.nan, matters)
 
     @torch.no_grad()
     @pytest.mark.parametrize("network", NETWORKS)
