@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -386,3 +387,21 @@ def test_bench_gpu_on_a_cpu(script: ModuleType) -> None:
     assert all(rows[f"waits in a step of {name}"].ours == 0 for name in ("lm", "della", "nvae"))
     assert script.count_waits(lambda: torch.ones(2).sum().item()) == 1
     assert any("scaled_dot_product" in work for work in rows)
+
+
+@pytest.mark.parametrize("script", ["preparing"], indirect=True)
+def test_the_text_that_is_prepared_is_varied_and_the_memory_that_of_all_processes(
+    script: ModuleType, tmp_path: Path
+) -> None:
+    lines = script.write(tmp_path / "texts.txt", 2.0)
+    texts = (tmp_path / "texts.txt").read_text().splitlines()
+    assert len(texts) == lines and (tmp_path / "texts.txt").stat().st_size >= 2e6
+    longer = [text for text in texts if len(text.split()) > 8]
+    assert len(longer) > lines / 4 and len(set(longer)) == len(longer)
+    child = "import time; held = bytes(range(256)) * 200_000; time.sleep(3)"
+    parent = (
+        f"import subprocess, sys; held = bytes(range(256)) * 200_000; subprocess.run([sys.executable, '-c', {child!r}])"
+    )
+    both, one = script.measured([sys.executable, "-c", parent]), script.measured([sys.executable, "-c", child], 1.5)
+    assert both.status == 0 and both.peak > 2 * 51.2 > 1.5 * one.peak > 1.5 * 51.2
+    assert one.status == -9 and 1 < one.seconds < 3
