@@ -398,10 +398,10 @@ def test_the_text_that_is_prepared_is_varied_and_the_memory_that_of_all_processe
     assert len(texts) == lines and (tmp_path / "texts.txt").stat().st_size >= 2e6
     longer = [text for text in texts if len(text.split()) > 8]
     assert len(longer) > lines / 4 and len(set(longer)) == len(longer)
-    child = "import time; held = bytes(range(256)) * 200_000; time.sleep(3)"
+    child = "import time; held = bytes(range(256)) * 200_000; time.sleep(6)"
     parent = (
         f"import subprocess, sys; held = bytes(range(256)) * 200_000; subprocess.run([sys.executable, '-c', {child!r}])"
     )
-    both, one = script.measured([sys.executable, "-c", parent]), script.measured([sys.executable, "-c", child], 1.5)
+    both, one = script.measured([sys.executable, "-c", parent]), script.measured([sys.executable, "-c", child], 3)
     assert both.status == 0 and both.peak > 2 * 51.2 > 1.5 * one.peak > 1.5 * 51.2
-    assert one.status == -9 and 1 < one.seconds < 3
+    assert one.status == -9 and 3 < one.seconds < 6
