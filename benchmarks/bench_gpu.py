@@ -234,7 +234,7 @@ SECTIONS: dict[str, Section] = {
 def count_waits(step: Callable[[], object]) -> int:
     """The calls in a step that wait for the device."""
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])
-    with profile(activities=activities) as record:
+    with profile(activities=activities, acc_events=True) as record:
         step()
     return sum(event.name in WAITS and not _within_adam(event) for event in record.events() or ())
 
@@ -292,7 +292,7 @@ def _peak(step: Callable[[], object], device: str) -> int:
 
 def _kernel(form: attention.Layer) -> str:
     """The operation by which attention was computed."""
-    with profile(activities=[ProfilerActivity.CPU]) as record, torch.no_grad():
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as record, torch.no_grad():
         form()
     names = [event.key.removeprefix("aten::") for event in record.key_averages()]
     found = [name for name in names if "scaled_dot_product" in name and name != "scaled_dot_product_attention"]
