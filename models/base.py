@@ -53,6 +53,12 @@ class Model(Configurable, LocalModule):
             return super().__call__(*args, **kwargs)
 
     @classmethod
+    def network_defaults(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The model's own defaults of the fields of TransformerConfig, beside these options."""
+        rotary = cls.network.get("positions") == "rotary" and options.get("attention") == "probabilistic"
+        return cls.network | ({"positions": "learned"} if rotary else {})  # probabilistic attention has no rotary ones
+
+    @classmethod
     def for_corpus(
         cls: type[M],
         corpus: Any,
@@ -92,7 +98,7 @@ class Model(Configurable, LocalModule):
             "max_length": corpus.max_length,
             "max_condition_length": corpus.max_condition_length,
         }
-        network |= {**cls.network, **cls.sizes[size]}
+        network |= {**cls.network_defaults(options), **cls.sizes[size]}
         network |= {name: value for name, value in options.items() if name in known}
         rest = {name: value for name, value in options.items() if name not in known}
         accepted = list(signature(cls.__init__).parameters)[2:]

@@ -76,7 +76,13 @@ class DELLA(Model):
         [('z_1', (3, 4)), ('z_2', (3, 4))]
     """
 
-    network: ClassVar[dict[str, Any]] = {"positions": "learned", "init_std": 0.02}  # as GPT-2
+    network: ClassVar[dict[str, Any]] = {  # the blocks of Llama, which learn fastest: benchmarks/trunks.py
+        "norm": "rms",
+        "activation": "swiglu",
+        "bias": False,
+        "positions": "rotary",
+        "init_std": 0.02,
+    }
     conditional: ClassVar[bool] = True
 
     def __init__(

@@ -23,7 +23,7 @@ References:
 
 import math
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import pyro
 import torch
@@ -106,6 +106,12 @@ class NVAE(MixtureMemoryModel):
     """
 
     latents: tuple[str, ...] = ("weights", "vectors")
+    network: ClassVar[dict[str, Any]] = {  # those of Llama but for positions: benchmarks/trunks.py
+        "norm": "rms",
+        "activation": "swiglu",
+        "bias": False,
+        "positions": "learned",
+    }
 
     def __init__(
         self,

@@ -106,7 +106,8 @@ def prepare_new(
     network = {field.name for field in fields(TransformerConfig)}
     # The messages of the network come before those of a prior with its sizes.
     adapters = {"adapter_rank": ADAPTER_RANK} if train == "lora" else {}
-    options = cls.network | adapters | {key: value for key, value in known.items() if key in network}
+    chosen = {key: value for key, value in known.items() if key in network}
+    options = cls.network_defaults(chosen) | adapters | chosen
     known["config"] = TransformerConfig(**options)
     torch.manual_seed((training or {}).get("seed", 0))
     model_options = {key: _construct(value, known) for key, value in model_options.items()}

@@ -394,10 +394,12 @@ def test_half_precision_is_near_single() -> None:
         torch.testing.assert_close(actual, expected.nodes[name]["log_prob"], atol=0.3, rtol=0.05)
 
 
-def test_for_corpus_is_built_like_gpt2() -> None:
+def test_for_corpus_has_the_blocks_of_llama() -> None:
     corpus = SimpleNamespace(vocabulary=40, max_length=12, conditional=False, max_condition_length=0)
     model = DELLA.for_corpus(corpus, latent_size=8, max_condition_length=5, fusion="add")
-    assert (model.config.positions, model.config.init_std, model.config.max_condition_length) == ("learned", 0.02, 5)
+    config = model.config
+    assert (config.positions, config.norm, config.activation, config.bias) == ("rotary", "rms", "swiglu", False)
+    assert (config.init_std, config.max_condition_length) == (0.02, 5)
     assert model.latent_size == 8 and model.decoder.fusion is not None and model.decoder.fusion.kind == "add"
 
 

@@ -394,7 +394,7 @@ def test_help_shows_the_defaults_of_the_model(capsys: pytest.CaptureFixture[str]
         assert match is not None
         return match[1]
 
-    assert (default("lm", "positions"), default("nvae", "positions")) == ("learned", "sinusoidal")
+    assert (default("lm", "positions"), default("nvae", "positions")) == ("rotary", "learned")
 
 
 def environment() -> dict[str, str]:
