@@ -134,7 +134,8 @@ def _add_model(parser: ArgumentParser, classes: ModelClasses, importing: bool) -
 def _add(group: Any, described: Sequence[Option], prefix: str = "") -> dict[str, Any]:
     """Adds an argument for each option and returns their types by flag.
 
-    ``run`` is positional, a bool that is off by default a flag without a value, and every other option a flag with one.
+    ``run`` is positional, a bool that is off by default a flag without a value, or of a model also with one, and every
+    other option a flag with one.
     """
     kinds = {}
     for name, kind, default, text in described:
@@ -143,8 +144,10 @@ def _add(group: Any, described: Sequence[Option], prefix: str = "") -> dict[str,
             group.add_argument(name, type=str, metavar="RUN", help=text)
             continue
         kinds[flag] = kind
-        if kind is bool and default is False:
+        if kind is bool and default is False and not prefix:
             group.add_argument(flag, action="store_true", help=text)
+        elif kind is bool and default is False:
+            group.add_argument(flag, type=bool, nargs="?", const=True, default=False, metavar="true|false", help=text)
         elif list[str] in type_members(kind):
             group.add_argument(flag, type=str, nargs="+", metavar="CLASS" if name == "trust" else "TEXT", help=text)
         elif list[float] in type_members(kind):

@@ -397,6 +397,12 @@ def test_help_shows_the_defaults_of_the_model(capsys: pytest.CaptureFixture[str]
     assert (default("lm", "positions"), default("nvae", "positions")) == ("rotary", "learned")
 
 
+@pytest.mark.parametrize(("given", "expected"), [("", True), (" true", True), (" false", False), ("=false", False)])
+def test_options_of_a_model_that_are_off_take_a_value_too(given: str, expected: bool) -> None:
+    parsed = parse("fit", shlex.split(f"lm --data a --out b --model.bias{given} --steps 2"))
+    assert parsed["model"]["bias"] is expected and parsed["steps"] == 2
+
+
 def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT / "src")}
 

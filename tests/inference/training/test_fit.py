@@ -77,9 +77,10 @@ class Crash(Exception):
 
 def test_a_model_has_defaults_of_its_own_and_options_win(corpus: Corpus) -> None:
     config = LanguageModel.for_corpus(corpus).config
-    assert (config.positions, config.init_std) == ("learned", 0.02)
+    assert (config.positions, config.norm, config.init_std) == ("rotary", "rms", 0.02)
     assert LanguageModel.for_corpus(corpus, positions="sinusoidal").config.positions == "sinusoidal"
-    assert NVAE.for_corpus(corpus).config.positions == "sinusoidal"
+    assert LanguageModel.for_corpus(corpus, attention="probabilistic").config.positions == "learned"
+    assert NVAE.for_corpus(corpus).config.positions == "learned"
 
 
 @pytest.mark.parametrize("name", ["lm", "nvae"])
