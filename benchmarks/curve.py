@@ -20,7 +20,8 @@ and are evaluated on the same held-out texts; +- is the standard error over thes
 steps, freezes the model and fits a better prior to the posterior of a point. Other points train a prior with the model,
 at beta = 1 from the first step: "tokens", a language model of Gaussian tokens, or "language_model": a language model
 takes half of the steps, and the prior and the decoder start from it. The bound, rate + distortion + length, is one of
-log p(x) at every beta. Each result is a JSON file; existing results are kept.
+log p(x) at every beta. Blocks are GPT-2's, the default when this was begun. Each result is a JSON file; existing
+results are kept.
 """
 
 import argparse
@@ -30,7 +31,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reporting import argument_parser
-from resumable import Result, cell, error, finished, make_missing, metric, parameters, read, same_settings, trained
+from resumable import (
+    FORMER,
+    FORMER_NVAE,
+    Result,
+    cell,
+    error,
+    finished,
+    make_missing,
+    metric,
+    parameters,
+    read,
+    same_settings,
+    trained,
+)
 from torch import nn
 
 from pyroformer.guides.della import DELLAGuide
@@ -126,14 +140,15 @@ def make(
 ) -> tuple[Model, nn.Module | None]:
     """A model and its guide; all have the same total number of layers, besides those of a prior."""
     if point.family == "language model":
-        return LanguageModel.for_corpus(corpus, width=width, layers=2 * layers), None
-    sizes: dict[str, Any] = {"layers": layers} if backbone else {"width": width, "layers": layers}
+        return LanguageModel.for_corpus(corpus, width=width, layers=2 * layers, **FORMER), None
+    sizes: dict[str, Any] = {"layers": layers} if backbone else {"width": width, "layers": layers, **FORMER_NVAE}
     if point.joint:
         sizes |= {"base_measure": point.joint, "backbone": backbone}
     if point.family in ("nvae", "nvib", "nvib relu"):
         nvae = NVAE.for_corpus(corpus, **sizes)
         return nvae, NVAEGuide(nvae, alpha="relu" if point.family == "nvib relu" else "linear")
     if point.family == "one vector":
+        sizes |= FORMER
         della = DELLA.for_corpus(corpus, structure="single", fusion="memory", latent_size=width, **sizes)
         return della, DELLAGuide(della, encoder="separate")
     vae = VAE.for_corpus(corpus, **sizes)
@@ -190,7 +205,7 @@ def half_language_model(corpus: Corpus, options: argparse.Namespace) -> Run:
     return trained(
         folder(Point("half language model"), options),
         options.seed,
-        lambda: (LanguageModel.for_corpus(corpus, width=options.width, layers=options.layers), None),
+        lambda: (LanguageModel.for_corpus(corpus, width=options.width, layers=options.layers, **FORMER), None),
         corpus,
         steps=options.steps // 2,
         **budget(options),

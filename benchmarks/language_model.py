@@ -3,8 +3,9 @@
     python benchmarks/language_model.py --data FOLDER_OR_FILE --steps 600 [--out FILE]
 
 transformers      GPT2LMHeadModel
-by default        our decoder as ``pyroformer fit lm`` makes it: GPT-2's positions and initial weights
-as the NVAE       our decoder as the NVAE has it: sinusoidal positions, initial weights of std 1/sqrt(width)
+by default        our decoder as ``pyroformer fit lm`` makes it: Llama's blocks
+as GPT-2          our decoder with GPT-2's blocks, positions and initial weights
+sinusoidal        the same with sinusoidal positions and initial weights of std 1/sqrt(width)
 
 All are trained on the batches of one training stream, step by step in turn, without dropout, and are evaluated on the
 same held-out texts in nats per token, with their ends. ``transformers`` must be installed.
@@ -19,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from learner import Learner, Loss, learn_in_turn
 from reporting import argument_parser
+from resumable import FORMER
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -69,7 +71,8 @@ def main() -> None:
     for name, make in {
         "transformers": lambda: theirs(corpus, **sizes),
         "by default": lambda: ours(corpus, **sizes),
-        "as the NVAE": lambda: ours(corpus, positions="sinusoidal", init_std=None, **sizes),
+        "as GPT-2": lambda: ours(corpus, **sizes, **FORMER),
+        "sinusoidal": lambda: ours(corpus, **sizes, **FORMER | {"positions": "sinusoidal", "init_std": None}),
     }.items():
         torch.manual_seed(arguments.seed)
         learners[name] = Learner(*make(), arguments.learning_rate)

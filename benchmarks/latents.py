@@ -11,8 +11,8 @@ vae from lm, nvae from lm   half of the steps train a language model alone, from
              start; the other half trains everything
 vae codebook, vae gaussian   the same model with other priors, at beta = 1; codebook on the ladder to it
 
-Each result is a JSON file; existing results are kept. Samples are judged by the loss on them of a language model with
-another seed, so that none is judged by itself.
+All have GPT-2's blocks, the default when this was measured. Each result is a JSON file; existing results are kept.
+Samples are judged by the loss on them of a language model with another seed, so that none is judged by itself.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from reporting import argument_parser
-from resumable import Result, cell, error, make_missing, metric, read, same_settings, trained
+from resumable import FORMER, FORMER_NVAE, Result, cell, error, make_missing, metric, read, same_settings, trained
 from torch import nn
 
 import pyroformer as pf
@@ -40,6 +40,8 @@ def made(
 ) -> tuple[Model, nn.Module | None]:
     """A new model of a family, and its guide."""
     sizes: dict[str, Any] = {"layers": 2} if backbone else {"width": width, "layers": 2, "heads": 4}
+    if backbone is None:
+        sizes |= FORMER if family.startswith("lm") else FORMER_NVAE
     if family.startswith("lm"):
         if family == "lm 4 layers":
             sizes["layers"] = 4

@@ -15,7 +15,8 @@ A stride tells how many vectors a text needs if none is chosen: only what beats 
 short sentences, as bytes and as word pieces; everything else is the same for all points. What is "kept" are the vectors
 from which the reconstructions are made; all others are removed before. The first columns have vectors removed that are
 switched off, the last ones also those below a mean weight: the largest of a few that costs at most 1 BLEU on the
-validation texts. Each result is a JSON file; existing results are kept.
+validation texts. Blocks are GPT-2's, the default when this was begun. Each result is a JSON file; existing results
+are kept.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from typing import Any, NamedTuple
 
 import torch
 from reporting import argument_parser
-from resumable import Result, cell, make_missing, read, same_settings
+from resumable import FORMER_NVAE, Result, cell, make_missing, read, same_settings
 from torch import Tensor, nn
 
 from pyroformer.guides.nvae import LEAST_LOG_ALPHA, NVAEGuide
@@ -110,7 +111,7 @@ class Pooled(nn.Module):
 def make(point: Point, corpus: Corpus, options: argparse.Namespace) -> tuple[NVAE, NVAEGuide]:
     prior = BoundedDirichletProcess(delta=point.delta)
     presence = float(point.family.split()[1]) if point.family.startswith("presence") else None
-    sizes = {"width": options.width, "layers": options.layers, "heads": 2}
+    sizes = {"width": options.width, "layers": options.layers, "heads": 2, **FORMER_NVAE}
     model = NVAE.for_corpus(corpus, weight_prior=prior, presence=presence, **sizes)
     guide = NVAEGuide(model, alpha="relu" if point.family.startswith(("relu", "keep")) else "linear")
     fixed: Any = guide

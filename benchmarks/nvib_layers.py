@@ -9,7 +9,8 @@ equal     as all, with regularizers that weigh the same in every layer, where th
 
 All heads of alpha are ``relu``, so that a vector can go; the rest of the options is the same for all. Texts are short
 sentences, as characters. "Kept" are vectors that are not switched off, as a share of the text's: evaluation attends to
-no others. The decoder's are of the characters before each one. Each result is a JSON file; existing results are kept.
+no others. The decoder's are of the characters before each one. Blocks are GPT-2's, the default when this was begun.
+Each result is a JSON file; existing results are kept.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from reporting import argument_parser
-from resumable import Result, cell, make_missing, read, same_settings
+from resumable import FORMER_NVAE, Result, cell, make_missing, read, same_settings
 
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
@@ -64,6 +65,7 @@ def make(point: Point, corpus: Corpus, options: argparse.Namespace) -> tuple[NVA
         nvib_layers=0 if point.family == "none" else options.layers,
         nvib_decoder_layers=0 if point.family in ("none", "encoder") else options.layers,
         nvib_decoder_alpha="relu",
+        **FORMER_NVAE,
     )
     return model, NVAEGuide(model, alpha="relu")
 

@@ -11,7 +11,8 @@ null           gated, and a null component
 
 Shared parameters have the same initial values. All are trained on the batches of one training stream, step by step in
 turn, and are evaluated on the same held-out texts, for each seed and after each sixth of the steps, whose curve shows
-whether more steps would help. Each seed is a JSON file; existing results are kept.
+whether more steps would help. Blocks are GPT-2's, the default when this was begun. Each seed is a JSON file; existing
+results are kept.
 
 With ``--other``, every text is scored by the evidence of its queries, the mean of log p(q) over heads, layers and
 tokens, and by its likelihood; the metric is the area under the ROC curve for telling held-out texts from those of the
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 from learner import Learner, learn_in_turn
 from reporting import argument_parser
-from resumable import Result, cell, make_missing, read, same_settings
+from resumable import FORMER, Result, cell, make_missing, read, same_settings
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -55,7 +56,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def make(corpus: Corpus, name: str, arguments: argparse.Namespace) -> LanguageModel:
     width, heads = arguments.width, arguments.heads
-    options: dict[str, Any] = {"width": width, "layers": arguments.layers, "heads": heads, **VARIANTS[name]}
+    options: dict[str, Any] = {"width": width, "layers": arguments.layers, "heads": heads, **FORMER, **VARIANTS[name]}
     if options.get("key_components", 1) > 1:
         options |= {"heads": heads // 2, "hidden": 4 * width - width // 2}  # P^2 of a projection is P/2 hidden units
     return LanguageModel.for_corpus(corpus, **options)

@@ -17,7 +17,24 @@ from pyroformer.inference.training.fit import fit
 from pyroformer.inference.utils.files import write_atomically
 from pyroformer.models.base import Model
 
-__all__ = ["cell", "error", "finished", "make_missing", "metric", "parameters", "read", "same_settings", "trained"]
+__all__ = [
+    "FORMER",
+    "FORMER_NVAE",
+    "cell",
+    "error",
+    "finished",
+    "make_missing",
+    "metric",
+    "parameters",
+    "read",
+    "same_settings",
+    "trained",
+]
+
+# The default networks at the time of the stored results, for those that continue them: GPT-2's, and that of the NVAE.
+_BLOCKS: dict[str, Any] = {"norm": "layer", "activation": "gelu_tanh", "bias": True}
+FORMER: dict[str, Any] = _BLOCKS | {"positions": "learned", "init_std": 0.02}
+FORMER_NVAE: dict[str, Any] = _BLOCKS | {"positions": "sinusoidal"}
 
 Result = dict[str, Any]
 SETTINGS = "settings.json"

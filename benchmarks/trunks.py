@@ -2,14 +2,16 @@ r"""Which options of a Transformer are best from scratch: language model, NVAE a
 
     python benchmarks/trunks.py --data FOLDER --out FOLDER [--runs FOLDER] [--seeds 0 1 2] [--only lm della nvae]
 
-default       layer norm, GELU, biases; language model and DELLA have learned positions and initial weights of standard
-              deviation 0.02, as GPT-2; the NVAE fixed, sinusoidal ones and 1 / sqrt(width)
+former        the default before these results: layer norm, GELU, biases; language model and DELLA have learned
+              positions and initial weights of standard deviation 0.02, as GPT-2; the NVAE fixed, sinusoidal ones and
+              1 / sqrt(width)
 sinusoidal, learned, rotary    other positions
 rms           RMSNorm in place of layer norm
 swiglu        SwiGLU with as many weights
 no biases     neither in linear layers nor in norms
 query norms   each head norms its queries and keys, as in Qwen 3
-llama         rotary, rms, swiglu, no biases: the blocks of Llama; or with learned positions
+llama         rotary, rms, swiglu, no biases: the blocks of Llama, the default of language model and DELLA; or with
+              learned positions, that of VAE and NVAE
 start 0.02, start 1/sqrt(P)    other initial weights
 
 All are trained for the same steps on the same batches; learned positions and biases add 1 or 2 % of weights. Language
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from reporting import argument_parser
-from resumable import Result, cell, make_missing, metric, parameters, read, same_settings, trained
+from resumable import FORMER, FORMER_NVAE, Result, cell, make_missing, metric, parameters, read, same_settings, trained
 from torch import nn
 
 import pyroformer as pf
@@ -30,7 +32,7 @@ from pyroformer.models.base import Model
 
 LLAMA: dict[str, Any] = {"positions": "rotary", "norm": "rms", "activation": "swiglu", "bias": False}
 TRUNKS: dict[str, dict[str, Any]] = {
-    "default": {},
+    "former": {},
     "sinusoidal": {"positions": "sinusoidal"},
     "learned": {"positions": "learned"},
     "rotary": {"positions": "rotary"},
@@ -46,8 +48,8 @@ TRUNKS: dict[str, dict[str, Any]] = {
 }
 FAMILIES = {
     "lm": tuple(trunk for trunk in TRUNKS if trunk not in ("learned", "start 0.02")),
-    "della": ("default", "rotary", "llama", "llama, learned"),
-    "nvae": ("default", "learned", "rotary", "start 0.02", "llama", "llama, learned"),
+    "della": ("former", "rotary", "llama", "llama, learned"),
+    "nvae": ("former", "learned", "rotary", "start 0.02", "llama", "llama, learned"),
 }
 FREE_NATS: dict[str, Any] = {"free_bits": 4.0, "free_bits_per": "total"}
 UNIT = "nats/token"
@@ -55,7 +57,8 @@ UNIT = "nats/token"
 
 def made(family: str, trunk: str, corpus: pf.Corpus, width: int) -> tuple[Model, nn.Module | None]:
     """A new model of a family, and its guide."""
-    sizes: dict[str, Any] = {"width": width, "layers": 2, "heads": 4, **TRUNKS[trunk]}
+    former = FORMER_NVAE if family == "nvae" else FORMER
+    sizes: dict[str, Any] = {"width": width, "layers": 2, "heads": 4, **former, **TRUNKS[trunk]}
     if family == "lm":
         return pf.LanguageModel.for_corpus(corpus, **sizes), None
     if family == "della":
@@ -94,9 +97,9 @@ def one(family: str, trunk: str, seed: int, corpus: pf.Corpus, options: argparse
 
 def table(results: list[Result]) -> str:
     """One row for each model: the loss, or the importance-weighted bound of it, and its difference to the default's."""
-    rows = ["| model | blocks | parameters | nats/token | less default's | seeds |", "|---|---|" + 4 * "---:|"]
+    rows = ["| model | blocks | parameters | nats/token | less former's | seeds |", "|---|---|" + 4 * "---:|"]
     for family, trunks in FAMILIES.items():
-        base = losses(results, family, "default")
+        base = losses(results, family, "former")
         for trunk in trunks:
             own = losses(results, family, trunk)
             if not own:

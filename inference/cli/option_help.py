@@ -68,7 +68,7 @@ def attribute(path: str, name: str) -> Any:
 
     Examples:
         >>> attribute("pyroformer.models.language_model:LanguageModel", "network")["positions"]
-        'learned'
+        'rotary'
     """
     module, _, owner = path.partition(":")
     for item in _definition(module, owner).body:

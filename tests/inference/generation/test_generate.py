@@ -30,6 +30,7 @@ def made(corpus: Corpus, name: str, **options: Any) -> Run:
     """An untrained run with large weights, so that its texts differ."""
     torch.manual_seed(0)
     shape = {"width": 16, "layers": 2, "heads": 2, "positions": "learned", "init_std": 0.02}
+    shape |= {"norm": "layer", "activation": "gelu_tanh", "bias": True}
     model = (NVAE if name == "nvae" else LanguageModel).for_corpus(corpus, **shape, **options)
     guide = NVAEGuide(model) if isinstance(model, NVAE) else None
     for module in (model, guide):
@@ -53,8 +54,18 @@ def always(run: Run, token: int) -> None:
     """Makes the decoder predict one token with certainty."""
     decoder: Any = run.model.decoder
     row = decoder.embedding.tokens.weight.data[token]
-    decoder.norm.weight.data.zero_()
-    decoder.norm.bias.data.copy_(1e3 * row / row.square().sum())
+    decoder.norm = Constant(1e3 * row / row.square().sum())
+
+
+class Constant(nn.Module):
+    """A norm that forgets what it is given."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.value.expand_as(x)
 
 
 def test_greedy_reconstruction_is_the_argmax_one_token_after_the_other(nvae: Run) -> None:

@@ -91,9 +91,8 @@ def test_the_rest_of_a_piece_fits_into_the_tokens_that_are_left() -> None:
 )
 def test_a_model_that_diverged_writes_nothing(value: float, message: str) -> None:
     corpus = Corpus.from_texts(SENTENCES, vocabulary=270, max_length=32)
-    run = Run(
-        LanguageModel.for_corpus(corpus, width=8, layers=1, heads=2), None, corpus, RunFolder(corpus.folder), {}, 0
-    )
+    model = LanguageModel.for_corpus(corpus, width=8, layers=1, heads=2, norm="layer")
+    run = Run(model, None, corpus, RunFolder(corpus.folder), {}, 0)
     next(run.model.parameters()).data.fill_(value)
     for decoding in (Decoding(), Decoding(greedy=True)):
         with pytest.raises(ValueError, match=message):

@@ -146,7 +146,7 @@ def test_the_parts_of_the_kl_stand_beside_it() -> None:
 def test_a_traversal_changes_one_entry_of_the_reconstruction(della: Run) -> None:
     own = float(della.encode([TEXT]).mean[0, 1, 3])
     result = traverse(della, TEXT, 2, 3, values=[own, 5.0])
-    assert (result.latent, result.dimension, result.mean) == (2, 3, own)
+    assert (result.latent, result.dimension) == (2, 3) and result.mean == pytest.approx(own, abs=1e-6)
     assert result.reconstruction == result.texts[0] == della.reconstruct(TEXT).text
     memory = della.encode([TEXT]).memory()
     moved = memory.latents.clone()
