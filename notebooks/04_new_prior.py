@@ -182,16 +182,16 @@ by_cloud = table.groupby("cloud").agg(
 by_cloud.sort_values("tokens", ascending=False).round(1)
 
 # %% [markdown]
-# The end of a sentence has a cloud of its own, and another contains the capitalized words that begin sentences.
-# Articles and other short words are together, and the large clouds share the parts of nouns and names, although the
-# model has no notion of a word. In the plane in which the clouds are furthest apart:
+# The end of a sentence has a cloud of its own, and another contains the capitalized words that begin sentences. Each of
+# the others holds words of all kinds that stand at about the same place: the column *position* is the mean of their
+# places. In the plane in which the clouds are furthest apart:
 
 # %%
 pf.plots.vector_groups(posterior.mean[posterior.mask], cloud, tokens, named=2)
 
 # %% [markdown]
-# They lie along a curve that runs through the sentence, from its first word to its end: the clouds depend on the
-# *position* in a sentence as much as on the word, as the decoder needs both.
+# They lie along a curve that runs through the sentence, from its first word to its end: what the clouds tell apart is
+# the *position* in a sentence more than the word, as the decoder has to find each word by its place.
 
 # %% [markdown]
 # ## What to try next
