@@ -50,14 +50,15 @@ def demo(*, minutes: float = 3.8, out: str | None = None, seed: int = 0) -> None
 
     print_line("\na language model, on which the prior of the vectors rests:")
     with closing(Progress()) as progress:
-        lm = fit(LanguageModel.for_corpus(corpus), None, corpus, callback=progress, minutes=SHARE * minutes, **budget)
+        model = LanguageModel.for_corpus(corpus, dropout=0.1)  # the texts come by twenty times
+        lm = fit(model, None, corpus, callback=progress, minutes=SHARE * minutes, **budget)
 
     print_line("\nthe NVAE:")
-    model = NVAE.for_corpus(corpus, base_measure="language_model", backbone=lm.backbone)  # what is assumed
-    guide = NVAEGuide(model)  # what is learned
+    nvae = NVAE.for_corpus(corpus, base_measure="language_model", backbone=lm.backbone, dropout=0.0)  # what is assumed
+    guide = NVAEGuide(nvae)  # what is learned
     with closing(Progress()) as progress:
         rest: dict[str, Any] = {"minutes": (1 - SHARE) * minutes, "learning_rate": GENTLE}
-        run = fit(model, guide, corpus, out=folder, callback=progress, **rest, **budget)
+        run = fit(nvae, guide, corpus, out=folder, callback=progress, **rest, **budget)
     print_line(f"best at step {run.step:,}; run saved in {folder}")
     _show(run, lm, seed)
 
