@@ -374,7 +374,8 @@ def draw(axes: Any, points: Mapping[Point, tuple[float, float]], width: int, lab
             if point.prior and before:
                 axes.annotate("", at, before, arrowprops={"arrowstyle": "->", "color": color, "linewidth": 0.8})
             if point.joint:
-                axes.plot(*at, STARS[point.joint], color=color, markersize=11, markeredgecolor="white", zorder=3)
+                look = {"markersize": 15 - 2 * number, "markeredgecolor": "white", "markeredgewidth": 0.5}
+                axes.plot(*at, STARS[point.joint], color=color, zorder=3, **look)  # one is seen behind another
             elif point.prior:
                 axes.plot(*at, "s", color=color, markersize=5)
             elif best.get(point.beta) != point:
