@@ -79,11 +79,22 @@ def _wrong_value(key: str, details: str, kinds: Kinds) -> str:
     flag = f"-{key}" if len(key) == 1 else f"--{key}"
     expected = _expected(kinds.get(flag, str))
     if match := re.search(r"given class_path '([^']+)':\s*(.*?)\s*(- Expected|Given value|$)", details, re.DOTALL):
-        return f"{flag} {match[1]} cannot be used ({_one_line(match[2]).rstrip('.')}): give {expected}."
+        return _wrong_argument(flag, match[1], _one_line(match[2]).rstrip("."), expected)
     value = re.search(r"(?:Given|Got) value: (.*)", details)
     if value is None:
         return f"{flag} cannot be used ({_one_line(details).rstrip('.')}): give {expected}."
     return f"{flag} is {value[1].strip()!r}: give {expected}."
+
+
+def _wrong_argument(flag: str, path: str, reason: str, expected: str) -> str:
+    """What is wrong with an argument of a class that is given by its import path, or else with the class."""
+    if match := re.match(r"Option '([\w.]+)' is not accepted", reason):
+        return f"{flag}.{match[1]} cannot be set: {path} has no such argument, or the model gives it: leave it out."
+    if match := re.match(r'Parser key "([\w.]+)": Expected an? (.+)\. Got value: (.*)', reason):
+        kind = re.sub(r"typing\.Literal\[(.*)\]", lambda found: f"one of {found[1].replace(chr(39), '')}", match[2])
+        kind = re.sub(r"<class '(\w+)'>", lambda found: _NAMED.get(found[1], found[1]), kind)
+        return f"{flag}.{match[1]} is {match[3].strip()!r}: give {kind}."
+    return f"{flag} {path} cannot be used ({reason}): give {expected}."
 
 
 def _unknown_option(flag: str, program: str, kinds: Kinds) -> str:
@@ -94,6 +105,7 @@ def _unknown_option(flag: str, program: str, kinds: Kinds) -> str:
 
 
 _TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+_NAMED = {kind.__name__: words for kind, words in _TYPE_NAMES.items()}
 
 
 def _expected(kind: Any) -> str:

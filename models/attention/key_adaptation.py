@@ -24,6 +24,7 @@ from .implicit import implicit_step
 from .log_space import normalized
 from .mixture import Mixture
 from .natural_parameters import Natural, natural
+from .observations import check_queries
 from .packed import fused_attention, side_by_side
 
 __all__ = [
@@ -70,7 +71,8 @@ def adapt_keys(
             fixed point to which they lead, see :func:`~.implicit.implicit_step`: memory does not grow with ``steps``.
 
     Raises:
-        ValueError: If ``pseudo_counts`` or ``tolerance`` is not positive, or ``gradient`` has no such name.
+        ValueError: If shapes do not fit, ``pseudo_counts`` or ``tolerance`` is not positive, or ``gradient`` has no
+            such name.
 
     References:
         Probabilistic Attention for Interactive Segmentation (Gabbur et al., 2021). https://arxiv.org/abs/2106.15338
@@ -83,6 +85,7 @@ def adapt_keys(
         >>> bool(after > before)
         True
     """
+    check_queries(queries, mixture, mask=mask)
     log_kappa = prior_log_counts(pseudo_counts, mixture.means)
     check_tolerance(tolerance)
     check_choice("gradient", gradient, get_args(StepGradient))
@@ -153,7 +156,7 @@ def causal_responsibilities(
         attn_mask: True where query m may attend to component n; None is where :math:`n \le m + N - M`.
 
     Raises:
-        ValueError: If ``pseudo_counts`` is not positive, or the mixture has full covariances.
+        ValueError: If shapes do not fit, ``pseudo_counts`` is not positive, or the mixture has full covariances.
 
     Examples:
         >>> queries, mixture = torch.randn(5, 4), pf.Mixture.from_attention(torch.randn(5, 4), torch.randn(5, 2))
@@ -162,6 +165,7 @@ def causal_responsibilities(
         >>> torch.equal(causal_responsibilities(queries, mixture, steps=3)[:4], weights[:4])
         True
     """
+    check_queries(queries, mixture, mask=mask, attn_mask=attn_mask)
     own = mixture.dense_variances()
     own = own if own is None or own.shape[-2] == 1 else torch.where(mixture.present[..., None], own, 1)
     prior_counts = prior_log_counts(pseudo_counts, at_least_float32(queries)).exp()

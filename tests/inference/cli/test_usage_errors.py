@@ -19,6 +19,15 @@ KINDS = {"--steps": int, "--size": Literal["tiny", "small"], "--vocabulary": int
         ('Parser key "size":\n  No. Got value: huge', "--size is 'huge': give one of tiny, small."),
         ('Parser key "vocabulary": Given value: x', "--vocabulary is 'x': give a whole number or auto."),
         ('Parser key "steps":\n  no\n  number', "--steps cannot be used (no number): give a whole number."),
+        (
+            'Parser key "prior": Problem with given class_path \'my.Prior\':\n  Parser key "norm": Expected a '
+            "typing.Literal['layer', 'rms']. Got value: foo",
+            "--prior.norm is 'foo': give one of layer, rms.",
+        ),
+        (
+            "Parser key \"prior\": Problem with given class_path 'my.Prior':\n  Option 'widht' is not accepted",
+            "--prior.widht cannot be set: my.Prior has no such argument, or the model gives it: leave it out.",
+        ),
         ('Parser key "new.key": no', "--new.key cannot be used (no): give a text."),
         ("unrecognized arguments: --step 3", "fit lm has no option --step: did you mean --steps? See fit lm --help."),
         ("argument --steps: expected one argument", "--steps needs a value: give a whole number."),

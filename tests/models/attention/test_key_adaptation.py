@@ -119,6 +119,16 @@ def test_bad_options() -> None:
         adapt_keys(queries, mixture, pseudo_counts=0.0)
 
 
+@pytest.mark.parametrize("function", [adapt_keys, causal_responsibilities])
+def test_bad_shapes(function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
+    queries, mixture = draw(1)
+    with pytest.raises(ValueError, match="queries have 2 dimensions and the mixture's vectors 3; give them as many"):
+        function(queries[:, :2], mixture)
+    with pytest.raises(ValueError, match="mask has shape"):
+        function(queries, mixture, mask=torch.ones(5, dtype=torch.bool))
+
+
 @pytest.mark.parametrize("value", [-1.0, torch.full((N,), -1.0), torch.tensor([1.0, 1.0, torch.nan, 1.0, 1.0, 1.0])])
 def test_pseudo_counts_of_every_kind_are_positive(value: float | Tensor) -> None:
     queries, mixture = draw(1)
