@@ -17,17 +17,23 @@ start 0.02, start 1/sqrt(P)    other initial weights
 All are trained for the same steps on the same batches; learned positions and biases add 1 or 2 % of weights. Language
 models have all of the options, the two with latents the larger changes: NVAE with a prior of Gaussian tokens, whose
 blocks are alike, and DELLA with 4 free nats. Each result is a JSON file; existing results are kept.
+``--times`` measures a step of language models instead, in turns.
 """
 
 import argparse
+import time
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from reporting import argument_parser
 from resumable import FORMER, FORMER_NVAE, Result, cell, make_missing, metric, parameters, read, same_settings, trained
 from torch import nn
 
 import pyroformer as pf
+from pyroformer.inference.data.loaders import TrainingStream
 from pyroformer.models.base import Model
 
 LLAMA: dict[str, Any] = {"positions": "rotary", "norm": "rms", "activation": "swiglu", "bias": False}
@@ -95,6 +101,24 @@ def one(family: str, trunk: str, seed: int, corpus: pf.Corpus, options: argparse
     }
 
 
+def step_times(corpus: pf.Corpus, widths: Sequence[int] = (64, 128, 256), rounds: int = 60) -> str:
+    """CPU time of a step of a language model, relative to the former default's: fastest tenth of the rounds."""
+    rows = ["| width | llama | llama, learned | former, ms |", "|---:|---:|---:|---:|"]
+    for width in widths:
+        steppers, seconds = {}, {}
+        for trunk in ("former", "llama", "llama, learned"):
+            model, _ = made("lm", trunk, corpus, width)
+            steppers[trunk], seconds[trunk] = pf.SVI(model, None, torch.optim.AdamW, lr=1e-3), []
+        for batch in islice(iter(TrainingStream(corpus.train, 32, seed=0)), rounds):
+            for trunk, svi in steppers.items():
+                start = time.process_time()
+                svi.step(batch)
+                seconds[trunk].append(time.process_time() - start)
+        base, *others = (sorted(each)[rounds // 10] for each in seconds.values())
+        rows.append(f"| {width} | " + " | ".join(f"{other / base:.2f}" for other in others) + f" | {1000 * base:.1f} |")
+    return "\n".join(rows)
+
+
 def table(results: list[Result]) -> str:
     """One row for each model: the loss, or the importance-weighted bound of it, and its difference to the default's."""
     rows = ["| model | blocks | parameters | nats/token | less former's | seeds |", "|---|---|" + 4 * "---:|"]
@@ -128,7 +152,7 @@ def key(result: Result) -> tuple[str, str]:
 
 def main() -> None:
     options = parsed()
-    same_settings(options.out, options, free=("runs", "seeds", "only"))
+    same_settings(options.out, options, free=("runs", "seeds", "only", "times"))
     folder = options.runs / "corpus"
     corpus = (
         pf.Corpus.load(folder)
@@ -137,6 +161,9 @@ def main() -> None:
             options.data, vocabulary=options.vocabulary, max_length=options.max_length, overlong="drop", folder=folder
         )
     )
+    if options.times:
+        print(step_times(corpus))
+        return
     tasks = [
         (
             file_name(family, trunk, seed),
@@ -164,6 +191,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--texts", type=int, default=1000)
     parser.add_argument("--shard", default="0/1")
+    parser.add_argument("--times", action="store_true", help="measure the time of a step only")
     return parser.parse_args()
 
 
