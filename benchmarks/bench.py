@@ -73,6 +73,7 @@ def starting(device: str) -> list[Row]:
     """Seconds of the commands that everybody waits for, each in a new process."""
     first_step = (
         "import os, pyroformer as pf\n"
+        "pf.fit\n"
         "from pyroformer.inference.training.lightning_module import Training\n"
         "Training.on_train_batch_end = lambda *_: os._exit(0)\n"
         "corpus = pf.Corpus.builtin()\n"

@@ -1,6 +1,7 @@
 r"""Which options of a Transformer are best from scratch: language model, NVAE and DELLA of equal size; resumable.
 
     python benchmarks/trunks.py --data FOLDER --out FOLDER [--runs FOLDER] [--seeds 0 1 2] [--only lm della nvae]
+                                [--trunks former llama ...]
 
 former        the default before these results: layer norm, GELU, biases; language model and DELLA have learned
               positions and initial weights of standard deviation 0.02, as GPT-2; the NVAE fixed, sinusoidal ones and
@@ -152,7 +153,7 @@ def key(result: Result) -> tuple[str, str]:
 
 def main() -> None:
     options = parsed()
-    same_settings(options.out, options, free=("runs", "seeds", "only", "times"))
+    same_settings(options.out, options, free=("runs", "seeds", "only", "trunks", "times"))
     folder = options.runs / "corpus"
     corpus = (
         pf.Corpus.load(folder)
@@ -172,6 +173,7 @@ def main() -> None:
         for seed in options.seeds
         for family in options.only
         for trunk in FAMILIES[family]
+        if trunk in options.trunks
     ]
     make_missing(options.out, tasks, options.shard)
     print(table(read(options.out)))
@@ -183,6 +185,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--runs", type=Path, default=Path("runs/trunks"))
     parser.add_argument("--only", nargs="+", choices=list(FAMILIES), default=list(FAMILIES), metavar="MODEL")
+    parser.add_argument("--trunks", nargs="+", choices=list(TRUNKS), default=list(TRUNKS), metavar="TRUNK")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch_size", type=int, default=32)

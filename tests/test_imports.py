@@ -213,6 +213,14 @@ def test_importing_pyroformer_is_free() -> None:
     assert not heavy & set(loaded)
 
 
+def test_models_do_not_wait_for_the_compiler_or_lightning() -> None:
+    uses = (
+        "pyroformer.NVAE, pyroformer.NVAEGuide, pyroformer.ProbabilisticAttention, pyroformer.load, pyroformer.Corpus"
+    )
+    loaded = json.loads(in_a_fresh_process(f"import json, pyroformer\n{uses}\nprint(json.dumps(sorted(sys.modules)))"))
+    assert "torch" in loaded and not {"torch._dynamo", "lightning", "matplotlib", "transformers"} & set(loaded)
+
+
 def test_importing_everything_changes_no_global_setting() -> None:
     code = """
 import importlib, pkgutil, random

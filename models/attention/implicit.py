@@ -5,11 +5,12 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler, which takes a second
 
 __all__ = ["implicit_step"]
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@_disable_dynamo
 def implicit_step(
     step: Callable[[Tensor], Tensor], point: Float[Tensor, "*batch n d"], terms: int
 ) -> Float[Tensor, "*batch n d"]:

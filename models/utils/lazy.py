@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
+from .garbage import garbage_collection_paused
+
 __all__ = ["lazy_exports"]
 
 
@@ -27,7 +29,8 @@ def lazy_exports(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str]
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module, _, attribute = homes[name].partition(":")
-        value = import_module(f".{module}", package)
+        with garbage_collection_paused():  # a fifth of the time of importing Lightning
+            value = import_module(f".{module}", package)
         value = getattr(value, attribute) if attribute else value
         setattr(sys.modules[package], name, value)
         return value

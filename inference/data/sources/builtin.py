@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from ....models.utils.garbage import garbage_collection_paused
+
 __all__ = ["sentences"]
 
 SKIPPED = {
@@ -36,7 +38,8 @@ def sentences() -> list[str]:
         ValueError: If this Python has no standard library sources to read.
     """
     root = Path(sysconfig.get_paths()["stdlib"])
-    unique = dict.fromkeys(sentence for text in _documentation(root) for sentence in _english_sentences(text))
+    with garbage_collection_paused():  # the syntax trees have no cycles
+        unique = dict.fromkeys(sentence for text in _documentation(root) for sentence in _english_sentences(text))
     if len(unique) < MIN_SENTENCES:
         raise ValueError(
             f"{root} holds {len(unique)} sentences, the built-in corpus needs the standard library's sources: "
