@@ -129,6 +129,8 @@ def main() -> None:
     parser.add_argument("--kill_after", type=float)
     parser.add_argument("--folder", type=Path, help="where to write; what is written is deleted at the end")
     options = parser.parse_args()
+    if options.folder is not None:
+        options.folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=options.folder))
     try:
         print(report(folder, options.megabytes, options.kill_after))

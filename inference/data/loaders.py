@@ -5,7 +5,7 @@ from itertools import count
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ...models.batch import Batch
@@ -136,8 +136,7 @@ class TrainingStream(IterableDataset[Batch]):
         if self._plan is None or self._plan[0] != epoch:
             generator = np.random.default_rng((self.seed, epoch))
             order = _narrow(generator.permutation(len(self.texts)))
-            buckets = np.searchsorted(self.texts.padded_lengths, self.texts.lengths).astype(np.uint8)
-            order = order[np.argsort(buckets[order], kind="stable")]
+            order = _by_bucket(order, _buckets(self.texts), len(self.texts.padded_lengths))
             chunks, lengths = _chunks(order, self.texts, self.texts_per_step)
             shuffled = generator.permutation(len(chunks))
             self._plan = epoch, chunks[shuffled], lengths[shuffled]
@@ -163,16 +162,40 @@ def sequential_batches(texts: Texts, batch_size: int = 64) -> Iterator[tuple[Int
         yield chunk[chunk >= 0], texts.batch(chunk, int(length))
 
 
+def _buckets(texts: Texts) -> UInt8[np.ndarray, " texts"]:
+    """The number of the bucket of each text."""
+    buckets = np.empty(len(texts), np.uint8)
+    for part in _parts(len(texts)):
+        lengths = np.diff(texts.offsets[part.start : part.stop + 1])
+        buckets[part] = np.searchsorted(texts.padded_lengths, lengths)
+    return buckets
+
+
+def _by_bucket(
+    order: Int[np.ndarray, " texts"], buckets: UInt8[np.ndarray, " texts"], count: int
+) -> Int[np.ndarray, " texts"]:
+    """Texts by their buckets, those of a bucket as they were: a stable sort in less memory."""
+    buckets = buckets[order]
+    return np.concatenate([order[buckets == bucket] for bucket in range(count)])
+
+
 def _chunks(
     order: Int[np.ndarray, " texts"], texts: Texts, size: int
 ) -> tuple[Int[np.ndarray, "chunks {size}"], Int[np.ndarray, " chunks"]]:
     """Texts in order of their buckets, cut into chunks (the last filled with -1), and the padded length of each."""
     chunks = np.full((-(-len(order) // size), size), -1, order.dtype)
     chunks.reshape(-1)[: len(order)] = order
-    lengths = texts.lengths[chunks]
-    lengths[chunks < 0] = 0
-    longest = lengths.max(1)
+    longest = np.zeros(len(chunks), np.int64)
+    for part in _parts(len(chunks), size):
+        rows = chunks[part]
+        longest[part] = np.where(rows < 0, 0, texts.offsets[rows + 1] - texts.offsets[rows]).max(1)
     return chunks, np.asarray(texts.padded_lengths)[np.searchsorted(texts.padded_lengths, longest)]
+
+
+def _parts(rows: int, size: int = 1) -> list[slice]:
+    """Slices of rows with about a million entries each, so that what is computed of them is small beside the texts."""
+    step = max(1, 2**20 // size)
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
 def _narrow(numbers: Int[np.ndarray, " texts"]) -> Int[np.ndarray, " texts"]:

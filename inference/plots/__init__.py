@@ -2,19 +2,19 @@
 
 from .attention_map import attention
 from .components_kept import components_kept
-from .coverage_curve import coverage
-from .khats import khats
-from .khats_by_guide import khats_by_guide
+from .diagnostics.coverage_curve import coverage
+from .diagnostics.khats import khats
+from .diagnostics.khats_by_guide import khats_by_guide
+from .diagnostics.predictive_intervals import predictive
+from .diagnostics.prior_posterior import prior_posterior
+from .diagnostics.prior_posterior_intervals import intervals
+from .diagnostics.rank_histograms import ranks
 from .latent_layers import active_units, layer_curves, layer_kl, swap_table
 from .plane.em_paths import key_paths, query_paths
 from .plane.gaussian_ellipse import gaussian
 from .plane.mixture_map import mixture_map
 from .plane.posterior_means import posterior_means
 from .plane.vector_groups import vector_groups
-from .predictive_intervals import predictive
-from .prior_posterior import prior_posterior
-from .prior_posterior_intervals import intervals
-from .rank_histograms import ranks
 from .save_all import save_all
 from .token_values import token_values
 from .training_curves import curves

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..diagnostics.khat import khat
-from ..posterior.arviz_compat import ArviZData
+from ...diagnostics.khat import khat
+from ...posterior.arviz_compat import ArviZData
+from ..style import COLORS, FAMILIES, FRAME, INK, new_axes, plain, printable
 from .khats import GOOD, USABLE
-from .style import COLORS, FAMILIES, FRAME, INK, new_axes, plain, printable
 
 __all__ = ["khats_by_guide"]
 

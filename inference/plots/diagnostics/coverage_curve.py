@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..diagnostics.calibration import Calibration
-from .style import COLORS, FRAME, INK, new_axes, plain
+from ...diagnostics.calibration import Calibration
+from ..style import COLORS, FRAME, INK, new_axes, plain
 
 __all__ = ["coverage"]
 

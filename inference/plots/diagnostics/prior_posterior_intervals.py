@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 
-from ..posterior.arviz_compat import ArviZData
+from ...posterior.arviz_compat import ArviZData
+from ..style import COLORS, FAMILIES, INK, new_axes, plain, printable
 from .prior_posterior import SHADOW, entries
-from .style import COLORS, FAMILIES, INK, new_axes, plain, printable
 
 __all__ = ["intervals"]
 

@@ -3,8 +3,8 @@
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..diagnostics.predictive_checks import PredictiveCheck
-from .style import COLORS, FAMILIES, FRAME, INK, new_axes, plain, printable
+from ...diagnostics.predictive_checks import PredictiveCheck
+from ..style import COLORS, FAMILIES, FRAME, INK, new_axes, plain, printable
 
 __all__ = ["predictive"]
 

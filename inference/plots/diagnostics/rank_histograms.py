@@ -6,8 +6,8 @@ from math import ceil, lgamma, log
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..diagnostics.calibration import Calibration
-from .style import COLORS, FRAME, INK, new_axes, plain
+from ...diagnostics.calibration import Calibration
+from ..style import COLORS, FRAME, INK, new_axes, plain
 
 __all__ = ["ranks"]
 

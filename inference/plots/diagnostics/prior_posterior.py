@@ -9,8 +9,8 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from ..posterior.arviz_compat import ArviZData, dataset
-from .style import COLORS, FRAME, INK, new_axes, plain
+from ...posterior.arviz_compat import ArviZData, dataset
+from ..style import COLORS, FRAME, INK, new_axes, plain
 
 __all__ = ["SHADOW", "entries", "prior_posterior"]
 

@@ -3,9 +3,9 @@
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..diagnostics.khat import khat
-from ..posterior.arviz_compat import ArviZData
-from .style import COLORS, FAMILIES, FRAME, new_axes, plain, printable
+from ...diagnostics.khat import khat
+from ...posterior.arviz_compat import ArviZData
+from ..style import COLORS, FAMILIES, FRAME, new_axes, plain, printable
 
 __all__ = ["khats"]
 

@@ -1,0 +1,1 @@
+"""Plots of how far draws, guides and predictions can be trusted."""
