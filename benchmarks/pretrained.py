@@ -52,6 +52,7 @@ MEASURED = {
     "importance_weighted": (UNITS, 1),
     "reconstruction": (UNITS, 2),
     "rate": (UNITS, 1),
+    "mutual_information": (UNITS, 1),
     "accuracy_sampled": ("share", 3),
     "bleu": ("of 100", 1),
 }
@@ -170,9 +171,9 @@ def table(results: list[Result]) -> str:
     nats = {result[BOUNDS]: np.array(result["nats"]) for result in results if BOUNDS in result}
     results = [result for result in results if BOUNDS not in result]
     rows = [
-        "| model | trained | bound | IW bound | less the LM's | reconstruction | KL | accuracy, sampled | BLEU "
-        "| samples, judged | s |",
-        "|---|" + 10 * "---:|",
+        "| model | trained | bound | IW bound | less the LM's | reconstruction | KL | information | accuracy, sampled "
+        "| BLEU | samples, judged | s |",
+        "|---|" + 11 * "---:|",
     ]
     for family in FAMILIES:
         for result in (result for result in results if result["family"] == family):

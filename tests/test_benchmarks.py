@@ -345,6 +345,27 @@ def test_the_model_of_scaling(script: ModuleType) -> None:
     assert len(rows) == 3 and all(row.endswith("100 % |") for row in rows)
 
 
+@pytest.mark.parametrize("script", ["step_profile"], indirect=True)
+def test_where_the_time_of_a_step_goes(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "VOCABULARY", 300)
+    monkeypatch.setattr(script, "TEXTS", 2)
+    assert [
+        script.group(f"aten::{name}") for name in ("bmm", "_softmax", "exp_", "normal_", "embedding", "expand")
+    ] == [
+        "products",
+        *2 * ["norms, softmax, gates"],
+        "random, special",
+        *2 * [script.OTHERS],
+    ]
+    rows = numbers(script.table([16], "off", 1, "cpu"))
+    assert len(rows) == 7  # with those of the head
+    for name, (time, rate, *shares) in list(rows.items())[2:]:
+        assert time > 0 and 0 <= rate < 100, name
+        assert 97 <= sum(shares[:-1]) <= 103 and shares[0] > 0 and 0 <= shares[-1] < 100, name
+    assert script.likelihood_flops((8, 16), (300, 16)) == 2 * 8 * 16 * 300
+    assert script.likelihood_gradient_flops((8,), (8, 16), (300, 16)) == 4 * 8 * 16 * 300
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["bench"], indirect=True)
 def test_bench(script: ModuleType, tmp_path: Path) -> None:

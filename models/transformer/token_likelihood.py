@@ -122,9 +122,10 @@ def token_log_prob(
     Logits that fit into one chunk (:func:`chunk_bytes`) are kept for the backward pass. Of more, computed a chunk at a
     time, the backward pass has what costs no more memory than the vectors do, so that a training step holds
     :math:`O(N P + V P)` numbers, not :math:`O(N V)`: the gradient of :math:`h`, if :math:`E` and :math:`b` are frozen;
-    the logits, if they take no more than :math:`E` and its gradient, :math:`N \le 2 P`, or no more than 128 MB;
-    otherwise nothing, and it computes the logits again. This happens inside an operator of its own: a compiler would
-    merge the two identical products and keep the logits after all. That operator can be differentiated once.
+    the softmax before its division, if it takes no more than :math:`E` and its gradient, :math:`N \le 2 P`, or no more
+    than 128 MB; otherwise nothing, and it computes the logits again. This happens inside an operator of its own: a
+    compiler would merge the two identical products and keep the logits after all. That operator can be differentiated
+    once.
 
     Arguments:
         hidden: Hidden states with shape :math:`(N, P)`.
@@ -154,8 +155,8 @@ def chunk_bytes(device: torch.device) -> int:
     return 2**23 if device.type == "cpu" else 2**27
 
 
-KEPT_ROWS = 2  # of logits for each dimension: they take the memory of the embedding and its gradient
-KEPT_BYTES = 2**27  # of logits that are kept in any case
+KEPT_ROWS = 2  # of the softmax for each dimension: they take the memory of the embedding and its gradient
+KEPT_BYTES = 2**27  # of a softmax that is kept in any case
 LEAST_ROWS = 128  # of a chunk: with fewer, reading the embedding for each chunk takes longer than computing
 
 
@@ -164,14 +165,14 @@ def _chunk_rows(hidden: Tensor, embedding: Tensor) -> int:
 
 
 def _kept(hidden: Tensor, embedding: Tensor, bias: Tensor | None) -> str:
-    """What the forward pass keeps for the backward pass: "gradient", "logits" or "nothing"."""
+    """What the forward pass keeps for the backward pass: "gradient", "softmax" or "nothing"."""
     trained = embedding.requires_grad or bias is not None and bias.requires_grad
     if not torch.is_grad_enabled() or not (trained or hidden.requires_grad):
         return "nothing"
     if not trained:
         return "gradient"
     few = len(hidden) <= KEPT_ROWS * hidden.shape[-1]
-    return "logits" if few or len(hidden) * len(embedding) * hidden.element_size() <= KEPT_BYTES else "nothing"
+    return "softmax" if few or len(hidden) * len(embedding) * hidden.element_size() <= KEPT_BYTES else "nothing"
 
 
 def _common(hidden: Tensor, embedding: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -214,30 +215,33 @@ def _spread(numbers: Tensor | None, rows: Tensor, count: int) -> Tensor:
 def _chunked(
     hidden: Tensor, embedding: Tensor, bias: Tensor | None, tokens: Tensor, mask: Tensor | None, rows: int, kept: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log probabilities, log normalizers, and what is kept for the backward pass."""
+    """Log probabilities, log normalizers, and what is kept for the backward pass.
+
+    A softmax is kept as exponentials of logits less their maximum, with their sums in place of log normalizers.
+    """
     numbers, (h, tokens) = _present(mask, hidden, tokens)
-    log_prob, log_norm = h.new_empty(len(h)), h.new_empty(len(h))
+    log_prob, norm = h.new_empty(len(h)), h.new_empty(len(h))
     keep = hidden.new_empty(_kept_shape(hidden, embedding, kept))
     keep[len(h) :] = 0
     with torch.autocast(hidden.device.type, enabled=False):
         for part in _chunks(len(h), rows):
-            logits = torch.mm(h[part], embedding.T, out=keep[part][: len(h[part])] if kept == "logits" else None)
+            logits = torch.mm(h[part], embedding.T, out=keep[part][: len(h[part])] if kept == "softmax" else None)
             logits = logits if bias is None else logits.add_(bias)
             token_logits = logits.gather(1, tokens[part].unsqueeze(1)).squeeze(1)
             peak = logits.amax(-1)
-            above = logits - peak.unsqueeze(1) if kept == "logits" else logits.sub_(peak.unsqueeze(1))
-            total = above.exp_().sum(-1)
+            above = logits.sub_(peak.unsqueeze(1)).exp_()
+            total = above.sum(-1)
             if kept == "gradient":
                 keep[part][: len(total)] = embedding[tokens[part]] - (above @ embedding) / total.unsqueeze(1)
-            norm = total.log_().add_(peak)
-            log_prob[part], log_norm[part] = token_logits - norm, norm
-    return _spread(numbers, log_prob, len(hidden)), _spread(numbers, log_norm, len(hidden)), keep
+            log_norm = total.log().add_(peak)
+            log_prob[part], norm[part] = token_logits - log_norm, total if kept == "softmax" else log_norm
+    return _spread(numbers, log_prob, len(hidden)), _spread(numbers, norm, len(hidden)), keep
 
 
 @torch.library.custom_op(
     "pyroformer::token_log_prob_in_chunks_backward",
     mutates_args=(),
-    schema="(Tensor grad, Tensor hidden, Tensor embedding, Tensor? bias, Tensor tokens, Tensor? mask, Tensor log_norm, "
+    schema="(Tensor grad, Tensor hidden, Tensor embedding, Tensor? bias, Tensor tokens, Tensor? mask, Tensor norm, "
     "Tensor keep, int rows, str kept, bool frozen) -> (Tensor, Tensor, Tensor)",
 )
 def _chunked_backward(
@@ -247,7 +251,7 @@ def _chunked_backward(
     bias: Tensor | None,
     tokens: Tensor,
     mask: Tensor | None,
-    log_norm: Tensor,
+    norm: Tensor,
     keep: Tensor,
     rows: int,
     kept: str,
@@ -257,7 +261,7 @@ def _chunked_backward(
 
     A frozen embedding gets none: it would take as much memory as the embedding, and a third of the time.
     """
-    numbers, (h, tokens, grad, log_norm) = _present(mask, hidden, tokens, grad, log_norm)
+    numbers, (h, tokens, grad, norm) = _present(mask, hidden, tokens, grad, norm)
     d_hidden, d_embedding = torch.empty_like(h), embedding.new_empty(0 if frozen else embedding.shape)
     if not len(h):
         d_embedding.zero_()
@@ -266,9 +270,11 @@ def _chunked_backward(
         return _spread(numbers, keep[: len(h)] * grad.unsqueeze(1), len(hidden)), d_embedding, d_bias
     with torch.autocast(hidden.device.type, enabled=False):
         for part in _chunks(len(h), rows):
-            g, count = grad[part].unsqueeze(1), len(h[part])
-            logits = keep[part][:count] if kept == "logits" else F.linear(h[part], embedding, bias)
-            d_logits = (logits - log_norm[part].unsqueeze(1)).exp_().mul_(-g)
+            g, of_row = grad[part].unsqueeze(1), norm[part].unsqueeze(1)
+            if kept == "softmax":
+                d_logits = keep[part][: len(g)] * (-g / of_row)
+            else:
+                d_logits = F.linear(h[part], embedding, bias).sub_(of_row).exp_().mul_(-g)
             d_logits.scatter_add_(1, tokens[part].unsqueeze(1), g)
             torch.mm(d_logits, embedding, out=d_hidden[part])
             if not frozen:
@@ -280,7 +286,7 @@ def _chunked_backward(
 
 def _kept_shape(hidden: Tensor, embedding: Tensor, kept: str) -> tuple[int, int]:
     """The shape of what is kept; that of nothing is empty."""
-    return {"gradient": (len(hidden), hidden.shape[-1]), "logits": (len(hidden), len(embedding))}.get(kept, (0, 0))
+    return {"gradient": (len(hidden), hidden.shape[-1]), "softmax": (len(hidden), len(embedding))}.get(kept, (0, 0))
 
 
 @_chunked.register_fake
@@ -290,17 +296,20 @@ def _(hidden, embedding, bias, tokens, mask, rows, kept):  # type: ignore[no-unt
 
 
 @_chunked_backward.register_fake
-def _(grad, hidden, embedding, bias, tokens, mask, log_norm, keep, rows, kept, frozen):  # type: ignore[no-untyped-def]
+def _(grad, hidden, embedding, bias, tokens, mask, norm, keep, rows, kept, frozen):  # type: ignore[no-untyped-def]
     d_bias = embedding.new_empty(0 if bias is None else len(embedding))
     return torch.empty_like(hidden), embedding.new_empty(0 if frozen else embedding.shape), d_bias
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    ctx.set_materialize_grads(False)  # or what is kept gets a gradient of zeros, as large as it is
     hidden, embedding, bias, tokens, mask, ctx.rows, ctx.kept = inputs
     ctx.save_for_backward(hidden, embedding, bias, tokens, mask, *output[1:])
 
 
 def _backward(ctx, grad, *_):  # type: ignore[no-untyped-def]
+    if grad is None:
+        return (None,) * 7
     frozen = not ctx.needs_input_grad[1]
     arguments = (*ctx.saved_tensors, ctx.rows, ctx.kept, frozen)
     d_hidden, d_embedding, d_bias = torch.ops.pyroformer.token_log_prob_in_chunks_backward(grad, *arguments)

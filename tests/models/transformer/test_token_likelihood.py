@@ -138,13 +138,13 @@ def test_what_is_kept_for_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> 
     hidden, embedding, bias, _ = inputs()
     monkeypatch.setattr(likelihood, "KEPT_BYTES", 0)
     rows = {n: hidden.detach().new_ones(n, P).requires_grad_() for n in (2 * P, 2 * P + 1)}
-    assert [likelihood._kept(h, embedding, None) for h in rows.values()] == ["logits", "nothing"]
+    assert [likelihood._kept(h, embedding, None) for h in rows.values()] == ["softmax", "nothing"]
     assert likelihood._kept(rows[17], embedding.detach(), None) == "gradient"
-    assert likelihood._kept(rows[16], embedding.detach(), bias) == "logits"
+    assert likelihood._kept(rows[16], embedding.detach(), bias) == "softmax"
     assert likelihood._kept(hidden.detach(), embedding.detach(), None) == "nothing"
     with torch.no_grad():
         assert likelihood._kept(rows[16], embedding, bias) == "nothing"
-    for size, kept in ((17 * V * 8, "logits"), (17 * V * 8 - 1, "nothing")):
+    for size, kept in ((17 * V * 8, "softmax"), (17 * V * 8 - 1, "nothing")):
         monkeypatch.setattr(likelihood, "KEPT_BYTES", size)
         assert likelihood._kept(rows[17], embedding, None) == kept
 
@@ -186,7 +186,7 @@ def test_capture_keeps_the_recomputation(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_operator_registrations() -> None:
     hidden, embedding, bias, tokens = inputs()
     operator = torch.ops.pyroformer.token_log_prob_in_chunks.default
-    for b, mask, kept in itertools.product((bias, None), (torch.arange(N) < 30, None), ("nothing", "logits")):
+    for b, mask, kept in itertools.product((bias, None), (torch.arange(N) < 30, None), ("nothing", "softmax")):
         torch.library.opcheck(operator, (hidden, embedding, b, tokens, mask, 5, kept))
     frozen = (hidden, embedding.detach(), None if bias is None else bias.detach(), tokens, None, 5, "gradient")
     torch.library.opcheck(operator, frozen)
