@@ -36,6 +36,7 @@ from torch import nn
 import pyroformer as pf
 from pyroformer.inference.data.loaders import TrainingStream
 from pyroformer.models.base import Model
+from pyroformer.models.priors.weights import BoundedDirichletProcess
 
 LLAMA: dict[str, Any] = {"positions": "rotary", "norm": "rms", "activation": "swiglu", "bias": False}
 TRUNKS: dict[str, dict[str, Any]] = {
@@ -71,7 +72,8 @@ def made(family: str, trunk: str, corpus: pf.Corpus, width: int) -> tuple[Model,
     if family == "della":
         della = pf.DELLA.for_corpus(corpus, latent_size=8, **sizes)
         return della, pf.DELLAGuide(della)
-    nvae = pf.NVAE.for_corpus(corpus, base_measure="tokens", **sizes)
+    weights = BoundedDirichletProcess(delta=3.0)  # the default of these results
+    nvae = pf.NVAE.for_corpus(corpus, base_measure="tokens", weight_prior=weights, **sizes)
     return nvae, pf.NVAEGuide(nvae)
 
 

@@ -60,7 +60,7 @@ from .utils.precision import at_least_float32
 
 __all__ = ["NVAE", "component_mask"]
 
-DELTA, DELTA_OF_TOKENS = 0.3, 3.0
+DELTA, OF_TOKENS = 0.3, 3.0  # OF_TOKENS: of each component, where vectors say tokens
 
 
 class NVAE(MixtureMemoryModel):
@@ -78,7 +78,9 @@ class NVAE(MixtureMemoryModel):
         samples_per_component: Number of vectors drawn for each component of the posterior.
         delta: The increase of the prior's concentration with each token, which decides how many vectors a text keeps:
             short for a ``weight_prior`` of ``BoundedDirichletProcess(delta=...)``. By default 0.3, as published; 3 with
-            the prior ``tokens``, whose vectors all say something, so that weights do not hide some of them.
+            the priors ``tokens`` and ``language_model``, whose vectors all say something, so that weights do not hide
+            some of them. There the concentration is 3 as well, so that the prior is the same for each component,
+            and a posterior that says nothing by its weights costs nothing.
         presence: The probability rho with which each token's vector is present, above 0 and below 1: the smaller, the
             fewer vectors a text keeps. The weights are then of those that are present, and their prior is that of a
             text with so many components. By default there is no such choice, and all are. The vectors must be
@@ -141,10 +143,12 @@ class NVAE(MixtureMemoryModel):
         self.samples_per_component = samples_per_component
         prior = named_prior(base_measure, config, samples_per_component, ends_texts=length_prior is None)
         self.base_measure = as_prior(prior, VectorPrior, "base_measure")
+        says_tokens = isinstance(self.base_measure, GaussianTokenPrior)
+        concentration = OF_TOKENS if says_tokens and delta is None else 1.0
         if delta is None:
-            delta = DELTA_OF_TOKENS if isinstance(self.base_measure, GaussianTokenPrior) else DELTA
+            delta = OF_TOKENS if says_tokens else DELTA
         self.weight_prior = as_prior(
-            weight_prior or BoundedDirichletProcess(delta=delta, samples_per_component=samples_per_component),
+            weight_prior or BoundedDirichletProcess(concentration, delta, samples_per_component),
             WeightPrior,
             "weight_prior",
         )
