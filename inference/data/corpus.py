@@ -9,6 +9,7 @@ from ...models.batch import Batch
 from ...models.utils.choices import check_choice
 from ..utils.files import as_path
 from ..utils.html import html_table
+from ..utils.memory import return_freed_memory
 from .building import build_corpus, check_options
 from .entries import Pair, as_entries
 from .labels import Labels
@@ -276,6 +277,8 @@ class Corpus:
         with preparation(target) as workplace:
             entries, blank = read(workplace)
             build_corpus(target, workplace, entries, blank=blank, **options)
+        del entries
+        return_freed_memory()
         return cls(target, owner)
 
     @classmethod
