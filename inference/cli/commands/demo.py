@@ -15,7 +15,7 @@ __all__ = ["demo"]
 
 SAMPLES = 200  # of which five are shown
 SHARE = 0.85  # of the minutes, for the language model
-GENTLE = 5e-4  # learning rate of what starts there: the usual one would first lose some of it
+GENTLE = 1e-4  # learning rate of what starts there: the first steps of a larger one lose what few do not win back
 
 
 def demo(*, minutes: float = 3.8, out: str | None = None, seed: int = 0) -> None:
