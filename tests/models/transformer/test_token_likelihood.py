@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Categorical
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.profiler import ProfilerActivity, profile
 
 from pyroformer.models.batch import PAD
 from pyroformer.models.transformer import token_likelihood as likelihood
@@ -132,6 +133,17 @@ def test_frozen_vectors_leave_the_gradient_of_hidden_states(form: str, masked: b
     torch.testing.assert_close(frozen, trained)
     for a, b in zip(*(torch.autograd.grad((x * weight).sum(), hidden) for x in (frozen, trained)), strict=True):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+
+
+def test_what_is_kept_gets_no_gradient_of_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be as large as all logits, in every training step."""
+    monkeypatch.setattr(likelihood, "_chunk_rows", lambda hidden, embedding: 5)
+    hidden, embedding, bias, tokens = inputs()
+    log_prob = token_log_prob(hidden, embedding, tokens, bias).sum()
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+        log_prob.backward()
+    filled = [event.input_shapes[0] for event in profiler.events() if event.name in ("aten::fill_", "aten::zero_")]
+    assert filled and [N, V] not in filled
 
 
 def test_what_is_kept_for_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
