@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from pyroformer.inference.data import loaders
 from pyroformer.inference.data.loaders import TrainingStream, sequential_batches
 from pyroformer.inference.data.texts import Texts
 from pyroformer.inference.data.tokenizer import Tokenizer
@@ -125,6 +126,24 @@ def test_epochs_and_seeds_differ() -> None:
     orders = [[one.micro_batch(step).tokens.tolist() for step in range(8 * e, 8 * e + 8)] for e in range(3)]
     orders.append([other.micro_batch(step).tokens.tolist() for step in range(8)])
     assert all(a != b for a, b in combinations(orders, 2))
+
+
+def test_a_plan_in_parts_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a stable sort by bucket and the longest text of each step, all at once; parts of three rows."""
+    lengths = np.random.default_rng(0).integers(1, 33, 50)
+    padded_lengths = (8, 16, 32)
+    tokens, offsets = np.full(lengths.sum(), EOS, np.uint16), np.append(0, np.cumsum(lengths))
+    texts = Texts(tokens, offsets, TOKENIZER, padded_lengths)
+    generator = np.random.default_rng((4, 0))
+    order = generator.permutation(50)
+    order = order[np.argsort(np.searchsorted(padded_lengths, lengths)[order], kind="stable")]
+    chunks = np.append(order, [-1] * 6).reshape(8, 7)
+    longest = np.where(chunks < 0, 0, lengths[chunks]).max(1)
+    shuffled = generator.permutation(8)
+    monkeypatch.setattr(loaders, "_parts", lambda rows, size=1: [slice(i, min(i + 3, rows)) for i in range(0, rows, 3)])
+    steps, padded = TrainingStream(texts, 7, seed=4)._epoch(0)
+    assert steps.tolist() == chunks[shuffled].tolist()
+    assert padded.tolist() == np.array(padded_lengths)[np.searchsorted(padded_lengths, longest)][shuffled].tolist()
 
 
 def test_batches_are_mostly_full() -> None:
