@@ -10,12 +10,15 @@ independent      one latent per layer, independent of each other; true product
 residual         the chain; the posterior is a residual of the prior; true product
 collapsed        the chain; the product as published
 product          the chain; the true product of rank r
+mixture prior    the same, where the prior of each latent is a mixture of 10 Gaussians, linear in the latents below
+flow prior       the same, where it is a flow of 4 affine couplings
 
-All have the same layers and width, and the same number of parameters: smaller models get a wider MLP. Each is trained
-with and without cyclical annealing of the KL and otherwise at beta = 1 on summed KLs, on the same batches and with the
-same learning rate, and evaluated on the same held-out texts. Some have other help, with no more steps: "free nats"
-(the first 4 nats of a text's KL are not charged), "free nats a layer" (one nat in each), "target" (the weight of
-the KL moves until there are 4 nats) and "ladder" (half of the steps at beta = 0.05, the rest at 1);
+All have the same layers and width, and the same number of parameters: smaller models get a wider MLP; the last two
+priors come on top. Each is trained with and without cyclical annealing of the KL and otherwise at beta = 1 on summed
+KLs, on the same batches and with the same learning rate, and evaluated on the same held-out texts. Some have other
+help, with no more steps: "free nats" (the first 4 nats of a text's KL are not charged), "free nats a layer" (one nat
+in each), "target" (the weight of the KL moves until there are 4 nats) and "ladder" (half of the steps at
+beta = 0.05, the rest at 1);
 "ladder, iw" trains on the importance-weighted bound of 4 draws in the second half, which takes four times the passes;
 "from the LM" trains the language model alone in the first half, and the latents are then added as the identity or,
 "published start", with weights that destroy its function. All are evaluated at beta = 1. Each result is a JSON file;
@@ -40,6 +43,8 @@ from pyroformer.inference.run import Run
 from pyroformer.models.base import Model
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
+from pyroformer.models.priors.latent_flow import LinearFlow
+from pyroformer.models.priors.latent_mixture import LinearMixture
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.fusion import LowRankProduct
 
@@ -54,6 +59,8 @@ VARIANTS: dict[str, dict[str, Any] | None] = {
     "residual": {"guide": {"posterior": "residual"}},
     "collapsed": {"fusion": "collapsed"},
     "product": {},
+    "mixture prior": {"latent_prior": LinearMixture},
+    "flow prior": {"latent_prior": LinearFlow},
 }
 HELP: dict[str, dict[str, Any]] = {
     "none": {},
@@ -66,11 +73,11 @@ HELP: dict[str, dict[str, Any]] = {
     "from the LM": {},
     "from the LM, published start": {},
 }
-LATENT_MODELS = [name for name, options in VARIANTS.items() if options is not None]
+PUBLISHED = [name for name, options in VARIANTS.items() if "latent_prior" not in (options or {})]  # with their priors
 HELPED = {
     "none": list(VARIANTS),
-    "cyclical": LATENT_MODELS,
-    "free nats": ["memory", "product"],
+    "cyclical": PUBLISHED[1:],
+    "free nats": ["memory", "product", "mixture prior", "flow prior"],
     "free nats a layer": ["product"],
     "target": ["memory", "product"],
     "ladder": ["memory", "product"],
@@ -106,9 +113,11 @@ def make(name: str, config: TransformerConfig) -> tuple[Model, nn.Module | None]
     options = VARIANTS[name]
     if options is None:
         return LanguageModel(config), None
-    guide = options.get("guide", {})
-    model = DELLA(config, LATENT, rank=RANK, **{key: value for key, value in options.items() if key != "guide"})
-    return model, DELLAGuide(model, **guide)
+    chosen: dict[str, Any] = {"rank": RANK} | {key: value for key, value in options.items() if key != "guide"}
+    if "latent_prior" in options:
+        chosen["latent_prior"] = options["latent_prior"](**DELLA(config, LATENT).prior_sizes)
+    model = DELLA(config, LATENT, **chosen)
+    return model, DELLAGuide(model, **options.get("guide", {}))
 
 
 def equal(name: str, config: TransformerConfig) -> TransformerConfig:
