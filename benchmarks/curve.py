@@ -10,7 +10,7 @@ vae              a Gaussian vector for each token, under softmax attention
 one vector       a single Gaussian vector of the same width, as one more key and value in each layer; as in Optimus, the
                  encoder is a network of its own
 autoencoder      vae with a weight of zero on the KL: one end of the curve
-language model   no latents: the other end
+language model   no latents: the other end; "shallow" has the layers of one decoder, as those that others start from
 
 Each point trains on reconstruction + beta * KL with the exact KL summed over all latents; the weight grows over the
 first quarter of the run unless its name says otherwise. "ladder" continues from the weights of the next smaller beta,
@@ -95,9 +95,11 @@ class Point(NamedTuple):
         return each * (len(self.ladder) + self.times) + (max(1, each // 2) if self.prior else 0)
 
 
-FAMILIES = ("language model", "nvae", "nvib", "nvib relu", "vae", "one vector", "autoencoder")
+LANGUAGE_MODELS = ("language model", "shallow language model")
+FAMILIES = (*LANGUAGE_MODELS, "nvae", "nvib", "nvib relu", "vae", "one vector", "autoencoder")
 POINTS = [  # the most informative first
     Point("language model"),
+    Point("shallow language model"),
     Point("vae", schedule="constant", joint="tokens"),
     Point("nvae", schedule="constant", joint="tokens"),
     Point("vae", schedule="constant", joint="language_model"),
@@ -139,8 +141,9 @@ def make(
     point: Point, corpus: Corpus, width: int, layers: int, backbone: Pretrained | None = None
 ) -> tuple[Model, nn.Module | None]:
     """A model and its guide; all have the same total number of layers, besides those of a prior."""
-    if point.family == "language model":
-        return LanguageModel.for_corpus(corpus, width=width, layers=2 * layers, **FORMER), None
+    if point.family in LANGUAGE_MODELS:
+        depth = layers if point.family.startswith("shallow") else 2 * layers
+        return LanguageModel.for_corpus(corpus, width=width, layers=depth, **FORMER), None
     sizes: dict[str, Any] = {"layers": layers} if backbone else {"width": width, "layers": layers, **FORMER_NVAE}
     if point.joint:
         sizes |= {"base_measure": point.joint, "backbone": backbone}
@@ -177,7 +180,7 @@ def measure(point: Point, corpus: Corpus, options: argparse.Namespace) -> dict[s
 def first_stage(point: Point, corpus: Corpus, options: argparse.Namespace) -> tuple[Run, float]:
     """A model with its default prior."""
     extra = {"free_bits": point.free_bits, "free_bits_per": "total"} if point.free_bits else {}
-    if point.family != "language model":
+    if point.family not in LANGUAGE_MODELS:
         objective = "nvib" if point.family.startswith("nvib") else "elbo"
         extra |= {"objective": objective, "beta": point.beta, "kl_schedule": point.schedule}
     return trained(
@@ -205,7 +208,7 @@ def half_language_model(corpus: Corpus, options: argparse.Namespace) -> Run:
     return trained(
         folder(Point("half language model"), options),
         options.seed,
-        lambda: (LanguageModel.for_corpus(corpus, width=options.width, layers=options.layers, **FORMER), None),
+        lambda: make(Point("shallow language model"), corpus, options.width, options.layers),
         corpus,
         steps=options.steps // 2,
         **budget(options),
@@ -262,7 +265,7 @@ def table(results: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> 
     for result in results:
         seeds.setdefault(point_of(result), []).append(dict(result))
     for point, group in sorted(seeds.items(), key=lambda each: (FAMILIES.index(each[0].family), each[0].beta)):
-        beta = "" if point.family == "language model" else f"{effective(point, options.width):.2g}"
+        beta = "" if point.family in LANGUAGE_MODELS else f"{effective(point, options.width):.2g}"
         cells = [beta, f"{point.steps(options.steps):,}", str(len(group))]
         for *at, digits in COLUMNS.values():
             alone = error(group[0], *at) if len(group) == 1 else None
@@ -357,7 +360,7 @@ def draw(axes: Any, points: Mapping[Point, tuple[float, float]], width: int, lab
     from pyroformer.inference.plots.style import COLORS
 
     halo = [withStroke(linewidth=2, foreground="white")]  # so that labels are legible on lines
-    for number, (family, color) in enumerate(zip(FAMILIES[1:], COLORS, strict=False)):
+    for number, (family, color) in enumerate(zip(FAMILIES[len(LANGUAGE_MODELS) :], COLORS, strict=False)):
         rows = [(point, at) for point, at in points.items() if point.family == family]
         best = {point.beta: point for point, _ in sorted(rows, key=lambda row: len(row[0].ladder)) if plain(point)}
         joined = sorted((effective(point, width), at) for point, at in rows if best.get(point.beta) == point)
