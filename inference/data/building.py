@@ -11,6 +11,7 @@ from jaxtyping import Int
 
 from ..utils.bucketing import bucket_lengths
 from ..utils.files import write_atomically
+from ..utils.memory import return_freed_memory
 from ..utils.progress import progress_bar
 from .labels import Labels, label_names
 from .metadata import ConditionMetadata, CorpusMetadata
@@ -181,6 +182,7 @@ def _encode_splits(
     splits: Splits, options: ShardOptions, workplace: Path, progress: bool | None
 ) -> dict[str, TokenizedSplit]:
     """The splits, tokenized on the disk."""
+    return_freed_memory()  # of the texts that were read and of the tokenizer's training
     encoded = {}
     total = sum(len(texts) for texts, _ in splits.values())
     with progress_bar("tokenizing", total, "text", progress) as advance:

@@ -135,7 +135,8 @@ class TrainingStream(IterableDataset[Batch]):
         """Indices of the texts in each step of an epoch (-1: filler), and the padded length of each step."""
         if self._plan is None or self._plan[0] != epoch:
             generator = np.random.default_rng((self.seed, epoch))
-            order = _narrow(generator.permutation(len(self.texts)))
+            order = _narrow(np.arange(len(self.texts)))
+            generator.shuffle(order)
             order = _by_bucket(order, _buckets(self.texts), len(self.texts.padded_lengths))
             chunks, lengths = _chunks(order, self.texts, self.texts_per_step)
             shuffled = generator.permutation(len(chunks))

@@ -79,7 +79,7 @@ def tokenize_in_shards(
     bounds = chunk_bounds(texts)
     paths = [path.with_name(f"{path.name}.{number:05}{ENDING}") for number in range(len(bounds))]
     pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
-    lengths, condition_lengths, overlong = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0
+    lengths, condition_lengths, overlong = [np.empty(0, np.int32)], [np.empty(0, np.int32)], 0
     try:
         for chunk, shard in zip(
             bounds, pool.map(partial(_finished, texts, conditions, options), bounds, paths), strict=True
@@ -116,7 +116,7 @@ def _finished(
     except (OSError, ValueError, EOFError):
         shard = _tokenize(texts[chunk], None if conditions is None else conditions[chunk], options)
         write_atomically(path, partial(_write, shard))
-    none = np.empty(0, np.int64)
+    none = np.empty(0, np.int32)
     of_conditions = None if shard.conditions is None else shard.conditions._replace(tokens=none)
     return shard._replace(tokens=none, conditions=of_conditions)
 
@@ -125,10 +125,11 @@ def _tokenize(texts: Sequence[str], conditions: Sequence[str] | None, options: S
     tokenizer, condition_tokenizer, max_length, overlong = options
     if condition_tokenizer is None:
         tokens, offsets, count = tokenize(texts, tokenizer, max_length, overlong)
-        return Shard(np.diff(offsets), tokens, count)
+        return Shard(np.diff(offsets).astype(np.int32), tokens, count)
     pairs, count = encode_pairs(texts, conditions or [], tokenizer, condition_tokenizer, max_length, overlong)
     assert pairs.conditions is not None
-    return Shard(pairs.lengths, pairs.tokens, count, Shard(pairs.conditions.lengths, pairs.conditions.tokens, 0))
+    of_conditions = Shard(pairs.conditions.lengths.astype(np.int32), pairs.conditions.tokens, 0)
+    return Shard(pairs.lengths.astype(np.int32), pairs.tokens, count, of_conditions)
 
 
 def _write(shard: Shard, path: Path) -> None:

@@ -122,7 +122,8 @@ def _load(folder: Path, name: str, size: int) -> tuple[Integer[np.ndarray, " n"]
 
 def _write_texts(path: Path, lengths: Int[np.ndarray, " texts"], tokens: Iterator[Integer[np.ndarray, " n"]]) -> None:
     """Writes the tokens of texts, which come in parts, and the offset of each text."""
-    offsets = np.append(0, np.cumsum(lengths))
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
     write_atomically(path.with_name(f"{path.name}.tokens.npy"), partial(_save_parts, tokens, int(offsets[-1])))
     write_atomically(path.with_name(f"{path.name}.offsets.npy"), partial(_save, offsets))
 

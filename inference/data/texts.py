@@ -198,7 +198,7 @@ def check_length_options(max_length: int, overlong: str) -> None:
     check_choice("overlong", overlong, get_args(Overlong))
 
 
-_CHUNK = 20_000  # texts; bounds the memory that the tokenizer's own objects take
+_CHUNK = 5_000  # texts; bounds the memory that their tokens take as objects
 
 
 def _split_overlong(texts: list[str], tokenizer: Tokenizer | Labels, max_length: int) -> list[list[list[int]]]:

@@ -46,11 +46,12 @@ class WordCache:
         if usable_cores() >= MANY_CORES or not _cuts_between_words(self.core):
             return self._encode_whole(texts)
         rows = [_words(text) for text in texts]
-        new = set(chain.from_iterable(rows)) - self.known.keys()
-        tokens = self.known | dict(zip(new, self._encode_whole(list(new)), strict=True))
+        unseen = set(chain.from_iterable(rows)) - self.known.keys()
+        new = dict(zip(unseen, self._encode_whole(list(unseen)), strict=True))
         if len(self.known) < MAX_WORDS:
-            self.known.update((word, tokens[word]) for word in new if len(word) <= LONGEST_WORD)
-        return [list(chain.from_iterable([tokens[word] for word in row])) for row in rows]
+            self.known.update((word, ids) for word, ids in new.items() if len(word) <= LONGEST_WORD)
+        known = self.known
+        return [list(chain.from_iterable([known[word] if word in known else new[word] for word in row])) for row in rows]
 
     def _encode_whole(self, texts: Sequence[str]) -> list[Ids]:
         return [encoding.ids for encoding in self.core.encode_batch_fast(texts)]
