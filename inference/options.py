@@ -67,7 +67,7 @@ class TrainingOptions:
             ``cyclical`` or ``ladder``.
         ladder: The rungs of a ladder, weights of the KL terms for equal shares of the run; 0.001 0.01 0.1 0.5 1 by
             default.
-        beta: Weight of the KL terms, on top of the schedule; the objective is a bound of log p(x) only at 1.
+        beta: Weight of the KL terms, on top of the schedule; the objective is no bound of log p(x) below 1.
         free_bits: Free bits, in nats: the KL of a group of latents, averaged over one batch of one device, is not
             reduced below this. Not a bound. 0 turns them off.
         free_bits_per: The groups of free bits: each ``dimension`` of a latent site, each site (``layer``), or the

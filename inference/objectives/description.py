@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from ...models.base import Model
 from ..options import TrainingOptions
 
-__all__ = ["Described", "check_no_kl_options", "check_particles"]
+__all__ = ["Described", "check_no_kl_options", "check_particles", "keep_bound"]
 
 D = TypeVar("D", bound="Described")
 
@@ -68,7 +68,7 @@ class Described:
         kl_options = _kl_options(options)
         weights = cls.full_kl_weights(options, model)
         exact = cls.is_bound and not {"free_bits", "target_kl"} & set(kl_options)
-        is_bound = exact and all(weight == 1 for weight in weights.values())
+        is_bound = exact and keep_bound(weights)
         particles = {"num_particles": options.num_particles} if options.num_particles > 1 else {}
         return {"name": cls.name, "is_bound": is_bound, "kl_weights": weights} | kl_options | particles
 
@@ -102,6 +102,18 @@ class Described:
         if "target_kl" in described:
             words.append(f"KL held at {described['target_kl']:g} nats a text")
         return words
+
+
+def keep_bound(kl_weights: Mapping[str, float]) -> bool:
+    """Whether what is a bound of log p(x) with every KL weight 1 is one with these.
+
+    A KL is never negative, so that a weight above 1 only lowers the bound.
+
+    Examples:
+        >>> keep_bound({"z_1": 1.0, "z_2": 4.0}), keep_bound({"z_1": 1.0, "z_2": 0.5})
+        (True, False)
+    """
+    return all(weight >= 1 for weight in kl_weights.values())
 
 
 def check_particles(options: TrainingOptions, model: Model) -> None:

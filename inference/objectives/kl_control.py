@@ -34,8 +34,7 @@ class FreeBits:
 
     The mean is over the texts of one call: in training and validation one batch on one device, even where the gradients
     of several batches are accumulated; in :func:`~pyroformer.inference.evaluation.evaluate.evaluate` all texts. The
-    loss of a single text is no bound. The mean over texts is one, looser than the ELBO by the unused part of the
-    allowance.
+    loss is not called a bound, since that of a single text is none.
 
     Arguments:
         nats: The allowance :math:`\lambda` of a group.

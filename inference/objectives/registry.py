@@ -9,6 +9,7 @@ from ...models.base import Model
 from ...models.serialization import check_trust, public_path
 from ..options import TrainingOptions
 from ..utils.registry import imported
+from .description import keep_bound
 from .elbo import ELBO, Objective
 from .importance_weighted import ImportanceWeighted
 from .keep_control import check_keep
@@ -19,6 +20,7 @@ __all__ = [
     "describe_objective",
     "held_out_objective",
     "in_words",
+    "is_bound",
     "make_objective",
     "objective_class",
     "objective_name",
@@ -137,8 +139,20 @@ def remarks(described: Mapping[str, Any]) -> list[str]:
     return OBJECTIVES[described["name"]].remarks(described) if recorded is None else recorded
 
 
+def is_bound(described: Mapping[str, Any]) -> bool:
+    """Whether minus the loss of a run's objective is a bound of log p(x).
+
+    Examples:
+        >>> is_bound({"name": "elbo", "kl_weights": {"z": 4.0}}), is_bound({"name": "elbo", "kl_weights": {"z": 0.5}})
+        (True, False)
+    """
+    if OBJECTIVES.get(described["name"]) is ELBO:  # older runs recorded that a weight above 1 is none
+        return keep_bound(described["kl_weights"]) and not {"free_bits", "target_kl"} & set(described)
+    return bool(described["is_bound"])
+
+
 def in_words(described: Mapping[str, Any], elbo: str = "") -> str:
-    """A run's objective in words, if it is not a bound of log p(x); empty if it is one.
+    """A run's objective in words, if it is not the ELBO or another bound of log p(x); empty if it is.
 
     Arguments:
         described: The description in the run's configuration.
@@ -149,10 +163,14 @@ def in_words(described: Mapping[str, Any], elbo: str = "") -> str:
         ''
         >>> in_words({"name": "elbo", "kl_weights": {"z_1": 0.5, "z_2": 0.5}, "kl_reduction": "mean"})
         'KL averaged over 2 latents: effective beta = 0.5, not a bound'
+        >>> in_words({"name": "elbo", "kl_weights": {"z": 4.0}})
+        'beta = 4'
         >>> in_words({"name": "elbo", "kl_weights": {"z": 1.0}, "free_bits": 2.0, "free_bits_per": "layer"})
         'free bits: 2 nats a layer, not a bound'
     """
-    words = remarks(described)
-    if OBJECTIVES.get(described["name"]) is ELBO:
-        return ", ".join([*filter(None, [elbo]), *words, "not a bound"]) if words else ""
-    return "" if described["is_bound"] else ", ".join([described["name"], *words, "not a bound"])
+    words, bound = remarks(described), is_bound(described)
+    is_elbo = OBJECTIVES.get(described["name"]) is ELBO
+    plain = not words if is_elbo else bound
+    if plain:
+        return ""
+    return ", ".join(filter(None, [elbo if is_elbo else described["name"], *words, "" if bound else "not a bound"]))

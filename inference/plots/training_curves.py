@@ -7,7 +7,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ..objectives.registry import in_words
+from ..objectives.registry import in_words, is_bound
 from ..run import Run
 from .style import COLORS, INK, new_axes
 
@@ -101,14 +101,11 @@ def _is_zero(values: Float[np.ndarray, " rows"]) -> bool:
 
 
 def _objective_label(objective: Mapping[str, object], latent: bool) -> str:
-    """Name of the objective, and whether it is a bound, which a KL weight below 1 rules out."""
-    weights = objective.get("kl_weights") or {}
-    assert isinstance(weights, Mapping)
+    """Name of the objective, and whether it is a bound."""
     if not latent:
         return "objective: −log p(x), exact"
-    if objective.get("is_bound") and all(weight >= 1 for weight in weights.values()):
-        return "objective: −ELBO, bounds −log p(x)"
-    return f"objective: {in_words(objective, elbo='−ELBO')}"
+    words = in_words(objective, elbo="−ELBO")
+    return f"objective: {words or '−ELBO'}, bounds −log p(x)" if is_bound(objective) else f"objective: {words}"
 
 
 def _kl_label(name: str) -> str:

@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...objectives.description import keep_bound
 from ...objectives.elbo import Terms
 from ...objectives.registry import remarks
 from ..context import BatchContext, EvaluationContext
@@ -73,8 +74,7 @@ class TrainedObjective(Metric):
         terms = Terms(-cost, {}, dict(zip(list(column)[1:], penalties, strict=True)))
         objective = context.objective
         losses = objective.text_losses(terms, objective.kl_weights, torch.ones_like(cost)).numpy()
-        # a weight above 1 only lowers the bound
-        is_bound = objective.is_bound and all(weight >= 1 for weight in objective.kl_weights.values())
+        is_bound = objective.is_bound and keep_bound(objective.kl_weights)
         differences = ", ".join([objective.name, *remarks(context.run.config["objective"])])
         bound_on = context.evidence if is_bound else None
         return MetricResult(f"{self.label}: {differences}", nats(losses, context), bound_on)

@@ -24,6 +24,7 @@ from pyroformer.inference.objectives.registry import (
     describe_objective,
     held_out_objective,
     in_words,
+    is_bound,
     make_objective,
 )
 from pyroformer.inference.options import FreeBitsPer, TrainingOptions
@@ -332,6 +333,8 @@ def loss_of(objective: Objective) -> float:
     [
         ({}, ""),
         ({"beta": 0.5}, "beta = 0.5, not a bound"),
+        ({"beta": 4.0}, "beta = 4"),
+        ({"beta": 2.0, "kl_reduction": "mean"}, "KL averaged over 2 latents: effective beta = 1"),
         ({"kl_reduction": "mean"}, "KL averaged over 2 latents: effective beta = 0.5, not a bound"),
         ({"free_bits": 2.0}, "free bits: 2 nats a layer, not a bound"),
         ({"free_bits": 0.5, "free_bits_per": "total"}, "free bits: 0.5 nats in total, not a bound"),
@@ -345,7 +348,12 @@ def loss_of(objective: Objective) -> float:
 def test_what_is_trained_is_said_in_words(options: dict[str, Any], words: str) -> None:
     described = describe_objective(Chain(), TrainingOptions(**options))
     assert in_words(described).startswith(words) and bool(in_words(described)) == bool(words)
-    assert described["is_bound"] == (not words)
+    assert described["is_bound"] == is_bound(described) == ("not a bound" not in in_words(described))
+
+
+def test_a_weight_above_one_is_a_bound_in_runs_of_before() -> None:
+    before = {"name": "elbo", "is_bound": False, "kl_weights": {"z_1": 4.0}}
+    assert is_bound(before) and in_words(before) == "beta = 4"
 
 
 def test_the_mean_over_one_latent_is_its_sum() -> None:

@@ -114,6 +114,7 @@ def test_only_what_says_so_is_a_bound(corpus: Corpus) -> None:
         assert described["is_bound"] is is_bound and bool(in_words(described)) is not is_bound
         assert held_out_objective(described, 1, 10, trust=["my_tempered"]).is_bound is is_bound
     described = describe_objective(model, TrainingOptions(objective="my_tempered.Claimed", free_bits=1.0))
+    assert describe_objective(model, TrainingOptions(objective="my_tempered.Claimed", beta=2.0))["is_bound"]
     assert not described["is_bound"]
     assert not held_out_objective(described, 1, 10, trust=["my_tempered"]).is_bound
 

@@ -98,6 +98,7 @@ def test_curves_show_the_metrics_and_say_what_is_a_bound(run: Run) -> None:
     ("weights", "label"),
     [
         ({"weights": 1.0, "means": 1.0}, "objective: −ELBO, bounds −log p(x)"),
+        ({"weights": 4.0, "means": 4.0}, "objective: −ELBO, beta = 4, bounds −log p(x)"),
         ({"weights": 0.1, "means": 0.1}, "objective: −ELBO, beta = 0.1, not a bound"),
         ({"weights": 0.0, "means": 1.0}, "objective: −ELBO, beta = 0 and 1, not a bound"),
     ],
