@@ -28,6 +28,7 @@ from ..models.batch import Batch
 from ..models.distributions.log_dirichlet import LogDirichlet
 from ..models.distributions.presence import WherePresent
 from ..models.nvae import NVAE, component_mask
+from ..models.priors.roles import WeightPrior
 from ..models.priors.vectors import own_component
 from ..models.transformer.mixtures.block import Draw
 from ..models.transformer.mixtures.heads import AlphaForm, AlphaHead, VarianceForm, VarianceHead, bounded
@@ -181,9 +182,10 @@ class NVAEGuide(Guide):
         return MixturePosterior(log_alpha, mean, variance, mask, shared, samples_per_component, log_odds, lower)
 
     def _prior_log_alpha(self, like: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:
-        """Log concentration of the prior's component: that of the plain Dirichlet process, 0 for other priors."""
-        concentration = getattr(self.model.weight_prior, "concentration", like.new_ones(()))
-        return concentration.log().to(like.dtype).expand(*like.shape[:-1], 1)
+        """Log concentration of the prior's component; 0 for priors that are no :class:`WeightPrior`."""
+        prior = self.model.weight_prior
+        own = prior.own_log_concentration() if isinstance(prior, WeightPrior) else 0.0
+        return torch.as_tensor(own, dtype=like.dtype, device=like.device).expand(*like.shape[:-1], 1)
 
     def _shared(
         self, base: Float[Tensor, " P"], tokens: Float[Tensor, "*batch n P"], like: Float[Tensor, "*batch N"]

@@ -1,13 +1,13 @@
 """The start of a guide at the Gaussians of tokens, where the prior of the vectors has one for each token."""
 
-import math
 from dataclasses import replace
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..models.mixture_base import MixtureMemoryModel
-from ..models.priors.roles import BaseMeasure
+from ..models.nvae import NVAE
+from ..models.priors.roles import BaseMeasure, WeightPrior
 from ..models.priors.sequence.language_model import LanguageModelVectorPrior
 from ..models.transformer.config import TransformerConfig
 from ..models.transformer.mixtures.heads import AlphaHead
@@ -26,12 +26,13 @@ def encoder_config(model: MixtureMemoryModel) -> TransformerConfig:
     return config if model.decoder.reader is None else replace(config, layers=min(config.layers, LAYERS))
 
 
-def start_alpha(head: AlphaHead, model: MixtureMemoryModel) -> None:
+def start_alpha(head: AlphaHead, model: NVAE) -> None:
     """Starts the head of the concentrations at those of the prior, if the decoder finds each vector by its place."""
-    delta = float(getattr(getattr(model, "weight_prior", None), "delta", 0.0))
-    if model.decoder.reader is not None and head.form == "linear" and delta > 0:
+    prior = model.weight_prior
+    start = prior.token_log_concentration() if isinstance(prior, WeightPrior) else None
+    if model.decoder.reader is not None and head.form == "linear" and start is not None:
         nn.init.zeros_(head.linear.weight)
-        nn.init.constant_(head.linear.bias, math.log(delta))
+        nn.init.constant_(head.linear.bias, start)
 
 
 def start_mean(head: nn.Linear, base_measure: nn.Module) -> None:

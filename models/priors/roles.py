@@ -55,6 +55,17 @@ class WeightPrior(Prior):
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
         raise NotImplementedError(f"{type(self).__name__} is a WeightPrior: write forward(mask) -> Distribution")
 
+    def own_log_concentration(self) -> Float[Tensor, "..."] | float:
+        """The log concentration of the prior's own component, which guides give to theirs; by default 0."""
+        return 0.0
+
+    def token_log_concentration(self) -> float | None:
+        """The log concentration of a token's component, where guides start if the decoder finds vectors by place.
+
+        None, the default, leaves the start to the guide.
+        """
+        return None
+
 
 class TokenGaussians(NamedTuple):
     """The Gaussian at which a prior lets the posterior of each token's vector start."""

@@ -81,6 +81,12 @@ class BoundedDirichletProcess(WeightPrior):
         shape = torch.broadcast_shapes(each.shape + (1,), mask.shape)  # the concentration may have draws on the left
         return LogDirichlet(each.log()[..., None].expand(shape), mask)
 
+    def own_log_concentration(self) -> Float[Tensor, "..."]:
+        return self.concentration.log()
+
+    def token_log_concentration(self) -> float | None:
+        return math.log(self.delta) if self.delta > 0 else None
+
     def extra_repr(self) -> str:
         own = f"concentration={self.concentration:g}, delta={self.delta:g}"
         return f"{own}, samples_per_component={self.samples_per_component}"
@@ -118,6 +124,9 @@ class SymmetricDirichlet(WeightPrior):
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
         return LogDirichlet(at_least_float32(self.concentration).log().expand(mask.shape), mask)
 
+    def own_log_concentration(self) -> Float[Tensor, "..."]:
+        return self.concentration.log()
+
     def extra_repr(self) -> str:
         return f"concentration={self.concentration:g}"
 
@@ -153,6 +162,9 @@ class GEM(WeightPrior):
 
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
         return LogStickBreaking(at_least_float32(self.concentration), mask)
+
+    def own_log_concentration(self) -> Float[Tensor, "..."]:
+        return self.concentration.log()
 
     def extra_repr(self) -> str:
         return f"concentration={self.concentration:g}"

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 import pyroformer as pf
 from pyroformer.guides.nvae import LEAST_LOG_ALPHA, MOST_LOG_ALPHA, MixturePosterior, NVAEGuide
@@ -101,3 +102,31 @@ def test_evaluation_says_that_no_text_keeps_a_vector(bias: float) -> None:
     else:
         with pytest.warns(UserWarning, match="no text keeps a vector of its own: .* larger delta"):
             KeptAlpha().summarize(columns, summary)
+
+
+class Named(pf.priors.WeightPrior):
+    """With attributes of its own, of which guides know nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.concentration, self.delta = 2.0, torch.ones(3)
+
+    def forward(self, mask: Tensor) -> LogDirichlet:
+        return LogDirichlet(torch.full(mask.shape, math.log(self.concentration)), mask)
+
+
+class Said(Named):
+    def own_log_concentration(self) -> float:
+        return math.log(self.concentration)
+
+    def token_log_concentration(self) -> float:
+        return -1.0
+
+
+@pytest.mark.parametrize(("prior", "own", "token"), [(Named, 0.0, None), (Said, math.log(2), -1.0)])
+def test_a_prior_of_weights_says_its_concentrations(prior: type[Named], own: float, token: float | None) -> None:
+    config = TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2)
+    made = NVAEGuide(pf.NVAE(config, weight_prior=prior(), base_measure="language_model"))
+    log_alpha = made.encode(BATCH).log_alpha
+    torch.testing.assert_close(log_alpha[:, 0], torch.full((2,), own))
+    assert (token is not None) == bool((made.alpha.linear.bias == -1.0).all())
