@@ -12,6 +12,7 @@ from torch import nn
 from ...guides.base import check_pair
 from ...guides.encoders.text_encoder import TextEncoder
 from ...models.base import Model
+from ...models.priors.lengths import LengthPrior
 from ..data.corpus import Corpus
 from ..options import TrainingOptions
 from ..runs.checkpoints import objective_state, read_checkpoint, read_unsharded
@@ -179,8 +180,8 @@ def load_start(folder: RunFolder, objective: nn.Module) -> None:
 
 
 def check_sizes(model: Model, corpus: Corpus) -> None:
-    """Raises a ValueError if the model has fewer tokens or positions than the texts and conditions of the corpus."""
-    config = getattr(model, "config", None)
+    """Raises a ValueError if texts or conditions of the corpus do not fit the model's sizes or prior of lengths."""
+    config: Any = getattr(model, "config", None)
     sizes = {
         "vocabulary": corpus.vocabulary,
         "max_length": corpus.max_length,
@@ -193,6 +194,13 @@ def check_sizes(model: Model, corpus: Corpus) -> None:
                 f"the {name} of the model is {size}, that of the corpus {needed}: make the model with "
                 f"{type(model).__name__}.for_corpus(corpus)."
             )
+    prior = getattr(model, "length_prior", None)
+    if isinstance(prior, LengthPrior) and not corpus.max_length <= prior.max_length <= config.max_length:
+        raise ValueError(
+            f"the max_length of the length_prior is {prior.max_length}, that of the corpus {corpus.max_length} and "
+            f"that of the model {config.max_length}: give a LengthPrior({config.max_length}), or make the model with "
+            f"{type(model).__name__}.for_corpus(corpus)."
+        )
 
 
 def introduce_texts(guide: nn.Module | None, corpus: Corpus) -> None:

@@ -19,7 +19,11 @@ class LengthPrior(Prior):
 
     Arguments:
         max_length: :math:`W`, the longest text that the model takes.
-        probabilities: With shape :math:`(W)`; uniform by default.
+        probabilities: With shape :math:`(W)`, up to a common factor; uniform by default.
+
+    Raises:
+        ValueError: If ``max_length`` is not positive, there is not one probability for each length, one is negative or
+            not finite, or all are 0.
 
     Examples:
         >>> prior = LengthPrior.fit([3, 3, 4], max_length=8)
@@ -35,6 +39,8 @@ class LengthPrior(Prior):
             raise ValueError(f"max_length {max_length}: must be at least 1, the length of the longest text")
         if probabilities is None:
             probabilities = torch.ones(max_length)
+        else:
+            _check_probabilities(probabilities, max_length)
         self.register_buffer("log_probabilities", (probabilities / probabilities.sum()).log())
 
     @classmethod
@@ -67,5 +73,23 @@ class LengthPrior(Prior):
     def forward(self) -> Distribution:
         return Lengths(at_least_float32(self.log_probabilities))
 
+    @property
+    def max_length(self) -> int:
+        """The length of the longest text."""
+        return len(self.log_probabilities)
+
     def extra_repr(self) -> str:
-        return f"max_length={len(self.log_probabilities)}"
+        return f"max_length={self.max_length}"
+
+
+def _check_probabilities(probabilities: Tensor, max_length: int) -> None:
+    if probabilities.shape != (max_length,):
+        raise ValueError(
+            f"probabilities of shape {tuple(probabilities.shape)}: must be {max_length}, one for each length up to "
+            f"the max_length of {max_length}"
+        )
+    wrong = probabilities[~((probabilities >= 0) & probabilities.isfinite())]
+    if len(wrong):
+        raise ValueError(f"probability {float(wrong[0]):g}: must not be negative and must be finite")
+    if not probabilities.any():
+        raise ValueError("probabilities that are all 0: that of a length that texts have must be positive")

@@ -32,6 +32,7 @@ from pyroformer.models.batch import Batch
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
+from pyroformer.models.priors.lengths import LengthPrior
 from pyroformer.models.transformer.config import TransformerConfig
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "dropout": 0.0}
@@ -222,6 +223,13 @@ def test_a_model_that_is_too_small_for_the_corpus_is_refused(corpus: Corpus, tmp
     with pytest.raises(ValueError, match=rf"the {name} of the model is 8, .*: make the model with LanguageModel.for_c"):
         fit(model, None, corpus, out=tmp_path / "run", steps=1)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("longest", [32, 96])
+def test_a_prior_of_other_lengths_is_refused(corpus: Corpus, longest: int) -> None:
+    model = NVAE.for_corpus(corpus, **SMALL, max_length=80, length_prior=LengthPrior(longest))
+    with pytest.raises(ValueError, match=f"the length_prior is {longest}, that of the corpus 64 and .* the model 80"):
+        fit(model, NVAEGuide(model), corpus, steps=1)
 
 
 @pytest.mark.slow

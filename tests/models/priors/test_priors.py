@@ -124,6 +124,19 @@ class TestLengthPrior:
         with pytest.raises(ValueError, match=message):
             LengthPrior.fit(lengths, 6, smoothing)
 
+    @pytest.mark.parametrize(
+        ("probabilities", "message"),
+        [
+            ([0.5, 0.5], r"probabilities of shape \(2,\): must be 3"),
+            ([0.5, -1.0, 0.5], "probability -1: must not be negative"),
+            ([0.5, math.nan, 0.5], "probability nan: must not be negative and must be finite"),
+            ([0.0, 0.0, 0.0], "probabilities that are all 0"),
+        ],
+    )
+    def test_refuses_what_are_no_probabilities(self, probabilities: list[float], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            LengthPrior(3, torch.tensor(probabilities))
+
     def test_refuses_no_window(self) -> None:
         with pytest.raises(ValueError, match="max_length 0: must be at least 1"):
             LengthPrior(0)
