@@ -31,6 +31,9 @@ class HyperPosterior(nn.Module):
     Arguments:
         model: The model with the hyper-priors.
 
+    Raises:
+        ValueError: If a hyper-prior is not continuous.
+
     Examples:
         >>> from pyroformer.models.transformer.config import TransformerConfig
         >>> from pyroformer.models.priors.weights import GammaDirichletProcess
@@ -49,7 +52,8 @@ class HyperPosterior(nn.Module):
             draws = [_draw(model) for _ in range(DRAWS)]
         for site, (distribution, _) in draws[0].items():
             self.supports[site] = distribution.support
-            start = torch.stack([biject_to(distribution.support).inv(draw[site][1]) for draw in draws]).median(0).values
+            unconstrained = _bijection(site, distribution).inv
+            start = torch.stack([unconstrained(draw[site][1]) for draw in draws]).median(0).values
             start = start.clamp(-BOUND, BOUND)
             self.mean[_key(site)] = nn.Parameter(start)
             self.log_scale[_key(site)] = nn.Parameter(torch.full_like(start, SPREAD).log())
@@ -74,6 +78,17 @@ class HyperPosterior(nn.Module):
         """Bounds of a support follow the module to its device and dtype."""
         self.supports = {site: _applied(fn, support) for site, support in self.supports.items()}
         return super()._apply(fn, recurse)
+
+
+def _bijection(site: str, distribution: Any) -> Any:
+    """The bijection of real numbers onto the support of a hyper-prior."""
+    try:
+        return biject_to(distribution.support)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"the hyper-prior {site} is a {type(distribution).__name__}: hyper-priors must be continuous, such as a "
+            "Gamma."
+        ) from error
 
 
 def _applied(fn: Any, support: Any) -> Any:

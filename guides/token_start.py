@@ -66,9 +66,10 @@ def from_prior(
     start = base_measure.gaussians(tokens) if isinstance(base_measure, BaseMeasure) else None
     if start is None:
         return mean, log_variance
+    means, log_variances = start
     if isinstance(base_measure, LanguageModelVectorPrior):
-        mean = mean * (0.5 * start.log_variance).exp()
-    return mean + start.mean, log_variance + start.log_variance
+        mean = mean * (0.5 * log_variances).exp()
+    return mean + means, log_variance + log_variances
 
 
 def starts(base_measure: nn.Module) -> bool:

@@ -24,6 +24,7 @@ SHORTER = {
     "samples=500": "samples=5",
 }
 SMALLER = {"for_corpus(corpus": "for_corpus(corpus, width=16, layers=1, heads=2", "Heavy(width=128)": "Heavy(width=16)"}
+SMALLER |= {"Places(width=128": "Places(width=16"}
 SMALLER |= {"Flow(width=128)": "Flow(width=16)", "Weighted(width=128)": "Weighted(width=16)"}
 SMALLER |= {"VampPrior(width=128, components=50)": "VampPrior(width=16, components=3)"}
 SMALLER |= {"CodebookVectorPrior(width=128, entries=512": "CodebookVectorPrior(width=16, entries=64"}
@@ -74,6 +75,7 @@ def test_every_block_runs(
     monkeypatch.syspath_prepend(tmp_path)
     for name in (
         "my_priors",
+        "my_starts",
         "my_flows",
         "my_vamp",
         "my_guides",

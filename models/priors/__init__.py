@@ -7,7 +7,7 @@ from .latent_flow import LinearFlow
 from .latent_mixture import LinearMixture
 from .latents import LinearGaussian, LinearPrior, StandardGaussian
 from .lengths import LengthPrior
-from .roles import BaseMeasure, LatentPrior, Prior, SequencePrior, VectorPrior, WeightPrior
+from .roles import BaseMeasure, LatentPrior, Prior, SequencePrior, TokenGaussians, VectorPrior, WeightPrior
 from .sequence.autoregressive import AutoregressiveVectorPrior, IndependentVectorPrior
 from .sequence.causal import CausalVectorPrior
 from .sequence.codebook import CodebookVectorPrior
@@ -50,6 +50,7 @@ __all__ = [
     "StickBreaking",
     "StudentTVectorPrior",
     "SymmetricDirichlet",
+    "TokenGaussians",
     "TokenVectorPrior",
     "VampPrior",
     "VectorPrior",

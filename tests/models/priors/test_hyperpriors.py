@@ -88,6 +88,19 @@ def test_a_prior_of_stock_pyro_has_them_too() -> None:
     assert ELBO(data_size=5)(model, VAEGuide(model))(BATCH).isfinite()
 
 
+def test_a_discrete_one_is_refused_by_name() -> None:
+    class Counted(VectorPrior, Hierarchical):
+        def __init__(self) -> None:
+            super().__init__()
+            self.count = PyroSample(dist.Poisson(3.0))
+
+        def forward(self) -> Any:
+            return dist.Normal(torch.zeros(4), 1 + self.count).to_event(1)
+
+    with pytest.raises(ValueError, match=r"the hyper-prior base_measure.count is a Poisson: .* must be continuous"):
+        VAEGuide(VAE(CONFIG, base_measure=Counted()))
+
+
 class Around(Model):
     """x_i ~ N(z_i, 1), z_i ~ N(center, 1), center ~ N(0, 1)."""
 

@@ -127,6 +127,21 @@ class TestGuides:
         posterior.mean.sum().backward()
         assert guide.mean.weight.grad is not None and guide.mean.weight.grad.abs().sum() > 0
 
+    @pytest.mark.parametrize("pair", [tuple, lambda pair: pf.priors.TokenGaussians(*pair)])
+    def test_of_a_prior_of_your_own_starts_where_it_says(self, pair: Any) -> None:
+        class Placed(pf.priors.VectorPrior):
+            starts_posteriors = True
+
+            def gaussians(self, tokens: Any) -> Any:
+                return pair((tokens[..., None].expand(*tokens.shape, 16).float(), torch.full((16,), -2.0)))
+
+            def forward(self) -> Any:
+                return dist.Normal(torch.zeros(16), 1.0).to_event(1)
+
+        posterior = pf.VAEGuide(pf.VAE(CONFIG, base_measure=Placed())).encode(TEXTS)
+        assert TEXTS.tokens is not None and torch.equal(posterior.mean[..., 0], TEXTS.tokens.float())
+        torch.testing.assert_close(posterior.variance.log(), torch.full_like(posterior.variance, -2.0))
+
     def test_other_priors_leave_the_start_to_the_guide(self) -> None:
         guide = pf.VAEGuide(pf.VAE(CONFIG, base_measure="codebook"), log_variance=-2.0)
         torch.testing.assert_close(guide.mean.weight, torch.eye(16))
