@@ -8,7 +8,7 @@ from torch import nn
 from ...models.base import Model
 from ...models.serialization import check_trust, public_path
 from ..options import TrainingOptions
-from ..utils.registry import imported
+from ..utils.registry import imported_option
 from .description import keep_bound
 from .elbo import ELBO, Objective
 from .importance_weighted import ImportanceWeighted
@@ -42,14 +42,7 @@ def objective_class(name: str) -> type[ELBO]:
     """
     if name in OBJECTIVES:
         return OBJECTIVES[name]
-    try:
-        cls = imported(name)
-    except Exception as error:  # whatever the module raises while it is imported
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ValueError(
-            f"objective is {name!r}, which cannot be imported ({reason}): choose one of {', '.join(OBJECTIVES)}, or "
-            "the import path of a class, as in my_module.MyObjective."
-        ) from error
+    cls = imported_option("objective", name, OBJECTIVES, "my_module.MyObjective")
     if not (isinstance(cls, type) and issubclass(cls, ELBO)):
         raise ValueError(
             f"objective is {name!r}, which is no objective: name a class that derives from pyroformer.ELBO."

@@ -20,27 +20,28 @@ import re
 from collections.abc import Callable, Iterable
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from ...models.base import Model
-from ...models.priors.named import NAMED
+from ...models.priors.named import NAMED, named_prior
 from ...models.priors.roles import BaseMeasure, SequencePrior
 from ...models.priors.sequence.autoregressive import IndependentVectorPrior
 from ...models.priors.vectors import check_base_measure, own_component
 from ...models.serialization import from_config
+from ...models.utils.choices import check_choice
 from ..options import TrainingOptions
 from ..run import Run
 from ..runs.joint_module import joint_module
-from ..utils.registry import imported
+from ..utils.registry import imported_option
 from .fit import fit
 from .lightning_module import Status
 
-__all__ = ["PRIORS", "fit_prior", "named_prior", "second_stage"]
+__all__ = ["PRIORS", "fit_prior", "prior_for_run", "second_stage"]
 
-PRIORS = {name: f"pyroformer.priors.{cls.__name__}" for name, cls in NAMED.items() if not cls.starts_posteriors}
+PRIORS = tuple(name for name, cls in NAMED.items() if not cls.starts_posteriors)
 LEARNABLE = {"gaussian": {"learnable": True}}  # arguments without which a named prior has no parameters
 HYPERPOSTERIORS = r"guide\.hyperpriors\.\w+\.base_measure__"  # parameters for the hyper-priors of a base measure
 FIXED = ("objective", "kl_schedule", "beta", "free_bits", "free_bits_per", "target_kl", "kl_reduction")
@@ -105,7 +106,7 @@ def second_stage(
     """
     base = _base_measure(run.model)
     if isinstance(prior, str):
-        prior = named_prior(run, prior, seed=seed)
+        prior = prior_for_run(run, prior, seed=seed)
     for each, of in ((base, "the run"), (prior, "the second stage")):
         if getattr(each, "starts_posteriors", False):
             raise ValueError(
@@ -115,8 +116,8 @@ def second_stage(
     return _with_prior(run.model, run.guide, _adapt_prior(run.model, prior))
 
 
-def named_prior(run: Run, name: str, *, seed: int = 0, **arguments: Any) -> BaseMeasure:
-    """A new prior by its name or import path, with the sizes of a run's vectors.
+def prior_for_run(run: Run, name: str, *, seed: int = 0, **arguments: Any) -> BaseMeasure:
+    """A new prior by its name, with the network of a run's model as in ``fit``, or by its import path.
 
     Arguments:
         run: The run for which the prior is made.
@@ -127,32 +128,40 @@ def named_prior(run: Run, name: str, *, seed: int = 0, **arguments: Any) -> Base
     Raises:
         ValueError: If there is no such prior, or its class has no such argument.
     """
-    base = _base_measure(run.model)
-    path = PRIORS.get(name, name)
-    try:
-        cls = imported(path)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"prior {name!r} is unknown: choose {_listed(PRIORS)}, or an import path.") from error
-    if not (isinstance(cls, type) and issubclass(cls, BaseMeasure)):
-        raise ValueError(f"prior {name!r} is no base measure: name a class derived from VectorPrior or SequencePrior.")
-    accepted = list(signature(cls).parameters)
+    base, own = _base_measure(run.model), _own_components(run.model)
+    accepted = list(signature(_prior_class(name)).parameters)
     from_run: dict[str, Any] = {
         "width": _width(base),
-        "samples_per_component": _own_components(run.model),
+        "samples_per_component": own,
         "max_length": run.corpus.max_length,
     }
     from_run["first"] = copy.deepcopy(_first(base))
     for argument in arguments:
         if argument not in accepted or argument in from_run:
             choices = [option for option in accepted if option not in from_run]
-            raise ValueError(f"the prior {name} has no option {argument}: it has {_listed(choices)}.")
-    filled = {key: value for key, value in from_run.items() if key in accepted}
+            raise ValueError(f"the prior {name} has no option {argument}: it has {', '.join(choices)}.")
+    arguments = {key: value for key, value in from_run.items() if key in accepted} | arguments
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        prior: BaseMeasure = from_config(
-            {"class_path": path, "init_args": LEARNABLE.get(name, {}) | arguments}, trust=[path], **filled
+        if name in PRIORS:
+            given = LEARNABLE.get(name, {}) | arguments
+            prior: Any = named_prior(name, getattr(run.model, "config", None), own, arguments=given)
+        else:
+            prior = from_config({"class_path": name.replace(":", ".")}, trust=[name.replace(":", ".")], **arguments)
+    return cast(BaseMeasure, prior)
+
+
+def _prior_class(name: str) -> type[BaseMeasure]:
+    if name in PRIORS:
+        return NAMED[name]
+    if not {".", ":"} & set(name):
+        check_choice("prior", name, (*PRIORS, "an import path"))
+    cls = imported_option("prior", name, PRIORS, "my_priors.Mine")
+    if not (isinstance(cls, type) and issubclass(cls, BaseMeasure)):
+        raise ValueError(
+            f"prior is {name!r}, which is no base measure: name a class derived from VectorPrior or SequencePrior."
         )
-    return prior
+    return cls
 
 
 def _base_measure(model: Model) -> nn.Module:
@@ -258,7 +267,3 @@ def _first(base: nn.Module) -> Any:
 
 def _width(base: nn.Module) -> int:
     return own_component(base).event_shape[-1]
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)

@@ -1,9 +1,10 @@
 """The models by name, and objects by import path."""
 
+from collections.abc import Iterable
 from importlib import import_module
 from typing import Any, NamedTuple
 
-__all__ = ["MODELS", "ModelClasses", "imported"]
+__all__ = ["MODELS", "ModelClasses", "imported", "imported_option"]
 
 
 class ModelClasses(NamedTuple):
@@ -30,3 +31,25 @@ def imported(path: str) -> Any:
     """
     module, _, name = path.replace(":", ".").rpartition(".")
     return getattr(import_module(module), name)
+
+
+def imported_option(option: str, path: str, names: Iterable[str], example: str) -> Any:
+    """The object at the import path that is the value of an option.
+
+    Arguments:
+        option: The option's name, for the message.
+        path: The import path.
+        names: What the option takes in place of a path.
+        example: A path as users write it.
+
+    Raises:
+        ValueError: If it cannot be imported, with the reason.
+    """
+    try:
+        return imported(path)
+    except Exception as error:  # whatever the module raises while it is imported
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(
+            f"{option} is {path!r}, which cannot be imported ({reason}): choose one of {', '.join(names)}, or the "
+            f"import path of a class, as in {example}."
+        ) from error

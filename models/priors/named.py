@@ -1,6 +1,6 @@
 """Priors of the vectors of a text by their short names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any
 
@@ -31,6 +31,7 @@ def named_prior(
     config: Any,
     samples_per_component: int,
     ends_texts: bool = False,
+    arguments: Mapping[str, Any] | None = None,
 ) -> BaseMeasure | Distribution | Callable[..., Distribution]:
     """A prior of the vectors: the one that a name stands for, with the sizes of a network, or else the one given.
 
@@ -40,6 +41,7 @@ def named_prior(
             prior of the same name; or itself the argument ``config``.
         samples_per_component: Number of the prior's own components.
         ends_texts: Whether its vectors tell where a text ends, if the prior can.
+        arguments: Arguments of the prior of that name, which take precedence over the sizes of the network.
 
     Raises:
         ValueError: If no prior has that name, or the sizes do not fit it.
@@ -62,4 +64,4 @@ def named_prior(
         sizes.pop("eos", None)
     if "samples_per_component" in accepted:
         sizes["samples_per_component"] = samples_per_component
-    return cls(**sizes)
+    return cls(**{**sizes, **(arguments or {})})

@@ -48,12 +48,12 @@ def fit_prior(
         patience: Stop after this many validations without improvement (default: 0, never).
         seed: Random seed.
         model_width: Hidden size of an autoregressive or codebook prior (default: the width of the vectors).
-        layers: Number of blocks of an autoregressive or codebook prior (default: 2).
-        heads: Number of attention heads of an autoregressive or codebook prior (default: 4).
+        layers: Number of blocks of an autoregressive or codebook prior (default: that of the run's decoder).
+        heads: Number of attention heads of an autoregressive or codebook prior (default: that of the run's decoder).
         components: Number of Gaussians of a mixture (default: 16), or of each vector of an autoregressive prior
             (default: 1).
         entries: Number of Gaussians of a codebook (default: 1024).
-        dropout: Dropout probability of an autoregressive or codebook prior (default: 0).
+        dropout: Dropout probability of an autoregressive or codebook prior (default: that of the run's decoder).
     """
     from ...options import TrainingOptions
 
@@ -66,13 +66,13 @@ def fit_prior(
 
     from ...runs.folder import RunFolder
     from ...training.fit import run_training
-    from ...training.fit_prior import named_prior, second_stage
+    from ...training.fit_prior import prior_for_run, second_stage
 
     run = open_run(options)
     sizes = _without_none(
         model_width=model_width, layers=layers, heads=heads, components=components, entries=entries, dropout=dropout
     )
-    new = named_prior(run, prior, seed=seed, **sizes)
+    new = prior_for_run(run, prior, seed=seed, **sizes)
     RunFolder(out).prepare(resume)
     count = sum(parameter.numel() for parameter in new.parameters() if parameter.requires_grad)
     print_line(

@@ -22,7 +22,7 @@ from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.inference.training.fit import fit
-from pyroformer.inference.training.fit_prior import _adapt_prior, fit_prior, named_prior
+from pyroformer.inference.training.fit_prior import _adapt_prior, fit_prior, prior_for_run
 from pyroformer.inference.training.lightning_module import Status
 from pyroformer.models.batch import Batch
 from pyroformer.models.language_model import LanguageModel
@@ -55,7 +55,7 @@ def run(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def refitted(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("runs") / "second"
-    return fit_prior(run, named_prior(run, "autoregressive"), out=out, steps=60, learning_rate=1e-2, **QUICK)
+    return fit_prior(run, prior_for_run(run, "autoregressive"), out=out, steps=60, learning_rate=1e-2, **QUICK)
 
 
 def weights(run: Run) -> dict[str, Tensor]:
@@ -119,7 +119,7 @@ def test_a_learned_own_component_is_held(corpus: Corpus) -> None:
     )
     first = fit(model, NVAEGuide(model), corpus, steps=3, learning_rate=0.1, **QUICK)
     assert model.base_measure.mean.any()
-    new = fit_prior(first, named_prior(first, "autoregressive", heads=2), steps=2, **QUICK)
+    new = fit_prior(first, prior_for_run(first, "autoregressive", heads=2), steps=2, **QUICK)
     base: Any = new.model.base_measure
     assert base.samples_per_component == 2 and torch.equal(base.first.mean, model.base_measure.mean)
     assert "model.base_measure.head" in new.config["trained"]
@@ -155,7 +155,7 @@ def test_what_is_known_of_a_hyper_prior_stays_with_the_own_component(corpus: Cor
     model = NVAE.for_corpus(corpus, width=8, layers=1, heads=2, base_measure=Scaled(8))
     first = fit(model, NVAEGuide(model), corpus, steps=3, learning_rate=0.1, objective="elbo", **QUICK)
     given = {"heads": 2} if name == "autoregressive" else {}
-    second = fit_prior(first, named_prior(first, name, **given), steps=2, **QUICK)
+    second = fit_prior(first, prior_for_run(first, name, **given), steps=2, **QUICK)
     third = fit_prior(second, "gaussian", steps=1, **QUICK)
     for again in (second, third):
         assert torch.equal(known(again, "base_measure.first.scale"), known(first, "base_measure.scale"))
@@ -250,10 +250,19 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
         {},
         "the prior GaussianVectorPrior has nothing to learn: give one with parameters, or learnable=True",
     ),
-    ("autoregresive", {}, "prior 'autoregresive' is unknown: choose codebook, autoregressive, mixture, gaussian, or"),
-    ("nowhere.Prior", {}, r"prior 'nowhere.Prior' is unknown: choose"),
-    ("torch.nn.Identity", {}, "prior 'torch.nn.Identity' is no base measure: name a class derived from VectorPrior"),
-    ("tokens", {}, "prior 'tokens' is unknown: choose codebook, autoregressive, mixture, gaussian, or"),
+    ("autoregresive", {}, r"prior is 'autoregresive': choose one of codebook, .* \(did you mean autoregressive\?\)"),
+    (
+        "nowhere.Prior",
+        {},
+        r"prior is 'nowhere.Prior', which cannot be imported \(ModuleNotFoundError: .*\): choose one",
+    ),
+    (
+        "my_broken.Prior",
+        {},
+        r"prior is 'my_broken.Prior', which cannot be imported \(RuntimeError: no GPU\): choose one",
+    ),
+    ("torch.nn.Identity", {}, "prior is 'torch.nn.Identity', which is no base measure: name a class derived from Vect"),
+    ("tokens", {}, "prior is 'tokens': choose one of codebook, autoregressive, mixture, gaussian, an import path"),
     (
         TokenVectorPrior(16, 300),
         {},
@@ -266,14 +275,25 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("prior", "options", "message"), BAD, ids=[message[:30] for *_, message in BAD])
-def test_refuses(run: Run, prior: Any, options: dict[str, Any], message: str) -> None:
+def test_refuses(
+    run: Run, prior: Any, options: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_broken.py").write_text("raise RuntimeError('no GPU')")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=message):
         fit_prior(run, prior, **{"steps": 1} | options)
 
 
+def test_a_named_prior_has_the_network_of_the_model_as_in_fit(corpus: Corpus) -> None:
+    model = NVAE.for_corpus(corpus, width=18, layers=1, heads=3, base_measure="autoregressive")
+    new = prior_for_run(Run(model, None, corpus, RunFolder(corpus.folder), {}, 0), "autoregressive", layers=2)
+    wanted: Any = model.base_measure
+    assert [str(block) for block in new.blocks] == 2 * [str(block) for block in wanted.blocks]  # type: ignore[union-attr]
+
+
 def test_refuses_an_option_that_the_prior_does_not_have(run: Run) -> None:
     with pytest.raises(ValueError, match="the prior mixture has no option layers: it has components"):
-        named_prior(run, "mixture", layers=3)
+        prior_for_run(run, "mixture", layers=3)
 
 
 def test_refuses_what_is_no_prior(run: Run) -> None:

@@ -9,7 +9,7 @@ import torch
 import pyroformer as pf
 from pyroformer.guides.base import Guide
 from pyroformer.inference.training.fit import fit
-from pyroformer.inference.training.fit_prior import fit_prior, named_prior
+from pyroformer.inference.training.fit_prior import fit_prior, prior_for_run
 from pyroformer.inference.training.prior_start import start_prior
 from pyroformer.models.priors.sequence.codebook import CodebookVectorPrior
 
@@ -85,7 +85,7 @@ def test_the_second_stage_starts_at_the_posterior_of_the_first(corpus: pf.Corpus
     torch.manual_seed(0)
     model = pf.NVAE.for_corpus(corpus, width=16, layers=1, heads=2)
     first = fit(model, pf.NVAEGuide(model), corpus, steps=40, learning_rate=1e-2, beta=0.01, **QUICK)
-    prior = named_prior(first, "codebook", entries=24, layers=1, heads=2)
+    prior = prior_for_run(first, "codebook", entries=24, layers=1, heads=2)
     quick = {name: value for name, value in QUICK.items() if name != "objective"}
     second = fit_prior(first, prior, steps=40, learning_rate=1e-2, **quick)
     assert distance(second.model, second.guide, corpus) < 1
