@@ -8,6 +8,7 @@ import torch
 
 from ...guides.posteriors import TextPosterior
 from ...models.transformer.memory import Context, Memory, stacked
+from ...models.utils.numbers import declared_numbers
 from ..runs.fitted import FittedModel
 from .decoding import Decoding
 from .generate import GREEDY, decode, encode
@@ -75,6 +76,7 @@ def interpolate(
     if layers is None:
         layers = start.layers
     else:
+        layers = declared_numbers("layers", layers, int)
         replaced = _selection(run, start, layers)
         path = [_replace_latents(start.memory(), memory, replaced) for memory in path]
     texts = decode(run, stacked(path), decoding, seed=seed)
@@ -123,6 +125,7 @@ def swaps(
     every = start.layers
     if choices is None:
         choices = [(), *([layer] for layer in every), *([every] if len(every) > 1 else [])]
+    choices = [declared_numbers("layers", layers, int) for layers in choices]
     selections = [_selection(run, start, layers) for layers in choices]
     memories = [_replace_latents(start.memory(), end.memory(), selection) for selection in selections]
     texts = decode(run, stacked(memories), decoding, seed=seed)

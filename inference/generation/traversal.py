@@ -1,10 +1,12 @@
 """Latent traversal: a text decoded with one entry of one latent at several values."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
+from ...models.utils.numbers import declared_numbers
 from ..runs.fitted import FittedModel
 from .decoding import Decoding
 from .generate import GREEDY, decode, encode
@@ -58,11 +60,14 @@ def traverse(
         condition: The condition of the text, if the run was trained on pairs.
 
     Raises:
-        ValueError: If the posterior has no moments, the latent or entry does not exist, there are no values, or the
-            text is longer than the model's max_length.
+        ValueError: If the posterior has no moments, the latent or entry does not exist, there are no values or one is
+            not finite, or the text is longer than the model's max_length.
     """
+    values = declared_numbers("values", values, float)
     if not values:
         raise ValueError("values is empty: give at least one.")
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"values is {values}: give finite numbers.")
     rows = len(values) + 1
     posterior = encode(run, [text] * rows, None if condition is None else [condition] * rows)
     if (moments := posterior.moments()) is None:
@@ -80,4 +85,4 @@ def traverse(
     latents = means[:1].repeat(rows, 1, 1)
     latents[:, latent - 1, dimension] = torch.tensor([mean, *values], device=means.device)
     reconstruction, *texts = decode(run, posterior.memory_at(latents), decoding, seed=seed)
-    return Traversal(latent, dimension, tuple(map(float, values)), texts, mean, reconstruction)
+    return Traversal(latent, dimension, tuple(values), texts, mean, reconstruction)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...models.nvib.bottleneck import Bottleneck, VectorPosterior
 from ...models.priors.weights import conditional_concentration
-from ...models.utils.numbers import declared_number
+from ...models.utils.numbers import declared_number, declared_numbers
 from ..objectives.nvib import vector_regularizer, weight_regularizer
 from .layers import check_prior, layers
 
@@ -132,10 +132,8 @@ def _layer_weights(by_layer: str | Sequence[float], count: int) -> list[float]:
         if by_layer not in ("equal", "linear"):
             raise ValueError(f"by_layer is {by_layer!r}: choose equal or linear, or give {count} numbers")
         weights = [1.0] * count if by_layer == "equal" else [float(number) for number in range(1, count + 1)]
-    elif isinstance(by_layer, Sequence):
-        weights = [declared_number("by_layer", weight, float) for weight in by_layer]
     else:
-        raise ValueError(f"by_layer is {by_layer!r}: choose equal or linear, or give {count} numbers")
+        weights = declared_numbers("by_layer", by_layer, float)
     if len(weights) != count or not min(weights) >= 0 or not 0 < sum(weights) < math.inf:
         raise ValueError(f"by_layer is {by_layer!r}: give {count} numbers, 0 or more and not all 0")
     return [weight / sum(weights) for weight in weights]

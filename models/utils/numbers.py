@@ -1,8 +1,9 @@
 """Numbers of NumPy and torch as Python's own, and the check of options that are numbers."""
 
+from collections.abc import Iterable
 from typing import Any, get_args
 
-__all__ = ["declared_number", "plain_number"]
+__all__ = ["declared_number", "declared_numbers", "plain_number"]
 
 
 def plain_number(value: Any) -> Any:
@@ -47,3 +48,21 @@ def declared_number(name: str, value: Any, kind: Any) -> Any:
         nearest = max(round(value), 1) if abs(value) < float("inf") else 1
         raise ValueError(f"{name} is {value}: give a whole number, such as {nearest}.")
     return value
+
+
+def declared_numbers(name: str, values: Any, kind: Any) -> list[Any]:
+    """The numbers of a list, array or tensor, each of the type that it is declared with.
+
+    Raises:
+        ValueError: If it is something else, or a number is not whole where it has to be.
+
+    Examples:
+        >>> declared_numbers("layers", torch.tensor([1, 2]), int), declared_numbers("values", (1, 0.5), float)
+        ([1, 2], [1.0, 0.5])
+        >>> declared_numbers("layers", 1, int)
+        Traceback (most recent call last):
+        ValueError: layers is 1: give a list of numbers.
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) != 1:
+        raise ValueError(f"{name} is {values!r:.40}: give a list of numbers.")
+    return [declared_number(name, value, kind) for value in values]

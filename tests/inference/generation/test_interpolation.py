@@ -93,6 +93,9 @@ def test_only_the_named_layers_are_interpolated(run: Run) -> None:
     end = interpolate(run, FIRST, SECOND, steps=2, layers=[2])[-1]
     assert end.layers == (2,)
     assert end.text == decode(run, Context(mixed))[0] == swap(run, FIRST, SECOND, [2]).text
+    assert swap(run, FIRST, SECOND, torch.tensor([2])).layers == (2,)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="layers is 2: give a list of numbers"):
+        swap(run, FIRST, SECOND, 2)  # type: ignore[arg-type]
 
 
 def test_swaps_go_from_the_texts_own_latents_to_the_others(run: Run) -> None:

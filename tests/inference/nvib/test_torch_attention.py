@@ -217,6 +217,8 @@ def test_weights_of_layers() -> None:
         encoder(x)
         losses[by_layer] = pf.nvib.kl(encoder, by_layer=by_layer).loss.item()
     first, second = losses[(1.0, 0.0)], losses[(0.0, 5.0)]
+    encoder(x)
+    assert pf.nvib.kl(encoder, by_layer=torch.tensor([0.0, 5.0])).loss == second  # type: ignore[arg-type]
     assert losses["equal"] == pytest.approx((first + second) / 2, rel=1e-4)
     assert losses["linear"] == pytest.approx((first + 2 * second) / 3, rel=1e-4)
 

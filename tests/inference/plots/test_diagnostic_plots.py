@@ -145,7 +145,7 @@ def test_the_parts_of_the_kl_stand_beside_it() -> None:
 
 def test_a_traversal_changes_one_entry_of_the_reconstruction(della: Run) -> None:
     own = float(della.encode([TEXT]).mean[0, 1, 3])
-    result = traverse(della, TEXT, 2, 3, values=[own, 5.0])
+    result = traverse(della, TEXT, 2, 3, values=np.array([own, 5.0]))  # type: ignore[arg-type]
     assert (result.latent, result.dimension) == (2, 3) and result.mean == pytest.approx(own, abs=1e-6)
     assert result.reconstruction == result.texts[0] == della.reconstruct(TEXT).text
     memory = della.encode([TEXT]).memory()
@@ -179,6 +179,8 @@ def test_traversals_that_are_impossible(della: Run, corpus: Corpus) -> None:
         traverse(della, TEXT, 1, 4)
     with pytest.raises(ValueError, match="values is empty: give at least one"):
         traverse(della, TEXT, values=[])
+    with pytest.raises(ValueError, match=r"values is \[0.0, nan\]: give finite numbers"):
+        traverse(della, TEXT, values=[0.0, float("nan")])
     model = NVAE.for_corpus(corpus, **SIZES)
     nvae = Run(model, NVAEGuide(model), corpus, RunFolder(Path("nowhere")), {}, step=0)
     with pytest.raises(ValueError, match="NVAE has no per-dimension latents to traverse: choose a DELLA or a VAE"):
