@@ -4,13 +4,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...models.utils.numbers import FLOATS
 from ..utils.errors import first_line
 from ..utils.files import is_disk_full
 
 __all__ = ["check_numbers", "resource_message"]
 
 INTEGERS_BELOW = 2**63  # torch's integers have 64 bits
-FLOATS = (1e-30, 1e30)  # float32 has room beyond, but products of two of them do not
 MAX_DEVICES = 1024
 LARGE = 1000  # options with a number from here on are named where the memory ends
 

@@ -1,7 +1,7 @@
 """Shared quantities of an evaluation, computed when a metric first reads them, once for a batch or for all texts."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, TypeVar, cast
 
@@ -17,6 +17,7 @@ from ...models.batch import Batch
 from ...models.transformer.memory import Memory, stacked
 from ...models.transformer.mixtures.posterior import MixturePosterior
 from ...models.transformer.text_distribution import AutoregressiveText
+from ...models.utils.numbers import declared_number
 from ..data.loaders import sequential_batches
 from ..data.texts import Texts
 from ..generation.generate import reconstruct, sample
@@ -57,6 +58,8 @@ class EvaluationOptions:
     progress: bool | None = None
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, declared_number(field.name, getattr(self, field.name), field.type))
         for name in ("num_particles", "limit", "reconstructions", "compared", "batch_size"):
             number = getattr(self, name)
             if number is not None and number < 1:
@@ -65,6 +68,8 @@ class EvaluationOptions:
             raise ValueError(
                 f"samples is {self.samples}: give 0 for none, or at least 2, which are compared with each other."
             )
+        if not 0 <= self.min_weight < 1:
+            raise ValueError(f"min_weight is {self.min_weight}: give a weight from 0 to below 1.")
 
 
 class EvaluationContext:

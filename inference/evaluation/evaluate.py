@@ -110,8 +110,9 @@ def text_bounds(
     is the one of :func:`evaluate`.
 
     Raises:
-        ValueError: If a text does not fit the model's max_length, or ``num_particles`` is not positive.
+        ValueError: If a text does not fit the model's max_length, or a number is not positive.
     """
+    check_at_least(1, batch_size=batch_size)
     texts = as_texts(texts)
     conditions = None if conditions is None else as_conditions(conditions)
     check_same_length(texts, conditions)

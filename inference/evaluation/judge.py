@@ -11,6 +11,7 @@ from jaxtyping import Float
 from ...models.batch import Batch
 from ...models.language_model import LanguageModel
 from ..pretrained.pretrained import Pretrained
+from ..utils.errors import check_at_least
 from ..utils.seeded_eval import seeded_eval
 
 __all__ = ["Judge", "Loss"]
@@ -48,7 +49,12 @@ class Judge:
         self.model.start_from(backbone)
 
     def loss(self, texts: Sequence[str], batch_size: int = 16) -> Loss:
-        """The loss on each text; texts of similar length are read together."""
+        """The loss on each text; texts of similar length are read together.
+
+        Raises:
+            ValueError: If ``batch_size`` is not positive.
+        """
+        check_at_least(1, batch_size=batch_size)
         ids = [tokens[: self.max_length] for tokens in self.tokenizer.encode_batch(list(texts))]
         tokens = np.array([len(row) for row in ids], dtype=float)
         nats = np.zeros(len(ids))

@@ -1,12 +1,13 @@
 """Decoding strategies: sampling with temperature, top-k and top-p, and greedy decoding."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ...models.utils.numbers import FLOATS, declared_number
 from ...models.utils.precision import at_least_float32
 from ..utils.seeds import derived_seed
 from .candidates import candidate_counts, candidates
@@ -51,12 +52,15 @@ class Decoding:
     greedy: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature is {self.temperature}: give a positive number, or greedy=True.")
+        for field in fields(self):
+            object.__setattr__(self, field.name, declared_number(field.name, getattr(self, field.name), field.type))
+        least, most = FLOATS
+        if not least <= self.temperature <= most:
+            raise ValueError(f"temperature is {self.temperature}: give {least:g} to {most:g}, or greedy=True.")
         if self.top_k < 0:
             raise ValueError(f"top_k is {self.top_k}: give a positive whole number, or 0 for all tokens.")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}: give a probability above 0, up to 1 for all tokens.")
+        if not least <= self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}: give a probability from {least:g} up to 1 for all tokens.")
 
     def probabilities(self, logits: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
         """Probabilities of the tokens after temperature, top-k and top-p."""

@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from typing import Any, get_args
 
-__all__ = ["declared_number", "declared_numbers", "plain_number"]
+__all__ = ["FLOATS", "declared_number", "declared_numbers", "plain_number"]
+
+FLOATS = (1e-30, 1e30)  # float32 has room beyond, but products of two of them do not
 
 
 def plain_number(value: Any) -> Any:

@@ -260,8 +260,8 @@ CASES = [
     ("evaluate {here}/lm --data {here}/good.txt --condition 0", 1, r"line 1 of .*good\.txt has no tab: a pair is a"),
     ("evaluate {here}/lm --data {here}/pairs.tsv --condition 0 --field 0", 1, "are both column 0: name two different"),
     ("sample {here}/nvae -n 0", 1, "-n is 0: give a positive whole number"),
-    ("sample {here}/nvae --temperature 0", 1, r"temperature is 0\.0: give a positive number, or"),
-    ("sample {here}/nvae --top_p 1.5", 1, r"top_p is 1\.5: give a probability above 0, up to 1"),
+    ("sample {here}/nvae --temperature 0", 1, r"temperature is 0\.0: give 1e-30 to .*, or"),
+    ("sample {here}/nvae --top_p 1.5", 1, r"top_p is 1\.5: give a probability from 1e-30 up to 1"),
     ("sample {here}/nvae --top_k -1", 1, "top_k is -1: give a positive whole number, or 0 for all tokens"),
     (
         "sample {here}/nvae --prompt '" + "word " * 99 + "'",

@@ -10,6 +10,7 @@ import torch
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.evaluation.context import EvaluationOptions
 from pyroformer.inference.evaluation.cross_attention import attention_shares, cross_attention
 from pyroformer.inference.evaluation.evaluate import evaluate, text_bounds
 from pyroformer.inference.evaluation.report import Evaluation
@@ -247,12 +248,26 @@ def test_attention_is_shared_among_the_components_there_are(nvae: Run) -> None:
         ({"limit": 0}, "limit is 0"),
         ({"batch_size": -1}, "batch_size is -1"),
         ({"reconstructions": 0}, "reconstructions is 0"),
-        ({"texts": []}, "there are no texts to evaluate on"),
+        ({"num_particles": 2.5}, "num_particles is 2.5: give a whole number"),
+        ({"limit": 2.5}, "limit is 2.5: give a whole number"),
+        ({"min_weight": 1.5}, "min_weight is 1.5: give a weight from 0 to below 1"),
     ],
 )
-def test_bad_options(lm: Run, options: dict[str, Any], message: str) -> None:
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    unchecked = object.__new__(EvaluationOptions)  # without the tests' own checks of types
+    vars(unchecked).update(options)
     with pytest.raises(ValueError, match=message):
-        lm.evaluate(**options)
+        unchecked.__post_init__()
+
+
+def test_there_must_be_texts_and_batches(lm: Run) -> None:
+    with pytest.raises(ValueError, match="there are no texts to evaluate on"):
+        lm.evaluate([])
+    with pytest.raises(ValueError, match="min_weight is 1.5"):
+        lm.evaluate(SOME, min_weight=1.5)
+    for size in (0, -1):
+        with pytest.raises(ValueError, match=f"batch_size is {size}: give a whole number of at least 1"):
+            text_bounds(lm, SOME, batch_size=size)
 
 
 def test_texts_are_written_again_without_the_vectors_that_weigh_little(nvae: Run, evaluation: Evaluation) -> None:

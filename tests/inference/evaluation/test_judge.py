@@ -33,6 +33,8 @@ def test_its_loss_is_that_of_the_run(folder: Path) -> None:
     np.testing.assert_allclose(loss.nats, -np.asarray(run.bound(texts)), rtol=1e-5)
     assert loss.tokens.tolist() == [len(tokens) for tokens in run.tokenizer.encode_batch(texts)]
     np.testing.assert_allclose(judge.loss(texts[::-1]).nats[::-1], loss.nats, rtol=1e-5)
+    with pytest.raises(ValueError, match="batch_size is -1: give a whole number of at least 1"):
+        judge.loss(texts, batch_size=-1)
 
 
 def test_of_a_longer_text_it_judges_the_beginning(folder: Path) -> None:

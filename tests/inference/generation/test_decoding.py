@@ -139,13 +139,25 @@ def test_a_sampler_uses_a_column_for_each_position() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, "temperature is 0.0: give a positive number, or greedy=True"),
+        ({"temperature": 0.0}, r"temperature is 0.0: give 1e-30 to 1e\+30, or greedy=True"),
+        ({"temperature": 1e-40}, "temperature is 1e-40: give 1e-30"),
+        ({"top_p": 1e-320}, "top_p is 1e-320: give a probability from 1e-30 up to 1"),
+        ({"top_k": 2.5}, "top_k is 2.5: give a whole number"),
+        ({"top_k": float("nan")}, "top_k is nan: give a whole number"),
+        ({"top_k": True}, "top_k is True, a bool: give a number"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"top_k": -1}, "top_k is -1: give a positive whole number"),
-        ({"top_p": 0.0}, "top_p is 0.0: give a probability above 0"),
+        ({"top_p": 0.0}, "top_p is 0.0: give a probability from 1e-30"),
         ({"top_p": 1.5}, "top_p is 1.5"),
     ],
 )
-def test_options_out_of_range(options: dict[str, float], message: str) -> None:
+def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Decoding(**options)  # type: ignore[arg-type]
+        unchecked(**options)
+
+
+def unchecked(**options: Any) -> None:
+    """What a constructor checks, without the tests' own checks of types."""
+    decoding = object.__new__(Decoding)
+    vars(decoding).update(options)
+    decoding.__post_init__()
