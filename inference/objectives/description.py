@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from ...models.base import Model
 from ..options import TrainingOptions
 
-__all__ = ["Described", "check_no_kl_options", "check_particles", "keep_bound"]
+__all__ = ["Described", "check_no_kl_options", "check_particles", "keep_bound", "weighting_options"]
 
 D = TypeVar("D", bound="Described")
 
@@ -44,7 +44,7 @@ class Described:
             ValueError: If an option controls latents that the model does not have.
         """
         check_particles(options, model)
-        for option in _kl_options(options):
+        for option in (*_kl_options(options), *weighting_options(options)):
             if not model.latents:
                 raise ValueError(
                     f"{option} is about the KL of latents, and {type(model).__name__} has none: leave it out."
@@ -123,6 +123,17 @@ def check_particles(options: TrainingOptions, model: Model) -> None:
             f"num_particles is {options.num_particles}, a number of draws of latents, and {type(model).__name__} has "
             "none: leave it out."
         )
+
+
+def weighting_options(options: TrainingOptions) -> dict[str, Any]:
+    """The options that weigh the KL terms as a whole, without those that are off.
+
+    Examples:
+        >>> weighting_options(TrainingOptions(beta=0.5))
+        {'beta': 0.5}
+    """
+    off = {"beta": 1.0, "kl_schedule": "constant"}
+    return {name: value for name, default in off.items() if (value := getattr(options, name)) != default}
 
 
 def check_no_kl_options(options: TrainingOptions, name: str) -> None:

@@ -9,7 +9,7 @@ from pyro.poutine import Trace
 
 from ...models.base import Model
 from ..options import TrainingOptions
-from .description import check_no_kl_options, check_particles
+from .description import check_no_kl_options, check_particles, weighting_options
 from .elbo import ELBO, Terms, averaged
 from .trace_pair import trace_pair
 from .traces import is_local, sample_sites
@@ -75,12 +75,11 @@ class ImportanceWeighted(ELBO):
             )
         if options.num_particles == 1:
             raise ValueError(f"num_particles is 1: the objective {cls.name} weighs several draws, give 2 or more.")
-        for option, default in {"beta": 1.0, "kl_schedule": "constant"}.items():
-            if getattr(options, option) != default:
-                raise ValueError(
-                    f"{option} is {getattr(options, option)}, which weighs a KL, and the objective {cls.name} has "
-                    "none: choose the objective elbo."
-                )
+        for option, value in weighting_options(options).items():
+            raise ValueError(
+                f"{option} is {value}, which weighs a KL, and the objective {cls.name} has none: choose the objective "
+                "elbo."
+            )
         check_no_kl_options(options, cls.name)
 
     @classmethod

@@ -402,6 +402,15 @@ def test_control_needs_divergences_and_latents(corpus: Corpus, options: dict[str
         fit(lm, None, corpus, steps=1, **options)
 
 
+@pytest.mark.parametrize("options", [{"beta": 0.5}, {"kl_schedule": "linear"}])
+def test_weights_of_a_kl_need_latents(corpus: Corpus, options: dict[str, Any]) -> None:
+    lm = LanguageModel.for_corpus(corpus, width=8, layers=1, heads=2)
+    with pytest.raises(
+        ValueError, match=f"{next(iter(options))} is about the KL of latents, and LanguageModel has none"
+    ):
+        fit(lm, None, corpus, steps=1, **options)
+
+
 # Runs
 
 
