@@ -104,19 +104,19 @@ class NVAEGuide(Guide):
         width = model.config.width
         embedding = model.decoder.embedding  # the guide reads the tokens that the decoder writes
         self.encoder: Encoder | MixtureEncoder | AlignedTexts
-        if encoder is None:
-            self.encoder = Encoder(encoder_config(model), embedding)
-        else:
+        if encoder is not None and model.nvib_layers:
+            raise ValueError(
+                f"nvib_layers is {model.nvib_layers}, and a TextEncoder has no layers that attend to mixtures: "
+                "build the model without nvib_layers, or leave the encoder out."
+            )
+        elif encoder is not None:
             self.encoder = AlignedTexts(encoder, width)
-        if model.nvib_layers:
-            if encoder is not None:
-                raise ValueError(
-                    f"nvib_layers is {model.nvib_layers}, and a TextEncoder has no layers that attend to mixtures: "
-                    "build the model without nvib_layers, or leave the encoder out."
-                )
+        elif model.nvib_layers:
             self.encoder = MixtureEncoder(
                 model.config, model.nvib_layers, embedding, alpha, variance, log_variance=log_variance
             )
+        else:
+            self.encoder = Encoder(encoder_config(model), embedding)
         self.mean = nn.Linear(width, width)
         start_mean(self.mean, model.base_measure)
         self.alpha = AlphaHead(width, model.config.heads, alpha)

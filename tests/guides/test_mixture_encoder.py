@@ -257,3 +257,12 @@ def test_a_block_is_one_graph() -> None:
 
     with pyro.settings.context(validate_distributions_torch=False):
         torch.testing.assert_close(torch.compile(whole, fullgraph=True)(x), whole(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_guide_makes_no_other_encoder() -> None:
+    model = NVAE(CONFIG, nvib_layers=1)
+    torch.manual_seed(1)
+    made = NVAEGuide(model).encoder.state_dict()
+    torch.manual_seed(1)
+    alone = MixtureEncoder(CONFIG, 1, model.decoder.embedding, "linear", "diagonal", log_variance=-3.0).state_dict()
+    assert all(torch.equal(value, alone[name]) for name, value in made.items())
