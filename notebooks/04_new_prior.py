@@ -165,9 +165,10 @@ print(f"as many as {effective.mean():.1f} clouds of equal size")
 texts = corpus.test[: 3 * held_out]
 posterior, prior = many.encode(texts), many.model.base_measure
 with torch.no_grad():
-    clouds = dist.Normal(prior.mean, (prior.log_variance / 2).exp()).to_event(1)
-    scores = clouds.log_prob(posterior.mean[:, :, None])
-    scores = scores + torch.as_tensor(after.mean(0)).log()
+    shares = torch.as_tensor(after.mean(0))
+    clouds = gaussian_mixture(shares.log(), prior.mean, prior.log_variance)
+    scores = clouds.component_distribution.log_prob(posterior.mean[:, :, None])
+    scores = scores + shares.log()
 cloud = scores.argmax(-1)[posterior.mask]
 position = posterior.mask.nonzero()[:, 1] + 1
 tokens = [piece.strip() for text in texts for piece in many.tokenizer.pieces(text)]
