@@ -51,7 +51,7 @@ class WordCache:
         if len(self.known) < MAX_WORDS:
             self.known.update((word, ids) for word, ids in new.items() if len(word) <= LONGEST_WORD)
         known = self.known
-        return [list(chain.from_iterable([known[word] if word in known else new[word] for word in row])) for row in rows]
+        return [list(chain.from_iterable([known[w] if w in known else new[w] for w in row])) for row in rows]
 
     def _encode_whole(self, texts: Sequence[str]) -> list[Ids]:
         return [encoding.ids for encoding in self.core.encode_batch_fast(texts)]
