@@ -26,6 +26,9 @@ def khat(data: ArviZData, site: str | None = None) -> Any:
     unreliable. k-hat grows with the number of dimensions. For a single site it compares the guide with the prior,
     without the likelihood: it measures how much the text changes the site, not how good the guide is.
 
+    Latents that all texts share, such as hyper-priors, have importance weights only of all texts together. Draw with
+    ``fix_global=True`` for the k-hat of each text's own latents given one draw of theirs.
+
     Arguments:
         data: Result of :func:`~pyroformer.inference.posterior.export.posterior`, :func:`~pyroformer.to_arviz` or
             :func:`~pyroformer.inference.posterior.global_latents.global_posterior`.
@@ -35,8 +38,8 @@ def khat(data: ArviZData, site: str | None = None) -> Any:
         An :class:`xarray.DataArray` over texts; a scalar if all latents are global.
 
     Raises:
-        ValueError: If the data has no log densities, the site does not exist or is global, or there are fewer than 25
-            draws.
+        ValueError: If the data has no log densities, the site does not exist or is global, latents that texts share
+            differ between draws, or there are fewer than 25 draws.
 
     References:
         Yes, but Did It Work? Evaluating Variational Inference (Yao et al., 2018), https://arxiv.org/abs/1802.02538
@@ -46,10 +49,12 @@ def khat(data: ArviZData, site: str | None = None) -> Any:
     stats = dataset(data, "sample_stats")
     suffix = "" if site is None else f"_{site}"
     if f"log_q{suffix}" not in stats:
-        known = sorted(name.removeprefix("log_q_") for name in stats if str(name).startswith("log_q_"))
+        known = sorted(_sites(stats, "log_q"))
+        if not known and site is not None:
+            raise ValueError(f"site is {site!r}, but these latents have one k-hat, that of all of them: leave it out.")
         raise ValueError(f"there is no latent site {site!r}: choose among {', '.join(known) or 'none'}.")
-    if "text" in stats.dims and "text" not in stats[f"log_q{suffix}"].dims:
-        raise ValueError(f"the site {site!r} is global: leave it out for the k-hat of all latents.")
+    if "text" in stats.dims:
+        _check_local(stats, site)
     weights = (stats[f"log_p{suffix}"] - stats[f"log_q{suffix}"]).stack(sample=("chain", "draw"))
     if weights.sizes["sample"] < LEAST_DRAWS:
         raise ValueError(
@@ -61,6 +66,28 @@ def khat(data: ArviZData, site: str | None = None) -> Any:
     shapes = [pareto_smoothed(row)[1] for row in weights.transpose("text", "sample").values]
     coords = {"text": stats["text"]}
     return xarray.DataArray(np.array(shapes), dims=("text",), coords=coords, name="khat", attrs=attributes)
+
+
+def _check_local(stats: Any, site: str | None) -> None:
+    """Raises a ValueError unless a site, or all that differs between draws, is local to texts."""
+    if site is not None:
+        if "text" not in stats[f"log_q_{site}"].dims:
+            raise ValueError(f"the site {site!r} is global: leave it out for the k-hat of all latents.")
+        return
+    if "text" not in stats["log_q"].dims:
+        raise ValueError("no latent is local to a text: take global_posterior(...), whose draws have one k-hat.")
+    latent = [name for name in _sites(stats, "log_p") if f"log_q_{name}" in stats]
+    shared = [name for name in latent if "text" not in stats[f"log_p_{name}"].dims]
+    if shared and stats.attrs.get("global_sites") != "fixed":
+        raise ValueError(
+            f"all texts share {shared[0]!r}, so that none has importance weights of its own: draw with fix_global=True "
+            "for the k-hat of the latents of each text, given one draw of what they share."
+        )
+
+
+def _sites(stats: Any, density: str) -> list[str]:
+    """The sites with a density of their own, ``log_p`` or ``log_q``."""
+    return [str(name).removeprefix(f"{density}_") for name in stats if str(name).startswith(f"{density}_")]
 
 
 def khat_verdict(khats: Float[np.ndarray, "*texts"]) -> str:

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from ...models.batch import EOS, PAD, Batch
 from ...models.transformer.text_distribution import AutoregressiveText, text_mask
 from ..data.entries import Conditions, TextSource, as_texts
+from ..objectives.bounds import with_global_sites_fixed
 from ..objectives.elbo import ELBO, Densities
 from ..objectives.trace_pair import trace_pair
 from ..objectives.traces import drawn_by_model, is_local, latent_sites, masks_in
@@ -119,6 +120,7 @@ def to_arviz(
     prior: bool = True,
     predictive: int = 0,
     data_size: int | None = None,
+    fix_global: bool = False,
     limit: int = GIBIBYTE,
     names: Sequence[str] | None = None,
     pieces: Sequence[str] | None = None,
@@ -142,6 +144,8 @@ def to_arviz(
         prior: Whether to draw from the prior as well.
         predictive: Number of draws from which a text is decoded.
         data_size: Number of texts that share the global sites, as in :class:`~pyroformer.ELBO`.
+        fix_global: Whether all draws have the same values of the global sites, those of one draw: only then do texts
+            have a :func:`~pyroformer.inference.diagnostics.khat` each where there are such sites.
         limit: Maximal size of the latent draws in bytes.
         names: Names of the texts; their indices by default. Equal ones are numbered, "ok" and "ok (2)", and then stand
             in the coordinate ``string`` as they are.
@@ -172,8 +176,9 @@ def to_arviz(
     elbo, collected = ELBO(data_size=data_size), Draws(getattr(model, "dimensions", {}))
     bar = progress_bar("drawing", draws, "draw", progress)
     with bar as advance, seeded_eval(model, guide, seed=seed):
+        drawn_from = with_global_sites_fixed(guide, batch) if fix_global else guide
         for index in range(draws):
-            model_trace, guide_trace = trace_pair(model, guide, batch)
+            model_trace, guide_trace = trace_pair(model, drawn_from, batch)
             own = drawn_by_model(model_trace)
             latents = _latents(guide_trace, own, sites)
             if index == 0:
@@ -208,6 +213,8 @@ def to_arviz(
         for part in (likelihood, *likelihood.data_vars.values()):
             part.attrs["warning"] = _NO_LOO.format(local[0])
         datasets["conditional_log_likelihood"] = likelihood
+    if fix_global:
+        datasets["sample_stats"].attrs["global_sites"] = "fixed"
     return from_groups(datasets, draw_attributes(model, guide, seed) | dict(attributes or {}))
 
 

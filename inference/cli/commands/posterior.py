@@ -20,6 +20,7 @@ def posterior(
     draws: int = 100,
     predictive: int = 0,
     sites: list[str] | None = None,
+    fix_global: bool = False,
     seed: int = 0,
     **options: Unpack[RunOptions],
 ) -> None:
@@ -40,6 +41,7 @@ def posterior(
         draws: Draws of each text's latents.
         predictive: Number of the draws from which a text is generated.
         sites: Latent sites to save, such as weights (default: all).
+        fix_global: Draw once what all texts share, such as hyper-priors; the texts then have a k-hat.
         seed: Random seed.
     """
     from ...data.pairs import unzip_pairs
@@ -55,7 +57,9 @@ def posterior(
     run = open_run(options)
     texts, conditions = unzip_pairs(run.corpus.entries("test", n) if entries is None else entries)
     texts, conditions, left_out = fitting_texts(run, texts, conditions)
-    tree = draw_posterior(run, texts, conditions, draws, predictive=predictive, sites=sites, seed=seed)
+    tree = draw_posterior(
+        run, texts, conditions, draws, predictive=predictive, sites=sites, fix_global=fix_global, seed=seed
+    )
     content = netcdf_bytes(tree)
     try:
         write_output(out, content)
@@ -63,6 +67,9 @@ def posterior(
         raise ValueError(f"{out} cannot be written: {error.strerror or error}. Choose another --out.") from error
     line = f"{draws} draws of {len(texts)} texts in {out}"
     if draws >= LEAST_DRAWS:
-        line += f"; k-hat of log p - log q: {khat_verdict(khat(tree).values)}"
+        try:
+            line += f"; k-hat of log p - log q: {khat_verdict(khat(tree).values)}"
+        except ValueError as reason:
+            line += f"; no k-hat: {reason}"
     print_line(line)
     check_all_fit(left_out)

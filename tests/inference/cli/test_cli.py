@@ -445,3 +445,13 @@ def test_posterior_is_kept_as_netcdf(nvae: Path, tmp_path: Path, capsys: pytest.
     said = command(f"posterior {nvae} --out {file} --draws 30 -n 2 --sites weights", capsys)
     assert re.match(rf"30 draws of 2 texts in {file}; k-hat of log p - log q: median \d", said)
     assert list(arviz.from_netcdf(file)["posterior"]) == ["weights"]
+
+
+def test_posterior_has_a_khat_of_texts_where_what_they_share_is_fixed(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, prior = tmp_path / "run", "--model.weight_prior GammaDirichletProcess"
+    command(f"fit nvae --prior gaussian {prior} --data {here}/texts.txt --out {out} --steps 3 {TINY}", capsys)
+    draw = f"posterior {out} --out {tmp_path}/posterior.nc --draws 30 -n 2"
+    assert "; no k-hat: all texts share 'weight_prior.concentration'" in command(draw, capsys)
+    assert "; k-hat of log p - log q: median" in command(f"{draw} --fix_global", capsys)

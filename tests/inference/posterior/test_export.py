@@ -105,6 +105,40 @@ def test_khat_finds_a_guide_that_is_too_narrow(scale: float, least: float, most:
     assert ((result > least) & (result < most)).all()
 
 
+class Shared(nn.Module):
+    """mu ~ N(0, 1), z_i ~ N(mu, 1), x_i ~ N(z_i, 1), and 9 for one of the x: the outlier says most of mu."""
+
+    def forward(self, batch: Batch) -> None:
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("texts", 3, dim=-1):
+            z = pyro.sample("z", dist.Normal(mu.expand(3), 1.0))
+            pyro.sample("text", dist.Normal(z, 1.0), obs=torch.tensor([0.0, 0.1, 9.0]))
+
+
+class SharedGuess(nn.Module):
+    """The posterior, with the scale of z multiplied."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, batch: Batch) -> None:
+        seen = torch.tensor([0.0, 0.1, 9.0])
+        mu = pyro.sample("mu", dist.Normal(seen.sum() / 5, math.sqrt(0.4)))
+        with pyro.plate("texts", 3, dim=-1):
+            pyro.sample("z", dist.Normal((mu + seen) / 2, self.scale * math.sqrt(0.5)))
+
+
+def test_khat_of_texts_is_given_what_they_share() -> None:
+    fixed: dict[str, Any] = {"draws": 400, "data_size": 3, "fix_global": True}
+    assert (khat(to_arviz(Shared(), SharedGuess(), BATCH, **fixed)) == 0).all()
+    assert (khat(to_arviz(Shared(), SharedGuess(0.3), BATCH, **fixed)) > 0.5).all()
+    data = to_arviz(Shared(), SharedGuess(), BATCH, draws=30, data_size=3)
+    assert dataset(data, "posterior")["mu"].std() > 0.3
+    with pytest.raises(ValueError, match="all texts share 'mu', so that none .* fix_global=True"):
+        khat(data)
+
+
 def test_pareto_smoothing_is_of_the_largest_weights() -> None:
     rng = np.random.default_rng(0)
     smoothed, shape = pareto_smoothed(rng.exponential(0.6, 4000))  # weights e^x are Pareto with shape 0.6

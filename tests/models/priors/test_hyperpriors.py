@@ -227,6 +227,10 @@ class TestInARun:
         drawn = data.posterior["weight_prior.concentration"]
         assert drawn.shape == (1, 30) and math.isfinite(float(drawn.mean()))
         assert float(data.prior["weight_prior.concentration"].std()) > float(drawn.std())
-        assert khat(data).shape == (2,)
+        with pytest.raises(ValueError, match="all texts share 'weight_prior.concentration', so that none"):
+            khat(data)
         with pytest.raises(ValueError, match="the site 'weight_prior.concentration' is global"):
             khat(data, "weight_prior.concentration")
+        fixed = run.posterior(["The number 4 is even.", "The number 6 is even."], draws=30, fix_global=True)
+        assert khat(fixed).shape == (2,)
+        assert float(fixed.posterior["weight_prior.concentration"].std()) < 1e-6
