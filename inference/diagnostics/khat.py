@@ -6,8 +6,9 @@ import numpy as np
 from jaxtyping import Float
 
 from ..posterior.arviz_compat import ArviZData, dataset, pareto_smoothed
+from ..posterior.draws import POINT_SITES
 
-__all__ = ["LEAST_DRAWS", "khat", "khat_verdict"]
+__all__ = ["LEAST_DRAWS", "check_spread", "khat", "khat_verdict"]
 
 LEAST_DRAWS = 25  # the tail of fewer cannot be fitted
 USABLE = 0.7  # the largest k-hat at which importance weights are reliable
@@ -39,7 +40,7 @@ def khat(data: ArviZData, site: str | None = None) -> Any:
 
     Raises:
         ValueError: If the data has no log densities, the site does not exist or is global, latents that texts share
-            differ between draws, or there are fewer than 25 draws.
+            differ between draws, the guide is a point at a latent, or there are fewer than 25 draws.
 
     References:
         Yes, but Did It Work? Evaluating Variational Inference (Yao et al., 2018), https://arxiv.org/abs/1802.02538
@@ -55,6 +56,7 @@ def khat(data: ArviZData, site: str | None = None) -> Any:
         raise ValueError(f"there is no latent site {site!r}: choose among {', '.join(known) or 'none'}.")
     if "text" in stats.dims:
         _check_local(stats, site)
+    check_spread(stats, site)
     weights = (stats[f"log_p{suffix}"] - stats[f"log_q{suffix}"]).stack(sample=("chain", "draw"))
     if weights.sizes["sample"] < LEAST_DRAWS:
         raise ValueError(
@@ -68,6 +70,17 @@ def khat(data: ArviZData, site: str | None = None) -> Any:
     return xarray.DataArray(np.array(shapes), dims=("text",), coords=coords, name="khat", attrs=attributes)
 
 
+def check_spread(stats: Any, site: str | None = None) -> None:
+    """Raises a ValueError if the guide is a point at a site, or at any whose density the weights depend on."""
+    for point in stats.attrs.get(POINT_SITES, "").split():
+        constant = "text" in stats.dims and "text" not in stats[f"log_q_{point}"].dims  # a given of each text
+        if site == point or site is None and not constant:
+            raise ValueError(
+                f"the guide is a point at {point!r}, so that its draws have no importance weights: give a guide with a "
+                "spread, such as AutoNormal in place of AutoDelta."
+            )
+
+
 def _check_local(stats: Any, site: str | None) -> None:
     """Raises a ValueError unless a site, or all that differs between draws, is local to texts."""
     if site is not None:
@@ -76,7 +89,8 @@ def _check_local(stats: Any, site: str | None) -> None:
         return
     if "text" not in stats["log_q"].dims:
         raise ValueError("no latent is local to a text: take global_posterior(...), whose draws have one k-hat.")
-    latent = [name for name in _sites(stats, "log_p") if f"log_q_{name}" in stats]
+    points = stats.attrs.get(POINT_SITES, "").split()
+    latent = [name for name in _sites(stats, "log_p") if f"log_q_{name}" in stats and name not in points]
     shared = [name for name in latent if "text" not in stats[f"log_p_{name}"].dims]
     if shared and stats.attrs.get("global_sites") != "fixed":
         raise ValueError(

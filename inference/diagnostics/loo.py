@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..posterior.arviz_compat import ArviZData, dataset, pareto_smoothed
-from .khat import LEAST_DRAWS, USABLE
+from .khat import LEAST_DRAWS, USABLE, check_spread
 
 __all__ = ["LeaveOneOut", "loo", "smoothed_loo"]
 
@@ -50,7 +50,7 @@ def loo(data: ArviZData) -> LeaveOneOut:
         data: Result of :func:`~pyroformer.inference.posterior.global_latents.global_posterior`.
 
     Raises:
-        ValueError: If a latent is local to a text, or there are fewer than 25 draws.
+        ValueError: If a latent is local to a text, the guide is a point, or there are fewer than 25 draws.
 
     References:
         Practical Bayesian Model Evaluation Using Leave-One-Out Cross-Validation (Vehtari et al., 2017),
@@ -66,6 +66,7 @@ def loo(data: ArviZData) -> LeaveOneOut:
             f"{str(local[0]).removeprefix('log_q_')} is local to each text, so that leaving a text out leaves it "
             "without data and PSIS-LOO is wrong: compare models on held-out texts with compare(...)."
         )
+    check_spread(stats)
     likelihood = dataset(data, "log_likelihood")
     if "per_observation" not in likelihood:
         raise ValueError("the data has no log-likelihood per observation: export it with global_posterior(...).")

@@ -4,13 +4,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from pyro import poutine
+from pyro.distributions import Delta
 from torch import Tensor
 
-from ..objectives.traces import as_numpy, displayed_value, is_local
+from ..objectives.traces import as_numpy, displayed_value, is_local, latent_sites
 from .arviz_compat import storable
 
-__all__ = ["Draws", "Variables", "dimension_names", "is_auxiliary"]
+__all__ = ["POINT_SITES", "Draws", "Variables", "dimension_names", "is_auxiliary", "point_sites"]
 
+POINT_SITES = "point_sites"  # attribute of sample_stats
 Variables = dict[str, tuple[tuple[str, ...], np.ndarray]]  # name: (dimensions, values)
 
 
@@ -97,3 +101,22 @@ def dimension_names(
 def is_auxiliary(site: Mapping[str, Any]) -> bool:
     """Whether a site only serves to draw another, such as the unconstrained one of an automatic guide."""
     return bool(site["infer"].get("is_auxiliary"))
+
+
+def point_sites(guide: Any, *args: Any, **kwargs: Any) -> dict[str, str]:
+    """An attribute with the latent sites at which a guide is a point, if any: a point mass, the same in two draws.
+
+    One whose draws differ is a function of another site, as the sites of Pyro's automatic guides are.
+    """
+    if guide is None:
+        return {}
+    first, again = (latent_sites(poutine.trace(guide).get_trace(*args, **kwargs)) for _ in range(2))
+    deltas = [name for name, site in first.items() if _is_delta(site["fn"])]
+    points = [name for name in deltas if torch.equal(first[name]["value"], again[name]["value"])]
+    return {POINT_SITES: " ".join(points)} if points else {}
+
+
+def _is_delta(distribution: Any) -> bool:
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return isinstance(distribution, Delta)

@@ -49,7 +49,7 @@ from ..utils.errors import check_at_least
 from ..utils.progress import progress_bar
 from ..utils.seeded_eval import seeded_eval
 from .arviz_compat import ArviZData, draw_attributes, from_groups, storable, token_labels, unique_labels
-from .draws import Draws, Variables
+from .draws import Draws, Variables, point_sites
 
 __all__ = ["posterior", "to_arviz"]
 
@@ -197,6 +197,7 @@ def to_arviz(
             if index < predictive:
                 _add_generated(collected, text, write)
             advance(1)
+        points = point_sites(drawn_from, batch)
     groups: dict[str, Variables] = {group: collected.stacked(group) for group in collected.groups}
     lengths = (("text",), batch.lengths.cpu().numpy())
     groups["observed_data"] = {"tokens": (("text", "token"), batch.tokens.cpu().numpy()), "length": lengths}
@@ -213,8 +214,7 @@ def to_arviz(
         for part in (likelihood, *likelihood.data_vars.values()):
             part.attrs["warning"] = _NO_LOO.format(local[0])
         datasets["conditional_log_likelihood"] = likelihood
-    if fix_global:
-        datasets["sample_stats"].attrs["global_sites"] = "fixed"
+    datasets["sample_stats"].attrs.update(points | ({"global_sites": "fixed"} if fix_global else {}))
     return from_groups(datasets, draw_attributes(model, guide, seed) | dict(attributes or {}))
 
 

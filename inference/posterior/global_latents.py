@@ -34,7 +34,7 @@ from ..objectives.traces import (
 from ..utils.errors import check_at_least
 from ..utils.seeded_eval import seeded_eval
 from .arviz_compat import ArviZData, draw_attributes, from_groups
-from .draws import dimension_names, is_auxiliary
+from .draws import dimension_names, is_auxiliary, point_sites
 
 __all__ = ["global_posterior"]
 
@@ -98,8 +98,9 @@ def global_posterior(
             for group, values in draw._asdict().items():
                 for name, value in values.items():
                     groups[group].setdefault(name, []).append(value)
-        observed = _observed(model, plate, args, kwargs)
+        observed, points = _observed(model, plate, args, kwargs), point_sites(guide, *args, **kwargs)
     datasets = {group: _dataset(arrays) for group, arrays in groups.items()} | {"observed_data": observed}
+    datasets["sample_stats"].attrs.update(points)
     return from_groups(datasets, draw_attributes(model, guide, seed))
 
 

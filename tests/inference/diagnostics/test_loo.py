@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide import AutoDelta, AutoNormal
 from torch import Tensor, nn
 
 import pyroformer as pf
@@ -102,6 +102,16 @@ def test_khat_of_shared_latents_is_one_number() -> None:
     assert float(khat(global_posterior(Mean(), Guess(1.1), SEEN, draws=400))) < 0.5
     narrow = khat(global_posterior(Mean(), Guess(0.3), SEEN, draws=400))
     assert narrow.dims == () and float(narrow) > 0.7
+
+
+def test_a_point_has_no_weights() -> None:
+    model = Mean()
+    data = global_posterior(model, Automatic(model, AutoDelta), SEEN, draws=30)
+    for diagnostic in (khat, loo):
+        with pytest.raises(ValueError, match="the guide is a point at 'mean', so that its draws have no importance"):
+            diagnostic(data)
+    spread = global_posterior(model, Automatic(model, AutoNormal), SEEN, draws=30)  # a function of another site
+    assert khat(spread).dims == () and len(loo(spread).each) == len(SEEN)
 
 
 def test_weights_are_the_evidence_where_the_guide_is_exact() -> None:

@@ -139,6 +139,17 @@ def test_khat_of_texts_is_given_what_they_share() -> None:
         khat(data)
 
 
+class Point(nn.Module):
+    def forward(self, batch: Batch) -> None:
+        with pyro.plate("texts", 3, dim=-1):
+            pyro.sample("mean", dist.Delta(torch.full((3,), 0.25)))
+
+
+def test_a_point_has_no_khat() -> None:
+    with pytest.raises(ValueError, match="the guide is a point at 'mean', so that its draws have no"):
+        khat(to_arviz(Conjugate(), Point(), BATCH, draws=30))
+
+
 def test_pareto_smoothing_is_of_the_largest_weights() -> None:
     rng = np.random.default_rng(0)
     smoothed, shape = pareto_smoothed(rng.exponential(0.6, 4000))  # weights e^x are Pareto with shape 0.6
