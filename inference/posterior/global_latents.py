@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from pyro import poutine
 from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
@@ -22,12 +23,12 @@ from torch import Tensor, nn
 
 from ...models.base import TEXTS
 from ..objectives.traces import (
+    Site,
     as_numpy,
     displayed_value,
     is_local,
     latent_sites,
     log_prob,
-    plate_dim,
     plates,
     sample_sites,
 )
@@ -60,7 +61,8 @@ def global_posterior(
 
     The input of :func:`~pyroformer.inference.diagnostics.loo` and :func:`~pyroformer.inference.diagnostics.khat`. Sites
     that are enumerated inside the plate, such as an assignment to a component, are summed out. The observations must be
-    the whole data set, not a batch.
+    the whole data set, not a batch. Plates around the one over observations multiply them, plates inside it are parts
+    of one observation, and what a mask hides is none.
 
     Arguments:
         model: A generative model without learnable parameters: every unknown is a sample site.
@@ -74,7 +76,8 @@ def global_posterior(
 
     Raises:
         ValueError: If ``draws`` is below 1, the model has learnable parameters or no such plate, a latent is local to
-            one observation, the guide lacks a site, or a site is enumerated outside the plate.
+            one observation, the guide lacks a site, a site is enumerated outside the plate, sites inside
+            it are in different plates, or a mask hides all data.
 
     Examples:
         >>> from pyro.infer.autoguide import AutoNormal
@@ -98,7 +101,10 @@ def global_posterior(
             for group, values in draw._asdict().items():
                 for name, value in values.items():
                     groups[group].setdefault(name, []).append(value)
-        observed, points = _observed(model, plate, args, kwargs), point_sites(guide, *args, **kwargs)
+        observed, counted = _observed(model, plate, args, kwargs)
+        points = point_sites(guide, *args, **kwargs)
+    likelihood = groups["log_likelihood"]
+    likelihood["per_observation"] = [each[counted] for each in likelihood["per_observation"]]
     datasets = {group: _dataset(arrays) for group, arrays in groups.items()} | {"observed_data": observed}
     datasets["sample_stats"].attrs.update(points)
     return from_groups(datasets, draw_attributes(model, guide, seed))
@@ -133,17 +139,29 @@ def _draw(model: nn.Module, guide: nn.Module, plate: str, args: tuple[Any, ...],
 
 def _log_p(trace: Trace, plate: str, nesting: int) -> tuple[Tensor, Tensor]:
     """Log density of each observation, enumerated sites summed out, and that of all sites outside the plate."""
-    inside, rest, dim = torch.zeros(()), torch.zeros(()), -1
+    inside, rest, dims = torch.zeros(()), torch.zeros(()), set[int]()
     for site in sample_sites(trace).values():
         if is_local(site, plate):
-            dim = plate_dim(site, plate) or -1
+            dims |= _observation_dims(site, plate)
             inside = inside + log_prob(site)
         else:
             rest = rest + log_prob(site).sum()
     if inside.ndim > nesting:
         inside = inside.flatten(0, inside.ndim - nesting - 1).logsumexp(0)
-    others = [axis for axis in range(-inside.ndim, 0) if axis != dim]
-    return (inside.sum(others) if others else inside), rest
+    each = _rows(inside, dims)
+    return each.reshape(len(each), -1).sum(-1), rest
+
+
+def _observation_dims(site: Site, plate: str) -> set[int]:
+    """The batch dimensions over which observations run: that of the plate and those of the plates around it."""
+    names = [frame.name for frame in site["cond_indep_stack"]]  # from the outermost
+    return {frame.dim for frame in site["cond_indep_stack"][: names.index(plate) + 1]}
+
+
+def _rows(values: Tensor, dims: set[int]) -> Tensor:
+    """Values by batch dimension as a row for each observation."""
+    axes = sorted(dim + values.ndim for dim in dims)
+    return values.movedim(axes, list(range(len(axes)))).flatten(0, len(axes) - 1)
 
 
 def _check_sites(model: Trace, guide: Trace, plate: str) -> None:
@@ -153,6 +171,9 @@ def _check_sites(model: Trace, guide: Trace, plate: str) -> None:
         raise ValueError(
             f"there is no plate {plate!r} in the model: choose among {', '.join(sorted(names)) or 'none'}."
         )
+    inside = {name: site for name, site in sample_sites(model).items() if is_local(site, plate)}
+    if len({frozenset(frame.name for frame in site["cond_indep_stack"]) for site in inside.values()}) > 1:
+        raise ValueError(f"the sites {', '.join(inside)} are in different plates: put all of {plate!r} into the same.")
     for name, site in {**latent_sites(model), **latent_sites(guide)}.items():
         enumerated = name not in guide.nodes and site["infer"].get("enumerate") == "parallel"
         if is_local(site, plate) and not enumerated:
@@ -175,14 +196,30 @@ def _dataset(arrays: Arrays) -> Any:
     )
 
 
-def _observed(model: nn.Module, plate: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The observed sites inside the plate."""
+def _observed(
+    model: nn.Module, plate: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, Bool[np.ndarray, " n"]]:
+    """The observed sites inside the plate, and which of its observations no mask hides; the others are left out."""
     import xarray
 
     trace = prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs))
-    sites = {name: site for name, site in sample_sites(trace).items() if site["is_observed"] and is_local(site, plate)}
+    sites = [site for site in sample_sites(trace).values() if site["is_observed"] and is_local(site, plate)]
+    counted = np.any([_unmasked(site, plate) for site in sites], axis=0)
+    if not counted.any():
+        raise ValueError(f"a mask hides all that the model observes in the plate {plate!r}: leave some of it.")
     variables = {}
-    for name, site in sites.items():
-        value = as_numpy(site["value"])
-        variables[name] = (("observation", *(f"{name}_dim_{index}" for index in range(value.ndim - 1))), value)
-    return xarray.Dataset(variables)
+    for site in sites:
+        name, event, dims = site["name"], site["fn"].event_dim, _observation_dims(site, plate)
+        value = site["value"].expand(*site["fn"].batch_shape, *site["value"].shape[site["value"].ndim - event :])
+        rows = as_numpy(_rows(value, {dim - event for dim in dims}))[counted]
+        variables[name] = (("observation", *(f"{name}_dim_{index}" for index in range(rows.ndim - 1))), rows)
+    return xarray.Dataset(variables), counted
+
+
+def _unmasked(site: Site, plate: str) -> Bool[np.ndarray, " n"]:
+    """The observations of which a mask leaves anything."""
+    shown = torch.ones(site["fn"].batch_shape, dtype=torch.bool)
+    for mask in (site["mask"], getattr(site["fn"], "_mask", None)):  # of a handler, and of a masked distribution
+        shown = shown if mask is None else shown & torch.as_tensor(mask).cpu()
+    rows = _rows(shown, _observation_dims(site, plate))
+    return as_numpy(rows.reshape(len(rows), -1).any(-1))
