@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..data.entries import TextSource, as_texts
+from ..data.entries import Conditions, TextSource
+from ..data.pairs import unzip_pairs
 from ..evaluation.evaluate import text_bounds
 from ..run import Run
 
@@ -41,6 +42,7 @@ def compare(
     texts: TextSource,
     num_particles: int = 64,
     *,
+    conditions: Conditions | None = None,
     seed: int = 0,
     progress: bool | None = None,
 ) -> Comparison:
@@ -52,17 +54,25 @@ def compare(
     Arguments:
         first: A run.
         second: Another run, of any model and any tokenizer: log-likelihoods are compared per text, not per token.
-        texts: Texts that neither run was trained on.
+        texts: Texts that neither run was trained on; pairs (condition, text) for runs that were trained on pairs.
         num_particles: Number of posterior draws of both bounds; the bound becomes tighter with more.
+        conditions: The condition of each text, in place of pairs.
         seed: Random seed of the draws.
         progress: Whether to show progress bars on standard error; by default in a terminal and in notebooks.
 
     Raises:
-        ValueError: If there are fewer than two texts, or one is longer than a model's max_length.
+        ValueError: If there are fewer than two texts, one is longer than a model's max_length, or conditions are
+            missing, superfluous or given twice.
     """
-    texts = as_texts(texts)
+    texts, paired = unzip_pairs([texts] if isinstance(texts, str) else texts)
+    if paired is not None and conditions is not None:
+        raise ValueError("the texts are pairs with a condition each: leave conditions out.")
     if len(texts) < 2:
         raise ValueError(f"there are {len(texts)} texts: a standard error needs at least 2.")
-    one, other = (text_bounds(run, texts, num_particles, seed=seed, progress=progress) for run in (first, second))
+    given = conditions if paired is None else paired
+    one, other = (
+        text_bounds(run, texts, num_particles, conditions=given, seed=seed, progress=progress)
+        for run in (first, second)
+    )
     each = (one - other).numpy()
     return Comparison(float(each.mean()), float(each.std(ddof=1) / len(texts) ** 0.5), each)

@@ -10,6 +10,7 @@ import torch
 import pyroformer as pf
 from pyroformer.inference.cli.main import main
 from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.diagnostics import compare
 from pyroformer.inference.generation.interpolation import interpolate
 from pyroformer.inference.run import Run
 from pyroformer.models.transformer.backbone import Backbone
@@ -71,6 +72,17 @@ def test_reconstruction_and_evaluation_take_the_conditions_of_the_corpus(run: Ru
 def test_the_bound_is_of_texts_given_their_conditions(run: Run) -> None:
     evaluation = run.evaluate([("color", "a red one 3"), ("count", "two of them 4")], num_particles=4)
     assert {evaluation[name].bound_on for name in evaluation} == {"log p(x | c)", None}
+
+
+def test_runs_are_compared_given_the_conditions(run: Run) -> None:
+    pairs = [("color", "a red one 3"), ("count", "two of them 4")]
+    conditions, texts = zip(*pairs, strict=True)
+    compared = compare(run, run, texts, 2, conditions=conditions)
+    assert compared.difference == compare(run, run, pairs, 2).difference == 0
+    with pytest.raises(ValueError, match="the texts are pairs with a condition each: leave conditions out"):
+        compare(run, run, pairs, 2, conditions=conditions)
+    with pytest.raises(ValueError, match="give the condition of each text as well"):
+        compare(run, run, texts, 2)
 
 
 def test_generated_texts_would_need_a_condition(run: Run) -> None:
