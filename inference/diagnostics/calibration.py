@@ -1,7 +1,8 @@
 r"""Simulation-based calibration of a guide."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,23 +20,37 @@ from ..utils.errors import check_at_least
 from ..utils.progress import progress_bar
 from ..utils.seeded_eval import seeded_eval
 
-__all__ = ["Calibration", "calibrate"]
+__all__ = ["Calibration", "calibrate", "chosen_quantities"]
 
 Quantities: TypeAlias = Callable[[Mapping[str, Site]], Mapping[str, Tensor]]
 
 MAX_QUANTITIES = 64  # more p-values than these are no longer inspected one by one
 
 
-class Calibration(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Calibration:
     r"""Ranks of latents drawn from the model among draws from the guide.
 
     Arguments:
         ranks: The ranks of each quantity, from 0 to ``draws``, one for each simulated text.
         draws: Number of draws from the guide.
+
+    Raises:
+        ValueError: If the ranks of a quantity are no row of whole numbers from 0 to ``draws``.
+
+    Examples:
+        >>> Calibration({"z": np.array([0, 7, 10])}, draws=9)
+        Traceback (most recent call last):
+        ...
+        ValueError: the ranks of 'z' go from 0 to 10: give whole numbers from 0 to 9, the number of draws.
     """
 
     ranks: dict[str, Int[np.ndarray, " n"]]
     draws: int
+
+    def __post_init__(self) -> None:
+        check_at_least(1, draws=self.draws)
+        object.__setattr__(self, "ranks", {name: self._checked(name, ranks) for name, ranks in self.ranks.items()})
 
     def __repr__(self) -> str:
         ranks = f"{max(map(len, self.ranks.values()), default=0):,} ranks among {self.draws:,} draws"
@@ -47,11 +62,10 @@ class Calibration(NamedTuple):
         Raises:
             ValueError: If the quantity does not exist, or the number of ranks is not divisible by ``bins``.
         """
-        if name not in self.ranks:
-            raise ValueError(f"there is no quantity {name!r}: choose among {', '.join(self.ranks)}.")
+        ranks = self._ranks_of(name)
         if bins < 2 or (self.draws + 1) % bins:
             raise ValueError(f"bins is {bins}: give 2 or more, a divisor of the {self.draws + 1} possible ranks.")
-        return np.bincount(self.ranks[name] * bins // (self.draws + 1), minlength=bins)
+        return np.bincount(ranks * bins // (self.draws + 1), minlength=bins)
 
     def coverage(self, name: str, level: float) -> float:
         r"""The share of the true values that lie in the guide's central interval of a level, such as 0.9.
@@ -69,11 +83,10 @@ class Calibration(NamedTuple):
             >>> pf.diagnostics.Calibration({"z": np.arange(100)}, draws=99).coverage("z", 0.9)
             0.9
         """
-        if name not in self.ranks:
-            raise ValueError(f"there is no quantity {name!r}: choose among {', '.join(self.ranks)}.")
+        ranks = self._ranks_of(name)
         if not 0 <= level <= 1:
             raise ValueError(f"level is {level}: give the share that the interval should hold, from 0 to 1.")
-        outward = np.abs((2 * self.ranks[name] + 1) / (self.draws + 1) - 1)
+        outward = np.abs((2 * ranks + 1) / (self.draws + 1) - 1)
         return float((outward <= level + 1e-12).mean())
 
     def p_value(self, name: str, bins: int = 10) -> float:
@@ -104,6 +117,38 @@ class Calibration(NamedTuple):
             outer, mean = (counts[0] + counts[-1]) / counts.sum(), (ranks.mean() + 0.5) / (self.draws + 1)
             lines.append(f"{name:{width}}  {len(ranks):5}  {mean:5.3f}  {outer:5.3f}  {self.p_value(name, bins):5.3f}")
         return "\n".join(lines)
+
+    def _ranks_of(self, name: str) -> Int[np.ndarray, " n"]:
+        if name not in self.ranks:
+            raise ValueError(f"there is no quantity {name!r}: choose among {', '.join(self.ranks)}.")
+        return self.ranks[name]
+
+    def _checked(self, name: str, ranks: Any) -> Int[np.ndarray, " n"]:
+        """Ranks as an array that fits the number of draws."""
+        array = np.asarray(ranks)
+        whole = f"give whole numbers from 0 to {self.draws}, the number of draws."
+        if array.ndim != 1 or not array.size or array.dtype.kind not in "iu":
+            raise ValueError(f"the ranks of {name!r} have shape {array.shape} and type {array.dtype}: {whole}")
+        if array.min() < 0 or array.max() > self.draws:
+            raise ValueError(f"the ranks of {name!r} go from {array.min()} to {array.max()}: {whole}")
+        return array.astype(int)
+
+
+def chosen_quantities(calibration: Calibration, names: str | Sequence[str] | None) -> list[str]:
+    """The quantities of a name or of names; all without.
+
+    Raises:
+        ValueError: If a quantity does not exist, there are none, or it is no calibration.
+    """
+    if not isinstance(calibration, Calibration):
+        kind = type(calibration).__name__
+        raise ValueError(f"calibration has type {kind}: give what calibrate returns, or Calibration(ranks, draws).")
+    chosen = list(calibration.ranks) if names is None else [names] if isinstance(names, str) else list(names)
+    if not chosen:
+        raise ValueError("there are no quantities: give at least one, or leave names out.")
+    if unknown := [name for name in chosen if name not in calibration.ranks]:
+        raise ValueError(f"there is no quantity {unknown[0]!r}: choose among {', '.join(calibration.ranks)}.")
+    return chosen
 
 
 def calibrate(
@@ -138,7 +183,7 @@ def calibrate(
         draws: Number of draws from the guide, :math:`L`; with 99, ranks divide into 10 or 20 bins.
         texts: Number of texts per simulation.
         args: Arguments with which the model generates everything; by default an unobserved
-            :class:`~pyroformer.Batch`.
+            :class:`~pyroformer.Batch`. Of a batch of texts, only their number and their conditions count.
         observe: Function from the model's trace to the argument of the guide; by default the batch of generated texts.
             Texts whose length differs from their latent ``length`` get no rank, since the model gives them probability
             zero.
@@ -148,7 +193,8 @@ def calibrate(
         progress: Whether to show a progress bar on standard error; by default in a terminal and in notebooks.
 
     Raises:
-        ValueError: If a number is below 1, there would be more than 64 default quantities, or no text has a rank.
+        ValueError: If a number is below 1, the model reads conditions or has no site ``text`` and gets neither, there
+            would be more than 64 default quantities, a quantity is NaN or has another shape, or no text has a rank.
 
     References:
         Validating Bayesian Inference Algorithms with Simulation-Based Calibration (Talts et al., 2018),
@@ -168,10 +214,10 @@ def calibrate(
     collected: dict[str, list[np.ndarray]] = {}
     bar = progress_bar("calibrating", simulations, "simulation", progress)
     with bar as advance, seeded_eval(model, guide, seed=seed):
-        arguments = [Batch.unobserved(texts, like=_float(model))] if args is None else args
+        arguments = _arguments(model, args, texts)
         for _ in range(simulations):
             truth = poutine.trace(model).get_trace(*arguments)
-            data = generated_batch(truth) if observe is None else observe(truth)
+            data = generated_batch(truth, arguments) if observe is None else observe(truth)
             for name, ranks in _ranks(model, guide, truth, data, draws, quantities).items():
                 collected.setdefault(name, []).append(ranks)
             advance(1)
@@ -184,8 +230,25 @@ def calibrate(
     return Calibration(joined, draws)
 
 
-def generated_batch(trace: Trace) -> Batch:
-    """The texts of a model's trace as a batch; texts whose length differs from their latent one have weight 0."""
+def _arguments(model: nn.Module, args: Sequence[Any] | None, texts: int) -> list[Any]:
+    """The arguments with which the model draws everything."""
+    if args is not None:
+        return [arg._replace(tokens=None, mask=None) if isinstance(arg, Batch) else arg for arg in args]
+    if getattr(getattr(model, "config", None), "max_condition_length", 0):
+        raise ValueError("the model reads conditions: give those of some texts, args=[run.batch(texts, conditions)].")
+    return [Batch.unobserved(texts, like=_float(model))]
+
+
+def generated_batch(trace: Trace, arguments: Sequence[Any] = ()) -> Batch:
+    """The texts of a model's trace as a batch, with the conditions of the batch among the model's arguments.
+
+    Texts whose length differs from their latent one have weight 0.
+    """
+    if "text" not in trace.nodes:
+        raise ValueError(
+            "the model has no site 'text' to make a batch of: give observe=..., a function from the model's trace to "
+            "the argument of the guide."
+        )
     tokens: Any = trace.nodes["text"]["value"]
     mask = text_mask(tokens, EOS)
     weight = torch.full((len(tokens),), 1 / len(tokens), device=tokens.device)
@@ -193,7 +256,9 @@ def generated_batch(trace: Trace) -> Batch:
         length: Any = trace.nodes["length"]["value"]
         weight = torch.where(mask.sum(-1) == length, weight, 0)
         tokens, mask = tokens[:, : length.max()], mask[:, : length.max()]
-    return Batch(tokens, mask, weight)
+    asked = next((arg for arg in arguments if isinstance(arg, Batch)), None)
+    conditions = () if asked is None else (asked.condition_tokens, asked.condition_mask)
+    return Batch(tokens, mask, weight, *conditions)
 
 
 def _ranks(
@@ -205,23 +270,22 @@ def _ranks(
     quantities: Quantities | None,
 ) -> dict[str, np.ndarray]:
     """The ranks of one simulation: of local latents for each text with a weight, of global ones a single rank."""
-    count = len(data.weight) if isinstance(data, Batch) else 1
+    weight = data.weight if isinstance(data, Batch) else None
     replayed = poutine.trace(poutine.replay(model, trace=truth)).get_trace(data)
     names = list(latent_sites(replayed))
     below: dict[str, Tensor] = {}
     ties: dict[str, Tensor] = {}
-    true = _quantities(replayed, names, count, quantities)
+    true = _quantities(replayed, names, weight, quantities)
     for _ in range(draws):
         pair = trace_pair(model, guide, data)
-        for name, value in _quantities(pair[0], names, count, quantities).items():
+        for name, value in _quantities(pair[0], names, weight, quantities).items():
             below[name] = below.get(name, torch.zeros_like(true[name])) + (value < true[name])
             ties[name] = ties.get(name, torch.zeros_like(true[name])) + (value == true[name])
-    possible = data.weight > 0 if isinstance(data, Batch) else None
     result = {}
     for name, value in below.items():
         ranks = value + (torch.rand_like(value) * (ties[name] + 1)).floor()
-        if ranks.ndim and possible is not None:
-            ranks = ranks[possible]
+        if ranks.ndim and weight is not None:
+            ranks = ranks[weight > 0]
         result[name] = np.atleast_1d(ranks.long().cpu().numpy())
     return result
 
@@ -229,21 +293,39 @@ def _ranks(
 def _quantities(
     trace: Trace,
     names: list[str],
-    count: int,
+    weight: Tensor | None,
     custom: Quantities | None,
 ) -> dict[str, Tensor]:
     """The quantities to rank, in float64: one value for each text, or a single one."""
     sites = {name: trace.nodes[name] for name in names}
     if custom is not None:
-        return {name: value.double() for name, value in custom(sites).items()}
-    entries = {key: value.double() for name, site in sites.items() for key, value in _entries(name, site).items()}
+        return {name: _quantity(name, value, weight) for name, value in custom(sites).items()}
+    entries = {key: value for name, site in sites.items() for key, value in _entries(name, site).items()}
     if len(entries) > MAX_QUANTITIES:
         raise ValueError(
             f"there are {len(entries)} entries of latents to rank: give at most {MAX_QUANTITIES} with quantities=...."
         )
-    densities = ELBO(data_size=count).densities(trace, Trace()).log_p
+    densities = ELBO(data_size=1 if weight is None else len(weight)).densities(trace, Trace()).log_p
     each = torch.stack(torch.broadcast_tensors(*densities.values())).sum(0).double()
-    return entries | {"log_p": each if all(is_local(site) for site in sites.values()) else each.sum()}
+    entries["log_p"] = each if all(is_local(site) for site in sites.values()) else each.sum()
+    return {name: _quantity(name, value, weight) for name, value in entries.items()}
+
+
+def _quantity(name: str, value: Any, weight: Tensor | None) -> Tensor:
+    """A quantity in float64, checked: texts of weight 0 have no rank, whatever their value is."""
+    try:
+        result = torch.as_tensor(value).double()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"the quantity {name!r} is a {type(value).__name__}: give a tensor or a number.") from error
+    if result.ndim > 1 or result.ndim and weight is not None and len(result) != len(weight):
+        texts = "text" if weight is None else f"of {len(weight)} texts"
+        raise ValueError(
+            f"the quantity {name!r} has shape {tuple(result.shape)}: give one value for each {texts}, or a single one."
+        )
+    counted = result[weight > 0] if weight is not None and result.ndim else result
+    if counted.isnan().any():
+        raise ValueError(f"the quantity {name!r} is NaN in a draw, which has no rank: give a number for each text.")
+    return result
 
 
 def _entries(name: str, site: Site) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from ...diagnostics.calibration import Calibration
+from ...diagnostics.calibration import Calibration, chosen_quantities
 from ..style import COLORS, FRAME, INK, new_axes, plain
 
 __all__ = ["coverage"]
@@ -14,7 +14,7 @@ WIDTH, HEIGHT = 6.0, 4.0  # size of a new figure, in inches
 LEVELS = 41
 
 
-def coverage(calibration: Calibration, names: Sequence[str] | None = None, *, ax: Axes | None = None) -> Axes:
+def coverage(calibration: Calibration, names: str | Sequence[str] | None = None, *, ax: Axes | None = None) -> Axes:
     r"""Draw how many of the true values lie in the guide's central interval of each level.
 
     .. math::
@@ -39,16 +39,10 @@ def coverage(calibration: Calibration, names: Sequence[str] | None = None, *, ax
         >>> [float(line.get_ydata()[20]) for line in ax.lines]  # of the intervals of 50 %
         [0.5, 0.25]
     """
-    if not isinstance(calibration, Calibration):
-        kind = type(calibration).__name__
-        raise ValueError(f"calibration has type {kind}: give what calibrate returns, or Calibration(ranks, draws).")
-    names = list(calibration.ranks) if names is None else [names] if isinstance(names, str) else list(names)
-    if not names:
-        raise ValueError("there are no quantities: give at least one, or leave names out.")
+    names = chosen_quantities(calibration, names)
     ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
     levels = np.linspace(0, 1, LEVELS)
-    counts = [len(calibration.ranks[name]) for name in names if name in calibration.ranks]
-    error = 2 * np.sqrt(levels * (1 - levels) / min(counts, default=1))
+    error = 2 * np.sqrt(levels * (1 - levels) / min(len(calibration.ranks[name]) for name in names))
     band = (np.clip(levels - error, 0, 1), np.clip(levels + error, 0, 1))
     ax.fill_between(levels, *band, color=FRAME, alpha=0.3, linewidth=0, label="exact, ± 2 standard errors")
     for index, name in enumerate(names):

@@ -6,7 +6,7 @@ from math import ceil, lgamma, log
 import numpy as np
 from matplotlib.axes import Axes
 
-from ...diagnostics.calibration import Calibration
+from ...diagnostics.calibration import Calibration, chosen_quantities
 from ..style import COLORS, FRAME, INK, new_axes, plain
 
 __all__ = ["ranks"]
@@ -17,7 +17,7 @@ COLUMNS = 4
 
 def ranks(
     calibration: Calibration,
-    names: Sequence[str] | None = None,
+    names: str | Sequence[str] | None = None,
     *,
     bins: int = 10,
     axes: Iterable[Axes] | None = None,
@@ -28,16 +28,17 @@ def ranks(
     inverted U that it is too wide, a slope that it is biased: towards low values if it rises to the right.
 
     Arguments:
-        calibration: Result of :func:`~pyroformer.diagnostics.calibrate`.
+        calibration: Result of :func:`~pyroformer.diagnostics.calibrate`, or ranks of your own in a
+            :class:`~pyroformer.diagnostics.Calibration`.
         names: The quantities; all by default.
         bins: Number of bins, a divisor of the number of ranks.
         axes: Matplotlib axes, one for each quantity; by default those of a new figure.
 
     Raises:
-        ValueError: If a quantity does not exist, ``bins`` is no divisor of the number of ranks, or there are too few
-            axes.
+        ValueError: If a quantity does not exist or there are none, ``bins`` is no divisor of the number of ranks, or
+            there are too few axes.
     """
-    names = list(calibration.ranks) if names is None else list(names)
+    names = chosen_quantities(calibration, names)
     counts = {name: calibration.counts(name, bins) for name in names}
     if axes is None:
         columns = min(COLUMNS, len(names))

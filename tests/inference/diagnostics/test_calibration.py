@@ -1,8 +1,10 @@
 """Simulation-based calibration, for models with a known posterior."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.diagnostics import Calibration, calibrate
+from pyroformer.models.batch import Batch
 from pyroformer.models.della import DELLA
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.transformer.config import TransformerConfig
@@ -164,3 +167,62 @@ def test_invalid_calibrations() -> None:
     nvae = NVAE(CONFIG)
     with pytest.raises(ValueError, match="no text of 1 had the length that was drawn for it"):
         calibrate(nvae, NVAEGuide(nvae), simulations=1, draws=3, texts=1, seed=1)
+
+
+def test_conditions_are_those_of_the_texts_that_are_given() -> None:
+    model = DELLA(replace(CONFIG, max_condition_length=2), latent_size=2)
+    guide = DELLAGuide(model)
+    batch = Batch.pad([[5, 2], [6, 7, 2], [8, 2]], conditions=[[3], [4, 5], [6]])
+    calibration = calibrate(model, guide, simulations=2, draws=9, args=[batch])
+    assert len(calibration.ranks["log_p"]) == 6
+    again = calibrate(model, guide, simulations=2, draws=9, args=[batch._replace(tokens=None, mask=None)])
+    assert (calibration.ranks["log_p"] == again.ranks["log_p"]).all()  # texts are drawn, not those of the batch
+    with pytest.raises(ValueError, match=r"the model reads conditions: give those of some texts, args=\[run.batch\("):
+        calibrate(model, guide, simulations=1)
+
+
+class Alone(nn.Module):
+    def forward(self) -> None:
+        pyro.sample("mean", dist.Normal(0.0, 1.0))
+
+
+def test_a_model_without_texts_needs_to_observe() -> None:
+    with pytest.raises(ValueError, match="the model has no site 'text' to make a batch of: give observe="):
+        calibrate(Alone(), Guess(), args=())
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.full((TEXTS,), torch.nan), "the quantity 'f' is NaN in a draw, which has no rank"),
+        (torch.zeros(TEXTS, 2), r"the quantity 'f' has shape \(50, 2\): give one value for each text, or a single one"),
+        ("0.5", "the quantity 'f' is a str: give a tensor or a number"),
+    ],
+)
+def test_quantities_that_have_no_rank(value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        calibrated(Guess(), quantities=lambda sites: {"f": value})
+
+
+def test_a_quantity_has_one_value_for_each_text_of_a_batch_or_one() -> None:
+    model = DELLA(CONFIG, latent_size=2)
+    options: dict[str, Any] = {"simulations": 1, "draws": 9, "texts": 4}
+    with pytest.raises(ValueError, match=r"the quantity 'f' has shape \(3,\): give one value for each of 4 texts"):
+        calibrate(model, DELLAGuide(model), quantities=lambda sites: {"f": torch.zeros(3)}, **options)
+    calibration = calibrate(model, DELLAGuide(model), quantities=lambda sites: {"f": 0.5}, **options)
+    assert calibration.ranks["f"].shape == (1,)
+
+
+def test_ranks_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
+    ranks: Any = [0, 4, 9]  # a list, too
+    assert Calibration({"z": ranks}, 9).counts("z", 2).tolist() == [2, 1]
+    for wrong, message in [
+        ([0, 10], "the ranks of 'z' go from 0 to 10: give whole numbers from 0 to 9, the number of draws"),
+        ([-1, 3], "the ranks of 'z' go from -1 to 3"),
+        ([0.5], r"the ranks of 'z' have shape \(1,\) and type float64"),
+        ([[1]], r"the ranks of 'z' have shape \(1, 1\) and type int64"),
+        ([], r"the ranks of 'z' have shape \(0,\)"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Calibration({"z": np.array(wrong)}, 9)

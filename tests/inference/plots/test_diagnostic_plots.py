@@ -277,6 +277,16 @@ def test_ranks_are_counted_in_bins_with_the_binomial_band() -> None:
         plots.ranks(Calibration({"z": flat, "y": low}, 19), axes=own_axes())
 
 
+def test_ranks_are_those_of_a_name_or_of_names() -> None:
+    calibration = Calibration({"z": np.arange(20), "log_p": np.arange(20)}, 19)
+    (ax,) = plots.ranks(calibration, "log_p", axes=own_axes())
+    assert ax.get_title(loc="left").startswith("log_p")
+    with pytest.raises(ValueError, match="there are no quantities: give at least one, or leave names out"):
+        plots.ranks(calibration, [])
+    with pytest.raises(ValueError, match="there is no quantity 'y': choose among z, log_p"):
+        plots.ranks(calibration, ["z", "y"])
+
+
 # Predictive checks
 
 
