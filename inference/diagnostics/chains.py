@@ -44,6 +44,8 @@ def as_chains(fits: Sequence[ArviZData]) -> ArviZData:
     """
     import xarray
 
+    if hasattr(fits, "add_groups") or hasattr(fits, "children"):
+        raise ValueError("fits is the result of one fit: give a list of at least 2, which r-hat compares.")
     if len(fits) < 2:
         raise ValueError(f"there are {len(fits)} fits: r-hat compares at least 2.")
     first = fits[0]

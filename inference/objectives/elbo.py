@@ -265,7 +265,7 @@ class ELBO(Described, pyro.infer.ELBO):
             if self.data_size is None:
                 raise ValueError(
                     f"site {site['name']!r} lies outside the plate 'texts', so all texts share it: "
-                    "give their number as ELBO(data_size=...)."
+                    "give their number as data_size=...."
                 )
             return value.reshape(-1, *value.shape[value.ndim - kept :]).sum(0) / self.data_size
         right = range(plate + 1 - kept, -kept)

@@ -12,8 +12,22 @@ from torch import Tensor
 from ..objectives.traces import as_numpy, displayed_value, is_local, latent_sites
 from .arviz_compat import storable
 
-__all__ = ["POINT_SITES", "Draws", "Variables", "dimension_names", "is_auxiliary", "point_sites"]
+__all__ = [
+    "POINT_SITES",
+    "Draws",
+    "Variables",
+    "dimension_names",
+    "is_auxiliary",
+    "mixture_dimension_names",
+    "point_sites",
+]
 
+MIXTURE = {
+    "keys": ("component", "dimension"),
+    "precision": ("component", "dimension"),
+    "values": ("component", "value_dimension"),
+    "weights": ("component",),
+}
 POINT_SITES = "point_sites"  # attribute of sample_stats
 Variables = dict[str, tuple[tuple[str, ...], np.ndarray]]  # name: (dimensions, values)
 
@@ -67,8 +81,9 @@ def dimension_names(
 ) -> dict[str, tuple[str, ...]]:
     """The names of the dimensions of each variable.
 
-    Those of a variable that is not known, such as the variances of a base measure, are named after the one that has
-    their size, ``dimension`` or ``component``; those of other sizes after the variable.
+    Those of a variable that is not known, such as the variances of a base measure, or whose sizes contradict a known
+    one before it, are named after the one that has their size, ``dimension`` or ``component``; those of other sizes
+    after the variable.
 
     Examples:
         >>> shapes = {"base_measure.lam": (16,), "vectors": (4, 16), "base_measure.tree": (3,)}
@@ -76,17 +91,18 @@ def dimension_names(
         ('dimension',)
         >>> dimension_names(shapes, {})["base_measure.tree"]
         ('base_measure.tree_dim_0',)
+        >>> known = {"keys": ("component", "dimension"), "precision": ("component", "dimension")}
+        >>> dimension_names({"keys": (5, 2), "precision": (2, 2)}, known)["precision"]
+        ('precision_dim_0', 'precision_dim_1')
     """
-    sizes = {
-        dim: size
-        for name, shape in shapes.items()
-        for dim, size in zip(known.get(name, ()), shape, strict=False)
-        if len(known.get(name, ())) == len(shape)
-    }
+    sizes: dict[str, int] = {}
+    for name, names in known.items():
+        if len(names) == len(known_shape := shapes.get(name, ())):
+            sizes = dict(zip(names, known_shape, strict=True)) | sizes
     result = {}
     for name, shape in shapes.items():
         names = known.get(name, ())
-        if len(names) != len(shape):
+        if len(names) != len(shape) or any(sizes[dim] != size for dim, size in zip(names, shape, strict=True)):
             alike = [
                 next((dim for dim in ("dimension", "component") if sizes.get(dim) == size), None) for size in shape
             ]
@@ -96,6 +112,16 @@ def dimension_names(
             )
         result[name] = names
     return result
+
+
+def mixture_dimension_names(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[str, ...]]:
+    """The names of the dimensions of the parts of a mixture, whose precisions may be one for each component.
+
+    Examples:
+        >>> mixture_dimension_names({"precision": (2,), "keys": (2, 2), "weights": (2,)})["precision"]
+        ('component',)
+    """
+    return dimension_names(shapes, {name: names[: len(shapes.get(name, ()))] for name, names in MIXTURE.items()})
 
 
 def is_auxiliary(site: Mapping[str, Any]) -> bool:

@@ -116,7 +116,7 @@ def to_arviz(
     draws: int = 100,
     *,
     seed: int = 0,
-    sites: Collection[str] | None = None,
+    sites: str | Collection[str] | None = None,
     prior: bool = True,
     predictive: int = 0,
     data_size: int | None = None,
@@ -140,7 +140,7 @@ def to_arviz(
         batch: The texts; use few, since every draw of their latents is stored.
         draws: Number of posterior draws for each text.
         seed: Random seed.
-        sites: The latent sites to export; all by default. Log densities are always those of all sites.
+        sites: The latent site or sites to export; all by default. Log densities are always those of all sites.
         prior: Whether to draw from the prior as well.
         predictive: Number of draws from which a text is decoded.
         data_size: Number of texts that share the global sites, as in :class:`~pyroformer.ELBO`.
@@ -173,6 +173,7 @@ def to_arviz(
         )
     if batch.tokens is None or batch.mask is None:
         raise ValueError("the batch is unobserved: a posterior is one of texts.")
+    sites = [sites] if isinstance(sites, str) else sites
     elbo, collected = ELBO(data_size=data_size), Draws(getattr(model, "dimensions", {}))
     bar = progress_bar("drawing", draws, "draw", progress)
     with bar as advance, seeded_eval(model, guide, seed=seed):

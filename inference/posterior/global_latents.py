@@ -35,17 +35,12 @@ from ..objectives.traces import (
 from ..utils.errors import check_at_least
 from ..utils.seeded_eval import seeded_eval
 from .arviz_compat import ArviZData, draw_attributes, from_groups
-from .draws import dimension_names, is_auxiliary, point_sites
+from .draws import is_auxiliary, mixture_dimension_names, point_sites
 
 __all__ = ["global_posterior"]
 
 Arrays = dict[str, list[np.ndarray]]
-DIMENSIONS = {
-    "keys": ("component", "dimension"),
-    "values": ("component", "value_dimension"),
-    "weights": ("component",),
-    "per_observation": ("observation",),
-}
+OBSERVED = {"per_observation": ("observation",)}
 
 
 def global_posterior(
@@ -190,7 +185,7 @@ def _check_sites(model: Trace, guide: Trace, plate: str) -> None:
 def _dataset(arrays: Arrays) -> Any:
     import xarray
 
-    names = dimension_names({name: values[0].shape for name, values in arrays.items()}, DIMENSIONS)
+    names = mixture_dimension_names({name: values[0].shape for name, values in arrays.items()}) | OBSERVED
     return xarray.Dataset(
         {name: (("chain", "draw", *names[name]), np.stack(values)[None]) for name, values in arrays.items()}
     )

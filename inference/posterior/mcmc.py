@@ -5,16 +5,9 @@ from typing import Any
 from pyro.infer import MCMC
 
 from .arviz_compat import ArviZData, from_groups
-from .draws import dimension_names
+from .draws import mixture_dimension_names
 
 __all__ = ["from_mcmc"]
-
-DIMENSIONS = {
-    "keys": ("component", "dimension"),
-    "precision": ("component", "dimension"),
-    "values": ("component", "value_dimension"),
-    "weights": ("component",),
-}
 
 
 def from_mcmc(chains: MCMC) -> ArviZData:
@@ -41,7 +34,6 @@ def from_mcmc(chains: MCMC) -> ArviZData:
     if draws is None:
         raise ValueError("the chains have no draws: call run(queries) first")
     arrays = {name: value.detach().cpu().numpy() for name, value in chains.get_samples(group_by_chain=True).items()}
-    known = {name: names[: arrays[name].ndim - 2] for name, names in DIMENSIONS.items() if name in arrays}
-    names = dimension_names({name: value.shape[2:] for name, value in arrays.items()}, known)
+    names = mixture_dimension_names({name: value.shape[2:] for name, value in arrays.items()})
     variables = {name: (("chain", "draw", *names[name]), value) for name, value in arrays.items()}
     return from_groups({"posterior": xarray.Dataset(variables)}, {"algorithm": type(chains.kernel).__name__})

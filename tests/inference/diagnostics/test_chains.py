@@ -1,5 +1,7 @@
 """Several fits as chains, and their r-hat."""
 
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -70,6 +72,9 @@ def test_chains_are_the_fits_and_the_texts_stay() -> None:
 def test_fits_that_do_not_match() -> None:
     with pytest.raises(ValueError, match="there are 1 fits: r-hat compares at least 2"):
         as_chains([fit()])
+    one: Any = fit()
+    with pytest.raises(ValueError, match="fits is the result of one fit: give a list of at least 2"):
+        as_chains(one)
     with pytest.raises(ValueError, match="fit 2 is of other texts than the first: export the same texts"):
         as_chains([fit(), fit(texts=([5, 2], [7, 7, 2]))])
     with pytest.raises(ValueError, match="fit 2 has other variables or sizes in 'posterior' than the first"):

@@ -100,6 +100,8 @@ def test_it_is_that_of_arviz_where_draws_are_the_posteriors() -> None:
 
 def test_khat_of_shared_latents_is_one_number() -> None:
     assert float(khat(global_posterior(Mean(), Guess(1.1), SEEN, draws=400))) < 0.5
+    with pytest.raises(ValueError, match="site is 'mean', but these latents have one k-hat, that of all of them"):
+        khat(global_posterior(Mean(), Guess(1.1), SEEN, draws=30), "mean")
     narrow = khat(global_posterior(Mean(), Guess(0.3), SEEN, draws=400))
     assert narrow.dims == () and float(narrow) > 0.7
 

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -135,6 +136,8 @@ def test_khat_of_texts_is_given_what_they_share() -> None:
     assert (khat(to_arviz(Shared(), SharedGuess(0.3), BATCH, **fixed)) > 0.5).all()
     data = to_arviz(Shared(), SharedGuess(), BATCH, draws=30, data_size=3)
     assert dataset(data, "posterior")["mu"].std() > 0.3
+    with pytest.raises(ValueError, match="'mu' lies outside the plate 'texts', .* give their number as data_size=..."):
+        to_arviz(Shared(), SharedGuess(), BATCH)
     with pytest.raises(ValueError, match="all texts share 'mu', so that none .* fix_global=True"):
         khat(data)
 
@@ -178,6 +181,8 @@ def test_only_the_named_sites_are_exported() -> None:
     data = to_arviz(model, NVAEGuide(model), BATCH, draws=2, sites=["weights"], prior=False)
     assert list(dataset(data, "posterior")) == ["weights"]
     assert "log_q_vectors" in dataset(data, "sample_stats")
+    again = to_arviz(model, NVAEGuide(model), BATCH, draws=2, sites="weights", prior=False)
+    assert list(dataset(again, "posterior")) == ["weights"]
 
 
 def test_half_precision_is_kept_as_floats() -> None:
@@ -199,6 +204,8 @@ def test_a_run_compared_with_itself_is_no_better(nvae: Run, corpus: Corpus) -> N
 MODEL = NVAE(CONFIG)
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"draws": 0}, "draws is 0: give a whole number of at least 1"),
+    ({"draws": 3.5}, "draws is 3.5: give a whole number, such as 4"),
+    ({"draws": "3"}, "draws is '3', a str: give a number"),
     ({"draws": 2, "predictive": 3}, "predictive is 3, but there are 2 draws to decode from"),
     ({"sites": ["z"]}, "there is no latent site 'z': choose among weights, vectors"),
     (
@@ -209,7 +216,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("options", "message"), REFUSED, ids=[message[:20] for _, message in REFUSED])
-def test_invalid_options(options: dict[str, Any], message: str) -> None:
+def test_invalid_options(options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
     with pytest.raises(ValueError, match=message):
         to_arviz(MODEL, NVAEGuide(MODEL), BATCH, **options)
 

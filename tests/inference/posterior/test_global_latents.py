@@ -31,6 +31,13 @@ def test_sites_have_named_dimensions_and_no_auxiliary_one_is_exported() -> None:
     torch.testing.assert_close(torch.from_numpy(next(iter(observed.values())).values), queries)
 
 
+def test_precisions_are_one_for_each_component() -> None:
+    mixture = Mixture(torch.zeros(2).log_softmax(-1), torch.randn(2, 2), noise_variance=1.0)
+    model = MixtureAttention(mixture, precision=Gamma(2.0, 1.0))
+    data = global_posterior(model, Automatic(model, AutoNormal), torch.randn(9, 2), plate="tokens", draws=4)
+    assert dataset(data, "posterior")["precision"].dims == ("chain", "draw", "component")
+
+
 def test_weights_are_weights_before_and_after() -> None:
     """The model draws log weights; an automatic guide says nothing of that."""
     mixture = Mixture(torch.zeros(3).log_softmax(-1), torch.randn(3, 2), noise_variance=1.0)
