@@ -150,7 +150,8 @@ def _log_p(trace: Trace, plate: str, nesting: int) -> tuple[Tensor, Tensor]:
 def _observation_dims(site: Site, plate: str) -> set[int]:
     """The batch dimensions over which observations run: that of the plate and those of the plates around it."""
     names = [frame.name for frame in site["cond_indep_stack"]]  # from the outermost
-    return {frame.dim for frame in site["cond_indep_stack"][: names.index(plate) + 1]}
+    around = site["cond_indep_stack"][: names.index(plate) + 1]
+    return {frame.dim for frame in around if frame.vectorized}
 
 
 def _rows(values: Tensor, dims: set[int]) -> Tensor:
