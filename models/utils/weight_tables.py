@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from .tensor_state import same_state, state_of
+
 __all__ = ["from_weights", "weight_tables_kept"]
 
 R = TypeVar("R")
@@ -49,13 +51,11 @@ def from_weights(owner: object, name: str, compute: Callable[[], R], *weights: T
     kept = _KEPT.get()
     if kept is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return compute()
-    present = [weight for weight in weights if weight is not None]
-    if any(weight.is_inference() for weight in present):  # of these it is not known whether they have changed
+    if (state := state_of(*weights)) is None:  # it is not known whether they have changed
         return compute()
-    state = [(weight, weight._version) for weight in present]
     if (entry := kept.get((id(owner), name))) is not None:
         _, before, table = entry
-        if len(before) == len(state) and all(a is b and m == n for (a, m), (b, n) in zip(before, state, strict=True)):
+        if same_state(before, state):
             return table
     table = compute()
     kept[id(owner), name] = (owner, state, table)  # with the owner: another may not have its id meanwhile

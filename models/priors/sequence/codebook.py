@@ -121,7 +121,7 @@ class Codebook(TorchDistribution):
     def log_densities(self, value: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch k"]:
         """The log density of each Gaussian, up to a term that all have in common; kept for the value asked for last."""
         with torch.autocast(value.device.type, enabled=False):  # the product needs float32
-            return self._densities(self._log_densities, value)
+            return self._densities(self._log_densities, value, self.means, self.stds, self.shift)
 
     def _log_joint(self, value: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch k"]:
         """The logit plus the log density of each Gaussian, up to a term that all have in common."""
@@ -129,7 +129,7 @@ class Codebook(TorchDistribution):
 
     def _log_densities(self, value: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch k"]:
         value = value if self.shift is None else value - self.shift
-        center, mean, constant = self._tables(self._make_tables, self.means)
+        center, mean, constant = self._tables(self._make_tables, self.means, self.stds)
         size = mean.shape[-1]
         z, precision = value[..., :size] - center, self.stds[..., :size].reciprocal().square()
         if len(self.stds) == 1:  # products with a vector in place of tables of all means

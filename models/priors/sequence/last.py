@@ -5,6 +5,8 @@ from typing import Generic, TypeVar
 
 from torch import Tensor
 
+from ...utils.tensor_state import TensorState, same_state, state_of
+
 __all__ = ["Last"]
 
 R = TypeVar("R")
@@ -13,16 +15,20 @@ R = TypeVar("R")
 class Last(Generic[R]):
     """The result for the value asked for last, computed once.
 
+    It is computed again after a change in place of the value, or of other tensors that the function reads, and where
+    gradients are recorded and were not, or the other way round.
+
     Examples:
         >>> last, value = Last(), torch.tensor(2.0)
         >>> last(torch.exp, value) is last(torch.exp, value)
         True
     """
 
-    value: Tensor | None = None
+    state: TensorState | None = None
     result: R
 
-    def __call__(self, function: Callable[[Tensor], R], value: Tensor) -> R:
-        if value is not self.value:
-            self.value, self.result = value, function(value)
+    def __call__(self, function: Callable[[Tensor], R], value: Tensor, *others: Tensor | None) -> R:
+        state = state_of(value, *others)
+        if not same_state(self.state, state):
+            self.state, self.result = state, function(value)
         return self.result
