@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ...models.distributions.log_dirichlet_math import symmetric_dirichlet_kl
 from ...models.nvib.bottleneck import Bottleneck, VectorPosterior
 from ...models.priors.weights import conditional_concentration
 from ...models.utils.numbers import declared_number, declared_numbers
-from ..objectives.nvib import vector_regularizer, weight_regularizer
+from ..objectives.nvib import vector_regularizer
 from .layers import check_prior, layers
 
 __all__ = ["KL", "kl"]
@@ -102,8 +103,8 @@ def _regularizers(layer: Bottleneck, posterior: VectorPosterior, delta: float) -
     own = layer.prior_log_alpha.expand(*excess.shape[:-1], 1)
     log_alpha = torch.cat([own, layer.natural_log_alpha(x) + excess], -1).double()
     log_alpha0 = torch.logsumexp(log_alpha.masked_fill(~mask, -torch.inf), -1)
-    prior = conditional_concentration(1.0, delta, count - 1).double().log() + layer.prior_log_alpha.double()
-    weights = weight_regularizer(log_alpha0, prior.clamp(max=600).exp(), count)
+    log_prior0 = conditional_concentration(1.0, delta, count - 1).double().log() + layer.prior_log_alpha.double()
+    weights = symmetric_dirichlet_kl(log_alpha0, log_prior0, count)
     mean, variance = _prepended(layer.prior_mean, means), _prepended(layer.prior_variance, variances.expand_as(means))
     vectors = vector_regularizer(
         log_alpha.to(means.dtype), mean, variance, layer.prior_mean, layer.prior_variance, mask, reduction="mean"

@@ -10,8 +10,9 @@ from torch import Tensor
 from ...guides.nvae import kept_components
 from ...models.base import REGULARIZED_TO, Model
 from ...models.distributions.log_dirichlet import LogDirichlet
-from ...models.distributions.log_dirichlet_math import LOG_ZERO, gamma_kl_remainder
+from ...models.distributions.log_dirichlet_math import LOG_ZERO, symmetric_dirichlet_kl
 from ...models.priors.roles import SequencePrior
+from ...models.utils.precision import at_least_float32
 from ..options import TrainingOptions
 from .description import check_no_kl_options, check_particles
 from .elbo import ELBO
@@ -167,8 +168,8 @@ def _regularizers(posterior: Any, prior: Any, gaussian: Any, base: Any) -> tuple
     if not isinstance(prior, LogDirichlet):
         raise ValueError(f"the nvib objective needs Dirichlet weights, not {type(prior).__name__}: take the ELBO.")
     log_alpha, mask = posterior.log_concentration, posterior.present
-    prior_alpha0 = torch.logsumexp(prior.log_concentration.masked_fill(~mask, -torch.inf), -1).exp()
-    alpha0 = torch.logsumexp(log_alpha.masked_fill(~mask, -torch.inf), -1)
+    log_prior0 = torch.logsumexp(prior.log_concentration.masked_fill(~mask, -torch.inf), -1)
+    log_alpha0 = torch.logsumexp(log_alpha.masked_fill(~mask, -torch.inf), -1)
     of_vectors = vector_regularizer(
         log_alpha,
         gaussian.mean,
@@ -178,7 +179,7 @@ def _regularizers(posterior: Any, prior: Any, gaussian: Any, base: Any) -> tuple
         mask,
         reduction="mean",
     )
-    return weight_regularizer(alpha0, prior_alpha0, mask.sum(-1)), of_vectors
+    return symmetric_dirichlet_kl(log_alpha0, log_prior0, mask.sum(-1)), of_vectors
 
 
 def _check_dirichlet(model: Model, name: str) -> None:
@@ -210,10 +211,8 @@ def weight_regularizer(
     :math:`\pi \sim \mathrm{Dir}(\alpha)` and one vector per component; charged with :math:`L_D + L_G` instead of its
     own divergence, its "bound" can exceed :math:`\log p(x)`. It depends on the concentrations through their sum alone.
 
-    Computed in float64 as :math:`\kappa_0 r(\alpha_0 / \kappa_0, \alpha_0^{p\prime} / \kappa_0) -
-    r(\alpha_0, \alpha_0^{p\prime})` with :math:`r` of
-    :func:`~pyroformer.models.distributions.log_dirichlet_math.gamma_kl_remainder`: the textbook form is wrong by
-    248 nats in float32 at :math:`\log \alpha_0 = 19`.
+    Computed in float64 by :func:`~pyroformer.models.distributions.log_dirichlet_math.symmetric_dirichlet_kl`: the
+    textbook form is wrong by 248 nats in float32 at :math:`\log \alpha_0 = 19`.
 
     Arguments:
         log_alpha0: Log of the posterior's total concentration, the prior component's included.
@@ -231,12 +230,8 @@ def weight_regularizer(
         >>> weight_regularizer(torch.tensor(50.0), 4.0, 11)
         tensor(240.2660)
     """
-    dtype = torch.promote_types(log_alpha0.dtype, torch.float32)
-    la = log_alpha0.double()
-    lp = torch.as_tensor(prior_alpha0, device=la.device).double().log()
-    count = torch.as_tensor(components, device=la.device).double()
-    each = gamma_kl_remainder(la - count.log(), lp - count.log())
-    return (count * each - gamma_kl_remainder(la, lp)).to(dtype)
+    log_prior = torch.as_tensor(prior_alpha0, device=log_alpha0.device).double().log()
+    return symmetric_dirichlet_kl(log_alpha0, log_prior, components).to(at_least_float32(log_alpha0).dtype)
 
 
 def vector_regularizer(

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.distributions import Gamma
 
@@ -21,6 +21,7 @@ __all__ = [
     "gamma_kl_remainder",
     "sample_log_dirichlet",
     "sample_log_gamma",
+    "symmetric_dirichlet_kl",
 ]
 
 LOG_ZERO = -1e30
@@ -192,6 +193,33 @@ def dirichlet_kl(
     shares = _compare(la, lb, mask)
     rest = torch.where(shares.rest, gamma_kl_remainder(la, lb), 0.0).sum(-1)
     return _narrow(_scaled_kl(shares) + rest + _pivot_remainder(shares), dtype)
+
+
+def symmetric_dirichlet_kl(
+    log_a0: Float[Tensor, "*#batch"],
+    log_b0: Float[Tensor, "*#batch"],
+    components: Int[Tensor, "*#batch"] | Float[Tensor, "*#batch"] | int,
+) -> Float[Tensor, "*batch"]:
+    r"""KL divergence of symmetric Dirichlet distributions, from the logs of their total concentrations.
+
+    .. math:: \mathrm{KL} = k \, r(a_0 / k, b_0 / k) - r(a_0, b_0)
+
+    with :math:`r` of :func:`gamma_kl_remainder`. Computed in float64.
+
+    Arguments:
+        log_a0: :math:`\log a_0` of the first argument.
+        log_b0: :math:`\log b_0` of the second.
+        components: :math:`k`, the number of components.
+
+    Examples:
+        >>> symmetric_dirichlet_kl(torch.tensor([1.0, 1001.0]), torch.tensor([1.0, 1000.0]), 5)
+        tensor([0.0000, 0.7358])
+    """
+    dtype = torch.promote_types(at_least_float32(log_a0).dtype, log_b0.dtype)
+    la, lb = log_a0.double(), log_b0.double()
+    count = torch.as_tensor(components, device=la.device).double()
+    each = gamma_kl_remainder(la - count.log(), lb - count.log())
+    return _narrow(count * each - gamma_kl_remainder(la, lb), dtype)
 
 
 def gamma_kl_remainder(log_a: Float[Tensor, "*#shape"], log_b: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:

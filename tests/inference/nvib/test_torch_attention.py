@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import pyroformer as pf
+from pyroformer.models.distributions.log_dirichlet_math import dirichlet_kl
 
 P, H, B, M, N = 12, 3, 2, 4, 6
 PADDING = torch.arange(N) >= torch.tensor([[4], [N]])
@@ -204,6 +205,20 @@ def test_divergences_are_those_of_the_distributions() -> None:
         torch.testing.assert_close(result.vectors["self_attn"][text], vectors, rtol=1e-5, atol=1e-7)
     expected = (0.5 * result.weights["self_attn"] + 3 * result.vectors["self_attn"]).mean()
     torch.testing.assert_close(result.loss, expected)
+
+
+def test_divergences_of_vectors_of_large_norm() -> None:
+    encoder, x = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 20 * torch.randn(B, N, 16)
+    pf.nvib.regularize(pf.nvib.fit_priors(pf.nvib.wrap(encoder), [x]), tau_alpha=0.0, tau_sigma=0.4).train()
+    layer = pf.nvib.layers(encoder)["self_attn"]
+    assert layer.prior_log_alpha > 700  # its exponential is infinite in float64
+    encoder(x)
+    own, each = layer.prior_log_alpha.double(), layer.natural_log_alpha(x).double()
+    for text, weights in enumerate(pf.nvib.kl(encoder, delta=0.4).weights["self_attn"]):
+        total = torch.cat([own[None], each[text]]).logsumexp(0)
+        q, p = (log - math.log(N + 1) for log in (total, own + math.log(1 + 0.4 * N)))
+        expected = dirichlet_kl(q.expand(N + 1), p.expand(N + 1)) / (N + 1)
+        torch.testing.assert_close(weights, expected.float(), rtol=1e-5, atol=1e-5)
 
 
 def test_weights_of_layers() -> None:

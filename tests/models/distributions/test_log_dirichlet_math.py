@@ -25,6 +25,7 @@ from pyroformer.models.distributions.log_dirichlet_math import (
     gamma_kl_remainder,
     sample_log_dirichlet,
     sample_log_gamma,
+    symmetric_dirichlet_kl,
 )
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-11}
@@ -114,6 +115,12 @@ class TestDivergence:
         a, b = (torch.rand(50, 6, dtype=torch.float64) * 8 + 0.1 for _ in range(2))
         expected = kl_divergence(Dirichlet(a), Dirichlet(b))
         torch.testing.assert_close(dirichlet_kl(a.log(), b.log()), expected, atol=1e-10, rtol=1e-10)
+
+    @pytest.mark.parametrize("log_a0, log_b0", [(1.0, 3.0), (1042.0, 1040.5), (1042.0, 3.0)])
+    def test_of_symmetric_ones_needs_only_totals(self, log_a0: float, log_b0: float) -> None:
+        totals = torch.tensor([log_a0, log_b0], dtype=torch.float64)
+        a, b = (totals - math.log(5)).expand(5, 2).unbind(-1)
+        torch.testing.assert_close(symmetric_dirichlet_kl(*totals, 5), dirichlet_kl(a, b), rtol=1e-10, atol=1e-10)
 
     def test_remainder_completes_the_divergence_of_gammas(self) -> None:
         a, b = (torch.rand(50, dtype=torch.float64) * 8 + 0.1 for _ in range(2))
