@@ -11,12 +11,13 @@ beside the prior's own, :math:`N(\mu^p, (\sigma^p)^2)` with :math:`\log \alpha^p
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ..attention.natural_parameters import Form
 from ..distributions.log_dirichlet_math import LOG_ZERO, sample_log_gamma
 from ..utils.precision import at_least_float32, without_autocast
 from .moments import RunningMoments
@@ -24,6 +25,8 @@ from .observer import Observer
 from .tau import IDENTITY, Tau
 
 __all__ = ["Bottleneck", "Components", "Heads", "VectorPosterior"]
+
+FORMS: tuple[Form, ...] = get_args(Form)  # a saved state has the place of one: add new ones at the end
 
 
 class VectorPosterior(NamedTuple):
@@ -125,7 +128,7 @@ class Bottleneck(nn.Module):
         self.width, self.noise_variance, self.group, self.diagonal = width, noise_variance, group, learn and diagonal
         self.tau = IDENTITY
         self.sample = True
-        self.form = "exact"
+        self.form: Form = "exact"
         self.heads = Heads(width, diagonal) if learn else None
         self.register_buffer("prior_mean", torch.zeros(width))
         self.register_buffer("prior_variance", torch.ones(width))
@@ -141,11 +144,15 @@ class Bottleneck(nn.Module):
         return f"{self.width}, group={self.group!r}, {tau}, form={self.form!r}"
 
     def get_extra_state(self) -> Tensor:
-        """``tau``, so that a ``state_dict`` is all that a layer needs."""
-        return torch.tensor([*self.tau], dtype=torch.float64)
+        """``tau`` and the number of the form, so that a ``state_dict`` is all that a layer needs."""
+        return torch.tensor([*self.tau, FORMS.index(self.form)], dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.tau = Tau(*state.tolist())
+        numbers = state.tolist()
+        count = len(Tau._fields)
+        self.tau = Tau(*numbers[:count])
+        for form in numbers[count:]:  # older states have none
+            self.form = FORMS[int(form)]
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "observer": None, "last": None}  # of one forward pass, with its graph
