@@ -62,7 +62,7 @@ def kl(
 
     Raises:
         ValueError: If the model is not wrapped, has not run in training mode since the last call, a divergence is
-            infinite, or an argument is out of its range.
+            infinite or has no gradient where one is recorded, or an argument is out of its range.
 
     References:
         Learning to Abstract with Nonparametric Variational Information Bottleneck (Behjati, Fehr & Henderson, 2023),
@@ -87,6 +87,7 @@ def kl(
     total = []
     for (name, layer), share in zip(ran.items(), shares, strict=True):
         _check_finite(name, layer)
+        _check_graph(name, layer)
         assert layer.last is not None
         weights[name], vectors[name] = _regularizers(layer, layer.last, delta)
         total.append(share * (lambda_d * weights[name] + lambda_g * vectors[name]).mean())
@@ -124,6 +125,14 @@ def _check_finite(name: str, layer: Bottleneck) -> None:
         raise ValueError(
             f"{strength} in the layer {name!r}, so that its divergence is infinite: "
             f"pf.nvib.regularize(model, {way}) makes it finite"
+        )
+
+
+def _check_graph(name: str, layer: Bottleneck) -> None:
+    if torch.is_grad_enabled() and not layer.last_has_graph:
+        raise ValueError(
+            f"the layer {name!r} ran without recording gradients, so that its divergence has none: checkpoint with "
+            "use_reentrant=False, or call this under torch.no_grad() as well"
         )
 
 

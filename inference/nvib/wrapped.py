@@ -44,8 +44,8 @@ class WrappedAttention(nn.Module):
         observer = self.nvib.observer
         if observer is not None:
             observer.vectors(posterior.x, present)
-        if self.training:
-            self.nvib.last = posterior
+        if self.training and not _in_backward():
+            self.nvib.last, self.nvib.last_has_graph = posterior, torch.is_grad_enabled()
         return pack(self.nvib, posterior, self.projections(), self._sampled)
 
     def _attend(
@@ -98,6 +98,11 @@ def _empty(adapter: type[WrappedAttention], original: type[nn.Module]) -> nn.Mod
     """A wrapped layer without its content, for copies and pickles."""
     kind = wrapped_class(adapter, original)
     return kind.__new__(kind)
+
+
+def _in_backward() -> bool:
+    """Whether a backward pass is running, in which checkpointed layers run a second time."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def any_query(mask: Tensor | None, vectors: int) -> Tensor | None:

@@ -137,6 +137,7 @@ class Bottleneck(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
         self.observer: Observer | None = None
         self.last: VectorPosterior | None = None
+        self.last_has_graph = True
 
     def extra_repr(self) -> str:
         own = self.tau._asdict() if self.tau.nats else self.tau._asdict() | {"nats": None}

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import pyroformer as pf
 from pyroformer.models.distributions.log_dirichlet_math import dirichlet_kl
@@ -243,6 +244,31 @@ def test_a_pass_counts_once() -> None:
     encoder(x)
     pf.nvib.kl(encoder)
     with pytest.raises(ValueError, match=r"no layer has run since the last call: run the model in training mode first"):
+        pf.nvib.kl(encoder)
+
+
+def test_checkpointing_keeps_the_gradients_of_the_divergences() -> None:
+    encoder, x = wrapped(learn=True)
+    pf.nvib.layers(encoder)["self_attn"].sample = False
+    gradients = []
+    for run in (encoder, lambda x: checkpoint(encoder, x, use_reentrant=False)):
+        encoder.zero_grad()
+        (run(x.requires_grad_()).square().mean() + pf.nvib.kl(encoder).loss).backward()
+        gradients.append([p.grad for p in encoder.parameters() if p.grad is not None])
+        with pytest.raises(ValueError, match="no layer has run since the last call"):  # nor does backward count
+            pf.nvib.kl(encoder)
+    torch.testing.assert_close(*gradients)
+
+
+def test_divergences_without_gradients_are_refused_where_some_are_recorded() -> None:
+    encoder, x = wrapped(learn=True)
+    y = checkpoint(encoder, x.requires_grad_(), use_reentrant=True)
+    with pytest.raises(ValueError, match="'self_attn' ran without recording gradients, .* use_reentrant=False"):
+        pf.nvib.kl(encoder)
+    with torch.no_grad():
+        assert pf.nvib.kl(encoder).loss > 0
+    y.sum().backward()
+    with pytest.raises(ValueError, match="no layer has run since the last call"):
         pf.nvib.kl(encoder)
 
 
