@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pyroformer.models.priors.sequence.codebook import Codebook
 from pyroformer.models.priors.sequence.joint import InOrder
+from pyroformer.models.priors.sequence.last import Last
 from pyroformer.models.priors.sequence.tokens import TokenVectorPrior
 
 SCALE = torch.nn.Parameter(torch.tensor(2.0))
@@ -75,3 +76,16 @@ def test_a_density_of_inference_tensors_follows_a_change_in_place() -> None:
         z = torch.randn(3, 5, 4)
         before = distribution.log_prob(z)
         assert not torch.equal(distribution.log_prob(z.add_(1)), before)
+
+
+@pytest.mark.compile
+def test_a_last_result_is_the_same_when_compiled() -> None:
+    def thrice(z: Tensor) -> Tensor:
+        last: Last[Tensor] = Last()
+        with torch.no_grad():
+            constant = last(torch.exp, z)
+        return constant + last(torch.exp, z) + last(torch.exp, z)
+
+    z = torch.randn(3, requires_grad=True)
+    compiled = torch.compile(thrice, backend="aot_eager", fullgraph=True)(z)
+    assert compiled.requires_grad and torch.equal(compiled, thrice(z))
