@@ -95,9 +95,9 @@ class NVAE(MixtureMemoryModel):
             which can switch vectors off; or ``quadratic``, which starts as softmax attention.
 
     Raises:
-        ValueError: If ``samples_per_component`` is not positive, a prior has another shape or support than its role
-            requires, there is a ``length_prior`` beside a ``base_measure`` that ends texts,
-            ``delta`` is negative or given beside a ``weight_prior``, ``presence`` is no probability or given
+        ValueError: If ``samples_per_component`` is not positive or another than that of a prior, a prior has another
+            shape or support than its role requires, there is a ``length_prior`` beside a ``base_measure`` that ends
+            texts, ``delta`` is negative or given beside a ``weight_prior``, ``presence`` is no probability or given
             beside a joint prior of the vectors, or there are not ``nvib_layers`` or ``nvib_decoder_layers`` layers.
 
     Examples:
@@ -172,11 +172,12 @@ class NVAE(MixtureMemoryModel):
             self.decoder = MixtureDecoder(config, self.nvib_decoder_layers, nvib_decoder_alpha)
         mask = component_mask(torch.tensor([1, 2]), samples_per_component, 3 * samples_per_component)
         check_prior(self.weight_prior, mask, name="weight_prior")
-        own = getattr(self.base_measure, "samples_per_component", samples_per_component)
-        if own != samples_per_component:
-            raise ValueError(
-                f"samples_per_component is {samples_per_component}, but {own} of base_measure: give both the same."
-            )
+        for name in ("weight_prior", "base_measure"):
+            own = getattr(getattr(self, name), "samples_per_component", samples_per_component)
+            if own != samples_per_component:
+                raise ValueError(
+                    f"samples_per_component is {samples_per_component}, but {own} of {name}: give both the same."
+                )
         check_base_measure(self.base_measure, mask, config.width)
         check_own_component(self.base_measure)
         self.start_reading()

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyroformer.models.distributions.log_dirichlet import LogDirichlet
+from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.checks import as_prior, check_prior
 from pyroformer.models.priors.lengths import LengthPrior
 from pyroformer.models.priors.roles import LatentPrior, SequencePrior, VectorPrior, WeightPrior
 from pyroformer.models.priors.vectors import GaussianVectorPrior
-from pyroformer.models.priors.weights import BoundedDirichletProcess
+from pyroformer.models.priors.weights import BoundedDirichletProcess, GammaDirichletProcess
+from pyroformer.models.transformer.config import TransformerConfig
 
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])
 
@@ -218,6 +220,13 @@ class TestCoercion:
     def test_refuses_other_things(self, prior: object) -> None:
         with pytest.raises(ValueError, match="base_measure .*: give a VectorPrior, a distribution, or a function"):
             as_prior(prior, VectorPrior, "base_measure")
+
+
+@pytest.mark.parametrize("prior", [BoundedDirichletProcess(delta=0.5), GammaDirichletProcess()])
+def test_a_model_refuses_weights_of_other_components_than_its_own(prior: WeightPrior) -> None:
+    config = TransformerConfig(vocabulary=9, max_length=4, width=8, layers=1, heads=2)
+    with pytest.raises(ValueError, match="samples_per_component is 2, but 1 of weight_prior: give both the same"):
+        NVAE(config, weight_prior=prior, samples_per_component=2)
 
 
 class Heavy(PyroModule):
