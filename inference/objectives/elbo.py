@@ -14,6 +14,7 @@ proportion to how much a draw is better than the others, which does not change t
     \frac1K \sum_k \Big( f_k - \frac1{K-1} \sum_{j \neq k} f_j \Big) \nabla \log q(z_k)
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,6 +28,8 @@ from torch.distributions import kl_divergence
 
 from ...models.batch import Batch
 from ...models.distributions.presence import Presence
+from ...models.utils.numbers import declared_number
+from ..utils.errors import check_at_least
 from .description import Described
 from .kl_control import FreeBits, by_dimension
 from .trace_pair import trace_pair
@@ -87,8 +90,9 @@ class ELBO(Described, pyro.infer.ELBO):
         free_bits: An allowance for the divergences of some sites; the loss is then no bound.
 
     Raises:
-        ValueError: At the call, if the model has global sites and ``data_size`` is missing, ``free_bits`` names sites
-            or dimensions that the model does not have, or all texts share a discrete latent of the guide.
+        ValueError: If ``num_particles`` is not positive or a weight is negative or not finite. At the call, if the
+            model has global sites and ``data_size`` is missing, ``kl_weights`` or ``free_bits`` name sites or
+            dimensions that the model does not have, or all texts share a discrete latent of the guide.
 
     References:
         Buy 4 REINFORCE Samples, Get a Baseline for Free! (Kool et al., 2019), for the gradient of discrete latents.
@@ -112,10 +116,10 @@ class ELBO(Described, pyro.infer.ELBO):
         data_size: int | None = None,
         free_bits: FreeBits | None = None,
     ) -> None:
-        if num_particles < 1:
-            raise ValueError(f"num_particles is {num_particles}: at least one draw is needed.")
+        num_particles = declared_number("num_particles", num_particles, int)
+        check_at_least(1, num_particles=num_particles)
         super().__init__(num_particles=num_particles)
-        self.kl_weights = dict(kl_weights or {})
+        self.kl_weights = {site: _checked_weight(site, weight) for site, weight in (kl_weights or {}).items()}
         self.data_size = data_size
         self.free_bits = free_bits
         if free_bits is not None:
@@ -163,6 +167,12 @@ class ELBO(Described, pyro.infer.ELBO):
             kl_weights: The weight of each site's penalty; 1 for sites that are left out.
             text_weights: The weights of the texts, over which free bits average.
         """
+        for site in kl_weights:
+            if site not in terms.penalty:
+                raise ValueError(
+                    f"kl_weights name the site {site!r}, but the model has only {', '.join(terms.penalty) or 'none'}: "
+                    "name its latent sites."
+                )
         penalties = terms.penalty if self.free_bits is None else self.free_bits(terms.penalty, text_weights)
         loss = -terms.log_likelihood
         for site, penalty in penalties.items():
@@ -334,6 +344,14 @@ def _with_gradient_of_choices(values: Float[Tensor, "k B ..."], log_q: Float[Ten
     log_q = log_q.reshape(*log_q.shape, *(1,) * (values.ndim - 2)).to(values.dtype)
     mean: Tensor = (values + better * (log_q - log_q.detach())).mean(0)
     return mean
+
+
+def _checked_weight(site: str, weight: float) -> float:
+    """The weight of a site's divergence as a number, or a ValueError if it is negative or not finite."""
+    number: float = declared_number(f"the KL weight of {site!r}", weight, float)
+    if not 0 <= number < math.inf:
+        raise ValueError(f"the KL weight of {site!r} is {number}: give a finite number, 0 or more.")
+    return number
 
 
 def _divergence(posterior: Site, prior: Site) -> Tensor:

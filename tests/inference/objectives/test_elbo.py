@@ -1,7 +1,9 @@
 """The bound against closed forms, against Pyro's own, and against itself under padding, masks and KL weights."""
 
 import math
+from typing import Any
 
+import jaxtyping
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -164,6 +166,25 @@ def test_a_model_without_text_is_an_error() -> None:
         ELBO()(Nameless(), None)(DATA)
 
 
-def test_no_particle_is_refused() -> None:
-    with pytest.raises(ValueError, match="num_particles is 0"):
-        ELBO(num_particles=0)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_particles": 0}, "num_particles is 0: give a whole number of at least 1"),
+        ({"num_particles": 2.5}, "num_particles is 2.5: give a whole number, such as 2"),
+        ({"kl_weights": {"z": -1.0}}, "the KL weight of 'z' is -1.0: give a finite number, 0 or more"),
+        ({"kl_weights": {"z": torch.nan}}, "the KL weight of 'z' is nan: give a finite number, 0 or more"),
+        ({"kl_weights": {"z": "1"}}, "the KL weight of 'z' is '1', a str: give a number"),
+    ],
+)
+def test_refuses(options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
+    with pytest.raises(ValueError, match=message):
+        ELBO(**options)
+
+
+def test_a_weight_of_no_site_is_refused() -> None:
+    elbo = ELBO(kl_weights={"z": 0.5, "zz": 1.0})
+    message = "kl_weights name the site 'zz', but the model has only z: name its latent sites"
+    for loss in (elbo(Gaussian(), Posterior()), lambda x: elbo.loss(Gaussian(), Posterior(), x)):
+        with pytest.raises(ValueError, match=message):
+            loss(DATA)
