@@ -5,21 +5,21 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 
-from ...diagnostics.khat import khat
+from ...diagnostics.khat import USABLE
 from ...posterior.arviz_compat import ArviZData
 from ..style import COLORS, FAMILIES, FRAME, INK, new_axes, plain, printable
-from .khats import GOOD, USABLE
+from .khats import GOOD, LARGEST, khats_of_texts
 
 __all__ = ["khats_by_guide"]
 
 WIDTH, ROW = 6.4, 0.4  # of a new figure and of a guide in it, in inches
-LARGEST = 5.0  # k-hat beyond which a text is drawn at the edge
 
 
 def khats_by_guide(data: Mapping[str, ArviZData], site: str | None = None, *, ax: Axes | None = None) -> Axes:
     r"""Draw Pareto k-hat of each text under several guides, a row each; the bar is the median.
 
     Left of the first line, at 0.5, a guide is close to the posterior; right of the second, at 0.7, it is unreliable.
+    A k-hat beyond 5, or infinite, is an arrow at the edge.
 
     Arguments:
         data: Results of :func:`~pyroformer.to_arviz` or ``run.posterior``, by the name of the guide.
@@ -33,13 +33,15 @@ def khats_by_guide(data: Mapping[str, ArviZData], site: str | None = None, *, ax
     if not isinstance(data, dict) or not data:
         kind = type(data).__name__
         raise ValueError(f"data has type {kind} or is empty: give a dictionary of draws by the name of the guide.")
+    khats = [khats_of_texts(drawn, site)[0] for drawn in data.values()]
     ax = new_axes(WIDTH, 0.9 + ROW * len(data))[0] if ax is None else ax
     generator = np.random.default_rng(0)
-    for row, drawn in enumerate(data.values()):
-        values = np.minimum(np.atleast_1d(khat(drawn, site).values), LARGEST)
-        shift = generator.uniform(-0.28, 0.28, len(values))
-        ax.plot(values, row + shift, ".", color=COLORS[row % len(COLORS)], markersize=3, alpha=0.5)
-        ax.plot(np.median(values), row, "|", color=INK, markersize=18, markeredgewidth=2)
+    for row, values in enumerate(khats):
+        places = row + generator.uniform(-0.28, 0.28, len(values))
+        shown, far = np.minimum(values, LARGEST), values > LARGEST
+        for marker, size, here in ((".", 3, ~far), (">", 4, far)):
+            ax.plot(shown[here], places[here], marker, color=COLORS[row % len(COLORS)], markersize=size, alpha=0.5)
+        ax.plot(np.median(shown), row, "|", color=INK, markersize=18, markeredgewidth=2)
     for limit in (GOOD, USABLE):
         ax.axvline(limit, color=FRAME, linestyle="--", linewidth=1)
     ax.set_yticks(range(len(data)), map(printable, data), fontsize="small", parse_math=False, family=FAMILIES)

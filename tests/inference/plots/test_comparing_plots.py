@@ -149,7 +149,7 @@ def test_each_guide_has_its_khats() -> None:
     ax = plots.khats_by_guide(data, ax=own_axes())
     assert rows(ax) == ["too narrow", "too wide"]
     for row, each in enumerate(data.values()):
-        values, median = ax.lines[2 * row].get_xdata(), ax.lines[2 * row + 1].get_xdata()
+        values, median = ax.lines[3 * row].get_xdata(), ax.lines[3 * row + 2].get_xdata()
         np.testing.assert_allclose(values, khat(each).values)
         np.testing.assert_allclose(median, np.median(values))
     with pytest.raises(ValueError, match="data has type dict or is empty: give a dictionary of draws"):

@@ -17,6 +17,7 @@ from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference import plots
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import Calibration, predictive_check
+from pyroformer.inference.diagnostics.khat import khat_verdict
 from pyroformer.inference.evaluation.report import Estimate, Evaluation, MetricResult
 from pyroformer.inference.generation.traversal import traverse
 from pyroformer.inference.plots.attention_map import heat_map
@@ -249,13 +250,31 @@ def test_the_worst_khat_is_on_top_in_its_color() -> None:
     assert len(plots.khats(densities([0.3] * 40)).get_yticklabels()) < 40  # too many to name
 
 
+def test_a_khat_that_is_infinite_or_far_is_an_arrow_at_the_edge() -> None:
+    data = densities([0.1, np.nan, 30.0])
+    dots, arrows, *_ = plots.khats(data).collections
+    assert dots.get_offsets()[:, 1].tolist() == [0]
+    assert arrows.get_offsets().tolist() == [[5, 1], [5, 2]]
+    far = plots.khats_by_guide({"one": data}, ax=own_axes()[0]).lines[1]
+    assert (far.get_marker(), far.get_xdata().tolist()) == (">", [5, 5])
+
+
+def test_a_khat_at_the_limit_is_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = xarray.DataArray([0.5, 0.7, 0.71], {"text": list("abc")})
+    monkeypatch.setattr("pyroformer.inference.plots.diagnostics.khats.khat", lambda *_: values)
+    assert labels(plots.khats(None)) == ["good: 0", "usable with weights: 2", "unreliable: 1"]
+    assert ", for 1 of 3 texts" in khat_verdict(values.values)
+
+
 def test_khat_of_shared_latents_is_no_picture() -> None:
     import xarray
 
     values = np.random.default_rng(0).normal(size=(1, 100))
     stats = xarray.Dataset({"log_p": (("chain", "draw"), values), "log_q": (("chain", "draw"), 0 * values)})
-    with pytest.raises(ValueError, match="all latents are global, so there is a single k-hat"):
-        plots.khats(from_groups({"sample_stats": stats}, {}))
+    data = from_groups({"sample_stats": stats}, {})
+    for draw in (lambda: plots.khats(data), lambda: plots.khats_by_guide({"one": data})):
+        with pytest.raises(ValueError, match="all latents are global, so there is a single k-hat"):
+            draw()
 
 
 # Ranks
