@@ -9,10 +9,11 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from ...posterior.arviz_compat import ArviZData, dataset
+from ....models.utils.numbers import plain_number
+from ...posterior.arviz_compat import ArviZData, dataset, group_names
 from ..style import COLORS, FRAME, INK, new_axes, plain
 
-__all__ = ["SHADOW", "entries", "prior_posterior"]
+__all__ = ["SHADOW", "entries", "own_dims", "prior_posterior"]
 
 WIDTH, HEIGHT = 5.2, 3.4  # size of a new figure, in inches
 MOST_BINS = 50
@@ -40,9 +41,9 @@ def prior_posterior(
         ax: Matplotlib axes; by default those of a new figure.
 
     Raises:
-        ValueError: If the variable or entry does not exist, or ``where`` leaves several entries.
+        ValueError: If there are no prior draws, the variable or entry does not exist, or ``where`` leaves several.
     """
-    before, after = (_draws(data, group, name, where) for group in ("prior", "posterior"))
+    before, after = (_draws(name, values) for values in entries(data, name, where).values())
     both = np.concatenate([before, after])
     logarithmic = bool(both.min() > 0) and np.quantile(both, 1 - TAIL) > SPREAD * np.quantile(both, TAIL)
     if logarithmic:
@@ -94,26 +95,50 @@ def _decades(low: float, high: float) -> Float[np.ndarray, " ticks"]:
     return powers if last - first > TICKS // 2 else np.sort([*powers, *(powers + np.log10(3))])
 
 
-def entries(data: ArviZData, group: str, name: str, where: Mapping[str, Any] | None = None) -> xarray.DataArray:
-    """The draws of a variable of a group, of the entries that ``where`` selects by label or number.
+def entries(data: ArviZData, name: str, where: Mapping[str, Any] | None = None) -> dict[str, xarray.DataArray]:
+    """The prior and the posterior draws of a variable, of the entries that ``where`` selects by label or number.
+
+    Entries that a short text does not have are left out.
 
     Raises:
-        ValueError: If the variable or entry does not exist.
+        ValueError: If there are no prior draws, or the variable or entry does not exist.
     """
+    if "prior" not in group_names(data):
+        raise ValueError("the data has no prior draws: export it with prior=True, the default.")
+    drawn = {group: _selected(data, group, name, where or {}) for group in ("prior", "posterior")}
+    before, after = (values.notnull().any(("chain", "draw")) for values in drawn.values())
+    present = before & after
+    if not present.any():
+        place = ", ".join(f"{dim} {value!r:.40}" for dim, value in (where or {}).items())
+        raise ValueError(f"{name} has no numbers at {place or 'any entry'}: select an entry that the text has.")
+    return {group: values.where(present, drop=True) for group, values in drawn.items()}
+
+
+def own_dims(values: xarray.DataArray) -> list[str]:
+    """The dimensions of a variable itself, without those of draws."""
+    return [str(dim) for dim in values.dims if dim not in ("chain", "draw")]
+
+
+def _selected(data: ArviZData, group: str, name: str, where: Mapping[str, Any]) -> xarray.DataArray:
     variables = dataset(data, group)
     if name not in variables:
         raise ValueError(f"there is no variable {name!r} in {group}: choose among {', '.join(map(str, variables))}.")
-    labels = {dim: value for dim, value in (where or {}).items() if not _is_place(variables, dim, value)}
-    places = {dim: value for dim, value in (where or {}).items() if dim not in labels}
-    try:
-        return variables[name].isel(places).sel(labels)
-    except (KeyError, IndexError) as error:
-        raise ValueError(f"{name} has no entry {dict(where or {})}: {error.args[0]}.") from error
+    values = variables[name]
+    dims = own_dims(values)
+    for dim, value in where.items():
+        if dim not in dims:
+            raise ValueError(f"{name} has no dimension {dim!r}: choose among {', '.join(dims) or 'none'}.")
+        labels = values[dim].values
+        try:
+            values = values.isel({dim: value}) if _is_place(labels, value) else values.sel({dim: value})
+        except (KeyError, IndexError):
+            first, last = (f"{plain_number(labels[end])!r:.40}" for end in (0, -1))
+            raise ValueError(f"{name} has no {dim} {value!r}: it has {len(labels)}, {first} to {last}.") from None
+    return values
 
 
-def _draws(data: ArviZData, group: str, name: str, where: Mapping[str, Any] | None) -> Float[np.ndarray, " S"]:
-    values = entries(data, group, name, where)
-    if rest := [str(dim) for dim in values.dims if dim not in ("chain", "draw")]:
+def _draws(name: str, values: xarray.DataArray) -> Float[np.ndarray, " S"]:
+    if rest := [dim for dim in own_dims(values) if values.sizes[dim] > 1]:
         raise ValueError(
             f"{name} has several entries, along {', '.join(rest)}: select one with where={{...}}, or draw them all "
             "with pf.plots.intervals."
@@ -122,9 +147,9 @@ def _draws(data: ArviZData, group: str, name: str, where: Mapping[str, Any] | No
     return draws[np.isfinite(draws)].astype(float)
 
 
-def _is_place(variables: Any, dim: str, value: object) -> bool:
+def _is_place(labels: np.ndarray, value: object) -> bool:
     """Whether a value is the number of an entry of a dimension whose labels are strings, such as tokens."""
-    return isinstance(value, int) and dim in variables.coords and variables[dim].dtype.kind in "UO"
+    return isinstance(value, int | np.integer) and labels.dtype.kind in "UO"
 
 
 def _label(name: str, where: Mapping[str, Any] | None) -> str:

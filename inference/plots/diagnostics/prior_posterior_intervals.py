@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from ...posterior.arviz_compat import ArviZData
 from ..style import COLORS, FAMILIES, INK, new_axes, plain, printable
-from .prior_posterior import SHADOW, entries
+from .prior_posterior import SHADOW, entries, own_dims
 
 __all__ = ["intervals"]
 
@@ -35,7 +35,8 @@ def intervals(
         ax: Matplotlib axes; by default those of a new figure.
 
     Raises:
-        ValueError: If the variable or entry does not exist, several dimensions are left, or there are over 60 entries.
+        ValueError: If there are no prior draws, the variable or entry does not exist, several dimensions are left, or
+            there are over 60 entries.
 
     Examples:
         >>> from matplotlib.figure import Figure
@@ -46,9 +47,10 @@ def intervals(
         >>> [label.get_text() for label in ax.get_yticklabels()]
         ['0', '1', '2']
     """
-    drawn = {group: entries(data, group, name, where) for group in ("prior", "posterior")}
+    drawn = entries(data, name, where)
     values = drawn["posterior"]
-    rest = [str(dim) for dim in values.dims if dim not in ("chain", "draw")]
+    dims = own_dims(values)
+    rest = [dim for dim in dims if values.sizes[dim] > 1] or dims[-1:]
     if len(rest) != 1:
         along = f"its entries along {', '.join(rest)}: leave one dimension by where={{...}}"
         raise ValueError(f"{name} has {along if rest else 'one entry: draw it with pf.plots.prior_posterior'}.")
@@ -72,5 +74,5 @@ def intervals(
     return plain(ax)
 
 
-def _quantiles(draws: Float[np.ndarray, "chains draws n"]) -> Float[np.ndarray, "3 n"]:
-    return np.nanquantile(draws, [TAIL, 0.5, 1 - TAIL], axis=(0, 1))
+def _quantiles(draws: Float[np.ndarray, "*draws n"]) -> Float[np.ndarray, "3 n"]:
+    return np.nanquantile(draws.reshape(-1, draws.shape[-1]), [TAIL, 0.5, 1 - TAIL], axis=0)

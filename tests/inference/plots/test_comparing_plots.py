@@ -82,6 +82,24 @@ def test_intervals_can_be_ordered() -> None:
     assert (np.diff(ax.lines[1].get_xdata()) < 0).all()
 
 
+def of_texts(*lengths: int) -> ArviZData:
+    """Draws of a weight for each token of texts, NaN beyond the end of a text."""
+    values = np.random.default_rng(0).random((1, 20, len(lengths), max(lengths)))
+    values[:, :, np.arange(max(lengths)) >= np.array(lengths)[:, None]] = np.nan
+    coordinates = {"text": [f"{length} tokens" for length in lengths]}
+    group = xarray.Dataset({"weights": (("chain", "draw", "text", "token"), values)}, coordinates)
+    return from_groups({"prior": group, "posterior": group}, {})
+
+
+def test_a_short_text_has_rows_for_its_tokens_alone() -> None:
+    assert rows(plots.intervals(of_texts(90, 3), "weights", {"text": "3 tokens"}, ax=own_axes())) == ["0", "1", "2"]
+    assert rows(plots.intervals(of_texts(3), "weights", ax=own_axes())) == ["0", "1", "2"]
+    assert rows(plots.intervals(of_texts(1), "weights", ax=own_axes())) == ["0"]
+    assert plots.prior_posterior(of_texts(3), "weights", {"token": 2}, ax=own_axes()).get_xlabel() == "weights[2]"
+    with pytest.raises(ValueError, match="weights has no numbers at text '3 tokens', token 6: select an entry that"):
+        plots.prior_posterior(of_texts(90, 3), "weights", {"text": "3 tokens", "token": 6})
+
+
 def test_intervals_say_what_is_wrong() -> None:
     data, values = shares()
     with pytest.raises(ValueError, match="there is no variable 'sharse' in prior: choose among share"):

@@ -22,7 +22,7 @@ from pyroformer.inference.evaluation.report import Estimate, Evaluation, MetricR
 from pyroformer.inference.generation.traversal import traverse
 from pyroformer.inference.plots.attention_map import heat_map
 from pyroformer.inference.plots.weight_strip import strip
-from pyroformer.inference.posterior.arviz_compat import from_groups
+from pyroformer.inference.posterior.arviz_compat import dataset, from_groups
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.models.della import DELLA
@@ -224,8 +224,12 @@ def test_prior_and_posterior_say_what_is_wrong() -> None:
         plots.prior_posterior(data, "beta")
     with pytest.raises(ValueError, match="keys has several entries, along key: select one with where="):
         plots.prior_posterior(data, "keys")
-    with pytest.raises(ValueError, match="keys has no entry"):
+    with pytest.raises(ValueError, match=r"keys has no key 2: it has 2, 0 to 1\.$"):
         plots.prior_posterior(data, "keys", {"key": 2})
+    with pytest.raises(ValueError, match=r"keys has no dimension 'dim': choose among key\.$"):
+        plots.prior_posterior(data, "keys", {"dim": 0})
+    with pytest.raises(ValueError, match="the data has no prior draws: export it with prior=True"):
+        plots.prior_posterior(from_groups({"posterior": dataset(data, "posterior")}, {}), "alpha")
     assert plots.prior_posterior(data, "keys", {"key": 1}).get_xlabel() == "keys[1]"
 
 
