@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -13,7 +13,7 @@ from ..runs.fitted import FittedModel
 from .decoding import Decoding
 from .generate import GREEDY, decode, encode
 
-__all__ = ["Interpolated", "interpolate", "swap", "swaps"]
+__all__ = ["Interpolated", "interpolate", "swap", "swap_rows", "swaps"]
 
 
 class Interpolated(NamedTuple):
@@ -130,6 +130,15 @@ def swaps(
     memories = [_replace_latents(start.memory(), end.memory(), selection) for selection in selections]
     texts = decode(run, stacked(memories), decoding, seed=seed)
     return [Interpolated(text, 1.0, tuple(layers)) for text, layers in zip(texts, choices, strict=True)]
+
+
+def swap_rows(run: FittedModel, text: str, other: str, **options: Any) -> list[tuple[str, str]]:
+    """A name and a text for each row of a table: both texts, and what :func:`swaps` makes of them by default."""
+    rows = [("text", text), ("other", other)]
+    for swapped in swaps(run, text, other, **options):
+        names = "all latents" if len(swapped.layers) > 1 else "".join(f"z_{layer}" for layer in swapped.layers)
+        rows.append((f"{names} of other" if names else "reconstruction", swapped.text))
+    return rows
 
 
 def _posteriors(

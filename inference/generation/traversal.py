@@ -35,6 +35,11 @@ class Traversal(NamedTuple):
     mean: float
     reconstruction: str
 
+    def rows(self) -> list[tuple[float, str, bool]]:
+        """Values, texts, and whether that is the reconstruction at the mean, in the order of the values."""
+        moved = [(value, text, False) for value, text in zip(self.values, self.texts, strict=True)]
+        return sorted([(self.mean, self.reconstruction, True), *moved])
+
 
 def traverse(
     run: FittedModel,

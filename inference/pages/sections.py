@@ -13,7 +13,7 @@ from ...guides.posteriors import TextPosterior
 from ...models.base import Model
 from ..evaluation.report import Evaluation
 from ..evaluation.verdict import validation_rate
-from ..generation.interpolation import interpolate, swaps
+from ..generation.interpolation import interpolate, swap_rows
 from ..generation.reconstruction import Reconstruction
 from ..generation.traversal import traverse
 from ..plots import active_units, curves, layer_curves, layer_kl
@@ -141,9 +141,7 @@ def traversals(context: PageContext) -> str:
     count = moments[0].shape[-2] if context.posterior and context.posterior.layers else 1
     for latent in sorted({int(place) for place in np.linspace(1, count, TRAVERSED)}):
         result = traverse(context.run, first, latent, seed=context.seed, condition=context.condition)
-        values = zip(result.values, result.texts, strict=True)
-        rows = sorted([(result.mean, f"{result.reconstruction}"), *values])
-        labels = [(f"{value:+.2f}{' (mean)' if value == result.mean else ''}", item) for value, item in rows]
+        labels = [(f"{value:+.2f}{' (mean)' if at_mean else ''}", item) for value, item, at_mean in result.rows()]
         tables.append(table(_unlike_above(labels), f"latent {latent}, entry {result.dimension}"))
     return _of_condition(context) + table([("text", text(first))]) + "".join(tables)
 
@@ -153,11 +151,8 @@ def exchanges(context: PageContext) -> str:
     if context.posterior is None or not context.posterior.layers or len(context.texts) < 2:
         return ""
     first, second, *_ = context.texts
-    rows = [("text", text(first)), ("other", text(second))]
-    for swapped in swaps(context.run, first, second, seed=context.seed, condition=context.condition):
-        names = "all latents" if len(swapped.layers) > 1 else "".join(f"z_{layer}" for layer in swapped.layers)
-        rows.append((f"{names} of other" if names else "reconstruction", text(swapped.text)))
-    return _of_condition(context) + table(rows)
+    rows = swap_rows(context.run, first, second, seed=context.seed, condition=context.condition)
+    return _of_condition(context) + table([(name, text(item)) for name, item in rows])
 
 
 def origin(context: PageContext) -> str:

@@ -1,27 +1,20 @@
 """Plots of latents of layers: KL over training, KL and its parts, active units, swaps."""
 
 import math
-import textwrap
-from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ..evaluation.report import Evaluation
-from ..generation.interpolation import swaps
+from ..generation.interpolation import swap_rows
 from ..run import Run
-from .running_text import text_width
-from .style import COLORS, DEPTHS, FAMILIES, FRAME, INK, drawable, new_axes, plain
+from .style import COLORS, DEPTHS, FRAME, INK, new_axes, plain
+from .text_table import Row, text_table
 
 __all__ = ["active_units", "layer_curves", "layer_kl", "swap_table"]
 
 WIDTH, HEIGHT = 5.2, 3.8  # size of a new figure, in inches
-LINE = 0.21  # height of a line of the table, in inches
-CHARACTERS = 78  # in a line of the table, at most
-SMALL = 8.33 / 72  # font size of the table, in inches
-NAMES = 1.5  # width of the column of names, in inches
-LEAST = 12  # width of the column of texts, in letters
 PARTS = {"kl": "KL", "mutual_information": "mutual information", "marginal_kl": "KL of the marginal"}
 
 
@@ -143,29 +136,8 @@ def swap_table(run: Run, text: str, other: str, *, condition: str | None = None,
     Raises:
         ValueError: If the latents do not belong to layers, or a text is longer than the model's max_length.
     """
-    rows = [("text", text), ("other", other)]
-    for swapped in swaps(run, text, other, condition=condition):
-        latents = "all latents" if len(swapped.layers) > 1 else "".join(f"z_{layer}" for layer in swapped.layers)
-        rows.append((f"{latents} of other" if latents else "reconstruction", swapped.text))
-    lines = [(name, textwrap.wrap(content, CHARACTERS) or [""]) for name, content in rows]
-    height = sum(len(wrapped) + 0.6 for _, wrapped in lines)
-    longest = max(text_width(drawable(line)) for _, wrapped in lines for line in wrapped)
-    width = NAMES + 1.04 * SMALL * max(longest, LEAST) + SMALL  # hinting makes letters wider
-    if ax is None:
-        ax = new_axes(width, LINE * (height + 1))[0]
-    else:
-        width = ax.get_window_extent().width / ax.figure.dpi
-    ax.set(xlim=(0, width), ylim=(height, 0))
-    ax.set_axis_off()
-    y = 0.0
-    for name, wrapped in lines:
-        write = partial(ax.text, va="top", fontsize="small", color=INK, in_layout=False)  # the axes have room for it
-        write(0.0, y + 0.3, name, weight="bold")
-        content = "\n".join(map(drawable, wrapped))
-        write(NAMES, y + 0.3, content, parse_math=False, family=FAMILIES)
-        y += len(wrapped) + 0.6
-        ax.axhline(y, color=FRAME, linewidth=0.5)
-    return ax
+    rows = swap_rows(run, text, other, condition=condition)
+    return text_table([Row(name, content, name_weight="bold") for name, content in rows], ax=ax)
 
 
 def _shade(index: int, count: int) -> tuple[float, float, float, float]:

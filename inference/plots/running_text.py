@@ -66,10 +66,10 @@ def letters(text: str, x: float, y: float, size: float = 1.0) -> Path:
 
 
 @lru_cache(maxsize=4096)
-def text_width(text: str) -> float:
+def text_width(text: str, weight: str = "normal") -> float:
     """Advance width of a text, including spaces at its ends."""
     measure = TextToPath().get_text_width_height_descent
-    prop = FontProperties(family=FAMILIES, size=1)
+    prop = FontProperties(family=FAMILIES, size=1, weight=weight)
     return float(measure(f"|{text}|", prop, False)[0] - measure("||", prop, False)[0])
 
 

@@ -1,5 +1,6 @@
 """Plots of diagnostics show their numbers, and report in one sentence what cannot be drawn."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import Calibration, predictive_check
 from pyroformer.inference.diagnostics.khat import khat_verdict
 from pyroformer.inference.evaluation.report import Estimate, Evaluation, MetricResult
-from pyroformer.inference.generation.traversal import traverse
+from pyroformer.inference.generation.traversal import Traversal, traverse
 from pyroformer.inference.plots.attention_map import heat_map
+from pyroformer.inference.plots.traversal_table import traversal_table
 from pyroformer.inference.plots.weight_strip import strip
 from pyroformer.inference.posterior.arviz_compat import dataset, from_groups
 from pyroformer.inference.run import Run
@@ -171,6 +173,23 @@ def test_a_table_has_a_row_for_each_value_and_one_for_the_text(della: Run) -> No
     values = [f"{x:+.2f}".replace("-", "−") for x in sorted([-3.0, own, 3.0])]
     assert words(ax)[0] == "latent 1, entry 0" and words(ax)[1::2] == values
     assert [text.get_weight() for text in ax.texts[1::2]] == ["normal", "bold", "normal"]
+
+
+@pytest.mark.parametrize("size", [None, (4.0, 2.5)])
+def test_a_table_of_wide_letters_stays_inside_its_axes(size: tuple[float, float] | None) -> None:
+    result = Traversal(1, 0, (-1.0, 1.0), ["W" * 300, ""], 0.0, "The cat sat. " * 20)
+    ax = traversal_table(result, ax=None if size is None else Figure(size).subplots())
+    ax.figure.draw_without_rendering()
+    frame, boxes = ax.get_window_extent(), [text.get_window_extent() for text in ax.texts]
+    assert all(frame.x0 - 1 < box.x0 and box.x1 < frame.x1 for box in boxes)
+    assert all(above.y0 > below.y1 for above, below in itertools.pairwise(boxes[2::2]))
+    assert words(ax)[-1] == "(empty)"
+
+
+def test_a_table_of_swaps_names_the_latents(della: Run) -> None:
+    assert words(plots.swap_table(della, TEXT, "the number"))[::2] == [
+        "text", "other", "reconstruction", "z_1 of other", "z_2 of other", "all latents of other"
+    ]  # fmt: skip
 
 
 def test_traversals_that_are_impossible(della: Run, corpus: Corpus) -> None:
