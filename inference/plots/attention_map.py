@@ -14,7 +14,7 @@ from ..run import Run
 from ..utils.seeded_eval import seeded_eval
 from .style import DEPTHS, FAMILIES, FRAME, INK, new_axes, printable
 
-__all__ = ["DecoderAttention", "attention", "decoder_attention", "heat_map"]
+__all__ = ["DecoderAttention", "attention", "attention_of_layers", "decoder_attention", "figure_size", "heat_map"]
 
 CELL, SMALLEST_CELL, LARGEST = 0.2, 0.1, 14.0  # sizes of a new figure, in inches
 FONT, SMALLEST_FONT = 8.0, 4.0  # sizes of the tokens, in points
@@ -82,7 +82,11 @@ def attention(run: Run, text: str, *, layer: int | None = None, ax: Axes | None 
         ValueError: If the memory of the model is not a mixture, the text is longer than its max_length, or the layer
             does not exist.
     """
-    result = decoder_attention(run, text)
+    return attention_of_layers(decoder_attention(run, text), layer, ax=ax)
+
+
+def attention_of_layers(result: DecoderAttention, layer: int | None = None, *, ax: Axes | None = None) -> Axes:
+    """:func:`attention` from its numbers."""
     layers = len(result.weights)
     if layer is not None and not 0 <= layer < layers:
         raise ValueError(f"layer is {layer}: the decoder has layers 0 to {layers - 1}.")

@@ -14,7 +14,7 @@ from ..data.entries import TextSource, as_texts
 from ..data.pairs import unzip_pairs
 from ..run import Run
 from ..utils.files import as_path, write_atomically
-from .attention_map import decoder_attention, figure_size, heat_map
+from .attention_map import attention_of_layers, decoder_attention, figure_size
 from .latent_layers import active_units, layer_curves, swap_table
 from .training_curves import HEIGHT, WIDTH, curves
 from .weight_strip import INCHES, weights
@@ -106,7 +106,7 @@ def _weights(run: Run, text: str) -> Figure:
 def _attention(run: Run, text: str) -> Figure:
     result = decoder_attention(run, text)
     figure = Figure(figure_size(result.generated, result.inputs), layout="constrained")
-    heat_map(result.generated, result.inputs, result.weights.mean((0, 1)), ax=figure.subplots())
+    attention_of_layers(result, ax=figure.subplots())
     return figure
 
 

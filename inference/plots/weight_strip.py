@@ -33,6 +33,7 @@ NOTE = 0.58  # font size of the concentrations under the tokens
 LEGEND = 3.2  # height of the legend under the text
 BAR = 13.0  # length of the color bar
 NARROWEST = 22.0  # shortest line, for the legend to fit
+ALIKE = 0.9  # of the largest weight, above which weights have one shade
 POINTS, INCHES = 11.0, 7.2  # font size and width of a new figure
 
 
@@ -84,7 +85,8 @@ def weights(
 ) -> Axes:
     r"""Draw a text with each token shaded by its posterior mean weight.
 
-    The prior's component has a dashed box under the text.
+    The prior's component has a dashed box under the text. The color bar says so where all weights are alike, within a
+    tenth of the largest, as those of a posterior that says nothing by its weights.
 
     Arguments:
         run: A run whose posterior is a mixture with a component for each token.
@@ -209,4 +211,6 @@ def _draw_color_bar(ax: Axes, shades: PatchCollection, x: float, y: float, over:
     bar.ax.locator_params(nbins=3)
     bar.ax.tick_params(labelsize=0.75 * em, labelcolor=INK, color=FRAME, length=2)
     bar.outline.set_edgecolor(FRAME)
-    bar.ax.set_title("posterior mean weight", fontsize=0.75 * em, color=INK, pad=3)
+    weights = np.asarray(shades.get_array())
+    title = "posterior mean weight" + (": all alike" if weights.min() > ALIKE * weights.max() else "")
+    bar.ax.set_title(title, fontsize=0.75 * em, color=INK, pad=3)

@@ -181,6 +181,12 @@ def test_a_prior_that_outweighs_every_token_hides_nothing() -> None:
     assert cells(ax).norm.vmax == 0.15
 
 
+@pytest.mark.parametrize(("last", "title"), [(0.32, ": all alike"), (0.2, "")])
+def test_weights_that_are_alike_are_said_to_be(last: float, title: str) -> None:
+    [bar] = strip(["a", " b"], np.array([0.34, 0.34, last]), ax=own_axes()).child_axes
+    assert bar.get_title() == "posterior mean weight" + title
+
+
 def test_text_can_be_read_on_every_shade() -> None:
     assert min(contrast(SHADES(share)) for share in np.linspace(0, 1, 20)) > 5
 
@@ -286,6 +292,13 @@ def test_every_picture_is_saved(run: Run) -> None:
         assert path.read_bytes().startswith(b"\x89PNG") and plt.imread(path).std() > 0
     assert sorted(path.name for path in (run.folder.path / "plots").iterdir()) == sorted(path.name for path in paths)
     assert not plt.get_fignums()
+
+
+def test_attention_is_saved_with_its_title(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: saved.append(figure) or Path(file).touch())
+    plots.save_all(run, texts=[TEXT])
+    assert saved[-1].axes[0].get_title() == "mean of all layers and heads"
 
 
 def test_a_language_model_has_curves_only(plain: Run, tmp_path: Path) -> None:
