@@ -99,7 +99,7 @@ first = pf.fit(model, guide, corpus, **options)
 # %% [markdown]
 # ## The trap
 #
-# Samples from the prior look perfect:
+# Samples from the prior look fluent, mostly:
 
 # %%
 print(*first.sample(4, seed=0), sep="\n")
@@ -219,6 +219,10 @@ check = pf.diagnostics.check_texts(
     run, statistics=statistics, replications=replications, limit=held_out
 )
 pf.plots.predictive(check)
+
+# %% [markdown]
+# Not in every respect. Samples are as long as real texts, but fewer of them say *but*: 15 % for 27 %. Of those that do
+# after something good, about half end in blame, where all real ones do. Both are orange: the rule is not learned yet.
 
 # %% [markdown]
 # ## Save and serve
