@@ -10,7 +10,7 @@ from torch import Tensor
 from ....models.attention.mixture import Covariances, Mixture
 from ....models.utils.tensor_checks import check_types
 
-__all__ = ["Plane", "as_array", "check_queries", "in_plane"]
+__all__ = ["Plane", "as_array", "check_queries", "in_plane", "numbers"]
 
 REACH = 2.2  # standard deviations of a component that are inside the axes
 LEAST = 0.08  # of the extent of the means and points, as a margin
@@ -47,7 +47,7 @@ def as_array(name: str, values: object, *shape: int | None) -> Float[np.ndarray,
         ValueError: mean has numbers that are not finite: leave them out.
     """
     try:
-        array = np.asarray(values.detach().cpu().double() if isinstance(values, Tensor) else values, dtype=float)
+        array = np.asarray(numbers(values) if isinstance(values, Tensor) else values, dtype=float)
     except (TypeError, ValueError):
         raise ValueError(f"{name} is {values!r:.60}: give a tensor or an array of numbers.") from None
     sizes = ", ".join("any" if size is None else str(size) for size in shape)
@@ -94,9 +94,10 @@ def in_plane(mixture: Mixture) -> Plane:
         matrices = torch.diag_embed(variances)
     present = mixture.present
     weights = mixture.log_weights.masked_fill(~present, -torch.inf).softmax(-1)
-    return Plane(*(_array(values[present]) for values in (weights, mixture.means, matrices)))
+    return Plane(*(numbers(values[present]) for values in (weights, mixture.means, matrices)))
 
 
-def _array(values: Tensor) -> Float[np.ndarray, "..."]:
+def numbers(values: Tensor) -> Float[np.ndarray, "..."]:
+    """The numbers of a tensor of any precision, as NumPy has no bfloat16."""
     array: np.ndarray = values.detach().cpu().double().numpy()
     return array

@@ -12,9 +12,10 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ....models.attention.attend import attend
-from ....models.attention.mixture import Mixture
+from ....models.attention.mixture import Mixture, in_dtype
 from ...em import adapt
 from ..style import COLORS, DEPTHS, FRAME, INK, new_axes, plain
+from .arrays import numbers
 
 __all__ = ["key_paths", "query_paths"]
 
@@ -54,7 +55,7 @@ def key_paths(
     for key in range(paths.shape[1]):
         _draw_path(left, paths[:, key], COLORS[key % len(COLORS)])
     left.set_title("Keys over the steps of EM", loc="left", fontsize="medium", color=INK)
-    objective = states[-1].objective.cpu().numpy()
+    objective = numbers(states[-1].objective)
     right.plot(range(len(objective)), objective, color=COLORS[0], marker="o", markersize=3)
     right.set_ylabel("objective J, nats up to a constant")
     right.set_title("Objective of EM", loc="left", fontsize="medium", color=INK)
@@ -94,8 +95,8 @@ def query_paths(
         states.append(attend(states[-1], mixture))
         evidence.append(attend(states[-1], mixture, returns="evidence"))
     keys, *projected = _project([mixture.means, *states], torch.cat([queries, mixture.means]))
-    paths, heights = np.stack(projected), torch.stack(evidence).detach().cpu().numpy()
-    weights = mixture.log_weights.softmax(-1).detach().cpu().numpy()
+    paths, heights = np.stack(projected), numbers(torch.stack(evidence))
+    weights = numbers(mixture.log_weights.softmax(-1))
     left.scatter(keys[:, 0], keys[:, 1], s=20 + 150 * weights, marker="x", color=INK, linewidths=1.2, zorder=3)
     for query in range(paths.shape[1]):
         color = COLORS[1:][query % (len(COLORS) - 1)]
@@ -123,7 +124,7 @@ def _axes(queries: Tensor, steps: int, axes: Iterable[Axes] | None) -> tuple[Axe
 
 def _project(tables: list[Tensor], reference: Tensor) -> list[np.ndarray]:
     """Projection to the first two principal components of ``reference``; the identity in two dimensions."""
-    arrays = [table.detach().cpu().double().numpy() for table in (reference, *tables)]
+    arrays = [numbers(table) for table in (reference, *tables)]
     if reference.shape[-1] == 2:
         return arrays[1:]
     center = arrays[0].mean(0)
@@ -143,8 +144,9 @@ def _draw_evidence(ax: Axes, mixture: Mixture) -> None:
     ax.margins(MARGIN)
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     across, up = torch.linspace(left, right, GRID), torch.linspace(bottom, top, GRID)
+    mixture = in_dtype(mixture, torch.promote_types(mixture.means.dtype, across.dtype))
     points = torch.cartesian_prod(across, up).to(mixture.means)
-    heights = attend(points, mixture, returns="evidence").reshape(GRID, GRID).T.exp().detach().cpu().numpy()
+    heights = numbers(attend(points, mixture, returns="evidence").reshape(GRID, GRID).T.exp())
     ax.imshow(
         heights,
         extent=(left, right, bottom, top),

@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from ....models.attention.bayes_rule import evidence, responsibilities
-from ....models.attention.mixture import Mixture
+from ....models.attention.mixture import Mixture, in_dtype
+from ....models.utils.numbers import plain_number
 from ..style import COLORS, DEPTHS, INK, new_axes
-from .arrays import as_array, in_plane
+from .arrays import as_array, in_plane, numbers
 
 __all__ = ["mixture_map"]
 
@@ -58,17 +59,18 @@ def mixture_map(
         >>> mixture_map(mixture, "largest weight", ax=Figure().subplots()).get_title(loc="left")
         'Largest attention weight'
     """
-    plane = in_plane(mixture)
+    plane, shows = in_plane(mixture), plain_number(shows)
     _check(mixture, shows, names)
     ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
     marked = {name: as_array(f"the point {name!r}", place, 2) for name, place in (points or {}).items()}
     places = np.array([*marked.values()]).reshape(-1, 2)
     left, right, bottom, top = plane.extent(places) if within is None else _checked(within)
     across, up = torch.linspace(left, right, GRID), torch.linspace(bottom, top, GRID)
+    mixture = in_dtype(mixture, torch.promote_types(mixture.means.dtype, across.dtype))
     grid = torch.cartesian_prod(up, across).flip(-1).to(mixture.means)
     heights, levels, title = _heights(grid, mixture, shows)
     options: dict[str, Any] = {"extend": "min"} if shows == "evidence" else {}
-    table = heights.detach().cpu().reshape(GRID, GRID)
+    table = numbers(heights).reshape(GRID, GRID)
     filled = ax.contourf(across, up, table, levels, cmap=DEPTHS, **options)
     if isinstance(shows, int):
         ax.contour(across, up, table, [0.5], colors=[COLORS[1]])
@@ -107,10 +109,11 @@ def _name(ax: Axes, name: str, place: Float[np.ndarray, "2"]) -> None:
 
 
 def _check(mixture: Mixture, shows: Shows | int, names: Sequence[str]) -> None:
-    if isinstance(shows, int) and not 0 <= shows < mixture.components:
+    if isinstance(shows, bool) or not isinstance(shows, int):
+        if shows not in get_args(Shows):
+            raise ValueError(f"shows is {shows!r}: give 'evidence', 'largest weight' or the index of a component.")
+    elif not 0 <= shows < mixture.components:
         raise ValueError(f"shows is {shows}: the mixture has components 0 to {mixture.components - 1}.")
-    if not isinstance(shows, int) and shows not in get_args(Shows):
-        raise ValueError(f"shows is {shows!r}: give 'evidence', 'largest weight' or the index of a component.")
     if names and len(names) != mixture.components:
         raise ValueError(f"there are {len(names)} names for {mixture.components} components: give one for each.")
 

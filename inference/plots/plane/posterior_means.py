@@ -7,7 +7,7 @@ from torch import Tensor
 from ....models.attention.bayes_rule import posterior_mean, responsibilities
 from ....models.attention.mixture import Mixture
 from ..style import COLORS, DEPTHS, FRAME, INK, new_axes
-from .arrays import Plane, check_queries, in_plane
+from .arrays import Plane, check_queries, in_plane, numbers
 from .gaussian_ellipse import add_ellipse
 
 __all__ = ["posterior_means"]
@@ -45,8 +45,7 @@ def posterior_means(queries: Float[Tensor, "m 2"], mixture: Mixture, *, ax: Axes
     single = len(queries) == 1
     shares = responsibilities(queries, mixture)[0, mixture.present].tolist() if single else plane.weights.tolist()
     _draw_components(ax, plane, shares, named=single)
-    start = queries.detach().cpu().numpy()
-    end = posterior_mean(queries, mixture).detach().cpu().numpy()
+    start, end = numbers(queries), numbers(posterior_mean(queries, mixture))
     moved = end - start
     ax.quiver(*start.T, *moved.T, angles="xy", scale_units="xy", scale=1, width=0.003, color=COLORS[0], zorder=3)
     size = 6 if single else 3

@@ -15,7 +15,7 @@ import pyroformer as pf
 from pyroformer.inference import plots
 from pyroformer.inference.plots.plane.arrays import in_plane
 from pyroformer.models.attention.bayes_rule import responsibilities
-from pyroformer.models.attention.mixture import Covariances, SharedVariances
+from pyroformer.models.attention.mixture import Covariances, SharedVariances, in_dtype
 
 MEANS = torch.tensor([[-2.0, 0.0], [1.0, 1.0], [0.0, -1.0]])
 LOG_WEIGHTS = torch.tensor([0.5, 0.3, 0.2]).log()
@@ -149,10 +149,31 @@ def test_a_map_has_room_for_its_points() -> None:
     assert (ax.get_xlim(), ax.get_ylim()) == ((-1, 2), (-3, 4))
 
 
+def test_the_number_of_a_component_may_be_one_of_numpy_or_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
+    for number in (np.int64(1), torch.tensor(1)):
+        assert len(plots.mixture_map(mixture(), number, ax=own_axes()).collections) == 2  # shades and a border
+
+
+@pytest.mark.parametrize("name", ["mixture_map", "posterior_means", "query_paths", "key_paths"])
+def test_vectors_in_bfloat16_are_drawn(name: str) -> None:
+    queries, half = torch.randn(4, 2).bfloat16(), in_dtype(pf.Mixture(LOG_WEIGHTS, MEANS), torch.bfloat16)
+    figure = Figure()
+    if name == "mixture_map":
+        plots.mixture_map(half, ax=figure.subplots())
+    elif name == "posterior_means":
+        plots.posterior_means(queries, half, ax=figure.subplots())
+    else:
+        getattr(plots, name)(queries, half, steps=2, axes=figure.subplots(1, 2))
+    figure.draw_without_rendering()
+
+
 def test_maps_say_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
     with pytest.raises(ValueError, match="shows is 3: the mixture has components 0 to 2"):
         plots.mixture_map(mixture(), 3)
+    with pytest.raises(ValueError, match="shows is True: give 'evidence', 'largest weight' or the index"):
+        plots.mixture_map(mixture(), True)
     with pytest.raises(ValueError, match="shows is 'variance': give 'evidence', 'largest weight' or the index"):
         plots.mixture_map(mixture(), "variance")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="there are 2 names for 3 components: give one for each"):
