@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import pyroformer as pf
 from pyroformer.inference.cli.main import main
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -101,6 +102,14 @@ def test_the_inventories_are_those_that_the_script_writes() -> None:
     for name, project in script["PROJECTS"].items():
         stored = (DOCS / "inventories" / f"{name}.inv").read_bytes().partition(b"zlib.\n")[2]
         assert zlib.decompress(stored).decode() == "".join(sorted(script["lines"](project))), name
+
+
+def test_every_plot_and_diagnostic_is_on_the_api_page() -> None:
+    page = (DOCS / "api.md").read_text()
+    for module in (pf.plots, pf.diagnostics):
+        names = [name for name in module.__all__ if callable(getattr(module, name))]
+        kind = module.__name__.rpartition(".")[2]
+        assert not [name for name in names if f"   pyroformer.{kind}.{name}\n" not in page]
 
 
 def test_every_name_of_the_api_page_exists() -> None:
