@@ -309,7 +309,7 @@ def plot(results: Sequence[Mapping[str, Any]], path: Path, width: int = 96) -> N
     models = [(point_of(one), metric(one, "bound", "nats/token")) for one in results]
     for point, loss in dict(reversed([each for each in models if each[0].family == "language model"])).items():
         rates, style = np.geomspace(1e-3, loss or 1, 200), "--" if point.times == 1 else ":"
-        label = "language model" + (f", {point.times} times the steps" if point.times > 1 else "")
+        label = "language model" + (f", {point.times}× the steps" if point.times > 1 else "")
         for axes in (whole, copying):
             axes.plot(rates, (loss or 1) - rates, color="0.6", linestyle=style, label=label)
     for axes in (whole, copying):

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -298,6 +299,19 @@ def test_the_curve(script: ModuleType, tmp_path: Path) -> None:
     script.plot(alone, tmp_path / "curve.png")  # a second stage whose first is not measured yet
     script.plot(results, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("script", ["curve"], indirect=True)
+def test_no_line_of_the_curve_runs_through_its_legend(script: ModuleType, tmp_path: Path) -> None:
+    script.plot(script.read(FOLDER / "results" / "curve"), tmp_path / "curve.png")
+    whole = plt.gcf().axes[0]
+    place = whole.get_legend().get_window_extent()
+    assert not [
+        line
+        for line in whole.lines
+        if line.get_transform().transform_path(line.get_path()).intersects_bbox(place, False)
+    ]
+    plt.close()
 
 
 def fake_result(script: ModuleType, point: Any, level: float) -> dict[str, Any]:
