@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Dirichlet
 
-from .distributions.log_simplex import log_simplex
+from .distributions.log_simplex import LogSimplex
 from .priors.checks import broadcasts_to, check_distribution, check_support
 from .priors.components import StickBreaking
 from .utils.tensor_checks import check_entries
@@ -36,7 +36,7 @@ def check_weight_prior(distribution: Any, leading: Sequence[int], components: in
         ValueError: If its draws are neither, or of another shape.
     """
     check_distribution("weights", distribution, (*leading, 1) if leading else (), [(components,)])
-    logarithms: bool = distribution.support is log_simplex
+    logarithms = isinstance(distribution.support, LogSimplex)
     weights = distribution.sample().exp() if logarithms else distribution.sample()
     simple = bool((weights >= 0).all()) and bool(((weights.sum(-1) - 1).abs() < 1e-3).all())
     check_support("weights", distribution, "weights, or their logarithms as LogDirichlet does", simple)

@@ -11,7 +11,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ...models.base import DRAWN_BY_MODEL, TEXTS
-from ...models.distributions.log_simplex import log_simplex
+from ...models.distributions.log_simplex import LogSimplex
 
 __all__ = [
     "Site",
@@ -107,13 +107,13 @@ def masks_in(trace: Trace, sites: Mapping[str, Site]) -> dict[str, Tensor | None
     if presence is None or (own := mask_of(presence["fn"])) is None:
         return masks
     there = own & (presence["value"] > 0.5)
-    weighed = {name for name, site in sites.items() if name == "presence" or site["fn"].support is log_simplex}
+    weighed = {name for name, site in sites.items() if name == "presence" or isinstance(site["fn"].support, LogSimplex)}
     return {name: mask if mask is None else own if name in weighed else there for name, mask in masks.items()}
 
 
 def displayed_value(site: Site, mask: Tensor | None = None) -> np.ndarray:
     """The value of a site for display: weights instead of log weights, NaN where the mask is False."""
-    value = site["value"].exp() if site["fn"].support is log_simplex else site["value"]
+    value = site["value"].exp() if isinstance(site["fn"].support, LogSimplex) else site["value"]
     if mask is not None:
         value = torch.where(mask.reshape(*mask.shape, *(1,) * (value.ndim - mask.ndim)), value, torch.nan)
     return as_numpy(value)

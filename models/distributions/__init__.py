@@ -3,13 +3,14 @@
 from .foreign import as_pyro
 from .lengths import Lengths
 from .log_dirichlet import LogDirichlet
-from .log_simplex import LogStickBreakingTransform, log_simplex
+from .log_simplex import LogSimplex, LogStickBreakingTransform, log_simplex
 from .presence import Presence, WherePresent
 from .stick_breaking import LogStickBreaking
 
 __all__ = [
     "Lengths",
     "LogDirichlet",
+    "LogSimplex",
     "LogStickBreaking",
     "LogStickBreakingTransform",
     "Presence",

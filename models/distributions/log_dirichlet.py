@@ -17,7 +17,7 @@ from .log_dirichlet_math import (
     dirichlet_mean_log,
     sample_log_dirichlet,
 )
-from .log_simplex import log_simplex
+from .log_simplex import LogSimplex, log_simplex
 
 __all__ = ["LogDirichlet"]
 
@@ -50,7 +50,6 @@ class LogDirichlet(TorchDistribution):
     """
 
     arg_constraints = {"log_concentration": constraints.independent(constraints.real, 1)}
-    support = log_simplex
     has_rsample = True
 
     def __init__(
@@ -79,6 +78,10 @@ class LogDirichlet(TorchDistribution):
         super(LogDirichlet, new).__init__(shape[:-1], self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
+
+    @constraints.dependent_property(is_discrete=False, event_dim=1)
+    def support(self) -> constraints.Constraint:
+        return log_simplex if self.present is None else LogSimplex(self.present)
 
     def rsample(self, sample_shape: Sequence[int] = _ONCE) -> Tensor:
         log_concentration = self.log_concentration.expand(self._extended_shape(Size(sample_shape)))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints, register_kl
@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from .log_dirichlet import LogDirichlet
 from .log_dirichlet_math import LOG_ZERO, dirichlet_kl, dirichlet_log_prob, dirichlet_mean_log, sample_log_dirichlet
-from .log_simplex import log_simplex
+from .log_simplex import LogSimplex, breaking
 
 __all__ = ["LogStickBreaking"]
 
@@ -49,7 +49,6 @@ class LogStickBreaking(TorchDistribution):
     """
 
     arg_constraints = {"concentration": constraints.real, "discount": constraints.half_open_interval(0, 1)}
-    support = log_simplex
     has_rsample = True
 
     def __init__(
@@ -74,6 +73,10 @@ class LogStickBreaking(TorchDistribution):
         new._validate_args = self._validate_args
         return new
 
+    @constraints.dependent_property(is_discrete=False, event_dim=1)
+    def support(self) -> constraints.Constraint:
+        return LogSimplex(self.present)
+
     @property
     def log_shares(self) -> Float[Tensor, "*batch n 2"]:
         r"""Log parameters :math:`(1 - d, a + n d)` of the Beta of each :math:`b_n`."""
@@ -84,7 +87,7 @@ class LogStickBreaking(TorchDistribution):
     @property
     def breaking(self) -> Bool[Tensor, "*batch n"]:
         """The components that break the stick: all but the last."""
-        return self.present & (_remaining(self.present) > 1)
+        return breaking(self.present)
 
     def rsample(self, sample_shape: Sequence[int] = _ONCE) -> Float[Tensor, "*shape n"]:
         shares = self.log_shares
@@ -114,14 +117,8 @@ def _split(log_weights: Float[Tensor, "*shape n"], present: Bool[Tensor, "*batch
     kept = torch.where(present, log_weights, LOG_ZERO)
     rest = kept.flip(-1).logcumsumexp(-1).flip(-1)[..., 1:]
     parts = torch.stack([kept, pad(rest, (0, 1), value=LOG_ZERO)], -1)
-    breaking = present & (_remaining(present) > 1)
-    parts = torch.where(breaking[..., None], parts, 0.0)  # the others have no gradient
+    parts = torch.where(breaking(present)[..., None], parts, 0.0)  # the others have no gradient
     return parts.log_softmax(-1)
-
-
-def _remaining(present: Bool[Tensor, "*batch n"]) -> Int[Tensor, "*batch n"]:
-    """The number of components from each one to the last, itself included."""
-    return present.flip(-1).cumsum(-1).flip(-1)
 
 
 @register_kl(LogStickBreaking, LogStickBreaking)  # type: ignore[untyped-decorator]

@@ -1,15 +1,20 @@
 """The transform onto log weights: densities integrate to one over log ratios, and guides fit the shipped priors."""
 
+from typing import Any
+
 import pytest
 import torch
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoNormal
-from torch.distributions import biject_to, transform_to
+from pyro.infer.mcmc.util import initialize_model
+from torch import Tensor
+from torch.distributions import Normal, biject_to, transform_to
 
 import pyroformer as pf
 from pyroformer.guides.automatic import Automatic
 from pyroformer.models.distributions.log_dirichlet import LogDirichlet
-from pyroformer.models.distributions.log_simplex import log_simplex
+from pyroformer.models.distributions.log_dirichlet_math import LOG_ZERO
+from pyroformer.models.distributions.log_simplex import LogStickBreakingTransform, breaking, log_simplex
 from pyroformer.models.distributions.stick_breaking import LogStickBreaking
 from pyroformer.models.mixture_attention import MixtureAttention
 
@@ -49,6 +54,40 @@ def test_density_integrates_to_one() -> None:
     log_p = LogDirichlet(torch.tensor([0.7, 2.0]).double().log()).log_prob(transform(x))
     total = torch.trapezoid((log_p + transform.log_abs_det_jacobian(x, transform(x))).exp(), x[:, 0])
     assert float(total) == pytest.approx(1, abs=1e-6)
+
+
+MASKS = [[True, True, True, False, False], [False, True, False, True, True], [True, False, False, True, False]]
+
+
+def test_masked_components_take_no_part() -> None:
+    """The transform is that of the components that exist; what is left over is standard normal."""
+    mask = torch.tensor(MASKS)
+    transform: Any = biject_to(LogStickBreaking(torch.tensor(2.0).double(), mask).support)
+    x = torch.randn(len(MASKS), 4, dtype=torch.double)
+    y = transform(x)
+    assert transform.codomain.check(y).all() and (y[~mask] == LOG_ZERO).all()
+    torch.testing.assert_close(transform(transform.inv(y)), y)
+    density = transform.log_abs_det_jacobian(x, y)
+    for row, used in enumerate(breaking(mask)[:, :-1]):
+        torch.testing.assert_close(y[row, mask[row]], LogStickBreakingTransform()(x[row, used]))
+        torch.testing.assert_close(density[row], Normal(0.0, 1.0).log_prob(x[row, ~used]).sum())
+
+
+@pytest.mark.parametrize("prior", [pf.priors.SymmetricDirichlet(2.0), pf.priors.GEM(2.0)])
+@pytest.mark.parametrize("batch", [(), (2, 3)])
+def test_posterior_with_masked_components_is_that_of_the_others(prior: Any, batch: tuple[int, ...]) -> None:
+    """The energy that NUTS descends, up to that of the coordinates that are left over."""
+    mask, keys, queries = torch.tensor(MASKS[2]), torch.randn(*batch, 5, 2), torch.randn(*batch, 10, 2)
+
+    def energy(keys: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        mixture = pf.Mixture(torch.zeros(keys.shape[:-1]), keys, mask=mask, noise_variance=1.0)
+        model = MixtureAttention(mixture, weights=prior)
+        found: Tensor = initialize_model(model, (queries,), max_plate_nesting=1 + len(batch))[1]({"weights": x})
+        return found
+
+    x, used = torch.randn(*batch, *(1 for _ in batch[:1]), 4), breaking(mask)[:-1]
+    alone = energy(keys[..., mask, :], x[..., used]) - Normal(0.0, 1.0).log_prob(x[..., ~used]).sum()
+    torch.testing.assert_close(energy(keys, x, mask.expand(*batch, 5)), alone)
 
 
 @pytest.mark.parametrize("guide", [AutoDelta, AutoNormal])
