@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from .attention.m_step import ConjugatePriors
-from .attention.mixture import Covariances, Mixture
+from .attention.mixture import Covariances, Mixture, SharedVariances
 from .base import TEXTS, LocalModule
 from .distributions.foreign import as_pyro
 from .mixture_checks import Sizes, check_finite_tokens, check_precision_prior, check_weight_prior, shape_of_tokens
@@ -79,7 +79,8 @@ class MixtureAttention(LocalModule):
     Arguments:
         mixture: The components: weights that sum to one, keys (its means), the variance of a query (its variances plus
             its noise variance), values and their variances. A part without a prior is fixed, or trained if it is an
-            ``nn.Parameter``.
+            ``nn.Parameter``, as the ``table`` of :class:`~.attention.mixture.SharedVariances` may be; full covariances
+            are fixed. Masked components may hold anything.
         keys: Prior over the keys, called with the precisions; see
             :class:`~pyroformer.models.priors.components.ComponentPrior`.
         values: Prior over the values, called with their precisions.
@@ -99,7 +100,8 @@ class MixtureAttention(LocalModule):
     Raises:
         ValueError: If a precision is not positive, weights do not sum to one, no component is left, a prior has another
             shape or support than its site requires, an emission gives no distribution over a query or comes with
-            correlations, a covariance is not positive definite, or values need a mixture with some.
+            correlations, a covariance is not positive definite, values need a mixture with some, or a part is computed
+            from what requires a gradient.
 
     Examples:
         >>> from pyro.infer import TraceEnum_ELBO
@@ -122,6 +124,7 @@ class MixtureAttention(LocalModule):
     log_weights: Tensor
     noise_variance: Tensor
     variances: Tensor | None
+    group: Tensor | None
     mask: Tensor | None
     component_values: Tensor | None
     value_variances: Tensor | None
@@ -144,14 +147,13 @@ class MixtureAttention(LocalModule):
         check_mixture(mixture, weighted=weights is None)
         if (free_values or values is not None) and mixture.value_variances is None:
             raise ValueError("values need a mixture with values and value_variances: give it both")
-        present = mixture.present
-        vectors = mixture.means if mixture.mask is None else torch.where(present[..., None], mixture.means, 0)
-        _set(self, "means", vectors)
+        means, variances, present = mixture.means, mixture.variances, mixture.present
+        shared = variances if isinstance(variances, SharedVariances) else None
+        _set(self, "means", means)
         _set(self, "log_weights", mixture.log_weights)
-        _set(
-            self, "noise_variance", torch.as_tensor(mixture.query_variance, dtype=vectors.dtype, device=vectors.device)
-        )
-        _set(self, "variances", mixture.dense_variances())
+        _set(self, "noise_variance", torch.as_tensor(mixture.query_variance, dtype=means.dtype, device=means.device))
+        _set(self, "variances", mixture.dense_variances() if shared is None else shared.table)
+        _set(self, "group", None if shared is None else shared.group)
         _set(self, "mask", None if bool(present.all()) else present)
         _set(self, "component_values", mixture.values)
         _set(self, "value_variances", mixture.value_variances)
@@ -199,10 +201,13 @@ class MixtureAttention(LocalModule):
     @property
     def leading(self) -> torch.Size:
         """The mixture's leading dimensions: those of the plates around its components."""
-        rows = [self.log_weights.shape[:-1], self.means.shape[:-2]]
-        rows += [] if self.correlation is None else [self.correlation.shape[:-3]]
-        rows += [x.shape[:-2] for x in (self.variances, self.component_values, self.value_variances) if x is not None]
-        return torch.broadcast_shapes(*rows)
+        parts = {
+            -1: (self.log_weights, self.mask, self.group),
+            -2: (self.means, self.variances, self.component_values, self.value_variances),
+            -3: (self.correlation,),
+        }
+        shapes = [x.shape[:end] for end, tensors in parts.items() for x in tensors if x is not None]
+        return torch.broadcast_shapes(*shapes)
 
     @property
     def components(self) -> int:
@@ -220,17 +225,17 @@ class MixtureAttention(LocalModule):
         log_weights = self.log_weights[..., None, :] if self.leading else self.log_weights
         if "weights" in draws:
             log_weights = draws["weights"] if self._log_weights_drawn else draws["weights"].log()
-        precision = 1 / (
-            self.noise_variance.expand(1, 1) if self.variances is None else self.variances + self.noise_variance
-        )
+        own = self._own_variances()
+        total = self.noise_variance.expand(1, 1) if own is None else own + self.noise_variance
+        precision = 1 / self._filled(total, 1.0)
         if "precision" in draws:
             precision = draws["precision"] if self._diagonal else draws["precision"][..., None]
         return MixtureParameters(
             log_weights,
-            draws.get("keys", self.means),
+            draws.get("keys", self._filled(self.means, 0.0)),
             precision,
-            draws.get("values", self.component_values),
-            None if self.value_variances is None else 1 / self.value_variances,
+            draws.get("values", None if self.component_values is None else self._filled(self.component_values, 0.0)),
+            None if self.value_variances is None else 1 / self._filled(self.value_variances, 1.0),
             draws.get("correlation", self.correlation),
         )
 
@@ -242,7 +247,7 @@ class MixtureAttention(LocalModule):
         if "weights" in draws:
             log_weights = masked_logits(log_weights, self.resolve_masks()[0], None).log_softmax(-1)
         moved = "precision" in draws or "correlation" in draws
-        variances = 1 / parameters.precision if moved else self.variances
+        variances = 1 / parameters.precision if moved else self._own_variances()
         return Mixture(
             log_weights.squeeze(-2) if self.leading else log_weights,
             parameters.keys,
@@ -344,6 +349,18 @@ class MixtureAttention(LocalModule):
             return query_of_component(self.emission, parameters.keys, parameters.precision, assignment)
         return correlated_query(parameters.keys, parameters.precision, parameters.correlation, assignment)
 
+    def _own_variances(self) -> Tensor | None:
+        """The variances of the components without noise."""
+        if self.group is None or self.variances is None:
+            return self.variances
+        return SharedVariances(self.variances, self.group).dense()
+
+    def _filled(self, rows: Tensor, fill: float) -> Tensor:
+        """One row for each component, filled where that is absent; one row for all of them stays one."""
+        if self.mask is None or rows.shape[-2] != self.components:
+            return rows
+        return torch.where(self.mask[..., None], rows, fill)
+
     def _covariances(self, parameters: MixtureParameters, noise: float) -> Covariances:
         """The covariances of vectors: those of queries without ``noise`` times the mixture's."""
         assert parameters.correlation is not None
@@ -400,7 +417,16 @@ class MixtureAttention(LocalModule):
 
 
 def _set(module: nn.Module, name: str, tensor: Tensor | None) -> None:
-    """Sets an attribute that is a parameter if the tensor is one, and otherwise a buffer."""
+    """Sets an attribute that is a parameter if the tensor is one, and otherwise a buffer.
+
+    Raises:
+        ValueError: If it is computed from what requires a gradient: no optimizer would find that.
+    """
+    if tensor is not None and not tensor.is_leaf:
+        raise ValueError(
+            f"{name} is computed from a tensor that requires a gradient, which the model would not train: give an "
+            "nn.Parameter itself (full covariances have none), or a detached tensor"
+        )
     if isinstance(tensor, nn.Parameter):
         setattr(module, name, tensor)
     else:

@@ -1,5 +1,6 @@
 """The generative model of attention, against closed forms, EM, torch's mixtures and Pyro's own inference."""
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -218,9 +219,10 @@ def test_queries_that_see_nothing_or_do_not_count_change_nothing(batch: tuple[in
 def test_masked_components_are_absent() -> None:
     mixture, (queries, values, value_mask) = draw((2, 3)), observed((2, 3))
     mask = torch.tensor([True, True, False, True]).expand(2, 3, COMPONENTS)
-    vectors = torch.where(mask[..., None], mixture.means, torch.nan)
     weights = torch.where(mask, mixture.log_weights, -torch.inf).log_softmax(-1)
-    masked = replace(mixture, log_weights=weights, means=vectors, mask=mask)
+    rows = ("means", "variances", "values", "value_variances")
+    anything = {name: torch.where(mask[..., None], getattr(mixture, name), torch.nan) for name in rows}
+    masked = replace(mixture, log_weights=weights, mask=mask, **anything)
     loss = elbo((2, 3)).loss(MixtureAttention(masked), nothing, queries, values, value_mask)
     assert_close(loss, -evidence(queries, masked, None, values, value_mask).sum())
 
@@ -389,6 +391,20 @@ def test_parameters_of_the_mixture_train() -> None:
     assert_close(dict(model.named_parameters())["means"].grad, reference.grad)
 
 
+def test_parameters_train_where_components_are_masked_or_share_variances() -> None:
+    means, table = nn.Parameter(randn(COMPONENTS, WIDTH)), nn.Parameter(rand(2, WIDTH))
+    mask, (queries, _, _) = torch.tensor([True, True, False, True]), observed()
+    weights = torch.where(mask, 0.0, -torch.inf).log_softmax(-1)
+    groups = torch.tensor([0, 1, 1, 0])
+    mixture = replace(draw(), log_weights=weights, means=means, variances=SharedVariances(table, groups), mask=mask)
+    model = copy.deepcopy(MixtureAttention(mixture))
+    elbo()(model, nothing)(queries).backward()
+    expected = torch.autograd.grad(-evidence(queries, mixture).sum(), (means, table))
+    found = dict(model.named_parameters())
+    assert_close(found["means"].grad, expected[0])
+    assert_close(found["variances"].grad, expected[1])
+
+
 # ---------------------------------------------------------------- Pyro's own tools
 
 
@@ -501,6 +517,7 @@ NONE = torch.zeros(COMPONENTS, dtype=torch.bool)
             lambda: MixtureAttention(bad(variances=Covariances(torch.zeros(4, 3, 3)), noise_variance=0.0)),
             "precision 1 / 0 is not positive|covariance of component 0 is not positive definite",
         ),
+        (lambda: MixtureAttention(bad(means=2 * nn.Parameter(randn(COMPONENTS, WIDTH)))), "^means is computed from a"),
         (lambda: MixtureAttention(draw(), keys=dist.Normal), "keys .*Normal.*: give a ComponentPrior, a distribution"),
         (lambda: MixtureAttention(draw(), keys=dist.Normal(0.0, 1.0)), r"keys has event shape \(\), expected \(3,\)"),
         (lambda: MixtureAttention(draw(), values=dist.Normal(0.0, 1.0)), r"values has event shape \(\)"),
