@@ -13,7 +13,7 @@ from ...models.attention.mixture import Covariances, Mixture
 from ...models.mixture_attention import MixtureAttention
 from ...models.mixture_correlation import split_covariances
 from ...models.priors.components import GaussianVectors
-from .fitting import CovarianceType, typical_variances
+from .fitting import CovarianceType, rate_of_one_row
 
 __all__ = ["default_priors", "model_of", "sites_of"]
 
@@ -68,11 +68,8 @@ def _prior_of_precisions(
     kind: CovarianceType, variance: Tensor, components: int, priors: ConjugatePriors
 ) -> dist.Distribution:
     """The prior of precisions, of every component and coordinate or, if these are spherical, of every component."""
-    typical = typical_variances(variance, components, "spherical" if kind == "spherical" else "diag")
-    if priors.rate is None:
-        rate = 0.5 * typical * (len(variance) if kind == "spherical" else 1)
-    else:
-        rate = torch.full_like(typical, priors.rate)
+    rate = rate_of_one_row(variance, components, kind)
+    rate = (rate if priors.rate is None else torch.full_like(rate, priors.rate)).expand(components, -1)
     if not bool((rate > 0).all()):
         raise ValueError(f"priors.rate is {priors.rate}; a proper prior over precisions needs a positive one, or None")
     concentration = torch.full_like(rate, priors.shape)

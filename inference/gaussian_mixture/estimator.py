@@ -34,8 +34,9 @@ class GaussianMixture(FittedMixture):
     device, and returns tensors for them; rows whose coordinates are missing in part (NaN), which EM integrates out;
     weights of rows; conjugate priors; tables on disk and streams of batches; and it becomes a Pyro model.
 
-    All is computed in double precision; results have the dtype of the input, in float32 at least. What a fitted mixture
-    answers is in :class:`~pyroformer.inference.gaussian_mixture.fitted.FittedMixture`.
+    All is computed in double precision, from parameters in double precision too, unless somebody has changed those of
+    the fit; results have the dtype of the input, in float32 at least. What a fitted mixture answers is in
+    :class:`~pyroformer.inference.gaussian_mixture.fitted.FittedMixture`.
 
     Arguments:
         n_components: The number of components :math:`K`.
@@ -275,9 +276,8 @@ class GaussianMixture(FittedMixture):
         assert matrices == (self.covariance_type in ("full", "tied"))
         self._form, self._moments = form, (summary.mean.cpu(), summary.variance.cpu())
         self._total, self._online, self._kind = summary.total, None, self.covariance_type
-        self.weights_ = in_form(mixture.log_weights.exp(), form)
-        self.means_ = in_form(mixture.means + summary.mean, form)
-        self.covariances_ = in_form(variances, form)
+        self._exact = (mixture.log_weights.exp(), mixture.means + summary.mean, variances)
+        self.weights_, self.means_, self.covariances_ = (in_form(part, form) for part in self._exact)
         self.converged_, self.n_iter_ = best.converged, len(best.bounds)
         self.lower_bounds_ = best.bounds
         self.lower_bound_ = best.bounds[-1] if best.bounds else -math.inf

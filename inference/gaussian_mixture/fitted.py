@@ -57,6 +57,7 @@ class FittedMixture(Estimator):
     lower_bound_: float
     lower_bounds_: list[float]
     n_features_in_: int
+    _exact: tuple[Tensor, Tensor, Tensor]
     _form: Form
     _moments: tuple[Tensor, Tensor]
     _total: float
@@ -80,20 +81,20 @@ class FittedMixture(Estimator):
 
     def score(self, X: object, y: object = None, sample_weight: object = None) -> float:
         """The mean log density of the rows, weighted by ``sample_weight``."""
-        densities = self._log_joint(X)[0].logsumexp(-1)
-        if sample_weight is None:
-            return float(densities.mean())
-        counts = as_counts(sample_weight, len(densities), densities.device)
-        return float(counts @ densities / counts.sum())
+        density, count = self._log_density(X, sample_weight)
+        return density / count
 
-    def bic(self, X: object) -> float:
-        r"""The Bayesian information criterion, :math:`-2 \log p(X) + P \log M` with P free parameters: low is good."""
-        densities = self._log_joint(X)[0].logsumexp(-1)
-        return float(-2 * densities.sum() + self._parameters() * math.log(len(densities)))
+    def bic(self, X: object, sample_weight: object = None) -> float:
+        r"""The Bayesian information criterion, :math:`-2 \log p(X) + P \log M` with P free parameters: low is good.
 
-    def aic(self, X: object) -> float:
+        With ``sample_weight``, :math:`M` is its sum.
+        """
+        density, count = self._log_density(X, sample_weight)
+        return -2 * density + self._parameters() * math.log(count)
+
+    def aic(self, X: object, sample_weight: object = None) -> float:
         r"""Akaike's information criterion, :math:`-2 \log p(X) + 2 P`: low is good."""
-        return float(-2 * self._log_joint(X)[0].logsumexp(-1).sum() + 2 * self._parameters())
+        return -2 * self._log_density(X, sample_weight)[0] + 2 * self._parameters()
 
     def sample(self, n_samples: int = 1) -> tuple[Array, Array]:
         """Draws rows; also returns their components.
@@ -123,8 +124,7 @@ class FittedMixture(Estimator):
     @property
     def precisions_(self) -> Array:
         """The inverses of the covariances, in the same shape."""
-        self._check_fitted()
-        covariances = torch.as_tensor(self.covariances_).double()
+        covariances = self._double_parameters()[2]
         full = self.covariance_type in ("full", "tied")
         return in_form(
             torch.cholesky_inverse(torch.linalg.cholesky(covariances)) if full else 1 / covariances, self._form
@@ -178,17 +178,34 @@ class FittedMixture(Estimator):
 
     def _double_mixture(self, device: torch.device) -> Mixture:
         """The fitted mixture in double precision."""
-        self._check_fitted()
         dtype = torch.float32 if device.type == "mps" else torch.float64
-        weights, means, variances = (
-            torch.as_tensor(part).to(device, dtype) for part in (self.weights_, self.means_, self.covariances_)
-        )
+        weights, means, variances = (part.to(device, dtype) for part in self._double_parameters())
         if self.covariance_type in ("full", "tied"):
             matrices = Covariances(variances.expand(len(means), *variances.shape[-2:]))
             return Mixture(weights.log(), means, matrices, noise_variance=0.0)
         return Mixture(
             weights.log(), means, variances if variances.ndim > 1 else variances[:, None], noise_variance=0.0
         )
+
+    def _double_parameters(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights, means and covariances: those of the fit, not rounded, unless somebody has changed the attributes."""
+        self._check_fitted()
+        public = [torch.as_tensor(part).cpu() for part in (self.weights_, self.means_, self.covariances_)]
+        exact = getattr(self, "_exact", None)  # estimators that were pickled earlier have none
+        if exact is not None:
+            rounded = [torch.as_tensor(in_form(part, self._form)).cpu() for part in exact]
+            if all(map(np.array_equal, rounded, public)):
+                return exact
+        weights, means, covariances = (part.double() for part in public)
+        return weights, means, covariances
+
+    def _log_density(self, x: object, sample_weight: object) -> tuple[float, float]:
+        """The log density of all rows, and how many these are."""
+        densities = self._log_joint(x)[0].logsumexp(-1)
+        if sample_weight is None:
+            return float(densities.sum()), len(densities)
+        counts = as_counts(sample_weight, len(densities), densities.device)
+        return float(counts @ densities), float(counts.sum())
 
     @torch.no_grad()
     def _log_joint(self, x: object) -> tuple[Tensor, Form]:

@@ -7,7 +7,7 @@ the mean of theirs, weighted by their counts.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -34,6 +34,7 @@ __all__ = [
     "first_mixture",
     "fit_mixture",
     "needs_differences",
+    "rate_of_one_row",
     "typical_variances",
     "updated",
 ]
@@ -71,11 +72,19 @@ class Problem:
         return FORMS[self.kind]
 
     def anchor(self) -> Mixture:
-        r"""The center of the priors: the mean of all rows, and :math:`V^0` worth one row."""
+        """The center of the priors: the mean of all rows, and a typical variance of a component."""
         zeros = self.summary.mean.new_zeros(self.components, len(self.summary.mean))
-        worth = 1.0 if self.priors is None else float(torch.as_tensor(self.priors.means).max())
-        spread = typical_variances(self.summary.variance, self.components, self.kind) / (worth if worth > 0 else 1.0)
+        spread = typical_variances(self.summary.variance, self.components, self.kind)
         return _mixture(zeros[:, 0] - math.log(self.components), zeros, spread)
+
+    def em_priors(self) -> ConjugatePriors:
+        """The priors, with the rate of one row where they have none; flat ones for maximum likelihood."""
+        if self.priors is None:
+            return ConjugatePriors(means=0.0, rate=0.0)
+        if self.priors.rate is not None:
+            return self.priors
+        rate = rate_of_one_row(self.summary.variance, self.components, self.kind)
+        return _RatesOfColumns(**vars(self.priors) | {"rate": rate})
 
 
 def typical_variances(variance: Float[Tensor, " d"], components: int, kind: CovarianceType) -> Float[Tensor, "..."]:
@@ -85,6 +94,22 @@ def typical_variances(variance: Float[Tensor, " d"], components: int, kind: Cova
     if kind == "spherical":
         return variance.mean().expand(components, 1)
     return variance.expand(components, -1) if kind == "diag" else variance.diag().expand(components, -1, -1)
+
+
+def rate_of_one_row(variance: Float[Tensor, " d"], components: int, kind: CovarianceType) -> Float[Tensor, "..."]:
+    r"""The rate of a prior over precisions that is worth one row with variance :math:`V^0`.
+
+    It is :math:`V^0 / 2` in each dimension and, for spherical covariances, the sum of these.
+    """
+    typical = typical_variances(variance, components, "spherical" if kind == "spherical" else "diag")[0]
+    return 0.5 * typical * (len(variance) / len(typical))
+
+
+@dataclass(frozen=True)
+class _RatesOfColumns(ConjugatePriors):
+    """Priors with a rate for each column, or one for spherical covariances."""
+
+    rate: Any = None
 
 
 class EMResult(NamedTuple):
@@ -152,12 +177,11 @@ def expected(problem: Problem, state: Mixture, near: bool) -> Statistics:
 
 def updated(problem: Problem, statistics: Statistics, state: Mixture, origin: Tensor) -> Mixture:
     """The M-step of all parameters."""
-    priors = ConjugatePriors(means=0.0, rate=0.0) if problem.priors is None else problem.priors
-    anchor, zero = problem.anchor(), state.means.new_zeros(())
+    priors, anchor, zero = problem.em_priors(), problem.anchor(), state.means.new_zeros(())
     empty = statistics.counts < 1e-12
     if problem.kind == "tied":
         new = m_step(statistics, state, anchor, priors, ("means", "weights"), zero, origin)
-        variances = _shared(problem, statistics, new.means - origin, anchor, priors, origin)
+        variances = _shared(statistics, new.means - origin, anchor.means - origin, priors)
     else:
         new = m_step(statistics, state, anchor, priors, ("means", "variances", "weights"), zero, origin)
         variances = moving_variances(new)
@@ -176,15 +200,12 @@ def updated(problem: Problem, statistics: Statistics, state: Mixture, origin: Te
     return _mixture(new.log_weights, new.means, variances)
 
 
-def _shared(
-    problem: Problem, statistics: Statistics, means: Tensor, anchor: Mixture, priors: ConjugatePriors, origin: Tensor
-) -> Tensor:
+def _shared(statistics: Statistics, means: Tensor, initial: Tensor, priors: ConjugatePriors) -> Tensor:
     """The covariance that all components share: the mean of each one's own, and one prior for all."""
     flat = replace(priors, shape=1.0, rate=0.0)
-    own = update_variances(statistics, means, anchor.means - origin, flat)
+    own = update_variances(statistics, means, initial, flat)
     degrees = statistics.counts + torch.as_tensor(flat.means > 0).to(statistics.counts)
-    rate = rate_of_variances(priors, means, moving_variances(anchor), True)
-    rate = rate[0] if rate.ndim == 3 else rate
+    rate = rate_of_variances(priors, means, None, True)
     total = (degrees[:, None, None] * own).sum(0) + 2 * rate
     return (total / (degrees.sum() + 2 * (priors.shape - 1))).expand_as(own)
 
@@ -193,11 +214,11 @@ def _log_prior(problem: Problem, state: Mixture) -> Tensor:
     """The log density of the priors, up to a constant; 0 without."""
     if problem.priors is None:
         return state.means.new_zeros(())
-    anchor = problem.anchor()
+    anchor, priors = problem.anchor(), problem.em_priors()
     if problem.kind != "tied":
-        return log_prior(state, anchor, problem.priors, ("means", "variances", "weights"), None)
-    each = log_prior(state, anchor, problem.priors, ("means", "weights"), None)
-    return each + log_prior_of_variances(state, anchor, problem.priors)[0]
+        return log_prior(state, anchor, priors, ("means", "variances", "weights"), None)
+    each = log_prior(state, anchor, priors, ("means", "weights"), None)
+    return each + log_prior_of_variances(state, anchor, priors)[0]
 
 
 def needs_differences(problem: Problem, state: Mixture) -> bool:

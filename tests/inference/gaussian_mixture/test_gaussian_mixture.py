@@ -1,5 +1,6 @@
 """What the estimator does beyond scikit-learn's: tensors, missing coordinates, weights, batches, priors, models."""
 
+import copy
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -130,8 +131,9 @@ def test_weights_of_rows_are_repetitions(kind: Any, share: float) -> None:
     assert once.n_iter_ == repeated.n_iter_
     torch.testing.assert_close(once.covariances_, repeated.covariances_)
     torch.testing.assert_close(once.lower_bound_, repeated.lower_bound_)
-    expected = repeated.score(table.repeat_interleave(weights, 0))
-    torch.testing.assert_close(once.score(table, sample_weight=weights), expected)
+    for name in ("score", "bic", "aic"):
+        expected = getattr(repeated, name)(table.repeat_interleave(weights, 0))
+        torch.testing.assert_close(getattr(once, name)(table, sample_weight=weights), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -168,6 +170,20 @@ def test_results_have_the_form_of_the_input() -> None:
     np.testing.assert_allclose(pf.GaussianMixture().fit(frame).means_, pf.GaussianMixture().fit(masked).means_)
     loaded = pickle.loads(pickle.dumps(tensors))
     assert torch.equal(loaded.predict_proba(table), tensors.predict_proba(table))
+
+
+def test_answers_are_those_of_parameters_that_are_not_rounded() -> None:
+    """Two columns so near to one another that their covariance has no inverse in float32."""
+    table = (1000 * clusters()[:, :1]).float().expand(-1, 2)
+    exact = pf.GaussianMixture(2, random_state=0).fit(table.double())
+    fitted = pf.GaussianMixture(2, random_state=0).fit(table)
+    for each in (fitted, copy.deepcopy(fitted), pickle.loads(pickle.dumps(fitted))):
+        assert each.bic(table) == exact.bic(table)
+        assert torch.equal(each.precisions_, exact.precisions_.float())
+        assert torch.equal(each.sample(3)[0], exact.sample(3)[0].float())
+    assert fitted.partial_fit(table).bic(table) == exact.partial_fit(table.double()).bic(table)
+    fitted.covariances_ = torch.eye(2).expand(2, 2, 2)
+    assert torch.equal(fitted.precisions_, fitted.covariances_)  # attributes that somebody has set count
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -262,6 +278,17 @@ def test_the_tied_mode_is_the_mode_of_its_posterior() -> None:
 
     gradients = torch.func.grad(objective, (0, 1))(fitted.means_, fitted.precisions_)
     assert gradients[0].abs().max() < 1e-4 and gradients[1].abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_typical_variances_are_worth_one_row_without_a_prior_of_means(kind: Any) -> None:
+    table = torch.cat([clusters(30, 1), torch.tensor([[50.0]])])
+    rate = 0.5 * float(table.var(correction=0)) / 2**2  # V^0 / 2
+    options: dict[str, Any] = dict(covariance_type=kind, random_state=0, reg_covar=0.0, means_init=[[0.0], [50.0]])
+    one, other = (
+        pf.GaussianMixture(2, priors=pf.em.ConjugatePriors(means=0.0, rate=each), **options) for each in (None, rate)
+    )
+    torch.testing.assert_close(one.fit(table).covariances_, other.fit(table).covariances_)
 
 
 def test_weak_priors_keep_a_component_off_equal_rows() -> None:
