@@ -12,6 +12,7 @@ Each starts at a closed form (attention, its two moments, the variational update
 attention, none depends on the order of the tokens.
 """
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -21,7 +22,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..models.attention.attend import attend
 from ..models.attention.bayes_rule import log_joint, posterior_mean, posterior_variance
 from ..models.attention.m_step import expected_statistics, update_means
 from ..models.attention.observations import Observations
@@ -40,10 +40,25 @@ Start = Literal["attention", "random"]
 
 
 class MixtureGuide(LocalModule):
-    r"""Base class of the guides of :class:`MixtureAttention`, which they may read but do not own."""
+    r"""Base class of the guides of :class:`MixtureAttention`, which they may read but do not own.
 
-    def __init__(self, model: MixtureAttention) -> None:
+    Arguments:
+        model: The model.
+        draws: The sites of the model's parts and of its free values that the guide draws; None if it answers for them
+            itself.
+
+    Raises:
+        ValueError: If the model has another.
+    """
+
+    def __init__(self, model: MixtureAttention, draws: Collection[str] | None = None) -> None:
         super().__init__()
+        left = [] if draws is None else [name for name in model.latent_parts if name not in draws]
+        if left:
+            raise ValueError(
+                f"{type(self).__name__} draws no {' and no '.join(left)}, which the model does: leave out "
+                "their priors or free_values, or take pyroformer.guides.automatic.Automatic(model)"
+            )
         self._owner = (model,)  # a tuple keeps the model from being registered as a child
 
     @property
@@ -83,7 +98,7 @@ class AssignmentGuide(MixtureGuide):
         start: ``attention``, the posterior itself as far as the features can express it, or ``random``.
 
     Raises:
-        ValueError: If an option has no such name.
+        ValueError: If an option has no such name, or the model has priors.
 
     Examples:
         >>> mixture = pf.Mixture.from_attention(torch.randn(5, 8), torch.randn(5, 8))
@@ -94,7 +109,7 @@ class AssignmentGuide(MixtureGuide):
     """
 
     def __init__(self, model: MixtureAttention, features: Features = "linear", start: Start = "attention") -> None:
-        super().__init__(model)
+        super().__init__(model, draws=("free values",))
         check_choice("features", features, get_args(Features))
         check_choice("start", start, get_args(Start))
         if start == "attention":
@@ -156,7 +171,7 @@ class ValueGuide(MixtureGuide):
         hidden: Width of the network, whose output starts at zero.
 
     Raises:
-        ValueError: If the model's values are not free.
+        ValueError: If the model's values are not free, or it has priors.
 
     Examples:
         >>> mixture = pf.Mixture.from_attention(torch.randn(5, 8), torch.randn(5, 4), value_variances=torch.ones(1, 1))
@@ -167,7 +182,7 @@ class ValueGuide(MixtureGuide):
     """
 
     def __init__(self, model: MixtureAttention, hidden: int = 32) -> None:
-        super().__init__(model)
+        super().__init__(model, draws=("free values",))
         check_gaussian(model.emission, "ValueGuide")
         check_uncorrelated(model.correlated, "ValueGuide")
         if not model.free_values or model.component_values is None:
@@ -180,10 +195,7 @@ class ValueGuide(MixtureGuide):
     ) -> tuple[Float[Tensor, "*batch m v"], Float[Tensor, "*batch m v"]]:
         """Mean and scale of each query's value."""
         mixture = self.model.mixture()
-        if attn_mask is None:
-            mean, variance = attend(queries, mixture), attend(queries, mixture, returns="variance")
-        else:
-            mean, variance = (f(queries, mixture, attn_mask) for f in (posterior_mean, posterior_variance))
+        mean, variance = (f(queries, mixture, attn_mask) for f in (posterior_mean, posterior_variance))
         scale = torch.where(variance > 0, variance, 1).sqrt()  # 0 only where everything is masked
         shift, log_ratio = self.network(torch.cat([queries, mean, scale.log()], -1)).chunk(2, -1)
         return mean + scale * shift, scale * log_ratio.exp()
@@ -223,8 +235,8 @@ class KeyGuide(MixtureGuide):
             the default, gives the tighter bound.
 
     Raises:
-        ValueError: If the model has other priors, ``steps`` is below 1, or the queries have more leading dimensions
-            than the keys.
+        ValueError: If the model has other priors or free values, ``steps`` is below 1, or the queries have more leading
+            dimensions than the keys.
 
     References:
         Probabilistic Transformers (Movellan and Gabbur, 2020). https://arxiv.org/abs/2010.15583
@@ -238,14 +250,11 @@ class KeyGuide(MixtureGuide):
     """
 
     def __init__(self, model: MixtureAttention, hidden: int = 32, steps: int = 20, assignment: bool = False) -> None:
-        super().__init__(model)
+        super().__init__(model, draws=("keys",))
         check_gaussian(model.emission, "KeyGuide")
         check_uncorrelated(model.correlated, "KeyGuide")
-        others = (model.precision_prior, model.weight_prior, model.value_prior)
-        if not isinstance(model.key_prior, GaussianVectors) or any(prior is not None for prior in others):
-            raise ValueError(
-                "the variational update needs keys with GaussianVectors as their prior, and no other prior"
-            )
+        if not isinstance(model.key_prior, GaussianVectors):
+            raise ValueError("the variational update needs keys with GaussianVectors as their prior")
         if steps < 1:
             raise ValueError(f"steps is {steps}; it must be at least 1")
         self.prior = (model.key_prior,)

@@ -219,6 +219,19 @@ class MixtureAttention(LocalModule):
         """Whether the dimensions of a query are correlated, given its component."""
         return self.correlation_prior is not None or self.correlation is not None
 
+    @property
+    def latent_parts(self) -> list[str]:
+        """The parts that are drawn, by name: those with a prior, and ``free values``."""
+        priors = {
+            "weights": self.weight_prior,
+            "precision": self.precision_prior,
+            "correlation": self.correlation_prior,
+            "keys": self.key_prior,
+            "values": self.value_prior,
+        }
+        drawn = [name for name, prior in priors.items() if prior is not None]
+        return [*drawn, "free values"] if self.free_values else drawn
+
     def mixture_parameters(self, draws: Mapping[str, Tensor] | None = None) -> MixtureParameters:
         """The parameters of the components, from ``draws`` by the names of their sites, or else the mixture's own."""
         draws = {} if draws is None else draws

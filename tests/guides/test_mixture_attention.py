@@ -5,6 +5,7 @@ from typing import Any
 
 import jaxtyping
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import TraceEnum_ELBO
@@ -17,6 +18,7 @@ from pyroformer.inference.svi import SVI
 from pyroformer.models.attention.attend import attend
 from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.mixture_attention import MixtureAttention
+from pyroformer.models.priors.components import GaussianVectors
 
 COMPONENTS, TOKENS, WIDTH, VALUES = 4, 12, 2, 2
 
@@ -158,6 +160,17 @@ def test_value_guide_starts_at_the_moments_of_attention(batch: tuple[int, ...]) 
     seen = ValueGuide(MixtureAttention(mixture, free_values=True)).moments(observed, everything)
     torch.testing.assert_close(seen[0], mean)
     torch.testing.assert_close(seen[1], scale)
+
+
+def test_value_guide_sees_variances_far_below_the_values() -> None:
+    means = torch.tensor([[-6.0, 0.0], [0.0, 0.0], [6.0, 0.0]], dtype=torch.float)
+    mixture = Mixture(
+        torch.zeros(3, dtype=torch.float).log_softmax(-1), means, noise_variance=0.5,
+        values=torch.tensor([[100.0], [-101.0], [99.5]], dtype=torch.float),
+        value_variances=torch.full((1, 1), 1e-4, dtype=torch.float),
+    )  # fmt: skip
+    scale = ValueGuide(MixtureAttention(mixture, free_values=True)).moments(means)[1]
+    torch.testing.assert_close(scale, torch.full((3, 1), 0.01, dtype=torch.float), rtol=1e-3, atol=0)
 
 
 @pytest.mark.slow
@@ -317,11 +330,23 @@ def test_saving_and_loading_keeps_the_bound(name: str) -> None:
         (lambda m: AssignmentGuide(m, "cubes"), "features is 'cubes': choose one of linear, norm, squares"),
         (lambda m: AssignmentGuide(m, start="zero"), "start is 'zero': choose one of attention, random"),
         (lambda m: ValueGuide(m), "the model's values are not sites: make it with free_values=True"),
-        (lambda m: KeyGuide(m), "needs keys with GaussianVectors as their prior, and no other prior"),
+        (lambda m: KeyGuide(m), "needs keys with GaussianVectors as their prior"),
         (lambda _: KeyGuide(MixtureAttention.conjugate(draw()), steps=0), "steps is 0; it must be at least 1"),
         (
             lambda _: KeyGuide(MixtureAttention.conjugate(draw(), moves=("means", "values"))),
-            "needs keys with GaussianVectors as their prior, and no other prior",
+            "KeyGuide draws no values, which the model does",
+        ),
+        (
+            lambda _: KeyGuide(MixtureAttention(draw(), keys=GaussianVectors(draw().means), free_values=True)),
+            "KeyGuide draws no free values, which the model does",
+        ),
+        (
+            lambda _: AssignmentGuide(MixtureAttention.conjugate(draw(), moves=("means", "weights"))),
+            "AssignmentGuide draws no weights and no keys, which the model does",
+        ),
+        (
+            lambda _: ValueGuide(MixtureAttention(draw(), precision=dist.Gamma(2.0, 1.0), free_values=True)),
+            "ValueGuide draws no precision, which the model does",
         ),
         (
             lambda _: KeyGuide(MixtureAttention.conjugate(draw())).moments(queries(3)),
