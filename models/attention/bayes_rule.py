@@ -14,7 +14,7 @@ from .log_space import finite_max, safe_logsumexp
 from .mixture import Covariances, Mixture
 from .observations import Observations
 
-__all__ = ["evidence", "log_joint", "posterior_mean", "posterior_variance", "responsibilities"]
+__all__ = ["evidence", "filled", "log_joint", "posterior_mean", "posterior_variance", "responsibilities"]
 
 
 def log_joint(
@@ -133,7 +133,7 @@ def posterior_variance(
 
 def _log_density(queries: Tensor, mixture: Mixture) -> Tensor:
     """log N(u_m; mu_n, sigma_n^2 + s), with shape [*batch M N]."""
-    means = _masked(mixture.means, mixture.mask)
+    means = filled(mixture.means, mixture)
     if isinstance(mixture.variances, Covariances):
         factor = torch.linalg.cholesky(_total_covariances(mixture))
         # the queries are the right-hand sides of one system for each component
@@ -149,10 +149,10 @@ def _log_density_of_values(values: Tensor, value_mask: Tensor | None, mixture: M
     """log N(v_m; value_n, 1 / beta_n) where a value is known and 0 elsewhere, with shape [*batch M N]."""
     if mixture.values is None or mixture.value_variances is None:
         raise ValueError("values are known but the mixture has no value_variances: give it values and their variances")
-    variances = _masked(mixture.value_variances, mixture.mask, 1.0)[..., None, :, :]
+    variances = filled(mixture.value_variances, mixture, 1.0)[..., None, :, :]
     if value_mask is not None:
         values = torch.where(value_mask[..., None], values, 0)
-    density = _log_normal(values[..., None, :] - _masked(mixture.values, mixture.mask)[..., None, :, :], variances)
+    density = _log_normal(values[..., None, :] - filled(mixture.values, mixture)[..., None, :, :], variances)
     return density if value_mask is None else torch.where(value_mask[..., None], density, 0)
 
 
@@ -163,10 +163,10 @@ def _log_normal(difference: Tensor, variances: Tensor) -> Tensor:
 def _component_posterior(queries: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
     """Posterior mean and variance given the component; both broadcast to [*batch M N V]."""
     if mixture.values is not None:
-        values = _masked(mixture.values, mixture.mask)[..., None, :, :]
+        values = filled(mixture.values, mixture)[..., None, :, :]
         own = values.new_zeros(1, 1) if mixture.value_variances is None else mixture.value_variances
-        return values, _masked(own, mixture.mask)[..., None, :, :]
-    component_means = _masked(mixture.means, mixture.mask)[..., None, :, :]
+        return values, filled(own, mixture)[..., None, :, :]
+    component_means = filled(mixture.means, mixture)[..., None, :, :]
     if isinstance(mixture.variances, Covariances):
         noise = mixture.query_variance * torch.eye(
             mixture.width, dtype=component_means.dtype, device=component_means.device
@@ -181,20 +181,20 @@ def _component_posterior(queries: Tensor, mixture: Mixture) -> tuple[Tensor, Ten
 
 
 def _variances(mixture: Mixture) -> Tensor:
-    """The variances, zero for point masses, with ones in masked places."""
+    """The variances, zero for point masses, with ones where a component is absent."""
     variances = mixture.dense_variances()
-    return mixture.means.new_zeros(1, 1) if variances is None else _masked(variances, mixture.mask, 1.0)
+    return mixture.means.new_zeros(1, 1) if variances is None else filled(variances, mixture, 1.0)
 
 
 def _total_covariances(mixture: Mixture) -> Tensor:
-    """Covariances of a query, with ones on the diagonal in masked places."""
+    """Covariances of a query, with ones on the diagonal where a component is absent."""
     assert isinstance(mixture.variances, Covariances)
     matrices = mixture.variances.matrices
     identity = torch.eye(mixture.width, dtype=matrices.dtype, device=matrices.device)
     total = matrices + mixture.query_variance * identity
-    return total if mixture.mask is None else torch.where(mixture.mask[..., None, None], total, identity)
+    return torch.where(mixture.present[..., None, None], total, identity)
 
 
-def _masked(rows: Tensor, mask: Tensor | None, fill: float = 0.0) -> Tensor:
-    """Rows with masked places filled, whatever they hold."""
-    return rows if mask is None else torch.where(mask[..., None], rows, fill)
+def filled(rows: Float[Tensor, "..."], mixture: Mixture, fill: float = 0.0) -> Float[Tensor, "..."]:
+    """Rows of the components, filled where one is absent, whatever stands there."""
+    return torch.where(mixture.present[..., None], rows, fill)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .attend import attend
-from .bayes_rule import responsibilities
+from .bayes_rule import filled, responsibilities
 from .mixture import Mixture
 from .observations import check_queries
 
@@ -128,9 +128,9 @@ def _jacobian(queries: Tensor, values: Tensor, mixture: Mixture, causal: bool) -
     pairs, both = _together(queries, values, mixture)
     m, n = queries.shape[-2], mixture.components
     attn_mask = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m) if causal else None
-    precision = (1 / mixture.value_variances)[..., None, :, :]
+    precision = (1 / filled(mixture.value_variances, mixture, 1.0))[..., None, :, :]
     shares = responsibilities(pairs, both, attn_mask)[..., None] * precision
     shares = shares / shares.sum(-2, keepdim=True).clamp_min(torch.finfo(shares.dtype).tiny)
-    targets = mixture.values[..., None, :, :]
+    targets = filled(mixture.values, mixture)[..., None, :, :]
     means = (shares * targets).sum(-2, keepdim=True)
     return (shares * (targets - means)).mT @ (precision * (targets - values[..., None, :]))

@@ -164,8 +164,9 @@ def test_values_have_the_variance_of_the_responsibilities() -> None:
     assert_close(posterior_variance(u, mixture), weights @ values.square() - (weights @ values).square())
 
 
+@pytest.mark.parametrize("weightless", [False, True])
 @pytest.mark.parametrize("kind", VARIANCES)
-def test_masked_components_are_as_good_as_removed(kind: str) -> None:
+def test_masked_components_are_as_good_as_removed(kind: str, weightless: bool) -> None:
     whole = draw(kind)
     mask = torch.arange(COMPONENTS).expand(BATCH, -1) < 4
     broken = torch.where(mask[..., None], whole.means, torch.nan).requires_grad_()
@@ -173,7 +174,8 @@ def test_masked_components_are_as_good_as_removed(kind: str) -> None:
     if kind in ("isotropic", "diagonal"):
         assert isinstance(variances, Tensor)
         variances = torch.where(mask[..., None], variances, torch.nan)
-    masked = replace(whole, means=broken, variances=variances, mask=mask)
+    left_out: Any = {"log_weights": torch.where(mask, whole.log_weights, -torch.inf)} if weightless else {"mask": mask}
+    masked = replace(whole, means=broken, variances=variances, **left_out)
     if isinstance(whole.variances, SharedVariances):
         kept: Any = whole.variances._replace(group=whole.variances.group[:4])
     else:

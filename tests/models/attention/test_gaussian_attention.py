@@ -175,6 +175,18 @@ def test_implicit_gradient_is_the_unrolled_one(columns: int | None) -> None:
         close(actual, expected, 1e-9)
 
 
+def test_implicit_gradient_does_not_see_masked_components() -> None:
+    (q, k, v), mask = draw(), torch.arange(N) > 0
+    v, beta = (torch.where(mask[:, None], x, torch.nan) for x in (v, rand(2, N, 1) + 1.5))
+    mixture = Mixture(uniform(2, N), k, mask=mask, values=v, value_variances=beta)
+    gradients = []
+    for implicit in (False, True):
+        queries = q.clone().requires_grad_()
+        output = value_map(queries, mixture, steps=120, implicit=implicit)
+        gradients += torch.autograd.grad(output.sum(), queries)
+    close(gradients[1], gradients[0], 1e-9)
+
+
 def test_value_map_climbs() -> None:
     q, k, v = draw()
     mixture = Mixture(uniform(2, N), k, rand(2, N, 1), values=v, value_variances=0.1 * rand(2, N, 1))
