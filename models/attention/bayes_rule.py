@@ -40,7 +40,8 @@ def log_joint(
         value_mask: True where a query's value is known, with shape :math:`(*, M)`; None is everywhere.
 
     Raises:
-        ValueError: If shapes do not fit, or there are values and the mixture has no ``value_variances`` for them.
+        ValueError: If shapes do not fit, a covariance is not positive definite, or there are values and the mixture has
+            no ``value_variances`` for them.
     """
     Observations(queries, attn_mask, values, value_mask).check(mixture)
     joint = mixture.log_weights[..., None, :] + _log_density(queries, mixture)
@@ -135,7 +136,7 @@ def _log_density(queries: Tensor, mixture: Mixture) -> Tensor:
     """log N(u_m; mu_n, sigma_n^2 + s), with shape [*batch M N]."""
     means = filled(mixture.means, mixture)
     if isinstance(mixture.variances, Covariances):
-        factor = torch.linalg.cholesky(_total_covariances(mixture))
+        factor = _cholesky(_total_covariances(mixture))
         # the queries are the right-hand sides of one system for each component
         difference = queries[..., None, :, :].mT - means[..., :, :, None]
         whitened = torch.linalg.solve_triangular(factor, difference, upper=False).square().sum(-2)
@@ -193,6 +194,16 @@ def _total_covariances(mixture: Mixture) -> Tensor:
     identity = torch.eye(mixture.width, dtype=matrices.dtype, device=matrices.device)
     total = matrices + mixture.query_variance * identity
     return torch.where(mixture.present[..., None, None], total, identity)
+
+
+def _cholesky(matrices: Tensor) -> Tensor:
+    try:
+        return torch.linalg.cholesky(matrices)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        raise ValueError(
+            "the covariance of a component's queries is not positive definite: add to its diagonal, or to the "
+            "mixture's noise_variance"
+        ) from None
 
 
 def filled(rows: Float[Tensor, "..."], mixture: Mixture, fill: float = 0.0) -> Float[Tensor, "..."]:

@@ -87,9 +87,9 @@ class Mixture:
             or None where values are exact. With them, known values enter the posterior of the component.
 
     Raises:
-        ValueError: If types or shapes do not fit, value variances come without values, or a variance of a component
-            that is present is negative, infinite or NaN. Values are checked on the CPU only, where that waits for no
-            device.
+        ValueError: If types or shapes do not fit, value variances come without values, a variance of a component that
+            is present is negative, infinite or NaN, or there are neither variances nor noise. Values are checked on the
+            CPU only, where that waits for no device.
 
     References:
         A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck
@@ -125,14 +125,17 @@ class Mixture:
         if isinstance(self.variances, SharedVariances):
             shape = (*self.variances.group.shape, self.variances.table.shape[-1])
             _check_variances("variances", shape, self.means.shape)
+            _check_width("the table of SharedVariances", self.variances.table.shape, (self.width,))
         elif isinstance(self.variances, Covariances):
             _check_rows("variances", self.variances.matrices.shape[:-2], self.components)
+            _check_width("Covariances", self.variances.matrices.shape, (self.width, self.width))
         elif self.variances is not None:
             _check_variances("variances", self.variances.shape, self.means.shape)
         if self.value_variances is not None:
             if self.values is None:
                 raise ValueError("value_variances without values: give values too, or leave both out")
             _check_variances("value_variances", self.value_variances.shape, self.values.shape)
+        self._check_leading()
         self._check_signs()
 
     @classmethod
@@ -268,11 +271,25 @@ class Mixture:
         weighted = self.log_weights != -torch.inf
         return weighted if self.mask is None else weighted & self.mask
 
+    def _check_leading(self) -> None:
+        """Raises unless the leading dimensions of all parts broadcast."""
+        shapes = {"means": self.means.shape[:-2], "log_weights": self.log_weights.shape[:-1]}
+        if self.mask is not None:
+            shapes["mask"] = self.mask.shape[:-1]
+        if self.values is not None:
+            shapes["values"] = self.values.shape[:-2]
+        try:
+            torch.broadcast_shapes(*shapes.values())
+        except RuntimeError:
+            each = ", ".join(f"{tuple(shape)} of {name}" for name, shape in shapes.items())
+            raise ValueError(f"the leading dimensions {each} do not broadcast: give those of means, or none") from None
+
     def _check_signs(self) -> None:
         """Raises unless variances are finite and not negative; those of values and of queries have to be positive."""
-        noise = torch.as_tensor(self.query_variance)
-        check_entries("noise_variance", noise, (noise >= 0) & noise.isfinite(), "it must be finite and at least 0")
-        own = _own_variances(self.variances)
+        noise, own = torch.as_tensor(self.query_variance), _own_variances(self.variances)
+        fine = (noise >= 0 if own is not None else noise > 0) & noise.isfinite()
+        rule = "it must be finite and at least 0, and positive where there are no variances"
+        check_entries("noise_variance", noise, fine, rule)
         if own is not None:
             rule = "each must be finite and at least 0: leave components out with mask"
             check_entries("variances", own, self._unless_absent((own >= 0) & own.isfinite()), rule)
@@ -318,6 +335,12 @@ def _prepend(rows: Tensor | None, row: Tensor | None, components: int) -> Tensor
 def _check_rows(name: str, shape: torch.Size, components: int) -> None:
     if shape[-1:] != (components,):
         raise ValueError(f"{name} has {shape[-1:].numel()} components and means {components}; give one for each mean")
+
+
+def _check_width(name: str, shape: torch.Size, expected: tuple[int, ...]) -> None:
+    if shape[-len(expected) :] != expected:
+        wanted = " x ".join(str(size) for size in expected)
+        raise ValueError(f"{name} has shape {tuple(shape)}; it must end in {wanted}, as the means have {expected[0]}")
 
 
 def _check_variances(name: str, shape: tuple[int, ...], vectors: tuple[int, ...]) -> None:

@@ -75,7 +75,8 @@ class Lengths(TorchDistribution):
         return values.expand((-1,) + self.batch_shape) if expand else values
 
     def entropy(self) -> Tensor:
-        return -(self.probs * self.logits).sum(-1)
+        least = torch.finfo(self.logits.dtype).min  # a length of probability 0 adds nothing
+        return -(self.probs * self.logits.clamp_min(least)).sum(-1)
 
     @property
     def mean(self) -> Tensor:

@@ -19,7 +19,7 @@ from .log_dirichlet_math import (
 )
 from .log_simplex import LogSimplex, log_simplex
 
-__all__ = ["LogDirichlet"]
+__all__ = ["LogDirichlet", "where_same_components"]
 
 
 _ONCE = Size()
@@ -109,8 +109,15 @@ class LogDirichlet(TorchDistribution):
         return torch.where(self.present, kept.log_softmax(-1), LOG_ZERO)
 
 
+def where_same_components(p: Any, q: Any, divergence: Tensor) -> Tensor:
+    """A divergence of distributions over log weights; infinite where one has components that the other has not."""
+    one, other = p.present, q.present
+    if one is other:
+        return divergence
+    same = other if one is None else one if other is None else one == other  # without a mask, all exist
+    return torch.where(same.all(-1), divergence, torch.inf)
+
+
 @register_kl(LogDirichlet, LogDirichlet)  # type: ignore[untyped-decorator]
 def _kl_log_dirichlet(p: Any, q: Any) -> Tensor:  # not LogDirichlet: beartype warns of Pyro's typing.Callable
-    if (p.present is None) != (q.present is None):
-        raise ValueError("one LogDirichlet has a mask and the other none: give both the same mask")
-    return dirichlet_kl(p.log_concentration, q.log_concentration, p.present)
+    return where_same_components(p, q, dirichlet_kl(p.log_concentration, q.log_concentration, p.present))

@@ -128,7 +128,9 @@ class WherePresent(MaskedDistribution):
 @register_kl(Presence, Presence)  # type: ignore[untyped-decorator]
 def _kl_of_presences(p: Any, q: Any) -> Tensor:
     each = p.logits.sigmoid() * (p.logits - q.logits) - F.softplus(p.logits) + F.softplus(q.logits)
-    return torch.where(p.uncertain, each, 0.0).sum(-1)
+    certain = F.softplus(torch.where(p.present, -q.logits, q.logits))  # in p, but not in q
+    impossible = torch.where(p.uncertain | (p.present != q.present), torch.inf, 0.0)
+    return torch.where(q.uncertain, torch.where(p.uncertain, each, certain), impossible).sum(-1)
 
 
 @register_kl(WherePresent, MaskedDistribution)  # type: ignore[untyped-decorator]

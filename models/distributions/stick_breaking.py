@@ -10,7 +10,8 @@ from torch import Size, Tensor
 from torch.distributions import constraints, register_kl
 from torch.nn.functional import pad
 
-from .log_dirichlet import LogDirichlet
+from ..utils.tensor_checks import check_entries
+from .log_dirichlet import LogDirichlet, where_same_components
 from .log_dirichlet_math import LOG_ZERO, dirichlet_kl, dirichlet_log_prob, dirichlet_mean_log, sample_log_dirichlet
 from .log_simplex import LogSimplex, breaking
 
@@ -35,6 +36,9 @@ class LogStickBreaking(TorchDistribution):
         concentration: :math:`a > -d`, with shape :math:`(*)`.
         mask: True where a component exists, with shape :math:`(*, N)`.
         discount: :math:`0 \le d < 1`; 0 is the Dirichlet process, more gives weights a power-law tail.
+
+    Raises:
+        ValueError: If an argument is out of its range.
 
     References:
         Gibbs Sampling Methods for Stick-Breaking Priors (Ishwaran & James, 2001).
@@ -63,6 +67,9 @@ class LogStickBreaking(TorchDistribution):
         self.concentration, self.discount = concentration.expand(batch), discount.expand(batch)
         self.present = mask.expand(*batch, mask.shape[-1])
         super().__init__(batch, mask.shape[-1:], validate_args)
+        if self._validate_args:
+            fine = self.concentration + self.discount > 0
+            check_entries("concentration", self.concentration, fine, "it must be above 0, or above minus the discount")
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "LogStickBreaking":
         new: LogStickBreaking = self._get_checked_instance(LogStickBreaking, _instance)
@@ -124,7 +131,7 @@ def _split(log_weights: Float[Tensor, "*shape n"], present: Bool[Tensor, "*batch
 @register_kl(LogStickBreaking, LogStickBreaking)  # type: ignore[untyped-decorator]
 def _kl_of_two(p: Any, q: Any) -> Tensor:
     each = dirichlet_kl(p.log_shares, q.log_shares)
-    return torch.where(p.breaking, each, 0.0).sum(-1)
+    return where_same_components(p, q, torch.where(p.breaking, each, 0.0).sum(-1))
 
 
 @register_kl(LogDirichlet, LogStickBreaking)  # type: ignore[untyped-decorator]
@@ -134,4 +141,4 @@ def _kl_from_dirichlet(p: Any, q: Any) -> Tensor:
     shares = torch.stack([log_alpha, pad(rest, (0, 1), value=LOG_ZERO)], -1)
     shares = torch.where(q.breaking[..., None], shares, 0.0)
     each = dirichlet_kl(shares, q.log_shares.to(shares.dtype))
-    return torch.where(q.breaking, each, 0.0).sum(-1)
+    return where_same_components(p, q, torch.where(q.breaking, each, 0.0).sum(-1))

@@ -21,7 +21,7 @@ from pyroformer.models.attention.bayes_rule import (
     posterior_variance,
     responsibilities,
 )
-from pyroformer.models.attention.mixture import Mixture, SharedVariances
+from pyroformer.models.attention.mixture import Covariances, Mixture, SharedVariances
 
 BATCH, COMPONENTS, QUERIES, WIDTH = 2, 6, 5, 3
 VARIANCES = ["point masses", "isotropic", "diagonal", "one for all", "shared"]
@@ -260,6 +260,15 @@ def test_variances_that_components_share() -> None:
     assert torch.equal(shared.membership() @ shared.table, shared.dense())
 
 
+def test_a_covariance_that_is_not_positive_definite_is_refused() -> None:
+    covariances = Covariances(torch.tensor([[1.0, 2.0], [2.0, 1.0]]).expand(3, 2, 2))
+    mixture = Mixture(torch.zeros(3), torch.zeros(3, 2), covariances, noise_variance=0.5)
+    with pytest.raises(
+        ValueError, match="the covariance of a component's queries is not positive definite: add to its"
+    ):
+        evidence(torch.zeros(1, 2), mixture)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -270,6 +279,16 @@ def test_variances_that_components_share() -> None:
         ({"variances": torch.ones(2, 2)}, r"variances of shape \(2, 2\) do not broadcast to means"),
         ({"variances": torch.ones(3, 4)}, r"variances of shape \(3, 4\) do not broadcast to means"),
         ({"variances": shared_variances(5, 3)}, r"variances of shape \(3, 5\) do not broadcast to means"),
+        ({"variances": shared_variances(1, 3)}, r"the table of SharedVariances has shape \(2, 1\); it must end in 2"),
+        (
+            {"variances": Covariances(torch.eye(5).expand(3, 5, 5))},
+            r"Covariances has .* \(3, 5, 5\); it must end in 2 x 2",
+        ),
+        (
+            {"log_weights": torch.zeros(4, 3), "means": torch.zeros(5, 3, 2)},
+            r"leading dimensions \(5,\) of means, \(4,\)",
+        ),
+        ({"noise_variance": 0.0}, "noise_variance is 0.0; .* positive where there are no variances"),
         ({"variances": shared_variances(2, 4)}, r"variances of shape \(4, 2\) do not broadcast to means"),
     ],
 )

@@ -78,9 +78,12 @@ class TestLogDirichlet:
         rows = torch.tensor([True, False])
         assert torch.equal(kl_divergence(weights.mask(rows), prior.mask(rows)), expected * rows)
 
-    def test_refuses_to_compare_masked_with_unmasked(self, weights) -> None:
-        with pytest.raises(ValueError, match="one LogDirichlet has a mask and the other none: give both the same mask"):
-            kl_divergence(weights, LogDirichlet(torch.zeros(2, 4)))
+    def test_the_divergence_is_infinite_where_components_differ(self, weights) -> None:
+        plain, whole = (LogDirichlet(torch.randn(2, 4), mask) for mask in (None, torch.ones_like(MASK)))
+        assert torch.equal(kl_divergence(plain, whole), kl_divergence(plain, LogDirichlet(whole.log_concentration)))
+        for one in (plain, whole):
+            for divergence in (kl_divergence(one, weights), kl_divergence(weights, one)):
+                assert torch.equal(divergence.isinf(), ~MASK.all(-1))
 
     def test_validates_values_and_parameters(self, weights) -> None:
         with pytest.raises(ValueError, match="within the support"):
@@ -126,6 +129,7 @@ class TestInPyro:
 class TestLengths:
     def test_is_a_categorical_that_starts_at_one(self) -> None:
         logits = torch.randn(3, 7)
+        logits[0, 2] = -torch.inf
         distribution, categorical = Lengths(logits), dist.Categorical(logits=logits)
         values = distribution.enumerate_support()
         assert values.shape == (7, 3) and values.min() == 1 and values.max() == 7

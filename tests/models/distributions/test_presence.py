@@ -46,6 +46,17 @@ def test_divergence_and_entropy_equal_their_sums_over_all_values() -> None:
     )
 
 
+@pytest.mark.parametrize(("masks", "always"), [([5, 4], [1, 1]), ([4, 5], [1, 1]), ([4, 4], [2, 1]), ([4, 4], [1, 2])])
+def test_divergence_where_different_components_are_certain(masks: list[int], always: list[int]) -> None:
+    (p, q), values = (
+        [Presence(logits, torch.arange(5) < n, k) for logits, n, k in zip((Q, P), masks, always, strict=True)],
+        torch.tensor(list(itertools.product([0.0, 1.0], repeat=5))),
+    )
+    log_p, log_q = p.log_prob(values), q.log_prob(values)
+    expected = torch.where(log_p.isinf(), 0, log_p.exp() * (log_p - log_q)).sum()
+    torch.testing.assert_close(kl_divergence(p, q), expected)
+
+
 def test_draws_have_the_mean_and_keep_what_is_certain() -> None:
     draws = Presence(Q.expand(2, 5), MASK.expand(2, 5)).sample((20_000,))
     assert draws.shape == (20_000, 2, 5)

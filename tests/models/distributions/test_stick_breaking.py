@@ -40,6 +40,8 @@ def test_masked_components_change_nothing() -> None:
     q = LogDirichlet(torch.randn(2, 4).double(), MASK)
     alone_q = LogDirichlet(q.log_concentration[1:, :2], MASK[1:, :2])
     torch.testing.assert_close(kl_divergence(q, distribution())[1:], kl_divergence(alone_q, alone))
+    for other in (q, LogDirichlet(q.log_concentration), distribution()):  # of other components: infinite
+        assert kl_divergence(other, distribution(mask=~MASK)).isinf().all()
 
 
 @pytest.mark.parametrize("components", [0, 1])
@@ -113,6 +115,11 @@ def test_expands() -> None:
         (lambda: PitmanYor(1.0, 1.0), "discount 1.0: must be at least 0 and below 1"),
         (lambda: GammaDirichletProcess(shape=0.0), "shape 0.0: must be positive"),
         (lambda: GammaDirichletProcess(rate=0.0), "rate 0.0: must be positive"),
+        (
+            lambda: LogStickBreaking(torch.tensor(-1.0), MASK),
+            "concentration is -1.0; it must be above 0, or above minus",
+        ),
+        (lambda: LogStickBreaking(torch.tensor(-0.4), MASK, torch.tensor(0.4)), "concentration is -0.4; it must be"),
     ],
 )
 def test_refuses(make: Any, message: str) -> None:
