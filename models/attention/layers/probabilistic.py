@@ -276,7 +276,7 @@ class ProbabilisticAttention(TorchWeights):
             steps=self.steps,
             pseudo_counts=self.pseudo_counts,
             tolerance=self.tolerance,
-            mask=counted,
+            mask=counted if self.steps else None,  # with a cache, it is that of all keys
             **how,
         )
 

@@ -83,10 +83,12 @@ def test_a_later_token_changes_nothing_at_all(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("options", SOME)
 def test_cache_reads_on(options: dict[str, Any]) -> None:
     layer, _, x = draw(options)
-    cache = KeyValueCache(TOKENS)
-    parts = [layer(x[:, :3], None, True, cache)]
-    parts += [layer(x[:, i : i + 1], None, True, cache) for i in range(3, TOKENS)]
-    close(torch.cat(parts, 1), layer(x, causal=True))
+    left = torch.arange(TOKENS) >= torch.tensor([[0], [1], [2]])
+    for mask in (None, left):
+        cache = KeyValueCache(TOKENS)
+        masks = [None] * 4 if mask is None else mask.split([3, 1, 1, 1], 1)
+        parts = [layer(part, m, True, cache) for part, m in zip(x.split([3, 1, 1, 1], 1), masks, strict=True)]
+        close(torch.cat(parts, 1)[left], layer(x, mask, True)[left])
 
 
 @pytest.mark.parametrize("options", SOME)

@@ -81,7 +81,7 @@ def _torch(softmax: SelfAttention) -> nn.MultiheadAttention:
 
 @pytest.mark.parametrize("options", EVERY)
 def test_masks_and_caches_agree(options: dict[str, Any]) -> None:
-    """Padding changes nothing, a later token not one bit, and reading on from a cache nothing."""
+    """Padding changes nothing, a later token not one bit, and reading on from a cache nothing, texts padded or not."""
     layer, _, x = draw(options)
     edited = x.clone()
     edited[1, 4:] = torch.nan
@@ -93,10 +93,12 @@ def test_masks_and_caches_agree(options: dict[str, Any]) -> None:
     edited[:, 4] += 1
     after = layer(edited, causal=True)
     assert torch.equal(whole[:, :4], after[:, :4]) and not torch.equal(whole, after)
-    cache = KeyValueCache(TOKENS)
-    parts = [layer(x[:, :3], None, True, cache)]
-    parts += [layer(x[:, i : i + 1], None, True, cache) for i in range(3, TOKENS)]
-    close(torch.cat(parts, 1), whole)
+    left = torch.arange(TOKENS) >= torch.tensor([[0], [1], [2]])
+    for mask in (None, left):
+        cache = KeyValueCache(TOKENS)
+        masks = [None] * 4 if mask is None else mask.split([3, 1, 1, 1], 1)
+        parts = [layer(part, m, True, cache) for part, m in zip(x.split([3, 1, 1, 1], 1), masks, strict=True)]
+        close(torch.cat(parts, 1)[left], layer(x, mask, True)[left])
 
 
 @pytest.mark.parametrize("options", EVERY)
