@@ -60,10 +60,10 @@ def adapt(
     queries: Float[Tensor, "*#batch m d"],
     mixture: Mixture,
     *,
-    values: Float[Tensor, "*#batch m v"] | None = None,
-    value_mask: Bool[Tensor, "*#batch m"] | None = None,
-    attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
-    mask: Bool[Tensor, "*#batch m"] | None = None,
+    values: Float[Tensor, "*#batch #m v"] | None = None,
+    value_mask: Bool[Tensor, "*#batch #m"] | None = None,
+    attn_mask: Bool[Tensor, "*#batch #m n"] | None = None,
+    mask: Bool[Tensor, "*#batch #m"] | None = None,
     steps: int = 20,
     tolerance: float | None = None,
     moves: Sequence[Moves] | None = None,
@@ -121,12 +121,14 @@ def adapt(
     data.check(mixture)
     _check_finite(data, mixture)
     moves = _checked_moves(queries, mixture, values, steps, moves, covariance, priors, center, variational)
-    moving, dtype = "variances" in moves, queries.dtype
+    data, moving, dtype = data.with_all_rows(), "variances" in moves, queries.dtype
     if moving and queries.device.type != "mps":  # which has no double precision
         queries, mixture = queries.double(), in_dtype(mixture, torch.double)
-        data = replace(data, queries=queries, values=None if values is None else values.double())
-    mean_query = _mean_query(queries, mask)
-    data = replace(data, queries=_centered(queries, mean_query, mask), values=_without_padding(data.values, mask))
+        data = replace(data, queries=queries, values=None if data.values is None else data.values.double())
+    mean_query = _mean_query(queries, data.mask)
+    data = replace(
+        data, queries=_centered(queries, mean_query, data.mask), values=_without_padding(data.values, data.mask)
+    )
     start, scale, floor = _shifted(mixture, queries, -mean_query), queries.new_zeros(()), queries.new_zeros(())
     if moving:
         scale = scale_of(_mean_square(data), start)
@@ -207,8 +209,10 @@ def _without_padding(values: Tensor | None, mask: Tensor | None) -> Tensor | Non
 
 
 def _shifted(mixture: Mixture, queries: Tensor, by: Tensor) -> Mixture:
-    """The mixture with its means shifted, and with the batch dimensions of the queries."""
-    batch = torch.broadcast_shapes(mixture.means.shape[:-2], mixture.log_weights.shape[:-1], queries.shape[:-2])
+    """The mixture with its means shifted, and with the batch dimensions of all its parts and of the queries."""
+    own = query_covariances(mixture)[..., 0] if isinstance(mixture.variances, Covariances) else query_variances(mixture)
+    parts = (queries, mixture.means, own, mixture.values, mixture.value_variances, mixture.present[..., None])
+    batch = torch.broadcast_shapes(*(part.shape[:-2] for part in parts if part is not None))
     weights = mixture.log_weights.expand(*batch, mixture.components)
     values = mixture.values
     values = None if values is None else values.expand(*batch, *values.shape[-2:])

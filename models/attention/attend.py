@@ -16,7 +16,7 @@ from .chunked import map_chunks
 from .log_space import safe_logsumexp
 from .mixture import Mixture, in_dtype
 from .natural_parameters import Form, Natural, has_curvature, natural
-from .observations import check_queries
+from .observations import check_queries, with_all_rows
 from .packed import fused_attention, pack_keys, pack_queries, pack_values, packed_width
 
 __all__ = ["Returns", "attend"]
@@ -32,7 +32,7 @@ def attend(
     returns: Returns = "mean",
     form: Form = "exact",
     causal: bool = False,
-    attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
+    attn_mask: Bool[Tensor, "*#batch #m n"] | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "..."]:
     r"""Posterior of the vectors behind noisy queries: attention, without weights to learn.
@@ -52,7 +52,8 @@ def attend(
             which does not cancel where variances differ, so that the result is not the posterior mean then. The
             evidence has only the exact form.
         causal: Whether query m may attend to component n only if :math:`n \le m + N - M`.
-        attn_mask: True where query m may attend to component n, with shape :math:`(*, M, N)`, in place of ``causal``.
+        attn_mask: True where query m may attend to component n, with shape :math:`(*, M, N)`, or :math:`(*, 1, N)` for
+            all queries, in place of ``causal``.
         dropout: Probability that a component is dropped from a mean; the others are scaled up.
 
     Raises:
@@ -221,7 +222,7 @@ def _centered(mixture: Mixture, queries: Tensor) -> tuple[Mixture, Tensor]:
 def _evidence(queries: Tensor, terms: Natural, attention: _Attention) -> Tensor:
     """log p(u), with the constants that cancel in attention weights."""
     queries, (m, n) = queries.to(terms.bias.dtype), (queries.shape[-2], terms.bias.shape[-1])
-    attn_mask = attention.attn_mask
+    attn_mask = with_all_rows(attention.attn_mask, m)
     if attention.causal:
         attn_mask = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m)
 

@@ -39,7 +39,7 @@ def visible_center(
     queries: Float[Tensor, "*#batch m d"],
     means: Float[Tensor, "*#batch n d"],
     present: Bool[Tensor, "*#batch n"],
-    attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
+    attn_mask: Bool[Tensor, "*#batch #m n"] | None = None,
 ) -> Float[Tensor, "*batch 1 d"]:
     r"""A center for masked attention, which depends on nothing that is masked for some query.
 

@@ -24,6 +24,7 @@ from .log_space import finite_max
 from .mixture import Covariances, Mixture
 from .natural_parameters import natural
 from .observations import Observations
+from .packed import side_by_side
 
 __all__ = [
     "ConjugatePriors",
@@ -136,6 +137,7 @@ def expected_statistics(
         >>> expected_statistics(observations, mixture).counts.round(decimals=2).tolist()
         [2.0, 1.0]
     """
+    observations = observations.with_all_rows()
     queries, joint = observations.queries, _joint(mixture, observations.values is not None, about_means)
     means = torch.where(mixture.present[..., None], mixture.means, 0) if about_means else None
     batch = torch.broadcast_shapes(queries.shape[:-2], mixture.means.shape[:-2], mixture.log_weights.shape[:-1])
@@ -354,7 +356,7 @@ def _sums(joint: Joint, part: Observations, squares: Covariance | None, means: T
     counted = counted if part.counts is None else counted & (part.counts > 0)[..., None]
     columns = _columns(part, squares if means is None else None)
     scale = total if part.counts is None else total / part.counts[..., None]
-    features = torch.where(counted, torch.cat(columns, -1) / scale, 0)
+    features = torch.where(counted, side_by_side(columns) / scale, 0)
     sums = (shares.mT @ features).double().split([column.shape[-1] for column in columns], -1)
     log_p = (top + total.log())[..., 0] + own
     log_p = log_p if part.counts is None else part.counts * log_p

@@ -1,14 +1,15 @@
 r"""Observations of a mixture: queries, the values that are known of them, and masks."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from ..utils.tensor_checks import check_types
 from .mixture import Mixture
 
-__all__ = ["Observations", "check_queries"]
+__all__ = ["Observations", "check_queries", "with_all_rows"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Observations:
 
     Arguments:
         queries: The queries :math:`u`, with shape :math:`(*, M, D)`.
-        attn_mask: True where query m may attend to component n, with shape :math:`(*, M, N)`; None is everywhere.
+        attn_mask: True where query m may attend to component n, with shape :math:`(*, M, N)`; None is everywhere. Of
+            this and all that follows, one row may stand for all queries.
         values: Known values, with shape :math:`(*, M, V)`, or None where no value is known.
         value_mask: True where a query's value is known, with shape :math:`(*, M)`; None is everywhere.
         mask: True for the queries that count, with shape :math:`(*, M)`; None is all.
@@ -30,11 +32,11 @@ class Observations:
     """
 
     queries: Float[Tensor, "*#batch m d"]
-    attn_mask: Bool[Tensor, "*#batch m n"] | None = None
-    values: Float[Tensor, "*#batch m v"] | None = None
-    value_mask: Bool[Tensor, "*#batch m"] | None = None
-    mask: Bool[Tensor, "*#batch m"] | None = None
-    counts: Float[Tensor, "*#batch m"] | None = None
+    attn_mask: Bool[Tensor, "*#batch #m n"] | None = None
+    values: Float[Tensor, "*#batch #m v"] | None = None
+    value_mask: Bool[Tensor, "*#batch #m"] | None = None
+    mask: Bool[Tensor, "*#batch #m"] | None = None
+    counts: Float[Tensor, "*#batch #m"] | None = None
 
     def __len__(self) -> int:
         """The number of queries :math:`M`."""
@@ -50,6 +52,18 @@ class Observations:
             value_mask=None if self.value_mask is None else self.value_mask[..., rows],
             mask=None if self.mask is None else self.mask[..., rows],
             counts=None if self.counts is None else self.counts[..., rows],
+        )
+
+    def with_all_rows(self) -> "Observations":
+        """The observations, where what has one row for all queries gets one for each."""
+        m = len(self)
+        return replace(
+            self,
+            attn_mask=with_all_rows(self.attn_mask, m),
+            values=with_all_rows(self.values, m),
+            value_mask=with_all_rows(self.value_mask, m, dim=-1),
+            mask=with_all_rows(self.mask, m, dim=-1),
+            counts=with_all_rows(self.counts, m, dim=-1),
         )
 
     def check(self, mixture: Mixture) -> None:
@@ -102,3 +116,17 @@ def check_queries(queries: Float[Tensor, "*batch m d"], mixture: Mixture, **othe
             raise ValueError(
                 f"{name} has shape {tuple(tensor.shape)}; {m} queries and {n} components need it to end in {sizes}"
             )
+
+
+def with_all_rows(
+    tensor: Shaped[Tensor, "..."] | None, queries: int, dim: Literal[-2, -1] = -2
+) -> Shaped[Tensor, "..."] | None:
+    """A tensor with a row for each of some queries, where it has one for all of them.
+
+    Examples:
+        >>> with_all_rows(torch.ones(1, 3), queries=5).shape, with_all_rows(torch.ones(1), queries=5, dim=-1).shape
+        (torch.Size([5, 3]), torch.Size([5]))
+    """
+    if tensor is None or tensor.shape[dim] == queries:
+        return tensor
+    return tensor.expand(*tensor.shape[:dim], queries, *tensor.shape[dim:][1:])

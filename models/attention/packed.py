@@ -76,7 +76,7 @@ def fused_attention(
     keys: Float[Tensor, "*#batch n w"],
     values: Float[Tensor, "*#batch n w"],
     causal: bool = False,
-    attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
+    attn_mask: Bool[Tensor, "*#batch #m n"] | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "*#batch m w"]:
     r"""Attention on packed queries, keys and values.

@@ -223,6 +223,38 @@ def test_batches_are_problems_of_their_own() -> None:
         torch.testing.assert_close(both.objective[row], alone.objective, rtol=1e-10, atol=1e-10)
 
 
+MIXTURE = ("log_weights", "means", "variances", "value_variances")
+
+
+@pytest.mark.parametrize("part", ["queries", "values", "value_mask", "attn_mask", "mask", *MIXTURE])
+def test_one_part_alone_may_have_a_batch(part: str) -> None:
+    queries, mixture = draw()
+    flags = {name: torch.rand(M, *more) < 0.9 for name, more in (("value_mask", ()), ("mask", ()), ("attn_mask", (N,)))}
+    parts = {"queries": queries, "values": randn(M, V), **flags, **{name: getattr(mixture, name) for name in MIXTURE}}
+
+    def objective(given: Tensor) -> Tensor:
+        data = parts | {part: given}
+        start = replace(mixture, **{name: data.pop(name) for name in MIXTURE})
+        return adapt(data.pop("queries"), start, moves=("values", *EVERYTHING), steps=3, **data).objective
+
+    both = torch.stack([parts[part], parts[part].flip(0)])
+    each = torch.stack([objective(one) for one in both])
+    torch.testing.assert_close(objective(both), each, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["values", "value_mask", "attn_mask", "mask"])
+def test_one_row_for_all_queries(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyroformer.models.attention.m_step._entries", lambda *_: 7 * N)
+    queries, mixture = draw()
+    rows = {"values": randn(1, V), "attn_mask": torch.arange(N)[None] < 4, "mask": torch.ones(1).bool()}
+    given = {"values": randn(M, V), name: rows.get(name, torch.zeros(1).bool())}
+    each = given | {name: given[name].expand(M, *given[name].shape[1:])}
+    for moves in (("means",), EVERYTHING):
+        actual = adapt(queries, mixture, moves=moves, **given)
+        expected = adapt(queries, mixture, moves=moves, **each)
+        torch.testing.assert_close(actual.mixture.means, expected.mixture.means, rtol=1e-10, atol=1e-10)
+
+
 def test_empty_components_stay() -> None:
     queries, mixture = draw()
     far = replace(mixture, means=torch.cat([mixture.means[:-1], torch.full((1, D), 1e3).double()]))

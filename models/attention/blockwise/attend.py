@@ -23,7 +23,7 @@ from ..centering import common_center, visible_center
 from ..key_adaptation import check_pseudo_counts, check_tolerance, keeps_moving, prior_log_counts
 from ..log_space import normalized, safe_logsumexp
 from ..mixture import Mixture
-from ..observations import check_queries
+from ..observations import check_queries, with_all_rows
 from .distances import distances_after, squared_distances
 from .e_step import EStep
 
@@ -44,9 +44,9 @@ def blockwise_attend(
     steps: int = 0,
     pseudo_counts: float = 1.0,
     tolerance: float | None = None,
-    mask: Bool[Tensor, "*#batch m"] | None = None,
+    mask: Bool[Tensor, "*#batch #m"] | None = None,
     causal: bool = False,
-    attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
+    attn_mask: Bool[Tensor, "*#batch #m n"] | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "..."]:
     r"""Attention to a mixture whose means may adapt to the queries first, all of them or, if causal, earlier ones.
@@ -104,7 +104,8 @@ def blockwise_attend(
         raise ValueError("causal and attn_mask both restrict attention: give one of them")
     e_step.check(queries.shape[-2], mixture.components, causal)
     with without_autocast(queries.device):
-        mask = mask if steps else None
+        attn_mask = with_all_rows(attn_mask, queries.shape[-2])
+        mask = with_all_rows(mask, queries.shape[-2], dim=-1) if steps else None
         problem = _Problem.of(queries, mixture, e_step, causal, attn_mask, mask, pseudo_counts, tolerance)
         if steps and not causal:
             problem = replace(problem, means=_adapted(problem, steps))
@@ -123,6 +124,7 @@ class _Problem:
     precision: Tensor  # [* N or 1, D or 1]
     log_weights: Tensor  # [* N], with the log determinant of the precision
     values: Tensor  # [* N V]
+    value_variances: Tensor | None  # [* N, V or 1]
     e_step: EStep
     causal: bool
     attn_mask: Tensor | None
@@ -158,6 +160,7 @@ class _Problem:
         else:
             center = common_center(means, present)
         assert mixture.values is not None
+        spread = mixture.value_variances
         return cls(
             queries - center,
             mask,
@@ -166,6 +169,7 @@ class _Problem:
             1 / total,
             torch.where(present, log_weights, -torch.inf),
             torch.where(present[..., None], at_least_float32(mixture.values), 0),
+            None if spread is None else torch.where(present[..., None], at_least_float32(spread), 0),
             e_step,
             causal,
             attn_mask,
@@ -269,7 +273,9 @@ class _Answer:
             values = values + F.pad(moved, (0, 0, e_step.common, 0))
         shares = weights[..., None]
         mean = (shares * values).sum(-2, keepdim=True)
-        return (shares * (values - mean).square()).sum(-2)
+        variance = (shares * (values - mean).square()).sum(-2)
+        own = problem.value_variances
+        return variance if own is None else variance + weights @ own[..., block.seen, :]
 
 
 State = list[tuple[Tensor, Tensor]]  # of each step: counts [* N 1] and sums [* N D] of the queries so far

@@ -327,6 +327,8 @@ def test_evidence_in_parts(causal: bool, monkeypatch: pytest.MonkeyPatch) -> Non
     close(result, evidence(q, mixture, attn_mask), 1e-10)
     for a, e in zip(torch.autograd.grad(result, (q, k), upstream), expected, strict=True):
         close(a, e, 1e-9)
+    row = torch.arange(9)[None] < 4
+    close(attend(q, mixture, returns="evidence", attn_mask=row), evidence(q, mixture, row.expand(9, 9)), 1e-10)
 
 
 def test_bad_questions(monkeypatch: pytest.MonkeyPatch) -> None:

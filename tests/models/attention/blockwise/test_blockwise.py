@@ -50,12 +50,15 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
 
 
 @pytest.mark.parametrize("columns", [1, D])
-@pytest.mark.parametrize("restricted", ["", "causal", "attn_mask"])
+@pytest.mark.parametrize("restricted", ["", "causal", "attn_mask", "one row"])
 def test_without_more_it_is_attention(columns: int | None, restricted: str, blocks: bool) -> None:
     queries, mixture = draw(columns, 2, masked=True)
-    how: dict[str, Any] = {"causal": {"causal": True}, "attn_mask": {"attn_mask": torch.rand(2, M, N) < 0.6}}.get(
-        restricted, {}
-    )
+    mixture = replace(mixture, value_variances=torch.rand(N if columns == 1 else 1, V).double() + 0.1)
+    how: dict[str, Any] = {
+        "causal": {"causal": True},
+        "attn_mask": {"attn_mask": torch.rand(2, M, N) < 0.6},
+        "one row": {"attn_mask": torch.rand(2, 1, N) < 0.6},
+    }.get(restricted, {})
     for returns in ("mean", "variance", "evidence"):
         close(
             blockwise_attend(queries, mixture, returns=returns, **how), attend(queries, mixture, returns=returns, **how)
@@ -69,6 +72,8 @@ def test_means_adapt_as_those_of_the_fused_kernel(columns: int | None, steps: in
     mask = torch.rand(2, M) < 0.8
     expected = attend(queries, adapt_keys(queries, mixture, steps=steps, pseudo_counts=0.6, mask=mask))
     close(blockwise_attend(queries, mixture, steps=steps, pseudo_counts=0.6, mask=mask), expected)
+    one = blockwise_attend(queries, mixture, steps=steps, mask=torch.tensor([True]))
+    close(one, blockwise_attend(queries, mixture, steps=steps))
 
 
 @pytest.mark.parametrize("columns", [None, 1, D])
