@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..models.attention.key_adaptation import check_steps
 from ..models.attention.m_step import (
     ConjugatePriors,
     Covariance,
@@ -120,7 +121,8 @@ def adapt(
     data = Observations(queries, attn_mask, values, value_mask, mask)
     data.check(mixture)
     _check_finite(data, mixture)
-    moves = _checked_moves(queries, mixture, values, steps, moves, covariance, priors, center, variational)
+    steps = check_steps(steps)
+    moves = _checked_moves(queries, mixture, values, moves, covariance, priors, center, variational)
     data, moving, dtype = data.with_all_rows(), "variances" in moves, queries.dtype
     if moving and queries.device.type != "mps":  # which has no double precision
         queries, mixture = queries.double(), in_dtype(mixture, torch.double)
@@ -223,7 +225,6 @@ def _checked_moves(
     queries: Tensor,
     mixture: Mixture,
     values: Tensor | None,
-    steps: int,
     moves: Sequence[Moves] | None,
     covariance: str,
     priors: ConjugatePriors,
@@ -233,8 +234,6 @@ def _checked_moves(
     """The parameters to adapt, after all options have been checked."""
     both: Sequence[Moves] = ("means",) if values is None else ("means", "values")
     moves = both if moves is None else moves
-    if steps < 0:
-        raise ValueError(f"steps is {steps}; it must be at least 0")
     for name in moves:
         check_choice("moves", name, get_args(Moves))
     check_choice("covariance", covariance, get_args(Covariance))

@@ -18,10 +18,9 @@ from ..utils.choices import check_choice
 from ..utils.numbers import declared_number
 from ..utils.precision import at_least_float32, without_autocast
 from ..utils.tensor_checks import check_entries
-from .centering import common_center, visible_center
+from .centering import common_center
 from .chunked import map_chunks
 from .implicit import implicit_step
-from .log_space import normalized
 from .mixture import Mixture
 from .natural_parameters import Natural, natural
 from .observations import check_queries
@@ -30,15 +29,14 @@ from .packed import fused_attention, side_by_side
 __all__ = [
     "StepGradient",
     "adapt_keys",
-    "causal_responsibilities",
     "check_pseudo_counts",
+    "check_steps",
     "check_tolerance",
     "keeps_moving",
     "prior_log_counts",
 ]
 
 StepGradient = Literal["unrolled", "implicit"]
-Distances = Callable[[Tensor | None], Tensor]  # without responsibilities: from the initial keys
 
 
 def adapt_keys(
@@ -71,8 +69,8 @@ def adapt_keys(
             fixed point to which they lead, see :func:`~.implicit.implicit_step`: memory does not grow with ``steps``.
 
     Raises:
-        ValueError: If shapes do not fit, ``pseudo_counts`` or ``tolerance`` is not positive, or ``gradient`` has no
-            such name.
+        ValueError: If shapes do not fit, ``steps`` is negative, ``pseudo_counts`` or ``tolerance`` is not positive, or
+            ``gradient`` has no such name.
 
     References:
         Probabilistic Attention for Interactive Segmentation (Gabbur et al., 2021). https://arxiv.org/abs/2106.15338
@@ -86,6 +84,7 @@ def adapt_keys(
         True
     """
     check_queries(queries, mixture, mask=mask)
+    steps = check_steps(steps)
     log_kappa = prior_log_counts(pseudo_counts, mixture.means)
     check_tolerance(tolerance)
     check_choice("gradient", gradient, get_args(StepGradient))
@@ -126,103 +125,6 @@ def _iterated(step: Callable[[Tensor], Tensor], mixture: Mixture, steps: int, to
             if not (torch.compiler.is_compiling() or is_tracing() or active.device.type != "cpu" or active.any()):
                 break
     return means
-
-
-def causal_responsibilities(
-    queries: Float[Tensor, "*#batch m d"],
-    mixture: Mixture,
-    *,
-    steps: int = 1,
-    pseudo_counts: float = 1.0,
-    mask: Bool[Tensor, "*#batch m"] | None = None,
-    attn_mask: Bool[Tensor, "*#batch m n"] | None = None,
-) -> Float[Tensor, "*batch m n"]:
-    r"""Attention weights of keys that adapt to earlier queries only, so that nothing leaks from later ones.
-
-    .. math::
-        \mu_n^{(m)} = \frac{\kappa \mu_n^0 + \sum_{i \le m} w_{in} u_i}{\kappa + \sum_{i \le m} w_{in}}, \qquad
-        w_{mn} \propto \pi_n N(u_m; \mu_n^{(m)}, \sigma_n^2 + s) \quad \text{where attn_mask}
-
-    In every step all :math:`\mu_n^{(m)}` are those of the step before. With point masses or isotropic variances only
-    :math:`M \times N` matrices are held in memory: the weights need the products of a key with a query and with itself,
-    which prefix sums give. With diagonal variances all :math:`M N D` entries of the keys are.
-
-    Arguments:
-        queries: The queries, with shape :math:`(*, M, D)`.
-        mixture: The mixture.
-        steps: The number of steps; 0 is causal attention.
-        pseudo_counts: :math:`\kappa > 0`.
-        mask: True for the queries that count.
-        attn_mask: True where query m may attend to component n; None is where :math:`n \le m + N - M`.
-
-    Raises:
-        ValueError: If shapes do not fit, ``pseudo_counts`` is not positive, or the mixture has full covariances.
-
-    Examples:
-        >>> queries, mixture = torch.randn(5, 4), pf.Mixture.from_attention(torch.randn(5, 4), torch.randn(5, 2))
-        >>> weights = causal_responsibilities(queries, mixture, steps=3)
-        >>> queries[4] += 1.0
-        >>> torch.equal(causal_responsibilities(queries, mixture, steps=3)[:4], weights[:4])
-        True
-    """
-    check_queries(queries, mixture, mask=mask, attn_mask=attn_mask)
-    own = mixture.dense_variances()
-    own = own if own is None or own.shape[-2] == 1 else torch.where(mixture.present[..., None], own, 1)
-    prior_counts = prior_log_counts(pseudo_counts, at_least_float32(queries)).exp()
-    total = at_least_float32(queries.new_zeros(1, 1) if own is None else own) + mixture.query_variance
-    log_det = total.log().sum(-1) * (mixture.width / total.shape[-1])
-    log_weights = torch.where(mixture.present, mixture.log_weights - 0.5 * log_det, -torch.inf)
-    vectors = torch.where(mixture.present[..., None], mixture.means, 0)
-    queries = queries if mask is None else torch.where(mask[..., None], queries, 0)
-    center = visible_center(queries, vectors, mixture.present, attn_mask)
-    queries, vectors = at_least_float32(queries) - center, at_least_float32(vectors) - center
-    m, n = queries.shape[-2], mixture.components
-    if attn_mask is None:
-        attn_mask = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m)
-    distances = _isotropic_distances if total.shape[-1] == 1 else _diagonal_distances
-    with without_autocast(queries.device):
-        distance = distances(queries, vectors, 1 / total, prior_counts)
-        weights = None
-        for _ in range(steps + 1):
-            counted = weights if weights is None or mask is None else torch.where(mask[..., None], weights, 0)
-            weights = normalized(log_weights[..., None, :] - 0.5 * distance(counted), attn_mask).exp()
-    assert weights is not None
-    return weights
-
-
-def _isotropic_distances(queries: Tensor, vectors: Tensor, precision: Tensor, prior_counts: Tensor) -> Distances:
-    """Squared distances between queries and adapted keys, given the responsibilities of the step before."""
-    products, lengths = queries @ vectors.mT, vectors.square().sum(-1)[..., None, :]
-    own_lengths = queries.square().sum(-1, keepdim=True)
-    gram = (queries @ queries.mT).tril(-1)
-
-    def distance(weights: Tensor | None) -> Tensor:
-        dot, square = products, lengths
-        if weights is not None:
-            before = gram @ weights  # products of each query with the sum of those before it
-            squared = (weights * (2 * before + weights * own_lengths)).cumsum(-2)
-            along = (weights * products).cumsum(-2)
-            strength = prior_counts + weights.cumsum(-2)
-            dot = (prior_counts * products + before + weights * own_lengths) / strength
-            square = (prior_counts.square() * lengths + 2 * prior_counts * along + squared) / strength.square()
-        return precision[..., None, :, 0] * (square - 2 * dot + own_lengths)
-
-    return distance
-
-
-def _diagonal_distances(queries: Tensor, vectors: Tensor, precision: Tensor, prior_counts: Tensor) -> Distances:
-    """The same where every dimension has a precision of its own, from the keys themselves."""
-    queries, initial = queries[..., :, None, :], vectors[..., None, :, :]
-
-    def distance(weights: Tensor | None) -> Tensor:
-        keys = initial
-        if weights is not None:
-            shares = weights[..., None]
-            total = prior_counts * initial + (shares * queries).cumsum(-3)
-            keys = total / (prior_counts + shares.cumsum(-3))
-        return (precision[..., None, :, :] * (queries - keys).square()).sum(-1)
-
-    return distance
 
 
 def _m_step(queries: Tensor, terms: Natural, initial: Tensor, log_kappa: Tensor, mask: Tensor | None) -> Tensor:
@@ -285,6 +187,18 @@ def prior_log_counts(pseudo_counts: float | Tensor, like: Float[Tensor, "..."]) 
     """Logarithms of the pseudo-counts, which must be positive."""
     check_pseudo_counts(pseudo_counts)
     return torch.as_tensor(pseudo_counts, dtype=like.dtype, device=like.device).log()
+
+
+def check_steps(steps: int) -> int:
+    """The number of steps, as Python's own.
+
+    Raises:
+        ValueError: If it is not whole, or negative.
+    """
+    number: int = declared_number("steps", steps, int)
+    if number < 0:
+        raise ValueError(f"steps is {number}; it must be at least 0, which adapts nothing")
+    return number
 
 
 def check_tolerance(tolerance: float | None) -> None:

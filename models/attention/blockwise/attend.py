@@ -16,11 +16,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ...utils.choices import check_choice
-from ...utils.numbers import declared_number
 from ...utils.precision import at_least_float32, without_autocast
 from ..attend import Returns
 from ..centering import common_center, visible_center
-from ..key_adaptation import check_pseudo_counts, check_tolerance, keeps_moving, prior_log_counts
+from ..key_adaptation import check_pseudo_counts, check_steps, check_tolerance, keeps_moving, prior_log_counts
 from ..log_space import normalized, safe_logsumexp
 from ..mixture import Mixture
 from ..observations import check_queries, with_all_rows
@@ -93,9 +92,7 @@ def blockwise_attend(
     e_step = EStep() if e_step is None else e_step
     if mixture.values is None:
         raise ValueError("the mixture has no values: give Mixture(..., values=...)")
-    steps = declared_number("steps", steps, int)
-    if steps is None or steps < 0:
-        raise ValueError(f"steps is {steps}; it must be at least 0")
+    steps = check_steps(steps)
     if isinstance(dropout, str) or not 0 <= dropout <= 1:
         raise ValueError(f"dropout is {dropout!r}: give a probability from 0 to 1")
     if not isinstance(e_step, EStep):

@@ -16,7 +16,7 @@ from ..attend import Returns, attend
 from ..blockwise.attend import blockwise_attend
 from ..blockwise.e_step import EStep
 from ..blockwise.relative_positions import RelativePositions
-from ..key_adaptation import StepGradient, adapt_keys, check_pseudo_counts, check_tolerance
+from ..key_adaptation import StepGradient, adapt_keys, check_pseudo_counts, check_steps, check_tolerance
 from ..kv_cache import KeyValueCache
 from ..mixture import Mixture
 from .torch_weights import TorchWeights
@@ -134,7 +134,7 @@ class ProbabilisticAttention(TorchWeights):
         gradient: StepGradient = "unrolled",
     ) -> None:
         super().__init__()
-        components, steps = (declared_number(n, x, int) for n, x in (("components", components), ("steps", steps)))
+        components, steps = declared_number("components", components, int), check_steps(steps)
         _check(precision, prior, components, steps, pseudo_counts, dropout)
         check_tolerance(tolerance)
         check_choice("density", density, get_args(KeyDensity))
@@ -428,17 +428,15 @@ def _checked_reach(positions: object, one_sequence: bool) -> int | None:
 def _check(
     precision: str,
     prior: str,
-    components: int | None,
-    steps: int | None,
+    components: int,
+    steps: int,
     pseudo_counts: float,
     dropout: float,
 ) -> None:
     check_choice("precision", precision, get_args(Precision))
     check_choice("prior", prior, get_args(KeyPrior))
-    if components is None or components < 1:
+    if components < 1:
         raise ValueError(f"components is {components}; a key needs at least 1")
-    if steps is None or steps < 0:
-        raise ValueError(f"steps is {steps}; it must be at least 0, which leaves keys as they are")
     check_pseudo_counts(pseudo_counts)
     if steps and dropout:
         raise ValueError(f"dropout is {dropout} and steps is {steps}; keys that adapt need dropout=0")

@@ -9,8 +9,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from pyroformer.models.attention.attend import attend
 from pyroformer.models.attention.bayes_rule import evidence, posterior_mean, posterior_variance, responsibilities
+from pyroformer.models.attention.blockwise.attend import blockwise_attend
 from pyroformer.models.attention.centering import common_center, visible_center
-from pyroformer.models.attention.key_adaptation import adapt_keys, causal_responsibilities
+from pyroformer.models.attention.key_adaptation import adapt_keys
 from pyroformer.models.attention.layers.probabilistic import ProbabilisticAttention
 from pyroformer.models.attention.m_step import expected_statistics
 from pyroformer.models.attention.mixture import Mixture
@@ -66,8 +67,9 @@ def test_statistics_and_adapted_keys_far_from_zero() -> None:
     torch.testing.assert_close(found.evidence.double(), expected.evidence, rtol=1e-6, atol=0)
     one, other = (adapt_keys(x, m, steps=3).means.double() for x, m in twice(queries, mixture))
     torch.testing.assert_close(one, other, rtol=0, atol=1e-3)
-    small, isotropic = queries[:20], Mixture(mixture.log_weights[:20], mixture.means[:20], noise_variance=1.0)
-    one, other = (causal_responsibilities(x, m, steps=2).double() for x, m in twice(small, isotropic))
+    isotropic = Mixture(mixture.log_weights[:20], mixture.means[:20], noise_variance=1.0)
+    shares = [(x, replace(m, values=torch.eye(20).to(x))) for x, m in twice(queries[:20], isotropic)]
+    one, other = (blockwise_attend(x, m, steps=2, causal=True).double() for x, m in shares)
     torch.testing.assert_close(one, other, rtol=0, atol=1e-3)
 
 

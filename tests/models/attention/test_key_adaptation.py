@@ -10,9 +10,8 @@ from torch import Tensor
 
 from pyroformer.inference.em import ConjugatePriors, adapt
 from pyroformer.models.attention import chunked as parts
-from pyroformer.models.attention.attend import attend
 from pyroformer.models.attention.bayes_rule import responsibilities
-from pyroformer.models.attention.key_adaptation import adapt_keys, causal_responsibilities
+from pyroformer.models.attention.key_adaptation import adapt_keys
 from pyroformer.models.attention.mixture import Covariances, Mixture
 
 M, N, D = 12, 6, 3
@@ -65,68 +64,33 @@ def test_gradients_are_those_of_the_matrix(columns: int | None, monkeypatch: pyt
         close(a, e, 1e-9)
 
 
-def brute_force(queries: Tensor, mixture: Mixture, steps: int, prior_counts: float, mask: Tensor) -> Tensor:
-    """Every query's own keys, written out."""
-    attn_mask = torch.ones(len(queries), mixture.components, dtype=torch.bool).tril()
-    weights = responsibilities(queries, mixture, attn_mask)
-    for _ in range(steps):
-        rows = []
-        counted = weights * mask[:, None]
-        for i in range(len(queries)):
-            total = counted[: i + 1].T @ queries[: i + 1]
-            keys = (prior_counts * mixture.means + total) / (prior_counts + counted[: i + 1].sum(0))[:, None]
-            rows.append(responsibilities(queries[i : i + 1], replace(mixture, means=keys), attn_mask[i : i + 1]))
-        weights = torch.cat(rows)
-    return weights
-
-
-@pytest.mark.parametrize("columns", [None, 1, D])
-@pytest.mark.parametrize("steps", [0, 1, 3])
-def test_causal_responsibilities_by_brute_force(columns: int | None, steps: int) -> None:
-    queries, mixture = draw(columns)
-    queries, mask = queries[:N], torch.tensor([True, True, False, True, True, True])
-    actual = causal_responsibilities(queries, mixture, steps=steps, pseudo_counts=0.7, mask=mask)
-    expected = brute_force(queries, mixture, steps, 0.7, mask)
-    close(actual[mask], expected[mask])
-
-
-def test_causal_adaptation_leaks_nothing() -> None:
-    """Editing a query and its component changes nothing before it, not by one bit."""
-    queries, mixture = draw(1, 2)
-    queries = queries[:, :N]
-    before = causal_responsibilities(queries, mixture, steps=4)
-    for tensor in (queries, mixture.means, mixture.variances, mixture.log_weights):
-        assert isinstance(tensor, Tensor)
-        tensor[:, 4] += 2
-    after = causal_responsibilities(queries, mixture, steps=4)
-    assert torch.equal(before[:, :4], after[:, :4]) and not torch.equal(before[:, 4:], after[:, 4:])
-
-
-def test_without_steps_it_is_attention() -> None:
-    queries, mixture = draw(None, 2)
-    queries = queries[:, :N]
-    assert mixture.values is not None
-    close(causal_responsibilities(queries, mixture, steps=0) @ mixture.values, attend(queries, mixture, causal=True))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pseudo_counts": 0.0}, "pseudo_counts is 0.0; it must be positive"),
+        ({"steps": -1}, "steps is -1; it must be at least 0, which adapts nothing"),
+        ({"steps": -1, "gradient": "implicit"}, "steps is -1; it must be at least 0"),
+        ({"steps": 1.5}, "steps is 1.5: give a whole number, such as 2"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
+    queries, mixture = draw(D)
+    with pytest.raises(ValueError, match=message):
+        adapt_keys(queries, mixture, **options)
+    full = replace(mixture, variances=Covariances(torch.eye(D, dtype=torch.double).expand(N, D, D)))
+    with pytest.raises(ValueError, match="attention does not take full covariances"):
+        adapt_keys(queries, full)
     assert adapt_keys(queries, mixture, steps=0) is mixture
 
 
-def test_bad_options() -> None:
-    queries, mixture = draw(D)
-    full = replace(mixture, variances=Covariances(torch.eye(D, dtype=torch.double).expand(N, D, D)))
-    with pytest.raises(ValueError, match="attention does not take full covariances"):
-        causal_responsibilities(queries[:N], full)
-    with pytest.raises(ValueError, match=r"pseudo_counts is 0.0; it must be positive"):
-        adapt_keys(queries, mixture, pseudo_counts=0.0)
-
-
-@pytest.mark.parametrize("function", [adapt_keys, causal_responsibilities])
-def test_bad_shapes(function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
     queries, mixture = draw(1)
     with pytest.raises(ValueError, match="queries have 2 dimensions and the mixture's vectors 3; give them as many"):
-        function(queries[:, :2], mixture)
+        adapt_keys(queries[:, :2], mixture)
     with pytest.raises(ValueError, match="mask has shape"):
-        function(queries, mixture, mask=torch.ones(5, dtype=torch.bool))
+        adapt_keys(queries, mixture, mask=torch.ones(5, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("value", [-1.0, torch.full((N,), -1.0), torch.tensor([1.0, 1.0, torch.nan, 1.0, 1.0, 1.0])])
@@ -134,17 +98,6 @@ def test_pseudo_counts_of_every_kind_are_positive(value: float | Tensor) -> None
     queries, mixture = draw(1)
     with pytest.raises(ValueError, match=r"pseudo_counts is (-1.0|nan); it must be positive and finite"):
         adapt_keys(queries, mixture, pseudo_counts=value)
-
-
-@pytest.mark.parametrize("columns", [None, 1, D])
-def test_absent_components_may_hold_anything(columns: int | None) -> None:
-    queries, mixture = draw(columns)
-    mask = torch.tensor([True, True, False, True, True, True])
-    expected = causal_responsibilities(queries[:N], replace(mixture, mask=mask), steps=2)
-    for tensor in (mixture.means, mixture.variances):
-        if isinstance(tensor, Tensor):
-            tensor[..., 2, :] = torch.nan
-    assert torch.equal(causal_responsibilities(queries[:N], replace(mixture, mask=mask), steps=2), expected)
 
 
 @pytest.mark.parametrize("queries", [0, 6])

@@ -8,6 +8,7 @@ import jaxtyping
 import pytest
 import scipy.stats
 import torch
+from causal_keys import causal_responsibilities
 from torch import Tensor
 
 from pyroformer.models.attention.attend import attend
@@ -17,7 +18,7 @@ from pyroformer.models.attention.blockwise.attend import blockwise_attend
 from pyroformer.models.attention.blockwise.e_step import EStep
 from pyroformer.models.attention.blockwise.relative_positions import RelativePositions
 from pyroformer.models.attention.blockwise.tails import influence, log_normalizer, log_tail
-from pyroformer.models.attention.key_adaptation import adapt_keys, causal_responsibilities
+from pyroformer.models.attention.key_adaptation import adapt_keys
 from pyroformer.models.attention.mixture import Mixture
 
 M, N, D, V = 7, 7, 3, 2
@@ -105,6 +106,17 @@ def test_causal_adaptation_leaks_nothing_in_blocks(blocks: bool) -> None:
         edited[:, 4] += 2
         after = blockwise_attend(edited, mixture, **how)
         assert torch.equal(before[:, :4], after[:, :4]) and not torch.equal(before[:, 4:], after[:, 4:])
+
+
+@pytest.mark.parametrize("columns", [None, 1, D])
+def test_absent_components_may_hold_anything(columns: int | None) -> None:
+    queries, mixture = draw(columns)
+    mask = torch.arange(N) != 2
+    expected = blockwise_attend(queries, replace(mixture, mask=mask), steps=2, causal=True)
+    for tensor in (mixture.means, mixture.variances, mixture.values):
+        if isinstance(tensor, Tensor):
+            tensor[..., 2, :] = torch.nan
+    assert torch.equal(blockwise_attend(queries, replace(mixture, mask=mask), steps=2, causal=True), expected)
 
 
 # Student's t.

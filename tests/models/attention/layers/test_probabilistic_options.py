@@ -6,12 +6,12 @@ from typing import Any
 import jaxtyping
 import pytest
 import torch
+from causal_keys import causal_responsibilities
 from torch import Tensor, nn
 
 import pyroformer as pf
 from pyroformer.models.attention.bayes_rule import evidence
 from pyroformer.models.attention.blockwise import attend as blockwise
-from pyroformer.models.attention.key_adaptation import causal_responsibilities
 from pyroformer.models.attention.kv_cache import KeyValueCache
 from pyroformer.models.attention.layers.learned import ProbabilisticMemory, ProbabilisticPooling
 from pyroformer.models.attention.layers.probabilistic import ProbabilisticAttention
