@@ -182,6 +182,11 @@ class MixtureAttention(LocalModule):
     ) -> "MixtureAttention":
         r"""The model whose log joint is the objective of :func:`~pyroformer.inference.em.adapt`, up to a constant.
 
+        Means that do not move count as observed: their density is part of the prior of the variances. Components that
+        are absent have priors of means and variances here and none in EM. An ``attn_mask`` goes together with moving
+        weights in EM only: this model draws a query from the components that it may attend to, with their weights
+        renormalized, and EM takes the weights as they are.
+
         Arguments:
             mixture: The mixture, which is the center of the priors.
             priors: The priors of EM. The prior of a part in ``moves`` must be proper: :math:`\kappa > 0` and, for

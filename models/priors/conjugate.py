@@ -35,21 +35,30 @@ def conjugate_priors(mixture: Mixture, priors: ConjugatePriors, moves: Sequence[
                 raise ValueError("values cannot have a prior in a mixture without any: give it values")
             arguments["values"] = GaussianVectors(mixture.values, priors.values)
         elif name == "variances":
-            arguments["precision"] = _precision_prior(mixture, priors)
+            arguments["precision"] = _precision_prior(mixture, priors, "means" in moves)
         elif name == "weights":
-            arguments["weights"] = dist.Dirichlet(mixture.means.new_full((mixture.components,), priors.weights))
+            arguments["weights"] = dist.Dirichlet(_concentration(mixture, priors))
         else:
             raise ValueError(f"moves names {name!r}; choose among means, values, variances, weights")
     return arguments
 
 
-def _precision_prior(mixture: Mixture, priors: ConjugatePriors) -> Distribution:
-    """The Gamma prior of EM over isotropic precisions."""
+def _concentration(mixture: Mixture, priors: ConjugatePriors) -> Tensor:
+    """That of the prior over weights; 1 for an absent component, so that its weight, zero, has no part in densities."""
+    concentration = torch.where(mixture.present, mixture.means.new_tensor(priors.weights), 1)
+    return concentration if concentration.ndim == 1 else concentration[..., None, :]
+
+
+def _precision_prior(mixture: Mixture, priors: ConjugatePriors, moving: bool) -> Distribution:
+    """The Gamma prior of EM over isotropic precisions; given the means at their place, if these are not moving."""
     total = _isotropic_variances(mixture) if priors.rate is None else None
     rate = rate_of_variances(priors, mixture.means, total, full=False)[..., 0]
     if not bool((rate > 0).all()):
         raise ValueError(f"rate is {float(rate.min())}; a proper prior over precisions needs a positive one")
-    prior: Distribution = dist.Gamma(torch.full_like(rate, priors.shape), rate)
+    shape = torch.full_like(rate, priors.shape)
+    if not moving:
+        shape = shape + 0.5 * mixture.width * (torch.as_tensor(priors.means, device=rate.device) > 0)
+    prior: Distribution = dist.Gamma(shape, rate)
     return prior
 
 

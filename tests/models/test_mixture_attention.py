@@ -20,6 +20,7 @@ from pyroformer.guides.automatic import Automatic
 from pyroformer.inference.em import ConjugatePriors, adapt
 from pyroformer.inference.svi import SVI
 from pyroformer.models.attention.bayes_rule import evidence, log_joint, responsibilities
+from pyroformer.models.attention.log_space import normalized
 from pyroformer.models.attention.mixture import Covariances, Mixture, SharedVariances
 from pyroformer.models.distributions.log_dirichlet import LogDirichlet
 from pyroformer.models.mixture_attention import MixtureAttention
@@ -277,6 +278,24 @@ def test_loss_differs_from_the_objective_of_em_by_a_constant(batch: tuple[int, .
         constants.append(end.objective[..., -1].sum() + loss)
     assert_close(constants[1], constants[0], 1e-9)
     assert_close(constants[2], constants[0], 1e-9)
+
+
+@in_each_batch
+@pytest.mark.parametrize("moves", [("variances",), ("weights", "variances"), ("weights",), ("weights", "means")])
+def test_parts_that_move_alone_and_absent_components(batch: tuple[int, ...], moves: tuple[Any, ...]) -> None:
+    start, (queries, _, _) = draw(batch), observed(batch)
+    start = replace(start, log_weights=normalized(start.log_weights, torch.arange(COMPONENTS) != 1))
+    model = MixtureAttention.conjugate(start, PRIORS, moves)
+    constants = []
+    for steps in (0, 7):
+        end = adapt(queries, start, steps=steps, moves=moves, priors=PRIORS)
+        draws = sites(end.mixture, batch)
+        draws["precision"][..., 1] = 1.0  # of the absent one, which EM leaves out
+        names = {"means": "keys", "variances": "precision", "weights": "weights"}
+        given = poutine.condition(model, {name: draws[name] for name in map(names.get, moves)})
+        constants.append(end.objective[..., -1].sum() + elbo(batch).loss(given, nothing, queries))
+    assert constants[0].isfinite()
+    assert_close(constants[1], constants[0], 1e-9)
 
 
 @in_each_batch
