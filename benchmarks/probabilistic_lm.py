@@ -36,9 +36,7 @@ from pyroformer.inference.data.loaders import sequential_batches
 from pyroformer.inference.data.sources.readers import read_texts
 from pyroformer.inference.data.texts import Texts
 from pyroformer.inference.objectives.elbo import ELBO
-from pyroformer.models.attention.attend import attend
 from pyroformer.models.attention.layers.probabilistic import ProbabilisticAttention
-from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.batch import Batch
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.transformer.blocks import Block
@@ -85,12 +83,13 @@ def scores(model: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def evidence(attention: torch.nn.Module, x: Tensor) -> Tensor:
-    """log p(q) of every head and token."""
-    if isinstance(attention, ProbabilisticAttention):
-        return attention.posterior(x, causal=True).evidence
-    assert isinstance(attention, SelfAttention)
-    queries, keys, values = attention.qkv(x).unflatten(-1, (3, attention.heads, -1)).permute(2, 0, 3, 1, 4)
-    return attend(queries, Mixture.from_attention(keys, values), returns="evidence", causal=True)
+    """log p(q) of every head and token; softmax attention is the same layer before it is trained."""
+    if isinstance(attention, SelfAttention):
+        layer = ProbabilisticAttention(x.shape[-1], attention.heads).to(x)
+        layer.load_state_dict(attention.state_dict(), strict=False)
+        attention = layer
+    assert isinstance(attention, ProbabilisticAttention)
+    return attention.posterior(x, causal=True).evidence
 
 
 def areas(model: LanguageModel, inside: Texts, outside: Texts) -> tuple[float, float]:

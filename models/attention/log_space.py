@@ -4,7 +4,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["finite_max", "normalized", "safe_logsumexp"]
+from .chunked import map_chunks
+
+__all__ = ["finite_max", "normalized", "safe_logsumexp", "visible_logsumexp"]
 
 
 def safe_logsumexp(logits: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
@@ -35,6 +37,25 @@ def normalized(
         log_weights = torch.where(present, log_weights, -torch.inf)
     total = safe_logsumexp(log_weights)[..., None]
     return log_weights - torch.where(total.isfinite(), total, 0)
+
+
+def visible_logsumexp(
+    log_weights: Float[Tensor, "*#batch n"], attn_mask: Bool[Tensor, "*#batch m n"]
+) -> Float[Tensor, "*batch m"]:
+    """logsumexp of the log weights that each query may see, a few queries at a time.
+
+    Examples:
+        >>> causal = torch.ones(2, 2, dtype=torch.bool).tril()
+        >>> visible_logsumexp(torch.zeros(2), causal).exp()
+        tensor([1., 2.])
+    """
+
+    def part(rows: slice) -> Tensor:
+        return safe_logsumexp(torch.where(attn_mask[..., rows, :], log_weights[..., None, :], -torch.inf))
+
+    m, n = attn_mask.shape[-2:]
+    batch = torch.broadcast_shapes(log_weights.shape[:-1], attn_mask.shape[:-2]).numel()
+    return map_chunks(part, m, batch * n, log_weights.device)
 
 
 def finite_max(logits: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:

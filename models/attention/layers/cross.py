@@ -1,7 +1,7 @@
 r"""Cross-attention as inference in a mixture of Gaussians: queries of one sequence, components of another."""
 
 import math
-from typing import get_args
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...utils.tensor_checks import check_types
-from ..attend import Returns, attend
+from ..attend import attend
 from ..mixture import Mixture
 from .probabilistic import ProbabilisticAttention, ValuePosterior
 
@@ -85,14 +85,12 @@ class ProbabilisticCrossAttention(ProbabilisticAttention):
         """
         _check(x, memory, mask, attn_mask, self.qkv.in_features)
         queries, mixture = self._pair(x, memory, mask, tilted=False)
-        visible, batch = self._attn_mask(attn_mask, x.shape[:-2]), x.shape[:-2]
+        visible = self._attn_mask(attn_mask, x.shape[:-2])
         if self._needs_weights(causal=False):
-            how = {"attn_mask": visible}
-            moments = [self._blockwise(queries, mixture, None, returns=name, **how) for name in get_args(Returns)]
+            answers = partial(self._blockwise, queries, mixture, None, attn_mask=visible)
         else:
-            mixture = self._adapted(queries, mixture, None)
-            moments = [attend(queries, mixture, attn_mask=visible, returns=name) for name in get_args(Returns)]
-        return ValuePosterior(*(moment.reshape(*batch, *moment.shape[1:]) for moment in moments))
+            answers = partial(attend, queries, self._adapted(queries, mixture, None), attn_mask=visible)
+        return self._posterior(answers, mixture, visible, x.shape[:-2])
 
     def _pair(self, x: Tensor, memory: Tensor, mask: Tensor | None, tilted: bool) -> tuple[Tensor, Mixture]:
         """Queries of x in every head, with shape [b h t e], and the mixture of the memory."""

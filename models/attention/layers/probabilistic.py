@@ -1,6 +1,8 @@
 r"""Self-attention as inference in a mixture of Gaussians, with learned precisions and priors of the keys."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -18,6 +20,7 @@ from ..blockwise.e_step import EStep
 from ..blockwise.relative_positions import RelativePositions
 from ..key_adaptation import StepGradient, adapt_keys, check_pseudo_counts, check_steps, check_tolerance
 from ..kv_cache import KeyValueCache
+from ..log_space import safe_logsumexp, visible_logsumexp
 from ..mixture import Mixture
 from .torch_weights import TorchWeights
 
@@ -37,7 +40,9 @@ class ValuePosterior(NamedTuple):
     Arguments:
         mean: :math:`E[v \mid q]`, the output of the head, with shape :math:`(*, H, T, E)`.
         variance: :math:`\text{Var}[v \mid q]` of each dimension, with shape :math:`(*, H, T, E)`.
-        evidence: :math:`\log p(q)`, the log density of the query under the keys, with shape :math:`(*, H, T)`.
+        evidence: :math:`\log p(q)`, the log density of the query under the keys, with shape :math:`(*, H, T)`. Their
+            weights sum to one over those that the query may attend to; a prior that favors long keys, as that of
+            softmax attention does, makes the evidence high near long keys.
     """
 
     mean: Float[Tensor, "*batch h t e"]
@@ -77,8 +82,8 @@ class ProbabilisticAttention(TorchWeights):
             if they adapt causally, those of a query after a step that changes none of its weights by more. None is
             after ``steps``.
         gradient: ``"unrolled"``: gradients of all EM steps, whose intermediate results are kept; ``"implicit"``: of the
-            fixed point they lead to, in the memory of two steps; not for keys that adapt causally, nor under
-            torch.compile.
+            fixed point they lead to, in the memory of two steps; not for keys that adapt causally, nor with Student's
+            t, the hard assignment or positions, nor under torch.compile.
         density: ``"student"``: keys are Student's t with heavy tails, for outliers. Their inverse degrees of freedom
             are learned for each head, from 0, the Gaussian.
         assignment: ``"hard"``: of a key's Gaussians only the most probable counts for a query, and in E-steps only the
@@ -217,18 +222,31 @@ class ProbabilisticAttention(TorchWeights):
     ) -> ValuePosterior:
         """Posterior mean, variance and evidence of every head at every position, before the output projection.
 
-        Where keys adapt causally, each query's evidence is that under its own keys, which have adapted to it too.
+        Where keys adapt causally, each query's evidence is that under its own keys, which have adapted to it too. With
+        the hard assignment it is a lower bound; with positions it is no density, as these weigh keys by the query.
         """
         queries, mixture, counted = self._project(x, mask, None)
+        visible = self._causal_mask(queries.shape[-2], mixture) if causal else None
         if self._needs_weights(causal):
-            moments = [
-                self._blockwise(queries, mixture, counted, returns=name, causal=causal) for name in get_args(Returns)
-            ]
+            answers = partial(self._blockwise, queries, mixture, counted, causal=causal)
         else:
-            mixture = self._adapted(queries, mixture, counted)
-            attn_mask = self._causal_mask(queries.shape[-2], mixture) if causal else None
-            moments = [attend(queries, mixture, returns=name, attn_mask=attn_mask) for name in get_args(Returns)]
-        return ValuePosterior(*(moment.reshape(*x.shape[:-2], *moment.shape[1:]) for moment in moments))
+            answers = partial(attend, queries, self._adapted(queries, mixture, counted), attn_mask=visible)
+        return self._posterior(answers, mixture, visible, x.shape[:-2])
+
+    def _posterior(
+        self, answers: Callable[..., Tensor], mixture: Mixture, visible: Tensor | None, batch: torch.Size
+    ) -> ValuePosterior:
+        """The answers' moments, and their evidence under weights that sum to one over the visible components."""
+        mean, variance, evidence = (answers(returns=name) for name in get_args(Returns))
+        log_weights = torch.where(mixture.present, mixture.log_weights, -torch.inf)
+        if visible is None:
+            total = safe_logsumexp(log_weights)[..., None]
+        else:
+            total = visible_logsumexp(log_weights, visible)
+        evidence = evidence - torch.where(total.isfinite(), total, 0)
+        if self.precision == "full":  # queries are whitened
+            evidence = evidence + self._log_det()[:, None]
+        return ValuePosterior(*(part.reshape(*batch, *part.shape[1:]) for part in (mean, variance, evidence)))
 
     def _adapted(self, queries: Tensor, mixture: Mixture, mask: Tensor | None) -> Mixture:
         """The mixture with keys adapted to the queries that ``mask`` marks."""
@@ -314,21 +332,18 @@ class ProbabilisticAttention(TorchWeights):
 
     def _mixture(self, projected: dict[str, Tensor], values: Tensor, mask: Tensor | None, tilted: bool) -> Mixture:
         """Tokens as Gaussians, R for each token; before them the null component, if there is one."""
-        count, log_det = self.components, None
+        count = self.components
         log_precision = projected.get("log_precision", None)
         if log_precision is None:
             assert isinstance(self.log_precision, Tensor)
             log_precision = self.log_precision[:, None, None]
-            if self.precision == "full":  # queries and keys are whitened: what is left of it is its determinant
-                diagonal = self.log_precision.diagonal(dim1=-2, dim2=-1)
-                log_det, log_precision = _limited(diagonal).sum(-1), torch.zeros_like(diagonal[:, None, :1])
+            if self.precision == "full":  # queries and keys are whitened
+                log_precision = torch.zeros_like(self.log_precision[:, :1, :1])
         width = projected["keys"].shape[-1]
         precision = _limited_exp(log_precision).unsqueeze(-2) / width**0.5
         keys, log_weights = self._keys(projected, precision, tilted)
         if "log_prior" in projected:
             log_weights = log_weights + projected["log_prior"]
-        if log_det is not None:
-            log_weights = log_weights + 0.5 * log_det[:, None, None]
         variances = (1 / precision)[..., 0, :]
         if count > 1:
             log_weights = log_weights - (0 if self.assignment == "hard" else math.log(count))
@@ -339,8 +354,7 @@ class ProbabilisticAttention(TorchWeights):
         mixture = Mixture(log_weights.flatten(-2), keys.flatten(-3, -2), variances, mask, values, noise_variance=0.0)
         if self.log_null is None:
             return mixture
-        log_null = self.log_null if log_det is None else self.log_null + 0.5 * log_det
-        return mixture.with_null(log_null, None if variances.shape[-2] == 1 else width**0.5)
+        return mixture.with_null(self.log_null, None if variances.shape[-2] == 1 else width**0.5)
 
     def _keys(self, projected: dict[str, Tensor], precision: Tensor, tilted: bool) -> tuple[Tensor, Tensor]:
         r"""Keys and the part of their log weights that is a function of them, in float32 at least.
@@ -373,6 +387,11 @@ class ProbabilisticAttention(TorchWeights):
         diagonal = self.log_precision.diagonal(dim1=-2, dim2=-1)
         factor = self.log_precision.tril(-1) + (0.5 * _limited(diagonal)).exp().diag_embed()
         return x @ factor.mT.to(x.dtype)
+
+    def _log_det(self) -> Tensor:
+        """The log determinant of that factor for each head."""
+        assert isinstance(self.log_precision, Tensor)
+        return 0.5 * _limited(self.log_precision.diagonal(dim1=-2, dim2=-1)).sum(-1)
 
     def _key_bias(self, precision: Tensor) -> Tensor:
         """The bias of the key projection times a constant over each precision, with shape [H T R E]."""

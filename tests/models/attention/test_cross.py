@@ -1,6 +1,7 @@
 """Layers between two sequences: torch's own attention at their start, whatever the masks; what they refuse."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pyroformer as pf
 from pyroformer.models.attention.bayes_rule import evidence
 from pyroformer.models.attention.layers.cross import ProbabilisticCrossAttention
 from pyroformer.models.attention.layers.learned import ProbabilisticMemory, ProbabilisticPooling
+from pyroformer.models.attention.log_space import normalized
 from pyroformer.models.transformer.self_attention import SelfAttention
 
 OPTIONS: list[dict[str, Any]] = [
@@ -118,6 +120,7 @@ def test_a_token_without_any_memory_and_hidden_tokens_do_not_matter() -> None:
     changed = torch.where(mask[..., None], memory, 1e3)
     close(layer(x, changed, mask, attn_mask), y)
     queries, mixture = layer._pair(x, memory, mask, tilted=False)
+    mixture = replace(mixture, log_weights=normalized(mixture.log_weights, mixture.mask))
     close(layer.posterior(x, memory, mask).evidence, evidence(queries, mixture))
 
 

@@ -126,7 +126,7 @@ def test_posterior_is_that_of_the_mixture_it_says(precision: str) -> None:
     a = read.exp() / width**0.5
     assert layer.gamma is not None and layer.log_prior is not None
     log_weights = layer.gamma[:, None] * 0.5 * (a * keys.square()).sum(-1) + layer.log_prior(x)[..., 0]
-    mixture = Mixture(log_weights, keys, 1 / a, values=values, noise_variance=0.0)
+    mixture = Mixture(log_weights.log_softmax(-1), keys, 1 / a, values=values, noise_variance=0.0)
     close(result.evidence, evidence(queries, mixture))
     close(result.variance, posterior_variance(queries, mixture))
     close(layer.out(result.mean.transpose(1, 2).flatten(-2)), layer(x))

@@ -144,7 +144,7 @@ def test_a_full_precision_is_that_of_every_key() -> None:
     precision = factor.mT @ factor / width**0.5
     covariances = precision.inverse()[:, None].expand(HEADS, TOKENS, width, width)
     log_weights = 0.5 * torch.einsum("bhne,hef,bhnf->bhn", keys, precision, keys)
-    mixture = Mixture(log_weights, keys, Covariances(covariances), noise_variance=0.0)
+    mixture = Mixture(log_weights.log_softmax(-1), keys, Covariances(covariances), noise_variance=0.0)
     close(layer.posterior(x).evidence, evidence(queries, mixture), 1e-8)
 
 
@@ -174,6 +174,25 @@ def test_a_posteriors_mean_is_the_output(options: dict[str, Any]) -> None:
         posterior = layer.posterior(x, padding(), causal)
         close(layer.out(posterior.mean.transpose(1, 2).flatten(-2)), layer(x, padding(), causal))
         assert (posterior.variance >= 0).all() and posterior.evidence.shape == (3, HEADS, TOKENS)
+    if not layer.steps:  # of keys that have not adapted, a query's evidence is that under the keys it may attend to
+        close(layer.posterior(x, causal=True).evidence[..., 3], layer.posterior(x[:, :4]).evidence[..., 3])
+
+
+DENSITIES = [o for o in [{}, {"null_component": True}, *EACH, *MORE] if not {"positions", "assignment", "steps"} & {*o}]
+
+
+@pytest.mark.parametrize("options", DENSITIES, ids=str)
+def test_the_evidence_is_a_log_density(options: dict[str, Any]) -> None:
+    """Its exponential integrates to one over the plane."""
+    layer, memory = pf.ProbabilisticCrossAttention(2, 1, **options), torch.randn(1, 3, 2)
+    for parameter in layer.parameters():
+        parameter.data.add_(0.3 * torch.randn_like(parameter))
+    layer.qkv.weight.data[:2], layer.qkv.bias.data[:2] = torch.eye(2), 0
+    grid = torch.linspace(-18, 18, 61)
+    x, visible = torch.cartesian_prod(grid, grid)[None], torch.tensor([True, True, False]).expand(61**2, 3)
+    for attn_mask in (None, visible):
+        total = layer.posterior(x, memory, attn_mask=attn_mask).evidence.exp().sum() * 0.36
+        torch.testing.assert_close(total, torch.tensor(1.0), rtol=0, atol=0.02)  # beyond the plane are heavy tails
 
 
 @pytest.mark.parametrize("options", [o for o in [*EACH, *MORE] if "positions" not in o], ids=str)
