@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .attend import attend
 from .bayes_rule import filled, responsibilities
+from .key_adaptation import check_steps
 from .mixture import Mixture
 from .observations import check_queries
 
@@ -58,8 +59,7 @@ def value_map(
     if mixture.values is None or mixture.value_variances is None:
         raise ValueError("a value's mode needs value_variances: give the mixture values and their variances")
     check_queries(queries, mixture, start=start)
-    if steps < 0:
-        raise ValueError(f"steps is {steps}; it must be at least 0")
+    steps = check_steps(steps)
     values = attend(queries, mixture, causal=causal) if start is None else start
     if not implicit or steps == 0:
         for _ in range(steps):

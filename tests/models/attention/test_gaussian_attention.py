@@ -144,6 +144,13 @@ def test_jacobian_of_attention_is_a_covariance() -> None:
     close(jacobian.transpose(0, 1), moments(q, mixture, k) / SCALE, 1e-10)
 
 
+@pytest.mark.parametrize(("steps", "message"), [(-1, "steps is -1; it must be at least 0"), (1.5, "steps is 1.5")])
+def test_steps_of_the_value_map_are_whole(steps: float, message: str) -> None:
+    mixture = Mixture.from_attention(torch.randn(5, 8), torch.randn(5, 1), value_variances=torch.ones(1, 1))
+    with pytest.raises(ValueError, match=message):
+        value_map(torch.randn(3, 8), mixture, steps=steps)  # type: ignore[arg-type]
+
+
 def test_linear_rate_of_the_value_map() -> None:
     """EM converges at beta times the largest eigenvalue of the values' covariance at the fixed point."""
     q, k, v = randn(1, D), randn(N, D), randn(N, V)
