@@ -144,11 +144,10 @@ def test_jacobian_of_attention_is_a_covariance() -> None:
     close(jacobian.transpose(0, 1), moments(q, mixture, k) / SCALE, 1e-10)
 
 
-@pytest.mark.parametrize(("steps", "message"), [(-1, "steps is -1; it must be at least 0"), (1.5, "steps is 1.5")])
-def test_steps_of_the_value_map_are_whole(steps: float, message: str) -> None:
+def test_steps_of_the_value_map_are_not_negative() -> None:
     mixture = Mixture.from_attention(torch.randn(5, 8), torch.randn(5, 1), value_variances=torch.ones(1, 1))
-    with pytest.raises(ValueError, match=message):
-        value_map(torch.randn(3, 8), mixture, steps=steps)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="steps is -1; it must be at least 0"):
+        value_map(torch.randn(3, 8), mixture, steps=-1)
 
 
 def test_linear_rate_of_the_value_map() -> None:
