@@ -92,7 +92,7 @@ class TrainingOptions:
         activation_checkpointing: Whether the backward pass computes the activations of each Transformer block again, in
             place of keeping them: less memory, for one more pass.
         validations: Number of validations over the run.
-        validation_texts: Number of held-out texts in each validation.
+        validation_texts: Largest number of held-out texts in a validation: the same ones each time, evenly spaced.
         patience: Stop after this many validations without improvement; 0 never stops early.
     """
 

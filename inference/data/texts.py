@@ -16,7 +16,7 @@ from ..utils.bucketing import bucket_lengths
 from .labels import Labels
 from .tokenizer import Tokenizer
 
-__all__ = ["MIN_MAX_LENGTH", "Overlong", "Texts", "check_length_options", "tokenize"]
+__all__ = ["MIN_MAX_LENGTH", "Overlong", "Texts", "check_length_options", "evenly_spaced", "tokenize"]
 
 MIN_MAX_LENGTH = 8  # tokens: any character and the end fit, with room for a word
 Overlong = Literal["split", "drop"]
@@ -159,6 +159,19 @@ class Texts(Sequence[str]):
         self.__dict__.update(state)
         if not isinstance(self.tokens, np.ndarray):
             self.tokens = np.load(self.tokens, mmap_mode="r")
+
+
+def evenly_spaced(texts: Texts, limit: int | None) -> Texts:
+    """At most ``limit`` of the texts, evenly spaced; all if None.
+
+    Examples:
+        >>> tokenizer = Tokenizer.train(["a rose is a rose"], vocabulary=259)
+        >>> evenly_spaced(Texts.encode(list("abcdefg"), tokenizer, max_length=8), 3)[:]
+        ['a', 'd', 'g']
+    """
+    if limit is None or limit >= len(texts):
+        return texts
+    return texts.select(np.linspace(0, len(texts) - 1, limit).round().astype(int))
 
 
 def tokenize(

@@ -19,7 +19,7 @@ from ...models.transformer.mixtures.posterior import MixturePosterior
 from ...models.transformer.text_distribution import AutoregressiveText
 from ...models.utils.numbers import declared_number
 from ..data.loaders import sequential_batches
-from ..data.texts import Texts
+from ..data.texts import Texts, evenly_spaced
 from ..generation.generate import reconstruct, sample
 from ..generation.reconstruction import Reconstruction
 from ..objectives.elbo import ELBO, Terms
@@ -31,7 +31,7 @@ from ..utils.seeded_eval import seeded_eval
 from .latent_information import LatentInformation, has_hierarchy, latent_information
 from .text_draws import TextDraws, importance_bounds, joined
 
-__all__ = ["BatchContext", "EvaluationContext", "EvaluationOptions", "evenly_spaced", "importance_draws"]
+__all__ = ["BatchContext", "EvaluationContext", "EvaluationOptions", "importance_draws"]
 
 T = TypeVar("T")
 
@@ -289,10 +289,3 @@ def importance_draws(num_particles: int) -> list[int]:
     """
     fewer = [4**power for power in range(1, 16) if 4**power < num_particles]
     return [*fewer[-2:], num_particles]
-
-
-def evenly_spaced(texts: Texts, limit: int | None) -> Texts:
-    """At most ``limit`` of the texts, evenly spaced; all if None."""
-    if limit is None or limit >= len(texts):
-        return texts
-    return texts.select(np.linspace(0, len(texts) - 1, limit).round().astype(int))

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from ...models.batch import Batch
 from ..data.entries import Conditions, TextSource, as_conditions, as_texts
-from ..data.texts import Texts
+from ..data.texts import Texts, evenly_spaced
 from ..objectives.bounds import importance_weighted
 from ..runs.fitted import FittedModel, check_same_length
 from ..utils.errors import check_at_least
 from ..utils.progress import progress_bar
 from ..utils.seeded_eval import seeded_eval
 from .columns import Column, measure_columns
-from .context import EvaluationContext, EvaluationOptions, evenly_spaced
+from .context import EvaluationContext, EvaluationOptions
 from .metric import Metric
 from .metrics import resolve
 from .report import Evaluation, MetricResult

@@ -19,6 +19,7 @@ from ...models.batch import Batch
 from ...models.transformer.blocks import compile_blocks, recompute_blocks
 from ..data.corpus import Corpus
 from ..data.loaders import TrainingStream, sequential_batches
+from ..data.texts import evenly_spaced
 from ..objectives.elbo import Objective
 from ..objectives.keep_control import KeepController, check_keep
 from ..objectives.kl_control import KLController
@@ -73,6 +74,7 @@ class Training(lightning.LightningModule):
             objective = deepcopy(objective)
         self.objective = objective
         self.corpus, self.options, self.folder, self.callback = corpus, options, folder, callback
+        self.held_out = evenly_spaced(corpus.valid, options.validation_texts)  # the same whatever the batch size
         self.tokens_per_text = float(corpus.train.lengths.mean())
         self.full_weights = {site: float(weight) for site, weight in objective.kl_weights.named_buffers()}
         self.controller = None if options.target_kl is None else KLController(options.target_kl)
@@ -222,6 +224,7 @@ class Training(lightning.LightningModule):
             "best_step": self.best_step,
             "wait": self.wait,
             "validations_done": self.validations_done,
+            "validation_texts": len(self.held_out),
             "seconds": self.seconds(),
             "position": self.stream.position(self.trainer.global_step),
         }
@@ -230,7 +233,9 @@ class Training(lightning.LightningModule):
         checkpoint["state_dict"] = current_state(checkpoint["state_dict"], self.state_dict())
         self._count_batches_anew(checkpoint)
         state = current_progress(checkpoint["run"])
-        self.best, self.best_step, self.wait = state["best"], state["best_step"], state["wait"]
+        # Losses on other texts cannot be compared. An older run does not tell its texts: mostly they were all.
+        if state.get("validation_texts", len(self.corpus.valid)) == len(self.held_out):
+            self.best, self.best_step, self.wait = state["best"], state["best_step"], state["wait"]
         self.seconds_before, self.position = state["seconds"], state["position"]
 
     def _count_batches_anew(self, checkpoint: dict[str, Any]) -> None:
@@ -380,8 +385,7 @@ class Training(lightning.LightningModule):
         meter = LossMeter()
         self._weigh_kl(1.0)
         self.objective.eval()
-        every = math.ceil(len(self.corpus.valid) / self.options.validation_texts)  # batches come in order of length
-        batches = enumerate(islice(sequential_batches(self.corpus.valid, self.options.batch_size), 0, None, every))
+        batches = enumerate(sequential_batches(self.held_out, self.options.batch_size))
         for index, batch in _dealt(batches, self.trainer.global_rank, self.trainer.world_size):
             set_seed(derived_seed(self.options.seed, -1, index, 0))
             batch = batch.to(self.device)

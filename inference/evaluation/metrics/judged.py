@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from ..context import EvaluationContext, evenly_spaced
+from ...data.texts import evenly_spaced
+from ..context import EvaluationContext
 from ..estimates import Estimate, perplexity, ratio
 from ..judge import Judge
 from ..metric import Metric

@@ -175,6 +175,22 @@ def test_patience_stops_early(corpus: Corpus, tmp_path: Path) -> None:
     assert last_step(tmp_path) < 50
 
 
+def test_a_validation_has_the_same_texts_whatever_the_batch_size(corpus: Corpus, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"steps": 1, "validations": 1, "validation_texts": 3, "learning_rate": 1e-12}
+    train(corpus, tmp_path / "whole", "lm", batch_size=16, **options)
+    train(corpus, tmp_path / "parts", "lm", batch_size=2, accumulate_grad_batches=8, **options)
+    whole, parts = (RunFolder(tmp_path / name).read_metrics()["objective"] for name in ("whole", "parts"))
+    assert len(corpus.valid) > 3 and whole[-1] == pytest.approx(parts[-1], rel=1e-5)
+
+
+def test_losses_on_other_texts_are_not_compared(corpus: Corpus, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"validations": 1, "learning_rate": 1e-12}
+    for name, count, best in [("same", 3, 1), ("others", 1, 2)]:
+        train(corpus, tmp_path / name, "lm", steps=1, validation_texts=3, **options)
+        run = train(corpus, tmp_path / name, "lm", steps=2, validation_texts=count, resume=True, **options)
+        assert run.step == best
+
+
 def test_svi_gives_the_loss_that_fit_reports(corpus: Corpus, tmp_path: Path) -> None:
     run = train(corpus, tmp_path, steps=1)
     reported = run.folder.read_metrics()["objective"][0]
