@@ -92,6 +92,7 @@ class Model(Configurable, LocalModule):
         known = {field.name for field in fields(TransformerConfig)}
         _check_train(train, backbone, corpus)
         if backbone is not None:
+            backbone.check_tokens(corpus)
             options = {**backbone.sizes, **({"adapter_rank": ADAPTER_RANK} if train == "lora" else {}), **options}
         network = {
             "vocabulary": corpus.vocabulary,

@@ -142,6 +142,10 @@ class Tokenizer:
         """Number of tokens, special ones included."""
         return self.core.get_vocab_size()
 
+    def has_tokens_of(self, other: "Tokenizer") -> bool:
+        """Whether each token is the same piece of text as in another tokenizer."""
+        return self.core.get_vocab() == other.core.get_vocab()
+
     @property
     def kind(self) -> TokenizerKind:
         """What the tokens are: ``bytes`` if there are no others, ``characters`` if none is more than one."""

@@ -117,6 +117,18 @@ class Pretrained(Backbone):
         }
         return cls(backbone.name, replace(config, vocabulary=tokenizer.vocabulary), weights, tokenizer)
 
+    def check_tokens(self, corpus: Any) -> None:
+        """Raises unless the texts of a corpus have its tokens; labels come after these.
+
+        Raises:
+            ValueError: If they have others, even if as many.
+        """
+        if not self.tokenizer.has_tokens_of(corpus.tokenizer):
+            raise ValueError(
+                f"the texts have other tokens than {self.name}: read them with its tokenizer, as in "
+                "pyroformer.Corpus.from_file(path, tokenizer=backbone.tokenizer)."
+            )
+
 
 _END_OF_TEXT = 50256  # GPT-2's <|endoftext|>
 _TOKEN_ROWS = ("embedding.tokens.weight", "head.weight", "head.bias")

@@ -118,6 +118,9 @@ class Backbone:
                 f"give at most {positions}{' for both' if condition else ''}."
             )
 
+    def check_tokens(self, corpus: Any) -> None:
+        """Raises unless the texts of a corpus have its tokens; weights alone do not tell these."""
+
     @torch.no_grad()
     def load_into(self, model: nn.Module, labels: int = 0) -> list[str]:
         """Copies the weights into a decoder; of the positions, as many as the decoder has.

@@ -38,6 +38,18 @@ def test_adapters_are_merged(adapted: Any) -> None:
     torch.testing.assert_close(actual.double(), expected.double(), rtol=1e-5, atol=1e-4)
 
 
+def test_texts_of_as_many_other_tokens_are_refused(adapted: Any) -> None:
+    other = pf.Corpus.from_texts([f"{n} oder auch {n + 1}" for n in range(60)], vocabulary=280, max_length=24)
+    assert other.vocabulary == adapted.corpus.vocabulary
+    for options in ({}, {"base_measure": "language_model", "train": "latents"}):
+        with pytest.raises(ValueError, match="the texts have other tokens than .*/run: read them with its tokenizer"):
+            pf.VAE.for_corpus(other, backbone=adapted.backbone, **options)
+    pairs = [(("odd", "even")[n % 2], str(n)) for n in range(60)]
+    labeled = pf.Corpus.from_texts(pairs, max_length=16, tokenizer=adapted.tokenizer)
+    model = pf.DELLA.for_corpus(labeled, backbone=adapted.backbone, latent_size=4)
+    assert model.config.vocabulary == adapted.corpus.vocabulary + 2
+
+
 def test_the_run_stays_as_it_was(adapted: Any, tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in adapted.model.named_parameters()}
     pf.VAE.for_corpus(adapted.corpus, backbone=adapted.backbone, base_measure="language_model", train="lora")
