@@ -98,10 +98,21 @@ class RunFolder:
         text = yaml.safe_dump(dict(config), sort_keys=False, width=100)
         write_atomically(self.config_file, lambda file: file.write_text(text))
 
-    def keep_corpus(self, corpus: Path) -> None:
-        """Copy a corpus into the folder, unless there is one already: the run is then self-contained."""
-        if not self.corpus.exists():
-            write_atomically(self.corpus, lambda temporary: shutil.copytree(corpus, temporary))
+    def keep_corpus(self, corpus: Path, new: bool) -> None:
+        """Copy a corpus into the folder, unless it is there: the run is then self-contained.
+
+        A new run replaces the corpus that one which was not begun has left, and forgets where it came from.
+        """
+        if self.corpus.exists() and (not new or self.corpus.resolve() == corpus.resolve()):
+            return
+
+        def write(temporary: Path) -> None:
+            shutil.copytree(corpus, temporary)
+            if new:
+                self.source_file.unlink(missing_ok=True)
+                shutil.rmtree(self.corpus, ignore_errors=True)
+
+        write_atomically(self.corpus, write)
 
     def read_config(self) -> dict[str, Any]:
         """The configuration.

@@ -237,5 +237,5 @@ def _prepare_folder(
     else:
         start_prior(objective.model, objective.guide, corpus, settings.seed)
         folder.keep_start(objective)
-    folder.keep_corpus(corpus.folder)
+    folder.keep_corpus(corpus.folder, new=not begun)
     folder.write_config(config)
