@@ -1,5 +1,6 @@
 """Command line: fit, fit-prior, evaluate, sample, reconstruct, interpolate, swap, edit, posterior, plot, look, demo."""
 
+import argparse
 import contextlib
 import errno
 import os
@@ -52,12 +53,27 @@ def _outcome(arguments: list[str], finder: LocalFinder, interrupts: Sequence[int
     try:
         return _run(arguments, finder), None
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return _interrupted(arguments)
     except Exception as error:
-        return _INTERRUPTED if interrupts else _explained(error, arguments)
+        return _interrupted(arguments) if interrupts else _explained(error, arguments)
 
 
-_INTERRUPTED = 130, "interrupted; what was saved until now can be used, and fit goes on with --resume"
+def _interrupted(arguments: list[str]) -> tuple[int, str]:
+    way_on = _way_on(arguments)
+    return 130, f"interrupted; {way_on}" if way_on else "interrupted"
+
+
+def _way_on(arguments: list[str]) -> str | None:
+    """How a training that has ended goes on; None for a command that trains nothing into a folder of the user's."""
+    command = "".join(arguments[:1]).replace("_", "-")
+    if command not in ("fit", "fit-prior"):
+        return None
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--out", nargs="?")
+    out = parser.parse_known_args(arguments)[0].out
+    if out and Path(out, "config.yaml").exists():
+        return f"{command} goes on with --resume, from what was saved"
+    return "the same command begins again, from what was prepared"
 
 
 def _explained(failure: Exception, arguments: list[str]) -> tuple[int, str | None]:
@@ -72,7 +88,7 @@ def _explained(failure: Exception, arguments: list[str]) -> tuple[int, str | Non
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0, None
     except OSError as error:
-        return 1, f"{error.filename or 'a file'}: {error.strerror or error}. {_way_out(error)}"
+        return 1, f"{error.filename or 'a file'}: {error.strerror or error}. {_way_out(error, arguments)}"
     except (MemoryError, OverflowError, RecursionError, RuntimeError) as error:
         if (message := resource_message(error, arguments)) is None:
             raise
@@ -106,9 +122,9 @@ def _run(arguments: list[str], finder: LocalFinder) -> int:
     return 0
 
 
-def _way_out(error: OSError) -> str:
+def _way_out(error: OSError, arguments: list[str]) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "Nothing already written is lost: make room, then fit goes on with --resume."
+        return f"Nothing already written is lost: make room, then {_way_on(arguments) or 'give the command again'}."
     return "Check the path and its permissions."
 
 

@@ -241,7 +241,15 @@ def test_interrupting_is_no_accident(
 
     monkeypatch.setattr("pyroformer.inference.generation.generate.sample", interrupt)
     assert main(["sample", str(lm)]) == 130
-    assert capsys.readouterr().err.startswith("error: interrupted; ")
+    assert capsys.readouterr().err == "error: interrupted\n"
+    monkeypatch.setattr("pyroformer.inference.cli.prepare.prepare_folder", interrupt)
+    ways = {
+        lm: "fit goes on with --resume, from what was saved",
+        lm / "none": "the same command begins again, from what",
+    }
+    for out, way in ways.items():
+        assert main(["fit", "lm", "--data", "builtin", f"--out={out}"]) == 130
+        assert capsys.readouterr().err.startswith(f"error: interrupted; {way}")
 
 
 def test_a_full_disk_is_said_in_one_line(
@@ -255,7 +263,7 @@ def test_a_full_disk_is_said_in_one_line(
     error = capsys.readouterr().err
     assert (
         error == "error: runs/x/metrics.csv: No space left on device. Nothing already written is lost: make room, then "
-        "fit goes on with --resume.\n"
+        "give the command again.\n"
     )
 
 
