@@ -61,7 +61,8 @@ class TrainingOptions:
         accumulate_grad_batches: Batches whose gradients are accumulated before each step.
         objective: ``elbo`` for the exact bound, ``iw`` for the tighter importance-weighted bound of several draws,
             ``nvib`` for the published regularizer of the NVAE (not a bound), or the import path of your own, as in
-            my_module.MyObjective; by default the objective that the model was published with.
+            my_module.MyObjective; by default ``elbo``, or ``nvib`` for an NVAE whose vectors are independent
+            in the prior.
         num_particles: Draws of each text's latents in a step: averaged by ``elbo`` and ``nvib``, weighted by ``iw``.
         kl_schedule: Schedule of the weight of the KL terms over the run: ``constant``, ``linear``, ``geometric``,
             ``cyclical`` or ``ladder``.

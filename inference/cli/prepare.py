@@ -24,7 +24,7 @@ from ..pretrained.pretrained import Pretrained
 from ..run import load
 from ..runs.folder import RunFolder
 from ..runs.joint_module import freeze_others, joint_module
-from ..training.resumed import MAY_CHANGE, recorded_options
+from ..training.resumed import MAY_CHANGE, begun_with, effective_options, recorded_options
 from ..utils.files import content_fingerprint
 from ..utils.registry import MODELS, imported
 from .option_help import options
@@ -348,8 +348,9 @@ def _check_same_options(
     if path != public_path(imported(classes.model)):
         other = next((key for key, item in MODELS.items() if path == public_path(imported(item.model))), path)
         raise ValueError(f"{folder.path} holds a run of the model {other}, not of {name}: choose another --out.")
-    own = {f"--{key}": value for key, value in (config.get("training") or {}).items()}
-    own |= {"--vocabulary": corpus.requested_vocabulary, "--max_length": corpus.max_length}
+    own = {f"--{key}": value for key, value in effective_options(folder, config).items()}
+    tokens = corpus.requested_vocabulary or corpus.tokenizer.vocabulary
+    own |= {"--vocabulary": tokens, "--max_length": corpus.max_length}
     own |= {"--overlong": corpus.overlong, "--tokenizer": corpus.tokenizer.kind}
     own |= _recorded_options("model", classes.model, config["model"])
     own |= _recorded_options("model", NETWORK, config["model"]["init_args"]["config"])
@@ -357,8 +358,8 @@ def _check_same_options(
     for flag, value in requested.items():
         if not _agrees(value, own.get(flag)):
             raise ValueError(
-                f"{flag} is {_short(value)}, but {folder.path} was begun with {_short(own.get(flag))}: leave it out to "
-                "go on with that, or choose another --out."
+                f"{flag} is {_short(value)}, but {folder.path} was {begun_with(_short(own.get(flag)))}: leave it out "
+                "to go on, or choose another --out."
             )
 
 
@@ -375,5 +376,5 @@ def _agrees(requested: Any, recorded: Any) -> bool:
     return bool(requested == recorded)
 
 
-def _short(value: Any) -> str:
-    return str(value.get("class_path", value) if isinstance(value, Mapping) else value)
+def _short(value: Any) -> Any:
+    return value.get("class_path", value) if isinstance(value, Mapping) else value

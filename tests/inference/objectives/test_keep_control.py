@@ -215,7 +215,7 @@ def test_a_controlled_run_resumes_to_the_same_numbers(
     assert {"keep_controller.average", "keep_controller.log_delta", "objective.model.weight_prior.delta"} < set(whole)
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     assert not torch.equal(before["keep_controller.log_delta"], cut["keep_controller.log_delta"])
-    with pytest.raises(ValueError, match=r"keep is 0\.5, but .* was begun with 0\.3: leave it out to go on with that"):
+    with pytest.raises(ValueError, match=r"keep is 0\.5, but .* was begun with 0\.3: leave it out to go on"):
         train(corpus, tmp_path / "cut", resume=True, steps=12, keep=0.5)
 
 

@@ -446,7 +446,7 @@ def test_a_controlled_run_resumes_to_the_same_numbers(
     assert {"controller.average", "controller.log_weight"} < set(whole)
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     assert not torch.equal(before["controller.log_weight"], cut["controller.log_weight"])
-    with pytest.raises(ValueError, match=r"target_kl is None, but .* was begun with 2\.0: leave it out to go on with"):
+    with pytest.raises(ValueError, match=r"target_kl is None, but .* was begun with 2\.0: leave it out to go on"):
         train(corpus, tmp_path / "cut", resume=True, steps=9, target_kl=None)
 
 

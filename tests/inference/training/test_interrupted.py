@@ -181,6 +181,27 @@ def test_what_a_run_is_may_not_change(corpus: pf.Corpus, tmp_path: Path, option:
     assert (tmp_path / "config.yaml").read_text() == before
 
 
+def test_what_a_run_has_by_default_may_be_said_at_its_resumption(
+    corpus: pf.Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(corpus, tmp_path / "nvib", "nvae", steps=1, kl_schedule="ladder")
+    said: dict[str, Any] = {"objective": "nvib", "lambda_d": 1.0, "layer_weights": "linear"}
+    said |= {"kl_schedule": "ladder", "ladder": [0.001, 0.01, 0.1, 0.5, 1.0]}
+    assert train(corpus, tmp_path / "nvib", "nvae", resume=True, **said).config == run.config
+    with pytest.raises(ValueError, match=r"lambda_d is 2\.0, but .* was begun with 1\.0"):
+        train(corpus, tmp_path / "nvib", "nvae", resume=True, lambda_d=2.0)
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    sizes = "--model.width 16 --model.layers 1 --model.heads 2 --steps 1"
+    assert main(f"fit nvae --data {tmp_path}/texts.txt --out {tmp_path}/elbo {sizes}".split()) == 0
+    resume = f"fit nvae --out {tmp_path}/elbo --resume"
+    tokens = pf.Corpus.load(tmp_path / "elbo" / "corpus").vocabulary
+    assert main(f"{resume} --objective elbo --vocabulary {tokens}".split()) == 0
+    for flag, began in [("--objective iw", "begun with elbo"), ("--keep 0.5", "begun without it")]:
+        assert main(f"{resume} {flag}".split()) == 1
+        error = capsys.readouterr().err
+        assert began in error and "None" not in error
+
+
 @pytest.mark.parametrize("checkpoint", ["last", "start"])
 def test_a_refused_batch_size_leaves_the_run_as_it_was(corpus: pf.Corpus, tmp_path: Path, checkpoint: str) -> None:
     """Written down, it would refuse the next resume, which repeats no option."""
