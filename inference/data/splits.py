@@ -47,8 +47,8 @@ def split_texts(
     numbers, count = _distinct_numbers(plain)
     if count < HELD_OUT:
         raise ValueError(
-            f"{name} holds {count} different texts, too few to split: give at least {HELD_OUT}, or a folder "
-            "with train, valid and test files."
+            f"{name} holds {count} different text{'' if count == 1 else 's'}, too few to split: give at least "
+            f"{HELD_OUT}, or a folder with train, valid and test files."
         )
     order, size = np.random.default_rng(seed).permutation(count), count // HELD_OUT
     part_of = np.zeros(count, np.uint8)  # of each distinct text; 0: train

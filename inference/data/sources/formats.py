@@ -2,8 +2,9 @@
 
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 from .rows import Field, Fields, as_row, as_text, check_different
@@ -106,8 +107,16 @@ def _read_commas(lines: Lines, path: Path, fields: Fields) -> Iterator[tuple[str
 
 
 def _read_table(rows: Iterable[Row], path: Path, fields: Fields, separator: str) -> Iterator[tuple[str, ...]]:
-    columns: list[int] = []
-    for number, row in rows:
+    rows, columns = iter(rows), list[int]()
+    first = list(islice(rows, _FIRST_ROWS))
+    if fields == (None,) and (name := _only_column([row for _, row in first if row])):
+        warnings.warn(
+            f"{name!r}, the first line of {path}, is taken for the name of its column: name the column as the field, "
+            "or if that line is a text, give the field 0.",
+            stacklevel=1,
+        )
+        fields = (name,)
+    for number, row in chain(first, rows):
         if not row:
             yield ("",) * len(fields)
             continue
@@ -122,6 +131,28 @@ def _read_table(rows: Iterable[Row], path: Path, fields: Fields, separator: str)
         if max(columns) >= len(row):
             raise _missing_column(row, max(columns), number, path)
         yield as_row([row[column] for column in columns], f"line {number} of {path}")
+
+
+def _only_column(rows: list[list[str]]) -> str | None:
+    """The name of the only column of a table without its blank rows, if the first row is one.
+
+    It is a single word, which no other row is, and of these at most one in ten is a single word as well.
+
+    Examples:
+        >>> _only_column([["review"], ["It was cold."], ["I liked it."]])
+        'review'
+        >>> _only_column([["apple"], ["pear"], ["plum"]]), _only_column([["It was cold."], ["I liked it."]])
+        (None, None)
+    """
+    if not rows or len(rows[0]) > 1:
+        return None
+    [name], texts = rows[0], [row[0].strip() for row in rows[1:]]
+    words = sum(text.isidentifier() for text in texts)
+    is_name = name != "text" and name.strip().isidentifier() and name.strip() not in texts
+    return name if is_name and texts and 10 * words <= len(texts) else None
+
+
+_FIRST_ROWS = 50  # by which the first one is known for a header
 
 
 def _columns(first: list[str], number: int, path: Path, fields: Fields) -> tuple[list[int], bool]:

@@ -27,7 +27,7 @@ __all__ = ["combined_splits", "read_file", "read_texts", "read_to_disk"]
 LINES_PER_UPDATE = 10_000  # of the progress bar
 LONGEST_PART = 2**20  # bytes of a line that are read at a time
 LONGEST_LINE = 2**30  # bytes; a small .gz file can hold a line without end
-_VERSION = 2  # of what is read from a file: texts of another one are read again
+_VERSION = 3  # of what is read from a file: texts of another one are read again
 
 _WAY_OUT = (
     f"Give a {', '.join(FORMATS)}, .parquet or .arrow file (text also packed .gz or .zst), or a folder with "
@@ -114,7 +114,8 @@ def read_file(path: str | Path, field: Field | None = None, *, condition: Field 
             with types, ``.parquet``, ``.arrow`` or ``.feather``, which is read some rows at a time.
         field: Field of the text: the key of a JSON object ("text" if None); the column of a table, as a name in its
             first line or as a number from 0 of a table without such a line (if None: the column "text", or the only
-            one that is not the condition).
+            one that is not the condition). The only column of a table is named by its first line if that is one word,
+            unlike the rows below it; a warning says so.
         condition: Field of the condition, likewise: then the file holds pairs (condition, text). A ``.txt`` file of
             pairs is read like a ``.tsv`` file.
 
@@ -199,7 +200,11 @@ def _rows(
 
 
 def _whole_lines(file: Any, path: Path) -> Iterator[bytes]:
-    """Lines of a binary file; one with a NUL byte, as of /dev/zero, ends there, however long it would become."""
+    """Lines of a binary file; one with a NUL byte, as of /dev/zero, ends there, however long it would become.
+
+    The only line of a file may be all of them, with the line ends of old spreadsheets (CR).
+    """
+    first = True
     while part := file.readline(LONGEST_PART):
         parts = [part]
         while not part.endswith(b"\n") and b"\0" not in part and (part := file.readline(LONGEST_PART)):
@@ -208,7 +213,9 @@ def _whole_lines(file: Any, path: Path) -> Iterator[bytes]:
                 raise ValueError(
                     f"{path} has a line of more than {LONGEST_LINE / 2**20:,.0f} MB. Give one text a line."
                 )
-        yield b"".join(parts)
+        line = b"".join(parts)
+        yield from line.splitlines(keepends=True) if first and not line.endswith(b"\n") else (line,)
+        first = False
 
 
 def _with_progress(lines: Iterable[Line], file: BinaryIO, advance: Callable[[int], object]) -> Iterator[Line]:

@@ -14,6 +14,7 @@ Lines = Iterable[tuple[int, str]]  # numbered from 1
 Row = tuple[int, list[str]]  # the number of its first line, and its fields; none if the line is blank
 
 FIRST_LINES = 50  # from which the separator of a table is taken
+LONGEST_FIELD = 2**24  # characters, of 4 bytes each while it is read; a longer one is a quotation mark without its end
 MAX_LINES = 1000  # of one quoted text in a table with tabs, where a quotation mark may also be just that
 
 
@@ -36,7 +37,7 @@ def comma_rows(lines: Lines, path: Path) -> Iterator[Row]:
     first = list(islice(source, FIRST_LINES))
     reader, number = csv.reader(chain(first, source), delimiter=_separator(first), strict=True), 1
     try:
-        for row in reader:
+        for row in _rows(reader):
             yield number, row if any(field.strip() for field in row) else []
             number = reader.line_num + 1
     except csv.Error as error:
@@ -70,11 +71,25 @@ def tab_rows(lines: Lines, path: Path) -> Iterator[Row]:
         yield number, row
 
 
+def _rows(reader: Iterator[list[str]]) -> Iterator[list[str]]:
+    """The rows of a reader of the csv module, whose limit of 131,072 characters a field is raised for each."""
+    while True:
+        before = csv.field_size_limit(LONGEST_FIELD)
+        try:
+            row = next(reader, None)
+        finally:
+            csv.field_size_limit(before)
+        if row is None:
+            return
+        yield row
+
+
 def _separator(first: list[str]) -> str:
     """The character between the columns of a table, from its first lines."""
     try:
         by_comma, by_semicolon = (
-            [row for row in csv.reader(first, delimiter=mark) if any(field.strip() for field in row)] for mark in ",;"
+            [row for row in _rows(csv.reader(first, delimiter=mark)) if any(field.strip() for field in row)]
+            for mark in ",;"
         )
     except csv.Error:
         return ","
@@ -108,7 +123,7 @@ def _quoted_row(line: str, plain: list[str], following: Iterator[str], columns: 
             return 0, plain
         record, used = record + after, used + 1
     try:
-        [row] = csv.reader(io.StringIO(record, newline=""), delimiter="\t", strict=True)
+        [row] = _rows(csv.reader(io.StringIO(record, newline=""), delimiter="\t", strict=True))
     except (csv.Error, ValueError):
         return 0, plain
     if columns not in (0, len(row)) or any("\n" in field and "\t" in field for field in row):

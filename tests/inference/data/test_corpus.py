@@ -206,7 +206,7 @@ def test_too_few_texts(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "\n".join(LINES[:19] * 3))
     with pytest.raises(ValueError, match="a.txt holds 19 different texts, too few to split: give at least 20, or"):
         Corpus.from_file(path)
-    with pytest.raises(ValueError, match="the corpus holds 1 different texts"):
+    with pytest.raises(ValueError, match="the corpus holds 1 different text, too few"):
         Corpus.from_texts(["one"])
 
 

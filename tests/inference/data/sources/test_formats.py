@@ -107,6 +107,34 @@ def test_a_pipe_is_read_as_a_file_is(tmp_path: Path) -> None:
     writer.join()
 
 
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_fields_longer_than_the_limit_of_the_csv_module(separator: str, tmp_path: Path) -> None:
+    limit, texts = csv.field_size_limit(), ["wörd, and " * 20_000 + "so", 'she said "no" ' * 10_000 + "again"]
+    path = write(
+        tmp_path / ("a.csv" if separator == "," else "a.tsv"), table([["text"], *([t] for t in texts)], separator)
+    )
+    assert read_file(path) == (texts, 0)
+    assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+@pytest.mark.parametrize("blank", ["", "\n"])
+def test_the_name_of_the_only_column_is_no_text(ending: str, blank: str, tmp_path: Path) -> None:
+    texts = [f"It was {n} of 10." for n in range(100)]
+    texts[7] = "Great"  # a word alone, among others
+    path = write(tmp_path / f"a{ending}", blank + "\n".join(["review", *texts]))
+    with pytest.warns(UserWarning, match=r"'review', the first line of .* is taken for the name .* give the field 0"):
+        assert read_file(path) == (texts, bool(blank))
+    assert read_file(path, "review") == (texts, bool(blank))
+    assert read_file(path, "0") == (["review", *texts], bool(blank))
+
+
+@pytest.mark.parametrize("first", ["review", "Fine.", "I liked it"])
+def test_a_first_text_like_the_others_is_one(first: str, tmp_path: Path) -> None:
+    texts = [first, "review", "It was cold.", "I liked it."]
+    assert read_file(write(tmp_path / "a.csv", "\n".join(texts))) == (texts, 0)
+
+
 def test_a_line_without_an_end_is_refused_at_its_first_nul(tmp_path: Path) -> None:
     (tmp_path / "zero.txt").symlink_to("/dev/zero")
     with pytest.raises(ValueError, match=r"is not text \(a NUL byte at position 0\)"):
@@ -114,6 +142,19 @@ def test_a_line_without_an_end_is_refused_at_its_first_nul(tmp_path: Path) -> No
     for size in (readers.LONGEST_PART - 1, readers.LONGEST_PART, 2 * readers.LONGEST_PART + 1):
         write(tmp_path / "long.txt", "ö" * (size // 2) + "\nafter\n")
         assert read_file(tmp_path / "long.txt") == (["ö" * (size // 2), "after"], 0)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv", "a.jsonl", "a.json"])
+def test_lines_of_old_spreadsheets_end_in_cr(name: str, tmp_path: Path) -> None:
+    lines = {"a.jsonl": ['{"text": "one"}', '{"text": "two"}'], "a.json": ['["one",', '"two"]']}.get(
+        name, ["one", "two"]
+    )
+    for end in ("", "\r"):
+        assert read_file(write(tmp_path / name, "\r".join(lines) + end)) == (["one", "two"], 0)
+    if name == "a.txt":
+        assert read_file(write(tmp_path / name, "one\rtwo\nthree")) == (["one\rtwo", "three"], 0)
+    with pytest.raises(ValueError, match=rf"{name} holds 2 different texts, too few"):
+        read_texts(tmp_path / name)
 
 
 def test_lines_are_numbered_as_in_the_file(tmp_path: Path) -> None:
