@@ -1,7 +1,6 @@
 """Texts that commands take from the command line or from files."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .output import print_notice
@@ -25,11 +24,9 @@ def require_text(flag: str, text: str | None) -> str:
 
 def read_test_texts(data: str, field: str | None, condition: str | None = None) -> Any:
     """The texts or pairs of a file, or of the test file in a folder."""
-    from ..data.sources.readers import read_file, read_texts
+    from ..data.sources.readers import read_split
 
-    if Path(data).is_dir():
-        return read_texts(data, field, condition=condition)[0]["test"]
-    return read_file(data, field, condition=condition)[0]
+    return read_split(data, "test", field, condition=condition)
 
 
 def texts_to_encode(

@@ -18,15 +18,19 @@ _PART = r"-(\d{5})-of-(\d{5})\S*"  # as datasets names the files of a split
 _ENDINGS = [*(ending + packed for ending in FORMATS for packed in PACKED), *COLUMNAR]
 
 
-def split_files(folder: Path) -> dict[str, Files]:
+def split_files(folder: Path, needed: str = "train") -> dict[str, Files]:
     """The files of each split that a folder has, or all of its files under "" if they are of no split.
 
     A split is one file (``train.txt``); several, in the folder or in ``data`` inside it, as data sets of the hub have
     them (``train-00000-of-00002.parquet``); or a folder of Parquet or Arrow files, as ``DatasetDict.save_to_disk``
     writes it. Otherwise such files in the folder itself, as ``Dataset.save_to_disk`` writes them, are one set of texts.
 
+    Arguments:
+        folder: The folder.
+        needed: The split that it must have.
+
     Raises:
-        ValueError: If there is no train file, several could be meant, or one of its parts is missing.
+        ValueError: If there is no file of the needed split, several could be meant, or one of its parts is missing.
         OSError: If the folder cannot be read.
     """
     paths = sorted(folder.iterdir())
@@ -45,10 +49,10 @@ def split_files(folder: Path) -> dict[str, Files]:
             raise ValueError(f"{folder} holds {several_names}: leave one of them for {split}.")
         if present:
             files[split] = present[0]
-    if "train" not in files:
+    if needed not in files:
         if not files and (whole := _tables(folder)):
             return {"": whole}
-        raise _no_train_file(folder, [path.name for path in paths])
+        raise _no_file(folder, needed, [path.name for path in paths])
     return files
 
 
@@ -106,7 +110,8 @@ def _tables(folder: Path) -> Files:
     return tuple(folder / name for name in names)
 
 
-def _no_train_file(folder: Path, names: list[str]) -> ValueError:
+def _no_file(folder: Path, needed: str, names: list[str]) -> ValueError:
     some = f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
-    content = f"no train file (but {some})" if names else "nothing"
-    return ValueError(f"the folder {folder} holds {content}. Put train.txt, valid.txt and test.txt there.")
+    content = f"no {needed} file (but {some})" if names else "nothing"
+    way_out = "Put train.txt, valid.txt and test.txt there." if needed == "train" else "Give the file itself."
+    return ValueError(f"the folder {folder} holds {content}. {way_out}")

@@ -22,7 +22,7 @@ from .kept import forget_texts, keep_texts, kept_texts
 from .packed import PACKED, unpacked, unpacking_errors
 from .rows import Field
 
-__all__ = ["combined_splits", "read_file", "read_texts", "read_to_disk"]
+__all__ = ["combined_splits", "read_file", "read_split", "read_texts", "read_to_disk"]
 
 LINES_PER_UPDATE = 10_000  # of the progress bar
 LONGEST_PART = 2**20  # bytes of a line that are read at a time
@@ -125,6 +125,18 @@ def read_file(path: str | Path, field: Field | None = None, *, condition: Field 
     return _read_files((as_path(path, "path"),), field, condition)
 
 
+def read_split(
+    path: str | Path, split: str, field: Field | None = None, *, condition: Field | None = None
+) -> list[Any]:
+    """The texts or pairs of one split of a folder, whose other files are not read, or all of a file.
+
+    Raises:
+        ValueError: As :func:`read_file`, or if the folder has no file of that split.
+    """
+    files = _files(path, split)
+    return _read_files(files.get(split) or files[""], field, condition)[0]
+
+
 def combined_splits(
     contents: Mapping[str, tuple[Any, int]], seed: int, labels: bool | None, name: str
 ) -> tuple[dict[str, Any], int]:
@@ -141,11 +153,11 @@ def combined_splits(
     return {split: splits[split] for split in SPLITS}, blank
 
 
-def _files(path: str | Path) -> dict[str, Files]:
-    """The files of each split in a folder; a file is of none."""
+def _files(path: str | Path, needed: str = "train") -> dict[str, Files]:
+    """The files of each split in a folder, of one that is needed among them; a file is of none."""
     path = as_path(path, "path")
     with _readable_errors(path):
-        return split_files(path) if path.is_dir() else {"": (path,)}
+        return split_files(path, needed) if path.is_dir() else {"": (path,)}
 
 
 def _reading_key(path: str | Path, options: Sequence[object]) -> str | None:

@@ -55,6 +55,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (here / "wide.tsv").write_text("a\tb\n" * 30)
     (here / "pairs.tsv").write_text("".join(f"{'odd' if i % 2 else 'even'}\tNumber {i}.\n" for i in range(40)))
     (here / "folder").mkdir()
+    (here / "split").mkdir()
+    (here / "split" / "train.txt").write_text("\n".join(lines))
     (here / "thesis").mkdir()
     (here / "thesis" / "thesis.tex").write_text("dear")
     (here / "broken.yaml").write_text("steps: [1, 2\n")
@@ -224,6 +226,11 @@ CASES = [
     ("evaluate {here}/nvae --num_particles 0", 1, "num_particles is 0: give a positive whole number"),
     ("evaluate {here}/nvae --limit -3", 1, "limit is -3: give a positive whole number"),
     ("evaluate {here}/nvae --data {here}/blank.txt", 1, r"blank\.txt holds only blank lines"),
+    (
+        "evaluate {here}/nvae --data {here}/split",
+        1,
+        r"split holds no test file \(but train\.txt\)\. Give the file itself",
+    ),
     (DELLA + "--model.latent_size 0", 1, "latent_size is 0: a latent needs at least one dimension"),
     (DELLA + "--model.rank 0", 1, "the rank of a fusion is 0: it must be at least 1"),
     (DELLA + "--model.first_layer 2 --model.last_layer 1", 1, "latents enter layers 2 to 1: give first_layer and last"),

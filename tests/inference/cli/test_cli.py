@@ -155,6 +155,8 @@ def test_evaluate_on_other_texts(nvae: Path, lm: Path, here: Path, capsys: pytes
     file = here / "others.json"
     command(f"evaluate {lm} --data {here}/others --json {file}", capsys)
     assert json.loads(file.read_text())["about"]["texts"] == 2
+    (here / "others" / "train.txt").write_bytes(b"\xff")  # which is not read
+    command(f"evaluate {lm} --data {here}/others --json {file}", capsys)
     command(f"evaluate {nvae} --data {here}/texts.txt --limit 7 --num_particles 1 --json {file}", capsys)
     assert json.loads(file.read_text())["about"]["texts"] == 7
 

@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict
 
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.data.sources.folders import split_files
-from pyroformer.inference.data.sources.readers import read_texts
+from pyroformer.inference.data.sources.readers import read_split, read_texts
 
 SPLITS = {"train": [f"Number {n}" for n in range(60)], "valid": ["a", "b"], "test": ["c"]}
 
@@ -37,6 +37,7 @@ def test_one_data_set_on_the_disk_is_split(tmp_path: Path) -> None:
     (tmp_path / "all.txt").write_text("\n".join(SPLITS["train"]))
     splits, _ = read_texts(tmp_path)
     assert splits == read_texts(tmp_path / "all.txt")[0]
+    assert read_split(tmp_path, "test") == SPLITS["train"]  # there are no splits
 
 
 @pytest.mark.parametrize("inside", [".", "data"])
