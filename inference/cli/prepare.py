@@ -1,7 +1,7 @@
 """Preparation of a training: folder, corpus, model and guide, new or of a run that is resumed."""
 
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from difflib import get_close_matches
 from inspect import signature
@@ -34,6 +34,7 @@ from .usage_errors import type_members
 
 __all__ = [
     "Prepared",
+    "check_network",
     "check_same_source",
     "described_source",
     "prepare_folder",
@@ -61,17 +62,26 @@ class Prepared(NamedTuple):
     training: dict[str, Any]
 
 
-def prepare_folder(folder: RunFolder, resume: bool) -> None:
-    """Checks that a run may be saved in a folder, before anything is read for it.
+@contextmanager
+def prepare_folder(folder: RunFolder, resume: bool) -> Iterator[None]:
+    """A folder in which a run may be saved, checked before anything is read for it; empty ones go with an error.
 
     Raises:
         ValueError: If it contains other files or a run that is not to be resumed, or cannot be written.
     """
+    new = [path for path in (folder.path, *folder.path.parents) if not path.exists()]
     folder.prepare(resume)
     if not folder.config_file.exists():
         folder.start.unlink(missing_ok=True)
         with suppress(OSError):
             folder.last.parent.rmdir()  # checkpoints without a configuration would count as other files
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for path in new:
+                path.rmdir()
+        raise
 
 
 def prepare_new(
@@ -103,18 +113,21 @@ def prepare_new(
     if "latent_prior" in priors:  # its sizes follow from the structure of the model
         plain = {key: value for key, value in {**dimensions, **model_options}.items() if key not in priors}
         known |= cls.for_corpus(corpus, size=size, **plain).prior_sizes
-    network = {field.name for field in fields(TransformerConfig)}
     # The messages of the network come before those of a prior with its sizes.
-    adapters = {"adapter_rank": ADAPTER_RANK} if train == "lora" else {}
-    chosen = {key: value for key, value in known.items() if key in network}
-    options = cls.network_defaults(chosen) | adapters | chosen
-    known["config"] = TransformerConfig(**options)
+    known["config"] = _network(cls, known, {"adapter_rank": ADAPTER_RANK} if train == "lora" else {})
     torch.manual_seed((training or {}).get("seed", 0))
     model_options = {key: _construct(value, known) for key, value in model_options.items()}
     new: Model = cls.for_corpus(corpus, size=size, backbone=backbone, train=train, **model_options)
     new_guide = imported(classes.guide)(new, **guide or {}) if classes.guide else None
     fine_tuning = {} if backbone is None else {"learning_rate": FINE_TUNING[train]}
     return Prepared(new, new_guide, corpus, fine_tuning | dict(training or {}))
+
+
+def check_network(name: str, size: str, model: Mapping[str, Any]) -> None:
+    """Raises a ValueError if options of a new network do not go together, before texts are read for it."""
+    cls = imported(MODELS[name].model)
+    check_choice("size", size, cls.sizes)
+    _network(cls, {**_SOME_TEXTS, **cls.sizes[size], **model})
 
 
 def prepare_resumed(
@@ -328,6 +341,18 @@ def _has_text_encoder(config: Mapping[str, Any]) -> bool:
 
 def _names_class(value: Any) -> bool:
     return isinstance(value, Mapping) and isinstance(value.get("class_path"), str)
+
+
+def _network(
+    cls: type[Model], known: Mapping[str, Any], adapters: Mapping[str, Any] | None = None
+) -> TransformerConfig:
+    """The sizes and options of the network among those of a model."""
+    names = {field.name for field in fields(TransformerConfig)}
+    chosen = {key: value for key, value in known.items() if key in names}
+    return TransformerConfig(**{**cls.network_defaults(chosen), **(adapters or {}), **chosen})
+
+
+_SOME_TEXTS = {"vocabulary": 1000, "max_length": 64}  # in place of a corpus that is not there yet
 
 
 def _construct(value: Any, known: Mapping[str, Any]) -> Any:

@@ -39,27 +39,32 @@ def demo(*, minutes: float = 3.8, out: str | None = None, seed: int = 0) -> None
     from ....models.nvae import NVAE
     from ...data.corpus import Corpus
     from ...options import TrainingOptions
+    from ...runs.folder import RunFolder
     from ...training.fit import fit
+    from ..prepare import prepare_folder
 
     TrainingOptions(minutes=minutes, seed=seed)  # validates them before anything is read
     torch.manual_seed(seed)
-    folder = out or _free_name("runs/demo")
-    corpus = Corpus.builtin()
-    print_line(f"reading {corpus.summary()}")
+    folder = RunFolder(out or _free_name("runs/demo"))
+    if folder.config_file.exists():
+        raise ValueError(f"{folder.path} already holds a run: choose another --out, or leave it out.")
     budget: dict[str, Any] = {"validation_texts": 256, "seed": seed, "progress": False}
+    with prepare_folder(folder, resume=False):
+        corpus = Corpus.builtin()
+        print_line(f"reading {corpus.summary()}")
 
-    print_line("\na language model, on which the prior of the vectors rests:")
-    with closing(Progress()) as progress:
-        model = LanguageModel.for_corpus(corpus, dropout=0.1)  # the texts come by twenty times
-        lm = fit(model, None, corpus, callback=progress, minutes=SHARE * minutes, **budget)
+        print_line("\na language model, on which the prior of the vectors rests:")
+        with closing(Progress()) as progress:
+            model = LanguageModel.for_corpus(corpus, dropout=0.1)  # the texts come by twenty times
+            lm = fit(model, None, corpus, callback=progress, minutes=SHARE * minutes, **budget)
 
     print_line("\nthe NVAE:")
     nvae = NVAE.for_corpus(corpus, base_measure="language_model", backbone=lm.backbone, dropout=0.0)  # what is assumed
     guide = NVAEGuide(nvae)  # what is learned
     with closing(Progress()) as progress:
         rest: dict[str, Any] = {"minutes": (1 - SHARE) * minutes, "learning_rate": GENTLE}
-        run = fit(nvae, guide, corpus, out=folder, callback=progress, **rest, **budget)
-    print_line(f"best at step {run.step:,}; run saved in {folder}")
+        run = fit(nvae, guide, corpus, out=folder.path, callback=progress, **rest, **budget)
+    print_line(f"best at step {run.step:,}; run saved in {folder.path}")
     _show(run, lm, seed)
 
 

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...utils.processes import rank
@@ -104,22 +105,21 @@ def fit(
     from ..prepare import check_same_source, prepare_folder, prepare_resumed, text_encoder_source
 
     folder = RunFolder(out)
-    if rank() == 0:
-        prepare_folder(folder, resume)
     source: dict[str, Any] = {"field": field, "condition": condition, "labels": labels, "init_from": init_from}
     source |= {"train": train, "encoder": text_encoder_source(name, guide or {})}
     texts = {"vocabulary": vocabulary, "max_length": max_length, "overlong": overlong, "tokenizer": tokenizer}
+    kinds = {key: value for key, value in (guide or {}).items() if key != "encoder" or source["encoder"] is None}
     # Of processes that train together, the others resume the run that the first one has prepared.
-    if folder.config_file.exists() and (resume or rank() > 0):
-        kinds = {key: value for key, value in (guide or {}).items() if key != "encoder" or source["encoder"] is None}
-        requested = _by_flag(name, size, texts, model, kinds)
-        prepared = prepare_resumed(folder, name, requested, training, trust or ())
-        check_same_source(folder, prepared.corpus, data=data, **source)
-        print_line(f"resuming {out}: {prepared.corpus.summary()}")
-    else:
-        if data is None:
-            raise ValueError(f"{out} holds no run to go on with: give --data to begin one.")
-        prepared = _begin(name, folder, data, source, texts, size, model, guide, training)
+    with prepare_folder(folder, resume) if rank() == 0 else nullcontext():
+        if folder.config_file.exists() and (resume or rank() > 0):
+            requested = _by_flag(name, size, texts, model, kinds)
+            prepared = prepare_resumed(folder, name, requested, training, trust or ())
+            check_same_source(folder, prepared.corpus, data=data, **source)
+            print_line(f"resuming {out}: {prepared.corpus.summary()}")
+        else:
+            if data is None:
+                raise ValueError(f"{out} holds no run to go on with: give --data to begin one.")
+            prepared = _begin(name, folder, data, source, texts, size, model, guide, training)
     settings = TrainingOptions(**prepared.training)
     print_line(_training_line(prepared, settings, "" if resume or init_from else size or "tiny"))
     progress = Progress(_objective_name(prepared, settings))
@@ -151,14 +151,16 @@ def _begin(
 ) -> "Prepared":
     """The corpus, model and guide of a new run, with a line on each."""
     from ...data.corpus import MAX_LENGTH
-    from ..prepare import described_source, prepare_new, read_backbone, read_corpus, read_text_encoder
+    from ..prepare import check_network, described_source, prepare_new, read_backbone, read_corpus, read_text_encoder
 
     fields = {key: source[key] for key in ("field", "condition", "labels")}
     _check_conditions(name, fields["condition"])
     backbone = None if source["init_from"] is None else read_backbone(source["init_from"], size, texts, model)
     learned = "tokens" if backbone is None else "language_model"
     model = _with_default_prior(name, learned, model, guide or {}, training)
-    if backbone is not None:
+    if backbone is None:
+        check_network(name, size or "tiny", model)
+    else:
         longest = min(MAX_LENGTH, backbone.config.max_length)
         texts = {**texts, "tokenizer": backbone.tokenizer, "max_length": texts["max_length"] or longest}
     if source["encoder"] is not None:

@@ -196,6 +196,7 @@ CASES = [
     ("fit lm --data {here}/good.txt --out /proc/run", 1, r"/proc/run cannot be written \(.*\): choose another --out"),
     ("fit lm --data {here}/good.txt --out {here}/lm", 1, r"already holds a run \(step 2\)\. Continue it with --resume"),
     ("demo --minutes -1", 1, r"minutes is -1\.0"),
+    ("demo --minutes 0.01 --out {here}/lm", 1, "lm already holds a run: choose another --out, or leave it out"),
     ("fit lm --out {here}/new --resume", 1, "holds no run to go on with: give --data to begin one"),
     ("fit lm --out {here}/nvae --resume", 1, "nvae holds a run of the model nvae, not of lm: choose another --out"),
     (
@@ -296,6 +297,16 @@ def test_bad_input_gets_one_line(
     assert re.search(message, error), error
     assert exit_code == code
     assert not (here / "new").exists() or not (here / "new" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    "options", ["--data {here}/none.txt", "--data {here}/few.txt", "--data {here}/good.txt --model.heads 7", "--resume"]
+)
+def test_what_is_refused_before_a_corpus_is_kept_leaves_no_folder(
+    options: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    complaint(f"fit lm --out {here}/runs/typo {options.format(here=here)}", capsys)
+    assert not (here / "runs").exists()
 
 
 @pytest.mark.parametrize("value", ["x", "", "-1", "1.5", "9" * 30])

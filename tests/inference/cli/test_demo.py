@@ -11,6 +11,18 @@ from pyroformer.inference.cli.main import main
 TEXTS = [f"{'One' if n % 3 else 'No'} {n % 43} of {n}." for n in range(400)]
 
 
+def test_what_fails_or_is_stopped_early_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pf.Corpus, "builtin", stop)
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo"]) == 130
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_it_shows_what_it_learned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
