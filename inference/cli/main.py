@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import errno
 import os
-import re
 import signal
 import sys
 import warnings
@@ -15,6 +14,7 @@ from threading import current_thread, main_thread
 from ..utils.processes import rank
 from ..utils.registry import imported
 from .memory_limits import check_numbers, resource_message
+from .output import as_typed
 from .typed_command import typed
 from .usage_errors import UsageError, check_typed
 from .user_modules import LocalFinder, import_options, local_modules
@@ -42,9 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         code, message = _outcome(arguments, finder, interrupts)
         if message is not None and _is_first(arguments):
-            message = re.sub(r"\btrust=\['([^']+)'\]", r"--trust \1", " ".join(message.split()))
-            message = message.replace("another out", "another --out").replace("with resume=True", "with --resume")
-            print(f"error: {message}", file=sys.stderr)
+            print(f"error: {' '.join(message.split())}", file=sys.stderr)
         return code
 
 
@@ -83,7 +81,9 @@ def _explained(failure: Exception, arguments: list[str]) -> tuple[int, str | Non
     except UsageError as error:
         return 2, str(error)
     except ValueError as error:
-        return 1, str(error)
+        from .parser import flags
+
+        return 1, as_typed(str(error), flags(arguments[0].replace("_", "-")))
     except BrokenPipeError:  # the reader of the output has closed it, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0, None

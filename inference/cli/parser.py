@@ -11,7 +11,7 @@ from ..utils.registry import MODELS, ModelClasses
 from .option_help import Option, attribute, description, options, summary
 from .usage_errors import UsageError, check_typed, type_members, usage_message
 
-__all__ = ["COMMANDS", "NETWORK", "TRAINING", "overview", "parse", "with_underscores"]
+__all__ = ["COMMANDS", "NETWORK", "TRAINING", "flags", "overview", "parse", "with_underscores"]
 
 COMMANDS = {
     name: "pyroformer.inference.cli.commands.{0}:{0}".format(name.replace("-", "_"))
@@ -54,6 +54,12 @@ def overview() -> str:
             "  pyroformer demo",
         ]
     )
+
+
+def flags(command: str) -> dict[str, str]:
+    """The flag of each option of a command by its name in Python, without those of a model and its guide."""
+    own = options(COMMANDS[command], skip=["run", "name", "model", "guide"]) if command in COMMANDS else []
+    return {item.name: _flag(item.name) for item in own + (options(TRAINING) if command == "fit" else [])}
 
 
 def parse(command: str, arguments: Sequence[str]) -> dict[str, Any]:
@@ -139,7 +145,7 @@ def _add(group: Any, described: Sequence[Option], prefix: str = "") -> dict[str,
     """
     kinds = {}
     for name, kind, default, text in described:
-        flag = f"-{name}" if len(name) == 1 else f"--{prefix}{name}"
+        flag = _flag(f"{prefix}{name}")
         if name == "run":
             group.add_argument(name, type=str, metavar="RUN", help=text)
             continue
@@ -166,6 +172,10 @@ def _add(group: Any, described: Sequence[Option], prefix: str = "") -> dict[str,
             text += "" if kind is not None else " An import path, as in my_module.MyClass."
             group.add_argument(flag, type=kind or str, default=default, metavar=_metavar(kind), help=text)
     return kinds
+
+
+def _flag(name: str) -> str:
+    return f"-{name}" if len(name) == 1 else f"--{name}"
 
 
 class _HelpFormatter(DefaultHelpFormatter):

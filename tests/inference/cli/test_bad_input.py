@@ -105,7 +105,11 @@ CASES = [
     (READ + "good.txt --vocabulary 100", 1, "vocabulary of 100 is too small: .* Give at least 259"),
     (READ + "pairs.tsv --condition 0", 1, "LanguageModel does not read the conditions .*: leave the condition out, or"),
     (FIT + " --condition 0", 1, "NVAE does not read the conditions that the texts come with: leave the condition out"),
-    (READ + "good.txt --labels true", 1, "labels are conditions, and these texts have none: give pairs, or leave lab"),
+    (
+        READ + "good.txt --labels true",
+        1,
+        "labels are conditions, and these texts have none: give pairs, or leave --lab",
+    ),
     # what was typed
     (
         "train lm",
@@ -257,9 +261,9 @@ CASES = [
     (
         "edit {here}/nvae --text one --swap 1=2",
         1,
-        "swap needs other, the text to take vectors from: give both, or leave swap out",
+        "--swap needs other, the text to take vectors from: give both, or leave --swap out",
     ),
-    ("edit {here}/nvae --text one --other two", 1, "other needs swap, such as 3=5: give both, or leave other out"),
+    ("edit {here}/nvae --text one --other two", 1, "--other needs swap, such as 3=5: give both, or leave --other out"),
     (
         "evaluate {here}/lm --data {here}/pairs.tsv --condition 0",
         1,
@@ -269,6 +273,8 @@ CASES = [
     ("evaluate {here}/lm --data {here}/pairs.tsv --condition 0 --field 0", 1, "are both column 0: name two different"),
     ("sample {here}/nvae -n 0", 1, "-n is 0: give a positive whole number"),
     ("sample {here}/nvae --temperature 0", 1, r"temperature is 0\.0: give 1e-30 to .*, or"),
+    ("reconstruct {here}/nvae --temperature -1", 1, r"error: --temperature is -1\.0: give 1e-30 to 1e\+30\.$"),
+    ("sample {here}/nvae --temperature -1", 1, r"error: --temperature is -1\.0: give .*, or --greedy\.$"),
     ("sample {here}/nvae --top_p 1.5", 1, r"top_p is 1\.5: give a probability from 1e-30 up to 1"),
     ("sample {here}/nvae --top_k -1", 1, "top_k is -1: give a positive whole number, or 0 for all tokens"),
     (
@@ -382,7 +388,7 @@ def test_several_tasks_of_srun_are_refused(
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
     fit = ["fit", "lm", "--data", f"{here}/good.txt", "--out", f"{tmp_path}/run", "--devices", "2", *TINY.split()]
     assert main(fit) == 1
-    assert "error: devices is 2, and srun has started 8 tasks" in capsys.readouterr().err
+    assert "error: --devices is 2, and srun has started 8 tasks" in capsys.readouterr().err
 
 
 PRIOR_CASES = [
