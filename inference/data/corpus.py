@@ -359,7 +359,7 @@ class Corpus:
         """The source, the number of texts and the vocabulary in one line."""
         notes = []
         if self.counts["overlong"]:
-            notes.append(f"{self.counts['overlong']:,} longer than {self.max_length} tokens {_PAST[self.overlong]}")
+            notes.append(self.overlong_note(self.counts["overlong"]))
         if self.counts["blank"]:
             notes.append(f"{self.counts['blank']:,} blank line{'s' if self.counts['blank'] > 1 else ''} left out")
         kind = {"bpe": "BPE"}.get(self.tokenizer.kind, self.tokenizer.kind)
@@ -370,6 +370,10 @@ class Corpus:
         texts += f" ({', '.join(notes)})" if notes else ""
         texts += f", {len(self.labels):,} label{'s' if len(self.labels) > 1 else ''}" if self.labels else ""
         return f"{self.name and self.name + ': '}{texts}, {size}"
+
+    def overlong_note(self, count: int) -> str:
+        """What became of so many texts longer than ``max_length``, in words."""
+        return f"{count:,} longer than {self.max_length} tokens {_PAST[self.overlong]}"
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{split} {len(getattr(self, split)):,}" for split in SPLITS)

@@ -73,8 +73,9 @@ def encode_pairs(
         pairs = pairs.select(np.flatnonzero(fits))
     assert pairs.conditions is not None
     pairs.padded_lengths = bucket_lengths(pairs.lengths, max_length)
+    pairs.overlong = int((~fits).sum())
     pairs.conditions.padded_lengths = condition_lengths(pairs.conditions.lengths, max_length)
-    return pairs, int((~fits).sum())
+    return pairs, pairs.overlong
 
 
 def condition_lengths(lengths: Integer[np.ndarray, " texts"], max_length: int) -> tuple[int, ...]:

@@ -32,6 +32,7 @@ class Texts(Sequence[str]):
         padded_lengths: Lengths to which batches are padded, ascending; no text is longer than the last.
         owner: An object that must live as long as the array, such as the temporary folder of the file.
         conditions: The condition of each text, if there are any: as many texts or labels.
+        overlong: How many texts were split or dropped when they were encoded, as longer than ``max_length``.
 
     Examples:
         >>> tokenizer = Tokenizer.train(["a rose is a rose"], vocabulary=259)
@@ -48,6 +49,7 @@ class Texts(Sequence[str]):
         padded_lengths: tuple[int, ...],
         owner: object = None,
         conditions: "Texts | None" = None,
+        overlong: int = 0,
     ) -> None:
         self.tokens = tokens
         self.offsets = offsets
@@ -56,14 +58,15 @@ class Texts(Sequence[str]):
         self.padded_lengths = padded_lengths
         self.owner = owner
         self.conditions = conditions
+        self.overlong = overlong
 
     @classmethod
     def encode(
         cls, texts: Collection[str], tokenizer: Tokenizer, max_length: int, overlong: Overlong = "split"
     ) -> "Texts":
         """Strings as ``Texts`` in memory; texts longer than ``max_length`` are split or dropped."""
-        tokens, offsets, _ = tokenize(texts, tokenizer, max_length, overlong)
-        return cls(tokens, offsets, tokenizer, bucket_lengths(np.diff(offsets), max_length))
+        tokens, offsets, count = tokenize(texts, tokenizer, max_length, overlong)
+        return cls(tokens, offsets, tokenizer, bucket_lengths(np.diff(offsets), max_length), overlong=count)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

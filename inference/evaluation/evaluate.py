@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...models.batch import Batch
-from ..data.entries import Conditions, TextSource, as_conditions, as_texts
+from ..data.entries import Conditions, TextSource, as_conditions, as_entries, as_texts
 from ..data.texts import Texts, evenly_spaced
 from ..objectives.bounds import importance_weighted
 from ..runs.fitted import FittedModel, check_same_length
@@ -82,7 +82,8 @@ def evaluate(
             f"samples is {samples}, but what this run writes answers to a condition: leave samples out, and compare "
             "run.sample(n, condition=...) with evaluation.metrics.diversity.diversity."
         )
-    selected = evenly_spaced(_texts(run, texts, split), limit)
+    encoded, given = _texts(run, texts, split)
+    selected = evenly_spaced(encoded, limit)
     if not len(selected):
         raise ValueError("there are no texts to evaluate on: give some, or another split.")
     resolved, context = resolve(metrics), EvaluationContext(run, selected, options)
@@ -90,7 +91,7 @@ def evaluate(
     results: dict[str, MetricResult] = {}
     for metric in resolved:
         results |= _summarize(metric, columns[metric.name], context)
-    about = context.about | {"split": split if texts is None else None}
+    about = context.about | {"split": split if texts is None else None} | given
     return Evaluation(results, about, run.model.latents if "compared" in about else ())
 
 
@@ -144,13 +145,19 @@ def _bounds(
         advance(1)
 
 
-def _texts(run: FittedModel, texts: TextSource | None, split: Split) -> Texts:
+def _texts(run: FittedModel, texts: TextSource | None, split: Split) -> tuple[Texts, dict[str, str]]:
+    """The texts of a split or those that were given, and what to say of these if some were split or dropped."""
     if texts is None:
         if split not in get_args(Split):
             raise ValueError(f"there is no split {split!r}: give {', '.join(get_args(Split))}.")
         held_out: Texts = getattr(run.corpus, split)
-        return held_out
-    return run.corpus.encode([texts] if isinstance(texts, str) else texts)
+        return held_out, {}
+    if isinstance(texts, Texts):
+        return run.corpus.encode(texts), {}
+    entries = [texts] if isinstance(texts, str) else as_entries(texts)
+    encoded = run.corpus.encode(entries)
+    given = f"{len(entries):,} texts ({run.corpus.overlong_note(encoded.overlong)})"
+    return encoded, {"given": given} if encoded.overlong else {}
 
 
 def _summarize(metric: Metric, column: Column, context: EvaluationContext) -> dict[str, MetricResult]:

@@ -126,7 +126,8 @@ class Evaluation:
     def _heading(self) -> str:
         """The texts that were evaluated, and what the errors are."""
         about = self.about
-        source = f"{about['split']} split" if about.get("split") else "given texts"
+        given = f"given {about['given']}" if about.get("given") else "given texts"
+        source = f"{about['split']} split" if about.get("split") else given
         counts = ", ".join(f"{about[name]:,} {name}" for name in ("texts", "tokens", "bytes") if name in about)
         step = f"; step {about['step']:,}" if about.get("step") else ""
         return f"{source}: {counts}{step}; ± is one standard error over texts"

@@ -249,7 +249,7 @@ CASES = [
     ("interpolate {here}/lm --text one --other two", 1, "a LanguageModel has no latents"),
     ("interpolate {here}/nvae --text one", 1, "--other is missing: give a text of at least one word"),
     ("reconstruct {here}/nvae --min_weight 1", 1, r"the threshold is 1\.0: give a weight from 0 to below 1"),
-    ("evaluate {here}/nvae --min_weight -1", 1, r"the threshold is -1\.0: give a weight from 0 to below 1"),
+    ("evaluate {here}/nvae --min_weight -1", 1, r"--min_weight is -1\.0: give a weight from 0 to below 1"),
     ("evaluate {here}/lm --min_weight 0.1", 1, "a LanguageModel has no latents"),
     ("edit {here}/nvae", 1, "--text is missing: give a text of at least one word"),
     ("edit {here}/lm --text one", 1, "a LanguageModel has no mixture to edit: fit an nvae to have one"),

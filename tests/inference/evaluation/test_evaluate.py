@@ -227,6 +227,19 @@ def test_limit_takes_texts_from_everywhere(lm: Run) -> None:
     assert lm.evaluate(split="train", limit=10_000).about["texts"] == len(lm.corpus.train)
 
 
+@pytest.mark.parametrize(("overlong", "pairs"), [("split", False), ("drop", False), ("drop", True)])
+def test_texts_that_are_split_or_dropped_are_counted(overlong: Any, pairs: bool) -> None:
+    texts = [("few" if n % 2 else "many", text) if pairs else text for n, text in enumerate(TEXTS)]
+    corpus = Corpus.from_texts(texts, vocabulary=270, max_length=24, overlong=overlong)
+    run, long = make_run(corpus, "della" if pairs else "lm"), " and so on" * 30
+    given: list[Any] = [*texts[:2], ("few", long) if pairs else long]
+    pieces = len(corpus.encode(given))
+    assert pieces == 2 if overlong == "drop" else pieces > 3
+    note = f"given 3 texts (1 longer than 24 tokens {'dropped' if overlong == 'drop' else 'split'}): {pieces} texts, "
+    assert run.evaluate(given, metrics=["bound"]).table().startswith(note)
+    assert run.evaluate(texts[:2], metrics=["bound"]).table().startswith("given texts: 2 texts, ")
+
+
 def test_attention_is_shared_among_the_components_there_are(nvae: Run) -> None:
     decoder: Any = nvae.model.decoder
     batch = nvae.batch(SOME[:3])
