@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+import pyro
 import torch
 from jaxtyping import Int
 from pyro import poutine
@@ -271,7 +272,9 @@ def _ranks(
 ) -> dict[str, np.ndarray]:
     """The ranks of one simulation: of local latents for each text with a weight, of global ones a single rank."""
     weight = data.weight if isinstance(data, Batch) else None
-    replayed = poutine.trace(poutine.replay(model, trace=truth)).get_trace(data)
+    with pyro.settings.context(validate_distributions_pyro=False, validate_distributions_torch=False):
+        # The latents of a text of another length than was drawn, whose weight is 0, lie outside of their support.
+        replayed = poutine.trace(poutine.replay(model, trace=truth)).get_trace(data)
     names = list(latent_sites(replayed))
     below: dict[str, Tensor] = {}
     ties: dict[str, Tensor] = {}

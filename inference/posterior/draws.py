@@ -129,16 +129,23 @@ def is_auxiliary(site: Mapping[str, Any]) -> bool:
     return bool(site["infer"].get("is_auxiliary"))
 
 
-def point_sites(guide: Any, *args: Any, **kwargs: Any) -> dict[str, str]:
+def point_sites(model: Any, guide: Any, *args: Any, **kwargs: Any) -> dict[str, str]:
     """An attribute with the latent sites at which a guide is a point, if any: a point mass, the same in two draws.
 
-    One whose draws differ is a function of another site, as the sites of Pyro's automatic guides are.
+    One whose draws differ is a function of another site, as the sites of Pyro's automatic guides are; one that has the
+    same value in the model, such as the weight of a single component, has no other.
     """
     if guide is None:
         return {}
-    first, again = (latent_sites(poutine.trace(guide).get_trace(*args, **kwargs)) for _ in range(2))
-    deltas = [name for name, site in first.items() if _is_delta(site["fn"])]
-    points = [name for name in deltas if torch.equal(first[name]["value"], again[name]["value"])]
+    drawn, again, own = (latent_sites(poutine.trace(each).get_trace(*args, **kwargs)) for each in (guide, guide, model))
+
+    def same(name: str, sites: Mapping[str, Any]) -> bool:
+        if name not in sites or sites[name]["value"].shape != drawn[name]["value"].shape:
+            return False
+        return torch.allclose(drawn[name]["value"], sites[name]["value"])
+
+    deltas = [name for name, site in drawn.items() if _is_delta(site["fn"])]
+    points = [name for name in deltas if same(name, again) and not same(name, own)]
     return {POINT_SITES: " ".join(points)} if points else {}
 
 

@@ -198,7 +198,7 @@ def to_arviz(
             if index < predictive:
                 _add_generated(collected, text, write)
             advance(1)
-        points = point_sites(drawn_from, batch)
+        points = point_sites(model, drawn_from, batch)
     groups: dict[str, Variables] = {group: collected.stacked(group) for group in collected.groups}
     lengths = (("text",), batch.lengths.cpu().numpy())
     groups["observed_data"] = {"tokens": (("text", "token"), batch.tokens.cpu().numpy()), "length": lengths}

@@ -97,7 +97,7 @@ def global_posterior(
                 for name, value in values.items():
                     groups[group].setdefault(name, []).append(value)
         observed, counted = _observed(model, plate, args, kwargs)
-        points = point_sites(guide, *args, **kwargs)
+        points = point_sites(model, guide, *args, **kwargs)
     likelihood = groups["log_likelihood"]
     likelihood["per_observation"] = [each[counted] for each in likelihood["per_observation"]]
     datasets = {group: _dataset(arrays) for group, arrays in groups.items()} | {"observed_data": observed}

@@ -116,6 +116,13 @@ def test_a_point_has_no_weights() -> None:
     assert khat(spread).dims == () and len(loo(spread).each) == len(SEEN)
 
 
+def test_the_weight_of_an_only_component_is_no_point() -> None:
+    mixture = pf.Mixture.from_attention(torch.zeros(1, 2), torch.zeros(1, 2))
+    model = MixtureAttention(mixture, keys=pf.priors.GaussianVectors(torch.zeros(1, 2)), weights=pf.priors.SymmetricDirichlet(1.0))
+    data = global_posterior(model, Automatic(model, AutoNormal), torch.randn(9, 2), draws=30, plate="tokens")
+    assert len(loo(data).each) == 9
+
+
 def test_weights_are_the_evidence_where_the_guide_is_exact() -> None:
     data = global_posterior(Mean(), Guess(), SEEN, draws=30)
     stats = dataset(data, "sample_stats")

@@ -224,7 +224,7 @@ def test_invalid_requests(lm: Run, nvae: Run) -> None:
         lm.sample(1, prompt="word " * 40)
     with pytest.raises(ValueError, match="tokens, the model's max_length is 24: shorten it"):
         nvae.reconstruct("word " * 40)
-    with pytest.raises(ValueError, match="temperature is 0.0: give a positive number"):
+    with pytest.raises(ValueError, match="temperature is 0.0: give 1e-30 to"):
         lm.sample(1, temperature=0.0)
     with pytest.raises(ValueError, match="the threshold is -0.5: give a weight from 0 to below 1"):
         nvae.reconstruct(TEXTS[0], min_weight=-0.5)
