@@ -118,7 +118,8 @@ def test_a_point_has_no_weights() -> None:
 
 def test_the_weight_of_an_only_component_is_no_point() -> None:
     mixture = pf.Mixture.from_attention(torch.zeros(1, 2), torch.zeros(1, 2))
-    model = MixtureAttention(mixture, keys=pf.priors.GaussianVectors(torch.zeros(1, 2)), weights=pf.priors.SymmetricDirichlet(1.0))
+    keys, weights = pf.priors.GaussianVectors(torch.zeros(1, 2)), pf.priors.SymmetricDirichlet(1.0)
+    model = MixtureAttention(mixture, keys=keys, weights=weights)
     data = global_posterior(model, Automatic(model, AutoNormal), torch.randn(9, 2), draws=30, plate="tokens")
     assert len(loo(data).each) == 9
 
