@@ -14,9 +14,8 @@ turn, and are evaluated on the same held-out texts, for each seed and after each
 whether more steps would help. Blocks are GPT-2's, the default when this was begun. Each seed is a JSON file; existing
 results are kept.
 
-With ``--other``, every text is scored by the evidence of its queries, the mean of log p(q) over heads, layers and
-tokens, and by its likelihood; the metric is the area under the ROC curve for telling held-out texts from those of the
-other corpus.
+With ``--other``, every text is scored by its likelihood, a token; ROC is the area under the curve for telling held-out
+texts from those of the other corpus.
 """
 
 import argparse
@@ -29,18 +28,13 @@ from learner import Learner, learn_in_turn
 from reporting import argument_parser
 from resumable import FORMER, Result, cell, make_missing, read, same_settings
 from sklearn.metrics import roc_auc_score
-from torch import Tensor
 
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.data.loaders import sequential_batches
 from pyroformer.inference.data.sources.readers import read_texts
 from pyroformer.inference.data.texts import Texts
 from pyroformer.inference.objectives.elbo import ELBO
-from pyroformer.models.attention.layers.probabilistic import ProbabilisticAttention
-from pyroformer.models.batch import Batch
 from pyroformer.models.language_model import LanguageModel
-from pyroformer.models.transformer.blocks import Block
-from pyroformer.models.transformer.self_attention import SelfAttention
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "softmax": {},
@@ -61,46 +55,16 @@ def make(corpus: Corpus, name: str, arguments: argparse.Namespace) -> LanguageMo
 
 
 @torch.no_grad()
-def scores(model: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Mean evidence of the queries and mean log-likelihood of the tokens, for each text."""
-    evidences: list[Tensor] = []
-
-    def look(attention: torch.nn.Module, inputs: tuple[Any, ...], kept: dict[str, Any]) -> None:
-        evidences.append(evidence(attention, inputs[0]).mean(1))
-
-    hooks = [
-        block.attention.register_forward_pre_hook(look, with_kwargs=True)
-        for block in model.modules()
-        if isinstance(block, Block)
-    ]
-    assert batch.mask is not None and batch.tokens is not None
-    log_likelihood = model.likelihood(mask=batch.mask).log_prob(batch.tokens)
-    for hook in hooks:
-        hook.remove()
-    tokens = batch.mask.sum(-1)
-    each = torch.stack(evidences).mean(0) * batch.mask
-    return each.sum(-1) / tokens, log_likelihood / tokens
-
-
-def evidence(attention: torch.nn.Module, x: Tensor) -> Tensor:
-    """log p(q) of every head and token; softmax attention is the same layer before it is trained."""
-    if isinstance(attention, SelfAttention):
-        layer = ProbabilisticAttention(x.shape[-1], attention.heads).to(x)
-        layer.load_state_dict(attention.state_dict(), strict=False)
-        attention = layer
-    assert isinstance(attention, ProbabilisticAttention)
-    return attention.posterior(x, causal=True).evidence
-
-
-def areas(model: LanguageModel, inside: Texts, outside: Texts) -> tuple[float, float]:
-    """Areas under the ROC curve of evidence and of likelihood."""
-    labels, columns = [], []
+def area(model: LanguageModel, inside: Texts, outside: Texts) -> float:
+    """The area under the ROC curve of the likelihood of texts, a token."""
+    labels, scores = [], []
     for label, texts in ((1, inside), (0, outside)):
         for indices, batch in sequential_batches(texts, 64):
-            columns.append(torch.stack(scores(model, batch), -1)[: len(indices)])
+            assert batch.mask is not None and batch.tokens is not None
+            log_likelihood = model.likelihood(mask=batch.mask).log_prob(batch.tokens)
+            scores.append((log_likelihood / batch.mask.sum(-1))[: len(indices)])
             labels += [label] * len(indices)
-    by_evidence, by_likelihood = torch.cat(columns).T
-    return float(roc_auc_score(labels, by_evidence)), float(roc_auc_score(labels, by_likelihood))
+    return float(roc_auc_score(labels, torch.cat(scores)))
 
 
 def main() -> None:
@@ -144,8 +108,7 @@ def run(corpus: Corpus, seed: int, arguments: argparse.Namespace) -> dict[str, d
         }
         if arguments.other is not None:
             outside = held_out(read_texts(arguments.other)[0]["valid"], corpus)
-            by_evidence, by_likelihood = areas(model, inside, outside)
-            results[name] |= {"evidence": by_evidence, "likelihood": by_likelihood}
+            results[name]["likelihood"] = area(model, inside, outside)
     return results
 
 
@@ -161,9 +124,8 @@ def table(results: list[Result], arguments: argparse.Namespace) -> str:
         f"torch {torch.__version__}; {results[0]['corpus']}; width {arguments.width}, {arguments.layers} layers, "
         f"{arguments.steps} steps of {arguments.batch_size} texts, {len(results)} seeds",
         "",
-        f"| attention | parameters | nats/token | less softmax's | since step {steps:,} | time | ROC: evidence "
-        "| ROC: likelihood |",
-        "|---|" + 7 * "---:|",
+        f"| attention | parameters | nats/token | less softmax's | since step {steps:,} | time | ROC |",
+        "|---|" + 6 * "---:|",
     ]
     base = [result["models"]["softmax"] for result in results]
     for name in VARIANTS:
@@ -177,7 +139,7 @@ def table(results: list[Result], arguments: argparse.Namespace) -> str:
             cell(difference, 4),
             cell([x["losses"][-1] - x["losses"][-2] for x in seeds], 4),
             f"{pace:.2f}",
-            *(cell([x.get(column) for x in seeds], 3) for column in ROC),
+            cell([x.get("likelihood") for x in seeds], 3),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -201,7 +163,6 @@ def parsed() -> argparse.Namespace:
 
 
 LOOKS, HELD_OUT = 6, 3000  # looks at so many held-out texts over a training; as many of the other corpus
-ROC = ("evidence", "likelihood")
 
 
 if __name__ == "__main__":

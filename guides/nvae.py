@@ -185,7 +185,9 @@ class NVAEGuide(Guide):
         """Log concentration of the prior's component; 0 for priors that are no :class:`WeightPrior`."""
         prior = self.model.weight_prior
         own = prior.own_log_concentration() if isinstance(prior, WeightPrior) else 0.0
-        return torch.as_tensor(own, dtype=like.dtype, device=like.device).expand(*like.shape[:-1], 1)
+        if isinstance(own, Tensor):
+            return own.to(like.dtype).expand(*like.shape[:-1], 1)
+        return like.new_full((*like.shape[:-1], 1), own)  # without a copy to the device
 
     def _shared(
         self, base: Float[Tensor, " P"], tokens: Float[Tensor, "*batch n P"], like: Float[Tensor, "*batch N"]

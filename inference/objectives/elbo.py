@@ -168,9 +168,9 @@ class ELBO(Described, pyro.infer.ELBO):
             text_weights: The weights of the texts, over which free bits average.
         """
         for site in kl_weights:
-            if site not in terms.penalty:
+            if site not in terms.kl and site not in terms.penalty:
                 raise ValueError(
-                    f"kl_weights name the site {site!r}, but the model has only {', '.join(terms.penalty) or 'none'}: "
+                    f"kl_weights name the site {site!r}, but the model has only {', '.join(terms.kl) or 'none'}: "
                     "name its latent sites."
                 )
         penalties = terms.penalty if self.free_bits is None else self.free_bits(terms.penalty, text_weights)

@@ -139,14 +139,18 @@ def point_sites(model: Any, guide: Any, *args: Any, **kwargs: Any) -> dict[str, 
         return {}
     drawn, again, own = (latent_sites(poutine.trace(each).get_trace(*args, **kwargs)) for each in (guide, guide, model))
 
-    def same(name: str, sites: Mapping[str, Any]) -> bool:
-        if name not in sites or sites[name]["value"].shape != drawn[name]["value"].shape:
-            return False
-        return torch.allclose(drawn[name]["value"], sites[name]["value"])
-
     deltas = [name for name, site in drawn.items() if _is_delta(site["fn"])]
-    points = [name for name in deltas if same(name, again) and not same(name, own)]
+    points = [
+        name
+        for name in deltas
+        if torch.equal(drawn[name]["value"], again[name]["value"])
+        and not (name in own and _close(drawn[name]["value"], own[name]["value"]))
+    ]
     return {POINT_SITES: " ".join(points)} if points else {}
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other)
 
 
 def _is_delta(distribution: Any) -> bool:

@@ -27,6 +27,7 @@ from .trainer import texts_per_step
 __all__ = [
     "check_arguments",
     "check_checkpoint",
+    "check_length_prior",
     "check_option_names",
     "check_progress",
     "check_same_corpus",
@@ -180,8 +181,8 @@ def load_start(folder: RunFolder, objective: nn.Module) -> None:
 
 
 def check_sizes(model: Model, corpus: Corpus) -> None:
-    """Raises a ValueError if texts or conditions of the corpus do not fit the model's sizes or prior of lengths."""
-    config: Any = getattr(model, "config", None)
+    """Raises a ValueError if the model has fewer tokens or positions than the texts and conditions of the corpus."""
+    config = getattr(model, "config", None)
     sizes = {
         "vocabulary": corpus.vocabulary,
         "max_length": corpus.max_length,
@@ -194,11 +195,19 @@ def check_sizes(model: Model, corpus: Corpus) -> None:
                 f"the {name} of the model is {size}, that of the corpus {needed}: make the model with "
                 f"{type(model).__name__}.for_corpus(corpus)."
             )
+
+
+def check_length_prior(model: Model, corpus: Corpus) -> None:
+    """Raises a ValueError if the prior of lengths lacks one that texts have, or has one that the model cannot have."""
     prior = getattr(model, "length_prior", None)
-    if isinstance(prior, LengthPrior) and not corpus.max_length <= prior.max_length <= config.max_length:
+    if not isinstance(prior, LengthPrior):
+        return
+    config: Any = model.config
+    longest = max(int(texts.lengths.max()) for texts in (corpus.train, corpus.valid))
+    if not longest <= prior.max_length <= config.max_length:
         raise ValueError(
-            f"the max_length of the length_prior is {prior.max_length}, that of the corpus {corpus.max_length} and "
-            f"that of the model {config.max_length}: give a LengthPrior({config.max_length}), or make the model with "
+            f"the max_length of the length_prior is {prior.max_length}, but texts have up to {longest} tokens and the "
+            f"model {config.max_length}: give a LengthPrior({config.max_length}), or make the model with "
             f"{type(model).__name__}.for_corpus(corpus)."
         )
 

@@ -29,6 +29,7 @@ from ..utils.progress import TrainingBar, progress_enabled
 from .checks import (
     check_arguments,
     check_checkpoint,
+    check_length_prior,
     check_option_names,
     check_progress,
     check_same_corpus,
@@ -141,6 +142,8 @@ def run_training(
         options = resumed_options(folder, options)
     settings = TrainingOptions(**options)
     check_sizes(model, corpus)
+    if not resume:
+        check_length_prior(model, corpus)
     introduce_texts(guide, corpus)
     objective = make_objective(model, guide, settings, len(corpus.train))
     config = run_config(model, guide, corpus, settings)

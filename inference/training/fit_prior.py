@@ -42,6 +42,7 @@ from .lightning_module import Status
 __all__ = ["PRIORS", "fit_prior", "prior_for_run", "second_stage"]
 
 PRIORS = tuple(name for name, cls in NAMED.items() if not cls.starts_posteriors)
+LAYERS = 2  # of a named prior that has some: it is a small network, however deep the model is
 LEARNABLE = {"gaussian": {"learnable": True}}  # arguments without which a named prior has no parameters
 HYPERPOSTERIORS = r"guide\.hyperpriors\.\w+\.base_measure__"  # parameters for the hyper-priors of a base measure
 FIXED = ("objective", "kl_schedule", "beta", "free_bits", "free_bits_per", "target_kl", "kl_reduction")
@@ -117,7 +118,7 @@ def second_stage(
 
 
 def prior_for_run(run: Run, name: str, *, seed: int = 0, **arguments: Any) -> BaseMeasure:
-    """A new prior by its name, with the network of a run's model as in ``fit``, or by its import path.
+    """A new prior by its name, with the blocks of a run's model as in ``fit``, or by its import path.
 
     Arguments:
         run: The run for which the prior is made.
@@ -144,7 +145,7 @@ def prior_for_run(run: Run, name: str, *, seed: int = 0, **arguments: Any) -> Ba
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name in PRIORS:
-            given = LEARNABLE.get(name, {}) | arguments
+            given = LEARNABLE.get(name, {}) | ({"layers": LAYERS} if "layers" in accepted else {}) | arguments
             prior: Any = named_prior(name, getattr(run.model, "config", None), own, arguments=given)
         else:
             prior = from_config({"class_path": name.replace(":", ".")}, trust=[name.replace(":", ".")], **arguments)

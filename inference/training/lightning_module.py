@@ -24,6 +24,7 @@ from ..objectives.elbo import Objective
 from ..objectives.keep_control import KeepController, check_keep
 from ..objectives.kl_control import KLController
 from ..options import TrainingOptions
+from ..runs.checkpoints import objective_state, read_checkpoint
 from ..runs.folder import RunFolder
 from ..runs.joint_module import frozen_fingerprint, frozen_modules, frozen_names
 from ..runs.old_runs import current_progress, current_state
@@ -84,6 +85,7 @@ class Training(lightning.LightningModule):
             self.keep_controller = KeepController(options.keep, check_keep(objective.model, objective.guide))
         self.scale: float | Tensor = 1.0  # factor of the full KL weights at the last batch
         self.best, self.best_step, self.wait, self.validations_done = math.inf, 0, 0, 0
+        self.best_on_other_texts = False
         self.diverged: int | None = None  # the first step that was not finite
         self.seconds_before, self.started, self.reported = 0.0, time.monotonic(), 0.0
         self.signal: int | None = None  # the signal that ends the run after its step
@@ -157,6 +159,8 @@ class Training(lightning.LightningModule):
             self._losses = captured_losses(self.objective)
         recompute_blocks(self.objective, self.options.activation_checkpointing)
         self._train_mode()
+        if self.best_on_other_texts:
+            self._validate_best()
 
     def on_train_end(self) -> None:
         recompute_blocks(self.objective, False)
@@ -233,9 +237,9 @@ class Training(lightning.LightningModule):
         checkpoint["state_dict"] = current_state(checkpoint["state_dict"], self.state_dict())
         self._count_batches_anew(checkpoint)
         state = current_progress(checkpoint["run"])
+        self.best, self.best_step, self.wait = state["best"], state["best_step"], state["wait"]
         # Losses on other texts cannot be compared. An older run does not tell its texts: mostly they were all.
-        if state.get("validation_texts", len(self.corpus.valid)) == len(self.held_out):
-            self.best, self.best_step, self.wait = state["best"], state["best_step"], state["wait"]
+        self.best_on_other_texts = state.get("validation_texts", len(self.corpus.valid)) != len(self.held_out)
         self.seconds_before, self.position = state["seconds"], state["position"]
 
     def _count_batches_anew(self, checkpoint: dict[str, Any]) -> None:
@@ -341,6 +345,17 @@ class Training(lightning.LightningModule):
         self._report(progress, "valid", values)
         self._save()
         return 0 < self.options.patience <= self.wait
+
+    def _validate_best(self) -> None:
+        """The loss of the best weights so far on the texts that are validated from now on."""
+        self.best, self.best_step, self.wait = math.inf, 0, 0
+        if not self.folder.best.exists() or self.whole is not None:  # sharded weights start anew
+            return
+        last = {name: value.clone() for name, value in self.objective.state_dict().items()}
+        checkpoint = read_checkpoint(self.folder.best, moments=False)
+        self.objective.load_state_dict(objective_state(checkpoint, self.objective))
+        self.best, self.best_step = self.validate()["objective"], int(checkpoint["global_step"])
+        self.objective.load_state_dict(last)
 
     def _watch_vectors(self, values: Mapping[str, float]) -> None:
         """Warn once if no held-out text keeps a vector, of its own mixture or of one of a layer's."""

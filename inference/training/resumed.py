@@ -94,4 +94,9 @@ def recorded_options(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, 
                 f"{folder.config_file} has the training option {name!r}, which this version does not know (it was "
                 f"written by {written}): delete that line, or resume with the version that wrote it."
             )
+    if config.get("guide") is None:  # without latents, earlier versions took weights of a KL and did nothing with them
+        recorded = recorded | {name: value for name, value in _NO_KL.items() if name in recorded}
     return dict(recorded)
+
+
+_NO_KL = {"beta": 1.0, "kl_schedule": "constant"}

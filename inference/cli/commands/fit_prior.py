@@ -48,7 +48,7 @@ def fit_prior(
         patience: Stop after this many validations without improvement (default: 0, never).
         seed: Random seed.
         model_width: Hidden size of an autoregressive or codebook prior (default: the width of the vectors).
-        layers: Number of blocks of an autoregressive or codebook prior (default: that of the run's decoder).
+        layers: Number of blocks of an autoregressive or codebook prior (default: 2).
         heads: Number of attention heads of an autoregressive or codebook prior (default: that of the run's decoder).
         components: Number of Gaussians of a mixture (default: 16), or of each vector of an autoregressive prior
             (default: 1).
@@ -73,13 +73,13 @@ def fit_prior(
         model_width=model_width, layers=layers, heads=heads, components=components, entries=entries, dropout=dropout
     )
     new = prior_for_run(run, prior, seed=seed, **sizes)
+    modules = second_stage(run, new)
     RunFolder(out).prepare(resume)
     count = sum(parameter.numel() for parameter in new.parameters() if parameter.requires_grad)
     print_line(
         f"fitting {type(new).__name__}, {count:,} parameters, to the posterior of {options['run']}; "
         "all other parameters are frozen"
     )
-    modules = second_stage(run, new)
     progress = Progress()
     try:
         fitted, signal = run_training(
@@ -88,7 +88,8 @@ def fit_prior(
     finally:
         progress.close()
     again = f"pyroformer fit-prior {shlex.quote(str(options['run']))} --out {shlex.quote(out)} --resume"
-    print_early_end(progress, signal, again if prior == "autoregressive" else f"{again} --prior {shlex.quote(prior)}")
+    again += "" if prior == "autoregressive" else f" --prior {shlex.quote(prior)}"
+    print_early_end(progress, signal, again + "".join(f" --{name} {value}" for name, value in sizes.items()))
     best = "best" if fitted.folder.best.exists() else "no validation yet; saved"
     print_line(f"{best} at step {fitted.step:,}; run saved in {out}")
     if signal is not None:

@@ -3,7 +3,7 @@
 from typing import Unpack
 
 from ..input_texts import check_all_fit, fitting_texts, require_text, texts_to_encode
-from ..output import print_line
+from ..output import as_typed, print_line
 from ..shared_options import RunOptions, open_run
 
 __all__ = ["posterior"]
@@ -49,6 +49,7 @@ def posterior(
     from ...posterior.export import posterior as draw_posterior
     from ...posterior.netcdf import netcdf_bytes
     from ...utils.outputs import check_output, write_output
+    from ..parser import flags
 
     if out is None:
         raise ValueError("posterior needs --out FILE, such as posterior.nc.")
@@ -70,6 +71,6 @@ def posterior(
         try:
             line += f"; k-hat of log p - log q: {khat_verdict(khat(tree).values)}"
         except ValueError as reason:
-            line += f"; no k-hat: {reason}"
+            line += f"; no k-hat: {as_typed(str(reason), flags('posterior'))}"
     print_line(line)
     check_all_fit(left_out)

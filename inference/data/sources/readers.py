@@ -130,10 +130,16 @@ def read_split(
 ) -> list[Any]:
     """The texts or pairs of one split of a folder, whose other files are not read, or all of a file.
 
+    Those of a folder that knows no splits, a data set on the disk, are split as :func:`read_texts` does.
+
     Raises:
         ValueError: As :func:`read_file`, or if the folder has no file of that split.
     """
+    path = as_path(path, "path")
     files = _files(path, split)
+    if split not in files and path.is_dir():
+        whole: Any = read_texts(path, field, condition=condition)[0]
+        return list(whole[split])
     return _read_files(files.get(split) or files[""], field, condition)[0]
 
 

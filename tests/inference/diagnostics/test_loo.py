@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer.autoguide import AutoDelta, AutoNormal
+from pyro.infer.autoguide import AutoDelta, AutoNormal, init_to_value
 from torch import Tensor, nn
 
 import pyroformer as pf
@@ -114,6 +114,14 @@ def test_a_point_has_no_weights() -> None:
             diagnostic(data)
     spread = global_posterior(model, Automatic(model, AutoNormal), SEEN, draws=30)  # a function of another site
     assert khat(spread).dims == () and len(loo(spread).each) == len(SEEN)
+
+
+def test_a_narrow_posterior_far_from_zero_is_no_point() -> None:
+    model = Mean()
+    guide = Automatic(
+        model, AutoNormal, init_loc_fn=init_to_value(values={"mean": torch.tensor(2000.0)}), init_scale=0.005
+    )
+    assert khat(global_posterior(model, guide, SEEN + 2000, draws=30)).dims == ()
 
 
 def test_the_weight_of_an_only_component_is_no_point() -> None:

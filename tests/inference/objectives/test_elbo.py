@@ -11,7 +11,7 @@ import torch
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
-from pyroformer.inference.objectives.elbo import ELBO
+from pyroformer.inference.objectives.elbo import ELBO, Terms
 from pyroformer.models.base import LocalModule
 
 DATA = torch.tensor([0.3, -1.2, 2.0, 0.7])
@@ -180,6 +180,22 @@ def test_refuses(options: dict[str, Any], message: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
     with pytest.raises(ValueError, match=message):
         ELBO(**options)
+
+
+class OnePenalty(ELBO):
+    """All divergences together under a name of its own."""
+
+    def terms(self, *args: Any, **kwargs: Any) -> Terms:
+        terms = super().terms(*args, **kwargs)
+        return terms._replace(penalty={"all": sum(terms.kl.values())})
+
+
+def test_penalties_of_other_names_need_no_weights() -> None:
+    ours, plain = OnePenalty(kl_weights={"z": 1.0}), ELBO()
+    torch.manual_seed(0)
+    loss = ours.loss(Gaussian(), Posterior(), DATA)
+    torch.manual_seed(0)
+    assert loss == pytest.approx(plain.loss(Gaussian(), Posterior(), DATA))
 
 
 def test_a_weight_of_no_site_is_refused() -> None:

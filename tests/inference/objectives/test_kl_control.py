@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from pyroformer.guides.nvae import NVAEGuide
+from pyroformer.inference.cli.main import main
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.data.loaders import TrainingStream
 from pyroformer.inference.evaluation.report import Evaluation
@@ -409,6 +410,16 @@ def test_weights_of_a_kl_need_latents(corpus: Corpus, options: dict[str, Any]) -
         ValueError, match=f"{next(iter(options))} is about the KL of latents, and LanguageModel has none"
     ):
         fit(lm, None, corpus, steps=1, **options)
+
+
+def test_a_language_model_begun_with_such_a_weight_goes_on(corpus: Corpus, tmp_path: Path) -> None:
+    lm = LanguageModel.for_corpus(corpus, width=8, layers=1, heads=2)
+    config = fit(lm, None, corpus, out=tmp_path, steps=1).folder.config_file
+    begun = config.read_text()
+    assert "beta: 1.0" in begun and "kl_schedule: constant" in begun
+    config.write_text(begun.replace("beta: 1.0", "beta: 0.5").replace("kl_schedule: constant", "kl_schedule: linear"))
+    assert main(f"fit lm --out {tmp_path} --resume --steps 2".split()) == 0
+    assert fit(lm, None, corpus, out=tmp_path, resume=True, steps=3).folder.step() == 3
 
 
 # Runs

@@ -185,10 +185,16 @@ def test_a_validation_has_the_same_texts_whatever_the_batch_size(corpus: Corpus,
 
 def test_losses_on_other_texts_are_not_compared(corpus: Corpus, tmp_path: Path) -> None:
     options: dict[str, Any] = {"validations": 1, "learning_rate": 1e-12}
-    for name, count, best in [("same", 3, 1), ("others", 1, 2)]:
-        train(corpus, tmp_path / name, "lm", steps=1, validation_texts=3, **options)
+    for name, count in [("same", 3), ("others", 1)]:
+        first = train(corpus, tmp_path / name, "lm", steps=1, validation_texts=3, **options)
+        saved = torch.load(first.folder.last, weights_only=False)
+        saved["run"]["best"] = 0.0 if name == "others" else saved["run"]["best"]  # as on texts that are easier
+        torch.save(saved, first.folder.last)
         run = train(corpus, tmp_path / name, "lm", steps=2, validation_texts=count, resume=True, **options)
-        assert run.step == best
+        now = torch.load(run.folder.last, weights_only=False)["run"]
+        alone = train(corpus, tmp_path / f"alone-{name}", "lm", steps=1, validation_texts=count, **options)
+        expected = torch.load(alone.folder.last, weights_only=False)["run"]["best"]
+        assert now["best"] == pytest.approx(expected, abs=1e-4) and run.step in (1, 2)
 
 
 def test_svi_gives_the_loss_that_fit_reports(corpus: Corpus, tmp_path: Path) -> None:
@@ -241,10 +247,10 @@ def test_a_model_that_is_too_small_for_the_corpus_is_refused(corpus: Corpus, tmp
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("longest", [32, 96])
+@pytest.mark.parametrize("longest", [3, 96])
 def test_a_prior_of_other_lengths_is_refused(corpus: Corpus, longest: int) -> None:
     model = NVAE.for_corpus(corpus, **SMALL, max_length=80, length_prior=LengthPrior(longest))
-    with pytest.raises(ValueError, match=f"the length_prior is {longest}, that of the corpus 64 and .* the model 80"):
+    with pytest.raises(ValueError, match=rf"the length_prior is {longest}, but texts have up to \d+ tokens"):
         fit(model, NVAEGuide(model), corpus, steps=1)
 
 

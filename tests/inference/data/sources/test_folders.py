@@ -37,7 +37,7 @@ def test_one_data_set_on_the_disk_is_split(tmp_path: Path) -> None:
     (tmp_path / "all.txt").write_text("\n".join(SPLITS["train"]))
     splits, _ = read_texts(tmp_path)
     assert splits == read_texts(tmp_path / "all.txt")[0]
-    assert read_split(tmp_path, "test") == SPLITS["train"]  # there are no splits
+    assert read_split(tmp_path, "test") == splits["test"]
 
 
 @pytest.mark.parametrize("inside", [".", "data"])
