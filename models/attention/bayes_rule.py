@@ -193,7 +193,7 @@ def _total_covariances(mixture: Mixture) -> Tensor:
     matrices = mixture.variances.matrices
     identity = torch.eye(mixture.width, dtype=matrices.dtype, device=matrices.device)
     total = matrices + mixture.query_variance * identity
-    return torch.where(mixture.present[..., None, None], total, identity)
+    return torch.where(_present(mixture, total.shape[:-2])[..., None, None], total, identity)
 
 
 def _cholesky(matrices: Tensor) -> Tensor:
@@ -207,5 +207,11 @@ def _cholesky(matrices: Tensor) -> Tensor:
 
 
 def filled(rows: Float[Tensor, "..."], mixture: Mixture, fill: float = 0.0) -> Float[Tensor, "..."]:
-    """Rows of the components, filled where one is absent, whatever stands there."""
-    return torch.where(mixture.present[..., None], rows, fill)
+    """Rows of the components, filled where one is absent, whatever stands there; of the same shape."""
+    return torch.where(_present(mixture, rows.shape[:-1])[..., None], rows, fill)
+
+
+def _present(mixture: Mixture, shape: torch.Size) -> Tensor:
+    """True for the rows, with that shape, of components that are present in any batch element that shares the row."""
+    present = mixture.present
+    return present.expand(torch.broadcast_shapes(present.shape, shape)).sum_to_size(shape) > 0

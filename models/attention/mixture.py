@@ -273,11 +273,14 @@ class Mixture:
 
     def _check_leading(self) -> None:
         """Raises unless the leading dimensions of all parts broadcast."""
-        shapes = {"means": self.means.shape[:-2], "log_weights": self.log_weights.shape[:-1]}
-        if self.mask is not None:
-            shapes["mask"] = self.mask.shape[:-1]
-        if self.values is not None:
-            shapes["values"] = self.values.shape[:-2]
+        parts = {"means": self.means, "log_weights": self.log_weights, "mask": self.mask, "values": self.values}
+        parts |= {"variances": _own_variances(self.variances), "value_variances": self.value_variances}
+        rows = {"log_weights": -1, "mask": -1}
+        shapes = {name: x.shape[: rows.get(name, -2)] for name, x in parts.items() if x is not None}
+        if isinstance(self.variances, SharedVariances):
+            shapes["variances"] = self.variances.group.shape[:-1]
+        if len({shape for shape in shapes.values() if shape}) < 2:
+            return
         try:
             torch.broadcast_shapes(*shapes.values())
         except RuntimeError:

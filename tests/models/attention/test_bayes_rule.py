@@ -14,6 +14,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from pyroformer.models.attention import bayes_rule
 from pyroformer.models.attention.bayes_rule import (
     evidence,
     log_joint,
@@ -260,6 +261,25 @@ def test_variances_that_components_share() -> None:
     assert torch.equal(shared.membership() @ shared.table, shared.dense())
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_components_that_batch_elements_share_are_not_repeated(full: bool) -> None:
+    """Bayes' rule factors each matrix once; a row that is absent everywhere may hold anything."""
+    rows = torch.eye(WIDTH).expand(COMPONENTS, -1, -1) + 0.5 if full else torch.rand(COMPONENTS, WIDTH) + 0.1
+    means, mask = torch.randn(COMPONENTS, WIDTH), torch.rand(BATCH, COMPONENTS) > 0.2
+    mask[:, 0], mask[0, 1], mask[1, 1] = False, True, False
+    rows, means = (torch.cat([torch.full_like(x[:1], torch.nan), x[1:]]) for x in (rows, means))
+    part = lambda x: Covariances(x) if full else x  # noqa: E731
+    shared = Mixture(torch.zeros(BATCH, COMPONENTS), means, part(rows), mask)
+    assert bayes_rule.filled(means, shared).shape == means.shape
+    if full:
+        assert bayes_rule._total_covariances(shared).shape == rows.shape
+    u = queries().float()
+    for function in (evidence, posterior_mean, posterior_variance):
+        ones = [Mixture(torch.zeros(COMPONENTS), means, part(rows), one) for one in mask]
+        each = [function(*pair) for pair in zip(u, ones, strict=True)]
+        torch.testing.assert_close(function(u, shared), torch.stack(each))
+
+
 def test_a_covariance_that_is_not_positive_definite_is_refused() -> None:
     covariances = Covariances(torch.tensor([[1.0, 2.0], [2.0, 1.0]]).expand(3, 2, 2))
     mixture = Mixture(torch.zeros(3), torch.zeros(3, 2), covariances, noise_variance=0.5)
@@ -287,6 +307,10 @@ def test_a_covariance_that_is_not_positive_definite_is_refused() -> None:
         (
             {"log_weights": torch.zeros(4, 3), "means": torch.zeros(5, 3, 2)},
             r"leading dimensions \(5,\) of means, \(4,\)",
+        ),
+        (
+            {"log_weights": torch.zeros(5, 3), "variances": torch.ones(4, 3, 2)},
+            r"dimensions \(\) of means, \(5,\) of log_weights, \(4,\) of variances do not broadcast",
         ),
         ({"noise_variance": 0.0}, "noise_variance is 0.0; .* positive where there are no variances"),
         ({"variances": shared_variances(2, 4)}, r"variances of shape \(4, 2\) do not broadcast to means"),
