@@ -22,8 +22,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..models.attention.bayes_rule import log_joint, posterior_mean, posterior_variance
+from ..models.attention.attend import attend
+from ..models.attention.bayes_rule import filled, log_joint
+from ..models.attention.chunked import map_chunks
 from ..models.attention.m_step import expected_statistics, update_means
+from ..models.attention.mixture import Mixture
 from ..models.attention.observations import Observations
 from ..models.base import LocalModule
 from ..models.mixture_attention import MixtureAttention
@@ -194,8 +197,7 @@ class ValueGuide(MixtureGuide):
         self, queries: Float[Tensor, "*batch m d"], attn_mask: Bool[Tensor, "*#batch #m n"] | None = None
     ) -> tuple[Float[Tensor, "*batch m v"], Float[Tensor, "*batch m v"]]:
         """Mean and scale of each query's value."""
-        mixture = self.model.mixture()
-        mean, variance = (f(queries, mixture, attn_mask) for f in (posterior_mean, posterior_variance))
+        mean, variance = _moments_of_values(queries, self.model.mixture(), attn_mask)
         scale = torch.where(variance > 0, variance, 1).sqrt()  # 0 only where everything is masked
         shift, log_ratio = self.network(torch.cat([queries, mean, scale.log()], -1)).chunk(2, -1)
         return mean + scale * shift, scale * log_ratio.exp()
@@ -324,6 +326,23 @@ class KeyGuide(MixtureGuide):
             means = update_means(statistics.queries, statistics.counts, prior.initial, means, prior_counts)
             strength = prior_counts + statistics.counts
         return means, strength
+
+
+def _moments_of_values(queries: Tensor, mixture: Mixture, attn_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Posterior mean and variance of values, with a variance of differences: second moments may be far larger."""
+    assert mixture.values is not None and mixture.value_variances is not None
+    values, own = filled(mixture.values, mixture), filled(mixture.value_variances, mixture, 1.0)
+    # with one-hot values, attention returns the responsibilities
+    one_hot = torch.eye(mixture.components, dtype=values.dtype, device=values.device)
+    shares = attend(queries, replace(mixture, values=one_hot, value_variances=None), attn_mask=attn_mask)
+    mean = shares @ values
+
+    def part(rows: slice) -> Tensor:
+        squares = (values[..., None, :, :] - mean[..., rows, None, :]).square()
+        return (shares[..., rows, None, :] @ squares)[..., 0, :].mT
+
+    spread = map_chunks(part, shares.shape[-2], mean[..., 0, :].numel() * mixture.components, values.device).mT
+    return mean, spread + shares @ own.expand(*own.shape[:-2], mixture.components, -1)
 
 
 def _residual(inputs: int, hidden: int, outputs: int, like: Tensor) -> nn.Sequential:

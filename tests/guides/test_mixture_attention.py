@@ -1,6 +1,7 @@
 """Amortized posteriors of the mixture: where each starts, what each learns, and what none can."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import jaxtyping
@@ -15,7 +16,10 @@ from pyroformer.guides.mixture_attention import AssignmentGuide, KeyGuide, Value
 from pyroformer.inference.diagnostics.guide_gap import guide_gap
 from pyroformer.inference.em import ConjugatePriors, adapt
 from pyroformer.inference.svi import SVI
+from pyroformer.models.attention import bayes_rule, chunked
 from pyroformer.models.attention.attend import attend
+from pyroformer.models.attention.bayes_rule import posterior_mean, posterior_variance
+from pyroformer.models.attention.log_space import normalized
 from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.mixture_attention import MixtureAttention
 from pyroformer.models.priors.components import GaussianVectors
@@ -171,6 +175,20 @@ def test_value_guide_sees_variances_far_below_the_values() -> None:
     )  # fmt: skip
     scale = ValueGuide(MixtureAttention(mixture, free_values=True)).moments(means)[1]
     torch.testing.assert_close(scale, torch.full((3, 1), 0.01, dtype=torch.float), rtol=1e-3, atol=0)
+
+
+def test_value_guide_has_the_moments_of_bayes_rule_in_chunks_of_what_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    mixture, mask, observed = draw((2, 3), "diagonal"), torch.rand(2, 3, COMPONENTS) > 0.2, queries(2, 3, tokens=90)
+    mixture = replace(mixture, log_weights=normalized(mixture.log_weights, mask), mask=mask)
+    seen = torch.rand(90, COMPONENTS) > 0.3
+    guide = ValueGuide(MixtureAttention(mixture, free_values=True))
+    monkeypatch.setattr(chunked, "_entries", lambda device: 1)
+    monkeypatch.setattr(bayes_rule, "_log_density", None)  # takes entries for each query, component and dimension
+    mean, scale = guide.moments(observed, seen)
+    monkeypatch.undo()
+    variance = posterior_variance(observed, mixture, seen)
+    torch.testing.assert_close(mean, posterior_mean(observed, mixture, seen))
+    torch.testing.assert_close(scale.square(), torch.where(variance > 0, variance, 1))
 
 
 @pytest.mark.slow
