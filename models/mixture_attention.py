@@ -340,6 +340,21 @@ class MixtureAttention(LocalModule):
             pyro.plate(names.get(dim, f"batch_{-dim}"), size, dim=dim) for dim, size in zip(dims, leading, strict=True)
         ]
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if not hasattr(self, "group"):  # pickled when shared variances were written out
+            self.register_buffer("group", None)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        dense = state_dict.get(prefix + "variances")
+        if self.group is not None and self.variances is not None and prefix + "group" not in state_dict:
+            # saved when shared variances were written out; `load_state_dict` reads from a copy
+            if dense is not None and dense.shape == (*self.group.shape, self.variances.shape[-1]):
+                table = self.variances.detach().clone()
+                table[self.group] = dense.to(table)
+                state_dict.update({prefix + "variances": table, prefix + "group": self.group})
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def _draw(self, plates: Sequence[Any]) -> MixtureParameters:
         """The components' sites, in those of the queries' plates that are the mixture's own."""
         leading, draws = self.leading, dict[str, Tensor]()
