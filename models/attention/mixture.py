@@ -279,7 +279,8 @@ class Mixture:
         shapes = {name: x.shape[: rows.get(name, -2)] for name, x in parts.items() if x is not None}
         if isinstance(self.variances, SharedVariances):
             shapes["variances"] = self.variances.group.shape[:-1]
-        if len({shape for shape in shapes.values() if shape}) < 2:
+        leading = [shape for shape in shapes.values() if shape]  # in a list, as symbolic sizes have no hash
+        if all(shape == leading[0] for shape in leading):
             return
         try:
             torch.broadcast_shapes(*shapes.values())
