@@ -7,10 +7,10 @@ from typing import Any
 import jaxtyping
 import pytest
 import torch
+from cached_reading import in_parts_and_at_once
 from torch import Tensor
 
 from pyroformer.models.attention.bayes_rule import evidence, posterior_variance
-from pyroformer.models.attention.kv_cache import KeyValueCache
 from pyroformer.models.attention.layers.probabilistic import ProbabilisticAttention
 from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.transformer.config import TransformerConfig
@@ -83,12 +83,8 @@ def test_a_later_token_changes_nothing_at_all(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("options", SOME)
 def test_cache_reads_on(options: dict[str, Any]) -> None:
     layer, _, x = draw(options)
-    left = torch.arange(TOKENS) >= torch.tensor([[0], [1], [2]])
-    for mask in (None, left):
-        cache = KeyValueCache(TOKENS)
-        masks = [None] * 4 if mask is None else mask.split([3, 1, 1, 1], 1)
-        parts = [layer(part, m, True, cache) for part, m in zip(x.split([3, 1, 1, 1], 1), masks, strict=True)]
-        close(torch.cat(parts, 1)[left], layer(x, mask, True)[left])
+    for padded in (False, True):
+        close(*in_parts_and_at_once(layer, x, padded))
 
 
 @pytest.mark.parametrize("options", SOME)

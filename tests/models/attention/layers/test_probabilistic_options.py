@@ -6,13 +6,13 @@ from typing import Any
 import jaxtyping
 import pytest
 import torch
+from cached_reading import in_parts_and_at_once
 from causal_keys import causal_responsibilities
 from torch import Tensor, nn
 
 import pyroformer as pf
 from pyroformer.models.attention.bayes_rule import evidence
 from pyroformer.models.attention.blockwise import attend as blockwise
-from pyroformer.models.attention.kv_cache import KeyValueCache
 from pyroformer.models.attention.layers.learned import ProbabilisticMemory, ProbabilisticPooling
 from pyroformer.models.attention.layers.probabilistic import ProbabilisticAttention
 from pyroformer.models.attention.mixture import Covariances, Mixture
@@ -93,12 +93,8 @@ def test_masks_and_caches_agree(options: dict[str, Any]) -> None:
     edited[:, 4] += 1
     after = layer(edited, causal=True)
     assert torch.equal(whole[:, :4], after[:, :4]) and not torch.equal(whole, after)
-    left = torch.arange(TOKENS) >= torch.tensor([[0], [1], [2]])
-    for mask in (None, left):
-        cache = KeyValueCache(TOKENS)
-        masks = [None] * 4 if mask is None else mask.split([3, 1, 1, 1], 1)
-        parts = [layer(part, m, True, cache) for part, m in zip(x.split([3, 1, 1, 1], 1), masks, strict=True)]
-        close(torch.cat(parts, 1)[left], layer(x, mask, True)[left])
+    for padded in (False, True):
+        close(*in_parts_and_at_once(layer, x, padded))
 
 
 @pytest.mark.parametrize("options", EVERY)
