@@ -5,7 +5,7 @@ from dataclasses import replace
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..models.mixture_base import MixtureMemoryModel
+from ..models.mixture_memory import MixtureMemoryModel
 from ..models.nvae import NVAE
 from ..models.priors.roles import BaseMeasure, WeightPrior
 from ..models.priors.sequence.language_model import LanguageModelVectorPrior

@@ -37,7 +37,7 @@ from .batch import Batch
 from .distributions.foreign import as_pyro
 from .distributions.presence import Presence
 from .drawn_layers import layers_at_means, text_with_drawn_layers
-from .mixture_base import MixtureMemoryModel
+from .mixture_memory import MixtureMemoryModel
 from .priors.checks import as_prior, check_prior
 from .priors.lengths import LengthPrior
 from .priors.named import named_prior

@@ -30,7 +30,7 @@ from .attention.components import padded
 from .attention.editing import check_fraction
 from .attention.mixture import Mixture
 from .batch import Batch
-from .mixture_base import MixtureMemoryModel
+from .mixture_memory import MixtureMemoryModel
 from .priors.checks import as_prior
 from .priors.lengths import LengthPrior
 from .priors.named import named_prior

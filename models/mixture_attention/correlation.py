@@ -15,9 +15,9 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor
 from torch.distributions import constraints
 
-from .attention.mixture import Covariances, Mixture
-from .mixture_sites import gather
-from .priors.checks import check_distribution, check_support
+from ..attention.mixture import Covariances, Mixture
+from ..priors.checks import check_distribution, check_support
+from .sites import gather
 
 __all__ = ["check_correlation_prior", "check_uncorrelated", "correlated_query", "covariances", "split_covariances"]
 

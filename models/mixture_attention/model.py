@@ -18,7 +18,7 @@ References:
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -28,36 +28,26 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from .attention.m_step import ConjugatePriors
-from .attention.mixture import Covariances, Mixture, SharedVariances
-from .base import TEXTS, LocalModule
-from .distributions.foreign import as_pyro
-from .mixture_checks import Sizes, check_finite_tokens, check_precision_prior, check_weight_prior, shape_of_tokens
-from .mixture_correlation import check_correlation_prior, correlated_query, covariances, split_covariances
-from .mixture_emission import EmissionLike, as_emission, check_emission, query_of_component
-from .mixture_sites import masked_logits, nested_plates, normal_of_component, sample_in, where_true
-from .priors.checks import as_prior, check_distribution, check_mixture
-from .priors.components import ComponentPrior
-from .priors.conjugate import conjugate_priors
-from .priors.roles import WeightPrior
+from ..attention.m_step import ConjugatePriors
+from ..attention.mixture import Covariances, Mixture
+from ..base import TEXTS
+from ..distributions.foreign import as_pyro
+from ..priors.checks import as_prior, check_distribution, check_mixture
+from ..priors.components import ComponentPrior
+from ..priors.conjugate import conjugate_priors
+from ..priors.roles import WeightPrior
+from .checks import Sizes, check_finite_tokens, check_precision_prior, check_weight_prior, shape_of_tokens
+from .correlation import check_correlation_prior, correlated_query, covariances, split_covariances
+from .emission import EmissionLike, as_emission, check_emission, query_of_component
+from .parameters import MixtureParameters, OwnParameters
+from .sites import masked_logits, nested_plates, normal_of_component, sample_in, where_true
 
-__all__ = ["MixtureAttention", "MixtureParameters"]
+__all__ = ["MixtureAttention"]
 
 PriorLike = nn.Module | Distribution | Callable[..., Distribution]
 
 
-class MixtureParameters(NamedTuple):
-    """The parameters of the components, drawn or fixed; particles and other draws come before ``batch``."""
-
-    log_weights: Float[Tensor, "..."]  # [*batch 1 N], or [N] of a single mixture
-    keys: Float[Tensor, "..."]  # [*batch N D]
-    precision: Float[Tensor, "..."]  # [*batch N|1 D|1], of each dimension alone
-    values: Float[Tensor, "..."] | None  # [*batch N V]
-    value_precision: Float[Tensor, "..."] | None  # [*batch N|1 V|1]
-    correlation: Float[Tensor, "..."] | None = None  # [*batch N D D], Cholesky factors
-
-
-class MixtureAttention(LocalModule):
+class MixtureAttention(OwnParameters):
     r"""The joint density of queries, their values and the mixture that they are drawn from.
 
     .. math::
@@ -120,16 +110,6 @@ class MixtureAttention(LocalModule):
         torch.Size([7, 8])
     """
 
-    means: Tensor
-    log_weights: Tensor
-    noise_variance: Tensor
-    variances: Tensor | None
-    group: Tensor | None
-    mask: Tensor | None
-    component_values: Tensor | None
-    value_variances: Tensor | None
-    correlation: Tensor | None
-
     def __init__(
         self,
         mixture: Mixture,
@@ -147,17 +127,7 @@ class MixtureAttention(LocalModule):
         check_mixture(mixture, weighted=weights is None)
         if (free_values or values is not None) and mixture.value_variances is None:
             raise ValueError("values need a mixture with values and value_variances: give it both")
-        means, variances, present = mixture.means, mixture.variances, mixture.present
-        shared = variances if isinstance(variances, SharedVariances) else None
-        _set(self, "means", means)
-        _set(self, "log_weights", mixture.log_weights)
-        _set(self, "noise_variance", torch.as_tensor(mixture.query_variance, dtype=means.dtype, device=means.device))
-        _set(self, "variances", mixture.dense_variances() if shared is None else shared.table)
-        _set(self, "group", None if shared is None else shared.group)
-        _set(self, "mask", None if bool(present.all()) else present)
-        _set(self, "component_values", mixture.values)
-        _set(self, "value_variances", mixture.value_variances)
-        _set(self, "correlation", factors)
+        self._register(mixture, factors)
         self.free_values = free_values
         self.key_prior = None if keys is None else as_prior(keys, ComponentPrior, "keys")
         self.value_prior = None if values is None else as_prior(values, ComponentPrior, "values")
@@ -204,22 +174,6 @@ class MixtureAttention(LocalModule):
         return cls(mixture, **conjugate_priors(mixture, priors or ConjugatePriors(), moves))
 
     @property
-    def leading(self) -> torch.Size:
-        """The mixture's leading dimensions: those of the plates around its components."""
-        parts = {
-            -1: (self.log_weights, self.mask, self.group),
-            -2: (self.means, self.variances, self.component_values, self.value_variances),
-            -3: (self.correlation,),
-        }
-        shapes = [x.shape[:end] for end, tensors in parts.items() for x in tensors if x is not None]
-        return torch.broadcast_shapes(*shapes)
-
-    @property
-    def components(self) -> int:
-        """The number of components."""
-        return self.means.shape[-2]
-
-    @property
     def correlated(self) -> bool:
         """Whether the dimensions of a query are correlated, given its component."""
         return self.correlation_prior is not None or self.correlation is not None
@@ -240,22 +194,12 @@ class MixtureAttention(LocalModule):
     def mixture_parameters(self, draws: Mapping[str, Tensor] | None = None) -> MixtureParameters:
         """The parameters of the components, from ``draws`` by the names of their sites, or else the mixture's own."""
         draws = {} if draws is None else draws
-        log_weights = self.log_weights[..., None, :] if self.leading else self.log_weights
+        moved = {name: draws[name] for name in ("keys", "values", "correlation") if name in draws}
         if "weights" in draws:
-            log_weights = draws["weights"] if self._log_weights_drawn else draws["weights"].log()
-        own = self._own_variances()
-        total = self.noise_variance.expand(1, 1) if own is None else own + self.noise_variance
-        precision = 1 / self._filled(total, 1.0)
+            moved["log_weights"] = draws["weights"] if self._log_weights_drawn else draws["weights"].log()
         if "precision" in draws:
-            precision = draws["precision"] if self._diagonal else draws["precision"][..., None]
-        return MixtureParameters(
-            log_weights,
-            draws.get("keys", self._filled(self.means, 0.0)),
-            precision,
-            draws.get("values", None if self.component_values is None else self._filled(self.component_values, 0.0)),
-            None if self.value_variances is None else 1 / self._filled(self.value_variances, 1.0),
-            draws.get("correlation", self.correlation),
-        )
+            moved["precision"] = draws["precision"] if self._diagonal else draws["precision"][..., None]
+        return self.own_parameters()._replace(**moved)
 
     def mixture(self, draws: Mapping[str, Tensor] | None = None) -> Mixture:
         """The mixture with some parts replaced, for example by a guide's ``median()``."""
@@ -322,16 +266,6 @@ class MixtureAttention(LocalModule):
                     self._sample_values(distribution, values, value_mask)
         return drawn
 
-    def resolve_masks(
-        self, attn_mask: Bool[Tensor, "..."] | None = None, mask: Bool[Tensor, "..."] | None = None
-    ) -> tuple[Bool[Tensor, "..."] | None, Bool[Tensor, "..."] | None]:
-        """Components that a query may attend to, ``[*batch, M or 1, N]``, and queries that count, ``[*batch, M]``."""
-        present = self.mask[..., None, :] if self.mask is not None and self.leading else self.mask
-        if attn_mask is None:
-            return present, mask
-        allowed = attn_mask if present is None else attn_mask & present
-        return allowed, allowed.any(-1) if mask is None else allowed.any(-1) & mask
-
     def plates(self, leading: Sequence[int]) -> list[Any]:
         """A plate for each leading dimension, from the left."""
         names = {-2: "heads", -3: TEXTS}
@@ -339,21 +273,6 @@ class MixtureAttention(LocalModule):
         return [
             pyro.plate(names.get(dim, f"batch_{-dim}"), size, dim=dim) for dim, size in zip(dims, leading, strict=True)
         ]
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if not hasattr(self, "group"):  # pickled when shared variances were written out
-            self.register_buffer("group", None)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        dense = state_dict.get(prefix + "variances")
-        if self.group is not None and self.variances is not None and prefix + "group" not in state_dict:
-            # saved when shared variances were written out; `load_state_dict` reads from a copy
-            if dense is not None and dense.shape == (*self.group.shape, self.variances.shape[-1]):
-                table = self.variances.detach().clone()
-                table[self.group] = dense.to(table)
-                state_dict.update({prefix + "variances": table, prefix + "group": self.group})
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _draw(self, plates: Sequence[Any]) -> MixtureParameters:
         """The components' sites, in those of the queries' plates that are the mixture's own."""
@@ -382,31 +301,12 @@ class MixtureAttention(LocalModule):
             return query_of_component(self.emission, parameters.keys, parameters.precision, assignment)
         return correlated_query(parameters.keys, parameters.precision, parameters.correlation, assignment)
 
-    def _own_variances(self) -> Tensor | None:
-        """The variances of the components without noise."""
-        if self.group is None or self.variances is None:
-            return self.variances
-        return SharedVariances(self.variances, self.group).dense()
-
-    def _filled(self, rows: Tensor, fill: float) -> Tensor:
-        """One row for each component, filled where that is absent; one row for all of them stays one."""
-        if self.mask is None or rows.shape[-2] != self.components:
-            return rows
-        return torch.where(self.mask[..., None], rows, fill)
-
     def _covariances(self, parameters: MixtureParameters, noise: float) -> Covariances:
         """The covariances of vectors: those of queries without ``noise`` times the mixture's."""
         assert parameters.correlation is not None
         total = covariances(parameters.precision, parameters.correlation)
         identity = torch.eye(total.shape[-1], dtype=total.dtype, device=total.device)
         return Covariances((total - noise * self.noise_variance * identity).expand(*parameters.keys.shape, -1))
-
-    def _component_mask(self) -> Tensor:
-        """True for the components that exist, in the shape of the weights."""
-        shape = (*self.leading, self.components)
-        mask = torch.ones(shape, dtype=torch.bool, device=self.means.device)
-        mask = mask if self.mask is None else mask & self.mask
-        return mask[..., None, :] if self.leading else mask
 
     def _read_priors(self) -> None:
         """Finds the form of the priors' draws, and raises if their shapes or supports are wrong."""
@@ -447,20 +347,3 @@ class MixtureAttention(LocalModule):
             return
         with where_true(value_mask):
             pyro.sample("value", distribution, obs=values)
-
-
-def _set(module: nn.Module, name: str, tensor: Tensor | None) -> None:
-    """Sets an attribute that is a parameter if the tensor is one, and otherwise a buffer.
-
-    Raises:
-        ValueError: If it is computed from what requires a gradient: no optimizer would find that.
-    """
-    if tensor is not None and not tensor.is_leaf:
-        raise ValueError(
-            f"{name} is computed from a tensor that requires a gradient, which the model would not train: give an "
-            "nn.Parameter itself (full covariances have none), or a detached tensor"
-        )
-    if isinstance(tensor, nn.Parameter):
-        setattr(module, name, tensor)
-    else:
-        module.register_buffer(name, tensor)

@@ -18,7 +18,7 @@ from pyroformer.guides.mixture_attention import AssignmentGuide, KeyGuide, Value
 from pyroformer.inference.diagnostics.guide_gap import guide_gap
 from pyroformer.models.attention.bayes_rule import log_joint, responsibilities
 from pyroformer.models.attention.mixture import Covariances
-from pyroformer.models.mixture_correlation import covariances, split_covariances
+from pyroformer.models.mixture_attention.correlation import covariances, split_covariances
 
 KEYS = torch.tensor([[-2.0, 0.0], [0.0, 1.0], [2.0, 0.0]])
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2])

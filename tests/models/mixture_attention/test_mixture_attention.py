@@ -1,7 +1,6 @@
 """The generative model of attention, against closed forms, EM, torch's mixtures and Pyro's own inference."""
 
 import copy
-import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -511,21 +510,6 @@ def test_saving_and_loading_keeps_the_density() -> None:
     assert losses[0] != losses[1]
     other.load_state_dict(one.state_dict())
     assert elbo((2, 3)).loss(poutine.condition(other, data=draws), nothing, *data) == losses[0]
-
-
-def test_models_saved_before_variances_were_kept_by_group() -> None:
-    shared = SharedVariances(rand(3, WIDTH), torch.tensor([0, 2, 2, 0]))  # no component is in group 1
-    new = MixtureAttention(replace(draw(), variances=shared))
-    dense = rand(3, WIDTH)[shared.group]
-    old = {name: tensor for name, tensor in new.state_dict().items() if name != "group"} | {"variances": dense}
-    new.load_state_dict(old)
-    torch.testing.assert_close(new.mixture().variances, dense, rtol=0, atol=0)
-    assert len(new.variances) == 3 and old["variances"] is dense
-
-    pickled = MixtureAttention(draw((2, 3)))
-    del pickled._buffers["group"]
-    loaded = pickle.loads(pickle.dumps(pickled))
-    assert loaded.leading == (2, 3) and loaded.mixture().components == COMPONENTS
 
 
 # ---------------------------------------------------------------- bad input

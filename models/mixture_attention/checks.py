@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Dirichlet
 
-from .distributions.log_simplex import LogSimplex
-from .priors.checks import broadcasts_to, check_distribution, check_support
-from .priors.components import StickBreaking
-from .utils.tensor_checks import check_entries
+from ..distributions.log_simplex import LogSimplex
+from ..priors.checks import broadcasts_to, check_distribution, check_support
+from ..priors.components import StickBreaking
+from ..utils.tensor_checks import check_entries
 
 __all__ = ["Sizes", "check_finite_tokens", "check_precision_prior", "check_weight_prior", "shape_of_tokens"]
 

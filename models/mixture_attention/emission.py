@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from .distributions.foreign import as_pyro
-from .mixture_sites import gather, normal_of_component
-from .priors.checks import as_prior, described
+from ..distributions.foreign import as_pyro
+from ..priors.checks import as_prior, described
+from .sites import gather, normal_of_component
 
 __all__ = ["EmissionLike", "as_emission", "check_emission", "check_gaussian", "query_of_component"]
 
