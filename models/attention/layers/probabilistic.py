@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from ...heads import head_width
 from ...utils.choices import check_choice
 from ...utils.numbers import declared_number
-from ...utils.precision import at_least_float32
 from ..attend import Returns, attend
 from ..blockwise.attend import blockwise_attend
 from ..blockwise.e_step import EStep
@@ -22,16 +21,11 @@ from ..key_adaptation import StepGradient, adapt_keys, check_pseudo_counts, chec
 from ..kv_cache import KeyValueCache
 from ..log_space import safe_logsumexp, visible_logsumexp
 from ..mixture import Mixture
-from .torch_weights import TorchWeights
+from .gaussian_keys import Assignment, GaussianKeys, KeyPrior, Precision, TokenReadout
 
 __all__ = ["ProbabilisticAttention", "ValuePosterior"]
 
-Precision = Literal["shared", "full", "key", "diagonal"]
-KeyPrior = Literal["magnitude", "gated", "learned"]
 KeyDensity = Literal["gaussian", "student"]
-Assignment = Literal["soft", "hard"]
-
-LARGEST = 15.0  # log precision relative to softmax attention: squares of keys, times their ratios, stay finite
 
 
 class ValuePosterior(NamedTuple):
@@ -50,7 +44,7 @@ class ValuePosterior(NamedTuple):
     evidence: Float[Tensor, "*batch h t"]
 
 
-class ProbabilisticAttention(TorchWeights):
+class ProbabilisticAttention(GaussianKeys):
     r"""Multi-head self-attention whose keys are Gaussians; at initialization exactly softmax attention.
 
     .. math::
@@ -138,35 +132,16 @@ class ProbabilisticAttention(TorchWeights):
         positions: int | None = None,
         gradient: StepGradient = "unrolled",
     ) -> None:
-        super().__init__()
-        components, steps = declared_number("components", components, int), check_steps(steps)
-        _check(precision, prior, components, steps, pseudo_counts, dropout)
-        check_tolerance(tolerance)
+        super().__init__(width, heads, bias, precision, prior, components, null_component, assignment)
+        self.steps = check_steps(steps)
+        _check(self.steps, pseudo_counts, tolerance, dropout)
         check_choice("density", density, get_args(KeyDensity))
-        check_choice("assignment", assignment, get_args(Assignment))
         check_choice("gradient", gradient, get_args(StepGradient))
-        self.heads, self.dropout = heads, dropout
-        self.precision, self.prior, self.density, self.assignment = precision, prior, density, assignment
-        self.components, self.steps, self.pseudo_counts = components, steps, pseudo_counts
+        self.dropout, self.density, self.pseudo_counts = dropout, density, pseudo_counts
         self.tolerance, self.gradient = tolerance, gradient
         self.reach = _checked_reach(positions, self.one_sequence)
-        self.qkv = nn.Linear(width, 3 * width, bias=bias)
-        self.out = nn.Linear(width, width, bias=bias)
-        size = head_width(width, heads)
-        self.log_precision: nn.Parameter | _TokenReadout
-        if precision in ("shared", "full"):
-            self.log_precision = nn.Parameter(torch.zeros(heads, *((size, size) if precision == "full" else ())))
-        else:
-            self.log_precision = _TokenReadout(width, heads, 1 if precision == "key" else size)
-        self.gamma = nn.Parameter(torch.ones(heads)) if prior != "magnitude" else None
-        self.log_prior = (
-            _TokenReadout(width, heads, 1, bias=False) if prior == "learned" else None
-        )  # a bias would cancel
-        self.other_keys = nn.Linear(width, width * (components - 1), bias=bias) if components > 1 else None
-        self.gate = nn.Parameter(torch.zeros(heads, components - 1)) if components > 1 else None
-        self.log_null = nn.Parameter(torch.zeros(heads)) if null_component else None
         self.inverse_degrees = nn.Parameter(torch.zeros(heads)) if density == "student" else None
-        tables = None if self.reach is None else torch.zeros(3, heads, 2 * self.reach + 1, size)
+        tables = None if self.reach is None else torch.zeros(3, heads, 2 * self.reach + 1, head_width(width, heads))
         self.relative = None if tables is None else nn.Parameter(tables)  # of queries, keys and values
         if self._needs_weights(causal=False):
             self._check_gradient("with density, assignment or positions that need all weights")
@@ -185,7 +160,7 @@ class ProbabilisticAttention(TorchWeights):
         own = (self.gate, self.log_null, self.log_precision, self.log_prior, self.inverse_degrees, self.relative)
         for part in own:
             if part is not None:
-                parameters += list(part.parameters()) if isinstance(part, _TokenReadout) else [part]
+                parameters += list(part.parameters()) if isinstance(part, TokenReadout) else [part]
         for parameter in parameters:
             nn.init.zeros_(parameter)
         if self.gamma is None:
@@ -319,119 +294,12 @@ class ProbabilisticAttention(TorchWeights):
             queries = projected.pop("queries", queries)
         return queries, self._mixture(projected, values, mask, tilted), None if mask is None else mask[:, None]
 
-    def _with_readouts(self, x: Tensor, keys: Tensor) -> dict[str, Tensor]:
-        """The keys of tokens, and all else that makes Gaussians of them."""
-        projected = {"keys": keys}
-        if self.other_keys is not None:
-            others = self.other_keys(x).unflatten(-1, (self.heads, self.components - 1, -1)).transpose(1, 2)
-            projected["other_keys"] = self._whitened(others.flatten(2, 3)).unflatten(2, others.shape[2:4]).flatten(-2)
-        for name, readout in (("log_precision", self.log_precision), ("log_prior", self.log_prior)):
-            if isinstance(readout, _TokenReadout):
-                projected[name] = readout(x)
-        return projected
-
-    def _mixture(self, projected: dict[str, Tensor], values: Tensor, mask: Tensor | None, tilted: bool) -> Mixture:
-        """Tokens as Gaussians, R for each token; before them the null component, if there is one."""
-        count = self.components
-        log_precision = projected.get("log_precision", None)
-        if log_precision is None:
-            assert isinstance(self.log_precision, Tensor)
-            log_precision = self.log_precision[:, None, None]
-            if self.precision == "full":  # queries and keys are whitened
-                log_precision = torch.zeros_like(self.log_precision[:, :1, :1])
-        width = projected["keys"].shape[-1]
-        precision = _limited_exp(log_precision).unsqueeze(-2) / width**0.5
-        keys, log_weights = self._keys(projected, precision, tilted)
-        if "log_prior" in projected:
-            log_weights = log_weights + projected["log_prior"]
-        variances = (1 / precision)[..., 0, :]
-        if count > 1:
-            log_weights = log_weights - (0 if self.assignment == "hard" else math.log(count))
-            values = values.repeat_interleave(count, -2)
-            variances = variances if variances.shape[-2] == 1 else variances.repeat_interleave(count, -2)
-            mask = None if mask is None else mask.repeat_interleave(count, -1)
-        mask = None if mask is None else mask[:, None]
-        mixture = Mixture(log_weights.flatten(-2), keys.flatten(-3, -2), variances, mask, values, noise_variance=0.0)
-        if self.log_null is None:
-            return mixture
-        return mixture.with_null(self.log_null, None if variances.shape[-2] == 1 else width**0.5)
-
-    def _keys(self, projected: dict[str, Tensor], precision: Tensor, tilted: bool) -> tuple[Tensor, Tensor]:
-        r"""Keys and the part of their log weights that is a function of them, in float32 at least.
-
-        Softmax does not see the bias b of the key projection, but half precision rounds what it adds to keys. So
-        ``tilted`` keys are :math:`k_n - b \bar a / a_n` with a constant :math:`\bar a`, and their log weights such that
-        every logit of a query q changes by the same, :math:`-\bar a \, b \cdot q`.
-        """
-        keys = at_least_float32(projected["keys"]).unsqueeze(-2)
-        if self.gate is not None:
-            others = at_least_float32(projected["other_keys"]).unflatten(-1, (self.components - 1, keys.shape[-1]))
-            keys = torch.cat([keys, keys + self.gate[:, None, :, None] * others], -2)
-        tilted = tilted and self.qkv.bias is not None
-        moved = keys - self._key_bias(precision) if tilted else keys
-        log_weights = 0.5 * (precision * moved.square()).sum(-1)
-        if self.gamma is not None:
-            excess = log_weights if not tilted else 0.5 * (precision * keys.square()).sum(-1)
-            log_weights = log_weights + (self.gamma[:, None, None] - 1) * excess
-        return moved, log_weights
-
-    def _whitened(self, x: Tensor) -> Tensor:
-        r"""Queries or keys of each head, [* H n E], times the factor of the head's precision, if it has a matrix.
-
-        .. math:: a = \tfrac{1}{\sqrt E} L^T L, \qquad L_{ef} = A_{ef} \text{ below the diagonal}, \quad
-            \log L_{ee} = \tfrac12 A_{ee}
-        """
-        if self.precision != "full":
-            return x
-        assert isinstance(self.log_precision, Tensor)
-        diagonal = self.log_precision.diagonal(dim1=-2, dim2=-1)
-        factor = self.log_precision.tril(-1) + (0.5 * _limited(diagonal)).exp().diag_embed()
-        return x @ factor.mT.to(x.dtype)
-
-    def _log_det(self) -> Tensor:
-        """The log determinant of that factor for each head."""
-        assert isinstance(self.log_precision, Tensor)
-        return 0.5 * _limited(self.log_precision.diagonal(dim1=-2, dim2=-1)).sum(-1)
-
-    def _key_bias(self, precision: Tensor) -> Tensor:
-        """The bias of the key projection times a constant over each precision, with shape [H T R E]."""
-        bias = at_least_float32(self.qkv.bias).unflatten(0, (3, self.heads, -1))[1]
-        bias = self._whitened(bias[:, None])[:, None]
-        if not isinstance(self.log_precision, _TokenReadout):
-            return bias
-        typical = _limited_exp(self.log_precision.linear.bias).unflatten(0, (self.heads, -1))[:, None, None]
-        return bias * typical / (precision * bias.shape[-1] ** 0.5)
-
     def _causal_mask(self, t: int, mixture: Mixture) -> Tensor:
         """The components that each position may attend to, where tokens are not one component each."""
         null = int(self.log_null is not None)
         n = (mixture.components - null) // self.components
         attn_mask = torch.ones(t, n, dtype=torch.bool, device=mixture.means.device).tril(n - t)
         return F.pad(attn_mask.repeat_interleave(self.components, -1), (null, 0), value=True)
-
-
-def _limited_exp(log_precision: Tensor) -> Tensor:
-    """Precisions relative to softmax attention, in float32 at least; readings of extreme inputs stay finite."""
-    return _limited(log_precision).exp()
-
-
-def _limited(log_precision: Tensor) -> Tensor:
-    return at_least_float32(log_precision).clamp(-LARGEST, LARGEST)
-
-
-class _TokenReadout(nn.Module):
-    """A linear function of each token for every head, zero at initialization."""
-
-    def __init__(self, width: int, heads: int, size: int, bias: bool = True) -> None:
-        super().__init__()
-        self.heads = heads
-        # skip_init draws nothing, so that a seed gives the same network with and without
-        self.linear = nn.utils.skip_init(nn.Linear, width, heads * size, bias=bias, device=torch.get_default_device())
-        for parameter in self.linear.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, x: Float[Tensor, "b t p"]) -> Float[Tensor, "b h t size"]:
-        return self.linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 def _checked_reach(positions: object, one_sequence: bool) -> int | None:
@@ -444,18 +312,8 @@ def _checked_reach(positions: object, one_sequence: bool) -> int | None:
     return reach
 
 
-def _check(
-    precision: str,
-    prior: str,
-    components: int,
-    steps: int,
-    pseudo_counts: float,
-    dropout: float,
-) -> None:
-    check_choice("precision", precision, get_args(Precision))
-    check_choice("prior", prior, get_args(KeyPrior))
-    if components < 1:
-        raise ValueError(f"components is {components}; a key needs at least 1")
+def _check(steps: int, pseudo_counts: float, tolerance: float | None, dropout: float) -> None:
     check_pseudo_counts(pseudo_counts)
+    check_tolerance(tolerance)
     if steps and dropout:
         raise ValueError(f"dropout is {dropout} and steps is {steps}; keys that adapt need dropout=0")
