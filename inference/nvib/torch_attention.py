@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...models.nvib.attention import Projections
-from .wrapped import WrappedAttention
+from .wrapped import WrappedAttention, any_query
 
 __all__ = ["TorchAttention", "check_torch_attention"]
 
@@ -70,7 +70,7 @@ class TorchAttention(WrappedAttention):
         elif not self.batch_first:
             query, key = query.transpose(0, 1), key.transpose(0, 1)
         mask = self._mask(attn_mask, key_padding_mask, (len(query), query.shape[1], key.shape[1]))
-        present = _present(key_padding_mask)
+        present = _present(key_padding_mask) if attn_mask is None or mask is None else _seen(mask, len(query))
         packed = self._packed(key, present)
         weight = self.q_proj_weight if self.in_proj_weight is None else self.in_proj_weight.chunk(3)[0]
         assert weight is not None
@@ -125,6 +125,12 @@ def _present(padding: Tensor | None) -> Tensor | None:
     if padding is None:
         return None
     return ~padding if padding.dtype == torch.bool else padding > torch.finfo(padding.dtype).min / 2
+
+
+def _seen(mask: Tensor, batch: int) -> Tensor | None:
+    """True for the vectors [B, N] that some query may attend to by the mask of a layer."""
+    seen = any_query(mask if mask.ndim == 4 else mask[None, None], mask.shape[-1])
+    return None if seen is None else seen.expand(batch, -1)
 
 
 def _added(mask: Tensor) -> Tensor:

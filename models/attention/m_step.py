@@ -59,10 +59,10 @@ class ConjugatePriors:
         shape: :math:`a \ge 1`.
         rate: :math:`b \ge 0`. For full covariances the density is
             :math:`|\Lambda|^{a - 1} \exp(-b \, \text{tr} \Lambda)`. With None the
-            initial variance :math:`V^0` is worth :math:`\kappa` queries, so that a component without any keeps it:
-            :math:`b` is :math:`\kappa D V^0 / 2`, for diagonal variances :math:`\kappa V^0 / 2` in each dimension,
-            and for full ones :math:`b I` is :math:`\kappa V^0 / 2`. With 0 a component that shrinks onto equal
-            queries ends at the floor.
+            initial variance :math:`V^0` is worth one query where :math:`\kappa > 0`, so that with :math:`a = 1` a
+            component without queries keeps it: :math:`b` is :math:`D V^0 / 2`, for diagonal variances
+            :math:`V^0 / 2` in each dimension, and for full ones :math:`b I` is :math:`V^0 / 2`. With 0 a component
+            that shrinks onto equal queries ends at the floor.
         weights: :math:`c \ge 1`.
 
     Raises:
@@ -249,9 +249,10 @@ def rate_of_variances(
         return priors.rate * identity
     if initial is None:
         return 0 * identity
-    prior_counts = torch.as_tensor(priors.means, dtype=means.dtype, device=means.device)[..., None]
+    # one query, as the density of the means under their prior is one more factor of the variances, whatever kappa
+    informed = (torch.as_tensor(priors.means, device=means.device) > 0)[..., None]
     dimensions = means.shape[-1] if not full and initial.shape[-1] == 1 else 1
-    return 0.5 * dimensions * (prior_counts[..., None] if full else prior_counts) * initial
+    return 0.5 * dimensions * (informed[..., None] if full else informed) * initial
 
 
 def with_least_eigenvalue(

@@ -264,6 +264,24 @@ def test_empty_components_stay() -> None:
         assert state.mixture.means.isfinite().all() and state.objective.isfinite().all()
 
 
+@pytest.mark.parametrize("covariance", ["isotropic", "diagonal", "full"])
+@pytest.mark.parametrize("prior_counts", [0.1, 1.0, 10.0])
+def test_a_component_without_queries_keeps_its_variance(covariance: Any, prior_counts: float) -> None:
+    queries, mixture = (
+        randn(M, D),
+        Mixture(
+            torch.zeros(2).double(),
+            torch.stack([torch.zeros(D), torch.full((D,), 1e3)]).double(),
+            2 * torch.ones(2, 1).double(),
+            noise_variance=0.0,
+        ),
+    )
+    priors = ConjugatePriors(means=prior_counts)
+    state = adapt(queries, mixture, steps=3, moves=("means", "variances"), covariance=covariance, priors=priors)
+    expected = 2 * torch.eye(D).double() if covariance == "full" else torch.full_like(variances_of(state.mixture)[1], 2)
+    torch.testing.assert_close(variances_of(state.mixture)[1], expected)
+
+
 def test_component_on_one_query_keeps_a_variance() -> None:
     queries, _ = draw()
     queries[0] = 50.0

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...distributions.stirling import stirling_remainder
+
 __all__ = ["influence", "log_normalizer", "log_tail"]
 
 SMALL = 1e-3  # below which quotients by the argument are series
@@ -35,11 +37,7 @@ def log_tail(
         tensor([[ -0.5000, -50.0000],
                 [ -1.0397,  -6.9227]])
     """
-    scaled = inverse_degrees * distance
-    small = scaled < SMALL
-    series = 1 - scaled * (1 / 2 - scaled * (1 / 3 - scaled * (1 / 4 - scaled / 5)))
-    apart = torch.where(small, 1.0, scaled)
-    return -0.5 * (1 + inverse_degrees * width) * distance * torch.where(small, series, apart.log1p() / apart)
+    return -0.5 * (1 + inverse_degrees * width) * distance * (1 - _shortfall(inverse_degrees * distance))
 
 
 def influence(
@@ -61,15 +59,27 @@ def log_normalizer(inverse_degrees: Float[Tensor, "*batch"], width: int) -> Floa
 
     .. math:: \log \Gamma \frac{\nu + D}{2} - \log \Gamma \frac{\nu}{2} - \frac{D}{2} \log(\nu \pi)
 
+    It is computed by Stirling's formula with its remainder, in which large numbers do not cancel.
+
     Examples:
         >>> log_normalizer(torch.tensor([0.0, 1.0]), 1).exp()  # Gaussian and Cauchy
         tensor([0.3989, 0.3183])
     """
-    small = inverse_degrees < SMALL
-    degrees = 1 / torch.where(small, 1.0, inverse_degrees)
-    exact = torch.lgamma((degrees + width) / 2) - torch.lgamma(degrees / 2) - width / 2 * (degrees / 2).log()
-    half = width / 2  # log Gamma(z + a) - log Gamma(z) - a log z in powers of 1 / z, z = 1 / (2 tau)
-    first, second = half * (half - 1), half * (half - 1) * (2 * half - 1) / 6
-    third = half**2 * (half - 1) ** 2 / 6
-    series = first * inverse_degrees - 2 * second * inverse_degrees**2 + 4 * third * inverse_degrees**3
-    return torch.where(small, series, exact) - half * math.log(2 * math.pi)
+    half, scaled = width / 2, inverse_degrees * width
+    main = (half - 0.5) * scaled.log1p() - half * _shortfall(scaled)
+    remainder = _remainder(2 * inverse_degrees / (1 + scaled)) - _remainder(2 * inverse_degrees)
+    return main + remainder - half * math.log(2 * math.pi)
+
+
+def _shortfall(x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    r""":math:`1 - \log(1 + x) / x`, 0 at 0."""
+    small = x < SMALL
+    series = x * (1 / 2 - x * (1 / 3 - x * (1 / 4 - x / 5)))
+    apart = torch.where(small, 1.0, x)
+    return torch.where(small, series, 1 - apart.log1p() / apart)
+
+
+def _remainder(inverse: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """The remainder of Stirling's formula for the logarithm of the gamma function, at one over ``inverse``."""
+    zero = inverse == 0
+    return torch.where(zero, inverse / 12, stirling_remainder(-torch.where(zero, 1.0, inverse).log()))

@@ -75,6 +75,25 @@ def test_one_sequence() -> None:
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("heads", [1, B * H], ids=["for all", "by head"])
+@pytest.mark.parametrize("added", [False, True])
+def test_vectors_that_no_query_may_attend_to_do_not_count(heads: int, added: bool) -> None:
+    x, padding = torch.randn(B, N, P), (torch.arange(N) >= 4).expand(B, N)
+    x[padding] = 100.0
+    blocked = padding[0].expand(N, N) if heads == 1 else padding[0].expand(B * H, N, N)
+    mask = torch.zeros(blocked.shape).masked_fill(blocked, -torch.inf) if added else blocked
+    measured = []
+    for masks in ({"key_padding_mask": padding}, {"attn_mask": mask}):
+        torch.manual_seed(0)
+        layer = pf.nvib.wrap(attention(batch_first=True))
+        batch = {"query": x, "key": x, "value": x, **masks}
+        pf.nvib.regularize(pf.nvib.fit_priors(layer, [batch]), tau_alpha=0.0, tau_sigma=0.3)
+        layer.train()(**batch)
+        measured.append((layer.nvib.prior_mean, pf.nvib.kl(layer).loss))
+    torch.testing.assert_close(*measured)
+    assert measured[0][0].abs().max() < 3
+
+
 def test_dropout_is_that_of_the_layer() -> None:
     layer = pf.nvib.wrap(nn.MultiheadAttention(P, H, dropout=0.5, batch_first=True)).train()
     x = torch.randn(B, M, P)

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import jaxtyping
+import mpmath as mp
 import pytest
 import scipy.stats
 import torch
@@ -139,6 +140,22 @@ def test_students_t_is_smooth_at_the_gaussian() -> None:
     assert torch.autograd.gradcheck(lambda t: log_tail(distance, t, 4), tau[2:].detach().requires_grad_())
     close(slope[0, 0], (-2 * distance + distance.square() / 4).sum(), 1e-12)
     torch.testing.assert_close(slope[1], slope[0], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("width", [1, 2, 64, 768])
+def test_the_normalizer_is_exact_at_every_width(width: int) -> None:
+    tau = torch.tensor([1e-12, 1e-6, 5e-4, 9.99e-4, 1e-3, 0.02, 0.5, 20.0], dtype=torch.double, requires_grad=True)
+    with mp.workdps(40):
+        exact = [
+            mp.loggamma((nu + width) / 2) - mp.loggamma(nu / 2) - mp.mpf(width) / 2 * mp.log(nu * mp.pi)
+            for nu in (1 / mp.mpf(each) for each in tau.tolist())
+        ]
+    close(log_normalizer(tau, width), torch.tensor([float(each) for each in exact], dtype=torch.double), 1e-11)
+    at_zero = torch.zeros((), dtype=torch.double, requires_grad=True)
+    for each in (tau, at_zero):
+        log_normalizer(each, width).sum().backward()
+    close(at_zero.grad, torch.tensor(width * (width - 2) / 4).double(), 1e-9)
+    close(tau.grad[0], at_zero.grad, 1e-4)
 
 
 def student_joint(queries: Tensor, mixture: Mixture, tau: Tensor) -> Tensor:
