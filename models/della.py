@@ -1,19 +1,4 @@
-r"""DELLA: a hierarchy of latents, one for each layer, each fused into the values of that layer's attention.
-
-The story of one text::
-
-    s_1  = 0
-    z_l  ~ LatentPrior(s_l, l)                         one latent for each layer l, given those below
-    s_l+1 = tanh(W_l s_l + V_l z_l + b_l)              a summary of the latents up to l
-    text ~ AutoregressiveText(decoder, z_1 .. z_L)     z_l enters layer l; all layers attend to the tokens before
-
-A text may have a condition c. Then the prior of each latent also reads that layer's encoding of c, and the decoder
-reads c before the text.
-
-References:
-    Fuse It More Deeply! A Variational Transformer with Layer-Wise Latent Variable Inference for Text Generation
-    (Hu et al., 2022), https://arxiv.org/abs/2207.06130
-"""
+"""DELLA: a hierarchy of latents, one for each layer, each fused into the values of that layer's attention."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -51,6 +36,18 @@ Draw = Callable[[str, int, Tensor], Tensor]  # from a latent's name, its index a
 class DELLA(Model):
     r"""A Transformer decoder with a latent of its own for each layer.
 
+    .. math:: p(x) = \int p(x \mid z_1, \dots, z_L) \prod_{l=1}^{L} p(z_l \mid z_1, \dots, z_{l-1}) \, dz
+
+    The story of one text::
+
+        s_1   = 0
+        z_l   ~ LatentPrior(s_l, l)                        one latent for each layer l, given those below
+        s_l+1 = tanh(W_l s_l + V_l z_l + b_l)              a summary of the latents up to l
+        text  ~ AutoregressiveText(decoder, z_1 .. z_L)    z_l enters layer l; all layers attend to the tokens before
+
+    A text may have a condition c. Then the prior of each latent also reads that layer's encoding of c, and the decoder
+    reads c before the text.
+
     Arguments:
         config: The network.
         latent_size: :math:`p`, the size of the latent of a layer.
@@ -69,7 +66,19 @@ class DELLA(Model):
         ValueError: If a size or a range of layers is invalid, an option has no such name, or the prior has another
             shape than its role requires.
 
+    References:
+        Fuse It More Deeply! A Variational Transformer with Layer-Wise Latent Variable Inference for Text Generation
+        (Hu et al., 2022). https://arxiv.org/abs/2207.06130
+
     Examples:
+        A model of texts. Free bits keep information in its latents, which collapse without:
+
+        >>> corpus = pf.Corpus.from_texts([f"The number {n} is even." for n in range(0, 100, 2)], max_length=32)
+        >>> model = pf.DELLA.for_corpus(corpus, latent_size=4, width=16, layers=2, heads=2)
+        >>> run = pf.fit(model, pf.DELLAGuide(model), corpus, steps=2, free_bits=1.0)
+
+        Of given sizes, without a corpus; it is a Pyro model like any other:
+
         >>> model = DELLA(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=2, heads=2), latent_size=4)
         >>> trace = pyro.poutine.trace(model).get_trace(Batch.unobserved(3))
         >>> [(name, tuple(trace.nodes[name]["value"].shape)) for name in model.latents]

@@ -1,25 +1,4 @@
-r"""The nonparametric variational autoencoder (NVAE): a text is decoded from a random mixture over vectors.
-
-The story of one text::
-
-    n       ~ LengthPrior                         its length in tokens; or p(n | z), if z says where a text ends
-    weights_l, vectors_l                          of layers of the encoder that attend to mixtures (``nvib_layers``)
-    b_i     ~ Bernoulli(rho)                      whether a token's vector is present; without presence, all are
-    log pi  ~ WeightPrior(b)                      weights of kappa (n + 1) components: a bounded Dirichlet process
-    z_i     ~ BaseMeasure                         one vector per component, independent or in sequence
-    text    ~ AutoregressiveText(decoder, F)      whose every cross-attention is the posterior mean under
-                                                  F = sum_i pi_i delta(z_i); layers of it may draw mixtures of their
-                                                  own over the tokens before (``nvib_decoder_layers``)
-
-The first kappa components (``samples_per_component``) belong to the prior; the others, kappa each, to the tokens that a
-guide reads. As the mixture depends on ``n``, the length is a random variable: the bound is one of log p(x), and
-includes log p(n). With ``presence``, absent components have no weight and no vector; those of the prior are always
-present.
-
-References:
-    A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck (Henderson & Fehr,
-    2023), https://arxiv.org/abs/2207.13529
-"""
+"""The nonparametric variational autoencoder (NVAE): a text is decoded from a random mixture over vectors."""
 
 import math
 from collections.abc import Callable
@@ -66,6 +45,27 @@ DELTA, OF_TOKENS = 0.3, 3.0  # OF_TOKENS: of each component, where vectors say t
 class NVAE(MixtureMemoryModel):
     r"""A Transformer decoder that attends to a Dirichlet-process mixture instead of to encoded tokens.
 
+    A text has a random mixture :math:`F` of point masses, and each cross-attention of its decoder returns the posterior
+    mean of the vector whose noisy observation the query is:
+
+    .. math:: p(x) = p(n) \int p(x \mid F) \, p(\pi \mid n) \, p(z \mid n) \, d\pi \, dz, \qquad
+        F = \sum_i \pi_i \, \delta_{z_i}
+
+    The story of one text::
+
+        n       ~ LengthPrior                        its length in tokens; or p(n | z), if z says where a text ends
+        weights_l, vectors_l                         of layers of the encoder that attend to mixtures (nvib_layers)
+        b_i     ~ Bernoulli(rho)                     whether a token's vector is present; without presence, all are
+        log pi  ~ WeightPrior(b)                     weights of kappa (n + 1) components: a bounded Dirichlet process
+        z_i     ~ BaseMeasure                        one vector per component, independent or in sequence
+        text    ~ AutoregressiveText(decoder, F)     layers of the decoder may draw mixtures of their own over the
+                                                     tokens before (nvib_decoder_layers)
+
+    The first kappa components (``samples_per_component``) belong to the prior; the others, kappa each, to the tokens
+    that a guide reads. As the mixture depends on the length :math:`n` of the text, the length is random too: bounds of
+    :math:`\log p(x)` include :math:`\log p(n)`. Absent components have no weight and no vector; those of the prior are
+    always present.
+
     Arguments:
         config: The network.
         weight_prior: Prior of the log weights; a bounded Dirichlet process by default.
@@ -100,7 +100,21 @@ class NVAE(MixtureMemoryModel):
             texts, ``delta`` is negative or given beside a ``weight_prior``, ``presence`` is no probability or given
             beside a joint prior of the vectors, or there are not ``nvib_layers`` or ``nvib_decoder_layers`` layers.
 
+    References:
+        A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck (Henderson &
+        Fehr, 2023). https://arxiv.org/abs/2207.13529
+
     Examples:
+        A model of texts, whose prior of the vectors is trained with it from the first step:
+
+        >>> corpus = pf.Corpus.from_texts([f"The number {n} is even." for n in range(0, 100, 2)], max_length=32)
+        >>> model = pf.NVAE.for_corpus(corpus, base_measure="tokens", width=16, layers=1, heads=2)
+        >>> run = pf.fit(model, pf.NVAEGuide(model), corpus, steps=2)
+        >>> model.objective  # the exact bound; with independent vectors it is nvib, the published objective
+        'elbo'
+
+        Of given sizes, without a corpus; it is a Pyro model like any other:
+
         >>> model = NVAE(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2))
         >>> trace = pyro.poutine.trace(model).get_trace(Batch.unobserved(3))
         >>> trace.nodes["vectors"]["value"].shape[-1]

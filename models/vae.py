@@ -1,19 +1,4 @@
-r"""The Gaussian variational autoencoder (VAE): a text is decoded from one random vector for each token.
-
-The story of one text::
-
-    n    ~ LengthPrior                    its length in tokens; or p(n | z), if z says where a text ends
-    z_i  ~ BaseMeasure                    one vector per token, independent or in sequence
-    text ~ AutoregressiveText(decoder, z) whose every cross-attention is softmax attention over z_1 .. z_n
-
-The weights of the vectors, which are random in the NVAE, follow from the vectors here: with
-:math:`\pi_i \propto \exp(|z_i|^2 / 2s)`, denoising attention is softmax attention. A VAE with a single vector for the
-whole text is :class:`~pyroformer.DELLA` with ``structure="single"``.
-
-References:
-    A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck (Henderson & Fehr,
-    2023), whose baseline VTV this is, https://arxiv.org/abs/2207.13529
-"""
+"""The Gaussian variational autoencoder (VAE): a text is decoded from one random vector for each token."""
 
 import math
 from collections.abc import Callable
@@ -46,6 +31,19 @@ __all__ = ["VAE", "length_mask"]
 class VAE(MixtureMemoryModel):
     r"""A Transformer decoder that attends to Gaussian vectors instead of to encoded tokens.
 
+    .. math:: p(x) = p(n) \int p(x \mid z_1, \dots, z_n) \, p(z_1, \dots, z_n \mid n) \, dz
+
+    The story of one text::
+
+        n    ~ LengthPrior                      its length in tokens; or p(n | z), if z says where a text ends
+        z_i  ~ BaseMeasure                      one vector per token, independent or in sequence
+        text ~ AutoregressiveText(decoder, z)   whose every cross-attention is softmax attention over z_1 .. z_n
+
+    The weights of the vectors, which are random in the :class:`~pyroformer.NVAE`, follow from the vectors here: with
+    :math:`\pi_i \propto \exp(|z_i|^2 / 2s)`, where :math:`s` is the variance of a query's noise, denoising attention is
+    softmax attention. A VAE with a single vector for the whole text is :class:`~pyroformer.DELLA` with
+    ``structure="single"``.
+
     Arguments:
         config: The network.
         base_measure: Prior of a vector, or of all vectors of a text; or the name of one: ``tokens``,
@@ -59,7 +57,19 @@ class VAE(MixtureMemoryModel):
         ValueError: If the prior has another shape than the network, or ``length_prior`` is given beside a
             ``base_measure`` that ends texts.
 
+    References:
+        A Variational AutoEncoder for Transformers with Nonparametric Variational Information Bottleneck (Henderson &
+        Fehr, 2023), whose baseline VTV this is. https://arxiv.org/abs/2207.13529
+
     Examples:
+        A model of texts, whose prior of the vectors is trained with it from the first step:
+
+        >>> corpus = pf.Corpus.from_texts([f"The number {n} is even." for n in range(0, 100, 2)], max_length=32)
+        >>> model = pf.VAE.for_corpus(corpus, base_measure="tokens", width=16, layers=1, heads=2)
+        >>> run = pf.fit(model, pf.VAEGuide(model), corpus, steps=2)
+
+        Of given sizes, without a corpus; it is a Pyro model like any other:
+
         >>> model = VAE(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2))
         >>> trace = pyro.poutine.trace(model).get_trace(Batch.unobserved(3))
         >>> trace.nodes["vectors"]["value"].shape[-1]

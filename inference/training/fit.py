@@ -65,6 +65,9 @@ def fit(
 ) -> Run:
     r"""Train by stochastic variational inference and keep the weights with the best objective on held-out texts.
 
+    The default objective is the exact bound, ``elbo``, but for an NVAE whose vectors are independent in the prior, as
+    those of ``NVAE.for_corpus(corpus)`` are: it is trained on the published objective, ``nvib``, which is no bound.
+
     Every random number is a function of the seed, the step and the process, so a run that was interrupted and resumed
     takes the same steps as one that was not. Runs limited by ``steps`` are reproducible; those limited by ``minutes``
     depend on the clock.
