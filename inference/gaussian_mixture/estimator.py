@@ -34,8 +34,8 @@ class GaussianMixture(FittedMixture):
     device, and returns tensors for them; rows whose coordinates are missing in part (NaN), which EM integrates out;
     weights of rows; conjugate priors; tables on disk and streams of batches; and it becomes a Pyro model.
 
-    All is computed in double precision, from parameters in double precision too, unless somebody has changed those of
-    the fit; results have the dtype of the input, in float32 at least. What a fitted mixture answers is in
+    All computations are in double precision, with the parameters of the fit in double precision, unless you assign new
+    ones. Results have the dtype of the input, float32 at least. What a fitted mixture answers is in
     :class:`~pyroformer.inference.gaussian_mixture.fitted.FittedMixture`.
 
     Arguments:
