@@ -19,7 +19,7 @@ from pyroformer.guides.automatic import Automatic
 from pyroformer.inference.svi import SVI
 from pyroformer.models.attention.bayes_rule import responsibilities
 from pyroformer.models.attention.mixture import Mixture
-from pyroformer.models.mixture_attention import MixtureAttention
+from pyroformer.models.mixture_attention.model import MixtureAttention
 from pyroformer.models.priors.components import DirichletProcess, GaussianVectors
 
 UNITS = 10

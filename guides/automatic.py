@@ -25,7 +25,7 @@ class Automatic(LocalModule):
 
     Examples:
         >>> from pyro.infer import TraceEnum_ELBO
-        >>> from pyroformer.models.mixture_attention import MixtureAttention
+        >>> from pyroformer.models.mixture_attention.model import MixtureAttention
         >>> mixture = pf.Mixture(torch.zeros(5).log_softmax(-1), torch.randn(5, 2), noise_variance=1.0)
         >>> model = MixtureAttention.conjugate(mixture)
         >>> guide = Automatic(model)

@@ -29,9 +29,9 @@ from ..models.attention.m_step import expected_statistics, update_means
 from ..models.attention.mixture import Mixture
 from ..models.attention.observations import Observations
 from ..models.base import LocalModule
-from ..models.mixture_attention import MixtureAttention
 from ..models.mixture_attention.correlation import check_uncorrelated
 from ..models.mixture_attention.emission import check_gaussian
+from ..models.mixture_attention.model import MixtureAttention
 from ..models.mixture_attention.sites import masked_logits, nested_plates, normal_of_component, where_true
 from ..models.priors.components import GaussianVectors
 from ..models.utils.choices import check_choice

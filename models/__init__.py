@@ -40,7 +40,7 @@ _HOMES = {
     "LanguageModel": "language_model:LanguageModel",
     "LocalModule": "local_params:LocalModule",
     "Mixture": "attention.mixture:Mixture",
-    "MixtureAttention": "mixture_attention:MixtureAttention",
+    "MixtureAttention": "mixture_attention.model:MixtureAttention",
     "Model": "base:Model",
     "NVAE": "nvae:NVAE",
     "ProbabilisticAttention": "attention.layers.probabilistic:ProbabilisticAttention",
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from .della import DELLA
     from .language_model import LanguageModel
     from .local_params import LocalModule
-    from .mixture_attention import MixtureAttention
+    from .mixture_attention.model import MixtureAttention
     from .nvae import NVAE
     from .transformer.config import TransformerConfig
     from .transformer.memory import Context

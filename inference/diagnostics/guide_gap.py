@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from ...models.attention.bayes_rule import evidence
 from ...models.attention.log_space import safe_logsumexp
-from ...models.mixture_attention import MixtureAttention
 from ...models.mixture_attention.emission import check_gaussian
+from ...models.mixture_attention.model import MixtureAttention
 from ...models.mixture_attention.sites import masked_logits
 
 __all__ = ["guide_gap"]

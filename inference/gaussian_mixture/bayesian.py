@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ...models.attention.m_step import ConjugatePriors
 from ...models.attention.mixture import Covariances, Mixture
-from ...models.mixture_attention import MixtureAttention
 from ...models.mixture_attention.correlation import split_covariances
+from ...models.mixture_attention.model import MixtureAttention
 from ...models.priors.components import GaussianVectors
 from .fitting import CovarianceType, rate_of_one_row
 

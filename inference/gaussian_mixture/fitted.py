@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...models.attention.m_step import ConjugatePriors
 from ...models.attention.mixture import Covariances, Mixture, in_dtype
-from ...models.mixture_attention import MixtureAttention
+from ...models.mixture_attention.model import MixtureAttention
 from .arrays import Form, as_counts, as_table, double_rows, form_of, in_form
 from .bayesian import default_priors, model_of, sites_of
 from .conventions import Estimator, NotFittedError, of_sklearn

@@ -54,7 +54,7 @@ _HOMES = {
     "GaussianMixture": "inference.gaussian_mixture.estimator:GaussianMixture",
     "LanguageModel": "models.language_model:LanguageModel",
     "Mixture": "models.attention.mixture:Mixture",
-    "MixtureAttention": "models.mixture_attention:MixtureAttention",
+    "MixtureAttention": "models.mixture_attention.model:MixtureAttention",
     "NVAEGuide": "guides.nvae:NVAEGuide",
     "Pretrained": "inference.pretrained.pretrained:Pretrained",
     "ProbabilisticAttention": "models.attention.layers.probabilistic:ProbabilisticAttention",
@@ -105,7 +105,7 @@ if TYPE_CHECKING:
     from .models.batch import Batch
     from .models.della import DELLA
     from .models.language_model import LanguageModel
-    from .models.mixture_attention import MixtureAttention
+    from .models.mixture_attention.model import MixtureAttention
     from .models.nvae import NVAE
 else:
     _lazy, _names = lazy_exports(__name__, _HOMES)

@@ -21,7 +21,7 @@ from pyroformer.models.attention.attend import attend
 from pyroformer.models.attention.bayes_rule import posterior_mean, posterior_variance
 from pyroformer.models.attention.log_space import normalized
 from pyroformer.models.attention.mixture import Mixture
-from pyroformer.models.mixture_attention import MixtureAttention
+from pyroformer.models.mixture_attention.model import MixtureAttention
 from pyroformer.models.priors.components import GaussianVectors
 
 COMPONENTS, TOKENS, WIDTH, VALUES = 4, 12, 2, 2

@@ -33,7 +33,7 @@ from pyroformer.inference.svi import SVI
 from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.batch import Batch
 from pyroformer.models.local_params import LocalModule
-from pyroformer.models.mixture_attention import MixtureAttention
+from pyroformer.models.mixture_attention.model import MixtureAttention
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.vae import VAE
 

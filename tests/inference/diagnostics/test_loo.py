@@ -20,7 +20,7 @@ from pyroformer.inference.posterior.arviz_compat import dataset
 from pyroformer.inference.posterior.export import to_arviz
 from pyroformer.inference.posterior.global_latents import global_posterior
 from pyroformer.models.batch import Batch
-from pyroformer.models.mixture_attention import MixtureAttention
+from pyroformer.models.mixture_attention.model import MixtureAttention
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.transformer.config import TransformerConfig
 

@@ -13,7 +13,7 @@ from pyroformer.inference.posterior.arviz_compat import dataset
 from pyroformer.inference.posterior.draws import dimension_names
 from pyroformer.inference.posterior.global_latents import global_posterior
 from pyroformer.models.attention.mixture import Mixture
-from pyroformer.models.mixture_attention import MixtureAttention
+from pyroformer.models.mixture_attention.model import MixtureAttention
 from pyroformer.models.priors.components import DirichletProcess
 
 

@@ -16,7 +16,7 @@ from pyroformer.models.distributions.log_dirichlet import LogDirichlet
 from pyroformer.models.distributions.log_dirichlet_math import LOG_ZERO
 from pyroformer.models.distributions.log_simplex import LogStickBreakingTransform, breaking, log_simplex
 from pyroformer.models.distributions.stick_breaking import LogStickBreaking
-from pyroformer.models.mixture_attention import MixtureAttention
+from pyroformer.models.mixture_attention.model import MixtureAttention
 
 
 def test_transform_is_a_bijection_onto_log_weights() -> None:

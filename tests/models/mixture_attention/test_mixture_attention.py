@@ -23,7 +23,7 @@ from pyroformer.models.attention.bayes_rule import evidence, log_joint, responsi
 from pyroformer.models.attention.log_space import normalized
 from pyroformer.models.attention.mixture import Covariances, Mixture, SharedVariances
 from pyroformer.models.distributions.log_dirichlet import LogDirichlet
-from pyroformer.models.mixture_attention import MixtureAttention
+from pyroformer.models.mixture_attention.model import MixtureAttention
 from pyroformer.models.priors.components import GaussianVectors
 
 COMPONENTS, TOKENS, WIDTH, VALUES = 4, 9, 3, 2

@@ -7,7 +7,7 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
 import pyroformer as pf
-from pyroformer.models.mixture_attention import MixtureAttention
+from pyroformer.models.mixture_attention.model import MixtureAttention
 
 COUNTS = torch.tensor([6.0, 3.0, 1.0])
 
