@@ -43,7 +43,7 @@ def open_run(options: RunOptions) -> "Run":
 
     from ..run import load
     from ..runs.folder import RunFolder
-    from .prepare import read_config
+    from .resume import read_config
 
     path = options["run"]
     read_config(RunFolder(path))

@@ -36,7 +36,6 @@ __all__ = [
     "check_strategy",
     "check_texts_per_step",
     "introduce_texts",
-    "load_start",
     "progress_of",
     "rate_change",
 ]
@@ -164,20 +163,6 @@ def progress_of(checkpoint: Mapping[str, Any], options: TrainingOptions) -> tupl
     by_steps = checkpoint["global_step"] / options.steps if options.steps else 0.0
     by_clock = seconds / (60 * options.minutes) if options.minutes else 0.0
     return max(by_steps, by_clock), seconds
-
-
-def load_start(folder: RunFolder, objective: nn.Module) -> None:
-    """Load the weights that a run without a checkpoint began with.
-
-    Raises:
-        ValueError: If they are those of another model.
-    """
-    try:
-        objective.load_state_dict(folder.start_weights(objective))
-    except RuntimeError as error:
-        raise ValueError(
-            f"{folder.start} has weights of another model than {folder.config_file} names: fit anew with another out."
-        ) from error
 
 
 def check_sizes(model: Model, corpus: Corpus) -> None:

@@ -38,14 +38,13 @@ from .checks import (
     check_strategy,
     check_texts_per_step,
     introduce_texts,
-    load_start,
     progress_of,
     rate_change,
 )
 from .divergence import DivergenceError
 from .lightning_module import Status, Training
 from .prior_start import start_prior
-from .resumed import resumed_options
+from .resumed import load_start, resumed_options
 from .signals import stop_on_signal
 from .trainer import make_trainer, quiet_lightning
 

@@ -47,7 +47,7 @@ def evaluate(
     from ...evaluation.judge import Judge
     from ...evaluation.metrics import METRICS, Judged
     from ...utils.outputs import check_output, write_output
-    from ..prepare import read_language_model
+    from ..pretrained_parts import read_language_model
 
     if json is not None:
         check_output("--json", json, [data])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # torch is imported when a command runs, not for its help
     from ...options import TrainingOptions
     from ...runs.folder import RunFolder
     from ..prepare import Prepared
+    from ..source import Source
 
 
 def fit(
@@ -102,24 +103,25 @@ def fit(
     from ...evaluation.verdict import latent_verdict, validation_rate_per_text
     from ...runs.folder import RunFolder
     from ...training.fit import run_training
-    from ..prepare import check_same_source, prepare_folder, prepare_resumed, text_encoder_source
+    from ..prepare import prepare_folder
+    from ..pretrained_parts import text_encoder_source
+    from ..resume import prepare_resumed
+    from ..source import Source
 
     folder = RunFolder(out)
-    source: dict[str, Any] = {"field": field, "condition": condition, "labels": labels, "init_from": init_from}
-    source |= {"train": train, "encoder": text_encoder_source(name, guide or {})}
+    encoder = text_encoder_source(name, guide or {})
+    source = Source(data, field, condition, labels, init_from, encoder, train)
     texts = {"vocabulary": vocabulary, "max_length": max_length, "overlong": overlong, "tokenizer": tokenizer}
-    kinds = {key: value for key, value in (guide or {}).items() if key != "encoder" or source["encoder"] is None}
+    kinds = {key: value for key, value in (guide or {}).items() if key != "encoder" or encoder is None}
     # Of processes that train together, the others resume the run that the first one has prepared.
     with prepare_folder(folder, resume) if rank() == 0 else nullcontext():
         if folder.config_file.exists() and (resume or rank() > 0):
             requested = _by_flag(name, size, texts, model, kinds)
             prepared = prepare_resumed(folder, name, requested, training, trust or ())
-            check_same_source(folder, prepared.corpus, data=data, **source)
+            source.check_same(folder, prepared.corpus)
             print_line(f"resuming {out}: {prepared.corpus.summary()}")
         else:
-            if data is None:
-                raise ValueError(f"{out} holds no run to go on with: give --data to begin one.")
-            prepared = _begin(name, folder, data, source, texts, size, model, guide, training)
+            prepared = _begin(name, folder, source, texts, size, model, guide, training)
     settings = TrainingOptions(**prepared.training)
     print_line(_training_line(prepared, settings, "" if resume or init_from else size or "tiny"))
     progress = Progress(_objective_name(prepared, settings))
@@ -141,8 +143,7 @@ def fit(
 def _begin(
     name: str,
     folder: "RunFolder",
-    data: str,
-    source: Mapping[str, Any],
+    source: "Source",
     texts: Mapping[str, Any],
     size: str | None,
     model: Mapping[str, Any],
@@ -151,11 +152,14 @@ def _begin(
 ) -> "Prepared":
     """The corpus, model and guide of a new run, with a line on each."""
     from ...data.corpus import MAX_LENGTH
-    from ..prepare import check_network, described_source, prepare_new, read_backbone, read_corpus, read_text_encoder
+    from ..prepare import check_network, prepare_new
+    from ..pretrained_parts import read_backbone, read_text_encoder
+    from ..source import read_corpus
 
-    fields = {key: source[key] for key in ("field", "condition", "labels")}
-    _check_conditions(name, fields["condition"])
-    backbone = None if source["init_from"] is None else read_backbone(source["init_from"], size, texts, model)
+    if source.data is None:
+        raise ValueError(f"{folder.path} holds no run to go on with: give --data to begin one.")
+    _check_conditions(name, source.condition)
+    backbone = None if source.init_from is None else read_backbone(source.init_from, size, texts, model)
     learned = "tokens" if backbone is None else "language_model"
     model = _with_default_prior(name, learned, model, guide or {}, training)
     if backbone is None:
@@ -163,11 +167,12 @@ def _begin(
     else:
         longest = min(MAX_LENGTH, backbone.config.max_length)
         texts = {**texts, "tokenizer": backbone.tokenizer, "max_length": texts["max_length"] or longest}
-    if source["encoder"] is not None:
-        guide = {**(guide or {}), "encoder": read_text_encoder(name, source["encoder"])}
-    corpus = read_corpus(data, folder if rank() == 0 else None, **fields, **texts)
+    if source.encoder is not None:
+        guide = {**(guide or {}), "encoder": read_text_encoder(name, source.encoder)}
+    fields = {"field": source.field, "condition": source.condition, "labels": source.labels}
+    corpus = read_corpus(source.data, folder if rank() == 0 else None, **fields, **texts)
     if rank() == 0:
-        folder.keep_source(described_source(data, **source))
+        folder.keep_source(source.as_dict())
     print_line(f"reading {corpus.summary()}")
     prepared = prepare_new(
         name,
@@ -177,12 +182,12 @@ def _begin(
         guide=guide,
         training=training,
         backbone=backbone,
-        train=source["train"] or "all",
+        train=source.train or "all",
     )
     if backbone is not None:
         print_line(f"starting from {backbone.summary()}")
-    if source["encoder"] is not None:
-        print_line(f"the guide reads texts with {source['encoder']}, which is frozen")
+    if source.encoder is not None:
+        print_line(f"the guide reads texts with {source.encoder}, which is frozen")
     return prepared
 
 

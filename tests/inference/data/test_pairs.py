@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pyroformer.inference.cli.main import main
-from pyroformer.inference.cli.prepare import read_corpus
+from pyroformer.inference.cli.source import read_corpus
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.data.entries import Pair
 from pyroformer.inference.data.labels import MAX_LABELS, Labels, label_names

@@ -107,7 +107,7 @@ def test_a_run_killed_before_its_first_checkpoint_ends_at_the_same_bits(
 
 @pytest.mark.parametrize("name", ["vae", "nvae"])
 def test_the_command_resumes_with_the_lengths_of_the_texts(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
     fit = f"fit {name} --data {tmp_path}/texts.txt --steps 2 --validations 1 {TINY} --out {tmp_path}"
@@ -115,6 +115,10 @@ def test_the_command_resumes_with_the_lengths_of_the_texts(
     with monkeypatch.context() as patch, pytest.raises(Kill):
         patch.setattr("pyroformer.inference.cli.progress.Progress.__call__", lambda self, status: kill(status))
         main(f"{fit}/cut".split())
+    lost = RunFolder(tmp_path / "cut").start.rename(tmp_path / "start.ckpt")
+    assert main(f"fit {name} --out {tmp_path}/cut --resume".split()) == 1
+    assert "not the weights that it began with: fit anew with another --out." in capsys.readouterr().err
+    lost.rename(RunFolder(tmp_path / "cut").start)
     assert main(f"fit {name} --out {tmp_path}/cut --resume".split()) == 0
     assert_same(tmp_path / "whole", tmp_path / "cut")
 
@@ -200,6 +204,19 @@ def test_what_a_run_has_by_default_may_be_said_at_its_resumption(
         assert main(f"{resume} {flag}".split()) == 1
         error = capsys.readouterr().err
         assert began in error and "None" not in error
+
+
+def test_an_option_that_a_run_of_before_lacks_has_its_default(
+    corpus: pf.Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(corpus, tmp_path, "nvae", steps=1)
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    del config["training"]["layer_weights"], config["training"]["beta"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    for option, value, began in [("layer_weights", "equal", "linear"), ("beta", 2.0, "1.0")]:
+        with pytest.raises(ValueError, match=f"{option} is {value}, but .* was begun with {began}: leave it out"):
+            train(corpus, tmp_path, "nvae", resume=True, **{option: value})
+    assert main(f"fit nvae --out {tmp_path} --resume --layer_weights linear --beta 1".split()) == 0, capsys.readouterr()
 
 
 @pytest.mark.parametrize("checkpoint", ["last", "start"])
