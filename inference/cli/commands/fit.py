@@ -1,22 +1,34 @@
 """The command that trains a model."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ...utils.processes import rank
-from ..ending import print_early_end
 from ..output import print_line, with_flags
-from ..progress import Progress
+from ..training import train_and_report
 
 __all__ = ["fit"]
 
 if TYPE_CHECKING:  # torch is imported when a command runs, not for its help
     from ...options import TrainingOptions
+    from ...run import Run
     from ...runs.folder import RunFolder
     from ..prepare import Prepared
     from ..source import Source
+
+
+class _Typed(NamedTuple):
+    """What was typed, besides the folder."""
+
+    name: str
+    source: "Source"
+    texts: Mapping[str, Any]
+    size: str | None
+    model: Mapping[str, Any]
+    guide: Mapping[str, Any]
+    training: Mapping[str, Any]
 
 
 def fit(
@@ -100,90 +112,72 @@ def fit(
         model = _with_delta(name, delta, model)
     TrainingOptions(**training)  # validates them before anything is read
 
-    from ...evaluation.verdict import latent_verdict, validation_rate_per_text
     from ...runs.folder import RunFolder
-    from ...training.fit import run_training
     from ..prepare import prepare_folder
     from ..pretrained_parts import text_encoder_source
-    from ..resume import prepare_resumed
     from ..source import Source
 
     folder = RunFolder(out)
-    encoder = text_encoder_source(name, guide or {})
-    source = Source(data, field, condition, labels, init_from, encoder, train)
+    source = Source(data, field, condition, labels, init_from, text_encoder_source(name, guide or {}), train)
     texts = {"vocabulary": vocabulary, "max_length": max_length, "overlong": overlong, "tokenizer": tokenizer}
-    kinds = {key: value for key, value in (guide or {}).items() if key != "encoder" or encoder is None}
+    typed = _Typed(name, source, texts, size, model, guide or {}, training)
     # Of processes that train together, the others resume the run that the first one has prepared.
     with prepare_folder(folder, resume) if rank() == 0 else nullcontext():
         if folder.config_file.exists() and (resume or rank() > 0):
-            requested = _by_flag(name, size, texts, model, kinds)
-            prepared = prepare_resumed(folder, name, requested, training, trust or ())
-            source.check_same(folder, prepared.corpus)
+            prepared = _resume(folder, typed, trust or ())
             print_line(f"resuming {out}: {prepared.corpus.summary()}")
         else:
-            prepared = _begin(name, folder, source, texts, size, model, guide, training)
+            if data is None:
+                raise ValueError(f"{out} holds no run to go on with: give --data to begin one.")
+            prepared = _begin(folder, data, typed)
     settings = TrainingOptions(**prepared.training)
     print_line(_training_line(prepared, settings, "" if resume or init_from else size or "tiny"))
-    progress = Progress(_objective_name(prepared, settings))
-    try:
-        run, signal = run_training(
-            *prepared[:3], out=out, resume=resume, callback=progress, notice=print_line, **prepared.training
-        )
-    finally:
-        progress.close()
-    print_early_end(progress, signal, f"pyroformer fit {name} --out {shlex.quote(out)} --resume")
-    best = "best" if run.folder.best.exists() else "no validation yet; saved"
-    print_line(f"{best} at step {run.step:,}; run saved in {out}")
-    if (rate := validation_rate_per_text(run)) is not None:
-        print_line(with_flags(latent_verdict(rate)))
-    if signal is not None:
-        raise SystemExit(128 + signal)
+    train_and_report(
+        *prepared[:3],
+        out=out,
+        again=f"pyroformer fit {name} --out {shlex.quote(out)} --resume",
+        label=_objective_name(prepared, settings),
+        remark=_verdict,
+        resume=resume,
+        **prepared.training,
+    )
 
 
-def _begin(
-    name: str,
-    folder: "RunFolder",
-    source: "Source",
-    texts: Mapping[str, Any],
-    size: str | None,
-    model: Mapping[str, Any],
-    guide: Mapping[str, Any] | None,
-    training: Mapping[str, Any],
-) -> "Prepared":
+def _resume(folder: "RunFolder", typed: _Typed, trust: Collection[str]) -> "Prepared":
+    """The corpus, model and guide of the run in a folder."""
+    from ..resume import prepare_resumed
+
+    prepared = prepare_resumed(folder, typed.name, _by_flag(typed), typed.training, trust)
+    typed.source.check_same(folder, prepared.corpus)
+    return prepared
+
+
+def _begin(folder: "RunFolder", data: str, typed: _Typed) -> "Prepared":
     """The corpus, model and guide of a new run, with a line on each."""
     from ...data.corpus import MAX_LENGTH
     from ..prepare import check_network, prepare_new
     from ..pretrained_parts import read_backbone, read_text_encoder
     from ..source import read_corpus
 
-    if source.data is None:
-        raise ValueError(f"{folder.path} holds no run to go on with: give --data to begin one.")
+    name, source, texts, size, model, guide, training = typed
     _check_conditions(name, source.condition)
     backbone = None if source.init_from is None else read_backbone(source.init_from, size, texts, model)
     learned = "tokens" if backbone is None else "language_model"
-    model = _with_default_prior(name, learned, model, guide or {}, training)
+    model = _with_default_prior(name, learned, model, guide, training)
     if backbone is None:
         check_network(name, size or "tiny", model)
     else:
         longest = min(MAX_LENGTH, backbone.config.max_length)
         texts = {**texts, "tokenizer": backbone.tokenizer, "max_length": texts["max_length"] or longest}
     if source.encoder is not None:
-        guide = {**(guide or {}), "encoder": read_text_encoder(name, source.encoder)}
+        guide = {**guide, "encoder": read_text_encoder(name, source.encoder)}
     fields = {"field": source.field, "condition": source.condition, "labels": source.labels}
-    corpus = read_corpus(source.data, folder if rank() == 0 else None, **fields, **texts)
+    corpus = read_corpus(data, folder if rank() == 0 else None, **fields, **texts)
     if rank() == 0:
         folder.keep_source(source.as_dict())
     print_line(f"reading {corpus.summary()}")
-    prepared = prepare_new(
-        name,
-        corpus,
-        size=size or "tiny",
-        model=model,
-        guide=guide,
-        training=training,
-        backbone=backbone,
-        train=source.train or "all",
-    )
+    of_new: dict[str, Any] = {"size": size or "tiny", "model": model, "guide": guide, "training": training}
+    prepared = prepare_new(name, corpus, **of_new, backbone=backbone, train=source.train or "all")
     if backbone is not None:
         print_line(f"starting from {backbone.summary()}")
     if source.encoder is not None:
@@ -191,16 +185,18 @@ def _begin(
     return prepared
 
 
-def _by_flag(
-    name: str, size: str | None, texts: Mapping[str, Any], model: Mapping[str, Any], guide: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The options that were typed, besides those of the training, by flag; a size as the dimensions that it sets."""
+def _by_flag(typed: _Typed) -> dict[str, Any]:
+    """The options that were typed, besides those of the training, by flag; a size as the dimensions that it sets.
+
+    A pretrained encoder is left out: it is one of the source.
+    """
     from ...utils.registry import MODELS, imported
 
-    dimensions = imported(MODELS[name].model).sizes[size] if size else {}
-    flags = {f"--{key}": value for key, value in texts.items() if value not in (None, "auto")}
-    flags |= {f"--model.{key}": value for key, value in (dimensions | dict(model)).items()}
-    return flags | {f"--guide.{key}": value for key, value in guide.items()}
+    dimensions = imported(MODELS[typed.name].model).sizes[typed.size] if typed.size else {}
+    kinds = {key: value for key, value in typed.guide.items() if key != "encoder" or typed.source.encoder is None}
+    flags = {f"--{key}": value for key, value in typed.texts.items() if value not in (None, "auto")}
+    flags |= {f"--model.{key}": value for key, value in (dimensions | dict(typed.model)).items()}
+    return flags | {f"--guide.{key}": value for key, value in kinds.items()}
 
 
 def _with_prior(name: str, prior: str, model: Mapping[str, Any]) -> dict[str, Any]:
@@ -284,3 +280,11 @@ def _objective_name(prepared: "Prepared", settings: "TrainingOptions") -> str:
 
     words = in_words(describe_objective(prepared.model, settings))
     return f"objective ({words})" if words else "objective"
+
+
+def _verdict(run: "Run") -> str | None:
+    """Whether the latents carry something, of a model that has some."""
+    from ...evaluation.verdict import latent_verdict, validation_rate_per_text
+
+    rate = validation_rate_per_text(run)
+    return None if rate is None else with_flags(latent_verdict(rate))

@@ -3,10 +3,9 @@
 import shlex
 from typing import Any, Unpack
 
-from ..ending import print_early_end
 from ..output import print_line
-from ..progress import Progress
 from ..shared_options import RunOptions, open_run
+from ..training import train_and_report
 
 __all__ = ["fit_prior"]
 
@@ -65,7 +64,6 @@ def fit_prior(
     TrainingOptions(**training)  # validates them before anything is read
 
     from ...runs.folder import RunFolder
-    from ...training.fit import run_training
     from ...training.fit_prior import prior_for_run, second_stage
 
     run = open_run(options)
@@ -80,20 +78,10 @@ def fit_prior(
         f"fitting {type(new).__name__}, {count:,} parameters, to the posterior of {options['run']}; "
         "all other parameters are frozen"
     )
-    progress = Progress()
-    try:
-        fitted, signal = run_training(
-            *modules, run.corpus, out=out, resume=resume, callback=progress, objective="elbo", **training
-        )
-    finally:
-        progress.close()
     again = f"pyroformer fit-prior {shlex.quote(str(options['run']))} --out {shlex.quote(out)} --resume"
     again += "" if prior == "autoregressive" else f" --prior {shlex.quote(prior)}"
-    print_early_end(progress, signal, again + "".join(f" --{name} {value}" for name, value in sizes.items()))
-    best = "best" if fitted.folder.best.exists() else "no validation yet; saved"
-    print_line(f"{best} at step {fitted.step:,}; run saved in {out}")
-    if signal is not None:
-        raise SystemExit(128 + signal)
+    again += "".join(f" --{name} {value}" for name, value in sizes.items())
+    train_and_report(*modules, run.corpus, out=out, again=again, resume=resume, objective="elbo", **training)
 
 
 def _without_none(**values: Any) -> dict[str, Any]:

@@ -330,7 +330,8 @@ def test_the_command_line(run: Run, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out)["text"] is not None
     assert main(shlex.split(command)) == 1
     assert "already holds a run (step 2). Continue it with --resume" in capsys.readouterr().err
-    assert main(shlex.split(f"{command} --resume")) == 0
+    assert main(shlex.split(f"{command} --resume --steps 5")) == 0
+    assert "the learning rate goes from" in capsys.readouterr().out
     assert main(shlex.split(f"fit nvae --out {out} --resume --steps 3")) == 1
     assert (
         "trains only model.base_measure of an earlier run: go on with pyroformer fit-prior" in capsys.readouterr().err
