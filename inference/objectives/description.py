@@ -22,9 +22,8 @@ class Described:
         name: The name in options, logs and reports; the name of the class by default.
         is_bound: Whether minus the loss is a lower bound of log p(x) if every KL weight is at least 1 and there are no
             free bits. A subclass is not called a bound unless it sets this to True itself.
-        own_options: The training options that this objective reads and others need not, of those that are None by
-            default: ``lambda_d``, ``lambda_g``, ``layer_weights`` and ``keep``. Set for an objective that does not read
-            them, one is refused.
+        own_options: The training options, None by default, that this objective reads and others need not, such as
+            ``keep``. One of an objective that ships is refused beside another that does not read it.
     """
 
     name: str = "objective"
@@ -64,7 +63,6 @@ class Described:
             ValueError: If :meth:`check` does.
         """
         cls.check(options, model)
-        _check_own_options(options, cls)
         kl_options = _kl_options(options)
         weights = cls.full_kl_weights(options, model)
         exact = cls.is_bound and not {"free_bits", "target_kl"} & set(kl_options)
@@ -140,16 +138,6 @@ def check_no_kl_options(options: TrainingOptions, name: str) -> None:
     """Raises a ValueError if an option controls the KL, for an objective that has none."""
     for option in _kl_options(options):
         raise ValueError(f"{option} is about the KL, and the objective {name} has none: choose the objective elbo.")
-
-
-def _check_own_options(options: TrainingOptions, cls: type[Described]) -> None:
-    """Raises a ValueError if an option of the nvib objective is given to one that does not read it."""
-    for name in ("lambda_d", "lambda_g", "layer_weights", "keep"):
-        if getattr(options, name) is not None and name not in cls.own_options:
-            raise ValueError(
-                f"{name} is {getattr(options, name)}, an option of the objective nvib, and the objective {cls.name} "
-                "does not read it: leave it out, or choose the objective nvib."
-            )
 
 
 def _kl_options(options: TrainingOptions) -> dict[str, Any]:

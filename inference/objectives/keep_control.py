@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ...guides.nvae import NVAEGuide
 from ...models.priors.weights import BoundedDirichletProcess
 
-__all__ = ["KeepController", "check_keep"]
+__all__ = ["KeepController", "check_keep", "check_switches_off"]
 
 LEAST_DELTA, LARGEST_DELTA = 0.01, 10.0
 TOLERANCE = 0.02  # a share that is kept varies from one validation to the next
@@ -128,10 +128,20 @@ def check_keep(model: nn.Module, guide: nn.Module | None) -> BoundedDirichletPro
             f"delta is {delta:g}, and keep moves it between {LEAST_DELTA:g} and {LARGEST_DELTA:g}: begin with a delta "
             "between them, such as 0.3, or leave keep out."
         )
-    if not isinstance(guide, NVAEGuide) or guide.alpha.form != "relu":
-        form = f"alpha={guide.alpha.form!r}" if isinstance(guide, NVAEGuide) else f"a {type(guide).__name__}"
-        raise ValueError(
-            f"keep is a share of vectors that are not switched off, and with {form} none ever is: give the guide "
-            "alpha='relu' (--guide.alpha relu), or leave keep out."
-        )
+    if not isinstance(guide, NVAEGuide):
+        raise ValueError(_none_ever(f"a {type(guide).__name__}"))
+    check_switches_off(guide.alpha.form)
     return prior
+
+
+def check_switches_off(alpha: str) -> None:
+    """Raises a ValueError if a guide whose concentrations have this form switches no vector off."""
+    if alpha != "relu":
+        raise ValueError(_none_ever(f"alpha={alpha!r}"))
+
+
+def _none_ever(form: str) -> str:
+    return (
+        f"keep is a share of vectors that are not switched off, and with {form} none ever is: give the guide "
+        "alpha='relu' (--guide.alpha relu), or leave keep out."
+    )

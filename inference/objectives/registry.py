@@ -77,7 +77,7 @@ def describe_objective(model: Model, options: TrainingOptions) -> dict[str, Any]
         >>> describe_objective(model, TrainingOptions())
         {'name': 'elbo', 'is_bound': True, 'kl_weights': {}}
     """
-    cls = objective_class(options.objective or model.objective)
+    cls = _class_for(model, options)
     described = cls.describe(options, model)
     if cls in OBJECTIVES.values():
         return described
@@ -90,7 +90,7 @@ def make_objective(model: Model, guide: nn.Module | None, options: TrainingOptio
     Raises:
         ValueError: If an option does not fit the objective, the model or the guide.
     """
-    cls = objective_class(options.objective or model.objective)
+    cls = _class_for(model, options)
     objective = cls.from_options(options, model, data_size)(model, guide)
     if options.keep is not None:
         check_keep(model, guide)
@@ -167,3 +167,20 @@ def in_words(described: Mapping[str, Any], elbo: str = "") -> str:
     if plain:
         return ""
     return ", ".join(filter(None, [elbo if is_elbo else described["name"], *words, "" if bound else "not a bound"]))
+
+
+def _class_for(model: Model, options: TrainingOptions) -> type[ELBO]:
+    """The class of the objective that the options name, or else of the model's default.
+
+    Raises:
+        ValueError: If it does not read an option that belongs to another objective.
+    """
+    cls = objective_class(options.objective or model.objective)
+    owners = {option: owner.name for owner in OBJECTIVES.values() for option in owner.own_options}
+    for option, owner in owners.items():
+        if getattr(options, option) is not None and option not in cls.own_options:
+            raise ValueError(
+                f"{option} is {getattr(options, option)}, an option of the objective {owner}, and the objective "
+                f"{cls.name} does not read it: leave it out, or choose the objective {owner}."
+            )
+    return cls

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ...utils.processes import rank
 from ..output import print_line, with_flags
+from ..short_options import with_default_prior, with_short_options
 from ..training import train_and_report
 
 __all__ = ["fit"]
@@ -105,11 +106,7 @@ def fit(
         raise ValueError(f"--train is {train}, and there are no pretrained weights: give them with --init_from.")
     if data is None and not resume:
         raise ValueError("fit needs --data: a file of texts, a folder with train/valid/test, or the word builtin.")
-    model = dict(model or {}) | ({} if attention is None else {"attention": attention})
-    if prior is not None:
-        model = _with_prior(name, prior, model)
-    if delta is not None:
-        model = _with_delta(name, delta, model)
+    model = with_short_options(name, model or {}, attention=attention, prior=prior, delta=delta)
     TrainingOptions(**training)  # validates them before anything is read
 
     from ...runs.folder import RunFolder
@@ -161,9 +158,10 @@ def _begin(folder: "RunFolder", data: str, typed: _Typed) -> "Prepared":
 
     name, source, texts, size, model, guide, training = typed
     _check_conditions(name, source.condition)
+    _check_keep(name, guide, training)
     backbone = None if source.init_from is None else read_backbone(source.init_from, size, texts, model)
     learned = "tokens" if backbone is None else "language_model"
-    model = _with_default_prior(name, learned, model, guide, training)
+    model = with_default_prior(name, learned, model, guide, training)
     if backbone is None:
         check_network(name, size or "tiny", model)
     else:
@@ -199,53 +197,20 @@ def _by_flag(typed: _Typed) -> dict[str, Any]:
     return flags | {f"--guide.{key}": value for key, value in kinds.items()}
 
 
-def _with_prior(name: str, prior: str, model: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a model with a base measure by its short name."""
-    from ....models.priors.named import NAMED
-
-    if not _has_base_measure(name):
-        raise ValueError(f"--prior is {prior}, but {name} has no vectors with a base measure: leave it out.")
-    if "base_measure" in model:
-        raise ValueError(f"--prior is {prior}, which is short for --model.base_measure: give one of them.")
-    return {**model, "base_measure": {"class_path": f"pyroformer.priors.{NAMED[prior].__name__}"}}
-
-
-def _with_default_prior(
-    name: str, prior: str, model: Mapping[str, Any], guide: Mapping[str, Any], training: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The options of a model with this prior, unless one is given or an option belongs to the published one."""
-    nvib = training.get("objective") == "nvib" or "delta" in model or guide.get("alpha") == "relu"
-    nvib |= "presence" in model  # whose vectors are independent
-    nvib |= any(training.get(option) is not None for option in ("keep", "lambda_d", "lambda_g", "layer_weights"))
-    if nvib or "base_measure" in model or not _has_base_measure(name):
-        return dict(model)
-    return _with_prior(name, prior, model)
-
-
-def _has_base_measure(name: str) -> bool:
-    from ...utils.registry import MODELS
-    from ..option_help import options
-
-    return any(option.name == "base_measure" for option in options(MODELS[name].model))
-
-
-def _with_delta(name: str, delta: float, model: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a model with the delta of its weight prior."""
-    from ...utils.registry import MODELS
-    from ..option_help import options
-
-    if not any(option.name == "delta" for option in options(MODELS[name].model)):
-        raise ValueError(f"--delta is {delta:g}, and {name} has no weights with a delta: leave it out.")
-    if "delta" in model or "weight_prior" in model:
-        option = "delta" if "delta" in model else "weight_prior"
-        raise ValueError(f"--delta is {delta:g}, and --model.{option} beside it decides the same: give one of them.")
-    return {**model, "delta": delta}
-
-
 def _check_conditions(name: str, condition: str | None) -> None:
     from ...utils.registry import MODELS, imported
 
     imported(MODELS[name].model).check_conditions(condition is not None)
+
+
+def _check_keep(name: str, guide: Mapping[str, Any], training: Mapping[str, Any]) -> None:
+    from ...objectives.keep_control import check_switches_off
+    from ...utils.registry import MODELS
+    from ..option_help import options
+
+    own = {option.name: option.default for option in options(path)} if (path := MODELS[name].guide) else {}
+    if training.get("keep") is not None and "alpha" in own:
+        check_switches_off(guide.get("alpha", own["alpha"]))
 
 
 def _training_line(prepared: "Prepared", settings: "TrainingOptions", size: str) -> str:

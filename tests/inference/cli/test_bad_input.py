@@ -306,12 +306,19 @@ def test_bad_input_gets_one_line(
 
 
 @pytest.mark.parametrize(
-    "options", ["--data {here}/none.txt", "--data {here}/few.txt", "--data {here}/good.txt --model.heads 7", "--resume"]
+    "options",
+    [
+        "lm --data {here}/none.txt",
+        "lm --data {here}/few.txt",
+        "lm --data {here}/good.txt --model.heads 7",
+        "nvae --data {here}/good.txt --keep 0.5",
+        "lm --resume",
+    ],
 )
 def test_what_is_refused_before_a_corpus_is_kept_leaves_no_folder(
     options: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    complaint(f"fit lm --out {here}/runs/typo {options.format(here=here)}", capsys)
+    complaint(f"fit {options.format(here=here)} --out {here}/runs/typo", capsys)
     assert not (here / "runs").exists()
 
 

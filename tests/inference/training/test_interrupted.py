@@ -331,7 +331,8 @@ def test_a_new_run_has_its_own_corpus_where_another_start_has_left_one(
 ) -> None:
     (tmp_path / "texts.txt").write_text("\n".join(other.train))
     left = RunFolder(tmp_path / "run")
-    assert main(f"fit nvae --data {tmp_path}/texts.txt --out {left.path} --keep 0.5".split()) == 1
+    late = "--keep 0.5 --guide.alpha relu --delta 20"  # refused when the model is there
+    assert main(f"fit nvae --data {tmp_path}/texts.txt --out {left.path} {late}".split()) == 1
     assert left.corpus.exists() and left.source_file.exists() and not left.config_file.exists()
     train(corpus, left.path, "lm", steps=1)
     assert pf.load(left.path).corpus.train[:] == corpus.train[:] and not left.source_file.exists()

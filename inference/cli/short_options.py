@@ -1,0 +1,79 @@
+"""Options of ``fit`` that are short for those of a model: its attention, its prior, also by default, and its delta."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..utils.registry import MODELS
+from .option_help import options
+
+__all__ = ["with_default_prior", "with_short_options"]
+
+
+def with_short_options(
+    name: str,
+    model: Mapping[str, Any],
+    *,
+    attention: str | None = None,
+    prior: str | None = None,
+    delta: float | None = None,
+) -> dict[str, Any]:
+    """The options of a model, with those that were given by a short name.
+
+    Raises:
+        ValueError: If the model has no such option, or it is given by both names.
+
+    Examples:
+        >>> with_short_options("nvae", {"nvib_layers": 1}, attention="probabilistic", delta=0.3)
+        {'nvib_layers': 1, 'attention': 'probabilistic', 'delta': 0.3}
+    """
+    model = dict(model) | ({} if attention is None else {"attention": attention})
+    if prior is not None:
+        model = _with_prior(name, prior, model)
+    return model if delta is None else _with_delta(name, delta, model)
+
+
+def with_default_prior(
+    name: str, prior: str, model: Mapping[str, Any], guide: Mapping[str, Any], training: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options of a model with this prior, unless one is given or an option belongs to the published one.
+
+    Examples:
+        >>> with_default_prior("nvae", "tokens", {}, {}, {})
+        {'base_measure': {'class_path': 'pyroformer.priors.TokenVectorPrior'}}
+        >>> with_default_prior("nvae", "tokens", {}, {"alpha": "relu"}, {"keep": 0.5})
+        {}
+    """
+    from ..objectives.nvib import NVIB
+
+    published = training.get("objective") == NVIB.name or "delta" in model or guide.get("alpha") == "relu"
+    published |= "presence" in model  # whose vectors are independent
+    published |= any(training.get(option) is not None for option in NVIB.own_options)
+    if published or "base_measure" in model or not _has(name, "base_measure"):
+        return dict(model)
+    return _with_prior(name, prior, model)
+
+
+def _with_prior(name: str, prior: str, model: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a model with a base measure by its short name."""
+    from ...models.priors.named import NAMED
+
+    if not _has(name, "base_measure"):
+        raise ValueError(f"--prior is {prior}, but {name} has no vectors with a base measure: leave it out.")
+    if "base_measure" in model:
+        raise ValueError(f"--prior is {prior}, which is short for --model.base_measure: give one of them.")
+    return {**model, "base_measure": {"class_path": f"pyroformer.priors.{NAMED[prior].__name__}"}}
+
+
+def _with_delta(name: str, delta: float, model: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a model with the delta of its weight prior."""
+    if not _has(name, "delta"):
+        raise ValueError(f"--delta is {delta:g}, and {name} has no weights with a delta: leave it out.")
+    if "delta" in model or "weight_prior" in model:
+        option = "delta" if "delta" in model else "weight_prior"
+        raise ValueError(f"--delta is {delta:g}, and --model.{option} beside it decides the same: give one of them.")
+    return {**model, "delta": delta}
+
+
+def _has(name: str, option: str) -> bool:
+    """Whether the constructor of a model has an option."""
+    return option in {each.name for each in options(MODELS[name].model)}
