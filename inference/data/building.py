@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from .stored_texts import byte_count, chunk_bounds
 from .texts import Overlong, check_length_options
 from .tokenizer import Tokenizer, TokenizerKind, check_tokenizer, check_vocabulary
 
-__all__ = ["build_corpus", "check_options"]
+__all__ = ["CorpusOptions", "build_corpus"]
 
 TRAINING_BYTES = (
     30_000_000  # of texts, taken at random, on which a BPE is trained: more change the time, not the tokens
@@ -32,33 +33,42 @@ TRAINING_BYTES = (
 Splits = Mapping[str, tuple[Sequence[str], Sequence[str] | None]]  # texts and conditions
 
 
-def check_options(
-    vocabulary: int | Literal["auto"],
-    max_length: int,
-    overlong: str,
-    tokenizer: Tokenizer | TokenizerKind | None = None,
-) -> None:
-    """Raises a ValueError if an option is out of range, before anything is read."""
-    check_tokenizer(tokenizer, vocabulary)
-    if vocabulary != "auto":
-        check_vocabulary(vocabulary)
-    check_length_options(max_length, overlong)
+@dataclass(frozen=True)
+class CorpusOptions:
+    """How texts become a corpus, as in :meth:`Corpus.from_file <pyroformer.Corpus.from_file>`.
+
+    Raises:
+        ValueError: If an option is out of range.
+    """
+
+    vocabulary: int | Literal["auto"]
+    max_length: int
+    overlong: Overlong
+    tokenizer: Tokenizer | TokenizerKind | None
+    labels: bool | None = None
+    seed: int = 0
+    progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_tokenizer(self.tokenizer, self.vocabulary)
+        if self.vocabulary != "auto":
+            check_vocabulary(self.vocabulary)
+        check_length_options(self.max_length, self.overlong)
+
+    @property
+    def requested(self) -> int | None:
+        """The vocabulary size of a new tokenizer that was requested, if any."""
+        return None if self.vocabulary == "auto" or isinstance(self.tokenizer, Tokenizer) else self.vocabulary
 
 
 def build_corpus(
     folder: Path,
     workplace: Path,
     entries: Mapping[str, Iterable[Any]],
+    options: CorpusOptions,
     *,
-    vocabulary: int | Literal["auto"],
-    max_length: int,
-    overlong: Overlong,
-    labels: bool | None,
-    seed: int,
-    tokenizer: Tokenizer | TokenizerKind | None,
     name: str,
     blank: int,
-    progress: bool | None = None,
 ) -> None:
     """Writes a corpus into ``folder``; the tokenizer is trained on the training texts, unless one is given.
 
@@ -68,24 +78,16 @@ def build_corpus(
         ValueError: If splits are missing, mix texts and pairs, or have no text that fits into ``max_length``.
         OSError: If a file cannot be written.
     """
-    splits = _unzip_splits(entries)
-    training_texts, conditions = splits["train"]
-    if labels is not None and conditions is None:
+    splits, max_length = _unzip_splits(entries), options.max_length
+    _, conditions = splits["train"]
+    if options.labels is not None and conditions is None:
         raise ValueError("labels are conditions, and these texts have none: give pairs, or leave labels out.")
-    names = None if conditions is None else label_names(conditions, labels)
-    options: dict[str, Any] = {"vocabulary": vocabulary, "max_length": max_length, "overlong": overlong}
-    kind: TokenizerKind = tokenizer if isinstance(tokenizer, str) else "bpe"
-    given = tokenizer if isinstance(tokenizer, Tokenizer) else None
-    options |= {"labels": names, "tokenizer": kind if given is None else given.core.to_str()}
-    options |= {"seed": seed, "version": _VERSION}
-    take_up(workplace, preparation_key((part for split in splits.values() for part in split), options))
-    requested = None if vocabulary == "auto" or given is not None else vocabulary
-    if given is None:
-        sources = [training_texts, *([conditions] if conditions is not None and names is None else [])]
-        given = _trained_once(workplace / _TRAINED, sources, requested, kind, seed, progress)
-    tokenizer = given
+    names = None if conditions is None else label_names(conditions, options.labels)
+    take_up(workplace, _key(splits, options, names))
+    tokenizer = _tokenizer(splits, options, names, workplace)
     reader = None if conditions is None else tokenizer if names is None else Labels(names, tokenizer.vocabulary)
-    encoded = _encode_splits(splits, ShardOptions(tokenizer, reader, max_length, overlong), workplace, progress)
+    shards = ShardOptions(tokenizer, reader, max_length, options.overlong)
+    encoded = _encode_splits(splits, shards, workplace, options.progress)
     counts = {
         "texts": sum(len(texts) for texts, _ in splits.values()),
         "overlong": sum(split.overlong for split in encoded.values()),
@@ -94,9 +96,9 @@ def build_corpus(
     metadata = CorpusMetadata(
         name=name,
         max_length=max_length,
-        overlong=overlong,
-        seed=seed,
-        requested_vocabulary=requested,
+        overlong=options.overlong,
+        seed=options.seed,
+        requested_vocabulary=options.requested,
         vocabulary=tokenizer.vocabulary + len(names or ()),
         texts={split: len(tokenized.lengths) for split, tokenized in encoded.items()},
         padded_lengths=bucket_lengths(_representative_lengths([part.lengths for part in encoded.values()]), max_length),
@@ -118,6 +120,31 @@ def auto_vocabulary(size: int) -> int:
 
 _TRAINED = "trained.json"  # the tokenizer, while the texts are tokenized with it
 _VERSION = 2  # of the shards: another one is not taken up
+
+
+def _key(splits: Splits, options: CorpusOptions, names: list[str] | None) -> str:
+    """A hash of texts and options, by which a preparation that was interrupted is found again."""
+    tokenizer = options.tokenizer
+    described: dict[str, Any] = {
+        "vocabulary": options.vocabulary,
+        "max_length": options.max_length,
+        "overlong": options.overlong,
+        "labels": names,
+        "tokenizer": tokenizer.core.to_str() if isinstance(tokenizer, Tokenizer) else tokenizer or "bpe",
+        "seed": options.seed,
+        "version": _VERSION,
+    }
+    return preparation_key((part for split in splits.values() for part in split), described)
+
+
+def _tokenizer(splits: Splits, options: CorpusOptions, names: list[str] | None, workplace: Path) -> Tokenizer:
+    """The tokenizer that is given, or a new one, trained on the training texts and on conditions that are texts."""
+    if isinstance(options.tokenizer, Tokenizer):
+        return options.tokenizer
+    texts, conditions = splits["train"]
+    sources = [texts] if conditions is None or names is not None else [texts, conditions]
+    kind = options.tokenizer or "bpe"
+    return _trained_once(workplace / _TRAINED, sources, options.requested, kind, options.seed, options.progress)
 
 
 def _trained_once(

@@ -10,7 +10,7 @@ from ...models.utils.choices import check_choice
 from ..utils.files import as_path
 from ..utils.html import html_table
 from ..utils.memory import return_freed_memory
-from .building import build_corpus, check_options
+from .building import CorpusOptions, build_corpus
 from .entries import Pair, as_entries
 from .labels import Labels
 from .loaders import TrainingStream, sequential_batches
@@ -88,18 +88,9 @@ class Corpus:
         tokenizer: Tokenizer | TokenizerKind | None = None,
     ) -> "Corpus":
         """About 12,000 English sentences from the documentation in every Python installation; nothing is downloaded."""
-        check_options(vocabulary, max_length, overlong, tokenizer)
+        options = CorpusOptions(vocabulary, max_length, overlong, tokenizer, seed=seed)
         splits = split_texts(sentences(), seed, name="this Python's documentation")
-        return cls.from_texts(
-            splits,
-            vocabulary=vocabulary,
-            max_length=max_length,
-            overlong=overlong,
-            seed=seed,
-            folder=folder,
-            tokenizer=tokenizer,
-            name="Python's documentation",
-        )
+        return cls._prepared(folder, lambda _: (splits, 0), options, name="Python's documentation")
 
     @classmethod
     def from_file(
@@ -150,22 +141,11 @@ class Corpus:
         Raises:
             ValueError: If the file or folder cannot be read or written, or an option is out of range.
         """
-        check_options(vocabulary, max_length, overlong, tokenizer)
+        options = CorpusOptions(vocabulary, max_length, overlong, tokenizer, labels, seed, progress)
         read = partial(
             read_to_disk, path, field=field, seed=seed, condition=condition, labels=labels, progress=progress
         )
-        return cls._prepared(
-            folder,
-            read,
-            vocabulary=vocabulary,
-            max_length=max_length,
-            overlong=overlong,
-            labels=labels,
-            seed=seed,
-            tokenizer=tokenizer,
-            name=as_path(path, "path").resolve().name,
-            progress=progress,
-        )
+        return cls._prepared(folder, read, options, name=as_path(path, "path").resolve().name)
 
     @classmethod
     def from_texts(
@@ -191,22 +171,11 @@ class Corpus:
             ValueError: If an entry is neither a text nor a pair, there are too few texts to split, or an option is out
                 of range.
         """
-        check_options(vocabulary, max_length, overlong, tokenizer)
+        options = CorpusOptions(vocabulary, max_length, overlong, tokenizer, labels, seed, progress)
         entries: Mapping[str, Iterable[Any]] = (
             texts if isinstance(texts, Mapping) else split_texts(list[Any](as_entries(texts)), seed, labels=labels)
         )
-        return cls._prepared(
-            folder,
-            lambda _: (entries, 0),
-            vocabulary=vocabulary,
-            max_length=max_length,
-            overlong=overlong,
-            labels=labels,
-            seed=seed,
-            tokenizer=tokenizer,
-            name=name,
-            progress=progress,
-        )
+        return cls._prepared(folder, lambda _: (entries, 0), options, name=name)
 
     @classmethod
     def from_dataset(
@@ -253,30 +222,21 @@ class Corpus:
             >>> pf.Corpus.from_dataset(reviews, field="review", vocabulary=270).summary()
             '100 texts, 270-token BPE'
         """
-        check_options(vocabulary, max_length, overlong, tokenizer)
+        options = CorpusOptions(vocabulary, max_length, overlong, tokenizer, labels, seed, progress)
         read = partial(
             read_dataset, dataset, field=field, seed=seed, condition=condition, labels=labels, progress=progress
         )
-        return cls._prepared(
-            folder,
-            read,
-            vocabulary=vocabulary,
-            max_length=max_length,
-            overlong=overlong,
-            labels=labels,
-            seed=seed,
-            tokenizer=tokenizer,
-            name=dataset_name(dataset),
-            progress=progress,
-        )
+        return cls._prepared(folder, read, options, name=dataset_name(dataset))
 
     @classmethod
-    def _prepared(cls, folder: str | Path | None, read: Callable[[Path], tuple[Any, int]], **options: Any) -> "Corpus":
-        """What ``read`` finds, and the number of its blank lines, tokenized with the options of ``build_corpus``."""
+    def _prepared(
+        cls, folder: str | Path | None, read: Callable[[Path], tuple[Any, int]], options: CorpusOptions, *, name: str
+    ) -> "Corpus":
+        """Build a corpus from the splits that ``read`` returns, with the number of blank lines that it left out."""
         target, owner = _corpus_folder(folder)
         with preparation(target) as workplace:
             entries, blank = read(workplace)
-            build_corpus(target, workplace, entries, blank=blank, **options)
+            build_corpus(target, workplace, entries, options, name=name, blank=blank)
         del entries
         return_freed_memory()
         return cls(target, owner)
