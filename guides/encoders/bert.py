@@ -1,7 +1,6 @@
 """Encoders of the BERT type, of the package transformers: read from a folder, or built from a configuration."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from logging import CRITICAL
@@ -11,6 +10,8 @@ from typing import Any, NamedTuple
 import tokenizers
 import torch
 from torch import nn
+
+from ...models.utils.hub import check_holds_model, local_folder
 
 __all__ = ["FAMILIES", "PretrainedBert", "build_bert", "max_tokens", "read_bert"]
 
@@ -109,22 +110,17 @@ def _transformers(purpose: str) -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise ValueError(f"{purpose} needs the package transformers: pip install pyroformer[hub].") from error
+        raise ValueError(f"{purpose} needs the package transformers: pip install transformers.") from error
     return transformers
 
 
 def _place(source: str | Path) -> str:
     """A local folder with a model, or a name on the hub."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").exists():
-            raise ValueError(f"{path} holds no model (no config.json): give a folder that save_pretrained wrote.")
-        return str(path)
-    if path.exists():
-        raise ValueError(f"{path} is a file: give the folder that holds config.json.")
-    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", str(source)):
-        raise ValueError(f"{path} does not exist: give the folder of an encoder, or its name on the Hugging Face hub.")
-    return str(source)
+    folder = local_folder(source, "an encoder")
+    if folder is None:
+        return str(source)
+    check_holds_model(folder)
+    return str(folder)
 
 
 def _check_encoder(hf_config: Any) -> None:

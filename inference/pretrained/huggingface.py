@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...models.utils.hub import check_holds_model, local_folder
 from ..utils.errors import first_line
 from ..utils.files import as_path
 
@@ -24,14 +24,8 @@ def find_folder(source: str | Path) -> Path:
     Raises:
         ValueError: If there is no such folder, and no such model on the hub, or the hub cannot be reached.
     """
-    path = as_path(source, "the pretrained model").expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise ValueError(f"{path} is a file: give the folder that holds config.json.")
-    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", str(source)):
-        raise ValueError(f"{path} does not exist: give the folder of a model, or its name on the Hugging Face hub.")
-    return _download(str(source))
+    folder = local_folder(as_path(source, "the pretrained model"))
+    return _download(str(source)) if folder is None else folder
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -40,8 +34,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: If it is missing or damaged.
     """
-    if not (folder / "config.json").exists():
-        raise ValueError(f"{folder} holds no model (no config.json): give a folder that save_pretrained wrote.")
+    check_holds_model(folder)
     return _read_json(folder / "config.json")
 
 
@@ -84,7 +77,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
-        raise ValueError(f"reading {path} needs the package safetensors: pip install pyroformer[hub].") from error
+        raise ValueError(f"reading {path} needs the package safetensors: pip install safetensors.") from error
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -112,7 +105,9 @@ def _download(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise ValueError(f"{name} is no folder, and the hub needs a package: pip install pyroformer[hub].") from error
+        raise ValueError(
+            f"{name} is no folder, and the hub needs the package huggingface-hub: pip install huggingface-hub."
+        ) from error
 
     def files(kind: str) -> Iterable[str]:
         stem, _, ending = kind.partition(".")

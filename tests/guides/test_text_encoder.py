@@ -314,7 +314,7 @@ def test_what_a_folder_lacks(folder: Path, tmp_path: Path) -> None:
 def test_without_transformers(folder: Path, encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     config = encoder.arguments["config"]
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ValueError, match=r"needs the package transformers: pip install pyroformer\[hub\]"):
+    with pytest.raises(ValueError, match=r"needs the package transformers: pip install transformers\."):
         TextEncoder.from_pretrained(folder)
     with pytest.raises(ValueError, match=r"a guide with a pretrained encoder needs the package transformers"):
         TextEncoder(config)

@@ -101,7 +101,7 @@ def pyarrow_for(path: Path) -> ModuleType:
     try:
         return import_module("pyarrow")
     except ImportError as error:
-        raise ValueError(f"reading {path} needs the package pyarrow: pip install pyroformer[parquet].") from error
+        raise ValueError(f"reading {path} needs the package pyarrow: pip install pyarrow.") from error
 
 
 def _parquet(file: BinaryIO) -> tuple[Any, Callable[[list[str]], Iterable[Any]]]:

@@ -126,7 +126,7 @@ def test_bytes_that_are_not_utf_8(tmp_path: Path) -> None:
 def test_the_package_that_is_missing_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / name).touch()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ValueError, match=rf"{name} needs the package pyarrow: pip install pyroformer\[parquet\]"):
+    with pytest.raises(ValueError, match=rf"{name} needs the package pyarrow: pip install pyarrow\."):
         read_file(tmp_path / name)
 
 
