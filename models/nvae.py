@@ -77,10 +77,9 @@ class NVAE(MixtureMemoryModel):
             where a text ends.
         samples_per_component: Number of vectors drawn for each component of the posterior.
         delta: The increase of the prior's concentration with each token, which decides how many vectors a text keeps:
-            short for a ``weight_prior`` of ``BoundedDirichletProcess(delta=...)``. By default 0.3, as published; 3 with
-            the priors ``tokens`` and ``language_model``, whose vectors all say something, so that weights do not hide
-            some of them. There the concentration is 3 as well, so that the prior is the same for each component,
-            and a posterior that says nothing by its weights costs nothing.
+            short for a ``weight_prior`` of ``BoundedDirichletProcess(delta=...)``. By default 0.3, as published.
+            With the priors ``tokens`` and ``language_model`` it is 3, so that weights stay away from zero and no vector
+            is hidden; the prior's own concentration is then 3 as well, so that uninformative weights have a KL of zero.
         presence: The probability rho with which each token's vector is present, above 0 and below 1: the smaller, the
             fewer vectors a text keeps. The weights are then of those that are present, and their prior is that of a
             text with so many components. By default there is no such choice, and all are. The vectors must be
@@ -89,8 +88,8 @@ class NVAE(MixtureMemoryModel):
             too. The prior has their weights and vectors as well, from a bounded Dirichlet process and a standard
             Gaussian, and the text does not depend on them: they limit what a layer of the encoder knows of its tokens.
         nvib_decoder_layers: The number of layers of the decoder, from the top, whose causal self-attention is over a
-            mixture of the tokens before. They are drawn as the text is written and are no latents that a guide has to
-            find: what the posterior says of them is what the model says. The objective ``nvib`` regularizes them.
+            mixture of the tokens before. They are drawn as the text is written and need no guide: their variational
+            posterior is the model's own distribution. The objective ``nvib`` regularizes them.
         nvib_decoder_alpha: Log concentration of a token's component there, as that of the guide: ``linear``; ``relu``,
             which can switch vectors off; or ``quadratic``, which starts as softmax attention.
 

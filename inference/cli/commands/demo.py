@@ -19,10 +19,10 @@ GENTLE = 1e-4  # learning rate of what starts there: the first steps of a larger
 
 
 def demo(*, minutes: float = 3.8, out: str | None = None, seed: int = 0) -> None:
-    """Train an NVAE on Python's own documentation, then show what it learned.
+    """Train a language model and an NVAE that starts from it, on Python's own documentation, then show what it learned.
 
-    Most of the time trains a language model, which the NVAE starts from: its prior is that language model, and it reads
-    a text back from its vectors from the start. The rest trains everything together.
+    Most of the time trains the language model: it is the prior of the NVAE, which reads a text back from its vectors
+    from the start. The rest trains everything together.
 
     Example:
       pyroformer demo --minutes 10

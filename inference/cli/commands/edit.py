@@ -19,7 +19,7 @@ def edit(
     other: str | None = None,
     **options: Unpack[DecodingOptions],
 ) -> None:
-    """Generate a text from its mixture after vectors were dropped, scaled or swapped: one line of JSON.
+    """Generate a text of an NVAE after vectors of its mixture were dropped, scaled or swapped: one line of JSON.
 
     Without --drop, --scale and --swap it lists the vectors, one line of JSON each, with the numbers that these options
     take. Number 0 is the prior's own vector, which stays; the others are those of the tokens.

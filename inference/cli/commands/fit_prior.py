@@ -31,6 +31,9 @@ def fit_prior(
 ) -> None:
     """Fit a better prior to the posterior of a run, with all other parameters frozen, for a tighter bound.
 
+    For an NVAE or VAE whose prior was not trained with the model; a lower rate does not by itself give readable
+    samples.
+
     Examples:
       pyroformer fit-prior runs/reviews --out runs/refitted --minutes 5
       pyroformer fit-prior runs/reviews --prior codebook --entries 2048 --out runs/codebook

@@ -18,7 +18,9 @@ def swap(
     condition: str | None = None,
     **options: Unpack[DecodingOptions],
 ) -> None:
-    """Generate a text with the latents of some layers taken from another text: one line of JSON per choice of layers.
+    """Generate a text of a DELLA with latents of some layers of another text: one line of JSON per choice of layers.
+
+    The latents must belong to layers, as those of a DELLA do with --model.structure chain or independent.
 
     Example:
       pyroformer swap runs/snli --text "a man sleeps" --other "two dogs run" --layers 1-2
