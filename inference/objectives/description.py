@@ -23,7 +23,7 @@ class Described:
         is_bound: Whether minus the loss is a lower bound of log p(x) if every KL weight is at least 1 and there are no
             free bits. A subclass is not called a bound unless it sets this to True itself.
         own_options: The training options, None by default, that this objective reads and others need not, such as
-            ``keep``. One of an objective that ships is refused beside another that does not read it.
+            ``keep``. One that belongs to an objective that ships is refused for another that does not read it.
     """
 
     name: str = "objective"
