@@ -148,6 +148,17 @@ class TrainingOptions:
         if self.target_kl is not None:
             self._check_target_alone()
 
+    def progress(self, step: int, seconds: float) -> float:
+        """The fraction of a run that is done after some steps and seconds, the larger one where both are limited.
+
+        Examples:
+            >>> TrainingOptions(steps=100, minutes=10.0).progress(step=20, seconds=300.0)
+            0.5
+        """
+        by_steps = step / self.steps if self.steps else 0.0
+        by_clock = seconds / (60 * self.minutes) if self.minutes else 0.0
+        return max(by_steps, by_clock)
+
     def _check_ranges(self) -> None:
         for name in POSITIVE_INTEGERS:
             value = getattr(self, name)

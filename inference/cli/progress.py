@@ -3,9 +3,10 @@
 import shutil
 import sys
 import time
-from typing import Any, TextIO
+from typing import TextIO
 
-from ..utils.progress import TrainingLine
+from ..training.progress import TrainingLine
+from ..training.status import Status
 from .output import printable
 
 __all__ = ["Progress"]
@@ -25,8 +26,8 @@ class Progress:
         self.rewrites = self.stream.isatty()
         self.done, self.step, self.drawn = 0.0, 0, 0.0
 
-    def __call__(self, status: Any) -> None:
-        """Shows a :class:`~pyroformer.inference.training.lightning_module.Status`."""
+    def __call__(self, status: Status) -> None:
+        """Shows a :class:`~pyroformer.inference.training.status.Status`."""
         self.done, self.step = status.progress, status.step
         self.line.update(status)
         is_validation = status.split != "train"

@@ -160,9 +160,7 @@ def rate_change(folder: RunFolder, options: TrainingOptions) -> str | None:
 def progress_of(checkpoint: Mapping[str, Any], options: TrainingOptions) -> tuple[float, float]:
     """The fraction of a run that a checkpoint has done, and its seconds."""
     seconds = float(checkpoint.get("run", {}).get("seconds", 0.0))
-    by_steps = checkpoint["global_step"] / options.steps if options.steps else 0.0
-    by_clock = seconds / (60 * options.minutes) if options.minutes else 0.0
-    return max(by_steps, by_clock), seconds
+    return options.progress(checkpoint["global_step"], seconds), seconds
 
 
 def check_sizes(model: Model, corpus: Corpus) -> None:

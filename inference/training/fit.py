@@ -25,7 +25,7 @@ from ..runs.importable import warn_of_unimportable
 from ..runs.joint_module import check_finite
 from ..runs.lock import one_training, run_lock
 from ..utils.processes import rank
-from ..utils.progress import TrainingBar, progress_enabled
+from ..utils.progress import progress_enabled
 from .checks import (
     check_arguments,
     check_checkpoint,
@@ -42,10 +42,12 @@ from .checks import (
     rate_change,
 )
 from .divergence import DivergenceError
-from .lightning_module import Status, Training
+from .lightning_module import Training
 from .prior_start import start_prior
+from .progress import TrainingBar
 from .resumed import load_start, resumed_options
 from .signals import stop_on_signal
+from .status import Status
 from .trainer import make_trainer, quiet_lightning
 
 __all__ = ["fit", "run_training"]

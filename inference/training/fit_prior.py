@@ -37,7 +37,7 @@ from ..run import Run
 from ..runs.joint_module import joint_module
 from ..utils.registry import imported_option
 from .fit import fit
-from .lightning_module import Status
+from .status import Status
 
 __all__ = ["PRIORS", "fit_prior", "prior_for_run", "second_stage"]
 
@@ -69,7 +69,7 @@ def fit_prior(
             ``mixture``, ``gaussian``, or an import path.
         out: The new run's folder; a temporary one by default.
         resume: Continue the run in ``out``.
-        callback: Called about twice a second with a :class:`~pyroformer.inference.training.lightning_module.Status`.
+        callback: Called about twice a second with a :class:`~pyroformer.inference.training.status.Status`.
         progress: Whether to show a progress bar on standard error; by default in a terminal and in notebooks.
         options: Fields of :class:`~pyroformer.inference.options.TrainingOptions`, such as ``steps``, except those of
             the objective.

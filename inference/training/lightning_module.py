@@ -1,56 +1,41 @@
-"""The LightningModule of a run: training steps, validation, KL weights, progress."""
+"""The LightningModule of a run: training steps, validation, progress, checkpoints."""
 
 import math
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning
 import pyro
 import torch
 from torch import Tensor
 
-from ...guides.nvae import NO_VECTORS
 from ...models.batch import Batch
 from ...models.transformer.blocks import compile_blocks, recompute_blocks
 from ..data.corpus import Corpus
-from ..data.loaders import TrainingStream, sequential_batches
-from ..data.texts import evenly_spaced
+from ..data.loaders import TrainingStream
 from ..objectives.elbo import Objective
 from ..objectives.keep_control import KeepController, check_keep
-from ..objectives.kl_control import KLController
 from ..options import TrainingOptions
 from ..runs.checkpoints import objective_state, read_checkpoint
 from ..runs.folder import RunFolder
 from ..runs.joint_module import frozen_fingerprint, frozen_modules, frozen_names
 from ..runs.old_runs import current_progress, current_state
-from ..schedules import kl_schedule, warmup_cosine
+from ..schedules import warmup_cosine
 from ..utils.files import write_atomically
 from ..utils.seeds import derived_seed, set_seed
 from .compiled import NO_VALIDATION, captured_losses
+from .divergence import LossWatch, weights_are_finite
+from .kl_weights import KLWeights, VectorsToKeep
 from .meter import LossMeter
 from .peers import NEVER, Peers
+from .status import Status
+from .trainer import count_batches_anew
+from .validation import Validation
 
 __all__ = ["Status", "Training"]
-
-
-class Status(NamedTuple):
-    """Progress of a run; ``values`` are means in nats per token since the last callback, or over held-out texts.
-
-    If the weight of the KL terms moves, ``values["beta"]`` is that of the last batch.
-    """
-
-    step: int
-    progress: float
-    seconds: float
-    seconds_left: float
-    tokens_per_second: float
-    split: str
-    values: dict[str, float]
 
 
 class Training(lightning.LightningModule):
@@ -75,17 +60,16 @@ class Training(lightning.LightningModule):
             objective = deepcopy(objective)
         self.objective = objective
         self.corpus, self.options, self.folder, self.callback = corpus, options, folder, callback
-        self.held_out = evenly_spaced(corpus.valid, options.validation_texts)  # the same whatever the batch size
+        self.validation = Validation(corpus.valid, options)
         self.tokens_per_text = float(corpus.train.lengths.mean())
-        self.full_weights = {site: float(weight) for site, weight in objective.kl_weights.named_buffers()}
-        self.controller = None if options.target_kl is None else KLController(options.target_kl)
-        self.schedule = kl_schedule(options.kl_schedule, options.ladder)
+        self.kl_weights = KLWeights(objective.kl_weights, options)
+        self.controls: list[KLWeights | VectorsToKeep] = [self.kl_weights]
+        self.controller = self.kl_weights.controller  # as a module of this one, its state is in checkpoints
         self.keep_controller = None
         if options.keep is not None:
             self.keep_controller = KeepController(options.keep, check_keep(objective.model, objective.guide))
-        self.scale: float | Tensor = 1.0  # factor of the full KL weights at the last batch
-        self.best, self.best_step, self.wait, self.validations_done = math.inf, 0, 0, 0
-        self.best_on_other_texts = False
+            self.controls.append(VectorsToKeep(self.keep_controller, corpus.vocabulary))
+        self.watch = LossWatch()
         self.diverged: int | None = None  # the first step that was not finite
         self.seconds_before, self.started, self.reported = 0.0, time.monotonic(), 0.0
         self.signal: int | None = None  # the signal that ends the run after its step
@@ -94,10 +78,6 @@ class Training(lightning.LightningModule):
         self._losses: Callable[[Batch], dict[str, Tensor]] = objective.losses
         self.peers: Peers | None = None  # the other processes
         self._micro_batch = 0
-        self._not_finite: Tensor | None = None  # on the device: the first step whose loss is not finite, or NEVER
-        self._kl: list[Tensor] = []  # KLs of the batches of a step
-        self._kept: list[Tensor] = []  # the numbers of vectors that they keep, and of their tokens
-        self._vectors_died = False
         self._frozen: dict[str, str] | None = None  # the fingerprint of frozen weights, which checkpoints lack
 
     # Hooks of Lightning, in the order of their calls.
@@ -149,7 +129,7 @@ class Training(lightning.LightningModule):
     def on_train_start(self) -> None:
         self.started = time.monotonic()
         self.peers = Peers(self.device, self.seconds_before) if self.trainer.world_size > 1 else None
-        self.validations_done = self._validations_due(self.progress())
+        self.validation.done = self.validation.due(self.progress())
         mode = self.options.compile
         if mode == "auto":
             mode = "blocks" if self.device.type == "cuda" else "off"
@@ -159,7 +139,7 @@ class Training(lightning.LightningModule):
             self._losses = captured_losses(self.objective)
         recompute_blocks(self.objective, self.options.activation_checkpointing)
         self._train_mode()
-        if self.best_on_other_texts:
+        if self.validation.best_on_other_texts:
             self._validate_best()
 
     def on_train_end(self) -> None:
@@ -170,10 +150,8 @@ class Training(lightning.LightningModule):
         rate = self.options.learning_rate * warmup_cosine(progress)
         for group in self.optimizers().param_groups:  # type: ignore[union-attr]
             group["lr"] = rate
-        self.scale = self.schedule(progress) if self.controller is None else self.controller.weight
-        self._weigh_kl(self.scale)
-        if self.keep_controller is not None:
-            self.keep_controller.set_delta()
+        for control in self.controls:
+            control.set(progress)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         step = self.trainer.global_step
@@ -183,35 +161,28 @@ class Training(lightning.LightningModule):
         self._micro_batch = (self._micro_batch + 1) % self.options.accumulate_grad_batches
         with _argument_checks(self.reported == 0.0):  # at the first step only: a check waits for the device
             losses = self._losses(batch)
-        self._watch(losses["objective"].detach(), step + 1)
+        self.watch.note(losses["objective"].detach(), step + 1)
         self.meter.add({name: value.detach() for name, value in losses.items()}, batch)
-        if self.controller is not None:
-            self._kl.append(self._latent_kl(losses))
-        if self.keep_controller is not None:
-            self._kept.append(torch.stack([losses["kept"].detach(), (batch.weight * batch.lengths).sum()]))
+        for control in self.controls:
+            control.note(losses, batch)
         return losses["objective"] / self.tokens_per_text
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self._micro_batch:
             return
-        if self.controller is not None:
-            self.controller.update(self.trainer.strategy.reduce(torch.stack(self._kl).mean(), reduce_op="mean"))
-            self._kl = []
-        if self.keep_controller is not None:
-            kept = self.trainer.strategy.reduce(torch.stack(self._kept).mean(0), reduce_op="mean")
-            self.keep_controller.update(*kept)
-            self._kept = []
+        for control in self.controls:
+            control.end_step(self.trainer.strategy.reduce)
         if self.peers is not None:
-            self.peers.exchange(self.signal or 0, self._not_finite, self.seconds())
+            self.peers.exchange(self.signal or 0, self.watch.noted, self.seconds())
         progress = self.progress()
-        due = self._validations_due(progress)
+        due = self.validation.due(progress)
         done, stopped = progress >= 1, self._has_stopped()
-        validating, reporting = due > self.validations_done, time.monotonic() - self.reported > 0.5
+        validating, reporting = due > self.validation.done, time.monotonic() - self.reported > 0.5
         together = self.peers is not None  # they report at different steps, and may not wait at different ones
         if self._has_diverged(wait=done or stopped or validating or (reporting and not together)):
             done = True
         elif validating:
-            self.validations_done = due
+            self.validation.done = due
             done = self._validate_and_save(progress) or done
         elif stopped:  # without a validation, which would not be one of an uninterrupted run
             self._report(progress, "train", self.meter.read())
@@ -223,31 +194,15 @@ class Training(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint |= self._without_frozen(checkpoint["state_dict"])
-        checkpoint["run"] = {
-            "best": self.best,
-            "best_step": self.best_step,
-            "wait": self.wait,
-            "validations_done": self.validations_done,
-            "validation_texts": len(self.held_out),
-            "seconds": self.seconds(),
-            "position": self.stream.position(self.trainer.global_step),
-        }
+        position = self.stream.position(self.trainer.global_step)
+        checkpoint["run"] = {**self.validation.state(), "seconds": self.seconds(), "position": position}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = current_state(checkpoint["state_dict"], self.state_dict())
-        self._count_batches_anew(checkpoint)
+        count_batches_anew(checkpoint, self.options.accumulate_grad_batches)
         state = current_progress(checkpoint["run"])
-        self.best, self.best_step, self.wait = state["best"], state["best_step"], state["wait"]
-        # Losses on other texts cannot be compared. An older run does not tell its texts: mostly they were all.
-        self.best_on_other_texts = state.get("validation_texts", len(self.corpus.valid)) != len(self.held_out)
+        self.validation.load_state(state)
         self.seconds_before, self.position = state["seconds"], state["position"]
-
-    def _count_batches_anew(self, checkpoint: dict[str, Any]) -> None:
-        """Lightning takes a step at every so many batches of a run: of those that the steps so far have here."""
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        for part in ("total", "current"):
-            batches = checkpoint["global_step"] * self.options.accumulate_grad_batches
-            progress[part] = dict.fromkeys(progress[part], batches)
 
     def _without_frozen(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """Weights for a checkpoint, without those that the run's folder holds already, and the fingerprint of these."""
@@ -262,17 +217,6 @@ class Training(lightning.LightningModule):
         for part in frozen_modules(self.objective):
             part.eval()
 
-    # The KL.
-
-    def _weigh_kl(self, scale: float | Tensor) -> None:
-        """Set the KL weight of each site to ``scale`` times its full weight."""
-        for site, weight in self.objective.kl_weights.named_buffers():
-            weight.fill_(self.full_weights[site] * scale)
-
-    def _latent_kl(self, values: Mapping[str, Any]) -> Any:
-        """The total KL of all latents."""
-        return sum(values[f"kl_{site}"] for site in self.full_weights)
-
     # The clock.
 
     def seconds(self) -> float:
@@ -281,23 +225,10 @@ class Training(lightning.LightningModule):
 
     def progress(self) -> float:
         """The fraction of the run that is done, from 0 to 1; the same in every process."""
-        by_steps = self.trainer.global_step / self.options.steps if self.options.steps else 0.0
-        if not self.options.minutes:
-            return by_steps
         seconds = self.seconds() if self.peers is None else self.peers.status.seconds
-        return max(by_steps, seconds / (60 * self.options.minutes))
+        return self.options.progress(self.trainer.global_step, seconds)
 
-    def _validations_due(self, progress: float) -> int:
-        """The number of validations up to here, whatever the length of the run was before it was resumed."""
-        due = math.floor(progress * self.options.validations)
-        return due + 1 if progress >= (due + 1) / self.options.validations else due
-
-    # Divergence.
-
-    def _watch(self, loss: Tensor, step: int) -> None:
-        """Notes on the device whether a loss is finite, without waiting for it."""
-        noted = torch.where(loss.isfinite(), NEVER, step)
-        self._not_finite = noted if self._not_finite is None else torch.minimum(self._not_finite, noted)
+    # The end.
 
     def _has_stopped(self) -> bool:
         """Whether a signal has asked for the end, in any process; theirs is heard of a step later."""
@@ -308,21 +239,14 @@ class Training(lightning.LightningModule):
 
     def _has_diverged(self, wait: bool) -> bool:
         """Whether the run has diverged; where reading that waits for the device, it is read only if ``wait``."""
-        if self.peers is not None:
-            step = (self.peers.latest() if wait else self.peers.status).not_finite
-        elif wait or self.device.type == "cpu":
-            step = NEVER if self._not_finite is None else int(self._not_finite)
-        else:
-            return False
+        step = self.watch.first_step(wait, self.peers)
         if step < NEVER:
             self.diverged = step
         return step < NEVER
 
     def _weights_are_finite(self) -> bool:
         """Whether all weights are, wherever they are."""
-        shares = [p.to_local() if hasattr(p, "to_local") else p for p in self.objective.parameters()]
-        checks = [share.detach().isfinite().all() for share in shares]
-        finite = not checks or bool(torch.stack(checks).all())
+        finite = weights_are_finite(self.objective)
         if self.trainer.world_size == 1:
             return finite
         return bool(self.trainer.strategy.reduce_boolean_decision(finite, all=True))
@@ -336,37 +260,24 @@ class Training(lightning.LightningModule):
             self.diverged = self.trainer.global_step
             return True
         self._report(progress, "train", self.meter.read())
-        self._watch_vectors(values)
-        if values["objective"] < self.best:
-            self.best, self.best_step, self.wait = values["objective"], self.trainer.global_step, 0
+        if self.trainer.is_global_zero:
+            self.validation.warn_of_no_vectors(values, self.trainer.global_step)
+        if self.validation.note(values["objective"], self.trainer.global_step):
             self._save_best()
-        else:
-            self.wait += 1
         self._report(progress, "valid", values)
         self._save()
-        return 0 < self.options.patience <= self.wait
+        return self.validation.is_over
 
     def _validate_best(self) -> None:
         """The loss of the best weights so far on the texts that are validated from now on."""
-        self.best, self.best_step, self.wait = math.inf, 0, 0
+        self.validation.start()
         if not self.folder.best.exists() or self.whole is not None:  # sharded weights start anew
             return
         last = {name: value.clone() for name, value in self.objective.state_dict().items()}
         checkpoint = read_checkpoint(self.folder.best, moments=False)
         self.objective.load_state_dict(objective_state(checkpoint, self.objective))
-        self.best, self.best_step = self.validate()["objective"], int(checkpoint["global_step"])
+        self.validation.start(self.validate()["objective"], int(checkpoint["global_step"]))
         self.objective.load_state_dict(last)
-
-    def _watch_vectors(self, values: Mapping[str, float]) -> None:
-        """Warn once if no held-out text keeps a vector, of its own mixture or of one of a layer's."""
-        dead = [name for name, value in values.items() if name.split("_")[0] == "kept" and value == 0]
-        if dead and not self._vectors_died and self.trainer.is_global_zero:
-            self._vectors_died = True
-            suffix = dead[0].removeprefix("kept").removeprefix("_")  # "", "2" or "decoder_2"
-            layer = suffix.removeprefix("decoder_")
-            stack = "encoder" if layer == suffix else "decoder"
-            place = f", layer {layer} of the {stack}" if layer else ""
-            warnings.warn(f"step {self.trainer.global_step}{place}: {NO_VECTORS}", stacklevel=2)
 
     def _save_best(self) -> None:
         """Save the weights, in one file. Where processes have shares, they are gathered into the first one's copy."""
@@ -377,7 +288,7 @@ class Training(lightning.LightningModule):
             gather(state, self.whole if self.trainer.is_global_zero else None)
             state = self.whole
         if self.trainer.is_global_zero:
-            content = self._without_frozen(state) | {"global_step": self.best_step}
+            content = self._without_frozen(state) | {"global_step": self.validation.best_step}
             write_atomically(self.folder.best, lambda path: torch.save(content, path))
 
     def _save(self) -> None:
@@ -389,7 +300,6 @@ class Training(lightning.LightningModule):
         if self.trainer.is_global_zero:
             self.folder.start.unlink(missing_ok=True)
 
-    @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Means over held-out texts in nats per token, with full KL weights and separate random seeds.
 
@@ -397,33 +307,27 @@ class Training(lightning.LightningModule):
         weight of the KL was, and a KL that is still below its target is no advantage. Likewise with a share of vectors
         to keep: each further one is charged as a token of which nothing is known.
         """
-        meter = LossMeter()
-        self._weigh_kl(1.0)
+        self.kl_weights.set_full()
         self.objective.eval()
-        batches = enumerate(sequential_batches(self.held_out, self.options.batch_size))
-        for index, batch in _dealt(batches, self.trainer.global_rank, self.trainer.world_size):
-            set_seed(derived_seed(self.options.seed, -1, index, 0))
-            batch = batch.to(self.device)
-            with self.trainer.precision_plugin.forward_context(), _argument_checks(False):
-                meter.add(self.objective.losses(batch), batch)
+        place = self.trainer.global_rank, self.trainer.world_size
+        meter = self.validation.measure(self._validation_losses, self.device, *place)
         self._train_mode()
         values = meter.read(self.trainer.strategy.reduce)
-        if self.controller is not None:
-            missing = self.controller.target / meter.tokens_per_text - self._latent_kl(values)
-            values["objective"] = values["bound"] + max(missing, 0.0)
-        if self.keep_controller is not None:
-            values["objective"] += self.keep_controller.excess(values["kept"]) * math.log(self.corpus.vocabulary)
+        for control in self.controls:
+            values["objective"] = control.charged(values, meter.tokens_per_text)
         return values
+
+    def _validation_losses(self, batch: Batch) -> dict[str, Tensor]:
+        with self.trainer.precision_plugin.forward_context(), _argument_checks(False):
+            return self.objective.losses(batch)
 
     def _report(self, progress: float, split: str, values: dict[str, float]) -> None:
         self.reported = time.monotonic()
         seconds = self.seconds()
         rate = self.meter.tokens * self.trainer.world_size / max(seconds - self.seconds_before, 1e-9)
         left = seconds * (1 - progress) / progress if progress > 0 else math.inf
-        if values and self.full_weights and (self.controller is not None or self.options.kl_schedule != "constant"):
-            values = values | {"beta": float(self.scale * max(self.full_weights.values()))}
-        if values and self.keep_controller is not None:
-            values = values | {"delta": float(self.keep_controller.delta)}
+        for control in self.controls if values else ():
+            values = values | control.reported()
         status = Status(self.trainer.global_step, min(progress, 1.0), seconds, max(left, 0.0), rate, split, values)
         if not self.trainer.is_global_zero:
             return
@@ -431,18 +335,6 @@ class Training(lightning.LightningModule):
         self.folder.append_metrics(row | {name: f"{value:.6g}" for name, value in values.items()})
         if self.callback is not None:
             self.callback(status)
-
-
-def _dealt(batches: Iterable[tuple[int, tuple[Any, Batch]]], rank: int, world: int) -> Iterator[tuple[int, Batch]]:
-    """The share of a process in numbered batches, which are dealt in turn.
-
-    Every process has as many, because those with shares of the weights compute together: in the last round, one that is
-    left without a batch has that of the first process, with weight zero.
-    """
-    numbered = iter(batches)
-    while dealt := list(islice(numbered, world)):
-        index, (_, batch) = dealt[rank] if rank < len(dealt) else dealt[0]
-        yield index, batch if rank < len(dealt) else batch._replace(weight=torch.zeros_like(batch.weight))
 
 
 def _argument_checks(on: bool) -> AbstractContextManager[None]:

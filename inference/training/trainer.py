@@ -19,7 +19,7 @@ from ..runs.checkpoints import SHARDS, read_checkpoint, remove_other_shards
 from ..utils.files import write_atomically
 from ..utils.processes import by_torchrun
 
-__all__ = ["make_trainer", "quiet_lightning", "texts_per_step"]
+__all__ = ["count_batches_anew", "make_trainer", "quiet_lightning", "texts_per_step"]
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -67,6 +67,18 @@ def make_trainer(options: TrainingOptions) -> lightning.Trainer:
     # Signals are ours (see signals.py): Lightning's handlers end a run without a checkpoint.
     setattr(trainer._signal_connector, "register_signal_handlers", lambda: None)  # noqa: B010
     return trainer
+
+
+def count_batches_anew(checkpoint: dict[str, Any], accumulate_grad_batches: int) -> None:
+    """Counts the batches of a checkpoint's steps as if each step had had so many.
+
+    Lightning takes a step at every so many batches of a run. Its checkpoint has the batches that there were, of which
+    a step may have had another number before the run was resumed.
+    """
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    for part in ("total", "current"):
+        batches = checkpoint["global_step"] * accumulate_grad_batches
+        progress[part] = dict.fromkeys(progress[part], batches)
 
 
 def texts_per_step(options: TrainingOptions) -> int:

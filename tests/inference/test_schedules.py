@@ -12,7 +12,7 @@ from pyroformer.inference.runs.checkpoints import read_checkpoint
 from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.inference.schedules import RUNGS, SCHEDULES, kl_schedule, ladder
 from pyroformer.inference.training.fit import fit
-from pyroformer.inference.training.lightning_module import Status
+from pyroformer.inference.training.status import Status
 
 TEXTS = [f"Number {n % 43}." for n in range(120)]
 

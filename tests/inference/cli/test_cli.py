@@ -15,7 +15,6 @@ import yaml
 from pyroformer.inference.cli.main import main
 from pyroformer.inference.cli.option_help import Option, options
 from pyroformer.inference.cli.parser import COMMANDS, NETWORK, TRAINING, parse
-from pyroformer.inference.utils.progress import TrainingLine
 from pyroformer.inference.utils.registry import MODELS, imported
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -428,24 +427,6 @@ def test_options_read_from_source_are_those_of_the_class(path: str) -> None:
     }
     assert described | {"pad": 0, "bos": 1, "eos": 2} == real | {"pad": 0, "bos": 1, "eos": 2}
     assert all(option.help for option in options(path)), "each option needs a line in the docstring"
-
-
-def test_progress_fits_its_terminal_and_drops_the_least_first() -> None:
-    from pyroformer.inference.training.lightning_module import Status
-
-    progress = TrainingLine("objective (nvib, not a bound)")
-    values = {"objective": 2.31, "reconstruction": 0.41, "kl_weights": 18.2, "kl_vectors": 100.0}
-    progress.train = values
-    status = Status(1940, 0.62, 372.0, 227.0, 9800.0, "train", values)
-    assert progress.text(status) == (
-        " 62 % | step 1,940 | objective (nvib, not a bound) 2.31 | reconstruction 0.41 | KL 118.2 nats/token | "
-        "9.8k tokens/s | 3:47 left"
-    )
-    for width in (120, 80, 60, 40, 20):
-        assert len(progress.text(status, width)) <= width
-    assert progress.text(status, 60) == " 62 % | objective (nvib, not a bound) 2.31 | 3:47 left"
-    progress.train = values | {"beta": 0.03125}
-    assert "| KL 118.2 nats/token | beta 0.0312 |" in progress.text(status)
 
 
 def test_posterior_is_kept_as_netcdf(nvae: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from pyroformer.inference.objectives.registry import describe_objective, make_ob
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.training.fit import fit
-from pyroformer.inference.training.lightning_module import Status
+from pyroformer.inference.training.status import Status
 from pyroformer.models.batch import Batch
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.weights import BoundedDirichletProcess, SymmetricDirichlet

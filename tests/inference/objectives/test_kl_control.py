@@ -33,7 +33,7 @@ from pyroformer.inference.run import Run, load
 from pyroformer.inference.schedules import geometric
 from pyroformer.inference.training.compiled import CompiledObjective
 from pyroformer.inference.training.fit import fit
-from pyroformer.inference.training.lightning_module import Status
+from pyroformer.inference.training.status import Status
 from pyroformer.models.base import LocalModule, Model
 from pyroformer.models.batch import Batch
 from pyroformer.models.language_model import LanguageModel

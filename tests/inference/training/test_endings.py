@@ -13,7 +13,7 @@ import pyroformer as pf
 from pyroformer.inference.cli.main import main
 from pyroformer.inference.cli.progress import Progress
 from pyroformer.inference.runs.folder import RunFolder
-from pyroformer.inference.training.lightning_module import Status
+from pyroformer.inference.training.status import Status
 
 TEXTS = [f"The number {n} follows {n - 1} and comes before {n + 1}." for n in range(1, 61)]
 TINY = "--model.width 16 --model.layers 1 --model.heads 2 --vocabulary 280 --max_length 32"

@@ -25,7 +25,8 @@ from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.inference.svi import SVI
 from pyroformer.inference.training.compiled import CompiledObjective, _state
 from pyroformer.inference.training.fit import fit
-from pyroformer.inference.training.lightning_module import Status, Training
+from pyroformer.inference.training.lightning_module import Training
+from pyroformer.inference.training.status import Status
 from pyroformer.inference.utils.seeds import derived_seed
 from pyroformer.models.base import Model
 from pyroformer.models.batch import Batch

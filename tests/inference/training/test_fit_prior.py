@@ -23,7 +23,7 @@ from pyroformer.inference.run import Run, load
 from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.inference.training.fit import fit
 from pyroformer.inference.training.fit_prior import _adapt_prior, fit_prior, prior_for_run
-from pyroformer.inference.training.lightning_module import Status
+from pyroformer.inference.training.status import Status
 from pyroformer.models.batch import Batch
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE

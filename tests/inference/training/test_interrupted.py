@@ -20,7 +20,7 @@ from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.inference.runs.lock import run_lock
 from pyroformer.inference.training.checks import check_arguments
 from pyroformer.inference.training.divergence import DivergenceError
-from pyroformer.inference.training.lightning_module import Status
+from pyroformer.inference.training.status import Status
 from pyroformer.models.utils.numbers import declared_number
 
 SMALL = {"width": 16, "layers": 1, "heads": 2, "dropout": 0.0}

@@ -20,7 +20,7 @@ from pyroformer.inference.run import Run, load
 from pyroformer.inference.training.compiled import captured_losses
 from pyroformer.inference.training.fit import fit
 from pyroformer.inference.training.fit_prior import fit_prior
-from pyroformer.inference.training.lightning_module import Status
+from pyroformer.inference.training.status import Status
 from pyroformer.models.della import DELLA
 from pyroformer.models.transformer.backbone import Backbone
 from pyroformer.models.transformer.config import TransformerConfig

@@ -19,8 +19,9 @@ from torch import nn
 import pyroformer as pf
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.runs.checkpoints import read_checkpoint
-from pyroformer.inference.training.lightning_module import Status, Training, _dealt
+from pyroformer.inference.training.lightning_module import Training
 from pyroformer.inference.training.sharding import check_shardable
+from pyroformer.inference.training.status import Status
 
 SCRIPT = Path(__file__).parent / "together.py"
 
@@ -144,18 +145,6 @@ def test_gradients_are_exchanged_once_a_step_and_a_signal_reaches_all(folder: Pa
 def test_gradients_of_two_processes_are_those_of_the_joint_batch(folder: Path, script: ModuleType) -> None:
     one = script.gradient(pf.Corpus.load(folder / "corpus"), 0, 1)
     assert json.loads((folder / "result.json").read_text())["gradient"] == pytest.approx(one, rel=1e-5)
-
-
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
-def test_every_process_validates_as_many_batches(world: int) -> None:
-    """Those that share the weights compute together: one that had fewer would leave the others waiting."""
-    for count in range(1, 9):
-        batches = [pf.Batch.pad([[5 + number, 2]]) for number in range(count)]
-        shares = [list(_dealt(enumerate((None, batch) for batch in batches), rank, world)) for rank in range(world)]
-        assert {len(share) for share in shares} == {-(-count // world)}
-        taken = [index for share in shares for index, batch in share if batch.weight.sum() > 0]
-        assert sorted(taken) == list(range(count))
-        assert all(torch.equal(batch.tokens, batches[index].tokens) for share in shares for index, batch in share)
 
 
 def test_what_cannot_be_sharded_is_refused() -> None:

@@ -7,20 +7,7 @@ from typing import Any
 
 import pytest
 
-from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.training.fit import fit
-from pyroformer.inference.training.lightning_module import Status
-from pyroformer.inference.utils.progress import TrainingBar, progress_bar, progress_enabled
-from pyroformer.models.language_model import LanguageModel
-
-
-@pytest.fixture(scope="module")
-def corpus() -> Corpus:
-    return Corpus.from_texts([f"number {n} of many" for n in range(40)], vocabulary=265, max_length=24)
-
-
-def language_model(corpus: Corpus) -> LanguageModel:
-    return LanguageModel.for_corpus(corpus, width=8, layers=1, heads=2)
+from pyroformer.inference.utils.progress import progress_bar, progress_enabled
 
 
 class Terminal(io.StringIO):
@@ -56,25 +43,3 @@ def test_a_bar_counts_and_disappears(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = stream.getvalue().split("\r")
     assert "evaluating:   0%" in frames[1] and "0/8" in frames[1]
     assert not frames[-1].strip() and not frames[-2].strip(), "the bar is wiped out at its end"
-
-
-def test_a_training_says_how_far_it_is(corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
-    seen: list[Status] = []
-    fit(language_model(corpus), None, corpus, steps=4, batch_size=8, progress=True, callback=seen.append)
-    captured = capsys.readouterr()
-    assert not captured.out
-    assert "training: 100 %" in captured.err.replace("100%", "100 %")
-    assert "step 4 | objective " in captured.err and "held-out " in captured.err and "left" in captured.err
-    assert seen[-1].step == 4, "a callback of one's own is called as well"
-
-
-def test_a_training_is_quiet_on_request_and_in_pipes(corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
-    for progress in (False, None):
-        fit(language_model(corpus), None, corpus, steps=1, batch_size=8, progress=progress)
-    assert capsys.readouterr() == ("", "")
-
-
-def test_nothing_is_drawn_before_the_first_report(capsys: pytest.CaptureFixture[str]) -> None:
-    bar = TrainingBar()
-    bar.close("done")
-    assert capsys.readouterr() == ("", "")
