@@ -1,6 +1,7 @@
 r"""Posteriors of hyper-priors, which every guide has by default."""
 
 import copy
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyro
@@ -65,6 +66,32 @@ class HyperPosterior(nn.Module):
     def medians(self) -> dict[str, Tensor]:
         """The median of each, by site."""
         return {site: biject_to(support)(self.mean[_key(site)]) for site, support in self.supports.items()}
+
+    def parameters_of(self, module: str) -> Iterator[nn.Parameter]:
+        """The parameters of the posteriors of a submodule's hyper-priors, given its path in the model.
+
+        Examples:
+            >>> from pyroformer.models.transformer.config import TransformerConfig
+            >>> from pyroformer.models.priors.weights import GammaDirichletProcess
+            >>> config = TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2)
+            >>> posterior = HyperPosterior(pf.NVAE(config, weight_prior=GammaDirichletProcess()))
+            >>> len(list(posterior.parameters_of("weight_prior"))), len(list(posterior.parameters_of("weight")))
+            (2, 0)
+        """
+        for site in self.supports:
+            if site.startswith(f"{module}."):
+                yield from (self.mean[_key(site)], self.log_scale[_key(site)])
+
+    @torch.no_grad()
+    def copy_from(self, other: "HyperPosterior", place: Callable[[str], str]) -> None:
+        """Copy the posterior of each of another model's hyper-priors to the site of this one that ``place`` gives.
+
+        Those that have no such place are left out.
+        """
+        for site in other.supports:
+            if (own := place(site)) in self.supports:
+                self.mean[_key(own)].copy_(other.mean[_key(site)])
+                self.log_scale[_key(own)].copy_(other.log_scale[_key(site)])
 
     def forward(self) -> dict[str, Tensor]:
         """One draw of each."""

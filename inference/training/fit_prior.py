@@ -16,8 +16,7 @@ References:
 """
 
 import copy
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +24,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from ...guides.hyperpriors import HyperPosterior
 from ...models.base import Model
 from ...models.priors.named import NAMED, named_prior
 from ...models.priors.roles import BaseMeasure, SequencePrior
@@ -44,7 +44,7 @@ __all__ = ["PRIORS", "fit_prior", "prior_for_run", "second_stage"]
 PRIORS = tuple(name for name, cls in NAMED.items() if not cls.starts_posteriors)
 LAYERS = 2  # of a named prior that has some: it is a small network, however deep the model is
 LEARNABLE = {"gaussian": {"learnable": True}}  # arguments without which a named prior has no parameters
-HYPERPOSTERIORS = r"guide\.hyperpriors\.\w+\.base_measure__"  # parameters for the hyper-priors of a base measure
+BASE, OWN = "base_measure", "base_measure.first"  # a model's base measure, and in a new one that of own components
 FIXED = ("objective", "kl_schedule", "beta", "free_bits", "free_bits_per", "target_kl", "kl_reduction")
 
 
@@ -166,7 +166,7 @@ def _prior_class(name: str) -> type[BaseMeasure]:
 
 
 def _base_measure(model: Model) -> nn.Module:
-    base = getattr(model, "base_measure", None)
+    base = getattr(model, BASE, None)
     if not isinstance(base, nn.Module):
         raise ValueError(
             f"{type(model).__name__} has no base measure, so there is no prior to fit anew: give a run of a model with "
@@ -206,34 +206,38 @@ def _with_prior(model: Model, guide: nn.Module | None, prior: BaseMeasure) -> tu
     Raises:
         ValueError: If it has no parameters.
     """
-    fresh = type(model)(**_arguments(model, "base_measure"), base_measure=prior)
+    fresh = type(model)(**_arguments(model, BASE), base_measure=prior)
     posterior = None if guide is None else type(guide)(model=fresh, **_arguments(guide, "model"))
-    before, after = joint_module(model, guide), joint_module(fresh, posterior)
-    kept = {new: value for name, value in before.state_dict().items() if (new := _place(name, after.state_dict()))}
-    learning = [
-        name
-        for name, parameter in after.named_parameters()
-        if parameter.requires_grad and re.match(rf"model\.base_measure\.|{HYPERPOSTERIORS}(?!first__)", name)
-    ]
+    old, new = (_hyperposterior(each) for each in (guide, posterior))
+    learning = set(_base_measure(fresh).parameters())
+    if new is not None:
+        learning |= set(new.parameters_of(BASE)) - set(new.parameters_of(OWN))
+    learning = {parameter for parameter in learning if parameter.requires_grad}
     if not learning:
         kind = type(prior.tokens if isinstance(prior, IndependentVectorPrior) else prior).__name__
         raise ValueError(f"the prior {kind} has nothing to learn: give one with parameters, or learnable=True.")
+    before, after = joint_module(model, guide), joint_module(fresh, posterior)
+    replaced = tuple(f"{name}." for name, part in before.named_modules() if part in (_base_measure(model), old))
+    kept = {name: value for name, value in before.state_dict().items() if not name.startswith(replaced)}
     after.load_state_dict(after.state_dict() | kept)
+    if old is not None and new is not None:
+        new.copy_from(old, _place)
+    for parameter in after.parameters():
+        parameter.requires_grad_(parameter in learning)
     after.to(model.device).train()
-    for name, parameter in after.named_parameters():
-        parameter.requires_grad_(name in learning)
     return fresh, posterior
 
 
-def _place(name: str, after: Iterable[str]) -> str | None:
-    """The name in the new model of a weight of the first stage; None if it has none.
+def _hyperposterior(guide: nn.Module | None) -> HyperPosterior | None:
+    """The posterior of hyper-priors that a guide has."""
+    part = getattr(guide, "hyperpriors", None)
+    return part if isinstance(part, HyperPosterior) else None
 
-    The old base measure becomes the distribution of the prior's own components, with the posterior of its hyper-priors.
-    """
-    if name.startswith("model.base_measure."):
-        return None
-    moved = re.sub(rf"^({HYPERPOSTERIORS})(?!first__)", r"\1first__", name)
-    return moved if moved in after or not re.match(HYPERPOSTERIORS, name) else None
+
+def _place(site: str) -> str:
+    """The site in the new model of a hyper-prior: the old base measure becomes that of the prior's own components."""
+    inside = site.removeprefix(f"{BASE}.")
+    return site if inside == site or site.startswith(f"{OWN}.") else f"{OWN}.{inside}"
 
 
 def _arguments(recorded: Any, leave_out: str) -> dict[str, Any]:

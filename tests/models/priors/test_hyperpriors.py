@@ -202,6 +202,22 @@ def test_a_plain_role_does_not_take_them_for_numbers() -> None:
         Plain()
 
 
+def test_what_is_known_of_one_is_copied_to_where_it_has_moved() -> None:
+    weight_prior = GammaDirichletProcess()
+    before = HyperPosterior(NVAE(CONFIG, weight_prior, base_measure=Centered(4)))
+    after = HyperPosterior(NVAE(CONFIG, weight_prior, base_measure=IndependentVectorPrior(Centered(4), Centered(4))))
+    for number, parameter in enumerate(before.parameters()):
+        nn.init.constant_(parameter, 2.0 + number)
+    moved = {"base_measure.center": "base_measure.first.center", "weight_prior.concentration": "elsewhere"}
+    start = after.medians() | {"base_measure.first.center": before.medians()["base_measure.center"]}
+    after.copy_from(before, moved.__getitem__)
+    assert all(torch.equal(value, start[site]) for site, value in after.medians().items()) and len(start) == 3
+    [mean, log_scale] = after.parameters_of("base_measure.first")
+    known = list(before.parameters_of("base_measure"))
+    assert torch.equal(mean, known[0]) and torch.equal(log_scale, known[1])
+    assert len(list(after.parameters_of("base_measure"))) == 4 and not list(after.parameters_of("base"))
+
+
 def test_a_model_without_them_is_as_it_was() -> None:
     model = VAE(CONFIG)
     assert VAEGuide(model).hyperpriors is None
