@@ -137,19 +137,8 @@ def run_training(
     """
     check_option_names(options)
     check_arguments(model, guide, corpus)
-    if isinstance(options.get("objective"), type):
-        options["objective"] = objective_name(options["objective"])
-    if resume and out is None:
-        raise ValueError("resume is True, but there is no out: give the folder of the run to resume.")
-    folder = RunFolder.temporary() if out is None else RunFolder(out)
-    if resume:
-        options = resumed_options(folder, options)
-    settings = TrainingOptions(**options)
-    check_sizes(model, corpus)
-    if not resume:
-        check_length_prior(model, corpus)
-    introduce_texts(guide, corpus)
-    objective = make_objective(model, guide, settings, len(corpus.train))
+    folder, settings = _folder_and_settings(out, resume, options)
+    objective = _checked_objective(model, guide, corpus, settings, resume)
     config = run_config(model, guide, corpus, settings)
     if out is not None:
         warn_of_unimportable(config, stacklevel=3)
@@ -164,17 +153,11 @@ def run_training(
         check_finite(dict(objective.named_parameters()), "the model")
         objective.train()  # Lightning warns about modules in evaluation mode
         training = Training(objective, corpus, settings, folder, callback)
-        _train(training, trainer)
-        folder = training.folder
-        if training.diverged is not None:
-            raise DivergenceError(training.diverged, settings.learning_rate, folder)
-        checkpoint = read_checkpoint(folder.best if folder.best.exists() else folder.last, moments=False)
-        if dist.is_initialized():  # the first process deletes a temporary folder with its run
-            dist.barrier()
+        checkpoint = _trained(training, trainer)
     objective.load_state_dict(objective_state(checkpoint, objective))
     objective.eval()
     trust = [config["objective"]["class_path"]] if "class_path" in config["objective"] else []
-    run = Run(model, guide, corpus, folder, config, step=int(checkpoint["global_step"]), trust=trust)
+    run = Run(model, guide, corpus, training.folder, config, step=int(checkpoint["global_step"]), trust=trust)
     return run, training.signal
 
 
@@ -202,6 +185,45 @@ def _with_options(function: Any) -> Signature:
 
 
 setattr(fit, "__signature__", _with_options(fit))  # noqa: B010
+
+
+def _folder_and_settings(
+    out: str | Path | None, resume: bool, options: dict[str, Any]
+) -> tuple[RunFolder, TrainingOptions]:
+    """The run's folder, and its options: where it is resumed, those that it began with and those given anew."""
+    if isinstance(options.get("objective"), type):
+        options = options | {"objective": objective_name(options["objective"])}
+    if resume and out is None:
+        raise ValueError("resume is True, but there is no out: give the folder of the run to resume.")
+    folder = RunFolder.temporary() if out is None else RunFolder(out)
+    return folder, TrainingOptions(**(resumed_options(folder, options) if resume else options))
+
+
+def _checked_objective(
+    model: Model, guide: nn.Module | None, corpus: Corpus, settings: TrainingOptions, resume: bool
+) -> Objective:
+    """The objective of a model and a guide that can read all texts."""
+    check_sizes(model, corpus)
+    if not resume:
+        check_length_prior(model, corpus)
+    introduce_texts(guide, corpus)
+    return make_objective(model, guide, settings, len(corpus.train))
+
+
+def _trained(training: Training, trainer: Trainer) -> dict[str, Any]:
+    """The checkpoint with the best weights of a run, which is trained to its end first.
+
+    Raises:
+        DivergenceError: If the loss or the weights are not finite.
+    """
+    _train(training, trainer)
+    folder = training.folder
+    if training.diverged is not None:
+        raise DivergenceError(training.diverged, training.options.learning_rate, folder)
+    checkpoint = read_checkpoint(folder.best if folder.best.exists() else folder.last, moments=False)
+    if dist.is_initialized():  # the first process deletes a temporary folder with its run
+        dist.barrier()
+    return checkpoint
 
 
 def _train(training: Training, trainer: Trainer) -> None:
