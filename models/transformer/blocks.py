@@ -22,6 +22,7 @@ from .self_attention import SelfAttention
 __all__ = [
     "MLP",
     "Block",
+    "PreNormBlock",
     "applied",
     "compile_blocks",
     "cross_attention_of",
@@ -45,7 +46,54 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class Block(nn.Module):
+class PreNormBlock(nn.Module):
+    r"""A pre-norm layer but for its self-attention, which a subclass gives, and calls in its ``forward``.
+
+        x = x + DenoisingAttention(norm(x), memory)        if the block has cross-attention
+        x = x + MLP(norm(x))
+
+    Arguments:
+        config: Sizes and options.
+        attention: The self-attention.
+        cross_attention: Whether the block attends to a memory.
+
+    Attributes:
+        recomputed: Whether :func:`applied` computes its activations again in the backward pass.
+    """
+
+    recomputed = False
+
+    def __init__(self, config: TransformerConfig, attention: nn.Module, cross_attention: bool = False) -> None:
+        super().__init__()
+        width, bias, dropout = config.width, config.bias, config.dropout
+        self.attention_norm = norm_layer(config)
+        self.attention = attention
+        self.cross_norm = norm_layer(config) if cross_attention else None
+        self.cross = DenoisingAttention(width, config.heads, bias=bias, dropout=dropout) if cross_attention else None
+        self.mlp_norm = norm_layer(config)
+        self.mlp = MLP(config)
+        self.dropout = nn.Dropout(dropout)
+
+    def _after_attention(
+        self,
+        x: Float[Tensor, "*#batch T P"],
+        answers: Float[Tensor, "*#batch T P"],
+        memory: Mixture | ProjectedMixture | None,
+    ) -> Float[Tensor, "*#batch T P"]:
+        """The layer's output from its input and what the self-attention has answered.
+
+        Raises:
+            ValueError: If there is a memory and no cross-attention.
+        """
+        x = x + self.dropout(answers)
+        if memory is not None:
+            cross = cross_attention_of(self)
+            assert self.cross_norm is not None
+            x = x + self.dropout(cross(self.cross_norm(x), memory))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class Block(PreNormBlock):
     r"""A pre-norm layer.
 
         x = x + SelfAttention(norm(x))
@@ -57,23 +105,12 @@ class Block(nn.Module):
     Arguments:
         config: Sizes and options.
         cross_attention: Whether the block attends to a memory.
-
-    Attributes:
-        recomputed: Whether :func:`applied` computes its activations again in the backward pass.
     """
 
-    recomputed = False
+    attention: SelfAttention | ProbabilisticAttention
 
     def __init__(self, config: TransformerConfig, cross_attention: bool = False) -> None:
-        super().__init__()
-        width, bias, dropout = config.width, config.bias, config.dropout
-        self.attention_norm = norm_layer(config)
-        self.attention = _self_attention(config)
-        self.cross_norm = norm_layer(config) if cross_attention else None
-        self.cross = DenoisingAttention(width, config.heads, bias=bias, dropout=dropout) if cross_attention else None
-        self.mlp_norm = norm_layer(config)
-        self.mlp = MLP(config)
-        self.dropout = nn.Dropout(dropout)
+        super().__init__(config, _self_attention(config), cross_attention)
 
     def forward(
         self,
@@ -87,12 +124,7 @@ class Block(nn.Module):
     ) -> Float[Tensor, "*batch T P"]:
         others = {} if latent is None else {"latent": latent}  # which only softmax attention takes
         others |= {} if rotation is None else {"rotation": rotation}
-        x = x + self.dropout(self.attention(self.attention_norm(x), mask, causal, cache, **others))
-        if memory is not None:
-            cross = cross_attention_of(self)
-            assert self.cross_norm is not None
-            x = x + self.dropout(cross(self.cross_norm(x), memory))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        return self._after_attention(x, self.attention(self.attention_norm(x), mask, causal, cache, **others), memory)
 
 
 def applied(block: nn.Module, x: Float[Tensor, "*batch T P"], *args: Any, **kwargs: Any) -> Float[Tensor, "*batch T P"]:

@@ -88,6 +88,13 @@ def test_a_causal_block_reads_nothing_of_later_tokens() -> None:
     assert not torch.allclose(run(x)[:, 4:], run(other)[:, 4:], atol=1e-2)
 
 
+def test_a_memory_without_cross_attention_is_refused() -> None:
+    block, x = MixtureBlock(CONFIG), torch.randn(2, 5, 16)
+    mixture = block.posterior(x, torch.ones(2, 5, dtype=torch.bool)).memory()
+    with pytest.raises(ValueError, match="this decoder has no cross-attention"):
+        block(x, mixture, memory=mixture)
+
+
 def test_the_first_mixture_is_near_softmax_attention() -> None:
     """With a quadratic head and no variance, each token has the bias of softmax attention, without the prior's."""
     block = MixtureBlock(CONFIG, alpha="quadratic", log_variance=-30.0).eval()

@@ -30,7 +30,7 @@ from ...attention.kv_cache import KeyValueCache
 from ...attention.layers.denoising import DenoisingAttention, ProjectedMixture
 from ...attention.mixture import Mixture
 from ...utils.precision import at_least_float32
-from ..blocks import MLP, initialize, norm_layer
+from ..blocks import PreNormBlock, initialize
 from ..config import TransformerConfig
 from .heads import AlphaForm, AlphaHead, VarianceForm, VarianceHead, bounded
 from .posterior import LEAST_LOG_ALPHA, MixturePosterior
@@ -40,7 +40,7 @@ __all__ = ["Draw", "MixtureBlock", "check_positions"]
 Draw: TypeAlias = Callable[[int, MixturePosterior], Mixture]
 
 
-class MixtureBlock(nn.Module):
+class MixtureBlock(PreNormBlock):
     r"""A pre-norm layer whose self-attention is over a mixture with a component for each token.
 
     It starts with means that are the normed states. With the head ``quadratic`` and small variances it then attends as
@@ -63,7 +63,7 @@ class MixtureBlock(nn.Module):
         torch.Size([3, 5, 16])
     """
 
-    recomputed = False  # as that of a Block
+    attention: DenoisingAttention
 
     def __init__(
         self,
@@ -73,15 +73,9 @@ class MixtureBlock(nn.Module):
         log_variance: float = -3.0,
         cross_attention: bool = False,
     ) -> None:
-        super().__init__()
-        width, heads, bias, dropout = config.width, config.heads, config.bias, config.dropout
-        self.attention_norm = norm_layer(config)
-        self.attention = DenoisingAttention(width, heads, bias=bias, dropout=dropout)
-        self.cross_norm = norm_layer(config) if cross_attention else None
-        self.cross = DenoisingAttention(width, heads, bias=bias, dropout=dropout) if cross_attention else None
-        self.mlp_norm = norm_layer(config)
-        self.mlp = MLP(config)
-        self.dropout = nn.Dropout(dropout)
+        width, heads = config.width, config.heads
+        attention = DenoisingAttention(width, heads, bias=config.bias, dropout=config.dropout)
+        super().__init__(config, attention, cross_attention)
         initialize(self, config)
         self.mean = nn.Linear(width, width)
         nn.init.eye_(self.mean.weight)
@@ -130,16 +124,17 @@ class MixtureBlock(nn.Module):
             memory: What the cross-attention attends to, if there is any.
             cache: Keys and values of the components before. The mixture is then of the tokens of x alone, after the
                 prior's, which only the first tokens add to the cache; weights must not be normalized.
+
+        Raises:
+            ValueError: If there is a memory and no cross-attention.
         """
         projected = self.attention.project(mixture, local=causal)
         if cache is not None:
             new = slice(min(cache.length, 1), None)
             keys, values, _ = cache.append(projected.keys[..., new, :], projected.values[..., new, :])
             projected = projected._replace(keys=keys, values=values)
-        x = x + self.dropout(self.attention(self.attention_norm(x), projected, causal and x.shape[-2] > 1))
-        if memory is not None and self.cross is not None and self.cross_norm is not None:
-            x = x + self.dropout(self.cross(self.cross_norm(x), memory))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        answers = self.attention(self.attention_norm(x), projected, causal and x.shape[-2] > 1)
+        return self._after_attention(x, answers, memory)
 
 
 def check_positions(config: TransformerConfig) -> None:
