@@ -89,5 +89,5 @@ class MixtureEncoder(nn.Module):
         for layer, block in enumerate(self.mixture_blocks, len(self.blocks) + 1):
             assert isinstance(block, MixtureBlock)
             posterior = block.posterior(x, mask, posterior)
-            x = block(x, posterior.memory() if draw is None else draw(layer, posterior))
+            x = applied(block, x, posterior.memory() if draw is None else draw(layer, posterior))
         return self.norm(x)

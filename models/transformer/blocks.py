@@ -209,9 +209,9 @@ def compile_blocks(module: nn.Module, **options: Any) -> None:
 
 
 def recompute_blocks(module: nn.Module, on: bool) -> None:
-    """Whether the activations of every :class:`Block` in ``module`` are computed again in the backward pass."""
+    """Whether the activations of every :class:`PreNormBlock` in ``module`` are computed again in the backward pass."""
     for block in module.modules():
-        if isinstance(block, Block):
+        if isinstance(block, PreNormBlock):
             block.recomputed = on
 
 

@@ -16,7 +16,7 @@ from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.inference.training.lightning_module import Training
 from pyroformer.models.base import Model
-from pyroformer.models.transformer.blocks import Block, recompute_blocks
+from pyroformer.models.transformer.blocks import PreNormBlock, recompute_blocks
 
 TEXTS = [f"The number {n} follows {n - 1} and comes before {n + 1}." for n in range(1, 61)]
 SYSTEMS = ("lm", "nvae", "nvib", "vae", "della")
@@ -39,7 +39,8 @@ def pair(corpus: pf.Corpus, name: str, **options: Any) -> tuple[Model, nn.Module
     if name == "vae":
         vae = pf.VAE.for_corpus(corpus, **size, base_measure="tokens")
         return vae, pf.VAEGuide(vae)
-    nvae = pf.NVAE.for_corpus(corpus, **size)
+    mixtures = size["layers"] if name == "nvib_layers" else 0
+    nvae = pf.NVAE.for_corpus(corpus, **size, nvib_layers=mixtures, nvib_decoder_layers=mixtures)
     return nvae, pf.NVAEGuide(nvae)
 
 
@@ -103,18 +104,18 @@ def within_adam(event: Any) -> bool:
     return event is not None
 
 
-@pytest.mark.parametrize("name", ["vae", "della"])
+@pytest.mark.parametrize("name", ["vae", "della", "nvib_layers"])
 def test_activations_that_are_computed_again_change_nothing(corpus: pf.Corpus, tmp_path: Path, name: str) -> None:
     kept = fitted(corpus, name, tmp_path / "kept", 2, dropout=0.2)
     again = fitted(corpus, name, tmp_path / "again", 2, dropout=0.2, activation_checkpointing=True)
     for a, b in zip(kept.model.parameters(), again.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
-    assert not any(part.recomputed for part in again.model.modules() if isinstance(part, Block))
+    assert not any(part.recomputed for part in again.model.modules() if isinstance(part, PreNormBlock))
 
 
-def test_activations_that_are_computed_again_take_less_memory(corpus: pf.Corpus) -> None:
-    model, _ = pair(corpus, "lm", layers=8)
-    objective, batch = ELBO()(model, None), next(corpus.batches("train", batch_size=8))
+@pytest.mark.parametrize("name", ["lm", "nvib_layers"])
+def test_activations_that_are_computed_again_take_less_memory(corpus: pf.Corpus, name: str) -> None:
+    objective, batch = ELBO()(*pair(corpus, name, layers=8)), next(corpus.batches("train", batch_size=8))
     sizes = {}
     for again in (False, True):
         recompute_blocks(objective, again)
