@@ -147,52 +147,24 @@ class NVAE(MixtureMemoryModel):
                 f"delta is {delta:g}, and there is a weight_prior beside it: give its own delta to that, or leave "
                 "weight_prior out."
             )
-        samples_per_component = declared_number("samples_per_component", samples_per_component, int)
-        if samples_per_component < 1:
-            raise ValueError(
-                f"samples_per_component is {samples_per_component}: each component needs at least one vector."
-            )
         self.config = config
-        self.samples_per_component = samples_per_component
-        prior = named_prior(base_measure, config, samples_per_component, ends_texts=length_prior is None)
+        self.samples_per_component = _checked_samples(samples_per_component)
+        prior = named_prior(base_measure, config, self.samples_per_component, ends_texts=length_prior is None)
         self.base_measure = as_prior(prior, VectorPrior, "base_measure")
-        says_tokens = isinstance(self.base_measure, GaussianTokenPrior)
-        concentration = OF_TOKENS if says_tokens and delta is None else 1.0
-        if delta is None:
-            delta = OF_TOKENS if says_tokens else DELTA
-        self.weight_prior = as_prior(
-            weight_prior or BoundedDirichletProcess(concentration, delta, samples_per_component),
-            WeightPrior,
-            "weight_prior",
-        )
+        concentration, delta = _concentrations(self.base_measure, delta)
+        weight_prior = weight_prior or BoundedDirichletProcess(concentration, delta, self.samples_per_component)
+        self.weight_prior = as_prior(weight_prior, WeightPrior, "weight_prior")
         self.nvib_layers = _checked_layers("nvib_layers", nvib_layers, config.layers, "encoder")
         self.nvib_decoder_layers = _checked_layers("nvib_decoder_layers", nvib_decoder_layers, config.layers, "decoder")
         check_choice("nvib_decoder_alpha", nvib_decoder_alpha, get_args(AlphaForm))
         if self.nvib_layers or self.nvib_decoder_layers:
             self.layer_weight_prior = BoundedDirichletProcess(delta=delta)
             self.layer_base_measure = GaussianVectorPrior(config.width)
-        if self.nvib_layers:
-            self.latents = (
-                *(f"{site}_{layer}" for layer in self.mixture_layers for site in self.latents),
-                *self.latents,
-            )
         self.length_prior = self.check_length_prior(length_prior)
         self.presence = _checked_presence(presence, self.base_measure)
-        if self.presence is not None:
-            self.latents = ("presence", *self.latents)
-        self.decoder = Decoder(config, cross_attention=True, reader=self.place_reader(weighted=True))
-        if self.nvib_decoder_layers:
-            self.decoder = MixtureDecoder(config, self.nvib_decoder_layers, nvib_decoder_alpha)
-        mask = component_mask(torch.tensor([1, 2]), samples_per_component, 3 * samples_per_component)
-        check_prior(self.weight_prior, mask, name="weight_prior")
-        for name in ("weight_prior", "base_measure"):
-            own = getattr(getattr(self, name), "samples_per_component", samples_per_component)
-            if own != samples_per_component:
-                raise ValueError(
-                    f"samples_per_component is {samples_per_component}, but {own} of {name}: give both the same."
-                )
-        check_base_measure(self.base_measure, mask, config.width)
-        check_own_component(self.base_measure)
+        self.latents = self._latent_sites()
+        self.decoder = self._decoder(nvib_decoder_alpha)
+        self._check_priors()
         self.start_reading()
 
     def forward(self, batch: Batch) -> Int[Tensor, "*batch T"]:
@@ -215,6 +187,32 @@ class NVAE(MixtureMemoryModel):
                 "attention: leave it out, or turn a pretrained model of transformers with pf.nvib.wrap."
             )
         super().start_from(backbone, train, labels)
+
+    def _latent_sites(self) -> tuple[str, ...]:
+        """The names of the latents."""
+        of_layers = (f"{site}_{layer}" for layer in self.mixture_layers for site in self.latents)
+        return (*(() if self.presence is None else ("presence",)), *of_layers, *self.latents)
+
+    def _decoder(self, alpha: AlphaForm) -> Decoder:
+        """The decoder, some of whose layers may attend to mixtures of their own."""
+        reader = self.place_reader(weighted=True)
+        if not self.nvib_decoder_layers:
+            return Decoder(self.config, cross_attention=True, reader=reader)
+        return MixtureDecoder(self.config, self.nvib_decoder_layers, alpha, reader=reader)
+
+    def _check_priors(self) -> None:
+        """Raises a ValueError if a prior has another shape, support or number of components than its role requires."""
+        samples_per_component = self.samples_per_component
+        mask = component_mask(torch.tensor([1, 2]), samples_per_component, 3 * samples_per_component)
+        check_prior(self.weight_prior, mask, name="weight_prior")
+        for name in ("weight_prior", "base_measure"):
+            own = getattr(getattr(self, name), "samples_per_component", samples_per_component)
+            if own != samples_per_component:
+                raise ValueError(
+                    f"samples_per_component is {samples_per_component}, but {own} of {name}: give both the same."
+                )
+        check_base_measure(self.base_measure, mask, self.config.width)
+        check_own_component(self.base_measure)
 
     def _text(self, mixture: Mixture, batch: Batch) -> AutoregressiveText:
         """The distribution of texts given the mixture; layers of the decoder draw theirs, those of known texts here."""
@@ -302,6 +300,25 @@ def component_mask(
         [[True, True, False], [True, True, True]]
     """
     return torch.arange(components, device=length.device) < samples_per_component * (length[..., None] + 1)
+
+
+def _checked_samples(samples_per_component: int) -> int:
+    """The number of vectors of each component.
+
+    Raises:
+        ValueError: If it is not positive.
+    """
+    number = declared_number("samples_per_component", samples_per_component, int)
+    if number < 1:
+        raise ValueError(f"samples_per_component is {number}: each component needs at least one vector.")
+    return number
+
+
+def _concentrations(base_measure: nn.Module, delta: float | None) -> tuple[float, float]:
+    """The prior's concentration and delta: without a ``delta``, 3 and 3 where vectors say tokens."""
+    if delta is not None:
+        return 1.0, delta
+    return (OF_TOKENS, OF_TOKENS) if isinstance(base_measure, GaussianTokenPrior) else (1.0, DELTA)
 
 
 def _checked_layers(name: str, number: int, layers: int, stack: str) -> int:

@@ -127,8 +127,12 @@ class Block(PreNormBlock):
         return self._after_attention(x, self.attention(self.attention_norm(x), mask, causal, cache, **others), memory)
 
 
-def applied(block: nn.Module, x: Float[Tensor, "*batch T P"], *args: Any, **kwargs: Any) -> Float[Tensor, "*batch T P"]:
+def applied(
+    block: nn.Module, x: Float[Tensor, "*batch T P"], *args: Any, cache: KeyValueCache | None = None, **kwargs: Any
+) -> Float[Tensor, "*batch T P"]:
     """A block's output; if it is ``recomputed``, only its inputs are kept for the backward pass.
+
+    With a cache, a compiled block runs as it was before: it would be compiled again for every length of the cache.
 
     Examples:
         >>> block = Block(TransformerConfig(vocabulary=20, max_length=8, width=16))
@@ -138,11 +142,14 @@ def applied(block: nn.Module, x: Float[Tensor, "*batch T P"], *args: Any, **kwar
         >>> torch.equal(applied(block, x), expected)
         True
     """
-    if block.recomputed and torch.is_grad_enabled():
-        y: Tensor = checkpoint(block, x, *args, use_reentrant=False, **kwargs)
-        return y
-    z: Tensor = block(x, *args, **kwargs)
-    return z
+    y: Tensor
+    if cache is not None:
+        y = block.forward(x, *args, cache=cache, **kwargs)
+    elif block.recomputed and torch.is_grad_enabled():
+        y = checkpoint(block, x, *args, use_reentrant=False, **kwargs)
+    else:
+        y = block(x, *args, **kwargs)
+    return y
 
 
 class MLP(nn.Module):

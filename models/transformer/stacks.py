@@ -8,7 +8,7 @@ query; or a :class:`~.memory.Context`, with latents for its layers and a conditi
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -167,21 +167,7 @@ class Decoder(nn.Module):
         Raises:
             ValueError: If the texts are longer than ``max_length``, or the decoder cannot take such a memory.
         """
-        check_length(tokens.shape[-1], self.config)
-        batch, length = tokens.shape[:-1], tokens.shape[-1]
-        if memory is not None:
-            batch = torch.broadcast_shapes(batch, batch_shape(memory))
-            memory = flat(memory, batch)
-        tokens = self._shift_right(tokens.expand(*batch, length).reshape(-1, length))
-        tokens, mask, position = _prepend_condition(tokens, memory)
-        inputs, latents = self._block_inputs(memory, form)
-        x = self._shifted("embedding", self.embedding(tokens, position), latents)
-        rotation = self.embedding.rotation(tokens, position)
-        for block, other in zip(self.blocks, inputs, strict=True):
-            x = applied(block, x, mask, causal=True, memory=other.memory, latent=other.latent, rotation=rotation)
-        x = self._shifted("softmax", self.norm(x), latents)[:, x.shape[1] - length :]
-        x = self._with_reading(x, memory, torch.arange(length, device=x.device).expand(x.shape[:2]))
-        return x.reshape(*batch, length, -1)
+        return self._teacher_forced(tokens, memory, form)
 
     def read(self, vectors: Float[Tensor, "B T P"]) -> Float[Tensor, "B T P"]:
         """Hidden states after vectors in place of the rows of tokens in the embedding, without a memory.
@@ -190,9 +176,7 @@ class Decoder(nn.Module):
         """
         place = torch.arange(vectors.shape[-2], device=vectors.device)
         x, rotation = self.embedding.placed(vectors), self.embedding.rotation(place)
-        for block in self.blocks:
-            x = applied(block, x, causal=True, rotation=rotation)
-        return self.norm(x)
+        return self.norm(self._run_blocks(x, None, self._block_inputs(None, "exact")[0], rotation))
 
     def project(self, memory: Mixture, form: Form = "exact") -> list[ProjectedMixture]:
         """The memory as projected by each block: computed once for a text, however many tokens follow."""
@@ -237,10 +221,41 @@ class Decoder(nn.Module):
         cache.position = cache.position + count.sum(-1)
         x = self._shifted("embedding", self.embedding.placed(vectors, position), cache.latents)
         rotation = self.embedding.rotation(position, position)
-        for block, keys_values, (memory, latent) in zip(self.blocks, cache.layers, cache.inputs, strict=True):
-            # Not block(...): a compiled block would be compiled again for every length of the cache.
-            x = block.forward(x, mask, True, memory, cache=keys_values, latent=latent, rotation=rotation)
+        x = self._run_blocks(x, mask, cache.inputs, rotation, cache)
         return self._with_reading(self._shifted("softmax", self.norm(x), cache.latents), cache.memory, position)
+
+    def _teacher_forced(
+        self, tokens: Int[Tensor, "*texts T"], memory: Memory | None, form: Form, **options: Any
+    ) -> Float[Tensor, "*batch T P"]:
+        """:meth:`forward`, with options of :meth:`_run_blocks`."""
+        check_length(tokens.shape[-1], self.config)
+        batch, length = tokens.shape[:-1], tokens.shape[-1]
+        if memory is not None:
+            batch = torch.broadcast_shapes(batch, batch_shape(memory))
+            memory = flat(memory, batch)
+        tokens = self._shift_right(tokens.expand(*batch, length).reshape(-1, length))
+        tokens, mask, position = _prepend_condition(tokens, memory)
+        inputs, latents = self._block_inputs(memory, form)
+        x = self._shifted("embedding", self.embedding(tokens, position), latents)
+        rotation = self.embedding.rotation(tokens, position)
+        x = self._run_blocks(x, mask, inputs, rotation, **options)
+        x = self._shifted("softmax", self.norm(x), latents)[:, x.shape[1] - length :]
+        x = self._with_reading(x, memory, torch.arange(length, device=x.device).expand(x.shape[:2]))
+        return x.reshape(*batch, length, -1)
+
+    def _run_blocks(
+        self,
+        x: Float[Tensor, "B T P"],
+        mask: Bool[Tensor, "B T"] | None,
+        inputs: Sequence[BlockInputs],
+        rotation: Float[Tensor, "*#batch T d"] | None,
+        cache: DecoderCache | None = None,
+    ) -> Float[Tensor, "B T P"]:
+        """Hidden states after all blocks, before the last norm; with a cache, those of the tokens after it."""
+        caches: Sequence[KeyValueCache | None] = [None] * len(inputs) if cache is None else cache.layers
+        for block, own, (memory, latent) in zip(self.blocks, caches, inputs, strict=True):
+            x = applied(block, x, mask, causal=True, memory=memory, cache=own, latent=latent, rotation=rotation)
+        return x
 
     def _add_fusion(self, fusion: Fusion) -> None:
         """Adds the modules through which latents enter."""

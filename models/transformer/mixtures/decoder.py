@@ -26,7 +26,8 @@ from ...distributions.log_dirichlet_math import sample_log_gamma
 from ..blocks import applied
 from ..config import TransformerConfig
 from ..memory import Memory, batch_shape, flat
-from ..stacks import Decoder, DecoderCache, check_length
+from ..place_reader import PlaceReader
+from ..stacks import BlockInputs, Decoder, DecoderCache
 from .block import Draw, MixtureBlock, check_positions
 from .heads import AlphaForm, VarianceForm
 from .posterior import MixturePosterior
@@ -45,6 +46,7 @@ class MixtureDecoder(Decoder):
         alpha: Form of the concentrations' heads.
         variance: Form of the variances' heads.
         log_variance: Initial log variance of every component.
+        reader: What reads the vector of each place for the output layer, or None.
 
     Raises:
         ValueError: If there are not as many layers, or positions are rotary, which attention to a mixture lacks.
@@ -63,8 +65,9 @@ class MixtureDecoder(Decoder):
         alpha: AlphaForm = "linear",
         variance: VarianceForm = "diagonal",
         log_variance: float = -3.0,
+        reader: PlaceReader | None = None,
     ) -> None:
-        super().__init__(config, cross_attention=True)
+        super().__init__(config, cross_attention=True, reader=reader)
         if not 1 <= mixtures <= config.layers:
             raise ValueError(f"mixtures is {mixtures}: give a number of layers from 1 to {config.layers}.")
         check_positions(config)
@@ -87,24 +90,14 @@ class MixtureDecoder(Decoder):
             draw: Called with the number of a layer, from 1, and its mixture, with the prior's component and one for
                 each token that the layer reads, for the mixture that it attends to; the mean by default.
         """
-        check_length(tokens.shape[-1], self.config)
-        batch, length = tokens.shape[:-1], tokens.shape[-1]
-        if memory is not None:
-            batch = torch.broadcast_shapes(batch, batch_shape(memory))
-            memory = flat(memory, batch)
-        tokens = self._shift_right(tokens.expand(*batch, length).reshape(-1, length))
-        mask, posterior = torch.ones_like(tokens, dtype=torch.bool), None
-        x = self.embedding(tokens)
-        for layer, (block, other) in enumerate(zip(self.blocks, self._block_inputs(memory, form)[0], strict=True), 1):
-            if isinstance(block, MixtureBlock):
-                posterior = block.posterior(x, mask, posterior)
-                mixture = mean_mixture(posterior)
-                if draw is not None:
-                    mixture = _flat(draw(layer, _shaped(posterior, batch)), batch)
-                x = applied(block, x, mixture, causal=True, memory=other.memory)
-            else:
-                x = applied(block, x, causal=True, memory=other.memory)
-        return self.norm(x).reshape(*batch, length, -1)
+        if draw is None:
+            return super().forward(tokens, memory, form)
+        batch = torch.broadcast_shapes(tokens.shape[:-1], () if memory is None else batch_shape(memory))
+
+        def flat_draw(layer: int, posterior: MixturePosterior) -> Mixture:
+            return _flat(draw(layer, _shaped(posterior, batch)), batch)
+
+        return self._teacher_forced(tokens, memory, form, draw=flat_draw)
 
     def cache(
         self, batch: Sequence[int], capacity: int, memory: Memory | None = None, form: Form = "exact"
@@ -116,26 +109,30 @@ class MixtureDecoder(Decoder):
                 cache.layers[layer] = KeyValueCache(capacity + 1)
         return cache
 
-    def step_vectors(
-        self, vectors: Float[Tensor, "B T P"], cache: DecoderCache, mask: Bool[Tensor, "B T"] | None = None
+    def _run_blocks(
+        self,
+        x: Float[Tensor, "B T P"],
+        mask: Bool[Tensor, "B T"] | None,
+        inputs: Sequence[BlockInputs],
+        rotation: Float[Tensor, "*#batch T d"] | None,
+        cache: DecoderCache | None = None,
+        draw: Draw | None = None,
     ) -> Float[Tensor, "B T P"]:
-        """Hidden states of the next tokens; see :meth:`Decoder.step`.
+        """Hidden states after all blocks; layers attend to the means of their mixtures, or to what ``draw`` returns.
 
-        Layers attend to the means of their mixtures, or, where the cache ``draws``, to what is drawn for each token
-        once and kept.
+        Where the cache ``draws``, they attend to what is drawn for each token once and kept.
         """
-        present = torch.ones(vectors.shape[:-1], dtype=torch.bool, device=vectors.device) if mask is None else mask
-        position = (cache.position[:, None] + present.long().cumsum(-1) - 1).clamp(0, self.config.max_length - 1)
-        cache.position = cache.position + present.sum(-1)
-        x, posterior = self.embedding.placed(vectors, position), None
-        for block, keys_values, other in zip(self.blocks, cache.layers, cache.inputs, strict=True):
+        present = torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device) if mask is None else mask
+        attended, posterior = drawn if cache is not None and cache.draws else mean_mixture, None
+        caches: Sequence[KeyValueCache | None] = [None] * len(inputs) if cache is None else cache.layers
+        for layer, (block, own, (memory, _)) in enumerate(zip(self.blocks, caches, inputs, strict=True), 1):
             if isinstance(block, MixtureBlock):
                 posterior = block.posterior(x, present, posterior)
-                mixture = drawn(posterior) if cache.draws else mean_mixture(posterior)
-                x = block.forward(x, mixture, True, other.memory, cache=keys_values)
+                mixture = attended(posterior) if draw is None else draw(layer, posterior)
+                x = applied(block, x, mixture, causal=True, memory=memory, cache=own)
             else:
-                x = block.forward(x, mask, True, other.memory, cache=keys_values)
-        return self.norm(x)
+                x = applied(block, x, mask, causal=True, memory=memory, cache=own, rotation=rotation)
+        return x
 
 
 def mean_mixture(posterior: MixturePosterior) -> Mixture:

@@ -29,11 +29,13 @@ from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.transformer.backbone import Backbone
 from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.transformer.memory import Context
 from pyroformer.models.transformer.mixtures import decoder as mixture_decoder
 from pyroformer.models.transformer.mixtures.decoder import MixtureDecoder
 from pyroformer.models.transformer.mixtures.drawn_text import DrawnText
 from pyroformer.models.transformer.mixtures.posterior import MixturePosterior
 from pyroformer.models.transformer.stacks import Decoder
+from pyroformer.models.transformer.text_distribution import decode
 
 CONFIG = TransformerConfig(vocabulary=30, max_length=12, width=16, layers=3, heads=2, dropout=0.0)
 BATCH = Batch.pad([[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]])
@@ -74,6 +76,41 @@ def test_token_by_token_is_the_parallel_form(sizes: tuple[int, ...], alpha: str,
     decoder, memory, tokens = decoder_and_memory(alpha=alpha, variance=variance)
     expected = decoder(tokens, memory)
     torch.testing.assert_close(stepped(decoder, memory, tokens, sizes, False), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_condition_is_read_before_the_text() -> None:
+    config = replace(CONFIG, max_condition_length=4)
+    decoder = stirred(MixtureDecoder(config, 2))
+    context = Context(
+        condition_tokens=torch.tensor([[5, 6, 7], [0, 8, 9]]),
+        condition_mask=torch.tensor([[1, 1, 1], [0, 1, 1]]).bool(),
+    )
+    texts = torch.randint(3, 30, (2, 5))
+    expected = decoder(texts, context)
+    tokens = torch.cat([context.condition_tokens, F.pad(texts[:, :-1], (1, 0), value=CONFIG.bos)], 1)
+    hidden = decoder.step(tokens, decoder.cache((2,), 8, context), F.pad(context.present, (0, 5), value=True))
+    torch.testing.assert_close(hidden[:, 3:], expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(decoder(texts), expected, atol=1e-2)
+
+
+@torch.no_grad()
+def test_the_vector_of_a_place_is_found_as_without_mixtures() -> None:
+    """From the prior ``language_model``, where decoding a text from its vectors is exact before any training."""
+    config, bounds = replace(CONFIG, width=64), []
+    for layers in (0, 1, 3):
+        torch.manual_seed(0)
+        model = NVAE(config, base_measure="language_model", nvib_decoder_layers=layers).eval()
+        guide = NVAEGuide(model).eval()
+        torch.manual_seed(1)
+        bounds.append(ELBO(num_particles=4).terms(model, guide, BATCH).bound)
+        for draws in (False, True):
+            texts = decode(
+                model.decoder, lambda logits: logits.argmax(-1), 3, memory=guide.encode(BATCH).memory(), draws=draws
+            )
+            assert torch.equal(texts, BATCH.tokens)
+    for bound in bounds[1:]:
+        torch.testing.assert_close(bound, bounds[0], rtol=0, atol=0.02)
 
 
 def test_what_is_drawn_token_by_token_is_a_draw_of_the_parallel_form(monkeypatch: pytest.MonkeyPatch) -> None:
