@@ -17,7 +17,6 @@ import math
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -25,8 +24,6 @@ from torch import Tensor, nn
 
 from ..models.attention.mixture import Mixture, SharedVariances
 from ..models.batch import Batch
-from ..models.distributions.log_dirichlet import LogDirichlet
-from ..models.distributions.presence import WherePresent
 from ..models.nvae import NVAE, component_mask
 from ..models.priors.roles import WeightPrior
 from ..models.priors.vectors import own_component
@@ -130,15 +127,10 @@ class NVAEGuide(Guide):
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         with self.texts(batch):
             posterior = self._encode(batch, _sampled) if self.model.nvib_layers else self.encode(batch)
-            normal: Any = dist.Normal(posterior.mean, posterior.variance.sqrt()).to_event(1)
-            presence, mask = posterior.presence(), posterior.mask
+            presence, present = posterior.presence(), posterior.mask
             if presence is not None:
-                mask = mask & (pyro.sample("presence", presence) > 0.5)
-            where: Any = normal.mask(mask) if presence is None else WherePresent(normal, mask, presence.mean)
-            sites: dict[str, Any] = {
-                "weights": LogDirichlet(posterior.log_alpha.double(), mask),
-                "vectors": where.to_event(1),
-            }
+                present = present & (pyro.sample("presence", presence) > 0.5)
+            sites: dict[str, Any] = {"weights": posterior.weights(present), "vectors": posterior.vectors(present)}
             # in the order of the model, where vectors that say where a text ends come first
             names = list(sites) if self.model.length_prior is not None else reversed(sites)
             drawn = {name: pyro.sample(name, sites[name]) for name in names}
@@ -201,9 +193,8 @@ class NVAEGuide(Guide):
 
 def _sampled(layer: int, posterior: MixturePosterior) -> Mixture:
     """A draw of the mixture of a layer of the encoder, at sites of its own."""
-    weights = pyro.sample(f"weights_{layer}", LogDirichlet(posterior.log_alpha.double(), posterior.mask))
-    normal: Any = dist.Normal(posterior.mean, posterior.variance.sqrt()).to_event(1)
-    vectors = pyro.sample(f"vectors_{layer}", normal.mask(posterior.mask).to_event(1))
+    own: dict[str, Any] = {"weights": posterior.weights(), "vectors": posterior.vectors()}
+    weights, vectors = (pyro.sample(f"{site}_{layer}", distribution) for site, distribution in own.items())
     return Mixture(weights.to(vectors.dtype), vectors, mask=posterior.mask)
 
 

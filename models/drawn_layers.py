@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -23,7 +22,6 @@ from torch.distributions import Distribution
 from .attention.mixture import Mixture
 from .base import DRAWN_BY_MODEL, REGULARIZED_TO
 from .batch import Batch
-from .distributions.log_dirichlet import LogDirichlet
 from .transformer.memory import Memory
 from .transformer.mixtures.decoder import MixtureDecoder, mean_mixture
 from .transformer.mixtures.drawn_text import DrawnText
@@ -51,11 +49,7 @@ def text_with_drawn_layers(
     assert batch.tokens is not None, "texts are observed"
 
     def draw(layer: int, posterior: MixturePosterior) -> Mixture:
-        normal: Any = dist.Normal(posterior.mean, posterior.variance.sqrt()).to_event(1)
-        own: dict[str, Any] = {
-            "weights": LogDirichlet(posterior.log_alpha.double(), mask),
-            "vectors": normal.mask(mask).to_event(1),
-        }
+        own: dict[str, Any] = {"weights": posterior.weights(mask), "vectors": posterior.vectors(mask)}
         drawn = {}
         with pyro.poutine.mask(mask=False):
             for site, distribution in own.items():

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -97,16 +96,13 @@ def kl(
 
 
 def _regularizers(layer: Bottleneck, posterior: VectorPosterior, delta: float) -> tuple[Tensor, Tensor]:
-    x, means, variances, excess, present = posterior
-    present = torch.ones_like(excess, dtype=torch.bool) if present is None else present
-    mask = F.pad(present, (1, 0), value=True)
-    count = mask.sum(-1)
-    own = layer.prior_log_alpha.expand(*excess.shape[:-1], 1)
-    log_alpha = torch.cat([own, layer.natural_log_alpha(x) + excess], -1).double()
+    log_alpha, mask = layer.log_alpha(posterior)
+    log_alpha, means, count = log_alpha.double(), posterior.means, mask.sum(-1)
     log_alpha0 = torch.logsumexp(log_alpha.masked_fill(~mask, -torch.inf), -1)
     log_prior0 = conditional_concentration(1.0, delta, count - 1).double().log() + layer.prior_log_alpha.double()
     weights = symmetric_dirichlet_kl(log_alpha0, log_prior0, count)
-    mean, variance = _prepended(layer.prior_mean, means), _prepended(layer.prior_variance, variances.expand_as(means))
+    mean = _prepended(layer.prior_mean, means)
+    variance = _prepended(layer.prior_variance, posterior.variances.expand_as(means))
     vectors = vector_regularizer(
         log_alpha.to(means.dtype), mean, variance, layer.prior_mean, layer.prior_variance, mask, reduction="mean"
     )

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...models.distributions.log_dirichlet_math import sample_log_dirichlet
@@ -97,9 +96,7 @@ def _labels(dimension: str, size: int, tokens: Sequence[str] | None) -> Sequence
 @torch.no_grad()
 def _draws(vectors: VectorPosterior, layer: Bottleneck, draws: int) -> Tensor:
     """[draws, B, 1 + N]."""
-    log_alpha = layer.natural_log_alpha(vectors.x) + vectors.excess
-    log_alpha = torch.cat([layer.prior_log_alpha.expand(*log_alpha.shape[:-1], 1), log_alpha], -1)
-    mask = None if vectors.present is None else F.pad(vectors.present, (1, 0), value=True)
+    log_alpha, mask = layer.log_alpha(vectors)
     return sample_log_dirichlet(log_alpha.expand(draws, *log_alpha.shape), mask).exp()
 
 

@@ -14,6 +14,7 @@ import math
 from typing import NamedTuple, get_args
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -205,6 +206,13 @@ class Bottleneck(nn.Module):
                 variances = variances * self.heads.log_variance(x).exp()
                 excess = excess + self.heads.log_alpha(x)
         return VectorPosterior(x, means, variances, excess, present)
+
+    def log_alpha(self, posterior: VectorPosterior) -> tuple[Float[Tensor, "*batch m"], Bool[Tensor, "*batch m"]]:
+        r""":math:`\log \alpha` of the prior's component and of each vector after it, and where there is one."""
+        x, _, _, excess, present = posterior
+        own = self.prior_log_alpha.expand(*excess.shape[:-1], 1)
+        present = torch.ones_like(excess, dtype=torch.bool) if present is None else present
+        return torch.cat([own, self.natural_log_alpha(x) + excess], -1), F.pad(present, (1, 0), value=True)
 
     def components(self, posterior: VectorPosterior) -> Components:
         """The mean of the posterior over mixtures: every vector is a Gaussian component."""

@@ -35,11 +35,24 @@ def test_evaluation_never_attends_to_a_vector_that_is_off(samples: int) -> None:
     )
     query = torch.full((1, 16), 9.0)
     evaluated = attend(query, posterior.memory())
-    weights = LogDirichlet(log_alpha.double(), posterior.mask).sample().float()
+    weights = posterior.weights().sample().float()
     trained = attend(query, pf.Mixture(weights, mean, variances=posterior.variance))
     assert evaluated.norm() < 10 and trained.norm() < 10  # the key's own norm is 36
     assert posterior.kept.tolist() == [True] * 2 * samples + [False] * samples
     assert posterior.token_weights()[-1] == 0
+
+
+@pytest.mark.parametrize("log_odds", [None, torch.zeros(2, 3)], ids=["all", "presence"])
+def test_the_distributions_of_a_posterior_are_of_what_is_present(log_odds: Tensor | None) -> None:
+    mask, present = torch.tensor([[True, True, True], [True, True, False]]), torch.tensor([True, False, True])
+    mean, variance = torch.randn(2, 3, 4), torch.rand(2, 3, 4) + 0.1
+    posterior = MixturePosterior(torch.randn(2, 3), mean, variance, mask, log_odds=log_odds)
+    for some in (None, mask & present):
+        weights, vectors = posterior.weights(some).sample(), posterior.vectors(some).sample()
+        there = mask if some is None else some
+        assert torch.equal(weights.exp() > 0, there)
+        each = torch.distributions.Normal(mean, variance.sqrt()).log_prob(vectors).sum(-1)
+        torch.testing.assert_close(posterior.vectors(some).log_prob(vectors), torch.where(there, each, 0).sum(-1))
 
 
 def test_the_priors_component_is_never_off() -> None:

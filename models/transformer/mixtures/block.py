@@ -21,7 +21,6 @@ References:
 from collections.abc import Callable
 from typing import TypeAlias
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -99,11 +98,10 @@ class MixtureBlock(PreNormBlock):
             off = _is_off(log_alpha) | _is_off(below.log_alpha[..., 1:])  # the sum of an off vector alone could be on
             log_alpha = (log_alpha + below.log_alpha[..., 1:]).masked_fill(off, LEAST_LOG_ALPHA)
         mean, variance = at_least_float32(self.mean(h)), at_least_float32(self.log_variance(h)).exp()
-        first = torch.zeros_like(mean[..., :1, :])
         return MixturePosterior(
             F.pad(bounded(log_alpha), (1, 0)),
-            torch.cat([first, mean], -2),
-            torch.cat([torch.ones_like(first), variance], -2),
+            F.pad(mean, (0, 0, 1, 0)),
+            F.pad(variance, (0, 0, 1, 0), value=1.0),
             F.pad(mask, (1, 0), value=True),
         )
 

@@ -3,14 +3,17 @@
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import pyro.distributions as dist
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.distributions import Distribution
 
 from ...attention.mixture import Mixture, SharedVariances
-from ...distributions.presence import Presence
+from ...distributions.log_dirichlet import LogDirichlet
+from ...distributions.presence import Presence, WherePresent
 from ...utils.reprs import in_words
 
 __all__ = ["LEAST_LOG_ALPHA", "MOST_LOG_ALPHA", "NO_VECTORS", "MixturePosterior", "kept_components"]
@@ -57,6 +60,18 @@ class MixturePosterior(NamedTuple):
     def presence(self) -> Presence | None:
         """The distribution of which components are present; None where the model has no presence."""
         return None if self.log_odds is None else Presence(self.log_odds, self.mask, self.samples_per_component)
+
+    def weights(self, present: Bool[Tensor, "*batch N"] | None = None) -> LogDirichlet:
+        """The distribution of the log weights, in float64, of the components that are present: by default of all."""
+        return LogDirichlet(self.log_alpha.double(), self.mask if present is None else present)
+
+    def vectors(self, present: Bool[Tensor, "*batch N"] | None = None) -> Distribution:
+        """The distribution of the vectors of the components that are present: by default of all."""
+        normal: Any = dist.Normal(self.mean, self.variance.sqrt()).to_event(1)
+        mask, presence = self.mask if present is None else present, self.presence()
+        each: Any = normal.mask(mask) if presence is None else WherePresent(normal, mask, presence.mean)
+        distribution: Distribution = each.to_event(1)
+        return distribution
 
     @property
     def layers(self) -> tuple[int, ...]:
