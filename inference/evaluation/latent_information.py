@@ -27,11 +27,12 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import Distribution
 
 from ...models.batch import Batch
 from ...models.della import joined
 from ...models.transformer.config import TransformerConfig
+from ..objectives.divergence import closed_form
 
 __all__ = [
     "HierarchicalGuide",
@@ -297,10 +298,8 @@ def _divergences(model: HierarchicalModel, guide: HierarchicalGuide, paths: _Pat
     for index, summary in enumerate(paths.summaries):
         posterior: Distribution = guide.conditional(index, summary, paths.read)
         prior, latent = model.prior(summary, index), paths.latents[:, index]
-        try:
-            divergences.append(kl_divergence(posterior, prior))
-        except NotImplementedError:
-            divergences.append(posterior.log_prob(latent) - prior.log_prob(latent))
+        exact = closed_form(posterior, prior)
+        divergences.append(posterior.log_prob(latent) - prior.log_prob(latent) if exact is None else exact)
     return torch.stack(divergences, -1).double()
 
 

@@ -24,13 +24,13 @@ from jaxtyping import Float
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from torch import Tensor, nn
-from torch.distributions import kl_divergence
 
 from ...models.batch import Batch
 from ...models.distributions.presence import Presence
 from ...models.utils.numbers import declared_number
 from ..utils.errors import check_at_least
 from .description import Described
+from .divergence import closed_form
 from .kl_control import FreeBits, by_dimension
 from .trace_pair import trace_pair
 from .traces import Site, log_prob, plate_dim, sample_sites
@@ -355,10 +355,9 @@ def _checked_weight(site: str, weight: float) -> float:
 
 
 def _divergence(posterior: Site, prior: Site) -> Tensor:
-    """The site's KL in closed form where one is registered, otherwise its unbiased estimate at the draw."""
-    try:
-        kl = kl_divergence(posterior["fn"], prior["fn"])
-    except NotImplementedError:
+    """The site's KL in closed form where there is one, otherwise its unbiased estimate at the draw."""
+    kl = closed_form(posterior["fn"], prior["fn"])
+    if kl is None:
         return log_prob(posterior) - log_prob(prior)
     value: Tensor = scale_and_mask(kl, posterior["scale"], posterior["mask"])
     return value
