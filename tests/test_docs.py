@@ -77,6 +77,7 @@ def test_every_block_runs(
     for name in (
         "my_priors",
         "my_starts",
+        "my_weights",
         "my_flows",
         "my_vamp",
         "my_guides",

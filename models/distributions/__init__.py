@@ -3,19 +3,22 @@
 from .foreign import as_pyro
 from .lengths import Lengths
 from .log_dirichlet import LogDirichlet
-from .log_simplex import LogSimplex, LogStickBreakingTransform, log_simplex
+from .log_logistic_normal import LogLogisticNormal
+from .log_simplex import LogSimplex, LogStickBreakingTransform, breaking, log_simplex
 from .presence import Presence, WherePresent
 from .stick_breaking import LogStickBreaking
 
 __all__ = [
     "Lengths",
     "LogDirichlet",
+    "LogLogisticNormal",
     "LogSimplex",
     "LogStickBreaking",
     "LogStickBreakingTransform",
     "Presence",
     "WherePresent",
     "as_pyro",
+    "breaking",
     "log_simplex",
 ]
 

@@ -52,7 +52,8 @@ class LogStickBreakingTransform(Transform):
 
     With a mask, the components that exist break the stick as if there were no other. The coordinates that are then left
     over have a standard normal density in place of a Jacobian, so that a posterior over all of them is proper; their
-    inverse is 0.
+    inverse is 0. So a base distribution that it transforms must be standard normal there, and independent of the rest:
+    where :func:`breaking` is False of the first N - 1 components.
 
     Arguments:
         mask: True where a component exists, with shape :math:`(*, N)`; None is everywhere.
@@ -65,6 +66,18 @@ class LogStickBreakingTransform(Transform):
         tensor([0.6931, 0.0000])
         >>> LogStickBreakingTransform(torch.tensor([True, False, True]))(torch.zeros(2)).exp()
         tensor([0.5000, 0.0000, 0.5000])
+
+        Weights of a family of one's own, with heavy tails:
+
+        >>> from pyro import distributions as dist
+        >>> def heavy(mask):
+        ...     base = dist.MaskedMixture(breaking(mask)[..., :-1], dist.Normal(0.0, 1.0), dist.StudentT(4.0))
+        ...     return dist.TransformedDistribution(base.to_event(1), [LogStickBreakingTransform(mask)])
+        >>> log_weights = torch.tensor([0.3, 0.7]).log()
+        >>> heavy(torch.tensor([True, True])).log_prob(log_weights)
+        tensor(-1.3935)
+        >>> heavy(torch.tensor([True, True, False])).log_prob(torch.cat([log_weights, torch.tensor([-1e30])]))
+        tensor(-1.3935)
     """
 
     domain = constraints.real_vector

@@ -12,6 +12,7 @@ from torch.distributions.transforms import _InverseTransform
 from ..attention.log_space import safe_logsumexp
 from ..attention.mixture import Mixture
 from ..distributions.foreign import as_pyro
+from ..distributions.log_dirichlet_math import LOG_ZERO
 from ..distributions.log_simplex import log_simplex
 from .roles import Prior
 
@@ -70,8 +71,9 @@ def check_prior(prior: nn.Module, *args: Any, event_shape: Sequence[int] | None 
         name: Its name in the message.
 
     Raises:
-        ValueError: If it returns no distribution; one of another shape; draws that are not log weights (when the first
-            argument is a mask) or, for other priors, a support that leaves out real numbers.
+        ValueError: If it returns no distribution; one of another shape; when the first argument is a mask, draws that
+            are not log weights, or a density that depends on components that do not exist; for other priors, a support
+            that leaves out real numbers.
 
     Examples:
         >>> from pyroformer.models.priors import BoundedDirichletProcess, GaussianVectorPrior
@@ -87,23 +89,14 @@ def check_prior(prior: nn.Module, *args: Any, event_shape: Sequence[int] | None 
     batch_shape = args[0].shape[:-1] if args else torch.Size()
     # building a model must not advance the random state
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        try:
-            distribution = as_pyro(prior(*args))
-        except NotImplementedError as error:
-            raise ValueError(f"{who} is unfinished: {error}.") from error
-        except (RuntimeError, TypeError) as error:
-            call = "a mask" if args else "no argument"
-            raise ValueError(
-                f"{who} fails when it is called with {call} ({' '.join(str(error).split())}): return a distribution"
-            ) from error
-        if not isinstance(distribution, Distribution):
-            raise ValueError(f"{who} returned a {type(distribution).__name__}: return a torch or Pyro distribution")
+        distribution = _called(prior, args, who)
         if event_shape is None:
             way_out = (
                 "return a distribution over the log weights of all components, as LogDirichlet(log_concentration, mask)"
             )
             _check_shape(distribution, who, batch_shape, args[0].shape[-1:], way_out)
             _check_weights(distribution.sample(), args[0], who, way_out)
+            _check_padding(prior, args[0], who, way_out)
         else:
             way_out = "return a distribution over one vector, with .to_event(1) where its entries are independent"
             if len(event_shape) == 2:
@@ -117,6 +110,22 @@ def described(prior: nn.Module, name: str) -> str:
     wrapped = prior.distribution if isinstance(prior, _Constant) else prior
     kind = prior.extra_repr() if isinstance(prior, _Function) else type(wrapped).__name__
     return f"{name} {kind}"
+
+
+def _called(prior: nn.Module, args: Sequence[Any], who: str) -> Distribution:
+    """The distribution that a prior returns, or a ValueError if it does not."""
+    try:
+        distribution = as_pyro(prior(*args))
+    except NotImplementedError as error:
+        raise ValueError(f"{who} is unfinished: {error}.") from error
+    except (RuntimeError, TypeError) as error:
+        call = "a mask" if args else "no argument"
+        raise ValueError(
+            f"{who} fails when it is called with {call} ({' '.join(str(error).split())}): return a distribution"
+        ) from error
+    if not isinstance(distribution, Distribution):
+        raise ValueError(f"{who} returned a {type(distribution).__name__}: return a torch or Pyro distribution")
+    return distribution
 
 
 def _check_shape(distribution: Distribution, who: str, batch: torch.Size, event: torch.Size, way_out: str) -> None:
@@ -137,6 +146,29 @@ def _check_weights(draw: Tensor, mask: Tensor, who: str, way_out: str) -> None:
         raise ValueError(f"{who} drew values whose exponentials do not sum to one: {way_out}")
     if bool((draw.exp() > 0).logical_and(~mask).any()):
         raise ValueError(f"{who} gave weight to components that its mask excludes: {way_out}")
+
+
+def _check_padding(prior: nn.Module, mask: Tensor, who: str, way_out: str) -> None:
+    """Raises if the density of the shortest text's weights is another one beside longer texts."""
+    rows = mask.reshape(-1, mask.shape[-1])
+    padded = rows[rows.sum(-1).argmin()][None]
+    alone = padded[:, : int(padded[0].nonzero().max()) + 1]
+    state, distributions = torch.get_rng_state(), []
+    for text in (alone, padded):
+        torch.set_rng_state(state)  # the same draws of hyper-priors
+        distributions.append(_called(prior, [text], who))
+        _check_shape(distributions[-1], who, text.shape[:-1], text.shape[-1:], way_out)
+    draw = distributions[0].sample()
+    value = torch.nn.functional.pad(draw, (0, padded.shape[-1] - alone.shape[-1]), value=LOG_ZERO)
+    try:
+        one, other = distributions[0].log_prob(draw), distributions[1].log_prob(value)
+    except NotImplementedError:  # only sampled from
+        return
+    if not torch.allclose(one, other, rtol=1e-3, atol=1e-3, equal_nan=True):
+        raise ValueError(
+            f"{who} gives weights the log density {float(one.mean()):.4g}, and {float(other.mean()):.4g} with padding: "
+            "leave components that do not exist out of it, as LogLogisticNormal(loc, scale, mask) does"
+        )
 
 
 def _check_real(distribution: Distribution, draw: Tensor, who: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyroformer.models.distributions.log_dirichlet import LogDirichlet
+from pyroformer.models.distributions.log_simplex import LogStickBreakingTransform
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.checks import as_prior, check_prior
 from pyroformer.models.priors.lengths import LengthPrior
@@ -201,7 +202,7 @@ class TestBareDistribution:
 class TestCoercion:
     def test_functions(self) -> None:
         def tilted(mask: Tensor) -> Distribution:
-            return LogDirichlet(torch.linspace(1, 0, mask.shape[-1]).expand(mask.shape), mask)
+            return LogDirichlet(-torch.arange(mask.shape[-1]).float().expand(mask.shape), mask)
 
         prior = as_prior(tilted, WeightPrior)
         check_prior(prior, MASK)
@@ -266,6 +267,12 @@ class TestCheck:
             (lambda mask: LogDirichlet(torch.zeros(5, 2, 4)), r"batch shape \(5, 2\), expected \(2,\)"),
             (lambda mask: dist.Dirichlet(torch.ones(2, 4)), "values whose exponentials do not sum to one"),
             (lambda mask: LogDirichlet(torch.zeros(4)), "gave weight to components that its mask excludes"),
+            (
+                lambda mask: dist.TransformedDistribution(
+                    dist.Normal(torch.zeros(mask.shape)[..., 1:], 1.5).to_event(1), [LogStickBreakingTransform(mask)]
+                ),
+                r"gives weights the log density -\S+, and -\S+ with padding: leave components that do not exist",
+            ),
         ],
     )
     def test_refuses_weights(self, distribution: Any, message: str) -> None:
