@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Bool, Float
 from pyro import distributions as dist
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -25,6 +26,7 @@ __all__ = [
     "own_component",
 ]
 
+DRAWS = 100  # number of draws of hyper-priors at which a prior is checked
 SPREAD = 0.1  # initial standard deviation of a mixture's means: enough for its components to separate
 
 
@@ -297,22 +299,33 @@ def check_base_measure(
         check_prior(prior, event_shape=(width,), name=name)
 
 
-def check_own_component(prior: nn.Module, name: str = "base_measure") -> None:
-    """Raises a ValueError unless the distribution of the prior's own components has a mean and a variance.
+def check_own_component(prior: nn.Module) -> None:
+    """Raises a ValueError unless the prior's own components have a finite mean and variance, at all hyper-priors drawn.
 
     Examples:
         >>> check_own_component(GaussianVectorPrior(3))
     """
-    # building a model must not advance the random state
+    hierarchical = any(isinstance(part, PyroModule) for part in prior.modules())
+    # building a model must not advance the random state, and refuses the same prior every time
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        distribution = own_component(prior)
-        try:
-            _ = distribution.mean, distribution.variance
-        except NotImplementedError as error:
-            raise ValueError(
-                f"{described(prior, name)} has no mean and variance, which the posterior of the prior's own "
-                "component copies: define component(), which returns a Gaussian near it, or take a VAE."
-            ) from error
+        torch.default_generator.manual_seed(0)
+        lacks = [_lacks(own_component(prior)) for _ in range(DRAWS if hierarchical else 1)]
+    if lack := next(filter(None, lacks), None):
+        where = " at some draws of its hyper-priors" if hierarchical else ""
+        raise ValueError(
+            f"{described(prior, 'base_measure')} has no {lack}{where}, which the posterior of the prior's own "
+            "component copies: define component(), which returns a Gaussian near it, or take a VAE."
+        )
+
+
+def _lacks(distribution: Distribution) -> str | None:
+    """What a distribution lacks of the moments that a Gaussian needs; None if it has them."""
+    try:
+        mean, variance = distribution.mean, distribution.variance
+    except NotImplementedError:
+        return "mean and variance"
+    fine = mean.isfinite() & variance.isfinite() & (variance > 0)
+    return None if bool(fine.all()) else "finite, positive variance"
 
 
 def _filled(value: float | Tensor, width: int) -> Tensor:

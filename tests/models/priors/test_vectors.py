@@ -6,12 +6,15 @@ from typing import Any
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.nn import PyroSample
 
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
-from pyroformer.models.priors.roles import BaseMeasure
+from pyroformer.models.priors.hyperpriors import Hierarchical
+from pyroformer.models.priors.roles import BaseMeasure, VectorPrior
+from pyroformer.models.priors.sequence.autoregressive import IndependentVectorPrior
 from pyroformer.models.priors.vectors import GaussianVectorPrior, MixtureVectorPrior, over_components, own_component
 from pyroformer.models.transformer.config import TransformerConfig
 
@@ -92,6 +95,42 @@ class TestInAModel:
             ValueError, match=r"base_measure \w+ gave event shape \(3,\), expected \(4,\): return a distribution"
         ):
             NVAE(CONFIG, base_measure=wrong)
+
+
+class Heavy(VectorPrior, Hierarchical):
+    """Without a finite variance at one in seven draws of the degrees of freedom, or at none."""
+
+    def __init__(self, least: float) -> None:
+        super().__init__()
+        self.least, self.df = least, PyroSample(dist.Gamma(4.0, 1.0))
+
+    def forward(self) -> Any:
+        return dist.StudentT(self.least + self.df, torch.zeros(4), 1.0).to_event(1)
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        (
+            dist.Cauchy(torch.zeros(4), 1.0).to_event(1),
+            "Independent has no finite, positive variance, which the posterior",
+        ),
+        (
+            dist.StudentT(1.5, torch.zeros(4), 1.0).to_event(1),
+            "Independent has no finite, positive variance, which the",
+        ),
+        (dist.Delta(torch.zeros(4)).to_event(1), "Independent has no finite, positive variance, which the posterior"),
+        (Heavy(0.0), "Heavy has no finite, positive variance at some draws of its hyper-priors, which the posterior"),
+        (
+            IndependentVectorPrior(GaussianVectorPrior(4), Heavy(0.0)),
+            "IndependentVectorPrior has no finite, positive variance at some draws of its hyper-priors, which the",
+        ),
+    ],
+)
+def test_an_nvae_needs_a_finite_variance(prior: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"base_measure {message}.*: define component\(\)"):
+        NVAE(CONFIG, base_measure=prior)
+    NVAE(CONFIG, base_measure=Heavy(2.0))
 
 
 def test_vectors_that_do_not_exist_have_no_density() -> None:
