@@ -33,7 +33,7 @@ class HyperPosterior(nn.Module):
         model: The model with the hyper-priors.
 
     Raises:
-        ValueError: If a hyper-prior is not continuous.
+        ValueError: If a hyper-prior is not continuous, or its support depends on others.
 
     Examples:
         >>> from pyroformer.models.transformer.config import TransformerConfig
@@ -53,8 +53,10 @@ class HyperPosterior(nn.Module):
             draws = [_draw(model) for _ in range(DRAWS)]
         for site, (distribution, _) in draws[0].items():
             self.supports[site] = distribution.support
-            unconstrained = _bijection(site, distribution).inv
-            start = torch.stack([unconstrained(draw[site][1]) for draw in draws]).median(0).values
+            bijections = [_bijection(site, draw[site][0]) for draw in draws]
+            starts = torch.stack([bijections[0].inv(draw[site][1]) for draw in draws])
+            _check_same(site, [bijection(torch.ones_like(starts[0])) for bijection in bijections])
+            start = starts.median(0).values
             start = start.clamp(-BOUND, BOUND)
             self.mean[_key(site)] = nn.Parameter(start)
             self.log_scale[_key(site)] = nn.Parameter(torch.full_like(start, SPREAD).log())
@@ -116,6 +118,15 @@ def _bijection(site: str, distribution: Any) -> Any:
             f"the hyper-prior {site} is a {type(distribution).__name__}: hyper-priors must be continuous, such as a "
             "Gamma."
         ) from error
+
+
+def _check_same(site: str, points: list[Tensor]) -> None:
+    """Raises unless the bijections of all draws map a number to the same point: that to a random bound does not."""
+    if not all(torch.equal(point, points[0]) for point in points):
+        raise ValueError(
+            f"the support of the hyper-prior {site} depends on other hyper-priors: give it one of its own, such as "
+            "Uniform(0, 1), and multiply its draw by theirs in forward()."
+        )
 
 
 def _applied(fn: Any, support: Any) -> Any:

@@ -101,6 +101,33 @@ def test_a_discrete_one_is_refused_by_name() -> None:
         VAEGuide(VAE(CONFIG, base_measure=Counted()))
 
 
+@pytest.mark.parametrize(
+    ("bounded", "fits"),
+    [
+        (lambda self: dist.Uniform(0.0, self.top), False),
+        (lambda self: dist.Uniform(-self.top.expand(4), self.top).to_event(1), False),
+        (lambda self: dist.Pareto(self.top, 3.0), False),
+        (lambda self: dist.HalfNormal(self.top), True),  # depends on it, with the support of every other
+    ],
+)
+def test_one_whose_support_depends_on_another_is_refused(bounded: Any, fits: bool) -> None:
+    class Bounded(VectorPrior, Hierarchical):
+        def __init__(self) -> None:
+            super().__init__()
+            self.top = PyroSample(dist.LogNormal(0.0, 1.0))
+            self.spread = PyroSample(bounded)
+
+        def forward(self) -> Any:
+            return dist.Normal(torch.zeros(4), 1 + self.spread.abs()).to_event(1)
+
+    model = VAE(CONFIG, base_measure=Bounded())
+    if fits:
+        assert ELBO(data_size=5)(model, VAEGuide(model))(BATCH).isfinite()
+        return
+    with pytest.raises(ValueError, match="the support of the hyper-prior base_measure.spread depends on other hyper-p"):
+        VAEGuide(model)
+
+
 class Around(Model):
     """x_i ~ N(z_i, 1), z_i ~ N(center, 1), center ~ N(0, 1)."""
 
