@@ -10,9 +10,9 @@ from torch.distributions import Distribution
 
 from ...transformer.config import Activation, Norm, Positions
 from ..roles import SequencePrior, VectorPrior
-from ..vectors import SPREAD, gaussian_mixture, mixture_scores
+from ..vectors import SPREAD, gaussian_mixture, mixture_scores, over_components
 from .causal import CausalVectorPrior
-from .joint import checked_samples, independent, with_own
+from .joint import checked_samples, with_own
 
 __all__ = ["AutoregressiveVectorPrior", "IndependentVectorPrior"]
 
@@ -41,9 +41,8 @@ class IndependentVectorPrior(SequencePrior):
         self.tokens, self.first, self.samples_per_component = tokens, first, checked_samples(samples_per_component)
 
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
-        return with_own(
-            self, self.samples_per_component, mask, independent(self.tokens(), mask[..., self.samples_per_component :])
-        )
+        tokens = over_components(self.tokens, mask[..., self.samples_per_component :])
+        return with_own(self, self.samples_per_component, mask, tokens)
 
 
 class AutoregressiveVectorPrior(CausalVectorPrior):

@@ -10,9 +10,10 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
 from ..roles import SequencePrior
+from ..vectors import over_components
 from .last import Last
 
-__all__ = ["InOrder", "Stacked", "checked_samples", "independent", "of_tokens", "with_own"]
+__all__ = ["InOrder", "Stacked", "checked_samples", "of_tokens", "with_own"]
 
 _ONCE = Size()
 
@@ -124,18 +125,12 @@ class Stacked(TorchDistribution):
         return value.split([part.event_shape[0] for part in self.parts], -2)
 
 
-def independent(distribution: Any, mask: Bool[Tensor, "*batch n"]) -> Distribution:
-    """The distribution of independent draws of a vector, one for each component of the mask."""
-    rows: Distribution = distribution.expand(mask.shape).mask(mask).to_event(1)
-    return rows
-
-
 def with_own(
     prior: SequencePrior, samples_per_component: int, mask: Bool[Tensor, "*batch n"], tokens: Distribution
 ) -> Distribution:
     """The distribution of the prior's own vectors, if there are any, followed by the tokens'."""
     return (
-        Stacked([independent(prior.first(), mask[..., :samples_per_component]), tokens])
+        Stacked([over_components(prior.first, mask[..., :samples_per_component]), tokens])
         if samples_per_component
         else tokens
     )

@@ -17,7 +17,7 @@ from pyroformer.inference.objectives.registry import describe_objective
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
-from pyroformer.models.priors.roles import SequencePrior
+from pyroformer.models.priors.roles import SequencePrior, VectorPrior
 from pyroformer.models.priors.sequence.autoregressive import AutoregressiveVectorPrior, IndependentVectorPrior
 from pyroformer.models.priors.vectors import GaussianVectorPrior, MixtureVectorPrior, over_components
 from pyroformer.models.transformer.config import TransformerConfig
@@ -149,6 +149,16 @@ def test_independent_vectors_add_up() -> None:
     distribution = IndependentVectorPrior(tokens, first)(MASK)
     torch.testing.assert_close(distribution.log_prob(z), torch.where(MASK, each, 0.0).sum(-1))
     assert distribution.expand((5, 2)).sample().shape == (5, 2, 4, 4)
+
+
+def test_independent_vectors_may_have_distributions_of_torch() -> None:
+    class OfTorch(VectorPrior):
+        def forward(self) -> Any:
+            return torch.distributions.Independent(torch.distributions.Normal(torch.zeros(4), 1.0), 1)
+
+    z = torch.randn(2, 4, 4)
+    expected = over_components(GaussianVectorPrior(4), MASK).log_prob(z)
+    torch.testing.assert_close(IndependentVectorPrior(OfTorch(), OfTorch())(MASK).log_prob(z), expected)
 
 
 PRIORS: dict[str, Callable[[], SequencePrior]] = {
