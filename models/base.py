@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from .batch import Batch
 from .local_params import LocalModule
-from .priors.hyperpriors import draw_hyperpriors
+from .priors.hyperpriors import check_drawn_once, draw_hyperpriors
 from .serialization import Configurable
 from .transformer.backbone import ADAPTER_RANK, Backbone, Train
 from .transformer.config import TransformerConfig
@@ -139,7 +139,12 @@ class Model(Configurable, LocalModule):
             )
 
     def texts(self, batch: Batch) -> pyro.plate:
-        """The plate over the texts of ``batch``."""
+        """The plate over the texts of ``batch``.
+
+        Raises:
+            ValueError: If the model has hyper-priors, and runs in another plate, such as one of vectorized particles.
+        """
+        check_drawn_once(self)
         return pyro.plate(TEXTS, batch.weight.shape[-1], dim=-1)
 
     def likelihood(self, memory: Any, mask: Bool[Tensor, "*batch T"] | None = None) -> Distribution:

@@ -10,13 +10,15 @@ from typing import Any
 
 import pyro
 from pyro.nn import PyroModule, PyroSample
+from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..local_params import LocalModule
 from .checks import as_prior
 
-__all__ = ["Hierarchical", "draw_hyperpriors", "hyperpriors"]
+__all__ = ["Hierarchical", "check_drawn_once", "draw_hyperpriors", "hyperpriors"]
 
 
 class Hierarchical(LocalModule):
@@ -80,6 +82,20 @@ def draw_hyperpriors(model: PyroModule) -> dict[str, Tensor]:
         torch.Size([])
     """
     return {site: getattr(part, name) for site, part, name in hyperpriors(model)}
+
+
+def check_drawn_once(model: PyroModule) -> None:
+    """Raises a ValueError if a model with hyper-priors runs in a plate of its caller's, which draws them several times.
+
+    A prior reads one draw: its arithmetic cannot know which dimensions of several are draws, and which are a vector's.
+    """
+    plates = [each for each in _PYRO_STACK if isinstance(each, IndepMessenger) and each.dim is not None]
+    site = next((site for site, _, _ in hyperpriors(model)), None) if plates else None
+    if site is not None:
+        raise ValueError(
+            f"the plate {plates[0].name} draws the hyper-prior {site} {plates[0].size} times at once, and its prior "
+            "reads one draw: take vectorize_particles=False, and parallel=False in Predictive."
+        )
 
 
 def _distribution(module: Any, name: str) -> Any:

@@ -7,6 +7,7 @@ import pyro
 import pytest
 import torch
 from pyro import distributions as dist
+from pyro.infer import Predictive, Trace_ELBO
 from pyro.nn import PyroModule, PyroSample
 from torch import nn
 from torch.distributions import Distribution
@@ -170,6 +171,27 @@ def test_training_moves_it_towards_the_conjugate_posterior() -> None:
         svi.step(x)
     mean = guide.hyperpriors.medians()["base.center"]
     torch.testing.assert_close(mean, x.sum(0) / 2 / 3.5, atol=0.35, rtol=0.0)
+
+
+@pytest.mark.parametrize("draws", [2, 3, 5])  # as many as there are texts, and as components, which would broadcast
+def test_several_draws_at_once_are_refused(draws: int) -> None:
+    """A prior cannot tell them from texts, components or entries."""
+    models = [VAE(CONFIG, base_measure=Centered(4)), NVAE(CONFIG, weight_prior=GammaDirichletProcess())]
+    for model, site in zip(models, ["base_measure.center", "weight_prior.concentration"], strict=True):
+        guide: Any = VAEGuide(model) if isinstance(model, VAE) else NVAEGuide(model)
+        message = rf"the plate \S+ draws the hyper-prior {site} {draws} times at once, and its prior reads one draw"
+        with pytest.raises(ValueError, match=message):
+            Trace_ELBO(draws, max_plate_nesting=1, vectorize_particles=True).loss(model, guide, BATCH)
+        with pytest.raises(ValueError, match=message):
+            Predictive(model, num_samples=draws, parallel=True)(BATCH)
+        assert math.isfinite(Trace_ELBO(draws, max_plate_nesting=1).loss(model, guide, BATCH))
+        assert Predictive(model, num_samples=draws)(BATCH)[site].shape[0] == draws
+
+
+def test_without_them_particles_are_vectorized() -> None:
+    model = VAE(CONFIG)
+    loss = Trace_ELBO(3, max_plate_nesting=1, vectorize_particles=True)
+    assert math.isfinite(loss.loss(model, VAEGuide(model), BATCH))
 
 
 def test_outside_a_call_a_guide_takes_medians() -> None:
