@@ -23,11 +23,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..models.attention.attend import attend
-from ..models.attention.bayes_rule import filled, log_joint
+from ..models.attention.bayes_rule import log_joint
 from ..models.attention.chunked import map_chunks
 from ..models.attention.m_step import expected_statistics, update_means
 from ..models.attention.mixture import Mixture
 from ..models.attention.observations import Observations
+from ..models.attention.query_variances import filled
 from ..models.base import LocalModule
 from ..models.mixture_attention.correlation import check_uncorrelated
 from ..models.mixture_attention.emission import check_gaussian

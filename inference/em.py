@@ -13,23 +13,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..models.attention.key_adaptation import check_steps
-from ..models.attention.m_step import (
-    ConjugatePriors,
-    Covariance,
-    expected_statistics,
-)
+from ..models.attention.m_step import ConjugatePriors, Covariance, expected_statistics
 from ..models.attention.mixture import Covariances, Mixture, in_dtype
 from ..models.attention.observations import Observations
+from ..models.attention.query_variances import cholesky, query_covariances, query_variances
 from ..models.attention.value_map import value_map
 from ..models.utils.choices import check_choice
 from .em_steps import Moves, log_prior, m_step
-from .query_variances import (
-    moving_variances,
-    query_covariances,
-    query_variances,
-    scale_of,
-    with_noise_in_variances,
-)
+from .query_variances import moving_variances, scale_of, with_noise_in_variances
 
 __all__ = ["Adapted", "ConjugatePriors", "Moves", "adapt", "value_map"]
 
@@ -247,11 +238,11 @@ def _checked_moves(
     if not bool(mixture.present.any(-1).all()):
         raise ValueError("the mixture has no component left: each of its masks or weights must leave one")
     if not isinstance(mixture.variances, Covariances):
-        total = torch.where(mixture.present[..., None], query_variances(mixture), 1)
+        total = query_variances(mixture)
         if not bool((total > 0).all()):
             raise ValueError(f"a query's variance is {float(total.min()):g}; with the noise it must be positive")
     else:
-        _check_covariances(mixture)
+        cholesky(query_covariances(mixture))  # raises unless all are positive definite
     if variational and (tuple(moves) != ("means",) or not (torch.as_tensor(priors.means) > 0).all()):
         raise ValueError(
             "the variational form adapts means alone, under a prior of more than 0 queries: leave moves out"
@@ -264,17 +255,6 @@ def _checked_moves(
 def _is_diagonal(mixture: Mixture) -> bool:
     own = None if isinstance(mixture.variances, Covariances) else mixture.dense_variances()
     return own is not None and own.shape[-1] > 1
-
-
-def _check_covariances(mixture: Mixture) -> None:
-    """Raises unless the covariance of a query is positive definite in every component."""
-    smallest = torch.linalg.eigvalsh(query_covariances(mixture))[..., 0]
-    if not bool((smallest > 0).all()):
-        n = int(smallest.argmin()) % mixture.components
-        raise ValueError(
-            f"the covariance of component {n} has the eigenvalue {float(smallest.min()):g}; with the noise all must be "
-            "positive: add to its diagonal"
-        )
 
 
 def _check_finite(data: Observations, mixture: Mixture) -> None:

@@ -16,7 +16,8 @@ from ..models.attention.m_step import (
     update_variances,
 )
 from ..models.attention.mixture import Covariances, Mixture
-from .query_variances import moving_variances, query_covariances, query_variances
+from ..models.attention.query_variances import cholesky, query_covariances, query_variances
+from .query_variances import moving_variances
 
 __all__ = ["Moves", "log_prior", "log_prior_of_variances", "m_step"]
 
@@ -81,13 +82,13 @@ def _log_prior_of_means(state: Mixture, start: Mixture, priors: ConjugatePriors)
     """log N(mu_n; mu_n^0, (sigma_n^2 + s) / kappa) without its constants; zero where kappa is zero."""
     moved = state.means - start.means
     prior_counts = torch.as_tensor(priors.means, dtype=moved.dtype, device=moved.device)
+    initially = replace(state, log_weights=start.log_weights)  # a component that lost its weight has a prior still
     if isinstance(state.variances, Covariances):
-        initially = replace(state, log_weights=start.log_weights)  # a component that lost its weight has a prior still
-        factor = torch.linalg.cholesky(query_covariances(initially))
+        factor = cholesky(query_covariances(initially))
         whitened = torch.linalg.solve_triangular(factor, moved[..., None], upper=False)[..., 0]
         log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return -0.5 * ((prior_counts > 0) * log_det + prior_counts * whitened.square().sum(-1))
-    total = query_variances(state)
+    total = query_variances(initially)
     log_det = total.log().sum(-1) * (state.width / total.shape[-1])
     return -0.5 * ((prior_counts > 0) * log_det + prior_counts * (moved.square() / total).sum(-1))
 

@@ -8,28 +8,9 @@ from torch import Tensor
 
 from ..models.attention.m_step import Covariance, with_least_eigenvalue
 from ..models.attention.mixture import Covariances, Mixture
+from ..models.attention.query_variances import query_covariances, query_variances
 
-__all__ = [
-    "moving_variances",
-    "query_covariances",
-    "query_variances",
-    "scale_of",
-    "with_noise_in_variances",
-]
-
-
-def query_variances(mixture: Mixture) -> Float[Tensor, "..."]:
-    """Variances of queries, broadcast no further than those of the mixture."""
-    own = mixture.dense_variances()
-    return (mixture.means.new_zeros(1, 1) if own is None else own) + mixture.query_variance
-
-
-def query_covariances(mixture: Mixture) -> Float[Tensor, "*batch n d d"]:
-    """Full covariances of queries; the identity for absent components, whatever stands there."""
-    assert isinstance(mixture.variances, Covariances)
-    matrices = mixture.variances.matrices
-    unit = torch.eye(mixture.width, dtype=matrices.dtype, device=matrices.device)
-    return torch.where(mixture.present[..., None, None], matrices + mixture.query_variance * unit, unit)
+__all__ = ["moving_variances", "scale_of", "with_noise_in_variances"]
 
 
 def moving_variances(mixture: Mixture) -> Float[Tensor, "..."]:

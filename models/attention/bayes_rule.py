@@ -13,8 +13,9 @@ from torch import Tensor
 from .log_space import finite_max, safe_logsumexp
 from .mixture import Covariances, Mixture
 from .observations import Observations
+from .query_variances import cholesky, filled, own_variances, query_covariances
 
-__all__ = ["evidence", "filled", "log_joint", "posterior_mean", "posterior_variance", "responsibilities"]
+__all__ = ["evidence", "log_joint", "posterior_mean", "posterior_variance", "responsibilities"]
 
 
 def log_joint(
@@ -136,14 +137,14 @@ def _log_density(queries: Tensor, mixture: Mixture) -> Tensor:
     """log N(u_m; mu_n, sigma_n^2 + s), with shape [*batch M N]."""
     means = filled(mixture.means, mixture)
     if isinstance(mixture.variances, Covariances):
-        factor = _cholesky(_total_covariances(mixture))
+        factor = cholesky(query_covariances(mixture))
         # the queries are the right-hand sides of one system for each component
         difference = queries[..., None, :, :].mT - means[..., :, :, None]
         whitened = torch.linalg.solve_triangular(factor, difference, upper=False).square().sum(-2)
         log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return -0.5 * (whitened.mT + log_det[..., None, :] + mixture.width * math.log(2 * math.pi))
     difference = queries[..., :, None, :] - means[..., None, :, :]
-    return _log_normal(difference, (_variances(mixture) + mixture.query_variance)[..., None, :, :])
+    return _log_normal(difference, (own_variances(mixture) + mixture.query_variance)[..., None, :, :])
 
 
 def _log_density_of_values(values: Tensor, value_mask: Tensor | None, mixture: Mixture) -> Tensor:
@@ -172,46 +173,11 @@ def _component_posterior(queries: Tensor, mixture: Mixture) -> tuple[Tensor, Ten
         noise = mixture.query_variance * torch.eye(
             mixture.width, dtype=component_means.dtype, device=component_means.device
         )
-        shrinkage = torch.linalg.solve(_total_covariances(mixture), _total_covariances(mixture) - noise, left=False)
+        total = query_covariances(mixture)
+        shrinkage = torch.linalg.solve(total, total - noise, left=False)
         moved = (shrinkage[..., None, :, :, :] @ (queries[..., :, None, :] - component_means)[..., None])[..., 0]
         return component_means + moved, (mixture.query_variance * shrinkage.diagonal(dim1=-2, dim2=-1))[..., None, :, :]
-    variances = _variances(mixture)
+    variances = own_variances(mixture)
     shrinkage = (variances / (variances + mixture.query_variance))[..., None, :, :]
     means = shrinkage * queries[..., :, None, :] + (1 - shrinkage) * component_means
     return means, shrinkage * mixture.query_variance
-
-
-def _variances(mixture: Mixture) -> Tensor:
-    """The variances, zero for point masses, with ones where a component is absent."""
-    variances = mixture.dense_variances()
-    return mixture.means.new_zeros(1, 1) if variances is None else filled(variances, mixture, 1.0)
-
-
-def _total_covariances(mixture: Mixture) -> Tensor:
-    """Covariances of a query, with ones on the diagonal where a component is absent."""
-    assert isinstance(mixture.variances, Covariances)
-    matrices = mixture.variances.matrices
-    identity = torch.eye(mixture.width, dtype=matrices.dtype, device=matrices.device)
-    total = matrices + mixture.query_variance * identity
-    return torch.where(_present(mixture, total.shape[:-2])[..., None, None], total, identity)
-
-
-def _cholesky(matrices: Tensor) -> Tensor:
-    try:
-        return torch.linalg.cholesky(matrices)
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-        raise ValueError(
-            "the covariance of a component's queries is not positive definite: add to its diagonal, or to the "
-            "mixture's noise_variance"
-        ) from None
-
-
-def filled(rows: Float[Tensor, "..."], mixture: Mixture, fill: float = 0.0) -> Float[Tensor, "..."]:
-    """Rows of the components, filled where one is absent, whatever stands there; of the same shape."""
-    return torch.where(_present(mixture, rows.shape[:-1])[..., None], rows, fill)
-
-
-def _present(mixture: Mixture, shape: torch.Size) -> Tensor:
-    """True for the rows, with that shape, of components that are present in any batch element that shares the row."""
-    present = mixture.present
-    return present.expand(torch.broadcast_shapes(present.shape, shape)).sum_to_size(shape) > 0

@@ -25,6 +25,7 @@ from .mixture import Mixture
 from .natural_parameters import Natural, natural
 from .observations import check_queries
 from .packed import fused_attention, side_by_side
+from .query_variances import query_variances
 
 __all__ = [
     "StepGradient",
@@ -116,7 +117,7 @@ def adapt_keys(
 
 def _iterated(step: Callable[[Tensor], Tensor], mixture: Mixture, steps: int, tolerance: float | None) -> Tensor:
     """The means after some steps, or of each batch element after the first that moves none of them by much."""
-    means, active, precision = mixture.means, None, None if tolerance is None else _precision(mixture)
+    means, active, precision = mixture.means, None, None if tolerance is None else 1 / query_variances(mixture)
     for _ in range(steps):
         moved, old = step(means), means
         means = moved if active is None else torch.where(active, moved, old)
@@ -172,15 +173,6 @@ def keeps_moving(
     """Whether a step has moved some mean of a batch element by more than ``tolerance`` standard deviations."""
     moved = (precision * (means - old).detach().square()).sum(-1)
     return torch.where(present, moved, 0).amax(-1)[..., None, None] > tolerance**2
-
-
-def _precision(mixture: Mixture) -> Tensor:
-    """The precision of a query around each mean, with ones in masked places."""
-    own = mixture.dense_variances()
-    if own is None:
-        return 1 / at_least_float32(mixture.means.new_full((1, 1), 1.0) * mixture.query_variance)
-    own = own if own.shape[-2] == 1 else torch.where(mixture.present[..., None], own, 1)
-    return 1 / (at_least_float32(own) + mixture.query_variance)
 
 
 def prior_log_counts(pseudo_counts: float | Tensor, like: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

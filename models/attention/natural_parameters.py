@@ -20,6 +20,7 @@ from torch import Tensor
 from ..utils.precision import at_least_float32, without_autocast
 from .mixture import Mixture, SharedVariances
 from .packed import side_by_side
+from .query_variances import own_variances
 
 __all__ = ["Basis", "Form", "LowRank", "Natural", "has_curvature", "natural"]
 
@@ -119,7 +120,7 @@ def natural(mixture: Mixture, noise_variance: float | Tensor, form: Form = "exac
     """
     log_weights, present = at_least_float32(mixture.log_weights), mixture.present
     vectors = torch.where(present[..., None], at_least_float32(mixture.means), 0)
-    variances = _own_variances(mixture, present)
+    variances = _own_rows(mixture)
     total = variances + noise_variance
     together = None if isinstance(mixture.variances, SharedVariances) else present
     alone = local and total.shape[-2] > 1
@@ -158,16 +159,10 @@ def has_curvature(mixture: Mixture) -> bool:
     return variances is not None and variances.shape[-2] > 1
 
 
-def _own_variances(mixture: Mixture, present: Tensor) -> Tensor:
-    """The variances, not expanded to all rows and columns; zero for point masses."""
-    if mixture.variances is None:
-        return at_least_float32(mixture.means).new_zeros(1, 1)
-    if isinstance(mixture.variances, SharedVariances):
-        return at_least_float32(mixture.variances.table)
-    dense = mixture.dense_variances()
-    assert dense is not None
-    variances = at_least_float32(dense)
-    return variances if variances.shape[-2] == 1 else torch.where(present[..., None], variances, 1)
+def _own_rows(mixture: Mixture) -> Tensor:
+    """The variances, not expanded to all rows and columns, in float32 at least."""
+    shared = isinstance(mixture.variances, SharedVariances)
+    return at_least_float32(mixture.variances.table if shared else own_variances(mixture))
 
 
 def _rows(own: Tensor, mixture: Mixture) -> Tensor:

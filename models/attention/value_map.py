@@ -7,10 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .attend import attend
-from .bayes_rule import filled, responsibilities
+from .bayes_rule import responsibilities
 from .key_adaptation import check_steps
 from .mixture import Mixture
 from .observations import check_queries
+from .query_variances import filled, query_variances
 
 __all__ = ["value_map"]
 
@@ -99,9 +100,7 @@ def _step(queries: Tensor, values: Tensor, mixture: Mixture, causal: bool) -> Te
 def _together(queries: Tensor, values: Tensor, mixture: Mixture) -> tuple[Tensor, Mixture]:
     """Queries beside values, and the mixture over both."""
     assert mixture.values is not None and mixture.value_variances is not None
-    own = mixture.dense_variances()
-    own = queries.new_zeros(1, 1) if own is None else own
-    own, second = own + mixture.query_variance, mixture.value_variances
+    own, second = query_variances(mixture), mixture.value_variances
     own = own.expand(*own.shape[:-1], mixture.width)
     second = second.expand(*second.shape[:-1], mixture.values.shape[-1])
     rows = max(own.shape[-2], second.shape[-2])

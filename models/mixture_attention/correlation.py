@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ..attention.mixture import Covariances, Mixture
+from ..attention.query_variances import cholesky, query_covariances
 from ..priors.checks import check_distribution, check_support
 from .sites import gather
 
@@ -38,18 +39,9 @@ def split_covariances(mixture: Mixture) -> tuple[Mixture, Float[Tensor, "*batch 
     """
     if not isinstance(mixture.variances, Covariances):
         return mixture, None
-    matrices = mixture.variances.matrices
-    own = matrices.diagonal(dim1=-2, dim2=-1)
-    identity = torch.eye(mixture.width, dtype=matrices.dtype, device=matrices.device)
-    total = torch.where(mixture.present[..., None, None], matrices + mixture.query_variance * identity, identity)
+    own, total = mixture.variances.matrices.diagonal(dim1=-2, dim2=-1), query_covariances(mixture)
     scale = total.diagonal(dim1=-2, dim2=-1).clamp_min(torch.finfo(total.dtype).tiny).sqrt()
-    factors, failed = torch.linalg.cholesky_ex(total / (scale[..., :, None] * scale[..., None, :]))
-    if bool(failed.any()):
-        where = failed.flatten().nonzero()[0, 0] % mixture.components
-        raise ValueError(
-            f"the covariance of component {int(where)} is not positive definite: add to its diagonal, or to the "
-            "mixture's noise_variance"
-        )
+    factors = cholesky(total / (scale[..., :, None] * scale[..., None, :]))
     return replace(mixture, variances=own), factors
 
 

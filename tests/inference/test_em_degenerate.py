@@ -165,9 +165,7 @@ def test_bad_numbers(queries: Tensor, mixture: Any, message: str, monkeypatch: p
 def test_singular_covariances() -> None:
     singular = Covariances(torch.tensor([[1.0, 1.0], [1.0, 1.0]]).expand(3, 2, 2) - 1e-3 * torch.eye(2))
     mixture = replace(start(torch.float), variances=singular, noise_variance=0.0)
-    with pytest.raises(
-        ValueError, match="the covariance of component . has the eigenvalue -0.000999.*: add to its diagonal"
-    ):
+    with pytest.raises(ValueError, match="the covariance of component 0 is not positive definite: add to its diagonal"):
         adapt(torch.randn(9, 2), mixture)
 
 

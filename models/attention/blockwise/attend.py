@@ -23,6 +23,7 @@ from ..key_adaptation import check_pseudo_counts, check_steps, check_tolerance, 
 from ..log_space import normalized, safe_logsumexp
 from ..mixture import Mixture
 from ..observations import check_queries, with_all_rows
+from ..query_variances import query_variances
 from .distances import distances_after, squared_distances
 from .e_step import EStep
 
@@ -141,9 +142,7 @@ class _Problem:
         pseudo_counts: float,
         tolerance: float | None,
     ) -> "_Problem":
-        own, present = mixture.dense_variances(), mixture.present
-        own = own if own is None or own.shape[-2] == 1 else torch.where(present[..., None], own, 1)
-        total = at_least_float32(queries.new_zeros(1, 1) if own is None else own) + mixture.query_variance
+        total, present = query_variances(mixture), mixture.present
         log_det = total.log().sum(-1) * (mixture.width / total.shape[-1])
         log_weights = at_least_float32(mixture.log_weights) - 0.5 * log_det
         means = torch.where(present[..., None], at_least_float32(mixture.means), 0)

@@ -14,7 +14,6 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from pyroformer.models.attention import bayes_rule
 from pyroformer.models.attention.bayes_rule import (
     evidence,
     log_joint,
@@ -23,6 +22,8 @@ from pyroformer.models.attention.bayes_rule import (
     responsibilities,
 )
 from pyroformer.models.attention.mixture import Covariances, Mixture, SharedVariances
+from pyroformer.models.attention.query_variances import filled, query_covariances
+from pyroformer.models.mixture_attention.correlation import split_covariances
 
 BATCH, COMPONENTS, QUERIES, WIDTH = 2, 6, 5, 3
 VARIANCES = ["point masses", "isotropic", "diagonal", "one for all", "shared"]
@@ -270,9 +271,10 @@ def test_components_that_batch_elements_share_are_not_repeated(full: bool) -> No
     rows, means = (torch.cat([torch.full_like(x[:1], torch.nan), x[1:]]) for x in (rows, means))
     part = lambda x: Covariances(x) if full else x  # noqa: E731
     shared = Mixture(torch.zeros(BATCH, COMPONENTS), means, part(rows), mask)
-    assert bayes_rule.filled(means, shared).shape == means.shape
+    assert filled(means, shared).shape == means.shape
     if full:
-        assert bayes_rule._total_covariances(shared).shape == rows.shape
+        assert query_covariances(shared).shape == rows.shape
+        assert split_covariances(shared)[1].shape == rows.shape
     u = queries().float()
     for function in (evidence, posterior_mean, posterior_variance):
         ones = [Mixture(torch.zeros(COMPONENTS), means, part(rows), one) for one in mask]
@@ -283,9 +285,7 @@ def test_components_that_batch_elements_share_are_not_repeated(full: bool) -> No
 def test_a_covariance_that_is_not_positive_definite_is_refused() -> None:
     covariances = Covariances(torch.tensor([[1.0, 2.0], [2.0, 1.0]]).expand(3, 2, 2))
     mixture = Mixture(torch.zeros(3), torch.zeros(3, 2), covariances, noise_variance=0.5)
-    with pytest.raises(
-        ValueError, match="the covariance of a component's queries is not positive definite: add to its"
-    ):
+    with pytest.raises(ValueError, match="the covariance of component 0 is not positive definite: add to its"):
         evidence(torch.zeros(1, 2), mixture)
 
 

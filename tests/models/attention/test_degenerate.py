@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import pyroformer as pf
 from pyroformer.models.attention.attend import attend
 from pyroformer.models.attention.bayes_rule import evidence, posterior_mean, posterior_variance
+from pyroformer.models.attention.blockwise.attend import blockwise_attend
 from pyroformer.models.attention.layers.probabilistic import ProbabilisticAttention
 from pyroformer.models.attention.mixture import Covariances, Mixture, SharedVariances
 from pyroformer.models.attention.value_map import value_map
@@ -47,6 +48,15 @@ def test_components_that_are_not_finite_are_refused_unless_absent(name: str, val
     without = torch.arange(N) != 1
     expected, actual = (attend(queries, replace(each, mask=without), returns=returns) for each in (mixture, broken))
     torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("how", [attend, blockwise_attend])
+def test_the_variance_of_an_only_component_that_is_absent_may_be_nan(how: Any) -> None:
+    absent = Mixture(
+        torch.zeros(1), torch.zeros(1, 2), torch.full((1, 2), NAN), torch.tensor([False]), torch.ones(1, 2)
+    )
+    assert how(torch.randn(3, 2), absent).tolist() == [[0.0, 0.0]] * 3
+    assert how(torch.randn(3, 2), absent, returns="evidence").tolist() == [-math.inf] * 3
 
 
 @pytest.mark.parametrize("returns", ["mean", "variance", "evidence"])

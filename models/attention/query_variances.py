@@ -1,0 +1,83 @@
+r"""The variances of a query under each component, :math:`\sigma_n^2 + s`, with nothing left that is absent."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..utils.precision import at_least_float32
+from .mixture import Covariances, Mixture
+
+__all__ = ["cholesky", "filled", "own_variances", "query_covariances", "query_variances"]
+
+
+def own_variances(mixture: Mixture) -> Float[Tensor, "..."]:
+    """The variances of the components, zero for point masses, with ones where a component is absent.
+
+    They are broadcast no further than those of the mixture.
+
+    Raises:
+        ValueError: If they are full covariances.
+    """
+    own = mixture.dense_variances()
+    return mixture.means.new_zeros(1, 1) if own is None else filled(own, mixture, 1.0)
+
+
+def query_variances(mixture: Mixture) -> Float[Tensor, "..."]:
+    """The variances of queries, in float32 at least; like :func:`own_variances`, broadcast no further.
+
+    Examples:
+        >>> query_variances(Mixture(torch.zeros(2), torch.zeros(2, 4), torch.tensor([[1.0], [3.0]])))
+        tensor([[3.],
+                [5.]])
+    """
+    return at_least_float32(own_variances(mixture)) + mixture.query_variance
+
+
+def query_covariances(mixture: Mixture) -> Float[Tensor, "*batch n d d"]:
+    """The full covariances of queries, the identity where a component is absent; broadcast no further.
+
+    Examples:
+        >>> covariances = Covariances(torch.ones(1, 2, 2))
+        >>> query_covariances(Mixture(torch.zeros(1), torch.zeros(1, 2), covariances, noise_variance=1.0))
+        tensor([[[2., 1.],
+                 [1., 2.]]])
+    """
+    assert isinstance(mixture.variances, Covariances)
+    matrices = mixture.variances.matrices
+    identity = torch.eye(mixture.width, dtype=matrices.dtype, device=matrices.device)
+    present = _present(mixture, matrices.shape[:-2])
+    return torch.where(present[..., None, None], matrices + mixture.query_variance * identity, identity)
+
+
+def cholesky(covariances: Float[Tensor, "*batch n d d"]) -> Float[Tensor, "*batch n d d"]:
+    """The Cholesky factors of the covariances of queries.
+
+    Raises:
+        ValueError: If one is not positive definite, with its component.
+    """
+    try:
+        return torch.linalg.cholesky(covariances)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        failed = torch.linalg.cholesky_ex(covariances).info.flatten().nonzero()
+        raise ValueError(
+            f"the covariance of component {int(failed[0, 0]) % covariances.shape[-3]} is not positive definite: add to "
+            "its diagonal, or to the mixture's noise_variance"
+        ) from None
+
+
+def filled(rows: Float[Tensor, "..."], mixture: Mixture, fill: float = 0.0) -> Float[Tensor, "..."]:
+    """Rows of the components, filled where one is absent, whatever stands there; of the same shape.
+
+    One row for all components stays as it is.
+    """
+    if rows.shape[-2] != mixture.components:
+        return rows
+    return torch.where(_present(mixture, rows.shape[:-1])[..., None], rows, fill)
+
+
+def _present(mixture: Mixture, shape: torch.Size) -> Tensor:
+    """True for the rows, with that shape, of components that are present in any batch element that shares the row."""
+    present = mixture.present
+    if present.shape == shape:
+        return present
+    return present.expand(torch.broadcast_shapes(present.shape, shape)).sum_to_size(shape) > 0
