@@ -14,9 +14,11 @@ from torch import Tensor
 
 from pyroformer.models.attention.attend import attend
 from pyroformer.models.attention.bayes_rule import log_joint, responsibilities
-from pyroformer.models.attention.blockwise import attend as blockwise
+from pyroformer.models.attention.blockwise import problem as blocks_of
+from pyroformer.models.attention.blockwise.adaptation import adapted
 from pyroformer.models.attention.blockwise.attend import blockwise_attend
 from pyroformer.models.attention.blockwise.e_step import EStep
+from pyroformer.models.attention.blockwise.problem import Problem
 from pyroformer.models.attention.blockwise.relative_positions import RelativePositions
 from pyroformer.models.attention.blockwise.tails import influence, log_normalizer, log_tail
 from pyroformer.models.attention.key_adaptation import adapt_keys
@@ -29,9 +31,9 @@ M, N, D, V = 7, 7, 3, 2
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     if request.param == "one block":
         return False
-    monkeypatch.setattr(blockwise, "ROWS", (2, 2))
-    monkeypatch.setattr(blockwise, "ROWS_DIAGONAL", 2)
-    monkeypatch.setattr(blockwise, "ENTRIES", {"cpu": 1})
+    monkeypatch.setattr(blocks_of, "ROWS", (2, 2))
+    monkeypatch.setattr(blocks_of, "ROWS_DIAGONAL", 2)
+    monkeypatch.setattr(blocks_of, "ENTRIES", {"cpu": 1})
     return True
 
 
@@ -189,8 +191,8 @@ def test_em_of_students_t_never_lowers_its_posterior(columns: int, blocks: bool)
     for _ in range(8):
         penalty = 0.5 * kappa * ((keys.means - mixture.means).square() / total).sum()
         objective.append(student_joint(queries, keys, tau).logsumexp(-1).sum() - penalty)
-        problem = blockwise._Problem.of(queries, keys, e_step, False, None, None, kappa, None)
-        moved = blockwise._adapted(replace(problem, initial=mixture.means - problem.center), 1)
+        problem = Problem.of(queries, keys, e_step, pseudo_counts=kappa)
+        moved = adapted(replace(problem, initial=mixture.means - problem.center), 1)
         keys = replace(keys, means=moved + problem.center)
     assert (torch.stack(objective).diff() > -1e-10).all() and objective[-1] > objective[0] + 0.01
 
@@ -364,8 +366,8 @@ def test_more_queries_than_keys_cannot_be_causal() -> None:
 @pytest.mark.compile
 @pytest.mark.parametrize("causal", [False, True])
 def test_blocks_compile_in_one_graph(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blockwise, "ROWS", (4, 4))
-    monkeypatch.setattr(blockwise, "ENTRIES", {"cpu": 1})
+    monkeypatch.setattr(blocks_of, "ROWS", (4, 4))
+    monkeypatch.setattr(blocks_of, "ENTRIES", {"cpu": 1})
     queries, mixture = draw()
     queries.requires_grad_()
 

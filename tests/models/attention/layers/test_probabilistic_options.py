@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import pyroformer as pf
 from pyroformer.models.attention.bayes_rule import evidence
-from pyroformer.models.attention.blockwise import attend as blockwise
+from pyroformer.models.attention.blockwise import problem as blocks_of
 from pyroformer.models.attention.layers.learned import ProbabilisticMemory, ProbabilisticPooling
 from pyroformer.models.attention.layers.probabilistic import ProbabilisticAttention
 from pyroformer.models.attention.mixture import Covariances, Mixture
@@ -152,9 +152,9 @@ def test_keys_that_adapt_causally_are_those_of_the_matrix(precision: str, monkey
     weights = causal_responsibilities(queries, mixture, steps=2)
     assert mixture.values is not None
     expected = layer.out((weights @ mixture.values).transpose(1, 2).flatten(-2))
-    monkeypatch.setattr(blockwise, "ROWS", (2, 2))
-    monkeypatch.setattr(blockwise, "ROWS_DIAGONAL", 2)
-    monkeypatch.setattr(blockwise, "ENTRIES", {"cpu": 1})
+    monkeypatch.setattr(blocks_of, "ROWS", (2, 2))
+    monkeypatch.setattr(blocks_of, "ROWS_DIAGONAL", 2)
+    monkeypatch.setattr(blocks_of, "ENTRIES", {"cpu": 1})
     actual, upstream = layer(x, causal=True), torch.randn_like(x)
     close(actual, expected)
     for one, other in zip(
