@@ -161,8 +161,8 @@ def has_curvature(mixture: Mixture) -> bool:
 
 def _own_rows(mixture: Mixture) -> Tensor:
     """The variances, not expanded to all rows and columns, in float32 at least."""
-    shared = isinstance(mixture.variances, SharedVariances)
-    return at_least_float32(mixture.variances.table if shared else own_variances(mixture))
+    own = mixture.variances
+    return at_least_float32(own.table if isinstance(own, SharedVariances) else own_variances(mixture))
 
 
 def _rows(own: Tensor, mixture: Mixture) -> Tensor:

@@ -18,7 +18,17 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..attention.packed import fused_attention, pack_keys, pack_queries, pack_values, packed_width
+from ..attention.head_projection import (
+    by_head,
+    lifted,
+    lifted_forms,
+    lifted_response,
+    pack_heads,
+    query_response,
+    split_heads,
+    squared_queries,
+)
+from ..attention.packed import fused_attention, pack_queries
 from ..utils.precision import at_least_float32, without_autocast
 from .bottleneck import Bottleneck, Components, VectorPosterior
 
@@ -43,7 +53,7 @@ class Projections(NamedTuple):
     heads: int
 
     def by_head(self, weight: Float[Tensor, "he p"]) -> Float[Tensor, "h e p"]:
-        return weight.unflatten(0, (self.heads, -1))
+        return by_head(weight, self.heads)
 
 
 class Packed(NamedTuple):
@@ -123,15 +133,10 @@ def attend(
 
 def _pack(components: Components, projections: Projections, bottleneck: Bottleneck) -> Packed:
     vectors = components.vectors.to(projections.key.dtype)
-    keys = _heads(F.linear(vectors, projections.key), projections.heads)
-    values = _heads(F.linear(vectors, projections.value, projections.value_bias), projections.heads)
-    rank = components.response.shape[-1]
-    width = packed_width(keys.shape[-1], rank, keys.shape[-1] + rank, keys.dtype)
-    response = components.response[..., None, :, :] if rank else None
-    return Packed(
-        pack_keys(keys / bottleneck.noise_variance, components.bias[..., None, :], response, width),
-        pack_values(values, response, width),
-    )
+    keys = split_heads(F.linear(vectors, projections.key), projections.heads)
+    values = split_heads(F.linear(vectors, projections.value, projections.value_bias), projections.heads)
+    response = components.response if components.response.shape[-1] else None
+    return Packed(*pack_heads(keys / bottleneck.noise_variance, values, components.bias, response, response))
 
 
 def _prior(bottleneck: Bottleneck, packed: Packed, projections: Projections, sampled: bool) -> Packed:
@@ -153,10 +158,9 @@ def _squares(bottleneck: Bottleneck, queries: Tensor, projections: Projections) 
     with without_autocast(queries.device):
         high = at_least_float32(queries)
         if basis is not None and _many(queries, basis):
-            forms = torch.einsum("hep,rp,hfp->herf", key, basis.to(key.dtype), key)
-            squares = (torch.einsum("...hme,herf->...hmrf", high, forms) * high[..., None, :]).sum(-1)
+            squares = squared_queries(high, lifted_forms(key, basis, key))
         else:
-            squares = torch.einsum("...hme,hep->...hmp", high, key).square()
+            squares = lifted(high, key).square()
             squares = squares if basis is None else squares @ basis.to(squares.dtype).mT
         return squares * (0.5 / bottleneck.noise_variance)
 
@@ -166,16 +170,11 @@ def _respond(bottleneck: Bottleneck, queries: Tensor, coefficients: Tensor, proj
     shared, basis = bottleneck.basis()
     key, value = projections.by_head(projections.key), projections.by_head(projections.value)
     if shared is None or basis is None:
-        lifted = torch.einsum("...hme,hep->...hmp", queries, key.to(queries.dtype))
-        return torch.einsum("...hmp,hep->...hme", coefficients * lifted, value.to(queries.dtype))
+        return lifted_response(queries, coefficients, key, value)
     if not _many(queries, basis):
-        factors = shared + coefficients @ basis.to(coefficients.dtype)
-        lifted = torch.einsum("...hme,hep->...hmp", queries, key.to(queries.dtype)) * factors.to(queries.dtype)
-        return torch.einsum("...hmp,hep->...hme", lifted, value.to(queries.dtype))
-    with without_autocast(queries.device):
-        forms = torch.einsum("hep,rp,hfp->herf", key, torch.cat([shared[None], basis]).to(key.dtype), value)
-    answers = torch.einsum("...hme,herf->...hmrf", queries, forms.to(queries.dtype))
-    return answers[..., 0, :] + (coefficients[..., None] * answers[..., 1:, :]).sum(-2)
+        return lifted_response(queries, shared + coefficients @ basis.to(coefficients.dtype), key, value)
+    forms = lifted_forms(key, torch.cat([shared[None], basis]), value)
+    return query_response(queries, F.pad(coefficients, (1, 0), value=1.0), forms)
 
 
 def _many(queries: Tensor, basis: Tensor) -> bool:
@@ -195,8 +194,3 @@ def _with_prior(mask: Tensor, dtype: torch.dtype) -> Tensor:
     if mask.dtype == torch.bool:
         return F.pad(mask, (1, 0), value=True)
     return F.pad(mask, (1, 0)).to(dtype)
-
-
-def _heads(x: Tensor, heads: int) -> Tensor:
-    """[*, n, H E] as [*, H, n, E]."""
-    return x.unflatten(-1, (heads, -1)).transpose(-2, -3)

@@ -9,10 +9,20 @@ from torch import Tensor, nn
 
 from ...heads import head_width
 from ...utils.choices import check_choice
-from ...utils.precision import at_least_float32
+from ...utils.precision import at_least_float32, without_autocast
+from ..head_projection import (
+    by_head,
+    lifted,
+    lifted_forms,
+    lifted_response,
+    pack_heads,
+    query_response,
+    split_heads,
+    squared_queries,
+)
 from ..mixture import Mixture
-from ..natural_parameters import Basis, Form, LowRank, natural
-from ..packed import fused_attention, pack_keys, pack_queries, pack_values, packed_width
+from ..natural_parameters import Form, LowRank, natural
+from ..packed import fused_attention, pack_queries
 
 __all__ = ["DenoisingAttention", "ProjectedMixture"]
 
@@ -36,28 +46,12 @@ class ProjectedMixture(NamedTuple):
 class LiftedBasis(NamedTuple):
     r"""A basis of P dimensions in those of the heads, so that no query has to be lifted into P dimensions.
 
-    .. math:: F_r^h = W_k^h \, \text{diag}(b_r) \, W^{hT}
-
-    where :math:`W` is the key projection again for squared queries, :math:`\sum_p b_{rp} (W_k^{hT} q)_p^2 = q F_r^h q`,
-    and the value projection for answers, :math:`W_v^h (b_r \odot W_k^{hT} q) = q F_r^h`.
-
     Arguments:
-        basis: The basis.
-        forms: :math:`F`, with shape :math:`(H, E, R, E)`; None where the basis is all P dimensions: nothing to save.
+        forms: :math:`F` of :mod:`~.head_projection`, with shape :math:`(H, E, R, E)`; None where the basis is all P
+            dimensions: nothing to save.
     """
 
-    basis: Basis
     forms: Float[Tensor, "h e r e"] | None
-
-    @property
-    def rank(self) -> int | None:
-        """The number of vectors; None is all P dimensions."""
-        return None if self.basis.vectors is None else len(self.basis.vectors)
-
-    def apply(self, queries: Float[Tensor, "*batch h m e"]) -> Float[Tensor, "*batch h m r e"]:
-        """:math:`q F_r` for every r."""
-        assert self.forms is not None
-        return (queries @ self.forms.flatten(-2).to(queries.dtype)).unflatten(-1, self.forms.shape[-2:])
 
 
 class DenoisingAttention(nn.Module):
@@ -121,17 +115,13 @@ class DenoisingAttention(nn.Module):
         width, dtype = head_width(mixture.width, self.heads), self.key.weight.dtype
         noise_variance = math.sqrt(width) if mixture.noise_variance is None else mixture.noise_variance
         terms = natural(mixture, noise_variance, form, local)
-        keys = self._heads(self.key(terms.slope.to(dtype)))
+        keys = split_heads(self.key(terms.slope.to(dtype)), self.heads)
         values = self.value(terms.values.to(dtype))
         if self.value.bias is not None:
             values = torch.where(terms.present[..., None], values, 0)
-        values = self._heads(values)
-        rank = 0 if terms.curvature is None else terms.curvature.rank
-        answer = width if terms.response is None else width + terms.response.rank
-        packed = packed_width(width, rank, answer, keys.dtype)
+        curvature, response = (None if x is None else x.coefficients for x in (terms.curvature, terms.response))
         return ProjectedMixture(
-            pack_keys(keys, terms.bias[..., None, :], _every_head(terms.curvature), packed),
-            pack_values(values, _every_head(terms.response), packed),
+            *pack_heads(keys, split_heads(values, self.heads), terms.bias, curvature, response),
             self._lifted(terms.curvature, self.key),
             self._lifted(terms.response, self.value),
         )
@@ -149,7 +139,7 @@ class DenoisingAttention(nn.Module):
             causal: Whether position m may attend to component n only if :math:`n \le m + N - M`.
         """
         memory = self.project(memory) if isinstance(memory, Mixture) else memory
-        queries = self._heads(self.query(x))
+        queries = split_heads(self.query(x), self.heads)
         packed = self._pack(queries, memory)
         dropout = self.dropout if self.training else 0.0
         answers = fused_attention(packed, memory.keys, memory.values, causal, dropout=dropout)
@@ -164,7 +154,7 @@ class DenoisingAttention(nn.Module):
     ) -> Float[Tensor, "*#batch h m n"]:
         """Attention weights of each head, position and component; for plots, as it holds them all in memory."""
         memory = self.project(memory) if isinstance(memory, Mixture) else memory
-        packed = self._pack(self._heads(self.query(x)), memory)
+        packed = self._pack(split_heads(self.query(x), self.heads), memory)
         high = torch.promote_types(packed.dtype, torch.float32)
         logits = packed.to(high) @ memory.keys.to(high).mT
         return torch.where(logits > -1e4, logits.softmax(-1), 0)
@@ -173,41 +163,25 @@ class DenoisingAttention(nn.Module):
         """Packed queries, with their squares in all P dimensions where the variances of components differ."""
         squares = None
         if memory.curvature is not None:
-            with torch.autocast(queries.device.type, enabled=False):  # sums of squares need float32
+            forms = memory.curvature.forms
+            with without_autocast(queries.device):  # sums of squares need float32
                 high = at_least_float32(queries)
-                if memory.curvature.forms is None:
-                    squares = self._lift(high).square()
-                else:
-                    squares = (memory.curvature.apply(high) * high[..., None, :]).sum(-1)
+                own = self._weight(self.key)
+                squares = lifted(high, own).square() if forms is None else squared_queries(high, forms)
         return pack_queries(queries, squares, memory.keys.shape[-1])
 
     def _respond(self, queries: Tensor, tail: Tensor, response: LiftedBasis) -> Tensor:
         """The part of the answers that is proportional to the query, with a factor for each dimension."""
-        if response.rank is not None:
-            return (tail[..., : response.rank, None] * response.apply(queries)).sum(-2)
-        lifted = self._lift(queries)
-        return torch.einsum("...hmp,hep->...hme", tail[..., : lifted.shape[-1]] * lifted, self._weight(self.value))
-
-    def _lift(self, queries: Tensor) -> Tensor:
-        """[*, H, M, E] as [*, H, M, P]: the query of each head in the dimensions of the vectors."""
-        return torch.einsum("...hme,hep->...hmp", queries, self._weight(self.key).to(queries.dtype))
+        forms = response.forms
+        if forms is not None:
+            return query_response(queries, tail[..., : forms.shape[-2]], forms)
+        key, value = self._weight(self.key), self._weight(self.value)
+        return lifted_response(queries, tail[..., : key.shape[-1]], key, value)
 
     def _lifted(self, terms: LowRank | None, projection: nn.Linear) -> LiftedBasis | None:
         if terms is None or terms.basis.vectors is None:
-            return None if terms is None else LiftedBasis(terms.basis, None)
-        with torch.autocast(projection.weight.device.type, enabled=False):
-            vectors = terms.basis.vectors.to(self.key.weight.dtype)
-            forms = torch.einsum("hep,rp,hfp->herf", self._weight(self.key), vectors, self._weight(projection))
-        return LiftedBasis(terms.basis, forms)
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """[*, rows, P] as [*, H, rows, E]."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+            return None if terms is None else LiftedBasis(None)
+        return LiftedBasis(lifted_forms(self._weight(self.key), terms.basis.vectors, self._weight(projection)))
 
     def _weight(self, projection: nn.Linear) -> Tensor:
-        """[P, P] as [H, E, P]."""
-        return projection.weight.unflatten(0, (self.heads, -1))
-
-
-def _every_head(terms: LowRank | None) -> Tensor | None:
-    return None if terms is None else terms.coefficients[..., None, :, :]
+        return by_head(projection.weight, self.heads)
