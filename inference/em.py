@@ -113,16 +113,10 @@ def adapt(
     data.check(mixture)
     _check_finite(data, mixture)
     steps = check_steps(steps)
-    moves = _checked_moves(queries, mixture, values, moves, covariance, priors, center, variational)
-    data, moving, dtype = data.with_all_rows(), "variances" in moves, queries.dtype
-    if moving and queries.device.type != "mps":  # which has no double precision
-        queries, mixture = queries.double(), in_dtype(mixture, torch.double)
-        data = replace(data, queries=queries, values=None if data.values is None else data.values.double())
-    mean_query = _mean_query(queries, data.mask)
-    data = replace(
-        data, queries=_centered(queries, mean_query, data.mask), values=_without_padding(data.values, data.mask)
-    )
-    start, scale, floor = _shifted(mixture, queries, -mean_query), queries.new_zeros(()), queries.new_zeros(())
+    moves = _checked_moves(mixture, values, moves, covariance, priors, center, variational)
+    moving = "variances" in moves
+    data, start, mean_query = _around_zero(data.with_all_rows(), mixture, double=moving)
+    scale = floor = data.queries.new_zeros(())
     if moving:
         scale = scale_of(_mean_square(data), start)
         floor = scale * (FLOOR_OF_EIGENVALUES if covariance == "full" else FLOOR)
@@ -130,17 +124,13 @@ def adapt(
     state = start
     spread = torch.zeros_like(start.log_weights) if variational else None  # counts of the step before
     trace: list[Tensor] = []
-    converged = False
     for step in range(steps + 1):
         near = moving and _needs_differences(state, scale)
         statistics = expected_statistics(
             data, _e_step_mixture(state, priors, spread), covariance if moving else None, about_means=near
         )
         trace.append(statistics.evidence + log_prior(state, start, priors, moves, spread))
-        if tolerance is not None and step > 0:
-            rise = trace[-1] - trace[-2]
-            converged = bool((rise <= tolerance * (1 + trace[-1].abs())).all())
-        if step == steps or converged:
+        if step == steps or _converged(trace, tolerance):
             break
         anchor = start if center == "initial" else replace(start, means=state.means)
         origin = state.means if near else torch.zeros_like(state.means[..., :1, :])
@@ -148,8 +138,30 @@ def adapt(
         spread = None if spread is None else statistics.counts
     if spread is not None:
         state = _predictive(state, priors, spread)
-    end, objective, counts = _shifted(state, queries, mean_query), torch.stack(trace, -1), statistics.counts
-    return Adapted(in_dtype(end, dtype), objective.to(dtype), counts.to(dtype), converged)
+    end, objective, dtype = _shifted(state, data.queries, mean_query), torch.stack(trace, -1), queries.dtype
+    converged = _converged(trace, tolerance)
+    return Adapted(in_dtype(end, dtype), objective.to(dtype), statistics.counts.to(dtype), converged)
+
+
+def _around_zero(data: Observations, mixture: Mixture, double: bool) -> tuple[Observations, Mixture, Tensor]:
+    """Queries and mixture around the mean query, that mean, and no padding, which may be NaN; in double precision."""
+    queries, values, mask = data.queries, data.values, data.mask
+    if double and queries.device.type != "mps":  # which has no double precision
+        queries, mixture = queries.double(), in_dtype(mixture, torch.double)
+        values = None if values is None else values.double()
+    mean_query = _mean_query(queries, mask)
+    start, queries = _shifted(mixture, queries, -mean_query), queries - mean_query
+    if mask is not None:
+        queries = torch.where(mask[..., None], queries, 0)
+        values = None if values is None else torch.where(mask[..., None], values, 0)
+    return replace(data, queries=queries, values=values), start, mean_query
+
+
+def _converged(trace: list[Tensor], tolerance: float | None) -> bool:
+    """Whether the last step has raised the objective by less than the tolerance."""
+    if tolerance is None or len(trace) < 2:
+        return False
+    return bool((trace[-1] - trace[-2] <= tolerance * (1 + trace[-1].abs())).all())
 
 
 def _e_step_mixture(state: Mixture, priors: ConjugatePriors, spread: Tensor | None) -> Mixture:
@@ -191,16 +203,6 @@ def _mean_query(queries: Tensor, mask: Tensor | None) -> Tensor:
     return total / mask.sum(-1)[..., None, None].clamp_min(1)
 
 
-def _centered(queries: Tensor, mean_query: Tensor, mask: Tensor | None) -> Tensor:
-    """Queries minus their mean; padding, which may be NaN, is set to zero."""
-    return queries - mean_query if mask is None else torch.where(mask[..., None], queries - mean_query, 0)
-
-
-def _without_padding(values: Tensor | None, mask: Tensor | None) -> Tensor | None:
-    """Values whose padding, which may be NaN, is set to zero."""
-    return values if values is None or mask is None else torch.where(mask[..., None], values, 0)
-
-
 def _shifted(mixture: Mixture, queries: Tensor, by: Tensor) -> Mixture:
     """The mixture with its means shifted, and with the batch dimensions of all its parts and of the queries."""
     own = query_covariances(mixture)[..., 0] if isinstance(mixture.variances, Covariances) else query_variances(mixture)
@@ -213,7 +215,6 @@ def _shifted(mixture: Mixture, queries: Tensor, by: Tensor) -> Mixture:
 
 
 def _checked_moves(
-    queries: Tensor,
     mixture: Mixture,
     values: Tensor | None,
     moves: Sequence[Moves] | None,

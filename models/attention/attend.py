@@ -18,6 +18,7 @@ from .mixture import Mixture, in_dtype
 from .natural_parameters import Form, Natural, has_curvature, natural
 from .observations import check_queries, with_all_rows
 from .packed import fused_attention, pack_keys, pack_queries, pack_values, packed_width
+from .query_variances import check_variances
 
 __all__ = ["Returns", "attend"]
 
@@ -57,9 +58,9 @@ def attend(
         dropout: Probability that a component is dropped from a mean; the others are scaled up.
 
     Raises:
-        ValueError: If types or shapes do not fit, a component that is present is not finite (see :class:`Mixture`),
-            ``dropout`` is no probability, ``returns`` or ``form`` is not one of the choices, ``returns="evidence"``
-            comes with the published form, or ``causal`` with an ``attn_mask``.
+        ValueError: If types or shapes do not fit, a component that is present is not finite (see :class:`Mixture`) or
+            has neither variance nor noise, ``dropout`` is no probability, ``returns`` or ``form`` is not one of the
+            choices, ``returns="evidence"`` comes with the published form, or ``causal`` with an ``attn_mask``.
 
     A query that is NaN or infinite has the answer NaN, one that may attend to no component the mean zero. Torch's fast
     kernels have no second derivatives and no forward mode: ``with torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`` has
@@ -81,6 +82,7 @@ def attend(
     """
     check_queries(queries, mixture, attn_mask=attn_mask)
     _check_finite(mixture)
+    check_variances(mixture)
     check_choice("returns", returns, get_args(Returns))
     check_choice("form", form, get_args(Form))
     if (returns, form) == ("evidence", "published"):

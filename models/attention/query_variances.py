@@ -5,9 +5,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..utils.precision import at_least_float32
+from ..utils.tensor_checks import check_entries, is_readable
 from .mixture import Covariances, Mixture
 
-__all__ = ["cholesky", "filled", "own_variances", "query_covariances", "query_variances"]
+__all__ = ["check_variances", "cholesky", "filled", "own_variances", "query_covariances", "query_variances"]
 
 
 def own_variances(mixture: Mixture) -> Float[Tensor, "..."]:
@@ -47,6 +48,19 @@ def query_covariances(mixture: Mixture) -> Float[Tensor, "*batch n d d"]:
     identity = torch.eye(mixture.width, dtype=matrices.dtype, device=matrices.device)
     present = _present(mixture, matrices.shape[:-2])
     return torch.where(present[..., None, None], matrices + mixture.query_variance * identity, identity)
+
+
+def check_variances(mixture: Mixture) -> None:
+    """Raises unless queries vary under each component, where that can be read: the density of others is infinite.
+
+    Raises:
+        ValueError: If a component that is present has neither a variance nor noise.
+    """
+    noise = mixture.noise_variance
+    if noise is None or not (isinstance(noise, Tensor) or noise == 0) or not is_readable(mixture.means):
+        return
+    total = query_variances(mixture)
+    check_entries("variances", total, total > 0, "each must be positive where noise_variance is 0: add to either")
 
 
 def cholesky(covariances: Float[Tensor, "*batch n d d"]) -> Float[Tensor, "*batch n d d"]:

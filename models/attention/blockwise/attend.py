@@ -22,6 +22,7 @@ from ..key_adaptation import check_pseudo_counts, check_steps, check_tolerance
 from ..log_space import normalized, safe_logsumexp
 from ..mixture import Mixture
 from ..observations import check_queries, with_all_rows
+from ..query_variances import check_variances
 from .adaptation import State, adapted, causal_logits, no_statistics
 from .e_step import EStep
 from .problem import Block, Problem
@@ -81,6 +82,7 @@ def blockwise_attend(
         torch.Size([50, 4])
     """
     check_queries(queries, mixture, attn_mask=attn_mask, mask=mask)
+    check_variances(mixture)
     check_choice("returns", returns, ("mean", "variance", "evidence"))
     check_pseudo_counts(pseudo_counts)
     check_tolerance(tolerance)

@@ -51,6 +51,17 @@ def test_components_that_are_not_finite_are_refused_unless_absent(name: str, val
 
 
 @pytest.mark.parametrize("how", [attend, blockwise_attend])
+@pytest.mark.parametrize("noise", [0.0, torch.tensor(0.0)])
+def test_a_component_without_variance_and_noise_is_refused_unless_absent(how: Any, noise: Any) -> None:
+    """Its density is infinite at its mean: answers would be NaN."""
+    queries, mixture = draw()
+    mixture = replace(mixture, variances=torch.arange(N)[:, None].float(), noise_variance=noise)
+    with pytest.raises(ValueError, match="variances is 0.0; each must be positive where noise_variance is 0: add"):
+        how(queries, mixture)
+    assert how(queries, replace(mixture, mask=torch.arange(N) > 0)).isfinite().all()
+
+
+@pytest.mark.parametrize("how", [attend, blockwise_attend])
 def test_the_variance_of_an_only_component_that_is_absent_may_be_nan(how: Any) -> None:
     absent = Mixture(
         torch.zeros(1), torch.zeros(1, 2), torch.full((1, 2), NAN), torch.tensor([False]), torch.ones(1, 2)
