@@ -15,7 +15,7 @@ from .bounds import LENGTH, nats
 
 __all__ = ["KL", "Rate", "Reconstruction", "TrainedObjective"]
 
-TEXT = "text"  # the site of the likelihood
+NAMED = ("kl", "penalty", "counts")  # the fields of terms that have a number for each of several names
 Column = Float[np.ndarray, "texts ..."]
 
 
@@ -66,15 +66,29 @@ class TrainedObjective(Metric):
     name, label = "objective", "objective that was trained"
 
     def measure(self, context: BatchContext) -> dict[str, Tensor] | None:
-        terms = context.terms
-        return {TEXT: -terms.log_likelihood, **terms.penalty} if terms.kl else None
+        return _as_columns(context.terms) if context.terms.kl else None
 
     def summarize(self, column: dict[str, Column], context: EvaluationContext) -> MetricResult:
-        cost, *penalties = (torch.from_numpy(values) for values in column.values())
-        terms = Terms(-cost, {}, dict(zip(list(column)[1:], penalties, strict=True)))
-        objective = context.objective
-        losses = objective.text_losses(terms, objective.kl_weights, torch.ones_like(cost)).numpy()
+        terms, objective = _as_terms(column), context.objective
+        shares = torch.full_like(terms.log_likelihood, 1 / len(terms.log_likelihood))  # all texts are one batch
+        losses = objective.text_losses(terms, objective.kl_weights, shares).numpy()
         is_bound = objective.is_bound and keep_bound(objective.kl_weights)
         differences = ", ".join([objective.name, *remarks(context.run.config["objective"])])
         bound_on = context.evidence if is_bound else None
         return MetricResult(f"{self.label}: {differences}", nats(losses, context), bound_on)
+
+
+def _as_columns(terms: Terms) -> dict[str, Tensor]:
+    """All that terms hold, under names such as ``kl vectors``: an objective of a user's own may read any of it."""
+    named = {f"{part} {name}": values for part in NAMED for name, values in getattr(terms, part).items()}
+    return {"log_likelihood": terms.log_likelihood, **named}
+
+
+def _as_terms(column: dict[str, Column]) -> Terms:
+    """The terms of all texts, from the columns of :func:`_as_columns`."""
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in NAMED}
+    for key, values in column.items():
+        part, _, name = key.partition(" ")
+        if part in parts:
+            parts[part][name] = torch.from_numpy(values)
+    return Terms(torch.from_numpy(column["log_likelihood"]), **parts)

@@ -40,6 +40,14 @@ class Claimed(pf.ELBO):
 
 class Unrelated:
     pass
+
+class ReadsAll(pf.ELBO):
+    def text_losses(self, terms, kl_weights, text_weights):
+        mean = (text_weights * terms.log_likelihood).sum()
+        return 2 * sum(terms.kl.values()) - terms.bound - mean + terms.counts["twice"]
+
+    def counts(self, sites, posterior):
+        return {"twice": 2.0 * sites["length"]["value"]}
 """
 SMALL: dict[str, Any] = {"width": 16, "layers": 1, "heads": 2}
 QUICK: dict[str, Any] = {"steps": 2, "batch_size": 8, "validations": 1}
@@ -100,6 +108,14 @@ def test_a_run_records_it_and_evaluates_where_it_is_trusted(corpus: Corpus, tmp_
     assert "my_tempered" not in sys.modules
     assert load(tmp_path, trust=["my_tempered"]).evaluate(**options)["objective"] == trained
     assert load(tmp_path, trust=[PATH]).evaluate(**options)["bound"] == run.evaluate(**options)["bound"]
+
+
+def test_what_is_evaluated_reads_all_terms_as_training_does(corpus: Corpus, tmp_path: Path) -> None:
+    run = train(corpus, tmp_path, objective="my_tempered.ReadsAll")
+    metrics = run.evaluate(corpus.test, metrics=["objective", "reconstruction", "kl"], num_particles=2)
+    nats = {name: metrics[name]["nats/text"] for name in metrics}
+    expected = 2 * nats["reconstruction"] + 3 * (nats["kl_vectors"] + nats["kl_length"])
+    assert nats["objective"] == pytest.approx(expected + 2 * corpus.test.lengths.mean())
 
 
 def test_a_class_is_recorded_by_its_path(corpus: Corpus, tmp_path: Path) -> None:
