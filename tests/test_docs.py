@@ -41,6 +41,7 @@ PRINTED = {
     "own_objective": [
         "beta is 0.5, which the objective Capacity does not use: leave it out",
         "the run uses my_objectives.Capacity, which is code outside pyroformer: name it again",
+        "objective that was trained: Renyi, 4 draws",
     ],
     "metrics": ["weight of the prior's component", "Self-BLEU-4 of", "generated texts that are training texts"],
     "from_pyro": ["weights  LogDirichlet", "text     AutoregressiveText"],
@@ -83,6 +84,7 @@ def test_every_block_runs(
         "my_guides",
         "my_models",
         "my_objectives",
+        "my_bounds",
     ):  # another test may have imported one of them
         monkeypatch.setitem(sys.modules, name, sys)  # monkeypatch restores the original at the end
         del sys.modules[name]

@@ -128,6 +128,8 @@ class ELBO(Described, pyro.infer.ELBO):
     @classmethod
     def from_description(cls: type[E], described: Mapping[str, Any], num_particles: int, data_size: int) -> E:
         """The objective that :meth:`describe` described."""
+        if cls.terms is not ELBO.terms:  # its loss may depend on the number of draws, which stays that of training
+            num_particles = described.get("num_particles", 1)
         weights, free_bits = described["kl_weights"], None
         if "free_bits" in described:
             free_bits = FreeBits(described["free_bits"], tuple(weights), described["free_bits_per"])

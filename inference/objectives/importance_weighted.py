@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Float
 from pyro.poutine import Trace
+from torch import Tensor
 
 from ...models.base import Model
 from ..options import TrainingOptions
@@ -31,6 +33,8 @@ class ImportanceWeighted(ELBO):
     :math:`-\log p(x_i)`: a posterior that is a good proposal somewhere suffices, so there is less to gain from
     ignoring a latent. A step costs :math:`K` passes. ``terms`` has the ELBO's terms averaged over the draws, and one
     penalty, ``importance``: the difference between this loss and their negative log-likelihood.
+
+    Another objective of several draws at once derives from this class and overrides :meth:`bound`.
 
     Arguments:
         num_particles: Number of draws :math:`K`.
@@ -102,19 +106,22 @@ class ImportanceWeighted(ELBO):
         draws, log_weights = [], []
         for _ in range(self.num_particles):
             traces = trace_pair(model, guide, *args, **kwargs)
-            _check_local(traces[1])
+            _check_local(traces[1], self.name)
             draws.append(self.trace_terms(*traces))
             log_weights.append(self.densities(*traces).log_weight)
         terms = averaged(draws)
-        bound = torch.stack(log_weights).logsumexp(0) - math.log(self.num_particles)
-        return terms._replace(penalty={"importance": terms.log_likelihood - bound})
+        return terms._replace(penalty={"importance": terms.log_likelihood - self.bound(torch.stack(log_weights))})
+
+    def bound(self, log_weights: Float[Tensor, "K B"]) -> Float[Tensor, " B"]:
+        """What is maximized for each text, from the log importance weights of its draws."""
+        return log_weights.logsumexp(0) - math.log(len(log_weights))
 
 
-def _check_local(guide_trace: Trace) -> None:
+def _check_local(guide_trace: Trace, name: str) -> None:
     """Raises a ValueError if texts share a latent."""
-    for name, site in sample_sites(guide_trace).items():
-        if not is_local(site):
+    for site, node in sample_sites(guide_trace).items():
+        if not is_local(node):
             raise ValueError(
-                f"the objective iw weighs the draws of each text, and all texts share the latent {name!r}: choose the "
-                "objective elbo."
+                f"the objective {name} weighs the draws of each text, and all texts share the latent {site!r}: choose "
+                "the objective elbo."
             )

@@ -155,6 +155,21 @@ def test_the_objective_of_one_draw_is_the_elbo_and_of_many_is_near_the_evidence(
     assert one > few > many > truth - 0.01 and many - truth < 0.02
 
 
+def test_an_objective_of_several_draws_may_combine_them_otherwise(x: Tensor) -> None:
+    class Best(ImportanceWeighted):
+        def bound(self, log_weights: Tensor) -> Tensor:
+            return log_weights.amax(0)
+
+    model, guide = Sight(), Posterior(shift=0.3)
+    torch.manual_seed(1)
+    loss = Best(5).loss(model, guide, x)
+    torch.manual_seed(1)
+    weights = torch.stack([ELBO().log_weights(model, guide, x) for _ in range(5)])
+    assert loss == pytest.approx(float(-weights.amax(0).mean()))
+    with pytest.raises(ValueError, match="objective Best weighs the draws"):
+        Best(4, data_size=400).loss(Shared(), Broad(), x)
+
+
 def test_the_terms_beside_the_objective_are_those_of_the_elbo(x: Tensor) -> None:
     model, guide = Sight(), Posterior(shift=0.3, stretch=1.5)
     drawn = []

@@ -38,6 +38,11 @@ class Claimed(pf.ELBO):
     name = "claimed"
     is_bound = True
 
+class Several(pf.ELBO):
+    def terms(self, model, guide, *args):
+        drawn = super().terms(model, guide, *args)
+        return drawn._replace(penalty={name: value * self.num_particles for name, value in drawn.penalty.items()})
+
 class Unrelated:
     pass
 
@@ -116,6 +121,15 @@ def test_what_is_evaluated_reads_all_terms_as_training_does(corpus: Corpus, tmp_
     nats = {name: metrics[name]["nats/text"] for name in metrics}
     expected = 2 * nats["reconstruction"] + 3 * (nats["kl_vectors"] + nats["kl_length"])
     assert nats["objective"] == pytest.approx(expected + 2 * corpus.test.lengths.mean())
+
+
+@pytest.mark.parametrize(("name", "draws"), [("my_tempered.Several", 3), (PATH, 1)])
+def test_a_loss_that_may_depend_on_the_number_of_draws_keeps_that_of_training(
+    corpus: Corpus, name: str, draws: int
+) -> None:
+    options = TrainingOptions(objective=name, num_particles=3)
+    described = describe_objective(pf.VAE.for_corpus(corpus, **SMALL), options)
+    assert held_out_objective(described, 1, 10, trust=["my_tempered"]).num_particles == draws
 
 
 def test_a_class_is_recorded_by_its_path(corpus: Corpus, tmp_path: Path) -> None:
