@@ -18,7 +18,6 @@ from ...models.attention.mixture import Mixture
 from ...models.batch import Batch
 from ...models.transformer.memory import Memory, batch_shape, stacked
 from ...models.transformer.text_distribution import AutoregressiveText
-from ...models.transformer.text_distribution import decode as write_tokens
 from ...models.utils.numbers import declared_number
 from ..data.entries import Conditions, TextSource, as_conditions, as_texts
 from ..runs.fitted import FittedModel, check_same_length
@@ -200,7 +199,7 @@ def write(
         text_vocabulary: Size of the vocabulary of texts; tokens beyond it are labels. The whole vocabulary if None.
 
     Raises:
-        ValueError: If the model predicts NaN.
+        ValueError: If the model predicts NaN, or its likelihood defines a density that writing does not read.
     """
     config = text.decoder.config
     labels = range(config.vocabulary if text_vocabulary is None else text_vocabulary, config.vocabulary)
@@ -219,8 +218,7 @@ def write(
         places, left = last_piece.advance(places, token), left - 1
         return token
 
-    tokens: Tensor = write_tokens(text.decoder, choose, text.batch_shape, None, text.memory, text.form, prompt)
-    return tokens
+    return text.decode(choose, text.batch_shape, prompt=prompt)
 
 
 def _check_finite(logits: Float[Tensor, "B V"]) -> None:

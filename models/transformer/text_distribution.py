@@ -31,6 +31,9 @@ class AutoregressiveText(TorchDistribution):
     probabilities of all texts of both kinds sum to one. Padding follows the end and contributes nothing. A ``mask``
     cuts texts earlier.
 
+    A subclass with another distribution of the tokens overrides :meth:`token_likelihood`, by which texts are both
+    scored and written. One that overrides :meth:`log_prob` or :meth:`likelihood` can be trained, and writes nothing.
+
     Arguments:
         decoder: The network that gives the conditional distributions.
         memory: The memory :math:`F`: a mixture to attend to, or latents and a condition; or None.
@@ -78,8 +81,8 @@ class AutoregressiveText(TorchDistribution):
         return _Texts(self.decoder.config)
 
     def expand(self, batch_shape: Sequence[int], _instance: "AutoregressiveText | None" = None) -> "AutoregressiveText":
-        new: AutoregressiveText = self._get_checked_instance(AutoregressiveText, _instance)
-        new.decoder, new.memory, new.token_mask, new.form = self.decoder, self.memory, self.token_mask, self.form
+        new: AutoregressiveText = type(self).__new__(type(self)) if _instance is None else _instance
+        new.__dict__.update(self.__dict__)  # those of a subclass too
         super(AutoregressiveText, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
@@ -96,7 +99,18 @@ class AutoregressiveText(TorchDistribution):
         mask = text_mask(value, self.decoder.config.eos)
         if self.token_mask is not None:
             mask = mask & self.token_mask
-        return TokenLikelihood(self._hidden(value), *self.decoder.readout, mask=mask, validate_args=False)
+        return self.token_likelihood(self._hidden(value), mask)
+
+    def token_likelihood(
+        self, hidden: Float[Tensor, "*batch T P"], mask: Bool[Tensor, "*batch T"] | None = None
+    ) -> TokenLikelihood:
+        """The distribution of each token given the decoder's hidden state before it.
+
+        Arguments:
+            hidden: Hidden states, of whole texts or, where texts are written, of the next token alone.
+            mask: True where there is a token, or None for everywhere.
+        """
+        return TokenLikelihood(hidden, *self.decoder.readout, mask=mask, validate_args=False)
 
     def _hidden(self, value: Int[Tensor, "*texts T"]) -> Float[Tensor, "*batch T P"]:
         return self.decoder(value, self.memory, self.form)
@@ -106,9 +120,27 @@ class AutoregressiveText(TorchDistribution):
         """Ancestral sampling; texts that end early are padded."""
         batch = torch.Size(sample_shape) + self.batch_shape
         (length,) = self.event_shape
-        tokens = decode(self.decoder, _sample_token, batch, length, self.memory, self.form, draws=self.draws)
+        tokens = self.decode(_sample_token, batch, length, draws=self.draws)
         tokens = F.pad(tokens, (0, length - tokens.shape[-1]), value=self.decoder.config.pad)
         return tokens if self.token_mask is None else tokens.masked_fill(~self.token_mask, self.decoder.config.pad)
+
+    def decode(
+        self,
+        choose: Callable[[Float[Tensor, "N V"]], Int[Tensor, " N"]],
+        batch: Sequence[int],
+        max_length: int | None = None,
+        prompt: Int[Tensor, "*#batch K"] | None = None,
+        draws: bool = False,
+    ) -> Int[Tensor, "*batch T"]:
+        """Texts that are written token by token; the arguments are those of the function :func:`decode`.
+
+        Raises:
+            ValueError: If a subclass defines a density in a way that writing does not read.
+        """
+        _check_writes(type(self))
+        return decode(
+            self.decoder, choose, batch, max_length, self.memory, self.form, prompt, draws, self.token_likelihood
+        )
 
 
 @torch.no_grad()
@@ -121,6 +153,7 @@ def decode(
     form: Form = "exact",
     prompt: Int[Tensor, "*#batch K"] | None = None,
     draws: bool = False,
+    token_likelihood: Callable[[Float[Tensor, "N 1 P"]], TokenLikelihood] | None = None,
 ) -> Int[Tensor, "*batch T"]:
     r"""Generates texts token by token; stops when all have ended.
 
@@ -134,6 +167,7 @@ def decode(
         prompt: The first tokens of each text, with padding on any side.
         draws: Whether layers of the decoder that attend to mixtures over its tokens draw these; by default they attend
             to the means.
+        token_likelihood: The distribution of the next token given its hidden state; None is the decoder's own.
 
     Returns:
         The texts, prompts included, padded at the end to the longest.
@@ -168,10 +202,11 @@ def decode(
     )
     cache = decoder.cache(batch, tokens.shape[-1] + max_length, memory, form)
     cache.draws = draws
+    token_likelihood = token_likelihood or AutoregressiveText(decoder).token_likelihood
     ended = (length >= max_length) | (prompt == config.eos).any(-1)
     while not bool(ended.all()):
         hidden = decoder.step(tokens, cache, mask)[:, -1:]
-        token = choose(TokenLikelihood(hidden, *decoder.readout, validate_args=False).logits().squeeze(1))
+        token = choose(token_likelihood(hidden).logits().squeeze(1))
         token = token.masked_fill(ended, config.pad)
         texts = texts.scatter(1, length[:, None], token[:, None])  # padding, after the end of one that has ended
         length = length + ~ended
@@ -203,6 +238,17 @@ class _Texts(constraints.Constraint):
     def check(self, value: Tensor) -> Tensor:
         valid = (value >= 0) & (value < self.config.vocabulary)
         return (valid & (text_mask(value, self.config.eos) | (value == self.config.pad))).all(-1)
+
+
+def _check_writes(cls: type[AutoregressiveText]) -> None:
+    """Raises a ValueError if a class outside pyroformer changes the density where writing token by token reads none."""
+    for name in ("log_prob", "likelihood", "_hidden"):
+        owner = next(each for each in cls.__mro__ if name in vars(each))
+        if not owner.__module__.startswith("pyroformer."):
+            raise ValueError(
+                f"{owner.__name__} defines {name}, which writing token by token does not read: define "
+                "token_likelihood(hidden, mask), which training reads too."
+            )
 
 
 def _sample_token(logits: Float[Tensor, "N V"]) -> Int[Tensor, " N"]:

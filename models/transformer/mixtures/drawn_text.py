@@ -1,7 +1,5 @@
 r"""The distribution of texts whose decoder draws mixtures of its own while it writes."""
 
-from collections.abc import Sequence
-
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -52,12 +50,6 @@ class DrawnText(AutoregressiveText):
     ) -> None:
         self.known = known
         super().__init__(decoder, memory, mask, form=form, validate_args=validate_args)
-
-    def expand(self, batch_shape: Sequence[int], _instance: "AutoregressiveText | None" = None) -> "DrawnText":
-        new = self._get_checked_instance(DrawnText, _instance)
-        new.known = self.known
-        super().expand(batch_shape, new)
-        return new
 
     def _hidden(self, value: Int[Tensor, "*texts T"]) -> Float[Tensor, "*batch T P"]:
         if self.known is not None and value is self.known[0]:

@@ -16,6 +16,8 @@ from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.models.batch import BOS, EOS, PAD
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
+from pyroformer.models.transformer.text_distribution import AutoregressiveText
+from pyroformer.models.transformer.token_likelihood import TokenLikelihood
 
 TEXTS = [f"{'Ones' if n % 3 else 'A few'} and {n * n * n} more." for n in range(40)]
 HOT = Decoding(temperature=3.0)
@@ -206,6 +208,30 @@ def test_dropout_plays_no_part(corpus: Corpus) -> None:
     run = made(corpus, "nvae", dropout=0.9)
     run.model.train()
     assert reconstruct(run, TEXTS[:2]) == reconstruct(run, TEXTS[:2], seed=1)
+
+
+class Ended(AutoregressiveText):
+    """Texts that end at once, by the distribution of tokens."""
+
+    def token_likelihood(self, hidden: Tensor, mask: Tensor | None = None) -> TokenLikelihood:
+        bias = torch.full((self.decoder.config.vocabulary,), -99.0).index_fill(0, torch.tensor(EOS), 0.0)
+        return TokenLikelihood(0 * hidden, self.decoder.readout[0], bias, mask)
+
+
+class Scored(AutoregressiveText):
+    def log_prob(self, value: Tensor) -> Tensor:
+        return 2 * super().log_prob(value)
+
+
+def test_texts_are_written_by_the_likelihood_of_the_model_or_not_at_all(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made(corpus, "nvae")
+    monkeypatch.setattr(run.model, "likelihood", lambda memory, mask=None: Ended(run.model.decoder, memory, mask))
+    assert run.sample(2) == ["", ""] and run.reconstruct(TEXTS[0]).text == ""
+    monkeypatch.setattr(run.model, "likelihood", lambda memory, mask=None: Scored(run.model.decoder, memory, mask))
+    with pytest.raises(ValueError, match=r"Scored defines log_prob, which writing .* does not read: define token_like"):
+        run.reconstruct(TEXTS[0])
 
 
 def test_no_texts(nvae: Run) -> None:

@@ -1,6 +1,7 @@
 """The distribution over texts against brute force, and cached decoding against recomputation."""
 
 import itertools
+from typing import Any
 
 import pyro
 import pytest
@@ -13,6 +14,7 @@ from pyroformer.models.batch import BOS, EOS, PAD
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.stacks import Decoder
 from pyroformer.models.transformer.text_distribution import AutoregressiveText, decode, text_mask
+from pyroformer.models.transformer.token_likelihood import TokenLikelihood
 
 V, T = 5, 3
 
@@ -65,9 +67,21 @@ def test_a_mask_cuts_texts_and_the_sum_stays_one(cut: int) -> None:
     assert (d.sample((50,))[:, cut:] == PAD).all()
 
 
-def test_samples_occur_as_often_as_log_prob_says() -> None:
+class Cold(AutoregressiveText):
+    """With another distribution of the tokens, and an argument of its own."""
+
+    def __init__(self, network: Decoder, memory: Mixture | None = None, temperature: float = 0.5) -> None:
+        super().__init__(network, memory)
+        self.temperature = temperature
+
+    def token_likelihood(self, hidden: Tensor, mask: Tensor | None = None) -> TokenLikelihood:
+        return super().token_likelihood(hidden / self.temperature, mask)
+
+
+@pytest.mark.parametrize("kind", [AutoregressiveText, Cold])
+def test_samples_occur_as_often_as_log_prob_says(kind: type[AutoregressiveText]) -> None:
     torch.manual_seed(1)
-    d = AutoregressiveText(decoder(memory=True), mixture())
+    d = kind(decoder(memory=True), mixture()).expand([])
     texts = all_texts()
     n = 5000
     samples = d.sample((n,))
@@ -125,6 +139,13 @@ def test_decoding_stops_when_all_have_ended() -> None:
 
     texts = decode(decoder(max_length=8, vocabulary=30), choose, 3)
     assert texts.tolist() == [[7, EOS, PAD], [EOS, PAD, PAD], [9, 9, EOS]] and calls == [(3, 30)] * 3
+
+
+@pytest.mark.parametrize("name", ["log_prob", "likelihood", "_hidden"])
+def test_a_density_that_is_not_of_tokens_writes_nothing(name: str) -> None:
+    kind: Any = type("Other", (Cold,), {name: lambda self, value: None, "__module__": "my_module"})
+    with pytest.raises(ValueError, match=f"Other defines {name}, which writing token by token does not read: define"):
+        kind(decoder()).sample()
 
 
 def test_batch_and_padding_change_nothing() -> None:
