@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import pyroformer as pf
 from pyroformer.inference.cli.main import main
+from pyroformer.inference.objectives.elbo import Terms
 
 DOCS = Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r"```(python|sh)\n(.*?)```", re.DOTALL)
@@ -97,6 +99,15 @@ def test_every_block_runs(
         run(kind, code, namespace)
     out = capsys.readouterr().out
     assert all(part in out for part in PRINTED[page])
+
+
+def test_the_objective_of_the_page_charges_what_has_no_weight() -> None:
+    namespace: dict[str, Any] = {}
+    exec(BLOCK.findall((DOCS / "own_objective.md").read_text())[0][1], namespace)
+    penalty = {"vectors": torch.tensor([13.0]), "base_measure.df": torch.tensor([0.5]), "length": torch.tensor([4.0])}
+    terms = Terms(torch.tensor([-7.0]), penalty, penalty)
+    loss = namespace["Capacity"]().text_losses(terms, {"vectors": 1.0}, torch.ones(1))
+    assert loss.tolist() == [7 + 2 * 3 + 0.5 + 4]
 
 
 def test_the_inventories_are_those_that_the_script_writes() -> None:
