@@ -1,7 +1,7 @@
 """The base class of the guides: parameters of its own, its model, and a posterior of the model's hyper-priors."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, TypeGuard
 
 import pyro
@@ -16,7 +16,7 @@ from ..models.serialization import Configurable
 from .hyperpriors import HyperPosterior
 from .posteriors import TextPosterior
 
-__all__ = ["Guide", "check_pair", "encodes"]
+__all__ = ["Guide", "check_pair", "encodes", "hyperparameters"]
 
 
 class Guide(Configurable, LocalModule):
@@ -128,6 +128,11 @@ def check_pair(model: object, guide: object) -> None:
 def _seeing(model: nn.Module) -> Iterator[Prior]:
     """The priors of a model that see its guide."""
     return (part for part in model.modules() if isinstance(part, Prior) and part.sees_guide)
+
+
+def hyperparameters(guide: nn.Module | None, drawn: bool = False) -> AbstractContextManager[None]:
+    """The context of :meth:`Guide.set_hyperparameters`; nothing for a module that is no :class:`Guide`."""
+    return guide.set_hyperparameters(drawn) if isinstance(guide, Guide) else nullcontext()
 
 
 def encodes(guide: nn.Module | None) -> TypeGuard[Guide]:

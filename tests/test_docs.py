@@ -54,7 +54,11 @@ PRINTED = {
     "nvib_layers": ["of the encoder", "of the decoder", "layer 1: weights ["],
     "private_embeddings": ["order 2.0: these two", "at delta = 1e-5"],
     "howto": ["posterior", "conditional_log_likelihood", "sample_stats", "observed_data", "constant_data"],
-    "own_likelihood": ["the likelihood of Unordered has the type Independent", "the site 'text' has size"],
+    "own_likelihood": [
+        "the likelihood of Unordered has the type Independent",
+        "{'temperature': tensor(",
+        "the site 'text' has size",
+    ],
 }
 
 
@@ -87,6 +91,7 @@ def test_every_block_runs(
         "my_models",
         "my_objectives",
         "my_bounds",
+        "my_temperatures",
     ):  # another test may have imported one of them
         monkeypatch.setitem(sys.modules, name, sys)  # monkeypatch restores the original at the end
         del sys.modules[name]

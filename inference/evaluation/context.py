@@ -20,7 +20,7 @@ from ...models.transformer.text_distribution import AutoregressiveText
 from ...models.utils.numbers import declared_number
 from ..data.loaders import sequential_batches
 from ..data.texts import Texts, evenly_spaced
-from ..generation.generate import reconstruct, sample
+from ..generation.generate import likelihood, reconstruct, sample
 from ..generation.reconstruction import Reconstruction
 from ..objectives.elbo import ELBO, Terms
 from ..objectives.registry import held_out_objective
@@ -237,7 +237,7 @@ class BatchContext:
         each = [draws.distribution() for draws in self._draws]
         if not all(isinstance(one, AutoregressiveText) for one in each):
             return None
-        return self.run.model.likelihood(stacked(self._rows([one.memory for one in each])), self.mask)
+        return likelihood(self.run, stacked(self._rows([one.memory for one in each])), self.mask)
 
     @cached_property
     def importance_weighted(self) -> dict[int, Float[Tensor, " B"]] | None:
@@ -277,7 +277,7 @@ class BatchContext:
     @cached_property
     def mean_text(self) -> Distribution | None:
         """The distribution of the texts, given the mean of the posterior; None where there is no posterior."""
-        return None if self.memory is None else self.run.model.likelihood(self.memory, self.mask)
+        return None if self.memory is None else likelihood(self.run, self.memory, self.mask)
 
 
 def importance_draws(num_particles: int) -> list[int]:

@@ -4,14 +4,14 @@ The noise of each text is a function of the seed and the text's index, so that a
 """
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pyro import poutine
 from torch import Tensor
+from torch.distributions import Distribution
 
-from ...guides.base import Guide, encodes, no_encode
+from ...guides.base import encodes, hyperparameters, no_encode
 from ...guides.posteriors import TextPosterior
 from ...models.attention.editing import compacted
 from ...models.attention.mixture import Mixture
@@ -27,7 +27,17 @@ from .decoding import Decoding, uniforms
 from .prompts import LastPiece, Prompt
 from .reconstruction import Reconstruction
 
-__all__ = ["decode", "encode", "encode_batch", "reconstruct", "sample", "text_distribution", "thinned", "write"]
+__all__ = [
+    "decode",
+    "encode",
+    "encode_batch",
+    "likelihood",
+    "reconstruct",
+    "sample",
+    "text_distribution",
+    "thinned",
+    "write",
+]
 
 GREEDY = Decoding(greedy=True)
 
@@ -110,15 +120,15 @@ def reconstruct(
             originals = [texts[item] for item in items]
             batch = run.batch(originals, None if conditions is None else [conditions[item] for item in items])
             posterior = encode_batch(run, batch)
-            likelihood = text_distribution(run, thinned(run, posterior, min_weight))
+            text = text_distribution(run, thinned(run, posterior, min_weight))
             noise = _noise(run, seed, range(start + items.start, start + items.stop))
-            tokens = write(likelihood, decoding, noise, text_vocabulary=text_vocabulary)
+            tokens = write(text, decoding, noise, text_vocabulary=text_vocabulary)
             generated = run.tokenizer.decode_batch(tokens)
             weights = posterior.token_weights()
             rows = [None] * len(items) if weights is None else weights.tolist()
-            for text, original, row in zip(generated, originals, rows, strict=True):
+            for written, original, row in zip(generated, originals, rows, strict=True):
                 pieces = tuple(run.tokenizer.pieces(original))
-                result.append(Reconstruction.from_weights(text, original, pieces, row))
+                result.append(Reconstruction.from_weights(written, original, pieces, row))
     return result
 
 
@@ -177,7 +187,13 @@ def text_distribution(run: FittedModel, memory: Memory | None) -> Autoregressive
     Raises:
         ValueError: If the model's likelihood is not autoregressive.
     """
-    return _autoregressive(run, run.model.likelihood(memory))
+    return _autoregressive(run, likelihood(run, memory))
+
+
+def likelihood(run: FittedModel, memory: Memory | None, mask: Bool[Tensor, "*batch T"] | None = None) -> Distribution:
+    """The distribution of texts given a memory, with the medians of hyper-priors that the model's likelihood reads."""
+    with hyperparameters(run.guide):
+        return run.model.likelihood(memory, mask)
 
 
 def write(
@@ -269,8 +285,7 @@ def _prior_memory(run: FittedModel, seed: int, conditions: list[list[int]] | Non
     set_seed(seed)
     placeholder = {"text": torch.zeros(1, run.corpus.max_length, dtype=torch.long, device=run.model.device)}
     conditioned = poutine.trace(poutine.condition(run.model, placeholder))
-    hyperparameters = run.guide.set_hyperparameters(drawn=True) if isinstance(run.guide, Guide) else nullcontext()
-    with hyperparameters:  # they are shared with the training texts, so that they come from their posterior
+    with hyperparameters(run.guide, drawn=True):  # shared with the training texts: they come from their posterior
         trace = conditioned.get_trace(Batch.unobserved(1, like=next(run.model.parameters()), conditions=conditions))
     return _autoregressive(run, trace.nodes["text"]["fn"]).memory
 

@@ -1,7 +1,7 @@
 r"""Hyper-priors: priors of a prior's own parameters, drawn once for all texts.
 
-A hyper-prior is a :class:`pyro.nn.PyroSample` inside a prior. Read for the first time inside the plate of texts, it
-would be drawn for each text. So a model draws the hyper-priors of all its submodules before it opens a plate.
+A hyper-prior is a :class:`pyro.nn.PyroSample` inside a prior, or of the model itself. Read for the first time inside
+the plate of texts, it would be drawn for each text. So a model draws all its hyper-priors before it opens a plate.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ __all__ = ["Hierarchical", "check_drawn_once", "draw_hyperpriors", "hyperpriors"
 
 
 class Hierarchical(LocalModule):
-    r"""The second base class, beside its role, of a prior with hyper-priors.
+    r"""The second base class, beside its role, of a prior with hyper-priors; or of a model with some of its own.
 
     An attribute that is set to ``PyroSample(distribution)`` reads as a draw of that distribution, the same for all
     texts. The distribution's numbers become buffers, so that they follow the model to its device and dtype, and are
@@ -51,13 +51,13 @@ class Hierarchical(LocalModule):
 
 
 def hyperpriors(model: PyroModule) -> Iterator[tuple[str, PyroModule, str]]:
-    """The hyper-priors of a model's submodules: the name of the site, the submodule, and its attribute.
+    """The hyper-priors of a model and its submodules: the name of the site, the module, and its attribute.
 
     Submodules need not be children of Pyro modules: they become part of the model's context, so that handlers apply.
     """
     context = model._pyro_context
     for path, part in model.named_modules():
-        if not isinstance(part, PyroModule) or part is model:
+        if not isinstance(part, PyroModule):
             continue
         if part._pyro_context is not context:
             # Pyro refuses modules that have run alone, because of its parameter store, which is not used here
@@ -66,7 +66,7 @@ def hyperpriors(model: PyroModule) -> Iterator[tuple[str, PyroModule, str]]:
                 part._pyro_set_supermodule(path, context)
         declared = [name for cls in type(part).__mro__ for name, x in vars(cls).items() if isinstance(x, PyroSample)]
         for name in dict.fromkeys([*part._pyro_samples, *declared]):
-            yield f"{path}.{name}", part, name
+            yield f"{path}.{name}" if path else name, part, name
 
 
 def draw_hyperpriors(model: PyroModule) -> dict[str, Tensor]:

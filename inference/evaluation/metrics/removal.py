@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ....models.attention.mixture import Mixture
-from ...generation.generate import thinned
+from ...generation.generate import likelihood, thinned
 from ..context import BatchContext, EvaluationContext
 from ..estimates import ratio
 from ..metric import Metric
@@ -64,7 +64,7 @@ class AccuracyKept(Metric):
         if context.posterior is None or not min_weight:
             return None
         memory = thinned(context.run, context.posterior, min_weight)
-        return token_hits(context.run.model.likelihood(memory, context.mask), context)
+        return token_hits(likelihood(context.run, memory, context.mask), context)
 
     def summarize(self, column: Column, context: EvaluationContext) -> MetricResult:
         label = f"{self.label} without vectors below {context.options.min_weight:g}"

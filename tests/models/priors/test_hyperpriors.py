@@ -1,6 +1,7 @@
 """Hyper-priors: drawn once for all texts, wherever they are, and known to guides as the model will know them."""
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pyro
@@ -18,6 +19,7 @@ from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import khat
+from pyroformer.inference.generation.generate import likelihood
 from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.inference.objectives.nvib import NVIB
 from pyroformer.inference.svi import SVI
@@ -67,6 +69,29 @@ def test_one_draw_for_all_texts_outside_the_plate(base: Any, site: str) -> None:
     model = NVAE(CONFIG, base_measure=base)
     for found in (sites(model, BATCH)[site], sites(NVAEGuide(model), BATCH)[site]):
         assert found["value"].shape == (4,) and not found["cond_indep_stack"]
+
+
+class Warm(VAE, Hierarchical):
+    """A hyper-prior of the model itself, which its likelihood reads inside the plate of texts."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        self.temperature = PyroSample(dist.Gamma(8.0, 8.0))
+
+    def likelihood(self, memory: Any, mask: Any = None) -> Any:
+        self.seen = self.temperature
+        return super().likelihood(memory, mask)
+
+
+def test_one_of_the_model_itself_is_drawn_once_and_has_its_median_where_texts_are_written() -> None:
+    model = Warm(CONFIG)
+    guide: Any = VAEGuide(model)
+    for found in (sites(model, BATCH)["temperature"], sites(guide, BATCH)["temperature"]):
+        assert found["value"].shape == () and not found["cond_indep_stack"]
+    assert "temperature_prior.at_rate" in model.state_dict() and ELBO(data_size=5)(model, guide)(BATCH).isfinite()
+    run: Any = SimpleNamespace(model=model, guide=guide)
+    likelihood(run, guide.encode(BATCH).memory())
+    assert model.seen.item() == pytest.approx(guide.hyperpriors.medians()["temperature"].item())
 
 
 def test_a_prior_that_ran_alone_may_still_join_a_model() -> None:
