@@ -32,7 +32,7 @@ from ..models.utils.precision import at_least_float32
 from ..models.utils.reprs import in_words
 from .base import Guide
 from .encoders.pooled_texts import PooledTexts
-from .encoders.text_encoder import TextEncoder
+from .encoders.text_encoder import TextEncoder, check_encoder
 
 __all__ = ["DELLAGuide", "LatentPosterior"]
 
@@ -116,7 +116,8 @@ class DELLAGuide(Guide):
         check_choice("posterior", posterior, get_args(Form))
         self.form: Form = "full"
         self.encoder: LayerEncoder | PooledTexts
-        if isinstance(encoder, TextEncoder):
+        if not isinstance(encoder, str):
+            check_encoder(encoder, get_args(EncoderKind))
             _check_reads_texts(model)
             self.encoder = PooledTexts(encoder, len(model.layers), pool)
         else:

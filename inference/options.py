@@ -133,6 +133,9 @@ class TrainingOptions:
         if self.steps is None and self.minutes is None:
             object.__setattr__(self, "minutes", 3.0)
         self._check_ranges()
+        if not isinstance(self.objective, str | None):
+            kind = type(self.objective).__name__
+            raise ValueError(f"objective is an instance of {kind}: give fit the class, or its import path.")
         if self.objective is not None and "." not in self.objective:
             check_choice("objective", self.objective, (*get_args(Objectives), "an import path"))
         check_choice("kl_schedule", self.kl_schedule, SCHEDULES)

@@ -91,6 +91,7 @@ def test_every_block_runs(
         "my_models",
         "my_objectives",
         "my_bounds",
+        "my_encoders",
         "my_temperatures",
     ):  # another test may have imported one of them
         monkeypatch.setitem(sys.modules, name, sys)  # monkeypatch restores the original at the end

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ...models.batch import EOS
-from .text_encoder import TextEncoder
+from .text_encoder import TextEncoder, check_encoder
 
 __all__ = ["AlignedTexts", "alignment", "character_spans"]
 
@@ -25,9 +25,13 @@ class AlignedTexts(nn.Module):
     Arguments:
         encoder: The encoder.
         width: The size of a vector.
+
+    Raises:
+        ValueError: If the encoder is none.
     """
 
     def __init__(self, encoder: TextEncoder, width: int) -> None:
+        check_encoder(encoder)
         super().__init__()
         self.texts = encoder
         self.project = nn.Linear(encoder.width, width)

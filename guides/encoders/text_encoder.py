@@ -24,7 +24,7 @@ from ...models.serialization import Configurable
 from .bert import build_bert, max_tokens, read_bert
 from .state_cache import CACHE_BYTES, EncodedText, StateCache
 
-__all__ = ["TextEncoder"]
+__all__ = ["TextEncoder", "check_encoder"]
 
 BUCKET = 8  # a text is padded to the next multiple of it, whatever its batch is: its states do not depend on that
 ROWS = 64  # texts that the network reads at a time
@@ -243,3 +243,17 @@ class TextEncoder(Configurable, nn.Module):
             hidden: Tensor = self.network(input_ids=tokens, attention_mask=mask).last_hidden_state.cpu()
             # A view would keep the padding.
             return [states[: len(row)].clone() for states, row in zip(hidden, ids, strict=True)]
+
+
+def check_encoder(encoder: object, names: Iterable[str] = ()) -> None:
+    """Raises a ValueError unless it is a :class:`TextEncoder`; ``names`` are what a guide takes in place of one.
+
+    Examples:
+        >>> check_encoder(nn.Linear(2, 2))
+        Traceback (most recent call last):
+        ValueError: encoder has type Linear: give a pf.TextEncoder, or derive a guide whose encoder is your network.
+    """
+    if not isinstance(encoder, TextEncoder):
+        choices = ", ".join([*names, "a pf.TextEncoder"])
+        kind = type(encoder).__name__
+        raise ValueError(f"encoder has type {kind}: give {choices}, or derive a guide whose encoder is your network.")

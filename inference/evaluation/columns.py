@@ -50,6 +50,9 @@ def _rows(metric: Metric, measured: Measured, context: BatchContext, count: int)
 
 def _text_rows(metric: Metric, values: Tensor, context: BatchContext, count: int) -> Array:
     size = len(context.batch.weight)
+    if not isinstance(values, Tensor):
+        kind = type(values).__name__
+        raise ValueError(f"the metric {metric.name!r} measured values of type {kind}: return tensors.")
     if values.shape[:1] != (size,):
         raise ValueError(
             f"the metric {metric.name!r} measured values of shape {tuple(values.shape)} on {size} texts: return one "

@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 import small_bert
@@ -129,6 +130,15 @@ def test_a_cut_text_has_no_end_and_draws_of_a_text_are_read_once(encoder: TextEn
     assert torch.equal(vectors[0], vectors[2]) and len(encoder.cache) == 1
     torch.testing.assert_close(aligned(cut.tokens, cut.mask)[0], vectors[0, :-1])
     assert aligned(whole.tokens, torch.zeros_like(whole.mask)).isfinite().all()
+
+
+@pytest.mark.parametrize(("model_class", "guide_class"), [(VAE, VAEGuide), (NVAE, NVAEGuide)])
+def test_a_network_of_ones_own_is_no_text_encoder(
+    model_class: Any, guide_class: Any, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
+    with pytest.raises(ValueError, match=r"encoder has type Linear: give a pf.TextEncoder, or derive a guide whose en"):
+        guide_class(model_class.for_corpus(corpus, **SIZES), encoder=torch.nn.Linear(2, 2))
 
 
 def test_layers_of_mixtures_need_an_encoder_of_ours(encoder: TextEncoder, corpus: Corpus) -> None:

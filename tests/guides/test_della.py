@@ -502,6 +502,10 @@ def test_the_size_of_the_published_model(monkeypatch: pytest.MonkeyPatch) -> Non
     ("options", "message"),
     [
         ({"encoder": "tied"}, "encoder is 'tied': choose one of shared, causal, separate"),
+        (
+            {"encoder": nn.Linear(2, 2)},
+            "encoder has type Linear: give shared, causal, separate, a pf.TextEncoder, or derive a guide whose",
+        ),
         ({"encoder": "causal", "pool": "first"}, "pool is first, and the first token of a causal encoder reads no"),
         ({"posterior": "flow"}, "posterior is 'flow': choose one of full, residual"),
         ({"pool": "max"}, "pool is 'max': choose one of attention, mean, first"),

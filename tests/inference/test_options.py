@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import jaxtyping
 import pytest
 
+import pyroformer as pf
 from pyroformer.inference.options import TrainingOptions
 
 
@@ -45,6 +47,13 @@ from pyroformer.inference.options import TrainingOptions
 def test_rules(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainingOptions(**options)
+
+
+def test_an_object_is_no_objective(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
+    given: Any = pf.ELBO()
+    with pytest.raises(ValueError, match="objective is an instance of ELBO: give fit the class, or its import path"):
+        TrainingOptions(objective=given)
 
 
 def test_without_a_budget_it_is_three_minutes() -> None:

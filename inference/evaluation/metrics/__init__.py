@@ -50,7 +50,7 @@ def resolve(metrics: Sequence[object] | None) -> tuple[Metric, ...]:
     """The metrics that names and objects stand for; all of :data:`METRICS` if None.
 
     Raises:
-        ValueError: If there is none, a name is unknown, an entry is no metric, or two have the same name.
+        ValueError: If there is none, a name is unknown, an entry is no metric or has no name, or two have the same.
 
     Examples:
         >>> [metric.label for metric in resolve(["rate", "exact_match"])]
@@ -71,7 +71,16 @@ def resolve(metrics: Sequence[object] | None) -> tuple[Metric, ...]:
             metric = entry
         else:
             raise ValueError(f"{entry!r} is no metric: give a name or an object of a class derived from Metric.")
+        _check_named(metric)
         if metric.name in resolved:
             raise ValueError(f"two metrics have the name {metric.name!r}: give each of them once, under its own name.")
         resolved[metric.name] = metric
     return tuple(resolved.values())
+
+
+def _check_named(metric: Metric) -> None:
+    """Raises a ValueError if a metric lacks its name, or the label that the default summary prints."""
+    labeled = type(metric).summarize is Metric.summarize
+    for attribute in ("name", "label") if labeled else ("name",):
+        if not hasattr(metric, attribute):
+            raise ValueError(f"the metric {type(metric).__name__} has no {attribute}: set it in the class.")

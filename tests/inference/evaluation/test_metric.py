@@ -171,11 +171,27 @@ class WrongShape(Metric):
         return context.tokens.sum(0)
 
 
+class InNumpy(Tokens):
+    def measure(self, context: BatchContext) -> Any:
+        return {"all": super().measure(context).numpy()}
+
+
+class Nameless(Metric):
+    label = "nameless"
+
+
+class Unlabeled(Metric):
+    name = "unlabeled"
+
+
 @pytest.mark.parametrize(
     ("metrics", "message"),
     [
         (["bound", "blue"], "metric is 'blue': choose one of bound, bound_given_length, .*did you mean bleu"),
         ([], "metrics is empty: give at least one metric"),
+        ([InNumpy()], "the metric 'tokens' measured values of type ndarray: return tensors"),
+        ([Nameless()], "the metric Nameless has no name: set it in the class"),
+        ([Unlabeled()], "the metric Unlabeled has no label: set it in the class"),
         ([Tokens(), Tokens()], "two metrics have the name 'tokens': give each of them once"),
         (
             [WrongShape()],
