@@ -66,8 +66,8 @@ class TrainingOptions:
         num_particles: Draws of each text's latents in a step: averaged by ``elbo`` and ``nvib``, weighted by ``iw``.
         kl_schedule: Schedule of the weight of the KL terms over the run: ``constant``, ``linear``, ``geometric``,
             ``cyclical`` or ``ladder``.
-        ladder: The rungs of a ladder, weights of the KL terms for equal shares of the run, of which the last is 1; 0.001
-            0.01 0.1 0.5 1 by default. ``beta`` multiplies them.
+        ladder: The rungs of a ladder, weights of the KL terms for equal shares of the run, which end at 1; 0.001 0.01
+            0.1 0.5 1 by default.
         beta: Weight of the KL terms, on top of the schedule; the objective is no bound of log p(x) below 1.
         free_bits: Free bits, in nats: the KL of a group of latents, averaged over one batch of one device, is not
             reduced below this. Not a bound. 0 turns them off.
@@ -192,8 +192,8 @@ class TrainingOptions:
             )
         if rungs[-1] != 1:
             raise ValueError(
-                f"ladder is {rungs}, which ends at {rungs[-1]:g}: let it end at 1, as every schedule does, and give the "
-                "weight at the end as beta."
+                f"ladder is {rungs}, which ends at {rungs[-1]:g}: let it end at 1, as every schedule does, and give "
+                "the weight at the end as beta."
             )
 
     def _check_full_alone(self) -> None:

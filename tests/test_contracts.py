@@ -16,7 +16,7 @@ import small_bert
 import torch
 from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyroformer.guides.base import Guide
 from pyroformer.guides.della import DELLAGuide
@@ -71,7 +71,10 @@ def nvae(
             nvib_layers=layers,
             nvib_decoder_layers=decoder_layers,
         )
-        return Pair(model, NVAEGuide(model, **options))
+        guide = NVAEGuide(model, **options)
+        if guide.alpha.form == "relu":
+            nn.init.constant_(guide.alpha.linear.bias, 4.0)  # no vector is off, so that divergences are finite
+        return Pair(model, guide)
 
     return make
 

@@ -38,6 +38,8 @@ def ratio(values: Float[np.ndarray, " n"], counts: Float[np.ndarray, " n"] | Non
     if not total > 0:
         return Estimate(None)
     rate = float(values.sum()) / total
+    if not math.isfinite(rate):
+        return Estimate(None)
     if n == 1:
         return Estimate(rate)
     return Estimate(rate, math.sqrt(n / (n - 1) * float(np.square(values - rate * counts).sum())) / total)

@@ -1,5 +1,7 @@
 """A verdict on the latents of a run: what they carry, and what to change where they carry nothing."""
 
+import math
+
 from ..runs.fitted import FittedModel
 
 __all__ = ["LEAST_RATE", "latent_verdict", "validation_rate", "validation_rate_per_text"]
@@ -33,7 +35,8 @@ def validation_rate_per_text(run: FittedModel) -> float | None:
 def validation_rate(run: FittedModel) -> float | None:
     """The divergence of all latents on validation texts at the step of the run, in nats per token.
 
-    It is None without latents, and where the run has no validation at that step.
+    It is None without latents, where the run has no validation at that step, and where it is infinite, as vectors are
+    switched off.
     """
     try:
         metrics = run.folder.read_metrics()
@@ -44,6 +47,6 @@ def validation_rate(run: FittedModel) -> float | None:
     at = [index for index, row in enumerate(rows) if row == (run.step, "valid")]
     values = [metrics[name][at[-1]] for name in names] if at else []
     numbers = [value for value in values if isinstance(value, float)]
-    if not numbers or len(numbers) < len(values):
+    if not numbers or len(numbers) < len(values) or not math.isfinite(sum(numbers)):
         return None
     return sum(numbers)

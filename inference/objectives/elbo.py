@@ -32,6 +32,7 @@ from ..utils.errors import check_at_least
 from .description import Described
 from .divergence import closed_form
 from .kl_control import FreeBits, by_dimension
+from .switched_off import switched_off
 from .trace_pair import trace_pair
 from .traces import Site, log_prob, plate_dim, sample_sites
 
@@ -43,9 +44,10 @@ E = TypeVar("E", bound="ELBO")
 class Terms(NamedTuple):
     """The terms of a bound, each entry one number per text, in nats.
 
-    ``kl`` has one entry per site other than the text: the divergence of a latent, minus log p of an observed one.
-    ``penalty`` is what training charges for it; with free bits per dimension it has the site's dimensions. ``counts``
-    are other numbers of a text, which no loss reads: they are logged, and controllers read them.
+    ``kl`` has one entry per site other than the text: the divergence of a latent, minus log p of an observed one; that
+    of weights is infinite where vectors are switched off. ``penalty`` is what training charges for it; with free bits
+    per dimension it has the site's dimensions. ``counts`` are other numbers of a text, which no loss reads: they are
+    logged, and controllers read them.
     """
 
     log_likelihood: Float[Tensor, " B"]
@@ -193,7 +195,11 @@ class ELBO(Described, pyro.infer.ELBO):
 
     def log_weights(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Float[Tensor, " B"]:
         r"""One draw's log importance weight of each text, :math:`\log p(x_i, z_i) - \log q(z_i \mid x_i)`."""
-        return self.densities(*trace_pair(model, guide, *args, **kwargs)).log_weight
+        model_trace, guide_trace = trace_pair(model, guide, *args, **kwargs)
+        log_weight = self.densities(model_trace, guide_trace).log_weight
+        for off in self._switched_off(sample_sites(model_trace), sample_sites(guide_trace)).values():
+            log_weight = log_weight.masked_fill(off, -math.inf)
+        return log_weight
 
     def densities(self, model_trace: Trace, guide_trace: Trace) -> Densities:
         """Log densities of one draw, site by site and text by text."""
@@ -225,7 +231,11 @@ class ELBO(Described, pyro.infer.ELBO):
         if log_likelihood is None:
             raise ValueError("the model has no site 'text': observe the data under that name.")
         kl = {name: value.to(log_likelihood.dtype).expand_as(log_likelihood) for name, value in kl.items()}
-        return Terms(log_likelihood, kl, self.penalties(kl, sites, posterior), self.counts(sites, posterior))
+        penalty = self.penalties(kl, sites, posterior)
+        infinite = {
+            name: kl[name].masked_fill(off, math.inf) for name, off in self._switched_off(sites, posterior).items()
+        }
+        return Terms(log_likelihood, kl | infinite, penalty, self.counts(sites, posterior))
 
     def counts(self, sites: dict[str, Site], posterior: dict[str, Site]) -> dict[str, Tensor]:
         """Numbers of each text to log beside the terms: of the vectors, the mean number present, if some may be absent.
@@ -266,6 +276,11 @@ class ELBO(Described, pyro.infer.ELBO):
                 )
             log_q.append(self._per_text(site, log_prob(site)))
         return sum(log_q[1:], log_q[0]) if log_q else None
+
+    def _switched_off(self, sites: dict[str, Site], posterior: dict[str, Site]) -> dict[str, Tensor]:
+        """By site of weights, the texts of which vectors are switched off."""
+        found = switched_off(sites, posterior)
+        return {name: self._per_text(posterior[name], off.float()) > 0 for name, off in found.items()}
 
     def _per_text(self, site: Site, value: Tensor, kept: int = 0) -> Tensor:
         """A site's values summed over all dimensions but the texts and the last ``kept`` ones.
@@ -309,7 +324,7 @@ class Objective(pyro.infer.elbo.ELBOModule):
         parts |= {f"kl_{site}": value for site, value in terms.kl.items()}
         parts |= terms.counts
         objective = self.elbo.combine(terms, dict(self.kl_weights.named_buffers()), batch.weight)
-        return {"objective": objective} | {name: (batch.weight * v.detach()).sum() for name, v in parts.items()}
+        return {"objective": objective} | {name: _weighted_sum(batch.weight, v.detach()) for name, v in parts.items()}
 
     def forward(self, *args: Any) -> Float[Tensor, ""]:
         terms = self.terms(*args)
@@ -363,6 +378,11 @@ def _divergence(posterior: Site, prior: Site) -> Tensor:
         return log_prob(posterior) - log_prob(prior)
     value: Tensor = scale_and_mask(kl, posterior["scale"], posterior["mask"])
     return value
+
+
+def _weighted_sum(weights: Float[Tensor, " B"], values: Float[Tensor, " B"]) -> Float[Tensor, ""]:
+    """The sum of values, which may be infinite, without those of weight 0."""
+    return torch.where(weights > 0, weights * values, 0).sum()
 
 
 def _text_weights(args: tuple[Any, ...], terms: Terms) -> Tensor:

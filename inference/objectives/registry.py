@@ -14,6 +14,7 @@ from .elbo import ELBO, Objective
 from .importance_weighted import ImportanceWeighted
 from .keep_control import check_keep
 from .nvib import NVIB
+from .switched_off import check_never_off
 
 __all__ = [
     "OBJECTIVES",
@@ -92,6 +93,8 @@ def make_objective(model: Model, guide: nn.Module | None, options: TrainingOptio
     """
     cls = _class_for(model, options)
     objective = cls.from_options(options, model, data_size)(model, guide)
+    if cls.penalties is ELBO.penalties:
+        check_never_off(guide, cls.name)
     if options.keep is not None:
         check_keep(model, guide)
     return objective

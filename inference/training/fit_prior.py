@@ -32,6 +32,7 @@ from ...models.priors.sequence.autoregressive import IndependentVectorPrior
 from ...models.priors.vectors import check_base_measure, own_component
 from ...models.serialization import from_config
 from ...models.utils.choices import check_choice
+from ..objectives.switched_off import switches_off
 from ..options import TrainingOptions
 from ..run import Run
 from ..runs.joint_module import joint_module
@@ -78,8 +79,8 @@ def fit_prior(
         The new run, with the best weights loaded.
 
     Raises:
-        ValueError: If the model has no base measure, the prior does not fit it or has no parameters, an option is out
-            of range, or ``out`` is in use.
+        ValueError: If the model has no base measure, the guide switches vectors off, the prior does not fit the model
+            or has no parameters, an option is out of range, or ``out`` is in use.
 
     Examples:
         >>> corpus = pf.Corpus.from_texts([f"The number {n} is even." for n in range(0, 100, 2)], max_length=32)
@@ -103,11 +104,17 @@ def second_stage(
     """Copies of a run's model and guide with another base measure, in which only that is trained.
 
     Raises:
-        ValueError: If the model has no base measure, or the prior does not fit it or has no parameters.
+        ValueError: If the model has no base measure, the guide switches vectors off, or the prior does not fit the
+            model or has no parameters.
     """
     base = _base_measure(run.model)
     if isinstance(prior, str):
         prior = prior_for_run(run, prior, seed=seed)
+    if switches_off(run.guide):
+        raise ValueError(
+            "the guide of the run has alpha='relu', which switches vectors off, so that there is no exact bound to fit "
+            "a prior by: give a run with another alpha."
+        )
     for each, of in ((base, "the run"), (prior, "the second stage")):
         if getattr(each, "starts_posteriors", False):
             raise ValueError(

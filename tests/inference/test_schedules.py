@@ -38,7 +38,10 @@ def test_a_schedule_by_its_name() -> None:
         ({"kl_schedule": "ladder", "ladder": []}, r"ladder is \[\]: give zero or positive numbers, such as"),
         ({"kl_schedule": "ladder", "ladder": [0.1, -1.0]}, r"ladder is \[0.1, -1.0\]: give zero or positive numbers"),
         ({"kl_schedule": "ladder", "ladder": [float("nan")]}, r"ladder is \[nan\]: give zero or positive numbers"),
-        ({"kl_schedule": "ladder", "ladder": [0.01, 0.1]}, r"ladder is \[0.01, 0.1\], which ends at 0.1: let it end at 1"),
+        (
+            {"kl_schedule": "ladder", "ladder": [0.01, 0.1]},
+            r"ladder is \[0.01, 0.1\], which ends at 0.1: let it end at 1",
+        ),
         ({"ladder": [0.1, 1.0]}, r"ladder is \[0.1, 1.0\], but kl_schedule is constant: choose the kl_schedule ladder"),
         ({"kl_schedule": "ladder", "target_kl": 3.0}, "kl_schedule is ladder, but target_kl alone decides the weight"),
     ],

@@ -112,8 +112,9 @@ def _cost(terms: Terms) -> Float[Tensor, " B"]:
 def _bound(label: str, cost: Column, context: EvaluationContext, exact: bool = False) -> MetricResult:
     units = nats(cost, context)
     rates = units | bits(cost, context) | {"perplexity": perplexity(units["nats/token"])}
-    return MetricResult(label, rates, context.evidence, exact)
+    return MetricResult(label, rates, context.evidence if np.isfinite(cost).all() else None, exact)
 
 
 def _given_length(label: str, cost: Column, context: EvaluationContext) -> MetricResult:
-    return MetricResult(label, nats(cost, context) | bits(cost, context), "log p(x | n)")
+    bound_on = "log p(x | n)" if np.isfinite(cost).all() else None
+    return MetricResult(label, nats(cost, context) | bits(cost, context), bound_on)

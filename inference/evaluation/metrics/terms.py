@@ -40,8 +40,14 @@ class KL(Metric):
         return context.terms.kl
 
     def summarize(self, column: dict[str, Column], context: EvaluationContext) -> dict[str, MetricResult]:
-        labels = {site: f"{self.label} of {site}" for site in column} | {LENGTH: "length, -log p(n)"}
+        labels = {site: f"{self.label} of {site}{_why_infinite(kl)}" for site, kl in column.items()}
+        labels |= {LENGTH: "length, -log p(n)"}
         return {f"{self.name}_{site}": MetricResult(labels[site], nats(kl, context)) for site, kl in column.items()}
+
+
+def _why_infinite(kl: Float[np.ndarray, " texts"]) -> str:
+    """What the label of a divergence adds where that is infinite, as it is of weights alone."""
+    return ", infinite: vectors are switched off" if np.isinf(kl).any() else ""
 
 
 class Rate(Metric):
