@@ -77,9 +77,14 @@ class NVIB(ELBO):
         """Checks that the priors have the distributions that the regularizers are defined for.
 
         Raises:
-            ValueError: If the vectors do not share one prior, the weights are not Dirichlet, or an option controls a
-                KL.
+            ValueError: If the model has no weights or no vectors, the vectors do not share one prior, the weights are
+                not Dirichlet, an option controls a KL, or one is about layers over mixtures and there are none.
         """
+        if not {"weights", "vectors"} <= set(model.latents):
+            raise ValueError(
+                f"the objective {cls.name} is about weights and vectors, and the latents of {type(model).__name__} are "
+                f"{', '.join(model.latents) or 'none'}: choose the objective elbo."
+            )
         check_particles(options, model)
         base = getattr(model, "base_measure", None)
         if isinstance(base, SequencePrior):
@@ -88,6 +93,11 @@ class NVIB(ELBO):
                 "has another for each: choose the objective elbo."
             )
         _check_dirichlet(model, cls.name)
+        if options.layer_weights is not None and not any(_layers(model)):
+            raise ValueError(
+                f"layer_weights is {options.layer_weights}, and no layer of the model attends to a mixture of its own: "
+                "give it nvib_layers or nvib_decoder_layers, or leave layer_weights out."
+            )
         check_no_kl_options(options, cls.name)
 
     @classmethod
@@ -100,8 +110,7 @@ class NVIB(ELBO):
         full = cls(beta=options.beta, presence=1.0 if "presence" in model.latents else None).kl_weights
         weights = {"weights": options.lambda_d, "vectors": options.lambda_g}
         full |= {site: options.beta * weight for site, weight in weights.items() if weight is not None}
-        encoder = [name.removeprefix("weights") for name in model.latents if name.startswith("weights_")]
-        decoder = [f"_decoder_{layer}" for layer in getattr(model, "decoder_mixture_layers", ())]
+        encoder, decoder = _layers(model)
         for layers, places in ((encoder, len(encoder) + 1), (decoder, len(decoder))):
             for place, layer in enumerate(layers, 1):
                 share = 1.0 if options.layer_weights == "equal" else place / places
@@ -149,6 +158,12 @@ class NVIB(ELBO):
             kept = kept_components(q.log_concentration, q.present, each[..., None]).sum(-1)
             counted[f"kept{suffix}"] = (kept / each.clamp(min=1) - 1).float()
         return counted | super().counts(sites, posterior)
+
+
+def _layers(model: Model) -> tuple[list[str], list[str]]:
+    """What the names of the sites end on of layers that attend to mixtures: in the encoder, and in the decoder."""
+    encoder = [name.removeprefix("weights") for name in model.latents if name.startswith("weights_")]
+    return encoder, [f"_decoder_{layer}" for layer in getattr(model, "decoder_mixture_layers", ())]
 
 
 def _mixtures(sites: Mapping[str, Site]) -> list[str]:

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from ...guides.base import check_pair
@@ -14,6 +15,9 @@ from ...guides.encoders.text_encoder import TextEncoder
 from ...models.base import Model
 from ...models.priors.lengths import LengthPrior
 from ..data.corpus import Corpus
+from ..data.loaders import sequential_batches
+from ..data.texts import evenly_spaced
+from ..objectives.elbo import Objective
 from ..options import TrainingOptions
 from ..runs.checkpoints import objective_state, read_checkpoint, read_unsharded
 from ..runs.fingerprint import corpus_fingerprint
@@ -27,6 +31,7 @@ from .trainer import texts_per_step
 __all__ = [
     "check_arguments",
     "check_checkpoint",
+    "check_free_bits",
     "check_length_prior",
     "check_option_names",
     "check_progress",
@@ -193,6 +198,15 @@ def check_length_prior(model: Model, corpus: Corpus) -> None:
             f"model {config.max_length}: give a LengthPrior({config.max_length}), or make the model with "
             f"{type(model).__name__}.for_corpus(corpus)."
         )
+
+
+def check_free_bits(objective: Objective, corpus: Corpus) -> None:
+    """Raises a ValueError if dimensions have free bits, and those of a latent are not independent."""
+    free_bits = objective.elbo.free_bits
+    if free_bits is not None and free_bits.per == "dimension":
+        _, batch = next(iter(sequential_batches(evenly_spaced(corpus.valid, 1), 1)))
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            objective.terms(batch.to(next(objective.parameters()).device))
 
 
 def introduce_texts(guide: nn.Module | None, corpus: Corpus) -> None:

@@ -29,6 +29,7 @@ from ..utils.progress import progress_enabled
 from .checks import (
     check_arguments,
     check_checkpoint,
+    check_free_bits,
     check_length_prior,
     check_option_names,
     check_progress,
@@ -207,7 +208,9 @@ def _checked_objective(
     if not resume:
         check_length_prior(model, corpus)
     introduce_texts(guide, corpus)
-    return make_objective(model, guide, settings, len(corpus.train))
+    objective = make_objective(model, guide, settings, len(corpus.train))
+    check_free_bits(objective, corpus)
+    return objective
 
 
 def _trained(training: Training, trainer: Trainer) -> dict[str, Any]:

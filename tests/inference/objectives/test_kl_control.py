@@ -575,7 +575,8 @@ def test_free_bits_per_dimension_are_refused_where_dimensions_depend(corpus: Cor
     with pytest.raises(
         ValueError, match=r"the site 'weights' \(LogDirichlet\) are not: give them per layer, or in total"
     ):
-        fit_nvae(corpus, tmp_path, free_bits=0.1, free_bits_per="dimension")
+        fit_nvae(corpus, tmp_path / "run", free_bits=0.1, free_bits_per="dimension")
+    assert not (tmp_path / "run").exists(), "before anything is written"
 
 
 @pytest.mark.compile

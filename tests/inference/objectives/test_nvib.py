@@ -12,8 +12,15 @@ from torch import Tensor
 from torch.distributions import Dirichlet, Normal, kl_divergence
 
 from pyroformer.inference.objectives.nvib import vector_regularizer, weight_regularizer
+from pyroformer.inference.objectives.registry import describe_objective
+from pyroformer.inference.options import TrainingOptions
+from pyroformer.models.base import Model
+from pyroformer.models.della import DELLA
 from pyroformer.models.distributions.log_dirichlet_math import dirichlet_kl, sample_log_dirichlet
+from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.priors.weights import conditional_concentration
+from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.vae import VAE
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-11}
 
@@ -161,3 +168,14 @@ def test_compiles_into_one_graph() -> None:
 
     arguments = torch.randn(2, 5), torch.randn(2, 5, 3), torch.tensor([[True] * 5, [True, True, True, False, False]])
     torch.testing.assert_close(torch.compile(both, fullgraph=True, backend="aot_eager")(*arguments), both(*arguments))
+
+
+@pytest.mark.parametrize(
+    ("cls", "latents"), [(LanguageModel, "none"), (VAE, "vectors"), (DELLA, "z_1, z_2")], ids=["lm", "vae", "della"]
+)
+def test_is_refused_without_a_mixture(cls: type[Model], latents: str) -> None:
+    model = cls(TransformerConfig(vocabulary=20, max_length=8, width=16, layers=2, heads=2))
+    with pytest.raises(
+        ValueError, match=f"about weights and vectors, and the latents of {cls.__name__} are {latents}:"
+    ):
+        describe_objective(model, TrainingOptions(objective="nvib"))
