@@ -56,6 +56,7 @@ def read_corpus(data: Path, shortest: int, longest: int) -> Corpus:
 
 
 def make(point: Point, corpus: Corpus, options: argparse.Namespace) -> tuple[NVAE, NVAEGuide]:
+    decoder_layers = 0 if point.family in ("none", "encoder") else options.layers
     model = NVAE.for_corpus(
         corpus,
         width=options.width,
@@ -63,8 +64,8 @@ def make(point: Point, corpus: Corpus, options: argparse.Namespace) -> tuple[NVA
         heads=2,
         weight_prior=BoundedDirichletProcess(delta=options.delta),
         nvib_layers=0 if point.family == "none" else options.layers,
-        nvib_decoder_layers=0 if point.family in ("none", "encoder") else options.layers,
-        nvib_decoder_alpha="relu",
+        nvib_decoder_layers=decoder_layers,
+        nvib_decoder_alpha="relu" if decoder_layers else "linear",
         **FORMER_NVAE,
     )
     return model, NVAEGuide(model, alpha="relu")

@@ -229,6 +229,6 @@ def _moments(prior: Distribution) -> tuple[Tensor, Tensor]:
     if not isinstance(base, torch.distributions.Normal):
         raise ValueError(
             f"a residual posterior needs a diagonal Gaussian prior, and this one is a {type(base).__name__}: choose "
-            "posterior 'full', or another prior."
+            "posterior 'full', or another latent_prior."
         )
     return base.mean, base.stddev

@@ -141,6 +141,7 @@ class TrainingOptions:
         check_choice("kl_schedule", self.kl_schedule, SCHEDULES)
         self._check_ladder()
         check_choice("free_bits_per", self.free_bits_per, get_args(FreeBitsPer))
+        self._check_free_bits()
         check_choice("kl_reduction", self.kl_reduction, get_args(KLReduction))
         if self.layer_weights is not None:
             check_choice("layer_weights", self.layer_weights, get_args(LayerWeights))
@@ -194,6 +195,13 @@ class TrainingOptions:
             raise ValueError(
                 f"ladder is {rungs}, which ends at {rungs[-1]:g}: let it end at 1, as every schedule does, and give "
                 "the weight at the end as beta."
+            )
+
+    def _check_free_bits(self) -> None:
+        if self.free_bits_per != "layer" and not self.free_bits:
+            raise ValueError(
+                f"free_bits_per is {self.free_bits_per}, and there are no free_bits: give some, or leave free_bits_per "
+                "out."
             )
 
     def _check_full_alone(self) -> None:

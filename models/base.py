@@ -82,8 +82,9 @@ class Model(Configurable, LocalModule):
                 precedence over ``size``.
 
         Raises:
-            ValueError: If the size or an option has no such name, the backbone does not fit the corpus or an option,
-                the corpus has conditions and the model reads none, or there is nothing to freeze or nothing to train.
+            ValueError: If the size or an option has no such name or no effect, the backbone does not fit the corpus or
+                an option, the corpus has conditions and the model reads none, or there is nothing to freeze or nothing
+                to train.
         """
         if not hasattr(corpus, "conditional"):  # a path or a list of texts
             raise ValueError(f"corpus has type {type(corpus).__name__}: give a pf.Corpus.")
@@ -107,10 +108,16 @@ class Model(Configurable, LocalModule):
             if name not in accepted:
                 choices = ", ".join(sorted(known | set(accepted)))
                 raise ValueError(f"{cls.__name__} has no option {name!r}: choose among {choices}.")
-        model = cls(TransformerConfig(**network), **cls.corpus_arguments(corpus, rest) | rest)
+        config = TransformerConfig(**network)
+        cls.check_new(config, rest)
+        model = cls(config, **cls.corpus_arguments(corpus, rest) | rest)
         if backbone is not None:
             model.start_from(backbone, train, len(corpus.labels))
         return model
+
+    @classmethod
+    def check_new(cls, config: TransformerConfig, options: Mapping[str, Any]) -> None:
+        """Raises a ValueError if an option of a new model would have no effect; saved models may have one."""
 
     def start_from(self, backbone: Backbone, train: Train = "all", labels: int = 0) -> None:
         """Copies the weights of a backbone, and freezes them unless all are trained; see :meth:`for_corpus`.

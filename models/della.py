@@ -1,6 +1,6 @@
 """DELLA: a hierarchy of latents, one for each layer, each fused into the values of that layer's attention."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, get_args
 
@@ -129,6 +129,15 @@ class DELLA(Model):
         for index in range(len(self.layers)):
             summary = torch.zeros(2, self.summary_size)
             check_prior(self.latent_prior, summary, index, event_shape=(self.latent_size,), name="latent_prior")
+
+    @classmethod
+    def check_new(cls, config: TransformerConfig, options: Mapping[str, Any]) -> None:
+        first = options.get("first_prior", "standard")
+        if first != "standard" and options.get("latent_prior") is not None:
+            raise ValueError(
+                f"first_prior is {first}, and there is a latent_prior beside it, which has a first of its own: give it "
+                "there, or leave first_prior out."
+            )
 
     @property
     def summary_size(self) -> int:

@@ -1,7 +1,7 @@
 """The nonparametric variational autoencoder (NVAE): a text is decoded from a random mixture over vectors."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, get_args
 
 import pyro
@@ -27,6 +27,7 @@ from .priors.weights import BoundedDirichletProcess
 from .transformer.backbone import Backbone, Train
 from .transformer.config import TransformerConfig
 from .transformer.memory import Memory
+from .transformer.mixtures.block import check_softmax_only
 from .transformer.mixtures.decoder import MixtureDecoder
 from .transformer.mixtures.drawn_text import DrawnText
 from .transformer.mixtures.heads import AlphaForm
@@ -179,6 +180,17 @@ class NVAE(MixtureMemoryModel):
                 vectors = self.sample_vectors(mask)
             mixture = Mixture(log_weights.to(vectors.dtype), vectors, mask=mask)
             return pyro.sample("text", self._text(mixture, batch), obs=batch.tokens)
+
+    @classmethod
+    def check_new(cls, config: TransformerConfig, options: Mapping[str, Any]) -> None:
+        alpha = options.get("nvib_decoder_alpha", "linear")
+        if alpha != "linear" and not options.get("nvib_decoder_layers"):
+            raise ValueError(
+                f"nvib_decoder_alpha is {alpha}, and no layer of the decoder attends to a mixture of its own: give "
+                "nvib_decoder_layers, or leave it out."
+            )
+        if options.get("nvib_layers") or options.get("nvib_decoder_layers"):
+            check_softmax_only(config)
 
     def start_from(self, backbone: Backbone, train: Train = "all", labels: int = 0) -> None:
         if self.nvib_decoder_layers:

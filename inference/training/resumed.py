@@ -83,9 +83,7 @@ def recorded_options(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, 
                 f"{folder.config_file} has the training option {name!r}, which this version does not know (it was "
                 f"written by {written}): delete that line, or resume with the version that wrote it."
             )
-    if config.get("guide") is None:  # without latents, earlier versions took weights of a KL and did nothing with them
-        recorded = recorded | {name: value for name, value in _NO_KL.items() if name in recorded}
-    return dict(recorded)
+    return recorded | {name: value for name, value in _idle(recorded, config).items() if name in recorded}
 
 
 def load_start(folder: RunFolder, modules: nn.Module) -> None:
@@ -121,4 +119,13 @@ def _effective_options(recorded: Mapping[str, Any], config: Mapping[str, Any]) -
     return asdict(TrainingOptions()) | defaults | chosen
 
 
-_NO_KL = {"beta": 1.0, "kl_schedule": "constant"}
+def _idle(recorded: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of options that have no effect on a run, with which earlier versions took other values."""
+    idle: dict[str, Any] = {}
+    if config.get("guide") is None:
+        idle |= {"beta": 1.0, "kl_schedule": "constant"}
+    if not recorded.get("free_bits"):
+        idle |= {"free_bits_per": "layer"}
+    if not any(name.startswith("weights_") for name in (config.get("objective") or {}).get("kl_weights") or ()):
+        idle |= {"layer_weights": None}  # no layer attends to a mixture
+    return idle

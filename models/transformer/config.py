@@ -236,7 +236,7 @@ class TransformerConfig:
             )
 
     def _check_probabilistic(self) -> None:
-        """Raises a ValueError for options that only the other kind of attention has."""
+        """Raises a ValueError for options that only the other kind of attention has, or that do not go together."""
         if self.attention == "softmax":
             for field in fields(self):
                 own = field.name.startswith("key_") and field.name != "key_value_heads"
@@ -246,6 +246,11 @@ class TransformerConfig:
                         "attention is softmax: choose attention probabilistic, or leave it out"
                     )
             return
+        if self.key_steps and self.dropout:
+            raise ValueError(
+                f"key_steps is {self.key_steps} and dropout is {self.dropout}, but keys that adapt need dropout 0: "
+                "leave one of them out"
+            )
         refused = {"positions": self.positions == "rotary"}
         refused |= {name: getattr(self, name) is not None for name in ("key_value_heads", "head_size", "qkv_bias")}
         refused |= {name: bool(getattr(self, name)) for name in ("query_key_norm", "adapter_rank")}

@@ -33,6 +33,7 @@ from pyroformer.inference.options import TrainingOptions
         ),
         ({"target_kl": 4.0, "beta": 0.5}, "beta is 0.5, but .*: leave beta at 1.0, or leave target_kl out"),
         ({"target_kl": 4.0, "kl_reduction": "mean"}, "kl_reduction is mean, but .*: leave kl_reduction at sum"),
+        ({"free_bits_per": "total"}, "free_bits_per is total, and there are no free_bits: give some, or leave"),
         ({"lambda_d": -1.0}, "lambda_d is -1.0: give zero or a positive number"),
         ({"lambda_g": float("inf")}, "lambda_g is inf: give zero or a positive number"),
         ({"keep": 0.0}, "keep is 0.0: give a share of the vectors, above 0 and at most 1"),

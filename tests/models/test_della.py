@@ -20,6 +20,7 @@ from pyroformer.guides.della import DELLAGuide
 from pyroformer.models.batch import BOS, EOS, PAD, Batch
 from pyroformer.models.della import DELLA, Structure
 from pyroformer.models.language_model import LanguageModel
+from pyroformer.models.priors.latents import LinearGaussian
 from pyroformer.models.priors.roles import LatentPrior
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.fusion import FusionKind
@@ -404,6 +405,15 @@ def test_for_corpus_has_the_blocks_of_llama() -> None:
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_a_prior_of_the_first_latent_beside_a_prior_of_all_is_refused() -> None:
+    corpus = SimpleNamespace(vocabulary=40, max_length=12, conditional=False, max_condition_length=0)
+    prior = LinearGaussian(8, 8, 2)
+    with pytest.raises(
+        ValueError, match="first_prior is learned, and there is a latent_prior beside it, which has a fi"
+    ):
+        DELLA.for_corpus(corpus, latent_size=8, latent_prior=prior, first_prior="learned")
 
 
 class Unfinished(LatentPrior):

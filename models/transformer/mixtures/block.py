@@ -34,7 +34,7 @@ from ..config import TransformerConfig
 from .heads import AlphaForm, AlphaHead, VarianceForm, VarianceHead, bounded
 from .posterior import LEAST_LOG_ALPHA, MixturePosterior
 
-__all__ = ["Draw", "MixtureBlock", "check_positions"]
+__all__ = ["Draw", "MixtureBlock", "check_positions", "check_softmax_only"]
 
 Draw: TypeAlias = Callable[[int, MixturePosterior], Mixture]
 
@@ -139,6 +139,22 @@ def check_positions(config: TransformerConfig) -> None:
     """Raises a ValueError if positions are rotary, which attention to a mixture lacks."""
     if config.positions == "rotary":
         raise ValueError("positions are rotary, which attention to a mixture has not: choose sinusoidal or learned.")
+
+
+def check_softmax_only(config: TransformerConfig) -> None:
+    """Raises a ValueError for options of self-attention that attention to a mixture lacks, and would ignore.
+
+    Adapters are no such option: they are beside the frozen weights of other layers, and those of a mixture are trained.
+    """
+    present = {
+        "attention": config.attention != "softmax",
+        "key_value_heads": config.value_heads != config.heads,
+        "head_size": config.head_width * config.heads != config.width,
+        "qkv_bias": config.qkv_bias not in (None, config.bias),
+        "query_key_norm": config.query_key_norm,
+    }
+    for name in (name for name, ignored in present.items() if ignored):
+        raise ValueError(f"{name} is {getattr(config, name)}, which attention to a mixture has not: leave it out.")
 
 
 def _is_off(log_alpha: Float[Tensor, "*batch n"]) -> Bool[Tensor, "*batch n"]:

@@ -433,6 +433,15 @@ def test_configurations_of_others_are_refused_in_one_line(corpus: pf.Corpus, tmp
         pf.load(tmp_path)
 
 
+def test_a_run_that_began_with_options_of_no_effect_goes_on(corpus: pf.Corpus, tmp_path: Path) -> None:
+    train(corpus, tmp_path, "nvae", steps=1)
+    file = tmp_path / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    idle = config["training"] | {"layer_weights": "equal", "free_bits_per": "total"}
+    file.write_text(yaml.safe_dump(config | {"training": idle}))
+    assert train(corpus, tmp_path, "nvae", steps=2, resume=True).step == 2
+
+
 @pytest.mark.parametrize("written", ["9.9.9", "0.2", "unknown", 3])
 def test_a_run_of_a_newer_version_is_opened_with_a_warning(corpus: pf.Corpus, tmp_path: Path, written: Any) -> None:
     train(corpus, tmp_path, "lm", steps=1)

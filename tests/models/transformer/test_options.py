@@ -355,6 +355,10 @@ def test_a_cache_holds_the_heads_of_keys_only() -> None:
             {"attention": "probabilistic", "positions": "learned", "key_value_heads": 2},
             "key_value_heads is 2, which only softmax attention has, .*: leave it out, or choose attention softmax",
         ),
+        (
+            {"attention": "probabilistic", "positions": "learned", "key_steps": 2, "dropout": 0.1},
+            "key_steps is 2 and dropout is 0.1, but keys that adapt need dropout 0: leave one of them out",
+        ),
     ],
 )
 def test_options_that_do_not_go(options: dict[str, Any], message: str) -> None:
