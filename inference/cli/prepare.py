@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from inspect import signature
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -16,10 +17,12 @@ from ...models.transformer.backbone import ADAPTER_RANK, Backbone, Train
 from ...models.transformer.config import TransformerConfig
 from ...models.utils.choices import check_choice
 from ..data.corpus import Corpus
+from ..objectives.registry import make_objective
+from ..options import TrainingOptions
 from ..runs.folder import RunFolder
 from ..utils.registry import MODELS, imported
 
-__all__ = ["Prepared", "check_network", "names_class", "prepare_folder", "prepare_new"]
+__all__ = ["Prepared", "check_options", "names_class", "prepare_folder", "prepare_new"]
 
 # Learning rates: that of training from scratch would destroy what a backbone has learned, unless it is frozen.
 FINE_TUNING = {"all": 1e-4, "latents": 1e-3, "lora": 1e-3}
@@ -73,7 +76,24 @@ def prepare_new(
     such as ``width``, are filled in. With a backbone, of which ``train`` says what is trained, the learning rate is
     that of fine-tuning by default.
     """
-    classes, model_options = MODELS[name], dict(model or {})
+    seed = (training or {}).get("seed", 0)
+    pair = _new_pair(name, corpus, size, model or {}, guide or {}, seed, backbone, train)
+    fine_tuning = {} if backbone is None else {"learning_rate": FINE_TUNING[train]}
+    return Prepared(*pair, corpus, fine_tuning | dict(training or {}))
+
+
+def _new_pair(
+    name: str,
+    corpus: Any,
+    size: str,
+    model: Mapping[str, Any],
+    guide: Mapping[str, Any],
+    seed: int,
+    backbone: Backbone | None = None,
+    train: Train = "all",
+) -> tuple[Model, nn.Module | None]:
+    """A new model and its guide for the texts of a corpus, or for ``_SomeTexts``."""
+    classes, model_options = MODELS[name], dict(model)
     cls = imported(classes.model)
     check_choice("size", size, cls.sizes)
     dimensions = cls.sizes[size] if backbone is None else backbone.sizes
@@ -87,19 +107,51 @@ def prepare_new(
         known |= cls.for_corpus(corpus, size=size, **plain).prior_sizes
     # The messages of the network come before those of a prior with its sizes.
     known["config"] = _network(cls, known, {"adapter_rank": ADAPTER_RANK} if train == "lora" else {})
-    torch.manual_seed((training or {}).get("seed", 0))
+    torch.manual_seed(seed)
     model_options = {key: _construct(value, known) for key, value in model_options.items()}
     new: Model = cls.for_corpus(corpus, size=size, backbone=backbone, train=train, **model_options)
-    new_guide = imported(classes.guide)(new, **guide or {}) if classes.guide else None
-    fine_tuning = {} if backbone is None else {"learning_rate": FINE_TUNING[train]}
-    return Prepared(new, new_guide, corpus, fine_tuning | dict(training or {}))
+    return new, imported(classes.guide)(new, **guide) if classes.guide else None
 
 
-def check_network(name: str, size: str, model: Mapping[str, Any]) -> None:
-    """Raises a ValueError if options of a new network do not go together, before texts are read for it."""
-    cls = imported(MODELS[name].model)
-    check_choice("size", size, cls.sizes)
-    _network(cls, {**_SOME_TEXTS, **cls.sizes[size], **model})
+class _SomeTexts(NamedTuple):
+    """What a new model asks of a corpus, in place of one that is not there yet."""
+
+    vocabulary: int = 1000
+    max_length: int = 64
+    conditional: bool = False
+    max_condition_length: int = 0
+    labels: tuple[str, ...] = ()
+
+    @property
+    def train(self) -> Any:
+        """Texts of all lengths."""
+        return SimpleNamespace(lengths=range(1, self.max_length + 1))
+
+
+def check_options(
+    name: str,
+    size: str,
+    model: Mapping[str, Any],
+    guide: Mapping[str, Any],
+    training: Mapping[str, Any],
+    texts: Mapping[str, Any],
+    conditional: bool,
+) -> None:
+    """Raises a ValueError if options do not go together, before texts are read: makes model, guide and objective.
+
+    Arguments:
+        name: The model.
+        size: Its size.
+        model: Its options.
+        guide: Those of its guide.
+        training: Those of the training.
+        texts: Those of the texts, ``vocabulary`` and ``max_length`` among them.
+        conditional: Whether the texts have conditions.
+    """
+    known = {key: max(1, texts[key]) for key in ("vocabulary", "max_length") if isinstance(texts[key], int)}
+    some = _SomeTexts(**known)._replace(conditional=conditional, max_condition_length=8 if conditional else 0)
+    pair = _new_pair(name, some, size, model, guide, seed=0)
+    make_objective(*pair, TrainingOptions(**training), data_size=1)
 
 
 def names_class(value: Any) -> bool:
@@ -114,9 +166,6 @@ def _network(
     names = {field.name for field in fields(TransformerConfig)}
     chosen = {key: value for key, value in known.items() if key in names}
     return TransformerConfig(**{**cls.network_defaults(chosen), **(adapters or {}), **chosen})
-
-
-_SOME_TEXTS = {"vocabulary": 1000, "max_length": 64}  # in place of a corpus that is not there yet
 
 
 def _construct(value: Any, known: Mapping[str, Any]) -> Any:

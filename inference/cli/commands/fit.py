@@ -77,7 +77,7 @@ def fit(
         prior: Prior of the vectors, which is trained with the model; short for --model.base_measure. By default tokens,
             a language model of Gaussian tokens; language_model, the pretrained one, with --init_from; and gaussian with
             what belongs to the published NVAE (--objective nvib, --delta, --keep, --lambda_d, --lambda_g,
-            --guide.alpha relu, --model.presence).
+            --layer_weights, --guide.alpha relu, --model.presence).
         init_from: A pretrained GPT-2, Llama, Mistral or Qwen to start the decoder from: a folder in Hugging Face
             format, or a name on its hub; or a run of fit lm. Sizes and tokenizer are then its own, and the
             learning_rate is 1e-4 by default, or 1e-3 where its weights are frozen.
@@ -152,7 +152,7 @@ def _resume(folder: "RunFolder", typed: _Typed, trust: Collection[str]) -> "Prep
 def _begin(folder: "RunFolder", data: str, typed: _Typed) -> "Prepared":
     """The corpus, model and guide of a new run, with a line on each."""
     from ...data.corpus import MAX_LENGTH
-    from ..prepare import check_network, prepare_new
+    from ..prepare import check_options, prepare_new
     from ..pretrained_parts import read_backbone, read_text_encoder
     from ..source import read_corpus
 
@@ -162,13 +162,13 @@ def _begin(folder: "RunFolder", data: str, typed: _Typed) -> "Prepared":
     backbone = None if source.init_from is None else read_backbone(source.init_from, size, texts, model)
     learned = "tokens" if backbone is None else "language_model"
     model = with_default_prior(name, learned, model, guide, training)
+    if source.encoder is not None:
+        guide = {**guide, "encoder": read_text_encoder(name, source.encoder)}
     if backbone is None:
-        check_network(name, size or "tiny", model)
+        check_options(name, size or "tiny", model, guide, training, texts, source.condition is not None)
     else:
         longest = min(MAX_LENGTH, backbone.config.max_length)
         texts = {**texts, "tokenizer": backbone.tokenizer, "max_length": texts["max_length"] or longest}
-    if source.encoder is not None:
-        guide = {**guide, "encoder": read_text_encoder(name, source.encoder)}
     fields = {"field": source.field, "condition": source.condition, "labels": source.labels}
     corpus = read_corpus(data, folder if rank() == 0 else None, **fields, **texts)
     if rank() == 0:

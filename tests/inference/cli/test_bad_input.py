@@ -322,6 +322,28 @@ def test_what_is_refused_before_a_corpus_is_kept_leaves_no_folder(
     assert not (here / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        "lm --attention probabilistic --model.key_steps 2 --model.dropout 0.1",
+        "lm --free_bits 1",
+        "lm --objective iw --num_particles 2",
+        "della --attention probabilistic",
+        "della --model.first_layer 2 --model.last_layer 1",
+        "della --model.latent_prior pyroformer.priors.VampPrior --guide.posterior residual",
+        "nvae --model.nvib_decoder_layers 1 --model.positions rotary",
+        "nvae --objective elbo --lambda_d 1",
+        "nvae --objective elbo --guide.alpha relu",
+        "nvae --keep 0.5",
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_before_a_text_is_read(
+    options: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    complaint(f"fit {options} --data {here}/good.txt --out {here}/runs/typo", capsys)
+    assert not (here / "runs").exists()
+
+
 @pytest.mark.parametrize("value", ["x", "", "-1", "1.5", "9" * 30])
 @pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK"])
 def test_a_process_without_a_number_gets_one_line(

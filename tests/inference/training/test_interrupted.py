@@ -331,7 +331,7 @@ def test_a_new_run_has_its_own_corpus_where_another_start_has_left_one(
 ) -> None:
     (tmp_path / "texts.txt").write_text("\n".join(other.train))
     left = RunFolder(tmp_path / "run")
-    late = "--keep 0.5 --guide.alpha relu --delta 20"  # refused when the model is there
+    late = "--objective elbo --free_bits 1 --free_bits_per dimension"  # refused when a text goes through the model
     assert main(f"fit nvae --data {tmp_path}/texts.txt --out {left.path} {late}".split()) == 1
     assert left.corpus.exists() and left.source_file.exists() and not left.config_file.exists()
     train(corpus, left.path, "lm", steps=1)
