@@ -41,6 +41,7 @@ __all__ = [
     "check_strategy",
     "check_texts_per_step",
     "introduce_texts",
+    "patience_has_run_out",
     "progress_of",
     "rate_change",
 ]
@@ -166,6 +167,14 @@ def progress_of(checkpoint: Mapping[str, Any], options: TrainingOptions) -> tupl
     """The fraction of a run that a checkpoint has done, and its seconds."""
     seconds = float(checkpoint.get("run", {}).get("seconds", 0.0))
     return options.progress(checkpoint["global_step"], seconds), seconds
+
+
+def patience_has_run_out(checkpoint: Mapping[str, Any], options: TrainingOptions, corpus: Corpus) -> bool:
+    """Whether a run has ended before its time at a checkpoint, judged on the texts that it would go on with."""
+    state = current_progress(checkpoint["run"])
+    every = len(corpus.valid)  # of an older run, which does not tell its texts
+    same = state.get("validation_texts", every) == min(options.validation_texts, every)
+    return same and 0 < options.patience <= state["wait"]
 
 
 def check_sizes(model: Model, corpus: Corpus) -> None:

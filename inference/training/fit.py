@@ -39,6 +39,7 @@ from .checks import (
     check_strategy,
     check_texts_per_step,
     introduce_texts,
+    patience_has_run_out,
     progress_of,
     rate_change,
 )
@@ -232,12 +233,13 @@ def _trained(training: Training, trainer: Trainer) -> dict[str, Any]:
 def _train(training: Training, trainer: Trainer) -> None:
     """Train until the run ends, unless it has ended already."""
     folder, settings = training.folder, training.options
-    done, seconds = (0.0, 0.0) if not folder.last.exists() else progress_of(read_unsharded(folder.last), settings)
-    if done >= 1:
+    last = read_unsharded(folder.last) if folder.last.exists() else None
+    done, seconds = (0.0, 0.0) if last is None else progress_of(last, settings)
+    if done >= 1 or last is not None and patience_has_run_out(last, settings, training.corpus):
         if training.callback is not None and rank() == 0:
-            training.callback(Status(folder.step(), 1.0, seconds, 0.0, 0.0, "train", {}))
+            training.callback(Status(folder.step(), min(done, 1.0), seconds, 0.0, 0.0, "train", {}))
         return
-    checkpoint = str(folder.last) if folder.last.exists() else None
+    checkpoint = None if last is None else str(folder.last)
     with quiet_lightning(), stop_on_signal(training):
         trainer.fit(training, ckpt_path=checkpoint, weights_only=True)
 

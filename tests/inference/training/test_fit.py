@@ -173,7 +173,12 @@ def test_minutes_end_a_run(corpus: Corpus, tmp_path: Path) -> None:
 
 def test_patience_stops_early(corpus: Corpus, tmp_path: Path) -> None:
     train(corpus, tmp_path, "lm", steps=50, validations=50, patience=2, learning_rate=1e-12, weight_decay=0.0)
-    assert last_step(tmp_path) < 50
+    step = last_step(tmp_path)
+    assert step < 50
+    train(corpus, tmp_path, "lm", validations=50, resume=True)
+    assert last_step(tmp_path) == step, "it has ended"
+    train(corpus, tmp_path, "lm", validations=50, resume=True, patience=3)
+    assert last_step(tmp_path) == step + 1
 
 
 def test_a_validation_has_the_same_texts_whatever_the_batch_size(corpus: Corpus, tmp_path: Path) -> None:
