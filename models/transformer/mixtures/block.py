@@ -142,7 +142,7 @@ def check_positions(config: TransformerConfig) -> None:
 
 
 def check_softmax_only(config: TransformerConfig) -> None:
-    """Raises a ValueError for options of self-attention that attention to a mixture lacks, and would ignore.
+    """Raises a ValueError for options of self-attention that attention to a mixture lacks, where no layer reads them.
 
     Adapters are no such option: they are beside the frozen weights of other layers, and those of a mixture are trained.
     """

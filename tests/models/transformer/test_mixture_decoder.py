@@ -333,25 +333,27 @@ def test_weights_of_layers_belong_to_the_published_objective() -> None:
     ("options", "message"),
     [
         (
-            {"nvib_decoder_alpha": "relu"},
-            "nvib_decoder_alpha is relu, and no layer of the decoder attends to a mixture",
-        ),
-        (
-            {"nvib_layers": 1, "attention": "probabilistic"},
+            {"attention": "probabilistic"},
             "attention is probabilistic, which attention to a mixture has",
         ),
         (
-            {"nvib_decoder_layers": 1, "key_value_heads": 1},
+            {"key_value_heads": 1},
             "key_value_heads is 1, which attention to a mixture has not",
         ),
-        ({"nvib_layers": 1, "head_size": 4}, "head_size is 4, which attention to a mixture has not: leave it out"),
-        ({"nvib_layers": 1, "qkv_bias": True}, "qkv_bias is True, which attention to a mixture has not"),
-        ({"nvib_layers": 1, "query_key_norm": True}, "query_key_norm is True, which attention to a mixture has not"),
+        ({"head_size": 4}, "head_size is 4, which attention to a mixture has not: leave it out"),
+        ({"qkv_bias": True}, "qkv_bias is True, which attention to a mixture has not"),
+        ({"query_key_norm": True}, "query_key_norm is True, which attention to a mixture has not"),
     ],
 )
 def test_what_layers_over_mixtures_would_ignore_is_refused(options: dict[str, Any], message: str) -> None:
     corpus = Corpus.from_texts([f"Number {n}." for n in range(40)], vocabulary=270, max_length=16)
+    sizes: dict[str, Any] = {"width": 16, "layers": 2, "heads": 2, "positions": "learned"}
     with pytest.raises(ValueError, match=message):
-        NVAE.for_corpus(corpus, width=16, layers=2, heads=2, **options)
-    sizes = NVAE.for_corpus(corpus, width=16, heads=2, key_value_heads=2, head_size=8, qkv_bias=False, nvib_layers=1)
-    assert sizes.nvib_layers == 1, "what says the same is no other option"
+        NVAE.for_corpus(corpus, nvib_layers=2, nvib_decoder_layers=2, **sizes, **options)
+    with pytest.raises(
+        ValueError, match="nvib_decoder_alpha is relu, and no layer of the decoder attends to a mixture"
+    ):
+        NVAE.for_corpus(corpus, nvib_decoder_alpha="relu", **sizes)
+    NVAE.for_corpus(corpus, nvib_layers=1, nvib_decoder_layers=2, **sizes, **options)  # the other layer reads it
+    same: dict[str, Any] = {"key_value_heads": 2, "head_size": 8, "qkv_bias": False}
+    assert NVAE.for_corpus(corpus, nvib_layers=2, nvib_decoder_layers=2, **sizes, **same).nvib_layers == 2
