@@ -317,6 +317,10 @@ def plot(results: Sequence[Mapping[str, Any]], path: Path, width: int = 96) -> N
     whole.set(ylabel="distortion: -log p(x | z), nats per token", title="all points")
     whole.margins(y=0.1)
     copying.set(xlim=COPYING[0], ylim=(-0.045, COPYING[1]), title="where texts are copied")
+    for corner in [at for point, at in points.items() if point.joint][:1]:
+        arrow = {"arrowstyle": "-", "color": "0.4", "linewidth": 0.8, "shrinkB": 8}
+        side = {"xytext": (14, 40), "textcoords": "offset points", "arrowprops": arrow}
+        copying.annotate("VAE and NVAE,\npriors trained\nwith the model", corner, fontsize=8, **side)
     whole.indicate_inset_zoom(copying, edgecolor="0.5")
     if whole.get_legend_handles_labels()[0]:
         whole.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(0, 0.32))
@@ -331,6 +335,13 @@ SIDES = ((-5, 7, "right"), (5, -11, "left"), (7, 13, "left"), (-5, -11, "right")
 
 
 STARS = {"tokens": "*", "language_model": "P"}  # markers of priors that are trained with the model
+
+NAMES = {
+    "nvae": "NVAE, exact KL",
+    "nvib": "NVAE, published objective",
+    "nvib relu": "the same, weights can be zero",
+    "vae": "VAE",
+}
 
 
 def markers() -> list[Any]:
@@ -365,7 +376,7 @@ def draw(axes: Any, points: Mapping[Point, tuple[float, float]], width: int, lab
         best = {point.beta: point for point, _ in sorted(rows, key=lambda row: len(row[0].ladder)) if plain(point)}
         joined = sorted((effective(point, width), at) for point, at in rows if best.get(point.beta) == point)
         if joined:
-            axes.plot(*zip(*(at for _, at in joined), strict=True), "o:", color=color, label=family)
+            axes.plot(*zip(*(at for _, at in joined), strict=True), "o:", color=color, label=NAMES.get(family, family))
         for beta, at in joined:
             name = f"{float(f'{beta:.1g}'):g}"
             if family != "autoencoder" and labeled(at):
