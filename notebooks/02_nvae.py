@@ -23,7 +23,9 @@
 # left to the prior: weights go to zero, and variances to those of the prior.
 #
 # This notebook trains an NVAE on the English sentences of Python's documentation, which takes a minute or two, and
-# examines what it has learned, including where it performs badly.
+# examines what it has learned, including where it performs badly. Prior and objective are the published ones, Python's
+# defaults, to show what they do. For a model of your own begin with `base_measure="tokens"`, as in
+# [08_your_own_texts](08_your_own_texts.ipynb).
 
 # %%
 import copy
@@ -69,8 +71,8 @@ pf.plots.curves(run)
 # language model needs about five to spell a token out. Trained this way, the NVAE is an autoencoder with noise: nearly
 # all information is in the vectors, at any cost. (The README explains why; `objective="elbo"` trains on the bound.)
 #
-# As an autoencoder it works. These are held-out sentences, each with the text that is decoded from the mean of its
-# posterior:
+# As an autoencoder it half works after so few steps: most tokens are right, and few sentences whole. (A longer run
+# copies nearly all.) These are held-out sentences, each with the text that is decoded from the mean of its posterior:
 
 # %%
 texts = corpus.test[:6]
@@ -135,8 +137,8 @@ pf.plots.token_values(run.tokenizer.pieces(text), nats)
 # %% [markdown]
 # Nats in the vector of each token. No single vector dies while the others stay: all of them lose information together.
 # Those of the full stop and of the end of the text, which the decoder can predict anyway, carry the least. At the end
-# less than a hundredth is left, but of ten vectors four still carry more than a nat. The same for held-out texts, with
-# the reconstruction of this one:
+# less than a hundredth is left, but three of these seven vectors still carry more than a nat. The same for held-out
+# texts, with the reconstruction of this one:
 
 
 # %%
@@ -164,9 +166,9 @@ pd.DataFrame({f"beta {beta:,}": row(stage) for beta, stage in stages.items()}).T
 print(*run.sample(4, seed=0, temperature=0.5), sep="\n")
 
 # %% [markdown]
-# Word salad: the decoder was not trained on such vectors. The remedy is a better prior, fitted to the posterior
-# vectors of texts. `pf.fit_prior` does this in a second stage, and the bound remains a bound, as the prior is part of
-# the model.
+# Word salad: the decoder was not trained on such vectors. A prior that is fitted to the posterior vectors of texts
+# makes them cheaper. `pf.fit_prior` does this in a second stage, and the bound remains a bound, as the prior is part
+# of the model.
 
 # %%
 better = pf.fit_prior(
@@ -179,8 +181,9 @@ for name, each in {"first prior": run, "fitted prior": better}.items():
     print(f"{name}: the latents cost {rate:.0f} nats per token")
 
 # %% [markdown]
-# After a hundred steps the fitted prior asks for less than half the nats, and its samples have words where words can
-# be. They are no sentences yet: that takes longer training, or the prior `base_measure="tokens"` from the start, as in
+# After a hundred steps the fitted prior needs less than half the nats. Its samples look a little more like phrases,
+# but they are not sentences, and in our measurements a longer second stage does not change that. For samples that can
+# be read, train with the prior `base_measure="tokens"` from the start, as in
 # [08_your_own_texts](08_your_own_texts.ipynb).
 
 # %% [markdown]

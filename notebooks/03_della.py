@@ -31,7 +31,6 @@ import torch
 import pyroformer as pf
 
 # %% tags=["parameters"]
-plain_steps = 200
 steps = 800
 conditional_steps = 300
 particles = 16  # of the importance-weighted bound
@@ -71,13 +70,13 @@ def new_model(corpus: pf.Corpus, **dropout: float) -> tuple[pf.DELLA, pf.DELLAGu
     return model, pf.DELLAGuide(model)
 
 
-plain = pf.fit(*new_model(corpus, **dropout), corpus, steps=plain_steps, **options)
+plain = pf.fit(*new_model(corpus, **dropout), corpus, steps=steps, **options)
 
 # %% [markdown]
 # ## And with help
 #
-# The same once more, but the weight of the KL is adapted until the KL of all latents of a text is 12 nats. This
-# objective is no longer a bound, and is not called one; the bound is reported beside it.
+# The same once more, for as many steps, but the weight of the KL is adapted until the KL of all latents of a text is
+# 12 nats. This objective is no longer a bound, and is not called one; the bound is reported beside it.
 
 # %%
 targeted = pf.fit(
@@ -118,9 +117,10 @@ for name, run in {"without help": plain, "with a target": targeted}.items():
     print(f"{name:>13}:", nats)
 
 # %% [markdown]
-# (These are costs: smaller is better.) Where the latents carry information, the reconstruction is better. The bound,
-# which includes the cost of that information, need not be. If all you need is the likelihood of texts, use a language
-# model; latents are useful for what follows.
+# (These are costs: smaller is better.) Where the latents carry information, the reconstruction is better by half a nat a
+# token. The bound, which includes the cost of that information, is worse by as much, and its importance-weighted form,
+# which depends less on the guide, by a fifth of a nat. [Larger budgets](../benchmarks/RESULTS.md#della) do not change
+# that. If all you need is the likelihood of texts, use a language model; latents are useful for what follows.
 #
 # ## What does each layer carry?
 #
@@ -156,8 +156,8 @@ for ax, latent in zip(axes, ("z_1", "z_2", "z_3"), strict=True):
     pf.plots.intervals(data, latent, {"text": 0}, ax=ax)
 
 # %% [markdown]
-# In `z_1` most entries stay where the prior had them. In `z_2` the text moves seven of sixteen by more than a standard
-# deviation, in `z_3` two. ArviZ takes the same data:
+# In `z_1` most entries stay where the prior had them. In `z_2` the text moves about half of the sixteen by more than a
+# standard deviation, in `z_3` a few, and it confines one of them. ArviZ takes the same data:
 
 # %%
 az.summary(data, var_names=["z_1"], kind="stats").head(4)

@@ -104,7 +104,18 @@ def loss_of_hidden() -> float:
     return torch.cat(losses).mean().item()
 
 
+def loss_by_frequency() -> float:
+    """The same for a guess by the frequencies of word pieces, whatever is around."""
+    every = torch.cat(
+        [batch.tokens[batch.mask] for batch in corpus.batches("train", 64)]
+    )
+    log_frequencies = (every.bincount(minlength=hidden) + 1.0).log().log_softmax(0)
+    truth = [batch.tokens[hide(batch, seed)[2]] for seed, batch in enumerate(held_out)]
+    return -log_frequencies[torch.cat(truth)].mean().item()
+
+
 print(f"{step} steps; nats for each hidden piece: {loss_of_hidden():.3f}")
+print(f"by the frequencies of word pieces alone: {loss_by_frequency():.3f}")
 
 # %% [markdown]
 # ## Wrap
@@ -154,8 +165,8 @@ pf.plots.vectors_kept(taus, kept, ax=right)
 
 # %% [markdown]
 # At 0 the prior's component weighs as much as a vector and takes a tenth of the attention; the loss does not notice.
-# It rises when vectors begin to leave: this model has none to spare. Nothing was trained for that, and nothing promises
-# that a dial improves a model; it shows what the attention rests on.
+# It rises when vectors begin to leave, for this small model does use what it reads. Nothing was trained for that, and
+# nothing promises that a dial improves a model; it shows what the attention rests on.
 #
 # ## What stays, in ArviZ
 #
@@ -175,8 +186,10 @@ az.summary(data, var_names=["encoder.layers.1.self_attn"], kind="stats").head(4)
 # %% [markdown]
 # ## A pretrained BERT
 #
-# The same calls take a BERT, GPT-2 or BART of transformers. If `bert` names a folder, its layers are asked what
-# stays.
+# The same calls take a BERT, GPT-2 or BART of transformers. Put the folder of a BERT in place of `bert`, and this cell
+# prints the share of vectors that stay in each of its layers. For a real sentence encoder, MiniLM, this is
+# [measured](../benchmarks/RESULTS.md#nvib-in-a-pretrained-sentence-encoder): similarities of sentences hold down to
+# `tau_alpha = 0`.
 
 # %%
 if bert:
@@ -191,5 +204,11 @@ if bert:
         pf.nvib.regularize(pretrained, tau_alpha=tau)
         kept = pf.nvib.kept(pretrained, texts).values()
         print(tau, [f"{layer.vectors:.2f}" for layer in kept])
-else:
-    print("no folder of a BERT was given")
+
+# %% [markdown]
+# ## What to try next
+#
+# - `pf.nvib.kl` is a regularizer for training the wrapped model further: [A dial on a trained
+#   Transformer](../docs/nvib_pretrained.md) has the loop.
+# - What a draw from such a posterior gives away of its text: [private embeddings](../docs/private_embeddings.md).
+# - Models whose layers are NVIB from the start: [NVIB in every layer](../docs/nvib_layers.md).

@@ -272,6 +272,8 @@ server.shutdown()
 server.server_close()
 
 # %% [markdown]
+# (After 300 steps not every sample is English: train longer for a server of yours.)
+#
 # ## What to try next
 #
 # - The same from the command line: `pyroformer fit vae --data reviews.csv --field text --out runs/reviews --steps 300`;

@@ -24,7 +24,6 @@ REMEDY = "run `make notebooks`"
 TINY: dict[str, dict[str, Any]] = {
     "02_nvae": {"steps": 2, "more_steps": 1, "prior_steps": 1, "held_out": 4, "draws": 25},
     "03_della": {
-        "plain_steps": 2,
         "steps": 2,
         "conditional_steps": 2,
         "particles": 2,

@@ -105,8 +105,8 @@ def query_paths(
     if queries.shape[-1] == 2:
         _draw_evidence(left, mixture)
     left.set_title("Queries under repeated attention", loc="left", fontsize="medium", color=INK)
-    right.set_ylabel("evidence log p(q), nats")
-    right.set_title("Objective of EM", loc="left", fontsize="medium", color=INK)
+    right.set_ylabel("log p(q), nats")
+    right.set_title("Evidence of each query", loc="left", fontsize="medium", color=INK)
     _legend(left, "queries", crosses="keys")
     return _finished(left, right)
 
