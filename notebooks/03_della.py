@@ -117,10 +117,10 @@ for name, run in {"without help": plain, "with a target": targeted}.items():
     print(f"{name:>13}:", nats)
 
 # %% [markdown]
-# (These are costs: smaller is better.) Where the latents carry information, the reconstruction is better by half a nat a
-# token. The bound, which includes the cost of that information, is worse by as much, and its importance-weighted form,
-# which depends less on the guide, by a fifth of a nat. [Larger budgets](../benchmarks/RESULTS.md#della) do not change
-# that. If all you need is the likelihood of texts, use a language model; latents are useful for what follows.
+# (These are costs: smaller is better.) Where the latents carry information, the reconstruction is better by half a nat
+# a token. The bound, which includes the cost of that information, is worse by as much, and its importance-weighted
+# form, which depends less on the guide, by a fifth of a nat. [Larger budgets](../benchmarks/RESULTS.md#della) do not
+# change that. If all you need is the likelihood of texts, use a language model; latents are useful for what follows.
 #
 # ## What does each layer carry?
 #
