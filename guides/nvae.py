@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ..models.attention.mixture import Mixture, SharedVariances
 from ..models.batch import Batch
+from ..models.mixture_names import MixtureNames
 from ..models.nvae import NVAE, component_mask
 from ..models.priors.roles import WeightPrior
 from ..models.priors.vectors import own_component
@@ -193,8 +194,9 @@ class NVAEGuide(Guide):
 
 def _sampled(layer: int, posterior: MixturePosterior) -> Mixture:
     """A draw of the mixture of a layer of the encoder, at sites of its own."""
-    own: dict[str, Any] = {"weights": posterior.weights(), "vectors": posterior.vectors()}
-    weights, vectors = (pyro.sample(f"{site}_{layer}", distribution) for site, distribution in own.items())
+    names = MixtureNames("encoder", layer)
+    own: dict[str, Any] = {names.weights: posterior.weights(), names.vectors: posterior.vectors()}
+    weights, vectors = (pyro.sample(site, distribution) for site, distribution in own.items())
     return Mixture(weights.to(vectors.dtype), vectors, mask=posterior.mask)
 
 

@@ -22,6 +22,7 @@ from torch.distributions import Distribution
 from .attention.mixture import Mixture
 from .base import DRAWN_BY_MODEL, REGULARIZED_TO
 from .batch import Batch
+from .mixture_names import MixtureNames
 from .transformer.memory import Memory
 from .transformer.mixtures.decoder import MixtureDecoder, mean_mixture
 from .transformer.mixtures.drawn_text import DrawnText
@@ -49,13 +50,17 @@ def text_with_drawn_layers(
     assert batch.tokens is not None, "texts are observed"
 
     def draw(layer: int, posterior: MixturePosterior) -> Mixture:
-        own: dict[str, Any] = {"weights": posterior.weights(mask), "vectors": posterior.vectors(mask)}
-        drawn = {}
+        names = MixtureNames("decoder", layer)
+
+        def sample(site: str, distribution: Any, prior: Distribution) -> Tensor:
+            infer: Any = {DRAWN_BY_MODEL: True, REGULARIZED_TO: prior}
+            drawn: Tensor = pyro.sample(site, distribution, infer=infer)
+            return drawn
+
         with pyro.poutine.mask(mask=False):
-            for site, distribution in own.items():
-                infer: Any = {DRAWN_BY_MODEL: True, REGULARIZED_TO: priors[site]}
-                drawn[site] = pyro.sample(f"{site}_decoder_{layer}", distribution, infer=infer)
-        return Mixture(drawn["weights"].to(drawn["vectors"].dtype), drawn["vectors"], mask=mask)
+            weights = sample(names.weights, posterior.weights(mask), priors["weights"])
+            vectors = sample(names.vectors, posterior.vectors(mask), priors["vectors"])
+        return Mixture(weights.to(vectors.dtype), vectors, mask=mask)
 
     hidden = decoder(batch.tokens, memory, draw=draw)
     return DrawnText(decoder, memory, batch.mask, known=(batch.tokens, hidden))

@@ -17,6 +17,7 @@ from .distributions.foreign import as_pyro
 from .distributions.presence import Presence
 from .drawn_layers import layers_at_means, text_with_drawn_layers
 from .mixture_memory import MixtureMemoryModel
+from .mixture_names import MixtureNames
 from .priors.checks import as_prior, check_prior
 from .priors.lengths import LengthPrior
 from .priors.named import named_prior
@@ -203,7 +204,7 @@ class NVAE(MixtureMemoryModel):
 
     def _latent_sites(self) -> tuple[str, ...]:
         """The names of the latents."""
-        of_layers = (f"{site}_{layer}" for layer in self.mixture_layers for site in self.latents)
+        of_layers = (site for layer in self._encoder_mixtures for site in (layer.weights, layer.vectors))
         return (*(() if self.presence is None else ("presence",)), *of_layers, *self.latents)
 
     def _decoder(self, alpha: AlphaForm) -> Decoder:
@@ -255,10 +256,10 @@ class NVAE(MixtureMemoryModel):
 
     def _sample_layers(self, mask: Bool[Tensor, "*batch N"]) -> None:
         """The mixtures of the encoder's layers, which the text does not depend on."""
-        for layer in self.mixture_layers:
+        for layer in self._encoder_mixtures:
             distribution: Any = over_components(self.layer_base_measure, mask)
-            pyro.sample(f"weights_{layer}", self.layer_weight_prior(mask))
-            pyro.sample(f"vectors_{layer}", distribution)
+            pyro.sample(layer.weights, self.layer_weight_prior(mask))
+            pyro.sample(layer.vectors, distribution)
 
     @property
     def mixture_layers(self) -> range:
@@ -269,6 +270,15 @@ class NVAE(MixtureMemoryModel):
     def decoder_mixture_layers(self) -> range:
         """The numbers, from 1, of the decoder's layers that attend to mixtures over the tokens before."""
         return range(self.config.layers - self.nvib_decoder_layers + 1, self.config.layers + 1)
+
+    @property
+    def layers_with_mixtures(self) -> list[MixtureNames]:
+        """The names of the mixtures of layers: those of the encoder, then those of the decoder."""
+        return [*self._encoder_mixtures, *(MixtureNames("decoder", layer) for layer in self.decoder_mixture_layers)]
+
+    @property
+    def _encoder_mixtures(self) -> list[MixtureNames]:
+        return [MixtureNames("encoder", layer) for layer in self.mixture_layers]
 
     def presence_prior(self, mask: Bool[Tensor, "*batch N"]) -> Presence:
         """The distribution of which components are present, of those that texts have."""
@@ -288,9 +298,9 @@ class NVAE(MixtureMemoryModel):
     @property
     def dimensions(self) -> dict[str, tuple[str, ...]]:
         own = {"weights": ("component",), "vectors": ("component", "dimension")}
-        own |= {f"{site}_{layer}": own[site] for layer in self.mixture_layers for site in ("weights", "vectors")}
-        own |= {f"weights_decoder_{layer}": ("decoder_component",) for layer in self.decoder_mixture_layers}
-        own |= {f"vectors_decoder_{layer}": ("decoder_component", "dimension") for layer in self.decoder_mixture_layers}
+        for layer in self.layers_with_mixtures:
+            component = "component" if layer.stack == "encoder" else "decoder_component"
+            own |= {layer.weights: (component,), layer.vectors: (component, "dimension")}
         return own if self.presence is None else {"presence": ("component",), **own}
 
     def interpolate(self, first: Memory, second: Memory, t: float) -> Mixture:

@@ -11,6 +11,7 @@ from ...guides.nvae import kept_components
 from ...models.base import REGULARIZED_TO, Model
 from ...models.distributions.log_dirichlet import LogDirichlet
 from ...models.distributions.log_dirichlet_math import LOG_ZERO, symmetric_dirichlet_kl
+from ...models.mixture_names import MixtureNames
 from ...models.priors.roles import SequencePrior
 from ...models.utils.precision import at_least_float32
 from ..options import TrainingOptions
@@ -112,9 +113,9 @@ class NVIB(ELBO):
         full |= {site: options.beta * weight for site, weight in weights.items() if weight is not None}
         encoder, decoder = _layers(model)
         for layers, places in ((encoder, len(encoder) + 1), (decoder, len(decoder))):
-            for place, layer in enumerate(layers, 1):
+            for place, names in enumerate(layers, 1):
                 share = 1.0 if options.layer_weights == "equal" else place / places
-                full |= {f"{site}{layer}": share * full[site] for site in ("weights", "vectors")}
+                full |= {names.weights: share * full["weights"], names.vectors: share * full["vectors"]}
         return full
 
     @classmethod
@@ -136,8 +137,8 @@ class NVIB(ELBO):
         length = sites["length"]["value"]
         per_token = (length / (length + 1)).to(kl["vectors"].dtype)
         charged = {}
-        for suffix in _mixtures(sites):
-            weights, vectors = f"weights{suffix}", f"vectors{suffix}"
+        for names in MixtureNames.all_in(sites, "weights"):
+            weights, vectors = names.weights, names.vectors
             weight_term, vector_term = _regularizers(
                 *_compared(weights, sites, posterior), *_compared(vectors, sites, posterior)
             )
@@ -150,25 +151,22 @@ class NVIB(ELBO):
         Where the model has presence, the mean number of those that are present.
         """
         counted = {}
-        for suffix in _mixtures(sites):
-            q, _ = _compared(f"weights{suffix}", sites, posterior)
-            if not isinstance(q, LogDirichlet) or q.present is None or not suffix and "presence" in posterior:
+        for names in MixtureNames.all_in(sites, "weights"):
+            q, _ = _compared(names.weights, sites, posterior)
+            by_presence = names.stack == "text" and "presence" in posterior
+            if not isinstance(q, LogDirichlet) or q.present is None or by_presence:
                 continue
             each = q.present.sum(-1) // (sites["length"]["value"] + 1)  # components of the prior, and of each token
             kept = kept_components(q.log_concentration, q.present, each[..., None]).sum(-1)
-            counted[f"kept{suffix}"] = (kept / each.clamp(min=1) - 1).float()
+            counted[names.kept] = (kept / each.clamp(min=1) - 1).float()
         return counted | super().counts(sites, posterior)
 
 
-def _layers(model: Model) -> tuple[list[str], list[str]]:
-    """What the names of the sites end on of layers that attend to mixtures: in the encoder, and in the decoder."""
-    encoder = [name.removeprefix("weights") for name in model.latents if name.startswith("weights_")]
-    return encoder, [f"_decoder_{layer}" for layer in getattr(model, "decoder_mixture_layers", ())]
-
-
-def _mixtures(sites: Mapping[str, Site]) -> list[str]:
-    """What the names of a mixture's sites end on: nothing for the text's, ``_2`` or ``_decoder_2`` for a layer's."""
-    return [name.removeprefix("weights") for name in sites if name.startswith("weights")]
+def _layers(model: Model) -> tuple[list[MixtureNames], list[MixtureNames]]:
+    """The layers that attend to mixtures: those of the encoder, and those of the decoder."""
+    layers: list[MixtureNames] = getattr(model, "layers_with_mixtures", [])
+    encoder, decoder = ([names for names in layers if names.stack == stack] for stack in ("encoder", "decoder"))
+    return encoder, decoder
 
 
 def _compared(name: str, sites: dict[str, Site], posterior: dict[str, Site]) -> tuple[Any, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...guides.nvae import NO_VECTORS
 from ...models.batch import Batch
+from ...models.mixture_names import MixtureNames
 from ..data.loaders import sequential_batches
 from ..data.texts import Texts, evenly_spaced
 from ..options import TrainingOptions
@@ -102,13 +103,10 @@ class Validation:
 
     def warn_of_no_vectors(self, values: Mapping[str, float], step: int) -> None:
         """Warn once if no held-out text keeps a vector, of its own mixture or of one of a layer's."""
-        dead = [name for name, value in values.items() if name.split("_")[0] == "kept" and value == 0]
+        dead = [names for names in MixtureNames.all_in(values, "kept") if values[names.kept] == 0]
         if dead and not self._vectors_died:
             self._vectors_died = True
-            suffix = dead[0].removeprefix("kept").removeprefix("_")  # "", "2" or "decoder_2"
-            layer = suffix.removeprefix("decoder_")
-            stack = "encoder" if layer == suffix else "decoder"
-            place = f", layer {layer} of the {stack}" if layer else ""
+            place = "" if dead[0].stack == "text" else f", {dead[0].description}"
             warnings.warn(f"step {step}{place}: {NO_VECTORS}", stacklevel=2)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from ....models.mixture_names import MixtureNames
 from ....models.nvae import NVAE
 from ..context import BatchContext, EvaluationContext
 from ..estimates import ratio
@@ -34,29 +35,25 @@ class KeptLayers(Metric):
         model = context.run.model
         if context.mixture is None or not isinstance(model, NVAE):
             return None
-        stacks = {
-            "encoder": context.mixture.lower,
-            "decoder": model.decoder_layers(context.mixture.memory(), context.batch),
-        }
-        if not any(stacks.values()):
+        decoder = model.decoder_layers(context.mixture.memory(), context.batch)
+        layers = {MixtureNames("encoder", layer): posterior for layer, posterior in context.mixture.lower.items()}
+        layers |= {MixtureNames("decoder", layer): posterior for layer, posterior in decoder.items()}
+        if not layers:
             return None
         columns = {"all": context.mask.sum(-1)}
-        for stack, layers in stacks.items():
-            for layer, posterior in layers.items():
-                columns[f"vectors {stack} {layer}"] = posterior.kept.sum(-1) - 1
-                columns[f"effective {stack} {layer}"] = effective_components(posterior.log_weights)
+        for names, posterior in layers.items():
+            columns[names.vectors] = posterior.kept.sum(-1) - 1
+            columns[names.weights] = effective_components(posterior.log_weights)
         return columns
 
     def summarize(
         self, column: Mapping[str, Float[np.ndarray, " texts"]], context: EvaluationContext
     ) -> dict[str, MetricResult]:
         results = {}
-        for name, kept in column.items():
-            if not name.startswith("vectors "):
-                continue
-            _, stack, layer = name.split()
+        for names in MixtureNames.all_in(column, "vectors"):
+            kept = column[names.vectors]
             units = {"vectors": ratio(kept), "of the text's": ratio(kept / column["all"])}
-            units["effective"] = ratio(column[f"effective {stack} {layer}"])
-            key = f"kept_layer_{layer}" if stack == "encoder" else f"kept_decoder_layer_{layer}"
-            results[key] = MetricResult(self.label.format(layer=layer, stack=stack), units)
+            units["effective"] = ratio(column[names.weights])
+            key = f"kept_layer_{names.layer}" if names.stack == "encoder" else f"kept_decoder_layer_{names.layer}"
+            results[key] = MetricResult(self.label.format(layer=names.layer, stack=names.stack), units)
         return results
