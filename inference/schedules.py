@@ -26,17 +26,17 @@ def constant(progress: float) -> float:
     return 1.0
 
 
-def linear(progress: float, until: float = 0.25) -> float:
+def linear(progress: float) -> float:
     """Linear growth from 0 to 1 over the first quarter of the run, then 1.
 
     Examples:
         >>> linear(0.0), linear(0.125), linear(0.6)
         (0.0, 0.5, 1.0)
     """
-    return min(1.0, progress / until)
+    return min(1.0, progress / 0.25)
 
 
-def geometric(progress: float, start: float = 1e-3, until: float = 0.75) -> float:
+def geometric(progress: float) -> float:
     """Exponential growth from a thousandth to 1 over three quarters of the run, then 1.
 
     With a small KL weight at first, a model learns to reconstruct before it learns to compress.
@@ -45,10 +45,10 @@ def geometric(progress: float, start: float = 1e-3, until: float = 0.75) -> floa
         >>> [round(geometric(progress), 4) for progress in (0.0, 0.25, 0.5, 0.75, 1.0)]
         [0.001, 0.01, 0.1, 1.0, 1.0]
     """
-    return min(1.0, start ** (1 - progress / until))
+    return min(1.0, 1e-3 ** (1 - progress / 0.75))
 
 
-def cyclical(progress: float, cycles: int = 4, ramp: float = 0.5) -> float:
+def cyclical(progress: float) -> float:
     """Four cycles: in each, linear growth from 0 to 1 over its first half, then 1.
 
     References:
@@ -60,7 +60,7 @@ def cyclical(progress: float, cycles: int = 4, ramp: float = 0.5) -> float:
     """
     if progress >= 1:
         return 1.0
-    return min(1.0, (progress * cycles % 1.0) / ramp)
+    return min(1.0, (progress * 4 % 1.0) / 0.5)
 
 
 def ladder(progress: float, rungs: Sequence[float] = RUNGS) -> float:
@@ -85,13 +85,14 @@ def kl_schedule(name: str, rungs: Sequence[float] | None = None) -> Schedule:
     return partial(ladder, rungs=rungs) if name == "ladder" and rungs else SCHEDULES[name]
 
 
-def warmup_cosine(progress: float, warmup: float = 0.05, final: float = 0.1) -> float:
+def warmup_cosine(progress: float) -> float:
     """Learning rate: linear warm-up to 1 over the first twentieth, then a cosine decay to a tenth.
 
     Examples:
         >>> round(warmup_cosine(0.025), 3), round(warmup_cosine(0.05), 3), round(warmup_cosine(1.0), 3)
         (0.5, 1.0, 0.1)
     """
+    warmup, final = 0.05, 0.1
     if progress < warmup:
         return progress / warmup
     phase = min(1.0, (progress - warmup) / (1 - warmup))

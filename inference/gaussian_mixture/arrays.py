@@ -79,7 +79,7 @@ def _numbers(x: Any, name: str) -> np.ndarray:
     return table if table.dtype.kind in "fc" else table.astype(np.float64)
 
 
-def as_counts(x: object, rows: int, device: torch.device, name: str = "sample_weight") -> Float[Tensor, " m"]:
+def as_counts(x: object, rows: int, device: torch.device) -> Float[Tensor, " m"]:
     """Weights of rows in double precision, on a device.
 
     Raises:
@@ -92,14 +92,16 @@ def as_counts(x: object, rows: int, device: torch.device, name: str = "sample_we
     if isinstance(x, Tensor):
         counts = x.detach().to(device, torch.float32 if device.type == "mps" else torch.float64)
     else:
-        counts = torch.from_numpy(number_array(name, x)).to(device)
+        counts = torch.from_numpy(number_array("sample_weight", x)).to(device)
     if counts.shape != (rows,):
-        raise ValueError(f"{name} has shape {tuple(counts.shape)} and X {rows} rows: give one weight for each row")
+        raise ValueError(
+            f"sample_weight has shape {tuple(counts.shape)} and X {rows} rows: give one weight for each row"
+        )
     allowed = (counts >= 0) & counts.isfinite()
     if not bool(allowed.all()):
-        raise ValueError(f"{name} is {float(counts[~allowed][0]):g}; each weight must be finite and at least 0")
+        raise ValueError(f"sample_weight is {float(counts[~allowed][0]):g}; each weight must be finite and at least 0")
     if not bool((counts > 0).any()):
-        raise ValueError(f"all of {name} is zero: at least one row has to count")
+        raise ValueError("all of sample_weight is zero: at least one row has to count")
     return counts
 
 

@@ -5,7 +5,6 @@ the mean of theirs, weighted by their counts.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -138,9 +137,7 @@ def first_mixture(problem: Problem, statistics: Statistics) -> Mixture:
 
 
 @torch.no_grad()
-def fit_mixture(
-    problem: Problem, start: Mixture, steps: int, tolerance: float, progress: Callable[[float], None] | None = None
-) -> EMResult:
+def fit_mixture(problem: Problem, start: Mixture, steps: int, tolerance: float) -> EMResult:
     """EM from a start until a step changes the objective of each row by less than ``tolerance``.
 
     Arguments:
@@ -148,7 +145,6 @@ def fit_mixture(
         start: The first mixture.
         steps: The largest number of steps.
         tolerance: The tolerance.
-        progress: Called with the objective in every step.
 
     Raises:
         ValueError: If a covariance becomes singular.
@@ -159,8 +155,6 @@ def fit_mixture(
         statistics = expected(problem, state, near)
         bounds.append(float(statistics.evidence + _log_prior(problem, state)) / problem.summary.total)
         state = updated(problem, statistics, state, state.means if near else torch.zeros_like(state.means[:1]))
-        if progress is not None:
-            progress(bounds[-1])
         if len(bounds) > 1 and abs(bounds[-1] - bounds[-2]) < tolerance:
             return EMResult(state, bounds, True)
     return EMResult(state, bounds, False)

@@ -72,9 +72,9 @@ def is_local(site: Site, plate: str = TEXTS) -> bool:
     return any(frame.name == plate for frame in site["cond_indep_stack"])
 
 
-def plate_dim(site: Site, plate: str = TEXTS) -> int | None:
-    """The batch dimension of a plate around a site; None for a site outside that plate."""
-    return next((frame.dim for frame in site["cond_indep_stack"] if frame.name == plate), None)
+def plate_dim(site: Site) -> int | None:
+    """The batch dimension of the plate of texts around a site; None for a site outside that plate."""
+    return next((frame.dim for frame in site["cond_indep_stack"] if frame.name == TEXTS), None)
 
 
 def log_prob(site: Site) -> Tensor:
