@@ -113,7 +113,7 @@ def attend(
 
 
 def _loses_digits(queries: Tensor, mixture: Mixture) -> bool:
-    """Whether logits are differences of such large numbers that float32 rounds them, where that can be read.
+    """Whether float32 would round logits, as differences of large numbers; False where values cannot be read.
 
     Some variance is then far smaller than the squares of distances: those of keys from their center, or of queries.
     """
@@ -133,7 +133,7 @@ def _loses_digits(queries: Tensor, mixture: Mixture) -> bool:
 
 
 def _check_finite(mixture: Mixture) -> None:
-    """Raises unless the components that are present are finite, where they can be read; kernels answer NaN with zeros.
+    """Raises if a present component is not finite, where values can be read: kernels turn NaN into zeros.
 
     A component of weight zero may have the log weight -inf.
     """
@@ -157,7 +157,7 @@ class _Attention(NamedTuple):
 
 
 def _center(queries: Tensor, mixture: Mixture, form: Form, attention: _Attention) -> Tensor | None:
-    """Where zero is moved to, if anywhere: the posterior of a query does not depend on it."""
+    """The new origin of the coordinates, or None to keep it: the posterior of a query does not depend on it."""
     if form == "published" and has_curvature(mixture):
         return None  # it does here
     if attention.local:

@@ -25,7 +25,7 @@ def log_joint(
     values: Float[Tensor, "*#batch m v"] | None = None,
     value_mask: Bool[Tensor, "*#batch m"] | None = None,
 ) -> Float[Tensor, "*#batch m n"]:
-    r"""Joint log density of each query, of its value where that is known, and of its component.
+    r"""Joint log density of each query, its value (if known) and each component.
 
     .. math::
         \ell_{mn} = \log \pi_n + \log N(u_m; \mu_n, \sigma_n^2 + s)
@@ -60,7 +60,7 @@ def evidence(
     values: Float[Tensor, "*#batch m v"] | None = None,
     value_mask: Bool[Tensor, "*#batch m"] | None = None,
 ) -> Float[Tensor, "*#batch m"]:
-    r"""Log density of each query, and of its value where that is known, under the mixture.
+    r"""Log density of each query, and of its value (if known), under the mixture.
 
     .. math::
         \log p(u_m) = \log \sum_n \exp \ell_{mn}

@@ -1,4 +1,4 @@
-r"""Queries and means moved to where they are small, so that no logit is a difference of large numbers.
+r"""Centers of queries and means, subtracted so that no logit is a difference of large numbers.
 
 .. math:: N(u; \mu_n, V_n) = N(u - c; \mu_n - c, V_n)
 
@@ -65,14 +65,14 @@ def visible_center(
 
 
 def _causal(queries: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """The components present, of which the first is seen by all that see any, and the query it belongs to."""
+    """The present components, and the index of the first query that sees one: later queries see that component too."""
     m = queries.shape[-2]
     first = present.byte().argmax(-1, keepdim=True)
     return present, (first - (present.shape[-1] - m)).clamp(0, m - 1)
 
 
 def _masked(present: Tensor, attn_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The components that all queries see which see any, and the query that sees fewest."""
+    """Components visible to every query that sees any, and the index of the query that sees fewest."""
     visible = attn_mask & present[..., None, :]
     number = visible.sum(-1)
     sees = number > 0

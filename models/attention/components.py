@@ -151,7 +151,7 @@ def _matrices(x: Tensor, batch: Sequence[int]) -> Tensor:
 
 
 def _rows(x: Tensor, components: int) -> Tensor:
-    """One row for each component, also where there is one for all."""
+    """Broadcast a row shared by all components to one row per component."""
     return x.expand(*x.shape[:-2], components, x.shape[-1])
 
 
@@ -179,7 +179,7 @@ def _concatenated_variances(full: Sequence[Mixture], row: int, table: int) -> Va
 
 
 def _same_for_all(variances: Sequence[Tensor], row: int) -> bool:
-    """Whether all components of all mixtures have one variance, for which attention costs less."""
+    """Whether one variance is shared by all components of all mixtures, which makes attention cheaper."""
     first = variances[0]
     single = first.shape[-2] == 1 and (row == -1 or first.ndim == 2)
     return single and all(_equal(one, first) for one in variances)

@@ -175,7 +175,7 @@ def _log(x: float) -> float:
 
 
 def _is_in(mixture: Mixture, components: Iterable[int]) -> Tensor:
-    """True for the components with these indices."""
+    """Mask of the components with these indices."""
     wanted, indices = set(components), range(mixture.components)
     if unknown := [index for index in wanted if index not in indices]:
         raise ValueError(f"there is no component {unknown[0]}: they are numbered from 0 to {mixture.components - 1}")

@@ -116,7 +116,7 @@ def adapt_keys(
 
 
 def _iterated(step: Callable[[Tensor], Tensor], mixture: Mixture, steps: int, tolerance: float | None) -> Tensor:
-    """The means after some steps, or of each batch element after the first that moves none of them by much."""
+    """The means after ``steps``; each batch element stops once no mean moves by more than ``tolerance``."""
     means, active, precision = mixture.means, None, None if tolerance is None else 1 / query_variances(mixture)
     for _ in range(steps):
         moved, old = step(means), means
@@ -182,7 +182,7 @@ def prior_log_counts(pseudo_counts: float | Tensor, like: Float[Tensor, "..."]) 
 
 
 def check_steps(steps: int) -> int:
-    """The number of steps, as Python's own.
+    """The number of steps as a Python int.
 
     Raises:
         ValueError: If it is not whole, or negative.

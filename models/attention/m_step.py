@@ -303,7 +303,7 @@ Joint = Callable[[Observations], tuple[Tensor, Tensor]]
 
 
 def _joint(mixture: Mixture, with_values: bool, explicit: bool) -> Joint:
-    """A function of some observations: their log joint as a matrix, and a term that each adds to all of its row."""
+    """A function from observations to their log joint as a matrix, and the term common to each row."""
     if explicit or isinstance(mixture.variances, Covariances):
 
         def one_by_one(part: Observations) -> tuple[Tensor, Tensor]:

@@ -55,7 +55,7 @@ class Observations:
         )
 
     def with_all_rows(self) -> "Observations":
-        """The observations, where what has one row for all queries gets one for each."""
+        """Broadcast arguments shared by all queries to one row per query."""
         m = len(self)
         return replace(
             self,
@@ -121,7 +121,7 @@ def check_queries(queries: Float[Tensor, "*batch m d"], mixture: Mixture, **othe
 def with_all_rows(
     tensor: Shaped[Tensor, "..."] | None, queries: int, dim: Literal[-2, -1] = -2
 ) -> Shaped[Tensor, "..."] | None:
-    """A tensor with a row for each of some queries, where it has one for all of them.
+    """Broadcast a row shared by all queries to one row per query.
 
     Examples:
         >>> with_all_rows(torch.ones(1, 3), queries=5).shape, with_all_rows(torch.ones(1), queries=5, dim=-1).shape

@@ -1,4 +1,4 @@
-r"""The variances of a query under each component, :math:`\sigma_n^2 + s`, with nothing left that is absent."""
+r"""The variances of a query under each component, :math:`\sigma_n^2 + s`, with a placeholder where one is absent."""
 
 import torch
 from jaxtyping import Float
@@ -51,7 +51,7 @@ def query_covariances(mixture: Mixture) -> Float[Tensor, "*batch n d d"]:
 
 
 def check_variances(mixture: Mixture) -> None:
-    """Raises unless queries vary under each component, where that can be read: the density of others is infinite.
+    """Raises if a variance is zero, where values can be read: the density of a query would be infinite.
 
     Raises:
         ValueError: If a component that is present has neither a variance nor noise.
@@ -80,7 +80,7 @@ def cholesky(covariances: Float[Tensor, "*batch n d d"]) -> Float[Tensor, "*batc
 
 
 def filled(rows: Float[Tensor, "..."], mixture: Mixture, fill: float = 0.0) -> Float[Tensor, "..."]:
-    """Rows of the components, filled where one is absent, whatever stands there; of the same shape.
+    """The rows with a placeholder where a component is absent, even if it is NaN; of the same shape.
 
     One row for all components stays as it is.
     """

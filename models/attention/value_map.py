@@ -78,7 +78,7 @@ def value_map(
 
 
 def _solved(system: Tensor, gradient: Tensor | None) -> Tensor | None:
-    """The gradient of the fixed point; None where what was computed from it does not depend on it."""
+    """The implicit gradient of the fixed point; None where no output depends on it."""
     return None if gradient is None else torch.linalg.solve(system, gradient[..., None])[..., 0]
 
 

@@ -1,4 +1,4 @@
-"""Means that adapt to queries, a block of these at a time: to all of them, or causally to those before each one."""
+"""EM on the means, a block of queries at a time: given all queries or, causally, given those up to each one."""
 
 from dataclasses import replace
 
@@ -84,6 +84,6 @@ def causal_logits(block: Block, state: State) -> tuple[Float[Tensor, "*batch r n
 
 
 def _add(total: Tensor, more: Tensor) -> Tensor:
-    """A sum over queries, of which some see only the first components."""
+    """Add sums over components, zero-padding ``more``, which may cover only the first ones."""
     rest = total.shape[-2] - more.shape[-2]
     return total + (F.pad(more, (0, 0, 0, rest)) if rest else more)

@@ -109,7 +109,7 @@ def blockwise_attend(
 
 
 class _Answer:
-    """What is returned of a block's logits."""
+    """The answers of a block, as a function of its logits."""
 
     def __init__(self, returns: Returns, dropout: float) -> None:
         self.returns, self.dropout = returns, dropout
@@ -138,7 +138,7 @@ class _Answer:
 
 
 def _scanned(problem: Problem, answer: _Answer, state: State) -> Tensor:
-    """The answers of all queries. With the statistics ``state``, each block takes on those of the blocks before it."""
+    """The answers of all queries; the statistics ``state`` are carried from block to block."""
     blocks = problem.blocks(adapting=bool(state))
     if len(blocks) == 1 or not state:
         return _run(problem, answer, blocks, state)[0]
@@ -163,7 +163,7 @@ def _run(problem: Problem, answer: _Answer, blocks: list[slice], state: State) -
 
 
 def _of_block(problem: Problem, answer: _Answer, rows: slice, state: State) -> tuple[Tensor, State]:
-    """The answers of a block to means as they are, or with ``state`` to means that adapt to the queries before each."""
+    """The answers of a block, with the given means or, with ``state``, means adapted to the queries up to each."""
     block = Block(problem, rows)
     if not state:
         return answer(block, block.logits(block.distance(), block.log_weights())), state
@@ -176,7 +176,7 @@ Scan = Callable[[Problem, _Answer, Part, State], tuple[Tensor, State]]
 
 
 def _again(function: Scan[Part], problem: Problem, answer: _Answer, part: Part, state: State) -> tuple[Tensor, State]:
-    """A function whose intermediate results are computed again in the backward pass."""
+    """Call a function with its activations checkpointed: they are recomputed in the backward pass."""
     if not torch.is_grad_enabled():
         return function(problem, answer, part, state)
 

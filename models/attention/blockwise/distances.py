@@ -1,4 +1,4 @@
-r"""Squared distances of queries to means, as they are and after they have adapted to the queries up to each one."""
+r"""Squared distances of queries to the given means, and to means adapted to the queries up to each one."""
 
 from collections.abc import Callable
 
@@ -71,13 +71,13 @@ def distances_after(
 
 
 def _isotropic_products(queries: Tensor, precision: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Products of each query with itself, and a function of weights: with the weighted sum of those before it."""
+    """Squared norm of each query, and a function of weights: its product with the weighted sum of earlier queries."""
     precision, gram = precision[..., 0][..., None, :], (queries @ queries.mT).tril(-1)
     return precision * queries.square().sum(-1, keepdim=True), lambda weights: precision * (gram @ weights)
 
 
 def _diagonal_products(queries: Tensor, precision: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """The same, in which the products of two queries are other ones for each mean, with shape [* M M N]."""
+    """The same for diagonal precisions, where each mean has its own inner product: a Gram matrix [* M M N]."""
     m = queries.shape[-2]
     pairs = queries[..., :, None, :] * queries[..., None, :, :]
     places = torch.arange(m, device=queries.device)

@@ -16,7 +16,7 @@ __all__ = ["EStep"]
 
 @dataclass(frozen=True)
 class EStep:
-    r"""How responsibilities come from distances.
+    r"""The map from squared distances to responsibilities.
 
     .. math::
         w_{mn} \propto \pi_{mn} \, p(u_m; \mu_n, V_n), \qquad
@@ -56,7 +56,7 @@ class EStep:
             check_entries("inverse_degrees", tail, (tail >= 0) & tail.isfinite(), "it must be at least 0 and finite")
 
     def check(self, queries: int, components: int, causal: bool) -> None:
-        """Raises unless components are whole keys and, if causal, every query has one of its own.
+        """Raises unless every key has all of its components and, if causal, every query has a key of its own.
 
         Raises:
             ValueError: If not.
@@ -78,7 +78,7 @@ class EStep:
         return (components - self.common) // self.per_key
 
     def visible(self, queries: Int[Tensor, " m"], seen: int) -> Bool[Tensor, "m n"]:
-        """Which of the first ``seen`` components are common, or of keys that are not after a query's own."""
+        """Causal mask of the first ``seen`` components: common ones, and those of keys up to the query's own."""
         columns = torch.arange(seen, device=queries.device)
         return (columns < self.common) | ((columns - self.common) // self.per_key <= queries[:, None])
 
@@ -111,7 +111,7 @@ class EStep:
         logits: Float[Tensor, "*batch m n"],
         width: int,
     ) -> Float[Tensor, "*batch m n"]:
-        """How much each query moves each mean: its responsibility, times its influence if it is far away."""
+        """The weight of each query in the M-step of each mean: responsibility, times the influence of heavy tails."""
         if self.hard:
             best = (logits == logits.amax(-1, keepdim=True)).to(weights.dtype)
             weights = torch.where(weights > 0, best / best.sum(-1, keepdim=True), 0)
@@ -130,7 +130,7 @@ class EStep:
         keys: Float[Tensor, "*#batch n d"],
         places: Int[Tensor, " m"],
     ) -> Float[Tensor, "*#batch m n"]:
-        """What relative positions add to log weights, of queries at ``places``; 0 for common components."""
+        """The bias of relative positions on log weights, for queries at ``places``; 0 for common components."""
         assert self.positions is not None
         index = self.distances(places, keys.shape[-2])
         return F.pad(self.positions.bias(queries, keys[..., self.common :, :], index), (self.common, 0))

@@ -1,4 +1,4 @@
-"""What attention in blocks computes with: queries and components, of which a block sees a part."""
+"""The inputs of attention in blocks: queries and components, and the part of them that a block sees."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ MORE_ENTRIES = 2**25  # on other devices
 
 @dataclass(frozen=True)
 class Problem:
-    """Queries and components in float32 at least, moved to where they are small, with nothing left that is NaN."""
+    """Queries and components in at least float32, centered, with zeros in place of absent components."""
 
     queries: Tensor  # [* M D]
     counted: Tensor | None  # [* M]
@@ -142,11 +142,11 @@ class Block:
         return torch.arange(self.rows.start, self.rows.stop, device=self.queries.device) + (keys - m)
 
     def distance(self) -> Float[Tensor, "*batch r n"]:
-        """Squared distances to the means as they are."""
+        """Squared distances to the means of the problem."""
         return squared_distances(self.queries, self.problem.means[..., self.seen, :], self.precision)
 
     def log_weights(self) -> Float[Tensor, "*batch #r n"]:
-        """What stays in all steps: weights, relative positions, and -inf for what is not seen."""
+        """The part of the logits that no step changes: weights, relative positions, and -inf where masked."""
         problem, seen = self.problem, self.seen
         weights = problem.log_weights[..., None, seen]
         if problem.e_step.positions is not None:

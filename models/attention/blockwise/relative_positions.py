@@ -43,13 +43,13 @@ class RelativePositions(NamedTuple):
 
     @property
     def reach(self) -> int:
-        """The largest distance :math:`P` that is told from farther ones."""
+        """The largest distance :math:`P` with vectors of its own."""
         return (self.queries.shape[-2] - 1) // 2
 
     def bias(
         self, queries: Float[Tensor, "*#batch m e"], keys: Float[Tensor, "*#batch n e"], index: Int[Tensor, "m n"]
     ) -> Float[Tensor, "*#batch m n"]:
-        """What is added to the log weight of each key for each query; ``index`` is that of :func:`distances`."""
+        """The bias on the log weight of each key for each query; ``index`` comes from :func:`distances`."""
         of_queries = (queries @ self.queries.to(queries.dtype).mT) / queries.shape[-1] ** 0.5
         of_keys = (keys @ self.keys.to(keys.dtype).mT) / keys.shape[-1] ** 0.5
         from_queries = of_queries.gather(-1, index.expand(*of_queries.shape[:-1], -1))

@@ -43,7 +43,7 @@ def log_tail(
 def influence(
     distance: Float[Tensor, "*#batch"], inverse_degrees: Float[Tensor, "*#batch"], width: int
 ) -> Float[Tensor, "*#batch"]:
-    r"""How much a query counts in the M-step of a mean: 1 for a Gaussian, less for one that is far away.
+    r"""The weight of a query in the M-step of a mean: 1 for a Gaussian; with heavy tails, less for a distant query.
 
     .. math:: \frac{\nu + D}{\nu + \delta^2} = \frac{1 + \tau D}{1 + \tau \delta^2}
 

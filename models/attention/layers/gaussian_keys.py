@@ -68,7 +68,7 @@ class GaussianKeys(TorchWeights):
         self.log_null = nn.Parameter(torch.zeros(heads)) if null_component else None
 
     def _with_readouts(self, x: Tensor, keys: Tensor) -> dict[str, Tensor]:
-        """The keys of tokens, and all else that makes Gaussians of them."""
+        """The keys of tokens, and the readouts that give their precisions and priors."""
         projected = {"keys": keys}
         if self.other_keys is not None:
             others = self.other_keys(x).unflatten(-1, (self.heads, self.components - 1, -1)).transpose(1, 2)

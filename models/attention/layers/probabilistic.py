@@ -303,7 +303,7 @@ class ProbabilisticAttention(GaussianKeys):
 
 
 def _checked_reach(positions: object, one_sequence: bool) -> int | None:
-    """The largest distance that is told from farther ones."""
+    """The largest distance with vectors of its own, checked."""
     reach: int | None = declared_number("positions", positions, int | None)
     if reach is not None and not one_sequence:
         raise ValueError(f"positions is {reach}; two sequences have no positions in common: leave it out")

@@ -71,14 +71,14 @@ class TorchWeights(nn.Module):
 
 
 def _rename(state: dict[str, Any], names: Mapping[str, str]) -> None:
-    """Renames entries, unless there is one of the new name; ``load_state_dict`` reads from a copy."""
+    """Renames entries in place unless the new name is taken; ``load_state_dict`` passes a copy."""
     for old, new in names.items():
         if old in state and new not in state:
             state[new] = state.pop(old)
 
 
 def _check_loadable(layer: nn.Module, options: Mapping[str, Any]) -> None:
-    """Raises unless every weight of a layer of torch has a place here."""
+    """Raises unless torch's layer has the weights that this layer loads, and no others."""
     if not isinstance(layer, nn.MultiheadAttention):
         raise ValueError(f"the layer has type {type(layer).__name__}: give an nn.MultiheadAttention")
     if layer.kdim != layer.embed_dim or layer.vdim != layer.embed_dim:
