@@ -212,7 +212,7 @@ class Model(Configurable, LocalModule):
 
 
 def _check_train(train: Train, backbone: Backbone | None, corpus: Any) -> None:
-    """Raises a ValueError if nothing can be frozen, or the rows of labels would be."""
+    """Raises a ValueError if there is nothing to freeze, or if freezing would include the embeddings of labels."""
     check_choice("train", train, get_args(Train))
     if train == "all":
         return

@@ -70,7 +70,7 @@ def text_with_drawn_layers(
 def layers_at_means(
     decoder: MixtureDecoder, memory: Memory, tokens: Int[Tensor, "*texts T"], mask: Bool[Tensor, "*batch N"]
 ) -> dict[int, MixturePosterior]:
-    """The mixture of each layer for some texts, at the means of the others, by the number of the layer."""
+    """The mixture of each layer of the decoder by its number, with the other layers at their means."""
     found: dict[int, MixturePosterior] = {}
 
     def mean(layer: int, posterior: MixturePosterior) -> Mixture:

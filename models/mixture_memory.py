@@ -56,7 +56,7 @@ class MixtureMemoryModel(Model):
         self.start_reading()
 
     def place_reader(self, weighted: bool) -> PlaceReader | None:
-        """What reads the vector of each place for the decoder's output layer, where the prior says how to find it.
+        """The module that adds the vector of each place to the decoder's output layer, if the prior encodes places.
 
         Arguments:
             weighted: Whether the weights of the vectors are latent, and count.
@@ -96,7 +96,7 @@ class MixtureMemoryModel(Model):
                 nn.init.zeros_(attention.out.weight)
 
     def check_length_prior(self, length_prior: LengthPrior | None) -> LengthPrior | None:
-        """The prior of the length, uniform by default; None, and none is allowed, where the vectors end a text."""
+        """The prior of the length, uniform by default; None, with no other allowed, where the vectors end a text."""
         if not _ends_texts(self.base_measure):
             return length_prior or LengthPrior(self.config.max_length)
         if length_prior is not None:

@@ -281,7 +281,7 @@ class NVAE(MixtureMemoryModel):
         return [MixtureNames("encoder", layer) for layer in self.mixture_layers]
 
     def presence_prior(self, mask: Bool[Tensor, "*batch N"]) -> Presence:
-        """The distribution of which components are present, of those that texts have."""
+        """The prior of which of a text's components are present."""
         assert self.presence is not None, "every component is present"
         log_odds = math.log(self.presence) - math.log1p(-self.presence)
         logits = torch.full(mask.shape, log_odds, device=mask.device, dtype=self.decoder.embedding.tokens.weight.dtype)
@@ -292,7 +292,7 @@ class NVAE(MixtureMemoryModel):
 
     @property
     def objective(self) -> str:
-        """That of the paper, where vectors are independent; with a joint prior of them, which it lacks, the ELBO."""
+        """``nvib`` for independent vectors; ``elbo`` for a joint prior, for which the paper defines no regularizer."""
         return "elbo" if isinstance(self.base_measure, SequencePrior) else "nvib"
 
     @property
@@ -357,7 +357,7 @@ def _checked_layers(name: str, number: int, layers: int, stack: str) -> int:
 
 
 def _checked_presence(presence: float | None, base_measure: nn.Module) -> float | None:
-    """The probability of presence as a number, if the model can have one.
+    """The probability of presence as a number, after a check that the model supports it.
 
     Raises:
         ValueError: If it is no probability between 0 and 1, or the vectors of a text are not independent.

@@ -97,7 +97,7 @@ def check_trust(path: str, trust: Collection[str] = ()) -> None:
 
 
 def from_config(recipe: Any, trust: Collection[str] = (), **arguments: Any) -> Any:
-    """Make what a recipe describes.
+    """Build the object that a recipe describes.
 
     Arguments:
         recipe: What :func:`to_config` gave.

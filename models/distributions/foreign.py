@@ -14,7 +14,7 @@ _ONCE = Size()
 
 
 def as_pyro(distribution: Any) -> Any:
-    r"""A distribution that Pyro can sample, mask and expand, from one that only torch can.
+    r"""Convert a torch distribution to one that Pyro can sample, mask and expand.
 
     What is already Pyro's, or no distribution, is returned unchanged. A distribution of torch becomes Pyro's of the
     same name, with its closed forms; one of another library, such as a flow of zuko, a :class:`Foreign`. Priors are

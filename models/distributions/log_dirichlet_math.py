@@ -333,7 +333,7 @@ def _rounding(x: Tensor, y: Tensor, difference: Tensor) -> Tensor:
 
 
 def _prepare(first: Tensor, second: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Both in float64 and of one shape, zero where masked."""
+    """Convert both to float64, broadcast them, and set masked entries to zero."""
     if mask is None:
         mask = torch.ones((), dtype=torch.bool, device=first.device)
     first, second = first.double(), second.double()
@@ -347,6 +347,6 @@ def _exp(x: Tensor) -> Tensor:
 
 
 def _narrow(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """To ``dtype``, saturating instead of overflowing."""
+    """Cast to ``dtype``, saturating instead of overflowing."""
     largest = torch.finfo(dtype).max
     return x.clamp(-largest, largest).to(dtype)

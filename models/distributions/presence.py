@@ -1,4 +1,4 @@
-"""The distribution of which components of a text are present, and of what exists only where one is."""
+"""Independent draws of which components of a text are present, and distributions masked by them."""
 
 from collections.abc import Sequence
 from typing import Any

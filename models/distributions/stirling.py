@@ -72,7 +72,7 @@ def _digamma_1p(x: Tensor) -> Tensor:
 
 
 def _branches(log_x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where x is small, log x there (0 elsewhere), and 1/x where it is not (1/10 elsewhere): safe in both branches."""
+    """Mask of small x; log x there (0 elsewhere), and 1/x elsewhere (1/10 there): finite in both branches."""
     small = log_x < _SERIES_FROM
     return small, torch.where(small, log_x, 0.0), torch.where(small, -_SERIES_FROM, -log_x).exp()
 

@@ -30,7 +30,7 @@ class Sizes(NamedTuple):
 
 
 def check_weight_prior(distribution: Any, leading: Sequence[int], components: int) -> bool:
-    """Whether a prior over weights is one over their logarithms.
+    """Whether a prior over weights draws log weights.
 
     Raises:
         ValueError: If its draws are neither, or of another shape.
@@ -46,7 +46,7 @@ def check_weight_prior(distribution: Any, leading: Sequence[int], components: in
 
 
 def _warn_of_underflow(distribution: Any) -> None:
-    r"""Warns of a distribution whose least weight is lost more often than rarely.
+    r"""Warns of a distribution whose smallest weight often underflows.
 
     For a small concentration, minus its logarithm is nearly Exponential(a) under a Dirichlet, and at the end of a stick
     the sum of N - 1 of those.
@@ -138,5 +138,5 @@ def check_finite_tokens(
 
 
 def _where(fine: Tensor, mask: Tensor | None) -> Tensor:
-    """``fine``, and True for what a mask leaves out."""
+    """``fine``, with True where masked."""
     return fine if mask is None else fine | ~mask[..., None]

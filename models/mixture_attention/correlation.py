@@ -85,7 +85,7 @@ def check_correlation_prior(distribution: Any, rows: torch.Size, width: int) -> 
 
 
 def check_uncorrelated(correlated: bool, who: str) -> None:
-    """Raises if the dimensions of a query are correlated, for ``who`` computes as if they were independent.
+    """Raises if the dimensions of a query are correlated: ``who`` assumes that they are independent.
 
     Raises:
         ValueError: If they are.

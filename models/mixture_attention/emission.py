@@ -75,7 +75,7 @@ def check_emission(emission: nn.Module, rows: Float[Tensor, "*batch n d"], preci
 
 
 def check_gaussian(emission: nn.Module | None, who: str) -> None:
-    """Raises if queries are not Gaussian around their component, for ``who`` computes as if they were.
+    """Raises if queries are not Gaussian around their component: ``who`` assumes that they are.
 
     Raises:
         ValueError: If there is an emission.

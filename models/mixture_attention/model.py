@@ -192,7 +192,7 @@ class MixtureAttention(OwnParameters):
         return [*drawn, "free values"] if self.free_values else drawn
 
     def mixture_parameters(self, draws: Mapping[str, Tensor] | None = None) -> MixtureParameters:
-        """The parameters of the components, from ``draws`` by the names of their sites, or else the mixture's own."""
+        """The parameters of the components: from ``draws`` by site name, otherwise the mixture's own."""
         draws = {} if draws is None else draws
         moved = {name: draws[name] for name in ("keys", "values", "correlation") if name in draws}
         if "weights" in draws:
@@ -275,7 +275,7 @@ class MixtureAttention(OwnParameters):
         ]
 
     def _draw(self, plates: Sequence[Any]) -> MixtureParameters:
-        """The components' sites, in those of the queries' plates that are the mixture's own."""
+        """Draw the sites of the components, inside the plates of the mixture's leading dimensions."""
         leading, draws = self.leading, dict[str, Tensor]()
         own = plates[len(plates) - len(leading) :]
         if self.weight_prior is not None:
@@ -309,7 +309,7 @@ class MixtureAttention(OwnParameters):
         return Covariances((total - noise * self.noise_variance * identity).expand(*parameters.keys.shape, -1))
 
     def _read_priors(self) -> None:
-        """Finds the form of the priors' draws, and raises if their shapes or supports are wrong."""
+        """Determines the form of the priors' draws; raises if a shape or support is wrong."""
         rows = (*self.leading, self.components)
         draws: dict[str, Tensor] = {}
         if self.weight_prior is not None:

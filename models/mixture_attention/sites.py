@@ -36,7 +36,7 @@ def nested_plates(*plates: Any) -> Iterator[None]:
 
 
 def where_true(mask: Tensor | None) -> Any:
-    """Pyro's handler, whose annotation asks for torch.BoolTensor; None is everywhere."""
+    """Pyro's mask handler, typed for a Tensor (its annotation asks for torch.BoolTensor); None masks nothing."""
     handler: Any = poutine.mask
     return handler(mask=True if mask is None else mask)
 

@@ -178,7 +178,7 @@ def _respond(bottleneck: Bottleneck, queries: Tensor, coefficients: Tensor, proj
 
 
 def _many(queries: Tensor, basis: Tensor) -> bool:
-    """Whether there are so many queries that a matrix for each head is cheaper than lifting each of them."""
+    """Whether a matrix for each head is cheaper than lifting every query, as it is with many queries."""
     return math.prod(queries.shape[:-3]) * queries.shape[-2] > (len(basis) + 1) * queries.shape[-1]
 
 

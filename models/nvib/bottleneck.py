@@ -208,7 +208,7 @@ class Bottleneck(nn.Module):
         return VectorPosterior(x, means, variances, excess, present)
 
     def log_alpha(self, posterior: VectorPosterior) -> tuple[Float[Tensor, "*batch m"], Bool[Tensor, "*batch m"]]:
-        r""":math:`\log \alpha` of the prior's component and of each vector after it, and where there is one."""
+        r""":math:`\log \alpha` of the prior's component, then of each vector, and the mask of those present."""
         x, _, _, excess, present = posterior
         own = self.prior_log_alpha.expand(*excess.shape[:-1], 1)
         present = torch.ones_like(excess, dtype=torch.bool) if present is None else present

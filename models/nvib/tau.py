@@ -30,7 +30,7 @@ class Tau(NamedTuple):
 
     @property
     def is_identity(self) -> bool:
-        """Whether the layer computes what it did before."""
+        """Whether the strengths are the defaults, so that the layer computes what it did before it was wrapped."""
         return self == IDENTITY
 
 

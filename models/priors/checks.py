@@ -149,7 +149,7 @@ def _check_weights(draw: Tensor, mask: Tensor, who: str, way_out: str) -> None:
 
 
 def _check_padding(prior: nn.Module, mask: Tensor, who: str, way_out: str) -> None:
-    """Raises if the density of the shortest text's weights is another one beside longer texts."""
+    """Raises if padding changes the density of the weights of the shortest text."""
     rows = mask.reshape(-1, mask.shape[-1])
     padded = rows[rows.sum(-1).argmin()][None]
     alone = padded[:, : int(padded[0].nonzero().max()) + 1]
@@ -211,7 +211,7 @@ class _Constant(nn.Module):
 
 
 def _is_trained(distribution: Distribution) -> bool:
-    """Whether the density has gradients, whose parameters may be out of sight in another library's transforms."""
+    """Whether the density requires gradients; its parameters may be hidden in another library's transforms."""
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         try:
             return bool(distribution.log_prob(distribution.sample()).requires_grad)

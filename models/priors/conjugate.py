@@ -44,13 +44,13 @@ def conjugate_priors(mixture: Mixture, priors: ConjugatePriors, moves: Sequence[
 
 
 def _concentration(mixture: Mixture, priors: ConjugatePriors) -> Tensor:
-    """That of the prior over weights; 1 for an absent component, so that its weight, zero, has no part in densities."""
+    """Concentration of the prior over weights; 1 for absent components, whose zero weights add nothing to densities."""
     concentration = torch.where(mixture.present, mixture.means.new_tensor(priors.weights), 1)
     return concentration if concentration.ndim == 1 else concentration[..., None, :]
 
 
 def _precision_prior(mixture: Mixture, priors: ConjugatePriors, moving: bool) -> Distribution:
-    """The Gamma prior of EM over isotropic precisions; given the means at their place, if these are not moving."""
+    """The Gamma prior of EM over isotropic precisions; conditioned on the means unless they are ``moving``."""
     total = _isotropic_variances(mixture) if priors.rate is None else None
     rate = rate_of_variances(priors, mixture.means, total, full=False)[..., 0]
     if not bool((rate > 0).all()):

@@ -133,7 +133,7 @@ def bounded_std(log_variance: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batc
 
 
 def unbounded(variance: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch p"]:
-    """The log variances whose bounded values are those of these variances, as far as the bound lets them be.
+    """The log variances that the bound maps to the logs of these variances, clamped to the range of the bound.
 
     Examples:
         >>> torch.testing.assert_close(bounded_std(unbounded(torch.tensor([0.25]))), torch.tensor([0.5]))

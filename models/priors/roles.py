@@ -88,7 +88,7 @@ class BaseMeasure(Prior):
     starts_posteriors: ClassVar[bool] = False  # whether :meth:`gaussians` is defined
 
     def gaussians(self, tokens: Int[Tensor, "*batch T"]) -> TokenGaussians | None:
-        """Where the posterior of each token's vector starts; None, the default, leaves that to the guide."""
+        """The initial posterior of each token's vector; None, the default, leaves it to the guide."""
         return None
 
     @property
@@ -97,7 +97,7 @@ class BaseMeasure(Prior):
         return False
 
     def start_at(self, mean: Float[Tensor, "n p"], variance: Float[Tensor, "n p"]) -> None:
-        """Starts the parameters where the posteriors of some texts' vectors have these means and variances."""
+        """Initializes the parameters from the posterior means and variances of some texts' vectors."""
         raise NotImplementedError(f"{type(self).__name__} wants a start: write start_at(mean, variance)")
 
 

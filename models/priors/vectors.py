@@ -319,7 +319,7 @@ def check_own_component(prior: nn.Module) -> None:
 
 
 def _lacks(distribution: Distribution) -> str | None:
-    """What a distribution lacks of the moments that a Gaussian needs; None if it has them."""
+    """The moment that a distribution lacks and a Gaussian needs; None if it has both."""
     try:
         mean, variance = distribution.mean, distribution.variance
     except NotImplementedError:

@@ -80,7 +80,7 @@ class PreNormBlock(nn.Module):
         answers: Float[Tensor, "*#batch T P"],
         memory: Mixture | ProjectedMixture | None,
     ) -> Float[Tensor, "*#batch T P"]:
-        """The layer's output from its input and what the self-attention has answered.
+        """The layer's output, from its input and the output of the self-attention.
 
         Raises:
             ValueError: If there is a memory and no cross-attention.

@@ -108,7 +108,7 @@ def check_pair(first: Memory, second: Memory) -> None:
 
 
 def flat(memory: Memory, batch: Sequence[int]) -> Memory:
-    """The memory with its leading dimensions expanded to ``batch`` and made one.
+    """The memory with its leading dimensions expanded to ``batch`` and flattened to one.
 
     Examples:
         >>> flat(Context(torch.zeros(5, 1, 4, 8)), (5, 3)).latents.shape

@@ -19,7 +19,7 @@ MOST = 32  # dimensions of a place
 
 
 class PlaceReader(nn.Module):
-    r"""What the vector at a token's place says of the token.
+    r"""Adds the log likelihood of the vector at a token's place to the logits of the token.
 
     .. math::
         p(x_t = v \mid x_{<t}, F) \propto p_\text{LM}(v \mid x_{<t}) \, \exp \left(
@@ -82,7 +82,7 @@ class PlaceReader(nn.Module):
         return F.pad(logits, (1, 0), value=NULL).softmax(-1)[..., 1:]
 
     def columns(self) -> Float[Tensor, "V c"]:
-        r"""What each token adds to the output layer: :math:`c_v` and :math:`-|c_v|^2 / 2`."""
+        r"""The columns that extend the output layer, for each token: :math:`c_v` and :math:`-|c_v|^2 / 2`."""
         codebook = at_least_float32(self.codebook)
         return torch.cat([codebook, -0.5 * codebook.square().sum(-1, keepdim=True)], -1)
 
@@ -96,7 +96,7 @@ class PlaceReader(nn.Module):
 
 
 def place_width(width: int) -> int:
-    """The number of dimensions of a vector that say its place: an even number, a quarter of them at most."""
+    """The number of dimensions of a vector that encode its place: even, at most a quarter of all."""
     return max(2, min(MOST, width // 4 // 2 * 2))
 
 

@@ -297,7 +297,7 @@ class Decoder(nn.Module):
         return inputs, latents.flatten(-2)
 
     def _with_reading(self, x: Tensor, memory: Memory | None, place: Tensor) -> Tensor:
-        """Hidden states, followed by what the reader has of each place; nothing where there is no memory."""
+        """Hidden states, followed by the factors of the reader at each place; zeros without a memory."""
         if self.reader is None:
             return x
         if not isinstance(memory, Mixture):

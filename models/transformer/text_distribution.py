@@ -269,6 +269,6 @@ def _decoder_input(
 
 
 def _gather_present(tokens: Tensor, present: Tensor, right: bool = False) -> tuple[Tensor, Tensor]:
-    """Moves the present tokens of each row to the left or right end, in order."""
+    """Align the present tokens of each row at the left or right end, in order."""
     order = (present if right else ~present).byte().argsort(dim=-1, stable=True)
     return tokens.gather(-1, order), present.gather(-1, order)

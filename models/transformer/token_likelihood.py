@@ -165,7 +165,7 @@ def _chunk_rows(hidden: Tensor, embedding: Tensor) -> int:
 
 
 def _kept(hidden: Tensor, embedding: Tensor, bias: Tensor | None) -> str:
-    """What the forward pass keeps for the backward pass: "gradient", "softmax" or "nothing"."""
+    """The result that the forward pass saves for the backward pass: "gradient", "softmax" or "nothing"."""
     trained = embedding.requires_grad or bias is not None and bias.requires_grad
     if not torch.is_grad_enabled() or not (trained or hidden.requires_grad):
         return "nothing"
@@ -176,7 +176,7 @@ def _kept(hidden: Tensor, embedding: Tensor, bias: Tensor | None) -> str:
 
 
 def _common(hidden: Tensor, embedding: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """All in one dtype, float32 at least."""
+    """Promote all tensors to one dtype, at least float32."""
     dtype = torch.promote_types(torch.promote_types(hidden.dtype, embedding.dtype), torch.float32)
     return hidden.to(dtype), embedding.to(dtype), None if bias is None else bias.to(dtype)
 
@@ -202,7 +202,7 @@ def _present(mask: Tensor | None, *tensors: Tensor) -> tuple[Tensor | None, tupl
 
 
 def _spread(numbers: Tensor | None, rows: Tensor, count: int) -> Tensor:
-    """Rows where they belong, and zeros between them."""
+    """Scatter the selected rows back to their positions, with zeros elsewhere."""
     return rows if numbers is None else rows.new_zeros(count, *rows.shape[1:]).index_copy_(0, numbers, rows)
 
 
@@ -285,7 +285,7 @@ def _chunked_backward(
 
 
 def _kept_shape(hidden: Tensor, embedding: Tensor, kept: str) -> tuple[int, int]:
-    """The shape of what is kept; that of nothing is empty."""
+    """The shape of the saved tensor; empty if nothing is saved."""
     return {"gradient": (len(hidden), hidden.shape[-1]), "softmax": (len(hidden), len(embedding))}.get(kept, (0, 0))
 
 

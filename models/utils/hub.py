@@ -1,4 +1,4 @@
-"""Where a pretrained network is read from: a folder in the format of Hugging Face, or a name on its hub."""
+"""The source of a pretrained network: a folder in the format of Hugging Face, or a name on its hub."""
 
 import re
 from pathlib import Path

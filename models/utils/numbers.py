@@ -9,7 +9,7 @@ FLOATS = (1e-30, 1e30)  # float32 has room beyond, but products of two of them d
 
 
 def plain_number(value: Any) -> Any:
-    """A number or string of NumPy or torch as Python's own; other values as they are.
+    """Convert a number or string of NumPy or torch to Python's type; other values are returned unchanged.
 
     Examples:
         >>> plain_number(torch.tensor(3)), plain_number(torch.zeros(2).numpy().sum()), plain_number("three")
@@ -21,7 +21,7 @@ def plain_number(value: Any) -> Any:
 
 
 def declared_number(name: str, value: Any, kind: Any) -> Any:
-    """An option as a number of the type that it is declared with; as it is if that is no number.
+    """Convert an option to the number type that it is declared with; other types leave it unchanged.
 
     Arguments:
         name: The option's name, for the message.

@@ -10,7 +10,7 @@ __all__ = ["check_entries", "check_types", "is_readable"]
 
 
 def is_readable(tensor: Shaped[Tensor, "..."]) -> bool:
-    """Whether values are to be read, and can be at once: on a CPU, and not while a graph is traced or torch.func maps.
+    """Whether values are validated and can be read without a wait: on a CPU, outside of graph traces and torch.func.
 
     Where arguments of distributions are not validated, as in training, nothing is: what diverges is NaN there.
     """
@@ -49,7 +49,7 @@ def check_types(booleans: tuple[str, ...] = (), **tensors: object) -> None:
 
 
 def check_entries(name: str, tensor: Shaped[Tensor, "..."], allowed: Bool[Tensor, "..."], rule: str) -> None:
-    """Raises unless ``allowed``, which broadcasts with the tensor, is True everywhere; where that cannot be read, not.
+    """Raises if ``allowed``, which broadcasts with the tensor, is False anywhere; skipped where values cannot be read.
 
     Raises:
         ValueError: With the first value that is not allowed, and the rule.

@@ -1,4 +1,4 @@
-"""Whether tensors are as they were, so that what was computed from them still holds."""
+"""Detect whether tensors changed since a result was cached."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ __all__ = ["TensorState", "same_state", "state_of"]
 
 
 class TensorState(NamedTuple):
-    """Tensors, how often each was changed in place and whether it requires a gradient; and whether one is recorded."""
+    """Tensors, their version counters and ``requires_grad`` flags, and whether gradients are recorded."""
 
     tensors: tuple[Tensor, ...]
     versions: tuple[int, ...]
@@ -18,7 +18,7 @@ class TensorState(NamedTuple):
 
 
 def state_of(*tensors: Tensor | None) -> TensorState | None:
-    """The state of tensors, without those that are None; None if it cannot be known, as that of inference tensors.
+    """The state of the tensors that are not None; None if it is unknown, as for inference tensors.
 
     Within a compiler's graph, tensors have no versions.
 
@@ -38,7 +38,7 @@ def state_of(*tensors: Tensor | None) -> TensorState | None:
 
 
 def same_state(one: TensorState | None, other: TensorState | None) -> bool:
-    """Whether a result computed in one state holds in another one; False if either is not known."""
+    """Whether a result computed in one state is valid in the other; False if either is unknown."""
     if one is None or other is None or len(one.tensors) != len(other.tensors):
         return False
     return one[1:] == other[1:] and all(a is b for a, b in zip(one.tensors, other.tensors, strict=True))

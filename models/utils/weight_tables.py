@@ -18,7 +18,7 @@ _KEPT: ContextVar[dict[tuple[int, str], Any] | None] = ContextVar("weight tables
 
 @contextmanager
 def weight_tables_kept() -> Iterator[None]:
-    """Within it, :func:`from_weights` keeps what it has computed; afterwards its memory is free again."""
+    """A context in which :func:`from_weights` caches its results; they are freed at the end."""
     if _KEPT.get() is not None:
         yield
         return
@@ -30,7 +30,7 @@ def weight_tables_kept() -> Iterator[None]:
 
 
 def from_weights(owner: object, name: str, compute: Callable[[], R], *weights: Tensor | None) -> R:
-    """``compute()``, or what it returned before, if that is kept and the weights have not changed since.
+    """``compute()``, or its cached result if the weights have not changed since.
 
     Nothing is kept where gradients are recorded.
 

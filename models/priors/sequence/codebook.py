@@ -78,7 +78,7 @@ class Codebook(TorchDistribution):
         return new
 
     def weighted(self, logits: Float[Tensor, "*batch k"]) -> "Codebook":
-        """The same Gaussians with other weights; log densities that one has computed, the other has too."""
+        """The same Gaussians with other weights; the cache of log densities is shared."""
         new = Codebook(logits, self.means, self.stds, self.shift, self._validate_args)
         new._tables, new._densities = self._tables, self._densities
         return new
@@ -119,7 +119,7 @@ class Codebook(TorchDistribution):
         return self._log_joint(value).softmax(-1)
 
     def log_densities(self, value: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch k"]:
-        """The log density of each Gaussian, up to a term that all have in common; kept for the value asked for last."""
+        """The log density of each Gaussian, up to a common term; cached for the last value."""
         with torch.autocast(value.device.type, enabled=False):  # the product needs float32
             return self._densities(self._log_densities, value, self.means, self.stds, self.shift)
 

@@ -1,4 +1,4 @@
-"""What priors with one Gaussian for each token have in common: where the Gaussians lie, and where a text ends."""
+"""Shared parts of priors with one Gaussian for each token: their base class, codes of places, ends of texts."""
 
 import math
 
@@ -123,7 +123,7 @@ def narrow_first(width: int, variance: float) -> GaussianVectorPrior:
 
 
 def ends(log_end: Float[Tensor, "*batch t"], max_length: int) -> Lengths:
-    r"""The distribution of the length of a text that ends at each token with some probability, if not before.
+    r"""The distribution of the length, from the probability at each token that the text ends there if not earlier.
 
     .. math:: p(n) = r_n \prod_{i < n} (1 - r_i)
 
@@ -146,5 +146,5 @@ def ends(log_end: Float[Tensor, "*batch t"], max_length: int) -> Lengths:
 
 
 def places(place: Int[Tensor, "*batch"], width: int) -> Float[Tensor, "*batch width"]:
-    r"""What tells the Gaussians of a token at different places apart, :math:`\nu_i`."""
+    r"""Codes of places, :math:`\nu_i`, by which the Gaussians of a token at different places differ."""
     return PLACES * sinusoids(place, width)

@@ -169,7 +169,7 @@ class LanguageModelVectorPrior(GaussianTokenPrior):
 
 
 def _are_certain(probabilities: Float[Tensor, "*batch v"], matters: Bool[Tensor, "*batch"]) -> bool:
-    """Whether each distribution that matters is a single token, of probability 1 to the last digit.
+    """Whether every distribution that is not masked is a single token, of probability exactly 1.
 
     Its gradient is zero then. It is not asked where the answer would wait for the device in a training step, nor of
     tensors without values, of which a compiler makes a graph.

@@ -1,4 +1,4 @@
-"""A function's last result."""
+"""A cache of a function's last result."""
 
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -13,7 +13,7 @@ R = TypeVar("R")
 
 
 class Last(Generic[R]):
-    """The result for the value asked for last, computed once.
+    """A cache of one result: that for the last value.
 
     It is computed again after a change in place of the value, or of other tensors that the function reads, and where
     gradients are recorded and were not, or the other way round.

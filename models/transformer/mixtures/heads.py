@@ -76,7 +76,7 @@ class VarianceHead(nn.Module):
 
 
 def bounded(log_alpha: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
-    """Values in the range that the sampler takes; above it they keep their gradient, which leads them back."""
+    """Clamp to the range of the sampler; values above it keep their gradient, which leads them back."""
     below = log_alpha.clamp(min=LEAST_LOG_ALPHA)
     passing = below - below.detach() + MOST_LOG_ALPHA
     return torch.where(below > MOST_LOG_ALPHA, passing, below)
