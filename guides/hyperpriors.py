@@ -121,7 +121,7 @@ def _bijection(site: str, distribution: Any) -> Any:
 
 
 def _check_same(site: str, points: list[Tensor]) -> None:
-    """Raises unless the bijections of all draws map a number to the same point: that to a random bound does not."""
+    """Raises unless the bijections of all draws agree: a support with a random bound has no fixed one."""
     if not all(torch.equal(point, points[0]) for point in points):
         raise ValueError(
             f"the support of the hyper-prior {site} depends on other hyper-priors: give it one of its own, such as "

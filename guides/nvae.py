@@ -175,7 +175,7 @@ class NVAEGuide(Guide):
         return MixturePosterior(log_alpha, mean, variance, mask, shared, samples_per_component, log_odds, lower)
 
     def _prior_log_alpha(self, like: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:
-        """Log concentration of the prior's component; 0 for priors that are no :class:`WeightPrior`."""
+        """Log concentration of the prior's component; 0 if the prior is not a :class:`WeightPrior`."""
         prior = self.model.weight_prior
         own = prior.own_log_concentration() if isinstance(prior, WeightPrior) else 0.0
         if isinstance(own, Tensor):

@@ -154,7 +154,7 @@ def _core(tokenizer: Any, vocabulary: int) -> tokenizers.Tokenizer:
 
 
 def _plain(hf_config: Any) -> dict[str, Any]:
-    """A configuration as plain data, in which every default that sizes depend on stands."""
+    """A configuration as plain data, with every default that sizes depend on written out."""
     content = json.loads(hf_config.to_json_string(use_diff=False))
     return {name: value for name, value in content.items() if not _left_out(name)}
 
@@ -176,7 +176,7 @@ def _no_encoder(kind: object) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No bars and no reports of transformers and of the hub: what is amiss is an error here."""
+    """Silence progress bars and reports of transformers and the hub: problems are raised as errors here."""
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 

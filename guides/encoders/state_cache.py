@@ -45,7 +45,7 @@ class StateCache:
         self.clear()
 
     def get(self, text: str) -> EncodedText | None:
-        """What is known of a text, or None."""
+        """The cached states of a text, or None."""
         return self._texts.get(text)
 
     def add(self, text: str, encoded: EncodedText) -> None:

@@ -193,7 +193,7 @@ class TextEncoder(Configurable, nn.Module):
         return torch.frombuffer(bytearray(written.encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: UInt8[Tensor, " bytes"]) -> None:
-        """Both tokenizers; what was kept is forgotten, because other weights come with them."""
+        """Restore both tokenizers and clear the cache, because the weights change with them."""
         cores = json.loads(bytes(state.cpu().numpy()).decode())
         self._own, self._corpus = (
             tokenizers.Tokenizer.from_str(cores[name]) if name in cores else None for name in ("own", "corpus")
@@ -222,7 +222,7 @@ class TextEncoder(Configurable, nn.Module):
         return encodings
 
     def _read(self, texts: list[str]) -> Iterable[tuple[str, EncodedText]]:
-        """Texts that are not known, and what is to be known of them."""
+        """Encode texts that are not in the cache; yields (text, EncodedText)."""
         encodings = self._encodings(texts)
         order = sorted(range(len(texts)), key=lambda row: len(encodings[row]))
         for length, group in groupby(order, key=lambda row: -(-len(encodings[row]) // BUCKET) * BUCKET):
