@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _outcome(arguments: list[str], finder: LocalFinder, interrupts: Sequence[int]) -> tuple[int, str | None]:
-    """The exit code of a command, and the message of its error; what goes wrong after Ctrl-C is because of it."""
+    """The exit code of a command and its error message; errors after Ctrl-C are attributed to it."""
     try:
         return _run(arguments, finder), None
     except KeyboardInterrupt:
@@ -62,7 +62,7 @@ def _interrupted(arguments: list[str]) -> tuple[int, str]:
 
 
 def _way_on(arguments: list[str]) -> str | None:
-    """How a training that has ended goes on; None for a command that trains nothing into a folder of the user's."""
+    """How to continue an interrupted training; None if the command trains nothing into a user's folder."""
     command = "".join(arguments[:1]).replace("_", "-")
     if command not in ("fit", "fit-prior"):
         return None

@@ -68,7 +68,7 @@ def read_corpus(data: str, folder: RunFolder | None = None, **arguments: Any) ->
 
 
 def _same_content(data: str, began: Mapping[str, Any], renamed: bool) -> bool:
-    """Whether texts are those that a run began with; texts that are not there are, unless their name is another."""
+    """Whether texts are those that a run began with; texts that no longer exist are compared by name alone."""
     content = _content(data)
     if content is None:
         return not renamed

@@ -87,7 +87,7 @@ def _wrong_value(key: str, details: str, kinds: Kinds) -> str:
 
 
 def _wrong_argument(flag: str, path: str, reason: str, expected: str) -> str:
-    """What is wrong with an argument of a class that is given by its import path, or else with the class."""
+    """The message for a wrong argument of a class given by its import path, or for the class itself."""
     if match := re.match(r"Option '([\w.]+)' is not accepted", reason):
         return f"{flag}.{match[1]} cannot be set: {path} has no such argument, or the model gives it: leave it out."
     if match := re.match(r'Parser key "([\w.]+)": Expected an? (.+)\. Got value: (.*)', reason):

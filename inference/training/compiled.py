@@ -107,7 +107,7 @@ def _by_blocks(objective: Objective, error: Exception, options: dict[str, Any]) 
 
 
 def _not_capturable() -> tuple[type[Exception], ...]:
-    """What torch raises where a graph depends on values, or has an operation that it cannot trace."""
+    """Torch's errors for a graph that depends on values or has an operation that cannot be traced."""
     from torch._dynamo.exc import TorchDynamoException
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 

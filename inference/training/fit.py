@@ -164,7 +164,7 @@ def run_training(
 
 
 def _shown(bar: TrainingBar | None) -> Callable[[str], object]:
-    """What shows a line where progress is shown."""
+    """The function that prints a line where progress is shown."""
     return (lambda line: None) if bar is None else bar.say
 
 
@@ -192,7 +192,7 @@ setattr(fit, "__signature__", _with_options(fit))  # noqa: B010
 def _folder_and_settings(
     out: str | Path | None, resume: bool, options: dict[str, Any]
 ) -> tuple[RunFolder, TrainingOptions]:
-    """The run's folder, and its options: where it is resumed, those that it began with and those given anew."""
+    """The run's folder and options; a resumed run combines recorded options with new ones."""
     if isinstance(options.get("objective"), type):
         options = options | {"objective": objective_name(options["objective"])}
     if resume and out is None:

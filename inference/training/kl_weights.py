@@ -1,4 +1,4 @@
-r"""What moves the objective during a run: the weights of the KL terms, and the share of vectors to keep."""
+r"""Schedules and controllers of the objective: the weights of the KL terms, and the share of vectors to keep."""
 
 import math
 from collections.abc import Callable, Mapping

@@ -245,7 +245,7 @@ class Training(lightning.LightningModule):
         return step < NEVER
 
     def _weights_are_finite(self) -> bool:
-        """Whether all weights are, wherever they are."""
+        """Whether all weights are finite, in every process."""
         finite = weights_are_finite(self.objective)
         if self.trainer.world_size == 1:
             return finite

@@ -13,7 +13,7 @@ NEVER = 1 << 62  # a step that does not come
 
 
 class SharedStatus(NamedTuple):
-    """What the processes know together.
+    """The combined status of all processes.
 
     Arguments:
         signal: The number of the signal that has asked one of them to end, or 0.
@@ -70,7 +70,7 @@ class Peers:
 
 
 def _arrival(status: Tensor, work: dist.Work) -> Callable[[], list[int]]:
-    """What waits for the status and returns it; on a GPU the copy to the host is queued now, before the next step."""
+    """A function that waits for the status and returns it; on a GPU, the copy to the host is queued now."""
     if status.device.type == "cpu":
         return lambda: status.tolist() if work.wait() else []
     work.wait()  # the stream waits, not the host

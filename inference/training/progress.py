@@ -1,4 +1,4 @@
-"""What a training shows a person: a bar, and the line about it."""
+"""The progress bar of a training, and its status line."""
 
 import sys
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ class TrainingBar:
 
 
 class TrainingLine:
-    """What a training has come to, in one line.
+    """The status of a training in one line.
 
     Arguments:
         objective: Name of the objective; it should say whether it is a bound.

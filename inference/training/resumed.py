@@ -1,4 +1,4 @@
-"""What a resumed run began with: its options, of which some may change, and its weights."""
+"""The options and initial weights of a resumed run, and which options may change."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields

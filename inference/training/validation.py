@@ -87,7 +87,7 @@ class Validation:
         return meter
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The state for a checkpoint."""
         return {
             "best": self.best,
             "best_step": self.best_step,
