@@ -144,7 +144,7 @@ def adapt(
 
 
 def _around_zero(data: Observations, mixture: Mixture, double: bool) -> tuple[Observations, Mixture, Tensor]:
-    """Queries and mixture around the mean query, that mean, and no padding, which may be NaN; in double precision."""
+    """Queries, padding zeroed, and mixture centered at the mean query; the mean; in double precision if ``double``."""
     queries, values, mask = data.queries, data.values, data.mask
     if double and queries.device.type != "mps":  # which has no double precision
         queries, mixture = queries.double(), in_dtype(mixture, torch.double)
@@ -188,7 +188,7 @@ def _mean_square(data: Observations) -> Tensor:
 
 
 def _needs_differences(state: Mixture, scale: Tensor) -> bool:
-    """Whether some variance is so small that differences of squares would lose it."""
+    """Whether a variance is so small that it would be lost to rounding in a difference of squares."""
     if isinstance(state.variances, Covariances):
         return True  # they are computed anyway
     small = moving_variances(state) < SMALL * scale[..., None, None]

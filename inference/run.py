@@ -364,7 +364,7 @@ def load(path: str | Path, *, trust: Collection[str] = (), device: str | torch.d
 
 
 def _available(device: str | torch.device) -> torch.device:
-    """A device that there is.
+    """Parse a device and check that it is available.
 
     Raises:
         ValueError: If there is none of this name.

@@ -140,7 +140,7 @@ class SVI:
         return total
 
     def _check_store(self) -> None:
-        """Parameters that are no module's would stay as they are."""
+        """Raises for parameters of ``pyro.param``, which belong to no module and would not be trained."""
         own = {id(parameter) for parameter in self.objective.parameters()}
         for name, parameter in self._store["params"].items():
             if parameter.requires_grad and id(parameter) not in own and not name.startswith((MARKER, BASELINE)):
@@ -192,7 +192,7 @@ def _zero() -> Tensor:
 
 @contextmanager
 def _sites_named(loss: Any) -> Iterator[None]:
-    """Some of Pyro's losses look up each site of the model in the guide, and fail with a bare KeyError without it."""
+    """Turn the bare KeyError of Pyro's losses that need every site in the guide into a ValueError."""
     try:
         yield
     except KeyError as error:

@@ -59,7 +59,7 @@ def preparation_key(splits: Iterable[Sequence[str] | None], options: Mapping[str
 
 
 def take_up(folder: Path, key: str) -> None:
-    """Leaves what an interrupted preparation of the same corpus has finished, and removes that of another.
+    """Keeps the finished part of an interrupted preparation of the same corpus; removes that of any other corpus.
 
     Raises:
         OSError: If it cannot be written.

@@ -158,7 +158,7 @@ class EvaluationContext:
 
     @cached_property
     def latent_sensitivity(self) -> LatentInformation | None:
-        """The same with the decoder's sensitivity to each latent, for which it reads each text once for each latent."""
+        """The same with the decoder's sensitivity to each latent, at the cost of one decoder pass per latent."""
         return self._latent_information(sensitivity=True)
 
     def _latent_information(self, sensitivity: bool) -> LatentInformation | None:
@@ -183,7 +183,7 @@ class EvaluationContext:
 
     @property
     def about(self) -> dict[str, Any]:
-        """The texts and the options, of what has been computed so far."""
+        """The texts and options of the results computed so far."""
         options, computed = self.options, vars(self)  # a cached property is in it once it has been read
         about: dict[str, Any] = {
             "texts": len(self.texts),

@@ -256,7 +256,7 @@ def derangement(count: int) -> Int[Tensor, " count"]:
 
 
 class _Paths(NamedTuple):
-    """Draws of the latents of texts, and what they were drawn from; lists have an entry for each latent."""
+    """Draws of the latents, posterior means, summaries and encodings of texts; lists have an entry for each latent."""
 
     latents: Float[Tensor, "N K p"]
     means: Float[Tensor, "S N K p"]  # along other paths, whose noise all texts share
@@ -293,7 +293,7 @@ def _joined(parts: list[_Paths]) -> _Paths:
 
 
 def _divergences(model: HierarchicalModel, guide: HierarchicalGuide, paths: _Paths) -> Float[Tensor, "N K"]:
-    """In closed form where there is one, otherwise at the draw."""
+    """The divergence of each latent: in closed form if available, otherwise estimated at the draw."""
     divergences = []
     for index, summary in enumerate(paths.summaries):
         posterior: Distribution = guide.conditional(index, summary, paths.read)
@@ -335,7 +335,7 @@ def _pairs(
 def _drops(
     model: HierarchicalModel, batch: Batch, latents: Float[Tensor, "B K p"], others: Float[Tensor, "B K p"]
 ) -> Float[Tensor, "B K_and_1"]:
-    """The drop of the log-likelihood where each latent, and where all, are those of others."""
+    """Drop in log p(x | z) when one latent, or all of them, is swapped for another text's."""
     tokens = batch.tokens
     assert tokens is not None  # the guide has read it
 

@@ -133,7 +133,7 @@ def largest(counts: Iterable[Counter[NGram]], needed: set[NGram]) -> Counter[NGr
 
 
 def second_largest(counts: Iterable[Counter[NGram]]) -> Counter[NGram]:
-    """The second largest count of each n-gram in any text, which clips each text's counts as all *others* would.
+    """The second largest count of each n-gram in any text: the clip of a text whose own count is the largest.
 
     For a text with the largest count, the second largest is the largest of the others; for any other text, neither of
     the two is below its own count, so neither clips it.

@@ -50,7 +50,7 @@ class Estimator:
         return f"{type(self).__name__}({', '.join(changed)})"
 
     def __sklearn_tags__(self) -> Any:
-        """What scikit-learn asks of an estimator; nothing else here needs scikit-learn."""
+        """The tags that scikit-learn requires; nothing else here needs scikit-learn."""
         utils = importlib.import_module("sklearn.utils")
         return utils.Tags(
             estimator_type="density_estimator",

@@ -112,7 +112,7 @@ class _RatesOfColumns(ConjugatePriors):
 
 
 class EMResult(NamedTuple):
-    """What EM found.
+    """The result of EM.
 
     Arguments:
         mixture: The mixture, centered as the rows are.
@@ -216,7 +216,7 @@ def _log_prior(problem: Problem, state: Mixture) -> Tensor:
 
 
 def needs_differences(problem: Problem, state: Mixture) -> bool:
-    """Whether a variance is so small, beside its column's, that differences of squares would lose it."""
+    """Whether a variance, relative to its column's, would be lost to rounding in a difference of squares."""
     if isinstance(state.variances, Covariances):
         return True  # they are computed anyway
     scale = problem.summary.variance

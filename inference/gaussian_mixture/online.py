@@ -27,7 +27,7 @@ __all__ = ["OnlineState", "online_step", "state_of"]
 
 @dataclass(frozen=True)
 class OnlineState:
-    """What is kept between batches, in coordinates in which ``origin`` is zero.
+    """The state between batches, in coordinates relative to ``origin``.
 
     Arguments:
         mixture: The mixture.

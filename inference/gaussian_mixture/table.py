@@ -100,7 +100,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Summary:
-    r"""What one pass over the rows finds.
+    r"""Statistics from one pass over the rows.
 
     Arguments:
         total: How many rows count, :math:`\sum_m c_m`.

@@ -227,7 +227,7 @@ def write(
     def choose(logits: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:
         nonlocal places, left
         _check_finite(logits)
-        logits = logits.index_fill_(-1, excluded, -torch.inf)  # nobody else has them
+        logits = logits.index_fill_(-1, excluded, -torch.inf)  # in place: no other reference to the logits
         if last_piece is None:
             return sampler(logits)
         token = sampler(last_piece.mask(logits, places, left))

@@ -219,7 +219,7 @@ def _checked_mask(mask: object) -> Tensor | None:
 
 
 def _expanded(mask: Tensor | None, vectors: Tensor) -> Tensor | None:
-    """The mask for every sequence; None where it is about more vectors than these, which a cache holds."""
+    """The mask for every sequence; None if the mask also covers cached vectors."""
     if mask is None or mask.shape[-1] != vectors.shape[1]:
         return None
     return mask.expand(len(vectors), *mask.shape[1:])

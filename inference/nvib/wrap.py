@@ -112,7 +112,7 @@ def unwrap(model: Module) -> Module:
 
 
 def _known() -> dict[type, type[WrappedAttention]]:
-    """The wrappers of the classes that are loaded: a model's class is, and nothing else has to be."""
+    """The wrapper of each attention class whose module is already imported, as a model's own is."""
     known = {}
     for path, wrapper in WRAPPERS.items():
         module, _, name = path.rpartition(".")
@@ -128,7 +128,7 @@ def _looks_like_attention(module: nn.Module) -> bool:
 
 
 def _check(name: str, module: nn.Module) -> None:
-    """Raises a ValueError unless a layer's weights are what the wrapper takes them for."""
+    """Raises a ValueError unless a layer has the weights and options that its wrapper assumes."""
     where = f"cannot wrap {name or type(module).__name__!r}"
     for parameter in module.parameters():
         if parameter.dtype not in (torch.float32, torch.float64):
@@ -169,7 +169,7 @@ def _turn(module: nn.Module, group: str, form: Form, learn: bool, diagonal: bool
 
 
 def _return(layer: Any) -> None:
-    """The other way."""
+    """Give a wrapped layer its own class back and delete its bottleneck."""
     layer.__class__ = type(layer).__bases__[1]
     del layer.nvib
     if isinstance(layer, nn.MultiheadAttention):
@@ -177,7 +177,7 @@ def _return(layer: Any) -> None:
 
 
 def _group(model: nn.Module, name: str, module: nn.Module) -> str:
-    """The kind of a layer: by what it says of itself, or for torch's by the layer that it is in."""
+    """The kind of a layer, by its name, its class and ``is_causal``, or by the torch layer that contains it."""
     parent, _, own = name.rpartition(".")
     if own in ("multihead_attn", "encoder_attn", "crossattention") or type(module).__name__ == "BertCrossAttention":
         return "cross"

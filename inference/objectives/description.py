@@ -103,7 +103,7 @@ class Described:
 
 
 def keep_bound(kl_weights: Mapping[str, float]) -> bool:
-    """Whether what is a bound of log p(x) with every KL weight 1 is one with these.
+    """Whether a bound of log p(x) with every KL weight 1 remains one with these weights.
 
     A KL is never negative, so that a weight above 1 only lowers the bound.
 
@@ -124,7 +124,7 @@ def check_particles(options: TrainingOptions, model: Model) -> None:
 
 
 def weighting_options(options: TrainingOptions) -> dict[str, Any]:
-    """The options that weigh the KL terms as a whole, without those that are off.
+    """The options in use that weigh the KL terms as a whole.
 
     Examples:
         >>> weighting_options(TrainingOptions(beta=0.5))
@@ -141,7 +141,7 @@ def check_no_kl_options(options: TrainingOptions, name: str) -> None:
 
 
 def _kl_options(options: TrainingOptions) -> dict[str, Any]:
-    """The options that change the KL terms in another way than by ``beta``, without those that are off."""
+    """The options in use that change the KL terms in another way than by ``beta``."""
     in_use: dict[str, Any] = {}
     if options.kl_reduction == "mean":
         in_use["kl_reduction"] = options.kl_reduction

@@ -170,7 +170,7 @@ def _layers(model: Model) -> tuple[list[MixtureNames], list[MixtureNames]]:
 
 
 def _compared(name: str, sites: dict[str, Site], posterior: dict[str, Site]) -> tuple[Any, Any]:
-    """The distributions that a regularizer compares: of the guide and of the prior; or of the model, if it draws."""
+    """The posterior and the prior that a regularizer compares; both come from the model if it draws the site itself."""
     if name in posterior:
         return posterior[name]["fn"], sites[name]["fn"]
     return sites[name]["fn"], sites[name]["infer"][REGULARIZED_TO]

@@ -1,4 +1,4 @@
-"""The objectives by name or import path, and what a run records of the one that it trains."""
+"""The objectives by name or import path, and their descriptions in a run's configuration."""
 
 from collections.abc import Collection, Mapping
 from typing import Any

@@ -43,7 +43,7 @@ def trace_pair(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Trace
 
 
 def _without_own(model_trace: Trace) -> Trace:
-    """The model's trace without the sites that guides leave to it, which Pyro would miss in the guide."""
+    """The model's trace without sites that the guide leaves to it, which Pyro would report as missing."""
     own = drawn_by_model(model_trace)
     if not own:
         return model_trace

@@ -57,7 +57,7 @@ def latent_sites(trace: Trace, sites: Collection[str] | None = None) -> dict[str
 
 
 def drawn_by_model(trace: Trace) -> dict[str, Any]:
-    """The latent sites of a model's trace that its guide leaves out, because their posterior is what the model says."""
+    """The latent sites that a guide leaves to its model, because their posterior is the model's conditional."""
     return {name: site for name, site in latent_sites(trace).items() if site["infer"].get(DRAWN_BY_MODEL)}
 
 

@@ -29,7 +29,7 @@ PANEL = (5.2, 3.8)  # size of a picture, in inches
 
 
 class PageContext(NamedTuple):
-    """What the sections are about.
+    """The inputs of the sections.
 
     Arguments:
         run: The run.

@@ -62,7 +62,7 @@ class Draws:
         self._append(group, name, np.array([storable(text) for text in texts], dtype=str), ("text",))
 
     def stacked(self, group: str) -> Variables:
-        """All draws of a group as one chain; rows of different lengths are filled up with zeros, as padding is."""
+        """All draws of a group as one chain; rows of different lengths are padded with zeros."""
         result: Variables = {}
         for name, values in self.groups[group].items():
             if len({value.shape for value in values}) > 1:

@@ -195,7 +195,7 @@ def _dataset(arrays: Arrays) -> Any:
 def _observed(
     model: nn.Module, plate: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Any, Bool[np.ndarray, " n"]]:
-    """The observed sites inside the plate, and which of its observations no mask hides; the others are left out."""
+    """The observed sites inside the plate, and the mask of its observations that count."""
     import xarray
 
     trace = prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs))

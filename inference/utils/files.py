@@ -60,7 +60,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def is_disk_full(error: Exception) -> bool:
-    """Whether an error that has no number of the system's is what torch or numpy raise on a full disk."""
+    """Whether an error without an errno is one that torch or numpy raises on a full disk."""
     return getattr(error, "errno", None) is None and _DISK_FULL.search(str(error)) is not None
 
 

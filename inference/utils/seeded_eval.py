@@ -17,7 +17,7 @@ _GLOBAL_STATE = RLock()  # the same thread may enter again
 
 @contextmanager
 def seeded_eval(*modules: nn.Module | None, seed: int) -> Iterator[None]:
-    """Modules in eval mode, no gradients, random numbers from ``seed``; afterwards all is as it was.
+    """Modules in eval mode, no gradients, random numbers from ``seed``; the previous state is restored afterwards.
 
     Pyro's stack of handlers and torch's generator are global, so threads wait for one another here.
 

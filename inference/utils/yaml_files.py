@@ -65,7 +65,7 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def _reason(error: yaml.YAMLError) -> str:
-    """What is wrong, and in which lines."""
+    """The problem, and the lines that it is in."""
     if not isinstance(error, yaml.MarkedYAMLError):
         return first_line(error)
     parts = [(error.context, error.context_mark), (error.problem, error.problem_mark)]

@@ -160,14 +160,14 @@ def combined_splits(
 
 
 def _files(path: str | Path, needed: str = "train") -> dict[str, Files]:
-    """The files of each split in a folder, of one that is needed among them; a file is of none."""
+    """Map splits to files; a single file gets the key "". Raises unless a folder has the split ``needed``."""
     path = as_path(path, "path")
     with _readable_errors(path):
         return split_files(path, needed) if path.is_dir() else {"": (path,)}
 
 
 def _reading_key(path: str | Path, options: Sequence[object]) -> str | None:
-    """A hash of the files that are read and of how they are; None of a pipe, which can be read but once."""
+    """A hash of the files and the options of reading them; None for a pipe, which can be read only once."""
     splits = _files(path)
     with _readable_errors(as_path(path, "path")):
         if not all(file.is_file() for files in splits.values() for file in files):
@@ -179,7 +179,7 @@ def _reading_key(path: str | Path, options: Sequence[object]) -> str | None:
 def _read_splits(
     path: str | Path, seed: int, labels: bool | None, read: Callable[[str, Files], tuple[Any, int]]
 ) -> tuple[dict[str, Any], int]:
-    """The texts of a file or folder by split, and the number of blank lines, of what ``read`` makes of each split."""
+    """The texts of a file or folder by split, each read by ``read``, and the number of blank lines."""
     splits = _files(path)
     contents = {split: read(split, files) for split, files in splits.items()}
     return combined_splits(contents, seed, labels, str(_source(splits.get("train") or splits[""])))
@@ -193,7 +193,7 @@ def _read_files(files: Files, field: Field | None, condition: Field | None) -> t
 
 
 def _source(files: Files) -> Path:
-    """What messages call some files: the only one, or their folder."""
+    """The path that messages name for some files: the only file, or their folder."""
     return files[0] if len(files) == 1 else files[0].parent
 
 

@@ -65,7 +65,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _shown(value: object) -> str:
-    """A value as JSON writes it, or as Python does what JSON lacks, such as a date."""
+    """A value as JSON; values that JSON lacks, such as dates, as Python's repr."""
     try:
         return json.dumps(value)[:20]
     except (TypeError, ValueError):
