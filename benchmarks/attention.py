@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from reporting import profiled_peak
 from torch import Tensor
 
 import pyroformer as pf
@@ -169,15 +170,7 @@ def peak_memory(form: Layer, leaves: list[Tensor], device: str) -> int:
         before = torch.cuda.memory_allocated()
         step(form, leaves)
         return torch.cuda.max_memory_allocated() - before
-    with torch.autograd.profiler.profile(profile_memory=True) as profile:
-        step(form, leaves)
-    assert profile.kineto_results is not None
-    events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
-    alive = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        alive += event.nbytes()
-        peak = max(peak, alive)
-    return peak
+    return profiled_peak(lambda: step(form, leaves))
 
 
 def table(title: str, results: dict[int, dict[str, Cost]]) -> str:

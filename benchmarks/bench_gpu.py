@@ -19,6 +19,7 @@ import elbo
 import pyro
 import torch
 from bench import Row, Section
+from reporting import profiled_peak
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -274,15 +275,7 @@ def _operations(objective: Objective, size: Size, texts: int) -> float:
 def _peak(step: Callable[[], object], device: str) -> int:
     step()
     if device != "cuda":
-        with torch.autograd.profiler.profile(profile_memory=True) as record:
-            step()
-        assert record.kineto_results is not None
-        events = [event for event in record.kineto_results.events() if event.name() == "[memory]"]
-        alive = peak = 0
-        for event in sorted(events, key=lambda event: event.start_ns()):
-            alive += event.nbytes()
-            peak = max(peak, alive)
-        return peak
+        return profiled_peak(step)
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     step()

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
+from reporting import profiled_peak
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
@@ -108,12 +108,7 @@ def race(forms: dict[str, Callable[[], Fit]], rounds: int) -> dict[str, float]:
 
 def peak_memory(problem: Problem) -> int:
     """Peak memory of one step in bytes, beyond its inputs."""
-    with torch.autograd.profiler.profile(profile_memory=True) as profile:
-        ours(problem, 1)
-    assert profile.kineto_results is not None
-    events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
-    sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-    return int(np.cumsum(sizes).max())
+    return profiled_peak(lambda: ours(problem, 1))
 
 
 def speed_table(problem: Problem, steps: int, rounds: int) -> str:

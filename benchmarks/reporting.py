@@ -1,12 +1,13 @@
-"""Utilities of the experiments: a mean with its standard error, a markdown table, a command line."""
+"""Utilities of the experiments: a mean with its standard error, a markdown table, peak memory, a command line."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
-__all__ = ["Scores", "add", "argument_parser", "command_line", "evenly", "table"]
+__all__ = ["Scores", "add", "argument_parser", "command_line", "evenly", "profiled_peak", "table"]
 
 Scores = dict[str, dict[str, list[float]]]
 """Row, column, one score per seed."""
@@ -47,6 +48,19 @@ def evenly(texts: Sequence[str], n: int) -> list[str]:
     """At most ``n`` of the texts, evenly spaced: neighbors are often pieces of one text."""
     indices = np.linspace(0, len(texts) - 1, min(n, len(texts))).round().astype(int)
     return [texts[int(index)] for index in indices]
+
+
+def profiled_peak(step: Callable[[], object]) -> int:
+    """Peak memory of a step on the CPU in bytes, beyond what was allocated before it, by the profiler."""
+    with torch.autograd.profiler.profile(profile_memory=True) as record:
+        step()
+    assert record.kineto_results is not None
+    events = [event for event in record.kineto_results.events() if event.name() == "[memory]"]
+    alive = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak
 
 
 def _cell(values: Sequence[float] | None, digits: int) -> str:
