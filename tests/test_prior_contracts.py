@@ -88,8 +88,12 @@ BASES: dict[str, Callable[[int], Any]] = {
     "hierarchical": Scaled,
 }
 SEQUENCES: dict[str, Callable[[int, int], Any]] = {
-    "autoregressive": lambda width, own: AutoregressiveVectorPrior(width, heads=2, samples_per_component=own),
-    "codebook": lambda width, own: CodebookVectorPrior(width, entries=5, heads=2, samples_per_component=own),
+    "autoregressive": lambda width, own: AutoregressiveVectorPrior(
+        width, model_width=8, heads=2, samples_per_component=own
+    ),
+    "codebook": lambda width, own: CodebookVectorPrior(
+        width, entries=5, model_width=8, heads=2, samples_per_component=own
+    ),
     "tokens": lambda width, own: TokenVectorPrior(width, 30, heads=2, samples_per_component=own),
     "language-model": lambda width, own: LanguageModelVectorPrior(replace(CONFIG, width=width), 0.015, own),
 }
@@ -200,6 +204,53 @@ class TestDensitiesOfWeights:
         each = posterior.log_prob(draws) - distribution.log_prob(draws)
         assert (kl_divergence(posterior, distribution) - each.mean()).abs() < 4 * each.std() / 200
         assert kl_divergence(distribution, distribution).abs() < 1e-9
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+class TestDensitiesOfSequences:
+    PADDED = torch.arange(5) < torch.tensor([[5], [3]])
+
+    def prior(self, name: str) -> Any:
+        return moved(SEQUENCES[name](4, 1)).eval()
+
+    @torch.no_grad()
+    def test_are_the_chain_rules(self, name: str) -> None:
+        prior, z, n = self.prior(name), torch.randn(6, 4), torch.tensor(4)
+        first = prior.conditional(z[1:3], n).log_prob(z[1:3])
+        others = [prior.conditional(z[1 : i + 1], n).log_prob(z[1 : i + 1])[-1] for i in range(3, 5)]
+        expected = prior.component().log_prob(z[0]) + first.sum() + sum(others)
+        torch.testing.assert_close(prior(torch.arange(6) < 5).log_prob(z), expected)
+
+    @torch.no_grad()
+    def test_no_vector_depends_on_a_later_one(self, name: str) -> None:
+        prior, z, n = self.prior(name), torch.randn(5, 4), torch.tensor(5)
+        before, after = (prior.conditional(x, n) for x in (z, torch.cat([z[:2], torch.randn(3, 4)])))
+        torch.testing.assert_close(after.mean[:3], before.mean[:3])
+        assert not torch.allclose(after.mean[3:], before.mean[3:])
+
+    @torch.no_grad()
+    def test_padding_has_none_and_is_drawn_as_zero(self, name: str) -> None:
+        prior, z, mask = self.prior(name), torch.randn(2, 5, 4), self.PADDED
+        scribbled = torch.where(mask[..., None], z, 1e6)
+        torch.testing.assert_close(prior(mask).log_prob(scribbled), prior(mask).log_prob(z))
+        torch.testing.assert_close(prior(mask[1:, :3]).log_prob(z[1:, :3]), prior(mask).log_prob(z)[1:])
+        drawn = prior(mask).sample((3,))
+        assert drawn.shape == (3, 2, 5, 4) and (drawn[:, 1, 3:] == 0).all() and (drawn[:, 0, 1:] != 0).all()
+
+
+@pytest.mark.parametrize("name", ["autoregressive", "codebook"])  # the others have no vectors of one number
+@torch.no_grad()
+def test_densities_of_sequences_integrate_to_one_and_draws_follow_them(name: str) -> None:
+    prior, grid = moved(SEQUENCES[name](1, 0)).eval(), torch.linspace(-12, 12, 481)
+    distribution = prior(torch.tensor([True, True]))
+    pairs = torch.cartesian_prod(grid, grid)[..., None]
+    density = distribution.log_prob(pairs).exp() * float(grid[1] - grid[0]) ** 2
+    torch.testing.assert_close(density.sum(), torch.tensor(1.0), atol=1e-3, rtol=0.0)
+    draws = distribution.sample((20_000,))
+    assert (draws[:, 0] * draws[:, 1]).std() > 0.1
+    for function in (lambda z: z[:, 0, 0], lambda z: z[:, 1, 0], lambda z: z[:, 0, 0] * z[:, 1, 0]):
+        values, exact = function(draws), (density * function(pairs)).sum()
+        assert abs(values.mean() - exact) < 4 * values.std() / math.sqrt(20_000)
 
 
 def nvae_weights(name: str) -> Any:

@@ -46,46 +46,11 @@ class TestAutoregressiveBase:
             rtol=0.0,
         )
 
-    @torch.no_grad()
-    def test_density_is_the_chain_rules(self) -> None:
-        prior, z, n = trained(components=3), torch.randn(5, 4), torch.tensor(4)
-        one_by_one = [prior.conditional(z[1 : i + 1], n - 1).log_prob(z[1 : i + 1])[-1] for i in range(1, 4)]
-        expected = GaussianVectorPrior(4)().log_prob(z[0]) + sum(one_by_one)
-        torch.testing.assert_close(prior(torch.arange(5) < 4).log_prob(z), expected)
-
-    @torch.no_grad()
-    def test_density_integrates_to_one_and_draws_follow_it(self) -> None:
-        prior, grid = trained(width=1, components=2, samples_per_component=0), torch.linspace(-12, 12, 481)
-        distribution = prior(torch.tensor([True, True]))
-        pairs = torch.cartesian_prod(grid, grid)[..., None]
-        density = distribution.log_prob(pairs).exp() * float(grid[1] - grid[0]) ** 2
-        torch.testing.assert_close(density.sum(), torch.tensor(1.0), atol=1e-3, rtol=0.0)
-        draws = distribution.sample((20_000,))
-        assert (draws[:, 0] * draws[:, 1]).std() > 0.1
-        for function in (lambda z: z[:, 0, 0], lambda z: z[:, 1, 0], lambda z: z[:, 0, 0] * z[:, 1, 0]):
-            values, exact = function(draws), (density * function(pairs)).sum()
-            assert abs(values.mean() - exact) < 4 * values.std() / math.sqrt(20_000)
-
-    def test_no_vector_depends_on_a_later_one(self) -> None:
-        prior, z, n = trained(), torch.randn(5, 4), torch.tensor(5)
-        before: Any = prior.conditional(z, n)
-        after: Any = prior.conditional(torch.cat([z[:2], torch.randn(3, 4)]), n)
-        torch.testing.assert_close(after.mean[:3], before.mean[:3])
-        assert not torch.allclose(after.mean[3:], before.mean[3:])
-
     def test_it_knows_how_many_vectors_are_to_come(self) -> None:
         prior, z = trained(), torch.randn(1, 4)
         short: Any = prior.conditional(z, torch.tensor(1))
         long: Any = prior.conditional(z, torch.tensor(9))
         assert not torch.allclose(short.mean, long.mean)
-
-    def test_padding_has_no_density_and_is_drawn_as_zero(self) -> None:
-        prior, z = trained(components=2), torch.randn(2, 4, 4)
-        scribbled = torch.where(MASK[..., None], z, 1e6)
-        torch.testing.assert_close(prior(MASK).log_prob(scribbled), prior(MASK).log_prob(z))
-        torch.testing.assert_close(prior(MASK[1:, :2]).log_prob(z[1:, :2]), prior(MASK).log_prob(z)[1:])
-        drawn = prior(MASK).sample((3,))
-        assert drawn.shape == (3, 2, 4, 4) and (drawn[:, 1, 2:] == 0).all() and (drawn[:, 0, 1:] != 0).all()
 
     def test_the_priors_own_components_say_nothing_of_the_text(self) -> None:
         prior = trained(samples_per_component=2, first=GaussianVectorPrior(4, mean=3.0, variance=0.25))

@@ -88,25 +88,6 @@ class TestCodebook:
 
 class TestCodebookVectorPrior:
     @torch.no_grad()
-    def test_density_is_the_chain_rules(self) -> None:
-        prior, z, n = trained(), torch.randn(5, 4), torch.tensor(4)
-        one_by_one = [prior.conditional(z[1 : i + 1], n - 1).log_prob(z[1 : i + 1])[-1] for i in range(1, 4)]
-        expected = GaussianVectorPrior(4)().log_prob(z[0]) + sum(one_by_one)
-        torch.testing.assert_close(prior(torch.arange(5) < 4).log_prob(z), expected)
-
-    @torch.no_grad()
-    def test_density_integrates_to_one_and_draws_follow_it(self) -> None:
-        prior, grid = trained(width=1, samples_per_component=0), torch.linspace(-12, 12, 481)
-        distribution = prior(torch.tensor([True, True]))
-        pairs = torch.cartesian_prod(grid, grid)[..., None]
-        density = distribution.log_prob(pairs).exp() * float(grid[1] - grid[0]) ** 2
-        torch.testing.assert_close(density.sum(), torch.tensor(1.0), atol=1e-3, rtol=0.0)
-        draws = distribution.sample((20_000,))
-        for function in (lambda z: z[:, 0, 0], lambda z: z[:, 1, 0], lambda z: z[:, 0, 0] * z[:, 1, 0]):
-            values, exact = function(draws), (density * function(pairs)).sum()
-            assert abs(values.mean() - exact) < 4 * values.std() / math.sqrt(20_000)
-
-    @torch.no_grad()
     def test_a_cached_draw_reads_what_a_density_reads(self) -> None:
         """With one narrow Gaussian of almost all weight at each place, a draw is near the mean of that place."""
         prior = CodebookVectorPrior(4, entries=40, model_width=8, heads=2, samples_per_component=0).eval()
@@ -116,21 +97,6 @@ class TestCodebookVectorPrior:
         z = prior(torch.ones(6, dtype=torch.bool)).sample()
         mean = prior.conditional(z, torch.tensor(6)).mean
         assert (z - mean).abs().max() < 0.4 < (z - mean.roll(1, 0)).abs().max()
-
-    def test_no_vector_depends_on_a_later_one(self) -> None:
-        prior, z, n = trained(), torch.randn(5, 4), torch.tensor(5)
-        before: Any = prior.conditional(z, n)
-        after: Any = prior.conditional(torch.cat([z[:2], torch.randn(3, 4)]), n)
-        torch.testing.assert_close(after.mean[:3], before.mean[:3])
-        assert not torch.allclose(after.mean[3:], before.mean[3:])
-
-    def test_padding_has_no_density_and_is_drawn_as_zero(self) -> None:
-        prior, z = trained(), torch.randn(2, 4, 4)
-        scribbled = torch.where(MASK[..., None], z, 1e6)
-        torch.testing.assert_close(prior(MASK).log_prob(scribbled), prior(MASK).log_prob(z))
-        torch.testing.assert_close(prior(MASK[1:, :2]).log_prob(z[1:, :2]), prior(MASK).log_prob(z)[1:])
-        drawn = prior(MASK).sample((3,))
-        assert drawn.shape == (3, 2, 4, 4) and (drawn[:, 1, 2:] == 0).all() and (drawn[:, 0, 1:] != 0).all()
 
     def test_the_estimated_divergence_is_the_exact_one_up_to_its_error(self) -> None:
         """With one entry, a standard Gaussian, there is a closed form."""
