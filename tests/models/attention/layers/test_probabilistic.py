@@ -8,16 +8,14 @@ import jaxtyping
 import pytest
 import torch
 from cached_reading import in_parts_and_at_once
+from probabilistic_layer import HEADS, TOKENS, WIDTH, check_gradients, draw, padding
 from torch import Tensor
 
 from pyroformer.models.attention.bayes_rule import evidence, posterior_variance
 from pyroformer.models.attention.layers.probabilistic import ProbabilisticAttention
 from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.transformer.config import TransformerConfig
-from pyroformer.models.transformer.self_attention import SelfAttention
 from pyroformer.models.transformer.stacks import Decoder
-
-WIDTH, HEADS, TOKENS = 16, 2, 6
 
 
 def every_option() -> Iterator[dict[str, Any]]:
@@ -32,22 +30,6 @@ def every_option() -> Iterator[dict[str, Any]]:
 
 OPTIONS = [pytest.param(options, id=" ".join(map(str, options.values()))) for options in every_option()]
 SOME = [OPTIONS[i] for i in (0, 3, 7, 13, 22, 31, 40, 47, 53, 59, 65, 71)]
-
-
-def draw(options: dict[str, Any], moved: bool = True) -> tuple[ProbabilisticAttention, SelfAttention, Tensor]:
-    softmax = SelfAttention(WIDTH, HEADS).double()
-    layer = ProbabilisticAttention(WIDTH, HEADS, **options).double()
-    assert not layer.load_state_dict(softmax.state_dict(), strict=False).unexpected_keys
-    if moved:
-        for parameter in layer.parameters():
-            parameter.data.add_(0.3 * torch.randn_like(parameter))
-    return layer, softmax, torch.randn(3, TOKENS, WIDTH, dtype=torch.double)
-
-
-def padding() -> Tensor:
-    mask = torch.ones(3, TOKENS, dtype=torch.bool)
-    mask[1, 4:] = mask[2, :2] = False
-    return mask
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-11) -> None:
@@ -89,12 +71,7 @@ def test_cache_reads_on(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("options", SOME)
 def test_gradients_reach_every_parameter(options: dict[str, Any]) -> None:
-    layer, _, x = draw(options)
-    loss = layer(x, padding()).square().sum() + layer(x, padding(), True).square().sum()
-    for name, gradient in zip(
-        dict(layer.named_parameters()), torch.autograd.grad(loss, layer.parameters()), strict=True
-    ):
-        assert gradient.isfinite().all() and (gradient != 0).any(), name
+    check_gradients(*draw(options)[::2])
 
 
 def test_at_the_start_too_every_departure_has_a_gradient() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from cached_reading import in_parts_and_at_once
 from causal_keys import causal_responsibilities
+from probabilistic_layer import HEADS, TOKENS, WIDTH, check_gradients, draw, padding
 from torch import Tensor, nn
 
 import pyroformer as pf
@@ -18,7 +19,6 @@ from pyroformer.models.attention.layers.probabilistic import ProbabilisticAttent
 from pyroformer.models.attention.mixture import Covariances, Mixture
 from pyroformer.models.transformer.self_attention import SelfAttention
 
-WIDTH, HEADS, TOKENS = 16, 2, 6
 EACH: list[dict[str, Any]] = [
     {"precision": "full"},
     {"precision": "full", "prior": "learned", "components": 2},
@@ -39,22 +39,6 @@ MORE: list[dict[str, Any]] = [
     {"steps": 2, "assignment": "hard", "components": 2, "positions": 2, "null_component": True},
 ]
 EVERY = [pytest.param(options, id=" ".join(f"{n}={x}" for n, x in options.items())) for options in [*EACH, *MORE]]
-
-
-def draw(options: dict[str, Any], moved: bool = True) -> tuple[ProbabilisticAttention, SelfAttention, Tensor]:
-    softmax = SelfAttention(WIDTH, HEADS).double()
-    layer = ProbabilisticAttention(WIDTH, HEADS, **options).double()
-    assert not layer.load_state_dict(softmax.state_dict(), strict=False).unexpected_keys
-    if moved:
-        for parameter in layer.parameters():
-            parameter.data.add_(0.3 * torch.randn_like(parameter))
-    return layer, softmax, torch.randn(3, TOKENS, WIDTH, dtype=torch.double)
-
-
-def padding() -> Tensor:
-    mask = torch.ones(3, TOKENS, dtype=torch.bool)
-    mask[1, 4:] = mask[2, :2] = False
-    return mask
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
@@ -99,12 +83,7 @@ def test_masks_and_caches_agree(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("options", EVERY)
 def test_gradients_reach_every_parameter(options: dict[str, Any]) -> None:
-    layer, _, x = draw(options)
-    loss = layer(x, padding()).square().sum() + layer(x, padding(), True).square().sum()
-    for name, gradient in zip(
-        dict(layer.named_parameters()), torch.autograd.grad(loss, layer.parameters()), strict=True
-    ):
-        assert gradient.isfinite().all() and (gradient != 0).any(), name
+    check_gradients(*draw(options)[::2])
 
 
 @pytest.mark.parametrize("options", [EACH[1], EACH[3], EACH[6], EACH[7]], ids=str)
