@@ -37,26 +37,25 @@ class Unfinished(pf.priors.WeightPrior):
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def here(tmp_path_factory: pytest.TempPathFactory, sentences: list[str]) -> Path:
     """A folder of bad and good files, and two small runs."""
     here = tmp_path_factory.mktemp("here")
-    lines = [f"Number {i} is {'even' if i % 2 == 0 else 'odd'}, the next is {i + 1}." for i in range(80)]
-    (here / "good.txt").write_text("\n".join(lines))
+    (here / "good.txt").write_text("\n".join(sentences))
     (here / "empty.txt").write_bytes(b"")
     (here / "blank.txt").write_text("\n  \n\t\n")
     (here / "few.txt").write_text("one\ntwo\n")
     (here / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0" * 50)
     (here / "latin.txt").write_bytes("Größe\n".encode("latin-1") * 50)
     (here / "zeros.txt").write_bytes(b"text\0text\n" * 50)
-    (here / "table.xlsx").write_text("\n".join(lines))
-    (here / "cut.txt.gz").write_bytes(gzip.compress("\n".join(lines).encode())[:-20])
+    (here / "table.xlsx").write_text("\n".join(sentences))
+    (here / "cut.txt.gz").write_bytes(gzip.compress("\n".join(sentences).encode())[:-20])
     (here / "no.jsonl").write_text("{'a': 1}\n" * 30)
     (here / "other.jsonl").write_text('{"body": "a text"}\n' * 30)
     (here / "wide.tsv").write_text("a\tb\n" * 30)
     (here / "pairs.tsv").write_text("".join(f"{'odd' if i % 2 else 'even'}\tNumber {i}.\n" for i in range(40)))
     (here / "folder").mkdir()
     (here / "split").mkdir()
-    (here / "split" / "train.txt").write_text("\n".join(lines))
+    (here / "split" / "train.txt").write_text("\n".join(sentences))
     (here / "thesis").mkdir()
     (here / "thesis" / "thesis.tex").write_text("dear")
     (here / "broken.yaml").write_text("steps: [1, 2\n")

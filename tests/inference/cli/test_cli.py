@@ -37,10 +37,9 @@ def command(arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def here(tmp_path_factory: pytest.TempPathFactory, sentences: list[str]) -> Path:
     here = tmp_path_factory.mktemp("here")
-    lines = [f"Number {i} is {'even' if i % 2 == 0 else 'odd'}, the next is {i + 1}." for i in range(80)]
-    (here / "texts.txt").write_text("\n".join(lines))
+    (here / "texts.txt").write_text("\n".join(sentences))
     (here / "chosen_priors.py").write_text(PRIORS)
     return here
 

@@ -23,10 +23,9 @@ TINY = "--model.width 8 --model.layers 1 --model.heads 2 --vocabulary 270 --max_
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, sentences: list[str]) -> Path:
     here = tmp_path_factory.mktemp("here")
-    lines = [f"Number {i} is {'even' if i % 2 == 0 else 'odd'}, the next is {i + 1}." for i in range(80)]
-    (here / "texts.txt").write_text("\n".join(lines))
+    (here / "texts.txt").write_text("\n".join(sentences))
     arguments = f"fit vae --data {here}/texts.txt --out {here}/vae --steps 2 --validations 1 {TINY}"
     assert main(shlex.split(arguments)) == 0
     return here / "vae"

@@ -13,11 +13,10 @@ TINY = "--model.width 8 --model.layers 1 --model.heads 2 --vocabulary 270 --max_
 
 
 @pytest.fixture(scope="module")
-def collapsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def collapsed(tmp_path_factory: pytest.TempPathFactory, sentences: list[str]) -> Path:
     """A run whose heavy KL has left nothing in its latents."""
     here = tmp_path_factory.mktemp("here")
-    lines = [f"Number {i} is {'even' if i % 2 == 0 else 'odd'}, the next is {i + 1}." for i in range(80)]
-    (here / "texts.txt").write_text("\n".join(lines))
+    (here / "texts.txt").write_text("\n".join(sentences))
     options = "--prior gaussian --steps 80 --validations 1 --beta 1000 --learning_rate 0.02"
     assert main(shlex.split(f"fit vae --data {here}/texts.txt --out {here}/vae {options} {TINY}")) == 0
     return here / "vae"
