@@ -222,6 +222,12 @@ class TestDensitiesOfSequences:
         torch.testing.assert_close(prior(torch.arange(6) < 5).log_prob(z), expected)
 
     @torch.no_grad()
+    def test_one_vector_alone_is_the_first_of_a_longer_text_with_padding(self, name: str) -> None:
+        prior, z = moved(SEQUENCES[name](4, 0)).eval(), torch.randn(2, 3, 4)
+        padded = prior(torch.arange(3).expand(2, 3) < 1).log_prob(z)
+        torch.testing.assert_close(prior(torch.ones(2, 1, dtype=torch.bool)).log_prob(z[:, :1]), padded)
+
+    @torch.no_grad()
     def test_no_vector_depends_on_a_later_one(self, name: str) -> None:
         prior, z, n = self.prior(name), torch.randn(5, 4), torch.tensor(5)
         before, after = (prior.conditional(x, n) for x in (z, torch.cat([z[:2], torch.randn(3, 4)])))

@@ -120,6 +120,8 @@ class LanguageModelVectorPrior(GaussianTokenPrior):
 
     def _of_tokens(self, tokens: Int[Tensor, "*batch t"]) -> Float[Tensor, "*batch m v"]:
         """Logits after the beginning of a text and after each of these tokens; equal texts are read once."""
+        if not tokens.shape[-1]:  # the beginning alone, of which torch makes no table of distinct rows
+            return self._logits(self._begin[None]).expand(*tokens.shape[:-1], -1, -1)
         distinct, which = tokens.reshape(-1, tokens.shape[-1]).unique(dim=0, return_inverse=True)
         embedding = self.decoder.embedding.tokens.weight
         x = torch.cat([self._begin.expand(len(distinct), 1, -1), F.embedding(distinct, embedding)], -2)
