@@ -73,7 +73,7 @@ class Point(NamedTuple):
 FIRST = [("relu", 0.15), ("stride 2", 0.3), ("relu", 0.3), ("relu", 0.05), ("relu", 0.1), ("stride 3", 0.3)]
 FIRST += [("one vector", 0.3), ("linear", 0.15), ("relu", 1.0), ("keep 0.5", 0.3)]
 FIRST += [("presence 0.3", 0.3), ("presence 0.2", 0.3), ("presence 0.1", 0.3), ("presence 0.05", 0.3)]
-LAST = [("linear", 0.3), ("linear", 0.05), ("linear", 1.0), ("keep 0.33", 0.3)]
+LAST = [("linear", 0.3), ("linear", 0.05), ("linear", 1.0), ("linear", 0.1), ("keep 0.33", 0.3)]
 
 
 def points(seeds: Sequence[int], only: Sequence[str] = ("*",)) -> list[Point]:
