@@ -12,12 +12,11 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.jit._trace import is_tracing
 
 from ..utils.choices import check_choice
 from ..utils.numbers import declared_number
 from ..utils.precision import at_least_float32, without_autocast
-from ..utils.tensor_checks import check_entries
+from ..utils.tensor_checks import check_entries, is_known
 from .centering import common_center
 from .chunked import map_chunks
 from .implicit import implicit_step
@@ -123,7 +122,7 @@ def _iterated(step: Callable[[Tensor], Tensor], mixture: Mixture, steps: int, to
         means = moved if active is None else torch.where(active, moved, old)
         if tolerance is not None and precision is not None:
             active = keeps_moving(means, old, precision, mixture.present, tolerance)
-            if not (torch.compiler.is_compiling() or is_tracing() or active.device.type != "cpu" or active.any()):
+            if is_known(active) and not active.any():
                 break
     return means
 

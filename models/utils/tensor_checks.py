@@ -2,22 +2,37 @@
 
 import torch
 from jaxtyping import Bool, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.jit._trace import is_tracing
 
-__all__ = ["check_entries", "check_types", "is_readable"]
+__all__ = ["check_entries", "check_types", "is_known", "is_readable"]
+
+
+def is_known(tensor: Shaped[Tensor, "..."], wait: bool = False) -> bool:
+    """Whether code may branch on values: outside of graph traces and torch.func, and on a CPU.
+
+    Arguments:
+        tensor: The values.
+        wait: Whether it may wait for another device, too.
+
+    Examples:
+        >>> is_known(torch.zeros(2)), is_known(torch.zeros(2, device="meta"), wait=True)
+        (True, False)
+    """
+    if torch.compiler.is_compiling() or is_tracing() or is_functorch_wrapped_tensor(tensor):
+        return False
+    if type(tensor) not in (Tensor, nn.Parameter) or tensor.is_meta:  # a compiler's tensors have no values
+        return False
+    return wait or tensor.device.type == "cpu"
 
 
 def is_readable(tensor: Shaped[Tensor, "..."]) -> bool:
-    """Whether values are validated and can be read without a wait: on a CPU, outside of graph traces and torch.func.
+    """Whether values are validated and can be read without a wait.
 
     Where arguments of distributions are not validated, as in training, nothing is: what diverges is NaN there.
     """
-    if not torch.distributions.Distribution._validate_args:
-        return False
-    traced = torch.compiler.is_compiling() or is_tracing()
-    return tensor.device.type == "cpu" and not traced and not is_functorch_wrapped_tensor(tensor)
+    return bool(torch.distributions.Distribution._validate_args) and is_known(tensor)
 
 
 REQUIRED = ("queries", "means", "log_weights")  # which are never None

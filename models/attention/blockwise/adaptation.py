@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ...utils.tensor_checks import is_known
 from ..key_adaptation import keeps_moving
 from ..log_space import normalized
 from .distances import distances_after
@@ -29,7 +30,7 @@ def adapted(problem: Problem, steps: int) -> Float[Tensor, "*batch n d"]:
         old, problem = problem.means, replace(problem, means=moved)
         if problem.tolerance is not None:
             active = keeps_moving(moved, old, problem.precision, present, problem.tolerance)
-            if not torch.compiler.is_compiling() and moved.device.type == "cpu" and not bool(active.any()):
+            if is_known(active) and not active.any():
                 break
     return problem.means
 

@@ -10,6 +10,7 @@ from ...transformer.config import TransformerConfig
 from ...transformer.place_reader import place_codes, place_width
 from ...transformer.stacks import Decoder
 from ...utils.precision import at_least_float32
+from ...utils.tensor_checks import is_known
 from ..checks import check_prior
 from ..latents import unbounded
 from ..roles import VectorPrior
@@ -173,12 +174,9 @@ class LanguageModelVectorPrior(GaussianTokenPrior):
 def _are_certain(probabilities: Float[Tensor, "*batch v"], matters: Bool[Tensor, "*batch"]) -> bool:
     """Whether every distribution that is not masked is a single token, of probability exactly 1.
 
-    Its gradient is zero then. It is not asked where the answer would wait for the device in a training step, nor of
-    tensors without values, of which a compiler makes a graph.
+    Its gradient is zero then. A training step does not ask where the answer would wait for the device.
     """
-    if torch.compiler.is_compiling() or type(probabilities) is not Tensor:
-        return False
-    if torch.is_grad_enabled() and probabilities.device.type != "cpu":
+    if not is_known(probabilities, wait=not torch.is_grad_enabled()):
         return False
     tokens = probabilities.count_nonzero(-1)
     single = (tokens == 1) & (probabilities.amax(-1) == 1)
