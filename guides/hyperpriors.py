@@ -14,6 +14,7 @@ from torch.distributions import biject_to
 from torch.distributions.constraints import Constraint
 
 from ..models.priors.hyperpriors import draw_hyperpriors
+from ..models.utils.seeding import forked_rng
 
 __all__ = ["HyperPosterior"]
 
@@ -48,8 +49,7 @@ class HyperPosterior(nn.Module):
         self.supports: dict[str, Any] = {}
         self.mean, self.log_scale = nn.ParameterDict(), nn.ParameterDict()
         # building a guide must not advance the random state
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)
+        with forked_rng(seed=0), torch.no_grad():
             draws = [_draw(model) for _ in range(DRAWS)]
         for site, (distribution, _) in draws[0].items():
             self.supports[site] = distribution.support

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ...models.utils.hub import check_holds_model, local_folder
+from ...models.utils.seeding import forked_rng
 
 __all__ = ["FAMILIES", "PretrainedBert", "build_bert", "max_tokens", "read_bert"]
 
@@ -92,7 +93,7 @@ def build_bert(config: Mapping[str, Any]) -> nn.Module:
     if plain.get("model_type") not in FAMILIES:
         raise ValueError(_no_encoder(plain.get("model_type")))
     try:
-        with torch.random.fork_rng(devices=[]), _quiet():
+        with forked_rng(), _quiet():
             hf_config = transformers.AutoConfig.for_model(**plain)
             network: nn.Module = transformers.AutoModel.from_config(hf_config, trust_remote_code=False)
     except Exception as error:  # whatever its values lead to

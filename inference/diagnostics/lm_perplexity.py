@@ -8,9 +8,8 @@ texts under a language model trained on generated ones, measures diversity as we
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from ...models.language_model import LanguageModel
+from ...models.utils.seeding import forked_rng
 from ..data.corpus import Corpus
 from ..data.entries import TextSource, as_texts
 from ..evaluation.report import MetricResult
@@ -67,8 +66,7 @@ def reverse_perplexity(texts: TextSource, corpus: Corpus, *, size: str = "tiny",
         tokenizer=corpus.tokenizer,
         name="generated texts",
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(options.get("seed", 0))
+    with forked_rng(options.get("seed", 0)):
         model = LanguageModel.for_corpus(generated, size=size, **options.pop("network", {}))
     metric: MetricResult = fit(model, None, generated, **options).evaluate()["bound"]
     label = f"reverse, trained on {len(generated.train):,} texts"

@@ -11,12 +11,14 @@ from torch import Tensor
 from ...models.attention.m_step import ConjugatePriors
 from ...models.attention.mixture import Covariances
 from ...models.utils.choices import check_choice
+from ...models.utils.seeding import forked_rng
+from ..utils.seeds import derived_seed
 from .arrays import in_form
 from .conventions import ConvergenceWarning, of_sklearn
 from .fitted import Array, FittedMixture
 from .fitting import CovarianceType, EMResult, Problem, first_mixture, fit_mixture
 from .online import OnlineState, online_step, state_of
-from .options import check_number, check_priors, given_start, seed_of, start_generator
+from .options import check_number, check_priors, given_start, seed_of
 from .starts import Start, start_statistics
 from .table import Rows, summarized
 
@@ -226,7 +228,7 @@ class GaussianMixture(FittedMixture):
         given = given_start(problem, weights=self.weights_init, means=self.means_init, precisions=self.precisions_init)
         best: EMResult | None = None
         for number in range(starts):
-            with start_generator(seed, number):
+            with forked_rng(derived_seed(seed, "start", number)):
                 statistics = start_statistics(
                     problem.summary, problem.components, self.init_params, problem.squares, given
                 )

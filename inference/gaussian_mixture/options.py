@@ -1,7 +1,5 @@
 """The options of a mixture's fit, checked when it is fitted."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +14,7 @@ from .arrays import number_array
 from .fitting import Problem
 from .starts import InitialParameters
 
-__all__ = ["check_number", "check_priors", "given_start", "own_generator", "seed_of", "start_generator"]
+__all__ = ["check_number", "check_priors", "given_start", "own_generator", "seed_of"]
 
 N = TypeVar("N", int, float)
 
@@ -80,14 +78,6 @@ def seed_of(random_state: Any) -> int:
 def own_generator(seed: int) -> torch.Generator:
     """A generator on the CPU."""
     return torch.Generator().manual_seed(derived_seed(seed, "sample"))
-
-
-@contextmanager
-def start_generator(seed: int, number: int) -> Iterator[None]:
-    """Seeds torch's generator on the CPU for one start, and restores it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derived_seed(seed, "start", number))
-        yield
 
 
 def given_start(problem: Problem, weights: Any, means: Any, precisions: Any) -> InitialParameters:

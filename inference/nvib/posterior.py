@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ...models.distributions.log_dirichlet_math import sample_log_dirichlet
 from ...models.nvib.bottleneck import Bottleneck, VectorPosterior
 from ...models.nvib.observer import Observer
+from ...models.utils.seeding import forked_rng
 from ..posterior.arviz_compat import ArviZData, from_groups, storable, unique_labels
 from .layers import check_prior, layers
 from .observe import run_batches
@@ -68,10 +69,8 @@ def posterior(
             )
     seen = {name: _Seen() for name in wrapped}
     run_batches(model, [batch], wrapped, seen)
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     variables = {}
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    with forked_rng(seed):
         for name, layer in wrapped.items():
             x = seen[name].x
             if x is None:  # it did not run

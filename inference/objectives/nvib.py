@@ -14,6 +14,7 @@ from ...models.distributions.log_dirichlet_math import LOG_ZERO, symmetric_diric
 from ...models.mixture_names import MixtureNames
 from ...models.priors.roles import SequencePrior
 from ...models.utils.precision import at_least_float32
+from ...models.utils.seeding import forked_rng
 from ..options import TrainingOptions
 from .description import check_no_kl_options, check_particles
 from .elbo import ELBO
@@ -200,7 +201,7 @@ def _check_dirichlet(model: Model, name: str) -> None:
     prior = getattr(model, "weight_prior", None)
     if prior is None:
         return
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with forked_rng(), torch.no_grad():
         distribution = prior(torch.ones(1, 2, dtype=torch.bool, device=model.device))
     if not isinstance(distribution, LogDirichlet):
         raise ValueError(

@@ -14,6 +14,7 @@ from ...guides.base import check_pair
 from ...guides.encoders.text_encoder import TextEncoder
 from ...models.base import Model
 from ...models.priors.lengths import LengthPrior
+from ...models.utils.seeding import forked_rng
 from ..data.corpus import Corpus
 from ..data.loaders import sequential_batches
 from ..data.texts import evenly_spaced
@@ -214,7 +215,7 @@ def check_free_bits(objective: Objective, corpus: Corpus) -> None:
     free_bits = objective.elbo.free_bits
     if free_bits is not None and free_bits.per == "dimension":
         _, batch = next(iter(sequential_batches(evenly_spaced(corpus.valid, 1), 1)))
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with forked_rng(), torch.no_grad():
             objective.terms(batch.to(next(objective.parameters()).device))
 
 

@@ -32,6 +32,7 @@ from ...models.priors.sequence.autoregressive import IndependentVectorPrior
 from ...models.priors.vectors import check_base_measure, own_component
 from ...models.serialization import from_config
 from ...models.utils.choices import check_choice
+from ...models.utils.seeding import forked_rng
 from ..objectives.switched_off import switches_off
 from ..options import TrainingOptions
 from ..run import Run
@@ -149,8 +150,7 @@ def prior_for_run(run: Run, name: str, *, seed: int = 0, **arguments: Any) -> Ba
             choices = [option for option in accepted if option not in from_run]
             raise ValueError(f"the prior {name} has no option {argument}: it has {', '.join(choices)}.")
     arguments = {key: value for key, value in from_run.items() if key in accepted} | arguments
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with forked_rng(seed):
         if name in PRIORS:
             given = LEARNABLE.get(name, {}) | ({"layers": LAYERS} if "layers" in accepted else {}) | arguments
             prior: Any = named_prior(name, getattr(run.model, "config", None), own, arguments=given)
@@ -254,8 +254,7 @@ def _arguments(recorded: Any, leave_out: str) -> dict[str, Any]:
 
 def _check_own(base: nn.Module, prior: SequencePrior) -> None:
     """Raises a ValueError if the own components of the prior have another mean or variance than those of the run."""
-    with torch.random.fork_rng(devices=[]):  # hyper-priors are drawn, from the same seed for both
-        old, new = (_seeded_component(each) for each in (base, prior))
+    old, new = (_seeded_component(each) for each in (base, prior))  # hyper-priors are drawn, from the same seed
     if not (torch.allclose(old.mean, new.mean) and torch.allclose(old.variance, new.variance)):
         raise ValueError(
             f"the first component of the prior {type(prior).__name__} has another mean or variance than the run's, "
@@ -264,8 +263,8 @@ def _check_own(base: nn.Module, prior: SequencePrior) -> None:
 
 
 def _seeded_component(prior: nn.Module) -> Any:
-    torch.manual_seed(0)
-    return own_component(prior)
+    with forked_rng(seed=0):
+        return own_component(prior)
 
 
 def _own_components(model: Model) -> int:

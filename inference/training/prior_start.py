@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ...guides.base import encodes
 from ...models.priors.roles import BaseMeasure
+from ...models.utils.seeding import forked_rng
 from ..data.corpus import Corpus
 from ..data.loaders import TrainingStream
 
@@ -45,8 +46,7 @@ def start_prior(model: nn.Module, guide: nn.Module | None, corpus: Corpus, seed:
     training = [network.training for network in networks]
     for network in networks:
         network.eval()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with forked_rng(seed):
         prior.start_at(*_vectors(model, guide, corpus, seed))
     for network, mode in zip(networks, training, strict=True):
         network.train(mode)

@@ -7,8 +7,8 @@ from threading import RLock
 import torch
 from torch import nn
 
+from ...models.utils.seeding import forked_rng
 from ...models.utils.weight_tables import weight_tables_kept
-from .seeds import set_seed
 
 __all__ = ["seeded_eval"]
 
@@ -39,9 +39,7 @@ def seeded_eval(*modules: nn.Module | None, seed: int) -> Iterator[None]:
 
 def _seeded_eval(modules: tuple[nn.Module | None, ...], seed: int) -> Iterator[None]:
     modes = [(part, part.training) for module in modules if module is not None for part in module.modules()]
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.no_grad(), weight_tables_kept(), torch.random.fork_rng(devices=devices):
-        set_seed(seed)
+    with torch.no_grad(), weight_tables_kept(), forked_rng(seed):
         try:
             for part, _ in modes:
                 part.training = False  # not eval(): each part has a mode of its own to go back to

@@ -36,6 +36,7 @@ from ..priors.checks import as_prior, check_distribution, check_mixture
 from ..priors.components import ComponentPrior
 from ..priors.conjugate import conjugate_priors
 from ..priors.roles import WeightPrior
+from ..utils.seeding import forked_rng
 from .checks import Sizes, check_finite_tokens, check_precision_prior, check_weight_prior, shape_of_tokens
 from .correlation import check_correlation_prior, correlated_query, covariances, split_covariances
 from .emission import EmissionLike, as_emission, check_emission, query_of_component
@@ -142,7 +143,7 @@ class MixtureAttention(OwnParameters):
             )
         self._log_weights_drawn = self._diagonal = False
         # building a model must not advance the random state
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), poutine.block():
+        with torch.no_grad(), forked_rng(), poutine.block():
             self._read_priors()
             self._draw(self.plates(self.leading))
 

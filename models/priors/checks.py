@@ -14,6 +14,7 @@ from ..attention.mixture import Mixture
 from ..distributions.foreign import as_pyro
 from ..distributions.log_dirichlet_math import LOG_ZERO
 from ..distributions.log_simplex import log_simplex
+from ..utils.seeding import forked_rng
 from .roles import Prior
 
 __all__ = [
@@ -88,7 +89,7 @@ def check_prior(prior: nn.Module, *args: Any, event_shape: Sequence[int] | None 
     who = described(prior, name)
     batch_shape = args[0].shape[:-1] if args else torch.Size()
     # building a model must not advance the random state
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), forked_rng():
         distribution = _called(prior, args, who)
         if event_shape is None:
             way_out = (
@@ -212,7 +213,7 @@ class _Constant(nn.Module):
 
 def _is_trained(distribution: Distribution) -> bool:
     """Whether the density requires gradients; its parameters may be hidden in another library's transforms."""
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+    with torch.enable_grad(), forked_rng():
         try:
             return bool(distribution.log_prob(distribution.sample()).requires_grad)
         except NotImplementedError:  # only sampled from

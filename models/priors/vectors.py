@@ -9,6 +9,7 @@ from torch.distributions import Distribution
 
 from ..distributions.foreign import as_pyro
 from ..utils.precision import at_least_float32
+from ..utils.seeding import forked_rng
 from .checks import check_prior, described
 from .latents import gaussian
 from .roles import BaseMeasure, SequencePrior, VectorPrior
@@ -307,8 +308,7 @@ def check_own_component(prior: nn.Module) -> None:
     """
     hierarchical = any(isinstance(part, PyroModule) for part in prior.modules())
     # building a model must not advance the random state, and refuses the same prior every time
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
+    with torch.no_grad(), forked_rng(seed=0):
         lacks = [_lacks(own_component(prior)) for _ in range(DRAWS if hierarchical else 1)]
     if lack := next(filter(None, lacks), None):
         where = " at some draws of its hyper-priors" if hierarchical else ""

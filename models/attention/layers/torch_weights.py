@@ -4,10 +4,10 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 
 from ...utils.choices import check_choice
+from ...utils.seeding import forked_rng
 
 __all__ = ["TorchWeights"]
 
@@ -59,7 +59,7 @@ class TorchWeights(nn.Module):
                 "an option", name, [known for known in inspect.signature(cls).parameters if known not in taken]
             )
         options = {"dropout": layer.dropout, **options}
-        with torch.random.fork_rng(devices=[]):  # weights that are replaced at once
+        with forked_rng():  # weights that are replaced at once
             new = cls(layer.embed_dim, layer.num_heads, bias=layer.in_proj_bias is not None, **options)
         new = new.to(layer.out_proj.weight)  # before weights are copied, which float32 would round
         new.load_state_dict({name: value for name, value in layer.state_dict().items() if name in NAMES}, strict=False)
