@@ -1,6 +1,7 @@
 """A prior of the next vector with one Gaussian for each token: a language model of Gaussian tokens."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -128,7 +129,7 @@ class TokenVectorPrior(GaussianTokenPrior, CausalVectorPrior):
         return self.scale * at_least_float32(self.embedding)
 
     def next_vector(self, scores: Float[Tensor, "*batch m s"], place: Int[Tensor, " m"]) -> Distribution:
-        logits = scores @ at_least_float32(self.embedding).T + at_least_float32(self.bias)
+        logits = F.linear(scores, at_least_float32(self.embedding), at_least_float32(self.bias))
         return self.of_logits(logits, place)
 
     def start_at_embedding(self, embedding: Float[Tensor, "v p"]) -> None:

@@ -61,6 +61,21 @@ class TestCodebook:
             results.append([leaf.grad for leaf in leaves])
         torch.testing.assert_close(*results)
 
+    def test_draws_near_one_gaussian_have_the_gradients_of_a_mixture(self) -> None:
+        """The posterior probability of one is left out where it is 1: for the first draws, not for the last ones."""
+        results = []
+        for make in (lambda codebook: codebook, as_mixture):
+            torch.manual_seed(0)
+            mean = 10 * torch.randn(5, 3, dtype=torch.double)
+            z = mean + torch.tensor([0.0, 0.1, 0.4, 0.45, 0.5], dtype=torch.double)[:, None] * (mean.roll(1, 0) - mean)
+            leaves = [torch.randn(5, 5, dtype=torch.double), mean, torch.ones_like(mean), z]
+            logits, mean, std, z = (leaf.requires_grad_() for leaf in leaves)
+            density = make(Codebook(logits, mean, std)).log_prob(z)
+            results.append([density, *torch.autograd.grad(density.sum(), (logits, mean, std, z))])
+        certain = Codebook(logits, mean, std).responsibilities(z).amax(-1) == 1
+        assert certain[0] and not certain[-1]
+        torch.testing.assert_close(*results)
+
     def test_float32_is_enough_for_narrow_gaussians_far_from_zero(self) -> None:
         """The expanded square cancels: without the center taken first, the error here is several nats."""
         codebook = some_codebook(width=64, entries=50, far=20.0, std=0.1)
