@@ -25,6 +25,7 @@ results are kept.
 """
 
 import argparse
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -52,6 +53,7 @@ from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.evaluation.metrics.diversity import diversity
+from pyroformer.inference.plots.style import COLORS
 from pyroformer.inference.pretrained.pretrained import Pretrained
 from pyroformer.inference.run import Run
 from pyroformer.inference.training.fit_prior import fit_prior
@@ -294,41 +296,75 @@ def effective(point: Point, width: int) -> float:
 
 
 def plot(results: Sequence[Mapping[str, Any]], path: Path, width: int = 96) -> None:
-    """Rate against distortion, all of it and where texts are copied; gray lines are the losses of language models.
+    """Rate against distortion, and what copying costs; gray lines are the losses of language models.
 
-    A line joins the points of a family, labeled with their betas; hollow markers are variants, squares have a second
-    stage, and stars and crosses a prior that was trained with the model. Rates of thousands of nats are in the table
-    alone: they would compress the axis.
+    On the left, a line joins the points of a family, labeled with their betas; hollow markers are variants (from
+    scratch, or with free bits), squares have a second stage, and stars and crosses a prior that was trained with the
+    model. Rates of thousands of nats are left out. On the right is the sum of rate and distortion of those that copy.
     """
     import matplotlib.pyplot as plt
     import numpy as np
 
-    figure_, (whole, copying) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
     first = {point_of(one): place(one) for one in reversed(results)}  # of several seeds
-    points = {point: at for point, at in first.items() if at[0] < COPYING[0][1]}
-    models = [(point_of(one), metric(one, "bound", "nats/token")) for one in results]
+    figure_, (plane, costs) = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained", width_ratios=(1.4, 1))
+    models = [(point_of(one), metric(one, "bound", "nats/token") or 1.0) for one in results]
     for point, loss in dict(reversed([each for each in models if each[0].family == "language model"])).items():
-        rates, style = np.geomspace(1e-3, loss or 1, 200), "--" if point.times == 1 else ":"
+        rates, style = np.geomspace(1e-3, loss, 200), "--" if point.times == 1 else ":"
         label = "language model" + (f", {point.times}× the steps" if point.times > 1 else "")
-        for axes in (whole, copying):
-            axes.plot(rates, (loss or 1) - rates, color="0.6", linestyle=style, label=label)
-    for axes in (whole, copying):
-        draw(axes, points, width, labeled=lambda at, axes=axes: (at[1] < COPYING[1]) == (axes is copying))
-    whole.set(ylabel="distortion: -log p(x | z), nats per token", title="all points")
-    whole.margins(y=0.1)
-    copying.set(xlim=COPYING[0], ylim=(-0.045, COPYING[1]), title="where texts are copied")
-    for corner in [at for point, at in points.items() if point.joint][:1]:
-        arrow = {"arrowstyle": "-", "color": "0.4", "linewidth": 0.8, "shrinkB": 8}
-        side = {"xytext": (14, 40), "textcoords": "offset points", "arrowprops": arrow}
-        copying.annotate("VAE and NVAE,\npriors trained\nwith the model", corner, fontsize=8, **side)
-    whole.indicate_inset_zoom(copying, edgecolor="0.5")
-    if whole.get_legend_handles_labels()[0]:
-        whole.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(0, 0.32))
-        copying.legend(handles=markers(), framealpha=1, edgecolor="white", fontsize=8, loc="upper right")
+        plane.plot(rates, loss - rates, color="0.6", linestyle=style, label=label)
+        costs.axvline(loss, color="0.6", linestyle=style)
+    draw(plane, {point: at for point, at in first.items() if at[0] < LARGEST}, width, labeled=lambda at: at[1] > COPIES)
+    plane.set(
+        ylabel="distortion: -log p(x | z), nats per token", title="rate and distortion, by beta, the weight of the KL"
+    )
+    plane.margins(y=0.1)
+    if plane.get_legend_handles_labels()[0]:
+        plane.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(0, 0.31))
+    draw_costs(costs, {point: at for point, at in first.items() if at[1] < COPIES and point.family in FAMILIES[2:]})
     figure_.savefig(path, dpi=150)
 
 
-COPYING = (2.2, 1500), 0.7  # rates, and the greatest distortion
+COPIES = 0.5  # the greatest distortion of a model that copies, in nats per token
+LARGEST = 1500.0  # rate that is drawn: larger ones would compress the axis
+
+
+def draw_costs(axes: Any, points: Mapping[Point, tuple[float, float]]) -> None:
+    """The sum of rate and distortion, of the cheapest point of each family and prior."""
+    best: dict[tuple[str, str], tuple[float, Point]] = {}
+    for point, at in points.items():
+        kind = point.family, "as published" if as_published(point) else point.prior or point.joint
+        best[kind] = min(best.get(kind, (math.inf, point)), (sum(at), point))
+    rows = sorted(best.values(), reverse=True)
+    colors = dict(zip(FAMILIES[len(LANGUAGE_MODELS) :], COLORS, strict=False))
+    for height, (cost, point) in enumerate(rows):
+        mark = STARS.get(point.joint, "s" if point.prior else "o")
+        axes.plot(cost, height, mark, color=colors[point.family], markersize=11 if point.joint else 6)
+        axes.annotate(
+            f"{cost:#.3g}".rstrip("."), (cost, height), fontsize=8, xytext=(9, -3), textcoords="offset points"
+        )
+    axes.set_yticks(range(len(rows)), [described(point) for _, point in rows], fontsize=8)
+    axes.set(xscale="log", xlabel="rate + distortion, nats per token", title="what copying a text costs")
+    axes.margins(x=0.15, y=0.06)
+    axes.grid(axis="y", alpha=0.3)
+
+
+def as_published(point: Point) -> bool:
+    """Whether the regularizers have the published strength."""
+    return point.family == "nvib" and point.beta == 1.0
+
+
+def described(point: Point) -> str:
+    """The family of a point, and its prior."""
+    if point.family.startswith("nvib"):
+        if as_published(point):
+            return "NVAE, as published"
+        weights = ", weights can be zero" if point.family == "nvib relu" else ""
+        return f"NVAE, published objective × {point.beta:g}{weights}"
+    name = NAMES.get(point.family, point.family).removesuffix(", exact KL")
+    if point.joint:
+        return f"{name}, {'prior of tokens' if point.joint == 'tokens' else 'from a language model'}"
+    name += f", beta {point.beta:g}" if point.beta else ""
+    return f"{name}, then a prior ({point.prior})" if point.prior else name
 
 
 SIDES = ((-5, 7, "right"), (5, -11, "left"), (7, 13, "left"), (-5, -11, "right"), (7, -10, "left"))  # of labels
@@ -344,31 +380,9 @@ NAMES = {
 }
 
 
-def markers() -> list[Any]:
-    """What the markers mean, for the legend."""
-    from matplotlib.lines import Line2D
-
-    gray: dict[str, Any] = {"color": "0.4", "markersize": 5}
-    return [
-        Line2D([], [], marker="o", linestyle=":", label="beside each point: beta, the weight of the KL", **gray),
-        Line2D(
-            [], [], marker="o", linestyle="", markerfacecolor="white", label="from scratch, or with free bits", **gray
-        ),
-        Line2D([], [], marker="s", linestyle="", label="the same point with a second-stage prior", **gray),
-        *(
-            Line2D([], [], marker=mark, linestyle="", color="0.4", markersize=9, label=f"beta = 1, {name}")
-            for mark, name in zip(
-                STARS.values(), ("a prior of tokens trained with the model", "from a language model"), strict=True
-            )
-        ),
-    ]
-
-
 def draw(axes: Any, points: Mapping[Point, tuple[float, float]], width: int, labeled: Callable[[Any], bool]) -> None:
     """All points and arrows on one pair of axes, with betas where there is room for them."""
     from matplotlib.patheffects import withStroke
-
-    from pyroformer.inference.plots.style import COLORS
 
     halo = [withStroke(linewidth=2, foreground="white")]  # so that labels are legible on lines
     for number, (family, color) in enumerate(zip(FAMILIES[len(LANGUAGE_MODELS) :], COLORS, strict=False)):
