@@ -14,7 +14,12 @@ import pyroformer as pf
 from pyroformer.guides.automatic import Automatic
 from pyroformer.models.distributions.log_dirichlet import LogDirichlet
 from pyroformer.models.distributions.log_dirichlet_math import LOG_ZERO
-from pyroformer.models.distributions.log_simplex import LogStickBreakingTransform, breaking, log_simplex
+from pyroformer.models.distributions.log_simplex import (
+    LogSimplex,
+    LogStickBreakingTransform,
+    breaking,
+    log_simplex,
+)
 from pyroformer.models.distributions.stick_breaking import LogStickBreaking
 from pyroformer.models.mixture_attention.model import MixtureAttention
 
@@ -71,6 +76,22 @@ def test_masked_components_take_no_part() -> None:
     for row, used in enumerate(breaking(mask)[:, :-1]):
         torch.testing.assert_close(y[row, mask[row]], LogStickBreakingTransform()(x[row, used]))
         torch.testing.assert_close(density[row], Normal(0.0, 1.0).log_prob(x[row, ~used]).sum())
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.double, 1e-6), (torch.float, 1e-4)])
+def test_support_are_weights_that_sum_to_one_over_the_components(dtype: torch.dtype, tolerance: float) -> None:
+    weights = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5 + 3 * tolerance, 0.0], [0.5, 0.0, 0.5]], dtype=dtype)
+    log_weights = weights.log().clamp(min=LOG_ZERO)
+    assert log_simplex.check(log_weights).tolist() == [True, False, True]
+    assert LogSimplex(torch.tensor([True, True, False])).check(log_weights).tolist() == [True, False, False]
+
+
+def test_a_cached_transform_has_the_same_mask() -> None:
+    """As Pyro's guides and torch's compositions of transforms cache it."""
+    mask, x = torch.tensor(MASKS[1]), torch.randn(4, dtype=torch.double)
+    transform, other = LogStickBreakingTransform(mask), LogStickBreakingTransform(torch.tensor(MASKS[2]))
+    assert torch.equal(transform.with_cache()(x), transform(x))
+    assert transform == transform.with_cache() and transform != other and transform != LogStickBreakingTransform()
 
 
 @pytest.mark.parametrize("prior", [pf.priors.SymmetricDirichlet(2.0), pf.priors.GEM(2.0)])

@@ -46,7 +46,17 @@ def test_divergence_and_entropy_equal_their_sums_over_all_values() -> None:
     )
 
 
-@pytest.mark.parametrize(("masks", "always"), [([5, 4], [1, 1]), ([4, 5], [1, 1]), ([4, 4], [2, 1]), ([4, 4], [1, 2])])
+@pytest.mark.parametrize(
+    ("masks", "always"),
+    [
+        ([5, 4], [1, 1]),
+        ([4, 5], [1, 1]),
+        ([4, 4], [2, 1]),
+        ([4, 4], [1, 2]),
+        ([5, 4], [5, 1]),  # certain in one, impossible in the other
+        ([1, 4], [1, 2]),
+    ],
+)
 def test_divergence_where_different_components_are_certain(masks: list[int], always: list[int]) -> None:
     (p, q), values = (
         [Presence(logits, torch.arange(5) < n, k) for logits, n, k in zip((Q, P), masks, always, strict=True)],
@@ -63,6 +73,10 @@ def test_draws_have_the_mean_and_keep_what_is_certain() -> None:
     assert set(draws.unique().tolist()) == {0.0, 1.0}
     assert (draws[..., 0] == 1).all() and (draws[..., 4] == 0).all()
     torch.testing.assert_close(draws.mean((0, 1)), Presence(Q, MASK).mean, atol=0.02, rtol=0)
+
+
+def test_draws_have_no_gradient() -> None:
+    assert not Presence(Q.clone().requires_grad_(), MASK).sample().requires_grad
 
 
 def test_far_logits_are_finite_with_their_gradients() -> None:
@@ -97,9 +111,19 @@ def test_expansion() -> None:
     wide = Presence(Q, MASK, 2).expand([3, 2])
     assert wide.batch_shape == (3, 2) and wide.always == 2
     assert wide.sample((4,)).shape == (4, 3, 2, 5)
-    normal = dist.Normal(torch.zeros(5), 1.0)
-    there = WherePresent(normal, MASK, Presence(Q, MASK).mean).expand([3, 5])
-    assert there.probability.shape == (3, 5) and there.log_prob(torch.zeros(5)).shape == (3, 5)
+    normal, prior = dist.Normal(torch.arange(5.0), 1.0), dist.Normal(torch.zeros(5), 1.0).mask(MASK)
+    there = WherePresent(normal, MASK, Presence(Q, MASK).mean)
+    several = there.expand([3, 5])
+    assert several.log_prob(torch.zeros(5)).shape == (3, 5)
+    torch.testing.assert_close(kl_divergence(several, prior.expand([3, 5]))[1], kl_divergence(there, prior))
+
+
+def test_what_is_never_present_costs_nothing() -> None:
+    """Even where its divergence is infinite."""
+    far = dist.Normal(torch.tensor([1.0, torch.inf]), 1.0)
+    there = WherePresent(far, torch.tensor([True, False]), torch.tensor([0.5, 0.0]))
+    prior = dist.Normal(torch.zeros(2), 1.0).mask(torch.tensor([True, False]))
+    assert kl_divergence(there, prior).tolist() == [0.25, 0.0]
 
 
 def test_weights_of_the_present_alone_are_those_of_a_smaller_dirichlet() -> None:

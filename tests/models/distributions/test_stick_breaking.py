@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.distributions import kl_divergence
+from torch.distributions import Beta, kl_divergence
 
 from pyroformer.models.distributions.log_dirichlet import LogDirichlet
 from pyroformer.models.distributions.stick_breaking import LogStickBreaking
@@ -29,6 +29,37 @@ def test_draws_of_the_weights_have_the_means_of_the_stick() -> None:
     weights = distribution(0.0, MASK[0]).sample((50_000,)).exp()
     expected = StickBreaking(torch.tensor(1.5).double(), components=4).mean
     torch.testing.assert_close(weights.mean(0), expected, atol=0.006, rtol=0.0)  # 4 standard errors
+
+
+@pytest.mark.parametrize("mask", [[True, True, True, True], [True, False, True, True], [False, True, False, True]])
+@pytest.mark.parametrize(("a", "d"), [(1.5, 0.0), (1.5, 0.4), (-0.3, 0.4)])
+def test_shares_are_those_of_independent_betas(a: float, d: float, mask: list[bool]) -> None:
+    """Density, mean and divergences from torch's Betas, by the order of the components that exist."""
+    present = torch.tensor(mask)
+    stick = LogStickBreaking(torch.tensor(a).double(), present, torch.tensor(d).double())
+    order = torch.arange(1, int(present.sum())).double()
+    beta = Beta(torch.full_like(order, 1 - d), a + order * d)
+    log_weights = stick.sample()
+    weights = log_weights[present].exp()
+    rest = weights.flip(-1).cumsum(-1).flip(-1)[:-1]
+    shares = weights[:-1] / rest
+    expected = (beta.log_prob(shares) + shares.log() + (1 - shares).log()).sum()  # in the measure of the log odds
+    torch.testing.assert_close(stick.log_prob(log_weights), expected)
+
+    log_share, log_left = (
+        x.digamma() - (a + 1 + order * d - d).digamma() for x in (beta.concentration1, a + order * d)
+    )
+    mean = torch.cat([log_share, torch.zeros(1).double()])
+    mean[1:] += log_left.cumsum(-1)
+    torch.testing.assert_close(stick.mean[present], mean)
+
+    other = LogStickBreaking(torch.tensor(0.7).double(), present, torch.tensor(0.2).double())
+    of_other = Beta(torch.full_like(order, 0.8), 0.7 + order * 0.2)
+    torch.testing.assert_close(kl_divergence(stick, other), kl_divergence(beta, of_other).sum())
+    alpha = torch.rand(4).double() + 0.5
+    later = alpha[present].flip(-1).cumsum(-1).flip(-1)[1:]
+    exact = kl_divergence(Beta(alpha[present][:-1], later), beta).sum()
+    torch.testing.assert_close(kl_divergence(LogDirichlet(alpha.log(), present), stick), exact)
 
 
 def test_masked_components_change_nothing() -> None:
