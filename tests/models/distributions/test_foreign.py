@@ -104,6 +104,18 @@ def test_a_foreign_distribution_has_the_density_the_draws_and_the_shapes_of_its_
     torch.testing.assert_close(trace.log_prob_sum(), reference.log_prob(trace.nodes["z"]["value"]))
 
 
+def test_moments_gradients_and_support_are_those_of_the_original() -> None:
+    mean = torch.tensor([0.5, 2.0], requires_grad=True)
+    original = td.Independent(td.Gamma(mean, 3.0), 1)
+    foreign = Foreign(original)
+    assert torch.equal(foreign.mean, original.mean) and torch.equal(foreign.variance, original.variance)
+    assert foreign.rsample().requires_grad and not foreign.sample().requires_grad
+    assert foreign.support.event_dim == 1 and foreign.support.check(original.sample())
+    assert not Foreign(td.Poisson(torch.ones(2))).has_rsample
+    support: Any = Foreign(Elsewhere(torch.zeros(4))).support  # it has none of its own
+    assert support.event_dim == 1 and support.check(torch.randn(3, 4)).tolist() == [True] * 3
+
+
 @pytest.mark.parametrize("make", [of_vae, of_della])
 def test_a_module_of_another_library_is_a_prior_that_trains(make: Any) -> None:
     pair = make(Learned())

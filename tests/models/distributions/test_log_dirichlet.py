@@ -146,6 +146,11 @@ class TestLengths:
             (share - distribution.probs).abs() <= 5 * (distribution.probs * (1 - distribution.probs) / 10_000).sqrt()
         ).all()
 
+    def test_draws_of_a_batch_follow_the_probabilities_of_each(self) -> None:
+        certain = torch.tensor([3, 1, 7])
+        distribution = Lengths(torch.full((3, 7), -1e30).scatter(1, certain[:, None] - 1, 0.0))
+        assert torch.equal(distribution.sample((4,)), certain.expand(4, 3))
+
     def test_shapes(self) -> None:
         distribution = Lengths(torch.randn(2, 7)).expand((3, 2))
         assert distribution.sample((5,)).shape == (5, 3, 2) and distribution.sample().shape == (3, 2)

@@ -7,6 +7,7 @@ Monte-Carlo checks are at five standard errors, which a right answer fails once 
 import math
 
 import mpmath as mp
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -237,6 +238,18 @@ class TestSampler:
         (gradient,) = torch.autograd.grad(draws.sum(), x)
         _assert_mean(centered, float(mp.digamma(mp.exp(log_alpha)) - log_alpha), magnitude=abs(log_alpha))
         _assert_mean(gradient.double(), float(mp.exp(log_alpha) * mp.polygamma(1, mp.exp(log_alpha))), magnitude=1.0)
+
+    @pytest.mark.parametrize("log_alpha", [13.9, 16.0])
+    def test_cumulants_of_the_cube_of_a_normal(self, log_alpha: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        """By quadrature over the normal, as no number of draws shows them: they are those of the Gamma within 1e-9."""
+        normals, weights = (torch.from_numpy(each) for each in np.polynomial.hermite_e.hermegauss(40))
+        monkeypatch.setattr(torch, "randn_like", lambda like: normals)
+        values, weights = sample_log_gamma(torch.full_like(normals, log_alpha)), weights / weights.sum()
+        alpha = mp.exp(log_alpha)
+        mean = float((weights * (values - log_alpha)).sum())
+        assert mean == pytest.approx(float(mp.digamma(alpha) - log_alpha), abs=1e-9)
+        variance = float((weights * (values - log_alpha - mean).square()).sum())
+        assert variance == pytest.approx(float(mp.polygamma(1, alpha)), abs=1e-9)
 
     def test_gradient_of_an_expectation_equals_its_closed_form(self) -> None:
         log_alpha = torch.tensor([-0.5, 1.0, 0.3], dtype=torch.float64, requires_grad=True)
