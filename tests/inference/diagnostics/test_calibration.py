@@ -144,13 +144,42 @@ def test_texts_of_another_length_than_was_drawn_do_not_count() -> None:
     assert 0 < len(ranks["log_p"]) < 60
 
 
+PRESENT = torch.tensor([[True, False], [True, True]]).repeat(TEXTS // 2, 1)
+
+
+class Padded(nn.Module):
+    """z ~ N(0, 1), x ~ N(z, 1), with a second entry of both in every other text."""
+
+    def forward(self, seen: Tensor | None = None) -> None:
+        with pyro.plate("texts", TEXTS, dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(TEXTS, 2), 1.0).mask(PRESENT).to_event(1))
+            pyro.sample("text", dist.Normal(z, 1.0).mask(PRESENT).to_event(1), obs=seen)
+
+
+class FarWhereAbsent(nn.Module):
+    """The exact posterior of the entries that exist; the others are far away."""
+
+    def forward(self, seen: Tensor) -> None:
+        mean = torch.where(PRESENT, 0.5 * seen, 100.0)
+        with pyro.plate("texts", TEXTS, dim=-1):
+            pyro.sample("z", dist.Normal(mean, math.sqrt(0.5)).mask(PRESENT).to_event(1))
+
+
+def test_entries_that_a_text_has_not_do_not_count() -> None:
+    calibration = calibrate(Padded(), FarWhereAbsent(), simulations=4, draws=39, args=(), observe=seen_of)
+    assert set(calibration.ranks) == {"mean of z", "log_p"}
+    assert min(calibration.p_value(name) for name in calibration.ranks) > 0.01
+
+
 def test_chi_square_is_that_of_scipy() -> None:
     from scipy.stats import chisquare
 
     ranks = np.random.default_rng(0).integers(0, 20, 137)
     calibration = Calibration({"z": ranks}, 19)
     assert calibration.p_value("z", 5) == pytest.approx(chisquare(np.bincount(ranks // 4)).pvalue)
-    assert calibration.table(5).splitlines()[1].split()[:2] == ["z", "137"]
+    outer = ((ranks < 4) | (ranks >= 16)).mean()
+    mean, p = (ranks.mean() + 0.5) / 20, calibration.p_value("z", 5)  # 0.5 for uniform ranks
+    assert calibration.table(5).splitlines()[1].split() == ["z", "137", f"{mean:.3f}", f"{outer:.3f}", f"{p:.3f}"]
 
 
 def test_invalid_calibrations() -> None:

@@ -125,6 +125,22 @@ def test_nothing_within_the_bounds_exceeds_the_worst_case(order: float) -> None:
     assert only_vectors.worst_case(components=1, width=1, order=order) == pytest.approx(max(corners))
 
 
+@pytest.mark.parametrize("order", [1.1, 3.5])
+def test_the_worst_case_of_weights_is_that_of_gammas_by_quadrature(order: float) -> None:
+    """The larger of both directions between the ends of the interval; the second one here."""
+
+    def divergence(first: float, second: float) -> float:
+        p, q = stats.gamma(first), stats.gamma(second)
+        integral = integrate.quad(lambda x: p.pdf(x) ** order * q.pdf(x) ** (1 - order), 0, 60, points=[1.0])[0]
+        return float(math.log(integral) / (order - 1))
+
+    ends = divergence(1.1, 0.8), divergence(0.8, 1.1)
+    assert ends[0] < ends[1]
+    certain = CLIP._replace(least_alpha=1.0, most_alpha=1.0)
+    weights = CLIP.worst_case(components=1, width=3, order=order) - certain.worst_case(1, 3, order)
+    assert weights == pytest.approx(ends[1], rel=1e-5)
+
+
 def test_clipping_leaves_what_is_within_and_shortens_means() -> None:
     mean = torch.tensor([[0.3, 0.0], [3.0, 4.0]])
     alpha, shrunk, variance = CLIP.apply(torch.tensor([0.1, 1.0]), mean, torch.tensor([[0.2, 1.1], [9.0, 1.0]]))

@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.nn import PyroSample
+from scipy import stats
 
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.objectives.elbo import ELBO
@@ -15,7 +16,14 @@ from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.hyperpriors import Hierarchical
 from pyroformer.models.priors.roles import BaseMeasure, VectorPrior
 from pyroformer.models.priors.sequence.autoregressive import IndependentVectorPrior
-from pyroformer.models.priors.vectors import GaussianVectorPrior, MixtureVectorPrior, over_components, own_component
+from pyroformer.models.priors.vectors import (
+    GaussianVectorPrior,
+    KernelVectorPrior,
+    MixtureVectorPrior,
+    check_own_component,
+    over_components,
+    own_component,
+)
 from pyroformer.models.transformer.config import TransformerConfig
 
 CONFIG = TransformerConfig(vocabulary=30, max_length=12, width=4, layers=1, heads=2)
@@ -68,6 +76,24 @@ class TestMixtureBase:
     def test_refuses(self, name: str) -> None:
         with pytest.raises(ValueError, match=f"{name} 0: must be at least 1"):
             MixtureVectorPrior(**{"width": 2, name: 0})
+
+
+class TestFitted:
+    """To points of a grid, whose dimensions do not correlate: scipy has full covariances."""
+
+    points = torch.cartesian_prod(torch.tensor([-1.0, 0.0, 4.0]), torch.tensor([0.1, 0.3]), torch.arange(4.0))
+
+    @pytest.mark.parametrize("width", [1, 3])
+    def test_kernels_are_those_of_scipy(self, width: int) -> None:
+        points, z = self.points.double()[:, :width], torch.randn(7, width, dtype=torch.double)
+        expected = stats.gaussian_kde(points.T).logpdf(z.T)
+        found = KernelVectorPrior.fit(points.float())
+        torch.testing.assert_close(found().log_prob(z.float()), torch.tensor(expected).float(), rtol=1e-4, atol=1e-4)
+
+    def test_a_gaussian_has_the_moments(self) -> None:
+        prior = GaussianVectorPrior.fit(self.points)
+        torch.testing.assert_close(prior.mean, self.points.mean(0))
+        torch.testing.assert_close(prior.variance, self.points.var(0))
 
 
 class TestInAModel:
@@ -131,6 +157,12 @@ def test_an_nvae_needs_a_finite_variance(prior: Any, message: str) -> None:
     with pytest.raises(ValueError, match=rf"base_measure {message}.*: define component\(\)"):
         NVAE(CONFIG, base_measure=prior)
     NVAE(CONFIG, base_measure=Heavy(2.0))
+
+
+def test_checking_a_prior_draws_nothing_from_the_generator() -> None:
+    before = torch.get_rng_state()
+    check_own_component(Heavy(2.0))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_vectors_that_do_not_exist_have_no_density() -> None:
