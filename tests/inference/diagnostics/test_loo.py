@@ -70,6 +70,7 @@ def test_leave_one_out_of_a_conjugate_model(guide: nn.Module) -> None:
     np.testing.assert_allclose(result.each, left_out(), atol=0.15)
     assert result.elpd == pytest.approx(float(left_out().sum()), abs=0.3)
     assert result.error == pytest.approx(float((len(SEEN) * left_out().var()).sqrt()), rel=0.1)
+    assert result.error == pytest.approx(math.sqrt(len(SEEN) * np.var(result.each, ddof=1)))
     mean, variance = posterior(SEEN)
     seen = dist.Normal(mean, math.sqrt(variance + NOISE**2)).log_prob(SEEN)
     assert result.parameters == pytest.approx(float((seen - left_out()).sum()), abs=0.3)

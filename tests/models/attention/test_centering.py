@@ -109,6 +109,18 @@ def test_visible_center_is_seen_by_all() -> None:
     assert visible_center(queries - 100, means, present).abs().max() < 5
     apart = torch.eye(M, dtype=torch.bool)
     assert (visible_center(queries, means, present, apart) == 0).all()
+    assert (visible_center(-queries, means, present) == 0).all()  # between them
+
+
+def test_visible_center_does_not_depend_on_what_some_query_does_not_see() -> None:
+    """Queries that see nothing, and later queries where components of a cache come before them."""
+    queries, means, present = torch.randn(3, D) + 100, torch.randn(5, D) + 200, torch.arange(5) > 2
+    attn_mask = present & torch.tensor([[False], [True], [True]])
+    for changed_rows, mask in (([0], attn_mask), ([2], None)):
+        changed = queries.clone()
+        changed[changed_rows] = 7
+        center = visible_center(queries, means, present, mask)
+        assert (center > 0).all() and torch.equal(visible_center(changed, means, present, mask), center)
 
 
 @pytest.mark.parametrize("causal", [False, True])

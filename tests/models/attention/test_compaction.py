@@ -122,6 +122,15 @@ def test_gradients_are_those_of_masking() -> None:
         assert bool(one.abs().sum() > 0)
 
 
+def test_at_zero_only_masked_components_leave() -> None:
+    """Not one whose weight underflows; and of a mixture without any, those of the prior stay, masked."""
+    mixture = Mixture(torch.tensor([0.0, -200.0, 0.0]), torch.arange(3.0)[:, None])
+    absent = torch.tensor([True, True, False])
+    assert compacted(replace(mixture, mask=absent), 0.0).means.flatten().tolist() == [0.0, 1.0]
+    empty = compacted(replace(mixture, mask=absent & False), 0.0, keep=2)
+    assert empty.mask is not None and empty.mask.tolist() == [False, False]
+
+
 @pytest.mark.parametrize("threshold", [-0.1, 1.0, float("nan")])
 def test_a_threshold_is_a_weight(threshold: float) -> None:
     with pytest.raises(ValueError, match=f"the threshold is {threshold}: give a weight from 0 to below 1"):

@@ -230,6 +230,40 @@ def test_bad_arguments(call: Any, message: str) -> None:
         call(draw())
 
 
+def two(mask: list[bool], weights: tuple[float, float] = (0.0, 0.0)) -> Mixture:
+    return Mixture(torch.tensor(weights), torch.randn(2, WIDTH), mask=torch.tensor(mask))
+
+
+def test_components_of_no_weight_are_masked_in_the_result() -> None:
+    """At an end of an interpolation, and what is exchanged for a component that is absent in either mixture."""
+    whole, none = two([True, True]), (0.0, -torch.inf)
+    masks: Any = [interpolated(two([True, False]), whole, t).mask for t in (0.0, 1.0)]
+    assert [mask.tolist() for mask in masks] == [[True, False, False, False], [False, False, True, True]]
+    for first, second in ((two([True, False]), whole), (whole, two([True, False])), (whole, two([True, True], none))):
+        mask: Any = exchanged(first, second, {1: 1}).mask
+        assert mask.tolist() == [True, False]
+
+
+def test_a_text_without_components_loses_none() -> None:
+    masks = torch.tensor([[True, True], [False, False]])
+    edited: Any = dropped(Mixture(torch.zeros(2, 2), torch.randn(2, 2, WIDTH), mask=masks), [1]).mask
+    assert edited.tolist() == [[True, False], [False, False]]
+
+
+def test_variances_stay_with_their_mixtures() -> None:
+    """Groups that return later, and one variance for all components of a text."""
+    tables = TABLE, 2 * TABLE, TABLE
+    groups = [SharedVariances(table, torch.tensor([0, 1, 1])) for table in tables]
+    parts = [Mixture(torch.zeros(3), torch.randn(3, WIDTH), shared) for shared in groups]
+    expected = torch.cat([shared.dense() for shared in groups])
+    variances = concatenated(parts).dense_variances()
+    assert variances is not None and torch.equal(variances, expected)
+    one = Mixture(torch.zeros(2, 3), torch.randn(2, 3, WIDTH), torch.rand(2, 1, WIDTH))
+    variances = concatenated([one, one], along="texts").dense_variances()
+    assert variances is not None and isinstance(one.variances, Tensor)
+    assert torch.equal(variances.expand(4, 3, WIDTH), one.variances.repeat(2, 1, 1).expand(4, 3, WIDTH))
+
+
 def test_an_edited_mixture_generates() -> None:
     decoder = Decoder(TransformerConfig(vocabulary=20, max_length=6, width=WIDTH), cross_attention=True).double()
     edited = dropped(scaled(draw("shared"), [0], 2.0), [1])
