@@ -12,6 +12,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from pyroformer.inference.em import Adapted, ConjugatePriors, adapt
+from pyroformer.inference.query_variances import scale_of
 from pyroformer.models.attention.bayes_rule import evidence, responsibilities
 from pyroformer.models.attention.m_step import expected_statistics, update_means
 from pyroformer.models.attention.mixture import Covariances, Mixture
@@ -388,3 +389,32 @@ def test_bad_mixture(monkeypatch: pytest.MonkeyPatch) -> None:
         ConjugatePriors(rate=-1.0)
     with pytest.raises(ValueError, match="there are no queries"):
         adapt(queries[:0], mixture)
+
+
+def test_the_objective_has_the_prior_of_means_where_variances_alone_move() -> None:
+    """A mean at its prior's has the density N(mu; mu, V / kappa), and 1 / V has the rate D V0 / 2."""
+    queries, mixture = torch.randn(30, 3).double(), Mixture(torch.zeros(2).double(), torch.randn(2, 3).double())
+    state = adapt(queries, mixture, moves=("variances",), steps=4)
+    assert isinstance(state.mixture.variances, Tensor) and (state.objective.diff() >= 0).all()
+    ratio = state.mixture.variances[:, 0] / mixture.query_variance
+    prior = (-0.5 * 3 * ratio.log() - 0.5 * 3 * (1 / ratio - 1)).sum()
+    before, after = (evidence(queries, each).sum() for each in (mixture, state.mixture))
+    torch.testing.assert_close(state.objective[-1] - state.objective[0], after - before + prior)
+
+
+def test_steps_go_on_until_the_last_problem_has_converged() -> None:
+    queries = torch.stack([torch.zeros(6, 1), torch.linspace(-2, 2, 6)[:, None]])
+    keys = torch.tensor([[0.0], [0.1]])
+    mixture = Mixture(torch.zeros(2), torch.stack([0 * keys, keys]), noise_variance=1.0)
+    options: dict[str, Any] = {"tolerance": 1e-6, "steps": 50}
+    both = adapt(queries, mixture, **options).objective.shape[-1]
+    first, second = (
+        adapt(queries[i], replace(mixture, means=mixture.means[i]), **options).objective.shape[-1] for i in (0, 1)
+    )
+    assert first == 2 and both == second > 3
+
+
+def test_scale_is_that_of_the_components_that_are_present() -> None:
+    mask = torch.tensor([True, True, False])
+    mixture = Mixture(torch.zeros(3), torch.randn(3, 2), torch.tensor([[4.0], [2.0], [9.0]]), mask, noise_variance=1.0)
+    assert scale_of(torch.tensor(0.5), mixture) == 0.5 + (5 + 3) / 2
