@@ -20,6 +20,7 @@ from pyroformer.models.attention.bayes_rule import (
 )
 from pyroformer.models.attention.log_space import safe_logsumexp
 from pyroformer.models.attention.mixture import Covariances, Mixture
+from pyroformer.models.attention.query_variances import cholesky
 from pyroformer.models.attention.value_map import value_map
 
 M, N, D, V = 7, 9, 8, 3
@@ -351,3 +352,46 @@ def test_bad_questions(monkeypatch: pytest.MonkeyPatch) -> None:
         value_map(torch.zeros(1, 2), mixture, steps=-1)
     with pytest.raises(ValueError, match="causal and attn_mask both restrict"):
         attend(torch.zeros(3, 2), mixture, causal=True, attn_mask=torch.ones(3, 3, dtype=torch.bool))
+
+
+def valued(mask: Tensor | None = None) -> Mixture:
+    """Five components whose values have variances of their own."""
+    means, values, variances = torch.randn(5, 3).double(), torch.randn(5, 2).double(), 2 + torch.rand(5, 1).double()
+    return Mixture(torch.zeros(5).double(), means, mask=mask, values=values, value_variances=variances)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_implicit_steps_end_where_the_others_do(steps: int) -> None:
+    q, mixture = torch.randn(4, 3).double(), valued()
+    torch.testing.assert_close(value_map(q, mixture, steps=steps, implicit=True), value_map(q, mixture, steps=steps))
+
+
+def test_implicit_gradients_of_fewer_queries_than_components() -> None:
+    """As with a cache: the last components belong to the queries."""
+    q, mixture = torch.randn(3, 3).double().requires_grad_(), valued()
+    found = [value_map(q, mixture, steps=60, causal=True, implicit=how).sum() for how in (True, False)]
+    torch.testing.assert_close(*(torch.autograd.grad(each, q)[0] for each in found), rtol=1e-6, atol=1e-9)
+
+
+def test_the_mode_of_no_value_is_zero() -> None:
+    absent = torch.zeros(5, dtype=torch.bool)
+    assert (value_map(torch.randn(4, 3).double(), valued(absent), steps=2) == 0).all()
+
+
+def test_a_null_component_has_the_first_variance_of_values() -> None:
+    mixture = valued()
+    variances = mixture.with_null().value_variances
+    assert variances is not None and mixture.value_variances is not None
+    assert torch.equal(variances, mixture.value_variances[[0, 0, 1, 2, 3, 4]])
+
+
+def test_point_masses_need_noise() -> None:
+    with pytest.raises(ValueError, match="noise_variance is 0.0; it must be finite and at least 0, and positive where"):
+        Mixture(torch.zeros(2), torch.zeros(2, 3), noise_variance=0.0)
+
+
+def test_a_covariance_that_is_none_is_named_by_its_component() -> None:
+    matrices = torch.eye(2).repeat(2, 3, 1, 1)
+    matrices[1, 1, 0, 1] = matrices[1, 1, 1, 0] = 5.0
+    with pytest.raises(ValueError, match="the covariance of component 1 is not positive definite"):
+        cholesky(matrices)
