@@ -402,6 +402,13 @@ def test_dropout_is_for_training_only() -> None:
     assert torch.equal(layer(x, mixture), layer(x, mixture))
 
 
+@pytest.mark.parametrize("returns", ["variance", "evidence"])
+def test_dropout_is_of_a_mean_alone(returns: Any) -> None:
+    mixture, u = draw("diagonal"), draw_queries()
+    assert not torch.equal(attend(u, mixture, dropout=0.5), attend(u, mixture))
+    assert torch.equal(attend(u, mixture, returns=returns, dropout=0.5), attend(u, mixture, returns=returns))
+
+
 @pytest.mark.compile
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_graph(kind: str) -> None:
