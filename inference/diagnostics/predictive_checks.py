@@ -50,17 +50,43 @@ class PredictiveCheck(NamedTuple):
             \frac{|\{ r : T_r > T \}| + \tfrac12 (|\{ r : T_r = T \}| + 1)}{R + 1}
 
         Near 0 the real texts exceed the generated ones, near 1 the other way round. The smallest possible value is
-        :math:`1 / (2 R + 2)`.
+        :math:`1 / (2 R + 2)`, which is no p-value: the real set is beyond all others with probability
+        :math:`1 / (R + 1)` on either side if it is one of them. See :attr:`p_value`.
         """
         above = (self.replicated > self.observed).sum(0)
         equal = (self.replicated == self.observed).sum(0)
         return (above + 0.5 * (equal + 1)) / (len(self.replicated) + 1)
 
     @property
+    def p_value(self) -> Float[np.ndarray, " k"]:
+        r"""Two-sided p-value of a Monte Carlo test that the real set is one of the generated ones.
+
+        .. math::
+            \min\left(1, \; 2 \, \frac{\min(|\{ r : T_r \ge T \}|, \; |\{ r : T_r \le T \}|) + 1}{R + 1}\right)
+
+        It is at most :math:`p` with a probability of at most :math:`p` under a perfect model, for any number of sets;
+        0.05 takes at least 39 of them.
+
+        References:
+            A simplified Monte Carlo significance test procedure (Hope, 1968),
+            https://doi.org/10.1111/j.2517-6161.1968.tb00759.x
+
+        Examples:
+            >>> PredictiveCheck(["longest"], np.array([9.0]), np.arange(4.0)[:, None], texts=5).p_value.tolist()
+            [0.4]
+        """
+        sides = [(self.replicated >= self.observed).sum(0), (self.replicated <= self.observed).sum(0)]
+        return np.minimum(2 * (np.minimum(*sides) + 1) / (len(self.replicated) + 1), 1.0)
+
+    @property
+    def spread(self) -> Float[np.ndarray, " k"]:
+        """Standard deviation of the generated sets; 0 if these are all equal."""
+        return np.where(np.ptp(self.replicated, 0) == 0, 0.0, self.replicated.std(0, ddof=1))
+
+    @property
     def scaled(self) -> Float[np.ndarray, " k"]:
         """Z-score of the real set among the generated sets; NaN if these are all equal."""
-        spread = self.replicated.std(0, ddof=1)
-        return (self.observed - self.replicated.mean(0)) / np.where(spread > 0, spread, np.nan)
+        return (self.observed - self.replicated.mean(0)) / np.where(self.spread > 0, self.spread, np.nan)
 
     def table(self) -> str:
         """A table with a row for each statistic."""
@@ -86,7 +112,7 @@ def check_texts(
     run: Run,
     texts: TextSource | None = None,
     *,
-    replications: int = 20,
+    replications: int = 40,
     limit: int = 100,
     words: int = 5,
     pairs: int = 5,
@@ -102,7 +128,8 @@ def check_texts(
     Arguments:
         run: A run without conditions.
         texts: Real texts; the test split by default.
-        replications: Number of sets of generated texts, each of as many texts as there are real ones.
+        replications: Number of sets of generated texts, each of as many texts as there are real ones; with fewer than
+            39 no p-value is as small as 0.05.
         limit: Maximal number of real texts.
         words: Number of most frequent words of the training texts whose frequency is a statistic.
         pairs: Number of most frequent pairs of neighboring words whose frequency is a statistic.

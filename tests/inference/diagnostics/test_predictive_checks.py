@@ -8,7 +8,7 @@ import torch
 
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.diagnostics import check_texts, predictive_check, text_statistics
+from pyroformer.inference.diagnostics import PredictiveCheck, check_texts, predictive_check, text_statistics
 from pyroformer.inference.posterior.arviz_compat import dataset
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
@@ -36,6 +36,24 @@ def test_texts_of_the_same_distribution_are_not_flagged() -> None:
     tails = np.array([predictive_check(texts(1000 + n), generated(), STATISTICS).tail for n in range(8)])
     assert ((tails > 0.03) & (tails < 0.97)).mean() > 0.8  # 0.9 of them, as each end has one place in twenty
     assert 0.3 < tails.mean() < 0.7
+
+
+@pytest.mark.parametrize("sets", [20, 39, 40, 99])
+@pytest.mark.parametrize("rounded", [False, True])  # with ties
+def test_one_in_twenty_is_unlike_a_perfect_model_at_most(sets: int, rounded: bool) -> None:
+    """By simulation of the 20,000 statistics of a check: the standard error of a share of 0.05 is 0.0015."""
+    drawn = np.random.default_rng(0).normal(size=(sets + 1, 20_000))
+    drawn = drawn.round() if rounded else drawn
+    check = PredictiveCheck(["x"] * 20_000, drawn[0], drawn[1:], texts=1)
+    share = (check.p_value <= 0.05).mean()
+    expected = 2 * ((sets + 1) // 40) / (sets + 1)  # of distinct values: whole places at either end
+    assert share <= 0.05 + 0.005 and (rounded or share == pytest.approx(expected, abs=0.005))
+
+
+def test_sets_that_are_all_equal_have_no_spread() -> None:
+    check = PredictiveCheck(["same", "other"], np.array([0.1, 2.0]), np.full((40, 2), 0.1), texts=1)
+    assert check.spread.tolist() == [0, 0] and np.isnan(check.scaled).all()
+    assert check.p_value.tolist() == [1, 2 / 41]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference import plots
 from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.diagnostics import Calibration, predictive_check
+from pyroformer.inference.diagnostics import Calibration, PredictiveCheck, predictive_check
 from pyroformer.inference.diagnostics.khat import khat_verdict
 from pyroformer.inference.evaluation.report import Estimate, Evaluation, MetricResult
 from pyroformer.inference.generation.traversal import Traversal, traverse
@@ -338,9 +338,22 @@ def test_real_texts_stand_out_in_their_color() -> None:
     ax = plots.predictive(predictive_check(["a" * 99], sets, statistics))
     diamonds = [line for line in ax.lines if line.get_marker() == "D" and len(line.get_xdata())]
     check = predictive_check(["a" * 99], sets, statistics)
-    assert [line.get_xdata()[0] for line in diamonds] == pytest.approx([check.scaled[0]])  # nothing varies in the other
-    assert diamonds[0].get_color() == "#d55e00"
+    assert [line.get_xdata()[0] for line in diamonds] == pytest.approx([check.scaled[0], 0])  # nothing varies in these
+    assert [line.get_color() for line in diamonds] == ["#d55e00", "#0072b2"]
     assert words(ax) == ["99  |  30", "1  |  1", "real  |  generated"]
+    assert labels(ax) == ["1 real texts", "unlike the sets, p ≤ 0.05", "59 sets of as many generated texts"]
+
+
+def test_sets_lie_above_the_real_texts_and_equal_ones_hide_no_difference() -> None:
+    check = PredictiveCheck(["below", "nan"], np.array([-2.0, np.nan]), np.ones((40, 2)), 64)
+    ax = plots.predictive(check, ax=own_axes()[0])
+    arrow = ax.lines[0]
+    assert (arrow.get_marker(), arrow.get_color(), arrow.get_fillstyle()) == ("<", "#d55e00", "none")
+    assert ax.get_xlim()[0] < arrow.get_xdata()[0] < 0
+    dots = [dots for dots in ax.collections if len(dots.get_offsets())]
+    assert dots[0].get_offsets()[:, 0].tolist() == [0] * 40 and dots[0].get_zorder() > arrow.get_zorder()
+    few = plots.predictive(check._replace(replicated=np.ones((20, 2))), ax=own_axes()[0])
+    assert few.lines[0].get_color() == "#0072b2" and labels(few)[1] == "unlike the sets, p ≤ 0.05: takes 39 sets"
 
 
 def scalar_draws(prior: np.ndarray, posterior: np.ndarray, name: str = "x") -> Any:
