@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 
 from ...diagnostics.calibration import Calibration, chosen_quantities
@@ -11,7 +12,7 @@ from ..style import COLORS, FRAME, INK, new_axes, plain
 __all__ = ["coverage"]
 
 WIDTH, HEIGHT = 6.0, 4.0  # size of a new figure, in inches
-LEVELS = 41
+LEVELS = 41  # at most
 
 
 def coverage(calibration: Calibration, names: str | Sequence[str] | None = None, *, ax: Axes | None = None) -> Axes:
@@ -21,7 +22,8 @@ def coverage(calibration: Calibration, names: str | Sequence[str] | None = None,
         \frac1n \sum_i 1 \left\{ \left| \frac{2 r_i + 1}{L + 1} - 1 \right| \le \text{level} \right\}
 
     On the diagonal, intervals contain the truth as often as they promise; the band is two standard errors around it.
-    A line below it means that the guide is too narrow or biased, one above it that it is too wide.
+    A line below it means that the guide is too narrow or biased, one above it that it is too wide. The levels are
+    those that intervals between draws can have.
 
     Arguments:
         calibration: Result of :func:`~pyroformer.diagnostics.calibrate`, or ranks of your own in a
@@ -41,10 +43,11 @@ def coverage(calibration: Calibration, names: str | Sequence[str] | None = None,
     """
     names = chosen_quantities(calibration, names)
     ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
-    levels = np.linspace(0, 1, LEVELS)
-    error = 2 * np.sqrt(levels * (1 - levels) / min(len(calibration.ranks[name]) for name in names))
-    band = (np.clip(levels - error, 0, 1), np.clip(levels + error, 0, 1))
-    ax.fill_between(levels, *band, color=FRAME, alpha=0.3, linewidth=0, label="exact, ± 2 standard errors")
+    smooth = np.linspace(0, 1, LEVELS)
+    error = 2 * np.sqrt(smooth * (1 - smooth) / min(len(calibration.ranks[name]) for name in names))
+    band = (np.clip(smooth - error, 0, 1), np.clip(smooth + error, 0, 1))
+    ax.fill_between(smooth, *band, color=FRAME, alpha=0.3, linewidth=0, label="exact, ± 2 standard errors")
+    levels = _levels(calibration.draws)
     for index, name in enumerate(names):
         inside = [calibration.coverage(name, float(level)) for level in levels]
         ax.plot(levels, inside, color=COLORS[index % len(COLORS)], label=name)
@@ -52,3 +55,16 @@ def coverage(calibration: Calibration, names: str | Sequence[str] | None = None,
     ax.set_title("Coverage of the guide's intervals", loc="left", fontsize="medium", color=INK)
     ax.legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
     return plain(ax)
+
+
+def _levels(draws: int) -> Float[np.ndarray, " n"]:
+    r"""The levels :math:`1 - 2 j / (L + 1)` of central intervals between :math:`L` draws, at most ``LEVELS`` of them.
+
+    At any other level an exact guide is off by up to :math:`2 / (L + 1)`.
+
+    Examples:
+        >>> _levels(4).tolist(), _levels(5).round(2).tolist()
+        ([0.2, 0.6, 1.0], [0.0, 0.33, 0.67, 1.0])
+    """
+    all_levels = np.arange((draws + 1) % 2, draws + 2, 2) / (draws + 1)
+    return all_levels[np.linspace(0, len(all_levels) - 1, min(len(all_levels), LEVELS)).round().astype(int)]

@@ -128,6 +128,16 @@ def test_coverage_of_the_exact_posterior_is_the_level() -> None:
     np.testing.assert_allclose(line.get_ydata(), line.get_xdata(), atol=2 / 1000)
 
 
+@pytest.mark.parametrize("draws", [1, 2, 9, 39, 40, 99, 999])
+def test_a_calibrated_guide_of_few_draws_stays_in_its_band(draws: int) -> None:
+    """Ranks of an exact guide are uniform: at each level the line is a binomial share, here within 4 standard errors."""
+    ranks = np.random.default_rng(draws).integers(0, draws + 1, 20_000)
+    [line] = plots.coverage(pf.diagnostics.Calibration({"z": ranks}, draws), ax=own_axes()).lines
+    levels, inside = line.get_xdata(), line.get_ydata()
+    assert (np.abs(inside - levels) <= 4 * np.sqrt(levels * (1 - levels) / 20_000) + 1e-9).all()
+    assert levels[-1] == 1 and len(levels) == min(41, (draws + 1) // 2 + 1)
+
+
 def test_coverage_is_that_of_gaussian_intervals() -> None:
     """A guide of half the width covers at level p what Phi(Phi^-1((1 + p) / 2) / 2) says."""
     generator = np.random.default_rng(0)
