@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from ..evaluation.report import Evaluation
 from ..generation.interpolation import swap_rows
 from ..run import Run
-from .style import COLORS, DEPTHS, FRAME, INK, new_axes, plain
+from .style import COLORS, FRAME, INK, depth_shade, new_axes, plain
 from .text_table import Row, text_table
 
 __all__ = ["active_units", "layer_curves", "layer_kl", "swap_table"]
@@ -37,7 +37,7 @@ def layer_curves(run: Run, *, ax: Axes | None = None) -> Axes:
     steps = np.asarray(table["step"], dtype=float)[valid]
     for index, name in enumerate(names):
         values = np.array([x if isinstance(x, float) else np.nan for x in table[name]])[valid]
-        ax.plot(steps, values, color=_shade(index, len(names)), marker="o", markersize=3, label=name[3:])
+        ax.plot(steps, values, color=depth_shade(index, len(names)), marker="o", markersize=3, label=name[3:])
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     ax.axhline(0, color=FRAME, linewidth=0.8, zorder=1).sticky_edges.y.append(0)  # limits stay free for shared axes
@@ -107,7 +107,7 @@ def active_units(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
     places, width = np.arange(len(names)), 0.8 / len(units)
     for index, unit in enumerate(units):
         counts = [evaluation[name][unit] or 0.0 for name in names]
-        ax.bar(places + (index + 0.5) * width - 0.4, counts, width, color=_shade(index, len(units)), label=unit)
+        ax.bar(places + (index + 0.5) * width - 0.4, counts, width, color=depth_shade(index, len(units)), label=unit)
     ax.set_xticks(places, [name.removeprefix("active_") for name in names])
     ax.set(xlabel="latent", ylabel="dimensions", ylim=(0, max(evaluation[name]["of"] or 1.0 for name in names)))
     ax.set_title("Active units", loc="left", fontsize="medium", color=INK)
@@ -138,7 +138,3 @@ def swap_table(run: Run, text: str, other: str, *, condition: str | None = None,
     """
     rows = swap_rows(run, text, other, condition=condition)
     return text_table([Row(name, content, name_weight="bold") for name, content in rows], ax=ax)
-
-
-def _shade(index: int, count: int) -> tuple[float, float, float, float]:
-    return DEPTHS(0.35 + 0.65 * (index / max(1, count - 1)))

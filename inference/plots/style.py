@@ -15,6 +15,7 @@ __all__ = [
     "INK",
     "SHADES",
     "contrast",
+    "depth_shade",
     "drawable",
     "new_axes",
     "plain",
@@ -61,6 +62,11 @@ def contrast(color: ColorType) -> float:
     linear = [[x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in to_rgb(c)] for c in (color, INK)]
     lighter, darker = (sum(w * x for w, x in zip(weights, rgb, strict=True)) + 0.05 for rgb in linear)
     return lighter / darker
+
+
+def depth_shade(index: int, count: int) -> ColorType:
+    """The color of a layer, from 0: darker for higher ones."""
+    return DEPTHS(0.35 + 0.65 * (index / max(1, count - 1)))
 
 
 def new_axes(width: float, height: float, columns: int = 1, rows: int = 1) -> list[Axes]:

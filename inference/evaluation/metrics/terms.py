@@ -13,8 +13,9 @@ from ..metric import Metric
 from ..report import MetricResult
 from .bounds import LENGTH, nats
 
-__all__ = ["KL", "Rate", "Reconstruction", "TrainedObjective"]
+__all__ = ["INFINITE", "KL", "Rate", "Reconstruction", "TrainedObjective"]
 
+INFINITE = "infinite: vectors are switched off"  # of a divergence, and of the bound
 NAMED = ("kl", "penalty", "counts")  # the fields of terms that have a number for each of several names
 Column = Float[np.ndarray, "texts ..."]
 
@@ -47,7 +48,7 @@ class KL(Metric):
 
 def _why_infinite(kl: Float[np.ndarray, " texts"]) -> str:
     """What the label of a divergence adds where that is infinite, as it is of weights alone."""
-    return ", infinite: vectors are switched off" if np.isinf(kl).any() else ""
+    return f", {INFINITE}" if np.isinf(kl).any() else ""
 
 
 class Rate(Metric):

@@ -54,16 +54,14 @@ def with_metrics(path: Path, latent: bool, **more: float) -> RunFolder:
     folder = RunFolder(path)
     folder.prepare(resume=False)
     for step, split in itertools.product(range(10, 40, 10), ("train", "valid")):
-        row = {
-            "step": step,
-            "seconds": step / 2,
-            "split": split,
-            "objective": 90.0 / step,
-            "reconstruction": 80.0 / step,
-        }
-        row |= {"bound": 500.0 + step} | ({"kl_weights": 0.5, "kl_vectors": 400.0} if latent else {}) | more
-        folder.append_metrics(row)
+        row = {"bound": 500.0 + step} | ({"kl_weights": 0.5, "kl_vectors": 400.0} if latent else {}) | more
+        folder.append_metrics(metrics_at(step, split, **row))
     return folder
+
+
+def metrics_at(step: int, split: str, **more: float) -> dict[str, float | str]:
+    row = {"step": step, "seconds": step / 2, "split": split}
+    return row | {"objective": 90.0 / step, "reconstruction": 80.0 / step} | more
 
 
 def own_axes(size: tuple[float, float] = (6, 4)) -> Axes:
@@ -112,6 +110,49 @@ def test_an_elbo_bounds_only_with_its_whole_kl(run: Run, weights: dict[str, floa
 def test_a_length_that_costs_nothing_has_no_curve(run: Run, tmp_path: Path, length: float, shown: bool) -> None:
     run.folder = with_metrics(tmp_path / "lengths", latent=True, kl_length=length)
     assert ("−log p(length)" in labels(plots.curves(run)[1])) is shown
+
+
+def test_what_is_infinite_has_a_label_and_no_line(run: Run, tmp_path: Path) -> None:
+    run.folder = with_metrics(tmp_path / "off", latent=True, bound=np.inf, kl_weights=np.inf)
+    bound = plots.curves(run)[1]
+    off = "infinite: vectors are switched off"
+    assert labels(bound) == [f"−ELBO, {off}", f"KL of weights, {off}", "KL of vectors"]
+    assert [handle.get_linestyle() for handle in bound.get_legend().legend_handles] == ["None", "None", "-"]
+    assert bound.get_yscale() == "linear"
+    run.folder.append_metrics(metrics_at(40, "valid", bound=7.0, kl_weights=np.inf, kl_vectors=400.0))
+    assert labels(plots.curves(run)[1])[0] == "−ELBO: bounds −log p(x), infinite where it is not drawn"
+
+
+@pytest.mark.parametrize(
+    ("options", "more", "trained", "held_out"),
+    [
+        ({}, {}, [10, 20, 30], ""),
+        ({}, {"beta": 0.5}, [], ""),  # while the weights of the KL grow
+        ({}, {"beta": 1.0}, [10, 20, 30], ""),
+        ({"target_kl": 5.0}, {"beta": 0.3}, [], "held-out, at least the target is charged"),
+        ({}, {"delta": 0.2}, [], "held-out, vectors beyond the share are charged"),
+    ],
+)
+def test_the_objective_is_drawn_beside_that_of_held_out_texts_where_both_are_the_same(
+    run: Run, tmp_path: Path, options: dict[str, float], more: dict[str, float], trained: list[int], held_out: str
+) -> None:
+    run.folder = with_metrics(tmp_path / "other", latent=True, **more)
+    run.config["objective"] = {"name": "elbo", "is_bound": False, "kl_weights": {"weights": 1.0}} | options
+    ax = plots.curves(run)[0]
+    assert list(ax.lines[0].get_xdata()) == trained and list(ax.lines[1].get_xdata()) == [10, 20, 30]
+    assert list(ax.lines[2].get_xdata()) == [10, 20, 30]  # of the reconstruction
+    assert labels(ax)[0].replace("\n", " ").endswith(held_out) and ("held-out" in labels(ax)[0]) is bool(held_out)
+
+
+def test_a_kl_has_its_color_wherever_it_is_among_the_columns(run: Run, tmp_path: Path) -> None:
+    drawn = []
+    for order in (("kl_vectors", "kl_weights"), ("kl_length", "kl_weights", "kl_vectors"), ("kl_vectors", "kl_z_1")):
+        run.folder = with_metrics(tmp_path / "-".join(order), latent=False, **dict.fromkeys(order, 1.0))
+        lines = plots.curves(run)[1].lines
+        drawn.append({line.get_label(): line.get_color() for line in lines if not line.get_label().startswith("_")})
+        assert len(set(drawn[-1].values())) == 1 + len(order)
+    assert len({colors["KL of vectors"] for colors in drawn}) == 1
+    assert drawn[0]["KL of weights"] == drawn[1]["KL of weights"]
 
 
 def test_without_latents_the_objective_is_the_likelihood(plain: Run) -> None:
