@@ -65,8 +65,8 @@ def contrast(color: ColorType) -> float:
 
 
 def depth_shade(index: int, count: int) -> ColorType:
-    """The color of a layer, from 0: darker for higher ones."""
-    return DEPTHS(0.35 + 0.65 * (index / max(1, count - 1)))
+    """The color of a layer, from 0: darker for higher ones, and in the middle for a single one."""
+    return DEPTHS(0.35 + 0.65 * (index / (count - 1) if count > 1 else 0.5))
 
 
 def new_axes(width: float, height: float, columns: int = 1, rows: int = 1) -> list[Axes]:

@@ -5,11 +5,14 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 
 from ..nvib.kept import Kept
-from .style import COLORS, INK, new_axes, plain
+from .running_text import text_width
+from .style import INK, depth_shade, new_axes, plain
 
 __all__ = ["vectors_kept"]
 
-WIDTH, HEIGHT = 5.2, 3.4  # size of a new figure, in inches
+WIDTH, HEIGHT = 5.2, 3.4  # size of the axes of a new figure, in inches
+POINTS = 8.33  # font size of the legend
+ROWS, HANDLE = 18, 0.6  # of a column of the legend: its lines, and the inches beside its labels
 
 
 def vectors_kept(
@@ -21,7 +24,8 @@ def vectors_kept(
 ) -> Axes:
     """Draw the share of vectors that stay, and the attention to the prior's component, of each layer over the dial.
 
-    The dial is drawn as it is turned: from the side where the prior has no say.
+    The dial is drawn as it is turned: from the side where the prior has no say. Darker lines are higher layers; the
+    parts that all names share are left out.
 
     Arguments:
         places: Places of the dial, such as values of ``tau_nats`` of :func:`~pyroformer.nvib.regularize`.
@@ -35,10 +39,11 @@ def vectors_kept(
     Examples:
         >>> from matplotlib.figure import Figure
         >>> from pyroformer.inference.nvib.kept import Kept
-        >>> kept = [{"self_attn": Kept(0.0, 1.0)}, {"self_attn": Kept(0.6, 0.3)}]
+        >>> names = ["layers.0.self_attn", "layers.1.self_attn"]
+        >>> kept = [dict.fromkeys(names, Kept(0.0, 1.0)), dict.fromkeys(names, Kept(0.6, 0.3))]
         >>> ax = vectors_kept([5.0, -5.0], kept, ax=Figure().subplots())
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
-        ['self_attn: vectors that stay', 'self_attn: attention to the prior']
+        ['vectors that stay', 'attention to the prior', 'layer 0', 'layer 1']
     """
     if not isinstance(places, Sequence) or not isinstance(kept, Sequence):
         raise ValueError(f"places are {places!r:.40} and kept {kept!r:.40}: give a list of each.")
@@ -46,14 +51,36 @@ def vectors_kept(
         raise ValueError(f"there are {len(kept)} results for {len(places)} places of the dial: give one for each.")
     if different := next((result for result in kept if result.keys() != kept[0].keys()), None):
         raise ValueError(f"results are of layers {', '.join(kept[0])} and of {', '.join(different)}: give one model's.")
-    ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
-    for index, name in enumerate(kept[0]):
-        color = COLORS[index % len(COLORS)]
+    labels = _short(list(kept[0]))
+    columns = -(-(len(labels) + 2) // ROWS)
+    if ax is None:
+        longest = max(map(text_width, ["attention to the prior", *labels]))
+        ax = new_axes(WIDTH + columns * (longest * POINTS / 72 + HANDLE), HEIGHT)[0]
+    for style, label in (("o-", "vectors that stay"), ("s:", "attention to the prior")):
+        ax.plot([], [], style, color=INK, markersize=4, label=label)
+    for index, (name, label) in enumerate(zip(kept[0], labels, strict=True)):
+        color = depth_shade(index, len(labels))
         vectors, prior = [result[name].vectors for result in kept], [result[name].prior for result in kept]
-        ax.plot(places, vectors, "o-", color=color, markersize=4, label=f"{name}: vectors that stay")
-        ax.plot(places, prior, "s:", color=color, markersize=4 - index % 2, label=f"{name}: attention to the prior")
+        ax.plot(places, vectors, "o-", color=color, markersize=4)
+        ax.plot(places, prior, "s:", color=color, markersize=3)
+        ax.plot([], [], color=color, linewidth=4, label=label)
     ax.set(xlabel=dial, ylabel="share", ylim=(-0.03, 1.03))
     ax.set_title("Vectors that stay; attention to the prior", loc="left", fontsize="medium", color=INK)
     ax.invert_xaxis()
-    ax.legend(fontsize="small", frameon=False)
+    ax.legend(fontsize=POINTS, frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5), ncols=columns)
     return plain(ax)
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """The names of layers without the parts that all share, between dots; a number is that of a layer.
+
+    Examples:
+        >>> _short(["h.0.attn", "h.1.attn"]), _short(["encoder.0.attn", "decoder.0.attn"]), _short(["h.0.attn"])
+        (['layer 0', 'layer 1'], ['encoder', 'decoder'], ['h.0.attn'])
+    """
+    parts = [name.split(".") for name in names]
+    shortest = min(map(len, parts))
+    first = next((i for i in range(shortest) if len({part[i] for part in parts}) > 1), 0)
+    last = next((i for i in range(shortest - first) if len({part[-1 - i] for part in parts}) > 1), 0)
+    cut = [".".join(part[first : len(part) - last]) for part in parts]
+    return [f"layer {name}" if name.isdecimal() else name for name in cut]

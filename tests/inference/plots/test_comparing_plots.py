@@ -193,8 +193,25 @@ def kept(*layers: str) -> dict[str, Kept]:
 
 def test_each_layer_has_two_lines() -> None:
     ax = plots.vectors_kept([1.0, 0.0], [kept("a", "b"), kept("a", "b")], ax=own_axes())
-    assert [list(line.get_ydata()) for line in ax.lines] == [[0.75, 0.75], [0.25, 0.25]] * 2
+    lines = [line for line in ax.lines if len(line.get_xdata())]
+    assert [list(line.get_ydata()) for line in lines] == [[0.75, 0.75], [0.25, 0.25]] * 2
+    assert [line.get_linestyle() for line in lines] == ["-", ":"] * 2
     assert ax.xaxis_inverted()
+    assert labels(ax) == ["vectors that stay", "attention to the prior", "a", "b"]
+
+
+@pytest.mark.parametrize("name", ["bert.encoder.layer.{}.attention.self", "model.layer_{}"])
+def test_many_layers_have_colors_of_their_own_and_room(name: str) -> None:
+    result = kept(*(name.format(layer) for layer in range(24)))
+    ax = plots.vectors_kept([1.0, 0.0], [result, result])
+    assert labels(ax)[2:] == [f"layer {layer}" if "bert" in name else f"layer_{layer}" for layer in range(24)]
+    by_layer = [line.get_color() for line in ax.lines[2:]][::3]
+    lightness = [sum(color[:3]) for color in by_layer]
+    assert lightness == sorted(lightness, reverse=True) and len(set(by_layer)) == 24
+    ax.figure.draw_without_rendering()
+    legend, frame, figure = ax.get_legend().get_window_extent(), ax.get_window_extent(), ax.figure.bbox
+    assert frame.x1 < legend.x0 and legend.x1 <= figure.x1 and legend.height <= figure.height
+    assert frame.width > 0.8 * 5.2 * ax.figure.dpi and frame.height > 200
 
 
 def test_the_dial_says_what_is_wrong() -> None:
