@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -15,7 +16,8 @@ from .text_table import Row, text_table
 __all__ = ["active_units", "layer_curves", "layer_kl", "swap_table"]
 
 WIDTH, HEIGHT = 5.2, 3.8  # size of a new figure, in inches
-PARTS = {"kl": "KL", "mutual_information": "mutual information", "marginal_kl": "KL of the marginal"}
+BAR = 0.6  # width of a bar
+PARTS = {"mutual_information": "mutual information", "marginal_kl": "KL of the marginal"}
 
 
 def layer_curves(run: Run, *, ax: Axes | None = None) -> Axes:
@@ -48,13 +50,14 @@ def layer_curves(run: Run, *, ax: Axes | None = None) -> Axes:
 
 
 def layer_kl(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
-    r"""Draw the KL of each latent and its two parts, mutual information with the text and KL of the marginal.
+    r"""Draw the KL of each latent as a line, over the stack of its parts, mutual information and KL of the marginal.
 
     .. math::
         \mathrm E_x \text{KL}(q(z \mid x) \, \| \, p(z)) = I_q(z; x) + \text{KL}(q(z) \, \| \, p(z))
 
-    All three are of the texts that are compared. The dashed line is the maximal mutual information of all latents with
-    that number of texts.
+    All three are of the texts that are compared. The stack ends at the line, except where texts answer to conditions,
+    and where an estimate is negative, which is drawn below zero. The dashed line is the maximal mutual information with
+    that number of texts of all latents together.
 
     Arguments:
         evaluation: Evaluation of a run whose latents belong to layers.
@@ -74,19 +77,26 @@ def layer_kl(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
     ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
     places = np.arange(len(evaluation.latents))
     compared = all(f"compared_kl_{latent}" in evaluation for latent in evaluation.latents)
-    for index, (metric, label) in enumerate(PARTS.items()):
-        metric = "compared_kl" if metric == "kl" and compared else metric
-        values = [evaluation[f"{metric}_{latent}"]["nats/text"] or 0.0 for latent in evaluation.latents]
-        color = INK if index == 0 else COLORS[index - 1]
-        ax.bar(places + (index - 1) * 0.27, values, 0.27, color=color, label=label)
-    texts = evaluation.about["compared"]
-    ax.axhline(math.log(texts), color=FRAME, linestyle="--", linewidth=1, label=f"ln {texts:,} texts")
+    above, below = np.zeros(len(places)), np.zeros(len(places))
+    for color, (metric, label) in zip(COLORS, PARTS.items(), strict=False):
+        values = _nats_per_text(evaluation, metric)
+        ax.bar(places, values, BAR, np.where(values < 0, below, above), color=color, label=label)
+        above, below = above + np.maximum(values, 0), below + np.minimum(values, 0)
+    values = _nats_per_text(evaluation, "compared_kl" if compared else "kl")
+    ax.hlines(values, places - 0.6 * BAR, places + 0.6 * BAR, color=INK, linewidth=2, label="KL")
+    most = math.log(texts := evaluation.about["compared"])
+    label = f"ln {texts:,}: most information of all latents together"
+    ax.axhline(most, color=FRAME, linestyle="--", linewidth=1, label=label)
     ax.axhline(0, color=FRAME, linewidth=0.8)
-    ax.set_xticks(places, evaluation.latents)
+    ax.set_xticks(places, evaluation.latents, fontsize="small")
     ax.set(xlabel="latent", ylabel="nats per text")
     ax.set_title("KL of each latent and its parts", loc="left", fontsize="medium", color=INK)
-    ax.legend(fontsize="small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=4)
+    ax.legend(fontsize="small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
     return plain(ax)
+
+
+def _nats_per_text(evaluation: Evaluation, metric: str) -> Float[np.ndarray, " latents"]:
+    return np.array([evaluation[f"{metric}_{latent}"]["nats/text"] or 0.0 for latent in evaluation.latents])
 
 
 def active_units(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
@@ -107,9 +117,10 @@ def active_units(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
     places, width = np.arange(len(names)), 0.8 / len(units)
     for index, unit in enumerate(units):
         counts = [evaluation[name][unit] or 0.0 for name in names]
-        ax.bar(places + (index + 0.5) * width - 0.4, counts, width, color=depth_shade(index, len(units)), label=unit)
-    ax.set_xticks(places, [name.removeprefix("active_") for name in names])
-    ax.set(xlabel="latent", ylabel="dimensions", ylim=(0, max(evaluation[name]["of"] or 1.0 for name in names)))
+        bars = ax.bar(places + (index + 0.5) * width - 0.4, counts, width, color=depth_shade(index, len(units)), label=unit)
+        ax.bar_label(bars, fmt="{:.0f}", padding=1, fontsize="small", color=INK)
+    ax.set_xticks(places, [name.removeprefix("active_") for name in names], fontsize="small")
+    ax.set(xlabel="latent", ylabel="dimensions", ylim=(0, 1.08 * max(evaluation[name]["of"] or 1.0 for name in names)))
     ax.set_title("Active units", loc="left", fontsize="medium", color=INK)
     ax.legend(
         title="variance of the posterior mean",

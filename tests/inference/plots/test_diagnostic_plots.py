@@ -129,18 +129,26 @@ def test_paths_say_what_is_wrong() -> None:
 # Layers
 
 
-def test_the_parts_of_the_kl_stand_beside_it() -> None:
+def test_the_parts_of_the_kl_add_up_to_it() -> None:
+    parts = {"mutual_information": (2.0, 3.0), "marginal_kl": (1.0, -0.5), "kl": (3.0, 2.5)}  # one is a noisy estimate
     figures = {
         f"{measure}_{latent}": MetricResult(measure, {"nats/text": Estimate(value)})
-        for measure, value in (("kl", 3.0), ("mutual_information", 2.0), ("marginal_kl", 1.0))
-        for latent in ("z_1", "z_2")
+        for measure, values in parts.items()
+        for latent, value in zip(("z_1", "z_2"), values, strict=True)
     }
     ax = plots.layer_kl(Evaluation(figures, {"compared": 20}, ("z_1", "z_2")), ax=own_axes()[0])
-    assert [patch.get_height() for patch in ax.patches] == [3, 3, 2, 2, 1, 1]
-    assert "ln 20 texts" in labels(ax)
+    assert [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in ax.patches] == [(0, 2), (0, 3), (2, 3), (0, -0.5)]
+    assert [segment[0, 1] for segment in ax.collections[0].get_segments()] == [3, 2.5]
+    assert "ln 20: most information of all latents together" in labels(ax)
     assert ax.lines[0].get_ydata()[0] == pytest.approx(np.log(20))
     with pytest.raises(ValueError, match="the evaluation has no metrics of single latents"):
         plots.layer_kl(Evaluation({}, {}))
+
+
+def test_no_active_unit_is_a_number_too() -> None:
+    units = {"above 0.01": Estimate(4.0), "above 0.1": Estimate(0.0), "of": Estimate(4.0)}
+    ax = plots.active_units(Evaluation({"active_z_1": MetricResult("active", units)}, {}), ax=own_axes()[0])
+    assert words(ax) == ["4", "0"] and ax.get_ylim()[1] > 4
 
 
 # Traversals
