@@ -8,6 +8,7 @@ from html import escape
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from ..plots.style import shade_limit
 from .style import STYLE
 
 __all__ = ["code", "document", "note", "pictures", "section", "shaded", "table", "text"]
@@ -61,15 +62,15 @@ def text(content: str) -> str:
 
 
 def shaded(pieces: Sequence[str], weights: Sequence[float]) -> str:
-    """Tokens as running text, each shaded by its weight; the darkest has the largest one.
+    """Tokens as running text, each shaded by its weight, relative to the largest or to twice the mean.
 
     Examples:
         >>> shaded(["a", "&"], [0.1, 0.4]).partition("</b>")[0]
-        '<span class="text" dir="auto"><b title="weight 0.1" style="--weight: 25%">a'
+        '<span class="text" dir="auto"><b title="weight 0.1" style="--weight: 20%">a'
     """
-    largest = max(weights, default=0.0) or 1.0
+    limit = shade_limit(weights) if weights else 1.0
     tokens = (
-        f'<b title="weight {weight:.2g}" style="--weight: {100 * weight / largest:.0f}%">{escape(piece)}</b>'
+        f'<b title="weight {weight:.2g}" style="--weight: {100 * weight / limit:.0f}%">{escape(piece)}</b>'
         for piece, weight in zip(pieces, weights, strict=True)
     )
     return f'<span class="text" dir="auto">{"".join(tokens)}</span>'

@@ -117,7 +117,9 @@ def active_units(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
     places, width = np.arange(len(names)), 0.8 / len(units)
     for index, unit in enumerate(units):
         counts = [evaluation[name][unit] or 0.0 for name in names]
-        bars = ax.bar(places + (index + 0.5) * width - 0.4, counts, width, color=depth_shade(index, len(units)), label=unit)
+        bars = ax.bar(
+            places + (index + 0.5) * width - 0.4, counts, width, color=depth_shade(index, len(units)), label=unit
+        )
         ax.bar_label(bars, fmt="{:.0f}", padding=1, fontsize="small", color=INK)
     ax.set_xticks(places, [name.removeprefix("active_") for name in names], fontsize="small")
     ax.set(xlabel="latent", ylabel="dimensions", ylim=(0, 1.08 * max(evaluation[name]["of"] or 1.0 for name in names)))

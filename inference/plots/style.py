@@ -1,5 +1,6 @@
 """Colors, axes and text of the plots."""
 
+from collections.abc import Iterable
 from functools import cache
 
 from matplotlib.axes import Axes
@@ -20,6 +21,7 @@ __all__ = [
     "new_axes",
     "plain",
     "printable",
+    "shade_limit",
 ]
 
 INK = "#16202b"
@@ -67,6 +69,17 @@ def contrast(color: ColorType) -> float:
 def depth_shade(index: int, count: int) -> ColorType:
     """The color of a layer, from 0: darker for higher ones, and in the middle for a single one."""
     return DEPTHS(0.35 + 0.65 * (index / (count - 1) if count > 1 else 0.5))
+
+
+def shade_limit(weights: Iterable[float]) -> float:
+    """The weight of a text's darkest shade: the largest, or twice the mean, so that equal weights are in the middle.
+
+    Examples:
+        >>> shade_limit([0.75, 0.25]), shade_limit([0.25] * 4), shade_limit([0.875, 0.0625, 0.0625])
+        (1.0, 0.5, 0.875)
+    """
+    each = [*weights]
+    return max(*each, 2 * sum(each) / len(each)) or 1.0
 
 
 def new_axes(width: float, height: float, columns: int = 1, rows: int = 1) -> list[Axes]:

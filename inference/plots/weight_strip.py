@@ -19,7 +19,7 @@ from ...models.utils.choices import check_choice
 from ..generation.generate import encode
 from ..run import Run
 from .running_text import MARGIN, Placed, letters, set_in_lines, text_width
-from .style import FRAME, INK, SHADES, new_axes
+from .style import FRAME, INK, SHADES, new_axes, shade_limit
 
 __all__ = ["Stack", "TokenWeights", "strip", "token_weights", "weights"]
 
@@ -33,6 +33,7 @@ NOTE = 0.58  # font size of the concentrations under the tokens
 LEGEND = 3.2  # height of the legend under the text
 BAR = 13.0  # length of the color bar
 NARROWEST = 22.0  # shortest line, for the legend to fit
+OFF = 0.005  # concentrations below are written as 0
 ALIKE = 0.9  # of the largest weight, above which weights have one shade
 POINTS, INCHES = 11.0, 7.2  # font size and width of a new figure
 
@@ -85,13 +86,14 @@ def weights(
 ) -> Axes:
     r"""Draw a text with each token shaded by its posterior mean weight.
 
-    The prior's component has a dashed box under the text. The color bar says so where all weights are alike, within a
-    tenth of the largest, as those of a posterior that says nothing by its weights.
+    The prior's component has a dashed box under the text. Weights that are all alike have a middle shade, and the color
+    bar says so where they are within a tenth of the largest, as those of a posterior that says nothing by its weights.
 
     Arguments:
         run: A run whose posterior is a mixture with a component for each token.
         text: The text to encode.
-        alpha: Whether to show the concentration of each token under it.
+        alpha: Whether to show the concentration of each token under it; below 0.005, as of a vector that is switched
+            off, it is written as 0.
         layer: The layer, from 1, whose mixture is drawn, where layers have some; the text's by default.
         stack: Whether that is a layer of the ``encoder`` or of the ``decoder``, which begins with the beginning of the
             text and has none for the last token.
@@ -138,7 +140,7 @@ def strip(
     """
     if len(weights) != len(pieces) + 1:
         raise ValueError(f"{len(weights)} weights for {len(pieces)} tokens: give one for the prior and one for each.")
-    notes = [] if log_alpha is None else [f"{value:.2g}" for value in np.exp(log_alpha)]
+    notes = [] if log_alpha is None else [_concentration(value) for value in np.exp(log_alpha).tolist()]
     pitch = PITCH + (NOTE + 0.25 if notes else 0)
 
     def layout(width: float) -> tuple[list[Placed], float]:
@@ -169,8 +171,18 @@ def strip(
         outlines.append(letters(note, box.x + (box.width - NOTE * text_width(note)) / 2, y - BELOW - NOTE, NOTE))
     ax.add_patch(PathPatch(Path.make_compound_path(*outlines), facecolor=INK, linewidth=0))
     left = boxes[0].width + 0.5 + text_width(number) + 2.0
-    _draw_color_bar(ax, shades, min(left, width - BAR - 1), legend, over=bool(weights[0] > weights[1:].max()))
+    _draw_color_bar(ax, shades, min(left, width - BAR - 1), legend, over=bool(weights[0] > shades.norm.vmax))
     return ax
+
+
+def _concentration(alpha: float) -> str:
+    """Two digits; 0 for one that is as good as switched off.
+
+    Examples:
+        >>> _concentration(12.34), _concentration(0.043), _concentration(2.1e-9)
+        ('12', '0.043', '0')
+    """
+    return f"{alpha:.2g}" if alpha >= OFF else "0"
 
 
 def _width_that_fits(layout: Callable[[float], tuple[list[Placed], float]], ax: Axes) -> float:
@@ -185,14 +197,15 @@ def _width_that_fits(layout: Callable[[float], tuple[list[Placed], float]], ax: 
 def _draw_boxes(
     ax: Axes, boxes: Sequence[Placed], baselines: Sequence[float], weights: Float[np.ndarray, " components"]
 ) -> PatchCollection:
-    """Draw shaded boxes; the darkest shade is the largest weight of a token, not that of the prior."""
+    """Draw shaded boxes; the scale of the shades is that of the tokens, without the prior."""
     rectangles = [
         Rectangle((box.x, y - BELOW), box.width, ABOVE + BELOW) for box, y in zip(boxes, baselines, strict=True)
     ]
+    limit = shade_limit(weights[1:].tolist())
     collection = PatchCollection(
         rectangles,
         cmap=SHADES,
-        norm=Normalize(0, float(weights[1:].max())),
+        norm=Normalize(0, limit),
         edgecolor=FRAME,
         linewidth=[1.0] + [0.4] * (len(boxes) - 1),
         linestyle=["--"] + ["-"] * (len(boxes) - 1),

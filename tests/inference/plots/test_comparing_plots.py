@@ -35,11 +35,26 @@ def rows(ax: Axes) -> list[str]:
 
 def test_each_token_has_its_number() -> None:
     values = {"beta 1": torch.tensor([640.0, 3.0]), "beta 10": np.array([0.5, 0.01])}
-    ax = plots.token_values(["a", " text"], values, ax=own_axes())
-    assert [text.get_text() for text in ax.texts] == ["640", "3.0", "0.5", "0.01"]
+    ax = plots.token_values(["a", " text"], values, label="nats", ax=own_axes())
+    assert [text.get_text() for text in ax.texts] == ["a", "640", "0.5", "text", "3.0", "0.01"]
     assert rows(ax) == ["beta 1", "beta 10"]
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["a", " text"]
-    np.testing.assert_allclose(ax.images[0].get_array(), [[640, 3], [0.5, 0.01]], rtol=1e-6)
+    assert ax.get_title(loc="left") == "nats, shades are logarithmic"
+    np.testing.assert_allclose(ax.collections[0].get_array(), [[640, 3], [0.5, 0.01]], rtol=1e-6)
+    assert plots.token_values(["a"], {"beta": np.ones(1)}, label="nats", ax=own_axes()).get_title(loc="left") == "nats"
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_long_tokens_have_room_and_long_texts_continue_below(given: bool) -> None:
+    pieces = ["incomprehensibilities", " of", " internationalization", "."] * 10
+    ax = plots.token_values(pieces, {"x": np.arange(40.0)}, ax=own_axes() if given else None)
+    ax.figure.draw_without_rendering()
+    assert 6 <= ax.figure.get_figwidth() < 9
+    assert [text.get_text() for text in ax.texts[::2]] == [piece.strip() for piece in pieces]
+    boxes = [text.get_window_extent() for text in ax.texts[::2]]
+    beside = [(a, b) for a, b in zip(boxes, boxes[1:], strict=False) if abs(a.y0 - b.y0) < 9]
+    assert len(beside) > 20 and all(a.x1 < b.x0 for a, b in beside)
+    np.testing.assert_array_equal(np.concatenate([part.get_array()[0] for part in ax.collections]), np.arange(40))
+    assert rows(ax) == ["x"] * len(ax.collections) and len(ax.collections) == 40 - len(beside)
 
 
 @pytest.mark.parametrize("row", [[0.0, 0.0], [-3.0, 1.0], [2.0, 2.0], [float("nan"), 1.0]])
@@ -130,7 +145,7 @@ def test_coverage_of_the_exact_posterior_is_the_level() -> None:
 
 @pytest.mark.parametrize("draws", [1, 2, 9, 39, 40, 99, 999])
 def test_a_calibrated_guide_of_few_draws_stays_in_its_band(draws: int) -> None:
-    """Ranks of an exact guide are uniform: at each level the line is a binomial share, here within 4 standard errors."""
+    """Ranks of an exact guide are uniform: at each level the line is a binomial share, within 4 standard errors."""
     ranks = np.random.default_rng(draws).integers(0, draws + 1, 20_000)
     [line] = plots.coverage(pf.diagnostics.Calibration({"z": ranks}, draws), ax=own_axes()).lines
     levels, inside = line.get_xdata(), line.get_ydata()

@@ -17,8 +17,10 @@ from matplotlib.figure import Figure
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference import plots
 from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.pages.document import shaded
+from pyroformer.inference.plots import weight_strip
 from pyroformer.inference.plots.attention_map import decoder_attention, heat_map
-from pyroformer.inference.plots.running_text import set_in_lines, text_width
+from pyroformer.inference.plots.running_text import letters, set_in_lines, text_width
 from pyroformer.inference.plots.style import SHADES, contrast, printable
 from pyroformer.inference.plots.weight_strip import strip, token_weights
 from pyroformer.inference.run import Run
@@ -219,7 +221,22 @@ def test_a_long_text_stays_inside_the_axes_it_is_given(run: Run, size: tuple[flo
 
 def test_a_prior_that_outweighs_every_token_hides_nothing() -> None:
     ax = strip(["a", " b"], np.array([0.8, 0.15, 0.05]), ax=own_axes())
-    assert cells(ax).norm.vmax == 0.15
+    assert cells(ax).norm.vmax == pytest.approx(0.2)  # twice the mean of tokens
+
+
+def test_equal_weights_have_a_middle_shade_as_on_the_page() -> None:
+    collection = cells(strip(["a", " b", " c"], np.full(4, 0.25), ax=own_axes()))
+    np.testing.assert_allclose(collection.norm(np.full(4, 0.25)), 0.5)
+    assert shaded(["a", "b"], [0.5, 0.5]).count("--weight: 50%") == 2
+    assert shaded(["a", "b", "c"], [0.8, 0.1, 0.1]).count("--weight: 100%") == 1
+    assert cells(strip(["a"], np.array([1.0, 0.0]), ax=own_axes())).norm.vmax == 1
+
+
+def test_a_vector_that_is_switched_off_has_concentration_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(weight_strip, "letters", lambda text, *rest: written.append(text) or letters(text, *rest))
+    strip(["a", " b", " c"], np.array([0.2, 0.4, 0.0, 0.4]), np.log([1.0, 2.0, 2.1e-9, 2.0]), ax=own_axes())
+    assert written == ["prior", "a", "b", "c", "1 = alpha", "0.2", "2", "0", "2"]
 
 
 @pytest.mark.parametrize(("last", "title"), [(0.32, ": all alike"), (0.2, "")])
