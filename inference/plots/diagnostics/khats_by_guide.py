@@ -5,10 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 
-from ...diagnostics.khat import USABLE
 from ...posterior.arviz_compat import ArviZData
-from ..style import COLORS, FAMILIES, FRAME, INK, new_axes, plain, printable
-from .khats import GOOD, LARGEST, khats_of_texts
+from ..style import COLORS, FAMILIES, INK, new_axes, plain, printable
+from .khats import LARGEST, draw_limits, khats_of_texts
 
 __all__ = ["khats_by_guide"]
 
@@ -42,9 +41,8 @@ def khats_by_guide(data: Mapping[str, ArviZData], site: str | None = None, *, ax
         for marker, size, here in ((".", 3, ~far), (">", 4, far)):
             ax.plot(shown[here], places[here], marker, color=COLORS[row % len(COLORS)], markersize=size, alpha=0.5)
         ax.plot(np.median(shown), row, "|", color=INK, markersize=18, markeredgewidth=2)
-    for limit in (GOOD, USABLE):
-        ax.axvline(limit, color=FRAME, linestyle="--", linewidth=1)
+    draw_limits(ax)
     ax.set_yticks(range(len(data)), map(printable, data), fontsize="small", parse_math=False, family=FAMILIES)
     ax.set_ylim(len(data) - 0.4, -0.6)
-    ax.set_xlabel("Pareto k-hat of each text" if site is None else f"Pareto k-hat of {site}, each text")
+    ax.set_xlabel("Pareto k-hat" if site is None else f"Pareto k-hat of {site}")
     return plain(ax)

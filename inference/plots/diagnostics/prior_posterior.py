@@ -68,16 +68,16 @@ def prior_posterior(
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{10**value:.3g}"))
         ax.set_ylabel("density of the logarithm")
     median = 10**middle if logarithmic else middle
-    ax.set_title(f"median {median:.3g}, and the central 90 %", loc="left", fontsize="medium", color=INK)
+    ax.set_title(f"posterior median {median:.3g}, and the central 90 %", loc="left", fontsize="medium", color=INK)
     ax.legend(fontsize="small", frameon=False, loc="upper right")
     return plain(ax)
 
 
 def _bins(low: float, high: float, count: int) -> Float[np.ndarray, " edges"]:
-    """The edges of bins for so many draws; of one value, around it."""
+    """The edges of bins for so many draws, by the rule of Rice; of one value, around it."""
     if not high > low:
         low, high = low - 0.5 * WIDEST * (abs(low) or 1), low + 0.5 * WIDEST * (abs(low) or 1)
-    return np.linspace(low, high, min(MOST_BINS, max(10, round(1.5 * count**0.5))) + 1)
+    return np.linspace(low, high, min(MOST_BINS, max(10, round(2 * count ** (1 / 3)))) + 1)
 
 
 def _decades(low: float, high: float) -> Float[np.ndarray, " ticks"]:

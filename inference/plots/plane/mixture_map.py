@@ -74,7 +74,7 @@ def mixture_map(
     filled = ax.contourf(across, up, table, levels, cmap=DEPTHS, **options)
     if isinstance(shows, int):
         ax.contour(across, up, table, [0.5], colors=[COLORS[1]])
-    ax.figure.colorbar(filled, ax=ax, shrink=0.9)
+    ax.figure.colorbar(filled, cax=ax.inset_axes((1.03, 0.0, 0.05, 1.0)))  # as high as the map, whatever its shape
     ax.plot(*plane.means.T, "o", color="white", markeredgecolor=INK, markersize=6)
     for name, place in [*zip(names, plane.means, strict=False)]:
         _name(ax, name, place)

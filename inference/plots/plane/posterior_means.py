@@ -13,6 +13,7 @@ from .gaussian_ellipse import add_ellipse
 __all__ = ["posterior_means"]
 
 WIDTH, HEIGHT = 5.0, 3.8  # size of a new figure, in inches
+LEAST = 0.01  # responsibility that is written
 
 
 def posterior_means(queries: Float[Tensor, "m 2"], mixture: Mixture, *, ax: Axes | None = None) -> Axes:
@@ -22,7 +23,8 @@ def posterior_means(queries: Float[Tensor, "m 2"], mixture: Mixture, *, ax: Axes
         u \;\to\; E[v \mid u] = \sum_n w_n(u) \, \frac{\sigma_n^2 u + s \mu_n}{\sigma_n^2 + s}
 
     Each component is an ellipse at one and two standard deviations, or a dot if it is a point. With a single query it
-    is darker the larger its responsibility :math:`w_n`, which is written in it; with several, the larger its weight.
+    is darker the larger its responsibility :math:`w_n`, which is written in it if it is at least
+    0.01; with several, the larger its weight.
 
     Arguments:
         queries: The queries, in the plane.
@@ -67,5 +69,5 @@ def _draw_components(ax: Axes, plane: Plane, shares: list[float], *, named: bool
         for deviations in (2.0, 1.0) if covariance.any() else ():
             color = DEPTHS(0.08 + 0.5 * share * (3 - deviations) / 2)
             add_ellipse(ax, mean, covariance, deviations, facecolor=color, edgecolor=FRAME, linewidth=0.8)
-        if named:
+        if named and share >= LEAST:
             ax.annotate(f"{share:.2f}", mean, ha="center", va="center", color=INK, fontsize="small")

@@ -105,6 +105,14 @@ def test_a_single_query_shows_its_responsibilities() -> None:
     assert len(words(plots.posterior_means(query, present, ax=own_axes()))) == 2
 
 
+def test_only_responsibilities_that_matter_are_written() -> None:
+    means = torch.cat([MEANS, MEANS + 50])
+    crowded = pf.Mixture(torch.cat([LOG_WEIGHTS, LOG_WEIGHTS]), means, torch.full((6, 2), 0.3), noise_variance=0.4)
+    query = torch.tensor([[0.5, 0.5]])
+    shares = [f"{share:.2f}" for share in responsibilities(query, crowded)[0].tolist() if share >= 0.01]
+    assert words(plots.posterior_means(query, crowded, ax=own_axes())) == shares and len(shares) <= 3
+
+
 def test_points_are_dots() -> None:
     ax = plots.posterior_means(torch.randn(2, 2), pf.Mixture(LOG_WEIGHTS, MEANS), ax=own_axes())
     assert not ax.patches
@@ -147,6 +155,14 @@ def test_a_map_has_room_for_its_points() -> None:
     assert words(ax) == ["far"]
     ax = plots.mixture_map(mixture(), within=(-1.0, 2.0, -3.0, 4.0), ax=own_axes())
     assert (ax.get_xlim(), ax.get_ylim()) == ((-1, 2), (-3, 4))
+
+
+def test_the_color_bar_is_as_high_as_a_flat_map() -> None:
+    ax = plots.mixture_map(mixture(), within=(-6.0, 6.0, -1.0, 1.0))
+    ax.figure.draw_without_rendering()
+    [bar] = ax.child_axes
+    frame, inside = ax.get_window_extent(), bar.get_window_extent()
+    assert 0.9 * frame.height < inside.height <= frame.height and frame.y0 <= inside.y0  # its arrow has the rest
 
 
 def test_the_number_of_a_component_may_be_one_of_numpy_or_torch(monkeypatch: pytest.MonkeyPatch) -> None:
