@@ -44,8 +44,11 @@ def with_default_prior(
         {}
     """
     from ..objectives.nvib import NVIB
+    from ..objectives.registry import objective_class
 
-    published = training.get("objective") == NVIB.name or "delta" in model or guide.get("alpha") == "relu"
+    objective = training.get("objective")
+    published = objective is not None and issubclass(objective_class(objective), NVIB)
+    published |= "delta" in model or guide.get("alpha") == "relu"
     published |= "presence" in model  # whose vectors are independent
     published |= any(training.get(option) is not None for option in NVIB.own_options)
     if published or "base_measure" in model or not _has(name, "base_measure"):

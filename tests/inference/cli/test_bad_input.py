@@ -167,6 +167,11 @@ CASES = [
         1,
         "free_bits is about the KL, and the objective nvib has none: choose the objective elbo",
     ),
+    (
+        FIT + " --objective nvib --prior tokens",
+        1,
+        r"TokenVectorPrior has another for each: .* elbo, or take .*independent vectors \(--prior gaussian or mixture\)",
+    ),
     (FIT + " --target_kl 0", 1, r"target_kl is 0\.0: give a positive number"),
     (FIT + " --target_kl 4 --kl_schedule linear", 1, "kl_schedule is linear, but target_kl alone decides"),
     (FIT + " --keep 1.5", 1, r"keep is 1\.5: give a share of the vectors, above 0 and at most 1"),

@@ -124,6 +124,15 @@ def test_the_options_of_the_published_nvae_come_with_its_prior(
     assert "objective (nvib, not a bound)" in said
 
 
+def test_an_objective_derived_from_the_published_one_comes_with_its_prior(
+    here: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "derived_nvib.py").write_text("from pyroformer.inference import NVIB\n\nclass Mine(NVIB):\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    said = command(f"fit nvae --data {here}/texts.txt --out run --steps 1 --objective derived_nvib.Mine {TINY}", capsys)
+    assert "objective (Mine, not a bound)" in said
+
+
 def test_a_run_says_that_its_kl_is_averaged(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = here / "averaged"
     said = command(
