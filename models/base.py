@@ -93,6 +93,7 @@ class Model(Configurable, LocalModule):
         known = {field.name for field in fields(TransformerConfig)}
         _check_train(train, backbone, corpus)
         if backbone is not None:
+            cls.check_start(backbone, train, options)
             backbone.check_tokens(corpus)
             options = {**backbone.sizes, **({"adapter_rank": ADAPTER_RANK} if train == "lora" else {}), **options}
         network = {
@@ -118,6 +119,16 @@ class Model(Configurable, LocalModule):
     @classmethod
     def check_new(cls, config: TransformerConfig, options: Mapping[str, Any]) -> None:
         """Raises a ValueError if an option of a new model would have no effect; saved models may have one."""
+
+    @classmethod
+    def check_start(cls, backbone: Backbone, train: Train, options: Mapping[str, Any]) -> None:
+        """Raises a ValueError if a new model with these options cannot start from a backbone.
+
+        Its sizes and options are then in place of the defaults, so that what does not fit them is refused by the option
+        that was given.
+        """
+        backbone.check(**{name: value for name, value in options.items() if value is not None})
+        _check_adapters(train, options)
 
     def start_from(self, backbone: Backbone, train: Train = "all", labels: int = 0) -> None:
         """Copies the weights of a backbone, and freezes them unless all are trained; see :meth:`for_corpus`.
@@ -209,6 +220,22 @@ class Model(Configurable, LocalModule):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+
+def _check_adapters(train: Train, options: Mapping[str, Any]) -> None:
+    """Raises a ValueError if adapters are to be trained, and options leave none."""
+    if train != "lora":
+        return
+    if options.get("adapter_rank") == 0:
+        raise ValueError(
+            "adapter_rank is 0, which is no adapters, and train is lora, which trains them: give a rank of at least 1, "
+            "or leave adapter_rank out."
+        )
+    if options.get("attention") == "probabilistic":
+        raise ValueError(
+            "train is lora, whose adapters only softmax attention has, and attention is probabilistic: train latents or "
+            "all, or leave attention out."
+        )
 
 
 def _check_train(train: Train, backbone: Backbone | None, corpus: Any) -> None:

@@ -194,13 +194,19 @@ class NVAE(MixtureMemoryModel):
         if all(layers == config.layers for layers in over_mixtures):  # no other layer reads the options
             check_softmax_only(config)
 
-    def start_from(self, backbone: Backbone, train: Train = "all", labels: int = 0) -> None:
-        if self.nvib_decoder_layers:
+    @classmethod
+    def check_start(cls, backbone: Backbone, train: Train, options: Mapping[str, Any]) -> None:
+        if layers := options.get("nvib_decoder_layers"):
             raise ValueError(
-                f"nvib_decoder_layers is {self.nvib_decoder_layers}, and all layers of {backbone.name} have softmax "
-                "attention: leave it out, or turn a pretrained model of transformers with pf.nvib.wrap."
+                f"nvib_decoder_layers is {layers}, and all layers of {backbone.name} have softmax attention: leave it "
+                "out, or turn a pretrained model of transformers with pf.nvib.wrap."
             )
-        super().start_from(backbone, train, labels)
+        if (layers := options.get("nvib_layers")) and backbone.config.positions == "rotary":
+            raise ValueError(
+                f"nvib_layers is {layers}, and {backbone.name} has rotary positions, which attention to a mixture has "
+                "not: leave it out, or start from a model with others, such as a GPT-2."
+            )
+        super().check_start(backbone, train, options)
 
     def _latent_sites(self) -> tuple[str, ...]:
         """The names of the latents."""

@@ -5,25 +5,30 @@ from contextlib import contextmanager, suppress
 from dataclasses import fields
 from inspect import signature
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
 
+from ...guides.encoders.text_encoder import TextEncoder
 from ...models.base import Model
-from ...models.batch import EOS
+from ...models.batch import EOS, Batch
 from ...models.serialization import from_config
 from ...models.transformer.backbone import ADAPTER_RANK, Backbone, Train
 from ...models.transformer.config import TransformerConfig
 from ...models.utils.choices import check_choice
-from ..data.corpus import Corpus
+from ..data.building import CorpusOptions
+from ..data.corpus import MAX_LENGTH, Corpus
 from ..objectives.registry import make_objective
 from ..options import TrainingOptions
+from ..pretrained.pretrained import Pretrained
 from ..runs.folder import RunFolder
+from ..training.checks import check_free_bits
 from ..utils.registry import MODELS, imported
 
 __all__ = ["Prepared", "check_options", "names_class", "prepare_folder", "prepare_new"]
 
+CONDITION_LENGTH = 8  # of conditions that have not been read
 # Learning rates: that of training from scratch would destroy what a backbone has learned, unless it is frozen.
 FINE_TUNING = {"all": 1e-4, "latents": 1e-3, "lora": 1e-3}
 
@@ -105,6 +110,8 @@ def _new_pair(
     if "latent_prior" in priors:  # its sizes follow from the structure of the model
         plain = {key: value for key, value in {**dimensions, **model_options}.items() if key not in priors}
         known |= cls.for_corpus(corpus, size=size, **plain).prior_sizes
+    if backbone is not None:
+        cls.check_start(backbone, train, model_options)
     # The messages of the network come before those of a prior with its sizes.
     known["config"] = _network(cls, known, {"adapter_rank": ADAPTER_RANK} if train == "lora" else {})
     torch.manual_seed(seed)
@@ -121,11 +128,16 @@ class _SomeTexts(NamedTuple):
     conditional: bool = False
     max_condition_length: int = 0
     labels: tuple[str, ...] = ()
+    tokenizer: Any = None
 
     @property
     def train(self) -> Any:
         """Texts of all lengths."""
         return SimpleNamespace(lengths=range(1, self.max_length + 1))
+
+    def batch(self) -> Batch:
+        """One of the texts."""
+        return Batch.pad([[EOS + 1, EOS]], conditions=[[EOS + 1]] if self.conditional else None)
 
 
 def check_options(
@@ -136,6 +148,8 @@ def check_options(
     training: Mapping[str, Any],
     texts: Mapping[str, Any],
     conditional: bool,
+    backbone: Pretrained | None = None,
+    train: Train = "all",
 ) -> None:
     """Raises a ValueError if options do not go together, before texts are read: makes model, guide and objective.
 
@@ -145,13 +159,31 @@ def check_options(
         model: Its options.
         guide: Those of its guide.
         training: Those of the training.
-        texts: Those of the texts, ``vocabulary`` and ``max_length`` among them.
+        texts: Those of the texts: ``vocabulary``, ``max_length``, ``overlong`` and ``tokenizer``.
         conditional: Whether the texts have conditions.
+        backbone: What the decoder starts from, if anything.
+        train: Which weights are trained.
     """
-    known = {key: max(1, texts[key]) for key in ("vocabulary", "max_length") if isinstance(texts[key], int)}
-    some = _SomeTexts(**known)._replace(conditional=conditional, max_condition_length=8 if conditional else 0)
-    pair = _new_pair(name, some, size, model, guide, seed=0)
-    make_objective(*pair, TrainingOptions(**training), data_size=1)
+    chosen = {"max_length": MAX_LENGTH, "overlong": "split"} | {k: v for k, v in texts.items() if v is not None}
+    CorpusOptions(**{"tokenizer": None} | chosen)  # checks the sizes before a network has them
+    some = _some_texts(chosen["vocabulary"], chosen["max_length"], conditional, backbone)
+    pair = _new_pair(name, some, size, model, guide, 0, backbone, train)
+    objective = make_objective(*pair, TrainingOptions(**training), data_size=1)
+    if not any(isinstance(part, TextEncoder) for part in objective.modules()):  # one reads texts by their tokenizer
+        check_free_bits(objective, some.batch())
+
+
+def _some_texts(
+    vocabulary: int | Literal["auto"], max_length: int, conditional: bool, backbone: Pretrained | None
+) -> _SomeTexts:
+    """Texts with these options, in place of a corpus that is not there yet."""
+    condition = CONDITION_LENGTH if conditional else 0
+    tokenizer = None
+    if backbone is not None:
+        vocabulary, tokenizer = backbone.config.vocabulary, backbone.tokenizer
+        max_length = max(1, min(max_length, backbone.config.max_length - condition))
+    sizes = {"max_length": max_length} | ({} if vocabulary == "auto" else {"vocabulary": vocabulary})
+    return _SomeTexts(**sizes, conditional=conditional, max_condition_length=condition, tokenizer=tokenizer)
 
 
 def names_class(value: Any) -> bool:

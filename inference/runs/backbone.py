@@ -17,8 +17,8 @@ def backbone_of(run: FittedModel) -> Pretrained:
         run: A run of a :class:`~pyroformer.LanguageModel`.
 
     Raises:
-        ValueError: If the run is of another model, or its decoder has weights that others lack, such as those of
-            probabilistic attention.
+        ValueError: If the run is of another model, or has probabilistic attention, for whose weights others have no
+            place.
 
     Examples:
         >>> corpus = pf.Corpus.from_texts([f"text {n}" for n in range(40)], vocabulary=300, max_length=12)
@@ -34,8 +34,10 @@ def backbone_of(run: FittedModel) -> Pretrained:
             "is a start for others. Give a run of fit lm, or a folder in Hugging Face format."
         )
     decoder = run.model.decoder
+    if decoder.config.attention != "softmax":
+        raise ValueError(
+            f"cannot start from {name}: it has attention {decoder.config.attention}, and only a language model with "
+            "softmax attention is a start for others. Give such a run of fit lm, or a folder in Hugging Face format."
+        )
     config = replace(decoder.config, adapter_rank=0)
-    try:
-        return Pretrained(name, config, merged_weights(decoder), run.tokenizer)
-    except ValueError as error:
-        raise ValueError(f"cannot start from {name}: {error}") from error
+    return Pretrained(name, config, merged_weights(decoder), run.tokenizer)

@@ -13,11 +13,10 @@ from torch import nn
 from ...guides.base import check_pair
 from ...guides.encoders.text_encoder import TextEncoder
 from ...models.base import Model
+from ...models.batch import Batch
 from ...models.priors.lengths import LengthPrior
 from ...models.utils.seeding import forked_rng
 from ..data.corpus import Corpus
-from ..data.loaders import sequential_batches
-from ..data.texts import evenly_spaced
 from ..objectives.elbo import Objective
 from ..options import TrainingOptions
 from ..runs.checkpoints import objective_state, read_checkpoint, read_unsharded
@@ -210,11 +209,10 @@ def check_length_prior(model: Model, corpus: Corpus) -> None:
         )
 
 
-def check_free_bits(objective: Objective, corpus: Corpus) -> None:
-    """Raises a ValueError if dimensions have free bits, and those of a latent are not independent."""
+def check_free_bits(objective: Objective, batch: Batch) -> None:
+    """Raises a ValueError if dimensions have free bits, and those of a latent of these texts are not independent."""
     free_bits = objective.elbo.free_bits
     if free_bits is not None and free_bits.per == "dimension":
-        _, batch = next(iter(sequential_batches(evenly_spaced(corpus.valid, 1), 1)))
         with forked_rng(), torch.no_grad():
             objective.terms(batch.to(next(objective.parameters()).device))
 

@@ -102,14 +102,19 @@ class Backbone:
             options: Fields of :class:`~.config.TransformerConfig`. Dropout may differ from the backbone's.
 
         Raises:
-            ValueError: If another option differs from the backbone's, or texts and conditions need more positions than
-                it has.
+            ValueError: If another option differs from the backbone's, attention is probabilistic and the backbone has
+                what only softmax attention has, or texts and conditions need more positions than it has.
         """
         own = self.sizes | {"vocabulary": self.config.vocabulary}
         for name, value in options.items():
             if name != "dropout" and value != own.get(name, value):
                 way_out = "read the texts with its tokenizer" if name == "vocabulary" else "leave it out"
                 raise ValueError(f"{name} is {value}, but {self.name} has {own[name]}: {way_out}.")
+        if options.get("attention", "softmax") != "softmax" and (only := self.config.only_softmax):
+            raise ValueError(
+                f"attention is {options['attention']}, and {self.name} has {only} {getattr(self.config, only)}, which "
+                "only softmax attention has: leave attention out."
+            )
         condition, positions = options.get("max_condition_length", 0), self.config.max_length
         if options.get("max_length", 0) + condition > positions:
             before, verb = (f"a max_condition_length of {condition} and ", "exceed") if condition else ("", "exceeds")

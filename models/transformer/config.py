@@ -217,6 +217,14 @@ class TransformerConfig:
         """The size of the values, or keys, of all heads."""
         return self.value_heads * self.head_width
 
+    @property
+    def only_softmax(self) -> str | None:
+        """The name of an option that only softmax attention has; None if there is none."""
+        found = {"positions": self.positions == "rotary"}
+        found |= {name: getattr(self, name) is not None for name in ("key_value_heads", "head_size", "qkv_bias")}
+        found |= {name: bool(getattr(self, name)) for name in ("query_key_norm", "adapter_rank")}
+        return next((name for name, present in found.items() if present), None)
+
     def _check_rotary(self) -> None:
         if self.positions != "rotary":
             if self.rotary_scaling != "none":
@@ -251,12 +259,8 @@ class TransformerConfig:
                 f"key_steps is {self.key_steps} and dropout is {self.dropout}, but keys that adapt need dropout 0: "
                 "leave one of them out"
             )
-        refused = {"positions": self.positions == "rotary"}
-        refused |= {name: getattr(self, name) is not None for name in ("key_value_heads", "head_size", "qkv_bias")}
-        refused |= {name: bool(getattr(self, name)) for name in ("query_key_norm", "adapter_rank")}
-        for name, present in refused.items():
-            if present:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}, which only softmax attention has, and attention is "
-                    f"{self.attention}: leave it out, or choose attention softmax"
-                )
+        if name := self.only_softmax:
+            raise ValueError(
+                f"{name} is {getattr(self, name)}, which only softmax attention has, and attention is "
+                f"{self.attention}: leave it out, or choose attention softmax"
+            )

@@ -79,8 +79,8 @@ def fit(
             what belongs to the published NVAE (--objective nvib, --delta, --keep, --lambda_d, --lambda_g,
             --layer_weights, --guide.alpha relu, --model.presence).
         init_from: A pretrained GPT-2, Llama, Mistral or Qwen to start the decoder from: a folder in Hugging Face
-            format, or a name on its hub; or a run of fit lm. Sizes and tokenizer are then its own, and the
-            learning_rate is 1e-4 by default, or 1e-3 where its weights are frozen.
+            format, or a name on its hub; or a run of fit lm with softmax attention. Sizes and tokenizer are then its
+            own, and the learning_rate is 1e-4 by default, or 1e-3 where its weights are frozen.
         train: Which weights are trained (default: all) of a model that starts from another: latents, those that the
             pretrained one lacks; or lora, these and low-rank adapters (of rank 8, or --model.adapter_rank).
         delta: Increase of the prior's concentration with each token, which decides how many vectors a text keeps; short
@@ -164,18 +164,19 @@ def _begin(folder: "RunFolder", data: str, typed: _Typed) -> "Prepared":
     model = with_default_prior(name, learned, model, guide, training)
     if source.encoder is not None:
         guide = {**guide, "encoder": read_text_encoder(name, source.encoder)}
-    if backbone is None:
-        check_options(name, size or "tiny", model, guide, training, texts, source.condition is not None)
-    else:
+    if backbone is not None:
         longest = min(MAX_LENGTH, backbone.config.max_length)
-        texts = {**texts, "tokenizer": backbone.tokenizer, "max_length": texts["max_length"] or longest}
+        given = {key: value for key, value in texts.items() if value is not None}
+        texts = {"max_length": longest, **given, "tokenizer": backbone.tokenizer}
+    start: Any = {"backbone": backbone, "train": source.train or "all"}
+    check_options(name, size or "tiny", model, guide, training, texts, source.condition is not None, **start)
     fields = {"field": source.field, "condition": source.condition, "labels": source.labels}
     corpus = read_corpus(data, folder if rank() == 0 else None, **fields, **texts)
     if rank() == 0:
         folder.keep_source(source.as_dict())
     print_line(f"reading {corpus.summary()}")
     of_new: dict[str, Any] = {"size": size or "tiny", "model": model, "guide": guide, "training": training}
-    prepared = prepare_new(name, corpus, **of_new, backbone=backbone, train=source.train or "all")
+    prepared = prepare_new(name, corpus, **of_new, **start)
     if backbone is not None:
         print_line(f"starting from {backbone.summary()}")
     if source.encoder is not None:

@@ -82,6 +82,7 @@ def complaint(arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, 
 FIT = "fit nvae --data {here}/good.txt --out {here}/new " + TINY
 READ = "fit lm --out {here}/new --data {here}/"
 DELLA = "fit della --data {here}/good.txt --out {here}/new "
+FROM_LM = "fit {} --data {{here}}/good.txt --out {{here}}/new --init_from {{here}}/lm "
 CASES = [
     # files
     (READ + "none.txt", 1, r"none\.txt does not exist\. Give a \.txt, .* file .*or a folder"),
@@ -102,6 +103,8 @@ CASES = [
     ("fit lm --data builtin --field x --out {here}/new", 1, "the built-in texts have no field 'x': leave --field out"),
     (READ + "good.txt --max_length 3", 1, "a max_length of 3 tokens is too short for text: give at least 8"),
     (READ + "good.txt --vocabulary 100", 1, "vocabulary of 100 is too small: .* Give at least 259"),
+    (READ + "good.txt --vocabulary 0", 1, "vocabulary of 0 is too small: .* Give at least 259"),
+    (READ + "good.txt --vocabulary -1", 1, "vocabulary of -1 is too small: .* Give at least 259"),
     (READ + "pairs.tsv --condition 0", 1, "LanguageModel does not read the conditions .*: leave the condition out, or"),
     (FIT + " --condition 0", 1, "NVAE does not read the conditions that the texts come with: leave the condition out"),
     (
@@ -230,6 +233,27 @@ CASES = [
     ("evaluate {here}/none", 1, r"none is not a folder: give the --out of an earlier fit"),
     ("sample {here}/thesis", 1, r"thesis holds no run \(no config\.yaml\): give the --out of an earlier fit"),
     ("plot {here}/good.txt", 1, r"good\.txt is not a folder: give the --out of an earlier fit"),
+    # starting from a run
+    (
+        FROM_LM.format("lm") + "--attention probabilistic",
+        1,
+        "attention is probabilistic, and .*/lm has positions rotary, which only softmax attention has: leave .*attention",
+    ),
+    (
+        FROM_LM.format("nvae") + "--model.nvib_decoder_layers 1",
+        1,
+        "nvib_decoder_layers is 1, and all layers of .*/lm have softmax attention: leave it out, or turn",
+    ),
+    (
+        FROM_LM.format("nvae") + "--model.nvib_layers 1",
+        1,
+        "nvib_layers is 1, and .*/lm has rotary positions, which attention to a mixture has not: leave it out, or start",
+    ),
+    (
+        FROM_LM.format("lm") + "--train lora --model.adapter_rank 0",
+        1,
+        "adapter_rank is 0, which is no adapters, and train is lora, .*: give a rank of at least 1, or leave",
+    ),
     # using a run
     ("evaluate {here}/nvae --json {here}/nowhere/x.json", 1, "nowhere/x.json lies in no folder: make .*nowhere first"),
     ("evaluate {here}/nvae --num_particles 0", 1, "num_particles is 0: give a positive whole number"),
@@ -339,12 +363,19 @@ def test_what_is_refused_before_a_corpus_is_kept_leaves_no_folder(
         "nvae --objective elbo --lambda_d 1",
         "nvae --objective elbo --guide.alpha relu",
         "nvae --keep 0.5",
+        "della --model.latent_prior pyroformer.priors.LinearMixture --free_bits 1 --free_bits_per dimension",
+        "lm --vocabulary 300 --tokenizer bytes",
+        "lm --init_from {here}/lm --beta 0.5",
+        "lm --init_from {here}/lm --train latents",
+        "vae --init_from {here}/lm --objective nvib",
+        "nvae --init_from {here}/lm --guide.alpha relu --objective elbo",
+        "nvae --init_from {here}/lm --objective iw",
     ],
 )
 def test_options_that_do_not_go_together_are_refused_before_a_text_is_read(
     options: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    complaint(f"fit {options} --data {here}/good.txt --out {here}/runs/typo", capsys)
+    complaint(f"fit {options.format(here=here)} --data {here}/good.txt --out {here}/runs/typo", capsys)
     assert not (here / "runs").exists()
 
 

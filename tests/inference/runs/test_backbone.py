@@ -1,5 +1,6 @@
 """Runs of language models as starts of other models."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,24 @@ def test_texts_of_as_many_other_tokens_are_refused(adapted: Any) -> None:
     labeled = pf.Corpus.from_texts(pairs, max_length=16, tokenizer=adapted.tokenizer)
     model = pf.DELLA.for_corpus(labeled, backbone=adapted.backbone, latent_size=4)
     assert model.config.vocabulary == adapted.corpus.vocabulary + 2
+
+
+def test_only_softmax_attention_is_a_start() -> None:
+    texts = corpus()
+    model = pf.LanguageModel.for_corpus(texts, width=16, layers=1, heads=2, attention="probabilistic")
+    run = pf.fit(model, None, texts, steps=1, progress=False)
+    with pytest.raises(ValueError, match="it has attention probabilistic, and only a language model with softmax"):
+        backbone_of(run)
+
+
+def test_adapters_need_a_rank_and_softmax_attention(adapted: Any) -> None:
+    backbone = replace(adapted.backbone, config=replace(adapted.backbone.config, positions="sinusoidal"))
+    for options, message in (
+        ({"adapter_rank": 0}, "adapter_rank is 0, which is no adapters, and train is lora"),
+        ({"attention": "probabilistic"}, "train is lora, whose adapters only softmax attention has"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pf.LanguageModel.for_corpus(adapted.corpus, backbone=backbone, train="lora", **options)
 
 
 def test_the_run_stays_as_it_was(adapted: Any, tmp_path: Path) -> None:

@@ -306,7 +306,7 @@ def test_a_backbone_with_softmax_attention_is_refused() -> None:
     config = replace(CONFIG, layers=2)
     backbone = Backbone("trained", config, Decoder(config).state_dict())
     with pytest.raises(ValueError, match=r"nvib_decoder_layers is 1, and all layers of trained have softmax attention"):
-        NVAE(config, nvib_decoder_layers=1).start_from(backbone)
+        NVAE.check_start(backbone, "all", {"nvib_decoder_layers": 1})
 
 
 def test_rotary_positions_are_refused() -> None:
