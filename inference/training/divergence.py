@@ -29,9 +29,9 @@ class DivergenceError(ValueError):
         weights = (
             f"the weights of step {folder.step(kept):,} are kept" if kept.exists() else "no weights were saved yet"
         )
-        super().__init__(
-            f"diverged at step {step:,}: lower learning_rate, now {learning_rate:g}, and fit anew; {weights}."
-        )
+        anew = "fit anew" if folder.owner is not None else "fit anew with another out"  # its own is in use
+        rate = f"lower learning_rate, now {learning_rate:g}"
+        super().__init__(f"diverged at step {step:,}: {rate}, and {anew}; {weights}.")
 
 
 class LossWatch:

@@ -296,7 +296,7 @@ def test_a_run_that_diverges_stops_and_keeps_its_finite_weights(corpus: pf.Corpu
 
     model, guide = pair(corpus, name)
     options: dict[str, Any] = {"steps": 8, "validations": 8, "batch_size": 16, "callback": spoil}
-    with pytest.raises(DivergenceError, match=r"diverged at step [23]: lower learning_rate, now 0\.002.* are kept"):
+    with pytest.raises(DivergenceError, match=r"at step [23]: .*, now 0\.002, and fit anew with another out; .* kept"):
         pf.fit(model, guide, corpus, out=tmp_path, **options)
     assert last(tmp_path)["global_step"] <= 2
     run = pf.load(tmp_path)
@@ -309,6 +309,7 @@ def test_the_command_fails_where_a_run_diverges(tmp_path: Path, capsys: pytest.C
     assert main(f"{fit} --gradient_clip_val 0 {TINY}".split()) == 1
     captured = capsys.readouterr()
     assert captured.err.startswith("error: diverged at step ") and len(captured.err.splitlines()) == 1
+    assert "fit anew with another --out; " in captured.err  # a run is in this one
     assert "run saved" not in captured.out
 
 
