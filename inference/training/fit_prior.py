@@ -116,11 +116,12 @@ def second_stage(
             "the guide of the run has alpha='relu', which switches vectors off, so that there is no exact bound to fit "
             "a prior by: give a run with another alpha."
         )
-    for each, of in ((base, "the run"), (prior, "the second stage")):
+    another_run = "Give a run with another prior, such as one of fit nvae --objective nvib."
+    for each, of, way_out in ((base, "the run", another_run), (prior, "the second stage", "Give another prior.")):
         if getattr(each, "starts_posteriors", False):
             raise ValueError(
                 f"the prior of {of} is a {type(each).__name__}, from whose Gaussians posteriors start: it is trained "
-                "with the model, by fit with the prior tokens."
+                f"with the model. {way_out}"
             )
     return _with_prior(run.model, run.guide, _adapt_prior(run.model, prior))
 

@@ -35,8 +35,9 @@ def fit_prior(
     samples.
 
     Examples:
-      pyroformer fit-prior runs/reviews --out runs/refitted --minutes 5
-      pyroformer fit-prior runs/reviews --prior codebook --entries 2048 --out runs/codebook
+      pyroformer fit nvae --data reviews.txt --out runs/published --objective nvib     the run to start from
+      pyroformer fit-prior runs/published --out runs/refitted --minutes 5
+      pyroformer fit-prior runs/published --prior codebook --entries 2048 --out runs/codebook
 
     Arguments:
         prior: The new base measure: autoregressive (vectors in order), codebook (in order, with Gaussians that all

@@ -266,12 +266,19 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     (
         TokenVectorPrior(16, 300),
         {},
-        "the prior of the second stage is a TokenVectorPrior, from whose Gaussians posteriors",
+        r"the prior of the second stage is a TokenVectorPrior, from whose Gaussians posteriors .*\. Give another prior",
     ),
     ("mixture", {"steps": 0}, "steps is 0: give a positive whole number"),
     ("mixture", {"beta": 0.5}, "beta is 0.5, but a prior is fitted by the exact bound: leave beta out"),
     ("mixture", {"objective": "nvib"}, "objective is nvib, but a prior is fitted by the exact bound"),
 ]
+
+
+def test_a_run_whose_prior_was_trained_with_it_is_refused(run: Run) -> None:
+    model = NVAE.for_corpus(run.corpus, base_measure="tokens", width=8, layers=1, heads=2)
+    trained = fit(model, NVAEGuide(model), run.corpus, steps=1, progress=False)
+    with pytest.raises(ValueError, match="from whose Gaussians .*Give a run with another prior, .* --objective nvib"):
+        fit_prior(trained, "mixture", steps=1)
 
 
 @pytest.mark.parametrize(("prior", "options", "message"), BAD, ids=[message[:30] for *_, message in BAD])
