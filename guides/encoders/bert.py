@@ -78,6 +78,11 @@ def read_bert(source: str | Path) -> PretrainedBert:
         _check_weights(loaded)
         core = _core(tokenizer, hf_config.vocab_size)
     except Exception as error:  # of transformers, of the hub, of the disk
+        if isinstance(error, OSError) and not Path(place).is_dir():
+            raise ValueError(
+                f"{source} is no folder, and the hub did not give it ({_first_line(error).rstrip('.')}): give the "
+                "folder of an encoder, or its name on the hub while online."
+            ) from error
         raise ValueError(f"cannot read a text encoder from {source}: {_first_line(error)}") from error
     return PretrainedBert(_plain(hf_config), _without_pooler(network), core)
 

@@ -277,6 +277,15 @@ def test_no_such_folder(tmp_path: Path) -> None:
         TextEncoder.from_pretrained(tmp_path / "file")
 
 
+def test_a_name_that_the_hub_does_not_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*arguments: object, **options: object) -> None:
+        raise OSError("We couldn't connect to 'https://huggingface.co' to load the files.\nCheck your connection.")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", offline)
+    with pytest.raises(ValueError, match=r"^nofolder is no folder, and the hub did not give it \(We .* files\): give"):
+        TextEncoder.from_pretrained("nofolder")
+
+
 def test_another_kind_of_model(tmp_path: Path) -> None:
     sizes = {"n_embd": 12, "n_layer": 1, "n_head": 2, "vocab_size": 40}
     transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)).save_pretrained(tmp_path)
