@@ -153,7 +153,7 @@ class Model(Configurable, LocalModule):
         if conditional and not cls.conditional:
             raise ValueError(
                 f"{cls.__name__} does not read the conditions that the texts come with: leave the condition out, or "
-                "choose another model."
+                "choose a model that reads them, such as DELLA (fit della)."
             )
 
     def texts(self, batch: Batch) -> pyro.plate:
@@ -233,8 +233,8 @@ def _check_adapters(train: Train, options: Mapping[str, Any]) -> None:
         )
     if options.get("attention") == "probabilistic":
         raise ValueError(
-            "train is lora, whose adapters only softmax attention has, and attention is probabilistic: train latents or "
-            "all, or leave attention out."
+            "train is lora, whose adapters only softmax attention has, and attention is probabilistic: train latents "
+            "or all, or leave attention out."
         )
 
 

@@ -3,7 +3,7 @@
 import re
 from argparse import SUPPRESS, Action, ArgumentError
 from collections.abc import Sequence
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
@@ -130,11 +130,19 @@ def _add_model(parser: ArgumentParser, classes: ModelClasses, importing: bool) -
     defaults = dict.fromkeys(SIZED) | (attribute(classes.model, "network") or {})
     network = options(NETWORK, skip=FROM_CORPUS)
     kinds = _add(group, [item._replace(default=defaults.get(item.name, item.default)) for item in network], "model.")
-    kinds |= _add(group, options(classes.model, skip=["config"], importing=importing), "model.")
+    own = options(classes.model, skip=["config"], importing=importing)
+    kinds |= _add(group, [_with_names(item) if importing else item for item in own], "model.")
     if classes.guide is not None:
         group = parser.add_argument_group("guide", summary(classes.guide))
         kinds |= _add(group, options(classes.guide, skip=["model"], importing=importing), "guide.")
     return kinds
+
+
+def _with_names(option: Option) -> Option:
+    """The prior of the vectors with the names that stand for some; any other option unchanged."""
+    from ...models.priors.named import NAMED
+
+    return option._replace(kind=Literal[*NAMED] | option.kind) if option.name == "base_measure" else option
 
 
 def _add(group: Any, described: Sequence[Option], prefix: str = "") -> dict[str, Any]:
@@ -159,19 +167,20 @@ def _add(group: Any, described: Sequence[Option], prefix: str = "") -> dict[str,
         elif list[float] in type_members(kind):
             group.add_argument(flag, type=float, nargs="+", metavar="X", help=text)
         elif roles := [part for part in type_members(kind) if isinstance(part, type) and part not in _METAVARS]:
-            group.add_subclass_arguments(
-                roles[0],
-                flag.removeprefix("--"),
-                as_group=False,
-                skip=set(FROM_MODEL),
-                required=False,
-                metavar="CLASS",
-                help=text,
-            )
+            _add_class(group, flag, roles[0], [part for part in type_members(kind) if part is not roles[0]], text)
         else:
             text += "" if kind is not None else " An import path, as in my_module.MyClass."
             group.add_argument(flag, type=kind or str, default=default, metavar=_metavar(kind), help=text)
     return kinds
+
+
+def _add_class(group: Any, flag: str, role: type, names: list[Any], text: str) -> None:
+    """Adds an argument whose value is a class derived from ``role``, with arguments of its own, or one of the names."""
+    skip, shown = set(FROM_MODEL), {"metavar": "CLASS", "help": text}
+    if names:
+        group.add_argument(flag, type=Union[*names, role], sub_configs=True, **shown).sub_add_kwargs = {"skip": skip}
+    else:
+        group.add_subclass_arguments(role, flag.removeprefix("--"), as_group=False, skip=skip, required=False, **shown)
 
 
 def _flag(name: str) -> str:

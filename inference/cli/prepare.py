@@ -164,8 +164,9 @@ def check_options(
         backbone: What the decoder starts from, if anything.
         train: Which weights are trained.
     """
-    chosen = {"max_length": MAX_LENGTH, "overlong": "split"} | {k: v for k, v in texts.items() if v is not None}
-    CorpusOptions(**{"tokenizer": None} | chosen)  # checks the sizes before a network has them
+    chosen: dict[str, Any] = {"max_length": MAX_LENGTH, "overlong": "split", "tokenizer": None}
+    chosen |= {name: value for name, value in texts.items() if value is not None}
+    CorpusOptions(**chosen)  # checks the sizes before a network has them
     some = _some_texts(chosen["vocabulary"], chosen["max_length"], conditional, backbone)
     pair = _new_pair(name, some, size, model, guide, 0, backbone, train)
     objective = make_objective(*pair, TrainingOptions(**training), data_size=1)
@@ -182,7 +183,7 @@ def _some_texts(
     if backbone is not None:
         vocabulary, tokenizer = backbone.config.vocabulary, backbone.tokenizer
         max_length = max(1, min(max_length, backbone.config.max_length - condition))
-    sizes = {"max_length": max_length} | ({} if vocabulary == "auto" else {"vocabulary": vocabulary})
+    sizes: dict[str, Any] = {"max_length": max_length} | ({} if vocabulary == "auto" else {"vocabulary": vocabulary})
     return _SomeTexts(**sizes, conditional=conditional, max_condition_length=condition, tokenizer=tokenizer)
 
 

@@ -25,8 +25,14 @@ def with_short_options(
     Examples:
         >>> with_short_options("nvae", {"nvib_layers": 1}, attention="probabilistic", delta=0.3)
         {'nvib_layers': 1, 'attention': 'probabilistic', 'delta': 0.3}
+        >>> with_short_options("vae", {"base_measure": "gaussian"})
+        {'base_measure': {'class_path': 'pyroformer.priors.GaussianVectorPrior'}}
     """
-    model = dict(model) | ({} if attention is None else {"attention": attention})
+    model = dict(model)
+    if attention is not None:
+        model = _with_attention(attention, model)
+    if isinstance(named := model.get("base_measure"), str):
+        model["base_measure"] = _recipe(named)
     if prior is not None:
         model = _with_prior(name, prior, model)
     return model if delta is None else _with_delta(name, delta, model)
@@ -56,15 +62,27 @@ def with_default_prior(
     return _with_prior(name, prior, model)
 
 
+def _with_attention(attention: str, model: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a model with a kind of self-attention."""
+    if "attention" in model:
+        raise ValueError(f"--attention is {attention}, which is short for --model.attention: give one of them.")
+    return {**model, "attention": attention}
+
+
 def _with_prior(name: str, prior: str, model: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a model with a base measure by its short name."""
-    from ...models.priors.named import NAMED
-
     if not _has(name, "base_measure"):
         raise ValueError(f"--prior is {prior}, but {name} has no vectors with a base measure: leave it out.")
     if "base_measure" in model:
         raise ValueError(f"--prior is {prior}, which is short for --model.base_measure: give one of them.")
-    return {**model, "base_measure": {"class_path": f"pyroformer.priors.{NAMED[prior].__name__}"}}
+    return {**model, "base_measure": _recipe(prior)}
+
+
+def _recipe(prior: str) -> dict[str, str]:
+    """The class of a base measure that a name stands for."""
+    from ...models.priors.named import NAMED
+
+    return {"class_path": f"pyroformer.priors.{NAMED[prior].__name__}"}
 
 
 def _with_delta(name: str, delta: float, model: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,6 +83,8 @@ def _wrong_value(key: str, details: str, kinds: Kinds) -> str:
     value = re.search(r"(?:Given|Got) value: (.*)", details)
     if value is None:
         return f"{flag} cannot be used ({_one_line(details).rstrip('.')}): give {expected}."
+    if match := re.match(r"NestedArg\(key='([\w.]+)'", value[1]):
+        return f"{flag}.{match[1]} is an argument of a class, and {flag} gives none: give {flag} {expected}."
     return f"{flag} is {value[1].strip()!r}: give {expected}."
 
 

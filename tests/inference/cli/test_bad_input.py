@@ -106,7 +106,7 @@ CASES = [
     (READ + "good.txt --vocabulary 0", 1, "vocabulary of 0 is too small: .* Give at least 259"),
     (READ + "good.txt --vocabulary -1", 1, "vocabulary of -1 is too small: .* Give at least 259"),
     (READ + "pairs.tsv --condition 0", 1, "LanguageModel does not read the conditions .*: leave the condition out, or"),
-    (FIT + " --condition 0", 1, "NVAE does not read the conditions that the texts come with: leave the condition out"),
+    (FIT + " --condition 0", 1, r"NVAE does not read the conditions .*, or choose .* such as DELLA \(fit della\)"),
     (
         READ + "good.txt --labels true",
         1,
@@ -173,7 +173,7 @@ CASES = [
     (
         FIT + " --objective nvib --prior tokens",
         1,
-        r"TokenVectorPrior has another for each: .* elbo, or take .*independent vectors \(--prior gaussian or mixture\)",
+        r"TokenVectorPrior has another for each: .* elbo, or take .* \(--prior gaussian or mixture\)",
     ),
     (FIT + " --target_kl 0", 1, r"target_kl is 0\.0: give a positive number"),
     (FIT + " --target_kl 4 --kl_schedule linear", 1, "kl_schedule is linear, but target_kl alone decides"),
@@ -187,6 +187,16 @@ CASES = [
     (FIT + " --delta -1", 1, r"delta -1\.0: must not be negative"),
     (FIT + " --delta 1 --model.delta 2", 1, r"--delta is 1, and --model\.delta beside it decides the same: give one"),
     (FIT.replace("nvae", "lm") + " --delta 1", 1, "--delta is 1, and lm has no weights with a delta: leave it out"),
+    (
+        FIT + " --attention softmax --model.attention probabilistic",
+        1,
+        r"--attention is softmax, which is short for --model\.attention: give one of them",
+    ),
+    (
+        FIT + " --prior mixture --model.base_measure gaussian",
+        1,
+        r"--prior is mixture, which is short for --model\.base_measure: give one of them",
+    ),
     (FIT + " --tokenizer byte", 2, "--tokenizer is 'byte': give one of bpe, bytes, characters"),
     (FIT + " --tokenizer bytes --vocabulary 300", 1, "vocabulary is 300, but a tokenizer of bytes has as many tokens"),
     (FIT + " --seed -1", 1, "seed is -1: give zero or a positive number"),
@@ -237,7 +247,7 @@ CASES = [
     (
         FROM_LM.format("lm") + "--attention probabilistic",
         1,
-        "attention is probabilistic, and .*/lm has positions rotary, which only softmax attention has: leave .*attention",
+        "attention is probabilistic, and .*/lm has positions rotary, which only softmax .* has: leave .*attention out",
     ),
     (
         FROM_LM.format("nvae") + "--model.nvib_decoder_layers 1",
@@ -247,7 +257,7 @@ CASES = [
     (
         FROM_LM.format("nvae") + "--model.nvib_layers 1",
         1,
-        "nvib_layers is 1, and .*/lm has rotary positions, which attention to a mixture has not: leave it out, or start",
+        "nvib_layers is 1, and .*/lm has rotary positions, which attention to a mixture has not: leave it out",
     ),
     (
         FROM_LM.format("lm") + "--train lora --model.adapter_rank 0",
@@ -480,6 +490,16 @@ PRIOR_CASES = [
         "--model.base_measure my_priors.Narrow",
         1,
         r"base_measure Narrow gave event shape \(3,\), expected \(8,\): return",
+    ),
+    (
+        "--model.base_measure gausian",
+        2,
+        r"base_measure is 'gausian': give one of tokens, .*, gaussian or the import path of a BaseMeasure",
+    ),
+    (
+        "--model.base_measure codebook --model.base_measure.entries 7",
+        2,
+        r"base_measure\.entries is an argument of a class, and --model\.base_measure gives none: give",
     ),
     ("--model.weight_prior my_priors.Unfinished", 1, r"Unfinished is a WeightPrior: write forward\(mask\)"),
 ]

@@ -231,6 +231,15 @@ def test_priors_by_import_path(here: Path, capsys: pytest.CaptureFixture[str], m
     command(f"fit nvae --out priors --resume --steps 3 {priors} --trust chosen_priors.Flat chosen_priors.Wide", capsys)
 
 
+def test_priors_by_name(here: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "options.yaml").write_text("model: {base_measure: codebook}\n")
+    for number, given in enumerate(("--model.base_measure codebook", f"--config {tmp_path}/options.yaml")):
+        out = tmp_path / str(number)
+        command(f"fit vae --data {here}/texts.txt --out {out} --steps 1 {given} {TINY}", capsys)
+        recipe = yaml.safe_load((out / "config.yaml").read_text())["model"]["init_args"]
+        assert recipe["base_measure"]["class_path"] == "pyroformer.priors.CodebookVectorPrior"
+
+
 def test_a_printed_configuration_can_be_given_back(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = command(f"fit nvae --data {here}/texts.txt --steps 2 {TINY} --guide.alpha relu --print_config", capsys)
     config = yaml.safe_load(printed)
@@ -300,6 +309,12 @@ def test_help_has_an_example(arguments: list[str], capsys: pytest.CaptureFixture
     assert not re.search(r"[\\$]|:math:|text(?!s\b|ual)[a-z]|sqrt[a-z]|\bcirc\b|frac\b|frac\d", text), (
         "no LaTeX in a terminal"
     )
+
+
+def test_the_runs_in_the_examples_of_fit_prior_have_a_prior_to_replace(capsys: pytest.CaptureFixture[str]) -> None:
+    first, *others = re.findall(r"^  pyroformer (.*)", command("fit-prior -h", capsys), re.MULTILINE)
+    assert first.startswith("fit nvae --data reviews.txt --out runs/published --objective nvib")
+    assert others and all(line.startswith("fit-prior runs/published ") for line in others)
 
 
 def test_the_program_shows_every_command(capsys: pytest.CaptureFixture[str]) -> None:
