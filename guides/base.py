@@ -1,6 +1,6 @@
 """The base class of the guides: parameters of its own, its model, and a posterior of the model's hyper-priors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, TypeGuard
 
@@ -47,6 +47,10 @@ class Guide(Configurable, LocalModule):
         self.hyperpriors = HyperPosterior(model) if any(hyperpriors(model)) else None
         for prior in _seeing(model):
             prior.set_guide(self)
+
+    @classmethod
+    def check_new(cls, model: Model, options: Mapping[str, Any]) -> None:
+        """Raises a ValueError if an option of a new guide would have no effect; saved guides may have one."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self.set_hyperparameters(drawn=True):

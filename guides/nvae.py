@@ -14,6 +14,7 @@ the paper's nested draw.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pyro
@@ -43,7 +44,7 @@ from .base import Guide
 from .encoders.aligned_texts import AlignedTexts
 from .encoders.text_encoder import TextEncoder
 from .mixture_encoder import MixtureEncoder
-from .token_start import encoder_config, from_prior, start_alpha, start_log_variance, start_mean
+from .token_start import check_log_variance, encoder_config, from_prior, start_alpha, start_log_variance, start_mean
 
 __all__ = [
     "LEAST_LOG_ALPHA",
@@ -124,6 +125,11 @@ class NVAEGuide(Guide):
             nn.init.zeros_(self.log_odds.weight)
             nn.init.constant_(self.log_odds.bias, START_LOG_ODDS)
         self.log_variance = VarianceHead(width, variance, start_log_variance(model.base_measure, log_variance))
+
+    @classmethod
+    def check_new(cls, model: Any, options: Mapping[str, Any]) -> None:
+        if not model.nvib_layers:  # whose layers read it
+            check_log_variance(model.base_measure, options)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         with self.texts(batch):

@@ -1,6 +1,8 @@
 """The start of a guide at the Gaussians of tokens, where the prior of the vectors has one for each token."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from ..models.priors.sequence.language_model import LanguageModelVectorPrior
 from ..models.transformer.config import TransformerConfig
 from ..models.transformer.mixtures.heads import AlphaHead
 
-__all__ = ["encoder_config", "from_prior", "start_alpha", "start_log_variance", "start_mean"]
+__all__ = ["check_log_variance", "encoder_config", "from_prior", "start_alpha", "start_log_variance", "start_mean"]
 
 LAYERS = 2  # of an encoder beside a trained language model, which may have dozens
 
@@ -44,6 +46,15 @@ def start_mean(head: nn.Linear, base_measure: nn.Module) -> None:
 def start_log_variance(base_measure: nn.Module, log_variance: float) -> float:
     """The initial bias of the head of the log variances: this log variance, or 0 beside that of a prior's Gaussians."""
     return 0.0 if starts(base_measure) else log_variance
+
+
+def check_log_variance(base_measure: nn.Module, options: Mapping[str, Any]) -> None:
+    """Raises a ValueError if options of a guide have an initial log variance beside that of a prior's Gaussians."""
+    if "log_variance" in options and starts(base_measure):
+        raise ValueError(
+            f"log_variance is {options['log_variance']}, and posteriors start at the Gaussians of the tokens in the "
+            f"prior, a {type(base_measure).__name__}: leave log_variance out, or take another prior."
+        )
 
 
 def from_prior(

@@ -7,8 +7,8 @@ The story of one text::
     z_i ~ Normal(mu_i, sigma_i^2)
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -24,7 +24,7 @@ from ..models.vae import VAE
 from .base import Guide
 from .encoders.aligned_texts import AlignedTexts
 from .encoders.text_encoder import TextEncoder
-from .token_start import encoder_config, from_prior, start_log_variance, start_mean
+from .token_start import check_log_variance, encoder_config, from_prior, start_log_variance, start_mean
 
 __all__ = ["GaussianPosterior", "VAEGuide"]
 
@@ -102,6 +102,10 @@ class VAEGuide(Guide):
         start_mean(self.mean, model.base_measure)
         nn.init.zeros_(self.log_variance.weight)
         nn.init.constant_(self.log_variance.bias, start_log_variance(model.base_measure, log_variance))
+
+    @classmethod
+    def check_new(cls, model: Any, options: Mapping[str, Any]) -> None:
+        check_log_variance(model.base_measure, options)
 
     def forward(self, batch: Batch) -> Tensor:
         posterior = self.encode(batch)

@@ -90,7 +90,7 @@ class Model(Configurable, LocalModule):
             raise ValueError(f"corpus has type {type(corpus).__name__}: give a pf.Corpus.")
         cls.check_conditions(corpus.conditional)
         check_choice("size", size, cls.sizes)
-        known = {field.name for field in fields(TransformerConfig)}
+        known, given = {field.name for field in fields(TransformerConfig)}, list(options)
         _check_train(train, backbone, corpus)
         if backbone is not None:
             cls.check_start(backbone, train, options)
@@ -110,6 +110,7 @@ class Model(Configurable, LocalModule):
                 choices = ", ".join(sorted(known | set(accepted)))
                 raise ValueError(f"{cls.__name__} has no option {name!r}: choose among {choices}.")
         config = TransformerConfig(**network)
+        config.check_read(given)
         cls.check_new(config, rest)
         model = cls(config, **cls.corpus_arguments(corpus, rest) | rest)
         if backbone is not None:

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
+from ...guides.base import Guide
 from ...guides.encoders.text_encoder import TextEncoder
 from ...models.base import Model
 from ...models.batch import EOS, Batch
@@ -117,7 +118,11 @@ def _new_pair(
     torch.manual_seed(seed)
     model_options = {key: _construct(value, known) for key, value in model_options.items()}
     new: Model = cls.for_corpus(corpus, size=size, backbone=backbone, train=train, **model_options)
-    return new, imported(classes.guide)(new, **guide) if classes.guide else None
+    if classes.guide is None:
+        return new, None
+    guide_class: type[Guide] = imported(classes.guide)
+    guide_class.check_new(new, guide)
+    return new, guide_class(new, **guide)
 
 
 class _SomeTexts(NamedTuple):

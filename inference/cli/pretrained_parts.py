@@ -1,6 +1,6 @@
 """Pretrained networks that a new model starts from, or that its guide reads texts with."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
@@ -17,7 +17,9 @@ from .usage_errors import type_members
 __all__ = ["read_backbone", "read_language_model", "read_text_encoder", "text_encoder_source"]
 
 
-def read_backbone(source: str, size: str | None, texts: Mapping[str, Any], model: Mapping[str, Any]) -> Pretrained:
+def read_backbone(
+    source: str, size: str | None, texts: Mapping[str, Any], model: Mapping[str, Any], trust: Collection[str] = ()
+) -> Pretrained:
     """A pretrained model or the language model of a run, read before any text is.
 
     Raises:
@@ -27,15 +29,17 @@ def read_backbone(source: str, size: str | None, texts: Mapping[str, Any], model
     for name, value in own.items():
         if value not in (None, "auto"):
             raise ValueError(f"--{name} is {value}, but {source} has one of its own: leave it out.")
-    backbone = read_language_model(source)
+    backbone = read_language_model(source, trust)
     backbone.check(**model, max_length=texts["max_length"] or 0)
     return backbone
 
 
-def read_language_model(source: str) -> Pretrained:
+def read_language_model(source: str, trust: Collection[str] = ()) -> Pretrained:
     """A language model by the folder of its run, a folder in Hugging Face format, or a name on its hub."""
     folder = RunFolder(source)
-    return load(folder.path).backbone if folder.config_file.exists() else Pretrained.from_pretrained(source)
+    return (
+        load(folder.path, trust=trust).backbone if folder.config_file.exists() else Pretrained.from_pretrained(source)
+    )
 
 
 def text_encoder_source(name: str, guide: Mapping[str, Any]) -> str | None:

@@ -1,5 +1,6 @@
 """Sizes and options of a Transformer."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_origin
 
@@ -27,6 +28,15 @@ _POSITIVE_SIZES = (
     "head_size",
     "rotary_length",
 )
+_READ_BY = {  # the option that decides whether another has an effect, and its values with which it has; any but 0
+    "rotary_base": ("positions", ("rotary",)),
+    "rotary_factor": ("rotary_scaling", ("linear", "llama3")),
+    "rotary_low": ("rotary_scaling", ("llama3",)),
+    "rotary_high": ("rotary_scaling", ("llama3",)),
+    "rotary_length": ("rotary_scaling", ("llama3",)),
+    "key_pseudo_counts": ("key_steps", ()),
+    "key_tolerance": ("key_steps", ()),
+}
 
 
 @dataclass(frozen=True)
@@ -194,6 +204,35 @@ class TransformerConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}, outside of a vocabulary of {self.vocabulary}")
         if self.pad == self.eos:
             raise ValueError(f"pad and eos are both {self.pad}; padding and the end of a text need ids of their own")
+
+    def check_read(self, given: Iterable[str]) -> None:
+        """Raises a ValueError if an option has no effect beside the others; saved models may have one.
+
+        Arguments:
+            given: The names of the options that were given.
+
+        Examples:
+            >>> config = TransformerConfig(vocabulary=20, max_length=8, positions="learned", rotary_base=5.0)
+            >>> config.check_read(["rotary_base"])
+            Traceback (most recent call last):
+            ...
+            ValueError: rotary_base is 5.0, which has an effect only with positions rotary, and positions is learned...
+        """
+        defaults = {field.name: field.default for field in fields(self)}
+        for name in [name for name in given if name in _READ_BY and getattr(self, name) != defaults[name]]:
+            reader, values = _READ_BY[name]
+            actual = getattr(self, reader)
+            if actual not in values if values else not actual:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, which has an effect only with {reader} "
+                    f"{' or '.join(values) or 'above 0'}, and {reader} is {actual}: change {reader}, or leave {name} "
+                    "out."
+                )
+        if "rotary_scaling" in given and self.rotary_scaling != "none" and self.rotary_factor == 1:
+            raise ValueError(
+                f"rotary_scaling is {self.rotary_scaling}, and its rotary_factor is 1, which scales nothing: give "
+                "rotary_factor, or leave rotary_scaling out."
+            )
 
     @property
     def feed_forward(self) -> int:

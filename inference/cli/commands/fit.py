@@ -106,6 +106,8 @@ def fit(
         raise ValueError(f"--train is {train}, and there are no pretrained weights: give them with --init_from.")
     if data is None and not resume:
         raise ValueError("fit needs --data: a file of texts, a folder with train/valid/test, or the word builtin.")
+    if trust and not resume and init_from is None:
+        raise ValueError(f"--trust is {' '.join(trust)}, and no run is read whose code needs it: leave it out.")
     model = with_short_options(name, model or {}, attention=attention, prior=prior, delta=delta)
     TrainingOptions(**training)  # validates them before anything is read
 
@@ -126,7 +128,7 @@ def fit(
         else:
             if data is None:
                 raise ValueError(f"{out} holds no run to go on with: give --data to begin one.")
-            prepared = _begin(folder, data, typed)
+            prepared = _begin(folder, data, typed, trust or ())
     settings = TrainingOptions(**prepared.training)
     print_line(_training_line(prepared, settings, "" if resume or init_from else size or "tiny"))
     train_and_report(
@@ -149,7 +151,7 @@ def _resume(folder: "RunFolder", typed: _Typed, trust: Collection[str]) -> "Prep
     return prepared
 
 
-def _begin(folder: "RunFolder", data: str, typed: _Typed) -> "Prepared":
+def _begin(folder: "RunFolder", data: str, typed: _Typed, trust: Collection[str]) -> "Prepared":
     """The corpus, model and guide of a new run, with a line on each."""
     from ...data.corpus import MAX_LENGTH
     from ..prepare import check_options, prepare_new
@@ -159,7 +161,7 @@ def _begin(folder: "RunFolder", data: str, typed: _Typed) -> "Prepared":
     name, source, texts, size, model, guide, training = typed
     _check_conditions(name, source.condition)
     _check_keep(name, guide, training)
-    backbone = None if source.init_from is None else read_backbone(source.init_from, size, texts, model)
+    backbone = None if source.init_from is None else read_backbone(source.init_from, size, texts, model, trust)
     learned = "tokens" if backbone is None else "language_model"
     model = with_default_prior(name, learned, model, guide, training)
     if source.encoder is not None:

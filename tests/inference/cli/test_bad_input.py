@@ -156,6 +156,16 @@ CASES = [
     (FIT + " --config {here}/wrong.yaml", 2, "--steps is 'many': give a whole number"),
     # numbers that break a rule
     ("fit lm --out {here}/new --steps 3", 1, "fit needs --data: a file of texts, a folder .*, or the word builtin"),
+    (
+        "fit lm --data {here}/good.txt --out {here}/new --trust no_module",
+        1,
+        "--trust is no_module, and no run is read whose code needs it: leave it out",
+    ),
+    (
+        FIT + " --prior tokens --guide.log_variance -1",
+        1,
+        r"log_variance is -1\.0, and posteriors start at the Gaussians of the tokens .*: leave .*log_variance out",
+    ),
     ("fit lm --data {here}/good.txt --steps 3", 1, "fit needs --out FOLDER: the run is kept there"),
     (FIT + " --steps -1", 1, "steps is -1: give a positive whole number"),
     (FIT + " --steps 0", 1, "steps is 0: give a positive whole number"),
@@ -378,6 +388,8 @@ def test_what_is_refused_before_a_corpus_is_kept_leaves_no_folder(
         "lm --init_from {here}/lm --beta 0.5",
         "lm --init_from {here}/lm --train latents",
         "vae --init_from {here}/lm --objective nvib",
+        "vae --guide.log_variance -1",
+        "vae --model.rotary_base 5",
         "nvae --init_from {here}/lm --guide.alpha relu --objective elbo",
         "nvae --init_from {here}/lm --objective iw",
     ],

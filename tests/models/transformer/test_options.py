@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import pyroformer as pf
 from pyroformer.models.attention.kv_cache import KeyValueCache
 from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.batch import PAD
@@ -331,6 +332,40 @@ def test_a_cache_holds_the_heads_of_keys_only() -> None:
     cache = KeyValueCache(8)
     SelfAttention(32, 4, key_value_heads=1)(torch.randn(2, 3, 32), causal=True, cache=cache)
     assert cache.keys is not None and cache.keys.shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"positions": "learned", "rotary_base": 5.0},
+            r"rotary_base is 5\.0, .* positions rotary, and positions is learned",
+        ),
+        (
+            {"rotary_factor": 2.0},
+            "rotary_factor is 2.0, .* rotary_scaling linear or llama3, and rotary_scaling is none",
+        ),
+        ({"rotary_scaling": "linear"}, "rotary_scaling is linear, and its rotary_factor is 1, which scales nothing"),
+        (
+            {"rotary_scaling": "linear", "rotary_factor": 2.0, "rotary_low": 2.0},
+            "rotary_low is 2.0, .* only with .* llama3",
+        ),
+        (
+            {"attention": "probabilistic", "key_pseudo_counts": 2.0},
+            "key_pseudo_counts is 2.0, .* key_steps above 0, and",
+        ),
+        (
+            {"attention": "probabilistic", "key_tolerance": 0.1},
+            "key_tolerance is 0.1, .* key_steps above 0, and key_ste",
+        ),
+    ],
+)
+def test_options_without_effect_are_refused_of_new_models_alone(options: dict[str, Any], message: str) -> None:
+    corpus = pf.Corpus.from_texts([f"text {n}" for n in range(40)], vocabulary=270, max_length=12)
+    with pytest.raises(ValueError, match=message):
+        pf.LanguageModel.for_corpus(corpus, width=16, layers=1, heads=2, **options)
+    positions = {"positions": "learned"} if "attention" in options else {}
+    pf.LanguageModel(TransformerConfig(vocabulary=20, max_length=8, **{"positions": "rotary"} | positions | options))
 
 
 @pytest.mark.parametrize(
