@@ -14,5 +14,5 @@ def head_width(width: int, heads: int) -> int:
         32
     """
     if width % heads:
-        raise ValueError(f"width is {width}, which is not a multiple of heads = {heads}: choose a width that is")
+        raise ValueError(f"width is {width}, which is not a multiple of heads = {heads}: choose another width or heads")
     return width // heads

@@ -14,8 +14,8 @@ from threading import current_thread, main_thread
 from ..utils.processes import rank
 from ..utils.registry import imported
 from .memory_limits import check_numbers, resource_message
-from .output import as_typed
 from .typed_command import typed
+from .typed_flags import as_typed
 from .usage_errors import UsageError, check_typed
 from .user_modules import LocalFinder, import_options, local_modules
 
@@ -81,9 +81,7 @@ def _explained(failure: Exception, arguments: list[str]) -> tuple[int, str | Non
     except UsageError as error:
         return 2, str(error)
     except ValueError as error:
-        from .parser import flags
-
-        return 1, as_typed(str(error), flags(arguments[0].replace("_", "-")))
+        return 1, str(error)
     except BrokenPipeError:  # the reader of the output has closed it, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0, None
@@ -96,7 +94,8 @@ def _explained(failure: Exception, arguments: list[str]) -> tuple[int, str | Non
 
 
 def _run(arguments: list[str], finder: LocalFinder) -> int:
-    from .parser import COMMANDS, overview, parse, with_underscores  # half a second, in which Ctrl-C ends in one line
+    # Half a second, in which Ctrl-C ends in one line.
+    from .parser import COMMANDS, flags, overview, parse, with_underscores
 
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
@@ -118,7 +117,10 @@ def _run(arguments: list[str], finder: LocalFinder) -> int:
         check_numbers(values)
     except SystemExit as end:  # help or a configuration was printed
         return int(end.code or 0)
-    imported(COMMANDS[command])(**values)
+    try:
+        imported(COMMANDS[command])(**values)
+    except ValueError as error:
+        raise ValueError(as_typed(str(error), flags(command, values))) from error
     return 0
 
 

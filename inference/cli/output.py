@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["as_typed", "print_json", "print_line", "print_notice", "printable", "with_flags"]
+__all__ = ["print_json", "print_line", "print_notice", "printable", "with_flags"]
 
 
 def print_line(text: str = "") -> None:
@@ -33,27 +33,6 @@ def print_json(item: Mapping[str, Any]) -> None:
 def print_notice(text: str) -> None:
     """Prints a line on standard error, beside the results."""
     print(text, file=sys.stderr, flush=True)
-
-
-def as_typed(message: str, flags: Mapping[str, str]) -> str:
-    """A message of the library with the flags of a command in place of the arguments in Python.
-
-    Arguments:
-        message: The message.
-        flags: The flag of each argument; an alternative with another one is left out.
-
-    Examples:
-        >>> as_typed("seed is -1: give zero, or leave seed out.", {"seed": "--seed"})
-        '--seed is -1: give zero, or leave --seed out.'
-        >>> as_typed("give a positive number, or greedy=True.", {}), as_typed("or greedy=True", {"greedy": "--greedy"})
-        ('give a positive number.', 'or --greedy')
-    """
-    message = re.sub(r"\btrust=\['([^']+)'\]", r"--trust \1", message)
-    message = re.sub(r", or (\w+)=True\b", lambda match: match[0] if match[1] in flags else "", message)
-    return _ARGUMENT.sub(lambda match: flags.get(match[match.lastindex or 0], match[0]), message)
-
-
-_ARGUMENT = re.compile(r"^(\w+)(?= is | needs )|\b(\w+)=True\b|(?<=\banother )(\w+)|(?<=\bleave )(\w+)(?= out\b)")
 
 
 def with_flags(text: str) -> str:

@@ -2,13 +2,14 @@
 
 import re
 from argparse import SUPPRESS, Action, ArgumentError
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from ..utils.registry import MODELS, ModelClasses
 from .option_help import Option, attribute, description, options, summary
+from .typed_flags import Flag
 from .usage_errors import UsageError, check_typed, type_members, usage_message
 
 __all__ = ["COMMANDS", "NETWORK", "TRAINING", "flags", "overview", "parse", "with_underscores"]
@@ -56,10 +57,37 @@ def overview() -> str:
     )
 
 
-def flags(command: str) -> dict[str, str]:
-    """The flag of each option of a command by its name in Python, without those of a model and its guide."""
-    own = options(COMMANDS[command], skip=["run", "name", "model", "guide"]) if command in COMMANDS else []
-    return {item.name: _flag(item.name) for item in own + (options(TRAINING) if command == "fit" else [])}
+def flags(command: str, typed: Mapping[str, Any] | None = None) -> dict[str, list[Flag]]:
+    """The flags of the options of a command by their names in Python, with the values that were typed.
+
+    Examples:
+        >>> flags("fit", {"name": "nvae", "model": {"delta": 0.1}})["delta"]
+        [Flag(name='--delta', choices=(), value=None), Flag(name='--model.delta', choices=(), value=0.1)]
+    """
+    typed, found = typed or {}, dict[str, list[Flag]]()
+    for prefix, item, values in _all_options(command, typed):
+        value = values.get(item.name)
+        choices = [word for kind in type_members(item.kind) if get_origin(kind) is Literal for word in get_args(kind)]
+        name = value.get("class_path") if isinstance(value, Mapping) else value
+        found.setdefault(item.name, []).append(Flag(_flag(prefix + item.name), tuple(choices), name))
+        for argument, given in ((value.get("init_args") or {}) if isinstance(value, Mapping) else {}).items():
+            found.setdefault(argument, []).append(Flag(f"--{prefix}{item.name}.{argument}", (), given))
+    if "prior" in typed and "base_measure" in found:  # it is short for that
+        found["base_measure"].insert(0, Flag("--prior", (), typed["prior"]))
+    return found
+
+
+def _all_options(command: str, typed: Mapping[str, Any]) -> Iterator[tuple[str, Option, Mapping[str, Any]]]:
+    """The prefix of each option of a command, the option, and the values of its group that were typed."""
+    parts: list[tuple[str, str, Collection[str]]] = [("", COMMANDS[command], ["run", "name", "model", "guide"])]
+    if command == "fit":
+        classes = MODELS[typed["name"]]
+        parts += [("", TRAINING, []), ("model.", NETWORK, FROM_CORPUS), ("model.", classes.model, ["config"])]
+        parts += [("guide.", classes.guide, ["model"])] if classes.guide else []
+    for prefix, path, skip in parts:
+        group = typed.get(prefix.removesuffix("."), {}) if prefix else typed
+        for item in options(path, skip=skip):
+            yield prefix, item, group
 
 
 def parse(command: str, arguments: Sequence[str]) -> dict[str, Any]:

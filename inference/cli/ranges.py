@@ -9,25 +9,26 @@ __all__ = ["parse_assignments", "parse_ranges"]
 V = TypeVar("V", int, float)
 
 
-def parse_ranges(text: str, kind: str) -> list[int]:
+def parse_ranges(text: str, flag: str, kind: str) -> list[int]:
     """The numbers in a list of numbers and ranges.
 
     Arguments:
         text: The list, separated by commas.
+        flag: The option that it was typed behind, for the message.
         kind: What is numbered, for the message.
 
     Raises:
         ValueError: If it is no such list.
 
     Examples:
-        >>> parse_ranges("1-3, 6", kind="layers")
+        >>> parse_ranges("1-3, 6", "--layers", kind="layers")
         [1, 2, 3, 6]
     """
     numbers: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,5})\s*(?:-\s*(\d{1,5})\s*)?", part)
         if not match or int(match[2] or match[1]) < int(match[1]):
-            raise ValueError(f"{kind} {text!r} is no list of {kind}: write 2, or 1-3, or 1-3,6.")
+            raise ValueError(f"{flag} is {text!r}, no list of {kind}: write 2, or 1-3, or 1-3,6.")
         numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
     return numbers
 

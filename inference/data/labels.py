@@ -58,8 +58,7 @@ class Labels:
             close = get_close_matches(text, self.names, 3) or self.names[:3]
             raise ValueError(
                 f"{text!r} is none of the {len(self):,} labels that the training texts have: give one of those, such "
-                f"as {', '.join(map(repr, close))}, or make a corpus whose conditions are texts (labels=False, or "
-                "--labels false)."
+                f"as {', '.join(map(repr, close))}, or make a corpus whose conditions are texts (labels=False)."
             )
         return [self._tokens[text], EOS]
 

@@ -61,7 +61,7 @@ def split_texts(
     if empty := [part for part in parts if not len(split[part])]:
         raise ValueError(
             f"{name} has so few texts of each label that none is left for {empty[0]}: give more, make the conditions "
-            "texts (labels=False, or --labels false), or give a folder with train, valid and test files."
+            "texts (labels=False), or give a folder with train, valid and test files."
         )
     return split
 

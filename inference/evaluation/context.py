@@ -20,7 +20,7 @@ from ...models.transformer.text_distribution import AutoregressiveText
 from ...models.utils.numbers import declared_number
 from ..data.loaders import sequential_batches
 from ..data.texts import Texts, evenly_spaced
-from ..generation.generate import likelihood, reconstruct, sample
+from ..generation.generate import check_min_weight, likelihood, reconstruct, sample
 from ..generation.reconstruction import Reconstruction
 from ..objectives.elbo import ELBO, Terms
 from ..objectives.registry import held_out_objective
@@ -68,8 +68,7 @@ class EvaluationOptions:
             raise ValueError(
                 f"samples is {self.samples}: give 0 for none, or at least 2, which are compared with each other."
             )
-        if not 0 <= self.min_weight < 1:
-            raise ValueError(f"min_weight is {self.min_weight}: give a weight from 0 to below 1.")
+        check_min_weight(self.min_weight)
 
 
 class EvaluationContext:

@@ -1,5 +1,6 @@
 """Editing of a text's posterior mixture: vectors are dropped, reweighted or replaced before decoding."""
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
@@ -105,6 +106,8 @@ def edit(
         _check_numbers(swap.values(), source, samples_per_component, other)
         memory = exchanged(memory, source, _by_component(swap, samples_per_component))
     for number, factor in scale.items():
+        if not 0 < factor < math.inf:
+            raise ValueError(f"scale is {number}={factor:g}: give a positive, finite factor, as in 3=0.1.")
         memory = scaled(memory, _components([number], samples_per_component), factor)
     memory = dropped(memory, _components(drop, samples_per_component))
     edited = decode(run, memory, decoding, seed=seed)[0]

@@ -28,6 +28,7 @@ from .prompts import LastPiece, Prompt
 from .reconstruction import Reconstruction
 
 __all__ = [
+    "check_min_weight",
     "decode",
     "encode",
     "encode_batch",
@@ -258,7 +259,7 @@ def thinned(run: FittedModel, posterior: TextPosterior, min_weight: float) -> Me
     Those of the prior stay.
 
     Raises:
-        ValueError: If there is a ``min_weight`` and no weight to compare with it.
+        ValueError: If there is a ``min_weight`` and no weight to compare with it, or it is out of range.
     """
     memory = posterior.memory()
     chooses = (mixture := posterior.mixture()) is not None and mixture.log_odds is not None
@@ -268,7 +269,14 @@ def thinned(run: FittedModel, posterior: TextPosterior, min_weight: float) -> Me
     if weights is None or not isinstance(memory, Mixture):
         name = type(run.model).__name__
         raise ValueError(f"min_weight is {min_weight}, but a {name} has no weights to drop vectors by: leave it out.")
+    check_min_weight(min_weight)
     return compacted(memory, min_weight, keep=memory.components // (weights.shape[-1] + 1))
+
+
+def check_min_weight(value: float) -> None:
+    """Raises a ValueError unless a value can be the smallest weight of a vector that stays."""
+    if not 0 <= value < 1:
+        raise ValueError(f"min_weight is {value}: give a weight from 0 to below 1.")
 
 
 def _autoregressive(run: FittedModel, distribution: object) -> AutoregressiveText:

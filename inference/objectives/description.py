@@ -43,10 +43,11 @@ class Described:
             ValueError: If an option controls latents that the model does not have.
         """
         check_particles(options, model)
-        for option in (*_kl_options(options), *weighting_options(options)):
+        for option, value in (_kl_options(options) | weighting_options(options)).items():
             if not model.latents:
                 raise ValueError(
-                    f"{option} is about the KL of latents, and {type(model).__name__} has none: leave it out."
+                    f"{option} is {value}, which is about the KL of latents, and {type(model).__name__} has none: "
+                    "leave it out."
                 )
 
     @classmethod
@@ -136,8 +137,11 @@ def weighting_options(options: TrainingOptions) -> dict[str, Any]:
 
 def check_no_kl_options(options: TrainingOptions, name: str) -> None:
     """Raises a ValueError if an option controls the KL, for an objective that has none."""
-    for option in _kl_options(options):
-        raise ValueError(f"{option} is about the KL, and the objective {name} has none: choose the objective elbo.")
+    for option, value in _kl_options(options).items():
+        raise ValueError(
+            f"{option} is {value}, which is about the KL, and the objective {name} has none: leave it out, or choose "
+            "the objective elbo."
+        )
 
 
 def _kl_options(options: TrainingOptions) -> dict[str, Any]:

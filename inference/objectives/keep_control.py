@@ -113,14 +113,14 @@ def check_keep(model: nn.Module, guide: nn.Module | None) -> BoundedDirichletPro
     """
     if getattr(model, "presence", None) is not None:
         raise ValueError(
-            "keep moves the delta of the weight_prior, and the model has presence, which decides how many vectors "
-            "stay: leave out one of the two."
+            f"presence is {model.presence:g}, which decides how many vectors stay, and keep is about the delta of the "
+            "weight_prior: leave presence out, or leave keep out."
         )
     prior = getattr(model, "weight_prior", None)
     if not isinstance(prior, BoundedDirichletProcess):
         raise ValueError(
-            f"keep moves the delta of a BoundedDirichletProcess, and the weight_prior is a {type(prior).__name__}: "
-            "leave keep out, or give that prior."
+            f"weight_prior is a {type(prior).__name__}, and keep is about the delta of a BoundedDirichletProcess: "
+            "leave weight_prior out, or leave keep out."
         )
     delta = float(prior.delta)
     if not LEAST_DELTA <= delta <= LARGEST_DELTA:
@@ -143,5 +143,5 @@ def check_switches_off(alpha: str) -> None:
 def _none_ever(form: str) -> str:
     return (
         f"keep is a share of vectors that are not switched off, and with {form} none ever is: give the guide "
-        "alpha='relu' (--guide.alpha relu), or leave keep out."
+        "alpha='relu', or leave keep out."
     )

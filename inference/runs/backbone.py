@@ -30,8 +30,8 @@ def backbone_of(run: FittedModel) -> Pretrained:
     name = str(run.folder.path)
     if not isinstance(run.model, LanguageModel):
         raise ValueError(
-            f"cannot start from {name}: it is a run of the model {type(run.model).__name__}, and only a LanguageModel "
-            "is a start for others. Give a run of fit lm, or a folder in Hugging Face format."
+            f"{name} is a run of the model {type(run.model).__name__}, and a LanguageModel is needed here: give a run "
+            "of fit lm, or a folder in Hugging Face format."
         )
     decoder = run.model.decoder
     if decoder.config.attention != "softmax":

@@ -41,7 +41,7 @@ from ..utils.registry import imported_option
 from .fit import fit
 from .status import Status
 
-__all__ = ["PRIORS", "fit_prior", "prior_for_run", "second_stage"]
+__all__ = ["PRIORS", "fit_prior", "prior_for_run", "prior_options", "second_stage"]
 
 PRIORS = tuple(name for name, cls in NAMED.items() if not cls.starts_posteriors)
 LAYERS = 2  # of a named prior that has some: it is a small network, however deep the model is
@@ -139,7 +139,7 @@ def prior_for_run(run: Run, name: str, *, seed: int = 0, **arguments: Any) -> Ba
         ValueError: If there is no such prior, or its class has no such argument.
     """
     base, own = _base_measure(run.model), _own_components(run.model)
-    accepted = list(signature(_prior_class(name)).parameters)
+    accepted = prior_options(name)
     from_run: dict[str, Any] = {
         "width": _width(base),
         "samples_per_component": own,
@@ -158,6 +158,19 @@ def prior_for_run(run: Run, name: str, *, seed: int = 0, **arguments: Any) -> Ba
         else:
             prior = from_config({"class_path": name.replace(":", ".")}, trust=[name.replace(":", ".")], **arguments)
     return cast(BaseMeasure, prior)
+
+
+def prior_options(name: str) -> list[str]:
+    """The arguments of a prior's class, by its name or its import path.
+
+    Raises:
+        ValueError: If there is no such prior.
+
+    Examples:
+        >>> prior_options("mixture")
+        ['width', 'components']
+    """
+    return list(signature(_prior_class(name)).parameters)
 
 
 def _prior_class(name: str) -> type[BaseMeasure]:

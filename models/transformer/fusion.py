@@ -217,7 +217,7 @@ class Fusion:
         check_choice("fusion", self.kind, get_args(FusionKind))
         for name in ("latent", "rank"):
             if getattr(self, name) < 1:
-                raise ValueError(f"the {name} of a fusion is {getattr(self, name)}: it must be at least 1.")
+                raise ValueError(f"{name} is {getattr(self, name)}: a fusion needs at least 1.")
 
     @property
     def count(self) -> int:

@@ -41,7 +41,7 @@ def edit(
 
     text = require_text("--text", text)
     edits: dict[str, Any] = {
-        "drop": () if drop is None else parse_ranges(drop, kind="vectors"),
+        "drop": () if drop is None else parse_ranges(drop, "--drop", kind="vectors"),
         "scale": {} if scale is None else parse_assignments(scale, "--scale", float, "3=0.1"),
         "swap": {} if swap is None else parse_assignments(swap, "--swap", int, "3=5"),
         "other": None if other is None else require_text("--other", other),

@@ -1,13 +1,19 @@
 """The command that fits a new prior to a trained run."""
 
 import shlex
-from typing import Any, Unpack
+from collections.abc import Collection, Mapping
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ..output import print_line
 from ..shared_options import RunOptions, open_run
 from ..training import train_and_report
 
 __all__ = ["fit_prior"]
+
+if TYPE_CHECKING:  # torch is imported when a command runs, not for its help
+    from ....models.base import Model
+    from ...runs.folder import RunFolder
 
 
 def fit_prior(
@@ -70,13 +76,15 @@ def fit_prior(
     from ...runs.folder import RunFolder
     from ...training.fit_prior import prior_for_run, second_stage
 
+    possible: dict[str, Any] = {"model_width": model_width, "layers": layers, "heads": heads}
+    possible |= {"components": components, "entries": entries, "dropout": dropout}
+    sizes = _without_none(**possible)
+    _check_has(prior, sizes, possible)
     run = open_run(options)
-    sizes = _without_none(
-        model_width=model_width, layers=layers, heads=heads, components=components, entries=entries, dropout=dropout
-    )
     new = prior_for_run(run, prior, seed=seed, **sizes)
     modules = second_stage(run, new)
     RunFolder(out).prepare(resume)
+    _check_same_prior(RunFolder(out), modules[0], possible)
     count = sum(parameter.numel() for parameter in new.parameters() if parameter.requires_grad)
     print_line(
         f"fitting {type(new).__name__}, {count:,} parameters, to the posterior of {options['run']}; "
@@ -86,6 +94,50 @@ def fit_prior(
     again += "" if prior == "autoregressive" else f" --prior {shlex.quote(prior)}"
     again += "".join(f" --{name} {value}" for name, value in sizes.items())
     train_and_report(*modules, run.corpus, out=out, again=again, resume=resume, objective="elbo", **training)
+
+
+def _check_has(prior: str, sizes: Collection[str], possible: Collection[str]) -> None:
+    """Raises a ValueError if a prior has no such size as was given."""
+    from ...training.fit_prior import prior_options
+
+    own = [size for size in possible if size in prior_options(prior)]
+    for size in sizes:
+        if size not in own:
+            rest = f"give {' or '.join(f'--{each}' for each in own)} or none" if own else "leave it out"
+            raise ValueError(f"--{size} is given, and the prior {prior} has no {size}: {rest}.")
+
+
+def _check_same_prior(folder: "RunFolder", model: "Model", possible: Collection[str]) -> None:
+    """Raises a ValueError if a run that goes on began with another prior, or with one of other sizes."""
+    from ....models.serialization import to_config
+    from ..resume import read_config
+
+    if not folder.config_file.exists():
+        return
+    begun, new = (_named_sizes(config) for config in (read_config(folder)["model"], to_config(model)))
+    for option in ("prior", *possible):
+        before, now = begun.get(option), new.get(option)
+        if begun and before != now:
+            raise ValueError(
+                f"--{option} is {now}, but {folder.path} was begun with {before}: give --{option} {before}, or choose "
+                "another --out."
+            )
+
+
+def _named_sizes(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The name of a model's base measure, or of its part for the vectors of tokens, and its arguments; none without."""
+    from ....models.priors.named import NAMED
+    from ....models.serialization import public_path
+
+    recipe = model["init_args"].get("base_measure")
+    recipe = recipe and recipe["init_args"].get("tokens", recipe)
+    if not recipe:
+        return {}
+    names = {public_path(cls): name for name, cls in NAMED.items()}
+    name = names.get(recipe["class_path"], recipe["class_path"])
+    parameters = signature(NAMED[name]).parameters if name in NAMED else {}
+    defaults = {key: parameter.default for key, parameter in parameters.items()}
+    return {"prior": name} | defaults | recipe["init_args"]
 
 
 def _without_none(**values: Any) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def interpolate(
     """
     from ...generation.interpolation import interpolate as path_between
 
-    selected = None if layers is None else parse_ranges(layers, kind="layers")
+    selected = None if layers is None else parse_ranges(layers, "--layers", kind="layers")
     decoding = decoding_strategy(options)
     first, second = require_text("--text", text), require_text("--other", other)
     path = path_between(

@@ -33,7 +33,7 @@ def swap(
     """
     from ...generation.interpolation import swaps
 
-    choices = None if layers is None else [parse_ranges(layers, kind="layers")]
+    choices = None if layers is None else [parse_ranges(layers, "--layers", kind="layers")]
     decoding = decoding_strategy(options)
     first, second = require_text("--text", text), require_text("--other", other)
     for swapped in swaps(

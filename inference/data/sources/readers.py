@@ -33,6 +33,7 @@ _WAY_OUT = (
     f"Give a {', '.join(FORMATS)}, .parquet or .arrow file (text also packed .gz or .zst), or a folder with "
     "train/valid/test."
 )
+_SAVE = "Save it as UTF-8, as with: iconv -f {} -t UTF-8."
 Line = TypeVar("Line", bytes, tuple[str, ...])
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # that of UTF-32-LE begins as the first
 
@@ -269,17 +270,32 @@ def _lines(file: Iterable[bytes], path: Path) -> Iterator[tuple[int, str]]:
     position = 0
     for number, line in enumerate(file, 1):
         if number == 1 and line.startswith(_WIDE):
-            raise ValueError(
-                f"{path} is not UTF-8 text (byte 0x{line[0]:02x} at position 0): it is UTF-16 or UTF-32. Save it as "
-                "UTF-8, as with: iconv -f UTF-16 -t UTF-8."
-            )
+            problem = f"{path} is not UTF-8 text (byte 0x{line[0]:02x} at position 0)"
+            raise ValueError(f"{problem}: it is UTF-16 or UTF-32. {_SAVE.format('UTF-16')}")
         try:
             text = line.decode()
         except UnicodeDecodeError as error:
             byte = f"byte 0x{line[error.start]:02x} at position {position + error.start:,}"
-            raise ValueError(f"{path} is not UTF-8 text ({byte}). {_WAY_OUT}") from error
+            raise ValueError(f"{path} is not UTF-8 text ({byte}){_other_encoding(path, line)}") from error
         if "\0" in text:
             byte = f"a NUL byte at position {position + line.index(0):,}"
-            raise ValueError(f"{path} is not text ({byte}). {_WAY_OUT}")
+            raise ValueError(f"{path} is not text ({byte}){_other_encoding(path, line)}")
         yield number, text.lstrip("\ufeff")  # of a file, or of several that were put together
         position += len(line)
+
+
+def _other_encoding(path: Path, line: bytes) -> str:
+    """The encoding that a file of texts seems to have, by a line of it, and what to do; for other files, what to give.
+
+    Of Latin letters in UTF-16, every other byte is NUL; in Latin-1 and Windows-1252, no byte is a control character.
+    """
+    found = None
+    for encoding, high in (("UTF-16LE", line[1::2]), ("UTF-16BE", line[::2])):
+        if len(line) >= 4 and 2 * high.count(0) > len(high):
+            found = encoding
+    if not found and not any(byte < 32 and byte not in b"\t\n\f\r" for byte in line):
+        found = "WINDOWS-1252"  # with all characters of Latin-1
+    if found is None or not set(path.suffixes) & set(FORMATS):
+        return f". {_WAY_OUT}"
+    name = {"WINDOWS-1252": "Latin-1 or Windows-1252"}.get(found, found)
+    return f": it seems to be {name}. {_SAVE.format(found)}"

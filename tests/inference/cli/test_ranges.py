@@ -7,8 +7,8 @@ from pyroformer.inference.cli.ranges import parse_assignments, parse_ranges
 
 @pytest.mark.parametrize("text", ["", "x", "3-1", "1-", "1,,2", "1-999999"])
 def test_layers_are_written_as_numbers_and_ranges(text: str) -> None:
-    with pytest.raises(ValueError, match="is no list of layers: write 2, or 1-3, or 1-3,6"):
-        parse_ranges(text, kind="layers")
+    with pytest.raises(ValueError, match="--layers is .*, no list of layers: write 2, or 1-3, or 1-3,6"):
+        parse_ranges(text, "--layers", kind="layers")
 
 
 @pytest.mark.parametrize("text", ["", "3", "3=", "=2", "a=2", "3=b", "3=1,,4=2"])

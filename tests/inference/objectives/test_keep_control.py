@@ -252,7 +252,7 @@ def test_a_run_says_that_all_vectors_of_a_layer_have_died(corpus: Corpus) -> Non
         (lambda: pair("linear"), r"with alpha='linear' none ever is: give the guide alpha='relu'"),
         (
             lambda: pair(weight_prior=SymmetricDirichlet(1.0)),
-            r"the weight_prior is a SymmetricDirichlet: leave keep out",
+            r"weight_prior is a SymmetricDirichlet, and keep is about the delta",
         ),
         (lambda: pair(delta=0.0), r"delta is 0, and keep moves it between 0\.01 and 10: begin with a delta"),
     ],

@@ -58,6 +58,15 @@ def refitted(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return fit_prior(run, prior_for_run(run, "autoregressive"), out=out, steps=60, learning_rate=1e-2, **QUICK)
 
 
+@pytest.fixture(scope="module")
+def codebook(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prior of the command line."""
+    out = tmp_path_factory.mktemp("runs") / "codebook"
+    options = f"--prior codebook --entries 8 --steps 1 --out {out}"
+    assert main(shlex.split(f"fit-prior {run.folder.path} {options}")) == 0
+    return out
+
+
 def weights(run: Run) -> dict[str, Tensor]:
     return ELBO()(run.model, run.guide).state_dict()
 
@@ -345,3 +354,34 @@ def test_the_command_line(run: Run, tmp_path: Path, capsys: pytest.CaptureFixtur
     )
     assert main(["fit_prior", str(run.folder.path), "--steps", "1"]) == 1
     assert "fit-prior needs --out FOLDER" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--prior gaussian --layers 2", "the prior gaussian has no layers: leave it out"),
+        ("--prior mixture --entries 2", "the prior mixture has no entries: give --components or none"),
+        ("--prior codebook --components 2", "the prior codebook has no components: give --model_width or --layers or "),
+    ],
+)
+def test_the_command_line_names_the_sizes_of_a_prior(
+    options: str, message: str, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(shlex.split(f"fit-prior {run.folder.path} --out {tmp_path}/new {options}")) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--prior codebook --entries 16", "--entries is 16, but {out} was begun with 8: give --entries 8, or choose"),
+        ("--prior codebook", "--entries is 1024, but {out} was begun with 8: give --entries 8, or choose"),
+        ("--prior mixture", "--prior is mixture, but {out} was begun with codebook: give --prior codebook, or choose"),
+    ],
+)
+def test_a_prior_that_goes_on_is_the_one_that_was_begun(
+    options: str, message: str, codebook: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(shlex.split(f"fit-prior {run.folder.path} --out {codebook} --resume {options}")) == 1
+    output, error = capsys.readouterr()
+    assert output == "" and message.format(out=codebook) in error

@@ -231,10 +231,7 @@ class TestStart:
             main(shlex.split(f"fit nvae --data {texts} --out {tmp_path}/other --init_from {tmp_path}/vae {fit}")) == 1
         )
         error = capsys.readouterr().err
-        assert (
-            "is a run of the model VAE, and only a LanguageModel is a start for others" in error
-            and error.count("\n") == 1
-        )
+        assert "is a run of the model VAE, and a LanguageModel is needed here" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
