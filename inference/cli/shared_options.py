@@ -61,6 +61,9 @@ def decoding_arguments(options: DecodingOptions, greedy: bool = False) -> dict[s
         "greedy": greedy or None,
     }
     arguments: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+    for name in ("temperature", "top_k", "top_p"):
+        if greedy and name in arguments:
+            raise ValueError(f"--{name} is {arguments[name]}, and --greedy chooses no token at random: leave one out.")
     Decoding(**arguments)
     return arguments
 
