@@ -155,9 +155,14 @@ def _parser(command: str, model: str | None, importing: bool) -> tuple[ArgumentP
 
 def _add_model(parser: ArgumentParser, classes: ModelClasses, importing: bool) -> dict[str, Any]:
     group = parser.add_argument_group("model", summary(classes.model))
-    defaults = dict.fromkeys(SIZED) | (attribute(classes.model, "network") or {})
-    network = options(NETWORK, skip=FROM_CORPUS)
-    kinds = _add(group, [item._replace(default=defaults.get(item.name, item.default)) for item in network], "model.")
+    defaults = attribute(classes.model, "network") or {}
+    network = [
+        item._replace(default=None, help=f"{item.help.rstrip('.')} (default: that of --size).")
+        if item.name in SIZED
+        else item._replace(default=defaults.get(item.name, item.default))
+        for item in options(NETWORK, skip=FROM_CORPUS)
+    ]
+    kinds = _add(group, network, "model.")
     own = options(classes.model, skip=["config"], importing=importing)
     kinds |= _add(group, [_with_names(item) if importing else item for item in own], "model.")
     if classes.guide is not None:
@@ -225,12 +230,13 @@ class _HelpFormatter(DefaultHelpFormatter):
         return "".join(indent + line for line in text.splitlines(keepends=True))
 
     def _get_help_string(self, action: Action) -> str:
-        text = action.help or ""
-        has_default = action.default is not False and action.default not in _NO_DEFAULT and "default" not in text
-        return f"{text} (default: {action.default})" if has_default else text
+        text, default = action.help or "", action.default
+        switch = action.nargs == 0  # a flag without a value
+        if switch or default in (None, SUPPRESS, "") or "default" in text:
+            return text
+        return f"{text} (default: {str(default).lower() if isinstance(default, bool) else default})"
 
 
-_NO_DEFAULT = (None, SUPPRESS, "")
 _METAVARS = {int: "N", float: "X", str: "TEXT", bool: "true|false"}
 
 

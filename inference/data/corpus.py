@@ -28,6 +28,7 @@ from .tokenizer import Tokenizer, TokenizerKind
 __all__ = ["Corpus"]
 
 MAX_LENGTH = 64  # of texts, unless another is given
+_TOKENS = {"bpe": "{:,}-token BPE", "bytes": "{:,} byte tokens", "characters": "{:,} character tokens"}
 
 
 class Corpus:
@@ -322,8 +323,7 @@ class Corpus:
             notes.append(self.overlong_note(self.counts["overlong"]))
         if self.counts["blank"]:
             notes.append(f"{self.counts['blank']:,} blank line{'s' if self.counts['blank'] > 1 else ''} left out")
-        kind = {"bpe": "BPE"}.get(self.tokenizer.kind, self.tokenizer.kind)
-        size = f"{self.tokenizer.vocabulary:,}-token {kind}"
+        size = _TOKENS[self.tokenizer.kind].format(self.tokenizer.vocabulary)
         if self.requested_vocabulary and self.tokenizer.vocabulary < self.requested_vocabulary:
             size += f" (the text has no more; {self.requested_vocabulary:,} were requested)"
         texts = f"{self.counts['texts']:,} {'pairs' if self.conditional else 'texts'}"

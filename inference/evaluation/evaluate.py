@@ -16,6 +16,7 @@ from ..data.entries import Conditions, TextSource, as_conditions, as_entries, as
 from ..data.texts import Texts, evenly_spaced
 from ..objectives.bounds import importance_weighted
 from ..runs.fitted import FittedModel, check_same_length
+from ..utils.counts import counted
 from ..utils.errors import check_at_least
 from ..utils.progress import progress_bar
 from ..utils.seeded_eval import seeded_eval
@@ -156,7 +157,7 @@ def _texts(run: FittedModel, texts: TextSource | None, split: Split) -> tuple[Te
         return run.corpus.encode(texts), {}
     entries = [texts] if isinstance(texts, str) else as_entries(texts)
     encoded = run.corpus.encode(entries)
-    given = f"{len(entries):,} texts ({run.corpus.overlong_note(encoded.overlong)})"
+    given = f"{counted(len(entries), 'text')} ({run.corpus.overlong_note(encoded.overlong)})"
     return encoded, {"given": given} if encoded.overlong else {}
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ..utils.counts import counted
 from ..utils.html import html_table
 from .estimates import LARGEST_PERPLEXITY, Estimate
 from .verdict import latent_verdict
@@ -96,7 +97,8 @@ class Evaluation:
             for result in self.metrics.values()
             for unit in result.units
         ]
-        return html_table(rows, header=("", "unit", "value", "bound on"), caption=self._heading(), note=self.verdict)
+        heading = self._heading("±" in str(rows))
+        return html_table(rows, header=("", "unit", "value", "bound on"), caption=heading, note=self.verdict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON: every number is finite or null."""
@@ -116,21 +118,22 @@ class Evaluation:
         results = [result for name, result in self.metrics.items() if name not in by_latent]
         costs = [result for result in results if "nats/token" in result.units]
         others = [result for result in results if "nats/token" not in result.units]
-        rows = [["", *_COSTS, "bound on"]]
+        rows = [["", *_COSTS, "bound on"]] if costs else []
         rows += [[result.label, *(_cost(result, unit) for unit in _COSTS), result.bounds] for result in costs]
         with_units = [", ".join(f"{_estimate(result, unit)} {unit}" for unit in result.units) for result in others]
         lines = _aligned([[result.label, units] for result, units in zip(others, with_units, strict=True)])
-        blocks = [[self._heading(), *_aligned(rows)], self._by_latent(), lines, [self.verdict] * bool(self.verdict)]
+        blocks = [_aligned(rows), self._by_latent(), lines, [self.verdict] * bool(self.verdict)]
+        blocks[0].insert(0, self._heading("±" in str(blocks)))
         return "\n\n".join("\n".join(block) for block in blocks if block)
 
-    def _heading(self) -> str:
-        """The texts that were evaluated, and what the errors are."""
+    def _heading(self, errors: bool) -> str:
+        """The texts that were evaluated, and what the errors are, if there are any."""
         about = self.about
         given = f"given {about['given']}" if about.get("given") else "given texts"
         source = f"{about['split']} split" if about.get("split") else given
-        counts = ", ".join(f"{about[name]:,} {name}" for name in ("texts", "tokens", "bytes") if name in about)
+        counts = ", ".join(counted(about[f"{name}s"], name) for name in _COUNTED if f"{name}s" in about)
         step = f"; step {about['step']:,}" if about.get("step") else ""
-        return f"{source}: {counts}{step}; ± is one standard error over texts"
+        return f"{source}: {counts}{step}" + ("; ± is one standard error over texts" if errors else "")
 
     def _rows(self) -> dict[str, dict[str, str]]:
         """The names of the metrics of each latent and of all of them, by measure, as far as they were computed."""
@@ -170,6 +173,7 @@ class Evaluation:
         return [title, *_aligned(rows)]
 
 
+_COUNTED = ("text", "token", "byte")
 _COSTS = ("nats/token", "nats/text", "bits/byte", "perplexity")
 _WITH_ERROR = ("nats/token", "nats/text")  # the relative error of bits and perplexity follows from it
 _BY_LATENT = {

@@ -4,7 +4,7 @@ import math
 
 from ..runs.fitted import FittedModel
 
-__all__ = ["LEAST_RATE", "latent_verdict", "validation_rate", "validation_rate_per_text"]
+__all__ = ["LEAST_RATE", "carried", "latent_verdict", "validation_rate", "validation_rate_per_text"]
 
 LEAST_RATE = 0.1  # nats a text; latents that carry less have collapsed to their prior
 CURES = "train anew with free_bits, target_kl or another kl_schedule"
@@ -22,8 +22,13 @@ def latent_verdict(rate: float) -> str:
         >>> latent_verdict(0.04).partition(": ")[0]
         'the latents carry 0.04 nats a text, which is nothing'
     """
-    line = f"the latents carry {rate:,.{1 if rate >= 1 else 2}f} nats a text"
-    return line if rate >= LEAST_RATE else f"{line}, which is nothing: {CURES}"
+    return f"the latents carry {carried(rate)}"
+
+
+def carried(rate: float) -> str:
+    """What the latents carry, and what to change where that is nothing, as in :func:`latent_verdict`."""
+    amount = f"{rate:,.{1 if rate >= 1 else 2}f} nats a text"
+    return amount if rate >= LEAST_RATE else f"{amount}, which is nothing: {CURES}"
 
 
 def validation_rate_per_text(run: FittedModel) -> float | None:

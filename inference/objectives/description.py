@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from ...models.base import Model
 from ..options import TrainingOptions
+from ..utils.counts import counted
 
 __all__ = ["Described", "check_no_kl_options", "check_particles", "keep_bound", "weighting_options"]
 
@@ -97,9 +98,9 @@ class Described:
             words.append(f"beta = {beta}")
         if "free_bits" in described:
             group = {"total": "in total"}.get(described["free_bits_per"], f"a {described['free_bits_per']}")
-            words.append(f"free bits: {described['free_bits']:g} nats {group}")
+            words.append(f"free bits: {counted(described['free_bits'], 'nat')} {group}")
         if "target_kl" in described:
-            words.append(f"KL held at {described['target_kl']:g} nats a text")
+            words.append(f"KL held at {counted(described['target_kl'], 'nat')} a text")
         return words
 
 

@@ -49,6 +49,7 @@ def posterior(
     from ...diagnostics.khat import LEAST_DRAWS, khat, khat_verdict
     from ...posterior.export import posterior as draw_posterior
     from ...posterior.netcdf import netcdf_bytes
+    from ...utils.counts import counted
     from ...utils.outputs import check_output, write_output
     from ..parser import flags
 
@@ -67,7 +68,7 @@ def posterior(
         write_output(out, content)
     except OSError as error:
         raise ValueError(f"{out} cannot be written: {error.strerror or error}. Choose another --out.") from error
-    line = f"{draws} draws of {len(texts)} texts in {out}"
+    line = f"{counted(draws, 'draw')} of {counted(len(texts), 'text')} in {out}"
     if draws >= LEAST_DRAWS:
         try:
             line += f"; k-hat of log p - log q: {khat_verdict(khat(tree).values)}"

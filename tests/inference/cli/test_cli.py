@@ -16,6 +16,7 @@ from pyroformer.inference.cli.main import main
 from pyroformer.inference.cli.option_help import Option, options
 from pyroformer.inference.cli.parser import COMMANDS, NETWORK, TRAINING, parse
 from pyroformer.inference.utils.registry import MODELS, imported
+from pyroformer.models.base import Model
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (
@@ -427,6 +428,17 @@ def test_help_shows_the_defaults_of_the_model(capsys: pytest.CaptureFixture[str]
         return match[1]
 
     assert (default("lm", "positions"), default("nvae", "positions")) == ("rotary", "learned")
+    assert (default("lm", "tied"), default("lm", "bias"), default("lm", "null_component")) == ("true", "false", "false")
+
+
+def test_help_says_what_a_size_is(capsys: pytest.CaptureFixture[str]) -> None:
+    text = " ".join(command("fit lm --help", capsys).split())
+    sizes = [tuple(size.values()) for size in Model.sizes.values()]
+    tiny, small, base = sizes
+    words = "tiny has width {}, {} layers and {} heads; small {}, {} and {}; base {}, {} and {}."
+    assert words.format(*tiny, *small, *base) in text
+    assert all(re.search(rf"--model.{name} N [^-]*\(default: that of --size\)", text) for name in Model.sizes["tiny"])
+    assert "Resume the run in --out, with its texts, model and options. " in text, "a flag without a value is off"
 
 
 @pytest.mark.parametrize(("given", "expected"), [("", True), (" true", True), (" false", False), ("=false", False)])

@@ -21,7 +21,7 @@ from pyroformer.inference.data.sources.readers import read_file, read_texts
 from pyroformer.inference.data.splits import split_texts
 from pyroformer.inference.data.storage import _remove
 from pyroformer.inference.data.texts import Texts, check_length_options, tokenize
-from pyroformer.inference.data.tokenizer import Tokenizer
+from pyroformer.inference.data.tokenizer import Tokenizer, TokenizerKind
 
 LINES = [f"Number {i} is {'even' if i % 2 == 0 else 'odd'}." for i in range(100)]
 TOKENIZER = Tokenizer.train(LINES, 270)
@@ -386,6 +386,12 @@ def test_a_given_tokenizer_is_used(tmp_path: Path) -> None:
     corpus = Corpus.from_texts(LINES, tokenizer=TOKENIZER)
     assert corpus.vocabulary == 270
     assert corpus.summary() == "100 texts, 270-token BPE"
+
+
+@pytest.mark.parametrize(("kind", "words"), [("bytes", "259 byte tokens"), ("characters", "{} character tokens")])
+def test_the_tokens_are_called_what_they_are(kind: TokenizerKind, words: str) -> None:
+    corpus = Corpus.from_texts([f"é {line}" for line in LINES], tokenizer=kind)
+    assert corpus.summary() == f"100 texts, {words.format(corpus.vocabulary)}"
 
 
 def test_the_vocabulary_grows_with_the_text() -> None:

@@ -62,7 +62,7 @@ def test_a_row_for_each_latent() -> None:
     }
     evaluation = Evaluation(kl | rate | others | active, {"texts": 900, "compared": 512}, ("z_1", "z_2"))
     assert evaluation.table().splitlines() == [
-        "given texts: 900 texts; ± is one standard error over texts",
+        "given texts: 900 texts",
         "      nats/token  nats/text  bits/byte  perplexity   bound on",
         "rate       0.200       3.00                          not a bound",
         "",
@@ -97,10 +97,18 @@ def test_the_divergence_of_each_latent_is_that_of_its_parts() -> None:
 
 def test_the_table_says_what_was_evaluated() -> None:
     about = {"split": "test", "texts": 182, "tokens": 3917, "bytes": 20111, "step": 1200}
-    heading = Evaluation({}, about).table().splitlines()[0]
+    heading = (
+        Evaluation({"accuracy": MetricResult("accuracy", {"": Estimate(0.9, 0.1)})}, about).table().splitlines()[0]
+    )
     assert (
         heading == "test split: 182 texts, 3,917 tokens, 20,111 bytes; step 1,200; ± is one standard error over texts"
     )
+
+
+def test_the_table_says_nothing_of_what_it_lacks() -> None:
+    bleu = {"bleu": MetricResult("BLEU", {"of 100": Estimate(0.5)})}
+    lines = Evaluation(bleu, {"texts": 1, "tokens": 1, "bytes": 3}).table().splitlines()
+    assert lines == ["given texts: 1 text, 1 token, 3 bytes", "", "BLEU   0.500 of 100"], "no costs, and no errors"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +136,7 @@ def test_a_notebook_shows_a_table() -> None:
 def test_a_table_of_some_measures_of_each_latent() -> None:
     metrics = {f"sensitivity{of}": nats(value) for of, value in [("_z_1", 0.5), ("", 0.75)]}
     lines = Evaluation(metrics, {"texts": 9, "compared": 9}, ("z_1",)).table().splitlines()
-    assert lines[4:] == ["latent  sensitivity", "z_1           0.500", "all           0.750"]
+    assert lines[3:] == ["latent  sensitivity", "z_1           0.500", "all           0.750"]
 
 
 def test_json_holds_numbers_that_are_finite_or_null() -> None:

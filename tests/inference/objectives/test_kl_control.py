@@ -341,7 +341,7 @@ def loss_of(objective: Objective) -> float:
         ({"free_bits": 0.5, "free_bits_per": "total"}, "free bits: 0.5 nats in total, not a bound"),
         (
             {"beta": 0.1, "free_bits": 1.0, "free_bits_per": "dimension"},
-            "beta = 0.1, free bits: 1 nats a dimension",
+            "beta = 0.1, free bits: 1 nat a dimension",
         ),
         ({"target_kl": 4.0}, "KL held at 4 nats a text, not a bound"),
     ],
