@@ -14,8 +14,7 @@ from threading import current_thread, main_thread
 from ..utils.processes import rank
 from ..utils.registry import imported
 from .memory_limits import check_numbers, resource_message
-from .typed_command import typed
-from .typed_flags import as_typed
+from .typed import as_typed, typed
 from .usage_errors import UsageError, check_typed
 from .user_modules import LocalFinder, import_options, local_modules
 

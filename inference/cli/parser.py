@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from ..utils.registry import MODELS, ModelClasses
 from .option_help import Option, attribute, description, options, summary
-from .typed_flags import Flag
+from .typed import Flag
 from .usage_errors import UsageError, check_typed, type_members, usage_message
 
 __all__ = ["COMMANDS", "NETWORK", "TRAINING", "flags", "overview", "parse", "with_underscores"]

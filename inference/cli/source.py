@@ -11,7 +11,7 @@ from ..data.sources.columns import COLUMNAR
 from ..runs.folder import RunFolder
 from ..training.resumed import changed_option
 from ..utils.files import content_fingerprint
-from .typed_command import typed_command
+from .typed import typed_command
 
 __all__ = ["ENCODER", "Source", "read_corpus"]
 

@@ -5,7 +5,7 @@ from typing import Unpack
 from ..input_texts import check_all_fit, fitting_texts, require_text, texts_to_encode
 from ..output import print_line
 from ..shared_options import RunOptions, open_run
-from ..typed_flags import as_typed
+from ..typed import as_typed
 
 __all__ = ["posterior"]
 

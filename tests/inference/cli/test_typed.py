@@ -7,7 +7,7 @@ import pytest
 
 from pyroformer.inference.cli.main import main
 from pyroformer.inference.cli.parser import flags, parse
-from pyroformer.inference.cli.typed_flags import as_typed
+from pyroformer.inference.cli.typed import as_typed
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,40 @@
-"""Messages of the library in the words of the command line: flags in place of arguments in Python."""
+"""What was typed: the command that is running, and the flags by which messages of the library name its options."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple
 
-__all__ = ["Flag", "Flags", "as_typed"]
+__all__ = ["Flag", "Flags", "as_typed", "typed", "typed_command"]
+
+_arguments: ContextVar[tuple[str, ...]] = ContextVar("arguments", default=())
+
+
+@contextmanager
+def typed(arguments: Sequence[str]) -> Iterator[None]:
+    """Remembers the arguments of a command while it runs."""
+    token = _arguments.set(tuple(arguments))
+    try:
+        yield
+    finally:
+        _arguments.reset(token)
+
+
+def typed_command() -> str | None:
+    """The command that is running, quoted for a shell; None outside of the command line.
+
+    Examples:
+        >>> with typed(["fit", "nvae", "--data", "my texts.txt"]):
+        ...     typed_command()
+        "pyroformer fit nvae --data 'my texts.txt'"
+        >>> typed_command() is None
+        True
+    """
+    arguments = _arguments.get()
+    return shlex.join(["pyroformer", *arguments]) if arguments else None
 
 
 class Flag(NamedTuple):
