@@ -277,6 +277,16 @@ CASES = [
     # using a run
     ("evaluate {here}/nvae --json {here}/nowhere/x.json", 1, "nowhere/x.json lies in no folder: make .*nowhere first"),
     ("evaluate {here}/nvae --num_particles 0", 1, "num_particles is 0: give a positive whole number"),
+    (
+        "evaluate {here}/nvae --samples 3 --judge {here}/nvae",
+        1,
+        "nvae is a run of the model NVAE, and a LanguageModel is needed here: give a run of fit lm",
+    ),
+    (
+        FIT + " --model.presence 0.5 --keep 0.5 --guide.alpha relu",
+        1,
+        r"error: --model\.presence is 0\.5, .*: leave --model\.presence out, or leave --keep out",
+    ),
     ("evaluate {here}/nvae --limit -3", 1, "limit is -3: give a positive whole number"),
     ("evaluate {here}/nvae --data {here}/blank.txt", 1, r"blank\.txt holds only blank lines"),
     (

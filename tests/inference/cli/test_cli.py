@@ -345,10 +345,8 @@ def test_a_command_without_decoding_options_is_greedy() -> None:
 
     assert decoding_strategy({"run": "x", "seed": 3}) == Decoding(greedy=True)
     assert decoding_strategy({"run": "x", "top_k": 5}) == Decoding(top_k=5)
-    assert decoding_arguments({"run": "x", "temperature": 0.5, "top_p": None}, greedy=True) == {
-        "temperature": 0.5,
-        "greedy": True,
-    }
+    assert decoding_arguments({"run": "x", "temperature": 0.5, "top_p": None}) == {"temperature": 0.5}
+    assert decoding_arguments({"run": "x", "top_p": None}, greedy=True) == {"greedy": True}
     with pytest.raises(ValueError, match=r"temperature is -1\.0: give 1e-30 to"):
         decoding_arguments({"run": "x", "temperature": -1.0})
 
