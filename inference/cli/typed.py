@@ -94,6 +94,12 @@ def _begins(match: re.Match[str], flags: Flags) -> str | None:
     return (name := _named(match[1], flags, match[3])) and name + match[2] + match[3]
 
 
+def _short(match: re.Match[str], flags: Flags) -> str | None:
+    """``--model.delta is 0.2`` at the beginning is ``--delta is 0.2``, if that was typed."""
+    typed = [flag.name for flag in flags.get(match[1], ()) if flag.value is not None]
+    return typed[0] if typed and match[0] not in typed else None
+
+
 def _has_typed_value(match: re.Match[str], flags: Flags) -> str | None:
     """``and attention is softmax`` and ``heads = 3`` elsewhere, if just this was typed."""
     name = next((flag.name for flag in flags.get(match[1], ()) if _same(flag.value, match[3])), None)
@@ -115,6 +121,7 @@ _PLACES = (
     (re.compile(rf"{_FREE}(\w+)=({_VALUE})"), _assigned),
     (re.compile(r"\b(choose|give|or|take|with) (?:the )?(?!choose|give|take)(\w+) ('\w+'|\w+)"), _chosen),
     (re.compile(rf"^(\w+)( (?:is|needs) | (?=-?[\d.]+:))({_VALUE}|)"), _begins),
+    (re.compile(r"^--\w+\.(\w+)"), _short),
     (re.compile(rf"{_FREE}(?<!the )(?<!its )\b(\w+)( is | are | = )({_VALUE})"), _has_typed_value),
     (re.compile(r"(?<=\bleave )(?:the )?\w+(?= (?:out|at)\b)"), _to_change),
     (re.compile(r"(?<=\banother )(?<!with another )\w+(?: or \w+)?|(?<=\bneeds )\w+(?=,)"), _to_change),

@@ -113,8 +113,8 @@ def check_keep(model: nn.Module, guide: nn.Module | None) -> BoundedDirichletPro
     """
     if getattr(model, "presence", None) is not None:
         raise ValueError(
-            f"presence is {model.presence:g}, which decides how many vectors stay, and keep is about the delta of the "
-            "weight_prior: leave presence out, or leave keep out."
+            f"presence is {model.presence:g}, which decides how many vectors stay, in place of a delta: leave presence "
+            "out, or leave keep out."
         )
     prior = getattr(model, "weight_prior", None)
     if not isinstance(prior, BoundedDirichletProcess):

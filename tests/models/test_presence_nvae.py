@@ -225,7 +225,7 @@ def test_presence_and_what_it_cannot_go_with() -> None:
         NVAE(CONFIG, presence=0.3, base_measure=TokenVectorPrior(16, 30, heads=2))
     corpus = Corpus.from_texts([f"Number {n}." for n in range(40)], vocabulary=270)
     model = NVAE.for_corpus(corpus, width=16, layers=1, heads=2, presence=0.3)
-    with pytest.raises(ValueError, match=r"presence is .*, which decides how many vectors stay, and keep is about"):
+    with pytest.raises(ValueError, match=r"presence is .*, which decides how many vectors stay, in place of a delta"):
         fit(model, NVAEGuide(model, alpha="relu"), corpus, steps=1, objective="nvib", keep=0.5)
     with pytest.raises(ValueError, match=r"the objective iw needs latents with a pathwise gradient, and presence is"):
         fit(model, NVAEGuide(model), corpus, steps=1, objective="iw", num_particles=4)

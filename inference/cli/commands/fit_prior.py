@@ -96,15 +96,15 @@ def fit_prior(
     train_and_report(*modules, run.corpus, out=out, again=again, resume=resume, objective="elbo", **training)
 
 
-def _check_has(prior: str, sizes: Collection[str], possible: Collection[str]) -> None:
+def _check_has(prior: str, sizes: Mapping[str, Any], possible: Collection[str]) -> None:
     """Raises a ValueError if a prior has no such size as was given."""
     from ...training.fit_prior import prior_options
 
     own = [size for size in possible if size in prior_options(prior)]
-    for size in sizes:
+    for size, value in sizes.items():
         if size not in own:
             rest = f"give {' or '.join(f'--{each}' for each in own)} or none" if own else "leave it out"
-            raise ValueError(f"--{size} is given, and the prior {prior} has no {size}: {rest}.")
+            raise ValueError(f"--{size} is {value}, and the prior {prior} has no {size}: {rest}.")
 
 
 def _check_same_prior(folder: "RunFolder", model: "Model", possible: Collection[str]) -> None:

@@ -241,7 +241,7 @@ CASES = [
         1,
         r"--model\.samples_per_component is 2, but .* with 1: leave it out",
     ),
-    ("fit nvae --out {here}/nvae --resume --delta 0.2", 1, r"--model\.delta is 0\.2, but .* begun without it: leave"),
+    ("fit nvae --out {here}/nvae --resume --delta 0.2", 1, r"--delta is 0\.2, but .* begun without it: leave"),
     ("fit nvae --out {here}/nvae --resume --tokenizer bytes", 1, "--tokenizer is bytes, but .* with bpe: leave it out"),
     ("fit nvae --out {here}/nvae --resume --guide.alpha relu", 1, r"--guide\.alpha is relu, but .* with linear: leave"),
     (

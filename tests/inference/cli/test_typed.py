@@ -16,6 +16,8 @@ from pyroformer.inference.cli.typed import as_typed
         # the flag that was typed, of several that set the same argument
         ("--delta 0.5", "delta is 0.5: leave delta out", "--delta is 0.5: leave --delta out"),
         ("--model.delta 0.5", "delta is 0.5: leave delta out", "--model.delta is 0.5: leave --model.delta out"),
+        ("--delta 0.5", "--model.delta is 0.5, but", "--delta is 0.5, but"),
+        ("--model.delta 0.5", "--model.delta is 0.5, but", "--model.delta is 0.5, but"),
         ("--attention softmax", "attention is softmax", "--attention is softmax"),
         ("--model.attention softmax", "attention is softmax", "--model.attention is softmax"),
         # arguments of a class that is an option, which may be called as another option is
