@@ -272,7 +272,7 @@ CASES = [
     (
         FROM_LM.format("lm") + "--train lora --model.adapter_rank 0",
         1,
-        "adapter_rank is 0, which is no adapters, and train is lora, .*: give a rank of at least 1, or leave",
+        "adapter_rank is 0, which is no adapters, and --train is lora, .*: give a rank of at least 1, or leave",
     ),
     # using a run
     ("evaluate {here}/nvae --json {here}/nowhere/x.json", 1, "nowhere/x.json lies in no folder: make .*nowhere first"),
