@@ -95,4 +95,5 @@ class LogLogisticNormal(TorchDistribution):
         center = (precision * difference).sum(-1) / total
         square = (precision * (difference - center[..., None]).square()).sum(-1)
         log_volume = torch.where(self.present, self.scale.log(), 0).sum(-1) + total.log() / 2
-        return -square / 2 - log_volume - (self.present.sum(-1) - 1) / 2 * math.log(2 * math.pi)
+        ratios = (self.present.sum(-1) - 1).to(square.dtype)  # an integer divided is of the default dtype
+        return -square / 2 - log_volume - ratios * (0.5 * math.log(2 * math.pi))

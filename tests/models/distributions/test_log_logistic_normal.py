@@ -1,5 +1,7 @@
 """The logistic normal over log weights: against SciPy's Gaussian of log ratios, and whatever the padding."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 from torch import Tensor
+from torch.distributions import MultivariateNormal
 from torch.nn.functional import pad
 
 from pyroformer.models.distributions.log_dirichlet_math import LOG_ZERO
@@ -75,3 +78,25 @@ def test_expands() -> None:
 def test_one_component_has_all_the_weight() -> None:
     distribution = LogLogisticNormal(torch.zeros(2), torch.ones(2), torch.tensor([False, True]))
     torch.testing.assert_close(distribution.log_prob(pad(torch.zeros(1), (1, 0), value=LOG_ZERO)), torch.tensor(0.0))
+
+
+@pytest.mark.parametrize("components", [2, 64, 1024])
+def test_the_density_has_the_digits_of_its_inputs(components: int) -> None:
+    loc, scale = torch.randn(components).double(), 0.5 + torch.rand(components).double()
+    log_weights = torch.randn(components).double().log_softmax(-1)
+    ratios = torch.cat([torch.eye(components - 1), -torch.ones(components - 1, 1)], -1).double()
+    gaussian = MultivariateNormal(ratios @ loc, ratios @ scale.square().diag() @ ratios.T)
+    actual = LogLogisticNormal(loc, scale).log_prob(log_weights)
+    torch.testing.assert_close(actual, gaussian.log_prob(ratios @ log_weights), rtol=1e-12, atol=0)
+    with default_dtype(torch.double):
+        assert LogLogisticNormal(loc.float(), scale.float()).log_prob(log_weights.float()).dtype == torch.float
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
