@@ -17,7 +17,7 @@ from ...distributions.stirling import stirling_remainder
 
 __all__ = ["influence", "log_normalizer", "log_tail"]
 
-SMALL = 1e-3  # below which quotients by the argument are series
+SMALL = 0.1  # below which a logarithm over its argument is a series
 
 
 def log_tail(
@@ -37,7 +37,7 @@ def log_tail(
         tensor([[ -0.5000, -50.0000],
                 [ -1.0397,  -6.9227]])
     """
-    return -0.5 * (1 + inverse_degrees * width) * distance * (1 - _shortfall(inverse_degrees * distance))
+    return -0.5 * (1 + inverse_degrees * width) * distance * _log_ratio(inverse_degrees * distance)
 
 
 def influence(
@@ -71,12 +71,29 @@ def log_normalizer(inverse_degrees: Float[Tensor, "*batch"], width: int) -> Floa
     return main + remainder - half * math.log(2 * math.pi)
 
 
+def _log_ratio(x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    r""":math:`\log(1 + x) / x`, 1 at 0."""
+    small, near, far, rest = _branches(x)
+    return torch.where(small, 2 * (1 + rest) / (2 + near), far.log1p() / far)
+
+
 def _shortfall(x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    r""":math:`1 - \log(1 + x) / x`, 0 at 0."""
+    r""":math:`1 - \log(1 + x) / x`, 0 at 0, where the difference would lose digits."""
+    small, near, far, rest = _branches(x)
+    return torch.where(small, (near - 2 * rest) / (2 + near), 1 - far.log1p() / far)
+
+
+def _branches(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    r"""Mask of small x; x there, and elsewhere; :math:`\text{artanh}(z) / z - 1`, with :math:`z = x / (2 + x)`.
+
+    It is a series for :math:`\log(1 + x) = 2 \, \text{artanh}(z)`. Neither branch has the arguments of the other, on
+    which it would overflow: its gradient would be NaN.
+    """
     small = x < SMALL
-    series = x * (1 / 2 - x * (1 / 3 - x * (1 / 4 - x / 5)))
-    apart = torch.where(small, 1.0, x)
-    return torch.where(small, series, 1 - apart.log1p() / apart)
+    near, far = torch.where(small, x, 0.0), torch.where(small, 1.0, x)
+    square = (near / (2 + near)).square()
+    rest = square * (1 / 3 + square * (1 / 5 + square * (1 / 7 + square * (1 / 9 + square / 11))))
+    return small, near, far, rest
 
 
 def _remainder(inverse: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:

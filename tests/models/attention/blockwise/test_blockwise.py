@@ -160,6 +160,27 @@ def test_the_normalizer_is_exact_at_every_width(width: int) -> None:
     close(tau.grad[0], at_zero.grad, 1e-4)
 
 
+@pytest.mark.parametrize("width", [4, 64, 768])
+def test_students_t_and_its_slopes_have_the_digits_of_float32(width: int) -> None:
+    """On both sides of every change of branch, and where one branch would overflow in the other's range."""
+    tau = torch.cat([10 ** torch.arange(-14.0, 13), torch.tensor([0.0999, 0.1001, 0.0999 / width, 0.1001 / width])])
+    formulas = (
+        lambda t: mp.loggamma((1 / t + width) / 2) - mp.loggamma(1 / t / 2) - width * mp.log(mp.pi / t) / 2,
+        lambda t: -(1 / t + width) / 2 * mp.log1p(t),
+    )
+    ours: Any = (lambda t: log_normalizer(t, width), lambda t: log_tail(torch.ones(()), t, width))
+    for formula, function in zip(formulas, ours, strict=True):
+        tau.grad, tau.requires_grad = None, True
+        value = function(tau)
+        value.sum().backward()
+        with mp.workdps(60):
+            points = [mp.mpf(each) for each in tau.tolist()]
+            values = torch.tensor([float(formula(t)) for t in points])
+            slopes = torch.tensor([float(mp.diff(formula, t, h=t * mp.mpf(10) ** -20)) for t in points])
+        torch.testing.assert_close(value, values, rtol=1e-6, atol=0)
+        torch.testing.assert_close(tau.grad, slopes, rtol=1e-5, atol=0)
+
+
 def student_joint(queries: Tensor, mixture: Mixture, tau: Tensor) -> Tensor:
     """log pi_n t(u_m; mu_n), written out."""
     assert isinstance(mixture.variances, Tensor)
