@@ -117,11 +117,11 @@ def _loses_digits(queries: Tensor, mixture: Mixture) -> bool:
 
     Some variance is then far smaller than the squares of distances: those of keys from their center, or of queries.
     """
-    readable = is_readable(queries) and is_readable(mixture.means)
-    if mixture.variances is None or queries.dtype == torch.double or not readable:
-        return False
     own = mixture.dense_variances()
-    assert own is not None
+    if own is None or queries.dtype == torch.double:
+        return False
+    if not is_readable(queries, mixture.means, own, mixture.query_variance, mixture.log_weights, mixture.mask):
+        return False
     present = mixture.present[..., None]
     center = common_center(mixture.means, mixture.present)
     keys = torch.where(present, mixture.means.detach() - center, 0).square().sum(-1)

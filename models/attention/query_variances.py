@@ -57,7 +57,7 @@ def check_variances(mixture: Mixture) -> None:
         ValueError: If a component that is present has neither a variance nor noise.
     """
     noise = mixture.noise_variance
-    if noise is None or not (isinstance(noise, Tensor) or noise == 0) or not is_readable(mixture.means):
+    if noise is None or not (isinstance(noise, Tensor) or noise == 0) or not is_readable(mixture.log_weights, noise):
         return
     total = query_variances(mixture)
     check_entries("variances", total, total > 0, "each must be positive where noise_variance is 0: add to either")

@@ -27,12 +27,17 @@ def is_known(tensor: Shaped[Tensor, "..."], wait: bool = False) -> bool:
     return wait or tensor.device.type == "cpu"
 
 
-def is_readable(tensor: Shaped[Tensor, "..."]) -> bool:
-    """Whether values are validated and can be read without a wait.
+def is_readable(*tensors: Shaped[Tensor, "..."] | float | None) -> bool:
+    """Whether values are validated and those of all tensors can be read without a wait; numbers and None always can.
 
     Where arguments of distributions are not validated, as in training, nothing is: what diverges is NaN there.
+
+    Examples:
+        >>> is_readable(torch.zeros(2), 1.0, None), is_readable(torch.zeros(2), torch.zeros(2, device="meta"))
+        (True, False)
     """
-    return bool(torch.distributions.Distribution._validate_args) and is_known(tensor)
+    validated = bool(torch.distributions.Distribution._validate_args)
+    return validated and all(is_known(tensor) for tensor in tensors if isinstance(tensor, Tensor))
 
 
 REQUIRED = ("queries", "means", "log_weights")  # which are never None
@@ -75,12 +80,6 @@ def check_entries(name: str, tensor: Shaped[Tensor, "..."], allowed: Bool[Tensor
         Traceback (most recent call last):
         ValueError: x is -2.0; it must be positive
     """
-    if not is_readable(tensor):
-        return
-    try:
-        fine = bool(allowed.all())
-    except RuntimeError:  # inside torch.func.vmap, and of fake tensors
-        return
-    if not fine:
+    if is_readable(tensor, allowed) and not bool(allowed.all()):
         values, allowed = torch.broadcast_tensors(tensor.detach(), allowed)
         raise ValueError(f"{name} is {float(f'{float(values[~allowed][0]):.6g}')}; {rule}")

@@ -163,6 +163,35 @@ def test_mixtures_are_made_inside_vmap() -> None:
         torch.testing.assert_close(torch.func.vmap(mean)(queries, means, variances), expected)
 
 
+PARTS: dict[str, Any] = {  # drawn for each of three problems
+    "queries": lambda: torch.randn(3, M, D),
+    "log_weights": lambda: torch.randn(3, N),
+    "means": lambda: torch.randn(3, N, D),
+    "mask": lambda: torch.tensor([[True] * N, [True, False] * (N // 2), [False] + [True] * (N - 1)]),
+    "noise_variance": lambda: 0.1 + torch.rand(3),
+    "variances": lambda: 0.1 + torch.rand(3, N, D),
+    "values": lambda: torch.randn(3, N, 2),
+    "value_variances": lambda: 0.1 + torch.rand(3, N, 2),
+}
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+@pytest.mark.parametrize("returns", ["mean", "variance", "evidence"])
+@pytest.mark.parametrize("name", PARTS)
+def test_each_part_may_be_mapped_alone(name: str, returns: Any) -> None:
+    drawn = {part: draw() for part, draw in PARTS.items()}
+    shared = {part: value[0] for part, value in drawn.items()}
+
+    def answer(each: Tensor) -> Tensor:
+        parts = shared | {name: each}
+        return attend(parts.pop("queries"), Mixture(**parts), returns=returns)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        actual = torch.func.vmap(answer)(drawn[name])
+        torch.testing.assert_close(actual, torch.stack([answer(each) for each in drawn[name]]))
+
+
 # Layers.
 
 
