@@ -19,6 +19,7 @@ from ..models.attention.observations import Observations
 from ..models.attention.query_variances import cholesky, query_covariances, query_variances
 from ..models.attention.value_map import value_map
 from ..models.utils.choices import check_choice
+from ..models.utils.precision import at_least_float32
 from .em_steps import Moves, log_prior, m_step
 from .query_variances import moving_variances, scale_of, with_noise_in_variances
 
@@ -173,10 +174,12 @@ def _e_step_mixture(state: Mixture, priors: ConjugatePriors, spread: Tensor | No
 
 
 def _predictive(state: Mixture, priors: ConjugatePriors, spread: Tensor) -> Mixture:
-    """The predictive mixture of a new query, with the means integrated out."""
+    """The predictive mixture of a new query, with the means integrated out; of absent components under their prior."""
     prior_counts = torch.as_tensor(priors.means, dtype=spread.dtype, device=spread.device)
-    total = query_variances(state) * (1 + 1 / (prior_counts + spread))[..., None]
-    return replace(state, variances=total - state.query_variance)
+    own = state.dense_variances()
+    own = at_least_float32(state.means.new_zeros(1, 1) if own is None else own)
+    of_mean = (own + state.query_variance) / (prior_counts + spread)[..., None]
+    return replace(state, variances=own + of_mean)
 
 
 def _mean_square(data: Observations) -> Tensor:
