@@ -24,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..models.attention.mixture import Mixture, SharedVariances
+from ..models.base import SWITCHES_OFF
 from ..models.batch import Batch
 from ..models.mixture_names import MixtureNames
 from ..models.nvae import NVAE, component_mask
@@ -133,14 +134,14 @@ class NVAEGuide(Guide):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         with self.texts(batch):
-            posterior = self._encode(batch, _sampled) if self.model.nvib_layers else self.encode(batch)
+            posterior = self._encode(batch, self._sampled) if self.model.nvib_layers else self.encode(batch)
             presence, present = posterior.presence(), posterior.mask
             if presence is not None:
                 present = present & (pyro.sample("presence", presence) > 0.5)
             sites: dict[str, Any] = {"weights": posterior.weights(present), "vectors": posterior.vectors(present)}
             # in the order of the model, where vectors that say where a text ends come first
             names = list(sites) if self.model.length_prior is not None else reversed(sites)
-            drawn = {name: pyro.sample(name, sites[name]) for name in names}
+            drawn = {name: self._sample(name, sites[name]) for name in names}
         return drawn["weights"], drawn["vectors"]
 
     def encode(self, batch: Batch) -> MixturePosterior:
@@ -180,6 +181,17 @@ class NVAEGuide(Guide):
         shared = self._shared(base.variance, log_variances, log_alpha)
         return MixturePosterior(log_alpha, mean, variance, mask, shared, samples_per_component, log_odds, lower)
 
+    def _sampled(self, layer: int, posterior: MixturePosterior) -> Mixture:
+        """A draw of the mixture of a layer of the encoder, at sites of its own."""
+        names = MixtureNames("encoder", layer)
+        weights = self._sample(names.weights, posterior.weights())
+        vectors = self._sample(names.vectors, posterior.vectors())
+        return Mixture(weights.to(vectors.dtype), vectors, mask=posterior.mask)
+
+    def _sample(self, site: str, distribution: Any) -> Tensor:
+        drawn: Tensor = pyro.sample(site, distribution, infer={SWITCHES_OFF: self.alpha.form == "relu"})
+        return drawn
+
     def _prior_log_alpha(self, like: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:
         """Log concentration of the prior's component; 0 if the prior is not a :class:`WeightPrior`."""
         prior = self.model.weight_prior
@@ -196,14 +208,6 @@ class NVAEGuide(Guide):
         table = torch.stack([base.to(like.dtype), tokens.flatten(0, -2)[0].to(like.dtype).exp()])
         index = (torch.arange(like.shape[-1], device=like.device) >= self.model.samples_per_component).long()
         return SharedVariances(table, index.expand(like.shape))
-
-
-def _sampled(layer: int, posterior: MixturePosterior) -> Mixture:
-    """A draw of the mixture of a layer of the encoder, at sites of its own."""
-    names = MixtureNames("encoder", layer)
-    own: dict[str, Any] = {names.weights: posterior.weights(), names.vectors: posterior.vectors()}
-    weights, vectors = (pyro.sample(site, distribution) for site, distribution in own.items())
-    return Mixture(weights.to(vectors.dtype), vectors, mask=posterior.mask)
 
 
 def _prepend(component: Float[Tensor, " P"], others: Float[Tensor, "*batch n P"]) -> Float[Tensor, "*batch m P"]:

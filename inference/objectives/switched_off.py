@@ -11,6 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from ...guides.nvae import LEAST_LOG_ALPHA, NVAEGuide
+from ...models.base import SWITCHES_OFF
 from ...models.distributions.log_dirichlet import LogDirichlet
 from .traces import Site
 
@@ -36,16 +37,20 @@ def check_never_off(guide: nn.Module | None, objective: str) -> None:
 def switched_off(sites: Mapping[str, Site], posterior: Mapping[str, Site]) -> dict[str, Bool[Tensor, "*batch"]]:
     """By site of weights, the texts for which a vector of the prior is switched off.
 
+    Only a guide whose head of alpha is made to switch off does so, and its sites say it: another guide's concentration
+    may be as small, and has the divergence that it has.
+
     Examples:
         >>> import torch
         >>> prior, kept, off = (LogDirichlet(torch.tensor([0.0, a])) for a in (0.0, -3.0, LEAST_LOG_ALPHA))
-        >>> [bool(switched_off({"weights": {"fn": prior}}, {"weights": {"fn": q}})["weights"]) for q in (kept, off)]
+        >>> sites = [{"weights": {"fn": each, "infer": {SWITCHES_OFF: True}}} for each in (prior, kept, off)]
+        >>> [bool(switched_off(sites[0], each)["weights"]) for each in sites[1:]]
         [False, True]
     """
     found = {}
     for name, site in posterior.items():
         q, p = site["fn"], sites[name]["fn"] if name in sites else None
-        if not isinstance(q, LogDirichlet) or p is None:
+        if not isinstance(q, LogDirichlet) or p is None or not site["infer"].get(SWITCHES_OFF):
             continue
         off = q.log_concentration <= OFF
         if isinstance(p, LogDirichlet):

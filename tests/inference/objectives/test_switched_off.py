@@ -21,6 +21,7 @@ from pyroformer.models.batch import Batch
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.weights import SymmetricDirichlet
 from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.transformer.mixtures.posterior import MixturePosterior
 
 BATCH = Batch.pad([[5, 6, 7, 2], [7, 2]])
 SMALL: dict[str, Any] = {"width": 16, "layers": 1, "heads": 2}
@@ -57,6 +58,23 @@ def test_the_divergence_is_infinite_and_the_penalty_is_not(options: dict[str, An
         ELBO().log_weights(*pair("linear", **options), BATCH),
     )
     assert kept.bound.isfinite().all() and linear.isfinite().all()
+
+
+class Tiny(NVAEGuide):
+    """A guide of one's own, whose vectors of tokens have concentrations that are as small, and are not 0."""
+
+    def encode(self, batch: Batch) -> MixturePosterior:
+        posterior = super().encode(batch)
+        return posterior._replace(log_alpha=posterior.log_alpha.index_fill(-1, torch.arange(1, 5), -21.0))
+
+
+def test_a_guide_that_does_not_switch_off_has_its_divergence() -> None:
+    model, _ = pair()
+    with torch.no_grad():
+        terms = ELBO().terms(model, Tiny(model), BATCH)
+        q, p = Tiny(model).encode(BATCH).weights(), model.weight_prior(torch.arange(5) < 1 + BATCH.lengths[:, None])
+    torch.testing.assert_close(terms.kl["weights"], torch.distributions.kl_divergence(q, p).float())
+    assert terms.bound.isfinite().all() and ELBO().log_weights(model, Tiny(model), BATCH).isfinite().all()
 
 
 def test_a_text_of_no_weight_counts_for_nothing() -> None:
