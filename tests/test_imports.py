@@ -195,6 +195,12 @@ def test_packages_show_public_names_only(package: str) -> None:
     assert dir(module) == sorted(module.__all__)
 
 
+def test_a_package_of_one_model_offers_it() -> None:
+    package = pyroformer.models.mixture_attention
+    assert package.MixtureAttention is pyroformer.MixtureAttention
+    assert package.MixtureParameters is package.parameters.MixtureParameters
+
+
 def test_an_unknown_name_at_the_top_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'pyroformer' has no attribute 'Mixtrue'"):
         _ = pyroformer.Mixtrue
