@@ -13,7 +13,9 @@ from ..utils.precision import at_least_float32
 __all__ = ["PlaceReader", "place_codes", "place_width"]
 
 PLACES = 3.0  # scale of the codes: places then stand out from tokens
-NULL = -12.0  # nats that a vector may be from a place before it is taken for none; a neighbor is 30 to 80 away
+CROWDED = 5.0  # the ratio of wavelengths from which on places are closer than 6 nats
+APART = 9.0  # nats between such places once their codes are larger: each finds its own vector with 999 in 1000
+NULL = -12.0  # nats that a vector may be from a place before it is taken for none; in wide vectors a neighbor is 30 to 80
 NATS = 100.0  # that tell two unrelated tokens apart at the start
 MOST = 32  # dimensions of a place
 
@@ -101,7 +103,17 @@ def place_width(width: int) -> int:
 
 
 def place_codes(place: Int[Tensor, "*batch"], width: int, max_length: int) -> Float[Tensor, "*batch width"]:
-    r"""Codes of places, :math:`\nu_t`: sines and cosines of wavelengths from 2 tokens to twice ``max_length``."""
-    rates = torch.linspace(0, -math.log(max(2, max_length)), width // 2, device=place.device).exp() * math.pi
+    r"""Codes of places, :math:`\nu_t`: sines and cosines of wavelengths from 2 tokens to twice ``max_length``.
+
+    In few dimensions, where a wavelength is many times the next, places that are a wavelength apart would be all but
+    one: the shortest is longer then, so that all are in one ratio, and the scale larger. Every other place is about
+    ``APART`` nats away at least.
+    """
+    waves, longest = width // 2, 2 * max(2, max_length)
+    shortest, scale = 2.0, PLACES
+    if (longest / 2) ** (1 / max(1, waves - 1)) > CROWDED:
+        shortest = longest ** (1 / waves)
+        scale = max(PLACES, math.sqrt(APART / (1 - math.cos(2 * math.pi / shortest))))
+    rates = torch.linspace(math.log(2 / shortest), -math.log(longest / 2), waves, device=place.device).exp() * math.pi
     angles = place[..., None] * rates
-    return PLACES * torch.cat([angles.sin(), angles.cos()], -1)
+    return scale * torch.cat([angles.sin(), angles.cos()], -1)

@@ -127,3 +127,17 @@ def test_codes_of_places_are_apart(width: int, length: int) -> None:
 
 def test_widths_of_codes() -> None:
     assert [place_width(width) for width in (4, 9, 16, 32, 64, 576)] == [2, 2, 4, 8, 16, 32]
+
+
+@pytest.mark.parametrize("width", [8, 16, 24, 32, 48, 64, 128, 768])
+@pytest.mark.parametrize("max_length", [2, 8, 64, 256, 2048])
+def test_no_two_places_are_close_in_few_dimensions_either(max_length: int, width: int) -> None:
+    codes = place_codes(torch.arange(max_length), place_width(width), max_length).double()
+    assert (0.5 * torch.pdist(codes).square()).min() > 6, "nats"
+
+
+def test_codes_of_wide_vectors_are_those_of_saved_runs() -> None:
+    """Waves of 2 to 2 * 256 tokens, each longer than the one before by the same factor."""
+    place, waves = torch.arange(256)[:, None], 8
+    angles = math.pi * place / 256 ** (torch.arange(waves) / (waves - 1))
+    close(place_codes(place[:, 0], 16, 256), 3 * torch.cat([angles.sin(), angles.cos()], -1))

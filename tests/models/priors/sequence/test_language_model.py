@@ -160,9 +160,10 @@ class TestStart:
     @torch.no_grad()
     @pytest.mark.parametrize("network", NETWORKS)
     @pytest.mark.parametrize("kind", ["vae", "nvae"])
-    def test_texts_are_copied_before_any_training(self, kind: str, network: str) -> None:
+    @pytest.mark.parametrize("width", [16, 64])
+    def test_texts_are_copied_before_any_training(self, width: int, kind: str, network: str) -> None:
         """From vectors that are drawn: the decoder finds each by its place and reads it by Bayes' rule."""
-        config = replace(NETWORKS[network], width=64)
+        config = replace(NETWORKS[network], width=width, max_length=128)
         decoder = Decoder(config).eval()
         cls, guide_class = {"vae": (pf.VAE, pf.VAEGuide), "nvae": (pf.NVAE, pf.NVAEGuide)}[kind]
         model: Any = cls(config, base_measure="language_model")  # type: ignore[operator]
