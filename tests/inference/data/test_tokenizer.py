@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import models, pre_tokenizers, trainers
 
-from pyroformer.inference.data.tokenizer import MIN_VOCABULARY, Tokenizer, TokenizerKind, check_tokenizer
+from pyroformer.inference.data.tokenizer import LONGEST_RUN, MIN_VOCABULARY, Tokenizer, TokenizerKind, check_tokenizer
 from pyroformer.models.batch import BOS, EOS, PAD
 
 TEXTS = [f"The {what} of number {i} is the other {what}." for i in range(30) for what in ("weight", "vector")]
@@ -170,3 +172,25 @@ def test_kinds_that_are_refused(options: dict[str, Any], message: str) -> None:
     check_tokenizer("bpe", 300)
     check_tokenizer(TOKENIZER, 300)
     check_tokenizer(None, 300)
+
+
+@pytest.mark.parametrize("run", ["ab", "é", "7", "=", " ", "\n"])
+def test_a_tokenizer_learns_from_long_runs_in_parts(run: str) -> None:
+    """Learning from a run takes the square of its length, half a minute for each of these."""
+    whole = run * (200_000 // len(run))
+    parts = [whole[start : start + LONGEST_RUN] for start in range(0, len(whole), LONGEST_RUN)]
+    learned = Tokenizer.train(["x y", whole], 400)
+    assert learned.has_tokens_of(Tokenizer.train(["x y", *parts], 400))
+    assert learned.decode(learned.encode(whole)) == whole
+
+
+def test_other_texts_are_learned_from_as_they_are() -> None:
+    texts = [" ".join(TEXTS) * 9, "a1" * LONGEST_RUN, "x" * LONGEST_RUN, ""]
+    core = tokenizers.Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    names = ["<pad>", "<bos>", "<eos>"]
+    core.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=330, special_tokens=names, initial_alphabet=alphabet, show_progress=False)
+    )
+    assert Tokenizer.train(texts, 330).has_tokens_of(Tokenizer(core))
