@@ -18,7 +18,7 @@ from .serialization import Configurable
 from .transformer.backbone import ADAPTER_RANK, Backbone, Train
 from .transformer.config import TransformerConfig
 from .transformer.memory import Memory
-from .utils.choices import check_choice
+from .utils.choices import check_choice, check_known
 
 __all__ = ["DRAWN_BY_MODEL", "REGULARIZED_TO", "SWITCHES_OFF", "TEXTS", "LocalModule", "Model"]
 
@@ -106,10 +106,9 @@ class Model(Configurable, LocalModule):
         network |= {name: value for name, value in options.items() if name in known}
         rest = {name: value for name, value in options.items() if name not in known}
         accepted = list(signature(cls.__init__).parameters)[2:]
-        for name in rest:
-            if name not in accepted:
-                choices = ", ".join(sorted(known | set(accepted)))
-                raise ValueError(f"{cls.__name__} has no option {name!r}: choose among {choices}.")
+        listed = f"help({cls.__name__}) and help(pyroformer.models.TransformerConfig) list all."
+        every = sorted(known | {*accepted, "size", "backbone", "train"})
+        check_known(f"{cls.__name__}.for_corpus", rest, every, listed)
         config = TransformerConfig(**network)
         config.check_read(given)
         cls.check_new(config, rest)

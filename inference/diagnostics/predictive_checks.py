@@ -15,6 +15,7 @@ from ..generation.decoding import Decoding
 from ..generation.generate import sample
 from ..posterior.arviz_compat import ArviZData, from_groups
 from ..run import Run
+from ..runs.fitted import check_run
 from ..utils.errors import check_at_least
 from ..utils.progress import progress_bar
 
@@ -142,6 +143,7 @@ def check_texts(
     Raises:
         ValueError: If the run was trained on pairs, there are no texts, or a number is out of range.
     """
+    check_run(run)
     if run.corpus.conditional:
         raise ValueError(
             "the run was trained on pairs: sample texts for some conditions, and give them to predictive_check."

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...models.attention.editing import dropped, exchanged, scaled
 from ...models.attention.mixture import Mixture
+from ...models.utils.numbers import declared_numbers
 from ..runs.fitted import FittedModel
 from .decoding import Decoding
 from .generate import GREEDY, decode, encode
@@ -89,11 +90,13 @@ def edit(
         seed: Random seed of the sampled tokens.
 
     Raises:
-        ValueError: If the memory of the model is not a mixture, a vector does not exist, the prior's vector is dropped
-            or replaced, a factor is not positive, only one of ``swap`` and ``other`` is set, or a text is longer than
-            the model's max_length.
+        ValueError: If the memory of the model is not a mixture, ``drop`` is no list or ``scale`` or ``swap`` no
+            dictionary of numbers, a vector does not exist, the prior's vector is dropped or replaced, a factor is not
+            positive, only one of ``swap`` and ``other`` is set, or a text is longer than the model's max_length.
     """
-    drop, scale, swap = tuple(drop), scale or {}, swap or {}
+    drop, scale, swap = tuple(declared_numbers("drop", drop, int)), scale or {}, swap or {}
+    _check_by_vector("scale", scale)
+    _check_by_vector("swap", swap)
     memory, weights = _mixture(run, text)
     samples_per_component = memory.components // (len(weights) + 1)
     if bool(swap) != (other is not None):
@@ -133,6 +136,11 @@ def _by_component(swap: Mapping[int, int], samples_per_component: int) -> dict[i
     return dict(
         zip(_components(swap, samples_per_component), _components(swap.values(), samples_per_component), strict=True)
     )
+
+
+def _check_by_vector(name: str, edits: object) -> None:
+    if not isinstance(edits, Mapping):
+        raise ValueError(f"{name} is {edits!r:.40}: give a number for each vector by its own, such as {name}={{3: 5}}.")
 
 
 def _check_numbers(numbers: Iterable[int], memory: Mixture, samples_per_component: int, text: str) -> None:

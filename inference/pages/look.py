@@ -7,6 +7,7 @@ from ...models.utils.numbers import declared_number
 from ..data.pairs import unzip_pairs
 from ..evaluation.summary import run_summary
 from ..run import Run
+from ..runs.fitted import check_run
 from ..utils.files import as_path
 from ..utils.outputs import check_output, write_output
 from .document import document, note, table, text
@@ -41,8 +42,7 @@ def look(
         ValueError: If the file cannot be written or belongs to a run, the run's folder is temporary and there is no
             ``path``, ``limit`` is below 1, or ``run`` is no run.
     """
-    if not isinstance(run, Run):
-        raise ValueError(f"run is {run!r}: give the run that fit or load returns, as in pf.look(pf.load('runs/mine')).")
+    check_run(run)
     limit, seed = declared_number("limit", limit, int), declared_number("seed", seed, int)
     if path is None and run.folder.owner is not None:
         raise ValueError("the folder of this run is temporary: give the path of the page, such as 'look.html'.")

@@ -11,6 +11,7 @@ from ...models.attention.mixture import Mixture
 from ..evaluation.cross_attention import cross_attention
 from ..generation.generate import GREEDY, encode_batch, text_distribution, write
 from ..run import Run
+from ..runs.fitted import check_run
 from ..utils.seeded_eval import seeded_eval
 from .style import DEPTHS, FAMILIES, FRAME, INK, new_axes, printable
 
@@ -82,6 +83,7 @@ def attention(run: Run, text: str, *, layer: int | None = None, ax: Axes | None 
         ValueError: If the memory of the model is not a mixture, the text is longer than its max_length, or the layer
             does not exist.
     """
+    check_run(run)
     return attention_of_layers(decoder_attention(run, text), layer, ax=ax)
 
 

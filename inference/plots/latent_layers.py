@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from ..evaluation.report import Evaluation
 from ..generation.interpolation import swap_rows
 from ..run import Run
+from ..runs.fitted import check_run
 from .style import COLORS, FRAME, INK, depth_shade, new_axes, plain
 from .text_table import Row, text_table
 
@@ -30,6 +31,7 @@ def layer_curves(run: Run, *, ax: Axes | None = None) -> Axes:
     Raises:
         ValueError: If the run has no metrics yet, or its model has no latents.
     """
+    check_run(run)
     table = run.folder.read_metrics()
     valid = np.array(table.get("split", [])) == "valid"
     names = [f"kl_{site}" for site in run.model.latents if f"kl_{site}" in table]
@@ -149,5 +151,6 @@ def swap_table(run: Run, text: str, other: str, *, condition: str | None = None,
     Raises:
         ValueError: If the latents do not belong to layers, or a text is longer than the model's max_length.
     """
+    check_run(run)
     rows = swap_rows(run, text, other, condition=condition)
     return text_table([Row(name, content, name_weight="bold") for name, content in rows], ax=ax)

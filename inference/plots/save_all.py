@@ -13,6 +13,7 @@ from ...models.transformer.text_distribution import AutoregressiveText
 from ..data.entries import TextSource, as_texts
 from ..data.pairs import unzip_pairs
 from ..run import Run
+from ..runs.fitted import check_run
 from ..utils.files import as_path, write_atomically
 from .attention_map import attention_of_layers, decoder_attention, figure_size
 from .latent_layers import active_units, layer_curves, swap_table
@@ -45,6 +46,7 @@ def save_all(run: Run, folder: str | Path | None = None, texts: TextSource | Non
     Raises:
         ValueError: If the folder cannot be written, or a text is longer than the model's max_length.
     """
+    check_run(run)
     folder = run.folder.path / "plots" if folder is None else as_path(folder, "folder")
     conditions: Sequence[str] | None = None
     if texts is None:

@@ -13,6 +13,7 @@ from matplotlib.typing import ColorType
 from ..evaluation.metrics.terms import INFINITE
 from ..objectives.registry import in_words, is_bound
 from ..run import Run
+from ..runs.fitted import check_run
 from .style import COLORS, INK, depth_shade, new_axes
 
 __all__ = ["curves"]
@@ -46,6 +47,7 @@ def curves(run: Run, *, axes: Iterable[Axes] | None = None) -> list[Axes]:
     Raises:
         ValueError: If the run has no metrics yet, or there are too few axes.
     """
+    check_run(run)
     table = run.folder.read_metrics()
     splits = np.array(table.pop("split", []))
     columns = {

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 
 from ..generation.traversal import VALUES, Traversal, traverse
 from ..run import Run
+from ..runs.fitted import check_run
 from .style import INK
 from .text_table import Row, text_table
 
@@ -42,6 +43,7 @@ def traversal(
         ValueError: If the posterior has no moments, the latent or entry does not exist, there are no values, or the
             text is longer than the model's max_length.
     """
+    check_run(run)
     return traversal_table(traverse(run, text, latent, dimension, values, **options), ax=ax)
 
 

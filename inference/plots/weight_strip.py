@@ -18,6 +18,7 @@ from ...models.transformer.mixtures.posterior import MixturePosterior
 from ...models.utils.choices import check_choice
 from ..generation.generate import encode
 from ..run import Run
+from ..runs.fitted import check_run
 from .running_text import MARGIN, Placed, letters, set_in_lines, text_width
 from .style import FRAME, INK, SHADES, new_axes, shade_limit
 
@@ -103,6 +104,7 @@ def weights(
         ValueError: If the posterior has no mixture weights, or no concentrations and ``alpha`` is True, the ``layer``
             has no mixture, or the text is longer than the model's max_length.
     """
+    check_run(run)
     mixture = token_weights(run, text, layer, stack)
     if alpha and mixture.log_alpha is None:
         raise ValueError(f"the posterior of a {type(run.model).__name__} has no concentrations: leave alpha out.")

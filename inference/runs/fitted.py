@@ -1,6 +1,7 @@
 """A fitted model with its guide, corpus and folder."""
 
 from collections.abc import Collection, Sequence
+from os import PathLike
 from typing import Any
 
 from torch import nn
@@ -12,7 +13,7 @@ from ..data.entries import Conditions, TextSource, as_conditions, as_texts
 from ..data.tokenizer import Tokenizer
 from .folder import RunFolder
 
-__all__ = ["FittedModel", "check_same_length"]
+__all__ = ["FittedModel", "check_run", "check_same_length"]
 
 
 class FittedModel:
@@ -79,6 +80,19 @@ class FittedModel:
         ids = [tokens[:-1] for tokens in tokenizer.encode_batch(conditions)]
         _check_lengths(conditions, ids, self.corpus.max_length)
         return ids
+
+
+def check_run(run: object) -> None:
+    """Raises a ValueError unless it is a run, as where a model is given in its place.
+
+    Examples:
+        >>> check_run("runs/mine")
+        Traceback (most recent call last):
+        ValueError: run is 'runs/mine': give the run that fit or load returns, as in pf.load('runs/mine').
+    """
+    if not isinstance(run, FittedModel):
+        value = repr(str(run)) if isinstance(run, str | PathLike) else f"of type {type(run).__name__}"
+        raise ValueError(f"run is {value}: give the run that fit or load returns, as in pf.load('runs/mine').")
 
 
 def check_same_length(texts: Collection[str], conditions: Collection[str] | None) -> None:

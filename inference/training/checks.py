@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from ...guides.encoders.text_encoder import TextEncoder
 from ...models.base import Model
 from ...models.batch import Batch
 from ...models.priors.lengths import LengthPrior
+from ...models.utils.choices import check_known
 from ...models.utils.seeding import forked_rng
 from ..data.corpus import Corpus
 from ..objectives.elbo import Objective
@@ -60,15 +60,7 @@ def check_option_names(names: Iterable[str]) -> None:
         ValueError: fit has no option step: did you mean steps? help(pyroformer.fit) lists all.
     """
     known = [field.name for field in fields(TrainingOptions)]
-    for name in names:
-        if name not in known:
-            close = get_close_matches(name, [*known, "out", "resume", "callback"], n=1)
-            hint = (
-                f"did you mean {close[0]}? help(pyroformer.fit) lists all."
-                if close
-                else "help(pyroformer.fit) lists all."
-            )
-            raise ValueError(f"fit has no option {name}: {hint}")
+    check_known("fit", names, [*known, "out", "resume", "callback"], "help(pyroformer.fit) lists all.")
 
 
 def check_arguments(model: Any, guide: Any, corpus: Any) -> None:

@@ -40,7 +40,7 @@ def as_prior(prior: object, role: type[nn.Module], name: str = "prior") -> nn.Mo
         name: Its name in messages.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If it is none of these, such as a class.
 
     Examples:
         >>> import pyro.distributions as dist
@@ -53,7 +53,9 @@ def as_prior(prior: object, role: type[nn.Module], name: str = "prior") -> nn.Mo
         return prior
     if isinstance(prior, Distribution):
         return _Constant(prior, name)
-    if callable(prior) and not isinstance(prior, type):
+    if isinstance(prior, type):
+        raise ValueError(f"{name} is the class {prior.__name__}: give an instance, as {prior.__name__}(...) makes one")
+    if callable(prior):
         return _Function(prior)
     raise ValueError(
         f"{name} {prior!r}: give a {role.__name__}, a distribution, or a function that returns a distribution"

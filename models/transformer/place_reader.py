@@ -15,7 +15,7 @@ __all__ = ["PlaceReader", "place_codes", "place_width"]
 PLACES = 3.0  # scale of the codes: places then stand out from tokens
 CROWDED = 5.0  # the ratio of wavelengths from which on places are closer than 6 nats
 APART = 9.0  # nats between such places once their codes are larger: each finds its own vector with 999 in 1000
-NULL = -12.0  # nats that a vector may be from a place before it is taken for none; in wide vectors a neighbor is 30 to 80
+NULL = -12.0  # nats that a vector may be from a place before it is taken for none; a neighbor of wide ones is 30 to 80
 NATS = 100.0  # that tell two unrelated tokens apart at the start
 MOST = 32  # dimensions of a place
 

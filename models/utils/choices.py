@@ -1,9 +1,9 @@
-"""The check of an option that takes one of a few names."""
+"""The checks of names: of an option that takes one of a few, and of options."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["check_choice"]
+__all__ = ["check_choice", "check_known"]
 
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
@@ -30,3 +30,28 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     close = get_close_matches(str(value).lower(), names, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     raise ValueError(f"{name} is {value!r}: choose one of {', '.join(names)}{hint}")
+
+
+def check_known(owner: str, names: Iterable[str], known: Iterable[str], rest: str) -> None:
+    """Raises unless each of ``names`` is an option.
+
+    Arguments:
+        owner: Whose options they are, for the message.
+        names: The names that were given.
+        known: The names of all options.
+        rest: The end of the message: where all are listed.
+
+    Raises:
+        ValueError: If one is unknown; the message points out one that is spelled alike.
+
+    Examples:
+        >>> check_known("fit", ["step"], ["seed", "steps"], "help(pyroformer.fit) lists all.")
+        Traceback (most recent call last):
+        ValueError: fit has no option step: did you mean steps? help(pyroformer.fit) lists all.
+    """
+    known = tuple(known)
+    for name in names:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise ValueError(f"{owner} has no option {name}: {hint}{rest}")

@@ -118,6 +118,24 @@ def test_every_edit_and_the_seed_change_the_text(run: Run) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"drop": 1}, "drop is 1: give a list of numbers"),
+        ({"drop": ["1"]}, "drop is '1', a str: give a number"),
+        ({"scale": 0.5}, r"scale is 0\.5: give a number for each vector by its own, such as scale=\{3: 5\}"),
+        (
+            {"swap": [1, 2], "other": OTHER},
+            r"swap is \[1, 2\]: give a number for each vector by its own, such as swap=",
+        ),
+    ],
+)
+def test_edits_of_another_type_are_refused(run: Run, options: dict[str, Any], message: str) -> None:
+    unchecked = getattr(edit, "__wrapped__", edit)  # without the tests' own checks of types
+    with pytest.raises(ValueError, match=message):
+        unchecked(run, TEXT, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
         ({"drop": [0]}, "vector 0 is the prior's and stays: drop or swap others, or scale it"),
         ({"swap": {0: 1}, "other": OTHER}, "vector 0 is the prior's and stays"),
         ({"drop": [-1]}, "there is no vector -1 in 'A few and 64 more.': give 0, the prior's, or 1 to"),

@@ -342,6 +342,26 @@ def test_attention_says_what_is_wrong(run: Run, plain: Run) -> None:
 # Files
 
 
+DRAWING: dict[str, tuple[Any, ...]] = {  # each plot of a run, and the arguments after it
+    "attention": (TEXT,),
+    "curves": (),
+    "layer_curves": (),
+    "save_all": (),
+    "swap_table": (TEXT, TEXT),
+    "traversal": (TEXT,),
+    "weights": (TEXT,),
+}
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_a_model_in_place_of_its_run_is_refused(run: Run, name: str) -> None:
+    plot = getattr(plots, name)
+    unchecked = getattr(plot, "__wrapped__", plot)  # without the tests' own checks of types
+    for other, value in ((run.model, "of type NVAE"), ("runs/mine", "'runs/mine'")):
+        with pytest.raises(ValueError, match=f"run is {value}: give the run that fit or load returns"):
+            unchecked(other, *DRAWING[name])
+
+
 def test_every_picture_is_saved(run: Run) -> None:
     paths = plots.save_all(run, texts=[TEXT, "大 \x07\n"])
     names = ["curves", "weights-1", "attention-1", "weights-2", "attention-2"]

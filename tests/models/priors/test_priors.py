@@ -1,6 +1,7 @@
 """Priors: what the shipped ones return, and what a user may hand over in their place."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -11,14 +12,16 @@ from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyroformer.models.della import DELLA
 from pyroformer.models.distributions.log_dirichlet import LogDirichlet
 from pyroformer.models.distributions.log_simplex import LogStickBreakingTransform
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.checks import as_prior, check_prior
+from pyroformer.models.priors.latents import StandardGaussian
 from pyroformer.models.priors.lengths import LengthPrior
 from pyroformer.models.priors.roles import LatentPrior, SequencePrior, VectorPrior, WeightPrior
 from pyroformer.models.priors.vectors import GaussianVectorPrior
-from pyroformer.models.priors.weights import BoundedDirichletProcess, GammaDirichletProcess
+from pyroformer.models.priors.weights import BoundedDirichletProcess, GammaDirichletProcess, SymmetricDirichlet
 from pyroformer.models.transformer.config import TransformerConfig
 
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])
@@ -217,7 +220,7 @@ class TestCoercion:
         with pytest.raises(ValueError, match="base_measure: a bare distribution is not trained; write a module"):
             as_prior(distribution, VectorPrior, "base_measure")
 
-    @pytest.mark.parametrize("prior", [3, "laplace", GaussianVectorPrior])
+    @pytest.mark.parametrize("prior", [3, "laplace"])
     def test_refuses_other_things(self, prior: object) -> None:
         with pytest.raises(ValueError, match="base_measure .*: give a VectorPrior, a distribution, or a function"):
             as_prior(prior, VectorPrior, "base_measure")
@@ -299,3 +302,17 @@ class TestCheck:
 def test_a_module_that_is_no_prior_is_refused() -> None:
     with pytest.raises(ValueError, match=r"weight_prior Linear fails when it is called with a mask \(.*\): return a"):
         check_prior(torch.nn.Linear(2, 2), torch.ones(1, 2, dtype=torch.bool), name="weight_prior")
+
+
+CLASSES: dict[str, Callable[[TransformerConfig], object]] = {
+    "weight_prior": lambda config: NVAE(config, weight_prior=SymmetricDirichlet),  # type: ignore[arg-type]
+    "base_measure": lambda config: NVAE(config, base_measure=GaussianVectorPrior),
+    "latent_prior": lambda config: DELLA(config, latent_prior=StandardGaussian),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_class_in_place_of_a_prior_is_refused(name: str) -> None:
+    config = TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2)
+    with pytest.raises(ValueError, match=rf"^{name} is the class (\w+): give an instance, as \1\(\.\.\.\) makes one$"):
+        CLASSES[name](config)

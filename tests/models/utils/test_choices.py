@@ -1,8 +1,9 @@
-"""The check of an option that takes one of a few names."""
+"""The checks of names: of an option that takes one of a few, and of options."""
 
 import pytest
 
-from pyroformer.models.utils.choices import check_choice
+import pyroformer as pf
+from pyroformer.models.utils.choices import check_choice, check_known
 
 
 @pytest.mark.parametrize("value", ["full", "diagonal", None])
@@ -22,3 +23,23 @@ def test_choices_pass(value: str | None) -> None:
 def test_anything_else_is_refused(value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_choice("covariance", value, ("full", "diagonal"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("widht", r"^VAE has no option widht: did you mean width\? See its help\.$"),
+        ("banana", r"^VAE has no option banana: See its help\.$"),
+    ],
+)
+def test_an_unknown_option_is_refused(name: str, message: str) -> None:
+    check_known("VAE", ["width"], ["width", "layers"], "See its help.")
+    with pytest.raises(ValueError, match=message):
+        check_known("VAE", ["width", name], ["width", "layers"], "See its help.")
+
+
+@pytest.mark.parametrize(("name", "meant"), [("widht", "width"), ("base_mesure", "base_measure"), ("sise", "size")])
+def test_a_model_says_which_option_was_meant(name: str, meant: str) -> None:
+    corpus = pf.Corpus.from_texts([str(n) for n in range(20)], vocabulary=259, max_length=8)
+    with pytest.raises(ValueError, match=rf"^NVAE\.for_corpus has no option {name}: did you mean {meant}\? help\("):
+        pf.NVAE.for_corpus(corpus, **{name: 16})
