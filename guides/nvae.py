@@ -189,7 +189,8 @@ class NVAEGuide(Guide):
         return Mixture(weights.to(vectors.dtype), vectors, mask=posterior.mask)
 
     def _sample(self, site: str, distribution: Any) -> Tensor:
-        drawn: Tensor = pyro.sample(site, distribution, infer={SWITCHES_OFF: self.alpha.form == "relu"})
+        infer: Any = {SWITCHES_OFF: self.alpha.form == "relu"}
+        drawn: Tensor = pyro.sample(site, distribution, infer=infer)
         return drawn
 
     def _prior_log_alpha(self, like: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:
