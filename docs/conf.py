@@ -1,6 +1,8 @@
 """Sphinx reads the repository's own Markdown, the notebooks and the docstrings: ``make docs``."""
 
 import runpy
+from collections.abc import Iterator
+from importlib.metadata import files
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +55,16 @@ templates_path = [str(HERE / "templates")]  # autosummary would look beside the 
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # show the outputs stored in the notebooks
+nb_merge_streams = True  # what a cell prints is one block, however often it was flushed
 # Public names are documented under their public path and in their module; a short reference may mean either.
 suppress_warnings = ["mystnb.unknown_mime_type", "ref.python"]
+
+highlight_language = "text"  # of literal blocks, such as stories of models; doctests stay Python
+
+# The page's own copy of MathJax, one file that needs no fonts: formulas need no network either.
+MATHJAX = "tex-svg-full.js"
+html_static_path = [str(file.locate()) for file in files("sphinx-mathjax-offline") or () if file.name == MATHJAX]
+mathjax_path = MATHJAX
 
 html_theme = "furo"
 html_title = f"pyroformer {version}"
@@ -62,6 +72,7 @@ html_title = f"pyroformer {version}"
 
 def setup(app: Any) -> None:
     app.connect("autodoc-process-signature", signature_of_init)
+    app.connect("html-collect-pages", link_sources_back, priority=400)  # before viewcode writes its pages, at 500
 
 
 def signature_of_init(app: Any, what: str, name: str, obj: Any, *_: Any) -> tuple[str, None] | None:
@@ -70,3 +81,18 @@ def signature_of_init(app: Any, what: str, name: str, obj: Any, *_: Any) -> tupl
         return None
     arguments = signature(obj.__init__, bound_method=True)
     return stringify_signature(arguments, show_return_annotation=False, unqualified_typehints=True), None
+
+
+def link_sources_back(app: Any) -> Iterator[Any]:
+    """Links from the source of a name to an anchor that exists.
+
+    A public name has two pages, under its public path and in its module. viewcode keeps one path for all names of a
+    module, that of the page read first, and links them with the page read last: the page is to be the module's own.
+    """
+    anchors = {name: entry.docname for name, entry in app.env.domains.python_domain.objects.items()}
+    for module, entry in app.env._viewcode_modules.items():
+        if entry:
+            code, tags, pages, _ = entry
+            own = {name: anchors.get(f"{module}.{name}", page) for name, page in pages.items()}
+            app.env._viewcode_modules[module] = code, tags, own, module
+    return iter(())

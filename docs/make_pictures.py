@@ -1,14 +1,17 @@
-"""Makes the pictures of docs/plots.md: ``python docs/make_pictures.py --runs runs/pictures``.
+"""Makes the pictures of docs/plots.md and docs/gallery.md: ``python docs/make_pictures.py --runs runs/pictures``.
 
 It fits small models to the built-in corpus, which takes some minutes on two cores; runs that already exist in the
 folder are loaded. All random numbers are seeded: the same versions of the libraries make the same pictures.
 """
 
 import argparse
+import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +50,10 @@ def main() -> None:
 
 
 def save(ax: Any, path: Path) -> None:
-    """Save with a palette of 128 colors, for small files."""
+    """Save in all colors: a palette would draw steps into shades, and weak ones white."""
     file = BytesIO()
-    ax.figure.savefig(file, dpi=100, bbox_inches="tight", pad_inches=0.1)
-    Image.open(file).convert("P", palette=Image.Palette.ADAPTIVE, colors=128).save(path, optimize=True)
+    ax.figure.savefig(file, dpi=150, bbox_inches="tight", pad_inches=0.1)
+    Image.open(file).convert("RGB").save(path, optimize=True)
     plt.close(ax.figure)
 
 
@@ -97,6 +100,44 @@ def four_components() -> pf.Mixture:
         variances=torch.tensor([[0.30, 0.16], [0.22, 0.14], [0.30, 0.22], [0.34, 0.14]]),
         noise_variance=0.7,
     )
+
+
+def vectors_kept(_: Path) -> Any:
+    """Of a Transformer with random weights, which keeps its vectors in some layers longer than in others."""
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True, norm_first=True)
+    encoder = torch.nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+    with torch.no_grad():
+        for index, each in enumerate(encoder.layers):
+            each.self_attn.in_proj_weight[:64] *= 1.0 + index  # of queries and keys: higher layers attend more sharply
+    model = pf.nvib.wrap(encoder.eval())
+    batches = list(torch.randn(4, 16, 12, 32))
+    pf.nvib.fit_priors(model, batches)
+    taus = torch.linspace(6.0, -6.0, 13).tolist()
+    return pf.plots.vectors_kept(taus, [kept_at(model, tau, batches) for tau in taus])
+
+
+@torch.no_grad()
+def kept_at(model: torch.nn.Module, tau: float, batches: list[torch.Tensor]) -> dict[str, Any]:
+    pf.nvib.regularize(model, tau_alpha=0.0, tau_nats=tau)
+    return pf.nvib.kept(model, batches, above=0.05)
+
+
+def vector_groups(_: Path) -> Any:
+    """Words of the built-in corpus by what stands before and after them, in the groups of a mixture of Gaussians."""
+    torch.manual_seed(0)
+    texts = [re.findall(r"\w+|[.,]", text) for text in words().train]
+    frequent = [word for word, _ in Counter(word for text in texts for word in text).most_common(300)]
+    place = {word: index for index, word in enumerate(frequent)}
+    before, after = torch.zeros(2, len(frequent), len(frequent))
+    for first, second in (pair for text in texts for pair in pairwise(text)):
+        if first in place and second in place:
+            before[place[second], place[first]] += 1
+            after[place[first], place[second]] += 1
+    counts = torch.nn.functional.normalize(torch.cat([before, after], 1).sqrt())
+    vectors = 10 * torch.pca_lowrank(counts, 8)[0]
+    groups = pf.GaussianMixture(6, random_state=0).fit_predict(vectors)
+    return pf.plots.vector_groups(vectors, torch.as_tensor(groups), frequent)
 
 
 def prior_posterior(_: Path) -> Any:
@@ -307,7 +348,7 @@ MAKERS: dict[str, Callable[[Path], Any]] = {
     for make in (
         posterior_means, mixture_map, key_paths, query_paths, prior_posterior, intervals, ranks, coverage,
         khats_by_guide, components_kept, layer_curves, layer_kl, active_units, traversal, khats, predictive, weights,
-        token_values, curves, attention, swap_table,
+        token_values, curves, attention, swap_table, vectors_kept, vector_groups,
     )
 }  # fmt: skip
 

@@ -4,8 +4,8 @@ The story of one text::
 
     r_1..r_L = the text's encoding at each layer of a bidirectional encoder
     s_1  = 0
-    z_l  ~ Normal(mu_l, sigma_l^2)             mean and variance are linear in (s_l, r_l)
-    s_l+1 = tanh(W_l s_l + V_l z_l + b_l)      the model's own summary of the latents up to l
+    z_l  ~ Normal(mu_l, sigma_l^2)         both are linear in (s_l, r_l)
+    s_l+1 = tanh(W_l s_l + V_l z_l + b_l)  the model's summary of the latents to l
 
 The order is that of the model's story, so that the divergence of a layer, given the draws below, is exact.
 """

@@ -2,11 +2,15 @@ r"""Amortized posteriors of the model behind attention: networks that read the q
 
 The story of each::
 
-    AssignmentGuide   assignment_m ~ Categorical(affine in q_m, or in q_m and its squares)
-                      value_m      ~ Normal(mu[assignment], 1 / beta[assignment])     where values are free
-    ValueGuide        value_m      ~ Normal(m(q_m), s(q_m))                           with assignments summed out
+    AssignmentGuide   assignment_m ~ Categorical(affine in q_m, or also in its
+                                     squares)
+                      value_m      ~ Normal(mu[assignment], 1 / beta[assignment]),
+                                     where values are free
+    ValueGuide        value_m      ~ Normal(m(q_m), s(q_m)), with assignments
+                                     summed out
     KeyGuide          keys_n       ~ Normal(m_n, s_n), from the whole set of queries
-                      assignment_m ~ Categorical(optimal given these)                 if it is not summed out
+                      assignment_m ~ Categorical(optimal given these), if it is not
+                                     summed out
 
 Each starts at a closed form (attention, its two moments, the variational update) and learns a correction. Like
 attention, none depends on the order of the tokens.

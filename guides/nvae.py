@@ -2,12 +2,16 @@ r"""The posterior of the NVAE: a Transformer encoder turns each token into one c
 
 The story of one text::
 
-    h_1..h_n            = encoder(text), which reads tokens through the decoder's embedding, or is a pretrained one
-    mu_i, sigma_i^2, log alpha_i  from h_i by linear heads; component 0 is the prior's own
-                                  (mu and sigma from the Gaussian of the token on, where the prior has one for each)
-    b_i     ~ Bernoulli(g_i)      with the log odds of g_i from h_i by a linear head, where the model has presence
-    log pi  ~ LogDirichlet(log alpha_0 .. log alpha_n)        of the components that are present
-    z_i     ~ Normal(mu_i, sigma_i^2)
+    h_1..h_n = encoder(text), which reads tokens through the decoder's embedding,
+               or is a pretrained one
+    mu_i, sigma_i^2, log alpha_i  from h_i by linear heads (mu and sigma from the
+               Gaussian of the token on, where the prior has one for each);
+               component 0 is the prior's own
+    b_i      ~ Bernoulli(g_i), with the log odds of g_i from h_i by a linear head,
+               where the model has presence
+    log pi   ~ LogDirichlet(log alpha_0 .. log alpha_n) of the components that are
+               present
+    z_i      ~ Normal(mu_i, sigma_i^2)
 
 With kappa (``samples_per_component``) above 1 every component is repeated kappa times at 1/kappa of its alpha, which is
 the paper's nested draw.

@@ -2,9 +2,11 @@ r"""The posterior of the Gaussian autoencoder: a Transformer encoder turns each 
 
 The story of one text::
 
-    h_1..h_n            = encoder(text), which reads tokens through the decoder's embedding, or is a pretrained one
-    mu_i, sigma_i^2     from h_i by linear heads; from the Gaussian of the token on, where the prior has one for each
-    z_i ~ Normal(mu_i, sigma_i^2)
+    h_1..h_n = encoder(text), which reads tokens through the decoder's embedding,
+               or is a pretrained one
+    mu_i, sigma_i^2  from h_i by linear heads; from the Gaussian of the token on,
+               where the prior has one for each
+    z_i      ~ Normal(mu_i, sigma_i^2)
 """
 
 from collections.abc import Callable, Mapping

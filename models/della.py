@@ -41,9 +41,11 @@ class DELLA(Model):
     The story of one text::
 
         s_1   = 0
-        z_l   ~ LatentPrior(s_l, l)                        one latent for each layer l, given those below
-        s_l+1 = tanh(W_l s_l + V_l z_l + b_l)              a summary of the latents up to l
-        text  ~ AutoregressiveText(decoder, z_1 .. z_L)    z_l enters layer l; all layers attend to the tokens before
+        z_l   ~ LatentPrior(s_l, l)                      one latent for each layer l,
+                                                         given those below
+        s_l+1 = tanh(W_l s_l + V_l z_l + b_l)            a summary of the latents to l
+        text  ~ AutoregressiveText(decoder, z_1 .. z_L)  z_l enters layer l; all layers
+                                                         attend to the tokens before
 
     A text may have a condition c. Then the prior of each latent also reads that layer's encoding of c, and the decoder
     reads c before the text.

@@ -55,13 +55,19 @@ class NVAE(MixtureMemoryModel):
 
     The story of one text::
 
-        n       ~ LengthPrior                        its length in tokens; or p(n | z), if z says where a text ends
-        weights_l, vectors_l                         of layers of the encoder that attend to mixtures (nvib_layers)
-        b_i     ~ Bernoulli(rho)                     whether a token's vector is present; without presence, all are
-        log pi  ~ WeightPrior(b)                     weights of kappa (n + 1) components: a bounded Dirichlet process
-        z_i     ~ BaseMeasure                        one vector per component, independent or in sequence
-        text    ~ AutoregressiveText(decoder, F)     layers of the decoder may draw mixtures of their own over the
-                                                     tokens before (nvib_decoder_layers)
+        n       ~ LengthPrior                     its length in tokens; or p(n | z), if
+                                                  z says where a text ends
+        weights_l, vectors_l                      of layers of the encoder that attend
+                                                  to mixtures (nvib_layers)
+        b_i     ~ Bernoulli(rho)                  whether a token's vector is present;
+                                                  without presence, all are
+        log pi  ~ WeightPrior(b)                  weights of kappa (n + 1) components:
+                                                  a bounded Dirichlet process
+        z_i     ~ BaseMeasure                     one vector per component, independent
+                                                  or in sequence
+        text    ~ AutoregressiveText(decoder, F)  layers of the decoder may draw
+                                                  mixtures of their own over the tokens
+                                                  before (nvib_decoder_layers)
 
     The first kappa components (``samples_per_component``) belong to the prior; the others, kappa each, to the tokens
     that a guide reads. As the mixture depends on the length :math:`n` of the text, the length is random too: bounds of

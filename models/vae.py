@@ -35,9 +35,12 @@ class VAE(MixtureMemoryModel):
 
     The story of one text::
 
-        n    ~ LengthPrior                      its length in tokens; or p(n | z), if z says where a text ends
-        z_i  ~ BaseMeasure                      one vector per token, independent or in sequence
-        text ~ AutoregressiveText(decoder, z)   whose every cross-attention is softmax attention over z_1 .. z_n
+        n    ~ LengthPrior                     its length in tokens; or p(n | z), if z
+                                               says where a text ends
+        z_i  ~ BaseMeasure                     one vector per token, independent or in
+                                               sequence
+        text ~ AutoregressiveText(decoder, z)  whose every cross-attention is softmax
+                                               attention over z_1 .. z_n
 
     The weights of the vectors, which are random in the :class:`~pyroformer.NVAE`, follow from the vectors here: with
     :math:`\pi_i \propto \exp(|z_i|^2 / 2s)`, where :math:`s` is the variance of a query's noise, denoising attention is

@@ -1,5 +1,7 @@
 """Tests of the pages in docs/: their code runs as printed, on a few texts and for a few steps."""
 
+import ast
+import inspect
 import pkgutil
 import re
 import runpy
@@ -7,6 +9,7 @@ import shlex
 import sys
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -139,3 +142,46 @@ def test_every_name_of_the_api_page_exists() -> None:
     assert len(names) > 60
     for name in names:
         pkgutil.resolve_name(name)
+
+
+def stories(docstring: str) -> list[str]:
+    """The literal blocks of a docstring, without directives such as formulas, from their own margin."""
+    lines, blocks = [*docstring.splitlines(), ""], []
+    for start, line in enumerate(lines):
+        if line.rstrip().endswith("::") and not line.lstrip().startswith(".. "):
+            margin = len(line) - len(line.lstrip())
+            rest = lines[start + 1 :]
+            ends = (n for n, item in enumerate(rest) if item.strip() and not item[: margin + 1].isspace())
+            end = next(ends, len(rest))
+            blocks.append(inspect.cleandoc("\n" + "\n".join(rest[:end])))
+    return blocks
+
+
+def test_stories_of_models_fit_a_page() -> None:
+    found = 0
+    for folder in ("models", "guides", "inference"):
+        for path in (DOCS.parent / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                    for story in stories(ast.get_docstring(node) or ""):
+                        found += 1
+                        wide = [line for line in story.splitlines() if len(line) > 80]
+                        assert not wide, f"{path}: wider than a page: {wide}"
+    assert found > 10
+
+
+def test_a_source_links_back_to_the_page_of_its_module() -> None:
+    pytest.importorskip("sphinx")
+    pytest.importorskip("sphinx-mathjax-offline")
+    link = runpy.run_path(str(DOCS / "conf.py"))["link_sources_back"]
+    pages = {"pyroformer.DELLA": "reference/pyroformer.DELLA", "pyroformer.models.della.DELLA": "reference/della"}
+    domain = SimpleNamespace(objects={name: SimpleNamespace(docname=page) for name, page in pages.items()})
+    env = SimpleNamespace(domains=SimpleNamespace(python_domain=domain))
+    # As viewcode leaves it: the path of one page beside the name of another.
+    env._viewcode_modules = {
+        "pyroformer.models.della": ("code", {}, {"DELLA": "reference/della"}, "pyroformer"),
+        "no_source": False,
+    }
+    assert not list(link(SimpleNamespace(env=env)))
+    *_, used, path = env._viewcode_modules["pyroformer.models.della"]
+    assert (path, used) == ("pyroformer.models.della", {"DELLA": "reference/della"}), "path and page of one name"

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import pyroformer as pf
 
@@ -25,7 +26,13 @@ def test_a_picture_exists_and_is_that_of_a_function(name: str) -> None:
 def test_all_pictures_together_are_small_and_each_is_shown() -> None:
     files = list((DOCS / "pictures").iterdir())
     assert {path.stem for path in files} == set(SHOWN)
-    assert sum(path.stat().st_size for path in files) < 1_000_000
+    assert sum(path.stat().st_size for path in files) < 2_000_000
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_picture_has_all_of_its_colors(name: str) -> None:
+    with Image.open(DOCS / "pictures" / f"{name}.png") as picture:
+        assert picture.mode == "RGB", "a palette draws steps into shades"
 
 
 def test_every_function_that_the_page_calls_exists() -> None:
@@ -39,7 +46,7 @@ def test_every_plot_is_on_the_page() -> None:
 
 def test_the_gallery_shows_every_picture_and_leads_to_its_section() -> None:
     gallery = (DOCS / "gallery.md").read_text()
-    shown = re.findall(r"\(pictures/(\w+)\.png\)\]\(plots\.md#([\w-]+)\) `pf\.plots\.(\w+)`", gallery)
+    shown = re.findall(r"\(pictures/(\w+)\.png\)\]\(plots\.md#([\w-]+)\)\n\n`pf\.plots\.(\w+)`", gallery)
     assert {picture for picture, _, _ in shown} == set(SHOWN)
     sections = {
         re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in re.findall(r"^## (.*)", PAGE, re.M)

@@ -2,7 +2,7 @@ r"""A pretrained encoder, frozen, that reads a text by its own tokenizer.
 
 The story of a batch::
 
-    text    = the text that the batch's tokens stand for, by the tokenizer of the corpus
+    text    = the text that the batch's tokens stand for, by the corpus's tokenizer
     w_1..m  = the encoder's own tokens of that text
     h_1..m  = its last hidden states, which are computed once a text and kept
 """
@@ -64,7 +64,9 @@ class TextEncoder(Configurable, nn.Module):
         >>> encoder.width, encoder.max_tokens
         (24, 512)
 
-        With its weights and its tokenizer, from a folder that ``save_pretrained`` wrote, or a name on the hub::
+        With its weights and its tokenizer, from a folder that ``save_pretrained`` wrote, or a name on the hub:
+
+        .. code-block:: python
 
             encoder = pf.TextEncoder.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")
             run = pf.fit(model, pf.DELLAGuide(model, encoder=encoder), corpus)

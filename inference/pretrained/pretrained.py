@@ -75,7 +75,9 @@ class Pretrained(Backbone):
         Qwen3 Technical Report (2025), https://arxiv.org/abs/2505.09388
 
     Examples:
-        A folder that ``save_pretrained`` wrote, or a name on the hub; then the texts, then the model::
+        A folder that ``save_pretrained`` wrote, or a name on the hub; then the texts, then the model:
+
+        .. code-block:: python
 
             backbone = pf.Pretrained.from_pretrained("smollm2-folder")
             corpus = pf.Corpus.from_file("reviews.txt", tokenizer=backbone.tokenizer)

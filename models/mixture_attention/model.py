@@ -2,14 +2,19 @@ r"""Attention as a generative model: every query and its value are drawn from on
 
 The story of one mixture of N components and the M tokens that it explains::
 
-    weights        ~ WeightPrior                        pi; each of the first five is fixed where it has no prior
+    weights        ~ WeightPrior                        pi; each of the first five
+                                                        is fixed without a prior
     precision_n    ~ a prior over precisions            alpha_n
-    correlation_n  ~ a prior over correlations          L_n, where the dimensions of a query are correlated
+    correlation_n  ~ a prior over correlations          L_n, where the dimensions of
+                                                        a query are correlated
     keys_n         ~ ComponentPrior(precision_n)        xi_n
     values_n       ~ ComponentPrior(value precision_n)  mu_n
-    assignment_m   ~ Categorical(pi)                    the component; summed out, its posterior is the attention matrix
-    query_m        ~ Normal(xi[assignment], 1 / alpha[assignment])             or with a full covariance
-    value_m        ~ Normal(mu[assignment], 1 / beta[assignment])      known for the value_mask tokens
+    assignment_m   ~ Categorical(pi)                    the component; summed out:
+                                                        its posterior is attention
+    query_m        ~ Normal(xi[assignment], 1 / alpha[assignment])
+                                                        or with a full covariance
+    value_m        ~ Normal(mu[assignment], 1 / beta[assignment])
+                                                        known for value_mask tokens
 
 References:
     Probabilistic Transformers (Movellan and Gabbur, 2020). https://arxiv.org/abs/2010.15583

@@ -2,8 +2,10 @@ r"""A layer whose self-attention is over a mixture with a component for each of 
 
 The story of a layer, with h the normed states of its tokens::
 
-    mu_i, sigma_i^2  from h_i by linear heads; component 0 is the prior's own, a standard Gaussian
-    log alpha_i      from h_i by a head, plus that of the same token in the mixture of the layer below
+    mu_i, sigma_i^2  from h_i by linear heads; component 0 is the prior's own, a
+                     standard Gaussian
+    log alpha_i      from h_i by a head, plus that of the same token in the mixture
+                     of the layer below
     log pi  ~ LogDirichlet(log alpha_0 .. log alpha_n)
     z_i     ~ Normal(mu_i, sigma_i^2)
     x       = x + DenoisingAttention(h, sum_i pi_i delta(z_i))

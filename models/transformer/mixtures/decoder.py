@@ -2,10 +2,11 @@ r"""A decoder whose upper layers attend to mixtures over the tokens that are wri
 
 The story of one text, given a memory F, for t = 1, 2, ... and each such layer::
 
-    log alpha_t, mu_t, sigma_t^2   from the states of x_1 .. x_{t-1} and F, and of what was drawn for these
+    log alpha_t, mu_t, sigma_t^2   from the states of x_1 .. x_{t-1} and F, and of
+                                   what was drawn for these
     g_t ~ Gamma(alpha_t), z_t ~ Normal(mu_t, sigma_t^2)
-    x_t ~ Categorical(decoder(x_1 .. x_{t-1}, F)), whose layers attend to sum_{i <= t} g_i delta(z_i), the prior's
-          own component i = 0 included
+    x_t ~ Categorical(decoder(x_1 .. x_{t-1}, F)), whose layers attend to
+          sum_{i <= t} g_i delta(z_i), the prior's own component i = 0 included
 
 The weights that token t attends to, :math:`g_i / \sum_{j \le t} g_j`, are Dirichlet. What is drawn depends on earlier
 tokens only, so that this is a distribution of texts, and a draw of all :math:`g, z` for a whole text, as teacher
