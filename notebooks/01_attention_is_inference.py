@@ -171,7 +171,7 @@ twice = 2 * pf.attend(walk, mixture, returns="variance")[:, 0].sqrt()
 _, (above, below) = plt.subplots(2, 1, figsize=(8, 4.6), sharex=True)
 names = ("left", "top", "right", "bottom")
 above.plot(position, responsibilities(walk, mixture), label=names)
-above.set(title="Responsibilities, and the uncertainty of the posterior mean")
+above.set(title="Responsibilities, and the posterior of $v$")
 above.legend(title="component", loc="center left", bbox_to_anchor=(1, 0.5))
 below.plot(position, mean, label="posterior mean")
 below.fill_between(

@@ -136,9 +136,9 @@ pf.plots.token_values(run.tokenizer.pieces(text), nats)
 
 # %% [markdown]
 # Nats in the vector of each token. No single vector dies while the others stay: all of them lose information together.
-# Those of the full stop and of the end of the text, which the decoder can predict anyway, carry the least. At the end
-# less than a hundredth is left, but three of these seven vectors still carry more than a nat. The same for held-out
-# texts, with the reconstruction of this one:
+# In the end less than a hundredth is left. Those of the full stop and of the end of the text, which the decoder can
+# predict anyway, then carry the least; three of these seven vectors still carry more than a nat. The same for
+# held-out texts, with the reconstruction of this one:
 
 
 # %%

@@ -149,7 +149,7 @@ for name, evaluation in {"collapsed": before, "tokens": after}.items():
     nats = {part: evaluation[part]["nats/text"] for part in ("bound", "rate")}
     accuracy = evaluation["accuracy"].value
     print(
-        f"{name:>9}: the latents carry "
+        f"{name:>9}: the latents cost "
         f"{nats['rate']:.1f} of {nats['bound']:.1f} nats a text,"
     )
     print(f"{'':>11}and {accuracy:.0%} of the tokens are decoded right")

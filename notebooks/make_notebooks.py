@@ -42,7 +42,10 @@ def executed(source: Path) -> NotebookNode:
             f"cell-{number}"  # jupytext's are random, and every line of a diff counts
         )
     client = NotebookClient(
-        notebook, record_timing=False, resources={"metadata": {"path": source.parent}}
+        notebook,
+        coalesce_streams=True,  # what a cell prints is one block, however often it was flushed
+        record_timing=False,
+        resources={"metadata": {"path": source.parent}},
     )
     quiet = {
         "PYTHONWARNINGS": ",".join(IGNORED),
