@@ -4,6 +4,7 @@ import io
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from html import escape
+from unicodedata import category
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from ..plots.style import shade_limit
 from .style import STYLE
 
-__all__ = ["code", "document", "note", "pictures", "section", "shaded", "table", "text"]
+__all__ = ["code", "document", "note", "pictures", "section", "shaded", "table", "text", "visible"]
 
 # Nothing is loaded from anywhere and no script runs, whatever the texts of a run contain.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -51,14 +52,30 @@ def section(heading: str, body: str) -> str:
     return f'<section id="{_anchor(heading)}"><h2>{escape(heading)}</h2>\n{body}</section>'
 
 
-def text(content: str) -> str:
-    """A text as it is, in the direction of its own letters.
+def text(content: str, faded: bool = False) -> str:
+    """A text as it is, in the direction of its own letters, or faded as of no interest.
 
     Examples:
         >>> text("1 < 2")
         '<span class="text" dir="auto">1 &lt; 2</span>'
     """
-    return f'<span class="text" dir="auto">{escape(content)}</span>' if content else '<span class="faded">empty</span>'
+    if not content:
+        return '<span class="faded">empty</span>'
+    return f'<span class="{"text faded" if faded else "text"}" dir="auto">{visible(content)}</span>'
+
+
+def visible(content: str) -> str:
+    r"""A text as HTML in which control characters, which browsers show as boxes or blank lines, are escapes.
+
+    Examples:
+        >>> visible("a\r\x07 <\nb")
+        'a\\r\\x07 &lt;\nb'
+    """
+    letters = (
+        letter.encode("unicode_escape").decode() if category(letter) == "Cc" and letter not in "\n\t" else letter
+        for letter in content
+    )
+    return escape("".join(letters))
 
 
 def shaded(pieces: Sequence[str], weights: Sequence[float]) -> str:
@@ -70,7 +87,7 @@ def shaded(pieces: Sequence[str], weights: Sequence[float]) -> str:
     """
     limit = shade_limit(weights) if weights else 1.0
     tokens = (
-        f'<b title="weight {weight:.2g}" style="--weight: {100 * weight / limit:.0f}%">{escape(piece)}</b>'
+        f'<b title="weight {weight:.2g}" style="--weight: {100 * weight / limit:.0f}%">{visible(piece)}</b>'
         for piece, weight in zip(pieces, weights, strict=True)
     )
     return f'<span class="text" dir="auto">{"".join(tokens)}</span>'

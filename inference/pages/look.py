@@ -24,7 +24,7 @@ def look(
 ) -> Path:
     """Write a page about a run: one file of HTML, which any browser opens, without network and scripts.
 
-    It has the curves of the training, what the latents carry, the metrics on a few held-out texts, texts from the
+    It has the curves of the training, what the latents cost, the metrics on a few held-out texts, texts from the
     prior, reconstructions with each token shaded by its posterior weight, an interpolation, traversals of single
     latents, the configuration, and the command that began the run. What the run has no posterior for is left out.
 

@@ -54,8 +54,8 @@ class PageContext(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """The folder of the run, as it is typed."""
-        return shlex.quote(str(self.run.folder.path))
+        """The folder of the run, as it is typed in any folder."""
+        return shlex.quote(str(self.run.folder.path.resolve()))
 
 
 def training(context: PageContext) -> str:
@@ -91,13 +91,14 @@ def latents(context: PageContext) -> str:
 
 
 def samples(context: PageContext) -> str:
-    """Texts from the prior, and the rate beside which they are to be read."""
+    """Texts from the prior, or of a language model, and the rate beside which they are to be read."""
     run = context.run
     drawn = run.sample(SAMPLES, seed=context.seed, condition=context.condition)
     rows = [(f"{number}", text(item)) for number, item in enumerate(drawn, 1)]
     rate = validation_rate(run)
     beside = "" if rate is None else f"; rate, KL of all latents on validation texts: {rate:,.2f} nats/token"
-    hint = note(f"latents from the prior, tokens from the decoder{beside}")
+    source = "latents from the prior, tokens from the decoder"
+    hint = note(f"{source if run.model.latents else 'each token given those before it'}{beside}")
     return _of_condition(context) + table(rows) + hint + note(f"more: pyroformer sample {context.folder} -n 20")
 
 
@@ -152,7 +153,10 @@ def exchanges(context: PageContext) -> str:
         return ""
     first, second, *_ = context.texts
     rows = swap_rows(context.run, first, second, seed=context.seed, condition=context.condition)
-    return _of_condition(context) + table([(name, text(item)) for name, item in rows])
+    given, (_, unchanged), swapped = rows[:2], rows[2], rows[3:]
+    cells = [(name, text(item)) for name, item in [*given, rows[2]]]
+    cells += [(name, text(item, faded=item == unchanged)) for name, item in swapped]
+    return _of_condition(context) + table(cells)
 
 
 def origin(context: PageContext) -> str:
@@ -160,7 +164,7 @@ def origin(context: PageContext) -> str:
     run = context.run
     command = run.folder.read_source().get("command")
     made = "" if not isinstance(command, str) else note("The command that began the run:") + code(command)
-    opened = f"import pyroformer as pf\n\nrun = pf.load({str(run.folder.path)!r})"
+    opened = f"import pyroformer as pf\n\nrun = pf.load({str(run.folder.path.resolve())!r})"
     written = yaml.safe_dump(dict(run.config), sort_keys=False, width=100, allow_unicode=True)
     configuration = f"<details><summary>The configuration</summary>{code(written)}</details>\n"
     return made + note("To go on in Python:") + code(opened) + configuration
@@ -178,8 +182,7 @@ def _unlike_above(rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Labels and texts as cells; a text that equals the one above is faded."""
     cells, above = [], None
     for label, item in rows:
-        cell = f'<span class="text faded" dir="auto">{escape(item)}</span>' if item and item == above else text(item)
-        cells.append((label, cell))
+        cells.append((label, text(item, faded=item == above)))
         above = item
     return cells
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import yaml
 
 import pyroformer as pf
 from pyroformer.inference.cli.main import main
-from pyroformer.inference.pages.document import pictures, shaded
+from pyroformer.inference.pages import sections
+from pyroformer.inference.pages.document import pictures, shaded, text, visible
 from pyroformer.inference.pages.sections import SECTIONS
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
@@ -89,7 +91,7 @@ def test_a_page_has_the_sections_of_its_model(run: Run, page: Page) -> None:
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
     anchors = [f"#{attributes['id']}" for tag, attributes in page.tags if tag == "section"]
     assert links == anchors and len(set(anchors)) == len(expected)
-    assert ("the latents carry" in page.text) == (run.folder.path.name != "lm")
+    assert ("the latents cost" in page.text) == (run.folder.path.name != "lm")
 
 
 def test_nothing_is_loaded_and_nothing_runs(page: Page) -> None:
@@ -120,7 +122,7 @@ def test_the_figures_of_the_page_are_those_of_the_library(run: Run, page: Page) 
         table = evaluation.table().removesuffix(evaluation.verdict).rstrip()
         assert table in page.text and evaluation.verdict in page.text
     samples = run.sample(8, seed=0)
-    assert all(sample in page.text for sample in samples)
+    assert all(unescape(visible(sample)) in page.text for sample in samples)
     pictured = [item["alt"] for tag, item in page.tags if tag == "img"]
     assert len(pictured) == {"lm": 1, "della": 5}.get(run.folder.path.name, 2) and all(pictured)
 
@@ -141,6 +143,35 @@ def test_the_same_seed_gives_the_same_page(run: Run, page: Page, tmp_path: Path)
     if run.folder.path.name == "lm":
         again = pf.look(run, tmp_path / "again.html", limit=2)
         assert again.read_text(encoding="utf-8") == page.source
+
+
+def test_samples_say_where_they_come_from(run: Run, page: Page) -> None:
+    assert ("latents from the prior" in page.text) == bool(run.model.latents)
+
+
+def test_control_characters_are_shown_as_escapes() -> None:
+    assert text("a\r\n\x07b\tc") == '<span class="text" dir="auto">a\\r\n\\x07b\tc</span>'
+    assert "a\\r</b>" in shaded(["a\r"], [1.0])
+    joined = "\u3000\u200d\u200f"  # a space, a joiner and a mark of direction, which texts need
+    assert joined in text(f"a{joined}b")
+
+
+def test_the_page_names_its_run_from_any_folder(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if run.folder.path.name == "lm":
+        monkeypatch.chdir(run.folder.path.parent)
+        page = Page(pf.look(pf.load("lm"), tmp_path / "relative.html", limit=2))
+        path = str(run.folder.path.resolve())
+        assert f"run = pf.load({path!r})" in page.text and f"pyroformer evaluate {shlex.quote(path)}" in page.text
+
+
+def test_exchanges_that_change_nothing_are_faded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    if run.folder.path.name == "della":
+        rows = [("text", "a"), ("other", "b"), ("reconstruction", "a"), ("z_1 of other", "a"), ("z_2 of other", "b")]
+        monkeypatch.setattr(sections, "swap_rows", lambda *_, **__: rows)
+        texts = [str(entry) for entry in run.corpus.entries("test", 2)]
+        context = sections.PageContext(run, run.encode(texts), texts, None, run.evaluate(limit=2, metrics=["rate"]), 0)
+        cells = re.findall(r'"text( faded)?" dir="auto">(\w)<', sections.exchanges(context))
+        assert cells == [("", "a"), ("", "b"), ("", "a"), (" faded", "a"), ("", "b")]
 
 
 def test_shades_are_relative_to_the_largest_weight() -> None:
