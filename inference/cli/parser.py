@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from ..utils.registry import MODELS, ModelClasses
 from .option_help import Option, attribute, description, options, summary
+from .terminal import filled, listed, terminal_columns
 from .typed import Flag
 from .usage_errors import UsageError, check_typed, type_members, usage_message
 
@@ -41,17 +42,19 @@ FROM_MODEL = ("width", "samples_per_component", "max_length", "heads", "layers",
 
 def overview() -> str:
     """The help of the program itself."""
-    lines = [f"  {name:<12} {summary(path)}" for name, path in COMMANDS.items()]
+    width = terminal_columns()
+    commands = listed(((name, summary(path)) for name, path in COMMANDS.items()), width)
     return "\n".join(
         [
             "usage: pyroformer COMMAND ...",
             "",
-            "Bayesian Transformers in Pyro: attention as posterior inference, trained by SVI.",
+            filled("Bayesian Transformers in Pyro: attention as posterior inference, trained by SVI.", width),
             "",
             "commands:",
-            *lines,
+            commands,
             "",
-            "pyroformer COMMAND --help lists the options of a command, with an example. To see all of it at work:",
+            filled("pyroformer COMMAND --help lists the options of a command, with an example.", width),
+            "To see all of it at work:",
             "  pyroformer demo",
         ]
     )
@@ -144,7 +147,7 @@ def _parser(command: str, model: str | None, importing: bool) -> tuple[ArgumentP
     if command == "fit":
         kinds |= _add(parser.add_argument_group("training"), options(TRAINING))
         if model is None:
-            names = "\n".join(f"{name:<6} {summary(MODELS[name].model)}" for name in MODELS)
+            names = listed(((name, summary(MODELS[name].model)) for name in MODELS), terminal_columns() - 2)
             more = "pyroformer fit MODEL --help lists the options of a model: --model.width, --guide.alpha ..."
             parser.add_argument_group("models", f"{names}\n\n{more}")
         else:
@@ -224,10 +227,10 @@ class _HelpFormatter(DefaultHelpFormatter):
     """Help in plain English: no types in Python's notation, no markup."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=32, width=110)
+        super().__init__(prog, max_help_position=32, width=terminal_columns())
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "".join(indent + line for line in text.splitlines(keepends=True))
+        return "".join(indent + line for line in filled(text, width).splitlines(keepends=True))
 
     def _get_help_string(self, action: Action) -> str:
         text, default = action.help or "", action.default

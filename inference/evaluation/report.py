@@ -8,6 +8,7 @@ from typing import Any
 from ..utils.counts import counted
 from ..utils.html import html_table
 from .estimates import LARGEST_PERPLEXITY, Estimate
+from .table_layout import aligned, fitted, listed, prose, stacked
 from .verdict import latent_verdict
 
 __all__ = ["Estimate", "Evaluation", "MetricResult"]
@@ -108,12 +109,17 @@ class Evaluation:
 
     @property
     def verdict(self) -> str:
-        """What the latents carry, in nats, and what to change if they carry nothing; empty without a rate."""
+        """What the latents cost, in nats, and what to change if that is nothing; empty without a rate."""
         rate = self.metrics["rate"].units.get("nats/text") if "rate" in self.metrics else None
         return "" if rate is None or rate.value is None else latent_verdict(rate.value)
 
-    def table(self) -> str:
-        """What was evaluated; the metrics in nats, those of each latent, then the others; and the verdict."""
+    def table(self, width: int | None = None) -> str:
+        """What was evaluated; the metrics in nats, those of each latent, then the others; and the verdict.
+
+        Arguments:
+            width: Columns of a terminal, for which labels are broken and perplexity and bits are left out, if it is
+                narrow; by default lines are as long as they need to be.
+        """
         by_latent = {name for row in self._rows().values() for name in row.values()} - {"rate"}
         results = [result for name, result in self.metrics.items() if name not in by_latent]
         costs = [result for result in results if "nats/token" in result.units]
@@ -121,9 +127,12 @@ class Evaluation:
         rows = [["", *_COSTS, "bound on"]] if costs else []
         rows += [[result.label, *(_cost(result, unit) for unit in _COSTS), result.bounds] for result in costs]
         with_units = [", ".join(f"{_estimate(result, unit)} {unit}" for unit in result.units) for result in others]
-        lines = _aligned([[result.label, units] for result, units in zip(others, with_units, strict=True)])
-        blocks = [_aligned(rows), self._by_latent(), lines, [self.verdict] * bool(self.verdict)]
-        blocks[0].insert(0, self._heading("±" in str(blocks)))
+        lines = listed([(result.label, units) for result, units in zip(others, with_units, strict=True)], width)
+        main, missing = fitted(rows, width, _OPTIONAL)
+        if missing:
+            main += ["", *prose(f"in a wider terminal: {', '.join(reversed(missing))}", width)]
+        blocks = [main, self._by_latent(width), lines, [self.verdict] * bool(self.verdict)]
+        blocks[0] = prose(self._heading("±" in str(blocks)), width) + main
         return "\n\n".join("\n".join(block) for block in blocks if block)
 
     def _heading(self, errors: bool) -> str:
@@ -149,7 +158,7 @@ class Evaluation:
         computed = [measure for measure in measures if all(row[measure] in self.metrics for row in rows.values())]
         return {latent: {measure: row[measure] for measure in computed} for latent, row in rows.items()}
 
-    def _by_latent(self) -> list[str]:
+    def _by_latent(self, width: int | None) -> list[str]:
         """A row for each latent, with a title."""
         if not self.latents:
             return []
@@ -167,14 +176,16 @@ class Evaluation:
             for name, column in _BY_LATENT.items()
             if column[0] in names["all"]
         }
-        rows = [["latent", *columns, ""]]
-        for latent, row in names.items():
-            rows.append([latent, *(_cell(self.metrics[row[measure]], unit) for measure, unit in columns.values()), ""])
-        return [title, *_aligned(rows)]
+        rows = [
+            [latent, *(_cell(self.metrics[row[measure]], unit) for measure, unit in columns.values()), ""]
+            for latent, row in names.items()
+        ]
+        return prose(title, width) + aligned(stacked(["latent", *columns, ""], width, rows) + rows)
 
 
 _COUNTED = ("text", "token", "byte")
 _COSTS = ("nats/token", "nats/text", "bits/byte", "perplexity")
+_OPTIONAL = ("perplexity", "bits/byte")  # they follow from the nats
 _WITH_ERROR = ("nats/token", "nats/text")  # the relative error of bits and perplexity follows from it
 _BY_LATENT = {
     "KL": ("kl", "nats/text"),
@@ -223,13 +234,3 @@ def _decimals(value: float) -> int:
 def _cell(result: MetricResult, unit: str) -> str:
     """A number, and for a count of units their number too."""
     return f"{result[unit]:.0f} / {result['of']:.0f}" if "of" in result.units else _number(result, unit)
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    """Rows as lines: the first and the last column to the left, those between to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *middle, last in rows:
-        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(middle, widths[1:-1], strict=True))]
-        lines.append("  ".join([*cells, " " + last]).rstrip())
-    return lines

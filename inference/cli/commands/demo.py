@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..output import print_line
 from ..progress import Progress
+from ..terminal import output_columns
 
 if TYPE_CHECKING:
     from ...run import Run
@@ -74,7 +75,7 @@ def _show(run: "Run", lm: "Run", seed: int) -> None:
 
     test = run.corpus.test
     evaluation = run.evaluate(limit=256, num_particles=16)
-    print_line(f"\n256 held-out texts:\n{evaluation.table()}")
+    print_line(f"\n256 held-out texts:\n{evaluation.table(output_columns())}")
 
     print_line("\ntexts and their reconstructions from the posterior mean:")
     for text in run.reconstruct(test[:5]):

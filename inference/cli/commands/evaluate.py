@@ -6,6 +6,7 @@ from typing import Literal, Unpack
 from ..input_texts import read_test_texts
 from ..output import print_line, with_flags
 from ..shared_options import RunOptions, open_run
+from ..terminal import output_columns
 
 __all__ = ["evaluate"]
 
@@ -65,7 +66,7 @@ def evaluate(
         min_weight=min_weight,
         seed=seed,
     )
-    print_line(evaluation.table().replace(evaluation.verdict, with_flags(evaluation.verdict)))
+    print_line(evaluation.table(output_columns()).replace(evaluation.verdict, with_flags(evaluation.verdict)))
     if json is not None:
         content = json_format.dumps(evaluation.as_dict(), indent=2, allow_nan=False) + "\n"
         write_output(json, content.encode())

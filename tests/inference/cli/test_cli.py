@@ -112,7 +112,7 @@ def test_fit_says_what_it_does(model: str, here: Path, capsys: pytest.CaptureFix
     assert ("KL" in said[2]) == (model != "lm")
     assert said[3] == f"best at step 3; run saved in {out}"
     assert len(said[4:]) == (model != "lm")
-    assert all(re.match(r"the latents carry \d+\.\d+ nats a text", line) for line in said[4:])
+    assert all(re.match(r"the latents cost \d+\.\d+ nats a text \(their KL\)", line) for line in said[4:])
 
 
 @pytest.mark.parametrize(
@@ -316,6 +316,18 @@ def test_the_runs_in_the_examples_of_fit_prior_have_a_prior_to_replace(capsys: p
     first, *others = re.findall(r"^  pyroformer (.*)", command("fit-prior -h", capsys), re.MULTILINE)
     assert first.startswith("fit nvae --data reviews.txt --out runs/published --objective nvib")
     assert others and all(line.startswith("fit-prior runs/published ") for line in others)
+
+
+@pytest.mark.parametrize("columns", [1, 50, 80, 110])
+def test_help_fits_the_terminal(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for arguments in ("--help", "fit --help", "fit nvae --help", "evaluate --help"):
+        lines = command(arguments, capsys).splitlines()
+        prose = [line for line in lines if not re.match(r"  pyroformer|usage:", line)]  # commands are to be copied
+        longest = max(len(line) for line in prose)
+        assert longest <= max(columns, 44) and (columns < 110 or longest > 100), arguments
 
 
 def test_the_program_shows_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,6 +40,32 @@ def test_table() -> None:
     ]
 
 
+def test_a_narrow_terminal_has_a_table_of_its_width() -> None:
+    assert EVALUATION.table(60).splitlines()[1:7] == [
+        "                     nats/token  nats/text   bound on",
+        "-ELBO, beta = 1     121.9 ± 0.5    1,707.3   log p(x)",
+        "  given the length         1.23              log p(x | n)",
+        "reconstruction            0.380          -   not a bound",
+        "log-likelihood             3.00              log p(x), exact",
+        "",
+    ]
+    assert EVALUATION.table(60).splitlines()[7] == "in a wider terminal: bits/byte, perplexity"
+    assert EVALUATION.table(400) == EVALUATION.table()
+
+
+def test_long_labels_go_on_in_the_next_line() -> None:
+    costs = {"nats/token": Estimate(4.03, 0.17), "nats/text": Estimate(50.11, 2.71), "perplexity": Estimate(56.0)}
+    results = {
+        "objective": MetricResult("objective that was trained: elbo, KL held at 12 nats a text", costs),
+        "match": MetricResult("exact match of 32 greedy reconstructions, mean posterior", {"share": Estimate(0.5)}),
+    }
+    evaluation = Evaluation(results, {"texts": 1000, "split": "test", "tokens": 47300, "bytes": 163500, "step": 800})
+    lines = evaluation.table(80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "objective that was trained: elbo, KL" in lines and "  held at 12 nats a text" in "\n".join(lines)
+    assert " ".join(" ".join(lines).split()).count("4.03 ± 0.17") == 1
+
+
 def nats(value: float) -> MetricResult:
     return MetricResult("", {"nats/text": Estimate(value, 0.1)})
 
@@ -72,7 +98,7 @@ def test_a_row_for_each_latent() -> None:
         "z_2     2.00              -0.001       -0.001         0 / 32        0 / 32       -0.001",
         "all     3.00               12.00        12.00         8 / 64        3 / 64        12.00",
         "",
-        "the latents carry 3.0 nats a text",
+        "the latents cost 3.0 nats a text (their KL)",
     ]
 
 
@@ -92,6 +118,12 @@ def test_the_divergence_of_each_latent_is_that_of_its_parts() -> None:
         "latent  compared KL  mutual information  marginal KL",
         "z_1           0.750               0.500        0.250",
         "all           0.750               0.500        0.250",
+    ]
+    assert evaluation.table(50).splitlines()[-4:] == [
+        "        compared       mutual  marginal",
+        "latent        KL  information        KL",
+        "z_1        0.750        0.500     0.250",
+        "all        0.750        0.500     0.250",
     ]
 
 
@@ -114,8 +146,8 @@ def test_the_table_says_nothing_of_what_it_lacks() -> None:
 @pytest.mark.parametrize(
     ("rate", "verdict"),
     [
-        (0.04, "the latents carry 0.04 nats a text, which is nothing: train anew with free_bits, target_kl or another"),
-        (41.7, "the latents carry 41.7 nats a text"),
+        (0.04, "the latents cost 0.04 nats a text (their KL), which is nothing: train anew with free_bits, target_kl"),
+        (41.7, "the latents cost 41.7 nats a text (their KL)"),
     ],
 )
 def test_a_collapsed_model_is_told_from_one_that_uses_its_latents(rate: float, verdict: str) -> None:
