@@ -1,7 +1,7 @@
 """A run in a few words: what it is, what it was trained on, and what its latents carry."""
 
 from ..runs.fitted import FittedModel
-from .verdict import carried, validation_rate_per_text
+from .verdict import latent_cost, validation_rate_per_text
 
 __all__ = ["run_summary"]
 
@@ -18,4 +18,4 @@ def run_summary(run: FittedModel) -> dict[str, str]:
         "folder": str(run.folder.path),
     }
     rate = validation_rate_per_text(run)
-    return summary if rate is None else summary | {"latents": carried(rate)}
+    return summary if rate is None else summary | {"latents": latent_cost(rate)}

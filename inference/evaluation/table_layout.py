@@ -44,7 +44,7 @@ def fitted(
         -ELBO,
           importance-weighted   1.2   log p(x) ['perplexity']
     """
-    if width is None:
+    if width is None or not rows:
         return aligned(rows), []
     width, missing = max(width, NARROWEST), []
     longest = max(len(row[0]) for row in rows)

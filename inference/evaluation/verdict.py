@@ -1,33 +1,36 @@
-"""A verdict on the latents of a run: what they carry, and what to change where they carry nothing."""
+"""A verdict on the latents of a run: what they cost, and what to change where that is nothing."""
 
 import math
 
 from ..runs.fitted import FittedModel
 
-__all__ = ["LEAST_RATE", "carried", "latent_verdict", "validation_rate", "validation_rate_per_text"]
+__all__ = ["LEAST_RATE", "latent_cost", "latent_verdict", "validation_rate", "validation_rate_per_text"]
 
-LEAST_RATE = 0.1  # nats a text; latents that carry less have collapsed to their prior
+LEAST_RATE = 0.1  # nats a text; latents that cost less have collapsed to their prior
 CURES = "train anew with free_bits, target_kl or another kl_schedule"
 
 
 def latent_verdict(rate: float) -> str:
-    """A line that says how many nats a text the latents carry, and what to change where that is nothing.
+    """A line that says how many nats a text the latents cost, and what to change where that is nothing.
+
+    The cost is their divergence from the prior. What they tell about the text, their mutual information with it, is at
+    most that, in the mean over all texts.
 
     Arguments:
         rate: The divergence of all latents from their prior, in nats per text.
 
     Examples:
         >>> latent_verdict(41.7)
-        'the latents carry 41.7 nats a text'
+        'the latents cost 41.7 nats a text (their KL)'
         >>> latent_verdict(0.04).partition(": ")[0]
-        'the latents carry 0.04 nats a text, which is nothing'
+        'the latents cost 0.04 nats a text (their KL), which is nothing'
     """
-    return f"the latents carry {carried(rate)}"
+    return f"the latents cost {latent_cost(rate)}"
 
 
-def carried(rate: float) -> str:
-    """What the latents carry, and what to change where that is nothing, as in :func:`latent_verdict`."""
-    amount = f"{rate:,.{1 if rate >= 1 else 2}f} nats a text"
+def latent_cost(rate: float) -> str:
+    """The rate in words, and what to change where it is nothing, as in :func:`latent_verdict`."""
+    amount = f"{rate:,.{1 if rate >= 1 else 2}f} nats a text (their KL)"
     return amount if rate >= LEAST_RATE else f"{amount}, which is nothing: {CURES}"
 
 

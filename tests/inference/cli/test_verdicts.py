@@ -1,4 +1,4 @@
-"""Commands say what their numbers mean: what latents carry, which texts were evaluated, where k-hat is too large."""
+"""Commands say what their numbers mean: what latents cost, which texts were evaluated, where k-hat is too large."""
 
 import json
 import shlex
@@ -22,7 +22,7 @@ def collapsed(tmp_path_factory: pytest.TempPathFactory, sentences: list[str]) ->
     return here / "vae"
 
 
-def test_evaluate_says_what_was_evaluated_and_that_the_latents_carry_nothing(
+def test_evaluate_says_what_was_evaluated_and_that_the_latents_cost_nothing(
     collapsed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(shlex.split(f"evaluate {collapsed} --num_particles 2 --json {tmp_path / 'a.json'}")) == 0
@@ -50,10 +50,10 @@ def test_posterior_says_how_large_k_hat_may_be(
     assert "above 0.7, where importance weighting cannot correct the guide, for " in said and " of 3 texts" in said
 
 
-def test_fit_ends_with_what_the_latents_carry(
+def test_fit_ends_with_what_the_latents_cost(
     collapsed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = collapsed.parent / "texts.txt"
-    for name, last in (("vae", "the latents carry "), ("lm", "best at step 2; run saved in ")):
+    for name, last in (("vae", "the latents cost "), ("lm", "best at step 2; run saved in ")):
         assert main(shlex.split(f"fit {name} --data {data} --out {tmp_path / name} --steps 2 {TINY}")) == 0
         assert capsys.readouterr().out.splitlines()[-1].startswith(last)
