@@ -42,7 +42,7 @@ def filled(text: str, width: int) -> str:
             paragraphs.append([line])
         joined = prose
     lines = [" ".join(lines) for lines in paragraphs]
-    return "\n".join(line if line[:1].isspace() else textwrap.fill(line, width, **_WHOLE) for line in lines)
+    return "\n".join(line if line[:1].isspace() else _filled(line, width) for line in lines)
 
 
 def listed(rows: Iterable[tuple[str, str]], width: int) -> str:
@@ -57,10 +57,12 @@ def listed(rows: Iterable[tuple[str, str]], width: int) -> str:
     """
     rows = list(rows)
     indent = max(len(name) for name, _ in rows) + 4
-    return "\n".join(
-        textwrap.fill(text, width, initial_indent=f"  {name}".ljust(indent), subsequent_indent=" " * indent, **_WHOLE)
-        for name, text in rows
+    return "\n".join(_filled(text, width, f"  {name}".ljust(indent), " " * indent) for name, text in rows)
+
+
+def _filled(text: str, width: int, before: str = "", indent: str = "") -> str:
+    """Lines of a width without breaking words, the first after ``before`` and the others indented."""
+    wrapper = textwrap.TextWrapper(
+        width, initial_indent=before, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
-
-
-_WHOLE = {"break_long_words": False, "break_on_hyphens": False}
+    return wrapper.fill(text)

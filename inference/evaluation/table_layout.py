@@ -46,7 +46,8 @@ def fitted(
     """
     if width is None or not rows:
         return aligned(rows), []
-    width, missing = max(width, NARROWEST), []
+    width = max(width, NARROWEST)
+    missing: list[str] = []
     longest = max(len(row[0]) for row in rows)
     while (room := width - _numbers(rows)) < min(longest, LABEL) and len(missing) < len(optional):
         missing.append(optional[len(missing)])
@@ -86,19 +87,13 @@ def listed(rows: Sequence[tuple[str, str]], width: int | None) -> list[str]:
     indent = max((len(label) for label, _ in rows), default=0) + 3
     lines = []
     for label, content in rows:
-        lines += textwrap.wrap(
-            content,
-            max(width, NARROWEST),
-            initial_indent=label.ljust(indent),
-            subsequent_indent=" " * indent,
-            **_WHOLE,
-        )
+        lines += _wrapped(content, max(width, NARROWEST), label.ljust(indent), " " * indent)
     return lines
 
 
 def prose(line: str, width: int | None) -> list[str]:
     """A sentence on as many lines as it needs."""
-    return [line] if width is None else textwrap.wrap(line, max(width, NARROWEST), **_WHOLE)
+    return [line] if width is None else _wrapped(line, max(width, NARROWEST))
 
 
 def _numbers(rows: Sequence[Sequence[str]]) -> int:
@@ -108,7 +103,12 @@ def _numbers(rows: Sequence[Sequence[str]]) -> int:
 
 def _label_lines(label: str, width: int) -> list[str]:
     indent = " " * (len(label) - len(label.lstrip()) + 2)
-    return textwrap.wrap(label, width, subsequent_indent=indent, **_WHOLE) or [""]
+    return _wrapped(label, width, indent=indent) or [""]
 
 
-_WHOLE = {"break_long_words": False, "break_on_hyphens": False}
+def _wrapped(text: str, width: int, before: str = "", indent: str = "") -> list[str]:
+    """Lines of a width without breaking words, the first after ``before`` and the others indented."""
+    wrapper = textwrap.TextWrapper(
+        width, initial_indent=before, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return wrapper.wrap(text)

@@ -32,16 +32,16 @@ class RunFolder:
     ::
 
         config.yaml             the model, the guide, the training options, the corpus
-        source.yaml             the data and the pretrained weights that the command line
-                            was given
+        source.yaml             the data and the pretrained weights that the command
+                                line was given
         corpus/                 tokenizer and token arrays
         checkpoints/start.ckpt  the weights that the run starts from, kept until
-                            last.ckpt exists
+                                last.ckpt exists
         checkpoints/last.ckpt   the state to resume from
         checkpoints/last-STEP/  the shards of last.ckpt, where weights are sharded
         checkpoints/best.ckpt   the weights with the best validation loss
         checkpoints/frozen.ckpt the weights that are not trained, if there are any,
-                            which the others lack
+                                which the others lack
         metrics.csv             training and validation metrics, one row per report
 
     Arguments:
