@@ -2,9 +2,12 @@
 
 import ast
 import re
+import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 import pyroformer as pf
@@ -29,10 +32,13 @@ def test_all_pictures_together_are_small_and_each_is_shown() -> None:
     assert sum(path.stat().st_size for path in files) < 2_000_000
 
 
-@pytest.mark.parametrize("name", SHOWN)
-def test_a_picture_has_all_of_its_colors(name: str) -> None:
-    with Image.open(DOCS / "pictures" / f"{name}.png") as picture:
-        assert picture.mode == "RGB", "a palette draws steps into shades"
+def test_a_picture_is_saved_with_all_of_its_shades(tmp_path: Path) -> None:
+    ax = Figure().subplots()
+    ax.imshow(np.linspace(0, 1, 256)[None], cmap="gray", aspect="auto", interpolation="nearest")
+    runpy.run_path(str(DOCS / "make_pictures.py"))["save"](ax, tmp_path / "shades.png")
+    with Image.open(tmp_path / "shades.png") as picture:
+        grays = {color[0] for _, color in picture.convert("RGB").getcolors(1 << 24) if len(set(color)) == 1}
+    assert len(grays) == 256, "a palette draws steps into shades"
 
 
 def test_every_function_that_the_page_calls_exists() -> None:

@@ -23,7 +23,7 @@ def output_columns() -> int | None:
 
 
 def filled(text: str, width: int) -> str:
-    """Paragraphs of a given width; lines that are indented, such as commands to copy, stay as they are.
+    r"""Paragraphs of a given width; lines that are indented, such as commands to copy, stay as they are.
 
     Examples:
         >>> print(filled("One, two,\nthree.\nExample:\n  a command of any length", 11))
