@@ -87,12 +87,15 @@ def link_sources_back(app: Any) -> Iterator[Any]:
     """Links from the source of a name to an anchor that exists.
 
     A public name has two pages, under its public path and in its module. viewcode keeps one path for all names of a
-    module, that of the page read first, and links them with the page read last: the page is to be the module's own.
+    module, that of the page read first, and links it on the page read last. Here the path is the one under which most
+    names are documented, the module's own if there is a choice, and each page is that of the path.
     """
-    anchors = {name: entry.docname for name, entry in app.env.domains.python_domain.objects.items()}
+    pages = {name: entry.docname for name, entry in app.env.domains.python_domain.objects.items()}
     for module, entry in app.env._viewcode_modules.items():
         if entry:
-            code, tags, pages, _ = entry
-            own = {name: anchors.get(f"{module}.{name}", page) for name, page in pages.items()}
-            app.env._viewcode_modules[module] = code, tags, own, module
+            code, tags, used, path = entry
+            paths = [module, path, module.rpartition(".")[0]]  # the package's, of a function named as its module
+            best = max(paths, key=lambda path: sum(f"{path}.{name}" in pages for name in used))
+            used = {name: pages.get(f"{best}.{name}", page) for name, page in used.items()}
+            app.env._viewcode_modules[module] = code, tags, used, best
     return iter(())

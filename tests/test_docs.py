@@ -175,13 +175,17 @@ def test_a_source_links_back_to_the_page_of_its_module() -> None:
     pytest.importorskip("sphinx-mathjax-offline")
     link = runpy.run_path(str(DOCS / "conf.py"))["link_sources_back"]
     pages = {"pyroformer.DELLA": "reference/pyroformer.DELLA", "pyroformer.models.della.DELLA": "reference/della"}
+    pages |= {"pyroformer.diagnostics.khat": "reference/public"}
+    pages |= {"pyroformer.inference.diagnostics.khat": "reference/khat"}  # a function with the name of its module
     domain = SimpleNamespace(objects={name: SimpleNamespace(docname=page) for name, page in pages.items()})
     env = SimpleNamespace(domains=SimpleNamespace(python_domain=domain))
     # As viewcode leaves it: the path of one page beside the name of another.
     env._viewcode_modules = {
         "pyroformer.models.della": ("code", {}, {"DELLA": "reference/della"}, "pyroformer"),
+        "pyroformer.inference.diagnostics.khat": ("code", {}, {"khat": "reference/khat"}, "pyroformer.diagnostics"),
         "no_source": False,
     }
     assert not list(link(SimpleNamespace(env=env)))
-    *_, used, path = env._viewcode_modules["pyroformer.models.della"]
-    assert (path, used) == ("pyroformer.models.della", {"DELLA": "reference/della"}), "path and page of one name"
+    for _, _, used, path in filter(None, env._viewcode_modules.values()):
+        assert used == {name: pages[f"{path}.{name}"] for name in used}, "the path and the page of one name"
+    assert env._viewcode_modules["pyroformer.models.della"][3] == "pyroformer.models.della"
