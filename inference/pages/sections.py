@@ -110,7 +110,8 @@ def reconstructions(context: PageContext) -> str:
     tables = "".join(_reconstruction(result) for result in results)
     if results[0].token_weights is None:
         return tables
-    return tables + note("shades: the posterior mean weight of each token, relative to the largest one of its text")
+    scale = "the largest of its text, or to twice their mean"
+    return tables + note(f"shades: the posterior mean weight of each token, relative to {scale}")
 
 
 def _reconstruction(result: Reconstruction) -> str:

@@ -12,7 +12,7 @@ from ..generation.interpolation import swap_rows
 from ..run import Run
 from ..runs.fitted import check_run
 from .style import COLORS, FRAME, INK, depth_shade, new_axes, plain
-from .text_table import Row, text_table
+from .text_table import FADED, Row, text_table
 
 __all__ = ["active_units", "layer_curves", "layer_kl", "swap_table"]
 
@@ -141,6 +141,8 @@ def active_units(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
 def swap_table(run: Run, text: str, other: str, *, condition: str | None = None, ax: Axes | None = None) -> Axes:
     """Draw a table of a text decoded with the latent of each layer replaced by that of another text.
 
+    Texts that equal the reconstruction from the text's own latents are gray.
+
     Arguments:
         run: A run whose latents belong to layers.
         text: The text to change.
@@ -153,4 +155,8 @@ def swap_table(run: Run, text: str, other: str, *, condition: str | None = None,
     """
     check_run(run)
     rows = swap_rows(run, text, other, condition=condition)
-    return text_table([Row(name, content, name_weight="bold") for name, content in rows], ax=ax)
+    given, swapped, unchanged = rows[:3], rows[3:], rows[2][1]
+    cells = [Row(name, content, name_weight="bold") for name, content in given]
+    for name, content in swapped:
+        cells.append(Row(name, content, name_weight="bold", color=FADED if content == unchanged else INK))
+    return text_table(cells, ax=ax)

@@ -10,7 +10,9 @@ from matplotlib.axes import Axes
 from .running_text import text_width
 from .style import FAMILIES, FRAME, INK, drawable, new_axes
 
-__all__ = ["Row", "text_table"]
+__all__ = ["FADED", "Row", "text_table"]
+
+FADED = "#7b8794"  # color of a text that another row has too
 
 POINTS, SMALLEST = 8.33, 4.0  # font size, and the smallest to which it shrinks in low axes
 EM = 1.04 / 72  # of letters of one point, which hinting makes wider

@@ -9,11 +9,9 @@ from ..generation.traversal import VALUES, Traversal, traverse
 from ..run import Run
 from ..runs.fitted import check_run
 from .style import INK
-from .text_table import Row, text_table
+from .text_table import FADED, Row, text_table
 
 __all__ = ["traversal", "traversal_table"]
-
-FADED = "#7b8794"  # color of a text that equals the one above
 
 
 def traversal(

@@ -22,6 +22,7 @@ from pyroformer.inference.diagnostics.khat import khat_verdict
 from pyroformer.inference.evaluation.report import Estimate, Evaluation, MetricResult
 from pyroformer.inference.generation.traversal import Traversal, traverse
 from pyroformer.inference.plots.attention_map import heat_map
+from pyroformer.inference.plots.text_table import FADED
 from pyroformer.inference.plots.traversal_table import traversal_table
 from pyroformer.inference.plots.weight_strip import strip
 from pyroformer.inference.posterior.arviz_compat import dataset, from_groups
@@ -198,6 +199,13 @@ def test_a_table_of_swaps_names_the_latents(della: Run) -> None:
     assert words(plots.swap_table(della, TEXT, "the number"))[::2] == [
         "text", "other", "reconstruction", "z_1 of other", "z_2 of other", "all latents of other"
     ]  # fmt: skip
+
+
+def test_swaps_that_change_nothing_are_gray(della: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [("text", "a"), ("other", "b"), ("reconstruction", "a"), ("z_1 of other", "a"), ("z_2 of other", "b")]
+    monkeypatch.setattr("pyroformer.inference.plots.latent_layers.swap_rows", lambda *_, **__: rows)
+    ax = plots.swap_table(della, TEXT, "the number")
+    assert [text.get_color() == FADED for text in ax.texts[1::2]] == [False, False, False, True, False]
 
 
 def test_traversals_that_are_impossible(della: Run, corpus: Corpus) -> None:
