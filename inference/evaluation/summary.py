@@ -1,4 +1,4 @@
-"""A run in a few words: what it is, what it was trained on, and what its latents carry."""
+"""A run in a few words: what it is, what it was trained on, and what its latents cost."""
 
 from ..runs.fitted import FittedModel
 from .verdict import latent_cost, validation_rate_per_text
