@@ -38,7 +38,7 @@ import pyroformer as pf
 # %% tags=["parameters"]
 steps = 300
 held_out = 64  # texts
-replications = 20
+replications = 40
 
 # %% [markdown]
 # ## The table
