@@ -43,6 +43,7 @@ def no_waiting_for_the_disk() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def isolated(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) -> Iterator[None]:
     """Seeds the generators, validates distributions and requires that torch's and Pyro's global state is unchanged."""
+    os.environ.pop("COLUMNS", None)  # which processes of pytest-xdist have: tables are as wide as in a pipe
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)

@@ -196,8 +196,8 @@ place = (position - 1) // 4
 pf.plots.vector_groups(posterior.mean[posterior.mask], place, tokens, named=2)
 
 # %% [markdown]
-# The groups, whose numbers stand in their middles, lie in order and hardly overlap: the place can be read from a vector.
-# The clouds above were found without it: the prior knows nothing of places.
+# The groups, whose numbers stand in their middles, lie in order and hardly overlap: the place can be read from a
+# vector. The clouds above were found without it: the prior knows nothing of places.
 
 # %% [markdown]
 # ## What to try next

@@ -221,9 +221,9 @@ check = pf.diagnostics.check_texts(
 pf.plots.predictive(check)
 
 # %% [markdown]
-# Not in every respect. Samples are as long as real texts. Fewer of them say *but*, 17 % for 27 %, and fewer are about the
-# soup, though such differences are still possible by chance. Not so the last one: of the samples that say *but* after
-# something good, 57 % end in blame, as all such real texts do. It is orange: the rule is not learned yet.
+# Not in every respect. Samples are as long as real texts. Fewer of them say *but*, 17 % for 27 %, and fewer are about
+# the soup, though such differences are still possible by chance. Not so the last one: of the samples that say *but*
+# after something good, 57 % end in blame, as all such real texts do. It is orange: the rule is not learned yet.
 
 # %% [markdown]
 # ## Save and serve

@@ -8,8 +8,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from ..utils.registry import MODELS, ModelClasses
+from ..utils.terminal import filled, listed, terminal_columns
 from .option_help import Option, attribute, description, options, summary
-from .terminal import filled, listed, terminal_columns
 from .typed import Flag
 from .usage_errors import UsageError, check_typed, type_members, usage_message
 

@@ -125,6 +125,7 @@ _PLACES = (
     (re.compile(rf"{_FREE}(?<!the )(?<!its )\b(\w+)( is | are | = )({_VALUE})"), _has_typed_value),
     (re.compile(r"(?<=\bleave )(?:the )?\w+(?= (?:out|at)\b)"), _to_change),
     (re.compile(r"(?<=\banother )(?<!with another )\w+(?: or \w+)?|(?<=\bneeds )\w+(?=,)"), _to_change),
+    (re.compile(r"(?<=\bfit anew with another )\w+"), _to_change),
     (re.compile(rf"{_FREE}\w+_\w+(?![\w/'\"(=]|\.\w)"), _whole),  # no word of English has an underscore
 )
 

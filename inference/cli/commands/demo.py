@@ -5,9 +5,9 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...utils.terminal import output_columns
 from ..output import print_line
 from ..progress import Progress
-from ..terminal import output_columns
 
 if TYPE_CHECKING:
     from ...run import Run

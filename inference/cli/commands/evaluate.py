@@ -3,10 +3,10 @@
 import json as json_format
 from typing import Literal, Unpack
 
+from ...utils.terminal import output_columns
 from ..input_texts import read_test_texts
 from ..output import print_line, with_flags
 from ..shared_options import RunOptions, open_run
-from ..terminal import output_columns
 
 __all__ = ["evaluate"]
 

@@ -290,9 +290,9 @@ def test_a_run_killed_before_its_first_checkpoint_still_starts_from_it(
     [
         ("--size base", "--size is base, but {gpt2} has one of its own: leave it out"),
         ("--vocabulary 300", "--vocabulary is 300, but {gpt2} has one of its own: leave it out"),
-        ("--model.width 64", "width is 64, but {gpt2} has 32: leave it out"),
-        ("--model.tied false", "tied is False, but {gpt2} has True: leave it out"),
-        ("--max_length 65", "a max_length of 65 exceeds the 64 positions of {gpt2}: give at most 64"),
+        ("--model.width 64", "--model.width is 64, but {gpt2} has 32: leave it out"),
+        ("--model.tied false", "--model.tied is False, but {gpt2} has True: leave it out"),
+        ("--max_length 65", "a --max_length of 65 exceeds the 64 positions of {gpt2}: give at most 64"),
     ],
 )
 def test_what_contradicts_it(

@@ -537,7 +537,7 @@ NONE = torch.zeros(COMPONENTS, dtype=torch.bool)
             "precision 1 / 0 is not positive|covariance of component 0 is not positive definite",
         ),
         (lambda: MixtureAttention(bad(means=2 * nn.Parameter(randn(COMPONENTS, WIDTH)))), "^means is computed from a"),
-        (lambda: MixtureAttention(draw(), keys=dist.Normal), "keys .*Normal.*: give a ComponentPrior, a distribution"),
+        (lambda: MixtureAttention(draw(), keys=dist.Normal), "keys is the class Normal: give an instance"),
         (lambda: MixtureAttention(draw(), keys=dist.Normal(0.0, 1.0)), r"keys has event shape \(\), expected \(3,\)"),
         (lambda: MixtureAttention(draw(), values=dist.Normal(0.0, 1.0)), r"values has event shape \(\)"),
         (lambda: MixtureAttention(draw(), precision=dist.Normal(0.0, 1e-9)), "must draw positive numbers"),
