@@ -252,7 +252,7 @@ def test_invalid_requests(lm: Run, nvae: Run) -> None:
         nvae.reconstruct("word " * 40)
     with pytest.raises(ValueError, match="temperature is 0.0: give 1e-30 to"):
         lm.sample(1, temperature=0.0)
-    with pytest.raises(ValueError, match="the threshold is -0.5: give a weight from 0 to below 1"):
+    with pytest.raises(ValueError, match="min_weight is -0.5: give a weight from 0 to below 1"):
         nvae.reconstruct(TEXTS[0], min_weight=-0.5)
     with pytest.raises(ValueError, match="batch_size is 0"):
         sample(lm, 1, batch_size=0)
