@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ...guides.base import encodes
+from ...guides.della import DELLAGuide
 from ...guides.posteriors import TextPosterior
 from ...models.batch import Batch
+from ...models.della import DELLA
 from ...models.transformer.memory import Memory, stacked
 from ...models.transformer.mixtures.posterior import MixturePosterior
 from ...models.transformer.text_distribution import AutoregressiveText
@@ -28,7 +30,7 @@ from ..objectives.trace_pair import trace_pair
 from ..runs.fitted import FittedModel
 from ..utils.progress import progress_bar
 from ..utils.seeded_eval import seeded_eval
-from .latent_information import LatentInformation, has_hierarchy, latent_information
+from .latent_information import LatentInformation, latent_information
 from .text_draws import TextDraws, importance_bounds, joined
 
 __all__ = ["BatchContext", "EvaluationContext", "EvaluationOptions", "importance_draws"]
@@ -161,9 +163,8 @@ class EvaluationContext:
         return self._latent_information(sensitivity=True)
 
     def _latent_information(self, sensitivity: bool) -> LatentInformation | None:
-        model: Any = self.run.model
-        guide: Any = self.run.guide
-        if not has_hierarchy(model, guide) or self.compared < 2:
+        model, guide = self.run.model, self.run.guide
+        if not isinstance(model, DELLA) or not isinstance(guide, DELLAGuide) or self.compared < 2:
             return None
         texts = evenly_spaced(self.texts, self.compared)
         batches = [batch.to(model.device) for _, batch in sequential_batches(texts, self.options.batch_size)]

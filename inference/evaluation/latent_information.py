@@ -20,67 +20,29 @@ References:
 """
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ...guides.della import DELLAGuide
 from ...models.batch import Batch
-from ...models.della import joined
-from ...models.transformer.config import TransformerConfig
+from ...models.della import DELLA, joined
 from ..objectives.divergence import closed_form
 
 __all__ = [
-    "HierarchicalGuide",
-    "HierarchicalModel",
     "LatentInformation",
     "aggregated",
     "derangement",
     "explained_variance",
-    "has_hierarchy",
     "latent_information",
     "mutual_information_and_marginal_kl",
 ]
 
 ENTRIES = 2**20  # of the largest tensor while texts are compared in pairs
-
-
-@runtime_checkable
-class HierarchicalModel(Protocol):
-    """A model whose latents are drawn one after the other, such as :class:`~pyroformer.DELLA`."""
-
-    config: TransformerConfig
-    latents: tuple[str, ...]
-    latent_size: int
-
-    @property
-    def summary_size(self) -> int: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def sample_hierarchy(self, batch: Batch, draw: Callable[[str, int, Tensor], Tensor], /) -> Tensor: ...
-
-    def prior(self, summary: Tensor, index: int, /) -> Any: ...
-
-    def context(self, latents: Tensor, batch: Batch, /) -> Any: ...
-
-    def likelihood(self, memory: Any, mask: Tensor | None = None, /) -> Any: ...
-
-
-@runtime_checkable
-class HierarchicalGuide(Protocol):
-    """A guide that reads the texts once and gives the posterior of each latent of a hierarchy, given those below."""
-
-    def read(self, batch: Batch, /) -> list[Tensor]: ...
-
-    def conditional(self, index: int, summary: Tensor, read: list[Tensor], /) -> Any: ...
-
-    def set_hyperparameters(self) -> AbstractContextManager[None]: ...
 
 
 class LatentInformation(NamedTuple):
@@ -104,20 +66,10 @@ class LatentInformation(NamedTuple):
     sensitivity_all: Float[Tensor, " N"] | None = None
 
 
-def has_hierarchy(model: object, guide: object) -> bool:
-    """Whether :func:`latent_information` is defined for a model and its guide.
-
-    Examples:
-        >>> has_hierarchy(torch.nn.Linear(2, 2), None)
-        False
-    """
-    return hasattr(model, "sample_hierarchy") and hasattr(guide, "conditional") and hasattr(guide, "read")
-
-
 @torch.no_grad()
 def latent_information(
-    model: HierarchicalModel,
-    guide: HierarchicalGuide,
+    model: DELLA,
+    guide: DELLAGuide,
     batches: Sequence[Batch],
     draws: int = 16,
     sensitivity: bool = True,
@@ -265,8 +217,8 @@ class _Paths(NamedTuple):
 
 
 def _sample_paths(
-    model: HierarchicalModel,
-    guide: HierarchicalGuide,
+    model: DELLA,
+    guide: DELLAGuide,
     batch: Batch,
     noise: Float[Tensor, "B K p"],
     common: Float[Tensor, "S 1 K p"],
@@ -292,7 +244,7 @@ def _joined(parts: list[_Paths]) -> _Paths:
     return _Paths(torch.cat(latents), torch.cat(means, 1), *lists)
 
 
-def _divergences(model: HierarchicalModel, guide: HierarchicalGuide, paths: _Paths) -> Float[Tensor, "N K"]:
+def _divergences(model: DELLA, guide: DELLAGuide, paths: _Paths) -> Float[Tensor, "N K"]:
     """The divergence of each latent: in closed form if available, otherwise estimated at the draw."""
     divergences = []
     for index, summary in enumerate(paths.summaries):
@@ -304,7 +256,7 @@ def _divergences(model: HierarchicalModel, guide: HierarchicalGuide, paths: _Pat
 
 
 def _compared(
-    model: HierarchicalModel, guide: HierarchicalGuide, paths: _Paths
+    model: DELLA, guide: DELLAGuide, paths: _Paths
 ) -> tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]:
     """Mutual information and marginal KL of each draw."""
     texts = torch.arange(len(paths.latents), device=paths.latents.device)
@@ -318,7 +270,7 @@ def _compared(
 
 
 def _pairs(
-    model: HierarchicalModel, guide: HierarchicalGuide, paths: _Paths, rows: Int[Tensor, " n"]
+    model: DELLA, guide: DELLAGuide, paths: _Paths, rows: Int[Tensor, " n"]
 ) -> tuple[Float[Tensor, "K n N"], Float[Tensor, "K n M"]]:
     """Log densities of some texts' latents under the posterior of every text, and under the prior of its condition."""
     log_q, log_p = [], []
@@ -333,7 +285,7 @@ def _pairs(
 
 
 def _drops(
-    model: HierarchicalModel, batch: Batch, latents: Float[Tensor, "B K p"], others: Float[Tensor, "B K p"]
+    model: DELLA, batch: Batch, latents: Float[Tensor, "B K p"], others: Float[Tensor, "B K p"]
 ) -> Float[Tensor, "B K_and_1"]:
     """Drop in log p(x | z) when one latent, or all of them, is swapped for another text's."""
     tokens = batch.tokens
