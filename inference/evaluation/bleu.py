@@ -12,8 +12,9 @@ import numpy as np
 
 from ...models.utils.choices import check_choice
 from ..data.entries import as_texts
+from ..utils.errors import check_at_least
 from .estimates import Estimate, ratio
-from .ngrams import NGram, Tokenization, at_least, largest, ngrams_up_to, second_largest, split, subsample
+from .ngrams import NGram, Tokenization, largest, ngrams_up_to, second_largest, split, subsample
 
 __all__ = ["SMOOTHING", "bleu", "reference_bleu", "self_bleu"]
 
@@ -82,8 +83,8 @@ def self_bleu(texts: Sequence[str], n: int = 4, sample: int = 500, seed: int = 0
         >>> round(self_bleu(["a red rose", "a red rose", "blue sky"]).value, 1)
         66.7
     """
-    at_least(1, n=n)
-    at_least(2, sample=sample)
+    check_at_least(1, n=n)
+    check_at_least(2, sample=sample)
     rows = subsample(split(texts, shortest=1), sample, seed)
     if len(rows) < 2:
         return Estimate(None)
@@ -117,7 +118,7 @@ def reference_bleu(
         >>> round(reference_bleu(["a red rose"], ["a red sky", "a red red rose"]).value, 1)
         79.4
     """
-    at_least(1, n=n, sample=sample)
+    check_at_least(1, n=n, sample=sample)
     rows, right = subsample(split(texts), sample, seed), split(references)
     if not rows or not right:
         return Estimate(None)

@@ -255,9 +255,7 @@ def _divergences(model: DELLA, guide: DELLAGuide, paths: _Paths) -> Float[Tensor
     return torch.stack(divergences, -1).double()
 
 
-def _compared(
-    model: DELLA, guide: DELLAGuide, paths: _Paths
-) -> tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]:
+def _compared(model: DELLA, guide: DELLAGuide, paths: _Paths) -> tuple[Float[Tensor, "N K"], Float[Tensor, "N K"]]:
     """Mutual information and marginal KL of each draw."""
     texts = torch.arange(len(paths.latents), device=paths.latents.device)
     size = max(2 * model.latent_size, 0 if model.config.max_condition_length == 0 else model.summary_size)

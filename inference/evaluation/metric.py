@@ -4,13 +4,15 @@ from abc import ABC
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
 from torch import Tensor
 
 from .context import BatchContext, EvaluationContext
 from .estimates import ratio
 from .report import MetricResult
 
-__all__ = ["Measured", "Metric", "Summary"]
+__all__ = ["CountMetric", "Measured", "Metric", "Summary"]
 
 Measured = Tensor | Mapping[str, Tensor] | None
 Summary = MetricResult | Mapping[str, MetricResult] | None
@@ -57,3 +59,13 @@ class Metric(ABC):
             context: What all texts were evaluated on and with.
         """
         return MetricResult(self.label, {self.unit: ratio(column)})
+
+
+class CountMetric(Metric):
+    """Base class: a number of vectors of a text, ``kept`` in the column, and its share of ``all`` of them."""
+
+    unit = "vectors"
+
+    def summarize(self, column: Mapping[str, Float[np.ndarray, " texts"]], context: EvaluationContext) -> MetricResult:
+        share = ratio(column["kept"] / column["all"])
+        return MetricResult(self.label, {self.unit: ratio(column["kept"]), "of the text's": share})

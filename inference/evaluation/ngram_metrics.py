@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from ..utils.errors import check_at_least
 from .estimates import Estimate, ratio
-from .ngrams import NGram, at_least, ngrams_of, read_ngrams, split, subsample
+from .ngrams import NGram, ngrams_of, read_ngrams, split, subsample
 
 __all__ = ["Distinct", "Divergence", "Jaccard", "distinct", "jaccard", "ngram_divergence", "repetition"]
 
@@ -70,7 +71,6 @@ def distinct(texts: Sequence[str], n: int, ngrams: int | None = None, seed: int 
         >>> share, round(error, 3), ngrams
         (0.5, 0.333, 6)
     """
-    at_least(1, n=n, ngrams=ngrams)
     rows = read_ngrams(texts, n, ngrams, seed)
     if not rows:
         return Distinct(Estimate(None), 0)
@@ -102,7 +102,6 @@ def repetition(texts: Sequence[str], n: int) -> Estimate:
         >>> repetition(["so so so good", "not so good"], n=1).value
         0.2857142857142857
     """
-    at_least(1, n=n)
     rows = read_ngrams(texts, n)
     again = np.array([len(row) - len(set(row)) for row in rows], dtype=float)
     return ratio(again, np.array([len(row) for row in rows], dtype=float))
@@ -132,8 +131,8 @@ def jaccard(texts: Sequence[str], n: int, sample: int = 500, seed: int = 0) -> J
         >>> round(mean.value, 3), round(nearest.value, 3)
         (0.167, 0.333)
     """
-    at_least(1, n=n)
-    at_least(2, sample=sample)
+    check_at_least(1, n=n)
+    check_at_least(2, sample=sample)
     rows = subsample(split(texts, shortest=n), sample, seed)
     m = len(rows)
     if m < 2:
@@ -179,7 +178,6 @@ def ngram_divergence(
         >>> round(ngram_divergence(["a b"], ["b c"], n=1).nats.value / math.log(2), 3)
         0.5
     """
-    at_least(1, n=n, ngrams=ngrams)
     ours, theirs = (Counter(chain.from_iterable(read_ngrams(some, n, ngrams, seed))) for some in (texts, references))
     sizes = ours.total(), theirs.total()
     if not all(sizes):

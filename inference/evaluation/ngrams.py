@@ -12,11 +12,11 @@ import numpy as np
 
 from ...models.utils.choices import check_choice
 from ..data.entries import as_texts
+from ..utils.errors import check_at_least
 
 __all__ = [
     "NGram",
     "Tokenization",
-    "at_least",
     "largest",
     "ngrams_of",
     "ngrams_up_to",
@@ -87,24 +87,29 @@ def subsample(rows: list[list[str]], sample: int, seed: int) -> list[list[str]]:
     return [rows[i] for i in np.sort(places)]
 
 
-def read_ngrams(texts: Iterable[Any], n: int, limit: int | None = None, seed: int = 0) -> list[list[NGram]]:
-    """The n-grams of each text that has any; with a limit, of texts in a random order until it is reached.
+def read_ngrams(texts: Iterable[Any], n: int, ngrams: int | None = None, seed: int = 0) -> list[list[NGram]]:
+    """The n-grams of each text that has any; or ``ngrams`` of them, of whole texts in a random order and a part of one.
+
+    Raises:
+        ValueError: If ``n`` or ``ngrams`` is below 1.
 
     Examples:
         >>> read_ngrams(["a red rose", "sky", "so blue"], n=2)
         [[('a', 'red'), ('red', 'rose')], [('so', 'blue')]]
-        >>> sum(map(len, read_ngrams(["a red rose", "a red sky"], n=2, limit=3)))
+        >>> sum(map(len, read_ngrams(["a red rose", "a red sky"], n=2, ngrams=3)))
         3
     """
+    check_at_least(1, n=n)
     rows = split(texts, shortest=n)
-    if limit is None:
+    if ngrams is None:
         return [ngrams_of(words, n) for words in rows]
+    check_at_least(1, ngrams=ngrams)
     rows_read = []
     for i in np.random.default_rng(seed).permutation(len(rows)):
-        if limit <= 0:
+        if ngrams <= 0:
             break
-        rows_read.append(ngrams_of(rows[i], n)[:limit])
-        limit -= len(rows_read[-1])
+        rows_read.append(ngrams_of(rows[i], n)[:ngrams])
+        ngrams -= len(rows_read[-1])
     return rows_read
 
 
@@ -149,10 +154,3 @@ def second_largest(counts: Iterable[Counter[NGram]]) -> Counter[NGram]:
             second[gram] = max(second[gram], min(count, first[gram]))
             first[gram] = max(first[gram], count)
     return second
-
-
-def at_least(least: int, **sizes: int | None) -> None:
-    """Raises a ValueError if a size is below ``least``."""
-    for name, size in sizes.items():
-        if size is not None and size < least:
-            raise ValueError(f"{name} is {size}: give a whole number from {least}.")

@@ -1,6 +1,7 @@
 """A run in a few words: what it is, what it was trained on, and what its latents cost."""
 
 from ..runs.fitted import FittedModel
+from ..runs.joint_module import joint_module
 from .verdict import latent_cost, validation_rate_per_text
 
 __all__ = ["run_summary"]
@@ -9,8 +10,7 @@ __all__ = ["run_summary"]
 def run_summary(run: FittedModel) -> dict[str, str]:
     """The model, texts, step and folder of a run, and what its latents carry, as lines with their titles."""
     names = [type(module).__name__ for module in (run.model, run.guide) if module is not None]
-    modules = [module for module in (run.model, run.guide) if module is not None]
-    count = sum(parameter.numel() for parameter in {each for module in modules for each in module.parameters()})
+    count = sum(parameter.numel() for parameter in joint_module(run.model, run.guide).parameters())
     summary = {
         "model": f"{' with '.join(names)}, {count:,} parameters on {run.model.device}",
         "texts": run.corpus.summary(),

@@ -1,7 +1,8 @@
 """Tables of text, also for narrow terminals."""
 
-import textwrap
 from collections.abc import Sequence
+
+from ..utils.terminal import wrapped
 
 __all__ = ["aligned", "fitted", "listed", "prose", "stacked"]
 
@@ -87,13 +88,13 @@ def listed(rows: Sequence[tuple[str, str]], width: int | None) -> list[str]:
     indent = max((len(label) for label, _ in rows), default=0) + 3
     lines = []
     for label, content in rows:
-        lines += _wrapped(content, max(width, NARROWEST), label.ljust(indent), " " * indent)
+        lines += wrapped(content, max(width, NARROWEST), label.ljust(indent), " " * indent)
     return lines
 
 
 def prose(line: str, width: int | None) -> list[str]:
     """A sentence on as many lines as it needs."""
-    return [line] if width is None else _wrapped(line, max(width, NARROWEST))
+    return [line] if width is None else wrapped(line, max(width, NARROWEST))
 
 
 def _numbers(rows: Sequence[Sequence[str]]) -> int:
@@ -103,12 +104,4 @@ def _numbers(rows: Sequence[Sequence[str]]) -> int:
 
 def _label_lines(label: str, width: int) -> list[str]:
     indent = " " * (len(label) - len(label.lstrip()) + 2)
-    return _wrapped(label, width, indent=indent) or [""]
-
-
-def _wrapped(text: str, width: int, before: str = "", indent: str = "") -> list[str]:
-    """Lines of a width without breaking words, the first after ``before`` and the others indented."""
-    wrapper = textwrap.TextWrapper(
-        width, initial_indent=before, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
-    return wrapper.wrap(text)
+    return wrapped(label, width, indent=indent) or [""]

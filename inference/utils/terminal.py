@@ -6,7 +6,7 @@ import sys
 import textwrap
 from collections.abc import Iterable
 
-__all__ = ["filled", "listed", "output_columns", "terminal_columns"]
+__all__ = ["filled", "listed", "output_columns", "terminal_columns", "wrapped"]
 
 NARROWEST, WIDEST = 40, 110  # columns of help
 
@@ -42,7 +42,7 @@ def filled(text: str, width: int) -> str:
             paragraphs.append([line])
         joined = prose
     lines = [" ".join(lines) for lines in paragraphs]
-    return "\n".join(line if line[:1].isspace() else _filled(line, width) for line in lines)
+    return "\n".join(line if line[:1].isspace() else "\n".join(wrapped(line, width)) for line in lines)
 
 
 def listed(rows: Iterable[tuple[str, str]], width: int) -> str:
@@ -57,12 +57,14 @@ def listed(rows: Iterable[tuple[str, str]], width: int) -> str:
     """
     rows = list(rows)
     indent = max(len(name) for name, _ in rows) + 4
-    return "\n".join(_filled(text, width, f"  {name}".ljust(indent), " " * indent) for name, text in rows)
+    return "\n".join(
+        line for name, text in rows for line in wrapped(text, width, f"  {name}".ljust(indent), " " * indent)
+    )
 
 
-def _filled(text: str, width: int, before: str = "", indent: str = "") -> str:
+def wrapped(text: str, width: int, before: str = "", indent: str = "") -> list[str]:
     """Lines of a width without breaking words, the first after ``before`` and the others indented."""
     wrapper = textwrap.TextWrapper(
         width, initial_indent=before, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
-    return wrapper.fill(text)
+    return wrapper.wrap(text)

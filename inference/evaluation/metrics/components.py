@@ -3,6 +3,7 @@
 import math
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -14,8 +15,7 @@ from ....models.attention.mixture import Mixture
 from ....models.transformer.stacks import Decoder
 from ..context import BatchContext, EvaluationContext
 from ..cross_attention import attention_shares
-from ..estimates import ratio
-from ..metric import Metric
+from ..metric import CountMetric
 from ..report import MetricResult
 
 __all__ = ["KeptAlpha", "KeptAttention", "KeptEntropy", "count_for_mass", "effective_components"]
@@ -23,8 +23,10 @@ __all__ = ["KeptAlpha", "KeptAttention", "KeptEntropy", "count_for_mass", "effec
 LEAST_ALPHA = 0.1  # the published code removes components below it
 
 
-class ComponentCount(Metric, ABC):
+class ComponentCount(CountMetric, ABC):
     """Base class: a number of components, and its share of all components of a text."""
+
+    unit = "components"
 
     def measure(self, context: BatchContext) -> dict[str, Tensor] | None:
         memory = context.memory
@@ -39,10 +41,6 @@ class ComponentCount(Metric, ABC):
     @abstractmethod
     def count(self, context: BatchContext, memory: Mixture) -> Tensor | None:
         """The number of components of each text that are in use; None if the posterior does not have it."""
-
-    def summarize(self, column: dict[str, Float[np.ndarray, " texts"]], context: EvaluationContext) -> MetricResult:
-        share = ratio(column["kept"] / column["all"])
-        return MetricResult(self.label, {"components": ratio(column["kept"]), "of the text's": share})
 
 
 class KeptAlpha(ComponentCount):
@@ -62,7 +60,7 @@ class KeptAlpha(ComponentCount):
         large = context.mixture.log_alpha > math.log(LEAST_ALPHA)
         return (large if memory.mask is None else large & memory.mask).sum(-1)
 
-    def summarize(self, column: dict[str, Float[np.ndarray, " texts"]], context: EvaluationContext) -> MetricResult:
+    def summarize(self, column: Mapping[str, Float[np.ndarray, " texts"]], context: EvaluationContext) -> MetricResult:
         if "vectors" in column and len(column["vectors"]) and not column["vectors"].any():
             warnings.warn(NO_VECTORS, stacklevel=2)
         return super().summarize(column, context)

@@ -23,7 +23,7 @@ ACTIVE = (0.01, 0.2)  # a unit's variance over texts: the usual threshold, and D
 class LatentMetric(Metric, ABC):
     """Base class: a result for each latent, and one for all of them.
 
-    ``label`` has the fields ``latent`` and ``count``, the number of texts that are compared.
+    ``label`` has the fields ``latent``, ``count``, the number of texts that are compared, and ``most``, its logarithm.
     """
 
     def summarize(self, column: object, context: EvaluationContext) -> dict[str, MetricResult] | None:
@@ -32,19 +32,15 @@ class LatentMetric(Metric, ABC):
             return None
         latents = context.run.model.latents
         names = [*((f"{self.name}_{latent}", latent) for latent in latents), (self.name, "all latents")]
-        count = f"{context.compared:,} texts"
+        fields = {"count": f"{context.compared:,}", "most": f"{math.log(context.compared):.2f}"}
         return {
-            name: MetricResult(self.label.format(latent=latent, count=count) + self.limit(context), units)
+            name: MetricResult(self.label.format(latent=latent, **fields), units)
             for (name, latent), units in zip(names, self.units(information), strict=True)
         }
 
     def information(self, context: EvaluationContext) -> LatentInformation | None:
         """What the metric reads."""
         return context.latent_information
-
-    def limit(self, context: EvaluationContext) -> str:
-        """The largest value that is possible, for the label."""
-        return ""
 
     @abstractmethod
     def units(self, information: LatentInformation) -> Iterator[dict[str, Estimate]]:
@@ -54,37 +50,35 @@ class LatentMetric(Metric, ABC):
 class MutualInformation(LatentMetric):
     """The mutual information of a text and a latent, given the latents below."""
 
-    name, label = "mutual_information", "mutual information of {latent} over {count}"
-
-    def limit(self, context: EvaluationContext) -> str:
-        return f", at most ln {context.compared:,} = {math.log(context.compared):.2f}"
+    name = "mutual_information"
+    label = "mutual information of {latent} over {count} texts, at most ln {count} = {most}"
 
     def units(self, information: LatentInformation) -> Iterator[dict[str, Estimate]]:
-        return _nats(information.mutual_information, information.mutual_information.sum(-1))
+        return _nats(information.mutual_information)
 
 
 class ComparedKL(LatentMetric):
     """The divergence over the texts that are compared, at the draws of mutual information and marginal KL."""
 
-    name, label = "compared_kl", "compared KL of {latent} over {count}, at the draws of its parts"
+    name, label = "compared_kl", "compared KL of {latent} over {count} texts, at the draws of its parts"
 
     def units(self, information: LatentInformation) -> Iterator[dict[str, Estimate]]:
-        return _nats(information.kl, information.kl.sum(-1))
+        return _nats(information.kl)
 
 
 class MarginalKL(LatentMetric):
     """The divergence of the aggregated posterior from the prior."""
 
-    name, label = "marginal_kl", "marginal KL of {latent} over {count}, aggregated posterior against prior"
+    name, label = "marginal_kl", "marginal KL of {latent} over {count} texts, aggregated posterior against prior"
 
     def units(self, information: LatentInformation) -> Iterator[dict[str, Estimate]]:
-        return _nats(information.marginal_kl, information.marginal_kl.sum(-1))
+        return _nats(information.marginal_kl)
 
 
 class ActiveUnits(LatentMetric):
     """The number of dimensions whose posterior mean varies over texts."""
 
-    name, label = "active", "active units of {latent} over {count}, lower latents averaged out"
+    name, label = "active", "active units of {latent} over {count} texts, lower latents averaged out"
 
     def units(self, information: LatentInformation) -> Iterator[dict[str, Estimate]]:
         variance = information.variance.cpu().numpy()
@@ -94,7 +88,7 @@ class ActiveUnits(LatentMetric):
 class Sensitivity(LatentMetric):
     """The drop of the log-likelihood where a latent is that of another text."""
 
-    name, label = "sensitivity", "drop of log p(x | z) over {count} with another text's {latent}"
+    name, label = "sensitivity", "drop of log p(x | z) over {count} texts with another text's {latent}"
 
     def information(self, context: EvaluationContext) -> LatentInformation | None:
         return context.latent_sensitivity
@@ -104,7 +98,11 @@ class Sensitivity(LatentMetric):
         return _nats(information.sensitivity, information.sensitivity_all)
 
 
-def _nats(each: Float[Tensor, "texts K"], together: Float[Tensor, " texts"]) -> Iterator[dict[str, Estimate]]:
+def _nats(
+    each: Float[Tensor, "texts K"], together: Float[Tensor, " texts"] | None = None
+) -> Iterator[dict[str, Estimate]]:
+    """The estimate of each latent, and that of all together, by default their sum."""
+    together = each.sum(-1) if together is None else together
     columns = torch.cat([each, together[:, None]], -1).cpu().numpy()
     return ({"nats/text": ratio(column)} for column in columns.T)
 

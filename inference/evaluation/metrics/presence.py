@@ -1,20 +1,14 @@
 """The vectors that are present in a draw, where the model has presence."""
 
-from collections.abc import Mapping
-
-import numpy as np
-from jaxtyping import Float
 from torch import Tensor
 
-from ..context import BatchContext, EvaluationContext
-from ..estimates import ratio
-from ..metric import Metric
-from ..report import MetricResult
+from ..context import BatchContext
+from ..metric import CountMetric
 
 __all__ = ["Present"]
 
 
-class Present(Metric):
+class Present(CountMetric):
     r"""The mean number of a text's vectors that are present, :math:`\sum_i g_i`, and its share of all.
 
     Texts are reconstructed from those with :math:`g_i > 1/2`, which :class:`~.removal.Kept` counts. The two agree where
@@ -32,8 +26,4 @@ class Present(Metric):
         presence = None if mixture is None else mixture.presence()
         if presence is None:
             return None
-        return {"present": presence.mean.sum(-1) - presence.always, "all": presence.always * context.mask.sum(-1)}
-
-    def summarize(self, column: Mapping[str, Float[np.ndarray, " texts"]], context: EvaluationContext) -> MetricResult:
-        share = ratio(column["present"] / column["all"])
-        return MetricResult(self.label, {"vectors": ratio(column["present"]), "of the text's": share})
+        return {"kept": presence.mean.sum(-1) - presence.always, "all": presence.always * context.mask.sum(-1)}

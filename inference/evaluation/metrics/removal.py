@@ -1,6 +1,7 @@
 """The vectors of a mixture that are left, and the accuracy of what is decoded from them alone."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
@@ -10,7 +11,7 @@ from ....models.attention.mixture import Mixture
 from ...generation.generate import likelihood, thinned
 from ..context import BatchContext, EvaluationContext
 from ..estimates import ratio
-from ..metric import Metric
+from ..metric import CountMetric, Metric
 from ..report import MetricResult
 from .reconstruction import token_hits
 
@@ -19,7 +20,7 @@ __all__ = ["AccuracyKept", "Kept"]
 Column = Float[np.ndarray, " texts"]
 
 
-class Kept(Metric):
+class Kept(CountMetric):
     r"""The vectors of a text's tokens that are left, from which ``bleu`` and ``accuracy_kept`` are measured.
 
     .. math:: \#\{ i \geq 1 : \alpha_i > 0, \ \mathrm E \pi_i \geq \epsilon \}
@@ -50,8 +51,7 @@ class Kept(Metric):
     def summarize(self, column: Mapping[str, Column], context: EvaluationContext) -> MetricResult:
         least = context.options.min_weight
         label = f"{self.label}, of weight {least:g} or more" if least else self.label
-        share = ratio(column["kept"] / column["all"])
-        return MetricResult(label, {"vectors": ratio(column["kept"]), "of the text's": share})
+        return replace(super().summarize(column, context), label=label)
 
 
 class AccuracyKept(Metric):
