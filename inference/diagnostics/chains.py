@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..posterior.arviz_compat import ArviZData, dataset, from_groups, group_names
+from ..posterior.arviz_compat import ArviZData, dataset, from_groups, group_names, is_draws
 
 __all__ = ["as_chains"]
 
@@ -44,7 +44,7 @@ def as_chains(fits: Sequence[ArviZData]) -> ArviZData:
     """
     import xarray
 
-    if hasattr(fits, "add_groups") or hasattr(fits, "children"):
+    if is_draws(fits):
         raise ValueError("fits is the result of one fit: give a list of at least 2, which r-hat compares.")
     if len(fits) < 2:
         raise ValueError(f"there are {len(fits)} fits: r-hat compares at least 2.")

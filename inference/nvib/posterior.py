@@ -10,7 +10,8 @@ from ...models.distributions.log_dirichlet_math import sample_log_dirichlet
 from ...models.nvib.bottleneck import Bottleneck, VectorPosterior
 from ...models.nvib.observer import Observer
 from ...models.utils.seeding import forked_rng
-from ..posterior.arviz_compat import ArviZData, from_groups, storable, unique_labels
+from ..posterior.arviz_compat import ArviZData, from_groups
+from ..posterior.labels import storable, unique_labels
 from .layers import check_prior, layers
 from .observe import run_batches
 

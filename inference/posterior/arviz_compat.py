@@ -1,25 +1,21 @@
 """Compatibility with ArviZ 0.23, which has InferenceData, and ArviZ 1.x, which has xarray's DataTree."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
-from torch import nn
 
 __all__ = [
     "ArviZData",
     "dataset",
-    "draw_attributes",
     "from_groups",
     "group_names",
+    "is_draws",
     "pareto_smoothed",
-    "storable",
-    "token_labels",
-    "unique_labels",
 ]
 
 ArviZData: TypeAlias = Any  # InferenceData or DataTree: no class exists in both versions
@@ -51,47 +47,9 @@ def from_groups(groups: Mapping[str, Any], attributes: Mapping[str, Any]) -> Arv
     return tree
 
 
-def draw_attributes(model: nn.Module, guide: nn.Module, seed: int) -> dict[str, Any]:
-    """Attributes of data with draws from a guide."""
-    return {"model": type(model).__name__, "guide": type(guide).__name__, "seed": seed, "draws_are": "independent"}
-
-
-def unique_labels(texts: Sequence[str]) -> list[str]:
-    """A label for each text as a coordinate: the text itself, numbered where it occurs again.
-
-    Examples:
-        >>> unique_labels(["ok", "yes", "ok"])
-        ['ok', 'yes', 'ok (2)']
-    """
-    labels: dict[str, None] = {}
-    reserved = set(texts)
-    for text in texts:
-        label, number = text, 1
-        while label in labels or (number > 1 and label in reserved):
-            number += 1
-            label = f"{text} ({number})"
-        labels[label] = None
-    return list(labels)
-
-
-def token_labels(pieces: Sequence[str], count: int) -> list[str] | None:
-    """Labels of ``count`` tokens or components of a text: its tokens, the prior's first if there are as many more.
-
-    It is None if the count is neither: the components belong to no tokens.
-
-    Examples:
-        >>> token_labels(["no", " no", "."], 3), token_labels(["a", "."], 6)
-        (['no', ' no', '.'], ['prior', 'prior (2)', 'a', 'a (2)', '.', '. (2)'])
-    """
-    names = [*pieces] if count == len(pieces) else ["prior", *pieces]
-    if count % len(names):
-        return None
-    return unique_labels([name for name in names for _ in range(count // len(names))])
-
-
-def storable(text: str) -> str:
-    r"""A text as NumPy and NetCDF can hold it: NUL, which ends their strings, as the escape ``\x00``."""
-    return text.replace("\0", r"\x00")
+def is_draws(data: object) -> bool:
+    """Whether these are draws for ArviZ, of either version."""
+    return hasattr(data, "add_groups") or hasattr(data, "children")
 
 
 def group_names(data: ArviZData) -> list[str]:
@@ -100,7 +58,7 @@ def group_names(data: ArviZData) -> list[str]:
     Raises:
         ValueError: If these are no draws for ArviZ.
     """
-    if not hasattr(data, "add_groups") and not hasattr(data, "children"):
+    if not is_draws(data):
         raise ValueError(f"data has type {type(data).__name__}: give what posterior(...) or to_arviz(...) returns.")
     return list(data.groups() if hasattr(data, "add_groups") else data.children)
 

@@ -7,18 +7,18 @@ import numpy as np
 import torch
 from pyro import poutine
 from pyro.distributions import Delta
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..objectives.traces import as_numpy, displayed_value, is_local, latent_sites
-from .arviz_compat import storable
+from .labels import Variables, storable
 
 __all__ = [
     "POINT_SITES",
     "Draws",
-    "Variables",
     "dimension_names",
+    "draw_attributes",
     "is_auxiliary",
-    "mixture_dimension_names",
+    "mixture_dataset",
     "point_sites",
 ]
 
@@ -29,7 +29,6 @@ MIXTURE = {
     "weights": ("component",),
 }
 POINT_SITES = "point_sites"  # attribute of sample_stats
-Variables = dict[str, tuple[tuple[str, ...], np.ndarray]]  # name: (dimensions, values)
 
 
 class Draws:
@@ -114,11 +113,24 @@ def dimension_names(
     return result
 
 
-def mixture_dimension_names(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[str, ...]]:
+def mixture_dataset(arrays: Mapping[str, np.ndarray], known: Mapping[str, tuple[str, ...]] | None = None) -> Any:
+    """Draws, with the axes of chain and draw in front, as a dataset that names the dimensions of a mixture's parts.
+
+    Arguments:
+        arrays: The draws of each variable.
+        known: The names of the other dimensions of variables that are no parts.
+    """
+    import xarray
+
+    names = _mixture_dimension_names({name: array.shape[2:] for name, array in arrays.items()}) | dict(known or {})
+    return xarray.Dataset({name: (("chain", "draw", *names[name]), array) for name, array in arrays.items()})
+
+
+def _mixture_dimension_names(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[str, ...]]:
     """The names of the dimensions of the parts of a mixture, whose precisions may be one for each component.
 
     Examples:
-        >>> mixture_dimension_names({"precision": (2,), "keys": (2, 2), "weights": (2,)})["precision"]
+        >>> _mixture_dimension_names({"precision": (2,), "keys": (2, 2), "weights": (2,)})["precision"]
         ('component',)
     """
     return dimension_names(shapes, {name: names[: len(shapes.get(name, ()))] for name, names in MIXTURE.items()})
@@ -127,6 +139,11 @@ def mixture_dimension_names(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
 def is_auxiliary(site: Mapping[str, Any]) -> bool:
     """Whether a site only serves to draw another, such as the unconstrained one of an automatic guide."""
     return bool(site["infer"].get("is_auxiliary"))
+
+
+def draw_attributes(model: nn.Module, guide: nn.Module, seed: int) -> dict[str, Any]:
+    """Attributes of data with draws from a guide."""
+    return {"model": type(model).__name__, "guide": type(guide).__name__, "seed": seed, "draws_are": "independent"}
 
 
 def point_sites(model: Any, guide: Any, *args: Any, **kwargs: Any) -> dict[str, str]:

@@ -48,8 +48,9 @@ from ..runs.fitted import FittedModel
 from ..utils.errors import check_at_least
 from ..utils.progress import progress_bar
 from ..utils.seeded_eval import seeded_eval
-from .arviz_compat import ArviZData, draw_attributes, from_groups, storable, token_labels, unique_labels
-from .draws import Draws, Variables, point_sites
+from .arviz_compat import ArviZData, from_groups
+from .draws import Draws, draw_attributes, point_sites
+from .labels import Variables, labeled_dataset, storable
 
 __all__ = ["posterior", "to_arviz"]
 
@@ -165,14 +166,7 @@ def to_arviz(
         >>> dict(data.posterior["vectors"].sizes)
         {'chain': 1, 'draw': 10, 'text': 2, 'component': 4, 'dimension': 16}
     """
-    _check_counts(draws, predictive)
-    if not isinstance(batch, Batch):
-        raise ValueError(
-            f"batch is a {type(batch).__name__}: give a Batch, or for a model whose latents are all global take "
-            "pyroformer.inference.posterior.global_latents.global_posterior."
-        )
-    if batch.tokens is None or batch.mask is None:
-        raise ValueError("the batch is unobserved: a posterior is one of texts.")
+    _check(batch, draws, predictive)
     sites = [sites] if isinstance(sites, str) else sites
     elbo, collected = ELBO(data_size=data_size), Draws(getattr(model, "dimensions", {}))
     bar = progress_bar("drawing", draws, "draw", progress)
@@ -187,10 +181,8 @@ def to_arviz(
             masks = masks_in(guide_trace, latents)
             collected.add_latents("posterior", latents, masks)
             if prior:
-                prior_trace = poutine.trace(model).get_trace(batch)
-                drawn = latent_sites(prior_trace, [name for name in latents if name not in own])
-                present = masks_in(prior_trace, drawn) if "presence" in prior_trace.nodes else masks
-                collected.add_latents("prior", drawn, present)
+                sampled = [name for name in latents if name not in own]
+                _add_prior(collected, poutine.trace(model).get_trace(batch), sampled, masks)
             text: Any = model_trace.nodes["text"]["fn"]
             densities = elbo.densities(model_trace, guide_trace)
             collected.add("log_likelihood", _log_likelihood(densities, text, batch))
@@ -199,22 +191,13 @@ def to_arviz(
                 _add_generated(collected, text, write)
             advance(1)
         points = point_sites(model, drawn_from, batch)
-    groups: dict[str, Variables] = {group: collected.stacked(group) for group in collected.groups}
-    lengths = (("text",), batch.lengths.cpu().numpy())
-    groups["observed_data"] = {"tokens": (("text", "token"), batch.tokens.cpu().numpy()), "length": lengths}
-    groups["constant_data"] = {"length": lengths}
-    for group, variables in (extra or {}).items():
-        groups[group] = groups.get(group, {}) | variables
     texts = None if names is None else [storable(str(name)) for name in names]
     datasets = {
-        group: _dataset(variables, texts, None if group == "posterior_predictive" else pieces)  # it has other tokens
-        for group, variables in groups.items()
+        group: labeled_dataset(variables, texts, None if group == "posterior_predictive" else pieces)  # other tokens
+        for group, variables in _groups(collected, batch, extra or {}).items()
     }
     if local := [name for name, site in latent_sites(guide_trace).items() if is_local(site)]:
-        likelihood = datasets.pop("log_likelihood")
-        for part in (likelihood, *likelihood.data_vars.values()):
-            part.attrs["warning"] = _NO_LOO.format(local[0])
-        datasets["conditional_log_likelihood"] = likelihood
+        datasets["conditional_log_likelihood"] = _without_loo(datasets.pop("log_likelihood"), local[0])
     datasets["sample_stats"].attrs.update(points | ({"global_sites": "fixed"} if fix_global else {}))
     return from_groups(datasets, draw_attributes(model, guide, seed) | dict(attributes or {}))
 
@@ -225,6 +208,14 @@ def _latents(guide_trace: Trace, own: Mapping[str, Any], sites: Collection[str] 
         return latent_sites(guide_trace) | dict(own)
     chosen = latent_sites(guide_trace, [name for name in sites if name not in own])
     return chosen | {name: site for name, site in own.items() if name in sites}
+
+
+def _add_prior(
+    collected: Draws, trace: Trace, sites: Collection[str], posterior_masks: Mapping[str, Tensor | None]
+) -> None:
+    """Add a draw of sites from the model, masked as those of the posterior unless it draws what is present."""
+    latents = latent_sites(trace, sites)
+    collected.add_latents("prior", latents, masks_in(trace, latents) if "presence" in trace.nodes else posterior_masks)
 
 
 def _add_generated(collected: Draws, text: Any, write: Callable[[Tensor], Sequence[str]] | None) -> None:
@@ -241,6 +232,23 @@ def _add_generated(collected: Draws, text: Any, write: Callable[[Tensor], Sequen
     collected.add(group, {"tokens": tokens, "length": lengths})
     if write is not None:
         collected.add_strings("generated", "texts", write(tokens))
+
+
+def _groups(collected: Draws, batch: Batch, extra: Mapping[str, Variables]) -> dict[str, Variables]:
+    """The draws, the texts that they are of, and further variables."""
+    assert batch.tokens is not None
+    groups = {group: collected.stacked(group) for group in collected.groups}
+    lengths = (("text",), batch.lengths.cpu().numpy())
+    groups["observed_data"] = {"tokens": (("text", "token"), batch.tokens.cpu().numpy()), "length": lengths}
+    groups["constant_data"] = {"length": lengths}
+    return groups | {group: groups.get(group, {}) | variables for group, variables in extra.items()}
+
+
+def _without_loo(likelihood: Any, local: str) -> Any:
+    """The dataset of a likelihood, with a warning that the site ``local`` leaves nothing for leave-one-out."""
+    for part in (likelihood, *likelihood.data_vars.values()):
+        part.attrs["warning"] = _NO_LOO.format(local)
+    return likelihood
 
 
 def _log_likelihood(densities: Densities, text: Any, batch: Batch) -> dict[str, Tensor]:
@@ -260,13 +268,20 @@ def _sample_stats(densities: Densities) -> dict[str, Tensor]:
     return stats | {f"log_q_{site}": value for site, value in densities.log_q.items()}
 
 
-def _check_counts(draws: int, predictive: int) -> None:
+def _check(batch: object, draws: int, predictive: int) -> None:
     check_at_least(1, draws=draws)
     check_at_least(0, predictive=predictive)
     if predictive > draws:
         raise ValueError(
             f"predictive is {predictive}, but there are {draws} draws to decode from: give at most {draws}."
         )
+    if not isinstance(batch, Batch):
+        raise ValueError(
+            f"batch is a {type(batch).__name__}: give a Batch, or for a model whose latents are all global take "
+            "pyroformer.inference.posterior.global_latents.global_posterior."
+        )
+    if batch.tokens is None or batch.mask is None:
+        raise ValueError("the batch is unobserved: a posterior is one of texts.")
 
 
 def _check_size(sites: Mapping[str, Any], batch: Batch, draws: int, limit: int) -> None:
@@ -276,26 +291,6 @@ def _check_size(sites: Mapping[str, Any], batch: Batch, draws: int, limit: int) 
             f"the draws of {batch.weight.shape[-1]} texts would take {size / GIBIBYTE:.2f} GiB, more than the "
             f"{limit / GIBIBYTE:.2f} GiB of limit: give fewer texts or draws, or name the sites to export."
         )
-
-
-def _dataset(variables: Variables, texts: Sequence[str] | None, pieces: Sequence[str] | None) -> Any:
-    """A dataset with labels of its texts: equal ones are numbered, and the coordinate ``string`` has them unchanged.
-
-    The tokens of a single text label tokens and components.
-    """
-    import xarray
-
-    dims = {name: size for at, values in variables.values() for name, size in zip(at, values.shape, strict=True)}
-    coords: dict[str, Any] = {name: np.arange(size) for name, size in dims.items()}
-    if texts is not None and "text" in dims:
-        labels = unique_labels(texts)
-        coords["text"] = np.array(labels)
-        if labels != list(texts):
-            coords["string"] = ("text", np.array(texts))
-    for dim in ("token", "component"):
-        if dim in dims and pieces and (tokens := token_labels(pieces, dims[dim])):
-            coords[dim] = np.array(tokens)
-    return xarray.Dataset({name: (at, values) for name, (at, values) in variables.items()}, coords)
 
 
 def _pieces(run: FittedModel, texts: Sequence[str], batch: Batch) -> np.ndarray:

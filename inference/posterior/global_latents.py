@@ -11,7 +11,7 @@ observed_data        what the model observes inside the plate, one row for each 
 ==================== ==========================================================================================
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,12 +34,11 @@ from ..objectives.traces import (
 )
 from ..utils.errors import check_at_least
 from ..utils.seeded_eval import seeded_eval
-from .arviz_compat import ArviZData, draw_attributes, from_groups
-from .draws import is_auxiliary, mixture_dimension_names, point_sites
+from .arviz_compat import ArviZData, from_groups
+from .draws import draw_attributes, is_auxiliary, mixture_dataset, point_sites
 
 __all__ = ["global_posterior"]
 
-Arrays = dict[str, list[np.ndarray]]
 OBSERVED = {"per_observation": ("observation",)}
 
 
@@ -89,32 +88,25 @@ def global_posterior(
             f"{learned[0]} of the {type(model).__name__} is a learned parameter, fitted to every observation: give it "
             "a prior, or compare models on held-out observations."
         )
-    groups: dict[str, Arrays] = {"posterior": {}, "prior": {}, "log_likelihood": {}, "sample_stats": {}}
     with seeded_eval(model, guide, seed=seed):
-        for _ in range(draws):
-            draw = _draw(model, guide, plate, args, kwargs)
-            for group, values in draw._asdict().items():
-                for name, value in values.items():
-                    groups[group].setdefault(name, []).append(value)
+        drawn = [_draw(model, guide, plate, args, kwargs) for _ in range(draws)]
         observed, counted = _observed(model, plate, args, kwargs)
         points = point_sites(model, guide, *args, **kwargs)
+    groups = {
+        group: {name: np.stack([draw[group][name] for draw in drawn])[None] for name in arrays}
+        for group, arrays in drawn[0].items()
+    }
     likelihood = groups["log_likelihood"]
-    likelihood["per_observation"] = [each[counted] for each in likelihood["per_observation"]]
-    datasets = {group: _dataset(arrays) for group, arrays in groups.items()} | {"observed_data": observed}
+    likelihood["per_observation"] = likelihood["per_observation"][..., counted]
+    datasets = {group: mixture_dataset(arrays, OBSERVED) for group, arrays in groups.items()}
     datasets["sample_stats"].attrs.update(points)
-    return from_groups(datasets, draw_attributes(model, guide, seed))
+    return from_groups(datasets | {"observed_data": observed}, draw_attributes(model, guide, seed))
 
 
-class _Draw(NamedTuple):
-    """One draw: a dictionary of arrays for each group."""
-
-    posterior: dict[str, np.ndarray]
-    prior: dict[str, np.ndarray]
-    log_likelihood: dict[str, np.ndarray]
-    sample_stats: dict[str, np.ndarray]
-
-
-def _draw(model: nn.Module, guide: nn.Module, plate: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Draw:
+def _draw(
+    model: nn.Module, guide: nn.Module, plate: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, dict[str, np.ndarray]]:
+    """One draw: the variables of each group."""
     guide_trace = prune_subsample_sites(poutine.trace(guide).get_trace(*args, **kwargs))
     prior_trace = prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs))
     latents = latent_sites(guide_trace)
@@ -124,12 +116,14 @@ def _draw(model: nn.Module, guide: nn.Module, plate: str, args: tuple[Any, ...],
     trace = prune_subsample_sites(poutine.trace(replayed).get_trace(*args, **kwargs))
     each, rest = _log_p(trace, plate, nesting)
     log_q = sum((log_prob(site).sum() for site in latents.values()), torch.zeros(()))
-    return _Draw(
-        {name: displayed_value(trace.nodes[name]) for name, site in latents.items() if not is_auxiliary(site)},
-        {name: displayed_value(prior_trace.nodes[name]) for name in latents if name in prior_trace.nodes},
-        {"per_observation": as_numpy(each)},
-        {"log_p": as_numpy(each.sum() + rest), "log_q": as_numpy(log_q)},
-    )
+    return {
+        "posterior": {
+            name: displayed_value(trace.nodes[name]) for name, site in latents.items() if not is_auxiliary(site)
+        },
+        "prior": {name: displayed_value(prior_trace.nodes[name]) for name in latents if name in prior_trace.nodes},
+        "log_likelihood": {"per_observation": as_numpy(each)},
+        "sample_stats": {"log_p": as_numpy(each.sum() + rest), "log_q": as_numpy(log_q)},
+    }
 
 
 def _log_p(trace: Trace, plate: str, nesting: int) -> tuple[Tensor, Tensor]:
@@ -181,15 +175,6 @@ def _check_sites(model: Trace, guide: Trace, plate: str) -> None:
             raise ValueError(f"{name} is enumerated outside the plate {plate!r}: add a site to the guide.")
         if not enumerated and name not in guide.nodes:
             raise ValueError(f"the guide has no site {name!r}: add it.")
-
-
-def _dataset(arrays: Arrays) -> Any:
-    import xarray
-
-    names = mixture_dimension_names({name: values[0].shape for name, values in arrays.items()}) | OBSERVED
-    return xarray.Dataset(
-        {name: (("chain", "draw", *names[name]), np.stack(values)[None]) for name, values in arrays.items()}
-    )
 
 
 def _observed(

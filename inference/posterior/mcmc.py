@@ -5,7 +5,7 @@ from typing import Any
 from pyro.infer import MCMC
 
 from .arviz_compat import ArviZData, from_groups
-from .draws import mixture_dimension_names
+from .draws import mixture_dataset
 
 __all__ = ["from_mcmc"]
 
@@ -28,12 +28,8 @@ def from_mcmc(chains: MCMC) -> ArviZData:
         >>> dict(from_mcmc(chains).posterior["keys"].sizes)
         {'chain': 1, 'draw': 3, 'component': 2, 'dimension': 1}
     """
-    import xarray
-
     draws: dict[str, Any] | None = getattr(chains, "_samples", None)
     if draws is None:
         raise ValueError("the chains have no draws: call run(queries) first")
     arrays = {name: value.detach().cpu().numpy() for name, value in chains.get_samples(group_by_chain=True).items()}
-    names = mixture_dimension_names({name: value.shape[2:] for name, value in arrays.items()})
-    variables = {name: (("chain", "draw", *names[name]), value) for name, value in arrays.items()}
-    return from_groups({"posterior": xarray.Dataset(variables)}, {"algorithm": type(chains.kernel).__name__})
+    return from_groups({"posterior": mixture_dataset(arrays)}, {"algorithm": type(chains.kernel).__name__})

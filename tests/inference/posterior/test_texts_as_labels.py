@@ -12,8 +12,9 @@ import torch
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.diagnostics import khat, loo
-from pyroformer.inference.posterior.arviz_compat import dataset, pareto_smoothed, storable, unique_labels
+from pyroformer.inference.posterior.arviz_compat import dataset, pareto_smoothed
 from pyroformer.inference.posterior.export import to_arviz
+from pyroformer.inference.posterior.labels import storable, unique_labels
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.models.vae import VAE
