@@ -44,21 +44,6 @@ class PredictiveCheck(NamedTuple):
         return self.table()
 
     @property
-    def tail(self) -> Float[np.ndarray, " k"]:
-        r"""Tail probability: how often a generated set exceeds the real one, ties and the real set counted half.
-
-        .. math::
-            \frac{|\{ r : T_r > T \}| + \tfrac12 (|\{ r : T_r = T \}| + 1)}{R + 1}
-
-        Near 0 the real texts exceed the generated ones, near 1 the other way round. The smallest possible value is
-        :math:`1 / (2 R + 2)`, which is no p-value: the real set is beyond all others with probability
-        :math:`1 / (R + 1)` on either side if it is one of them. See :attr:`p_value`.
-        """
-        above = (self.replicated > self.observed).sum(0)
-        equal = (self.replicated == self.observed).sum(0)
-        return (above + 0.5 * (equal + 1)) / (len(self.replicated) + 1)
-
-    @property
     def p_value(self) -> Float[np.ndarray, " k"]:
         r"""Two-sided p-value of a Monte Carlo test that the real set is one of the generated ones.
 
@@ -90,13 +75,12 @@ class PredictiveCheck(NamedTuple):
         return (self.observed - self.replicated.mean(0)) / np.where(self.spread > 0, self.spread, np.nan)
 
     def table(self) -> str:
-        """A table with a row for each statistic."""
+        """A row for each statistic: the real value, the mean and the standard deviation of the sets, the p-value."""
         width = max(map(len, [*self.names, "statistic"]))
-        lines = [f"{'statistic':{width}}      real generated     +-   tail"]
-        columns = zip(self.names, self.observed, self.replicated.T, self.tail, strict=True)
-        for name, value, generated, tail in columns:
-            row = f"{value:9.4g} {generated.mean():9.4g} {generated.std(ddof=1):6.2g}  {tail:5.3f}"
-            lines.append(f"{name:{width}} {row}")
+        lines = [f"{'statistic':{width}}      real generated     +-      p"]
+        columns = (self.observed, self.replicated.mean(0), self.spread, self.p_value)
+        for name, real, generated, spread, p in zip(self.names, *columns, strict=True):
+            lines.append(f"{name:{width}} {real:9.4g} {generated:9.4g} {spread:6.2g}  {p:5.3f}")
         return "\n".join(lines)
 
     def to_arviz(self) -> ArviZData:
