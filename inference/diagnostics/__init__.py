@@ -1,6 +1,7 @@
 """Diagnostics: quality of a guide, comparison of models, predictive checks of generated texts."""
 
-from .calibration import Calibration, calibrate
+from .calibrate import calibrate
+from .calibration import Calibration
 from .chains import as_chains
 from .compare import Comparison, compare
 from .khat import LEAST_DRAWS, khat
