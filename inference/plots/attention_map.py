@@ -1,7 +1,7 @@
 """Cross-attention of the decoder while it reconstructs a text."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from ..generation.generate import GREEDY, encode_batch, text_distribution, write
 from ..run import Run
 from ..runs.fitted import check_run
 from ..utils.seeded_eval import seeded_eval
-from .style import DEPTHS, FAMILIES, FRAME, INK, new_axes, printable
+from .style import DEPTHS, FRAME, INK, WORDS, new_axes, printable
 
 __all__ = ["DecoderAttention", "attention", "attention_of_layers", "decoder_attention", "figure_size", "heat_map"]
 
@@ -119,9 +119,8 @@ def heat_map(
     extent = ax.get_window_extent()
     cell = min(extent.width / len(inputs), extent.height / len(generated)) * 72 / ax.figure.dpi
     size = min(FONT, max(SMALLEST_FONT, 0.8 * cell))
-    text: dict[str, Any] = {"fontsize": size, "parse_math": False, "family": FAMILIES}
-    ax.set_xticks(range(len(inputs)), map(printable, inputs), rotation=90, **text)
-    ax.set_yticks(range(len(generated)), map(printable, generated), **text)
+    ax.set_xticks(range(len(inputs)), map(printable, inputs), rotation=90, fontsize=size, **WORDS)
+    ax.set_yticks(range(len(generated)), map(printable, generated), fontsize=size, **WORDS)
     ax.tick_params(length=0, labelcolor=INK, top=True, labeltop=True, bottom=False, labelbottom=False)
     ax.set_xlabel("components of the posterior", color=INK, fontsize=FONT)
     ax.set_ylabel("generated", color=INK, fontsize=FONT)

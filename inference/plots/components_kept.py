@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from ..evaluation.report import Evaluation
-from .style import COLORS, INK, new_axes, plain
+from .style import COLORS, new_axes, plain
 
 __all__ = ["components_kept"]
 
@@ -56,6 +56,5 @@ def components_kept(
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.minorticks_off()
     ax.set(xlabel=strength, ylabel="fraction of a text's components", ylim=(0, 1.05))
-    ax.set_title("Components in use", loc="left", fontsize="medium", color=INK)
     ax.legend(fontsize="small", frameon=False, loc="lower left")
-    return plain(ax)
+    return plain(ax, "Components in use")

@@ -5,14 +5,14 @@ import math
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ..evaluation.report import Evaluation
 from ..generation.interpolation import swap_rows
 from ..run import Run
 from ..runs.fitted import check_run
-from .style import COLORS, FRAME, INK, depth_shade, new_axes, plain
-from .text_table import FADED, Row, text_table
+from .style import COLORS, FRAME, GRAY, INK, depth_shade, new_axes, over_steps, plain
+from .text_table import Row, text_table
+from .training_curves import metric_columns
 
 __all__ = ["active_units", "layer_curves", "layer_kl", "swap_table"]
 
@@ -32,23 +32,19 @@ def layer_curves(run: Run, *, ax: Axes | None = None) -> Axes:
         ValueError: If the run has no metrics yet, or its model has no latents.
     """
     check_run(run)
-    table = run.folder.read_metrics()
-    valid = np.array(table.get("split", [])) == "valid"
-    names = [f"kl_{site}" for site in run.model.latents if f"kl_{site}" in table]
+    columns, splits = metric_columns(run)
+    valid = splits == "valid"
+    names = [f"kl_{site}" for site in run.model.latents if f"kl_{site}" in columns]
     if not names or not valid.any():
         raise ValueError(f"{run.folder.path} has no KL of validation texts yet: fit a model with latents for longer.")
     ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
-    steps = np.asarray(table["step"], dtype=float)[valid]
     for index, name in enumerate(names):
-        values = np.array([x if isinstance(x, float) else np.nan for x in table[name]])[valid]
-        ax.plot(steps, values, color=depth_shade(index, len(names)), marker="o", markersize=3, label=name[3:])
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        color, values = depth_shade(index, len(names)), columns[name][valid]
+        ax.plot(columns["step"][valid], values, color=color, marker="o", markersize=3, label=name[3:])
+    over_steps(ax)
     ax.axhline(0, color=FRAME, linewidth=0.8, zorder=1).sticky_edges.y.append(0)  # limits stay free for shared axes
-    ax.set(xlabel="step", ylabel="nats per token")
-    ax.set_title("KL of each latent, validation texts", loc="left", fontsize="medium", color=INK)
     ax.legend(fontsize="small", frameon=False, ncols=1 + (len(names) - 1) // 6)
-    return plain(ax)
+    return plain(ax, "KL of each latent, validation texts")
 
 
 def layer_kl(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
@@ -92,9 +88,8 @@ def layer_kl(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
     ax.axhline(0, color=FRAME, linewidth=0.8)
     ax.set_xticks(places, evaluation.latents, fontsize="small")
     ax.set(xlabel="latent", ylabel="nats per text")
-    ax.set_title("KL of each latent and its parts", loc="left", fontsize="medium", color=INK)
     ax.legend(fontsize="small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
-    return plain(ax)
+    return plain(ax, "KL of each latent and its parts")
 
 
 def _nats_per_text(evaluation: Evaluation, metric: str) -> Float[np.ndarray, " latents"]:
@@ -125,7 +120,6 @@ def active_units(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
         ax.bar_label(bars, fmt="{:.0f}", padding=1, fontsize="small", color=INK)
     ax.set_xticks(places, [name.removeprefix("active_") for name in names], fontsize="small")
     ax.set(xlabel="latent", ylabel="dimensions", ylim=(0, 1.08 * max(evaluation[name]["of"] or 1.0 for name in names)))
-    ax.set_title("Active units", loc="left", fontsize="medium", color=INK)
     ax.legend(
         title="variance of the posterior mean",
         title_fontsize="small",
@@ -135,7 +129,7 @@ def active_units(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
         bbox_to_anchor=(0.5, -0.15),
         ncols=len(units),
     )
-    return plain(ax)
+    return plain(ax, "Active units")
 
 
 def swap_table(run: Run, text: str, other: str, *, condition: str | None = None, ax: Axes | None = None) -> Axes:
@@ -158,5 +152,5 @@ def swap_table(run: Run, text: str, other: str, *, condition: str | None = None,
     given, swapped, unchanged = rows[:3], rows[3:], rows[2][1]
     cells = [Row(name, content, name_weight="bold") for name, content in given]
     for name, content in swapped:
-        cells.append(Row(name, content, name_weight="bold", color=FADED if content == unchanged else INK))
+        cells.append(Row(name, content, name_weight="bold", color=GRAY if content == unchanged else INK))
     return text_table(cells, ax=ax)

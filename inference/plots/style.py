@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable
 from functools import cache
+from math import ceil
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap, to_rgb
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.typing import ColorType
 
 __all__ = [
@@ -13,12 +16,16 @@ __all__ = [
     "DEPTHS",
     "FAMILIES",
     "FRAME",
+    "GRAY",
     "INK",
     "SHADES",
+    "WORDS",
     "contrast",
     "depth_shade",
     "drawable",
     "new_axes",
+    "over_steps",
+    "panels",
     "plain",
     "printable",
     "shade_limit",
@@ -26,6 +33,7 @@ __all__ = [
 
 INK = "#16202b"
 FRAME = "#9aa5b1"
+GRAY = "#7b8794"  # of what is beside the point: a prior, replicated texts, a text that another row has too
 
 # Colors of Okabe and Ito, safe for color-blind readers, ordered so that neighbors differ in lightness too.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
@@ -55,6 +63,7 @@ _OTHERS = (
     "Noto Sans Thai",
 )
 FAMILIES = ["DejaVu Sans", *sorted({font.name for font in fontManager.ttflist} & {*_OTHERS}, key=_OTHERS.index)]
+WORDS: dict[str, Any] = {"parse_math": False, "family": FAMILIES}  # options of matplotlib for words of texts
 MISSING = "□"  # in place of a letter that no font has
 
 
@@ -90,8 +99,36 @@ def new_axes(width: float, height: float, columns: int = 1, rows: int = 1) -> li
     return list(axes.flat)
 
 
-def plain(ax: Axes) -> Axes:
-    """Add a faint grid to axes and remove the top and right spines."""
+def panels(axes: Iterable[Axes] | None, count: int, width: float, height: float) -> list[Axes]:
+    """The first ``count`` of some axes, or those of a new figure with panels of this size, at most four in a row.
+
+    Raises:
+        ValueError: If there are fewer.
+    """
+    if axes is None:
+        columns = min(count, 4)
+        rows = ceil(count / columns)
+        drawn = new_axes(width * columns, height * rows, columns, rows)
+        for ax in drawn[count:]:
+            ax.set_axis_off()
+        return drawn[:count]
+    given = list(axes)
+    if len(given) < count:
+        raise ValueError(f"there are {len(given)} axes for {count} panels: give {count}, or none.")
+    return given[:count]
+
+
+def over_steps(ax: Axes) -> None:
+    """Label axes with nats per token over the steps of a training."""
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.set(xlabel="step", ylabel="nats per token")
+
+
+def plain(ax: Axes, title: str | None = None) -> Axes:
+    """Add a faint grid to axes, remove the top and right spines, and set a title on the left."""
+    if title is not None:
+        ax.set_title(title, loc="left", fontsize="medium", color=INK)
     ax.grid(alpha=0.25)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)

@@ -3,16 +3,14 @@
 import textwrap
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 
 from .running_text import text_width
-from .style import FAMILIES, FRAME, INK, drawable, new_axes
+from .style import FRAME, INK, WORDS, drawable, new_axes
 
-__all__ = ["FADED", "Row", "text_table"]
-
-FADED = "#7b8794"  # color of a text that another row has too
+__all__ = ["Row", "text_table"]
 
 POINTS, SMALLEST = 8.33, 4.0  # font size, and the smallest to which it shrinks in low axes
 EM = 1.04 / 72  # of letters of one point, which hinting makes wider
@@ -73,8 +71,7 @@ def _draw(
         ax.axhline(y, color=FRAME, linewidth=0.5)
     for row, wrapped in zip(rows, lines, strict=True):
         write(0.0, y + BETWEEN / 2, row.name, color=INK, weight=row.name_weight)
-        style: dict[str, Any] = {"color": row.color, "weight": row.weight, "parse_math": False, "family": FAMILIES}
-        write(x, y + BETWEEN / 2, "\n".join(wrapped), **style)
+        write(x, y + BETWEEN / 2, "\n".join(wrapped), color=row.color, weight=row.weight, **WORDS)
         y += len(wrapped) + BETWEEN
         ax.axhline(y, color=FRAME, linewidth=0.5)
 

@@ -1,7 +1,6 @@
 """Table of a number for each token of a text, under several names."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +10,7 @@ from matplotlib.colors import LogNorm, Normalize
 from torch import Tensor
 
 from .running_text import text_width
-from .style import FAMILIES, INK, SHADES, new_axes, printable
+from .style import INK, SHADES, WORDS, new_axes, printable
 
 __all__ = ["token_values"]
 
@@ -69,16 +68,16 @@ def token_values(
         names = max(map(text_width, map(printable, table))) * POINTS / 72
         ax = new_axes(names + 0.3 + longest, 0.4 + ROW * pitch * len(lines))[0]
     norm = _norm(cells)
-    write = partial(ax.text, ha="center", va="center", fontsize=POINTS, color=INK, parse_math=False, family=FAMILIES)
+    style = WORDS | {"ha": "center", "va": "center", "fontsize": POINTS, "color": INK}
     for index, line in enumerate(lines):
         edges, tops = np.cumsum([0.0, *widths[line]]), index * pitch + np.arange(len(table) + 1)
         ax.pcolormesh(edges, tops, cells[:, line], cmap=SHADES, norm=norm)
         for column, x in zip(range(len(words))[line], (edges[1:] + edges[:-1]) / 2, strict=True):
-            write(x, tops[-1] + 0.4 * BELOW, words[column])
+            ax.text(x, tops[-1] + 0.4 * BELOW, words[column], **style)
             for top, row in zip(tops, numbers, strict=False):
-                write(x, top + 0.5, row[column])
+                ax.text(x, top + 0.5, row[column], **style)
     places = [index * pitch + row + 0.5 for index in range(len(lines)) for row in range(len(table))]
-    ax.set_yticks(places, [*map(printable, table)] * len(lines), fontsize=POINTS, parse_math=False, family=FAMILIES)
+    ax.set_yticks(places, [*map(printable, table)] * len(lines), fontsize=POINTS, **WORDS)
     ax.set(xlim=(0, longest), ylim=(len(lines) * pitch, 0), xticks=[])
     ax.tick_params(length=0, labelcolor=INK)
     ax.spines[:].set_visible(False)

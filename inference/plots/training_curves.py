@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 from matplotlib.typing import ColorType
 
 from ..evaluation.metrics.terms import INFINITE
 from ..objectives.registry import in_words, is_bound
 from ..run import Run
 from ..runs.fitted import check_run
-from .style import COLORS, INK, depth_shade, new_axes
+from .style import COLORS, depth_shade, over_steps, panels, plain
 
-__all__ = ["curves"]
+__all__ = ["curves", "metric_columns"]
 
 WIDTH, HEIGHT = 5.2, 3.8  # size of a panel of a new figure, in inches
 CHARACTERS = 46  # of a line of the legend, where it has several
@@ -48,19 +48,11 @@ def curves(run: Run, *, axes: Iterable[Axes] | None = None) -> list[Axes]:
         ValueError: If the run has no metrics yet, or there are too few axes.
     """
     check_run(run)
-    table = run.folder.read_metrics()
-    splits = np.array(table.pop("split", []))
-    columns = {
-        name: np.array([x if isinstance(x, float) else np.nan for x in column]) for name, column in table.items()
-    }
+    columns, splits = metric_columns(run)
     if "objective" not in columns:
         raise ValueError(f"{run.folder.path} has no metrics yet: let fit run for longer.")
     latents = [name for name in columns if name.startswith("kl_")]
-    panels = 2 if latents else 1
-    drawn = new_axes(WIDTH * panels, HEIGHT, panels) if axes is None else list(axes)
-    if len(drawn) < panels:
-        raise ValueError(f"there are {len(drawn)} axes for {panels} panels: give {panels}, or none.")
-
+    drawn = panels(axes, 2 if latents else 1, WIDTH, HEIGHT)
     objective = run.config["objective"]
     first = {"objective": _objective_label(objective, bool(latents), "delta" in columns)}
     if latents:
@@ -70,7 +62,21 @@ def curves(run: Run, *, axes: Iterable[Axes] | None = None) -> list[Axes]:
         shown = [name for name in latents if name != LENGTH or not _is_zero(columns[name])]
         second = {"bound": "−ELBO: bounds −log p(x)"} | {name: _kl_label(name) for name in shown}
         _panel(drawn[1], columns, splits, second, "Bound and KL terms")
-    return drawn[:panels]
+    return drawn
+
+
+def metric_columns(run: Run) -> tuple[Columns, np.ndarray]:
+    """The metrics of a run by name, a row for each report and validation and NaN for none; and the split of each row.
+
+    Raises:
+        ValueError: If the run has no metrics yet.
+    """
+    table = run.folder.read_metrics()
+    splits = np.array(table.pop("split", []))
+    columns = {
+        name: np.array([x if isinstance(x, float) else np.nan for x in column]) for name, column in table.items()
+    }
+    return columns, splits
 
 
 def _panel(
@@ -110,12 +116,7 @@ def _panel(
     if len(drawn) and drawn.min() > 0 and drawn.max() > SPREAD * drawn.min():
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    ax.set(xlabel="step", ylabel="nats per token")
-    ax.set_title(title, loc="left", fontsize="medium", color=INK)
-    ax.grid(alpha=0.25)
-    ax.spines[["top", "right"]].set_visible(False)
+    over_steps(plain(ax, title))
     ax.legend(fontsize="small", frameon=False, title="● validation   — training", title_fontsize="small")
 
 

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from ..generation.traversal import VALUES, Traversal, traverse
 from ..run import Run
 from ..runs.fitted import check_run
-from .style import INK
-from .text_table import FADED, Row, text_table
+from .style import GRAY, INK
+from .text_table import Row, text_table
 
 __all__ = ["traversal", "traversal_table"]
 
@@ -49,7 +49,7 @@ def traversal_table(result: Traversal, *, ax: Axes | None = None) -> Axes:
     """Draw a result of :func:`~pyroformer.inference.generation.traversal.traverse`."""
     rows, above = [], None
     for value, text, at_mean in result.rows():
-        weight, color = ("bold" if at_mean else "normal"), (FADED if text == above and not at_mean else INK)
+        weight, color = ("bold" if at_mean else "normal"), (GRAY if text == above and not at_mean else INK)
         rows.append(Row(f"{value:+.2f}".replace("-", "−"), text, weight, weight, color))
         above = text
     return text_table(rows, f"latent {result.latent}, entry {result.dimension}", ax=ax)

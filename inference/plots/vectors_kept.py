@@ -65,10 +65,9 @@ def vectors_kept(
         ax.plot(places, prior, "s:", color=color, markersize=3)
         ax.plot([], [], color=color, linewidth=4, label=label)
     ax.set(xlabel=dial, ylabel="share", ylim=(-0.03, 1.03))
-    ax.set_title("Vectors that stay; attention to the prior", loc="left", fontsize="medium", color=INK)
     ax.invert_xaxis()
     ax.legend(fontsize=POINTS, frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5), ncols=columns)
-    return plain(ax)
+    return plain(ax, "Vectors that stay; attention to the prior")
 
 
 def _short(names: Sequence[str]) -> list[str]:

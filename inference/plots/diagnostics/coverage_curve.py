@@ -7,7 +7,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 
 from ...diagnostics.calibration import Calibration, chosen_quantities
-from ..style import COLORS, FRAME, INK, new_axes, plain
+from ..style import COLORS, FRAME, new_axes, plain
 
 __all__ = ["coverage"]
 
@@ -52,9 +52,8 @@ def coverage(calibration: Calibration, names: str | Sequence[str] | None = None,
         inside = [calibration.coverage(name, float(level)) for level in levels]
         ax.plot(levels, inside, color=COLORS[index % len(COLORS)], label=name)
     ax.set(xlabel="level of the interval", ylabel="true values inside", aspect="equal", xlim=(0, 1), ylim=(0, 1.02))
-    ax.set_title("Coverage of the guide's intervals", loc="left", fontsize="medium", color=INK)
     ax.legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
-    return plain(ax)
+    return plain(ax, "Coverage of the guide's intervals")
 
 
 def _levels(draws: int) -> Float[np.ndarray, " n"]:

@@ -6,9 +6,9 @@ from matplotlib.axes import Axes
 
 from ...diagnostics.khat import USABLE, khat
 from ...posterior.arviz_compat import ArviZData
-from ..style import COLORS, FAMILIES, FRAME, INK, new_axes, plain, printable
+from ..style import COLORS, FRAME, INK, WORDS, new_axes, plain, printable
 
-__all__ = ["LARGEST", "draw_limits", "khats", "khats_of_texts"]
+__all__ = ["LARGEST", "draw_scale", "khats", "khats_of_texts"]
 
 GOOD = 0.5  # k-hat below which the guide is close to the posterior
 LARGEST = 5.0  # k-hat beyond which a text is an arrow at the edge
@@ -43,25 +43,25 @@ def khats(data: ArviZData, site: str | None = None, *, ax: Axes | None = None) -
         colors = [GRADES[grade][0] for grade in grades[here]]
         shown = np.minimum(values[here], LARGEST)
         ax.scatter(shown, np.flatnonzero(here), s=28 if named else 10, c=colors, marker=marker, zorder=3)
-    draw_limits(ax)
+    draw_scale(ax, site)
     for grade, (color, label) in enumerate(GRADES):
         ax.scatter([], [], s=28, color=color, label=f"{label}: {(grades == grade).sum()}")
     if named:
         labels = [_short(name) for name in names]
-        ax.set_yticks(range(len(values)), labels, fontsize="small", parse_math=False, family=FAMILIES)
+        ax.set_yticks(range(len(values)), labels, fontsize="small", **WORDS)
         ax.set_ylim(-0.7, len(values) - 0.3)
     else:
         ax.set_ylabel("texts, sorted")
     ax.set_xlim(min(0.0, values.min() - 0.1), max(1.0, min(values.max(), LARGEST) + 0.1))
-    ax.set_xlabel("Pareto k-hat" if site is None else f"Pareto k-hat of {site}")
     ax.legend(
         fontsize="small", frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), borderaxespad=1.6, ncols=3
     )
     return plain(ax)
 
 
-def draw_limits(ax: Axes) -> None:
-    """Draw the lines between the grades of k-hat, with their numbers on their outer sides."""
+def draw_scale(ax: Axes, site: str | None) -> None:
+    """Name the axis of k-hat, and draw the lines between its grades, with their numbers on their outer sides."""
+    ax.set_xlabel("Pareto k-hat" if site is None else f"Pareto k-hat of {site}")
     for limit, label, side in ((GOOD, f"good < {GOOD:g}", "right"), (USABLE, f"{USABLE:g} < unreliable", "left")):
         ax.axvline(limit, color=FRAME, linestyle="--", linewidth=1)
         ax.annotate(

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ...posterior.arviz_compat import ArviZData
-from ..style import COLORS, FAMILIES, INK, new_axes, plain, printable
-from .khats import LARGEST, draw_limits, khats_of_texts
+from ..style import COLORS, INK, WORDS, new_axes, plain, printable
+from .khats import LARGEST, draw_scale, khats_of_texts
 
 __all__ = ["khats_by_guide"]
 
@@ -41,8 +41,7 @@ def khats_by_guide(data: Mapping[str, ArviZData], site: str | None = None, *, ax
         for marker, size, here in ((".", 3, ~far), (">", 4, far)):
             ax.plot(shown[here], places[here], marker, color=COLORS[row % len(COLORS)], markersize=size, alpha=0.5)
         ax.plot(np.median(shown), row, "|", color=INK, markersize=18, markeredgewidth=2)
-    draw_limits(ax)
-    ax.set_yticks(range(len(data)), map(printable, data), fontsize="small", parse_math=False, family=FAMILIES)
+    draw_scale(ax, site)
+    ax.set_yticks(range(len(data)), map(printable, data), fontsize="small", **WORDS)
     ax.set_ylim(len(data) - 0.4, -0.6)
-    ax.set_xlabel("Pareto k-hat" if site is None else f"Pareto k-hat of {site}")
     return plain(ax)

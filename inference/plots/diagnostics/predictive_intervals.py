@@ -5,14 +5,13 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 
 from ...diagnostics.predictive_checks import PredictiveCheck
-from ..style import COLORS, FAMILIES, FRAME, INK, new_axes, plain, printable
+from ..style import COLORS, FRAME, GRAY, INK, WORDS, new_axes, plain, printable
 
 __all__ = ["predictive"]
 
 ROW = 0.3  # height of a statistic, in inches
 FAR = 8.0  # standard deviations beyond which a value is drawn as an arrow at the edge
 LEVEL = 0.05  # p-value up to which a diamond is orange
-SHADOW = "#7b8794"
 REAL, UNLIKE = COLORS[0], COLORS[1]
 
 
@@ -38,7 +37,7 @@ def predictive(check: PredictiveCheck, *, ax: Axes | None = None) -> Axes:
         marker = "D" if abs(z) <= FAR else (">" if z > 0 else "<")
         color = UNLIKE if p <= LEVEL else REAL
         ax.plot(np.clip(z, -FAR, FAR), row, marker, color=color, markersize=7, fillstyle="none", markeredgewidth=1.8)
-        ax.scatter(scaled[:, row], row + shift[:, row], s=8, color=SHADOW, alpha=0.6, linewidths=0, zorder=3)
+        ax.scatter(scaled[:, row], row + shift[:, row], s=8, color=GRAY, alpha=0.6, linewidths=0, zorder=3)
         numbers = f"{check.observed[row]:.3g}  |  {mean[row]:.3g}"
         ax.text(1.02, row, numbers, transform=ax.get_yaxis_transform(), va="center", fontsize="small", color=INK)
     ax.text(
@@ -46,14 +45,14 @@ def predictive(check: PredictiveCheck, *, ax: Axes | None = None) -> Axes:
     )
     ax.axvline(0, color=FRAME, linewidth=1, zorder=1)
     edge = min(FAR, max(4.0, np.nanmax(np.abs(real), initial=0.0))) + 0.6
-    ax.set_yticks(range(count), map(printable, check.names), fontsize="small", parse_math=False, family=FAMILIES)
+    ax.set_yticks(range(count), map(printable, check.names), fontsize="small", **WORDS)
     ax.set(xlim=(-edge, edge), ylim=(count - 0.4, -1.4))
     ax.set_xlabel("standard deviations from the mean of the generated sets")
     reachable = 2 / (sets + 1) <= LEVEL
     unlike = f"unlike the sets, p ≤ {LEVEL:g}" + ("" if reachable else f": takes {2 / LEVEL - 1:.0f} sets")
     for color, label in ((REAL, f"{check.texts} real texts"), (UNLIKE, unlike)):
         ax.plot([], [], "D", color=color, markersize=7, fillstyle="none", markeredgewidth=1.8, label=label)
-    ax.scatter([], [], s=8, color=SHADOW, label=f"{sets} sets of as many generated texts")
+    ax.scatter([], [], s=8, color=GRAY, label=f"{sets} sets of as many generated texts")
     ax.legend(fontsize="small", frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     return plain(ax)
 

@@ -11,9 +11,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from ....models.utils.numbers import plain_number
 from ...posterior.arviz_compat import ArviZData, dataset, group_names
-from ..style import COLORS, FRAME, INK, new_axes, plain
+from ..style import COLORS, FRAME, GRAY, INK, new_axes, plain
 
-__all__ = ["SHADOW", "entries", "own_dims", "prior_posterior"]
+__all__ = ["entries", "own_dims", "prior_posterior"]
 
 WIDTH, HEIGHT = 5.2, 3.4  # size of a new figure, in inches
 MOST_BINS = 50
@@ -21,7 +21,6 @@ TAIL = 0.01  # fraction of the prior draws beyond the axis, on either side
 SPREAD = 50  # ratio of values above which the axis is logarithmic
 TICKS = 7  # at most, on a logarithmic axis
 WIDEST = 0.02  # of the bins of a single value, relative to it
-SHADOW = "#7b8794"
 
 
 def prior_posterior(
@@ -52,7 +51,7 @@ def prior_posterior(
     high = max(np.quantile(before, 1 - TAIL), after.max())
     ranges = {"prior": (low, high), "posterior": (after.min(), after.max())}  # bins of its own show a sharp posterior
     ax = new_axes(WIDTH, HEIGHT)[0] if ax is None else ax
-    for values, color, label in ((before, SHADOW, "prior"), (after, COLORS[0], "posterior")):
+    for values, color, label in ((before, GRAY, "prior"), (after, COLORS[0], "posterior")):
         bins = _bins(*ranges[label], len(values))
         density = np.histogram(values, bins)[0] / len(values) / np.diff(bins)
         ax.stairs(density, bins, fill=True, color=color, alpha=0.25)
@@ -68,9 +67,8 @@ def prior_posterior(
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{10**value:.3g}"))
         ax.set_ylabel("density of the logarithm")
     median = 10**middle if logarithmic else middle
-    ax.set_title(f"posterior median {median:.3g}, and the central 90 %", loc="left", fontsize="medium", color=INK)
     ax.legend(fontsize="small", frameon=False, loc="upper right")
-    return plain(ax)
+    return plain(ax, f"posterior median {median:.3g}, and the central 90 %")
 
 
 def _bins(low: float, high: float, count: int) -> Float[np.ndarray, " edges"]:

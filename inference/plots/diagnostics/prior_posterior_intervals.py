@@ -8,8 +8,8 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 
 from ...posterior.arviz_compat import ArviZData
-from ..style import COLORS, FAMILIES, INK, new_axes, plain, printable
-from .prior_posterior import SHADOW, entries, own_dims
+from ..style import COLORS, GRAY, INK, WORDS, new_axes, plain, printable
+from .prior_posterior import entries, own_dims
 
 __all__ = ["intervals"]
 
@@ -61,11 +61,11 @@ def intervals(
     low_middle_high = {group: _quantiles(draws.transpose(..., rest[0]).values) for group, draws in drawn.items()}
     order = np.argsort(-low_middle_high["posterior"][1], kind="stable") if ordered else np.arange(count)
     ax = new_axes(WIDTH, 0.9 + ROW * count)[0] if ax is None else ax
-    for group, color, shift in (("prior", SHADOW, -APART), ("posterior", COLORS[0], APART)):
+    for group, color, shift in (("prior", GRAY, -APART), ("posterior", COLORS[0], APART)):
         low, middle, high = low_middle_high[group][:, order]
         ax.hlines(np.arange(count) + shift, low, high, color=color, linewidth=2)
         ax.plot(middle, np.arange(count) + shift, "o", color=color, markersize=4, label=group)
-    ax.set_yticks(range(count), [labels[index] for index in order], fontsize="small", parse_math=False, family=FAMILIES)
+    ax.set_yticks(range(count), [labels[index] for index in order], fontsize="small", **WORDS)
     ax.set(ylim=(count - 0.4, -0.6))
     if not rest[0].startswith(f"{name}_dim_"):  # a dimension without a name of its own
         ax.set_ylabel(printable(rest[0]))

@@ -1,18 +1,17 @@
 """Rank histograms of simulation-based calibration."""
 
 from collections.abc import Iterable, Sequence
-from math import ceil, lgamma, log
+from math import lgamma, log
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from ...diagnostics.calibration import Calibration, chosen_quantities
-from ..style import COLORS, FRAME, INK, new_axes, plain
+from ..style import COLORS, FRAME, INK, panels, plain
 
 __all__ = ["ranks"]
 
 WIDTH, HEIGHT = 2.9, 2.4  # size of a panel of a new figure, in inches
-COLUMNS = 4
 
 
 def ranks(
@@ -40,19 +39,11 @@ def ranks(
     """
     names = chosen_quantities(calibration, names)
     counts = {name: calibration.counts(name, bins) for name in names}
-    if axes is None:
-        columns = min(COLUMNS, len(names))
-        panels = new_axes(WIDTH * columns, HEIGHT * ceil(len(names) / columns), columns, ceil(len(names) / columns))
-    else:
-        panels = list(axes)
-    if len(panels) < len(names):
-        raise ValueError(f"there are {len(panels)} axes for {len(names)} quantities: give one for each, or none.")
-    for ax in panels[len(names) :] if axes is None else []:
-        ax.set_axis_off()
-    for ax, name in zip(panels, names, strict=False):
+    drawn = panels(axes, len(names), WIDTH, HEIGHT)
+    for ax, name in zip(drawn, names, strict=True):
         _histogram(ax, name, counts[name], calibration, bins)
-    panels[0].set_ylabel(f"of {int(counts[names[0]].sum()):,} simulations" if len(names) == 1 else "simulations")
-    return panels[: len(names)]
+    drawn[0].set_ylabel(f"of {int(counts[names[0]].sum()):,} simulations" if len(names) == 1 else "simulations")
+    return drawn
 
 
 def _histogram(ax: Axes, name: str, counts: np.ndarray, calibration: Calibration, bins: int) -> None:

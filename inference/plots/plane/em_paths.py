@@ -14,7 +14,7 @@ from torch import Tensor
 from ....models.attention.attend import attend
 from ....models.attention.mixture import Mixture, in_dtype
 from ...em import adapt
-from ..style import COLORS, DEPTHS, FRAME, INK, new_axes, plain
+from ..style import COLORS, DEPTHS, FRAME, INK, panels, plain
 from .arrays import numbers
 
 __all__ = ["key_paths", "query_paths"]
@@ -54,13 +54,11 @@ def key_paths(
     paths = np.stack(keys)
     for key in range(paths.shape[1]):
         _draw_path(left, paths[:, key], COLORS[key % len(COLORS)])
-    left.set_title("Keys over the steps of EM", loc="left", fontsize="medium", color=INK)
     objective = numbers(states[-1].objective)
     right.plot(range(len(objective)), objective, color=COLORS[0], marker="o", markersize=3)
     right.set_ylabel("objective J, nats up to a constant")
-    right.set_title("Objective of EM", loc="left", fontsize="medium", color=INK)
     _legend(left, "keys", dots="queries")
-    return _finished(left, right)
+    return _finished(left, "Keys over the steps of EM", right, "Objective of EM")
 
 
 def query_paths(
@@ -104,11 +102,9 @@ def query_paths(
         right.plot(range(steps + 1), heights[:, query], color=color, marker="o", markersize=3)
     if queries.shape[-1] == 2:
         _draw_evidence(left, mixture)
-    left.set_title("Queries under repeated attention", loc="left", fontsize="medium", color=INK)
     right.set_ylabel("log p(q), nats")
-    right.set_title("Evidence of each query", loc="left", fontsize="medium", color=INK)
     _legend(left, "queries", crosses="keys")
-    return _finished(left, right)
+    return _finished(left, "Queries under repeated attention", right, "Evidence of each query")
 
 
 def _axes(queries: Tensor, steps: int, axes: Iterable[Axes] | None) -> tuple[Axes, Axes]:
@@ -116,10 +112,8 @@ def _axes(queries: Tensor, steps: int, axes: Iterable[Axes] | None) -> tuple[Axe
         raise ValueError(f"steps is {steps}: a path needs at least 1.")
     if queries.shape[-1] < 2:
         raise ValueError("queries have 1 dimension: a path is drawn in a plane, so give 2 or more.")
-    panels = new_axes(2 * WIDTH, HEIGHT, 2) if axes is None else list(axes)
-    if len(panels) < 2:
-        raise ValueError(f"there are {len(panels)} axes for 2 panels: give 2, or none.")
-    return panels[0], panels[1]
+    left, right = panels(axes, 2, WIDTH, HEIGHT)
+    return left, right
 
 
 def _project(tables: list[Tensor], reference: Tensor) -> list[np.ndarray]:
@@ -175,9 +169,11 @@ def _marker(marker: str, color: str, label: str, face: str | None = None) -> Lin
     return Line2D([], [], color=color, marker=marker, linestyle="", markerfacecolor=face or color, label=label)
 
 
-def _finished(left: Axes, right: Axes) -> list[Axes]:
+def _finished(left: Axes, paths: str, right: Axes, objective: str) -> list[Axes]:
+    """The axes with their titles, the left one without numbers."""
+    left.set_title(paths, loc="left", fontsize="medium", color=INK)
     left.set(xticks=[], yticks=[])
     left.spines[:].set_color(FRAME)
     right.set_xlabel("step")
     right.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    return [left, plain(right)]
+    return [left, plain(right, objective)]

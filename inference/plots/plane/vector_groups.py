@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from ..style import COLORS, FAMILIES, FRAME, INK, new_axes, plain, printable
+from ..style import COLORS, FRAME, INK, WORDS, new_axes, plain, printable
 from .arrays import as_array
 
 __all__ = ["vector_groups"]
@@ -85,7 +85,7 @@ def vector_groups(
         fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), title="most frequent"
     )
     for text in legend.get_texts():
-        text.set(family=FAMILIES, parse_math=False)
+        text.set(**WORDS)
     ax.set(xlabel="first discriminant", ylabel="second discriminant")
     return plain(ax)
 

@@ -9,6 +9,7 @@ import torch
 import xarray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from own_axes import labels, own_axes
 
 import pyroformer as pf
 from pyroformer.inference import plots
@@ -16,14 +17,6 @@ from pyroformer.inference.diagnostics import khat
 from pyroformer.inference.nvib.kept import Kept
 from pyroformer.inference.plots.attention_map import heat_map
 from pyroformer.inference.posterior.arviz_compat import ArviZData, from_groups
-
-
-def own_axes() -> Axes:
-    return Figure((6, 4)).subplots()
-
-
-def labels(ax: Axes) -> list[str]:
-    return [str(text.get_text()) for text in ax.get_legend().get_texts()]
 
 
 def rows(ax: Axes) -> list[str]:

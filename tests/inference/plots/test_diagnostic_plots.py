@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 import xarray
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from own_axes import labels, own_axes, words
 
 import pyroformer as pf
 from pyroformer.guides.della import DELLAGuide
@@ -22,7 +22,7 @@ from pyroformer.inference.diagnostics.khat import khat_verdict
 from pyroformer.inference.evaluation.report import Estimate, Evaluation, MetricResult
 from pyroformer.inference.generation.traversal import Traversal, traverse
 from pyroformer.inference.plots.attention_map import heat_map
-from pyroformer.inference.plots.text_table import FADED
+from pyroformer.inference.plots.style import GRAY
 from pyroformer.inference.plots.traversal_table import traversal_table
 from pyroformer.inference.plots.weight_strip import strip
 from pyroformer.inference.posterior.arviz_compat import dataset, from_groups
@@ -50,18 +50,6 @@ def della(corpus: Corpus) -> Run:
     return Run(model, DELLAGuide(model), corpus, RunFolder(Path("nowhere")), {}, step=0)
 
 
-def own_axes(columns: int = 1) -> list[Axes]:
-    return list(Figure((6, 4)).subplots(1, columns, squeeze=False)[0])
-
-
-def labels(ax: Axes) -> list[str]:
-    return [str(text.get_text()) for text in ax.get_legend().get_texts()]
-
-
-def words(ax: Axes) -> list[str]:
-    return [str(text.get_text()) for text in ax.texts]
-
-
 # Components against regularization
 
 
@@ -71,7 +59,7 @@ def counted(share: float, names: tuple[str, ...] = ("kept_alpha", "kept_attentio
 
 
 def test_components_are_drawn_in_the_order_of_the_strength() -> None:
-    ax = plots.components_kept({10.0: counted(0.2), 0.1: counted(0.9)}, strength="beta", ax=own_axes()[0])
+    ax = plots.components_kept({10.0: counted(0.2), 0.1: counted(0.9)}, strength="beta", ax=own_axes())
     assert labels(ax) == ["alpha above 0.1", "with 99 % of the attention"]
     line = ax.lines[0]
     assert (list(line.get_xdata()), list(line.get_ydata())) == ([0.1, 10.0], [0.9, 0.2])
@@ -95,7 +83,7 @@ def initial_mixture(width: int = 2) -> pf.Mixture:
 @pytest.mark.parametrize("width", [2, 5])
 def test_keys_go_where_em_takes_them(width: int) -> None:
     queries, mixture = torch.randn(40, width), initial_mixture(width)
-    left, right = plots.key_paths(queries, mixture, steps=4, axes=own_axes(2))
+    left, right = plots.key_paths(queries, mixture, steps=4, axes=Figure((6, 4)).subplots(1, 2))
     state = pf.em.adapt(queries, mixture, steps=4)
     np.testing.assert_allclose(right.lines[0].get_ydata(), state.objective, rtol=1e-5)
     assert len(left.lines) == 4 * 3  # a line, its steps, its start and its end, of each key
@@ -119,7 +107,7 @@ def test_paths_say_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="steps is 0: a path needs at least 1"):
         plots.key_paths(torch.randn(4, 2), mixture, steps=0)
     with pytest.raises(ValueError, match="there are 1 axes for 2 panels: give 2, or none"):
-        plots.query_paths(torch.randn(4, 2), mixture, axes=own_axes())
+        plots.query_paths(torch.randn(4, 2), mixture, axes=[own_axes()])
     with pytest.raises(ValueError, match="queries have 1 dimension: a path is drawn in a plane"):
         plots.key_paths(torch.randn(4, 1), initial_mixture(1))
     wide = pf.Mixture(torch.zeros(3), torch.randn(3, 2), torch.ones(3, 1))
@@ -137,7 +125,7 @@ def test_the_parts_of_the_kl_add_up_to_it() -> None:
         for measure, values in parts.items()
         for latent, value in zip(("z_1", "z_2"), values, strict=True)
     }
-    ax = plots.layer_kl(Evaluation(figures, {"compared": 20}, ("z_1", "z_2")), ax=own_axes()[0])
+    ax = plots.layer_kl(Evaluation(figures, {"compared": 20}, ("z_1", "z_2")), ax=own_axes())
     assert [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in ax.patches] == [(0, 2), (0, 3), (2, 3), (0, -0.5)]
     assert [segment[0, 1] for segment in ax.collections[0].get_segments()] == [3, 2.5]
     assert "ln 20: most information of all latents together" in labels(ax)
@@ -148,7 +136,7 @@ def test_the_parts_of_the_kl_add_up_to_it() -> None:
 
 def test_no_active_unit_is_a_number_too() -> None:
     units = {"above 0.01": Estimate(4.0), "above 0.1": Estimate(0.0), "of": Estimate(4.0)}
-    ax = plots.active_units(Evaluation({"active_z_1": MetricResult("active", units)}, {}), ax=own_axes()[0])
+    ax = plots.active_units(Evaluation({"active_z_1": MetricResult("active", units)}, {}), ax=own_axes())
     assert words(ax) == ["4", "0"] and ax.get_ylim()[1] > 4
 
 
@@ -205,7 +193,7 @@ def test_swaps_that_change_nothing_are_gray(della: Run, monkeypatch: pytest.Monk
     rows = [("text", "a"), ("other", "b"), ("reconstruction", "a"), ("z_1 of other", "a"), ("z_2 of other", "b")]
     monkeypatch.setattr("pyroformer.inference.plots.latent_layers.swap_rows", lambda *_, **__: rows)
     ax = plots.swap_table(della, TEXT, "the number")
-    assert [text.get_color() == FADED for text in ax.texts[1::2]] == [False, False, False, True, False]
+    assert [text.get_color() == GRAY for text in ax.texts[1::2]] == [False, False, False, True, False]
 
 
 def test_traversals_that_are_impossible(della: Run, corpus: Corpus) -> None:
@@ -238,7 +226,7 @@ def drawn(before: np.ndarray, after: np.ndarray) -> object:
 
 def test_densities_integrate_to_one_and_the_median_is_told() -> None:
     rng = np.random.default_rng(0)
-    ax = plots.prior_posterior(drawn(rng.normal(0, 3, 4000), rng.normal(2, 0.5, 4000)), "alpha", ax=own_axes()[0])
+    ax = plots.prior_posterior(drawn(rng.normal(0, 3, 4000), rng.normal(2, 0.5, 4000)), "alpha", ax=own_axes())
     for patch, least in zip(ax.patches[::2], (0.97, 0.999), strict=True):
         heights, edges, _ = patch.get_data()
         assert least < (heights * np.diff(edges)).sum() <= 1 + 1e-9
@@ -303,7 +291,7 @@ def test_a_khat_that_is_infinite_or_far_is_an_arrow_at_the_edge() -> None:
     dots, arrows, *_ = plots.khats(data).collections
     assert dots.get_offsets()[:, 1].tolist() == [0]
     assert arrows.get_offsets().tolist() == [[5, 1], [5, 2]]
-    far = plots.khats_by_guide({"one": data}, ax=own_axes()[0]).lines[1]
+    far = plots.khats_by_guide({"one": data}, ax=own_axes()).lines[1]
     assert (far.get_marker(), far.get_xdata().tolist()) == (">", [5, 5])
 
 
@@ -340,13 +328,13 @@ def test_ranks_are_counted_in_bins_with_the_binomial_band() -> None:
     below = Binomial(200, torch.tensor(0.1)).log_prob(torch.arange(201.0)).exp().cumsum(0)
     assert below[round(band.y0) - 1] < 0.005 <= below[round(band.y0)]
     assert below[round(band.y1) - 1] < 0.995 <= below[round(band.y1)]
-    with pytest.raises(ValueError, match="there are 1 axes for 2 quantities: give one for each, or none"):
-        plots.ranks(Calibration({"z": flat, "y": low}, 19), axes=own_axes())
+    with pytest.raises(ValueError, match="there are 1 axes for 2 panels: give 2, or none"):
+        plots.ranks(Calibration({"z": flat, "y": low}, 19), axes=[own_axes()])
 
 
 def test_ranks_are_those_of_a_name_or_of_names() -> None:
     calibration = Calibration({"z": np.arange(20), "log_p": np.arange(20)}, 19)
-    (ax,) = plots.ranks(calibration, "log_p", axes=own_axes())
+    (ax,) = plots.ranks(calibration, "log_p", axes=[own_axes()])
     assert ax.get_title(loc="left").startswith("log_p")
     with pytest.raises(ValueError, match="there are no quantities: give at least one, or leave names out"):
         plots.ranks(calibration, [])
@@ -371,13 +359,13 @@ def test_real_texts_stand_out_in_their_color() -> None:
 
 def test_sets_lie_above_the_real_texts_and_equal_ones_hide_no_difference() -> None:
     check = PredictiveCheck(["below", "nan"], np.array([-2.0, np.nan]), np.ones((40, 2)), 64)
-    ax = plots.predictive(check, ax=own_axes()[0])
+    ax = plots.predictive(check, ax=own_axes())
     arrow = ax.lines[0]
     assert (arrow.get_marker(), arrow.get_color(), arrow.get_fillstyle()) == ("<", "#d55e00", "none")
     assert ax.get_xlim()[0] < arrow.get_xdata()[0] < 0
     dots = [dots for dots in ax.collections if len(dots.get_offsets())]
     assert dots[0].get_offsets()[:, 0].tolist() == [0] * 40 and dots[0].get_zorder() > arrow.get_zorder()
-    few = plots.predictive(check._replace(replicated=np.ones((20, 2))), ax=own_axes()[0])
+    few = plots.predictive(check._replace(replicated=np.ones((20, 2))), ax=own_axes())
     assert few.lines[0].get_color() == "#0072b2" and labels(few)[1] == "unlike the sets, p ≤ 0.05: takes 39 sets"
 
 
@@ -395,7 +383,7 @@ def scalar_draws(prior: np.ndarray, posterior: np.ndarray, name: str = "x") -> A
 def test_ticks_of_a_wide_range_stand_apart(decades: int) -> None:
     rng = np.random.default_rng(0)
     data = scalar_draws(10.0 ** rng.uniform(-decades, 0, 1000), 10.0 ** rng.uniform(-1, 0, 200))
-    ax = plots.prior_posterior(data, "x", ax=own_axes()[0])
+    ax = plots.prior_posterior(data, "x", ax=own_axes())
     ax.figure.canvas.draw()
     left, right = ax.get_xlim()
     shown = [tick for tick in ax.get_xticks() if left <= tick <= right]
@@ -411,7 +399,7 @@ def test_a_histogram_is_closer_to_the_density_than_a_ragged_one(draws: int) -> N
     errors = np.empty((20, 2))
     for seed in range(20):
         values = np.random.default_rng(seed).normal(size=draws)
-        ax = plots.prior_posterior(scalar_draws(values, values), "x", ax=own_axes()[0])
+        ax = plots.prior_posterior(scalar_draws(values, values), "x", ax=own_axes())
         heights, edges, _ = next(patch for patch in ax.patches if patch.get_label() == "posterior").get_data()
         ragged = np.histogram(values, round(1.5 * draws**0.5), density=True)
         errors[seed] = squared_error(heights, edges), squared_error(*ragged)
@@ -427,14 +415,14 @@ def squared_error(heights: np.ndarray, edges: np.ndarray) -> float:
 def test_a_sharp_posterior_has_bins_of_its_own() -> None:
     rng = np.random.default_rng(0)
     data = scalar_draws(rng.normal(0, 10, 2000), rng.normal(1, 0.01, 400))
-    ax = plots.prior_posterior(data, "x", ax=own_axes()[0])
+    ax = plots.prior_posterior(data, "x", ax=own_axes())
     posterior = next(patch for patch in ax.patches if patch.get_label() == "posterior")
     heights, edges, _ = posterior.get_data()
     assert (heights > 0).sum() > 10 and (heights * np.diff(edges)).sum() == pytest.approx(1)
 
 
 def test_a_posterior_of_one_value_is_drawn() -> None:
-    ax = plots.prior_posterior(scalar_draws(np.linspace(0, 9, 50), np.full(50, 3.0)), "x", ax=own_axes()[0])
+    ax = plots.prior_posterior(scalar_draws(np.linspace(0, 9, 50), np.full(50, 3.0)), "x", ax=own_axes())
     assert np.isfinite(ax.get_ylim()).all()
 
 
@@ -443,7 +431,7 @@ def test_an_entry_of_a_labeled_dimension_is_selected_by_label_or_by_number() -> 
     group = xarray.Dataset({"w": (("chain", "draw", "component"), values)}, {"component": ["prior", "a", "b"]})
     data = from_groups({"prior": group, "posterior": group}, {})
     medians = [
-        plots.prior_posterior(data, "w", {"component": entry}, ax=own_axes()[0]).get_title("left") for entry in ("b", 2)
+        plots.prior_posterior(data, "w", {"component": entry}, ax=own_axes()).get_title("left") for entry in ("b", 2)
     ]
     assert medians[0] == medians[1] and medians[0].startswith(
         tuple(f"posterior median {number}" for number in ("99", "1e+02", "100"))

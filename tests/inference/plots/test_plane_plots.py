@@ -6,10 +6,10 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from matplotlib.quiver import Quiver
+from own_axes import own_axes, words
 
 import pyroformer as pf
 from pyroformer.inference import plots
@@ -23,14 +23,6 @@ LOG_WEIGHTS = torch.tensor([0.5, 0.3, 0.2]).log()
 
 def mixture(**options: object) -> pf.Mixture:
     return pf.Mixture(LOG_WEIGHTS, MEANS, torch.tensor([[0.5, 0.2]] * 3), noise_variance=0.4, **options)
-
-
-def own_axes() -> Axes:
-    return Figure((6, 4)).subplots()
-
-
-def words(ax: Axes) -> list[str]:
-    return [str(text.get_text()) for text in ax.texts]
 
 
 # Gaussians

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
+from own_axes import labels, own_axes
 
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference import plots
@@ -64,14 +65,6 @@ def with_metrics(path: Path, latent: bool, **more: float) -> RunFolder:
 def metrics_at(step: int, split: str, **more: float) -> dict[str, float | str]:
     row = {"step": step, "seconds": step / 2, "split": split}
     return row | {"objective": 90.0 / step, "reconstruction": 80.0 / step} | more
-
-
-def own_axes(size: tuple[float, float] = (6, 4)) -> Axes:
-    return Figure(size).subplots()
-
-
-def labels(ax: Axes) -> list[str]:
-    return [str(text.get_text()) for text in ax.get_legend().get_texts()]
 
 
 def cells(ax: Axes) -> PatchCollection:
