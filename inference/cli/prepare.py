@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from inspect import signature
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
@@ -15,7 +15,7 @@ from ...guides.encoders.text_encoder import TextEncoder
 from ...models.base import Model
 from ...models.batch import EOS, Batch
 from ...models.serialization import from_config
-from ...models.transformer.backbone import ADAPTER_RANK, Backbone, Train
+from ...models.transformer.backbone import ADAPTER_RANK, Train
 from ...models.transformer.config import TransformerConfig
 from ...models.utils.choices import check_choice
 from ..data.building import CorpusOptions
@@ -27,7 +27,7 @@ from ..runs.folder import RunFolder
 from ..training.checks import check_free_bits
 from ..utils.registry import MODELS, imported
 
-__all__ = ["Prepared", "check_options", "names_class", "prepare_folder", "prepare_new"]
+__all__ = ["NewModel", "Prepared", "check_options", "names_class", "prepare_folder", "prepare_new"]
 
 CONDITION_LENGTH = 8  # of conditions that have not been read
 # Learning rates: that of training from scratch would destroy what a backbone has learned, unless it is frozen.
@@ -65,64 +65,62 @@ def prepare_folder(folder: RunFolder, resume: bool) -> Iterator[None]:
         raise
 
 
-def prepare_new(
-    name: str,
-    corpus: Corpus,
-    *,
-    size: str = "tiny",
-    model: Mapping[str, Any] | None = None,
-    guide: Mapping[str, Any] | None = None,
-    training: Mapping[str, Any] | None = None,
-    backbone: Backbone | None = None,
-    train: Train = "all",
-) -> Prepared:
-    """A new model by its registered name and its guide, initialized from the seed and the backbone, if any.
+@dataclass(frozen=True)
+class NewModel:
+    """A model that is to be made, with its guide.
 
-    A prior is given as ``{"class_path": ..., "init_args": {...}}``; arguments of its constructor that the model has,
-    such as ``width``, are filled in. With a backbone, of which ``train`` says what is trained, the learning rate is
-    that of fine-tuning by default.
+    A prior among its options is ``{"class_path": ..., "init_args": {...}}``; arguments of its constructor that the
+    model has, such as ``width``, are filled in.
+
+    Arguments:
+        name: The registered name of the model.
+        size: Its size.
+        model: Its options.
+        guide: Those of its guide.
+        backbone: What the decoder starts from, if anything.
+        train: Which weights are then trained.
     """
-    seed = (training or {}).get("seed", 0)
-    pair = _new_pair(name, corpus, size, model or {}, guide or {}, seed, backbone, train)
-    fine_tuning = {} if backbone is None else {"learning_rate": FINE_TUNING[train]}
-    return Prepared(*pair, corpus, fine_tuning | dict(training or {}))
+
+    name: str
+    size: str
+    model: Mapping[str, Any]
+    guide: Mapping[str, Any]
+    backbone: Pretrained | None = None
+    train: Train = "all"
+
+    def make(self, corpus: Any, seed: int) -> tuple[Model, nn.Module | None]:
+        """The model and its guide for the texts of a corpus, or for ``_SomeTexts``, initialized from the seed."""
+        classes, options = MODELS[self.name], self.model
+        cls = imported(classes.model)
+        check_choice("size", self.size, cls.sizes)
+        dimensions = cls.sizes[self.size] if self.backbone is None else self.backbone.sizes
+        sizes = {"vocabulary": corpus.vocabulary, "max_length": corpus.max_length, "eos": EOS}
+        known = {**sizes, **dimensions, **options}
+        if "samples_per_component" not in signature(cls).parameters:
+            known["samples_per_component"] = 0  # no component is the prior's own
+        priors = [key for key, value in options.items() if names_class(value)]
+        if "latent_prior" in priors:  # its sizes follow from the structure of the model
+            plain = {key: value for key, value in {**dimensions, **options}.items() if key not in priors}
+            known |= cls.for_corpus(corpus, size=self.size, **plain).prior_sizes
+        if self.backbone is not None:
+            cls.check_start(self.backbone, self.train, options)
+        # The messages of the network come before those of a prior with its sizes.
+        known["config"] = _network(cls, known, {"adapter_rank": ADAPTER_RANK} if self.train == "lora" else {})
+        torch.manual_seed(seed)
+        arguments = {key: _construct(value, known) for key, value in options.items()}
+        start: dict[str, Any] = {"backbone": self.backbone, "train": self.train}
+        new: Model = cls.for_corpus(corpus, size=self.size, **start, **arguments)
+        if classes.guide is None:
+            return new, None
+        guide_class: type[Guide] = imported(classes.guide)
+        guide_class.check_new(new, self.guide)
+        return new, guide_class(new, **self.guide)
 
 
-def _new_pair(
-    name: str,
-    corpus: Any,
-    size: str,
-    model: Mapping[str, Any],
-    guide: Mapping[str, Any],
-    seed: int,
-    backbone: Backbone | None = None,
-    train: Train = "all",
-) -> tuple[Model, nn.Module | None]:
-    """A new model and its guide for the texts of a corpus, or for ``_SomeTexts``."""
-    classes, model_options = MODELS[name], dict(model)
-    cls = imported(classes.model)
-    check_choice("size", size, cls.sizes)
-    dimensions = cls.sizes[size] if backbone is None else backbone.sizes
-    sizes = {"vocabulary": corpus.vocabulary, "max_length": corpus.max_length, "eos": EOS}
-    known = {**sizes, **dimensions, **model_options}
-    if "samples_per_component" not in signature(cls).parameters:
-        known["samples_per_component"] = 0  # no component is the prior's own
-    priors = [key for key, value in model_options.items() if names_class(value)]
-    if "latent_prior" in priors:  # its sizes follow from the structure of the model
-        plain = {key: value for key, value in {**dimensions, **model_options}.items() if key not in priors}
-        known |= cls.for_corpus(corpus, size=size, **plain).prior_sizes
-    if backbone is not None:
-        cls.check_start(backbone, train, model_options)
-    # The messages of the network come before those of a prior with its sizes.
-    known["config"] = _network(cls, known, {"adapter_rank": ADAPTER_RANK} if train == "lora" else {})
-    torch.manual_seed(seed)
-    model_options = {key: _construct(value, known) for key, value in model_options.items()}
-    new: Model = cls.for_corpus(corpus, size=size, backbone=backbone, train=train, **model_options)
-    if classes.guide is None:
-        return new, None
-    guide_class: type[Guide] = imported(classes.guide)
-    guide_class.check_new(new, guide)
-    return new, guide_class(new, **guide)
+def prepare_new(new: NewModel, corpus: Corpus, training: Mapping[str, Any]) -> Prepared:
+    """A new model, its guide and the options of its training; with a backbone, the learning rate of fine-tuning."""
+    fine_tuning = {} if new.backbone is None else {"learning_rate": FINE_TUNING[new.train]}
+    return Prepared(*new.make(corpus, training.get("seed", 0)), corpus, {**fine_tuning, **training})
 
 
 class _SomeTexts(NamedTuple):
@@ -145,36 +143,20 @@ class _SomeTexts(NamedTuple):
         return Batch.pad([[EOS + 1, EOS]], conditions=[[EOS + 1]] if self.conditional else None)
 
 
-def check_options(
-    name: str,
-    size: str,
-    model: Mapping[str, Any],
-    guide: Mapping[str, Any],
-    training: Mapping[str, Any],
-    texts: Mapping[str, Any],
-    conditional: bool,
-    backbone: Pretrained | None = None,
-    train: Train = "all",
-) -> None:
+def check_options(new: NewModel, training: Mapping[str, Any], texts: Mapping[str, Any], conditional: bool) -> None:
     """Raises a ValueError if options do not go together, before texts are read: makes model, guide and objective.
 
     Arguments:
-        name: The model.
-        size: Its size.
-        model: Its options.
-        guide: Those of its guide.
-        training: Those of the training.
+        new: The model.
+        training: The options of the training.
         texts: Those of the texts: ``vocabulary``, ``max_length``, ``overlong`` and ``tokenizer``.
         conditional: Whether the texts have conditions.
-        backbone: What the decoder starts from, if anything.
-        train: Which weights are trained.
     """
     chosen: dict[str, Any] = {"max_length": MAX_LENGTH, "overlong": "split", "tokenizer": None}
     chosen |= {name: value for name, value in texts.items() if value is not None}
     CorpusOptions(**chosen)  # checks the sizes before a network has them
-    some = _some_texts(chosen["vocabulary"], chosen["max_length"], conditional, backbone)
-    pair = _new_pair(name, some, size, model, guide, 0, backbone, train)
-    objective = make_objective(*pair, TrainingOptions(**training), data_size=1)
+    some = _some_texts(chosen["vocabulary"], chosen["max_length"], conditional, new.backbone)
+    objective = make_objective(*new.make(some, seed=0), TrainingOptions(**training), data_size=1)
     if not any(isinstance(part, TextEncoder) for part in objective.modules()):  # one reads texts by their tokenizer
         check_free_bits(objective, some.batch())
 

@@ -24,11 +24,11 @@ class Progress:
         self.line = TrainingLine(objective)
         self.stream = stream or sys.stdout
         self.rewrites = self.stream.isatty()
-        self.done, self.step, self.drawn = 0.0, 0, 0.0
+        self.done, self.drawn = 0.0, 0.0
 
     def __call__(self, status: Status) -> None:
         """Shows a :class:`~pyroformer.inference.training.status.Status`."""
-        self.done, self.step = status.progress, status.step
+        self.done = status.progress
         self.line.update(status)
         is_validation = status.split != "train"
         if self.rewrites and (is_validation or time.monotonic() - self.drawn > 0.1):

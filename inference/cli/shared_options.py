@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-__all__ = ["DecodingOptions", "RunOptions", "decoding_arguments", "decoding_strategy", "open_run"]
+__all__ = ["DecodingOptions", "RunOptions", "decoding_strategy", "open_run"]
 
 if TYPE_CHECKING:  # torch is imported when a command runs, not for its help
     from ..generation.decoding import Decoding
@@ -50,26 +50,18 @@ def open_run(options: RunOptions) -> "Run":
     return load(path, trust=options.get("trust") or (), device="cuda" if torch.cuda.is_available() else "cpu")
 
 
-def decoding_arguments(options: DecodingOptions, greedy: bool = False) -> dict[str, Any]:
-    """The arguments of the decoding strategy that were set, validated before a run is opened."""
+def decoding_strategy(options: DecodingOptions, *, greedy: bool | None = None) -> "Decoding":
+    """The decoding strategy, validated before a run is opened.
+
+    Arguments:
+        options: The options that were typed.
+        greedy: Whether the most probable tokens are taken; None for: unless temperature, top_k or top_p is set.
+    """
     from ..generation.decoding import Decoding
 
-    values = {
-        "temperature": options.get("temperature"),
-        "top_k": options.get("top_k"),
-        "top_p": options.get("top_p"),
-        "greedy": greedy or None,
-    }
-    arguments: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
-    for name in ("temperature", "top_k", "top_p"):
-        if greedy and name in arguments:
-            raise ValueError(f"--{name} is {arguments[name]}, and --greedy chooses no token at random: leave one out.")
-    Decoding(**arguments)
-    return arguments
-
-
-def decoding_strategy(options: DecodingOptions) -> "Decoding":
-    """The decoding strategy: greedy unless temperature, top_k or top_p is set."""
-    from ..generation.decoding import Decoding
-
-    return Decoding(**(decoding_arguments(options) or {"greedy": True}))
+    values = {name: options.get(name) for name in ("temperature", "top_k", "top_p")}
+    given: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+    if greedy and given:
+        name, value = next(iter(given.items()))
+        raise ValueError(f"--{name} is {value}, and --greedy chooses no token at random: leave one out.")
+    return Decoding(**given, greedy=not given if greedy is None else greedy)

@@ -155,12 +155,13 @@ def _resume(folder: "RunFolder", typed: _Typed, trust: Collection[str]) -> "Prep
 def _begin(folder: "RunFolder", data: str, typed: _Typed, trust: Collection[str]) -> "Prepared":
     """The corpus, model and guide of a new run, with a line on each."""
     from ...data.corpus import MAX_LENGTH
-    from ..prepare import check_options, prepare_new
+    from ...utils.registry import MODELS, imported
+    from ..prepare import NewModel, check_options, prepare_new
     from ..pretrained_parts import read_backbone, read_text_encoder
     from ..source import read_corpus
 
     name, source, texts, size, model, guide, training = typed
-    _check_conditions(name, source.condition)
+    imported(MODELS[name].model).check_conditions(source.condition is not None)
     _check_keep(name, guide, training)
     backbone = None if source.init_from is None else read_backbone(source.init_from, size, texts, model, trust)
     learned = "tokens" if backbone is None else "language_model"
@@ -171,15 +172,14 @@ def _begin(folder: "RunFolder", data: str, typed: _Typed, trust: Collection[str]
         longest = min(MAX_LENGTH, backbone.config.max_length)
         given = {key: value for key, value in texts.items() if value is not None}
         texts = {"max_length": longest, **given, "tokenizer": backbone.tokenizer}
-    start: Any = {"backbone": backbone, "train": source.train or "all"}
-    check_options(name, size or "tiny", model, guide, training, texts, source.condition is not None, **start)
+    new = NewModel(name, size or "tiny", model, guide, backbone, source.train or "all")
+    check_options(new, training, texts, source.condition is not None)
     fields = {"field": source.field, "condition": source.condition, "labels": source.labels}
     corpus = read_corpus(data, folder if rank() == 0 else None, **fields, **texts)
     if rank() == 0:
         folder.keep_source(source.as_dict())
     print_line(f"reading {corpus.summary()}")
-    of_new: dict[str, Any] = {"size": size or "tiny", "model": model, "guide": guide, "training": training}
-    prepared = prepare_new(name, corpus, **of_new, **start)
+    prepared = prepare_new(new, corpus, training)
     if backbone is not None:
         print_line(f"starting from {backbone.summary()}")
     if source.encoder is not None:
@@ -201,12 +201,6 @@ def _by_flag(typed: _Typed) -> dict[str, Any]:
     return flags | {f"--guide.{key}": value for key, value in kinds.items()}
 
 
-def _check_conditions(name: str, condition: str | None) -> None:
-    from ...utils.registry import MODELS, imported
-
-    imported(MODELS[name].model).check_conditions(condition is not None)
-
-
 def _check_keep(name: str, guide: Mapping[str, Any], training: Mapping[str, Any]) -> None:
     from ...objectives.keep_control import check_switches_off
     from ...utils.registry import MODELS
@@ -221,6 +215,8 @@ def _training_line(prepared: "Prepared", settings: "TrainingOptions", size: str)
     """The device, the precision, the model and its number of parameters."""
     import torch
 
+    from ...runs.joint_module import joint_module
+
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     else:
@@ -228,8 +224,7 @@ def _training_line(prepared: "Prepared", settings: "TrainingOptions", size: str)
         device = f"cpu ({threads} thread{'s' if threads > 1 else ''})"
     if settings.devices > 1:
         device = f"{settings.devices} x {device}"
-    modules = [module for module in prepared[:2] if module is not None]
-    parameters = {parameter for module in modules for parameter in module.parameters()}  # a guide shares some
+    parameters = list(joint_module(prepared.model, prepared.guide).parameters())
     number = _in_millions(sum(parameter.numel() for parameter in parameters))
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     frozen = any(not parameter.requires_grad for parameter in parameters)

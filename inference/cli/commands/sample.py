@@ -3,7 +3,7 @@
 from typing import Unpack
 
 from ..output import print_json, print_notice
-from ..shared_options import DecodingOptions, decoding_arguments, open_run
+from ..shared_options import DecodingOptions, decoding_strategy, open_run
 
 __all__ = ["sample"]
 
@@ -30,10 +30,9 @@ def sample(
         greedy: Take the most probable token at each step; only the latents are then random.
     """
     from ...evaluation.verdict import validation_rate
-    from ...generation.decoding import Decoding
     from ...generation.generate import sample as draw
 
-    decoding = Decoding(**decoding_arguments(options, greedy))
+    decoding = decoding_strategy(options, greedy=greedy)
     if n < 1:
         raise ValueError(f"-n is {n}: give a positive whole number.")
     run, seed = open_run(options), options.get("seed", 0)

@@ -352,15 +352,16 @@ def test_shared_options_are_those_of_every_command() -> None:
 
 
 def test_a_command_without_decoding_options_is_greedy() -> None:
-    from pyroformer.inference.cli.shared_options import decoding_arguments, decoding_strategy
+    from pyroformer.inference.cli.shared_options import decoding_strategy
     from pyroformer.inference.generation.decoding import Decoding
 
     assert decoding_strategy({"run": "x", "seed": 3}) == Decoding(greedy=True)
     assert decoding_strategy({"run": "x", "top_k": 5}) == Decoding(top_k=5)
-    assert decoding_arguments({"run": "x", "temperature": 0.5, "top_p": None}) == {"temperature": 0.5}
-    assert decoding_arguments({"run": "x", "top_p": None}, greedy=True) == {"greedy": True}
+    assert decoding_strategy({"run": "x", "temperature": 0.5, "top_p": None}) == Decoding(temperature=0.5)
+    assert decoding_strategy({"run": "x", "top_p": None}, greedy=False) == Decoding()
+    assert decoding_strategy({"run": "x", "top_p": None}, greedy=True) == Decoding(greedy=True)
     with pytest.raises(ValueError, match=r"temperature is -1\.0: give 1e-30 to"):
-        decoding_arguments({"run": "x", "temperature": -1.0})
+        decoding_strategy({"run": "x", "temperature": -1.0})
 
 
 def test_help_does_not_wait_for_torch() -> None:
