@@ -21,10 +21,11 @@ from ...models.transformer.text_distribution import AutoregressiveText
 from ...models.utils.numbers import declared_number
 from ..data.entries import Conditions, TextSource, as_conditions, as_texts
 from ..runs.fitted import FittedModel, check_same_length
+from ..utils.errors import check_at_least
 from ..utils.seeded_eval import seeded_eval
 from ..utils.seeds import derived_seed, set_seed
 from .decoding import Decoding, uniforms
-from .prompts import LastPiece, Prompt
+from .prompts import Prompt
 from .reconstruction import Reconstruction
 
 __all__ = [
@@ -79,9 +80,7 @@ def decode(run: FittedModel, memory: Memory, decoding: Decoding = GREEDY, *, see
     if len(shape) != 1:
         raise ValueError(f"the memory is of batch shape {shape}: give one row for each text, as run.encode does.")
     with seeded_eval(run.model, run.guide, seed=seed):
-        noise = _noise(run, seed, range(*batch_shape(memory)))
-        tokens = write(text_distribution(run, memory), decoding, noise, text_vocabulary=run.tokenizer.vocabulary)
-        return run.tokenizer.decode_batch(tokens)
+        return _texts(run, text_distribution(run, memory), decoding, seed, range(*shape))
 
 
 def reconstruct(
@@ -115,16 +114,14 @@ def reconstruct(
     texts = as_texts(texts)
     conditions = None if conditions is None else as_conditions(conditions)
     check_same_length(texts, conditions)
-    result, text_vocabulary = [], run.tokenizer.vocabulary
+    result = []
     with seeded_eval(run.model, run.guide, seed=seed):
         for items in _chunks(len(texts), batch_size):
             originals = [texts[item] for item in items]
             batch = run.batch(originals, None if conditions is None else [conditions[item] for item in items])
             posterior = encode_batch(run, batch)
             text = text_distribution(run, thinned(run, posterior, min_weight))
-            noise = _noise(run, seed, range(start + items.start, start + items.stop))
-            tokens = write(text, decoding, noise, text_vocabulary=text_vocabulary)
-            generated = run.tokenizer.decode_batch(tokens)
+            generated = _texts(run, text, decoding, seed, range(start + items.start, start + items.stop))
             weights = posterior.token_weights()
             rows = [None] * len(items) if weights is None else weights.tolist()
             for written, original, row in zip(generated, originals, rows, strict=True):
@@ -173,12 +170,7 @@ def sample(
             samples = [_prior_memory(run, derived_seed(seed, item, "latents"), condition_tokens) for item in items]
             memories = [memory for memory in samples if memory is not None]
             text = text_distribution(run, stacked(memories) if memories else None).expand([len(items)])
-            noise = _noise(run, seed, items)
-            vocabulary = run.tokenizer.vocabulary
-            tokens = write(
-                text, decoding or Decoding(), noise, beginning.tokens, beginning.last, text_vocabulary=vocabulary
-            )
-            texts += run.tokenizer.decode_batch(tokens)
+            texts += _texts(run, text, decoding or Decoding(), seed, items, beginning)
     return texts
 
 
@@ -197,12 +189,24 @@ def likelihood(run: FittedModel, memory: Memory | None, mask: Bool[Tensor, "*bat
         return run.model.likelihood(memory, mask)
 
 
+def _texts(
+    run: FittedModel,
+    text: AutoregressiveText,
+    decoding: Decoding,
+    seed: int,
+    items: range,
+    prompt: Prompt | None = None,
+) -> list[str]:
+    """The texts of some items, with the noise of each."""
+    noise = uniforms(seed, items, run.corpus.max_length).to(run.model.device)
+    return run.tokenizer.decode_batch(write(text, decoding, noise, prompt, run.tokenizer.vocabulary))
+
+
 def write(
     text: AutoregressiveText,
     decoding: Decoding,
     noise: Float[Tensor, "B W"],
-    prompt: Int[Tensor, " K"] | None = None,
-    last_piece: LastPiece | None = None,
+    prompt: Prompt | None = None,
     text_vocabulary: int | None = None,
 ) -> Int[Tensor, "B T"]:
     """Tokens of one text for each row; padding, beginning-of-text and label tokens are excluded.
@@ -212,7 +216,6 @@ def write(
         decoding: Decoding strategy.
         noise: Uniform noise from which tokens are sampled, one column for each token.
         prompt: Beginning of every text.
-        last_piece: What every text has after the prompt, in whichever tokens.
         text_vocabulary: Size of the vocabulary of texts; tokens beyond it are labels. The whole vocabulary if None.
 
     Raises:
@@ -223,7 +226,8 @@ def write(
     excluded = torch.tensor([config.pad, config.bos, *labels], device=noise.device)
     sampler = decoding.token_sampler(noise)
     places = torch.zeros(text.batch_shape, dtype=torch.long, device=noise.device)  # in the last piece of the prompt
-    left = config.max_length - (0 if prompt is None else len(prompt))
+    tokens, last_piece = (None, None) if prompt is None else prompt
+    left = config.max_length - (0 if tokens is None else len(tokens))
 
     def choose(logits: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:
         nonlocal places, left
@@ -235,7 +239,7 @@ def write(
         places, left = last_piece.advance(places, token), left - 1
         return token
 
-    return text.decode(choose, text.batch_shape, prompt=prompt)
+    return text.decode(choose, text.batch_shape, prompt=tokens)
 
 
 def _check_finite(logits: Float[Tensor, "B V"]) -> None:
@@ -298,11 +302,6 @@ def _prior_memory(run: FittedModel, seed: int, conditions: list[list[int]] | Non
     return _autoregressive(run, trace.nodes["text"]["fn"]).memory
 
 
-def _noise(run: FittedModel, seed: int, items: range) -> Float[Tensor, "B W"]:
-    return uniforms(seed, items, run.corpus.max_length).to(run.model.device)
-
-
-def _chunks(n: int, size: int, start: int = 0) -> Iterator[range]:
-    if size < 1:
-        raise ValueError(f"batch_size is {size}: give at least 1.")
-    return (range(first, min(first + size, start + n)) for first in range(start, start + n, size))
+def _chunks(n: int, batch_size: int, start: int = 0) -> Iterator[range]:
+    check_at_least(1, batch_size=batch_size)
+    return (range(first, min(first + batch_size, start + n)) for first in range(start, start + n, batch_size))
