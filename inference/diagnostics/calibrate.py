@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from ...models.batch import EOS, Batch
 from ...models.transformer.text_distribution import text_mask
+from ...models.utils.numbers import check_at_least
 from ..objectives.elbo import ELBO
 from ..objectives.trace_pair import trace_pair
 from ..objectives.traces import Site, is_local, latent_sites, mask_of
-from ..utils.errors import check_at_least
 from ..utils.progress import progress_bar
 from ..utils.seeded_eval import seeded_eval
 from .calibration import Calibration

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from ..utils.errors import check_at_least
+from ...models.utils.numbers import check_at_least
 
 __all__ = ["Calibration", "chosen_quantities"]
 

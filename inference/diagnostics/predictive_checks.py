@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from ...models.utils.numbers import check_at_least
 from ..data.entries import TextSource, as_texts
 from ..evaluation.ngrams import NGram, ngrams_of, split
 from ..generation.decoding import Decoding
@@ -16,7 +17,6 @@ from ..generation.generate import sample
 from ..posterior.arviz_compat import ArviZData, from_groups
 from ..run import Run
 from ..runs.fitted import check_run
-from ..utils.errors import check_at_least
 from ..utils.progress import progress_bar
 
 __all__ = ["PredictiveCheck", "Statistic", "check_texts", "predictive_check", "text_statistics"]

@@ -12,12 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...models.batch import Batch
+from ...models.utils.numbers import check_at_least
 from ..data.entries import Conditions, TextSource, as_conditions, as_entries, as_texts
 from ..data.texts import Texts, evenly_spaced
 from ..objectives.bounds import importance_weighted
 from ..runs.fitted import FittedModel, check_same_length
 from ..utils.counts import counted
-from ..utils.errors import check_at_least
 from ..utils.progress import progress_bar
 from ..utils.seeded_eval import seeded_eval
 from .columns import Column, measure_columns

@@ -10,8 +10,8 @@ from jaxtyping import Float
 
 from ...models.batch import Batch
 from ...models.language_model import LanguageModel
+from ...models.utils.numbers import check_at_least
 from ..pretrained.pretrained import Pretrained
-from ..utils.errors import check_at_least
 from ..utils.seeded_eval import seeded_eval
 
 __all__ = ["Judge", "Loss"]

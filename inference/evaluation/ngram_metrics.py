@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ..utils.errors import check_at_least
+from ...models.utils.numbers import check_at_least
 from .estimates import Estimate, ratio
 from .ngrams import NGram, ngrams_of, read_ngrams, split, subsample
 

@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ...models.utils.choices import check_choice
+from ...models.utils.numbers import check_at_least
 from ..data.entries import as_texts
-from ..utils.errors import check_at_least
 
 __all__ = [
     "NGram",

@@ -18,10 +18,9 @@ from ...models.attention.mixture import Mixture
 from ...models.batch import Batch
 from ...models.transformer.memory import Memory, batch_shape, stacked
 from ...models.transformer.text_distribution import AutoregressiveText
-from ...models.utils.numbers import declared_number
+from ...models.utils.numbers import check_at_least, declared_number
 from ..data.entries import Conditions, TextSource, as_conditions, as_texts
 from ..runs.fitted import FittedModel, check_same_length
-from ..utils.errors import check_at_least
 from ..utils.seeded_eval import seeded_eval
 from ..utils.seeds import derived_seed, set_seed
 from .decoding import Decoding, uniforms

@@ -27,8 +27,7 @@ from torch import Tensor, nn
 
 from ...models.batch import Batch
 from ...models.distributions.presence import Presence
-from ...models.utils.numbers import declared_number
-from ..utils.errors import check_at_least
+from ...models.utils.numbers import check_at_least, declared_number
 from .description import Described
 from .divergence import closed_form
 from .kl_control import FreeBits, by_dimension

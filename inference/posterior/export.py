@@ -39,13 +39,13 @@ from torch import Tensor, nn
 
 from ...models.batch import EOS, PAD, Batch
 from ...models.transformer.text_distribution import AutoregressiveText, text_mask
+from ...models.utils.numbers import check_at_least
 from ..data.entries import Conditions, TextSource, as_texts
 from ..objectives.bounds import with_global_sites_fixed
 from ..objectives.elbo import ELBO, Densities
 from ..objectives.trace_pair import trace_pair
 from ..objectives.traces import drawn_by_model, is_local, latent_sites, masks_in
 from ..runs.fitted import FittedModel
-from ..utils.errors import check_at_least
 from ..utils.progress import progress_bar
 from ..utils.seeded_eval import seeded_eval
 from .arviz_compat import ArviZData, from_groups

@@ -22,6 +22,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
 from ...models.base import TEXTS
+from ...models.utils.numbers import check_at_least
 from ..objectives.traces import (
     Site,
     as_numpy,
@@ -32,7 +33,6 @@ from ..objectives.traces import (
     plates,
     sample_sites,
 )
-from ..utils.errors import check_at_least
 from ..utils.seeded_eval import seeded_eval
 from .arviz_compat import ArviZData, from_groups
 from .draws import draw_attributes, is_auxiliary, mixture_dataset, point_sites

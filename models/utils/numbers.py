@@ -1,9 +1,9 @@
-"""Numbers of NumPy and torch as Python's own, and the check of options that are numbers."""
+"""Numbers of NumPy and torch as Python's own, and checks of options that are numbers."""
 
 from collections.abc import Iterable
 from typing import Any, get_args
 
-__all__ = ["FLOATS", "declared_number", "declared_numbers", "plain_number"]
+__all__ = ["FLOATS", "check_at_least", "declared_number", "declared_numbers", "plain_number"]
 
 FLOATS = (1e-30, 1e30)  # float32 has room beyond, but products of two of them do not
 
@@ -50,6 +50,20 @@ def declared_number(name: str, value: Any, kind: Any) -> Any:
         nearest = max(round(value), 1) if abs(value) < float("inf") else 1
         raise ValueError(f"{name} is {value}: give a whole number, such as {nearest}.")
     return value
+
+
+def check_at_least(least: int, **numbers: int) -> None:
+    """Raises a ValueError that names the first of the numbers that is not whole or below ``least``.
+
+    Examples:
+        >>> check_at_least(1, draws=100, texts=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: texts is 0: give a whole number of at least 1.
+    """
+    for name, number in numbers.items():
+        if declared_number(name, number, int) < least:
+            raise ValueError(f"{name} is {number}: give a whole number of at least {least}.")
 
 
 def declared_numbers(name: str, values: Any, kind: Any) -> list[Any]:
