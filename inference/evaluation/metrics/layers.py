@@ -23,10 +23,6 @@ class KeptLayers(Metric):
     ``vectors`` are those that are not switched off, as in :class:`~.removal.Kept`, without the prior's; ``effective``
     is the exponential of the entropy of the mean weights, the prior's included. Layers are counted from 1; the results
     are ``kept_layer_1`` and so on, and ``kept_decoder_layer_1``, whose vectors are of the tokens before each one.
-
-    Examples:
-        >>> KeptLayers().name
-        'kept_layers'
     """
 
     name, label = "kept_layers", "vectors kept in layer {layer} of the {stack}"

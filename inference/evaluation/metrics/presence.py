@@ -13,10 +13,6 @@ class Present(CountMetric):
 
     Texts are reconstructed from those with :math:`g_i > 1/2`, which :class:`~.removal.Kept` counts. The two agree where
     the guide has decided. The prior's components count neither as present nor among the text's.
-
-    Examples:
-        >>> Present().name, Present().label
-        ('present', 'vectors present in a draw')
     """
 
     name, label = "present", "vectors present in a draw"

@@ -29,10 +29,6 @@ class Kept(CountMetric):
     switched off, which the heads of alpha other than ``relu`` never do, or, where the model has presence, if they are
     more probably absent than present. The prior's components, which always stay, count neither as left nor among the
     text's.
-
-    Examples:
-        >>> Kept().name, Kept().label
-        ('kept', 'vectors kept')
     """
 
     name, label = "kept", "vectors kept"

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 import pyroformer as pf
 from pyroformer.guides.automatic import Automatic
 from pyroformer.guides.mixture_attention import AssignmentGuide, KeyGuide, ValueGuide
-from pyroformer.inference.diagnostics.guide_gap import guide_gap
 
 KEYS = torch.tensor([[-2.0, 0.0], [0.0, 1.0], [2.0, 0.0]])
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2])
@@ -129,8 +128,6 @@ def test_guides_that_need_gaussian_queries_say_so() -> None:
     for guide in (AssignmentGuide, ValueGuide, KeyGuide):
         with pytest.raises(ValueError, match=f"{guide.__name__}.* needs Gaussian queries.*emission student: leave"):
             guide(model)
-    with pytest.raises(ValueError, match="guide_gap needs Gaussian queries"):
-        guide_gap(model, AssignmentGuide(model, start="random"), QUERIES)
 
 
 def test_no_queries_are_refused_in_one_line() -> None:
