@@ -29,13 +29,19 @@ def with_short_options(
         {'base_measure': {'class_path': 'pyroformer.priors.GaussianVectorPrior'}}
     """
     model = dict(model)
-    if attention is not None:
-        model = _with_attention(attention, model)
     if isinstance(named := model.get("base_measure"), str):
         model["base_measure"] = _recipe(named)
+    if attention is not None:
+        _set(model, "attention", attention, f"--attention is {attention}")
     if prior is not None:
-        model = _with_prior(name, prior, model)
-    return model if delta is None else _with_delta(name, delta, model)
+        if not _has(name, "base_measure"):
+            raise ValueError(f"--prior is {prior}, but {name} has no vectors with a base measure: leave it out.")
+        _set(model, "base_measure", _recipe(prior), f"--prior is {prior}")
+    if delta is not None:
+        if not _has(name, "delta"):
+            raise ValueError(f"--delta is {delta:g}, and {name} has no weights with a delta: leave it out.")
+        _set(model, "delta", delta, f"--delta is {delta:g}", "weight_prior")
+    return model
 
 
 def with_default_prior(
@@ -59,23 +65,15 @@ def with_default_prior(
     published |= any(training.get(option) is not None for option in NVIB.own_options)
     if published or "base_measure" in model or not _has(name, "base_measure"):
         return dict(model)
-    return _with_prior(name, prior, model)
-
-
-def _with_attention(attention: str, model: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a model with a kind of self-attention."""
-    if "attention" in model:
-        raise ValueError(f"--attention is {attention}, which is short for --model.attention: give one of them.")
-    return {**model, "attention": attention}
-
-
-def _with_prior(name: str, prior: str, model: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a model with a base measure by its short name."""
-    if not _has(name, "base_measure"):
-        raise ValueError(f"--prior is {prior}, but {name} has no vectors with a base measure: leave it out.")
-    if "base_measure" in model:
-        raise ValueError(f"--prior is {prior}, which is short for --model.base_measure: give one of them.")
     return {**model, "base_measure": _recipe(prior)}
+
+
+def _set(model: dict[str, Any], option: str, value: Any, typed: str, *others: str) -> None:
+    """Sets an option of a model that was typed by a short name, unless it or another that decides the same is given."""
+    for given in (option, *others):
+        if given in model:
+            raise ValueError(f"{typed}, and --model.{given} beside it decides the same: give one of them.")
+    model[option] = value
 
 
 def _recipe(prior: str) -> dict[str, str]:
@@ -83,16 +81,6 @@ def _recipe(prior: str) -> dict[str, str]:
     from ...models.priors.named import NAMED
 
     return {"class_path": f"pyroformer.priors.{NAMED[prior].__name__}"}
-
-
-def _with_delta(name: str, delta: float, model: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a model with the delta of its weight prior."""
-    if not _has(name, "delta"):
-        raise ValueError(f"--delta is {delta:g}, and {name} has no weights with a delta: leave it out.")
-    if "delta" in model or "weight_prior" in model:
-        option = "delta" if "delta" in model else "weight_prior"
-        raise ValueError(f"--delta is {delta:g}, and --model.{option} beside it decides the same: give one of them.")
-    return {**model, "delta": delta}
 
 
 def _has(name: str, option: str) -> bool:

@@ -200,12 +200,12 @@ CASES = [
     (
         FIT + " --attention softmax --model.attention probabilistic",
         1,
-        r"--attention is softmax, which is short for --model\.attention: give one of them",
+        r"--attention is softmax, and --model\.attention beside it decides the same: give one of them",
     ),
     (
         FIT + " --prior mixture --model.base_measure gaussian",
         1,
-        r"--prior is mixture, which is short for --model\.base_measure: give one of them",
+        r"--prior is mixture, and --model\.base_measure beside it decides the same: give one of them",
     ),
     (FIT + " --tokenizer byte", 2, "--tokenizer is 'byte': give one of bpe, bytes, characters"),
     (FIT + " --tokenizer bytes --vocabulary 300", 1, "vocabulary is 300, but a tokenizer of bytes has as many tokens"),
