@@ -6,7 +6,7 @@ from math import ceil
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap, to_rgb
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.typing import ColorType
@@ -20,7 +20,6 @@ __all__ = [
     "INK",
     "SHADES",
     "WORDS",
-    "contrast",
     "depth_shade",
     "drawable",
     "new_axes",
@@ -65,14 +64,6 @@ _OTHERS = (
 FAMILIES = ["DejaVu Sans", *sorted({font.name for font in fontManager.ttflist} & {*_OTHERS}, key=_OTHERS.index)]
 WORDS: dict[str, Any] = {"parse_math": False, "family": FAMILIES}  # options of matplotlib for words of texts
 MISSING = "□"  # in place of a letter that no font has
-
-
-def contrast(color: ColorType) -> float:
-    """Contrast ratio of ``INK`` on a color by WCAG 2, from 1 to 21; 4.5 is legible."""
-    weights = (0.2126, 0.7152, 0.0722)
-    linear = [[x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in to_rgb(c)] for c in (color, INK)]
-    lighter, darker = (sum(w * x for w, x in zip(weights, rgb, strict=True)) + 0.05 for rgb in linear)
-    return lighter / darker
 
 
 def depth_shade(index: int, count: int) -> ColorType:

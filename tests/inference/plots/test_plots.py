@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
 from own_axes import labels, own_axes
 
 from pyroformer.guides.nvae import NVAEGuide
@@ -22,7 +24,7 @@ from pyroformer.inference.pages.document import shaded
 from pyroformer.inference.plots import weight_strip
 from pyroformer.inference.plots.attention_map import decoder_attention, heat_map
 from pyroformer.inference.plots.running_text import letters, set_in_lines, text_width
-from pyroformer.inference.plots.style import SHADES, contrast, printable
+from pyroformer.inference.plots.style import INK, SHADES, printable
 from pyroformer.inference.plots.weight_strip import strip, token_weights
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
@@ -236,6 +238,14 @@ def test_a_vector_that_is_switched_off_has_concentration_zero(monkeypatch: pytes
 def test_weights_that_are_alike_are_said_to_be(last: float, title: str) -> None:
     [bar] = strip(["a", " b"], np.array([0.34, 0.34, last]), ax=own_axes()).child_axes
     assert bar.get_title() == "posterior mean weight" + title
+
+
+def contrast(color: ColorType) -> float:
+    """Contrast ratio of ``INK`` on a color by WCAG 2, from 1 to 21; 4.5 is legible."""
+    weights = (0.2126, 0.7152, 0.0722)
+    linear = [[x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in to_rgb(c)] for c in (color, INK)]
+    lighter, darker = (sum(w * x for w, x in zip(weights, rgb, strict=True)) + 0.05 for rgb in linear)
+    return lighter / darker
 
 
 def test_text_can_be_read_on_every_shade() -> None:
