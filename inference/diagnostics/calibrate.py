@@ -115,7 +115,7 @@ def _arguments(model: nn.Module, args: Sequence[Any] | None, texts: int) -> list
     return [Batch.unobserved(texts, like=next(model.parameters(), torch.zeros(())))]
 
 
-def _generated_batch(trace: Trace, arguments: Sequence[Any] = ()) -> Batch:
+def _generated_batch(trace: Trace, arguments: Sequence[Any]) -> Batch:
     """The texts of a model's trace as a batch, with the conditions of the batch among the model's arguments.
 
     Texts whose length differs from their latent one have weight 0.
