@@ -147,16 +147,15 @@ def make(
         depth = layers if point.family.startswith("shallow") else 2 * layers
         return LanguageModel.for_corpus(corpus, width=width, layers=depth, **FORMER), None
     sizes: dict[str, Any] = {"layers": layers} if backbone else {"width": width, "layers": layers, **FORMER_NVAE}
-    if point.joint:
-        sizes |= {"base_measure": point.joint, "backbone": backbone}
+    prior = {"base_measure": point.joint or "gaussian", "backbone": backbone}
     if point.family in ("nvae", "nvib", "nvib relu"):
-        nvae = NVAE.for_corpus(corpus, **sizes)
+        nvae = NVAE.for_corpus(corpus, **prior, **sizes)
         return nvae, NVAEGuide(nvae, alpha="relu" if point.family == "nvib relu" else "linear")
     if point.family == "one vector":
         sizes |= FORMER
         della = DELLA.for_corpus(corpus, structure="single", fusion="memory", latent_size=width, **sizes)
         return della, DELLAGuide(della, encoder="separate")
-    vae = VAE.for_corpus(corpus, **sizes)
+    vae = VAE.for_corpus(corpus, **prior, **sizes)
     return vae, VAEGuide(vae)
 
 

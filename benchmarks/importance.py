@@ -27,8 +27,8 @@ from pyroformer.models.transformer.blocks import Block
 
 WORDS, VOCABULARY = 3000, 8000
 SYSTEMS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
-    "VAE": (pf.VAE, pf.VAEGuide, {}),
-    "NVAE": (pf.NVAE, pf.NVAEGuide, {}),
+    "VAE": (pf.VAE, pf.VAEGuide, {"base_measure": "gaussian"}),
+    "NVAE": (pf.NVAE, pf.NVAEGuide, {"base_measure": "gaussian"}),
     "DELLA": (pf.DELLA, pf.DELLAGuide, {"latent_size": 16}),
 }
 

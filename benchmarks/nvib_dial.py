@@ -111,7 +111,7 @@ class Pooled(nn.Module):
 def make(point: Point, corpus: Corpus, options: argparse.Namespace) -> tuple[NVAE, NVAEGuide]:
     prior = BoundedDirichletProcess(delta=point.delta)
     presence = float(point.family.split()[1]) if point.family.startswith("presence") else None
-    sizes = {"width": options.width, "layers": options.layers, "heads": 2, **FORMER_NVAE}
+    sizes = {"width": options.width, "layers": options.layers, "heads": 2, "base_measure": "gaussian", **FORMER_NVAE}
     model = NVAE.for_corpus(corpus, weight_prior=prior, presence=presence, **sizes)
     guide = NVAEGuide(model, alpha="relu" if point.family.startswith(("relu", "keep")) else "linear")
     fixed: Any = guide

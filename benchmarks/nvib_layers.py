@@ -63,6 +63,7 @@ def make(point: Point, corpus: Corpus, options: argparse.Namespace) -> tuple[NVA
         layers=options.layers,
         heads=2,
         weight_prior=BoundedDirichletProcess(delta=options.delta),
+        base_measure="gaussian",
         nvib_layers=0 if point.family == "none" else options.layers,
         nvib_decoder_layers=decoder_layers,
         nvib_decoder_alpha="relu" if decoder_layers else "linear",

@@ -82,7 +82,7 @@ def made(
     """A new model of a family, and its guide."""
     start: dict[str, Any]
     if family in ("vae", "nvae"):
-        start = {"base_measure": "language_model", "backbone": backbone, "train": "latents"}
+        start = {"backbone": backbone, "train": "latents"}
         if family == "vae":
             vae = pf.VAE.for_corpus(corpus, **start)
             return vae, pf.VAEGuide(vae)

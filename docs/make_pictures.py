@@ -33,6 +33,7 @@ from pyroformer.models.priors.components import DirichletProcess
 PICTURES = Path(__file__).resolve().parent / "pictures"
 BETAS = (0.01, 0.3)  # of the KL term of an NVAE
 NETWORK = {"width": 64, "layers": 2, "heads": 4}
+GAUSSIAN = {"base_measure": "gaussian"}  # the published prior of the vectors
 TRAINING = {"learning_rate": 4e-3, "validation_texts": 128, "validations": 8}
 
 
@@ -247,12 +248,12 @@ def della(folder: Path) -> pf.Run:
 
 
 def nvae(folder: Path, beta: float) -> pf.Run:
-    return fitted(folder / f"nvae-{beta:g}", "NVAE", 200, {}, words(), beta=beta, objective="elbo")
+    return fitted(folder / f"nvae-{beta:g}", "NVAE", 200, GAUSSIAN, words(), beta=beta, objective="elbo")
 
 
 def nvib(folder: Path) -> pf.Run:
     """With the objective of the paper."""
-    return fitted(folder / "nvib", "NVAE", 200, {}, words())
+    return fitted(folder / "nvib", "NVAE", 200, GAUSSIAN, words())
 
 
 def copier(folder: Path) -> pf.Run:

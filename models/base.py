@@ -112,7 +112,7 @@ class Model(Configurable, LocalModule):
         config = TransformerConfig(**network)
         config.check_read(given)
         cls.check_new(config, rest)
-        model = cls(config, **cls.corpus_arguments(corpus, rest) | rest)
+        model = cls(config, **rest | cls.corpus_arguments(corpus, rest, backbone))
         if backbone is not None:
             model.start_from(backbone, train, len(corpus.labels))
         return model
@@ -144,8 +144,10 @@ class Model(Configurable, LocalModule):
             backbone.freeze(self)
 
     @classmethod
-    def corpus_arguments(cls, corpus: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Constructor arguments that depend on the corpus, beside the other ones."""
+    def corpus_arguments(
+        cls, corpus: Any, options: Mapping[str, Any], backbone: Backbone | None = None
+    ) -> dict[str, Any]:
+        """Defaults, for the texts of a corpus, of the constructor's arguments that are not among these options."""
         return {}
 
     @classmethod

@@ -1,6 +1,7 @@
 """Base class of the models whose decoder attends to a mixture over the vectors of a text."""
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import pyro
@@ -39,11 +40,27 @@ class MixtureMemoryModel(Model):
     decoder: Decoder
 
     @classmethod
-    def corpus_arguments(cls, corpus: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    def default_prior(cls, options: Mapping[str, Any], pretrained: bool = False) -> str:
+        """The name of the ``base_measure`` in :meth:`for_corpus`, beside these options of a model without one.
+
+        Arguments:
+            options: Other options of the model.
+            pretrained: Whether it starts from a backbone.
+        """
+        return "language_model" if pretrained else "tokens"
+
+    @classmethod
+    def corpus_arguments(
+        cls, corpus: Any, options: Mapping[str, Any], backbone: Backbone | None = None
+    ) -> dict[str, Any]:
+        own: dict[str, Any] = {}
         prior = options.get("base_measure")
-        if prior in ("tokens", "language_model") or _ends_texts(prior):
-            return {}
-        return {"length_prior": LengthPrior.fit(torch.as_tensor(corpus.train.lengths), corpus.max_length)}
+        if prior is None and "base_measure" in signature(cls).parameters:
+            own["base_measure"] = prior = cls.default_prior(options, backbone is not None)
+        ends = prior in ("tokens", "language_model") or _ends_texts(prior)
+        if not ends and "length_prior" not in options:
+            own["length_prior"] = LengthPrior.fit(torch.as_tensor(corpus.train.lengths), corpus.max_length)
+        return own
 
     def start_from(self, backbone: Backbone, train: Train = "all", labels: int = 0) -> None:
         super().start_from(backbone, train, labels)

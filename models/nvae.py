@@ -79,7 +79,8 @@ class NVAE(MixtureMemoryModel):
         weight_prior: Prior of the log weights; a bounded Dirichlet process by default.
         base_measure: Prior of a vector, or of all vectors of a text; or the name of one: ``tokens``,
             ``language_model``, ``codebook``, ``autoregressive``, ``mixture`` or ``gaussian``. A standard Gaussian by
-            default, and ``tokens`` in ``pyroformer fit``.
+            default; in :meth:`for_corpus` ``tokens``, or ``language_model`` with a backbone, unless there is a
+            ``delta`` or ``presence``.
         length_prior: Prior of the number of tokens; uniform up to ``max_length`` by default, and a smoothed histogram
             of the training texts in :meth:`for_corpus`. The prior ``tokens`` needs none: by default its vectors say
             where a text ends.
@@ -115,7 +116,7 @@ class NVAE(MixtureMemoryModel):
         A model of texts, whose prior of the vectors is trained with it from the first step:
 
         >>> corpus = pf.Corpus.from_texts([f"The number {n} is even." for n in range(0, 100, 2)], max_length=32)
-        >>> model = pf.NVAE.for_corpus(corpus, base_measure="tokens", width=16, layers=1, heads=2)
+        >>> model = pf.NVAE.for_corpus(corpus, width=16, layers=1, heads=2)
         >>> run = pf.fit(model, pf.NVAEGuide(model), corpus, steps=2)
         >>> model.objective  # the exact bound; with independent vectors it is nvib, the published objective
         'elbo'
@@ -187,6 +188,12 @@ class NVAE(MixtureMemoryModel):
                 vectors = self.sample_vectors(mask)
             mixture = Mixture(log_weights.to(vectors.dtype), vectors, mask=mask)
             return pyro.sample("text", self._text(mixture, batch), obs=batch.tokens)
+
+    @classmethod
+    def default_prior(cls, options: Mapping[str, Any], pretrained: bool = False) -> str:
+        # The dial is of the published prior, and presence of independent vectors.
+        independent = any(options.get(option) is not None for option in ("delta", "presence"))
+        return "gaussian" if independent else super().default_prior(options, pretrained)
 
     @classmethod
     def check_new(cls, config: TransformerConfig, options: Mapping[str, Any]) -> None:

@@ -51,7 +51,7 @@ class VAE(MixtureMemoryModel):
         config: The network.
         base_measure: Prior of a vector, or of all vectors of a text; or the name of one: ``tokens``,
             ``language_model``, ``codebook``, ``autoregressive``, ``mixture`` or ``gaussian``. A standard Gaussian by
-            default, and ``tokens`` in ``pyroformer fit``.
+            default; in :meth:`for_corpus` ``tokens``, and ``language_model`` with a backbone.
         length_prior: Prior of the number of tokens; uniform up to ``max_length`` by default, and a smoothed histogram
             of the training texts in :meth:`for_corpus`. The prior ``tokens`` needs none: by default its vectors say
             where a text ends.
@@ -68,7 +68,7 @@ class VAE(MixtureMemoryModel):
         A model of texts, whose prior of the vectors is trained with it from the first step:
 
         >>> corpus = pf.Corpus.from_texts([f"The number {n} is even." for n in range(0, 100, 2)], max_length=32)
-        >>> model = pf.VAE.for_corpus(corpus, base_measure="tokens", width=16, layers=1, heads=2)
+        >>> model = pf.VAE.for_corpus(corpus, width=16, layers=1, heads=2)
         >>> run = pf.fit(model, pf.VAEGuide(model), corpus, steps=2)
 
         Of given sizes, without a corpus; it is a Pyro model like any other:

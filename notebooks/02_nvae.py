@@ -60,7 +60,7 @@ print(*corpus.train[:3], sep="\n")
 
 # %%
 torch.manual_seed(0)
-model = pf.NVAE.for_corpus(corpus, size="tiny")
+model = pf.NVAE.for_corpus(corpus, base_measure="gaussian", size="tiny")
 guide = pf.NVAEGuide(model)
 run = pf.fit(model, guide, corpus, steps=steps, batch_size=16, validation_texts=64)
 pf.plots.curves(run)

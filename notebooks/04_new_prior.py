@@ -98,7 +98,7 @@ print(corpus.summary())
 WIDTH = 64
 options = {"batch_size": 16, "validations": 2, "validation_texts": held_out, "seed": 0}
 torch.manual_seed(0)
-model = pf.VAE.for_corpus(corpus, width=WIDTH)
+model = pf.VAE.for_corpus(corpus, base_measure="gaussian", width=WIDTH)
 first = pf.fit(model, pf.VAEGuide(model), corpus, steps=steps, beta=1e-3, **options)
 
 runs = {"as trained": first}

@@ -91,7 +91,7 @@ corpus
 # %%
 sizes = {"width": 64, "layers": 2, "heads": 4}
 torch.manual_seed(0)
-model = pf.VAE.for_corpus(corpus, **sizes)
+model = pf.VAE.for_corpus(corpus, base_measure="gaussian", **sizes)
 guide = pf.VAEGuide(model)
 options = {"steps": steps, "batch_size": 16, "validation_texts": held_out}
 first = pf.fit(model, guide, corpus, **options)

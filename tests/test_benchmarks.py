@@ -205,7 +205,7 @@ def test_compaction(script: ModuleType) -> None:
     corpus = pf.Corpus.from_texts(
         [f"The number {n} follows {n - 1}." for n in range(60)], vocabulary=270, max_length=24
     )
-    model = pf.NVAE.for_corpus(corpus, width=16, layers=1, heads=2)
+    model = pf.NVAE.for_corpus(corpus, base_measure="gaussian", width=16, layers=1, heads=2)
     run = pf.Run(model, pf.NVAEGuide(model), corpus, RunFolder(corpus.folder), {}, 0)
     rows = numbers(script.report(run, thresholds=(0.01, 0.9), texts=3, rounds=1))
     cache = {name: rows[name][3] for name in ("0", "0.01", "0.9")}
@@ -261,7 +261,10 @@ def test_texts_are_judged(script: ModuleType) -> None:
     )
     torch.manual_seed(0)
     runs = []
-    for model in (pf.LanguageModel.for_corpus(corpus, width=16), pf.VAE.for_corpus(corpus, width=16, layers=1)):
+    for model in (
+        pf.LanguageModel.for_corpus(corpus, width=16),
+        pf.VAE.for_corpus(corpus, base_measure="gaussian", width=16, layers=1),
+    ):
         guide = None if isinstance(model, pf.LanguageModel) else pf.VAEGuide(model)
         runs.append(pf.fit(model, guide, corpus, steps=1, batch_size=8))
     judge, vae = runs

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..utils.registry import MODELS
+from ..utils.registry import MODELS, imported
 from .option_help import options
 
 __all__ = ["with_default_prior", "with_short_options"]
@@ -45,26 +45,26 @@ def with_short_options(
 
 
 def with_default_prior(
-    name: str, prior: str, model: Mapping[str, Any], guide: Mapping[str, Any], training: Mapping[str, Any]
+    name: str, pretrained: bool, model: Mapping[str, Any], guide: Mapping[str, Any], training: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The options of a model with this prior, unless one is given or an option belongs to the published one.
+    """The options of a model with the prior of ``for_corpus``, unless one is given or others are of the published one.
 
     Examples:
-        >>> with_default_prior("nvae", "tokens", {}, {}, {})
+        >>> with_default_prior("nvae", False, {}, {}, {})
         {'base_measure': {'class_path': 'pyroformer.priors.TokenVectorPrior'}}
-        >>> with_default_prior("nvae", "tokens", {}, {"alpha": "relu"}, {"keep": 0.5})
-        {}
+        >>> with_default_prior("nvae", False, {}, {"alpha": "relu"}, {"keep": 0.5})
+        {'base_measure': {'class_path': 'pyroformer.priors.GaussianVectorPrior'}}
     """
     from ..objectives.nvib import NVIB
     from ..objectives.registry import objective_class
 
+    if "base_measure" in model or not _has(name, "base_measure"):
+        return dict(model)
     objective = training.get("objective")
     published = objective is not None and issubclass(objective_class(objective), NVIB)
-    published |= "delta" in model or guide.get("alpha") == "relu"
-    published |= "presence" in model  # whose vectors are independent
+    published |= guide.get("alpha") == "relu"
     published |= any(training.get(option) is not None for option in NVIB.own_options)
-    if published or "base_measure" in model or not _has(name, "base_measure"):
-        return dict(model)
+    prior = "gaussian" if published else imported(MODELS[name].model).default_prior(model, pretrained)
     return {**model, "base_measure": _recipe(prior)}
 
 

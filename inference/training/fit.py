@@ -71,7 +71,7 @@ def fit(
     r"""Train by stochastic variational inference and keep the weights with the best objective on held-out texts.
 
     The default objective is the exact bound, ``elbo``, but for an NVAE whose vectors are independent in the prior, as
-    those of ``NVAE.for_corpus(corpus)`` are: it is trained on the published objective, ``nvib``, which is no bound.
+    with ``base_measure="gaussian"``: it is trained on the published objective, ``nvib``, which is no bound.
 
     Every random number is a function of the seed, the step and the process, so a run that was interrupted and resumed
     takes the same steps as one that was not. Runs limited by ``steps`` are reproducible; those limited by ``minutes``

@@ -85,7 +85,7 @@ def fit_prior(
 
     Examples:
         >>> corpus = pf.Corpus.from_texts([f"The number {n} is even." for n in range(0, 100, 2)], max_length=32)
-        >>> model = pf.NVAE.for_corpus(corpus, width=16, layers=1, heads=2)
+        >>> model = pf.NVAE.for_corpus(corpus, base_measure="gaussian", width=16, layers=1, heads=2)
         >>> run = pf.fit(model, pf.NVAEGuide(model), corpus, steps=2, batch_size=8)
         >>> fit_prior(run, "mixture", steps=2, batch_size=8).config["trained"]
         ['model.base_measure']

@@ -142,6 +142,6 @@ def test_a_network_of_ones_own_is_no_text_encoder(
 
 
 def test_layers_of_mixtures_need_an_encoder_of_ours(encoder: TextEncoder, corpus: Corpus) -> None:
-    model = NVAE.for_corpus(corpus, **SIZES, nvib_layers=1)
+    model = NVAE.for_corpus(corpus, base_measure="gaussian", **SIZES, nvib_layers=1)
     with pytest.raises(ValueError, match=r"nvib_layers is 1, and a TextEncoder has no layers that attend to mixtures"):
         NVAEGuide(model, encoder=encoder)

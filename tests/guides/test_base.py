@@ -63,7 +63,7 @@ class Independent(Configurable, LocalModule):
 @pytest.fixture(scope="module", params=[ForwardOnly, Independent])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     corpus = Corpus.from_texts(TEXTS, vocabulary=270, max_length=32)
-    model = VAE.for_corpus(corpus, width=16, layers=1, heads=2)
+    model = VAE.for_corpus(corpus, base_measure="gaussian", width=16, layers=1, heads=2)
     return fit(
         model, request.param(model), corpus, steps=3, batch_size=8, validations=1, out=tmp_path_factory.mktemp("run")
     )
@@ -105,7 +105,7 @@ def test_what_needs_a_posterior_of_texts_says_so(run: Run, operation: Any) -> No
 
 def test_a_guide_that_does_not_define_encode_refuses() -> None:
     corpus = Corpus.from_texts(TEXTS, vocabulary=270, max_length=32)
-    model = VAE.for_corpus(corpus, width=16, layers=1, heads=2)
+    model = VAE.for_corpus(corpus, base_measure="gaussian", width=16, layers=1, heads=2)
     assert encodes(VAEGuide(model)) and not encodes(ForwardOnly(model)) and not encodes(None)
     with pytest.raises(ValueError, match="the guide ForwardOnly has no encode"):
         ForwardOnly(model).encode(Batch.pad([[5, 2]]))

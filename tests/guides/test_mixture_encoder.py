@@ -209,7 +209,7 @@ def test_arviz_has_the_mixtures_of_layers() -> None:
 def test_a_run_says_what_stays_in_each_layer() -> None:
     torch.manual_seed(0)
     corpus = Corpus.from_texts([f"Number {n} is {n}." for n in range(60)], vocabulary=270, max_length=24)
-    model = NVAE.for_corpus(corpus, width=16, layers=2, heads=2, nvib_layers=2)
+    model = NVAE.for_corpus(corpus, base_measure="gaussian", width=16, layers=2, heads=2, nvib_layers=2)
     run = fit(model, NVAEGuide(model, alpha="relu"), corpus, steps=3, batch_size=8)
     evaluation = run.evaluate(corpus.test[:4], metrics=["kept", "kept_layers"])
     posterior: Any = run.encode(corpus.test[:4])
@@ -230,7 +230,7 @@ def test_a_run_says_what_stays_in_each_layer() -> None:
 
 
 def fit_plain(corpus: Corpus) -> Any:
-    model = NVAE.for_corpus(corpus, width=16, layers=1, heads=2)
+    model = NVAE.for_corpus(corpus, base_measure="gaussian", width=16, layers=1, heads=2)
     return fit(model, NVAEGuide(model), corpus, steps=1, batch_size=8)
 
 

@@ -19,7 +19,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     torch.manual_seed(0)
     texts = [f"number {n} of many" for n in range(60)]
     corpus = pf.Corpus.from_texts(texts, vocabulary=265, max_length=24, name="numbers <1>")
-    model = pf.VAE.for_corpus(corpus, width=8, layers=1, heads=2)
+    model = pf.VAE.for_corpus(corpus, base_measure="gaussian", width=8, layers=1, heads=2)
     folder = tmp_path_factory.mktemp("runs") / "vae"
     return pf.fit(model, pf.VAEGuide(model), corpus, out=folder, steps=4, batch_size=8, validations=2)
 

@@ -60,7 +60,7 @@ def demo(*, minutes: float = 3.8, out: str | None = None, seed: int = 0) -> None
             lm = fit(model, None, corpus, callback=progress, minutes=SHARE * minutes, **budget)
 
     print_line("\nthe NVAE:")
-    nvae = NVAE.for_corpus(corpus, base_measure="language_model", backbone=lm.backbone, dropout=0.0)  # what is assumed
+    nvae = NVAE.for_corpus(corpus, backbone=lm.backbone, dropout=0.0)  # what is assumed
     guide = NVAEGuide(nvae)  # what is learned
     with closing(Progress()) as progress:
         rest: dict[str, Any] = {"minutes": (1 - SHARE) * minutes, "learning_rate": GENTLE}

@@ -164,8 +164,7 @@ def _begin(folder: "RunFolder", data: str, typed: _Typed, trust: Collection[str]
     imported(MODELS[name].model).check_conditions(source.condition is not None)
     _check_keep(name, guide, training)
     backbone = None if source.init_from is None else read_backbone(source.init_from, size, texts, model, trust)
-    learned = "tokens" if backbone is None else "language_model"
-    model = with_default_prior(name, learned, model, guide, training)
+    model = with_default_prior(name, backbone is not None, model, guide, training)
     if source.encoder is not None:
         guide = {**guide, "encoder": read_text_encoder(name, source.encoder)}
     if backbone is not None:

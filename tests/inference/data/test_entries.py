@@ -59,7 +59,11 @@ def paired() -> Run:
 def made(corpus: Corpus) -> Run:
     torch.manual_seed(0)
     shape = {"width": 8, "layers": 1, "heads": 2}
-    model = DELLA.for_corpus(corpus, **shape) if corpus.conditional else VAE.for_corpus(corpus, **shape)
+    model = (
+        DELLA.for_corpus(corpus, **shape)
+        if corpus.conditional
+        else VAE.for_corpus(corpus, base_measure="gaussian", **shape)
+    )
     guide = DELLAGuide(model) if isinstance(model, DELLA) else VAEGuide(model)
     config = {"objective": {"name": "elbo", "is_bound": True, "kl_weights": {}}}
     return Run(model, guide, corpus, RunFolder(corpus.folder), config, 0)

@@ -30,7 +30,7 @@ def lm(corpus: Corpus) -> Run:
 
 @pytest.fixture(scope="module")
 def nvae(corpus: Corpus) -> Run:
-    model = NVAE.for_corpus(corpus, **SMALL)
+    model = NVAE.for_corpus(corpus, base_measure="gaussian", **SMALL)
     return untrained(model, NVAEGuide(model), corpus)
 
 

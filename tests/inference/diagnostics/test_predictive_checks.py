@@ -98,7 +98,7 @@ def corpus() -> Corpus:
 
 def test_a_run_is_checked_against_its_test_texts(corpus: Corpus) -> None:
     torch.manual_seed(0)
-    model = NVAE.for_corpus(corpus, width=16, layers=1, heads=2)
+    model = NVAE.for_corpus(corpus, base_measure="gaussian", width=16, layers=1, heads=2)
     run = Run(model, NVAEGuide(model), corpus, RunFolder(Path("nowhere")), {}, step=0)
     check = check_texts(run, replications=3, limit=4, words=1, pairs=1)
     assert check.texts == 4 and check.replicated.shape == (3, 5)

@@ -20,7 +20,9 @@ NAMES = ["kept", "accuracy", "accuracy_kept"]
 def trained(alpha: Any, samples_per_component: int = 1) -> Run:
     torch.manual_seed(0)
     corpus = Corpus.from_texts(TEXTS, vocabulary=270, max_length=32)
-    model = pf.NVAE.for_corpus(corpus, width=16, layers=1, heads=2, samples_per_component=samples_per_component)
+    model = pf.NVAE.for_corpus(
+        corpus, base_measure="gaussian", width=16, layers=1, heads=2, samples_per_component=samples_per_component
+    )
     return fit(model, NVAEGuide(model, alpha=alpha), corpus, steps=4, batch_size=8)
 
 
@@ -81,6 +83,6 @@ def test_nothing_may_be_kept() -> None:
 
 def test_a_run_without_a_mixture_has_no_such_metric() -> None:
     corpus = Corpus.from_texts(TEXTS, vocabulary=270, max_length=32)
-    model = pf.VAE.for_corpus(corpus, width=16, layers=1, heads=2)
+    model = pf.VAE.for_corpus(corpus, base_measure="gaussian", width=16, layers=1, heads=2)
     run = fit(model, pf.VAEGuide(model), corpus, steps=2, batch_size=8)
     assert list(run.evaluate(TEXTS[:5], metrics=NAMES)) == ["accuracy"]

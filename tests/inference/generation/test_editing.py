@@ -33,7 +33,9 @@ def corpus() -> Corpus:
 def run(corpus: Corpus, request: pytest.FixtureRequest) -> Run:
     """An untrained run whose decoder depends on its mixture."""
     torch.manual_seed(1)
-    model = NVAE.for_corpus(corpus, width=16, layers=2, heads=2, samples_per_component=request.param, init_std=0.02)
+    model = NVAE.for_corpus(
+        corpus, base_measure="gaussian", width=16, layers=2, heads=2, samples_per_component=request.param, init_std=0.02
+    )
     guide = NVAEGuide(model, variance="shared" if request.param == 3 else "diagonal")
     for module in (model, guide):
         for parameter in module.parameters():

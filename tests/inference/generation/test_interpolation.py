@@ -134,7 +134,7 @@ def mixed_run(**options: Any) -> Run:
     """An untrained NVAE whose decoder depends on its mixture."""
     corpus = Corpus.from_texts(TEXTS, vocabulary=270, max_length=24)
     torch.manual_seed(0)
-    model = NVAE.for_corpus(corpus, width=16, layers=2, heads=2, samples_per_component=2)
+    model = NVAE.for_corpus(corpus, base_measure="gaussian", width=16, layers=2, heads=2, samples_per_component=2)
     guide = NVAEGuide(model, **options)
     for module in (model, guide):
         for parameter in module.parameters():

@@ -41,7 +41,7 @@ def pair(alpha: Any = "relu", **model: Any) -> tuple[NVAE, NVAEGuide]:
 
 def train(corpus: Corpus, out: Path | None = None, alpha: Any = "relu", **options: Any) -> Run:
     torch.manual_seed(0)
-    model = NVAE.for_corpus(corpus, width=16, layers=1, heads=2)
+    model = NVAE.for_corpus(corpus, base_measure="gaussian", width=16, layers=1, heads=2)
     return fit(model, NVAEGuide(model, alpha=alpha), corpus, out=out, batch_size=8, validations=3, **options)
 
 
@@ -225,7 +225,7 @@ def checkpoint(folder: Path) -> dict[str, Tensor]:
 
 
 def test_a_run_says_that_all_vectors_have_died(corpus: Corpus) -> None:
-    model = NVAE.for_corpus(corpus, width=16, layers=1, heads=2)
+    model = NVAE.for_corpus(corpus, base_measure="gaussian", width=16, layers=1, heads=2)
     guide = switched_off(NVAEGuide(model, alpha="relu"))
     with pytest.warns(UserWarning, match=r"step 1: no text keeps a vector of its own: .* a larger delta") as said:
         fit(model, guide, corpus, steps=3, validations=3, batch_size=8)
@@ -233,7 +233,7 @@ def test_a_run_says_that_all_vectors_have_died(corpus: Corpus) -> None:
 
 
 def test_a_run_says_that_all_vectors_of_a_layer_have_died(corpus: Corpus) -> None:
-    model = NVAE.for_corpus(corpus, width=16, layers=2, heads=2, nvib_layers=1)
+    model = NVAE.for_corpus(corpus, base_measure="gaussian", width=16, layers=2, heads=2, nvib_layers=1)
     guide = NVAEGuide(model, alpha="relu")
     (block,) = guide.encoder.mixture_blocks
     with torch.no_grad():

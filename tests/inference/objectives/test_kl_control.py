@@ -515,7 +515,7 @@ def nvae(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def fit_nvae(corpus: Corpus, out: Path, **options: Any) -> Run:
     torch.manual_seed(0)
-    model = NVAE.for_corpus(corpus, width=8, layers=1, heads=2)
+    model = NVAE.for_corpus(corpus, base_measure="gaussian", width=8, layers=1, heads=2)
     guide = NVAEGuide(model)
     return fit(model, guide, corpus, out=out, steps=2, validations=1, batch_size=8, objective="elbo", **options)
 
@@ -561,7 +561,7 @@ def test_a_run_held_at_a_target_is_charged_the_target(corpus: Corpus, tmp_path: 
 
 
 def test_a_run_that_weighs_draws_says_so_and_trains_a_bound(corpus: Corpus, tmp_path: Path) -> None:
-    model = NVAE.for_corpus(corpus, width=8, layers=1, heads=2)
+    model = NVAE.for_corpus(corpus, base_measure="gaussian", width=8, layers=1, heads=2)
     fit(model, NVAEGuide(model), corpus, out=tmp_path, steps=2, batch_size=8, objective="iw", num_particles=3)
     run = load(tmp_path)
     figure = evaluate(run)["objective"]

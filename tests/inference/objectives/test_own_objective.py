@@ -74,7 +74,7 @@ def module(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
 
 def train(corpus: Corpus, out: Path, **options: Any) -> Run:
     torch.manual_seed(0)
-    model = pf.VAE.for_corpus(corpus, **SMALL)
+    model = pf.VAE.for_corpus(corpus, base_measure="gaussian", **SMALL)
     return pf.fit(model, pf.VAEGuide(model), corpus, out=out, **QUICK, **options)
 
 
@@ -84,7 +84,7 @@ def test_the_names_of_the_options_are_those_of_the_classes() -> None:
 
 
 def test_the_loss_is_the_users(corpus: Corpus) -> None:
-    model = pf.VAE.for_corpus(corpus, dropout=0.0, **SMALL)
+    model = pf.VAE.for_corpus(corpus, base_measure="gaussian", dropout=0.0, **SMALL)
     guide, batch = pf.VAEGuide(model), next(corpus.batches("train", batch_size=4))
     losses = {}
     for name in ("elbo", PATH):
@@ -128,7 +128,7 @@ def test_a_loss_that_may_depend_on_the_number_of_draws_keeps_that_of_training(
     corpus: Corpus, name: str, draws: int
 ) -> None:
     options = TrainingOptions(objective=name, num_particles=3)
-    described = describe_objective(pf.VAE.for_corpus(corpus, **SMALL), options)
+    described = describe_objective(pf.VAE.for_corpus(corpus, base_measure="gaussian", **SMALL), options)
     assert held_out_objective(described, 1, 10, trust=["my_tempered"]).num_particles == draws
 
 
@@ -138,7 +138,7 @@ def test_a_class_is_recorded_by_its_path(corpus: Corpus, tmp_path: Path) -> None
 
 
 def test_only_what_says_so_is_a_bound(corpus: Corpus) -> None:
-    model = pf.VAE.for_corpus(corpus, **SMALL)
+    model = pf.VAE.for_corpus(corpus, base_measure="gaussian", **SMALL)
     for path, is_bound in {PATH: False, "my_tempered.Claimed": True}.items():
         described = describe_objective(model, TrainingOptions(objective=path))
         assert described["is_bound"] is is_bound and bool(in_words(described)) is not is_bound
@@ -163,7 +163,7 @@ def test_only_what_says_so_is_a_bound(corpus: Corpus) -> None:
 )
 def test_unusable_names(corpus: Corpus, name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        describe_objective(pf.VAE.for_corpus(corpus, **SMALL), TrainingOptions(objective=name))
+        describe_objective(pf.VAE.for_corpus(corpus, base_measure="gaussian", **SMALL), TrainingOptions(objective=name))
 
 
 def test_a_recorded_path_without_a_class_path_imports_nothing() -> None:

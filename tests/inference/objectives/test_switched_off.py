@@ -93,7 +93,7 @@ def test_an_objective_that_charges_it_refuses_the_guide(options: dict[str, Any])
 def run() -> Run:
     corpus = Corpus.from_texts([f"The number {n} is even." for n in range(60)], vocabulary=270, max_length=32)
     torch.manual_seed(0)
-    model = NVAE.for_corpus(corpus, **SMALL)
+    model = NVAE.for_corpus(corpus, base_measure="gaussian", **SMALL)
     return fit(model, NVAEGuide(model, alpha="relu"), corpus, steps=1, batch_size=8, validations=1)
 
 

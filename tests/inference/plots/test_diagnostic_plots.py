@@ -156,7 +156,7 @@ def test_a_traversal_changes_one_entry_of_the_reconstruction(della: Run) -> None
 
 def test_the_entry_of_the_smallest_variance_is_traversed_by_default(corpus: Corpus) -> None:
     torch.manual_seed(0)
-    model = VAE.for_corpus(corpus, **SIZES)
+    model = VAE.for_corpus(corpus, base_measure="gaussian", **SIZES)
     guide = VAEGuide(model)
     with torch.no_grad():
         guide.log_variance.bias[11] = -6.0
@@ -205,7 +205,7 @@ def test_traversals_that_are_impossible(della: Run, corpus: Corpus) -> None:
         traverse(della, TEXT, values=[])
     with pytest.raises(ValueError, match=r"values is \[0.0, nan\]: give finite numbers"):
         traverse(della, TEXT, values=[0.0, float("nan")])
-    model = NVAE.for_corpus(corpus, **SIZES)
+    model = NVAE.for_corpus(corpus, base_measure="gaussian", **SIZES)
     nvae = Run(model, NVAEGuide(model), corpus, RunFolder(Path("nowhere")), {}, step=0)
     with pytest.raises(ValueError, match="NVAE has no per-dimension latents to traverse: choose a DELLA or a VAE"):
         traverse(nvae, TEXT)

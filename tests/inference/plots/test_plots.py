@@ -43,7 +43,7 @@ def corpus() -> Corpus:
 
 @pytest.fixture
 def run(corpus: Corpus, tmp_path: Path) -> Run:
-    model = NVAE.for_corpus(corpus, **SIZES)
+    model = NVAE.for_corpus(corpus, base_measure="gaussian", **SIZES)
     config = {"objective": {"name": "nvib", "is_bound": False, "kl_weights": {}}}
     return Run(model, NVAEGuide(model).eval(), corpus, with_metrics(tmp_path / "run", latent=True), config, step=30)
 
@@ -180,7 +180,7 @@ def test_shared_axes_hold_the_kl_of_both_runs(run: Run, corpus: Corpus, tmp_path
 
 @pytest.mark.parametrize("samples_per_component", [1, 3])
 def test_weights_are_the_posterior_means_token_by_token(corpus: Corpus, run: Run, samples_per_component: int) -> None:
-    model = NVAE.for_corpus(corpus, samples_per_component=samples_per_component, **SIZES)
+    model = NVAE.for_corpus(corpus, base_measure="gaussian", samples_per_component=samples_per_component, **SIZES)
     run = Run(model, NVAEGuide(model).eval(), corpus, run.folder, run.config, 0)
     result = token_weights(run, TEXT)
     assert result.pieces == corpus.tokenizer.pieces(TEXT)
@@ -310,7 +310,7 @@ def test_attention_has_a_row_for_each_token_written_and_a_column_for_each_read(r
 
 
 def test_attention_takes_the_vectors_of_a_token_together(corpus: Corpus, run: Run) -> None:
-    model = NVAE.for_corpus(corpus, samples_per_component=2, **SIZES)
+    model = NVAE.for_corpus(corpus, base_measure="gaussian", samples_per_component=2, **SIZES)
     result = decoder_attention(Run(model, NVAEGuide(model), corpus, run.folder, run.config, 0), TEXT)
     assert result.weights.shape[-1] == len(result.inputs)
     np.testing.assert_allclose(result.weights.sum(-1), 1, rtol=1e-5)

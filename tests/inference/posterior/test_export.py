@@ -38,7 +38,7 @@ def corpus() -> Corpus:
 
 def untrained(corpus: Corpus, seed: int = 0) -> Run:
     torch.manual_seed(seed)
-    model = NVAE.for_corpus(corpus, **SMALL)
+    model = NVAE.for_corpus(corpus, base_measure="gaussian", **SMALL)
     return Run(model.eval(), NVAEGuide(model).eval(), corpus, RunFolder("nowhere"), {}, step=0)
 
 

@@ -26,7 +26,7 @@ SCHEMA = {"created_at", "inference_library", "inference_library_version", "seed"
 def run() -> Run:
     corpus = Corpus.from_texts([f"number {n} of many" for n in range(40)], vocabulary=265, max_length=24)
     torch.manual_seed(0)
-    model = VAE.for_corpus(corpus, width=8, layers=1, heads=2)
+    model = VAE.for_corpus(corpus, base_measure="gaussian", width=8, layers=1, heads=2)
     return Run(model.eval(), VAEGuide(model).eval(), corpus, RunFolder("nowhere"), {}, 0)
 
 

@@ -208,7 +208,7 @@ def test_positions_are_cut_to_max_length(backbone: Pretrained) -> None:
 
 
 def test_an_nvae_starts_from_it_with_cross_attention_of_its_own(backbone: Pretrained, corpus: Corpus) -> None:
-    model = NVAE.for_corpus(corpus, backbone=backbone)
+    model = NVAE.for_corpus(corpus, base_measure="gaussian", backbone=backbone)
     assert (model.config.positions, model.config.width) == ("learned", 32)
     own = dict(model.decoder.named_parameters())
     assert all(torch.equal(own[name], value) for name, value in backbone.weights.items())

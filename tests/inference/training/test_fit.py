@@ -49,7 +49,7 @@ def pair(corpus: Corpus, name: str) -> tuple[Model, nn.Module | None]:
     torch.manual_seed(0)
     if name == "lm":
         return LanguageModel.for_corpus(corpus, **SMALL), None
-    model = NVAE.for_corpus(corpus, **SMALL)
+    model = NVAE.for_corpus(corpus, base_measure="gaussian", **SMALL)
     return model, NVAEGuide(model)
 
 
@@ -255,7 +255,7 @@ def test_a_model_that_is_too_small_for_the_corpus_is_refused(corpus: Corpus, tmp
 
 @pytest.mark.parametrize("longest", [3, 96])
 def test_a_prior_of_other_lengths_is_refused(corpus: Corpus, longest: int) -> None:
-    model = NVAE.for_corpus(corpus, **SMALL, max_length=80, length_prior=LengthPrior(longest))
+    model = NVAE.for_corpus(corpus, base_measure="gaussian", **SMALL, max_length=80, length_prior=LengthPrior(longest))
     with pytest.raises(ValueError, match=rf"the length_prior is {longest}, but texts have up to \d+ tokens"):
         fit(model, NVAEGuide(model), corpus, steps=1)
 

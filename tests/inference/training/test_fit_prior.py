@@ -47,7 +47,7 @@ def corpus() -> Corpus:
 def run(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """An autoencoder with noise, which is what the published objective makes."""
     torch.manual_seed(0)
-    model = NVAE.for_corpus(corpus, width=16, layers=1, heads=2, dropout=0.2)
+    model = NVAE.for_corpus(corpus, base_measure="gaussian", width=16, layers=1, heads=2, dropout=0.2)
     out = tmp_path_factory.mktemp("runs") / "first"
     return fit(model, NVAEGuide(model), corpus, out=out, steps=40, learning_rate=1e-2, **QUICK)
 
@@ -211,7 +211,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_weights(run: Run, tmp_path: Path
 def test_a_second_stage_goes_on_from_its_own_first_stage_alone(corpus: Corpus, tmp_path: Path) -> None:
     def first(seed: int) -> Run:
         torch.manual_seed(seed)
-        model = NVAE.for_corpus(corpus, width=8, layers=1, heads=2)
+        model = NVAE.for_corpus(corpus, base_measure="gaussian", width=8, layers=1, heads=2)
         return fit(model, NVAEGuide(model), corpus, steps=1, **QUICK)
 
     mine, other = first(0), first(1)

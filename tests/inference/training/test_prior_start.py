@@ -83,7 +83,7 @@ def test_fit_starts_a_new_run_and_no_other(corpus: pf.Corpus, tmp_path: Path) ->
 
 def test_the_second_stage_starts_at_the_posterior_of_the_first(corpus: pf.Corpus) -> None:
     torch.manual_seed(0)
-    model = pf.NVAE.for_corpus(corpus, width=16, layers=1, heads=2)
+    model = pf.NVAE.for_corpus(corpus, base_measure="gaussian", width=16, layers=1, heads=2)
     first = fit(model, pf.NVAEGuide(model), corpus, steps=40, learning_rate=1e-2, beta=0.01, **QUICK)
     prior = prior_for_run(first, "codebook", entries=24, layers=1, heads=2)
     quick = {name: value for name, value in QUICK.items() if name != "objective"}

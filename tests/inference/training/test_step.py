@@ -40,7 +40,9 @@ def pair(corpus: pf.Corpus, name: str, **options: Any) -> tuple[Model, nn.Module
         vae = pf.VAE.for_corpus(corpus, **size, base_measure="tokens")
         return vae, pf.VAEGuide(vae)
     mixtures = size["layers"] if name == "nvib_layers" else 0
-    nvae = pf.NVAE.for_corpus(corpus, **size, nvib_layers=mixtures, nvib_decoder_layers=mixtures)
+    nvae = pf.NVAE.for_corpus(
+        corpus, base_measure="gaussian", **size, nvib_layers=mixtures, nvib_decoder_layers=mixtures
+    )
     return nvae, pf.NVAEGuide(nvae)
 
 

@@ -59,7 +59,7 @@ def pair(corpus: Corpus, name: str) -> tuple[Model, nn.Module | None]:
     if name == "vae":
         vae = VAE.for_corpus(corpus, **SIZE, base_measure="tokens")
         return vae, VAEGuide(vae)
-    nvae = NVAE.for_corpus(corpus, **SIZE)
+    nvae = NVAE.for_corpus(corpus, base_measure="gaussian", **SIZE)
     if name == "frozen":
         nvae.decoder.requires_grad_(False)
     return nvae, NVAEGuide(nvae)

@@ -12,7 +12,7 @@ from pyroformer.models.nvae import NVAE
 
 def train(corpus: Corpus, out: str, resume: bool) -> None:
     torch.manual_seed(0)
-    model = NVAE.for_corpus(corpus, width=16, layers=1, heads=2, dropout=0.0)
+    model = NVAE.for_corpus(corpus, base_measure="gaussian", width=16, layers=1, heads=2, dropout=0.0)
     fit(
         model,
         NVAEGuide(model),

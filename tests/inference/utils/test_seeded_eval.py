@@ -16,7 +16,7 @@ from pyroformer.models.vae import VAE
 
 def test_threads_wait_for_one_another() -> None:
     corpus = Corpus.from_texts([f"number {n} of many" for n in range(40)], vocabulary=265, max_length=12)
-    model = VAE.for_corpus(corpus, width=8, layers=1, heads=2)
+    model = VAE.for_corpus(corpus, base_measure="gaussian", width=8, layers=1, heads=2)
     run = Run(model.eval(), VAEGuide(model).eval(), corpus, RunFolder("nowhere"), {}, 0)
     expected = [run.sample(2, seed=seed) for seed in range(8)]
     with ThreadPoolExecutor(4) as threads:
@@ -47,7 +47,7 @@ def test_weights_that_are_not_finite_are_named(value: float) -> None:
     """Of the model or of its guide: otherwise a bound is nan, or Pyro prints all of its numbers."""
     corpus = Corpus.from_texts([f"number {n} of many" for n in range(40)], vocabulary=265, max_length=12)
     for part, name in (("model", "VAE"), ("guide", "VAEGuide")):
-        model = VAE.for_corpus(corpus, width=8, layers=1, heads=2)
+        model = VAE.for_corpus(corpus, base_measure="gaussian", width=8, layers=1, heads=2)
         run = Run(model, VAEGuide(model), corpus, RunFolder("nowhere"), {}, 0)
         with torch.no_grad():
             next(reversed(list(getattr(run, part).parameters())))[..., -1] = value

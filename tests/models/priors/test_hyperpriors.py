@@ -302,7 +302,9 @@ def test_a_model_without_them_is_as_it_was() -> None:
 @pytest.fixture(scope="module")
 def run() -> Any:
     corpus = Corpus.from_texts([f"The number {n} is even." for n in range(0, 120, 2)], max_length=32)
-    model = NVAE.for_corpus(corpus, width=8, layers=1, heads=2, weight_prior=GammaDirichletProcess(2.0, 2.0))
+    model = NVAE.for_corpus(
+        corpus, base_measure="gaussian", width=8, layers=1, heads=2, weight_prior=GammaDirichletProcess(2.0, 2.0)
+    )
     return fit(model, NVAEGuide(model), corpus, steps=3, batch_size=8, objective="elbo", validations=1)
 
 

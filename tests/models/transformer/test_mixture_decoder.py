@@ -268,7 +268,14 @@ def test_a_run_says_and_shows_what_stays_in_each_layer() -> None:
     torch.manual_seed(0)
     corpus = Corpus.from_texts([f"Number {n} is {n}." for n in range(60)], vocabulary=270, max_length=24)
     model = NVAE.for_corpus(
-        corpus, width=16, layers=2, heads=2, nvib_layers=1, nvib_decoder_layers=1, nvib_decoder_alpha="relu"
+        corpus,
+        base_measure="gaussian",
+        width=16,
+        layers=2,
+        heads=2,
+        nvib_layers=1,
+        nvib_decoder_layers=1,
+        nvib_decoder_alpha="relu",
     )
     run = fit(model, NVAEGuide(model, alpha="relu"), corpus, steps=3, batch_size=8, validations=1)
     evaluation = run.evaluate(corpus.test[:4], metrics=["kept_layers"])
@@ -349,11 +356,18 @@ def test_what_layers_over_mixtures_would_ignore_is_refused(options: dict[str, An
     corpus = Corpus.from_texts([f"Number {n}." for n in range(40)], vocabulary=270, max_length=16)
     sizes: dict[str, Any] = {"width": 16, "layers": 2, "heads": 2, "positions": "learned"}
     with pytest.raises(ValueError, match=message):
-        NVAE.for_corpus(corpus, nvib_layers=2, nvib_decoder_layers=2, **sizes, **options)
+        NVAE.for_corpus(corpus, base_measure="gaussian", nvib_layers=2, nvib_decoder_layers=2, **sizes, **options)
     with pytest.raises(
         ValueError, match="nvib_decoder_alpha is relu, and no layer of the decoder attends to a mixture"
     ):
-        NVAE.for_corpus(corpus, nvib_decoder_alpha="relu", **sizes)
-    NVAE.for_corpus(corpus, nvib_layers=1, nvib_decoder_layers=2, **sizes, **options)  # the other layer reads it
+        NVAE.for_corpus(corpus, base_measure="gaussian", nvib_decoder_alpha="relu", **sizes)
+    NVAE.for_corpus(
+        corpus, base_measure="gaussian", nvib_layers=1, nvib_decoder_layers=2, **sizes, **options
+    )  # the other layer reads it
     same: dict[str, Any] = {"key_value_heads": 2, "head_size": 8, "qkv_bias": False}
-    assert NVAE.for_corpus(corpus, nvib_layers=2, nvib_decoder_layers=2, **sizes, **same).nvib_layers == 2
+    assert (
+        NVAE.for_corpus(
+            corpus, base_measure="gaussian", nvib_layers=2, nvib_decoder_layers=2, **sizes, **same
+        ).nvib_layers
+        == 2
+    )

@@ -253,7 +253,7 @@ class TestEnd:
         corpus = pf.Corpus.from_texts([f"text {n}" for n in range(30)], vocabulary=300, max_length=16)
         sizes: dict[str, Any] = {"width": 16, "layers": 1, "heads": 2}
         assert pf.VAE.for_corpus(corpus, base_measure="tokens", **sizes).length_prior is None
-        assert pf.VAE.for_corpus(corpus, **sizes).length_prior is not None
+        assert pf.VAE.for_corpus(corpus, base_measure="gaussian", **sizes).length_prior is not None
 
 
 def test_the_objective_of_an_nvae_follows_its_prior() -> None:
