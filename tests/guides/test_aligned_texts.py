@@ -111,7 +111,7 @@ def test_vectors_are_means_of_the_states_of_the_same_characters(
 def test_each_vector_of_the_posterior_is_read_off_its_token(
     model_class: Any, guide_class: Any, encoder: TextEncoder, corpus: Corpus
 ) -> None:
-    model = model_class.for_corpus(corpus, **SIZES)
+    model = model_class.for_corpus(corpus, base_measure="gaussian", **SIZES)
     guide = guide_class(model, encoder=encoder).eval()
     batch = next(corpus.batches("train", 6))
     posterior = guide.encode(batch)

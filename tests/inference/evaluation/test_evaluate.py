@@ -35,6 +35,8 @@ def make_run(corpus: Corpus, name: str, objective: dict[str, Any] = ELBO_TRAINED
     """An untrained run with random weights everywhere."""
     torch.manual_seed(0)
     kinds: dict[str, type[Model]] = {"nvae": NVAE, "della": DELLA, "lm": LanguageModel}
+    if name == "nvae":
+        options.setdefault("base_measure", "gaussian")
     model: Any = kinds[name].for_corpus(corpus, width=16, layers=2, heads=2, **options)
     guide = {"nvae": NVAEGuide, "della": DELLAGuide, "lm": lambda model: None}[name](model)
     for module in (model, guide):

@@ -33,6 +33,8 @@ def made(corpus: Corpus, name: str, **options: Any) -> Run:
     torch.manual_seed(0)
     shape = {"width": 16, "layers": 2, "heads": 2, "positions": "learned", "init_std": 0.02}
     shape |= {"norm": "layer", "activation": "gelu_tanh", "bias": True}
+    if name == "nvae":
+        options.setdefault("base_measure", "gaussian")
     model = (NVAE if name == "nvae" else LanguageModel).for_corpus(corpus, **shape, **options)
     guide = NVAEGuide(model) if isinstance(model, NVAE) else None
     for module in (model, guide):

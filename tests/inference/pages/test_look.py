@@ -62,7 +62,7 @@ def corpus() -> pf.Corpus:
 @pytest.fixture(scope="module", params=["nvae", "vae", "della", "lm"])
 def run(request: pytest.FixtureRequest, corpus: pf.Corpus, tmp_path_factory: pytest.TempPathFactory) -> Run:
     torch.manual_seed(0)
-    options = TINY | ({"latent_size": 4} if request.param == "della" else {})
+    options = TINY | {"della": {"latent_size": 4}, "nvae": {"base_measure": "gaussian"}}.get(request.param, {})
     classes = {"nvae": pf.NVAE, "vae": pf.VAE, "della": pf.DELLA, "lm": pf.LanguageModel}
     model = classes[request.param].for_corpus(corpus, **options)
     guides = {"nvae": pf.NVAEGuide, "vae": pf.VAEGuide, "della": pf.DELLAGuide}

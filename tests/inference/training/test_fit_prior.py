@@ -178,7 +178,7 @@ def test_what_is_known_of_a_hyper_prior_stays_with_the_own_component(corpus: Cor
 )
 def test_a_prior_that_is_all_hyper_prior_is_learned_through_its_posterior(corpus: Corpus, family: Any) -> None:
     make, guided, site = family
-    model = make.for_corpus(corpus, width=8, layers=1, heads=2)
+    model = make.for_corpus(corpus, base_measure="gaussian", width=8, layers=1, heads=2)
     first = fit(model, guided(model), corpus, steps=3, objective="elbo", **QUICK)
     start = known(fit_prior(first, Scaled(8), steps=1, learning_rate=1e-9, **QUICK), site)
     new = fit_prior(first, Scaled(8), steps=3, learning_rate=0.1, **QUICK)
