@@ -42,7 +42,8 @@ def other() -> pf.Corpus:
 
 def pair(corpus: pf.Corpus, name: str = "vae", seed: int = 0) -> tuple[Any, Any]:
     torch.manual_seed(seed)
-    model = getattr(pf, MODELS[name]).for_corpus(corpus, **SMALL)
+    prior = {"base_measure": "gaussian"} if name in ("vae", "nvae") else {}
+    model = getattr(pf, MODELS[name]).for_corpus(corpus, **SMALL, **prior)
     return model, None if name == "lm" else getattr(pf, MODELS[name] + "Guide")(model)
 
 
