@@ -86,6 +86,8 @@ def points(seeds: Sequence[int], only: Sequence[str] = ("*",)) -> list[Point]:
 class Stride(nn.Module):
     """A head of alpha that switches off all tokens but every k-th one, the first included."""
 
+    form = "relu"  # as for objectives: weights of 0 have an infinite divergence
+
     def __init__(self, head: nn.Module, k: int) -> None:
         super().__init__()
         self.head, self.k = head, k

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from pyro import poutine
 
 import pyroformer as pf
 from pyroformer.inference.runs.folder import RunFolder
@@ -227,6 +228,7 @@ def test_fixed_ways_to_drop_vectors_keep_what_they_say(script: ModuleType) -> No
     for family in ("relu", "linear", "stride 2", "stride 3", "one vector"):
         guide = script.make(script.Point("bytes", family, 0.3), corpus, options)[1].eval()
         kept[family] = guide.encode(batch).kept.sum(-1) - 1
+        assert poutine.trace(guide).get_trace(batch).nodes["weights"]["infer"]["switches_off"] == (family != "linear")
     assert torch.equal(kept["linear"], n) and bool((kept["relu"] < n).all())
     assert torch.equal(kept["stride 2"], (n + 1) // 2) and torch.equal(kept["stride 3"], (n + 2) // 3)
     assert kept["one vector"].unique().tolist() == [1]
