@@ -15,16 +15,15 @@ turns; a ratio is one of fastest rounds, because other load on the machine can o
 Kernels alone (``attend`` against scaled_dot_product_attention on H heads of width E) are the second table.
 """
 
-import argparse
 import math
-import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from reporting import profiled_peak
+from measuring import peak_memory, place, seconds
+from reporting import command_line, markdown
 from torch import Tensor
 
 import pyroformer as pf
@@ -35,11 +34,14 @@ Layer = Callable[[], Tensor]
 
 
 class Cost(NamedTuple):
-    """Seconds of each round and the peak memory in bytes."""
+    """Seconds of the fastest round, forward alone and with the backward pass, and the peak memory in bytes."""
 
-    forward: list[float]
-    both: list[float]
+    forward: float
+    both: float
     memory: int
+
+    def ratios(self, base: "Cost") -> list[str]:
+        return [f"{ours / theirs:.2f}" for ours, theirs in zip(self, base, strict=True)]
 
 
 class Problem(NamedTuple):
@@ -141,96 +143,58 @@ def explicit_wide(layer: DenoisingAttention, x: Tensor, mixture: pf.Mixture) -> 
 
 
 def measure(forms: dict[str, Layer], leaves: list[Tensor], rounds: int, device: str) -> dict[str, Cost]:
-    """Rounds in which every form runs once, after a warm-up round."""
-    costs = {name: Cost([], [], peak_memory(form, leaves, device)) for name, form in forms.items()}
-    for _ in range(rounds):
-        for name, form in forms.items():
-            start = _now(device)
-            with torch.no_grad():
-                form()
-            costs[name].forward.append(_now(device) - start)
-            start = _now(device)
-            step(form, leaves)
-            costs[name].both.append(_now(device) - start)
-    return costs
+    """Costs of the forms, which take turns; those of memory are of both passes, beyond their inputs."""
 
+    def forward(form: Layer) -> None:
+        with torch.no_grad():
+            form()
 
-def step(form: Layer, leaves: list[Tensor]) -> None:
-    """Forward and backward."""
-    output = form()
-    torch.autograd.grad(output, leaves, output.detach(), allow_unused=True)
+    def both(form: Layer) -> None:
+        output = form()
+        torch.autograd.grad(output, leaves, output.detach(), allow_unused=True)
 
-
-def peak_memory(form: Layer, leaves: list[Tensor], device: str) -> int:
-    """Peak memory of forward and backward in bytes, beyond their inputs."""
-    step(form, leaves)
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step(form, leaves)
-        return torch.cuda.max_memory_allocated() - before
-    return profiled_peak(lambda: step(form, leaves))
+    memory = {name: peak_memory(partial(both, form), device) for name, form in forms.items()}
+    ways = {(name, way): partial(way, form) for name, form in forms.items() for way in (forward, both)}
+    best = seconds(ways, rounds, device, warm_ups=0)
+    return {name: Cost(best[name, forward], best[name, both], memory[name]) for name in forms}
 
 
 def table(title: str, results: dict[int, dict[str, Cost]]) -> str:
     """Ratios to plain attention as markdown."""
-    lines = [f"### {title}", "", "| N | form | forward | forward + backward | peak memory | forward, ms |"]
-    lines.append("|---:|---|---:|---:|---:|---:|")
-    for components, costs in results.items():
-        base = costs["plain"]
-        for name, cost in costs.items():
-            forward, both = ratio(cost.forward, base.forward), ratio(cost.both, base.both)
-            milliseconds = 1000 * min(cost.forward)
-            memory = cost.memory / base.memory
-            lines.append(f"| {components} | {name} | {forward:.2f} | {both:.2f} | {memory:.2f} | {milliseconds:.1f} |")
-    return "\n".join(lines) + "\n"
+    rows = [
+        [components, name, *cost.ratios(costs["plain"]), f"{1000 * cost.forward:.1f}"]
+        for components, costs in results.items()
+        for name, cost in costs.items()
+    ]
+    head = ["N", "form", "forward", "forward + backward", "peak memory", "forward, ms"]
+    return f"### {title}\n\n{markdown(head, rows, left=2)}"
 
 
 def targets(results: dict[int, dict[str, Cost]]) -> str:
     """The targets of these layers, and whether they are met."""
-    lines = ["| target | reached |", "|---|---|"]
+    rows = []
     for components, costs in results.items():
-        training = ratio(costs["training"].both, costs["plain"].both)
-        lines.append(f"| N = {components}: training at most 1.5 times plain | {training:.2f} |")
+        n, training = f"N = {components}", costs["training"]
+        rows.append([f"{n}: training at most 1.5 times plain", training.both / costs["plain"].both])
         if components >= 512:
-            explicit = ratio(costs["training, explicit"].both, costs["training"].both)
-            wide = ratio(costs["P-wide, explicit"].forward, costs["rank 2"].forward)
-            lines.append(f"| N = {components}: explicit at least as slow as training | {explicit:.2f} |")
-            lines.append(f"| N = {components}: P-wide explicit at least 5 times rank 2 | {wide:.2f} |")
-    return "\n".join(lines) + "\n"
+            explicit = costs["training, explicit"].both / training.both
+            wide = costs["P-wide, explicit"].forward / costs["rank 2"].forward
+            rows.append([f"{n}: explicit at least as slow as training", explicit])
+            rows.append([f"{n}: P-wide explicit at least 5 times rank 2", wide])
+    return markdown(["target", "reached"], [[name, f"{value:.2f}"] for name, value in rows])
 
 
-def ratio(times: list[float], base: list[float]) -> float:
-    return min(times) / min(base)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--components", type=int, nargs="+", default=[128, 512, 1024])
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, help="file to write the tables to as well")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+def report(device: str, threads: int, batch: int, width: int, heads: int, components: list[int], rounds: int) -> str:
+    """All tables."""
+    torch.set_num_threads(threads)
     whole, bare = {}, {}
-    for components in options.components:
-        problem = Problem.draw(options.batch, components, options.width, options.heads, options.device)
-        whole[components] = measure(layers(problem), problem.leaves, options.rounds, options.device)
-        bare[components] = measure(kernels(problem), problem.leaves, options.rounds, options.device)
-    size = f"P = {options.width}, H = {options.heads}, {options.batch} texts, float32"
-    where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {options.threads} threads"
-    report = (
-        f"torch {torch.__version__}, {where}, {size}, {options.rounds} rounds; all ratios are to plain attention.\n\n"
-    )
-    report += "\n".join([table("Layers", whole), targets(whole), table("Kernels", bare)])
-    print(report)
-    if options.out is not None:
-        options.out.write_text(report)
+    for number in components:
+        problem = Problem.draw(batch, number, width, heads, device)
+        whole[number] = measure(layers(problem), problem.leaves, rounds, device)
+        bare[number] = measure(kernels(problem), problem.leaves, rounds, device)
+    size = f"P = {width}, H = {heads}, {batch} texts, float32"
+    about = f"torch {torch.__version__}, {place(device)}, {size}, {rounds} rounds; all ratios are to plain attention."
+    return "\n".join([f"{about}\n", table("Layers", whole), targets(whole), table("Kernels", bare)])
 
 
 def _heads(layer: DenoisingAttention, x: Tensor) -> Tensor:
@@ -242,11 +206,7 @@ def _merge(layer: DenoisingAttention, answers: Tensor) -> Tensor:
     return merged
 
 
-def _now(device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 if __name__ == "__main__":
-    main()
+    command_line(
+        report, __doc__, device="cpu", threads=2, batch=2, width=256, heads=4, components=[128, 512, 1024], rounds=15
+    )

@@ -7,13 +7,13 @@ can only increase a time. Below 1 we are ahead. ``--write`` replaces the table i
 left for says so.
 """
 
-import math
 import os
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -26,14 +26,15 @@ import language_model
 import pyro
 import torch
 import torch.nn.functional as F
-from reporting import argument_parser
+from measuring import milliseconds, random_batch, seconds
+from reporting import argument_parser, markdown
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import pyroformer as pf
 from pyroformer.inference.training.compiled import NO_VALIDATION
-from pyroformer.models.batch import BOS, EOS, Batch
+from pyroformer.models.batch import BOS, EOS
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.stacks import Decoder
 from pyroformer.models.transformer.text_distribution import decode
@@ -59,11 +60,11 @@ class Row(NamedTuple):
     def ratio(self) -> float:
         return self.ours if self.theirs is None else self.ours / self.theirs
 
-    def line(self) -> str:
+    def cells(self) -> list[str]:
         ours, theirs = (_number(value, self.unit) for value in (self.ours, self.theirs))
         ratio = "" if self.theirs is None else f"{self.ratio:.2f}"
         asked = "" if self.asked is None else f"{self.asked:g}" + ("" if self.ratio <= self.asked else ", missed")
-        return f"| {self.work} | {self.others} | {ours} | {theirs} | {ratio} | {asked} |"
+        return [self.work, self.others, ours, theirs, ratio, asked]
 
 
 Section = Callable[[str], list[Row]]
@@ -91,7 +92,7 @@ def starting(device: str) -> list[Row]:
 def objectives(device: str, width: int = 64, repeats: int = 30) -> list[Row]:
     """A step of the NVAE, as :mod:`elbo` has it."""
     with pyro.settings.context(**NO_VALIDATION):
-        times = elbo.measure(elbo.steps(width, device), repeats, device)
+        times = milliseconds(elbo.steps(width, device), repeats, device, warm_ups=3)
     work = f"step of an NVAE, width {width}"
     return [
         Row(work, "PyTorch by hand", times["eager"], times["hand"], asked=1.2),
@@ -106,10 +107,10 @@ def chains(device: str, width: int = 256, repeats: int = 10) -> list[Row]:
         4000, max_length=32, width=width, layers=4, heads=max(1, width // 64), positions="learned"
     )
     torch.manual_seed(1)
-    batch = della.batch_of(config, 32, 32, device)
+    batch = random_batch(4000, 32, 32, 16, device)
     with pyro.settings.context(**NO_VALIDATION):
         ways = della.ways(config, batch, device)
-        times = della.milliseconds({name: della.stepper(*way) for name, way in ways.items()}, repeats, device)
+        times = milliseconds({name: della.stepper(*way) for name, way in ways.items()}, repeats, device)
     work = f"step of DELLA, width {width}"
     return [
         Row(f"{work}, collapsed", "PyTorch by hand", times["collapsed"], times["by hand"], asked=1.15),
@@ -122,10 +123,10 @@ def trunks(device: str, width: int = 256, repeats: int = 10, length: int = 128) 
     torch.manual_seed(0)
     corpus = SimpleNamespace(vocabulary=4000, max_length=length, conditional=False, max_condition_length=0)
     config = {"width": width, "layers": 4, "heads": max(1, width // 64)}
-    theirs, their_loss = language_model.theirs(corpus, **config)  # type: ignore[arg-type]
+    theirs, their_loss = language_model.theirs(corpus, **config)
     ours = pf.LanguageModel(TransformerConfig(4000, max_length=length, positions="learned", **config))
     objective = elbo.ELBO()(ours, None)
-    batch = Batch.pad([[*torch.randint(3, 4000, (length - 1,)).tolist(), EOS] for _ in range(8)]).to(device)
+    batch = random_batch(4000, 8, length, device=device)
     theirs.to(device)
     objective.to(device)
     with pyro.settings.context(**NO_VALIDATION):
@@ -133,7 +134,7 @@ def trunks(device: str, width: int = 256, repeats: int = 10, length: int = 128) 
             "ours": della.stepper(objective, lambda: objective(batch)),
             "theirs": della.stepper(theirs, lambda: their_loss(batch)),
         }
-        times = della.milliseconds(steps, repeats, device)
+        times = milliseconds(steps, repeats, device)
     return [Row(f"step of a language model, width {width}", "transformers", times["ours"], times["theirs"])]
 
 
@@ -161,7 +162,7 @@ def writing(device: str, width: int = 256, repeats: int = 3, new: int = 128, tex
         assert tokens.shape == (texts, new)
         return tokens
 
-    times = della.milliseconds({"ours": by_us, "theirs": by_transformers}, repeats, device)
+    times = milliseconds({"ours": by_us, "theirs": by_transformers}, repeats, device)
     return [
         Row(f"{texts} texts of {new} tokens, width {width}", "transformers, `generate`", times["ours"], times["theirs"],
             asked=round(1 / 1.5, 2))
@@ -174,7 +175,7 @@ def layers(device: str, components: int = 512, width: int = 256, rounds: int = 8
     forms = attention.layers(problem)
     names = {"training": "plain", "rank 2": "P-wide, explicit", "training, explicit": "training"}
     costs = attention.measure({n: forms[n] for n in {*names, *names.values()}}, problem.leaves, rounds, device)
-    best = {name: 1e3 * min(cost.both) for name, cost in costs.items()}
+    best = {name: 1e3 * cost.both for name, cost in costs.items()}
     work = f"attention to {components} vectors, forward and backward"
     return [
         Row(work, "softmax attention", best["training"], best["plain"], asked=1.5),
@@ -192,11 +193,11 @@ def mixtures(device: str, queries: int = 20_000, rounds: int = 3) -> list[Row]:
     with threadpool_limits(torch.get_num_threads()):
         forms = {"theirs": lambda: em.theirs(problem, 20), "ours": lambda: em.ours(single, 20)}
         forms |= {"double": lambda: em.ours(problem, 20)}
-        times = em.race(forms, rounds)
+        times = milliseconds(forms, rounds, warm_ups=0)
     work = f"EM, {queries:,} queries, 64 components, 20 steps"
     return [
-        Row(f"{work}, float64", "scikit-learn", 1e3 * times["double"], 1e3 * times["theirs"]),
-        Row(f"{work}, float32", "scikit-learn, float64", 1e3 * times["ours"], 1e3 * times["theirs"]),
+        Row(f"{work}, float64", "scikit-learn", times["double"], times["theirs"]),
+        Row(f"{work}, float32", "scikit-learn, float64", times["ours"], times["theirs"]),
     ]
 
 
@@ -215,7 +216,7 @@ def vocabularies(
     costs = attention.measure(forms, [hidden, embedding], rounds, device)
     work = f"likelihood of {rows:,} of {vocabulary:,} tokens"
     memory = {name: cost.memory / 2**20 for name, cost in costs.items()}
-    times = {name: 1e3 * min(cost.both) for name, cost in costs.items()}
+    times = {name: 1e3 * cost.both for name, cost in costs.items()}
     return [
         Row(work, "cross-entropy of logits", times["ours"], times["dense"]),
         Row(f"{work}, memory", "cross-entropy of logits", memory["ours"], memory["dense"], "MiB"),
@@ -238,22 +239,18 @@ def report(
     sections: Mapping[str, Section], device: str, minutes: float, say: Callable[[str], object] = lambda line: None
 ) -> str:
     """The table as markdown; sections that begin after the time is over are left out by name."""
-    start = time.monotonic()
-    lines = [
-        "| work | beside | ours | theirs | ratio | asked for |",
-        "|---|---|---:|---:|---:|---|",
-    ]
-    missing = []
+    start, table, missing = time.monotonic(), [], []
     for name, section in sections.items():
         if time.monotonic() - start > 60 * minutes:
             missing.append(name)
             continue
-        rows = section(device)
-        lines += [row.line() for row in rows]
-        say(f"{name}: {time.monotonic() - start:.0f} s\n" + "\n".join(row.line() for row in rows))
+        rows = [row.cells() for row in section(device)]
+        table += rows
+        say(f"{name}: {time.monotonic() - start:.0f} s\n" + "\n".join(" | ".join(row) for row in rows))
     left_out = f" Without {', '.join(missing)}, for which no time was left." if missing else ""
-    seconds = time.monotonic() - start
-    return f"{machine(device)}; {seconds:.0f} seconds in all.{left_out}\n\n" + "\n".join(lines) + "\n"
+    head = ["work", "beside", "ours", "theirs", "ratio", "asked for"]
+    took = f"{time.monotonic() - start:.0f} seconds in all"
+    return f"{machine(device)}; {took}.{left_out}\n\n{markdown(head, table, left=2)}"
 
 
 def machine(device: str) -> str:
@@ -296,12 +293,8 @@ def command_line(name: str, sections: Mapping[str, Section], device: str, docume
 
 def _process(arguments: list[str], rounds: int) -> float:
     """Seconds of the fastest of some new Python processes."""
-    best = math.inf
-    for _ in range(rounds):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
-        best = min(best, time.perf_counter() - start)
-    return best
+    command = partial(subprocess.run, [sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+    return seconds({"": command}, rounds, warm_ups=0)[""]
 
 
 def _number(value: float | None, unit: str) -> str:

@@ -10,6 +10,7 @@ tiny size; what it prints on a GPU nobody had seen when it was written.
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, NamedTuple
 
 import attention
@@ -19,14 +20,14 @@ import elbo
 import pyro
 import torch
 from bench import Row, Section
-from reporting import profiled_peak
+from measuring import milliseconds, peak_memory, random_batch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import pyroformer as pf
 from pyroformer.inference.objectives.elbo import ELBO, Objective
 from pyroformer.inference.training.compiled import NO_VALIDATION, CompiledObjective
-from pyroformer.models.batch import EOS, Batch
+from pyroformer.models.batch import Batch
 from pyroformer.models.transformer.blocks import compile_blocks, recompute_blocks
 from pyroformer.models.transformer.config import TransformerConfig
 
@@ -59,8 +60,7 @@ class Size(NamedTuple):
 
     def batch(self, device: str) -> Batch:
         torch.manual_seed(1)
-        rows = [[*torch.randint(3, self.vocabulary, (self.length - 1,)).tolist(), EOS] for _ in range(self.texts)]
-        return Batch.pad(rows).to(device)
+        return random_batch(self.vocabulary, self.texts, self.length, device=device)
 
 
 SIZE = Size()
@@ -104,15 +104,11 @@ def compilations(device: str, size: Size = SIZE) -> list[Row]:
         steps["blocks"] = stepper(blocks, _loss(blocks, batch), device)
         full = system(name, size, device)
         captured = CompiledObjective(full, backend=size.backend)
-        steps["full"] = stepper(full, lambda captured=captured: captured.losses(batch)["objective"], device)  # type: ignore[misc]
+        steps["full"] = stepper(full, _loss(captured, batch), device)
         if device == "cuda":
             graphs = system(name, size, device)
             replayed = CompiledObjective(graphs, mode="reduce-overhead")
-            steps["full, CUDA graphs"] = stepper(
-                graphs,
-                lambda replayed=replayed: replayed.losses(batch)["objective"],  # type: ignore[misc]
-                device,
-            )
+            steps["full, CUDA graphs"] = stepper(graphs, _loss(replayed, batch), device)
         times = _turns(steps, size.rounds, device)
         rows += [
             Row(f"step of {name}, {way}", "eager", times[way], times["eager"], asked=0.71 if way == "blocks" else None)
@@ -125,7 +121,7 @@ def compilations(device: str, size: Size = SIZE) -> list[Row]:
 def by_hand(device: str, size: Size = SIZE) -> list[Row]:
     """The step of each system beside PyTorch by hand on the same compiled blocks."""
     rows, batch = [], size.batch(device)
-    model, guide = pf.NVAE(size.config).to(device), None
+    model = pf.NVAE(size.config).to(device)
     guide = pf.NVAEGuide(model).to(device)
     hand = nn.ModuleList([model, guide])
     ours = system("nvae", size, device)
@@ -140,7 +136,7 @@ def by_hand(device: str, size: Size = SIZE) -> list[Row]:
         device,
     )
     rows.append(Row("step of nvae, blocks", "PyTorch by hand", times["ours"], times["hand"], asked=1.25))
-    ways = della.ways(size.config, batch, "cpu" if device == "cpu" else device)
+    ways = della.ways(size.config, batch, device)
     times = _turns({name: stepper(*way, device) for name, way in ways.items()}, size.rounds, device)
     rows += [
         Row(f"step of della, {name}", "PyTorch by hand", times[name], times["by hand"], asked=1.15)
@@ -176,12 +172,12 @@ def kernels(device: str, size: Size = SIZE) -> list[Row]:
     """Attention to a mixture in training beside softmax attention, and the kernel that each runs."""
     problem = attention.Problem.draw(4, size.components, size.width, max(1, size.width // 64), device)
     forms = {
-        name: lambda form=form: _under_bf16(form, device)
+        name: partial(_under_bf16, form, device)
         for name, form in attention.layers(problem).items()
         if name in ("plain", "training")
     }
     costs = attention.measure(forms, problem.leaves, size.rounds, device)
-    ours, theirs = (1e3 * min(costs[name].both) for name in ("training", "plain"))
+    ours, theirs = (1e3 * costs[name].both for name in ("training", "plain"))
     used = {name: _kernel(form) for name, form in forms.items()}
     return [
         Row(
@@ -215,7 +211,7 @@ def memory(device: str, size: Size = SIZE) -> list[Row]:
             objective = system(name, size, device)
             recompute_blocks(objective, again)
             with pyro.settings.context(**NO_VALIDATION):
-                peaks[again] = _peak(stepper(objective, _loss(objective, batch), device), device) / 2**20
+                peaks[again] = peak_memory(stepper(objective, _loss(objective, batch), device), device) / 2**20
         rows.append(Row(f"memory of a step of {name}, activations again", "kept", peaks[True], peaks[False], "MiB"))
     return rows
 
@@ -259,7 +255,7 @@ def _turns(steps: Mapping[str, Callable[[], object]], rounds: int, device: str) 
                 print(f"{name} failed: {type(error).__name__}: {str(error).splitlines()[0][:200]}", flush=True)
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
-        return della.milliseconds(working, rounds, device)
+        return milliseconds(working, rounds, device)
 
 
 def _operations(objective: Objective, size: Size, texts: int) -> float:
@@ -272,17 +268,6 @@ def _operations(objective: Objective, size: Size, texts: int) -> float:
     return 6.0 * texts * size.length * (passes * blocks + readout)
 
 
-def _peak(step: Callable[[], object], device: str) -> int:
-    step()
-    if device != "cuda":
-        return profiled_peak(step)
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    step()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated()
-
-
 def _kernel(form: attention.Layer) -> str:
     """The operation by which attention was computed."""
     with profile(activities=[ProfilerActivity.CPU], acc_events=True) as record, torch.no_grad():
@@ -292,7 +277,7 @@ def _kernel(form: attention.Layer) -> str:
     return ", ".join(sorted(found)) or "no fused kernel"
 
 
-def _loss(objective: Objective, batch: Batch) -> Callable[[], Tensor]:
+def _loss(objective: Objective | CompiledObjective, batch: Batch) -> Callable[[], Tensor]:
     return lambda: objective.losses(batch)["objective"]
 
 

@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 
 import pyro
 import torch
-from reporting import argument_parser
+from measuring import seconds
+from reporting import argument_parser, markdown
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -45,13 +46,9 @@ class Sides(NamedTuple):
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
+    parser = argument_parser(__doc__, texts=16, new=64, rounds=3, threads=1)
     parser.add_argument("--model", type=Path, help="a folder in Hugging Face format")
-    parser.add_argument("--texts", type=int, default=16)
     parser.add_argument("--length", type=int, default=64, help="tokens of a text in the training step")
-    parser.add_argument("--new", type=int, default=64, help="tokens that are written")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", nargs="+", default=list(WORK), choices=WORK, help="which kinds of work")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -60,13 +57,15 @@ def main() -> None:
 
 def report(options: argparse.Namespace) -> str:
     """A row for each model and kind of work."""
-    lines = ["| model | work | ours | transformers | transformers / ours |", "|---|---|---:|---:|---:|"]
+    rows = []
     for name, make in models(options).items():
         sides = make()
         for work in options.only:
-            ours, theirs = race(WORK[work](sides, options), options.rounds)
-            lines.append(f"| {name} | {work} | {ours:.3g} s | {theirs:.3g} s | {theirs / ours:.2f} |")
-    return "\n".join(lines) + "\n"
+            with pyro.settings.context(**NO_VALIDATION):
+                ways = dict(enumerate(WORK[work](sides, options)))
+                ours, theirs = seconds(ways, options.rounds, warm_ups=0, clock=time.process_time).values()
+            rows.append([name, work, f"{ours:.3g} s", f"{theirs:.3g} s", f"{theirs / ours:.2f}"])
+    return markdown(["model", "work", "ours", "transformers", "transformers / ours"], rows, left=2)
 
 
 def models(options: argparse.Namespace) -> dict[str, Callable[[], Sides]]:
@@ -163,18 +162,6 @@ WORK = {
     "top-k 50": written(top_k=50),
     "top-p 0.9": written(top_p=0.9),
 }
-
-
-def race(ways: tuple[Callable[[], object], Callable[[], object]], rounds: int) -> tuple[float, float]:
-    """CPU seconds of the fastest round of each side, in turns."""
-    best = [float("inf"), float("inf")]
-    with pyro.settings.context(**NO_VALIDATION):
-        for _ in range(rounds):
-            for side, way in enumerate(ways):
-                start = time.process_time()
-                way()
-                best[side] = min(best[side], time.process_time() - start)
-    return best[0], best[1]
 
 
 if __name__ == "__main__":

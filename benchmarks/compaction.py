@@ -14,14 +14,14 @@ of the fastest round, because other load on the machine can only increase it.
     BLEU, lost   of the reconstructions, of 100, and the loss from that of the whole mixture
 """
 
-import argparse
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from reporting import evenly
+from measuring import place, seconds
+from reporting import argument_parser, evenly, markdown, show
 from torch import Tensor
 
 from pyroformer.inference.evaluation.bleu import bleu
@@ -54,7 +54,9 @@ def report(run: Run, thresholds: Sequence[float] = THRESHOLDS, texts: int = 64, 
     originals = evenly(run.corpus.test, texts)
     with seeded_eval(run.model, run.guide, seed=0):
         costs = measure(run, originals, [0.0, *(below for below in thresholds if below)], rounds)
-    return table(costs, f"{len(originals)} texts, {rounds} rounds, torch {torch.__version__}, {place(run)}")
+    return table(
+        costs, f"{len(originals)} texts, {rounds} rounds, torch {torch.__version__}, {place(run.model.device.type)}"
+    )
 
 
 def measure(run: Run, originals: Sequence[str], thresholds: Sequence[float], rounds: int) -> dict[float, Cost]:
@@ -74,8 +76,9 @@ def measure(run: Run, originals: Sequence[str], thresholds: Sequence[float], rou
         for block, seen in zip(model.decoder.blocks, projected[below], strict=True):
             block.cross(x, seen)
 
-    decoding = in_turns(decode, thresholds, rounds, model.device)
-    attending = in_turns(attend, thresholds, rounds, model.device)
+    device = run.model.device.type
+    decoding = seconds({below: partial(decode, below) for below in thresholds}, rounds, device)
+    attending = seconds({below: partial(attend, below) for below in thresholds}, rounds, device)
     queries = x.shape[0] * x.shape[1] * len(model.decoder.blocks)
     costs = {}
     for below, memory in memories.items():
@@ -102,66 +105,34 @@ def written(run: Run, memory: Mixture) -> Tensor:
     return write(model.likelihood(memory), Decoding(greedy=True), noise, text_vocabulary=run.tokenizer.vocabulary)
 
 
-def in_turns(
-    do: Callable[[float], None], thresholds: Sequence[float], rounds: int, device: torch.device
-) -> dict[float, float]:
-    """Seconds of the fastest round of each, after a warm-up round."""
-    seconds = dict.fromkeys(thresholds, float("inf"))
-    for number in range(rounds + 1):
-        for below in thresholds:
-            start = now(device)
-            do(below)
-            if number:
-                seconds[below] = min(seconds[below], now(device) - start)
-    return seconds
-
-
 def table(costs: dict[float, Cost], about: str) -> str:
     """The table as markdown, with ratios to the whole mixture in brackets."""
-    base = costs[0.0]
-    lines = [f"{about}; in brackets: times the whole mixture", ""]
-    lines += ["| below | vectors | tokens/s | attention, queries/s | cache, bytes | BLEU | lost |"]
-    lines += ["|---:|---:|---:|---:|---:|---:|---:|"]
+    base, rows = costs[0.0], []
     for below, cost in costs.items():
-        cells = [
-            f"{below:g}",
-            f"{100 * cost.vectors:.1f} %",
-            f"{cost.tokens_per_second:.0f} ({cost.tokens_per_second / base.tokens_per_second:.2f})",
-            f"{cost.queries_per_second:.0f} ({cost.queries_per_second / base.queries_per_second:.2f})",
-            f"{cost.cache} ({cost.cache / base.cache:.2f})",
-            f"{cost.bleu:.2f}",
-            f"{base.bleu - cost.bleu:.2f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def place(run: Run) -> str:
-    if run.model.device.type == "cuda":
-        return torch.cuda.get_device_name()
-    return f"CPU, {torch.get_num_threads()} threads"
-
-
-def now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
+        rows.append(
+            [
+                f"{below:g}",
+                f"{100 * cost.vectors:.1f} %",
+                f"{cost.tokens_per_second:.0f} ({cost.tokens_per_second / base.tokens_per_second:.2f})",
+                f"{cost.queries_per_second:.0f} ({cost.queries_per_second / base.queries_per_second:.2f})",
+                f"{cost.cache} ({cost.cache / base.cache:.2f})",
+                f"{cost.bleu:.2f}",
+                f"{base.bleu - cost.bleu:.2f}",
+            ]
+        )
+    head = ["below", "vectors", "tokens/s", "attention, queries/s", "cache, bytes", "BLEU", "lost"]
+    return f"{about}; in brackets: times the whole mixture\n\n{markdown(head, rows, left=0)}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = argument_parser(
+        __doc__, thresholds=list(THRESHOLDS), texts=64, rounds=5, device="cuda" if torch.cuda.is_available() else "cpu"
+    )
     parser.add_argument("--run", type=Path, required=True, help="folder of a fitted nvae")
-    parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS)
-    parser.add_argument("--texts", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="file to write the table to as well")
     options = parser.parse_args()
     run = load(options.run, device=options.device)
-    text = report(run, options.thresholds, options.texts, options.rounds)
-    print(text)
-    if options.out is not None:
-        options.out.write_text(text)
+    show(report(run, options.thresholds, options.texts, options.rounds), options.out)
 
 
 if __name__ == "__main__":

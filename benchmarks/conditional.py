@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from reporting import argument_parser
+from reporting import argument_parser, markdown, show
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -26,18 +26,10 @@ LATENT = 16
 
 
 def accuracy(classifier: object, labels: Sequence[str], texts: Sequence[str]) -> float:
-    return float(classifier.score(list(texts), list(labels)))  # type: ignore[attr-defined]
+    return float(classifier.score(list(texts), list(labels)))
 
 
-def report(
-    data: Path,
-    steps: int = 2000,
-    each: int = 10,
-    width: int = 128,
-    layers: int = 4,
-    vocabulary: int = 2000,
-    seed: int = 0,
-) -> str:
+def report(data: Path, steps: int, each: int, width: int, layers: int, vocabulary: int, seed: int) -> str:
     """The table as markdown, and some generated utterances."""
     corpus = pf.Corpus.from_file(data, condition=0, vocabulary=vocabulary, max_length=32, overlong="drop")
     read = [corpus.entries("train"), corpus.entries("test")]
@@ -57,46 +49,38 @@ def report(
         ]
         for name, decoding in {"drawn": {}, "temperature 0.7": {"temperature": 0.7}}.items()
     }
-    lines = [
-        f"torch {torch.__version__}; {corpus.summary()}; width {width}, {layers} layers, {steps} steps of 32, seed "
-        f"{seed}; {each} utterances for each intent",
-        "",
-        "| utterances | classified as their intent | Self-BLEU-4 | distinct 2-grams | found in the training texts |",
-        "|---|---:|---:|---:|---:|",
-    ]
+    rows = []
     for name, labels, texts in [("real, held out", intents, unseen), *((n, intended, t) for n, t in written.items())]:
         copied = sum(text in set(seen) for text in texts) / len(texts)
         share = distinct(texts, 2, ngrams=5_000).share.value
-        lines.append(
-            f"| {name} | {accuracy(classifier, labels, texts):.3f} | {self_bleu(texts).value:.1f} | {share:.3f} "
-            f"| {copied:.3f} |"
-        )
-    bound = run.evaluate(limit=512, num_particles=16, reconstructions=64)
-    lines += [
-        "",
-        f"perplexity {bound['importance_weighted']['perplexity']:.2f}, KL {bound['rate']['nats/text']:.2f}",
-        "",
+        right = accuracy(classifier, labels, texts)
+        rows.append([name, f"{right:.3f}", f"{self_bleu(texts).value:.1f}", f"{share:.3f}", f"{copied:.3f}"])
+    head = [
+        "utterances",
+        "classified as their intent",
+        "Self-BLEU-4",
+        "distinct 2-grams",
+        "found in the training texts",
     ]
+    bound = run.evaluate(limit=512, num_particles=16, reconstructions=64)
     shown = list(zip(intended, written["temperature 0.7"], strict=True))[:: max(1, len(intended) // 12)]
-    return "\n".join([*lines, *(f"    {label}: {text}" for label, text in shown)]) + "\n"
+    parts = [
+        f"torch {torch.__version__}; {corpus.summary()}; width {width}, {layers} layers, {steps} steps of 32, seed "
+        f"{seed}; {each} utterances for each intent\n",
+        markdown(head, rows),
+        f"perplexity {bound['importance_weighted']['perplexity']:.2f}, KL {bound['rate']['nats/text']:.2f}\n",
+    ]
+    return "\n".join([*parts, *(f"    {label}: {text}" for label, text in shown)]) + "\n"
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
+    parser = argument_parser(__doc__, steps=2000, width=128, layers=4, vocabulary=2000, seed=0)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--each", type=int, default=10, help="utterances for each intent")
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--vocabulary", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     options = vars(parser.parse_args())
     out = options.pop("out")
-    text = report(**options)
-    print(text)
-    if out is not None:
-        out.write_text(text)
+    show(report(**options), out)
 
 
 if __name__ == "__main__":

@@ -11,19 +11,19 @@ parameters left out. Sampling generates texts of 128 tokens with the cache, or w
     python benchmarks/della.py --width 256 --layers 4 --out table.md
 """
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pyro
 import torch
 import torch.nn.functional as F
-from reporting import argument_parser
+from measuring import milliseconds, random_batch
+from reporting import command_line, markdown
 from torch import Tensor, nn
 
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.inference.objectives.elbo import ELBO
+from pyroformer.inference.training.compiled import NO_VALIDATION
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.della import DELLA
 from pyroformer.models.transformer.blocks import Block, compile_blocks
@@ -34,13 +34,6 @@ from pyroformer.models.transformer.text_distribution import decode
 from pyroformer.models.transformer.token_likelihood import TokenLikelihood
 
 LATENT, RANK, LENGTH = 32, 4, 128
-
-
-def batch_of(config: TransformerConfig, texts: int, time: int, device: str) -> Batch:
-    """Random texts with ``time / 2`` to ``time`` tokens."""
-    lengths = torch.randint(time // 2, time, (texts,)).tolist()
-    rows = [[*torch.randint(3, config.vocabulary, (n,)).tolist(), EOS] for n in lengths]
-    return Batch.pad(rows, padded_length=time).to(device)
 
 
 def by_hand(backbone: Decoder, batch: Batch) -> Tensor:
@@ -69,26 +62,11 @@ def ways(config: TransformerConfig, batch: Batch, device: str) -> dict[str, tupl
         torch.manual_seed(0)
         model = DELLA(config, latent_size=LATENT, fusion=name, rank=RANK).to(device)
         objective = ELBO()(model, DELLAGuide(model).to(device))
-        implementations[name] = (objective, lambda objective=objective: objective(batch))  # type: ignore[misc]
+        implementations[name] = (objective, lambda objective=objective: objective(batch))
     if device == "cuda":
         for network, _ in implementations.values():
             compile_blocks(network)
     return implementations
-
-
-def milliseconds(run: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:
-    """Time of the fastest of several calls, in turns: other load on the machine can only increase a time."""
-    best = dict.fromkeys(run, float("inf"))
-    for name in run:
-        run[name]()
-    for _ in range(repeats):
-        for name, call in run.items():
-            synchronize(device)
-            start = time.perf_counter()
-            call()
-            synchronize(device)
-            best[name] = min(best[name], 1e3 * (time.perf_counter() - start))
-    return best
 
 
 def stepper(network: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], object]:
@@ -154,75 +132,44 @@ def sampling(config: TransformerConfig, texts: int, repeats: int, device: str) -
     return milliseconds({"cached": cached, "again": again}, repeats, device)
 
 
-def synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def report(
-    width: int = 256,
-    layers: int = 4,
-    vocabulary: int = 4000,
-    texts: int = 32,
-    time: int = 32,
-    repeats: int = 20,
-    device: str = "cpu",
-) -> str:
+def report(width: int, layers: int, vocabulary: int, texts: int, time: int, repeats: int, device: str) -> str:
     """The tables as markdown."""
     config = TransformerConfig(
         vocabulary, max_length=LENGTH, width=width, layers=layers, heads=max(1, width // 64), positions="learned"
     )
     torch.manual_seed(1)
-    batch = batch_of(config, texts, time, device)
-    no_checks = {
-        f"validate_{name}": False for name in ("distributions_pyro", "distributions_torch", "infer", "poutine")
-    }
-    with pyro.settings.context(**no_checks):
+    batch = random_batch(vocabulary, texts, time, time // 2, device)
+    with pyro.settings.context(**NO_VALIDATION):
         made = ways(config, batch, device)
         taken = milliseconds({name: stepper(*way) for name, way in made.items()}, repeats, device)
         held = {name: activations(*way) for name, way in made.items()}
-    lines = [
+    about = (
         f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads; width {width}, {layers} layers, "
         f"{vocabulary:,} tokens, {texts} texts of up to {time} tokens, latents of {LATENT}, rank {RANK}; fastest of "
-        f"{repeats}",
-        "",
-        "| training step | time | of by hand | activations of the blocks, MB | of by hand |",
-        "|---|---:|---:|---:|---:|",
+        f"{repeats}"
+    )
+    head = ["training step", "time", "of by hand", "activations of the blocks, MB", "of by hand"]
+    rows = [
+        [
+            name,
+            f"{taken[name]:.1f} ms",
+            f"{taken[name] / taken['by hand']:.2f}",
+            f"{held[name] / 2**20:.1f}",
+            f"{held[name] / held['by hand']:.2f}",
+        ]
+        for name in made
     ]
-    for name in made:
-        lines.append(
-            f"| {name} | {taken[name]:.1f} ms | {taken[name] / taken['by hand']:.2f} | {held[name] / 2**20:.1f} "
-            f"| {held[name] / held['by hand']:.2f} |"
-        )
     speed = sampling(config, 8, max(1, repeats // 10), device)
-    lines += [
-        "",
-        f"| 8 texts of {LENGTH} tokens | time |",
-        "|---|---:|",
-        f"| with the cache | {speed['cached']:.0f} ms |",
-        f"| reading the prefix again | {speed['again']:.0f} ms |",
-        f"| ratio | {speed['again'] / speed['cached']:.1f} |",
+    writing = [
+        ["with the cache", f"{speed['cached']:.0f} ms"],
+        ["reading the prefix again", f"{speed['again']:.0f} ms"],
+        ["ratio", f"{speed['again'] / speed['cached']:.1f}"],
     ]
-    return "\n".join(lines) + "\n"
-
-
-def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--vocabulary", type=int, default=4000)
-    parser.add_argument("--texts", type=int, default=32)
-    parser.add_argument("--time", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path)
-    options = vars(parser.parse_args())
-    out = options.pop("out")
-    text = report(**options)
-    print(text)
-    if out is not None:
-        out.write_text(text)
+    return f"{about}\n\n{markdown(head, rows)}\n{markdown([f'8 texts of {LENGTH} tokens', 'time'], writing)}"
 
 
 if __name__ == "__main__":
-    main()
+    command_line(
+        report, __doc__, width=256, layers=4, vocabulary=4000, texts=32, time=32, repeats=20,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )  # fmt: skip

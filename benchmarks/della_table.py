@@ -28,17 +28,28 @@ existing results are kept.
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from reporting import argument_parser
-from resumable import cell, make_missing, metric, parameters, read, same_settings, trained
+from reporting import cell, markdown
+from resumable import (
+    Result,
+    experiment_parser,
+    file_name,
+    grouped,
+    make_missing,
+    measured,
+    metric,
+    parameters,
+    read,
+    same_settings,
+    trained,
+)
 from torch import nn
 
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.evaluation.metrics.diversity import diversity
 from pyroformer.inference.run import Run
 from pyroformer.models.base import Model
 from pyroformer.models.della import DELLA
@@ -96,7 +107,7 @@ class Task(NamedTuple):
 
     @property
     def file(self) -> str:
-        return f"{self.name}.{self.help}.{self.seed}".replace(",", "").replace(" ", "-")
+        return file_name(self.name, self.help, self.seed)
 
 
 def tasks(seeds: int, names: Sequence[str], kinds: Sequence[str]) -> Iterator[Task]:
@@ -128,25 +139,10 @@ def equal(name: str, config: TransformerConfig) -> TransformerConfig:
     return replace(config, hidden=config.feed_forward + max(0, more))
 
 
-def measure(task: Task, corpus: Corpus, config: TransformerConfig, options: argparse.Namespace) -> dict[str, Any]:
+def measure(task: Task, corpus: Corpus, config: TransformerConfig, options: argparse.Namespace) -> Result:
     """Train one model, or load it if it is trained, and evaluate it."""
     run, seconds = fitted(task, corpus, config, options)
-    evaluation = run.evaluate(limit=options.texts, num_particles=options.num_particles, seed=1).as_dict()
-    samples = run.sample(options.samples, seed=2)
-    measured = diversity(samples, corpus.test[: 10 * options.samples], seed=3)
-    return {
-        "task": task._asdict(),
-        "parameters": parameters(run.model, run.guide),
-        "hidden": run.model.config.feed_forward,
-        "seconds": seconds,
-        "step": run.step,
-        "evaluation": evaluation,
-        "diversity": {key: value.as_dict() for key, value in measured.items()},
-        "samples": samples[:10],
-        "reconstructions": []
-        if run.guide is None
-        else [(r.original, r.text) for r in run.reconstruct(corpus.test[:10])],
-    }
+    return {"task": task._asdict(), "hidden": run.model.config.feed_forward, **measured(run, seconds, options)}
 
 
 def fitted(task: Task, corpus: Corpus, config: TransformerConfig, options: argparse.Namespace) -> tuple[Run, float]:
@@ -164,21 +160,17 @@ def fitted(task: Task, corpus: Corpus, config: TransformerConfig, options: argpa
 
     if not task.help.startswith(("ladder", "from the LM")):
         return trained(folder, task.seed, new, corpus, steps=options.steps, **HELP[task.help], **budget)
-    half = options.steps // 2
-    if task.help.startswith("ladder"):
-        before, first = trained(beside(folder, task, "low"), task.seed, new, corpus, steps=half, beta=0.05, **budget)
+    half, stage = options.steps // 2, "low" if task.help.startswith("ladder") else "lm"
+    first_half = folder.with_name(file_name(task.name, stage, task.seed))  # which several kinds of help may share
+    if stage == "low":
+        before, first = trained(first_half, task.seed, new, corpus, steps=half, beta=0.05, **budget)
         start = lambda: (before.model, before.guide)  # noqa: E731
     else:
         lm = lambda: (LanguageModel(equal(task.name, config)), None)  # noqa: E731
-        before, first = trained(beside(folder, task, "lm"), task.seed, lm, corpus, steps=half, **budget)
+        before, first = trained(first_half, task.seed, lm, corpus, steps=half, **budget)
         start = lambda: grown(before.model, *new(), identity="published" not in task.help)  # noqa: E731
     run, second = trained(folder, task.seed, start, corpus, steps=half, **HELP[task.help], **budget)
     return run, first + second
-
-
-def beside(folder: Path, task: Task, stage: str) -> Path:
-    """The folder of the first half, which several kinds of help may share."""
-    return folder.with_name(f"{task.name}.{stage}.{task.seed}".replace(" ", "-"))
 
 
 @torch.no_grad()
@@ -208,44 +200,27 @@ COLUMNS = {
 }
 
 
-def table(results: Sequence[dict[str, Any]]) -> str:
+def table(results: Sequence[Result]) -> str:
     """Means over seeds, with standard errors where there are several."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for result in results:
-        groups.setdefault((result["task"]["name"], result["task"]["help"]), []).append(result)
-    lines = [f"| model | help | seeds | {' | '.join(COLUMNS)} |", f"|---|---|---:|{'---:|' * len(COLUMNS)}"]
-    for name in VARIANTS:
-        for kind in HELP:
-            if some := groups.get((name, kind)):
-                cells = [
-                    cell([metric(result, *column[:2]) for result in some], column[2]) for column in COLUMNS.values()
-                ]
-                lines.append(f"| {name} | {kind} | {len(some)} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    groups = grouped(results, lambda result: (result["task"]["name"], result["task"]["help"]))
+    rows = [
+        [name, kind, len(some), *(cell([metric(result, *at) for result in some], n) for *at, n in COLUMNS.values())]
+        for name in VARIANTS
+        for kind in HELP
+        if (some := groups.get((name, kind)))
+    ]
+    return markdown(["model", "help", "seeds", *COLUMNS], rows, left=2)
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser = experiment_parser(
+        __doc__, seeds=3, steps=1500, batch_size=32, learning_rate=2e-3, vocabulary=4000, max_length=48, width=128,
+        layers=4, heads=4, dropout=0.0, word_dropout=0.0, num_particles=64, samples=500,
+    )  # fmt: skip
     parser.add_argument("--models", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--kinds", nargs="+", choices=list(HELP), default=list(HELP), help="kinds of help")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--learning_rate", type=float, default=2e-3)
-    parser.add_argument("--vocabulary", type=int, default=4000)
-    parser.add_argument("--max_length", type=int, default=48)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--dropout", type=float, default=0.0)
-    parser.add_argument("--word_dropout", type=float, default=0.0)
     parser.add_argument("--patience", type=int, default=0, help="validations without improvement before a run ends")
     parser.add_argument("--texts", type=int, default=512, help="held-out texts that are measured")
-    parser.add_argument("--num_particles", type=int, default=64)
-    parser.add_argument("--samples", type=int, default=500)
-    parser.add_argument("--shard", default="0/1", help="part I of N of the work, as 0/2, for several processes")
     options = parser.parse_args()
     same_settings(options.out, options, free=["models", "kinds", "seeds"])
     corpus = Corpus.from_file(options.data, vocabulary=options.vocabulary, max_length=options.max_length)
@@ -260,10 +235,8 @@ def main() -> None:
         dropout=options.dropout,
         word_dropout=options.word_dropout,
     )
-    work = [
-        (task.file, lambda task=task: measure(task, corpus, config, options))  # type: ignore[misc]
-        for task in tasks(options.seeds, options.models, options.kinds)
-    ]
+    chosen = tasks(options.seeds, options.models, options.kinds)
+    work = [(task.file, partial(measure, task, corpus, config, options)) for task in chosen]
     make_missing(options.out, work, options.shard)
     print(table(read(options.out)))
 

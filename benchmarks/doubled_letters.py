@@ -38,11 +38,8 @@ def trained(point: str, corpus: pf.Corpus, steps: int, seed: int) -> pf.Run:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--points", nargs="+", default=["relu:0.15", "presence:0.5", "presence:0.3", "presence:0.1"])
-    options = parser.parse_args()
+    points = ["relu:0.15", "presence:0.5", "presence:0.3", "presence:0.1"]
+    options = argument_parser(__doc__, steps=1000, seed=0, points=points).parse_args()
     corpus = pf.Corpus.from_texts(texts(options.seed), max_length=2 * PAIRS + 1, tokenizer="characters")
     print("| point | accuracy | exact match | kept of 11 | share kept |\n|---|---:|---:|---:|---:|", flush=True)
     for point in options.points:

@@ -8,21 +8,20 @@ pyro      stock SVI with TraceMeanField_ELBO on an equivalent plain-Pyro model
     python benchmarks/elbo.py --width 64 256 --out table.md
 """
 
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
 import torch
-from reporting import argument_parser
+from measuring import milliseconds, random_batch
+from reporting import command_line, markdown
 from torch import Tensor, nn
 
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.objectives.elbo import ELBO
-from pyroformer.inference.training.compiled import CompiledObjective
+from pyroformer.inference.training.compiled import NO_VALIDATION, CompiledObjective
 from pyroformer.models.attention.mixture import Mixture
-from pyroformer.models.batch import EOS, Batch
+from pyroformer.models.batch import Batch
 from pyroformer.models.distributions.log_dirichlet import LogDirichlet
 from pyroformer.models.distributions.log_dirichlet_math import dirichlet_kl, sample_log_dirichlet
 from pyroformer.models.nvae import NVAE
@@ -37,9 +36,7 @@ def make(width: int, device: str) -> tuple[NVAE, NVAEGuide, Batch]:
     config = TransformerConfig(vocabulary=VOCABULARY, max_length=TIME, width=width, layers=LAYERS, heads=4, dropout=0.0)
     model = NVAE(config)
     guide = NVAEGuide(model)
-    lengths = torch.randint(TIME // 2, TIME, (TEXTS,)).tolist()
-    texts = [[*torch.randint(3, VOCABULARY, (n,)).tolist(), EOS] for n in lengths]
-    return model.to(device), guide.to(device), Batch.pad(texts, padded_length=TIME).to(torch.device(device))
+    return model.to(device), guide.to(device), random_batch(VOCABULARY, TEXTS, TIME, TIME // 2, device)
 
 
 def by_hand(model: NVAE, guide: NVAEGuide, batch: Batch) -> Tensor:
@@ -128,7 +125,7 @@ def largest_difference(width: int, device: str) -> dict[str, float]:
         "captured": lambda: captured.losses(batch)["objective"],
     }
     gradients = {}
-    with torch._inductor.config.patch(fallback_random=True):  # type: ignore[attr-defined]
+    with torch._inductor.config.patch(fallback_random=True):
         for name, loss in losses.items():
             torch.manual_seed(5)
             gradients[name] = torch.autograd.grad(loss(), list(objective.parameters()))
@@ -139,62 +136,23 @@ def largest_difference(width: int, device: str) -> dict[str, float]:
     }
 
 
-def measure(step: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:
-    """Milliseconds of the fastest step, in turns: other load on the machine can only increase a time."""
-    times: dict[str, list[float]] = {name: [] for name in step}
-    for run in step.values():
-        for _ in range(3):
-            run()
-    for _ in range(repeats):
-        for name, run in step.items():
-            _synchronize(device)
-            start = time.perf_counter()
-            run()
-            _synchronize(device)
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: min(values) for name, values in times.items()}
-
-
-def _synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--width", type=int, nargs="+", default=[64, 256])
-    parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
-    lines = [
-        f"torch {torch.__version__}, {arguments.device}, {torch.get_num_threads()} threads; {TEXTS} texts of up to "
-        f"{TIME} tokens, vocabulary {VOCABULARY}, {LAYERS} + {LAYERS} layers; "
-        f"fastest of {arguments.repeats} steps, taking turns",
-        "",
-        "| width | hand-written | eager | captured | stock Pyro SVI | gradient: eager | gradient: captured |",
-        "|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for width in arguments.width:
-        with pyro.settings.context(
-            validate_infer=False,
-            validate_poutine=False,
-            validate_distributions_pyro=False,
-            validate_distributions_torch=False,
-        ):
-            difference = largest_difference(width, arguments.device)
-            result = measure(steps(width, arguments.device), arguments.repeats, arguments.device)
+def report(width: list[int], repeats: int, device: str) -> str:
+    """The table of ratios at each width."""
+    rows = []
+    for each in width:
+        with pyro.settings.context(**NO_VALIDATION):
+            difference = largest_difference(each, device)
+            result = milliseconds(steps(each, device), repeats, device, warm_ups=3)
         ratio = {name: value / result["hand"] for name, value in result.items()}
-        lines.append(
-            f"| {width} | 1.00 ({result['hand']:.1f} ms) | {ratio['eager']:.2f} | {ratio['captured']:.2f} "
-            f"| {ratio['pyro']:.2f} | {difference['eager']:.0e} | {difference['captured']:.0e} |"
-        )
-        print(lines[-1], flush=True)
-    table = "\n".join(lines)
-    print(table)
-    if arguments.out:
-        arguments.out.write_text(table + "\n")
+        times = [f"1.00 ({result['hand']:.1f} ms)", *(f"{ratio[name]:.2f}" for name in ("eager", "captured", "pyro"))]
+        rows.append([each, *times, f"{difference['eager']:.0e}", f"{difference['captured']:.0e}"])
+    head = ["width", "hand-written", "eager", "captured", "stock Pyro SVI", "gradient: eager", "gradient: captured"]
+    return (
+        f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads; {TEXTS} texts of up to {TIME} "
+        f"tokens, vocabulary {VOCABULARY}, {LAYERS} + {LAYERS} layers; fastest of {repeats} steps, taking turns\n\n"
+        f"{markdown(head, rows, left=0)}"
+    )
 
 
 if __name__ == "__main__":
-    main()
+    command_line(report, __doc__, width=[64, 256], repeats=30, device="cuda" if torch.cuda.is_available() else "cpu")

@@ -8,15 +8,14 @@ can only increase a time. Both programs have the same number of threads. The sec
 inputs; with the number of queries, only their shifted copy grows.
 """
 
-import argparse
-import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from reporting import profiled_peak
+from measuring import profiled_peak, seconds
+from reporting import command_line, markdown
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
@@ -95,22 +94,6 @@ def theirs(problem: Problem, steps: int) -> Fit:
     return Fit(*(torch.as_tensor(x) for x in (mixture.means_, mixture.covariances_, mixture.weights_)))
 
 
-def race(forms: dict[str, Callable[[], Fit]], rounds: int) -> dict[str, float]:
-    """Seconds of the fastest round of each, taken in turn."""
-    times: dict[str, list[float]] = {name: [] for name in forms}
-    for _ in range(rounds):
-        for name, form in forms.items():
-            start = time.perf_counter()
-            form()
-            times[name].append(time.perf_counter() - start)
-    return {name: min(each) for name, each in times.items()}
-
-
-def peak_memory(problem: Problem) -> int:
-    """Peak memory of one step in bytes, beyond its inputs."""
-    return profiled_peak(lambda: ours(problem, 1))
-
-
 def speed_table(problem: Problem, steps: int, rounds: int) -> str:
     """Seconds, ratios, and the difference of the results."""
     double, single = problem, problem.to(torch.float32)
@@ -124,32 +107,30 @@ def speed_table(problem: Problem, steps: int, rounds: int) -> str:
     gaps = {name: fit.distance(fits["scikit-learn, float64"]) for name, fit in fits.items()}
     for name, dtype in (("pyroformer, float64", torch.float64), ("pyroformer, float32", torch.float32)):
         assert gaps[name] < TOLERANCE[dtype], f"{name} is {gaps[name]:.1e} from scikit-learn"
-    times = race(forms, rounds)
-    lines = [
-        "| | seconds | sklearn float64 ÷ this | sklearn float32 ÷ this | largest difference |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    for name, seconds in times.items():
-        ratios = [times[f"scikit-learn, {dtype}"] / seconds for dtype in ("float64", "float32")]
-        lines.append(f"| {name} | {seconds:.2f} | {ratios[0]:.1f} | {ratios[1]:.1f} | {gaps[name]:.0e} |")
-    return "\n".join(lines) + "\n"
+    times = seconds(forms, rounds, warm_ups=0)
+    rows = []
+    for name, taken in times.items():
+        ratios = [f"{times[f'scikit-learn, {dtype}'] / taken:.1f}" for dtype in ("float64", "float32")]
+        rows.append([name, f"{taken:.2f}", *ratios, f"{gaps[name]:.0e}"])
+    return markdown(["", "seconds", "sklearn float64 ÷ this", "sklearn float32 ÷ this", "largest difference"], rows)
 
 
 def memory_table(problem: Problem, components: tuple[int, ...] = (64, 256)) -> str:
     """Bytes at a quarter of the queries, half of them and all, and the size of the avoided matrix of weights."""
-    lines = ["| queries | K | peak beyond the inputs, MiB | of it for each query, bytes | weights would be, MiB |"]
-    lines.append("|---:|---:|---:|---:|---:|")
+    rows = []
     total, width = problem.queries.shape
     for count in components:
         single = Problem.draw(total, count, width).to(torch.float32)
-        peaks = {
-            n: peak_memory(single._replace(queries=single.queries[:n].clone())) for n in (total // 4, total // 2, total)
-        }
+        parts = {n: single._replace(queries=single.queries[:n].clone()) for n in (total // 4, total // 2, total)}
+        peaks = {n: profiled_peak(partial(ours, part, 1)) for n, part in parts.items()}
         (few, fewest), *_, (many, most) = peaks.items()
         slope = (most - fewest) / (many - few)
-        for n, peak in peaks.items():
-            lines.append(f"| {n} | {count} | {peak / 2**20:.1f} | {slope:.0f} | {4 * n * count / 2**20:.1f} |")
-    return "\n".join(lines) + "\n"
+        rows += [
+            [n, count, f"{peak / 2**20:.1f}", f"{slope:.0f}", f"{4 * n * count / 2**20:.1f}"]
+            for n, peak in peaks.items()
+        ]
+    head = ["queries", "K", "peak beyond the inputs, MiB", "of it for each query, bytes", "weights would be, MiB"]
+    return markdown(head, rows, left=0)
 
 
 def report(queries: int, components: int, width: int, steps: int, rounds: int, threads: int) -> str:
@@ -167,22 +148,5 @@ def report(queries: int, components: int, width: int, steps: int, rounds: int, t
         torch.set_num_threads(before)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--queries", type=int, default=100_000)
-    parser.add_argument("--components", type=int, default=64)
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1, help="for both programs")
-    parser.add_argument("--out", type=Path, help="file to write the tables to as well")
-    options = vars(parser.parse_args())
-    out = options.pop("out")
-    text = report(**options)
-    print(text)
-    if out is not None:
-        out.write_text(text)
-
-
 if __name__ == "__main__":
-    main()
+    command_line(report, __doc__, queries=100_000, components=64, width=16, steps=20, rounds=7, threads=1)

@@ -74,7 +74,7 @@ def folder_cases(place: Workplace) -> Iterator[Case]:
         spoil = _damage(
             "config.yaml",
             lambda path, text=text: path.write_text(text, encoding="utf-16" if text == "model: x" else None),
-        )  # type: ignore[misc]
+        )
         command = (READERS[0], "fit nvae --out {run} --resume")[turn % 2]
         yield Case("run folders", f"{command.split()[0]}, config {name}", command, damage=spoil)
     for part, paths in {"model": CLASSES, "guide": CLASSES[::3], "objective": CLASSES[1::3]}.items():

@@ -6,6 +6,7 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +47,7 @@ def kill_results(place: Workplace, model: str, steps: int = 40, rounds: int = 1)
     folder = place.root.parent
     fit = f"fit {model} --data {place.root}/good.txt --steps {steps} --validations 4 {TINY}"
     whole = folder / f"whole-{model}"
-    calls = _counted(lambda: main([*shlex.split(fit), "--out", str(whole)]), folder / f"calls-{model}")
+    calls = _counted(partial(main, [*shlex.split(fit), "--out", str(whole)]), folder / f"calls-{model}")
     for number in range(rounds):
         for index, phase in enumerate(PHASES):
             moment = Moment(phase, chance.randrange(max(1, len(calls[phase]) - 1)), chance.random())
@@ -55,10 +56,10 @@ def kill_results(place: Workplace, model: str, steps: int = 40, rounds: int = 1)
             arguments = [*shlex.split(fit), "--out", str(cut), "--resume"]
             seconds = calls[phase][moment.count] * moment.share
             first = alone(
-                lambda arguments=arguments: main(arguments),
+                partial(main, arguments),
                 lambda m=moment, s=seconds, n=sent: _arm(PHASES[m.phase], m.count, lambda: _send_later(s, n)),
-            )  # type: ignore[misc]
-            second = alone(lambda arguments=arguments: main(arguments))  # type: ignore[misc]
+            )
+            second = alone(partial(main, arguments))
             yield _verdict(f"{model}, {phase}, {sent.name}", first, second, same_checkpoint(whole, cut), sent)
         yield _killed_evaluation(place, model, whole, chance, SIGNALS[(number + len(model)) % len(SIGNALS)])
 
@@ -77,11 +78,11 @@ def _killed_evaluation(place: Workplace, model: str, run: Path, chance: random.R
     out = run.parent / f"metrics-{model}.json"
     arguments = ["evaluate", str(run), "--limit", str(TEXTS), "--num_particles", "8", "--json", str(out)]
     before = digest(run)
-    expected = alone(lambda: main(arguments))
+    expected = alone(partial(main, arguments))
     values, count = out.read_bytes(), 0 if model == "lm" else chance.randrange(TEXTS)
-    first = alone(lambda: main(arguments), lambda: _arm(EVALUATING, count, lambda: os.kill(os.getpid(), sent)))
+    first = alone(partial(main, arguments), lambda: _arm(EVALUATING, count, lambda: os.kill(os.getpid(), sent)))
     whole = out.read_bytes() == values  # the file of before, or a new one: never a part
-    second = alone(lambda: main(arguments))
+    second = alone(partial(main, arguments))
     same = whole and second.out == expected.out and out.read_bytes() == values and digest(run) == before
     return _verdict(f"{model}, evaluating, {sent.name}", first, second, same, sent)
 
@@ -91,7 +92,7 @@ def _counted(act: Callable[[], int], file: Path) -> dict[str, list[float]]:
 
     def setup() -> None:
         for phase in PHASES:
-            _wrap(PHASES[phase], lambda call, phase=phase: _timed(call, phase, file))  # type: ignore[misc]
+            _wrap(PHASES[phase], lambda call, phase=phase: _timed(call, phase, file))
 
     ending = alone(act, setup)
     if ending.code:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,16 +29,16 @@ def library_cases(place: Workplace) -> Iterator[Case]:
         "models": model_calls(run),
     }.items():
         for what, call in calls:
-            yield Case("library", f"{name}: {what}", lambda _, call=call: call())  # type: ignore[misc]
+            yield Case("library", f"{name}: {what}", lambda _, call=call: call())
 
 
 def attention_calls() -> Iterator[tuple[str, Call]]:
     mixture = pf.Mixture(torch.zeros(4), torch.randn(4, 3))
     queries = torch.randn(2, 3)
     for shape in ((2, 4), (3,), (), (2, 0), (5, 2, 2)):
-        yield f"queries {shape}", lambda shape=shape: pf.attend(torch.zeros(shape), mixture)  # type: ignore[misc]
+        yield f"queries {shape}", partial(pf.attend, torch.zeros(shape), mixture)
     for value in (queries.int(), queries.cfloat(), queries > 0, queries.tolist(), None, queries.numpy(), "queries"):
-        yield f"queries {type(value)} {getattr(value, 'dtype', '')}", lambda value=value: pf.attend(value, mixture)  # type: ignore[misc]
+        yield f"queries {type(value)} {getattr(value, 'dtype', '')}", partial(pf.attend, value, mixture)
     for options in (
         *({"returns": value} for value in ("mode", None, 3, "")),
         *({"form": value} for value in ("exakt", None, 3)),
@@ -50,33 +51,33 @@ def attention_calls() -> Iterator[tuple[str, Call]]:
     ):
         yield (
             f"{ {name: str(value)[:20] for name, value in options.items()} }",
-            lambda options=options: pf.attend(queries, mixture, **options),
-        )  # type: ignore[misc]
+            partial(pf.attend, queries, mixture, **options),
+        )
     for value in (None, "mixture", torch.zeros(4, 3), (torch.zeros(4), torch.zeros(4, 3))):
-        yield f"mixture {type(value)}", lambda value=value: pf.attend(queries, value)  # type: ignore[misc]
+        yield f"mixture {type(value)}", partial(pf.attend, queries, value)
 
 
 def mixture_calls() -> Iterator[tuple[str, Call]]:
     weights, means = torch.zeros(4), torch.randn(4, 3)
     for shape in ((3,), (5,), (), (4, 1), (2, 3)):
-        yield f"log_weights {shape}", lambda shape=shape: pf.Mixture(torch.zeros(shape), means)  # type: ignore[misc]
+        yield f"log_weights {shape}", partial(pf.Mixture, torch.zeros(shape), means)
     for variance in (-1.0, NAN, float("inf")):
-        yield f"variance {variance}", lambda v=variance: pf.Mixture(weights, means, torch.full((4, 3), v))  # type: ignore[misc]
-        yield f"noise {variance}", lambda v=variance: pf.Mixture(weights, means, noise_variance=v)  # type: ignore[misc]
+        yield f"variance {variance}", partial(pf.Mixture, weights, means, torch.full((4, 3), variance))
+        yield f"noise {variance}", partial(pf.Mixture, weights, means, noise_variance=variance)
         yield (
             f"value variance {variance}",
-            lambda v=variance: pf.Mixture(weights, means, values=means, value_variances=torch.full((4, 3), v)),
-        )  # type: ignore[misc]
+            partial(pf.Mixture, weights, means, values=means, value_variances=torch.full((4, 3), variance)),
+        )
     for shape in ((4, 2), (3, 3), (5,), (2, 2, 2, 3)):
-        yield f"variances {shape}", lambda shape=shape: pf.Mixture(weights, means, torch.ones(shape))  # type: ignore[misc]
+        yield f"variances {shape}", partial(pf.Mixture, weights, means, torch.ones(shape))
     for shape in ((3,), (5,), (), (4, 3)):
-        yield f"mask {shape}", lambda shape=shape: pf.Mixture(weights, means, mask=torch.ones(shape, dtype=torch.bool))  # type: ignore[misc]
+        yield f"mask {shape}", partial(pf.Mixture, weights, means, mask=torch.ones(shape, dtype=torch.bool))
     for shape in ((3, 3), (4,), ()):
-        yield f"values {shape}", lambda shape=shape: pf.Mixture(weights, means, values=torch.ones(shape))  # type: ignore[misc]
+        yield f"values {shape}", partial(pf.Mixture, weights, means, values=torch.ones(shape))
     yield "value variances alone", lambda: pf.Mixture(weights, means, value_variances=torch.ones(4, 3))
     for field, value in itertools.product(("log_weights", "means"), (None, [1.0], "x", 3, torch.zeros(4, 3).int())):
         given = {"log_weights": weights, "means": means, field: value}
-        yield f"{field} {type(value)}", lambda given=given: pf.Mixture(**given)  # type: ignore[misc]
+        yield f"{field} {type(value)}", partial(pf.Mixture, **given)
 
 
 def corpus_calls(place: Workplace) -> Iterator[tuple[str, Call]]:
@@ -84,7 +85,7 @@ def corpus_calls(place: Workplace) -> Iterator[tuple[str, Call]]:
     for value in (None, 3, [], [""], [3] * 60, [None] * 60, [b"x"] * 60, ["a"], "text", [["a"]] * 60, [("a",)] * 60,
                   [("a", "b", "c")] * 60, {}, {"train": texts}, {"train": texts, "valid": texts, "test": []},
                   torch.zeros(60)):  # fmt: skip
-        yield f"texts {str(value)[:20]}", lambda value=value: pf.Corpus.from_texts(value)  # type: ignore[misc]
+        yield f"texts {str(value)[:20]}", partial(pf.Corpus.from_texts, value)
     for options in (
         *({"vocabulary": value} for value in (0, -1, 100, 1.5, "large", None, NAN)),
         *({"max_length": value} for value in (0, -1, 3, 1.5, "x", NAN)),
@@ -93,13 +94,13 @@ def corpus_calls(place: Workplace) -> Iterator[tuple[str, Call]]:
         *({"tokenizer": value} for value in ("byte", 3)),
         *({"labels": value} for value in (True, False)),
     ):
-        yield str(options), lambda options=options: pf.Corpus.from_texts(texts, **options)  # type: ignore[misc]
+        yield str(options), partial(pf.Corpus.from_texts, texts, **options)
     for path in ("nowhere.txt", "", ".", "/dev/null", place.root / "nvae" / "config.yaml", 3, None):
-        yield f"file {str(path)[-20:]}", lambda path=path: pf.Corpus.from_file(path)  # type: ignore[misc]
-        yield f"load {str(path)[-20:]}", lambda path=path: pf.Corpus.load(path)  # type: ignore[misc]
+        yield f"file {str(path)[-20:]}", partial(pf.Corpus.from_file, path)
+        yield f"load {str(path)[-20:]}", partial(pf.Corpus.load, path)
     corpus = pf.Corpus.load(place.root / "nvae" / "corpus")
     for options in ({"split": "dev"}, {"batch_size": 0}, {"batch_size": -1}, {"epochs": -1}, {"batch_size": 1.5}):
-        yield f"batches {options}", lambda options=options: list(corpus.batches(**options))  # type: ignore[misc]
+        yield f"batches {options}", lambda options=options: list(corpus.batches(**options))
 
 
 def fit_calls(run: Any, place: Workplace) -> Iterator[tuple[str, Call]]:
@@ -136,7 +137,7 @@ def fit_calls(run: Any, place: Workplace) -> Iterator[tuple[str, Call]]:
     for name, values in wrong.items():
         for value in values:
             given = {**good, name: value}
-            yield f"{name} {str(value)[:30]!r}", lambda given=given: pf.fit(**given)  # type: ignore[misc]
+            yield f"{name} {str(value)[:30]!r}", partial(pf.fit, **given)
     yield "resume nothing", lambda: pf.fit(**{**good, "resume": True})
 
 
@@ -144,12 +145,12 @@ def run_calls(run: Any) -> Iterator[tuple[str, Call]]:
     for name, value in itertools.product(
         ("encode", "reconstruct", "bound", "posterior"), (3, [3], [None], ["word " * 300], [("a", "b")])
     ):
-        yield f"{name} {str(value)[:20]}", lambda name=name, value=value: getattr(run, name)(value)  # type: ignore[misc]
+        yield f"{name} {str(value)[:20]}", partial(getattr(run, name), value)
     for options in ({"n": -1}, {"n": 1.5}, {"temperature": 0}, {"temperature": NAN}, {"top_p": 2.0},
                     {"top_k": -1}, {"prompt": "word " * 300}, {"conditions": ["a"]}, {"unknown": 3}):  # fmt: skip
-        yield f"sample {str(options)[:30]}", lambda options=options: run.sample(**{"n": 1, **options})  # type: ignore[misc]
+        yield f"sample {str(options)[:30]}", partial(run.sample, **{"n": 1, **options})
     for steps in (0, -1, 1, 1.5, "x"):
-        yield f"interpolate {steps}", lambda steps=steps: run.interpolate("One", "Two", steps=steps)  # type: ignore[misc]
+        yield f"interpolate {steps}", partial(run.interpolate, "One", "Two", steps=steps)
     for options in (
         {"drop": [0]},
         {"drop": [99]},
@@ -158,12 +159,12 @@ def run_calls(run: Any) -> Iterator[tuple[str, Call]]:
         {"scale": {1: NAN}},
         {"swap": {1: 2}},
     ):
-        yield f"edit {options}", lambda options=options: run.edit("One", **options)  # type: ignore[misc]
+        yield f"edit {options}", partial(run.edit, "One", **options)
     yield "swap of an nvae", lambda: run.swap("One", "Two", [1])
     for memory in (None, 3, torch.zeros(2, 3), pf.Mixture(torch.zeros(2, 3), torch.zeros(2, 3, 5))):
-        yield f"decode {type(memory)}", lambda memory=memory: run.decode(memory)  # type: ignore[misc]
+        yield f"decode {type(memory)}", partial(run.decode, memory)
     for path in ("nowhere", "", "/dev/null", ".", 3, None):
-        yield f"load {path!r}", lambda path=path: pf.load(path)  # type: ignore[misc]
+        yield f"load {path!r}", partial(pf.load, path)
 
 
 def prior_calls() -> Iterator[tuple[str, Call]]:
@@ -171,9 +172,9 @@ def prior_calls() -> Iterator[tuple[str, Call]]:
         yield (
             f"delta {value}",
             lambda value=value: pf.priors.BoundedDirichletProcess(delta=value)(torch.ones(2, 3, dtype=torch.bool)),
-        )  # type: ignore[misc]
+        )
     for value in (NAN, float("inf"), -1.0, 0.0):
-        yield f"concentration {value}", lambda value=value: pf.priors.BoundedDirichletProcess(concentration=value)  # type: ignore[misc]
+        yield f"concentration {value}", partial(pf.priors.BoundedDirichletProcess, concentration=value)
 
 
 def model_calls(run: Any) -> Iterator[tuple[str, Call]]:
@@ -192,11 +193,11 @@ def model_calls(run: Any) -> Iterator[tuple[str, Call]]:
         for value in values:
             yield (
                 f"{name} {str(value)[:30]}",
-                lambda name=name, value=value: pf.NVAE.for_corpus(run.corpus, **{name: value}),
-            )  # type: ignore[misc]
+                partial(pf.NVAE.for_corpus, run.corpus, **{name: value}),
+            )
     for corpus in (None, "good.txt", [], 3):
-        yield f"corpus {corpus!r}", lambda corpus=corpus: pf.NVAE.for_corpus(corpus)  # type: ignore[misc]
+        yield f"corpus {corpus!r}", partial(pf.NVAE.for_corpus, corpus)
     for model in (None, "nvae", run.corpus, torch.nn.Linear(2, 2)):
-        yield f"guide of {type(model)}", lambda model=model: pf.NVAEGuide(model)  # type: ignore[misc]
+        yield f"guide of {type(model)}", partial(pf.NVAEGuide, model)
     for alpha in ("exp", 3, None):
-        yield f"alpha {alpha}", lambda alpha=alpha: pf.NVAEGuide(run.model, alpha=alpha)  # type: ignore[misc]
+        yield f"alpha {alpha}", partial(pf.NVAEGuide, run.model, alpha=alpha)

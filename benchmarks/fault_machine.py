@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -58,15 +59,15 @@ STARTS: list[dict[str, str | None]] = [
 def environment_results(place: Workplace) -> Iterator[Result]:
     """Hostile variables: the answer without them, or one line."""
     sample = ["sample", str(place.root / "nvae"), "-n", "2"]
-    texts = alone(lambda: main(sample)).out
+    texts = alone(partial(main, sample)).out
     whole = place.root.parent / "environment"
     fit = f"fit vae --data {place.root}/good.txt --out {{}} --steps 2 --validations 1 {TINY}"
-    alone(lambda: main(shlex.split(fit.format(whole))))
+    alone(partial(main, shlex.split(fit.format(whole))))
     for number, variables in enumerate(VARIABLES):
         own = place.root.parent / f"environment-{number}"
         for arguments in (sample, shlex.split(fit.format(own))):
             before = digest(place.root)
-            ending = alone(lambda arguments=arguments: main(arguments), lambda variables=variables: _set(variables))  # type: ignore[misc]
+            ending = alone(partial(main, arguments), partial(_set, variables))
             right = (
                 _answer(texts) if arguments is sample else lambda ending, place, own=own: same_checkpoint(whole, own)
             )
@@ -86,12 +87,12 @@ def disk_results(place: Workplace) -> Iterator[Result]:
     """Disks that fill up at each size: one line, nothing lost, and a run that goes on when there is room."""
     fit = f"fit nvae --data {place.root}/good.txt --steps 6 --validations 3 {TINY}"
     whole = place.root.parent / "whole"
-    alone(lambda: main([*shlex.split(fit), "--out", str(whole)]))
+    alone(partial(main, [*shlex.split(fit), "--out", str(whole)]))
     needed = sum(path.stat().st_size for path in whole.rglob("*") if path.is_file())
     for part in (1, 3, 5, 7, 9, 12):
         with _small_disk(place.root.parent / f"disk-{part}", needed * part // 10) as (folder, setup, grow):
             arguments = [*shlex.split(fit), "--out", str(folder / "run"), "--resume"]
-            ending = alone(lambda arguments=arguments: main(arguments), setup)  # type: ignore[misc]
+            ending = alone(partial(main, arguments), setup)
             case = Case(
                 "full disks",
                 f"fit, {10 * part} % of the room",
@@ -100,7 +101,7 @@ def disk_results(place: Workplace) -> Iterator[Result]:
             )
             yield judge(case, ending, place)
             grow()
-            ending = alone(lambda arguments=arguments: main(arguments))  # type: ignore[misc]
+            ending = alone(partial(main, arguments))
             same = ending.code == 0 and same_checkpoint(whole, folder / "run")
             yield Result(
                 "full disks", f"fit goes on after {10 * part} %", "right" if same else "wrong", str(ending)[-300:]
@@ -118,7 +119,7 @@ def disk_results(place: Workplace) -> Iterator[Result]:
                 with contextlib.suppress(OSError):
                     (folder / "old").write_text("old")
                 old, before = (folder / "old").read_bytes(), digest(place.root)
-                ending = alone(lambda command=command, folder=folder: main(shlex.split(command.format(folder))), setup)  # type: ignore[misc]
+                ending = alone(partial(main, shlex.split(command.format(folder))), setup)
                 lost = before != digest(place.root) or (ending.code != 0 and (folder / "old").read_bytes() != old)
                 case = Case("full disks", f"{name} in {size} KiB", "", _whole_files(folder))
                 yield judge(case, ending, place, lost)

@@ -14,6 +14,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
@@ -114,7 +115,7 @@ class Workplace(NamedTuple):
         (root / "other.txt").write_text("\n".join(text[::-1] for text in TEXTS))
         for model in models:
             command = f"fit {model} --data {root}/good.txt --out {root}/{model} --steps 3 --validations 1 {TINY}"
-            if (ending := alone(lambda command=command: main(shlex.split(command)))).code:  # type: ignore[misc]
+            if (ending := alone(partial(main, shlex.split(command)))).code:
                 raise SystemExit(f"a run to damage could not be made: {ending.error}")
         return cls(root, root)
 

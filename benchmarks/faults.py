@@ -16,6 +16,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -33,7 +34,7 @@ __all__ = ["main"]
 
 Group = Callable[[Workplace], Iterable[Case | Result]]
 GROUPS: dict[str, Group] = {  # the longest first
-    **{f"kills of {m}": lambda place, m=m: fault_kills.kill_results(place, m) for m in ("nvae", "vae", "della", "lm")},  # type: ignore[misc]
+    **{f"kills of {m}": partial(fault_kills.kill_results, model=m) for m in ("nvae", "vae", "della", "lm")},
     "options": lambda place: fault_commands.option_cases(),
     "run folders": fault_folders.folder_cases,
     "environments": fault_machine.environment_results,

@@ -10,13 +10,13 @@ The bounds differ by the draws alone; the difference is printed in standard erro
 
 import argparse
 import random
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from reporting import argument_parser
+from measuring import seconds
+from reporting import argument_parser, markdown, show
 from torch import Tensor, nn
 
 import pyroformer as pf
@@ -68,13 +68,7 @@ def rows_encoded(run: Run, call: Callable[[], object]) -> int:
     return sum(rows)
 
 
-def seconds(call: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
-
-
-def row(name: str, corpus: pf.Corpus, options: argparse.Namespace) -> str:
+def row(name: str, corpus: pf.Corpus, options: argparse.Namespace) -> list[str]:
     """Both ways on the same texts, in turn."""
     run, texts, particles = made(name, corpus, options), corpus.train[: options.texts], options.num_particles
     ways: list[Callable[[], Tensor]] = [
@@ -87,37 +81,24 @@ def row(name: str, corpus: pf.Corpus, options: argparse.Namespace) -> str:
     cells = [name, f"{encoded[0]:,} / {encoded[1]:,}", f"{float((naive - own).mean()) / max(error, 1e-9):.1f}"]
     for threads in options.threads:
         torch.set_num_threads(threads)
-        measured = [[seconds(way) for way in ways] for _ in range(options.repeats)]
-        once, other = (min(column) for column in zip(*measured, strict=True))  # other load only adds to it
+        once, other = seconds(dict(enumerate(ways)), options.repeats, warm_ups=0).values()
         cells += [f"{once:.2f}", f"{other:.2f}", f"{once / other:.2f}"]
-    return "| " + " | ".join(cells) + " |"
+    return cells
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--texts", type=int, default=8)
-    parser.add_argument("--num_particles", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = argument_parser(__doc__, width=256, layers=4, texts=8, num_particles=64, repeats=3)
     parser.add_argument("--threads", type=int, nargs="+", default=[torch.get_num_threads()])
     parser.add_argument("--only", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     corpus = corpus_of(options.texts)
-    heads = [f"K passes, s, {n} threads | rows, s | times as fast" for n in options.threads]
-    columns = 3 + 3 * len(options.threads)
-    table = [
-        f"K = {options.num_particles}, {options.texts} texts, width {options.width}, {options.layers} layers",
-        "",
-        "| model | texts encoded | difference, standard errors | " + " | ".join(heads) + " |",
-        "|---|" + (columns - 1) * "---:|",
-    ]
-    for name in options.only:
-        table.append(row(name, corpus, options))
-        print("\n".join(table), flush=True)
-    if options.out is not None:
-        options.out.write_text("\n".join(table) + "\n")
+    head = ["model", "texts encoded", "difference, standard errors"]
+    for threads in options.threads:
+        head += [f"K passes, s, {threads} threads", "rows, s", "times as fast"]
+    rows = [row(name, corpus, options) for name in options.only]
+    about = f"K = {options.num_particles}, {options.texts} texts, width {options.width}, {options.layers} layers"
+    show(f"{about}\n\n{markdown(head, rows)}", options.out)
 
 
 if __name__ == "__main__":

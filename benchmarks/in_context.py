@@ -10,7 +10,6 @@ entries of keys, are bad (*shifted*). The Bayes oracle knows how tasks are drawn
 ``--seeds 0`` prints the tables of those that are there.
 """
 
-import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,8 +17,8 @@ from typing import Any
 
 import torch
 from in_context_tasks import KINDS, token_width
-from reporting import Scores, add, table
-from resumable import make_missing, parameters, read
+from reporting import Scores, add, argument_parser, table
+from resumable import file_name, make_missing, parameters, read
 from torch import Tensor, nn
 
 import pyroformer as pf
@@ -102,12 +101,12 @@ def tested(kind: str, network: nn.Module | None) -> dict[str, float]:
 
 def report(kind: str, seeds: int, steps: int, out: Path, networks: Sequence[str] | None = None) -> str:
     """Trains what is missing, and the tables of what is there."""
-    tasks = []
-    for seed in range(seeds):
-        for name in networks or NETWORKS:
-            file = f"{name.replace(', ', '-').replace(' ', '-').replace(chr(39), '')}.seed{seed}"
-            file += "" if steps == STEPS else f".steps{steps}"
-            tasks.append((file, partial(trained, kind, name, seed, steps)))
+    further = [] if steps == STEPS else [f"steps{steps}"]
+    tasks = [
+        (file_name(name, f"seed{seed}", *further), partial(trained, kind, name, seed, steps))
+        for seed in range(seeds)
+        for name in networks or NETWORKS
+    ]
     make_missing(out / kind, tasks)
     return tables(kind, out / kind)
 
@@ -140,11 +139,8 @@ def tables(kind: str, out: Path) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = argument_parser(__doc__, seeds=5, steps=STEPS, out=FOLDER)
     parser.add_argument("--kind", choices=list(KINDS), default="noisy")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), metavar="NAME", help="; ".join(NETWORKS))
-    parser.add_argument("--out", type=Path, default=FOLDER)
     options = parser.parse_args()
     print(report(options.kind, options.seeds, options.steps, options.out, options.networks))

@@ -10,7 +10,7 @@ trained on real texts. Pairs are distant held-out texts, the same for every run.
 from collections.abc import Mapping
 from pathlib import Path
 
-from reporting import argument_parser, evenly
+from reporting import argument_parser, evenly, markdown, show
 
 from pyroformer.inference.diagnostics.lm_perplexity import forward_perplexity
 from pyroformer.inference.evaluation.bleu import bleu
@@ -24,13 +24,13 @@ def report(judge: Run, runs: Mapping[str, Run], n: int = 100) -> str:
     """The table as markdown, and each run's interpolation of the first pair."""
     texts = evenly(judge.corpus.test, 2 * n)
     pairs = list(zip(texts[:n], texts[n:], strict=True))
-    lines, shown = [f"| run | {' | '.join(COLUMNS)} |", f"|---|{'---:|' * len(COLUMNS)}"], []
+    table, shown = [], []
     for name, run in runs.items():
         written = [run.interpolate(first, second, STEPS) for first, second in pairs]
         for row in rows(written, judge, pairs):
-            lines.append(f"| {name} | {' | '.join('' if cell is None else f'{cell:.3g}' for cell in row)} |")
+            table.append([name, *("" if cell is None else f"{cell:.3g}" for cell in row)])
         shown += ["", f"{name}:", "", *(f"    {text}" for text in written[0])]
-    return "\n".join([*lines, *shown]) + "\n"
+    return "\n".join([markdown(["run", *COLUMNS], table).rstrip(), *shown]) + "\n"
 
 
 def rows(written: list[list[str]], judge: Run, pairs: list[tuple[str, str]]) -> list[list[float | None]]:
@@ -61,10 +61,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--out", type=Path, help="file to write the table to as well")
     options = parser.parse_args()
-    text = report(load(options.judge), {str(folder): load(folder) for folder in options.runs}, options.pairs)
-    print(text)
-    if options.out is not None:
-        options.out.write_text(text)
+    runs = {str(folder): load(folder) for folder in options.runs}
+    show(report(load(options.judge), runs, options.pairs), options.out)
 
 
 if __name__ == "__main__":

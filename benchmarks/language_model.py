@@ -19,8 +19,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from learner import Learner, Loss, learn_in_turn
-from reporting import argument_parser
-from resumable import FORMER
+from reporting import argument_parser, markdown, show
+from resumable import FORMER, parameters
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -53,16 +53,10 @@ def theirs(corpus: Corpus, width: int, layers: int, heads: int) -> tuple[nn.Modu
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
+    parser = argument_parser(
+        __doc__, steps=600, batch_size=32, learning_rate=2e-3, vocabulary=4000, seed=0, width=128, layers=2, heads=4
+    )
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--learning_rate", type=float, default=2e-3)
-    parser.add_argument("--vocabulary", type=int, default=4000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--out", type=Path, help="file to write the table to as well")
     arguments = parser.parse_args()
     corpus = Corpus.from_file(arguments.data, vocabulary=arguments.vocabulary, max_length=64)
@@ -77,31 +71,24 @@ def main() -> None:
         torch.manual_seed(arguments.seed)
         learners[name] = Learner(*make(), arguments.learning_rate)
     learn_in_turn(learners, corpus, arguments.batch_size, arguments.steps, arguments.seed)
-    report = table(learners, corpus, arguments)
-    print(report)
-    if arguments.out is not None:
-        arguments.out.write_text(report)
+    show(table(learners, corpus, arguments), arguments.out)
 
 
 def table(learners: dict[str, Learner], corpus: Corpus, arguments: argparse.Namespace) -> str:
     """Losses, and times of the fastest step: other load on the machine can only increase a time."""
-    lines = [
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads; {corpus.summary()}; width {arguments.width}, "
-        f"{arguments.layers} layers, {arguments.steps} steps of {arguments.batch_size} texts, seed {arguments.seed}",
-        "",
-        "| model | parameters | held-out nats/token | ratio | perplexity | time of a step, ratio |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    base = learners["transformers"]
+    base, rows = learners["transformers"], []
     reference = base.held_out(corpus.valid)
     for name, learner in learners.items():
         loss = learner.held_out(corpus.valid)
-        parameters = sum(p.numel() for p in learner.network.parameters())
         pace = min(learner.seconds) / min(base.seconds)
-        lines.append(
-            f"| {name} | {parameters:,} | {loss:.4f} | {loss / reference:.4f} | {math.exp(loss):.1f} | {pace:.2f} |"
-        )
-    return "\n".join(lines) + "\n"
+        size = f"{parameters(learner.network):,}"
+        rows.append([name, size, f"{loss:.4f}", f"{loss / reference:.4f}", f"{math.exp(loss):.1f}", f"{pace:.2f}"])
+    head = ["model", "parameters", "held-out nats/token", "ratio", "perplexity", "time of a step, ratio"]
+    return (
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads; {corpus.summary()}; width {arguments.width}, "
+        f"{arguments.layers} layers, {arguments.steps} steps of {arguments.batch_size} texts, seed {arguments.seed}"
+        f"\n\n{markdown(head, rows)}"
+    )
 
 
 if __name__ == "__main__":

@@ -17,12 +17,28 @@ Samples are judged by the loss on them of a language model with another seed, so
 
 import argparse
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from reporting import argument_parser
-from resumable import FORMER, FORMER_NVAE, Result, cell, error, make_missing, metric, read, same_settings, trained
+from reporting import cell, markdown
+from resumable import (
+    FORMER,
+    FORMER_NVAE,
+    Result,
+    corpus_in,
+    error,
+    experiment_parser,
+    file_name,
+    grouped,
+    make_missing,
+    metric,
+    parameters,
+    read,
+    same_settings,
+    trained,
+)
 from torch import nn
 
 import pyroformer as pf
@@ -58,11 +74,8 @@ def made(
 def main() -> None:
     options = parsed()
     same_settings(options.out, options, free=("runs",))
-    corpus = texts(options)
-    tasks = [
-        (f"{family.replace(' ', '-')}.seed{seed}", lambda family=family, seed=seed: one(family, seed, corpus, options))
-        for family, seed in points(options.seeds)
-    ]
+    corpus = corpus_in(options.runs / "corpus", options, vocabulary=options.vocabulary)
+    tasks = [(run_name(*point), partial(one, *point, corpus, options)) for point in points(options.seeds)]
     make_missing(options.out, tasks, options.shard)
     print(table(read(options.out)))
 
@@ -70,6 +83,10 @@ def main() -> None:
 def points(seeds: list[int]) -> list[tuple[str, int]]:
     """All models with their seeds, the most informative first."""
     return [(family, seed) for seed in seeds for family in COMPARED] + [(family, seeds[0]) for family in OTHERS]
+
+
+def run_name(family: str, seed: int) -> str:
+    return file_name(family, f"seed{seed}")
 
 
 def one(family: str, seed: int, corpus: pf.Corpus, options: argparse.Namespace) -> Result:
@@ -85,7 +102,7 @@ def one(family: str, seed: int, corpus: pf.Corpus, options: argparse.Namespace) 
         "evaluation": evaluation.as_dict(),
         "judged": judged(judge, samples),
         "samples": samples[:10],
-        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "parameters": parameters(run.model),
         "reconstructions": []
         if family.startswith("lm")
         else [[r.original, r.text] for r in run.reconstruct(corpus.test[:5])],
@@ -99,11 +116,11 @@ def fitted(family: str, seed: int, corpus: pf.Corpus, options: argparse.Namespac
     steps, before, backbone = options.steps, 0.0, None
     if family.endswith("from lm"):
         steps //= 2
-        start = options.runs / f"lm-half.seed{seed}"
+        start = options.runs / run_name("lm-half", seed)
         half, before = trained(start, seed, lambda: made("lm", corpus, options.width), corpus, steps=steps, **budget)
         backbone = half.backbone
     run, seconds = trained(
-        options.runs / f"{family.replace(' ', '-')}.seed{seed}",
+        options.runs / run_name(family, seed),
         seed,
         lambda: made(family, corpus, options.width, backbone),
         corpus,
@@ -129,41 +146,29 @@ def judged(judge: Run, samples: list[str]) -> dict[str, float]:
     return {"nats/token": float(each), "error": float(spread), "left_out": len(samples) - len(kept)}
 
 
-def texts(options: argparse.Namespace) -> pf.Corpus:
-    """The corpus, prepared once."""
-    folder = options.runs / "corpus"
-    if folder.exists():
-        return pf.Corpus.load(folder)
-    return pf.Corpus.from_file(
-        options.data, vocabulary=options.vocabulary, max_length=options.max_length, overlong="drop", folder=folder
-    )
-
-
 def table(results: list[Result]) -> str:
     """The results by family: means and standard errors over seeds."""
-    rows = [
-        "| model | rate | distortion | bound | / LM | IW bound | accuracy, sampled | BLEU | samples, judged | s |",
-        "|---|" + 9 * "---:|",
-    ]
-    baseline = mean([metric(r, "bound", "nats/token") for r in results if r["family"] == "lm"])
-    for family in FAMILIES:
-        of = [result for result in results if result["family"] == family]
-        if not of:
-            continue
+    head = ["model", "rate", "distortion", "bound", "/ LM", "IW bound", "accuracy, sampled", "BLEU", "samples, judged"]
+    groups, rows = grouped(results, lambda result: result["family"]), []
+    baseline = mean([metric(r, "bound", "nats/token") for r in groups.get("lm", [])])
+    for family in filter(groups.get, FAMILIES):
+        of = groups[family]
         bound = [metric(r, "bound", "nats/token") for r in of]
-        columns = [
-            cell([metric(r, "rate", "nats/token") for r in of], 2),
-            cell([metric(r, "reconstruction", "nats/token") for r in of], 3),
-            cell(bound, 2, error(of[0], "bound", "nats/token")),
-            f"{mean(bound) / baseline:.2f}" if baseline else "",
-            cell([metric(r, "importance_weighted", "nats/token") for r in of], 2),
-            cell([metric(r, "accuracy_sampled", "share") for r in of], 3),
-            cell([metric(r, "bleu", "of 100") for r in of], 1),
-            cell([r["judged"]["nats/token"] for r in of], 2, of[0]["judged"]["error"]),
-            cell([r["seconds"] for r in of], 0),
-        ]
-        rows.append(f"| {family} ({len(of)}) | " + " | ".join(columns) + " |")
-    return "\n".join(rows)
+        rows.append(
+            [
+                f"{family} ({len(of)})",
+                cell([metric(r, "rate", "nats/token") for r in of], 2),
+                cell([metric(r, "reconstruction", "nats/token") for r in of], 3),
+                cell(bound, 2, error(of[0], "bound", "nats/token")),
+                f"{mean(bound) / baseline:.2f}" if baseline else "",
+                cell([metric(r, "importance_weighted", "nats/token") for r in of], 2),
+                cell([metric(r, "accuracy_sampled", "share") for r in of], 3),
+                cell([metric(r, "bleu", "of 100") for r in of], 1),
+                cell([r["judged"]["nats/token"] for r in of], 2, of[0]["judged"]["error"]),
+                cell([r["seconds"] for r in of], 0),
+            ]
+        )
+    return markdown([*head, "s"], rows)
 
 
 def mean(values: list[float | None]) -> float:
@@ -172,18 +177,10 @@ def mean(values: list[float | None]) -> float:
 
 
 def parsed() -> argparse.Namespace:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, default=Path("runs/latents"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=1600)
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--vocabulary", type=int, default=1000)
-    parser.add_argument("--max_length", type=int, default=24)
-    parser.add_argument("--texts", type=int, default=256)
-    parser.add_argument("--shard", default="0/1")
+    parser = experiment_parser(
+        __doc__, runs=Path("runs/latents"), seeds=[0, 1, 2], steps=1600, batch_size=32, width=64, vocabulary=1000,
+        max_length=24, texts=256,
+    )  # fmt: skip
     return parser.parse_args()
 
 

@@ -11,7 +11,6 @@ apart. *cross* attends from all points to the labeled ones alone; with EM its ke
 gradient is that of all steps, or of the fixed point.
 """
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,8 +18,8 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from reporting import Scores, add, table
-from resumable import make_missing, parameters, read
+from reporting import Scores, add, argument_parser, table
+from resumable import file_name, make_missing, parameters, read
 from torch import Tensor, nn
 
 import pyroformer as pf
@@ -153,7 +152,7 @@ def references() -> Scores:
 def report(seeds: int, steps: int, out: Path) -> str:
     """Trains what is missing, and the table of what is there."""
     tasks = [
-        (f"{name.replace(', ', '-').replace(' ', '-')}.seed{seed}", partial(trained, name, seed, steps))
+        (file_name(name, f"seed{seed}"), partial(trained, name, seed, steps))
         for seed in range(seeds)
         for name in NETWORKS
     ]
@@ -169,9 +168,5 @@ def report(seeds: int, steps: int, out: Path) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--out", type=Path, default=FOLDER)
-    options = parser.parse_args()
+    options = argument_parser(__doc__, seeds=3, steps=2000, out=FOLDER).parse_args()
     print(report(options.seeds, options.steps, options.out))

@@ -23,12 +23,13 @@ import argparse
 import math
 from collections.abc import Sequence
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from reporting import argument_parser
-from resumable import FORMER_NVAE, Result, cell, make_missing, read, same_settings
+from reporting import cell, markdown
+from resumable import FORMER_NVAE, Result, experiment_parser, file_name, grouped, make_missing, read, same_settings
 from torch import Tensor, nn
 
 from pyroformer.guides.nvae import LEAST_LOG_ALPHA, NVAEGuide
@@ -67,7 +68,7 @@ class Point(NamedTuple):
     @property
     def name(self) -> str:
         """The name of its file."""
-        return f"{self.texts}.{self.family.replace(' ', '-')}.{self.delta:g}.seed{self.seed}"
+        return file_name(self.texts, self.family, f"{self.delta:g}", f"seed{self.seed}")
 
 
 FIRST = [("relu", 0.15), ("stride 2", 0.3), ("relu", 0.3), ("relu", 0.05), ("relu", 0.1), ("stride 3", 0.3)]
@@ -162,7 +163,7 @@ def measure(point: Point, corpus: Corpus, options: argparse.Namespace) -> Result
     return {
         "point": point._asdict(),
         "step": run.step,
-        "delta": float(model.weight_prior.delta),  # type: ignore[arg-type]
+        "delta": float(model.weight_prior.delta),
         "texts": {"train": len(corpus.train), "test": len(corpus.test), "tokens": float(corpus.test.lengths.mean())},
         "whole": summary(run, "test", 0.0, options.texts),
         "valid": {f"{least:g}": summary(run, "valid", least, options.texts) for least in (0.0, *THRESHOLDS)},
@@ -199,12 +200,8 @@ def table(results: Sequence[Result]) -> str:
     """One row a point, with means and standard errors over seeds."""
     head = ["texts", "model", "delta", "seeds", "accuracy", "BLEU", "kept", "99 % of attention"]
     head += ["kept, removed by weight", "accuracy", "BLEU"]
-    lines = [f"| {' | '.join(head)} |", f"|---|---|{'---:|' * (len(head) - 2)}"]
-    groups: dict[tuple[str, str, float], list[Result]] = {}
-    for result in results:
-        point = Point(**result["point"])
-        groups.setdefault((point.texts, point.family, point.delta), []).append(result)
-    for (texts, family, delta), group in sorted(groups.items()):
+    groups, rows = grouped(results, lambda result: Point(**result["point"])._replace(seed=0)), []
+    for point, group in sorted(groups.items()):
         fewest = [fewer(result) for result in group]
         cells = [
             *(cell([one["whole"][name] for one in group], digits) for name, digits in (("accuracy", 3), ("bleu", 1))),
@@ -213,8 +210,8 @@ def table(results: Sequence[Result]) -> str:
             cell([one.get("accuracy_kept", one.get("accuracy")) for one in fewest], 3),
             cell([one["bleu"] for one in fewest], 1),
         ]
-        lines.append(f"| {texts} | {family} | {delta:g} | {len(group)} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append([point.texts, point.family, f"{point.delta:g}", len(group), *cells])
+    return markdown(head, rows, left=2)
 
 
 def fewer(result: Result) -> dict[str, float]:
@@ -233,30 +230,17 @@ def percent(shares: Sequence[float]) -> str:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser = experiment_parser(__doc__, seeds=[0], width=64, steps=1100, batch_size=32, learning_rate=2e-3)
     parser.add_argument("--runs", type=Path, help="folder to keep the fitted models in")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", default=["*"], help="patterns of the names of results to make")
-    parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--layers", type=int, default=2, help="of the encoder, and of the decoder")
-    parser.add_argument("--steps", type=int, default=1100)
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--texts", type=int, default=256, help="held-out texts that are measured")
-    parser.add_argument("--shard", default="0/1", help="part I of N of the work, as 0/2, for several processes")
     options = parser.parse_args()
     same_settings(options.out, options, free=["seeds", "runs", "only"])
-    corpora: dict[str, Corpus] = {}
-
-    def work(point: Point) -> Result:
-        if point.texts not in corpora:
-            corpora[point.texts] = read_corpus(point.texts, options.data)
-        return measure(point, corpora[point.texts], options)
-
+    corpus = cache(lambda texts: read_corpus(texts, options.data))
     chosen = points(options.seeds, options.only)
-    make_missing(options.out, [(point.name, lambda point=point: work(point)) for point in chosen], options.shard)  # type: ignore[misc]
+    work = [(point.name, lambda point=point: measure(point, corpus(point.texts), options)) for point in chosen]
+    make_missing(options.out, work, options.shard)
     print(table(read(options.out)))
 
 

@@ -15,12 +15,13 @@ Each result is a JSON file; existing results are kept.
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from reporting import argument_parser
-from resumable import FORMER_NVAE, Result, cell, make_missing, read, same_settings
+from reporting import cell, markdown
+from resumable import FORMER_NVAE, Result, experiment_parser, grouped, make_missing, read, same_settings
 
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
@@ -42,10 +43,6 @@ class Point(NamedTuple):
     def name(self) -> str:
         """The name of its file."""
         return f"{self.family}.seed{self.seed}"
-
-
-def points(families: Sequence[str], seeds: Sequence[int]) -> list[Point]:
-    return [Point(family, seed) for family in families for seed in seeds]
 
 
 def read_corpus(data: Path, shortest: int, longest: int) -> Corpus:
@@ -104,46 +101,31 @@ def measure(point: Point, corpus: Corpus, options: argparse.Namespace) -> Result
 
 def table(results: Sequence[Result]) -> str:
     """One row a family, with means and standard errors over seeds; vectors kept in percent."""
-    columns = sorted(
-        {name for result in results for name in result["kept"]}, key=lambda name: ("decoder" in name, name)
-    )
-    head = ["mixtures", "seeds", "accuracy", "BLEU", *(column.replace("_", " ") for column in columns)]
-    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
-    groups: dict[str, list[Result]] = {}
-    for result in results:
-        groups.setdefault(result["point"]["family"], []).append(result)
-    for family, group in groups.items():
-        cells = [cell([one["accuracy"] for one in group], 3), cell([one["bleu"] for one in group], 1)]
+    names = {name for result in results for name in result["kept"]}
+    columns, rows = sorted(names, key=lambda name: ("decoder" in name, name)), []
+    for family, group in grouped(results, lambda result: result["point"]["family"]).items():
+        cells = [cell([one[name] for one in group], digits) for name, digits in (("accuracy", 3), ("bleu", 1))]
         shares = [[one["kept"].get(column) for one in group] for column in columns]
         cells += [cell([None if share is None else 100 * share for share in each], 1) for each in shares]
-        lines.append(f"| {family} | {len(group)} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append([family, len(group), *cells])
+    return markdown(["mixtures", "seeds", "accuracy", "BLEU", *(name.replace("_", " ") for name in columns)], rows)
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser = experiment_parser(__doc__, seeds=[0], width=64, steps=1000, batch_size=32, learning_rate=2e-3)
     parser.add_argument("--runs", type=Path, help="folder to keep the fitted models in")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
-    parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--layers", type=int, default=2, help="of the encoder, and of the decoder")
     parser.add_argument("--delta", type=float, default=0.15, help="of the weights' prior")
     parser.add_argument("--shortest", type=int, default=10, help="characters of a text")
     parser.add_argument("--longest", type=int, default=22, help="characters of a text, the end included")
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--texts", type=int, default=256, help="held-out texts that are measured")
     options = parser.parse_args()
     same_settings(options.out, options, free=["seeds", "runs", "families"])
     corpus = read_corpus(options.data, options.shortest, options.longest)
-    tasks = [
-        (point.name, lambda point=point: measure(point, corpus, options))  # type: ignore[misc]
-        for point in points(options.families, options.seeds)
-    ]
-    make_missing(options.out, tasks)
+    chosen = [Point(family, seed) for family in options.families for seed in options.seeds]
+    tasks = [(point.name, partial(measure, point, corpus, options)) for point in chosen]
+    make_missing(options.out, tasks, options.shard)
     print(table(read(options.out)))
 
 

@@ -15,7 +15,6 @@ The strengths are those with the best mean AUC on noisy validation pairs; then t
 noise. Errors are those of 1,000 bootstrap samples of test pairs, which are the same for both models.
 """
 
-import argparse
 import json
 import math
 import random
@@ -26,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from reporting import evenly
+from reporting import argument_parser, evenly, markdown
 from torch import Tensor
 
 import pyroformer as pf
@@ -220,21 +219,24 @@ def measured(model: Any, tokenizer: Any, valid: Pairs, test: Pairs) -> dict[str,
 
 def report(results: dict[str, Any]) -> str:
     """The tables as markdown."""
-    lines = ["| tau_sigma | tau_alpha | rank | prior | vectors | AUC |", "|---:|---:|---:|---:|---:|---:|"]
-    for row in results["dial"]:
-        shares = f"{row['rank']:.3f} | {100 * row['prior']:.0f} % | {100 * row['vectors']:.0f} % | {row['auc']:.3f}"
-        lines.append(f"| {row['tau_sigma']:g} | {row['tau_alpha']:g} | {shares} |")
+    dial = [
+        [f"{row['tau_sigma']:g}", f"{row['tau_alpha']:g}", f"{row['rank']:.3f}", f"{100 * row['prior']:.0f} %",
+         f"{100 * row['vectors']:.0f} %", f"{row['auc']:.3f}"]
+        for row in results["dial"]
+    ]  # fmt: skip
+    test = [
+        [kind, f"{row['plain']:.3f} ± {row['plain_error']:.3f}", f"{row['regularized']:.3f}",
+         f"{row['difference']:+.4f} ± {row['difference_error']:.4f}"]
+        for kind, row in results["test"].items()
+    ]  # fmt: skip
     strengths = results["chosen"]
     name = f"tau_alpha {strengths['tau_alpha']:g}, tau_sigma {strengths['tau_sigma']:g}"
-    lines += ["", f"| AUC | plain | {name} | difference |", "|---|---:|---:|---:|"]
-    for kind, row in results["test"].items():
-        cells = f"{row['plain']:.3f} ± {row['plain_error']:.3f} | {row['regularized']:.3f}"
-        lines.append(f"| {kind} | {cells} | {row['difference']:+.4f} ± {row['difference_error']:.4f} |")
-    return "\n".join(lines) + "\n"
+    first = markdown(["tau_sigma", "tau_alpha", "rank", "prior", "vectors", "AUC"], dial, left=0)
+    return f"{first}\n{markdown(['AUC', 'plain', name, 'difference'], test)}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="folder of a BERT with its tokenizer")
     parser.add_argument("--data", type=Path, required=True, help="folder with pairs.dev.tsv and pairs.test.tsv")
     parser.add_argument("--valid", type=int, default=200, help="number of pairs that strengths are chosen on")

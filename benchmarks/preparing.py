@@ -9,7 +9,6 @@ those of ``wc -w`` beside them; memory is the sum over the processes of a comman
 its part.
 """
 
-import argparse
 import os
 import resource
 import shutil
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from reporting import argument_parser
+from reporting import argument_parser, markdown
 
 import pyroformer as pf
 
@@ -85,16 +84,11 @@ def report(folder: Path, megabytes: float, kill_after: float | None) -> str:
         rows[f"fit, killed after {kill_after:g} s"] = measured(fit, kill_after)
     rows["fit, to the first step" if kill_after is None else "the same command again"] = measured(fit)
     table = [
-        f"{size:.2f} GB, {lines:,} texts",
-        "",
-        "| command | s | CPU s | s a GB | MB at the most | exit status |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    table += [
-        f"| `{name}` | {row.seconds:.0f} | {row.cpu:.0f} | {row.seconds / size:.0f} | {row.peak:.0f} | {row.status} |"
+        [f"`{name}`", *(f"{x:.0f}" for x in (row.seconds, row.cpu, row.seconds / size, row.peak)), row.status]
         for name, row in rows.items()
     ]
-    return "\n".join(table)
+    head = ["command", "s", "CPU s", "s a GB", "MB at the most", "exit status"]
+    return f"{size:.2f} GB, {lines:,} texts\n\n{markdown(head, table)}"
 
 
 def _cpu() -> float:
@@ -124,8 +118,7 @@ def _memory(process: int) -> int:
 
 
 def main() -> None:
-    parser: argparse.ArgumentParser = argument_parser(__doc__)
-    parser.add_argument("--megabytes", type=float, default=1000)
+    parser = argument_parser(__doc__, megabytes=1000.0)
     parser.add_argument("--kill_after", type=float)
     parser.add_argument("--folder", type=Path, help="where to write; what is written is deleted at the end")
     options = parser.parse_args()

@@ -19,13 +19,25 @@ which is the best judge of such texts that there is.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from reporting import argument_parser
-from resumable import Result, cell, error, make_missing, metric, read, same_settings, trained
+from reporting import cell, markdown
+from resumable import (
+    Result,
+    corpus_in,
+    error,
+    experiment_parser,
+    file_name,
+    make_missing,
+    metric,
+    read,
+    same_settings,
+    trained,
+)
 from torch import nn
 
 import pyroformer as pf
@@ -62,16 +74,12 @@ def main() -> None:
     options = parsed()
     same_settings(options.out, options, free=("runs", "only", "bounds", "bound_particles"))
     backbone = pf.Pretrained.from_pretrained(options.model)
-    corpus = texts(backbone, options)
-    tasks = [
-        (family.replace(" ", "-"), lambda family=family: one(family, corpus, backbone, options))
-        for family in options.only
-    ]
-    tasks += [
-        (f"{BOUNDS}.{family.replace(' ', '-')}", lambda family=family: bounds(family, corpus, backbone, options))
-        for family in options.only
-        if options.bounds
-    ]
+    corpus = corpus_in(options.runs / "corpus", options, tokenizer=backbone.tokenizer)
+    tasks = [(file_name(family), partial(one, family, corpus, backbone, options)) for family in options.only]
+    if options.bounds:
+        tasks += [
+            (file_name(BOUNDS, family), partial(bounds, family, corpus, backbone, options)) for family in options.only
+        ]
     make_missing(options.out, tasks, options.shard)
     print(table(read(options.out)))
 
@@ -113,7 +121,7 @@ def fitted(family: str, corpus: pf.Corpus, backbone: pf.Pretrained, options: arg
     if family.startswith(("della", "one latent")):
         budget |= FREE_NATS
     return trained(
-        options.runs / family.replace(" ", "-"),
+        options.runs / file_name(family),
         options.seed,
         lambda: made(family, corpus, backbone, options.encoder),
         corpus,
@@ -156,39 +164,21 @@ def bounds(family: str, corpus: pf.Corpus, backbone: pf.Pretrained, options: arg
     return {BOUNDS: family, "num_particles": options.bound_particles, "nats": [round(float(x), 4) for x in found]}
 
 
-def texts(backbone: pf.Pretrained, options: argparse.Namespace) -> pf.Corpus:
-    """The corpus in the tokens of the pretrained model, prepared once."""
-    folder = options.runs / "corpus"
-    if folder.exists():
-        return pf.Corpus.load(folder)
-    return pf.Corpus.from_file(
-        options.data, tokenizer=backbone.tokenizer, max_length=options.max_length, overlong="drop", folder=folder
-    )
-
-
 def table(results: list[Result]) -> str:
     """One row for each model, with standard errors over texts."""
     nats = {result[BOUNDS]: np.array(result["nats"]) for result in results if BOUNDS in result}
-    results = [result for result in results if BOUNDS not in result]
-    rows = [
-        "| model | trained | bound | IW bound | less the LM's | reconstruction | KL | information | accuracy, sampled "
-        "| BLEU | samples, judged | s |",
-        "|---|" + 11 * "---:|",
-    ]
-    for family in FAMILIES:
-        for result in (result for result in results if result["family"] == family):
-            columns = [
-                "0" if family in UNTRAINED else f"{result['trained']:,}",
-                *(
-                    cell([metric(result, name, unit)], digits, error(result, name, unit))
-                    for name, (unit, digits) in MEASURED.items()
-                ),
-                f"{result['judged'][UNITS]:.1f}",
-                str(result["seconds"]),
-            ]
-            columns.insert(3, compared(nats.get(family), nats.get("lm lora")))
-            rows.append(f"| {family} | " + " | ".join(columns) + " |")
-    return "\n".join(rows)
+    rows = []
+    for result in sorted((one for one in results if BOUNDS not in one), key=lambda one: FAMILIES.index(one["family"])):
+        family = result["family"]
+        columns = [
+            cell([metric(result, name, unit)], digits, error(result, name, unit))
+            for name, (unit, digits) in MEASURED.items()
+        ]
+        columns.insert(2, compared(nats.get(family), nats.get("lm lora")))
+        trained = "0" if family in UNTRAINED else f"{result['trained']:,}"
+        rows.append([family, trained, *columns, f"{result['judged'][UNITS]:.1f}", result["seconds"]])
+    head = ["model", "trained", "bound", "IW bound", "less the LM's", "reconstruction", "KL", "information"]
+    return markdown([*head, "accuracy, sampled", "BLEU", "samples, judged", "s"], rows)
 
 
 def compared(nats: "np.ndarray | None", base: "np.ndarray | None") -> str:
@@ -200,26 +190,16 @@ def compared(nats: "np.ndarray | None", base: "np.ndarray | None") -> str:
 
 
 def parsed() -> argparse.Namespace:
-    parser = argument_parser(__doc__)
+    parser = experiment_parser(
+        __doc__, runs=Path("runs/pretrained"), seed=0, steps=200, batch_size=16, learning_rate=1e-3, max_length=24,
+        texts=64, num_particles=8, samples=64, bound_particles=64,
+    )  # fmt: skip
     parser.add_argument("--model", required=True, help="a folder in Hugging Face format, or a name on its hub")
     parser.add_argument("--encoder", help="a pretrained encoder for the posterior to read with, such as MiniLM")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, default=Path("runs/pretrained"))
     parser.add_argument("--only", nargs="+", choices=FAMILIES, default=list(FAMILIES), metavar="NAME")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--learning_rate", type=float, default=1e-3)
-    parser.add_argument("--max_length", type=int, default=24)
-    parser.add_argument("--texts", type=int, default=64)
-    parser.add_argument("--num_particles", type=int, default=8)
-    parser.add_argument("--samples", type=int, default=64)
     parser.add_argument(
         "--bounds", type=int, default=0, help="texts whose bounds are compared with the language model's"
     )
-    parser.add_argument("--bound_particles", type=int, default=64)
-    parser.add_argument("--shard", default="0/1")
     return parser.parse_args()
 
 

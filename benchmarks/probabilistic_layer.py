@@ -19,11 +19,12 @@ One layer each on ``--tokens`` tokens, projections included; the layers take tur
     implicit    twenty times, with the gradient of the fixed point; if not causal
 """
 
-import argparse
-from pathlib import Path
+from functools import partial
 
 import torch
-from attention import Cost, Layer, measure, ratio
+from attention import Cost, Layer, measure
+from measuring import place
+from reporting import command_line, markdown
 
 from pyroformer.models.attention.layers.probabilistic import ProbabilisticAttention
 from pyroformer.models.transformer.self_attention import SelfAttention
@@ -46,59 +47,40 @@ FORMS: dict[str, dict[str, object]] = {
 
 def table(results: dict[bool, dict[str, Cost]]) -> str:
     """Ratios to softmax attention as markdown."""
-    lines = [
-        "| causal | layer | forward | forward + backward | peak memory | forward, ms |",
-        "|---|---|---:|---:|---:|---:|",
+    rows = [
+        ["yes" if causal else "no", name, *cost.ratios(costs["softmax"]), f"{1000 * cost.forward:.1f}"]
+        for causal, costs in results.items()
+        for name, cost in costs.items()
     ]
-    for causal, costs in results.items():
-        base = costs["softmax"]
-        for name, cost in costs.items():
-            ratios = [ratio(cost.forward, base.forward), ratio(cost.both, base.both), cost.memory / base.memory]
-            figures = " | ".join(f"{figure:.2f}" for figure in ratios)
-            milliseconds = 1000 * min(cost.forward)
-            lines.append(f"| {'yes' if causal else 'no'} | {name} | {figures} | {milliseconds:.1f} |")
-    return "\n".join(lines) + "\n"
+    return markdown(["causal", "layer", "forward", "forward + backward", "peak memory", "forward, ms"], rows, left=2)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--heads", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=1024)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, help="file to write the table to as well")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+def report(device: str, threads: int, batch: int, width: int, heads: int, tokens: int, rounds: int) -> str:
+    """The table, and what it was measured on."""
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
-    softmax = SelfAttention(options.width, options.heads)
-    layers = {"softmax": softmax}
-    for name, more in FORMS.items():
-        layers[name] = ProbabilisticAttention(options.width, options.heads, **more)  # type: ignore[assignment,arg-type]
+    softmax = SelfAttention(width, heads)
+    layers: dict[str, torch.nn.Module] = {"softmax": softmax}
+    for name, options in FORMS.items():
+        layers[name] = ProbabilisticAttention(width, heads, **options)
         layers[name].load_state_dict(softmax.state_dict(), strict=False)
-    x = torch.randn(options.batch, options.tokens, options.width, device=options.device, requires_grad=True)
+    x = torch.randn(batch, tokens, width, device=device, requires_grad=True)
     for layer in layers.values():
-        layer.to(options.device)
+        layer.to(device)
     leaves = [x, *(parameter for layer in layers.values() for parameter in layer.parameters())]
     results = {}
     for causal in (False, True):
         forms: dict[str, Layer] = {
-            name: lambda layer=layer, causal=causal: layer(x, None, causal)  # type: ignore[misc]
+            name: partial(layer, x, None, causal)
             for name, layer in layers.items()
             if not (causal and name in ("20 steps", "implicit"))
         }
-        results[causal] = measure(forms, leaves, options.rounds, options.device)
-    where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {options.threads} threads"
-    report = (
-        f"torch {torch.__version__}, {where}, P = {options.width}, H = {options.heads}, {options.batch} texts of "
-        f"{options.tokens} tokens, float32, {options.rounds} rounds\n\n{table(results)}"
+        results[causal] = measure(forms, leaves, rounds, device)
+    return (
+        f"torch {torch.__version__}, {place(device)}, P = {width}, H = {heads}, {batch} texts of {tokens} tokens, "
+        f"float32, {rounds} rounds\n\n{table(results)}"
     )
-    print(report)
-    if options.out is not None:
-        options.out.write_text(report)
 
 
 if __name__ == "__main__":
-    main()
+    command_line(report, __doc__, device="cpu", threads=2, batch=1, width=512, heads=8, tokens=1024, rounds=15)

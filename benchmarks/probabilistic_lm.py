@@ -20,13 +20,14 @@ texts from those of the other corpus.
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from learner import Learner, learn_in_turn
-from reporting import argument_parser
-from resumable import FORMER, Result, cell, make_missing, read, same_settings
+from reporting import cell, markdown
+from resumable import FORMER, Result, experiment_parser, make_missing, parameters, read, same_settings
 from sklearn.metrics import roc_auc_score
 
 from pyroformer.inference.data.corpus import Corpus
@@ -36,6 +37,7 @@ from pyroformer.inference.data.texts import Texts
 from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.models.language_model import LanguageModel
 
+LOOKS, HELD_OUT = 6, 3000  # looks at so many held-out texts over a training; as many of the other corpus
 VARIANTS: dict[str, dict[str, Any]] = {
     "softmax": {},
     "gated": {"attention": "probabilistic", "key_precision": "shared"},
@@ -73,15 +75,12 @@ def main() -> None:
     corpus = Corpus.from_file(
         arguments.data, vocabulary=arguments.vocabulary, max_length=arguments.max_length, overlong="drop"
     )
-    tasks = [
-        (f"seed{seed}", lambda seed=seed: {"corpus": corpus.summary(), "models": run(corpus, seed, arguments)})
-        for seed in arguments.seeds
-    ]
-    make_missing(arguments.out, tasks)
+    tasks = [(f"seed{seed}", partial(run, corpus, seed, arguments)) for seed in arguments.seeds]
+    make_missing(arguments.out, tasks, arguments.shard)
     print(table(read(arguments.out), arguments))
 
 
-def run(corpus: Corpus, seed: int, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def run(corpus: Corpus, seed: int, arguments: argparse.Namespace) -> Result:
     """All variants from one seed."""
     models, learners = {}, {}
     for name in VARIANTS:
@@ -102,14 +101,14 @@ def run(corpus: Corpus, seed: int, arguments: argparse.Namespace) -> dict[str, d
     for name, model in models.items():
         model.eval()
         results[name] = {
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "parameters": parameters(model),
             "losses": curves[name],
             "seconds": min(learners[name].seconds),
         }
         if arguments.other is not None:
             outside = held_out(read_texts(arguments.other)[0]["valid"], corpus)
             results[name]["likelihood"] = area(model, inside, outside)
-    return results
+    return {"corpus": corpus.summary(), "models": results}
 
 
 def held_out(texts: Sequence[str], corpus: Corpus) -> Texts:
@@ -119,15 +118,7 @@ def held_out(texts: Sequence[str], corpus: Corpus) -> Texts:
 
 def table(results: list[Result], arguments: argparse.Namespace) -> str:
     """Means over seeds with their standard errors; differences to softmax are of the same seed."""
-    steps = arguments.steps * (LOOKS - 1) // LOOKS
-    lines = [
-        f"torch {torch.__version__}; {results[0]['corpus']}; width {arguments.width}, {arguments.layers} layers, "
-        f"{arguments.steps} steps of {arguments.batch_size} texts, {len(results)} seeds",
-        "",
-        f"| attention | parameters | nats/token | less softmax's | since step {steps:,} | time | ROC |",
-        "|---|" + 6 * "---:|",
-    ]
-    base = [result["models"]["softmax"] for result in results]
+    rows, base = [], [result["models"]["softmax"] for result in results]
     for name in VARIANTS:
         seeds = [result["models"][name] for result in results]
         difference = [a["losses"][-1] - b["losses"][-1] for a, b in zip(seeds, base, strict=True)]
@@ -141,28 +132,22 @@ def table(results: list[Result], arguments: argparse.Namespace) -> str:
             f"{pace:.2f}",
             cell([x.get("likelihood") for x in seeds], 3),
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append(cells)
+    since = f"since step {arguments.steps * (LOOKS - 1) // LOOKS:,}"
+    head = ["attention", "parameters", "nats/token", "less softmax's", since, "time", "ROC"]
+    return (
+        f"torch {torch.__version__}; {results[0]['corpus']}; width {arguments.width}, {arguments.layers} layers, "
+        f"{arguments.steps} steps of {arguments.batch_size} texts, {len(results)} seeds\n\n{markdown(head, rows)}"
+    )
 
 
 def parsed() -> argparse.Namespace:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser = experiment_parser(
+        __doc__, steps=6000, seeds=[0, 1, 2], batch_size=32, learning_rate=2e-3, vocabulary=1000, max_length=24,
+        width=64, layers=2, heads=4,
+    )  # fmt: skip
     parser.add_argument("--other", type=Path, help="a corpus to tell from the first one")
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--learning_rate", type=float, default=2e-3)
-    parser.add_argument("--vocabulary", type=int, default=1000)
-    parser.add_argument("--max_length", type=int, default=24)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--heads", type=int, default=4)
     return parser.parse_args()
-
-
-LOOKS, HELD_OUT = 6, 3000  # looks at so many held-out texts over a training; as many of the other corpus
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class Galaxies(NamedTuple):
     variances: Tensor
     redshift: Tensor
 
-    def __getitem__(self, rows: object) -> "Galaxies":  # type: ignore[override]
+    def __getitem__(self, rows: object) -> "Galaxies":
         return Galaxies(*(column[rows] for column in self._asdict().values()))
 
 

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from filelock import FileLock
+from reporting import argument_parser
 from torch import nn
 
 from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.evaluation.metrics.diversity import diversity
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.training.fit import fit
 from pyroformer.inference.utils.files import write_atomically
@@ -20,10 +21,15 @@ from pyroformer.models.base import Model
 __all__ = [
     "FORMER",
     "FORMER_NVAE",
-    "cell",
+    "Result",
+    "corpus_in",
     "error",
+    "experiment_parser",
+    "file_name",
     "finished",
+    "grouped",
     "make_missing",
+    "measured",
     "metric",
     "parameters",
     "read",
@@ -38,13 +44,15 @@ FORMER_NVAE: dict[str, Any] = _BLOCKS | {"positions": "sinusoidal"}
 
 Result = dict[str, Any]
 SETTINGS = "settings.json"
-# Options and metrics of results that were stored under earlier names.
-RENAMED = {
-    "window": "max_length",
-    "particles": "num_particles",
-    "information": "mutual_information",
-    "mismatch": "marginal_kl",
-}
+
+
+def experiment_parser(document: str | None, **defaults: Any) -> argparse.ArgumentParser:
+    """The options of an experiment on texts: ``--data``, ``--out``, ``--shard`` and those with defaults."""
+    parser = argument_parser(document, **defaults)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--shard", default="0/1", help="part I of N of the work, as 0/2, for several processes")
+    return parser
 
 
 def make_missing(out: Path, tasks: Iterable[tuple[str, Callable[[], Result]]], shard: str = "0/1") -> None:
@@ -56,8 +64,7 @@ def make_missing(out: Path, tasks: Iterable[tuple[str, Callable[[], Result]]], s
         if number % parts != part or path.exists():
             continue
         print(name, flush=True)
-        content = json.dumps(work(), indent=1)
-        write_atomically(path, lambda beside, content=content: beside.write_text(content))  # type: ignore[misc]
+        _write(path, work())
 
 
 def same_settings(out: Path, options: argparse.Namespace, free: Sequence[str]) -> None:
@@ -74,7 +81,7 @@ def same_settings(out: Path, options: argparse.Namespace, free: Sequence[str]) -
         if name not in ("out", "shard", *free)
     }
     path = out / SETTINGS
-    before = _renamed(json.loads(path.read_text())) if path.exists() else settings
+    before = json.loads(path.read_text()) if path.exists() else settings
     for name in settings:
         if before.get(name) != settings[name]:
             raise SystemExit(
@@ -82,7 +89,12 @@ def same_settings(out: Path, options: argparse.Namespace, free: Sequence[str]) -
                 "choose another --out."
             )
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda beside: beside.write_text(json.dumps(settings, indent=1)))
+    _write(path, settings)
+
+
+def _write(path: Path, content: Result) -> None:
+    text = json.dumps(content, indent=1)
+    write_atomically(path, lambda beside: beside.write_text(text))
 
 
 def read(out: Path) -> list[Result]:
@@ -90,8 +102,29 @@ def read(out: Path) -> list[Result]:
     return [json.loads(path.read_text()) for path in sorted(out.glob("*.json")) if path.name != SETTINGS]
 
 
-def _renamed(values: dict[str, Any]) -> dict[str, Any]:
-    return {RENAMED.get(name, name): value for name, value in values.items()}
+def grouped(results: Iterable[Result], key: Callable[[Result], Any]) -> dict[Any, list[Result]]:
+    """The results of each key, such as those of all seeds of a model."""
+    groups: dict[Any, list[Result]] = {}
+    for result in results:
+        groups.setdefault(key(result), []).append(result)
+    return groups
+
+
+def file_name(*parts: object) -> str:
+    """The name of a result's file from what tells it from others.
+
+    Examples:
+        >>> file_name("llama, learned", "seed1"), file_name("Student's t", 0)
+        ('llama-learned.seed1', 'Students-t.0')
+    """
+    return ".".join(map(str, parts)).replace(",", "").replace("'", "").replace(" ", "-")
+
+
+def corpus_in(folder: Path, options: argparse.Namespace, **more: Any) -> Corpus:
+    """The corpus of ``--data`` without texts over ``--max_length``, prepared in a folder once."""
+    if folder.exists():
+        return Corpus.load(folder)
+    return Corpus.from_file(options.data, max_length=options.max_length, overlong="drop", folder=folder, **more)
 
 
 def trained(
@@ -120,38 +153,39 @@ def finished(folder: Path, work: Callable[[Path, bool], Run]) -> tuple[Run, floa
     return load(folder), float(done.read_text())
 
 
+def measured(run: Run, seconds: float, options: argparse.Namespace) -> Result:
+    """The size and the metrics of a run, and some of its texts."""
+    samples, test = run.sample(options.samples, seed=2), run.corpus.test
+    variety = diversity(samples, test[: 10 * options.samples], seed=3)
+    reconstructions = [] if run.guide is None else run.reconstruct(test[:10])
+    return {
+        "parameters": parameters(run.model, run.guide),
+        "seconds": seconds,
+        "step": run.step,
+        "evaluation": run.evaluate(limit=options.texts, num_particles=options.num_particles, seed=1).as_dict(),
+        "diversity": {key: value.as_dict() for key, value in variety.items()},
+        "samples": samples[:10],
+        "reconstructions": [(each.original, each.text) for each in reconstructions],
+    }
+
+
 def parameters(*modules: nn.Module | None) -> int:
-    return len(torch.nn.utils.parameters_to_vector({p for m in modules if m is not None for p in m.parameters()}))
+    return sum(p.numel() for p in {p for module in modules if module is not None for p in module.parameters()})
 
 
 def metric(result: Result, name: str, unit: str) -> float | None:
     """A metric of a result; without latents the bound is exact, and all bounds are equal."""
-    value: float | None = _entry(result, name, unit).get("value")
-    return value
+    return _entry(result, name, unit).get("value")
 
 
 def error(result: Result, name: str, unit: str) -> float | None:
     """The standard error of a metric over texts, if it has one."""
-    value: float | None = _entry(result, name, unit).get("standard_error")
-    return value
+    return _entry(result, name, unit).get("standard_error")
 
 
 def _entry(result: Result, name: str, unit: str) -> dict[str, Any]:
-    evaluation = result["evaluation"]
-    measured = evaluation["metrics" if "metrics" in evaluation else "figures"]  # the key of older results
-    metrics = _renamed(measured) | result.get("diversity", {})
+    metrics = result["evaluation"]["metrics"] | result.get("diversity", {})
     if name == "importance_weighted" and name not in metrics:
         name = "bound"
     entry: dict[str, Any] = metrics.get(name, {}).get("units", {}).get(unit, {})
     return entry
-
-
-def cell(values: Sequence[float | None], digits: int, error: float | None = None) -> str:
-    """A mean with its standard error over several values; a single value with its own error, if it has one."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return ""
-    if len(known) == 1:
-        form = ".1e" if abs(known[0]) >= 1e5 else f".{digits}f"
-        return f"{known[0]:{form}}" + ("" if error is None else f" ± {error:{form}}")
-    return f"{np.mean(known):.{digits}f} ± {np.std(known, ddof=1) / len(known) ** 0.5:.{max(1, digits)}f}"

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reporting import argument_parser, evenly
+from reporting import argument_parser, evenly, markdown, show
 
 from pyroformer.inference.diagnostics.lm_perplexity import forward_perplexity, reverse_perplexity
 from pyroformer.inference.evaluation.estimates import Estimate, perplexity, ratio
@@ -40,9 +40,8 @@ def report(
         texts = run.sample(n, seed=seed)
         rows[name] = row(texts, texts, judge, educated, **fit)
         shown += ["", f"{name}:", "", *(f"    {text}" for text in texts[:8])]
-    lines = [f"| texts of | {' | '.join(COLUMNS)} |", f"|---|{'---:|' * len(COLUMNS)}"]
-    lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
-    return "\n".join([*lines, *shown]) + "\n"
+    table = markdown(["texts of", *COLUMNS], [[name, *cells] for name, cells in rows.items()])
+    return "\n".join([table.rstrip(), *shown]) + "\n"
 
 
 def row(texts: Sequence[str], lesson: Sequence[str], judge: Run, educated: Judge | None, **fit: Any) -> list[str]:
@@ -93,10 +92,7 @@ def main() -> None:
     fit = {"steps": options.steps, "network": network, "validation_texts": 256}
     educated = None if options.pretrained is None else Judge(Pretrained.from_pretrained(options.pretrained))
     runs = {str(folder): load(folder) for folder in options.runs}
-    text = report(judge, runs, options.n, options.seed, educated, **fit)
-    print(text)
-    if options.out is not None:
-        options.out.write_text(text)
+    show(report(judge, runs, options.n, options.seed, educated, **fit), options.out)
 
 
 if __name__ == "__main__":

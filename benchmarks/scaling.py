@@ -29,13 +29,13 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from reporting import argument_parser
+from measuring import random_batch
+from reporting import argument_parser, markdown, show
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import pyroformer as pf
 from pyroformer.inference.objectives.elbo import ELBO
-from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.transformer.config import TransformerConfig
 
 NODE = 8  # processes
@@ -51,7 +51,7 @@ class Machine(NamedTuple):
     node: float = 3e11
     network: float = 4e10
     delay: float = 1e-5
-    memory: float = 139 * 2**30
+    memory: float = 139.0 * 2**30
 
     def bandwidth(self, processes: int) -> float:
         return self.node if processes <= NODE else self.network
@@ -87,11 +87,7 @@ def largest(machine: Machine, processes: int, spare: float = 0.3) -> float:
 
 def table(machine: Machine, counts: tuple[int, ...] = (8, 64, 256, 1024)) -> str:
     """Bytes, the batch that hides them, and the share of the time that is arithmetic."""
-    lines = [
-        "| processes | parameters | sent by each in a step | hidden from, tokens | arithmetic at 4,096 | at 16,384 | "
-        "fsdp, at 16,384 |",
-        "|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    rows = []
     for name, parameters in SIZES.items():
         for processes in counts:
             alone = [step(machine, 1, parameters, tokens) for tokens in (4096, 16384)]
@@ -100,12 +96,11 @@ def table(machine: Machine, counts: tuple[int, ...] = (8, 64, 256, 1024)) -> str
                 alone[1] / step(machine, processes, parameters, 16384),
                 alone[1] / step(machine, processes, parameters, 16384, sharded=True),
             ]
-            cells = " | ".join(f"{100 * share:.0f} %" for share in shares)
-            lines.append(
-                f"| {processes:,} | {name} | {sent(processes, parameters) / 1e9:.2f} GB "
-                f"| {hiding_tokens(machine, processes, parameters):,.0f} | {cells} |"
-            )
-    return "\n".join(lines) + "\n"
+            traffic = [f"{sent(processes, parameters) / 1e9:.2f} GB"]
+            traffic += [f"{hiding_tokens(machine, processes, parameters):,.0f}"]
+            rows.append([f"{processes:,}", name, *traffic, *(f"{100 * share:.0f} %" for share in shares)])
+    head = ["processes", "parameters", "sent by each in a step", "hidden from, tokens", "arithmetic at 4,096"]
+    return markdown([*head, "at 16,384", "fsdp, at 16,384"], rows, left=0)
 
 
 class Case(NamedTuple):
@@ -121,19 +116,14 @@ CASES = (Case(128, 32, 32), Case(256, 8, 32), Case(384, 4, 16), Case(512, 2, 16)
 
 def measured(cases: tuple[Case, ...] = CASES, rounds: int = 8) -> str:
     """The formula and the clock, for two processes with one thread each on this machine."""
-    lines = [
-        "| parameters | tokens of each | step without exchange | exchange alone | formula | nothing hidden "
-        "| two processes |",
-        "|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    rows = []
     for case in cases:
         alone, exchange, both, parameters = _in_two_processes(case, rounds)
         predicted = alone + max(0.0, exchange - 2 / 3 * alone)
-        times = " | ".join(
-            f"{1e3 * seconds:.0f} ms" for seconds in (alone, exchange, predicted, alone + exchange, both)
-        )
-        lines.append(f"| {parameters / 1e6:.1f} M | {case.texts * case.length:,} | {times} |")
-    return "\n".join(lines) + "\n"
+        times = [f"{1e3 * seconds:.0f} ms" for seconds in (alone, exchange, predicted, alone + exchange, both)]
+        rows.append([f"{parameters / 1e6:.1f} M", f"{case.texts * case.length:,}", *times])
+    head = ["parameters", "tokens of each", "step without exchange", "exchange alone", "formula", "nothing hidden"]
+    return markdown([*head, "two processes"], rows, left=0)
 
 
 def _in_two_processes(case: Case, rounds: int) -> tuple[float, float, float, float]:
@@ -160,8 +150,7 @@ def _worker(rank: int, meeting: str, case: Case, rounds: int, file: str) -> None
     torch.manual_seed(0)
     config = TransformerConfig(vocabulary=2000, max_length=case.length, width=case.width, layers=4, heads=4)
     objective = ELBO()(pf.LanguageModel(config), None)
-    rows = [[*torch.randint(3, 2000, (case.length - 1,)).tolist(), EOS] for _ in range(case.texts)]
-    batch = Batch.pad(rows)
+    batch = random_batch(2000, case.texts, case.length)
     gradients = torch.zeros(sum(p.numel() for p in objective.parameters()))
     wrapped = DistributedDataParallel(objective, gradient_as_bucket_view=True)
 
@@ -188,9 +177,7 @@ def _worker(rank: int, meeting: str, case: Case, rounds: int, file: str) -> None
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
-    for name, value in Machine()._asdict().items():
-        parser.add_argument(f"--{name}", type=float, default=value)
+    parser = argument_parser(__doc__, **Machine()._asdict())
     parser.add_argument("--measure", action="store_true")
     parser.add_argument("--out", type=Path)
     options = vars(parser.parse_args())
@@ -199,9 +186,7 @@ def main() -> None:
     text = table(machine) + f"\nState of up to {largest(machine, 1) / 1e9:.1f} B parameters fits a device with ddp.\n"
     if measure:
         text += "\n" + measured()
-    print(text)
-    if out is not None:
-        out.write_text(text)
+    show(text, out)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from typing import Any
 
 import pyro
 import torch
-from reporting import argument_parser
+from measuring import random_batch, seconds, synchronize
+from reporting import argument_parser, markdown, show
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -27,7 +28,7 @@ import pyroformer as pf
 from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.inference.training.compiled import NO_VALIDATION, captured_losses
 from pyroformer.models.base import Model
-from pyroformer.models.batch import EOS, Batch
+from pyroformer.models.batch import Batch
 from pyroformer.models.transformer.config import TransformerConfig
 
 TEXTS, LENGTH, VOCABULARY, LAYERS = 32, 32, 4000, 2
@@ -113,72 +114,46 @@ def shares(step: Callable[[], None], rounds: int, device: str) -> dict[str, floa
     return {label: spent[label] / total for label in (*GROUPS, OTHERS)} | {PYTHON: max(0.0, 1 - total / clock)}
 
 
-def row(name: str, step: Callable[[], None], rounds: int, device: str, rate: float) -> str:
+def row(name: str, step: Callable[[], None], rounds: int, device: str, rate: float) -> list[str]:
     """A line of the table."""
-    for _ in range(3):
-        step()
+    (fastest,) = seconds({name: step}, rounds, device, warm_ups=3).values()
     likelihood = {
         torch.ops.pyroformer.token_log_prob_in_chunks: likelihood_flops,
         torch.ops.pyroformer.token_log_prob_in_chunks_backward: likelihood_gradient_flops,
     }
     with FlopCounterMode(display=False, custom_mapping=likelihood) as counter:
         step()
-    seconds = min(clocked(step, device) for _ in range(rounds))
-    reached = counter.get_total_flops() / seconds / rate
+    reached = counter.get_total_flops() / fastest / rate
     found = shares(step, max(3, rounds // 4), device)
-    return f"| {name} | {1e3 * seconds:.1f} ms | {100 * reached:.0f} % | " + " | ".join(
-        f"{100 * share:.0f} %" for share in found.values()
-    )
-
-
-def clocked(step: Callable[[], Any], device: str) -> float:
-    synchronize(device)
-    start = time.perf_counter()
-    step()
-    synchronize(device)
-    return time.perf_counter() - start
-
-
-def synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+    return [name, f"{1e3 * fastest:.1f} ms", *(f"{100 * share:.0f} %" for share in (reached, *found.values()))]
 
 
 def product_rate(device: str, size: int = 1024, rounds: int = 10) -> float:
     """FLOP/s of a large product of matrices."""
     left, right = torch.randn(2, size, size, device=device)
-    return 2 * size**3 / min(clocked(lambda: left @ right, device) for _ in range(rounds))
+    return 2 * size**3 / seconds({"product": lambda: left @ right}, rounds, device, warm_ups=0)["product"]
 
 
 def table(widths: Sequence[int], mode: str, rounds: int, device: str) -> str:
     """The profile of each system at each width."""
     torch.manual_seed(0)
-    texts = [[*torch.randint(3, VOCABULARY, (LENGTH - 1,)).tolist(), EOS] for _ in range(TEXTS)]
-    batch = Batch.pad(texts).to(torch.device(device))
-    rate = product_rate(device)
-    lines = [f"One large product: {rate / 1e9:,.0f} GFLOP/s.", ""]
-    lines += [f"| step | time | of the rate | {' | '.join((*GROUPS, OTHERS, PYTHON))} |"]
-    lines += ["|---|" + (len(GROUPS) + 4) * "---:|"]
+    batch = random_batch(VOCABULARY, TEXTS, LENGTH, device=device)
+    rate, rows = product_rate(device), []
     with pyro.settings.context(**NO_VALIDATION):
         for width in widths:
             for name, (model, guide) in systems(width).items():
                 step = stepper(model.to(device), None if guide is None else guide.to(device), batch, mode)
-                lines.append(row(f"{name}, width {width}", step, rounds, device, rate) + " |")
-    return "\n".join(lines) + "\n"
+                rows.append(row(f"{name}, width {width}", step, rounds, device, rate))
+    head = ["step", "time", "of the rate", *GROUPS, OTHERS, PYTHON]
+    return f"One large product: {rate / 1e9:,.0f} GFLOP/s.\n\n{markdown(head, rows)}"
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--width", type=int, nargs="+", default=[64, 256])
+    parser = argument_parser(__doc__, device="cuda" if torch.cuda.is_available() else "cpu", width=[64, 256], rounds=20)
     parser.add_argument("--compile", choices=["off", "full"], default="off")
-    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    text = table(options.width, options.compile, options.rounds, options.device)
-    print(text)
-    if options.out is not None:
-        options.out.write_text(text)
+    show(table(options.width, options.compile, options.rounds, options.device), options.out)
 
 
 if __name__ == "__main__":

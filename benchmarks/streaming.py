@@ -7,7 +7,6 @@ at a time in every step, ``partial_fit`` once. Each runs in a process of its own
 operating system counts as resident, mapped pages of the file included, beyond that before the fit.
 """
 
-import argparse
 import multiprocessing
 import resource
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from reporting import argument_parser, markdown
 
 import pyroformer as pf
 
@@ -56,12 +56,7 @@ def measured(path: Path, how: str, steps: int) -> dict[str, float]:
 
 def report(rows: list[int], steps: int, folder: Path | None = None) -> str:
     """The table."""
-    lines = [
-        f"{WIDTH} columns, {CLUSTERS} components of diagonal covariances, 1 thread; `fit` makes {steps} steps.",
-        "",
-        "| rows | on disk, MiB | | seconds | memory beyond what was there, MiB | mean log density |",
-        "|---:|---:|---|---:|---:|---:|",
-    ]
+    table = []
     for number in rows:
         with tempfile.TemporaryDirectory(dir=folder) as where:
             path = Path(where) / "rows.npy"
@@ -69,11 +64,13 @@ def report(rows: list[int], steps: int, folder: Path | None = None) -> str:
             for how in ("fit", "partial_fit"):
                 with multiprocessing.get_context("spawn").Pool(1, torch.set_num_threads, (1,)) as pool:
                     result = pool.apply(measured, (path, how, steps))
-                lines.append(
-                    f"| {number:,} | {number * WIDTH * 4 / 2**20:.0f} | {how} | {result['seconds']:.0f} | "
-                    f"{result['memory']:.0f} | {result['score']:.3f} |"
-                )
-    return "\n".join(lines) + "\n"
+                cells = [f"{result['seconds']:.0f}", f"{result['memory']:.0f}", f"{result['score']:.3f}"]
+                table.append([f"{number:,}", f"{number * WIDTH * 4 / 2**20:.0f}", how, *cells])
+    head = ["rows", "on disk, MiB", "", "seconds", "memory beyond what was there, MiB", "mean log density"]
+    return (
+        f"{WIDTH} columns, {CLUSTERS} components of diagonal covariances, 1 thread; `fit` makes {steps} steps.\n\n"
+        f"{markdown(head, table, left=0)}"
+    )
 
 
 def _resident() -> float:
@@ -82,9 +79,7 @@ def _resident() -> float:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 10_000_000])
-    parser.add_argument("--steps", type=int, default=3)
+    parser = argument_parser(__doc__, rows=[1_000_000, 10_000_000], steps=3)
     parser.add_argument("--folder", type=Path, help="where rows are written to; they are deleted")
     options = parser.parse_args()
     print(report(options.rows, options.steps, options.folder))

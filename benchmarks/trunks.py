@@ -24,13 +24,28 @@ blocks are alike, and DELLA with 4 free nats. Each result is a JSON file; existi
 import argparse
 import time
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from reporting import argument_parser
-from resumable import FORMER, FORMER_NVAE, Result, cell, make_missing, metric, parameters, read, same_settings, trained
+from reporting import cell, markdown
+from resumable import (
+    FORMER,
+    FORMER_NVAE,
+    Result,
+    corpus_in,
+    experiment_parser,
+    file_name,
+    grouped,
+    make_missing,
+    metric,
+    parameters,
+    read,
+    same_settings,
+    trained,
+)
 from torch import nn
 
 import pyroformer as pf
@@ -80,7 +95,7 @@ def made(family: str, trunk: str, corpus: pf.Corpus, width: int) -> tuple[Model,
 def one(family: str, trunk: str, seed: int, corpus: pf.Corpus, options: argparse.Namespace) -> Result:
     """A model trained and evaluated."""
     run, seconds = trained(
-        options.runs / file_name(family, trunk, seed),
+        options.runs / run_name(family, trunk, seed),
         seed,
         lambda: made(family, trunk, corpus, options.width),
         corpus,
@@ -106,7 +121,7 @@ def one(family: str, trunk: str, seed: int, corpus: pf.Corpus, options: argparse
 
 def step_times(corpus: pf.Corpus, widths: Sequence[int] = (64, 128, 256), rounds: int = 60) -> str:
     """CPU time of a step of a language model, relative to the former default's: fastest tenth of the rounds."""
-    rows = ["| width | llama | llama, learned | former, ms |", "|---:|---:|---:|---:|"]
+    rows = []
     for width in widths:
         steppers, seconds = {}, {}
         for trunk in ("former", "llama", "llama, learned"):
@@ -118,84 +133,59 @@ def step_times(corpus: pf.Corpus, widths: Sequence[int] = (64, 128, 256), rounds
                 svi.step(batch)
                 seconds[trunk].append(time.process_time() - start)
         base, *others = (sorted(each)[rounds // 10] for each in seconds.values())
-        rows.append(f"| {width} | " + " | ".join(f"{other / base:.2f}" for other in others) + f" | {1000 * base:.1f} |")
-    return "\n".join(rows)
+        rows.append([width, *(f"{other / base:.2f}" for other in others), f"{1000 * base:.1f}"])
+    return markdown(["width", "llama", "llama, learned", "former, ms"], rows, left=0)
 
 
 def table(results: list[Result]) -> str:
     """One row for each model: the loss, or the importance-weighted bound of it, and its difference to the default's."""
-    rows = ["| model | blocks | parameters | nats/token | less former's | seeds |", "|---|---|" + 4 * "---:|"]
+    groups, rows = grouped(results, lambda result: (result["family"], result["trunk"])), []
     for family, trunks in FAMILIES.items():
-        base = losses(results, family, "former")
+        base = losses(groups.get((family, "former"), []))
         for trunk in trunks:
-            own = losses(results, family, trunk)
-            if not own:
-                continue
-            paired = [own[seed] - base[seed] for seed in own if seed in base]
-            sizes = next(r["parameters"] for r in results if (r["family"], r["trunk"]) == (family, trunk))
-            cells = [family, trunk, f"{sizes:,}", cell(list(own.values()), 3), cell(paired, 3), str(len(own))]
-            rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+            if own := losses(some := groups.get((family, trunk), [])):
+                paired = [own[seed] - base[seed] for seed in own if seed in base]
+                size = f"{some[0]['parameters']:,}"
+                rows.append([family, trunk, size, cell(list(own.values()), 3), cell(paired, 3), len(own)])
+    return markdown(["model", "blocks", "parameters", "nats/token", "less former's", "seeds"], rows, left=2)
 
 
-def file_name(family: str, trunk: str, seed: int) -> str:
-    plain = trunk.replace("1/sqrt(P)", "wide").replace(", ", "-").replace(" ", "-")
-    return f"{family}.{plain}.seed{seed}"
+def run_name(family: str, trunk: str, seed: int) -> str:
+    return file_name(family, trunk.replace("1/sqrt(P)", "wide"), f"seed{seed}")
 
 
-def losses(results: list[Result], family: str, trunk: str) -> dict[int, float]:
+def losses(results: list[Result]) -> dict[int, float]:
     """The importance-weighted losses by seed; those of language models are exact."""
-    found = {r["seed"]: metric(r, "importance_weighted", UNIT) for r in results if key(r) == (family, trunk)}
+    found = {result["seed"]: metric(result, "importance_weighted", UNIT) for result in results}
     return {seed: value for seed, value in found.items() if value is not None}
-
-
-def key(result: Result) -> tuple[str, str]:
-    return result["family"], result["trunk"]
 
 
 def main() -> None:
     options = parsed()
     same_settings(options.out, options, free=("runs", "seeds", "only", "trunks", "times"))
-    folder = options.runs / "corpus"
-    corpus = (
-        pf.Corpus.load(folder)
-        if folder.exists()
-        else pf.Corpus.from_file(
-            options.data, vocabulary=options.vocabulary, max_length=options.max_length, overlong="drop", folder=folder
-        )
-    )
+    corpus = corpus_in(options.runs / "corpus", options, vocabulary=options.vocabulary)
     if options.times:
         print(step_times(corpus))
         return
-    tasks = [
-        (
-            file_name(family, trunk, seed),
-            lambda family=family, trunk=trunk, seed=seed: one(family, trunk, seed, corpus, options),
-        )
+    points = [
+        (family, trunk, seed)
         for seed in options.seeds
         for family in options.only
         for trunk in FAMILIES[family]
         if trunk in options.trunks
     ]
+    tasks = [(run_name(*point), partial(one, *point, corpus, options)) for point in points]
     make_missing(options.out, tasks, options.shard)
     print(table(read(options.out)))
 
 
 def parsed() -> argparse.Namespace:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--runs", type=Path, default=Path("runs/trunks"))
+    parser = experiment_parser(
+        __doc__, runs=Path("runs/trunks"), seeds=[0, 1, 2], steps=1000, batch_size=32, vocabulary=1000, max_length=24,
+        width=64, texts=1000,
+    )  # fmt: skip
     parser.add_argument("--only", nargs="+", choices=list(FAMILIES), default=list(FAMILIES), metavar="MODEL")
     parser.add_argument("--trunks", nargs="+", choices=list(TRUNKS), default=list(TRUNKS), metavar="TRUNK")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--vocabulary", type=int, default=1000)
-    parser.add_argument("--max_length", type=int, default=24)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--texts", type=int, default=1000)
-    parser.add_argument("--shard", default="0/1")
     parser.add_argument("--times", action="store_true", help="measure the time of a step only")
     return parser.parse_args()
 
