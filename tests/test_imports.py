@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,18 +48,23 @@ ORDER = (
 )
 CROWDED = 18  # modules in one folder
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
-PUBLIC = [path for path in FILES if not path.name.startswith("_")]
 CONSOLE = {ROOT / "inference" / "cli" / name for name in ("main.py", "output.py")}
 INTERNAL = {"pyroformer", *FOLDERS}
 
-in_each = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-in_each_public = pytest.mark.parametrize("path", PUBLIC, ids=lambda path: str(path.relative_to(ROOT)))
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def at(path: Path, line: int) -> str:
+    return f"{path.relative_to(ROOT)}:{line}"
 
 
 def imported_names(path: Path) -> Iterator[tuple[str, int]]:
     """What a file imports, with its line: ``from ..models import x`` in guides/y.py is ``pyroformer.models.x``."""
     package = ("pyroformer", *path.relative_to(ROOT).with_suffix("").parts)[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -67,38 +73,30 @@ def imported_names(path: Path) -> Iterator[tuple[str, int]]:
             yield from ((name, node.lineno) for name in names)
 
 
-@in_each
-def test_imports_point_one_way(path: Path) -> None:
-    folder = path.relative_to(ROOT).parts[0]
-    allowed = FOLDERS[: FOLDERS.index(folder) + 1]
-    for name, line in imported_names(path):
-        top, _, rest = name.partition(".")
-        target = rest.split(".")[0]
-        if top == "pyroformer" and target in FOLDERS:
-            assert target in allowed, f"{path.relative_to(ROOT)}:{line}: {folder} must not import {name}"
-
-
 def room_of(module: str) -> tuple[int, str]:
     """The place in the order of imports of a module, given without ``pyroformer.``, and its room."""
     rooms = [(place, room) for place, rooms in enumerate(ORDER) for room in rooms]
     return max((item for item in rooms if f"{module}.".startswith(f"{item[1]}.")), key=lambda item: len(item[1]))
 
 
-@in_each
-def test_rooms_import_one_way(path: Path) -> None:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    if len(parts) == 2 and parts[1] == "__init__":
-        return  # re-exports, for type checkers only
-    place, room = room_of(".".join(parts))
-    for name, line in imported_names(path):
-        top, _, target = name.partition(".")
-        if top != "pyroformer" or not target.startswith(FOLDERS):
-            continue
-        other, other_room = room_of(target)
-        allowed = other_room == room or other < place
-        assert allowed, (
-            f"{path.relative_to(ROOT)}:{line}: {room} comes before {other_room}, so it must not import {name}"
-        )
+def test_imports_point_one_way() -> None:
+    """From rooms to those before; the __init__ of a folder re-exports all of it, and what comes from folders before."""
+    wrong = []
+    for path in FILES:
+        folder, *parts = path.relative_to(ROOT).with_suffix("").parts
+        place, room = room_of(".".join([folder, *parts])) if parts != ["__init__"] else (-1, folder)
+        for name, line in imported_names(path):
+            top, _, target = name.partition(".")
+            if top != "pyroformer" or not target.startswith(FOLDERS):
+                continue
+            if parts == ["__init__"]:
+                fine = target.split(".")[0] in FOLDERS[: FOLDERS.index(folder) + 1]
+            else:
+                other, other_room = room_of(target)
+                fine = other_room == room or other < place
+            if not fine:
+                wrong.append(f"{at(path, line)}: {room} comes before, so it must not import {name}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_no_folder_is_crowded() -> None:
@@ -122,19 +120,29 @@ WRITTEN = sorted(
 WRITTEN.remove(ROOT / "inference" / "runs" / "old_runs.py")  # a table of paths that exist no more
 
 
-@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_import_path_in_text_exists(path: Path) -> None:
+def test_every_import_path_in_text_exists() -> None:
     """Docstrings, messages, documents: what is written as ``pyroformer.x.y`` can be imported."""
-    for reference in set(REFERENCE.findall(path.read_text())):
-        parts = re.split("[.:]", reference)
-        value = pyroformer
-        for depth, part in enumerate(parts[1:], start=2):
-            if not hasattr(value, part):
-                try:
-                    importlib.import_module(".".join(parts[:depth]))
-                except ImportError:
-                    pytest.fail(f"{path.relative_to(ROOT)} names {reference}, which does not exist")
-            value = getattr(value, part)
+    missing = [
+        f"{path.relative_to(ROOT)} names {reference}"
+        for path in WRITTEN
+        for reference in set(REFERENCE.findall(path.read_text()))
+        if not exists(reference)
+    ]
+    assert not missing, "\n".join(missing)
+
+
+@cache
+def exists(reference: str) -> bool:
+    parts = re.split("[.:]", reference)
+    value = pyroformer
+    for depth, part in enumerate(parts[1:], start=2):
+        if not hasattr(value, part):
+            try:
+                importlib.import_module(".".join(parts[:depth]))
+            except ImportError:
+                return False
+        value = getattr(value, part)
+    return True
 
 
 SOURCE = re.compile(
@@ -149,36 +157,44 @@ def test_every_file_that_is_named_exists(name: str) -> None:
     assert not set(missing) - examples, f"{name} names files that do not exist: {missing}"
 
 
-@in_each
-def test_imports_inside_the_library_are_relative(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.level == 0:
-            names = [node.module or ""]
-        for name in names:
-            assert name.split(".")[0] not in INTERNAL, f"{path.relative_to(ROOT)}: import {name} relatively"
+def test_imports_inside_the_library_are_relative() -> None:
+    absolute = [
+        f"{at(path, node.lineno)}: {name}"
+        for path in FILES
+        for node in ast.walk(parsed(path))
+        for name in absolutely_imported(node)
+        if name.split(".")[0] in INTERNAL
+    ]
+    assert not absolute, "\n".join(absolute)
 
 
-@in_each
-def test_library_returns_and_only_the_command_line_prints(path: Path) -> None:
-    if path in CONSOLE:
-        return
-    calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
-    prints = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
-    assert not prints, f"{path.relative_to(ROOT)} prints on lines {prints}"
+def absolutely_imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
 
 
-@in_each_public
-def test_public_modules_say_what_they_are_and_what_they_offer(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    docstring = ast.get_docstring(tree)
-    assert docstring, f"{path.relative_to(ROOT)} has no docstring"
-    if path.name == "__init__.py":
-        return
-    module = importlib.import_module(".".join(["pyroformer", *path.relative_to(ROOT).with_suffix("").parts]))
-    assert module.__all__, f"{path.relative_to(ROOT)} has no __all__"  # ruff's RUF022 keeps it sorted
-    missing = [name for name in module.__all__ if not hasattr(module, name)]
-    assert not missing, f"{path.relative_to(ROOT)} lacks {missing} of its __all__"
+def test_library_returns_and_only_the_command_line_prints() -> None:
+    prints = [
+        at(path, node.lineno)
+        for path in FILES
+        if path not in CONSOLE
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    assert not prints, prints
+
+
+def test_public_modules_say_what_they_are_and_what_they_offer() -> None:
+    for path in FILES:
+        if path.name.startswith("_"):
+            continue
+        file = path.relative_to(ROOT)
+        assert ast.get_docstring(parsed(path)), f"{file} has no docstring"
+        module = importlib.import_module(".".join(["pyroformer", *file.with_suffix("").parts]))
+        assert module.__all__, f"{file} has no __all__"  # ruff's RUF022 keeps it sorted
+        missing = [name for name in module.__all__ if not hasattr(module, name)]
+        assert not missing, f"{file} lacks {missing} of its __all__"
 
 
 def test_every_name_at_the_top_exists() -> None:
