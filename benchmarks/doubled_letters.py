@@ -31,7 +31,7 @@ def trained(point: str, corpus: pf.Corpus, steps: int, seed: int) -> pf.Run:
     family, _, value = point.partition(":")
     torch.manual_seed(seed)
     dial = {"presence": float(value)} if family == "presence" else {"delta": float(value)}
-    model = pf.NVAE.for_corpus(corpus, width=32, layers=1, heads=2, **dial)
+    model = pf.NVAE.for_corpus(corpus, base_measure="gaussian", width=32, layers=1, heads=2, **dial)
     guide = pf.NVAEGuide(model, alpha="relu" if family == "relu" else "linear")
     options = {"objective": "nvib", "kl_schedule": "linear", "learning_rate": 4e-3, "validations": 4}
     return pf.fit(model, guide, corpus, steps=steps, batch_size=32, seed=seed, **options)
