@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from ...models.batch import Batch
 from ...models.utils.choices import check_choice
+from ..utils.errors import check_at_least
 from ..utils.files import as_path
 from ..utils.html import html_table
 from ..utils.memory import return_freed_memory
@@ -308,8 +309,7 @@ class Corpus:
         weight zero.
         """
         check_choice("split", split, SPLITS)
-        if epochs < 1:
-            raise ValueError(f"epochs is {epochs}: give a positive whole number.")
+        check_at_least(1, epochs=epochs)
         texts: Texts = getattr(self, split)
         if split == "train":
             stream = TrainingStream(texts, batch_size, seed)

@@ -9,6 +9,7 @@ from jaxtyping import Int, UInt8
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ...models.batch import Batch
+from ..utils.errors import check_at_least
 from .texts import Texts
 
 __all__ = ["TrainingStream", "sequential_batches"]
@@ -68,13 +69,7 @@ class TrainingStream(IterableDataset[Batch]):
         super().__init__()
         if not len(texts):
             raise ValueError("there are no texts to train on: give at least one.")
-        for name, size in {
-            "batch_size": batch_size,
-            "world": world,
-            "accumulate_grad_batches": accumulate_grad_batches,
-        }.items():
-            if size < 1:
-                raise ValueError(f"{name} is {size}: give at least 1.")
+        check_at_least(1, batch_size=batch_size, world=world, accumulate_grad_batches=accumulate_grad_batches)
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} is none of {world} processes: give one from 0 to {world - 1}.")
         self.texts = texts
@@ -156,8 +151,7 @@ def sequential_batches(texts: Texts, batch_size: int = 64) -> Iterator[tuple[Int
         >>> [(indices.tolist(), batch.weight.tolist()) for indices, batch in sequential_batches(texts, batch_size=2)]
         [([2, 1], [0.5, 0.5]), ([0], [1.0, 0.0])]
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: give at least 1.")
+    check_at_least(1, batch_size=batch_size)
     chunks, lengths = _chunks(_narrow(np.argsort(texts.lengths, kind="stable")), texts, batch_size)
     for chunk, length in zip(chunks, lengths, strict=True):
         yield chunk[chunk >= 0], texts.batch(chunk, int(length))

@@ -7,16 +7,16 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from ...models.utils.numbers import declared_number
+from ..utils.errors import check_at_least
 from .entries import Pair
 from .labels import label_names
+from .pairs import unzip_pairs
 from .stored_texts import StoredTexts, encoded_chunks
 
 __all__ = ["SPLITS", "split_texts"]
 
 SPLITS = ("train", "valid", "test")
 HELD_OUT = 20  # one text in so many is held out in each split
-Entry = TypeVar("Entry", str, Pair)
 Entries = TypeVar("Entries", list[str], list[Pair], StoredTexts)
 
 
@@ -41,9 +41,8 @@ def split_texts(
         >>> {part: len(texts) for part, texts in split_texts([f"text {i}" for i in range(100)]).items()}
         {'train': 90, 'valid': 5, 'test': 5}
     """
-    if declared_number("seed", seed, int) < 0:
-        raise ValueError(f"seed is {seed}: give zero or a positive number.")
-    plain, conditions = _unzip(texts)
+    check_at_least(0, seed=seed)
+    plain, conditions = unzip_pairs(texts)
     numbers, count = _distinct_numbers(plain)
     if count < HELD_OUT:
         raise ValueError(
@@ -104,15 +103,6 @@ def _texts_of_missing_labels(
     label = np.fromiter((index[condition] for condition in conditions), np.int64, len(numbers))
     present, first = np.unique(label, return_index=True)
     return numbers[first[~np.isin(present, label[part_of[numbers] == 0])]]
-
-
-def _unzip(texts: Any) -> tuple[Sequence[str], Sequence[str] | None]:
-    """Texts and their conditions, if there are any."""
-    if isinstance(texts, StoredTexts):
-        return texts, texts.conditions
-    if not texts or isinstance(texts[0], str):
-        return texts, None
-    return [text for _, text in texts], [condition for condition, _ in texts]
 
 
 def _select(texts: Any, rows: Int[np.ndarray, " some"]) -> Any:

@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Integer
 
+from .errors import check_at_least
+
 __all__ = ["bucket_lengths"]
 
 
@@ -29,8 +31,7 @@ def bucket_lengths(lengths: Integer[np.ndarray, " texts"], max_length: int, at_m
         raise ValueError(
             f"a text of {longest} tokens does not fit into a max_length of {max_length}: split or drop it."
         )
-    if at_most < 1:
-        raise ValueError(f"at_most is {at_most}: give at least 1.")
+    check_at_least(1, at_most=at_most)
     candidates = np.minimum(np.arange(8, longest + 8, 8), max_length)  # the last one fits the longest text
     below = np.concatenate([[0], np.searchsorted(np.sort(lengths), candidates, side="right")])
     # cost[i, j]: texts that fit into candidate j and not into candidate i - 1, padded to candidate j

@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, overload
+from typing import Any, BinaryIO, TypeVar
 
 from ...utils.files import as_path, content_fingerprint
 from ...utils.progress import progress_bar
-from ..entries import Pair
 from ..splits import SPLITS, split_texts
 from ..stored_texts import TEXTS, StoredTexts, store_texts
 from .columns import COLUMNAR, read_columns
@@ -38,14 +37,6 @@ Line = TypeVar("Line", bytes, tuple[str, ...])
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # that of UTF-32-LE begins as the first
 
 
-@overload
-def read_texts(
-    path: str | Path, field: Field | None = None, seed: int = 0, *, condition: None = None, labels: bool | None = None
-) -> tuple[dict[str, list[str]], int]: ...
-@overload
-def read_texts(
-    path: str | Path, field: Field | None = None, seed: int = 0, *, condition: Field, labels: bool | None = None
-) -> tuple[dict[str, list[Pair]], int]: ...
 def read_texts(
     path: str | Path,
     field: Field | None = None,
@@ -101,10 +92,6 @@ def read_to_disk(
     return splits, blank
 
 
-@overload
-def read_file(path: str | Path, field: Field | None = None, *, condition: None = None) -> tuple[list[str], int]: ...
-@overload
-def read_file(path: str | Path, field: Field | None = None, *, condition: Field) -> tuple[list[Pair], int]: ...
 def read_file(path: str | Path, field: Field | None = None, *, condition: Field | None = None) -> tuple[list[Any], int]:
     """The texts of one file without the blanks around them, and the number of blank lines.
 

@@ -647,7 +647,7 @@ def test_json_of_the_metadata_is_plain(corpus: Corpus) -> None:
 
 def test_a_negative_seed_and_no_epochs_are_refused() -> None:
     texts = [f"Number {i} is a number." for i in range(60)]
-    with pytest.raises(ValueError, match="seed is -1: give zero or a positive number"):
+    with pytest.raises(ValueError, match="seed is -1: give a whole number of at least 0"):
         Corpus.from_texts(texts, seed=-1)
-    with pytest.raises(ValueError, match="epochs is 0: give a positive whole number"):
+    with pytest.raises(ValueError, match="epochs is 0: give a whole number of at least 1"):
         Corpus.from_texts(texts, vocabulary=270).batches(epochs=0)

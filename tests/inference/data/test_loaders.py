@@ -173,9 +173,9 @@ def test_a_stream_travels_to_another_process() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size is 0: give at least 1"),
-        ({"world": 0}, "world is 0: give at least 1"),
-        ({"accumulate_grad_batches": -1}, "accumulate_grad_batches is -1: give at least 1"),
+        ({"batch_size": 0}, "batch_size is 0: give a whole number of at least 1"),
+        ({"world": 0}, "world is 0: give a whole number of at least 1"),
+        ({"accumulate_grad_batches": -1}, "accumulate_grad_batches is -1: give a whole number of at least 1"),
         ({"rank": 2, "world": 2}, "rank 2 is none of 2 processes: give one from 0 to 1"),
     ],
 )
@@ -215,7 +215,7 @@ def test_once_gives_every_text_once_and_says_which(count: int, batch_size: int) 
         assert TOKENIZER.decode_batch(batch.tokens)[: len(indices)] == [texts[i] for i in indices]
         expected = [1 / len(indices)] * len(indices) + [0.0] * (batch_size - len(indices))
         assert batch.weight.tolist() == pytest.approx(expected)
-    with pytest.raises(ValueError, match="batch_size is 0: give at least 1"):
+    with pytest.raises(ValueError, match="batch_size is 0: give a whole number of at least 1"):
         next(sequential_batches(texts, 0))
 
 
