@@ -29,8 +29,9 @@ from .runs.checkpoints import objective_state, read_checkpoint
 from .runs.fitted import FittedModel
 from .runs.folder import RunFolder
 from .runs.importable import warn_of_unimportable
-from .runs.joint_module import check_finite, joint_module
+from .runs.joint_module import joint_module
 from .utils.files import as_path
+from .utils.finite_weights import check_finite
 from .utils.html import html_table
 from .utils.registry import imported
 

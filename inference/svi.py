@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from typing import Any
 
 import pyro
@@ -14,6 +13,7 @@ from pyro.params.param_store import StateDict
 from torch import Tensor, nn
 from torch.distributions.constraints import real
 
+from ..models.utils.choices import check_known
 from .objectives.elbo import ELBO
 
 __all__ = ["SVI"]
@@ -160,12 +160,9 @@ def _check_options(optimizer: Callable[..., torch.optim.Optimizer], options: dic
         return
     # the first are the parameters of the modules, which are no option
     known = [parameter.name for parameter in taken if parameter.kind is not parameter.POSITIONAL_ONLY][1:]
-    for name in options:
-        if name not in known:
-            close = get_close_matches(name, ["optimizer", "loss", *known], n=1)
-            hint = f"did you mean {close[0]}?" if close else f"its options are {', '.join(known)}."
-            made_by = getattr(optimizer, "__name__", type(optimizer).__name__)
-            raise ValueError(f"neither SVI nor {made_by} has an option {name}: {hint}")
+    made_by = getattr(optimizer, "__name__", type(optimizer).__name__)
+    rest = f"{made_by} takes {', '.join(known)}."
+    check_known(f"SVI with {made_by}", options, ["optimizer", "loss", *known], rest)
 
 
 class _Nothing(nn.Module):

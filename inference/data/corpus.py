@@ -299,7 +299,7 @@ class Corpus:
         if self.condition_tokenizer is None:
             return Texts.encode(texts, self.tokenizer, self.max_length, self.overlong)
         reader = self.condition_tokenizer
-        return encode_pairs(texts, conditions or [], self.tokenizer, reader, self.max_length, self.overlong)[0]
+        return encode_pairs(texts, conditions or [], self.tokenizer, reader, self.max_length, self.overlong)
 
     def batches(self, split: str = "train", batch_size: int = 64, *, epochs: int = 1, seed: int = 0) -> Iterator[Batch]:
         """Batches for a custom training loop: ``train`` is shuffled in each epoch, the others come shortest first.

@@ -41,8 +41,8 @@ def encode_pairs(
     condition_tokenizer: Tokenizer | Labels,
     max_length: int,
     overlong: Overlong = "split",
-) -> tuple[Texts, int]:
-    """Texts in memory with their conditions, and the number of pairs dropped because a part was too long.
+) -> Texts:
+    """Texts in memory with their conditions; ``overlong`` of them is the number of pairs dropped as too long.
 
     A condition may have ``max_length`` tokens and a text as many with its end.
 
@@ -59,8 +59,8 @@ def encode_pairs(
 
     Examples:
         >>> tokenizer = Tokenizer.train(["a rose is a rose"], vocabulary=259)
-        >>> texts, dropped = encode_pairs(["rose", "is"], ["noun", "verb"], tokenizer, tokenizer, max_length=8)
-        >>> texts[0], texts.conditions[0], dropped
+        >>> texts = encode_pairs(["rose", "is"], ["noun", "verb"], tokenizer, tokenizer, max_length=8)
+        >>> texts[0], texts.conditions[0], texts.overlong
         ('rose', 'noun', 0)
     """
     check_length_options(max_length, overlong)
@@ -75,7 +75,7 @@ def encode_pairs(
     pairs.padded_lengths = bucket_lengths(pairs.lengths, max_length)
     pairs.overlong = int((~fits).sum())
     pairs.conditions.padded_lengths = condition_lengths(pairs.conditions.lengths, max_length)
-    return pairs, pairs.overlong
+    return pairs
 
 
 def condition_lengths(lengths: Integer[np.ndarray, " texts"], max_length: int) -> tuple[int, ...]:

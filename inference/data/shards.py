@@ -126,10 +126,10 @@ def _tokenize(texts: Sequence[str], conditions: Sequence[str] | None, options: S
     if condition_tokenizer is None:
         tokens, offsets, count = tokenize(texts, tokenizer, max_length, overlong)
         return Shard(np.diff(offsets).astype(np.int32), tokens, count)
-    pairs, count = encode_pairs(texts, conditions or [], tokenizer, condition_tokenizer, max_length, overlong)
+    pairs = encode_pairs(texts, conditions or [], tokenizer, condition_tokenizer, max_length, overlong)
     assert pairs.conditions is not None
     of_conditions = Shard(pairs.conditions.lengths.astype(np.int32), pairs.conditions.tokens, 0)
-    return Shard(pairs.lengths.astype(np.int32), pairs.tokens, count, of_conditions)
+    return Shard(pairs.lengths.astype(np.int32), pairs.tokens, pairs.overlong, of_conditions)
 
 
 def _write(shard: Shard, path: Path) -> None:

@@ -1,13 +1,12 @@
 r"""Control of the share of vectors that a mixture keeps, by the prior's increase of the concentration with a token."""
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...guides.nvae import NVAEGuide
 from ...models.priors.weights import BoundedDirichletProcess
+from .pi_controller import PIController
 
 __all__ = ["KeepController", "check_keep", "check_switches_off"]
 
@@ -15,27 +14,17 @@ LEAST_DELTA, LARGEST_DELTA = 0.01, 10.0
 TOLERANCE = 0.02  # a share that is kept varies from one validation to the next
 
 
-class KeepController(nn.Module):
-    r"""A prior's delta that keeps a share of the vectors: a PI controller of its logarithm.
+class KeepController(PIController):
+    r"""A prior's delta that keeps a share of the vectors, by a :class:`~.pi_controller.PIController`.
 
-    .. math::
-
-        e_t = \min\!\Big(\frac{\bar s_t}{P} - 1, \; 1\Big), \qquad
-        \log \Delta_{t+1} = \log \Delta_0 - K_P \, e_t - K_I \sum_{s \le t} e_s
-
-    with the share :math:`P` to keep and a moving average :math:`\bar s_t` of the share that is not switched off. While
-    more vectors are kept than that, :math:`\Delta` falls, never below its least value: where :math:`\Delta` is near 0,
-    all vectors of all texts are switched off, from which a ``relu`` does not recover. With :math:`P = 1` it can only
-    grow.
-
-    The average starts at the target, so that nothing moves before shares have been measured. All state is in buffers:
-    it is saved with a checkpoint, and no step waits for the device.
+    While more vectors are kept than the target, delta falls, never below its least value: where it is near 0, all
+    vectors of all texts are switched off, from which a ``relu`` does not recover. With a target of 1 it can only grow.
 
     Arguments:
-        keep: The share :math:`P`, above 0 and at most 1.
+        keep: The share to keep, above 0 and at most 1.
         prior: The prior of the weights, whose ``delta`` is set before each step.
-        proportional: :math:`K_P`.
-        integral: :math:`K_I`.
+        proportional: :math:`-K_P`.
+        integral: :math:`-K_I`.
         memory: Decay of the moving average at a step.
         least: The smallest delta.
         largest: The largest delta.
@@ -54,9 +43,6 @@ class KeepController(nn.Module):
         True
     """
 
-    average: Tensor
-    log_delta: Tensor
-
     def __init__(
         self,
         keep: float,
@@ -67,19 +53,11 @@ class KeepController(nn.Module):
         least: float = LEAST_DELTA,
         largest: float = LARGEST_DELTA,
     ) -> None:
-        super().__init__()
         if not 0 < keep <= 1:
             raise ValueError(f"keep is {keep}: give a share of the vectors, above 0 and at most 1.")
-        self.keep, self.proportional, self.integral, self.memory = keep, proportional, integral, memory
-        self.range = math.log(least), math.log(largest)
+        # Negative gains: more vectors are kept with a larger delta.
+        super().__init__(keep, prior.delta.detach().cpu().log(), -proportional, -integral, memory, least, largest)
         self._prior = (prior,)  # in a tuple: its buffers are those of the model
-        self.register_buffer("average", torch.tensor(float(keep)))
-        self.register_buffer("log_delta", prior.delta.detach().cpu().log())  # its integral part
-
-    @property
-    def error(self) -> Float[Tensor, ""]:
-        """The relative distance of the average from the share to keep, at most 1."""
-        return (self.average / self.keep - 1).clamp(max=1)
 
     @property
     def delta(self) -> Float[Tensor, ""]:
@@ -88,20 +66,16 @@ class KeepController(nn.Module):
 
     def excess(self, share: float) -> float:
         """The part of a share that is kept beyond the target and a small tolerance."""
-        return max(share - self.keep - TOLERANCE, 0.0)
+        return max(share - self.target - TOLERANCE, 0.0)
 
     @torch.no_grad()
     def set_delta(self) -> None:
         """Set the prior's delta for the next step."""
-        log_delta = (self.log_delta - self.proportional * self.error).clamp(*self.range)
-        self._prior[0].delta.copy_(log_delta.exp())
+        self._prior[0].delta.copy_(self.value)
 
-    @torch.no_grad()
     def update(self, kept: Float[Tensor, ""], tokens: Float[Tensor, ""]) -> None:
         """Update delta from the number of vectors that a step kept and that of its tokens."""
-        share = (kept / tokens.clamp(min=1e-12)).to(self.average.dtype)
-        self.average.lerp_(share, 1 - self.memory)
-        self.log_delta.sub_(self.integral * self.error).clamp_(*self.range)  # clamped: no integral windup
+        self.move(kept / tokens.clamp(min=1e-12))
 
 
 def check_keep(model: nn.Module, guide: nn.Module | None) -> BoundedDirichletProcess:

@@ -10,11 +10,12 @@ from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Independent
 
 from ...models.utils.choices import check_choice
 from ..options import FreeBitsPer
+from .pi_controller import PIController
 
 __all__ = ["FreeBits", "KLController", "by_dimension"]
 
@@ -117,21 +118,11 @@ def _unsqueeze_right(value: Any, dimensions: int) -> Any:
     return value.reshape(value.shape + (1,) * dimensions) if isinstance(value, Tensor) else value
 
 
-class KLController(nn.Module):
-    r"""A KL weight that keeps the KL at a target: a PI controller of the weight's logarithm.
+class KLController(PIController):
+    r"""A KL weight that keeps the KL at a target, by a :class:`~.pi_controller.PIController`.
 
-    .. math::
-
-        e_t = \min\!\Big(\frac{\overline{\mathrm{KL}}_t}{C} - 1, \; 1\Big), \qquad
-        \log \beta_{t+1} = K_P \, e_t + K_I \sum_{s \le t} e_s
-
-    with the target :math:`C` and a moving average of the KL. While the KL is above its target the weight grows, by a
-    factor of at most :math:`\exp(K_I)` a step; below, it falls. The integral term finds the weight that keeps the KL at
-    its target, the proportional term damps oscillations. At rest :math:`\beta` is the Lagrange multiplier of the
-    constraint KL = C, so the objective is the reconstruction loss at that KL.
-
-    The weight starts at 1 and the average at the target, so the weight does not move before KLs have been measured. All
-    state is in buffers: it is saved with a checkpoint, and no step waits for the device.
+    While the KL is above its target the weight grows; below, it falls. At rest it is the Lagrange multiplier of the
+    constraint KL = target, so the objective is the reconstruction loss at that KL. It starts at 1.
 
     Arguments:
         target: The target of the KL, in nats per text.
@@ -153,12 +144,9 @@ class KLController(nn.Module):
         >>> controller = KLController(target=4.0)
         >>> for _ in range(10):
         ...     controller.update(torch.tensor(0.5))
-        >>> float(controller.weight) < 1
+        >>> float(controller.value) < 1
         True
     """
-
-    average: Tensor
-    log_weight: Tensor
 
     def __init__(
         self,
@@ -169,26 +157,10 @@ class KLController(nn.Module):
         least: float = 1e-6,
         largest: float = 100.0,
     ) -> None:
-        super().__init__()
         if not 0 < target < math.inf:
             raise ValueError(f"target is {target}: give a positive number of nats per text.")
-        self.target, self.proportional, self.integral, self.memory = target, proportional, integral, memory
-        self.range = math.log(least), math.log(largest)
-        self.register_buffer("average", torch.tensor(float(target)))
-        self.register_buffer("log_weight", torch.zeros(()))  # its integral part
+        super().__init__(target, torch.zeros(()), proportional, integral, memory, least, largest)
 
-    @property
-    def error(self) -> Float[Tensor, ""]:
-        """The relative distance of the average from the target, between -1 and 1."""
-        return (self.average / self.target - 1).clamp(-1, 1)
-
-    @property
-    def weight(self) -> Float[Tensor, ""]:
-        """The weight of the KL at the next step."""
-        return (self.log_weight + self.proportional * self.error).clamp(*self.range).exp()
-
-    @torch.no_grad()
     def update(self, kl: Float[Tensor, ""]) -> None:
         """Update the weight from the KL of a step, in nats per text."""
-        self.average.lerp_(kl.to(self.average.dtype), 1 - self.memory)
-        self.log_weight.add_(self.integral * self.error).clamp_(*self.range)  # clamped: no integral windup
+        self.move(kl)

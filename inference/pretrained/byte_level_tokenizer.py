@@ -10,20 +10,20 @@ from tokenizers import decoders, pre_tokenizers
 
 from ..data.tokenizer import SPECIALS, Tokenizer, read_core
 
-__all__ = ["NO_ROW", "ByteLevelTokens", "read_byte_level_tokenizer"]
+__all__ = ["NO_ROW", "PretrainedTokens", "read_byte_level_tokenizer"]
 
 NO_ROW = -1  # of a byte that is no token there
 _PROBE = "It's 1,024 tokens:\n\n  naïve 東京 🏳️‍🌈\tand\r\nWE'LL see  <bos> x_1 = 2.5e-3 \x00 "
 
 
-class ByteLevelTokens(NamedTuple):
+class PretrainedTokens(NamedTuple):
     """A tokenizer, and the id of each of its tokens except the special ones in the folder that it was read from."""
 
     tokenizer: Tokenizer
     ids: list[int]
 
 
-def read_byte_level_tokenizer(folder: Path) -> ByteLevelTokens:
+def read_byte_level_tokenizer(folder: Path) -> PretrainedTokens:
     """The tokenizer of Llama 3, SmolLM 2, Qwen, or of a Mistral since NeMo, from ``tokenizer.json``.
 
     Our special tokens come first, then its own in their order, but its special and added ones: ``<|im_start|>`` in a
@@ -58,7 +58,7 @@ def read_byte_level_tokenizer(folder: Path) -> ByteLevelTokens:
     tokenizer = Tokenizer(core)
     if tokenizer.decode(tokenizer.encode(_PROBE)) != _PROBE:
         raise ValueError(f"{path} cannot be used: its pre_tokenizer would change texts.")
-    return ByteLevelTokens(tokenizer, ids + [NO_ROW] * len(missing))
+    return PretrainedTokens(tokenizer, ids + [NO_ROW] * len(missing))
 
 
 def _check_byte_level(path: Path, content: dict[str, Any]) -> None:

@@ -2,23 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tokenizers import models, pre_tokenizers
 
 from ..data.tokenizer import Tokenizer, read_core
+from .byte_level_tokenizer import PretrainedTokens
 
-__all__ = ["GPT2Tokens", "read_gpt2_tokenizer"]
-
-
-class GPT2Tokens(NamedTuple):
-    """A tokenizer, and the GPT-2 id of each of its tokens except the special ones."""
-
-    tokenizer: Tokenizer
-    ids: list[int]
+__all__ = ["read_gpt2_tokenizer"]
 
 
-def read_gpt2_tokenizer(folder: Path) -> GPT2Tokens:
+def read_gpt2_tokenizer(folder: Path) -> PretrainedTokens:
     """The tokenizer in a folder: ``tokenizer.json`` or, where that is missing, ``vocab.json`` and ``merges.txt``.
 
     Our special tokens come first, then the tokens that a text can have, the bytes and the results of merges, in GPT-2's
@@ -41,7 +35,7 @@ def read_gpt2_tokenizer(folder: Path) -> GPT2Tokens:
     possible = {*pre_tokenizers.ByteLevel.alphabet(), *(left + right for left, right in pairs)}
     tokens = sorted(possible & vocabulary.keys(), key=vocabulary.__getitem__)
     try:
-        return GPT2Tokens(Tokenizer.from_merges(tokens, pairs), [vocabulary[token] for token in tokens])
+        return PretrainedTokens(Tokenizer.from_merges(tokens, pairs), [vocabulary[token] for token in tokens])
     except ValueError as error:
         raise ValueError(f"the tokenizer in {folder} is not GPT-2's byte-level BPE: {error}") from error
 

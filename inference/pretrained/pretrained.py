@@ -12,7 +12,7 @@ from ...models.transformer.backbone import Backbone
 from ...models.transformer.config import TransformerConfig
 from ...models.transformer.gpt2 import gpt2_config, gpt2_weights
 from ..data.tokenizer import Tokenizer
-from .byte_level_tokenizer import NO_ROW, read_byte_level_tokenizer
+from .byte_level_tokenizer import NO_ROW, PretrainedTokens, read_byte_level_tokenizer
 from .gpt2_tokenizer import read_gpt2_tokenizer
 from .huggingface import find_folder, read_config, read_generation_config, read_weights
 from .llama import llama_config, llama_weights
@@ -27,7 +27,7 @@ class Family(NamedTuple):
 
     config: Callable[[Mapping[str, Any]], TransformerConfig]
     weights: Callable[[Mapping[str, Tensor], TransformerConfig], dict[str, Tensor]] = llama_weights
-    tokenizer: Callable[[Path], tuple[Tokenizer, list[int]]] = read_byte_level_tokenizer
+    tokenizer: Callable[[Path], PretrainedTokens] = read_byte_level_tokenizer
 
 
 FAMILIES = {  # by the model_type of config.json

@@ -1,7 +1,8 @@
-"""Model and guide as one module: its trainable and its frozen parts, and whether its weights are finite."""
+"""Model and guide as one module: its trainable and its frozen parts."""
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,6 @@ from ...models.base import Model
 EXTRA_STATE = "_extra_state"  # torch's name for it in a checkpoint
 
 __all__ = [
-    "check_finite",
     "freeze_others",
     "frozen_fingerprint",
     "frozen_modules",
@@ -24,21 +24,6 @@ __all__ = [
 def joint_module(model: Model, guide: nn.Module | None) -> nn.ModuleDict:
     """Model and guide in one module, whose ``state_dict`` has the names of a run's checkpoints."""
     return nn.ModuleDict({"model": model} if guide is None else {"model": model, "guide": guide})
-
-
-def check_finite(weights: Mapping[str, Tensor], source: str) -> None:
-    """Raises a ValueError that names the first of some weights that are not finite.
-
-    Arguments:
-        weights: The weights by name.
-        source: Where they come from, for the message.
-    """
-    for name, weight in weights.items():
-        if not bool(weight.detach().isfinite().all()):
-            raise ValueError(
-                f"{source} has weights that are not finite, {name} the first of them, as after a training that "
-                "diverged: fit anew with a lower learning_rate, or start from other weights."
-            )
 
 
 def trainable_modules(module: nn.Module, name: str = "") -> list[str]:
@@ -99,13 +84,10 @@ def frozen_fingerprint(module: nn.Module) -> str:
         False
     """
     digest = hashlib.blake2b(digest_size=8)
-    for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            digest.update(name.encode())
-            digest.update(_bytes(parameter))
-    for name, state in _frozen_extra_states(module):
+    frozen = (item for item in module.named_parameters() if not item[1].requires_grad)
+    for name, tensor in chain(frozen, _frozen_extra_states(module)):
         digest.update(name.encode())
-        digest.update(_bytes(state))
+        digest.update(_bytes(tensor))
     return digest.hexdigest()
 
 

@@ -92,7 +92,9 @@ PROGRESS = {"looks": "validations_done", "waited": "wait"}  # keys of the traini
 MODULES = {  # components of parameter and buffer names
     "condition": "condition_encoder",
     "freedom": "df",
+    "log_delta": "log_value",
     "log_deviation": "log_std",
+    "log_weight": "log_value",
 }
 
 

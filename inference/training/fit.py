@@ -24,31 +24,24 @@ from ..runs.checkpoints import objective_state, read_checkpoint, read_unsharded
 from ..runs.config import run_config
 from ..runs.folder import RunFolder
 from ..runs.importable import warn_of_unimportable
-from ..runs.joint_module import check_finite
 from ..runs.lock import one_training, run_lock
+from ..utils.finite_weights import check_finite
 from ..utils.processes import rank
 from ..utils.progress import progress_enabled
 from .checks import (
     check_arguments,
-    check_checkpoint,
     check_free_bits,
     check_length_prior,
     check_option_names,
-    check_progress,
-    check_same_corpus,
-    check_same_run,
     check_sizes,
     check_strategy,
-    check_texts_per_step,
     introduce_texts,
-    patience_has_run_out,
-    progress_of,
-    rate_change,
 )
 from .divergence import DivergenceError
 from .lightning_module import Training
 from .prior_start import start_prior
 from .progress import TrainingBar
+from .resume_checks import check_checkpoint, check_resumed, patience_has_run_out, progress_of, rate_change
 from .resumed import load_start, resumed_options
 from .signals import stop_on_signal
 from .status import Status
@@ -108,11 +101,11 @@ def fit(
         2
     """
     bar, last = TrainingBar() if progress_enabled(progress) else None, ""
-    calls = _each(callback, bar)
+    shown: dict[str, Any] = {"callback": callback}
+    if bar is not None:
+        shown = {"callback": _both(callback, bar), "notice": bar.say}
     try:
-        run, number = run_training(
-            model, guide, corpus, out=out, resume=resume, callback=calls, notice=_shown(bar), **options
-        )
+        run, number = run_training(model, guide, corpus, out=out, resume=resume, **shown, **options)
         rate = validation_rate_per_text(run)
         last = f"best at step {run.step:,}" + ("" if rate is None else f"; {latent_verdict(rate)}")
     finally:
@@ -165,20 +158,15 @@ def run_training(
     return run, training.signal
 
 
-def _shown(bar: TrainingBar | None) -> Callable[[str], object]:
-    """The function that prints a line where progress is shown."""
-    return (lambda line: None) if bar is None else bar.say
-
-
-def _each(*callbacks: Callable[[Status], None] | None) -> Callable[[Status], None] | None:
-    """One callback for all that are given; None for none."""
-    present = [callback for callback in callbacks if callback is not None]
+def _both(callback: Callable[[Status], None] | None, bar: TrainingBar) -> Callable[[Status], None]:
+    """A callback that also shows the status on a bar."""
 
     def call(status: Status) -> None:
-        for callback in present:
+        if callback is not None:
             callback(status)
+        bar(status)
 
-    return call if present else None
+    return call
 
 
 def _with_options(function: Any) -> Signature:
@@ -259,10 +247,7 @@ def _prepare_folder(
     """Write corpus, initial weights and configuration, or check that a run to resume is the same one."""
     begun = resume and folder.config_file.exists()
     if begun:
-        check_same_run(folder, config)
-        check_same_corpus(folder, corpus)
-        check_progress(folder, settings)
-        check_texts_per_step(folder, settings)
+        check_resumed(folder, config, corpus, settings)
     if folder.last.exists():
         check_checkpoint(folder, objective)
         if begun and (line := rate_change(folder, settings)):

@@ -48,7 +48,7 @@ class KLWeights:
 
     def set(self, progress: float) -> None:
         """Set the weights for a batch."""
-        self._factor = self._schedule(progress) if self.controller is None else self.controller.weight
+        self._factor = self._schedule(progress) if self.controller is None else self.controller.value
         self._scale(self._factor)
 
     def set_full(self) -> None:

@@ -7,16 +7,15 @@ from torch import Tensor, nn
 
 from ...guides.base import encodes
 from ...models.priors.roles import BaseMeasure
-from ...models.utils.seeding import forked_rng
 from ..data.corpus import Corpus
 from ..data.loaders import TrainingStream
+from ..utils.seeded_eval import seeded_eval
 
 __all__ = ["start_prior"]
 
 VECTORS = 16_384  # enough for a thousand clusters
 
 
-@torch.no_grad()
 def start_prior(model: nn.Module, guide: nn.Module | None, corpus: Corpus, seed: int = 0) -> bool:
     """Starts the base measure of a model at its guide's posteriors of training texts, if the prior wants that.
 
@@ -42,14 +41,8 @@ def start_prior(model: nn.Module, guide: nn.Module | None, corpus: Corpus, seed:
     prior = getattr(model, "base_measure", None)
     if not isinstance(prior, BaseMeasure) or not prior.wants_start or not encodes(guide):
         return False
-    networks = [model, guide]
-    training = [network.training for network in networks]
-    for network in networks:
-        network.eval()
-    with forked_rng(seed):
+    with seeded_eval(model, guide, seed=seed):
         prior.start_at(*_vectors(model, guide, corpus, seed))
-    for network, mode in zip(networks, training, strict=True):
-        network.train(mode)
     return True
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from ...models.utils.seeding import forked_rng
 from ...models.utils.weight_tables import weight_tables_kept
+from .finite_weights import check_finite
 
 __all__ = ["seeded_eval"]
 
@@ -33,7 +34,9 @@ def seeded_eval(*modules: nn.Module | None, seed: int) -> Iterator[None]:
         (True, True)
     """
     with _GLOBAL_STATE:
-        _check_finite(modules)
+        for module in modules:
+            if module is not None:
+                check_finite(dict(module.named_parameters()), type(module).__name__)
         yield from _seeded_eval(modules, seed)
 
 
@@ -47,14 +50,3 @@ def _seeded_eval(modules: tuple[nn.Module | None, ...], seed: int) -> Iterator[N
         finally:
             for part, training in modes:
                 part.training = training
-
-
-def _check_finite(modules: tuple[nn.Module | None, ...]) -> None:
-    """Raises a ValueError that names the first parameter that is not finite."""
-    for module in modules:
-        for name, weight in module.named_parameters() if module is not None else ():
-            if weight.numel() and not all(bound.isfinite() for bound in weight.detach().aminmax()):
-                raise ValueError(
-                    f"{type(module).__name__} has weights that are not finite, {name} the first of them, as after a "
-                    "training that diverged: fit it anew with a lower learning_rate."
-                )

@@ -198,9 +198,9 @@ def test_stock_modules_are_trained_and_leave_the_store_alone() -> None:
         (
             (torch.optim.Adam, Trace_ELBO()),
             {"optim": 3},
-            "neither SVI nor Adam has an option optim: did you mean optimizer",
+            "SVI with Adam has no option optim: did you mean optimizer",
         ),
-        ((torch.optim.Adam, Trace_ELBO()), {"learning_rate": 3}, "an option learning_rate: its options are lr, betas"),
+        ((torch.optim.Adam, Trace_ELBO()), {"learning_rate": 3}, "no option learning_rate: Adam takes lr, betas"),
         ((torch.optim.Adam, Trace_ELBO), {}, "give an ELBO, such as pyroformer.ELBO.. or pyro.infer.Trace_ELBO"),
     ],
 )

@@ -222,8 +222,8 @@ def test_texts_and_pairs_are_told_apart() -> None:
 def test_long_pairs_are_dropped_whole() -> None:
     fits, overlong = "x" * 7, "x" * 9  # a text has an end besides, a condition none
     pairs = [(overlong, "a"), ("b", overlong), (fits + "x", fits), ("c", fits + "x"), (fits, "d")]
-    texts, dropped = encode_pairs([t for _, t in pairs], [c for c, _ in pairs], BYTEWISE, BYTEWISE, 8, "drop")
-    assert (pairs_of(texts), dropped) == ([(fits + "x", fits), (fits, "d")], 3)
+    texts = encode_pairs([t for _, t in pairs], [c for c, _ in pairs], BYTEWISE, BYTEWISE, 8, "drop")
+    assert (pairs_of(texts), texts.overlong) == ([(fits + "x", fits), (fits, "d")], 3)
     assert (texts.padded_lengths, conditions_of(texts).padded_lengths) == ((8,), (9,))
 
 
@@ -242,7 +242,7 @@ def test_a_pair_cannot_be_split(condition: str, text: str, what: str) -> None:
 
 
 def test_a_selection_keeps_the_conditions() -> None:
-    texts, _ = encode_pairs([t for _, t in QUESTIONS], [c for c, _ in QUESTIONS], TOKENIZER, TOKENIZER, 64)
+    texts = encode_pairs([t for _, t in QUESTIONS], [c for c, _ in QUESTIONS], TOKENIZER, TOKENIZER, 64)
     some = texts.select(np.array([7, 3, 3]))
     assert pairs_of(some) == [QUESTIONS[7], QUESTIONS[3], QUESTIONS[3]]
     assert (
@@ -258,7 +258,7 @@ def test_a_selection_keeps_the_conditions() -> None:
 
 
 def test_a_batch_by_hand() -> None:
-    texts, _ = encode_pairs(["b", "de", "f"], ["aa", "c", ""], BYTEWISE, BYTEWISE, 8)
+    texts = encode_pairs(["b", "de", "f"], ["aa", "c", ""], BYTEWISE, BYTEWISE, 8)
     batch = texts.batch(np.array([1, 0, -1, 2]), 8)
     a, b, c, d, e, f = (BYTEWISE.encode(letter)[0] for letter in "abcdef")
     rest = [PAD] * 5
@@ -276,7 +276,7 @@ def test_a_batch_by_hand() -> None:
 
 def test_a_condition_is_as_wide_as_the_longest_of_its_batch_asks_for() -> None:
     lengths = [1, 8, 9, 16, 17, 24, 40]
-    texts, _ = encode_pairs(["x"] * 7, ["c" * length for length in lengths], BYTEWISE, BYTEWISE, 64)
+    texts = encode_pairs(["x"] * 7, ["c" * length for length in lengths], BYTEWISE, BYTEWISE, 64)
     widths = [width - 1 for width in conditions_of(texts).padded_lengths]
     assert len(widths) == 3 and all(width % 8 == 0 for width in widths)
     for index, length in enumerate(lengths):

@@ -118,10 +118,10 @@ def test_delta_moves_against_the_share() -> None:
     assert float(prior.delta) == pytest.approx(0.3)
     for share, sign in ((0.5, 0), (0.9, -1), (0.1, 1)):
         controller = KeepController(0.5, prior)
-        before = float(controller.log_delta)
+        before = float(controller.log_value)
         for _ in range(20):
             controller.update(torch.tensor(10 * share), torch.tensor(10.0))
-        assert float((controller.log_delta - before).sign()) == sign
+        assert float((controller.log_value - before).sign()) == sign
 
 
 def test_one_step_by_hand() -> None:
@@ -129,7 +129,7 @@ def test_one_step_by_hand() -> None:
     controller = KeepController(0.5, prior, proportional=2.0, integral=0.1, memory=0.75)
     controller.update(torch.tensor(9.0), torch.tensor(10.0))
     assert float(controller.average) == pytest.approx(0.75 * 0.5 + 0.25 * 0.9)
-    assert float(controller.log_delta) == pytest.approx(-0.1 * (0.6 / 0.5 - 1))
+    assert float(controller.log_value) == pytest.approx(-0.1 * (0.6 / 0.5 - 1))
     controller.set_delta()
     assert float(prior.delta.log()) == pytest.approx(-2.1 * (0.6 / 0.5 - 1), rel=1e-5)
 
@@ -150,9 +150,9 @@ def test_delta_stays_in_its_range_and_returns_at_once(share: float, end: float) 
 
 def test_all_vectors_can_be_kept() -> None:
     controller = KeepController(1.0, BoundedDirichletProcess(delta=0.3))
-    before = float(controller.log_delta)
+    before = float(controller.log_value)
     controller.update(torch.tensor(6.0), torch.tensor(6.0))
-    assert float(controller.log_delta) == before
+    assert float(controller.log_value) == before
 
 
 def test_a_share_that_answers_to_delta_is_reached() -> None:
@@ -210,11 +210,14 @@ def test_a_controlled_run_resumes_to_the_same_numbers(
     with pytest.raises(Crash):
         train(corpus, tmp_path / "cut", callback=crash, **options)
     before = checkpoint(tmp_path / "cut")
+    last = torch.load(tmp_path / "cut" / "checkpoints" / "last.ckpt", weights_only=True)
+    last["state_dict"]["keep_controller.log_delta"] = last["state_dict"].pop("keep_controller.log_value")
+    torch.save(last, tmp_path / "cut" / "checkpoints" / "last.ckpt")  # with the name of earlier versions
     train(corpus, tmp_path / "cut", resume=True)
     whole, cut = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "cut")
-    assert {"keep_controller.average", "keep_controller.log_delta", "objective.model.weight_prior.delta"} < set(whole)
+    assert {"keep_controller.average", "keep_controller.log_value", "objective.model.weight_prior.delta"} < set(whole)
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
-    assert not torch.equal(before["keep_controller.log_delta"], cut["keep_controller.log_delta"])
+    assert not torch.equal(before["keep_controller.log_value"], cut["keep_controller.log_value"])
     with pytest.raises(ValueError, match=r"keep is 0\.5, but .* was begun with 0\.3: leave it out to go on"):
         train(corpus, tmp_path / "cut", resume=True, steps=12, keep=0.5)
 

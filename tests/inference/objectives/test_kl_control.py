@@ -279,21 +279,21 @@ def test_the_kl_gets_to_the_target_and_the_weight_to_the_multiplier(target: floa
         kl = 0.5 * (mean**2 + scale**2 - 1 - 2 * log_scale).sum(-1).mean()
         error = ((data - z) ** 2).sum(-1).mean() / (2 * NOISE**2)
         optimizer.zero_grad()
-        (error + controller.weight * kl).backward()
+        (error + controller.value * kl).backward()
         optimizer.step()
         controller.update(kl.detach())
     assert float(controller.average) == pytest.approx(target, rel=0.05)
-    assert float(controller.weight) == pytest.approx(best_weight(target, data), rel=0.15)
+    assert float(controller.value) == pytest.approx(best_weight(target, data), rel=0.15)
 
 
 def test_a_step_of_the_controller_by_hand() -> None:
     controller = KLController(4.0, proportional=0.5, integral=0.1, memory=0.75)
-    assert float(controller.weight) == 1.0  # nothing moves before a KL is known
+    assert float(controller.value) == 1.0  # nothing moves before a KL is known
     controller.update(torch.tensor(0.0))
     assert float(controller.average) == 3.0
-    assert float(controller.weight) == pytest.approx(math.exp(-0.25 * (0.5 + 0.1)))
+    assert float(controller.value) == pytest.approx(math.exp(-0.25 * (0.5 + 0.1)))
     controller.update(torch.tensor(1000.0))  # counts as twice the target
-    assert float(controller.weight) == pytest.approx(math.exp(0.5 - 0.025 + 0.1))
+    assert float(controller.value) == pytest.approx(math.exp(0.5 - 0.025 + 0.1))
 
 
 def test_the_weight_stays_in_its_range_and_leaves_its_end_at_once() -> None:
@@ -301,9 +301,9 @@ def test_the_weight_stays_in_its_range_and_leaves_its_end_at_once() -> None:
     for kl, end, back in ((0.0, 0.5, 4.1), (100.0, 2.0, 3.9)):
         for _ in range(200):
             controller.update(torch.tensor(kl))
-        assert float(controller.weight) == pytest.approx(end)
+        assert float(controller.value) == pytest.approx(end)
         controller.update(torch.tensor(back))
-        assert 0.51 < float(controller.weight) < 1.99
+        assert 0.51 < float(controller.value) < 1.99
 
 
 # Options
@@ -454,9 +454,9 @@ def test_a_controlled_run_resumes_to_the_same_numbers(
     before = checkpoint(tmp_path / "cut")
     train(corpus, tmp_path / "cut", resume=True, **options)
     whole, cut = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "cut")
-    assert {"controller.average", "controller.log_weight"} < set(whole)
+    assert {"controller.average", "controller.log_value"} < set(whole)
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
-    assert not torch.equal(before["controller.log_weight"], cut["controller.log_weight"])
+    assert not torch.equal(before["controller.log_value"], cut["controller.log_value"])
     with pytest.raises(ValueError, match=r"target_kl is None, but .* was begun with 2\.0: leave it out to go on"):
         train(corpus, tmp_path / "cut", resume=True, steps=9, target_kl=None)
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, trainers
 
 from pyroformer.inference.data.tokenizer import Tokenizer
-from pyroformer.inference.pretrained.gpt2_tokenizer import GPT2Tokens, read_gpt2_tokenizer
+from pyroformer.inference.pretrained.byte_level_tokenizer import PretrainedTokens
+from pyroformer.inference.pretrained.gpt2_tokenizer import read_gpt2_tokenizer
 from pyroformer.models.batch import EOS
 
 TEXTS = [f"The {what} of number {i} is the other {what}." for i in range(30) for what in ("weight", "vector")]
@@ -36,7 +37,7 @@ def published(data: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def read(published: Path) -> GPT2Tokens:
+def read(published: Path) -> PretrainedTokens:
     return read_gpt2_tokenizer(published)
 
 
@@ -50,7 +51,7 @@ def theirs(published: Path) -> tokenizers.Tokenizer:
 
 @pytest.mark.parametrize("text", ORDINARY)
 def test_tokens_of_the_published_gpt2_move_up_by_three(
-    text: str, read: GPT2Tokens, theirs: tokenizers.Tokenizer
+    text: str, read: PretrainedTokens, theirs: tokenizers.Tokenizer
 ) -> None:
     *ours, end = read.tokenizer.encode(text)
     assert end == EOS
@@ -60,13 +61,13 @@ def test_tokens_of_the_published_gpt2_move_up_by_three(
 
 @settings(max_examples=60, deadline=None)
 @given(text=ANY_TEXT | st.sampled_from(["<|endoftext|>", "<eos>", "a<pad>b"]))
-def test_every_text_comes_back(read: GPT2Tokens, text: str) -> None:
+def test_every_text_comes_back(read: PretrainedTokens, text: str) -> None:
     tokens = read.tokenizer.encode(text)
     assert read.tokenizer.decode(tokens) == text
     assert min(tokens[:-1], default=3) >= 3
 
 
-def test_the_vocabulary_is_gpt2s_without_its_end(read: GPT2Tokens) -> None:
+def test_the_vocabulary_is_gpt2s_without_its_end(read: PretrainedTokens) -> None:
     assert read.ids == list(range(50_256))
     assert read.tokenizer.vocabulary == 50_259
     longest = read.tokenizer.byte_lengths()[read.tokenizer.encode(" unfortunately")]

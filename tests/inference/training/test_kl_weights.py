@@ -49,7 +49,7 @@ def test_a_step_moves_the_weight_by_the_mean_kl_of_its_batches_and_processes() -
         kl_weights.end_step(of_two_processes)
         expected.update(torch.tensor(1.5 * (1.0 + sum(step) / len(step))))
     kl_weights.set(progress=0.9)
-    assert [float(weight) for _, weight in module.named_buffers()] == 2 * [float(expected.weight)] != [1.0, 1.0]
+    assert [float(weight) for _, weight in module.named_buffers()] == 2 * [float(expected.value)] != [1.0, 1.0]
 
 
 @pytest.mark.parametrize(("kl", "objective"), [(0.5, 1.5), (3.0, 1.0)])
