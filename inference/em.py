@@ -21,7 +21,7 @@ from ..models.attention.value_map import value_map
 from ..models.utils.choices import check_choice
 from ..models.utils.precision import at_least_float32
 from .em_steps import Moves, log_prior, m_step
-from .query_variances import moving_variances, scale_of, with_noise_in_variances
+from .moving_variances import moving_variances, scale_of, with_noise_in_variances
 
 __all__ = ["Adapted", "ConjugatePriors", "Moves", "adapt", "value_map"]
 
@@ -263,27 +263,20 @@ def _is_diagonal(mixture: Mixture) -> bool:
 
 def _check_finite(data: Observations, mixture: Mixture) -> None:
     """Raises unless there are queries, and all numbers that count are finite."""
-    queries, mask = data.queries, data.mask
     if not len(data):
-        raise ValueError(f"there are no queries: their shape is {tuple(queries.shape)}; give at least one")
-    if not queries.is_floating_point():
-        raise ValueError(f"queries are {queries.dtype}; EM needs floating point: give queries.float()")
-    counted = queries if mask is None else torch.where(mask[..., None], queries, 0)
-    if not bool(counted.isfinite().all()):
-        raise ValueError("queries that count are NaN or infinite; all must be finite: leave them out with mask")
-    if not bool(torch.where(mixture.present[..., None], mixture.means, 0).isfinite().all()):
-        raise ValueError("means are NaN or infinite; all must be finite: leave those components out with their mask")
+        raise ValueError(f"there are no queries: their shape is {tuple(data.queries.shape)}; give at least one")
+    counted = (
+        ("queries that count", data.queries, (data.mask,), "leave them out with mask"),
+        ("means", mixture.means, (mixture.present,), "leave those components out with their mask"),
+        ("values that are known", data.values, (data.mask, data.value_mask), "leave them out with value_mask"),
+    )
+    for name, numbers, masks, way_out in counted:
+        for where in masks:
+            numbers = numbers if numbers is None or where is None else torch.where(where[..., None], numbers, 0)
+        if numbers is not None and not bool(numbers.isfinite().all()):
+            raise ValueError(f"{name} are NaN or infinite; all must be finite: {way_out}")
     if not bool((torch.where(mixture.present, mixture.log_weights, 0) < torch.inf).all()):
         raise ValueError("log_weights are NaN or infinite; give finite ones, or -inf for a weight of zero")
-    if data.values is None:
-        return
-    known = data.values
-    for where in (mask, data.value_mask):
-        known = known if where is None else torch.where(where[..., None], known, 0)
-    if not bool(known.isfinite().all()):
-        raise ValueError(
-            "values that are known are NaN or infinite; all must be finite: leave them out with value_mask"
-        )
 
 
 def __dir__() -> list[str]:

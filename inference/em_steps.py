@@ -17,7 +17,7 @@ from ..models.attention.m_step import (
 )
 from ..models.attention.mixture import Covariances, Mixture
 from ..models.attention.query_variances import cholesky, query_covariances, query_variances
-from .query_variances import moving_variances
+from .moving_variances import moving_variances
 
 __all__ = ["Moves", "log_prior", "log_prior_of_variances", "m_step"]
 

@@ -30,7 +30,7 @@ ORDER = (
     ("models.base",),
     ("models",),
     ("guides",),
-    ("inference.utils", "inference.schedules", "inference.query_variances"),
+    ("inference.utils", "inference.schedules", "inference.moving_variances"),
     ("inference.em_steps",),
     ("inference.options", "inference.em", "inference.data"),
     ("inference.gaussian_mixture",),

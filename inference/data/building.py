@@ -84,7 +84,7 @@ def build_corpus(
         raise ValueError("labels are conditions, and these texts have none: give pairs, or leave labels out.")
     names = None if conditions is None else label_names(conditions, options.labels)
     take_up(workplace, _key(splits, options, names))
-    tokenizer = _tokenizer(splits, options, names, workplace)
+    tokenizer = _tokenizer(splits, options, names, workplace / _TRAINED)
     reader = None if conditions is None else tokenizer if names is None else Labels(names, tokenizer.vocabulary)
     shards = ShardOptions(tokenizer, reader, max_length, options.overlong)
     encoded = _encode_splits(splits, shards, workplace, options.progress)
@@ -137,38 +137,25 @@ def _key(splits: Splits, options: CorpusOptions, names: list[str] | None) -> str
     return preparation_key((part for split in splits.values() for part in split), described)
 
 
-def _tokenizer(splits: Splits, options: CorpusOptions, names: list[str] | None, workplace: Path) -> Tokenizer:
-    """The tokenizer that is given, or a new one, trained on the training texts and on conditions that are texts."""
+def _tokenizer(splits: Splits, options: CorpusOptions, names: list[str] | None, file: Path) -> Tokenizer:
+    """The tokenizer that is given, or a new one, trained on the training texts and on conditions that are texts.
+
+    A new one is kept in the file, where an earlier call may have left it. Of texts of more than 30 MB, a BPE is trained
+    on so many, taken at random.
+    """
     if isinstance(options.tokenizer, Tokenizer):
         return options.tokenizer
-    texts, conditions = splits["train"]
-    sources = [texts] if conditions is None or names is not None else [texts, conditions]
-    kind = options.tokenizer or "bpe"
-    return _trained_once(workplace / _TRAINED, sources, options.requested, kind, options.seed, options.progress)
-
-
-def _trained_once(
-    file: Path,
-    sources: Sequence[Sequence[str]],
-    vocabulary: int | None,
-    kind: TokenizerKind,
-    seed: int = 0,
-    progress: bool | None = None,
-) -> Tokenizer:
-    """The tokenizer in a file, or one that is trained on texts and kept there.
-
-    Of texts of more than 30 MB, a BPE is trained on so many, taken at random.
-    """
     if file.exists():
         with suppress(ValueError):
             return Tokenizer.load(file)
-    size = sum(map(byte_count, sources))
+    texts, conditions = splits["train"]
+    sources = [texts] if conditions is None or names is not None else [texts, conditions]
+    kind, size = options.tokenizer or "bpe", sum(map(byte_count, sources))
     share = 1.0 if kind != "bpe" else min(1.0, TRAINING_BYTES / max(1, size))
-    rng = np.random.default_rng(seed)
-    count = sum(map(len, sources))
-    with progress_bar("training the tokenizer", count, "text", progress) as advance:
-        texts = chain.from_iterable(_sampled(source, share, rng, advance) for source in sources)
-        tokenizer = Tokenizer.train_kind(kind, texts, vocabulary or auto_vocabulary(size))
+    rng = np.random.default_rng(options.seed)
+    with progress_bar("training the tokenizer", sum(map(len, sources)), "text", options.progress) as advance:
+        sample = chain.from_iterable(_sampled(source, share, rng, advance) for source in sources)
+        tokenizer = Tokenizer.train_kind(kind, sample, options.requested or auto_vocabulary(size))
     write_atomically(file, tokenizer.save)
     return tokenizer
 

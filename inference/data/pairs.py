@@ -10,7 +10,7 @@ from ..utils.bucketing import bucket_lengths
 from .entries import as_entries
 from .labels import Labels
 from .stored_texts import StoredTexts
-from .texts import Overlong, Texts, check_length_options, tokenize
+from .texts import Overlong, Texts, tokenize
 from .tokenizer import Tokenizer
 
 __all__ = ["condition_lengths", "encode_pairs", "unzip_pairs"]
@@ -63,7 +63,6 @@ def encode_pairs(
         >>> texts[0], texts.conditions[0], texts.overlong
         ('rose', 'noun', 0)
     """
-    check_length_options(max_length, overlong)
     pairs = _unlimited(texts, tokenizer)
     pairs.conditions = _unlimited(conditions, condition_tokenizer)
     fits = (pairs.lengths <= max_length) & (pairs.conditions.lengths <= max_length + 1)

@@ -184,11 +184,7 @@ def tokenize(
 
     An overlong text is dropped, or split between words into pieces that fit (within a word only if the word alone is
     longer than ``max_length``). Blanks around pieces are removed before they are tokenized.
-
-    Raises:
-        ValueError: If ``max_length`` is too small, or ``overlong`` is neither "split" nor "drop".
     """
-    check_length_options(max_length, overlong)
     dtype = np.uint16 if tokenizer.vocabulary <= 2**16 else np.uint32
     parts, lengths, count = [np.empty(0, dtype)], [0], 0
     texts = texts if isinstance(texts, Texts) else list(texts)

@@ -21,7 +21,7 @@ from ...models.attention.m_step import (
 )
 from ...models.attention.mixture import Covariances, Mixture
 from ..em_steps import log_prior, log_prior_of_variances, m_step
-from ..query_variances import moving_variances
+from ..moving_variances import moving_variances
 from .missing import added, observed_statistics
 from .table import Rows, Summary
 

@@ -29,9 +29,6 @@ class KeepController(PIController):
         least: The smallest delta.
         largest: The largest delta.
 
-    Raises:
-        ValueError: If the share is out of range.
-
     Examples:
         >>> from pyroformer.models.priors.weights import BoundedDirichletProcess
         >>> prior = BoundedDirichletProcess(delta=0.3)
@@ -53,8 +50,6 @@ class KeepController(PIController):
         least: float = LEAST_DELTA,
         largest: float = LARGEST_DELTA,
     ) -> None:
-        if not 0 < keep <= 1:
-            raise ValueError(f"keep is {keep}: give a share of the vectors, above 0 and at most 1.")
         # Negative gains: more vectors are kept with a larger delta.
         super().__init__(keep, prior.delta.detach().cpu().log(), -proportional, -integral, memory, least, largest)
         self._prior = (prior,)  # in a tuple: its buffers are those of the model

@@ -132,9 +132,6 @@ class KLController(PIController):
         least: The smallest weight.
         largest: The largest weight.
 
-    Raises:
-        ValueError: If the target is not positive.
-
     References:
         ControlVAE: Controllable Variational Autoencoder (Shao et al., 2020), https://arxiv.org/abs/2004.05988, for a PI
         controller; Taming VAEs (Rezende & Viola, 2018), https://arxiv.org/abs/1810.00597, for multiplicative steps on a
@@ -157,8 +154,6 @@ class KLController(PIController):
         least: float = 1e-6,
         largest: float = 100.0,
     ) -> None:
-        if not 0 < target < math.inf:
-            raise ValueError(f"target is {target}: give a positive number of nats per text.")
         super().__init__(target, torch.zeros(()), proportional, integral, memory, least, largest)
 
     def update(self, kl: Float[Tensor, ""]) -> None:

@@ -13,6 +13,7 @@ from ...models.distributions.log_dirichlet import LogDirichlet
 from ...models.distributions.log_dirichlet_math import LOG_ZERO, symmetric_dirichlet_kl
 from ...models.mixture_names import MixtureNames
 from ...models.priors.roles import SequencePrior
+from ...models.utils.choices import check_choice
 from ...models.utils.precision import at_least_float32
 from ...models.utils.seeding import forked_rng
 from ..options import TrainingOptions
@@ -287,8 +288,7 @@ def vector_regularizer(
         >>> vector_regularizer(torch.zeros(5), ones, ones, torch.zeros(8), torch.ones(8))  # 5 vectors, 8 x 1/2 nats
         tensor(20.)
     """
-    if reduction not in ("sum", "mean"):
-        raise ValueError(f"reduction is {reduction!r}: choose 'sum' or 'mean' over the width.")
+    check_choice("reduction", reduction, ("sum", "mean"))
     dtype = torch.promote_types(mean.dtype, torch.float32)
     log_alpha, mean, variance = log_alpha.to(dtype), mean.to(dtype), variance.to(dtype)
     prior_mean, prior_variance = prior_mean.to(dtype)[..., None, :], prior_variance.to(dtype)[..., None, :]

@@ -8,7 +8,7 @@ from torch import nn
 from ...models.base import Model
 from ...models.serialization import check_trust, public_path
 from ..options import TrainingOptions
-from ..utils.registry import imported_option
+from ..utils.registry import imported_class
 from .description import keep_bound
 from .elbo import ELBO, Objective
 from .importance_weighted import ImportanceWeighted
@@ -43,12 +43,7 @@ def objective_class(name: str) -> type[ELBO]:
     """
     if name in OBJECTIVES:
         return OBJECTIVES[name]
-    cls = imported_option("objective", name, OBJECTIVES, "my_module.MyObjective")
-    if not (isinstance(cls, type) and issubclass(cls, ELBO)):
-        raise ValueError(
-            f"objective is {name!r}, which is no objective: name a class that derives from pyroformer.ELBO."
-        )
-    return cls
+    return imported_class("objective", name, OBJECTIVES, "my_module.MyObjective", ELBO, "pyroformer.ELBO")
 
 
 def objective_name(cls: type[ELBO]) -> str:

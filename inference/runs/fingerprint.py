@@ -29,6 +29,9 @@ def corpus_fingerprint(corpus: Corpus) -> str:
         for start in range(0, len(flat), 1 << 22):
             digest.update(np.ascontiguousarray(flat[start : start + (1 << 22)]).tobytes())
     for file in sorted(corpus.folder.glob("tokenizer*.json")):
-        digest.update(json.dumps(json.loads(file.read_text(encoding="utf-8")), sort_keys=True).encode())
+        content = json.loads(file.read_text(encoding="utf-8"))
+        affixes = ("continuing_subword_prefix", "end_of_word_suffix")  # empty and none are the same
+        content["model"] |= {name: content["model"].get(name) or None for name in affixes}
+        digest.update(json.dumps(content, sort_keys=True).encode())
     digest.update(repr((corpus.max_length, corpus.labels, corpus.conditional)).encode())
     return digest.hexdigest()

@@ -37,7 +37,7 @@ from ..objectives.switched_off import switches_off
 from ..options import TrainingOptions
 from ..run import Run
 from ..runs.joint_module import joint_module
-from ..utils.registry import imported_option
+from ..utils.registry import imported_class
 from .fit import fit
 from .status import Status
 
@@ -178,12 +178,7 @@ def _prior_class(name: str) -> type[BaseMeasure]:
         return NAMED[name]
     if not {".", ":"} & set(name):
         check_choice("prior", name, (*PRIORS, "an import path"))
-    cls = imported_option("prior", name, PRIORS, "my_priors.Mine")
-    if not (isinstance(cls, type) and issubclass(cls, BaseMeasure)):
-        raise ValueError(
-            f"prior is {name!r}, which is no base measure: name a class derived from VectorPrior or SequencePrior."
-        )
-    return cls
+    return imported_class("prior", name, PRIORS, "my_priors.Mine", BaseMeasure, "VectorPrior or SequencePrior")
 
 
 def _base_measure(model: Model) -> nn.Module:

@@ -35,7 +35,7 @@ from .status import Status
 from .trainer import count_batches_anew
 from .validation import Validation
 
-__all__ = ["Status", "Training"]
+__all__ = ["Training"]
 
 
 class Training(lightning.LightningModule):

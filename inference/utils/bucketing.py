@@ -3,8 +3,6 @@
 import numpy as np
 from jaxtyping import Integer
 
-from .errors import check_at_least
-
 __all__ = ["bucket_lengths"]
 
 
@@ -20,7 +18,7 @@ def bucket_lengths(lengths: Integer[np.ndarray, " texts"], max_length: int, at_m
         at_most: Number of padded lengths; each is one shape to compile.
 
     Raises:
-        ValueError: If a text is longer than ``max_length``, or ``at_most`` is below 1.
+        ValueError: If a text is longer than ``max_length``.
 
     Examples:
         >>> bucket_lengths(np.array([5, 5, 5, 13, 60]), max_length=64, at_most=2)
@@ -31,7 +29,6 @@ def bucket_lengths(lengths: Integer[np.ndarray, " texts"], max_length: int, at_m
         raise ValueError(
             f"a text of {longest} tokens does not fit into a max_length of {max_length}: split or drop it."
         )
-    check_at_least(1, at_most=at_most)
     candidates = np.minimum(np.arange(8, longest + 8, 8), max_length)  # the last one fits the longest text
     below = np.concatenate([[0], np.searchsorted(np.sort(lengths), candidates, side="right")])
     # cost[i, j]: texts that fit into candidate j and not into candidate i - 1, padded to candidate j

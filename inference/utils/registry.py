@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-__all__ = ["MODELS", "ModelClasses", "imported", "imported_option"]
+__all__ = ["MODELS", "ModelClasses", "imported", "imported_class"]
+
+C = TypeVar("C")
 
 
 class ModelClasses(NamedTuple):
@@ -33,23 +35,28 @@ def imported(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def imported_option(option: str, path: str, names: Iterable[str], example: str) -> Any:
-    """The object at the import path that is the value of an option.
+def imported_class(option: str, path: str, names: Iterable[str], example: str, base: type[C], bases: str) -> type[C]:
+    """The class at the import path that is the value of an option.
 
     Arguments:
         option: The option's name, for the message.
         path: The import path.
         names: What the option takes in place of a path.
         example: A path as users write it.
+        base: The class that it must derive from.
+        bases: The classes that users derive from, for the message.
 
     Raises:
-        ValueError: If it cannot be imported, with the reason.
+        ValueError: If it cannot be imported, with the reason, or does not derive from ``base``.
     """
     try:
-        return imported(path)
+        cls = imported(path)
     except Exception as error:  # whatever the module raises while it is imported
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ValueError(
             f"{option} is {path!r}, which cannot be imported ({reason}): choose one of {', '.join(names)}, or the "
             f"import path of a class, as in {example}."
         ) from error
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise ValueError(f"{option} is {path!r}, which is no {option}: name a class that derives from {bases}.")
+    return cls

@@ -12,7 +12,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from pyroformer.inference.em import Adapted, ConjugatePriors, adapt
-from pyroformer.inference.query_variances import scale_of
+from pyroformer.inference.moving_variances import scale_of
 from pyroformer.models.attention.bayes_rule import evidence, responsibilities
 from pyroformer.models.attention.m_step import expected_statistics, update_means
 from pyroformer.models.attention.mixture import Covariances, Mixture

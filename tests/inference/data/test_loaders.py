@@ -248,5 +248,3 @@ def test_buckets_are_multiples_of_eight_within_the_window(
 def test_buckets_that_cannot_be() -> None:
     with pytest.raises(ValueError, match="a text of 9 tokens does not fit into a max_length of 8: split or drop it"):
         bucket_lengths(np.array([3, 9]), 8)
-    with pytest.raises(ValueError, match="at_most is 0"):
-        bucket_lengths(np.array([3]), 8, 0)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from cut_short import crashed_at, last_weights
 from torch import Tensor
 
 import pyroformer as pf
@@ -17,7 +18,6 @@ from pyroformer.inference.objectives.registry import describe_objective, make_ob
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.run import Run, load
 from pyroformer.inference.training.fit import fit
-from pyroformer.inference.training.status import Status
 from pyroformer.models.batch import Batch
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.weights import BoundedDirichletProcess, SymmetricDirichlet
@@ -199,32 +199,18 @@ def test_a_controlled_run_resumes_to_the_same_numbers(
 ) -> None:
     options: dict[str, Any] = {"steps": 9, "accumulate_grad_batches": accumulate_grad_batches, "keep": 0.3}
     train(corpus, tmp_path / "whole", **options)
-
-    class Crash(Exception):
-        pass
-
-    def crash(status: Status) -> None:
-        if status.split == "train" and status.step >= 6:
-            raise Crash
-
-    with pytest.raises(Crash):
-        train(corpus, tmp_path / "cut", callback=crash, **options)
-    before = checkpoint(tmp_path / "cut")
+    crashed_at(6, train, corpus, tmp_path / "cut", **options)
+    before = last_weights(tmp_path / "cut")
     last = torch.load(tmp_path / "cut" / "checkpoints" / "last.ckpt", weights_only=True)
     last["state_dict"]["keep_controller.log_delta"] = last["state_dict"].pop("keep_controller.log_value")
     torch.save(last, tmp_path / "cut" / "checkpoints" / "last.ckpt")  # with the name of earlier versions
     train(corpus, tmp_path / "cut", resume=True)
-    whole, cut = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "cut")
+    whole, cut = last_weights(tmp_path / "whole"), last_weights(tmp_path / "cut")
     assert {"keep_controller.average", "keep_controller.log_value", "objective.model.weight_prior.delta"} < set(whole)
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     assert not torch.equal(before["keep_controller.log_value"], cut["keep_controller.log_value"])
     with pytest.raises(ValueError, match=r"keep is 0\.5, but .* was begun with 0\.3: leave it out to go on"):
         train(corpus, tmp_path / "cut", resume=True, steps=12, keep=0.5)
-
-
-def checkpoint(folder: Path) -> dict[str, Tensor]:
-    content: dict[str, Tensor] = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    return content
 
 
 def test_a_run_says_that_all_vectors_have_died(corpus: Corpus) -> None:

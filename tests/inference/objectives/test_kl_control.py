@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from cut_short import crashed_at, last_weights
 from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
@@ -33,7 +34,6 @@ from pyroformer.inference.run import Run, load
 from pyroformer.inference.schedules import geometric
 from pyroformer.inference.training.compiled import CompiledObjective
 from pyroformer.inference.training.fit import fit
-from pyroformer.inference.training.status import Status
 from pyroformer.models.base import LocalModule, Model
 from pyroformer.models.batch import Batch
 from pyroformer.models.language_model import LanguageModel
@@ -240,7 +240,6 @@ def test_particles_are_averaged_before_the_hinge() -> None:
             lambda: by_dimension({"name": "z", "fn": dist.MultivariateNormal(torch.zeros(2), torch.eye(2))}),
             r"those of the site 'z' \(MultivariateNormal\) are not: give them per layer, or in total",
         ),
-        (lambda: KLController(0.0), "target is 0.0: give a positive number of nats per text"),
     ],
 )
 def test_bad_input_gets_a_sentence(make: Callable[[], object], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -430,30 +429,16 @@ def train(corpus: Corpus, out: Path, **options: Any) -> Run:
     return fit(Chain(), Posterior(), corpus, out=out, **{"batch_size": 8, "validations": 3, **options})
 
 
-def checkpoint(folder: Path) -> dict[str, Tensor]:
-    content: dict[str, Tensor] = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    return content
-
-
 @pytest.mark.parametrize("accumulate_grad_batches", [1, 2])
 def test_a_controlled_run_resumes_to_the_same_numbers(
     corpus: Corpus, tmp_path: Path, accumulate_grad_batches: int
 ) -> None:
     options = {"steps": 9, "accumulate_grad_batches": accumulate_grad_batches, "target_kl": 2.0}
     train(corpus, tmp_path / "whole", **options)
-
-    class Crash(Exception):
-        pass
-
-    def crash(status: Status) -> None:
-        if status.split == "train" and status.step >= 6:
-            raise Crash
-
-    with pytest.raises(Crash):
-        train(corpus, tmp_path / "cut", callback=crash, **options)
-    before = checkpoint(tmp_path / "cut")
+    crashed_at(6, train, corpus, tmp_path / "cut", **options)
+    before = last_weights(tmp_path / "cut")
     train(corpus, tmp_path / "cut", resume=True, **options)
-    whole, cut = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "cut")
+    whole, cut = last_weights(tmp_path / "whole"), last_weights(tmp_path / "cut")
     assert {"controller.average", "controller.log_value"} < set(whole)
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     assert not torch.equal(before["controller.log_value"], cut["controller.log_value"])

@@ -103,8 +103,10 @@ def rows_of(backbone: Pretrained, core: tokenizers.Tokenizer) -> Tensor:
     return torch.tensor([core.token_to_id(name) for name in ["<|end|>", "<|begin|>", "<|end|>", *names]])
 
 
-def check_logits(backbone: Pretrained, theirs: Any, rows: Tensor, texts: list[str]) -> None:
-    """Every token has the logit that it has there, padding excepted."""
+def check_logits(
+    backbone: Pretrained, theirs: Any, rows: Tensor, texts: list[str], known: Tensor | slice = slice(1, None)
+) -> None:
+    """Every token that is known has the logit that it has there; by default all but padding."""
     corpus = Corpus.from_texts(texts, tokenizer=backbone.tokenizer, max_length=min(64, backbone.config.max_length))
     model = LanguageModel.for_corpus(corpus, backbone=backbone).eval()
     batch = next(corpus.batches("valid", 4))
@@ -113,7 +115,7 @@ def check_logits(backbone: Pretrained, theirs: Any, rows: Tensor, texts: list[st
         expected = theirs(rows[F.pad(batch.tokens[:, :-1], (1, 0), value=BOS)]).logits[..., rows]
         ours = F.linear(model.decoder(batch.tokens), *model.decoder.readout)
     assert expected.std() > 0.3
-    torch.testing.assert_close(ours[batch.mask][:, 1:], expected[batch.mask][:, 1:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours[batch.mask][:, known], expected[batch.mask][:, known], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -381,11 +383,4 @@ def test_a_real_model_gives_every_token_its_logit(real: Path) -> None:
         assert rows[tokens.encode(text)[:-1]].tolist() == core(text, add_special_tokens=False)["input_ids"]
     known = torch.tensor([row >= 0 for row in [0, 0, 0, *ids]])
     known[PAD] = False
-    corpus = Corpus.from_texts(TEXTS, tokenizer=backbone.tokenizer)
-    model = LanguageModel.for_corpus(corpus, backbone=backbone).eval()
-    batch = next(corpus.batches("valid", 4))
-    assert batch.tokens is not None and batch.mask is not None
-    with torch.no_grad():
-        expected = theirs(rows[F.pad(batch.tokens[:, :-1], (1, 0), value=BOS)]).logits[..., rows]
-        ours = F.linear(model.decoder(batch.tokens), *model.decoder.readout)
-    torch.testing.assert_close(ours[batch.mask][:, known], expected[batch.mask][:, known], atol=1e-4, rtol=0)
+    check_logits(backbone, theirs, rows, TEXTS, known)

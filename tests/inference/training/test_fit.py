@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from cut_short import crashed_at, last_weights
 from torch import nn
 
 from pyroformer.guides.della import DELLAGuide
@@ -65,16 +66,8 @@ def same(a: Run, b: Run) -> bool:
     return all(torch.equal(value, weights(b)[name]) for name, value in weights(a).items())
 
 
-def last_weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-
-
 def last_step(folder: Path) -> int:
     return int(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"])
-
-
-class Crash(Exception):
-    pass
 
 
 def test_a_model_has_defaults_of_its_own_and_options_win(corpus: Corpus) -> None:
@@ -106,13 +99,7 @@ def test_a_crashed_run_resumes_to_the_same_weights(
         "kl_schedule": "cyclical",
     }
     train(corpus, tmp_path / "whole", **options)
-
-    def crash(status: Status) -> None:
-        if status.split == "train" and status.step >= 6:
-            raise Crash
-
-    with pytest.raises(Crash):
-        train(corpus, tmp_path / "cut", callback=crash, **options)
+    crashed_at(6, train, corpus, tmp_path / "cut", **options)
     assert last_step(tmp_path / "cut") == 3
     train(corpus, tmp_path / "cut", resume=True, **options)
     whole, cut = last_weights(tmp_path / "whole"), last_weights(tmp_path / "cut")
@@ -123,12 +110,7 @@ def test_a_crashed_run_resumes_to_the_same_weights(
 
 def test_resuming_nothing_starts_at_the_beginning(corpus: Corpus, tmp_path: Path) -> None:
     train(corpus, tmp_path / "whole", steps=3)
-
-    def crash(status: Status) -> None:
-        raise Crash
-
-    with pytest.raises(Crash):
-        train(corpus, tmp_path / "cut", steps=3, callback=crash)
+    crashed_at(0, train, corpus, tmp_path / "cut", steps=3)
     assert not (tmp_path / "cut" / "checkpoints" / "last.ckpt").exists()
     train(corpus, tmp_path / "cut", steps=3, resume=True)
     assert torch.equal(*(next(iter(last_weights(tmp_path / name).values())) for name in ("whole", "cut")))

@@ -270,7 +270,7 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
         {},
         r"prior is 'my_broken.Prior', which cannot be imported \(RuntimeError: no GPU\): choose one",
     ),
-    ("torch.nn.Identity", {}, "prior is 'torch.nn.Identity', which is no base measure: name a class derived from Vect"),
+    ("torch.nn.Identity", {}, "prior is 'torch.nn.Identity', which is no prior: name a class that derives from Vec"),
     ("tokens", {}, "prior is 'tokens': choose one of codebook, autoregressive, mixture, gaussian, an import path"),
     (
         TokenVectorPrior(16, 300),

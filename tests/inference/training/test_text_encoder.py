@@ -10,6 +10,7 @@ import pytest
 import small_bert
 import torch
 import yaml
+from cut_short import crashed_at
 
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.encoders.text_encoder import TextEncoder
@@ -100,24 +101,11 @@ def test_a_run_loads_without_the_folder_and_wherever_it_is(corpus: Corpus, bert:
 
 
 def test_a_run_goes_on_to_the_same_weights(corpus: Corpus, bert: Path, tmp_path: Path) -> None:
-    class Kill(Exception):
-        pass
-
-    def kill(status: Status) -> None:
-        raise Kill
-
     whole = fit(*parts(corpus, bert), corpus, out=tmp_path / "whole", steps=12, **FIT | {"validations": 2})
     cut = {"out": tmp_path / "cut", **FIT, "validations": 2}
-    with pytest.raises(Kill):
-        fit(*parts(corpus, bert), corpus, steps=12, callback=kill, **cut)  # before its first checkpoint
+    crashed_at(0, fit, *parts(corpus, bert), corpus, steps=12, **cut)  # before its first checkpoint
     assert not (tmp_path / "cut/checkpoints/last.ckpt").exists()
-
-    def stop(status: Status) -> None:
-        if status.split == "valid" and status.step == 6:
-            raise Kill
-
-    with pytest.raises(Kill):
-        fit(*parts(corpus, bert), corpus, resume=True, callback=stop, out=tmp_path / "cut")
+    crashed_at(6, fit, *parts(corpus, bert), corpus, split="valid", resume=True, out=tmp_path / "cut")
     again = fit(*parts(corpus, bert), corpus, resume=True, out=tmp_path / "cut")
     one, two = saved(whole)["state_dict"], saved(again)["state_dict"]
     assert one.keys() == two.keys() and all(torch.equal(value, two[name]) for name, value in one.items())
