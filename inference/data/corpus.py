@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ...models.batch import Batch
 from ...models.utils.choices import check_choice
-from ..utils.errors import check_at_least
+from ...models.utils.numbers import check_at_least
 from ..utils.files import as_path
 from ..utils.html import html_table
 from ..utils.memory import return_freed_memory

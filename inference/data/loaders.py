@@ -9,7 +9,7 @@ from jaxtyping import Int, UInt8
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ...models.batch import Batch
-from ..utils.errors import check_at_least
+from ...models.utils.numbers import check_at_least
 from .texts import Texts
 
 __all__ = ["TrainingStream", "sequential_batches"]

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from ..utils.errors import check_at_least
+from ...models.utils.numbers import check_at_least
 from .entries import Pair
 from .labels import label_names
 from .pairs import unzip_pairs
