@@ -249,7 +249,7 @@ def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
 
 PHASES = {
     "reading": "store_texts",
-    "training": "_trained_once",
+    "training": "_tokenizer",
     "tokenizing": "_encode_splits",
     "writing": "write_corpus",
 }
