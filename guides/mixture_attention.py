@@ -40,6 +40,7 @@ from ..models.mixture_attention.model import MixtureAttention
 from ..models.mixture_attention.sites import masked_logits, nested_plates, normal_of_component, where_true
 from ..models.priors.components import GaussianVectors
 from ..models.utils.choices import check_choice
+from ..models.utils.numbers import check_at_least
 
 __all__ = ["AssignmentGuide", "KeyGuide", "MixtureGuide", "ValueGuide"]
 
@@ -262,8 +263,7 @@ class KeyGuide(MixtureGuide):
         check_uncorrelated(model.correlated, "KeyGuide")
         if not isinstance(model.key_prior, GaussianVectors):
             raise ValueError("the variational update needs keys with GaussianVectors as their prior")
-        if steps < 1:
-            raise ValueError(f"steps is {steps}; it must be at least 1")
+        check_at_least(1, steps=steps)
         self.prior = (model.key_prior,)
         self.steps = steps
         self.assignment = assignment

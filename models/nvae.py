@@ -36,7 +36,7 @@ from .transformer.mixtures.posterior import MixturePosterior
 from .transformer.stacks import Decoder
 from .transformer.text_distribution import AutoregressiveText
 from .utils.choices import check_choice
-from .utils.numbers import declared_number
+from .utils.numbers import check_at_least, declared_number
 from .utils.precision import at_least_float32
 
 __all__ = ["NVAE", "component_mask"]
@@ -157,7 +157,8 @@ class NVAE(MixtureMemoryModel):
                 "weight_prior out."
             )
         self.config = config
-        self.samples_per_component = _checked_samples(samples_per_component)
+        self.samples_per_component = declared_number("samples_per_component", samples_per_component, int)
+        check_at_least(1, samples_per_component=self.samples_per_component)
         prior = named_prior(base_measure, config, self.samples_per_component, ends_texts=length_prior is None)
         self.base_measure = as_prior(prior, VectorPrior, "base_measure")
         concentration, delta = _concentrations(self.base_measure, delta)
@@ -342,18 +343,6 @@ def component_mask(
         [[True, True, False], [True, True, True]]
     """
     return torch.arange(components, device=length.device) < samples_per_component * (length[..., None] + 1)
-
-
-def _checked_samples(samples_per_component: int) -> int:
-    """The number of vectors of each component.
-
-    Raises:
-        ValueError: If it is not positive.
-    """
-    number = declared_number("samples_per_component", samples_per_component, int)
-    if number < 1:
-        raise ValueError(f"samples_per_component is {number}: each component needs at least one vector.")
-    return number
 
 
 def _concentrations(base_measure: nn.Module, delta: float | None) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..utils.choices import check_choice
-from ..utils.numbers import declared_number
+from ..utils.numbers import check_at_least, declared_number
 from ..utils.precision import at_least_float32, without_autocast
 from ..utils.tensor_checks import check_entries, is_known
 from .centering import common_center
@@ -187,8 +187,7 @@ def check_steps(steps: int) -> int:
         ValueError: If it is not whole, or negative.
     """
     number: int = declared_number("steps", steps, int)
-    if number < 0:
-        raise ValueError(f"steps is {number}; it must be at least 0, which adapts nothing")
+    check_at_least(0, steps=number)
     return number
 
 

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..utils.numbers import declared_number
+from ..utils.numbers import check_at_least, declared_number
 
 __all__ = ["Clip", "approximate_epsilon", "dirichlet_renyi", "gaussian_renyi", "mixture_renyi"]
 
@@ -195,9 +195,7 @@ class Clip(NamedTuple):
         """
         self._check()
         _check_order(order, least=1.0)
-        for name, value in (("components", components), ("width", width)):
-            if declared_number(name, value, int) < 1:
-                raise ValueError(f"{name} is {value}: give 1 or more")
+        check_at_least(1, components=components, width=width)
         for name, least, most in (
             ("variance", self.least_variance, self.most_variance),
             ("alpha", self.least_alpha, self.most_alpha),

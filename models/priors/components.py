@@ -15,6 +15,7 @@ from torch.distributions import Distribution, constraints
 from ..distributions.stick_breaking import LogStickBreaking
 from ..local_params import LocalModule
 from ..serialization import Configurable
+from ..utils.numbers import check_at_least
 from .checks import as_prior
 from .roles import Prior
 
@@ -108,8 +109,7 @@ class StickBreaking(TorchDistribution):
     def __init__(
         self, concentration: Float[Tensor, "*batch"], components: int, validate_args: bool | None = None
     ) -> None:
-        if components < 2:
-            raise ValueError(f"components is {components}; a stick breaks into at least 2")
+        check_at_least(2, components=components)
         self.concentration = concentration
         super().__init__(concentration.shape, Size((components,)), validate_args)
 

@@ -8,6 +8,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from ..utils.numbers import check_at_least
 from ..utils.precision import at_least_float32
 from .latents import First, LinearPrior, bounded_std
 from .roles import VectorPrior
@@ -170,8 +171,7 @@ def _checked_df(df: float) -> Tensor:
 
 
 def _add_moments(prior: nn.Module, width: int, std: float, learnable: bool) -> None:
-    if width < 1:
-        raise ValueError(f"width {width}: must be at least 1, the number of a vector's entries")
+    check_at_least(1, width=width)
     if not std > 0:
         raise ValueError(f"std {std}: must be positive")
     for name, value in {"mean": torch.zeros(width), "log_std": torch.full((width,), math.log(std))}.items():

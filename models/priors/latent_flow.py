@@ -10,6 +10,7 @@ from pyro.nn import ConditionalDenseNN
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from ..utils.numbers import check_at_least
 from ..utils.precision import at_least_float32
 from .latents import First, LinearGaussian
 
@@ -56,9 +57,8 @@ class LinearFlow(LinearGaussian):
         couplings: int = 4,
         hidden: int = 32,
     ) -> None:
-        for name, size, least in (("latent_size", latent_size, 2), ("couplings", couplings, 1), ("hidden", hidden, 1)):
-            if size < least:
-                raise ValueError(f"{name} {size}: must be at least {least}")
+        check_at_least(2, latent_size=latent_size)
+        check_at_least(1, couplings=couplings, hidden=hidden)
         super().__init__(latent_size, summary_size, layers, first)
         self.networks = nn.ModuleDict()
         for name in self.biases:

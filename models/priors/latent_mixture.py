@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from ..utils.numbers import check_at_least
 from .latents import First, LinearPrior
 from .vectors import SPREAD, gaussian_mixture, mixture_scores
 
@@ -39,8 +40,7 @@ class LinearMixture(LinearPrior):
     def __init__(
         self, latent_size: int, summary_size: int, layers: int, first: First = "learned", components: int = 10
     ) -> None:
-        if components < 1:
-            raise ValueError(f"components {components}: must be at least 1")
+        check_at_least(1, components=components)
         super().__init__(latent_size, summary_size, layers, first, components * (1 + 2 * latent_size))
         self.components = components
         for bias in self.biases.values():

@@ -8,6 +8,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from ..utils.numbers import check_at_least
 from ..utils.precision import at_least_float32
 from .roles import LatentPrior
 
@@ -35,8 +36,7 @@ class StandardGaussian(LatentPrior):
 
     def __init__(self, latent_size: int) -> None:
         super().__init__()
-        if latent_size < 1:
-            raise ValueError(f"latent_size {latent_size}: must be at least 1")
+        check_at_least(1, latent_size=latent_size)
         self.latent_size = latent_size
 
     def forward(self, summary: Float[Tensor, "*batch p"], index: int) -> Distribution:
@@ -65,9 +65,7 @@ class LinearPrior(LatentPrior):
         self, latent_size: int, summary_size: int, layers: int, first: First = "standard", scores: int | None = None
     ) -> None:
         super().__init__()
-        for name, size in {"latent_size": latent_size, "layers": layers}.items():
-            if size < 1:
-                raise ValueError(f"{name} {size}: must be at least 1")
+        check_at_least(1, latent_size=latent_size, layers=layers)
         self.latent_size = latent_size
         linear = [summary_size > 0 and (k > 0 or first == "linear") for k in range(layers)]
         learned = [linear[k] or (k == 0 and first == "learned") for k in range(layers)]

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..distributions.lengths import Lengths
+from ..utils.numbers import check_at_least
 from ..utils.precision import at_least_float32
 from .roles import Prior
 
@@ -35,8 +36,7 @@ class LengthPrior(Prior):
 
     def __init__(self, max_length: int, probabilities: Float[Tensor, " max_length"] | None = None) -> None:
         super().__init__()
-        if max_length < 1:
-            raise ValueError(f"max_length {max_length}: must be at least 1, the length of the longest text")
+        check_at_least(1, max_length=max_length)
         if probabilities is None:
             probabilities = torch.ones(max_length)
         else:

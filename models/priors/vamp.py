@@ -8,6 +8,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from ..utils.numbers import check_at_least
 from .roles import LatentPrior
 
 __all__ = ["VampPrior"]
@@ -47,9 +48,7 @@ class VampPrior(LatentPrior):
 
     def __init__(self, width: int, components: int = 50, length: int = 8) -> None:
         super().__init__()
-        for name, size in {"width": width, "components": components, "length": length}.items():
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name} {size!r}: must be a whole number, at least 1")
+        check_at_least(1, width=width, components=components, length=length)
         self.pseudo_texts = nn.Parameter(torch.randn(components, length, width))
 
     def set_guide(self, guide: nn.Module) -> None:

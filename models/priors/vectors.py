@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..distributions.foreign import as_pyro
+from ..utils.numbers import check_at_least
 from ..utils.precision import at_least_float32
 from ..utils.seeding import forked_rng
 from .checks import check_prior, described
@@ -56,8 +57,7 @@ class GaussianVectorPrior(VectorPrior):
         learnable: bool = False,
     ) -> None:
         super().__init__()
-        if width < 1:
-            raise ValueError(f"width {width}: must be at least 1, the number of a vector's entries")
+        check_at_least(1, width=width)
         if not bool((torch.as_tensor(variance) > 0).all()):
             raise ValueError(f"variance {variance}: every entry must be positive")
         location, scale = _filled(mean, width), _filled(variance, width).log()
@@ -124,9 +124,7 @@ class MixtureVectorPrior(VectorPrior):
 
     def __init__(self, width: int, components: int = 16) -> None:
         super().__init__()
-        for name, size in {"width": width, "components": components}.items():
-            if size < 1:
-                raise ValueError(f"{name} {size}: must be at least 1")
+        check_at_least(1, width=width, components=components)
         self.logits = nn.Parameter(torch.zeros(components))
         self.mean = nn.Parameter(SPREAD * torch.randn(components, width))
         self.log_variance = nn.Parameter(torch.zeros(components, width))
@@ -170,9 +168,7 @@ class KernelVectorPrior(VectorPrior):
 
     def __init__(self, width: int, points: int) -> None:
         super().__init__()
-        for name, size in {"width": width, "points": points}.items():
-            if size < 1:
-                raise ValueError(f"{name} {size}: must be at least 1")
+        check_at_least(1, width=width, points=points)
         self.register_buffer("vectors", torch.zeros(points, width))
         self.register_buffer("log_variance", torch.zeros(width))
 

@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 
 from ..distributions.log_dirichlet import LogDirichlet
 from ..distributions.stick_breaking import LogStickBreaking
+from ..utils.numbers import check_at_least
 from ..utils.precision import at_least_float32
 from .hyperpriors import Hierarchical
 from .roles import WeightPrior
@@ -60,11 +61,7 @@ class BoundedDirichletProcess(WeightPrior):
             raise ValueError(
                 f"delta {delta}: must not be negative and must be finite; 0 is the plain Dirichlet process"
             )
-        if samples_per_component < 1:
-            raise ValueError(
-                f"samples_per_component {samples_per_component}: must be at least 1, the number of draws of each "
-                "component"
-            )
+        check_at_least(1, samples_per_component=samples_per_component)
         self.samples_per_component = samples_per_component
         self.register_buffer("concentration", torch.tensor(float(concentration)))
         self.register_buffer("delta", torch.tensor(float(delta)))

@@ -7,26 +7,39 @@ from typing import Literal, get_args, get_origin
 from ..batch import BOS, EOS, PAD
 from ..heads import head_width
 from ..utils.choices import check_choice
-from ..utils.numbers import declared_number
+from ..utils.numbers import check_at_least, declared_number
 
 __all__ = ["Activation", "Norm", "Positions", "TransformerConfig"]
 
 Norm = Literal["layer", "rms"]
 Activation = Literal["gelu_tanh", "gelu", "relu", "swiglu"]
 Positions = Literal["sinusoidal", "learned", "rotary"]
-MOST_LAYERS = 10_000
-_POSITIVE_SIZES = (
-    "vocabulary",
-    "max_length",
-    "width",
-    "layers",
-    "heads",
-    "hidden",
-    "key_components",
-    "key_distance",
-    "key_value_heads",
-    "head_size",
-    "rotary_length",
+MOST_LAYERS = 10_000  # the configuration of a run may come from anyone, and building more would not end
+_LEAST = {
+    0: ("key_steps", "adapter_rank", "max_condition_length"),
+    1: (
+        "vocabulary",
+        "max_length",
+        "width",
+        "layers",
+        "heads",
+        "hidden",
+        "key_components",
+        "key_distance",
+        "key_value_heads",
+        "head_size",
+        "rotary_length",
+    ),
+}
+_POSITIVE = (
+    "norm_eps",
+    "init_std",
+    "rotary_base",
+    "rotary_factor",
+    "rotary_low",
+    "rotary_high",
+    "key_pseudo_counts",
+    "key_tolerance",
 )
 _READ_BY = {  # the option that decides whether another has an effect, and its values with which it has; any but 0
     "rotary_base": ("positions", ("rotary",)),
@@ -153,16 +166,11 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             object.__setattr__(self, field.name, declared_number(field.name, getattr(self, field.name), field.type))
-        for name in _POSITIVE_SIZES:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
-        if (
-            self.layers > MOST_LAYERS
-        ):  # the configuration of a run may come from anyone, and building them would not end
+        for least, names in _LEAST.items():
+            sizes = {name: getattr(self, name) for name in names}
+            check_at_least(least, **{name: size for name, size in sizes.items() if size is not None})
+        if self.layers > MOST_LAYERS:
             raise ValueError(f"layers is {self.layers}: give at most {MOST_LAYERS}")
-        if self.key_steps < 0:
-            raise ValueError(f"key_steps is {self.key_steps}; it must be at least 0, which leaves keys as they are")
         if self.head_size is None:
             head_width(self.width, self.heads)  # raises unless heads divide the width
         if self.heads % self.value_heads:
@@ -170,25 +178,10 @@ class TransformerConfig:
                 f"key_value_heads is {self.key_value_heads}, which does not divide heads = {self.heads}: choose a "
                 "divisor"
             )
-        if self.adapter_rank < 0:
-            raise ValueError(f"adapter_rank is {self.adapter_rank}; it must be at least 0, which is no adapters")
-        if self.max_condition_length < 0:
-            raise ValueError(
-                f"max_condition_length is {self.max_condition_length}; it must be at least 0, where 0 is none"
-            )
         for name in ("dropout", "word_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
-        for name in (
-            "norm_eps",
-            "init_std",
-            "rotary_base",
-            "rotary_factor",
-            "rotary_low",
-            "rotary_high",
-            "key_pseudo_counts",
-            "key_tolerance",
-        ):
+        for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; it must be positive")

@@ -35,6 +35,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..utils.choices import check_choice
+from ..utils.numbers import check_at_least
 from .config import TransformerConfig
 
 __all__ = [
@@ -129,8 +130,7 @@ class LowRankProduct(nn.Module):
 
     def __init__(self, width: int, latent: int, rank: int = 4, collapsed: bool = False) -> None:
         super().__init__()
-        if rank < 1:
-            raise ValueError(f"rank is {rank}: a tensor product needs at least rank 1.")
+        check_at_least(1, rank=rank)
         self.collapsed = collapsed
         self.value_weight = nn.Parameter(torch.zeros(rank, width, width))
         self.value_bias = nn.Parameter(torch.zeros(rank, width))
@@ -215,9 +215,7 @@ class Fusion:
 
     def __post_init__(self) -> None:
         check_choice("fusion", self.kind, get_args(FusionKind))
-        for name in ("latent", "rank"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: a fusion needs at least 1.")
+        check_at_least(1, latent=self.latent, rank=self.rank)
 
     @property
     def count(self) -> int:

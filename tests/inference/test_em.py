@@ -343,7 +343,7 @@ def test_variational_keys() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": -1}, "steps is -1; it must be at least 0"),
+        ({"steps": -1}, "steps is -1: give a whole number of at least 0"),
         ({"steps": 1.5}, "steps is 1.5: give a whole number"),
         ({"moves": ("keys",)}, "moves is 'keys': choose one of means, values, variances, weights"),
         ({"moves": ("values",)}, "values cannot be adapted if none is observed"),

@@ -424,7 +424,7 @@ class Unfinished(LatentPrior):
     ("options", "message"),
     [
         ({"latent_size": 0}, "latent_size is 0: a latent needs at least one dimension"),
-        ({"rank": 0}, "rank is 0: a fusion needs at least 1"),
+        ({"rank": 0}, "rank is 0: give a whole number of at least 1"),
         ({"structure": "tree"}, "structure is 'tree': choose one of chain, independent, single"),
         ({"fusion": "concat"}, "fusion is 'concat': choose one of product, collapsed"),
         ({"first_prior": "flat"}, "first_prior is 'flat': choose one of standard, learned"),

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ...utils.numbers import check_at_least
 from ...utils.tensor_checks import check_entries
 from .relative_positions import RelativePositions, distances
 from .tails import influence, log_normalizer, log_tail
@@ -61,8 +62,8 @@ class EStep:
         Raises:
             ValueError: If not.
         """
-        if self.per_key < 1 or self.common < 0:
-            raise ValueError(f"per_key is {self.per_key} and common {self.common}; give at least 1 and at least 0")
+        check_at_least(1, per_key=self.per_key)
+        check_at_least(0, common=self.common)
         if (components - self.common) % self.per_key:
             raise ValueError(
                 f"per_key is {self.per_key} and common {self.common}: {components} components are no multiple; give as "

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...heads import head_width
 from ...utils.choices import check_choice
-from ...utils.numbers import declared_number
+from ...utils.numbers import check_at_least, declared_number
 from ...utils.precision import at_least_float32
 from ..mixture import Mixture
 from .torch_weights import TorchWeights
@@ -48,8 +48,7 @@ class GaussianKeys(TorchWeights):
         check_choice("prior", prior, get_args(KeyPrior))
         check_choice("assignment", assignment, get_args(Assignment))
         components = declared_number("components", components, int)
-        if components < 1:
-            raise ValueError(f"components is {components}; a key needs at least 1")
+        check_at_least(1, components=components)
         self.heads, self.precision, self.prior = heads, precision, prior
         self.components, self.assignment = components, assignment
         self.qkv = nn.Linear(width, 3 * width, bias=bias)

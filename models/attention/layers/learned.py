@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ...utils.numbers import declared_number
+from ...utils.numbers import check_at_least
 from .cross import ProbabilisticCrossAttention
 
 __all__ = ["ProbabilisticMemory", "ProbabilisticPooling"]
@@ -34,7 +34,7 @@ class ProbabilisticPooling(nn.Module):
 
     def __init__(self, width: int, heads: int, queries: int = 1, **options: Any) -> None:
         super().__init__()
-        queries = _checked_count("queries", queries)
+        check_at_least(1, queries=queries)
         self.attention = ProbabilisticCrossAttention(width, heads, **options)
         self.queries = nn.Parameter(torch.randn(queries, width))
 
@@ -68,18 +68,10 @@ class ProbabilisticMemory(nn.Module):
 
     def __init__(self, width: int, heads: int, tokens: int, **options: Any) -> None:
         super().__init__()
-        tokens = _checked_count("tokens", tokens)
+        check_at_least(1, tokens=tokens)
         self.attention = ProbabilisticCrossAttention(width, heads, **options)
         self.memory = nn.Parameter(torch.randn(tokens, width))
 
     def forward(self, x: Float[Tensor, "*batch t p"]) -> Float[Tensor, "*batch t p"]:
         """x after every token has attended to the memory."""
         return self.attention(x, self.memory.to(x.dtype).expand(*x.shape[:-2], -1, -1))
-
-
-def _checked_count(name: str, count: object) -> int:
-    """A number of learned vectors."""
-    number: int = declared_number(name, count, int)
-    if number is None or number < 1:
-        raise ValueError(f"{name} is {number}; a layer needs at least 1")
-    return number

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ...transformer.config import Activation, Norm, Positions
+from ...utils.numbers import check_at_least
 from ..roles import SequencePrior, VectorPrior
 from ..vectors import SPREAD, gaussian_mixture, mixture_scores, over_components
 from .causal import CausalVectorPrior
-from .joint import checked_samples, with_own
+from .joint import with_own
 
 __all__ = ["AutoregressiveVectorPrior", "IndependentVectorPrior"]
 
@@ -38,7 +39,8 @@ class IndependentVectorPrior(SequencePrior):
 
     def __init__(self, tokens: VectorPrior, first: VectorPrior, samples_per_component: int = 1) -> None:
         super().__init__()
-        self.tokens, self.first, self.samples_per_component = tokens, first, checked_samples(samples_per_component)
+        check_at_least(0, samples_per_component=samples_per_component)
+        self.tokens, self.first, self.samples_per_component = tokens, first, samples_per_component
 
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
         tokens = over_components(self.tokens, mask[..., self.samples_per_component :])
@@ -97,8 +99,7 @@ class AutoregressiveVectorPrior(CausalVectorPrior):
         positions: Positions = "sinusoidal",
         bias: bool = True,
     ) -> None:
-        if components < 1:
-            raise ValueError(f"components {components}: must be at least 1")
+        check_at_least(1, components=components)
         scores = components * (1 + 2 * width)
         super().__init__(
             width,

@@ -12,11 +12,12 @@ from ...attention.kv_cache import KeyValueCache
 from ...transformer.blocks import Block, applied, initialize, norm_layer
 from ...transformer.config import Activation, Norm, Positions, TransformerConfig
 from ...transformer.embedding import sinusoids
+from ...utils.numbers import check_at_least
 from ...utils.precision import at_least_float32
 from ..checks import check_prior
 from ..roles import SequencePrior, VectorPrior
 from ..vectors import GaussianVectorPrior
-from .joint import InOrder, checked_samples, with_own
+from .joint import InOrder, with_own
 
 __all__ = ["CausalVectorPrior"]
 
@@ -68,15 +69,14 @@ class CausalVectorPrior(SequencePrior):
     ) -> None:
         super().__init__()
         model_width = width if model_width is None else model_width
-        for name, size in {"width": width, "model_width": model_width}.items():
-            if size < 1:
-                raise ValueError(f"{name} {size}: must be at least 1")
+        check_at_least(1, width=width, model_width=model_width)
+        check_at_least(0, samples_per_component=samples_per_component)
         if model_width % 2 or model_width % max(heads, 1):
             raise ValueError(f"model_width {model_width}: must be even and a multiple of heads, which is {heads}")
         # blocks read neither the vocabulary nor the max_length
         sizes: dict[str, Any] = {"width": model_width, "layers": layers, "heads": heads, "dropout": dropout}
         config = TransformerConfig(3, 1, **sizes, norm=norm, activation=activation, positions=positions, bias=bias)
-        self.width, self.samples_per_component = width, checked_samples(samples_per_component)
+        self.width, self.samples_per_component = width, samples_per_component
         self.before = nn.Linear(width, model_width)
         self.left = nn.Linear(model_width, model_width) if reads_length else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(layers))

@@ -13,6 +13,7 @@ from torch.distributions import Categorical, Distribution, Normal, constraints
 
 from ...transformer.config import Activation, Norm, Positions
 from ...utils.k_means import k_means
+from ...utils.numbers import check_at_least
 from ...utils.precision import at_least_float32
 from ...utils.tensor_checks import is_known
 from ..latents import bounded_std, unbounded
@@ -259,8 +260,7 @@ class CodebookVectorPrior(CausalVectorPrior):
         positions: Positions = "sinusoidal",
         bias: bool = True,
     ) -> None:
-        if entries < 1:
-            raise ValueError(f"entries {entries}: must be at least 1")
+        check_at_least(1, entries=entries)
         super().__init__(
             width,
             entries,

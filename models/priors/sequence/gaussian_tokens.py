@@ -10,6 +10,7 @@ from torch.distributions import Distribution
 
 from ...distributions.lengths import Lengths
 from ...transformer.embedding import sinusoids
+from ...utils.numbers import check_at_least
 from ...utils.precision import at_least_float32
 from ...utils.weight_tables import from_weights
 from ..latents import bounded_std
@@ -105,8 +106,7 @@ class GaussianTokenPrior(SequencePrior):
 
 def check_gaussians(vocabulary: int, variance: float, eos: int | None) -> None:
     """Raises a ValueError if there are no tokens, ``eos`` is none of them, or the variance is out of range."""
-    if vocabulary < 1:
-        raise ValueError(f"vocabulary {vocabulary}: must be at least 1, the number of tokens")
+    check_at_least(1, vocabulary=vocabulary)
     if eos is not None and not 0 <= eos < vocabulary:
         raise ValueError(f"eos {eos}: must be a token, from 0 to {vocabulary - 1}, or None")
     if not LEAST <= variance <= 1 / LEAST:

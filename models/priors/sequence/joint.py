@@ -13,7 +13,7 @@ from ..roles import SequencePrior
 from ..vectors import over_components
 from .last import Last
 
-__all__ = ["InOrder", "Stacked", "checked_samples", "of_tokens", "with_own"]
+__all__ = ["InOrder", "Stacked", "of_tokens", "with_own"]
 
 _ONCE = Size()
 
@@ -143,13 +143,3 @@ def of_tokens(distribution: Distribution, vectors: Float[Tensor, "*batch n p"]) 
         distribution = distribution.parts[-1]
     assert isinstance(distribution, InOrder), "vectors that tell where a text ends are in order"
     return distribution.each(vectors)
-
-
-def checked_samples(samples_per_component: int) -> int:
-    """The number of the prior's own components, or a ValueError if it is negative."""
-    if samples_per_component < 0:
-        raise ValueError(
-            f"samples_per_component {samples_per_component}: must not be negative; 0 is for models without a component "
-            "of the prior's own"
-        )
-    return samples_per_component

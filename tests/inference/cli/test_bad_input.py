@@ -215,7 +215,7 @@ CASES = [
     (
         FIT + " --model.samples_per_component 0",
         1,
-        r"error: --model\.samples_per_component is 0: each component needs at least one vector",
+        r"error: --model\.samples_per_component is 0: give a whole number of at least 1",
     ),
     # folders of runs
     (
@@ -295,7 +295,7 @@ CASES = [
         r"split holds no test file \(but train\.txt\)\. Give the file itself",
     ),
     (DELLA + "--model.latent_size 0", 1, r"error: --model\.latent_size is 0: a latent needs at least one dimension"),
-    (DELLA + "--model.rank 0", 1, r"--model\.rank is 0: a fusion needs at least 1"),
+    (DELLA + "--model.rank 0", 1, r"--model\.rank is 0: give a whole number of at least 1"),
     (
         DELLA + "--model.first_layer 2 --model.last_layer 1",
         1,

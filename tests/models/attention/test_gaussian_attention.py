@@ -147,7 +147,7 @@ def test_jacobian_of_attention_is_a_covariance() -> None:
 
 def test_steps_of_the_value_map_are_not_negative() -> None:
     mixture = Mixture.from_attention(torch.randn(5, 8), torch.randn(5, 1), value_variances=torch.ones(1, 1))
-    with pytest.raises(ValueError, match="steps is -1; it must be at least 0"):
+    with pytest.raises(ValueError, match="steps is -1: give a whole number of at least 0"):
         value_map(torch.randn(3, 8), mixture, steps=-1)
 
 
@@ -348,7 +348,7 @@ def test_bad_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="mode needs value_variances"):
         value_map(torch.zeros(1, 2), mixture)
     mixture = replace(mixture, value_variances=torch.ones(1, 1))
-    with pytest.raises(ValueError, match="steps is -1; it must be at least 0"):
+    with pytest.raises(ValueError, match="steps is -1: give a whole number of at least 0"):
         value_map(torch.zeros(1, 2), mixture, steps=-1)
     with pytest.raises(ValueError, match="causal and attn_mask both restrict"):
         attend(torch.zeros(3, 2), mixture, causal=True, attn_mask=torch.ones(3, 3, dtype=torch.bool))

@@ -68,8 +68,8 @@ def test_gradients_are_those_of_the_matrix(columns: int | None, monkeypatch: pyt
     ("options", "message"),
     [
         ({"pseudo_counts": 0.0}, "pseudo_counts is 0.0; it must be positive"),
-        ({"steps": -1}, "steps is -1; it must be at least 0, which adapts nothing"),
-        ({"steps": -1, "gradient": "implicit"}, "steps is -1; it must be at least 0"),
+        ({"steps": -1}, "steps is -1: give a whole number of at least 0"),
+        ({"steps": -1, "gradient": "implicit"}, "steps is -1: give a whole number of at least 0"),
         ({"steps": 1.5}, "steps is 1.5: give a whole number, such as 2"),
     ],
 )

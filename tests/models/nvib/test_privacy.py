@@ -170,7 +170,7 @@ def test_epsilon_of_the_gaussian_mechanism() -> None:
             "there are 2 and 3 components: give texts with as many as each other",
         ),
         (lambda: CLIP.worst_case(1, 2, 0.5), "order is 0.5: give a number above 1"),
-        (lambda: CLIP.worst_case(0, 2, 2.0), "components is 0: give 1 or more"),
+        (lambda: CLIP.worst_case(0, 2, 2.0), "components is 0: give a whole number of at least 1"),
         (lambda: CLIP.worst_case(1, 2, 9.0), "order is 9, at which variance between 1 and 1.3 has no finite guarantee"),
         (lambda: CLIP._replace(norm=0.0).worst_case(1, 2, 2.0), "norm is 0.0: give a finite number above 0"),
         (lambda: CLIP._replace(most_alpha=0.1).worst_case(1, 2, 2.0), "least_alpha is 0.8 and most_alpha 0.1: give"),

@@ -65,9 +65,9 @@ def test_a_standard_first_latent_stays_standard() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"latent_size": 1}, "latent_size 1: must be at least 2"),
-        ({"couplings": 0}, "couplings 0: must be at least 1"),
-        ({"hidden": 0}, "hidden 0: must be at least 1"),
+        ({"latent_size": 1}, "latent_size is 1: give a whole number of at least 2"),
+        ({"couplings": 0}, "couplings is 0: give a whole number of at least 1"),
+        ({"hidden": 0}, "hidden is 0: give a whole number of at least 1"),
     ],
 )
 def test_bad_sizes(options: dict[str, int], message: str) -> None:

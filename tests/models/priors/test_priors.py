@@ -67,7 +67,7 @@ class TestBoundedDirichletProcess:
             ({"delta": -0.1}, "delta -0.1: must not be negative"),
             ({"delta": float("inf")}, "delta inf: must not be negative and must be finite"),
             ({"concentration": float("inf")}, "concentration inf: must be positive and finite"),
-            ({"samples_per_component": 0}, "samples_per_component 0: must be at least 1"),
+            ({"samples_per_component": 0}, "samples_per_component is 0: give a whole number of at least 1"),
         ],
     )
     def test_refuses(self, arguments: dict[str, Any], message: str) -> None:
@@ -96,7 +96,7 @@ class TestGaussianBase:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"width": 0}, "width 0: must be at least 1"),
+            ({"width": 0}, "width is 0: give a whole number of at least 1"),
             ({"width": 2, "variance": 0.0}, "variance 0.0: every entry must be positive"),
         ],
     )
@@ -144,7 +144,7 @@ class TestLengthPrior:
             LengthPrior(3, torch.tensor(probabilities))
 
     def test_refuses_no_window(self) -> None:
-        with pytest.raises(ValueError, match="max_length 0: must be at least 1"):
+        with pytest.raises(ValueError, match="max_length is 0: give a whole number of at least 1"):
             LengthPrior(0)
 
 

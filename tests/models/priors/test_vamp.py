@@ -90,10 +90,10 @@ def test_a_residual_posterior_is_refused() -> None:
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"width": 0}, "width 0: must be a whole number, at least 1"),
-        ({"width": 8, "components": 0}, "components 0: must be a whole number, at least 1"),
-        ({"width": 8, "components": 2.5}, "components 2.5: must be a whole number, at least 1"),
-        ({"width": 8, "length": -1}, "length -1: must be a whole number, at least 1"),
+        ({"width": 0}, "width is 0: give a whole number of at least 1"),
+        ({"width": 8, "components": 0}, "components is 0: give a whole number of at least 1"),
+        ({"width": 8, "components": 2.5}, "components is 2.5: give a whole number, such as 2"),
+        ({"width": 8, "length": -1}, "length is -1: give a whole number of at least 1"),
     ],
 )
 def test_numbers_out_of_range_are_refused(

@@ -74,7 +74,7 @@ class TestMixtureBase:
 
     @pytest.mark.parametrize("name", ["width", "components"])
     def test_refuses(self, name: str) -> None:
-        with pytest.raises(ValueError, match=f"{name} 0: must be at least 1"):
+        with pytest.raises(ValueError, match=f"{name} is 0: give a whole number of at least 1"):
             MixtureVectorPrior(**{"width": 2, name: 0})
 
 

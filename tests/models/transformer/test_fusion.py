@@ -386,10 +386,10 @@ def test_half_precision(kind: FusionKind) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LowRankProduct(4, 2, rank=0), "rank is 0: a tensor product needs at least rank 1"),
+        (lambda: LowRankProduct(4, 2, rank=0), "rank is 0: give a whole number of at least 1"),
         (lambda: Fusion("tucker", latent=4, layers=(0,)), "fusion is 'tucker': choose one of product, collapsed, add,"),
-        (lambda: Fusion("add", latent=0, layers=(0,)), "latent is 0: a fusion needs at least 1"),
-        (lambda: Fusion("product", latent=4, layers=(0,), rank=0), "rank is 0: a fusion needs at least 1"),
+        (lambda: Fusion("add", latent=0, layers=(0,)), "latent is 0: give a whole number of at least 1"),
+        (lambda: Fusion("product", latent=4, layers=(0,), rank=0), "rank is 0: give a whole number of at least 1"),
         (lambda: build("add", layers=()), "latents enter layers none, but the decoder has layers 1 to 3"),
         (lambda: build("add", layers=(1, 3)), "latents enter layers 2, 4, but the decoder has layers 1 to 3"),
         (lambda: build("add", layers=(-1, 0)), "latents enter layers 0, 1, but the decoder has layers 1 to 3"),

@@ -372,7 +372,7 @@ def test_options_without_effect_are_refused_of_new_models_alone(options: dict[st
     ("options", "message"),
     [
         ({"key_value_heads": 3}, "key_value_heads is 3, which does not divide heads = 4: choose a divisor"),
-        ({"key_value_heads": 0}, "key_value_heads is 0; it must be at least 1"),
+        ({"key_value_heads": 0}, "key_value_heads is 0: give a whole number of at least 1"),
         ({"head_size": 7}, "a head has 7 dimensions; rotary positions need an even number"),
         ({"rotary_base": 0.0}, r"rotary_base is 0\.0; it must be positive"),
         ({"rotary_factor": -1.0}, r"rotary_factor is -1\.0; it must be positive"),
@@ -381,7 +381,7 @@ def test_options_without_effect_are_refused_of_new_models_alone(options: dict[st
             r"rotary_low is 4\.0 and rotary_high 4\.0; the second must be",
         ),
         ({"positions": "learned", "rotary_scaling": "linear"}, "rotary_scaling is linear, but positions are learned"),
-        ({"adapter_rank": -1}, "adapter_rank is -1; it must be at least 0, which is no adapters"),
+        ({"adapter_rank": -1}, "adapter_rank is -1: give a whole number of at least 0"),
         (
             {"attention": "probabilistic"},
             "positions is rotary, which only softmax attention has, and attention is prob",

@@ -346,7 +346,7 @@ def _element(mixture: Mixture, i: int) -> Mixture:
     ("options", "message"),
     [
         ({"returns": "all"}, "returns is 'all': choose one of mean, variance, evidence"),
-        ({"steps": -1}, "steps is -1; it must be at least 0"),
+        ({"steps": -1}, "steps is -1: give a whole number of at least 0"),
         ({"pseudo_counts": 0.0}, "pseudo_counts is 0.0; it must be positive"),
         ({"tolerance": 0.0}, "tolerance is 0.0; it must be positive and finite, or None"),
         ({"tolerance": "small"}, "tolerance is 'small', a str: give a number"),
@@ -355,7 +355,7 @@ def _element(mixture: Mixture, i: int) -> Mixture:
         ({"steps": 1.5}, "steps is 1.5: give a whole number, such as 2"),
         ({"dropout": 2.0}, "dropout is 2.0: give a probability from 0 to 1"),
         ({"e_step": "hard"}, "e_step has type str: give an EStep"),
-        ({"e_step": EStep(per_key=0)}, "per_key is 0 and common 0; give at least 1 and at least 0"),
+        ({"e_step": EStep(per_key=0)}, "per_key is 0: give a whole number of at least 1"),
         ({"mask": torch.ones(3, dtype=torch.bool)}, r"mask has shape \(3,\)"),
     ],
 )

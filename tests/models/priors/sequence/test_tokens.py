@@ -266,7 +266,7 @@ def test_the_objective_of_an_nvae_follows_its_prior() -> None:
     [
         ({"width": 7, "model_width": 8}, "width 7: must be even, for the sinusoids of places"),
         ({"eos": 12}, "eos 12: must be a token, from 0 to 11, or None"),
-        ({"vocabulary": 0}, "vocabulary 0: must be at least 1, the number of tokens"),
+        ({"vocabulary": 0}, "vocabulary is 0: give a whole number of at least 1"),
         ({"variance": 0.0}, "variance 0.0: must be from"),
         ({"variance": math.inf}, "variance inf: must be from"),
         ({"model_width": 6}, "model_width 6: must be even and a multiple of heads, which is 4"),
