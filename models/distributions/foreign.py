@@ -10,8 +10,6 @@ from torch.distributions import Distribution, constraints
 
 __all__ = ["Foreign", "as_pyro"]
 
-_ONCE = Size()
-
 
 def as_pyro(distribution: Any) -> Any:
     r"""Convert a torch distribution to one that Pyro can sample, mask and expand.
@@ -75,10 +73,10 @@ class Foreign(TorchDistribution):
             support = None
         return constraints.independent(constraints.real, len(self.event_shape)) if support is None else support
 
-    def sample(self, sample_shape: Any = _ONCE) -> Tensor:
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         return self.original.sample(Size(sample_shape))
 
-    def rsample(self, sample_shape: Any = _ONCE) -> Tensor:
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
         return self.original.rsample(Size(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -2,22 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints
-from torch.distributions.utils import lazy_property
+
+from .expandable import Expandable
 
 __all__ = ["Lengths"]
 
 
-_ONCE = Size()
-
-
-class Lengths(TorchDistribution):
+class Lengths(Expandable):
     r"""A categorical distribution over the lengths :math:`1, \dots, W`.
 
     Arguments:
@@ -29,6 +25,7 @@ class Lengths(TorchDistribution):
     """
 
     arg_constraints = {"logits": constraints.independent(constraints.real, 1)}
+    parameter_dims = {"logits": 1}
     has_enumerate_support = True
 
     def __init__(self, logits: Float[Tensor, "*batch w"], validate_args: bool | None = None) -> None:
@@ -44,18 +41,11 @@ class Lengths(TorchDistribution):
     def support(self) -> constraints.Constraint:
         return constraints.integer_interval(1, self.max_length)
 
-    @lazy_property
+    @property
     def probs(self) -> Tensor:
         return self.logits.exp()
 
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Lengths":
-        new: Lengths = self._get_checked_instance(Lengths, _instance)
-        new.logits = self.logits.expand(Size(batch_shape) + self.logits.shape[-1:])
-        super(Lengths, new).__init__(Size(batch_shape), Size(), validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
-    def sample(self, sample_shape: Sequence[int] = _ONCE) -> Int[Tensor, "..."]:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Int[Tensor, "..."]:
         shape = self._extended_shape(Size(sample_shape))
         with torch.no_grad():
             flat = self.logits.exp().reshape(-1, self.max_length)

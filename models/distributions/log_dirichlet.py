@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints, register_kl
 
+from .expandable import Expandable
 from .log_dirichlet_math import (
     LOG_ZERO,
     dirichlet_entropy,
@@ -22,10 +22,7 @@ from .log_simplex import LogSimplex, log_simplex
 __all__ = ["LogDirichlet", "where_same_components"]
 
 
-_ONCE = Size()
-
-
-class LogDirichlet(TorchDistribution):
+class LogDirichlet(Expandable):
     r"""The distribution of :math:`\log \pi` where :math:`\pi \sim \mathrm{Dir}(\alpha)`.
 
     .. math:: \log p(\log \pi) = \sum_i \alpha_i \log \pi_i - \log B(\alpha)
@@ -50,6 +47,7 @@ class LogDirichlet(TorchDistribution):
     """
 
     arg_constraints = {"log_concentration": constraints.independent(constraints.real, 1)}
+    parameter_dims = {"log_concentration": 1, "present": 1}
     has_rsample = True
 
     def __init__(
@@ -70,20 +68,11 @@ class LogDirichlet(TorchDistribution):
         self.present = None if mask is None else mask.expand(shape)  # not `mask`: that name is Pyro's method
         super().__init__(shape[:-1], shape[-1:], validate_args)
 
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "LogDirichlet":
-        new: LogDirichlet = self._get_checked_instance(LogDirichlet, _instance)
-        shape = Size(batch_shape) + self.event_shape
-        new.log_concentration = self.log_concentration.expand(shape)
-        new.present = None if self.present is None else self.present.expand(shape)
-        super(LogDirichlet, new).__init__(shape[:-1], self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
     @constraints.dependent_property(is_discrete=False, event_dim=1)
     def support(self) -> constraints.Constraint:
         return log_simplex if self.present is None else LogSimplex(self.present)
 
-    def rsample(self, sample_shape: Sequence[int] = _ONCE) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         log_concentration = self.log_concentration.expand(self._extended_shape(Size(sample_shape)))
         return sample_log_dirichlet(log_concentration, self.present)
 

@@ -2,23 +2,20 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints
 
+from .expandable import Expandable
 from .log_dirichlet_math import LOG_ZERO
 from .log_simplex import LogSimplex
 
 __all__ = ["LogLogisticNormal"]
 
-_ONCE = Size()
 
-
-class LogLogisticNormal(TorchDistribution):
+class LogLogisticNormal(Expandable):
     r"""The distribution of the log softmax of independent Gaussians, whose softmax is a logistic normal.
 
     .. math::
@@ -56,6 +53,7 @@ class LogLogisticNormal(TorchDistribution):
         "loc": constraints.independent(constraints.real, 1),
         "scale": constraints.independent(constraints.positive, 1),
     }
+    parameter_dims = {"loc": 1, "scale": 1, "present": 1}
     has_rsample = True
 
     def __init__(
@@ -69,19 +67,11 @@ class LogLogisticNormal(TorchDistribution):
         self.loc, self.scale, self.present = torch.broadcast_tensors(loc, scale, mask)
         super().__init__(self.loc.shape[:-1], self.loc.shape[-1:], validate_args)
 
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "LogLogisticNormal":
-        new: LogLogisticNormal = self._get_checked_instance(LogLogisticNormal, _instance)
-        shape = Size(batch_shape) + self.event_shape
-        new.loc, new.scale, new.present = (each.expand(shape) for each in (self.loc, self.scale, self.present))
-        super(LogLogisticNormal, new).__init__(shape[:-1], self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
     @constraints.dependent_property(is_discrete=False, event_dim=1)
     def support(self) -> constraints.Constraint:
         return LogSimplex(self.present)
 
-    def rsample(self, sample_shape: Sequence[int] = _ONCE) -> Float[Tensor, "*shape n"]:
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "*shape n"]:
         noise = torch.randn(self._extended_shape(Size(sample_shape)), dtype=self.loc.dtype, device=self.loc.device)
         x = torch.where(self.present, self.loc + self.scale * noise, LOG_ZERO)
         return torch.where(self.present, x.log_softmax(-1), LOG_ZERO)

@@ -6,16 +6,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from pyro.distributions import MaskedDistribution, TorchDistribution
+from pyro.distributions import MaskedDistribution
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints, kl_divergence, register_kl
 
+from .expandable import Expandable
+
 __all__ = ["Presence", "WherePresent"]
 
-_ONCE = Size()
 
-
-class Presence(TorchDistribution):
+class Presence(Expandable):
     r"""Which components of a text are present, 1, or absent, 0: independent draws.
 
     .. math:: p(b) = \prod_i g_i^{b_i} (1 - g_i)^{1 - b_i}, \qquad g_i = \frac1{1 + e^{-\ell_i}}
@@ -39,6 +39,7 @@ class Presence(TorchDistribution):
     """
 
     arg_constraints = {"logits": constraints.independent(constraints.real, 1)}
+    parameter_dims = {"logits": 1, "present": 1}
     support = constraints.independent(constraints.boolean, 1)
 
     def __init__(
@@ -56,14 +57,6 @@ class Presence(TorchDistribution):
         self.logits, self.present, self.always = logits.expand(shape), mask.expand(shape), always
         super().__init__(shape[:-1], shape[-1:], validate_args)
 
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Presence":
-        new: Presence = self._get_checked_instance(Presence, _instance)
-        shape = Size(batch_shape) + self.event_shape
-        new.logits, new.present, new.always = self.logits.expand(shape), self.present.expand(shape), self.always
-        super(Presence, new).__init__(shape[:-1], self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
     @property
     def uncertain(self) -> Bool[Tensor, "*batch n"]:
         """True for the components that may be present or absent."""
@@ -74,7 +67,7 @@ class Presence(TorchDistribution):
         """The probability that each component is present."""
         return torch.where(self.uncertain, self.logits.sigmoid(), self.present.to(self.logits.dtype))
 
-    def sample(self, sample_shape: Sequence[int] = _ONCE) -> Float[Tensor, "*shape n"]:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "*shape n"]:
         with torch.no_grad():
             return torch.bernoulli(self.mean.expand(self._extended_shape(Size(sample_shape))))
 

@@ -5,22 +5,20 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from pyro.distributions import TorchDistribution
-from torch import Size, Tensor
+from torch import Tensor
 from torch.distributions import constraints, register_kl
 from torch.nn.functional import pad
 
 from ..utils.tensor_checks import check_entries
+from .expandable import Expandable
 from .log_dirichlet import LogDirichlet, where_same_components
 from .log_dirichlet_math import LOG_ZERO, dirichlet_kl, dirichlet_log_prob, dirichlet_mean_log, sample_log_dirichlet
 from .log_simplex import LogSimplex, breaking
 
 __all__ = ["LogStickBreaking"]
 
-_ONCE = Size()
 
-
-class LogStickBreaking(TorchDistribution):
+class LogStickBreaking(Expandable):
     r"""The distribution of :math:`\log \pi` where each component takes a share of what earlier ones have left.
 
     .. math::
@@ -53,6 +51,7 @@ class LogStickBreaking(TorchDistribution):
     """
 
     arg_constraints = {"concentration": constraints.real, "discount": constraints.half_open_interval(0, 1)}
+    parameter_dims = {"concentration": 0, "discount": 0, "present": 1}
     has_rsample = True
 
     def __init__(
@@ -71,15 +70,6 @@ class LogStickBreaking(TorchDistribution):
             fine = self.concentration + self.discount > 0
             check_entries("concentration", self.concentration, fine, "it must be above 0, or above minus the discount")
 
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "LogStickBreaking":
-        new: LogStickBreaking = self._get_checked_instance(LogStickBreaking, _instance)
-        shape = Size(batch_shape)
-        new.concentration, new.discount = self.concentration.expand(shape), self.discount.expand(shape)
-        new.present = self.present.expand(shape + self.event_shape)
-        super(LogStickBreaking, new).__init__(shape, self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
     @constraints.dependent_property(is_discrete=False, event_dim=1)
     def support(self) -> constraints.Constraint:
         return LogSimplex(self.present)
@@ -96,7 +86,7 @@ class LogStickBreaking(TorchDistribution):
         """The components that break the stick: all but the last."""
         return breaking(self.present)
 
-    def rsample(self, sample_shape: Sequence[int] = _ONCE) -> Float[Tensor, "*shape n"]:
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "*shape n"]:
         shares = self.log_shares
         return self._from_parts(sample_log_dirichlet(shares.expand(*sample_shape, *shares.shape)))
 

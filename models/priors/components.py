@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from pyro import distributions as dist
-from pyro.distributions import TorchDistribution
 from pyro.nn import PyroSample
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution, constraints
 
+from ..distributions.expandable import Expandable
 from ..distributions.stick_breaking import LogStickBreaking
 from ..local_params import LocalModule
 from ..serialization import Configurable
@@ -20,8 +20,6 @@ from .checks import as_prior
 from .roles import Prior
 
 __all__ = ["ComponentPrior", "DirichletProcess", "GaussianVectors", "StickBreaking"]
-
-_ONCE = Size()
 
 
 class ComponentPrior(Prior):
@@ -79,7 +77,7 @@ class GaussianVectors(ComponentPrior):
         return normal
 
 
-class StickBreaking(TorchDistribution):
+class StickBreaking(Expandable):
     r"""Weights of the first N components of a Dirichlet process, the last of which takes the rest of the stick.
 
     .. math::
@@ -103,6 +101,7 @@ class StickBreaking(TorchDistribution):
     """
 
     arg_constraints = {"concentration": constraints.positive}
+    parameter_dims = {"concentration": 0}
     support = constraints.simplex
     has_rsample = True
 
@@ -113,14 +112,7 @@ class StickBreaking(TorchDistribution):
         self.concentration = concentration
         super().__init__(concentration.shape, Size((components,)), validate_args)
 
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "StickBreaking":
-        new: StickBreaking = self._get_checked_instance(StickBreaking, _instance)
-        new.concentration = self.concentration.expand(Size(batch_shape))
-        super(StickBreaking, new).__init__(Size(batch_shape), self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
-    def rsample(self, sample_shape: Sequence[int] = _ONCE) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         mask = torch.ones(self.event_shape, dtype=torch.bool, device=self.concentration.device)
         return LogStickBreaking(self.concentration, mask, validate_args=False).rsample(sample_shape).exp()
 

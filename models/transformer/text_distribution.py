@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
 from ..attention.natural_parameters import Form
+from ..distributions.expandable import Expandable
 from .config import TransformerConfig
 from .memory import Context, Memory, batch_shape
 from .stacks import Decoder
@@ -19,7 +19,7 @@ from .token_likelihood import TokenLikelihood
 __all__ = ["AutoregressiveText", "decode", "text_mask"]
 
 
-class AutoregressiveText(TorchDistribution):
+class AutoregressiveText(Expandable):
     r"""Autoregressive distribution over texts.
 
     .. math::
@@ -79,13 +79,6 @@ class AutoregressiveText(TorchDistribution):
     @constraints.dependent_property(is_discrete=True, event_dim=1)
     def support(self) -> constraints.Constraint:
         return _Texts(self.decoder.config)
-
-    def expand(self, batch_shape: Sequence[int], _instance: "AutoregressiveText | None" = None) -> "AutoregressiveText":
-        new: AutoregressiveText = type(self).__new__(type(self)) if _instance is None else _instance
-        new.__dict__.update(self.__dict__)  # those of a subclass too
-        super(AutoregressiveText, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
 
     def log_prob(self, value: Int[Tensor, "*texts T"]) -> Float[Tensor, "..."]:
         """Log probability by teacher forcing. Dimensions added by ``expand`` are not computed again."""

@@ -5,16 +5,16 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
 from ..batch import PAD
+from ..distributions.expandable import Expandable
 
 __all__ = ["TokenLikelihood", "chunk_bytes", "token_log_prob"]
 
 
-class TokenLikelihood(TorchDistribution):
+class TokenLikelihood(Expandable):
     r"""Distribution over token sequences, each token independent given its hidden state.
 
     .. math::
@@ -67,13 +67,6 @@ class TokenLikelihood(TorchDistribution):
     @constraints.dependent_property(is_discrete=True, event_dim=1)
     def support(self) -> constraints.Constraint:
         return constraints.independent(constraints.integer_interval(0, len(self.embedding) - 1), 1)
-
-    def expand(self, batch_shape: Sequence[int], _instance: "TokenLikelihood | None" = None) -> "TokenLikelihood":
-        new = self._get_checked_instance(TokenLikelihood, _instance)
-        new.hidden, new.embedding, new.bias, new.token_mask = self.hidden, self.embedding, self.bias, self.token_mask
-        super(TokenLikelihood, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
 
     def log_prob(self, value: Int[Tensor, "*sample T"]) -> Float[Tensor, "..."]:
         if self._validate_args:

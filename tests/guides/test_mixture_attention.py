@@ -349,7 +349,10 @@ def test_saving_and_loading_keeps_the_bound(name: str) -> None:
         (lambda m: AssignmentGuide(m, start="zero"), "start is 'zero': choose one of attention, random"),
         (lambda m: ValueGuide(m), "the model's values are not sites: make it with free_values=True"),
         (lambda m: KeyGuide(m), "needs keys with GaussianVectors as their prior"),
-        (lambda _: KeyGuide(MixtureAttention.conjugate(draw()), steps=0), "steps is 0: give a whole number of at least 1"),
+        (
+            lambda _: KeyGuide(MixtureAttention.conjugate(draw()), steps=0),
+            "steps is 0: give a whole number of at least 1",
+        ),
         (
             lambda _: KeyGuide(MixtureAttention.conjugate(draw(), moves=("means", "values"))),
             "KeyGuide draws no values, which the model does",

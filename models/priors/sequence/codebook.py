@@ -7,10 +7,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from pyro.distributions import TorchDistribution
 from torch import Size, Tensor, nn
 from torch.distributions import Categorical, Distribution, Normal, constraints
 
+from ...distributions.expandable import Expandable
 from ...transformer.config import Activation, Norm, Positions
 from ...utils.k_means import k_means
 from ...utils.numbers import check_at_least
@@ -22,12 +22,10 @@ from .causal import CausalVectorPrior
 from .last import Last
 
 __all__ = ["Codebook", "CodebookVectorPrior"]
-
-_ONCE = Size()
 START_VARIANCE = 0.25  # of the codebook's means before a start at vectors; each Gaussian has the rest of 1
 
 
-class Codebook(TorchDistribution):
+class Codebook(Expandable):
     r"""A mixture of diagonal Gaussians that all draws share, each draw with weights of its own.
 
     .. math:: p(z_i) = \sum_{k=1}^K w_{ik} \, \mathcal N(z_i; \mu_k, \operatorname{diag} \sigma_k^2)
@@ -56,6 +54,7 @@ class Codebook(TorchDistribution):
     """
 
     arg_constraints = {}
+    parameter_dims = {"logits": 1}
     support = constraints.independent(constraints.real, 1)
 
     def __init__(
@@ -73,12 +72,8 @@ class Codebook(TorchDistribution):
         super().__init__(logits.shape[:-1], std.shape[-1:], validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Codebook":
-        new: Codebook = self._get_checked_instance(Codebook, _instance)
-        new.logits = self.logits.expand(*batch_shape, self.logits.shape[-1])
-        new.means, new.stds, new.shift = self.means, self.stds, self.shift
-        new._tables, new._densities, new._weights = self._tables, self._densities, Last()
-        super(Codebook, new).__init__(Size(batch_shape), self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
+        new = super().expand(batch_shape, _instance)
+        new._weights = Last()
         return new
 
     def weighted(self, logits: Float[Tensor, "*batch k"]) -> "Codebook":
@@ -94,7 +89,7 @@ class Codebook(TorchDistribution):
         return new
 
     @torch.no_grad()
-    def sample(self, sample_shape: Sequence[int] = _ONCE) -> Float[Tensor, "*batch p"]:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "*batch p"]:
         entries = Categorical(logits=self.logits, validate_args=False).sample(Size(sample_shape))
         mean = self._full(self.means[entries])
         drawn = torch.normal(mean, self.stds[0].expand_as(mean) if len(self.stds) == 1 else self.stds[entries])

@@ -5,20 +5,18 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
+from ...distributions.expandable import Expandable
 from ..roles import SequencePrior
 from ..vectors import over_components
 from .last import Last
 
 __all__ = ["InOrder", "Stacked", "of_tokens", "with_own"]
 
-_ONCE = Size()
 
-
-class InOrder(TorchDistribution):
+class InOrder(Expandable):
     r"""Vectors that follow one another, each given those before it.
 
     .. math:: \log p(z_1, \dots, z_n) = \sum_{i=1}^n \log p(z_i \mid z_1, \dots, z_{i-1})
@@ -35,6 +33,7 @@ class InOrder(TorchDistribution):
     """
 
     arg_constraints = {}
+    parameter_dims = {"present": 1}
     support = constraints.independent(constraints.real, 2)
 
     def __init__(
@@ -49,16 +48,8 @@ class InOrder(TorchDistribution):
         self._last: Last[Each] = Last()
         super().__init__(present.shape[:-1], Size((present.shape[-1], width)), validate_args)
 
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "InOrder":
-        new: InOrder = self._get_checked_instance(InOrder, _instance)
-        new.conditional, new.draw, new._last = self.conditional, self.draw, self._last
-        new.present = self.present.expand(*batch_shape, self.present.shape[-1])
-        super(InOrder, new).__init__(Size(batch_shape), self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
     @torch.no_grad()
-    def sample(self, sample_shape: Sequence[int] = _ONCE) -> Float[Tensor, "*batch m p"]:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "*batch m p"]:
         present = self.present.expand(*sample_shape, *self.present.shape)
         return torch.where(present[..., None], self.draw(present.sum(-1), present.shape[-1]), 0)
 
@@ -85,7 +76,7 @@ class Each(NamedTuple):
     log_prob: Float[Tensor, "*batch m"]
 
 
-class Stacked(TorchDistribution):
+class Stacked(Expandable):
     r"""Independent parts as one distribution: their draws one below the other.
 
     Arguments:
@@ -102,13 +93,11 @@ class Stacked(TorchDistribution):
         super().__init__(parts[0].batch_shape, Size((rows, parts[0].event_shape[1])), validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Stacked":
-        new: Stacked = self._get_checked_instance(Stacked, _instance)
-        new.parts, new._last = [part.expand(Size(batch_shape)) for part in self.parts], self._last
-        super(Stacked, new).__init__(Size(batch_shape), self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
+        new = super().expand(batch_shape, _instance)
+        new.parts = [part.expand(Size(batch_shape)) for part in self.parts]
         return new
 
-    def sample(self, sample_shape: Sequence[int] = _ONCE) -> Float[Tensor, "*batch n p"]:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "*batch n p"]:
         return torch.cat([part.sample(Size(sample_shape)) for part in self.parts], -2)
 
     def log_prob(self, value: Float[Tensor, "*batch n p"]) -> Float[Tensor, "*batch"]:
