@@ -10,7 +10,8 @@ The story of one text::
 The order is that of the model's story, so that the divergence of a layer, given the draws below, is exact.
 """
 
-from typing import Any, Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import pyro
 import torch
@@ -33,6 +34,7 @@ from ..models.utils.reprs import in_words
 from .base import Guide
 from .encoders.pooled_texts import PooledTexts
 from .encoders.text_encoder import TextEncoder, check_encoder
+from .posteriors import TextPosterior
 
 __all__ = ["DELLAGuide", "LatentPosterior"]
 
@@ -40,7 +42,8 @@ EncoderKind = Literal["shared", "causal", "separate"]
 Form = Literal["full", "residual"]
 
 
-class LatentPosterior(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class LatentPosterior(TextPosterior):
     """Parameters of the posterior, each latent given the means of those below; latents on axis -2."""
 
     mean: Float[Tensor, "*batch K p"]
@@ -63,12 +66,6 @@ class LatentPosterior(NamedTuple):
     def moments(self) -> tuple[Float[Tensor, "*batch K p"], Float[Tensor, "*batch K p"]]:
         """Mean and variance of each latent."""
         return self.mean, self.variance
-
-    def token_weights(self) -> None:
-        """None: no latent belongs to a token."""
-
-    def mixture(self) -> None:
-        """None: no weights are latent."""
 
 
 class DELLAGuide(Guide):

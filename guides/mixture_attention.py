@@ -34,7 +34,6 @@ from ..models.attention.mixture import Mixture
 from ..models.attention.observations import Observations
 from ..models.attention.query_variances import filled
 from ..models.base import LocalModule
-from ..models.mixture_attention.correlation import check_uncorrelated
 from ..models.mixture_attention.emission import check_gaussian
 from ..models.mixture_attention.model import MixtureAttention
 from ..models.mixture_attention.sites import masked_logits, nested_plates, normal_of_component, where_true
@@ -122,8 +121,7 @@ class AssignmentGuide(MixtureGuide):
         check_choice("features", features, get_args(Features))
         check_choice("start", start, get_args(Start))
         if start == "attention":
-            check_gaussian(model.emission, 'AssignmentGuide with start="attention"')
-            check_uncorrelated(model.correlated, 'AssignmentGuide with start="attention"')
+            check_gaussian(model.emission, 'AssignmentGuide with start="attention"', model.correlated)
         parameters = model.mixture_parameters()
         keys, precision = parameters.keys.detach(), parameters.precision.detach()
         slope = precision * keys
@@ -192,8 +190,7 @@ class ValueGuide(MixtureGuide):
 
     def __init__(self, model: MixtureAttention, hidden: int = 32) -> None:
         super().__init__(model, draws=("free values",))
-        check_gaussian(model.emission, "ValueGuide")
-        check_uncorrelated(model.correlated, "ValueGuide")
+        check_gaussian(model.emission, "ValueGuide", model.correlated)
         if not model.free_values or model.component_values is None:
             raise ValueError("the model's values are not sites: make it with free_values=True")
         width = model.component_values.shape[-1]
@@ -259,8 +256,7 @@ class KeyGuide(MixtureGuide):
 
     def __init__(self, model: MixtureAttention, hidden: int = 32, steps: int = 20, assignment: bool = False) -> None:
         super().__init__(model, draws=("keys",))
-        check_gaussian(model.emission, "KeyGuide")
-        check_uncorrelated(model.correlated, "KeyGuide")
+        check_gaussian(model.emission, "KeyGuide", model.correlated)
         if not isinstance(model.key_prior, GaussianVectors):
             raise ValueError("the variational update needs keys with GaussianVectors as their prior")
         check_at_least(1, steps=steps)

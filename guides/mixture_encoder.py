@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..models.transformer.blocks import Block, applied, initialize, norm_layer
 from ..models.transformer.config import TransformerConfig
 from ..models.transformer.embedding import Embedding
-from ..models.transformer.mixtures.block import Draw, MixtureBlock, check_positions
+from ..models.transformer.mixtures.block import Draw, MixtureBlock, check_mixtures
 from ..models.transformer.mixtures.heads import AlphaForm, VarianceForm
 from ..models.transformer.stacks import check_length
 
@@ -52,9 +52,7 @@ class MixtureEncoder(nn.Module):
         log_variance: float = -3.0,
     ) -> None:
         super().__init__()
-        if not 1 <= mixtures <= config.layers:
-            raise ValueError(f"mixtures is {mixtures}: give a number of layers from 1 to {config.layers}.")
-        check_positions(config)
+        check_mixtures(config, mixtures)
         self.config = config
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers - mixtures))

@@ -10,7 +10,8 @@ The story of one text::
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -26,12 +27,14 @@ from ..models.vae import VAE
 from .base import Guide
 from .encoders.aligned_texts import AlignedTexts
 from .encoders.text_encoder import TextEncoder
+from .posteriors import TextPosterior
 from .token_start import check_log_variance, encoder_config, from_prior, start_log_variance, start_mean
 
 __all__ = ["GaussianPosterior", "VAEGuide"]
 
 
-class GaussianPosterior(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class GaussianPosterior(TextPosterior):
     """Parameters of the posterior of each vector, and the model's function from vectors to a memory."""
 
     mean: Float[Tensor, "*batch N P"]
@@ -41,11 +44,6 @@ class GaussianPosterior(NamedTuple):
 
     def __repr__(self) -> str:
         return in_words(self, self.mean, self.mask)
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Empty: no latent belongs to a layer, as every layer attends to all vectors."""
-        return ()
 
     def memory(self) -> Mixture:
         """The vectors at their means, as the decoder attends to them."""
@@ -58,12 +56,6 @@ class GaussianPosterior(NamedTuple):
     def moments(self) -> tuple[Float[Tensor, "*batch N P"], Float[Tensor, "*batch N P"]]:
         """Mean and variance of each vector."""
         return self.mean, self.variance
-
-    def token_weights(self) -> None:
-        """None: the weights follow from the vectors."""
-
-    def mixture(self) -> None:
-        """None: no weights are latent."""
 
 
 class VAEGuide(Guide):

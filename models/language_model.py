@@ -11,7 +11,7 @@ import pyro
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from .base import Model
+from .base import LLAMA_BLOCKS, Model
 from .batch import Batch
 from .transformer.config import TransformerConfig
 from .transformer.stacks import Decoder
@@ -37,13 +37,7 @@ class LanguageModel(Model):
         torch.Size([2])
     """
 
-    network: ClassVar[dict[str, Any]] = {  # the blocks of Llama, which learn fastest: benchmarks/trunks.py
-        "norm": "rms",
-        "activation": "swiglu",
-        "bias": False,
-        "positions": "rotary",
-        "init_std": 0.02,
-    }
+    network: ClassVar[dict[str, Any]] = {**LLAMA_BLOCKS, "positions": "rotary", "init_std": 0.02}
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, get_args
+from typing import Any, get_args
 
 import pyro
 import torch
@@ -130,12 +130,6 @@ class NVAE(MixtureMemoryModel):
     """
 
     latents: tuple[str, ...] = ("weights", "vectors")
-    network: ClassVar[dict[str, Any]] = {  # those of Llama but for positions: benchmarks/trunks.py
-        "norm": "rms",
-        "activation": "swiglu",
-        "bias": False,
-        "positions": "learned",
-    }
 
     def __init__(
         self,

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar
 
 import pyro
 import torch
@@ -80,12 +79,6 @@ class VAE(MixtureMemoryModel):
     """
 
     latents = ("vectors",)
-    network: ClassVar[dict[str, Any]] = {  # those of Llama but for positions: benchmarks/trunks.py
-        "norm": "rms",
-        "activation": "swiglu",
-        "bias": False,
-        "positions": "learned",
-    }
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from .observations import check_queries, with_all_rows
 from .packed import fused_attention, pack_keys, pack_queries, pack_values, packed_width
 from .query_variances import check_variances
 
-__all__ = ["Returns", "attend"]
+__all__ = ["Returns", "attend", "check_restrictions"]
 
 Returns = Literal["mean", "variance", "evidence"]
 LOST_NATS = 1e-3  # of a logit, from which on rounding is avoided
@@ -87,10 +87,7 @@ def attend(
     check_choice("form", form, get_args(Form))
     if (returns, form) == ("evidence", "published"):
         raise ValueError("form 'published' has no evidence: its weights belong to no density; use form 'exact'")
-    if isinstance(dropout, str) or not 0 <= dropout <= 1:
-        raise ValueError(f"dropout is {dropout!r}: give a probability from 0 to 1")
-    if causal and attn_mask is not None:
-        raise ValueError("causal and attn_mask both restrict attention: give one of them")
+    check_restrictions(causal, attn_mask, dropout)
     attention = _Attention(causal, attn_mask, dropout if returns == "mean" else 0.0)
     if not attention.local and _loses_digits(queries, mixture):
         exact = attend(
@@ -110,6 +107,14 @@ def attend(
         answers = torch.where(terms.present[..., None], terms.values + center, 0)
         terms = terms._replace(values=answers)
     return _mean(queries, terms, attention)
+
+
+def check_restrictions(causal: bool, attn_mask: Bool[Tensor, "..."] | None, dropout: float) -> None:
+    """Raises a ValueError if attention is restricted twice, or ``dropout`` is no probability."""
+    if isinstance(dropout, str) or not 0 <= dropout <= 1:
+        raise ValueError(f"dropout is {dropout!r}: give a probability from 0 to 1")
+    if causal and attn_mask is not None:
+        raise ValueError("causal and attn_mask both restrict attention: give one of them")
 
 
 def _loses_digits(queries: Tensor, mixture: Mixture) -> bool:

@@ -1,5 +1,6 @@
 r"""The most probable value of a query by EM: mean-shift on the components' values, weighted by the query."""
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -90,7 +91,7 @@ def _step(queries: Tensor, values: Tensor, mixture: Mixture, causal: bool) -> Te
     if precision.shape[-2] == 1:
         return attend(pairs, both, causal=causal)
     weighted = torch.cat([precision * mixture.values, precision], -1)
-    both = _with_values(both, weighted)
+    both = replace(both, values=weighted)
     width = mixture.values.shape[-1]
     answers = attend(pairs, both, causal=causal)
     total = answers[..., width:]
@@ -111,10 +112,6 @@ def _together(queries: Tensor, values: Tensor, mixture: Mixture) -> tuple[Tensor
     leading = torch.broadcast_shapes(queries.shape[:-2], values.shape[:-2])
     pairs = torch.cat([x.expand(*leading, *x.shape[-2:]) for x in (queries, values)], -1)
     return pairs, Mixture(mixture.log_weights, vectors, variances, mixture.mask, mixture.values, noise_variance=0.0)
-
-
-def _with_values(mixture: Mixture, values: Tensor) -> Mixture:
-    return Mixture(mixture.log_weights, mixture.means, mixture.variances, mixture.mask, values, mixture.noise_variance)
 
 
 def _jacobian(queries: Tensor, values: Tensor, mixture: Mixture, causal: bool) -> Tensor:

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,20 +13,12 @@ from ..distributions.log_simplex import LogSimplex
 from ..priors.checks import broadcasts_to, check_distribution, check_support
 from ..priors.components import StickBreaking
 from ..utils.tensor_checks import check_entries
+from .parameters import OwnParameters
 
-__all__ = ["Sizes", "check_finite_tokens", "check_precision_prior", "check_weight_prior", "shape_of_tokens"]
+__all__ = ["check_finite_tokens", "check_precision_prior", "check_weight_prior", "shape_of_tokens"]
 
 
 LOST = 1e-4  # the probability with which a weight may underflow without a word
-
-
-class Sizes(NamedTuple):
-    """The sizes of a mixture that tokens have to fit; ``values`` is None where it has none, or no variances of them."""
-
-    leading: torch.Size
-    components: int
-    keys: int
-    values: int | None
 
 
 def check_weight_prior(distribution: Any, leading: Sequence[int], components: int) -> bool:
@@ -79,7 +71,7 @@ def check_precision_prior(distribution: Any, rows: Sequence[int], width: int) ->
 
 
 def shape_of_tokens(
-    sizes: Sizes,
+    own: OwnParameters,
     queries: Tensor | None,
     values: Tensor | None,
     value_mask: Tensor | None,
@@ -92,7 +84,7 @@ def shape_of_tokens(
     Raises:
         ValueError: If one does not, or values are known that the mixture cannot explain.
     """
-    width, leading = sizes.keys, sizes.leading
+    width, leading = own.means.shape[-1], own.leading
     shape = torch.Size((*leading, tokens)) if queries is None else queries.shape[:-1]
     if queries is not None and queries.shape[-1] != width:
         raise ValueError(f"queries have {queries.shape[-1]} dimensions and keys {width}; give them as many")
@@ -104,17 +96,17 @@ def shape_of_tokens(
             "queries need those of the mixture, with others further left only"
         )
     if values is not None:
-        if sizes.values is None:
+        if own.component_values is None or own.value_variances is None:
             raise ValueError("values are known but the mixture has no value_variances: give it values and both")
-        if not broadcasts_to(values.shape, (*shape, sizes.values)):
-            expected = (*shape, sizes.values)
+        expected = (*shape, own.component_values.shape[-1])
+        if not broadcasts_to(values.shape, expected):
             raise ValueError(f"values have shape {tuple(values.shape)}, expected {expected}: one for each query")
     elif value_mask is not None:
         raise ValueError("value_mask marks known values but there are none: give values too")
     for name, tensor, expected in (
         ("value_mask", value_mask, shape),
         ("mask", mask, shape),
-        ("attn_mask", attn_mask, (*shape, sizes.components)),
+        ("attn_mask", attn_mask, (*shape, own.components)),
     ):
         if tensor is not None and not broadcasts_to(tensor.shape, expected):
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected)}")

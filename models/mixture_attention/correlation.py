@@ -20,7 +20,7 @@ from ..attention.query_variances import cholesky, query_covariances
 from ..priors.checks import check_distribution, check_support
 from .sites import gather
 
-__all__ = ["check_correlation_prior", "check_uncorrelated", "correlated_query", "covariances", "split_covariances"]
+__all__ = ["check_correlation_prior", "correlated_query", "covariances", "split_covariances"]
 
 
 def split_covariances(mixture: Mixture) -> tuple[Mixture, Float[Tensor, "*batch n d d"] | None]:
@@ -82,16 +82,3 @@ def check_correlation_prior(distribution: Any, rows: torch.Size, width: int) -> 
     valid = bool(constraints.corr_cholesky.check(draw).all())
     check_support("correlation", distribution, "Cholesky factors of correlations, as dist.LKJCholesky does", valid)
     return draw
-
-
-def check_uncorrelated(correlated: bool, who: str) -> None:
-    """Raises if the dimensions of a query are correlated: ``who`` assumes that they are independent.
-
-    Raises:
-        ValueError: If they are.
-    """
-    if correlated:
-        raise ValueError(
-            f"{who} needs queries whose dimensions are independent, and the model has correlations: leave them out, "
-            "or infer with NUTS, AutoNormal or TraceEnum_ELBO"
-        )

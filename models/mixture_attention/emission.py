@@ -74,14 +74,13 @@ def check_emission(emission: nn.Module, rows: Float[Tensor, "*batch n d"], preci
         )
 
 
-def check_gaussian(emission: nn.Module | None, who: str) -> None:
-    """Raises if queries are not Gaussian around their component: ``who`` assumes that they are.
-
-    Raises:
-        ValueError: If there is an emission.
-    """
+def check_gaussian(emission: nn.Module | None, who: str, correlated: bool = False) -> None:
+    """Raises a ValueError if queries have an emission, or are ``correlated``: ``who`` assumes diagonal Gaussians."""
+    others = "out, or infer with NUTS, AutoNormal or TraceEnum_ELBO"
     if emission is not None:
+        part = described(emission, "emission")
+        raise ValueError(f"{who} needs Gaussian queries, and the model has the {part}: leave the emission {others}")
+    if correlated:
         raise ValueError(
-            f"{who} needs Gaussian queries, and the model has the {described(emission, 'emission')}: "
-            "leave the emission out, or infer with NUTS, AutoNormal or TraceEnum_ELBO"
+            f"{who} needs queries whose dimensions are independent, and the model has correlations: leave them {others}"
         )

@@ -42,7 +42,7 @@ from ..priors.components import ComponentPrior
 from ..priors.conjugate import conjugate_priors
 from ..priors.roles import WeightPrior
 from ..utils.seeding import forked_rng
-from .checks import Sizes, check_finite_tokens, check_precision_prior, check_weight_prior, shape_of_tokens
+from .checks import check_finite_tokens, check_precision_prior, check_weight_prior, shape_of_tokens
 from .correlation import check_correlation_prior, correlated_query, covariances, split_covariances
 from .emission import EmissionLike, as_emission, check_emission, query_of_component
 from .parameters import MixtureParameters, OwnParameters
@@ -251,7 +251,7 @@ class MixtureAttention(OwnParameters):
             ValueError: If shapes do not fit, what counts is not finite, or there are values but the mixture has no
                 value variances.
         """
-        shape = shape_of_tokens(self._sizes(), queries, values, value_mask, attn_mask, mask, tokens)
+        shape = shape_of_tokens(self, queries, values, value_mask, attn_mask, mask, tokens)
         plates = self.plates(shape[:-1])
         parameters = self._draw(plates)
         attn_mask, counted = self.resolve_masks(attn_mask, mask)
@@ -335,12 +335,6 @@ class MixtureAttention(OwnParameters):
             assert self.component_values is not None
             distribution = as_pyro(self.value_prior(parameters.value_precision))
             check_distribution("values", distribution, rows, [self.component_values.shape[-1:]])
-
-    def _sizes(self) -> Sizes:
-        """The sizes that tokens have to fit."""
-        known = self.component_values is not None and self.value_variances is not None
-        width = self.component_values.shape[-1] if known and self.component_values is not None else None
-        return Sizes(self.leading, self.components, self.means.shape[-1], width)
 
     def _sample_values(self, distribution: Any, values: Tensor | None, value_mask: Tensor | None) -> None:
         if value_mask is None or values is None:

@@ -136,9 +136,7 @@ def _check_shape(distribution: Distribution, who: str, batch: torch.Size, event:
         raise ValueError(
             f"{who} gave event shape {tuple(distribution.event_shape)}, expected {tuple(event)}: {way_out}"
         )
-    # as in expand(): the prior may be the same for all texts
-    short = torch.Size((1,) * (len(batch) - len(distribution.batch_shape))) + distribution.batch_shape
-    if len(short) > len(batch) or any(size not in (1, full) for size, full in zip(short, batch, strict=True)):
+    if not broadcasts_to(distribution.batch_shape, batch):  # the prior may be the same for all texts
         raise ValueError(
             f"{who} gave batch shape {tuple(distribution.batch_shape)}, expected {tuple(batch)}: {way_out}"
         )

@@ -1,7 +1,7 @@
 r"""A pretrained backbone: weights and options of a decoder, from which others of the same sizes start."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -189,33 +189,13 @@ def _decoder(model: nn.Module) -> Decoder:
 
 
 def _shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes of a decoder's weights, without building one."""
-    p, queries, keys = config.width, config.heads * config.head_width, config.value_width
-    qkv_bias = config.bias if config.qkv_bias is None else config.qkv_bias
-    norm_bias = config.bias and config.norm == "layer"
-    block: dict[str, tuple[tuple[int, ...], bool]] = {
-        "attention_norm": ((p,), norm_bias),
-        "attention.qkv": ((queries + 2 * keys, p), qkv_bias),
-        "attention.out": ((p, queries), config.bias),
-        "mlp_norm": ((p,), norm_bias),
-        "mlp.up": ((config.feed_forward, p), config.bias),
-        "mlp.down": ((p, config.feed_forward), config.bias),
-    }
-    if config.query_key_norm:
-        block |= {f"attention.{name}_norm": ((config.head_width,), False) for name in ("query", "key")}
-    if config.activation == "swiglu":
-        block["mlp.gate"] = block["mlp.up"]
-    layers = {f"blocks.{i}.{name}": shape for i in range(config.layers) for name, shape in block.items()}
-    layers["norm"] = ((p,), norm_bias)
-    if not config.tied:
-        layers["head"] = ((config.vocabulary, p), config.bias)
-    shapes: dict[str, tuple[int, ...]] = {"embedding.tokens.weight": (config.vocabulary, p)}
-    if config.positions == "learned":
-        shapes["embedding.positions"] = (config.max_length, p)
-    for name, (shape, bias) in layers.items():
-        shapes[f"{name}.weight"] = shape
-        if bias:
-            shapes[f"{name}.bias"] = shape[:1]
+    """Shapes of a decoder's weights, from one without memory and with one layer, which all others are like."""
+    with torch.device("meta"):
+        weights = dict(Decoder(replace(config, layers=1)).named_parameters())
+    shapes = {}
+    for name, weight in weights.items():
+        for layer in range(config.layers if name.startswith("blocks.") else 1):
+            shapes[name.replace("blocks.0.", f"blocks.{layer}.")] = tuple(weight.shape)
     return shapes
 
 

@@ -7,7 +7,7 @@ adapt causally and gradients are needed, that of :math:`O(\sqrt M)` blocks in ad
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...utils.choices import check_choice
 from ...utils.precision import without_autocast
-from ..attend import Returns
+from ..attend import Returns, check_restrictions
 from ..key_adaptation import check_pseudo_counts, check_steps, check_tolerance
 from ..log_space import normalized, safe_logsumexp
 from ..mixture import Mixture
@@ -83,19 +83,16 @@ def blockwise_attend(
     """
     check_queries(queries, mixture, attn_mask=attn_mask, mask=mask)
     check_variances(mixture)
-    check_choice("returns", returns, ("mean", "variance", "evidence"))
+    check_choice("returns", returns, get_args(Returns))
     check_pseudo_counts(pseudo_counts)
     check_tolerance(tolerance)
     e_step = EStep() if e_step is None else e_step
     if mixture.values is None:
         raise ValueError("the mixture has no values: give Mixture(..., values=...)")
     steps = check_steps(steps)
-    if isinstance(dropout, str) or not 0 <= dropout <= 1:
-        raise ValueError(f"dropout is {dropout!r}: give a probability from 0 to 1")
     if not isinstance(e_step, EStep):
         raise ValueError(f"e_step has type {type(e_step).__name__}: give an EStep")
-    if causal and attn_mask is not None:
-        raise ValueError("causal and attn_mask both restrict attention: give one of them")
+    check_restrictions(causal, attn_mask, dropout)
     e_step.check(queries.shape[-2], mixture.components, causal)
     with without_autocast(queries.device):
         attn_mask = with_all_rows(attn_mask, queries.shape[-2])

@@ -36,7 +36,7 @@ from ..config import TransformerConfig
 from .heads import AlphaForm, AlphaHead, VarianceForm, VarianceHead, bounded
 from .posterior import LEAST_LOG_ALPHA, MixturePosterior
 
-__all__ = ["Draw", "MixtureBlock", "check_positions", "check_softmax_only"]
+__all__ = ["Draw", "MixtureBlock", "check_mixtures", "check_softmax_only"]
 
 Draw: TypeAlias = Callable[[int, MixturePosterior], Mixture]
 
@@ -137,8 +137,10 @@ class MixtureBlock(PreNormBlock):
         return self._after_attention(x, answers, memory)
 
 
-def check_positions(config: TransformerConfig) -> None:
-    """Raises a ValueError if positions are rotary, which attention to a mixture lacks."""
+def check_mixtures(config: TransformerConfig, mixtures: int) -> None:
+    """Raises a ValueError unless so many of the layers can attend to a mixture, which has no rotary positions."""
+    if not 1 <= mixtures <= config.layers:
+        raise ValueError(f"mixtures is {mixtures}: give a number of layers from 1 to {config.layers}.")
     if config.positions == "rotary":
         raise ValueError("positions are rotary, which attention to a mixture has not: choose sinusoidal or learned.")
 

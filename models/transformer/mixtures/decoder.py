@@ -29,7 +29,7 @@ from ..config import TransformerConfig
 from ..memory import Memory, batch_shape, flat
 from ..place_reader import PlaceReader
 from ..stacks import BlockInputs, Decoder, DecoderCache
-from .block import Draw, MixtureBlock, check_positions
+from .block import Draw, MixtureBlock, check_mixtures
 from .heads import AlphaForm, VarianceForm
 from .posterior import MixturePosterior
 
@@ -69,9 +69,7 @@ class MixtureDecoder(Decoder):
         reader: PlaceReader | None = None,
     ) -> None:
         super().__init__(config, cross_attention=True, reader=reader)
-        if not 1 <= mixtures <= config.layers:
-            raise ValueError(f"mixtures is {mixtures}: give a number of layers from 1 to {config.layers}.")
-        check_positions(config)
+        check_mixtures(config, mixtures)
         for index in range(config.layers - mixtures, config.layers):
             self.blocks[index] = MixtureBlock(config, alpha, variance, log_variance, cross_attention=True)
 
@@ -162,9 +160,8 @@ def _shaped(posterior: MixturePosterior, batch: Sequence[int]) -> MixturePosteri
     def shaped(rows: Tensor) -> Tensor:
         return rows.reshape(*batch, *rows.shape[1:])
 
-    return MixturePosterior(
-        shaped(posterior.log_alpha), shaped(posterior.mean), shaped(posterior.variance), shaped(posterior.mask)
-    )
+    log_alpha, mean, variance, mask = map(shaped, posterior[:4])
+    return MixturePosterior(log_alpha, mean, variance, mask)
 
 
 def _flat(mixture: Mixture, batch: Sequence[int]) -> Mixture:
