@@ -37,7 +37,7 @@ from pyroformer.inference.training.compiled import NO_VALIDATION
 from pyroformer.models.batch import BOS, EOS
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.stacks import Decoder
-from pyroformer.models.transformer.text_distribution import decode
+from pyroformer.models.transformer.text_distribution import AutoregressiveText
 from pyroformer.models.transformer.token_likelihood import token_log_prob
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -158,7 +158,8 @@ def writing(device: str, width: int = 256, repeats: int = 3, new: int = 128, tex
         return tokens
 
     def by_us() -> Tensor:
-        tokens = decode(ours, lambda logits: logits[:, EOS + 1 :].argmax(-1) + EOS + 1, texts, new)
+        choose = lambda logits: logits[:, EOS + 1 :].argmax(-1) + EOS + 1  # noqa: E731
+        tokens = AutoregressiveText(ours).decode(choose, (texts,), new)
         assert tokens.shape == (texts, new)
         return tokens
 

@@ -33,7 +33,7 @@ from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.inference.training.compiled import NO_VALIDATION
 from pyroformer.models.batch import BOS, EOS, PAD, Batch
 from pyroformer.models.transformer.config import TransformerConfig
-from pyroformer.models.transformer.text_distribution import decode
+from pyroformer.models.transformer.text_distribution import AutoregressiveText
 
 VOCABULARY = 4000  # of random models
 
@@ -138,9 +138,8 @@ def written(**rule: Any) -> Callable[[Sides, argparse.Namespace], tuple[Callable
 
         def ours() -> None:
             sampler = decoding.token_sampler(uniforms(0, range(texts), new))
-            tokens = decode(
-                sides.ours.eval().decoder, lambda x: sampler(x.index_fill_(-1, excluded, -torch.inf)), texts, new
-            )
+            text = AutoregressiveText(sides.ours.eval().decoder)
+            tokens = text.decode(lambda x: sampler(x.index_fill_(-1, excluded, -torch.inf)), (texts,), new)
             assert tokens.shape == (texts, new)
 
         def theirs() -> None:

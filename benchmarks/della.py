@@ -30,7 +30,7 @@ from pyroformer.models.transformer.blocks import Block, compile_blocks
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.memory import Context
 from pyroformer.models.transformer.stacks import Decoder
-from pyroformer.models.transformer.text_distribution import decode
+from pyroformer.models.transformer.text_distribution import AutoregressiveText
 from pyroformer.models.transformer.token_likelihood import TokenLikelihood
 
 LATENT, RANK, LENGTH = 32, 4, 128
@@ -126,7 +126,7 @@ def sampling(config: TransformerConfig, texts: int, repeats: int, device: str) -
         return tokens
 
     def cached() -> Tensor:
-        return decode(model.decoder, never_end, texts, LENGTH, context)
+        return AutoregressiveText(model.decoder, context).decode(never_end, (texts,), LENGTH)
 
     assert torch.equal(again(), cached())
     return milliseconds({"cached": cached, "again": again}, repeats, device)

@@ -16,7 +16,7 @@ from .memory import Context, Memory, batch_shape
 from .stacks import Decoder
 from .token_likelihood import TokenLikelihood
 
-__all__ = ["AutoregressiveText", "decode", "text_mask"]
+__all__ = ["AutoregressiveText", "text_mask"]
 
 
 class AutoregressiveText(Expandable):
@@ -117,6 +117,7 @@ class AutoregressiveText(Expandable):
         tokens = F.pad(tokens, (0, length - tokens.shape[-1]), value=self.decoder.config.pad)
         return tokens if self.token_mask is None else tokens.masked_fill(~self.token_mask, self.decoder.config.pad)
 
+    @torch.no_grad()
     def decode(
         self,
         choose: Callable[[Float[Tensor, "N V"]], Int[Tensor, " N"]],
@@ -125,87 +126,62 @@ class AutoregressiveText(Expandable):
         prompt: Int[Tensor, "*#batch K"] | None = None,
         draws: bool = False,
     ) -> Int[Tensor, "*batch T"]:
-        """Texts that are written token by token; the arguments are those of the function :func:`decode`.
+        r"""Texts that are written token by token, until all have ended.
+
+        Arguments:
+            choose: A function that picks a token for each row of logits; the batch of texts is flattened to :math:`N`
+                rows.
+            batch: Batch shape of the texts; that of the memory expands to it.
+            max_length: The largest number of tokens of a text, prompt included; None is the decoder's ``max_length``.
+            prompt: The first tokens of each text, with padding on any side.
+            draws: Whether layers of the decoder that attend to mixtures over its tokens draw these; by default they
+                attend to the means.
+
+        Returns:
+            The texts, prompts included, padded at the end to the longest.
 
         Raises:
-            ValueError: If a subclass defines a density in a way that writing does not read.
+            ValueError: If ``max_length`` exceeds that of the decoder, a prompt exceeds ``max_length``, or a subclass
+                defines a density in a way that writing does not read.
+
+        Examples:
+            >>> decoder = Decoder(TransformerConfig(vocabulary=20, max_length=8, width=16)).eval()
+            >>> greedy, prompt = lambda logits: logits.argmax(-1), torch.tensor([[5, 6], [7, 0]])
+            >>> texts = AutoregressiveText(decoder).decode(greedy, (2,), prompt=prompt)
+            >>> texts[0, :2].tolist(), texts[1, :1].tolist()
+            ([5, 6], [7])
         """
         _check_writes(type(self))
-        return decode(
-            self.decoder, choose, batch, max_length, self.memory, self.form, prompt, draws, self.token_likelihood
-        )
+        config, device = self.decoder.config, self.decoder.embedding.tokens.weight.device
+        max_length = max_length or config.max_length
+        if max_length > config.max_length:
+            raise ValueError(
+                f"max_length is {max_length}, but the decoder's max_length is {config.max_length}; give at most that"
+            )
+        prompt = torch.empty(0, dtype=torch.long) if prompt is None else prompt
+        prompt = prompt.to(device).expand(*batch, -1).reshape(math.prod(batch), prompt.shape[-1])
+        length = (prompt != config.pad).sum(-1)
+        if (longest := max(length.tolist(), default=0)) > max_length:
+            raise ValueError(f"a prompt has {longest} tokens, but max_length is {max_length}; shorten it or allow more")
 
-
-@torch.no_grad()
-def decode(
-    decoder: Decoder,
-    choose: Callable[[Float[Tensor, "N V"]], Int[Tensor, " N"]],
-    batch: int | Sequence[int],
-    max_length: int | None = None,
-    memory: Memory | None = None,
-    form: Form = "exact",
-    prompt: Int[Tensor, "*#batch K"] | None = None,
-    draws: bool = False,
-    token_likelihood: Callable[[Float[Tensor, "N 1 P"]], TokenLikelihood] | None = None,
-) -> Int[Tensor, "*batch T"]:
-    r"""Generates texts token by token; stops when all have ended.
-
-    Arguments:
-        decoder: The decoder of the next token's logits.
-        choose: A function that picks a token for each row of logits; the batch of texts is flattened to :math:`N` rows.
-        batch: Batch shape of the texts; that of the memory expands to it.
-        max_length: The largest number of tokens of a text, prompt included; None is the decoder's ``max_length``.
-        memory: The memory of each text, or None.
-        form: The form of attention to a mixture with variances.
-        prompt: The first tokens of each text, with padding on any side.
-        draws: Whether layers of the decoder that attend to mixtures over its tokens draw these; by default they attend
-            to the means.
-        token_likelihood: The distribution of the next token given its hidden state; None is the decoder's own.
-
-    Returns:
-        The texts, prompts included, padded at the end to the longest.
-
-    Raises:
-        ValueError: If ``max_length`` exceeds that of the decoder, or a prompt exceeds ``max_length``.
-
-    Examples:
-        >>> decoder = Decoder(TransformerConfig(vocabulary=20, max_length=8, width=16)).eval()
-        >>> texts = decode(decoder, lambda logits: logits.argmax(-1), batch=2, prompt=torch.tensor([[5, 6], [7, 0]]))
-        >>> texts[0, :2].tolist(), texts[1, :1].tolist()
-        ([5, 6], [7])
-    """
-    config, device = decoder.config, decoder.embedding.tokens.weight.device
-    batch = (batch,) if isinstance(batch, int) else tuple(batch)
-    max_length = max_length or config.max_length
-    if max_length > config.max_length:
-        raise ValueError(
-            f"max_length is {max_length}, but the decoder's max_length is {config.max_length}; give at most that"
-        )
-    prompt = torch.empty(0, dtype=torch.long) if prompt is None else prompt
-    prompt = prompt.to(device).expand(*batch, -1).reshape(math.prod(batch), prompt.shape[-1])
-    length = (prompt != config.pad).sum(-1)
-    if (longest := max(length.tolist(), default=0)) > max_length:
-        raise ValueError(f"a prompt has {longest} tokens, but max_length is {max_length}; shorten it or allow more")
-
-    # The rows of the input end at the same position, where generation goes on; texts start at the same position.
-    tokens, present = _decoder_input(prompt, batch, memory, config)
-    mask = None if bool(present.all()) else present
-    texts = F.pad(
-        _gather_present(prompt, prompt != config.pad)[0][:, :longest], (0, max_length + 1 - longest), value=config.pad
-    )
-    cache = decoder.cache(batch, tokens.shape[-1] + max_length, memory, form)
-    cache.draws = draws
-    token_likelihood = token_likelihood or AutoregressiveText(decoder).token_likelihood
-    ended = (length >= max_length) | (prompt == config.eos).any(-1)
-    while not bool(ended.all()):
-        hidden = decoder.step(tokens, cache, mask)[:, -1:]
-        token = choose(token_likelihood(hidden).logits().squeeze(1))
-        token = token.masked_fill(ended, config.pad)
-        texts = texts.scatter(1, length[:, None], token[:, None])  # padding, after the end of one that has ended
-        length = length + ~ended
-        ended = ended | (token == config.eos) | (length >= max_length)
-        tokens, mask = token[:, None], None
-    return texts[:, : max(length.tolist(), default=0)].unflatten(0, batch) if batch else texts[0, : int(length)]
+        # The rows of the input end at the same position, where generation goes on; texts start at the same position.
+        tokens, present = _decoder_input(prompt, batch, self.memory, config)
+        mask = None if bool(present.all()) else present
+        texts = _gather_present(prompt, prompt != config.pad)[0][:, :longest]
+        texts = F.pad(texts, (0, max_length + 1 - longest), value=config.pad)
+        cache = self.decoder.cache(batch, tokens.shape[-1] + max_length, self.memory, self.form)
+        cache.draws = draws
+        ended = (length >= max_length) | (prompt == config.eos).any(-1)
+        while not bool(ended.all()):
+            hidden = self.decoder.step(tokens, cache, mask)[:, -1:]
+            token = choose(self.token_likelihood(hidden).logits().squeeze(1))
+            token = token.masked_fill(ended, config.pad)
+            texts = texts.scatter(1, length[:, None], token[:, None])  # padding, after the end of one that has ended
+            length = length + ~ended
+            ended = ended | (token == config.eos) | (length >= max_length)
+            tokens, mask = token[:, None], None
+        texts = texts[:, : max(length.tolist(), default=0)]
+        return texts.reshape(*batch, texts.shape[-1])
 
 
 def text_mask(tokens: Int[Tensor, "*batch T"], eos: int) -> Bool[Tensor, "*batch T"]:

@@ -35,7 +35,7 @@ from pyroformer.models.transformer.mixtures.decoder import MixtureDecoder
 from pyroformer.models.transformer.mixtures.drawn_text import DrawnText
 from pyroformer.models.transformer.mixtures.posterior import MixturePosterior
 from pyroformer.models.transformer.stacks import Decoder
-from pyroformer.models.transformer.text_distribution import decode
+from pyroformer.models.transformer.text_distribution import AutoregressiveText
 
 CONFIG = TransformerConfig(vocabulary=30, max_length=12, width=16, layers=3, heads=2, dropout=0.0)
 BATCH = Batch.pad([[5, 6, 7, 8, EOS], [9, EOS], [10, 11, 12, EOS]])
@@ -105,9 +105,8 @@ def test_the_vector_of_a_place_is_found_as_without_mixtures() -> None:
         torch.manual_seed(1)
         bounds.append(ELBO(num_particles=4).terms(model, guide, BATCH).bound)
         for draws in (False, True):
-            texts = decode(
-                model.decoder, lambda logits: logits.argmax(-1), 3, memory=guide.encode(BATCH).memory(), draws=draws
-            )
+            text = AutoregressiveText(model.decoder, guide.encode(BATCH).memory())
+            texts = text.decode(lambda logits: logits.argmax(-1), (3,), draws=draws)
             assert torch.equal(texts, BATCH.tokens)
     for bound in bounds[1:]:
         torch.testing.assert_close(bound, bounds[0], rtol=0, atol=0.02)

@@ -23,7 +23,7 @@ from pyroformer.models.transformer.memory import Context
 from pyroformer.models.transformer.rotary import rotary_rates, rotate, rotation
 from pyroformer.models.transformer.self_attention import SelfAttention
 from pyroformer.models.transformer.stacks import Decoder, Encoder
-from pyroformer.models.transformer.text_distribution import decode
+from pyroformer.models.transformer.text_distribution import AutoregressiveText
 
 CONFIG = TransformerConfig(vocabulary=40, max_length=12, width=32, layers=2, heads=4, positions="rotary", init_std=0.2)
 LLAMA: dict[str, Any] = {"norm": "rms", "activation": "swiglu", "key_value_heads": 2, "bias": False}
@@ -213,9 +213,9 @@ def test_prompts_of_unequal_length_continue_as_each_alone(config: TransformerCon
     decoder = unequal(Decoder(config))
     prompts = torch.tensor([[5, 6, 7, 8], [9, PAD, PAD, PAD], [11, 12, PAD, PAD]])
     greedy: Callable[[Tensor], Tensor] = lambda logits: logits[:, 3:].argmax(-1) + 3  # noqa: E731
-    together = decode(decoder, greedy, 3, prompt=prompts)
+    together = AutoregressiveText(decoder).decode(greedy, (3,), prompt=prompts)
     for row, length in enumerate((4, 1, 2)):
-        alone = decode(decoder, greedy, 1, prompt=prompts[row : row + 1, :length])
+        alone = AutoregressiveText(decoder).decode(greedy, (1,), prompt=prompts[row : row + 1, :length])
         assert torch.equal(together[row], alone[0])
 
 

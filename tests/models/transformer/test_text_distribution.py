@@ -13,7 +13,7 @@ from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.batch import BOS, EOS, PAD
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.stacks import Decoder
-from pyroformer.models.transformer.text_distribution import AutoregressiveText, decode, text_mask
+from pyroformer.models.transformer.text_distribution import AutoregressiveText, text_mask
 from pyroformer.models.transformer.token_likelihood import TokenLikelihood
 
 V, T = 5, 3
@@ -97,7 +97,7 @@ def test_samples_occur_as_often_as_log_prob_says(kind: type[AutoregressiveText])
 def test_cached_decoding_equals_recomputation(memory: bool) -> None:
     network = decoder(memory, max_length=12, vocabulary=30, init_std=0.3)
     seen = mixture(6, mask=True) if memory else None
-    texts = decode(network, greedy, 6, memory=seen)
+    texts = AutoregressiveText(network, seen).decode(greedy, (6,))
     for i, text in enumerate(texts):
         one = None if seen is None else _take(seen, i)
         expected = greedy_without_cache(network, torch.empty(0, dtype=torch.long), 12, one)
@@ -109,24 +109,26 @@ def test_prompts_of_different_lengths(side: str) -> None:
     network = decoder(max_length=10, vocabulary=30, init_std=0.3, positions="sinusoidal")
     prompts = [[5, 6, 7, 8], [9], [], [10, EOS], [11, 12]]
     rows = [p + [PAD] * (4 - len(p)) if side == "right" else [PAD] * (4 - len(p)) + p for p in prompts]
-    texts = decode(network, greedy, len(rows), prompt=torch.tensor(rows))
+    texts = AutoregressiveText(network).decode(greedy, (len(rows),), prompt=torch.tensor(rows))
     for text, prompt in zip(texts, prompts, strict=True):
         expected = greedy_without_cache(network, torch.tensor(prompt, dtype=torch.long), 10)
         assert text[: len(expected)].equal(expected) and (text[len(expected) :] == PAD).all()
 
 
 def test_one_prompt_for_all() -> None:
-    texts = decode(decoder(max_length=8, vocabulary=30), greedy, (2, 3), prompt=torch.tensor([5, 6]))
+    text = AutoregressiveText(decoder(max_length=8, vocabulary=30))
+    texts = text.decode(greedy, (2, 3), prompt=torch.tensor([5, 6]))
     assert texts.shape[:2] == (2, 3) and (texts[..., :2] == torch.tensor([5, 6])).all()
 
 
 def test_max_length_counts_the_prompt() -> None:
     network = decoder(max_length=8, vocabulary=30)
     never_end = lambda logits: torch.full((len(logits),), 9)  # noqa: E731
-    texts = decode(network, never_end, 2, max_length=4, prompt=torch.tensor([[5, 6, 7, 8], [5, PAD, PAD, PAD]]))
+    text = AutoregressiveText(network)
+    texts = text.decode(never_end, (2,), max_length=4, prompt=torch.tensor([[5, 6, 7, 8], [5, PAD, PAD, PAD]]))
     assert texts.tolist() == [[5, 6, 7, 8], [5, 9, 9, 9]]
-    assert decode(network, never_end, 1).tolist() == [[9] * 8]
-    assert decode(network, never_end, 0).shape == (0, 0)
+    assert text.decode(never_end, (1,)).tolist() == [[9] * 8]
+    assert text.decode(never_end, (0,)).shape == (0, 0)
 
 
 def test_decoding_stops_when_all_have_ended() -> None:
@@ -137,7 +139,7 @@ def test_decoding_stops_when_all_have_ended() -> None:
         calls.append(logits.shape)
         return script[len(calls) - 1] if len(calls) <= 2 else torch.tensor([EOS, EOS, EOS])
 
-    texts = decode(decoder(max_length=8, vocabulary=30), choose, 3)
+    texts = AutoregressiveText(decoder(max_length=8, vocabulary=30)).decode(choose, (3,))
     assert texts.tolist() == [[7, EOS, PAD], [EOS, PAD, PAD], [9, 9, EOS]] and calls == [(3, 30)] * 3
 
 
@@ -219,9 +221,9 @@ def test_wrong_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="texts of 4 tokens do not fit the decoder's max_length of 3"):
         AutoregressiveText(network, length=4)
     with pytest.raises(ValueError, match="max_length is 4, but the decoder's max_length is 3"):
-        decode(network, greedy, 1, max_length=4)
+        AutoregressiveText(network).decode(greedy, (1,), max_length=4)
     with pytest.raises(ValueError, match="a prompt has 3 tokens, but max_length is 2"):
-        decode(network, greedy, 1, max_length=2, prompt=torch.tensor([[3, 4, 3]]))
+        AutoregressiveText(network).decode(greedy, (1,), max_length=2, prompt=torch.tensor([[3, 4, 3]]))
 
 
 def _take(memory: Mixture, index: int) -> Mixture:
