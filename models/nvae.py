@@ -347,11 +347,7 @@ def _concentrations(base_measure: nn.Module, delta: float | None) -> tuple[float
 
 
 def _checked_layers(name: str, number: int, layers: int, stack: str) -> int:
-    """A number of layers of the encoder or the decoder.
-
-    Raises:
-        ValueError: If there are not as many.
-    """
+    """A number of layers of the encoder or the decoder, or a ValueError if there are not as many."""
     number = declared_number(name, number, int)
     if not 0 <= number <= layers:
         raise ValueError(f"{name} is {number}: give a number of the {stack}'s layers, from 0 to {layers}.")
@@ -359,11 +355,7 @@ def _checked_layers(name: str, number: int, layers: int, stack: str) -> int:
 
 
 def _checked_presence(presence: float | None, base_measure: nn.Module) -> float | None:
-    """The probability of presence as a number, after a check that the model supports it.
-
-    Raises:
-        ValueError: If it is no probability between 0 and 1, or the vectors of a text are not independent.
-    """
+    """The probability of presence, or a ValueError if it is none, or the vectors of a text are not independent."""
     presence = declared_number("presence", presence, float | None)
     if presence is None:
         return None

@@ -181,22 +181,14 @@ def prior_log_counts(pseudo_counts: float | Tensor, like: Float[Tensor, "..."]) 
 
 
 def check_steps(steps: int) -> int:
-    """The number of steps as a Python int.
-
-    Raises:
-        ValueError: If it is not whole, or negative.
-    """
+    """The number of steps as a Python int, or a ValueError if it is not whole, or negative."""
     number: int = declared_number("steps", steps, int)
     check_at_least(0, steps=number)
     return number
 
 
 def check_tolerance(tolerance: float | None) -> None:
-    """Raises unless a tolerance is a positive number, or None.
-
-    Raises:
-        ValueError: If it is not.
-    """
+    """Raises a ValueError unless a tolerance is a positive number, or None."""
     if tolerance is None:
         return
     number = declared_number("tolerance", tolerance, float)
@@ -205,11 +197,7 @@ def check_tolerance(tolerance: float | None) -> None:
 
 
 def check_pseudo_counts(pseudo_counts: float | Float[Tensor, "*batch n"]) -> None:
-    """Raises unless pseudo-counts are positive and finite.
-
-    Raises:
-        ValueError: If one is not.
-    """
+    """Raises a ValueError unless pseudo-counts are positive and finite."""
     if not isinstance(pseudo_counts, Tensor | int | float) or isinstance(pseudo_counts, bool):
         raise ValueError(f"pseudo_counts is {pseudo_counts!r}; it must be a positive number, or one for each key")
     counts = torch.as_tensor(pseudo_counts)

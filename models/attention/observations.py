@@ -67,11 +67,7 @@ class Observations:
         )
 
     def check(self, mixture: Mixture) -> None:
-        """Raises unless the shapes fit a mixture.
-
-        Raises:
-            ValueError: If they do not.
-        """
+        """Raises a ValueError unless the shapes fit a mixture."""
         check_queries(
             self.queries,
             mixture,

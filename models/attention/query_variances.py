@@ -51,10 +51,9 @@ def query_covariances(mixture: Mixture) -> Float[Tensor, "*batch n d d"]:
 
 
 def check_variances(mixture: Mixture) -> None:
-    """Raises if a variance is zero, where values can be read: the density of a query would be infinite.
+    """Raises a ValueError if a present component has neither a variance nor noise, where values can be read.
 
-    Raises:
-        ValueError: If a component that is present has neither a variance nor noise.
+    The density of a query would be infinite.
     """
     noise = mixture.noise_variance
     if noise is None or not (isinstance(noise, Tensor) or noise == 0) or not is_readable(mixture.log_weights, noise):

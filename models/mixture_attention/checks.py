@@ -116,11 +116,7 @@ def shape_of_tokens(
 def check_finite_tokens(
     queries: Tensor | None, values: Tensor | None, value_mask: Tensor | None, counted: Tensor | None
 ) -> None:
-    """Raises unless the queries that count, and the values that are known of them, are finite, where that can be read.
-
-    Raises:
-        ValueError: If one is not.
-    """
+    """Raises a ValueError unless queries that count, and values that are known of them, are finite, if readable."""
     if queries is not None:
         rule = "each that counts must be finite: leave the others out with mask"
         check_entries("queries", queries, _where(queries.isfinite(), counted), rule)

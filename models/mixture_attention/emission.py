@@ -46,11 +46,7 @@ def query_of_component(
 
 
 def check_emission(emission: nn.Module, rows: Float[Tensor, "*batch n d"], precision: Float[Tensor, "..."]) -> None:
-    """Raises unless an emission gives a distribution over one query for each component.
-
-    Raises:
-        ValueError: If it fails, gives no distribution, or one of another shape or that cannot be a query's.
-    """
+    """Raises a ValueError unless an emission gives a distribution over one query for each component."""
     who = described(emission, "emission")
     mean, scale = torch.broadcast_tensors(rows, precision.rsqrt())
     try:

@@ -109,11 +109,7 @@ class OwnParameters(LocalModule):
 
 
 def _set(module: nn.Module, name: str, tensor: Tensor | None) -> None:
-    """Sets an attribute that is a parameter if the tensor is one, and otherwise a buffer.
-
-    Raises:
-        ValueError: If it is computed from what requires a gradient: no optimizer would find that.
-    """
+    """Sets an attribute: a parameter if the tensor is one, and otherwise a buffer, whose gradient nobody may want."""
     if tensor is not None and not tensor.is_leaf:
         raise ValueError(
             f"{name} is computed from a tensor that requires a gradient, which the model would not train: give an "

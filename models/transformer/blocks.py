@@ -80,11 +80,7 @@ class PreNormBlock(nn.Module):
         answers: Float[Tensor, "*#batch T P"],
         memory: Mixture | ProjectedMixture | None,
     ) -> Float[Tensor, "*#batch T P"]:
-        """The layer's output, from its input and the output of the self-attention.
-
-        Raises:
-            ValueError: If there is a memory and no cross-attention.
-        """
+        """The layer's output, from its input and the output of the self-attention."""
         x = x + self.dropout(answers)
         if memory is not None:
             cross = cross_attention_of(self)
@@ -176,11 +172,7 @@ class MLP(nn.Module):
 
 
 def cross_attention_of(block: nn.Module) -> DenoisingAttention:
-    """The cross-attention of a block.
-
-    Raises:
-        ValueError: If it has none.
-    """
+    """The cross-attention of a block, or a ValueError if it has none."""
     cross = getattr(block, "cross", None)
     if not isinstance(cross, DenoisingAttention):
         raise ValueError("this decoder has no cross-attention; build it with cross_attention=True to give it a memory")

@@ -223,11 +223,7 @@ class Fusion:
         return 1 if self.single else len(self.layers)
 
     def check(self, config: TransformerConfig) -> None:
-        """Raises unless a decoder can take the latents.
-
-        Raises:
-            ValueError: If it lacks such layers, they are out of order, or its attention takes no latents.
-        """
+        """Raises a ValueError unless a decoder has these layers, in this order, and attention that takes latents."""
         layers = ", ".join(str(layer + 1) for layer in self.layers) or "none"
         if not self.layers or not 0 <= min(self.layers) <= max(self.layers) < config.layers:
             raise ValueError(f"latents enter layers {layers}, but the decoder has layers 1 to {config.layers}.")
@@ -240,11 +236,7 @@ class Fusion:
             )
 
     def checked(self, latents: Tensor) -> Tensor:
-        """The latents, if their number and size fit.
-
-        Raises:
-            ValueError: If they do not.
-        """
+        """The latents, or a ValueError if their number or size does not fit."""
         if latents.shape[-2:] != (self.count, self.latent):
             raise ValueError(
                 f"the latents have shape {tuple(latents.shape)}: their last dimensions must be {self.count} latents of "

@@ -63,10 +63,7 @@ def batch_shape(memory: Memory) -> torch.Size:
 
 
 def check_mixture(memory: Memory, width: int) -> Mixture:
-    """The memory, if it is a mixture over vectors of this width.
-
-    Raises:
-        ValueError: If it is not.
+    """The memory, or a ValueError if it is no mixture over vectors of this width.
 
     Examples:
         >>> check_mixture(Mixture(torch.zeros(3), torch.zeros(3, 2)), 2).components
@@ -82,10 +79,7 @@ def check_mixture(memory: Memory, width: int) -> Mixture:
 
 
 def check_context(memory: Memory, latents: int, size: int) -> Context:
-    """The memory, if it is a context with this number of latents of this size.
-
-    Raises:
-        ValueError: If it is not.
+    """The memory, or a ValueError if it is no context with this number of latents of this size.
 
     Examples:
         >>> check_context(Context(torch.zeros(1, 4, 8)), 4, 8).latents.shape
