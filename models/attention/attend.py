@@ -17,7 +17,7 @@ from .log_space import safe_logsumexp
 from .mixture import Mixture, in_dtype
 from .natural_parameters import Form, Natural, has_curvature, natural
 from .observations import check_queries, with_all_rows
-from .packed import fused_attention, pack_keys, pack_queries, pack_values, packed_width
+from .packed import causal_mask, fused_attention, pack_keys, pack_queries, pack_values, packed_width
 from .query_variances import check_variances
 
 __all__ = ["Returns", "attend", "check_restrictions"]
@@ -231,7 +231,7 @@ def _evidence(queries: Tensor, terms: Natural, attention: _Attention) -> Tensor:
     queries, (m, n) = queries.to(terms.bias.dtype), (queries.shape[-2], terms.bias.shape[-1])
     attn_mask = with_all_rows(attention.attn_mask, m)
     if attention.causal:
-        attn_mask = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m)
+        attn_mask = causal_mask(m, n, queries.device)
 
     def part(rows: slice) -> Tensor:
         logits, own = terms.joint(queries[..., rows, :])

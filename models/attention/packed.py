@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["fused_attention", "pack_keys", "pack_queries", "pack_values", "packed_width", "side_by_side"]
+__all__ = ["causal_mask", "fused_attention", "pack_keys", "pack_queries", "pack_values", "packed_width", "side_by_side"]
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -93,7 +93,7 @@ def fused_attention(
     if causal and m != n:  # the kernels' own causal mask starts at the first component
         causal = False
         if m > 1:
-            attn_mask = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m)
+            attn_mask = causal_mask(m, n, queries.device)
     batch = torch.broadcast_shapes(queries.shape[:-2], keys.shape[:-2], values.shape[:-2])
     answer = F.scaled_dot_product_attention(
         _four_dimensions(queries, batch),
@@ -106,6 +106,11 @@ def fused_attention(
     )
     answer = torch.where(_not_a_number(queries), torch.nan, answer.reshape(*batch, *answer.shape[-2:]))
     return answer if attn_mask is None else torch.where(attn_mask.any(-1, keepdim=True), answer, 0)
+
+
+def causal_mask(queries: int, components: int, device: torch.device) -> Bool[Tensor, "m n"]:
+    r"""True where :math:`n \le m + N - M`: the last M components belong to the M queries."""
+    return torch.ones(queries, components, dtype=torch.bool, device=device).tril(components - queries)
 
 
 def _not_a_number(queries: Tensor) -> Tensor:

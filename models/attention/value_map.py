@@ -12,6 +12,7 @@ from .bayes_rule import responsibilities
 from .key_adaptation import check_steps
 from .mixture import Mixture
 from .observations import check_queries
+from .packed import causal_mask
 from .query_variances import filled, query_variances
 
 __all__ = ["value_map"]
@@ -122,8 +123,7 @@ def _jacobian(queries: Tensor, values: Tensor, mixture: Mixture, causal: bool) -
     """
     assert mixture.values is not None and mixture.value_variances is not None
     pairs, both = _together(queries, values, mixture)
-    m, n = queries.shape[-2], mixture.components
-    attn_mask = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m) if causal else None
+    attn_mask = causal_mask(queries.shape[-2], mixture.components, queries.device) if causal else None
     precision = (1 / filled(mixture.value_variances, mixture, 1.0))[..., None, :, :]
     shares = responsibilities(pairs, both, attn_mask)[..., None] * precision
     shares = shares / shares.sum(-2, keepdim=True).clamp_min(torch.finfo(shares.dtype).tiny)

@@ -28,7 +28,7 @@ from ..attention.head_projection import (
     split_heads,
     squared_queries,
 )
-from ..attention.packed import fused_attention, pack_queries
+from ..attention.packed import causal_mask, fused_attention, pack_queries
 from ..utils.precision import at_least_float32, without_autocast
 from .bottleneck import Bottleneck, Components, VectorPosterior
 
@@ -112,8 +112,7 @@ def attend(
             squares = torch.zeros_like(squares)
     packed_queries = pack_queries(queries, squares, keys.shape[-1])
     if mask is None and causal and (weights or queries.shape[-2] > packed.keys.shape[-2]):
-        m, n = queries.shape[-2], packed.keys.shape[-2]
-        mask = torch.ones(m, n, dtype=torch.bool, device=queries.device).tril(n - m)
+        mask = causal_mask(queries.shape[-2], packed.keys.shape[-2], queries.device)
     if mask is not None:
         mask = _with_prior(mask.expand(*mask.shape[:-2], queries.shape[-2], -1), queries.dtype)
     shares = None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..attention.kv_cache import KeyValueCache
 from ..attention.layers.torch_weights import TorchWeights
+from ..attention.packed import causal_mask
 from ..heads import head_width
 from .fusion import MemorySlot
 from .linear import linear
@@ -171,7 +172,6 @@ def _bias(mask: Tensor | None, t: int, n: int, causal: bool, like: Tensor) -> Te
     if mask is not None:
         bias = like.new_zeros(len(mask), 1, 1, n).masked_fill(~mask[:, None, None, :], masked)
     if causal and t > 1:
-        later = torch.ones(t, n, dtype=torch.bool, device=like.device).tril(n - t).logical_not()
-        future = like.new_zeros(t, n).masked_fill(later, 2 * masked)
+        future = like.new_zeros(t, n).masked_fill(~causal_mask(t, n, like.device), 2 * masked)
         bias = future if bias is None else bias + future
     return bias

@@ -57,7 +57,7 @@ class EStep:
             check_entries("inverse_degrees", tail, (tail >= 0) & tail.isfinite(), "it must be at least 0 and finite")
 
     def check(self, queries: int, components: int, causal: bool) -> None:
-        """Raises a ValueError unless every key has all of its components and, if causal, every query has its own key."""
+        """Raises a ValueError unless each key has all of its components and, if causal, each query a key of its own."""
         check_at_least(1, per_key=self.per_key)
         check_at_least(0, common=self.common)
         if (components - self.common) % self.per_key:

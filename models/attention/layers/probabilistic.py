@@ -21,6 +21,7 @@ from ..key_adaptation import StepGradient, adapt_keys, check_pseudo_counts, chec
 from ..kv_cache import KeyValueCache
 from ..log_space import safe_logsumexp, visible_logsumexp
 from ..mixture import Mixture
+from ..packed import causal_mask
 from .gaussian_keys import Assignment, GaussianKeys, KeyPrior, Precision, TokenReadout
 
 __all__ = ["ProbabilisticAttention", "ValuePosterior"]
@@ -297,9 +298,8 @@ class ProbabilisticAttention(GaussianKeys):
     def _causal_mask(self, t: int, mixture: Mixture) -> Tensor:
         """The components that each position may attend to, where tokens are not one component each."""
         null = int(self.log_null is not None)
-        n = (mixture.components - null) // self.components
-        attn_mask = torch.ones(t, n, dtype=torch.bool, device=mixture.means.device).tril(n - t)
-        return F.pad(attn_mask.repeat_interleave(self.components, -1), (null, 0), value=True)
+        tokens = causal_mask(t, (mixture.components - null) // self.components, mixture.means.device)
+        return F.pad(tokens.repeat_interleave(self.components, -1), (null, 0), value=True)
 
 
 def _checked_reach(positions: object, one_sequence: bool) -> int | None:
