@@ -94,7 +94,7 @@ class LogStickBreaking(Expandable):
         if self._validate_args:
             self._validate_sample(value)
         # in float64: a gradient is a small difference of shares, and counts as often as the log weight is large
-        each = dirichlet_log_prob(self.log_shares, _split(value.double(), self.present))
+        each = dirichlet_log_prob(self.log_shares, _split(value.double(), self.present).log_softmax(-1))
         return torch.where(self.breaking, each, 0.0).sum(-1).to(value.dtype)
 
     @property
@@ -110,12 +110,11 @@ class LogStickBreaking(Expandable):
 
 
 def _split(log_weights: Float[Tensor, "*shape n"], present: Bool[Tensor, "*batch n"]) -> Float[Tensor, "*shape n 2"]:
-    """Each component's log weight and that of all after it, up to a common shift."""
+    """Each component's log weight and that of all after it; 0 and 0 of the last, so that these have no gradient."""
     kept = torch.where(present, log_weights, LOG_ZERO)
     rest = kept.flip(-1).logcumsumexp(-1).flip(-1)[..., 1:]
     parts = torch.stack([kept, pad(rest, (0, 1), value=LOG_ZERO)], -1)
-    parts = torch.where(breaking(present)[..., None], parts, 0.0)  # the others have no gradient
-    return parts.log_softmax(-1)
+    return torch.where(breaking(present)[..., None], parts, 0.0)
 
 
 @register_kl(LogStickBreaking, LogStickBreaking)  # type: ignore[untyped-decorator]
@@ -126,9 +125,6 @@ def _kl_of_two(p: Any, q: Any) -> Tensor:
 
 @register_kl(LogDirichlet, LogStickBreaking)  # type: ignore[untyped-decorator]
 def _kl_from_dirichlet(p: Any, q: Any) -> Tensor:
-    log_alpha = torch.where(q.present, p.log_concentration, LOG_ZERO)
-    rest = log_alpha.flip(-1).logcumsumexp(-1).flip(-1)[..., 1:]
-    shares = torch.stack([log_alpha, pad(rest, (0, 1), value=LOG_ZERO)], -1)
-    shares = torch.where(q.breaking[..., None], shares, 0.0)
+    shares = _split(p.log_concentration, q.present)
     each = dirichlet_kl(shares, q.log_shares.to(shares.dtype))
     return where_same_components(p, q, torch.where(q.breaking, each, 0.0).sum(-1))

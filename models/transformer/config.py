@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_origin
 
+from ..attention.layers.gaussian_keys import Assignment, KeyDensity, KeyPrior, Precision
 from ..batch import BOS, EOS, PAD
 from ..heads import head_width
 from ..utils.choices import check_choice
@@ -149,15 +150,15 @@ class TransformerConfig:
     word_dropout: float = 0.0
     max_condition_length: int = 0
     attention: Literal["softmax", "probabilistic"] = "softmax"
-    key_precision: Literal["shared", "full", "key", "diagonal"] = "key"
-    key_prior: Literal["magnitude", "gated", "learned"] = "gated"
+    key_precision: Precision = "key"
+    key_prior: KeyPrior = "gated"
     key_components: int = 1
     null_component: bool = False
     key_steps: int = 0
     key_pseudo_counts: float = 1.0
     key_tolerance: float | None = None
-    key_density: Literal["gaussian", "student"] = "gaussian"
-    key_assignment: Literal["soft", "hard"] = "soft"
+    key_density: KeyDensity = "gaussian"
+    key_assignment: Assignment = "soft"
     key_distance: int | None = None
     pad: int = PAD
     bos: int = BOS

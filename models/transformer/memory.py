@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..attention.components import concatenated, padded
 from ..attention.mixture import Mixture, SharedVariances
@@ -155,13 +155,15 @@ def _mixtures(mixtures: list[Mixture]) -> Mixture:
 
 def _contexts(contexts: list[Context]) -> Context:
     latents = [context.latents for context in contexts if context.latents is not None]
-    conditions = [(one.condition_tokens, one.present) for one in contexts if one.condition_tokens is not None]
-    longest = max((tokens.shape[-1] for tokens, _ in conditions), default=0)
-    more = [longest - tokens.shape[-1] for tokens, _ in conditions]
+    own = [one for one in contexts if one.condition_tokens is not None]
     return Context(
         torch.cat(latents) if latents else None,
-        torch.cat([F.pad(tokens, (0, n)) for (tokens, _), n in zip(conditions, more, strict=True)])
-        if conditions
-        else None,
-        torch.cat([F.pad(mask, (0, n)) for (_, mask), n in zip(conditions, more, strict=True)]) if conditions else None,
+        _padded_rows([one.condition_tokens for one in own]),
+        _padded_rows([one.present for one in own]),
     )
+
+
+def _padded_rows(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """The rows of all parts below each other, padded with zeros, which are padding and False; None if there is none."""
+    rows = [row for part in parts if part is not None for row in part]
+    return pad_sequence(rows, batch_first=True) if rows else None

@@ -14,11 +14,12 @@ from ...utils.precision import at_least_float32
 from ..mixture import Mixture
 from .torch_weights import TorchWeights
 
-__all__ = ["Assignment", "GaussianKeys", "KeyPrior", "Precision", "TokenReadout"]
+__all__ = ["Assignment", "GaussianKeys", "KeyDensity", "KeyPrior", "Precision", "TokenReadout"]
 
 Precision = Literal["shared", "full", "key", "diagonal"]
 KeyPrior = Literal["magnitude", "gated", "learned"]
 Assignment = Literal["soft", "hard"]
+KeyDensity = Literal["gaussian", "student"]
 
 LARGEST = 15.0  # log precision relative to softmax attention: squares of keys, times their ratios, stay finite
 

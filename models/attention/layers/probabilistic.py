@@ -3,7 +3,7 @@ r"""Self-attention as inference in a mixture of Gaussians, with learned precisio
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +22,9 @@ from ..kv_cache import KeyValueCache
 from ..log_space import safe_logsumexp, visible_logsumexp
 from ..mixture import Mixture
 from ..packed import causal_mask
-from .gaussian_keys import Assignment, GaussianKeys, KeyPrior, Precision, TokenReadout
+from .gaussian_keys import Assignment, GaussianKeys, KeyDensity, KeyPrior, Precision, TokenReadout
 
 __all__ = ["ProbabilisticAttention", "ValuePosterior"]
-
-KeyDensity = Literal["gaussian", "student"]
 
 
 class ValuePosterior(NamedTuple):
