@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from ...utils.choices import check_choice
 from ...utils.precision import without_autocast
 from ..attend import Returns, check_restrictions
-from ..key_adaptation import check_pseudo_counts, check_steps, check_tolerance
+from ..key_adaptation import check_steps, check_tolerance
 from ..log_space import normalized, safe_logsumexp
 from ..mixture import Mixture
 from ..observations import check_queries, with_all_rows
@@ -84,7 +84,6 @@ def blockwise_attend(
     check_queries(queries, mixture, attn_mask=attn_mask, mask=mask)
     check_variances(mixture)
     check_choice("returns", returns, get_args(Returns))
-    check_pseudo_counts(pseudo_counts)
     check_tolerance(tolerance)
     e_step = EStep() if e_step is None else e_step
     if mixture.values is None:
