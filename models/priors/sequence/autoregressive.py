@@ -12,7 +12,7 @@ from ...transformer.config import Activation, Norm, Positions
 from ...utils.numbers import check_at_least
 from ..roles import SequencePrior, VectorPrior
 from ..vectors import SPREAD, gaussian_mixture, mixture_scores, over_components
-from .causal import CausalVectorPrior
+from .causal import CausalVectorPrior, blocks_of_vectors
 from .joint import with_own
 
 __all__ = ["AutoregressiveVectorPrior", "IndependentVectorPrior"]
@@ -67,7 +67,7 @@ class AutoregressiveVectorPrior(CausalVectorPrior):
         dropout: Probability of dropping an activation in training.
         samples_per_component: Number of the prior's own components.
         first: Prior :math:`p_0` of the prior's own components; a standard Gaussian by default.
-        norm, activation, positions, bias: Options of the blocks, as in :class:`~.sequence.causal.CausalVectorPrior`; of
+        norm, activation, positions, bias: Options of the blocks, as in :func:`~.sequence.causal.blocks_of_vectors`; of
             a prior that is named they are those of its model.
 
     Raises:
@@ -100,21 +100,8 @@ class AutoregressiveVectorPrior(CausalVectorPrior):
         bias: bool = True,
     ) -> None:
         check_at_least(1, components=components)
-        scores = components * (1 + 2 * width)
-        super().__init__(
-            width,
-            scores,
-            model_width,
-            layers,
-            heads,
-            dropout,
-            samples_per_component,
-            first,
-            norm=norm,
-            activation=activation,
-            positions=positions,
-            bias=bias,
-        )
+        network = blocks_of_vectors(width, model_width, layers, heads, dropout, norm, activation, positions, bias)
+        super().__init__(width, components * (1 + 2 * width), network, samples_per_component, first)
         self.components = components
         if components > 1:  # means that differ, so that the components can separate
             nn.init.normal_(mixture_scores(self.head.bias.data, components, width)[1], std=SPREAD)

@@ -1,7 +1,5 @@
 r"""A causal Transformer over the vectors of a text, which priors of the next vector have in common."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -19,7 +17,7 @@ from ..roles import SequencePrior, VectorPrior
 from ..vectors import GaussianVectorPrior
 from .joint import InOrder, with_own
 
-__all__ = ["CausalVectorPrior"]
+__all__ = ["CausalVectorPrior", "blocks_of_vectors"]
 
 
 class CausalVectorPrior(SequencePrior):
@@ -35,53 +33,33 @@ class CausalVectorPrior(SequencePrior):
     Arguments:
         width: :math:`P`.
         scores: The number of scores from which :meth:`next_vector` makes a distribution.
-        model_width: The size of a hidden state; even, and a multiple of ``heads``; by default ``width``.
-        layers: The number of blocks.
-        heads: The number of attention heads.
-        dropout: Probability of dropping an activation in training.
+        network: The blocks, from :func:`blocks_of_vectors`; None is its defaults.
         samples_per_component: Number of the prior's own components.
         first: Prior :math:`p_0` of the prior's own components; a standard Gaussian by default.
         reads_length: Whether vectors depend on the number of those that follow.
-        norm: The norm of the blocks, as in :class:`~.config.TransformerConfig`, like the next two.
-        activation: The activation of their feed-forward layers.
-        positions: ``"rotary"``: they rotate queries and keys as well; places enter by sinusoids in any case.
-        bias: Whether they have biases.
 
     Raises:
-        ValueError: If a size is out of range, two do not go together, or ``first`` has another width.
+        ValueError: If a size is out of range, or ``first`` has another width.
     """
 
     def __init__(
         self,
         width: int,
         scores: int,
-        model_width: int | None = None,
-        layers: int = 2,
-        heads: int = 4,
-        dropout: float = 0.0,
+        network: TransformerConfig | None = None,
         samples_per_component: int = 1,
         first: VectorPrior | None = None,
         reads_length: bool = True,
-        norm: Norm = "layer",
-        activation: Activation = "gelu_tanh",
-        positions: Positions = "sinusoidal",
-        bias: bool = True,
     ) -> None:
         super().__init__()
-        model_width = width if model_width is None else model_width
-        check_at_least(1, width=width, model_width=model_width)
+        config = blocks_of_vectors(width) if network is None else network
         check_at_least(0, samples_per_component=samples_per_component)
-        if model_width % 2 or model_width % max(heads, 1):
-            raise ValueError(f"model_width {model_width}: must be even and a multiple of heads, which is {heads}")
-        # blocks read neither the vocabulary nor the max_length
-        sizes: dict[str, Any] = {"width": model_width, "layers": layers, "heads": heads, "dropout": dropout}
-        config = TransformerConfig(3, 1, **sizes, norm=norm, activation=activation, positions=positions, bias=bias)
         self.width, self.samples_per_component = width, samples_per_component
-        self.before = nn.Linear(width, model_width)
-        self.left = nn.Linear(model_width, model_width) if reads_length else None
-        self.blocks = nn.ModuleList(Block(config) for _ in range(layers))
+        self.before = nn.Linear(width, config.width)
+        self.left = nn.Linear(config.width, config.width) if reads_length else None
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = norm_layer(config)
-        self.head = nn.Linear(model_width, scores)
+        self.head = nn.Linear(config.width, scores)
         initialize(self, config)
         nn.init.zeros_(self.head.weight)
         self.first = GaussianVectorPrior(width) if first is None else first
@@ -137,3 +115,39 @@ class CausalVectorPrior(SequencePrior):
 
     def _place(self, places: Int[Tensor, "*batch"], like: Tensor) -> Float[Tensor, "*batch w"]:
         return sinusoids(places, self.norm.weight.shape[0]).to(like.dtype)
+
+
+def blocks_of_vectors(
+    width: int,
+    model_width: int | None = None,
+    layers: int = 2,
+    heads: int = 4,
+    dropout: float = 0.0,
+    norm: Norm = "layer",
+    activation: Activation = "gelu_tanh",
+    positions: Positions = "sinusoidal",
+    bias: bool = True,
+) -> TransformerConfig:
+    """The blocks of a Transformer that reads vectors.
+
+    Arguments:
+        width: The size of a vector.
+        model_width: The size of a hidden state; even, and a multiple of ``heads``; by default ``width``.
+        layers: The number of blocks.
+        heads: The number of attention heads.
+        dropout: Probability of dropping an activation in training.
+        norm: The norm of the blocks, as in :class:`~.config.TransformerConfig`, like the next two.
+        activation: The activation of their feed-forward layers.
+        positions: ``"rotary"``: they rotate queries and keys as well; places enter by sinusoids in any case.
+        bias: Whether they have biases.
+
+    Raises:
+        ValueError: If a size is out of range, or two do not go together.
+    """
+    size = width if model_width is None else model_width
+    check_at_least(1, width=width, model_width=size)
+    if size % 2 or size % max(heads, 1):
+        raise ValueError(f"model_width {size}: must be even and a multiple of heads, which is {heads}")
+    return TransformerConfig(  # blocks read neither the vocabulary nor the max_length
+        3, 1, size, layers, heads, dropout=dropout, norm=norm, activation=activation, positions=positions, bias=bias
+    )

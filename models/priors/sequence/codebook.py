@@ -18,7 +18,7 @@ from ...utils.precision import at_least_float32
 from ...utils.tensor_checks import is_known
 from ..latents import bounded_std, unbounded
 from ..roles import VectorPrior
-from .causal import CausalVectorPrior
+from .causal import CausalVectorPrior, blocks_of_vectors
 from .last import Last
 
 __all__ = ["Codebook", "CodebookVectorPrior"]
@@ -222,7 +222,7 @@ class CodebookVectorPrior(CausalVectorPrior):
         dropout: Probability of dropping an activation in training.
         samples_per_component: Number of the prior's own components.
         first: Prior :math:`p_0` of the prior's own components; a standard Gaussian by default.
-        norm, activation, positions, bias: Options of the blocks, as in :class:`~.sequence.causal.CausalVectorPrior`; of
+        norm, activation, positions, bias: Options of the blocks, as in :func:`~.sequence.causal.blocks_of_vectors`; of
             a prior that is named they are those of its model.
 
     Raises:
@@ -256,20 +256,8 @@ class CodebookVectorPrior(CausalVectorPrior):
         bias: bool = True,
     ) -> None:
         check_at_least(1, entries=entries)
-        super().__init__(
-            width,
-            entries,
-            model_width,
-            layers,
-            heads,
-            dropout,
-            samples_per_component,
-            first,
-            norm=norm,
-            activation=activation,
-            positions=positions,
-            bias=bias,
-        )
+        network = blocks_of_vectors(width, model_width, layers, heads, dropout, norm, activation, positions, bias)
+        super().__init__(width, entries, network, samples_per_component, first)
         self.mean = nn.Parameter(math.sqrt(START_VARIANCE) * torch.randn(entries, width))
         self.log_variance = nn.Parameter(unbounded(torch.full((entries, width), 1 - START_VARIANCE)))
         self.register_buffer("started", torch.tensor(False))

@@ -10,7 +10,7 @@ from ...transformer.config import Activation, Norm, Positions
 from ...utils.precision import at_least_float32
 from ..latents import unbounded
 from ..roles import VectorPrior
-from .causal import CausalVectorPrior
+from .causal import CausalVectorPrior, blocks_of_vectors
 from .gaussian_tokens import GaussianTokenPrior, check_gaussians, narrow_first
 
 __all__ = ["TokenVectorPrior"]
@@ -59,7 +59,7 @@ class TokenVectorPrior(GaussianTokenPrior, CausalVectorPrior):
         first: Prior :math:`p_0` of the prior's own components; by default a Gaussian as narrow as those of tokens, as
             far from 0 as they are, so that attention prefers neither, and away from all places.
         eos: The token that ends texts, if the vectors tell where.
-        norm, activation, positions, bias: Options of the blocks, as in :class:`~.sequence.causal.CausalVectorPrior`; of
+        norm, activation, positions, bias: Options of the blocks, as in :func:`~.sequence.causal.blocks_of_vectors`; of
             a prior that is named they are those of its model.
 
     Raises:
@@ -97,24 +97,9 @@ class TokenVectorPrior(GaussianTokenPrior, CausalVectorPrior):
         bias: bool = True,
     ) -> None:
         check_gaussians(vocabulary, variance, eos)
-        if first is None and width > 0:
-            first = narrow_first(width, variance)
-        CausalVectorPrior.__init__(
-            self,
-            width,
-            width,
-            model_width,
-            layers,
-            heads,
-            dropout,
-            samples_per_component,
-            first,
-            eos is None,
-            norm=norm,
-            activation=activation,
-            positions=positions,
-            bias=bias,
-        )
+        network = blocks_of_vectors(width, model_width, layers, heads, dropout, norm, activation, positions, bias)
+        first = narrow_first(width, variance) if first is None else first
+        CausalVectorPrior.__init__(self, width, width, network, samples_per_component, first, eos is None)
         if width % 2:
             raise ValueError(f"width {width}: must be even, for the sinusoids of places")
         self.eos = eos
