@@ -26,9 +26,13 @@ def map_chunks(function: Callable[[slice], Tensor], queries: int, columns: int, 
         >>> torch.allclose(total, (x @ keys.T).logsumexp(-1))
         True
     """
-    entries = 2**18 if device.type == "cpu" else 2**26  # of a chunk
-    size = max(MIN_QUERIES, entries // max(1, columns))
+    size = max(MIN_QUERIES, _entries(device) // max(1, columns))
     if size >= queries:
         return function(slice(None))
     rows = [slice(start, start + size) for start in range(0, queries, size)]
     return torch.cat([checkpoint(function, chunk, use_reentrant=False) for chunk in rows], -1)
+
+
+def _entries(device: torch.device) -> int:
+    """The number of entries in a chunk."""
+    return 2**18 if device.type == "cpu" else 2**26
