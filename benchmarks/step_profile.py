@@ -100,7 +100,8 @@ def likelihood_gradient_flops(
 def shares(step: Callable[[], None], rounds: int, device: str) -> dict[str, float]:
     """The share of each group of the time of all operations, and of Python of the time of the clock."""
     cuda = device == "cuda"
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiler:
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities, acc_events=True) as profiler:
         start = time.perf_counter()
         for _ in range(rounds):
             step()

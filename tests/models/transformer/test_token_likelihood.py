@@ -140,7 +140,7 @@ def test_what_is_kept_gets_no_gradient_of_zeros(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(likelihood, "_chunk_rows", lambda hidden, embedding: 5)
     hidden, embedding, bias, tokens = inputs()
     log_prob = token_log_prob(hidden, embedding, tokens, bias).sum()
-    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True, acc_events=True) as profiler:
         log_prob.backward()
     filled = [event.input_shapes[0] for event in profiler.events() if event.name in ("aten::fill_", "aten::zero_")]
     assert filled and [N, V] not in filled
