@@ -20,7 +20,7 @@ from .transformer.config import TransformerConfig
 from .transformer.memory import Memory
 from .utils.choices import check_choice, check_known
 
-__all__ = ["DRAWN_BY_MODEL", "LLAMA_BLOCKS", "REGULARIZED_TO", "SWITCHES_OFF", "TEXTS", "LocalModule", "Model"]
+__all__ = ["DRAWN_BY_MODEL", "REGULARIZED_TO", "SWITCHES_OFF", "TEXTS", "LocalModule", "Model"]
 
 TEXTS = "texts"  # the plate over the texts of a batch, at dim -1 in every model and guide
 # Entries of the ``infer`` of a site.
@@ -28,7 +28,6 @@ DRAWN_BY_MODEL = "drawn_by_model"  # a guide leaves the site out: its posterior,
 REGULARIZED_TO = "regularized_to"  # the distribution that a regularizer compares such a site with
 SWITCHES_OFF = "switches_off"  # a guide's least concentrations of weights stand for 0, as a head of alpha can give it
 
-LLAMA_BLOCKS = {"norm": "rms", "activation": "swiglu", "bias": False}  # they learn fastest: benchmarks/trunks.py
 
 M = TypeVar("M", bound="Model")
 

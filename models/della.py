@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from .attention.editing import check_fraction
-from .base import LLAMA_BLOCKS, Model
+from .base import Model
 from .batch import Batch
 from .distributions.foreign import as_pyro
 from .priors.checks import as_prior, check_prior
@@ -87,7 +87,14 @@ class DELLA(Model):
         [('z_1', (3, 4)), ('z_2', (3, 4))]
     """
 
-    network: ClassVar[dict[str, Any]] = {**LLAMA_BLOCKS, "positions": "rotary", "init_std": 0.02}
+    # A literal, which --help reads without an import; the blocks of Llama: benchmarks/trunks.py.
+    network: ClassVar[dict[str, Any]] = {
+        "norm": "rms",
+        "activation": "swiglu",
+        "bias": False,
+        "positions": "rotary",
+        "init_std": 0.02,
+    }
     conditional: ClassVar[bool] = True
 
     def __init__(

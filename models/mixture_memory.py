@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from inspect import signature
-from typing import Any, ClassVar
+from typing import Any
 
 import pyro
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from .attention.mixture import Mixture
-from .base import LLAMA_BLOCKS, Model
+from .base import Model
 from .batch import Batch
 from .priors.lengths import LengthPrior
 from .priors.roles import SequencePrior
@@ -38,7 +38,6 @@ class MixtureMemoryModel(Model):
     base_measure: nn.Module
     length_prior: LengthPrior | None
     decoder: Decoder
-    network: ClassVar[dict[str, Any]] = {**LLAMA_BLOCKS, "positions": "learned"}
 
     @classmethod
     def default_prior(cls, options: Mapping[str, Any], pretrained: bool = False) -> str:

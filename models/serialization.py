@@ -6,6 +6,7 @@ from importlib import import_module
 from inspect import signature
 from typing import Any, TypeVar
 
+from .utils.errors import one_line
 from .utils.numbers import plain_number
 
 __all__ = ["Configurable", "check_trust", "from_config", "public_path", "to_config"]
@@ -119,7 +120,7 @@ def from_config(recipe: Any, trust: Collection[str] = (), **arguments: Any) -> A
     try:
         cls = getattr(import_module(module), name)
     except Exception as error:  # whatever the module raises while it is imported
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = f"{type(error).__name__}: {one_line(error)}"
         raise ValueError(
             f"the run uses {path}, which cannot be imported ({reason}): make it importable, or write the path of a "
             "class that is in its place in the run's config.yaml."

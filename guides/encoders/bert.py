@@ -11,6 +11,7 @@ import tokenizers
 import torch
 from torch import nn
 
+from ...models.utils.errors import first_line
 from ...models.utils.hub import check_holds_model, local_folder
 from ...models.utils.seeding import forked_rng
 
@@ -80,10 +81,10 @@ def read_bert(source: str | Path) -> PretrainedBert:
     except Exception as error:  # of transformers, of the hub, of the disk
         if isinstance(error, OSError) and not Path(place).is_dir():
             raise ValueError(
-                f"{source} is no folder, and the hub did not give it ({_first_line(error).rstrip('.')}): give the "
+                f"{source} is no folder, and the hub did not give it ({first_line(error).rstrip('.')}): give the "
                 "folder of an encoder, or its name on the hub while online."
             ) from error
-        raise ValueError(f"cannot read a text encoder from {source}: {_first_line(error)}") from error
+        raise ValueError(f"cannot read a text encoder from {source}: {first_line(error)}") from error
     return PretrainedBert(_plain(hf_config), _without_pooler(network), core)
 
 
@@ -102,7 +103,7 @@ def build_bert(config: Mapping[str, Any]) -> nn.Module:
             hf_config = transformers.AutoConfig.for_model(**plain)
             network: nn.Module = transformers.AutoModel.from_config(hf_config, trust_remote_code=False)
     except Exception as error:  # whatever its values lead to
-        raise ValueError(f"the configuration of a text encoder cannot be used: {_first_line(error)}") from error
+        raise ValueError(f"the configuration of a text encoder cannot be used: {first_line(error)}") from error
     return _without_pooler(network)
 
 
@@ -197,8 +198,3 @@ def _quiet() -> Iterator[None]:
         hub_logging.set_verbosity(levels[1])
         if bars:
             logging.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...models.utils.errors import first_line
 from ...models.utils.numbers import FLOATS
-from ..utils.errors import first_line
 from ..utils.files import is_disk_full
 
 __all__ = ["check_numbers", "resource_message"]

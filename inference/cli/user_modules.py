@@ -14,7 +14,7 @@ from typing import Any
 
 from yaml import YAMLError
 
-from ..utils.errors import first_line
+from ...models.utils.errors import first_line
 from ..utils.yaml_files import parse_yaml, read_bounded
 from .usage_errors import UsageError
 

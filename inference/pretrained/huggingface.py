@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...models.utils.errors import first_line
 from ...models.utils.hub import check_holds_model, local_folder
-from ..utils.errors import first_line
 from ..utils.files import as_path
 
 __all__ = ["find_folder", "read_config", "read_generation_config", "read_weights"]

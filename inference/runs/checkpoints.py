@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..utils.errors import first_line
+from ...models.utils.errors import first_line
 from .old_runs import current_state
 
 __all__ = ["FROZEN", "SHARDS", "objective_state", "read_checkpoint", "read_unsharded", "remove_other_shards"]

@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
-from ..utils.errors import first_line
+from ...models.utils.errors import first_line
 
 __all__ = [
     "WEIGHTS",

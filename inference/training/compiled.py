@@ -16,8 +16,8 @@ from torch.func import functional_call
 
 from ...models.batch import Batch
 from ...models.transformer.blocks import compile_blocks
+from ...models.utils.errors import first_line
 from ..objectives.elbo import Objective
-from ..utils.errors import first_line
 
 __all__ = ["NO_VALIDATION", "CompiledObjective", "captured_losses"]
 

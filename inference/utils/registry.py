@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any, NamedTuple, TypeVar
 
+from ...models.utils.errors import one_line
+
 __all__ = ["MODELS", "ModelClasses", "imported", "imported_class"]
 
 C = TypeVar("C")
@@ -52,7 +54,7 @@ def imported_class(option: str, path: str, names: Iterable[str], example: str, b
     try:
         cls = imported(path)
     except Exception as error:  # whatever the module raises while it is imported
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = f"{type(error).__name__}: {one_line(error)}"
         raise ValueError(
             f"{option} is {path!r}, which cannot be imported ({reason}): choose one of {', '.join(names)}, or the "
             f"import path of a class, as in {example}."

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from .errors import first_line
+from ...models.utils.errors import first_line
 
 __all__ = ["MAX_BYTES", "read_bounded", "read_yaml"]
 

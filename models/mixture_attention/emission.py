@@ -10,6 +10,7 @@ from torch.distributions import Distribution
 
 from ..distributions.foreign import as_pyro
 from ..priors.checks import as_prior, described
+from ..utils.errors import one_line
 from .sites import gather, normal_of_component
 
 __all__ = ["EmissionLike", "as_emission", "check_emission", "check_gaussian", "query_of_component"]
@@ -54,7 +55,7 @@ def check_emission(emission: nn.Module, rows: Float[Tensor, "*batch n d"], preci
     except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"{who} fails when it is called with a mean and a scale of shape {tuple(mean.shape)} "
-            f"({' '.join(str(error).split())}): return the distribution of a query"
+            f"({one_line(error)}): return the distribution of a query"
         ) from error
     if not isinstance(distribution, Distribution):
         raise ValueError(f"{who} returned a {type(distribution).__name__}: return a torch or Pyro distribution")

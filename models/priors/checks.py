@@ -14,6 +14,7 @@ from ..attention.mixture import Mixture
 from ..distributions.foreign import as_pyro
 from ..distributions.log_dirichlet_math import LOG_ZERO
 from ..distributions.log_simplex import log_simplex
+from ..utils.errors import one_line
 from ..utils.seeding import forked_rng
 from .roles import Prior
 
@@ -124,7 +125,7 @@ def _called(prior: nn.Module, args: Sequence[Any], who: str) -> Distribution:
     except (RuntimeError, TypeError) as error:
         call = "a mask" if args else "no argument"
         raise ValueError(
-            f"{who} fails when it is called with {call} ({' '.join(str(error).split())}): return a distribution"
+            f"{who} fails when it is called with {call} ({one_line(error)}): return a distribution"
         ) from error
     if not isinstance(distribution, Distribution):
         raise ValueError(f"{who} returned a {type(distribution).__name__}: return a torch or Pyro distribution")

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
+from ....models.utils.errors import one_line
 from ...utils.registry import imported
 from .rows import Fields, as_row, as_text, check_different
 
@@ -144,7 +145,7 @@ def _damaged(path: Path, arrow: ModuleType) -> Iterator[None]:
     except (arrow.ArrowException, UnicodeDecodeError, OSError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        reason = " ".join(str(error).split())[:100] or "out of memory"
+        reason = one_line(error)[:100] or "out of memory"
         raise ValueError(f"{path} is no whole {path.suffix.lower()} file ({reason}). Write it again.") from error
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ....models.utils.errors import one_line
 from ...utils.progress import progress_bar
 from ..stored_texts import TEXTS, StoredTexts, store_texts
 from .columns import ROWS, chosen_columns, column_rows
@@ -69,7 +70,7 @@ def _rows(
             batches = _advancing(dataset.with_format(None).select_columns(columns).iter(ROWS), columns, advance)
             yield from column_rows(batches, columns, names, source)
     except OSError as error:  # of the network, say: not of what is written meanwhile
-        raise ValueError(f"cannot read {source}: {' '.join(str(error).split())}. Load it again.") from error
+        raise ValueError(f"cannot read {source}: {one_line(error)}. Load it again.") from error
 
 
 def _advancing(batches: Any, columns: list[str], advance: Any) -> Iterator[Any]:

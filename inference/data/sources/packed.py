@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ....models.utils.errors import one_line
 from .columns import pyarrow_for
 
 __all__ = ["PACKED", "unpacked", "unpacking_errors"]
@@ -38,7 +39,7 @@ def unpacking_errors(path: Path) -> Iterator[None]:
         kinds = {".gz": "gzip", ".zst": "zst"}
         if isinstance(error, OSError) and error.errno is not None or path.suffix.lower() not in kinds:
             raise
-        kind, reason = kinds[path.suffix.lower()], " ".join(str(error).split())
+        kind, reason = kinds[path.suffix.lower()], one_line(error)
         raise ValueError(
             f"{path} is no whole {kind} file ({reason}). Compress it again, or give it unpacked."
         ) from error
