@@ -374,7 +374,7 @@ def _checked_presence(presence: float | None, base_measure: nn.Module) -> float 
     if isinstance(base_measure, SequencePrior):
         raise ValueError(
             f"presence is {presence:g}, and the prior of the vectors is a {type(base_measure).__name__}, in which each "
-            "depends on those before, absent or not: take a base_measure of independent vectors (--prior gaussian or "
-            "mixture), or leave presence out."
+            "depends on those before, absent or not: take a base_measure of independent vectors (gaussian or mixture), "
+            "or leave presence out."
         )
     return presence

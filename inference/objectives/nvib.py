@@ -93,8 +93,8 @@ class NVIB(ELBO):
         if isinstance(base, SequencePrior):
             raise ValueError(
                 f"the objective {cls.name} compares every vector with the same distribution, and {type(base).__name__} "
-                "has another for each: choose the objective elbo, or take a base_measure of independent vectors "
-                "(--prior gaussian or mixture)."
+                "has another for each: choose the objective elbo, or a base_measure of independent vectors (gaussian "
+                "or mixture)."
             )
         _check_dirichlet(model, cls.name)
         if options.layer_weights is not None and not any(_layers(model)):
