@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 import pyroformer as pf
 from pyroformer.inference.plots.style import DEPTHS, FRAME, INK
+from pyroformer.inference.plots.weight_strip import token_weights
 
 HERE = Path(__file__).resolve().parent
 TITLES = (
@@ -53,8 +54,7 @@ def overview(nvae: pf.Run, language_model: pf.Run, letters: pf.Run) -> Figure:
     figure = Figure((10.2, 3.4), layout="constrained")
     parts = figure.subfigures(1, 3, width_ratios=(1, 1.25, 1.05))
     draw_denoising(parts[0].subplots())
-    for text, ax in zip(held_out(letters), parts[1].subplots(3, 1), strict=True):
-        pf.plots.weights(letters, text, ax=ax)
+    draw_kept(letters, parts[1])
     draw_rate(nvae, language_model, parts[2].subplots())
     for part, title in zip(parts, TITLES, strict=True):
         part.suptitle(title, fontsize=11, color=INK)
@@ -72,6 +72,14 @@ def draw_denoising(ax: Axes) -> None:
     pf.plots.posterior_means(torch.tensor([[0.85, 0.35]]), mixture, ax=ax)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
+
+
+def draw_kept(run: pf.Run, part: SubFigure) -> None:
+    """Three texts with one scale of shades, and one color bar under the last."""
+    texts = held_out(run)
+    largest = max(float(token_weights(run, text).weights[1:].max()) for text in texts)
+    for text, ax in zip(texts, part.subplots(len(texts), 1), strict=True):
+        pf.plots.weights(run, text, vmax=largest, colorbar=text == texts[-1], ax=ax)
 
 
 def held_out(run: pf.Run) -> list[str]:

@@ -31,7 +31,7 @@ BEGINNING = "<bos>"  # of the text, in place of a token
 ABOVE, BELOW = 0.92, 0.3  # height and depth of a box from its baseline
 PITCH = 1.6  # distance between baselines
 NOTE = 0.58  # font size of the concentrations under the tokens
-LEGEND = 3.2  # height of the legend under the text
+LEGEND, PRIOR = 3.2, 1.4  # height of what is under the text: the prior with a color bar, or alone
 BAR = 13.0  # length of the color bar
 NARROWEST = 22.0  # shortest line, for the legend to fit
 OFF = 0.005  # concentrations below are written as 0
@@ -83,12 +83,15 @@ def weights(
     alpha: bool = False,
     layer: int | None = None,
     stack: Stack = "encoder",
+    vmax: float | None = None,
+    colorbar: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
     r"""Draw a text with each token shaded by its posterior mean weight.
 
     The prior's component has a dashed box under the text. Weights that are all alike have a middle shade, and the color
     bar says so where they are within a tenth of the largest, as those of a posterior that says nothing by its weights.
+    Texts that are compared need one ``vmax``, and then one color bar will do.
 
     Arguments:
         run: A run whose posterior is a mixture with a component for each token.
@@ -98,17 +101,21 @@ def weights(
         layer: The layer, from 1, whose mixture is drawn, where layers have some; the text's by default.
         stack: Whether that is a layer of the ``encoder`` or of the ``decoder``, which begins with the beginning of the
             text and has none for the last token.
+        vmax: The weight of the darkest shade; by default the largest of a token, or twice their mean if that is more.
+        colorbar: Whether to draw the color bar beside the prior's box.
         ax: Matplotlib axes; by default those of a new figure, as high as the text.
 
     Raises:
         ValueError: If the posterior has no mixture weights, or no concentrations and ``alpha`` is True, the ``layer``
-            has no mixture, or the text is longer than the model's max_length.
+            has no mixture, ``vmax`` is not above 0, or the text is longer than the model's max_length.
     """
     check_run(run)
+    if vmax is not None and not vmax > 0:
+        raise ValueError(f"vmax is {vmax}: give the weight of the darkest shade, above 0, or leave it out.")
     mixture = token_weights(run, text, layer, stack)
     if alpha and mixture.log_alpha is None:
         raise ValueError(f"the posterior of a {type(run.model).__name__} has no concentrations: leave alpha out.")
-    return strip(mixture.pieces, mixture.weights, mixture.log_alpha if alpha else None, ax=ax)
+    return strip(mixture.pieces, mixture.weights, mixture.log_alpha if alpha else None, vmax, colorbar, ax=ax)
 
 
 def _of_layer(run: Run, text: str, posterior: TextPosterior | None, layer: int, stack: Stack) -> MixturePosterior:
@@ -130,12 +137,15 @@ def strip(
     pieces: Sequence[str],
     weights: Float[np.ndarray, " components"],
     log_alpha: Float[np.ndarray, " components"] | None = None,
+    vmax: float | None = None,
+    colorbar: bool = True,
     *,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw tokens as running text, shaded by their weights; the first weight is the prior's.
 
-    Boxes and letters are paths in data coordinates, so that they scale together.
+    The scale of the shades is that of the tokens, without the prior. Boxes and letters are paths in data coordinates,
+    so that they scale together.
 
     Raises:
         ValueError: If the number of weights is not that of the tokens plus one.
@@ -147,7 +157,7 @@ def strip(
 
     def layout(width: float) -> tuple[list[Placed], float]:
         placed = set_in_lines(pieces, width, notes[1:], NOTE)
-        return placed, ABOVE + (placed[-1].line + 1) * pitch + LEGEND
+        return placed, ABOVE + (placed[-1].line + 1) * pitch + (LEGEND if colorbar else PRIOR)
 
     if ax is None:
         placed, height = layout(INCHES * 72 / POINTS)
@@ -163,7 +173,8 @@ def strip(
     legend = -(placed[-1].line + 1) * pitch - 0.5
     boxes = [Placed("prior", 0.0, text_width("prior") + 2 * MARGIN, 0), *placed]
     baselines = [legend, *(-box.line * pitch for box in placed)]
-    shades = _draw_boxes(ax, boxes, baselines, weights)
+    limit = shade_limit(weights[1:].tolist()) if vmax is None else vmax
+    shades = _draw_boxes(ax, boxes, baselines, weights, limit)
     outlines = [letters(box.text, box.x + MARGIN, y) for box, y in zip(boxes, baselines, strict=True)]
     number = f"{weights[0]:.2g}"
     if notes:  # under the prior, as under each token
@@ -172,8 +183,9 @@ def strip(
     for note, box, y in zip(notes[1:], placed, baselines[1:], strict=False):
         outlines.append(letters(note, box.x + (box.width - NOTE * text_width(note)) / 2, y - BELOW - NOTE, NOTE))
     ax.add_patch(PathPatch(Path.make_compound_path(*outlines), facecolor=INK, linewidth=0))
-    left = boxes[0].width + 0.5 + text_width(number) + 2.0
-    _draw_color_bar(ax, shades, min(left, width - BAR - 1), legend, over=bool(weights[0] > shades.norm.vmax))
+    if colorbar:
+        left = boxes[0].width + 0.5 + text_width(number) + 2.0
+        _draw_color_bar(ax, shades, min(left, width - BAR - 1), legend)
     return ax
 
 
@@ -197,13 +209,16 @@ def _width_that_fits(layout: Callable[[float], tuple[list[Placed], float]], ax: 
 
 
 def _draw_boxes(
-    ax: Axes, boxes: Sequence[Placed], baselines: Sequence[float], weights: Float[np.ndarray, " components"]
+    ax: Axes,
+    boxes: Sequence[Placed],
+    baselines: Sequence[float],
+    weights: Float[np.ndarray, " components"],
+    limit: float,
 ) -> PatchCollection:
-    """Draw shaded boxes; the scale of the shades is that of the tokens, without the prior."""
+    """Draw boxes, shaded up to a limit; the first is dashed."""
     rectangles = [
         Rectangle((box.x, y - BELOW), box.width, ABOVE + BELOW) for box, y in zip(boxes, baselines, strict=True)
     ]
-    limit = shade_limit(weights[1:].tolist())
     collection = PatchCollection(
         rectangles,
         cmap=SHADES,
@@ -217,15 +232,16 @@ def _draw_boxes(
     return collection
 
 
-def _draw_color_bar(ax: Axes, shades: PatchCollection, x: float, y: float, over: bool) -> None:
+def _draw_color_bar(ax: Axes, shades: PatchCollection, x: float, y: float) -> None:
     """Draw a color bar in the coordinates of the text, beside the prior's box."""
     left, right = ax.get_xlim()
     em = ax.get_window_extent().width * 72 / ax.figure.dpi / (right - left)
     inset = ax.inset_axes((x, y - BELOW, BAR, 0.5), transform=ax.transData)
+    weights = np.asarray(shades.get_array())
+    over = weights.max() > shades.norm.vmax
     bar = ax.figure.colorbar(shades, cax=inset, orientation="horizontal", extend="max" if over else "neither")
     bar.ax.locator_params(nbins=3)
     bar.ax.tick_params(labelsize=0.75 * em, labelcolor=INK, color=FRAME, length=2)
     bar.outline.set_edgecolor(FRAME)
-    weights = np.asarray(shades.get_array())
     title = "posterior mean weight" + (": all alike" if weights.min() > ALIKE * weights.max() else "")
     bar.ax.set_title(title, fontsize=0.75 * em, color=INK, pad=3)

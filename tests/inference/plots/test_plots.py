@@ -219,6 +219,15 @@ def test_a_prior_that_outweighs_every_token_hides_nothing() -> None:
     assert cells(ax).norm.vmax == pytest.approx(0.2)  # twice the mean of tokens
 
 
+def test_texts_are_compared_on_one_scale(run: Run) -> None:
+    one, other = (plots.weights(run, text, vmax=0.25, colorbar=text == TEXT, ax=own_axes()) for text in (TEXT, "a"))
+    assert cells(one).norm.vmax == cells(other).norm.vmax == 0.25
+    assert len(one.child_axes) == 1 and not other.child_axes
+    assert np.ptp(other.get_ylim()) < np.ptp(plots.weights(run, "a", ax=own_axes()).get_ylim())  # no empty line
+    with pytest.raises(ValueError, match="vmax is 0: give the weight of the darkest shade, above 0, or leave it out"):
+        plots.weights(run, TEXT, vmax=0)
+
+
 def test_equal_weights_have_a_middle_shade_as_on_the_page() -> None:
     collection = cells(strip(["a", " b", " c"], np.full(4, 0.25), ax=own_axes()))
     np.testing.assert_allclose(collection.norm(np.full(4, 0.25)), 0.5)
