@@ -32,7 +32,7 @@ from reporting import cell, markdown
 from resumable import FORMER_NVAE, Result, experiment_parser, file_name, grouped, make_missing, read, same_settings
 from torch import Tensor, nn
 
-from pyroformer.guides.nvae import LEAST_LOG_ALPHA, NVAEGuide
+from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.data.sources.readers import read_texts
 from pyroformer.inference.data.tokenizer import MIN_VOCABULARY, Tokenizer, TokenizerKind
@@ -40,6 +40,7 @@ from pyroformer.inference.run import Run
 from pyroformer.inference.training.fit import fit
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.weights import BoundedDirichletProcess
+from pyroformer.models.transformer.mixtures.posterior import LEAST_LOG_ALPHA
 
 THRESHOLDS = (0.005, 0.01, 0.02, 0.04)
 LOSS = 1.0  # BLEU that a removal may cost

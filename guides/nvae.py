@@ -36,13 +36,7 @@ from ..models.priors.roles import WeightPrior
 from ..models.priors.vectors import own_component
 from ..models.transformer.mixtures.block import Draw
 from ..models.transformer.mixtures.heads import AlphaForm, AlphaHead, VarianceForm, VarianceHead, bounded
-from ..models.transformer.mixtures.posterior import (
-    LEAST_LOG_ALPHA,
-    MOST_LOG_ALPHA,
-    NO_VECTORS,
-    MixturePosterior,
-    kept_components,
-)
+from ..models.transformer.mixtures.posterior import MixturePosterior
 from ..models.transformer.stacks import Encoder
 from ..models.utils.precision import at_least_float32
 from .base import Guide
@@ -51,15 +45,7 @@ from .encoders.text_encoder import TextEncoder
 from .mixture_encoder import MixtureEncoder
 from .token_start import check_log_variance, encoder_config, from_prior, start_alpha, start_log_variance, start_mean
 
-__all__ = [
-    "LEAST_LOG_ALPHA",
-    "MOST_LOG_ALPHA",
-    "NO_VECTORS",
-    "AlphaHead",
-    "MixturePosterior",
-    "NVAEGuide",
-    "kept_components",
-]
+__all__ = ["NVAEGuide"]
 
 START_LOG_ODDS = 3.0  # of presence: a model that copies first has all vectors, 95 in 100 of them at a time
 

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ...guides.nvae import kept_components
 from ...models.base import REGULARIZED_TO, Model
 from ...models.distributions.log_dirichlet import LogDirichlet
 from ...models.distributions.log_dirichlet_math import LOG_ZERO, symmetric_dirichlet_kl
 from ...models.mixture_names import MixtureNames
 from ...models.priors.roles import SequencePrior
+from ...models.transformer.mixtures.posterior import kept_components
 from ...models.utils.choices import check_choice
 from ...models.utils.precision import at_least_float32
 from ...models.utils.seeding import forked_rng

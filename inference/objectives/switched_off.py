@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from ...guides.nvae import LEAST_LOG_ALPHA, NVAEGuide
+from ...guides.nvae import NVAEGuide
 from ...models.base import SWITCHES_OFF
 from ...models.distributions.log_dirichlet import LogDirichlet
+from ...models.transformer.mixtures.posterior import LEAST_LOG_ALPHA
 from .traces import Site
 
 __all__ = ["check_never_off", "switched_off", "switches_off"]

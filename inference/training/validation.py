@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...guides.nvae import NO_VECTORS
 from ...models.batch import Batch
 from ...models.mixture_names import MixtureNames
+from ...models.transformer.mixtures.posterior import NO_VECTORS
 from ..data.loaders import sequential_batches
 from ..data.texts import Texts, evenly_spaced
 from ..options import TrainingOptions

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 import pyroformer as pf
-from pyroformer.guides.nvae import LEAST_LOG_ALPHA, MOST_LOG_ALPHA, MixturePosterior, NVAEGuide
+from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.evaluation.context import BatchContext, EvaluationContext
 from pyroformer.inference.evaluation.metrics.components import KeptAlpha
 from pyroformer.models.attention.attend import attend
 from pyroformer.models.batch import Batch
 from pyroformer.models.distributions.log_dirichlet import LogDirichlet
 from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.transformer.mixtures.posterior import LEAST_LOG_ALPHA, MOST_LOG_ALPHA, MixturePosterior
 
 
 def guide(alpha: str, width: int = 16, heads: int = 2, samples_per_component: int = 1) -> NVAEGuide:

@@ -6,11 +6,11 @@ import torch
 
 import pyroformer as pf
 from pyroformer.guides.della import LatentPosterior
-from pyroformer.guides.nvae import MixturePosterior
 from pyroformer.guides.vae import GaussianPosterior
 from pyroformer.inference.diagnostics import Calibration, Comparison, LeaveOneOut, PredictiveCheck
 from pyroformer.inference.generation.reconstruction import Reconstruction
 from pyroformer.models.attention.mixture import Mixture
+from pyroformer.models.transformer.mixtures.posterior import MixturePosterior
 
 MASK = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
 TABLE = torch.rand(2, 5, 8)

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ....guides.nvae import NO_VECTORS
 from ....models.attention.mixture import Mixture
+from ....models.transformer.mixtures.posterior import NO_VECTORS
 from ....models.transformer.stacks import Decoder
 from ..context import BatchContext, EvaluationContext
 from ..cross_attention import attention_shares

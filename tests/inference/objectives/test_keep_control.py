@@ -9,7 +9,7 @@ from cut_short import crashed_at, last_weights
 from torch import Tensor
 
 import pyroformer as pf
-from pyroformer.guides.nvae import LEAST_LOG_ALPHA, NVAEGuide, kept_components
+from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.objectives.elbo import Objective
 from pyroformer.inference.objectives.keep_control import LARGEST_DELTA, LEAST_DELTA, KeepController
@@ -22,6 +22,7 @@ from pyroformer.models.batch import Batch
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.weights import BoundedDirichletProcess, SymmetricDirichlet
 from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.transformer.mixtures.posterior import LEAST_LOG_ALPHA, kept_components
 
 CONFIG = TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2)
 BATCH = Batch.pad([[5, 6, 7, 2], [7, 2]])

@@ -14,7 +14,7 @@ from pyro.nn import PyroSample
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyroformer.guides.nvae import MixturePosterior, NVAEGuide
+from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.vae import VAEGuide
 from pyroformer.inference.cli.main import main
 from pyroformer.inference.data.corpus import Corpus
@@ -32,6 +32,7 @@ from pyroformer.models.priors.roles import VectorPrior
 from pyroformer.models.priors.sequence.autoregressive import AutoregressiveVectorPrior, IndependentVectorPrior
 from pyroformer.models.priors.sequence.tokens import TokenVectorPrior
 from pyroformer.models.priors.vectors import GaussianVectorPrior, MixtureVectorPrior
+from pyroformer.models.transformer.mixtures.posterior import MixturePosterior
 from pyroformer.models.vae import VAE
 
 TEXTS = [f"{'One' if n % 3 else 'No'} {n % 43}." for n in range(120)]

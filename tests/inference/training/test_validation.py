@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 import pyroformer as pf
-from pyroformer.guides.nvae import NO_VECTORS
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.training.validation import Validation, dealt
 from pyroformer.models.batch import Batch
+from pyroformer.models.transformer.mixtures.posterior import NO_VECTORS
 
 
 @pytest.fixture(scope="module")
