@@ -25,6 +25,7 @@ from .transformer.memory import Context, Memory, check_context, check_pair
 from .transformer.stacks import Decoder, check_condition
 from .transformer.text_distribution import AutoregressiveText
 from .utils.choices import check_choice
+from .utils.numbers import check_at_least, declared_number
 
 __all__ = ["DELLA", "Draw", "Recursion", "Structure"]
 
@@ -115,8 +116,7 @@ class DELLA(Model):
         check_choice("first_prior", first_prior, get_args(FirstPrior))
         self.structure = structure
         layers = _layers(first_layer, last_layer, config)
-        if latent_size < 1:
-            raise ValueError(f"latent_size is {latent_size}: a latent needs at least one dimension.")
+        check_at_least(1, latent_size=latent_size)
         single = structure == "single"
         self.latent_size = latent_size * len(layers) if single else latent_size
         self.layers = layers[-1:] if single else layers  # whose encoding of the text each latent depends on
@@ -263,6 +263,7 @@ def joined(*parts: Float[Tensor, "*#batch _"]) -> Float[Tensor, "*batch q"]:
 
 def _layers(first: int, last: int | None, config: TransformerConfig) -> tuple[int, ...]:
     """The layers with a latent, from 0."""
+    first, last = declared_number("first_layer", first, int), declared_number("last_layer", last, int | None)
     top = config.layers if last is None else last
     if not 1 <= first <= top <= config.layers:
         raise ValueError(

@@ -1,5 +1,6 @@
 """Sizes and options of a Transformer."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_origin
@@ -8,7 +9,7 @@ from ..attention.layers.gaussian_keys import Assignment, KeyDensity, KeyPrior, P
 from ..batch import BOS, EOS, PAD
 from ..heads import head_width
 from ..utils.choices import check_choice
-from ..utils.numbers import check_at_least, declared_number
+from ..utils.numbers import check_at_least, check_dropout, declared_number
 
 __all__ = ["Activation", "Norm", "Positions", "TransformerConfig"]
 
@@ -179,13 +180,11 @@ class TransformerConfig:
                 f"key_value_heads is {self.key_value_heads}, which does not divide heads = {self.heads}: choose a "
                 "divisor"
             )
-        for name in ("dropout", "word_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        check_dropout(dropout=self.dropout, word_dropout=self.word_dropout)
         for name in _POSITIVE:
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} is {value}; it must be positive")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value}; it must be positive and finite")
         for field in fields(self):
             if get_origin(field.type) is Literal:
                 check_choice(field.name, getattr(self, field.name), get_args(field.type))

@@ -1,9 +1,18 @@
 """Numbers of NumPy and torch as Python's own, and checks of options that are numbers."""
 
+import math
 from collections.abc import Iterable
 from typing import Any, get_args
 
-__all__ = ["FLOATS", "check_at_least", "declared_number", "declared_numbers", "plain_number"]
+__all__ = [
+    "FLOATS",
+    "check_at_least",
+    "check_dropout",
+    "check_finite",
+    "declared_number",
+    "declared_numbers",
+    "plain_number",
+]
 
 FLOATS = (1e-30, 1e30)  # float32 has room beyond, but products of two of them do not
 
@@ -64,6 +73,32 @@ def check_at_least(least: int, **numbers: int) -> None:
     for name, number in numbers.items():
         if declared_number(name, number, int) < least:
             raise ValueError(f"{name} is {number}: give a whole number of at least {least}.")
+
+
+def check_dropout(**shares: float) -> None:
+    """Raises a ValueError that names the first probability of dropping something that is not at least 0 and below 1.
+
+    Examples:
+        >>> check_dropout(dropout=1.0)
+        Traceback (most recent call last):
+        ValueError: dropout is 1.0; it must be at least 0 and below 1
+    """
+    for name, share in shares.items():
+        if not 0 <= declared_number(name, share, float) < 1:
+            raise ValueError(f"{name} is {share}; it must be at least 0 and below 1")
+
+
+def check_finite(**numbers: float) -> None:
+    """Raises a ValueError that names the first of the numbers that is infinite or not a number.
+
+    Examples:
+        >>> check_finite(log_variance=-3.0, scale=float("inf"))
+        Traceback (most recent call last):
+        ValueError: scale is inf: give a finite number.
+    """
+    for name, number in numbers.items():
+        if not math.isfinite(declared_number(name, number, float)):
+            raise ValueError(f"{name} is {number}: give a finite number.")
 
 
 def declared_numbers(name: str, values: Any, kind: Any) -> list[Any]:

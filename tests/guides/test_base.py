@@ -148,6 +148,13 @@ def test_a_guide_of_another_model_is_refused(guide: type[Guide]) -> None:
         Guide.__init__(guide.__new__(guide, model), model)
 
 
+@pytest.mark.parametrize(("model", "guide"), [(NVAE, NVAEGuide), (VAE, VAEGuide)])
+def test_the_initial_log_variance_is_finite(model: type[Model], guide: type[Guide]) -> None:
+    config = TransformerConfig(vocabulary=20, max_length=8, width=16, heads=2)
+    with pytest.raises(ValueError, match=r"log_variance is nan: give a finite number"):
+        guide(model(config), log_variance=float("nan"))
+
+
 def test_a_guide_of_a_model_of_another_class_is_named() -> None:
     config = TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2)
     message = (

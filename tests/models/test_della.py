@@ -423,13 +423,15 @@ class Unfinished(LatentPrior):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"latent_size": 0}, "latent_size is 0: a latent needs at least one dimension"),
+        ({"latent_size": 0}, "latent_size is 0: give a whole number of at least 1"),
         ({"rank": 0}, "rank is 0: give a whole number of at least 1"),
         ({"structure": "tree"}, "structure is 'tree': choose one of chain, independent, single"),
         ({"fusion": "concat"}, "fusion is 'concat': choose one of product, collapsed"),
         ({"first_prior": "flat"}, "first_prior is 'flat': choose one of standard, learned"),
         ({"first_prior": "flat", "config": TOLD}, "first_prior is 'flat': choose one of standard, learned"),
         ({"first_layer": 0}, "latents enter layers 0 to 3: give first_layer and last_layer in this order, from 1 to"),
+        ({"first_layer": True}, "first_layer is True, a bool: give a number"),
+        ({"last_layer": 1.5}, "last_layer is 1.5: give a whole number, such as 2"),
         ({"last_layer": 4}, "latents enter layers 1 to 4: .* from 1 to the 3 layers that there are"),
         ({"first_layer": 3, "last_layer": 2}, "latents enter layers 3 to 2"),
         (

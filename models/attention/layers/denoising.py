@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ...heads import head_width
 from ...utils.choices import check_choice
+from ...utils.numbers import check_dropout
 from ...utils.precision import at_least_float32, without_autocast
 from ..head_projection import (
     by_head,
@@ -92,6 +93,7 @@ class DenoisingAttention(nn.Module):
     def __init__(self, width: int, heads: int, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
         head_width(width, heads)  # raises unless heads divide the width
+        check_dropout(dropout=dropout)
         self.heads = heads
         self.dropout = dropout
         self.query = nn.Linear(width, width, bias=bias)

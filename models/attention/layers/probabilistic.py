@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...heads import head_width
 from ...utils.choices import check_choice
-from ...utils.numbers import declared_number
+from ...utils.numbers import check_dropout, declared_number
 from ..attend import Returns, attend
 from ..blockwise.attend import blockwise_attend
 from ..blockwise.e_step import EStep
@@ -313,5 +313,6 @@ def _checked_reach(positions: object, one_sequence: bool) -> int | None:
 def _check(steps: int, pseudo_counts: float, tolerance: float | None, dropout: float) -> None:
     check_pseudo_counts(pseudo_counts)
     check_tolerance(tolerance)
+    check_dropout(dropout=dropout)
     if steps and dropout:
         raise ValueError(f"dropout is {dropout} and steps is {steps}; keys that adapt need dropout=0")

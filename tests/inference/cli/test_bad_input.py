@@ -294,7 +294,7 @@ CASES = [
         1,
         r"split holds no test file \(but train\.txt\)\. Give the file itself",
     ),
-    (DELLA + "--model.latent_size 0", 1, r"error: --model\.latent_size is 0: a latent needs at least one dimension"),
+    (DELLA + "--model.latent_size 0", 1, r"error: --model\.latent_size is 0: give a whole number of at least 1"),
     (DELLA + "--model.rank 0", 1, r"--model\.rank is 0: give a whole number of at least 1"),
     (
         DELLA + "--model.first_layer 2 --model.last_layer 1",

@@ -376,6 +376,8 @@ def test_options_without_effect_are_refused_of_new_models_alone(options: dict[st
         ({"head_size": 7}, "a head has 7 dimensions; rotary positions need an even number"),
         ({"rotary_base": 0.0}, r"rotary_base is 0\.0; it must be positive"),
         ({"rotary_factor": -1.0}, r"rotary_factor is -1\.0; it must be positive"),
+        ({"init_std": float("nan")}, "init_std is nan; it must be positive and finite"),
+        ({"norm_eps": float("inf")}, "norm_eps is inf; it must be positive and finite"),
         (
             {"rotary_scaling": "llama3", "rotary_low": 4.0},
             r"rotary_low is 4\.0 and rotary_high 4\.0; the second must be",

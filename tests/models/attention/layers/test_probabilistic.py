@@ -156,6 +156,7 @@ def test_a_decoder_writes_as_it_reads(options: dict[str, Any]) -> None:
         ({"components": 0}, "components is 0: give a whole number of at least 1"),
         ({"steps": -1}, "steps is -1: give a whole number of at least 0"),
         ({"pseudo_counts": 0.0}, "pseudo_counts is 0.0; it must be positive"),
+        ({"dropout": 1.0}, "dropout is 1.0; it must be at least 0 and below 1"),
         ({"steps": 1, "dropout": 0.1}, "keys that adapt need dropout=0"),
     ],
 )
