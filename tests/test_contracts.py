@@ -14,6 +14,7 @@ import pyro
 import pytest
 import small_bert
 import torch
+from other_device import NAME, other_device
 from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO
 from torch import Tensor, nn
@@ -165,6 +166,24 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "presence-nvae-bert-kappa-2": read_by_bert(NVAE, NVAEGuide, samples_per_component=2, presence=0.4),
 }
 
+ON_ANOTHER_DEVICE = (
+    "lm",
+    "lm-probabilistic",
+    "lm-adapting",
+    "nvae",
+    "nvae-kappa-3",
+    "all-layers-presence-nvae",
+    "vae",
+    "nvae-mixture",
+    "autoregressive-nvae-kappa-2",
+    "codebook-nvae",
+    "tokens-nvae",
+    "language-model-vae",
+    "della",
+    "della-memory-mean",
+    "della-softmax-single",
+)
+
 
 @pytest.fixture(params=PAIRS)
 def pair(request: pytest.FixtureRequest) -> Pair:
@@ -308,6 +327,30 @@ def test_the_parameter_store_stays_empty_and_training_trains_twice(pair: Pair) -
         losses = [svi.step(Batch.pad(TEXTS)) for _ in range(steps)]
     assert sum(losses[-3:]) < sum(losses[:3])
     assert len(pyro.get_param_store()) == 0
+
+
+@pytest.mark.parametrize("name", ON_ANOTHER_DEVICE)
+def test_a_step_on_another_device_is_that_of_the_cpu_and_does_not_wait_for_it(name: str) -> None:
+    batch, objective = Batch.pad(TEXTS), ELBO(data_size=10)(*PAIRS[name]())
+    with pyro.validation_enabled(False):  # as in training
+        expected = gradients(objective, batch)
+        with other_device() as device:
+            found = gradients(objective.to(NAME), batch.to(NAME))
+            assert device.waits == []
+            assert {gradient.device.type for gradient in found.values()} == {NAME}
+            on_cpu = {name: gradient.cpu() for name, gradient in found.items()}
+    torch.testing.assert_close(on_cpu, expected, rtol=1e-4, atol=1e-4)  # a CPU leaves out what is certain
+
+
+def gradients(objective: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The loss and its gradients."""
+    torch.manual_seed(1)
+    objective.zero_grad()
+    loss = objective.losses(batch)["objective"]
+    loss.backward()
+    return {"loss": loss.detach()} | {
+        name: parameter.grad for name, parameter in objective.named_parameters() if parameter.grad is not None
+    }
 
 
 @pytest.mark.parametrize("name", ["lm", "nvae", "vae", "della"])

@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ...models.batch import BOS, EOS, PAD
 from ...models.serialization import Configurable
+from ...models.utils.precision import without_autocast
 from .bert import build_bert, max_tokens, read_bert
 from .state_cache import CACHE_BYTES, EncodedText, StateCache
 
@@ -239,7 +240,7 @@ class TextEncoder(Configurable, nn.Module):
         """The network's last hidden states of rows of tokens, in main memory."""
         device = next(self.network.parameters()).device
         # Ordinary tensors of full precision: what is kept may be used under autograd, and with another precision.
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        with torch.inference_mode(False), torch.no_grad(), without_autocast(device):
             tokens = torch.tensor([row + [self._pad] * (length - len(row)) for row in ids], device=device)
             mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in ids], device=device)
             hidden: Tensor = self.network(input_ids=tokens, attention_mask=mask).last_hidden_state.cpu()

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..attention.mixture import Mixture
-from ..utils.precision import at_least_float32
+from ..utils.precision import at_least_float32, without_autocast
 
 __all__ = ["PlaceReader", "place_codes", "place_width"]
 
@@ -66,9 +66,7 @@ class PlaceReader(nn.Module):
             content = torch.where(memory.mask[..., None], content, 0)
         weights = self.weights(place, memory)
         precision = (-at_least_float32(self.log_variance)).exp()
-        with torch.autocast(
-            content.device.type, enabled=False
-        ):  # a hundred nats are rounded by their 256th in bfloat16
+        with without_autocast(content.device):  # a hundred nats are rounded by their 256th in bfloat16
             return precision * torch.cat([weights @ content, weights.sum(-1, keepdim=True)], -1)
 
     def weights(self, place: Int[Tensor, "B T"], memory: Mixture) -> Float[Tensor, "B T N"]:

@@ -10,6 +10,7 @@ from torch.distributions import constraints
 
 from ..batch import PAD
 from ..distributions.expandable import Expandable
+from ..utils.precision import without_autocast
 
 __all__ = ["TokenLikelihood", "chunk_bytes", "token_log_prob"]
 
@@ -175,7 +176,7 @@ def _common(hidden: Tensor, embedding: Tensor, bias: Tensor | None) -> tuple[Ten
 
 
 def _logits(hidden: Tensor, embedding: Tensor, bias: Tensor | None) -> Tensor:
-    with torch.autocast(hidden.device.type, enabled=False):
+    with without_autocast(hidden.device):
         return F.linear(hidden, embedding, bias)
 
 
@@ -216,7 +217,7 @@ def _chunked(
     log_prob, norm = h.new_empty(len(h)), h.new_empty(len(h))
     keep = hidden.new_empty(_kept_shape(hidden, embedding, kept))
     keep[len(h) :] = 0
-    with torch.autocast(hidden.device.type, enabled=False):
+    with without_autocast(hidden.device):
         for part in _chunks(len(h), rows):
             logits = torch.mm(h[part], embedding.T, out=keep[part][: len(h[part])] if kept == "softmax" else None)
             logits = logits if bias is None else logits.add_(bias)
@@ -261,7 +262,7 @@ def _chunked_backward(
     d_bias = embedding.new_zeros(0 if bias is None else len(embedding))
     if kept == "gradient":
         return _spread(numbers, keep[: len(h)] * grad.unsqueeze(1), len(hidden)), d_embedding, d_bias
-    with torch.autocast(hidden.device.type, enabled=False):
+    with without_autocast(hidden.device):
         for part in _chunks(len(h), rows):
             g, of_row = grad[part].unsqueeze(1), norm[part].unsqueeze(1)
             if kept == "softmax":

@@ -14,7 +14,7 @@ from ...distributions.expandable import Expandable
 from ...transformer.config import Activation, Norm, Positions
 from ...utils.k_means import k_means
 from ...utils.numbers import check_at_least
-from ...utils.precision import at_least_float32
+from ...utils.precision import at_least_float32, without_autocast
 from ...utils.tensor_checks import is_known
 from ..latents import bounded_std, unbounded
 from ..roles import VectorPrior
@@ -98,7 +98,7 @@ class Codebook(Expandable):
     def log_prob(self, value: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch"]:
         if self._validate_args:
             self._validate_sample(value)
-        with torch.autocast(value.device.type, enabled=False):
+        with without_autocast(value.device):
             k, log_responsibility = self._likeliest(value)
             return self.log_weight(k) + self.log_density(value, k) - log_responsibility
 
@@ -119,7 +119,7 @@ class Codebook(Expandable):
 
     def log_densities(self, value: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch k"]:
         """The log density of each Gaussian, up to a common term; cached for the last value."""
-        with torch.autocast(value.device.type, enabled=False):  # the product needs float32
+        with without_autocast(value.device):  # the product needs float32
             return self._densities(self._log_densities, value, self.means, self.stds, self.shift)
 
     def _log_joint(self, value: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch k"]:

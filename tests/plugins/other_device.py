@@ -1,0 +1,150 @@
+"""A device beside the CPU, on machines without one: whether code keeps to the device of its tensors, and waits for it.
+
+Its tensors are kept and computed on the CPU, so that results are those of the CPU, random numbers included. As on a
+GPU, an operation on tensors of both devices fails, and NumPy cannot read them. What would make the CPU wait for a GPU
+is recorded: reading a value, copying to the CPU, and results whose size depends on values.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves, tree_map
+
+NAME = "lazy"  # of torch's devices, one that no build has, and whose backward pass runs where the test does
+ATEN = torch.ops.aten
+COPIES = {ATEN._to_copy.default, ATEN.copy_.default}
+INDEXING = {ATEN.index.Tensor, ATEN.index_put.default, ATEN.index_put_.default}
+READS = {  # a value, or a size that depends on values
+    ATEN._local_scalar_dense.default,
+    ATEN.equal.default,
+    ATEN.nonzero.default,
+    ATEN.masked_select.default,
+    ATEN.repeat_interleave.Tensor,
+    ATEN.bincount.default,
+    ATEN._unique2.default,
+}
+
+_current: "OtherDevice | None" = None  # no tensor is made or computed there without it
+
+
+class OtherTensor(Tensor):
+    """A tensor of the device, whose values are those of ``host``."""
+
+    host: Tensor
+
+    @staticmethod
+    def __new__(cls, host: Tensor) -> "OtherTensor":
+        made = torch.Tensor._make_wrapper_subclass(
+            cls, host.size(), host.stride(), host.storage_offset(), dtype=host.dtype, device=torch.device(NAME, 0)
+        )
+        made.host = host
+        return made
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        assert _current is not None, "a tensor of the other device has outlived it"
+        return _current.run(op, args, kwargs or {})
+
+    def tolist(self) -> Any:
+        assert _current is not None
+        _current.waits.append("tolist")
+        return self.host.tolist()
+
+    def numpy(self, *, force: bool = False) -> Any:
+        raise TypeError(f"can't convert {NAME}:0 device type tensor to numpy. Use Tensor.cpu() first.")
+
+    __array__ = numpy
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item() if self.ndim == 0 else self, spec)
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        return f"{self.host!r} on {NAME}:0"
+
+
+class OtherDevice(TorchDispatchMode):
+    """The device, while it is entered.
+
+    Attributes:
+        waits: What the CPU would have waited for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[str] = []
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        return self.run(op, args, kwargs or {})
+
+    def run(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result of an operation, on the device where it belongs.
+
+        Raises:
+            RuntimeError: If its tensors are on two devices.
+        """
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        here = [tensor for tensor in tensors if not isinstance(tensor, OtherTensor)]
+        there = len(here) < len(tensors)
+        target = kwargs.get("device")
+        if there:
+            self.waits += _waits(op, args, target)
+            if here and op not in COPIES:
+                _check_one_device(op, here, args)
+        result_there = there
+        if target is not None:
+            result_there = torch.device(target).type == NAME
+            kwargs = kwargs | {"device": torch.device("cpu")}
+        if op is ATEN.copy_.default:
+            result_there = isinstance(args[0], OtherTensor)
+        result = op(*tree_map(_host, args), **tree_map(_host, kwargs))
+        if not result_there:
+            return result
+        result = tree_map(lambda leaf: OtherTensor(leaf) if isinstance(leaf, Tensor) else leaf, result)
+        return return_and_correct_aliasing(op, args, kwargs, result) if there else result
+
+
+@contextmanager
+def other_device() -> Iterator[OtherDevice]:
+    """The device; its tensors must not be used after it."""
+    global _current
+    lifted = torch._C._only_lift_cpu_tensors()
+    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor([...], device=...) then copies, which is seen
+    _current = OtherDevice()
+    try:
+        with _current:
+            yield _current
+    finally:
+        _current = None
+        torch._C._set_only_lift_cpu_tensors(lifted)
+
+
+def _host(leaf: Any) -> Any:
+    return leaf.host if isinstance(leaf, OtherTensor) else leaf
+
+
+def _waits(op: Any, args: tuple[Any, ...], target: Any) -> list[str]:
+    """What the CPU would wait for in an operation on tensors of the device."""
+    if op in READS:
+        return [str(op)]
+    if op is ATEN._to_copy.default and target is not None and torch.device(target).type != NAME:
+        return ["copy to the CPU"]
+    if op is ATEN.copy_.default and not isinstance(args[0], OtherTensor):
+        return ["copy to the CPU"]
+    if op in INDEXING and any(index is not None and index.dtype == torch.bool for index in args[1]):
+        return [f"{op} by a mask"]
+    return []
+
+
+def _check_one_device(op: Callable[..., Any], here: list[Tensor], args: tuple[Any, ...]) -> None:
+    """As on a GPU, only tensors without dimensions may be on the CPU, and indices of a tensor of the device."""
+    if op in INDEXING:
+        here = [tensor for tensor in here if not any(tensor is index for index in args[1])]
+    if any(tensor.ndim for tensor in here):
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in here)
+        raise RuntimeError(f"{op}: a tensor is on {NAME}:0, and others of shape {shapes} are on the CPU")
