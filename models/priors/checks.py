@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -68,9 +69,9 @@ def check_prior(prior: nn.Module, *args: Any, event_shape: Sequence[int] | None 
 
     Arguments:
         prior: A prior as a module, from :func:`as_prior`.
-        args: Arguments of the kind that the model calls it with. The first gives the batch shape: a mask of the
-            components that exist, with shape :math:`(*, N)`, for a weight prior or one of a sequence, best with some
-            that do not; a summary, with shape :math:`(*, S)`, for a latent's.
+        args: Arguments of the kind that the model calls it with, on any device. The first gives the batch shape: a mask
+            of the components that exist, with shape :math:`(*, N)`, for a weight prior or one of a sequence, best with
+            some that do not; a summary, with shape :math:`(*, S)`, for a latent's.
         event_shape: The event shape that it must have; that of the mask by default.
         name: Its name in the message.
 
@@ -90,6 +91,8 @@ def check_prior(prior: nn.Module, *args: Any, event_shape: Sequence[int] | None 
     if isinstance(prior, Prior) and prior.sees_guide:  # there is no guide yet, from which it could be drawn
         return
     who = described(prior, name)
+    here = next(chain(prior.parameters(), prior.buffers()), None)
+    args = tuple(arg.to(here.device) if here is not None and isinstance(arg, Tensor) else arg for arg in args)
     batch_shape = args[0].shape[:-1] if args else torch.Size()
     # building a model must not advance the random state
     with torch.no_grad(), forked_rng():

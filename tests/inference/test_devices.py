@@ -7,8 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from other_device import NAME, other_device
+from training_there import train_there
 
 import pyroformer as pf
+from pyroformer.models.batch import Batch
+from pyroformer.models.priors.named import named_prior
+from pyroformer.models.transformer.config import TransformerConfig
 
 NETWORK = {"width": 16, "layers": 1, "heads": 2}
 PUBLISHED = {"base_measure": "gaussian", "presence": 0.5}
@@ -40,6 +44,27 @@ def test_a_run_on_another_device_has_the_results_of_the_cpu(tmp_path: Path, name
             np.testing.assert_allclose(found[key], value, rtol=1e-4, atol=1e-5, err_msg=key)
         else:
             assert found[key] == value, key
+
+
+@pytest.mark.parametrize("prior", ["autoregressive", "mixture"])
+def test_a_second_stage_follows_a_first_that_was_trained_there(monkeypatch: pytest.MonkeyPatch, prior: str) -> None:
+    corpus = pf.Corpus.from_texts([f"{n} is even." for n in range(0, 100, 2)], max_length=16)
+    train_there(monkeypatch)
+    with other_device():
+        model = pf.NVAE.for_corpus(corpus, base_measure="gaussian", **NETWORK)
+        run = pf.fit(model, pf.NVAEGuide(model), corpus, steps=2, batch_size=8, progress=False)
+        again = pf.fit_prior(run, prior, steps=2, batch_size=8, progress=False)
+        devices = {parameter.device.type for part in (run, again) for parameter in part.model.parameters()}
+        assert devices == {NAME}
+
+
+@pytest.mark.parametrize("prior", ["gaussian", "mixture", "autoregressive", "codebook", "tokens"])
+def test_a_model_is_built_with_a_prior_that_is_there(prior: str) -> None:
+    config = TransformerConfig(vocabulary=30, max_length=12, **NETWORK)
+    with other_device():
+        for kind, own in ((pf.NVAE, 1), (pf.VAE, 0)):
+            model = kind(config, base_measure=named_prior(prior, config, own).to(NAME)).to(NAME)
+            assert model(Batch.unobserved(2, like=model.decoder.embedding.tokens.weight)).device.type == NAME
 
 
 def everything(run: pf.Run) -> dict[str, Any]:

@@ -61,6 +61,9 @@ class OtherTensor(Tensor):
 
     __array__ = numpy
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.host.__reduce_ex__(protocol)  # files are read on the CPU
+
     def __format__(self, spec: str) -> str:
         return format(self.item() if self.ndim == 0 else self, spec)
 
