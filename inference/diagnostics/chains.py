@@ -1,6 +1,7 @@
 """Several fits of one model as the chains of one posterior, for r-hat."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from ..posterior.arviz_compat import ArviZData, dataset, from_groups, group_names, is_draws
 
@@ -56,8 +57,7 @@ def as_chains(fits: Sequence[ArviZData]) -> ArviZData:
     for name in names:
         if name in SAMPLED:
             chains = [dataset(fit, name).drop_vars("chain", errors="ignore") for fit in fits]
-            joined = xarray.concat(chains, dim="chain")
-            groups[name] = joined.assign_coords(chain=range(joined.sizes["chain"]))
+            groups[name] = xarray.concat(chains, dim="chain")
     return from_groups(groups, {"chains_are": "fits"})
 
 
@@ -71,8 +71,12 @@ def _check_alike(first: ArviZData, other: ArviZData, number: int, names: Sequenc
         if name in FIXED:
             if not one.equals(two):
                 raise ValueError(f"fit {number} is of other texts than the first: export the same texts from each fit.")
-        elif {key: value.shape for key, value in one.items()} != {key: value.shape for key, value in two.items()}:
+        elif unlike := [key for key in {**one, **two} if _shape(one, key) != _shape(two, key)]:
             raise ValueError(
-                f"fit {number} has other variables or sizes in {name!r} than the first: export all with the same "
-                "options."
+                f"fit {number} has other variables or sizes in {name!r} than the first, such as {unlike[0]!r}: export "
+                "all with the same options, and add variables of your own to all."
             )
+
+
+def _shape(group: Any, name: str) -> tuple[int, ...] | None:
+    return group[name].shape if name in group else None

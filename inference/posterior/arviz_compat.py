@@ -27,7 +27,8 @@ _ROUNDING = 0.01  # nats; more than the rounding of log densities in float32, le
 def from_groups(groups: Mapping[str, Any], attributes: Mapping[str, Any]) -> ArviZData:
     """InferenceData or DataTree, by the installed ArviZ, from xarray datasets by the name of their group.
 
-    Attributes, and those of ArviZ's schema (library, version, time), are set on the whole and on each group.
+    Attributes, and those of ArviZ's schema (library, version, time), are set on the whole and on each group. Entries of
+    a dimension without labels are numbered: ``arviz.plot_trace`` and others of ArviZ 1 fail without coordinates.
     """
     import arviz
     import xarray
@@ -37,7 +38,7 @@ def from_groups(groups: Mapping[str, Any], attributes: Mapping[str, Any]) -> Arv
         "inference_library": "pyroformer",
         "inference_library_version": version("pyroformer"),
     } | dict(attributes)
-    groups = {name: group.assign_attrs({**attributes, **group.attrs}) for name, group in groups.items()}
+    groups = {name: _numbered(group).assign_attrs({**attributes, **group.attrs}) for name, group in groups.items()}
     if _first_version():
         data = arviz.InferenceData(attrs=attributes)
         data.add_groups(dict(groups), warn_on_custom_groups=False)
@@ -102,6 +103,11 @@ def pareto_smoothed(log_weights: Float[np.ndarray, " S"]) -> tuple[Float[np.ndar
     negated = xarray.DataArray(-log_weights[None], dims=("chain", "draw"))
     smoothed, shape = negated.azstats.psislw(dim=["chain", "draw"])  # it takes log-likelihoods, and turns their sign
     return np.asarray(smoothed).ravel(), _or_worst(float(shape))
+
+
+def _numbered(group: Any) -> Any:
+    """A dataset whose dimensions all have a coordinate."""
+    return group.assign_coords({dim: np.arange(n) for dim, n in group.sizes.items() if dim not in group.coords})
 
 
 def _or_worst(shape: float) -> float:

@@ -18,12 +18,12 @@ training             the metrics of the run over its steps
 
 Every group has the attributes of ArviZ's schema, the seed, and the step and the folder of the run. Of a single text,
 ``component`` and ``token`` have its tokens as coordinates, so that rows of tables and plots are named. A predictive
-check is ``arviz.plot_ppc(data, var_names=["length"])``, in ArviZ 1 ``arviz.plot_ppc_dist(data)``.
+check is ``arviz.plot_ppc(data, var_names=["length"])``, in ArviZ 1 ``plot_ppc_interval``.
 
 A NUL character, which neither NumPy nor NetCDF stores, becomes the escape ``\x00`` in names and generated texts. Where
 latents are local to texts, leave-one-out does not apply: the likelihood is conditional on the text's own latents. ArviZ
-finds none under that name, so that ``arviz.loo`` and ``arviz.waic`` refuse the data, and the attribute ``warning`` says
-why.
+finds none under that name, so that ``arviz.loo``, and ``waic`` before ArviZ 1, refuse the data, and the attribute
+``warning`` says why.
 
 Draws of a guide are independent: r-hat and effective sample sizes do not apply to them.
 """

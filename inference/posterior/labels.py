@@ -18,7 +18,7 @@ def labeled_dataset(variables: Variables, texts: Sequence[str] | None, pieces: S
     import xarray
 
     dims = {name: size for at, values in variables.values() for name, size in zip(at, values.shape, strict=True)}
-    coords: dict[str, Any] = {name: np.arange(size) for name, size in dims.items()}
+    coords: dict[str, Any] = {}
     if texts is not None and "text" in dims:
         labels = unique_labels(texts)
         coords["text"] = np.array(labels)

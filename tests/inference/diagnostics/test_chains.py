@@ -77,7 +77,12 @@ def test_fits_that_do_not_match() -> None:
         as_chains(one)
     with pytest.raises(ValueError, match="fit 2 is of other texts than the first: export the same texts"):
         as_chains([fit(), fit(texts=([5, 2], [7, 7, 2]))])
-    with pytest.raises(ValueError, match="fit 2 has other variables or sizes in 'posterior' than the first"):
+    with pytest.raises(ValueError, match="in 'posterior' than the first, such as 'vectors': export all"):
         as_chains([fit(), fit(draws=4)])
+    with_own: Any = fit()
+    with_own["posterior"] = dataset(with_own, "posterior").assign(mine=0.0)
+    for fits in ([with_own, fit()], [fit(), with_own]):
+        with pytest.raises(ValueError, match="than the first, such as 'mine'.* add variables of your own to all"):
+            as_chains(fits)
     with pytest.raises(ValueError, match="fit 2 has no group 'prior', but the first has"):
         as_chains([fit(), fit(prior=False)])

@@ -15,7 +15,7 @@ from torch import nn
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
-from pyroformer.inference.diagnostics import compare, khat
+from pyroformer.inference.diagnostics import as_chains, compare, khat
 from pyroformer.inference.posterior.arviz_compat import dataset, pareto_smoothed
 from pyroformer.inference.posterior.export import to_arviz
 from pyroformer.inference.run import Run
@@ -264,7 +264,7 @@ def test_observed_and_generated_texts_have_the_same_names(nvae: Run) -> None:
     texts = ["the number", "the number 12 is a number."]
     data = nvae.posterior(texts, draws=6, predictive=4)
     observed, predictive = dataset(data, "observed_data"), dataset(data, "posterior_predictive")
-    assert set(observed) == set(predictive) == {"tokens", "length"}, "numbers, which arviz.plot_ppc_dist takes all"
+    assert set(observed) == set(predictive) == {"tokens", "length"}, "numbers alone, which predictive checks compare"
     assert observed["length"].values.tolist() == [len(ids) for ids in nvae.tokenizer.encode_batch(texts)]
     for ids, length, text in zip(
         predictive["tokens"].values.reshape(-1, predictive.sizes["token"]),
@@ -276,7 +276,6 @@ def test_observed_and_generated_texts_have_the_same_names(nvae: Run) -> None:
         assert nvae.tokenizer.decode_batch(torch.from_numpy(ids[None])) == [text]
 
 
-@pytest.mark.filterwarnings("ignore:Variables .* look discrete:UserWarning")  # a remark of ArviZ 1 on counts
 def test_arviz_finds_what_a_predictive_check_compares(nvae: Run) -> None:
     import arviz
     import matplotlib.pyplot as plt
@@ -285,21 +284,17 @@ def test_arviz_finds_what_a_predictive_check_compares(nvae: Run) -> None:
     if hasattr(arviz, "plot_ppc"):
         arviz.plot_ppc(data, var_names=["length"])
     else:
-        arviz.plot_ppc_dist(data, var_names=["length"], num_samples=4)
+        arviz.plot_ppc_interval(data, var_names=["length"])
     assert plt.get_fignums()
     plt.close("all")
 
 
-def test_data_of_two_seeds_can_be_concatenated(nvae: Run, corpus: Corpus) -> None:
-    import arviz
-    import xarray
-
-    fits = [untrained(corpus, seed).posterior("the number 7", draws=4, seed=seed) for seed in (0, 1)]
-    if hasattr(arviz, "concat"):
-        both = dataset(arviz.concat(*fits, dim="chain"), "posterior")
-    else:
-        both = xarray.concat([dataset(fit, "posterior") for fit in fits], dim="chain", join="exact")
+def test_draws_of_two_seeds_can_be_joined(nvae: Run) -> None:
+    fits = [nvae.posterior("the number 7", draws=4, seed=seed) for seed in (0, 1)]
+    both = dataset(as_chains(fits), "posterior")
     assert both.sizes["chain"] == 2 and both.sizes["draw"] == 4 and both.sizes["text"] == 1
+    for chain, fit in enumerate(fits):
+        assert (both["vectors"].isel(chain=chain).values == dataset(fit, "posterior")["vectors"].values[0]).all()
 
 
 def test_every_group_names_the_run(nvae: Run) -> None:

@@ -1,5 +1,6 @@
 """The posterior of latents that all observations share, as ArviZ expects it."""
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -9,7 +10,8 @@ from pyro.infer.autoguide import AutoNormal
 
 import pyroformer as pf
 from pyroformer.guides.automatic import Automatic
-from pyroformer.inference.posterior.arviz_compat import dataset
+from pyroformer.inference.diagnostics import as_chains
+from pyroformer.inference.posterior.arviz_compat import dataset, group_names
 from pyroformer.inference.posterior.draws import dimension_names
 from pyroformer.inference.posterior.global_latents import global_posterior
 from pyroformer.models.attention.mixture import Mixture
@@ -29,6 +31,25 @@ def test_sites_have_named_dimensions_and_no_auxiliary_one_is_exported() -> None:
     assert [values.shape for values in observed.values()] == [(9, 2)]
     assert all(values.dims[0] == "observation" for values in observed.values())
     torch.testing.assert_close(torch.from_numpy(next(iter(observed.values())).values), queries)
+
+
+def test_arviz_draws_traces_and_finds_the_chains_of_a_mixture() -> None:
+    """ArviZ 1 fails at dimensions that have no coordinate."""
+    import arviz
+    import matplotlib.pyplot as plt
+
+    mixture = Mixture(torch.zeros(3).log_softmax(-1), torch.randn(3, 2), noise_variance=1.0)
+    model, queries = MixtureAttention.conjugate(mixture), torch.randn(9, 2)
+    guide = Automatic(model, AutoNormal)
+    fits = [global_posterior(model, guide, queries, plate="tokens", draws=20, seed=seed) for seed in (0, 1)]
+    for data in (fits[0], as_chains(fits)):
+        for group in group_names(data):
+            content = dataset(data, group)
+            assert all((content[dim].values == np.arange(size)).all() for dim, size in content.sizes.items())
+            assert set(content.sizes) == set(content.coords), group
+        arviz.plot_trace(data, var_names=["keys"])
+        arviz.plot_autocorr(data, var_names=["keys"])
+    plt.close("all")
 
 
 def test_precisions_are_one_for_each_component() -> None:
