@@ -135,7 +135,7 @@ class _Answer:
 
 def _scanned(problem: Problem, answer: _Answer, state: State) -> Tensor:
     """The answers of all queries; the statistics ``state`` are carried from block to block."""
-    blocks = problem.blocks(adapting=bool(state))
+    blocks = problem.blocks(adapting=len(state) > 0)  # torch 2.11 cannot compile bool(list)
     if len(blocks) == 1 or not state:
         return _run(problem, answer, blocks, state)[0]
     # Blocks are computed again in the backward pass and, as they depend on each other, in segments of about as many
