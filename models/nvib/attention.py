@@ -134,7 +134,7 @@ def _pack(components: Components, projections: Projections, bottleneck: Bottlene
     vectors = components.vectors.to(projections.key.dtype)
     keys = split_heads(F.linear(vectors, projections.key), projections.heads)
     values = split_heads(F.linear(vectors, projections.value, projections.value_bias), projections.heads)
-    response = components.response if components.response.shape[-1] else None
+    response = components.response
     return Packed(*pack_heads(keys / bottleneck.noise_variance, values, components.bias, response, response))
 
 
@@ -142,7 +142,7 @@ def _prior(bottleneck: Bottleneck, packed: Packed, projections: Projections, sam
     """Key and value of the prior's component, for every sequence of the batch."""
     batch = packed.keys.shape[:-3]
     if sampled:
-        like = at_least_float32(projections.key).new_zeros(*batch, 1, bottleneck.width)
+        like = bottleneck.prior_mean.new_zeros(*batch, 1, bottleneck.width)
         own = _pack(bottleneck.draw_prior_component(like), projections, bottleneck)
     else:
         own = _pack(bottleneck.prior_component(), projections, bottleneck)
@@ -182,7 +182,8 @@ def _many(queries: Tensor, basis: Tensor) -> bool:
 
 
 def _weights(queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
-    logits = at_least_float32(queries) @ at_least_float32(keys).mT
+    with without_autocast(queries.device):
+        logits = at_least_float32(queries) @ at_least_float32(keys).mT
     if mask is not None:
         logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
     return logits.softmax(-1)

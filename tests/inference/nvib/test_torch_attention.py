@@ -94,12 +94,14 @@ def test_vectors_that_no_query_may_attend_to_do_not_count(heads: int, added: boo
     assert measured[0][0].abs().max() < 3
 
 
-def test_dropout_is_that_of_the_layer() -> None:
+@pytest.mark.parametrize("mask", [None, torch.zeros(M, M)], ids=["no mask", "added mask"])
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_dropout_is_that_of_the_layer(need_weights: bool, mask: Tensor | None) -> None:
     layer = pf.nvib.wrap(nn.MultiheadAttention(P, H, dropout=0.5, batch_first=True)).train()
-    x = torch.randn(B, M, P)
-    assert not torch.equal(layer(x, x, x)[0], layer(x, x, x)[0])
-    layer.dropout = 0.0
-    torch.testing.assert_close(layer(x, x, x)[0], layer.eval()(x, x, x)[0])  # nothing is drawn at the start
+    x, options = torch.randn(B, M, P), {"need_weights": need_weights, "attn_mask": mask}
+    assert not torch.equal(layer(x, x, x, **options)[0], layer(x, x, x, **options)[0])
+    layer.dropout = 0.0  # nothing is drawn at the start
+    torch.testing.assert_close(layer(x, x, x, **options)[0], layer.eval()(x, x, x, **options)[0])
 
 
 def test_training_draws_and_evaluation_does_not() -> None:

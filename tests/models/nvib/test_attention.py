@@ -1,6 +1,8 @@
 """Attention of a bottleneck: against the posterior mean of a mixture of Gaussians written out, and its limits."""
 
+import copy
 import math
+import pickle
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.nvib.attention import Projections, attend, pack
 from pyroformer.models.nvib.bottleneck import Bottleneck
 from pyroformer.models.nvib.moments import RunningMoments
+from pyroformer.models.nvib.observer import Observer
 from pyroformer.models.nvib.tau import Tau
 
 P, H, E, B, M, N = 12, 3, 4, 2, 5, 7
@@ -79,7 +82,7 @@ def by_hand(queries: Tensor, mixture: Mixture, projections: Projections) -> Tens
 
 
 TAUS = [Tau(1.0, 0.0, 0.5), Tau(1.0, 0.8, -1.0, 0.4), Tau(0.6, 1.5, 0.0), Tau(0.0, 0.3, 2.0)]
-FORMS = {"no heads": (False, False), "shared": (True, False), "diagonal": (True, True)}
+FORMS = {"no heads": (False, True), "shared": (True, False), "diagonal": (True, True)}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -149,27 +152,30 @@ def test_the_prior_alone_is_the_limit_of_small_concentrations() -> None:
 
 
 @pytest.mark.parametrize("weights", [False, True])
-@pytest.mark.parametrize("kind", ["bool", "float"])
-def test_masked_vectors_change_nothing(kind: str, weights: bool) -> None:
+@pytest.mark.parametrize("kind", [torch.bool, torch.float64, torch.float16], ids=str)
+def test_masked_vectors_change_nothing(kind: torch.dtype, weights: bool) -> None:
     layer = bottleneck(TAUS[2], True, True)
     queries, x, projections = inputs()
     present = torch.arange(N) < torch.tensor([[4], [N]])
     mask = present[:, None, None]
-    if kind == "float":
-        mask = torch.zeros(mask.shape, dtype=torch.float64).masked_fill(~mask, torch.finfo(torch.float64).min)
+    if kind.is_floating_point:
+        mask = torch.zeros(mask.shape, dtype=kind).masked_fill(~mask, torch.finfo(kind).min)
     masked = answer(layer, queries, x, projections, mask=mask, weights=weights)
     torch.testing.assert_close(masked[:1], answer(layer, queries[:1], x[:1, :4], projections))
     torch.testing.assert_close(masked[1:], answer(layer, queries, x, projections)[1:])
 
 
-def test_causal_attention_is_that_of_its_mask() -> None:
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize("n", [M - 2, M - 1, M, N])  # the first queries of many see the prior alone
+def test_causal_attention_is_that_of_its_mask(n: int, weights: bool) -> None:
     layer = bottleneck(TAUS[1])
     queries, x, projections = inputs()
-    causal = answer(layer, queries, x, projections, causal=True)
-    mask = torch.ones(M, N, dtype=torch.bool).tril(N - M)
+    x = x[:, :n]
+    causal = answer(layer, queries, x, projections, causal=True, weights=weights)
+    mask = torch.ones(M, n, dtype=torch.bool).tril(n - M)
     torch.testing.assert_close(causal, answer(layer, queries, x, projections, mask=mask))
-    for m in range(M):
-        seen = N - M + m + 1
+    for m in range(max(0, M - n), M):
+        seen = n - M + m + 1
         one = answer(layer, queries[:, :, m : m + 1], x[:, :seen], projections)
         torch.testing.assert_close(causal[:, :, m : m + 1], one)
 
@@ -184,11 +190,34 @@ def test_attention_weights_are_those_of_the_answers() -> None:
     torch.testing.assert_close(result, answer(layer, queries, x, projections))
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_gradients(form: str) -> None:
-    """Of queries, vectors and every parameter, against finite differences."""
+@pytest.mark.parametrize("count", [4, 400])  # many queries take another way through the heads
+def test_autocast_leaves_the_weights_in_single_precision(count: int) -> None:
+    """Vectors at zero, so that long queries tell components apart by their squares alone; keys are exact in bfloat16."""
+    layer = bottleneck(Tau(0.0, 0.5, 0.0))
+    layer.prior_mean.zero_()
+    queries, x = (torch.randn(1, H, count, E) * 10).bfloat16(), torch.zeros(1, N, P)
+    eye = Projections(torch.eye(P), torch.eye(P), None, H)
+
+    def shares(projections: Projections, queries: Tensor, x: Tensor) -> Tensor:
+        weights = attend(layer, queries, pack(layer, layer.posterior(x), projections, False), projections, weights=True)
+        assert weights[1] is not None
+        return weights[1]
+
+    exact = shares(eye._replace(key=eye.key.double(), value=eye.value.double()), queries.double(), x.double())
+    assert exact.std() > 0.1
+    layer.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = shares(eye, queries, x)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, exact.float(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("form", "copies"), [*((form, 1) for form in FORMS), ("shared", 2)])
+def test_gradients(form: str, copies: int) -> None:
+    """Of queries, vectors and every parameter, against finite differences; many queries take another way."""
     layer = bottleneck(Tau(0.7, 0.6, 0.3), *FORMS[form])
     queries, x, projections = inputs()
+    queries = queries.repeat(1, 1, copies, 1)
     names = [name for name, _ in layer.named_parameters()]
     values = [parameter.detach().clone().requires_grad_() for parameter in layer.parameters()]
 
@@ -302,10 +331,39 @@ def test_vectors_that_are_not_finite_are_no_prior() -> None:
         Bottleneck(P, S).set_prior(moments, log_alphas)
 
 
-def test_half_precision_is_refused() -> None:
-    layer = bottleneck(Tau()).half()
-    with pytest.raises(ValueError, match=r"the priors of the layers are float16, .* call model\.float\(\), and run it"):
-        layer.posterior(torch.randn(2, N, P).half())
+def test_a_dimension_that_never_varies_has_a_prior_so_narrow_that_vectors_stay() -> None:
+    x, moments, log_alphas = torch.randn(20, P), RunningMoments(), RunningMoments()
+    x[:, 0] = 3.0
+    layer = Bottleneck(P, S)
+    moments.add(x)
+    log_alphas.add(layer.natural_log_alpha(x)[:, None])
+    layer.set_prior(moments, log_alphas)
+    layer.tau = Tau(sigma=1.0)
+    assert layer.prior_variance[0] > 0 and layer.count == 20
+    torch.testing.assert_close(layer.draw(layer.posterior(x)).vectors[:, 0], x[:, 0])
+    torch.testing.assert_close(layer.prior_variance[1:], x[:, 1:].var(0))
+    torch.testing.assert_close(layer.log_alpha_std, (x.square().sum(-1) / (2 * S)).std())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_refused(dtype: torch.dtype) -> None:
+    layer, name = bottleneck(Tau()).to(dtype), str(dtype).removeprefix("torch.")
+    with pytest.raises(ValueError, match=rf"the priors of the layers are {name}, .* call model\.float\(\), and run it"):
+        layer.posterior(torch.randn(2, N, P).to(dtype))
+
+
+def test_a_copy_leaves_out_what_belongs_to_one_pass() -> None:
+    layer = bottleneck(Tau(), learn=True)
+    layer.observer, layer.last = Observer(), layer.posterior(torch.randn(B, N, P, dtype=torch.float64))
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert other.observer is None and other.last is None
+
+
+def test_the_repr_says_nats_only_where_there_are_some() -> None:
+    layer = bottleneck(Tau(0.5, 0.0, 2.0))
+    assert repr(layer) == "Bottleneck(12, group='encoder', tau_mu=0.5, tau_sigma=0, tau_alpha=2, form='exact')"
+    layer.tau = Tau(nats=-1.0)
+    assert "tau_alpha=inf, tau_nats=-1, form" in repr(layer)
 
 
 def test_a_state_dict_has_the_prior_and_tau() -> None:
