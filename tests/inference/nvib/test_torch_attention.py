@@ -208,6 +208,7 @@ def test_divergences_are_those_of_the_distributions() -> None:
     layer = pf.nvib.layers(encoder)["self_attn"]
     layer.prior_log_alpha.fill_(1.0)
     layer.log_alpha_std.fill_(0.9)
+    pf.nvib.regularize(encoder, tau_mu=0.7)
     x = 0.3 * x.double()
     encoder(x, src_key_padding_mask=PADDING)
     result = pf.nvib.kl(encoder, lambda_d=0.5, lambda_g=3.0, delta=0.4)
@@ -222,7 +223,8 @@ def test_divergences_are_those_of_the_distributions() -> None:
         torch.testing.assert_close(result.weights["self_attn"][text], weights, rtol=1e-4, atol=1e-6)
         std = layer.prior_variance.sqrt()
         prior = torch.distributions.Normal(layer.prior_mean, std)
-        each = torch.distributions.kl_divergence(torch.distributions.Normal(rows, 0.4 * std), prior).mean(-1)
+        means = 0.7 * rows + 0.3 * layer.prior_mean
+        each = torch.distributions.kl_divergence(torch.distributions.Normal(means, 0.4 * std), prior).mean(-1)
         vectors = (alpha[1:] / alpha.sum() * each).sum()
         torch.testing.assert_close(result.vectors["self_attn"][text], vectors, rtol=1e-5, atol=1e-7)
     expected = (0.5 * result.weights["self_attn"] + 3 * result.vectors["self_attn"]).mean()

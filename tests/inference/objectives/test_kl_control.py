@@ -146,6 +146,15 @@ def test_the_loss_is_that_of_brute_force(per: FreeBitsPer, nats: float) -> None:
     torch.testing.assert_close(loss(ELBO(free_bits=FreeBits(nats, SITES, per)), model, guide), expected)
 
 
+def test_the_weights_of_texts_decide_whether_the_mean_is_above_the_allowance() -> None:
+    model, guide = Chain(), Posterior()
+    kl = closed_form(model, guide)
+    each = kl.sum((1, 2))
+    nats = float((WEIGHT @ each + each.mean()).detach() / 2)
+    expected = loss(ELBO(), model, guide) - WEIGHT @ each + brute_force(kl, nats, "total")
+    torch.testing.assert_close(loss(ELBO(free_bits=FreeBits(nats, SITES, "total")), model, guide), expected)
+
+
 def test_a_group_above_has_the_gradient_of_its_kl_and_one_below_has_none() -> None:
     def gradients(free_bits: FreeBits | None, kl_weights: float = 1.0) -> dict[str, Tensor]:
         model, guide = Chain(), Posterior()

@@ -212,6 +212,13 @@ def test_autocast_leaves_the_weights_in_single_precision(count: int) -> None:
     torch.testing.assert_close(half, exact.float(), rtol=0, atol=1e-4)
 
 
+def test_autocast_leaves_the_posterior_as_it_is() -> None:
+    layer, x = bottleneck(TAUS[2], True, True, torch.float32), torch.randn(B, N, P)
+    expected = layer.posterior(x)[:4]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert all(torch.equal(*pair) for pair in zip(layer.posterior(x)[:4], expected, strict=True))
+
+
 @pytest.mark.parametrize(("form", "copies"), [*((form, 1) for form in FORMS), ("shared", 2)])
 def test_gradients(form: str, copies: int) -> None:
     """Of queries, vectors and every parameter, against finite differences; many queries take another way."""
@@ -244,9 +251,10 @@ class _Whole(torch.nn.Module):
 # training: vectors and weights are drawn
 
 
-def test_drawn_weights_have_the_moments_of_a_dirichlet() -> None:
-    """Of the softmax of the biases of point masses at the vectors themselves: the weights, tilted back."""
-    layer = bottleneck(Tau(1.0, 0.0, 0.5))
+@pytest.mark.parametrize("sigma", [0.0, 0.8])
+def test_drawn_weights_have_the_moments_of_a_dirichlet(sigma: float) -> None:
+    """Of the softmax of the biases of point masses at the drawn vectors: the weights, tilted back."""
+    layer = bottleneck(Tau(1.0, sigma, 0.5))
     layer.prior_log_alpha.fill_(0.5)
     x = 0.5 * torch.randn(1, 3, P, dtype=torch.float64)
     many = x.expand(20_000, 3, P)
@@ -299,11 +307,11 @@ def test_nothing_is_drawn_at_the_start() -> None:
 def test_running_moments_are_those_of_all_vectors() -> None:
     x = torch.randn(50, P) * torch.logspace(-3, 3, P) + 1e4
     moments = RunningMoments()
-    for rows in x.split([1, 9, 0, 25, 15]):
-        moments.add(rows)
-    assert moments.count == 50 and moments.mean is not None
+    for rows in x.split([2, 8, 0, 25, 15]):
+        moments.add(rows.requires_grad_())
+        torch.testing.assert_close(moments.variance, x[: moments.count].double().var(0))
+    assert moments.count == 50 and moments.mean is not None and not moments.variance.requires_grad
     torch.testing.assert_close(moments.mean, x.double().mean(0))
-    torch.testing.assert_close(moments.variance, x.double().var(0))
 
 
 def test_running_moments_of_vectors_that_are_present() -> None:
